@@ -1,0 +1,1 @@
+"""Coil sensitivities: calibration region, ESPIRiT."""
