@@ -1,0 +1,1 @@
+"""Data to reconstruct: simulated where none was measured."""
