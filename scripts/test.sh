@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Install the test tools into .venv (once), then style, types and tests. Ends with pytest's line: how many ran.
+#   bash scripts/test.sh [options of pytest]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash scripts/install.sh test
+failed=""
+echo "ruff: style"
+.venv/bin/ruff check --quiet . && .venv/bin/ruff format --quiet --check . || failed="$failed ruff"
+echo "mypy: types"
+.venv/bin/mypy --no-error-summary || failed="$failed mypy"
+echo "pytest: tests"
+.venv/bin/python -m pytest -q "$@" || failed="$failed pytest"
+if [ -n "$failed" ]; then
+    echo "FAILED:$failed" >&2
+    exit 1
+fi
