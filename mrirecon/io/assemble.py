@@ -1,0 +1,169 @@
+"""Put a scan together from a store of arrays: the part that all formats share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mrirecon.errors import InputError
+from mrirecon.io.axes import Layout
+from mrirecon.io.fit import calibration_shape, fit_mask, maps_index, reference_shape
+from mrirecon.io.scan import Roles, Scalar, Scan, Store
+from mrirecon.io.values import complex_dtype, real_kspace
+
+# From another file: a mask with the name of that file; the store and name of coil maps.
+Given = tuple[np.ndarray, str] | None
+MapsSource = tuple[Store, str] | None
+
+KSPACE_NAMES = ("kspace", "ksp")
+MAPS_NAMES = ("maps", "sens", "sensitivities", "coil_maps")
+REFERENCE_NAMES = ("reference", "reconstruction_rss", "reconstruction_esc")
+CALIBRATION_NAMES = ("calibration", "acs", "ref")
+# An array of these names that cannot be read is an error; any other is left aside with a note.
+NEEDED_NAMES = frozenset((*KSPACE_NAMES, *MAPS_NAMES, "mask"))
+
+# Header values that say how the data were made and not whose they are. Everything else stays in the file.
+ATTRIBUTES = frozenset(
+    (
+        *("acquisition", "acceleration", "num_low_frequency", "max", "norm", "axes", "padding_left", "padding_right"),
+        *("source", "src", "licence", "license", "lic", "anatomy", "sampling", "simulated", "seed", "noise", "snr"),
+        *("mask", "mask_family", "mask_seed", "calibration", "b0", "b0_t", "field_strength", "field_strength_t"),
+        *("contrast", "sequence", "te", "tr", "ti", "te_ms", "tr_ms", "ti_ms", "flip_angle", "flip_angle_deg"),
+        *("voxel_size", "voxel_size_mm", "resolution_mm", "fov", "fov_mm", "slice_thickness_mm", "scale", "format"),
+        *("version", "generator", "reference_kind", "coils", "vendor", "model"),
+    )
+)
+
+
+def select_kspace(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], path: Path, dataset: str | None) -> str:
+    """Return the name of the array that is k-space: the one asked for, `kspace` or `ksp`, or the only complex one.
+
+    Raises:
+        InputError: none, or several that could be meant; what there is is listed.
+
+    """
+    listed = ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in list(arrays.items())[:12]) or "no arrays"
+    if dataset is not None:
+        if dataset in arrays:
+            return dataset
+        raise InputError(f"{path} has no array {dataset!r}", why=f"it holds {listed}", fix="name one of these")
+    named = [n for n in arrays if n.lower() in KSPACE_NAMES]
+    beside = (*MAPS_NAMES, *REFERENCE_NAMES, *CALIBRATION_NAMES, "mask")
+    likely = named or [
+        name
+        for name, (shape, dtype) in arrays.items()
+        if complex_dtype(dtype) and len(shape) >= 2 and name.lower() not in beside
+    ]
+    if len(likely) == 1:
+        return likely[0]
+    if likely:
+        raise InputError(
+            f"{path} holds several arrays that could be k-space",
+            why=f"{', '.join(likely)}",
+            fix=f"name one of them, for example dataset={likely[0]!r}, or keep one named 'kspace'",
+        )
+    if len(arrays) == 1:
+        name, (shape, dtype) = next(iter(arrays.items()))
+        raise real_kspace(dtype, shape, f"{path}:{name}")
+    raise InputError(f"{path} holds no k-space", why=f"it holds {listed}", fix="name the complex array 'kspace'")
+
+
+def assemble(
+    store: Store,
+    file_format: str,
+    kspace: str,
+    layout: Layout,
+    *,
+    notes: Sequence[str] = (),
+    attributes: Mapping[str, Scalar] | None = None,
+    header: str | None = None,
+    mask: Given = None,
+    maps: MapsSource = None,
+) -> Scan:
+    """Return the scan over a store, with what lies beside k-space found by name and fitted by shape.
+
+    Args:
+        store: the arrays.
+        file_format: "hdf5", "npz", "npy" or "cfl".
+        kspace: name of the k-space array.
+        layout: its axes.
+        notes: what the reader has to tell.
+        attributes: header values; only those in `ATTRIBUTES` are kept.
+        header: the reduced ISMRMRD header.
+        mask: a mask from another file, with the name of that file; it takes the place of the one in this file.
+        maps: the store and name of coil maps in another file; they take the place of those in this one.
+
+    Raises:
+        InputError: k-space that is not complex; a mask or maps that do not fit.
+
+    """
+    path, arrays = store.path, store.arrays
+    shape, dtype = arrays[kspace]
+    if not complex_dtype(dtype):
+        raise real_kspace(dtype, shape, f"{path}:{kspace}")
+    said = list(notes)
+    others = {name.lower(): name for name in arrays if name != kspace}
+
+    def find(names: Sequence[str]) -> str | None:
+        return next((others.pop(n) for n in names if n in others), None)
+
+    mask_name, maps_name, reference = find(("mask",)), find(MAPS_NAMES), find(REFERENCE_NAMES)
+    calibration = find(CALIBRATION_NAMES)
+    if reference is not None and reference_shape(arrays[reference][0], layout) is None:
+        said.append(f"{reference} {arrays[reference][0]} does not fit k-space and is not used")
+        reference = None
+    if calibration is not None:
+        box, kind = arrays[calibration]
+        if complex_dtype(kind) and calibration_shape(box, layout) is not None:
+            said.append(f"{calibration} {box} taken as separate calibration data")
+        else:
+            said.append(f"{calibration} {box} {kind} is not used: calibration data are complex, (coil, *space)")
+            calibration = None
+    maps_store = store
+    if maps is not None:
+        if maps_name is not None:
+            said.append(f"the maps of {maps[0].path} are used in place of those in the file")
+        maps_store, maps_name = maps
+    if maps_name is not None:
+        maps_index(maps_store.arrays[maps_name][0], layout, 0, f"{maps_store.path}:{maps_name}")
+    given, origin = None, ""
+    if mask is not None:
+        given, origin = fit_mask(mask[0], layout, mask[1]), f"the mask of {mask[1]}"
+        if mask_name is not None:
+            said.append(f"{origin} is used in place of the one in the file")
+    elif mask_name is not None:
+        given, origin = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}"), "the mask in the file"
+    if given is not None and given.all():
+        said.append(f"{origin} samples everything (acceleration 1)")
+    for name in others.values():
+        if complex_dtype(arrays[name][1]):
+            said.append(f"also in the file, not used: {name} {arrays[name][0]}")
+    return Scan(
+        path=path,
+        format=file_format,
+        layout=layout,
+        dtype=dtype,
+        store=store,
+        roles=Roles(kspace, mask_name, maps_name, reference, calibration),
+        attributes=public_attributes(attributes or {}, said),
+        header=header,
+        notes=said,
+        given_mask=given,
+        maps_store=maps_store if maps is not None else None,
+        retrospective=mask is not None,
+    )
+
+
+def public_attributes(found: Mapping[str, object], notes: list[str]) -> dict[str, Scalar]:
+    """Keep the header values that are known to identify nobody; a note counts the others, without naming them."""
+    kept: dict[str, Scalar] = {}
+    for name, value in found.items():
+        key = re.sub(r"[\s-]+", "_", name.strip().lower())
+        if key in ATTRIBUTES and isinstance(value, (str, int, float, bool)):
+            kept[key] = "".join(c for c in value if c.isprintable())[:300] if isinstance(value, str) else value
+    if len(kept) < len(found):
+        notes.append(f"{len(found) - len(kept)} header values are not shown: they could identify a person")
+    return kept

@@ -1,0 +1,181 @@
+"""Files that appear whole or not at all: written beside their place, flushed to the disk, then moved there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import socket
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mrirecon.errors import InputError, MriReconError, ResourceError, UsageError
+from mrirecon.io.identify import cfl_pair
+
+_PREFIX = ".mrirecon-"
+_STALE_SECONDS = 600
+_NAME_BYTES = 200
+
+
+@contextmanager
+def atomic_path(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; what is written there takes the place of `path` at the end.
+
+    After an error or a kill, `path` is what it was before. An existing file keeps its permissions; a symbolic link is
+    replaced, not followed. Missing folders are made.
+
+    Args:
+        path: the file to write.
+        inputs: files that must not be overwritten.
+
+    Raises:
+        UsageError: `path` is a folder, or one of `inputs`.
+        ResourceError: no space, no permission, a read-only disk.
+
+    """
+    with atomic_paths([path], inputs=inputs) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def atomic_paths(
+    paths: Sequence[str | Path], *, inputs: Iterable[str | Path] = (), remove_first: Sequence[Path] = ()
+) -> Iterator[list[Path]]:
+    """Do as `atomic_path` for files that belong together: none is moved before all are written.
+
+    They are moved one after the other. Where an old and a new one must never be seen together (a BART header and its
+    data), name what to remove before the first move.
+    """
+    targets = [Path(p) for p in paths]
+    refuse_overwrite(targets, inputs)
+    temporaries: list[Path] = []
+    try:
+        with _resources(targets[0]):
+            for target in targets:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _remove_stale(target.parent)
+                temporary = target.parent / f"{_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(6)}.tmp"
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+                temporaries.append(temporary)
+            yield temporaries
+            for target, temporary in zip(targets, temporaries, strict=True):
+                _flush(temporary)
+                with suppress(FileNotFoundError):
+                    temporary.chmod(target.stat().st_mode & 0o777)
+            for path in remove_first:
+                path.unlink(missing_ok=True)
+            for target, temporary in zip(targets, temporaries, strict=True):
+                temporary.replace(target)
+            for folder in {target.parent for target in targets}:
+                _flush(folder)
+    finally:
+        for temporary in temporaries:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def refuse_overwrite(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> None:
+    """Refuse to write over an input, by whatever name it is reached, or in place of a folder.
+
+    Raises:
+        UsageError: with both names.
+
+    """
+    sources = [p for name in inputs for p in (Path(name), *(cfl_pair(name) if not Path(name).is_file() else ()))]
+    sources += [p for source in list(sources) if source.suffix in (".cfl", ".hdr") for p in cfl_pair(source)]
+    for output in outputs:
+        try:
+            if output.is_dir():
+                raise UsageError(f"{output} is a folder", fix="name the file to write in it")
+            for source in sources:
+                same = output.resolve() == source.resolve()
+                if same or (output.exists() and source.exists() and output.samefile(source)):
+                    raise UsageError(
+                        f"{output} is an input", why=f"it is the same file as {source}", fix="give another output name"
+                    )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UsageError(f"{str(output)[:200]!r} cannot be written", why=str(error), fix="check the path") from None
+
+
+def safe_name(text: str, fallback: str = "item") -> str:
+    """Return a file name made of `text`, which may come from inside a file: no folders, no control characters."""
+    name = unicodedata.normalize("NFC", text).replace("\\", "/").rsplit("/", 1)[-1]
+    name = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in name).strip(" .")
+    return name.encode("utf-8", errors="replace")[:_NAME_BYTES].decode("utf-8", errors="ignore") or fallback
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes as hexadecimal text; of a BART pair, that of its data file."""
+    path = Path(path)
+    if not path.exists() and cfl_pair(path)[1].exists():
+        path = cfl_pair(path)[1]
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read", why=str(error), fix="check the path and its permissions") from None
+
+
+@contextmanager
+def _resources(target: Path) -> Iterator[None]:
+    """Turn a failure of disk or memory while writing into a `ResourceError`.
+
+    HDF5 reports a full disk as OSError or RuntimeError, with the cause in its text only.
+    """
+    try:
+        yield
+    except MriReconError:
+        raise
+    except MemoryError:
+        raise ResourceError(f"not enough memory to write {target}", fix="write fewer slices at once") from None
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "errno" not in str(error):
+            raise
+        number = getattr(error, "errno", None) or int((re.search(r"errno = (\d+)", str(error)) or [0, 0])[1])
+        advice = {
+            errno.ENOSPC: "free some space, or write to another disk",
+            errno.EDQUOT: "free some of your quota, or write to another disk",
+            errno.EROFS: "the disk is read-only: write elsewhere",
+            errno.EACCES: "you may not write there: choose another folder",
+            errno.EPERM: "you may not write there: choose another folder",
+            errno.ENAMETOOLONG: "choose a shorter name",
+            errno.ENOTDIR: "a part of the path is a file, not a folder",
+        }
+        raise ResourceError(
+            f"{target} could not be written; nothing was left half done",
+            why=os.strerror(number) if number else " ".join(str(error).split()),
+            fix=advice.get(number, "check the disk's space and permissions"),
+        ) from None
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot flush a folder; a file that fails is a failed write.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what a killed process of this host left in the folder more than ten minutes ago."""
+    for path in folder.glob(f"{_PREFIX}{_host()}-*.tmp"):
+        with suppress(OSError, ValueError):
+            if time.time() - path.stat().st_mtime < _STALE_SECONDS:
+                continue
+            try:
+                os.kill(int(path.name.split("-")[2]), 0)
+            except ProcessLookupError:
+                path.unlink()

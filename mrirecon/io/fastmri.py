@@ -1,0 +1,162 @@
+"""HDF5 k-space in fastMRI's layout: `kspace` (slice, coil, y, x), or (slice, y, x) for one coil."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mrirecon.errors import InputError
+from mrirecon.io.assemble import KSPACE_NAMES, NEEDED_NAMES, Given, MapsSource, assemble, select_kspace
+from mrirecon.io.axes import Layout, ask_axes, guess_axes, make_layout
+from mrirecon.io.hdf5 import GuardedFile, open_hdf5
+from mrirecon.io.header import padding, read_header, write_header
+from mrirecon.io.scan import Scalar, Scan
+
+_HEADER = "ismrmrd_header"
+# Any of these says that a file is fastMRI's or was written in its manner.
+_FASTMRI = ("reconstruction_rss", "reconstruction_esc", _HEADER)
+_FASTMRI_ATTRIBUTES = ("acquisition", "patient_id", "norm", "max")
+_MANY_COILS = 32
+
+
+class Hdf5Store:
+    """The datasets of an HDF5 file, opened for each access through `open_hdf5`."""
+
+    def __init__(self, path: Path, arrays: dict[str, tuple[tuple[int, ...], np.dtype]]) -> None:
+        self.path, self.arrays = path, arrays
+        self.files: tuple[Path, ...] = (path,)
+
+    def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
+        """Return a part of a dataset."""
+        with open_hdf5(self.path) as file:
+            return file[name][index]
+
+
+def read_hdf5(
+    path: Path, *, axes: str | None = None, dataset: str | None = None, mask: Given = None, maps: MapsSource = None
+) -> Scan:
+    """Read fastMRI HDF5; see `mrirecon.io.read`.
+
+    Beside `kspace` it may hold `mask` (along the last axis, or 2D), a reference (`reference`, `reconstruction_rss`,
+    `reconstruction_esc`), `maps` (slice, M, coil, y, x), `calibration` and `ismrmrd_header`. An attribute `axes` of
+    the k-space dataset names its axes; without it, and without anything that marks a fastMRI file, three axes are
+    asked for.
+
+    Raises:
+        InputError, UnsafeContentError: see `open_hdf5`.
+
+    """
+    notes: list[str] = []
+    with open_hdf5(path) as file:
+        arrays, header_text = _survey(file, dataset, notes)
+        name = select_kspace(arrays, path, dataset)
+        kspace = file[name]
+        attributes: dict[str, Scalar] = {**file.attributes}
+        stated = kspace.attributes.get("axes")
+        unwritten = kspace.unwritten_chunks
+    if unwritten:
+        notes.append(f"{unwritten} chunks of {name} were never written and read as zeros")
+    known = header_text is not None or any(n in arrays for n in _FASTMRI)
+    known = known or any(a in attributes for a in _FASTMRI_ATTRIBUTES)
+    where = f"{path}:{name}"
+    if axes is None and stated is None and "MATLAB_class" in kspace.attributes:
+        raise ask_axes(kspace.shape, where, "MATLAB wrote it, and stores the axes in reverse order")
+    layout = _layout(kspace.shape, where, axes, None if stated is None else str(stated), known, notes)
+    header = None
+    if header_text is not None:
+        values = read_header(header_text, path)
+        if values is None:
+            notes.append(f"{_HEADER} is not well-formed XML and was not used")
+        else:
+            header = write_header(values)
+            attributes |= _from_header(values, layout.space_shape[-1])
+    return assemble(
+        Hdf5Store(path, arrays),
+        "hdf5",
+        name,
+        layout,
+        notes=notes,
+        attributes=attributes,
+        header=header,
+        mask=mask,
+        maps=maps,
+    )
+
+
+def _survey(
+    file: GuardedFile, dataset: str | None, notes: list[str]
+) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype]], str | None]:
+    """Return shape and type of every dataset in the root (and of the one asked for), and the header's text."""
+    arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    header: str | None = None
+    names = list(file)
+    if dataset is not None and dataset not in names:
+        names.append(dataset)
+    raw_data = file.is_group("dataset")
+    for name in names:
+        if file.is_group(name):
+            continue
+        try:
+            found = file[name]
+            if name == _HEADER:
+                header = found.text()
+                continue
+        except KeyError:
+            raise InputError(f"{file.path} has no dataset {name!r}", why=f"it holds {', '.join(names[:12])}") from None
+        except InputError as error:
+            if name == dataset or name.lower() in NEEDED_NAMES:
+                raise
+            notes.append(f"not used: {error.what}")
+            continue
+        arrays[name] = (found.shape, found.dtype)
+    if raw_data and dataset is None and not any(name.lower() in KSPACE_NAMES for name in arrays):
+        raise InputError(
+            f"{file.path} looks like ISMRMRD raw data, which cannot be read yet",
+            why="it holds a group 'dataset' and no k-space array",
+            fix="convert it to BART's format or to fastMRI's layout first",
+        )
+    return arrays, header
+
+
+def _from_header(values: dict[str, str], width: int) -> dict[str, Scalar]:
+    system, sequence = "acquisitionSystemInformation/", "sequenceParameters/"
+    wanted = {
+        **{"vendor": system + "systemVendor", "model": system + "systemModel"},
+        **{"field_strength_T": system + "systemFieldStrength_T"},
+        **{
+            "TR": sequence + "TR",
+            "TE": sequence + "TE",
+            "TI": sequence + "TI",
+            "flip_angle_deg": sequence + "flipAngle_deg",
+        },
+    }
+    found: dict[str, Scalar] = {name: values[key] for name, key in wanted.items() if key in values}
+    edges = padding(values, width)
+    if edges is not None and edges != (0, width):
+        found["padding_left"], found["padding_right"] = edges
+    return found
+
+
+def _layout(
+    shape: tuple[int, ...], where: str, axes: str | None, stated: str | None, known: bool, notes: list[str]
+) -> Layout:
+    if axes is not None:
+        return make_layout(axes, shape, where, asked=True)
+    if stated is not None:
+        return make_layout(stated, shape, f"{where}, attribute axes")
+    if len(shape) == 4:
+        # More coils than any scanner has, and fewer columns than coils: the coil axis is probably the last.
+        if shape[1] > max(_MANY_COILS, shape[3]):
+            raise ask_axes(
+                shape, where, f"read as slice,coil,y,x it would have {shape[1]} coils and {shape[3]} columns"
+            )
+        return make_layout("slice,coil,y,x", shape, where)
+    if len(shape) == 3 and known:
+        return make_layout("slice,y,x", shape, where)
+    if len(shape) == 2:
+        guessed = guess_axes(shape)
+        if guessed is not None:
+            notes.append(guessed[1])
+            return make_layout(guessed[0], shape, where)
+    raise ask_axes(shape, where)

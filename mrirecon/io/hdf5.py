@@ -1,0 +1,315 @@
+"""The one way into an HDF5 file: read-only, inside the file, and never larger than the file can hold.
+
+HDF5 follows links, external storage and virtual sources without asking, and allocates what a header declares. A file
+from elsewhere must not open another file of this machine, nor fill its memory, so everything goes through here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mrirecon.errors import InputError, MriReconError, ResourceError, UnsafeContentError
+from mrirecon.io.identify import has_hdf5_signature, regular_file, unreadable
+from mrirecon.io.limits import ATTRIBUTE_LIMIT, NAME_LIMIT, READ_LIMIT, SIZE_LIMIT, TEXT_LIMIT, is_numeric, refuse_bomb
+
+Index = tuple[int | slice, ...]
+
+LINK_DEPTH = 16
+# Built into libhdf5 or into h5py; every other filter would be looked up among plugins and loaded as machine code.
+FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
+
+
+@contextmanager
+def open_hdf5(path: str | Path) -> Iterator[GuardedFile]:
+    """Open an HDF5 file read-only and yield a view of it that refuses whatever reaches outside the file.
+
+    The file's bytes and times stay as they are. Open it anew for each access rather than keep it: HDF5 handles do not
+    survive a fork.
+
+    Raises:
+        InputError: not HDF5 (with its size and what it looks like), truncated, damaged, or being written.
+        UnsafeContentError: on access to a link, a storage or a filter that leads out of the file.
+
+    """
+    path = regular_file(path)
+    if not has_hdf5_signature(path):
+        raise unreadable(path, "an HDF5 file")
+    file = _open(path)
+    try:
+        yield GuardedFile(path, file)
+    finally:
+        file.close()
+
+
+def _open(path: Path) -> h5py.File:
+    for wait in (0.05, 0.2, None):
+        try:
+            return h5py.File(path, "r", locking="best-effort")
+        except Exception as error:
+            busy = "unable to lock file" in str(error) or "already open for" in str(error)
+            if busy and wait is not None:
+                time.sleep(wait)
+                continue
+            raise _opening_error(path, error, busy=busy) from None
+    raise AssertionError("unreachable")
+
+
+def _opening_error(path: Path, error: Exception, *, busy: bool) -> InputError:
+    text = " ".join(str(error).split())
+    if busy:
+        return InputError(f"{path} is being written by another program", why=text, fix="wait until it is finished")
+    if "truncated file" in text:
+        stored = "".join(c for c in text.partition("stored_eof = ")[2] if c.isdigit()) or "an unknown number of"
+        why = f"{path.stat().st_size} of {stored} bytes are there"
+        return InputError(f"{path} is truncated", why=why, fix="copy or download it again")
+    return InputError(f"{path} is a damaged HDF5 file", why=text, fix="copy or download it again")
+
+
+class GuardedFile(Mapping[str, "GuardedDataset"]):
+    """Datasets of an open HDF5 file by path; a mapping over the names in the root group."""
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path, self._file = path, file
+        self.size = path.stat().st_size
+
+    def __getitem__(self, name: str) -> GuardedDataset:
+        """Return the dataset at `name`, after looking at every component of its path and at its storage.
+
+        Raises:
+            KeyError: there is no such name.
+            InputError: a group, a dangling or circular link, or a size the file cannot hold.
+            UnsafeContentError: an external link, external or foreign virtual storage, an unknown filter.
+
+        """
+        return self._dataset(name, depth=0)
+
+    def __iter__(self) -> Iterator[str]:
+        with _reading(self.path, "/"):
+            if len(self._file) > NAME_LIMIT:
+                raise InputError(f"{self.path} lists {len(self._file)} names", why=f"the limit is {NAME_LIMIT}")
+            return iter(list(self._file))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __contains__(self, name: object) -> bool:
+        # One link at a time: asking libhdf5 about a longer path would follow an external link in the middle of it.
+        if not isinstance(name, str) or "/" in name:
+            return False
+        try:
+            self._file.id.links.get_info(name.encode("utf-8", "surrogateescape"))
+        except Exception:
+            return False
+        return True
+
+    @property
+    def attributes(self) -> dict[str, str | int | float | bool]:
+        """Scalar attributes of the root group, as plain values; long ones and arrays are left out."""
+        return _attributes(self.path, self._file)
+
+    def is_group(self, name: str) -> bool:
+        """Whether `name` in the root is a group held by a hard link."""
+        with _reading(self.path, name):
+            links = self._file.id.links
+            return (
+                name in self
+                and links.get_info(name.encode("utf-8", "surrogateescape")).type == h5py.h5l.TYPE_HARD
+                and isinstance(self._file[name], h5py.Group)
+            )
+
+    def _dataset(self, name: str, depth: int) -> GuardedDataset:
+        found = self._walk(name, depth)
+        if not isinstance(found, h5py.Dataset):
+            raise InputError(f"{name} in {self.path} is not a dataset", fix="name a dataset")
+        dataset = GuardedDataset(self, name, found)
+        dataset.check(depth)
+        return dataset
+
+    def _walk(self, name: str, depth: int) -> h5py.Group | h5py.Dataset | h5py.Datatype:
+        """Follow a path one link at a time; h5py itself would follow an external link in the middle of it."""
+        node: h5py.Group = self._file
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        while parts:
+            part = parts.pop(0)
+            if not isinstance(node, h5py.Group):
+                raise InputError(f"{name} in {self.path} passes through something that is not a group")
+            try:
+                info = node.id.links.get_info(part.encode("utf-8", "surrogateescape"))
+            except Exception:
+                if depth:
+                    raise InputError(
+                        f"{self.path} holds a link to nowhere", where=name, fix="write the file again without it"
+                    ) from None
+                raise KeyError(name) from None
+            if info.type == h5py.h5l.TYPE_SOFT:
+                depth += 1
+                if depth > LINK_DEPTH:
+                    raise InputError(f"{self.path} holds links that lead in a circle", where=name)
+                with _reading(self.path, name):
+                    target = node.id.links.get_val(part.encode("utf-8", "surrogateescape")).decode()
+                parts = [p for p in target.split("/") if p not in ("", ".")] + parts
+                node = self._file if target.startswith("/") else node
+            elif info.type == h5py.h5l.TYPE_HARD:
+                with _reading(self.path, name):
+                    node = node[part]
+            else:
+                raise UnsafeContentError(
+                    f"{self.path} links to another file, which was not opened",
+                    where=name,
+                    why=f"the part {part!r} of the path is an external or user-defined link",
+                    fix="copy the data into one file if you trust it",
+                )
+        return node
+
+
+class GuardedDataset:
+    """A dataset that has been looked at: shape, type and storage are known to fit in the file."""
+
+    def __init__(self, file: GuardedFile, name: str, dataset: h5py.Dataset) -> None:
+        self.name, self._file, self._dataset = name, file, dataset
+        self.where = f"{file.path}:{name}"
+        with _reading(file.path, name):
+            if dataset.shape is None:
+                raise InputError(f"{self.where} is empty", fix="choose a dataset that holds an array")
+            self.shape: tuple[int, ...] = tuple(int(n) for n in dataset.shape)
+            self.dtype: np.dtype = dataset.dtype
+            self.nbytes: int = math.prod(self.shape) * self.dtype.itemsize
+            self.storage: int = int(dataset.id.get_storage_size())
+
+    def check(self, depth: int = 0) -> None:
+        """Refuse foreign storage, unknown filters and sizes that the file cannot hold; see `GuardedFile`."""
+        path = self._file.path
+        with _reading(path, self.name):
+            external, virtual, chunks = self._dataset.external, self._dataset.is_virtual, self._dataset.chunks
+            pipeline = self._dataset.id.get_create_plist()
+            filters = [int(pipeline.get_filter(i)[0]) for i in range(pipeline.get_nfilters())]
+            sources = self._dataset.virtual_sources() if virtual else []
+        if external:
+            raise UnsafeContentError(
+                f"{path} keeps its data in another file, which was not opened",
+                where=self.name,
+                why="external raw storage",
+                fix="copy the data into one file if you trust it",
+            )
+        for number in filters:
+            if number not in FILTERS:
+                raise UnsafeContentError(
+                    f"{self.where} needs an HDF5 filter that is not built in",
+                    why=f"filter {number}; known: {', '.join(FILTERS.values())}",
+                    fix="repack it: h5repack -f GZIP=4 IN OUT",
+                )
+        if virtual:
+            self.storage = sum(self._source(s.file_name, s.dset_name, depth).storage for s in sources)
+        if not filters and not virtual and self.storage > self._file.size:
+            raise InputError(
+                f"{self.where} does not fit in its file",
+                why=f"it declares {self.storage} stored bytes in a file of {self._file.size}",
+                fix="the file is damaged or truncated: copy it again",
+            )
+        self._refuse_bomb(self.nbytes, SIZE_LIMIT)
+        if chunks is not None:
+            self._refuse_bomb(math.prod(chunks) * self.dtype.itemsize, READ_LIMIT)
+
+    def _source(self, file_name: str, name: str, depth: int) -> GuardedDataset:
+        if file_name != "." or "%" in name:
+            raise UnsafeContentError(
+                f"{self.where} is a virtual dataset over other files, which were not opened",
+                fix="copy the data into one file if you trust it",
+            )
+        if depth >= LINK_DEPTH:
+            raise InputError(f"{self.where} is a virtual dataset of virtual datasets without end")
+        return self._file._dataset(name, depth + 1)
+
+    def _refuse_bomb(self, nbytes: int, limit: int) -> None:
+        refuse_bomb(nbytes, min(self.storage, self._file.size), limit, self.where)
+
+    @property
+    def attributes(self) -> dict[str, str | int | float | bool]:
+        """Scalar attributes of the dataset, as plain values."""
+        return _attributes(self._file.path, self._dataset)
+
+    @property
+    def unwritten_chunks(self) -> int:
+        """How many chunks were declared and never written: those read as fill values."""
+        with _reading(self._file.path, self.name):
+            chunks = self._dataset.chunks
+            if chunks is None or self._dataset.is_virtual:
+                return 0
+            wanted: int = math.prod(-(-n // c) for n, c in zip(self.shape, chunks, strict=True))
+            return wanted - int(self._dataset.id.get_num_chunks())
+
+    def __getitem__(self, index: int | slice | Index) -> np.ndarray:
+        """Read a hyperslab of numbers.
+
+        Raises:
+            InputError: objects, strings or variable-length data; a failed checksum; a damaged chunk.
+            ResourceError: not enough memory.
+
+        """
+        if not is_numeric(self.dtype):
+            raise InputError(
+                f"{self.where} does not hold numbers",
+                why=f"its type is {self.dtype}",
+                fix="store it as a plain complex or real array",
+            )
+        index = index if isinstance(index, tuple) else (index,)
+        kept = [len(range(n)[i]) if isinstance(i, slice) else 1 for n, i in zip(self.shape, index, strict=False)]
+        count = math.prod(kept) * math.prod(self.shape[len(index) :])
+        self._refuse_bomb(count * self.dtype.itemsize, READ_LIMIT)
+        with _reading(self._file.path, self.name):
+            return np.asarray(self._dataset[index])
+
+    def text(self) -> str:
+        """Read one string (fastMRI keeps its header so), with bytes that are not UTF-8 replaced."""
+        if math.prod(self.shape) != 1 or self.nbytes > TEXT_LIMIT:
+            raise InputError(f"{self.where} is not one string", why=f"shape {self.shape}, type {self.dtype}")
+        with _reading(self._file.path, self.name):
+            value = np.asarray(self._dataset[()]).reshape(-1)[0]
+        text = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
+        if not isinstance(text, str) or len(text) > TEXT_LIMIT:
+            raise InputError(f"{self.where} is not a string of at most {TEXT_LIMIT} bytes")
+        return text
+
+
+def _attributes(path: Path, node: h5py.Group | h5py.Dataset) -> dict[str, str | int | float | bool]:
+    found: dict[str, str | int | float | bool] = {}
+    with _reading(path, "attributes"):
+        if len(node.attrs) > NAME_LIMIT:
+            raise InputError(f"{path} holds {len(node.attrs)} attributes", why=f"the limit is {NAME_LIMIT}")
+        for name in node.attrs:
+            attribute = h5py.h5a.open(node.id, name.encode("utf-8", "surrogateescape"))
+            if attribute.get_storage_size() > ATTRIBUTE_LIMIT or math.prod(attribute.shape or ()) != 1:
+                continue
+            value = node.attrs[name]
+            value = value.reshape(-1)[0] if isinstance(value, np.ndarray) and value.size else value
+            value = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
+            value = value.item() if isinstance(value, np.generic) else value
+            if isinstance(value, (str, int, float, bool)) and len(str(value)) <= ATTRIBUTE_LIMIT:
+                found[name] = value
+    return found
+
+
+@contextmanager
+def _reading(path: Path, where: str) -> Iterator[None]:
+    """Turn what libhdf5 and h5py raise on damaged content, which is of many types, into one typed error."""
+    try:
+        yield
+    except MriReconError:
+        raise
+    except MemoryError:
+        raise ResourceError(f"not enough memory to read {where} of {path}", fix="read fewer slices at once") from None
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        checksum = "checksum" in text.lower() or "fletcher" in text.lower() or "filter" in text.lower()
+        raise InputError(
+            f"{where} of {path} cannot be read: {'a checksum or filter failed' if checksum else 'it is damaged'}",
+            why=text,
+            fix="copy or download the file again",
+        ) from None

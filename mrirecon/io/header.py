@@ -1,0 +1,124 @@
+"""The ISMRMRD header (XML) of fastMRI files, reduced to what says how the data were made and not whose they are."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from xml.parsers import expat
+from xml.sax.saxutils import escape
+
+from mrirecon.errors import UnsafeContentError
+
+# Paths kept, without namespaces. Of what lies below an entry that ends in "/", numbers are kept, for they name nobody.
+_KEPT = (
+    *("experimentalConditions/", "encoding/encodedSpace/", "encoding/reconSpace/", "encoding/encodingLimits/"),
+    *("encoding/trajectory", "encoding/parallelImaging/", "encoding/echoTrainLength", "sequenceParameters/"),
+    *("acquisitionSystemInformation/systemVendor", "acquisitionSystemInformation/systemModel"),
+    *("acquisitionSystemInformation/systemFieldStrength_T", "acquisitionSystemInformation/receiverChannels"),
+    "acquisitionSystemInformation/relativeReceiverNoiseBandwidth",
+)
+_MAX_DEPTH, _MAX_ENTRIES, _MAX_VALUE = 32, 10_000, 200
+
+
+class _NotWellFormedError(Exception):
+    pass
+
+
+def read_header(text: str, path: Path) -> dict[str, str] | None:
+    """Return the kept values by path ("sequenceParameters/TR"), the first where one repeats; None if not XML.
+
+    Raises:
+        UnsafeContentError: a document type declaration, with which entities could expand without end.
+
+    """
+    found: dict[str, str] = {}
+    stack: list[str] = []
+    parts: list[str] = []
+    seen = 0
+
+    def doctype(*_: object) -> None:
+        raise UnsafeContentError(
+            f"the header of {path} declares a document type, which was not followed",
+            why="no scanner writes one; it serves to expand entities or to fetch files",
+            fix="do not trust this file; remove its ismrmrd_header to read the k-space",
+        )
+
+    def start(name: str, _: dict[str, str]) -> None:
+        nonlocal seen
+        seen += 1
+        if len(stack) >= _MAX_DEPTH or seen > _MAX_ENTRIES:
+            raise _NotWellFormedError
+        stack.append(name.rpartition(" ")[2])
+        parts.clear()
+
+    def end(_: str) -> None:
+        key, value = "/".join(stack[1:]), "".join(parts).strip()
+        stack.pop()
+        parts.clear()
+        below = any(k[-1] == "/" and key.startswith(k) for k in _KEPT) and _is_number(value)
+        if value and len(value) <= _MAX_VALUE and (key in _KEPT or below):
+            found.setdefault(key, "".join(c for c in value if c.isprintable()))
+
+    parser = expat.ParserCreate(namespace_separator=" ")
+    parser.StartDoctypeDeclHandler = doctype
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler = parts.append
+    try:
+        parser.Parse(_body(text), True)
+    except (expat.ExpatError, _NotWellFormedError, ValueError):
+        return None
+    return found
+
+
+def _body(text: str) -> bytes:
+    """Return the document in UTF-8 without its declaration: the text was decoded already, whatever that claims."""
+    body = text.lstrip("\ufeff \r\n\t")
+    if body.startswith("<?xml"):
+        body = body.partition("?>")[2]
+    return body.encode("utf-8", errors="replace")
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except ValueError:
+        return False
+
+
+def write_header(values: dict[str, str]) -> str:
+    """Return the kept values as a small ISMRMRD document again."""
+    tree: dict[str, object] = {}
+    for key, value in values.items():
+        *groups, leaf = key.split("/")
+        node = tree
+        for group in groups:
+            below = node.setdefault(group, {})
+            if not isinstance(below, dict):
+                break
+            node = below
+        else:
+            node.setdefault(leaf, value)
+
+    def render(node: dict[str, object]) -> str:
+        return "".join(
+            f"<{name}>{render(below) if isinstance(below, dict) else escape(str(below))}</{name}>"
+            for name, below in node.items()
+        )
+
+    return f'<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">{render(tree)}</ismrmrdHeader>'
+
+
+def padding(values: dict[str, str], width: int) -> tuple[int, int] | None:
+    """Return the zero-padded columns that fastMRI's header states for the last axis, as (first, behind the last).
+
+    The columns before `first` and from `behind` on were never acquired (fastMRI, `padding_left`, `padding_right`).
+    """
+    try:
+        encoded = int(values["encoding/encodedSpace/matrixSize/y"])
+        centre = int(values["encoding/encodingLimits/kspace_encoding_step_1/center"])
+        last = int(values["encoding/encodingLimits/kspace_encoding_step_1/maximum"])
+    except (KeyError, ValueError):
+        return None
+    left = encoded // 2 - centre
+    right = left + last + 1
+    return (left, right) if encoded == width and 0 <= left < right <= width else None

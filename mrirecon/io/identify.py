@@ -1,0 +1,150 @@
+"""What a file is, told from its bytes and never from its name alone."""
+
+from __future__ import annotations
+
+import difflib
+import stat
+from pathlib import Path
+from typing import Literal
+
+from mrirecon.errors import InputError
+
+Kind = Literal["hdf5", "zip", "npy", "cfl"]
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+NPY_SIGNATURE = b"\x93NUMPY"
+ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+MAX_USER_BLOCK = 1 << 20
+READABLE = "fastMRI HDF5, .npz, .npy, BART .cfl/.hdr"
+
+_LOOKS: tuple[tuple[bytes, str], ...] = (
+    (b"version https://git-lfs", "a Git LFS pointer: the data itself was never downloaded"),
+    (b"\x1f\x8b", "gzip-compressed data"),
+    (b"\x89PNG", "a PNG image"),
+    (b"%PDF", "a PDF document"),
+    (b"MATLAB 5.0", "a MATLAB v5 file"),
+    (b"\x80\x02", "a Python pickle, which is never opened"),
+    (b"\x80\x04", "a Python pickle, which is never opened"),
+    (b"# Dimensions", "a BART header; it needs the extension .hdr and its .cfl beside it"),
+)
+
+
+def regular_file(path: str | Path) -> Path:
+    """Return `path` where it is a readable, non-empty, ordinary file (a symbolic link to one will do).
+
+    Devices and pipes are refused before they are opened, for opening one can block for ever.
+
+    Raises:
+        InputError: missing (the nearest name in the folder is suggested), a folder, not an ordinary file, empty.
+
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist", fix=_suggestion(path)) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r} cannot be opened", why=str(error), fix="check the path") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path} is a folder", fix="name the file inside it")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is not an ordinary file", fix="copy the data to a file first")
+    if status.st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes)", fix="copy or download it again")
+    return path
+
+
+def cfl_pair(path: str | Path) -> tuple[Path, Path]:
+    """Return the header and data paths of a BART array named as `name`, `name.cfl` or `name.hdr`."""
+    path = Path(path)
+    base = str(path.with_suffix("")) if path.suffix in (".cfl", ".hdr") else str(path)
+    return Path(base + ".hdr"), Path(base + ".cfl")
+
+
+def sniff(path: str | Path) -> Kind:
+    """Return the kind of container that `path` is, from its first bytes.
+
+    Raises:
+        InputError: nothing that can be read; the message says what the file looks like.
+
+    """
+    path = Path(path)
+    header, data = cfl_pair(path)
+    named_so = path.suffix in (".cfl", ".hdr") or not path.exists()
+    if named_so and (header.exists() or data.exists()):
+        return "cfl"
+    head = read_head(regular_file(path))
+    if head.startswith(NPY_SIGNATURE):
+        return "npy"
+    if head.startswith(ZIP_SIGNATURES):
+        return "zip"
+    if has_hdf5_signature(path):
+        return "hdf5"
+    raise unreadable(path, f"one of {READABLE}")
+
+
+def read_head(path: Path, size: int = 1024) -> bytes:
+    """Return the first bytes of a file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read", why=str(error), fix="check the permissions of the file") from None
+
+
+def has_hdf5_signature(path: Path) -> bool:
+    """Whether the HDF5 signature stands at byte 0, 512, 1024, 2048, ... (a user block may precede it)."""
+    try:
+        with path.open("rb") as file:
+            offset = 0
+            while offset <= MAX_USER_BLOCK:
+                file.seek(offset)
+                found = file.read(len(HDF5_SIGNATURE))
+                if found == HDF5_SIGNATURE:
+                    return True
+                if not found:
+                    return False
+                offset = 512 if offset == 0 else 2 * offset
+    except OSError as error:
+        raise InputError(f"{path} cannot be read", why=str(error), fix="check the permissions of the file") from None
+    return False
+
+
+def unreadable(path: Path, wanted: str) -> InputError:
+    """Return the error for a file that is not what was wanted, saying how large it is and what it looks like."""
+    return InputError(
+        f"{path} is not {wanted}",
+        why=f"{path.stat().st_size} bytes that look like {looks_like(read_head(path))}",
+        fix="download or export it again, or convert it to HDF5, npz or cfl",
+    )
+
+
+def looks_like(head: bytes) -> str:
+    """Say in words what the first bytes of a file look like."""
+    if head[128:132] == b"DICM":
+        return "a DICOM file"
+    if head[344:348] in (b"n+1\0", b"ni1\0"):
+        return "a NIfTI image"
+    for signature, words in _LOOKS:
+        if head.startswith(signature):
+            return words
+    if not head.strip(b"\0"):
+        return "nothing but zeros"
+    text = head.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n").lower()
+    if text.startswith(("<!doctype html", "<html")) or "<head>" in text:
+        return "a web page (often a login or error page saved instead of the data)"
+    if text.startswith("<?xml") or text.startswith("<"):
+        return "XML text"
+    if text.startswith(("{", "[")):
+        return "JSON text"
+    printable = sum(c.isprintable() or c.isspace() for c in text if c != "\ufffd")
+    return "plain text" if text and printable == len(text) else "unknown binary data"
+
+
+def _suggestion(path: Path) -> str:
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return f"check the path: the folder {path.parent} cannot be listed"
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"did you mean {path.parent / near[0]}?" if near else "check the path"

@@ -1,0 +1,170 @@
+"""What `mrirecon info` tells about a file: shape by name, sampling, calibration region, sanity of the values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mrirecon.coils.calibration import find_calibration
+from mrirecon.io.axes import Layout
+from mrirecon.io.reader import read
+from mrirecon.io.scan import Scan
+from mrirecon.io.values import reconcile, support
+
+# Values looked at without `check`: enough to see a damaged file, and still at once.
+_BUDGET = 64 << 20
+_FAR_FROM_CENTRE = 0.1
+
+
+def describe(
+    path: str | Path,
+    *,
+    axes: str | None = None,
+    mask: str | Path | None = None,
+    dataset: str | None = None,
+    check: bool = False,
+) -> dict[str, object]:
+    """Describe a k-space file as plain data that JSON can hold. It does not fail on bad values: it counts them.
+
+    Args:
+        path: see `read`.
+        axes: see `read`.
+        mask: see `read`.
+        dataset: see `read`.
+        check: look at the values of every item, and not of a few.
+
+    Returns:
+        path, format, bytes, dtype, layout (axes as stored), shape (by name), items, coils, space, notes, attributes;
+        sampling: source of the mask, whether it is full, lines or 2D, acceleration (samples over sampled ones);
+        calibration: start and size of the fully sampled box by axis; peak: index of the strongest sample by axis, its
+        offset from the centre n // 2, and whether it is near; values: items looked at, NaN or infinite ones, items
+        that are zero, largest magnitude; reference, maps, calibration_scan: name and shape, or None.
+
+    Raises:
+        InputError, UnsafeContentError, UsageError: as `read`.
+
+    """
+    scan = read(path, axes=axes, mask=mask, dataset=dataset)
+    notes = list(scan.notes)
+    looked = _items(scan, check)
+    strange = empty = 0
+    largest = 0.0
+    middle: np.ndarray | None = None
+    for item in looked:
+        kspace = scan.raw(item)
+        bad = ~np.isfinite(kspace)
+        strange += int(np.count_nonzero(bad))
+        kspace[bad] = 0
+        peak = float(np.abs(kspace).max())
+        largest, empty = max(largest, peak), empty + (peak == 0)
+        if middle is None and peak > 0:
+            middle, first = kspace, item
+    result: dict[str, object] = {
+        "path": str(path),
+        "format": scan.format,
+        "bytes": sum(file.stat().st_size for file in scan.store.files),
+        "dtype": str(scan.dtype),
+        "layout": ",".join(scan.layout.axes),
+        "shape": scan.shape,
+        "items": len(scan),
+        "coils": scan.coils,
+        "space": list(scan.space),
+        "sampling": None,
+        "calibration": None,
+        "peak": None,
+        "values": {"items_checked": len(looked), "not_finite": strange, "zero_items": empty, "largest": largest},
+        **{name: _beside(scan, name) for name in ("reference", "maps")},
+        "calibration_scan": _beside(scan, "calibration"),
+        "attributes": scan.attributes,
+        "notes": notes,
+    }
+    if strange:
+        notes.append(f"{strange} values are NaN or infinite")
+    if empty:
+        notes.append(f"{empty} of the {len(looked)} items looked at are zero everywhere")
+    if middle is not None:
+        result |= _sampling(scan, middle, first, notes)
+    return result
+
+
+def _items(scan: Scan, check: bool) -> list[int]:
+    """Return which items to look at: the middle one first, then as many, evenly spread, as the budget allows."""
+    size = 8 * scan.coils * int(np.prod(scan.space_shape))
+    count = len(scan) if check else max(1, min(len(scan), _BUDGET // max(1, size)))
+    centre = len(scan) // 2
+    spread = np.linspace(0, len(scan) - 1, count).round().astype(int).tolist()
+    return [centre, *(item for item in spread if item != centre)][:count]
+
+
+def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> dict[str, object]:
+    used = support(kspace)
+    source = "data"
+    if scan.given_mask is not None:
+        marked = scan.given_mask[item if len(scan.given_mask) > 1 else 0]
+        source = "other file" if scan.retrospective else "file"
+        used, missing, extra = reconcile(marked, used)
+        if missing:
+            notes.append(f"{missing:.1%} of the samples that the mask marks are zero in every coil: not sampled")
+        if extra and not scan.retrospective:
+            notes.append(f"{extra:.1%} of the k-space samples lie outside the mask: they will be set to zero")
+        if not used.any():
+            notes.append("the mask marks none of the samples that were acquired")
+            return {}
+    box = find_calibration(used)
+    energy = np.square(np.abs(kspace)).sum(axis=0)
+    peak = [int(i) for i in np.unravel_index(int(energy.argmax()), energy.shape)]
+    offset = [p - n // 2 for p, n in zip(peak, used.shape, strict=True)]
+    centred = all(abs(o) <= max(1, _FAR_FROM_CENTRE * n) for o, n in zip(offset, used.shape, strict=True))
+    if not centred:
+        corner = all(min(p, n - 1 - p) <= 1 for p, n in zip(peak, used.shape, strict=True))
+        where = "in a corner: k-space seems to need an fftshift" if corner else "far from the centre"
+        notes.append(f"the strongest sample lies {where} (index {peak} of {list(used.shape)})")
+    return {
+        "sampling": {
+            "source": source,
+            "pattern": _pattern(used, scan.layout),
+            "sampled": int(np.count_nonzero(used)),
+            "of": used.size,
+            "acceleration": used.size / np.count_nonzero(used),
+        },
+        "calibration": {
+            axis: {"start": s.start, "size": s.stop - s.start} for axis, s in zip(scan.space, box, strict=True)
+        },
+        "peak": {
+            "index": dict(zip(scan.space, peak, strict=True)),
+            "offset": dict(zip(scan.space, offset, strict=True)),
+            "centred": centred,
+        },
+    }
+
+
+def _pattern(mask: np.ndarray, layout: Layout) -> str:
+    """Say in words what a mask is: full, lines with gaps along an axis, a smaller box, or a pattern in the plane."""
+    if mask.all():
+        return "full"
+    others = [tuple(b for b in range(mask.ndim) if b != a) for a in range(mask.ndim)]
+    lines = [np.asarray(mask.any(axis=axes)) for axes in others]
+    product = np.ones_like(mask)
+    for line, axes in zip(lines, others, strict=True):
+        product &= np.expand_dims(line, axes)
+    if (mask != product).any():
+        return f"{mask.ndim}D pattern"
+    gaps: list[str] = []
+    parts: list[str] = []
+    for axis, line in zip(layout.space, lines, strict=True):
+        inside = line[line.argmax() : line.size - line[::-1].argmax()]
+        if not inside.all():
+            gaps.append(axis)
+        elif not line.all():
+            parts.append(axis)
+    words = [f"lines, undersampled along {' and '.join(gaps)}"] if gaps else []
+    return "; ".join(words + ([f"only a part measured along {' and '.join(parts)}"] if parts else []))
+
+
+def _beside(scan: Scan, role: str) -> dict[str, object] | None:
+    name: str | None = getattr(scan.roles, role)
+    if name is None:
+        return None
+    store = scan.maps_store if role == "maps" and scan.maps_store is not None else scan.store
+    return {"name": name, "shape": list(store.arrays[name][0])}

@@ -1,0 +1,55 @@
+"""`read(path)`: any file that can be read, as a `Scan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mrirecon.errors import UsageError
+from mrirecon.io.arrays import read_arrays
+from mrirecon.io.assemble import MAPS_NAMES, Given, MapsSource
+from mrirecon.io.cfl import maps_store, read_cfl
+from mrirecon.io.fastmri import read_hdf5
+from mrirecon.io.identify import sniff
+from mrirecon.io.images import open_store, pick, read_array
+from mrirecon.io.scan import Scan, Store
+
+
+def read(
+    path: str | Path,
+    *,
+    axes: str | None = None,
+    mask: str | Path | None = None,
+    maps: str | Path | None = None,
+    dataset: str | None = None,
+) -> Scan:
+    """Read a scan: fastMRI HDF5, .npz, .npy, or a BART pair, told apart by content. The file is never modified.
+
+    Only what the headers say is read and checked here; values are read, and checked, one item at a time by the scan.
+
+    Args:
+        path: the file; of a BART pair, either file or their common name.
+        axes: names of the stored axes in order, such as "slice,coil,y,x"; needed where the file leaves them open.
+        mask: a file with a sampling mask (.npy, .npz or HDF5 `mask`, .cfl): one value per column, or one per sample.
+            It overrides a mask in the file, and undersamples fully sampled data.
+        maps: a file with coil maps: `maps` in HDF5 or .npz as (slice, M, coil, y, x), .npy, or BART's (`ecalib`).
+        dataset: name of the k-space array, where it is not `kspace` or the only complex one.
+
+    Raises:
+        InputError: missing, damaged, ambiguous or unfit files; `--axes` is asked for where it helps.
+        UnsafeContentError: a file that reaches outside itself.
+        UsageError: axes that do not fit the array.
+
+    """
+    path = Path(path)
+    kind = sniff(path)
+    given: Given = None if mask is None else (read_array(mask, ("mask",)), str(mask))
+    source: MapsSource = None
+    if maps is not None:
+        store: Store = maps_store(Path(maps)) if sniff(maps) == "cfl" else open_store(maps)
+        source = (store, pick(store, MAPS_NAMES))
+    if kind == "cfl":
+        if dataset is not None:
+            raise UsageError("a BART pair holds one array, which has no name", where=str(path), fix="leave dataset out")
+        return read_cfl(path, axes=axes, mask=given, maps=source)
+    reader = read_hdf5 if kind == "hdf5" else read_arrays
+    return reader(path, axes=axes, dataset=dataset, mask=given, maps=source)

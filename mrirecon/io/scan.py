@@ -1,0 +1,242 @@
+"""One measured scan: named axes, and k-space, mask, maps and reference read one item at a time."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mrirecon.errors import InputError
+from mrirecon.io.atomic import sha256
+from mrirecon.io.axes import Layout
+from mrirecon.io.fit import calibration_shape, maps_index, reference_shape
+from mrirecon.io.values import check_kspace, magnitude_of, reconcile, support, to_complex64
+
+Scalar = str | int | float | bool
+_KEPT_MASKS = 64
+Fingerprint = tuple[tuple[int, int], ...]
+
+
+class Store(Protocol):
+    """Arrays in a file: what there is, and how to read a part of one. A store keeps no open handle."""
+
+    path: Path
+    files: tuple[Path, ...]
+    arrays: dict[str, tuple[tuple[int, ...], np.dtype]]
+
+    def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
+        """Return the part of an array that `index` cuts out."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Names of the arrays in a store, by what they are for."""
+
+    kspace: str
+    mask: str | None = None
+    maps: str | None = None
+    reference: str | None = None
+    calibration: str | None = None
+
+
+@dataclass
+class Scan:
+    """A scan in a file. An item is one 2D or 3D problem: one combination of the loop axes (slice, repetition, ...).
+
+    Reading is lazy, opens the file anew each time (so that workers may fork), and checks what it reads.
+
+    Args:
+        path: the file.
+        format: "hdf5", "npz", "npy" or "cfl".
+        layout: the axes as stored.
+        dtype: the type as stored; `kspace` always returns complex64.
+        store: where the arrays are.
+        roles: which array is which.
+        attributes: header values that identify nobody.
+        header: the ISMRMRD header, reduced to what identifies nobody; None where there is none.
+        notes: what the reader concluded or corrected, in words for the user; reading items adds to it.
+        given_mask: (1 or item, *space), the mask from this file or another; None where only the data tell.
+        maps_store: where the maps are, if not in `store`; `roles.maps` names them there.
+        retrospective: whether `given_mask` came from another file, to undersample these data.
+
+    """
+
+    path: Path
+    format: str
+    layout: Layout
+    dtype: np.dtype
+    store: Store = field(repr=False)
+    roles: Roles
+    attributes: dict[str, Scalar] = field(default_factory=dict, repr=False)
+    header: str | None = field(default=None, repr=False)
+    notes: list[str] = field(default_factory=list)
+    given_mask: np.ndarray | None = field(default=None, repr=False)
+    maps_store: Store | None = field(default=None, repr=False)
+    retrospective: bool = False
+    _masks: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+    _fingerprint: Fingerprint = field(default=(), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._fingerprint = self._stat()
+
+    def __len__(self) -> int:
+        return self.layout.count
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Lengths by name, in order: loop axes, coil (1 where the file has none), space."""
+        return self.layout.shape
+
+    @property
+    def space(self) -> tuple[str, ...]:
+        """Names of the spatial axes, in the file's order."""
+        return self.layout.space
+
+    @property
+    def space_shape(self) -> tuple[int, ...]:
+        """Lengths of the spatial axes."""
+        return self.layout.space_shape
+
+    @property
+    def coils(self) -> int:
+        """Number of receiver channels."""
+        return self.shape["coil"]
+
+    @property
+    def items(self) -> list[dict[str, int]]:
+        """Loop indices of each item, for instance ``{"slice": 3}``."""
+        return self.layout.items
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a mask was in the file or given; otherwise the data themselves show what was sampled."""
+        return self.given_mask is not None
+
+    def where(self, item: int) -> str:
+        """Return the file and item in words, for messages."""
+        index = zip(self.layout.loops, self.layout.loop_index(item), strict=True)
+        name = ", ".join(f"{axis} {i}" for axis, i in index)
+        return f"{self.path}:{self.roles.kspace}" + (f", {name}" if name else "")
+
+    def raw(self, item: int) -> np.ndarray:
+        """Return k-space of an item as stored, (coil, *space) complex64, unmasked and unchecked."""
+        block = self._read(self.roles.kspace, self.layout.index(item))
+        return np.ascontiguousarray(self.layout.arrange(to_complex64(block, self.where(item))))
+
+    def kspace(self, item: int) -> np.ndarray:
+        """Return k-space of an item, (coil, *space) complex64, zero where not sampled.
+
+        Raises:
+            SignalError: nothing but zeros, or values that are not numbers (the first is named).
+            InputError: the mask marks none of the data, or the file changed since it was opened.
+
+        """
+        return self._sampled(item)[0]
+
+    def mask(self, item: int) -> np.ndarray:
+        """Return which samples of an item may be used, (*space) booleans: marked by the mask, if any, and acquired."""
+        if item not in self._masks:
+            self._sampled(item)
+        return self._masks[item].copy()
+
+    def maps(self, item: int) -> np.ndarray | None:
+        """Return the coil maps of an item, (M, coil, *space) complex64, or None where there are none."""
+        if self.roles.maps is None:
+            return None
+        store = self.maps_store or self.store
+        where = f"{store.path}:{self.roles.maps}"
+        index = maps_index(store.arrays[self.roles.maps][0], self.layout, item, where)
+        found = to_complex64(store.read(self.roles.maps, index), where)
+        if not np.isfinite(found).all():
+            raise InputError("the coil maps hold values that are not numbers", where=where, fix="estimate them again")
+        return found.reshape(-1, self.coils, *self.space_shape)
+
+    @property
+    def reference(self) -> np.ndarray | None:
+        """Magnitude of the fully sampled image, (item, *image) float32, or None; fastMRI's is cropped in the plane."""
+        if self.roles.reference is None:
+            return None
+        values = magnitude_of(self._read(self.roles.reference), f"{self.path}:{self.roles.reference}")
+        return values.reshape(reference_shape(values.shape, self.layout) or values.shape)
+
+    @property
+    def calibration(self) -> np.ndarray | None:
+        """Separate, fully sampled calibration k-space, (1 or item, coil, *box) complex64, or None."""
+        if self.roles.calibration is None:
+            return None
+        values = self._read(self.roles.calibration)
+        shape = calibration_shape(values.shape, self.layout)
+        where = f"{self.path}:{self.roles.calibration}"
+        found = to_complex64(values, where).reshape(shape or values.shape)
+        for item in found:
+            check_kspace(item, ("coil", *self.space), where)
+        return found
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the file (of the data file of a BART pair)."""
+        return sha256(self.store.files[-1])
+
+    def note(self, text: str) -> None:
+        """Add a note once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def _sampled(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        kspace, where = self.raw(item), self.where(item)
+        check_kspace(kspace, ("coil", *self.space), where)
+        acquired = support(kspace)
+        mask = acquired
+        if self.given_mask is not None:
+            marked = self.given_mask[item if len(self.given_mask) > 1 else 0]
+            mask = self._reconciled(marked, acquired, where)
+            kspace *= mask
+            if not kspace.any():
+                raise self._no_overlap(marked, acquired, where)
+        if len(self._masks) >= _KEPT_MASKS:
+            self._masks.pop(next(iter(self._masks)))
+        self._masks[item] = mask
+        return kspace, mask
+
+    def _reconciled(self, marked: np.ndarray, acquired: np.ndarray, where: str) -> np.ndarray:
+        mask, missing, extra = reconcile(marked, acquired)
+        if not mask.any():
+            raise self._no_overlap(marked, acquired, where)
+        disagree = missing or (extra and not self.retrospective)
+        if disagree and marked.T.shape == acquired.shape and (acquired == marked.T).all():
+            raise InputError(
+                "the mask lies along the wrong axis",
+                where=where,
+                why="transposed, it marks exactly the samples that were acquired",
+                fix="transpose the mask",
+            )
+        if missing:
+            self.note(
+                f"{missing:.1%} of the samples that the mask marks are zero in every coil (first seen in {where}): "
+                "taken as not sampled"
+            )
+        if extra and not self.retrospective:
+            self.note(f"{extra:.1%} of the k-space samples lie outside the mask (first seen in {where}): set to zero")
+        return mask
+
+    def _no_overlap(self, marked: np.ndarray, acquired: np.ndarray, where: str) -> InputError:
+        inverse = bool((marked != acquired).mean() > 0.99)
+        return InputError(
+            "the mask marks none of the samples that were acquired",
+            where=where,
+            why=f"it marks {marked.mean():.1%} of k-space, and {acquired.mean():.1%} is not zero",
+            fix="the mask seems to be inverted: 1 must mean sampled" if inverse else "check that it is the right mask",
+        )
+
+    def _read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
+        if self._stat() != self._fingerprint:
+            raise InputError(f"{self.path} has changed since it was opened", fix="start again when it is complete")
+        return self.store.read(name, index)
+
+    def _stat(self) -> Fingerprint:
+        try:
+            return tuple((s.st_size, s.st_mtime_ns) for s in map(os.stat, self.store.files))
+        except OSError:
+            return ()
