@@ -1,0 +1,177 @@
+"""One call for every family of masks: checks what is asked, draws, and states what was achieved."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mrirecon.errors import UsageError
+from mrirecon.masks.fastmri import fastmri, fastmri_seed
+from mrirecon.masks.files import load_mask
+from mrirecon.masks.mridc import FWHM, mridc
+from mrirecon.masks.own import draw
+from mrirecon.masks.result import MaskResult, achieved_acceleration, readout_note, seed_from, spread_over
+
+LINES = ("random", "equispaced", "equispaced_fraction", "gaussian1d")
+PLANES = ("gaussian2d", "poisson")
+FAMILIES = (*LINES, *PLANES, "file")
+COMPATS = ("none", "fastmri", "mridc")
+_FITS = {"fastmri": ("random", "equispaced", "equispaced_fraction"), "mridc": ("gaussian1d", "gaussian2d")}
+
+
+def make_mask(
+    family: str,
+    shape: tuple[int, ...],
+    acceleration: float | None = None,
+    *,
+    calibration: int | tuple[int, ...] | None = None,
+    seed: int | tuple[int, ...] = 0,
+    name: str = "",
+    slice: int = 0,
+    compat: Literal["none", "fastmri", "mridc"] = "none",
+    axis: int = -1,
+    readout: int = -1,
+    center_fraction: float | None = None,
+    fwhm: float | None = None,
+    path: str | Path | None = None,
+) -> MaskResult:
+    """Return a sampling mask: a function of the arguments alone, the same on every machine.
+
+    With ``compat="none"`` the number of lines (or, in a plane, of samples) is n / R rounded to the nearest, calibration
+    region included. The region is the box from n // 2 - c // 2 to n // 2 - c // 2 + c - 1 along each axis, as scanners
+    centre it. What is drawn depends on the stable hash of (seed, name, slice).
+
+    ``compat="fastmri"`` gives fastMRI's own masks for a seed, bit for bit. With ``name`` the seed is fastMRI's for that
+    file, the character codes of its name, and the same for every slice; ``seed`` and ``slice`` must then be left at 0.
+    ``compat="mridc"`` draws as the CIRIM papers did: from ``seed`` itself, or the hash where name or slice is given.
+
+    Args:
+        family: ``random``, ``equispaced``, ``gaussian1d`` (lines across ``axis``), ``gaussian2d``, ``poisson`` (over
+            two axes), ``file``; ``equispaced_fraction`` with ``compat="fastmri"``.
+        shape: (*space), two or three axes.
+        acceleration: R >= 1, for every family but ``file``.
+        calibration: number of calibration lines, or the box of a plane family (one number for both axes, or one each);
+            0 for none. None: 32 % of the samples that R leaves, and in a plane at most 24 a side.
+        seed: any integer; for ``compat``, one or (fastmri) several integers of 32 bits.
+        name: name of the file, without folders, so that every file has its own mask.
+        slice: index of the slice, so that every slice has its own mask; leave at 0 for one mask per file.
+        compat: whose rules are followed.
+        axis: the undersampled axis of a line family or of a file that holds lines.
+        readout: with three axes, the fully sampled one of a plane family or of a file that holds a plane.
+        center_fraction: for ``compat="fastmri"``, in place of ``calibration``; default 0.32 / R.
+        fwhm: for the Gaussian families, full width at half maximum, k-space reaching from -1 to 1. Default 1, and 0.7
+            with ``compat="mridc"``, whose planes are then 0.99 wide for the root that they are drawn by.
+        path: for ``file``: .npy, .npz, .png or .txt, see ``load_mask``.
+
+    Raises:
+        UsageError: what is asked cannot be had, with the numbers.
+        InputError: a mask file that cannot be used.
+
+    """
+    shape = tuple(int(n) for n in shape)
+    _check(family, shape, acceleration, compat)
+    if family == "file":
+        if path is None or acceleration is not None or calibration is not None:
+            raise UsageError(
+                "The family file takes its mask from a file, and nothing but its path.",
+                why=f"path is {path}, acceleration is {acceleration}, calibration is {calibration}",
+                fix="give path, and leave acceleration and calibration away",
+            )
+        return load_mask(path, shape, axis=axis, readout=readout)
+    _unused(path is not None, "path", "file", family)
+    _unused(fwhm is not None and not family.startswith("gaussian"), "fwhm", "gaussian1d and gaussian2d", family)
+    _unused(center_fraction is not None and compat != "fastmri", "center_fraction", "compat='fastmri'", compat)
+    if fwhm is not None and not (math.isfinite(fwhm) and fwhm > 0):
+        raise UsageError("fwhm must be a positive number.", why=f"it is {fwhm}", fix="leave it away, or try 0.7")
+    axes = phase_axes(family, len(shape), axis, readout)
+    space = tuple(shape[a] for a in axes)
+    rate = float(acceleration or 0)
+    if compat == "fastmri":
+        started = fastmri_seed(seed, name, slice)
+        drawn, box, note = fastmri(family, space[0], rate, calibration, center_fraction, started)
+    else:
+        if isinstance(seed, tuple):
+            raise UsageError("seed must be one integer.", why=f"it is {seed}", fix="several belong to compat='fastmri'")
+        started = int(seed)
+        if compat == "mridc":
+            drawn, box, note = mridc(family, space, rate, calibration, fwhm or FWHM, started, name, slice)
+        else:
+            rng = np.random.RandomState(seed_from(started, name, slice))
+            drawn, box, note = draw(rng, family, space, rate, calibration, fwhm)
+    if not drawn.any():
+        raise UsageError(
+            "These numbers give a mask that samples nothing.",
+            why=f"{math.prod(space)} lines or samples, acceleration {rate:g}, calibration region {box}",
+            fix="ask for a lower acceleration or a larger calibration region",
+        )
+    mask = spread_over(drawn, shape, axes)
+    region = tuple(box[axes.index(a)] if a in axes else n for a, n in enumerate(shape))
+    return MaskResult(
+        mask=mask,
+        acceleration=achieved_acceleration(mask),
+        calibration=region,
+        family=family,
+        asked=rate,
+        seed=started,
+        name=name,
+        slice=slice,
+        compat=compat,
+        axes=axes,
+        notes=tuple(n for n in (note, readout_note(shape, axes)) if n),
+    )
+
+
+def phase_axes(family: str, dimensions: int, axis: int, readout: int) -> tuple[int, ...]:
+    """Return the axes that a family undersamples, ascending.
+
+    Raises:
+        UsageError: no such axis.
+
+    """
+    given, option = (axis, "axis") if family in LINES else (readout, "readout")
+    if not -dimensions <= given < dimensions:
+        raise UsageError(
+            f"There is no axis {given}.",
+            why=f"{option}={given}, and there are {dimensions} axes",
+            fix=f"choose {option} from {-dimensions} to {dimensions - 1}",
+        )
+    if family in LINES:
+        return (given % dimensions,)
+    return (0, 1) if dimensions == 2 else tuple(a for a in range(3) if a != given % 3)
+
+
+def _check(family: str, shape: tuple[int, ...], acceleration: float | None, compat: str) -> None:
+    if family not in FAMILIES:
+        raise UsageError(f"There is no mask family {family!r}.", fix=f"choose one of {', '.join(FAMILIES)}")
+    if compat not in COMPATS:
+        raise UsageError(f"compat={compat!r} is not known.", fix=f"choose one of {', '.join(COMPATS)}")
+    if compat != "none" and family not in _FITS[compat]:
+        raise UsageError(
+            f"{compat} has no masks of the family {family}.",
+            fix=f"choose one of {', '.join(_FITS[compat])}, or leave compat away",
+        )
+    if family == "equispaced_fraction" and compat != "fastmri":
+        raise UsageError(
+            "equispaced_fraction is fastMRI's way to reach the acceleration asked with equispaced lines.",
+            fix="add compat='fastmri', or choose equispaced: our own always reaches it",
+        )
+    if len(shape) not in (2, 3) or not all(n > 0 for n in shape):
+        raise UsageError(
+            "A mask has two or three axes of at least one sample.",
+            why=f"shape is {shape}",
+            fix="give the axes of space",
+        )
+    if family != "file" and (acceleration is None or not math.isfinite(acceleration) or acceleration < 1):
+        raise UsageError(
+            "A mask needs an acceleration of at least 1.",
+            why=f"acceleration is {acceleration}",
+            fix="give a number such as 4",
+        )
+
+
+def _unused(given: bool, option: str, wanted: str, found: str) -> None:
+    if given:
+        raise UsageError(f"{option} belongs to {wanted} only.", why=f"asked with {found}", fix=f"leave {option} away")
