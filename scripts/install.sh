@@ -52,7 +52,7 @@ answers() { .venv/bin/python -c "import urllib.request as u; u.urlopen('$1/torch
 
 cpu_index=https://download.pytorch.org/whl/cpu
 version="$(sed -n 's/^torch==//p' constraints.txt)"
-if ! .venv/bin/python -c 'import torch' 2>/dev/null || [ -n "${MRIRECON_TORCH:-}" ]; then
+if ! .venv/bin/python -c "import importlib.metadata as m; assert m.version('torch').split('+')[0] == '$version'" 2>/dev/null || [ -n "${MRIRECON_TORCH:-}" ]; then
     say "[2/3] installing PyTorch $version (100 to 200 MB for the CPU; a few minutes on a slow line)"
     if [ -n "${MRIRECON_TORCH:-}" ]; then
         or_explain pip_install --force-reinstall "$MRIRECON_TORCH"

@@ -20,7 +20,7 @@ Real = npt.NDArray[np.floating[Any]]
 
 WIRE = 0.2  # thickness of a loop's conductor; keeps the field finite where a corner of the picture lies on the wire
 SEGMENTS = 32  # of a loop: with that thickness the sum is the integral to better than 1e-4
-DISTANCE = 1.45  # of the loops from the centre, relative to the field of view's half axes
+DISTANCE = 1.3  # of the loops from the centre, relative to the field of view's half axes
 HEAD = 0.85  # the ellipse that the object may fill, as a part of the field of view; maps are normalised inside it
 
 
@@ -115,7 +115,7 @@ def simulate_kspace(
 def coil_maps(shape: tuple[int, int], coils: int, seed: int, *, offset: float = 0.0) -> Complex:
     """Receive sensitivities of round loops that stand around the object, by reciprocity B₁⁻ = Bx − iBy.
 
-    B0 lies along z, across the slice. Loops of slightly irregular place, size, tilt and gain stand on an ellipse 1.45
+    B0 lies along z, across the slice. Loops of slightly irregular place, size, tilt and gain stand on an ellipse 1.3
     times the field of view, in one ring up to 10 coils, in more rings along z beyond; each has its own cable phase. One
     coil is a volume coil: eight loops driven in quadrature. The field is the law of Biot and Savart summed
     along the wire; reciprocity: Hoult and Richards, J Magn Reson 24 (1976) 71.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import tempfile
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from mrirecon.errors import InputError, SignalError
+from mrirecon.io import atomic_path
 
 Bytes = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[Any]  # any real or complex dtype: each function here says what it does with it
@@ -185,16 +183,5 @@ def _plain(text: str) -> str:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    """Write a PNG whole or not at all: into a temporary file beside it, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            picture.save(file, format="PNG", optimize=True)
-        temporary.chmod(0o644)  # mkstemp makes it the owner's alone
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG", optimize=True)

@@ -1,0 +1,105 @@
+"""Undersample k-space that was measured in full, so that there is something to compare a reconstruction with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mrirecon.errors import InputError
+from mrirecon.io import Scan, write_kspace
+from mrirecon.masks import MaskResult, achieved_acceleration
+
+
+@dataclass(frozen=True)
+class Undersampled:
+    """What was written.
+
+    Args:
+        paths: the files written.
+        acceleration: that of what was kept, over all items: samples in k-space / samples kept.
+        mask: the mask of the first item, as drawn or read.
+        notes: what the user should know.
+
+    """
+
+    paths: list[Path]
+    acceleration: float
+    mask: MaskResult
+    notes: tuple[str, ...]
+
+
+def undersample(
+    scan: Scan,
+    path: str | Path,
+    draw: Callable[[int], MaskResult],
+    *,
+    per_slice: bool = False,
+    keep_reference: bool = False,
+) -> Undersampled:
+    """Write a scan with only the samples that a mask keeps; all others are 0.
+
+    What was not acquired is not sampled, whatever the mask says: the mask written is the two together. Coil maps in the
+    file are left behind, as they were made from all samples.
+
+    Args:
+        scan: the scan, fully sampled or nearly so.
+        path: where to (.h5 in fastMRI's layout, .npz, .cfl).
+        draw: the mask for a slice, (*space) as in ``scan``.
+        per_slice: ask for a mask for every slice; otherwise slice 0's serves all, as on a scanner.
+        keep_reference: also copy the fully sampled image, if the file holds one.
+
+    Raises:
+        UsageError: `path` is the input.
+        InputError: a mask of another shape, no reference to keep.
+
+    """
+    reference = scan.reference if keep_reference else None
+    if keep_reference and reference is None:
+        raise InputError("There is no reference to keep.", where=str(scan.path), fix="leave --keep-reference away")
+    first = draw(0)
+    kspace, masks = [], []
+    lost = 0
+    for item, where in enumerate(scan.items):
+        result = draw(where.get("slice", 0)) if per_slice else first
+        if result.mask.shape != scan.space_shape:
+            raise InputError(
+                "The mask does not fit k-space.",
+                where=scan.where(item),
+                why=f"its shape is {result.mask.shape}, and that of k-space {scan.space_shape}",
+                fix="draw it for that shape",
+            )
+        acquired = scan.mask(item)
+        lost += int((result.mask & ~acquired).sum())
+        masks.append(result.mask & acquired)
+        kspace.append(scan.kspace(item) * masks[-1])
+    kept = np.stack(masks)
+    notes = list(first.notes)
+    if lost:
+        notes.append(f"{lost} samples of the mask were never acquired: the acceleration is higher by them")
+    if scan.roles.maps is not None:
+        notes.append("the coil maps in the file are left behind: they were made from all samples")
+    sizes = (*scan.layout.loop_shape, scan.coils, *scan.space_shape)
+    written = write_kspace(
+        path,
+        np.stack(kspace).reshape(sizes),
+        axes=",".join((*scan.layout.loops, "coil", *scan.space)),
+        mask=_stored(kept, scan),
+        reference=reference,
+        reference_name=scan.roles.reference if scan.format == "hdf5" and scan.roles.reference else "reference",
+        attributes=scan.attributes,
+        sidecar={"input": str(scan.path), "sha256": scan.sha256(), "mask": first.as_dict(), "per_slice": per_slice},
+        inputs=scan.store.files,
+    )
+    return Undersampled(written, achieved_acceleration(kept), first, tuple(notes))
+
+
+def _stored(masks: np.ndarray, scan: Scan) -> np.ndarray:
+    """Return the masks (item, *space) in the smallest form that ``read`` takes: lines as fastMRI stores them."""
+    if not (masks == masks[0]).all():
+        return masks.reshape(*scan.layout.loop_shape, *scan.space_shape)
+    mask = masks[0]
+    line = mask.reshape(-1, mask.shape[-1])[0]
+    return np.asarray(line if (mask == line).all() else mask)
