@@ -238,9 +238,7 @@ def test_masks_are_what_they_were(family: str, expected: str) -> None:
     assert digest(make_mask(family, (96, 80), 4, seed=1, name="scan.h5", slice=2).mask)[:16] == expected
 
 
-@pytest.mark.parametrize(
-    ("family", "compat"), [*((f, "none") for f in (*LINES, *PLANES)), ("gaussian2d", "c7b015b86f76525d")]
-)
+@pytest.mark.parametrize(("family", "compat"), [*((f, "none") for f in (*LINES, *PLANES)), ("gaussian2d", "mridc")])
 def test_a_mask_is_a_function_of_seed_name_and_slice(family: str, compat: str) -> None:
     def drawn(seed: int, name: str, index: int) -> str:
         return digest(make_mask(family, (64, 60), 3, seed=seed, name=name, slice=index, compat=compat).mask)
@@ -359,6 +357,7 @@ def test_mridc_planes_are_as_the_papers_say(rate: float) -> None:
         (("random", (8, 80), 8), {"center_fraction": 0.1, "calibration": 8, "compat": "fastmri"}, "same thing twice"),
         (("random", (1, 3), 80), {"center_fraction": 0.0, "compat": "fastmri"}, "samples nothing"),
         (("file", (8, 8)), {}, "nothing but its path"),
+        (("file", (8, 8)), {"path": "mask.npy", "fwhm": 1.0}, "fwhm belongs to"),
         (("file", (8, 8), 4), {"path": "mask.npy"}, "nothing but its path"),
     ],
 )

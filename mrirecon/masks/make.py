@@ -73,6 +73,8 @@ def make_mask(
     """
     shape = tuple(int(n) for n in shape)
     _check(family, shape, acceleration, compat)
+    _unused(fwhm is not None and not family.startswith("gaussian"), "fwhm", "gaussian1d and gaussian2d", family)
+    _unused(center_fraction is not None and compat != "fastmri", "center_fraction", "compat='fastmri'", compat)
     if family == "file":
         if path is None or acceleration is not None or calibration is not None:
             raise UsageError(
@@ -82,8 +84,6 @@ def make_mask(
             )
         return load_mask(path, shape, axis=axis, readout=readout)
     _unused(path is not None, "path", "file", family)
-    _unused(fwhm is not None and not family.startswith("gaussian"), "fwhm", "gaussian1d and gaussian2d", family)
-    _unused(center_fraction is not None and compat != "fastmri", "center_fraction", "compat='fastmri'", compat)
     if fwhm is not None and not (math.isfinite(fwhm) and fwhm > 0):
         raise UsageError("fwhm must be a positive number.", why=f"it is {fwhm}", fix="leave it away, or try 0.7")
     axes = phase_axes(family, len(shape), axis, readout)

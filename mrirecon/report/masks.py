@@ -31,20 +31,17 @@ def save_mask_picture(path: str | Path, result: MaskResult) -> float:
     box = "×".join(str(n) for n in result.calibration) if all(result.calibration) else "none"
     asked = "" if result.asked is None else f", asked {result.asked:g}"
     lobe = f"{20 * math.log10(highest):.1f} dB ({highest:.3g} of the peak)" if highest > 1e-6 else "none"
-    title, picture, bottom = f"point spread function, {FLOOR:g} to 0 dB", _plane(decibels, result.axes), FLOOR
+    note = f"highest sidelobe {lobe}"
     if result.mask.ndim == 1 or len(result.axes) == 1:
-        title, picture, bottom = f"point spread function, {FLOOR:g} (bottom) to 0 dB", _graph(decibels, result.axes), 0
+        graph = _graph(decibels, result.axes)
+        beside = Panel(f"point spread function, {FLOOR:g} (bottom) to 0 dB", graph, vmax=1, note=note)
+    else:
+        plane = _plane(decibels, result.axes)
+        beside = Panel(f"point spread function, {FLOOR:g} to 0 dB", plane, vmin=FLOOR, vmax=0, note=note)
     name = result.name if result.family == "file" else result.family
-    panels = [
-        Panel(
-            f"{name} {shape}, {result.acceleration:.4g}× achieved{asked}",
-            _plane(result.mask, result.axes).astype(float),
-            vmax=1,
-            note=f"calibration region {box}",
-        ),
-        Panel(title, picture, vmin=bottom, vmax=1 if bottom == 0 else 0, note=f"highest sidelobe {lobe}"),
-    ]
-    save_panels(path, panels)
+    title = f"{name} {shape}, {result.acceleration:.4g}× achieved{asked}"
+    drawn = _plane(result.mask, result.axes).astype(float)
+    save_panels(path, [Panel(title, drawn, vmax=1, note=f"calibration region {box}"), beside])
     return highest
 
 

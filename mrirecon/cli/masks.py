@@ -1,0 +1,175 @@
+"""`mrirecon masks`: make, look at, and apply sampling masks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mrirecon.errors import UsageError
+
+if TYPE_CHECKING:
+    from mrirecon.masks import MaskResult
+
+app = typer.Typer(name="masks", help="Make, look at, and apply sampling masks.", no_args_is_help=True)
+
+FAMILIES = "random, equispaced, gaussian1d (lines), gaussian2d, poisson (planes); equispaced_fraction with fastmri"
+Rate = Annotated[float | None, typer.Option("--acceleration", "-R", help="Calibration region included.")]
+Calibration = Annotated[
+    str | None, typer.Option(help="Fully sampled centre: lines (24) or a box (24, 24x16). 0 for none.")
+]
+Seed = Annotated[int | None, typer.Option(help="Any integer; 0 if left away.")]
+Compat = Annotated[str, typer.Option(help="Draw as others do: fastmri or mridc.")]
+Axis = Annotated[int, typer.Option(help="The undersampled axis of lines: 0 is the first axis of space, -1 the last.")]
+Readout = Annotated[int, typer.Option(help="Of three axes, the fully sampled one of a plane.")]
+Fraction = Annotated[float | None, typer.Option("--center-fraction", help="fastMRI's way to say --calibration.")]
+Fwhm = Annotated[float | None, typer.Option(help="Width of the Gaussian families at half maximum, k-space -1 to 1.")]
+
+
+@app.command()
+def make(
+    family: Annotated[str, typer.Argument(help=FAMILIES)],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".npy, .npz, .png or .txt")],
+    shape: Annotated[str, typer.Option(help="Axes of k-space in space, such as 320x320.")],
+    acceleration: Rate = None,
+    calibration: Calibration = None,
+    seed: Seed = None,
+    name: Annotated[str, typer.Option(help="File that the mask is for: each has its own.")] = "",
+    slice: Annotated[int, typer.Option(help="Slice that the mask is for: each has its own.")] = 0,
+    compat: Compat = "none",
+    axis: Axis = -1,
+    readout: Readout = -1,
+    center_fraction: Fraction = None,
+    fwhm: Fwhm = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
+) -> None:
+    """Draw a mask and write it; the same options give the same mask everywhere."""
+    from mrirecon.io import atomic_path
+    from mrirecon.masks import make_mask, mask_bytes
+
+    result = make_mask(
+        family,
+        sizes(shape, "--shape"),
+        acceleration,
+        calibration=box(calibration),
+        seed=seed or 0,
+        name=name,
+        slice=slice,
+        compat=compat,  # type: ignore[arg-type]  # make_mask checks it, and names the choices
+        axis=axis,
+        readout=readout,
+        center_fraction=center_fraction,
+        fwhm=fwhm,
+    )
+    content = mask_bytes(result, output.suffix)
+    with atomic_path(output) as temporary:
+        temporary.write_bytes(content)
+    tell(result, as_json)
+
+
+@app.command()
+def show(
+    mask: Annotated[Path, typer.Argument(help="Mask file: .npy, .npz, .png or .txt")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write, .png")],
+    as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
+) -> None:
+    """Draw a mask with its point spread function, and say what acceleration it reaches."""
+    from mrirecon.io import refuse_overwrite
+    from mrirecon.masks import load_mask
+    from mrirecon.report.masks import save_mask_picture
+
+    if output.suffix.lower() != ".png":
+        raise UsageError("The picture must be a .png file.", why=f"--output is {output}", fix="add .png to its name")
+    refuse_overwrite([output], [mask])
+    result = load_mask(mask)
+    highest = save_mask_picture(output, result)
+    tell(result, as_json, highest_sidelobe=highest)
+
+
+@app.command()
+def apply(
+    kspace: Annotated[Path, typer.Argument(help="k-space file, fully sampled")],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".h5, .npz or .cfl")],
+    mask: Annotated[Path | None, typer.Option(help="Mask file; in its place, a --family.")] = None,
+    family: Annotated[str | None, typer.Option(help=FAMILIES)] = None,
+    axes: Annotated[str | None, typer.Option(help='Axes of the file where it leaves them open: "coil,y,x"')] = None,
+    acceleration: Rate = None,
+    calibration: Calibration = None,
+    seed: Seed = None,
+    name: Annotated[str | None, typer.Option(help="Drawn for that file name in place of the file's own.")] = None,
+    per_slice: Annotated[bool, typer.Option("--per-slice", help="A mask for every slice.")] = False,
+    compat: Compat = "none",
+    axis: Axis = -1,
+    readout: Readout = -1,
+    center_fraction: Fraction = None,
+    fwhm: Fwhm = None,
+    keep_reference: Annotated[bool, typer.Option("--keep-reference", help="Copy the file's reference image.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
+) -> None:
+    """Undersample a k-space file in retrospect; each file name and seed has its own mask."""
+    from mrirecon.data.undersample import undersample
+    from mrirecon.io import read
+    from mrirecon.masks import make_mask
+
+    if (mask is None) == (family is None):
+        raise UsageError("Give either --mask FILE or --family NAME.", fix=f"families: {FAMILIES}")
+    if name is None:
+        # fastMRI seeds by the name alone: a seed that is asked for takes its place
+        name = "" if compat == "fastmri" and seed is not None else kspace.name
+    scan = read(kspace, axes=axes)
+    done = undersample(
+        scan,
+        output,
+        lambda index: make_mask(
+            family or "file",
+            scan.space_shape,
+            acceleration,
+            calibration=box(calibration),
+            seed=seed or 0,
+            name=name,
+            slice=index,
+            compat=compat,  # type: ignore[arg-type]  # make_mask checks it, and names the choices
+            axis=axis,
+            readout=readout,
+            center_fraction=center_fraction,
+            fwhm=fwhm,
+            path=mask,
+        ),
+        per_slice=per_slice,
+        keep_reference=keep_reference,
+    )
+    tell(
+        done.mask, as_json, notes=done.notes, written=[str(p) for p in done.paths], kept_acceleration=done.acceleration
+    )
+
+
+def tell(result: MaskResult, as_json: bool, notes: tuple[str, ...] | None = None, **more: object) -> None:
+    """Say what a mask is, to people or to programs."""
+    notes = result.notes if notes is None else notes
+    if as_json:
+        typer.echo(json.dumps(result.as_dict() | {"notes": list(notes)} | more))
+        return
+    typer.echo(result.describe())
+    for note in notes:
+        typer.echo(f"  {note}")
+    for key, value in more.items():
+        text = f"{value:.4g}" if isinstance(value, float) else ", ".join(value) if isinstance(value, list) else value
+        typer.echo(f"  {key.replace('_', ' ')}: {text}")
+
+
+def sizes(text: str, option: str) -> tuple[int, ...]:
+    """Read "320x320" as (320, 320)."""
+    try:
+        return tuple(int(part) for part in text.lower().replace("×", "x").replace(",", "x").split("x"))
+    except ValueError:
+        raise UsageError(f"{option} must be whole numbers.", why=f"it is {text!r}", fix="such as 320x320") from None
+
+
+def box(text: str | None) -> int | tuple[int, ...] | None:
+    """Read "24" as 24, "24x16" as (24, 16)."""
+    if text is None:
+        return None
+    sides = sizes(text, "--calibration")
+    return sides[0] if len(sides) == 1 else sides
