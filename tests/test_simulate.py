@@ -106,7 +106,9 @@ def test_maps_are_smooth_varied_and_normalised(coils):
     maps = coil_maps(SHAPE, coils, 5)
     assert maps.shape == (coils, *SHAPE)
     assert np.isfinite(maps).all()
-    assert 0.5 < (np.abs(maps) ** 2).sum(0)[14:34, 12:28].mean() < 1.1
+    rows, columns = np.ogrid[-24:24, -20:20]
+    ellipse = (rows / (0.85 * 24)) ** 2 + (columns / (0.85 * 20)) ** 2 < 1
+    assert (np.abs(maps) ** 2).sum(0)[ellipse].mean() == pytest.approx(1.0, rel=0.02)
     strongest = np.abs(maps).max(axis=(1, 2))
     for axis in (1, 2):
         assert (np.abs(np.diff(maps, axis=axis)).max(axis=(1, 2)) < 0.35 * strongest).all()
