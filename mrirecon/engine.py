@@ -1,0 +1,242 @@
+"""The one engine: a method is a list of steps that iterate on a state, for one frozen problem.
+
+state = step.init(p);  state = step(state, p) ...;  image = step.image(state, p)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Literal, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mrirecon.errors import SignalError
+from mrirecon.operators import per_item
+from mrirecon.problem import Problem
+
+S = TypeVar("S")  # the state that a method iterates on: a tensor, or a NamedTuple of tensors with the batch first
+
+
+class Step(nn.Module, Generic[S], ABC):
+    """One iteration of a method, what its state starts from, and the image that its state shows."""
+
+    @abstractmethod
+    def init(self, p: Problem) -> S:
+        """Return the first state."""
+
+    def enter(self, previous: S, p: Problem) -> S:
+        """Return the state that this block starts from when another block ends in ``previous``."""
+        return previous
+
+    @abstractmethod
+    def forward(self, s: S, p: Problem) -> S:
+        """Return the next state."""
+
+    @abstractmethod
+    def image(self, s: S, p: Problem) -> Tensor:
+        """Return the image (B, M, *space) that a state stands for."""
+
+    def change(self, old: S, new: S, p: Problem) -> Tensor | None:
+        """Return how far each item still moves (B,), relative; None for a step that has no stopping rule."""
+        return None
+
+
+class Outcome(NamedTuple, Generic[S]):
+    """Where an iteration ended, for each item of the batch."""
+
+    state: S
+    iterations: Tensor  # (B,) steps taken
+    change: Tensor  # (B,) relative change at the last step; NaN where the method has no rule
+    converged: Tensor  # (B,) true where the change fell below the tolerance
+
+    def reasons(self, tolerance: float) -> list[str]:
+        """Say for each item why it stopped."""
+        out = []
+        for n, c, ok in zip(self.iterations.tolist(), self.change.tolist(), self.converged.tolist(), strict=True):
+            if ok:
+                out.append(f"converged: relative change {c:.1e} < {tolerance:.1e} after {n} iterations")
+            elif c == c:
+                out.append(f"stopped at the limit of {n} iterations: relative change {c:.1e}")
+            else:
+                out.append(f"ran its {n} steps")
+        return out
+
+
+class Unrolled(nn.Module, Generic[S]):
+    """Apply each block ``repeats`` times: 1×T is classical or recurrent, K×1 a cascade, C×T a cascade of recurrences.
+
+    Args:
+        blocks: the steps; each block after the first is entered from the one before.
+        repeats: how often each block is applied.
+        tolerance: an item stops when its step's relative change falls below this, unless gradients are being
+            recorded, for which every run must have the same length; 0 never stops.
+        memory: ``checkpoint`` recomputes each step in the backward pass instead of storing what it needs.
+
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Step[S]],
+        repeats: int = 1,
+        *,
+        tolerance: float = 0.0,
+        memory: Literal["store", "checkpoint"] = "store",
+    ) -> None:
+        super().__init__()
+        self.blocks, self.repeats, self.tolerance, self.memory = nn.ModuleList(blocks), repeats, tolerance, memory
+
+    def _walk(self, p: Problem) -> Iterator[tuple[Step[S], S, S]]:
+        """Yield (step, state before, state after) for every step of the schedule."""
+        state: S | None = None
+        for block in self.blocks:
+            step = cast("Step[S]", block)
+            state = step.init(p) if state is None else step.enter(state, p)
+            for _ in range(self.repeats):
+                old = state
+                if self.memory == "checkpoint" and torch.is_grad_enabled():
+                    state = cast("S", checkpoint(step, old, p, use_reentrant=False))
+                else:
+                    state = cast("S", step(old, p))
+                yield step, old, state
+
+    def iterates(self, p: Problem) -> Iterator[S]:
+        """Yield every state, so that the caller can stop, log, draw or supervise them all."""
+        for _, _, state in self._walk(p.prepared()):
+            yield state
+
+    def solve(self, p: Problem) -> Outcome[S]:
+        """Iterate until every item meets the tolerance, or to the end of the schedule.
+
+        An item that has stopped keeps its state while others go on: what is returned for it does not depend on who
+        else is in the batch.
+        """
+        p = p.prepared()
+        batch, device = p.y.shape[0], p.y.device
+        watch = self.tolerance > 0 and not self._differentiated(p)
+        done = torch.zeros(batch, dtype=torch.bool, device=device)
+        steps = torch.zeros(batch, dtype=torch.long, device=device)
+        change = torch.full((batch,), float("nan"), dtype=p.mask.dtype, device=device)
+        state: S | None = None
+        held: S | None = None
+        for step, old, new in self._walk(p):
+            state = new if held is None else _select(done, held, new)
+            steps = steps + ~done
+            if not watch:
+                continue
+            moved = step.change(old, new, p)
+            if moved is None:
+                continue
+            change = torch.where(done, change, moved)
+            newly = ~done & (moved < self.tolerance)
+            if bool(newly.any()):
+                held = new if held is None else _select(newly, new, held)
+                done = done | newly
+                state = _select(done, held, new)
+                if bool(done.all()):
+                    break
+        assert state is not None, "a schedule has at least one step"
+        return Outcome(state, steps, change, done)
+
+    def _differentiated(self, p: Problem) -> bool:
+        sources = (p.y, p.maps, *self.parameters())
+        return torch.is_grad_enabled() and any(t.requires_grad for t in sources)
+
+    def image(self, s: S, p: Problem) -> Tensor:
+        """Return the image of a final state."""
+        return cast("Step[S]", self.blocks[-1]).image(s, p)
+
+    def forward(self, p: Problem) -> Tensor:
+        """Return the reconstructed image (B, M, *space)."""
+        p = p.prepared()
+        return self.image(self.solve(p).state, p)
+
+
+def _select(which: Tensor, a: S, b: S) -> S:
+    """Take ``a`` for the items where ``which`` (B,) is true and ``b`` for the others."""
+    if isinstance(a, Tensor):
+        return cast("S", torch.where(per_item(which, a), a, cast("Tensor", b)))
+    if isinstance(a, tuple):
+        return cast(
+            "S", type(a)(*(_select(which, u, v) for u, v in zip(a, cast("tuple[object, ...]", b), strict=True)))
+        )
+    return b
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a reconstruction gives: the image in the data's own scale, and why each item stopped."""
+
+    image: Tensor  # (B, M, *space)
+    scale: Tensor  # (B,) by which the data was divided meanwhile
+    iterations: Tensor  # (B,)
+    reasons: list[str]
+
+
+class Reconstructor(nn.Module):
+    """What all methods share around their engine: scale once by one number, prepare the maps, iterate, scale back.
+
+    The scale is the 99th percentile of |Aᴴy| of each item, so that a regularization weight or a network means the same
+    on every scanner. Because the maps of two sets share one image, their magnitudes are combined first.
+    """
+
+    def __init__(self, engine: Unrolled[S], prepare: Callable[[Problem], Problem] | None = None) -> None:
+        super().__init__()
+        self.engine = engine
+        self.prepare = prepare
+
+    def scaled(self, p: Problem) -> tuple[Problem, Tensor]:
+        """Return the problem at unit scale, prepared, and its scale (B,).
+
+        Raises:
+            SignalError: the zero-filled image of an item is zero or not a number.
+
+        """
+        scale = percentile_scale(p.adjoint)
+        q = replace(p, y=p.y / per_item(scale, p.y), cache=None)
+        return (q if self.prepare is None else self.prepare(q)).prepared(), scale
+
+    def run(self, p: Problem) -> Result:
+        """Reconstruct, and tell how it went."""
+        q, scale = self.scaled(p)
+        outcome = self.engine.solve(q)
+        image = self.engine.image(outcome.state, q)
+        return Result(image * per_item(scale, image), scale, outcome.iterations, outcome.reasons(self.engine.tolerance))
+
+    def images(self, p: Problem) -> Iterator[Tensor]:
+        """Yield the image after every step, in the data's own scale."""
+        q, scale = self.scaled(p)
+        for step, _, state in self.engine._walk(q):
+            image = step.image(state, q)
+            yield image * per_item(scale, image)
+
+    def forward(self, p: Problem) -> Tensor:
+        """Return the image (B, M, *space) in the data's own scale."""
+        return self.run(p).image
+
+
+def percentile_scale(image: Tensor, fraction: float = 0.99) -> Tensor:
+    """Return the ``fraction`` quantile of the magnitude of each item (B,), the sets of maps combined.
+
+    Raises:
+        SignalError: it is zero or not a number for some item.
+
+    """
+    magnitude = torch.linalg.vector_norm(image.detach(), dim=1).flatten(1)
+    count = magnitude.shape[1]
+    scale = magnitude.kthvalue(max(1, min(count, round(fraction * count))), dim=1).values
+    # An image that is mostly empty (a point source) still has a largest value.
+    scale = torch.where(scale > 0, scale, magnitude.amax(1))
+    bad = ~(torch.isfinite(scale) & (scale > 0))
+    if bool(bad.any()):
+        index = int(bad.nonzero()[0])
+        raise SignalError(
+            "there is no signal to reconstruct" if bool(scale[index] == 0) else "the data holds NaN or infinite values",
+            where=f"item {index} of the batch",
+            why=f"the 99th percentile of the zero-filled image is {scale[index].item()}",
+            fix="look at the k-space and the mask with `mrirecon info FILE`",
+        )
+    return scale

@@ -1,0 +1,147 @@
+"""The inverse problem y = M F S x + n of one batch, and the fast paths behind it.
+
+Methods read nothing else. Whatever is specialised here equals the composed operators to
+rounding, and a test says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from mrirecon.errors import InputError
+from mrirecon.operators import Coils, Fourier, LinearOperator, Mask, combine, weight
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What every iteration needs again: built once, before the first step, so that checkpointing sees it as given."""
+
+    adjoint: Tensor  # Aᴴ y (B, M, *space)
+    maps: Tensor  # S with the image origin moved to index 0, so that no coil image is ever shifted
+    mask: Tensor  # M with the k-space origin moved to index 0
+    axes: tuple[int, ...]  # the axes along which the mask varies: along the others Fᴴ F cancels
+    bound: Tensor  # (B,) upper bound of the largest eigenvalue of Aᴴ A
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One batch of y = M F S x + n.
+
+    Attributes:
+        y: (B, C, *space) complex, centred k-space, zero where not sampled.
+        mask: (B or 1, 1, *space) real, 1 where sampled and 0 elsewhere.
+        maps: (B, M, C, *space) complex coil sensitivities, M sets of them.
+
+    Raises:
+        InputError: the shapes or the types do not belong together.
+
+    """
+
+    y: Tensor
+    mask: Tensor
+    maps: Tensor
+    cache: _Prepared | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        y, mask, maps = self.y, self.mask, self.maps
+        shapes = f"y {tuple(y.shape)}, mask {tuple(mask.shape)}, maps {tuple(maps.shape)}"
+        fits = (
+            y.ndim in (4, 5)
+            and maps.ndim == y.ndim + 1
+            and mask.ndim == y.ndim
+            and maps.shape[0] == y.shape[0]
+            and maps.shape[2:] == y.shape[1:]
+            and mask.shape[0] in (1, y.shape[0])
+            and mask.shape[1] == 1
+            and mask.shape[2:] == y.shape[2:]
+        )
+        if not fits:
+            raise InputError(
+                "k-space, mask and coil maps do not belong together",
+                why=shapes,
+                fix="give y (B, C, *space), mask (B or 1, 1, *space), maps (B, M, C, *space), *space of 2 or 3 axes",
+            )
+        if not (y.is_complex() and maps.is_complex()) or mask.is_complex():
+            raise InputError(
+                "k-space and coil maps must be complex, the mask real",
+                why=f"y {y.dtype}, mask {mask.dtype}, maps {maps.dtype}",
+            )
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The spatial axes, counted from the end."""
+        return tuple(range(2 - self.y.ndim, 0))
+
+    @property
+    def encode(self) -> LinearOperator:
+        """F S: images to the fully sampled k-space of every coil."""
+        return Fourier(self.axes) @ Coils(self.maps)
+
+    @property
+    def A(self) -> LinearOperator:
+        """M F S: images to the acquired k-space."""
+        return Mask(self.mask) @ self.encode
+
+    def prepared(self) -> Problem:
+        """Return the same problem with everything that iterations reuse computed now (a no-op the second time)."""
+        if self.cache is not None:
+            return self
+        varying = tuple(a for a in self.axes if not bool((self.mask == self.mask.narrow(a, 0, 1)).all()))
+        gram = (self.maps.conj().unsqueeze(2) * self.maps.unsqueeze(1)).sum(3) if self.maps.shape[1] > 1 else None
+        # Gershgorin: the row sums of the M×M Gram matrix of each voxel bound its largest eigenvalue; exact for one set
+        # of maps and for orthogonal ones, which is what ESPIRiT gives.
+        rows = self.maps.abs().square().sum(2) if gram is None else gram.abs().sum(2)
+        cache = _Prepared(
+            adjoint=self.A.adjoint(self.y),
+            maps=torch.fft.ifftshift(self.maps, self.axes),
+            mask=torch.fft.ifftshift(self.mask, self.axes),
+            axes=varying,
+            bound=rows.flatten(1).amax(1),
+        )
+        return replace(self, cache=cache)
+
+    @property
+    def adjoint(self) -> Tensor:
+        """Aᴴ y, the zero-filled image (B, M, *space)."""
+        return self.A.adjoint(self.y) if self.cache is None else self.cache.adjoint
+
+    @property
+    def bound(self) -> Tensor:
+        """(B,) upper bound of the largest eigenvalue of Aᴴ A: gradient steps of 1/bound are safe."""
+        cache = self.prepared().cache
+        assert cache is not None
+        return cache.bound
+
+    def normal(self, x: Tensor) -> Tensor:
+        """Return Aᴴ A x for x (B, M, *space)."""
+        if self.cache is None:
+            return self.A.normal(x)
+        c = self.cache
+        k = weight(c.maps, torch.fft.ifftshift(x, self.axes))
+        if c.axes:
+            k = torch.fft.fftn(k, dim=c.axes)
+            # The two transforms are unnormalised on the way out and carry 1/n on the way back: one scaling, not two.
+            k = torch.fft.ifftn(k.mul_(c.mask), dim=c.axes)
+        elif not bool(c.mask.all()):
+            k = k * c.mask
+        out: Tensor = torch.fft.fftshift(combine(c.maps, k), self.axes)
+        return out
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """Return Aᴴ (A x − y), the gradient of ½‖A x − y‖² (B, M, *space)."""
+        return self.normal(x) - self.adjoint
+
+    def residual(self, x: Tensor) -> Tensor:
+        """Return A x − y (B, C, *space)."""
+        return self.A(x) - self.y
+
+    def data_term(self, x: Tensor) -> Tensor:
+        """Return ½‖A x − y‖² of each item (B,)."""
+        return 0.5 * self.residual(x).abs().square().flatten(1).sum(1)
+
+    def to(self, device: torch.device | str) -> Problem:
+        """Return the problem on another device, unprepared."""
+        return Problem(self.y.to(device), self.mask.to(device), self.maps.to(device))
