@@ -42,15 +42,13 @@ def select_kspace(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], path: 
     """Return the name of the array that is k-space: the one asked for, `kspace` or `ksp`, or the only complex one.
 
     Raises:
-        InputError: none, or several that could be meant; what there is is listed.
+        InputError: none, or several that could be meant (what there is is listed), or one that is not complex.
 
     """
     listed = ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in list(arrays.items())[:12]) or "no arrays"
-    if dataset is not None:
-        if dataset in arrays:
-            return dataset
+    if dataset is not None and dataset not in arrays:
         raise InputError(f"{path} has no array {dataset!r}", why=f"it holds {listed}", fix="name one of these")
-    named = [n for n in arrays if n.lower() in KSPACE_NAMES]
+    named = [dataset] if dataset is not None else [n for n in arrays if n.lower() in KSPACE_NAMES]
     beside = (*MAPS_NAMES, *REFERENCE_NAMES, *CALIBRATION_NAMES, "mask")
     likely = named or [
         name
@@ -58,6 +56,9 @@ def select_kspace(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], path: 
         if complex_dtype(dtype) and len(shape) >= 2 and name.lower() not in beside
     ]
     if len(likely) == 1:
+        shape, dtype = arrays[likely[0]]
+        if not complex_dtype(dtype):
+            raise real_kspace(dtype, shape, f"{path}:{likely[0]}")
         return likely[0]
     if likely:
         raise InputError(
@@ -97,13 +98,10 @@ def assemble(
         maps: the store and name of coil maps in another file; they take the place of those in this one.
 
     Raises:
-        InputError: k-space that is not complex; a mask or maps that do not fit.
+        InputError: a mask or maps that do not fit.
 
     """
     path, arrays = store.path, store.arrays
-    shape, dtype = arrays[kspace]
-    if not complex_dtype(dtype):
-        raise real_kspace(dtype, shape, f"{path}:{kspace}")
     said = list(notes)
     others = {name.lower(): name for name in arrays if name != kspace}
 
@@ -145,7 +143,7 @@ def assemble(
         path=path,
         format=file_format,
         layout=layout,
-        dtype=dtype,
+        dtype=arrays[kspace][1],
         store=store,
         roles=Roles(kspace, mask_name, maps_name, reference, calibration),
         attributes=public_attributes(attributes or {}, said),
@@ -157,12 +155,21 @@ def assemble(
     )
 
 
+def is_public(name: str) -> bool:
+    """Whether a header value of this name is known to identify nobody."""
+    return _key(name) in ATTRIBUTES
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
 def public_attributes(found: Mapping[str, object], notes: list[str]) -> dict[str, Scalar]:
     """Keep the header values that are known to identify nobody; a note counts the others, without naming them."""
     kept: dict[str, Scalar] = {}
     for name, value in found.items():
-        key = re.sub(r"[\s-]+", "_", name.strip().lower())
-        if key in ATTRIBUTES and isinstance(value, (str, int, float, bool)):
+        key = _key(name)
+        if is_public(name) and isinstance(value, (str, int, float, bool)):
             kept[key] = "".join(c for c in value if c.isprintable())[:300] if isinstance(value, str) else value
     if len(kept) < len(found):
         notes.append(f"{len(found) - len(kept)} header values are not shown: they could identify a person")

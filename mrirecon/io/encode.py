@@ -22,14 +22,18 @@ def encode_hdf5(arrays: Mapping[str, np.ndarray], root: Attributes, attributes: 
 
     """
 
+    def plain(values: Attributes) -> dict[str, object]:
+        # Strings of fixed length: no heap, which is what breaks in a damaged file.
+        return {k: np.bytes_(v.encode("utf-8")) if isinstance(v, str) and v else v for k, v in values.items()}
+
     def encode(path: Path) -> None:
         import h5py
 
         with h5py.File(path, "w") as file:
             for name, array in arrays.items():
                 dataset = file.create_dataset(name, data=array, track_times=False)
-                dataset.attrs.update(attributes.get(name, {}))
-            file.attrs.update(root)
+                dataset.attrs.update(plain(attributes.get(name, {})))
+            file.attrs.update(plain(root))
 
     return encode
 
@@ -67,7 +71,9 @@ def encode_cfl(array: np.ndarray, dims: tuple[int, ...]) -> tuple[Encode, Encode
 
     def encode(path: Path) -> None:
         # Transposed and in Fortran order, BART's lowest dimension runs fastest.
-        np.ravel(array.transpose(order).astype("<c8", copy=False), order="F").tofile(path)
+        data = np.ravel(array.transpose(order).astype("<c8", copy=False), order="F")
+        with path.open("wb") as file:
+            file.write(data.data)
 
     return encode_text(header), encode
 

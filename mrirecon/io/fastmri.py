@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.assemble import KSPACE_NAMES, NEEDED_NAMES, Given, MapsSource, assemble, select_kspace
+from mrirecon.io.assemble import KSPACE_NAMES, NEEDED_NAMES, Given, MapsSource, assemble, is_public, select_kspace
 from mrirecon.io.axes import Layout, ask_axes, guess_axes, make_layout
 from mrirecon.io.hdf5 import GuardedFile, open_hdf5
 from mrirecon.io.header import padding, read_header, write_header
@@ -52,15 +52,22 @@ def read_hdf5(
         arrays, header_text = _survey(file, dataset, notes)
         name = select_kspace(arrays, path, dataset)
         kspace = file[name]
-        attributes: dict[str, Scalar] = {**file.attributes}
-        stated = kspace.attributes.get("axes")
+        named = file.attribute_names
+        beside = kspace.attribute_names
+        found = {key: file.attribute(key) for key in named if is_public(key)}
+        stated = kspace.attribute("axes") if "axes" in beside else None
         unwritten = kspace.unwritten_chunks
     if unwritten:
         notes.append(f"{unwritten} chunks of {name} were never written and read as zeros")
     known = header_text is not None or any(n in arrays for n in _FASTMRI)
-    known = known or any(a in attributes for a in _FASTMRI_ATTRIBUTES)
+    known = known or any(a in named for a in _FASTMRI_ATTRIBUTES)
+    attributes = {key: value for key, value in found.items() if value is not None}
+    if len(attributes) < len(named):
+        notes.append(f"{len(named) - len(attributes)} header values were not read: they could identify a person")
     where = f"{path}:{name}"
-    if axes is None and stated is None and "MATLAB_class" in kspace.attributes:
+    if axes is None and stated is None and "axes" in beside:
+        raise ask_axes(kspace.shape, where, "its attribute 'axes' cannot be read: write it as numpy.bytes_")
+    if axes is None and stated is None and "MATLAB_class" in beside:
         raise ask_axes(kspace.shape, where, "MATLAB wrote it, and stores the axes in reverse order")
     layout = _layout(kspace.shape, where, axes, None if stated is None else str(stated), known, notes)
     header = None

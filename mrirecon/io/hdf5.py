@@ -15,9 +15,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mrirecon.errors import InputError, MriReconError, ResourceError, UnsafeContentError
+from mrirecon.errors import InputError, UnsafeContentError
+from mrirecon.io.hdf5_values import Scalar, attribute_names, is_standard, read_attribute, read_string, reading
 from mrirecon.io.identify import has_hdf5_signature, regular_file, unreadable
-from mrirecon.io.limits import ATTRIBUTE_LIMIT, NAME_LIMIT, READ_LIMIT, SIZE_LIMIT, TEXT_LIMIT, is_numeric, refuse_bomb
+from mrirecon.io.limits import NAME_LIMIT, READ_LIMIT, SIZE_LIMIT, is_numeric, refuse_bomb
 
 Index = tuple[int | slice, ...]
 
@@ -91,10 +92,12 @@ class GuardedFile(Mapping[str, "GuardedDataset"]):
         return self._dataset(name, depth=0)
 
     def __iter__(self) -> Iterator[str]:
-        with _reading(self.path, "/"):
+        with reading(self.path, "/"):
             if len(self._file) > NAME_LIMIT:
                 raise InputError(f"{self.path} lists {len(self._file)} names", why=f"the limit is {NAME_LIMIT}")
-            return iter(list(self._file))
+            names = list(self._file)
+        # h5py returns a name that is not UTF-8 as bytes.
+        return iter([n.decode("utf-8", "surrogateescape") if isinstance(n, bytes) else n for n in names])
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -110,13 +113,17 @@ class GuardedFile(Mapping[str, "GuardedDataset"]):
         return True
 
     @property
-    def attributes(self) -> dict[str, str | int | float | bool]:
-        """Scalar attributes of the root group, as plain values; long ones and arrays are left out."""
-        return _attributes(self.path, self._file)
+    def attribute_names(self) -> list[str]:
+        """Names of the root group's attributes."""
+        return attribute_names(self.path, self._file)
+
+    def attribute(self, name: str) -> Scalar | None:
+        """Return a scalar attribute of the root group; None for arrays and objects."""
+        return read_attribute(self.path, self._file, name)
 
     def is_group(self, name: str) -> bool:
         """Whether `name` in the root is a group held by a hard link."""
-        with _reading(self.path, name):
+        with reading(self.path, name):
             links = self._file.id.links
             return (
                 name in self
@@ -152,12 +159,12 @@ class GuardedFile(Mapping[str, "GuardedDataset"]):
                 depth += 1
                 if depth > LINK_DEPTH:
                     raise InputError(f"{self.path} holds links that lead in a circle", where=name)
-                with _reading(self.path, name):
+                with reading(self.path, name):
                     target = node.id.links.get_val(part.encode("utf-8", "surrogateescape")).decode()
                 parts = [p for p in target.split("/") if p not in ("", ".")] + parts
                 node = self._file if target.startswith("/") else node
             elif info.type == h5py.h5l.TYPE_HARD:
-                with _reading(self.path, name):
+                with reading(self.path, name):
                     node = node[part]
             else:
                 raise UnsafeContentError(
@@ -175,7 +182,7 @@ class GuardedDataset:
     def __init__(self, file: GuardedFile, name: str, dataset: h5py.Dataset) -> None:
         self.name, self._file, self._dataset = name, file, dataset
         self.where = f"{file.path}:{name}"
-        with _reading(file.path, name):
+        with reading(file.path, name):
             if dataset.shape is None:
                 raise InputError(f"{self.where} is empty", fix="choose a dataset that holds an array")
             self.shape: tuple[int, ...] = tuple(int(n) for n in dataset.shape)
@@ -186,17 +193,24 @@ class GuardedDataset:
     def check(self, depth: int = 0) -> None:
         """Refuse foreign storage, unknown filters and sizes that the file cannot hold; see `GuardedFile`."""
         path = self._file.path
-        with _reading(path, self.name):
+        with reading(path, self.name):
             external, virtual, chunks = self._dataset.external, self._dataset.is_virtual, self._dataset.chunks
             pipeline = self._dataset.id.get_create_plist()
             filters = [int(pipeline.get_filter(i)[0]) for i in range(pipeline.get_nfilters())]
             sources = self._dataset.virtual_sources() if virtual else []
+            standard = not is_numeric(self.dtype) or is_standard(self._dataset.id.get_type())
         if external:
             raise UnsafeContentError(
                 f"{path} keeps its data in another file, which was not opened",
                 where=self.name,
                 why="external raw storage",
                 fix="copy the data into one file if you trust it",
+            )
+        if not standard:
+            raise InputError(
+                f"{self.where} has a number type that is not read",
+                why=f"it is stored otherwise than {self.dtype} usually is, or damaged",
+                fix="store it as a plain numpy type",
             )
         for number in filters:
             if number not in FILTERS:
@@ -231,14 +245,18 @@ class GuardedDataset:
         refuse_bomb(nbytes, min(self.storage, self._file.size), limit, self.where)
 
     @property
-    def attributes(self) -> dict[str, str | int | float | bool]:
-        """Scalar attributes of the dataset, as plain values."""
-        return _attributes(self._file.path, self._dataset)
+    def attribute_names(self) -> list[str]:
+        """Names of the dataset's attributes."""
+        return attribute_names(self._file.path, self._dataset)
+
+    def attribute(self, name: str) -> Scalar | None:
+        """Return a scalar attribute of the dataset; None for arrays and objects."""
+        return read_attribute(self._file.path, self._dataset, name)
 
     @property
     def unwritten_chunks(self) -> int:
         """How many chunks were declared and never written: those read as fill values."""
-        with _reading(self._file.path, self.name):
+        with reading(self._file.path, self.name):
             chunks = self._dataset.chunks
             if chunks is None or self._dataset.is_virtual:
                 return 0
@@ -263,53 +281,9 @@ class GuardedDataset:
         kept = [len(range(n)[i]) if isinstance(i, slice) else 1 for n, i in zip(self.shape, index, strict=False)]
         count = math.prod(kept) * math.prod(self.shape[len(index) :])
         self._refuse_bomb(count * self.dtype.itemsize, READ_LIMIT)
-        with _reading(self._file.path, self.name):
+        with reading(self._file.path, self.name):
             return np.asarray(self._dataset[index])
 
     def text(self) -> str:
         """Read one string (fastMRI keeps its header so), with bytes that are not UTF-8 replaced."""
-        if math.prod(self.shape) != 1 or self.nbytes > TEXT_LIMIT:
-            raise InputError(f"{self.where} is not one string", why=f"shape {self.shape}, type {self.dtype}")
-        with _reading(self._file.path, self.name):
-            value = np.asarray(self._dataset[()]).reshape(-1)[0]
-        text = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
-        if not isinstance(text, str) or len(text) > TEXT_LIMIT:
-            raise InputError(f"{self.where} is not a string of at most {TEXT_LIMIT} bytes")
-        return text
-
-
-def _attributes(path: Path, node: h5py.Group | h5py.Dataset) -> dict[str, str | int | float | bool]:
-    found: dict[str, str | int | float | bool] = {}
-    with _reading(path, "attributes"):
-        if len(node.attrs) > NAME_LIMIT:
-            raise InputError(f"{path} holds {len(node.attrs)} attributes", why=f"the limit is {NAME_LIMIT}")
-        for name in node.attrs:
-            attribute = h5py.h5a.open(node.id, name.encode("utf-8", "surrogateescape"))
-            if attribute.get_storage_size() > ATTRIBUTE_LIMIT or math.prod(attribute.shape or ()) != 1:
-                continue
-            value = node.attrs[name]
-            value = value.reshape(-1)[0] if isinstance(value, np.ndarray) and value.size else value
-            value = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
-            value = value.item() if isinstance(value, np.generic) else value
-            if isinstance(value, (str, int, float, bool)) and len(str(value)) <= ATTRIBUTE_LIMIT:
-                found[name] = value
-    return found
-
-
-@contextmanager
-def _reading(path: Path, where: str) -> Iterator[None]:
-    """Turn what libhdf5 and h5py raise on damaged content, which is of many types, into one typed error."""
-    try:
-        yield
-    except MriReconError:
-        raise
-    except MemoryError:
-        raise ResourceError(f"not enough memory to read {where} of {path}", fix="read fewer slices at once") from None
-    except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        checksum = "checksum" in text.lower() or "fletcher" in text.lower() or "filter" in text.lower()
-        raise InputError(
-            f"{where} of {path} cannot be read: {'a checksum or filter failed' if checksum else 'it is damaged'}",
-            why=text,
-            fix="copy or download the file again",
-        ) from None
+        return read_string(self._file.path, self._dataset, self.name)

@@ -70,8 +70,8 @@ def sniff(path: str | Path) -> Kind:
     """
     path = Path(path)
     header, data = cfl_pair(path)
-    named_so = path.suffix in (".cfl", ".hdr") or not path.exists()
-    if named_so and (header.exists() or data.exists()):
+    named_so = path.suffix in (".cfl", ".hdr") or not _is_there(path)
+    if named_so and (_is_there(header) or _is_there(data)):
         return "cfl"
     head = read_head(regular_file(path))
     if head.startswith(NPY_SIGNATURE):
@@ -139,6 +139,14 @@ def looks_like(head: bytes) -> str:
         return "JSON text"
     printable = sum(c.isprintable() or c.isspace() for c in text if c != "\ufffd")
     return "plain text" if text and printable == len(text) else "unknown binary data"
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _suggestion(path: Path) -> str:

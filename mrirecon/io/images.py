@@ -60,7 +60,10 @@ def pick(store: Store, names: Sequence[str], dataset: str | None = None) -> str:
     by_name = {name.lower(): name for name in numeric}
     found = [by_name[name] for name in names if name in by_name] or (numeric if len(numeric) == 1 else [])
     if dataset is not None or not found:
-        listed = ", ".join(f"{name} {shape}" for name, (shape, _) in list(store.arrays.items())[:12]) or "no arrays"
+        listed = (
+            ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in list(store.arrays.items())[:12])
+            or "no arrays"
+        )
         wanted = repr(dataset) if dataset is not None else " or ".join(names)
         raise InputError(f"{store.path} holds no {wanted}", why=f"it holds {listed}", fix="name the array so")
     return found[0]

@@ -112,7 +112,8 @@ def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> di
             notes.append("the mask marks none of the samples that were acquired")
             return {}
     box = find_calibration(used)
-    energy = np.square(np.abs(kspace)).sum(axis=0)
+    # Scaled first: squares of extreme values would overflow.
+    energy = np.square(np.abs(kspace) / np.abs(kspace).max()).sum(axis=0)
     peak = [int(i) for i in np.unravel_index(int(energy.argmax()), energy.shape)]
     offset = [p - n // 2 for p, n in zip(peak, used.shape, strict=True)]
     centred = all(abs(o) <= max(1, _FAR_FROM_CENTRE * n) for o, n in zip(offset, used.shape, strict=True))
@@ -126,7 +127,7 @@ def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> di
             "pattern": _pattern(used, scan.layout),
             "sampled": int(np.count_nonzero(used)),
             "of": used.size,
-            "acceleration": used.size / np.count_nonzero(used),
+            "acceleration": used.size / int(np.count_nonzero(used)),
         },
         "calibration": {
             axis: {"start": s.start, "size": s.stop - s.start} for axis, s in zip(scan.space, box, strict=True)

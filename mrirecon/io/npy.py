@@ -116,7 +116,7 @@ class NpzStore:
         name = member.filename[: -len(".npy")]
         try:
             with archive.open(member) as file:
-                header = read_header(file, f"{self.path}:{name}")
+                header = self._header(file, member, f"{self.path}:{name}")
         except InputError as error:
             # A neighbour that cannot be read must not keep k-space from being read; asking for it tells why.
             self.skipped[name] = error
@@ -142,15 +142,9 @@ class NpzStore:
         with self._archive() as archive, _npy_errors(where):
             member = archive.getinfo(name + ".npy")
             with archive.open(member) as file:
-                header = read_header(file, where)
+                header = self._header(file, member, where)
                 if not text:
                     _numeric(header.dtype, where)
-                if header.offset + header.nbytes != member.file_size:
-                    raise InputError(
-                        f"{where} is truncated or damaged",
-                        why=f"{member.file_size} of {header.offset + header.nbytes} bytes are there",
-                        fix="copy or download it again",
-                    )
                 refuse_bomb(header.nbytes, member.compress_size, READ_LIMIT, where)
                 data = bytearray(header.nbytes)
                 view, filled = memoryview(data), 0
@@ -162,6 +156,18 @@ class NpzStore:
                     filled += len(part)
         array = np.frombuffer(data, header.dtype) if data else np.zeros(0, header.dtype)
         return array.reshape(header.shape, order="F" if header.fortran else "C")
+
+    @staticmethod
+    def _header(file: IO[bytes], member: zipfile.ZipInfo, where: str) -> Header:
+        header = read_header(file, where)
+        wanted = header.offset + header.nbytes
+        if wanted != member.file_size:
+            raise InputError(
+                f"{where} is truncated or damaged",
+                why=f"{member.file_size} of {wanted} bytes are there",
+                fix="copy or download it again",
+            )
+        return header
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_read": {}}

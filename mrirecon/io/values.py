@@ -41,7 +41,7 @@ def to_complex64(values: np.ndarray, where: str) -> np.ndarray:
             finite = np.isfinite(values[names["r"]]).all() and np.isfinite(values[names["i"]]).all()
         else:
             result = values.astype(np.complex64)
-            finite = values.dtype.itemsize <= 8 or np.isfinite(values).all()
+            finite = values.dtype.itemsize > 8 and np.isfinite(values).all()
     if finite and not np.isfinite(result).all():
         raise SignalError(
             "k-space values do not fit in single precision",
