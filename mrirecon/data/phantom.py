@@ -101,10 +101,13 @@ def _field(rng: np.random.Generator, y: Real, x: Real, z: float, wavenumber: flo
 
     ``wavenumber`` is in radians per half of the longer side; along z it is a quarter of that.
     """
-    total = np.zeros(y.shape)
-    for _ in range(waves):
+    rows, columns = y[:, 0], x[0]
+    down, across = np.empty((len(rows), waves), np.complex64), np.empty((waves, len(columns)), np.complex64)
+    for wave in range(waves):
         angle, phase = rng.uniform(0, 2 * math.pi, 2)
         length = wavenumber * rng.uniform(0.6, 1.4)
         along = 0.25 * length * rng.normal()
-        total += np.cos(length * (math.sin(angle) * y + math.cos(angle) * x) + along * z + phase)
-    return total * math.sqrt(2 / waves)
+        # a plane wave is a product of its rows and its columns, so all of them are one product of matrices
+        down[:, wave] = np.exp(1j * (length * math.sin(angle) * rows + along * z + phase))
+        across[wave] = np.exp(1j * length * math.cos(angle) * columns)
+    return np.asarray((down @ across).real * math.sqrt(2 / waves))
