@@ -19,6 +19,7 @@ from PIL import Image
 
 from mrirecon import io
 from mrirecon.errors import InputError, ResourceError, SignalError, UsageError
+from mrirecon.io.atomic import move
 from mrirecon.io.cfl import CflStore
 
 ROOT = Path(__file__).parent.parent
@@ -533,6 +534,16 @@ def test_a_kill_while_writing_leaves_the_file_before_or_after(tmp_path: Path, su
         assert kspace.shape == (2, 100 * number, 50)
         seen += 1
     assert seen
+
+
+def test_a_pair_whose_second_half_cannot_be_moved_is_put_back(tmp_path: Path) -> None:
+    io.write_kspace(tmp_path / "k.cfl", random(1, 2, 4, 4))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    (tmp_path / "new").write_bytes(b"new")
+    targets, new = [tmp_path / "k.cfl", tmp_path / "k.hdr"], [tmp_path / "new", tmp_path / "gone"]
+    with pytest.raises(FileNotFoundError):
+        move(targets, new, [], never_mixed=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_what_a_killed_process_left_is_removed_later(tmp_path: Path) -> None:

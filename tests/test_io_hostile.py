@@ -462,7 +462,7 @@ def nan_maps(_: Path, file: h5py.File) -> None:
         (dangling, "link to nowhere"),
         (circle, "in a circle"),
         (missing_source, "link to nowhere"),
-        (own_source, "virtual datasets without end"),
+        (own_source, "virtual dataset under another"),
         (a_group, "no k-space"),
         (nothing, "no k-space"),
         (images_only, "no k-space"),

@@ -44,12 +44,16 @@ def atomic_path(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Itera
 
 @contextmanager
 def atomic_paths(
-    paths: Sequence[str | Path], *, inputs: Iterable[str | Path] = (), remove_first: Sequence[Path] = ()
+    paths: Sequence[str | Path], *, inputs: Iterable[str | Path] = (), never_mixed: bool = False
 ) -> Iterator[list[Path]]:
     """Do as `atomic_path` for files that belong together: none is moved before all are written.
 
-    They are moved one after the other. Where an old and a new one must never be seen together (a BART header and its
-    data), name what to remove before the first move.
+    Args:
+        paths: the files to write; they are moved in this order, within a fraction of a millisecond.
+        inputs: files that must not be overwritten.
+        never_mixed: an old and a new one must never stand together (a BART header and its data): the old ones are
+            moved aside first, so that after a kill at that very moment the last is missing rather than wrong.
+
     """
     targets = [Path(p) for p in paths]
     refuse_overwrite(targets, inputs)
@@ -59,7 +63,7 @@ def atomic_paths(
             for target in targets:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _remove_stale(target.parent)
-                temporary = target.parent / f"{_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(6)}.tmp"
+                temporary = _temporary(target.parent)
                 os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
                 temporaries.append(temporary)
             yield temporaries
@@ -67,16 +71,36 @@ def atomic_paths(
                 _flush(temporary)
                 with suppress(FileNotFoundError):
                     temporary.chmod(target.stat().st_mode & 0o777)
-            for path in remove_first:
-                path.unlink(missing_ok=True)
-            for target, temporary in zip(targets, temporaries, strict=True):
-                temporary.replace(target)
+            move(targets, list(temporaries), temporaries, never_mixed=never_mixed)
             for folder in {target.parent for target in targets}:
                 _flush(folder)
     finally:
         for temporary in temporaries:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def move(targets: list[Path], new: list[Path], leftovers: list[Path], *, never_mixed: bool) -> None:
+    """Move new files to their places; old ones that were put aside are added to `leftovers`, or put back on failure."""
+    aside: list[tuple[Path, Path]] = []
+    try:
+        # Renamed, not removed: freeing a file takes milliseconds, in which a kill would find half a pair.
+        for target in reversed(targets) if never_mixed else ():
+            if target.exists():
+                aside.append((_temporary(target.parent), target))
+                target.rename(aside[-1][0])
+        for target, temporary in zip(targets, new, strict=True):
+            temporary.replace(target)
+    except OSError:
+        for old, target in aside:
+            with suppress(OSError):
+                old.replace(target)
+        raise
+    leftovers.extend(old for old, _ in aside)
+
+
+def _temporary(folder: Path) -> Path:
+    return folder / f"{_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(6)}.tmp"
 
 
 def refuse_overwrite(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> None:

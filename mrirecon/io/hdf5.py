@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -46,7 +46,9 @@ def open_hdf5(path: str | Path) -> Iterator[GuardedFile]:
     try:
         yield GuardedFile(path, file)
     finally:
-        file.close()
+        # Nothing was written, so nothing is lost where libhdf5 cannot close a damaged file.
+        with suppress(Exception):
+            file.close()
 
 
 def _open(path: Path) -> h5py.File:
@@ -220,7 +222,10 @@ class GuardedDataset:
                     fix="repack it: h5repack -f GZIP=4 IN OUT",
                 )
         if virtual:
-            self.storage = sum(self._source(s.file_name, s.dset_name, depth).storage for s in sources)
+            if depth:
+                raise InputError(f"{self.where} is a virtual dataset under another", fix="copy the data out of both")
+            named = {(source.file_name, source.dset_name) for source in sources}
+            self.storage = sum(self._source(*pair).storage for pair in named)
         if not filters and not virtual and self.storage > self._file.size:
             raise InputError(
                 f"{self.where} does not fit in its file",
@@ -231,15 +236,13 @@ class GuardedDataset:
         if chunks is not None:
             self._refuse_bomb(math.prod(chunks) * self.dtype.itemsize, READ_LIMIT)
 
-    def _source(self, file_name: str, name: str, depth: int) -> GuardedDataset:
+    def _source(self, file_name: str, name: str) -> GuardedDataset:
         if file_name != "." or "%" in name:
             raise UnsafeContentError(
                 f"{self.where} is a virtual dataset over other files, which were not opened",
                 fix="copy the data into one file if you trust it",
             )
-        if depth >= LINK_DEPTH:
-            raise InputError(f"{self.where} is a virtual dataset of virtual datasets without end")
-        return self._file._dataset(name, depth + 1)
+        return self._file._dataset(name, depth=1)
 
     def _refuse_bomb(self, nbytes: int, limit: int) -> None:
         refuse_bomb(nbytes, min(self.storage, self._file.size), limit, self.where)

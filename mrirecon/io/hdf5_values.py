@@ -47,8 +47,8 @@ def read_attribute(path: Path, node: h5py.Group | h5py.Dataset, name: str) -> Sc
         kind = attribute.get_type()
         single = math.prod(attribute.shape or ()) == 1
         if kind.get_class() == h5py.h5t.STRING and kind.is_variable_str():
-            address = h5py.h5o.get_info(node.id).addr
-            if not single or attribute.get_storage_size() != POINTER.size:
+            address = getattr(h5py.h5o.get_info(node.id), "addr", None)
+            if address is None or not single or attribute.get_storage_size() != POINTER.size:
                 return None
             with path.open("rb") as file:
                 text = attribute_string(file, address, node.file.userblock_size, name.encode())

@@ -213,12 +213,12 @@ def _commit(
     path: str | Path,
     sidecar: Mapping[str, object] | None,
     inputs: Iterable[str | Path],
-    remove_first: Sequence[Path] = (),
+    never_mixed: bool = False,
 ) -> list[Path]:
     """Write files, and a sidecar that names them with their hashes, and only then move them to their places."""
     targets = list(files)
     beside = [] if sidecar is None else [sidecar_path(path)]
-    with atomic_paths([*targets, *beside], inputs=inputs, remove_first=remove_first) as temporaries:
+    with atomic_paths([*targets, *beside], inputs=inputs, never_mixed=never_mixed) as temporaries:
         outputs = []
         for target, temporary in zip(targets, temporaries, strict=False):
             files[target](temporary)
@@ -249,8 +249,7 @@ def _write_cfl(
         raise UsageError(f"BART has no dimension for the axis {axes[dims.index(-1)]!r}", fix="write h5 or npz")
     header, data = cfl_pair(path)
     encode_header, encode_data = encode_cfl(array, dims)
-    # An old header must never stand beside new data: killed in between, there is no pair rather than a wrong one.
-    return _commit({data: encode_data, header: encode_header}, data, sidecar, inputs, remove_first=[header])
+    return _commit({data: encode_data, header: encode_header}, data, sidecar, inputs, never_mixed=True)
 
 
 def _format(path: str | Path, format: str | None) -> ImageFormat:
