@@ -30,35 +30,37 @@ def rss() -> Reconstructor:
     return Reconstructor(Unrolled([CoilImages()]))
 
 
-@register()
-def sense(*, lam: Weight = 0.01, iterations: Count = 50, tolerance: Weight = 1e-4) -> Reconstructor:
+@register(weighted=True)
+def sense(*, lam: Weight = 0.015, iterations: Count = 50, tolerance: Weight = 1e-4) -> Reconstructor:
     """CG-SENSE: least squares with Tikhonov regularization, by conjugate gradients."""
     return Reconstructor(Unrolled([ConjugateGradient(lam)], iterations, tolerance=tolerance))
 
 
-@register()
+@register(weighted=True)
 def cs(
     *,
-    lam: Weight = 0.005,
+    lam: Weight = 0.003,
     solver: Solver = "fista",
-    wavelet: str = "db4",
+    wavelet: str = "haar,db2,db4",
     shifts: bool = True,
     iterations: Count = 100,
-    tolerance: Weight = 1e-3,
+    tolerance: Weight = 5e-4,
     rho: Positive = 0.1,
     seed: int = 0,
     ndim: Dims = 2,
 ) -> Reconstructor:
     """Compressed sensing: l1 norm of orthogonal wavelet details (Lustig et al., MRM 58:1182, 2007)."""
     # Splitting methods hold the wavelet grid fixed; only FISTA can move it at every iteration.
-    regularizer = WaveletL1(ndim, wavelet, shifts=shifts and solver == "fista", seed=seed)
-    return Reconstructor(Unrolled([_solver(solver, regularizer, lam, rho)], iterations, tolerance=tolerance))
+    moving = shifts and solver == "fista"
+    regularizer = WaveletL1(ndim, wavelet, shifts=moving, seed=seed)
+    step = _solver(solver, regularizer, lam, rho, average=20 if moving else 1)
+    return Reconstructor(Unrolled([step], iterations, tolerance=tolerance))
 
 
-@register()
+@register(weighted=True)
 def cs_tv(
     *,
-    lam: Weight = 0.003,
+    lam: Weight = 0.002,
     solver: Solver = "fista",
     iterations: Count = 100,
     tolerance: Weight = 1e-3,
@@ -69,9 +71,9 @@ def cs_tv(
     return Reconstructor(Unrolled([_solver(solver, TotalVariation(ndim), lam, rho)], iterations, tolerance=tolerance))
 
 
-def _solver(name: Solver, regularizer: Regularizer, lam: float, rho: float) -> Step:  # type: ignore[type-arg]
+def _solver(name: Solver, regularizer: Regularizer, lam: float, rho: float, average: int = 1) -> Step:  # type: ignore[type-arg]
     if name == "fista":
-        return Fista(regularizer, lam)
+        return Fista(regularizer, lam, average)
     if name == "admm":
         return Admm(regularizer, lam, rho)
     return PrimalDual(regularizer, lam)

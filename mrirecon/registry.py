@@ -24,6 +24,7 @@ class Method:
     name: str
     build: Callable[..., Reconstructor]
     maps: bool  # whether it reads coil maps
+    weighted: bool  # whether it is regularized, so that maps may carry a prior on where signal is
     learned: bool
 
     @property
@@ -46,7 +47,7 @@ class Method:
 _METHODS: dict[str, Method] = {}
 
 
-def register(*, maps: bool = True, learned: bool = False) -> Callable[[Factory], Factory]:
+def register(*, maps: bool = True, weighted: bool = False, learned: bool = False) -> Callable[[Factory], Factory]:
     """Enrol a function with keyword-only options as a method; its name, with dashes, becomes the method's name."""
 
     def enrol(build: Factory) -> Factory:
@@ -56,7 +57,7 @@ def register(*, maps: bool = True, learned: bool = False) -> Callable[[Factory],
         for q in inspect.signature(build).parameters.values():
             if q.kind is not inspect.Parameter.KEYWORD_ONLY:
                 raise ValueError(f"option {q.name!r} of method {name!r} must be keyword-only")
-        _METHODS[name] = Method(name, build, maps, learned)
+        _METHODS[name] = Method(name, build, maps, weighted, learned)
         return build
 
     return enrol

@@ -20,6 +20,19 @@ from mrirecon.errors import UsageError
 from mrirecon.operators import Gradient, LinearOperator, per_item
 
 
+def check_wavelet(name: str) -> pywt.Wavelet:
+    """Return an orthogonal wavelet by name.
+
+    Raises:
+        UsageError: there is none of that name.
+
+    """
+    if name not in pywt.wavelist(kind="discrete") or not pywt.Wavelet(name).orthogonal:
+        choices = ", ".join(w for family in ("haar", "db", "sym", "coif") for w in pywt.wavelist(family)[:4])
+        raise UsageError(f"{name!r} is not an orthogonal wavelet", fix=f"choose one of {choices}, …")
+    return pywt.Wavelet(name)
+
+
 @lru_cache(maxsize=64)
 def _dwt_matrix(n: int, wavelet: str) -> np.ndarray:
     """One level of the orthogonal periodic wavelet transform of length n, as an n×n matrix: low-pass rows, then high.
@@ -28,10 +41,7 @@ def _dwt_matrix(n: int, wavelet: str) -> np.ndarray:
     transform. On a circle of odd length the rows that meet at the seam overlap, so they are orthogonalised there
     (Löwdin, which moves every row as little as possible): the transform stays orthogonal and no sample is set aside.
     """
-    filters = pywt.Wavelet(wavelet)
-    if not filters.orthogonal:
-        choices = ", ".join(w for f in ("haar", "db", "sym", "coif") for w in pywt.wavelist(f)[:4])
-        raise UsageError(f"wavelet {wavelet!r} is not orthogonal", fix=f"choose one of {choices}, …")
+    filters = check_wavelet(wavelet)
     lo, hi = np.array(filters.rec_lo), np.array(filters.rec_hi)
 
     def rows(taps: np.ndarray, count: int) -> np.ndarray:
@@ -176,8 +186,9 @@ class WaveletL1(Regularizer):
     """φ = ℓ1 norm of the wavelet details; the approximation, which is not sparse, is not penalised.
 
     With ``shifts`` the grid is moved at random at every iteration, which removes the block artefacts of a decimated
-    transform (random cycle spinning: Kamilov et al., IEEE TIP 21:3048, 2012; BART does the same). The shift is a
-    function of (seed, iteration) and equal for all items.
+    transform (random cycle spinning: Kamilov et al., IEEE TIP 21:3048, 2012; BART does the same). In the same way
+    several wavelets, separated by commas, take turns at random: short filters keep edges, long ones smooth texture.
+    Shift and turn are functions of (seed, iteration), equal for all items. Value and splitting use the first wavelet.
     """
 
     ndim: int = 2
@@ -186,9 +197,13 @@ class WaveletL1(Regularizer):
     shifts: bool = True
     seed: int = 0
 
-    def operator(self) -> Wavelet:
-        """Return the wavelet transform."""
-        return Wavelet(self.ndim, self.wavelet, self.coarsest)
+    def __post_init__(self) -> None:
+        for name in self.wavelet.split(","):
+            check_wavelet(name)
+
+    def operator(self, turn: int = 0) -> Wavelet:
+        """Return the wavelet transform, of the first wavelet or of another."""
+        return Wavelet(self.ndim, self.wavelet.split(",")[turn], self.coarsest)
 
     @property
     def norm2(self) -> float:
@@ -203,25 +218,27 @@ class WaveletL1(Regularizer):
     def shrink(self, v: Tensor, t: Tensor | float) -> Tensor:
         """Soft-threshold the details (B, M, *space)."""
         out = soft_threshold(v, t)
+        # The corner has the same place for every wavelet.
         corner = _corner(self.operator().shapes(tuple(v.shape[-self.ndim :]))[-1])
         out[corner] = v[corner]
         return out
 
     def prox(self, x: Tensor, t: Tensor | float, iteration: int, warm: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return Wᴴ shrink(W x, t), on the grid of this iteration."""
-        w, axes = self.operator(), tuple(range(-self.ndim, 0))
-        shift = self._shift(tuple(x.shape[-self.ndim :]), iteration)
+        turn, shift = self._draw(tuple(x.shape[-self.ndim :]), iteration)
+        w, axes = self.operator(turn), tuple(range(-self.ndim, 0))
         moved = x.roll(shift, axes) if any(shift) else x
         out = w.adjoint(self.shrink(w(moved), t))
         return out.roll(tuple(-s for s in shift), axes) if any(shift) else out, None
 
-    def _shift(self, space: tuple[int, ...], iteration: int) -> tuple[int, ...]:
+    def _draw(self, space: tuple[int, ...], iteration: int) -> tuple[int, tuple[int, ...]]:
+        """Return whose turn it is, and the shift of the grid."""
         if not self.shifts:
-            return (0,) * self.ndim
+            return 0, (0,) * self.ndim
         # One level doubles the period of the grid: beyond 2**levels a shift repeats.
         period = 2 ** (len(self.operator().shapes(space)) - 1)
         rng = np.random.default_rng([self.seed, iteration])
-        return tuple(int(rng.integers(period)) for _ in space)
+        return int(rng.integers(self.wavelet.count(",") + 1)), tuple(int(rng.integers(period)) for _ in space)
 
     def _details(self, w: Tensor) -> Tensor:
         keep = torch.ones(w.shape[-self.ndim :], dtype=w.real.dtype, device=w.device)

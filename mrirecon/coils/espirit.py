@@ -86,8 +86,7 @@ def espirit(
     ]
     maps = torch.stack([m for m, _ in found])
     values = torch.stack([v for _, v in found])
-    weight = _weight(values, crop, soft).to(values.dtype)
-    return CoilMaps(maps * weight.unsqueeze(2), values)
+    return CoilMaps(maps * crop_weights(values, crop, soft).unsqueeze(2), values)
 
 
 def _one(
@@ -124,7 +123,8 @@ def _taps(calibration: Tensor, kernel: int, threshold: float) -> Tensor:
     taps = projector.new_zeros(coils, coils, *[2 * kernel - 1] * ndim)
     for a in torch.cartesian_prod(*[torch.arange(kernel)] * ndim).reshape(-1, ndim).tolist():
         taps[(..., *(slice(i, i + kernel) for i in a))] += projector[(slice(None), slice(None), *a)]
-    return taps / kernel**ndim
+    scaled: Tensor = taps / kernel**ndim
+    return scaled
 
 
 def _evaluate(taps: Tensor, space: tuple[int, ...]) -> Tensor:
@@ -243,8 +243,8 @@ def _reference_phase(vectors: Tensor, principal: Tensor) -> Tensor:
     return vectors * turn.unsqueeze(1)
 
 
-def _weight(values: Tensor, crop: float, soft: bool) -> Tensor:
-    """Return the weight of each voxel: a cut at ``crop``, or a smooth rise around it."""
+def crop_weights(values: Tensor, crop: float, soft: bool = True) -> Tensor:
+    """Return the weight of each voxel by its eigenvalue: a cut at ``crop``, or a smooth rise around it."""
     if crop <= 0:
         return torch.ones_like(values)
     if not soft:
