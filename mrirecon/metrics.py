@@ -82,7 +82,8 @@ def ssim_map(
     vx, vy, vxy = unbiased * (xx - mx * mx), unbiased * (yy - my * my), unbiased * (xy - mx * my)
     ux, uy = mx + anchor, my + anchor
     c1, c2 = (k1 * span) ** 2, (k2 * span) ** 2
-    return (2 * ux * uy + c1) * (2 * vxy + c2) / ((ux * ux + uy * uy + c1) * (vx + vy + c2))
+    local: Tensor = (2 * ux * uy + c1) * (2 * vxy + c2) / ((ux * ux + uy * uy + c1) * (vx + vy + c2))
+    return local
 
 
 def _local_means(x: Tensor, window: int) -> Tensor:
