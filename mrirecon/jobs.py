@@ -6,6 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -159,7 +160,7 @@ def _scores(images: np.ndarray, reference: np.ndarray, path: Path) -> dict[str, 
             fix="give a reference of the same slices and matrix",
         )
     found = scores(images, reference)
-    return {"mean": mean_score(found)._asdict(), "slices": [one._asdict() for one in found]}
+    return {"mean": asdict(mean_score(found)), "slices": [asdict(one) for one in found]}
 
 
 def versions() -> dict[str, str]:
