@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -184,8 +184,7 @@ def least_squares_scale(image: Array, reference: Array, region: Array) -> Tensor
     return torch.where(power > 0, (unit * r).sum((-2, -1)) / (power * peak), 0.0)
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """The one score; see the head of this file.
 
     Attributes:
@@ -201,7 +200,7 @@ class Score:
     psnr: float | None
     nmse: float | None
     scale: float | None
-    reasons: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str]
 
 
 def score(image: Array, reference: Array) -> Score:
@@ -252,7 +251,7 @@ def _score(x: Tensor, r: Tensor) -> Score:
     if not math.isfinite(scale):
         return _undefined("the image is too faint to be scaled")
     x = x * scale
-    reasons = {}
+    reasons: dict[str, str] = {}
     similarity = noise = None
     edge = WINDOW // 2
     if bool(region[edge:-edge, edge:-edge].any()):
