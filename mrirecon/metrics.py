@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -184,7 +184,8 @@ def least_squares_scale(image: Array, reference: Array, region: Array) -> Tensor
     return torch.where(power > 0, (unit * r).sum((-2, -1)) / (power * peak), 0.0)
 
 
-class Score(NamedTuple):
+@dataclass(frozen=True)
+class Score:
     """The one score; see the head of this file.
 
     Attributes:
@@ -200,7 +201,7 @@ class Score(NamedTuple):
     psnr: float | None
     nmse: float | None
     scale: float | None
-    reasons: dict[str, str]
+    reasons: dict[str, str] = field(default_factory=dict)
 
 
 def score(image: Array, reference: Array) -> Score:
@@ -251,7 +252,7 @@ def _score(x: Tensor, r: Tensor) -> Score:
     if not math.isfinite(scale):
         return _undefined("the image is too faint to be scaled")
     x = x * scale
-    reasons: dict[str, str] = {}
+    reasons = {}
     similarity = noise = None
     edge = WINDOW // 2
     if bool(region[edge:-edge, edge:-edge].any()):
