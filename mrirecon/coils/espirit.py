@@ -163,8 +163,8 @@ def _refine(taps: Tensor, vectors: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """
     coils, space = vectors.shape[1], tuple(vectors.shape[2:])
     first = _waves(taps, axis=2, size=space[0])
-    for axis, n in enumerate(space[1:], start=3):
-        taps = torch.tensordot(taps, _waves(taps, axis, n), dims=([3], [0]))
+    for n in space[1:]:  # each product moves its axis last, and the next tap axis to place 3
+        taps = torch.tensordot(taps, _waves(taps, axis=3, size=n), dims=([3], [0]))
     slab = max(1, _SLAB // (coils**2 * max(1, taps[0, 0, 0].numel())))
     refined, values = [], []
     for start in range(0, space[0], slab):
