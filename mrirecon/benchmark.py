@@ -6,12 +6,11 @@ first swept over λ, and timed at its own best: speed counts only at equal or lo
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import resource
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from mrirecon.allocator import keep_freed_memory
 from mrirecon.calibrate import ItemMaps
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import espirit
@@ -34,6 +34,7 @@ from mrirecon.registry import build
 
 Case = Literal["espirit", "wavelet", "wavelet2d", "tv"]
 CASES: tuple[Case, ...] = ("espirit", "wavelet", "wavelet2d", "tv")
+_ECALIB = "ecalib -m 1 -r 24 k s"
 _SWEEP = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 
 
@@ -116,6 +117,7 @@ def run(
     if unknown:
         raise UsageError(f"unknown benchmark case {sorted(unknown)[0]!r}", fix=f"choices: {', '.join(CASES)}")
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as our commands do
     with tempfile.TemporaryDirectory() as folder:
         return [_case(case, size, coils, rounds, threads, Path(folder), progress) for case in cases]
 
@@ -124,21 +126,28 @@ def _case(
     case: Case, size: int, coils: int, rounds: int, threads: int, folder: Path, progress: Callable[[str], None]
 ) -> Timing:
     scan = _simulate(case, size, coils, threads, folder)
+    ours, command = _ours(case, scan), _theirs(case, scan)
+
+    def theirs(lam: float) -> np.ndarray:
+        return _bart(scan, command(lam), "s" if case == "espirit" else "x")
+
     has_bart = shutil.which("bart") is not None
     if has_bart:
         _write_cfl(folder / "k", np.moveaxis(scan.kspace, 0, -1)[:, :, None, :])
-        _bart(scan, "ecalib -m 1 -r 24 k s")
-    ours, theirs, settings = _best(case, scan, has_bart, progress)
-    ours()  # one round that does not count
-    if has_bart:
-        theirs()
+        _bart(scan, _ECALIB)
+    lam, other_lam = 0.0, 0.0
+    if case != "espirit":
+        progress(f"{case}: sweep over λ")
+        lam = min(_SWEEP, key=lambda value: scan.error(ours(value)))
+        other_lam = min(_SWEEP, key=lambda value: scan.error(theirs(value))) if has_bart else 0.0
+    ours(lam)  # one round that does not count
     pairs: list[tuple[float, float]] = []
     for number in range(rounds):
         progress(f"{case}: round {number + 1} of {rounds}")
         start = time.perf_counter()
-        image = ours()
+        image = ours(lam)
         middle = time.perf_counter()
-        other = theirs() if has_bart else None
+        other = theirs(other_lam) if has_bart else None
         pairs.append((middle - start, time.perf_counter() - middle))
     return Timing(
         case=case,
@@ -147,39 +156,33 @@ def _case(
         ratio=statistics.median(b / a for a, b in pairs) if has_bart else None,
         ours_error=None if case == "espirit" else scan.error(image),
         bart_error=None if case == "espirit" or other is None else scan.error(other),
-        ours_mib=_our_memory(ours),
-        bart_mib=_bart_memory(scan, settings[1]) if has_bart else None,
-        settings=f"ours {settings[0]}; bart {settings[1]}",
+        ours_mib=_our_memory(scan, case, lam),
+        bart_mib=_bart_memory(scan, command(other_lam)) if has_bart else None,
+        settings=f"ours λ = {lam:g}; bart {command(other_lam)}",
     )
 
 
-def _best(
-    case: Case, scan: _Scan, has_bart: bool, progress: Callable[[str], None]
-) -> tuple[Callable[[], np.ndarray], Callable[[], np.ndarray], tuple[str, str]]:
-    """Return our job and BART's, each at its best λ, and what they are."""
+def _ours(case: Case, scan: _Scan) -> Callable[[float], np.ndarray]:
+    """Return our job as a function of λ."""
     if case == "espirit":
-        ecalib = "ecalib -m 1 -r 24 k s"
-        return lambda: scan.maps().cropped().numpy(), lambda: _bart(scan, ecalib, "s"), ("espirit", ecalib)
-    maps = scan.maps()
-    problem, prior = pose(scan.kspace, scan.mask, maps, weighted=True)
-    method, term, steps = ("cs-tv", "T", 100) if case == "tv" else ("cs", "W", 60)
+        return lambda _: scan.maps().cropped().numpy()
+    problem, prior = pose(scan.kspace, scan.mask, scan.maps(), weighted=True)
+    method = "cs-tv" if case == "tv" else "cs"
 
-    def ours(lam: float) -> np.ndarray:
+    def job(lam: float) -> np.ndarray:
         with torch.inference_mode():
             image = build(method, {"lam": lam}).run(problem).image * prior
         return np.asarray(image[0, 0].numpy())
 
-    def command(lam: float) -> str:
-        return f"pics -S -i {steps} -R {term}:3:0:{lam} k s x"
+    return job
 
-    progress(f"{case}: sweep over λ")
-    best = min(_SWEEP, key=lambda lam: scan.error(ours(lam)))
-    other = min(_SWEEP, key=lambda lam: scan.error(_bart(scan, command(lam), "x"))) if has_bart else 0.0
-    return (
-        lambda: ours(best),
-        lambda: _bart(scan, command(other), "x"),
-        (f"{method} λ = {best:g}", command(other)),
-    )
+
+def _theirs(case: Case, scan: _Scan) -> Callable[[float], str]:
+    """Return BART's command as a function of λ."""
+    if case == "espirit":
+        return lambda _: _ECALIB
+    term, steps = ("T", 100) if case == "tv" else ("W", 60)
+    return lambda lam: f"pics -S -i {steps} -R {term}:3:0:{lam} k s x"
 
 
 def _simulate(case: Case, size: int, coils: int, threads: int, folder: Path) -> _Scan:
@@ -200,35 +203,45 @@ def _bart(scan: _Scan, command: str, result: str | None = None) -> np.ndarray:
     return np.empty(0) if result is None else _read_cfl(scan.folder / result)
 
 
+# A child inherits its parent's peak across exec, so BART is started, and weighed, by a small process of its own.
+_WEIGH = (
+    "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+)
+_WEIGH_OURS = "import sys; from mrirecon.benchmark import weigh; weigh(*sys.argv[1:])"
+
+
 def _bart_memory(scan: _Scan, command: str) -> float:
-    """Peak resident memory of BART's process in MiB, by the kernel's account of a child of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_child_peak, (["bart", *command.split()], str(scan.folder), scan.threads))
+    """Return the peak resident memory of BART's process in MiB, by the kernel's account."""
+    return _told(scan, ["-c", _WEIGH, "bart", *command.split()]) / 1024
 
 
-def _child_peak(command: list[str], folder: str, threads: int) -> float:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+def _our_memory(scan: _Scan, case: Case, lam: float) -> float:
+    """Return our peak resident memory in MiB above imports and data, in a process of its own."""
+    np.savez(scan.folder / "scan.npz", kspace=scan.kspace, mask=scan.mask, truth=scan.truth)
+    return _told(scan, ["-c", _WEIGH_OURS, case, str(lam), str(scan.threads), str(scan.folder)]) / 1024
 
 
-def _our_memory(job: Callable[[], object]) -> float:
-    """Peak resident memory in MiB above the level before the job, in a fork of this process."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        # Threads do not survive a fork: one thread, and the allocator's own memory, are what is measured.
-        torch.set_num_threads(1)
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _resident()
-        job()
-        os.write(writer, str(_peak() - before).encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        text = pipe.read()
-    os.waitpid(child, 0)
-    return float(text) / 1024
+def _told(scan: _Scan, arguments: list[str]) -> float:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(scan.threads)}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=scan.folder, env=environment, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def weigh(case: Case, lam: str, threads: str, folder: str) -> None:
+    """Print how far one job raises this process's peak memory, in KiB; `run` calls it in a process of its own."""
+    with np.load(Path(folder) / "scan.npz") as stored:
+        scan = _Scan(stored["kspace"], stored["mask"], stored["truth"], int(threads), Path(folder))
+    torch.set_num_threads(int(threads))
+    keep_freed_memory()
+    job = _ours(case, scan)
+    # FFT and thread pools are part of the libraries, as BART's are of its binary, which is weighed whole.
+    torch.fft.fft2(torch.zeros(8, 8, dtype=torch.complex64))
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    job(float(lam))
+    print(_status("VmHWM") - before)
 
 
 def _status(name: str) -> int:
@@ -236,14 +249,6 @@ def _status(name: str) -> int:
         if line.startswith(name):
             return int(line.split()[1])
     raise UsageError("memory cannot be measured here", why=f"/proc/self/status has no {name}", fix="run on Linux")
-
-
-def _resident() -> int:
-    return _status("VmRSS")
-
-
-def _peak() -> int:
-    return _status("VmHWM")
 
 
 def _write_cfl(path: Path, array: np.ndarray) -> None:

@@ -44,7 +44,7 @@ def cs(
     wavelet: str = "haar,db2,db4",
     shifts: bool = True,
     iterations: Count = 100,
-    tolerance: Weight = 5e-4,
+    tolerance: Weight = 1.5e-3,
     rho: Positive = 0.1,
     seed: int = 0,
     ndim: Dims = 2,
@@ -63,7 +63,7 @@ def cs_tv(
     lam: Weight = 0.002,
     solver: Solver = "fista",
     iterations: Count = 100,
-    tolerance: Weight = 1e-3,
+    tolerance: Weight = 4e-3,
     rho: Positive = 0.1,
     ndim: Dims = 2,
 ) -> Reconstructor:

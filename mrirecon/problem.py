@@ -6,6 +6,7 @@ rounding, and a test says so.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,8 +21,9 @@ class _Prepared:
     """What every iteration needs again: built once, before the first step, so that checkpointing sees it as given."""
 
     adjoint: Tensor  # Aᴴ y (B, M, *space)
-    maps: Tensor  # S with the image origin moved to index 0, so that no coil image is ever shifted
-    mask: Tensor  # M with the k-space origin moved to index 0
+    mask: (
+        Tensor  # M over the number of samples transformed, k-space origin at index 0, of length 1 where it is constant
+    )
     axes: tuple[int, ...]  # the axes along which the mask varies: along the others Fᴴ F cancels
     bound: Tensor  # (B,) upper bound of the largest eigenvalue of Aᴴ A
 
@@ -94,10 +96,12 @@ class Problem:
         # Gershgorin: the row sums of the M×M Gram matrix of each voxel bound its largest eigenvalue; exact for one set
         # of maps and for orthogonal ones, which is what ESPIRiT gives.
         rows = self.maps.abs().square().sum(2) if gram is None else gram.abs().sum(2)
+        mask = self.mask
+        for a in set(self.axes) - set(varying):
+            mask = mask.narrow(a, 0, 1)
         cache = _Prepared(
             adjoint=self.A.adjoint(self.y),
-            maps=torch.fft.ifftshift(self.maps, self.axes),
-            mask=torch.fft.ifftshift(self.mask, self.axes),
+            mask=torch.fft.ifftshift(mask, self.axes) / math.prod(mask.shape[2:]),
             axes=varying,
             bound=rows.flatten(1).amax(1),
         )
@@ -119,16 +123,16 @@ class Problem:
         """Return Aᴴ A x for x (B, M, *space)."""
         if self.cache is None:
             return self.A.normal(x)
+        # The image's origin needs no moving: a shift is a phase in k-space, which commutes with the mask and cancels.
         c = self.cache
-        k = weight(c.maps, torch.fft.ifftshift(x, self.axes))
+        k = weight(self.maps, x)
         if c.axes:
             k = torch.fft.fftn(k, dim=c.axes)
-            # The two transforms are unnormalised on the way out and carry 1/n on the way back: one scaling, not two.
-            k = torch.fft.ifftn(k.mul_(c.mask), dim=c.axes)
+            # Both transforms go unnormalised: the mask carries 1/n.
+            k = torch.fft.ifftn(k.mul_(c.mask), dim=c.axes, norm="forward")
         elif not bool(c.mask.all()):
             k = k * c.mask
-        out: Tensor = torch.fft.fftshift(combine(c.maps, k), self.axes)
-        return out
+        return combine(self.maps, k)
 
     def gradient(self, x: Tensor) -> Tensor:
         """Return Aᴴ (A x − y), the gradient of ½‖A x − y‖² (B, M, *space)."""

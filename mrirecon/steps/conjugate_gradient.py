@@ -41,9 +41,9 @@ def cg_step(operator: Callable[[Tensor], Tensor], s: CgState) -> CgState:
 
 
 def conjugate_gradient(
-    operator: Callable[[Tensor], Tensor], b: Tensor, x: Tensor, iterations: int, tolerance: float = 0.0
+    operator: Callable[[Tensor], Tensor], b: Tensor, x: Tensor | None, iterations: int, tolerance: float = 0.0
 ) -> Tensor:
-    """Return x after ``iterations`` of CG on H x = b, or when every item has ‖r‖ ≤ tolerance·‖b‖."""
+    """Return x after ``iterations`` of CG on H x = b from x (None: 0), or when every item has ‖r‖ ≤ tolerance·‖b‖."""
     s, limit = cg_start(operator, b, x), tolerance * norm(b)
     for _ in range(iterations):
         if tolerance and bool((s.rr.sqrt() <= limit).all()):
