@@ -21,7 +21,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from mrirecon.allocator import keep_freed_memory
 from mrirecon.calibrate import ItemMaps
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import espirit
@@ -49,8 +48,8 @@ class Timing:
         ratio: BART's time over ours.
         ours_error: NRMSE inside the object, at our best λ; None for maps.
         bart_error: at BART's best λ.
-        ours_mib: peak memory above what the imports and the data take.
-        bart_mib: peak memory of its process.
+        ours_mib: peak memory, data included, above that of the program.
+        bart_mib: likewise.
         settings: what was run, with λ.
 
     """
@@ -117,7 +116,6 @@ def run(
     if unknown:
         raise UsageError(f"unknown benchmark case {sorted(unknown)[0]!r}", fix=f"choices: {', '.join(CASES)}")
     torch.set_num_threads(threads)
-    keep_freed_memory()  # as our commands do
     with tempfile.TemporaryDirectory() as folder:
         return [_case(case, size, coils, rounds, threads, Path(folder), progress) for case in cases]
 
@@ -162,11 +160,11 @@ def _case(
     )
 
 
-def _ours(case: Case, scan: _Scan) -> Callable[[float], np.ndarray]:
-    """Return our job as a function of λ."""
+def _ours(case: Case, scan: _Scan, maps: ItemMaps | None = None) -> Callable[[float], np.ndarray]:
+    """Return our job as a function of λ, with maps of the scan or these."""
     if case == "espirit":
         return lambda _: scan.maps().cropped().numpy()
-    problem, prior = pose(scan.kspace, scan.mask, scan.maps(), weighted=True)
+    problem, prior = pose(scan.kspace, scan.mask, maps or scan.maps(), weighted=True)
     method = "cs-tv" if case == "tv" else "cs"
 
     def job(lam: float) -> np.ndarray:
@@ -212,13 +210,17 @@ _WEIGH_OURS = "import sys; from mrirecon.benchmark import weigh; weigh(*sys.argv
 
 
 def _bart_memory(scan: _Scan, command: str) -> float:
-    """Return the peak resident memory of BART's process in MiB, by the kernel's account."""
-    return _told(scan, ["-c", _WEIGH, "bart", *command.split()]) / 1024
+    """Return BART's peak memory in MiB, its data included, above that of a job of nothing, by the kernel's account."""
+    nothing = _told(scan, ["-c", _WEIGH, "bart", "ones", "2", "8", "8", "none"])
+    return (_told(scan, ["-c", _WEIGH, "bart", *command.split()]) - nothing) / 1024
 
 
 def _our_memory(scan: _Scan, case: Case, lam: float) -> float:
-    """Return our peak resident memory in MiB above imports and data, in a process of its own."""
-    np.savez(scan.folder / "scan.npz", kspace=scan.kspace, mask=scan.mask, truth=scan.truth)
+    """Return our peak memory in MiB, its data included, above that of the program, in a process of its own."""
+    maps = scan.maps()
+    assert maps.values is not None
+    stored = {"maps": maps.maps.numpy(), "values": maps.values.numpy(), "mask": scan.mask, "truth": scan.truth}
+    np.savez(scan.folder / "scan.npz", allow_pickle=False, kspace=scan.kspace, **stored)
     return _told(scan, ["-c", _WEIGH_OURS, case, str(lam), str(scan.threads), str(scan.folder)]) / 1024
 
 
@@ -230,17 +232,17 @@ def _told(scan: _Scan, arguments: list[str]) -> float:
 
 
 def weigh(case: Case, lam: str, threads: str, folder: str) -> None:
-    """Print how far one job raises this process's peak memory, in KiB; `run` calls it in a process of its own."""
-    with np.load(Path(folder) / "scan.npz") as stored:
-        scan = _Scan(stored["kspace"], stored["mask"], stored["truth"], int(threads), Path(folder))
+    """Print how far one job, its data included, raises this process's peak, in KiB; `run` calls it in a process."""
     torch.set_num_threads(int(threads))
-    keep_freed_memory()
-    job = _ours(case, scan)
-    # FFT and thread pools are part of the libraries, as BART's are of its binary, which is weighed whole.
-    torch.fft.fft2(torch.zeros(8, 8, dtype=torch.complex64))
+    # A small one first: libraries that load on first use are not the job's, as BART's are not.
+    small = _simulate(case, 128, 4, int(threads), Path(folder))
+    _ours(case, small)(float(lam))
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    job(float(lam))
+    with np.load(Path(folder) / "scan.npz") as stored:
+        scan = _Scan(stored["kspace"], stored["mask"], stored["truth"], int(threads), Path(folder))
+        maps = ItemMaps(torch.from_numpy(stored["maps"]), "file", values=torch.from_numpy(stored["values"]))
+    _ours(case, scan, maps)(float(lam))
     print(_status("VmHWM") - before)
 
 

@@ -13,6 +13,7 @@ from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import crop_weights, espirit
 from mrirecon.errors import CalibrationError, InputError
 from mrirecon.io import Scan
+from mrirecon.operators import root_sum_of_squares
 
 Source = Literal["auto", "file", "espirit", "sigpy", "unit"]
 
@@ -94,7 +95,7 @@ def item_maps(
     stored = scan.maps(item) if source in ("auto", "file") else None
     if stored is not None:
         maps = torch.from_numpy(np.ascontiguousarray(stored))[None]
-        gain = float(torch.linalg.vector_norm(maps, dim=2).amax())
+        gain = float(root_sum_of_squares(maps, 2).amax())
         if gain == 0:
             raise InputError("the coil maps are all zero", where=scan.where(item), fix="use --maps espirit")
         return ItemMaps(maps / gain, f"file, divided by {gain:.4g}", gain)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, TypeVar, cast
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mrirecon.errors import SignalError
-from mrirecon.operators import per_item
+from mrirecon.operators import per_item, root_sum_of_squares
 from mrirecon.problem import Problem
 
 S = TypeVar("S")  # the state that a method iterates on: a tensor, or a NamedTuple of tensors with the batch first
@@ -195,8 +195,9 @@ class Reconstructor(nn.Module):
             SignalError: the zero-filled image of an item is zero or not a number.
 
         """
+        p = p.prepared()
         scale = percentile_scale(p.adjoint)
-        q = replace(p, y=p.y / per_item(scale, p.y), cache=None)
+        q = p.scaled(scale)
         return (q if self.prepare is None else self.prepare(q)).prepared(), scale
 
     def run(self, p: Problem) -> Result:
@@ -225,7 +226,7 @@ def percentile_scale(image: Tensor, fraction: float = 0.99) -> Tensor:
         SignalError: it is zero or not a number for some item.
 
     """
-    magnitude = torch.linalg.vector_norm(image.detach(), dim=1).flatten(1)
+    magnitude = root_sum_of_squares(image.detach(), 1).flatten(1)
     count = magnitude.shape[1]
     scale = magnitude.kthvalue(max(1, min(count, round(fraction * count))), dim=1).values
     # An image that is mostly empty (a point source) still has a largest value.

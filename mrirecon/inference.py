@@ -18,6 +18,7 @@ from mrirecon.coils.noise import noise_deviation
 from mrirecon.engine import percentile_scale
 from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.io import Scan
+from mrirecon.operators import root_sum_of_squares
 from mrirecon.problem import Problem
 from mrirecon.registry import build, find, methods
 
@@ -180,6 +181,8 @@ def _item(
         out.reasons.append(f"ran its {_count(settings)} steps")
         return image * (scale / maps.gain)
     problem, prior = pose(kspace, mask, maps, weighted=find(method).weighted, device=device)
+    gain = maps.gain
+    del maps  # the problem has its own, weighted
     if "lam" not in settings and "lam" in find(method).schema.model_fields:
         settings = {**settings, "lam": default_weight(method, mask.size / float(mask.sum()))}
     if auto:
@@ -192,7 +195,7 @@ def _item(
     out.reasons += result.reasons
     if "lam" in settings:
         out.lam.append(_number(settings["lam"]))
-    image = _join(result.image[0] * prior[0]) / maps.gain
+    image = _join(result.image[0] * prior[0]) / gain
     if not np.isfinite(image).all():
         raise InputError("the reconstruction holds values that are not numbers", fix="look with `mrirecon info FILE`")
     return image
@@ -310,7 +313,7 @@ def _join(image: Tensor) -> np.ndarray:
     """Join the sets of maps (M, *space): the root sum of squares, with the phase of the first."""
     if image.shape[0] == 1:
         return np.asarray(image[0].cpu().numpy(), dtype=np.complex64)
-    magnitude = torch.linalg.vector_norm(image, dim=0)
+    magnitude = root_sum_of_squares(image, 0)
     phase = torch.exp(1j * image[0].angle())
     return np.asarray((magnitude * phase).cpu().numpy(), dtype=np.complex64)
 

@@ -158,8 +158,16 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 def norm(a: Tensor) -> Tensor:
     """Euclidean norm of each item: (B, ...) ↦ (B,)."""
-    out: Tensor = torch.linalg.vector_norm(a.flatten(1), dim=1)
+    # On the real view: torch's norm of complex numbers is fifty times slower.
+    real = torch.view_as_real(a.resolve_conj()) if a.is_complex() else a
+    out: Tensor = torch.linalg.vector_norm(real.flatten(1), dim=1)
     return out
+
+
+def root_sum_of_squares(a: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+    """Euclidean length of complex numbers along one axis, such as coils: real."""
+    power = torch.view_as_real(a.resolve_conj()).square().sum(-1)
+    return power.sum(dim % a.ndim, keepdim=keepdim).sqrt()
 
 
 def per_item(value: Tensor, like: Tensor) -> Tensor:

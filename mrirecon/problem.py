@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from mrirecon.errors import InputError
-from mrirecon.operators import Coils, Fourier, LinearOperator, Mask, combine, weight
+from mrirecon.operators import Coils, Fourier, LinearOperator, Mask, combine, per_item, root_sum_of_squares, weight
+
+_AT_A_TIME = 2**18  # complex numbers of k-space, 2 MiB: few enough for the cache, enough to keep the threads busy
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,13 @@ class Problem:
         """M F S: images to the acquired k-space."""
         return Mask(self.mask) @ self.encode
 
+    def scaled(self, factor: Tensor) -> Problem:
+        """Return the problem with y divided by one number an item (B,), and with it all that was prepared."""
+        cache = self.cache
+        if cache is not None:
+            cache = replace(cache, adjoint=cache.adjoint / per_item(factor, cache.adjoint))
+        return replace(self, y=self.y / per_item(factor, self.y), cache=cache)
+
     def prepared(self) -> Problem:
         """Return the same problem with everything that iterations reuse computed now (a no-op the second time)."""
         if self.cache is not None:
@@ -95,12 +104,16 @@ class Problem:
         gram = (self.maps.conj().unsqueeze(2) * self.maps.unsqueeze(1)).sum(3) if self.maps.shape[1] > 1 else None
         # Gershgorin: the row sums of the M×M Gram matrix of each voxel bound its largest eigenvalue; exact for one set
         # of maps and for orthogonal ones, which is what ESPIRiT gives.
-        rows = self.maps.abs().square().sum(2) if gram is None else gram.abs().sum(2)
+        rows = root_sum_of_squares(self.maps, 2).square() if gram is None else gram.abs().sum(2)
         mask = self.mask
         for a in set(self.axes) - set(varying):
             mask = mask.narrow(a, 0, 1)
+        adjoint = torch.zeros_like(self.maps[:, :, 0])
+        for c in self._coil_groups():
+            images = Fourier(self.axes).adjoint(self.mask * self.y[:, c])
+            adjoint = adjoint + combine(self.maps[:, :, c], images)
         cache = _Prepared(
-            adjoint=self.A.adjoint(self.y),
+            adjoint=adjoint,
             mask=torch.fft.ifftshift(mask, self.axes) / math.prod(mask.shape[2:]),
             axes=varying,
             bound=rows.flatten(1).amax(1),
@@ -124,15 +137,24 @@ class Problem:
         if self.cache is None:
             return self.A.normal(x)
         # The image's origin needs no moving: a shift is a phase in k-space, which commutes with the mask and cancels.
-        c = self.cache
-        k = weight(self.maps, x)
-        if c.axes:
-            k = torch.fft.fftn(k, dim=c.axes)
+        mask, axes = self.cache.mask, self.cache.axes
+        out = None
+        for c in self._coil_groups():
+            maps = self.maps[:, :, c]
+            k = weight(maps, x)
+            k = torch.fft.fftn(k, dim=axes).mul_(mask) if axes else k * mask
             # Both transforms go unnormalised: the mask carries 1/n.
-            k = torch.fft.ifftn(k.mul_(c.mask), dim=c.axes, norm="forward")
-        elif not bool(c.mask.all()):
-            k = k * c.mask
-        return combine(self.maps, k)
+            part = combine(maps, torch.fft.ifftn(k, dim=axes, norm="forward") if axes else k)
+            out = part if out is None else out.add_(part)
+        assert out is not None, "a problem has at least one coil"
+        return out
+
+    def _coil_groups(self) -> list[slice]:
+        """Return the coils to take at a time: all, or on a CPU without gradients as many as its cache holds."""
+        group = coils = self.y.shape[1]
+        if self.y.device.type == "cpu" and not torch.is_grad_enabled():
+            group = max(1, min(coils, _AT_A_TIME * coils // max(1, self.y.numel())))
+        return [slice(c, c + group) for c in range(0, coils, group)]
 
     def gradient(self, x: Tensor) -> Tensor:
         """Return Aᴴ (A x − y), the gradient of ½‖A x − y‖² (B, M, *space)."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mrirecon.errors import CalibrationError, SignalError, UsageError
+from mrirecon.operators import root_sum_of_squares
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _unit(v: Tensor) -> Tensor:
-    unit: Tensor = v / torch.linalg.vector_norm(v, dim=0).clamp_min(torch.finfo(v.real.dtype).tiny)
+    unit: Tensor = v / root_sum_of_squares(v, 0).clamp_min(torch.finfo(v.real.dtype).tiny)
     return unit
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mrirecon.engine import Step
-from mrirecon.operators import Fourier
+from mrirecon.operators import Fourier, root_sum_of_squares
 from mrirecon.problem import Problem
 
 
@@ -39,5 +39,5 @@ class CoilImages(Step[Tensor]):
 
     def image(self, s: Tensor, p: Problem) -> Tensor:
         """Return their root sum of squares (B, 1, *space)."""
-        magnitude = torch.linalg.vector_norm(s, dim=1, keepdim=True)
+        magnitude = root_sum_of_squares(s, 1, keepdim=True)
         return torch.complex(magnitude, torch.zeros_like(magnitude))

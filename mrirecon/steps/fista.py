@@ -64,7 +64,7 @@ class Fista(Step[FistaState]):
         t = torch.where(uphill, torch.full_like(s.t, self.momentum), t_next)
         z = x + per_item(torch.where(uphill, torch.zeros_like(s.t), (s.t - 1) / t_next), x) * moved
         window = min(max((s.iteration + 1) / 3, 1), self.average)
-        return FistaState(x, torch.lerp(s.mean, x, 1 / window), z, t, warm, s.iteration + 1)
+        return FistaState(x, x if window == 1 else s.mean + (x - s.mean) / window, z, t, warm, s.iteration + 1)
 
     def image(self, s: FistaState, p: Problem) -> Tensor:
         """Return the running mean."""
