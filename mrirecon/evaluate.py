@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io import atomic_path, read_image
+from mrirecon.inference import sense_reference
+from mrirecon.io import atomic_path, read, read_image
 from mrirecon.io.identify import sniff
 from mrirecon.io.images import IMAGE_NAMES, open_store
 from mrirecon.io.values import complex_dtype
-from mrirecon.jobs import reference_images
 from mrirecon.metrics import METRICS, Score, mean_score, scores
 
 COLUMNS = ("item", "slice", *METRICS, "scale", "reason")
@@ -107,14 +107,43 @@ def evaluate(
 
     """
     images = read_image(prediction, dataset=dataset)
-    if reference_dataset is not None or (axes is None and holds_images(reference)):
-        truth, kind = read_image(reference, dataset=reference_dataset), "images"
-    else:
-        truth, kind = reference_images(reference, axes=axes), "SENSE combination of its k-space"
+    truth, kind = reference_images(reference, dataset=reference_dataset, axes=axes)
+    return compare(images, truth, prediction=prediction, reference=reference, kind=kind)
+
+
+def compare(
+    images: np.ndarray, truth: np.ndarray, *, prediction: str | Path, reference: str | Path, kind: str
+) -> Evaluation:
+    """Score images (item, *space) against reference magnitudes of the same shape; the names are for errors and reports.
+
+    Raises:
+        InputError: the images differ in number or size.
+
+    """
     _check_shapes(images, truth, prediction, reference)
     found = scores(images, truth)
     undefined = {name: sum(getattr(s, name) is None for s in found) for name in METRICS}
     return Evaluation(Path(prediction), Path(reference), kind, images.shape, found, mean_score(found), undefined)
+
+
+def reference_images(
+    path: str | Path, *, dataset: str | None = None, axes: str | None = None
+) -> tuple[np.ndarray, str]:
+    """Return reference magnitudes (item, *space), and what they are, in words.
+
+    Images are taken as they are; fully sampled k-space is combined with ESPIRiT maps of the full data; an undersampled
+    file must hold a reference of its own.
+
+    Raises:
+        InputError, UnsafeContentError: see `mrirecon.io.read`; undersampled k-space without a reference.
+
+    """
+    if dataset is not None or (axes is None and holds_images(path)):
+        return read_image(path, dataset=dataset), "images"
+    scan = read(path, axes=axes)
+    if scan.reference is not None and scan.mask(0).mean() < 0.9:
+        return scan.reference, "the reference beside its k-space"
+    return sense_reference(scan), "SENSE combination of its k-space"
 
 
 def holds_images(path: str | Path) -> bool:

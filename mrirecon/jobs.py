@@ -6,7 +6,6 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +14,10 @@ import torch
 
 from mrirecon import __version__
 from mrirecon.calibrate import EspiritOptions, Source
-from mrirecon.errors import InputError, UsageError
-from mrirecon.inference import Progress, choose_method, pick_device, reconstruct, sense_reference
-from mrirecon.io import Scan, read, read_image, write_image
-from mrirecon.io.images import open_store
-from mrirecon.metrics import mean_score, scores
+from mrirecon.errors import UsageError
+from mrirecon.evaluate import compare, reference_images
+from mrirecon.inference import Progress, choose_method, pick_device, reconstruct
+from mrirecon.io import read, write_image
 
 Format = Literal["h5", "npz", "cfl", "png"]
 _SUFFIXES = {".h5", ".hdf5", ".npz", ".cfl", ".hdr", ".png"}
@@ -42,6 +40,7 @@ def reconstruct_file(
     espirit: EspiritOptions | None = None,
     mask: str | Path | None = None,
     axes: str | None = None,
+    dataset: str | None = None,
     lam: float | Literal["auto"] | None = None,
     device: str = "auto",
     format: Format | None = None,
@@ -64,6 +63,7 @@ def reconstruct_file(
         espirit: how maps are estimated.
         mask: file with a sampling mask; undersamples fully sampled data.
         axes: names of the stored axes, where the file leaves them open.
+        dataset: name of the k-space array, where the file leaves it open.
         lam: regularization weight.
         device: where to compute.
         format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``png``; by default from the name of ``out``.
@@ -85,7 +85,7 @@ def reconstruct_file(
     start = time.perf_counter()
     if maps_file is not None:
         maps = "file"
-    scan = read(path, axes=axes, mask=mask, maps=maps_file)
+    scan = read(path, axes=axes, mask=mask, maps=maps_file, dataset=dataset)
     chosen, why = choose_method(scan, 0, maps) if method == "auto" else (method, "as asked")
     target = output_path(Path(path), Path(out), chosen, format)
     if target.exists() and not overwrite:
@@ -125,42 +125,13 @@ def reconstruct_file(
         "versions": versions(),
     }
     if reference is not None:
-        told["scores"] = _scores(done.images, reference_images(reference, axes=None), Path(reference))
+        truth, kind = reference_images(reference)
+        found = compare(done.images, truth, prediction=path, reference=reference, kind=kind)
+        told["scores"] = found.as_dict()
     target.parent.mkdir(parents=True, exist_ok=True)
     inputs = [p for p in (path, mask, maps_file, reference) if p is not None]
     written = write_image(target, done.images, format=format, sidecar=told, keep_complex=True, inputs=inputs)
     return {**told, "outputs": [str(w) for w in written], "total_seconds": time.perf_counter() - start}
-
-
-def reference_images(path: str | Path, *, axes: str | None = None) -> np.ndarray:
-    """Return reference magnitudes (item, *space) from an image file, or from fully sampled k-space.
-
-    k-space is combined with ESPIRiT maps of the full data; an undersampled file must hold a reference of its own.
-    """
-    names = open_store(path).arrays if Path(path).suffix.lower() not in (".cfl", ".hdr", "") else {}
-    images = any(name.startswith(("reconstruction", "reference", "image")) for name in names)
-    if images and "kspace" not in names:
-        return read_image(path)
-    scan = read(path, axes=axes)
-    if scan.reference is not None and not _full(scan):
-        return scan.reference
-    return sense_reference(scan)
-
-
-def _full(scan: Scan) -> bool:
-    return bool(scan.mask(0).mean() >= 0.9)
-
-
-def _scores(images: np.ndarray, reference: np.ndarray, path: Path) -> dict[str, object]:
-    if images.shape != reference.shape:
-        raise InputError(
-            "the reference does not fit the reconstruction",
-            where=str(path),
-            why=f"{reference.shape} and {images.shape}",
-            fix="give a reference of the same slices and matrix",
-        )
-    found = scores(images, reference)
-    return {"mean": asdict(mean_score(found)), "slices": [asdict(one) for one in found]}
 
 
 def versions() -> dict[str, str]:

@@ -39,7 +39,7 @@ def sense(*, lam: Weight = 0.015, iterations: Count = 50, tolerance: Weight = 1e
 @register(weighted=True)
 def cs(
     *,
-    lam: Weight = 0.003,
+    lam: Weight = 0.0027,
     solver: Solver = "fista",
     wavelet: str = "haar,db2,db4",
     shifts: bool = True,

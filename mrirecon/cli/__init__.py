@@ -1,0 +1,55 @@
+"""The command line: thin verbs over library functions. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from mrirecon import __version__
+from mrirecon.cli import inspect, masks, reconstruct
+from mrirecon.cli.envelope import run
+
+EPILOG = (
+    "Anywhere: --traceback shows where an error arose, --quiet leaves narration and progress out. Results go to "
+    "stdout, narration to stderr. Exit codes: 0 done, 1 our fault, 2 wrong option, 3 unusable input, 4 some items "
+    "failed, 5 disk or memory, 6 unsafe file, 7 weights that do not fit, 130 and 143 interrupted."
+)
+
+app = typer.Typer(
+    name="mrirecon",
+    help="Reconstruct accelerated MRI: y = M F S x + n. For research, not for diagnosis.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(inspect.demo)
+app.command()(inspect.info)
+app.command("reconstruct")(reconstruct.reconstruct)
+app.command()(reconstruct.calibrate)
+app.command()(reconstruct.evaluate)
+app.add_typer(masks.app)
+app.command()(inspect.methods)
+app.command()(inspect.selftest)
+app.command()(inspect.benchmark)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    """Reconstruct accelerated MRI: y = M F S x + n. For research, not for diagnosis."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(app, list(sys.argv[1:] if arguments is None else arguments)))

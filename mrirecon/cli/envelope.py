@@ -1,0 +1,107 @@
+"""Around every verb: errors in one form, documented exit codes, signals that leave nothing half done."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+
+import typer
+from typer.main import get_command
+
+from mrirecon.cli.console import Settings, emit
+from mrirecon.errors import InputError, MriReconError, ResourceError, UsageError
+
+_ANYWHERE = {"--traceback": "traceback", "--quiet": "quiet", "-q": "quiet"}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE}
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM: unwind, so that temporary files go, and exit with 128 and the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def run(app: typer.Typer, arguments: list[str]) -> int:
+    """Run the application and return its exit code; nothing escapes."""
+    arguments = _take_settings(arguments)
+    as_json = "--json" in arguments
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = get_command(app)(arguments, prog_name="mrirecon", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (BrokenPipeError, SystemExit):
+        # Whoever read stdout has seen enough: typer itself exits then, and only then. Python would complain once more
+        # when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Stopped as stopped:
+        print("stopped: nothing half written remains", file=sys.stderr)
+        return 128 + stopped.number
+    except Exception as error:
+        return _report(error, as_json)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _take_settings(arguments: list[str]) -> list[str]:
+    """Take the options that may stand anywhere out of the arguments."""
+    Settings.quiet = Settings.traceback = False
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for argument in arguments[:end]:
+        if argument in _ANYWHERE:
+            setattr(Settings, _ANYWHERE[argument], True)
+    return [a for a in arguments[:end] if a not in _ANYWHERE] + arguments[end:]
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def as_known(error: Exception) -> MriReconError | None:
+    """Return the error as one of ours; None for a fault of our own."""
+    if isinstance(error, MriReconError):
+        return error
+    explain = getattr(error, "format_message", None)
+    if explain is not None:  # the parser's, whose classes typer keeps in different places from version to version
+        context = getattr(error, "ctx", None)
+        command = getattr(context, "command_path", None) or "mrirecon"
+        return UsageError(explain().rstrip("."), fix=f"see `{command} --help`")
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower()):
+        fix = "reconstruct fewer or smaller slices at a time, or use a machine with more memory"
+        return ResourceError("memory ran out", why=str(error).splitlines()[0] if str(error) else None, fix=fix)
+    if isinstance(error, OSError):
+        name = str(error.filename) if error.filename else None
+        if error.errno in _FULL:
+            return ResourceError(
+                "disk or memory ran out", where=name, why=error.strerror, fix="free some, and try again"
+            )
+        return InputError("a file cannot be used", where=name, why=error.strerror or str(error), fix="check the path")
+    return None
+
+
+def _report(error: Exception, as_json: bool) -> int:
+    known = as_known(error)
+    if Settings.traceback:
+        traceback.print_exception(error)
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        print(error, file=sys.stderr)
+        return UsageError.exit_code
+    if known is None:
+        known = MriReconError(
+            "an unexpected error, which is a fault of mrirecon",
+            why=f"{type(error).__name__}: {error}",
+            fix="run it again with --traceback, and report what that prints",
+        )
+    if as_json:
+        emit({"error": known.as_dict()})
+    else:
+        print(f"error {known.code}: {known}", file=sys.stderr)
+    return known.exit_code

@@ -1,0 +1,159 @@
+"""Verbs that look: demo, info, methods, selftest, benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mrirecon.cli.console import emit, progress, say, table
+from mrirecon.errors import MriReconError, PartialFailure
+
+AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Axes = Annotated[str | None, typer.Option(help='Axes as stored, where the file leaves them open: "slice,coil,y,x".')]
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for images and picture.")] = Path(
+        "demo_output"
+    ),
+    samples: Annotated[Path | None, typer.Option(help="Folder with the sample scan; simulated if absent.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Reconstruct the sample scan by three methods, score them, and draw them side by side."""
+    from mrirecon.report.demo import FULL, PICTURE
+    from mrirecon.report.demo import demo as run
+
+    here = Path("data_samples")
+    folder = samples or (here if (here / FULL).exists() else None)
+    say(f"scan: {folder or 'simulated from a phantom'}; reference: the fully sampled scan, its coils combined")
+    with progress("demo") as callback:
+        rows = run(output, folder, progress=callback)
+    if as_json:
+        return emit({"methods": rows, "picture": str(output / PICTURE)})
+    heads = ("method", "SSIM", "PSNR (dB)", "NMSE", "seconds")
+    typer.echo(table(heads, [[r["method"], r["ssim"], r["psnr"], r["nmse"], r["seconds"]] for r in rows]))
+    typer.echo(f"\nimages:  {', '.join(str(r['file']) for r in rows)}\npicture: {output / PICTURE}")
+
+
+def info(
+    files: Annotated[list[Path], typer.Argument(help="k-space files.")],
+    axes: Axes = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the k-space array.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Look at the values of every item, not of a few.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in a file: axes, coils, mask, calibration region, and what would be done."""
+    from mrirecon.io import describe, read
+
+    found = []
+    for path in files:
+        one = describe(path, axes=axes, dataset=dataset, check=check)
+        one["would"] = _would(lambda path=path: read(path, axes=axes, dataset=dataset))
+        found.append(one)
+    if as_json:
+        return emit(found[0] if len(found) == 1 else found)
+    typer.echo("\n\n".join(_told(one) for one in found))
+
+
+def _would(scan: Any) -> str:
+    from mrirecon.inference import choose_method
+
+    try:
+        method, why = choose_method(scan())
+    except MriReconError as error:
+        return f"reconstruct would refuse it: {error.what}"
+    return f"reconstruct by {method}: {why}"
+
+
+def _told(one: dict[str, Any]) -> str:
+    size = ", ".join(f"{name} {n}" for name, n in one["shape"].items())
+    lines = [f"{one['path']}: {one['format']}, {one['bytes'] / 1e6:.1f} MB, {one['dtype']}", f"  shape        {size}"]
+    sampling, region = one["sampling"], one["calibration"]
+    if sampling:
+        rate = f"{sampling['acceleration']:.2f}-fold, {sampling['pattern']} (mask: {sampling['source']})"
+        lines.append(f"  sampling     {rate}")
+        box = " x ".join(f"{axis} {part['size']}" for axis, part in region.items())
+        lines.append(f"  calibration  fully sampled centre {box}")
+    values = one["values"]
+    looked = f"{values['items_checked']} of {one['items']} items looked at"
+    lines.append(f"  values       largest {values['largest']:.4g}, {values['not_finite']} not finite ({looked})")
+    for name in ("reference", "maps", "calibration_scan"):
+        if one[name]:
+            lines.append(f"  {name.replace('_', ' '):12s} {one[name]['name']} {tuple(one[name]['shape'])}")
+    lines += [f"  {name:12s} {value}" for name, value in one["attributes"].items()]
+    return "\n".join([*lines, *(f"  note         {note}" for note in one["notes"]), f"  next         {one['would']}"])
+
+
+def methods(as_json: AsJson = False) -> None:
+    """List the methods, with their options and defaults."""
+    from mrirecon.registry import methods as registered
+
+    found = registered()
+    if as_json:
+        return emit(
+            [
+                {"name": m.name, "summary": m.summary, "learned": m.learned, "options": m.schema.model_json_schema()}
+                for m in found.values()
+            ]
+        )
+    for m in found.values():
+        options = ", ".join(f"{key}={field.default}" for key, field in m.schema.model_fields.items())
+        typer.echo(f"{m.name}\n    {m.summary}\n    options: {options or 'none'}")
+    typer.echo(
+        "sigpy-cs\n    l1-wavelet reconstruction by sigpy, as a second opinion.\n    options: lam=0.005, iterations=100"
+    )
+
+
+def selftest(device: Device = "auto", as_json: AsJson = False) -> None:
+    """Check operators, gradients and solvers on this machine."""
+    from mrirecon.selftest import selftest as run
+
+    checks = run(device)
+    if as_json:
+        emit([{**asdict(c), "ok": c.ok} for c in checks])
+    else:
+        rows = [["ok" if c.ok else "WRONG", c.name, float(c.error), float(c.limit)] for c in checks]
+        typer.echo(table(("", "property", "error", "limit"), rows))
+    wrong = sum(not c.ok for c in checks)
+    say(f"{len(checks) - wrong} of {len(checks)} properties hold")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def benchmark(
+    cases: Annotated[list[str] | None, typer.Argument(help="espirit, wavelet, wavelet2d, tv; all if left out.")] = None,
+    size: Annotated[int, typer.Option(min=64, help="Matrix size.")] = 320,
+    coils: Annotated[int, typer.Option(min=1)] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed pairs.")] = 5,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Time and weigh reconstruction against BART on this machine, in pairs."""
+    from mrirecon.benchmark import CASES, run
+
+    with progress("benchmark") as callback:
+        told = (lambda text: callback(0, 0, text)) if callback else (lambda _: None)
+        found = run(cases or CASES, size=size, coils=coils, rounds=rounds, threads=threads, progress=told)  # type: ignore[arg-type]  # run checks the names
+    if as_json:
+        return emit([asdict(t) for t in found])
+    heads = ("case", "ours (s)", "BART (s)", "ratio", "our error", "BART's", "our MiB", "BART's")
+    rows = [[*list(asdict(t).values())[:8]] for t in found]
+    typer.echo(table(heads, rows))
+    for t in found:
+        say(f"{t.case}: {t.settings}")
+
+
+def summarize(failed: list[MriReconError], done: int) -> None:
+    """Raise what a run over several files ends in, if some failed."""
+    if len(failed) == 1 and not done:
+        raise failed[0]
+    if failed:
+        raise PartialFailure(
+            f"{len(failed)} of {len(failed) + done} files failed",
+            why="; ".join(f"{e.where}: {e.what}" if e.where else e.what for e in failed),
+            fix="the others are done; mend these and run them alone",
+        )

@@ -1,0 +1,214 @@
+"""Verbs that work on files: reconstruct, calibrate, evaluate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mrirecon.cli.console import emit, progress, say, table
+from mrirecon.cli.inspect import AsJson, Axes, Device, summarize
+from mrirecon.errors import MriReconError, UsageError
+
+SOURCES = ("auto", "file", "espirit", "sigpy", "unit")
+FORMATS = ("h5", "npz", "cfl", "png")
+SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl")
+Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
+Sets = Annotated[int, typer.Option("--map-sets", min=1, max=2, help="2 where the object exceeds the field of view.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+
+
+def reconstruct(
+    files: Annotated[list[Path], typer.Argument(help="k-space files, or folders of them.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File, or folder for NAME_METHOD.h5; here if left out.")
+    ] = Path(),
+    method: Annotated[str, typer.Option("--method", "-m", help="auto, or one that `mrirecon methods` lists.")] = "auto",
+    maps: Annotated[str, typer.Option(help="auto, espirit, sigpy, file, unit, or a file with coil maps.")] = "auto",
+    map_sets: Sets = 1,
+    mask: Annotated[Path | None, typer.Option(help="Mask file; undersamples fully sampled data.")] = None,
+    lam: Annotated[str | None, typer.Option("--lambda", help="Regularization: a number, or auto (by noise).")] = None,
+    options: Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")] = None,
+    axes: Axes = None,
+    dataset: Dataset = None,
+    device: Device = "auto",
+    format: Annotated[str | None, typer.Option(help="h5, npz, cfl, png; by default from the output's name.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Images, or the full scan, to score against.")] = None,
+    seed: Annotated[int, typer.Option(help="Of methods that draw random numbers.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Reconstruct k-space files; without a method it chooses one for what it finds, and says why."""
+    chosen: dict[str, Any] = {"method": method, "mask": mask, "axes": axes, "dataset": dataset, "device": device}
+    chosen |= {"format": _one_of(format, FORMATS, "--format"), "reference": reference, "seed": seed}
+    chosen |= {"overwrite": overwrite, "dry_run": dry_run, "lam": number(lam), "options": pairs(options or [])}
+    chosen |= {"maps": maps} if maps in SOURCES else {"maps_file": Path(maps)}
+    sources = expand(files, output)
+    from mrirecon.calibrate import EspiritOptions
+    from mrirecon.jobs import reconstruct_file
+
+    results: list[dict[str, Any]] = []
+    failed: list[MriReconError] = []
+    for path in sources:
+        try:
+            with progress(path.name) as callback:
+                done = reconstruct_file(
+                    path, output, espirit=EspiritOptions(sets=map_sets), command=sys.argv, progress=callback, **chosen
+                )
+        except MriReconError as error:
+            failed.append(error)
+            error.where = error.where or str(path)
+            if len(sources) > 1:
+                say(f"error {error.code}: {error}")
+            continue
+        results.append(done)
+        _narrate(path, done)
+        if not as_json:
+            for name in done["outputs"]:  # type: ignore[attr-defined]
+                typer.echo(name)
+    if as_json and results:
+        emit({"results": results, "failed": [error.as_dict() for error in failed]})
+        if failed:
+            raise typer.Exit(4)
+    summarize(failed, len(results))
+
+
+def calibrate(
+    file: Annotated[Path, typer.Argument(help="k-space file with a fully sampled centre.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Coil maps: .h5, .npz or .cfl")],
+    map_sets: Sets = 1,
+    kernel: Annotated[int, typer.Option(min=2, help="Side of the k-space kernel.")] = 6,
+    size: Annotated[int, typer.Option(min=2, help="Largest calibration region used.")] = 24,
+    threshold: Annotated[float, typer.Option(help="Singular values below this share are noise.")] = 0.02,
+    crop: Annotated[float, typer.Option(help="Eigenvalue below which a voxel is empty; 0 keeps all.")] = 0.8,
+    axes: Axes = None,
+    dataset: Dataset = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Estimate coil maps by ESPIRiT, for --maps."""
+    _free(output, overwrite)
+    from mrirecon.calibrate import EspiritOptions
+    from mrirecon.calibrate import calibrate as run
+    from mrirecon.io import read, write_maps
+
+    scan = read(file, axes=axes, dataset=dataset)
+    options = EspiritOptions(sets=map_sets, size=size, kernel=kernel, threshold=threshold, crop=crop)
+    found = run(scan, options=options)
+    say(f"ESPIRiT maps of {len(found)} items, {found.shape[1]} set(s), {found.shape[2]} coils")
+    for path in write_maps(output, found, inputs=[file]):
+        typer.echo(path)
+
+
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(help="Reconstructed images.")],
+    reference: Annotated[Path, typer.Argument(help="Reference images, or the fully sampled scan.")],
+    csv: Annotated[Path | None, typer.Option(help="Write the scores of every slice here.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the images in the prediction.")] = None,
+    reference_dataset: Annotated[str | None, typer.Option(help="Name of the images in the reference.")] = None,
+    axes: Axes = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score images: SSIM, PSNR, NMSE of every slice, inside the object, after one least-squares scale."""
+    if csv is not None:
+        _free(csv, overwrite)
+    from mrirecon.evaluate import evaluate as run
+
+    found = run(prediction, reference, dataset=dataset, reference_dataset=reference_dataset, axes=axes)
+    if csv is not None:
+        found.write_csv(csv)
+    if as_json:
+        return emit(found.as_dict())
+    say(f"reference: {found.kind}")
+    rows = [[_place(r), r["ssim"], r["psnr"], r["nmse"], r["reason"] or ""] for r in found.rows()]
+    rows.append(["mean", found.mean.ssim, found.mean.psnr, found.mean.nmse, ""])
+    typer.echo(table(("slice", "SSIM", "PSNR (dB)", "NMSE", ""), rows))
+
+
+def expand(files: list[Path], output: Path) -> list[Path]:
+    """Return the files meant, folders taken apart, each with an output of its own.
+
+    Raises:
+        UsageError: several files for one output, or an empty folder.
+
+    """
+    found: list[Path] = []
+    for path in files:
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise UsageError("the folder holds no k-space files", where=str(path), why=f"none of {', '.join(SUFFIXES)}")
+        found += inside
+    if len(found) > 1 and output.suffix and not output.is_dir():
+        raise UsageError(f"{len(found)} files cannot go into one output", where=str(output), fix="give a folder")
+    names = [path.name.split(".")[0] for path in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two of the files are called {twice!r}", fix="reconstruct them into different folders")
+    return found
+
+
+def number(text: str | None) -> Any:
+    """Read --lambda: None, "auto", or a number.
+
+    Raises:
+        UsageError: something else.
+
+    """
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--lambda cannot be {text!r}", fix="give a number, such as 0.003, or auto") from None
+
+
+def pairs(options: list[str]) -> dict[str, object]:
+    """Read key=value options; values are YAML scalars, and 1e-3 is a number.
+
+    Raises:
+        UsageError: no key, no value, or a value that cannot be read.
+
+    """
+    import yaml
+
+    found: dict[str, object] = {}
+    for text in options:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise UsageError(f"--set cannot be {text!r}", fix="write --set key=value, such as --set iterations=50")
+        try:
+            found[key] = float(value) if "e" in value.lower() and value[0] in "+-.0123456789" else yaml.safe_load(value)
+        except (ValueError, yaml.YAMLError):
+            raise UsageError(f"--set {key} cannot be {value!r}", fix="give a number, true, false or a word") from None
+    return found
+
+
+def _one_of(value: str | None, choices: tuple[str, ...], option: str) -> str | None:
+    if value is not None and value not in choices:
+        raise UsageError(f"{option} cannot be {value!r}", fix=f"choices: {', '.join(choices)}")
+    return value
+
+
+def _free(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise UsageError("the output exists already", where=str(path), fix="choose another name, or pass --overwrite")
+
+
+def _place(row: dict[str, object]) -> str:
+    return str(row["item"]) if row["slice"] is None else f"{row['item']}, z {row['slice']}"
+
+
+def _narrate(path: Path, done: dict[str, Any]) -> None:
+    say(f"{path}: {'would reconstruct' if done.get('dry_run') else 'reconstructed'} by {done['method']}: {done['why']}")
+    if not done.get("dry_run"):
+        weights = {f"{value:.3g}" for value in done["lambda"]}
+        weight = f"; lambda {', '.join(sorted(weights))}" if weights else ""
+        say(f"  maps: {done['maps']['source']}{weight}; {done['items']} items in {done['total_seconds']:.1f} s")
+    for note in done["notes"]:
+        say(f"  note: {note}")
+    if "scores" in done:
+        mean = done["scores"]["mean"]
+        say("  " + ", ".join(f"{name.upper()} {value:.4g}" for name, value in mean.items() if value is not None))

@@ -1,0 +1,54 @@
+"""What several test files need: real scans and BART, where they are there, and quiet threads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REAL = Path(os.environ.get("MRIRECON_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _threads():
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def real_kspace():
+    """Folder of measured scans, outside the repository."""
+    folder = REAL / "kspace"
+    if not folder.is_dir():
+        pytest.skip(f"no measured scans at {folder}: set MRIRECON_DATA to the folder that holds them")
+    return folder
+
+
+class Bart:
+    """Runs BART's commands on arrays in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, command: str, **inputs: np.ndarray) -> np.ndarray:
+        """Write the inputs as NAME.cfl, run, and return `out`."""
+        for name, array in inputs.items():
+            dims = [*array.shape, *[1] * (16 - array.ndim)]
+            (self.folder / f"{name}.hdr").write_text("# Dimensions\n" + " ".join(map(str, dims)) + "\n")
+            array.astype(np.complex64).ravel(order="F").tofile(self.folder / f"{name}.cfl")
+        environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+        subprocess.run(["bart", *command.split()], cwd=self.folder, env=environment, check=True, capture_output=True)
+        dims = [int(d) for d in (self.folder / "out.hdr").read_text().splitlines()[1].split()]
+        return np.fromfile(self.folder / "out.cfl", dtype=np.complex64).reshape(dims, order="F")
+
+
+@pytest.fixture
+def bart(tmp_path):
+    """BART's command line."""
+    if shutil.which("bart") is None:
+        pytest.skip("BART is not installed: `apt-get install bart` on Debian")
+    return Bart(tmp_path)
