@@ -75,9 +75,11 @@ class _Scan:
 
     @property
     def box(self) -> tuple[slice, ...]:
+        """The calibration region."""
         return find_calibration(self.mask, 24)
 
     def maps(self) -> ItemMaps:
+        """Estimate the coil maps."""
         region = torch.from_numpy(np.ascontiguousarray(self.kspace[(slice(None), *self.box)]))[None]
         found = espirit(region, self.mask.shape, crop=0)
         return ItemMaps(found.maps, "ESPIRiT", values=found.values)

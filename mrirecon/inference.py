@@ -240,8 +240,8 @@ def discrepancy_weight(
         settings: its other options.
         problem: a batch of one.
         deviation: (C,) standard deviation of the complex noise of each coil.
-        bounds: smallest and largest λ considered; ``None`` for a quarter and four times the default. Beyond that the
-            principle speaks of the coil maps' errors, or of an overestimated noise, and not of the image.
+        bounds: smallest and largest λ considered; ``None`` for half and twice the default. The misfit hardly depends
+            on λ (a few percent within these bounds), so a noise level that is a little wrong would say anything.
         rounds: reconstructions spent on it, by bisection of log λ, along which the misfit grows.
 
     """
@@ -253,9 +253,11 @@ def discrepancy_weight(
             x = build(method, {**settings, "lam": lam}).to(problem.y.device)(problem)
             return 2 * float(problem.data_term(x)[0])
 
-    least, most = bounds or (default / 4, default * 4)
-    if misfit(least) >= expected:
-        return least, f"λ = {least:.3g}, the least allowed: the misfit exceeds the measured noise even there"
+    least, most = bounds or (default / 2, default * 2)
+    if (floor := misfit(least)) >= expected:
+        kept = min(max(default, least), most)
+        share = f"the misfit is {floor / expected:.2f} of the measured noise at λ = {least:.3g} already"
+        return kept, f"λ = {kept:.3g}, the default: {share}, so the coil maps' errors limit it, which λ cannot mend"
     if misfit(most) <= expected:
         return most, f"λ = {most:.3g}, the most allowed: the measured noise explains the misfit even there"
     low, high = math.log(least), math.log(most)

@@ -7,8 +7,10 @@ import numpy as np
 from mrirecon.errors import CalibrationError
 
 
-def sigpy_maps(calibration: np.ndarray, space: tuple[int, ...], *, kernel: int, threshold: float) -> np.ndarray:
-    """Return ESPIRiT maps (C, *space) by sigpy from a calibration region (C, *box).
+def sigpy_maps(
+    calibration: np.ndarray, space: tuple[int, ...], *, kernel: int, threshold: float, crop: float = 0.95
+) -> np.ndarray:
+    """Return ESPIRiT maps (C, *space) by sigpy from a calibration region (C, *box); its own ``crop`` by default.
 
     Raises:
         CalibrationError: sigpy's maps are not finite, or the region is too small for it.
@@ -25,6 +27,7 @@ def sigpy_maps(calibration: np.ndarray, space: tuple[int, ...], *, kernel: int, 
             calib_width=width,
             kernel_width=kernel,
             thresh=threshold,
+            crop=crop,
             show_pbar=False,
         )
         maps = np.asarray(app.run(), dtype=np.complex64)

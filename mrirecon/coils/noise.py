@@ -25,7 +25,7 @@ def noise_deviation(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     outer = _outer_samples(kspace, mask)
     box = find_calibration(mask)
-    if max(s.stop - s.start for s in box) < _SMALLEST:
+    if len(kspace) == 1 or max(s.stop - s.start for s in box) < _SMALLEST:
         return outer
     smaller: np.ndarray = np.minimum(outer, _background(kspace[(slice(None), *box)]))
     return smaller
@@ -41,7 +41,10 @@ def _outer_samples(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1) 
 
 
 def _background(calibration: np.ndarray, fraction: float = 0.05) -> np.ndarray:
-    """Return σ (C,) of the darkest pixels of the calibration images, under a window without side lobes."""
+    """Return σ (C,) of the calibration images where they are darkest, under a window without side lobes.
+
+    Where that is, the other coils tell: a coil's own darkest pixels are those where its noise happens to be small.
+    """
     image = calibration
     for axis, n in enumerate(calibration.shape[1:], start=1):
         phase = 2 * np.pi * (np.arange(n) + 0.5) / n
@@ -50,7 +53,8 @@ def _background(calibration: np.ndarray, fraction: float = 0.05) -> np.ndarray:
         window /= np.sqrt((window**2).sum())
         image = np.fft.fft(image * window.reshape([-1 if a == axis else 1 for a in range(image.ndim)]), axis=axis)
     power = (np.abs(image) ** 2).reshape(len(image), -1)
-    total = power.sum(0)
-    dark = total <= np.quantile(total, fraction)
-    deviation: np.ndarray = np.sqrt(power[:, dark].mean(axis=1))
-    return deviation
+    # As loud as each other, so that every coil has its say.
+    shares = power / np.maximum(np.median(power, axis=1, keepdims=True), np.finfo(power.dtype).tiny)
+    others = shares.sum(0) - shares
+    deviation = [np.sqrt(p[o <= np.quantile(o, fraction)].mean()) for p, o in zip(power, others, strict=True)]
+    return np.asarray(deviation)

@@ -1,0 +1,181 @@
+"""Coil maps: against sigpy and BART, against the truth, and at the edges of what can be asked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mrirecon.calibrate import EspiritOptions, calibrate, item_maps
+from mrirecon.coils.calibration import find_calibration
+from mrirecon.coils.espirit import crop_weights, espirit
+from mrirecon.coils.noise import noise_deviation
+from mrirecon.data.phantom import phantom
+from mrirecon.data.simulate import simulate_kspace
+from mrirecon.errors import CalibrationError, SignalError, UsageError
+from mrirecon.io import read, write_kspace
+from mrirecon.masks import make_mask
+from mrirecon.second_opinion import sigpy_maps
+
+
+@pytest.fixture(scope="module")
+def scan():
+    """A known scan: k-space (C, y, x), true maps of unit length, where the object is."""
+    made = simulate_kspace(phantom((97, 84), 1, 3), 6, 60.0, 3)
+    maps = made.maps.reshape(6, 97, 84)
+    inside = np.abs(made.image).reshape(97, 84) > 0.05 * np.abs(made.image).max()
+    return made.kspace[0].astype(np.complex64), maps / np.linalg.norm(maps, axis=0), inside
+
+
+def middle(kspace, size=24):
+    box = find_calibration(np.ones(kspace.shape[1:], bool), size)
+    return torch.from_numpy(np.ascontiguousarray(kspace[(slice(None), *box)]))[None]
+
+
+def distance(a, b):
+    """sin of the angle between coil vectors (C, y, x), at every voxel: phases do not count."""
+    cosine = np.abs((a.conj() * b).sum(0)) / (np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0))
+    return np.sqrt(np.clip(1 - cosine**2, 0, 1))
+
+
+def test_the_truth(scan):
+    kspace, truth, inside = scan
+    found = espirit(middle(kspace), (97, 84), crop=0).maps[0, 0].numpy()
+    np.testing.assert_allclose(np.linalg.norm(found, axis=0), 1, atol=1e-5)
+    assert np.median(distance(found, truth)[inside]) < 0.01
+
+
+def test_sigpy_agrees(scan):
+    kspace, _, inside = scan
+    region = middle(kspace)
+    theirs = sigpy_maps(region[0].numpy(), (97, 84), kernel=6, threshold=0.02, crop=0)
+    ours = espirit(region, (97, 84), threshold=0.02, crop=0).maps[0, 0].numpy()
+    assert np.median(distance(ours, theirs)[inside]) < 1e-3
+
+
+def test_bart_agrees(scan, bart):
+    kspace, _, inside = scan
+    # BART cuts by the square of the singular value, and returns the image of sets side by side.
+    theirs = bart("ecalib -S -m 1 -r 24 -k 6 -t 0.0004 -c 0 k out", k=np.moveaxis(kspace, 0, -1)[:, :, None])
+    theirs = np.moveaxis(theirs.squeeze(), -1, 0)
+    ours = espirit(middle(kspace), (97, 84), threshold=0.02, crop=0).maps[0, 0].numpy()
+    assert np.median(distance(ours, theirs)[inside]) < 1e-3
+
+
+def test_phase_is_smooth_and_that_of_the_first_principal_coil(scan):
+    kspace, _, inside = scan
+    region = middle(kspace)
+    maps = espirit(region, (97, 84), crop=0).maps[0, 0].numpy()
+    flat = region[0].flatten(1)
+    principal = np.linalg.eigh((flat @ flat.mH).numpy())[1][:, -1]
+    virtual = np.tensordot(principal.conj(), maps, 1)
+    phase = virtual[inside] / np.abs(virtual[inside])
+    assert np.abs(phase - phase.mean()).max() < 1e-3, "one phase everywhere"
+    turned = espirit(region * np.exp(1j * 0.7), (97, 84), crop=0).maps[0, 0].numpy()
+    np.testing.assert_allclose(turned, maps, atol=1e-3)
+
+
+def test_two_sets_show_a_folded_object():
+    """An object larger than the field of view needs two coil vectors where it overlaps itself."""
+    made = simulate_kspace(phantom((96, 96), 1, 1), 6, 80.0, 1)
+    kspace = made.kspace[0][:, :, ::2]  # half the field of view along x: the head folds
+    found = espirit(middle(kspace.astype(np.complex64)), (96, 48), sets=2, crop=0)
+    values = found.values[0].numpy()
+    assert (values[0] >= values[1] - 1e-6).all()
+    assert (values[1] > 0.9).mean() > 0.1, "where it folds, a second map is sure"
+    v = found.maps[0].numpy()
+    assert np.abs((v[0].conj() * v[1]).sum(0)).max() < 1e-3, "orthogonal"
+
+
+def test_three_dimensions(scan):
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in (18, 20, 16)], indexing="ij"))
+    maps = np.stack([np.exp(-((grid - c[:, None, None, None]) ** 2).sum(0)) for c in rng.uniform(-1, 1, (4, 3))])
+    maps = maps * np.exp(1j * rng.uniform(0, 6, 4))[:, None, None, None]
+    inside = (grid**2).sum(0) < 0.6
+    image = np.where(inside, 1 + 0.2 * rng.normal(size=inside.shape), 0)
+    axes = (1, 2, 3)
+    coils = np.fft.ifftshift(maps * image, axes)
+    kspace = np.fft.fftshift(np.fft.fftn(coils, axes=axes, norm="ortho"), axes).astype(np.complex64)
+    found = espirit(middle(kspace, 12), (18, 20, 16), kernel=4, crop=0).maps[0, 0].numpy()
+    assert np.median(distance(found, maps)[inside]) < 0.03
+
+
+@pytest.mark.parametrize("space", [(31, 29), (24, 64), (65, 33)])
+def test_any_size(scan, space):
+    kspace, _, _ = scan
+    found = espirit(middle(kspace), space)
+    assert found.maps.shape == (1, 1, 6, *space)
+    assert found.values.shape == (1, 1, *space)
+
+
+def test_a_batch_is_its_items(scan):
+    kspace, _, _ = scan
+    a, b = middle(kspace), middle(kspace[::-1].copy())
+    both = espirit(torch.cat([a, b]), (40, 40)).maps
+    torch.testing.assert_close(both[:1], espirit(a, (40, 40)).maps)
+    torch.testing.assert_close(both[1:], espirit(b, (40, 40)).maps)
+    # Loudness is not part of a map.
+    torch.testing.assert_close(espirit(a * 1e-5, (40, 40)).maps, both[:1], rtol=1e-3, atol=1e-4)
+
+
+def test_crop_weights():
+    values = torch.tensor([0.2, 0.69, 0.8, 0.91, 1.0])
+    assert crop_weights(values, 0).tolist() == [1] * 5
+    assert crop_weights(values, 0.8, soft=False).tolist() == [0, 0, 1, 1, 1]
+    soft = crop_weights(values, 0.8)
+    assert soft.tolist() == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-6)
+    assert (crop_weights(torch.linspace(0, 1, 50), 0.8).diff() >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("region", "options", "error", "words"),
+    [
+        (torch.zeros(1, 4, 8, 8, dtype=torch.complex64), {}, SignalError, "zeros"),
+        (torch.full((1, 4, 8, 8), torch.nan, dtype=torch.complex64), {}, SignalError, "NaN"),
+        (torch.ones(1, 4, 4, 8, dtype=torch.complex64), {}, CalibrationError, "too small"),
+        (torch.ones(1, 4, 0, 8, dtype=torch.complex64), {}, CalibrationError, "no calibration region"),
+        (torch.ones(1, 4, 8, 8, dtype=torch.complex64), {"sets": 3}, UsageError, "3 sets"),
+        (torch.ones(1, 1, 8, 8, dtype=torch.complex64), {"sets": 2}, UsageError, "1 coils"),
+    ],
+)
+def test_what_cannot_be_estimated(region, options, error, words):
+    with pytest.raises(error, match=words) as caught:
+        espirit(region, (16, 16), **options)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("family", ["random", "equispaced", "gaussian1d", "gaussian2d", "poisson"])
+@pytest.mark.parametrize("size", [16, 20])
+def test_the_calibration_region_is_found(family, size):
+    mask = make_mask(family, (90, 101), 4, calibration=size, seed=2).mask
+    box = find_calibration(mask)
+    assert mask[box].all()
+    sides = [s.stop - s.start for s in box]
+    assert sides[1] >= size
+    assert all(s.start <= n // 2 < s.stop for s, n in zip(box, mask.shape, strict=True))
+    limited = [s.stop - s.start for s in find_calibration(mask, 8)]
+    assert limited == [8, 8]
+
+
+def test_noise_is_measured():
+    rng = np.random.default_rng(0)
+    made = simulate_kspace(phantom((128, 128), 1, 1), 4, 1e9, 1)
+    clean = made.kspace[0] / np.abs(made.kspace).max()
+    true = np.array([1, 2, 3, 4]) * 1e-4
+    noise = rng.normal(size=(2, *clean.shape)) * true[:, None, None] / 2**0.5
+    found = noise_deviation((clean + noise[0] + 1j * noise[1]).astype(np.complex64), np.ones((128, 128), bool))
+    np.testing.assert_allclose(found, true, rtol=0.15)
+
+
+def test_calibrate_and_its_sources(scan, tmp_path):
+    kspace, _, _ = scan
+    write_kspace(tmp_path / "k.h5", np.stack([kspace, kspace]))
+    file = read(tmp_path / "k.h5")
+    maps = calibrate(file, options=EspiritOptions(size=20))
+    assert maps.shape == (2, 1, 6, 97, 84)
+    np.testing.assert_allclose(maps[0], maps[1], atol=1e-5)
+    for source in ("espirit", "sigpy", "unit"):
+        one = item_maps(file, 0, kspace, np.ones((97, 84), bool), source=source)
+        length = one.maps.abs().square().sum(2).sqrt()
+        assert float(length.max()) == pytest.approx(1, abs=1e-4)
