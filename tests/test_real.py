@@ -18,6 +18,7 @@ from mrirecon.operators import norm
 from mrirecon.problem import Problem
 from mrirecon.registry import build
 
+EVERY = ["brain_flash_16ch", "brain_t1_7ch", "brain_8ch_poisson8x", "knee_fatsat_1ch", "phantom_flash_16ch"]
 POINTS_1D = {"brain_flash_16ch": (2, 3, 4), "brain_t1_7ch": (4, 6, 8)}
 
 
@@ -34,9 +35,7 @@ def open_scan(folder, name):
     return read(folder / f"{name}.npz", axes=None)
 
 
-@pytest.mark.parametrize(
-    "name", ["brain_flash_16ch", "brain_t1_7ch", "brain_8ch_poisson8x", "knee_fatsat_1ch", "phantom_flash_16ch"]
-)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_scan_reconstructs(real_kspace, name):
     scan = open_scan(real_kspace, name)
     found = reconstruct(scan)
