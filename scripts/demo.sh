@@ -5,6 +5,5 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bash "$here/scripts/install.sh"
 cd "$here"
-# torch's threads sleep while they wait: spinning, they slow a busy machine several times
-export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-0}"
+
 exec .venv/bin/mrirecon demo "$@"
