@@ -1,0 +1,44 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mrirecon.cli import main
+from mrirecon.io import read_image
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("    mrirecon ")]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with the sample scans, also under the names that the README uses for a user's own."""
+    shutil.copytree(ROOT / "data_samples", tmp_path / "data_samples")
+    shutil.copy(ROOT / "data_samples" / "brain_4x.h5", tmp_path / "scan.h5")
+    shutil.copy(ROOT / "data_samples" / "brain_full.h5", tmp_path / "full.h5")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_python_runs(here, code):
+    exec(compile(code, "README.md", "exec"), {})
+    assert read_image(here / "image.h5").shape == (3, 176, 144)
+
+
+def test_commands_run_in_their_order(here):
+    assert len(COMMANDS) >= 9
+    for command in COMMANDS:
+        if "benchmark" in command:
+            continue  # minutes; tests/test_cli.py runs it small
+        with pytest.raises(SystemExit) as ended:
+            main(shlex.split(command)[1:])
+        assert ended.value.code == 0, command
