@@ -41,7 +41,7 @@ def cs(
     *,
     lam: Weight = 0.0027,
     solver: Solver = "fista",
-    wavelet: str = "haar,db2,db4",
+    wavelet: str = "haar,haar,db2,db4",
     shifts: bool = True,
     iterations: Count = 100,
     tolerance: Weight = 1.5e-3,

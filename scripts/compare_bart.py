@@ -66,7 +66,7 @@ def _point(scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int) -
         return scores(image[0].numpy(), truth[:1])[0]
 
     zero, sense = ours("zero-filled"), _best([ours("sense", lam=lam) for lam in SENSE])
-    default = _numbers(ours("cs", lam=default_weight("cs", mask.size / float(mask.sum()))))
+    default = _numbers(ours("cs", lam=default_weight("cs", mask)))
     best = _best([ours("cs", lam=lam) for lam in OURS])
     best = max(best[0], default[0]), max(best[1], default[1])
     bart = _best(_bart(kspace, truth))
