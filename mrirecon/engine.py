@@ -18,6 +18,7 @@ from mrirecon.errors import SignalError
 from mrirecon.operators import per_item, root_sum_of_squares
 from mrirecon.problem import Problem
 
+Scale = Literal["percentile", "none"]
 S = TypeVar("S")  # the state that a method iterates on: a tensor, or a NamedTuple of tensors with the batch first
 
 
@@ -74,7 +75,8 @@ class Unrolled(nn.Module, Generic[S]):
         repeats: how often each block is applied.
         tolerance: an item stops when its step's relative change falls below this, unless gradients are being
             recorded, for which every run must have the same length; 0 never stops.
-        memory: ``checkpoint`` recomputes each step in the backward pass instead of storing what it needs.
+        memory: ``checkpoint`` recomputes steps in the backward pass instead of storing what they need.
+        segment: how many steps are recomputed together; only the state before them is kept.
 
     """
 
@@ -85,9 +87,11 @@ class Unrolled(nn.Module, Generic[S]):
         *,
         tolerance: float = 0.0,
         memory: Literal["store", "checkpoint"] = "store",
+        segment: int = 1,
     ) -> None:
         super().__init__()
         self.blocks, self.repeats, self.tolerance, self.memory = nn.ModuleList(blocks), repeats, tolerance, memory
+        self.segment = segment
 
     def _walk(self, p: Problem) -> Iterator[tuple[Step[S], S, S]]:
         """Yield (step, state before, state after) for every step of the schedule."""
@@ -95,13 +99,17 @@ class Unrolled(nn.Module, Generic[S]):
         for block in self.blocks:
             step = cast("Step[S]", block)
             state = step.init(p) if state is None else step.enter(state, p)
-            for _ in range(self.repeats):
-                old = state
-                if self.memory == "checkpoint" and torch.is_grad_enabled():
-                    state = cast("S", checkpoint(step, old, p, use_reentrant=False))
-                else:
+            if self.memory == "checkpoint" and torch.is_grad_enabled():
+                for start in range(0, self.repeats, self.segment):
+                    count = min(self.segment, self.repeats - start)
+                    for new in cast("list[S]", checkpoint(_repeat, step, state, p, count, use_reentrant=False)):
+                        yield step, state, new
+                        state = new
+            else:
+                for _ in range(self.repeats):
+                    old = state
                     state = cast("S", step(old, p))
-                yield step, old, state
+                    yield step, old, state
 
     def iterates(self, p: Problem) -> Iterator[S]:
         """Yield every state, so that the caller can stop, log, draw or supervise them all."""
@@ -155,14 +163,22 @@ class Unrolled(nn.Module, Generic[S]):
         return self.image(self.solve(p).state, p)
 
 
+def _repeat(step: Step[S], state: S, p: Problem, count: int) -> list[S]:
+    """Return the states after each of ``count`` steps."""
+    states = []
+    for _ in range(count):
+        state = step(state, p)
+        states.append(state)
+    return states
+
+
 def _select(which: Tensor, a: S, b: S) -> S:
     """Take ``a`` for the items where ``which`` (B,) is true and ``b`` for the others."""
     if isinstance(a, Tensor):
         return cast("S", torch.where(per_item(which, a), a, cast("Tensor", b)))
     if isinstance(a, tuple):
-        return cast(
-            "S", type(a)(*(_select(which, u, v) for u, v in zip(a, cast("tuple[object, ...]", b), strict=True)))
-        )
+        parts = [_select(which, u, v) for u, v in zip(a, cast("tuple[object, ...]", b), strict=True)]
+        return cast("S", a._make(parts) if hasattr(a, "_make") else tuple(parts))
     return b
 
 
@@ -180,13 +196,21 @@ class Reconstructor(nn.Module):
     """What all methods share around their engine: scale once by one number, prepare the maps, iterate, scale back.
 
     The scale is the 99th percentile of |Aᴴy| of each item, so that a regularization weight or a network means the same
-    on every scanner. Because the maps of two sets share one image, their magnitudes are combined first.
+    on every scanner. Because the maps of two sets share one image, their magnitudes are combined first. Weights from
+    elsewhere may have been trained in the data's own units: ``scale="none"``.
     """
 
-    def __init__(self, engine: Unrolled[S], prepare: Callable[[Problem], Problem] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Unrolled[S],
+        prepare: Callable[[Problem], Problem] | None = None,
+        *,
+        scale: Scale = "percentile",
+    ) -> None:
         super().__init__()
         self.engine = engine
         self.prepare = prepare
+        self.scale = scale
 
     def scaled(self, p: Problem) -> tuple[Problem, Tensor]:
         """Return the problem at unit scale, prepared, and its scale (B,).
@@ -197,6 +221,8 @@ class Reconstructor(nn.Module):
         """
         p = p.prepared()
         scale = percentile_scale(p.adjoint)
+        if self.scale == "none":
+            scale = torch.ones_like(scale)
         q = p.scaled(scale)
         return (q if self.prepare is None else self.prepare(q)).prepared(), scale
 

@@ -1,9 +1,27 @@
 """One file an algorithm: the equation in the docstring, the code under it."""
 
 from mrirecon.steps.admm import Admm
+from mrirecon.steps.cascade import InImage, InKspace
 from mrirecon.steps.conjugate_gradient import ConjugateGradient, conjugate_gradient
-from mrirecon.steps.direct import CoilImages, ZeroFilled
+from mrirecon.steps.direct import CoilImages, MagnitudeNet, ZeroFilled
 from mrirecon.steps.fista import Fista
+from mrirecon.steps.learned_primal_dual import Buffers, LearnedPrimalDual
 from mrirecon.steps.primal_dual import PrimalDual
+from mrirecon.steps.rim import Rim, RimState
 
-__all__ = ["Admm", "CoilImages", "ConjugateGradient", "Fista", "PrimalDual", "ZeroFilled", "conjugate_gradient"]
+__all__ = [
+    "Admm",
+    "Buffers",
+    "CoilImages",
+    "ConjugateGradient",
+    "Fista",
+    "InImage",
+    "InKspace",
+    "LearnedPrimalDual",
+    "MagnitudeNet",
+    "PrimalDual",
+    "Rim",
+    "RimState",
+    "ZeroFilled",
+    "conjugate_gradient",
+]

@@ -1,4 +1,4 @@
-"""Every method as a short composition on the one engine; the keyword-only signature is its configuration."""
+"""Reconstruction without training: zero filling, CG-SENSE, compressed sensing."""
 
 from __future__ import annotations
 

@@ -1,0 +1,209 @@
+"""The learned methods of the two papers, and those that they compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mrirecon.coils.sensitivity import SensitivityNet
+from mrirecon.engine import Reconstructor, Scale, Step, Unrolled
+from mrirecon.networks import ConvStack, NormUnet, RecurrentNet, Unet
+from mrirecon.networks.recurrent import CellName
+from mrirecon.registry import register
+from mrirecon.steps import InImage, InKspace, LearnedPrimalDual, MagnitudeNet, Rim
+from mrirecon.steps.cascade import Combine
+from mrirecon.updates import Chain, Consistency, Lift, Net, Part, Refine, cascade, data_consistency
+
+Count = Annotated[int, Field(ge=1)]
+Pools = Annotated[int, Field(ge=1, le=8)]
+Kernel = Annotated[Literal[1, 3, 5], Field()]
+Memory = Literal["store", "checkpoint"]
+
+
+@register(learned=True)
+def rim(
+    *,
+    cell: CellName = "gru",
+    steps: Count = 8,
+    features: Count = 64,
+    recurrent_kernel: Kernel = 1,
+    dc: Consistency = "none",
+    scale: Scale = "percentile",
+    memory: Memory = "store",
+    segment: Count = 1,
+) -> Reconstructor:
+    """Recurrent inference machine with GRU, MGU or IndRNN cells (arXiv 2012.07819)."""
+    step = _rim(cell, features, recurrent_kernel, dc)
+    return Reconstructor(Unrolled([step], steps, memory=memory, segment=segment), scale=scale)
+
+
+@register(learned=True)
+def irim(
+    *,
+    steps: Count = 8,
+    features: Count = 64,
+    recurrent_kernel: Kernel = 1,
+    dc: Consistency = "none",
+    scale: Scale = "percentile",
+    memory: Memory = "store",
+    segment: Count = 1,
+) -> Reconstructor:
+    """Independently recurrent inference machine: one cascade of a CIRIM (arXiv 2111.15498). Not the invertible RIM."""
+    step = _rim("indrnn", features, recurrent_kernel, dc)
+    return Reconstructor(Unrolled([step], steps, memory=memory, segment=segment), scale=scale)
+
+
+@register(learned=True)
+def cirim(
+    *,
+    cascades: Count = 5,
+    steps: Count = 8,
+    features: Count = 64,
+    cell: CellName = "indrnn",
+    recurrent_kernel: Kernel = 1,
+    dc: Consistency = "none",
+    detach: bool = False,
+    carry: bool = False,
+    share: bool = False,
+    scale: Scale = "percentile",
+    memory: Memory = "store",
+    segment: Count = 1,
+) -> Reconstructor:
+    """Cascades of independently recurrent inference machines (arXiv 2111.15498)."""
+    blocks = _copies(cascades, share, lambda: _rim(cell, features, recurrent_kernel, dc, detach=detach, carry=carry))
+    return Reconstructor(Unrolled(blocks, steps, memory=memory, segment=segment), scale=scale)
+
+
+@register(learned=True)
+def e2evn(
+    *,
+    cascades: Count = 12,
+    channels: Count = 18,
+    pools: Pools = 4,
+    dc: Consistency = "soft",
+    skip: bool = True,
+    plus: bool = False,
+    combine: Combine = "rss",
+    sensitivity: bool = True,
+    sensitivity_channels: Count = 8,
+    sensitivity_pools: Pools = 4,
+    share: bool = False,
+    scale: Scale = "percentile",
+    memory: Memory = "store",
+) -> Reconstructor:
+    """End-to-end variational network on k-space, with its own or with given coil maps (Sriram et al., MICCAI 2020)."""
+
+    def block() -> Step:  # type: ignore[type-arg]
+        part = cascade(Lift(Net(NormUnet(channels, pools))), dc, "kspace", skip=skip, plus=plus)
+        return InKspace(part, combine)
+
+    prepare = SensitivityNet(sensitivity_channels, sensitivity_pools) if sensitivity else None
+    return Reconstructor(Unrolled(_copies(cascades, share, block), memory=memory), prepare, scale=scale)
+
+
+@register(learned=True)
+def cascadenet(
+    *,
+    cascades: Count = 10,
+    channels: Count = 64,
+    layers: Annotated[int, Field(ge=2)] = 5,
+    dc: Consistency = "soft",
+    skip: bool = True,
+    order: Literal["network first", "together"] = "network first",
+    share: bool = False,
+    scale: Scale = "percentile",
+    memory: Memory = "store",
+) -> Reconstructor:
+    """Deep cascade of convolutions and data consistency (Schlemper et al., IEEE TMI 37:491, 2018).
+
+    "together" is the released multi-coil form, on k-space, with both terms at the same state.
+    """
+
+    def block() -> Step:  # type: ignore[type-arg]
+        net = Net(ConvStack(2, channels, layers))
+        if order == "together":
+            return InKspace(cascade(Lift(net), dc, "kspace", skip=skip))
+        return InImage(_then(Refine(net, skip=skip, plus=True), data_consistency(dc, "image")))
+
+    return Reconstructor(Unrolled(_copies(cascades, share, block), memory=memory), scale=scale)
+
+
+@register(learned=True)
+def kikinet(
+    *,
+    cascades: Count = 2,
+    channels: Count = 16,
+    pools: Pools = 2,
+    dc: Consistency = "soft",
+    skip: bool = True,
+    share: bool = False,
+    scale: Scale = "percentile",
+    memory: Memory = "store",
+) -> Reconstructor:
+    """KIKI-net: networks on k-space and on the image in turn (Eo et al., MRM 80:2188, 2018)."""
+
+    def block() -> Step:  # type: ignore[type-arg]
+        on_kspace = _then(Refine(Net(NormUnet(channels, pools)), skip=skip), data_consistency(dc, "kspace"))
+        on_image = Refine(Lift(Net(NormUnet(channels, pools))), skip=skip)
+        return InKspace(_then(Chain(on_kspace, on_image), data_consistency(dc, "kspace")))
+
+    return Reconstructor(Unrolled(_copies(cascades, share, block), memory=memory), scale=scale)
+
+
+@register(learned=True)
+def lpdnet(
+    *,
+    cascades: Count = 5,
+    buffers: Count = 5,
+    channels: Count = 16,
+    pools: Pools = 2,
+    start: Literal["data", "zero"] = "data",
+    residual: bool = True,
+    share: bool = False,
+    scale: Scale = "percentile",
+    memory: Memory = "store",
+) -> Reconstructor:
+    """Learned primal-dual (Adler and Öktem, IEEE TMI 37:1322, 2018)."""
+
+    def block() -> Step:  # type: ignore[type-arg]
+        primal = Unet(2 * (buffers + 1), 2 * buffers, channels, pools)
+        dual = Unet(2 * (buffers + 2), 2 * buffers, channels, pools)
+        return LearnedPrimalDual(primal, dual, buffers, start, residual)
+
+    return Reconstructor(Unrolled(_copies(cascades, share, block), memory=memory), scale=scale)
+
+
+@register(learned=True)
+def unet(
+    *,
+    channels: Count = 64,
+    pools: Pools = 2,
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    domain: Literal["complex", "magnitude"] = "complex",
+    dc: Consistency = "none",
+    skip: bool = False,
+    scale: Scale = "percentile",
+) -> Reconstructor:
+    """U-Net on the zero-filled image: complex, combined by maps, or the magnitude as in fastMRI's baseline."""
+    if domain == "magnitude":
+        return Reconstructor(Unrolled([MagnitudeNet(Unet(1, 1, channels, pools, dropout))]), scale=scale)
+    part = Refine(Net(NormUnet(channels, pools, dropout=dropout)), skip=skip, plus=True)
+    return Reconstructor(Unrolled([InImage(_then(part, data_consistency(dc, "image")))]), scale=scale)
+
+
+def _rim(
+    cell: CellName, features: int, kernel: int, dc: Consistency, *, detach: bool = False, carry: bool = False
+) -> Rim:
+    network = RecurrentNet(4, 2, features, cell, kernel)
+    return Rim(network, data_consistency(dc, "image"), detach=detach, carry=carry)
+
+
+def _then(part: Part, last: Part | None) -> Part:
+    return part if last is None else Chain(part, last)
+
+
+def _copies(count: int, share: bool, make: Callable[[], Step]) -> list[Step]:  # type: ignore[type-arg]
+    """Return ``count`` steps, each made anew, or, where sharing is asked for, one step that many times."""
+    return [make()] * count if share else [make() for _ in range(count)]

@@ -1,0 +1,10 @@
+"""Networks on real tensors. They know nothing of MRI; `to_real` and `to_complex` are the only way in and out."""
+
+from __future__ import annotations
+
+from mrirecon.networks.cnn import ConvStack
+from mrirecon.networks.crossing import to_complex, to_real
+from mrirecon.networks.recurrent import RecurrentNet
+from mrirecon.networks.unet import NormUnet, Unet
+
+__all__ = ["ConvStack", "NormUnet", "RecurrentNet", "Unet", "to_complex", "to_real"]

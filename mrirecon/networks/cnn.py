@@ -1,0 +1,31 @@
+"""The plain stack of convolutions of the deep cascade (Schlemper et al., IEEE TMI 37:491, 2018)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import cast
+
+from torch import Tensor, nn
+
+
+class ConvStack(nn.Module):
+    """3×3 convolutions with a PReLU of its own after each but the last; the image keeps its size.
+
+    Args:
+        width: channels in and out.
+        channels: channels between.
+        layers: how many convolutions.
+
+    """
+
+    def __init__(self, width: int = 2, channels: int = 64, layers: int = 5) -> None:
+        super().__init__()
+        widths = [width, *[channels] * (layers - 1), width]
+        steps: list[nn.Module] = []
+        for a, b in pairwise(widths):
+            steps += [nn.Conv2d(a, b, 3, padding=1), nn.PReLU()]
+        self.conv = nn.Sequential(*steps[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, width, y, x) to the same shape."""
+        return cast("Tensor", self.conv(x))

@@ -1,0 +1,40 @@
+"""The one crossing between complex images and real channels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mrirecon.errors import UsageError
+
+
+def to_real(*images: Tensor) -> Tensor:
+    """Return real and imaginary channels of images: (B, M, y, x) complex each ↦ (B·M, 2·images, y, x) real.
+
+    Several sets of maps share one network: they go into the batch. Channels come last in memory, which is how complex
+    numbers lie there already and how convolutions on a CPU are quickest.
+
+    Raises:
+        UsageError: volumes.
+
+    """
+    if images[0].ndim != 4:
+        raise UsageError(
+            "networks take two-dimensional images",
+            why=f"this one has {images[0].ndim - 2} spatial axes",
+            fix="transform along a fully sampled axis and reconstruct slice by slice, or use cs",
+        )
+    parts = [torch.view_as_real(x.resolve_conj()).flatten(0, 1) for x in images]
+    channels = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+    return channels.movedim(-1, 1)
+
+
+def to_complex(channels: Tensor, sets: int) -> Tensor:
+    """Return the complex image of two channels: (B·M, 2, y, x) real ↦ (B, M, y, x), M = ``sets``.
+
+    Networks may run in half precision; physics does not, so 16-bit channels come out as complex64.
+    """
+    if channels.dtype in (torch.float16, torch.bfloat16):
+        channels = channels.float()
+    image = torch.view_as_complex(channels.movedim(1, -1).contiguous())
+    return image.reshape(-1, sets, *image.shape[1:])

@@ -1,0 +1,174 @@
+"""The network of a recurrent inference machine: convolutions with recurrent units between them.
+
+Putzky and Welling, arXiv 1706.04008; Lønning et al., Med. Image Anal. 53:64, 2019; arXiv 2012.07819 (GRU, MGU, IndRNN).
+Parameters are named as in the papers' released code, so that its weights fit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CellName = Literal["gru", "mgu", "indrnn"]
+
+
+class Cell(nn.Module, ABC):
+    """A convolutional recurrent unit: features x and hidden state h, both (N, F, y, x), to the next hidden state."""
+
+    gates: int  # how many maps the input is turned into, for each feature
+
+    def __init__(self, features: int, kernel: int = 1) -> None:
+        super().__init__()
+        self.ih = nn.Conv2d(features, self.gates * features, kernel, padding=kernel // 2)
+        self._recurrence(features, kernel)
+
+    def _recurrence(self, features: int, kernel: int) -> None:
+        self.hh: nn.Module | nn.Parameter = nn.Conv2d(
+            features, self.gates * features, kernel, padding=kernel // 2, bias=False
+        )
+
+    @abstractmethod
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the next hidden state."""
+
+    def _maps(self, x: Tensor, h: Tensor) -> list[tuple[Tensor, Tensor]]:
+        from_h = cast("nn.Conv2d", self.hh)(h)
+        return list(zip(self.ih(x).chunk(self.gates, 1), from_h.chunk(self.gates, 1), strict=True))
+
+
+class Gru(Cell):
+    """r = σ(W_r x + U_r h), z = σ(W_z x + U_z h), n = tanh(W x + r U h), h⁺ = (1 − z) n + z h. Cho et al., 2014."""
+
+    gates = 3
+
+    def __init__(self, features: int, kernel: int = 1) -> None:
+        super().__init__(features, kernel)
+        for conv in (self.ih, cast("nn.Conv2d", self.hh)):
+            nn.init.orthogonal_(conv.weight)
+        nn.init.zeros_(cast("Tensor", self.ih.bias))
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the next hidden state."""
+        (rx, rh), (zx, zh), (nx, nh) = self._maps(x, h)
+        z = torch.sigmoid(zx + zh)
+        n = torch.tanh(nx + torch.sigmoid(rx + rh) * nh)
+        return n * (1 - z) + z * h
+
+
+class Mgu(Cell):
+    """f = σ(W_f x + U_f h), c = tanh(W x + f U h), h⁺ = c + f (h − c).
+
+    The minimal gated unit (Zhou et al., 2016), with the gate as in the paper's released code: f = 1 keeps the past.
+    """
+
+    gates = 2
+
+    def __init__(self, features: int, kernel: int = 1) -> None:
+        super().__init__(features, kernel)
+        nn.init.xavier_uniform_(self.ih.weight, nn.init.calculate_gain("relu"))
+        nn.init.xavier_uniform_(cast("nn.Conv2d", self.hh).weight)
+        nn.init.zeros_(cast("Tensor", self.ih.bias))
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the next hidden state."""
+        (fx, fh), (cx, ch) = self._maps(x, h)
+        f = torch.sigmoid(fx + fh)
+        c = torch.tanh(cx + f * ch)
+        return c + f * (h - c)
+
+
+class IndRnn(Cell):
+    """h⁺ = ReLU(W x + b + u ⊙ h), one recurrent weight a channel. Li et al., CVPR 2018."""
+
+    gates = 1
+
+    def __init__(self, features: int, kernel: int = 1) -> None:
+        super().__init__(features, kernel)
+        deviation = (features * (1 + kernel**2)) ** -0.5
+        nn.init.normal_(self.ih.weight, std=deviation)
+        nn.init.normal_(cast("nn.Parameter", self.hh), std=deviation)
+        nn.init.zeros_(cast("Tensor", self.ih.bias))
+
+    def _recurrence(self, features: int, kernel: int) -> None:
+        self.hh = nn.Parameter(torch.empty(1, features, 1, 1))
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the next hidden state."""
+        return F.relu(self.ih(x) + cast("Tensor", self.hh) * h)
+
+
+CELLS: dict[CellName, type[Cell]] = {"gru": Gru, "mgu": Mgu, "indrnn": IndRnn}
+
+
+class Convolution(nn.Module):
+    """Convolution that repeats the edge of the image outward; ReLU, if asked for, after it."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int, bias: bool, relu: bool) -> None:
+        super().__init__()
+        self.conv_layer = nn.Conv2d(inputs, outputs, kernel, dilation=dilation, bias=bias)
+        nn.init.kaiming_normal_(self.conv_layer.weight, nonlinearity="relu")
+        if bias:
+            nn.init.zeros_(cast("Tensor", self.conv_layer.bias))
+        self.relu = relu
+        self.reach = dilation * (kernel // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, inputs, y, x) to (N, outputs, y, x)."""
+        x = self.conv_layer(F.pad(x, (self.reach,) * 4, "replicate"))
+        return F.relu(x) if self.relu else x
+
+
+class Layer(nn.Module):
+    """A convolution and the recurrent unit that follows it."""
+
+    def __init__(self, inputs: int, features: int, kernel: int, dilation: int, cell: CellName, recurrent: int) -> None:
+        super().__init__()
+        self.convs = Convolution(inputs, features, kernel, dilation, bias=True, relu=True)
+        self.rnn = CELLS[cell](features, recurrent)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the next hidden state, which is also what the next layer reads."""
+        return cast("Tensor", self.rnn(self.convs(x), h))
+
+
+class RecurrentNet(nn.Module):
+    """conv 5×5 → unit → conv 3×3, dilation 2 → unit → conv 3×3 without bias to ``outputs`` channels.
+
+    Args:
+        inputs: channels in.
+        outputs: channels out.
+        features: channels of both hidden states.
+        cell: the recurrent unit.
+        recurrent_kernel: its kernel.
+
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, features: int = 64, cell: CellName = "indrnn", recurrent_kernel: int = 1
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.layers = nn.ModuleList(
+            [
+                Layer(inputs, features, 5, 1, cell, recurrent_kernel),
+                Layer(features, features, 3, 2, cell, recurrent_kernel),
+            ]
+        )
+        self.final_layer = nn.Sequential(Convolution(features, outputs, 3, 1, bias=False, relu=False))
+
+    def start(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return hidden states of zeros for inputs like x (N, inputs, y, x)."""
+        zero = x.new_zeros(x.shape[0], self.features, *x.shape[2:]).contiguous(memory_format=torch.channels_last)
+        return tuple(zero for _ in self.layers)
+
+    def forward(self, x: Tensor, hidden: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the update (N, outputs, y, x) and the next hidden states."""
+        states = []
+        for layer, h in zip(self.layers, hidden, strict=True):
+            x = layer(x, h)
+            states.append(x)
+        return self.final_layer(x), tuple(states)

@@ -1,0 +1,125 @@
+"""U-Net as the fastMRI baselines have it, key by key, so that their published weights fit.
+
+Ronneberger et al., MICCAI 2015; Zbontar et al., arXiv 1811.08839; Sriram et al., MICCAI 2020.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mrirecon.errors import UsageError
+
+
+class ConvBlock(nn.Module):
+    """Twice: 3×3 convolution without bias, instance norm without parameters, leaky ReLU (0.2), dropout of channels."""
+
+    def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        steps: list[nn.Module] = []
+        for width in (inputs, outputs):
+            steps += [nn.Conv2d(width, outputs, 3, padding=1, bias=False), nn.InstanceNorm2d(outputs)]
+            steps += [nn.LeakyReLU(0.2, inplace=True), nn.Dropout2d(dropout)]
+        self.layers = nn.Sequential(*steps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features at the same resolution."""
+        return cast("Tensor", self.layers(x))
+
+
+class UpBlock(nn.Module):
+    """Transposed 2×2 convolution of stride 2 without bias, instance norm, leaky ReLU (0.2)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False),
+            nn.InstanceNorm2d(outputs),
+            nn.LeakyReLU(0.2, inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features at twice the resolution."""
+        return cast("Tensor", self.layers(x))
+
+
+class Unet(nn.Module):
+    """U-Net of ``pools`` levels, ``channels`` wide at the first and twice as wide at each next.
+
+    Args:
+        inputs: channels in.
+        outputs: channels out.
+        channels: width of the first level.
+        pools: how often the resolution is halved.
+        dropout: probability that a channel is dropped in training.
+
+    """
+
+    def __init__(self, inputs: int, outputs: int, channels: int = 32, pools: int = 4, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.pools = pools
+        widths = [channels * 2**level for level in range(pools + 1)]
+        self.down_sample_layers = nn.ModuleList(
+            ConvBlock(a, b, dropout) for a, b in zip([inputs, *widths[:-2]], widths[:-1], strict=True)
+        )
+        self.conv = ConvBlock(widths[-2], widths[-1], dropout)
+        self.up_transpose_conv = nn.ModuleList(UpBlock(2 * w, w) for w in reversed(widths[:-1]))
+        ups: list[nn.Module] = [ConvBlock(2 * w, w, dropout) for w in reversed(widths[:-1])]
+        ups[-1] = nn.Sequential(ups[-1], nn.Conv2d(channels, outputs, 1))
+        self.up_conv = nn.ModuleList(ups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, inputs, y, x) to (N, outputs, y, x), any size that every level still holds.
+
+        Raises:
+            UsageError: the image is too small for the number of pools.
+
+        """
+        if min(x.shape[-2:]) < 2**self.pools or max(x.shape[-2:]) < 2 ** (self.pools + 1):
+            raise UsageError(
+                f"the image is too small for a U-Net of {self.pools} pools",
+                why=f"{x.shape[-2]}×{x.shape[-1]}; at its coarsest level, one pixel has no spread to normalise by",
+                fix="use fewer pools",
+            )
+        skips = []
+        for down in self.down_sample_layers:
+            x = down(x)
+            skips.append(x)
+            x = F.avg_pool2d(x, 2)
+        x = self.conv(x)
+        for grow, merge, skip in zip(self.up_transpose_conv, self.up_conv, reversed(skips), strict=True):
+            x = grow(x)
+            # An odd level loses its last row or column when it is halved: reflect it back.
+            missing = (0, skip.shape[-1] - x.shape[-1], 0, skip.shape[-2] - x.shape[-2])
+            if any(missing):
+                x = F.pad(x, missing, "reflect")
+            x = merge(torch.cat([x, skip], 1))
+        return x
+
+
+class NormUnet(nn.Module):
+    """U-Net between a normalisation of every input channel to mean 0 and deviation 1, and its undoing.
+
+    Real and imaginary part are normalised each by themselves; the image is padded with zeros to a multiple of 2^pools.
+    The number of channels out equals that of channels in.
+    """
+
+    def __init__(self, channels: int, pools: int, width: int = 2, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.unet = Unet(width, width, channels, pools, dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, width, y, x) to the same shape."""
+        flat = x.flatten(2)
+        mean, deviation = flat.mean(2)[..., None, None], flat.std(2)[..., None, None]
+        # Only what is exactly constant has no deviation: it stays as it is, and nothing else is touched.
+        deviation = deviation.clamp_min(torch.finfo(deviation.dtype).tiny)
+        multiple = 2**self.unet.pools
+        sides = [(-n) % multiple for n in x.shape[-2:]]
+        (top, left), (rows, columns) = (side // 2 for side in sides), x.shape[-2:]
+        pads = (left, sides[1] - left, top, sides[0] - top)
+        y = self.unet(F.pad((x - mean) / deviation, pads))
+        return cast("Tensor", y[..., top : top + rows, left : left + columns] * deviation + mean)
