@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import time
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
@@ -94,6 +95,16 @@ def test_planes_reach_the_acceleration_to_one_sample(
     assert result.mask.sum() == count
     assert result.acceleration == pytest.approx(total / count)
     assert result.mask[box(shape, sides)].all()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_spacing_is_wide_enough_for_a_single_sample(seed: int) -> None:
+    """The bisection doubles the spacing in vain; it must not double the memory with it."""
+    tracemalloc.start()
+    assert make_mask("poisson", (9, 8), 72, calibration=(0, 0), seed=seed).mask.sum() == 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6
 
 
 @pytest.mark.parametrize("shape", [(320, 320), (131, 97), (45, 256), (230, 180)])
