@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from mrirecon.calibrate import EspiritOptions, ItemMaps, Source, item_maps
+from mrirecon.checkpoints import Trained
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.noise import noise_deviation
-from mrirecon.engine import percentile_scale
+from mrirecon.engine import Reconstructor, percentile_scale
 from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
@@ -82,9 +83,11 @@ def reconstruct(
     espirit: EspiritOptions | None = None,
     lam: float | Literal["auto"] | None = None,
     options: Mapping[str, object] | None = None,
+    model: Trained | None = None,
     device: str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
+    keep: Callable[[int, np.ndarray], None] | None = None,
 ) -> Reconstruction:
     """Reconstruct every item of a scan.
 
@@ -96,12 +99,14 @@ def reconstruct(
         lam: regularization weight relative to the scale of the data; ``auto`` finds it by the discrepancy principle
             (Morozov, 1966): the largest misfit that the measured noise explains. ``None`` takes the method's default.
         options: further options of the method.
+        model: a trained model, in place of a method and its options.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
         seed: of the methods that draw random numbers.
         progress: called with (items done, items, what is being done).
+        keep: called with (item, images (step, *space)) to see every iterate, in the scale of the data.
 
     Raises:
-        UsageError: a method, option or device that does not exist.
+        UsageError: a method, option or device that does not exist; a learned method without a model.
         InputError: data that cannot be reconstructed; the item is named.
 
     """
@@ -109,7 +114,12 @@ def reconstruct(
     why = "as asked"
     if method == "auto":
         method, why = choose_method(scan, 0, maps)
+    if model is not None:
+        method, why = model.method, f"model {model.folder}"
+    elif method != SECOND_OPINION and find(method).learned:
+        raise UsageError(f"method {method!r} is learned: it needs weights", fix="give a trained model with --model DIR")
     settings = _settings(scan, method, options or {}, lam, seed)
+    ready = None if model is None else model.model.to(where)
     out = Reconstruction(np.empty(0), method, why, "", [], [], [])
     images = []
     for item in range(len(scan)):
@@ -117,7 +127,7 @@ def reconstruct(
             progress(item, len(scan), method)
         start = time.perf_counter()
         try:
-            images.append(_item(scan, item, method, maps, espirit, settings, lam == "auto", where, out))
+            images.append(_item(scan, item, method, maps, espirit, settings, lam == "auto", where, out, ready, keep))
         except MriReconError as error:
             error.where = error.where if error.where and str(scan.path) in error.where else scan.where(item)
             raise
@@ -162,6 +172,8 @@ def _item(
     auto: bool,
     device: torch.device,
     out: Reconstruction,
+    ready: Reconstructor | None,
+    keep: Callable[[int, np.ndarray], None] | None,
 ) -> np.ndarray:
     kspace = scan.kspace(item)
     mask = scan.mask(item)
@@ -189,9 +201,11 @@ def _item(
         found, how = discrepancy_weight(method, settings, problem, noise_deviation(kspace, mask))
         settings = {**settings, "lam": found}
         out.notes.append(f"{scan.where(item)}: {how}")
-    model = build(method, settings).to(device)
+    model = build(method, settings).to(device) if ready is None else ready
     with torch.inference_mode():
         result = model.run(problem)
+        if keep is not None:
+            keep(item, np.stack([_join(x[0] * prior[0]) / gain for x in model.images(problem)]))
     out.reasons += result.reasons
     if "lam" in settings:
         out.lam.append(_number(settings["lam"]))

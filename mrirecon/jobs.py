@@ -14,6 +14,7 @@ import torch
 
 from mrirecon import __version__
 from mrirecon.calibrate import EspiritOptions, Source
+from mrirecon.checkpoints import load_model
 from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, reference_images
 from mrirecon.inference import Progress, choose_method, pick_device, reconstruct
@@ -46,6 +47,8 @@ def reconstruct_file(
     format: Format | None = None,
     seed: int = 0,
     options: Mapping[str, object] | None = None,
+    model: str | Path | None = None,
+    save_iterates: bool = False,
     reference: str | Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -69,6 +72,8 @@ def reconstruct_file(
         format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``png``; by default from the name of ``out``.
         seed: of random draws.
         options: further options of the method.
+        model: folder of a trained model, in place of a method.
+        save_iterates: also write the image after every step, as NAME_iterates.h5 with items and steps in turn.
         reference: image file or fully sampled k-space to score against.
         overwrite: replace an output that exists.
         dry_run: say what would be done, and write nothing.
@@ -86,7 +91,12 @@ def reconstruct_file(
     if maps_file is not None:
         maps = "file"
     scan = read(path, axes=axes, mask=mask, maps=maps_file, dataset=dataset)
+    trained = None if model is None else load_model(model)
+    if trained is not None and (method != "auto" or options):
+        raise UsageError("a model brings its own method and options", fix="leave --method and --set out")
     chosen, why = choose_method(scan, 0, maps) if method == "auto" else (method, "as asked")
+    if trained is not None:
+        chosen, why = trained.method, f"model {model}"
     target = output_path(Path(path), Path(out), chosen, format)
     if target.exists() and not overwrite:
         raise UsageError("the output exists already", where=str(target), fix="choose another name, or pass --overwrite")
@@ -100,8 +110,11 @@ def reconstruct_file(
     }
     if dry_run:
         return {**plan, "outputs": [str(target)], "dry_run": True, "notes": scan.notes}
+    iterates: list[np.ndarray] = []
     done = reconstruct(
         scan,
+        model=trained,
+        keep=(lambda _, images: iterates.append(images)) if save_iterates else None,
         method=chosen,
         maps=maps,
         espirit=espirit,
@@ -116,7 +129,8 @@ def reconstruct_file(
         "maps": {"source": done.maps, "file": None if maps_file is None else str(maps_file)},
         "mask": None if mask is None else str(mask),
         "lambda": done.lam,
-        "options": dict(options or {}),
+        "options": dict(options or {}) if trained is None else trained.options,
+        "model": None if trained is None else {"folder": str(trained.folder), "sha256": trained.sha256},
         "seed": seed,
         "stopped": done.reasons,
         "seconds": done.seconds,
@@ -131,6 +145,9 @@ def reconstruct_file(
     target.parent.mkdir(parents=True, exist_ok=True)
     inputs = [p for p in (path, mask, maps_file, reference) if p is not None]
     written = write_image(target, done.images, format=format, sidecar=told, keep_complex=True, inputs=inputs)
+    if save_iterates:
+        steps = target.with_name(f"{target.name.split('.')[0]}_iterates.h5")
+        written += write_image(steps, np.concatenate(iterates), inputs=inputs)
     return {**told, "outputs": [str(w) for w in written], "total_seconds": time.perf_counter() - start}
 
 

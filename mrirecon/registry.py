@@ -90,12 +90,23 @@ def build(name: str, options: Mapping[str, object] | None = None) -> Reconstruct
         UsageError: unknown method or option, or a value of the wrong type or outside its range.
 
     """
+    return find(name).build(**resolve(name, options))
+
+
+def resolve(name: str, options: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """Return all options of a method, the given ones checked, the others at their defaults.
+
+    Raises:
+        UsageError: unknown method or option, or a value of the wrong type or outside its range.
+
+    """
     method = find(name)
     try:
         valid = method.schema.model_validate(dict(options or {}))
     except ValidationError as error:
-        raise UsageError(*_explain(method, error)[:1], **_explain(method, error)[1]) from None
-    return method.build(**{key: getattr(valid, key) for key in method.schema.model_fields})
+        what, more = _explain(method, error)
+        raise UsageError(what, **more) from None
+    return {key: getattr(valid, key) for key in method.schema.model_fields}
 
 
 def _explain(method: Method, error: ValidationError) -> tuple[str, dict[str, str]]:

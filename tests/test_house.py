@@ -13,7 +13,7 @@ PACKAGE = ROOT / "mrirecon"
 # A file imports only from rooms above it, and from its own.
 ORDER = [
     *("errors", "operators", "sparsity", "problem", "networks", "engine", "updates"),
-    *("steps", "coils", "masks", "registry", "methods", "metrics", "losses"),
+    *("steps", "coils", "masks", "registry", "methods", "costs", "metrics", "losses"),
     *("io", "data", "config", "checkpoints", "training", "second_opinion", "calibrate"),
     *("inference", "evaluate", "jobs", "selftest", "benchmark", "report", "cli"),
 ]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mrirecon import __version__
-from mrirecon.cli import inspect, masks, reconstruct
+from mrirecon.cli import inspect, masks, models, reconstruct
 from mrirecon.cli.envelope import run
 
 EPILOG = (
@@ -32,6 +32,7 @@ app.command("reconstruct")(reconstruct.reconstruct)
 app.command()(reconstruct.calibrate)
 app.command()(reconstruct.evaluate)
 app.add_typer(masks.app)
+app.add_typer(models.app)
 app.command()(inspect.methods)
 app.command()(inspect.selftest)
 app.command()(inspect.benchmark)

@@ -29,6 +29,7 @@ def reconstruct(
     maps: Annotated[str, typer.Option(help="auto, espirit, sigpy, file, unit, or a file with coil maps.")] = "auto",
     map_sets: Sets = 1,
     mask: Annotated[Path | None, typer.Option(help="Mask file; undersamples fully sampled data.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of a trained model, in place of a method.")] = None,
     lam: Annotated[str | None, typer.Option("--lambda", help="Regularization: a number, or auto (by noise).")] = None,
     options: Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")] = None,
     axes: Axes = None,
@@ -37,6 +38,7 @@ def reconstruct(
     format: Annotated[str | None, typer.Option(help="h5, npz, cfl, png; by default from the output's name.")] = None,
     reference: Annotated[Path | None, typer.Option(help="Images, or the full scan, to score against.")] = None,
     seed: Annotated[int, typer.Option(help="Of methods that draw random numbers.")] = 0,
+    save_iterates: Annotated[bool, typer.Option("--save-iterates", help="Also write the image of every step.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -45,6 +47,7 @@ def reconstruct(
     chosen: dict[str, Any] = {"method": method, "mask": mask, "axes": axes, "dataset": dataset, "device": device}
     chosen |= {"format": _one_of(format, FORMATS, "--format"), "reference": reference, "seed": seed}
     chosen |= {"overwrite": overwrite, "dry_run": dry_run, "lam": number(lam), "options": pairs(options or [])}
+    chosen |= {"model": model, "save_iterates": save_iterates}
     chosen |= {"maps": maps} if maps in SOURCES else {"maps_file": Path(maps)}
     sources = expand(files, output)
     from mrirecon.calibrate import EspiritOptions

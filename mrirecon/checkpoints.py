@@ -1,0 +1,190 @@
+"""Trained models as folders: weights as safetensors, the configuration that rebuilds the model, and a card.
+
+Nothing is executed on loading. What does not fit is refused with the first names that differ, never skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mrirecon import __version__
+from mrirecon.engine import Reconstructor
+from mrirecon.errors import InputError, ModelMismatchError, UsageError
+from mrirecon.io import atomic_path, sha256, write_json
+from mrirecon.registry import build, find, resolve
+
+WEIGHTS, CONFIG, CARD = "weights.safetensors", "config.json", "card.md"
+FORMAT = 1  # raised when a folder of today could no longer be read as it is meant
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with its weights, and what it is.
+
+    Attributes:
+        folder: where it lies.
+        method: the registered method.
+        options: all its options.
+        model: ready to reconstruct.
+        sha256: of the weights file.
+        card: plain data on how it was trained.
+
+    """
+
+    folder: Path
+    method: str
+    options: dict[str, object]
+    model: Reconstructor = field(repr=False)
+    sha256: str
+    card: dict[str, object]
+
+
+def save_model(
+    folder: str | Path,
+    method: str,
+    options: Mapping[str, object],
+    model: Reconstructor,
+    card: Mapping[str, object] | None = None,
+) -> Path:
+    """Write a model's folder; files appear whole, the configuration last, so that a folder with one is complete.
+
+    Args:
+        folder: made where it does not exist.
+        method: name of the registered method that built the model.
+        options: those that differ from the defaults; all are written, so that a later default changes nothing.
+        model: its weights are saved.
+        card: plain data on training data, acceleration, scores, licence.
+
+    Raises:
+        UsageError: the method and options do not build this model.
+        ModelMismatchError: weights that are not finite.
+
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    resolved = resolve(method, options)
+    # Shared weights are stored once, under the first of their names.
+    weights = {name: w.detach().cpu().contiguous() for name, w in model.named_parameters()}
+    _check_fit(weights, build(method, resolved), str(folder))
+    _check_finite(weights, str(folder))
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(weights, temporary)
+    digest = sha256(folder / WEIGHTS)
+    count = sum(w.numel() for w in weights.values())
+    about: dict[str, object] = {"format": FORMAT, "method": method, "options": resolved, "parameters": count}
+    about |= {"sha256": digest, "mrirecon": __version__, "torch": torch.__version__, "card": dict(card or {})}
+    with atomic_path(folder / CARD) as temporary:
+        temporary.write_text(_card(about), encoding="utf-8")
+    write_json(folder / CONFIG, about)
+    return folder
+
+
+def load_model(folder: str | Path) -> Trained:
+    """Return the model of a folder, on the CPU, in evaluation mode.
+
+    Raises:
+        InputError: no such folder, or files that are missing or cannot be read.
+        ModelMismatchError: weights that are not those that were saved, do not fit the configuration, or are not finite;
+            a folder of a later version.
+
+    """
+    folder = Path(folder)
+    about = describe_model(folder)
+    found = sha256(folder / WEIGHTS)
+    if found != about["sha256"]:
+        raise ModelMismatchError(
+            "the weights are not those that were saved",
+            where=str(folder / WEIGHTS),
+            why=f"SHA-256 {found[:16]}…, and {CONFIG} says {str(about['sha256'])[:16]}…",
+            fix="copy the folder again",
+        )
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise InputError("the weights cannot be read", where=str(folder / WEIGHTS), why=str(error)) from None
+    method, options = str(about["method"]), about["options"]
+    assert isinstance(options, dict)
+    try:
+        model = build(method, options)
+    except UsageError as error:
+        raise ModelMismatchError(
+            "the configuration does not build a model here", where=str(folder / CONFIG), why=str(error), fix=error.fix
+        ) from None
+    _check_fit(weights, model, str(folder))
+    _check_finite(weights, str(folder))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    card = about["card"]
+    assert isinstance(card, dict)
+    return Trained(folder, method, options, model.eval(), found, card)
+
+
+def describe_model(folder: str | Path) -> dict[str, object]:
+    """Return what a model's configuration says, without building it.
+
+    Raises:
+        InputError: not a model's folder.
+        ModelMismatchError: written by a later version.
+
+    """
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            fix = f"give a folder that `mrirecon train` wrote, with {CONFIG} and {WEIGHTS}"
+            raise InputError("this is not a model", where=str(folder), why=f"there is no {name} in it", fix=fix)
+    try:
+        about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        missing = {"format", "method", "options", "sha256", "card"} - set(about)
+    except (ValueError, TypeError) as error:
+        raise InputError("the configuration cannot be read", where=str(folder / CONFIG), why=str(error)) from None
+    if missing or not (isinstance(about["options"], dict) and isinstance(about["card"], dict)):
+        why = f"it lacks {', '.join(sorted(missing))}" if missing else "options and card must be mappings"
+        raise InputError("the configuration is not complete", where=str(folder / CONFIG), why=why)
+    if about["format"] != FORMAT:
+        raise ModelMismatchError(
+            "the model was written in another format",
+            where=str(folder / CONFIG),
+            why=f"format {about['format']}; this is mrirecon {__version__}, which reads {FORMAT}",
+            fix="use the version of mrirecon that wrote it, which the configuration names",
+        )
+    return dict(about)
+
+
+def _check_fit(weights: Mapping[str, Tensor], model: Reconstructor, where: str) -> None:
+    wanted = {name: tuple(w.shape) for name, w in model.named_parameters()}
+    have = {name: tuple(w.shape) for name, w in weights.items()}
+    wrong = [f"{n} is missing" for n in wanted if n not in have]
+    wrong += [f"{n} is not part of the model" for n in have if n not in wanted]
+    wrong += [f"{n} is {have[n]}, not {wanted[n]}" for n in wanted if n in have and have[n] != wanted[n]]
+    if wrong:
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        why = "; ".join(wrong[:5]) + more
+        fix = f"use the {CONFIG} that belongs to them"
+        raise ModelMismatchError("the weights do not fit the model", where=where, why=why, fix=fix)
+
+
+def _check_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    bad = [name for name, w in weights.items() if not bool(torch.isfinite(w).all())]
+    if bad:
+        why = f"{len(bad)} of {len(weights)} tensors, such as {bad[0]}"
+        raise ModelMismatchError("the weights hold NaN or infinite values", where=where, why=why, fix="train it again")
+
+
+def _card(about: Mapping[str, object]) -> str:
+    card = about["card"]
+    assert isinstance(card, dict)
+    told = "\n".join(f"- {key}: {value}" for key, value in card.items()) or "- nothing is recorded"
+    return (
+        f"# {about['method']}\n\n{find(str(about['method'])).summary}\n\n"
+        f"{about['parameters']} parameters. SHA-256 of the weights: {about['sha256']}.\n\n"
+        f"## How it was trained\n\n{told}\n\nFor research, not for diagnosis.\n"
+    )

@@ -1,0 +1,54 @@
+"""`mrirecon models`: the learned methods, and trained models in folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mrirecon.cli.console import emit, table
+from mrirecon.cli.inspect import AsJson
+from mrirecon.cli.reconstruct import pairs
+
+app = typer.Typer(name="models", help="Learned methods and trained models.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """List the learned methods with their sizes."""
+    from mrirecon.costs import parameters
+    from mrirecon.registry import methods
+
+    found = [(m.name, parameters(m.name), m.summary) for m in methods().values() if m.learned]
+    if as_json:
+        return emit([{"name": n, "parameters": p, "summary": s} for n, p, s in found])
+    typer.echo(table(("method", "parameters", "what it is"), found))
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="A learned method, or the folder of a trained model.")],
+    options: Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")] = None,
+    size: Annotated[int, typer.Option(min=16, help="Matrix size of the slice.")] = 320,
+    coils: Annotated[int, typer.Option(min=1)] = 8,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a model is, its options, and what a slice costs."""
+    from mrirecon.checkpoints import describe_model
+    from mrirecon.costs import costs
+    from mrirecon.registry import find, resolve
+
+    about = describe_model(model) if Path(model).is_dir() else {"method": model, "options": pairs(options or [])}
+    method = find(str(about["method"]))
+    resolved = resolve(method.name, about["options"])  # type: ignore[arg-type]  # it is a mapping
+    spent = costs(method.name, resolved, size=size, coils=coils)
+    about |= {"options": resolved, "summary": method.summary, "parameters": spent.parameters}
+    about |= {f"GFLOP for {coils} coils {size}x{size}": spent.operations, "MiB": spent.memory}
+    if as_json:
+        return emit(about)
+    for key, value in about.items():
+        if isinstance(value, dict):
+            typer.echo("\n".join([f"{key}:", *(f"  {k} = {v}" for k, v in value.items())]))
+        else:
+            typer.echo(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")

@@ -1,0 +1,169 @@
+"""Models in folders: saved, loaded, refused when they are not what they say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mrirecon.checkpoints import CONFIG, WEIGHTS, describe_model, load_model, save_model
+from mrirecon.cli import main
+from mrirecon.errors import InputError, ModelMismatchError, UsageError
+from mrirecon.io import read_image, sha256
+from mrirecon.registry import build, find
+from tests.problems import random_problem
+from tests.test_methods import LEARNED, SMALL
+
+TWIN = Path(__file__).parents[1] / "data_samples" / "brain_4x.h5"
+
+
+def small(name):
+    return {k: v for k, v in SMALL.items() if k in find(name).schema.model_fields}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(3)
+    options = small("cirim")
+    return save_model(tmp_path / "model", "cirim", options, build("cirim", options), {"data": "a phantom"})
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_save_and_load_is_identical(name, tmp_path):
+    torch.manual_seed(0)
+    options = small(name)
+    model = build(name, options).eval()
+    save_model(tmp_path, name, options, model)
+    p = random_problem((16, 18), dtype=torch.complex64)
+    with torch.no_grad():
+        assert torch.equal(model(p), load_model(tmp_path).model(p))
+
+
+def test_shared_weights_are_stored_once(tmp_path):
+    options = {**small("cirim"), "share": True}
+    save_model(tmp_path, "cirim", options, build("cirim", options))
+    assert all("blocks.0" in name for name in load_file(tmp_path / WEIGHTS))
+    blocks = load_model(tmp_path).model.engine.blocks
+    assert blocks[0] is blocks[1]
+
+
+def test_all_options_are_written_and_the_card_is_told(saved):
+    about = describe_model(saved)
+    assert set(about["options"]) == set(find("cirim").schema.model_fields)
+    assert load_model(saved).card == {"data": "a phantom"}
+    assert "a phantom" in (saved / "card.md").read_text()
+
+
+def rewrite(folder, **changes):
+    about = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**about, **changes}))
+
+
+def reweigh(folder, change):
+    weights = load_file(folder / WEIGHTS)
+    change(weights)
+    save_file(weights, folder / WEIGHTS)
+    rewrite(folder, sha256=sha256(folder / WEIGHTS))
+
+
+def flip(folder):
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-5] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+
+
+def cut(folder, to):
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:to])
+    rewrite(folder, sha256=sha256(folder / WEIGHTS))
+
+
+FIRST = "engine.blocks.0.network.layers.0.rnn.hh"
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "words"),
+    [
+        (flip, ModelMismatchError, "not those that were saved"),
+        (lambda f: cut(f, 40), InputError, "cannot be read"),
+        (lambda f: cut(f, 0), InputError, "cannot be read"),
+        (lambda f: (f / WEIGHTS).unlink(), InputError, "no weights.safetensors"),
+        (lambda f: (f / CONFIG).write_text("{"), InputError, "configuration"),
+        (lambda f: (f / CONFIG).write_text("[]"), InputError, "configuration"),
+        (lambda f: (f / CONFIG).write_text("{}"), InputError, "lacks card"),
+        (lambda f: rewrite(f, options=3), InputError, "mappings"),
+        (lambda f: rewrite(f, format=99), ModelMismatchError, "format 99"),
+        (lambda f: rewrite(f, method="cirm"), ModelMismatchError, "cirim"),
+        (lambda f: rewrite(f, options={"cascades": "many"}), ModelMismatchError, "cascades"),
+        (lambda f: rewrite(f, options={"cascades": 3, "features": 6}), ModelMismatchError, "is missing"),
+        (lambda f: reweigh(f, lambda w: w.pop(FIRST)), ModelMismatchError, FIRST),
+        (lambda f: reweigh(f, lambda w: w.update(extra=torch.ones(2))), ModelMismatchError, "extra is not part"),
+        (lambda f: reweigh(f, lambda w: w.update({FIRST: torch.ones(3)})), ModelMismatchError, "not (1, 6, 1, 1)"),
+        (lambda f: reweigh(f, lambda w: w[FIRST].fill_(torch.nan)), ModelMismatchError, "NaN"),
+    ],
+)
+def test_damage_is_refused(saved, damage, error, words):
+    damage(saved)
+    with pytest.raises(error) as caught:
+        load_model(saved)
+    assert words in str(caught.value)
+    assert str(saved) in caught.value.where
+
+
+def test_what_does_not_fit_is_not_saved(tmp_path):
+    model = build("cirim", small("cirim"))
+    with pytest.raises(ModelMismatchError, match="do not fit"):
+        save_model(tmp_path, "cirim", {}, model)
+    with pytest.raises(UsageError, match="unknown option"):
+        save_model(tmp_path, "cirim", {"cascade": 2}, model)
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.inf)
+    with pytest.raises(ModelMismatchError, match="NaN or infinite"):
+        save_model(tmp_path, "cirim", small("cirim"), model)
+    assert not (tmp_path / CONFIG).exists()
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([str(a) for a in arguments])
+    return ended.value.code
+
+
+def test_reconstruct_with_a_model(saved, tmp_path, capfd):
+    out = tmp_path / "image.h5"
+    assert run("reconstruct", TWIN, "--model", saved, "-o", out, "--save-iterates") == 0
+    assert "cirim" in capfd.readouterr().err
+    assert read_image(out).shape == (3, 176, 144)
+    told = json.loads((tmp_path / "image.h5.json").read_text())
+    assert told["model"]["sha256"] == load_model(saved).sha256
+    assert told["options"]["cascades"] == 2
+    steps = read_image(tmp_path / "image_iterates.h5")
+    assert steps.shape == (3 * 4, 176, 144)
+    torch.testing.assert_close(torch.from_numpy(steps[3::4]), torch.from_numpy(read_image(out)), rtol=1e-4, atol=1e-9)
+
+
+def test_the_command_line_says_what_does_not_go_together(saved, tmp_path, capfd):
+    assert run("reconstruct", TWIN, "-m", "cs", "--model", saved) == 2
+    assert run("reconstruct", TWIN, "-m", "cirim") == 2
+    assert "--model" in capfd.readouterr().err
+    flip(saved)
+    assert run("reconstruct", TWIN, "--model", saved, "-o", tmp_path / "x.h5") == 7
+    assert "MRI-E-MODEL" in capfd.readouterr().err
+    assert run("reconstruct", TWIN, "--model", tmp_path / "none") == 3
+
+
+def test_models_list_and_show(saved, capfd):
+    assert run("models", "list") == 0
+    out = capfd.readouterr().out
+    assert "264960" in out
+    assert all(name in out for name in LEARNED)
+    assert run("models", "show", "irim", "--size", 64, "--json") == 0
+    shown = json.loads(capfd.readouterr().out)
+    assert shown["parameters"] == 52_992
+    assert run("models", "show", saved, "--size", 64) == 0
+    out, err = capfd.readouterr()
+    assert "cascades = 2" in out
+    assert "USDT" not in err
+    assert run("models", "show", "cirm") == 2
