@@ -244,7 +244,9 @@ def weigh(case: Case, lam: str, threads: str, folder: str) -> None:
     with np.load(Path(folder) / "scan.npz") as stored:
         scan = _Scan(stored["kspace"], stored["mask"], stored["truth"], int(threads), Path(folder))
         maps = ItemMaps(torch.from_numpy(stored["maps"]), "file", values=torch.from_numpy(stored["values"]))
-    _ours(case, scan, maps)(float(lam))
+    job = _ours(case, scan, maps)
+    del maps  # as `mrirecon.inference` does: the problem has its own, weighted
+    job(float(lam))
     print(_status("VmHWM") - before)
 
 

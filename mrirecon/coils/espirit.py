@@ -85,27 +85,23 @@ def espirit(
     found = [
         _one(item, space, sets, min(kernel, *box), threshold, coarse, power_steps) for item in calibration.unbind(0)
     ]
-    maps = torch.stack([m for m, _ in found])
+    # A batch of one, the common case, is not copied.
+    maps = torch.stack([m for m, _ in found]) if len(found) > 1 else found[0][0].unsqueeze(0)
     values = torch.stack([v for _, v in found])
-    return CoilMaps(maps * crop_weights(values, crop, soft).unsqueeze(2), values)
+    return CoilMaps(maps.mul_(crop_weights(values, crop, soft).unsqueeze(2)) if crop > 0 else maps, values)
 
 
 def _one(
     calibration: Tensor, space: tuple[int, ...], sets: int, kernel: int, threshold: float, coarse: int, steps: int
 ) -> tuple[Tensor, Tensor]:
     """Return maps (M, C, *space) of unit length and eigenvalues (M, *space) for one item."""
-    coils = calibration.shape[0]
     taps = _taps(calibration, kernel, threshold)
     small = tuple(-(-n // coarse) for n in space)
     h = _evaluate(taps, small)
     solved = torch.linalg.eigh(h.flatten(2).permute(2, 0, 1)).eigenvectors[..., -sets:].flip(-1)
     vectors = solved.permute(2, 1, 0).unflatten(-1, small)  # (M, C, *small)
     principal = _principal_coil(calibration)
-    vectors = _reference_phase(vectors, principal)
-    if small != space:
-        vectors = _interpolate(vectors, space)
-    vectors, values = _refine(taps, vectors, steps)
-    return _reference_phase(vectors, principal).reshape(sets, coils, *space), values.clamp(0, 1)
+    return _refine(taps, _reference_phase(vectors, principal), space, principal, steps)
 
 
 def _taps(calibration: Tensor, kernel: int, threshold: float) -> Tensor:
@@ -144,11 +140,12 @@ def _waves(taps: Tensor, axis: int, size: int) -> Tensor:
     return torch.exp(2j * torch.pi * order[:, None] * place).to(taps.dtype)
 
 
-def _interpolate(vectors: Tensor, space: tuple[int, ...]) -> Tensor:
-    """Interpolate (M, C, *coarse) linearly onto the full grid (M, C, *space); both are centred on n // 2."""
+def _interpolate(vectors: Tensor, space: tuple[int, ...], rows: slice) -> Tensor:
+    """Interpolate (M, C, *coarse) linearly onto some rows of the full grid *space; both are centred on n // 2."""
     for axis, n in enumerate(space, start=2):
         small = vectors.shape[axis]
-        place = (torch.arange(n, device=vectors.device) - n // 2) * (small / n) + small // 2
+        wanted = torch.arange(n, device=vectors.device)[rows if axis == 2 else slice(None)]
+        place = (wanted - n // 2) * (small / n) + small // 2
         low = place.floor().clamp(0, small - 1).long()
         high = (low + 1).clamp(max=small - 1)
         part = (place - low).clamp(0, 1).to(vectors.real.dtype).reshape(-1, *[1] * (vectors.ndim - 1 - axis))
@@ -157,27 +154,30 @@ def _interpolate(vectors: Tensor, space: tuple[int, ...]) -> Tensor:
     return vectors
 
 
-def _refine(taps: Tensor, vectors: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Return eigenvectors (M, C, *space) and eigenvalues (M, *space) after power iterations at full resolution.
+def _refine(
+    taps: Tensor, coarse: Tensor, space: tuple[int, ...], principal: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Return maps (M, C, *space) and eigenvalues (M, *space) by power iterations from the coarse solution.
 
-    Slab by slab along the first axis, so that H stays in the cache and is never held for the whole volume.
+    Slab by slab along the first axis, so that H stays in the cache and nothing but the result is held whole.
     """
-    coils, space = vectors.shape[1], tuple(vectors.shape[2:])
+    sets, coils = coarse.shape[:2]
     first = _waves(taps, axis=2, size=space[0])
     for n in space[1:]:  # each product moves its axis last, and the next tap axis to place 3
         taps = torch.tensordot(taps, _waves(taps, axis=3, size=n), dims=([3], [0]))
     slab = max(1, _SLAB // (coils**2 * max(1, taps[0, 0, 0].numel())))
-    refined, values = [], []
+    maps = coarse.new_empty(sets, coils, *space)
+    values = maps.real.new_empty(sets, *space)
     for start in range(0, space[0], slab):
-        part = slice(start, start + slab)
-        h = torch.tensordot(first[:, part].T.contiguous(), taps, dims=([1], [2])).movedim(0, 2)
-        v = vectors[:, :, part]
+        rows = slice(start, min(start + slab, space[0]))
+        h = torch.tensordot(first[:, rows].T.contiguous(), taps, dims=([1], [2])).movedim(0, 2)
+        v = _interpolate(coarse, space, rows)
         for _ in range(steps):
             v = _orthonormal(_multiply(h, v))
         v, value = _ritz(v, _multiply(h, v))
-        refined.append(v)
-        values.append(value)
-    return torch.cat(refined, 2), torch.cat(values, 1)
+        maps[:, :, rows] = _reference_phase(v, principal)
+        values[:, rows] = value.clamp(0, 1)
+    return maps, values
 
 
 _SLAB = 2**18  # complex numbers of H at a time: 2 MiB
