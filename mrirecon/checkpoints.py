@@ -19,6 +19,7 @@ from mrirecon import __version__
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError, ModelMismatchError, UsageError
 from mrirecon.io import atomic_path, sha256, write_json
+from mrirecon.networks import channels_last
 from mrirecon.registry import build, find, resolve
 
 WEIGHTS, CONFIG, CARD = "weights.safetensors", "config.json", "card.md"
@@ -125,6 +126,7 @@ def load_model(folder: str | Path) -> Trained:
             parameter.copy_(weights[name])
     card = about["card"]
     assert isinstance(card, dict)
+    channels_last(model)
     return Trained(folder, method, options, model.eval(), found, card)
 
 

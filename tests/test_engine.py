@@ -81,14 +81,22 @@ def test_recording_gradients_runs_to_the_end():
 
 
 def test_checkpoint_equals_store():
-    p, gradients = random_problem(), []
-    for memory in ("store", "checkpoint"):
-        engine = Unrolled([Fista(WaveletL1(2, "haar", 2), 0.05), Fista(WaveletL1(2, "haar", 2), 0.1)], 3, memory=memory)
+    p, gradients, calls = random_problem(), [], []
+
+    class Counted(Fista):
+        def forward(self, s, p):
+            calls.append(1)
+            return super().forward(s, p)
+
+    for memory, count in (("store", 6), ("checkpoint", 12)):
+        calls.clear()
+        engine = Unrolled([Counted(WaveletL1(2, "haar", 2), lam) for lam in (0.05, 0.1)], 3, memory=memory)
         y = p.y.clone().requires_grad_()
         engine(Problem(y, p.mask, p.maps)).abs().sum().backward()
+        assert len(calls) == count, "each step once, and once more where it is recomputed"
         gradients.append(y.grad)
     assert gradients[0].abs().sum() > 0
-    torch.testing.assert_close(*gradients)
+    assert torch.equal(*gradients)
 
 
 def test_images_come_out_in_the_datas_own_scale():

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mrirecon.coils.sensitivity import SensitivityNet
+from mrirecon.errors import UsageError
 from mrirecon.networks import NormUnet, Unet, to_complex, to_real
 from mrirecon.problem import Problem
 from mrirecon.registry import build
@@ -104,6 +105,31 @@ def test_atommic_cirim(size, name, cell, dtype, limit):
         theirs = torch.from_numpy(STORED[f"cirim_{cell}_{name}"])
         update = ends - p.adjoint[:, 0]
         assert float((ends - theirs).abs().max() / update.abs().max()) < limit
+
+
+@pytest.mark.parametrize(("dtype", "limit"), LIMITS)
+@pytest.mark.parametrize(("size", "name"), named(SIZES))
+def test_released_explicit_consistency(size, name, dtype, limit):
+    options = {"cascades": 2, "steps": 3, "features": 6, "dc": "soft", "compat": "mridc-0.0.1", "scale": "none"}
+    model = weigh(build("cirim", options), RIM, dtype)
+    with torch.no_grad():
+        images = list(model.images(problem(size, dtype)))
+    assert gap(torch.stack([images[0][:, 0], images[-1][:, 0]]), f"cirim_indrnn_explicit_{name}") < limit
+
+
+def test_released_forms_of_the_cirim():
+    """What each release does at a cascade's boundary, and to the number of steps."""
+    for compat, detach, carry, steps in (
+        ("none", False, False, 3),
+        ("mridc-0.0.1", True, False, 3),
+        ("mridc-0.2", True, False, 8),
+        ("atommic-1.0", False, True, 8),
+    ):
+        model = build("cirim", {"cascades": 2, "steps": 3, "features": 4, "compat": compat})
+        block = model.engine.blocks[1]
+        assert (block.detach, block.carry, model.engine.repeats) == (detach, carry, steps)
+    with pytest.raises(UsageError, match=r"atommic-1\.0 has no dc"):
+        build("cirim", {"compat": "atommic-1.0", "dc": "soft"})
 
 
 def test_the_weights_matter():

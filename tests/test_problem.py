@@ -33,6 +33,12 @@ def test_fast_paths_equal_the_composition(space, axes, sets, per_item, grad, mon
         torch.testing.assert_close(fast.data_term(x), 0.5 * norm(p.A(x) - p.y).square())
 
 
+@pytest.mark.parametrize("axes", [(-3,), (-2,), (-3, -1), (-3, -2), (-3, -2, -1)], ids=str)
+def test_volumes_undersampled_along_some_axes(axes):
+    p, x = random_problem((4, 5, 6), axes=axes), draw(2, 1, 4, 5, 6)
+    torch.testing.assert_close(p.prepared().normal(x), p.A.adjoint(p.A(x)))
+
+
 def test_nothing_sampled_along_constant_axes():
     p = random_problem(axes=())
     empty = Problem(p.y * 0, p.mask * 0, p.maps).prepared()

@@ -85,6 +85,17 @@ def test_prox_minimises(space, make):
             assert (objective(u + size * draw(*x.shape, seed=seed)) >= best - 1e-7).all()
 
 
+@pytest.mark.parametrize("space", [(16, 16), (13, 18)], ids=str)
+def test_wavelet_prox_is_its_closed_form(space):
+    """Wᴴ shrink(W x), with the approximation left alone."""
+    r, x, t = WaveletL1(2, "db2", 4, shifts=False), draw(2, 1, *space), 0.7
+    c = Wavelet(2, "db2", 4)(x)
+    shrunk = torch.where(c.abs() > t, c * (1 - t / c.abs()), torch.zeros_like(c))
+    rows, columns = Wavelet(2, "db2", 4).shapes(space)[-1]
+    shrunk[..., :rows, :columns] = c[..., :rows, :columns]
+    torch.testing.assert_close(r.prox(x, t, 0, None)[0], Wavelet(2, "db2", 4).adjoint(shrunk))
+
+
 def test_tv_prox_against_the_duality_gap():
     """At the solution the dual value equals the primal one: the prox is solved, not only improved."""
     r, x, t = TotalVariation(2, 3000), draw(1, 1, 16, 15), 0.4

@@ -9,10 +9,11 @@ from pydantic import Field
 
 from mrirecon.coils.sensitivity import SensitivityNet
 from mrirecon.engine import Reconstructor, Scale, Step, Unrolled
+from mrirecon.errors import UsageError
 from mrirecon.networks import ConvStack, NormUnet, RecurrentNet, Unet
 from mrirecon.networks.recurrent import CellName
 from mrirecon.registry import register
-from mrirecon.steps import InImage, InKspace, LearnedPrimalDual, MagnitudeNet, Rim
+from mrirecon.steps import InImage, InKspace, LearnedPrimalDual, MagnitudeNet, ReleasedRim, Rim
 from mrirecon.steps.cascade import Combine
 from mrirecon.updates import Chain, Consistency, Lift, Net, Part, Refine, cascade, data_consistency
 
@@ -67,12 +68,34 @@ def cirim(
     detach: bool = False,
     carry: bool = False,
     share: bool = False,
+    compat: Literal["none", "mridc-0.0.1", "mridc-0.2", "atommic-1.0"] = "none",
     scale: Scale = "percentile",
     memory: Memory = "store",
     segment: Count = 1,
 ) -> Reconstructor:
-    """Cascades of independently recurrent inference machines (arXiv 2111.15498)."""
-    blocks = _copies(cascades, share, lambda: _rim(cell, features, recurrent_kernel, dc, detach=detach, carry=carry))
+    """Cascades of independently recurrent inference machines (arXiv 2111.15498).
+
+    ``compat`` is the released code's form, and overrides detach and carry: mridc detaches between cascades, ATOMMIC
+    carries the hidden states; both but the first round the steps up to a multiple of 8. dc="soft" is then theirs too.
+    """
+    released = compat != "none"
+    if released:
+        detach, carry = compat.startswith("mridc"), compat.startswith("atommic")
+        steps = steps if compat == "mridc-0.0.1" else 8 * -(-steps // 8)
+    if released and (dc not in ("none", "soft") or (dc == "soft" and compat == "atommic-1.0" and cascades > 1)):
+        raise UsageError(
+            f"{compat} has no dc={dc!r} for {cascades} cascades",
+            why="its explicit consistency is soft, and ATOMMIC's hands k-space to the next cascade as an image",
+            fix="use dc=none, or compat=none, or mridc-0.2 with dc=soft",
+        )
+
+    def block() -> Rim:
+        if released and dc == "soft":
+            network = RecurrentNet(4, 2, features, cell, recurrent_kernel)
+            return ReleasedRim(network, detach=detach, carry=carry)
+        return _rim(cell, features, recurrent_kernel, dc, detach=detach, carry=carry)
+
+    blocks = _copies(cascades, share, block)
     return Reconstructor(Unrolled(blocks, steps, memory=memory, segment=segment), scale=scale)
 
 

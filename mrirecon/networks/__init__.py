@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mrirecon.networks.cnn import ConvStack
-from mrirecon.networks.crossing import to_complex, to_real
+from mrirecon.networks.crossing import channels_last, to_complex, to_real
 from mrirecon.networks.recurrent import RecurrentNet
 from mrirecon.networks.unet import NormUnet, Unet
 
-__all__ = ["ConvStack", "NormUnet", "RecurrentNet", "Unet", "to_complex", "to_real"]
+__all__ = ["ConvStack", "NormUnet", "RecurrentNet", "Unet", "channels_last", "to_complex", "to_real"]

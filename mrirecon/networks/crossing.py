@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mrirecon.errors import UsageError
 
@@ -27,6 +27,13 @@ def to_real(*images: Tensor) -> Tensor:
     parts = [torch.view_as_real(x.resolve_conj()).flatten(0, 1) for x in images]
     channels = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
     return channels.movedim(-1, 1)
+
+
+def channels_last(model: nn.Module) -> None:
+    """Lay a model's convolution weights out for inputs whose channels come last, in place."""
+    for weight in model.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def to_complex(channels: Tensor, sets: int) -> Tensor:

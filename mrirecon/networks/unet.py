@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrirecon.errors import UsageError
+from mrirecon.networks.normalise import InstanceNorm
 
 
 class ConvBlock(nn.Module):
@@ -21,7 +22,7 @@ class ConvBlock(nn.Module):
         super().__init__()
         steps: list[nn.Module] = []
         for width in (inputs, outputs):
-            steps += [nn.Conv2d(width, outputs, 3, padding=1, bias=False), nn.InstanceNorm2d(outputs)]
+            steps += [nn.Conv2d(width, outputs, 3, padding=1, bias=False), InstanceNorm()]
             steps += [nn.LeakyReLU(0.2, inplace=True), nn.Dropout2d(dropout)]
         self.layers = nn.Sequential(*steps)
 
@@ -37,7 +38,7 @@ class UpBlock(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False),
-            nn.InstanceNorm2d(outputs),
+            InstanceNorm(),
             nn.LeakyReLU(0.2, inplace=True),
         )
 

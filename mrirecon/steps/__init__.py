@@ -7,7 +7,7 @@ from mrirecon.steps.direct import CoilImages, MagnitudeNet, ZeroFilled
 from mrirecon.steps.fista import Fista
 from mrirecon.steps.learned_primal_dual import Buffers, LearnedPrimalDual
 from mrirecon.steps.primal_dual import PrimalDual
-from mrirecon.steps.rim import Rim, RimState
+from mrirecon.steps.rim import ReleasedRim, Rim, RimState
 
 __all__ = [
     "Admm",
@@ -20,6 +20,7 @@ __all__ = [
     "LearnedPrimalDual",
     "MagnitudeNet",
     "PrimalDual",
+    "ReleasedRim",
     "Rim",
     "RimState",
     "ZeroFilled",

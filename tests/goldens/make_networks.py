@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 import types
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ WIDE = [(36, 20), (17, 39)]  # for four pools: a norm over one or two pixels amp
 LOW = 6  # lines of the calibration region
 
 
-def draw_weights(named: dict[str, torch.Tensor]) -> None:
+def draw_weights(named: Mapping[str, torch.Tensor]) -> None:
     """Fill every parameter in place with numbers that follow from its name and shape."""
     for name, weight in named.items():
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
@@ -78,15 +79,11 @@ def fastmri_outputs() -> dict[str, np.ndarray]:
 
 def atommic_outputs(source: Path) -> dict[str, np.ndarray]:
     """Run ATOMMIC's RIM blocks in its cascade loop: hidden states carried on, nothing detached."""
-    package = "atommic"
-    for part in ("", ".collections", ".collections.common", ".collections.common.parts", ".collections.reconstruction"):
-        _hollow(package + part, source)
-    for part in (".collections.reconstruction.nn", ".collections.reconstruction.nn.rim_base"):
-        _hollow(package + part, source)
+    hollow_packages(source)
     from atommic.collections.reconstruction.nn.rim_base.rim_block import RIMBlock
 
     out = {}
-    for cell in ("GRU", "MGU", "IndRNN"):
+    for cell, explicit in (("GRU", False), ("MGU", False), ("IndRNN", False), ("IndRNN", True)):
         blocks = torch.nn.ModuleList(
             RIMBlock(
                 recurrent_layer=cell,
@@ -100,7 +97,7 @@ def atommic_outputs(source: Path) -> dict[str, np.ndarray]:
                 recurrent_bias=[True, True, False],
                 depth=2,
                 time_steps=3,
-                no_dc=True,
+                no_dc=not explicit,
                 fft_centered=True,
                 fft_normalization="ortho",
                 spatial_dims=[-2, -1],
@@ -113,18 +110,33 @@ def atommic_outputs(source: Path) -> dict[str, np.ndarray]:
             kspace, mask, maps = draw_scan(size)
             prediction, hidden, images = kspace.clone(), None, []
             for number, block in enumerate(blocks):
-                start = None if number == 0 else prediction
-                steps, hidden = block(prediction, kspace, maps, mask, start, hidden, 1.0, keep_prediction=number > 0)
-                images += [torch.view_as_complex(s.contiguous()) if not s.is_complex() else s for s in steps]
+                # Explicitly, each cascade starts at the image of the k-space before and without memory, as in mridc.
+                start = None if number == 0 or explicit else prediction
+                hidden = None if explicit else hidden
+                keep = number > 0 and not explicit
+                steps, hidden = block(prediction, kspace, maps, mask.bool(), start, hidden, 1.0, keep_prediction=keep)
                 prediction = steps[-1]
-            out[f"cirim_{cell.lower()}_{'x'.join(map(str, size))}"] = torch.stack([images[0], images[-1]])
+                images += [_combined(s, maps) if explicit else torch.view_as_complex(s.contiguous()) for s in steps]
+            name = f"cirim_{cell.lower()}{'_explicit' if explicit else ''}_{'x'.join(map(str, size))}"
+            out[name] = torch.stack([images[0], images[-1]])
     return out
 
 
-def _hollow(name: str, source: Path) -> None:
-    module = types.ModuleType(name)
-    module.__path__ = [str(source / name.replace(".", "/"))]
-    sys.modules[name] = module
+def _combined(kspace: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """Return the SENSE combination (1, y, x) of k-space (1, C, y, x, 2)."""
+    axes = (-2, -1)
+    coils = torch.fft.ifftshift(torch.view_as_complex(kspace.contiguous()), axes)
+    coils = torch.fft.fftshift(torch.fft.ifft2(coils, norm="ortho"), axes)
+    return (torch.view_as_complex(maps).conj() * coils).sum(1)
+
+
+def hollow_packages(source: Path) -> None:
+    """Let ATOMMIC's modules be imported from its source without running its packages' own code."""
+    below = ["", ".collections", ".collections.common", ".collections.common.parts", ".collections.reconstruction"]
+    for part in [*below, ".collections.reconstruction.nn", ".collections.reconstruction.nn.rim_base"]:
+        module = types.ModuleType("atommic" + part)
+        module.__path__ = [str(source / ("atommic" + part).replace(".", "/"))]
+        sys.modules[module.__name__] = module
 
 
 def main() -> None:
