@@ -32,7 +32,7 @@ VARNET = [
     (r"engine\.blocks\.(\d+)\.part\.part\.part\.network\.", r"cascades.\1.model."),
     (r"prepare\.", "sens_net."),
 ]
-RIM = [(r"engine\.blocks\.(\d+)\.network\.", r"\1.")]
+RIM = [(r"engine\.blocks\.(\d+)\.network\.", r"\1."), (r"engine\.blocks\.(\d+)\.dc_weight", r"\1.dc_weight")]
 # float64 to rounding; float32 to its own, over many layers
 LIMITS = [(torch.float64, 1e-10), (torch.float32, 1e-5)]
 
