@@ -8,13 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mrirecon.errors import SignalError
+from mrirecon.errors import SignalError, UsageError
 from mrirecon.operators import per_item, root_sum_of_squares
 from mrirecon.problem import Problem
 
@@ -40,6 +40,10 @@ class Step(nn.Module, Generic[S], ABC):
     @abstractmethod
     def image(self, s: S, p: Problem) -> Tensor:
         """Return the image (B, M, *space) that a state stands for."""
+
+    def inverse(self, s: S, p: Problem) -> S:
+        """Return the state that ``forward`` maps to ``s``, for steps that can be undone."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be undone")
 
     def change(self, old: S, new: S, p: Problem) -> Tensor | None:
         """Return how far each item still moves (B,), relative; None for a step that has no stopping rule."""
@@ -75,7 +79,8 @@ class Unrolled(nn.Module, Generic[S]):
         repeats: how often each block is applied.
         tolerance: an item stops when its step's relative change falls below this, unless gradients are being
             recorded, for which every run must have the same length; 0 never stops.
-        memory: ``checkpoint`` recomputes steps in the backward pass instead of storing what they need.
+        memory: ``checkpoint`` recomputes steps in the backward pass instead of storing what they need; ``invert``
+            computes even their inputs back from their outputs, for steps that can be undone.
         segment: how many steps are recomputed together; only the state before them is kept.
 
     """
@@ -86,7 +91,7 @@ class Unrolled(nn.Module, Generic[S]):
         repeats: int = 1,
         *,
         tolerance: float = 0.0,
-        memory: Literal["store", "checkpoint"] = "store",
+        memory: Literal["store", "checkpoint", "invert"] = "store",
         segment: int = 1,
     ) -> None:
         super().__init__()
@@ -96,6 +101,9 @@ class Unrolled(nn.Module, Generic[S]):
     def _walk(self, p: Problem) -> Iterator[tuple[Step[S], S, S]]:
         """Yield (step, state before, state after) for every step of the schedule."""
         state: S | None = None
+        if self.memory == "invert" and torch.is_grad_enabled():
+            yield self._invertible_walk(p)
+            return
         for block in self.blocks:
             step = cast("Step[S]", block)
             state = step.init(p) if state is None else step.enter(state, p)
@@ -111,8 +119,27 @@ class Unrolled(nn.Module, Generic[S]):
                     state = cast("S", step(old, p))
                     yield step, old, state
 
+    def _invertible_walk(self, p: Problem) -> tuple[Step[S], S, S]:
+        """Take all steps at once and keep the last state alone."""
+        steps = [cast("Step[S]", block) for block in self.blocks for _ in range(self.repeats)]
+        start = steps[0].init(p)
+        if not isinstance(start, Tensor):
+            raise UsageError("only steps whose state is one tensor can be undone", fix="use memory=checkpoint")
+        if torch.is_autocast_enabled(p.y.device.type):
+            raise UsageError(
+                "memory=invert needs full precision",
+                why="what half precision rounds away cannot be computed back",
+                fix="switch autocast off, or use memory=checkpoint",
+            )
+        weights = [w for w in self.parameters() if w.requires_grad]
+        end = Inverted.apply(steps, p, start, *weights)  # type: ignore[no-untyped-call]  # torch's
+        return steps[-1], cast("S", start), cast("S", end)
+
     def iterates(self, p: Problem) -> Iterator[S]:
-        """Yield every state, so that the caller can stop, log, draw or supervise them all."""
+        """Yield every state, so that the caller can stop, log, draw or supervise them all.
+
+        While gradients are recorded with ``memory="invert"`` only the last exists, and only it comes.
+        """
         for _, _, state in self._walk(p.prepared()):
             yield state
 
@@ -161,6 +188,37 @@ class Unrolled(nn.Module, Generic[S]):
         """Return the reconstructed image (B, M, *space)."""
         p = p.prepared()
         return self.image(self.solve(p).state, p)
+
+
+class Inverted(torch.autograd.Function):
+    """Steps whose inputs are computed back from their outputs while gradients flow (Gomez et al., NeurIPS 2017)."""
+
+    @staticmethod
+    def forward(ctx: Any, steps: list[Step[Tensor]], p: Problem, state: Tensor, *weights: Tensor) -> Tensor:
+        """Return the state after all steps."""
+        for step in steps:
+            state = step(state, p)
+        ctx.steps, ctx.p, ctx.weights = steps, p, weights
+        ctx.save_for_backward(state)
+        return state
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Walk back: undo a step, take it again with gradients, pass them on."""
+        (state,), gradient = ctx.saved_tensors, gradients[0]
+        totals: dict[int, Tensor] = {}
+        for step in reversed(ctx.steps):
+            with torch.no_grad():
+                state = step.inverse(state, ctx.p)
+            before = state.detach().requires_grad_()
+            own = [w for w in step.parameters() if w.requires_grad]
+            with torch.enable_grad():
+                after = step(before, ctx.p)
+            gradient, *parts = torch.autograd.grad(after, [before, *own], gradient, allow_unused=True)
+            for weight, part in zip(own, parts, strict=True):
+                if part is not None:
+                    totals[id(weight)] = totals[id(weight)] + part if id(weight) in totals else part
+        return None, None, gradient, *(totals.get(id(w)) for w in ctx.weights)
 
 
 def _repeat(step: Step[S], state: S, p: Problem, count: int) -> list[S]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +21,7 @@ from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
 from mrirecon.problem import Problem
 from mrirecon.registry import build, find, methods
+from mrirecon.regularization import default_weight, discrepancy_weight
 
 Progress = Callable[[int, int, str], None]
 SECOND_OPINION = "sigpy-cs"
@@ -86,6 +86,7 @@ def reconstruct(
     model: Trained | None = None,
     device: str = "auto",
     seed: int = 0,
+    batch: int = 1,
     progress: Progress | None = None,
     keep: Callable[[int, np.ndarray], None] | None = None,
 ) -> Reconstruction:
@@ -102,6 +103,7 @@ def reconstruct(
         model: a trained model, in place of a method and its options.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
         seed: of the methods that draw random numbers.
+        batch: how many items a model takes at a time; halved where memory does not suffice.
         progress: called with (items done, items, what is being done).
         keep: called with (item, images (step, *space)) to see every iterate, in the scale of the data.
 
@@ -121,17 +123,20 @@ def reconstruct(
     settings = _settings(scan, method, options or {}, lam, seed)
     ready = None if model is None else model.model.to(where)
     out = Reconstruction(np.empty(0), method, why, "", [], [], [])
-    images = []
-    for item in range(len(scan)):
+    job = _Job(scan, method, maps, espirit, settings, lam == "auto", where, ready, keep, out)
+    images: list[np.ndarray] = []
+    size = max(1, batch) if ready is not None else 1
+    for first in range(0, len(scan), size):
+        items = range(first, min(first + size, len(scan)))
         if progress:
-            progress(item, len(scan), method)
+            progress(first, len(scan), method)
         start = time.perf_counter()
         try:
-            images.append(_item(scan, item, method, maps, espirit, settings, lam == "auto", where, out, ready, keep))
+            images += job.run(items)
         except MriReconError as error:
-            error.where = error.where if error.where and str(scan.path) in error.where else scan.where(item)
+            error.where = error.where if error.where and str(scan.path) in error.where else scan.where(first)
             raise
-        out.seconds.append(time.perf_counter() - start)
+        out.seconds += [(time.perf_counter() - start) / len(items)] * len(items)
     if progress:
         progress(len(scan), len(scan), method)
     out.images = np.stack(images)
@@ -162,57 +167,95 @@ def _settings(
     return settings
 
 
-def _item(
-    scan: Scan,
-    item: int,
-    method: str,
-    source: Source,
-    espirit: EspiritOptions | None,
-    settings: dict[str, object],
-    auto: bool,
-    device: torch.device,
-    out: Reconstruction,
-    ready: Reconstructor | None,
-    keep: Callable[[int, np.ndarray], None] | None,
-) -> np.ndarray:
-    kspace = scan.kspace(item)
-    mask = scan.mask(item)
-    needed = method == SECOND_OPINION or find(method).maps
-    maps = item_maps(scan, item, kspace, mask, source=source if needed else "unit", options=espirit)
-    out.maps = maps.source if needed else "none needed"
-    if method == SECOND_OPINION:
+@dataclass(frozen=True)
+class _Job:
+    """One scan, one method: what every item of it shares."""
+
+    scan: Scan
+    method: str
+    source: Source
+    espirit: EspiritOptions | None
+    settings: dict[str, object]
+    auto: bool
+    device: torch.device
+    ready: Reconstructor | None
+    keep: Callable[[int, np.ndarray], None] | None
+    out: Reconstruction
+
+    def run(self, items: Sequence[int]) -> list[np.ndarray]:
+        """Return the images of some items; a batch that does not fit into memory is halved."""
+        if self.method == SECOND_OPINION:
+            return [self._second_opinion(item) for item in items]
+        try:
+            return self._batch(items)
+        except (RuntimeError, MemoryError) as error:
+            if len(items) == 1 or "memory" not in str(error).lower():
+                raise
+        half = len(items) // 2
+        note = f"a batch of {len(items)} did not fit into memory: it was halved"
+        if note not in self.out.notes:
+            self.out.notes.append(note)
+        return self.run(items[:half]) + self.run(items[half:])
+
+    def _maps(self, item: int, kspace: np.ndarray, mask: np.ndarray) -> ItemMaps:
+        own = self.ready is not None and self.ready.prepare is not None  # a sensitivity network
+        needed = self.method == SECOND_OPINION or (find(self.method).maps and not own)
+        maps = item_maps(self.scan, item, kspace, mask, source=self.source if needed else "unit", options=self.espirit)
+        self.out.maps = maps.source if needed else "a network's" if own else "none needed"
+        return maps
+
+    def _batch(self, items: Sequence[int]) -> list[np.ndarray]:
+        settings, posed = self.settings, []
+        for item in items:
+            kspace, mask = self.scan.kspace(item), self.scan.mask(item)
+            maps = self._maps(item, kspace, mask)
+            weighted = find(self.method).weighted
+            posed.append((*pose(kspace, mask, maps, weighted=weighted, device=self.device), maps.gain))
+            del maps  # the problem has its own, weighted
+        problem = posed[0][0] if len(posed) == 1 else _stack([p for p, _, _ in posed])
+        if "lam" not in settings and "lam" in find(self.method).schema.model_fields:
+            settings = {**settings, "lam": default_weight(self.method, mask)}
+        if self.auto:
+            found, how = discrepancy_weight(self.method, settings, problem, noise_deviation(kspace, mask))
+            settings = {**settings, "lam": found}
+            self.out.notes.append(f"{self.scan.where(items[0])}: {how}")
+        model = build(self.method, settings).to(self.device) if self.ready is None else self.ready
+        with torch.inference_mode():
+            result = model.run(problem)
+            steps = list(model.images(problem)) if self.keep is not None else []
+        images = []
+        for number, (item, (_, prior, gain)) in enumerate(zip(items, posed, strict=True)):
+            images.append(_join(result.image[number] * prior[0]) / gain)
+            if not np.isfinite(images[-1]).all():
+                fix = "look with `mrirecon info FILE`"
+                where = self.scan.where(item)
+                raise InputError("the reconstruction holds values that are not numbers", where=where, fix=fix)
+            if self.keep is not None:
+                self.keep(item, np.stack([_join(x[number] * prior[0]) / gain for x in steps]))
+        self.out.reasons += result.reasons
+        if "lam" in settings:
+            self.out.lam.append(_number(settings["lam"]))
+        return images
+
+    def _second_opinion(self, item: int) -> np.ndarray:
         from mrirecon.second_opinion import sigpy_cs
 
+        kspace, mask = self.scan.kspace(item), self.scan.mask(item)
+        maps = self._maps(item, kspace, mask)
         if maps.maps.shape[1] > 1:
             raise UsageError("sigpy-cs takes one set of maps", fix="leave --map-sets out, or use --method cs")
         # The same scale as our methods', so that λ means the same.
         problem, _ = pose(kspace, mask, maps, weighted=False)
         scale = float(percentile_scale(problem.adjoint)[0])
-        image = sigpy_cs(kspace / scale, maps.cropped()[0, 0].numpy(), _number(settings["lam"]), _count(settings))
-        out.lam.append(_number(settings["lam"]))
-        out.reasons.append(f"ran its {_count(settings)} steps")
-        return image * (scale / maps.gain)
-    problem, prior = pose(kspace, mask, maps, weighted=find(method).weighted, device=device)
-    gain = maps.gain
-    del maps  # the problem has its own, weighted
-    if "lam" not in settings and "lam" in find(method).schema.model_fields:
-        settings = {**settings, "lam": default_weight(method, mask)}
-    if auto:
-        found, how = discrepancy_weight(method, settings, problem, noise_deviation(kspace, mask))
-        settings = {**settings, "lam": found}
-        out.notes.append(f"{scan.where(item)}: {how}")
-    model = build(method, settings).to(device) if ready is None else ready
-    with torch.inference_mode():
-        result = model.run(problem)
-        if keep is not None:
-            keep(item, np.stack([_join(x[0] * prior[0]) / gain for x in model.images(problem)]))
-    out.reasons += result.reasons
-    if "lam" in settings:
-        out.lam.append(_number(settings["lam"]))
-    image = _join(result.image[0] * prior[0]) / gain
-    if not np.isfinite(image).all():
-        raise InputError("the reconstruction holds values that are not numbers", fix="look with `mrirecon info FILE`")
-    return image
+        lam, count = _number(self.settings["lam"]), int(_number(self.settings["iterations"]))
+        self.out.lam.append(lam)
+        self.out.reasons.append(f"ran its {count} steps")
+        return sigpy_cs(kspace / scale, maps.cropped()[0, 0].numpy(), lam, count) * (scale / maps.gain)
+
+
+def _stack(problems: list[Problem]) -> Problem:
+    y, mask, maps = (torch.cat(part) for part in zip(*((p.y, p.mask, p.maps) for p in problems), strict=True))
+    return Problem(y, mask, maps)
 
 
 def pose(
@@ -226,65 +269,6 @@ def pose(
     sensitivities = maps.maps * prior.unsqueeze(2) if weighted else maps.cropped()
     sampled = torch.from_numpy(mask.astype(np.float32))[None, None]
     return Problem(torch.from_numpy(kspace)[None], sampled, sensitivities).to(device), prior.to(device)
-
-
-def default_weight(method: str, mask: np.ndarray | Tensor) -> float:
-    """Return λ for a mask (*space): the method's default is meant for 4-fold undersampled lines.
-
-    The data term of fewer samples weighs less, and the best λ, found on measured scans between 2- and 12-fold, falls
-    with it, though more slowly, as there is more aliasing to remove: as R^(−1/3) for lines. Where samples lie scattered
-    over a plane, aliasing is as incoherent as noise, and a larger weight removes it: 1.6 times that at 4-fold, falling
-    as R^(−1/2).
-    """
-    sampled = np.asarray(mask).astype(bool)
-    rate = sampled.size / max(1, int(sampled.sum()))
-    at_4 = _number(find(method).schema.model_fields["lam"].default)
-    varying = sum(bool((sampled != sampled.take([0], axis)).any()) for axis in range(sampled.ndim))
-    return at_4 * float((4 / rate) ** (1 / 3) if varying < 2 else 1.6 * (4 / rate) ** 0.5)
-
-
-def discrepancy_weight(
-    method: str,
-    settings: Mapping[str, object],
-    problem: Problem,
-    deviation: np.ndarray,
-    *,
-    bounds: tuple[float, float] | None = None,
-    rounds: int = 6,
-) -> tuple[float, str]:
-    """Return λ such that ‖A x_λ − y‖² is what the noise explains, and how it was found.
-
-    Args:
-        method: a method with an option ``lam``.
-        settings: its other options.
-        problem: a batch of one.
-        deviation: (C,) standard deviation of the complex noise of each coil.
-        bounds: smallest and largest λ considered; ``None`` for half and twice the default. The misfit hardly depends
-            on λ (a few percent within these bounds), so a noise level that is a little wrong would say anything.
-        rounds: reconstructions spent on it, by bisection of log λ, along which the misfit grows.
-
-    """
-    default = default_weight(method, problem.mask[0, 0].cpu())
-    expected = float((deviation.astype(np.float64) ** 2).sum()) * float(problem.mask[0].sum())
-
-    def misfit(lam: float) -> float:
-        with torch.inference_mode():
-            x = build(method, {**settings, "lam": lam}).to(problem.y.device)(problem)
-            return 2 * float(problem.data_term(x)[0])
-
-    least, most = bounds or (default / 2, default * 2)
-    if (floor := misfit(least)) >= expected:
-        kept = min(max(default, least), most)
-        share = f"the misfit is {floor / expected:.2f} of the measured noise at λ = {least:.3g} already"
-        return kept, f"λ = {kept:.3g}, the default: {share}, so the coil maps' errors limit it, which λ cannot mend"
-    if misfit(most) <= expected:
-        return most, f"λ = {most:.3g}, the most allowed: the measured noise explains the misfit even there"
-    low, high = math.log(least), math.log(most)
-    for _ in range(rounds):
-        middle = (low + high) / 2
-        low, high = (middle, high) if misfit(math.exp(middle)) < expected else (low, middle)
-    found = math.exp(low)
-    return found, f"λ = {found:.3g} by the discrepancy principle: misfit {misfit(found) / expected:.2f} of the noise"
 
 
 def sense_reference(scan: Scan) -> np.ndarray:
@@ -342,7 +326,3 @@ def _join(image: Tensor) -> np.ndarray:
 def _number(value: object) -> float:
     assert isinstance(value, int | float)
     return float(value)
-
-
-def _count(settings: Mapping[str, object]) -> int:
-    return int(_number(settings["iterations"]))

@@ -46,6 +46,7 @@ def reconstruct_file(
     device: str = "auto",
     format: Format | None = None,
     seed: int = 0,
+    batch: int = 1,
     options: Mapping[str, object] | None = None,
     model: str | Path | None = None,
     save_iterates: bool = False,
@@ -71,6 +72,7 @@ def reconstruct_file(
         device: where to compute.
         format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``png``; by default from the name of ``out``.
         seed: of random draws.
+        batch: items that a model takes at a time.
         options: further options of the method.
         model: folder of a trained model, in place of a method.
         save_iterates: also write the image after every step, as NAME_iterates.h5 with items and steps in turn.
@@ -114,6 +116,7 @@ def reconstruct_file(
     done = reconstruct(
         scan,
         model=trained,
+        batch=batch,
         keep=(lambda _, images: iterates.append(images)) if save_iterates else None,
         method=chosen,
         maps=maps,

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from mrirecon.calibrate import item_maps
-from mrirecon.inference import default_weight, pose, sense_reference
+from mrirecon.inference import pose, sense_reference
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
 from mrirecon.metrics import Score, scores
 from mrirecon.registry import build
+from mrirecon.regularization import default_weight
 
 OURS = (0.0015, 0.002, 0.003, 0.004, 0.006)
 THEIRS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from mrirecon.checkpoints import CONFIG, WEIGHTS, describe_model, load_model, save_model
 from mrirecon.cli import main
 from mrirecon.errors import InputError, ModelMismatchError, UsageError
-from mrirecon.io import read_image, sha256
+from mrirecon.inference import reconstruct
+from mrirecon.io import read, read_image, sha256
 from mrirecon.registry import build, find
 from tests.problems import random_problem
 from tests.test_methods import LEARNED, SMALL
@@ -142,6 +144,33 @@ def test_reconstruct_with_a_model(saved, tmp_path, capfd):
     steps = read_image(tmp_path / "image_iterates.h5")
     assert steps.shape == (3 * 4, 176, 144)
     torch.testing.assert_close(torch.from_numpy(steps[3::4]), torch.from_numpy(read_image(out)), rtol=1e-4, atol=1e-9)
+
+
+def test_batches_change_nothing_and_shrink_when_memory_is_short(saved, monkeypatch):
+    scan, trained = read(TWIN), load_model(saved)
+    one = reconstruct(scan, model=trained)
+    two = reconstruct(scan, model=trained, batch=2)
+    np.testing.assert_allclose(two.images, one.images, rtol=1e-4, atol=1e-7 * np.abs(one.images).max())
+    assert len(two.seconds) == len(two.reasons) == 3
+    whole = trained.model.run
+
+    def short(problem):
+        if len(problem.y) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return whole(problem)
+
+    monkeypatch.setattr(trained.model, "run", short)
+    halved = reconstruct(scan, model=trained, batch=3)
+    np.testing.assert_array_equal(halved.images, one.images)
+    assert any("halved" in note for note in halved.notes)
+
+
+def test_a_model_with_its_own_sensitivities_needs_no_maps(tmp_path):
+    options = small("e2evn")
+    save_model(tmp_path, "e2evn", options, build("e2evn", options))
+    found = reconstruct(read(TWIN), model=load_model(tmp_path))
+    assert found.maps == "a network's"
+    assert found.images.shape == (3, 176, 144)
 
 
 def test_the_command_line_says_what_does_not_go_together(saved, tmp_path, capfd):

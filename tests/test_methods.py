@@ -22,7 +22,7 @@ SPACES = [(16, 16), (17, 19), (11, 24), (23, 8)]
 
 # Sizes by the names of options, so that a new method is small here without anyone writing its own.
 SMALL = {"channels": 4, "features": 6, "cascades": 2, "steps": 2, "pools": 2, "buffers": 2, "layers": 3}
-SMALL |= {"sensitivity_channels": 3, "sensitivity_pools": 2}
+SMALL |= {"width": 2, "sensitivity_channels": 3, "sensitivity_pools": 2}
 
 
 def make(name, ndim=2, **options):
@@ -183,7 +183,7 @@ def test_registration_asks_for_keywords_and_new_names():
 def test_lambda_by_the_discrepancy_principle():
     import numpy as np
 
-    from mrirecon.inference import default_weight, discrepancy_weight
+    from mrirecon.regularization import default_weight, discrepancy_weight
 
     p, _ = known_problem((96, 80), coils=6, rate=2, snr=15.0)
     default = default_weight("cs", p.mask[0, 0])

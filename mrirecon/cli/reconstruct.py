@@ -38,6 +38,7 @@ def reconstruct(
     format: Annotated[str | None, typer.Option(help="h5, npz, cfl, png; by default from the output's name.")] = None,
     reference: Annotated[Path | None, typer.Option(help="Images, or the full scan, to score against.")] = None,
     seed: Annotated[int, typer.Option(help="Of methods that draw random numbers.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Slices that a model takes at a time.")] = 1,
     save_iterates: Annotated[bool, typer.Option("--save-iterates", help="Also write the image of every step.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
     overwrite: Overwrite = False,
@@ -47,7 +48,7 @@ def reconstruct(
     chosen: dict[str, Any] = {"method": method, "mask": mask, "axes": axes, "dataset": dataset, "device": device}
     chosen |= {"format": _one_of(format, FORMATS, "--format"), "reference": reference, "seed": seed}
     chosen |= {"overwrite": overwrite, "dry_run": dry_run, "lam": number(lam), "options": pairs(options or [])}
-    chosen |= {"model": model, "save_iterates": save_iterates}
+    chosen |= {"model": model, "save_iterates": save_iterates, "batch": batch}
     chosen |= {"maps": maps} if maps in SOURCES else {"maps_file": Path(maps)}
     sources = expand(files, output)
     from mrirecon.calibrate import EspiritOptions

@@ -10,10 +10,10 @@ from pydantic import Field
 from mrirecon.coils.sensitivity import SensitivityNet
 from mrirecon.engine import Reconstructor, Scale, Step, Unrolled
 from mrirecon.errors import UsageError
-from mrirecon.networks import ConvStack, NormUnet, RecurrentNet, Unet
+from mrirecon.networks import ConvStack, InvertibleNet, NormUnet, RecurrentNet, Unet
 from mrirecon.networks.recurrent import CellName
 from mrirecon.registry import register
-from mrirecon.steps import InImage, InKspace, LearnedPrimalDual, MagnitudeNet, ReleasedRim, Rim
+from mrirecon.steps import InImage, InKspace, InvertibleRim, LearnedPrimalDual, MagnitudeNet, ReleasedRim, Rim
 from mrirecon.steps.cascade import Combine
 from mrirecon.updates import Chain, Consistency, Lift, Net, Part, Refine, cascade, data_consistency
 
@@ -196,6 +196,23 @@ def lpdnet(
         return LearnedPrimalDual(primal, dual, buffers, start, residual)
 
     return Reconstructor(Unrolled(_copies(cascades, share, block), memory=memory), scale=scale)
+
+
+@register(learned=True)
+def invertible_rim(
+    *,
+    steps: Count = 8,
+    features: Annotated[int, Field(ge=4, multiple_of=2)] = 64,
+    width: Count = 64,
+    share: bool = False,
+    scale: Scale = "percentile",
+    memory: Literal["store", "checkpoint", "invert"] = "invert",
+) -> Reconstructor:
+    """Invertible recurrent inference machine, trained without storing its steps (arXiv 1911.10914). Not the IRIM."""
+    dilations = (1, 1, 2, 2, 4, 8, 8, 4, 2, 2, 1, 1)
+    widths = [width * factor for factor in (1, 1, 2, 2, 4, 16, 16, 4, 2, 2, 1, 1)]
+    blocks = _copies(steps, share, lambda: InvertibleRim(InvertibleNet(features, widths, dilations), features))
+    return Reconstructor(Unrolled(blocks, memory=memory), scale=scale)
 
 
 @register(learned=True)

@@ -5,6 +5,7 @@ from mrirecon.steps.cascade import InImage, InKspace
 from mrirecon.steps.conjugate_gradient import ConjugateGradient, conjugate_gradient
 from mrirecon.steps.direct import CoilImages, MagnitudeNet, ZeroFilled
 from mrirecon.steps.fista import Fista
+from mrirecon.steps.invertible_rim import InvertibleRim
 from mrirecon.steps.learned_primal_dual import Buffers, LearnedPrimalDual
 from mrirecon.steps.primal_dual import PrimalDual
 from mrirecon.steps.rim import ReleasedRim, Rim, RimState
@@ -17,6 +18,7 @@ __all__ = [
     "Fista",
     "InImage",
     "InKspace",
+    "InvertibleRim",
     "LearnedPrimalDual",
     "MagnitudeNet",
     "PrimalDual",
