@@ -141,7 +141,7 @@ def describe_model(folder: str | Path) -> dict[str, object]:
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            fix = f"give a folder that `mrirecon train` wrote, with {CONFIG} and {WEIGHTS}"
+            fix = f"give a folder that `save_model` wrote, with {CONFIG} and {WEIGHTS}"
             raise InputError("this is not a model", where=str(folder), why=f"there is no {name} in it", fix=fix)
     try:
         about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from mrirecon.cli import main
+from mrirecon.errors import UsageError
 from mrirecon.io import read_image
+from tests.problems import random_problem
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,10 +30,22 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("code", PYTHON)
-def test_python_runs(here, code):
-    exec(compile(code, "README.md", "exec"), {})
+def test_python_runs(here):
+    exec(compile(PYTHON[0], "README.md", "exec"), {})
     assert read_image(here / "image.h5").shape == (3, 176, 144)
+
+
+def test_the_method_that_it_adds_works(monkeypatch):
+    import mrirecon.registry
+
+    monkeypatch.setattr(mrirecon.registry, "_METHODS", dict(mrirecon.registry._METHODS))
+    space = {"__name__": "gradient_net"}
+    exec(compile(PYTHON[1], "README.md", "exec"), space)
+    p = random_problem((16, 18))
+    space["model"].double()(p).abs().sum().backward()
+    assert all(bool(w.grad.any()) for w in space["model"].parameters())
+    with pytest.raises(UsageError, match="unknown option"):
+        mrirecon.registry.build("gradient-net", {"cascade": 3})
 
 
 def test_commands_run_in_their_order(here):
