@@ -12,7 +12,7 @@ from mrirecon.inference import pick_device
 from mrirecon.operators import Coils, Fourier, Gradient, Identity, LinearOperator, Mask, inner, norm
 from mrirecon.problem import Problem
 from mrirecon.registry import build
-from mrirecon.sparsity import Wavelet
+from mrirecon.wavelets import Wavelet
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from mrirecon.operators import (
     norm,
     root_sum_of_squares,
 )
-from mrirecon.sparsity import Wavelet
+from mrirecon.wavelets import Wavelet
 from tests.problems import SHAPES, draw, random_problem
 
 

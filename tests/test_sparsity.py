@@ -9,7 +9,8 @@ import torch
 
 from mrirecon.errors import UsageError
 from mrirecon.operators import norm
-from mrirecon.sparsity import TotalVariation, Wavelet, WaveletL1, soft_threshold
+from mrirecon.sparsity import TotalVariation, WaveletL1, soft_threshold
+from mrirecon.wavelets import Wavelet
 from tests.problems import draw
 
 SIZES = [(16, 16), (17, 31), (1, 9), (2, 3), (96, 128), (320, 97), (230, 216), (12, 13, 14), (100, 5, 6)]
@@ -39,7 +40,7 @@ def test_even_sizes_agree_with_pywavelets(name, n):
 
 
 def test_blocks_equal_the_whole_matrix(monkeypatch):
-    import mrirecon.sparsity as module
+    import mrirecon.wavelets as module
 
     x = draw(1, 1, 320, 216)
     blocked = Wavelet(2, "db4")(x)
