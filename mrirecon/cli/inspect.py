@@ -17,9 +17,7 @@ Axes = Annotated[str | None, typer.Option(help='Axes as stored, where the file l
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for images and picture.")] = Path(
-        "demo_output"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for images and picture.")] = Path("out/demo"),
     samples: Annotated[Path | None, typer.Option(help="Folder with the sample scan; simulated if absent.")] = None,
     as_json: AsJson = False,
 ) -> None:
