@@ -26,6 +26,7 @@ PUBLISHED = [
     ("e2evn", {"cascades": 8, "sensitivity": False}, 19_634_712),
     # and ten weights of consistency, and four PReLU in each cascade, none shared
     ("cascadenet", {}, 1_131_540 + 10 + 40),
+    ("cascadenet", {"shared_prelu": True, "order": "together"}, 1_131_540 + 10 + 1),
     ("lpdnet", {}, 1_182_660),
     ("lpdnet", {"share": True}, 236_532),
     ("unet", {}, 1_860_866),

@@ -124,12 +124,30 @@ def test_released_forms_of_the_cirim():
         ("mridc-0.0.1", True, False, 3),
         ("mridc-0.2", True, False, 8),
         ("atommic-1.0", False, True, 8),
+        ("direct-2.1", True, False, 3),
     ):
         model = build("cirim", {"cascades": 2, "steps": 3, "features": 4, "compat": compat})
         block = model.engine.blocks[1]
         assert (block.detach, block.carry, model.engine.repeats) == (detach, carry, steps)
     with pytest.raises(UsageError, match=r"atommic-1\.0 has no dc"):
         build("cirim", {"compat": "atommic-1.0", "dc": "soft"})
+
+
+def test_directs_cascade_never_moves_its_image():
+    """By hand, from the equations: the same gradient at every step, only the hidden states advance."""
+    model = weigh(build("cirim", {"cascades": 2, "steps": 3, "features": 6, "compat": "direct-2.1", "scale": "none"}))
+    p = problem(SIZES[0], torch.float64)
+    with torch.no_grad():
+        images = list(model.images(p))
+        x = p.adjoint
+        for number, block in enumerate(model.engine.blocks):
+            seen = to_real(p.A.adjoint(p.A(x) - p.y), x)
+            hidden = block.network.start(seen)
+            for step in range(3):
+                update, hidden = block.network(seen, hidden)
+                assert (update >= 0).all()
+                torch.testing.assert_close(images[3 * number + step], x + to_complex(update, 1))
+            x = images[3 * number + 2]
 
 
 def test_the_weights_matter():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import Field
+from torch import nn
 
 from mrirecon.coils.sensitivity import SensitivityNet
 from mrirecon.engine import Reconstructor, Scale, Step, Unrolled
@@ -13,7 +14,16 @@ from mrirecon.errors import UsageError
 from mrirecon.networks import ConvStack, InvertibleNet, NormUnet, RecurrentNet, Unet
 from mrirecon.networks.recurrent import CellName
 from mrirecon.registry import register
-from mrirecon.steps import InImage, InKspace, InvertibleRim, LearnedPrimalDual, MagnitudeNet, ReleasedRim, Rim
+from mrirecon.steps import (
+    FrozenRim,
+    InImage,
+    InKspace,
+    InvertibleRim,
+    LearnedPrimalDual,
+    MagnitudeNet,
+    ReleasedRim,
+    Rim,
+)
 from mrirecon.steps.cascade import Combine
 from mrirecon.updates import Chain, Consistency, Lift, Net, Part, Refine, cascade, data_consistency
 
@@ -68,7 +78,7 @@ def cirim(
     detach: bool = False,
     carry: bool = False,
     share: bool = False,
-    compat: Literal["none", "mridc-0.0.1", "mridc-0.2", "atommic-1.0"] = "none",
+    compat: Literal["none", "mridc-0.0.1", "mridc-0.2", "atommic-1.0", "direct-2.1"] = "none",
     scale: Scale = "percentile",
     memory: Memory = "store",
     segment: Count = 1,
@@ -77,19 +87,23 @@ def cirim(
 
     ``compat`` is the released code's form, and overrides detach and carry: mridc detaches between cascades, ATOMMIC
     carries the hidden states; both but the first round the steps up to a multiple of 8. dc="soft" is then theirs too.
+    DIRECT never updates the image within a cascade (see `FrozenRim`), and detaches.
     """
     released = compat != "none"
     if released:
         detach, carry = compat.startswith("mridc"), compat.startswith("atommic")
-        steps = steps if compat == "mridc-0.0.1" else 8 * -(-steps // 8)
-    if released and (dc not in ("none", "soft") or (dc == "soft" and compat == "atommic-1.0" and cascades > 1)):
+        steps = steps if compat in ("mridc-0.0.1", "direct-2.1") else 8 * -(-steps // 8)
+    soft = compat.startswith("mridc") or (compat == "atommic-1.0" and cascades == 1)
+    if released and dc != "none" and not (dc == "soft" and soft):
         raise UsageError(
             f"{compat} has no dc={dc!r} for {cascades} cascades",
-            why="its explicit consistency is soft, and ATOMMIC's hands k-space to the next cascade as an image",
+            why="explicitly, it is soft; ATOMMIC's hands k-space to the next cascade as an image, DIRECT's is not here",
             fix="use dc=none, or compat=none, or mridc-0.2 with dc=soft",
         )
 
     def block() -> Rim:
+        if compat == "direct-2.1":
+            return FrozenRim(RecurrentNet(4, 2, features, cell, recurrent_kernel, positive=True))
         if released and dc == "soft":
             network = RecurrentNet(4, 2, features, cell, recurrent_kernel)
             return ReleasedRim(network, detach=detach, carry=carry)
@@ -135,17 +149,20 @@ def cascadenet(
     dc: Consistency = "soft",
     skip: bool = True,
     order: Literal["network first", "together"] = "network first",
+    shared_prelu: bool = False,
     share: bool = False,
     scale: Scale = "percentile",
     memory: Memory = "store",
 ) -> Reconstructor:
     """Deep cascade of convolutions and data consistency (Schlemper et al., IEEE TMI 37:491, 2018).
 
-    "together" is the released multi-coil form, on k-space, with both terms at the same state.
+    order="together" is the released multi-coil form, on k-space, with both terms at the same state; there, one PReLU
+    serves all layers of all cascades (shared_prelu).
     """
+    activation = nn.PReLU() if shared_prelu else None
 
     def block() -> Step:  # type: ignore[type-arg]
-        net = Net(ConvStack(2, channels, layers))
+        net = Net(ConvStack(2, channels, layers, activation))
         if order == "together":
             return InKspace(cascade(Lift(net), dc, "kspace", skip=skip))
         return InImage(_then(Refine(net, skip=skip, plus=True), data_consistency(dc, "image")))

@@ -15,15 +15,18 @@ class ConvStack(nn.Module):
         width: channels in and out.
         channels: channels between.
         layers: how many convolutions.
+        activation: one for all, in place of PReLUs of their own: what a default argument made of the released code.
 
     """
 
-    def __init__(self, width: int = 2, channels: int = 64, layers: int = 5) -> None:
+    def __init__(
+        self, width: int = 2, channels: int = 64, layers: int = 5, activation: nn.Module | None = None
+    ) -> None:
         super().__init__()
         widths = [width, *[channels] * (layers - 1), width]
         steps: list[nn.Module] = []
         for a, b in pairwise(widths):
-            steps += [nn.Conv2d(a, b, 3, padding=1), nn.PReLU()]
+            steps += [nn.Conv2d(a, b, 3, padding=1), activation or nn.PReLU()]
         self.conv = nn.Sequential(*steps[:-1])
 
     def forward(self, x: Tensor) -> Tensor:

@@ -144,11 +144,18 @@ class RecurrentNet(nn.Module):
         features: channels of both hidden states.
         cell: the recurrent unit.
         recurrent_kernel: its kernel.
+        positive: a ReLU at the end, as DIRECT has it.
 
     """
 
     def __init__(
-        self, inputs: int, outputs: int, features: int = 64, cell: CellName = "indrnn", recurrent_kernel: int = 1
+        self,
+        inputs: int,
+        outputs: int,
+        features: int = 64,
+        cell: CellName = "indrnn",
+        recurrent_kernel: int = 1,
+        positive: bool = False,
     ) -> None:
         super().__init__()
         self.features = features
@@ -158,7 +165,7 @@ class RecurrentNet(nn.Module):
                 Layer(features, features, 3, 2, cell, recurrent_kernel),
             ]
         )
-        self.final_layer = nn.Sequential(Convolution(features, outputs, 3, 1, bias=False, relu=False))
+        self.final_layer = nn.Sequential(Convolution(features, outputs, 3, 1, bias=False, relu=positive))
 
     def start(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return hidden states of zeros for inputs like x (N, inputs, y, x)."""

@@ -8,7 +8,8 @@ from mrirecon.steps.fista import Fista
 from mrirecon.steps.invertible_rim import InvertibleRim
 from mrirecon.steps.learned_primal_dual import Buffers, LearnedPrimalDual
 from mrirecon.steps.primal_dual import PrimalDual
-from mrirecon.steps.rim import ReleasedRim, Rim, RimState
+from mrirecon.steps.released_rim import FrozenRim, ReleasedRim
+from mrirecon.steps.rim import Rim, RimState
 
 __all__ = [
     "Admm",
@@ -16,6 +17,7 @@ __all__ = [
     "CoilImages",
     "ConjugateGradient",
     "Fista",
+    "FrozenRim",
     "InImage",
     "InKspace",
     "InvertibleRim",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mrirecon.engine import Step
 from mrirecon.networks.crossing import to_complex, to_real
@@ -15,7 +14,7 @@ from mrirecon.updates import Part
 
 
 class RimState(NamedTuple):
-    """The image, the hidden states of the network, and, for `ReleasedRim` alone, the k-space of the cascade before."""
+    """The image, the hidden states of the network, and, in released forms alone, what the cascade started at."""
 
     x: Tensor
     hidden: tuple[Tensor, ...]
@@ -60,37 +59,3 @@ class Rim(Step[RimState]):
     def image(self, s: RimState, p: Problem) -> Tensor:
         """Return x."""
         return s.x
-
-
-class ReleasedRim(Rim):
-    """The released code's explicit consistency: a cascade ends in k⁺ = y − η M(k − y) − F S x.
-
-    Its sign makes x stand for minus what is missing, against the gradient that pulls M F S x to y. It is here so that
-    weights trained so can be used; `Rim` with ``consistency`` is the right form (mridc 0.0.1 to 0.2).
-    """
-
-    def __init__(self, network: RecurrentNet, *, detach: bool, carry: bool) -> None:
-        super().__init__(network, None, detach=detach, carry=carry)
-        self.dc_weight = nn.Parameter(torch.ones(1))
-
-    def init(self, p: Problem) -> RimState:
-        """Start at the zero-filled image; the k-space before is the data."""
-        return super().init(p)._replace(k=p.y)
-
-    def enter(self, previous: RimState, p: Problem) -> RimState:
-        """Start at the image of the k-space that the cascade before ended in."""
-        k = self._end(previous, p)
-        k = k.detach() if self.detach else k
-        return super().enter(previous, p)._replace(x=p.encode.adjoint(k), k=k)
-
-    def forward(self, s: RimState, p: Problem) -> RimState:
-        """Take one step, which leaves the k-space before as it is."""
-        return super().forward(s, p)._replace(k=s.k)
-
-    def image(self, s: RimState, p: Problem) -> Tensor:
-        """Return the image of k⁺."""
-        return p.encode.adjoint(self._end(s, p))
-
-    def _end(self, s: RimState, p: Problem) -> Tensor:
-        assert s.k is not None, "made by another step"
-        return p.y - self.dc_weight * (p.mask * (s.k - p.y)) - p.encode(s.x)
