@@ -16,7 +16,7 @@ from mrirecon import __version__
 from mrirecon.calibrate import EspiritOptions, Source
 from mrirecon.checkpoints import load_model
 from mrirecon.errors import UsageError
-from mrirecon.evaluate import compare, reference_images
+from mrirecon.evaluate import compare, holds_images, reference_images
 from mrirecon.inference import Progress, choose_method, pick_device, reconstruct
 from mrirecon.io import read, write_image
 
@@ -142,7 +142,8 @@ def reconstruct_file(
         "versions": versions(),
     }
     if reference is not None:
-        truth, kind = reference_images(reference)
+        # A full scan beside an undersampled one is stored in the same way.
+        truth, kind = reference_images(reference, axes=None if holds_images(reference) else axes)
         found = compare(done.images, truth, prediction=path, reference=reference, kind=kind)
         told["scores"] = found.as_dict()
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -184,6 +184,20 @@ def test_mask_undersamples_a_full_scan(run):
     assert 0.5 < json.loads(out)["results"][0]["scores"]["mean"]["ssim"] < 0.95
 
 
+def test_axes_also_name_those_of_the_reference(run):
+    rng = np.random.default_rng(0)
+    kspace = rng.normal(size=(3, 12, 14, 16)) + 1j * rng.normal(size=(3, 12, 14, 16))
+    mask = rng.random((14, 16)) < 0.5
+    mask[3:11, 4:12] = True
+    np.savez("full.npz", kspace=kspace)
+    np.savez("twin.npz", kspace=kspace * mask)
+    code, out, err = run(
+        "reconstruct", "twin.npz", "--axes", "coil,z,y,x", "-m", "sense", "--reference", "full.npz", "--json"
+    )
+    assert code == 0, err
+    assert len(json.loads(out)["results"][0]["scores"]["slices"]) == 12
+
+
 def test_several_files_go_into_a_folder_and_one_failure_does_not_stop_the_others(run, small):
     Path("bad.h5").write_bytes(b"not hdf5")
     code, out, err = run("reconstruct", "bad.h5", small, "-o", "out", "-m", "rss")
