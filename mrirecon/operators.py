@@ -125,18 +125,18 @@ class Mask(LinearOperator):
 
 @dataclass(frozen=True)
 class Gradient(LinearOperator):
-    """Periodic forward differences over the last ``ndim`` axes: (B, M, *space) ↦ (B, M, ndim, *space)."""
+    """Periodic backward differences, as BART's, over the last ``ndim`` axes: (B, M, *space) ↦ (B, M, ndim, *space)."""
 
     ndim: int = 2
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.stack([x.roll(-1, -a) - x for a in range(self.ndim, 0, -1)], -self.ndim - 1)
+        return torch.stack([x - x.roll(1, -a) for a in range(self.ndim, 0, -1)], -self.ndim - 1)
 
     def adjoint(self, y: Tensor) -> Tensor:
         parts = y.unbind(-self.ndim - 1)
         out = torch.zeros_like(parts[0])
         for a, d in zip(range(self.ndim, 0, -1), parts, strict=True):
-            out = out + (d.roll(1, -a) - d)
+            out = out + (d - d.roll(-1, -a))
         return out
 
     @property
