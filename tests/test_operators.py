@@ -117,10 +117,14 @@ def test_fourier_agrees_with_sigpy_and_bart(bart):
 
 
 def test_operators_are_differentiable():
-    p = random_problem((3, 4), batch=1, coils=2)
-    x = draw(1, 1, 3, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda v: torch.view_as_real(p.A(v)), x)
-    assert torch.autograd.gradcheck(lambda v: torch.view_as_real(Wavelet(2, "db2", 2)(v)), x)
+    for a, x in examples((3, 4), 1, torch.complex128):
+        one = x[:1].clone().requires_grad_() if not isinstance(a, Coils | Compose) else x.clone().requires_grad_()
+        assert torch.autograd.gradcheck(lambda v, a=a: torch.view_as_real(a(v).resolve_conj()), one), a
+        y = a(one.detach()).requires_grad_()
+        assert torch.autograd.gradcheck(lambda v, a=a: torch.view_as_real(a.adjoint(v).resolve_conj()), y), a
+    p, x = random_problem((3, 4), batch=1, coils=2), draw(1, 1, 3, 4)
+    maps = p.maps.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda m: torch.view_as_real(Coils(m)(x)), maps)
 
 
 def test_products_and_lengths():
