@@ -133,7 +133,7 @@ def _case(
 
     has_bart = shutil.which("bart") is not None
     if has_bart:
-        _write_cfl(folder / "k", np.moveaxis(scan.kspace, 0, -1)[:, :, None, :])
+        write_cfl(folder / "k", np.moveaxis(scan.kspace, 0, -1)[:, :, None, :])
         _bart(scan, _ECALIB)
     lam, other_lam = 0.0, 0.0
     if case != "espirit":
@@ -200,7 +200,7 @@ def _simulate(case: Case, size: int, coils: int, threads: int, folder: Path) -> 
 def _bart(scan: _Scan, command: str, result: str | None = None) -> np.ndarray:
     environment = {**os.environ, "OMP_NUM_THREADS": str(scan.threads)}
     subprocess.run(["bart", *command.split()], cwd=scan.folder, env=environment, check=True, capture_output=True)
-    return np.empty(0) if result is None else _read_cfl(scan.folder / result)
+    return np.empty(0) if result is None else read_cfl(scan.folder / result)
 
 
 # A child inherits its parent's peak across exec, so BART is started, and weighed, by a small process of its own.
@@ -257,12 +257,14 @@ def _status(name: str) -> int:
     raise UsageError("memory cannot be measured here", why=f"/proc/self/status has no {name}", fix="run on Linux")
 
 
-def _write_cfl(path: Path, array: np.ndarray) -> None:
+def write_cfl(path: Path, array: np.ndarray) -> None:
+    """Write an array as a BART pair, in BART's order of axes."""
     dims = [*array.shape, *[1] * (16 - array.ndim)]
     path.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, dims)) + "\n")
     array.astype(np.complex64).ravel(order="F").tofile(path.with_suffix(".cfl"))
 
 
-def _read_cfl(path: Path) -> np.ndarray:
+def read_cfl(path: Path) -> np.ndarray:
+    """Read a BART pair; axes of length 1 are left out."""
     dims = [int(d) for d in path.with_suffix(".hdr").read_text().splitlines()[1].split()]
     return np.fromfile(path.with_suffix(".cfl"), dtype=np.complex64).reshape(dims, order="F").squeeze()

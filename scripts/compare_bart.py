@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mrirecon.benchmark import read_cfl, write_cfl
 from mrirecon.calibrate import item_maps
 from mrirecon.inference import pose, sense_reference
 from mrirecon.io import Scan, read
@@ -80,12 +81,12 @@ def _point(scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int) -
 
 def _bart(kspace: np.ndarray, truth: np.ndarray) -> list[Score]:
     with tempfile.TemporaryDirectory() as folder:
-        _write(Path(folder) / "k", np.moveaxis(kspace, 0, -1)[:, :, None])
+        write_cfl(Path(folder) / "k", np.moveaxis(kspace, 0, -1)[:, :, None])
         _run("ecalib -m 1 -r 24 k s", folder)
         found = []
         for lam in THEIRS:
             _run(f"pics -S -i 60 -R W:3:0:{lam} k s x", folder)
-            found.append(scores(_read(Path(folder) / "x")[None], truth[:1])[0])
+            found.append(scores(read_cfl(Path(folder) / "x")[None], truth[:1])[0])
         return found
 
 
@@ -102,17 +103,6 @@ def _best(found: list[Score]) -> tuple[float, float]:
 
 def _run(command: str, folder: str) -> None:
     subprocess.run(["bart", *command.split()], cwd=folder, check=True, capture_output=True)
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    dims = [*array.shape, *[1] * (16 - array.ndim)]
-    path.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, dims)) + "\n")
-    array.astype(np.complex64).ravel(order="F").tofile(path.with_suffix(".cfl"))
-
-
-def _read(path: Path) -> np.ndarray:
-    dims = [int(d) for d in path.with_suffix(".hdr").read_text().splitlines()[1].split()]
-    return np.fromfile(path.with_suffix(".cfl"), dtype=np.complex64).reshape(dims, order="F").squeeze()
 
 
 if __name__ == "__main__":
