@@ -162,8 +162,10 @@ def _case(
     )
 
 
-def _ours(case: Case, scan: _Scan, maps: ItemMaps | None = None) -> Callable[[float], np.ndarray]:
-    """Return our job as a function of λ, with maps of the scan or these."""
+def _ours(
+    case: Case, scan: _Scan, maps: ItemMaps | None = None, *, once: bool = False
+) -> Callable[[float], np.ndarray]:
+    """Return our job as a function of λ, with maps of the scan or these; for one call, it may use k-space up."""
     if case == "espirit":
         return lambda _: scan.maps().cropped().numpy()
     problem, prior = pose(scan.kspace, scan.mask, maps or scan.maps(), weighted=True)
@@ -171,7 +173,7 @@ def _ours(case: Case, scan: _Scan, maps: ItemMaps | None = None) -> Callable[[fl
 
     def job(lam: float) -> np.ndarray:
         with torch.inference_mode():
-            image = build(method, {"lam": lam}).run(problem).image * prior
+            image = build(method, {"lam": lam}).run(problem, consume=once).image * prior
         return np.asarray(image[0, 0].numpy())
 
     return job
@@ -221,7 +223,7 @@ def _our_memory(scan: _Scan, case: Case, lam: float) -> float:
     """Return our peak memory in MiB, its data included, above that of the program, in a process of its own."""
     maps = scan.maps()
     assert maps.values is not None
-    stored = {"maps": maps.maps.numpy(), "values": maps.values.numpy(), "mask": scan.mask, "truth": scan.truth}
+    stored = {"maps": maps.maps.numpy(), "values": maps.values.numpy(), "mask": scan.mask}
     np.savez(scan.folder / "scan.npz", allow_pickle=False, kspace=scan.kspace, **stored)
     return _told(scan, ["-c", _WEIGH_OURS, case, str(lam), str(scan.threads), str(scan.folder)]) / 1024
 
@@ -242,10 +244,11 @@ def weigh(case: Case, lam: str, threads: str, folder: str) -> None:
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     with np.load(Path(folder) / "scan.npz") as stored:
-        scan = _Scan(stored["kspace"], stored["mask"], stored["truth"], int(threads), Path(folder))
+        scan = _Scan(stored["kspace"], stored["mask"], np.empty(0), int(threads), Path(folder))
         maps = ItemMaps(torch.from_numpy(stored["maps"]), "file", values=torch.from_numpy(stored["values"]))
-    job = _ours(case, scan, maps)
-    del maps  # as `mrirecon.inference` does: the problem has its own, weighted
+    # As `mrirecon.inference` does: the problem has its own maps, and k-space is read for this alone.
+    job = _ours(case, scan, maps, once=True)
+    del maps
     job(float(lam))
     print(_status("VmHWM") - before)
 

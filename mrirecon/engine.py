@@ -270,8 +270,8 @@ class Reconstructor(nn.Module):
         self.prepare = prepare
         self.scale = scale
 
-    def scaled(self, p: Problem) -> tuple[Problem, Tensor]:
-        """Return the problem at unit scale, prepared, and its scale (B,).
+    def scaled(self, p: Problem, *, consume: bool = False) -> tuple[Problem, Tensor]:
+        """Return the problem at unit scale, prepared, and its scale (B,); see `Problem.scaled` for ``consume``.
 
         Raises:
             SignalError: the zero-filled image of an item is zero or not a number.
@@ -281,12 +281,12 @@ class Reconstructor(nn.Module):
         scale = percentile_scale(p.adjoint)
         if self.scale == "none":
             scale = torch.ones_like(scale)
-        q = p.scaled(scale)
+        q = p.scaled(scale, consume=consume)
         return (q if self.prepare is None else self.prepare(q)).prepared(), scale
 
-    def run(self, p: Problem) -> Result:
-        """Reconstruct, and tell how it went."""
-        q, scale = self.scaled(p)
+    def run(self, p: Problem, *, consume: bool = False) -> Result:
+        """Reconstruct, and tell how it went; with ``consume``, p's k-space may be overwritten meanwhile."""
+        q, scale = self.scaled(p, consume=consume)
         outcome = self.engine.solve(q)
         image = self.engine.image(outcome.state, q)
         return Result(image * per_item(scale, image), scale, outcome.iterations, outcome.reasons(self.engine.tolerance))

@@ -221,7 +221,7 @@ class _Job:
             self.out.notes.append(f"{self.scan.where(items[0])}: {how}")
         model = build(self.method, settings).to(self.device) if self.ready is None else self.ready
         with torch.inference_mode():
-            result = model.run(problem)
+            result = model.run(problem, consume=self.keep is None)
             steps = list(model.images(problem)) if self.keep is not None else []
         images = []
         for number, (item, (_, prior, gain)) in enumerate(zip(items, posed, strict=True)):

@@ -89,22 +89,31 @@ class Problem:
         """M F S: images to the acquired k-space."""
         return Mask(self.mask) @ self.encode
 
-    def scaled(self, factor: Tensor) -> Problem:
-        """Return the problem with y divided by one number an item (B,), and with it all that was prepared."""
+    def scaled(self, factor: Tensor, *, consume: bool = False) -> Problem:
+        """Return the problem with y divided by one number an item (B,), and with it all that was prepared.
+
+        With ``consume`` it is divided where it lies: k-space is then held once, and the caller's is gone.
+        """
         cache = self.cache
         if cache is not None:
             cache = replace(cache, adjoint=cache.adjoint / per_item(factor, cache.adjoint))
-        return replace(self, y=self.y / per_item(factor, self.y), cache=cache)
+        divisor = per_item(factor, self.y)
+        return replace(self, y=self.y.div_(divisor) if consume else self.y / divisor, cache=cache)
 
     def prepared(self) -> Problem:
         """Return the same problem with everything that iterations reuse computed now (a no-op the second time)."""
         if self.cache is not None:
             return self
         varying = tuple(a for a in self.axes if not bool((self.mask == self.mask.narrow(a, 0, 1)).all()))
-        gram = (self.maps.conj().unsqueeze(2) * self.maps.unsqueeze(1)).sum(3) if self.maps.shape[1] > 1 else None
         # Gershgorin: the row sums of the M×M Gram matrix of each voxel bound its largest eigenvalue; exact for one set
         # of maps and for orthogonal ones, which is what ESPIRiT gives.
-        rows = root_sum_of_squares(self.maps, 2).square() if gram is None else gram.abs().sum(2)
+        maps = self.maps.detach()  # a step size is not to be learned through
+        rows = torch.zeros_like(maps[:, :, 0].real)
+        if maps.shape[1] > 1:
+            rows = (maps.conj().unsqueeze(2) * maps.unsqueeze(1)).sum(3).abs().sum(2)
+        else:
+            for c in self._coil_groups():
+                rows = rows + root_sum_of_squares(maps[:, :, c], 2).square()
         mask = self.mask
         for a in set(self.axes) - set(varying):
             mask = mask.narrow(a, 0, 1)

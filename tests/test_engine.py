@@ -110,6 +110,18 @@ def test_images_come_out_in_the_datas_own_scale():
     torch.testing.assert_close(louder, last * 1e6)
 
 
+def test_consuming_gives_the_same_image_and_uses_the_data_up():
+    p = random_problem()
+    model = build("cs", {"wavelet": "haar", "iterations": 5}).double()
+    with torch.inference_mode():
+        kept = model.run(p)
+        before = p.y.clone()
+        assert torch.equal(p.y, before)
+        used = model.run(p, consume=True)
+    torch.testing.assert_close(used.image, kept.image)
+    assert not torch.equal(p.y, before)
+
+
 def test_prepare_sees_the_scaled_problem():
     seen = []
 
