@@ -154,10 +154,10 @@ def test_batches_change_nothing_and_shrink_when_memory_is_short(saved, monkeypat
     assert len(two.seconds) == len(two.reasons) == 3
     whole = trained.model.run
 
-    def short(problem):
+    def short(problem, **more):
         if len(problem.y) > 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return whole(problem)
+        return whole(problem, **more)
 
     monkeypatch.setattr(trained.model, "run", short)
     halved = reconstruct(scan, model=trained, batch=3)
