@@ -98,7 +98,7 @@ class Unrolled(nn.Module, Generic[S]):
         self.blocks, self.repeats, self.tolerance, self.memory = nn.ModuleList(blocks), repeats, tolerance, memory
         self.segment = segment
 
-    def _walk(self, p: Problem) -> Iterator[tuple[Step[S], S, S]]:
+    def walk(self, p: Problem) -> Iterator[tuple[Step[S], S, S]]:
         """Yield (step, state before, state after) for every step of the schedule."""
         state: S | None = None
         if self.memory == "invert" and torch.is_grad_enabled():
@@ -140,7 +140,7 @@ class Unrolled(nn.Module, Generic[S]):
 
         While gradients are recorded with ``memory="invert"`` only the last exists, and only it comes.
         """
-        for _, _, state in self._walk(p.prepared()):
+        for _, _, state in self.walk(p.prepared()):
             yield state
 
     def solve(self, p: Problem) -> Outcome[S]:
@@ -157,7 +157,7 @@ class Unrolled(nn.Module, Generic[S]):
         change = torch.full((batch,), float("nan"), dtype=p.mask.dtype, device=device)
         state: S | None = None
         held: S | None = None
-        for step, old, new in self._walk(p):
+        for step, old, new in self.walk(p):
             state = new if held is None else _select(done, held, new)
             steps = steps + ~done
             if not watch:
@@ -294,7 +294,7 @@ class Reconstructor(nn.Module):
     def images(self, p: Problem) -> Iterator[Tensor]:
         """Yield the image after every step, in the data's own scale."""
         q, scale = self.scaled(p)
-        for step, _, state in self.engine._walk(q):
+        for step, _, state in self.engine.walk(q):
             image = step.image(state, q)
             yield image * per_item(scale, image)
 

@@ -90,3 +90,11 @@ class ModelMismatchError(MriReconError):
     """Weights that do not belong to the data or to the configuration (exit 7)."""
 
     code, exit_code = "MRI-E-MODEL", 7
+
+
+class Stopped(BaseException):
+    """A signal asked to end: unwind, so that temporary files go, and exit with 128 and the signal's number."""
+
+    def __init__(self, number: int, told: str = "nothing half written remains") -> None:
+        super().__init__(told)
+        self.number = number

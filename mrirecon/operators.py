@@ -165,9 +165,12 @@ def norm(a: Tensor) -> Tensor:
 
 
 def root_sum_of_squares(a: Tensor, dim: int, keepdim: bool = False) -> Tensor:
-    """Euclidean length of complex numbers along one axis, such as coils: real."""
-    power = torch.view_as_real(a.resolve_conj()).square().sum(-1)
-    return power.sum(dim % a.ndim, keepdim=keepdim).sqrt()
+    """Euclidean length along one axis, such as coils, of complex or real numbers; its gradient at zero is zero."""
+    power = torch.view_as_real(a.resolve_conj()).square().sum(-1) if a.is_complex() else a.square()
+    power = power.sum(dim % a.ndim, keepdim=keepdim)
+    if power.requires_grad:  # the root's own gradient there is infinite, and makes NaN of every weight
+        power = power.clamp_min(torch.finfo(power.dtype).tiny)
+    return power.sqrt()
 
 
 def per_item(value: Tensor, like: Tensor) -> Tensor:

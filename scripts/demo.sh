@@ -3,7 +3,6 @@
 #   bash scripts/demo.sh [options of `mrirecon demo`]
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-bash "$here/scripts/install.sh"
+bash "$here/scripts/install.sh" train
 cd "$here"
-
 exec .venv/bin/mrirecon demo "$@"

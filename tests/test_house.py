@@ -14,7 +14,7 @@ PACKAGE = ROOT / "mrirecon"
 ORDER = [
     *("errors", "operators", "wavelets", "sparsity", "problem", "networks", "engine", "updates"),
     *("steps", "coils", "masks", "registry", "methods", "costs", "metrics", "losses"),
-    *("io", "data", "config", "checkpoints", "training", "second_opinion", "calibrate", "regularization"),
+    *("io", "pictures", "data", "config", "checkpoints", "training", "second_opinion", "calibrate", "regularization"),
     *("inference", "evaluate", "jobs", "selftest", "benchmark", "report", "cli"),
 ]
 LONGEST = 350

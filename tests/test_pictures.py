@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mrirecon import pictures
 from mrirecon.errors import InputError, ResourceError, SignalError
-from mrirecon.report import pictures
-from mrirecon.report.pictures import BACKGROUND, Panel, save_gray, save_panels, to_gray
+from mrirecon.pictures import BACKGROUND, Panel, save_gray, save_panels, to_gray
 
 
 def pixels(path):

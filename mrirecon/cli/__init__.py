@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mrirecon import __version__
-from mrirecon.cli import inspect, masks, models, reconstruct
+from mrirecon.cli import inspect, masks, models, reconstruct, training
 from mrirecon.cli.envelope import run
 
 EPILOG = (
@@ -31,6 +31,9 @@ app.command()(inspect.info)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command()(reconstruct.calibrate)
 app.command()(reconstruct.evaluate)
+app.command()(training.train)
+app.add_typer(training.app)
+app.command()(training.simulate)
 app.add_typer(masks.app)
 app.add_typer(models.app)
 app.command()(inspect.methods)

@@ -13,18 +13,10 @@ import typer
 from typer.main import get_command
 
 from mrirecon.cli.console import Settings, emit
-from mrirecon.errors import InputError, MriReconError, ResourceError, UsageError
+from mrirecon.errors import InputError, MriReconError, ResourceError, Stopped, UsageError
 
 _ANYWHERE = {"--traceback": "traceback", "--quiet": "quiet", "-q": "quiet"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE}
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM: unwind, so that temporary files go, and exit with 128 and the signal's number."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def run(app: typer.Typer, arguments: list[str]) -> int:
@@ -42,7 +34,7 @@ def run(app: typer.Typer, arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Stopped as stopped:
-        print("stopped: nothing half written remains", file=sys.stderr)
+        print(f"stopped: {stopped}", file=sys.stderr)
         return 128 + stopped.number
     except Exception as error:
         return _report(error, as_json)

@@ -112,7 +112,15 @@ def simulate_kspace(
     )
 
 
-def coil_maps(shape: tuple[int, int], coils: int, seed: int, *, offset: float = 0.0) -> Complex:
+def coil_maps(
+    shape: tuple[int, int],
+    coils: int,
+    seed: int,
+    *,
+    offset: float = 0.0,
+    distance: float = DISTANCE,
+    grid: tuple[Real, Real] | None = None,
+) -> Complex:
     """Receive sensitivities of round loops that stand around the object, by reciprocity B₁⁻ = Bx − iBy.
 
     B0 lies along z, across the slice. Loops of slightly irregular place, size, tilt and gain stand on an ellipse 1.3
@@ -125,6 +133,9 @@ def coil_maps(shape: tuple[int, int], coils: int, seed: int, *, offset: float = 
         coils: how many.
         seed: of the irregularities.
         offset: the slice's position along z, in halves of the longer field of view.
+        distance: of the loops from the centre, relative to the field of view's half axes.
+        grid: positions y (n, 1) and x (1, m) to evaluate at, in halves of the longer side; those of ``shape`` where
+            none are given, and ``shape`` is then the field of view that the loops stand around.
 
     Returns:
         (coil, y, x), complex128, with Σ|S|² = 1 on average over the ellipse of 0.85 of the field of view.
@@ -133,17 +144,18 @@ def coil_maps(shape: tuple[int, int], coils: int, seed: int, *, offset: float = 
     rng = _generator(seed, 1)
     loops = 8 if coils == 1 else coils
     rings = math.ceil(loops / 10)
-    y, x = _grid(shape)
+    y, x = _grid(shape) if grid is None else grid
     half = np.array(shape) / max(shape)
-    points = np.stack([*np.broadcast_arrays(x, y), np.full(shape, offset)], axis=-1)
-    maps = np.zeros((loops, *shape), np.complex128)
+    there = (y.size, x.size)
+    points = np.stack([*np.broadcast_arrays(x, y), np.full(there, offset)], axis=-1)
+    maps = np.zeros((loops, *there), np.complex128)
     for ring in range(rings):
         members = range(ring, loops, rings)
-        around = DISTANCE * 2 * math.pi * math.sqrt(float((half**2).mean()))
+        around = distance * 2 * math.pi * math.sqrt(float((half**2).mean()))
         for place, coil in enumerate(members):
             angle = 2 * math.pi * (place + 0.5 * (ring % 2) + rng.uniform(-0.12, 0.12)) / len(members)
             height = 0.55 * (ring - (rings - 1) / 2) + rng.uniform(-0.05, 0.05)
-            centre = np.array([DISTANCE * half[1] * math.cos(angle), DISTANCE * half[0] * math.sin(angle), height])
+            centre = np.array([distance * half[1] * math.cos(angle), distance * half[0] * math.sin(angle), height])
             centre[:2] *= rng.uniform(0.97, 1.06)
             normal = -centre + [*rng.uniform(-0.12, 0.12, 2), rng.uniform(-0.15, 0.15)]
             radius = min(0.9, 0.65 * around / len(members)) * rng.uniform(0.92, 1.08)
@@ -155,24 +167,29 @@ def coil_maps(shape: tuple[int, int], coils: int, seed: int, *, offset: float = 
     if coils == 1:
         maps = maps.sum(axis=0, keepdims=True)
     inside = (y / (HEAD * half[0])) ** 2 + (x / (HEAD * half[1])) ** 2 < 1
+    if not inside.any():  # a grid in a corner of the field of view
+        inside[:] = True
     normalised: Complex = maps / math.sqrt(float((np.abs(maps) ** 2).sum(axis=0)[inside].mean()))
     return normalised
 
 
-def object_phase(shape: tuple[int, int], seed: int, *, offset: float = 0.0) -> Real:
+def object_phase(
+    shape: tuple[int, int], seed: int, *, offset: float = 0.0, grid: tuple[Real, Real] | None = None
+) -> Real:
     """Smooth random phase of the object: a ramp (echo not centred), slow waves (B0) and one steep place (air nearby).
 
     Args:
         shape: (y, x).
         seed: of the draw; the same field whatever the pixel count.
         offset: position along z, in halves of the longer field of view; neighbouring slices have similar phases.
+        grid: positions to evaluate at, as for ``coil_maps``.
 
     Returns:
         (y, x), radians, not wrapped; some ±π over the object.
 
     """
     rng = _generator(seed, 2)
-    y, x = _grid(shape)
+    y, x = _grid(shape) if grid is None else grid
     total = rng.uniform(-math.pi, math.pi) + rng.uniform(-1, 1) * y + rng.uniform(-1, 1) * x
     for _ in range(8):
         wave = rng.normal(0, 2.2, 3)  # radians per half field of view
@@ -245,7 +262,9 @@ def _loop_field(points: Real, normal: Real, radius: float) -> Real:
         wire = radius * (math.cos(angle) * side + math.sin(angle) * np.cross(normal, side))
         step = np.cross(normal, wire) * (2 * math.pi / SEGMENTS)
         away = points - wire
-        field += np.cross(step, away) / ((away**2).sum(-1) + WIRE**2)[..., None] ** 1.5
+        weight = ((away**2).sum(-1) + WIRE**2) ** 1.5
+        for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):  # the cross product, without np.cross's copies
+            field[..., i] += (step[j] * away[..., k] - step[k] * away[..., j]) / weight
     return field
 
 

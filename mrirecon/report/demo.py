@@ -17,7 +17,7 @@ from mrirecon.inference import Progress, Reconstruction, reconstruct, sense_refe
 from mrirecon.io import Scan, read, write_image, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.metrics import mean_score, scores
-from mrirecon.report.pictures import Panel, save_panels
+from mrirecon.pictures import Panel, save_panels
 
 METHODS = ("zero-filled", "sense", "cs")
 FULL, UNDERSAMPLED, PICTURE = "brain_full.h5", "brain_4x.h5", "comparison.png"

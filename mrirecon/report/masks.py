@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.masks import MaskResult, point_spread
-from mrirecon.report.pictures import Panel, save_panels
+from mrirecon.pictures import Panel, save_panels
 
 FLOOR = -60.0  # dB: black in the picture of the point spread function
 

@@ -1,0 +1,17 @@
+"""Training configurations: strict YAML, inherited, overridden, checked, and shown with the origin of each value."""
+
+from mrirecon.config.load import Config, load_config, saved_config
+from mrirecon.config.settings import Settings, Train
+from mrirecon.config.show import differences, render, schema, template
+
+__all__ = [
+    "Config",
+    "Settings",
+    "Train",
+    "differences",
+    "load_config",
+    "render",
+    "saved_config",
+    "schema",
+    "template",
+]

@@ -1,0 +1,147 @@
+"""YAML as people mean it: no duplicate keys, no aliases, no tags, 1e-3 is a number, and every value knows its line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mrirecon.errors import InputError, UsageError
+
+Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
+Path_ = tuple[str | int, ...]
+
+SIZE, NODES, DEPTH = 1 << 20, 20_000, 24
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*)$")
+_NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$")
+_WORDS: dict[str, Plain] = {"": None, "null": None, "~": None, "true": True, "false": False}
+_WORDS |= {".inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan")}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was written."""
+
+    file: str
+    line: int  # from 1; 0 where there are no lines
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Values, and the origin of each by its path of keys and indices."""
+
+    values: Plain
+    origins: dict[Path_, Origin]
+
+
+def read_yaml(path: Path) -> Parsed:
+    """Return the content of a file.
+
+    Raises:
+        InputError: it is not there, too large, or not text.
+        UsageError: it is not the YAML that is accepted; the line is named.
+
+    """
+    try:
+        if path.stat().st_size > SIZE:
+            raise InputError(f"{path} is too large for a configuration", why=f"more than {SIZE >> 20} MiB")
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text", why=str(error), fix="save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read", why=error.strerror, fix="check the path") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, name: str, line: int | None = None) -> Parsed:
+    """Return the values of a text; ``line`` replaces the text's own lines.
+
+    Raises:
+        UsageError: it is not the YAML that is accepted; the line is named.
+
+    """
+    builder = _Builder(name, line)
+    try:
+        builder.survey(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = None if node is None else builder.build(node, ())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        fix = "indent with spaces" if "'\\t'" in str(error.problem) else "check the indentation, colons and brackets"
+        raise builder.error(mark, error.problem or "it cannot be parsed", fix) from None
+    except yaml.YAMLError as error:
+        raise builder.error(None, " ".join(str(error).split()), "use plain text") from None
+    except RecursionError:
+        raise builder.error(None, "it is nested too deeply", "flatten it") from None
+    return Parsed(values, builder.origins)
+
+
+def scalar(text: str) -> Plain:
+    """Return what an unquoted word means, by YAML 1.2: yes, no, on and off are words."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if _INTEGER.match(text):
+        return int(text.replace("_", ""))
+    if _NUMBER.match(text):
+        return float(text)
+    return text
+
+
+class _Builder:
+    def __init__(self, name: str, line: int | None) -> None:
+        self.name, self.line = name, line
+        self.origins: dict[Path_, Origin] = {}
+
+    def error(self, mark: yaml.Mark | None, why: str, fix: str) -> UsageError:
+        """Return the error at a place in the text."""
+        where = str(self.origin(mark)) if mark is not None else self.name
+        return UsageError("the configuration cannot be read", where=where, why=why, fix=fix)
+
+    def origin(self, mark: yaml.Mark) -> Origin:
+        """Return a place in the text as file and line."""
+        return Origin(self.name, mark.line + 1 if self.line is None else self.line)
+
+    def survey(self, text: str) -> None:
+        """Refuse, before anything is built, what could make it large or run code."""
+        depth = documents = 0
+        events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)  # their classes share no typed base
+        for nodes, event in enumerate(events):
+            documents += isinstance(event, yaml.DocumentStartEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEPTH or nodes > NODES:
+                raise self.error(event.start_mark, f"more than {DEPTH} levels or {NODES} values", "make it smaller")
+            if documents > 1:
+                raise self.error(event.start_mark, "there is a second document in it", "keep one, without ---")
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                raise self.error(event.start_mark, "anchors and aliases (& and *) are not accepted", "write it out")
+            if getattr(event, "tag", None):
+                raise self.error(event.start_mark, f"the tag {event.tag} is not accepted", "write plain values")
+
+    def build(self, node: yaml.Node, path: Path_) -> Plain:
+        """Return the value of a node, and note where it and its parts stand."""
+        self.origins[path] = self.origin(node.start_mark)
+        if isinstance(node, yaml.ScalarNode):
+            text: str = node.value
+            return scalar(text) if node.style is None else text
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(child, (*path, i)) for i, child in enumerate(node.value)]
+        assert isinstance(node, yaml.MappingNode), "YAML has no other nodes"
+        values: dict[str, Plain] = {}
+        for key, child in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self.error(key.start_mark, "a key must be a word", "quote it, or write it out")
+            if key.value in values:
+                first = self.origins[(*path, key.value)]
+                raise self.error(
+                    key.start_mark, f"the key {key.value!r} stands there twice (first in {first})", "keep one"
+                )
+            values[key.value] = self.build(child, (*path, key.value))
+            self.origins[(*path, key.value)] = self.origin(key.start_mark)
+        return values

@@ -1,0 +1,313 @@
+"""Items to learn from: each a function of (seed, epoch, number), whoever makes it and in whatever order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrirecon.coils.calibration import find_calibration
+from mrirecon.coils.espirit import crop_weights, espirit
+from mrirecon.data.acquire import acquire, one_thread
+from mrirecon.data.settings import Data, MaskDraw
+from mrirecon.data.sources import MEASURED, Slot
+from mrirecon.data.volumes import Volume
+from mrirecon.errors import InputError, MriReconError, UsageError
+from mrirecon.io import Scan
+from mrirecon.masks import make_mask
+from mrirecon.masks.box import calibration_sides
+from mrirecon.operators import Fourier, combine, root_sum_of_squares
+from mrirecon.problem import Problem
+
+_PLANE = (-2, -1)
+KERNEL, CALIBRATION, CROP = 6, 24, 0.8  # of ESPIRiT, as `mrirecon reconstruct` estimates maps
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Problems of one size, and what their solutions should be.
+
+    Attributes:
+        problem: y = M F S x + n.
+        target: (B, 1, y, x), complex: coil images combined with the problem's maps; or real: their root sum of squares
+            where no maps are used. None for scans that were never fully sampled.
+        full: (B, C, y, x), the k-space to compare with, all of it or what was acquired; None where not asked for.
+        held: (B, 1, y, x), 1 where ``full`` is to be compared.
+        names: file, slice and number of each item.
+        about: mask, acceleration, coils and SNR of each item.
+
+    """
+
+    problem: Problem
+    target: Tensor | None
+    full: Tensor | None
+    held: Tensor | None
+    names: list[str]
+    about: list[dict[str, object]]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on another device."""
+        target, full, held = (None if v is None else v.to(device) for v in (self.target, self.full, self.held))
+        return replace(self, problem=self.problem.to(device), target=target, full=full, held=held)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How items are made.
+
+    Args:
+        slots: the slices.
+        data: what is drawn.
+        seed: of the run.
+        batch: items that share a size, so that they can be stacked.
+        full: whether the loss compares k-space.
+        split: share of the acquired samples that the network does not see and the loss looks at (SSDU); 0 for none.
+        maps: whether the method takes coil maps.
+
+    """
+
+    slots: Sequence[Slot]
+    data: Data
+    seed: int
+    batch: int = 1
+    full: bool = False
+    split: float = 0.0
+    maps: bool = True
+
+    def item(self, epoch: int, number: int, slot: int) -> Batch:
+        """Return item ``number`` of an epoch, a batch of one, made from a slot.
+
+        Raises:
+            MriReconError: with the item's name.
+
+        """
+        chosen = self.slots[slot]
+        try:
+            with one_thread():
+                return self._item(epoch, number, chosen)
+        except MriReconError as error:
+            error.where = f"{chosen.name} (epoch {epoch}, item {number})" + (f": {error.where}" if error.where else "")
+            raise
+
+    def _item(self, epoch: int, number: int, slot: Slot) -> Batch:
+        own = _generator(self.seed, epoch, number, 1)
+        # What decides over sizes is drawn for the batch.
+        shared = _generator(self.seed, epoch, number // self.batch, 0)
+        if isinstance(slot.source, Volume):
+            kspace, clean, about = self._simulate(slot.source, slot.index, own, shared)
+            acquired = None
+        else:
+            kspace, acquired, about = self._measured(slot.source, slot.index, shared)
+            clean = None
+        prospective = acquired is not None and float(acquired.mean()) < MEASURED
+        space = (int(kspace.shape[-2]), int(kspace.shape[-1]))
+        if prospective:
+            assert acquired is not None, "the condition says so"
+            mask = acquired
+        else:
+            mask, told = draw_mask(self.data.masks, space, own, self.maps and self.data.maps == "espirit")
+            about |= told
+            mask = mask if acquired is None else mask & acquired
+        sampled = torch.from_numpy(mask.copy())
+        y = kspace * sampled
+        stored = slot.source.maps(slot.index) if isinstance(slot.source, Scan) and self.data.maps == "file" else None
+        maps = self._maps(y, mask, stored, slot)
+        image = Fourier(_PLANE).adjoint(kspace) if clean is None else clean
+        target: Tensor | None = None
+        if not prospective:
+            one = image[None]
+            target = combine(maps[None], one) if self.maps else root_sum_of_squares(one, 1, keepdim=True)
+        full = held = None
+        if self.split:
+            seen, left = split_samples(mask, self.split, own)
+            y, sampled, held, full = y * torch.from_numpy(seen), torch.from_numpy(seen), left, y
+        elif self.full:
+            held, full = (mask, y) if prospective else (np.ones_like(mask), Fourier(_PLANE)(image))
+        return Batch(
+            Problem(y[None], sampled.to(y.real.dtype)[None, None], maps[None]),
+            target,
+            None if full is None else full[None],
+            None if held is None else torch.from_numpy(held).to(y.real.dtype)[None, None],
+            [f"{slot.name}, epoch {epoch}, item {number}"],
+            [about],
+        )
+
+    def _simulate(
+        self, volume: Volume, index: int, own: np.random.Generator, shared: np.random.Generator
+    ) -> tuple[Tensor, Tensor, dict[str, object]]:
+        settings = self.data.simulation
+        coils = round(math.exp(shared.uniform(math.log(settings.coils[0] - 0.49), math.log(settings.coils[1] + 0.49))))
+        image = volume.slices[index].astype(np.float32)
+        offset = (index - (len(volume) - 1) / 2) * volume.spacing[0] / (max(image.shape) * max(volume.spacing[1:]) / 2)
+        # At least 1 coil, and a volume that is cut across everything gets no slice outside the coils.
+        made = acquire(
+            image,
+            (volume.spacing[1], volume.spacing[2]),
+            settings,
+            own,
+            coils=max(1, coils),
+            window=self._window(shared),
+            height=float(np.clip(offset, -0.6, 0.6)),
+        )
+        clean = made.kspace if self.data.target == "measured" else made.clean
+        if self.data.target == "measured":
+            clean = Fourier(_PLANE).adjoint(made.kspace)
+        about: dict[str, object] = {"coils": coils, "snr": round(made.snr, 1), "lesions": len(made.lesions)}
+        return made.kspace, clean, about
+
+    def _measured(
+        self, scan: Scan, index: int, shared: np.random.Generator
+    ) -> tuple[Tensor, np.ndarray, dict[str, object]]:
+        kspace, mask = torch.from_numpy(scan.kspace(index)), scan.mask(index)
+        window = self._window(shared)
+        if window is not None and mask.mean() >= MEASURED:
+            size = [min(a, b) for a, b in zip(window, mask.shape, strict=True)]
+            starts = [n // 2 - m // 2 for n, m in zip(mask.shape, size, strict=True)]
+            cut = tuple(slice(a, a + m) for a, m in zip(starts, size, strict=True))
+            kspace = Fourier(_PLANE)(Fourier(_PLANE).adjoint(kspace)[..., cut[0], cut[1]].contiguous())
+            mask = np.ones(size, dtype=bool)
+        return kspace, mask, {"coils": scan.coils}
+
+    def _window(self, shared: np.random.Generator) -> tuple[int, int] | None:
+        crop = self.data.crop
+        if crop is None:
+            return None
+        low, high = math.ceil(crop[0] / 8), crop[1] // 8
+        if high < low:
+            return crop[0], crop[0]
+        sides = shared.integers(low, high + 1, 2) * 8
+        return int(sides[0]), int(sides[1])
+
+    def _maps(self, y: Tensor, mask: np.ndarray, stored: np.ndarray | None, slot: Slot) -> Tensor:
+        """Return (1, C, y, x) what inference will have: maps of the item's own calibration region, or of the file."""
+        coils, *space = y.shape
+        if not self.maps or self.data.maps == "none" or (coils == 1 and stored is None):
+            return torch.full((1, coils, *space), coils**-0.5, dtype=y.dtype)
+        if self.data.maps == "file":
+            if stored is None or stored.shape[0] != 1 or stored.shape[2:] != tuple(space):
+                raise InputError(
+                    "the file holds no coil maps that fit" if stored is None else "the maps do not fit what is cut out",
+                    where=slot.name,
+                    fix="use data.maps: espirit",
+                )
+            maps = torch.from_numpy(np.ascontiguousarray(stored))
+            return maps / root_sum_of_squares(maps, 1).amax()
+        box = find_calibration(mask, CALIBRATION)
+        found = espirit(y[(None, slice(None), *box)], (space[0], space[1]), kernel=KERNEL, crop=0)
+        return (found.maps * crop_weights(found.values, CROP).unsqueeze(2))[0]
+
+
+def draw_mask(
+    draws: Sequence[MaskDraw], space: tuple[int, int], rng: np.random.Generator, calibrated: bool
+) -> tuple[np.ndarray, dict[str, object]]:
+    """Draw a family, an acceleration and a calibration region that fit together, and the mask.
+
+    Args:
+        draws: the families.
+        space: (y, x).
+        rng: of all draws.
+        calibrated: whether coil maps have to be estimated from the calibration region.
+
+    Raises:
+        UsageError: nothing that is asked for fits.
+
+    """
+    weights = np.array([d.weight for d in draws])
+    draw = draws[int(rng.choice(len(draws), p=weights / weights.sum()))]
+    axis = int(rng.integers(2)) if draw.axis == "either" else ("y", "x").index(draw.axis)
+    lines = draw.family in ("random", "equispaced", "gaussian1d")
+    sides = (space[axis],) if lines else space
+    seed = int(rng.integers(2**31))
+    least = KERNEL if calibrated else 0
+    fitting: list[tuple[float, int | tuple[int, ...]]] = []
+    regions: list[int | None] = [*draw.calibration] or [None]
+    for rate in draw.acceleration:
+        count = round(math.prod(sides) / rate)
+        for wanted in regions:
+            try:
+                box = calibration_sides(sides, count, wanted)
+            except UsageError:
+                continue
+            # At least a third of the samples is left for outside the region.
+            if min(box) >= least and math.prod(box) <= 0.67 * count:
+                fitting.append((rate, box if len(box) > 1 else box[0]))
+    if not fitting:
+        raise UsageError(
+            f"no mask of {draw.family} fits",
+            where="data.masks",
+            why=f"{'×'.join(map(str, sides))} samples at acceleration {draw.acceleration} with calibration "
+            f"{draw.calibration or '32 %'}; coil maps need {least} along each axis",
+            fix="lower the acceleration, change the calibration, or enlarge data.crop",
+        )
+    rate, region = fitting[int(rng.integers(len(fitting)))]
+    made = make_mask(draw.family, space, rate, calibration=region, seed=seed, axis=axis)
+    told: dict[str, object] = {"mask": draw.family, "acceleration": round(made.acceleration, 2)}
+    told["calibration"] = list(made.calibration)
+    return made.mask, told
+
+
+def split_samples(
+    mask: np.ndarray, share: float, rng: np.random.Generator, keep: int = 4
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split the acquired samples into those that the network sees and those that the loss looks at (SSDU).
+
+    Yaman et al., MRM 84:3172, 2020: the second are drawn with a Gaussian density around the centre, of which a small
+    box stays with the first. Where whole lines are acquired, single samples of them are split.
+
+    Args:
+        mask: (y, x), what was acquired.
+        share: of the samples, that the loss looks at.
+        rng: of the draw.
+        keep: side of the centre box that the network keeps.
+
+    Returns:
+        Two masks (y, x) without common samples, together ``mask``.
+
+    """
+    y, x = ((np.arange(n) - n // 2) / (n / 2) for n in mask.shape)
+    weight = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * 0.5**2)) * mask
+    centre = tuple(slice(n // 2 - keep // 2, n // 2 - keep // 2 + keep) for n in mask.shape)
+    weight[centre] = 0
+    candidates = np.flatnonzero(weight)
+    count = min(len(candidates), round(share * int(mask.sum())))
+    # the exponential race draws without replacement in one sort
+    race = rng.exponential(size=len(candidates)) / weight.flat[candidates]
+    held = np.zeros(mask.shape, dtype=bool)
+    held.flat[candidates[np.argpartition(race, count - 1)[:count]] if count else candidates[:0]] = True
+    return mask & ~held, held
+
+
+def stack(items: Sequence[Batch]) -> Batch:
+    """Return items of one size as one batch.
+
+    Raises:
+        InputError: sizes that differ.
+
+    """
+    if len(items) == 1:
+        return items[0]
+    shapes = {tuple(i.problem.y.shape[1:]) for i in items}
+    if len(shapes) > 1:
+        raise InputError(
+            "items of different sizes cannot share a batch",
+            why=", ".join("×".join(map(str, s)) for s in sorted(shapes)),
+            fix="set data.crop, or train.batch to 1",
+        )
+    y, mask, maps = (torch.cat([getattr(i.problem, n) for i in items]) for n in ("y", "mask", "maps"))
+    parts = {
+        name: None if any(v is None for v in values) else torch.cat(values)
+        for name, values in ((n, [getattr(i, n) for i in items]) for n in ("target", "full", "held"))
+    }
+    names, about = [n for i in items for n in i.names], [a for i in items for a in i.about]
+    return Batch(Problem(y, mask, maps), parts["target"], parts["full"], parts["held"], names, about)
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(key))))

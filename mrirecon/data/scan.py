@@ -1,0 +1,169 @@
+"""A whole scan simulated from a magnitude volume: what `mrirecon simulate` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from mrirecon import __version__
+from mrirecon.data.acquire import acquire, one_thread
+from mrirecon.data.settings import Lesions, Simulation
+from mrirecon.data.volumes import PHANTOM, Volume, read_volumes
+from mrirecon.errors import UsageError
+from mrirecon.io import sha256, sidecar_path, write_image, write_json, write_kspace
+from mrirecon.operators import root_sum_of_squares
+
+
+def pick_volume(path: str | Path, name: str | None = None) -> Volume:
+    """Return the volume of a file; where it holds several, the one named.
+
+    Raises:
+        UsageError: several and none named, or no such name.
+
+    """
+    found = read_volumes(path)
+    names = [v.name.split(":")[-1] for v in found]
+    if name is None and len(found) == 1:
+        return found[0]
+    if name not in names:
+        raise UsageError(
+            f"{path} holds {len(found)} volumes" if name is None else f"{path} holds no volume {name!r}",
+            why=", ".join(names[:12]),
+            fix="name one with --volume",
+        )
+    return found[names.index(name)]
+
+
+def simulate_scan(
+    path: str | Path,
+    out: str | Path,
+    *,
+    volume: str | None = None,
+    slices: tuple[int, int] | None = None,
+    coils: int = 8,
+    snr: float = 30.0,
+    seed: int = 0,
+    lesions: int = 0,
+    lesion_size: tuple[float, float] = (3.0, 10.0),
+    lesion_contrast: tuple[float, float] = (0.15, 0.6),
+    resolution: float = 1.0,
+    bias: float = 0.0,
+    phase: bool = True,
+    size: tuple[int, int] | None = None,
+    keep_maps: bool = False,
+    command: Sequence[str] | None = None,
+) -> dict[str, object]:
+    """Simulate the fully sampled multi-coil scan of a volume, with the simulator that training uses.
+
+    Args:
+        path: NIfTI, .npz, .npy or HDF5 with a magnitude volume, or ``phantom:SEED``.
+        out: .h5, .npz or .cfl to write k-space to, with the noise-free root sum of squares as its reference.
+        volume: its name, where the file holds several.
+        slices: first and last + 1; None takes all.
+        coils: receiver coils; they stand still from slice to slice.
+        snr: mean signal of the object over the noise of an average coil image.
+        seed: of every draw.
+        lesions: how many to insert into each slice; masks go to ``NAME_lesions.npz``, and what they are to its sidecar.
+        lesion_size: lowest and highest diameter in mm.
+        lesion_contrast: lowest and highest |lesion − tissue| / tissue.
+        resolution: pixel density relative to the volume's own, at most 1.
+        bias: standard deviation of the logarithm of the bias field.
+        phase: whether the object has a phase.
+        size: (y, x) samples of the field of view; None keeps the volume's.
+        keep_maps: also write the true sensitivities.
+        command: the command line, for the sidecar.
+
+    Returns:
+        Plain data: the files written, the shape, what the volume was, and notes.
+
+    Raises:
+        UsageError, InputError: numbers that cannot be; files that cannot be used.
+
+    """
+    if coils < 1 or not snr > 0 or not 0 < resolution <= 1 or lesions < 0:
+        raise UsageError(
+            "a scan cannot be simulated so",
+            why=f"coils={coils}, snr={snr}, resolution={resolution}, lesions={lesions}",
+            fix="coils at least 1, a positive SNR, a resolution above 0 and at most 1, no negative count",
+        )
+    source = pick_volume(path, volume)
+    first, last = slices or (0, len(source))
+    if not 0 <= first < last <= len(source):
+        raise UsageError(
+            f"there are no slices {first}:{last}", why=f"the volume has {len(source)}", fix="choose others"
+        )
+    settings = Simulation(
+        coils=[coils, coils],
+        snr=[snr, snr],
+        phase=float(phase),
+        bias=bias,
+        contrast=[1.0, 1.0],
+        resolution=[resolution, resolution],
+        aspect=[1.0, 1.0],
+        flip=False,
+        transpose=0.0,
+        lesions=Lesions(count=[lesions, lesions], size=list(lesion_size), contrast=list(lesion_contrast)),
+    )
+    chosen = source.slices[first:last].astype(np.float32)
+    level = float(chosen[chosen > 0.1 * chosen.max()].mean())
+    side = max(n * d for n, d in zip(chosen.shape[1:], source.spacing[1:], strict=True)) / 2
+    kspace, images, maps, labels, inserted = [], [], [], [], []
+    with one_thread():
+        for number, image in enumerate(chosen, start=first):
+            made = acquire(
+                image,
+                (source.spacing[1], source.spacing[2]),
+                settings,
+                np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 6]))),
+                coils=coils,
+                window=size,
+                centred=True,
+                height=float(np.clip((number - (len(source) - 1) / 2) * source.spacing[0] / side, -0.6, 0.6)),
+                number=number,
+                level=level,
+            )
+            kspace.append(made.kspace.numpy())
+            images.append(root_sum_of_squares(made.clean, 0).numpy())
+            maps.append(made.maps.numpy()[None])
+            labels.append(made.labels)
+            inserted.append([asdict(lesion) for lesion in made.lesions])
+    told: dict[str, object] = {
+        "mrirecon": __version__,
+        "simulated": True,
+        "input": str(path),
+        "sha256": None if str(path).split(":")[0] == PHANTOM else sha256(path),
+        "volume": source.name,
+        "measured share of k-space (y, x)": list(source.support),
+        "coils": coils,
+        "snr": snr,
+        "seed": seed,
+        "settings": settings.model_dump(),
+        "command": list(command) if command else None,
+    }
+    inputs = [] if str(path).split(":")[0] == PHANTOM else [path]
+    written = write_kspace(
+        out,
+        np.stack(kspace),
+        reference=np.stack(images),
+        maps=np.stack(maps) if keep_maps else None,
+        attributes={"simulated": True, "source": source.name, "acquisition": "simulated"},
+        sidecar=told,
+        inputs=inputs,
+    )
+    notes = []
+    if source.support != (1.0, 1.0):
+        shares = " and ".join(f"{s:.0%}" for s in source.support)
+        notes.append(f"the volume had been interpolated: {shares} of its k-space (y, x) were measured, and are kept")
+    if lesions:
+        target = Path(out).with_name(Path(out).name.split(".")[0] + "_lesions.npz")
+        written += write_image(target, np.stack(labels))
+        write_json(
+            sidecar_path(target), {"lesions": inserted, "first slice": first, "unit": "mm, pixels of the volume"}
+        )
+        found = sum(map(len, inserted))
+        if found < lesions * len(chosen):
+            notes.append(f"{found} of {lesions * len(chosen)} lesions found a place")
+    return {"outputs": [str(p) for p in written], "shape": list(np.stack(kspace).shape), "notes": notes, **told}

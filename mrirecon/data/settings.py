@@ -1,0 +1,125 @@
+"""What a training run draws its data from: the sections ``data``, ``simulation`` and ``masks`` of a configuration.
+
+A pair is a range [lowest, highest] that is drawn from; where a list holds choices, its description says so.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from mrirecon.masks import FAMILIES
+
+
+def _ascending(pair: list[float]) -> list[float]:
+    if pair[0] > pair[1]:
+        raise ValueError("the first number of a range must not exceed the second")
+    return pair
+
+
+def _ascending_int(pair: list[int]) -> list[int]:
+    if pair[0] > pair[1]:
+        raise ValueError("the first number of a range must not exceed the second")
+    return pair
+
+
+Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
+Range = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_ascending)]
+Counts = Annotated[
+    list[Annotated[int, Field(ge=0, le=4096)]], Field(min_length=2, max_length=2), AfterValidator(_ascending_int)
+]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of a configuration: unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Lesions(Section):
+    """White-matter-like lesions inserted into simulated images."""
+
+    count: Counts = Field([0, 3], description="lesions in a slice")
+    size: Range = Field([3.0, 10.0], description="mean diameter in mm (in pixels where the file has no spacing)")
+    contrast: Range = Field([0.15, 0.6], description="|lesion - tissue| / tissue")
+
+
+class Simulation(Section):
+    """How a magnitude volume becomes multi-coil k-space."""
+
+    coils: Counts = Field([4, 32], description="receiver coils, drawn evenly in the logarithm")
+    snr: Range = Field([8.0, 60.0], description="mean signal over noise of an average coil image")
+    distance: Range = Field([1.15, 1.6], description="of the coils from the centre, in halves of the field of view")
+    phase: Share = Field(1.0, description="share of items whose object has a phase")
+    bias: float = Field(0.25, ge=0, le=2, description="standard deviation of the logarithm of the bias field")
+    contrast: Range = Field([0.75, 1.3], description="exponent that the magnitude is raised to")
+    resolution: Range = Field([0.6, 1.0], description="pixel density, relative to the volume's own")
+    aspect: Range = Field([0.85, 1.18], description="height of a pixel over its width")
+    flip: bool = Field(True, description="mirror half of the slices along each axis")
+    transpose: Share = Field(0.25, description="share of slices turned by a quarter")
+    lesions: Lesions = Field(default_factory=Lesions)
+
+    @model_validator(mode="after")
+    def _at_least_one_coil(self) -> Simulation:
+        if self.coils[0] < 1:
+            raise ValueError("coils must be at least 1")
+        return self
+
+
+class MaskDraw(Section):
+    """One family of masks that items are undersampled with."""
+
+    family: Literal["random", "equispaced", "gaussian1d", "gaussian2d", "poisson"]
+    acceleration: list[Annotated[float, Field(ge=1, le=64)]] = Field(min_length=1, description="choices")
+    calibration: list[Annotated[int, Field(ge=0, le=512)]] = Field([], description="choices; none: 32 % of the samples")
+    axis: Literal["x", "y", "either"] = Field("either", description="undersampled axis of lines")
+    weight: Positive = Field(1.0, description="how often it is drawn, relative to the others")
+
+
+assert {"random", "equispaced", "gaussian1d", "gaussian2d", "poisson"} < set(FAMILIES)
+
+DEFAULT_MASKS = [
+    MaskDraw(family="random", acceleration=[4.0, 8.0]),
+    MaskDraw(family="equispaced", acceleration=[4.0, 8.0]),
+    MaskDraw(family="gaussian2d", acceleration=[4.0, 8.0]),
+]
+
+
+class Data(Section):
+    """Where items come from, how people are kept apart, and how items are cut."""
+
+    train: list[str] = Field(
+        ["phantom:0", "phantom:1"], min_length=1, description="files, folders, patterns, phantom:SEED"
+    )
+    val: list[str] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        ["phantom:100"], description="the same, or the share of people held out of train"
+    )
+    exclude: list[str] = Field([], description="patterns of names left out of train and val")
+    person: str = Field(
+        r"(?:sub|patient|subject|person|case|file|phantom)[-_:]?([0-9A-Za-z]+)",
+        description="regular expression whose first group names the person in a file's name; else the whole name does",
+    )
+    licence: str = Field("not stated", description="of the data; goes into the model card")
+    source: str = Field("", description="of the data; goes into the model card")
+    axes: str | None = Field(None, description="names of the stored axes of k-space, where files leave them open")
+    maps: Literal["espirit", "file", "none"] = Field(
+        "espirit", description="coil maps: from each item's own calibration region, from the file, or none"
+    )
+    target: Literal["clean", "measured"] = Field(
+        "clean", description="of simulated items: without noise, or as a full measurement would be"
+    )
+    crop: Annotated[list[Annotated[int, Field(ge=32, le=1024)]], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="lowest and highest side of the window cut out before masking"
+    )
+    epoch: Annotated[int, Field(ge=1)] | None = Field(None, description="items in an epoch; by default all slices")
+    val_items: Annotated[int, Field(ge=1)] = Field(24, description="items that validation looks at")
+    simulation: Simulation = Field(default_factory=Simulation)
+    masks: list[MaskDraw] = Field(DEFAULT_MASKS, min_length=1)
+
+    @model_validator(mode="after")
+    def _crop_ascends(self) -> Data:
+        if self.crop is not None and self.crop[0] > self.crop[1]:
+            raise ValueError("crop must be [lowest, highest]")
+        return self

@@ -1,0 +1,189 @@
+"""Which slices there are to learn from, whose they are, and who is kept for validation."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mrirecon.data.settings import Data
+from mrirecon.data.volumes import PHANTOM, Volume, is_volume, read_volumes
+from mrirecon.errors import InputError, UsageError
+from mrirecon.io import Scan, read
+
+SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".nii", ".gz")
+MEASURED = 0.9  # share of k-space sampled, above which a scan counts as fully sampled
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One slice: where it lies, and whose it is."""
+
+    source: Volume | Scan = field(repr=False)
+    index: int
+    person: str
+    name: str
+    shape: tuple[int, ...]  # (C, y, x) of k-space; (y, x) of a volume
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its k-space is simulated."""
+        return isinstance(self.source, Volume)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The slices of a run.
+
+    Attributes:
+        train: to learn from.
+        val: of other people.
+        people: names of both groups.
+        files: path and what was found there, for the card.
+        notes: what the user should know.
+
+    """
+
+    train: list[Slot] = field(repr=False)
+    val: list[Slot] = field(repr=False)
+    people: dict[str, list[str]]
+    files: list[dict[str, object]]
+    notes: list[str]
+
+
+def open_sources(data: Data, folder: Path = Path()) -> Sources:
+    """Read volumes and list scans; people are kept apart.
+
+    Args:
+        data: what to read.
+        folder: that relative paths start from, unless they exist from where the command runs.
+
+    Raises:
+        InputError: files that cannot be used.
+        UsageError: nothing found; a person in both groups.
+
+    """
+    files: list[dict[str, object]] = []
+    notes: list[str] = []
+    held = isinstance(data.val, float)
+    train = _slots(expand(data.train, data.exclude, folder, "data.train"), data, files, notes)
+    if held:
+        train, val = _hold_out(train, float(data.val))  # type: ignore[arg-type]  # just checked
+    else:
+        val = _slots(expand(data.val, data.exclude, folder, "data.val"), data, files, notes)  # type: ignore[arg-type]
+    people = {"train": sorted({s.person for s in train}), "val": sorted({s.person for s in val})}
+    both = sorted(set(people["train"]) & set(people["val"]))
+    if both:
+        raise UsageError(
+            "the same person is in the training and in the validation data",
+            where="data.val",
+            why=", ".join(both[:5]),
+            fix="take files of other people, or set data.person to the expression that names a person in a file name",
+        )
+    if not train or not val:
+        raise UsageError(
+            "there is nothing to train on" if not train else "there is nobody left to validate on",
+            where="data.train" if not train else "data.val",
+            why=f"people found: {', '.join(people['train'] + people['val']) or 'none'}",
+            fix="give more files, or another share",
+        )
+    return Sources(train, val, people, files, notes)
+
+
+def expand(given: Sequence[str], exclude: Sequence[str], folder: Path, key: str) -> list[str]:
+    """Return the files that names, folders and patterns stand for, in order and once each.
+
+    Raises:
+        UsageError: one of them matches nothing.
+
+    """
+    found: list[str] = []
+    for text in given:
+        if text.split(":")[0] == PHANTOM and not Path(text).exists():
+            found.append(text)
+            continue
+        named, text = text, os.path.expandvars(text)
+        there = next((m for p in (Path(text).expanduser(), folder / Path(text).expanduser()) if (m := matches(p))), [])
+        if not there:
+            unset = f"set the environment variable of {named}, or " if "$" in text else ""
+            fix = f"{unset}check the path; a folder or a pattern will do"
+            raise UsageError(f"no file matches {text!r}", where=key, fix=fix)
+        found += there
+    kept = [f for f in dict.fromkeys(found) if not any(fnmatch.fnmatch(Path(f).name, e) for e in exclude)]
+    return kept
+
+
+def matches(path: str | Path) -> list[str]:
+    """Return what a name or a pattern stands for, and of a folder the files in it that can be read."""
+    path = Path(path)
+    if path.is_dir():
+        return sorted(str(p) for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    if path.exists():
+        return [str(path)]
+    return sorted(str(p) for p in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+
+
+def person_of(text: str, expression: str) -> str:
+    """Return who a file is of: the first group of the expression in its name, or all of the name."""
+    found = re.search(expression, text)
+    name = text.split(".")[0]
+    return next((g for g in found.groups() if g), name) if found else name
+
+
+def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: list[str]) -> list[Slot]:
+    try:
+        re.compile(data.person)
+    except re.error as error:
+        raise UsageError("data.person is not a regular expression", where="data.person", why=str(error)) from None
+    slots: list[Slot] = []
+    for path in paths:
+        if is_volume(path):
+            for volume in read_volumes(path):
+                person = person_of(volume.name, data.person)
+                slots += [
+                    Slot(volume, i, person, f"{volume.name}, slice {i}", volume.slices.shape[1:])
+                    for i in range(len(volume))
+                ]
+                files.append(
+                    {
+                        "file": volume.name,
+                        "person": person,
+                        "kind": "magnitude volume, k-space simulated",
+                        "slices": len(volume),
+                        "left out": volume.left_out,
+                        "size": list(volume.slices.shape[1:]),
+                        "measured share of k-space (y, x)": [round(s, 2) for s in volume.support],
+                        "voxels exactly zero": round(volume.zeros, 2),
+                    }
+                )
+        else:
+            scan = read(path, axes=data.axes)
+            if len(scan.space) != 2:
+                raise InputError(
+                    "training takes two-dimensional k-space",
+                    where=str(path),
+                    why=f"its axes are {', '.join(scan.shape)}",
+                    fix="transform the fully sampled axis and save the slices",
+                )
+            shape = (scan.coils, *scan.space_shape)
+            person = person_of(Path(path).name, data.person)
+            slots += [Slot(scan, i, person, scan.where(i), shape) for i in range(len(scan))]
+            files.append(
+                {"file": Path(path).name, "person": person, "kind": "k-space", "slices": len(scan), "size": list(shape)}
+            )
+    cropped = sum(1 for f in files if f.get("measured share of k-space (y, x)", [1, 1]) != [1, 1])
+    if cropped:
+        text = f"{cropped} volumes had been interpolated: their k-space is cut to what was measured"
+        notes[:] = [n for n in notes if "had been interpolated" not in n] + [text]
+    return slots
+
+
+def _hold_out(slots: list[Slot], share: float) -> tuple[list[Slot], list[Slot]]:
+    """Keep a share of the people for validation, those whose names hash lowest: more data moves nobody."""
+    people = sorted({s.person for s in slots}, key=lambda p: hashlib.sha256(p.encode()).digest())
+    held = set(people[: max(1, round(share * len(people)))]) if len(people) > 1 else set()
+    return [s for s in slots if s.person not in held], [s for s in slots if s.person in held]

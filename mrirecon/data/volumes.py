@@ -1,0 +1,186 @@
+"""Magnitude volumes to simulate from: read, freed of what their vendor interpolated, and described.
+
+Scanners store images on a finer grid than they measured, under a filter, and cut the background to zero. k-space of
+such an image has an empty rim, and simulating from it would teach a network that there is nothing to find there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from mrirecon.data.phantom import phantom
+from mrirecon.errors import InputError, UsageError
+from mrirecon.io.identify import sniff
+from mrirecon.io.images import open_store
+from mrirecon.io.nifti import SUFFIXES, read_nifti
+
+Real = npt.NDArray[np.floating[Any]]
+
+PHANTOM = "phantom"  # the name of a volume that needs no file: phantom, phantom:7
+SMALLEST = 48  # samples along an axis, below which a slice shows no anatomy
+LOSS = 0.5  # of the amplitude that the spectrum's own decay lets expect; below it, a filter is at work
+EMPTY = 0.05  # of the field: a slice with a smaller object is left out
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Slices to simulate from.
+
+    Attributes:
+        name: of the file, and of the array in it.
+        slices: (slice, y, x) float16, 0 to 1, 1 being the 99.9th percentile of the volume.
+        spacing: (slice, y, x) distances of voxels, in mm, or in units of x where the file does not tell.
+        support: of the (y, x) samples stored, the share that was measured and is kept.
+        zeros: share of the stored voxels that were exactly zero.
+        left_out: slices without an object.
+
+    """
+
+    name: str
+    slices: npt.NDArray[np.float16]
+    spacing: tuple[float, float, float]
+    support: tuple[float, float] = (1.0, 1.0)
+    zeros: float = 0.0
+    left_out: int = 0
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+
+def read_volumes(path: str | Path) -> list[Volume]:
+    """Return the magnitude volumes of a NIfTI, .npz, .npy or HDF5 file, or the phantom (``phantom:SEED``).
+
+    In .npz and HDF5 every real array with three or more axes is a volume; its last two axes are y and x.
+
+    Raises:
+        InputError: a file that holds no volume, or one that cannot be used.
+
+    """
+    text = str(path)
+    if text == PHANTOM or text.startswith(PHANTOM + ":"):
+        return [_phantom(text)]
+    if text.lower().endswith(SUFFIXES):
+        found = read_nifti(path)
+        return [prepare(Path(path).name, found.values, found.spacing)]
+    store = open_store(path)
+    volumes = []
+    for name, (shape, dtype) in store.arrays.items():
+        if len(shape) < 3 or dtype.kind not in "fiu" or min(shape[-2:]) < SMALLEST:
+            continue
+        values = store.read(name).reshape(-1, *shape[-2:])
+        volumes.append(prepare(f"{Path(path).name}:{name}", values, (1.0, 1.0, 1.0)))
+    if not volumes:
+        listed = ", ".join(f"{n} {s} {d}" for n, (s, d) in list(store.arrays.items())[:8]) or "no arrays"
+        raise InputError(
+            f"{path} holds no magnitude volume",
+            why=f"it holds {listed}",
+            fix=f"give real arrays (slice, y, x) of at least {SMALLEST} pixels along y and x",
+        )
+    return volumes
+
+
+def is_volume(path: str | Path) -> bool:
+    """Tell whether a file holds magnitude volumes to simulate from, rather than k-space."""
+    text = str(path)
+    if text.split(":")[0] == PHANTOM or text.lower().endswith(SUFFIXES):
+        return True
+    if sniff(path) == "cfl":
+        return False
+    kinds = [(len(s), d.kind) for s, d in open_store(path).arrays.values()]
+    return not any(k in "cV" and n >= 2 for n, k in kinds) and any(k in "fiu" and n >= 3 for n, k in kinds)
+
+
+def prepare(name: str, values: Real, spacing: tuple[float, float, float]) -> Volume:
+    """Return a volume with only what was measured: cropped in k-space to its support, empty slices left out.
+
+    Args:
+        name: for messages and the card.
+        values: (slice, y, x), real, any unit.
+        spacing: (slice, y, x) distances of voxels.
+
+    Raises:
+        InputError: values that are negative or not finite, or no object in any slice.
+
+    """
+    values = np.asarray(values, dtype=np.float32)
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise InputError(
+            f"{name} is not a magnitude volume",
+            why="it holds values that are not finite" if not np.isfinite(values).all() else "it holds negative values",
+            fix="give magnitudes",
+        )
+    peak = float(np.percentile(values, 99.9))
+    if peak == 0:
+        raise InputError(f"{name} is empty", why="99.9 % of its voxels are zero", fix="leave it out")
+    values = values / peak
+    full = np.array([(s > 0.1).mean() for s in values]) >= EMPTY
+    if not full.any():
+        raise InputError(f"{name} shows an object in no slice", fix="leave it out")
+    zeros = float((values == 0).mean())
+    kept = values[full]
+    support = measured_support(kept)
+    shape = tuple(
+        max(SMALLEST, 2 * round(n * s / 2)) if s < 1 else n for n, s in zip(kept.shape[1:], support, strict=True)
+    )
+    cropped = np.stack([_resample(image, (shape[0], shape[1])) for image in kept])
+    after = tuple(d * n / m for d, n, m in zip(spacing[1:], kept.shape[1:], shape, strict=True))
+    return Volume(
+        name,
+        np.clip(cropped, 0, 16).astype(np.float16),
+        (spacing[0], after[0], after[1]),
+        support,
+        zeros,
+        int((~full).sum()),
+    )
+
+
+def measured_support(slices: Real) -> tuple[float, float]:
+    """Return the share of k-space along (y, x) that was measured, 1 where no vendor's filter is seen.
+
+    The amplitude of an image's k-space decays as a power of the frequency. Where it falls below half of what the
+    decay between 8 and 40 % of the band lets expect, and stays there, zeros were filled in or a filter pressed it down.
+
+    Args:
+        slices: (slice, y, x).
+
+    """
+    found = []
+    middle = slices[len(slices) // 4 : max(len(slices) // 4 + 1, 3 * len(slices) // 4)]
+    power = (np.abs(np.fft.fft2(middle)) ** 2).sum(0)
+    for axis in (0, 1):
+        profile = np.sqrt(power.sum(1 - axis))
+        half = len(profile) // 2
+        # both halves of the band, from the centre outwards
+        amplitude = ndimage.uniform_filter1d((profile[1:half] + profile[:-half:-1]) / 2, max(3, half // 24))
+        band = (np.arange(1, half)) / half
+        inner = (band > 0.08) & (band < 0.4)
+        slope, height = np.polyfit(np.log(band[inner]), np.log(np.maximum(amplitude[inner], 1e-12)), 1)
+        expected = np.exp(height) * band**slope
+        enough = np.flatnonzero(amplitude >= LOSS * expected)
+        edge = float(band[enough[-1]]) if len(enough) else 1.0
+        found.append(1.0 if edge > 0.94 else max(0.4, edge))
+    return found[0], found[1]
+
+
+def _resample(image: Real, shape: tuple[int, int]) -> Real:
+    """Return the magnitude of an image (y, x) on a coarser grid, by cropping its k-space; a no-op at the same size."""
+    if shape == image.shape:
+        return image
+    k = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image)))
+    window = tuple(slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(image.shape, shape, strict=True))
+    small = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(k[window])))
+    return np.abs(small).astype(np.float32) * np.float32(np.prod(shape) / image.size)
+
+
+def _phantom(text: str) -> Volume:
+    number = text.partition(":")[2] or "0"
+    if not number.isdigit():
+        raise UsageError(f"{text!r} is not a phantom", fix="write phantom or phantom:7, with the seed of its anatomy")
+    slices = phantom((232, 192), 6, int(number))
+    return Volume(f"phantom:{number}", (slices / 1.4).astype(np.float16), (5.0, 1.0, 1.0))

@@ -1,0 +1,87 @@
+"""The log of a run: one JSON object a line, and TensorBoard's files where they are asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mrirecon.config import Train
+from mrirecon.errors import UsageError
+from mrirecon.io import atomic_path
+
+NAME = "log.jsonl"
+
+
+class Log:
+    """Lines of a run.
+
+    Args:
+        folder: of the run.
+        settings: whether TensorBoard's files are wanted.
+        writes: whether this process is the one that writes.
+
+    Raises:
+        UsageError: TensorBoard is wanted and not installed.
+
+    """
+
+    def __init__(self, folder: Path, settings: Train, writes: bool) -> None:
+        self.path, self.writes = folder / NAME, writes
+        self.board: Any = None  # an untyped class of an optional package
+        if settings.tensorboard and writes:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                fix = "pip install tensorboard, or set train.tensorboard to false"
+                raise UsageError("TensorBoard is not installed", where="train.tensorboard", fix=fix) from None
+            self.board = SummaryWriter(str(folder / "tensorboard"))
+
+    def begin(self, step: int, command: Sequence[str] | None) -> None:
+        """Cut off what was logged after the step that the run goes on from, and say when it starts."""
+        if not self.writes:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.is_file():
+            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+            with atomic_path(self.path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self.write({"step": step, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command})
+
+    def write(self, line: Mapping[str, object]) -> None:
+        """Append a line; what is not a number is null."""
+        if not self.writes:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_plain(line)) + "\n")
+        if self.board is not None:
+            step = int(line["step"])  # type: ignore[call-overload]  # every line has one
+            values = line.get("validation")
+            named = {f"validation/{k}": v for k, v in values.items()} if isinstance(values, Mapping) else line
+            for name, value in named.items():
+                if isinstance(value, int | float) and name != "step":
+                    self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Finish TensorBoard's files."""
+        if self.board is not None:
+            self.board.close()
+
+
+def _step(line: str) -> float:
+    """Return the step of a line; one that was cut off by a kill counts as late."""
+    try:
+        found = json.loads(line)
+        return float(found["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,408 @@
+"""The loop: one optimizer step after the other, each a function of the state before it and of the settings alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mrirecon.checkpoints import save_model
+from mrirecon.config import Config, differences, render, saved_config
+from mrirecon.data.items import Batch
+from mrirecon.data.loading import Loader, Order
+from mrirecon.data.sources import open_sources
+from mrirecon.engine import Reconstructor
+from mrirecon.errors import SignalError, Stopped, UsageError
+from mrirecon.io import atomic_path
+from mrirecon.losses import Loss, LossSettings, step_weights
+from mrirecon.registry import build
+from mrirecon.training.card import make_card
+from mrirecon.training.log import Log
+from mrirecon.training.setup import learning_rate, make_fabric, make_model, make_optimizer, make_recipes
+from mrirecon.training.state import State, load_state, save_state, states
+from mrirecon.training.validate import Validation, validate
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+Progress = Callable[[int, int, str], None]
+CONFIG, STATES = "config.yaml", "states"
+# What may differ when a run goes on: it changes none of its numbers.
+FREE = ("train.workers", "train.tensorboard", "train.checkpoint", "train.panels", "train.log_every", "data.licence")
+LENGTH = ("train.steps", "train.epochs")
+
+
+class Objective(nn.Module):
+    """The loss of a batch as a module's forward, which is what Fabric wraps for precision and for several ranks."""
+
+    def __init__(self, model: Reconstructor, settings: LossSettings) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+        self.weights = step_weights(settings, len(model.engine.blocks), model.engine.repeats)
+        self.batch: Batch | None = None  # set beforehand: Fabric would copy an argument apart
+
+    def forward(self) -> Tensor:
+        """Return the loss of each item (B,)."""
+        batch = self.batch
+        assert batch is not None, "the batch is set before"
+        with torch.no_grad():
+            problem = batch.problem.prepared()
+        loss = Loss(self.settings, problem, batch.target, batch.full, batch.held)
+        if self.settings.steps == self.settings.cascades == "last":
+            return loss(self.model(problem))
+        return loss.over(self.model.images(problem), self.weights)
+
+
+class Trainer:
+    """Everything that a run has while it goes on; see `train`."""
+
+    def __init__(self, config: Config, folder: Path, fabric: Fabric) -> None:
+        self.config, self.settings, self.folder, self.fabric = config, config.settings, folder, fabric
+        self.sources = open_sources(self.settings.data, config.path.parent)
+        self.model = make_model(self.settings)
+        self.learn, self.check = make_recipes(self.settings, self.model, self.sources)
+        self.order = Order(self.learn, self.settings.data.epoch)
+        train = self.settings.train
+        per_epoch = max(1, self.order.steps // train.accumulate)
+        self.total = train.steps or (train.epochs or 1) * per_epoch
+        self.every = train.validate_every or per_epoch
+        self.loader = Loader(self.order, self._workers(), fabric.global_rank, fabric.world_size)
+        self.step, self.seconds, self.bad = 0, 0.0, 0
+        self.best: float | None = None
+        self.scores: dict[str, float | None] = {}
+        self.zero_filled: dict[str, float | None] = {}
+        self.signal = 0
+        self.weights = dict(self.model.named_parameters())
+        self.learnable = any(w.requires_grad for w in self.weights.values())
+        self.ema = {k: w.detach().clone() for k, w in self.weights.items()} if train.ema else None
+        self.objective = Objective(self.model, self.settings.loss)
+        if self.learnable:
+            self.optimizer = make_optimizer(train, self.model)
+            self.wrapped, self.wrapped_optimizer = fabric.setup(self.objective, self.optimizer)
+        self.device = fabric.device
+        self.model.to(self.device)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes."""
+        return bool(self.fabric.is_global_zero)
+
+    def _workers(self) -> int:
+        wanted = self.settings.train.workers
+        if wanted is not None:
+            return wanted
+        cores = os.cpu_count() or 1
+        return 0 if cores <= 2 else min(8, cores // 2 if self.fabric.device.type == "cpu" else cores - 1)
+
+    def state(self) -> State:
+        """Return what the rest of the run depends on."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "bad": self.bad,
+            "best": self.best,
+            "scores": self.scores,
+            "zero_filled": self.zero_filled,
+            "model": {k: w.detach() for k, w in self.weights.items()},
+            "ema": self.ema,
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: State) -> None:
+        """Go back to a state."""
+        self.step, self.seconds, self.bad = state["step"], state["seconds"], state["bad"]
+        self.best, self.scores, self.zero_filled = state["best"], state["scores"], state["zero_filled"]
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(state["model"][name])
+        if self.ema is not None:
+            self.ema = {k: state["ema"][k].to(self.device) for k in self.ema}
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def advance(self, batches: Iterator[Batch]) -> tuple[float, float]:
+        """Take one optimizer step and return the mean loss and the norm of the gradient."""
+        train = self.settings.train
+        rate = learning_rate(train, self.step, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Nothing random is carried from step to step: dropout, too, is a function of the step.
+        torch.manual_seed((train.seed * 1_000_003 + self.step) * 64 + self.fabric.global_rank)
+        self.model.train()
+        total = 0.0
+        for number in range(train.accumulate):
+            batch = next(batches).to(self.device)
+            self.objective.batch = batch
+            with self.fabric.no_backward_sync(self.wrapped, enabled=number < train.accumulate - 1):
+                losses = self.wrapped()
+                if not bool(torch.isfinite(losses).all()):
+                    raise self._not_a_number(batch, losses)
+                self.fabric.backward(losses.mean() / train.accumulate)
+            total += float(losses.detach().mean()) / train.accumulate
+        parameters = [w for w in self.weights.values() if w.grad is not None]
+        norm = float(nn.utils.clip_grad_norm_(parameters, train.clip or math.inf))
+        if not math.isfinite(norm):
+            raise self._not_a_number(batch, None)
+        self.wrapped_optimizer.step()
+        self.wrapped_optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.ema is not None:
+            decay = min(train.ema, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                for name, weight in self.weights.items():
+                    self.ema[name].lerp_(weight, 1 - decay)
+        mean = self.fabric.all_reduce(torch.tensor(total, device=self.device))
+        return float(mean), norm  # type: ignore[arg-type]  # of a tensor it gives one
+
+    def _not_a_number(self, batch: Batch, losses: Tensor | None) -> SignalError:
+        bad = (
+            batch.names if losses is None else [n for n, v in zip(batch.names, losses, strict=True) if not v.isfinite()]
+        )
+        what = "the gradient is not a number" if losses is None else "the loss is not a number"
+        return SignalError(
+            f"{what} at step {self.step}",
+            where="; ".join(bad),
+            why=f"mask, coils and SNR: {json.dumps(batch.about)}",
+            fix="lower train.lr or set train.clip; the last state is kept, and --resume auto goes on from it",
+        )
+
+    @contextmanager
+    def averaged(self) -> Iterator[Reconstructor]:
+        """Give the model in evaluation mode with the averaged weights, where there are such."""
+        self.model.eval()
+        kept = None if self.ema is None else {k: w.detach().clone() for k, w in self.weights.items()}
+        try:
+            self._put(self.ema)
+            yield self.model
+        finally:
+            self._put(kept)
+
+    def _put(self, values: dict[str, Tensor] | None) -> None:
+        if values is not None:
+            with torch.no_grad():
+                for name, weight in self.weights.items():
+                    weight.copy_(values[name])
+
+    def validate(self, model: Reconstructor, picture: Path | None = None, heading: str = "") -> Validation:
+        """Score a model on the validation items, all ranks together."""
+        return validate(
+            model,
+            self.check,
+            self.device,
+            ranks=(self.fabric.global_rank, self.fabric.world_size),
+            gather=self.fabric.all_gather,  # type: ignore[arg-type]  # of a tensor it gives one
+            stop=self.stop,
+            panels=self.settings.train.panels,
+            picture=picture if self.main else None,
+            heading=heading,
+        )
+
+    def stop(self) -> None:
+        """Leave where a signal asked to.
+
+        Raises:
+            Stopped: with what to do next.
+
+        """
+        if self.signal:
+            raise Stopped(self.signal, f"step {self.step} of {self.total} is saved; go on with --resume auto")
+
+    def export(self, name: str) -> Path:
+        """Write the model's folder."""
+        card = make_card(
+            self.settings,
+            self.sources,
+            step=self.step,
+            epoch=self.step * self.settings.train.accumulate / self.order.steps,
+            seconds=self.seconds,
+            scores=self.scores,
+            zero_filled=self.zero_filled,
+            items=len(self.check.slots),
+            ranks=self.fabric.world_size,
+            device=str(self.device),
+        )
+        with self.averaged() as model:
+            return save_model(self.folder / name, self.settings.method, self.settings.model, model, card)
+
+
+def train(
+    config: Config,
+    folder: str | Path,
+    *,
+    resume: Literal["auto", "never"] = "auto",
+    device: str = "auto",
+    progress: Progress | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+    command: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Train a method as configured; leaves ``best`` and ``last`` (models), log.jsonl, panels and resumable states.
+
+    Args:
+        config: from `mrirecon.config.load_config`.
+        folder: of the run; made where it does not exist.
+        resume: ``auto`` goes on with the run in the folder, ``never`` refuses a folder with a run in it.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
+        progress: called with (step, steps, what happens).
+        tell: called with lines for people.
+        command: the command line, for the log.
+
+    Returns:
+        Plain data: steps, scores of the last validation, the best, folders, seconds.
+
+    Raises:
+        UsageError: a run that cannot go on as configured, with the differences.
+        SignalError: a loss that is not a number; the item is named.
+        Stopped: by SIGINT, SIGTERM or SIGUSR1, after the step was saved.
+
+    """
+    folder, fabric = Path(folder), make_fabric(config.settings.train, device)
+    start = _claim(config, folder, resume)
+    fabric.barrier()
+    trainer = Trainer(config, folder, fabric)
+    for note in trainer.sources.notes:
+        tell(note)
+    log = Log(folder, config.settings.train, trainer.main)
+    if not trainer.learnable:
+        found = _validate_untrained(trainer, tell)
+        log.write({"step": 0, "validation": found})
+        return {"steps": 0, "scores": found, "folder": str(folder), "learned": False}
+    if start is not None:
+        state, notes = start
+        for note in notes:
+            tell(note)
+        trainer.restore(state)
+        tell(f"goes on after step {trainer.step} of {trainer.total}")
+    elif trainer.main:
+        with atomic_path(folder / CONFIG) as temporary:
+            temporary.write_text(render(config), encoding="utf-8")
+    log.begin(trainer.step, command)
+    with _signals(trainer):
+        _run(trainer, log, progress, tell)
+    log.close()
+    told = {"steps": trainer.step, "scores": trainer.scores, "zero_filled": trainer.zero_filled, "best": trainer.best}
+    return {**told, "folder": str(folder), "seconds": trainer.seconds, "learned": True}
+
+
+def _claim(config: Config, folder: Path, resume: str) -> tuple[State, list[str]] | None:
+    """Return the state to go on from, or None for a new run.
+
+    Raises:
+        UsageError: the folder holds a run that cannot go on so.
+
+    """
+    saved = folder / CONFIG
+    if not saved.is_file():
+        return None
+    if resume == "never":
+        raise UsageError(
+            "there is a run in this folder", where=str(folder), fix="use --resume auto, or another --output"
+        )
+    free = FREE if config.settings.train.schedule == "cosine" else (*FREE, *LENGTH)
+    changed = [d for d in differences(saved_config(saved), config.plain()) if not d.startswith(free)]
+    if changed:
+        raise UsageError(
+            "the configuration is not that of the run in this folder",
+            where=str(folder),
+            why="\n       ".join(changed),
+            fix="change it back, or use another --output",
+        )
+    state, notes = load_state(folder / STATES)
+    return None if state is None else (state, notes)
+
+
+def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], None]) -> None:
+    train = t.settings.train
+    clock, last_save, window = time.perf_counter(), time.perf_counter(), []
+    begun = t.step
+
+    def spend() -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        t.seconds, clock = t.seconds + now - clock, now
+
+    def save() -> None:
+        nonlocal last_save
+        spend()
+        if t.main:
+            save_state(t.folder / STATES, t.step, t.state())
+        last_save = time.perf_counter()
+
+    if not t.zero_filled:
+        t.zero_filled = t.validate(build("zero-filled").to(t.device)).scores
+        log.write({"step": 0, "zero_filled": t.zero_filled})
+    batches = t.loader.batches(t.step * train.accumulate)
+    while t.step < t.total and not (train.patience and t.bad >= train.patience):
+        loss, norm = t.advance(batches)
+        window.append(loss)
+        spend()
+        if t.step % train.log_every == 0 or t.step == t.total:
+            rate = learning_rate(train, t.step - 1, t.total)
+            line = {"step": t.step, "loss": sum(window) / len(window), "gradient": norm, "lr": rate}
+            speed = (t.step - begun) / max(1e-9, t.seconds) if begun == 0 else None
+            log.write(line | {"seconds": t.seconds, "waited": t.loader.waited / max(t.seconds, 1e-9), "steps/s": speed})
+            window = []
+        if progress:
+            progress(t.step, t.total, f"loss {loss:.4f}")
+        if t.signal:
+            save()
+            t.stop()
+        if t.step % t.every == 0 or t.step == t.total:
+            _check(t, log, tell)
+            save()
+        elif t.step % train.checkpoint_every == 0 or time.perf_counter() - last_save > train.checkpoint_seconds:
+            save()
+    for note in t.loader.notes:
+        tell(note)
+
+
+def _check(t: Trainer, log: Log, tell: Callable[[str], None]) -> None:
+    """Validate, keep the best and the last model, and say how it goes."""
+    heading = f"{t.settings.method}, step {t.step}"
+    with t.averaged() as model:
+        found = t.validate(model, t.folder / "panels" / f"step-{t.step:08d}.png", heading)
+    t.scores = found.scores
+    better = t.best is None or found.merit > t.best
+    t.best, t.bad = (found.merit, 0) if better else (t.best, t.bad + 1)
+    log.write({"step": t.step, "validation": found.scores, "seconds": t.seconds})
+    if t.main:
+        t.export("last")
+        if better:
+            t.export("best")
+    shown = ", ".join(f"{k} {v:.4g}" for k, v in found.scores.items() if v is not None)
+    zero = ", ".join(f"{v:.4g}" for v in t.zero_filled.values() if v is not None)
+    tell(f"step {t.step} of {t.total}: {shown} (zero-filled {zero}){', best so far' if better else ''}")
+
+
+def _validate_untrained(t: Trainer, tell: Callable[[str], None]) -> dict[str, float | None]:
+    found = t.validate(t.model.eval(), t.folder / "panels" / "untrained.png", t.settings.method)
+    tell(f"{t.settings.method} has no weights to learn: it was validated as it is")
+    return found.scores
+
+
+@contextmanager
+def _signals(trainer: Trainer) -> Iterator[None]:
+    """Note signals, so that the step in progress is finished and saved; a second one ends at once."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if trainer.signal:
+            raise Stopped(number, "at once; the last saved state is whole")
+        trainer.signal = number
+
+    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+__all__ = ["Progress", "Trainer", "states", "train"]

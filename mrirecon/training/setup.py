@@ -1,0 +1,117 @@
+"""What a run is made of, from its settings: processes, data, model, optimizer, learning rate."""
+
+from __future__ import annotations
+
+import math
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+
+from mrirecon.config import Settings, Train
+from mrirecon.data.items import Recipe
+from mrirecon.data.sources import Slot, Sources
+from mrirecon.engine import Reconstructor
+from mrirecon.errors import UsageError
+from mrirecon.networks import channels_last
+from mrirecon.registry import build, find
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+INSTALL = "pip install 'mrirecon[train]'"
+SILENCE = timedelta(minutes=30)  # a rank that says nothing for so long is lost; one that dies is noticed at once
+
+
+def make_fabric(settings: Train, device: str = "auto") -> Fabric:
+    """Return the processes of this run: one, or those that torchrun or srun started.
+
+    Raises:
+        UsageError: lightning is not installed; a device that is not here; a batch that the ranks cannot share.
+
+    """
+    try:
+        from lightning.fabric import Fabric
+        from lightning.fabric.strategies.ddp import DDPStrategy
+    except ImportError:
+        raise UsageError("training needs Lightning Fabric, which is not installed", fix=INSTALL) from None
+    environment = os.environ
+    ranks = int(environment.get("WORLD_SIZE") or environment.get("SLURM_NTASKS") or 1)
+    here = int(environment.get("LOCAL_WORLD_SIZE") or environment.get("SLURM_NTASKS_PER_NODE") or ranks)
+    if settings.batch % ranks:
+        raise UsageError(
+            f"{ranks} processes cannot share a batch of {settings.batch}",
+            where="train.batch",
+            fix=f"set train.batch to a multiple of {ranks}: it counts the items of all processes together",
+        )
+    kind, _, number = device.partition(":")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise UsageError(f"device {device!r} cannot be used here", fix="use --device cpu")
+    devices: int | list[int] = here if ranks > 1 else [int(number)] if number and kind == "cuda" else 1
+    precision = "bf16-mixed" if settings.precision == "bfloat16" else "32-true"
+    strategy = (
+        DDPStrategy(
+            find_unused_parameters=True, process_group_backend="nccl" if kind == "cuda" else "gloo", timeout=SILENCE
+        )
+        if ranks > 1
+        else "auto"
+    )
+    fabric = Fabric(
+        accelerator=kind,
+        devices=devices,
+        num_nodes=max(1, ranks // here) if ranks > 1 else 1,
+        strategy=strategy,
+        precision=precision,  # type: ignore[arg-type]  # one of its words
+    )
+    if ranks > 1:
+        fabric.launch()
+    return fabric
+
+
+def make_model(settings: Settings) -> Reconstructor:
+    """Build the method; its first weights are a function of the seed."""
+    torch.manual_seed(settings.train.seed)
+    model = build(settings.method, settings.model)
+    channels_last(model)
+    return model
+
+
+def make_optimizer(settings: Train, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Return Adam or AdamW over the weights."""
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    weights = [w for w in model.parameters() if w.requires_grad]
+    return kind(weights, settings.lr, (settings.betas[0], settings.betas[1]), weight_decay=settings.weight_decay)
+
+
+def learning_rate(settings: Train, step: int, total: int) -> float:
+    """Return the learning rate of a step, counted from 0."""
+    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    if settings.schedule == "cosine":
+        done = min(1.0, max(0, step - settings.warmup) / max(1, total - settings.warmup))
+        factor = settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * done))
+    elif settings.schedule == "step":
+        factor = settings.decay ** (step // settings.decay_every)
+    elif settings.schedule == "inverse-sqrt":
+        factor = math.sqrt(max(1, settings.warmup) / max(1, settings.warmup, step + 1))
+    else:
+        factor = 1.0
+    return settings.lr * warm * factor
+
+
+def make_recipes(settings: Settings, model: Reconstructor, sources: Sources) -> tuple[Recipe, Recipe]:
+    """Return how training and validation items are made.
+
+    Validation looks at slices spread evenly over its people, each drawn once and for all.
+    """
+    maps = find(settings.method).maps and model.prepare is None
+    split = settings.loss.split if settings.loss.ssdu else 0.0
+    full = settings.loss.kspace_l1 > 0
+    learn = Recipe(sources.train, settings.data, settings.train.seed, settings.train.batch, full, split, maps)
+    count = min(settings.data.val_items, len(sources.val))
+    chosen: list[Slot] = [sources.val[i * len(sources.val) // count] for i in range(count)]
+    # Of scans without a reference, a part of the samples is kept back to be predicted.
+    kept = 0.1 if not any(s.simulated for s in chosen) and settings.loss.ssdu else 0.0
+    return learn, Recipe(chosen, settings.data, settings.train.seed + 1_000_003, 1, False, kept, maps)

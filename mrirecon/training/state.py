@@ -1,0 +1,70 @@
+"""Resumable states: written whole, named by their content, the previous one kept."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mrirecon.errors import InputError
+from mrirecon.io import atomic_path
+
+KEPT = 2
+_NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt$")
+State = dict[str, Any]  # tensors and plain data, as torch.load(weights_only=True) takes
+
+
+def save_state(folder: Path, step: int, state: State) -> Path:
+    """Write a state; the one before it stays, older ones go.
+
+    The name holds the first digits of the content's SHA-256, so that a damaged file is known for what it is.
+
+    Raises:
+        ResourceError: it cannot be written; those that were there are untouched.
+
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    path = folder / f"step-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+    for old in states(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def states(folder: Path) -> list[Path]:
+    """Return the states in a folder, the latest first."""
+    found = [p for p in folder.glob("step-*.pt") if _NAME.search(p.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda p: (p.name[:13], p.stat().st_mtime), reverse=True)
+
+
+def load_state(folder: Path) -> tuple[State | None, list[str]]:
+    """Return the latest state that is whole, or None where there is none, and what was wrong with later ones.
+
+    Nothing in the file is executed.
+
+    Raises:
+        InputError: there are states, and all of them are damaged.
+
+    """
+    notes: list[str] = []
+    for path in states(folder):
+        match = _NAME.search(path.name)
+        assert match is not None, "only such files are listed"
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest()[:16] != match[2]:
+            notes.append(f"{path.name} is damaged ({len(content)} bytes): the state before it is taken")
+            continue
+        loaded: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return loaded, notes
+    if notes:
+        raise InputError(
+            "every state of this run is damaged", where=str(folder), why="; ".join(notes), fix="start anew elsewhere"
+        )
+    return None, notes

@@ -1,0 +1,121 @@
+"""Scores on people that are not learned from, and pictures of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mrirecon.data.items import Batch, Recipe
+from mrirecon.engine import Reconstructor
+from mrirecon.losses import Loss, LossSettings
+from mrirecon.metrics import METRICS, scores
+from mrirecon.operators import root_sum_of_squares
+from mrirecon.pictures import Panel, save_panels
+
+ERROR_GAIN = 5
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Means over the validation items.
+
+    Attributes:
+        scores: ssim, psnr, nmse against references; held_error where there are none. None where undefined.
+        items: how many were looked at.
+
+    """
+
+    scores: dict[str, float | None]
+    items: int
+
+    @property
+    def merit(self) -> float:
+        """What the best model has the largest of."""
+        if self.scores.get("ssim") is not None:
+            return float(self.scores["ssim"] or 0)
+        return -float(self.scores.get("held_error") or np.inf)
+
+
+def validate(
+    model: Reconstructor,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    ranks: tuple[int, int] = (0, 1),
+    gather: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    stop: Callable[[], None] = lambda: None,
+    panels: int = 0,
+    picture: Path | None = None,
+    heading: str = "",
+) -> Validation:
+    """Reconstruct and score the validation items; rank r of n takes every n-th.
+
+    Args:
+        model: in evaluation mode.
+        recipe: of the items; each slot is one.
+        device: where to compute.
+        ranks: this process and how many there are.
+        gather: brings a tensor (items, metrics) of every rank together, (ranks, items, metrics).
+        stop: called before each item; may raise.
+        panels: how many items to draw.
+        picture: where to draw them to.
+        heading: above the picture.
+
+    """
+    rank, count = ranks
+    names = (*METRICS, "held_error")
+    rows = torch.full((-(-len(recipe.slots) // count), len(names)), float("nan"), dtype=torch.float64)
+    drawn: list[Panel] = []
+    for place, number in enumerate(range(rank, len(recipe.slots), count)):
+        stop()
+        batch = recipe.item(0, number, number).to(device)
+        with torch.no_grad():
+            image = model.run(batch.problem).image
+        rows[place] = torch.tensor([np.nan if v is None else v for v in _scores(batch, image, names)])
+        if rank == 0 and len(drawn) < 4 * panels:
+            drawn += _panels(batch, image, rows[place])
+    if gather is not None and count > 1:
+        rows = gather(rows.to(device)).cpu().double().reshape(-1, len(names))
+    found: dict[str, float | None] = {}
+    for column, name in enumerate(names):
+        values = rows[:, column]
+        values = values[torch.isfinite(values)]
+        if len(values) or name in METRICS:
+            found[name] = float(values.mean()) if len(values) else None
+    if picture is not None and drawn:
+        save_panels(picture, drawn, columns=4, heading=heading)
+    return Validation(found, len(recipe.slots))
+
+
+def _scores(batch: Batch, image: torch.Tensor, names: tuple[str, ...]) -> list[float | None]:
+    values: dict[str, float | None] = {}
+    if batch.target is not None:
+        found = scores(_magnitude(image), _magnitude(batch.target))[0]
+        values = {name: getattr(found, name) for name in METRICS}
+    if batch.held is not None and batch.full is not None and image.is_complex():
+        error = Loss(LossSettings(ssdu=1.0), batch.problem, None, batch.full, batch.held)(image)
+        values["held_error"] = float(error)
+    return [values.get(name) for name in names]
+
+
+def _panels(batch: Batch, image: torch.Tensor, row: torch.Tensor) -> list[Panel]:
+    zero_filled, shown = _magnitude(batch.problem.adjoint)[0], _magnitude(image)[0]
+    truth = _magnitude(batch.target)[0] if batch.target is not None else shown
+    white = float(torch.quantile(truth.flatten().float(), 0.998))
+    about = batch.about[0]
+    note = f"{about.get('mask', '')} {about.get('acceleration', '')}x, {about.get('coils', '')} coils"
+    arrays = [x.cpu().float().numpy() for x in (zero_filled, shown, truth, (shown - truth).abs())]
+    return [
+        Panel("zero-filled", arrays[0], vmax=white, note=note),
+        Panel("reconstruction", arrays[1], vmax=white, note=f"SSIM {row[0]:.3f}   PSNR {row[1]:.1f} dB"),
+        Panel("reference", arrays[2], vmax=white, note=batch.names[0].split(", epoch")[0]),
+        Panel(f"error × {ERROR_GAIN}", arrays[3], vmax=white / ERROR_GAIN),
+    ]
+
+
+def _magnitude(x: torch.Tensor) -> torch.Tensor:
+    return root_sum_of_squares(x, 1)
