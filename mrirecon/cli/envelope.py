@@ -23,7 +23,7 @@ def run(app: typer.Typer, arguments: list[str]) -> int:
     """Run the application and return its exit code; nothing escapes."""
     arguments = _take_settings(arguments)
     as_json = "--json" in arguments
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         code = get_command(app)(arguments, prog_name="mrirecon", standalone_mode=False)
         sys.stdout.flush()

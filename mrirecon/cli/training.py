@@ -53,6 +53,8 @@ def train(
             tell=say,
             command=sys.argv,
         )
+    if done["rank"]:
+        return None  # the first process speaks for all
     if as_json:
         return emit(done)
     if done["learned"]:

@@ -40,13 +40,22 @@ class Log:
                 raise UsageError("TensorBoard is not installed", where="train.tensorboard", fix=fix) from None
             self.board = SummaryWriter(str(folder / "tensorboard"))
 
-    def begin(self, step: int, command: Sequence[str] | None) -> None:
-        """Cut off what was logged after the step that the run goes on from, and say when it starts."""
+    def begin(self, step: int, command: Sequence[str] | None, *, anew: bool, checked: bool) -> None:
+        """Cut off what was logged after the state that the run goes on from, and say when it starts.
+
+        Args:
+            step: of that state.
+            command: the command line.
+            anew: there is none, and the run begins.
+            checked: whether it had been validated.
+
+        """
         if not self.writes:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.is_file():
-            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+            lines = [] if anew else self.path.read_text(encoding="utf-8").splitlines()
+            kept = [x for x in lines if _step(x) < step or (_step(x) == step and (checked or "validation" not in x))]
             with atomic_path(self.path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self.write({"step": step, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command})

@@ -77,7 +77,7 @@ class Trainer:
         self.total = train.steps or (train.epochs or 1) * per_epoch
         self.every = train.validate_every or per_epoch
         self.loader = Loader(self.order, self._workers(), fabric.global_rank, fabric.world_size)
-        self.step, self.seconds, self.bad = 0, 0.0, 0
+        self.step, self.seconds, self.checked, self.bad = 0, 0.0, 0, 0
         self.best: float | None = None
         self.scores: dict[str, float | None] = {}
         self.zero_filled: dict[str, float | None] = {}
@@ -109,6 +109,7 @@ class Trainer:
         return {
             "step": self.step,
             "seconds": self.seconds,
+            "checked": self.checked,
             "bad": self.bad,
             "best": self.best,
             "scores": self.scores,
@@ -120,7 +121,8 @@ class Trainer:
 
     def restore(self, state: State) -> None:
         """Go back to a state."""
-        self.step, self.seconds, self.bad = state["step"], state["seconds"], state["bad"]
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.checked, self.bad = state["checked"], state["bad"]
         self.best, self.scores, self.zero_filled = state["best"], state["scores"], state["zero_filled"]
         with torch.no_grad():
             for name, weight in self.weights.items():
@@ -160,8 +162,11 @@ class Trainer:
             with torch.no_grad():
                 for name, weight in self.weights.items():
                     self.ema[name].lerp_(weight, 1 - decay)
-        mean = self.fabric.all_reduce(torch.tensor(total, device=self.device))
-        return float(mean), norm  # type: ignore[arg-type]  # of a tensor it gives one
+        # A signal that one rank was sent stops all of them after the same step.
+        both = self.fabric.all_reduce(torch.tensor([total, float(self.signal)], device=self.device))
+        mean, stop = both.tolist()  # type: ignore[union-attr]  # of a tensor it gives one
+        self.signal = self.signal or (signal.SIGTERM if stop else 0)
+        return mean, norm
 
     def _not_a_number(self, batch: Batch, losses: Tensor | None) -> SignalError:
         bad = (
@@ -199,7 +204,7 @@ class Trainer:
             self.check,
             self.device,
             ranks=(self.fabric.global_rank, self.fabric.world_size),
-            gather=self.fabric.all_gather,  # type: ignore[arg-type]  # of a tensor it gives one
+            total=lambda x: self.fabric.all_reduce(x, reduce_op="sum"),  # type: ignore[arg-type, return-value]
             stop=self.stop,
             panels=self.settings.train.panels,
             picture=picture if self.main else None,
@@ -264,17 +269,22 @@ def train(
         Stopped: by SIGINT, SIGTERM or SIGUSR1, after the step was saved.
 
     """
-    folder, fabric = Path(folder), make_fabric(config.settings.train, device)
+    loss = config.settings.loss
+    # Cascades that are detached, and whose images do not count, learn nothing.
+    fabric = make_fabric(config.settings.train, device, unused=loss.cascades == "last")
+    folder = Path(folder)
     start = _claim(config, folder, resume)
     fabric.barrier()
     trainer = Trainer(config, folder, fabric)
+    if not trainer.main:
+        tell, progress = (lambda text: None), None
     for note in trainer.sources.notes:
         tell(note)
     log = Log(folder, config.settings.train, trainer.main)
     if not trainer.learnable:
         found = _validate_untrained(trainer, tell)
         log.write({"step": 0, "validation": found})
-        return {"steps": 0, "scores": found, "folder": str(folder), "learned": False}
+        return {"steps": 0, "scores": found, "folder": str(folder), "learned": False, "rank": fabric.global_rank}
     if start is not None:
         state, notes = start
         for note in notes:
@@ -284,12 +294,12 @@ def train(
     elif trainer.main:
         with atomic_path(folder / CONFIG) as temporary:
             temporary.write_text(render(config), encoding="utf-8")
-    log.begin(trainer.step, command)
+    log.begin(trainer.step, command, anew=start is None, checked=trainer.checked == trainer.step)
     with _signals(trainer):
         _run(trainer, log, progress, tell)
     log.close()
     told = {"steps": trainer.step, "scores": trainer.scores, "zero_filled": trainer.zero_filled, "best": trainer.best}
-    return {**told, "folder": str(folder), "seconds": trainer.seconds, "learned": True}
+    return {**told, "folder": str(folder), "seconds": trainer.seconds, "learned": True, "rank": fabric.global_rank}
 
 
 def _claim(config: Config, folder: Path, resume: str) -> tuple[State, list[str]] | None:
@@ -321,8 +331,8 @@ def _claim(config: Config, folder: Path, resume: str) -> tuple[State, list[str]]
 
 def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], None]) -> None:
     train = t.settings.train
-    clock, last_save, window = time.perf_counter(), time.perf_counter(), []
-    begun = t.step
+    begun = clock = last_save = time.perf_counter()
+    first, window = t.step, list[float]()
 
     def spend() -> None:
         nonlocal clock
@@ -340,26 +350,28 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
         t.zero_filled = t.validate(build("zero-filled").to(t.device)).scores
         log.write({"step": 0, "zero_filled": t.zero_filled})
     batches = t.loader.batches(t.step * train.accumulate)
-    while t.step < t.total and not (train.patience and t.bad >= train.patience):
+    while True:
+        if t.step and t.checked != t.step and (t.step % t.every == 0 or t.step == t.total):
+            save()  # a signal may come while it validates
+            _check(t, log, tell)
+            save()
+        if t.step >= t.total or (train.patience and t.bad >= train.patience):
+            break
         loss, norm = t.advance(batches)
         window.append(loss)
         spend()
         if t.step % train.log_every == 0 or t.step == t.total:
-            rate = learning_rate(train, t.step - 1, t.total)
-            line = {"step": t.step, "loss": sum(window) / len(window), "gradient": norm, "lr": rate}
-            speed = (t.step - begun) / max(1e-9, t.seconds) if begun == 0 else None
-            log.write(line | {"seconds": t.seconds, "waited": t.loader.waited / max(t.seconds, 1e-9), "steps/s": speed})
+            line: dict[str, object] = {"step": t.step, "loss": sum(window) / len(window), "gradient": norm}
+            line |= {"lr": learning_rate(train, t.step - 1, t.total), "seconds": t.seconds}
+            here = time.perf_counter() - begun
+            log.write(line | {"steps/s": (t.step - first) / here, "waited": t.loader.waited / here})
             window = []
         if progress:
             progress(t.step, t.total, f"loss {loss:.4f}")
-        if t.signal:
+        late = time.perf_counter() - last_save > train.checkpoint_seconds
+        if t.signal or late or t.step % train.checkpoint_every == 0:
             save()
             t.stop()
-        if t.step % t.every == 0 or t.step == t.total:
-            _check(t, log, tell)
-            save()
-        elif t.step % train.checkpoint_every == 0 or time.perf_counter() - last_save > train.checkpoint_seconds:
-            save()
     for note in t.loader.notes:
         tell(note)
 
@@ -369,7 +381,7 @@ def _check(t: Trainer, log: Log, tell: Callable[[str], None]) -> None:
     heading = f"{t.settings.method}, step {t.step}"
     with t.averaged() as model:
         found = t.validate(model, t.folder / "panels" / f"step-{t.step:08d}.png", heading)
-    t.scores = found.scores
+    t.scores, t.checked = found.scores, t.step
     better = t.best is None or found.merit > t.best
     t.best, t.bad = (found.merit, 0) if better else (t.best, t.bad + 1)
     log.write({"step": t.step, "validation": found.scores, "seconds": t.seconds})

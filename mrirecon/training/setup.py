@@ -24,8 +24,13 @@ INSTALL = "pip install 'mrirecon[train]'"
 SILENCE = timedelta(minutes=30)  # a rank that says nothing for so long is lost; one that dies is noticed at once
 
 
-def make_fabric(settings: Train, device: str = "auto") -> Fabric:
+def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) -> Fabric:
     """Return the processes of this run: one, or those that torchrun or srun started.
+
+    Args:
+        settings: batch and precision.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
+        unused: whether a loss may leave weights without a gradient, which several ranks have to know.
 
     Raises:
         UsageError: lightning is not installed; a device that is not here; a batch that the ranks cannot share.
@@ -54,7 +59,7 @@ def make_fabric(settings: Train, device: str = "auto") -> Fabric:
     precision = "bf16-mixed" if settings.precision == "bfloat16" else "32-true"
     strategy = (
         DDPStrategy(
-            find_unused_parameters=True, process_group_backend="nccl" if kind == "cuda" else "gloo", timeout=SILENCE
+            find_unused_parameters=unused, process_group_backend="nccl" if kind == "cuda" else "gloo", timeout=SILENCE
         )
         if ranks > 1
         else "auto"

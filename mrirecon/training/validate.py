@@ -46,7 +46,7 @@ def validate(
     device: torch.device,
     *,
     ranks: tuple[int, int] = (0, 1),
-    gather: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    total: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
     stop: Callable[[], None] = lambda: None,
     panels: int = 0,
     picture: Path | None = None,
@@ -59,7 +59,7 @@ def validate(
         recipe: of the items; each slot is one.
         device: where to compute.
         ranks: this process and how many there are.
-        gather: brings a tensor (items, metrics) of every rank together, (ranks, items, metrics).
+        total: adds a tensor up over all ranks.
         stop: called before each item; may raise.
         panels: how many items to draw.
         picture: where to draw them to.
@@ -68,30 +68,30 @@ def validate(
     """
     rank, count = ranks
     names = (*METRICS, "held_error")
-    rows = torch.full((-(-len(recipe.slots) // count), len(names)), float("nan"), dtype=torch.float64)
+    # sum and number of the values that are defined, by metric
+    sums = torch.zeros(2, len(names), dtype=torch.float64)
     drawn: list[Panel] = []
-    for place, number in enumerate(range(rank, len(recipe.slots), count)):
+    for number in range(rank, len(recipe.slots), count):
         stop()
         batch = recipe.item(0, number, number).to(device)
         with torch.no_grad():
             image = model.run(batch.problem).image
-        rows[place] = torch.tensor([np.nan if v is None else v for v in _scores(batch, image, names)])
+        values = _scores(batch, image)
+        sums += torch.tensor([[values.get(n) or 0.0, values.get(n) is not None] for n in names], dtype=sums.dtype).T
         if rank == 0 and len(drawn) < 4 * panels:
-            drawn += _panels(batch, image, rows[place])
-    if gather is not None and count > 1:
-        rows = gather(rows.to(device)).cpu().double().reshape(-1, len(names))
+            drawn += _panels(batch, image, values)
+    if count > 1:
+        sums = total(sums.to(device)).cpu()
     found: dict[str, float | None] = {}
-    for column, name in enumerate(names):
-        values = rows[:, column]
-        values = values[torch.isfinite(values)]
-        if len(values) or name in METRICS:
-            found[name] = float(values.mean()) if len(values) else None
+    for name, value, defined in zip(names, *sums.tolist(), strict=True):
+        if defined or name in METRICS:
+            found[name] = value / defined if defined else None
     if picture is not None and drawn:
         save_panels(picture, drawn, columns=4, heading=heading)
     return Validation(found, len(recipe.slots))
 
 
-def _scores(batch: Batch, image: torch.Tensor, names: tuple[str, ...]) -> list[float | None]:
+def _scores(batch: Batch, image: torch.Tensor) -> dict[str, float | None]:
     values: dict[str, float | None] = {}
     if batch.target is not None:
         found = scores(_magnitude(image), _magnitude(batch.target))[0]
@@ -99,19 +99,20 @@ def _scores(batch: Batch, image: torch.Tensor, names: tuple[str, ...]) -> list[f
     if batch.held is not None and batch.full is not None and image.is_complex():
         error = Loss(LossSettings(ssdu=1.0), batch.problem, None, batch.full, batch.held)(image)
         values["held_error"] = float(error)
-    return [values.get(name) for name in names]
+    return values
 
 
-def _panels(batch: Batch, image: torch.Tensor, row: torch.Tensor) -> list[Panel]:
+def _panels(batch: Batch, image: torch.Tensor, values: dict[str, float | None]) -> list[Panel]:
     zero_filled, shown = _magnitude(batch.problem.adjoint)[0], _magnitude(image)[0]
     truth = _magnitude(batch.target)[0] if batch.target is not None else shown
     white = float(torch.quantile(truth.flatten().float(), 0.998))
     about = batch.about[0]
     note = f"{about.get('mask', '')} {about.get('acceleration', '')}x, {about.get('coils', '')} coils"
+    told = "   ".join(f"{k} {v:.3g}" for k, v in values.items() if v is not None)
     arrays = [x.cpu().float().numpy() for x in (zero_filled, shown, truth, (shown - truth).abs())]
     return [
         Panel("zero-filled", arrays[0], vmax=white, note=note),
-        Panel("reconstruction", arrays[1], vmax=white, note=f"SSIM {row[0]:.3f}   PSNR {row[1]:.1f} dB"),
+        Panel("reconstruction", arrays[1], vmax=white, note=told),
         Panel("reference", arrays[2], vmax=white, note=batch.names[0].split(", epoch")[0]),
         Panel(f"error × {ERROR_GAIN}", arrays[3], vmax=white / ERROR_GAIN),
     ]
