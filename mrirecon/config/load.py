@@ -194,6 +194,8 @@ def _put(values: Plain, parts: list[str | int], new: Plain, name: str) -> Plain:
             why = f"it is a list of {len(values)}"
             raise UsageError(f"there is no entry {key!r}", where=name, why=why, fix=f"choose 0 to {len(values) - 1}")
         return [_put(v, rest, new, name) if i == key else v for i, v in enumerate(values)]
+    if isinstance(key, int) and not isinstance(values, dict):
+        raise UsageError(f"there is no entry {key!r}", where=name, why="there is no list", fix="give the whole list")
     below = values if isinstance(values, dict) else {}
     return below | {str(key): _put(below.get(str(key)), rest, new, name)}
 
@@ -249,6 +251,9 @@ def _advice(loc: Path_) -> str:
 
 
 def _origin(origins: dict[Path_, Origin], loc: Path_, path: Path) -> str:
+    below = [o for p, o in origins.items() if p[: len(loc)] == loc]
+    if below:  # the place itself, or the first thing in it
+        return str(origins.get(loc, below[0]))
     for length in range(len(loc), -1, -1):
         if loc[:length] in origins:
             return str(origins[loc[:length]])

@@ -35,6 +35,8 @@ def template(method: str) -> str:
     chosen = find(method)
     out = [f"# {chosen.summary}", f"method: {chosen.name}", "", "# model:"]
     out += [f"#   {name}: {_flow(field.default)}" for name, field in chosen.schema.model_fields.items()]
+    if not chosen.schema.model_fields:
+        out[-1] = "# model: {}"
     needed = {
         "data": {"train": ["phantom:0", "phantom:1"], "val": ["phantom:100"], "crop": [128, 160]},
         "loss": {"l1": 1.0},

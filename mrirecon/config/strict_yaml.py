@@ -74,8 +74,10 @@ def parse_yaml(text: str, name: str, line: int | None = None) -> Parsed:
         values = None if node is None else builder.build(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        fix = "indent with spaces" if "'\\t'" in str(error.problem) else "check the indentation, colons and brackets"
-        raise builder.error(mark, error.problem or "it cannot be parsed", fix) from None
+        if "'\\t'" in str(error.problem):
+            raise builder.error(mark, "there is a tab", "indent with spaces") from None
+        why = error.problem or "it cannot be parsed"
+        raise builder.error(mark, why, "check the indentation, colons and brackets") from None
     except yaml.YAMLError as error:
         raise builder.error(None, " ".join(str(error).split()), "use plain text") from None
     except RecursionError:

@@ -55,12 +55,26 @@ class Order:
         return [[(epoch, b * batch + i, slot) for i, slot in enumerate(group)] for b, group in enumerate(batches)]
 
 
-class _Items(Dataset[Batch]):
+class _Items(Dataset[Batch | MriReconError]):
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
 
-    def __getitem__(self, address: Address) -> Batch:
-        return self.recipe.item(*address)
+    def __getitem__(self, address: Address) -> Batch | MriReconError:
+        # As a value: a worker's exception would arrive as a text without its parts.
+        try:
+            return self.recipe.item(*address)
+        except MriReconError as error:
+            return error
+
+
+def _stack(items: Sequence[Batch | MriReconError]) -> Batch | MriReconError:
+    failed = next((i for i in items if isinstance(i, MriReconError)), None)
+    if failed is not None:
+        return failed
+    try:
+        return stack([i for i in items if isinstance(i, Batch)])
+    except MriReconError as error:
+        return error
 
 
 class Loader:
@@ -95,6 +109,8 @@ class Loader:
                     start = time.perf_counter()
                     batch = next(source)
                     self.waited += time.perf_counter() - start
+                    if isinstance(batch, MriReconError):
+                        raise batch
                     yield batch
                     step, failed = step + 1, 0
             except MriReconError:
@@ -112,11 +128,11 @@ class Loader:
                     ) from None
                 self.notes.append(f"workers were started again before step {step}: {text}")
 
-    def _loader(self, first: int) -> DataLoader[Batch]:
+    def _loader(self, first: int) -> DataLoader[Batch | MriReconError]:
         return DataLoader(
             _Items(self.order.recipe),
             batch_sampler=_Addresses(self.order, first, self.rank, self.ranks),  # type: ignore[arg-type]
-            collate_fn=stack,
+            collate_fn=_stack,
             num_workers=self.workers,
             timeout=600 if self.workers else 0,
             prefetch_factor=2 if self.workers else None,

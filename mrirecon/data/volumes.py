@@ -160,8 +160,10 @@ def measured_support(slices: Real) -> tuple[float, float]:
         amplitude = ndimage.uniform_filter1d((profile[1:half] + profile[:-half:-1]) / 2, max(3, half // 24))
         band = (np.arange(1, half)) / half
         inner = (band > 0.08) & (band < 0.4)
-        slope, height = np.polyfit(np.log(band[inner]), np.log(np.maximum(amplitude[inner], 1e-12)), 1)
-        expected = np.exp(height) * band**slope
+        x, y = np.log(band[inner]), np.log(np.maximum(amplitude[inner], 1e-12))
+        # Edges alone decay as 1/f: a flatter fit is texture, whose own end is not a filter's.
+        slope = min(-1.0, float(np.polyfit(x, y, 1)[0]))
+        expected = np.exp((y - slope * x).mean()) * band**slope
         enough = np.flatnonzero(amplitude >= LOSS * expected)
         edge = float(band[enough[-1]]) if len(enough) else 1.0
         found.append(1.0 if edge > 0.94 else max(0.4, edge))
