@@ -113,8 +113,8 @@ def acquire(
     grid = _coarse(image.shape)
     # The object is as fine as the volume; the measurement has fewer samples, and its edges ring as real ones do.
     factor = _smooth(_bias(rng, grid, settings.bias), image.shape).astype(np.float32)
-    has_phase, snr = rng.random() < settings.phase, _geometric(rng, settings.snr)
-    phase = _smooth(object_phase(image.shape, seed, offset=height, grid=grid), image.shape) if has_phase else 0.0
+    strength, snr = _between(rng, settings.phase), _geometric(rng, settings.snr)
+    phase = _smooth(strength * object_phase(image.shape, seed, offset=height, grid=grid), image.shape)
     fine = torch.from_numpy((image * factor * np.exp(1j * phase)).astype(np.complex64))
     shape = _matrix(image.shape, spacing, settings, rng)
     small = _centre(Fourier(_PLANE)(fine), shape) * math.sqrt(math.prod(shape) / image.size)
@@ -145,7 +145,7 @@ def acquire(
     magnitude = object_.abs()
     inside = magnitude > 0.1 * magnitude.max()
     sigma = (float(magnitude[inside].mean()) if level is None else level) / snr
-    covariance = sigma**2 * noise_covariance(points, seed)
+    covariance = sigma**2 * noise_covariance(points, seed, shared=_between(rng, settings.correlation))
     generator = torch.Generator().manual_seed(seed + 2**31 * number)
     white = torch.randn(coils, size[0] * size[1], dtype=torch.complex64, generator=generator)
     root = torch.from_numpy(np.linalg.cholesky(covariance).astype(np.complex64))

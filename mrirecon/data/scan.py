@@ -98,7 +98,7 @@ def simulate_scan(
     settings = Simulation(
         coils=[coils, coils],
         snr=[snr, snr],
-        phase=float(phase),
+        phase=[float(phase)] * 2,
         bias=bias,
         contrast=[1.0, 1.0],
         resolution=[resolution, resolution],

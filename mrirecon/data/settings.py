@@ -29,6 +29,9 @@ Range = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValida
 Counts = Annotated[
     list[Annotated[int, Field(ge=0, le=4096)]], Field(min_length=2, max_length=2), AfterValidator(_ascending_int)
 ]
+Strength = Annotated[
+    list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=2, max_length=2), AfterValidator(_ascending)
+]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -50,9 +53,10 @@ class Simulation(Section):
     """How a magnitude volume becomes multi-coil k-space."""
 
     coils: Counts = Field([4, 32], description="receiver coils, drawn evenly in the logarithm")
-    snr: Range = Field([8.0, 60.0], description="mean signal over noise of an average coil image")
-    distance: Range = Field([1.15, 1.6], description="of the coils from the centre, in halves of the field of view")
-    phase: Share = Field(1.0, description="share of items whose object has a phase")
+    snr: Range = Field([15.0, 150.0], description="mean signal over noise of an average coil image")
+    correlation: Range = Field([0.05, 0.5], description="share of the noise that coils have in common")
+    distance: Range = Field([1.0, 1.4], description="of the coils from the centre, in halves of the field of view")
+    phase: Strength = Field([0.5, 3.0], description="strength of the object's phase; [0, 0] for none")
     bias: float = Field(0.25, ge=0, le=2, description="standard deviation of the logarithm of the bias field")
     contrast: Range = Field([0.75, 1.3], description="exponent that the magnitude is raised to")
     resolution: Range = Field([0.6, 1.0], description="pixel density, relative to the volume's own")

@@ -200,15 +200,16 @@ def object_phase(
     return np.asarray(total + rng.uniform(1.0, 2.0) * np.exp(-spot / 0.12))
 
 
-def noise_covariance(maps: Complex, seed: int) -> Complex:
+def noise_covariance(maps: Complex, seed: int, *, shared: float = 0.6) -> Complex:
     """Covariance of the coils' noise: what they share through the body, what each has alone, and unequal amplifiers.
 
     Loops see the same conductor, so their noise is correlated as their sensitivities overlap (Roemer et al., Magn Reson
-    Med 16 (1990)): here 0.6 of each one's variance is shared and 0.4 its own.
+    Med 16 (1990)), as far as it comes from the body and not from the electronics.
 
     Args:
         maps: (..., coil, y, x).
         seed: of the gains.
+        shared: part of each coil's variance that comes from the body; the rest is its own.
 
     Returns:
         (coil, coil), complex128, Hermitian, positive definite, with a mean diagonal of 1.
@@ -218,7 +219,7 @@ def noise_covariance(maps: Complex, seed: int) -> Complex:
     overlap = flat @ flat.conj().T
     own = np.sqrt(np.diag(overlap).real)
     gains = _generator(seed, 3).uniform(0.75, 1.3, len(own))
-    covariance = (0.6 * overlap / np.outer(own, own) + 0.4 * np.eye(len(own))) * np.outer(gains, gains)
+    covariance = (shared * overlap / np.outer(own, own) + (1 - shared) * np.eye(len(own))) * np.outer(gains, gains)
     return np.asarray(covariance / np.trace(covariance).real * len(own))
 
 

@@ -1,0 +1,106 @@
+"""Compare simulated with measured k-space: spectrum, noise, coils, phase. A row a scan, and the simulator's range.
+
+    python scripts/compare_simulation.py SCAN... [--config configs/base/brain.yaml] [--items 40]
+
+Scans are fully sampled. Measures, of one slice:
+decay      slope of log amplitude over log frequency, 10 to 60 % of the band
+rim        amplitude in the outermost twentieth of the band, over what that slope lets expect
+snr        mean of the object in the combined image over the noise that the edges of k-space show
+rho        mean |correlation| of the noise of two coils, in the darkest corner of the image
+sigma      largest over smallest noise of a coil
+falloff    of a coil's share of the signal, 95th over 5th percentile inside the object, median over coils
+coils      effective number: (sum of eigenvalues)² / sum of squares, of the coils' covariance, over their number
+phase      mean |difference| of the phase of neighbouring pixels inside the object, in radians
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mrirecon.calibrate import item_maps
+from mrirecon.coils.noise import noise_deviation
+from mrirecon.config import load_config
+from mrirecon.data.items import Recipe
+from mrirecon.data.sources import open_sources
+from mrirecon.io import read
+from mrirecon.metrics import object_mask
+from mrirecon.operators import Fourier
+
+NAMES = ("decay", "rim", "snr", "rho", "sigma", "falloff", "coils", "phase")
+Complex = npt.NDArray[np.complexfloating[Any, Any]]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scans", nargs="+", type=Path)
+    parser.add_argument("--config", type=Path, default=Path("configs/base/brain.yaml"))
+    parser.add_argument("--items", type=int, default=40)
+    options = parser.parse_args()
+    print(f"{'':34s}" + "".join(f"{name:>9s}" for name in NAMES))
+    for path in options.scans:
+        scan = read(path)
+        kspace, mask = scan.kspace(0), scan.mask(0)
+        maps = item_maps(scan, 0, kspace, mask).cropped()[0, 0].numpy()
+        _row(path.name, measures(kspace, maps))
+    config = load_config(options.config, ["method=cirim", "train.steps=1"])
+    data = config.settings.data.model_copy(update={"target": "measured"})
+    recipe = Recipe(open_sources(data, options.config.parent).train, data, 0, full=True)
+    found = []
+    for number in range(options.items):
+        item = recipe.item(0, number, (number * 37) % len(recipe.slots))
+        assert item.full is not None, "the recipe asks for it"
+        found.append(measures(item.full[0].numpy(), item.problem.maps[0, 0].numpy()))
+    for share, name in ((10, "simulated, 10th percentile"), (50, "median"), (90, "90th percentile")):
+        _row(name, list(np.percentile(found, share, axis=0)))
+
+
+def measures(kspace: Complex, maps: Complex) -> list[float]:
+    """Return the measures of one fully sampled slice (C, y, x)."""
+    coils = Fourier((-2, -1)).adjoint(torch.from_numpy(kspace)).numpy()
+    combined = (maps.conj() * coils).sum(0)
+    inside = object_mask(np.abs(combined)).numpy()
+    centre = [n // 2 for n in kspace.shape[1:]]
+    y, x = ((np.arange(n) - c) / c for n, c in zip(kspace.shape[1:], centre, strict=True))
+    amplitude = np.sqrt((np.abs(kspace) ** 2).sum(0))
+    sigma = noise_deviation(kspace, np.ones(kspace.shape[1:], bool))
+    radius = np.maximum(np.abs(y)[:, None], np.abs(x)[None, :])
+    # without the noise's power, so that what decays is the signal
+    clean = np.sqrt(np.maximum(amplitude**2 - (sigma**2).sum(), 0))
+    edges = np.linspace(0.1, 1.0, 19)
+    shells = np.array([clean[(radius >= a) & (radius < b)].mean() for a, b in pairwise(edges)])
+    middle = np.log((edges[1:] + edges[:-1]) / 2)
+    slope, height = np.polyfit(middle[:10], np.log(shells[:10] + 1e-12), 1)
+    rim = shells[-1] / np.exp(height + slope * middle[-1])
+    corners = [
+        coils[:, ::a, ::b][:, : len(y) // 12, : len(x) // 12].reshape(len(coils), -1) for a in (1, -1) for b in (1, -1)
+    ]
+    dark = min(corners, key=lambda c: float((np.abs(c) ** 2).sum()))
+    covariance = np.cov(dark)
+    root = np.sqrt(np.diag(covariance).real)
+    correlation = np.abs(covariance / np.outer(root, root))
+    rho = float((correlation.sum() - len(root)) / (len(root) * (len(root) - 1)))
+    total = np.sqrt((np.abs(coils) ** 2).sum(0))[inside]
+    shares = np.abs(coils[:, inside]) / total
+    falloff = np.median(np.percentile(shares, 95, axis=1) / np.percentile(shares, 5, axis=1))
+    values = np.linalg.eigvalsh(coils[:, inside] @ coils[:, inside].conj().T)
+    effective = values.sum() ** 2 / (values**2).sum() / len(values)
+    turns = np.abs(np.angle(combined[1:] * combined[:-1].conj()))[inside[1:] & inside[:-1]]
+    signal = float(np.abs(combined)[inside].mean() / np.sqrt((root**2).mean()))
+    found = [slope, rim, signal, rho, root.max() / root.min(), falloff, effective, turns.mean()]
+    return [float(v) for v in found]
+
+
+def _row(name: str, values: list[float]) -> None:
+    print(f"{name:34s}" + "".join(f"{v:9.3g}" for v in values), flush=True)
+
+
+if __name__ == "__main__":
+    main()
