@@ -20,8 +20,8 @@ from mrirecon.checkpoints import load_model
 from mrirecon.config import load_config
 from mrirecon.errors import InputError, SignalError, Stopped, UsageError
 from mrirecon.io import read, read_image
-from mrirecon.training import loop
-from mrirecon.training.setup import learning_rate
+from mrirecon.training import trainer as parts
+from mrirecon.training.setup import learning_rate, make_fabric
 from mrirecon.training.state import load_state, save_state, states
 
 TINY = """
@@ -149,14 +149,14 @@ def test_the_same_run_twice_is_the_same(straight, config, tmp_path):
 @pytest.mark.parametrize("at", [1, 3, 5])
 def test_an_error_at_any_step_is_made_up_for(straight, config, tmp_path, monkeypatch, at):
     """A crash inside a step, after which memory is worth nothing."""
-    folder, advance = tmp_path / "run", loop.Trainer.advance
+    folder, advance = tmp_path / "run", parts.Trainer.advance
 
     def crash(self, batches):
         if self.step == at:
             raise KeyboardInterrupt
         return advance(self, batches)
 
-    monkeypatch.setattr(loop.Trainer, "advance", crash)
+    monkeypatch.setattr(parts.Trainer, "advance", crash)
     with pytest.raises(KeyboardInterrupt):
         training.train(load_config(config), folder)
     monkeypatch.undo()
@@ -184,7 +184,8 @@ def test_killed_at_random_moments(config, tmp_path):
             _, told = process.communicate(timeout=60)
         if process.returncode == 0:  # it was quicker
             break
-        assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), told
+        # Outside the command's own handlers, while Python starts or ends, a signal ends it as it ends any process.
+        assert process.returncode in (-number, 128 + number), told
         assert "Traceback" not in told
     finish(config, folder)
     same(last_state(tmp_path / "straight"), last_state(folder))
@@ -277,20 +278,20 @@ def test_states_are_written_whole(tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_a_number_stops(config, tmp_path, monkeypatch):
     """R09: the item is named, and the last state is kept."""
-    loss = loop.Loss.over
+    loss = parts.Loss.over
 
     def spoilt(self, images, weights):
         return loss(self, images, weights) * (float("nan") if spoilt.count >= 5 else 1.0)
 
     spoilt.count = 0
-    advance = loop.Trainer.advance
+    advance = parts.Trainer.advance
 
     def counted(self, batches):
         spoilt.count = self.step
         return advance(self, batches)
 
-    monkeypatch.setattr(loop.Loss, "over", spoilt)
-    monkeypatch.setattr(loop.Trainer, "advance", counted)
+    monkeypatch.setattr(parts.Loss, "over", spoilt)
+    monkeypatch.setattr(parts.Trainer, "advance", counted)
     with pytest.raises(SignalError, match="not a number at step 5") as caught:
         training.train(load_config(config), tmp_path / "run")
     assert "phantom:" in caught.value.where
@@ -305,7 +306,7 @@ def test_accumulated_batches_are_one_large_batch(config, tmp_path):
         c = load_config(
             config, [*more, "train.steps=1", "train.clip=null", "data.crop=[64,64]", "data.simulation.coils=[4,4]"]
         )
-        trainer = loop.Trainer(c, tmp_path, loop.make_fabric(c.settings.train, "cpu"))
+        trainer = parts.Trainer(c, tmp_path, make_fabric(c.settings.train, "cpu"))
         trainer.advance(trainer.loader.batches(0))
         found.append(trainer.state())
     # what decides over sizes is drawn for a batch; with one size there is nothing left to differ
@@ -315,7 +316,7 @@ def test_accumulated_batches_are_one_large_batch(config, tmp_path):
 
 def test_early_stop(config, tmp_path, monkeypatch):
     merits = iter([0.5, 0.4, 0.3, 0.9])
-    monkeypatch.setattr(loop.Validation, "merit", property(lambda self: next(merits)))
+    monkeypatch.setattr(parts.Validation, "merit", property(lambda self: next(merits)))
     told = training.train(load_config(config, ["train.patience=2", "train.validate_every=1"]), tmp_path / "run")
     assert (told["steps"], told["best"]) == (3, 0.5)
 
@@ -367,7 +368,7 @@ def test_without_lightning_there_is_an_install_line(config, tmp_path, monkeypatc
 def test_workers_that_die_are_started_again(config, tmp_path):
     """R05: the items are functions of their number, so nothing is lost."""
     c = load_config(config, ["train.workers=1"])
-    trainer = loop.Trainer(c, tmp_path, loop.make_fabric(c.settings.train, "cpu"))
+    trainer = parts.Trainer(c, tmp_path, make_fabric(c.settings.train, "cpu"))
     batches = trainer.loader.batches(0)
     names = [next(batches).names for _ in range(2)]
     import multiprocessing

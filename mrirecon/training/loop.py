@@ -2,241 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-
-from mrirecon.checkpoints import save_model
 from mrirecon.config import Config, differences, render, saved_config
-from mrirecon.data.items import Batch
-from mrirecon.data.loading import Loader, Order
-from mrirecon.data.sources import open_sources
-from mrirecon.engine import Reconstructor
-from mrirecon.errors import SignalError, Stopped, UsageError
+from mrirecon.errors import Stopped, UsageError
 from mrirecon.io import atomic_path
-from mrirecon.losses import Loss, LossSettings, step_weights
 from mrirecon.registry import build
-from mrirecon.training.card import make_card
 from mrirecon.training.log import Log
-from mrirecon.training.setup import learning_rate, make_fabric, make_model, make_optimizer, make_recipes
-from mrirecon.training.state import State, load_state, save_state, states
-from mrirecon.training.validate import Validation, validate
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+from mrirecon.training.setup import learning_rate, make_fabric
+from mrirecon.training.state import State, load_state, save_state
+from mrirecon.training.trainer import Trainer
 
 Progress = Callable[[int, int, str], None]
 CONFIG, STATES = "config.yaml", "states"
 # What may differ when a run goes on: it changes none of its numbers.
 FREE = ("train.workers", "train.tensorboard", "train.checkpoint", "train.panels", "train.log_every", "data.licence")
 LENGTH = ("train.steps", "train.epochs")
-
-
-class Objective(nn.Module):
-    """The loss of a batch as a module's forward, which is what Fabric wraps for precision and for several ranks."""
-
-    def __init__(self, model: Reconstructor, settings: LossSettings) -> None:
-        super().__init__()
-        self.model, self.settings = model, settings
-        self.weights = step_weights(settings, len(model.engine.blocks), model.engine.repeats)
-        self.batch: Batch | None = None  # set beforehand: Fabric would copy an argument apart
-
-    def forward(self) -> Tensor:
-        """Return the loss of each item (B,)."""
-        batch = self.batch
-        assert batch is not None, "the batch is set before"
-        with torch.no_grad():
-            problem = batch.problem.prepared()
-        loss = Loss(self.settings, problem, batch.target, batch.full, batch.held)
-        if self.settings.steps == self.settings.cascades == "last":
-            return loss(self.model(problem))
-        return loss.over(self.model.images(problem), self.weights)
-
-
-class Trainer:
-    """Everything that a run has while it goes on; see `train`."""
-
-    def __init__(self, config: Config, folder: Path, fabric: Fabric) -> None:
-        self.config, self.settings, self.folder, self.fabric = config, config.settings, folder, fabric
-        self.sources = open_sources(self.settings.data, config.path.parent)
-        self.model = make_model(self.settings)
-        self.learn, self.check = make_recipes(self.settings, self.model, self.sources)
-        self.order = Order(self.learn, self.settings.data.epoch)
-        train = self.settings.train
-        per_epoch = max(1, self.order.steps // train.accumulate)
-        self.total = train.steps or (train.epochs or 1) * per_epoch
-        self.every = train.validate_every or per_epoch
-        self.loader = Loader(self.order, self._workers(), fabric.global_rank, fabric.world_size)
-        self.step, self.seconds, self.checked, self.bad = 0, 0.0, 0, 0
-        self.best: float | None = None
-        self.scores: dict[str, float | None] = {}
-        self.zero_filled: dict[str, float | None] = {}
-        self.signal = 0
-        self.weights = dict(self.model.named_parameters())
-        self.learnable = any(w.requires_grad for w in self.weights.values())
-        self.ema = {k: w.detach().clone() for k, w in self.weights.items()} if train.ema else None
-        self.objective = Objective(self.model, self.settings.loss)
-        if self.learnable:
-            self.optimizer = make_optimizer(train, self.model)
-            self.wrapped, self.wrapped_optimizer = fabric.setup(self.objective, self.optimizer)
-        self.device = fabric.device
-        self.model.to(self.device)
-
-    @property
-    def main(self) -> bool:
-        """Whether this process writes."""
-        return bool(self.fabric.is_global_zero)
-
-    def _workers(self) -> int:
-        wanted = self.settings.train.workers
-        if wanted is not None:
-            return wanted
-        cores = os.cpu_count() or 1
-        return 0 if cores <= 2 else min(8, cores // 2 if self.fabric.device.type == "cpu" else cores - 1)
-
-    def state(self) -> State:
-        """Return what the rest of the run depends on."""
-        return {
-            "step": self.step,
-            "seconds": self.seconds,
-            "checked": self.checked,
-            "bad": self.bad,
-            "best": self.best,
-            "scores": self.scores,
-            "zero_filled": self.zero_filled,
-            "model": {k: w.detach() for k, w in self.weights.items()},
-            "ema": self.ema,
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def restore(self, state: State) -> None:
-        """Go back to a state."""
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.checked, self.bad = state["checked"], state["bad"]
-        self.best, self.scores, self.zero_filled = state["best"], state["scores"], state["zero_filled"]
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(state["model"][name])
-        if self.ema is not None:
-            self.ema = {k: state["ema"][k].to(self.device) for k in self.ema}
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def advance(self, batches: Iterator[Batch]) -> tuple[float, float]:
-        """Take one optimizer step and return the mean loss and the norm of the gradient."""
-        train = self.settings.train
-        rate = learning_rate(train, self.step, self.total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        # Nothing random is carried from step to step: dropout, too, is a function of the step.
-        torch.manual_seed((train.seed * 1_000_003 + self.step) * 64 + self.fabric.global_rank)
-        self.model.train()
-        total = 0.0
-        for number in range(train.accumulate):
-            batch = next(batches).to(self.device)
-            self.objective.batch = batch
-            with self.fabric.no_backward_sync(self.wrapped, enabled=number < train.accumulate - 1):
-                losses = self.wrapped()
-                if not bool(torch.isfinite(losses).all()):
-                    raise self._not_a_number(batch, losses)
-                self.fabric.backward(losses.mean() / train.accumulate)
-            total += float(losses.detach().mean()) / train.accumulate
-        parameters = [w for w in self.weights.values() if w.grad is not None]
-        norm = float(nn.utils.clip_grad_norm_(parameters, train.clip or math.inf))
-        if not math.isfinite(norm):
-            raise self._not_a_number(batch, None)
-        self.wrapped_optimizer.step()
-        self.wrapped_optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        if self.ema is not None:
-            decay = min(train.ema, (1 + self.step) / (10 + self.step))
-            with torch.no_grad():
-                for name, weight in self.weights.items():
-                    self.ema[name].lerp_(weight, 1 - decay)
-        # A signal that one rank was sent stops all of them after the same step.
-        both = self.fabric.all_reduce(torch.tensor([total, float(self.signal)], device=self.device))
-        mean, stop = both.tolist()  # type: ignore[union-attr]  # of a tensor it gives one
-        self.signal = self.signal or (signal.SIGTERM if stop else 0)
-        return mean, norm
-
-    def _not_a_number(self, batch: Batch, losses: Tensor | None) -> SignalError:
-        bad = (
-            batch.names if losses is None else [n for n, v in zip(batch.names, losses, strict=True) if not v.isfinite()]
-        )
-        what = "the gradient is not a number" if losses is None else "the loss is not a number"
-        return SignalError(
-            f"{what} at step {self.step}",
-            where="; ".join(bad),
-            why=f"mask, coils and SNR: {json.dumps(batch.about)}",
-            fix="lower train.lr or set train.clip; the last state is kept, and --resume auto goes on from it",
-        )
-
-    @contextmanager
-    def averaged(self) -> Iterator[Reconstructor]:
-        """Give the model in evaluation mode with the averaged weights, where there are such."""
-        self.model.eval()
-        kept = None if self.ema is None else {k: w.detach().clone() for k, w in self.weights.items()}
-        try:
-            self._put(self.ema)
-            yield self.model
-        finally:
-            self._put(kept)
-
-    def _put(self, values: dict[str, Tensor] | None) -> None:
-        if values is not None:
-            with torch.no_grad():
-                for name, weight in self.weights.items():
-                    weight.copy_(values[name])
-
-    def validate(self, model: Reconstructor, picture: Path | None = None, heading: str = "") -> Validation:
-        """Score a model on the validation items, all ranks together."""
-        return validate(
-            model,
-            self.check,
-            self.device,
-            ranks=(self.fabric.global_rank, self.fabric.world_size),
-            total=lambda x: self.fabric.all_reduce(x, reduce_op="sum"),  # type: ignore[arg-type, return-value]
-            stop=self.stop,
-            panels=self.settings.train.panels,
-            picture=picture if self.main else None,
-            heading=heading,
-        )
-
-    def stop(self) -> None:
-        """Leave where a signal asked to.
-
-        Raises:
-            Stopped: with what to do next.
-
-        """
-        if self.signal:
-            raise Stopped(self.signal, f"step {self.step} of {self.total} is saved; go on with --resume auto")
-
-    def export(self, name: str) -> Path:
-        """Write the model's folder."""
-        card = make_card(
-            self.settings,
-            self.sources,
-            step=self.step,
-            epoch=self.step * self.settings.train.accumulate / self.order.steps,
-            seconds=self.seconds,
-            scores=self.scores,
-            zero_filled=self.zero_filled,
-            items=len(self.check.slots),
-            ranks=self.fabric.world_size,
-            device=str(self.device),
-        )
-        with self.averaged() as model:
-            return save_model(self.folder / name, self.settings.method, self.settings.model, model, card)
 
 
 def train(
@@ -415,6 +202,3 @@ def _signals(trainer: Trainer) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-__all__ = ["Progress", "Trainer", "states", "train"]

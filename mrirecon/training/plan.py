@@ -10,8 +10,8 @@ import torch
 
 from mrirecon.config import Config
 from mrirecon.costs import peak_allocation
-from mrirecon.training.loop import Trainer
 from mrirecon.training.setup import make_fabric
+from mrirecon.training.trainer import Trainer
 
 STEPS = 2  # timed, after the first
 
