@@ -350,6 +350,18 @@ def test_masks_that_fit_are_drawn():
         draw_mask([MaskDraw(family="random", acceleration=[32.0])], (96, 96), np.random.default_rng(0), True)
 
 
+def test_mirrored_discs_keep_their_calibration_region():
+    draws = [MaskDraw(family="poisson", acceleration=[4.0], calibration=[12])]
+    seen = set()
+    for seed in range(12):
+        mask, told = draw_mask(draws, (64, 65), np.random.default_rng(seed), True)
+        assert mask[26:38, 26:38].all()
+        assert mask.sum() == round(64 * 65 / 4)
+        assert told["acceleration"] == 4.0
+        seen.add(mask.tobytes())
+    assert len(seen) > 8
+
+
 def test_samples_are_split():
     mask, _ = draw_mask(MASKS, (64, 64), np.random.default_rng(0), True)
     seen, held = split_samples(mask, 0.3, np.random.default_rng(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,12 +19,13 @@ from mrirecon.data.sources import MEASURED, Slot
 from mrirecon.data.volumes import Volume
 from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.io import Scan
-from mrirecon.masks import make_mask
+from mrirecon.masks import MaskResult, make_mask
 from mrirecon.masks.box import calibration_sides
 from mrirecon.operators import Fourier, combine, root_sum_of_squares
 from mrirecon.problem import Problem
 
 _PLANE = (-2, -1)
+_DISCS = 16  # Poisson discs of a size, mirrored in four ways
 KERNEL, CALIBRATION, CROP = 6, 24, 0.8  # of ESPIRiT, as `mrirecon reconstruct` estimates maps
 
 
@@ -247,10 +249,27 @@ def draw_mask(
             fix="lower the acceleration, change the calibration, or enlarge data.crop",
         )
     rate, region = fitting[int(rng.integers(len(fitting)))]
-    made = make_mask(draw.family, space, rate, calibration=region, seed=seed, axis=axis)
+    flips = rng.random(2) < 0.5
+    if draw.family == "poisson":
+        made = _poisson(space, rate, region, seed % _DISCS)
+        mask = made.mask[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
+        # The calibration region, which need not lie symmetrically, goes back to where it belongs.
+        shifts = [
+            int(f) * (2 * (n // 2 - c // 2) + c - n) for f, n, c in zip(flips, space, made.calibration, strict=True)
+        ]
+        mask = np.roll(mask, shifts, (0, 1))
+    else:
+        made = make_mask(draw.family, space, rate, calibration=region, seed=seed, axis=axis)
+        mask = made.mask
     told: dict[str, object] = {"mask": draw.family, "acceleration": round(made.acceleration, 2)}
     told["calibration"] = list(made.calibration)
-    return made.mask, told
+    return mask, told
+
+
+@lru_cache(maxsize=256)
+def _poisson(space: tuple[int, int], rate: float, region: int | tuple[int, ...], seed: int) -> MaskResult:
+    """Return one of a few discs of a size: drawing one takes longer than all the rest of an item."""
+    return make_mask("poisson", space, rate, calibration=region, seed=seed)
 
 
 def split_samples(
