@@ -118,6 +118,8 @@ def reconstruct(
         method, why = choose_method(scan, 0, maps)
     if model is not None:
         method, why = model.method, f"model {model.folder}"
+        if lam is not None:
+            raise UsageError("a trained model has no regularization weight to set", fix="leave --lambda out")
     elif method != SECOND_OPINION and find(method).learned:
         raise UsageError(f"method {method!r} is learned: it needs weights", fix="give a trained model with --model DIR")
     settings = _settings(scan, method, options or {}, lam, seed)

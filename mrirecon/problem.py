@@ -23,9 +23,8 @@ class _Prepared:
     """What every iteration needs again: built once, before the first step, so that checkpointing sees it as given."""
 
     adjoint: Tensor  # Aᴴ y (B, M, *space)
-    mask: (
-        Tensor  # M over the number of samples transformed, k-space origin at index 0, of length 1 where it is constant
-    )
+    # M over the number of samples transformed, k-space origin at index 0, of length 1 where it is constant
+    mask: Tensor
     axes: tuple[int, ...]  # the axes along which the mask varies: along the others Fᴴ F cancels
     bound: Tensor  # (B,) upper bound of the largest eigenvalue of Aᴴ A
 

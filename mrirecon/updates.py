@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mrirecon.networks.crossing import to_complex, to_real
-from mrirecon.operators import inner, per_item
 from mrirecon.problem import Problem
+from mrirecon.solvers import conjugate_gradient
 
 Consistency = Literal["none", "gradient", "soft", "hard", "proximal"]
 Domain = Literal["image", "kspace"]
@@ -136,15 +136,7 @@ class Proximal(Part):
         """Return the proximal point."""
         x = s if self.domain == "image" else p.encode.adjoint(s)
         mu = self.log_weight.exp()
-        z, r = x, p.adjoint - p.normal(x)
-        d, rr = r, inner(r, r)
-        tiny = torch.finfo(rr.dtype).tiny
-        for _ in range(self.iterations):
-            hd = p.normal(d) + mu * d
-            alpha = per_item(rr / inner(d, hd).clamp_min(tiny), d)
-            z, r = z + alpha * d, r - alpha * hd
-            rr_next = inner(r, r)
-            d, rr = r + per_item(rr_next / rr.clamp_min(tiny), d) * d, rr_next
+        z = conjugate_gradient(lambda v: p.normal(v) + mu * v, p.adjoint + mu * x, x, self.iterations)
         return z if self.domain == "image" else p.encode(z)
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mrirecon"
 # A file imports only from rooms above it, and from its own.
 ORDER = [
-    *("errors", "operators", "wavelets", "sparsity", "problem", "networks", "engine", "updates"),
+    *("errors", "operators", "wavelets", "sparsity", "problem", "solvers", "networks", "engine", "updates"),
     *("steps", "coils", "masks", "registry", "methods", "costs", "metrics", "losses"),
     *("io", "pictures", "data", "config", "checkpoints", "training", "second_opinion", "calibrate", "regularization"),
     *("inference", "evaluate", "jobs", "selftest", "benchmark", "report", "cli"),

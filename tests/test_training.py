@@ -18,8 +18,11 @@ import torch
 from mrirecon import training
 from mrirecon.checkpoints import load_model
 from mrirecon.config import load_config
+from mrirecon.data.phantom import phantom
+from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import InputError, SignalError, Stopped, UsageError
-from mrirecon.io import read, read_image
+from mrirecon.io import read, read_image, write_kspace
+from mrirecon.masks import make_mask
 from mrirecon.training import trainer as parts
 from mrirecon.training.setup import learning_rate, make_fabric
 from mrirecon.training.state import load_state, save_state, states
@@ -425,10 +428,52 @@ def test_a_rank_that_dies_ends_all(config, tmp_path):
             os.kill(child, 0)
 
 
+CONFIGS = Path(__file__).parents[1] / "configs"
+BRIEF = ["train.steps=2", "train.validate_every=2", "train.accumulate=1", "data.val_items=1", "data.train=[phantom:0]"]
+BRIEF += ["data.val=[phantom:9]", "data.crop=[96,96]", "data.simulation.coils=[3,3]", "train.batch=1", "train.panels=1"]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_configuration_runs(path, tmp_path):
+    done = training.train(load_config(path, BRIEF), tmp_path / "run")
+    assert np.isfinite(done["scores"]["ssim"])
+    assert (tmp_path / "run" / "best").is_dir() == done["learned"]
+    assert list((tmp_path / "run" / "panels").glob("*.png"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((CONFIGS / "papers").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_published_configuration_runs(path, tmp_path):
+    done = training.train(load_config(path, BRIEF), tmp_path / "run")
+    assert np.isfinite(done["scores"]["ssim"])
+
+
+@pytest.mark.parametrize("loss", ["loss.kspace_l1=1.0", "loss.l2=0.1"])
+def test_other_losses_run(config, tmp_path, loss):
+    done = training.train(load_config(config, [loss, "loss.region=object", "train.steps=2"]), tmp_path / "run")
+    assert np.isfinite(done["scores"]["ssim"])
+
+
+def test_self_supervision_needs_no_reference(config, tmp_path):
+    """SSDU on scans that were never fully sampled; the best is the one that predicts what it was not shown."""
+    image = phantom((64, 72), 3, 1)
+    for name, seed in (("case1", 1), ("case2", 2)):
+        full = simulate_kspace(image, 4, 40.0, seed).kspace
+        mask = make_mask("random", (64, 72), 2, calibration=14, seed=seed).mask
+        write_kspace(tmp_path / f"{name}.h5", (full * mask).astype(np.complex64))
+    data = [f"data.train=[{tmp_path}/case1.h5]", f"data.val=[{tmp_path}/case2.h5]", "data.crop=null"]
+    loss = ["loss.l1=0", "loss.ssim=0", "loss.ssdu=1.0"]
+    done = training.train(load_config(config, [*data, *loss, "train.steps=4"]), tmp_path / "run")
+    assert done["scores"]["ssim"] is None
+    assert 0 < done["scores"]["held_error"] < 2
+    assert load_model(tmp_path / "run" / "best").card["measured or simulated"] == "measured k-space"
+    with pytest.raises(UsageError, match="no reference to compare with"):
+        training.train(load_config(config, data), tmp_path / "other")
+
+
 @pytest.mark.slow
 def test_it_learns(config, tmp_path):
     """The point of it all: the configuration as it comes, a few minutes long, beats zero filling clearly."""
-    path = Path(__file__).parents[1] / "configs" / "cirim.yaml"
-    done = training.train(load_config(path, ["train.steps=600"]), tmp_path / "run")
+    done = training.train(load_config(CONFIGS / "cirim.yaml", ["train.steps=600"]), tmp_path / "run")
     assert done["scores"]["ssim"] > done["zero_filled"]["ssim"] + 0.03
     assert done["scores"]["nmse"] < 0.7 * done["zero_filled"]["nmse"]

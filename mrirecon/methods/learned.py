@@ -29,7 +29,7 @@ from mrirecon.updates import Chain, Consistency, Lift, Net, Part, Refine, cascad
 
 Count = Annotated[int, Field(ge=1)]
 Pools = Annotated[int, Field(ge=1, le=8)]
-Kernel = Annotated[Literal[1, 3, 5], Field()]
+Kernel = Literal[1, 3, 5]
 Memory = Literal["store", "checkpoint"]
 
 

@@ -2,7 +2,7 @@
 
 from mrirecon.steps.admm import Admm
 from mrirecon.steps.cascade import InImage, InKspace
-from mrirecon.steps.conjugate_gradient import ConjugateGradient, conjugate_gradient
+from mrirecon.steps.conjugate_gradient import ConjugateGradient
 from mrirecon.steps.direct import CoilImages, MagnitudeNet, ZeroFilled
 from mrirecon.steps.fista import Fista
 from mrirecon.steps.invertible_rim import InvertibleRim
@@ -28,5 +28,4 @@ __all__ = [
     "Rim",
     "RimState",
     "ZeroFilled",
-    "conjugate_gradient",
 ]

@@ -10,8 +10,8 @@ from torch import Tensor
 from mrirecon.engine import Step
 from mrirecon.operators import norm
 from mrirecon.problem import Problem
+from mrirecon.solvers import conjugate_gradient
 from mrirecon.sparsity import Regularizer
-from mrirecon.steps.conjugate_gradient import conjugate_gradient
 
 
 class AdmmState(NamedTuple):
