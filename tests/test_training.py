@@ -24,7 +24,7 @@ from mrirecon.errors import InputError, SignalError, Stopped, UsageError
 from mrirecon.io import read, read_image, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.training import trainer as parts
-from mrirecon.training.setup import learning_rate, make_fabric
+from mrirecon.training.setup import learning_rate, make_fabric, processes
 from mrirecon.training.state import load_state, save_state, states
 
 TINY = """
@@ -117,7 +117,7 @@ def test_what_a_run_leaves(straight, config):
     for name in ("best", "last"):
         trained = load_model(straight / name)
         assert trained.method == "cirim"
-        assert trained.card["people"] == {"train": ["0", "1"], "val": ["9"]}
+        assert trained.card["people"] == {"train": ["phantom:0", "phantom:1"], "val": ["phantom:9"]}
         assert trained.card["effective batch"] == 1
         assert trained.card["measured or simulated"] == "simulated from magnitude volumes"
         assert trained.card["validation"]["items"] == 2
@@ -405,6 +405,18 @@ def test_two_ranks_are_one_process(config, tmp_path):
         assert float((weight - two["model"][name]).norm() / weight.norm()) < 1e-5, name
     assert one["scores"] == pytest.approx(two["scores"], rel=1e-4)
     assert load_model(tmp_path / "two" / "last").card["processes"] == 2
+
+
+def test_slurm(config, tmp_path, monkeypatch):
+    """In an allocation but not started by srun, it is alone; started by srun, one of its tasks."""
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    assert processes() == (1, 1)
+    assert training.dry_run(load_config(config), tmp_path, "cpu")["steps"] == 8
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4(x2)")
+    assert processes() == (8, 4)
 
 
 def test_ranks_must_share_a_batch(config, tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ def test_volumes_are_read(tmp_path):
     scaled = image / np.percentile(image, 99.9)
     assert np.abs(volume.slices - scaled).max() < 2e-3
     packed = read_volumes(tmp_path / "pack.npz")
-    assert [person_of(v.name.split(":")[-1], Data().person) for v in packed] == ["04", "05"]
+    assert [person_of(v.name.split(":")[-1], Data().person) for v in packed] == ["patient04", "patient05"]
     assert is_volume(tmp_path / "pack.npz")
     assert is_volume("phantom:3")
     write_kspace(tmp_path / "k.h5", np.ones((1, 2, 8, 8), np.complex64))
@@ -261,6 +261,14 @@ def test_maps_are_what_inference_will_have(tmp_path):
     assert residual < 0.2
 
 
+def test_lesions_are_kept():
+    data = settings(simulation={"lesions": Lesions(count=[3, 3])})
+    batch = recipe(data, batch=2).item(0, 0, 0)
+    assert batch.lesions.shape == batch.target.shape
+    assert batch.about[0]["lesions"] >= 1
+    assert stack([batch, batch]).lesions.shape[0] == 2
+
+
 def test_targets_without_maps_are_magnitudes():
     batch = recipe(maps=False).item(0, 0, 0)
     assert not batch.target.is_complex()
@@ -281,18 +289,29 @@ def test_people_are_kept_apart(tmp_path):
         np.savez(tmp_path / f"{name}.npz", vol=image)
     data = settings(train=[str(tmp_path)], val=0.3)
     found = open_sources(data)
-    assert set(found.people["train"]) | set(found.people["val"]) == {"01", "02", "03"}
+    assert set(found.people["train"]) | set(found.people["val"]) == {"patient01", "patient02", "patient03"}
     assert not set(found.people["train"]) & set(found.people["val"])
     assert {s.person for s in found.train} == set(found.people["train"])
     with pytest.raises(UsageError, match="the same person") as caught:
         open_sources(settings(train=[str(tmp_path / "*_a.npz")], val=[str(tmp_path / "*_b.npz")]))
-    assert caught.value.why == "01"
+    assert caught.value.why == "patient01"
     with pytest.raises(UsageError, match="no file matches"):
         open_sources(settings(train=[str(tmp_path / "nothing*")]))
     with pytest.raises(UsageError, match="not a regular expression"):
         open_sources(settings(person="("))
     kept = open_sources(settings(train=[str(tmp_path)], exclude=["patient03*"])).people["train"]
-    assert kept == ["01", "02"]
+    assert kept == ["patient01", "patient02"]
+
+
+def test_people_in_a_packed_file(tmp_path):
+    image = phantom((64, 64), 2, 1)
+    np.savez(tmp_path / "pack.npz", patient01_T1=image, patient01_T2=image, patient02_T1=image, knee=image)
+    pack = str(tmp_path / "pack.npz")
+    found = open_sources(settings(train=[f"{pack}#patient01*", f"{pack}#knee"], val=[f"{pack}#patient02*"]))
+    assert found.people == {"train": ["pack:knee", "patient01"], "val": ["patient02"]}
+    assert len(found.train) == 6
+    with pytest.raises(UsageError, match="nothing to train on"):
+        open_sources(settings(train=[f"{pack}#patient09*"], val=[f"{pack}#patient02*"]))
 
 
 def test_scans_are_undersampled_and_combined(tmp_path):

@@ -262,10 +262,11 @@ def _origin(origins: dict[Path_, Origin], loc: Path_, path: Path) -> str:
 
 def _anchor(text: str, folder: Path) -> str:
     """Return a path that means the same from here: relative ones may start from the configuration's folder."""
-    if text.split(":")[0] == PHANTOM or "$" in text or Path(text).is_absolute() or matches(text):
+    if text.split(":")[0] == PHANTOM or "$" in text or Path(text).is_absolute() or matches(text.partition("#")[0]):
         return text
-    there = folder / text
-    return str(there.resolve()) if matches(there) else text
+    name, sign, part = text.partition("#")
+    there = folder / name
+    return f"{there.resolve()}{sign}{part}" if matches(there) else text
 
 
 def _nearest(name: str, choices: list[str]) -> str:

@@ -39,6 +39,7 @@ class Batch:
             where no maps are used. None for scans that were never fully sampled.
         full: (B, C, y, x), the k-space to compare with, all of it or what was acquired; None where not asked for.
         held: (B, 1, y, x), 1 where ``full`` is to be compared.
+        lesions: (B, 1, y, x) uint8, the inserted lesions by number; None for measured scans.
         names: file, slice and number of each item.
         about: mask, acceleration, coils and SNR of each item.
 
@@ -48,6 +49,7 @@ class Batch:
     target: Tensor | None
     full: Tensor | None
     held: Tensor | None
+    lesions: Tensor | None
     names: list[str]
     about: list[dict[str, object]]
 
@@ -102,12 +104,13 @@ class Recipe:
         own = _generator(self.seed, epoch, number, 1)
         # What decides over sizes is drawn for the batch.
         shared = _generator(self.seed, epoch, number // self.batch, 0)
+        clean: Tensor | None = None
+        labels: Tensor | None = None
         if isinstance(slot.source, Volume):
-            kspace, clean, about = self._simulate(slot.source, slot.index, own, shared)
+            kspace, clean, labels, about = self._simulate(slot.source, slot.index, own, shared)
             acquired = None
         else:
             kspace, acquired, about = self._measured(slot.source, slot.index, shared)
-            clean = None
         prospective = acquired is not None and float(acquired.mean()) < MEASURED
         space = (int(kspace.shape[-2]), int(kspace.shape[-1]))
         if prospective:
@@ -137,13 +140,14 @@ class Recipe:
             target,
             None if full is None else full[None],
             None if held is None else torch.from_numpy(held).to(y.real.dtype)[None, None],
+            labels,
             [f"{slot.name}, epoch {epoch}, item {number}"],
             [about],
         )
 
     def _simulate(
         self, volume: Volume, index: int, own: np.random.Generator, shared: np.random.Generator
-    ) -> tuple[Tensor, Tensor, dict[str, object]]:
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, object]]:
         settings = self.data.simulation
         coils = round(math.exp(shared.uniform(math.log(settings.coils[0] - 0.49), math.log(settings.coils[1] + 0.49))))
         image = volume.slices[index].astype(np.float32)
@@ -162,7 +166,7 @@ class Recipe:
         if self.data.target == "measured":
             clean = Fourier(_PLANE).adjoint(made.kspace)
         about: dict[str, object] = {"coils": coils, "snr": round(made.snr, 1), "lesions": len(made.lesions)}
-        return made.kspace, clean, about
+        return made.kspace, clean, torch.from_numpy(made.labels)[None, None], about
 
     def _measured(
         self, scan: Scan, index: int, shared: np.random.Generator
@@ -320,12 +324,20 @@ def stack(items: Sequence[Batch]) -> Batch:
             fix="set data.crop, or train.batch to 1",
         )
     y, mask, maps = (torch.cat([getattr(i.problem, n) for i in items]) for n in ("y", "mask", "maps"))
-    parts = {
-        name: None if any(v is None for v in values) else torch.cat(values)
-        for name, values in ((n, [getattr(i, n) for i in items]) for n in ("target", "full", "held"))
-    }
-    names, about = [n for i in items for n in i.names], [a for i in items for a in i.about]
-    return Batch(Problem(y, mask, maps), parts["target"], parts["full"], parts["held"], names, about)
+
+    def joined(values: list[Tensor | None]) -> Tensor | None:
+        there = [v for v in values if v is not None]
+        return torch.cat(there) if len(there) == len(values) else None
+
+    return Batch(
+        Problem(y, mask, maps),
+        joined([i.target for i in items]),
+        joined([i.full for i in items]),
+        joined([i.held for i in items]),
+        joined([i.lesions for i in items]),
+        [n for i in items for n in i.names],
+        [a for i in items for a in i.about],
+    )
 
 
 def _generator(*key: int) -> np.random.Generator:

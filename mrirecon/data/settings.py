@@ -95,14 +95,14 @@ class Data(Section):
     """Where items come from, how people are kept apart, and how items are cut."""
 
     train: list[str] = Field(
-        ["phantom:0", "phantom:1"], min_length=1, description="files, folders, patterns, phantom:SEED"
+        ["phantom:0", "phantom:1"], min_length=1, description="files, folders, patterns, FILE#ARRAYS, phantom:SEED"
     )
     val: list[str] | Annotated[float, Field(gt=0, lt=1)] = Field(
         ["phantom:100"], description="the same, or the share of people held out of train"
     )
     exclude: list[str] = Field([], description="patterns of names left out of train and val")
     person: str = Field(
-        r"(?:sub|patient|subject|person|case|file|phantom)[-_:]?([0-9A-Za-z]+)",
+        r"((?:sub|patient|subject|person|case|file|phantom)[-_:]?[0-9A-Za-z]+)",
         description="regular expression whose first group names the person in a file's name; else the whole name does",
     )
     licence: str = Field("not stated", description="of the data; goes into the model card")

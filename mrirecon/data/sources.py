@@ -97,6 +97,8 @@ def open_sources(data: Data, folder: Path = Path()) -> Sources:
 def expand(given: Sequence[str], exclude: Sequence[str], folder: Path, key: str) -> list[str]:
     """Return the files that names, folders and patterns stand for, in order and once each.
 
+    What follows a ``#`` is a pattern for the names of arrays in a file, and stays with it.
+
     Raises:
         UsageError: one of them matches nothing.
 
@@ -106,13 +108,13 @@ def expand(given: Sequence[str], exclude: Sequence[str], folder: Path, key: str)
         if text.split(":")[0] == PHANTOM and not Path(text).exists():
             found.append(text)
             continue
-        named, text = text, os.path.expandvars(text)
+        named, (text, sign, part) = text, os.path.expandvars(text).partition("#")
         there = next((m for p in (Path(text).expanduser(), folder / Path(text).expanduser()) if (m := matches(p))), [])
         if not there:
             unset = f"set the environment variable of {named}, or " if "$" in text else ""
             fix = f"{unset}check the path; a folder or a pattern will do"
             raise UsageError(f"no file matches {text!r}", where=key, fix=fix)
-        found += there
+        found += [f"{path}{sign}{part}" for path in there]
     kept = [f for f in dict.fromkeys(found) if not any(fnmatch.fnmatch(Path(f).name, e) for e in exclude)]
     return kept
 
@@ -130,7 +132,7 @@ def matches(path: str | Path) -> list[str]:
 def person_of(text: str, expression: str) -> str:
     """Return who a file is of: the first group of the expression in its name, or all of the name."""
     found = re.search(expression, text)
-    name = text.split(".")[0]
+    name = re.sub(r"\.(nii\.gz|nii|npz|npy|h5|hdf5|cfl)", "", text)
     return next((g for g in found.groups() if g), name) if found else name
 
 
@@ -140,10 +142,16 @@ def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: 
     except re.error as error:
         raise UsageError("data.person is not a regular expression", where="data.person", why=str(error)) from None
     slots: list[Slot] = []
-    for path in paths:
+    for entry in paths:
+        path, _, part = entry.partition("#")
         if is_volume(path):
             for volume in read_volumes(path):
-                person = person_of(volume.name, data.person)
+                inner = volume.name.partition(":")[2]
+                if part and not fnmatch.fnmatch(inner, part):
+                    continue
+                # An array in a packed file is named after the file that it was; else the file's own name tells.
+                named = bool(re.search(data.person, inner)) and path.split(":")[0] != PHANTOM
+                person = person_of(inner if named else volume.name, data.person)
                 slots += [
                     Slot(volume, i, person, f"{volume.name}, slice {i}", volume.slices.shape[1:])
                     for i in range(len(volume))
@@ -177,7 +185,8 @@ def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: 
             )
     cropped = sum(1 for f in files if f.get("measured share of k-space (y, x)", [1, 1]) != [1, 1])
     if cropped:
-        text = f"{cropped} volumes had been interpolated: their k-space is cut to what was measured"
+        text = f"{cropped} volumes had been interpolated: their k-space is cut to what was measured, and coil noise "
+        text += "fills a background that was exactly zero"
         notes[:] = [n for n in notes if "had been interpolated" not in n] + [text]
     return slots
 

@@ -128,7 +128,7 @@ def prepare(name: str, values: Real, spacing: tuple[float, float, float]) -> Vol
     shape = tuple(
         max(SMALLEST, 2 * round(n * s / 2)) if s < 1 else n for n, s in zip(kept.shape[1:], support, strict=True)
     )
-    cropped = np.stack([_resample(image, (shape[0], shape[1])) for image in kept])
+    cropped = np.stack([resample(image, (shape[0], shape[1])) for image in kept])
     after = tuple(d * n / m for d, n, m in zip(spacing[1:], kept.shape[1:], shape, strict=True))
     return Volume(
         name,
@@ -170,7 +170,7 @@ def measured_support(slices: Real) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def _resample(image: Real, shape: tuple[int, int]) -> Real:
+def resample(image: Real, shape: tuple[int, int]) -> Real:
     """Return the magnitude of an image (y, x) on a coarser grid, by cropping its k-space; a no-op at the same size."""
     if shape == image.shape:
         return image

@@ -38,12 +38,11 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
     """
     try:
         from lightning.fabric import Fabric
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
         from lightning.fabric.strategies.ddp import DDPStrategy
     except ImportError:
         raise UsageError("training needs Lightning Fabric, which is not installed", fix=INSTALL) from None
-    environment = os.environ
-    ranks = int(environment.get("WORLD_SIZE") or environment.get("SLURM_NTASKS") or 1)
-    here = int(environment.get("LOCAL_WORLD_SIZE") or environment.get("SLURM_NTASKS_PER_NODE") or ranks)
+    ranks, here = processes()
     if settings.batch % ranks:
         raise UsageError(
             f"{ranks} processes cannot share a batch of {settings.batch}",
@@ -69,11 +68,22 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
         devices=devices,
         num_nodes=max(1, ranks // here) if ranks > 1 else 1,
         strategy=strategy,
+        # Alone within an allocation of SLURM, this is not one of its tasks.
+        plugins=None if ranks > 1 else LightningEnvironment(),
         precision=precision,  # type: ignore[arg-type]  # one of its words
     )
     if ranks > 1:
         fabric.launch()
     return fabric
+
+
+def processes() -> tuple[int, int]:
+    """Return how many processes torchrun or srun started, in all and on this node; (1, 1) for neither."""
+    environment = os.environ
+    ranks = int(environment.get("WORLD_SIZE") or environment.get("SLURM_STEP_NUM_TASKS") or 1)
+    # such as "4(x2),3": of the first node, and Fabric wants nodes alike
+    slurm = environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0].partition(",")[0]
+    return ranks, int(environment.get("LOCAL_WORLD_SIZE") or slurm or ranks)
 
 
 def make_model(settings: Settings) -> Reconstructor:

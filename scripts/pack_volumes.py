@@ -1,0 +1,57 @@
+"""Pack magnitude volumes into one file to train from: k-space cropped to what was measured, 16 bits a pixel.
+
+    python scripts/pack_volumes.py VOLUMES... -o packed.npz [--every 2] [--exclude "*_BRAIN*"] [--limit 50]
+
+Files, folders and patterns of NIfTI, .npz or .npy; every array of the result is one volume (slice, y, x), named after
+its file, so that people stay apart, and lies on a square grid of the finest pixel that was measured along both axes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from mrirecon.data.sources import expand
+from mrirecon.data.volumes import read_volumes, resample
+from mrirecon.io import atomic_path
+
+
+def main() -> None:
+    """Pack, and say what went in."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("volumes", nargs="+")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--every", type=int, default=1, help="keep every n-th slice")
+    parser.add_argument("--exclude", action="append", default=[], help="pattern of file names to leave out")
+    parser.add_argument("--limit", type=float, default=50, help="largest size of the file in MB")
+    options = parser.parse_args()
+    with atomic_path(options.output) as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in expand(options.volumes, options.exclude, Path(), "VOLUMES"):
+                for volume in read_volumes(path):
+                    name = volume.name.split(":")[0].split(".")[0]
+                    kept = volume.slices[:: options.every].astype(np.float32)
+                    pixel = max(volume.spacing[1:])
+                    shape = [
+                        2 * round(n * d / pixel / 2) for n, d in zip(kept.shape[1:], volume.spacing[1:], strict=True)
+                    ]
+                    small = np.stack([resample(s, (shape[0], shape[1])) for s in kept])
+                    # 1024 levels up to the volume's 99.9th percentile: finer than the noise of any of them
+                    values = np.clip(np.rint(small * 1024), 0, 65535).astype(np.uint16)
+                    buffer = io.BytesIO()
+                    np.save(buffer, values)
+                    archive.writestr(f"{name}.npy", buffer.getvalue())
+                    shares = " and ".join(f"{s:.0%}" for s in volume.support)
+                    print(f"{name}: {values.shape}, {shares} of its k-space (y, x) were measured")
+        size = temporary.stat().st_size / 1e6
+        if size > options.limit:
+            raise SystemExit(f"{size:.0f} MB is more than {options.limit:g}: pass a larger --every")
+    print(f"{options.output}: {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
