@@ -48,6 +48,12 @@ class Trained:
     card: dict[str, object]
 
 
+def shipped() -> dict[str, Path]:
+    """Return the folders of the models that come with mrirecon, by method."""
+    found = sorted((Path(__file__).parent / "weights").glob(f"*/{CONFIG}"))
+    return {path.parent.name: path.parent for path in found}
+
+
 def save_model(
     folder: str | Path,
     method: str,

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from mrirecon.calibrate import EspiritOptions, ItemMaps, Source, item_maps
-from mrirecon.checkpoints import Trained
-from mrirecon.coils.calibration import find_calibration
+from mrirecon.checkpoints import Trained, load_model, shipped
 from mrirecon.coils.noise import noise_deviation
+from mrirecon.coverage import choose_method, outside
 from mrirecon.engine import Reconstructor, percentile_scale
-from mrirecon.errors import InputError, MriReconError, UsageError
+from mrirecon.errors import InputError, ModelMismatchError, MriReconError, UsageError
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
 from mrirecon.problem import Problem
@@ -53,28 +53,6 @@ class Reconstruction:
     notes: list[str] = field(default_factory=list)
 
 
-def choose_method(scan: Scan, item: int = 0, maps: Source = "auto") -> tuple[str, str]:
-    """Return the method that suits what the scan holds, and why, in words."""
-    mask = scan.mask(item)
-    rate = mask.size / mask.sum()
-    box = [s.stop - s.start for s in find_calibration(mask)]
-    separate = scan.calibration is not None
-    if rate < 1.01:
-        return "zero-filled", "fully sampled: combining the coils is the least-squares solution"
-    if scan.coils == 1:
-        return "cs", f"one coil, {rate:.1f}-fold undersampled"
-    if maps in ("auto", "file") and scan.roles.maps is not None:
-        return "cs", f"{rate:.1f}-fold undersampled, coil maps in the file"
-    kernel = EspiritOptions().kernel
-    if min(box) >= kernel or separate:
-        size = "a separate calibration scan" if separate else f"a {'×'.join(map(str, box))} calibration region"
-        return "cs", f"{rate:.1f}-fold undersampled with {size}"
-    return "rss", (
-        f"{rate:.1f}-fold undersampled, and its calibration region of {'×'.join(map(str, box))} is too small for coil "
-        f"maps ({kernel} samples along each axis): aliasing remains. Give maps with --maps FILE to remove it"
-    )
-
-
 def reconstruct(
     scan: Scan,
     *,
@@ -84,6 +62,7 @@ def reconstruct(
     lam: float | Literal["auto"] | None = None,
     options: Mapping[str, object] | None = None,
     model: Trained | None = None,
+    strict: bool = False,
     device: str = "auto",
     seed: int = 0,
     batch: int = 1,
@@ -100,7 +79,9 @@ def reconstruct(
         lam: regularization weight relative to the scale of the data; ``auto`` finds it by the discrepancy principle
             (Morozov, 1966): the largest misfit that the measured noise explains. ``None`` takes the method's default.
         options: further options of the method.
-        model: a trained model, in place of a method and its options.
+        model: a trained model, in place of a method and its options; without one, a learned method takes the model
+            that comes with mrirecon.
+        strict: refuse data outside the model's card, instead of noting it.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
         seed: of the methods that draw random numbers.
         batch: how many items a model takes at a time; halved where memory does not suffice.
@@ -109,6 +90,7 @@ def reconstruct(
 
     Raises:
         UsageError: a method, option or device that does not exist; a learned method without a model.
+        ModelMismatchError: with ``strict``, data that the model was not trained for.
         InputError: data that cannot be reconstructed; the item is named.
 
     """
@@ -116,12 +98,26 @@ def reconstruct(
     why = "as asked"
     if method == "auto":
         method, why = choose_method(scan, 0, maps)
+    if model is None and method in shipped():
+        if options:
+            raise UsageError(f"{method} comes trained, with its own options", fix="leave --set out, or train your own")
+        model = load_model(shipped()[method])
+    elif model is not None:
+        why = f"model {model.folder}"
     if model is not None:
-        method, why = model.method, f"model {model.folder}"
+        method = model.method
         if lam is not None:
             raise UsageError("a trained model has no regularization weight to set", fix="leave --lambda out")
     elif method != SECOND_OPINION and find(method).learned:
         raise UsageError(f"method {method!r} is learned: it needs weights", fix="give a trained model with --model DIR")
+    beyond = [] if model is None else outside(model.card, scan)
+    if beyond and strict:
+        raise ModelMismatchError(
+            "the model was not trained for such data",
+            where=scan.where(0),
+            why="; ".join(beyond),
+            fix="use --method cs, a model that was, or leave --strict-model out",
+        )
     settings = _settings(scan, method, options or {}, lam, seed)
     ready = None if model is None else model.model.to(where)
     out = Reconstruction(np.empty(0), method, why, "", [], [], [])
@@ -142,6 +138,8 @@ def reconstruct(
     if progress:
         progress(len(scan), len(scan), method)
     out.images = np.stack(images)
+    if beyond:
+        out.notes.append(f"outside what the model was trained for: {'; '.join(beyond)}")
     out.notes = [*scan.notes, *out.notes]
     return out
 

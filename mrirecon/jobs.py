@@ -14,10 +14,11 @@ import torch
 
 from mrirecon import __version__
 from mrirecon.calibrate import EspiritOptions, Source
-from mrirecon.checkpoints import load_model
+from mrirecon.checkpoints import load_model, shipped
+from mrirecon.coverage import choose_method
 from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images, reference_images
-from mrirecon.inference import Progress, choose_method, pick_device, reconstruct
+from mrirecon.inference import Progress, pick_device, reconstruct
 from mrirecon.io import read, write_image
 
 Format = Literal["h5", "npz", "cfl", "png"]
@@ -49,6 +50,7 @@ def reconstruct_file(
     batch: int = 1,
     options: Mapping[str, object] | None = None,
     model: str | Path | None = None,
+    strict_model: bool = False,
     save_iterates: bool = False,
     reference: str | Path | None = None,
     overwrite: bool = False,
@@ -74,7 +76,9 @@ def reconstruct_file(
         seed: of random draws.
         batch: items that a model takes at a time.
         options: further options of the method.
-        model: folder of a trained model, in place of a method.
+        model: folder of a trained model, in place of a method; a learned method without one takes the model that comes
+            with mrirecon.
+        strict_model: refuse data that the model was not trained for.
         save_iterates: also write the image after every step, as NAME_iterates.h5 with items and steps in turn.
         reference: image file or fully sampled k-space to score against.
         overwrite: replace an output that exists.
@@ -99,6 +103,8 @@ def reconstruct_file(
     chosen, why = choose_method(scan, 0, maps) if method == "auto" else (method, "as asked")
     if trained is not None:
         chosen, why = trained.method, f"model {model}"
+    elif chosen in shipped() and not options:
+        trained = load_model(shipped()[chosen])
     target = output_path(Path(path), Path(out), chosen, format)
     if target.exists() and not overwrite:
         raise UsageError("the output exists already", where=str(target), fix="choose another name, or pass --overwrite")
@@ -116,6 +122,7 @@ def reconstruct_file(
     done = reconstruct(
         scan,
         model=trained,
+        strict=strict_model,
         batch=batch,
         keep=(lambda _, images: iterates.append(images)) if save_iterates else None,
         method=chosen,

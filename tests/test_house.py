@@ -14,7 +14,18 @@ PACKAGE = ROOT / "mrirecon"
 ORDER = [
     *("errors", "operators", "wavelets", "sparsity", "problem", "solvers", "networks", "engine", "updates"),
     *("steps", "coils", "masks", "registry", "methods", "costs", "metrics", "losses"),
-    *("io", "pictures", "data", "config", "checkpoints", "training", "second_opinion", "calibrate", "regularization"),
+    *(
+        "io",
+        "pictures",
+        "data",
+        "config",
+        "checkpoints",
+        "training",
+        "second_opinion",
+        "calibrate",
+        "regularization",
+        "coverage",
+    ),
     *("inference", "evaluate", "jobs", "selftest", "benchmark", "report", "cli"),
 ]
 LONGEST = 350

@@ -58,7 +58,7 @@ def info(
 
 
 def _would(scan: Any) -> str:
-    from mrirecon.inference import choose_method
+    from mrirecon.coverage import choose_method
 
     try:
         method, why = choose_method(scan())

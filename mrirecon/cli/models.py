@@ -27,6 +27,35 @@ def list_models(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def verify(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Trained models; those that come along if none.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check trained models: that the weights are those that were saved, fit, are finite, and load."""
+    from mrirecon.checkpoints import load_model, shipped
+    from mrirecon.cli.inspect import summarize
+    from mrirecon.errors import MriReconError
+
+    rows: list[dict[str, object]] = []
+    failed: list[MriReconError] = []
+    for folder in folders or list(shipped().values()):
+        try:
+            found = load_model(folder)
+            rows.append({"model": str(folder), "method": found.method, "sha256": found.sha256, "in order": True})
+        except MriReconError as error:
+            error.where = error.where or str(folder)
+            failed.append(error)
+            rows.append({"model": str(folder), "method": None, "sha256": None, "in order": False})
+    if as_json:
+        emit({"models": rows, "failed": [error.as_dict() for error in failed]})
+        if failed:
+            raise typer.Exit(4 if len(rows) > 1 else failed[0].exit_code)
+        return
+    typer.echo(table(("model", "method", "SHA-256", "in order"), [list(row.values()) for row in rows]))
+    summarize(failed, len(rows) - len(failed))
+
+
+@app.command()
 def show(
     model: Annotated[str, typer.Argument(help="A learned method, or the folder of a trained model.")],
     options: Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")] = None,

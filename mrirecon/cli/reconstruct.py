@@ -30,6 +30,9 @@ def reconstruct(
     map_sets: Sets = 1,
     mask: Annotated[Path | None, typer.Option(help="Mask file; undersamples fully sampled data.")] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of a trained model, in place of a method.")] = None,
+    strict_model: Annotated[
+        bool, typer.Option("--strict-model", help="Refuse data that the model was not trained for.")
+    ] = False,
     lam: Annotated[str | None, typer.Option("--lambda", help="Regularization: a number, or auto (by noise).")] = None,
     options: Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")] = None,
     axes: Axes = None,
@@ -48,7 +51,7 @@ def reconstruct(
     chosen: dict[str, Any] = {"method": method, "mask": mask, "axes": axes, "dataset": dataset, "device": device}
     chosen |= {"format": _one_of(format, FORMATS, "--format"), "reference": reference, "seed": seed}
     chosen |= {"overwrite": overwrite, "dry_run": dry_run, "lam": number(lam), "options": pairs(options or [])}
-    chosen |= {"model": model, "save_iterates": save_iterates, "batch": batch}
+    chosen |= {"model": model, "save_iterates": save_iterates, "batch": batch, "strict_model": strict_model}
     chosen |= {"maps": maps} if maps in SOURCES else {"maps_file": Path(maps)}
     sources = expand(files, output)
     from mrirecon.calibrate import EspiritOptions

@@ -107,6 +107,9 @@ class Data(Section):
     )
     licence: str = Field("not stated", description="of the data; goes into the model card")
     source: str = Field("", description="of the data; goes into the model card")
+    contrasts: list[Literal["t1w", "t2w", "t2*w", "flair", "pdw"]] = Field(
+        [], description="of the data; goes into the model card"
+    )
     axes: str | None = Field(None, description="names of the stored axes of k-space, where files leave them open")
     maps: Literal["espirit", "file", "none"] = Field(
         "espirit", description="coil maps: from each item's own calibration region, from the file, or none"

@@ -36,6 +36,8 @@ def make_card(
         "calibration": [min(calibration), max(calibration)] if calibration else "32 % of the samples",
         "size": data.crop or sorted({s for f in sources.files for s in f["size"]}),  # type: ignore[attr-defined]
     }
+    if data.contrasts:
+        covers["contrasts"] = list(data.contrasts)
     if simulated:
         covers |= {"coils": data.simulation.coils, "snr": data.simulation.snr}
     return {
