@@ -1,0 +1,118 @@
+"""Undersample measured scans in retrospect and compare trained models with compressed sensing, point by point.
+
+    python scripts/compare_methods.py FULL_SCAN... [--models DIR...] [--seed 5] [--oracle]
+
+Same masks, coil maps and score for all; cs at its default weight, and with --oracle also at the best of a sweep, which
+no user can know. Without --models, those that come with mrirecon. Prints a row a point, then the mean, the worst
+difference from cs, and the share of points won. Prospective scans: 5 % of the samples outside the calibration region
+are held out, and the relative error of their prediction is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mrirecon.calibrate import ItemMaps, item_maps
+from mrirecon.checkpoints import Trained, load_model, shipped
+from mrirecon.coils.calibration import find_calibration
+from mrirecon.inference import pose, sense_reference
+from mrirecon.io import Scan, read
+from mrirecon.masks import make_mask
+from mrirecon.metrics import Score, scores
+from mrirecon.registry import build
+from mrirecon.regularization import default_weight
+
+LINES, PLANES = ("random", "equispaced", "gaussian1d"), ("gaussian2d", "poisson")
+SWEEP = (0.0015, 0.002, 0.003, 0.004, 0.006)
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scans", nargs="+", type=Path)
+    parser.add_argument("--models", nargs="*", type=Path, default=[])
+    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--every", type=int, default=1, help="take every n-th point")
+    parser.add_argument("--oracle", action="store_true")
+    options = parser.parse_args()
+    models = [load_model(folder) for folder in options.models or shipped().values()]
+    names = ["zero-filled", "cs", *(["cs, oracle"] if options.oracle else []), *(str(m.method) for m in models)]
+    table: list[list[tuple[float, float]]] = []
+    for path in options.scans:
+        scan = read(path)
+        if scan.mask(0).mean() < 0.9:
+            _predict(scan, models, options.seed)
+            continue
+        truth = sense_reference(scan)
+        # as in compare_bart.py: short scans bear less
+        rates = (2, 3, 4) if scan.space_shape[-1] <= 160 else (4, 6, 8)
+        points = [(f, float(r)) for r in rates for f in LINES] + [(f, float(r)) for r in (4, 8, 12) for f in PLANES]
+        for family, rate in points[:: options.every]:
+            row = _point(scan, truth, family, rate, options.seed, models, options.oracle)
+            table.append([(s.ssim or 0.0, s.psnr or 0.0) for s in row])
+            told = "  ".join(f"{n} {a:.4f}/{b:.2f}" for n, (a, b) in zip(names, table[-1], strict=True))
+            print(f"{path.stem:18s} {family:10s} {rate:4g}x  {told}", flush=True)
+    if not table:
+        return
+    values = np.array(table)
+    print(f"\n{len(table)} points: SSIM/PSNR, mean; difference from cs, worst; points won")
+    for column, name in enumerate(names):
+        mean, gap = values[:, column].mean(0), values[:, column] - values[:, 1]
+        won = f"{(gap[:, 0] > 0).mean():.0%}/{(gap[:, 1] > 0).mean():.0%}"
+        print(f"{name:14s} {mean[0]:.4f}/{mean[1]:.2f}   {gap[:, 0].min():+.4f}/{gap[:, 1].min():+.2f}   {won}")
+
+
+def _point(
+    scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int, models: list[Trained], oracle: bool
+) -> list[Score]:
+    shape = scan.space_shape
+    size = min(24, round(shape[-1] / rate * 0.4)) if family in LINES else 20 if rate < 12 else 16
+    mask = make_mask(family, shape, rate, calibration=size, seed=seed).mask
+    kspace = (scan.kspace(0) * mask).astype(np.complex64)
+    maps = item_maps(scan, 0, kspace, mask)
+
+    def score(image: torch.Tensor) -> Score:
+        return scores(image[0].numpy(), truth[:1])[0]
+
+    with torch.inference_mode():
+        plain, _ = pose(kspace, mask, maps, weighted=False)
+        weights = (default_weight("cs", mask), *(SWEEP if oracle else ()))
+        cs = [score(_cs(kspace, mask, maps, lam)) for lam in weights]
+        best = [max(cs, key=lambda s: s.ssim or 0.0)] if oracle else []
+        return [score(plain.adjoint), cs[0], *best, *(score(m.model.run(plain).image) for m in models)]
+
+
+def _cs(kspace: np.ndarray, mask: np.ndarray, maps: ItemMaps, lam: float) -> torch.Tensor:
+    problem, prior = pose(kspace, mask, maps, weighted=True)
+    return build("cs", {"lam": lam}).run(problem).image * prior
+
+
+def _predict(scan: Scan, models: list[Trained], seed: int) -> None:
+    """Print how well samples are predicted that were held out of a prospective scan."""
+    kspace, mask = scan.kspace(0), scan.mask(0)
+    region = np.zeros_like(mask)
+    region[find_calibration(mask)] = True
+    outer = np.flatnonzero(mask & ~region)
+    held = np.zeros(mask.shape, bool)
+    held.flat[np.random.default_rng(seed).choice(outer, round(0.05 * len(outer)), replace=False)] = True
+    kept = mask & ~held
+    seen = (kspace * kept).astype(np.complex64)
+    maps = item_maps(scan, 0, seen, kept)
+    with torch.inference_mode():
+        plain, _ = pose(seen, kept, maps, weighted=False)
+        weighted, _ = pose(seen, kept, maps, weighted=True)
+        found = {"zero-filled": plain.encode(plain.adjoint)}
+        found["cs"] = weighted.encode(build("cs", {"lam": default_weight("cs", kept)}).run(weighted).image)
+        found |= {str(m.method): plain.encode(m.model.run(plain).image) for m in models}
+        for name, predicted in found.items():
+            there = predicted[0].numpy()[:, held]
+            error = np.linalg.norm(there - kspace[:, held]) / np.linalg.norm(kspace[:, held])
+            print(f"{scan.path.stem}: {name} predicts held-out samples with relative error {error:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
