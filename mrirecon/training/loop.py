@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def train(
             tell(note)
         trainer.restore(state)
         tell(f"goes on after step {trainer.step} of {trainer.total}")
-    elif trainer.main:
+    if trainer.main:
         with atomic_path(folder / CONFIG) as temporary:
             temporary.write_text(render(config), encoding="utf-8")
     log.begin(trainer.step, command, anew=start is None, checked=trainer.checked == trainer.step)
@@ -119,7 +120,7 @@ def _claim(config: Config, folder: Path, resume: str) -> tuple[State, list[str]]
 def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], None]) -> None:
     train = t.settings.train
     begun = clock = last_save = time.perf_counter()
-    first, window = t.step, list[float]()
+    first = t.step
 
     def spend() -> None:
         nonlocal clock
@@ -134,7 +135,8 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
         last_save = time.perf_counter()
 
     if not t.zero_filled:
-        t.zero_filled = t.validate(build("zero-filled").to(t.device)).scores
+        # without maps there is no combination but the root sum of squares
+        t.zero_filled = t.validate(build("zero-filled" if t.check.maps else "rss").to(t.device)).scores
         log.write({"step": 0, "zero_filled": t.zero_filled})
     batches = t.loader.batches(t.step * train.accumulate)
     while True:
@@ -145,14 +147,14 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
         if t.step >= t.total or (train.patience and t.bad >= train.patience):
             break
         loss, norm = t.advance(batches)
-        window.append(loss)
+        t.window.append(loss)
         spend()
         if t.step % train.log_every == 0 or t.step == t.total:
-            line: dict[str, object] = {"step": t.step, "loss": sum(window) / len(window), "gradient": norm}
+            line: dict[str, object] = {"step": t.step, "loss": sum(t.window) / len(t.window), "gradient": norm}
             line |= {"lr": learning_rate(train, t.step - 1, t.total), "seconds": t.seconds}
             here = time.perf_counter() - begun
             log.write(line | {"steps/s": (t.step - first) / here, "waited": t.loader.waited / here})
-            window = []
+            t.window = []
         if progress:
             progress(t.step, t.total, f"loss {loss:.4f}")
         late = time.perf_counter() - last_save > train.checkpoint_seconds
@@ -196,6 +198,9 @@ def _signals(trainer: Trainer) -> Iterator[None]:
             raise Stopped(number, "at once; the last saved state is whole")
         trainer.signal = number
 
+    if threading.current_thread() is not threading.main_thread():  # signals come to the main one alone
+        yield
+        return
     before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield

@@ -68,6 +68,7 @@ class Trainer:
         self.loader = Loader(self.order, self._workers(), fabric.global_rank, fabric.world_size)
         self.step, self.seconds, self.checked, self.bad = 0, 0.0, 0, 0
         self.best: float | None = None
+        self.window: list[float] = []  # losses since the last line of the log
         self.scores: dict[str, float | None] = {}
         self.zero_filled: dict[str, float | None] = {}
         self.signal = 0
@@ -101,6 +102,7 @@ class Trainer:
             "checked": self.checked,
             "bad": self.bad,
             "best": self.best,
+            "window": self.window,
             "scores": self.scores,
             "zero_filled": self.zero_filled,
             "model": {k: w.detach() for k, w in self.weights.items()},
@@ -113,6 +115,7 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.checked, self.bad = state["checked"], state["bad"]
         self.best, self.scores, self.zero_filled = state["best"], state["scores"], state["zero_filled"]
+        self.window = list(state["window"])
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(state["model"][name])
