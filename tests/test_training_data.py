@@ -333,6 +333,24 @@ def test_scans_are_undersampled_and_combined(tmp_path):
     assert tuple(cut.problem.y.shape[1:]) == (4, 48, 48)
 
 
+def test_maps_from_the_file(tmp_path):
+    full = acquire(phantom((64, 72), 1, 1)[0], (1, 1), Simulation(), np.random.default_rng(0), coils=4, window=(64, 72))
+    for name in ("case1", "case2"):
+        maps = full.maps.numpy()[None, None]
+        write_kspace(tmp_path / f"{name}.npz", full.kspace.numpy()[None], maps=maps)
+    files = {"train": [str(tmp_path / "case1.npz")], "val": [str(tmp_path / "case2.npz")]}
+    data = settings(**files, maps="file", crop=None)
+    batch = Recipe(open_sources(data).train, data, 0).item(0, 0, 0)
+    length = root_sum_of_squares(full.maps, 0).max()
+    assert torch.allclose(batch.problem.maps[0, 0], full.maps / length, atol=1e-6)
+    cut = data.model_copy(update={"crop": [48, 48]})
+    with pytest.raises(InputError, match="do not fit what is cut out"):
+        Recipe(open_sources(cut).train, cut, 0).item(0, 0, 0)
+    none = data.model_copy(update={"maps": "none"})
+    unit = Recipe(open_sources(none).train, none, 0).item(0, 0, 0).problem.maps
+    assert torch.equal(unit, torch.full_like(unit, 0.5))
+
+
 def test_prospective_scans_have_no_target(tmp_path):
     full = acquire(phantom((64, 72), 1, 1)[0], (1, 1), Simulation(), np.random.default_rng(0), coils=4, window=(64, 72))
     mask, _ = draw_mask(MASKS, (64, 72), np.random.default_rng(0), True)
