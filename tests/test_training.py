@@ -20,9 +20,10 @@ from mrirecon.checkpoints import load_model
 from mrirecon.config import load_config
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
-from mrirecon.errors import InputError, SignalError, Stopped, UsageError
+from mrirecon.errors import InputError, ModelMismatchError, SignalError, Stopped, UsageError
 from mrirecon.io import read, read_image, write_kspace
 from mrirecon.masks import make_mask
+from mrirecon.training import state
 from mrirecon.training import trainer as parts
 from mrirecon.training.setup import learning_rate, make_fabric, processes
 from mrirecon.training.state import load_state, save_state, states
@@ -129,10 +130,10 @@ def test_what_a_run_leaves(straight, config):
     assert [x["step"] for x in lines if "loss" in x] == list(range(1, 9))
     assert all(x["lr"] <= 1e-3 for x in lines if "lr" in x)
     # exported are the averaged weights, not the last ones
-    exported, state = load_model(straight / "last").model.state_dict(), last_state(straight)
+    exported, saved = load_model(straight / "last").model.state_dict(), last_state(straight)
     for name, weight in exported.items():
-        assert torch.equal(weight, state["ema"][name])
-    assert any(not torch.equal(state["model"][n], state["ema"][n]) for n in exported)
+        assert torch.equal(weight, saved["ema"][name])
+    assert any(not torch.equal(saved["model"][n], saved["ema"][n]) for n in exported)
 
 
 def test_the_model_reconstructs(straight, tmp_path):
@@ -267,6 +268,15 @@ def test_a_damaged_state_falls_back(straight, config):
         path.write_bytes(b"")
     with pytest.raises(InputError, match="every state of this run is damaged"):
         training.train(load_config(config), straight)
+
+
+def test_a_state_of_another_version_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(state, "FORMAT", 99)
+    save_state(tmp_path, 1, {"step": 1})
+    monkeypatch.undo()
+    with pytest.raises(ModelMismatchError, match="another version") as caught:
+        load_state(tmp_path)
+    assert "99" in caught.value.why
 
 
 def test_states_are_written_whole(tmp_path, monkeypatch):

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from mrirecon.errors import InputError
+from mrirecon.errors import InputError, ModelMismatchError
 from mrirecon.io import atomic_path
 
 KEPT = 2
+FORMAT = 1  # raised when a state of today could no longer be gone on from as it is meant
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt$")
 State = dict[str, Any]  # tensors and plain data, as torch.load(weights_only=True) takes
 
@@ -28,7 +29,7 @@ def save_state(folder: Path, step: int, state: State) -> Path:
 
     """
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
     path = folder / f"step-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     with atomic_path(path) as temporary:
@@ -51,6 +52,7 @@ def load_state(folder: Path) -> tuple[State | None, list[str]]:
 
     Raises:
         InputError: there are states, and all of them are damaged.
+        ModelMismatchError: written in another format.
 
     """
     notes: list[str] = []
@@ -62,6 +64,13 @@ def load_state(folder: Path) -> tuple[State | None, list[str]]:
             notes.append(f"{path.name} is damaged ({len(content)} bytes): the state before it is taken")
             continue
         loaded: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if loaded.get("format") != FORMAT:
+            raise ModelMismatchError(
+                "the run was begun by another version of mrirecon",
+                where=str(path),
+                why=f"its state has the format {loaded.get('format')}, and this version writes {FORMAT}",
+                fix="go on with the version that card.md names, or start anew elsewhere",
+            )
         return loaded, notes
     if notes:
         raise InputError(
