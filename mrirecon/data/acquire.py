@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
@@ -115,6 +116,7 @@ def acquire(
     factor = _smooth(_bias(rng, grid, settings.bias), image.shape).astype(np.float32)
     strength, snr = _between(rng, settings.phase), _geometric(rng, settings.snr)
     phase = _smooth(strength * object_phase(image.shape, seed, offset=height, grid=grid), image.shape)
+    phase = phase + _tissue_phase(image / peak, settings, rng)
     fine = torch.from_numpy((image * factor * np.exp(1j * phase)).astype(np.complex64))
     shape = _matrix(image.shape, spacing, settings, rng)
     small = _centre(Fourier(_PLANE)(fine), shape) * math.sqrt(math.prod(shape) / image.size)
@@ -226,6 +228,27 @@ def _bias(rng: np.random.Generator, grid: tuple[Real, Real], deviation: float) -
         waves, phase = rng.normal(0, 1.6, 2), rng.uniform(0, 2 * math.pi)
         total += np.cos(waves[0] * grid[0] + waves[1] * grid[1] + phase)
     return np.asarray(np.exp(deviation * total / math.sqrt(2)))
+
+
+def _tissue_phase(image: Real, settings: Simulation, rng: np.random.Generator) -> Real:
+    """Return the phase (y, x) that tissue has of its own: a rim of fat, off resonance, and fine structures.
+
+    Args:
+        image: (y, x), magnitudes up to 1.
+        settings: what is drawn from.
+        rng: of the draws.
+
+    """
+    fat, detail = _between(rng, settings.fat), _between(rng, settings.detail)
+    side, width = (1 if rng.random() < 0.5 else -1), rng.uniform(0.02, 0.06)
+    phase = detail * (image - ndimage.uniform_filter(image, 15))
+    if fat:
+        # Every second pixel will do for a depth; the rim ends where the dark skull hides the step.
+        inside = ndimage.binary_fill_holes(np.pad(image[::2, ::2] > 0.08, 1))
+        depth = ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
+        rim = depth < width * min(image.shape) / 2
+        phase += side * fat * rim.repeat(2, 0).repeat(2, 1)[: image.shape[0], : image.shape[1]]
+    return np.asarray(phase, np.float32)
 
 
 def _coarse(shape: tuple[int, ...]) -> tuple[Real, Real]:

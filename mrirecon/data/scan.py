@@ -99,6 +99,8 @@ def simulate_scan(
         coils=[coils, coils],
         snr=[snr, snr],
         phase=[float(phase)] * 2,
+        fat=[2.0 * phase] * 2,
+        detail=[0.5 * phase] * 2,
         bias=bias,
         contrast=[1.0, 1.0],
         resolution=[resolution, resolution],

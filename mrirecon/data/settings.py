@@ -57,6 +57,8 @@ class Simulation(Section):
     correlation: Range = Field([0.05, 0.5], description="share of the noise that coils have in common")
     distance: Range = Field([1.0, 1.4], description="of the coils from the centre, in halves of the field of view")
     phase: Strength = Field([0.5, 3.0], description="strength of the object's phase; [0, 0] for none")
+    fat: Strength = Field([0.0, 3.2], description="phase of the rim of the object, where fat is, in radians")
+    detail: Strength = Field([0.0, 1.5], description="phase of fine structures (susceptibility), radians per contrast")
     bias: float = Field(0.25, ge=0, le=2, description="standard deviation of the logarithm of the bias field")
     contrast: Range = Field([0.75, 1.3], description="exponent that the magnitude is raised to")
     resolution: Range = Field([0.6, 1.0], description="pixel density, relative to the volume's own")
