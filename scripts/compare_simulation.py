@@ -5,7 +5,7 @@
 Scans are fully sampled. Measures, of one slice:
 decay      slope of log amplitude over log frequency, 10 to 60 % of the band
 rim        amplitude in the outermost twentieth of the band, over what that slope lets expect
-snr        mean of the object in the combined image over the noise that the edges of k-space show
+snr        mean of the object in the combined image over the noise of an average coil
 rho        mean |correlation| of the noise of two coils, in the darkest corner of the image
 sigma      largest over smallest noise of a coil
 falloff    of a coil's share of the signal, 95th over 5th percentile inside the object, median over coils
@@ -93,8 +93,8 @@ def measures(kspace: Complex, maps: Complex) -> list[float]:
     values = np.linalg.eigvalsh(coils[:, inside] @ coils[:, inside].conj().T)
     effective = values.sum() ** 2 / (values**2).sum() / len(values)
     turns = np.abs(np.angle(combined[1:] * combined[:-1].conj()))[inside[1:] & inside[:-1]]
-    signal = float(np.abs(combined)[inside].mean() / np.sqrt((root**2).mean()))
-    found = [slope, rim, signal, rho, root.max() / root.min(), falloff, effective, turns.mean()]
+    signal = float(np.abs(combined)[inside].mean() / np.sqrt((sigma**2).mean()))
+    found = [slope, rim, signal, rho, sigma.max() / sigma.min(), falloff, effective, turns.mean()]
     return [float(v) for v in found]
 
 

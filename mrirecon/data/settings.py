@@ -53,7 +53,7 @@ class Simulation(Section):
     """How a magnitude volume becomes multi-coil k-space."""
 
     coils: Counts = Field([4, 32], description="receiver coils, drawn evenly in the logarithm")
-    snr: Range = Field([15.0, 150.0], description="mean signal over noise of an average coil image")
+    snr: Range = Field([10.0, 100.0], description="mean signal over noise of an average coil image")
     correlation: Range = Field([0.05, 0.5], description="share of the noise that coils have in common")
     distance: Range = Field([1.0, 1.4], description="of the coils from the centre, in halves of the field of view")
     phase: Strength = Field([0.5, 3.0], description="strength of the object's phase; [0, 0] for none")
