@@ -64,5 +64,5 @@ def _background(calibration: np.ndarray, fraction: float = 0.05) -> np.ndarray:
 
 
 def _without_ends(n: int) -> slice:
-    """Return all but the outer eighth at each end."""
-    return slice(n // 8, n - n // 8)
+    """Return all but the outer tenth at each end."""
+    return slice(n // 10, n - n // 10)
