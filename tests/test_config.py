@@ -102,7 +102,7 @@ MISTAKES = [
     ("method: cirim\ntrain:\n  steps: 5\n  epochs: 2\n", ["either steps or epochs"], 2),
     ("method: cirim\nloss:\n  ssdu: 1.0\n  l1: 1.0\n", ["ssdu"], 2),
     ("method: cirim\nloss:\n  l1: 0\n", ["at least one"], 2),
-    ("method: cirim\ndata:\n  crop: [200, 100]\n", ["crop must be"], 2),
+    ("method: cirim\ndata:\n  crop: [200, 100]\n", ["must not exceed"], 3),
     ("method: cirim\ndata:\n  simulation:\n    snr: [60, 8]\n", ["must not exceed"], 4),
     ("method: cirim\n\ttrain: 3\n", ["tab", "spaces"], 2),
     ("method: &a cirim\nmodel: *a\n", ["anchors and aliases"], 1),
@@ -232,6 +232,15 @@ def test_overrides_that_are_wrong(write, text, words):
         load_config(write(GOOD), [text])
     for word in [*words, f"--set {text}"]:
         assert word in str(caught.value)
+
+
+def test_one_stands_for_a_list(write):
+    masks = "data.masks=[{family: random, acceleration: 4, calibration: 16}]"
+    more = ["data.train=a.npz", "data.val=b.npz", "data.crop=96", "data.simulation.snr=30", masks]
+    data = load_config(write(GOOD), more).settings.data
+    assert (data.train, data.val, data.crop, data.simulation.snr) == (["a.npz"], ["b.npz"], [96, 96], [30.0, 30.0])
+    assert (data.masks[0].acceleration, data.masks[0].calibration) == ([4.0], [16])
+    assert load_config(write(GOOD), ["data.val=0.2"]).settings.data.val == 0.2
 
 
 def test_schema_knows_the_options():

@@ -1,37 +1,46 @@
 """What a training run draws its data from: the sections ``data``, ``simulation`` and ``masks`` of a configuration.
 
-A pair is a range [lowest, highest] that is drawn from; where a list holds choices, its description says so.
+A pair is a range [lowest, highest] that is drawn from, and one number stands for both ends; where a list holds choices,
+its description says so.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mrirecon.masks import FAMILIES
 
 
-def _ascending(pair: list[float]) -> list[float]:
+def _ascending(pair: list[Any]) -> list[Any]:
     if pair[0] > pair[1]:
         raise ValueError("the first number of a range must not exceed the second")
     return pair
 
 
-def _ascending_int(pair: list[int]) -> list[int]:
-    if pair[0] > pair[1]:
-        raise ValueError("the first number of a range must not exceed the second")
-    return pair
+def _both_ends(value: object) -> object:
+    """Take one number for a range from it to itself."""
+    return [value, value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _listed(value: object) -> object:
+    """Take one thing for a list of it."""
+    return value if value is None or isinstance(value, list | float) else [value]
+
+
+def _choices(value: object) -> object:
+    """Take one number for the only choice."""
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
-Range = Annotated[list[Positive], Field(min_length=2, max_length=2), AfterValidator(_ascending)]
-Counts = Annotated[
-    list[Annotated[int, Field(ge=0, le=4096)]], Field(min_length=2, max_length=2), AfterValidator(_ascending_int)
-]
-Strength = Annotated[
-    list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=2, max_length=2), AfterValidator(_ascending)
-]
+_PAIR = (Field(min_length=2, max_length=2), BeforeValidator(_both_ends), AfterValidator(_ascending))
+Range = Annotated[list[Positive], *_PAIR]
+Counts = Annotated[list[Annotated[int, Field(ge=0, le=4096)]], *_PAIR]
+Strength = Annotated[list[Annotated[float, Field(ge=0, le=100)]], *_PAIR]
+Window = Annotated[list[Annotated[int, Field(ge=32, le=1024)]], *_PAIR]
+Names = Annotated[list[str], BeforeValidator(_listed)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -78,8 +87,12 @@ class MaskDraw(Section):
     """One family of masks that items are undersampled with."""
 
     family: Literal["random", "equispaced", "gaussian1d", "gaussian2d", "poisson"]
-    acceleration: list[Annotated[float, Field(ge=1, le=64)]] = Field(min_length=1, description="choices")
-    calibration: list[Annotated[int, Field(ge=0, le=512)]] = Field([], description="choices; none: 32 % of the samples")
+    acceleration: Annotated[list[Annotated[float, Field(ge=1, le=64)]], BeforeValidator(_choices)] = Field(
+        min_length=1, description="choices"
+    )
+    calibration: Annotated[list[Annotated[int, Field(ge=0, le=512)]], BeforeValidator(_choices)] = Field(
+        [], description="choices; none: 32 % of the samples"
+    )
     axis: Literal["x", "y", "either"] = Field("either", description="undersampled axis of lines")
     weight: Positive = Field(1.0, description="how often it is drawn, relative to the others")
 
@@ -96,13 +109,13 @@ DEFAULT_MASKS = [
 class Data(Section):
     """Where items come from, how people are kept apart, and how items are cut."""
 
-    train: list[str] = Field(
+    train: Names = Field(
         ["phantom:0", "phantom:1"], min_length=1, description="files, folders, patterns, FILE#ARRAYS, phantom:SEED"
     )
-    val: list[str] | Annotated[float, Field(gt=0, lt=1)] = Field(
+    val: Annotated[Names | Annotated[float, Field(gt=0, lt=1)], BeforeValidator(_listed)] = Field(
         ["phantom:100"], description="the same, or the share of people held out of train"
     )
-    exclude: list[str] = Field([], description="patterns of names left out of train and val")
+    exclude: Names = Field([], description="patterns of names left out of train and val")
     person: str = Field(
         r"((?:sub|patient|subject|person|case|file|phantom)[-_:]?[0-9A-Za-z]+)",
         description="regular expression whose first group names the person in a file's name; else the whole name does",
@@ -119,16 +132,8 @@ class Data(Section):
     target: Literal["clean", "measured"] = Field(
         "clean", description="of simulated items: without noise, or as a full measurement would be"
     )
-    crop: Annotated[list[Annotated[int, Field(ge=32, le=1024)]], Field(min_length=2, max_length=2)] | None = Field(
-        None, description="lowest and highest side of the window cut out before masking"
-    )
+    crop: Window | None = Field(None, description="lowest and highest side of the window cut out before masking")
     epoch: Annotated[int, Field(ge=1)] | None = Field(None, description="items in an epoch; by default all slices")
     val_items: Annotated[int, Field(ge=1)] = Field(24, description="items that validation looks at")
     simulation: Simulation = Field(default_factory=Simulation)
     masks: list[MaskDraw] = Field(DEFAULT_MASKS, min_length=1)
-
-    @model_validator(mode="after")
-    def _crop_ascends(self) -> Data:
-        if self.crop is not None and self.crop[0] > self.crop[1]:
-            raise ValueError("crop must be [lowest, highest]")
-        return self
