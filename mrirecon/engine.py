@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 import torch
@@ -256,6 +256,13 @@ class Reconstructor(nn.Module):
     The scale is the 99th percentile of |Aᴴy| of each item, so that a regularization weight or a network means the same
     on every scanner. Because the maps of two sets share one image, their magnitudes are combined first. Weights from
     elsewhere may have been trained in the data's own units: ``scale="none"``.
+
+    Args:
+        engine: iterates.
+        prepare: completes the problem, say with maps from a network.
+        scale: as above.
+        start: the image that a learned method refines, in place of the zero-filled one; no gradient flows through it.
+
     """
 
     def __init__(
@@ -264,9 +271,11 @@ class Reconstructor(nn.Module):
         prepare: Callable[[Problem], Problem] | None = None,
         *,
         scale: Scale = "percentile",
+        start: Callable[[Problem], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.engine = engine
+        self.start = start
         self.prepare = prepare
         self.scale = scale
 
@@ -282,7 +291,11 @@ class Reconstructor(nn.Module):
         if self.scale == "none":
             scale = torch.ones_like(scale)
         q = p.scaled(scale, consume=consume)
-        return (q if self.prepare is None else self.prepare(q)).prepared(), scale
+        q = (q if self.prepare is None else self.prepare(q)).prepared()
+        if self.start is not None:
+            with torch.no_grad():
+                q = replace(q, start=self.start(q))
+        return q, scale
 
     def run(self, p: Problem, *, consume: bool = False) -> Result:
         """Reconstruct, and tell how it went; with ``consume``, p's k-space may be overwritten meanwhile."""

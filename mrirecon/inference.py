@@ -255,7 +255,8 @@ class _Job:
 
 def _stack(problems: list[Problem]) -> Problem:
     y, mask, maps = (torch.cat(part) for part in zip(*((p.y, p.mask, p.maps) for p in problems), strict=True))
-    return Problem(y, mask, maps)
+    priors = [p.prior for p in problems if p.prior is not None]
+    return Problem(y, mask, maps, torch.cat(priors) if len(priors) == len(problems) else None)
 
 
 def pose(
@@ -268,7 +269,8 @@ def pose(
     prior = maps.prior() if weighted else torch.ones_like(maps.maps[:, :, 0].real)
     sensitivities = maps.maps * prior.unsqueeze(2) if weighted else maps.cropped()
     sampled = torch.from_numpy(mask.astype(np.float32))[None, None]
-    return Problem(torch.from_numpy(kspace)[None], sampled, sensitivities).to(device), prior.to(device)
+    inner = None if weighted else maps.inner_prior()
+    return Problem(torch.from_numpy(kspace)[None], sampled, sensitivities, inner).to(device), prior.to(device)
 
 
 def sense_reference(scan: Scan) -> np.ndarray:

@@ -37,6 +37,9 @@ class Problem:
         y: (B, C, *space) complex, centred k-space, zero where not sampled.
         mask: (B or 1, 1, *space) real, 1 where sampled and 0 elsewhere.
         maps: (B, M, C, *space) complex coil sensitivities, M sets of them.
+        prior: (B, M, *space) real: how likely there is signal, for a method within a method that is regularized; it
+            solves for u = x / prior. None where nothing is known.
+        start: (B, M, *space) complex, what a learned method refines; None for the zero-filled image.
 
     Raises:
         InputError: the shapes or the types do not belong together.
@@ -46,6 +49,8 @@ class Problem:
     y: Tensor
     mask: Tensor
     maps: Tensor
+    prior: Tensor | None = None
+    start: Tensor | None = None
     cache: _Prepared | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -134,6 +139,11 @@ class Problem:
         return self.A.adjoint(self.y) if self.cache is None else self.cache.adjoint
 
     @property
+    def first(self) -> Tensor:
+        """The image that a learned method refines (B, M, *space)."""
+        return self.adjoint if self.start is None else self.start
+
+    @property
     def bound(self) -> Tensor:
         """(B,) upper bound of the largest eigenvalue of Aᴴ A: gradient steps of 1/bound are safe."""
         cache = self.prepared().cache
@@ -178,4 +188,5 @@ class Problem:
 
     def to(self, device: torch.device | str) -> Problem:
         """Return the problem on another device, unprepared."""
-        return Problem(self.y.to(device), self.mask.to(device), self.maps.to(device))
+        prior, start = (None if v is None else v.to(device) for v in (self.prior, self.start))
+        return Problem(self.y.to(device), self.mask.to(device), self.maps.to(device), prior, start)

@@ -19,6 +19,7 @@ from mrirecon.data.sources import open_sources, person_of
 from mrirecon.data.volumes import is_volume, measured_support, prepare, read_volumes
 from mrirecon.engine import percentile_scale
 from mrirecon.errors import InputError, SignalError, UsageError
+from mrirecon.inference import pose
 from mrirecon.io import read, write_kspace
 from mrirecon.operators import Fourier, root_sum_of_squares
 
@@ -254,8 +255,10 @@ def test_maps_are_what_inference_will_have(tmp_path):
     write_kspace(tmp_path / "x.h5", p.y.numpy(), mask=p.mask[0, 0].numpy().astype(np.uint8))
     scan = read(tmp_path / "x.h5")
     with one_thread():
-        there = item_maps(scan, 0, scan.kspace(0), scan.mask(0)).cropped()
-    assert torch.allclose(there, p.maps, atol=1e-5)
+        there = item_maps(scan, 0, scan.kspace(0), scan.mask(0))
+    posed, _ = pose(scan.kspace(0), scan.mask(0), there, weighted=False)
+    assert torch.allclose(posed.maps, p.maps, atol=1e-5)
+    assert torch.allclose(posed.prior, p.prior, atol=1e-4)
     # the target is what these maps make of the noise-free coils: consistent with the data up to the noise
     residual = (p.A(batch.target) - p.y).norm() / p.y.norm()
     assert residual < 0.2

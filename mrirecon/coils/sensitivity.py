@@ -36,7 +36,7 @@ class SensitivityNet(nn.Module):
         maps = to_complex(self.norm_unet(to_real(images)), images.shape[1])
         length = root_sum_of_squares(maps, 1, keepdim=True)
         maps = maps / length.clamp_min(torch.finfo(length.dtype).tiny)
-        return Problem(p.y, p.mask, maps.unsqueeze(1))
+        return Problem(p.y, p.mask, maps.unsqueeze(1), None, p.start)
 
     @staticmethod
     def centre(mask: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mrirecon.coils.calibration import find_calibration
-from mrirecon.coils.espirit import crop_weights, espirit
+from mrirecon.coils.espirit import crop_weights, espirit, prior_within
 from mrirecon.data.acquire import acquire, one_thread
 from mrirecon.data.settings import Data, MaskDraw
 from mrirecon.data.sources import MEASURED, Slot
@@ -123,7 +123,7 @@ class Recipe:
         sampled = torch.from_numpy(mask.copy())
         y = kspace * sampled
         stored = slot.source.maps(slot.index) if isinstance(slot.source, Scan) and self.data.maps == "file" else None
-        maps = self._maps(y, mask, stored, slot)
+        maps, prior = self._maps(y, mask, stored, slot)
         image = Fourier(_PLANE).adjoint(kspace) if clean is None else clean
         target: Tensor | None = None
         if not prospective:
@@ -136,7 +136,7 @@ class Recipe:
         elif self.full:
             held, full = (mask, y) if prospective else (np.ones_like(mask), Fourier(_PLANE)(image))
         return Batch(
-            Problem(y[None], sampled.to(y.real.dtype)[None, None], maps[None]),
+            Problem(y[None], sampled.to(y.real.dtype)[None, None], maps[None], prior),
             target,
             None if full is None else full[None],
             None if held is None else torch.from_numpy(held).to(y.real.dtype)[None, None],
@@ -191,11 +191,14 @@ class Recipe:
         sides = shared.integers(low, high + 1, 2) * 8
         return int(sides[0]), int(sides[1])
 
-    def _maps(self, y: Tensor, mask: np.ndarray, stored: np.ndarray | None, slot: Slot) -> Tensor:
-        """Return (1, C, y, x) what inference will have: maps of the item's own calibration region, or of the file."""
+    def _maps(self, y: Tensor, mask: np.ndarray, stored: np.ndarray | None, slot: Slot) -> tuple[Tensor, Tensor | None]:
+        """Return what inference will have: maps (1, C, y, x) of the item's own calibration region, or of the file.
+
+        And the prior (1, 1, y, x) that comes with the first.
+        """
         coils, *space = y.shape
         if not self.maps or self.data.maps == "none" or (coils == 1 and stored is None):
-            return torch.full((1, coils, *space), coils**-0.5, dtype=y.dtype)
+            return torch.full((1, coils, *space), coils**-0.5, dtype=y.dtype), None
         if self.data.maps == "file":
             if stored is None or stored.shape[0] != 1 or stored.shape[2:] != tuple(space):
                 raise InputError(
@@ -204,10 +207,11 @@ class Recipe:
                     fix="use data.maps: espirit",
                 )
             maps = torch.from_numpy(np.ascontiguousarray(stored))
-            return maps / root_sum_of_squares(maps, 1).amax()
+            return maps / root_sum_of_squares(maps, 1).amax(), None
         box = find_calibration(mask, CALIBRATION)
         found = espirit(y[(None, slice(None), *box)], (space[0], space[1]), kernel=KERNEL, crop=0)
-        return (found.maps * crop_weights(found.values, CROP).unsqueeze(2))[0]
+        cropped = found.maps * crop_weights(found.values, CROP).unsqueeze(2)
+        return cropped[0], prior_within(found.values, CROP)
 
 
 def draw_mask(
@@ -330,7 +334,7 @@ def stack(items: Sequence[Batch]) -> Batch:
         return torch.cat(there) if len(there) == len(values) else None
 
     return Batch(
-        Problem(y, mask, maps),
+        Problem(y, mask, maps, joined([i.problem.prior for i in items])),
         joined([i.target for i in items]),
         joined([i.full for i in items]),
         joined([i.held for i in items]),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated, Literal, cast
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from mrirecon.engine import Reconstructor, Step, Unrolled
+from mrirecon.problem import Problem
 from mrirecon.registry import register
+from mrirecon.regularization import default_weight
 from mrirecon.sparsity import Regularizer, TotalVariation, WaveletL1
 from mrirecon.steps import Admm, CoilImages, ConjugateGradient, Fista, PrimalDual, ZeroFilled
 
@@ -69,6 +74,19 @@ def cs_tv(
 ) -> Reconstructor:
     """Compressed sensing with isotropic total variation (Block et al., MRM 57:1086, 2007)."""
     return Reconstructor(Unrolled([_solver(solver, TotalVariation(ndim), lam, rho)], iterations, tolerance=tolerance))
+
+
+def compressed_sensing_start(p: Problem) -> Tensor:
+    """Return the image of `cs` at its default weight (B, M, *space), for a learned method to refine.
+
+    With a prior w it solves for u = x / w, as it does when it is used alone.
+    """
+    weights = torch.tensor([default_weight("cs", mask[0]) for mask in p.mask], dtype=p.mask.dtype, device=p.y.device)
+    engine = cs(ndim=p.y.ndim - 2).engine
+    cast("Fista", engine.blocks[0]).lam = weights
+    if p.prior is None:
+        return cast("Tensor", engine(p))
+    return cast("Tensor", engine(replace(p, maps=p.maps * p.prior.unsqueeze(2), cache=None)) * p.prior)
 
 
 def _solver(name: Solver, regularizer: Regularizer, lam: float, rho: float, average: int = 1) -> Step:  # type: ignore[type-arg]

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from mrirecon.coils.sensitivity import SensitivityNet
 from mrirecon.engine import Reconstructor, Scale, Step, Unrolled
 from mrirecon.errors import UsageError
+from mrirecon.methods.classical import compressed_sensing_start
 from mrirecon.networks import ConvStack, InvertibleNet, NormUnet, RecurrentNet, Unet
 from mrirecon.networks.recurrent import CellName
+from mrirecon.problem import Problem
 from mrirecon.registry import register
 from mrirecon.steps import (
     FrozenRim,
@@ -27,10 +29,12 @@ from mrirecon.steps import (
 from mrirecon.steps.cascade import Combine
 from mrirecon.updates import Chain, Consistency, Lift, Net, Part, Refine, cascade, data_consistency
 
+_STARTS: dict[str, Callable[[Problem], Tensor] | None] = {"zero-filled": None, "cs": compressed_sensing_start}
 Count = Annotated[int, Field(ge=1)]
 Pools = Annotated[int, Field(ge=1, le=8)]
 Kernel = Literal[1, 3, 5]
 Memory = Literal["store", "checkpoint"]
+Start = Literal["zero-filled", "cs"]  # the image that is refined
 
 
 @register(learned=True)
@@ -41,13 +45,14 @@ def rim(
     features: Count = 64,
     recurrent_kernel: Kernel = 1,
     dc: Consistency = "none",
+    start: Start = "zero-filled",
     scale: Scale = "percentile",
     memory: Memory = "store",
     segment: Count = 1,
 ) -> Reconstructor:
     """Recurrent inference machine with GRU, MGU or IndRNN cells (arXiv 2012.07819)."""
-    step = _rim(cell, features, recurrent_kernel, dc)
-    return Reconstructor(Unrolled([step], steps, memory=memory, segment=segment), scale=scale)
+    step = _rim(cell, features, recurrent_kernel, dc, quiet=start == "cs")
+    return Reconstructor(Unrolled([step], steps, memory=memory, segment=segment), scale=scale, start=_STARTS[start])
 
 
 @register(learned=True)
@@ -57,13 +62,14 @@ def irim(
     features: Count = 64,
     recurrent_kernel: Kernel = 1,
     dc: Consistency = "none",
+    start: Start = "zero-filled",
     scale: Scale = "percentile",
     memory: Memory = "store",
     segment: Count = 1,
 ) -> Reconstructor:
     """Independently recurrent inference machine: one cascade of a CIRIM (arXiv 2111.15498). Not the invertible RIM."""
-    step = _rim("indrnn", features, recurrent_kernel, dc)
-    return Reconstructor(Unrolled([step], steps, memory=memory, segment=segment), scale=scale)
+    step = _rim("indrnn", features, recurrent_kernel, dc, quiet=start == "cs")
+    return Reconstructor(Unrolled([step], steps, memory=memory, segment=segment), scale=scale, start=_STARTS[start])
 
 
 @register(learned=True)
@@ -79,6 +85,7 @@ def cirim(
     carry: bool = False,
     share: bool = False,
     compat: Literal["none", "mridc-0.0.1", "mridc-0.2", "atommic-1.0", "direct-2.1"] = "none",
+    start: Start = "zero-filled",
     scale: Scale = "percentile",
     memory: Memory = "store",
     segment: Count = 1,
@@ -107,10 +114,10 @@ def cirim(
         if released and dc == "soft":
             network = RecurrentNet(4, 2, features, cell, recurrent_kernel)
             return ReleasedRim(network, detach=detach, carry=carry)
-        return _rim(cell, features, recurrent_kernel, dc, detach=detach, carry=carry)
+        return _rim(cell, features, recurrent_kernel, dc, detach=detach, carry=carry, quiet=start == "cs")
 
     blocks = _copies(cascades, share, block)
-    return Reconstructor(Unrolled(blocks, steps, memory=memory, segment=segment), scale=scale)
+    return Reconstructor(Unrolled(blocks, steps, memory=memory, segment=segment), scale=scale, start=_STARTS[start])
 
 
 @register(learned=True)
@@ -127,17 +134,21 @@ def e2evn(
     sensitivity_channels: Count = 8,
     sensitivity_pools: Pools = 4,
     share: bool = False,
+    start: Start = "zero-filled",
     scale: Scale = "percentile",
     memory: Memory = "store",
 ) -> Reconstructor:
     """End-to-end variational network on k-space, with its own or with given coil maps (Sriram et al., MICCAI 2020)."""
 
     def block() -> Step:  # type: ignore[type-arg]
-        part = cascade(Lift(Net(NormUnet(channels, pools))), dc, "kspace", skip=skip, plus=plus)
-        return InKspace(part, combine)
+        net = NormUnet(channels, pools)
+        if start == "cs":
+            _silence(net.unet.final)
+        return InKspace(cascade(Lift(Net(net)), dc, "kspace", skip=skip, plus=plus), combine)
 
     prepare = SensitivityNet(sensitivity_channels, sensitivity_pools) if sensitivity else None
-    return Reconstructor(Unrolled(_copies(cascades, share, block), memory=memory), prepare, scale=scale)
+    engine = Unrolled(_copies(cascades, share, block), memory=memory)
+    return Reconstructor(engine, prepare, scale=scale, start=_STARTS[start])
 
 
 @register(learned=True)
@@ -241,20 +252,39 @@ def unet(
     domain: Literal["complex", "magnitude"] = "complex",
     dc: Consistency = "none",
     skip: bool = False,
+    start: Start = "zero-filled",
     scale: Scale = "percentile",
 ) -> Reconstructor:
     """U-Net on the zero-filled image: complex, combined by maps, or the magnitude as in fastMRI's baseline."""
     if domain == "magnitude":
         return Reconstructor(Unrolled([MagnitudeNet(Unet(1, 1, channels, pools, dropout))]), scale=scale)
-    part = Refine(Net(NormUnet(channels, pools, dropout=dropout)), skip=skip, plus=True)
-    return Reconstructor(Unrolled([InImage(_then(part, data_consistency(dc, "image")))]), scale=scale)
+    net = NormUnet(channels, pools, dropout=dropout)
+    if start == "cs" and skip:
+        _silence(net.unet.final)
+    part = _then(Refine(Net(net), skip=skip, plus=True), data_consistency(dc, "image"))
+    return Reconstructor(Unrolled([InImage(part)]), scale=scale, start=_STARTS[start])
 
 
 def _rim(
-    cell: CellName, features: int, kernel: int, dc: Consistency, *, detach: bool = False, carry: bool = False
+    cell: CellName,
+    features: int,
+    kernel: int,
+    dc: Consistency,
+    *,
+    detach: bool = False,
+    carry: bool = False,
+    quiet: bool = False,
 ) -> Rim:
     network = RecurrentNet(4, 2, features, cell, kernel)
+    if quiet:
+        _silence(network.final_layer)
     return Rim(network, data_consistency(dc, "image"), detach=detach, carry=carry)
+
+
+def _silence(layer: nn.Module) -> None:
+    """Let a network begin by adding nothing: what it refines is good already."""
+    for weight in layer.parameters():
+        nn.init.zeros_(weight)
 
 
 def _then(part: Part, last: Part | None) -> Part:

@@ -72,6 +72,11 @@ class Unet(nn.Module):
         ups[-1] = nn.Sequential(ups[-1], nn.Conv2d(channels, outputs, 1))
         self.up_conv = nn.ModuleList(ups)
 
+    @property
+    def final(self) -> nn.Module:
+        """The convolution that the output comes from."""
+        return cast("nn.Sequential", self.up_conv[-1])[1]
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs, y, x) to (N, outputs, y, x), any size that every level still holds.
 

@@ -15,15 +15,15 @@ Combine = Literal["sense", "rss"]
 
 
 class InImage(Step[Tensor]):
-    """x⁺ = part(x), from the zero-filled image."""
+    """x⁺ = part(x), from the image to refine."""
 
     def __init__(self, part: Part) -> None:
         super().__init__()
         self.part = part
 
     def init(self, p: Problem) -> Tensor:
-        """Start at Aᴴ y."""
-        return p.adjoint
+        """Start at the image to refine: Aᴴ y, if no other is given."""
+        return p.first
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Apply the part."""
@@ -36,15 +36,18 @@ class InImage(Step[Tensor]):
 
 
 class InKspace(Step[Tensor]):
-    """k⁺ = part(k), from the measured k-space; the image is Sᴴ Fᴴ k or the root sum of squares of the coil images."""
+    """k⁺ = part(k), from the measured k-space, completed by the image to refine if there is one.
+
+    The image is Sᴴ Fᴴ k or the root sum of squares of the coil images.
+    """
 
     def __init__(self, part: Part, combine: Combine = "sense") -> None:
         super().__init__()
         self.part, self.combine = part, combine
 
     def init(self, p: Problem) -> Tensor:
-        """Start at y."""
-        return p.y
+        """Start at y, and where nothing was measured at what the image to refine says."""
+        return p.y if p.start is None else p.y + (1 - p.mask) * p.encode(p.start)
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Apply the part."""

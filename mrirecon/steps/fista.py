@@ -39,7 +39,7 @@ class Fista(Step[FistaState]):
     see convergence; 1 shows x itself.
     """
 
-    def __init__(self, regularizer: Regularizer, lam: float, average: int = 1, start: int = 8) -> None:
+    def __init__(self, regularizer: Regularizer, lam: float | Tensor, average: int = 1, start: int = 8) -> None:
         super().__init__()
         self.regularizer, self.lam, self.average, self.start = regularizer, lam, average, start
 

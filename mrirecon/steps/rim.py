@@ -41,8 +41,8 @@ class Rim(Step[RimState]):
         self.network, self.consistency, self.detach, self.carry = network, consistency, detach, carry
 
     def init(self, p: Problem) -> RimState:
-        """Start at the zero-filled image without memory."""
-        return RimState(p.adjoint, self.network.start(to_real(p.adjoint)))
+        """Start at the image to refine, without memory."""
+        return RimState(p.first, self.network.start(to_real(p.first)))
 
     def enter(self, previous: RimState, p: Problem) -> RimState:
         """Start at the previous cascade's image."""
