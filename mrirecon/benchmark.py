@@ -168,7 +168,7 @@ def _ours(
     """Return our job as a function of λ, with maps of the scan or these; for one call, it may use k-space up."""
     if case == "espirit":
         return lambda _: scan.maps().cropped().numpy()
-    problem, prior = pose(scan.kspace, scan.mask, maps or scan.maps(), weighted=True)
+    problem, prior = pose(scan.kspace, scan.mask, maps or scan.maps(), "weighted")
     method = "cs-tv" if case == "tv" else "cs"
 
     def job(lam: float) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mrirecon.coils.calibration import find_calibration
-from mrirecon.coils.espirit import crop_weights, espirit, prior_within
+from mrirecon.coils.espirit import PRIOR_POWER, crop_weights, espirit
 from mrirecon.errors import CalibrationError, InputError
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
@@ -54,7 +54,7 @@ class ItemMaps:
             return self.maps
         return self.maps * crop_weights(self.values, self.crop).unsqueeze(2)
 
-    def prior(self, power: float = 8.0) -> Tensor:
+    def prior(self, power: float = PRIOR_POWER) -> Tensor:
         """Return a weight w in [0, 1] for regularized reconstruction (1, M, *space): eigenvalue to the ``power``.
 
         An eigenvalue below one means that the calibration data do not say that there is an object in that voxel. With
@@ -62,10 +62,6 @@ class ItemMaps:
         calibration data hardly resolve survives, aliasing into empty space does not pay. A hard crop has to choose.
         """
         return torch.ones_like(self.maps[:, :, 0].real) if self.values is None else self.values**power
-
-    def inner_prior(self) -> Tensor | None:
-        """Return the same weight for maps that are cropped already; None where nothing is known."""
-        return None if self.values is None else prior_within(self.values, self.crop)
 
 
 def calibration_data(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray, limit: int) -> np.ndarray:

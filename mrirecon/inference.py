@@ -20,7 +20,7 @@ from mrirecon.errors import InputError, ModelMismatchError, MriReconError, Usage
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
 from mrirecon.problem import Problem
-from mrirecon.registry import build, find, methods
+from mrirecon.registry import Use, build, find, methods
 from mrirecon.regularization import default_weight, discrepancy_weight
 
 Progress = Callable[[int, int, str], None]
@@ -209,8 +209,7 @@ class _Job:
         for item in items:
             kspace, mask = self.scan.kspace(item), self.scan.mask(item)
             maps = self._maps(item, kspace, mask)
-            weighted = find(self.method).weighted
-            posed.append((*pose(kspace, mask, maps, weighted=weighted, device=self.device), maps.gain))
+            posed.append((*pose(kspace, mask, maps, find(self.method).use, device=self.device), maps.gain))
             del maps  # the problem has its own, weighted
         problem = posed[0][0] if len(posed) == 1 else _stack([p for p, _, _ in posed])
         if "lam" not in settings and "lam" in find(self.method).schema.model_fields:
@@ -245,7 +244,7 @@ class _Job:
         if maps.maps.shape[1] > 1:
             raise UsageError("sigpy-cs takes one set of maps", fix="leave --map-sets out, or use --method cs")
         # The same scale as our methods', so that λ means the same.
-        problem, _ = pose(kspace, mask, maps, weighted=False)
+        problem, _ = pose(kspace, mask, maps, "cropped")
         scale = float(percentile_scale(problem.adjoint)[0])
         lam, count = _number(self.settings["lam"]), int(_number(self.settings["iterations"]))
         self.out.lam.append(lam)
@@ -260,17 +259,23 @@ def _stack(problems: list[Problem]) -> Problem:
 
 
 def pose(
-    kspace: np.ndarray, mask: np.ndarray, maps: ItemMaps, *, weighted: bool, device: torch.device | str = "cpu"
+    kspace: np.ndarray, mask: np.ndarray, maps: ItemMaps, use: Use, *, device: torch.device | str = "cpu"
 ) -> tuple[Problem, Tensor]:
     """Return the problem of one item as a batch of one, and the weight (1, M, *space) its image is to be given.
 
-    A regularized method solves for u with the maps S·w and shows x = w·u; see `ItemMaps.prior`.
+    Maps tell where there is an object, and who solves the problem decides what to make of it (see `ItemMaps.prior`). A
+    plain combination is ``cropped`` to it. A regularized method is ``weighted``: it solves for u with the maps S·w and
+    shows x = w·u. A network is ``informed``: it has S everywhere, so that what it is to find is what explains the
+    data, and w beside it; cropped maps would ask it to explain a scalp at the edge of the crop and yet to dim it.
     """
-    prior = maps.prior() if weighted else torch.ones_like(maps.maps[:, :, 0].real)
-    sensitivities = maps.maps * prior.unsqueeze(2) if weighted else maps.cropped()
+    prior = maps.prior()
+    one = torch.ones_like(prior)
+    sensitivities = maps.maps
+    if use != "informed":
+        sensitivities = maps.maps * prior.unsqueeze(2) if use == "weighted" else maps.cropped()
     sampled = torch.from_numpy(mask.astype(np.float32))[None, None]
-    inner = None if weighted else maps.inner_prior()
-    return Problem(torch.from_numpy(kspace)[None], sampled, sensitivities, inner).to(device), prior.to(device)
+    problem = Problem(torch.from_numpy(kspace)[None], sampled, sensitivities, prior if use == "informed" else None)
+    return problem.to(device), (prior if use == "weighted" else one).to(device)
 
 
 def sense_reference(scan: Scan) -> np.ndarray:
@@ -293,7 +298,7 @@ def sense_reference(scan: Scan) -> np.ndarray:
                 why=f"{mask.mean():.0%} of its k-space is sampled",
                 fix="give the fully sampled scan, or an image file",
             )
-        problem, _ = pose(kspace, mask, item_maps(scan, item, kspace, mask), weighted=False)
+        problem, _ = pose(kspace, mask, item_maps(scan, item, kspace, mask), "cropped")
         out.append(np.abs(_join(problem.adjoint[0])))
     return np.stack(out)
 

@@ -7,13 +7,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import UsageError
 
+Use = Literal["cropped", "weighted", "informed"]
 Factory = TypeVar("Factory", bound=Callable[..., Reconstructor])
 
 
@@ -26,6 +27,11 @@ class Method:
     maps: bool  # whether it reads coil maps
     weighted: bool  # whether it is regularized, so that maps may carry a prior on where signal is
     learned: bool
+
+    @property
+    def use(self) -> Use:
+        """What it makes of what the maps say about where there is an object; see `mrirecon.inference.pose`."""
+        return "informed" if self.learned else "weighted" if self.weighted else "cropped"
 
     @property
     def summary(self) -> str:

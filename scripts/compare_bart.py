@@ -62,7 +62,7 @@ def _point(scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int) -
     maps = item_maps(scan, 0, kspace, mask)
 
     def ours(method: str, **settings: float) -> Score:
-        problem, prior = pose(kspace, mask, maps, weighted=method != "zero-filled")
+        problem, prior = pose(kspace, mask, maps, "cropped" if method == "zero-filled" else "weighted")
         with torch.inference_mode():
             image = build(method, settings).run(problem).image * prior
         return scores(image[0].numpy(), truth[:1])[0]

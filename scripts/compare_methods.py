@@ -79,15 +79,16 @@ def _point(
         return scores(image[0].numpy(), truth[:1])[0]
 
     with torch.inference_mode():
-        plain, _ = pose(kspace, mask, maps, weighted=False)
+        plain, _ = pose(kspace, mask, maps, "cropped")
+        informed, _ = pose(kspace, mask, maps, "informed")
         weights = (default_weight("cs", mask), *(SWEEP if oracle else ()))
         cs = [score(_cs(kspace, mask, maps, lam)) for lam in weights]
         best = [max(cs, key=lambda s: s.ssim or 0.0)] if oracle else []
-        return [score(plain.adjoint), cs[0], *best, *(score(m.model.run(plain).image) for m in models)]
+        return [score(plain.adjoint), cs[0], *best, *(score(m.model.run(informed).image) for m in models)]
 
 
 def _cs(kspace: np.ndarray, mask: np.ndarray, maps: ItemMaps, lam: float) -> torch.Tensor:
-    problem, prior = pose(kspace, mask, maps, weighted=True)
+    problem, prior = pose(kspace, mask, maps, "weighted")
     return build("cs", {"lam": lam}).run(problem).image * prior
 
 
@@ -103,11 +104,12 @@ def _predict(scan: Scan, models: list[Trained], seed: int) -> None:
     seen = (kspace * kept).astype(np.complex64)
     maps = item_maps(scan, 0, seen, kept)
     with torch.inference_mode():
-        plain, _ = pose(seen, kept, maps, weighted=False)
-        weighted, _ = pose(seen, kept, maps, weighted=True)
+        plain, _ = pose(seen, kept, maps, "cropped")
+        informed, _ = pose(seen, kept, maps, "informed")
+        weighted, _ = pose(seen, kept, maps, "weighted")
         found = {"zero-filled": plain.encode(plain.adjoint)}
         found["cs"] = weighted.encode(build("cs", {"lam": default_weight("cs", kept)}).run(weighted).image)
-        found |= {str(m.method): plain.encode(m.model.run(plain).image) for m in models}
+        found |= {str(m.method): informed.encode(m.model.run(informed).image) for m in models}
         for name, predicted in found.items():
             there = predicted[0].numpy()[:, held]
             error = np.linalg.norm(there - kspace[:, held]) / np.linalg.norm(kspace[:, held])

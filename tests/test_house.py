@@ -13,7 +13,7 @@ PACKAGE = ROOT / "mrirecon"
 # A file imports only from rooms above it, and from its own.
 ORDER = [
     *("errors", "operators", "wavelets", "sparsity", "problem", "solvers", "networks", "engine", "updates"),
-    *("steps", "coils", "masks", "registry", "methods", "costs", "metrics", "losses"),
+    *("steps", "coils", "masks", "registry", "regularization", "methods", "costs", "metrics", "losses"),
     *(
         "io",
         "pictures",
@@ -23,7 +23,6 @@ ORDER = [
         "training",
         "second_opinion",
         "calibrate",
-        "regularization",
         "coverage",
     ),
     *("inference", "evaluate", "jobs", "selftest", "benchmark", "report", "cli"),

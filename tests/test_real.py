@@ -17,7 +17,7 @@ from mrirecon.masks import make_mask
 from mrirecon.metrics import mean_score, scores
 from mrirecon.operators import norm
 from mrirecon.problem import Problem
-from mrirecon.registry import build
+from mrirecon.registry import build, find
 from mrirecon.second_opinion import sigpy_maps
 
 EVERY = ["brain_flash_16ch", "brain_t1_7ch", "brain_8ch_poisson8x", "knee_fatsat_1ch", "phantom_flash_16ch"]
@@ -91,8 +91,7 @@ def test_held_out_samples_are_predicted(real_kspace):
     maps = item_maps(scan, 0, kspace * kept, kept)
     errors = {}
     for method in ("zero-filled", "sense", "cs"):
-        weighted = method != "zero-filled"
-        problem, _ = pose((kspace * kept).astype(np.complex64), kept, maps, weighted=weighted)
+        problem, _ = pose((kspace * kept).astype(np.complex64), kept, maps, find(method).use)
         with torch.no_grad():
             image = build(method)(problem)
         left = torch.from_numpy(held.astype(np.float32))[None, None]

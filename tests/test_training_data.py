@@ -9,7 +9,8 @@ from scipy import ndimage
 
 from mrirecon.calibrate import item_maps
 from mrirecon.data.acquire import acquire, one_thread
-from mrirecon.data.items import Recipe, draw_mask, split_samples, stack
+from mrirecon.data.draws import draw_mask, split_samples
+from mrirecon.data.items import Recipe, stack
 from mrirecon.data.lesions import insert_lesions
 from mrirecon.data.loading import Loader, Order
 from mrirecon.data.phantom import phantom
@@ -256,7 +257,7 @@ def test_maps_are_what_inference_will_have(tmp_path):
     scan = read(tmp_path / "x.h5")
     with one_thread():
         there = item_maps(scan, 0, scan.kspace(0), scan.mask(0))
-    posed, _ = pose(scan.kspace(0), scan.mask(0), there, weighted=False)
+    posed, _ = pose(scan.kspace(0), scan.mask(0), there, "informed")
     assert torch.allclose(posed.maps, p.maps, atol=1e-5)
     assert torch.allclose(posed.prior, p.prior, atol=1e-4)
     # the target is what these maps make of the noise-free coils: consistent with the data up to the noise

@@ -244,6 +244,9 @@ def _reference_phase(vectors: Tensor, principal: Tensor) -> Tensor:
     return vectors * turn.unsqueeze(1)
 
 
+PRIOR_POWER = 8.0  # of the eigenvalue: how likely there is signal; see `mrirecon.calibrate.ItemMaps.prior`
+
+
 def crop_weights(values: Tensor, crop: float, soft: bool = True) -> Tensor:
     """Return the weight of each voxel by its eigenvalue: a cut at ``crop``, or a smooth rise around it."""
     if crop <= 0:
@@ -253,12 +256,3 @@ def crop_weights(values: Tensor, crop: float, soft: bool = True) -> Tensor:
     width = min(0.1, 1 - crop) if crop < 1 else 1e-3
     t = ((values - (crop - width)) / (2 * width)).clamp(0, 1)
     return t * t * (3 - 2 * t)
-
-
-def prior_within(values: Tensor, crop: float, power: float = 8.0) -> Tensor:
-    """Return a weight such that maps cropped around ``crop`` times it are maps times eigenvalue to the ``power``.
-
-    Where the crop leaves hardly anything it is 0.
-    """
-    kept, least = crop_weights(values, crop), 0.05
-    return torch.where(kept > least, values**power / kept.clamp_min(least), torch.zeros_like(kept))

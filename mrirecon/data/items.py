@@ -5,28 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mrirecon.coils.calibration import find_calibration
-from mrirecon.coils.espirit import crop_weights, espirit, prior_within
+from mrirecon.coils.espirit import PRIOR_POWER, CoilMaps, crop_weights, espirit
 from mrirecon.data.acquire import acquire, one_thread
-from mrirecon.data.settings import Data, MaskDraw
+from mrirecon.data.draws import KERNEL, draw_mask, split_samples
+from mrirecon.data.settings import Data
 from mrirecon.data.sources import MEASURED, Slot
 from mrirecon.data.volumes import Volume
-from mrirecon.errors import InputError, MriReconError, UsageError
+from mrirecon.errors import InputError, MriReconError
 from mrirecon.io import Scan
-from mrirecon.masks import MaskResult, make_mask
-from mrirecon.masks.box import calibration_sides
 from mrirecon.operators import Fourier, combine, root_sum_of_squares
 from mrirecon.problem import Problem
 
 _PLANE = (-2, -1)
-_DISCS = 16  # Poisson discs of a size, mirrored in four ways
-KERNEL, CALIBRATION, CROP = 6, 24, 0.8  # of ESPIRiT, as `mrirecon reconstruct` estimates maps
+CALIBRATION, CROP = 24, 0.8  # of ESPIRiT, as `mrirecon reconstruct` estimates maps
 
 
 @dataclass(frozen=True)
@@ -74,6 +71,7 @@ class Recipe:
         full: whether the loss compares k-space.
         split: share of the acquired samples that the network does not see and the loss looks at (SSDU); 0 for none.
         maps: whether the method takes coil maps.
+        informed: whether maps go on beyond the object, with a prior; see `mrirecon.inference.pose`.
 
     """
 
@@ -84,6 +82,7 @@ class Recipe:
     full: bool = False
     split: float = 0.0
     maps: bool = True
+    informed: bool = True
 
     def item(self, epoch: int, number: int, slot: int) -> Batch:
         """Return item ``number`` of an epoch, a batch of one, made from a slot.
@@ -127,8 +126,7 @@ class Recipe:
         image = Fourier(_PLANE).adjoint(kspace) if clean is None else clean
         target: Tensor | None = None
         if not prospective:
-            one = image[None]
-            target = combine(maps[None], one) if self.maps else root_sum_of_squares(one, 1, keepdim=True)
+            target = self._target(image, kspace, maps, noisy=clean is None or self.data.target == "measured")
         full = held = None
         if self.split:
             seen, left = split_samples(mask, self.split, own)
@@ -144,6 +142,23 @@ class Recipe:
             [f"{slot.name}, epoch {epoch}, item {number}"],
             [about],
         )
+
+    def _target(self, image: Tensor, kspace: Tensor, maps: Tensor, *, noisy: bool) -> Tensor:
+        """Return what coil images (C, y, x) show (1, 1, y, x): their root sum of squares, with the maps' phase.
+
+        Maps of a small calibration region combine what they hardly resolve, such as the scalp, too darkly, and a
+        network would learn to dim it. Noise, which no square forgives, is combined by maps of all of k-space, as in the
+        reference that reconstructions are compared with.
+        """
+        if not self.maps:
+            return root_sum_of_squares(image, 0, keepdim=True)[None]
+        shown = combine(maps[None], image[None])
+        if not noisy:
+            return root_sum_of_squares(image[None], 1, keepdim=True) * torch.sgn(shown)
+        if self.data.maps != "espirit" or image.shape[0] == 1:
+            return shown
+        best = _cropped(_espirit(kspace, np.ones(kspace.shape[1:], dtype=bool)))
+        return combine(best[None], image[None])
 
     def _simulate(
         self, volume: Volume, index: int, own: np.random.Generator, shared: np.random.Generator
@@ -208,107 +223,21 @@ class Recipe:
                 )
             maps = torch.from_numpy(np.ascontiguousarray(stored))
             return maps / root_sum_of_squares(maps, 1).amax(), None
-        box = find_calibration(mask, CALIBRATION)
-        found = espirit(y[(None, slice(None), *box)], (space[0], space[1]), kernel=KERNEL, crop=0)
-        cropped = found.maps * crop_weights(found.values, CROP).unsqueeze(2)
-        return cropped[0], prior_within(found.values, CROP)
+        found = _espirit(y, mask)
+        if self.informed:
+            return found.maps[0], found.values**PRIOR_POWER
+        return _cropped(found), None
 
 
-def draw_mask(
-    draws: Sequence[MaskDraw], space: tuple[int, int], rng: np.random.Generator, calibrated: bool
-) -> tuple[np.ndarray, dict[str, object]]:
-    """Draw a family, an acceleration and a calibration region that fit together, and the mask.
-
-    Args:
-        draws: the families.
-        space: (y, x).
-        rng: of all draws.
-        calibrated: whether coil maps have to be estimated from the calibration region.
-
-    Raises:
-        UsageError: nothing that is asked for fits.
-
-    """
-    weights = np.array([d.weight for d in draws])
-    draw = draws[int(rng.choice(len(draws), p=weights / weights.sum()))]
-    axis = int(rng.integers(2)) if draw.axis == "either" else ("y", "x").index(draw.axis)
-    lines = draw.family in ("random", "equispaced", "gaussian1d")
-    sides = (space[axis],) if lines else space
-    seed = int(rng.integers(2**31))
-    least = KERNEL if calibrated else 0
-    fitting: list[tuple[float, int | tuple[int, ...]]] = []
-    regions: list[int | None] = [*draw.calibration] or [None]
-    for rate in draw.acceleration:
-        count = round(math.prod(sides) / rate)
-        for wanted in regions:
-            try:
-                box = calibration_sides(sides, count, wanted)
-            except UsageError:
-                continue
-            # At least a third of the samples is left for outside the region.
-            if min(box) >= least and math.prod(box) <= 0.67 * count:
-                fitting.append((rate, box if len(box) > 1 else box[0]))
-    if not fitting:
-        raise UsageError(
-            f"no mask of {draw.family} fits",
-            where="data.masks",
-            why=f"{'×'.join(map(str, sides))} samples at acceleration {draw.acceleration} with calibration "
-            f"{draw.calibration or '32 %'}; coil maps need {least} along each axis",
-            fix="lower the acceleration, change the calibration, or enlarge data.crop",
-        )
-    rate, region = fitting[int(rng.integers(len(fitting)))]
-    flips = rng.random(2) < 0.5
-    if draw.family == "poisson":
-        made = _poisson(space, rate, region, seed % _DISCS)
-        mask = made.mask[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
-        # The calibration region, which need not lie symmetrically, goes back to where it belongs.
-        shifts = [
-            int(f) * (2 * (n // 2 - c // 2) + c - n) for f, n, c in zip(flips, space, made.calibration, strict=True)
-        ]
-        mask = np.roll(mask, shifts, (0, 1))
-    else:
-        made = make_mask(draw.family, space, rate, calibration=region, seed=seed, axis=axis)
-        mask = made.mask
-    told: dict[str, object] = {"mask": draw.family, "acceleration": round(made.acceleration, 2)}
-    told["calibration"] = list(made.calibration)
-    return mask, told
+def _espirit(y: Tensor, mask: np.ndarray) -> CoilMaps:
+    """Return maps of the calibration region of one item (C, y, x), uncropped."""
+    region = y[(None, slice(None), *find_calibration(mask, CALIBRATION))]
+    return espirit(region, (y.shape[-2], y.shape[-1]), kernel=KERNEL, crop=0)
 
 
-@lru_cache(maxsize=256)
-def _poisson(space: tuple[int, int], rate: float, region: int | tuple[int, ...], seed: int) -> MaskResult:
-    """Return one of a few discs of a size: drawing one takes longer than all the rest of an item."""
-    return make_mask("poisson", space, rate, calibration=region, seed=seed)
-
-
-def split_samples(
-    mask: np.ndarray, share: float, rng: np.random.Generator, keep: int = 4
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split the acquired samples into those that the network sees and those that the loss looks at (SSDU).
-
-    Yaman et al., MRM 84:3172, 2020: the second are drawn with a Gaussian density around the centre, of which a small
-    box stays with the first. Where whole lines are acquired, single samples of them are split.
-
-    Args:
-        mask: (y, x), what was acquired.
-        share: of the samples, that the loss looks at.
-        rng: of the draw.
-        keep: side of the centre box that the network keeps.
-
-    Returns:
-        Two masks (y, x) without common samples, together ``mask``.
-
-    """
-    y, x = ((np.arange(n) - n // 2) / (n / 2) for n in mask.shape)
-    weight = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * 0.5**2)) * mask
-    centre = tuple(slice(n // 2 - keep // 2, n // 2 - keep // 2 + keep) for n in mask.shape)
-    weight[centre] = 0
-    candidates = np.flatnonzero(weight)
-    count = min(len(candidates), round(share * int(mask.sum())))
-    # the exponential race draws without replacement in one sort
-    race = rng.exponential(size=len(candidates)) / weight.flat[candidates]
-    held = np.zeros(mask.shape, dtype=bool)
-    held.flat[candidates[np.argpartition(race, count - 1)[:count]] if count else candidates[:0]] = True
-    return mask & ~held, held
+def _cropped(found: CoilMaps) -> Tensor:
+    """Return maps (1, C, y, x) that end where the object does."""
+    return (found.maps * crop_weights(found.values, CROP).unsqueeze(2))[0]
 
 
 def stack(items: Sequence[Batch]) -> Batch:

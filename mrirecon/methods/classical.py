@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mrirecon.engine import Reconstructor, Step, Unrolled
+from mrirecon.engine import Reconstructor, Step, Unrolled, percentile_scale
 from mrirecon.problem import Problem
 from mrirecon.registry import register
 from mrirecon.regularization import default_weight
@@ -81,12 +81,14 @@ def compressed_sensing_start(p: Problem) -> Tensor:
 
     With a prior w it solves for u = x / w, as it does when it is used alone.
     """
-    weights = torch.tensor([default_weight("cs", mask[0]) for mask in p.mask], dtype=p.mask.dtype, device=p.y.device)
+    q = p if p.prior is None else replace(p, maps=p.maps * p.prior.unsqueeze(2), cache=None).prepared()
     engine = cs(ndim=p.y.ndim - 2).engine
-    cast("Fista", engine.blocks[0]).lam = weights
-    if p.prior is None:
-        return cast("Tensor", engine(p))
-    return cast("Tensor", engine(replace(p, maps=p.maps * p.prior.unsqueeze(2), cache=None)) * p.prior)
+    weights = [default_weight("cs", mask[0]) for mask in p.mask]
+    # λ is relative to the scale of the problem that it is used for.
+    lam = torch.tensor(weights, dtype=p.mask.dtype, device=p.mask.device) * percentile_scale(q.adjoint)
+    cast("Fista", engine.blocks[0]).lam = lam
+    u = cast("Tensor", engine(q))
+    return u if p.prior is None else u * p.prior
 
 
 def _solver(name: Solver, regularizer: Regularizer, lam: float, rho: float, average: int = 1) -> Step:  # type: ignore[type-arg]

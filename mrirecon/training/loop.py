@@ -14,7 +14,6 @@ from typing import Any, Literal
 from mrirecon.config import Config, differences, render, saved_config
 from mrirecon.errors import Stopped, UsageError
 from mrirecon.io import atomic_path
-from mrirecon.registry import build
 from mrirecon.training.log import Log
 from mrirecon.training.setup import learning_rate, make_fabric
 from mrirecon.training.state import State, load_state, save_state
@@ -135,8 +134,7 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
         last_save = time.perf_counter()
 
     if not t.zero_filled:
-        # without maps there is no combination but the root sum of squares
-        t.zero_filled = t.validate(build("zero-filled" if t.check.maps else "rss").to(t.device)).scores
+        t.zero_filled = t.validate_zero_filled().scores
         log.write({"step": 0, "zero_filled": t.zero_filled})
     batches = t.loader.batches(t.step * train.accumulate)
     while True:

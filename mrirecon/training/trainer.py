@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 
 from mrirecon.checkpoints import save_model
 from mrirecon.config import Config
-from mrirecon.data.items import Batch
+from mrirecon.data.items import Batch, Recipe
 from mrirecon.data.loading import Loader, Order
 from mrirecon.data.sources import open_sources
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import SignalError, Stopped
 from mrirecon.losses import Loss, LossSettings, step_weights
+from mrirecon.registry import build
 from mrirecon.training.card import make_card
 from mrirecon.training.setup import learning_rate, make_model, make_optimizer, make_recipes
 from mrirecon.training.state import State
@@ -189,11 +191,19 @@ class Trainer:
                 for name, weight in self.weights.items():
                     weight.copy_(values[name])
 
-    def validate(self, model: Reconstructor, picture: Path | None = None, heading: str = "") -> Validation:
+    def validate_zero_filled(self) -> Validation:
+        """Score the zero-filled images, combined as `reconstruct --method zero-filled` does it."""
+        # without maps there is no combination but the root sum of squares
+        model = build("zero-filled" if self.check.maps else "rss").to(self.device)
+        return self.validate(model, recipe=replace(self.check, informed=False))
+
+    def validate(
+        self, model: Reconstructor, picture: Path | None = None, heading: str = "", recipe: Recipe | None = None
+    ) -> Validation:
         """Score a model on the validation items, all ranks together."""
         return validate(
             model,
-            self.check,
+            recipe or self.check,
             self.device,
             ranks=(self.fabric.global_rank, self.fabric.world_size),
             total=lambda x: self.fabric.all_reduce(x, reduce_op="sum"),  # type: ignore[arg-type, return-value]
