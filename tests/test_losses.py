@@ -43,6 +43,8 @@ def test_terms_are_what_they_are_called(batch):
     mixed = Loss(settings(l1=0.5, ssim=0.25), p, target, None, None)(x)
     parts = [Loss(settings(**{k: 1.0}), p, target, None, None)(x) for k in ("l1", "ssim")]
     assert torch.allclose(mixed, 0.5 * parts[0] + 0.25 * parts[1])
+    logs = Loss(settings(l1=0.5, ssim=0.25, log=True), p, target, None, None)(x)
+    assert torch.allclose(logs, 0.5 * parts[0].log() + 0.25 * parts[1].log())
 
 
 def test_only_the_object_counts_where_asked(batch):
