@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mrirecon.errors import SignalError, UsageError
-from mrirecon.operators import per_item, root_sum_of_squares
+from mrirecon.errors import UsageError
+from mrirecon.operators import per_item
 from mrirecon.problem import Problem
+from mrirecon.scale import percentile_scale, smooth_phase
 
 Scale = Literal["percentile", "none"]
+Phase = Literal["kept", "removed"]
 S = TypeVar("S")  # the state that a method iterates on: a tensor, or a NamedTuple of tensors with the batch first
 
 
@@ -262,6 +264,9 @@ class Reconstructor(nn.Module):
         prepare: completes the problem, say with maps from a network.
         scale: as above.
         start: the image that a learned method refines, in place of the zero-filled one; no gradient flows through it.
+        phase: "removed" moves the smooth phase of that image into the maps meanwhile: what a network sees is then
+            nearly real, on every scanner and at every echo time, as it is for homodyne detection (Noll, Nishimura,
+            Macovski, IEEE TMI 10:154, 1991). The result has its phase again.
 
     """
 
@@ -272,10 +277,12 @@ class Reconstructor(nn.Module):
         *,
         scale: Scale = "percentile",
         start: Callable[[Problem], Tensor] | None = None,
+        phase: Phase = "kept",
     ) -> None:
         super().__init__()
         self.engine = engine
         self.start = start
+        self.phase = phase
         self.prepare = prepare
         self.scale = scale
 
@@ -292,23 +299,26 @@ class Reconstructor(nn.Module):
             scale = torch.ones_like(scale)
         q = p.scaled(scale, consume=consume)
         q = (q if self.prepare is None else self.prepare(q)).prepared()
-        if self.start is not None:
+        if self.start is not None and q.start is None:
             with torch.no_grad():
                 q = replace(q, start=self.start(q))
+        if self.phase == "removed":
+            with torch.no_grad():
+                q = q.without_phase(smooth_phase(q.first, q.axes))
         return q, scale
 
     def run(self, p: Problem, *, consume: bool = False) -> Result:
         """Reconstruct, and tell how it went; with ``consume``, p's k-space may be overwritten meanwhile."""
         q, scale = self.scaled(p, consume=consume)
         outcome = self.engine.solve(q)
-        image = self.engine.image(outcome.state, q)
+        image = _as_measured(self.engine.image(outcome.state, q), q)
         return Result(image * per_item(scale, image), scale, outcome.iterations, outcome.reasons(self.engine.tolerance))
 
     def images(self, p: Problem) -> Iterator[Tensor]:
         """Yield the image after every step, in the data's own scale."""
         q, scale = self.scaled(p)
         for step, _, state in self.engine.walk(q):
-            image = step.image(state, q)
+            image = _as_measured(step.image(state, q), q)
             yield image * per_item(scale, image)
 
     def forward(self, p: Problem) -> Tensor:
@@ -316,25 +326,6 @@ class Reconstructor(nn.Module):
         return self.run(p).image
 
 
-def percentile_scale(image: Tensor, fraction: float = 0.99) -> Tensor:
-    """Return the ``fraction`` quantile of the magnitude of each item (B,), the sets of maps combined.
-
-    Raises:
-        SignalError: it is zero or not a number for some item.
-
-    """
-    magnitude = root_sum_of_squares(image.detach(), 1).flatten(1)
-    count = magnitude.shape[1]
-    scale = magnitude.kthvalue(max(1, min(count, round(fraction * count))), dim=1).values
-    # An image that is mostly empty (a point source) still has a largest value.
-    scale = torch.where(scale > 0, scale, magnitude.amax(1))
-    bad = ~(torch.isfinite(scale) & (scale > 0))
-    if bool(bad.any()):
-        index = int(bad.nonzero()[0])
-        raise SignalError(
-            "there is no signal to reconstruct" if bool(scale[index] == 0) else "the data holds NaN or infinite values",
-            where=f"item {index} of the batch",
-            why=f"the 99th percentile of the zero-filled image is {scale[index].item()}",
-            fix="look at the k-space and the mask with `mrirecon info FILE`",
-        )
-    return scale
+def _as_measured(image: Tensor, p: Problem) -> Tensor:
+    """Return the image with the phase that was taken out of it; a magnitude has none."""
+    return image if p.phase is None or not image.is_complex() else image * p.phase

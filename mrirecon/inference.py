@@ -15,13 +15,14 @@ from mrirecon.calibrate import EspiritOptions, ItemMaps, Source, item_maps
 from mrirecon.checkpoints import Trained, load_model, shipped
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.coverage import choose_method, outside
-from mrirecon.engine import Reconstructor, percentile_scale
+from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError, ModelMismatchError, MriReconError, UsageError
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
 from mrirecon.problem import Problem
 from mrirecon.registry import Use, build, find, methods
 from mrirecon.regularization import default_weight, discrepancy_weight
+from mrirecon.scale import percentile_scale
 
 Progress = Callable[[int, int, str], None]
 SECOND_OPINION = "sigpy-cs"

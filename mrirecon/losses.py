@@ -13,11 +13,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from mrirecon.engine import percentile_scale
 from mrirecon.errors import UsageError
 from mrirecon.metrics import object_mask, ssim_map
 from mrirecon.operators import per_item, root_sum_of_squares
 from mrirecon.problem import Problem
+from mrirecon.scale import percentile_scale
 
 TERMS = ("l1", "l2", "ssim", "kspace_l1", "ssdu")
 Weight = Annotated[float, Field(ge=0, lt=float("inf"))]

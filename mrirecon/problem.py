@@ -40,6 +40,7 @@ class Problem:
         prior: (B, M, *space) real: how likely there is signal, for a method within a method that is regularized; it
             solves for u = x / prior. None where nothing is known.
         start: (B, M, *space) complex, what a learned method refines; None for the zero-filled image.
+        phase: (B, M, *space) complex of magnitude 1: what was moved out of the image into the maps; None for nothing.
 
     Raises:
         InputError: the shapes or the types do not belong together.
@@ -51,6 +52,7 @@ class Problem:
     maps: Tensor
     prior: Tensor | None = None
     start: Tensor | None = None
+    phase: Tensor | None = None
     cache: _Prepared | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -102,7 +104,21 @@ class Problem:
         if cache is not None:
             cache = replace(cache, adjoint=cache.adjoint / per_item(factor, cache.adjoint))
         divisor = per_item(factor, self.y)
-        return replace(self, y=self.y.div_(divisor) if consume else self.y / divisor, cache=cache)
+        start = None if self.start is None else self.start / per_item(factor, self.start)
+        return replace(self, y=self.y.div_(divisor) if consume else self.y / divisor, start=start, cache=cache)
+
+    def without_phase(self, phase: Tensor) -> Problem:
+        """Return the problem of x · conj(phase), with maps S · phase: the same samples, |phase| = 1 (B, M, *space)."""
+        cache, against = self.cache, phase.conj()
+        if cache is not None:
+            cache = replace(cache, adjoint=cache.adjoint * against)
+        return replace(
+            self,
+            maps=self.maps * phase.unsqueeze(2),
+            start=None if self.start is None else self.start * against,
+            phase=phase if self.phase is None else phase * self.phase,
+            cache=cache,
+        )
 
     def prepared(self) -> Problem:
         """Return the same problem with everything that iterations reuse computed now (a no-op the second time)."""
@@ -188,5 +204,5 @@ class Problem:
 
     def to(self, device: torch.device | str) -> Problem:
         """Return the problem on another device, unprepared."""
-        prior, start = (None if v is None else v.to(device) for v in (self.prior, self.start))
-        return Problem(self.y.to(device), self.mask.to(device), self.maps.to(device), prior, start)
+        prior, start, phase = (None if v is None else v.to(device) for v in (self.prior, self.start, self.phase))
+        return Problem(self.y.to(device), self.mask.to(device), self.maps.to(device), prior, start, phase)

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from mrirecon.engine import Reconstructor, Step, Unrolled, percentile_scale
+from mrirecon.engine import Reconstructor, Step, Unrolled
 from mrirecon.errors import SignalError
 from mrirecon.operators import norm
 from mrirecon.problem import Problem
 from mrirecon.registry import build
+from mrirecon.scale import percentile_scale
 from mrirecon.sparsity import WaveletL1
 from mrirecon.steps import Fista
 from tests.problems import random_problem

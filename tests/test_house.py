@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mrirecon"
 # A file imports only from rooms above it, and from its own.
 ORDER = [
-    *("errors", "operators", "wavelets", "sparsity", "problem", "solvers", "networks", "engine", "updates"),
-    *("steps", "coils", "masks", "registry", "regularization", "methods", "costs", "metrics", "losses"),
+    *("errors", "operators", "wavelets", "sparsity", "problem", "scale", "solvers", "networks", "engine"),
+    *("updates", "steps", "coils", "masks", "registry", "regularization", "methods", "costs", "metrics", "losses"),
+    *("presets", "sharpness", "lesions"),
     *(
         "io",
         "pictures",

@@ -6,11 +6,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from mrirecon.engine import percentile_scale
 from mrirecon.errors import UsageError
 from mrirecon.losses import Loss, LossSettings, step_weights
 from mrirecon.metrics import object_mask, ssim
 from mrirecon.registry import build
+from mrirecon.scale import percentile_scale
 from tests.problems import random_problem
 
 

@@ -13,6 +13,7 @@ from mrirecon.operators import norm
 from mrirecon.problem import Problem
 from mrirecon.registry import build, find
 from mrirecon.regularization import default_weight
+from mrirecon.scale import smooth_phase
 from tests.problems import known_problem
 from tests.test_methods import LEARNED
 
@@ -103,6 +104,56 @@ def test_problems_keep_prior_and_start_on_their_way():
     q = replace(p, prior=torch.ones_like(p.maps[:, :, 0].real), start=p.maps[:, :, 0])
     for r in (q.to("cpu"), q.prepared(), q.scaled(torch.tensor([2.0]))):
         assert torch.equal(r.prior, q.prior)
-        assert torch.equal(r.start, q.start)
+        assert torch.equal(r.start, q.start * (r.y.abs().amax() / q.y.abs().amax())), "in the scale of its samples"
     assert torch.equal(p.first, p.adjoint)
     assert torch.equal(q.first, q.start)
+
+
+# the smooth phase of the first image, moved into the maps
+
+
+@pytest.mark.parametrize("start", ["cs", "zero-filled"])
+@pytest.mark.parametrize("name", STARTING)
+def test_with_its_phase_removed_an_image_is_the_same_at_every_phase(name, start):
+    """A network sees x · e^(−iφ): another receiver phase changes nothing but that of the result."""
+    p, _ = known_problem()
+    turned = replace(p, y=p.y * torch.exp(torch.tensor(2.1j)))
+
+    def gap(phase):
+        # not quiet: the networks do something
+        torch.manual_seed(3)
+        model = _small(name, start=start, phase=phase)
+        for weight in model.parameters():
+            weight.data += 0.05 * torch.randn_like(weight)
+        with torch.no_grad():
+            a, b = model(p).abs(), model(turned).abs()
+        return float(norm(a - b).max() / norm(a).max())
+
+    assert gap("removed") < 1e-4
+    if name != "unet":
+        assert gap("kept") > 1e-3, "or it proves nothing"
+
+
+def test_the_image_has_its_phase_again():
+    p, _ = known_problem()
+    with torch.no_grad():
+        model = _small("cirim", start="cs", phase="removed")
+        plain = _cs(p)
+        assert norm(model(p) - plain).max() < 1e-5 * norm(plain).max()
+        assert norm(list(model.images(p))[-1] - plain).max() < 1e-5 * norm(plain).max()
+
+
+def test_moving_a_phase_into_the_maps_keeps_the_samples():
+    p, _ = known_problem()
+    x = p.adjoint
+    phase = smooth_phase(x, p.axes)
+    assert torch.allclose(phase.abs(), torch.ones_like(phase.abs()), atol=1e-5)
+    for q in (p.without_phase(phase), p.prepared().without_phase(phase)):
+        assert norm(q.A(x * phase.conj()) - p.A(x)).max() < 1e-5 * norm(p.A(x)).max()
+        assert norm(q.adjoint - x * phase.conj()).max() < 1e-5 * norm(x).max()
+        assert torch.allclose(q.without_phase(phase).phase, phase * phase)
+    # what is smooth goes, as far as the window sees it
+    rows = torch.linspace(-2, 2, 48)[:, None].expand(48, 40)
+    bent = torch.complex(rows.cos(), rows.sin())[None, None]
+    left = (bent * smooth_phase(bent, (-2, -1)).conj())[..., 8:-8, 8:-8]
+    assert left.angle().abs().max() < 0.05

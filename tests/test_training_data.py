@@ -9,8 +9,9 @@ from scipy import ndimage
 
 from mrirecon.calibrate import item_maps
 from mrirecon.data.acquire import acquire, one_thread
+from mrirecon.data.batch import stack
 from mrirecon.data.draws import draw_mask, split_samples
-from mrirecon.data.items import Recipe, stack
+from mrirecon.data.items import Recipe
 from mrirecon.data.lesions import insert_lesions
 from mrirecon.data.loading import Loader, Order
 from mrirecon.data.phantom import phantom
@@ -18,11 +19,11 @@ from mrirecon.data.settings import Data, Lesions, MaskDraw, Simulation
 from mrirecon.data.simulate import coil_maps
 from mrirecon.data.sources import open_sources, person_of
 from mrirecon.data.volumes import is_volume, measured_support, prepare, read_volumes
-from mrirecon.engine import percentile_scale
 from mrirecon.errors import InputError, SignalError, UsageError
 from mrirecon.inference import pose
 from mrirecon.io import read, write_kspace
 from mrirecon.operators import Fourier, root_sum_of_squares
+from mrirecon.scale import percentile_scale
 
 MASKS = [MaskDraw(family="random", acceleration=[2.0, 3.0], calibration=[12, 16])]
 PLANE = Fourier((-2, -1))
@@ -417,3 +418,57 @@ def test_items_of_several_sizes_are_refused_with_advice():
     with pytest.raises(InputError, match="different sizes") as caught:
         stack([made.item(0, n, n) for n in range(4)])
     assert "data.crop" in caught.value.fix
+
+
+# items that are kept
+
+
+def test_a_kept_item_is_the_same_when_it_is_read_again(tmp_path):
+    data = settings(bank=str(tmp_path))
+    made, again, other = (recipe(data, start=s).item(0, 1, 2) for s in (first_image, first_image, None))
+    (a, b) = (r.problem for r in (made, again))
+    assert equal(made, again)
+    assert torch.equal(a.start, b.start)
+    assert torch.equal(a.prior, b.prior)
+    assert torch.equal(made.lesions, again.lesions)
+    assert other.problem.start is None, "and what is made otherwise is kept apart"
+    assert len(list(tmp_path.rglob("*.npz"))) == 2
+    new = recipe(settings(), start=first_image).item(0, 1, 2)
+    assert torch.equal(new.problem.y, a.y)
+    assert torch.equal(new.target, made.target)
+    assert torch.allclose(new.problem.maps, a.maps, atol=1e-3)
+
+
+def test_what_cannot_be_read_is_made_again(tmp_path):
+    data = settings(bank=str(tmp_path))
+    made = recipe(data).item(0, 0, 0)
+    (path,) = tmp_path.rglob("*.npz")
+    whole = path.read_bytes()
+    for broken in (b"", whole[: len(whole) // 2], b"not an item"):
+        path.write_bytes(broken)
+        assert equal(recipe(data).item(0, 0, 0), made)
+        assert path.stat().st_size == len(whole)
+
+
+def test_another_setting_or_slice_is_another_item(tmp_path):
+    def count(data, slot=0, **more):
+        recipe(data, **more).item(0, 0, slot)
+        return len(list(tmp_path.rglob("*.npz")))
+
+    base = {"bank": str(tmp_path)}
+    assert count(settings(**base)) == 1
+    assert count(settings(**base, val_items=3, rounds=2, licence="x")) == 1
+    assert count(settings(**base), slot=1) == 2
+    assert count(settings(**base, crop=[80, 96])) == 3
+    assert count(settings(**base, target="measured")) == 4
+    assert count(settings(**base), informed=False) == 5
+
+
+def test_rounds_repeat(tmp_path):
+    order = Order(recipe(settings(rounds=2)))
+    assert order.epoch(0) == order.epoch(2) != order.epoch(1)
+    assert Order(recipe()).epoch(0) != Order(recipe()).epoch(2)
+
+
+def first_image(problem):
+    return problem.adjoint * 2

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +17,8 @@ from torch import Tensor
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import PRIOR_POWER, CoilMaps, crop_weights, espirit
 from mrirecon.data.acquire import acquire, one_thread
+from mrirecon.data.bank import kept
+from mrirecon.data.batch import Batch
 from mrirecon.data.draws import KERNEL, draw_mask, split_samples
 from mrirecon.data.settings import Data
 from mrirecon.data.sources import MEASURED, Slot
@@ -24,39 +30,6 @@ from mrirecon.problem import Problem
 
 _PLANE = (-2, -1)
 CALIBRATION, CROP = 24, 0.8  # of ESPIRiT, as `mrirecon reconstruct` estimates maps
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Problems of one size, and what their solutions should be.
-
-    Attributes:
-        problem: y = M F S x + n.
-        target: (B, 1, y, x), complex: coil images combined with the problem's maps; or real: their root sum of squares
-            where no maps are used. None for scans that were never fully sampled.
-        full: (B, C, y, x), the k-space to compare with, all of it or what was acquired; None where not asked for.
-        held: (B, 1, y, x), 1 where ``full`` is to be compared.
-        lesions: (B, 1, y, x) uint8, the inserted lesions by number; None for measured scans.
-        names: file, slice and number of each item.
-        about: mask, acceleration, coils and SNR of each item.
-
-    """
-
-    problem: Problem
-    target: Tensor | None
-    full: Tensor | None
-    held: Tensor | None
-    lesions: Tensor | None
-    names: list[str]
-    about: list[dict[str, object]]
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on another device."""
-        target, full, held = (None if v is None else v.to(device) for v in (self.target, self.full, self.held))
-        return replace(self, problem=self.problem.to(device), target=target, full=full, held=held)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 @dataclass(frozen=True)
@@ -72,6 +45,7 @@ class Recipe:
         split: share of the acquired samples that the network does not see and the loss looks at (SSDU); 0 for none.
         maps: whether the method takes coil maps.
         informed: whether maps go on beyond the object, with a prior; see `mrirecon.inference.pose`.
+        start: makes the image that the method refines; None leaves it to the method.
 
     """
 
@@ -83,6 +57,7 @@ class Recipe:
     split: float = 0.0
     maps: bool = True
     informed: bool = True
+    start: Callable[[Problem], Tensor] | None = None
 
     def item(self, epoch: int, number: int, slot: int) -> Batch:
         """Return item ``number`` of an epoch, a batch of one, made from a slot.
@@ -94,10 +69,24 @@ class Recipe:
         chosen = self.slots[slot]
         try:
             with one_thread():
-                return self._item(epoch, number, chosen)
+                if self.data.bank is None:
+                    return self._item(epoch, number, chosen)
+                place = (
+                    Path(os.path.expandvars(self.data.bank))
+                    / self._kind()
+                    / f"{epoch}-{number}-{chosen.fingerprint}.npz"
+                )
+                return kept(place, lambda: self._item(epoch, number, chosen))
         except MriReconError as error:
             error.where = f"{chosen.name} (epoch {epoch}, item {number})" + (f": {error.where}" if error.where else "")
             raise
+
+    def _kind(self) -> str:
+        """Return a name for all that decides over items, but for their slices."""
+        start = None if self.start is None else f"{self.start.__module__}.{self.start.__qualname__}"
+        data = self.data.model_dump(mode="json", include={"axes", "maps", "target", "crop", "simulation", "masks"})
+        told = [data, self.seed, self.batch, self.full, self.split, self.maps, self.informed, start]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
     def _item(self, epoch: int, number: int, slot: Slot) -> Batch:
         own = _generator(self.seed, epoch, number, 1)
@@ -133,8 +122,12 @@ class Recipe:
             y, sampled, held, full = y * torch.from_numpy(seen), torch.from_numpy(seen), left, y
         elif self.full:
             held, full = (mask, y) if prospective else (np.ones_like(mask), Fourier(_PLANE)(image))
+        problem = Problem(y[None], sampled.to(y.real.dtype)[None, None], maps[None], prior)
+        if self.start is not None:
+            with torch.no_grad():
+                problem = replace(problem, start=self.start(problem.prepared()))
         return Batch(
-            Problem(y[None], sampled.to(y.real.dtype)[None, None], maps[None], prior),
+            problem,
             target,
             None if full is None else full[None],
             None if held is None else torch.from_numpy(held).to(y.real.dtype)[None, None],
@@ -238,39 +231,6 @@ def _espirit(y: Tensor, mask: np.ndarray) -> CoilMaps:
 def _cropped(found: CoilMaps) -> Tensor:
     """Return maps (1, C, y, x) that end where the object does."""
     return (found.maps * crop_weights(found.values, CROP).unsqueeze(2))[0]
-
-
-def stack(items: Sequence[Batch]) -> Batch:
-    """Return items of one size as one batch.
-
-    Raises:
-        InputError: sizes that differ.
-
-    """
-    if len(items) == 1:
-        return items[0]
-    shapes = {tuple(i.problem.y.shape[1:]) for i in items}
-    if len(shapes) > 1:
-        raise InputError(
-            "items of different sizes cannot share a batch",
-            why=", ".join("×".join(map(str, s)) for s in sorted(shapes)),
-            fix="set data.crop, or train.batch to 1",
-        )
-    y, mask, maps = (torch.cat([getattr(i.problem, n) for i in items]) for n in ("y", "mask", "maps"))
-
-    def joined(values: list[Tensor | None]) -> Tensor | None:
-        there = [v for v in values if v is not None]
-        return torch.cat(there) if len(there) == len(values) else None
-
-    return Batch(
-        Problem(y, mask, maps, joined([i.problem.prior for i in items])),
-        joined([i.target for i in items]),
-        joined([i.full for i in items]),
-        joined([i.held for i in items]),
-        joined([i.lesions for i in items]),
-        [n for i in items for n in i.names],
-        [a for i in items for a in i.about],
-    )
 
 
 def _generator(*key: int) -> np.random.Generator:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from mrirecon.data.items import Batch, Recipe, stack
+from mrirecon.data.batch import Batch, stack
+from mrirecon.data.items import Recipe
 from mrirecon.errors import MriReconError, ResourceError
 
 _ATTEMPTS = 3  # to start workers again that died
@@ -37,6 +38,7 @@ class Order:
     def epoch(self, epoch: int) -> list[list[Address]]:
         """Return the batches of an epoch: (epoch, number, slot) of each item, slices of one size together."""
         slots, batch = self.recipe.slots, self.recipe.batch
+        epoch = epoch % self.recipe.data.rounds if self.recipe.data.rounds else epoch
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.recipe.seed, epoch, 2])))
         wanted = self.steps * batch
         drawn = np.concatenate([rng.permutation(len(slots)) for _ in range(-(-wanted // len(slots)))])

@@ -134,6 +134,10 @@ class Data(Section):
     )
     crop: Window | None = Field(None, description="lowest and highest side of the window cut out before masking")
     epoch: Annotated[int, Field(ge=1)] | None = Field(None, description="items in an epoch; by default all slices")
+    bank: str | None = Field(None, description="folder where items are kept, to be read again by this run or the next")
+    rounds: Annotated[int, Field(ge=0)] = Field(
+        0, description="epochs of items that differ, after which they repeat; 0: all differ"
+    )
     val_items: Annotated[int, Field(ge=1)] = Field(24, description="items that validation looks at")
     simulation: Simulation = Field(default_factory=Simulation)
     masks: list[MaskDraw] = Field(DEFAULT_MASKS, min_length=1)

@@ -8,7 +8,10 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from mrirecon.data.settings import Data
 from mrirecon.data.volumes import PHANTOM, Volume, is_volume, read_volumes
@@ -33,6 +36,16 @@ class Slot:
     def simulated(self) -> bool:
         """Whether its k-space is simulated."""
         return isinstance(self.source, Volume)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A name that another slice, or the same of a changed file, does not have."""
+        if isinstance(self.source, Volume):
+            told = np.ascontiguousarray(self.source.slices[self.index]).tobytes() + repr(self.source.spacing).encode()
+        else:
+            at = self.source.path.stat()
+            told = f"{self.source.path.resolve()} {at.st_size} {at.st_mtime_ns} {self.index}".encode()
+        return hashlib.sha256(told).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mrirecon.engine import Reconstructor, Step, Unrolled, percentile_scale
+from mrirecon.engine import Reconstructor, Step, Unrolled
 from mrirecon.problem import Problem
 from mrirecon.registry import register
 from mrirecon.regularization import default_weight
+from mrirecon.scale import percentile_scale
 from mrirecon.sparsity import Regularizer, TotalVariation, WaveletL1
 from mrirecon.steps import Admm, CoilImages, ConjugateGradient, Fista, PrimalDual, ZeroFilled
 

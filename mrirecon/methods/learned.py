@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mrirecon.coils.sensitivity import SensitivityNet
-from mrirecon.engine import Reconstructor, Scale, Step, Unrolled
+from mrirecon.engine import Phase, Reconstructor, Scale, Step, Unrolled
 from mrirecon.errors import UsageError
 from mrirecon.methods.classical import compressed_sensing_start
 from mrirecon.networks import ConvStack, InvertibleNet, NormUnet, RecurrentNet, Unet
@@ -46,13 +46,16 @@ def rim(
     recurrent_kernel: Kernel = 1,
     dc: Consistency = "none",
     start: Start = "zero-filled",
+    phase: Phase = "kept",
     scale: Scale = "percentile",
     memory: Memory = "store",
     segment: Count = 1,
 ) -> Reconstructor:
     """Recurrent inference machine with GRU, MGU or IndRNN cells (arXiv 2012.07819)."""
     step = _rim(cell, features, recurrent_kernel, dc, quiet=start == "cs")
-    return Reconstructor(Unrolled([step], steps, memory=memory, segment=segment), scale=scale, start=_STARTS[start])
+    return Reconstructor(
+        Unrolled([step], steps, memory=memory, segment=segment), scale=scale, start=_STARTS[start], phase=phase
+    )
 
 
 @register(learned=True)
@@ -63,13 +66,16 @@ def irim(
     recurrent_kernel: Kernel = 1,
     dc: Consistency = "none",
     start: Start = "zero-filled",
+    phase: Phase = "kept",
     scale: Scale = "percentile",
     memory: Memory = "store",
     segment: Count = 1,
 ) -> Reconstructor:
     """Independently recurrent inference machine: one cascade of a CIRIM (arXiv 2111.15498). Not the invertible RIM."""
     step = _rim("indrnn", features, recurrent_kernel, dc, quiet=start == "cs")
-    return Reconstructor(Unrolled([step], steps, memory=memory, segment=segment), scale=scale, start=_STARTS[start])
+    return Reconstructor(
+        Unrolled([step], steps, memory=memory, segment=segment), scale=scale, start=_STARTS[start], phase=phase
+    )
 
 
 @register(learned=True)
@@ -86,6 +92,7 @@ def cirim(
     share: bool = False,
     compat: Literal["none", "mridc-0.0.1", "mridc-0.2", "atommic-1.0", "direct-2.1"] = "none",
     start: Start = "zero-filled",
+    phase: Phase = "kept",
     scale: Scale = "percentile",
     memory: Memory = "store",
     segment: Count = 1,
@@ -117,7 +124,9 @@ def cirim(
         return _rim(cell, features, recurrent_kernel, dc, detach=detach, carry=carry, quiet=start == "cs")
 
     blocks = _copies(cascades, share, block)
-    return Reconstructor(Unrolled(blocks, steps, memory=memory, segment=segment), scale=scale, start=_STARTS[start])
+    return Reconstructor(
+        Unrolled(blocks, steps, memory=memory, segment=segment), scale=scale, start=_STARTS[start], phase=phase
+    )
 
 
 @register(learned=True)
@@ -135,6 +144,7 @@ def e2evn(
     sensitivity_pools: Pools = 4,
     share: bool = False,
     start: Start = "zero-filled",
+    phase: Phase = "kept",
     scale: Scale = "percentile",
     memory: Memory = "store",
 ) -> Reconstructor:
@@ -148,7 +158,7 @@ def e2evn(
 
     prepare = SensitivityNet(sensitivity_channels, sensitivity_pools) if sensitivity else None
     engine = Unrolled(_copies(cascades, share, block), memory=memory)
-    return Reconstructor(engine, prepare, scale=scale, start=_STARTS[start])
+    return Reconstructor(engine, prepare, scale=scale, start=_STARTS[start], phase=phase)
 
 
 @register(learned=True)
@@ -253,6 +263,7 @@ def unet(
     dc: Consistency = "none",
     skip: bool = False,
     start: Start = "zero-filled",
+    phase: Phase = "kept",
     scale: Scale = "percentile",
 ) -> Reconstructor:
     """U-Net on the zero-filled image: complex, combined by maps, or the magnitude as in fastMRI's baseline."""
@@ -262,7 +273,7 @@ def unet(
     if start == "cs" and skip:
         _silence(net.unet.final)
     part = _then(Refine(Net(net), skip=skip, plus=True), data_consistency(dc, "image"))
-    return Reconstructor(Unrolled([InImage(part)]), scale=scale, start=_STARTS[start])
+    return Reconstructor(Unrolled([InImage(part)]), scale=scale, start=_STARTS[start], phase=phase)
 
 
 def _rim(

@@ -125,9 +125,12 @@ def make_recipes(settings: Settings, model: Reconstructor, sources: Sources) -> 
     split = settings.loss.split if settings.loss.ssdu else 0.0
     full = settings.loss.kspace_l1 > 0
     informed = find(settings.method).learned
-    learn = Recipe(sources.train, settings.data, settings.train.seed, settings.train.batch, full, split, maps, informed)
+    start = None if model.start is None or not maps else model.start
+    learn = Recipe(
+        sources.train, settings.data, settings.train.seed, settings.train.batch, full, split, maps, informed, start
+    )
     count = min(settings.data.val_items, len(sources.val))
     chosen: list[Slot] = [sources.val[i * len(sources.val) // count] for i in range(count)]
     # Of scans without a reference, a part of the samples is kept back to be predicted.
     kept = 0.1 if not any(s.simulated for s in chosen) and settings.loss.ssdu else 0.0
-    return learn, Recipe(chosen, settings.data, settings.train.seed + 1_000_003, 1, False, kept, maps, informed)
+    return learn, Recipe(chosen, settings.data, settings.train.seed + 1_000_003, 1, False, kept, maps, informed, start)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from mrirecon.checkpoints import save_model
 from mrirecon.config import Config
-from mrirecon.data.items import Batch, Recipe
+from mrirecon.data.batch import Batch
+from mrirecon.data.items import Recipe
 from mrirecon.data.loading import Loader, Order
 from mrirecon.data.sources import open_sources
 from mrirecon.engine import Reconstructor
@@ -195,7 +196,7 @@ class Trainer:
         """Score the zero-filled images, combined as `reconstruct --method zero-filled` does it."""
         # without maps there is no combination but the root sum of squares
         model = build("zero-filled" if self.check.maps else "rss").to(self.device)
-        return self.validate(model, recipe=replace(self.check, informed=False))
+        return self.validate(model, recipe=replace(self.check, informed=False, start=None))
 
     def validate(
         self, model: Reconstructor, picture: Path | None = None, heading: str = "", recipe: Recipe | None = None

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrirecon.data.items import Batch, Recipe
+from mrirecon.data.batch import Batch
+from mrirecon.data.items import Recipe
 from mrirecon.engine import Reconstructor
 from mrirecon.losses import Loss, LossSettings
 from mrirecon.metrics import METRICS, scores
