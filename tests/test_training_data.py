@@ -470,5 +470,15 @@ def test_rounds_repeat(tmp_path):
     assert Order(recipe()).epoch(0) != Order(recipe()).epoch(2)
 
 
+@pytest.mark.parametrize(("length", "batch"), [(None, 1), (5, 1), (12, 5), (13, 1), (17, 4), (40, 3)])
+def test_an_epoch_is_as_long_as_it_says(length, batch):
+    """A run that is resumed finds its place by it."""
+    order = Order(recipe(batch=batch), length)
+    for epoch in (0, 3):
+        found = order.epoch(epoch)
+        assert len(found) == order.steps
+        assert all(len(b) == batch for b in found)
+
+
 def first_image(problem):
     return problem.adjoint * 2

@@ -53,7 +53,7 @@ class Order:
                 batches.append(groups.pop(key))
         # Sizes too rare to fill a batch are filled up by repetition.
         rare = [[group[i % len(group)] for i in range(batch)] for group in groups.values()]
-        batches += rare[: self.steps - len(batches)]
+        batches = (batches + rare)[: self.steps]
         return [[(epoch, b * batch + i, slot) for i, slot in enumerate(group)] for b, group in enumerate(batches)]
 
 
