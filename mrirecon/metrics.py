@@ -154,15 +154,15 @@ def object_mask(reference: Array) -> Tensor:
 
     Slice by slice; then closed by 2 pixels (a cross, twice) and holes filled. All false where the reference is zero.
     """
-    magnitude = _magnitude(reference)
-    slices = magnitude.reshape(-1, *magnitude.shape[-2:]).cpu().numpy()
+    values = magnitude(reference)
+    slices = values.reshape(-1, *values.shape[-2:]).cpu().numpy()
     found = np.empty(slices.shape, dtype=bool)
     for i, r in enumerate(slices):
         inside = r > 0.05 * np.percentile(r, 99.8)
         # Closing reaches 2 pixels outside; without room for them it would erode an object that the image cuts off.
         closed = ndimage.binary_closing(np.pad(inside, 2), iterations=2)[2:-2, 2:-2]
         found[i] = ndimage.binary_fill_holes(inside | closed)
-    return torch.from_numpy(found).reshape(magnitude.shape).to(magnitude.device)
+    return torch.from_numpy(found).reshape(values.shape).to(values.device)
 
 
 def least_squares_scale(image: Array, reference: Array, region: Array) -> Tensor:
@@ -174,7 +174,7 @@ def least_squares_scale(image: Array, reference: Array, region: Array) -> Tensor
         region: (..., y, x) booleans.
 
     """
-    x, r = _magnitude(image), _magnitude(reference)
+    x, r = magnitude(image), magnitude(reference)
     _same(x, r)
     inside = (region if isinstance(region, Tensor) else torch.from_numpy(region.copy())).to(x.device)
     # By its maximum first: squares of tiny values would vanish.
@@ -234,7 +234,7 @@ def scores(images: Array, reference: Array) -> list[Score]:
             fix=f"give (..., y, x) with at least {WINDOW} pixels along y and x",
         )
     # On the CPU: not every accelerator has float64.
-    x, r = (_magnitude(a.cpu() if isinstance(a, Tensor) else a).reshape(-1, *a.shape[-2:]) for a in (images, reference))
+    x, r = (magnitude(a.cpu() if isinstance(a, Tensor) else a).reshape(-1, *a.shape[-2:]) for a in (images, reference))
     return [_score(a, b) for a, b in zip(x, r, strict=True)]
 
 
@@ -295,8 +295,8 @@ def _average(values: Tensor, region: Tensor | None) -> Tensor:
     return torch.where(region, values, 0.0).sum((-2, -1)) / count
 
 
-def _magnitude(values: Array) -> Tensor:
-    """Return the magnitude in float64."""
+def magnitude(values: Array) -> Tensor:
+    """Return the magnitude of (...), a real or complex array or tensor, as a float64 tensor."""
     if isinstance(values, np.ndarray):
         return torch.from_numpy(np.abs(values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)))
     return values.detach().to(torch.complex128 if values.is_complex() else torch.float64).abs()

@@ -1,0 +1,246 @@
+"""What a radiologist looks for: lesions that are there, as bright and sharp as they are, and none that are not.
+
+Lesions are given as labels. Each is compared, slice by slice in its plane, with a shell of the tissue around it: from 2
+to 5 pixels away, inside the object, outside every lesion. With means m and the shell's standard deviation s:
+
+- contrast (m_lesion − m_shell) / m_shell, Weber's; negative for dark lesions;
+- contrast-to-noise ratio (m_lesion − m_shell) / s, where s also holds the tissue's own structure;
+- sharpness: the steepest mean slope across the border over the lesion's height, in 1/mm; the reciprocal of how wide the
+  edge is. The slope is that of a line through all pixels within 2 pixels of the border;
+- recovery: contrast in the image over contrast in the reference; 1 is what is wanted.
+
+With pairs of which one has a lesion that the other has not, `detectability` says how well an observer who knows what to
+look for tells them apart (the signal-known-exactly matched filter: Barrett and Myers, Foundations of Image Science,
+2004, ch. 13), and how often a reconstruction shows a lesion that is not there, or none where there is one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+
+import numpy as np
+from scipy import ndimage
+
+from mrirecon.errors import InputError
+from mrirecon.metrics import Array, magnitude, object_mask
+
+NEAR, FAR = 2.0, 5.0  # the shell, in pixels from the lesion
+REACH = 2.0  # of the border's profile, in pixels to both sides
+LEAST = 4  # pixels that a lesion, and the tissue around it, must have
+SIZES = (0.0, 4.0, 8.0, math.inf)  # bounds of the groups by diameter, in mm
+
+
+@dataclass(frozen=True)
+class LesionScore:
+    """One lesion; see the head of this file. None where it is too small, or has no tissue around it.
+
+    Attributes:
+        label: its value in the mask.
+        slices: how many it is seen in.
+        pixels: in all of them.
+        diameter: of a circle of its largest section's area, in mm.
+        contrast: in the image.
+        contrast_reference: in the reference.
+        recovery: the first over the second.
+        cnr: in the image.
+        cnr_reference: in the reference.
+        sharpness: in the image, 1/mm.
+        sharpness_reference: in the reference, 1/mm.
+        reason: why something is None.
+
+    """
+
+    label: int
+    slices: int
+    pixels: int
+    diameter: float
+    contrast: float | None = None
+    contrast_reference: float | None = None
+    recovery: float | None = None
+    cnr: float | None = None
+    cnr_reference: float | None = None
+    sharpness: float | None = None
+    sharpness_reference: float | None = None
+    reason: str | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def measure_lesions(
+    image: Array, reference: Array, labels: np.ndarray, *, spacing: tuple[float, float] = (1.0, 1.0)
+) -> list[LesionScore]:
+    """Measure every lesion of a volume in an image and in its reference.
+
+    Args:
+        image: (z, y, x) or (y, x), scaled like the reference or not: contrasts do not depend on it.
+        reference: the same shape.
+        labels: the same shape, integers; 0 outside, and one value a lesion. A mask of zeros and ones is taken apart
+            into connected lesions (through edges and corners).
+        spacing: (y, x) distance of pixels in mm.
+
+    Raises:
+        InputError: shapes that differ.
+
+    """
+    x, r = magnitude(image).numpy(), magnitude(reference).numpy()
+    labels = np.asarray(labels)
+    if not x.shape == r.shape == labels.shape or x.ndim not in (2, 3):
+        raise InputError(
+            "the image, its reference and the lesions differ in shape", why=f"{x.shape}, {r.shape}, {labels.shape}"
+        )
+    if x.ndim == 2:
+        x, r, labels = x[None], r[None], labels[None]
+    numbered = separate(labels)
+    tissue = object_mask(r).numpy() & (numbered == 0)
+    found = []
+    for label, place in enumerate(ndimage.find_objects(numbered), start=1):
+        if place is None:
+            continue
+        margin = math.ceil(FAR) + 1
+        box = (
+            place[0],
+            *(
+                slice(max(0, p.start - margin), min(n, p.stop + margin))
+                for p, n in zip(place[1:], x.shape[1:], strict=True)
+            ),
+        )
+        found.append(_measure(label, x[box], r[box], numbered[box] == label, tissue[box], spacing))
+    return found
+
+
+def separate(labels: np.ndarray) -> np.ndarray:
+    """Return labels (z, y, x) with one number a lesion; zeros and ones are taken apart into connected parts."""
+    values = np.unique(labels)
+    if set(values.tolist()) <= {0, 1}:
+        parts, _ = ndimage.label(labels > 0, np.ones((3, 3, 3)))
+        return np.asarray(parts, dtype=np.int32)
+    return np.asarray(labels, dtype=np.int32)
+
+
+def _measure(
+    label: int, x: np.ndarray, r: np.ndarray, inside: np.ndarray, tissue: np.ndarray, spacing: tuple[float, float]
+) -> LesionScore:
+    areas = inside.sum((1, 2))
+    diameter = 2 * math.sqrt(float(areas.max()) * spacing[0] * spacing[1] / math.pi)
+    slices, pixels = int((areas > 0).sum()), int(areas.sum())
+    shell = np.zeros_like(inside)
+    signed = np.zeros(inside.shape)
+    for z in range(len(inside)):
+        if not areas[z]:
+            signed[z] = np.inf
+            continue
+        outer, inner = ndimage.distance_transform_edt(~inside[z]), ndimage.distance_transform_edt(inside[z])
+        shell[z] = tissue[z] & (outer >= NEAR) & (outer <= FAR)
+        # distance from the border, which lies half a pixel outside the last pixel
+        signed[z] = np.where(inside[z], 0.5 - inner, outer - 0.5)
+    if pixels < LEAST or shell.sum() < LEAST:
+        why = f"{pixels} pixels, {int(shell.sum())} of tissue around them: {LEAST} are needed"
+        return LesionScore(label, slices, pixels, diameter, reason=why)
+    border = (np.abs(signed) <= REACH) & (inside | tissue)
+    step = math.sqrt(spacing[0] * spacing[1])
+    values = [_contrast(v, inside, shell) for v in (x, r)]
+    edges = [_sharpness(v, signed * step, border, c[2]) for v, c in zip((x, r), values, strict=True)]
+    (contrast, cnr, _), (true_contrast, true_cnr, _) = values
+    recovery = None if contrast is None or not true_contrast else contrast / true_contrast
+    reason = None if recovery is not None else "the tissue around it is zero, or the lesion has no contrast"
+    return LesionScore(
+        label, slices, pixels, diameter, contrast, true_contrast, recovery, cnr, true_cnr, edges[0], edges[1], reason
+    )
+
+
+def _contrast(v: np.ndarray, inside: np.ndarray, shell: np.ndarray) -> tuple[float | None, float | None, float]:
+    """Return contrast, contrast-to-noise ratio and height."""
+    around, spread = float(v[shell].mean()), float(v[shell].std(ddof=1))
+    height = float(v[inside].mean()) - around
+    return height / around if around > 0 else None, height / spread if spread > 0 else None, height
+
+
+def _sharpness(v: np.ndarray, distance: np.ndarray, border: np.ndarray, height: float) -> float | None:
+    """Return the slope of a line through the border's pixels, downwards, over the height."""
+    at, values = distance[border], v[border]
+    at = at - at.mean()
+    spread = float((at**2).sum())
+    if not height or not spread:
+        return None
+    return -float((at * (values - values.mean())).sum()) / spread / height
+
+
+def by_size(found: Sequence[LesionScore], bounds: Sequence[float] = SIZES) -> list[dict[str, object]]:
+    """Return, for each group of diameters, how many lesions it has, and the median of what is defined."""
+    rows: list[dict[str, object]] = []
+    for low, high in pairwise(bounds):
+        group = [s for s in found if low <= s.diameter < high]
+        row: dict[str, object] = {"from mm": low, "to mm": None if math.isinf(high) else high, "lesions": len(group)}
+        for name in ("recovery", "contrast", "contrast_reference", "cnr", "cnr_reference", "sharpness"):
+            values = [v for s in group if (v := getattr(s, name)) is not None]
+            row[name] = float(np.median(values)) if values else None
+        rows.append(row)
+    return rows
+
+
+@dataclass(frozen=True)
+class Detectability:
+    """How well lesions are told from their absence; see the head of this file.
+
+    Attributes:
+        pairs: how many.
+        d_prime: (mean response with − without) / root mean of both variances.
+        recovered: mean response with a lesion; 1 if its contrast is all there, as the matched filter sees it.
+        missed: share of lesions with a response below one half.
+        hallucinated: share of absent lesions with a response above one half.
+
+    """
+
+    pairs: int
+    d_prime: float | None
+    recovered: float
+    missed: float
+    hallucinated: float
+
+
+def detectability(
+    present: Sequence[np.ndarray],
+    absent: Sequence[np.ndarray],
+    true_present: Sequence[np.ndarray],
+    true_absent: Sequence[np.ndarray],
+) -> Detectability:
+    """Return how well a matched filter tells images with a lesion from images without it.
+
+    The response of image x of pair i is ⟨s, x − b⟩ / ⟨s, s⟩, with the lesion's true signal s = r₁ − r₀ and the true
+    background b = r₀: 1 where the lesion is all there, 0 where there is none.
+
+    Args:
+        present: reconstructions (y, x), one a pair, in the scale of the truth.
+        absent: of the same without the lesion.
+        true_present: references with it.
+        true_absent: references without it.
+
+    Raises:
+        InputError: fewer than two pairs, numbers that differ, a pair without a lesion.
+
+    """
+    counts = {len(present), len(absent), len(true_present), len(true_absent)}
+    if len(counts) > 1 or min(counts) < 2:
+        raise InputError("detectability needs two pairs or more, all complete", why=f"numbers {sorted(counts)}")
+    responses = np.empty((2, len(present)))
+    pairs = zip(present, absent, true_present, true_absent, strict=True)
+    for i, (with_it, without, truth, background) in enumerate(pairs):
+        signal = np.asarray(truth, np.float64) - background
+        power = float((signal**2).sum())
+        if power == 0:
+            raise InputError("a pair has no lesion", where=f"pair {i}", why="both references are equal")
+        responses[:, i] = [float((signal * (v - background)).sum()) / power for v in (with_it, without)]
+    spread = math.sqrt(float(responses.var(axis=1, ddof=1).mean()))
+    gap = float(responses[0].mean() - responses[1].mean())
+    return Detectability(
+        responses.shape[1],
+        gap / spread if spread > 0 else None,
+        float(responses[0].mean()),
+        float((responses[0] < 0.5).mean()),
+        float((responses[1] > 0.5).mean()),
+    )

@@ -1,0 +1,209 @@
+"""The metrics of others, digit by digit, so that a figure here can be held against a figure there.
+
+SSIM and PSNR are one formula each with several unspoken choices: over which pixels, with which data range, of images
+scaled how. A preset is one set of these choices. Magnitudes in float64 throughout; where others compute in the files'
+float32, figures agree to its precision. What is undefined is None, with the reason.
+
+=========  =======================  ===========================  ===============================  ===================
+preset     images                   data range                   SSIM, PSNR, NMSE of              source
+=========  =======================  ===========================  ===============================  ===================
+fastmri    centre square, unscaled  maximum of the reference     the volume (SSIM: mean of        fastmri/evaluate.py
+                                    volume                       slices)
+calgary    divided by the maximum   largest − smallest value of  every slice                      Calgary-Campinas
+           of the reference slice   both                                                          challenge (DIRECT)
+atommic    unscaled                 the larger of both volumes'  the volume (SSIM: mean of        ATOMMIC 1.0
+                                    spans; for SSIM at least 1   slices)
+mridc      each slice divided by    1                            every slice                      mridc 0.2,
+           its own maximum, both                                                                  --type all_slices
+skimage    unscaled                 span of the reference slice  every slice                      scikit-image's
+                                                                                                  defaults
+=========  =======================  ===========================  ===============================  ===================
+
+Of fastmri and atommic, values that belong to a volume as a whole (PSNR, NMSE) are given once; their SSIM slice by slice
+is what the mean over the volume is made of. mridc can mask the background, which is then zero in both images, and so
+counts as equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrirecon.errors import InputError
+from mrirecon.metrics import WINDOW, Array, magnitude, ssim
+
+Preset = Literal["mrirecon", "fastmri", "calgary", "atommic", "mridc", "skimage"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+Values = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class VolumeScore:
+    """What a preset says of one volume.
+
+    Attributes:
+        volume: ssim, psnr, nmse, mse of the volume; None where undefined.
+        slices: the same of each slice, as far as the preset defines them slice by slice.
+        reasons: by name, why a value of the volume is None, or in how many slices one is.
+
+    """
+
+    volume: Values
+    slices: list[Values]
+    reasons: dict[str, str]
+
+
+def score_volume(prediction: Array, reference: Array, preset: Preset, *, mask: Array | None = None) -> VolumeScore:
+    """Score one volume as others do.
+
+    Args:
+        prediction: (z, y, x); its magnitude counts.
+        reference: (z, y, x).
+        preset: whose choices; not ``mrirecon``, for which see `mrirecon.metrics.scores`.
+        mask: (z, y, x), for ``mridc`` alone: what lies outside becomes zero in both.
+
+    Raises:
+        InputError: shapes that differ, slices smaller than SSIM's window, no such preset, a mask for another preset.
+
+    """
+    if preset not in _SCORERS:
+        raise InputError(f"there is no preset {preset!r} for volumes", fix=f"choose one of {', '.join(_SCORERS)}")
+    x, r = magnitude(prediction), magnitude(reference)
+    if x.shape != r.shape or x.ndim != 3 or min(x.shape[-2:]) < WINDOW:
+        raise InputError(
+            "two volumes (z, y, x) of one size are compared",
+            why=f"{tuple(x.shape)} and {tuple(r.shape)}; SSIM looks at {WINDOW}×{WINDOW} pixels",
+        )
+    if mask is not None:
+        if preset != "mridc":
+            raise InputError(f"the preset {preset} has no mask", fix="leave --mask out, or use the preset mridc")
+        inside = magnitude(mask) > 0
+        x, r = x * inside, r * inside
+    for name, values in (("prediction", x), ("reference", r)):
+        if not bool(torch.isfinite(values).all()):
+            return _undefined(f"the {name} holds values that are not numbers", len(x))
+    return _SCORERS[preset](x, r)
+
+
+def otsu_hull(reference: Array) -> np.ndarray:
+    """Return mridc's --mask_background (z, y, x): the convex hull of what exceeds Otsu's threshold, slice by slice."""
+    from skimage.filters import threshold_otsu
+    from skimage.morphology import convex_hull_image
+
+    volume = magnitude(reference).numpy()
+    out = np.zeros(volume.shape, dtype=bool)
+    for i, r in enumerate(volume):
+        if r.max() > r.min():
+            out[i] = convex_hull_image(r > threshold_otsu(r))  # type: ignore[no-untyped-call]
+    return out
+
+
+def _fastmri(x: Tensor, r: Tensor) -> VolumeScore:
+    side = r.shape[-1]
+    if r.shape[-2] < side:
+        # their crop refuses it too
+        return _undefined(f"slices of {r.shape[-2]}×{side} are not as high as wide, which this preset needs", len(x))
+    top = (r.shape[-2] - side) // 2
+    return _of_volume(x[:, top : top + side], r[:, top : top + side], lambda a, b: float(b.max()))
+
+
+def _atommic(x: Tensor, r: Tensor) -> VolumeScore:
+    return _of_volume(x, r, lambda a, b: max(_span(a), _span(b)), least=1.0)
+
+
+def _of_volume(x: Tensor, r: Tensor, span: Callable[[Tensor, Tensor], float], least: float = 0.0) -> VolumeScore:
+    peak = span(x, r)
+    reasons: dict[str, str] = {}
+    if peak <= 0:
+        return _undefined("the reference is zero", len(x))
+    slices: list[Values] = [{"ssim": float(v)} for v in ssim(x, r, max(peak, least))]
+    mse = float((x - r).square().mean())
+    volume: Values = {"ssim": _mean([s["ssim"] for s in slices]), **_errors(x, r, mse, peak, reasons)}
+    return VolumeScore(volume, slices, reasons)
+
+
+def _calgary(x: Tensor, r: Tensor) -> VolumeScore:
+    def scaled(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, float]:
+        a, b = a / b.max(), b / b.max()
+        return a, b, max(float(a.max()), float(b.max())) - min(float(a.min()), float(b.min()))
+
+    return _of_slices(x, r, scaled)
+
+
+def _mridc(x: Tensor, r: Tensor) -> VolumeScore:
+    return _of_slices(x, r, lambda a, b: (a / a.max(), b / b.max(), 1.0))
+
+
+def _skimage(x: Tensor, r: Tensor) -> VolumeScore:
+    return _of_slices(x, r, lambda a, b: (a, b, _span(b)))
+
+
+def _of_slices(x: Tensor, r: Tensor, scaled: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, float]]) -> VolumeScore:
+    slices: list[Values] = []
+    why: dict[str, list[str]] = {}
+    for one, reference in zip(x, r, strict=True):
+        reasons: dict[str, str] = {}
+        a, b, peak = scaled(one, reference)
+        if float(reference.max()) == 0:
+            values, reasons = _nothing("the reference is zero")
+        elif not bool(torch.isfinite(a).all()):
+            values, reasons = _nothing("the prediction is zero")
+        elif peak <= 0:
+            values, reasons = _nothing("the reference is constant")
+        else:
+            values = {"ssim": float(ssim(a, b, peak))}
+            values |= _errors(a, b, float((a - b).square().mean()), peak, reasons)
+        slices.append(values)
+        for name, text in reasons.items():
+            why.setdefault(name, []).append(text)
+    volume = {name: _mean([s[name] for s in slices]) for name in ("ssim", "psnr", "nmse", "mse")}
+    told = {name: f"undefined in {len(texts)} of {len(slices)} slices: {texts[0]}" for name, texts in why.items()}
+    return VolumeScore(volume, slices, told)
+
+
+def _errors(x: Tensor, r: Tensor, mse: float, peak: float, reasons: dict[str, str]) -> Values:
+    power = float(r.square().sum())
+    out: Values = {"psnr": None, "nmse": None, "mse": mse}
+    if mse > 0:
+        out["psnr"] = 10 * math.log10(peak**2 / mse)
+    else:
+        reasons["psnr"] = "the images are equal: the PSNR is infinite"
+    if power > 0:
+        out["nmse"] = float((x - r).square().sum()) / power
+    else:
+        reasons["nmse"] = "the reference is zero"
+    return out
+
+
+def _undefined(reason: str, count: int) -> VolumeScore:
+    values, reasons = _nothing(reason)
+    return VolumeScore(values, [dict(values) for _ in range(count)], reasons)
+
+
+def _nothing(reason: str) -> tuple[Values, dict[str, str]]:
+    names = ("ssim", "psnr", "nmse", "mse")
+    return dict.fromkeys(names), dict.fromkeys(names, reason)
+
+
+def _span(values: Tensor) -> float:
+    return float(values.max() - values.min())
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [v for v in values if v is not None]
+    return math.fsum(defined) / len(defined) if defined else None
+
+
+_SCORERS: dict[str, Callable[[Tensor, Tensor], VolumeScore]] = {
+    "fastmri": _fastmri,
+    "calgary": _calgary,
+    "atommic": _atommic,
+    "mridc": _mridc,
+    "skimage": _skimage,
+}
