@@ -219,8 +219,13 @@ def score(image: Array, reference: Array) -> Score:
     return found[0] if image.ndim == 2 else mean_score(found)
 
 
-def scores(images: Array, reference: Array) -> list[Score]:
+def scores(images: Array, reference: Array, *, region: Array | None = None) -> list[Score]:
     """Score every slice of (..., y, x), in the order of the leading axes.
+
+    Args:
+        images: (..., y, x), real or complex.
+        reference: the same shape.
+        region: the same shape, booleans: what counts in place of the object.
 
     Raises:
         InputError: see `score`.
@@ -235,10 +240,14 @@ def scores(images: Array, reference: Array) -> list[Score]:
         )
     # On the CPU: not every accelerator has float64.
     x, r = (magnitude(a.cpu() if isinstance(a, Tensor) else a).reshape(-1, *a.shape[-2:]) for a in (images, reference))
-    return [_score(a, b) for a, b in zip(x, r, strict=True)]
+    if region is None:
+        return [_score(a, b) for a, b in zip(x, r, strict=True)]
+    _same(region, reference)
+    inside = magnitude(region.cpu() if isinstance(region, Tensor) else region).reshape(x.shape) > 0
+    return [_score(a, b, m) for a, b, m in zip(x, r, inside, strict=True)]
 
 
-def _score(x: Tensor, r: Tensor) -> Score:
+def _score(x: Tensor, r: Tensor, region: Tensor | None = None) -> Score:
     for name, values in (("image", x), ("reference", r)):
         if not bool(torch.isfinite(values).all()):
             return _undefined(f"the {name} holds values that are not numbers")
@@ -247,7 +256,9 @@ def _score(x: Tensor, r: Tensor) -> Score:
         return _undefined("the reference is zero")
     # At unit range, so that squares neither vanish nor overflow.
     r = r / peak
-    region = object_mask(r)
+    region = object_mask(r) if region is None else region
+    if not bool((region & (r > 0)).any()):
+        return _undefined("the reference is zero where it counts")
     scale = float(least_squares_scale(x, r, region))
     if not math.isfinite(scale):
         return _undefined("the image is too faint to be scaled")
@@ -258,7 +269,7 @@ def _score(x: Tensor, r: Tensor) -> Score:
     if bool(region[edge:-edge, edge:-edge].any()):
         similarity = float(ssim(x, r, 1.0, region=region))
     else:
-        reasons["ssim"] = f"the object lies within {edge} pixels of the border"
+        reasons["ssim"] = f"what counts lies within {edge} pixels of the border"
     error = float(_average((x - r).square(), region))
     if error > (4 * torch.finfo(torch.float64).eps) ** 2:
         noise = -10 * math.log10(error)

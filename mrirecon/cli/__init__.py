@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mrirecon import __version__
-from mrirecon.cli import inspect, masks, models, reconstruct, training
+from mrirecon.cli import evaluate, inspect, masks, models, reconstruct, training
 from mrirecon.cli.envelope import run
 
 EPILOG = (
@@ -30,7 +30,7 @@ app.command()(inspect.demo)
 app.command()(inspect.info)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command()(reconstruct.calibrate)
-app.command()(reconstruct.evaluate)
+app.command("evaluate")(evaluate.evaluate)
 app.command()(training.train)
 app.add_typer(training.app)
 app.command()(training.simulate)

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from mrirecon.cli.console import emit, progress, say, table
-from mrirecon.errors import MriReconError, PartialFailure
+from mrirecon.errors import MriReconError, PartialFailure, UsageError
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Axes = Annotated[str | None, typer.Option(help='Axes as stored, where the file leaves them open: "slice,coil,y,x".')]
@@ -155,3 +156,14 @@ def summarize(failed: list[MriReconError], done: int) -> None:
             why="; ".join(f"{e.where}: {e.what}" if e.where else e.what for e in failed),
             fix="the others are done; mend these and run them alone",
         )
+
+
+def free(path: Path, overwrite: bool) -> None:
+    """Refuse an output that exists.
+
+    Raises:
+        UsageError: it does.
+
+    """
+    if path.exists() and not overwrite:
+        raise UsageError("the output exists already", where=str(path), fix="choose another name, or pass --overwrite")

@@ -1,4 +1,4 @@
-"""Verbs that work on files: reconstruct, calibrate, evaluate."""
+"""Verbs that work on files: reconstruct, calibrate."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mrirecon.cli.console import emit, progress, say, table
-from mrirecon.cli.inspect import AsJson, Axes, Device, summarize
+from mrirecon.cli.console import emit, progress, say
+from mrirecon.cli.inspect import AsJson, Axes, Device, Overwrite, free, summarize
 from mrirecon.errors import MriReconError, UsageError
 
 SOURCES = ("auto", "file", "espirit", "sigpy", "unit")
@@ -17,7 +17,6 @@ FORMATS = ("h5", "npz", "cfl", "png")
 SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl")
 Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
 Sets = Annotated[int, typer.Option("--map-sets", min=1, max=2, help="2 where the object exceeds the field of view.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 
 
 def reconstruct(
@@ -96,7 +95,7 @@ def calibrate(
     overwrite: Overwrite = False,
 ) -> None:
     """Estimate coil maps by ESPIRiT, for --maps."""
-    _free(output, overwrite)
+    free(output, overwrite)
     from mrirecon.calibrate import EspiritOptions
     from mrirecon.calibrate import calibrate as run
     from mrirecon.io import read, write_maps
@@ -107,32 +106,6 @@ def calibrate(
     say(f"ESPIRiT maps of {len(found)} items, {found.shape[1]} set(s), {found.shape[2]} coils")
     for path in write_maps(output, found, inputs=[file]):
         typer.echo(path)
-
-
-def evaluate(
-    prediction: Annotated[Path, typer.Argument(help="Reconstructed images.")],
-    reference: Annotated[Path, typer.Argument(help="Reference images, or the fully sampled scan.")],
-    csv: Annotated[Path | None, typer.Option(help="Write the scores of every slice here.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Name of the images in the prediction.")] = None,
-    reference_dataset: Annotated[str | None, typer.Option(help="Name of the images in the reference.")] = None,
-    axes: Axes = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-) -> None:
-    """Score images: SSIM, PSNR, NMSE of every slice, inside the object, after one least-squares scale."""
-    if csv is not None:
-        _free(csv, overwrite)
-    from mrirecon.evaluate import evaluate as run
-
-    found = run(prediction, reference, dataset=dataset, reference_dataset=reference_dataset, axes=axes)
-    if csv is not None:
-        found.write_csv(csv)
-    if as_json:
-        return emit(found.as_dict())
-    say(f"reference: {found.kind}")
-    rows = [[_place(r), r["ssim"], r["psnr"], r["nmse"], r["reason"] or ""] for r in found.rows()]
-    rows.append(["mean", found.mean.ssim, found.mean.psnr, found.mean.nmse, ""])
-    typer.echo(table(("slice", "SSIM", "PSNR (dB)", "NMSE", ""), rows))
 
 
 def expand(files: list[Path], output: Path) -> list[Path]:
@@ -197,15 +170,6 @@ def _one_of(value: str | None, choices: tuple[str, ...], option: str) -> str | N
     if value is not None and value not in choices:
         raise UsageError(f"{option} cannot be {value!r}", fix=f"choices: {', '.join(choices)}")
     return value
-
-
-def _free(path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise UsageError("the output exists already", where=str(path), fix="choose another name, or pass --overwrite")
-
-
-def _place(row: dict[str, object]) -> str:
-    return str(row["item"]) if row["slice"] is None else f"{row['item']}, z {row['slice']}"
 
 
 def _narrate(path: Path, done: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from mrirecon.io.fastmri import Hdf5Store
 from mrirecon.io.hdf5 import open_hdf5
 from mrirecon.io.identify import sniff
 from mrirecon.io.limits import is_numeric
+from mrirecon.io.nifti import SUFFIXES as NIFTI
+from mrirecon.io.nifti import read_nifti
 from mrirecon.io.npy import NpyStore, NpzStore
 from mrirecon.io.scan import Store
 from mrirecon.io.values import magnitude_of
@@ -84,16 +86,18 @@ def read_image(path: str | Path, *, dataset: str | None = None) -> np.ndarray:
     """Return the magnitude images of a file, (item, *space) float32: a reconstruction or a reference.
 
     Args:
-        path: HDF5 or .npz with one of `IMAGE_NAMES`, .npy, or a BART pair. A single 2D array is one item; further
-            leading axes of a BART array are counted as items; a 4D array elsewhere is (item, z, y, x), as
-            `write_image` writes it.
+        path: HDF5 or .npz with one of `IMAGE_NAMES`, .npy, NIfTI (slices upright), or a BART pair. A single 2D array is
+            one item; further leading axes of a BART array are counted as items; a 4D array elsewhere is (item, z, y,
+            x), as `write_image` writes it.
         dataset: name of the array.
 
     Raises:
         InputError: no such array, fewer than two axes, values that are not numbers.
 
     """
-    if sniff(path) == "cfl":
+    if str(path).lower().endswith(NIFTI):
+        values, where = read_nifti(path).values, str(path)
+    elif sniff(path) == "cfl":
         bart = image_store(Path(path))
         values, depth = bart.read(), bart.depth
         values = values.reshape(-1, *values.shape[-depth:])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from mrirecon.errors import InputError, ResourceError, UsageError
 from mrirecon.io.identify import regular_file
@@ -40,6 +41,28 @@ def read_nifti(path: str | Path) -> Slices:
         InputError: not a NIfTI file, truncated, without a usable geometry, or without numbers.
 
     """
+    return _cut(*_load(path))
+
+
+def resampled_labels(path: str | Path, like: str | Path) -> Slices:
+    """Return a volume of labels on another volume's grid, cut as `read_nifti` cuts that one.
+
+    Each voxel has the label that lies nearest to its centre in the scanner's coordinates, 0 outside of the labels.
+
+    Raises:
+        UsageError, InputError: see `read_nifti`; more than three axes.
+
+    """
+    (labels, at), (grid, target) = _load(path), _load(like)
+    if labels.ndim != 3 or grid.ndim != 3:
+        raise InputError("labels are resampled in three axes", where=f"{path} and {like}", why="one has more")
+    matrix = np.linalg.inv(at) @ target
+    found = ndimage.affine_transform(labels, matrix[:3, :3], matrix[:3, 3], grid.shape, order=0, cval=0.0)
+    return _cut(found, target)
+
+
+def _load(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return values (x, y, z, ...) to the right, the front and the top, and the affine from voxels to mm."""
     try:
         import nibabel
     except ImportError:
@@ -69,6 +92,11 @@ def read_nifti(path: str | Path) -> Slices:
         raise InputError(f"{path} is damaged or truncated", why=why, fix="copy or download it again") from None
     if not np.isfinite(values).all():
         raise InputError(f"{path} holds values that are not numbers", fix="replace them first: numpy.nan_to_num")
+    return values, affine
+
+
+def _cut(values: np.ndarray, affine: np.ndarray) -> Slices:
+    shape = values.shape
     steps = [float(s) for s in np.sqrt((affine[:3, :3] ** 2).sum(0))]
     # Canonical axes run to the right, the front and the top; equal to 1 %, the axial cut is what people know.
     across = 2 if steps[2] > 0.99 * max(steps) else int(np.argmax(steps))

@@ -1,0 +1,119 @@
+"""The verb that scores images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mrirecon.cli.console import emit, progress, say, table
+from mrirecon.cli.inspect import AsJson, Axes, Overwrite, free
+from mrirecon.errors import PartialFailure, UsageError
+
+if TYPE_CHECKING:
+    from mrirecon.evaluate import Evaluation, Evaluations, Summary
+
+_UNITS = {"ssim": "SSIM", "psnr": "PSNR (dB)", "nmse": "NMSE", "mse": "MSE", "hfen": "HFEN", "gmsd": "GMSD"}
+
+
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(help="Reconstructed images: a file, or a folder of them.")],
+    reference: Annotated[Path, typer.Argument(help="Reference images, or fully sampled scans: a file or a folder.")],
+    preset: Annotated[
+        str, typer.Option(help="Whose definition: mrirecon, fastmri, calgary, atommic, mridc, skimage.")
+    ] = "mrirecon",
+    metrics: Annotated[str, typer.Option(help="Any of ssim,psnr,nmse,mse,hfen,gmsd.")] = "ssim,psnr,nmse",
+    mask: Annotated[Path | None, typer.Option(help="Pixels that count in place of the object.")] = None,
+    region: Annotated[
+        Path | None, typer.Option(help="Lesions to measure: labels, or a mask. NIfTI is resampled to NIfTI images.")
+    ] = None,
+    spacing: Annotated[
+        tuple[float, float] | None, typer.Option(help="y and x distance of pixels in mm, where files do not tell.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the scores of every slice here.")] = None,
+    volumes: Annotated[Path | None, typer.Option(help="Write the scores of every file of two folders here.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the images in the prediction.")] = None,
+    reference_dataset: Annotated[str | None, typer.Option(help="Name of the images in the reference.")] = None,
+    axes: Axes = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score images: by our own score (inside the object, after one least-squares scale), or as others do."""
+    for path in (csv, volumes):
+        if path is not None:
+            free(path, overwrite)
+    from mrirecon.evaluate import Evaluations, Options, evaluate_folders
+    from mrirecon.evaluate import evaluate as run
+
+    names = tuple(part.strip() for part in metrics.split(",") if part.strip())
+    options = Options(preset, names, mask, region, spacing)  # type: ignore[arg-type]  # it checks the words
+    named: dict[str, Any] = {"dataset": dataset, "reference_dataset": reference_dataset, "axes": axes}
+    if prediction.is_dir() or reference.is_dir():
+        with progress("evaluate") as callback:
+            found = evaluate_folders(prediction, reference, options=options, progress=callback, **named)
+    elif volumes is not None:
+        raise UsageError("--volumes is of two folders", fix="give folders, or --csv")
+    else:
+        found = Evaluations([run(prediction, reference, options=options, **named)], [], [], [], options)
+    if csv is not None:
+        found.write_slices(csv)
+    if volumes is not None:
+        found.write_volumes(volumes)
+    alone = not (prediction.is_dir() or reference.is_dir())
+    if as_json:
+        emit(found.done[0].as_dict() if alone else found.as_dict())
+    elif alone:
+        _tell_one(found.done[0])
+    else:
+        _tell_all(found)
+    if found.failed:
+        raise PartialFailure(
+            f"{len(found.failed)} of {len(found.failed) + len(found.done)} pairs could not be compared",
+            why="; ".join(f"{e.where}: {e.what}" for e in found.failed),
+            fix="the others are scored; mend these",
+        )
+
+
+def _tell_one(one: Evaluation) -> None:
+    names = one.options.metrics
+    say(f"reference: {one.kind}; definition: {one.options.preset}")
+    for note in one.notes:
+        say(f"note: {note}")
+    rows = [[_place(r), *(r[n] for n in names), r["reason"] or ""] for r in one.rows()]
+    rows.append(["mean" if one.options.preset == "mrirecon" else "volume", *(one.mean[n] for n in names), ""])
+    typer.echo(table(("slice", *(_UNITS[n] for n in names), ""), rows))
+    if one.options.region is not None:
+        _tell_lesions(one.as_dict()["lesions"])
+
+
+def _tell_lesions(found: dict[str, Any]) -> None:
+    columns = ("diameter", "contrast", "contrast_reference", "recovery", "cnr", "cnr_reference", "sharpness")
+    heads = ("lesion", "mm", "contrast", "of reference", "recovery", "CNR", "of reference", "sharpness (1/mm)", "")
+    rows = [[f"{s['item']}, {s['label']}", *(s[c] for c in columns), s["reason"] or ""] for s in found["each"]]
+    typer.echo(table(heads, rows) if rows else "no lesions in the region")
+
+
+def _tell_all(found: Evaluations) -> None:
+    names = found.options.metrics
+    say(f"definition: {found.options.preset}")
+    for paths, what in ((found.without_reference, "no reference for"), (found.without_prediction, "no prediction for")):
+        if paths:
+            say(f"{what} {len(paths)}: {', '.join(p.name for p in paths)}")
+    for one in found.done:
+        for note in one.notes:
+            say(f"note: {one.prediction.name}: {note}")
+    rows = [[one.prediction.name, len(one.slices), *(one.mean[n] for n in names)] for one in found.done]
+    typer.echo(table(("file", "slices", *(_UNITS[n] for n in names)), rows))
+    summary = found.summary()
+    heads = ("over volumes", "mean", "SD", "95 % interval", "volumes", "undefined")
+    typer.echo("\n" + table(heads, [_summed(_UNITS[n], s) for n, s in summary.items()]))
+
+
+def _summed(name: str, s: Summary) -> list[object]:
+    interval = "-" if s.low is None or s.high is None else f"{s.low:.4g} to {s.high:.4g}"
+    return [name, s.mean, s.deviation, interval, s.volumes, s.undefined]
+
+
+def _place(row: dict[str, object]) -> str:
+    return str(row["item"]) if row["slice"] is None else f"{row['item']}, z {row['slice']}"

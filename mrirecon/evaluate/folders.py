@@ -1,0 +1,230 @@
+"""Many files: matched by name, scored one after the other, and summed up over volumes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrirecon.errors import InputError, MriReconError, UsageError
+from mrirecon.evaluate.one import Evaluation, Options, Row, evaluate
+from mrirecon.io import atomic_path
+
+SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".nii", ".nii.gz")
+RESAMPLES = 10_000
+LEAST = 3  # volumes for an interval
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric over volumes.
+
+    Attributes:
+        volumes: where it is defined.
+        undefined: where it is not; they are in no mean.
+        mean: over volumes, each of which counts once, however many slices it has.
+        deviation: sample standard deviation between volumes; None for one.
+        low: lower end of the 95 % interval of the mean; None for fewer than three volumes.
+        high: its upper end.
+
+    """
+
+    volumes: int
+    undefined: int
+    mean: float | None
+    deviation: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """What was found in two folders.
+
+    Attributes:
+        done: one a pair of files.
+        failed: the files that could not be compared, and why.
+        without_reference: predictions that have no partner.
+        without_prediction: references that have none.
+        options: what was measured.
+
+    """
+
+    done: list[Evaluation]
+    failed: list[MriReconError]
+    without_reference: list[Path]
+    without_prediction: list[Path]
+    options: Options
+    seed: int = field(default=0)
+
+    def volumes(self) -> list[Row]:
+        """Return one row a file: the mean over its slices, or what the preset says of it as one volume."""
+        return [
+            {
+                "file": one.prediction.name,
+                "items": len(one.items),
+                "slices": len(one.slices),
+                **one.mean,
+                "notes": "; ".join(one.notes) or None,
+            }
+            for one in self.done
+        ]
+
+    def summary(self) -> dict[str, Summary]:
+        """Return each metric over files, with a bootstrap interval."""
+        rows = [one.mean for one in self.done]
+        return {name: summarize([row[name] for row in rows], self.seed) for name in self.options.metrics}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        return {
+            "preset": self.options.preset,
+            "summary": {name: vars(s) for name, s in self.summary().items()},
+            "interval": f"95 %, percentile bootstrap over volumes, {RESAMPLES} resamples, seed {self.seed}",
+            "volumes": self.volumes(),
+            "failed": [{"file": e.where, "error": e.what, "why": e.why, "fix": e.fix} for e in self.failed],
+            "without reference": [str(p) for p in self.without_reference],
+            "without prediction": [str(p) for p in self.without_prediction],
+            "files": [one.as_dict() for one in self.done],
+        }
+
+    def write_slices(self, path: str | Path) -> None:
+        """Write one row a slice as CSV; see `Evaluation.rows`."""
+        rows = [{"file": one.prediction.name, **row} for one in self.done for row in one.rows()]
+        _write(path, ("file", "item", "slice", *self.options.metrics, "scale", "reason"), rows, self._inputs())
+
+    def write_volumes(self, path: str | Path) -> None:
+        """Write one row a file as CSV; see `volumes`."""
+        columns = ("file", "items", "slices", *self.options.metrics, "notes")
+        _write(path, columns, self.volumes(), self._inputs())
+
+    def _inputs(self) -> list[Path]:
+        return [p for one in self.done for p in (one.prediction, one.reference)]
+
+
+def evaluate_folders(
+    predictions: Path,
+    references: Path,
+    *,
+    options: Options | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    **names: Any,
+) -> Evaluations:
+    """Score every file of a folder against the one of the same name; one pair is in memory at a time.
+
+    Names agree up to their first dot: ``case1.h5`` and ``case1.nii.gz`` belong together. If options name a mask or a
+    region that is a folder, each pair takes the file of its name there.
+
+    Args:
+        predictions: folder of images.
+        references: folder of images or fully sampled scans.
+        options: what is measured.
+        progress: is told (done, of, name).
+        names: passed on to `evaluate`.
+
+    Raises:
+        InputError: nothing fits together; a folder holds two files of one name.
+
+    """
+    options = options or Options()
+    ours, theirs = _by_name(predictions), _by_name(references)
+    both = sorted(set(ours) & set(theirs))
+    if not both:
+        raise InputError(
+            "no file in one folder has the name of one in the other",
+            where=f"{predictions} and {references}",
+            why=f"{_few(ours)} and {_few(theirs)}",
+            fix="give files the same names up to the first dot",
+        )
+    done: list[Evaluation] = []
+    failed: list[MriReconError] = []
+    for number, name in enumerate(both):
+        if progress is not None:
+            progress(number, len(both), name)
+        try:
+            found = evaluate(ours[name], theirs[name], options=_own(options, name), **names)
+        except MriReconError as error:
+            error.where = error.where or str(ours[name])
+            failed.append(error)
+        else:
+            done.append(found)
+    return Evaluations(
+        done,
+        failed,
+        [ours[n] for n in sorted(set(ours) - set(both))],
+        [theirs[n] for n in sorted(set(theirs) - set(both))],
+        options,
+    )
+
+
+def summarize(values: Sequence[float | None], seed: int = 0) -> Summary:
+    """Return the mean over volumes with a 95 % interval by the percentile bootstrap (Efron, Ann. Stat. 7:1, 1979).
+
+    Args:
+        values: one a volume; slices of one volume are no independent draws, and must be averaged before.
+        seed: of the resamples.
+
+    """
+    defined = np.array([v for v in values if v is not None])
+    if not len(defined):
+        return Summary(0, len(values), None, None, None, None)
+    low = high = None
+    if len(defined) >= LEAST:
+        rng = np.random.Generator(np.random.PCG64(seed))
+        means = defined[rng.integers(len(defined), size=(RESAMPLES, len(defined)))].mean(1)
+        low, high = (float(v) for v in np.quantile(means, (0.025, 0.975)))
+    deviation = float(defined.std(ddof=1)) if len(defined) > 1 else None
+    return Summary(len(defined), len(values) - len(defined), float(defined.mean()), deviation, low, high)
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UsageError("a folder is compared with a folder", where=str(folder), fix="give two files or two folders")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES):
+            continue
+        name = path.name.split(".")[0]
+        if name in found:
+            raise InputError(
+                f"two files are called {name}",
+                where=str(folder),
+                why=f"{found[name].name}, {path.name}",
+                fix="keep one",
+            )
+        found[name] = path
+    return found
+
+
+def _own(options: Options, name: str) -> Options:
+    """Return options whose mask and region are files of that name, where they are folders."""
+    changed = {}
+    for key in ("mask", "region"):
+        folder = getattr(options, key)
+        if folder is not None and folder.is_dir():
+            there = _by_name(folder)
+            if name not in there:
+                raise InputError(
+                    f"there is no {key} for {name}", where=str(folder), fix=f"add one, or leave out --{key}"
+                )
+            changed[key] = there[name]
+    return Options(**{**vars(options), **changed})
+
+
+def _write(path: str | Path, columns: Sequence[str], rows: Iterable[Row], inputs: Sequence[Path]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_path(path, inputs=inputs) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "") if listed else "nothing"

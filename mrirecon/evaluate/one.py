@@ -1,0 +1,299 @@
+"""Score the images of one file against their reference, slice by slice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrirecon.errors import InputError, UsageError
+from mrirecon.evaluate.misfit import misfits
+from mrirecon.evaluate.reference import reference_images
+from mrirecon.evaluate.region import read_region
+from mrirecon.io import read_image
+from mrirecon.io.nifti import SUFFIXES as NIFTI
+from mrirecon.io.nifti import read_nifti
+from mrirecon.lesions import LesionScore, by_size, measure_lesions
+from mrirecon.metrics import METRICS, scores
+from mrirecon.presets import PRESETS, Preset, score_volume
+from mrirecon.sharpness import gmsd, hfen
+
+EXTRA = ("mse", "hfen", "gmsd")
+CHOICES = (*METRICS, *EXTRA)
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured.
+
+    Attributes:
+        preset: whose definition; see `mrirecon.presets`. Our own is that of `mrirecon.metrics`.
+        metrics: names out of `CHOICES`.
+        mask: file of the pixels that count.
+        region: file of labelled lesions, which are measured each.
+        spacing: (y, x) of pixels in mm; None takes a NIfTI file's, else pixels stand for mm.
+
+    """
+
+    preset: Preset = "mrirecon"
+    metrics: tuple[str, ...] = METRICS
+    mask: Path | None = None
+    region: Path | None = None
+    spacing: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [m for m in self.metrics if m not in CHOICES]
+        if unknown or not self.metrics:
+            raise UsageError(f"there is no metric {', '.join(unknown) or ''}".rstrip(), fix=f"choose {_list(CHOICES)}")
+        if self.preset not in PRESETS:
+            raise UsageError(f"there is no preset {self.preset!r}", fix=f"choose one of {_list(PRESETS)}")
+        if self.preset == "mrirecon" and "mse" in self.metrics:
+            raise UsageError("our own score has no MSE: images are scaled first", fix="take nmse, or another preset")
+        if self.mask is not None and self.preset not in ("mrirecon", "mridc"):
+            raise UsageError(f"the preset {self.preset} has no mask", fix="leave --mask out, or --preset mrirecon")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of every slice, every item, and their mean.
+
+    Attributes:
+        prediction: the file scored.
+        reference: the file compared with.
+        kind: what the reference is, in words.
+        shape: of the images, (item, *space).
+        options: what was measured.
+        slices: the metrics of each slice and ``scale``; None where undefined.
+        why: of each slice, why something is undefined.
+        items: the metrics of each item: of the volume as a whole where the preset says so, else the mean over slices.
+        notes: what the user should know: an image that seems to be mirrored, and the like.
+        lesions: by item.
+
+    """
+
+    prediction: Path
+    reference: Path
+    kind: str
+    shape: tuple[int, ...]
+    options: Options
+    slices: list[dict[str, float | None]]
+    why: list[str]
+    items: list[dict[str, float | None]]
+    notes: list[str] = field(default_factory=list)
+    lesions: list[list[LesionScore]] = field(default_factory=list)
+
+    @property
+    def mean(self) -> dict[str, float | None]:
+        """Of our own score over all slices where it is defined; of a preset over the items."""
+        rows = self.slices if self.options.preset == "mrirecon" else self.items
+        return {name: mean(row.get(name) for row in rows) for name in self.options.metrics}
+
+    @property
+    def undefined(self) -> dict[str, int]:
+        """Of each metric that is given slice by slice, in how many slices it is undefined."""
+        there = [m for m in self.options.metrics if any(m in row for row in self.slices)]
+        return {name: sum(row.get(name) is None for row in self.slices) for name in there}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the values of `rows`."""
+        return ("item", "slice", *self.options.metrics, "scale", "reason")
+
+    def rows(self) -> list[Row]:
+        """Return one row a slice: item, slice (None where items are 2D), metrics, scale, and why one is undefined."""
+        depth = self.shape[1] if len(self.shape) == 4 else None
+        return [
+            {
+                "item": i if depth is None else i // depth,
+                "slice": None if depth is None else i % depth,
+                **{name: row.get(name) for name in (*self.options.metrics, "scale")},
+                "reason": why or None,
+            }
+            for i, (row, why) in enumerate(zip(self.slices, self.why, strict=True))
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold; what is undefined is null."""
+        found: dict[str, Any] = {
+            "prediction": str(self.prediction),
+            "reference": {"file": str(self.reference), "kind": self.kind},
+            "preset": self.options.preset,
+            "shape": list(self.shape),
+            "mean": self.mean,
+            "undefined": self.undefined,
+            "notes": self.notes,
+            "items": self.items,
+            "slices": self.rows(),
+        }
+        if self.options.region is not None:
+            every = [s for one in self.lesions for s in one]
+            found["lesions"] = {
+                "by_size": by_size(every),
+                "each": [{"item": i, **s.as_dict()} for i, one in enumerate(self.lesions) for s in one],
+            }
+        return found
+
+
+def evaluate(
+    prediction: str | Path,
+    reference: str | Path,
+    *,
+    options: Options | None = None,
+    dataset: str | None = None,
+    reference_dataset: str | None = None,
+    axes: str | None = None,
+) -> Evaluation:
+    """Score the images of a file.
+
+    Args:
+        prediction: images: HDF5 or .npz (`reconstruction`, ...), .npy, NIfTI, a BART pair; see `read_image`.
+        reference: images likewise, or fully sampled k-space: then the magnitude of the SENSE combination with ESPIRiT
+            maps of the full data. A file that holds both is taken as k-space; name a dataset to take its images.
+        options: what is measured; the one score of `mrirecon.metrics` if left out.
+        dataset: name of the images in `prediction`.
+        reference_dataset: name of the images in `reference`.
+        axes: names of the axes of the reference's k-space, where its file leaves them open.
+
+    Raises:
+        InputError: files that cannot be read; images that differ in number or size; an undersampled reference.
+
+    """
+    options = options or Options()
+    images = read_image(prediction, dataset=dataset)
+    truth, kind = reference_images(reference, dataset=reference_dataset, axes=axes)
+    return compare(images, truth, prediction=prediction, reference=reference, kind=kind, options=options)
+
+
+def compare(
+    images: np.ndarray,
+    truth: np.ndarray,
+    *,
+    prediction: str | Path,
+    reference: str | Path,
+    kind: str,
+    options: Options | None = None,
+) -> Evaluation:
+    """Score images (item, *space) against reference magnitudes of the same shape; the names are for errors and reports.
+
+    Raises:
+        InputError: the images differ in number or size; a mask or region that does not fit.
+
+    """
+    options = options or Options()
+    prediction, reference = Path(prediction), Path(reference)
+    _check_shapes(images, truth, prediction, reference)
+    images, truth = np.abs(images), np.abs(truth)
+    mask = None if options.mask is None else read_region(options.mask, images.shape, reference) > 0
+    labels = None if options.region is None else read_region(options.region, images.shape, reference)
+    spacing = options.spacing or _spacing(reference)
+    slices: list[dict[str, float | None]] = []
+    why: list[str] = []
+    items: list[dict[str, float | None]] = []
+    notes: dict[str, list[str]] = {}
+    lesions = []
+    depth = images.shape[1] if images.ndim == 4 else 1
+    # Of a preset, slices without a depth of their own are one volume: a file is what others call one.
+    groups = (
+        [slice(i, i + 1) for i in range(len(images))]
+        if images.ndim == 4 or options.preset == "mrirecon"
+        else [slice(0, len(images))]
+    )
+    for group in groups:
+        x, r = (v[group].reshape(-1, *v.shape[-2:]) for v in (images, truth))
+        inside = None if mask is None else mask[group].reshape(x.shape)
+        rows, reasons, whole = _measured(x, r, inside, options)
+        slices, why, items = slices + rows, why + reasons, [*items, whole]
+        scale = mean(row.get("scale") for row in rows) if options.preset == "mrirecon" else None
+        for what, how in misfits(x, r, scale):
+            notes.setdefault(what, []).append(how)
+        if labels is not None:
+            lesions.append(measure_lesions(x, r, labels[group].reshape(x.shape), spacing=spacing))
+    told = [
+        f"{what}{f' ({len(how)} of {len(groups)} items)' if len(groups) > 1 else ''}: {how[0]}"
+        for what, how in notes.items()
+    ]
+    assert len(slices) == len(images) * depth, "every slice has a row"
+    return Evaluation(prediction, reference, kind, images.shape, options, slices, why, items, told, lesions)
+
+
+def _measured(
+    x: np.ndarray, r: np.ndarray, inside: np.ndarray | None, options: Options
+) -> tuple[list[dict[str, float | None]], list[str], dict[str, float | None]]:
+    """Return the metrics of each slice, why some are undefined, and those of the whole."""
+    rows: list[dict[str, float | None]] = []
+    reasons: list[dict[str, str]] = []
+    if options.preset == "mrirecon":
+        for one in scores(x, r, region=inside):
+            rows.append({name: getattr(one, name) for name in (*METRICS, "scale")})
+            reasons.append(dict(one.reasons))
+        whole = None
+    else:
+        found = score_volume(x, r, options.preset, mask=inside)
+        rows, whole = [dict(v) for v in found.slices], found.volume
+        reasons = [dict(found.reasons) for _ in rows]
+    for name, metric in (("hfen", hfen), ("gmsd", gmsd)):
+        if name not in options.metrics:
+            continue
+        for i, row in enumerate(rows):
+            scale = row.get("scale", 1.0)
+            row[name] = None
+            try:
+                if scale is not None:
+                    row[name] = float(metric(x[i] * scale, r[i]))
+            except InputError as error:
+                reasons[i][name] = error.what
+    names = [m for m in options.metrics if any(m in row for row in rows)]
+    overall = {m: mean(row.get(m) for row in rows) for m in names}
+    if whole is not None:
+        overall |= {m: v for m, v in whole.items() if m in options.metrics}
+    told = ["; ".join(dict.fromkeys(t for m, t in one.items() if m in options.metrics)) for one in reasons]
+    return rows, told, overall
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of what is defined, or None."""
+    defined = [v for v in values if v is not None]
+    return math.fsum(defined) / len(defined) if defined else None
+
+
+def _spacing(path: Path) -> tuple[float, float]:
+    if not path.name.lower().endswith(NIFTI):
+        return 1.0, 1.0
+    return read_nifti(path).spacing[1:]
+
+
+def _check_shapes(images: np.ndarray, truth: np.ndarray, prediction: Path, reference: Path) -> None:
+    if images.shape == truth.shape:
+        return
+    fix = "compare images of the same scan, at the same matrix size"
+    if len(images) != len(truth):
+        what = f"{len(images)} {_plural(len(images))} cannot be compared with {len(truth)}"
+    elif images.shape[1:] == truth.shape[:0:-1] and images.ndim == 3:
+        what, fix = "the images lie across each other", "transpose one of them"
+    else:
+        what = "the images differ in size"
+        if all(a <= b for a, b in zip(images.shape, truth.shape, strict=False)):
+            fix += "; one seems to be cropped or resized"
+    raise InputError(
+        what,
+        where=f"{prediction} and {reference}",
+        why=f"shapes {_times(images.shape)} and {_times(truth.shape)} (items first)",
+        fix=fix,
+    )
+
+
+def _plural(count: int) -> str:
+    return "image" if count == 1 else "images"
+
+
+def _times(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names)
