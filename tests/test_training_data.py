@@ -464,6 +464,15 @@ def test_another_setting_or_slice_is_another_item(tmp_path):
     assert count(settings(**base), informed=False) == 5
 
 
+def test_the_folder_may_be_a_variable(tmp_path, monkeypatch):
+    data = settings(bank="$HERE/kept")
+    with pytest.raises(UsageError, match="no such variable"):
+        recipe(data).item(0, 0, 0)
+    monkeypatch.setenv("HERE", str(tmp_path))
+    recipe(data).item(0, 0, 0)
+    assert len(list((tmp_path / "kept").rglob("*.npz"))) == 1
+
+
 def test_rounds_repeat(tmp_path):
     order = Order(recipe(settings(rounds=2)))
     assert order.epoch(0) == order.epoch(2) != order.epoch(1)

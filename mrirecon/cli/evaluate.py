@@ -1,4 +1,4 @@
-"""The verb that scores images."""
+"""The verbs that score images and compare runs."""
 
 from __future__ import annotations
 
@@ -75,6 +75,75 @@ def evaluate(
         )
 
 
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Two or more: folders of images, or what `evaluate --json` printed of folders.")
+    ],
+    reference: Annotated[
+        Path | None, typer.Option("--reference", "-r", help="Folder of references, where runs are folders of images.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Whose definition; see evaluate.")] = "mrirecon",
+    metrics: Annotated[str, typer.Option(help="Any of ssim,psnr,nmse,mse,hfen,gmsd.")] = "ssim,psnr,nmse",
+    person: Annotated[
+        str | None, typer.Option(help="Regular expression whose first group names the person in a file's name.")
+    ] = None,
+    axes: Axes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether runs differ, paired by person: differences with intervals, and a test from six persons on."""
+    from mrirecon.evaluate import Options, compare_runs, evaluate_folders, read_run
+
+    names = tuple(part.strip() for part in metrics.split(",") if part.strip())
+    options = Options(preset, names)  # type: ignore[arg-type]  # it checks the words
+    values = {}
+    for run, label in zip(runs, _labels(runs), strict=True):
+        if run.is_dir():
+            if reference is None:
+                raise UsageError("folders of images need references", where=str(run), fix="give --reference FOLDER")
+            scored = evaluate_folders(run, reference, options=options, axes=axes)
+            values[label] = {one.prediction.name.split(".")[0]: one.mean for one in scored.done}
+            for error in scored.failed:
+                say(f"left out: {error.where}: {error.what}")
+        else:
+            values[label] = {file.split(".")[0]: row for file, row in read_run(run).items()}
+    found = compare_runs(values, names, person=person)
+    if as_json:
+        return emit([d.as_dict() for d in found])
+    for d in found:
+        if d.left_out:
+            say(f"{d.metric}: {d.left_out} persons have a value in one run alone, and are left out")
+    rows = [
+        [
+            f"{d.a} - {d.b}",
+            _UNITS[d.metric],
+            d.mean,
+            _interval(d.low, d.high),
+            d.effect,
+            d.persons,
+            d.adjusted,
+            d.verdict,
+        ]
+        for d in found
+    ]
+    heads = ("runs", "metric", "difference", "95 % interval", "effect", "persons", "p (Holm)", "")
+    typer.echo(table(heads, rows))
+    if any(d.p is None for d in found):
+        for d in found:
+            if d.p is None and d.each:
+                each = ", ".join(f"{name} {value:+.4g}" for name, value in d.each.items())
+                typer.echo(f"{d.a} - {d.b}, {_UNITS[d.metric]}: {each}")
+
+
+def _labels(runs: list[Path]) -> list[str]:
+    short = [run.name.split(".")[0] if run.is_file() else run.resolve().name for run in runs]
+    if len(set(short)) == len(short):
+        return short
+    labels = [str(run) for run in runs]
+    if len(set(labels)) < len(labels):
+        raise UsageError("one run is given twice", fix="a run equals itself")
+    return labels
+
+
 def _tell_one(one: Evaluation) -> None:
     names = one.options.metrics
     say(f"reference: {one.kind}; definition: {one.options.preset}")
@@ -111,8 +180,11 @@ def _tell_all(found: Evaluations) -> None:
 
 
 def _summed(name: str, s: Summary) -> list[object]:
-    interval = "-" if s.low is None or s.high is None else f"{s.low:.4g} to {s.high:.4g}"
-    return [name, s.mean, s.deviation, interval, s.volumes, s.undefined]
+    return [name, s.mean, s.deviation, _interval(s.low, s.high), s.volumes, s.undefined]
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:.4g} to {high:.4g}"
 
 
 def _place(row: dict[str, object]) -> str:

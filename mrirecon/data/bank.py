@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,22 @@ import torch
 from torch import Tensor
 
 from mrirecon.data.batch import Batch
-from mrirecon.errors import InputError
+from mrirecon.errors import InputError, UsageError
 from mrirecon.io import atomic_path
 from mrirecon.problem import Problem
+
+
+def folder_of(bank: str) -> Path:
+    """Return the folder that a configuration names, $VARIABLES replaced.
+
+    Raises:
+        UsageError: one of them is not set.
+
+    """
+    found = os.path.expandvars(bank)
+    if "$" in found:
+        raise UsageError(f"data.bank is {bank!r}, and there is no such variable", fix="set it, or name a folder")
+    return Path(found)
 
 
 def kept(path: Path, make: Callable[[], Batch]) -> Batch:

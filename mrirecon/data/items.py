@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import PRIOR_POWER, CoilMaps, crop_weights, espirit
 from mrirecon.data.acquire import acquire, one_thread
-from mrirecon.data.bank import kept
+from mrirecon.data.bank import folder_of, kept
 from mrirecon.data.batch import Batch
 from mrirecon.data.draws import KERNEL, draw_mask, split_samples
 from mrirecon.data.settings import Data
@@ -71,11 +69,8 @@ class Recipe:
             with one_thread():
                 if self.data.bank is None:
                     return self._item(epoch, number, chosen)
-                place = (
-                    Path(os.path.expandvars(self.data.bank))
-                    / self._kind()
-                    / f"{epoch}-{number}-{chosen.fingerprint}.npz"
-                )
+                name = f"{epoch}-{number}-{chosen.fingerprint}.npz"
+                place = folder_of(self.data.bank) / self._kind() / name
                 return kept(place, lambda: self._item(epoch, number, chosen))
         except MriReconError as error:
             error.where = f"{chosen.name} (epoch {epoch}, item {number})" + (f": {error.where}" if error.where else "")

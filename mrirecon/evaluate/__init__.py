@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from mrirecon.evaluate.folders import Evaluations, Summary, evaluate_folders, summarize
 from mrirecon.evaluate.one import CHOICES, Evaluation, Options, compare, evaluate
+from mrirecon.evaluate.paired import Difference, compare_runs, read_run
 from mrirecon.evaluate.reference import holds_images, reference_images
 
 __all__ = [
     "CHOICES",
+    "Difference",
     "Evaluation",
     "Evaluations",
     "Options",
     "Summary",
     "compare",
+    "compare_runs",
     "evaluate",
     "evaluate_folders",
     "holds_images",
+    "read_run",
     "reference_images",
     "summarize",
 ]

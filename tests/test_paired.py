@@ -1,0 +1,99 @@
+"""Comparisons: a planted difference is found, a planted tie is not, and few persons get no verdict."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mrirecon.errors import InputError, UsageError
+from mrirecon.evaluate import compare_runs, read_run
+from mrirecon.evaluate.paired import holm
+
+
+def run(shift=0.0, persons=12, volumes=2, noise=0.01, seed=0, metric="ssim"):
+    """Persons differ much from one another, runs on one person little."""
+    level = np.random.default_rng(99).uniform(0.6, 0.95, persons)
+    rng = np.random.default_rng(seed)
+    return {
+        f"patient{i:02d}_study{v}.h5": {metric: float(level[i] + shift + noise * rng.normal())}
+        for i in range(persons)
+        for v in range(volumes)
+    }
+
+
+def test_a_planted_difference_is_found_and_a_tie_is_not():
+    found = compare_runs({"a": run(0.02), "b": run(seed=1), "c": run(seed=2)}, ["ssim"])
+    by = {(d.a, d.b): d for d in found}
+    assert by["a", "b"].verdict == "a is better on these 12 persons"
+    assert by["a", "c"].adjusted < 0.05
+    assert by["a", "b"].mean == pytest.approx(0.02, abs=0.008)
+    assert by["a", "b"].low < 0.02 < by["a", "b"].high
+    assert by["a", "b"].effect > 0.8
+    assert "no difference shown" in by["b", "c"].verdict
+    assert all(d.persons == 12 for d in found), "two volumes of one person are one"
+
+
+def test_less_is_better_where_it_is():
+    (found,) = compare_runs({"a": run(0.05, metric="nmse"), "b": run(seed=1, metric="nmse")}, ["nmse"])
+    assert found.verdict.startswith("b is better")
+
+
+def test_p_is_the_exact_test_s_and_holm_s():
+    a, b = run(0.004, persons=8, volumes=1), run(persons=8, volumes=1, seed=1)
+    (found,) = compare_runs({"a": a, "b": b}, ["ssim"])
+    d = np.array([a[k]["ssim"] - b[k]["ssim"] for k in a])
+    assert found.p == pytest.approx(stats.wilcoxon(d, method="exact").pvalue)
+    # by hand: as many of the 2^8 signs give a rank sum as far from its middle
+    ranks = stats.rankdata(np.abs(d))
+    sums = [(ranks * [(i >> k) & 1 for k in range(8)]).sum() for i in range(256)]
+    here = ranks[d > 0].sum()
+    assert found.p == pytest.approx(np.mean([abs(s - 18) >= abs(here - 18) for s in sums]))
+    assert found.effect == pytest.approx((here - ranks[d < 0].sum()) / 36)
+    assert holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06], nan_ok=True)
+
+
+@pytest.mark.parametrize("persons", [1, 2, 5])
+def test_few_persons_get_no_verdict(persons):
+    (found,) = compare_runs({"a": run(0.1, persons), "b": run(0, persons, seed=1)}, ["ssim"])
+    assert found.p is None
+    assert found.adjusted is None
+    assert "no verdict" in found.verdict
+    assert len(found.each) == persons
+    assert (found.low is None) == (persons < 3)
+
+
+def test_of_a_hundred_ties_few_are_called_a_difference():
+    """Three runs that do not differ, three tests: with Holm at most 5 % of comparisons may claim something."""
+    claimed = 0
+    for study in range(200):
+        runs = {n: run(seed=3 * study + i, persons=10, volumes=1) for i, n in enumerate("abc")}
+        claimed += any("better" in d.verdict for d in compare_runs(runs, ["ssim"]))
+    assert claimed / 200 <= 0.08
+
+
+def test_what_is_missing_is_left_out_and_counted():
+    a, b = run(0.02), run(seed=1)
+    for name in ("patient03_study0.h5", "patient03_study1.h5"):
+        b[name] = {"ssim": None}
+    del a["patient05_study0.h5"], a["patient05_study1.h5"]
+    (found,) = compare_runs({"a": a, "b": b}, ["ssim"])
+    assert (found.persons, found.left_out) == (10, 2)
+    (same,) = compare_runs({"a": b, "b": dict(b)}, ["ssim"])
+    assert same.verdict == "equal for every person"
+    with pytest.raises(InputError, match="no person in common"):
+        compare_runs({"a": {"patient01": {"ssim": 1.0}}, "b": {"patient02": {"ssim": 1.0}}}, ["ssim"])
+    with pytest.raises(UsageError, match="two runs"):
+        compare_runs({"a": a}, ["ssim"])
+
+
+def test_a_run_is_read_from_an_evaluation(tmp_path):
+    told = {"files": [{"prediction": "x/patient1.h5", "mean": {"ssim": 0.5}}]}
+    (tmp_path / "run.json").write_text(json.dumps(told))
+    assert read_run(tmp_path / "run.json") == {"patient1.h5": {"ssim": 0.5}}
+    for wrong in ("", "[]", '{"files": [{"mean": 3}]}'):
+        (tmp_path / "run.json").write_text(wrong)
+        with pytest.raises(InputError, match="no evaluation"):
+            read_run(tmp_path / "run.json")
