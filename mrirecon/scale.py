@@ -11,7 +11,7 @@ from mrirecon.errors import SignalError
 from mrirecon.operators import Fourier, root_sum_of_squares
 
 
-def smooth_phase(image: Tensor, axes: tuple[int, ...], width: int = 48) -> Tensor:
+def smooth_phase(image: Tensor, axes: tuple[int, ...], width: int = 64) -> Tensor:
     """Return exp(iφ), φ the phase of the image behind a Hann window over ``width`` samples of the k-space centre."""
     k = Fourier(axes)(image)
     for axis in axes:

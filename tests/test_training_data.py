@@ -420,6 +420,34 @@ def test_items_of_several_sizes_are_refused_with_advice():
     assert "data.crop" in caught.value.fix
 
 
+# phase that turns fast
+
+
+def test_cavities_move_phase_from_the_maps_into_the_object_and_keep_the_samples():
+    calm, wild = (
+        recipe(settings(target="measured", simulation={"cavities": c}), start=first_image) for c in ([0, 0], [5, 5])
+    )
+    a, b, again = calm.item(0, 1, 2), wild.item(0, 1, 2), wild.item(0, 1, 2)
+    assert equal(b, again)
+    assert torch.equal(a.problem.y, b.problem.y)
+    assert torch.allclose(a.target.abs(), b.target.abs(), atol=1e-5)
+    assert float((b.target * a.target.conj()).angle().abs().max()) > 0.2
+    encoded = [p.A(p.start) for p in (a.problem, b.problem)]
+    assert float((encoded[0] - encoded[1]).abs().max()) < 1e-4 * float(encoded[0].abs().max())
+    other = wild.item(1, 1, 2)
+    assert not torch.equal(other.problem.maps, b.problem.maps)
+
+
+def test_a_kept_item_may_have_any_phase(tmp_path):
+    """Phase is drawn when an item is read: it costs nothing, and every run may have its own."""
+    for cavities in ([0, 0], [6, 6]):
+        data = settings(simulation={"cavities": cavities}, bank=str(tmp_path))
+        free = settings(simulation={"cavities": cavities})
+        kept, made = recipe(data).item(0, 0, 0), recipe(free).item(0, 0, 0)
+        assert torch.allclose(kept.problem.maps, made.problem.maps, atol=1e-3)
+    assert len(list(tmp_path.rglob("*.npz"))) == 1
+
+
 # items that are kept
 
 

@@ -17,7 +17,7 @@ from mrirecon.coils.espirit import PRIOR_POWER, CoilMaps, crop_weights, espirit
 from mrirecon.data.acquire import acquire, one_thread
 from mrirecon.data.bank import folder_of, kept
 from mrirecon.data.batch import Batch
-from mrirecon.data.draws import KERNEL, draw_mask, split_samples
+from mrirecon.data.draws import KERNEL, cavity_phase, draw_mask, split_samples
 from mrirecon.data.settings import Data
 from mrirecon.data.sources import MEASURED, Slot
 from mrirecon.data.volumes import Volume
@@ -68,18 +68,38 @@ class Recipe:
         try:
             with one_thread():
                 if self.data.bank is None:
-                    return self._item(epoch, number, chosen)
+                    return self._turned(self._item(epoch, number, chosen), epoch, number, chosen)
                 name = f"{epoch}-{number}-{chosen.fingerprint}.npz"
                 place = folder_of(self.data.bank) / self._kind() / name
-                return kept(place, lambda: self._item(epoch, number, chosen))
+                made = kept(place, lambda: self._item(epoch, number, chosen))
+                return self._turned(made, epoch, number, chosen)
         except MriReconError as error:
             error.where = f"{chosen.name} (epoch {epoch}, item {number})" + (f": {error.where}" if error.where else "")
             raise
+
+    def _turned(self, made: Batch, epoch: int, number: int, slot: Slot) -> Batch:
+        """Move a phase from the maps into the object, which leaves the samples as they are."""
+        counts = self.data.simulation.cavities
+        if not (self.maps and slot.simulated and counts[1]):
+            return made
+        own = _generator(self.seed, epoch, number, 3)
+        p = made.problem
+        phase = cavity_phase((p.y.shape[-2], p.y.shape[-1]), int(own.integers(counts[0], counts[1] + 1)), own)
+        turn = torch.polar(torch.ones(phase.shape), torch.from_numpy(phase).float())[None, None]
+        target = made.target
+        return replace(
+            made,
+            problem=replace(
+                p, maps=p.maps * turn.conj().unsqueeze(2), start=None if p.start is None else p.start * turn
+            ),
+            target=target * turn if target is not None and target.is_complex() else target,
+        )
 
     def _kind(self) -> str:
         """Return a name for all that decides over items, but for their slices."""
         start = None if self.start is None else f"{self.start.__module__}.{self.start.__qualname__}"
         data = self.data.model_dump(mode="json", include={"axes", "maps", "target", "crop", "simulation", "masks"})
+        del data["simulation"]["cavities"]  # drawn when it is read
         told = [data, self.seed, self.batch, self.full, self.split, self.maps, self.informed, start]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -68,6 +68,7 @@ class Simulation(Section):
     phase: Strength = Field([0.5, 3.0], description="strength of the object's phase; [0, 0] for none")
     fat: Strength = Field([0.0, 3.2], description="phase of the rim of the object, where fat is, in radians")
     detail: Strength = Field([0.0, 1.5], description="phase of fine structures (susceptibility), radians per contrast")
+    cavities: Counts = Field([0, 8], description="places where the phase turns fast, as it does at air and vessels")
     bias: float = Field(0.25, ge=0, le=2, description="standard deviation of the logarithm of the bias field")
     contrast: Range = Field([0.75, 1.3], description="exponent that the magnitude is raised to")
     resolution: Range = Field([0.6, 1.0], description="pixel density, relative to the volume's own")
