@@ -1,6 +1,8 @@
 """Put the best model of a run into the package, with the curve of its training in the card and beside the run.
 
 python scripts/ship_model.py RUN NAME     # mrirecon/weights/NAME, scripts/runs/NAME/{log.jsonl,curve.png}
+
+The curve is drawn by matplotlib: `pip install matplotlib`.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ ORDER = [
         "calibrate",
         "coverage",
     ),
-    *("inference", "evaluate", "jobs", "selftest", "benchmark", "report", "cli"),
+    *("inference", "trust", "evaluate", "jobs", "selftest", "benchmark", "report", "cli"),
 ]
 LONGEST = 350
 FILES = sorted(PACKAGE.rglob("*.py"))

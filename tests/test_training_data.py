@@ -251,7 +251,7 @@ def test_amplitudes_are_those_of_use():
 
 def test_maps_are_what_inference_will_have(tmp_path):
     """Trap (b): estimated from each item's own calibration region, by the code that reconstruction uses."""
-    made = recipe(settings(simulation={"snr": [40.0, 50.0]}))
+    made = recipe(settings(simulation={"snr": [40.0, 50.0], "cavities": [0, 0]}))
     batch = made.item(0, 3, 5)
     p = batch.problem
     write_kspace(tmp_path / "x.h5", p.y.numpy(), mask=p.mask[0, 0].numpy().astype(np.uint8))

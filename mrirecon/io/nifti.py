@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from mrirecon.errors import InputError, ResourceError, UsageError
 from mrirecon.io.identify import regular_file
@@ -53,6 +52,8 @@ def resampled_labels(path: str | Path, like: str | Path) -> Slices:
         UsageError, InputError: see `read_nifti`; more than three axes.
 
     """
+    from scipy import ndimage  # here: whoever only looks into a file need not wait for it
+
     (labels, at), (grid, target) = _load(path), _load(like)
     if labels.ndim != 3 or grid.ndim != 3:
         raise InputError("labels are resampled in three axes", where=f"{path} and {like}", why="one has more")

@@ -1,0 +1,231 @@
+"""How far an image can be trusted where there is no reference: what the data say of it, and what they cannot.
+
+- data consistency: ‖A x − y‖ / ‖y‖ over the acquired samples; much below the noise's share is fitting noise, much above
+  it is not explaining the data;
+- held-out samples: a few acquired samples are hidden, the rest is reconstructed, and the hidden ones are predicted. The
+  error's floor is the noise in them;
+- output noise: the deviation of the image over replicas with noise of the measured level added (pseudo-replicas;
+  Robson et al., MRM 60:895, 2008). Of a linear method this is its noise; of another, how it answers to noise here;
+- g-factor: that noise over the noise of the fully sampled combination, over √R (Pruessmann et al., MRM 42:952, 1999);
+- null space: the part of the image that the samples do not see, x − (AᴴA + ε)⁻¹AᴴA x. What stands there was put in by
+  the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrirecon.calibrate import ItemMaps, item_maps
+from mrirecon.coils.calibration import find_calibration
+from mrirecon.coils.noise import noise_deviation
+from mrirecon.engine import Reconstructor
+from mrirecon.errors import InputError
+from mrirecon.inference import pose
+from mrirecon.io import Scan
+from mrirecon.operators import norm
+from mrirecon.problem import Problem
+from mrirecon.registry import Use, build, find
+from mrirecon.regularization import default_weight
+from mrirecon.solvers import conjugate_gradient
+
+RIDGE = 1e-3  # ε, relative to the largest eigenvalue of AᴴA: singular values below 3 % count as unseen
+_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What is known of one item; see the head of this file.
+
+    Attributes:
+        residual: relative, of the acquired samples.
+        noise_share: what of the acquired samples is noise, ‖n‖ / ‖y‖, as measured.
+        held_out: relative error of the hidden samples.
+        held_out_zero_filled: the same of the zero-filled image, for comparison.
+        null_share: energy in the null space over that of the image.
+        g_median: over the object.
+        g_high: 95th percentile over the object.
+        null_space: (*space) magnitude.
+        noise: (*space), in the image's unit.
+        g: (*space); 0 outside the object.
+
+    """
+
+    residual: float
+    noise_share: float
+    held_out: float | None
+    held_out_zero_filled: float | None
+    null_share: float
+    g_median: float | None
+    g_high: float | None
+    null_space: np.ndarray
+    noise: np.ndarray
+    g: np.ndarray
+
+
+def examine(
+    scan: Scan,
+    item: int = 0,
+    *,
+    method: str = "cs",
+    model: Reconstructor | None = None,
+    replicas: int = 64,
+    share: float = 0.05,
+    seed: int = 0,
+) -> Trust:
+    """Examine what a method makes of one item.
+
+    Args:
+        scan: undersampled.
+        item: which.
+        method: a registered method, at its default weight.
+        model: its trained network, for a learned one.
+        replicas: with added noise.
+        share: of the samples outside the calibration region that are hidden.
+        seed: of noise and hidden samples.
+
+    Raises:
+        InputError: fully sampled data, where nothing is left to doubt.
+
+    """
+    kspace, mask = scan.kspace(item), scan.mask(item)
+    if mask.all():
+        raise InputError("a fully sampled scan needs no such check", where=scan.where(item))
+    maps = item_maps(scan, item, kspace, mask)
+    use = find(method).use
+    solve = _solver(method, model)
+    problem, prior = pose(kspace, mask, maps, use)
+    with torch.inference_mode():
+        u = solve(problem, mask)
+        deviation = noise_deviation(kspace, mask)
+        noise = pseudo_replicas(lambda p: solve(p, mask) * prior, problem, deviation, replicas, seed)[0, 0]
+        # What the samples see is told by the maps alone, whatever the method makes of them.
+        plain, _ = pose(kspace, mask, maps, "cropped")
+        image = u * prior
+        unseen = null_space(plain, image * (plain.maps.abs().sum(2) > 0))
+    factor = _g_factor(plain, noise, deviation, mask)
+    inside = factor[factor > 0]
+    held, zero = hidden_samples(scan, item, solve, use, share=share, seed=seed)
+    return Trust(
+        float(norm(problem.residual(u))[0] / norm(problem.y)[0]),
+        float(np.sqrt((deviation**2).sum() * mask.sum()) / np.linalg.norm(kspace)),
+        held,
+        zero,
+        float((norm(unseen) / norm(image)).square()[0]),
+        float(np.median(inside)) if inside.size else None,
+        float(np.percentile(inside, 95)) if inside.size else None,
+        unseen[0, 0].abs().numpy(),
+        noise.numpy(),
+        factor,
+    )
+
+
+def pseudo_replicas(
+    solve: Callable[[Problem], Tensor], problem: Problem, deviation: np.ndarray, replicas: int, seed: int = 0
+) -> Tensor:
+    """Return the standard deviation (B, M, *space) of images over replicas of the data with added noise.
+
+    Complex noise of deviation σ, E|n|² = σ², gives complex images of E|x − x̄|² = the square of what is returned.
+
+    Args:
+        solve: problem to image.
+        problem: with measured data.
+        deviation: (C,) σ of each coil.
+        replicas: two or more.
+        seed: of the noise.
+
+    """
+    if replicas < 2:
+        raise InputError("noise needs two replicas or more", why=f"{replicas} were asked for")
+    generator = torch.Generator().manual_seed(seed)
+    level = torch.as_tensor(deviation, dtype=torch.float32).reshape(-1, *[1] * (problem.y.ndim - 2)) / 2**0.5
+    total, power = None, None
+    for _ in range(replicas):
+        real, imaginary = (torch.randn(problem.y.shape, generator=generator) for _ in range(2))
+        y = problem.y + torch.complex(real, imaginary) * level * problem.mask
+        x = solve(Problem(y, problem.mask, problem.maps, problem.prior)).to(torch.complex128)
+        total = x if total is None else total + x
+        power = x.abs().square() if power is None else power + x.abs().square()
+    assert total is not None, "there are replicas"
+    assert power is not None, "there are replicas"
+    spread = (power - total.abs().square() / replicas) / (replicas - 1)
+    return spread.clamp_min(0).sqrt()
+
+
+def null_space(problem: Problem, image: Tensor, ridge: float = RIDGE) -> Tensor:
+    """Return the part (B, M, *space) of an image that the samples of a problem do not see."""
+    p = problem.prepared()
+    epsilon = ridge * float(p.bound.max())
+    seen = conjugate_gradient(lambda v: p.normal(v) + epsilon * v, p.normal(image), None, _STEPS)
+    return image - seen
+
+
+def hidden_samples(
+    scan: Scan,
+    item: int,
+    solve: Callable[[Problem, np.ndarray], Tensor],
+    use: Use,
+    *,
+    share: float = 0.05,
+    seed: int = 0,
+) -> tuple[float | None, float | None]:
+    """Return the relative error of samples that a method did not see, and that of zero filling; None if there are none.
+
+    Args:
+        scan: undersampled.
+        item: which.
+        solve: problem and mask to image.
+        use: of the coil maps; see `pose`.
+        share: of the samples outside the calibration region that are hidden.
+        seed: of their choice.
+
+    """
+    kspace, mask = scan.kspace(item), scan.mask(item)
+    region = np.zeros_like(mask)
+    region[find_calibration(mask)] = True
+    outer = np.flatnonzero(mask & ~region)
+    count = round(share * len(outer))
+    if not count:
+        return None, None
+    hidden = np.zeros(mask.shape, dtype=bool)
+    hidden.flat[np.random.default_rng(seed).choice(outer, count, replace=False)] = True
+    kept = mask & ~hidden
+    seen = (kspace * kept).astype(np.complex64)
+    maps: ItemMaps = item_maps(scan, item, seen, kept)
+    truth = kspace[:, hidden]
+    errors = []
+    with torch.inference_mode():
+        problem, _ = pose(seen, kept, maps, use)
+        plain, _ = pose(seen, kept, maps, "cropped")
+        for p, x in ((problem, solve(problem, kept)), (plain, plain.adjoint)):
+            predicted = p.encode(x)[0].numpy()[:, hidden]
+            errors.append(float(np.linalg.norm(predicted - truth) / np.linalg.norm(truth)))
+    return errors[0], errors[1]
+
+
+def _solver(method: str, model: Reconstructor | None) -> Callable[[Problem, np.ndarray], Tensor]:
+    if model is not None:
+        return lambda problem, _: model.run(problem).image
+    weighted = "lam" in find(method).schema.model_fields
+
+    def solve(problem: Problem, mask: np.ndarray) -> Tensor:
+        options = {"lam": default_weight(method, mask)} if weighted else {}
+        return build(method, options).run(problem).image
+
+    return solve
+
+
+def _g_factor(plain: Problem, noise: Tensor, deviation: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return g (*space): the noise over that of the fully sampled least-squares combination, over √R."""
+    power = plain.maps[0, 0].abs().square()
+    level = torch.as_tensor(deviation, dtype=power.dtype).reshape(-1, *[1] * (power.ndim - 1))
+    total = power.sum(0)
+    full = (power * level**2).sum(0).sqrt() / total
+    rate = mask.size / float(mask.sum())
+    # cropped maps fade out: only where they are whole
+    found = torch.where(total > 0.9, noise / full / rate**0.5, 0.0)
+    return np.asarray(found.nan_to_num().numpy())
