@@ -179,8 +179,7 @@ class Unrolled(nn.Module, Generic[S]):
         return Outcome(state, steps, change, done)
 
     def _differentiated(self, p: Problem) -> bool:
-        sources = (p.y, p.maps, *self.parameters())
-        return torch.is_grad_enabled() and any(t.requires_grad for t in sources)
+        return torch.is_grad_enabled() and any(t.requires_grad for t in (p.y, p.maps, *self.parameters()))
 
     def image(self, s: S, p: Problem) -> Tensor:
         """Return the image of a final state."""
@@ -267,6 +266,8 @@ class Reconstructor(nn.Module):
         phase: "removed" moves the smooth phase of that image into the maps meanwhile: what a network sees is then
             nearly real, on every scanner and at every echo time, as it is for homodyne detection (Noll, Nishimura,
             Macovski, IEEE TMI 10:154, 1991). The result has its phase again.
+        weigh: gives each item's weight (B,) of what was made of the start, from `refined` and the measured problem; the
+            rest of the image is the start. For use, not in training.
 
     """
 
@@ -278,13 +279,11 @@ class Reconstructor(nn.Module):
         scale: Scale = "percentile",
         start: Callable[[Problem], Tensor] | None = None,
         phase: Phase = "kept",
+        weigh: Callable[[Callable[[Problem], tuple[Tensor, Tensor]], Problem], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.engine = engine
-        self.start = start
-        self.phase = phase
-        self.prepare = prepare
-        self.scale = scale
+        self.engine, self.prepare = engine, prepare
+        self.scale, self.start, self.phase, self.weigh = scale, start, phase, weigh
 
     def scaled(self, p: Problem, *, consume: bool = False) -> tuple[Problem, Tensor]:
         """Return the problem at unit scale, prepared, and its scale (B,); see `Problem.scaled` for ``consume``.
@@ -309,23 +308,41 @@ class Reconstructor(nn.Module):
 
     def run(self, p: Problem, *, consume: bool = False) -> Result:
         """Reconstruct, and tell how it went; with ``consume``, p's k-space may be overwritten meanwhile."""
+        weight = self._weight(p)
         q, scale = self.scaled(p, consume=consume)
         outcome = self.engine.solve(q)
-        image = _as_measured(self.engine.image(outcome.state, q), q)
-        return Result(image * per_item(scale, image), scale, outcome.iterations, outcome.reasons(self.engine.tolerance))
+        image = self._finished(self.engine.image(outcome.state, q), q, scale, weight)
+        reasons = outcome.reasons(self.engine.tolerance)
+        if weight is not None:
+            reasons = [f"{r}, taken at {w:.0%}" for r, w in zip(reasons, weight.tolist(), strict=True)]
+        return Result(image, scale, outcome.iterations, reasons)
 
     def images(self, p: Problem) -> Iterator[Tensor]:
         """Yield the image after every step, in the data's own scale."""
+        weight = self._weight(p)
         q, scale = self.scaled(p)
         for step, _, state in self.engine.walk(q):
-            image = _as_measured(step.image(state, q), q)
-            yield image * per_item(scale, image)
+            yield self._finished(step.image(state, q), q, scale, weight)
+
+    def refined(self, p: Problem) -> tuple[Tensor, Tensor]:
+        """Return the image that is started from, and what becomes of it, both (B, M, *space) in the data's scale."""
+        q, scale = self.scaled(p)
+        image = self.engine.image(self.engine.solve(q).state, q)
+        return self._finished(q.first, q, scale, None), self._finished(image, q, scale, None)
+
+    @torch.no_grad()
+    def _weight(self, p: Problem) -> Tensor | None:
+        return None if self.weigh is None or self.training else self.weigh(self.refined, p)
+
+    @staticmethod
+    def _finished(image: Tensor, q: Problem, scale: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the image in the data's scale, with the phase that was taken out of it (a magnitude has none)."""
+        if weight is not None:
+            image = q.first + per_item(weight, image) * (image - q.first)
+        if q.phase is not None and image.is_complex():
+            image = image * q.phase
+        return image * per_item(scale, image)
 
     def forward(self, p: Problem) -> Tensor:
         """Return the image (B, M, *space) in the data's own scale."""
         return self.run(p).image
-
-
-def _as_measured(image: Tensor, p: Problem) -> Tensor:
-    """Return the image with the phase that was taken out of it; a magnitude has none."""
-    return image if p.phase is None or not image.is_complex() else image * p.phase

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from mrirecon.calibrate import ItemMaps, item_maps
-from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError
+from mrirecon.heldout import hide
 from mrirecon.inference import pose
 from mrirecon.io import Scan
 from mrirecon.operators import norm
@@ -185,14 +185,9 @@ def hidden_samples(
 
     """
     kspace, mask = scan.kspace(item), scan.mask(item)
-    region = np.zeros_like(mask)
-    region[find_calibration(mask)] = True
-    outer = np.flatnonzero(mask & ~region)
-    count = round(share * len(outer))
-    if not count:
+    hidden = hide(mask, share, seed)
+    if hidden is None:
         return None, None
-    hidden = np.zeros(mask.shape, dtype=bool)
-    hidden.flat[np.random.default_rng(seed).choice(outer, count, replace=False)] = True
     kept = mask & ~hidden
     seen = (kspace * kept).astype(np.complex64)
     maps: ItemMaps = item_maps(scan, item, seen, kept)

@@ -18,7 +18,7 @@ import torch
 
 from mrirecon.calibrate import ItemMaps, item_maps
 from mrirecon.checkpoints import Trained, load_model, shipped
-from mrirecon.coils.calibration import find_calibration
+from mrirecon.heldout import hide
 from mrirecon.inference import pose, sense_reference
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
@@ -95,11 +95,8 @@ def _cs(kspace: np.ndarray, mask: np.ndarray, maps: ItemMaps, lam: float) -> tor
 def _predict(scan: Scan, models: list[Trained], seed: int) -> None:
     """Print how well samples are predicted that were held out of a prospective scan."""
     kspace, mask = scan.kspace(0), scan.mask(0)
-    region = np.zeros_like(mask)
-    region[find_calibration(mask)] = True
-    outer = np.flatnonzero(mask & ~region)
-    held = np.zeros(mask.shape, bool)
-    held.flat[np.random.default_rng(seed).choice(outer, round(0.05 * len(outer)), replace=False)] = True
+    held = hide(mask, 0.05, seed)
+    assert held is not None, "a scan for reconstruction has samples to spare"
     kept = mask & ~held
     seen = (kspace * kept).astype(np.complex64)
     maps = item_maps(scan, 0, seen, kept)

@@ -2,6 +2,7 @@
 
 python scripts/ship_model.py RUN NAME     # mrirecon/weights/NAME, scripts/runs/NAME/{log.jsonl,curve.png}
 
+What comes along is weighed by held-out samples (see `mrirecon.heldout`), which training and its validation are not.
 The curve is drawn by matplotlib: `pip install matplotlib`.
 """
 
@@ -28,8 +29,9 @@ def main() -> None:
     trained, told = load_model(options.run / "best"), describe_model(options.run / "best")
     card = dict(told["card"])  # type: ignore[call-overload]  # describe_model checks it
     card["curve"] = {str(row["step"]): f"SSIM {row['ssim']:.4f}, PSNR {row['psnr']:.2f} dB" for row in checks}
+    card["weigh"] = "held-out, set after training: the scores of validation are those of the network alone"
     target = ROOT / "mrirecon/weights" / options.name
-    save_model(target, str(trained.method), dict(trained.options), trained.model, card)
+    save_model(target, str(trained.method), {**trained.options, "weigh": "held-out"}, trained.model, card)
     kept = ROOT / "scripts/runs" / options.name
     kept.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(options.run / "log.jsonl", kept / "log.jsonl")

@@ -13,7 +13,19 @@ PACKAGE = ROOT / "mrirecon"
 # A file imports only from rooms above it, and from its own.
 ORDER = [
     *("errors", "operators", "wavelets", "sparsity", "problem", "scale", "solvers", "networks", "engine"),
-    *("updates", "steps", "coils", "masks", "registry", "regularization", "methods", "costs", "metrics", "losses"),
+    *(
+        "updates",
+        "steps",
+        "coils",
+        "heldout",
+        "masks",
+        "registry",
+        "regularization",
+        "methods",
+        "costs",
+        "metrics",
+        "losses",
+    ),
     *("presets", "sharpness", "lesions"),
     *(
         "io",

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -519,3 +527,40 @@ def test_an_epoch_is_as_long_as_it_says(length, batch):
 
 def first_image(problem):
     return problem.adjoint * 2
+
+
+def test_workers_killed_at_any_moment_cost_time_alone():
+    """R05: whoever dies holding a lock, no batch is lost, doubled or waited for in vain."""
+    order, rng = Order(recipe(settings())), np.random.default_rng(0)
+    wanted = [next(Loader(order).batches(n)).names for n in range(12)]
+    loader = Loader(order, workers=2)
+    batches, found = loader.batches(0), []
+    for _ in range(12):
+        found.append(next(batches).names)
+        time.sleep(float(rng.uniform(0, 0.1)))
+        for child in multiprocessing.active_children()[:1]:  # none, between two sets of workers
+            os.kill(child.pid, signal.SIGKILL)
+    batches.close()
+    assert found == wanted
+    assert len(loader.notes) > 5
+
+
+def test_workers_do_not_outlive_a_training_that_is_killed():
+    code = """
+import multiprocessing, sys, time
+sys.path.insert(0, sys.argv[1])
+from test_training_data import Loader, Order, recipe, settings
+batches = Loader(Order(recipe(settings())), workers=2).batches(0)
+next(batches)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+time.sleep(60)
+"""
+    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        process.kill()
+    assert len(workers) == 2
+    until = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)

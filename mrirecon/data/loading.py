@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pickle
+import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset
+import torch
 
 from mrirecon.data.batch import Batch, stack
 from mrirecon.data.items import Recipe
 from mrirecon.errors import MriReconError, ResourceError
 
 _ATTEMPTS = 3  # to start workers again that died
+_AHEAD = 2  # batches that each worker may be ahead
+_PATIENCE = 600  # seconds for one batch
 Address = tuple[int, int, int]  # epoch, number, slot
+Made = Batch | MriReconError  # an error as a value: raised in a worker, it would arrive as a text without its parts
 
 
 @dataclass(frozen=True)
@@ -57,24 +66,9 @@ class Order:
         return [[(epoch, b * batch + i, slot) for i, slot in enumerate(group)] for b, group in enumerate(batches)]
 
 
-class _Items(Dataset[Batch | MriReconError]):
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-
-    def __getitem__(self, address: Address) -> Batch | MriReconError:
-        # As a value: a worker's exception would arrive as a text without its parts.
-        try:
-            return self.recipe.item(*address)
-        except MriReconError as error:
-            return error
-
-
-def _stack(items: Sequence[Batch | MriReconError]) -> Batch | MriReconError:
-    failed = next((i for i in items if isinstance(i, MriReconError)), None)
-    if failed is not None:
-        return failed
+def _make(recipe: Recipe, addresses: Sequence[Address]) -> Made:
     try:
-        return stack([i for i in items if isinstance(i, Batch)])
+        return stack([recipe.item(*address) for address in addresses])
     except MriReconError as error:
         return error
 
@@ -105,23 +99,19 @@ class Loader:
         """
         step, failed = first, 0
         while True:
-            source = iter(self._loader(step))
             try:
-                while True:
-                    start = time.perf_counter()
-                    batch = next(source)
-                    self.waited += time.perf_counter() - start
-                    if isinstance(batch, MriReconError):
-                        raise batch
-                    yield batch
-                    step, failed = step + 1, 0
-            except MriReconError:
-                raise
-            except RuntimeError as error:
-                if not self.workers or "DataLoader" not in str(error):
-                    raise
+                with closing(self._made(step)) as source:
+                    while True:
+                        start = time.perf_counter()
+                        batch = next(source)
+                        self.waited += time.perf_counter() - start
+                        if isinstance(batch, MriReconError):
+                            raise batch
+                        yield batch
+                        step, failed = step + 1, 0
+            except (EOFError, OSError) as error:
                 failed += 1
-                text = str(error).splitlines()[0]
+                text = str(error) or "one of them died"
                 if failed > _ATTEMPTS:
                     raise ResourceError(
                         "the processes that make items keep dying",
@@ -130,27 +120,66 @@ class Loader:
                     ) from None
                 self.notes.append(f"workers were started again before step {step}: {text}")
 
-    def _loader(self, first: int) -> DataLoader[Batch | MriReconError]:
-        return DataLoader(
-            _Items(self.order.recipe),
-            batch_sampler=_Addresses(self.order, first, self.rank, self.ranks),  # type: ignore[arg-type]
-            collate_fn=_stack,
-            num_workers=self.workers,
-            timeout=600 if self.workers else 0,
-            prefetch_factor=2 if self.workers else None,
-        )
+    def _made(self, first: int) -> Generator[Made]:
+        recipe, wanted = self.order.recipe, self._addresses(first)
+        if not self.workers:
+            for addresses in wanted:
+                yield _make(recipe, addresses)
+        # Each worker has a pipe of its own, and they share no lock: a worker that is killed, be it amid a message or
+        # where torch's DataLoader would hold a lock, is then an end of file, never something to wait for.
+        workers = [_Worker(recipe) for _ in range(self.workers)]
+        pending: deque[_Worker] = deque()
+        try:
+            for number, addresses in enumerate(wanted):
+                workers[number % len(workers)].pipe.send(addresses)
+                pending.append(workers[number % len(workers)])
+                if len(pending) > _AHEAD * len(workers):
+                    yield pending.popleft().batch()
+        finally:
+            for worker in workers:
+                worker.stop()
 
-
-class _Addresses:
-    """An endless sampler that starts anywhere."""
-
-    def __init__(self, order: Order, first: int, rank: int, ranks: int) -> None:
-        self.order, self.first, self.rank, self.ranks = order, first, rank, ranks
-
-    def __iter__(self) -> Iterator[Sequence[Address]]:
+    def _addresses(self, first: int) -> Iterator[Sequence[Address]]:
+        """Yield this rank's share of every batch, for ever."""
         share = self.order.recipe.batch // self.ranks
-        epoch, step = divmod(self.first, self.order.steps)
+        epoch, step = divmod(first, self.order.steps)
         while True:
             for batch in self.order.epoch(epoch)[step:]:
                 yield batch[self.rank * share : (self.rank + 1) * share]
             epoch, step = epoch + 1, 0
+
+
+class _Worker:
+    """A process that makes batches, in the order in which they are asked for."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.pipe, theirs = multiprocessing.Pipe()
+        self.process = multiprocessing.Process(target=_serve, args=(recipe, theirs, self.pipe), daemon=True)
+        self.process.start()
+        theirs.close()  # held by the process alone, it ends with it
+
+    def batch(self) -> Made:
+        if not self.pipe.poll(_PATIENCE):
+            raise TimeoutError(f"no batch in {_PATIENCE} s")
+        made: Made = pickle.loads(self.pipe.recv_bytes())
+        return made
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self.process.terminate()
+        self.process.join()
+
+
+def _serve(recipe: Recipe, pipe: Connection, parents: Connection) -> None:
+    """Work until the parent closes the pipe or dies; signals are left to it."""
+    parents.close()  # a copy that a fork makes, with which the pipe would stay open
+    torch.set_num_threads(1)
+    for name, action in (("SIGINT", signal.SIG_IGN), ("SIGUSR1", signal.SIG_IGN), ("SIGTERM", signal.SIG_DFL)):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), action)
+    try:
+        while True:
+            # Bytes: torch would pass tensors as shared memory, of which a killed worker leaves the half.
+            pipe.send_bytes(pickle.dumps(_make(recipe, pipe.recv()), protocol=5))
+    except (EOFError, OSError):
+        return

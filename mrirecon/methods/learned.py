@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mrirecon.coils.sensitivity import SensitivityNet
 from mrirecon.engine import Phase, Reconstructor, Scale, Step, Unrolled
 from mrirecon.errors import UsageError
+from mrirecon.heldout import held_out_weight
 from mrirecon.methods.classical import compressed_sensing_start
 from mrirecon.networks import ConvStack, InvertibleNet, NormUnet, RecurrentNet, Unet
 from mrirecon.networks.recurrent import CellName
@@ -30,11 +31,13 @@ from mrirecon.steps.cascade import Combine
 from mrirecon.updates import Chain, Consistency, Lift, Net, Part, Refine, cascade, data_consistency
 
 _STARTS: dict[str, Callable[[Problem], Tensor] | None] = {"zero-filled": None, "cs": compressed_sensing_start}
+_WEIGHS = {"none": None, "held-out": held_out_weight}
 Count = Annotated[int, Field(ge=1)]
 Pools = Annotated[int, Field(ge=1, le=8)]
 Kernel = Literal[1, 3, 5]
 Memory = Literal["store", "checkpoint"]
 Start = Literal["zero-filled", "cs"]  # the image that is refined
+Weigh = Literal["none", "held-out"]  # how much of the refinement is taken; see `mrirecon.heldout`
 
 
 @register(learned=True)
@@ -47,6 +50,7 @@ def rim(
     dc: Consistency = "none",
     start: Start = "zero-filled",
     phase: Phase = "kept",
+    weigh: Weigh = "none",
     scale: Scale = "percentile",
     memory: Memory = "store",
     segment: Count = 1,
@@ -54,7 +58,11 @@ def rim(
     """Recurrent inference machine with GRU, MGU or IndRNN cells (arXiv 2012.07819)."""
     step = _rim(cell, features, recurrent_kernel, dc, quiet=start == "cs")
     return Reconstructor(
-        Unrolled([step], steps, memory=memory, segment=segment), scale=scale, start=_STARTS[start], phase=phase
+        Unrolled([step], steps, memory=memory, segment=segment),
+        scale=scale,
+        start=_STARTS[start],
+        phase=phase,
+        weigh=_WEIGHS[weigh],
     )
 
 
@@ -67,6 +75,7 @@ def irim(
     dc: Consistency = "none",
     start: Start = "zero-filled",
     phase: Phase = "kept",
+    weigh: Weigh = "none",
     scale: Scale = "percentile",
     memory: Memory = "store",
     segment: Count = 1,
@@ -74,7 +83,11 @@ def irim(
     """Independently recurrent inference machine: one cascade of a CIRIM (arXiv 2111.15498). Not the invertible RIM."""
     step = _rim("indrnn", features, recurrent_kernel, dc, quiet=start == "cs")
     return Reconstructor(
-        Unrolled([step], steps, memory=memory, segment=segment), scale=scale, start=_STARTS[start], phase=phase
+        Unrolled([step], steps, memory=memory, segment=segment),
+        scale=scale,
+        start=_STARTS[start],
+        phase=phase,
+        weigh=_WEIGHS[weigh],
     )
 
 
@@ -93,6 +106,7 @@ def cirim(
     compat: Literal["none", "mridc-0.0.1", "mridc-0.2", "atommic-1.0", "direct-2.1"] = "none",
     start: Start = "zero-filled",
     phase: Phase = "kept",
+    weigh: Weigh = "none",
     scale: Scale = "percentile",
     memory: Memory = "store",
     segment: Count = 1,
@@ -125,7 +139,11 @@ def cirim(
 
     blocks = _copies(cascades, share, block)
     return Reconstructor(
-        Unrolled(blocks, steps, memory=memory, segment=segment), scale=scale, start=_STARTS[start], phase=phase
+        Unrolled(blocks, steps, memory=memory, segment=segment),
+        scale=scale,
+        start=_STARTS[start],
+        phase=phase,
+        weigh=_WEIGHS[weigh],
     )
 
 
@@ -145,10 +163,13 @@ def e2evn(
     share: bool = False,
     start: Start = "zero-filled",
     phase: Phase = "kept",
+    weigh: Weigh = "none",
     scale: Scale = "percentile",
     memory: Memory = "store",
 ) -> Reconstructor:
     """End-to-end variational network on k-space, with its own or with given coil maps (Sriram et al., MICCAI 2020)."""
+    if weigh != "none" and combine == "rss":
+        raise UsageError("a magnitude predicts no samples to weigh it by", fix="use combine=sense, or weigh=none")
 
     def block() -> Step:  # type: ignore[type-arg]
         net = NormUnet(channels, pools)
@@ -158,7 +179,7 @@ def e2evn(
 
     prepare = SensitivityNet(sensitivity_channels, sensitivity_pools) if sensitivity else None
     engine = Unrolled(_copies(cascades, share, block), memory=memory)
-    return Reconstructor(engine, prepare, scale=scale, start=_STARTS[start], phase=phase)
+    return Reconstructor(engine, prepare, scale=scale, start=_STARTS[start], phase=phase, weigh=_WEIGHS[weigh])
 
 
 @register(learned=True)
@@ -264,6 +285,7 @@ def unet(
     skip: bool = False,
     start: Start = "zero-filled",
     phase: Phase = "kept",
+    weigh: Weigh = "none",
     scale: Scale = "percentile",
 ) -> Reconstructor:
     """U-Net on the zero-filled image: complex, combined by maps, or the magnitude as in fastMRI's baseline."""
@@ -273,7 +295,9 @@ def unet(
     if start == "cs" and skip:
         _silence(net.unet.final)
     part = _then(Refine(Net(net), skip=skip, plus=True), data_consistency(dc, "image"))
-    return Reconstructor(Unrolled([InImage(part)]), scale=scale, start=_STARTS[start], phase=phase)
+    return Reconstructor(
+        Unrolled([InImage(part)]), scale=scale, start=_STARTS[start], phase=phase, weigh=_WEIGHS[weigh]
+    )
 
 
 def _rim(

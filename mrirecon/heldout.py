@@ -1,0 +1,95 @@
+"""Samples that are hidden from a method and then predicted: what measured data without a reference can say of it.
+
+A network is trained on simulations, and on a scanner unlike them its refinement may do harm where its start was good
+already. Hidden samples tell. Let x₀ be the start, x₁ what the network makes of it, both from the samples that are not
+hidden, d = E(x₁ − x₀) and e = y − E x₀ at the hidden ones: then g = Re⟨d, e⟩ / ⟨d, d⟩ minimizes ‖e − g d‖² there. This
+is the least-squares weight of a model by cross-validation (Stone, J. R. Stat. Soc. B 36:111, 1974; "stacking": Breiman,
+Machine Learning 24:49, 1996).
+
+What is hidden must resemble what was never sampled. Of a mask that is scattered in all its axes, scattered samples do.
+Of lines, neither choice does: samples scattered in them are easier to predict than lines are, whole lines leave gaps
+wider than the mask's own. The first errs for the start, the second for the network: their geometric mean is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrirecon.coils.calibration import find_calibration
+from mrirecon.problem import Problem
+
+SHARE = 0.1  # of the samples outside the calibration region
+_FEWEST = 8  # lines or samples outside the calibration region, below which none can be spared
+
+Refine = Callable[[Problem], tuple[Tensor, Tensor]]
+
+
+def hide(mask: np.ndarray, share: float = SHARE, seed: int = 0, *, lines: bool = False) -> np.ndarray | None:
+    """Return which samples of a mask to hide, none of them in the calibration region; None where none can be spared.
+
+    Args:
+        mask: (*space) bool.
+        share: of the samples outside the calibration region.
+        seed: of the choice.
+        lines: hide whole lines, along the axes in which the mask is constant, rather than scattered samples.
+
+    Returns:
+        (*space) bool.
+
+    """
+    mask = np.asarray(mask, dtype=bool)
+    free = mask.copy()
+    free[find_calibration(mask)] = False
+    along = tuple(a for a in range(mask.ndim) if bool((mask == mask.take([0], a)).all())) if lines else ()
+    for axis in along:
+        free = free.take([0], axis)
+    places = np.flatnonzero(free)
+    if len(places) < _FEWEST:
+        return None
+    count = max(2, round(share * len(places)))
+    chosen = np.zeros(free.size, dtype=bool)
+    chosen[np.random.default_rng(seed).choice(places, count, replace=False)] = True
+    hidden: np.ndarray = chosen.reshape(free.shape) & mask
+    return hidden
+
+
+def held_out_weight(refine: Refine, p: Problem) -> Tensor:
+    """Return the weight (B,) in [0, 1] that what a network makes of its start deserves; see the head of this file.
+
+    It is 1 where no samples can be spared, and where the network changes nothing.
+
+    Args:
+        refine: a problem to its start and what becomes of it, both (B, M, *space) complex.
+        p: as measured.
+
+    """
+    masks = p.mask.expand(p.y.shape[0], *p.mask.shape[1:])[:, 0].cpu().numpy() > 0
+    scattered = _weight(refine, p, [hide(m) for m in masks])
+    if not any(_has_lines(m) for m in masks):
+        return scattered
+    # too few lines to spare any: scattered samples have to do
+    pairs = [(hide(m, lines=_has_lines(m)), m) for m in masks]
+    whole = _weight(refine, p, [hide(m) if h is None else h for h, m in pairs])
+    return (scattered * whole).sqrt()
+
+
+def _has_lines(mask: np.ndarray) -> bool:
+    return any(bool((mask == mask.take([0], a)).all()) for a in range(mask.ndim)) and not mask.all()
+
+
+def _weight(refine: Refine, p: Problem, hidden: list[np.ndarray | None]) -> Tensor:
+    none = np.zeros(tuple(p.mask.shape[2:]), dtype=bool)
+    held = torch.from_numpy(np.stack([none if h is None else h for h in hidden]))[:, None].to(p.y.device)
+    if not bool(held.any()):
+        return torch.ones(p.y.shape[0], dtype=p.mask.dtype, device=p.y.device)
+    kept = p.mask * ~held
+    seen = Problem(p.y * kept, kept, p.maps, p.prior)
+    first, image = refine(seen)
+    moved = (seen.encode(image - first) * held).flatten(1)
+    missing = ((p.y - seen.encode(first)) * held).flatten(1)
+    along, power = (moved.conj() * missing).sum(1).real, moved.abs().square().sum(1)
+    return torch.where(power > 0, along / power.clamp_min(torch.finfo(power.dtype).tiny), 1.0).clamp(0, 1)
