@@ -175,7 +175,7 @@ def test_a_model_with_its_own_sensitivities_needs_no_maps(tmp_path):
 
 def test_the_command_line_says_what_does_not_go_together(saved, tmp_path, capfd):
     assert run("reconstruct", TWIN, "-m", "cs", "--model", saved) == 2
-    assert run("reconstruct", TWIN, "-m", "cirim") == 2
+    assert run("reconstruct", TWIN, "-m", "lpdnet") == 2
     assert "--model" in capfd.readouterr().err
     flip(saved)
     assert run("reconstruct", TWIN, "--model", saved, "-o", tmp_path / "x.h5") == 7

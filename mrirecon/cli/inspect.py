@@ -22,7 +22,7 @@ def demo(
     samples: Annotated[Path | None, typer.Option(help="Folder with the sample scan; simulated if absent.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Reconstruct the sample scan by three methods, score them, and draw them side by side."""
+    """Reconstruct the sample scan by four methods, score them, and draw them side by side."""
     from mrirecon.report.demo import FULL, PICTURE
     from mrirecon.report.demo import demo as run
 

@@ -16,14 +16,17 @@ app = typer.Typer(name="models", help="Learned methods and trained models.", no_
 
 @app.command("list")
 def list_models(as_json: AsJson = False) -> None:
-    """List the learned methods with their sizes."""
+    """List the learned methods with their sizes, and which come trained."""
+    from mrirecon.checkpoints import describe_model, shipped
     from mrirecon.costs import parameters
     from mrirecon.registry import methods
 
-    found = [(m.name, parameters(m.name), m.summary) for m in methods().values() if m.learned]
+    own = {name: describe_model(folder).get("parameters") for name, folder in shipped().items()}
+    found = [(m.name, parameters(m.name), own.get(m.name), m.summary) for m in methods().values() if m.learned]
     if as_json:
-        return emit([{"name": n, "parameters": p, "summary": s} for n, p, s in found])
-    typer.echo(table(("method", "parameters", "what it is"), found))
+        return emit([{"name": n, "parameters": p, "trained": t, "summary": s} for n, p, t, s in found])
+    heads = ("method", "parameters", "comes trained, with", "what it is")
+    typer.echo(table(heads, [(n, p, t or "-", s) for n, p, t, s in found]))
 
 
 @app.command()

@@ -159,12 +159,14 @@ class _Worker:
         theirs.close()  # held by the process alone, it ends with it
 
     def batch(self) -> Made:
+        """Return the next batch that was asked for; EOFError or OSError where the process died."""
         if not self.pipe.poll(_PATIENCE):
             raise TimeoutError(f"no batch in {_PATIENCE} s")
         made: Made = pickle.loads(self.pipe.recv_bytes())
         return made
 
     def stop(self) -> None:
+        """End the process, whatever it is at."""
         self.pipe.close()
         self.process.terminate()
         self.process.join()

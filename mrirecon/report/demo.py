@@ -19,7 +19,7 @@ from mrirecon.masks import make_mask
 from mrirecon.metrics import mean_score, scores
 from mrirecon.pictures import Panel, save_panels
 
-METHODS = ("zero-filled", "sense", "cs")
+METHODS = ("zero-filled", "sense", "cs", "cirim")
 FULL, UNDERSAMPLED, PICTURE = "brain_full.h5", "brain_4x.h5", "comparison.png"
 ERROR_GAIN = 5
 Real = npt.NDArray[np.floating[Any]]

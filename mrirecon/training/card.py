@@ -30,11 +30,13 @@ def make_card(
     simulated = any("simulated" in str(f["kind"]) for f in sources.files)
     rates = [r for m in data.masks for r in m.acceleration]
     calibration = [c for m in data.masks for c in m.calibration]
+    sides = sorted({s for f in sources.files for s in f["size"]})  # type: ignore[attr-defined]  # plain data
     covers: dict[str, object] = {
         "acceleration": [min(rates), max(rates)],
         "masks": sorted({m.family for m in data.masks}),
         "calibration": [min(calibration), max(calibration)] if calibration else "32 % of the samples",
-        "size": data.crop or sorted({s for f in sources.files for s in f["size"]}),  # type: ignore[attr-defined]
+        # a window shows a part of a slice, at the slice's own resolution
+        "size": [min(*data.crop, *sides), max(sides)] if data.crop else sides,
     }
     if data.contrasts:
         covers["contrasts"] = list(data.contrasts)
