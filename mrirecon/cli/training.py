@@ -181,13 +181,13 @@ def simulate(
         volume,
         output,
         volume=name,
-        slices=None if slices is None else _pair(slices, ":", "--slices", int),
+        slices=None if slices is None else two(slices, ":", "--slices", int),
         coils=coils,
         snr=snr,
         seed=seed,
         lesions=lesions,
-        lesion_size=_pair(lesion_size, "-", "--lesion-size", float),
-        lesion_contrast=_pair(lesion_contrast, "-", "--lesion-contrast", float),
+        lesion_size=two(lesion_size, "-", "--lesion-size", float),
+        lesion_contrast=two(lesion_contrast, "-", "--lesion-contrast", float),
         resolution=resolution,
         bias=bias,
         phase=phase,
@@ -203,7 +203,8 @@ def simulate(
         typer.echo(path)
 
 
-def _pair(text: str, between: str, option: str, kind: Any) -> tuple[Any, Any]:
+def two(text: str, between: str, option: str, kind: Any) -> tuple[Any, Any]:
+    """Return the two numbers of an option such as 3-10."""
     try:
         first, last = (kind(part) for part in text.split(between))
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mrirecon.evaluate.detect import Setting, detect
 from mrirecon.evaluate.folders import Evaluations, Summary, evaluate_folders, summarize
 from mrirecon.evaluate.one import CHOICES, Evaluation, Options, compare, evaluate
 from mrirecon.evaluate.paired import Difference, compare_runs, read_run
@@ -13,9 +14,11 @@ __all__ = [
     "Evaluation",
     "Evaluations",
     "Options",
+    "Setting",
     "Summary",
     "compare",
     "compare_runs",
+    "detect",
     "evaluate",
     "evaluate_folders",
     "holds_images",

@@ -1,0 +1,140 @@
+"""The verbs that ask how far an image can be trusted: without a reference, and with lesions that are known."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mrirecon.cli.console import emit, progress, say, table
+from mrirecon.cli.inspect import AsJson, Axes, Overwrite, free
+from mrirecon.cli.training import two
+from mrirecon.errors import UsageError
+
+_MEANING = {
+    "residual": "misfit of the acquired samples, relative",
+    "noise_share": "  of which noise accounts for",
+    "held_out": "error of hidden samples, relative",
+    "held_out_zero_filled": "  of the zero-filled image",
+    "null_share": "energy that the samples do not see, of the image's",
+    "g_median": "g-factor, median over the object",
+    "g_high": "  95th percentile",
+}
+Models = Annotated[list[Path] | None, typer.Option("--model", help="A trained model; may be repeated.")]
+
+
+def trust(
+    scan: Annotated[Path, typer.Argument(help="Undersampled k-space.")],
+    method: Annotated[str, typer.Option("--method", "-m", help="The method that is examined.")] = "cs",
+    model: Annotated[Path | None, typer.Option(help="A trained model, in place of a method.")] = None,
+    item: Annotated[int, typer.Option(min=0, help="Which item of the scan.")] = 0,
+    replicas: Annotated[int, typer.Option(min=2, help="Reconstructions with added noise.")] = 64,
+    share: Annotated[float, typer.Option(help="Of the samples outside the calibration region that are hidden.")] = 0.05,
+    seed: Annotated[int, typer.Option(min=0, help="Of noise and hidden samples.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Maps of noise, g-factor and null space: .png or .npz")
+    ] = None,
+    axes: Axes = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what measured data tell of an image that has no reference."""
+    import numpy as np
+
+    from mrirecon.checkpoints import load_model, shipped
+    from mrirecon.io import read
+    from mrirecon.trust import examine
+
+    if output is not None:
+        free(output, overwrite)
+        if output.suffix not in (".png", ".npz"):
+            raise UsageError("maps go to .png or .npz", where=str(output))
+    if not 0 < share < 1:
+        raise UsageError(f"--share cannot be {share:g}", fix="give a number between 0 and 1")
+    trained = load_model(model) if model else load_model(shipped()[method]) if method in shipped() else None
+    opened = read(scan, axes=axes)
+    if item >= len(opened):
+        raise UsageError(f"there is no item {item}", where=str(scan), why=f"it has {len(opened)}, from 0 on")
+    found = examine(
+        opened,
+        item,
+        method=trained.method if trained else method,
+        model=trained.model if trained else None,
+        replicas=replicas,
+        share=share,
+        seed=seed,
+    )
+    values = {f.name: getattr(found, f.name) for f in fields(found)}
+    numbers = {k: v for k, v in values.items() if not isinstance(v, np.ndarray)}
+    maps = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
+    if output is not None:
+        _write(output, maps, f"{scan.name}, item {item}, {trained.method if trained else method}")
+    if as_json:
+        return emit(numbers | {"method": method, "item": item, "replicas": replicas, "seed": seed})
+    typer.echo(table(("", ""), [[_MEANING[k], v] for k, v in numbers.items()]))
+    if found.held_out is None:
+        say("no sample could be spared outside the calibration region")
+    if output is not None:
+        typer.echo(output)
+
+
+def _write(path: Path, maps: dict[str, Any], heading: str) -> None:
+    import numpy as np
+
+    from mrirecon.io import atomic_path
+    from mrirecon.pictures import Panel, save_panels
+
+    if path.suffix == ".npz":
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **maps)
+        return
+    # the g-factor's scale begins at 0, so that below 1, where regularization denoises, can be told as well
+    titles = {"null_space": "not seen by the samples", "noise": "noise in the image", "g": "g-factor"}
+    panels = [Panel(titles[k], v, colours="heat", note=f"white: {np.quantile(v, 0.998):.3g}") for k, v in maps.items()]
+    save_panels(path, panels, columns=len(panels), heading=heading)
+
+
+def detect(
+    volume: Annotated[str, typer.Argument(help="NIfTI, .npz, .npy or .h5 of magnitudes, or phantom:SEED.")],
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="May be repeated.")] = None,
+    model: Models = None,
+    name: Annotated[str | None, typer.Option("--volume", help="Its name, where the file holds several.")] = None,
+    pairs: Annotated[int, typer.Option(min=2, help="Lesions, each with a twin without it.")] = 200,
+    lesions: Annotated[int, typer.Option(min=1, help="In each slice.")] = 4,
+    lesion_size: Annotated[str, typer.Option(help="Lowest-highest diameter in mm.")] = "3-10",
+    lesion_contrast: Annotated[str, typer.Option(help="Lowest-highest |lesion - tissue| / tissue.")] = "0.15-0.6",
+    family: Annotated[str, typer.Option(help="Of the masks.")] = "gaussian1d",
+    acceleration: Annotated[float, typer.Option(help="Of the masks.")] = 4.0,
+    calibration: Annotated[int, typer.Option(help="Lines or samples in the centre.")] = 20,
+    coils: Annotated[int, typer.Option(min=1, help="Receiver coils.")] = 8,
+    snr: Annotated[float, typer.Option(help="Mean signal over the noise of an average coil image.")] = 30.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Insert lesions into a volume, reconstruct it with and without them, and say how well they are told apart."""
+    from mrirecon.checkpoints import load_model
+    from mrirecon.evaluate.detect import Setting, as_rows
+    from mrirecon.evaluate.detect import detect as run
+
+    setting = Setting(
+        pairs,
+        lesions,
+        two(lesion_size, "-", "--lesion-size", float),
+        two(lesion_contrast, "-", "--lesion-contrast", float),
+        family,
+        acceleration,
+        calibration,
+        coils,
+        snr,
+        seed,
+    )
+    methods = method or ([] if model else ["zero-filled", "cs", "cirim"])
+    models = [load_model(folder) for folder in model or []]
+    with progress("detect") as callback:
+        rows = as_rows(run(volume, methods, models=models, name=name, setting=setting, progress=callback))
+    if as_json:
+        return emit({"methods": rows, "setting": setting.__dict__})
+    heads = ("method", "pairs", "d'", "contrast recovered", "missed", "seen where none is")
+    typer.echo(table(heads, [list(row.values()) for row in rows]))
