@@ -20,6 +20,9 @@ from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images, reference_images
 from mrirecon.inference import Progress, pick_device, reconstruct
 from mrirecon.io import read, write_image
+from mrirecon.io.isolated import look_apart
+from mrirecon.io.manifest import verify
+from mrirecon.io.scan import Nan
 
 Format = Literal["h5", "npz", "cfl", "png"]
 _SUFFIXES = {".h5", ".hdf5", ".npz", ".cfl", ".hdr", ".png"}
@@ -43,6 +46,10 @@ def reconstruct_file(
     mask: str | Path | None = None,
     axes: str | None = None,
     dataset: str | None = None,
+    nan: Nan = "refuse",
+    strict: bool = False,
+    manifest: str | Path | None = None,
+    isolate: bool = False,
     lam: float | Literal["auto"] | None = None,
     device: str = "auto",
     format: Format | None = None,
@@ -70,6 +77,10 @@ def reconstruct_file(
         mask: file with a sampling mask; undersamples fully sampled data.
         axes: names of the stored axes, where the file leaves them open.
         dataset: name of the k-space array, where the file leaves it open.
+        nan: ``zero`` takes samples that are NaN or infinite as not measured.
+        strict: refuse what is otherwise noted and worked around, see `mrirecon.io.read`.
+        manifest: list of checksums that the file must agree with, see `mrirecon.io.manifest`.
+        isolate: first look into the file in a process that may crash, see `mrirecon.io.isolated`.
         lam: regularization weight.
         device: where to compute.
         format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``png``; by default from the name of ``out``.
@@ -96,7 +107,13 @@ def reconstruct_file(
     start = time.perf_counter()
     if maps_file is not None:
         maps = "file"
-    scan = read(path, axes=axes, mask=mask, maps=maps_file, dataset=dataset)
+    if manifest is not None:
+        verify(path, manifest)
+    if isolate:
+        for foreign in (path, mask, maps_file, reference):
+            if foreign is not None:
+                look_apart(foreign, axes=axes, dataset=dataset if foreign == path else None)
+    scan = read(path, axes=axes, mask=mask, maps=maps_file, dataset=dataset, nan=nan, strict=strict)
     trained = None if model is None else load_model(model)
     if trained is not None and (method != "auto" or options):
         raise UsageError("a model brings its own method and options", fix="leave --method and --set out")

@@ -36,6 +36,17 @@ def reconstruct(
     options: Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")] = None,
     axes: Axes = None,
     dataset: Dataset = None,
+    nan: Annotated[str, typer.Option(help="Samples that are no numbers: refuse, or zero (as if not measured).")] = (
+        "refuse"
+    ),
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse what is noted otherwise: a mask or chunks amiss.")
+    ] = False,
+    verify: Annotated[Path | None, typer.Option(help="SHA256SUMS that the files must agree with.")] = None,
+    isolate: Annotated[
+        bool | None,
+        typer.Option("--isolate/--no-isolate", help="First read HDF5 in a process that may crash; if several files."),
+    ] = None,
     device: Device = "auto",
     format: Annotated[str | None, typer.Option(help="h5, npz, cfl, png; by default from the output's name.")] = None,
     reference: Annotated[Path | None, typer.Option(help="Images, or the full scan, to score against.")] = None,
@@ -51,8 +62,10 @@ def reconstruct(
     chosen |= {"format": _one_of(format, FORMATS, "--format"), "reference": reference, "seed": seed}
     chosen |= {"overwrite": overwrite, "dry_run": dry_run, "lam": number(lam), "options": pairs(options or [])}
     chosen |= {"model": model, "save_iterates": save_iterates, "batch": batch, "strict_model": strict_model}
+    chosen |= {"nan": _one_of(nan, ("refuse", "zero"), "--nan"), "strict": strict, "manifest": verify}
     chosen |= {"maps": maps} if maps in SOURCES else {"maps_file": Path(maps)}
     sources = expand(files, output)
+    chosen["isolate"] = len(sources) > 1 if isolate is None else isolate
     from mrirecon.calibrate import EspiritOptions
     from mrirecon.jobs import reconstruct_file
 

@@ -220,9 +220,14 @@ def _write(path: str | Path, columns: Sequence[str], rows: Iterable[Row], inputs
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     with atomic_path(path, inputs=inputs) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def _cell(value: object) -> object:
+    """Return a value that spreadsheets take as it is: text that they would run as a formula gets an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _few(names: Iterable[str]) -> str:

@@ -57,8 +57,6 @@ def read_hdf5(
         found = {key: file.attribute(key) for key in named if is_public(key)}
         stated = kspace.attribute("axes") if "axes" in beside else None
         unwritten = kspace.unwritten_chunks
-    if unwritten:
-        notes.append(f"{unwritten} chunks of {name} were never written and read as zeros")
     known = header_text is not None or any(n in arrays for n in _FASTMRI)
     known = known or any(a in named for a in _FASTMRI_ATTRIBUTES)
     attributes = {key: value for key, value in found.items() if value is not None}
@@ -78,7 +76,7 @@ def read_hdf5(
         else:
             header = write_header(values)
             attributes |= _from_header(values, layout.space_shape[-1])
-    return assemble(
+    scan = assemble(
         Hdf5Store(path, arrays),
         "hdf5",
         name,
@@ -89,6 +87,9 @@ def read_hdf5(
         mask=mask,
         maps=maps,
     )
+    if unwritten:
+        scan.doubt(f"{unwritten} chunks of {name} were never written and read as zeros", where)
+    return scan
 
 
 def _survey(

@@ -11,7 +11,7 @@ from mrirecon.io.cfl import maps_store, read_cfl
 from mrirecon.io.fastmri import read_hdf5
 from mrirecon.io.identify import sniff
 from mrirecon.io.images import open_store, pick, read_array
-from mrirecon.io.scan import Scan, Store
+from mrirecon.io.scan import Nan, Scan, Store
 
 
 def read(
@@ -21,6 +21,8 @@ def read(
     mask: str | Path | None = None,
     maps: str | Path | None = None,
     dataset: str | None = None,
+    nan: Nan = "refuse",
+    strict: bool = False,
 ) -> Scan:
     """Read a scan: fastMRI HDF5, .npz, .npy, or a BART pair, told apart by content. The file is never modified.
 
@@ -33,6 +35,9 @@ def read(
             It overrides a mask in the file, and undersamples fully sampled data.
         maps: a file with coil maps: `maps` in HDF5 or .npz as (slice, M, coil, y, x), .npy, or BART's (`ecalib`).
         dataset: name of the k-space array, where it is not `kspace` or the only complex one.
+        nan: ``zero`` takes samples that are NaN or infinite as not measured, where ``refuse`` raises.
+        strict: refuse what is otherwise noted and worked around: chunks that were never written, a mask that
+            contradicts the data.
 
     Raises:
         InputError: missing, damaged, ambiguous or unfit files; `--axes` is asked for where it helps.
@@ -40,7 +45,16 @@ def read(
         UsageError: axes that do not fit the array.
 
     """
-    path = Path(path)
+    scan = _read(Path(path), axes=axes, mask=mask, maps=maps, dataset=dataset)
+    scan.nan, scan.strict = nan, strict
+    if strict and scan.doubts:
+        scan.doubt(scan.doubts[0], str(path))
+    return scan
+
+
+def _read(
+    path: Path, *, axes: str | None, mask: str | Path | None, maps: str | Path | None, dataset: str | None
+) -> Scan:
     kind = sniff(path)
     given: Given = None if mask is None else (read_array(mask, ("mask",)), str(mask))
     source: MapsSource = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -13,9 +13,10 @@ from mrirecon.errors import InputError
 from mrirecon.io.atomic import sha256
 from mrirecon.io.axes import Layout
 from mrirecon.io.fit import calibration_shape, maps_index, reference_shape
-from mrirecon.io.values import check_kspace, magnitude_of, reconcile, support, to_complex64
+from mrirecon.io.values import check_kspace, magnitude_of, reconcile, support, to_complex64, without_nan
 
 Scalar = str | int | float | bool
+Nan = Literal["refuse", "zero"]
 _KEPT_MASKS = 64
 Fingerprint = tuple[tuple[int, int], ...]
 
@@ -61,6 +62,9 @@ class Scan:
         given_mask: (1 or item, *space), the mask from this file or another; None where only the data tell.
         maps_store: where the maps are, if not in `store`; `roles.maps` names them there.
         retrospective: whether `given_mask` came from another file, to undersample these data.
+        nan: ``refuse`` samples that are NaN or infinite, or ``zero``: set them to 0 and count them as not measured.
+        strict: refuse what is otherwise noted and worked around; see `doubt`.
+        doubts: those of the notes that say so.
 
     """
 
@@ -76,6 +80,9 @@ class Scan:
     given_mask: np.ndarray | None = field(default=None, repr=False)
     maps_store: Store | None = field(default=None, repr=False)
     retrospective: bool = False
+    nan: Nan = "refuse"
+    strict: bool = False
+    doubts: list[str] = field(default_factory=list, repr=False)
     _masks: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _fingerprint: Fingerprint = field(default=(), init=False, repr=False)
 
@@ -184,10 +191,29 @@ class Scan:
         if text not in self.notes:
             self.notes.append(text)
 
+    def doubt(self, text: str, where: str) -> None:
+        """Note something that data in order do not show.
+
+        Raises:
+            InputError: the scan is read with ``strict``.
+
+        """
+        if self.strict:
+            raise InputError(
+                "this is noted otherwise, and refused with --strict", where=where, why=text, fix="leave --strict out"
+            )
+        self.note(text)
+        if text not in self.doubts:
+            self.doubts.append(text)
+
     def _sampled(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         kspace, where = self.raw(item), self.where(item)
+        lost = without_nan(kspace) if self.nan == "zero" else None
         check_kspace(kspace, ("coil", *self.space), where)
         acquired = support(kspace)
+        if lost is not None and lost.any():
+            acquired &= ~lost
+            self.note(f"{int(lost.sum())} samples of {where} are NaN or infinite in some coil: taken as not measured")
         mask = acquired
         if self.given_mask is not None:
             marked = self.given_mask[item if len(self.given_mask) > 1 else 0]
@@ -213,12 +239,11 @@ class Scan:
                 fix="transpose the mask",
             )
         if missing:
-            self.note(
-                f"{missing:.1%} of the samples that the mask marks are zero in every coil (first seen in {where}): "
-                "taken as not sampled"
-            )
+            told = f"{missing:.1%} of the samples that the mask marks are zero in every coil"
+            self.doubt(f"{told} (first seen in {where}): taken as not sampled", where)
         if extra and not self.retrospective:
-            self.note(f"{extra:.1%} of the k-space samples lie outside the mask (first seen in {where}): set to zero")
+            told = f"{extra:.1%} of the k-space samples lie outside the mask"
+            self.doubt(f"{told} (first seen in {where}): set to zero", where)
         return mask
 
     def _no_overlap(self, marked: np.ndarray, acquired: np.ndarray, where: str) -> InputError:

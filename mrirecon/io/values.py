@@ -82,7 +82,7 @@ def check_kspace(kspace: np.ndarray, axes: tuple[str, ...], where: str) -> None:
             "k-space holds values that are not numbers",
             where=f"{where}, {index}",
             why=f"{int(np.size(finite) - np.count_nonzero(finite))} NaN or infinite of {finite.size} samples",
-            fix="export the data again, or set these samples to 0 if they were not measured",
+            fix="export the data again; if few are lost, --nan zero takes them as not measured",
         )
     peak = float(np.abs(np.ascontiguousarray(kspace).view(np.float32)).max())
     if peak == 0:
@@ -94,6 +94,23 @@ def check_kspace(kspace: np.ndarray, axes: tuple[str, ...], where: str) -> None:
             why=f"its largest value is {peak:.3g}; {SMALLEST:g} to {LARGEST:g} will do",
             fix="scale the data, for instance to maximum 1",
         )
+
+
+def without_nan(kspace: np.ndarray) -> np.ndarray:
+    """Set samples that are NaN or infinite in some coil to zero in every coil, in place.
+
+    A coil that saw zero would contradict the others, which a sample that nobody saw does not.
+
+    Args:
+        kspace: (coil, *space) complex.
+
+    Returns:
+        (*space) booleans, true where something was lost.
+
+    """
+    lost: np.ndarray = ~np.isfinite(kspace).all(axis=0)
+    kspace[:, lost] = 0
+    return lost
 
 
 def magnitude_of(values: np.ndarray, where: str) -> np.ndarray:
