@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mrirecon.coils.espirit import require_region
 from mrirecon.errors import CalibrationError
 
 
@@ -20,6 +21,7 @@ def sigpy_maps(
     import sigpy.mri
 
     # sigpy takes a box of equal sides out of the centre of k-space of the full size.
+    require_region(calibration.shape[1:], kernel)
     width = min(calibration.shape[1:])
     try:
         app = sigpy.mri.app.EspiritCalib(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mrirecon.cli.console import emit, progress, say, table
-from mrirecon.errors import MriReconError, PartialFailure, UsageError
+from mrirecon.errors import InputError, MriReconError, PartialFailure, UsageError
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON.")]
@@ -42,20 +42,29 @@ def info(
     files: Annotated[list[Path], typer.Argument(help="k-space files.")],
     axes: Axes = None,
     dataset: Annotated[str | None, typer.Option(help="Name of the k-space array.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Look at the values of every item, not of a few.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Look at all values: ok, look or bad; exit code 3 where one is bad.")
+    ] = False,
+    isolate: Annotated[bool, typer.Option("--isolate", help="First read HDF5 in a process that may crash.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what is in a file: axes, coils, mask, calibration region, and what would be done."""
     from mrirecon.io import describe, read
+    from mrirecon.io.isolated import look_apart
 
-    found = []
+    found: list[dict[str, Any]] = []
     for path in files:
+        if isolate:
+            look_apart(path, axes=axes, dataset=dataset)
         one = describe(path, axes=axes, dataset=dataset, check=check)
         one["would"] = _would(lambda path=path: read(path, axes=axes, dataset=dataset))
         found.append(one)
     if as_json:
-        return emit(found[0] if len(found) == 1 else found)
-    typer.echo("\n\n".join(_told(one) for one in found))
+        emit(found[0] if len(found) == 1 else found)
+    else:
+        typer.echo("\n\n".join(_told(one) for one in found))
+    if any(finding["verdict"] == "bad" for one in found for finding in one.get("checks", ())):
+        raise typer.Exit(InputError.exit_code)
 
 
 def _would(scan: Any) -> str:
@@ -84,6 +93,7 @@ def _told(one: dict[str, Any]) -> str:
         if one[name]:
             lines.append(f"  {name.replace('_', ' '):12s} {one[name]['name']} {tuple(one[name]['shape'])}")
     lines += [f"  {name:12s} {value}" for name, value in one["attributes"].items()]
+    lines += [f"  {c['verdict']:4s} {c['name']:12s} {c['told']}" for c in one.get("checks", ())]
     return "\n".join([*lines, *(f"  note         {note}" for note in one["notes"]), f"  next         {one['would']}"])
 
 

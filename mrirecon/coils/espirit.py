@@ -16,6 +16,22 @@ from mrirecon.errors import CalibrationError, SignalError, UsageError
 from mrirecon.operators import root_sum_of_squares
 
 
+def require_region(box: tuple[int, ...], kernel: int) -> None:
+    """Refuse a calibration region that a kernel does not fit into, and say where maps can come from instead.
+
+    Raises:
+        CalibrationError: with both sizes.
+
+    """
+    if min(box) < kernel:
+        raise CalibrationError(
+            "the calibration region is too small for ESPIRiT" if min(box) else "there is no calibration region",
+            why=f"its size is {'×'.join(map(str, box))}, the kernel needs {kernel} samples along each axis",
+            fix="give maps with --maps FILE: of the vendor, or of a scan with the same coils by `mrirecon calibrate "
+            "PRESCAN -o maps.h5`; or take a smaller kernel there; or combine the coils with --method rss, aliased",
+        )
+
+
 @dataclass(frozen=True)
 class CoilMaps:
     """Sensitivities and how sure they are.
@@ -69,12 +85,7 @@ def espirit(
         raise UsageError(
             f"cannot estimate {sets} sets of maps from {coils} coils", fix="ask for 1 set, or 2 of ≥ 2 coils"
         )
-    if min(box) < kernel:
-        raise CalibrationError(
-            "the calibration region is too small for ESPIRiT" if min(box) else "there is no calibration region",
-            why=f"its size is {'×'.join(map(str, box))}, the kernel needs {kernel} samples along each axis",
-            fix="give maps from a file (--maps FILE), reconstruct with --method rss, or use a smaller kernel",
-        )
+    require_region(box, kernel)
     if not bool(torch.isfinite(torch.view_as_real(calibration)).all()):
         raise SignalError("the calibration region holds NaN or infinite values", fix="look with `mrirecon info FILE`")
     scale = calibration.abs().flatten(1).amax(1)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluate.misfit import misfits
-from mrirecon.evaluate.reference import reference_images
+from mrirecon.evaluate.reference import CROPPED, reference_images
 from mrirecon.evaluate.region import read_region
 from mrirecon.io import read_image
 from mrirecon.io.nifti import SUFFIXES as NIFTI
@@ -186,6 +186,10 @@ def compare(
     """
     options = options or Options()
     prediction, reference = Path(prediction), Path(reference)
+    told = []
+    if kind in CROPPED and images.shape != truth.shape and images.ndim == truth.ndim:
+        images, truth, how = _common_centre(images, truth)
+        told.append(how)
     _check_shapes(images, truth, prediction, reference)
     images, truth = np.abs(images), np.abs(truth)
     mask = None if options.mask is None else read_region(options.mask, images.shape, reference) > 0
@@ -213,7 +217,7 @@ def compare(
             notes.setdefault(what, []).append(how)
         if labels is not None:
             lesions.append(measure_lesions(x, r, labels[group].reshape(x.shape), spacing=spacing))
-    told = [
+    told += [
         f"{what}{f' ({len(how)} of {len(groups)} items)' if len(groups) > 1 else ''}: {how[0]}"
         for what, how in notes.items()
     ]
@@ -265,6 +269,17 @@ def _spacing(path: Path) -> tuple[float, float]:
     if not path.name.lower().endswith(NIFTI):
         return 1.0, 1.0
     return read_nifti(path).spacing[1:]
+
+
+def _common_centre(images: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
+    """Cut both to what they share around their centres, as fastMRI's `center_crop_to_smallest` does, and say so."""
+    size = tuple(min(a, b) for a, b in zip(images.shape[1:], truth.shape[1:], strict=True))
+    cut = []
+    for values in (images, truth):
+        starts = ((n - s) // 2 for n, s in zip(values.shape[1:], size, strict=True))
+        cut.append(values[(slice(None), *(slice(a, a + s) for a, s in zip(starts, size, strict=True)))])
+    sizes = f"images {_times(images.shape[1:])}, reference {_times(truth.shape[1:])}"
+    return cut[0], cut[1], f"{sizes}: {_times(size)} around the centre are compared"
 
 
 def _check_shapes(images: np.ndarray, truth: np.ndarray, prediction: Path, reference: Path) -> None:

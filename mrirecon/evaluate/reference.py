@@ -13,6 +13,10 @@ from mrirecon.io.images import IMAGE_NAMES, open_store
 from mrirecon.io.nifti import SUFFIXES as NIFTI
 from mrirecon.io.values import complex_dtype
 
+# What fastMRI's files hold is cut around its centre: where these are the reference, the image is cut as well.
+BESIDE, FASTMRI = "the reference beside its k-space", "the cropped images of fastMRI"
+CROPPED = (BESIDE, FASTMRI)
+
 
 def reference_images(
     path: str | Path, *, dataset: str | None = None, axes: str | None = None
@@ -27,10 +31,11 @@ def reference_images(
 
     """
     if dataset is not None or (axes is None and holds_images(path)):
-        return read_image(path, dataset=dataset), "images"
+        kind = FASTMRI if dataset in ("reconstruction_rss", "reconstruction_esc") else "images"
+        return read_image(path, dataset=dataset), kind
     scan = read(path, axes=axes)
     if scan.reference is not None and scan.mask(0).mean() < 0.9:
-        return scan.reference, "the reference beside its k-space"
+        return scan.reference, BESIDE
     return sense_reference(scan), "SENSE combination of its k-space"
 
 

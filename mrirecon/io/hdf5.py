@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mrirecon.errors import InputError, UnsafeContentError
+from mrirecon.errors import InputError, ResourceError, UnsafeContentError
 from mrirecon.io.hdf5_values import Scalar, attribute_names, is_standard, read_attribute, read_string, reading
 from mrirecon.io.identify import has_hdf5_signature, regular_file, unreadable
 from mrirecon.io.limits import NAME_LIMIT, READ_LIMIT, SIZE_LIMIT, is_numeric, refuse_bomb
@@ -55,6 +55,8 @@ def _open(path: Path) -> h5py.File:
     for wait in (0.05, 0.2, None):
         try:
             return h5py.File(path, "r", locking="best-effort")
+        except MemoryError:
+            raise ResourceError(f"not enough memory to open {path}", fix="close other programs") from None
         except Exception as error:
             busy = "unable to lock file" in str(error) or "already open for" in str(error)
             if busy and wait is not None:

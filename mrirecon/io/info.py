@@ -8,6 +8,7 @@ import numpy as np
 
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.io.axes import Layout
+from mrirecon.io.check import check as findings
 from mrirecon.io.reader import read
 from mrirecon.io.scan import Scan
 from mrirecon.io.values import reconcile, support
@@ -39,7 +40,8 @@ def describe(
         sampling: source of the mask, whether it is full, lines or 2D, acceleration (samples over sampled ones);
         calibration: start and size of the fully sampled box by axis; peak: index of the strongest sample by axis, its
         offset from the centre n // 2, and whether it is near; values: items looked at, NaN or infinite ones, items
-        that are zero, largest magnitude; reference, maps, calibration_scan: name and shape, or None.
+        that are zero, largest magnitude; reference, maps, calibration_scan: name and shape, or None; checks (with
+        `check`): name, verdict and words of each `mrirecon.io.check.Finding`.
 
     Raises:
         InputError, UnsafeContentError, UsageError: as `read`.
@@ -85,6 +87,8 @@ def describe(
         notes.append(f"{empty} of the {len(looked)} items looked at are zero everywhere")
     if middle is not None:
         result |= _sampling(scan, middle, first, notes)
+    if check:
+        result["checks"] = [vars(finding) for finding in findings(scan)]
     return result
 
 

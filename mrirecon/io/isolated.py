@@ -25,6 +25,7 @@ from mrirecon.io.identify import has_hdf5_signature
 SECONDS = 60.0
 SECONDS_A_GIGABYTE = 120.0  # a slow network disk
 MEMORY = 4 << 30
+_START = 60.0
 _READY, _DONE = "ready", "done"
 
 
@@ -112,7 +113,7 @@ class Worker:
             command = [sys.executable, "-P", "-c", code]
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-            if (self._answer(self._process, SECONDS) or "").strip() != _READY:
+            if (self._answer(self._process, _START) or "").strip() != _READY:
                 self.close()
                 raise MriReconError("the process that looks into files did not start", fix="leave --isolate out")
         return self._process

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,11 @@ def _load(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         raise UsageError("NIfTI files are read by nibabel, which is not installed", fix=INSTALL) from None
     path = regular_file(path)
     try:
-        image = nibabel.as_closest_canonical(nibabel.load(path))  # type: ignore[no-untyped-call]
+        with nibabel.imageglobals.LoggingOutputSuppressor():  # it says on stderr what it then raises
+            image: Any = nibabel.load(path)
+        stored = np.asarray(image.affine)
+        if np.isfinite(stored).all():  # to turn it needs to know how it lies
+            image = nibabel.as_closest_canonical(image)  # type: ignore[no-untyped-call]
         shape, affine = tuple(int(n) for n in image.shape), np.asarray(image.affine)
         if not 3 <= len(shape) <= 4 or 0 in shape or not np.isfinite(affine).all():
             raise InputError(
