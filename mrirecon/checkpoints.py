@@ -111,12 +111,13 @@ def load_model(folder: str | Path) -> Trained:
             "the weights are not those that were saved",
             where=str(folder / WEIGHTS),
             why=f"SHA-256 {found[:16]}…, and {CONFIG} says {str(about['sha256'])[:16]}…",
-            fix="copy the folder again",
+            fix="copy the folder again, and look with `mrirecon models verify FOLDER`",
         )
     try:
         weights = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise InputError("the weights cannot be read", where=str(folder / WEIGHTS), why=str(error)) from None
+        fix = "the checkpoint is corrupt: copy the folder again, and look with `mrirecon models verify FOLDER`"
+        raise InputError("the weights cannot be read", where=str(folder / WEIGHTS), why=str(error), fix=fix) from None
     method, options = str(about["method"]), about["options"]
     assert isinstance(options, dict)
     try:
@@ -145,6 +146,10 @@ def describe_model(folder: str | Path) -> dict[str, object]:
 
     """
     folder = Path(folder)
+    if folder.is_file():
+        fix = f"give a folder with {CONFIG} and {WEIGHTS}, as `mrirecon train` leaves; pickles can run code when opened"
+        why = "checkpoints in one file (.pt, .pth, .ckpt, archives) are never opened"
+        raise InputError("a model is a folder, and this is a file", where=str(folder), why=why, fix=fix)
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             fix = f"give a folder that `save_model` wrote, with {CONFIG} and {WEIGHTS}"

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mrirecon import __version__
-from mrirecon.cli import evaluate, inspect, masks, models, reconstruct, training, trust
+from mrirecon.cli import doctor, evaluate, inspect, masks, models, reconstruct, training, trust
 from mrirecon.cli.envelope import run
 
 EPILOG = (
@@ -41,6 +41,7 @@ app.add_typer(masks.app)
 app.add_typer(models.app)
 app.command()(inspect.methods)
 app.command()(inspect.selftest)
+app.command("doctor")(doctor.doctor)
 app.command()(inspect.benchmark)
 
 

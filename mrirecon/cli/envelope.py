@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -21,12 +22,17 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE}
 
 def run(app: typer.Typer, arguments: list[str]) -> int:
     """Run the application and return its exit code; nothing escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no × must not stop us
     arguments = _take_settings(arguments)
     as_json = "--json" in arguments
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
+        _standing()
         code = get_command(app)(arguments, prog_name="mrirecon", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where the shell has closed it
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (BrokenPipeError, SystemExit):
         # Whoever read stdout has seen enough: typer itself exits then, and only then. Python would complain once more
@@ -51,6 +57,14 @@ def _take_settings(arguments: list[str]) -> list[str]:
         if argument in _ANYWHERE:
             setattr(Settings, _ANYWHERE[argument], True)
     return [a for a in arguments[:end] if a not in _ANYWHERE] + arguments[end:]
+
+
+def _standing() -> None:
+    """Refuse to work in a folder that is gone: no relative path means anything, and torch does not load there."""
+    try:
+        os.getcwd()  # noqa: PTH109  # pathlib asks the same, and more
+    except FileNotFoundError:
+        raise InputError("the folder that you are in was deleted", fix="go to another: cd") from None
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

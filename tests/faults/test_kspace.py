@@ -12,7 +12,7 @@ import torch
 
 from mrirecon import io
 from mrirecon.coils.espirit import espirit
-from mrirecon.data.batch import stack
+from mrirecon.data.batch import Batch, stack
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import CalibrationError, InputError
@@ -22,9 +22,9 @@ from mrirecon.operators import root_sum_of_squares
 from mrirecon.registry import build, find
 from tests.faults.conftest import scan_file
 from tests.faults.rows import row
+from tests.problems import random_problem
 from tests.test_io_hostile import lines, random
 from tests.test_methods import CLASSICAL, SMALL
-from tests.test_training_data import recipe, settings
 
 LINES = np.r_[np.tile([1, 0], 8), np.ones(16), np.tile([1, 0], 8)]  # 48 columns, the middle third complete
 METHODS = [*CLASSICAL, "sigpy-cs"]
@@ -264,8 +264,9 @@ def test_sizes_that_vary(cli, bad, case):
         for path, result in zip(paths, json.loads(out)["results"], strict=True):
             assert io.read_image(result["outputs"][0]).shape == (2, *io.read(path).space_shape)
         return
+    items = [Batch(random_problem((n, n), batch=1), *[None] * 4, [str(n)], [{}]) for n in (8, 9)]
     with pytest.raises(InputError, match="different sizes") as caught:
-        stack([recipe(settings(crop=None)).item(0, n, n) for n in range(4)])
+        stack(items)
     assert "data.crop" in caught.value.fix
 
 
