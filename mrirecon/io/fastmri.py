@@ -30,7 +30,10 @@ class Hdf5Store:
     def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
         """Return a part of a dataset."""
         with open_hdf5(self.path) as file:
-            return file[name][index]
+            try:
+                return file[name][index]
+            except KeyError:
+                raise InputError(f"{self.path}:{name} cannot be found any more", fix="the file is damaged") from None
 
 
 def read_hdf5(

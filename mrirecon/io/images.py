@@ -43,7 +43,7 @@ def open_store(path: str | Path) -> Store:
             if not file.is_group(name):
                 try:
                     found = file[name]
-                except InputError:
+                except (InputError, KeyError):  # a name that is listed, and leads to nothing
                     continue
                 arrays[name] = (found.shape, found.dtype)
     return Hdf5Store(path, arrays)

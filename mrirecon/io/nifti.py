@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,14 +73,19 @@ def _load(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         with nibabel.imageglobals.LoggingOutputSuppressor():  # it says on stderr what it then raises
             image: Any = nibabel.load(path)
         stored = np.asarray(image.affine)
-        if np.isfinite(stored).all():  # to turn it needs to know how it lies
+        if np.isfinite(stored).all() and np.linalg.det(stored[:3, :3]) != 0:  # to turn it needs to know how it lies
             image = nibabel.as_closest_canonical(image)  # type: ignore[no-untyped-call]
         shape, affine = tuple(int(n) for n in image.shape), np.asarray(image.affine)
-        if not 3 <= len(shape) <= 4 or 0 in shape or not np.isfinite(affine).all():
+        wrong = f"shape {shape}" if not 3 <= len(shape) <= 4 or 0 in shape else ""
+        if not np.isfinite(affine).all():
+            wrong = "its affine holds values that are not numbers"
+        elif np.linalg.det(affine[:3, :3]) == 0:
+            wrong = "its affine gives voxels no volume"
+        if wrong:
             raise InputError(
                 f"{path} is not a volume that can be cut into slices",
-                why=f"shape {shape}" if np.isfinite(affine).all() else "its affine holds values that are not numbers",
-                fix="give three axes in space, and at most one more",
+                why=wrong,
+                fix="give three axes in space with an affine, and at most one axis more",
             )
         size = int(np.prod(shape, dtype=object)) * 4
         if size > READ_LIMIT:
@@ -93,7 +97,7 @@ def _load(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         raise ResourceError(f"not enough memory to read {path}", fix="cut it into parts") from None
     except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
         raise InputError(f"{path} is not a NIfTI file", why=str(error), fix="copy or download it again") from None
-    except (OSError, EOFError, ValueError, TypeError, zlib.error, OverflowError) as error:
+    except Exception as error:  # of many types: zlib, struct, numpy, nibabel's own
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path} is damaged or truncated", why=why, fix="copy or download it again") from None
     if not np.isfinite(values).all():

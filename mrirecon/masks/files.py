@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 
 from mrirecon.coils.calibration import find_calibration
-from mrirecon.errors import InputError, UsageError
+from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.masks.result import Bools, MaskResult, achieved_acceleration, readout_note, spread_over
 
 SUFFIXES = (".npy", ".npz", ".png", ".txt")
@@ -120,7 +120,9 @@ def _read(path: Path) -> np.ndarray:
         if suffix == ".txt":
             return _read_text(path)
         return _read_png(path)
-    except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (MriReconError, MemoryError):
+        raise
+    except Exception as error:  # zipfile, zlib, numpy, tokenize and pillow raise errors of many types
         raise InputError(
             f"This is not a readable {suffix} file.",
             where=str(path),
@@ -134,6 +136,10 @@ def _array(file: IO[bytes], size: int, where: str) -> np.ndarray:
     version = np.lib.format.read_magic(file)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = header(file)
+    if any(type(n) is not int or n < 0 for n in shape):
+        raise InputError(
+            "The file declares impossible lengths.", where=where, why=f"shape {shape}", fix="write it again"
+        )
     if dtype.kind not in "biuf":
         raise InputError("A mask must hold real numbers.", where=where, why=f"it holds {dtype}", fix="save 0 and 1")
     _check_size(math.prod(shape), where)
