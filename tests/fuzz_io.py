@@ -247,6 +247,15 @@ def mutate(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(buffer)
 
 
+def mutation(good: bytes, number: int, seed: int) -> bytes:
+    """Return the mutation of that number, counted from 0."""
+    rng = np.random.default_rng(seed)
+    for _ in range(number + 1):
+        rng.integers(1)  # which of the files: `run` draws it too
+        data = mutate(good, rng)
+    return data
+
+
 def peak() -> int:
     """Return the peak memory of this program alone in MiB: getrusage would count what the parent took before."""
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024

@@ -38,8 +38,8 @@ def row(name: str, cases: Iterable[Any] = ("",)) -> Callable[[Callable[..., None
         assert name in ROWS, name
         TESTS.setdefault(name, []).append(test.__name__)
         values = list(cases)
-        words = [getattr(case, "__name__", str(case)) for case in values]
-        ids = [f"{name}-{word}".rstrip("-") for word in words]
-        return pytest.mark.parametrize("case", values, ids=ids)(test)
+        return pytest.mark.parametrize("case", values, ids=lambda c: f"{name}-{getattr(c, '__name__', c)}".rstrip("-"))(
+            test
+        )
 
     return mark

@@ -18,6 +18,7 @@ from mrirecon.io import isolated
 from tests import test_io_hostile as hostile
 from tests.faults.conftest import scan_file
 from tests.faults.rows import row
+from tests.fuzz_io import KINDS, mutation
 from tests.test_io_hostile import plain, random, snapshot
 
 
@@ -170,7 +171,7 @@ def test_compression_bomb(rejects, bad, case):
     rejects(bad / "bad.h5", 3, "larger than its file can hold")
 
 
-@row("F15", ["names", "depth", "attributes", "a huge attribute"])
+@row("F15", ["names", "depth", pytest.param("attributes", marks=pytest.mark.slow), "a huge attribute"])
 def test_too_much_of_everything(cli, rejects, bad, case):
     path = bad / "bad.h5"
     if case == "names":
@@ -438,9 +439,21 @@ h5py.File = File
 """
 
 
-@row("F17", ["crash", "abort", "killed", "hangs", "eats"])
+# Three of 4000 mutations of one file, on which h5py 3.16 (HDF5 2.0) dies when it reads everything: double frees and a
+# write outside its memory. The guarded reader asks for less, and refuses or reads them.
+DEADLY = {"mutation 1169": 1169, "mutation 1522": 1522, "mutation 1795": 1795}
+
+
+@row("F17", ["crash", "abort", "killed", "hangs", "eats", *DEADLY])
 def test_crash_of_the_library(cli, bad, good, tmp_path, monkeypatch, case):
     """The worker dies by a real signal; the file is told as failed, and the batch goes on with a new worker."""
+    if case in DEADLY:
+        (path,) = KINDS["h5"].make(bad)
+        path.write_bytes(mutation(path.read_bytes(), DEADLY[case], 3))
+        code, out, _ = cli("reconstruct", path, good, "-m", "rss", "-o", tmp_path / "out", "--json")
+        assert code in (0, 4)
+        assert "good_rss.h5" in out
+        return
     (bad / "sitecustomize.py").write_text(CRASHES)
     monkeypatch.setenv("PYTHONPATH", f"{bad}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setattr(isolated, "SECONDS", 0.5 if case == "hangs" else 60.0)
