@@ -1,0 +1,111 @@
+"""What `info --check` says of values (conventions, masks and axes: K06, K08, K09, K17 in faults/)."""
+
+from __future__ import annotations
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from mrirecon import io
+from mrirecon.cli import main
+from mrirecon.data.phantom import phantom
+from mrirecon.data.simulate import simulate_kspace
+from mrirecon.io.check import check
+
+
+@pytest.fixture(scope="module")
+def head():
+    """K-space (2, 6, 64, 56) of a phantom's head."""
+    return simulate_kspace(phantom((64, 56), 2, 1), 6, 50.0, 1).kspace.astype(np.complex64)
+
+
+def findings(folder, kspace, **more):
+    io.write_kspace(folder / "k.h5", kspace, **more)
+    return {one.name: one for one in check(io.read(folder / "k.h5"))}
+
+
+def strange(found):
+    return {name: one.told for name, one in found.items() if one.verdict != "ok"}
+
+
+def test_a_good_scan_is_good(tmp_path, head):
+    found = findings(tmp_path, head)
+    assert strange(found) == {}
+    assert {"numbers", "signal", "centre", "axes", "clipping", "convention", "coils", "noise"} == set(found)
+    assert "all 6 receive" in found["coils"].told
+
+
+def test_coils_that_do_not_receive(tmp_path, head):
+    kspace = head.copy()
+    rng = np.random.default_rng(0)
+    kspace[:, 1] = 0
+    noise = rng.standard_normal((2, 64, 56)) + 1j * rng.standard_normal((2, 64, 56))
+    kspace[:, 4] = noise * np.median(np.abs(head))
+    assert strange(findings(tmp_path, kspace)) == {"coils": "of 6: 1 dead; 4 noise alone"}
+
+
+def test_a_receiver_that_was_overdriven(tmp_path, head):
+    limit = 0.4 * np.abs(head[0].real).max()
+    clipped = np.clip(head.real, -limit, limit) + 1j * np.clip(head.imag, -limit, limit)
+    assert "overdriven" in strange(findings(tmp_path, clipped))["clipping"]
+
+
+def test_items_that_are_empty(tmp_path, head):
+    kspace = head.copy()
+    kspace[1] = 0
+    assert strange(findings(tmp_path, kspace)) == {"signal": "1 of 2 items are zero everywhere (1) and will be refused"}
+    found = findings(tmp_path, 0 * kspace)
+    assert set(found) == {"numbers", "signal"}
+    assert found["signal"].verdict == "bad"
+
+
+def test_chunks_that_were_never_written(tmp_path, head):
+    with h5py.File(tmp_path / "k.h5", "w") as file:
+        dataset = file.create_dataset("kspace", head.shape, np.complex64, chunks=(1, 6, 64, 28))
+        dataset[0] = head[0]
+        dataset[1, ..., :28] = head[1, ..., :28]
+    found = {one.name: one for one in check(io.read(tmp_path / "k.h5"))}
+    assert found["storage"].told == "1 chunks of kspace were never written and read as zeros"
+
+
+@pytest.mark.parametrize(("scale", "verdict"), [(1e-12, "ok"), (1e12, "ok"), (1e-33, "bad"), (1e33, "bad")])
+def test_scales(tmp_path, head, scale, verdict):
+    found = findings(tmp_path, head / np.abs(head).max() * np.float32(scale))
+    assert found["signal"].verdict == verdict
+    assert set(strange(found)) == ({"signal"} if verdict == "bad" else set())
+
+
+@pytest.mark.parametrize(("snr", "verdict"), [(50.0, "ok"), (2.0, "look")])
+def test_noise(tmp_path, snr, verdict):
+    kspace = simulate_kspace(phantom((96, 96), 1, 1), 6, snr, 1).kspace.astype(np.complex64)
+    assert findings(tmp_path, kspace)["noise"].verdict == verdict
+
+
+def test_exit_code_and_json(tmp_path, head, capfd):
+    kspace = head.copy()
+    kspace[1, 2, 3, 4] = np.nan
+    io.write_kspace(tmp_path / "good.h5", head)
+    io.write_kspace(tmp_path / "bad.h5", kspace)
+    for names, code in ((["good"], 0), (["bad"], 3), (["good", "bad"], 3)):
+        with pytest.raises(SystemExit) as ended:
+            main(["info", "--check", "--json", *(str(tmp_path / f"{n}.h5") for n in names)])
+        assert ended.value.code == code
+        told = json.loads(capfd.readouterr().out)
+        one = told if len(names) == 1 else told[-1]
+        worst = {c["name"]: c["told"] for c in one["checks"] if c["verdict"] == "bad"}
+        assert bool(worst) == (code == 3)
+        if worst:
+            assert "slice 1, coil 2, y 3, x 4" in worst["numbers"]
+    with pytest.raises(SystemExit) as ended:
+        main(["info", "--isolate", str(tmp_path / "bad.h5")])
+    assert ended.value.code == 0, "without --check it describes, and does not judge"
+    assert "checks" not in io.describe(tmp_path / "bad.h5")
+
+
+def test_measured_scans_are_good(real_kspace):
+    """Known of them: the knee's single slice is noisy. No other suspicion is raised."""
+    for path in sorted(real_kspace.glob("*.npz")):
+        found = strange({one.name: one for one in check(io.read(path))})
+        assert set(found) == ({"noise"} if path.stem == "knee_fatsat_1ch" else set()), path.stem
