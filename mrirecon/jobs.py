@@ -20,7 +20,7 @@ from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images, reference_images
 from mrirecon.inference import Progress, pick_device, reconstruct
 from mrirecon.io import read, write_image
-from mrirecon.io.isolated import look_apart
+from mrirecon.io.apart import look_apart
 from mrirecon.io.manifest import verify
 from mrirecon.io.scan import Nan
 
@@ -80,7 +80,7 @@ def reconstruct_file(
         nan: ``zero`` takes samples that are NaN or infinite as not measured.
         strict: refuse what is otherwise noted and worked around, see `mrirecon.io.read`.
         manifest: list of checksums that the file must agree with, see `mrirecon.io.manifest`.
-        isolate: first look into the file in a process that may crash, see `mrirecon.io.isolated`.
+        isolate: first look into the file in a process that may crash, see `mrirecon.io.apart`.
         lam: regularization weight.
         device: where to compute.
         format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``png``; by default from the name of ``out``.

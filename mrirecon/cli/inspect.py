@@ -50,7 +50,7 @@ def info(
 ) -> None:
     """Say what is in a file: axes, coils, mask, calibration region, and what would be done."""
     from mrirecon.io import describe, read
-    from mrirecon.io.isolated import look_apart
+    from mrirecon.io.apart import look_apart
 
     found: list[dict[str, Any]] = []
     for path in files:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mrirecon import io
-from mrirecon.io import isolated
+from mrirecon.io import apart
 from tests import test_io_hostile as hostile
 from tests.faults.conftest import scan_file
 from tests.faults.rows import row
@@ -456,12 +456,12 @@ def test_crash_of_the_library(cli, bad, good, tmp_path, monkeypatch, case):
         return
     (bad / "sitecustomize.py").write_text(CRASHES)
     monkeypatch.setenv("PYTHONPATH", f"{bad}:{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.setattr(isolated, "SECONDS", 0.5 if case == "hangs" else 60.0)
-    monkeypatch.setattr(isolated.Worker, "_one", None)
+    monkeypatch.setattr(apart, "SECONDS", 0.5 if case == "hangs" else 60.0)
+    monkeypatch.setattr(apart.Worker, "_one", None)
     first, last = scan_file(bad / f"{case}.h5"), scan_file(bad / "last.h5")
     words = {"crash": "SIGSEGV", "abort": "SIGABRT", "killed": "SIGKILL", "hangs": "too long", "eats": "memory"}[case]
     code, out, err = cli("reconstruct", first, good, last, "-m", "rss", "-o", tmp_path / "out", "--json")
-    isolated.Worker.shared().close()
+    apart.Worker.shared().close()
     assert code == 4, err
     told = json.loads(out)
     assert [Path(r["outputs"][0]).name for r in told["results"]] == ["good_rss.h5", "last_rss.h5"]

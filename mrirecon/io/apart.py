@@ -109,7 +109,7 @@ class Worker:
             self.close()
             # No `python -m`: the folder that a user stands in must not offer modules.
             package = str(Path(__file__).parents[2])
-            code = f"import sys; sys.path.append({package!r}); from mrirecon.io.isolated import serve; serve()"
+            code = f"import sys; sys.path.append({package!r}); from mrirecon.io.apart import serve; serve()"
             command = [sys.executable, "-P", "-c", code]
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
