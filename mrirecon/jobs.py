@@ -18,8 +18,10 @@ from mrirecon.checkpoints import load_model, shipped
 from mrirecon.coverage import choose_method
 from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images, reference_images
+from mrirecon.hybrid import stand_in
 from mrirecon.inference import Progress, pick_device, reconstruct
 from mrirecon.io import read, write_image
+from mrirecon.io.scratch import scratch_folders
 
 Format = Literal["h5", "npz", "cfl", "png"]
 _SUFFIXES = {".h5", ".hdf5", ".npz", ".cfl", ".hdr", ".png"}
@@ -100,7 +102,7 @@ def reconstruct_file(
     trained = None if model is None else load_model(model)
     if trained is not None and (method != "auto" or options):
         raise UsageError("a model brings its own method and options", fix="leave --method and --set out")
-    chosen, why = choose_method(scan, 0, maps) if method == "auto" else (method, "as asked")
+    chosen, why = choose_method(*stand_in(scan, options), maps) if method == "auto" else (method, "as asked")
     if trained is not None:
         chosen, why = trained.method, f"model {model}"
     elif chosen in shipped() and not options:
@@ -133,6 +135,7 @@ def reconstruct_file(
         device=device,
         seed=seed,
         progress=progress,
+        scratch=scratch_folders(target.parent),
     )
     told: dict[str, object] = {
         **plan,

@@ -59,7 +59,7 @@ def atomic_paths(
     refuse_overwrite(targets, inputs)
     temporaries: list[Path] = []
     try:
-        with _resources(targets[0]):
+        with resources(targets[0]):
             for target in targets:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _remove_stale(target.parent)
@@ -146,7 +146,7 @@ def sha256(path: str | Path) -> str:
 
 
 @contextmanager
-def _resources(target: Path) -> Iterator[None]:
+def resources(target: Path) -> Iterator[None]:
     """Turn a failure of disk or memory while writing into a `ResourceError`.
 
     HDF5 reports a full disk as OSError or RuntimeError, with the cause in its text only.
