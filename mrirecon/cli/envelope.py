@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from types import FrameType
 
 import typer
@@ -13,7 +14,7 @@ from typer.main import get_command
 
 from mrirecon import errors
 from mrirecon.cli.console import Settings, emit
-from mrirecon.errors import MriReconError, Stopped, UsageError, as_ours
+from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError, as_ours
 
 _ANYWHERE = {"--traceback": "traceback", "--quiet": "quiet", "-q": "quiet"}
 
@@ -24,6 +25,7 @@ def run(app: typer.Typer, arguments: list[str]) -> int:
     as_json = "--json" in arguments
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
+        _require_working_folder(arguments)
         code = get_command(app)(arguments, prog_name="mrirecon", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -50,6 +52,21 @@ def _take_settings(arguments: list[str]) -> list[str]:
         if argument in _ANYWHERE:
             setattr(Settings, _ANYWHERE[argument], True)
     return [a for a in arguments[:end] if a not in _ANYWHERE] + arguments[end:]
+
+
+def _require_working_folder(arguments: list[str]) -> None:
+    """Refuse to work from a folder that was deleted: names would lead nowhere, and libraries of torch end the process.
+
+    Raises:
+        ResourceError: it was.
+
+    """
+    if {"--help", "--version"} & set(arguments):
+        return
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ResourceError("the working folder is gone", fix="change to a folder that exists: cd FOLDER") from None
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
