@@ -3,8 +3,9 @@
     python scripts/measure_batches.py --items 2000
 
 It writes small synthetic scans (hard links to a few files) into a temporary folder, reconstructs them all, and runs the
-same batch again, which finds them finished. Prints the slope of resident memory after a first fifth (Theil-Sen: the median over pairs of items), milliseconds an
-item beyond those of reading, calibration and solving, and items a second of the second run.
+same batch again, which finds them finished. Prints the slope of resident memory after a first fifth (Theil-Sen: the
+median over pairs of items), milliseconds an item beyond those of reading, calibration and solving, and items a second
+of the second run.
 """
 
 from __future__ import annotations
