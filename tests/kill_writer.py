@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon import io
+from mrirecon.io import atomic
 
 AGED = 7200.0
 
@@ -88,6 +89,7 @@ def main() -> None:
             for one in left:
                 os.utime(one, (time.time() - AGED,) * 2)
             last += 1
+            atomic._LOOKED.clear()  # as in a process that starts then
             write(path, last)
             told["not removed"] += len(list(folder.glob(".mrirecon-*")))
     print(json.dumps(told))

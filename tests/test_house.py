@@ -35,10 +35,13 @@ ORDER = [
         "checkpoints",
         "training",
         "second_opinion",
+        "hybrid",
+        "streaming",
         "calibrate",
         "coverage",
     ),
-    *("inference", "trust", "evaluate", "jobs", "selftest", "doctor", "benchmark", "report", "cli"),
+    *("inference", "trust", "evaluate", "request", "jobs", "batches", "selftest", "doctor", "benchmark"),
+    *("report", "cli"),
 ]
 LONGEST = 350
 FILES = sorted(PACKAGE.rglob("*.py"))

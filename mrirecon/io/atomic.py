@@ -20,6 +20,7 @@ from mrirecon.io.identify import cfl_pair
 _PREFIX = ".mrirecon-"
 _STALE_SECONDS = 600
 _NAME_BYTES = 200
+_LOOKED: dict[str, float] = {}  # folders looked through for what killed processes left, and when
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def atomic_paths(
     refuse_overwrite(targets, inputs)
     temporaries: list[Path] = []
     try:
-        with _resources(targets[0]):
+        with resources(targets[0]):
             for target in targets:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _remove_stale(target.parent)
@@ -146,7 +147,7 @@ def sha256(path: str | Path) -> str:
 
 
 @contextmanager
-def _resources(target: Path) -> Iterator[None]:
+def resources(target: Path) -> Iterator[None]:
     """Turn a failure of disk or memory while writing into a `ResourceError`.
 
     HDF5 reports a full disk as OSError or RuntimeError, with the cause in its text only.
@@ -194,7 +195,14 @@ def _host() -> str:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what a killed process of this host left in the folder more than ten minutes ago."""
+    """Remove what a killed process of this host left in the folder more than ten minutes ago.
+
+    Once in ten minutes a folder: looking through one with many outputs for every one of them would take longest.
+    """
+    name, now = str(folder.absolute()), time.monotonic()
+    if now - _LOOKED.get(name, -_STALE_SECONDS) < _STALE_SECONDS:
+        return
+    _LOOKED[name] = now
     for path in folder.glob(f"{_PREFIX}{_host()}-*.tmp"):
         with suppress(OSError, ValueError):
             if time.time() - path.stat().st_mtime < _STALE_SECONDS:

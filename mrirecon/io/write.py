@@ -12,8 +12,19 @@ import numpy as np
 from mrirecon.errors import SignalError, UsageError
 from mrirecon.io.atomic import atomic_path, atomic_paths, sha256
 from mrirecon.io.axes import BART, SPACE, make_layout
-from mrirecon.io.encode import Attributes, Encode, encode_cfl, encode_hdf5, encode_npz, encode_png, encode_text, grey
+from mrirecon.io.encode import (
+    Attributes,
+    Converted,
+    Encode,
+    Lazy,
+    encode_cfl,
+    encode_hdf5,
+    encode_npz,
+    encode_png,
+    encode_text,
+)
 from mrirecon.io.identify import cfl_pair
+from mrirecon.io.scratch import pieces
 
 ImageFormat = Literal["h5", "npz", "cfl", "png"]
 ArrayFormat = Literal["h5", "npz", "cfl"]
@@ -65,17 +76,17 @@ def write_image(
         raise UsageError("images must be (item, y, x) or (item, z, y, x)", why=f"shape {images.shape}")
     _refuse_nan(images, str(path))
     axes = ("item", *SPACE[4 - images.ndim :])
-    # In the precision of the input: squares of 1e-30 would vanish in float32.
-    magnitude = np.abs(images).astype(np.float32)
     if chosen == "png":
-        pages = grey(magnitude, bits, window)
-        files = dict(zip(_png_names(Path(path), len(pages)), map(encode_png, pages), strict=True))
-        return _commit(files, path, sidecar, inputs)
+        indices = list(np.ndindex(*images.shape[:-2]))
+        white = max(float(np.abs(images[i]).max()) for i in indices) if window is None else window
+        pages = [encode_png(images[i], bits, white) for i in indices]
+        return _commit(dict(zip(_png_names(Path(path), len(pages)), pages, strict=True)), path, sidecar, inputs)
     if chosen == "cfl":
-        return _write_cfl(path, images.astype(np.complex64), axes, sidecar, inputs)
-    arrays = {"reconstruction": magnitude}
+        return _write_cfl(path, images, axes, sidecar, inputs)
+    # The magnitude in the precision of the input: squares of 1e-30 would vanish in float32.
+    arrays = {"reconstruction": Converted(images, np.float32, np.abs)}
     if keep_complex:
-        arrays["reconstruction_complex"] = images.astype(np.complex64)
+        arrays["reconstruction_complex"] = Converted(images, np.complex64, np.asarray)
     encode = encode_hdf5(arrays, {}, {}) if chosen == "h5" else encode_npz(arrays)
     return _commit({Path(path): encode}, path, sidecar, inputs)
 
@@ -141,7 +152,7 @@ def write_kspace(
                     value = np.broadcast_to(value, layout.space_shape)
                 written += _write_cfl(f"{base}_{name}", value, names[-value.ndim :], None, inputs)
         return written
-    arrays = {"kspace": data}
+    arrays: dict[str, Lazy] = {"kspace": data}
     if mask is not None:
         arrays["mask"] = np.asarray(mask).astype(np.uint8)
     if reference is not None:
@@ -215,18 +226,22 @@ def _commit(
     inputs: Iterable[str | Path],
     never_mixed: bool = False,
 ) -> list[Path]:
-    """Write files, and a sidecar that names them with their hashes, and only then move them to their places."""
+    """Write files, and a sidecar that names them with their hashes, and only then move them to their places.
+
+    The sidecar goes first: after a kill between two moves, it tells of files that are not there, and is not believed.
+    """
     targets = list(files)
     beside = [] if sidecar is None else [sidecar_path(path)]
-    with atomic_paths([*targets, *beside], inputs=inputs, never_mixed=never_mixed) as temporaries:
+    with atomic_paths([*beside, *targets], inputs=inputs, never_mixed=never_mixed) as temporaries:
         outputs = []
-        for target, temporary in zip(targets, temporaries, strict=False):
+        for target, temporary in zip(targets, temporaries[len(beside) :], strict=True):
             files[target](temporary)
             if sidecar is not None:
-                size = temporary.stat().st_size
-                outputs.append({"file": target.name, "bytes": size, "sha256": sha256(temporary)})
+                facts = temporary.stat()
+                told = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "sha256": sha256(temporary)}
+                outputs.append({"file": target.name, **told})
         if sidecar is not None:
-            encode_text(_json({**sidecar, "outputs": outputs}))(temporaries[-1])
+            encode_text(_json({**sidecar, "outputs": outputs}))(temporaries[0])
     return targets
 
 
@@ -270,11 +285,12 @@ def _png_names(path: Path, pages: int) -> list[Path]:
 
 
 def _refuse_nan(values: np.ndarray, where: str) -> None:
-    if not np.isfinite(values).all():
+    wrong = sum(int(np.count_nonzero(~np.isfinite(values[i]))) for i in pieces(values.shape, values.itemsize))
+    if wrong:
         raise SignalError(
             "the result holds values that are not numbers, and was not written",
             where=where,
-            why=f"{np.count_nonzero(~np.isfinite(values))} of {values.size}",
+            why=f"{wrong} of {values.size}",
             fix="look at the input with `mrirecon info`; try another method or another lambda",
         )
 
