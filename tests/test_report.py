@@ -17,7 +17,7 @@ from mrirecon.report.album import choose_kept, make_album
 from mrirecon.report.cases import About, Case, Result
 from mrirecon.report.charts import LEAST, box_plot, line_plot
 from mrirecon.report.html import json_text, write_report
-from mrirecon.report.pack import LARGEST, MED, choose_depth, noise_level, pack, scaled_to
+from mrirecon.report.pack import LARGEST, MED, Plane, choose_depths, noise_level, pack, scaled_to
 from mrirecon.report.tables import method_rows, worst_first, worst_slice
 
 EVIL = "<script>window.bad=1</script><img src=x onerror='window.bad=2'>\"'&amp;{{7*7}}"
@@ -100,13 +100,15 @@ def test_noise_is_measured_and_the_step_follows_it():
     disc = (y**2 + x**2 < 0.7) * (2.0 + np.cos(3 * x))
     noisy = np.abs(disc + 0.05 * rng.normal(size=disc.shape))
     assert noise_level(noisy, object_mask(noisy).numpy()) == pytest.approx(0.05, rel=0.1)
-    depth = choose_depth(noisy[None], [])
-    assert depth.step == pytest.approx(depth.noise / 2)
-    assert depth.white * depth.step == pytest.approx(3.1, rel=0.05)
-    assert choose_depth(disc[None], []).step == pytest.approx(3 / 4096, rel=0.05), "twelve bits where there is no noise"
+    fine, coarse = choose_depths(noisy[None], [])
+    assert fine.step == pytest.approx(fine.white * fine.step / 256), "eight bits at least"
+    assert coarse.step == pytest.approx(coarse.noise / 2)
+    assert coarse.white * coarse.step == pytest.approx(3.1, rel=0.05)
+    fine, coarse = choose_depths(disc[None], [])
+    assert fine.step == coarse.step == pytest.approx(3 / 4096, rel=0.05), "twelve bits where there is no noise"
     spike = disc.copy()
     spike[0, 0] = 1e6
-    assert choose_depth(disc[None], [spike[None]]).step * LARGEST >= 1e6, "nothing is cut off"
+    assert choose_depths(disc[None], [spike[None]])[0].step * LARGEST >= 1e6, "nothing is cut off"
 
 
 def test_images_are_shown_in_one_scale(head):
@@ -125,8 +127,6 @@ def test_an_album_holds_the_values_to_half_a_step(head):
     planes = album.slices[1]["planes"]
     step, images = album.depth.step, []
     for predictor, data in planes:
-        from mrirecon.report.pack import Plane
-
         images.append(unpack(Plane(predictor, data), album.shape, images))
     wanted = [head[0], *(scaled_to(v, head[0]) for v in (head[2], head[1]))]
     for found, values in zip(images, wanted, strict=True):
@@ -139,14 +139,18 @@ def test_an_album_holds_the_values_to_half_a_step(head):
 
 def test_slices_are_left_out_evenly_and_the_worst_last(head):
     reference, good, poor = (np.concatenate([v] * 4) for v in head)
-    good = good.copy()
+    good, reference = good.copy(), np.abs(reference + 0.02 * np.random.default_rng(5).normal(size=reference.shape))
     good[7] += np.random.default_rng(0).random(good[7].shape)
     albums = [make_album(case_of((reference, good, poor), f"c{i}"), Options()) for i in range(3)]
     assert albums[0].start == 7
     total = sum(a.size(i) for a in albums for i in range(12))
     choose_kept(albums, total)
     assert all(a.kept == list(range(12)) for a in albums)
-    choose_kept(albums, 0.5 * total)
+    choose_kept(albums, total - 1)
+    assert all(a.kept == list(range(12)) and a.fineness == 1 for a in albums), "coarser first"
+    coarse = sum(a.size(i) for a in albums for i in range(12))
+    assert coarse < total
+    choose_kept(albums, 0.5 * coarse)
     assert {len(a.kept) for a in albums} == {5}
     assert all(7 in a.kept and a.kept == sorted(a.kept) for a in albums)
     choose_kept(albums, 1.5 * albums[0].size(7))
@@ -266,7 +270,7 @@ def test_json_cannot_end_its_element():
 def test_a_small_limit_leaves_slices_out_and_says_so(tmp_path, head):
     cases = [case_of([np.concatenate([v] * 10) for v in head], f"c{i}") for i in range(2)]
     whole, _ = write(tmp_path, cases)
-    limit = 0.7 * whole.bytes
+    limit = 0.6 * whole.bytes
     less, page = write(tmp_path, cases, limit=limit)
     assert less.bytes < limit
     assert less.shown < less.slices == 60

@@ -12,7 +12,7 @@ from mrirecon.evaluate import Options
 from mrirecon.masks import achieved_acceleration, point_spread
 from mrirecon.metrics import magnitude
 from mrirecon.report.cases import Case
-from mrirecon.report.pack import Depth, Plane, choose_depth, crop_box, pack, scaled_to
+from mrirecon.report.pack import Depth, Plane, choose_depths, crop_box, pack, scaled_to
 from mrirecon.report.tables import NAMES, SIGNIFICANT, worst_slice
 
 FLOOR = -60  # dB: black in the picture of a point spread function
@@ -27,27 +27,40 @@ class Album:
         light: the case without its arrays.
         shape: (y, x) of what is stored.
         field: (y, x) of the images.
-        depth: in what steps.
         first: what all others are scaled to, in words.
-        slices: what the page needs of each; see `page/viewer.js`.
-        kept: which of them the page gets.
+        columns: names of the images.
+        depths: in what steps they are stored, finest first; empty without images.
+        drawn: the slices at each depth, as the page needs them; see `page/viewer.js`.
         sampling: mask and point spread function, or empty.
         start: the slice that is shown first.
         important: the slices that are left out last.
+        fineness: which of the depths the page gets.
+        kept: which slices the page gets.
 
     """
 
     light: Case
-    shape: tuple[int, int]
-    field: tuple[int, int]
-    depth: Depth | None
-    first: str
-    columns: list[str]
-    slices: list[dict[str, Any]]
-    kept: list[int]
+    shape: tuple[int, int] = (0, 0)
+    field: tuple[int, int] = (0, 0)
+    first: str = ""
+    columns: list[str] = dataclasses.field(default_factory=list)
+    depths: list[Depth] = dataclasses.field(default_factory=list)
+    drawn: list[list[dict[str, Any]]] = dataclasses.field(default_factory=list)
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
     start: int = 0
     important: list[int] = dataclasses.field(default_factory=list)
+    fineness: int = 0
+    kept: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def slices(self) -> list[dict[str, Any]]:
+        """All slices at the depth that the page gets."""
+        return self.drawn[self.fineness] if self.drawn else []
+
+    @property
+    def depth(self) -> Depth | None:
+        """In what steps the page has them."""
+        return self.depths[self.fineness] if self.depths else None
 
     def size(self, which: int) -> int:
         """Return about how many characters a slice takes in the page."""
@@ -64,59 +77,66 @@ def make_album(case: Case, options: Options, *, whole: bool = False) -> Album:
         whole: keep the whole field of view, and not the object with a margin.
 
     """
-    light = replace(
-        case, reference=None, region=None, masks=None, results=[replace(r, images=None) for r in case.results]
-    )
+    results = [replace(r, images=None) for r in case.results]
+    album = Album(replace(case, reference=None, region=None, masks=None, results=results))
     named = [] if case.reference is None else [("reference", case.reference)]
     named += [(r.method, r.images) for r in case.results if r.images is not None]
+    # Images of another size have failed; they are named, and cannot be shown beside the others.
+    named = [(name, v) for name, v in named if v.shape == named[0][1].shape]
     if not named:
-        return Album(light, (0, 0), (0, 0), None, "", [], [], [])
-    arrays = [magnitude(v).numpy().reshape(-1, *v.shape[-2:]) for _, v in named]
-    like = [v.shape == arrays[0].shape for v in arrays]
-    named = [one for one, fits in zip(named, like, strict=True) if fits]
-    base = arrays[0]
-    field_of_view = (base.shape[1], base.shape[2])
-    # one after the other: float64 volumes are large
-    others = [scaled_to(v, base) for v, fits in list(zip(arrays, like, strict=True))[1:] if fits]
+        return album
+    depth = named[0][1].shape[1] if named[0][1].ndim == 4 else 1
+    base = _slices(named[0][1])
+    album.field = (base.shape[1], base.shape[2])
     box = (slice(None), slice(None)) if whole else crop_box(base)
-    base, others = base[:, *box], [v[:, *box] for v in others]
-    depth = choose_depth(base, others)
-    labels = None if case.region is None else case.region.reshape(-1, *case.region.shape[-2:])[:, *box]
-    numbered = [np.rint(v / depth.step).astype(np.int32) for v in (base, *others)]
-    planes_deep = case.results and _depth_of(case)
-    slices = []
-    for i in range(len(base)):
-        packed = [pack(v[i], [w[i] for w in numbered[:k]]) for k, v in enumerate(numbered)]
-        region = None if labels is None or not labels[i].any() else pack(labels[i])
-        slices.append(
-            {
-                "name": _slice_name(i, planes_deep or 1),
-                "planes": [_plain(p) for p in packed],
-                "region": None if region is None else _plain(region),
-                "scores": [_scores_of(light, name, i, options) for name, _ in named],
-            }
-        )
-    start = worst_slice(light, options.metrics[0], len(slices))
-    important = [start, *(i for i, one in enumerate(slices) if one["region"])]
-    return Album(
-        light, (base.shape[1], base.shape[2]), field_of_view, depth, named[0][0], [name for name, _ in named], slices,
-        list(range(len(slices))), _sampling(case, start, planes_deep or 1), start, list(dict.fromkeys(important)),
-    )  # fmt: skip
+    # one after the other: float64 volumes are large
+    images = [base[:, *box], *(scaled_to(_slices(v), base)[:, *box] for _, v in named[1:])]
+    labels = None if case.region is None else case.region.reshape(base.shape)[:, *box]
+    album.shape = (images[0].shape[1], images[0].shape[2])
+    album.first, album.columns = named[0][0], [name for name, _ in named]
+    album.depths = choose_depths(images[0], images[1:])
+    for one in album.depths:
+        numbered = [np.rint(v / one.step).astype(np.int32) for v in images]
+        album.drawn.append([])
+        for i in range(len(base)):
+            packed = [pack(v[i], [w[i] for w in numbered[:k]]) for k, v in enumerate(numbered)]
+            album.drawn[-1].append(
+                {
+                    "name": _slice_name(i, depth),
+                    "planes": [_plain(p) for p in packed],
+                    "region": None if labels is None or not labels[i].any() else _plain(pack(labels[i])),
+                    "scores": [_scores_of(album.light, name, i, options) for name in album.columns],
+                }
+            )
+    album.kept = list(range(len(base)))
+    album.start = worst_slice(album.light, options.metrics[0], len(base))
+    with_lesions = [i for i, one in enumerate(album.slices) if one["region"]]
+    album.important = list(dict.fromkeys([album.start, *with_lesions]))
+    album.sampling = _sampling(case, album.start, depth)
+    return album
+
+
+def _slices(images: np.ndarray) -> np.ndarray:
+    return np.asarray(magnitude(images).numpy().reshape(-1, *images.shape[-2:]))
 
 
 def choose_kept(albums: list[Album], limit: float) -> None:
-    """Leave out slices until all together take at most ``limit`` characters.
+    """Take coarser steps, then leave out slices, until all together take at most ``limit`` characters.
 
     Every case loses the same share, evenly; the slice shown first and those with lesions go last. Where even one slice
     a case is too much, the last cases lose all of theirs: so give the worst first.
     """
-    total = sum(album.size(i) for album in albums for i in album.kept)
+    total = _total(albums)
+    if total > limit:
+        for album in albums:
+            album.fineness = max(0, len(album.depths) - 1)
+        total = _total(albums)
     share = 1.0
     while total > limit and share > 0.001:
         share *= min(0.97, limit / total)
         for album in albums:
             album.kept = _evenly(album, max(1, int(share * len(album.slices)))) if album.slices else []
-        reduced = sum(album.size(i) for album in albums for i in album.kept)
+        reduced = _total(albums)
         if reduced == total and share * max((len(a.slices) for a in albums), default=0) < 1:
             break
         total = reduced
@@ -127,17 +147,16 @@ def choose_kept(albums: list[Album], limit: float) -> None:
             album.kept = []
 
 
+def _total(albums: list[Album]) -> int:
+    return sum(album.size(i) for album in albums for i in album.kept)
+
+
 def _evenly(album: Album, count: int) -> list[int]:
     kept = album.important[:count]
     for i in np.linspace(0, len(album.slices) - 1, max(0, count)).round().astype(int).tolist():
         if len(kept) < count and i not in kept:
             kept.append(i)
     return sorted(kept)
-
-
-def _depth_of(case: Case) -> int:
-    arrays = [v for v in (case.reference, *(r.images for r in case.results)) if v is not None]
-    return int(arrays[0].shape[1]) if arrays[0].ndim == 4 else 1
 
 
 def _slice_name(i: int, deep: int) -> str:

@@ -20,7 +20,7 @@ from mrirecon.errors import InputError, UsageError
 from mrirecon.io import atomic_path
 from mrirecon.report import charts
 from mrirecon.report.album import FLOOR, Album, choose_kept, make_album
-from mrirecon.report.cases import About, Case
+from mrirecon.report.cases import ZERO_FILLED, About, Case
 from mrirecon.report.pack import WHITE
 from mrirecon.report.tables import (
     DEFINITIONS,
@@ -81,7 +81,8 @@ def write_report(
         cases: one after the other; each is packed and let go before the next is asked for, so an iterator that reads
             them needs the memory of one.
         about: title, scores and settings.
-        limit: size in bytes, above which slices are left out evenly, which the report says.
+        limit: size in bytes, above which values are rounded more coarsely, and then slices are left out evenly; the
+            report says so.
         whole: show the whole field of view, and not the object with a margin.
         inputs: files that must not be overwritten.
         progress: called with (cases done, name of the last).
@@ -104,9 +105,9 @@ def write_report(
     order = worst_first([a.light for a in albums], about.options.metrics[0])
     albums = [albums[i] for i in order]
     program, style = (_joined(names) for names in (_PROGRAM, ("page.css",)))
-    bare = len(_page(environment, albums, about, program, style, empty=True))
+    bare = len(_page(environment, albums, about, program, style, limit, empty=True).encode("utf-8"))
     choose_kept(albums, limit - bare)
-    text = _page(environment, albums, about, program, style)
+    text = _page(environment, albums, about, program, style, limit)
     with atomic_path(path, inputs=inputs) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
     return Written(
@@ -136,7 +137,9 @@ def _environment() -> Any:
     return environment
 
 
-def _page(environment: Any, albums: list[Album], about: About, program: str, style: str, *, empty: bool = False) -> str:
+def _page(
+    environment: Any, albums: list[Album], about: About, program: str, style: str, limit: float, *, empty: bool = False
+) -> str:
     cases = [a.light for a in albums]
     methods = method_names(cases)
     differing, why_not = differences(cases, about.options)
@@ -160,6 +163,9 @@ def _page(environment: Any, albums: list[Album], about: About, program: str, sty
         settings=[(m, _settings(cases, m)) for m in methods],
         chart=charts,
         floor=FLOOR,
+        limit=limit,
+        kinds=list(dict.fromkeys(case.kind for case in cases if case.kind)),
+        coarse=any(a.fineness > 0 for a in albums),
         white=WHITE,
         slices=sum(len(a.slices) for a in albums),
         kept=sum(len(a.kept) for a in albums),
@@ -183,6 +189,7 @@ def _shown(number: int, album: Album, methods: list[str], about: About, empty: b
             {"name": name, "number": methods.index(name) if name in methods else None} for name in album.columns
         ],
         "slices": [album.slices[i] for i in kept],
+        "flicker": next((k for k, n in enumerate(album.columns) if k and n != ZERO_FILLED), 0),
         "start": kept.index(album.start) if album.start in kept else 0,
         "reference": case.kind != "" and album.first == "reference",
         "sampling": sampling,

@@ -1,8 +1,9 @@
 """Images small enough to be mailed, and exact enough to be measured: whole numbers, predicted, deflated.
 
-One step serves all images of a case: half the noise's standard deviation σ of the reference, so that rounding adds
-2 % to its variance, and differences of images are exact multiples of the step. A picture element is then a whole
-number, from which a prediction is subtracted, either
+One step serves all images of a case, so that differences of images are exact multiples of it: a quarter of the noise's
+standard deviation σ of the reference, and at least 256 steps to white; or, where the page would grow too large, half of
+σ and at least 64 steps, whose rounding adds 2 % to the noise's variance. A picture element is then a whole number, from
+which a prediction is subtracted, either
 
 - MED: that of LOCO-I (Weinberger et al., IEEE TIP 9:1309, 2000, eq. 1) from the pixels to the left, above and above
   left, zero outside; or
@@ -27,7 +28,8 @@ from mrirecon.metrics import least_squares_scale, object_mask
 
 MED = 0
 WHITE = 99.8  # percentile of the reference that is shown white
-FINEST, COARSEST = 4096, 64  # steps to white
+FINEST = 4096  # steps to white
+DEPTHS = ((4.0, 256), (2.0, 64))  # steps to the noise's standard deviation, and at least to white
 LARGEST = 2**15 - 1  # so that a folded difference has two bytes
 MARGIN = 0.06  # of the field of view, around the object
 
@@ -79,8 +81,8 @@ def noise_level(image: np.ndarray, inside: np.ndarray) -> float:
     return float(np.median(there)) / 0.6745 if there.size else 0.0
 
 
-def choose_depth(slices: np.ndarray, others: Sequence[np.ndarray]) -> Depth:
-    """Return the step for a case.
+def choose_depths(slices: np.ndarray, others: Sequence[np.ndarray]) -> list[Depth]:
+    """Return the steps for a case, finest first; see `DEPTHS`.
 
     Args:
         slices: (z, y, x) magnitudes of the first image, by which the noise is measured.
@@ -94,9 +96,8 @@ def choose_depth(slices: np.ndarray, others: Sequence[np.ndarray]) -> Depth:
         white = top if top > 0 else 1.0
     found = [noise_level(v, m) for v, m in zip(slices, inside, strict=True) if m.any()]
     noise = float(np.median(found)) if found else 0.0
-    step = min(max(noise / 2, white / FINEST), white / COARSEST)
-    step = max(step, top / LARGEST)
-    return Depth(step, noise, white / step)
+    steps = [max(min(max(noise / n, white / FINEST), white / least), top / LARGEST) for n, least in DEPTHS]
+    return [Depth(step, noise, white / step) for step in steps]
 
 
 def pack(values: np.ndarray, earlier: Sequence[np.ndarray] = ()) -> Plane:

@@ -27,7 +27,7 @@ class Viewer {
     this.alone = root.querySelector(".single");
     this.probe = root.querySelector(".probe");
     this.tools = Object.fromEntries([...root.querySelectorAll("[name]")].map((n) => [n.getAttribute("name"), n]));
-    this.panels = data.columns.map((column, k) => this.panel(this.grid, "image", k, `${k + 1}`, column.name));
+    this.panels = data.columns.map((column, k) => this.panel(this.grid, "image", k, `${k + 1}`, column.name, column.number));
     this.errors = data.columns.map((column, k) => (k && data.reference ? this.panel(this.grid, "error", k, "", "") : this.still(k)));
     this.single = this.panel(this.alone, "image", 0, "", "");
     this.profile = this.buildProfile();
@@ -40,11 +40,12 @@ class Viewer {
     new ResizeObserver(() => this.redraw()).observe(root);
   }
 
-  panel(parent, kind, column, key, name) {
+  panel(parent, kind, column, key, name, number = null) {
     const { ny, nx } = this.data;
     const node = element("div", `panel ${kind}`, parent);
     const title = element("span", "name", node);
     element("b", "", title, key);
+    if (key && number !== null) element("span", `key m${number % 8}`, title);
     title.append(name);
     title.title = name;
     const score = element("span", "score", node);
@@ -80,6 +81,8 @@ class Viewer {
     const values = profile.curves.flatMap((c) => c.values).filter((v) => v !== null);
     if (longest < 2 || !values.length) return null;
     const [low, high] = [Math.min(...values), Math.max(...values)];
+    const told = element("p", "profile-name", null, `${profile.metric} by slice, ${low.toPrecision(3)} to ${high.toPrecision(3)}`);
+    this.root.insertBefore(told, this.root.querySelector(".tools"));
     const box = svg("svg", { viewBox: "0 0 1000 44", preserveAspectRatio: "none", class: "profile" });
     this.root.insertBefore(box, this.root.querySelector(".tools"));
     const x = (i) => (1000 * (i + 0.5)) / longest;
@@ -249,7 +252,7 @@ class Viewer {
       this.flicker = null;
       this.view.error = false;
     } else {
-      if (this.flicker === null) this.before = column === 0 ? Math.min(1, this.data.columns.length - 1) : 0;
+      if (this.flicker === null) this.before = column === 0 ? this.data.flicker : 0;
       else if (column !== this.flicker) this.before = this.flicker;
       this.flicker = column;
       this.single.column = column;
@@ -322,7 +325,7 @@ class Viewer {
   }
 
   toggle() {
-    this.alternate(this.flicker === null ? Math.min(1, this.data.columns.length - 1) : null);
+    this.alternate(this.flicker === null ? this.data.flicker : null);
   }
 
   listenTo(panel) {
