@@ -21,7 +21,7 @@ from mrirecon.io.nifti import SUFFIXES as NIFTI
 from mrirecon.io.nifti import read_nifti
 from mrirecon.metrics import magnitude, object_mask
 from mrirecon.report.cases import ZERO_FILLED, Case, Result
-from mrirecon.report.sidecars import Image, iterates_path
+from mrirecon.report.sidecars import Image, iterates_path, without_folders
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,9 @@ class CaseReader:
         self.truth: np.ndarray | None = None
         self.kind = ""
         self.options = sources.options
+        known = [reference, scan, sources.options.region, sources.options.mask, *(i.path for i in images.values())]
+        self.paths = [p for p in known if p is not None]
+        self.paths += [Path(p) for i in images.values() for p in i.paths]
 
     def read(self, shown: str) -> Case:
         """Return the case under the name that it is shown by."""
@@ -82,8 +85,12 @@ class CaseReader:
             None if scan is None else self._masks(scan),
             self._region(shape),
             self._spacing(),
-            self.notes,
+            [self._told(n) for n in self.notes],
         )
+
+    def _told(self, text: str) -> str:
+        """Return a text as the report may show it: folders may name people."""
+        return without_folders(text, self.paths, names=not self.sources.anonymous)
 
     def _read_reference(self) -> None:
         if self.reference is None:
@@ -106,17 +113,18 @@ class CaseReader:
         image = self.images.get(method)
         if image is None:
             return Result(method, failure="there is no image of this case")
-        known: dict[str, Any] = {"seconds": image.seconds, "stopped": image.stopped, "notes": image.notes}
-        settings = dict(image.settings)
+        notes = [self._told(n) for n in image.notes]
+        known: dict[str, Any] = {"seconds": image.seconds, "stopped": image.stopped, "notes": notes}
+        settings = {k: self._told(v) if isinstance(v, str) else v for k, v in image.settings.items()}
         if self.sources.anonymous:
             settings.pop("command", None)
         try:
             images = read_image(image.path)
         except MriReconError as error:
-            return Result(method, failure=_short(error), settings=settings, **known)
+            return Result(method, failure=self._told(_short(error)), settings=settings, **known)
         evaluation, failure = self._score(images, image.path)
         steps, steps_are, note = self._steps(iterates_path(image.path), len(images))
-        known["notes"] = (*image.notes, *note)
+        known["notes"] = [*notes, *note]
         return Result(method, images, evaluation, failure, settings=settings, steps=steps, steps_are=steps_are, **known)
 
     def _score(self, images: np.ndarray, path: Path) -> tuple[Evaluation | None, str | None]:
@@ -127,7 +135,7 @@ class CaseReader:
                 images, self.truth, prediction=path, reference=self.reference, kind=self.kind, options=self.options
             )
         except MriReconError as error:
-            return None, _short(error)
+            return None, self._told(_short(error))
         return found, None
 
     def _steps(self, path: Path, items: int) -> tuple[list[float], str, list[str]]:
@@ -166,7 +174,7 @@ class CaseReader:
             scan = read(path, axes=self.sources.axes, mask=mask)
             scan.mask(0)
         except MriReconError as error:
-            self.notes.append(f"no mask is shown: of its scan {path.name}, {error.what}")
+            self.notes.append(f"no mask is shown, for of its scan {path}: {error.what}")
             return None
         if scan.mask(0).all():
             return None
@@ -176,7 +184,7 @@ class CaseReader:
         try:
             done = reconstruct(scan, method=ZERO_FILLED)
         except MriReconError as error:
-            return Result(ZERO_FILLED, failure=_short(error))
+            return Result(ZERO_FILLED, failure=self._told(_short(error)))
         images = np.abs(done.images)
         evaluation, failure = self._score(images, scan.path)
         settings = {"why": "made for this report, from the scan", "maps": done.maps}

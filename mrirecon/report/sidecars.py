@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -30,6 +30,7 @@ class Image:
         scan: the scan's file; None where that is not known.
         scan_hash: its SHA-256 when it was read.
         mask: file of the mask that undersampled it, by the sidecar.
+        paths: that the sidecar names, of which a report shows the last part at most.
         seconds: of each item.
         stopped: why each item stopped.
         notes: of the reconstruction.
@@ -44,6 +45,7 @@ class Image:
     scan: Path | None = None
     scan_hash: str | None = None
     mask: Path | None = None
+    paths: tuple[str, ...] = ()
     seconds: tuple[float, ...] = ()
     stopped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -73,6 +75,7 @@ def read_sidecar(path: Path, run: str) -> Image:
         settings["command"] = command_line(told["command"])
     notes += [_text(n) for n in _list(told.get("notes"))]
     mask = told.get("mask")
+    beside = [v.get(k) for v, k in ((maps, "file"), (model, "folder")) if isinstance(v, dict)]
     return Image(
         path,
         run,
@@ -81,6 +84,7 @@ def read_sidecar(path: Path, run: str) -> Image:
         Path(scan) if isinstance(scan, str) and scan else None,
         digest if isinstance(digest, str) else None,
         Path(mask) if isinstance(mask, str) and mask else None,
+        tuple(p for p in (scan, mask, *beside) if isinstance(p, str) and p),
         tuple(float(s) for s in _list(told.get("seconds")) if isinstance(s, int | float)),
         tuple(_text(s) for s in _list(told.get("stopped", told.get("reasons")))),
         tuple(n for n in notes if n),
@@ -91,6 +95,16 @@ def read_sidecar(path: Path, run: str) -> Image:
 def command_line(words: list[Any]) -> str:
     """Return a command as one line, its paths without their folders, which may name people and machines."""
     return " ".join(_name_of(w) if "/" in str(w) or "\\" in str(w) else _text(w) for w in words)
+
+
+def without_folders(text: str, paths: Iterable[str | Path], *, names: bool = True) -> str:
+    """Return a text in which paths have lost their folders, and without ``names`` their last part too."""
+    for path in sorted({str(p) for p in paths}, key=len, reverse=True):
+        last = _name_of(path)
+        text = text.replace(path, last)
+        if not names and last:
+            text = text.replace(last, "a file")
+    return text
 
 
 def is_image(path: Path) -> bool:
