@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mrirecon.evaluate import Options
+from mrirecon.lesions import separate
 from mrirecon.masks import achieved_acceleration, point_spread
 from mrirecon.metrics import magnitude
 from mrirecon.report.cases import Case
@@ -32,6 +33,7 @@ class Album:
         depths: in what steps they are stored, finest first; empty without images.
         drawn: the slices at each depth, as the page needs them; see `page/viewer.js`.
         sampling: mask and point spread function, or empty.
+        lesions: by item and label, the slice that shows most of it.
         start: the slice that is shown first.
         important: the slices that are left out last.
         fineness: which of the depths the page gets.
@@ -47,6 +49,7 @@ class Album:
     depths: list[Depth] = dataclasses.field(default_factory=list)
     drawn: list[list[dict[str, Any]]] = dataclasses.field(default_factory=list)
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
+    lesions: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     start: int = 0
     important: list[int] = dataclasses.field(default_factory=list)
     fineness: int = 0
@@ -110,10 +113,22 @@ def make_album(case: Case, options: Options, *, whole: bool = False) -> Album:
             )
     album.kept = list(range(len(base)))
     album.start = worst_slice(album.light, options.metrics[0], len(base))
-    with_lesions = [i for i, one in enumerate(album.slices) if one["region"]]
-    album.important = list(dict.fromkeys([album.start, *with_lesions]))
+    if case.region is not None:
+        album.lesions = _lesion_slices(case.region.reshape(-1, depth, *base.shape[1:]))
+    album.important = list(dict.fromkeys([album.start, *album.lesions.values()]))
     album.sampling = _sampling(case, album.start, depth)
     return album
+
+
+def _lesion_slices(region: np.ndarray) -> dict[tuple[int, int], int]:
+    """Return, by item and label of (item, z, y, x), the slice in which most of a lesion lies."""
+    found = {}
+    for item, labels in enumerate(region):
+        numbered = separate(labels)
+        for label in np.unique(numbered[numbered > 0]).tolist():
+            areas = (numbered == label).sum((1, 2))
+            found[item, label] = item * len(labels) + int(areas.argmax())
+    return found
 
 
 def _slices(images: np.ndarray) -> np.ndarray:

@@ -30,9 +30,11 @@ from mrirecon.report.tables import (
     SIGNIFICANT,
     differences,
     lesion_rows,
+    median_recoveries,
     method_names,
     method_rows,
     result_of,
+    summed_up,
     worst_first,
 )
 
@@ -197,6 +199,7 @@ def _shown(number: int, album: Album, methods: list[str], about: About, empty: b
         "profile": _profile(album, methods, about),
         "shown": list(kept),
     }
+    lesions = lesion_rows(case)
     curves = {r.method: (methods.index(r.method), r.steps) for r in case.results if len(r.steps)}
     kind = next((r.steps_are for r in case.results if len(r.steps)), "")
     return {
@@ -206,11 +209,12 @@ def _shown(number: int, album: Album, methods: list[str], about: About, empty: b
         "kept": kept,
         "data": json_text(data),
         "line": None if line is None else charts.spread_line(line, float(FLOOR)),
-        "lesions": lesion_rows(case),
+        "lesions": [(row, kept.index(at) if (at := album.lesions.get(row.where)) in kept else None) for row in lesions],
+        "medians": median_recoveries(case, lesions),
         "convergence": charts.line_plot(kind, curves),
         "failed": [r for r in case.results if r.failure is not None],
         "cells": [_cell(case, m, about) for m in methods],
-        "stopped": [(r.method, _counted(r.stopped)) for r in case.results if len(r.stopped)],
+        "stopped": {r.method: summed_up(r.stopped) for r in case.results},
     }
 
 
@@ -270,11 +274,6 @@ def _settings(cases: list[Case], method: str) -> list[tuple[str, list[str]]]:
     return [(key, values) for key, values in found.items() if values]
 
 
-def _counted(words: Iterable[str]) -> list[tuple[str, int]]:
-    listed = list(words)
-    return [(w, listed.count(w)) for w in dict.fromkeys(listed)]
-
-
 def json_text(data: object) -> str:
     """Return JSON that may stand in a script element: no text in it can end that, or be taken for a mark-up."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -286,7 +285,8 @@ def json_text(data: object) -> str:
 def _number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "–"
-    return f"{value:.{digits}g}".replace("-", "−")
+    text = f"{value:.0f}" if 10**digits <= abs(value) < 1e9 else f"{value:.{digits}g}"
+    return text.replace("-", "−")
 
 
 def _plain_value(value: object) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +14,8 @@ from mrirecon.lesions import LesionScore
 from mrirecon.report.cases import ZERO_FILLED, Case, Result
 
 NAMES = {"ssim": "SSIM", "psnr": "PSNR (dB)", "nmse": "NMSE", "mse": "MSE", "hfen": "HFEN", "gmsd": "GMSD"}
+VISIBLE = 1.0  # contrast-to-noise ratio in the reference, below which a lesion can hardly be seen
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 HIGHER = {"ssim", "psnr"}  # of the others, less is better
 SIGNIFICANT = {"ssim": 4, "psnr": 4, "nmse": 3, "mse": 3, "hfen": 3, "gmsd": 3}
 
@@ -113,13 +117,13 @@ def differences(cases: Sequence[Case], options: Options) -> tuple[list[Differenc
         return [], f"{error.what} ({error.why})"
 
 
-def worst_first(cases: Sequence[Case], metric: str, baseline: str = ZERO_FILLED) -> list[int]:
+def worst_first(cases: Sequence[Case], metric: str) -> list[int]:
     """Return the cases' numbers: those with failures first, then by their worst score, zero filling left aside."""
 
     def key(number: int) -> tuple[bool, float, int]:
         case = cases[number]
-        judged = [r for r in case.results if r.method != baseline] or list(case.results)
-        values = [r.evaluation.mean[metric] for r in judged if r.evaluation is not None]
+        judged = [case.results[i].evaluation for i in _judged(case)]
+        values = [e.mean[metric] for e in judged if e is not None]
         defined = [v for v in values if v is not None]
         worst = math.inf if not defined else min(defined) if metric in HIGHER else -max(defined)
         return not any(r.failure for r in case.results), worst, number
@@ -127,12 +131,12 @@ def worst_first(cases: Sequence[Case], metric: str, baseline: str = ZERO_FILLED)
     return sorted(range(len(cases)), key=key)
 
 
-def worst_slice(case: Case, metric: str, count: int, baseline: str = ZERO_FILLED) -> int:
-    """Return which of ``count`` slices is the worst of any method but the baseline; without scores the middle one."""
+def worst_slice(case: Case, metric: str, count: int) -> int:
+    """Return which of ``count`` slices is the worst of any method but zero filling; without scores the middle one."""
     worst, at = math.inf, None
-    judged = [r for r in case.results if r.method != baseline] or list(case.results)
-    for r in judged:
-        for i, row in enumerate(r.evaluation.slices if r.evaluation is not None else ()):
+    for number in _judged(case):
+        found = case.results[number].evaluation
+        for i, row in enumerate(found.slices if found is not None else ()):
             value = row.get(metric)
             if value is not None and (value if metric in HIGHER else -value) < worst:
                 worst, at = (value if metric in HIGHER else -value), i
@@ -141,30 +145,77 @@ def worst_slice(case: Case, metric: str, count: int, baseline: str = ZERO_FILLED
 
 @dataclass(frozen=True)
 class LesionRow:
-    """One lesion of a case: where, how large, its contrast in the reference, and each method's measure of it."""
+    """One lesion of a case.
 
-    item: int
-    label: int
+    Attributes:
+        where: its item and its label.
+        diameter: in mm, or in pixels where their distance is not known.
+        contrast: in the reference.
+        cnr: in the reference.
+        faint: whether it can hardly be seen there, so that what is recovered of it says little.
+        each: what is measured of it in each result.
+
+    """
+
+    where: tuple[int, int]
     diameter: float
     contrast: float | None
     cnr: float | None
+    faint: bool
     each: list[LesionScore | None]
 
 
 def lesion_rows(case: Case) -> list[LesionRow]:
-    """Return one row a lesion, the least recovered first; empty where no region was given."""
+    """Return one row a lesion; empty where no region was given.
+
+    Those that any method but zero filling recovers least come first, those that are `VISIBLE` no more last.
+    """
     found: dict[tuple[int, int], list[LesionScore | None]] = {}
     for column, r in enumerate(case.results):
         for item, group in enumerate(r.evaluation.lesions if r.evaluation is not None else ()):
             for one in group:
                 found.setdefault((item, one.label), [None] * len(case.results))[column] = one
     rows = []
-    for (item, label), each in found.items():
+    for where, each in found.items():
         any_ = next(s for s in each if s is not None)
-        rows.append(LesionRow(item, label, any_.diameter, any_.contrast_reference, any_.cnr_reference, each))
-    return sorted(rows, key=_least_recovered)
+        cnr = any_.cnr_reference
+        faint = cnr is None or abs(cnr) < VISIBLE
+        rows.append(LesionRow(where, any_.diameter, any_.contrast_reference, cnr, faint, each))
+    columns = _judged(case)
+
+    def key(row: LesionRow) -> tuple[bool, float, tuple[int, int]]:
+        recovered = [s.recovery for i in columns if (s := row.each[i]) is not None and s.recovery is not None]
+        return row.faint, min(recovered, default=math.inf), row.where
+
+    return sorted(rows, key=key)
 
 
-def _least_recovered(row: LesionRow) -> tuple[float, int, int]:
-    defined = [s.recovery for s in row.each if s is not None and s.recovery is not None]
-    return min(defined, default=math.inf), row.item, row.label
+def median_recoveries(case: Case, rows: Sequence[LesionRow]) -> list[tuple[int, float | None]]:
+    """Return, for each result, of how many visible lesions recovery is defined, and its median."""
+    found = []
+    for column in range(len(case.results)):
+        scores = [row.each[column] for row in rows if not row.faint]
+        values = [s.recovery for s in scores if s is not None and s.recovery is not None]
+        found.append((len(values), statistics.median(values) if values else None))
+    return found
+
+
+def _judged(case: Case) -> list[int]:
+    """Return the results that count where the worst is looked for: all but zero filling, if there are others."""
+    others = [i for i, r in enumerate(case.results) if r.method != ZERO_FILLED]
+    return others or list(range(len(case.results)))
+
+
+def summed_up(texts: Sequence[str]) -> list[tuple[str, int]]:
+    """Return texts that differ in their numbers alone as one, with the range of each number, and how many they are."""
+    groups: dict[str, list[list[str]]] = {}
+    for text in texts:
+        groups.setdefault(_NUMBER.sub("\0", text), []).append(_NUMBER.findall(text))
+    found = []
+    for words, numbers in groups.items():
+        parts = words.split("\0")
+        for i, column in enumerate(zip(*numbers, strict=True), start=1):
+            low, high = min(column, key=float), max(column, key=float)
+            parts[i] = (low if low == high else f"{low} to {high}") + parts[i]
+        found.append(("".join(parts), len(numbers)))
+    return found

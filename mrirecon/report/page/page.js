@@ -29,6 +29,14 @@ function main() {
     button.hidden = false;
     button.addEventListener("click", openHelp);
   }
+  for (const button of document.querySelectorAll(".see")) {
+    button.addEventListener("click", () => {
+      const root = button.closest(".case").querySelector(".viewer");
+      start(root).show(Number(button.dataset.slice));
+      root.scrollIntoView({ block: "start" });
+      root.focus({ preventScroll: true });
+    });
+  }
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
     const action = { "?": openHelp, h: openHelp, n: () => go(1), p: () => go(-1) }[event.key];
