@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 import zlib
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from mrirecon.errors import InputError
-from mrirecon.evaluate import Options, compare
+from mrirecon.errors import InputError, UsageError
+from mrirecon.evaluate import Evaluation, Options, compare
+from mrirecon.lesions import LesionScore
 from mrirecon.metrics import object_mask
 from mrirecon.report.album import choose_kept, make_album
 from mrirecon.report.cases import About, Case, Result
 from mrirecon.report.charts import LEAST, box_plot, line_plot
 from mrirecon.report.html import json_text, write_report
 from mrirecon.report.pack import LARGEST, MED, Plane, choose_depths, noise_level, pack, scaled_to
-from mrirecon.report.tables import method_rows, worst_first, worst_slice
+from mrirecon.report.tables import lesion_rows, median_recoveries, method_rows, summed_up, worst_first, worst_slice
 
 EVIL = "<script>window.bad=1</script><img src=x onerror='window.bad=2'>\"'&amp;{{7*7}}"
 
@@ -233,7 +235,7 @@ def test_a_page_holds_scores_images_and_how_it_was_made(tmp_path, head):
     for part in ("Two methods", "knee 7", "mrirecon report runs", "9.9", "seen", "ESPIRiT", "0.01, 0.02", "converged"):
         assert part in text
     value = case.results[1].evaluation.mean["ssim"]
-    assert f"{value:.4g}" in text
+    assert f"{value:#.4g}" in text
     assert "not base a diagnosis" in text
 
 
@@ -291,3 +293,64 @@ def test_cases_without_reference_or_images_are_shown_as_they_are(tmp_path, head)
     assert "disk was full" in text
     assert "There are no images to show." in text
     assert "no reference" in text
+
+
+def test_volumes_of_three_axes_are_cut_and_values_that_are_no_numbers_fail(head):
+    reference, good = head[0][None], head[1][None]
+    broken = good.copy()
+    broken[0, 1, 20, 20] = np.nan
+    masks = np.zeros((1, 3, 40, 36), bool)
+    masks[..., ::2] = masks[..., 14:22] = True
+    region = np.zeros(reference.shape, int)
+    region[0, 1:3, 20:26, 15:21] = 1
+    region[0, 1, 20:24, 21:24] = 1
+    results = [Result("cs", good), Result("bad", broken)]
+    album = make_album(Case("deep", results, reference, "images", masks, region), Options())
+    assert album.columns == ["reference", "cs"]
+    assert [one["name"] for one in album.slices] == [f"volume 1, slice {i}" for i in (1, 2, 3)]
+    assert album.light.results[1].failure == "its images hold values that are not numbers"
+    assert album.lesions == {(0, 1): 1}, "the slice with most of it"
+    assert album.sampling["mask"]["shape"] == [40, 36]
+    assert len(album.sampling["line"]) == 36
+    assert album.sampling["line"].argmax() == 18
+
+
+def test_point_spread_of_planes(head):
+    masks = np.random.default_rng(0).random((2, 40, 36)) < 0.3
+    album = make_album(Case("flat", [Result("cs", head[1][:2])], masks=masks), Options())
+    assert album.sampling["kinds"] == 2
+    assert album.sampling["item"] == album.start
+    predictor, data = album.sampling["spread"]["plane"]
+    assert unpack(Plane(predictor, data), (40, 36))[20, 18] == 60, "0 dB in the middle, 60 above the floor"
+    assert "line" not in album.sampling
+
+
+def test_lesions_that_can_be_seen_and_are_not_recovered_come_first():
+    def lesion(label, recovery, cnr):
+        return LesionScore(label, 1, 20, 5.0, 0.1, 0.1, recovery, 1.0, cnr)
+
+    def result(method, *lesions):
+        rows = [{"ssim": 0.9}]
+        return Result(
+            method, None, Evaluation("p", "r", "", (1, 8, 8), Options(), rows, [""], rows, [], [list(lesions)])
+        )
+
+    zero = result("zero-filled", lesion(1, 0.01, 3.0), lesion(2, 0.2, 3.0), lesion(3, 0.1, 0.2))
+    cs = result("cs", lesion(1, 0.9, 3.0), lesion(2, 0.8, 3.0), lesion(3, -2.0, 0.2))
+    case = Case("one", [zero, cs])
+    rows = lesion_rows(case)
+    assert [row.where for row in rows] == [(0, 2), (0, 1), (0, 3)], "zero filling does not count, nor the invisible"
+    assert median_recoveries(case, rows) == [(2, pytest.approx(0.105)), (2, pytest.approx(0.85))]
+
+
+def test_reasons_are_summed_up():
+    texts = ["converged after 40 iterations", "converged after 9 iterations", "stopped at 100", "stopped at 100"]
+    assert summed_up(texts) == [("converged after 9 to 40 iterations", 2), ("stopped at 100", 2)]
+    assert summed_up([]) == []
+
+
+def test_without_jinja_it_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(UsageError, match="not installed") as error:
+        write_report(tmp_path / "a.html", [])
+    assert "mrirecon[report]" in error.value.fix

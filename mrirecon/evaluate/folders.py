@@ -232,9 +232,14 @@ def _write(path: str | Path, columns: Sequence[str], rows: Iterable[Row], inputs
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _inert(value) for name, value in row.items()} for row in rows)
     with atomic_path(path, inputs=inputs) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def _inert(value: object) -> object:
+    """Return a text so that a spreadsheet does not take it for a formula (OWASP, CSV injection)."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _few(names: Iterable[str]) -> str:

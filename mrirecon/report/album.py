@@ -17,7 +17,7 @@ from mrirecon.report.pack import Depth, Plane, choose_depths, crop_box, pack, sc
 from mrirecon.report.tables import NAMES, SIGNIFICANT, worst_slice
 
 FLOOR = -60  # dB: black in the picture of a point spread function
-LEAST_LENGTH = 2000  # characters for a slice's numbers and names, beside its pictures
+FRAME = 100  # bytes of a slice in the page beside its pictures and texts
 
 
 @dataclass
@@ -66,9 +66,10 @@ class Album:
         return self.depths[self.fineness] if self.depths else None
 
     def size(self, which: int) -> int:
-        """Return about how many characters a slice takes in the page."""
+        """Return about how many bytes a slice takes in the page."""
         one = self.slices[which]
-        return LEAST_LENGTH + sum(len(p[1]) for p in (*one["planes"], one["region"]) if p)
+        texts = sum(len(t.encode("utf-8")) + 3 for t in (one["name"], *one["scores"]))
+        return FRAME + texts + sum(len(p[1]) + 8 for p in (*one["planes"], one["region"]) if p)
 
 
 def make_album(case: Case, options: Options, *, whole: bool = False) -> Album:
@@ -80,10 +81,14 @@ def make_album(case: Case, options: Options, *, whole: bool = False) -> Album:
         whole: keep the whole field of view, and not the object with a margin.
 
     """
+    faulty = [r.method for r in case.results if r.images is not None and not np.isfinite(r.images).all()]
     results = [replace(r, images=None) for r in case.results]
+    for i, r in enumerate(results):
+        if r.method in faulty:
+            results[i] = replace(r, failure=r.failure or "its images hold values that are not numbers")
     album = Album(replace(case, reference=None, region=None, masks=None, results=results))
     named = [] if case.reference is None else [("reference", case.reference)]
-    named += [(r.method, r.images) for r in case.results if r.images is not None]
+    named += [(r.method, r.images) for r in case.results if r.images is not None and r.method not in faulty]
     # Images of another size have failed; they are named, and cannot be shown beside the others.
     named = [(name, v) for name, v in named if v.shape == named[0][1].shape]
     if not named:
@@ -136,7 +141,7 @@ def _slices(images: np.ndarray) -> np.ndarray:
 
 
 def choose_kept(albums: list[Album], limit: float) -> None:
-    """Take coarser steps, then leave out slices, until all together take at most ``limit`` characters.
+    """Take coarser steps, then leave out slices, until all together take at most ``limit`` bytes.
 
     Every case loses the same share, evenly; the slice shown first and those with lesions go last. Where even one slice
     a case is too much, the last cases lose all of theirs: so give the worst first.
@@ -206,7 +211,7 @@ def _sampling(case: Case, start: int, deep: int) -> dict[str, Any]:
     spread, highest = point_spread(mask)
     decibels = 20 * np.log10(np.maximum(spread, 10 ** (FLOOR / 20)))
     # of three axes the plane through the centre that holds the undersampled ones
-    keep = sorted([*axes, *(a for a in range(mask.ndim) if a not in axes)][:2])
+    keep = sorted([*axes, *(a for a in reversed(range(mask.ndim)) if a not in axes)][:2])
     plane = tuple(slice(None) if a in keep else n // 2 for a, n in enumerate(mask.shape))
     mask, decibels = mask[plane], decibels[plane]
     found: dict[str, Any] = {

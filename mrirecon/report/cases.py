@@ -53,7 +53,7 @@ class Case:
         kind: what the reference is, in words.
         masks: (1 or item, *space) booleans, what was sampled; None where that is not known.
         region: (item, *space) labels of lesions; None without.
-        spacing: (y, x) distance of pixels in mm, or in anything else: their ratio is that of the picture.
+        spacing: (y, x) distance of pixels in mm; None where it is not known, and pixels are taken for square.
         notes: what the reader should know of this case.
 
     """
@@ -64,7 +64,7 @@ class Case:
     kind: str = ""
     masks: np.ndarray | None = None
     region: np.ndarray | None = None
-    spacing: tuple[float, float] = (1.0, 1.0)
+    spacing: tuple[float, float] | None = None
     notes: Sequence[str] = ()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 WIDTH, HEIGHT = 460.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 10.0, 12.0, 34.0
 LEAST = 4  # volumes for a box
+LETTER = 7.0  # width of a letter
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Box:
     """
 
     method: str
+    label: str
     number: int
     x: float
     width: float
@@ -120,7 +122,8 @@ def box_plot(title: str, methods: Mapping[str, Values]) -> Boxes | None:
             highest = max(v for v in volumes if v <= third + reach)
             a, b, c, d, e = (down(v) for v in (lowest, first, half, third, highest))
             lines = (a, b, c, d, e)
-        boxes.append(Box(method, number, middle, width, lines, sorted(points, key=lambda p: p.large)))
+        label = method if len(method) * LETTER <= pitch else f"{method[: max(1, int(pitch / LETTER) - 1)]}…"
+        boxes.append(Box(method, label, number, middle, width, lines, sorted(points, key=lambda p: p.large)))
     return Boxes(title, [Tick(down(t), text) for t, text in ticks], boxes)
 
 

@@ -183,8 +183,8 @@ def _shown(number: int, album: Album, methods: list[str], about: About, empty: b
     data = {
         "ny": album.shape[0],
         "nx": album.shape[1],
-        "dy": case.spacing[0],
-        "dx": case.spacing[1],
+        "dy": case.spacing[0] if case.spacing else 1.0,
+        "dx": case.spacing[1] if case.spacing else 1.0,
         "white": 0 if album.depth is None else album.depth.white,
         "gain": GAIN,
         "columns": [
@@ -209,13 +209,20 @@ def _shown(number: int, album: Album, methods: list[str], about: About, empty: b
         "kept": kept,
         "data": json_text(data),
         "line": None if line is None else charts.spread_line(line, float(FLOOR)),
-        "lesions": [(row, kept.index(at) if (at := album.lesions.get(row.where)) in kept else None) for row in lesions],
+        "lesions": [(row, *_place(album, row.where, kept)) for row in lesions],
         "medians": median_recoveries(case, lesions),
         "convergence": charts.line_plot(kind, curves),
         "failed": [r for r in case.results if r.failure is not None],
         "cells": [_cell(case, m, about) for m in methods],
         "stopped": {r.method: summed_up(r.stopped) for r in case.results},
     }
+
+
+def _place(album: Album, where: tuple[int, int], kept: list[int]) -> tuple[str, int | None]:
+    """Return what a lesion is called, and which of the slices kept shows it."""
+    at = album.lesions.get(where)
+    name = f"item {where[0] + 1}" if at is None else album.slices[at]["name"]
+    return f"{name}, lesion {where[1]}", kept.index(at) if at in kept else None
 
 
 def _cell(case: Case, method: str, about: About) -> dict[str, Any]:
@@ -285,7 +292,8 @@ def json_text(data: object) -> str:
 def _number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "–"
-    text = f"{value:.0f}" if 10**digits <= abs(value) < 1e9 else f"{value:.{digits}g}"
+    # 32.20, not 32.2: what is shown is what is meant
+    text = f"{value:.0f}" if 10**digits <= abs(value) < 1e9 else f"{value:#.{digits}g}".rstrip(".")
     return text.replace("-", "−")
 
 

@@ -208,7 +208,7 @@ class CaseReader:
             self.notes.append(f"its lesions are not shown: {_short(error)}")
             return None
 
-    def _spacing(self) -> tuple[float, float]:
+    def _spacing(self) -> tuple[float, float] | None:
         if self.options.spacing is not None:
             return self.options.spacing
         for path in (self.reference, *(i.path for i in self.images.values())):
@@ -217,7 +217,7 @@ class CaseReader:
                     return read_nifti(path).spacing[1:]
                 except MriReconError:
                     continue
-        return 1.0, 1.0
+        return None
 
 
 def _curve(steps: np.ndarray, truth: np.ndarray | None) -> list[float]:
