@@ -61,6 +61,9 @@ def report(
         told = (lambda done, name: callback(done, found.count, name)) if callback else None
         done = write_report(output, found.cases, about, limit=limit * 1e6, whole=whole, inputs=runs, progress=told)
     say(f"{done.cases} cases, {done.shown} of {done.slices} slices with pictures, {done.bytes / 1e6:.1f} MB")
-    emit({**vars(done), "path": str(done.path)}) if as_json else typer.echo(done.path)
+    if as_json:
+        emit({**vars(done), "path": str(done.path)})
+        raise typer.Exit(PartialFailure.exit_code if done.failed else 0)
+    typer.echo(done.path)
     if done.failed:
         raise PartialFailure(f"{done.failed} results failed", fix="the page is written, and says which and why")

@@ -190,7 +190,7 @@ def _scores_of(case: Case, method: str, i: int, options: Options) -> str:
         return ""
     row = found.slices[i]
     told = [
-        f"{NAMES[m].split()[0]} {row[m]:.{SIGNIFICANT[m]}g}{' dB' if m == 'psnr' else ''}"
+        f"{NAMES[m].split()[0]} {row[m]:#.{SIGNIFICANT[m]}g}{' dB' if m == 'psnr' else ''}"
         for m in options.metrics
         if row.get(m) is not None
     ]

@@ -1,5 +1,9 @@
 """One HTML file that shows what methods made of scans: scores, pictures, and how both came about.
 
+    found = compare(images, truth, prediction="scan.h5", reference="full.h5", kind="images")
+    case = Case("scan", [Result("cs", images, found)], truth, "images")
+    write_report("report.html", [case], About("My study"))
+
 Nothing is fetched: pictures, style and program stand in the file, and its content security policy lets the browser run
 that one program and no other, whatever the names in it say.
 """

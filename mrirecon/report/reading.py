@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mrirecon.errors import InputError, MriReconError
+from mrirecon.errors import MriReconError
 from mrirecon.evaluate import Evaluation, Options, compare, holds_images, reference_images
 from mrirecon.evaluate.folders import own_options
 from mrirecon.evaluate.region import read_region
@@ -168,17 +168,16 @@ class CaseReader:
         mask = said.mask if said is not None else None
         try:
             if not path.is_file():
-                raise InputError("it is not there")
-            if digest is not None and sha256(path) != digest:
-                raise InputError("it is not the file that the images were made of")
-            scan = read(path, axes=self.sources.axes, mask=mask)
-            scan.mask(0)
+                why = "is not there"
+            elif digest is not None and sha256(path) != digest:
+                why = "is not the file that the images were made of"
+            else:
+                scan = read(path, axes=self.sources.axes, mask=mask)
+                return None if scan.mask(0).all() else scan
         except MriReconError as error:
-            self.notes.append(f"no mask is shown, for of its scan {path}: {error.what}")
-            return None
-        if scan.mask(0).all():
-            return None
-        return scan
+            why = f"cannot be used: {_short(error)}"
+        self.notes.append(f"no mask is shown: its scan {path} {why}")
+        return None
 
     def _zero_filled(self, scan: Scan) -> Result:
         try:

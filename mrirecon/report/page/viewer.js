@@ -54,11 +54,21 @@ class Viewer {
     return { node, kind, column, title, score, canvas, picture: new Picture(ny, nx) };
   }
 
-  // Below the reference: the mask, and a plane's point spread function.
+  // Below the reference: the mask, a plane's point spread function, and the colours of errors.
   still(k) {
-    const sampling = this.data.sampling;
     const node = element("div", "panel still", this.grid);
-    if (k || !sampling.mask) return null;
+    if (k) return null;
+    if (this.data.sampling.mask) this.sampling(node);
+    if (this.data.reference) {
+      this.bar = element("canvas", "bar", node);
+      [this.bar.width, this.bar.height] = [256, 1];
+      this.barText = element("span", "under", node);
+    }
+    return null;
+  }
+
+  sampling(node) {
+    const sampling = this.data.sampling;
     element("span", "name", node, `mask, ${sampling.acceleration.toFixed(2)}-fold`);
     const which = sampling.kinds > 1 ? `of item ${sampling.item + 1}; ${sampling.kinds} differ` : "k-space samples";
     const lobe = sampling.highest > 1e-6 ? `highest sidelobe −${(-20 * Math.log10(sampling.highest)).toFixed(1)} dB` : "no sidelobes";
@@ -72,7 +82,6 @@ class Viewer {
       canvas.title = `point spread function, ${this.data.floor} to 0 dB`;
       element("span", "under", node, `left: mask; right: point spread, −${-this.data.floor} to 0 dB`);
     }
-    return null;
   }
 
   buildProfile() {
@@ -202,6 +211,14 @@ class Viewer {
     tools.outline.checked = view.outline;
     tools["zoom-value"].textContent = `${Math.round(100 * view.zoom)} %`;
     tools.flicker.setAttribute("aria-pressed", String(this.flicker !== null));
+    if (this.bar) {
+      const context = this.bar.getContext("2d");
+      const colours = context.createImageData(256, 1);
+      new Uint32Array(colours.data.buffer).set(view.signed ? SIGNED : HEAT);
+      context.putImageData(colours, 0, 0);
+      const end = Math.round(100 / view.gain);
+      this.barText.textContent = `errors: ${view.signed ? `−${end} to +${end}` : `0 to ${end}`} % of white`;
+    }
     for (const panel of this.errors.filter(Boolean)) {
       panel.title.textContent = `${view.signed ? "signed error" : "error"} × ${view.gain}`;
       panel.score.textContent = `${view.signed ? "±" : "0 to "}${Math.round(100 / view.gain)} % of white`;
@@ -257,8 +274,10 @@ class Viewer {
       this.flicker = column;
       this.single.column = column;
     }
+    const same = this.grid.hidden === (this.flicker !== null);
     this.grid.hidden = this.flicker !== null;
     this.alone.hidden = this.flicker === null;
+    if (!same && this.root.getBoundingClientRect().top < 0) this.root.scrollIntoView({ block: "start" });
     this.single.kind = this.view.error && column ? "error" : "image";
     this.paint();
   }
