@@ -20,7 +20,15 @@ from mrirecon.report.cases import About, Case, Result
 from mrirecon.report.charts import LEAST, box_plot, line_plot
 from mrirecon.report.html import json_text, write_report
 from mrirecon.report.pack import LARGEST, MED, Plane, choose_depths, noise_level, pack, scaled_to
-from mrirecon.report.tables import lesion_rows, median_recoveries, method_rows, summed_up, worst_first, worst_slice
+from mrirecon.report.tables import (
+    lesion_rows,
+    median_recoveries,
+    method_rows,
+    natural,
+    summed_up,
+    worst_first,
+    worst_slice,
+)
 
 EVIL = "<script>window.bad=1</script><img src=x onerror='window.bad=2'>\"'&amp;{{7*7}}"
 
@@ -174,9 +182,9 @@ def test_the_worst_come_first(head):
 def test_tables_count_what_is_undefined_and_what_failed(head):
     reference, _good, poor = head
     equal = case_of((reference, reference, poor))
-    rows = {
-        r.method: r for r in method_rows([equal, case_of(head), Case("x", [Result("cs", failure="no")])], Options())
-    }
+    cases = [equal, case_of(head), Case("x", [Result("cs", failure="no")])]
+    rows = {r.method: r for r in method_rows(cases, ["zero-filled", "cs", "absent"], Options())}
+    assert set(rows) == {"zero-filled", "cs"}
     cs = rows["cs"]
     assert (cs.failed, cs.summaries["psnr"].undefined, cs.summaries["psnr"].volumes) == (1, 1, 1)
     assert cs.summaries["ssim"].volumes == 2
@@ -354,3 +362,15 @@ def test_without_jinja_it_says_how_to_get_it(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="not installed") as error:
         write_report(tmp_path / "a.html", [])
     assert "mrirecon[report]" in error.value.fix
+
+
+def test_groups_have_tables_of_their_own(tmp_path, head):
+    cases = [case_of(head, f"c{i}") for i in range(4)]
+    cases = [
+        Case(**{**vars(c), "group": g}) for c, g in zip(cases, ("10-fold", "4-fold", "10-fold", "4-fold"), strict=True)
+    ]
+    _, page = write(tmp_path, cases)
+    text = [t.strip() for t in Texts(page).texts]
+    assert text.index("4-fold") < text.index("10-fold") < text.index("c0"), "4 before 10"
+    assert text.count("n = 2") == 2 * 2 * 3, "groups, methods, metrics"
+    assert sorted(["10x", "4x", "b", "4.5x"], key=natural) == ["4x", "4.5x", "10x", "b"]

@@ -13,7 +13,7 @@ import pytest
 from mrirecon.cli import main
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluate import Options
-from mrirecon.io import write_image, write_kspace
+from mrirecon.io import read_image, write_image, write_kspace
 from mrirecon.report.reading import Sources
 from mrirecon.report.runs import find_images, gather
 from mrirecon.report.sidecars import command_line, is_image, read_sidecar
@@ -136,6 +136,15 @@ def test_a_scan_that_changed_is_not_believed(scans, tmp_path):
     assert any("not the file that the images were made of" in n for n in case.notes)
     assert image.scan_hash
     assert [r.method for r in case.results] == ["cs"]
+
+
+def test_different_data_are_told(scans, tmp_path):
+    sidecar = json.loads((scans / "runs" / "sense" / "anna_sense.h5.json").read_text())
+    sidecar["input"]["sha256"] = "0" * 64
+    image = read_image(scans / "runs" / "sense" / "anna_sense.h5")
+    write_image(tmp_path / "sense" / "anna_sense.h5", image, sidecar=sidecar)
+    (case,) = gather(Sources([scans / "runs" / "cs" / "anna_cs.h5", tmp_path / "sense"])).cases
+    assert any("2 different scans" in n and "that of cs" in n for n in case.notes)
 
 
 def test_references_must_fit(scans, tmp_path):

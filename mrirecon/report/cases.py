@@ -55,6 +55,7 @@ class Case:
         region: (item, *space) labels of lesions; None without.
         spacing: (y, x) distance of pixels in mm; None where it is not known, and pixels are taken for square.
         notes: what the reader should know of this case.
+        group: what it is summed up with, an acceleration for instance; cases of other groups have tables of their own.
 
     """
 
@@ -66,6 +67,7 @@ class Case:
     region: np.ndarray | None = None
     spacing: tuple[float, float] | None = None
     notes: Sequence[str] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from mrirecon.report.tables import (
     median_recoveries,
     method_names,
     method_rows,
+    natural,
     result_of,
     summed_up,
     worst_first,
@@ -148,7 +149,7 @@ def _page(
 ) -> str:
     cases = [a.light for a in albums]
     methods = method_names(cases)
-    differing, why_not = differences(cases, about.options)
+    groups = list(dict.fromkeys(sorted((case.group for case in cases), key=natural)))
     text: str = environment.get_template("page.html").render(
         about=about,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -161,10 +162,7 @@ def _page(
         preset=PRESETS[about.options.preset],
         definitions={m: DEFINITIONS[m] for m in about.options.metrics},
         methods=methods,
-        rows=method_rows(cases, about.options),
-        plots=_plots(cases, methods, about),
-        differences=differing,
-        why_no_differences=why_not,
+        blocks=[_block(cases, group, methods, about) for group in groups],
         shown=[_shown(number, album, methods, about, empty) for number, album in enumerate(albums)],
         settings=[(m, _settings(cases, m)) for m in methods],
         chart=charts,
@@ -177,6 +175,19 @@ def _page(
         kept=sum(len(a.kept) for a in albums),
     )
     return text
+
+
+def _block(cases: list[Case], group: str, methods: list[str], about: About) -> dict[str, Any]:
+    """Return scores over the cases of a group."""
+    members = [case for case in cases if case.group == group]
+    found, why_not = differences(members, about.options)
+    return {
+        "group": group,
+        "rows": method_rows(members, methods, about.options),
+        "plots": _plots(cases, group, methods, about),
+        "differences": found,
+        "why_no_differences": why_not,
+    }
 
 
 def _shown(number: int, album: Album, methods: list[str], about: About, empty: bool) -> dict[str, Any]:
@@ -245,14 +256,14 @@ def _cell(case: Case, method: str, about: About) -> dict[str, Any]:
     return {"text": _number(value, SIGNIFICANT[metric]), "failed": False, "why": why}
 
 
-def _plots(cases: list[Case], methods: list[str], about: About) -> list[charts.Boxes]:
+def _plots(cases: list[Case], group: str, methods: list[str], about: About) -> list[charts.Boxes]:
     found = []
     for metric in about.options.metrics:
         values = {
             method: [
                 (n, case.name, r.evaluation.mean[metric], [row.get(metric) for row in r.evaluation.slices])
                 for n, case in enumerate(cases)
-                if (r := result_of(case, method)) is not None and r.evaluation is not None
+                if case.group == group and (r := result_of(case, method)) is not None and r.evaluation is not None
             ]
             for method in methods
         }

@@ -16,6 +16,7 @@ from mrirecon.evaluate.folders import own_options
 from mrirecon.evaluate.region import read_region
 from mrirecon.inference import reconstruct
 from mrirecon.io import Scan, read, read_image, sha256
+from mrirecon.io.identify import cfl_pair
 from mrirecon.io.images import IMAGE_NAMES, open_store, pick
 from mrirecon.io.nifti import SUFFIXES as NIFTI
 from mrirecon.io.nifti import read_nifti
@@ -160,14 +161,19 @@ class CaseReader:
 
     def _find_scan(self) -> Scan | None:
         """Return the undersampled scan that the images were made of, if it is there and still the same."""
-        said = next((i for i in self.images.values() if i.scan is not None), None)
+        method, said = next(((m, i) for m, i in self.images.items() if i.scan is not None), ("", None))
         path = self.given_scan or (said.scan if said is not None else None)
         if path is None:
             return None
+        given = {(i.scan_hash, i.mask) for i in self.images.values() if i.scan is not None}
+        if len(given) > 1:
+            self.notes.append(
+                f"its images were made of {len(given)} different scans or masks: shown is that of {method}"
+            )
         digest = said.scan_hash if said is not None else None
         mask = said.mask if said is not None else None
         try:
-            if not path.is_file():
+            if not path.is_file() and not cfl_pair(path)[1].is_file():
                 why = "is not there"
             elif digest is not None and sha256(path) != digest:
                 why = "is not the file that the images were made of"
@@ -199,7 +205,10 @@ class CaseReader:
 
     def _region(self, shape: tuple[int, ...] | None) -> np.ndarray | None:
         path = self.options.region
-        if path is None or shape is None or path.is_dir() or self.reference is None:
+        if path is None or shape is None:
+            return None
+        if self.reference is None:
+            self.notes.append("its lesions are neither shown nor measured, as that takes a reference")
             return None
         try:
             return read_region(path, shape, self.reference)

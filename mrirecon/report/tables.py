@@ -74,10 +74,13 @@ def result_of(case: Case, method: str) -> Result | None:
     return next((r for r in case.results if r.method == method), None)
 
 
-def method_rows(cases: Sequence[Case], options: Options, seed: int = 0) -> list[MethodRow]:
-    """Return one row a method: metrics over volumes, undefined ones counted."""
+def method_rows(cases: Sequence[Case], methods: Sequence[str], options: Options, seed: int = 0) -> list[MethodRow]:
+    """Return one row for each of the methods that these cases have: metrics over volumes, undefined ones counted."""
     rows = []
-    for number, method in enumerate(method_names(cases)):
+    there = method_names(cases)
+    for number, method in enumerate(methods):
+        if method not in there:
+            continue
         results = [r for case in cases if (r := result_of(case, method)) is not None]
         means = [r.evaluation.mean for r in results if r.evaluation is not None]
         seconds = [s for r in results for s in r.seconds]
@@ -204,6 +207,11 @@ def _judged(case: Case) -> list[int]:
     """Return the results that count where the worst is looked for: all but zero filling, if there are others."""
     others = [i for i, r in enumerate(case.results) if r.method != ZERO_FILLED]
     return others or list(range(len(case.results)))
+
+
+def natural(text: str) -> list[tuple[bool, float, str]]:
+    """Return a key that sorts texts as people do: 4× before 10×."""
+    return [(not p[:1].isdigit(), float(p) if p[:1].isdigit() else 0.0, p) for p in re.split(r"(\d+(?:\.\d+)?)", text)]
 
 
 def summed_up(texts: Sequence[str]) -> list[tuple[str, int]]:

@@ -57,8 +57,15 @@ function main() {
     { rootMargin: "600px" },
   );
   for (const root of roots) seen.observe(root);
-  // On paper all are wanted.
-  window.addEventListener("beforeprint", () => roots.forEach(start));
+  // On paper all are wanted: the rest is unpacked while there is nothing else to do.
+  const later = window.requestIdleCallback || ((work) => setTimeout(work, 200));
+  const next = () => {
+    const root = roots.find((one) => !viewers.has(one));
+    if (!root) return;
+    start(root);
+    later(next);
+  };
+  later(next);
 }
 
 main();

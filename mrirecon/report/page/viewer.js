@@ -134,7 +134,7 @@ class Viewer {
     const one = this.data.slices[wanted];
     this.panels.forEach((panel, k) => { panel.score.textContent = one.scores[k]; });
     this.paint();
-    for (const next of [wanted + 1, wanted - 1]) if (next >= 0 && next <= last) this.slice(next);
+    if (this.root.contains(document.activeElement)) for (const next of [wanted + 1, wanted - 1]) if (next >= 0 && next <= last) this.slice(next);
   }
 
   // ---- drawing ------------------------------------------------------------------------------------------------
