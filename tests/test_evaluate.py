@@ -359,3 +359,11 @@ def test_few_volumes_have_no_interval_and_what_is_undefined_is_counted():
     assert summarize([1.0]).deviation is None
     assert summarize([None, None]).mean is None
     assert summarize([1.0, 2.0, 4.0]) == summarize([1.0, 2.0, 4.0])
+
+
+def test_names_in_tables_are_no_formulas(tmp_path):
+    for folder in ("x", "r"):
+        write_image(tmp_path / folder / "=cmd.h5", np.random.default_rng(0).random((1, 16, 16)))
+    evaluate_folders(tmp_path / "x", tmp_path / "r").write_volumes(tmp_path / "volumes.csv")
+    with (tmp_path / "volumes.csv").open() as file:
+        assert [row["file"] for row in csv.DictReader(file)] == ["'=cmd.h5"]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mrirecon import __version__
-from mrirecon.cli import evaluate, inspect, masks, models, reconstruct, training, trust
+from mrirecon.cli import evaluate, inspect, masks, models, reconstruct, report, training, trust
 from mrirecon.cli.envelope import run
 
 EPILOG = (
@@ -32,6 +32,7 @@ app.command("reconstruct")(reconstruct.reconstruct)
 app.command()(reconstruct.calibrate)
 app.command("evaluate")(evaluate.evaluate)
 app.command()(evaluate.compare)
+app.command("report")(report.report)
 app.command("trust")(trust.trust)
 app.command()(trust.detect)
 app.command()(training.train)

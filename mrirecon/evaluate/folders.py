@@ -132,7 +132,7 @@ def evaluate_folders(
 
     """
     options = options or Options()
-    ours, theirs = _by_name(predictions), _by_name(references)
+    ours, theirs = by_name(predictions), by_name(references)
     both = sorted(set(ours) & set(theirs))
     if not both:
         raise InputError(
@@ -147,7 +147,7 @@ def evaluate_folders(
         if progress is not None:
             progress(number, len(both), name)
         try:
-            found = evaluate(ours[name], theirs[name], options=_own(options, name), **names)
+            found = evaluate(ours[name], theirs[name], options=own_options(options, name), **names)
         except MriReconError as error:
             error.where = error.where or str(ours[name])
             failed.append(error)
@@ -182,7 +182,14 @@ def summarize(values: Sequence[float | None], seed: int = 0) -> Summary:
     return Summary(len(defined), len(values) - len(defined), float(defined.mean()), deviation, low, high)
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
+def by_name(folder: Path) -> dict[str, Path]:
+    """Return the files of a folder that may hold images or scans, by their name up to its first dot.
+
+    Raises:
+        UsageError: it is no folder.
+        InputError: two files of one name.
+
+    """
     if not folder.is_dir():
         raise UsageError("a folder is compared with a folder", where=str(folder), fix="give two files or two folders")
     found: dict[str, Path] = {}
@@ -201,13 +208,18 @@ def _by_name(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _own(options: Options, name: str) -> Options:
-    """Return options whose mask and region are files of that name, where they are folders."""
+def own_options(options: Options, name: str) -> Options:
+    """Return options whose mask and region are files of that name, where they are folders.
+
+    Raises:
+        InputError: there is none.
+
+    """
     changed = {}
     for key in ("mask", "region"):
         folder = getattr(options, key)
         if folder is not None and folder.is_dir():
-            there = _by_name(folder)
+            there = by_name(folder)
             if name not in there:
                 raise InputError(
                     f"there is no {key} for {name}", where=str(folder), fix=f"add one, or leave out --{key}"
@@ -220,9 +232,14 @@ def _write(path: str | Path, columns: Sequence[str], rows: Iterable[Row], inputs
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _inert(value) for name, value in row.items()} for row in rows)
     with atomic_path(path, inputs=inputs) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def _inert(value: object) -> object:
+    """Return a text so that a spreadsheet does not take it for a formula (OWASP, CSV injection)."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _few(names: Iterable[str]) -> str:
