@@ -13,6 +13,7 @@ from mrirecon.errors import InputError
 from mrirecon.io.atomic import sha256
 from mrirecon.io.axes import Layout
 from mrirecon.io.fit import calibration_shape, maps_index, reference_shape
+from mrirecon.io.geometry import Geometry
 from mrirecon.io.values import check_kspace, magnitude_of, reconcile, support, to_complex64
 
 Scalar = str | int | float | bool
@@ -61,6 +62,10 @@ class Scan:
         given_mask: (1 or item, *space), the mask from this file or another; None where only the data tell.
         maps_store: where the maps are, if not in `store`; `roles.maps` names them there.
         retrospective: whether `given_mask` came from another file, to undersample these data.
+        noise: noise measured without signal, (coil, samples) complex64 in the scale and coil order of k-space, for
+            prewhitening; the attributes `noise_dwell_us` and `dwell_us` state the time per sample of noise and of
+            k-space where the file does. None where the file has none.
+        geometry: where the scan lies in the patient, or None where the file does not say.
 
     """
 
@@ -76,6 +81,8 @@ class Scan:
     given_mask: np.ndarray | None = field(default=None, repr=False)
     maps_store: Store | None = field(default=None, repr=False)
     retrospective: bool = False
+    noise: np.ndarray | None = field(default=None, repr=False)
+    geometry: Geometry | None = field(default=None, repr=False)
     _masks: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _fingerprint: Fingerprint = field(default=(), init=False, repr=False)
 
