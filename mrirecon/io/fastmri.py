@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.assemble import KSPACE_NAMES, NEEDED_NAMES, Given, MapsSource, assemble, is_public, select_kspace
+from mrirecon.io.assemble import NEEDED_NAMES, Given, MapsSource, assemble, is_public, select_kspace
 from mrirecon.io.axes import Layout, ask_axes, guess_axes, make_layout
 from mrirecon.io.hdf5 import GuardedFile, open_hdf5
-from mrirecon.io.header import padding, read_header, write_header
+from mrirecon.io.header import padding, read_header, sequence_values, write_header
 from mrirecon.io.scan import Scalar, Scan
 
 _HEADER = "ismrmrd_header"
@@ -100,7 +100,6 @@ def _survey(
     names = list(file)
     if dataset is not None and dataset not in names:
         names.append(dataset)
-    raw_data = file.is_group("dataset")
     for name in names:
         if file.is_group(name):
             continue
@@ -117,28 +116,11 @@ def _survey(
             notes.append(f"not used: {error.what}")
             continue
         arrays[name] = (found.shape, found.dtype)
-    if raw_data and dataset is None and not any(name.lower() in KSPACE_NAMES for name in arrays):
-        raise InputError(
-            f"{file.path} looks like ISMRMRD raw data, which cannot be read yet",
-            why="it holds a group 'dataset' and no k-space array",
-            fix="convert it to BART's format or to fastMRI's layout first",
-        )
     return arrays, header
 
 
 def _from_header(values: dict[str, str], width: int) -> dict[str, Scalar]:
-    system, sequence = "acquisitionSystemInformation/", "sequenceParameters/"
-    wanted = {
-        **{"vendor": system + "systemVendor", "model": system + "systemModel"},
-        **{"field_strength_T": system + "systemFieldStrength_T"},
-        **{
-            "TR": sequence + "TR",
-            "TE": sequence + "TE",
-            "TI": sequence + "TI",
-            "flip_angle_deg": sequence + "flipAngle_deg",
-        },
-    }
-    found: dict[str, Scalar] = {name: values[key] for name, key in wanted.items() if key in values}
+    found: dict[str, Scalar] = dict(sequence_values(values))
     edges = padding(values, width)
     if edges is not None and edges != (0, width):
         found["padding_left"], found["padding_right"] = edges

@@ -9,9 +9,14 @@ from mrirecon.io.arrays import read_arrays
 from mrirecon.io.assemble import MAPS_NAMES, Given, MapsSource
 from mrirecon.io.cfl import maps_store, read_cfl
 from mrirecon.io.fastmri import read_hdf5
+from mrirecon.io.flavours import hdf5_flavour
 from mrirecon.io.identify import sniff
 from mrirecon.io.images import open_store, pick, read_array
+from mrirecon.io.mrd import read_mrd
 from mrirecon.io.scan import Scan, Store
+from mrirecon.io.twix import read_twix
+
+_READERS = {"fastmri": read_hdf5, "ismrmrd": read_mrd}
 
 
 def read(
@@ -51,5 +56,7 @@ def read(
         if dataset is not None:
             raise UsageError("a BART pair holds one array, which has no name", where=str(path), fix="leave dataset out")
         return read_cfl(path, axes=axes, mask=given, maps=source)
-    reader = read_hdf5 if kind == "hdf5" else read_arrays
+    if kind == "twix":
+        return read_twix(path, axes=axes, dataset=dataset, mask=given, maps=source)
+    reader = _READERS[hdf5_flavour(path, dataset)] if kind == "hdf5" else read_arrays
     return reader(path, axes=axes, dataset=dataset, mask=given, maps=source)
