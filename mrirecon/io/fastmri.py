@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ _HEADER = "ismrmrd_header"
 _FASTMRI = ("reconstruction_rss", "reconstruction_esc", _HEADER)
 _FASTMRI_ATTRIBUTES = ("acquisition", "patient_id", "norm", "max")
 _MANY_COILS = 32
+# Subject, contrast, and the number of the repetition.
+_M4RAW = re.compile(r"(\d{10}_(?:T1|T2|FLAIR))\d\d\.h5")
 
 
 class Hdf5Store:
@@ -67,8 +70,6 @@ def read_hdf5(
     where = f"{path}:{name}"
     if axes is None and stated is None and "axes" in beside:
         raise ask_axes(kspace.shape, where, "its attribute 'axes' cannot be read: write it as numpy.bytes_")
-    if axes is None and stated is None and "MATLAB_class" in beside:
-        raise ask_axes(kspace.shape, where, "MATLAB wrote it, and stores the axes in reverse order")
     layout = _layout(kspace.shape, where, axes, None if stated is None else str(stated), known, notes)
     header = None
     if header_text is not None:
@@ -78,9 +79,15 @@ def read_hdf5(
         else:
             header = write_header(values)
             attributes |= _from_header(values, layout.space_shape[-1])
+    repetitions = _other_repetitions(path)
+    if repetitions:
+        notes.append(
+            f"named as one repetition of M4Raw; beside it lie {', '.join(repetitions)}: each is a scan of its own, and the "
+            "mean of their images has less noise"
+        )
     return assemble(
         Hdf5Store(path, arrays),
-        "hdf5",
+        "m4raw" if repetitions is not None else "hdf5",
         name,
         layout,
         notes=notes,
@@ -88,7 +95,16 @@ def read_hdf5(
         header=header,
         mask=mask,
         maps=maps,
+        unverified=repetitions is not None,
     )
+
+
+def _other_repetitions(path: Path) -> list[str] | None:
+    """Return the names of the other repetitions beside a file of M4Raw (Lyu et al., 2023); None for any other name."""
+    found = _M4RAW.fullmatch(path.name)
+    if found is None:
+        return None
+    return [one.name for one in sorted(path.parent.glob(f"{found[1]}*.h5")) if one.name != path.name]
 
 
 def _survey(

@@ -15,6 +15,7 @@ Kind = Literal["hdf5", "zip", "npy", "cfl", "twix"]
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 NPY_SIGNATURE = b"\x93NUMPY"
 ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+MATLAB_5 = b"MATLAB 5.0"
 MAX_USER_BLOCK = 1 << 20
 READABLE = "HDF5 (fastMRI, ISMRMRD, ...), Siemens twix, .npz, .npy, BART .cfl/.hdr"
 
@@ -27,7 +28,7 @@ _LOOKS: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "gzip-compressed data"),
     (b"\x89PNG", "a PNG image"),
     (b"%PDF", "a PDF document"),
-    (b"MATLAB 5.0", "a MATLAB v5 file"),
+    (MATLAB_5, "a MATLAB v5 file"),
     (b"\x80\x02", "a Python pickle, which is never opened"),
     (b"\x80\x04", "a Python pickle, which is never opened"),
     (b"# Dimensions", "a BART header; it needs the extension .hdr and its .cfl beside it"),
@@ -156,10 +157,12 @@ def is_twix(path: Path) -> bool:
 
 def unreadable(path: Path, wanted: str) -> InputError:
     """Return the error for a file that is not what was wanted, saying how large it is and what it looks like."""
+    head = read_head(path)
+    fix = "download or export it again, or convert it to HDF5, npz or cfl"
+    if head.startswith(MATLAB_5):
+        fix = "in MATLAB, save(name, 'kspace', '-v7.3'); in Python, scipy.io.loadmat, then numpy.savez"
     return InputError(
-        f"{path} is not {wanted}",
-        why=f"{path.stat().st_size} bytes that look like {looks_like(read_head(path))}",
-        fix="download or export it again, or convert it to HDF5, npz or cfl",
+        f"{path} is not {wanted}", why=f"{path.stat().st_size} bytes that look like {looks_like(head)}", fix=fix
     )
 
 

@@ -208,7 +208,7 @@ def survey(path: Path, group: str) -> tuple[Arrays, Facts]:
 
     """
     with h5py.File(path, "r") as file:
-        text = np.asarray(file[f"{group}/xml"][:]).reshape(-1)
+        text = np.asarray(file[f"{group}/xml"][()]).reshape(-1)
         if text.size != 1 or not isinstance(text[0], (bytes, str)) or len(text[0]) > TEXT_LIMIT:
             raise InputError(f"the header of {path} is not one text", where=f"{group}/xml")
         xml = text[0].decode("utf-8", errors="replace") if isinstance(text[0], bytes) else text[0]

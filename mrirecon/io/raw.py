@@ -47,8 +47,11 @@ def raw_scan(
 
     """
     counts = table.counts()
-    said = [*notes, f"readouts: {told(counts)}"]
+    said = list(notes)
     positions = _order_slices(table, said)
+    unused = {name: n for name, n in counts.items() if name in ("navigator", "dummy", "feedback", "other")}
+    if unused:
+        said.append(f"readouts that make no image and are left out: {told(unused)}")
     found = plan(table, list(encodings), path, said)
     held = store(found)
     noise = held.noise()
@@ -57,7 +60,7 @@ def raw_scan(
         if rows.size and table.dwell_us[rows[0]] > 0:
             values[name] = round(float(table.dwell_us[rows[0]]), 4)
     if noise is not None:
-        said.append(f"noise scan of {noise.shape[1]} samples a coil kept apart")
+        said.append(f"noise scan of {noise.shape[1]} samples a coil kept apart, for prewhitening")
     elif counts.get("noise"):
         said.append("the noise scan has other coils and is not used")
     guides, turned = table.rows(PHASE_CORRECTION).size, table.reversed[found.image.rows].any()
