@@ -82,8 +82,8 @@ def read_hdf5(
     repetitions = _other_repetitions(path)
     if repetitions:
         notes.append(
-            f"named as one repetition of M4Raw; beside it lie {', '.join(repetitions)}: each is a scan of its own, and the "
-            "mean of their images has less noise"
+            f"named as one repetition of M4Raw; beside it lie {', '.join(repetitions)}: each is a scan of its own, and "
+            "the mean of their images has less noise"
         )
     return assemble(
         Hdf5Store(path, arrays),

@@ -36,7 +36,8 @@ def describe(
         check: look at the values of every item, and not of a few.
 
     Returns:
-        path, format, unverified (see `Scan`), bytes, dtype, layout (axes as stored), shape (by name), items, coils, space, notes, attributes;
+        path, format, unverified (see `Scan`), bytes, dtype, layout (axes as stored), shape (by name), items, coils,
+        space, notes, attributes;
         sampling: source of the mask, whether it is full, lines or 2D, acceleration (samples over sampled ones);
         calibration: start and size of the fully sampled box by axis; peak: index of the strongest sample by axis, its
         offset from the centre n // 2, and whether it is near; values: items looked at, NaN or infinite ones, items

@@ -158,10 +158,7 @@ def _place(
     line = table.counters["line"][rows] - centres[1] + grid[1] // 2
     partition = table.counters["partition"][rows] - centres[2] + grid[2] // 2
     kept = table.samples[rows] - table.before[rows] - table.behind[rows]
-    turned = table.reversed[rows]
-    centre = table.samples[rows] // 2 if centres[0] is not None else table.centre[rows]
-    # The echo of a reversed readout lies as far from its end: a symmetric one stays symmetric.
-    echo = np.where(turned, table.samples[rows] - centre - table.behind[rows], centre - table.before[rows])
+    echo = _echo(table, rows, centres[0] is not None)
     start = grid[0] // 2 - echo
     for values, size, name in ((line, grid[1], "line"), (partition, grid[2], "partition")):
         if (values < 0).any() or (values >= size).any():
@@ -181,6 +178,15 @@ def _place(
     for name in LOOPED:
         item = item * sizes[name] + np.minimum(table.counters[name][rows], sizes[name] - 1)
     return Placement(rows, item, line, partition, start)
+
+
+def _echo(table: Readouts, rows: np.ndarray, middle: bool) -> np.ndarray:
+    """Return at which of the samples that are kept the echo lies, once reversed readouts are turned round."""
+    samples = table.samples[rows]
+    centre = samples // 2 if middle else table.centre[rows]
+    # An echo in the middle of a readout, n // 2, stays there: the gradient's shape is symmetric in time.
+    mirrored = 2 * (samples // 2) - centre - table.behind[rows]
+    return np.where(table.reversed[rows], mirrored, centre - table.before[rows])
 
 
 def _tell(
@@ -258,10 +264,7 @@ def _calibration(
     line = table.counters["line"][rows] - line_centre + grid[1] // 2
     partition = table.counters["partition"][rows] - partition_centre + grid[2] // 2
     kept = table.samples[rows] - table.before[rows] - table.behind[rows]
-    centre = table.samples[rows] // 2 if centres[0] is not None else table.centre[rows]
-    echo = np.where(
-        table.reversed[rows], table.samples[rows] - centre - table.behind[rows], centre - table.before[rows]
-    )
+    echo = _echo(table, rows, centres[0] is not None)
     start = grid[0] // 2 - echo
     inside = (line >= 0) & (line < grid[1]) & (partition >= 0) & (partition < grid[2])
     item = table.counters["slice"][rows]
