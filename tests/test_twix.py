@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from mrirecon import io
 from mrirecon.cli import app
 from mrirecon.errors import InputError, MriReconError, UsageError
+from mrirecon.io.readouts import KINDS, PHASE_CORRECTION
 from mrirecon.io.twix_headers import COUNTERS, read_headers
 from tests import twix_files as twix
 from tests.conftest import REAL
@@ -100,6 +101,27 @@ def test_measured_ramp_sampling_is_seen_and_refused(native):
     with pytest.raises(InputError, match="ramps of the gradient") as caught:
         io.read(native / "phantom_epi_2ch.dat")
     assert "regrid" in (caught.value.fix or "")
+
+
+def test_measured_echo_trains_lose_their_ghost(native, monkeypatch):
+    """The samples stay where they are on the ramps, which bends the image and leaves the ghost what it is."""
+    monkeypatch.setattr("mrirecon.io.twix._refuse", lambda *_: None)
+    ghosts = {}
+    for corrected in (True, False):
+        scan = io.read(native / "phantom_epi_2ch.dat")
+        assert scan.acquisitions == {"image": 80, "phase correction": 3}
+        assert said(scan, "40 readouts were measured backwards")
+        if not corrected:
+            kind = scan.store.table.kind
+            kind[kind == PHASE_CORRECTION] = KINDS.index("other")
+        k = scan.kspace(0)
+        image = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(k, axes=(1, 2)), norm="ortho"), axes=(1, 2))
+        magnitude = np.sqrt((np.abs(image) ** 2).sum(0))
+        if corrected:
+            inside = magnitude > 0.3 * np.percentile(magnitude, 95)
+            outside = np.roll(inside, 40, axis=1) & ~inside
+        ghosts[corrected] = magnitude[outside].mean() / magnitude[inside].mean()
+    assert ghosts[True] < 0.8 * ghosts[False]
 
 
 def test_the_measured_files_cut_short_are_refused(native, tmp_path):
