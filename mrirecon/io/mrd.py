@@ -51,7 +51,11 @@ class MrdStore(RawStore):
         self.group = group
 
     def fetch(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Return readouts as measured, each (coil, samples) complex64, read by a child process."""
+        """Return readouts as measured, each (coil, samples) complex64."""
+        return cut(self.flat(rows), self.table.samples[rows] * self.table.coils[rows], self.table.coils[rows])
+
+    def flat(self, rows: np.ndarray) -> np.ndarray:
+        """Return the samples of readouts one after another, read by a child process."""
         sizes = self.table.samples[rows] * self.table.coils[rows]
         arrays, _ = isolated(
             "mrirecon.io.mrd:acquisitions",
@@ -63,7 +67,7 @@ class MrdStore(RawStore):
             rows=rows.tolist(),
             sizes=sizes.tolist(),
         )
-        return cut(arrays["out"], sizes, self.table.coils[rows])
+        return arrays["out"]
 
 
 def read_mrd(
