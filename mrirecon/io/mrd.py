@@ -14,7 +14,7 @@ import numpy as np
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io.assemble import Given, MapsSource
 from mrirecon.io.hdf5 import open_hdf5
-from mrirecon.io.header import read_header, sequence_values, write_header
+from mrirecon.io.header import ECHO_TRAIN, read_header, sequence_values, write_header
 from mrirecon.io.isolated import Arrays, Facts, isolated
 from mrirecon.io.limits import TEXT_LIMIT
 from mrirecon.io.raw import raw_scan
@@ -178,6 +178,10 @@ def _encodings(values: dict[str, str], path: Path, notes: list[str]) -> list[Enc
                 why=trajectory,
                 fix="this toolkit reads Cartesian data",
             )
+        if trajectory == "epi":
+            _refuse_ramps(
+                {key: float(values.get(f"{name}/trajectoryDescription/{key}", 0)) for key in ECHO_TRAIN}, path
+            )
         numbers = [float(values[key]) for key in wanted]
         sizes = [round(n) for n in (*numbers[:3], *numbers[6:9])]
         if min(sizes) < 1 or min(numbers) <= 0:
@@ -199,6 +203,18 @@ def _encodings(values: dict[str, str], path: Path, notes: list[str]) -> list[Enc
     if "experimentalConditions/H1resonanceFrequency_Hz" not in values:
         notes.append("the header lacks experimentalConditions/H1resonanceFrequency_Hz, which its schema demands")
     return found
+
+
+def _refuse_ramps(train: dict[str, float], path: Path) -> None:
+    """Refuse echo trains sampled before the gradient is flat, or after, where the header describes them."""
+    begin, end = train["acqDelayTime"], train["acqDelayTime"] + train["numSamples"] * train["dwellTime"]
+    flat = (train["rampUpTime"], train["rampUpTime"] + train["flatTopTime"])
+    if train["rampUpTime"] and train["numSamples"] and (begin < flat[0] or end > flat[1] + train["dwellTime"]):
+        raise InputError(
+            f"{path} was sampled on the ramps of the gradient, which is not read yet",
+            why=f"samples from {begin:g} to {end:g} us, and the gradient is flat from {flat[0]:g} to {flat[1]:g} us",
+            fix="regrid it first, for instance by Gadgetron",
+        )
 
 
 def survey(path: Path, group: str) -> tuple[Arrays, Facts]:
