@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mrirecon.errors import SignalError
 from mrirecon.io.ghosts import correction, linear_phase
 from mrirecon.io.readouts import NOISE, PHASE_CORRECTION, Placement, Plan, Readouts
 
@@ -106,9 +107,9 @@ class RawStore:
             return turned if "z" in shape else turned[:, :, 0]
         out = np.zeros((len(items), planes, lines, shape["coil"], kept), dtype=np.complex64)
         times = np.zeros((len(items), planes, lines, kept), dtype=np.float32)
-        corrections = self._corrections(placed, chosen)
         # Values that are not numbers are the scan's to find and to name.
         with np.errstate(all="ignore"):
+            corrections = self._corrections(placed, chosen)
             self._fill(out, times, placed, chosen, corrections, items.start)
         turned = out.transpose(0, 3, 1, 4, 2)
         return turned if "z" in shape else turned[:, :, 0]
@@ -220,7 +221,14 @@ class RawStore:
             lines[bool(table.reversed[row])].append(to_image(line))
         if not lines[False] or not lines[True]:
             return None
-        return correction(*linear_phase(_mean(lines[False]), _mean(lines[True])), wide)
+        offset, slope = linear_phase(_mean(lines[False]), _mean(lines[True]))
+        if not np.isfinite([offset, slope]).all():
+            raise SignalError(
+                "the phase-correction readouts hold values that are not numbers",
+                where=str(self.path),
+                fix="the file is damaged: copy or export it again",
+            )
+        return correction(offset, slope, wide)
 
 
 def _mean(lines: Sequence[np.ndarray]) -> np.ndarray:
