@@ -14,7 +14,7 @@ from mrirecon.errors import MriReconError, UsageError
 
 SOURCES = ("auto", "file", "espirit", "sigpy", "unit")
 FORMATS = ("h5", "npz", "cfl", "png")
-SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl")
+SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".dat", ".mat")
 Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
 Sets = Annotated[int, typer.Option("--map-sets", min=1, max=2, help="2 where the object exceeds the field of view.")]
 
