@@ -19,17 +19,20 @@ from mrirecon.coverage import choose_method
 from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images, reference_images
 from mrirecon.inference import Progress, pick_device, reconstruct
-from mrirecon.io import read, write_image
+from mrirecon.io import read, safe_name, sidecar_path, write_image
+from mrirecon.io.bids import bids_fields, bids_path, describe_dataset
+from mrirecon.io.encode_dicom import Series
+from mrirecon.io.formats import EXTENSION, ImageFormat, image_format, kept, named_format, require
+from mrirecon.io.grid import grid_of
 
-Format = Literal["h5", "npz", "cfl", "png"]
-_SUFFIXES = {".h5", ".hdf5", ".npz", ".cfl", ".hdr", ".png"}
 
-
-def output_path(source: Path, out: Path, method: str, format: Format | None) -> Path:
+def output_path(source: Path, out: Path, method: str, format: ImageFormat | None) -> Path:
     """Return where the images of ``source`` go: ``out`` itself if it names a file, else a name of its own in it."""
-    if out.suffix.lower() in _SUFFIXES and not out.is_dir():
+    named = named_format(out)
+    if named is not None and (not out.is_dir() or named == "dicom"):
         return out
-    return out / f"{source.name.split('.')[0]}_{method}.{format or 'h5'}"
+    ending = f"_{method}{EXTENSION[format or 'h5']}"
+    return out / f"{safe_name(source.name.split('.')[0], room=len(ending))}{ending}"
 
 
 def reconstruct_file(
@@ -45,7 +48,7 @@ def reconstruct_file(
     dataset: str | None = None,
     lam: float | Literal["auto"] | None = None,
     device: str = "auto",
-    format: Format | None = None,
+    format: ImageFormat | None = None,
     seed: int = 0,
     batch: int = 1,
     options: Mapping[str, object] | None = None,
@@ -53,6 +56,8 @@ def reconstruct_file(
     strict_model: bool = False,
     save_iterates: bool = False,
     reference: str | Path | None = None,
+    bids: str | Path | None = None,
+    contrast: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     command: Sequence[str] | None = None,
@@ -72,7 +77,8 @@ def reconstruct_file(
         dataset: name of the k-space array, where the file leaves it open.
         lam: regularization weight.
         device: where to compute.
-        format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``png``; by default from the name of ``out``.
+        format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``nii``, ``dicom`` (a folder), ``png``; by default
+            from the name of ``out``.
         seed: of random draws.
         batch: items that a model takes at a time.
         options: further options of the method.
@@ -81,6 +87,8 @@ def reconstruct_file(
         strict_model: refuse data that the model was not trained for.
         save_iterates: also write the image after every step, as NAME_iterates.h5 with items and steps in turn.
         reference: image file or fully sampled k-space to score against.
+        bids: folder of a BIDS derivative dataset, in place of ``out``: NIfTI, named as `mrirecon.io.bids` says.
+        contrast: BIDS's word for the contrast, such as T1w, where the scan does not tell.
         overwrite: replace an output that exists.
         dry_run: say what would be done, and write nothing.
         command: the command line, for the sidecar.
@@ -106,8 +114,14 @@ def reconstruct_file(
     elif chosen in shipped() and not options:
         trained = load_model(shipped()[chosen])
     target = output_path(Path(path), Path(out), chosen, format)
-    if target.exists() and not overwrite:
-        raise UsageError("the output exists already", where=str(target), fix="choose another name, or pass --overwrite")
+    if bids is not None:
+        target = bids_path(bids, path, chosen, contrast=contrast, attributes=scan.attributes)
+    written_as = image_format(target, format if bids is None else "nii")
+    require(written_as)
+    for there in (target, sidecar_path(target)):
+        if there.exists() and not overwrite:
+            fix = "choose another name, or pass --overwrite"
+            raise UsageError("the output exists already", where=str(there), fix=fix)
     where = pick_device(device)
     plan: dict[str, object] = {
         "input": {"file": str(path), "sha256": scan.sha256(), "shape": scan.shape, "format": scan.format},
@@ -134,7 +148,12 @@ def reconstruct_file(
         seed=seed,
         progress=progress,
     )
+    grid, unknown = grid_of(scan, done.images.shape[1:])
+    loops = {axis: scan.shape[axis] for axis in scan.layout.loops}
+    said = unknown if written_as in ("nii", "dicom") else []
+    said = [*said, *kept(written_as, done.images, grid, loops)]
     told: dict[str, object] = {
+        **({} if bids is None else bids_fields(bids, path)),
         **plan,
         "maps": {"source": done.maps, "file": None if maps_file is None else str(maps_file)},
         "mask": None if mask is None else str(mask),
@@ -144,7 +163,7 @@ def reconstruct_file(
         "seed": seed,
         "stopped": done.reasons,
         "seconds": done.seconds,
-        "notes": done.notes,
+        "notes": [*done.notes, *said],
         "command": list(command) if command is not None else None,
         "versions": versions(),
     }
@@ -153,9 +172,20 @@ def reconstruct_file(
         truth, kind = reference_images(reference, axes=None if holds_images(reference) else axes)
         found = compare(done.images, truth, prediction=path, reference=reference, kind=kind)
         told["scores"] = found.as_dict()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if bids is not None:
+        describe_dataset(bids, path)
     inputs = [p for p in (path, mask, maps_file, reference) if p is not None]
-    written = write_image(target, done.images, format=format, sidecar=told, keep_complex=True, inputs=inputs)
+    written = write_image(
+        target,
+        done.images,
+        format=written_as,
+        sidecar=told,
+        keep_complex=True,
+        inputs=inputs,
+        grid=grid,
+        loops=loops,
+        series=Series(chosen, scan.sha256()),
+    )
     if save_iterates:
         steps = target.with_name(f"{target.name.split('.')[0]}_iterates.h5")
         written += write_image(steps, np.concatenate(iterates), inputs=inputs)

@@ -13,7 +13,7 @@ from mrirecon.cli.inspect import AsJson, Axes, Device, Overwrite, free, summariz
 from mrirecon.errors import MriReconError, UsageError
 
 SOURCES = ("auto", "file", "espirit", "sigpy", "unit")
-FORMATS = ("h5", "npz", "cfl", "png")
+FORMATS = ("h5", "npz", "cfl", "nii", "dicom", "png")
 SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl")
 Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
 Sets = Annotated[int, typer.Option("--map-sets", min=1, max=2, help="2 where the object exceeds the field of view.")]
@@ -37,8 +37,16 @@ def reconstruct(
     axes: Axes = None,
     dataset: Dataset = None,
     device: Device = "auto",
-    format: Annotated[str | None, typer.Option(help="h5, npz, cfl, png; by default from the output's name.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="h5, npz, cfl, nii, dicom, png; by default the name tells.")
+    ] = None,
     reference: Annotated[Path | None, typer.Option(help="Images, or the full scan, to score against.")] = None,
+    bids: Annotated[
+        Path | None, typer.Option(help="Folder of a BIDS derivative dataset to write into, in place of -o.")
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="With --bids: T1w, T2w, ..., where the scan does not tell.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of methods that draw random numbers.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Slices that a model takes at a time.")] = 1,
     save_iterates: Annotated[bool, typer.Option("--save-iterates", help="Also write the image of every step.")] = False,
@@ -51,7 +59,10 @@ def reconstruct(
     chosen |= {"format": _one_of(format, FORMATS, "--format"), "reference": reference, "seed": seed}
     chosen |= {"overwrite": overwrite, "dry_run": dry_run, "lam": number(lam), "options": pairs(options or [])}
     chosen |= {"model": model, "save_iterates": save_iterates, "batch": batch, "strict_model": strict_model}
+    chosen |= {"bids": bids, "contrast": contrast}
     chosen |= {"maps": maps} if maps in SOURCES else {"maps_file": Path(maps)}
+    if bids is not None and output != Path():
+        raise UsageError("--bids names the outputs itself", why=f"--output is {output}", fix="leave one of them out")
     sources = expand(files, output)
     from mrirecon.calibrate import EspiritOptions
     from mrirecon.jobs import reconstruct_file
