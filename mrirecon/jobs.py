@@ -18,12 +18,14 @@ from mrirecon.checkpoints import load_model, shipped
 from mrirecon.coverage import choose_method
 from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images, reference_images
+from mrirecon.hybrid import stand_in
 from mrirecon.inference import Progress, pick_device, reconstruct
 from mrirecon.io import read, safe_name, sidecar_path, write_image
 from mrirecon.io.bids import bids_fields, bids_path, describe_dataset
 from mrirecon.io.encode_dicom import Series
 from mrirecon.io.formats import EXTENSION, ImageFormat, image_format, kept, named_format, require
 from mrirecon.io.grid import grid_of
+from mrirecon.io.scratch import scratch_folders
 
 
 def output_path(source: Path, out: Path, method: str, format: ImageFormat | None) -> Path:
@@ -108,7 +110,7 @@ def reconstruct_file(
     trained = None if model is None else load_model(model)
     if trained is not None and (method != "auto" or options):
         raise UsageError("a model brings its own method and options", fix="leave --method and --set out")
-    chosen, why = choose_method(scan, 0, maps) if method == "auto" else (method, "as asked")
+    chosen, why = choose_method(*stand_in(scan, options), maps) if method == "auto" else (method, "as asked")
     if trained is not None:
         chosen, why = trained.method, f"model {model}"
     elif chosen in shipped() and not options:
@@ -147,6 +149,7 @@ def reconstruct_file(
         device=device,
         seed=seed,
         progress=progress,
+        scratch=scratch_folders(target.parent),
     )
     grid, unknown = grid_of(scan, done.images.shape[1:])
     loops = {axis: scan.shape[axis] for axis in scan.layout.loops}

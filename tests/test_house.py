@@ -35,6 +35,8 @@ ORDER = [
         "checkpoints",
         "training",
         "second_opinion",
+        "hybrid",
+        "streaming",
         "calibrate",
         "coverage",
     ),

@@ -60,9 +60,10 @@ def info(
 
 def _would(scan: Any) -> str:
     from mrirecon.coverage import choose_method
+    from mrirecon.hybrid import stand_in
 
     try:
-        method, why = choose_method(scan())
+        method, why = choose_method(*stand_in(scan()))
     except MriReconError as error:
         return f"reconstruct would refuse it: {error.what}"
     return f"reconstruct by {method}: {why}"

@@ -182,6 +182,10 @@ class Scan:
             check_kspace(item, ("coil", *self.space), where)
         return found
 
+    def blank(self, item: int) -> bool:
+        """Whether an item is known to hold no signal, so that its image is zero; in a file, such an item is refused."""
+        return False
+
     def sha256(self) -> str:
         """Return the SHA-256 of the file (of the data file of a BART pair)."""
         return sha256(self.store.files[-1])

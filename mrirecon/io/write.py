@@ -12,13 +12,24 @@ import numpy as np
 from mrirecon.errors import SignalError, UsageError
 from mrirecon.io.atomic import atomic_path, atomic_paths, sha256
 from mrirecon.io.axes import BART, SPACE, make_layout
-from mrirecon.io.encode import Attributes, Encode, encode_cfl, encode_hdf5, encode_npz, encode_png, encode_text, grey
+from mrirecon.io.encode import (
+    Attributes,
+    Converted,
+    Encode,
+    Lazy,
+    encode_cfl,
+    encode_hdf5,
+    encode_npz,
+    encode_png,
+    encode_text,
+)
 from mrirecon.io.encode_dicom import Series, encode_dicom
 from mrirecon.io.encode_nifti import encode_nifti
 from mrirecon.io.folder import atomic_folder
 from mrirecon.io.formats import ArrayFormat, ImageFormat, image_format
 from mrirecon.io.grid import Grid, as_volumes, said_loops, stored_grid
 from mrirecon.io.identify import cfl_pair
+from mrirecon.io.scratch import pieces
 
 _DIM = {name: number for number, name in enumerate(BART) if name} | {"item": BART.index("slice")}
 
@@ -74,25 +85,24 @@ def write_image(
         raise UsageError("images must be (item, y, x) or (item, z, y, x)", why=f"shape {images.shape}")
     _refuse_nan(images, str(path))
     axes = ("item", *SPACE[4 - images.ndim :])
-    # In the precision of the input: squares of 1e-30 would vanish in float32.
-    magnitude = np.abs(images).astype(np.float32)
     if chosen == "png":
-        pages = grey(magnitude, bits, window)
-        files = dict(zip(_png_names(Path(path), len(pages)), map(encode_png, pages), strict=True))
-        return _commit(files, path, sidecar, inputs)
+        indices = list(np.ndindex(*images.shape[:-2]))
+        white = max(float(np.abs(images[i]).max()) for i in indices) if window is None else window
+        pages = [encode_png(images[i], bits, white) for i in indices]
+        return _commit(dict(zip(_png_names(Path(path), len(pages)), pages, strict=True)), path, sidecar, inputs)
     if chosen == "cfl":
-        return _write_cfl(path, images.astype(np.complex64), axes, sidecar, inputs)
+        return _write_cfl(path, images, axes, sidecar, inputs)
     grid = grid or Grid()
-    if chosen == "nii":
+    if chosen in ("nii", "dicom"):
+        volumes = as_volumes(np.abs(images).astype(np.float32), loops)
+        if chosen == "dicom":
+            return _commit_folder(encode_dicom(volumes, grid, series or Series()), Path(path), sidecar, inputs)
         packed = not Path(path).name.lower().endswith(".nii")
-        encode = encode_nifti(as_volumes(magnitude, loops), grid, compressed=packed)
-        return _commit({Path(path): encode}, path, sidecar, inputs)
-    if chosen == "dicom":
-        slices = encode_dicom(as_volumes(magnitude, loops), grid, series or Series())
-        return _commit_folder(slices, Path(path), sidecar, inputs)
-    arrays = {"reconstruction": magnitude}
+        return _commit({Path(path): encode_nifti(volumes, grid, compressed=packed)}, path, sidecar, inputs)
+    # The magnitude in the precision of the input: squares of 1e-30 would vanish in float32.
+    arrays: dict[str, Lazy] = {"reconstruction": Converted(images, np.float32, np.abs)}
     if keep_complex:
-        arrays["reconstruction_complex"] = images.astype(np.complex64)
+        arrays["reconstruction_complex"] = Converted(images, np.complex64, np.asarray)
     arrays |= stored_grid(grid)
     items = said_loops(loops)
     if chosen == "h5":
@@ -162,7 +172,7 @@ def write_kspace(
                     value = np.broadcast_to(value, layout.space_shape)
                 written += _write_cfl(f"{base}_{name}", value, names[-value.ndim :], None, inputs)
         return written
-    arrays = {"kspace": data}
+    arrays: dict[str, Lazy] = {"kspace": data}
     if mask is not None:
         arrays["mask"] = np.asarray(mask).astype(np.uint8)
     if reference is not None:
@@ -303,11 +313,12 @@ def _png_names(path: Path, pages: int) -> list[Path]:
 
 
 def _refuse_nan(values: np.ndarray, where: str) -> None:
-    if not np.isfinite(values).all():
+    wrong = sum(int(np.count_nonzero(~np.isfinite(values[i]))) for i in pieces(values.shape, values.itemsize))
+    if wrong:
         raise SignalError(
             "the result holds values that are not numbers, and was not written",
             where=where,
-            why=f"{np.count_nonzero(~np.isfinite(values))} of {values.size}",
+            why=f"{wrong} of {values.size}",
             fix="look at the input with `mrirecon info`; try another method or another lambda",
         )
 
