@@ -1,4 +1,4 @@
-"""Verbs that work on files: reconstruct, calibrate."""
+"""Verbs that work on files: reconstruct, calibrate, convert."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from mrirecon.cli.inspect import AsJson, Axes, Device, Overwrite, free, summariz
 from mrirecon.errors import MriReconError, UsageError
 
 SOURCES = ("auto", "file", "espirit", "sigpy", "unit")
+KINDS = ("auto", "kspace", "images")
 FORMATS = ("h5", "npz", "cfl", "nii", "dicom", "png")
 SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl")
 Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
+Format = Annotated[str | None, typer.Option(help="h5, npz, cfl, nii, dicom, png; by default the name tells.")]
 Sets = Annotated[int, typer.Option("--map-sets", min=1, max=2, help="2 where the object exceeds the field of view.")]
 
 
@@ -37,9 +39,7 @@ def reconstruct(
     axes: Axes = None,
     dataset: Dataset = None,
     device: Device = "auto",
-    format: Annotated[
-        str | None, typer.Option(help="h5, npz, cfl, nii, dicom, png; by default the name tells.")
-    ] = None,
+    format: Format = None,
     reference: Annotated[Path | None, typer.Option(help="Images, or the full scan, to score against.")] = None,
     bids: Annotated[
         Path | None, typer.Option(help="Folder of a BIDS derivative dataset to write into, in place of -o.")
@@ -116,6 +116,27 @@ def calibrate(
     found = run(scan, options=options)
     say(f"ESPIRiT maps of {len(found)} items, {found.shape[1]} set(s), {found.shape[2]} coils")
     for path in write_maps(output, found, inputs=[file]):
+        typer.echo(path)
+
+
+def convert(
+    file: Annotated[Path, typer.Argument(help="k-space or images.")],
+    output: Annotated[Path, typer.Argument(help="New file; for DICOM, a folder.")],
+    format: Format = None,
+    kind: Annotated[str, typer.Option("--as", help="What the file holds: auto, kspace, images.")] = "auto",
+    axes: Axes = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the array, where there are several.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a file in another format; what that cannot hold is told."""
+    from mrirecon.io.convert import convert as run
+
+    chosen: Any = {"format": _one_of(format, FORMATS, "--format"), "kind": _one_of(kind, KINDS, "--as")}
+    done = run(file, output, axes=axes, dataset=dataset, overwrite=overwrite, command=sys.argv, **chosen)
+    say(f"{file}: {done.kind} of shape {done.shape}")
+    for note in done.notes:
+        say(f"  note: {note}")
+    for path in done.outputs:
         typer.echo(path)
 
 

@@ -8,10 +8,7 @@ import numpy as np
 
 from mrirecon.inference import sense_reference
 from mrirecon.io import read, read_image
-from mrirecon.io.identify import sniff
-from mrirecon.io.images import IMAGE_NAMES, open_store
-from mrirecon.io.nifti import SUFFIXES as NIFTI
-from mrirecon.io.values import complex_dtype
+from mrirecon.io.images import holds_images
 
 
 def reference_images(
@@ -32,24 +29,3 @@ def reference_images(
     if scan.reference is not None and scan.mask(0).mean() < 0.9:
         return scan.reference, "the reference beside its k-space"
     return sense_reference(scan), "SENSE combination of its k-space"
-
-
-def holds_images(path: str | Path) -> bool:
-    """Whether a file holds images and no k-space, as far as names, types and shapes tell.
-
-    Raises:
-        InputError, UnsafeContentError: see `mrirecon.io.read`.
-
-    """
-    if str(path).lower().endswith(NIFTI):
-        return True
-    store = open_store(path)
-    kind = sniff(Path(path))
-    if kind == "cfl":
-        # Dimension 3 of a BART array is the coils: k-space of one coil looks like an image, and needs `axes`.
-        return next(iter(store.arrays.values()))[0][3] == 1
-    if kind == "npy":
-        shape, dtype = next(iter(store.arrays.values()))
-        return len(shape) < 4 and not complex_dtype(dtype)
-    names = {name.lower() for name in store.arrays}
-    return "kspace" not in names and "ksp" not in names and any(name in names for name in IMAGE_NAMES)

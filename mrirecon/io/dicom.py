@@ -48,7 +48,7 @@ def is_dicom(path: str | Path) -> bool:
     """Whether `path` is a DICOM file, or a folder whose first file is one."""
     path = Path(path)
     try:
-        files = _listed(path) if path.is_dir() else [path] if path.is_file() else []
+        files = dicom_files(path) if path.is_dir() else [path] if path.is_file() else []
         return bool(files) and read_head(files[0], 132)[128:] == b"DICM"
     except (OSError, InputError):
         return False
@@ -71,7 +71,7 @@ def read_dicom(path: str | Path) -> tuple[np.ndarray, Grid]:
 
     """
     path = Path(path)
-    files = _listed(path) if path.is_dir() else [regular_file(path)]
+    files = dicom_files(path) if path.is_dir() else [regular_file(path)]
     if not files:
         raise InputError(f"{path} holds no files", fix="name the folder of a DICOM series")
     pages = [_read(file) for file in files]
@@ -89,7 +89,8 @@ def read_dicom(path: str | Path) -> tuple[np.ndarray, Grid]:
     return volumes, _grid(first, places)
 
 
-def _listed(folder: Path) -> list[Path]:
+def dicom_files(folder: Path) -> list[Path]:
+    """Return the files of a folder, by name, that may be a series: not hidden ones, no JSON."""
     return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.suffix != ".json")
 
 

@@ -21,7 +21,7 @@ from mrirecon.io.nifti import SUFFIXES as NIFTI
 from mrirecon.io.nifti import read_nifti, read_stored
 from mrirecon.io.npy import NpyStore, NpzStore
 from mrirecon.io.scan import Store
-from mrirecon.io.values import magnitude_of
+from mrirecon.io.values import complex_dtype, magnitude_of
 
 IMAGE_NAMES = ("reconstruction", "reference", "reconstruction_rss", "reconstruction_esc", "image", "images", "img")
 
@@ -76,12 +76,14 @@ def pick(store: Store, names: Sequence[str], dataset: str | None = None) -> str:
 
 
 def read_array(path: str | Path, names: Sequence[str], dataset: str | None = None) -> np.ndarray:
-    """Return one array of a file, as stored; see `pick` for which.
+    """Return one array of a file, as stored; see `pick` for which. One of BART's is (loops..., 1, *space), C order.
 
     Raises:
         InputError, UnsafeContentError: see `read`.
 
     """
+    if dataset is None and sniff(path) == "cfl":
+        return image_store(Path(path)).read()
     store = open_store(path)
     return store.read(pick(store, names, dataset))
 
@@ -137,6 +139,29 @@ def read_placed_image(path: str | Path, *, dataset: str | None = None) -> tuple[
     if is_volumes(path):
         values = values.reshape(-1, *values.shape[-2:])
     return magnitude_of(values, found.where), found.grid
+
+
+def holds_images(path: str | Path) -> bool:
+    """Whether a file holds images and no k-space, as far as names, types and shapes tell.
+
+    Raises:
+        InputError, UnsafeContentError: see `mrirecon.io.read`.
+
+    """
+    if is_volumes(path):
+        return True
+    kind = sniff(Path(path))
+    if kind not in ("hdf5", "zip", "npy", "cfl"):
+        return False
+    store = open_store(path)
+    if kind == "cfl":
+        # Dimension 3 of a BART array is the coils: k-space of one coil looks like an image, and needs `axes`.
+        return next(iter(store.arrays.values()))[0][3] == 1
+    if kind == "npy":
+        shape, dtype = next(iter(store.arrays.values()))
+        return len(shape) < 4 and not complex_dtype(dtype)
+    names = {name.lower() for name in store.arrays}
+    return "kspace" not in names and "ksp" not in names and any(name in names for name in IMAGE_NAMES)
 
 
 def is_volumes(path: str | Path) -> bool:

@@ -125,6 +125,7 @@ def write_kspace(
     attributes: Attributes | None = None,
     sidecar: Mapping[str, object] | None = None,
     inputs: Iterable[str | Path] = (),
+    beside: Mapping[str, np.ndarray] | None = None,
 ) -> list[Path]:
     """Write k-space so that `read` gives it back: fastMRI's HDF5 layout, npz, or a BART pair.
 
@@ -143,6 +144,7 @@ def write_kspace(
         attributes: scalar header values; HDF5 keeps them on the root, npz as JSON in the entry `meta`.
         sidecar: as in `write_image`.
         inputs: files that must not be overwritten.
+        beside: further arrays of HDF5 and npz, by name.
 
     Returns:
         The files written, without the sidecar.
@@ -160,19 +162,19 @@ def write_kspace(
         written = _write_cfl(path, data, layout.axes, sidecar, inputs)
         base = str(cfl_pair(path)[0])[: -len(".hdr")]
         lead = layout.loops or ("slice",)
-        beside = {
+        others = {
             "mask": (mask, (*lead, *layout.space)),
             "reference": (reference, (*lead, *layout.space)),
             "maps": (maps, (*lead, "maps", "coil", *layout.space)),
         }
-        for name, (array, names) in beside.items():
+        for name, (array, names) in others.items():
             if array is not None:
                 value = np.asarray(array, dtype=np.complex64)
                 if name == "mask" and value.ndim == 1:
                     value = np.broadcast_to(value, layout.space_shape)
                 written += _write_cfl(f"{base}_{name}", value, names[-value.ndim :], None, inputs)
         return written
-    arrays: dict[str, Lazy] = {"kspace": data}
+    arrays: dict[str, Lazy] = {"kspace": data, **(beside or {})}
     if mask is not None:
         arrays["mask"] = np.asarray(mask).astype(np.uint8)
     if reference is not None:
