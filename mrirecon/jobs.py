@@ -17,14 +17,17 @@ from mrirecon.calibrate import EspiritOptions, Source
 from mrirecon.checkpoints import load_model, shipped
 from mrirecon.coverage import choose_method
 from mrirecon.errors import UsageError
-from mrirecon.evaluate import compare, holds_images, reference_images
+from mrirecon.evaluate import compare, holds_images
+from mrirecon.evaluate.align import aligned, apart
+from mrirecon.evaluate.reference import placed_reference
 from mrirecon.hybrid import stand_in
 from mrirecon.inference import Progress, pick_device, reconstruct
 from mrirecon.io import read, safe_name, sidecar_path, write_image
+from mrirecon.io.atomic import refuse_existing
 from mrirecon.io.bids import bids_fields, bids_path, describe_dataset
 from mrirecon.io.encode_dicom import Series
 from mrirecon.io.formats import EXTENSION, ImageFormat, image_format, kept, named_format, require
-from mrirecon.io.grid import grid_of
+from mrirecon.io.grid import Grid, grid_of
 from mrirecon.io.scratch import scratch_folders
 
 
@@ -120,10 +123,7 @@ def reconstruct_file(
         target = bids_path(bids, path, chosen, contrast=contrast, attributes=scan.attributes)
     written_as = image_format(target, format if bids is None else "nii")
     require(written_as)
-    for there in (target, sidecar_path(target)):
-        if there.exists() and not overwrite:
-            fix = "choose another name, or pass --overwrite"
-            raise UsageError("the output exists already", where=str(there), fix=fix)
+    refuse_existing((target, sidecar_path(target)), overwrite)
     where = pick_device(device)
     plan: dict[str, object] = {
         "input": {"file": str(path), "sha256": scan.sha256(), "shape": scan.shape, "format": scan.format},
@@ -172,8 +172,12 @@ def reconstruct_file(
     }
     if reference is not None:
         # A full scan beside an undersampled one is stored in the same way.
-        truth, kind = reference_images(reference, axes=None if holds_images(reference) else axes)
-        found = compare(done.images, truth, prediction=path, reference=reference, kind=kind)
+        truth, kind, place = placed_reference(reference, axes=None if holds_images(reference) else axes)
+        mine, lies, turned = aligned(np.abs(done.images), grid, place if set(loops) <= {"slice"} else Grid())
+        found = compare(mine, truth, prediction=path, reference=reference, kind=kind)
+        if mine.shape == truth.shape:
+            turned += apart(mine.shape[-3:], lies, place)
+        found.notes[:0] = turned
         told["scores"] = found.as_dict()
     if bids is not None:
         describe_dataset(bids, path)

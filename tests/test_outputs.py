@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from mrirecon import io
-from mrirecon.errors import SignalError, UsageError
+from mrirecon.cli import main
+from mrirecon.errors import InputError, SignalError, UnsafeContentError, UsageError
+from mrirecon.evaluate import evaluate, evaluate_folders
 from mrirecon.inference import reconstruct
 from mrirecon.io import Geometry
-from mrirecon.io.dicom import read_dicom
+from mrirecon.io.bids import bids_fields, bids_path, describe_dataset, label
+from mrirecon.io.dicom import is_dicom, read_dicom
 from mrirecon.io.encode_dicom import Series
 from mrirecon.io.formats import kept
 from mrirecon.io.grid import Grid, from_matrix, grid_of
@@ -166,8 +172,6 @@ def test_places_that_no_affine_can_hold_are_told(tmp_path, wrong):
 
 
 def test_fastmri_headers_give_voxel_sizes_and_no_position(tmp_path):
-    import h5py
-
     matrix = "<matrixSize><x>8</x><y>6</y><z>1</z></matrixSize>"
     fov = "<fieldOfView_mm><x>16</x><y>18</y><z>4.5</z></fieldOfView_mm>"
     encoding = f"<encoding><encodedSpace>{matrix}{fov}</encodedSpace></encoding>"
@@ -319,3 +323,392 @@ def test_values_that_are_not_numbers_are_not_written(tmp_path, format):
     with pytest.raises(SignalError):
         io.write_image(tmp_path / f"o.{format}", np.full((1, 4, 4), np.nan))
     assert not list(tmp_path.iterdir())
+
+
+# Back in -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def brain():
+    y, x = np.mgrid[:40, :36]
+    base = np.hypot((y - 20) / 17, (x - 17) / 13) < 1
+    blobs = [np.hypot(y - 12, x - 10) < 4, np.hypot(y - 27, x - 20) < 3]
+    slices = [base * 1.0 + (0.5 + 0.1 * k) * blobs[0] + 0.3 * blobs[1] * k for k in range(4)]
+    return np.stack(slices).astype(np.float32)
+
+
+def with_grid(path, images, matrix):
+    io.write_image(path, images, grid=from_matrix(matrix, 3.0))
+    return path
+
+
+def stored_otherwise(images, matrix, *, flip=(), order=(0, 1, 2)):
+    """The same volume, its axes (slice, y, x) mirrored and then exchanged, with the affine that says so."""
+    matrix = matrix.copy()
+    for axis in flip:
+        images = np.flip(images, axis)
+        matrix[:3, 3] += (images.shape[axis] - 1) * matrix[:3, 2 - axis]
+        matrix[:3, 2 - axis] *= -1
+    columns = [2 - order[2 - a] for a in range(3)]
+    return images.transpose(order), np.column_stack((*(matrix[:, c] for c in columns), matrix[:, 3]))
+
+
+@pytest.mark.parametrize("ending", ["h5", "dicom", "nii.gz"])
+@pytest.mark.parametrize(
+    ("flip", "order", "words"),
+    [
+        ((2,), (0, 1, 2), "mirrored left-right"),
+        ((1,), (0, 1, 2), "mirrored up-down"),
+        ((0,), (0, 1, 2), "slices in reverse order"),
+        ((), (0, 2, 1), "axes exchanged"),
+        ((0, 1), (2, 0, 1), "axes exchanged and"),
+        ((), (0, 1, 2), None),
+    ],
+)
+def test_images_are_turned_by_their_coordinates(tmp_path, brain, ending, flip, order, words):
+    matrix = oblique().matrix
+    reference = with_grid(tmp_path / "r.h5", brain, matrix)
+    images, other = stored_otherwise(brain, matrix, flip=flip, order=order)
+    found = evaluate(with_grid(tmp_path / f"p.{ending}", images, other), reference)
+    assert found.mean["ssim"] == pytest.approx(1, abs=1e-5)
+    assert found.mean["nmse"] == pytest.approx(0, abs=1e-8)
+    if ending == "nii.gz":
+        return  # NIfTI is read upright whatever its order, and may have to be turned or not
+    assert bool(found.notes) == (words is not None)
+    assert words is None or words in found.notes[0]
+
+
+def test_a_mirrored_image_whose_coordinates_say_otherwise_is_named(tmp_path, brain):
+    matrix = oblique().matrix
+    reference = with_grid(tmp_path / "r.dicom", brain, matrix)
+    found = evaluate(with_grid(tmp_path / "p.nii.gz", brain[:, :, ::-1], matrix), reference)
+    assert any("mirrored left-right, though the coordinates of both files agree" in note for note in found.notes)
+    away = matrix.copy()
+    away[:3, 3] += 30
+    found = evaluate(with_grid(tmp_path / "q.h5", brain, away), reference)
+    assert any("52 mm apart" in note for note in found.notes), found.notes
+    turned = matrix.copy()
+    turned[:3, :3] = Rotation.from_euler("z", 8, degrees=True).as_matrix() @ turned[:3, :3]
+    found = evaluate(with_grid(tmp_path / "t.h5", brain, turned), reference)
+    assert any("turned by 8.0 degrees" in note for note in found.notes), found.notes
+
+
+def test_dicom_series_are_scored_as_files_and_in_folders(tmp_path, brain, capsys):
+    for name in ("a", "b"):
+        io.write_image(tmp_path / f"ours/{name}.dicom", brain, grid=oblique())
+        io.write_image(tmp_path / f"theirs/{name}.nii.gz", brain * 2, grid=oblique())
+    found = evaluate_folders(tmp_path / "ours", tmp_path / "theirs")
+    assert [one.mean["ssim"] for one in found.done] == pytest.approx([1, 1])
+    with pytest.raises(SystemExit) as done:
+        main(["evaluate", str(tmp_path / "ours/a.dicom"), str(tmp_path / "theirs/a.nii.gz"), "--json"])
+    assert done.value.code == 0
+    assert json.loads(capsys.readouterr().out)["mean"]["ssim"] == pytest.approx(1)
+
+
+# Hostile and odd DICOM -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def series(tmp_path):
+    io.write_image(tmp_path / "s", np.abs(random(4, 7, 5)), format="dicom", grid=oblique())
+    return tmp_path / "s"
+
+
+def changed(series, number, **values):
+    path = series / f"slice-{number:04d}.dcm"
+    dataset = pydicom.dcmread(path)
+    for key, value in values.items():
+        setattr(dataset, key, value)
+    dataset.save_as(path)
+
+
+WRONG = {
+    "another series": ({"SeriesInstanceUID": "1.2.3"}, "2 series"),
+    "another size": ({"Rows": 5, "Columns": 7}, "differ in size"),
+    "a direction of its own": ({"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, "across each other"),
+    "colours": ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "no grey"),
+    "frames": ({"NumberOfFrames": 3}, "several slices in one"),
+    "a mosaic": ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "several slices in one"),
+    "a number twice": ({"InstanceNumber": 1}, "instance number"),
+    "no number": ({"InstanceNumber": None}, "instance number"),
+    "more pixels than there are": ({"Rows": 60000, "Columns": 60000}, "larger than its file"),
+    "no pixels": ({"Rows": 0}, "impossible"),
+    "half the pixels": ({"PixelData": b"\0" * 30}, "damaged"),
+    "no plane": ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "across each other|in no plane"),
+    "a place twice": ({"ImagePositionPatient": [-10, 20, 5]}, "lacks slices"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_cannot_be_read_as_a_series_is_named(series, what):
+    values, words = WRONG[what]
+    changed(series, 2, **values)
+    with pytest.raises(InputError, match=words):
+        read_dicom(series)
+
+
+def test_slices_are_sorted_by_place_and_volumes_told_apart(series):
+    values, grid = read_dicom(series)
+    # Instance numbers at random: then the order is that of the places, from one end to the other.
+    for number, other in zip((1, 2, 3, 4), (30, 10, 40, 20), strict=True):
+        changed(series, number, InstanceNumber=other)
+    again, place = read_dicom(series)
+    if not np.array_equal(again, values):
+        np.testing.assert_array_equal(again[:, ::-1], values)
+        np.testing.assert_allclose(place.matrix @ [0, 0, 3, 1], grid.matrix @ [0, 0, 0, 1])
+    # Descending instance numbers are an order, and are kept.
+    for number in range(1, 5):
+        changed(series, number, InstanceNumber=10 - number)
+    again, place = read_dicom(series)
+    np.testing.assert_array_equal(again[:, ::-1], values)
+    np.testing.assert_allclose(place.matrix @ [0, 0, 3, 1], grid.matrix @ [0, 0, 0, 1])
+
+
+def nested(depth):
+    """A DICOM file whose sequence holds a sequence, and so on."""
+    item = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    sequence = b"\x40\x00\x75\x02SQ\0\0\xff\xff\xff\xff"
+    end = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
+    return (sequence + item) * depth + end * depth
+
+
+@pytest.mark.parametrize("depth", [50, 3000, 100_000])
+def test_nested_sequences_are_refused_or_passed_over(series, depth):
+    path = series / "slice-0001.dcm"
+    content = path.read_bytes()
+    at = content.index(b"\xe0\x7f\x10\x00")  # before the pixels
+    path.write_bytes(content[:at] + nested(depth) + content[at:])
+    if depth == 50:
+        assert read_dicom(path)[0].shape == (1, 1, 7, 5)
+        return
+    with pytest.raises(InputError, match=r"no image|not an image") as error:
+        read_dicom(path)
+    assert "nested" in str(error.value)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 131, 140, 200, 500, 900, -1])
+def test_truncated_dicom(series, cut):
+    path = series / "slice-0001.dcm"
+    content = path.read_bytes()
+    path.write_bytes(content[:cut])
+    with pytest.raises(InputError):
+        read_dicom(path)
+
+
+def test_flipped_bytes_never_escape(series):
+    path, rng = series / "slice-0002.dcm", np.random.default_rng(3)
+    content = path.read_bytes()
+    for _ in range(150):
+        damaged = bytearray(content)
+        for position in rng.integers(132, len(content), 4):
+            damaged[position] = rng.integers(256)
+        path.write_bytes(bytes(damaged))
+        try:
+            values, _ = read_dicom(series)
+        except (InputError, UnsafeContentError):
+            continue
+        assert values.dtype == np.float32
+
+
+def test_deflated_and_compressed_dicom(series):
+    path = series / "slice-0001.dcm"
+    for syntax, error, words in (
+        (pydicom.uid.DeflatedExplicitVRLittleEndian, UnsafeContentError, "deflated"),
+        (pydicom.uid.JPEG2000Lossless, InputError, "compressed"),
+    ):
+        content = bytearray(path.read_bytes())
+        meta = pydicom.filereader.read_file_meta_info(path)
+        old = meta.TransferSyntaxUID.encode()
+        new = syntax.encode()
+        dataset = pydicom.dcmread(path)
+        at = content.index(old)
+        changed_bytes = bytes(content[: at - 2]) + len(new + b"\0" * (len(new) % 2)).to_bytes(2, "little")
+        changed_bytes += new + b"\0" * (len(new) % 2) + bytes(content[at + len(old) + len(old) % 2 :])
+        copy = series.parent / "copy.dcm"
+        copy.write_bytes(changed_bytes)
+        assert dataset is not None
+        with pytest.raises(error, match=words):
+            read_dicom(copy)
+
+
+def test_run_lengths_and_signed_values_are_read(series):
+    path = series / "slice-0001.dcm"
+    dataset = pydicom.dcmread(path)
+    plain = read_dicom(path)[0]
+    dataset.compress(pydicom.uid.RLELossless)
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_dicom(path)[0], plain)
+
+
+def test_what_is_no_dicom(tmp_path):
+    assert not is_dicom(tmp_path)
+    assert not is_dicom(tmp_path / "none")
+    with pytest.raises(InputError, match="no files"):
+        read_dicom(tmp_path)
+    (tmp_path / "a.dcm").write_bytes(b"hello" * 100)
+    assert not is_dicom(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match="not a DICOM file"):
+        read_dicom(tmp_path / "a.dcm")
+
+
+# NIfTI that is not what it should be (F23) ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", [read_images, io.read_image])
+def test_bad_nifti(tmp_path, read):
+    path = tmp_path / "a.nii.gz"
+    io.write_image(path, random(3, 20, 20), grid=oblique())
+    content = path.read_bytes()
+    for part in (0.1, 0.3, 0.9, 0.999):
+        (tmp_path / "cut.nii.gz").write_bytes(content[: int(part * len(content))])
+        with pytest.raises(InputError, match=r"truncated|not a NIfTI"):
+            read(tmp_path / "cut.nii.gz")
+    flipped = bytearray(content)
+    flipped[-6] ^= 1  # of the checksum
+    (tmp_path / "flip.nii.gz").write_bytes(bytes(flipped))
+    with pytest.raises(InputError, match="damaged"):
+        read(tmp_path / "flip.nii.gz")
+    (tmp_path / "long.nii.gz").write_bytes(gzip.compress(gzip.decompress(content) + bytes(30 << 20)))
+    with pytest.raises(InputError, match="more than its header says"):
+        read(tmp_path / "long.nii.gz")
+    image = nibabel.Nifti1Image(np.ones((3, 4, 5), np.float32), np.eye(4))
+    image.header["srow_x"] = (1, 0, 0, np.nan)
+    image.header["sform_code"] = 1
+    raw = bytearray(image.to_bytes())
+    raw[280:296] = np.array([1, 0, 0, np.nan], "<f4").tobytes()
+    (tmp_path / "nan.nii").write_bytes(bytes(raw))
+    with pytest.raises(InputError, match=r"affine|slices"):
+        read(tmp_path / "nan.nii")
+
+
+def test_half_precision_becomes_single(tmp_path):
+    images = np.abs(random(2, 7, 5)).astype(np.float16)
+    io.write_image(tmp_path / "a.nii", images)
+    assert nibabel.load(tmp_path / "a.nii").get_data_dtype() == np.float32
+    np.testing.assert_array_equal(io.read_image(tmp_path / "a.nii"), images)
+
+
+# BIDS ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "contrast", "attributes", "expected"),
+    [
+        ("sub-01_ses-2_acq-x_run-3_T2w.h5", None, {}, "sub-01/ses-2/anat/sub-01_ses-2_acq-x_rec-cstv_run-3_T2w.nii.gz"),
+        ("file_201.h5", None, {"acquisition": "AXT1"}, "sub-file201/anat/sub-file201_rec-cstv_T1w.nii.gz"),
+        ("knee.h5", None, {"acquisition": "CORPDFS_FBK"}, "sub-knee/anat/sub-knee_rec-cstv_PDw.nii.gz"),
+        ("x.npz", "FLAIR", {"acquisition": "AXT2"}, "sub-x/anat/sub-x_rec-cstv_FLAIR.nii.gz"),
+        ("ünï côde 1.h5", "T1w", {}, "sub-ncde1/anat/sub-ncde1_rec-cstv_T1w.nii.gz"),
+        ("sub-..%2f..h5", "T1w", {}, "sub-sub/anat/sub-sub_rec-cstv_T1w.nii.gz"),
+        ("a" * 240 + ".h5", "T1w", {}, f"sub-{'a' * 60}/anat/sub-{'a' * 60}_rec-cstv_T1w.nii.gz"),
+    ],
+)
+def test_bids_names(tmp_path, source, contrast, attributes, expected):
+    found = bids_path(tmp_path, source, "cs-tv", contrast=contrast, attributes=attributes)
+    assert found.relative_to(tmp_path).as_posix() == expected
+
+
+def test_bids_asks_for_what_it_cannot_know(tmp_path):
+    with pytest.raises(UsageError, match="not known") as error:
+        bids_path(tmp_path, "x.h5", "cs")
+    assert "--contrast" in str(error.value)
+    with pytest.raises(UsageError, match="'T3w'"):
+        bids_path(tmp_path, "x.h5", "cs", contrast="T3w")
+    with pytest.raises(UsageError, match="no letters"):
+        bids_path(tmp_path, "ß.h5", "cs", contrast="T1w")
+    assert label("../a b_c-d\n9") == "abcd9"
+
+
+def test_bids_descriptions_gather_sources_and_spare_raw_data(tmp_path):
+    (tmp_path / "in").mkdir()
+    root = tmp_path / "out" / "derivatives"
+    for folder in ("in", "in", "more"):
+        describe_dataset(root, tmp_path / folder / "a.h5")
+    told = json.loads((root / "dataset_description.json").read_text())
+    assert told["DatasetType"] == "derivative"
+    assert told["GeneratedBy"][0]["Name"] == "mrirecon"
+    assert told["SourceDatasets"] == [{"URL": "../../in"}, {"URL": "../../more"}]
+    assert bids_fields(root, tmp_path / "in" / "a.h5")["Sources"] == ["../../in/a.h5"]
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "dataset_description.json").write_text('{"Name": "raw", "BIDSVersion": "1.9.0"}')
+    with pytest.raises(UsageError, match="no derivative"):
+        describe_dataset(tmp_path / "raw", "a.h5")
+    (tmp_path / "raw" / "dataset_description.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        describe_dataset(tmp_path / "raw", "a.h5")
+
+
+# From the command line -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as done:
+            main([str(a) for a in arguments])
+        return done.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "in" / "sub-07_run-1_T2w.h5"
+    io.write_kspace(path, random(2, 3, 32, 28))
+    return path
+
+
+def test_reconstruct_writes_them(run, small):
+    code, out, err = run("reconstruct", small, "-m", "rss", "-o", "a.nii.gz")
+    assert (code, out) == (0, "a.nii.gz\n"), err
+    assert "code 0" in err
+    told = json.loads(Path("a.json").read_text())
+    assert told["outputs"][0]["sha256"] == io.sha256("a.nii.gz")
+    assert any("code 0" in note for note in told["notes"])
+    code, out, err = run("reconstruct", small, "-m", "rss", "-o", "a.dicom/")
+    assert out.split() == ["a.dicom/slice-0001.dcm", "a.dicom/slice-0002.dcm"]
+    assert "rounded by at most" in err
+    assert "secondary captures" in err
+    assert run("reconstruct", small, "-m", "rss", "-o", "a.dicom")[0] == 2
+    assert run("reconstruct", small, "-m", "rss", "-o", "a.dicom", "--overwrite")[0] == 0
+    code, out, _ = run("reconstruct", small, "-m", "rss", "-o", "folder", "--format", "dicom")
+    assert Path("folder/sub-07_run-1_T2w_rss.dicom/slice-0001.dcm").exists()
+    with_words = pydicom.dcmread("folder/sub-07_run-1_T2w_rss.dicom/slice-0001.dcm")
+    assert with_words.SeriesDescription == "RESEARCH ONLY: rss"
+    assert with_words.SOPClassUID.name == "Secondary Capture Image Storage"
+
+
+def test_reconstruct_into_bids(run, small):
+    code, out, _ = run("reconstruct", small, "-m", "zero-filled", "--bids", "d")
+    assert (code, out) == (0, "d/sub-07/anat/sub-07_rec-zerofilled_run-1_T2w.nii.gz\n")
+    told = json.loads(Path("d/sub-07/anat/sub-07_rec-zerofilled_run-1_T2w.json").read_text())
+    assert told["Sources"] == ["../in/sub-07_run-1_T2w.h5"]
+    assert told["method"] == "zero-filled"
+    assert json.loads(Path("d/dataset_description.json").read_text())["SourceDatasets"] == [{"URL": "../in"}]
+    assert run("reconstruct", small, "--bids", "d", "-o", "x.h5")[0] == 2
+    assert run("reconstruct", small, "-m", "zero-filled", "--bids", "d")[0] == 2
+    assert run("reconstruct", small, "-m", "zero-filled", "--bids", "d", "--overwrite")[0] == 0
+
+
+def test_a_sidecar_of_somebody_else_stays(run, small):
+    Path("a.json").write_text('{"mine": true}')
+    code, _, err = run("reconstruct", small, "-m", "rss", "-o", "a.nii.gz")
+    assert code == 2
+    assert "a.json" in err
+    assert Path("a.json").read_text() == '{"mine": true}'
+
+
+def test_long_and_foreign_names(run, tmp_path):
+    name = "脳" * 80 + "x" * 10  # 250 bytes
+    path = tmp_path / f"{name}.h5"
+    io.write_kspace(path, random(1, 3, 32, 28))
+    for format in ("h5", "nii", "dicom", "png", "npz", "cfl"):
+        code, out, err = run("reconstruct", path, "-m", "zero-filled", "-o", "long", "--format", format)
+        assert code == 0, err
+        assert all(Path(line).exists() for line in out.splitlines())
+        assert all(len(part.encode()) <= 255 for line in out.splitlines() for part in Path(line).parts)
+    code, _, err = run("convert", path, f"{name}yz.npz")
+    assert code == 2
+    assert "too long" in err

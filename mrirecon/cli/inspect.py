@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mrirecon.cli.console import emit, progress, say, table
-from mrirecon.errors import MriReconError, PartialFailure, UsageError
+from mrirecon.errors import MriReconError, PartialFailure
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON.")]
@@ -166,5 +166,6 @@ def free(path: Path, overwrite: bool) -> None:
         UsageError: it does.
 
     """
-    if path.exists() and not overwrite:
-        raise UsageError("the output exists already", where=str(path), fix="choose another name, or pass --overwrite")
+    from mrirecon.io.atomic import refuse_existing
+
+    refuse_existing([path], overwrite)

@@ -128,6 +128,24 @@ def refuse_overwrite(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> N
             raise UsageError(f"{str(output)[:200]!r} cannot be written", why=str(error), fix="check the path") from None
 
 
+def refuse_existing(outputs: Iterable[Path], overwrite: bool) -> None:
+    """Refuse outputs that exist, unless they may be replaced, and names that no file can have.
+
+    Raises:
+        UsageError: with the name.
+
+    """
+    for output in outputs:
+        try:
+            there = output.exists() or output.is_symlink()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise UsageError(f"{str(output)[:200]!r} cannot be written", why=why, fix="check the path") from None
+        if there and not overwrite:
+            fix = "choose another name, or pass --overwrite"
+            raise UsageError("the output exists already", where=str(output), fix=fix)
+
+
 def safe_name(text: str, fallback: str = "item", *, room: int = 0) -> str:
     """Return a file name made of `text`, which may come from inside a file: no folders, no control characters.
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from mrirecon.errors import InputError, UsageError
-from mrirecon.io.atomic import sha256
+from mrirecon.io.atomic import refuse_existing, sha256
 from mrirecon.io.axes import Layout
 from mrirecon.io.dicom import dicom_files
 from mrirecon.io.encode_dicom import Series
@@ -99,10 +99,7 @@ def convert(
 def _refuse_existing(target: Path, format: ImageFormat, overwrite: bool) -> None:
     header, data = cfl_pair(target)
     places = [header, data, sidecar_path(data)] if format == "cfl" else [target, sidecar_path(target)]
-    for there in () if overwrite else places:
-        if there.exists():
-            fix = "choose another name, or pass --overwrite"
-            raise UsageError("the output exists already", where=str(there), fix=fix)
+    refuse_existing(places, overwrite)
     for name in ("mask", "maps", "reference") if format == "cfl" else ():
         old = _sibling(data, name)
         if old is not None:

@@ -124,7 +124,7 @@ def read_image(path: str | Path, *, dataset: str | None = None) -> np.ndarray:
 
 
 def read_placed_image(path: str | Path, *, dataset: str | None = None) -> tuple[np.ndarray, Grid]:
-    """Return what `read_image` does, and where those images lie.
+    """Return what `read_image` does, and where those images lie: a position only if they are one volume each.
 
     Raises:
         InputError: see `read_image`.
@@ -132,13 +132,15 @@ def read_placed_image(path: str | Path, *, dataset: str | None = None) -> tuple[
     """
     if str(path).lower().endswith(NIFTI):
         upright = read_nifti(path)
-        if upright.grid.affine is not None:
+        if upright.placed:
             return magnitude_of(upright.values, str(path)), upright.grid
     found = read_images(path, dataset=dataset)
-    values = found.values
+    values, grid = found.values, found.grid
+    several = values.ndim == 3 and found.loops is not None  # other loops than slices
     if is_volumes(path):
+        several = values.ndim == 4
         values = values.reshape(-1, *values.shape[-2:])
-    return magnitude_of(values, found.where), found.grid
+    return magnitude_of(values, found.where), Grid(grid.spacing, None, grid.thickness) if several else grid
 
 
 def holds_images(path: str | Path) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from mrirecon.io.identify import regular_file
 from mrirecon.io.limits import READ_LIMIT
 
 SUFFIXES = (".nii", ".nii.gz")
+_TRAILING = 16 << 20  # bytes that a compressed file may hold behind its voxels
 INSTALL = "pip install 'mrirecon[formats]'"
 
 
@@ -25,13 +29,15 @@ class Slices:
     Attributes:
         values: (slice, y, x), real, in the file's units.
         spacing: (slice, y, x) distances of neighbouring voxels in mm.
-        grid: where they lie, of one volume where there are several; without a position where the file states none.
+        grid: where they lie, without a position if the file states none or holds several volumes.
+        placed: whether the file states how it lies.
 
     """
 
     values: np.ndarray
     spacing: tuple[float, float, float]
     grid: Grid
+    placed: bool = True
 
 
 def read_nifti(path: str | Path) -> Slices:
@@ -93,23 +99,8 @@ def _load(path: str | Path, *, canonical: bool = True) -> tuple[np.ndarray, np.n
         raise UsageError("NIfTI files are read by nibabel, which is not installed", fix=INSTALL) from None
     path = regular_file(path)
     try:
-        image: Any = nibabel.load(path)
-        # Other formats than NIfTI have no codes, and state an affine.
-        sized = "xyzt_units" not in image.header or bool(int(image.header["xyzt_units"]) & 7)
-        codes = [int(image.header[c]) for c in ("qform_code", "sform_code") if c in image.header]
-        if canonical and np.isfinite(image.affine).all():
-            image = nibabel.as_closest_canonical(image)  # type: ignore[no-untyped-call]
-        shape, affine = tuple(int(n) for n in image.shape), np.asarray(image.affine)
-        if not 3 <= len(shape) <= 4 or 0 in shape or not np.isfinite(affine).all():
-            raise InputError(
-                f"{path} is not a volume that can be cut into slices",
-                why=f"shape {shape}" if np.isfinite(affine).all() else "its affine holds values that are not numbers",
-                fix="give three axes in space, and at most one more",
-            )
-        size = int(np.prod(shape, dtype=object)) * 4
-        if size > READ_LIMIT:
-            raise InputError(f"{path} is too large", why=f"{size / 2**30:.1f} GiB as float32", fix="cut it into parts")
-        values = np.asarray(image.dataobj, dtype=np.float32)
+        with _opened(nibabel.load(path), path) as image:
+            return _checked(image, path, canonical)
     except InputError:
         raise
     except MemoryError:
@@ -119,9 +110,43 @@ def _load(path: str | Path, *, canonical: bool = True) -> tuple[np.ndarray, np.n
     except (OSError, EOFError, ValueError, TypeError, zlib.error, OverflowError) as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path} is damaged or truncated", why=why, fix="copy or download it again") from None
+
+
+@contextmanager
+def _opened(image: Any, path: Path) -> Iterator[Any]:
+    """Yield an image whose values come from one stream, which is read to its end, where gzip has its checksum."""
+    if not path.name.lower().endswith(".gz"):
+        yield image
+        return
+    with gzip.open(path) as stream:
+        yield type(image).from_stream(stream)
+        if len(stream.read(_TRAILING + 1)) > _TRAILING:
+            raise InputError(f"{path} holds more than its header says", fix="copy or download it again")
+
+
+def _checked(image: Any, path: Path, canonical: bool) -> tuple[np.ndarray, np.ndarray, bool, bool]:
+    """Return what `_load` does, of an image that was opened."""
+    import nibabel
+
+    # Other formats than NIfTI have no codes, and state an affine.
+    sized = "xyzt_units" not in image.header or bool(int(image.header["xyzt_units"]) & 7)
+    codes = [int(image.header[c]) for c in ("qform_code", "sform_code") if c in image.header]
+    shape, affine = tuple(int(n) for n in image.shape), np.asarray(image.affine)
+    if not 3 <= len(shape) <= 4 or 0 in shape or not np.isfinite(affine).all():
+        raise InputError(
+            f"{path} is not a volume that can be cut into slices",
+            why=f"shape {shape}" if np.isfinite(affine).all() else "its affine holds values that are not numbers",
+            fix="give three axes in space, and at most one more",
+        )
+    size = int(np.prod(shape, dtype=object)) * 4
+    if size > READ_LIMIT:
+        raise InputError(f"{path} is too large", why=f"{size / 2**30:.1f} GiB as float32", fix="cut it into parts")
+    if canonical:
+        image = nibabel.as_closest_canonical(image)  # type: ignore[no-untyped-call]
+    values = np.asarray(image.dataobj, dtype=np.float32)
     if not np.isfinite(values).all():
         raise InputError(f"{path} holds values that are not numbers", fix="replace them first: numpy.nan_to_num")
-    return values, affine, not codes or any(codes), sized
+    return values, np.asarray(image.affine), not codes or any(codes), sized
 
 
 def _cut(values: np.ndarray, affine: np.ndarray, placed: bool) -> Slices:
@@ -138,5 +163,5 @@ def _cut(values: np.ndarray, affine: np.ndarray, placed: bool) -> Slices:
     last = [affine[:3, axis] * (shape[axis] - 1) for axis in (columns, rows)]
     origin = affine[:3, 3] + last[0] + last[1]
     matrix = np.column_stack((-affine[:3, columns], -affine[:3, rows], affine[:3, across], origin))
-    grid = from_matrix(TO_LPS @ matrix) if placed else Grid(spacing)
-    return Slices(np.ascontiguousarray(turned), spacing, grid)
+    grid = from_matrix(TO_LPS @ matrix) if placed and len(shape) == 3 else Grid(spacing)
+    return Slices(np.ascontiguousarray(turned), spacing, grid, placed)
