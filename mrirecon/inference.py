@@ -103,8 +103,7 @@ def reconstruct(
         ResourceError: no room for a temporary file.
 
     """
-    where = pick_device(device)
-    why = "as asked"
+    where, why = pick_device(device), "as asked"
     if method not in ("auto", SECOND_OPINION):
         resolve(method, options)  # before a long pass over the file
     first, item = example(scan, options, scratch)
