@@ -51,7 +51,8 @@ class Scan:
 
     Args:
         path: the file.
-        format: "hdf5", "npz", "npy" or "cfl".
+        format: "hdf5" (fastMRI's and our own), "npz", "npy", "cfl", "ismrmrd", "twix", "calgary-campinas", "skm-tea",
+            "cmrxrecon" or "m4raw".
         layout: the axes as stored.
         dtype: the type as stored; `kspace` always returns complex64.
         store: where the arrays are.
@@ -66,6 +67,8 @@ class Scan:
             prewhitening; the attributes `noise_dwell_us` and `dwell_us` state the time per sample of noise and of
             k-space where the file does. None where the file has none.
         geometry: where the scan lies in the patient, or None where the file does not say.
+        acquisitions: of raw data, how many readouts there are of each kind ("image", "noise", "navigator", ...).
+        unverified: whether the reader of this format has only been tried on files made after its description.
 
     """
 
@@ -83,6 +86,8 @@ class Scan:
     retrospective: bool = False
     noise: np.ndarray | None = field(default=None, repr=False)
     geometry: Geometry | None = field(default=None, repr=False)
+    acquisitions: dict[str, int] = field(default_factory=dict, repr=False)
+    unverified: bool = False
     _masks: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _fingerprint: Fingerprint = field(default=(), init=False, repr=False)
 
