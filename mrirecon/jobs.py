@@ -18,7 +18,7 @@ from mrirecon.checkpoints import load_model, shipped
 from mrirecon.coverage import choose_method
 from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images
-from mrirecon.evaluate.align import aligned, apart
+from mrirecon.evaluate.align import aligned, apart, upright
 from mrirecon.evaluate.reference import placed_reference
 from mrirecon.hybrid import stand_in
 from mrirecon.inference import Progress, pick_device, reconstruct
@@ -29,6 +29,7 @@ from mrirecon.io.encode_dicom import Series
 from mrirecon.io.formats import EXTENSION, ImageFormat, image_format, kept, named_format, require
 from mrirecon.io.grid import Grid, grid_of
 from mrirecon.io.scratch import scratch_folders
+from mrirecon.io.sequence import in_seconds, sequence
 
 
 def output_path(source: Path, out: Path, method: str, format: ImageFormat | None) -> Path:
@@ -154,9 +155,10 @@ def reconstruct_file(
     grid, unknown = grid_of(scan, done.images.shape[1:])
     loops = {axis: scan.shape[axis] for axis in scan.layout.loops}
     said = unknown if written_as in ("nii", "dicom") else []
-    said = [*said, *kept(written_as, done.images, grid, loops)]
+    shown, placed, turned = upright(done.images, grid) if written_as in ("dicom", "png") else (done.images, grid, [])
+    said = [*said, *turned, *kept(written_as, done.images, grid, loops)]
     told: dict[str, object] = {
-        **({} if bids is None else bids_fields(bids, path)),
+        **({} if bids is None else bids_fields(bids, path) | in_seconds(sequence(scan.attributes, loops))),
         **plan,
         "maps": {"source": done.maps, "file": None if maps_file is None else str(maps_file)},
         "mask": None if mask is None else str(mask),
@@ -173,25 +175,25 @@ def reconstruct_file(
     if reference is not None:
         # A full scan beside an undersampled one is stored in the same way.
         truth, kind, place = placed_reference(reference, axes=None if holds_images(reference) else axes)
-        mine, lies, turned = aligned(np.abs(done.images), grid, place if set(loops) <= {"slice"} else Grid())
+        mine, lies, notes = aligned(np.abs(done.images), grid, place if set(loops) <= {"slice"} else Grid())
         found = compare(mine, truth, prediction=path, reference=reference, kind=kind)
         if mine.shape == truth.shape:
-            turned += apart(mine.shape[-3:], lies, place)
-        found.notes[:0] = turned
+            notes += apart(mine.shape[-3:], lies, place)
+        found.notes[:0] = notes
         told["scores"] = found.as_dict()
     if bids is not None:
         describe_dataset(bids, path)
     inputs = [p for p in (path, mask, maps_file, reference) if p is not None]
     written = write_image(
         target,
-        done.images,
+        shown,
         format=written_as,
         sidecar=told,
         keep_complex=True,
         inputs=inputs,
-        grid=grid,
+        grid=placed,
         loops=loops,
-        series=Series(chosen, scan.sha256()),
+        series=Series(chosen, scan.sha256(), sequence(scan.attributes, loops)),
     )
     if save_iterates:
         steps = target.with_name(f"{target.name.split('.')[0]}_iterates.h5")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from mrirecon import io
 from mrirecon.cli import main
 from mrirecon.errors import InputError, SignalError, UnsafeContentError, UsageError
 from mrirecon.evaluate import evaluate, evaluate_folders
+from mrirecon.evaluate.align import upright
 from mrirecon.inference import reconstruct
 from mrirecon.io import Geometry
 from mrirecon.io.bids import bids_fields, bids_path, describe_dataset, label
@@ -26,10 +30,13 @@ from mrirecon.io.encode_dicom import Series
 from mrirecon.io.formats import kept
 from mrirecon.io.grid import Grid, from_matrix, grid_of
 from mrirecon.io.images import read_images
+from mrirecon.io.place import stored_geometry
+from mrirecon.io.sequence import in_seconds, sequence
 
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
 
+ROOT = Path(__file__).parents[1]
 L, P, S = np.eye(3)  # towards the patient's left, back and head
 TURN = np.array([np.full(3, 3**-0.5), [2**-0.5, -(2**-0.5), 0], [6**-0.5, 6**-0.5, -2 * 6**-0.5]])  # oblique
 # read, phase, slice
@@ -255,6 +262,7 @@ def test_dicom_says_what_it_is_and_whose_it_is_not(tmp_path):
     assert len({s.SeriesInstanceUID for s in sets}) == len({s.FrameOfReferenceUID for s in sets}) == 1
     assert [int(s.InstanceNumber) for s in sets] == [1, 2, 3]
     assert all(s.SOPInstanceUID.is_valid and s.file_meta.MediaStorageSOPInstanceUID == s.SOPInstanceUID for s in sets)
+    assert first.EchoTime is None
     # Another reconstruction of the same scan: the same study and frame, another series.
     io.write_image(tmp_path / "p.dicom", random(3, 7, 5), grid=oblique(), series=Series("cs", "0" * 64))
     other = pydicom.dcmread(tmp_path / "p.dicom" / "slice-0001.dcm")
@@ -272,6 +280,54 @@ def test_dicom_keeps_values_to_16_bits(tmp_path, scale):
     assert values.dtype == np.float32
     (note,) = kept("dicom", images, oblique())
     assert f"{images.max() / 131070 if scale else 0.5:.3g}" in note
+
+
+def test_what_the_header_says_of_the_sequence_is_passed_on(tmp_path):
+    stated = {"tr": "2500", "te_ms": 9.5, "ti": "none", "flip_angle_deg": 150, "field_strength_t": 2.89, "model": "X"}
+    found = sequence(stated, {"slice": 3})
+    assert found == {
+        **{"RepetitionTime": 2500, "EchoTime": 9.5, "FlipAngle": 150, "MagneticFieldStrength": 2.89},
+    }
+    assert "EchoTime" not in sequence(stated, {"echo": 2})
+    assert in_seconds(found) == {**found, "RepetitionTime": 2.5, "EchoTime": 0.0095}
+    io.write_image(tmp_path / "o.dicom", random(1, 7, 5), grid=oblique(), series=Series("cs", "1", found))
+    dataset = pydicom.dcmread(tmp_path / "o.dicom/slice-0001.dcm")
+    assert {word: float(dataset[word].value) for word in found} == found
+
+
+KILLED = """
+import sys, numpy as np
+from mrirecon import io
+print("ready", flush=True)
+number = 0
+while True:
+    number = number % 4 + 1
+    io.write_image(sys.argv[1], np.full((2 + number, 40, 50), number, np.float32), sidecar={"number": number})
+"""
+
+
+def test_a_kill_while_writing_never_mixes_series(tmp_path):
+    path, rng, seen = tmp_path / "o.dicom", np.random.default_rng(5), set()
+    for _ in range(4):
+        command = [sys.executable, "-c", KILLED, str(path)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
+            child.stdout.readline()
+            time.sleep(rng.uniform(0.4, 0.7))
+            child.kill()
+        if not path.exists():
+            continue  # killed between two renames: nothing rather than something wrong
+        values, _ = read_dicom(path)
+        number = values.max()
+        assert values.shape == (1, 2 + number, 40, 50)
+        np.testing.assert_allclose(values, number, rtol=1e-5)
+        seen.add(int(number))
+    assert seen
+    leftovers = [p for p in tmp_path.iterdir() if p.name.startswith(".mrirecon-")]
+    for leftover in leftovers:
+        os.utime(leftover, (1, 1))
+    io.write_image(path, random(1, 4, 4), sidecar={})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["o.dicom", "o.dicom.json"], "what kills left is cleared away"
 
 
 def test_a_kill_or_an_error_leaves_the_series_before(tmp_path, monkeypatch):
@@ -540,6 +596,19 @@ def test_run_lengths_and_signed_values_are_read(series):
     np.testing.assert_array_equal(read_dicom(path)[0], plain)
 
 
+def test_a_damaged_header_is_not_quoted(series, caplog):
+    """Neither in an error nor in what the parser would log: a name may have slipped into another field."""
+    path = series / "slice-0001.dcm"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"DS\x04\x003.0 ", b"DS\x04\x00Name"))
+    with pytest.raises(InputError, match="damaged") as error:
+        read_dicom(path)
+    assert "Name" not in str(error.value)
+    path.write_bytes(content.replace(b"2.25.", b"Name.", 5))
+    read_dicom(path)
+    assert not caplog.text
+
+
 def test_what_is_no_dicom(tmp_path):
     assert not is_dicom(tmp_path)
     assert not is_dicom(tmp_path / "none")
@@ -712,3 +781,40 @@ def test_long_and_foreign_names(run, tmp_path):
     code, _, err = run("convert", path, f"{name}yz.npz")
     assert code == 2
     assert "too long" in err
+
+
+@pytest.mark.parametrize("read_sign", [1, -1])
+@pytest.mark.parametrize("phase_sign", [1, -1])
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize(("plane", "rows", "columns"), [("axial", L, P), ("coronal", L, -S), ("sagittal", P, -S)])
+def test_pictures_stand_upright(brain, plane, rows, columns, swap, read_sign, phase_sign):
+    """However a plane was encoded, pixels run to the same sides of the patient, and none changes its place."""
+    first, second = (columns, rows) if swap else (rows, columns)
+    tilt = Rotation.from_rotvec([0.2, 0.1, -0.15]).as_matrix()
+    a, b, c = (tilt @ v for v in (read_sign * first, phase_sign * second, np.cross(rows, columns)))
+    grid = from_matrix(np.column_stack((2 * a, 3 * b, 5 * c, (1, 2, 3))), 4.0)
+    found, there, notes = upright(brain, grid)
+    steps = there.matrix[:3, :2] / np.linalg.norm(there.matrix[:3, :2], axis=0)
+    np.testing.assert_allclose(steps, (tilt @ np.column_stack((rows, columns))), atol=1e-9)
+    assert bool(notes) == (swap or read_sign < 0 or phase_sign < 0)
+    for k, j, i in ((0, 0, 0), (3, 5, 7), (2, 30, 11)):
+        z, y, x = np.rint(np.linalg.inv(there.matrix) @ grid.matrix @ [i, j, k, 1]).astype(int)[2::-1]
+        assert found[z, y, x] == brain[k, j, i]
+    assert there.thickness == 4.0
+
+
+def test_reconstruct_turns_dicom_and_leaves_nifti_as_it_was(run, tmp_path):
+    point = np.array([12.0, -7.0, 31.0]) + 24 * P
+    scan = scan_of_a_point(tmp_path / "x.h5", "axial", point)  # its readout, from right to left, is stored along y
+    kspace = np.stack([scan.raw(i) for i in range(3)])
+    io.write_kspace(tmp_path / "k.h5", kspace, beside=stored_geometry(scan.geometry))
+    for name in ("o.dicom", "o.nii.gz", "o.h5"):
+        code, _, err = run("reconstruct", "k.h5", "-m", "rss", "-o", name)
+        assert code == 0, err
+        assert ("turned upright" in err) == (name == "o.dicom")
+    turned, stored = read_images("o.dicom"), read_images("o.h5")
+    assert (turned.values.shape, stored.values.shape) == ((3, 20, 24), (3, 24, 20))
+    for found in (turned, stored, read_images("o.nii.gz")):
+        z, y, x = np.unravel_index(found.values.argmax(), found.values.shape)
+        np.testing.assert_allclose((found.grid.matrix @ [x, y, z, 1])[:3], point, atol=1e-4)
+    assert evaluate("o.dicom", "o.h5").mean["ssim"] == pytest.approx(1, abs=1e-3)

@@ -48,6 +48,29 @@ def aligned(images: np.ndarray, grid: Grid, reference: Grid) -> tuple[np.ndarray
     return np.ascontiguousarray(found), from_matrix(matrix, grid.thickness), _told(target, mirrored)
 
 
+def upright(images: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid, list[str]]:
+    """Return images turned within their planes as radiologists look at them, with where they lie then, and a note.
+
+    Axial slices have the patient's right on the left and the front on top, coronal ones the right on the left and the
+    head on top, sagittal ones the front on the left and the head on top; slices keep their order. Viewers of DICOM
+    show what is stored, where those of NIfTI turn it.
+
+    Args:
+        images: (item, y, x) or (item, z, y, x).
+        grid: where they lie; without a position, nothing is turned.
+
+    """
+    matrix = grid.matrix
+    if matrix is None:
+        return images, grid, []
+    left, back, head = np.eye(3)
+    normal = int(np.abs(np.cross(*_directions(matrix).T[:2])).argmax())
+    x, y = ((back, -head), (left, -head), (left, back))[normal]
+    wanted = from_matrix(np.column_stack((x, y, _directions(matrix)[:, 2], (0, 0, 0))))
+    found, there, notes = aligned(images, grid, wanted)
+    return found, there, ["turned upright, by its coordinates"] if notes else []
+
+
 def apart(shape: tuple[int, ...], grid: Grid, reference: Grid) -> list[str]:
     """Say how far voxels of the same index lie apart in the patient, where both files tell; nothing if they agree.
 

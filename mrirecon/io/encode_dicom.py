@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,11 +38,13 @@ class Series:
     Args:
         description: in words, such as the method; DICOM's Series Description.
         source: SHA-256 of the k-space; images of the same scan share a study and a frame of reference.
+        sequence: see `mrirecon.io.sequence`.
 
     """
 
     description: str = "image"
     source: str = ""
+    sequence: Mapping[str, float] = field(default_factory=dict)
 
 
 def encode_dicom(volumes: np.ndarray, grid: Grid, series: Series) -> dict[str, Encode]:
@@ -127,6 +129,8 @@ def _encode(
         try:
             _fill(dataset, _common(stored.shape, slope, series) | (_MR_ONLY if placed else _CAPTURE_ONLY))
             _fill(dataset, {**where, **identity, "SOPClassUID": MR if placed else SECONDARY_CAPTURE})
+            if placed:
+                _fill(dataset, series.sequence)
             dataset.PixelData = stored.tobytes() + b"\0" * (stored.nbytes % 2)
             dataset.save_as(path, enforce_file_format=True)
         finally:

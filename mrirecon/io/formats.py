@@ -73,7 +73,7 @@ def kept(
 
     """
     notes = []
-    if format in ("nii", "dicom", "png") and np.iscomplexobj(images):
+    if format in ("nii", "dicom", "png") and np.iscomplexobj(images) and images.imag.any():
         notes.append(f"{_NAMES[format]} holds magnitudes here: the phase is not in it")
     if format == "dicom":
         notes.append(rounding(float(np.abs(images).max())))
