@@ -17,6 +17,7 @@ from mrirecon.io.encode_dicom import Series
 from mrirecon.io.formats import ArrayFormat, ImageFormat, image_format, kept, require
 from mrirecon.io.identify import cfl_pair, sniff
 from mrirecon.io.images import IMAGE_NAMES, Images, holds_images, is_volumes, open_store, read_image, read_images
+from mrirecon.io.place import NAMES as PLACE_NAMES
 from mrirecon.io.place import stored_geometry
 from mrirecon.io.reader import read
 from mrirecon.io.scan import Scan
@@ -87,12 +88,14 @@ def convert(
     told["command"] = None if command is None else list(command)
     if kind == "images" or (kind == "auto" and axes is None and _is_image(source, dataset)):
         return _images(source, target, chosen, dataset, inputs, told)
+    scan = read_with_siblings(source, axes, dataset)
     for known in get_args(ArrayFormat):
         if chosen == known:
-            return _kspace(read_with_siblings(source, axes, dataset), target, known, inputs, told)
+            return _kspace(scan, target, known, inputs, told)
+    also = f"; or take its reference: --dataset {scan.roles.reference}" if scan.roles.reference else ""
     raise UsageError(
         f"{source} holds k-space, which cannot be written as {chosen}",
-        fix=f"mrirecon reconstruct {source} -o {target}; or name its images, as in --dataset reconstruction_rss",
+        fix=f"mrirecon reconstruct {source} -o {target}{also}",
     )
 
 
@@ -185,7 +188,9 @@ def _kspace(scan: Scan, target: Path, format: ArrayFormat, inputs: list[Path], t
         beside |= stored_geometry(scan.geometry)
     reference = _reference(scan, notes)
     if format == "cfl":
-        left = [*beside, *(["attributes"] if scan.attributes else [])]
+        left = [name for name in beside if name not in PLACE_NAMES]
+        left += ["where it lies"] if scan.geometry is not None else []
+        left += [f"{len(scan.attributes)} header values"] if scan.attributes else []
         notes += [f"BART's format does not hold {', '.join(left)}"] if left else []
         notes.append("axes are in BART's order")
         beside = {}
