@@ -126,8 +126,9 @@ def reconstruct_file(
     require(written_as)
     refuse_existing((target, sidecar_path(target)), overwrite)
     where = pick_device(device)
+    digest = scan.sha256()
     plan: dict[str, object] = {
-        "input": {"file": str(path), "sha256": scan.sha256(), "shape": scan.shape, "format": scan.format},
+        "input": {"file": str(path), "sha256": digest, "shape": scan.shape, "format": scan.format},
         "method": chosen,
         "why": why,
         "device": str(where),
@@ -193,7 +194,7 @@ def reconstruct_file(
         inputs=inputs,
         grid=placed,
         loops=loops,
-        series=Series(chosen, scan.sha256(), sequence(scan.attributes, loops)),
+        series=Series(chosen, digest, sequence(scan.attributes, loops)),
     )
     if save_iterates:
         steps = target.with_name(f"{target.name.split('.')[0]}_iterates.h5")

@@ -6,6 +6,7 @@ import itertools
 import json
 from pathlib import Path
 
+import ismrmrd
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from mrirecon.io import Geometry
 from mrirecon.io.convert import convert, read_with_siblings
 from mrirecon.io.grid import Grid, from_matrix
 from mrirecon.io.images import read_images
+from mrirecon.io.place import restored_geometry, stored_geometry
 
 pytest.importorskip("nibabel")
 pytest.importorskip("pydicom")
@@ -106,8 +108,6 @@ def test_calibration_noise_and_place_are_kept(tmp_path):
     np.savez(tmp_path / "a.npz", kspace=kspace, calibration=acs, noise=noise, axes="slice,coil,y,x")
     read = (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, -1.0)
     geometry = Geometry((240.0, 180.0, 5.0), (1.0, 2.0, 3.0), *read, ((1.0, 2.0, 0.5), (1.0, 2.0, 5.5)))
-    from mrirecon.io.place import stored_geometry
-
     io.write_kspace(tmp_path / "b.h5", kspace, beside={"noise": noise, **stored_geometry(geometry)})
     assert io.read(tmp_path / "b.h5").geometry == geometry
     convert(tmp_path / "b.h5", tmp_path / "c.npz")
@@ -122,8 +122,6 @@ def test_calibration_noise_and_place_are_kept(tmp_path):
 
 @pytest.mark.parametrize("wrong", ["shape", "nan", "axes", "fov", "directions"])
 def test_a_place_that_cannot_be_one_is_none(tmp_path, wrong):
-    from mrirecon.io.place import restored_geometry, stored_geometry
-
     right = Geometry((2.0, 2.0, 5.0), (1.0, 2.0, 3.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     found = stored_geometry(right)
     assert restored_geometry(found) == right
@@ -135,6 +133,82 @@ def test_a_place_that_cannot_be_one_is_none(tmp_path, wrong):
     else:
         rows[{"nan": 1, "fov": 0, "directions": 2}[wrong]] = {"nan": np.nan, "fov": -1, "directions": 1}[wrong]
     assert restored_geometry(found) is None
+
+
+# ISMRMRD -------------------------------------------------------------------------------------------------------------
+
+RAW = {
+    "slices": ("slice,coil,y,x", (2, 2, 13, 7), (7,)),
+    "loops": ("repetition,set,phase,echo,coil,y,x", (1, 1, 2, 2, 2, 6, 5), None),
+    "volume": ("coil,z,y,x", (2, 6, 8, 5), (6, 1, 5)),
+    "no coil axis": ("y,x", (12, 9), None),
+}
+
+
+@pytest.mark.parametrize("case", RAW)
+def test_raw_data_come_back(tmp_path, case):
+    axes, shape, plane = RAW[case]
+    kspace, sampled = random(*shape), None
+    if plane is not None:
+        sampled = np.random.default_rng(2).random(plane) < 0.6
+        sampled[..., plane[-1] // 2] = True
+        kspace = kspace * sampled
+    io.write_kspace(tmp_path / "a.h5", kspace, axes=axes, mask=sampled)
+    done = convert(tmp_path / "a.h5", tmp_path / "b.mrd")
+    a, b = io.read(tmp_path / "a.h5"), io.read(tmp_path / "b.mrd")
+    assert b.format == "ismrmrd"
+    assert len(a) == len(b)
+    assert {n: a.shape[n] for n in a.shape if a.shape[n] > 1} == {n: b.shape[n] for n in b.shape if b.shape[n] > 1}
+    for item in range(len(a)):
+        np.testing.assert_array_equal(a.kspace(item), b.kspace(item))
+        np.testing.assert_array_equal(a.mask(item), b.mask(item))
+    assert b.geometry is None
+    assert any("positions and directions are 0" in n for n in done.notes)
+
+
+def test_raw_data_keep_noise_place_and_sequence(tmp_path):
+    directions = (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, -1.0)
+    places = ((1.0, 2.0, 5.5), (1.0, 2.0, 0.5))
+    geometry = Geometry((240.0, 180.0, 5.0), (1.0, 2.0, 3.0), *directions, places)
+    noise, kspace = random(3, 50, seed=2), random(2, 3, 16, 12)
+    kspace[..., :4, :] = 0  # a partial echo
+    io.write_kspace(
+        tmp_path / "a.h5",
+        kspace,
+        maps=random(2, 1, 3, 16, 12),
+        attributes={"te_ms": 9.5, "field_strength_t": 3.0, "vendor": "A&B <x>", "dwell_us": 5.0},
+        beside={"noise": noise, **stored_geometry(geometry)},
+    )
+    done = convert(tmp_path / "a.h5", tmp_path / "b.mrd")
+    assert any("does not hold maps" in n for n in done.notes)
+    b = io.read(tmp_path / "b.mrd")
+    assert b.geometry == geometry
+    np.testing.assert_array_equal(b.noise, noise)
+    for item in range(2):
+        np.testing.assert_array_equal(b.kspace(item), kspace[item])
+    assert (b.attributes["te"], b.attributes["vendor"], b.attributes["dwell_us"]) == ("9.5", "A&B <x>", 5.0)
+    with ismrmrd.File(str(tmp_path / "b.mrd"), "r") as file:
+        header = file["dataset"].header
+        assert header.experimentalConditions.H1resonanceFrequency_Hz == round(42.577478518e6 * 3)
+        image = file["dataset"].acquisitions[1]
+        assert (image.number_of_samples, image.center_sample) == (12, 4)
+        assert tuple(image.position) == places[0]
+    told = json.loads((tmp_path / "b.mrd.json").read_text())
+    assert told["outputs"][0]["sha256"] == io.sha256(tmp_path / "b.mrd")
+
+
+def test_what_has_no_place_in_raw_data_is_refused(tmp_path):
+    sampled = np.random.default_rng(0).random((16, 12)) < 0.5
+    io.write_kspace(tmp_path / "a.h5", random(1, 3, 16, 12) * sampled, mask=sampled)
+    with pytest.raises(UsageError, match="gaps"):
+        convert(tmp_path / "a.h5", tmp_path / "a.mrd")
+    io.write_kspace(tmp_path / "b.h5", random(2, 3, 16, 12), axes="average,coil,y,x")
+    with pytest.raises(UsageError, match="no counter"):
+        convert(tmp_path / "b.h5", tmp_path / "b.out", format="mrd")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "b.h5"]
+    io.write_kspace(tmp_path / "c.h5", random(1, 3, 16, 12))
+    with pytest.raises(UsageError, match="is an input"):
+        convert(tmp_path / "c.h5", tmp_path / "c.h5", format="mrd", overwrite=True)
 
 
 # Images --------------------------------------------------------------------------------------------------------------

@@ -128,10 +128,10 @@ def convert(
     dataset: Annotated[str | None, typer.Option(help="Name of the array, where there are several.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a file in another format; what that cannot hold is told."""
+    """Write a file in another format, k-space also as ISMRMRD (.mrd); what that cannot hold is told."""
     from mrirecon.io.convert import convert as run
 
-    chosen: Any = {"format": _one_of(format, FORMATS, "--format"), "kind": _one_of(kind, KINDS, "--as")}
+    chosen: Any = {"format": _one_of(format, (*FORMATS, "mrd"), "--format"), "kind": _one_of(kind, KINDS, "--as")}
     done = run(file, output, axes=axes, dataset=dataset, overwrite=overwrite, command=sys.argv, **chosen)
     say(f"{file}: {done.kind} of shape {done.shape}")
     for note in done.notes:

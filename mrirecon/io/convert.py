@@ -10,10 +10,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from mrirecon.errors import InputError, UsageError
-from mrirecon.io.atomic import refuse_existing, sha256
+from mrirecon.io.atomic import atomic_paths, refuse_existing, sha256
 from mrirecon.io.axes import Layout
 from mrirecon.io.dicom import dicom_files
 from mrirecon.io.encode_dicom import Series
+from mrirecon.io.encode_mrd import encode_mrd
 from mrirecon.io.formats import ArrayFormat, ImageFormat, image_format, kept, require
 from mrirecon.io.identify import cfl_pair, sniff
 from mrirecon.io.images import IMAGE_NAMES, Images, holds_images, is_volumes, open_store, read_image, read_images
@@ -22,7 +23,7 @@ from mrirecon.io.place import stored_geometry
 from mrirecon.io.reader import read
 from mrirecon.io.scan import Scan
 from mrirecon.io.values import complex_dtype, to_complex64
-from mrirecon.io.write import sidecar_path, write_image, write_kspace
+from mrirecon.io.write import sidecar_path, write_image, write_json, write_kspace
 
 Kind = Literal["auto", "kspace", "images"]
 COMPLEX = "reconstruction_complex"
@@ -50,7 +51,7 @@ def convert(
     source: str | Path,
     target: str | Path,
     *,
-    format: ImageFormat | None = None,
+    format: ImageFormat | Literal["mrd"] | None = None,
     kind: Kind = "auto",
     axes: str | None = None,
     dataset: str | None = None,
@@ -67,7 +68,7 @@ def convert(
     Args:
         source: any file that `read` or `read_images` reads.
         target: where to; its name tells the format unless `format` does.
-        format: see `write_image`.
+        format: see `write_image`; "mrd" (also by the name, `.mrd`) is ISMRMRD, see `mrirecon.io.encode_mrd`.
         kind: what the source holds; "auto" takes k-space where there is some.
         axes: names of the axes of k-space, where its file leaves them open.
         dataset: name of the array, where there are several.
@@ -80,15 +81,18 @@ def convert(
 
     """
     source, target = Path(source), Path(target)
-    chosen = image_format(target, format)
+    raw = format == "mrd" or (format is None and target.suffix.lower() == ".mrd")
+    chosen = "h5" if raw else image_format(target, format)
     require(chosen)
     _refuse_existing(target, chosen, overwrite)
     inputs = _inputs(source)
     told: dict[str, object] = {"input": {"file": str(source), "sha256": sha256(inputs[-1])}}
     told["command"] = None if command is None else list(command)
-    if kind == "images" or (kind == "auto" and axes is None and _is_image(source, dataset)):
+    if kind == "images" or (not raw and kind == "auto" and axes is None and _is_image(source, dataset)):
         return _images(source, target, chosen, dataset, inputs, told)
     scan = read_with_siblings(source, axes, dataset)
+    if raw:
+        return _raw(scan, target, inputs, told)
     for known in get_args(ArrayFormat):
         if chosen == known:
             return _kspace(scan, target, known, inputs, told)
@@ -212,6 +216,17 @@ def _kspace(scan: Scan, target: Path, format: ArrayFormat, inputs: list[Path], t
         beside=beside,
     )
     return Conversion("k-space", outputs, kspace.shape, notes)
+
+
+def _raw(scan: Scan, target: Path, inputs: list[Path], told: dict[str, object]) -> Conversion:
+    notes: list[str] = []
+    encode = encode_mrd(scan, notes)
+    with atomic_paths([target, sidecar_path(target)], inputs=inputs) as (file, beside):
+        encode(file)
+        notes = [*scan.notes, *notes]
+        output = {"file": target.name, "bytes": file.stat().st_size, "sha256": sha256(file)}
+        write_json(beside, {**told, "notes": notes, "outputs": [output]})
+    return Conversion("k-space", [target], tuple(scan.shape.values()), notes)
 
 
 def _stored(scan: Scan) -> np.ndarray:
