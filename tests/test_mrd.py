@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from mrirecon import io
 from mrirecon.cli import app
 from mrirecon.errors import InputError, SignalError, UnsafeContentError, UsageError
+from mrirecon.inference import reconstruct
 from mrirecon.io.ghosts import linear_phase
 from mrirecon.io.raw_store import to_image, to_kspace
 from tests import mrd_files as mrd
@@ -417,3 +418,58 @@ def test_nobody_is_named_and_info_tells_the_rest(tmp_path, k):
     for words in ("ismrmrd", "48 image, 1 noise", "64 samples of each of 3 coils", "200 x 160 x 5 mm", "2 averages"):
         assert words in result.output
     assert "<TR>30</TR>" in scan.header
+
+
+# A measured brain -----------------------------------------------------------------------------------------------------
+
+
+def brain_variants(k):
+    """Return acquisitions, header, and the best NRMSE that can be asked for, by what the scanner did differently."""
+    coils, nx, ny = k.shape
+    sigma = 0.002 * np.abs(k).max()
+    plain = {"fov": (256, 256, 3), "centre": (ny // 2, 0)}
+    image = to_image(k.swapaxes(1, 2))
+    wide = to_kspace(np.pad(image, ((0, 0), (0, 0), (nx // 2, nx // 2)))).swapaxes(1, 2)
+    noisy = [k + sigma * random(*k.shape, seed=s) for s in (1, 2)]
+    return {
+        "noise scan": (
+            [mrd.acquisition(sigma * random(coils, 256), 0, mrd.NOISE), *mrd.lines(k)],
+            mrd.encoding((nx, ny, 1), **plain),
+            1e-6,
+        ),
+        "averages": (
+            [*mrd.lines(noisy[0]), *mrd.lines(noisy[1], average=1)],
+            mrd.encoding((nx, ny, 1), **plain),
+            0.02,
+        ),
+        "partial Fourier": (
+            [mrd.acquisition(k[..., i + 36], i) for i in range(ny - 36)],
+            mrd.encoding((nx, ny, 1), fov=(256, 256, 3), centre=(28, 0)),
+            0.09,
+        ),
+        "asymmetric echo": (
+            [mrd.acquisition(k[:, 32:, i], i, centre=32) for i in range(ny)],
+            mrd.encoding((nx, ny, 1), **plain),
+            0.09,
+        ),
+        "readout oversampling": (
+            mrd.lines(wide),
+            mrd.encoding((2 * nx, ny, 1), (nx, ny, 1), (512, 256, 3), (256, 256, 3), centre=(ny // 2, 0)),
+            1e-5,
+        ),
+        "separate calibration": (
+            [*mrd.lines(k, order=range(0, ny, 2)), *mrd.lines(k, mrd.CALIBRATION, order=range(52, 77))],
+            mrd.encoding((nx, ny, 1), mode="separate", **plain),
+            0.04,
+        ),
+    }
+
+
+def test_a_measured_brain_comes_out_right_however_it_was_scanned(real_kspace, tmp_path):
+    k = np.load(real_kspace / "brain_flash_16ch.npz")["kspace"]
+    reference = np.abs(reconstruct(io.read(real_kspace / "brain_flash_16ch.npz"), method="sense").images[0])
+    for name, (acquisitions, encoding, limit) in brain_variants(k).items():
+        scan = read(mrd.write(tmp_path / "brain.h5", acquisitions, mrd.header(encoding)))
+        image = np.abs(reconstruct(scan, method="sense").images[0])
+        error = np.linalg.norm(image - reference) / np.linalg.norm(reference)
+        assert error < limit, name

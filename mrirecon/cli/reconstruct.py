@@ -15,7 +15,7 @@ from mrirecon.errors import MriReconError, UsageError
 SOURCES = ("auto", "file", "espirit", "sigpy", "unit")
 KINDS = ("auto", "kspace", "images")
 FORMATS = ("h5", "npz", "cfl", "nii", "dicom", "png")
-SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl")
+SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".dat", ".mat", ".mrd")
 Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
 Format = Annotated[str | None, typer.Option(help="h5, npz, cfl, nii, dicom, png; by default the name tells.")]
 Sets = Annotated[int, typer.Option("--map-sets", min=1, max=2, help="2 where the object exceeds the field of view.")]

@@ -43,7 +43,7 @@ class CalgaryStore(Hdf5Store):
 
 def _ramp(size: int) -> np.ndarray:
     """Return the phase along k that moves the image by n // 2 voxels, as centring the transform does."""
-    turns = np.arange(size) * (size // 2) % size / size
+    turns = (np.arange(size) - size // 2) * (size // 2) % size / size
     ramp: np.ndarray = np.exp(2j * np.pi * turns).astype(np.complex64)
     return ramp
 

@@ -37,6 +37,7 @@ MEMORY = 4 << 30
 _OWN = 1 << 30
 _HEADER_LIMIT = 64 << 20
 _KINDS = "biufc"
+_OURS = ("mrirecon.",)
 
 
 def isolated(
@@ -66,7 +67,7 @@ def isolated(
 
     """
     module, _, name = function.partition(":")
-    if not module.startswith("mrirecon."):
+    if not module.startswith(_OURS):
         raise ValueError(f"{function} is not a function of mrirecon")
     request = {"module": module, "name": name, "path": str(path), "arguments": arguments, "out": out}
     limits = {"seconds": math.ceil(seconds), "memory": memory + _OWN + 8 * out}

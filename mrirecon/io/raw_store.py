@@ -91,26 +91,40 @@ class RawStore:
 
     def _grid(self, placed: Placement, items: range) -> np.ndarray:
         """Return some items on the grid, (item, coil, [z,] y, x)."""
-        layout, wide = self.plan.layout, self.plan.oversampled
-        shape = layout.shape
+        shape = self.plan.layout.shape
         kept, lines, planes = shape["y"], shape["x"], shape.get("z", 1)
         chosen = np.flatnonzero((placed.item >= items.start) & (placed.item < items.stop))
         # Readouts lie one after another here, as they come, and along y in what is returned.
         out = np.zeros((len(items), planes, lines, shape["coil"], kept), dtype=np.complex64)
         times = np.zeros((len(items), planes, lines, kept), dtype=np.float32)
         corrections = self._corrections(placed, chosen)
-        for part in np.array_split(chosen, max(1, -(-len(chosen) * 8 * shape["coil"] * wide // BLOCK))):
+        # Values that are not numbers are the scan's to find and to name.
+        with np.errstate(all="ignore"):
+            self._fill(out, times, placed, chosen, corrections, items.start)
+        turned = out.transpose(0, 3, 1, 4, 2)
+        return turned if "z" in shape else turned[:, :, 0]
+
+    def _fill(
+        self,
+        out: np.ndarray,
+        times: np.ndarray,
+        placed: Placement,
+        chosen: np.ndarray,
+        corrections: dict[int, np.ndarray],
+        first: int,
+    ) -> None:
+        """Put readouts into `out` (item, z, x, coil, y), and average where several fall on one place."""
+        step = 8 * self.plan.layout.shape["coil"] * self.plan.oversampled
+        for part in np.array_split(chosen, max(1, -(-len(chosen) * step // BLOCK))):
             if not part.size:
                 continue
             for number, (start, values) in zip(part, self._lines(placed, part, corrections), strict=True):
-                place = (placed.item[number] - items.start, placed.partition[number], placed.line[number])
+                place = (placed.item[number] - first, placed.partition[number], placed.line[number])
                 stop = start + values.shape[1]
                 out[place][:, start:stop] += values
                 times[place][start:stop] += 1
         if times.max() > 1:
             out /= np.maximum(times, 1)[:, :, :, None]
-        turned = out.transpose(0, 3, 1, 4, 2)
-        return turned if "z" in shape else turned[:, :, 0]
 
     def _lines(
         self, placed: Placement, part: np.ndarray, corrections: dict[int, np.ndarray]

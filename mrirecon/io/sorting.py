@@ -9,6 +9,7 @@ import numpy as np
 
 from mrirecon.errors import InputError
 from mrirecon.io.axes import MAX_ITEMS, Layout, make_layout
+from mrirecon.io.limits import READ_LIMIT, refuse_bomb
 from mrirecon.io.readouts import BOTH, CALIBRATION, IMAGE, LOOPED, Encoding, Placement, Plan, Readouts, span, told
 
 _LARGEST = 1 << 14
@@ -55,6 +56,8 @@ def plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str
     axes = (*loops, "coil", *(("z",) if volume else ()), "y", "x")
     shape = (*(sizes[name] for name in loops), coils, *((grid[2],) if volume else ()), kept, grid[1])
     layout = make_layout(axes, shape, str(path))
+    one = 8 * coils * math.prod(grid)
+    refuse_bomb(one, 8 * int((table.samples * table.coils)[image].sum()), READ_LIMIT, f"an image of {path}")
     _tell(table, placed, grid, encoding, layout, notes)
     calibration, box = _calibration(table, separate, encodings, grid, centres, number, coils, sizes["slice"], notes)
     # Lines beyond the header's matrix make voxels finer, not the field of view larger.
@@ -186,7 +189,7 @@ def _echo(table: Readouts, rows: np.ndarray, middle: bool) -> np.ndarray:
     centre = samples // 2 if middle else table.centre[rows]
     # An echo in the middle of a readout, n // 2, stays there: the gradient's shape is symmetric in time.
     mirrored = 2 * (samples // 2) - centre - table.behind[rows]
-    return np.where(table.reversed[rows], mirrored, centre - table.before[rows])
+    return np.asarray(np.where(table.reversed[rows], mirrored, centre - table.before[rows]))
 
 
 def _tell(

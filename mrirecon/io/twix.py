@@ -8,12 +8,11 @@ import numpy as np
 
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io.assemble import Given, MapsSource
-from mrirecon.io.extras import need
-from mrirecon.io.isolated import isolated
 from mrirecon.io.raw import raw_scan
 from mrirecon.io.raw_store import RawStore
 from mrirecon.io.readouts import BOTH, CALIBRATION, IMAGE, KINDS, NOISE, Encoding, Kind, Plan, Readouts
 from mrirecon.io.scan import Scalar, Scan
+from mrirecon.io.twix_headers import COUNTERS, Headers, Protocol, Version, read_headers
 
 # Bits of the evaluation mask in a readout's header; the first that is set says what the readout is.
 _FLAGS: tuple[tuple[int, Kind], ...] = (
@@ -27,26 +26,24 @@ _COUNTERS = {
     **{"line": "Lin", "average": "Ave", "slice": "Sli", "partition": "Par", "echo": "Eco", "phase": "Phs"},
     **{"repetition": "Rep", "set": "Set", "segment": "Seg"},
 }
-Numbers = dict[str, float]
 
 
 class TwixStore(RawStore):
     """Readouts of a twix file, by their places in it."""
 
-    def __init__(self, path: Path, table: Readouts, plan: Plan, place: np.ndarray, heads: tuple[int, int]) -> None:
+    def __init__(self, path: Path, table: Readouts, plan: Plan, places: np.ndarray, version: Version) -> None:
         super().__init__(path, table, plan)
-        self.place, self.heads = place, heads
+        self.places, self.version = places, version
 
     def fetch(self, rows: np.ndarray) -> list[np.ndarray]:
         """Return readouts as measured, each (coil, samples) complex64."""
-        before, between = self.heads
         found = []
         try:
             with self.path.open("rb") as file:
                 for row in rows:
                     samples, coils = int(self.table.samples[row]), int(self.table.coils[row])
-                    kind = np.dtype([("head", f"V{between}"), ("data", "<c8", (samples,))])
-                    file.seek(int(self.place[row]) + before)
+                    kind = np.dtype([("head", f"V{self.version.channel_head}"), ("data", "<c8", (samples,))])
+                    file.seek(int(self.places[row]) + self.version.head)
                     block = file.read(coils * kind.itemsize)
                     found.append(np.ascontiguousarray(np.frombuffer(block, kind, count=coils)["data"]))
         except (OSError, ValueError) as error:
@@ -66,67 +63,60 @@ def read_twix(
 
     Of several measurements in a file the last is read; the noise scan may be in another. Readouts are sorted by their
     flags, placed by their counters, and averaged where several fall on one place. The readout lies along y, phase
-    encoding along x, the second phase encoding along z. The protocol is parsed by twixtools in a child process.
+    encoding along x, the second phase encoding along z.
 
     Raises:
         InputError: a damaged or truncated file, a trajectory that is not Cartesian, ramp sampling, multi-band.
-        UsageError: the package twixtools is missing, or `axes` or `dataset` was given.
+        UsageError: `axes` or `dataset` was given.
 
     """
     if axes is not None or dataset is not None:
         raise UsageError("raw data say themselves what their axes are", where=str(path), fix="leave the option out")
-    need("twixtools", "Siemens raw data")
-    columns, facts = isolated("mrirecon.io.twix_survey:survey", path)
-    protocol: Numbers = facts["numbers"]
+    found = read_headers(path)
     notes: list[str] = []
-    if facts["measurements"] > 1:
-        notes.append(f"the last of {facts['measurements']} measurements in the file is read")
-    table = _table(columns, facts["dwell_us"])
+    if found.measurements > 1:
+        notes.append(f"the last of {found.measurements} measurements in the file is read")
+    table = _table(found)
     rows = table.rows(IMAGE, BOTH)
     if rows.size:
-        _refuse(path, protocol, columns["flags"][rows])
-    encodings = _encodings(table, columns, protocol, notes)
-    text: dict[str, Scalar] = facts["text"]
+        _refuse(path, found.protocol, found.heads["mask"][rows])
     return raw_scan(
         path,
         "twix",
         table,
-        encodings,
-        lambda plan: TwixStore(path, table, plan, columns["place"], (facts["head"], facts["channel_head"])),
+        _encodings(table, found, notes),
+        lambda plan: TwixStore(path, table, plan, found.places, found.version),
         notes=notes,
-        attributes=text,
+        attributes=_attributes(found.protocol),
         mask=mask,
         maps=maps,
     )
 
 
-def _table(columns: dict[str, np.ndarray], dwell_us: float) -> Readouts:
-    flags, own = columns["flags"], columns["own"].astype(bool)
-    kind = np.zeros(len(flags), dtype=np.int64)
+def _table(found: Headers) -> Readouts:
+    heads = found.heads
+    whole = {name: heads[name].astype(np.int64) for name in ("samples", "coils", "centre", "before", "behind")}
+    kind = np.zeros(len(heads), dtype=np.int64)
     for bit, name in reversed(_FLAGS):
-        kind[_is_set(flags, bit)] = KINDS.index(name)
-    samples, before, behind = columns["SamplesInScan"], columns["Pre"], columns["Post"]
-    kind[samples <= before + behind] = KINDS.index("other")
+        kind[_is_set(heads["mask"], bit)] = KINDS.index(name)
+    kind[whole["samples"] <= whole["before"] + whole["behind"]] = KINDS.index("other")
     # Of other measurements in the file, only noise is of use.
-    kind[~own & (kind != NOISE)] = KINDS.index("other")
+    kind[~found.last & (kind != NOISE)] = KINDS.index("other")
+    dwell = found.protocol.yaps("sRXSPEC.alDwellTime[0]") or 0.0
     return Readouts(
         kind=kind,
-        counters={name: columns[stored].copy() for name, stored in _COUNTERS.items()},
-        samples=samples,
-        coils=columns["UsedChannels"],
-        centre=columns["CenterCol"],
-        before=before,
-        behind=behind,
-        reversed=_is_set(flags, _REFLECT),
+        counters={n: heads["counters"][:, COUNTERS.index(c)].astype(np.int64) for n, c in _COUNTERS.items()},
+        **whole,
+        reversed=_is_set(heads["mask"], _REFLECT),
         encoding=(kind == CALIBRATION).astype(np.int64),
-        dwell_us=np.where(kind == NOISE, 0.0, dwell_us),
-        position=columns["position"],
-        directions=directions(columns["quaternion"]),
+        dwell_us=np.where(kind == NOISE, 0.0, dwell / 1000),
+        position=heads["position"].astype(np.float64),
+        directions=directions(heads["quaternion"]),
     )
 
 
-def _is_set(flags: np.ndarray, bit: int) -> np.ndarray:
-    return np.asarray((flags >> np.uint64(bit)) & np.uint64(1)).astype(bool)
+def _is_set(mask: np.ndarray, bit: int) -> np.ndarray:
+    return np.asarray((mask >> np.uint64(bit)) & np.uint64(1)).astype(bool)
 
 
 def directions(quaternion: np.ndarray) -> np.ndarray:
@@ -141,54 +131,82 @@ def directions(quaternion: np.ndarray) -> np.ndarray:
     return np.stack([read, phase, through], axis=1)
 
 
-def _refuse(path: Path, protocol: Numbers, flags: np.ndarray) -> None:
-    if protocol.get("trajectory", _CARTESIAN) != _CARTESIAN:
+def _refuse(path: Path, protocol: Protocol, mask: np.ndarray) -> None:
+    trajectory = protocol.yaps("sKSpace.ucTrajectory")
+    if trajectory not in (None, _CARTESIAN):
+        why = f"ucTrajectory {trajectory:g}"
         raise InputError(
-            f"{path} has a trajectory that is not Cartesian",
-            why=f"ucTrajectory {protocol['trajectory']:g}",
-            fix="this toolkit reads Cartesian data",
+            f"{path} has a trajectory that is not Cartesian", why=why, fix="this toolkit reads Cartesian data"
         )
-    if protocol.get("regrid", _UNIFORM) > _UNIFORM:
+    regrid = protocol.number("Meas", "alRegridMode")
+    if regrid is not None and regrid > _UNIFORM:
+        ramp = protocol.number("Meas", "alRegridRampupTime") or 0
         raise InputError(
             f"{path} was sampled on the ramps of the gradient, which is not read yet",
             why="its samples are evenly spaced in time and not in k-space "
-            f"(alRegridMode {protocol['regrid']:g}, ramps of {protocol.get('ramp_us', 0):g} us)",
+            f"(alRegridMode {regrid:g}, ramps of {ramp:g} us)",
             fix="regrid it first, for instance by siemens_to_ismrmrd and Gadgetron",
         )
-    if any(_is_set(flags, bit).any() for bit in _MULTIBAND):
+    if any(_is_set(mask, bit).any() for bit in _MULTIBAND):
         raise InputError(f"{path} excites several slices at once, which is not read yet", fix="unfold it first")
 
 
-def _encodings(table: Readouts, columns: dict[str, np.ndarray], protocol: Numbers, notes: list[str]) -> list[Encoding]:
+def _encodings(table: Readouts, found: Headers, notes: list[str]) -> list[Encoding]:
     """Return the encoding of the image, and that of a separate calibration scan, which has a centre of its own."""
-    rows = table.rows(IMAGE, BOTH)
+    rows, protocol = table.rows(IMAGE, BOTH), found.protocol
     if not rows.size:
         return []
+
+    def stated(name: str) -> float:
+        return protocol.yaps(name) or 0.0
+
     longest = int(table.samples[rows].max())
-    columns_stated = int(protocol.get("columns", 0))
-    if columns_stated < longest:
-        if columns_stated:
-            notes.append(f"the protocol says {columns_stated} samples a readout, and {longest} were measured")
-        columns_stated = longest
-    oversampling = protocol.get("readout_oversampling") or 1.0
-    lines = int(protocol.get("lines", 0)) or int(table.counters["line"][rows].max()) + 1
+    columns = int(protocol.number("Meas", "iNoOfFourierColumns") or 0)
+    if columns < longest:
+        if columns:
+            notes.append(f"the protocol says {columns} samples a readout, and {longest} were measured")
+        columns = longest
+    oversampling = protocol.number("Meas", "flReadoutOSFactor") or 1.0
+    further = [1 + stated(f"sKSpace.d{name}OversamplingForDialog") for name in ("Phase", "Slice")]
+    lines = round(stated("sKSpace.lPhaseEncodingLines") * further[0])
     planes = 1
-    if protocol.get("dimension") == _VOLUME and table.counters["partition"][rows].any():
-        planes = int(protocol.get("partitions", 0)) or int(table.counters["partition"][rows].max()) + 1
-    read, phase, depth = (protocol.get(name) or 0.0 for name in ("fov_read", "fov_phase", "thickness"))
-    found = []
+    slab = stated("sKSpace.ucDimension") == _VOLUME and bool(table.counters["partition"][rows].any())
+    if slab:
+        planes = round(stated("sKSpace.lPartitions") * further[1])
+    matrix = (columns, *(max(1, n) for n in (lines, planes)))
+    read, phase, depth = (stated(f"sSliceArray.asSlice[0].d{n}") for n in ("ReadoutFOV", "PhaseFOV", "Thickness"))
+    result = []
     for kinds in ((IMAGE, BOTH), (CALIBRATION,)):
         own = table.rows(*kinds)
-        line, partition = (int(np.median(columns[n][own])) if own.size else None for n in ("CenterLin", "CenterPar"))
-        found.append(
+        centres = (found.heads[name][own] for name in ("centre_line", "centre_partition"))
+        line, partition = (int(np.median(values)) if own.size else None for values in centres)
+        result.append(
             Encoding(
-                matrix=(columns_stated, lines, planes),
-                fov_mm=(read * oversampling, phase * (1 + protocol.get("phase_oversampling", 0.0)), depth),
-                image=(round(columns_stated / oversampling), lines, planes),
+                matrix=(matrix[0], matrix[1], matrix[2]),
+                fov_mm=(read * oversampling, phase * further[0], depth * (further[1] if slab else 1)),
+                image=(round(columns / oversampling), matrix[1], matrix[2]),
                 image_fov_mm=(read, phase, depth),
                 line_centre=line,
                 partition_centre=partition,
-                embedded=protocol.get("reference_mode") == _EMBEDDED,
+                embedded=protocol.yaps("sPat.ucRefScanMode") == _EMBEDDED,
             )
         )
+    return result
+
+
+def _attributes(protocol: Protocol) -> dict[str, Scalar]:
+    """Return what the protocol says of scanner and sequence that identifies nobody."""
+    found: dict[str, Scalar] = {"vendor": "Siemens"}
+    model = "".join(protocol.values("Dicom", "ManufacturersModelName")).strip('"')
+    if model:
+        found["model"] = model[:64]
+    for name, value, unit in (
+        ("TR_ms", protocol.yaps("alTR[0]"), 1000),
+        ("TE_ms", protocol.yaps("alTE[0]"), 1000),
+        ("TI_ms", protocol.yaps("alTI[0]"), 1000),
+        ("flip_angle_deg", protocol.yaps("adFlipAngleDegree[0]"), 1),
+        ("field_strength_T", protocol.number("Meas", "flMagneticFieldStrength"), 1),
+    ):
+        if value:
+            found[name] = value / unit
     return found
