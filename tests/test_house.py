@@ -40,7 +40,7 @@ ORDER = [
         "calibrate",
         "coverage",
     ),
-    *("inference", "trust", "evaluate", "jobs", "selftest", "benchmark", "report", "cli"),
+    *("inference", "trust", "evaluate", "request", "jobs", "batches", "selftest", "benchmark", "report", "cli"),
 ]
 LONGEST = 350
 FILES = sorted(PACKAGE.rglob("*.py"))

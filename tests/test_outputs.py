@@ -740,8 +740,13 @@ def test_reconstruct_writes_them(run, small):
     assert out.split() == ["a.dicom/slice-0001.dcm", "a.dicom/slice-0002.dcm"]
     assert "rounded by at most" in err
     assert "secondary captures" in err
-    assert run("reconstruct", small, "-m", "rss", "-o", "a.dicom")[0] == 2
-    assert run("reconstruct", small, "-m", "rss", "-o", "a.dicom", "--overwrite")[0] == 0
+    before = Path("a.dicom.json").read_bytes()
+    again = run("reconstruct", small, "-m", "rss", "-o", "a.dicom")
+    assert again[:2] == (0, out), "done already, and left as it is"
+    assert Path("a.dicom.json").read_bytes() == before
+    assert run("reconstruct", small, "-m", "zero-filled", "-o", "a.dicom")[0] == 2
+    assert run("reconstruct", small, "-m", "zero-filled", "-o", "a.dicom", "--overwrite")[0] == 0
+    assert "RESEARCH ONLY: zero-filled" in pydicom.dcmread("a.dicom/slice-0001.dcm").SeriesDescription
     code, out, _ = run("reconstruct", small, "-m", "rss", "-o", "folder", "--format", "dicom")
     assert Path("folder/sub-07_run-1_T2w_rss.dicom/slice-0001.dcm").exists()
     with_words = pydicom.dcmread("folder/sub-07_run-1_T2w_rss.dicom/slice-0001.dcm")
@@ -757,8 +762,10 @@ def test_reconstruct_into_bids(run, small):
     assert told["method"] == "zero-filled"
     assert json.loads(Path("d/dataset_description.json").read_text())["SourceDatasets"] == [{"URL": "../in"}]
     assert run("reconstruct", small, "--bids", "d", "-o", "x.h5")[0] == 2
-    assert run("reconstruct", small, "-m", "zero-filled", "--bids", "d")[0] == 2
-    assert run("reconstruct", small, "-m", "zero-filled", "--bids", "d", "--overwrite")[0] == 0
+    assert run("reconstruct", small, "-m", "zero-filled", "--bids", "d", "--format", "h5")[0] == 2
+    assert run("reconstruct", small, "-m", "zero-filled", "--bids", "d")[:2] == (0, out), "done already"
+    assert run("reconstruct", small, "-m", "zero-filled", "--bids", "d", "--seed", "1")[0] == 2
+    assert run("reconstruct", small, "-m", "zero-filled", "--bids", "d", "--seed", "1", "--overwrite")[0] == 0
 
 
 def test_a_sidecar_of_somebody_else_stays(run, small):

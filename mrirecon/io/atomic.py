@@ -21,6 +21,7 @@ from mrirecon.io.identify import cfl_pair
 _PREFIX = ".mrirecon-"
 _STALE_SECONDS = 600
 _NAME_BYTES = 200
+_LOOKED: dict[str, float] = {}  # folders looked through for what killed processes left, and when
 
 
 @contextmanager
@@ -219,7 +220,14 @@ def _host() -> str:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what a killed process of this host left in the folder more than ten minutes ago."""
+    """Remove what a killed process of this host left in the folder more than ten minutes ago.
+
+    Once in ten minutes a folder: looking through one with many outputs for every one of them would take longest.
+    """
+    name, now = str(folder.absolute()), time.monotonic()
+    if now - _LOOKED.get(name, -_STALE_SECONDS) < _STALE_SECONDS:
+        return
+    _LOOKED[name] = now
     for path in folder.glob(f"{_PREFIX}{_host()}-*.tmp"):
         with suppress(OSError, ValueError):
             if time.time() - path.stat().st_mtime < _STALE_SECONDS:

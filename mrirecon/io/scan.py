@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mrirecon.errors import InputError
+from mrirecon.errors import BusyError, InputError
 from mrirecon.io.atomic import sha256
 from mrirecon.io.axes import Layout
 from mrirecon.io.fit import calibration_shape, maps_index, reference_shape
@@ -248,7 +248,7 @@ class Scan:
 
     def _read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
         if self._stat() != self._fingerprint:
-            raise InputError(f"{self.path} has changed since it was opened", fix="start again when it is complete")
+            raise BusyError(f"{self.path} has changed since it was opened", fix="start again when it is complete")
         return self.store.read(name, index)
 
     def _stat(self) -> Fingerprint:

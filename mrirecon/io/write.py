@@ -248,18 +248,22 @@ def _commit(
     inputs: Iterable[str | Path],
     never_mixed: bool = False,
 ) -> list[Path]:
-    """Write files, and a sidecar that names them with their hashes, and only then move them to their places."""
+    """Write files, and a sidecar that names them with their hashes, and only then move them to their places.
+
+    The sidecar goes first: after a kill between two moves, it tells of files that are not there, and is not believed.
+    """
     targets = list(files)
     beside = [] if sidecar is None else [sidecar_path(path)]
-    with atomic_paths([*targets, *beside], inputs=inputs, never_mixed=never_mixed) as temporaries:
+    with atomic_paths([*beside, *targets], inputs=inputs, never_mixed=never_mixed) as temporaries:
         outputs = []
-        for target, temporary in zip(targets, temporaries, strict=False):
+        for target, temporary in zip(targets, temporaries[len(beside) :], strict=True):
             files[target](temporary)
             if sidecar is not None:
-                size = temporary.stat().st_size
-                outputs.append({"file": target.name, "bytes": size, "sha256": sha256(temporary)})
+                facts = temporary.stat()
+                told = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "sha256": sha256(temporary)}
+                outputs.append({"file": target.name, **told})
         if sidecar is not None:
-            encode_text(_json({**sidecar, "outputs": outputs}))(temporaries[-1])
+            encode_text(_json({**sidecar, "outputs": outputs}))(temporaries[0])
     return targets
 
 
@@ -273,8 +277,9 @@ def _commit_folder(
         for name, encode in files.items():
             encode(folder / name)
             if sidecar is not None:
-                size = (folder / name).stat().st_size
-                outputs.append({"file": f"{path.name}/{name}", "bytes": size, "sha256": sha256(folder / name)})
+                facts = (folder / name).stat()
+                told = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "sha256": sha256(folder / name)}
+                outputs.append({"file": f"{path.name}/{name}", **told})
         if sidecar is not None:
             encode_text(_json({**sidecar, "outputs": outputs}))(temporaries[-1])
     return [path / name for name in files]
