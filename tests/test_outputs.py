@@ -32,6 +32,7 @@ from mrirecon.io.grid import Grid, from_matrix, grid_of
 from mrirecon.io.images import read_images
 from mrirecon.io.place import stored_geometry
 from mrirecon.io.sequence import in_seconds, sequence
+from mrirecon.jobs import reconstruct_file
 
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
@@ -163,6 +164,27 @@ def test_a_volume_has_voxel_n_half_at_its_position(tmp_path):
     assert not unknown
     np.testing.assert_allclose(grid.matrix @ [2, 5, 2, 1], (1, 2, 3, 1))
     np.testing.assert_allclose(grid.spacing, (10, 6, 10))
+
+
+@pytest.mark.parametrize("orientation", ["axial", "sagittal", "oblique"])
+def test_a_point_in_a_volume_is_where_it_was(tmp_path, orientation):
+    directions = [np.array(unit(v)) for v in ORIENTATIONS[orientation]]
+    shape, fov, centre = {"z": 6, "y": 12, "x": 9}, {"y": 60.0, "x": 36.0, "z": 24.0}, np.array([5.0, 6.0, 7.0])
+    along = dict(zip("yxz", directions, strict=True))
+    point = centre + 2 * 5 * along["y"] - 3 * 4 * along["x"] + 1 * 4 * along["z"]
+    k = np.meshgrid(*(np.arange(-(n // 2), n - n // 2) / fov[a] for a, n in shape.items()), indexing="ij")
+    phase = sum(ka * (along[a] @ (point - centre)) for a, ka in zip(shape, k, strict=True))
+    geometry = Geometry((60.0, 36.0, 24.0), tuple(centre), *map(unit, directions))
+    kspace = np.exp(-2j * np.pi * phase)[None] * np.array([1, 1j])[:, None, None, None]
+    io.write_kspace(tmp_path / "k.h5", kspace, axes="coil,z,y,x", beside=stored_geometry(geometry))
+    reconstruct_file(tmp_path / "k.h5", tmp_path / "o.nii.gz", method="rss")
+    reconstruct_file(tmp_path / "k.h5", tmp_path / "o.dicom", method="rss")
+    image = nibabel.load(tmp_path / "o.nii.gz")
+    at = image.affine @ [*np.unravel_index(image.get_fdata().argmax(), image.shape), 1]
+    np.testing.assert_allclose(at[:3], point * (-1, -1, 1), atol=1e-4)
+    found = read_images(tmp_path / "o.dicom")
+    z, y, x = np.unravel_index(found.values.argmax(), found.values.shape)
+    np.testing.assert_allclose((found.grid.matrix @ [x, y, z, 1])[:3], point, atol=1e-4)
 
 
 @pytest.mark.parametrize("wrong", ["uneven", "bent", "too few", "slabs"])
