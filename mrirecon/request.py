@@ -16,7 +16,7 @@ from mrirecon.checkpoints import Trained, describe_model, load_model, shipped
 from mrirecon.errors import UsageError
 from mrirecon.inference import SECOND_OPINION, pick_device
 from mrirecon.io import safe_name, sha256
-from mrirecon.io.formats import EXTENSION, ImageFormat, image_format, named_format, require
+from mrirecon.io.formats import EXTENSION, FOREIGN, ImageFormat, image_format, named_format, require
 from mrirecon.io.identify import cfl_pair
 from mrirecon.registry import find, resolve
 
@@ -174,8 +174,15 @@ def _same(noted: Mapping[str, object], found: Mapping[str, int], quick: tuple[st
 
 
 def output_path(source: Path, out: Path, method: str, format: ImageFormat | None) -> Path:
-    """Return where the images of ``source`` go: ``out`` itself if it names a file, else a name of its own in it."""
+    """Return where the images of ``source`` go: ``out`` itself if it names a file, else a name of its own in it.
+
+    Raises:
+        UsageError: a name that stands for a format that is not written, and for no folder that is there.
+
+    """
     named = named_format(out)
+    if named is None and out.suffix.lower() in FOREIGN and not out.is_dir() and format is None:
+        image_format(out)  # which it is not, and says what to do
     if named is not None and (not out.is_dir() or named == "dicom"):
         return out
     ending = f"_{method}{EXTENSION[format or 'h5']}"

@@ -776,6 +776,14 @@ def test_reconstruct_writes_them(run, small):
     assert with_words.SOPClassUID.name == "Secondary Capture Image Storage"
 
 
+@pytest.mark.parametrize("name", ["a.dcm", "a.jpg", "a.mrd"])
+def test_a_name_of_another_format_is_no_folder(run, small, name):
+    code, _, err = run("reconstruct", small, "-m", "rss", "-o", name)
+    assert code == 2
+    assert ("a.dicom" if name == "a.dcm" else "choose h5") in err
+    assert not Path(name).exists()
+
+
 def test_reconstruct_into_bids(run, small):
     code, out, _ = run("reconstruct", small, "-m", "zero-filled", "--bids", "d")
     assert (code, out) == (0, "d/sub-07/anat/sub-07_rec-zerofilled_run-1_T2w.nii.gz\n")

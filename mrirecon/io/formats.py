@@ -18,6 +18,7 @@ ArrayFormat = Literal["h5", "npz", "cfl"]
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 # What a name is given where only a folder is named; a DICOM series is a folder itself.
 EXTENSION: dict[ImageFormat, str] = {f: f".{f}" for f in FORMATS} | {"nii": ".nii.gz"}
+FOREIGN = (".dcm", ".mrd", ".mat", ".jpg", ".jpeg", ".tif", ".tiff", ".mha", ".mgz", ".npy")  # not written, of images
 _ENDINGS: dict[str, ImageFormat] = {
     **{".h5": "h5", ".hdf5": "h5", ".npz": "npz", ".cfl": "cfl", ".hdr": "cfl"},
     **{".nii": "nii", ".nii.gz": "nii", ".dicom": "dicom", ".png": "png"},
