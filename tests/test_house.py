@@ -35,10 +35,12 @@ ORDER = [
         "checkpoints",
         "training",
         "second_opinion",
+        "hybrid",
+        "streaming",
         "calibrate",
         "coverage",
     ),
-    *("inference", "trust", "evaluate", "jobs", "selftest", "benchmark", "report", "cli"),
+    *("inference", "trust", "evaluate", "request", "jobs", "batches", "selftest", "benchmark", "report", "cli"),
 ]
 LONGEST = 350
 FILES = sorted(PACKAGE.rglob("*.py"))

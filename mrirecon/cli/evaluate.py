@@ -45,11 +45,13 @@ def evaluate(
             free(path, overwrite)
     from mrirecon.evaluate import Evaluations, Options, evaluate_folders
     from mrirecon.evaluate import evaluate as run
+    from mrirecon.io.dicom import is_dicom
 
     names = tuple(part.strip() for part in metrics.split(",") if part.strip())
     options = Options(preset, names, mask, region, spacing)  # type: ignore[arg-type]  # it checks the words
     named: dict[str, Any] = {"dataset": dataset, "reference_dataset": reference_dataset, "axes": axes}
-    if prediction.is_dir() or reference.is_dir():
+    alone = not any(path.is_dir() and not is_dicom(path) for path in (prediction, reference))
+    if not alone:
         with progress("evaluate") as callback:
             found = evaluate_folders(prediction, reference, options=options, progress=callback, **named)
     elif volumes is not None:
@@ -60,7 +62,6 @@ def evaluate(
         found.write_slices(csv)
     if volumes is not None:
         found.write_volumes(volumes)
-    alone = not (prediction.is_dir() or reference.is_dir())
     if as_json:
         emit(found.done[0].as_dict() if alone else found.as_dict())
     elif alone:

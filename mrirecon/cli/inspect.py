@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mrirecon.cli.console import emit, progress, say, table
-from mrirecon.errors import MriReconError, PartialFailure, UsageError
+from mrirecon.errors import MriReconError, PartialFailure
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON.")]
@@ -60,9 +60,10 @@ def info(
 
 def _would(scan: Any) -> str:
     from mrirecon.coverage import choose_method
+    from mrirecon.hybrid import stand_in
 
     try:
-        method, why = choose_method(scan())
+        method, why = choose_method(*stand_in(scan()))
     except MriReconError as error:
         return f"reconstruct would refuse it: {error.what}"
     return f"reconstruct by {method}: {why}"
@@ -180,5 +181,6 @@ def free(path: Path, overwrite: bool) -> None:
         UsageError: it does.
 
     """
-    if path.exists() and not overwrite:
-        raise UsageError("the output exists already", where=str(path), fix="choose another name, or pass --overwrite")
+    from mrirecon.io.atomic import refuse_existing
+
+    refuse_existing([path], overwrite)

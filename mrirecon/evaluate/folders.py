@@ -14,6 +14,7 @@ import numpy as np
 from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.evaluate.one import Evaluation, Options, Row, evaluate
 from mrirecon.io import atomic_path
+from mrirecon.io.dicom import is_dicom
 
 SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".nii", ".nii.gz")
 RESAMPLES = 10_000
@@ -190,11 +191,12 @@ def by_name(folder: Path) -> dict[str, Path]:
         InputError: two files of one name.
 
     """
-    if not folder.is_dir():
+    if not folder.is_dir() or is_dicom(folder):
         raise UsageError("a folder is compared with a folder", where=str(folder), fix="give two files or two folders")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES):
+        known = path.name.lower().endswith(SUFFIXES) or (path.is_dir() and is_dicom(path))
+        if path.name.startswith(".") or not known:
             continue
         name = path.name.split(".")[0]
         if name in found:

@@ -15,13 +15,16 @@ _LEFT = 0.5  # and the share of what is missing to 1 that it may leave
 _FACTOR = 1.5  # from which on a scale is told
 
 
-def misfits(image: np.ndarray, truth: np.ndarray, scale: float | None) -> list[tuple[str, str]]:
+def misfits(
+    image: np.ndarray, truth: np.ndarray, scale: float | None, *, placed: bool = False
+) -> list[tuple[str, str]]:
     """Say what is wrong with the position or the scale of one volume, and how that is known; nothing if all is well.
 
     Args:
         image: (z, y, x) or (y, x) magnitudes.
         truth: of the same shape.
         scale: the factor that brings the image to the reference; None if there is none.
+        placed: whether the coordinates of both files say that they lie alike.
 
     """
     x, r = (np.asarray(v, np.float32).reshape(-1, *v.shape[-2:]) for v in (image, truth))
@@ -31,6 +34,8 @@ def misfits(image: np.ndarray, truth: np.ndarray, scale: float | None) -> list[t
         found += _placed(x[middle], r[middle])
         if len(r) > 1 and not found:
             found += _ordered(x, r)
+    if placed:
+        found = [(f"{what}, though the coordinates of both files agree", how) for what, how in found]
     if scale is not None and scale > 0 and not 1 / _FACTOR < scale < _FACTOR:
         found.append(("its values are of another scale", f"{1 / scale:.3g} times the reference's; scaled first"))
     return found

@@ -12,8 +12,10 @@ from mrirecon.errors import InputError
 from mrirecon.io.axes import Layout
 from mrirecon.io.fit import calibration_shape, fit_mask, maps_index, reference_shape
 from mrirecon.io.geometry import Geometry
+from mrirecon.io.place import NAMES as PLACE_NAMES
+from mrirecon.io.place import restored_geometry
 from mrirecon.io.scan import Roles, Scalar, Scan, Store
-from mrirecon.io.values import complex_dtype, real_kspace
+from mrirecon.io.values import complex_dtype, real_kspace, to_complex64
 
 # From another file: a mask with the name of that file; the store and name of coil maps.
 Given = tuple[np.ndarray, str] | None
@@ -147,6 +149,14 @@ def assemble(
         given, origin = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}"), "the mask in the file"
     if given is not None and given.all():
         said.append(f"{origin} samples everything (acceleration 1)")
+    noise_name, *places = (others.pop(n, None) for n in ("noise", *PLACE_NAMES))
+    if noise_name is not None and noise is None:
+        box, kind = arrays[noise_name]
+        if complex_dtype(kind) and len(box) == 2 and box[0] == layout.shape["coil"]:
+            noise = to_complex64(store.read(noise_name), f"{path}:{noise_name}")
+        else:
+            said.append(f"{noise_name} {box} {kind} is not used: a noise scan is complex, (coil, samples)")
+    geometry = geometry or restored_geometry({n.lower(): store.read(n) for n in places if n is not None})
     for name in others.values():
         if complex_dtype(arrays[name][1]):
             said.append(f"also in the file, not used: {name} {arrays[name][0]}")

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mrirecon.errors import InputError
+from mrirecon.errors import BusyError, InputError
 from mrirecon.io.atomic import sha256
 from mrirecon.io.axes import Layout
 from mrirecon.io.fit import calibration_shape, maps_index, reference_shape
@@ -188,6 +188,10 @@ class Scan:
             check_kspace(item, ("coil", *self.space), where)
         return found
 
+    def blank(self, item: int) -> bool:
+        """Whether an item is known to hold no signal, so that its image is zero; in a file, such an item is refused."""
+        return False
+
     def sha256(self) -> str:
         """Return the SHA-256 of the file (of the data file of a BART pair)."""
         return sha256(self.store.files[-1])
@@ -245,7 +249,7 @@ class Scan:
 
     def _read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
         if self._stat() != self._fingerprint:
-            raise InputError(f"{self.path} has changed since it was opened", fix="start again when it is complete")
+            raise BusyError(f"{self.path} has changed since it was opened", fix="start again when it is complete")
         return self.store.read(name, index)
 
     def _stat(self) -> Fingerprint:
