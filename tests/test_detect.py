@@ -75,7 +75,11 @@ def test_what_cannot_be_asked(tmp_path):
     noise = np.random.default_rng(0).uniform(0, 1, (1, 64, 64)).astype(np.float32)  # nowhere homogeneous
     np.save(tmp_path / "noise.npy", noise)
     with pytest.raises(InputError, match="finds a place"):
-        detect(tmp_path / "noise.npy", ["zero-filled"], setting=Setting(pairs=4, lesions=1, coils=2, acceleration=2.0, calibration=8))
+        detect(
+            tmp_path / "noise.npy",
+            ["zero-filled"],
+            setting=Setting(pairs=4, lesions=1, coils=2, acceleration=2.0, calibration=8),
+        )
 
 
 def test_the_verb_prints_a_table(capfd):

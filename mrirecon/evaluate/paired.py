@@ -102,7 +102,8 @@ def compare_runs(
         for metric in metrics
     ]
     adjusted = holm([d.p for d in found])
-    return [_judged(replace(d, adjusted=p)) for d, p in zip(found, adjusted, strict=True)]
+    tests = sum(p is not None for p in adjusted)
+    return [_judged(replace(d, adjusted=p), tests) for d, p in zip(found, adjusted, strict=True)]
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
@@ -183,13 +184,16 @@ def _difference(
     return Difference(metric, a, b, len(each), left, summary.mean, summary.low, summary.high, effect, p, None, "", each)
 
 
-def _judged(d: Difference) -> Difference:
+def _judged(d: Difference, tests: int) -> Difference:
     if d.persons == 0:
         text = "no person has a value in both"
     elif d.effect is None:
         text = "equal for every person"
     elif d.persons < LEAST:
         text = f"no verdict: {d.persons} {'person' if d.persons == 1 else 'persons'}, a test needs {LEAST}"
+    elif tests * 2.0 ** (1 - d.persons) >= LEVEL:
+        # the smallest p there is, after Holm's first step
+        text = f"no verdict: {d.persons} persons are too few for {tests} tests at once"
     elif d.p is None or d.adjusted is None or d.adjusted >= LEVEL:
         text = "no difference shown; that is not a proof of none"
     else:
