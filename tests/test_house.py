@@ -38,7 +38,7 @@ ORDER = [
         "calibrate",
         "coverage",
     ),
-    *("inference", "trust", "evaluate", "jobs", "selftest", "benchmark", "report", "cli"),
+    *("inference", "trust", "evaluate", "jobs", "selftest", "benchmark", "report", "study", "cli"),
 ]
 LONGEST = 350
 FILES = sorted(PACKAGE.rglob("*.py"))
