@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mrirecon.errors import MriReconError
 from mrirecon.evaluate import Difference, Summary, compare_runs, summarize, write_csv
-from mrirecon.evaluate.paired import LEAST, PERSON
+from mrirecon.evaluate.paired import HIGHER, LEAST, PERSON
 from mrirecon.io import atomic_path, read_image, write_json
 from mrirecon.pictures import Panel, save_panels
 from mrirecon.study.plan import Plan
@@ -31,7 +30,7 @@ def write_results(
         "title": plan.settings.title,
         "preset": plan.settings.preset,
         "rows": rows,
-        "differences": [d.as_dict() | {"mask": mask} for mask, d in pairs],
+        "differences": [d.as_dict() | {"metric": metrics[0], "mask": d.metric} for d in pairs],
         "failed": [_place(r) | {"error": r["error"]} for r in records if r["status"] == "failed"],
         "methods": [{"name": m.name, "what": m.what, **models.get(m.name, {})} for m in plan.methods],
         "notes": plan.notes,
@@ -84,22 +83,25 @@ def _value(record: Record, metric: str) -> float | None:
     return None if found is None else float(found)
 
 
-def _differences(plan: Plan, records: Sequence[Record]) -> list[tuple[str, Difference]]:
-    """Compare all pairs of methods under each mask in the first metric, paired by person."""
+def _differences(plan: Plan, records: Sequence[Record]) -> list[Difference]:
+    """Compare methods under each mask in the first metric, paired by person; all tests are adjusted together."""
     metric = plan.settings.metrics[0]
-    out: list[tuple[str, Difference]] = []
-    for mask in plan.masks:
-        runs: dict[str, dict[str, dict[str, float | None]]] = {}
-        for r in records:
-            if r["mask"] == mask.name and _value(r, metric) is not None:
-                runs.setdefault(r["method"], {})[r["scan"]] = {metric: _value(r, metric)}
-        if len(runs) > 1:
-            try:
-                found = compare_runs(runs, [metric], person=plan.settings.person or PERSON)
-            except MriReconError:  # two methods have no person in common: one of them failed everywhere but there
-                continue
-            out += [(mask.name, d) for d in found]
-    return out
+    masks = [m.name for m in plan.masks]
+    runs: dict[str, dict[str, dict[str, float | None]]] = {}
+    for r in records:
+        runs.setdefault(r["method"], {}).setdefault(r["scan"], {})[r["mask"]] = _value(r, metric)
+    pairs = plan.settings.compare
+    if len(runs) < 2:
+        return []
+    # Masks take the place of metrics: one family of tests, the first metric under each mask.
+    found = compare_runs(
+        runs,
+        masks,
+        person=plan.settings.person or PERSON,
+        pairs=None if pairs is None else [(a, b) for a, b in pairs],
+        higher=dict.fromkeys(masks, HIGHER.get(metric, False)),
+    )
+    return sorted(found, key=lambda d: masks.index(d.metric))
 
 
 def _flat(row: Record, metrics: Sequence[str]) -> Record:
@@ -146,9 +148,7 @@ def _safe(text: object) -> str:
     return str(text).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-def _report(
-    plan: Plan, told: Record, table: str, pairs: Sequence[tuple[str, Difference]], pictures: Sequence[str]
-) -> str:
+def _report(plan: Plan, told: Record, table: str, pairs: Sequence[Difference], pictures: Sequence[str]) -> str:
     people = {s.person for s in plan.scans}
     metric = NAMES[plan.settings.metrics[0]]
     lines = [f"# {_safe(plan.settings.title or plan.path.stem)}", ""]
@@ -186,16 +186,20 @@ def _report(
     return "\n".join(lines)
 
 
-def _told(pairs: Sequence[tuple[str, Difference]], metric: str) -> list[str]:
+def _told(pairs: Sequence[Difference], metric: str) -> list[str]:
     if not pairs:
         return ["There are no two methods to compare."]
-    most = max(d.persons for _, d in pairs)
+    most = max(d.persons for d in pairs)
     few = f"A test needs {LEAST} persons, and here are {most}: nothing is said of other persons than these."
-    lines = [few, ""] if most < LEAST else ["Paired by person: Wilcoxon's test, adjusted by Holm within each mask.", ""]
+    lines = (
+        [few, ""]
+        if most < LEAST
+        else ["Paired by person: Wilcoxon's test, adjusted by Holm for all rows together.", ""]
+    )
     lines += ["| mask | methods | difference | 95 % interval | effect | persons | verdict |", "|" + "---|" * 7]
-    for mask, d in pairs:
+    for d in pairs:
         interval = "-" if d.low is None else f"{_number(d.low)} to {_number(d.high)}"
-        cells = [mask, f"{d.a} - {d.b}", _number(d.mean), interval, _number(d.effect, 2), d.persons, d.verdict]
+        cells = [d.metric, f"{d.a} - {d.b}", _number(d.mean), interval, _number(d.effect, 2), d.persons, d.verdict]
         lines.append("| " + " | ".join(map(_safe, cells)) + " |")
     return lines
 
@@ -227,11 +231,16 @@ def _picture(out: Path, name: str, records: Sequence[Record], scan: str) -> None
     item = len(reference) // 2
     truth = _plane(reference[item])
     white = float(np.percentile(truth, 99.8))
-    above, below = [Panel("fully sampled", truth, vmax=white)], [Panel("", np.zeros_like(truth), vmax=1)]
+    mask = np.load(out / "masks" / records[0]["mask"] / f"{scan}.npy")
+    rate = f"{records[0]['achieved']:.3g}x fewer"
+    above = [Panel("fully sampled", truth, vmax=white, note="the reference")]
+    below = [Panel("samples of k-space", _plane(mask).astype(np.float64), vmax=1, note=rate)]
     for r in records:
         image = _plane(np.abs(read_image(out / "images" / r["mask"] / r["method"] / f"{scan}.h5"))[item])
         scale = float((image * truth).sum() / max(float((image * image).sum()), 1e-30))
-        score = ", ".join(f"{NAMES[k]} {v:.4g}" for k, v in list(r["scores"].items())[:2] if v is not None)
+        score = ", ".join(
+            f"{NAMES[k].removesuffix(' (dB)')} {v:.4g}" for k, v in list(r["scores"].items())[:2] if v is not None
+        )
         error = np.abs(scale * image - truth)
         above.append(Panel(r["method"], scale * image, vmax=white, note=score))
         below.append(Panel(f"error × {_GAIN}", error, vmax=white / _GAIN))

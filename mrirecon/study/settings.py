@@ -111,4 +111,14 @@ class StudySettings(Section):
         list(METRICS), description="any of ssim, psnr, nmse, mse, hfen, gmsd; differences are of the first"
     )
     person: str | None = Field(None, description="expression whose first group names the person in a scan's name")
+    compare: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | None = Field(
+        None, description="pairs of methods whose difference is asked; all by default, which leaves each less power"
+    )
     pictures: bool = Field(True, description="draw all methods side by side, for the first scan of each kind")
+
+    @model_validator(mode="after")
+    def _known_pairs(self) -> StudySettings:
+        unknown = sorted({n for pair in self.compare or [] for n in pair} - set(self.methods))
+        if unknown:
+            raise ValueError(f"compare names {', '.join(unknown)}; the methods are {', '.join(self.methods)}")
+        return self
