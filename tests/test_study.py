@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from mrirecon.cli import main
+from mrirecon.data.phantom import phantom
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import read_image
 from mrirecon.study import dry_run, load_study, run_study
@@ -219,6 +220,34 @@ def test_what_is_missing_is_trained_within_the_budget_and_once(write, tmp_path):
     changed = {p.parts[1] for p, at in times(tmp_path / "out").items() if before.get(p) != at}
     assert changed == {"own"}
     assert len(list((tmp_path / "out/models").glob("own-*/best"))) == 2, "the run of before is kept"
+
+
+def test_nothing_is_tested_on_what_it_learned_from(write, tmp_path):
+    write(LEARN.replace("[phantom:0, phantom:1]", "[phantom:0, phantom:101]"), "tiny.yaml")
+    path = write(SMALL + "  own: {train: tiny.yaml}\n")
+    with pytest.raises(UsageError, match="learn from what it is tested on") as told:
+        load_study(path)
+    assert told.value.why == "phantom:101"
+    with pytest.raises(UsageError, match="learn from what it is tested on"):
+        load_study(path, ["methods.own.set=['data.train=[phantom:0]', 'data.val=[phantom:100]']"])
+    np.savez(tmp_path / "phantom-101.npz", head=phantom((64, 64), 3, 5))
+    write(LEARN.replace("[phantom:0, phantom:1]", "[phantom:0, phantom-101.npz]"), "tiny.yaml")
+    assert [n for n in load_study(path).notes if "people of the same name: phantom-101" in n]
+
+
+def test_what_was_noticed_and_what_is_left_over_is_told(write, tmp_path):
+    """A model that comes along notes phantoms of two coils: it was trained with four and more."""
+    text = SMALL.replace("  cs: {method: cs, options: {iterations: 5}}", "  unet: {method: unet}")
+    path = write(text)
+    one = ["data.phantoms.volumes=phantom:100", "data.phantoms.coils=2", "pictures=false"]
+    run_study(load_study(path, one), tmp_path / "out")
+    report = (tmp_path / "out/report.md").read_text()
+    assert "unet (2 of 2): outside what the model was trained for" in report
+    told = []
+    fewer = [*one, "masks={lines: {family: random, acceleration: 3, calibration: 16}}"]
+    run_study(load_study(path, fewer), tmp_path / "out", tell=told.append)
+    assert [t for t in told if "2 images are of a former configuration" in t and "plane-4x/unet/phantom-100" in t]
+    assert "plane-4x" not in (tmp_path / "out/table.md").read_text()
 
 
 def test_minutes_become_steps_that_a_resumed_study_keeps(write, tmp_path):

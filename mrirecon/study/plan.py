@@ -7,10 +7,7 @@ the version of mrirecon. What is there under the same key need not be made again
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from mrirecon import __version__
@@ -27,120 +24,12 @@ from mrirecon.io import safe_name, sha256
 from mrirecon.masks import MaskResult
 from mrirecon.masks.make import LINES, make_mask
 from mrirecon.registry import find, resolve
-from mrirecon.study.settings import MaskSetting, MethodSetting, Source, StudySettings
+from mrirecon.study.fairness import seen_before, unequal
+from mrirecon.study.parts import Plan, PlannedMask, PlannedMethod, PlannedScan, digest
+from mrirecon.study.settings import MethodSetting, StudySettings
 
 # What may change in a training configuration without changing a number of the run.
 _IDLE = ("workers", "tensorboard", "checkpoint_every", "checkpoint_seconds", "panels", "log_every")
-
-
-@dataclass(frozen=True)
-class PlannedScan:
-    """One scan: a file, or what it is simulated from."""
-
-    name: str
-    entry: str
-    source: str
-    person: str
-    setting: Source
-    key: str
-
-    @property
-    def simulated(self) -> bool:
-        """Whether it has to be made first."""
-        return bool(self.setting.volumes)
-
-
-@dataclass(frozen=True)
-class PlannedMask:
-    """One family of masks at one acceleration."""
-
-    name: str
-    rate: float
-    setting: MaskSetting
-    key: str
-
-
-@dataclass(frozen=True)
-class PlannedMethod:
-    """One method; see `MethodSetting`.
-
-    Attributes:
-        name: in the study.
-        what: in words.
-        method: registered name.
-        options: of it, as given.
-        lam: regularization weight.
-        model: folder of weights, where they are there.
-        config: what trains it, where it is to be trained.
-        minutes: that its training may take; None where ``config`` says how many steps.
-        key: of all of this.
-
-    """
-
-    name: str
-    what: str
-    method: str
-    options: dict[str, object]
-    lam: float | str | None
-    model: Path | None
-    config: Config | None
-    minutes: float | None
-    key: str
-
-    @property
-    def folder(self) -> str:
-        """Name of the folder that it is trained in: another configuration has another one."""
-        return f"{self.name}-{self.key[:8]}"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One image to be made."""
-
-    scan: PlannedScan
-    mask: PlannedMask
-    method: PlannedMethod
-
-    @property
-    def key(self) -> str:
-        """Hash of all that the image depends on."""
-        return digest([__version__, self.scan.key, self.mask.key, self.method.key])
-
-    @property
-    def place(self) -> Path:
-        """Folders and name, without suffix: mask, method, scan."""
-        return Path(self.mask.name) / self.method.name / self.scan.name
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A study to be done.
-
-    Attributes:
-        settings: as configured.
-        path: of the configuration.
-        scans: in order.
-        masks: in order.
-        methods: in order.
-        notes: what the user should know.
-
-    """
-
-    settings: StudySettings
-    path: Path
-    scans: list[PlannedScan]
-    masks: list[PlannedMask]
-    methods: list[PlannedMethod]
-    notes: list[str] = field(default_factory=list)
-
-    def cells(self) -> list[Cell]:
-        """Return all cells: all methods of a scan and mask after each other."""
-        return [Cell(s, m, x) for m in self.masks for s in self.scans for x in self.methods]
-
-    @property
-    def options(self) -> Options:
-        """What is measured."""
-        return Options(self.settings.preset, tuple(self.settings.metrics))
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
@@ -178,7 +67,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
         except (InputError, UsageError) as error:
             inner = [k for k in (error.where or "").split(".") if k in setting.options]
             raise _at(error, origins, ("methods", name, *(["options", inner[0]] if inner else [])), path) from None
-    notes += _unequal(methods)
+    notes += [*unequal(methods), *seen_before(methods, scans)]
     return Plan(settings, path, scans, masks, methods, notes)
 
 
@@ -196,12 +85,6 @@ def draw(mask: PlannedMask, shape: tuple[int, ...], name: str, seed: int) -> Mas
         compat=m.compat,
         axis=-2 if m.family in LINES and m.axis == "y" else -1,
     )
-
-
-def digest(values: object) -> str:
-    """Return a hash of plain data that is the same on every machine."""
-    text = json.dumps(values, sort_keys=True, ensure_ascii=True, default=str)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def _scans(settings: StudySettings, origins: dict[Path_, Origin], path: Path, notes: list[str]) -> list[PlannedScan]:
@@ -305,19 +188,6 @@ def _trained(name: str, m: MethodSetting, settings: StudySettings, path: Path) -
 def _length(config: Config) -> str:
     train = config.settings.train
     return f"{train.steps} steps" if train.steps is not None else f"{train.epochs} epochs"
-
-
-def _unequal(methods: Sequence[PlannedMethod]) -> list[str]:
-    """Say where methods that are trained here do not learn under the same conditions."""
-    trained = [m for m in methods if m.config is not None]
-    out = []
-    for what, part in (("from the same data", "data"), ("with the same loss", "loss")):
-        if len({digest(m.config.plain()[part]) for m in trained if m.config is not None}) > 1:
-            out.append(f"the methods that are trained here do not all learn {what}")
-    lengths = {m.what.rpartition(" for ")[2] for m in trained}
-    if len(lengths) > 1:
-        out.append(f"the methods that are trained here are not trained equally long: {', '.join(sorted(lengths))}")
-    return out
 
 
 def _at(error: MriReconError, origins: dict[Path_, Origin], key: Path_, path: Path) -> MriReconError:

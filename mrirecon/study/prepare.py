@@ -17,7 +17,8 @@ from mrirecon.data.scan import simulate_scan
 from mrirecon.evaluate import reference_images
 from mrirecon.io import atomic_path, read, write_image, write_json
 from mrirecon.masks import mask_bytes, seed_from
-from mrirecon.study.plan import PlannedMask, PlannedMethod, PlannedScan, draw
+from mrirecon.study.parts import PlannedMask, PlannedMethod, PlannedScan
+from mrirecon.study.plan import draw
 
 Tell = Callable[[str], None]
 DONE, BUDGET = "study.json", "budget.json"

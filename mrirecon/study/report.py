@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from mrirecon.data.volumes import PHANTOM
 from mrirecon.evaluate import Difference, Summary, compare_runs, summarize, write_csv
 from mrirecon.evaluate.paired import HIGHER, LEAST, PERSON
 from mrirecon.io import atomic_path, read_image, write_json
 from mrirecon.pictures import Panel, save_panels
-from mrirecon.study.plan import Plan
+from mrirecon.study.parts import Plan
 
 Record = dict[str, Any]
 NAMES = {"ssim": "SSIM", "psnr": "PSNR (dB)", "nmse": "NMSE", "mse": "MSE", "hfen": "HFEN", "gmsd": "GMSD"}
@@ -43,7 +44,8 @@ def write_results(
     write_csv(out / "cells.csv", list(each[0]), each)
     table = _markdown(rows, metrics)
     pictures = _pictures(plan, records, out) if plan.settings.pictures else []
-    for path, text in ((out / "table.md", table), (out / "report.md", _report(plan, told, table, pairs, pictures))):
+    report = _report(plan, told, records, table, pairs, pictures)
+    for path, text in ((out / "table.md", table), (out / "report.md", report)):
         with atomic_path(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
     return told
@@ -148,7 +150,14 @@ def _safe(text: object) -> str:
     return str(text).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-def _report(plan: Plan, told: Record, table: str, pairs: Sequence[Difference], pictures: Sequence[str]) -> str:
+def _report(
+    plan: Plan,
+    told: Record,
+    records: Sequence[Record],
+    table: str,
+    pairs: Sequence[Difference],
+    pictures: Sequence[str],
+) -> str:
     people = {s.person for s in plan.scans}
     metric = NAMES[plan.settings.metrics[0]]
     lines = [f"# {_safe(plan.settings.title or plan.path.stem)}", ""]
@@ -175,8 +184,15 @@ def _report(plan: Plan, told: Record, table: str, pairs: Sequence[Difference], p
             for f in told["failed"]
         ]
         lines.append("")
+    remarks = _remarks(records)
+    if remarks:
+        lines += ["## What was noticed", "", *(f"- {_safe(r)}" for r in remarks), ""]
     lines += ["## Methods", ""]
     lines += [f"- **{_safe(m['name'])}**: {_safe(m['what'])}{_trained(m)}" for m in told["methods"]]
+    if any(m.config is not None for m in plan.methods):
+        lines += ["", "Each was trained once, from one seed: how much trainings differ by themselves is not seen here."]
+    if any(s.source.startswith(PHANTOM) for s in plan.scans):
+        lines += ["", "Phantoms count as persons here; what holds for them need not hold for people."]
     if plan.notes:
         lines += ["", "## Notes", "", *(f"- {_safe(n)}" for n in plan.notes)]
     if pictures:
@@ -184,6 +200,22 @@ def _report(plan: Plan, told: Record, table: str, pairs: Sequence[Difference], p
         lines += ["", *(f"![{_safe(p)}]({p})" for p in pictures)]
     lines += ["", f"mrirecon {told['versions']['mrirecon']}, torch {told['versions']['torch']}. For research."]
     return "\n".join(lines)
+
+
+def _remarks(records: Sequence[Record]) -> list[str]:
+    """Return what was said while images were made and scored, once for each method, and in how many cells."""
+    counts: dict[tuple[str, str], int] = {}
+    cells: dict[str, int] = {}
+    for r in records:
+        if r["status"] != "done":
+            continue
+        cells[r["method"]] = cells.get(r["method"], 0) + 1
+        for text in dict.fromkeys([*r["notes"], *r["remarks"]]):
+            counts[r["method"], text] = counts.get((r["method"], text), 0) + 1
+    by_text: dict[str, list[str]] = {}
+    for (method, text), count in counts.items():
+        by_text.setdefault(text, []).append(f"{method} ({count} of {cells[method]})")
+    return [f"{', '.join(who)}: {text}" for text, who in by_text.items()]
 
 
 def _told(pairs: Sequence[Difference], metric: str) -> list[str]:

@@ -26,7 +26,8 @@ from mrirecon.errors import MriReconError, ResourceError, UsageError
 from mrirecon.evaluate import evaluate
 from mrirecon.io import atomic_path, write_json
 from mrirecon.jobs import reconstruct_file, versions
-from mrirecon.study.plan import Cell, Plan, PlannedMethod, as_error, digest
+from mrirecon.study.parts import Cell, Plan, PlannedMethod, digest
+from mrirecon.study.plan import as_error
 from mrirecon.study.prepare import DONE, Tell, noted, prepare_mask, prepare_model, prepare_scan
 from mrirecon.study.report import write_results
 
@@ -83,7 +84,7 @@ def run_study(
     with _alone(out):
         with atomic_path(out / "study.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(plan.settings.model_dump(mode="json"), sort_keys=False))
-        for note in plan.notes:
+        for note in [*plan.notes, *_left_over(plan, out)]:
             tell(f"note: {note}")
         work = _Work(plan, out, device, tell, command)
         cells = plan.cells()
@@ -218,6 +219,17 @@ def _scored(image: Path, reference: Path, plan: Plan) -> Record:
         "slices": found.rows(),
         "remarks": found.notes,
     }
+
+
+def _left_over(plan: Plan, out: Path) -> list[str]:
+    """Say which images of a former configuration lie in the folder; they are kept, and are in no table."""
+    wanted = {str(c.place) for c in plan.cells()}
+    found = [str(p.relative_to(out / "images").with_suffix("")) for p in sorted(out.glob("images/*/*/*.h5"))]
+    rest = [name for name in found if name not in wanted]
+    if not rest:
+        return []
+    listed = ", ".join(rest[:3]) + (", ..." if len(rest) > 3 else "")
+    return [f"{len(rest)} images are of a former configuration, and in no table: {listed}"]
 
 
 def _record_path(cell: Cell, out: Path) -> Path:
