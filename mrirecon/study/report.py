@@ -204,17 +204,18 @@ def _report(
 
 def _remarks(records: Sequence[Record]) -> list[str]:
     """Return what was said while images were made and scored, once for each method, and in how many cells."""
-    counts: dict[tuple[str, str], int] = {}
     cells: dict[str, int] = {}
+    said: dict[tuple[str, str], list[str]] = {}
     for r in records:
-        if r["status"] != "done":
-            continue
-        cells[r["method"]] = cells.get(r["method"], 0) + 1
-        for text in dict.fromkeys([*r["notes"], *r["remarks"]]):
-            counts[r["method"], text] = counts.get((r["method"], text), 0) + 1
+        if r["status"] == "done":
+            cells[r["method"]] = cells.get(r["method"], 0) + 1
+            for text in dict.fromkeys([*r["notes"], *r["remarks"]]):
+                # what differs in its numbers alone is one remark
+                said.setdefault((r["method"], text.partition(":")[0]), []).append(text)
     by_text: dict[str, list[str]] = {}
-    for (method, text), count in counts.items():
-        by_text.setdefault(text, []).append(f"{method} ({count} of {cells[method]})")
+    for (method, _), texts in said.items():
+        shown = texts[0] + (" (and the like)" if len(set(texts)) > 1 else "")
+        by_text.setdefault(shown, []).append(f"{method} ({len(texts)} of {cells[method]})")
     return [f"{', '.join(who)}: {text}" for text, who in by_text.items()]
 
 
