@@ -10,6 +10,7 @@ import typer
 
 from mrirecon.cli.console import emit, progress, say
 from mrirecon.cli.inspect import AsJson, Device
+from mrirecon.cli.training import Lines
 from mrirecon.errors import PartialFailure
 
 
@@ -32,7 +33,8 @@ def study(
         told = studies.dry_run(plan, folder)
         return emit(told) if as_json else typer.echo(_planned(told))
     with progress(f"study {config.name}") as callback:
-        done = studies.run_study(plan, folder, device=device, progress=callback, tell=say, command=sys.argv)
+        lines = callback or Lines("cell")
+        done = studies.run_study(plan, folder, device=device, progress=lines, tell=say, command=sys.argv)
     if as_json:
         emit(done)
     else:

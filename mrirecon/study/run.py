@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from mrirecon.errors import MriReconError, ResourceError, UsageError
+from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError
 from mrirecon.evaluate import evaluate
 from mrirecon.io import atomic_path, write_json
 from mrirecon.jobs import reconstruct_file, versions
@@ -86,19 +86,25 @@ def run_study(
             temporary.write_text(yaml.safe_dump(plan.settings.model_dump(mode="json"), sort_keys=False))
         for note in [*plan.notes, *_left_over(plan, out)]:
             tell(f"note: {note}")
-        work = _Work(plan, out, device, tell, command)
-        cells = plan.cells()
-        records = []
-        for cell in cells:  # the models first, so that what takes longest is seen to fail first
-            if cell.method.config is not None and _finished(cell, out) is None:
-                work.model(cell.method)
-        for number, cell in enumerate(cells):
-            if progress:
-                progress(number, len(cells), str(cell.place))
-            records.append(work.cell(cell))
+        try:
+            return _all(plan, _Work(plan, out, device, tell, command), progress)
+        except Stopped as stopped:
+            raise Stopped(stopped.number, "what is done is kept; run the study again to go on") from None
+
+
+def _all(plan: Plan, work: _Work, progress: Progress | None) -> Record:
+    cells = plan.cells()
+    records = []
+    for cell in cells:  # the models first, so that what takes longest is seen to fail first
+        if cell.method.config is not None and _finished(cell, work.out) is None:
+            work.model(cell.method)
+    for number, cell in enumerate(cells):
         if progress:
-            progress(len(cells), len(cells), "tables")
-        return write_results(plan, records, work.models(), out, versions())
+            progress(number, len(cells), str(cell.place))
+        records.append(work.cell(cell))
+    if progress:
+        progress(len(cells), len(cells), "tables")
+    return write_results(plan, records, work.models(), work.out, versions())
 
 
 class _Work:
