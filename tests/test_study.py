@@ -326,6 +326,26 @@ def test_data_may_be_optional(write):
         load_study(write(text.replace(", optional: true", "")))
 
 
+def test_the_verb_lists_what_it_would_do(write, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(LEARN, "tiny.yaml")
+    path = write(SMALL + "  own: {train: tiny.yaml, steps: 2}\n")
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main(["study", str(path), *arguments])
+        return ended.value.code, *capfd.readouterr()
+
+    code, out, _ = run("--dry-run")
+    assert code == 0
+    assert "own: cirim, to be trained for 2 steps" in out
+    assert "12 of 12 cells to do; to be trained: own\nstudies/study" in out
+    code, out, _ = run("--dry-run", "--json", "--set", "methods.own.steps=3")
+    assert [c["done"] for c in json.loads(out)["cells"]] == [False] * 12
+    assert not (tmp_path / "studies").exists()
+    assert run("--set", "budgets.steps=3")[0] == 2
+
+
 def test_two_processes_do_not_work_on_one_study(write, tmp_path):
     (tmp_path / "out").mkdir()
     with _alone(tmp_path / "out"), pytest.raises(UsageError, match="another process"):
