@@ -192,6 +192,19 @@ def test_a_cell_that_fails_is_shown_and_the_others_go_on(write, tmp_path, capfd)
     assert row["scores"]["ssim"]["undefined"] == 2
 
 
+def test_a_scan_that_is_not_whole_fails_in_all_its_cells_and_is_read_once(write, tmp_path):
+    twin = Path(__file__).parents[1] / "data_samples" / "brain_4x.h5"
+    text = SMALL.replace("masks:", f"  twin: {{files: {twin}}}\nmasks:", 1)
+    told = []
+    plan = load_study(write(text), ["data.phantoms.volumes=phantom:100", "pictures=false"])
+    done = run_study(plan, tmp_path / "out", tell=told.append)
+    assert {f["scan"] for f in done["failed"]} == {"brain_4x"}
+    assert len(done["failed"]) == 4
+    assert {f["error"]["what"] for f in done["failed"]} == {"an undersampled scan cannot be the reference"}
+    assert [r["acceleration"] is None for r in done["rows"]] == [False] * 4 + [True] * 4
+    assert sum(t.startswith("scan brain_4x failed") for t in told) == 1
+
+
 def test_what_is_missing_is_trained_within_the_budget_and_once(write, tmp_path):
     write(LEARN, "tiny.yaml")
     text = SMALL.replace(', "phantom:101"', "")
