@@ -8,6 +8,7 @@ the version of mrirecon. What is there under the same key need not be made again
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mrirecon import __version__
@@ -57,7 +58,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     ]
     for mask in masks:
         try:
-            draw(mask, (256, 256), "probe", settings.seed)
+            _probe(mask)
         except UsageError as error:
             raise _at(error, origins, ("masks", mask.name.rpartition("-")[0]), path) from None
     methods = []
@@ -87,18 +88,27 @@ def draw(mask: PlannedMask, shape: tuple[int, ...], name: str, seed: int) -> Mas
     )
 
 
+def _probe(mask: PlannedMask) -> None:
+    """Find out early what no size of a scan would mend; what its own size does not allow fails with the scan."""
+    if mask.setting.family in LINES:
+        draw(mask, (4096, 1) if mask.setting.axis == "y" else (1, 4096), "probe", 0)
+    else:
+        draw(replace(mask, rate=2.0, setting=mask.setting.model_copy(update={"calibration": 0})), (32, 32), "probe", 0)
+
+
 def _scans(settings: StudySettings, origins: dict[Path_, Origin], path: Path, notes: list[str]) -> list[PlannedScan]:
     found: dict[str, PlannedScan] = {}
     for entry, source in settings.data.items():
         key: Path_ = ("data", entry, "files" if source.files else "volumes")
-        try:
-            paths = expand(source.files or source.volumes, [], path.parent, origin_of(origins, key, path))
-        except UsageError as error:
-            if not source.optional:
-                raise
-            notes.append(f"{entry} is left out: {error.what}")
-            continue
-        for text in paths:
+        paths: list[str] = []
+        for given in source.files or source.volumes:
+            try:
+                paths += expand([given], [], path.parent, origin_of(origins, key, path))
+            except UsageError as error:
+                if not source.optional:
+                    raise
+                notes.append(f"a part of {entry} is left out: {error.what}")
+        for text in dict.fromkeys(paths):
             name = _scan_name(text)
             if name in found:
                 raise UsageError(
