@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mrirecon import __version__
-from mrirecon.cli import evaluate, inspect, masks, models, reconstruct, report, training, trust
+from mrirecon.cli import evaluate, inspect, masks, models, reconstruct, report, study, training, trust
 from mrirecon.cli.envelope import run
 
 EPILOG = (
@@ -36,6 +36,7 @@ app.command()(evaluate.compare)
 app.command("report")(report.report)
 app.command("trust")(trust.trust)
 app.command()(trust.detect)
+app.command("study")(study.study)
 app.command()(training.train)
 app.add_typer(training.app)
 app.command()(training.simulate)

@@ -15,6 +15,7 @@ from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.evaluate.one import Evaluation, Options, Row, evaluate
 from mrirecon.io import atomic_path
 from mrirecon.io.dicom import is_dicom
+from mrirecon.lesions import LesionScore, by_size
 
 SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".nii", ".nii.gz")
 RESAMPLES = 10_000
@@ -81,9 +82,29 @@ class Evaluations:
         rows = [one.mean for one in self.done]
         return {name: summarize([row[name] for row in rows], self.seed) for name in self.options.metrics}
 
+    def lacking(self) -> list[str]:
+        """Say what is not as it should be: pairs that failed, files without a partner, metrics that no mean can hold.
+
+        Slices where a metric is undefined are told beside it; here is where that leaves a whole file without it.
+        """
+        pairs = len(self.failed) + len(self.done)
+        out = [f"{len(self.failed)} of {pairs} pairs could not be compared"] if self.failed else []
+        for paths, what in ((self.without_reference, "reference"), (self.without_prediction, "prediction")):
+            if paths:
+                out.append(f"{len(paths)} {'file has' if len(paths) == 1 else 'files have'} no {what}")
+        for name, one in self.summary().items():
+            if one.undefined:
+                out.append(f"{name} is undefined in {one.undefined} of {one.undefined + one.volumes} files")
+        return out
+
+    def lesions(self) -> list[LesionScore]:
+        """Return the lesions of all files."""
+        return [s for one in self.done for item in one.lesions for s in item]
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold."""
-        return {
+        found: dict[str, Any] = {"lesions": by_size(self.lesions())} if self.options.region is not None else {}
+        return found | {
             "preset": self.options.preset,
             "summary": {name: vars(s) for name, s in self.summary().items()},
             "interval": f"95 %, percentile bootstrap over volumes, {RESAMPLES} resamples, seed {self.seed}",
@@ -97,12 +118,12 @@ class Evaluations:
     def write_slices(self, path: str | Path) -> None:
         """Write one row a slice as CSV; see `Evaluation.rows`."""
         rows = [{"file": one.prediction.name, **row} for one in self.done for row in one.rows()]
-        _write(path, ("file", "item", "slice", *self.options.metrics, "scale", "reason"), rows, self._inputs())
+        write_csv(path, ("file", "item", "slice", *self.options.metrics, "scale", "reason"), rows, self._inputs())
 
     def write_volumes(self, path: str | Path) -> None:
         """Write one row a file as CSV; see `volumes`."""
         columns = ("file", "items", "slices", *self.options.metrics, "notes")
-        _write(path, columns, self.volumes(), self._inputs())
+        write_csv(path, columns, self.volumes(), self._inputs())
 
     def _inputs(self) -> list[Path]:
         return [p for one in self.done for p in (one.prediction, one.reference)]
@@ -230,17 +251,21 @@ def own_options(options: Options, name: str) -> Options:
     return Options(**{**vars(options), **changed})
 
 
-def _write(path: str | Path, columns: Sequence[str], rows: Iterable[Row], inputs: Sequence[Path]) -> None:
+def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Row], inputs: Sequence[Path] = ()) -> None:
+    """Write rows as CSV, atomically.
+
+    Texts that a spreadsheet would run as a formula (=, +, -, @ or a tab first) get an apostrophe before them, as OWASP
+    advises against CSV injection: names of files are not ours. Numbers stay what they are, and None is empty.
+    """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    writer.writerows({name: _inert(value) for name, value in row.items()} for row in rows)
+    writer.writerows({k: _harmless(v) for k, v in row.items()} for row in rows)
     with atomic_path(path, inputs=inputs) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
-def _inert(value: object) -> object:
-    """Return a text so that a spreadsheet does not take it for a formula (OWASP, CSV injection)."""
+def _harmless(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
