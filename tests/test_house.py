@@ -40,8 +40,8 @@ ORDER = [
         "calibrate",
         "coverage",
     ),
-    *("inference", "trust", "evaluate", "request", "jobs", "batches", "selftest", "doctor", "benchmark"),
-    *("report", "cli"),
+    *("inference", "trust", "evaluate", "request", "jobs", "batches"),
+    *("selftest", "doctor", "benchmark", "report", "study", "cli"),
 ]
 LONGEST = 350
 FILES = sorted(PACKAGE.rglob("*.py"))

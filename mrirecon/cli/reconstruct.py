@@ -1,4 +1,4 @@
-"""Verbs that work on files: reconstruct, calibrate."""
+"""Verbs that work on files: reconstruct, calibrate, convert."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from mrirecon.batches import Outcome
 
 SOURCES = ("auto", "file", "espirit", "sigpy", "unit")
-FORMATS = ("h5", "npz", "cfl", "png")
+KINDS = ("auto", "kspace", "images")
+FORMATS = ("h5", "npz", "cfl", "nii", "dicom", "png")
 Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
+Format = Annotated[str | None, typer.Option(help="h5, npz, cfl, nii, dicom, png; by default the name tells.")]
 Sets = Annotated[int, typer.Option("--map-sets", min=1, max=2, help="2 where the object exceeds the field of view.")]
 
 
@@ -52,8 +54,14 @@ def reconstruct(
         typer.Option("--isolate/--no-isolate", help="First read HDF5 in a process that may crash; if several files."),
     ] = None,
     device: Device = "auto",
-    format: Annotated[str | None, typer.Option(help="h5, npz, cfl, png; by default from the output's name.")] = None,
+    format: Format = None,
     reference: Annotated[Path | None, typer.Option(help="Images, or the full scan, to score against.")] = None,
+    bids: Annotated[
+        Path | None, typer.Option(help="Folder of a BIDS derivative dataset to write into, in place of -o.")
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="With --bids: T1w, T2w, ..., where the scan does not tell.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of methods that draw random numbers.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Slices that a model takes at a time.")] = 1,
     save_iterates: Annotated[bool, typer.Option("--save-iterates", help="Also write the image of every step.")] = False,
@@ -70,7 +78,10 @@ def reconstruct(
     chosen |= {"lam": number(lam), "options": pairs(options or [])}
     chosen |= {"model": model, "save_iterates": save_iterates, "batch": batch, "strict_model": strict_model}
     chosen |= {"nan": _one_of(nan, ("refuse", "zero"), "--nan"), "strict": strict, "manifest": verify}
+    chosen |= {"bids": bids, "contrast": contrast}
     chosen |= {"maps": maps} if maps in SOURCES else {"maps_file": Path(maps)}
+    if bids is not None and output != Path():
+        raise UsageError("--bids names the outputs itself", why=f"--output is {output}", fix="leave one of them out")
     from mrirecon import batches
     from mrirecon.calibrate import EspiritOptions
     from mrirecon.request import Request
@@ -82,6 +93,7 @@ def reconstruct(
     if part.count > 1:
         sources = part.of(sources)
         say(f"part {part.number} of {part.count}, by {part.origin}: {len(sources)} files")
+    output = bids or output
     folder = output if output.is_dir() or not output.suffix else output.parent
     listed = folder / (f"failed.{part.number}-of-{part.count}.jsonl" if part.count > 1 else "failed.jsonl")
     request = Request(espirit=EspiritOptions(sets=map_sets), **chosen)
@@ -162,6 +174,27 @@ def calibrate(
     found = run(scan, options=options)
     say(f"ESPIRiT maps of {len(found)} items, {found.shape[1]} set(s), {found.shape[2]} coils")
     for path in write_maps(output, found, inputs=[file]):
+        typer.echo(path)
+
+
+def convert(
+    file: Annotated[Path, typer.Argument(help="k-space or images.")],
+    output: Annotated[Path, typer.Argument(help="New file; for DICOM, a folder.")],
+    format: Format = None,
+    kind: Annotated[str, typer.Option("--as", help="What the file holds: auto, kspace, images.")] = "auto",
+    axes: Axes = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the array, where there are several.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a file in another format, k-space also as ISMRMRD (.mrd); what that cannot hold is told."""
+    from mrirecon.io.convert import convert as run
+
+    chosen: Any = {"format": _one_of(format, (*FORMATS, "mrd"), "--format"), "kind": _one_of(kind, KINDS, "--as")}
+    done = run(file, output, axes=axes, dataset=dataset, overwrite=overwrite, command=sys.argv, **chosen)
+    say(f"{file}: {done.kind} of shape {done.shape}")
+    for note in done.notes:
+        say(f"  note: {note}")
+    for path in done.outputs:
         typer.echo(path)
 
 
