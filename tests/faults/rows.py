@@ -13,14 +13,18 @@ ROWS = (
     *(f"M{n:02d}" for n in range(1, 9)),
     *("R03", "R04", "R07", "R11", "R12", "R13", "R15", "R16", "R17"),
 )
-# Rows of the list that are not this folder's, with the place that is to test them. A row moves out of here when a test
-# anywhere bears its name in an id; see test_rows.py.
-ELSEWHERE = {
-    "F24": "DICOM input: with its reader",
-    "F25": "ISMRMRD raw data, document types: with its reader (fastMRI's header is held here, F25-header)",
-    "F26": "ISMRMRD raw data, required fields: with its reader",
-    "F27": "ISMRMRD raw data, lines missing or twice, noise, navigators, partial Fourier: with its reader",
-    "R11": "two shards that write one item: with `--shard`",
+# Rows that are tested beside what they are about, by file and function.
+ELSEWHERE: dict[str, list[tuple[str, str]]] = {
+    "F24": [("test_outputs.py", "test_nested_sequences_are_refused_or_passed_over")],
+    "F25": [("test_mrd.py", "test_headers_that_cannot_be_meant")],  # fastMRI's header: F25 here
+    "F26": [("test_mrd.py", "test_a_header_field_that_is_missing_is_named")],
+    "F27": [
+        ("test_mrd.py", "test_every_kind_of_readout_is_told_apart_and_counted"),
+        ("test_mrd.py", "test_averages_are_averaged_and_repeated_readouts_counted"),
+        ("test_mrd.py", "test_partial_fourier_leaves_its_gap_where_nothing_was_measured"),
+        ("test_mrd.py", "test_an_asymmetric_echo_lies_in_the_middle"),
+    ],
+    "R11": [("test_batches.py", "test_two_processes_told_to_do_the_same_share_it")],
 }
 TESTS: dict[str, list[str]] = {}
 
