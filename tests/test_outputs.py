@@ -806,6 +806,20 @@ def test_a_sidecar_of_somebody_else_stays(run, small):
     assert Path("a.json").read_text() == '{"mine": true}'
 
 
+@pytest.mark.parametrize("name", ["..\\..\\evil.h5", "...h5", " .. .h5", "a\nb\x1b[31m.h5", "-o.h5"])
+def test_names_never_lead_out_of_the_folder(run, tmp_path, name):
+    (tmp_path / "in").mkdir()
+    io.write_kspace(tmp_path / "in" / "k.h5", random(1, 3, 32, 28))
+    (tmp_path / "in" / "k.h5").rename(tmp_path / "in" / name)
+    for format in ("nii", "dicom"):
+        code, _, err = run("reconstruct", "-m", "rss", "-o", "deep/out", "--format", format, "--", f"in/{name}")
+        assert code == 0, err
+        made = {p for p in tmp_path.rglob("*") if p.is_file() and p.parts[len(tmp_path.parts)] != "in"}
+        assert made
+        assert all(p.resolve().is_relative_to(tmp_path / "deep" / "out") for p in made)
+        assert all(c.isprintable() for p in made for c in p.name)
+
+
 def test_long_and_foreign_names(run, tmp_path):
     name = "脳" * 80 + "x" * 10  # 250 bytes
     path = tmp_path / f"{name}.h5"
