@@ -86,7 +86,7 @@ def test_shared_memory_comes_back_filled_and_outlives_the_child():
     ("name", "error", "words", "options"),
     [
         ("crashes", InputError, "crashed its reader", {}),
-        ("loops", InputError, "took longer than 2 seconds", {"seconds": 2}),
+        ("loops", InputError, "took longer than 1 seconds", {"seconds": 1}),
         ("fills", ResourceError, "needs more than", {"memory": 1 << 30}),
         ("refuses", UnsafeContentError, "unsafe", {}),
         ("fails", InputError, "cannot be read", {}),

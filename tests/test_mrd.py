@@ -294,6 +294,25 @@ def test_echo_trains_lose_their_ghost(tmp_path):
     assert np.abs(uncorrected.kspace(0) - k).max() > 0.3 * np.abs(k).max()
 
 
+@pytest.mark.parametrize(("delay", "refused"), [(0, True), (160, False)])
+def test_samples_on_the_ramps_are_seen_in_the_header(tmp_path, delay, refused):
+    """As siemens_to_ismrmrd describes an echo train: ramps of 160 us, flat for 240 us, 24 samples of 10 us."""
+    numbers = {"rampUpTime": 160, "rampDownTime": 160, "flatTopTime": 240, "acqDelayTime": delay, "numSamples": 24}
+    pairs = "".join(
+        f"<userParameterLong><name>{n}</name><value>{v}</value></userParameterLong>" for n, v in numbers.items()
+    )
+    pairs += "<userParameterDouble><name>dwellTime</name><value>10.0</value></userParameterDouble>"
+    described = f"<trajectoryDescription><identifier>ConventionalEPI</identifier>{pairs}</trajectoryDescription>"
+    text = mrd.encoding((NX, NY, 1), centre=(NY // 2, 0), trajectory="epi")
+    text = mrd.header(text.replace("</trajectory>", f"</trajectory>{described}"))
+    path = mrd.write(tmp_path / "epi.h5", ghosted(smooth(), 0.7, -0.11), text)
+    if refused:
+        with pytest.raises(InputError, match="ramps of the gradient"):
+            io.read(path)
+    else:
+        assert io.read(path).shape["x"] == NY
+
+
 def test_the_linear_phase_is_found_under_noise():
     line = to_image(smooth()[..., NY // 2])
     x = np.arange(NX) - NX // 2

@@ -265,7 +265,10 @@ def test_sizes_and_offsets_are_checked(tmp_path, k):
 
 def test_mutated_files_are_read_or_refused(tmp_path, k):
     """Bytes of the protocol and of the readouts' headers changed at random: a scan or a typed error, never a crash."""
-    good = twix.write(tmp_path / "k.dat", (twix.protocol(), lines(k))).read_bytes()
+    train = [twix.readout(k[..., i], *(["REFLECT"] if i % 2 else []), Lin=i) for i in range(NY)]
+    guides = [twix.readout(k[..., 9], "PHASCOR", *(["REFLECT"] if i % 2 else [])) for i in range(3)]
+    noise = [twix.readout(random(COILS, 9), "NOISEADJSCAN")]
+    good = twix.write(tmp_path / "k.dat", (twix.protocol(), [*noise, *guides, *train])).read_bytes()
     rng = np.random.default_rng(0)
     path, outcomes = tmp_path / "bad.dat", []
     for _ in range(300):

@@ -71,7 +71,7 @@ def _would(scan: Any) -> str:
 
 def _told(one: dict[str, Any]) -> str:
     size = ", ".join(f"{name} {n}" for name, n in one["shape"].items())
-    mark = " (unverified: no file of this format was at hand to try its reader)" if one["unverified"] else ""
+    mark = " (unverified)" if one["unverified"] else ""
     lines = [f"{one['path']}: {one['format']}{mark}, {one['bytes'] / 1e6:.1f} MB, {one['dtype']}"]
     lines.append(f"  shape        {size}")
     sampling, region = one["sampling"], one["calibration"]

@@ -114,6 +114,8 @@ def assemble(
     """
     path, arrays = store.path, store.arrays
     said = list(notes)
+    if unverified:
+        said.append("unverified: no file of this format was at hand to try the reader: look at the image first")
     others = {name.lower(): name for name in arrays if name != kspace}
 
     def find(names: Sequence[str]) -> str | None:

@@ -12,12 +12,21 @@ from mrirecon.errors import UnsafeContentError
 # Paths kept, without namespaces. Of what lies below an entry that ends in "/", numbers are kept, for they name nobody.
 _KEPT = (
     *("experimentalConditions/", "encoding/encodedSpace/", "encoding/reconSpace/", "encoding/encodingLimits/"),
-    *("encoding/trajectory", "encoding/parallelImaging/", "encoding/echoTrainLength", "sequenceParameters/"),
+    *(
+        "encoding/trajectory",
+        "encoding/trajectoryDescription/",
+        "encoding/parallelImaging/",
+        "encoding/echoTrainLength",
+        "sequenceParameters/",
+    ),
     "encoding/parallelImaging/calibrationMode",
     *("acquisitionSystemInformation/systemVendor", "acquisitionSystemInformation/systemModel"),
     *("acquisitionSystemInformation/systemFieldStrength_T", "acquisitionSystemInformation/receiverChannels"),
     "acquisitionSystemInformation/relativeReceiverNoiseBandwidth",
 )
+# What siemens_to_ismrmrd says of an echo train, as pairs of a name and a number; times in microseconds.
+_TRAIN = "encoding/trajectoryDescription/userParameter"
+ECHO_TRAIN = ("rampUpTime", "rampDownTime", "flatTopTime", "acqDelayTime", "numSamples", "dwellTime")
 _MAX_DEPTH, _MAX_ENTRIES, _MAX_VALUE = 32, 10_000, 200
 
 
@@ -28,7 +37,8 @@ class _NotWellFormedError(Exception):
 def read_header(text: str, path: Path) -> dict[str, str] | None:
     """Return the kept values by path ("sequenceParameters/TR"), the first where one repeats; None if not XML.
 
-    Values of the second encoding stand under "encoding#1/", those of the third under "encoding#2/".
+    Values of the second encoding stand under "encoding#1/", those of the third under "encoding#2/". The numbers that
+    describe an echo train (`ECHO_TRAIN`) stand under "encoding/trajectoryDescription/" by their names.
 
     Raises:
         UnsafeContentError: a document type declaration, with which entities could expand without end.
@@ -38,6 +48,7 @@ def read_header(text: str, path: Path) -> dict[str, str] | None:
     stack: list[str] = []
     parts: list[str] = []
     seen = encodings = 0
+    named = ""
 
     def doctype(*_: object) -> None:
         raise UnsafeContentError(
@@ -56,9 +67,14 @@ def read_header(text: str, path: Path) -> dict[str, str] | None:
         parts.clear()
 
     def end(_: str) -> None:
+        nonlocal named
         key, value = "/".join(stack[1:]), "".join(parts).strip()
         stack.pop()
         parts.clear()
+        if key.startswith(_TRAIN) and key.endswith("/name"):
+            named = value if value in ECHO_TRAIN else ""
+        elif key.startswith(_TRAIN) and key.endswith("/value") and named:
+            key = f"encoding/trajectoryDescription/{named}"
         below = any(k[-1] == "/" and key.startswith(k) for k in _KEPT) and _is_number(value)
         if value and len(value) <= _MAX_VALUE and (key in _KEPT or below):
             if encodings > 1 and key.startswith("encoding/"):

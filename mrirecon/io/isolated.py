@@ -31,7 +31,9 @@ from mrirecon.errors import InputError, MriReconError, ResourceError
 Arrays = dict[str, np.ndarray]
 Facts = dict[str, Any]
 
-SECONDS = 600.0
+SECONDS = 60.0
+# Wall time for every second of processor time: other programs, and slow disks, may keep a child waiting.
+PATIENCE = 20
 MEMORY = 4 << 30
 # What the interpreter and the libraries take before anything is read; address space, most of which is never used.
 _OWN = 1 << 30
@@ -54,7 +56,7 @@ def isolated(
     Args:
         function: "mrirecon.io.module:name"; it returns arrays of numbers by name, and facts that JSON can hold.
         path: the file that it reads, its first argument; named in errors.
-        seconds: wall time after which the child is killed.
+        seconds: processor time after which the child is ended; after `PATIENCE` times as long it is ended anyway.
         memory: bytes that it may take.
         out: where not 0, the function is also given ``out``, an array of so many complex64 numbers to fill, in memory
             that both processes share; it comes back as the array "out". Nothing is copied.
@@ -80,7 +82,7 @@ def isolated(
             late.set()
             child.kill()
 
-        clock = threading.Timer(seconds, end)
+        clock = threading.Timer(PATIENCE * seconds, end)
         clock.start()
         try:
             with contextlib.suppress(BrokenPipeError):
@@ -92,7 +94,7 @@ def isolated(
             clock.cancel()
     if answer is not None:
         return ({"out": shared, **answer[0]} if out else answer[0]), answer[1]
-    if late.is_set():
+    if late.is_set() or code == -getattr(signal, "SIGXCPU", 0):
         raise InputError(
             f"reading {path} took longer than {seconds:g} seconds and was stopped",
             fix="the file is damaged, or made to keep its reader busy",
@@ -209,15 +211,16 @@ def _limit(seconds: int, memory: int) -> None:
         import resource
     except ImportError:  # Windows has no such limits; the parent's clock still holds
         return
-    for what, most in (
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
+    # Past the lower limit of time the child is told (SIGXCPU), past the upper one it is killed like any other.
+    for what, low, high in (
+        (resource.RLIMIT_CPU, seconds, seconds + 5),
+        (resource.RLIMIT_AS, memory, memory),
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_FSIZE, 0, 0),
     ):
-        _, hard = resource.getrlimit(what)
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (most, most))
+        _, most = resource.getrlimit(what)
+        limits = (low, high) if most == resource.RLIM_INFINITY else (min(low, most), min(high, most))
+        resource.setrlimit(what, limits)
 
 
 def _where(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mrirecon.errors import SignalError
 from mrirecon.io.ghosts import correction, linear_phase
 from mrirecon.io.readouts import NOISE, PHASE_CORRECTION, Placement, Plan, Readouts
 
@@ -42,6 +43,10 @@ class RawStore:
     def fetch(self, rows: np.ndarray) -> list[np.ndarray]:
         """Return readouts as measured, each (coil, samples) complex64."""
         raise NotImplementedError
+
+    def flat(self, rows: np.ndarray) -> np.ndarray:
+        """Return the samples of readouts one after another."""
+        return np.concatenate([values.reshape(-1) for values in self.fetch(rows)])
 
     def __getstate__(self) -> dict[str, object]:
         # A worker reads its own.
@@ -94,15 +99,33 @@ class RawStore:
         shape = self.plan.layout.shape
         kept, lines, planes = shape["y"], shape["x"], shape.get("z", 1)
         chosen = np.flatnonzero((placed.item >= items.start) & (placed.item < items.stop))
-        # Readouts lie one after another here, as they come, and along y in what is returned.
+        # Readouts lie one after another here, and along y in what is returned.
+        order = self._complete(placed, chosen, (len(items), planes, lines))
+        if order is not None:
+            whole = self.flat(placed.rows[order]).reshape(len(items), planes, lines, shape["coil"], kept)
+            turned = whole.transpose(0, 3, 1, 4, 2)
+            return turned if "z" in shape else turned[:, :, 0]
         out = np.zeros((len(items), planes, lines, shape["coil"], kept), dtype=np.complex64)
         times = np.zeros((len(items), planes, lines, kept), dtype=np.float32)
-        corrections = self._corrections(placed, chosen)
         # Values that are not numbers are the scan's to find and to name.
         with np.errstate(all="ignore"):
+            corrections = self._corrections(placed, chosen)
             self._fill(out, times, placed, chosen, corrections, items.start)
         turned = out.transpose(0, 3, 1, 4, 2)
         return turned if "z" in shape else turned[:, :, 0]
+
+    def _complete(self, placed: Placement, chosen: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Return readouts in the order of the grid, where each place has one that can stay as it was measured."""
+        wide, rows = self.plan.oversampled, placed.rows[chosen]
+        if len(chosen) != int(np.prod(shape)) or wide != self.plan.layout.shape["y"]:
+            return None
+        untouched = (self.table.samples[rows] == wide) & ~self.table.reversed[rows]
+        if not untouched.all() or self.table.before[rows].any() or self.table.behind[rows].any():
+            return None
+        item = placed.item[chosen] - placed.item[chosen].min()
+        place = np.ravel_multi_index((item, placed.partition[chosen], placed.line[chosen]), shape)
+        order = np.argsort(place, kind="stable")
+        return chosen[order] if np.array_equal(place[order], np.arange(len(place))) else None
 
     def _fill(
         self,
@@ -198,7 +221,14 @@ class RawStore:
             lines[bool(table.reversed[row])].append(to_image(line))
         if not lines[False] or not lines[True]:
             return None
-        return correction(*linear_phase(_mean(lines[False]), _mean(lines[True])), wide)
+        offset, slope = linear_phase(_mean(lines[False]), _mean(lines[True]))
+        if not np.isfinite([offset, slope]).all():
+            raise SignalError(
+                "the phase-correction readouts hold values that are not numbers",
+                where=str(self.path),
+                fix="the file is damaged: copy or export it again",
+            )
+        return correction(offset, slope, wide)
 
 
 def _mean(lines: Sequence[np.ndarray]) -> np.ndarray:

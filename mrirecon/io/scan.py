@@ -136,7 +136,8 @@ class Scan:
     def raw(self, item: int) -> np.ndarray:
         """Return k-space of an item as stored, (coil, *space) complex64, unmasked and unchecked."""
         block = self._read(self.roles.kspace, self.layout.index(item))
-        return np.ascontiguousarray(self.layout.arrange(to_complex64(block, self.where(item))))
+        values = block if block.dtype == np.complex64 else to_complex64(block, self.where(item))
+        return np.array(self.layout.arrange(values), order="C")
 
     def kspace(self, item: int) -> np.ndarray:
         """Return k-space of an item, (coil, *space) complex64, zero where not sampled.
