@@ -310,7 +310,7 @@ def test_an_unexpected_error_says_so(run, monkeypatch):
 def test_info(run):
     code, out, _ = run("info", TWIN)
     assert code == 0
-    for word in ("coil 8", "4.00-fold", "calibration", "reconstruct by cs"):
+    for word in ("coil 8", "4.00-fold", "calibration", "reconstruct by cirim"):
         assert word in out
     one = json.loads(run("info", TWIN, "--json")[1])
     assert one["shape"] == {"slice": 3, "coil": 8, "y": 176, "x": 144}

@@ -40,7 +40,8 @@ ORDER = [
         "calibrate",
         "coverage",
     ),
-    *("inference", "trust", "evaluate", "request", "jobs", "batches", "selftest", "benchmark", "report", "cli"),
+    *("inference", "trust", "evaluate", "request", "jobs", "batches"),
+    *("selftest", "benchmark", "report", "study", "cli"),
 ]
 LONGEST = 350
 FILES = sorted(PACKAGE.rglob("*.py"))

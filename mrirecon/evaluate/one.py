@@ -12,7 +12,7 @@ import numpy as np
 
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluate.align import aligned, apart
-from mrirecon.evaluate.misfit import misfits
+from mrirecon.evaluate.misfit import misfits, resized
 from mrirecon.evaluate.reference import placed_reference
 from mrirecon.evaluate.region import read_region
 from mrirecon.io.images import read_placed_image
@@ -223,8 +223,9 @@ def compare(
         inside = None if mask is None else mask[group].reshape(x.shape)
         rows, reasons, whole = _measured(x, r, inside, options)
         slices, why, items = slices + rows, why + reasons, [*items, whole]
-        scale = mean(row.get("scale") for row in rows) if options.preset == "mrirecon" else None
-        for what, how in misfits(x, r, scale, placed=placed):
+        scaled = options.preset in ("mrirecon", "mridc")  # the latter divides each by its own maximum
+        scale = mean(row.get("scale") for row in rows) if options.preset == "mrirecon" else _factor(x, r)
+        for what, how in misfits(x, r, scale, placed=placed, scaled=scaled):
             notes.setdefault(what, []).append(how)
         if labels is not None:
             lesions.append(measure_lesions(x, r, labels[group].reshape(x.shape), spacing=spacing))
@@ -276,6 +277,12 @@ def mean(values: Iterable[float | None]) -> float | None:
     return math.fsum(defined) / len(defined) if defined else None
 
 
+def _factor(x: np.ndarray, r: np.ndarray) -> float | None:
+    """Return what brings a volume to its reference by least squares; None where there is nothing to bring."""
+    power = float(np.vdot(x, x))
+    return float(np.vdot(x, r)) / power if power > 0 and math.isfinite(power) else None
+
+
 def _check_shapes(images: np.ndarray, truth: np.ndarray, prediction: Path, reference: Path) -> None:
     if images.shape == truth.shape:
         return
@@ -286,8 +293,7 @@ def _check_shapes(images: np.ndarray, truth: np.ndarray, prediction: Path, refer
         what, fix = "the images lie across each other", "transpose one of them"
     else:
         what = "the images differ in size"
-        if all(a <= b for a, b in zip(images.shape, truth.shape, strict=False)):
-            fix += "; one seems to be cropped or resized"
+        fix = "; ".join(filter(None, (fix, resized(np.abs(images), np.abs(truth)))))
     raise InputError(
         what,
         where=f"{prediction} and {reference}",
