@@ -236,19 +236,21 @@ def test_dicom_and_nifti_have_one_affine(tmp_path, orientation):
 
 
 @pytest.mark.skipif(shutil.which("dcm2niix") is None, reason="dcm2niix is not installed: `apt-get install dcm2niix`")
+@pytest.mark.parametrize("loops", [None, {"slice": 2, "repetition": 2}], ids=["one volume", "two"])
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_dcm2niix_makes_of_our_dicom_what_our_nifti_is(tmp_path, orientation):
+def test_dcm2niix_makes_of_our_dicom_what_our_nifti_is(tmp_path, orientation, loops):
     a, b, c = (np.array(unit(v)) for v in ORIENTATIONS[orientation])
     grid = from_matrix(np.column_stack((1.1 * a, 0.9 * b, 3.3 * c, (-10, 20, 5))), 3.0)
     images = np.abs(random(4, 7, 5))
-    io.write_image(tmp_path / "o.nii", images, grid=grid)
-    io.write_image(tmp_path / "o.dicom", images, grid=grid)
+    io.write_image(tmp_path / "o.nii", images, grid=grid, loops=loops)
+    io.write_image(tmp_path / "o.dicom", images, grid=grid, loops=loops)
     (tmp_path / "theirs").mkdir()
     command = ["dcm2niix", "-f", "t", "-o", str(tmp_path / "theirs"), str(tmp_path / "o.dicom")]
     subprocess.run(command, check=True, capture_output=True, timeout=30)
     theirs, ours = (
         nibabel.as_closest_canonical(nibabel.load(p)) for p in (tmp_path / "theirs/t.nii", tmp_path / "o.nii")
     )
+    assert theirs.shape == ours.shape
     np.testing.assert_allclose(theirs.affine, ours.affine, atol=1e-4)
     np.testing.assert_allclose(theirs.get_fdata(), ours.get_fdata(), atol=images.max() / 131070 * 1.001)
 
