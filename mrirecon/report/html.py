@@ -228,9 +228,19 @@ def _shown(number: int, album: Album, methods: list[str], about: About, empty: b
         "medians": median_recoveries(case, lesions),
         "convergence": charts.line_plot(kind, curves),
         "failed": [r for r in case.results if r.failure is not None],
+        "notes": _notes(case),
         "cells": [_cell(case, m, about) for m in methods],
         "stopped": {r.method: summed_up(r.stopped) for r in case.results},
     }
+
+
+def _notes(case: Case) -> list[tuple[str, str]]:
+    """Return what methods had to say, once each, and which of them said it."""
+    said: dict[str, list[str]] = {}
+    for r in case.results:
+        for note in (*r.notes, *(r.evaluation.notes if r.evaluation is not None else ())):
+            said.setdefault(note, []).append(r.method)
+    return [(", ".join(dict.fromkeys(methods)), note) for note, methods in said.items()]
 
 
 def _place(album: Album, where: tuple[int, int], kept: list[int]) -> tuple[str, int | None]:
