@@ -109,6 +109,19 @@ def test_images_without_sidecar_are_named_by_their_folder(tmp_path):
     assert "cannot be read" in read_sidecar(image.path, "theirs").notes[0]
     (tmp_path / "theirs" / "anna_theirs.h5.json").write_text("[" * 100_000)
     assert "cannot be read" in read_sidecar(image.path, "theirs").notes[0]
+    deep = (
+        '{"options":'
+        + '{"a":' * 300
+        + "1"
+        + "}" * 300
+        + ', "seconds": [1, 1e999, -3, "x", 1'
+        + "0" * 400
+        + '], "method": ["x"]}'
+    )
+    (tmp_path / "theirs" / "anna_theirs.h5.json").write_text(deep)
+    image = read_sidecar(image.path, "theirs")
+    assert image.seconds == (1.0,)
+    assert len(str(image.settings["options"])) < 100
     assert not is_image(Path("anna_cs_iterates.h5"))
     assert not is_image(Path("anna_cs.h5.json"))
     assert not is_image(Path(".mrirecon-1.h5"))
@@ -186,6 +199,10 @@ def test_report_writes_one_page(run, scans, tmp_path):
     assert page.count('class="viewer"') == 2
     assert "relative error inside the object, by step" in page
     assert SECRET not in page
+    code, out, _ = run("report", scans / "runs", "-o", "again.html", "--json", "--limit", "1")
+    told = json.loads(out)
+    assert (code, told["cases"], told["path"]) == (0, 2, "again.html")
+    assert run("report", scans / "runs", "-o", "page.h5")[0] == 2, "an image must not be lost to a slip"
     before = Path("page.html").read_bytes()
     assert run("report", scans / "runs", "-o", "page.html")[0] == 2
     assert Path("page.html").read_bytes() == before

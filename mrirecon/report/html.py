@@ -96,7 +96,7 @@ def write_report(
 
     Raises:
         UsageError: jinja2 is not installed.
-        InputError: there are no cases.
+        InputError: there are no cases, or two results of one go by one name.
         ResourceError: the disk is full, or may not be written to.
 
     """
@@ -208,7 +208,7 @@ def _shown(number: int, album: Album, methods: list[str], about: About, empty: b
         "slices": [album.slices[i] for i in kept],
         "flicker": next((k for k, n in enumerate(album.columns) if k and n != ZERO_FILLED), 0),
         "start": kept.index(album.start) if album.start in kept else 0,
-        "reference": case.kind != "" and album.first == "reference",
+        "reference": album.truth,
         "sampling": sampling,
         "floor": FLOOR,
         "profile": _profile(album, methods, about),
