@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -184,6 +185,37 @@ def test_lesions_are_measured_and_drawn(scans, tmp_path):
     case = next(gather(sources(scans, options=Options(region=tmp_path / "lesions"))).cases)
     assert (case.region == labels).all()
     assert [len(group) for group in case.results[1].evaluation.lesions] == [1, 1]
+
+
+def test_a_study_has_a_group_for_each_mask_and_says_what_failed(scans, tmp_path):
+    rows = ["mask,method,scan"]
+    for mask in ("random-4x", "random-10x"):
+        for method, source in (("mine", "cs"), ("plain", "sense")):
+            for scan in ("anna", "bert"):
+                rows.append(f"{mask},{method},{scan}")
+                if (mask, method, scan) == ("random-4x", "plain", "bert"):
+                    continue
+                folder = tmp_path / "study" / "images" / mask / method
+                folder.mkdir(parents=True, exist_ok=True)
+                for end in ("", ".json"):
+                    content = (scans / "runs" / source / f"{scan}_{source}.h5{end}").read_bytes()
+                    (folder / f"{scan}.h5{end}").write_bytes(content)
+    shutil.copytree(tmp_path / "study/images/random-4x/mine", tmp_path / "study/images/random-4x/former")
+    shutil.copytree(scans / "full", tmp_path / "study" / "references")
+    (tmp_path / "study" / "study.yaml").write_text("title: x")
+    (tmp_path / "study" / "cells.csv").write_text("\n".join(rows))
+    record = tmp_path / "study" / "cells" / "random-4x" / "plain" / "bert.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"error": {"what": "memory ran out", "why": "it is small"}}))
+    found = gather(Sources([tmp_path / "study"]))
+    cases = list(found.cases)
+    assert found.count == 4
+    assert [(c.group, c.name) for c in cases] == [
+        ("random-4x", "anna"), ("random-4x", "bert"), ("random-10x", "anna"), ("random-10x", "bert"),
+    ]  # fmt: skip
+    assert [r.method for r in cases[0].results] == ["zero-filled", "mine", "plain"], "the former method is in no table"
+    assert cases[1].results[2].failure == "memory ran out (it is small)"
+    assert all(r.evaluation is not None for r in cases[2].results)
 
 
 # ---- the command

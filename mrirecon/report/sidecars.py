@@ -93,6 +93,20 @@ def read_sidecar(path: Path, run: str) -> Image:
     )
 
 
+def why_missing(records: Path | None, method: str, scan: str) -> str:
+    """Return why a study has no image of a scan by a method."""
+    default = "there is no image of this case"
+    if records is None:
+        return default
+    path = records / method / f"{scan}.json"
+    try:
+        told: Any = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < _LIMIT else {}
+        error = told["error"]
+        return f"{error['what']} ({error['why']})" if error.get("why") else str(error["what"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return default
+
+
 def command_line(words: list[Any]) -> str:
     """Return a command as one line, its paths without their folders, which may name people and machines."""
     return " ".join(_name_of(w) if "/" in str(w) or "\\" in str(w) else _text(w) for w in words)
