@@ -15,7 +15,8 @@ from mrirecon.errors import PartialFailure, UsageError
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders of images, as `reconstruct SCANS -o FOLDER` leaves them; or files.")
+        list[Path],
+        typer.Argument(help="Folders of images, as `reconstruct SCANS -o FOLDER` leaves them; files; studies."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
     reference: Annotated[
