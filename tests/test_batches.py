@@ -406,6 +406,20 @@ def test_a_claim_is_held_by_one(tmp_path):
         pass
 
 
+def test_a_claim_of_a_killed_process_is_nothing(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from mrirecon.io.claim import claim\n"
+        "held = [claim(Path(name), wait=False) for name in sys.argv[1:]]\n"
+        "for one in held: one.__enter__()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "x.h5", tmp_path / "y.h5"], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    with claim(tmp_path / "x.h5", wait=False):
+        assert len(list(tmp_path.iterdir())) == 1, "the other is swept away"
+    assert list(tmp_path.iterdir()) == []
+
+
 def child(scans, out, **more):
     code = (
         "import sys; from pathlib import Path\n"
@@ -467,7 +481,7 @@ def test_what_a_killed_process_began_is_finished_by_running_again(tmp_path):
     assert all(o.told for o in outcomes)
     assert len(finished(outcomes)) >= 3
     assert before.items() <= {p.name: p.stat().st_mtime_ns for p in out.glob("*_rss.h5")}.items()
-    for path in out.glob(".mrirecon-*"):  # of the killed process: it goes after ten minutes, or when it is claimed
+    for path in out.glob(".mrirecon-*.tmp"):  # of the killed process: it goes after ten minutes
         path.unlink()
     consistent(out, len(scans))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -345,6 +346,10 @@ def test_the_verb(tmp_path, capsys, monkeypatch):
     assert run("convert", "a.h5", "b.nii.gz")[:2] == (0, "b.nii.gz\n")
     told = json.loads(Path("b.json").read_text())
     assert told["input"] == {"file": "a.h5", "sha256": io.sha256("a.h5")}
+    io.write_image("s.dicom", random(2, 7, 5))
+    assert run("convert", "s.dicom", "s.npz")[0] == 0
+    lines = "".join(f"{io.sha256(f's.dicom/slice-000{n}.dcm')}\n" for n in (1, 2))
+    assert json.loads(Path("s.npz.json").read_text())["input"]["sha256"] == hashlib.sha256(lines.encode()).hexdigest()
     code, _, err = run("convert", "a.h5", "b.nii.gz")
     assert code == 2
     assert "--overwrite" in err

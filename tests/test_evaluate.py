@@ -386,9 +386,9 @@ def test_names_that_are_formulas_do_no_harm_in_a_table(folders):
 
 
 def test_what_is_lacking_is_told_and_ends_with_4(folders, capfd):
-    def run():
+    def run(*options):
         with pytest.raises(SystemExit) as ended:
-            main(["evaluate", str(folders / "ours"), str(folders / "theirs")])
+            main(["evaluate", str(folders / "ours"), str(folders / "theirs"), *options])
         return ended.value.code, *capfd.readouterr()
 
     assert run()[0] == 0
@@ -400,6 +400,10 @@ def test_what_is_lacking_is_told_and_ends_with_4(folders, capfd):
     assert "1 file has no reference" in err
     assert "psnr is undefined in 1 of 4 files" in err
     assert out.splitlines()[-2].split()[-2:] == ["3", "1"], "the mean is of three, one is undefined"
+    code, out, err = run("--json")
+    assert code == 4
+    assert len(json.loads(out)["without reference"]) == 1, "one document"
+    assert "1 file has no reference" in err
 
 
 def test_the_verb_tells_lesions_by_size(folders, truth, capfd):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -13,7 +16,7 @@ from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError, ResourceError, SignalError, UsageError
 from mrirecon.hybrid import slices
 from mrirecon.inference import reconstruct
-from mrirecon.io import read, scratch, write_kspace, write_maps
+from mrirecon.io import read, read_image, scratch, write_kspace, write_maps
 from mrirecon.operators import Coils, Fourier
 from mrirecon.registry import methods
 
@@ -253,3 +256,59 @@ def test_wrong_options_are_refused_before_a_pass(tmp_path, volume, monkeypatch):
     monkeypatch.setattr(hybrid.Slices, "spool", lambda *_: pytest.fail("it was read"))
     with pytest.raises(UsageError, match="iteratons"):
         reconstruct(scan, method="cs", options={"iteratons": 3})
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from mrirecon import hybrid
+from mrirecon.io import scratch
+from mrirecon.jobs import reconstruct_file
+
+small, large, out, block = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+hybrid._BLOCK = scratch.IN_MEMORY = block
+peak = lambda: 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])  # of this program alone
+reconstruct_file(small, out / "images" / "small.h5", method="rss")
+before = peak()
+reconstruct_file(large, out / "images" / "large.h5", method="rss")
+print(peak() - before)
+"""
+
+
+def grown(tmp_path, axes, shape, block):
+    """Return by how many bytes the peak of memory grows from a small to a large volume of noise of that shape."""
+    rng = np.random.default_rng(0)
+    for name, size in (("small", (shape[0], 4, 16, 16)), ("large", shape)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            kspace = file.create_dataset("kspace", size, np.complex64)
+            kspace.attrs["axes"] = np.bytes_(axes)
+            for first in range(size[0]):
+                kspace[first] = rng.normal(size=(*size[1:], 2)).astype(np.float32).view(np.complex64)[..., 0]
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, tmp_path / "small.h5", tmp_path / "large.h5", tmp_path, str(block)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    coils = shape[0] if axes[0] == "c" else shape[1]
+    assert read_image(tmp_path / "images" / "large.h5").size == np.prod(shape) / coils
+    assert len(list((tmp_path / "images").iterdir())) == 4
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from Linux's /proc")
+@pytest.mark.parametrize(
+    ("axes", "shape", "limit"), [("coil,z,y,x", (4, 96, 128, 128), 48), ("slice,coil,y,x", (96, 1, 256, 256), 76)]
+)
+def test_memory_stays_bounded(tmp_path, axes, shape, limit):
+    """48 MiB of k-space in blocks of 1 MiB; of the images, 12 or 48 MiB, no more than the file is mapped."""
+    assert grown(tmp_path, axes, shape, 1 << 20) < limit << 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("axes", "limit"), [("coil,z,y,x", 0.6), ("slice,coil,y,x", 0.3)])
+def test_memory_stays_bounded_for_a_large_volume(tmp_path, axes, limit):
+    """1.5 GiB of k-space, as it comes."""
+    shape = (16, 128, 320, 320) if axes[0] == "c" else (128, 16, 320, 320)
+    assert grown(tmp_path, axes, shape, 64 << 20) < limit * 2**30

@@ -218,6 +218,10 @@ def test_a_missing_image_is_told_and_refused_when_asked_for(tmp_path, k):
     acquisitions = [*mrd.lines(k), *mrd.lines(k, repetition=2)]
     scan = read(mrd.write(tmp_path / "k.h5", acquisitions, PLAIN))
     assert said(scan, "1 of 3 images have no readouts")
+    assert scan.geometry is not None
+    gap = read(mrd.write(tmp_path / "gap.h5", [*mrd.lines(k), *mrd.lines(k, slice=2)], PLAIN))
+    assert len(gap) == 3
+    assert gap.geometry is None
     with pytest.raises(SignalError, match="zero everywhere"):
         scan.kspace(1)
 
@@ -410,6 +414,19 @@ def test_a_truncated_file_is_refused(tmp_path, k, share):
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(InputError, match=r"truncated|damaged|not an HDF5"):
         io.read(path)
+
+
+@pytest.mark.parametrize(
+    "storage", [{"chunks": (1,), "maxshape": (None,)}, {"chunks": (5,), "compression": "gzip"}, {}], ids=str
+)
+def test_however_the_table_is_stored(tmp_path, k, storage):
+    """One acquisition a chunk, as the C++ library writes; compressed; in one piece."""
+    path = mrd.write(tmp_path / "k.h5", mrd.lines(k), PLAIN)
+    with h5py.File(path, "a") as file:
+        table = file["dataset/data"][:]
+        del file["dataset/data"]
+        file["dataset"].create_dataset("data", data=table, **storage)
+    np.testing.assert_array_equal(read(path).kspace(0), k)
 
 
 def test_axes_are_not_asked_for(tmp_path, k):

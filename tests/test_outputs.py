@@ -236,19 +236,21 @@ def test_dicom_and_nifti_have_one_affine(tmp_path, orientation):
 
 
 @pytest.mark.skipif(shutil.which("dcm2niix") is None, reason="dcm2niix is not installed: `apt-get install dcm2niix`")
+@pytest.mark.parametrize("loops", [None, {"slice": 2, "repetition": 2}], ids=["one volume", "two"])
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_dcm2niix_makes_of_our_dicom_what_our_nifti_is(tmp_path, orientation):
+def test_dcm2niix_makes_of_our_dicom_what_our_nifti_is(tmp_path, orientation, loops):
     a, b, c = (np.array(unit(v)) for v in ORIENTATIONS[orientation])
     grid = from_matrix(np.column_stack((1.1 * a, 0.9 * b, 3.3 * c, (-10, 20, 5))), 3.0)
     images = np.abs(random(4, 7, 5))
-    io.write_image(tmp_path / "o.nii", images, grid=grid)
-    io.write_image(tmp_path / "o.dicom", images, grid=grid)
+    io.write_image(tmp_path / "o.nii", images, grid=grid, loops=loops)
+    io.write_image(tmp_path / "o.dicom", images, grid=grid, loops=loops)
     (tmp_path / "theirs").mkdir()
     command = ["dcm2niix", "-f", "t", "-o", str(tmp_path / "theirs"), str(tmp_path / "o.dicom")]
     subprocess.run(command, check=True, capture_output=True, timeout=30)
     theirs, ours = (
         nibabel.as_closest_canonical(nibabel.load(p)) for p in (tmp_path / "theirs/t.nii", tmp_path / "o.nii")
     )
+    assert theirs.shape == ours.shape
     np.testing.assert_allclose(theirs.affine, ours.affine, atol=1e-4)
     np.testing.assert_allclose(theirs.get_fdata(), ours.get_fdata(), atol=images.max() / 131070 * 1.001)
 
@@ -804,6 +806,20 @@ def test_a_sidecar_of_somebody_else_stays(run, small):
     assert code == 2
     assert "a.json" in err
     assert Path("a.json").read_text() == '{"mine": true}'
+
+
+@pytest.mark.parametrize("name", ["..\\..\\evil.h5", "...h5", " .. .h5", "a\nb\x1b[31m.h5", "-o.h5"])
+def test_names_never_lead_out_of_the_folder(run, tmp_path, name):
+    (tmp_path / "in").mkdir()
+    io.write_kspace(tmp_path / "in" / "k.h5", random(1, 3, 32, 28))
+    (tmp_path / "in" / "k.h5").rename(tmp_path / "in" / name)
+    for format in ("nii", "dicom"):
+        code, _, err = run("reconstruct", "-m", "rss", "-o", "deep/out", "--format", format, "--", f"in/{name}")
+        assert code == 0, err
+        made = {p for p in tmp_path.rglob("*") if p.is_file() and p.parts[len(tmp_path.parts)] != "in"}
+        assert made
+        assert all(p.resolve().is_relative_to(tmp_path / "deep" / "out") for p in made)
+        assert all(c.isprintable() for p in made for c in p.name)
 
 
 def test_long_and_foreign_names(run, tmp_path):

@@ -287,6 +287,11 @@ def test_a_small_limit_leaves_slices_out_and_says_so(tmp_path, head):
     assert f"pictures of {less.shown} of 60 slices" in page
 
 
+def test_results_have_names_of_their_own(tmp_path, head):
+    with pytest.raises(InputError, match="two results are called 'cs'"):
+        write_report(tmp_path / "a.html", [Case("one", [Result("cs", head[1]), Result("cs", head[1])])])
+
+
 def test_there_must_be_something_to_report(tmp_path):
     with pytest.raises(InputError, match="nothing to report"):
         write_report(tmp_path / "a.html", [])

@@ -87,7 +87,7 @@ def ready(browser):
 
     drawn = """
         document.querySelectorAll('.viewer').forEach(start);
-        return [...viewers.values()].every((one) => one.now && !one.waiting);"""
+        return [...viewers.values()].every((one) => one.drawn === one.view.slice && !one.waiting);"""
     WebDriverWait(browser, 20).until(lambda d: d.execute_script(drawn))
 
 

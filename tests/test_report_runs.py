@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -109,6 +110,19 @@ def test_images_without_sidecar_are_named_by_their_folder(tmp_path):
     assert "cannot be read" in read_sidecar(image.path, "theirs").notes[0]
     (tmp_path / "theirs" / "anna_theirs.h5.json").write_text("[" * 100_000)
     assert "cannot be read" in read_sidecar(image.path, "theirs").notes[0]
+    deep = (
+        '{"options":'
+        + '{"a":' * 300
+        + "1"
+        + "}" * 300
+        + ', "seconds": [1, 1e999, -3, "x", 1'
+        + "0" * 400
+        + '], "method": ["x"]}'
+    )
+    (tmp_path / "theirs" / "anna_theirs.h5.json").write_text(deep)
+    image = read_sidecar(image.path, "theirs")
+    assert image.seconds == (1.0,)
+    assert len(str(image.settings["options"])) < 100
     assert not is_image(Path("anna_cs_iterates.h5"))
     assert not is_image(Path("anna_cs.h5.json"))
     assert not is_image(Path(".mrirecon-1.h5"))
@@ -173,6 +187,37 @@ def test_lesions_are_measured_and_drawn(scans, tmp_path):
     assert [len(group) for group in case.results[1].evaluation.lesions] == [1, 1]
 
 
+def test_a_study_has_a_group_for_each_mask_and_says_what_failed(scans, tmp_path):
+    rows = ["mask,method,scan"]
+    for mask in ("random-4x", "random-10x"):
+        for method, source in (("mine", "cs"), ("plain", "sense")):
+            for scan in ("anna", "bert"):
+                rows.append(f"{mask},{method},{scan}")
+                if (mask, method, scan) == ("random-4x", "plain", "bert"):
+                    continue
+                folder = tmp_path / "study" / "images" / mask / method
+                folder.mkdir(parents=True, exist_ok=True)
+                for end in ("", ".json"):
+                    content = (scans / "runs" / source / f"{scan}_{source}.h5{end}").read_bytes()
+                    (folder / f"{scan}.h5{end}").write_bytes(content)
+    shutil.copytree(tmp_path / "study/images/random-4x/mine", tmp_path / "study/images/random-4x/former")
+    shutil.copytree(scans / "full", tmp_path / "study" / "references")
+    (tmp_path / "study" / "study.yaml").write_text("title: x")
+    (tmp_path / "study" / "cells.csv").write_text("\n".join(rows))
+    record = tmp_path / "study" / "cells" / "random-4x" / "plain" / "bert.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"error": {"what": "memory ran out", "why": "it is small"}}))
+    found = gather(Sources([tmp_path / "study"]))
+    cases = list(found.cases)
+    assert found.count == 4
+    assert [(c.group, c.name) for c in cases] == [
+        ("random-4x", "anna"), ("random-4x", "bert"), ("random-10x", "anna"), ("random-10x", "bert"),
+    ]  # fmt: skip
+    assert [r.method for r in cases[0].results] == ["zero-filled", "mine", "plain"], "the former method is in no table"
+    assert cases[1].results[2].failure == "memory ran out (it is small)"
+    assert all(r.evaluation is not None for r in cases[2].results)
+
+
 # ---- the command
 
 
@@ -186,6 +231,10 @@ def test_report_writes_one_page(run, scans, tmp_path):
     assert page.count('class="viewer"') == 2
     assert "relative error inside the object, by step" in page
     assert SECRET not in page
+    code, out, _ = run("report", scans / "runs", "-o", "again.html", "--json", "--limit", "1")
+    told = json.loads(out)
+    assert (code, told["cases"], told["path"]) == (0, 2, "again.html")
+    assert run("report", scans / "runs", "-o", "page.h5")[0] == 2, "an image must not be lost to a slip"
     before = Path("page.html").read_bytes()
     assert run("report", scans / "runs", "-o", "page.html")[0] == 2
     assert Path("page.html").read_bytes() == before

@@ -187,6 +187,10 @@ def test_a_cell_that_fails_is_shown_and_the_others_go_on(write, tmp_path, capfd)
     assert "## Failed" in report
     told = json.loads((tmp_path / "out/table.json").read_text())
     assert len(told["failed"]) == len(failed)
+    with pytest.raises(SystemExit) as ended:
+        main(["study", str(path), "-o", str(tmp_path / "out"), "--json"])
+    assert ended.value.code == 4
+    assert json.loads(capfd.readouterr().out)["failed"] == told["failed"]
     row = next(r for r in told["rows"] if (r["mask"], r["method"]) == ("bare-3x", "cs"))
     assert row["scores"]["ssim"]["mean"] is None
     assert row["scores"]["ssim"]["undefined"] == 2

@@ -606,3 +606,27 @@ def test_a_bank_filled_beforehand_is_what_a_run_reads(tmp_path, monkeypatch):
         assert kept.start is not None
         assert torch.allclose(kept.start, made.start, atol=1e-5 * float(made.start.abs().max()))
     assert "0 batches" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory")
+def test_memory_that_is_held_is_not_mapped_anew():
+    code = """
+import resource, sys
+import numpy as np
+from mrirecon.data.loading import hold_memory
+if sys.argv[1] == "held":
+    hold_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    np.ones(4 << 20)
+before = faults()
+for _ in range(10):
+    np.ones(4 << 20)
+print(faults() - before)
+"""
+    found = {
+        how: int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("held", "freed")
+    }
+    assert found["held"] < 0.1 * found["freed"]

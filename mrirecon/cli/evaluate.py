@@ -63,12 +63,15 @@ def evaluate(
     if volumes is not None:
         found.write_volumes(volumes)
     if as_json:
-        emit(found.done[0].as_dict() if alone else found.as_dict())
+        emit((found.done[0] if alone else found).as_dict())
     elif alone:
         _tell_one(found.done[0])
     else:
         _tell_all(found)
     lacking = found.lacking()
+    if lacking and as_json:
+        say("; ".join(lacking))
+        raise typer.Exit(4)  # one JSON document, and no second one for the error
     if lacking:
         raise PartialFailure(
             lacking[0],
@@ -109,6 +112,9 @@ def compare(
             values[label] = {file.split(".")[0]: row for file, row in read_run(run).items()}
     found = compare_runs(values, names, person=person)
     _tell_differences(found, as_json)
+    if failed and as_json:
+        say("; ".join(f"left out: {e.where}: {e.what}" for e in failed))
+        raise typer.Exit(4)
     if failed:
         raise PartialFailure(
             f"{len(failed)} files could not be scored, and are left out",

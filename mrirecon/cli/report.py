@@ -10,12 +10,13 @@ import typer
 
 from mrirecon.cli.console import emit, progress, say
 from mrirecon.cli.inspect import AsJson, Axes, Overwrite, free
-from mrirecon.errors import PartialFailure
+from mrirecon.errors import PartialFailure, UsageError
 
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders of images, as `reconstruct SCANS -o FOLDER` leaves them; or files.")
+        list[Path],
+        typer.Argument(help="Folders of images, as `reconstruct SCANS -o FOLDER` leaves them; files; studies."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
     reference: Annotated[
@@ -45,6 +46,8 @@ def report(
 ) -> None:
     """Write one HTML file, to be opened anywhere without a network: scores, images to look into, how all was made."""
     free(output, overwrite)
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise UsageError("a report is a page", where=str(output), fix="give it a name that ends in .html")
     from mrirecon.evaluate import Options
     from mrirecon.jobs import versions
     from mrirecon.report.cases import About

@@ -37,9 +37,9 @@ def study(
         done = studies.run_study(plan, folder, device=device, progress=lines, tell=say, command=sys.argv)
     if as_json:
         emit(done)
-    else:
-        typer.echo((folder / "table.md").read_text(encoding="utf-8"))
-        typer.echo(str(folder / "report.md"))
+        raise typer.Exit(4 if done["failed"] else 0)
+    typer.echo((folder / "table.md").read_text(encoding="utf-8"))
+    typer.echo(str(folder / "report.md"))
     if done["failed"]:
         raise PartialFailure(
             f"{len(done['failed'])} of {len(plan.cells())} cells failed",

@@ -39,10 +39,12 @@ def train(
     loaded = load_config(config, sets or [])
     folder = output or Path("runs") / config.name.split(".")[0]
     from mrirecon import training
+    from mrirecon.data.loading import hold_memory
 
     if dry_run:
         plan = training.dry_run(loaded, folder, device)
         return emit(plan) if as_json else typer.echo(_planned(plan))
+    hold_memory()
     with progress(f"train {config.name}") as callback:
         done = training.train(
             loaded,

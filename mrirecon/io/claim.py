@@ -15,6 +15,7 @@ from mrirecon.io.atomic import resources
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 _TRIES = 5
+_SWEPT: set[Path] = set()  # folders looked through for what killed processes left
 
 
 @contextmanager
@@ -38,6 +39,7 @@ def claim(target: Path, *, wait: bool) -> Iterator[None]:
     name = hashlib.sha256(target.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     place = folder / f".mrirecon-{name}.lock"
     handle = _take(place, target, wait)
+    _sweep(folder, place)
     try:
         yield
     finally:
@@ -48,6 +50,22 @@ def claim(target: Path, *, wait: bool) -> Iterator[None]:
         for made in missing:
             with suppress(OSError):
                 made.rmdir()
+
+
+def _sweep(folder: Path, mine: Path) -> None:
+    """Remove the hidden files of processes that were killed, once for each folder: those that nobody holds."""
+    if folder in _SWEPT:
+        return
+    _SWEPT.add(folder)
+    for place in folder.glob(".mrirecon-*.lock"):
+        with suppress(OSError):
+            handle = os.open(place, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if place != mine:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    place.unlink()
+            finally:
+                os.close(handle)
 
 
 def _take(place: Path, target: Path, wait: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ def convert(
     require(chosen)
     _refuse_existing(target, chosen, overwrite)
     inputs = _inputs(source)
-    told: dict[str, object] = {"input": {"file": str(source), "sha256": sha256(inputs[-1])}}
+    told: dict[str, object] = {"input": {"file": str(source), "sha256": _digest(source, inputs)}}
     told["command"] = None if command is None else list(command)
     if kind == "images" or (not raw and kind == "auto" and axes is None and _is_image(source, dataset)):
         return _images(source, target, chosen, dataset, inputs, told)
@@ -160,7 +161,7 @@ def _images(
         inputs=inputs,
         grid=found.grid,
         loops=found.loops,
-        series=Series("converted", str(sha256(inputs[-1]))),
+        series=Series("converted", _digest(source, inputs)),
     )
     return Conversion("images", outputs, values.shape, notes)
 
@@ -269,9 +270,16 @@ def _sibling(source: Path, name: str) -> Path | None:
 
 
 def _inputs(source: Path) -> list[Path]:
-    """Return the files that must not be written over, the one whose hash is told last."""
+    """Return the files that must not be written over."""
     if source.is_dir():
-        return [source, *dicom_files(source)[-1:]]
+        return [source]
     if not source.exists() and cfl_pair(source)[1].exists():
         return [cfl_pair(source)[1]]
     return [source]
+
+
+def _digest(source: Path, inputs: list[Path]) -> str:
+    """Return the SHA-256 of the input: of a series, that of its slices' hashes, a line each, in the order of names."""
+    if not source.is_dir():
+        return sha256(inputs[0])
+    return hashlib.sha256("".join(f"{sha256(file)}\n" for file in dicom_files(source)).encode()).hexdigest()

@@ -41,10 +41,10 @@ class Geometry:
 
     @property
     def slice_spacing_mm(self) -> float | None:
-        """Distance between the centres of neighbouring slices along `slice`; None for one slice or uneven ones."""
+        """Distance between the centres of neighbouring slices along `slice`; None for one slice, or where it varies."""
         along = [sum(p * s for p, s in zip(centre, self.slice, strict=True)) for centre in self.slices_mm]
         steps = [b - a for a, b in pairwise(along)]
-        if not steps or any(abs(step - steps[0]) > 1e-2 * max(1.0, abs(steps[0])) for step in steps):
+        if not steps or not steps[0] or any(abs(step - steps[0]) > 1e-2 * max(1.0, abs(steps[0])) for step in steps):
             return None
         return steps[0]
 

@@ -220,7 +220,8 @@ def _limit(seconds: int, memory: int) -> None:
     ):
         _, most = resource.getrlimit(what)
         limits = (low, high) if most == resource.RLIM_INFINITY else (min(low, most), min(high, most))
-        resource.setrlimit(what, limits)
+        with contextlib.suppress(ValueError, OSError):  # macOS knows some of them by name only
+            resource.setrlimit(what, limits)
 
 
 def _where(error: BaseException) -> str:

@@ -104,6 +104,8 @@ def _order_slices(table: Readouts, notes: list[str]) -> list[Vector]:
 
 
 def _geometry(table: Readouts, found: Plan, positions: list[Vector]) -> Geometry | None:
+    if len(positions) != found.layout.shape["slice"]:
+        return None  # some slices have no readouts that would say where they lie
     read, phase, through = (tuple(float(n) for n in d) for d in table.directions[found.image.rows[0]])
     return make_geometry(found.fov_mm, tuple(positions), _vector(read), _vector(phase), _vector(through))
 

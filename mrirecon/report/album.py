@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mrirecon.errors import InputError
 from mrirecon.evaluate import Options
 from mrirecon.lesions import separate
 from mrirecon.masks import achieved_acceleration, point_spread
@@ -29,6 +30,7 @@ class Album:
         shape: (y, x) of what is stored.
         field: (y, x) of the images.
         first: what all others are scaled to, in words.
+        truth: whether that is a reference.
         columns: names of the images.
         depths: in what steps they are stored, finest first; empty without images.
         drawn: the slices at each depth, as the page needs them; see `page/viewer.js`.
@@ -45,6 +47,7 @@ class Album:
     shape: tuple[int, int] = (0, 0)
     field: tuple[int, int] = (0, 0)
     first: str = ""
+    truth: bool = False
     columns: list[str] = dataclasses.field(default_factory=list)
     depths: list[Depth] = dataclasses.field(default_factory=list)
     drawn: list[list[dict[str, Any]]] = dataclasses.field(default_factory=list)
@@ -80,13 +83,21 @@ def make_album(case: Case, options: Options, *, whole: bool = False) -> Album:
         options: of its scores.
         whole: keep the whole field of view, and not the object with a margin.
 
+    Raises:
+        InputError: two results go by one name.
+
     """
+    names = [r.method for r in case.results]
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise InputError(f"two results are called {twice!r}", where=case.name, fix="give each method a name of its own")
     faulty = [r.method for r in case.results if r.images is not None and not np.isfinite(r.images).all()]
     results = [replace(r, images=None) for r in case.results]
     for i, r in enumerate(results):
         if r.method in faulty:
             results[i] = replace(r, failure=r.failure or "its images hold values that are not numbers")
-    album = Album(replace(case, reference=None, region=None, masks=None, results=results))
+    kind = "" if case.reference is None else case.kind or "its reference"
+    album = Album(replace(case, reference=None, region=None, masks=None, results=results, kind=kind))
     named = [] if case.reference is None else [("reference", case.reference)]
     named += [(r.method, r.images) for r in case.results if r.images is not None and r.method not in faulty]
     # Images of another size have failed; they are named, and cannot be shown beside the others.
@@ -101,6 +112,7 @@ def make_album(case: Case, options: Options, *, whole: bool = False) -> Album:
     images = [base[:, *box], *(scaled_to(_slices(v), base)[:, *box] for _, v in named[1:])]
     labels = None if case.region is None else case.region.reshape(base.shape)[:, *box]
     album.shape = (images[0].shape[1], images[0].shape[2])
+    album.truth = case.reference is not None
     album.first, album.columns = named[0][0], [name for name, _ in named]
     album.depths = choose_depths(images[0], images[1:])
     for one in album.depths:

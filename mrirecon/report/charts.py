@@ -11,7 +11,7 @@ import numpy as np
 WIDTH, HEIGHT = 460.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 10.0, 12.0, 34.0
 LEAST = 4  # volumes for a box
-LETTER = 7.0  # width of a letter
+LETTER = 5.8  # width of a letter
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def write_report(
 
     Raises:
         UsageError: jinja2 is not installed.
-        InputError: there are no cases.
+        InputError: there are no cases, or two results of one go by one name.
         ResourceError: the disk is full, or may not be written to.
 
     """
@@ -208,7 +208,7 @@ def _shown(number: int, album: Album, methods: list[str], about: About, empty: b
         "slices": [album.slices[i] for i in kept],
         "flicker": next((k for k, n in enumerate(album.columns) if k and n != ZERO_FILLED), 0),
         "start": kept.index(album.start) if album.start in kept else 0,
-        "reference": case.kind != "" and album.first == "reference",
+        "reference": album.truth,
         "sampling": sampling,
         "floor": FLOOR,
         "profile": _profile(album, methods, about),
@@ -228,9 +228,19 @@ def _shown(number: int, album: Album, methods: list[str], about: About, empty: b
         "medians": median_recoveries(case, lesions),
         "convergence": charts.line_plot(kind, curves),
         "failed": [r for r in case.results if r.failure is not None],
+        "notes": _notes(case),
         "cells": [_cell(case, m, about) for m in methods],
         "stopped": {r.method: summed_up(r.stopped) for r in case.results},
     }
+
+
+def _notes(case: Case) -> list[tuple[str, str]]:
+    """Return what methods had to say, once each, and which of them said it."""
+    said: dict[str, list[str]] = {}
+    for r in case.results:
+        for note in (*r.notes, *(r.evaluation.notes if r.evaluation is not None else ())):
+            said.setdefault(note, []).append(r.method)
+    return [(", ".join(dict.fromkeys(methods)), note) for note, methods in said.items()]
 
 
 def _place(album: Album, where: tuple[int, int], kept: list[int]) -> tuple[str, int | None]:

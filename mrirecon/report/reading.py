@@ -22,7 +22,7 @@ from mrirecon.io.nifti import SUFFIXES as NIFTI
 from mrirecon.io.nifti import read_nifti
 from mrirecon.metrics import magnitude, object_mask
 from mrirecon.report.cases import ZERO_FILLED, Case, Result
-from mrirecon.report.sidecars import Image, iterates_path, without_folders
+from mrirecon.report.sidecars import Image, iterates_path, why_missing, without_folders
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Sources:
         options: of the scores; a mask or a region may be a folder with a file for each case.
         axes: of k-space, where files leave them open.
         anonymous: call cases by numbers, and leave commands out.
+        by_run: call methods by their runs' names, as in a study.
+        records: folder of METHOD/SCAN.json, which say why a study has no image; None outside a study.
 
     """
 
@@ -45,6 +47,8 @@ class Sources:
     options: Options = field(default_factory=Options)
     axes: str | None = None
     anonymous: bool = False
+    by_run: bool = False
+    records: Path | None = None
 
 
 class CaseReader:
@@ -113,7 +117,7 @@ class CaseReader:
     def _result(self, method: str) -> Result:
         image = self.images.get(method)
         if image is None:
-            return Result(method, failure="there is no image of this case")
+            return Result(method, failure=self._told(why_missing(self.sources.records, method, self.name)))
         notes = [self._told(n) for n in image.notes]
         known: dict[str, Any] = {"seconds": image.seconds, "stopped": image.stopped, "notes": notes}
         settings = {k: self._told(v) if isinstance(v, str) else v for k, v in image.settings.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mrirecon.errors import InputError, UsageError
@@ -11,12 +11,14 @@ from mrirecon.evaluate.folders import by_name
 from mrirecon.report.cases import ZERO_FILLED, Case
 from mrirecon.report.reading import CaseReader, Sources
 from mrirecon.report.sidecars import Image, is_image, read_sidecar
+from mrirecon.report.studies import Part, parts
 
 
-def find_images(runs: Sequence[Path]) -> dict[str, dict[str, Image]]:
+def find_images(runs: Sequence[Path], *, by_run: bool = False) -> dict[str, dict[str, Image]]:
     """Return all images by case, and by the method's name in the report.
 
-    A method is called by its name where every case has it once, else with that of its run: ``run: method``.
+    A method is called by its name where every case has it once, else with that of its run: ``run: method``; or
+    ``by_run``, by that of its run alone.
 
     Raises:
         UsageError: no images, or two of one case, run and method.
@@ -32,7 +34,13 @@ def find_images(runs: Sequence[Path]) -> dict[str, dict[str, Image]]:
     once = len({(i.case, i.method) for i in found}) == len(found)
     cases: dict[str, dict[str, Image]] = {}
     for image in found:
-        label = image.method if once or image.method == image.run else f"{image.run}: {image.method}"
+        label = (
+            image.run
+            if by_run
+            else image.method
+            if once or image.method == image.run
+            else f"{image.run}: {image.method}"
+        )
         row = cases.setdefault(image.case, {})
         if label in row:
             raise UsageError(
@@ -61,16 +69,34 @@ class Gathered:
 
 
 def gather(sources: Sources) -> Gathered:
-    """Find the cases of runs, each with its images, scores, mask and lesions.
+    """Find the cases of runs, each with its images, scores, mask and lesions; of studies, a group for each mask.
 
     What cannot be read or compared is in its place as failed; a case that some method lacks says so.
 
     Raises:
         UsageError: see `find_images`; a reference file for several cases.
-        InputError: references are given, and none fits any case.
+        InputError: references are given, and none fits any case; see `parts` too.
 
     """
-    images = find_images(sources.runs)
+    each = [_gather(part) for part in parts(sources)]
+    cases = (case for found in each for case in found.cases)
+    if sources.anonymous:
+        cases = (replace(case, name=f"case {number}") for number, case in enumerate(cases, start=1))
+    notes = list(dict.fromkeys(note for found in each for note in found.notes))
+    return Gathered(notes, sum(found.count for found in each), cases)
+
+
+def _gather(part: Part) -> Gathered:
+    sources = part.sources
+    images = find_images(sources.runs, by_run=sources.by_run)
+    methods = list(dict.fromkeys(m for row in images.values() for m in row))
+    if part.planned is not None:
+        methods = list(dict.fromkeys(method for method, _ in part.planned))
+        images = {scan: images.get(scan, {}) for _, scan in part.planned}
+    baseline = {label for row in images.values() for label, image in row.items() if image.method == ZERO_FILLED}
+    if len(baseline) == 1 and ZERO_FILLED not in methods:  # whatever a study calls it
+        images = {n: {ZERO_FILLED if m in baseline else m: i for m, i in row.items()} for n, row in images.items()}
+        methods = [ZERO_FILLED if m in baseline else m for m in methods]
     references = _by_case(sources.reference, images, "--reference")
     scans = _by_case(sources.scans, images, "--scans")
     if references and not set(references) & set(images):
@@ -85,12 +111,13 @@ def gather(sources: Sources) -> Gathered:
     if alone:
         which = "" if sources.anonymous else f": {_few(alone)}"
         notes.append(f"{len(alone)} of {len(references)} references have no image of any method{which}")
-    methods = sorted(dict.fromkeys(m for row in images.values() for m in row), key=lambda m: m != ZERO_FILLED)
+    methods.sort(key=lambda m: m != ZERO_FILLED)
     cases = (
-        CaseReader(sources, name, images[name], methods, references.get(name), scans.get(name)).read(
-            f"case {number}" if sources.anonymous else name
+        replace(
+            CaseReader(sources, name, images[name], methods, references.get(name), scans.get(name)).read(name),
+            group=part.group,
         )
-        for number, name in enumerate(sorted(images), start=1)
+        for name in sorted(images)
     )
     return Gathered(notes, len(images), cases)
 

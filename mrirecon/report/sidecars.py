@@ -15,6 +15,7 @@ ITERATES = "_iterates"
 _LIMIT = 4 << 20  # bytes of a sidecar
 # Shown as they are. All else that a sidecar may hold stays out of a report: it may name a patient.
 _SHOWN = ("why", "device", "lambda", "seed", "options")
+_LONGEST = 1e9  # seconds
 _WORDS = 300  # characters of a text from a sidecar
 
 
@@ -85,11 +86,25 @@ def read_sidecar(path: Path, run: str) -> Image:
         digest if isinstance(digest, str) else None,
         Path(mask) if isinstance(mask, str) and mask else None,
         tuple(p for p in (scan, mask, *beside) if isinstance(p, str) and p),
-        tuple(float(s) for s in _list(told.get("seconds")) if isinstance(s, int | float)),
+        tuple(float(s) for s in _list(told.get("seconds")) if isinstance(s, int | float) and 0 <= s < _LONGEST),
         tuple(_text(s) for s in _list(told.get("stopped", told.get("reasons")))),
         tuple(n for n in notes if n),
         {key: value for key, value in settings.items() if value not in (None, "", [], {})},
     )
+
+
+def why_missing(records: Path | None, method: str, scan: str) -> str:
+    """Return why a study has no image of a scan by a method."""
+    default = "there is no image of this case"
+    if records is None:
+        return default
+    path = records / method / f"{scan}.json"
+    try:
+        told: Any = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < _LIMIT else {}
+        error = told["error"]
+        return f"{error['what']} ({error['why']})" if error.get("why") else str(error["what"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return default
 
 
 def command_line(words: list[Any]) -> str:
@@ -145,9 +160,11 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _value(value: object) -> object:
+def _value(value: object, depth: int = 4) -> object:
+    if isinstance(value, dict | list) and not depth:
+        return "…"
     if isinstance(value, dict):
-        return {str(k)[:60]: _value(v) for k, v in value.items()}
+        return {str(k)[:60]: _value(v, depth - 1) for k, v in value.items()}
     if isinstance(value, list):
-        return list(dict.fromkeys(_value(v) if isinstance(v, int | float | bool) else _text(v) for v in value))
+        return list(dict.fromkeys(v if isinstance(v, int | float | bool) else _text(v) for v in value))
     return value if isinstance(value, int | float | bool) or value is None else _text(value)

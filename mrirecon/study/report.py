@@ -188,7 +188,7 @@ def _report(
     if remarks:
         lines += ["## What was noticed", "", *(f"- {_safe(r)}" for r in remarks), ""]
     lines += ["## Methods", ""]
-    lines += [f"- **{_safe(m['name'])}**: {_safe(m['what'])}{_trained(m)}" for m in told["methods"]]
+    lines += [f"- **{_safe(m['name'])}**: {_trained(m)}" for m in told["methods"]]
     if any(m.config is not None for m in plan.methods):
         lines += ["", "Each was trained once, from one seed: how much trainings differ by themselves is not seen here."]
     if any(s.source.startswith(PHANTOM) for s in plan.scans):
@@ -238,7 +238,11 @@ def _told(pairs: Sequence[Difference], metric: str) -> list[str]:
 
 
 def _trained(m: Record) -> str:
-    return "" if "steps" not in m else f" ({m['steps']} steps, {m['seconds']:.0f} s, {_safe(m['model'])})"
+    what = _safe(m["what"])
+    if "steps" not in m:
+        return what
+    done = what.replace("to be trained for", "trained here for")
+    return f"{done} ({m['steps']} steps in {m['seconds']:.0f} s, {_safe(m['model'])})"
 
 
 def _place(r: Record) -> Record:

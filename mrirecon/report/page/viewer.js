@@ -129,6 +129,7 @@ class Viewer {
     const got = await this.slice(wanted);
     if (wanted !== this.view.slice) return; // another was asked for meanwhile
     this.now = got;
+    this.drawn = wanted;
     this.top = Math.max(...got.images.map((v) => v.reduce((a, b) => (a > b ? a : b), 0)));
     this.path = got.region ? outlines(got.region, this.data.ny, this.data.nx) : null;
     const one = this.data.slices[wanted];
