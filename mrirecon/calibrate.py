@@ -1,4 +1,4 @@
-"""Coil maps for the items of a scan: from the file, by ESPIRiT, by sigpy, or trivially for one coil."""
+"""Coil maps for the items of a scan: from the file, by ESPIRiT, Walsh or sigpy, or trivially for one coil."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import PRIOR_POWER, crop_weights, espirit
+from mrirecon.coils.walsh import walsh
 from mrirecon.errors import CalibrationError, InputError
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
 
-Source = Literal["auto", "file", "espirit", "sigpy", "unit"]
+Source = Literal["auto", "file", "espirit", "walsh", "sigpy", "unit"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,10 @@ def item_maps(
 
             found = sigpy_maps(region, space, kernel=o.kernel, threshold=o.threshold)
             return ItemMaps(torch.from_numpy(found)[None, None], f"sigpy, {size} calibration region")
+        if source == "walsh":
+            return ItemMaps(
+                walsh(torch.from_numpy(region)[None], space), f"adaptive (Walsh), {size} calibration region"
+            )
         ours = espirit(
             torch.from_numpy(region)[None],
             space,

@@ -20,6 +20,7 @@ from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images, reference_images
 from mrirecon.inference import Progress, pick_device, reconstruct
 from mrirecon.io import read, write_image
+from mrirecon.prepared import Preprocess, prepare
 
 Format = Literal["h5", "npz", "cfl", "png"]
 _SUFFIXES = {".h5", ".hdf5", ".npz", ".cfl", ".hdr", ".png"}
@@ -40,6 +41,7 @@ def reconstruct_file(
     maps: Source = "auto",
     maps_file: str | Path | None = None,
     espirit: EspiritOptions | None = None,
+    preprocess: Preprocess | None = None,
     mask: str | Path | None = None,
     axes: str | None = None,
     dataset: str | None = None,
@@ -67,6 +69,7 @@ def reconstruct_file(
         maps: where coil maps come from; ``maps_file`` names a file to take them from.
         maps_file: file with coil maps.
         espirit: how maps are estimated.
+        preprocess: what is done to k-space before, and to images afterwards; by default nothing.
         mask: file with a sampling mask; undersamples fully sampled data.
         axes: names of the stored axes, where the file leaves them open.
         dataset: name of the k-space array, where the file leaves it open.
@@ -96,7 +99,8 @@ def reconstruct_file(
     start = time.perf_counter()
     if maps_file is not None:
         maps = "file"
-    scan = read(path, axes=axes, mask=mask, maps=maps_file, dataset=dataset)
+    wanted = preprocess or Preprocess()
+    scan = prepare(read(path, axes=axes, mask=mask, maps=maps_file, dataset=dataset), wanted)
     trained = None if model is None else load_model(model)
     if trained is not None and (method != "auto" or options):
         raise UsageError("a model brings its own method and options", fix="leave --method and --set out")
@@ -115,6 +119,7 @@ def reconstruct_file(
         "why": why,
         "device": str(where),
         "items": len(scan),
+        "preprocess": wanted.as_dict(),
     }
     if dry_run:
         return {**plan, "outputs": [str(target)], "dry_run": True, "notes": scan.notes}
@@ -150,7 +155,8 @@ def reconstruct_file(
     }
     if reference is not None:
         # A full scan beside an undersampled one is stored in the same way.
-        truth, kind = reference_images(reference, axes=None if holds_images(reference) else axes)
+        full_axes = None if holds_images(reference) else axes
+        truth, kind = reference_images(reference, axes=full_axes, preprocess=wanted.geometry)
         found = compare(done.images, truth, prediction=path, reference=reference, kind=kind)
         told["scores"] = found.as_dict()
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -100,8 +100,8 @@ def _one(
     h = _evaluate(taps, small)
     solved = torch.linalg.eigh(h.flatten(2).permute(2, 0, 1)).eigenvectors[..., -sets:].flip(-1)
     vectors = solved.permute(2, 1, 0).unflatten(-1, small)  # (M, C, *small)
-    principal = _principal_coil(calibration)
-    return _refine(taps, _reference_phase(vectors, principal), space, principal, steps)
+    principal = principal_coil(calibration)
+    return _refine(taps, reference_phase(vectors, principal), space, principal, steps)
 
 
 def _taps(calibration: Tensor, kernel: int, threshold: float) -> Tensor:
@@ -140,7 +140,7 @@ def _waves(taps: Tensor, axis: int, size: int) -> Tensor:
     return torch.exp(2j * torch.pi * order[:, None] * place).to(taps.dtype)
 
 
-def _interpolate(vectors: Tensor, space: tuple[int, ...], rows: slice) -> Tensor:
+def interpolate(vectors: Tensor, space: tuple[int, ...], rows: slice) -> Tensor:
     """Interpolate (M, C, *coarse) linearly onto some rows of the full grid *space; both are centred on n // 2."""
     for axis, n in enumerate(space, start=2):
         small = vectors.shape[axis]
@@ -171,11 +171,11 @@ def _refine(
     for start in range(0, space[0], slab):
         rows = slice(start, min(start + slab, space[0]))
         h = torch.tensordot(first[:, rows].T.contiguous(), taps, dims=([1], [2])).movedim(0, 2)
-        v = _interpolate(coarse, space, rows)
+        v = interpolate(coarse, space, rows)
         for _ in range(steps):
             v = _orthonormal(_multiply(h, v))
         v, value = _ritz(v, _multiply(h, v))
-        maps[:, :, rows] = _reference_phase(v, principal)
+        maps[:, :, rows] = reference_phase(v, principal)
         values[:, rows] = value.clamp(0, 1)
     return maps, values
 
@@ -227,7 +227,7 @@ def _ritz(v: Tensor, hv: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([top, low]), torch.stack([(a + d) / 2 + gap, (a + d) / 2 - gap])
 
 
-def _principal_coil(calibration: Tensor) -> Tensor:
+def principal_coil(calibration: Tensor) -> Tensor:
     """Return the unit coil combination (C,) that holds most of the calibration signal."""
     flat = calibration.flatten(1)
     principal: Tensor = torch.linalg.eigh(flat @ flat.mH).eigenvectors[:, -1]
@@ -236,7 +236,7 @@ def _principal_coil(calibration: Tensor) -> Tensor:
     return principal * (largest.conj() / largest.abs())
 
 
-def _reference_phase(vectors: Tensor, principal: Tensor) -> Tensor:
+def reference_phase(vectors: Tensor, principal: Tensor) -> Tensor:
     """Turn the phase of every set (M, C, …) to that of the first principal coil; leave it where that coil is blind."""
     seen = torch.tensordot(principal.conj(), vectors, dims=([0], [1]))  # (M, …)
     size = seen.abs()

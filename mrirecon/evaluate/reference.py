@@ -12,15 +12,21 @@ from mrirecon.io.identify import sniff
 from mrirecon.io.images import IMAGE_NAMES, open_store
 from mrirecon.io.nifti import SUFFIXES as NIFTI
 from mrirecon.io.values import complex_dtype
+from mrirecon.prepared import Preprocess, prepare
 
 
 def reference_images(
-    path: str | Path, *, dataset: str | None = None, axes: str | None = None
+    path: str | Path,
+    *,
+    dataset: str | None = None,
+    axes: str | None = None,
+    preprocess: Preprocess | None = None,
 ) -> tuple[np.ndarray, str]:
     """Return reference magnitudes (item, *space), and what they are, in words.
 
     Images are taken as they are; fully sampled k-space is combined with ESPIRiT maps of the full data; an undersampled
-    file must hold a reference of its own.
+    file must hold a reference of its own. With ``preprocess``, k-space is averaged and cropped first, as what it is
+    compared with was.
 
     Raises:
         InputError, UnsafeContentError: see `mrirecon.io.read`; undersampled k-space without a reference.
@@ -31,6 +37,8 @@ def reference_images(
     scan = read(path, axes=axes)
     if scan.reference is not None and scan.mask(0).mean() < 0.9:
         return scan.reference, "the reference beside its k-space"
+    if preprocess is not None and preprocess != Preprocess():
+        scan = prepare(scan, preprocess)
     return sense_reference(scan), "SENSE combination of its k-space"
 
 
