@@ -156,7 +156,7 @@ def reconstruct_file(
     if reference is not None:
         # A full scan beside an undersampled one is stored in the same way.
         full_axes = None if holds_images(reference) else axes
-        truth, kind = reference_images(reference, axes=full_axes, preprocess=wanted.geometry)
+        truth, kind = reference_images(reference, axes=full_axes, like=scan)
         found = compare(done.images, truth, prediction=path, reference=reference, kind=kind)
         told["scores"] = found.as_dict()
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from mrirecon.io.identify import sniff
 from mrirecon.io.images import IMAGE_NAMES, open_store
 from mrirecon.io.nifti import SUFFIXES as NIFTI
 from mrirecon.io.values import complex_dtype
-from mrirecon.prepared import Preprocess, prepare
+from mrirecon.prepared import Prepared, prepare_like
 
 
 def reference_images(
@@ -20,13 +20,13 @@ def reference_images(
     *,
     dataset: str | None = None,
     axes: str | None = None,
-    preprocess: Preprocess | None = None,
+    like: Prepared | None = None,
 ) -> tuple[np.ndarray, str]:
     """Return reference magnitudes (item, *space), and what they are, in words.
 
     Images are taken as they are; fully sampled k-space is combined with ESPIRiT maps of the full data; an undersampled
-    file must hold a reference of its own. With ``preprocess``, k-space is averaged and cropped first, as what it is
-    compared with was.
+    file must hold a reference of its own. With ``like``, k-space is averaged, whitened and cropped first
+    as that scan was, whose images it is compared with.
 
     Raises:
         InputError, UnsafeContentError: see `mrirecon.io.read`; undersampled k-space without a reference.
@@ -37,9 +37,7 @@ def reference_images(
     scan = read(path, axes=axes)
     if scan.reference is not None and scan.mask(0).mean() < 0.9:
         return scan.reference, "the reference beside its k-space"
-    if preprocess is not None and preprocess != Preprocess():
-        scan = prepare(scan, preprocess)
-    return sense_reference(scan), "SENSE combination of its k-space"
+    return sense_reference(scan if like is None else prepare_like(scan, like)), "SENSE combination of its k-space"
 
 
 def holds_images(path: str | Path) -> bool:

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from mrirecon.prepared.options import Compress, PartialFourier, Preprocess, Whiten
-from mrirecon.prepared.prepare import Prepared, finish, finish_all, prepare
+from mrirecon.prepared.prepare import Prepared, finish, finish_all, prepare, prepare_like
 
-__all__ = ["Compress", "PartialFourier", "Prepared", "Preprocess", "Whiten", "finish", "finish_all", "prepare"]
+__all__ = [
+    "Compress",
+    "PartialFourier",
+    "Prepared",
+    "Preprocess",
+    "Whiten",
+    "finish",
+    "finish_all",
+    "prepare",
+    "prepare_like",
+]

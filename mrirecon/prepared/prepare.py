@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,15 +17,15 @@ from mrirecon.preprocess.extent import Extent, partial_axes
 from mrirecon.preprocess.noise import background_noise, rim_noise
 from mrirecon.preprocess.oversampling import check_readout
 from mrirecon.preprocess.partial_fourier import fill, symmetry_error
-from mrirecon.preprocess.whiten import noise_covariance, whitening
+from mrirecon.preprocess.whiten import Whitening, noise_covariance, whitening
 
 
 class Prepared(Derived):
     """A scan with everything applied, and what is to be done with its images."""
 
-    def __init__(self, base: Scan, options: Preprocess) -> None:
+    def __init__(self, base: Scan, options: Preprocess, whitening: Whitening | None = None) -> None:
         super().__init__(base)
-        self.options = options
+        self.options, self.whitening = options, whitening
 
     def finish(self, item: int, image: np.ndarray) -> np.ndarray:
         """Return the image (*space) of an item with its partial Fourier filled in, as the options say."""
@@ -82,13 +83,14 @@ class Prepared(Derived):
         )
 
 
-def prepare(scan: Scan, options: Preprocess) -> Prepared:
+def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) -> Prepared:
     """Return a scan whose items are averaged, whitened, cropped and compressed as they are read.
 
     Args:
         scan: as read; it is not changed, but for the notes that are added to it.
         options: what to do. The steps come in their order: noise is measured on what is averaged, coils are compressed
             when their noise is white.
+        white: what whitens, in place of what ``options.whiten`` would find.
 
     Raises:
         UsageError: options that do not fit the scan.
@@ -106,17 +108,28 @@ def prepare(scan: Scan, options: Preprocess) -> Prepared:
         )
     if options.average:
         found = Averaged(found)
-    if options.whiten != "none":
-        found = _whitened(found, options)
+    if white is None and options.whiten != "none":
+        white = _whitening(found, options)
+    if white is not None:
+        found = Whitened(found, white)
     if options.oversampling > 1:
         found = _cropped(found, options)
+        options = replace(options, readout=found.readout)  # a full reference does not tell it
     if options.compressing:
         found = _compressed(found, options)
     if options.echoes:
         scan.note(f"the root sum of squares over {scan.shape['echo']} echos: magnitudes, without phase")
-    prepared = Prepared(found, options)
+    prepared = Prepared(found, options, white)
     prepared.refuse()
     return prepared
+
+
+def prepare_like(scan: Scan, other: Prepared) -> Prepared:
+    """Return the reference for another scan's images: averaged and cropped as that was, and whitened as that was.
+
+    Whitening changes how bright the coils are together, and with it the shading of the image.
+    """
+    return prepare(scan, other.options.geometry, white=other.whitening)
 
 
 def finish(scan: Scan, item: int, image: np.ndarray) -> np.ndarray:
@@ -129,10 +142,10 @@ def finish_all(scan: Scan, images: np.ndarray) -> np.ndarray:
     return scan.finish_all(images) if isinstance(scan, Prepared) else images
 
 
-def _whitened(scan: Scan, options: Preprocess) -> Scan:
+def _whitening(scan: Scan, options: Preprocess) -> Whitening | None:
     if scan.coils == 1 and options.whiten == "auto":
         scan.note("one coil: there is nothing to whiten")
-        return scan
+        return None
     if options.whiten == "noise" and scan.noise is None:
         raise UsageError(
             "the file holds no noise scan", where=str(scan.path), fix="use --whiten background or --whiten rim"
@@ -146,9 +159,10 @@ def _whitened(scan: Scan, options: Preprocess) -> Scan:
     loaded = f"; ill-conditioned ({how.condition:.1e}): loaded by {how.loading:.1e}" if how.loading else ""
     scan.note(
         f"noise whitened by {source}: covariance of {scan.coils} coils from {noise.shape[1]} samples, condition of "
-        f"the correlations {how.condition:.3g}{loaded}; images are in units of the noise, E|n|² = 1"
+        f"the correlations {how.condition:.3g}{loaded}; images are in units of the noise, E|n|² = 1, and shaded as "
+        "the whitened coils are"
     )
-    return Whitened(scan, how)
+    return how
 
 
 def _bandwidth(scan: Scan) -> float:
@@ -197,7 +211,7 @@ def _readout(scan: Scan, options: Preprocess) -> str:
     )
 
 
-def _cropped(scan: Scan, options: Preprocess) -> Scan:
+def _cropped(scan: Scan, options: Preprocess) -> Cropped:
     readout = _readout(scan, options)
     size = scan.shape[readout]
     kept = size / options.oversampling
