@@ -16,6 +16,9 @@ from mrirecon.errors import CalibrationError, InputError
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
 
+# Of the object: scans whose field of view is large enough have at most 0.3 % (measured) or 4 % (simulated, SNR 12); the
+# same, halved, have at least 8 %.
+FOLDED = 0.05
 Source = Literal["auto", "file", "espirit", "walsh", "sigpy", "unit"]
 
 
@@ -128,6 +131,12 @@ def item_maps(
     except CalibrationError as error:
         error.where = error.where or scan.where(item)
         raise
+    folded = float(ours.folded()[0])
+    if o.sets == 1 and folded > FOLDED:
+        scan.note(
+            f"in {folded:.0%} of the object two sensitivities explain the calibration data (first seen in "
+            f"{scan.where(item)}): the field of view seems smaller than the object. --map-sets 2 shows both parts"
+        )
     return ItemMaps(ours.maps, f"ESPIRiT, {size} calibration region", values=ours.values, crop=o.crop)
 
 
