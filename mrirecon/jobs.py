@@ -100,7 +100,8 @@ def reconstruct_file(
     if maps_file is not None:
         maps = "file"
     wanted = preprocess or Preprocess()
-    scan = prepare(read(path, axes=axes, mask=mask, maps=maps_file, dataset=dataset), wanted)
+    stored = read(path, axes=axes, mask=mask, maps=maps_file, dataset=dataset)
+    scan = prepare(stored, wanted)
     trained = None if model is None else load_model(model)
     if trained is not None and (method != "auto" or options):
         raise UsageError("a model brings its own method and options", fix="leave --method and --set out")
@@ -114,7 +115,7 @@ def reconstruct_file(
         raise UsageError("the output exists already", where=str(target), fix="choose another name, or pass --overwrite")
     where = pick_device(device)
     plan: dict[str, object] = {
-        "input": {"file": str(path), "sha256": scan.sha256(), "shape": scan.shape, "format": scan.format},
+        "input": {"file": str(path), "sha256": scan.sha256(), "shape": stored.shape, "format": scan.format},
         "method": chosen,
         "why": why,
         "device": str(where),

@@ -248,6 +248,39 @@ def test_the_verb_applies_all_in_order_and_says_what(run, tmp_path):
     assert "compressed to" in err
 
 
+def test_info_tells_partial_fourier(run, tmp_path):
+    made = simulate_kspace(phantom(SIZE, 1, 4), COILS, 50.0, 4)
+    mask = np.ones(SIZE, dtype=bool)
+    write_kspace(tmp_path / "full.h5", made.kspace)
+    mask[:, :10] = False
+    write_kspace(tmp_path / "part.h5", made.kspace * mask, mask=mask)
+    assert "partial Fourier" not in run("info", "full.h5")[1]
+    assert "partial Fourier: 75% of the extent along x" in run("info", "part.h5")[1]
+    told = json.loads(run("info", "part.h5", "--json")[1])
+    assert told["sampling"]["partial_fourier"] == {"x": 0.75}
+
+
+def test_three_dimensions(tmp_path):
+    """Whitened, cropped and compressed along z, y, x as along y, x; maps by Walsh."""
+    draw = np.random.default_rng(3)
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in (16, 20, 24)), indexing="ij")
+    ball = (z**2 + y**2 + (2 * x) ** 2 < 0.6).astype(np.float32)
+    coils = np.stack([np.exp(-((y - a) ** 2 + (z - b) ** 2) + 1j * a * x) for a, b in draw.normal(size=(6, 2))])
+    clean = Fourier((-3, -2, -1))(torch.from_numpy((coils * ball).astype(np.complex64))).numpy()
+    noise = draw.normal(size=(2, *clean.shape)) * np.abs(clean).max() * 1e-3
+    kspace = (clean + noise[0] + 1j * noise[1]).astype(np.complex64)
+    mask = np.zeros((16, 20, 24), dtype=bool)
+    mask[:, ::2] = mask[5:12, 6:15] = True
+    np.savez(tmp_path / "k.npz", kspace=kspace * mask, mask=mask)
+    scan = read(tmp_path / "k.npz", axes="coil,z,y,x")
+    options = Preprocess(whiten="rim", oversampling=2, readout="x", coils=4, compress="geometric")
+    found = reconstruct(prepare(scan, options), method="sense", maps="walsh", options={"iterations": 5})
+    assert found.images.shape == (1, 16, 20, 12)
+    middle = ball[:, :, 6:18]
+    image = np.abs(found.images[0])
+    assert image[middle > 0].mean() > 4 * image[middle == 0].mean()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
