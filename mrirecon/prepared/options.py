@@ -19,7 +19,8 @@ class Preprocess:
     Attributes:
         average: take the complex mean of k-space over repetitions and averages; else each is an item.
         whiten: where the noise covariance for prewhitening comes from: the scan's ``noise``, the ``background`` of its
-            images, the ``rim`` of its k-space; ``auto`` takes the first of these that there is; ``none`` leaves it.
+            images, the ``rim`` of its k-space; ``auto`` takes the first, else the second where k-space is all but fully
+            sampled, else the third; ``none`` leaves it.
         readout: name of the fully sampled readout, for what follows; None for the one that the file or the mask tells.
         oversampling: factor by which the field of view along the readout is too large; 1 leaves it.
         coils: how many virtual coils; None, with ``energy`` None too, leaves the coils.

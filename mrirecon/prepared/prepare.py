@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from mrirecon.errors import InputError, MriReconError, UsageError
+from mrirecon.coils.calibration import find_calibration
+from mrirecon.errors import MriReconError, UsageError
 from mrirecon.io import Scan
 from mrirecon.prepared.options import Preprocess
 from mrirecon.prepared.stages import Averaged, Compressed, Cropped, Derived, Whitened, pooled
 from mrirecon.preprocess.combine import AVERAGED, root_sum_of_squares_over
 from mrirecon.preprocess.compress import compression
 from mrirecon.preprocess.extent import Extent, partial_axes
-from mrirecon.preprocess.noise import background_noise, rim_noise
+from mrirecon.preprocess.noise import SMALLEST, background_noise, rim_noise
 from mrirecon.preprocess.oversampling import check_readout
 from mrirecon.preprocess.partial_fourier import fill, symmetry_error
 from mrirecon.preprocess.whiten import Whitening, noise_covariance, whitening
@@ -158,9 +159,9 @@ def _whitening(scan: Scan, options: Preprocess) -> Whitening | None:
     how = whitening(noise_covariance(noise, share))
     loaded = f"; ill-conditioned ({how.condition:.1e}): loaded by {how.loading:.1e}" if how.loading else ""
     scan.note(
-        f"noise whitened by {source}: covariance of {scan.coils} coils from {noise.shape[1]} samples, condition of "
-        f"the correlations {how.condition:.3g}{loaded}; images are in units of the noise, E|n|² = 1, and shaded as "
-        "the whitened coils are"
+        f"noise whitened by {source}: covariance of {scan.coils} coils from {noise.shape[1]} samples, good to about "
+        f"{math.sqrt(scan.coils / noise.shape[1]):.0%}, condition of the correlations {how.condition:.3g}"
+        f"{loaded}; images are in units of the noise, E|n|² = 1, and shaded as the whitened coils are"
     )
     return how
 
@@ -177,13 +178,11 @@ def _bandwidth(scan: Scan) -> float:
 
 def _measured(scan: Scan, how: str) -> tuple[np.ndarray, str]:
     """Return noise samples (C, N) out of the data, and where from, in words."""
-    if how != "rim":
-        try:
-            return pooled(scan, background_noise), "the background of its images"
-        except InputError:
-            if how == "background":
-                raise
-    return pooled(scan, rim_noise), "the rim of its k-space"
+    box, size = find_calibration(scan.mask(0)), scan.space_shape
+    nearly_full = all(s.stop - s.start >= max(SMALLEST, 0.75 * n) for s, n in zip(box, size, strict=True))
+    if how == "background" or (how == "auto" and nearly_full):
+        return pooled(scan, background_noise), "the background of its images"
+    return pooled(scan, rim_noise), "the rim of its k-space (signal there counts as noise)"
 
 
 def _readout(scan: Scan, options: Preprocess) -> str:

@@ -10,6 +10,7 @@ from mrirecon.errors import InputError
 from mrirecon.preprocess.centred import along, spatial, to_image
 
 SAMPLES = 10  # for every coil: a covariance of C coils from N samples is wrong by about √(C / N)
+SMALLEST = 48  # samples along each axis: the images of a smaller box show more side lobes than background
 _LOW = 0.4  # of the half width of k-space: what lies inside tells where the background is, outside what its noise is
 _TAPER = 0.3  # of the half width, at the rim: keeps the side lobes of bright edges out of the background
 
@@ -39,7 +40,8 @@ def background_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1
 
     The darkest pixels of an image are those whose noise happens to be small: their noise would be underestimated. So
     the centre of k-space chooses the pixels and the rest of it shows their noise, which is independent of the choice.
-    A taper at the rim keeps side lobes out; both weights are divided out, so that E[n nᴴ] is that of a sample.
+    A taper at the rim keeps side lobes out; both weights are divided out, so that E[n nᴴ] is that of a sample. The more
+    of k-space is fully sampled, the nearer the truth it is: from three quarters of every axis on nearer than the rim.
 
     Args:
         kspace: (C, *space) complex, centred.
@@ -47,10 +49,16 @@ def background_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1
         fraction: of the pixels, those that are darkest in all coils together.
 
     Raises:
-        InputError: fewer than ten samples for every coil.
+        InputError: less than 48 samples along an axis are fully sampled, or fewer than ten pixels for every coil.
 
     """
     box = find_calibration(mask)
+    if min(s.stop - s.start for s in box) < SMALLEST:
+        raise InputError(
+            "the fully sampled part of k-space is too small to show a background",
+            why=f"{'×'.join(str(s.stop - s.start) for s in box)} samples, {SMALLEST} are needed along each axis",
+            fix="use a noise scan, or --whiten rim",
+        )
     region = kspace[(slice(None), *box)].astype(np.complex128)
     space = region.shape[1:]
     axes = spatial(len(space))
