@@ -19,7 +19,7 @@ from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError, ModelMismatchError, MriReconError, UsageError
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
-from mrirecon.prepared import finish, finish_all
+from mrirecon.prepared import finish
 from mrirecon.problem import Problem
 from mrirecon.registry import Use, build, find, methods
 from mrirecon.regularization import default_weight, discrepancy_weight
@@ -139,7 +139,7 @@ def reconstruct(
         out.seconds += [(time.perf_counter() - start) / len(items)] * len(items)
     if progress:
         progress(len(scan), len(scan), method)
-    out.images = finish_all(scan, np.stack(images))
+    out.images = finish(scan, np.stack(images))
     if beyond:
         out.notes.append(f"outside what the model was trained for: {'; '.join(beyond)}")
     out.notes = [*scan.notes, *out.notes]
@@ -226,7 +226,7 @@ class _Job:
             steps = list(model.images(problem)) if self.keep is not None else []
         images = []
         for number, (item, (_, prior, gain)) in enumerate(zip(items, posed, strict=True)):
-            images.append(finish(self.scan, item, _join(result.image[number] * prior[0]) / gain))
+            images.append(_join(result.image[number] * prior[0]) / gain)
             if not np.isfinite(images[-1]).all():
                 fix = "look with `mrirecon info FILE`"
                 where = self.scan.where(item)
@@ -251,8 +251,7 @@ class _Job:
         lam, count = _number(self.settings["lam"]), int(_number(self.settings["iterations"]))
         self.out.lam.append(lam)
         self.out.reasons.append(f"ran its {count} steps")
-        image = sigpy_cs(kspace / scale, maps.cropped()[0, 0].numpy(), lam, count) * (scale / maps.gain)
-        return finish(self.scan, item, image)
+        return sigpy_cs(kspace / scale, maps.cropped()[0, 0].numpy(), lam, count) * (scale / maps.gain)
 
 
 def _stack(problems: list[Problem]) -> Problem:

@@ -218,6 +218,25 @@ def test_nothing_asked_nothing_changed(tmp_path):
     np.testing.assert_array_equal(prepared.kspace(0), plain.kspace(0))
     np.testing.assert_array_equal(prepared.raw(0), plain.raw(0))
     assert (prepared.shape, prepared.notes, prepared.sha256()) == (plain.shape, plain.notes, plain.sha256())
+    assert prepared.store.arrays == plain.store.arrays
+
+
+def test_who_reads_the_store_reads_what_was_prepared(tmp_path):
+    """Volumes may be read block by block, past `kspace`: what is served there is prepared all the same."""
+    made = simulate_kspace(phantom(SIZE, 3, 4), COILS, 50.0, 4)
+    stored = np.moveaxis(made.kspace, 1, -1)  # slice, y, x, coil
+    np.savez(tmp_path / "k.npz", kspace=stored, maps=made.maps[:, None])
+    scan = read(tmp_path / "k.npz", axes="slice,y,x,coil")
+    small = prepare(scan, Preprocess(whiten="rim", oversampling=2, readout="x", coils=2))
+    name = small.roles.kspace
+    assert small.store.arrays[name][0] == (3, 48, 20, 2)
+    every = small.store.read(name)
+    block = small.store.read(name, (1, slice(4, 9), slice(None), slice(1, 2)))
+    np.testing.assert_array_equal(block, every[1, 4:9, :, 1:2])
+    np.testing.assert_array_equal(np.moveaxis(every[2], -1, 0), small.kspace(2))
+    assert small.store.arrays[small.roles.maps][0] == (3, 1, 2, 48, 20)
+    np.testing.assert_array_equal(small.store.read(small.roles.maps, (2,)), small.maps(2))
+    np.testing.assert_array_equal(small.store.read(small.roles.maps)[1], small.maps(1))
 
 
 def test_the_verb_applies_all_in_order_and_says_what(run, tmp_path):

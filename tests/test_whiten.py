@@ -75,7 +75,7 @@ def test_noise_out_of_the_data(coils):
     made = simulate_kspace(phantom((160, 144), 1, 3), coils, 40.0, 3)
     kspace, mask = made.kspace[0], np.ones((160, 144), dtype=bool)
     before = np.linalg.cond(made.noise_covariance)
-    for source, limit, bias in ((background_noise, 0.15, 0.15), (rim_noise, 0.3, 0.25)):
+    for source, limit, bias in ((background_noise, 0.15, 0.15), (rim_noise, 0.45, 0.35)):
         matrix = whitening(noise_covariance(source(kspace, mask))).matrix
         after = matrix @ made.noise_covariance @ matrix.conj().T
         assert np.linalg.norm(after - np.eye(coils)) / coils**0.5 < limit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mrirecon.prepared.options import Compress, PartialFourier, Preprocess, Whiten
-from mrirecon.prepared.prepare import Prepared, finish, finish_all, prepare, prepare_like
+from mrirecon.prepared.prepare import Prepared, finish, prepare, prepare_like
 
 __all__ = [
     "Compress",
@@ -12,7 +12,6 @@ __all__ = [
     "Preprocess",
     "Whiten",
     "finish",
-    "finish_all",
     "prepare",
     "prepare_like",
 ]

@@ -11,7 +11,8 @@ from mrirecon.coils.calibration import find_calibration
 from mrirecon.errors import MriReconError, UsageError
 from mrirecon.io import Scan
 from mrirecon.prepared.options import Preprocess
-from mrirecon.prepared.stages import Averaged, Compressed, Cropped, Derived, Whitened, pooled
+from mrirecon.prepared.served import Derived
+from mrirecon.prepared.stages import Averaged, Compressed, Cropped, Whitened, pooled
 from mrirecon.preprocess.combine import AVERAGED, root_sum_of_squares_over
 from mrirecon.preprocess.compress import compression
 from mrirecon.preprocess.extent import Extent, partial_axes
@@ -27,37 +28,54 @@ class Prepared(Derived):
     def __init__(self, base: Scan, options: Preprocess, whitening: Whitening | None = None) -> None:
         super().__init__(base)
         self.options, self.whitening = options, whitening
+        # Nothing is computed at this last step: where none came before it, the file itself is read, block by block.
+        self.store, self.maps_store, self.given_mask, self.dtype = (
+            base.store,
+            base.maps_store,
+            base.given_mask,
+            base.dtype,
+        )
 
-    def finish(self, item: int, image: np.ndarray) -> np.ndarray:
-        """Return the image (*space) of an item with its partial Fourier filled in, as the options say."""
-        mask, how = self.mask(item), self.options.partial_fourier
-        where = partial_axes(mask)
-        if not where:
-            return image
-        told = self._partial(where, item)
+    def raw(self, item: int) -> np.ndarray:
+        """Return k-space of an item as stored, where nothing was done to it."""
+        return self.base.raw(item)
+
+    def finish(self, images: np.ndarray) -> np.ndarray:
+        """Return images (item, *space) as they are to be shown: partial Fourier filled in, echoes combined.
+
+        Raises:
+            UsageError: magnitude images, which have no symmetry to be filled in by.
+            InputError: see `mrirecon.preprocess.partial_fourier.smooth_phase`.
+
+        """
+        partial = {item: where for item in range(len(self)) if (where := partial_axes(self.mask(item)))}
+        if partial and self.options.partial_fourier in ("pocs", "homodyne"):
+            images = images.copy()
+        for item, where in partial.items():
+            images[item] = self._filled(item, where, images[item])
+        if self.options.echoes:
+            images = root_sum_of_squares_over(images, self.layout.loop_shape, self.layout.loops.index("echo"))
+        return images
+
+    def _filled(self, item: int, where: dict[int, Extent], image: np.ndarray) -> np.ndarray:
+        how, told = self.options.partial_fourier, self._partial(where)
         if how == "refuse" or how == "zero":
             self.note(f"{told}; nothing is filled in by symmetry (--partial-fourier zero)")
             return image
         if not image.imag.any():
             raise UsageError(
-                f"{told}, and a magnitude image has no symmetry to fill it in by",
+                "a magnitude image has no symmetry to be filled in by",
                 where=self.where(item),
+                why=told,
                 fix="use a method that shows phase, such as sense, or --partial-fourier zero",
             )
-        error = symmetry_error(image, where, mask)
+        error = symmetry_error(image, where, self.mask(item))
         harm = ": zero filling would be nearer" if error >= 1 else ""
         self.note(
             f"{told}; filled in by {'POCS' if how == 'pocs' else how}. Symmetry predicts samples that were measured "
             f"with a relative error of {error:.2f} (1 is that of zeros){harm}"
         )
         return fill(image, where, how)
-
-    def finish_all(self, images: np.ndarray) -> np.ndarray:
-        """Return all images (item, *space) with echoes combined, if the options say so."""
-        if not self.options.echoes:
-            return images
-        loops = self.layout.loops
-        return root_sum_of_squares_over(images, self.layout.loop_shape, loops.index("echo"))
 
     def refuse(self) -> None:
         """Refuse a scan whose first item is partial Fourier, if the options say so.
@@ -71,17 +89,13 @@ class Prepared(Derived):
             raise UsageError(
                 "k-space is partial Fourier",
                 where=self.where(0),
-                why=self._partial(where, 0),
+                why=self._partial(where),
                 fix="choose --partial-fourier pocs, homodyne or zero",
             )
 
-    def _partial(self, where: dict[int, Extent], item: int) -> str:
+    def _partial(self, where: dict[int, Extent]) -> str:
         parts = [f"{e.fraction:.0%} of the extent along {self.space[axis]}" for axis, e in where.items()]
-        return (
-            f"only {' and '.join(parts)} was measured (first seen in item {item})"
-            if item
-            else (f"only {' and '.join(parts)} was measured")
-        )
+        return f"only {' and '.join(parts)} was measured"
 
 
 def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) -> Prepared:
@@ -133,14 +147,9 @@ def prepare_like(scan: Scan, other: Prepared) -> Prepared:
     return prepare(scan, other.options.geometry, white=other.whitening)
 
 
-def finish(scan: Scan, item: int, image: np.ndarray) -> np.ndarray:
-    """Return the image of an item as it is to be shown; see `Prepared.finish`. Of another scan it is as it is."""
-    return scan.finish(item, image) if isinstance(scan, Prepared) else image
-
-
-def finish_all(scan: Scan, images: np.ndarray) -> np.ndarray:
-    """Return all images as they are to be shown; see `Prepared.finish_all`."""
-    return scan.finish_all(images) if isinstance(scan, Prepared) else images
+def finish(scan: Scan, images: np.ndarray) -> np.ndarray:
+    """Return images of a scan as they are to be shown; see `Prepared.finish`. Of another scan they stay as they are."""
+    return scan.finish(images) if isinstance(scan, Prepared) else images
 
 
 def _whitening(scan: Scan, options: Preprocess) -> Whitening | None:

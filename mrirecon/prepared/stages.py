@@ -6,48 +6,20 @@ Each is a scan over a scan, so that whatever takes the one takes the other, and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan
 from mrirecon.io.axes import Layout
+from mrirecon.prepared.served import Derived
 from mrirecon.preprocess.combine import AVERAGED, mean_kspace
 from mrirecon.preprocess.compress import Compression, compress, compress_maps, compression
 from mrirecon.preprocess.oversampling import check_readout, crop_image, crop_mask, remove_oversampling
 from mrirecon.preprocess.whiten import Whitening, mix_coils
 
 _KEPT = 64  # compressions, each a few kB to a few MB
-
-
-class Derived(Scan):
-    """A scan over another one, with a layout of its own. What it does not change is the other's, notes included."""
-
-    def __init__(self, base: Scan, layout: Layout | None = None) -> None:
-        super().__init__(**{f.name: getattr(base, f.name) for f in fields(Scan) if f.init})
-        self.base, self.layout = base, layout or base.layout
-
-    def raw(self, item: int) -> np.ndarray:
-        """Return what `kspace` does: nothing is stored in this form."""
-        return self.kspace(item)
-
-    def kspace(self, item: int) -> np.ndarray:
-        """Return k-space of an item, (coil, *space) complex64, zero where not sampled."""
-        return self.base.kspace(item)
-
-    def mask(self, item: int) -> np.ndarray:
-        """Return which samples of an item may be used, (*space) booleans."""
-        return self.base.mask(item)
-
-    def maps(self, item: int) -> np.ndarray | None:
-        """Return the coil maps of an item, (M, coil, *space) complex64, or None where there are none."""
-        return self.base.maps(item)
-
-    @property
-    def calibration(self) -> np.ndarray | None:
-        """Separate calibration k-space, (1 or item, coil, *box) complex64, or None."""
-        return self.base.calibration
 
 
 class Averaged(Derived):
