@@ -13,7 +13,7 @@ from mrirecon.errors import InputError, UsageError
 from mrirecon.inference import reconstruct
 from mrirecon.io import read, write_kspace
 from mrirecon.prepared import Preprocess, prepare
-from mrirecon.preprocess.noise import background_noise, rim_noise
+from mrirecon.preprocess.noise import background_noise, full_centre, rim_noise
 from mrirecon.preprocess.whiten import mix_coils, noise_covariance, whitening
 from mrirecon.problem import Problem
 
@@ -104,6 +104,17 @@ def test_auto_takes_the_background_only_where_it_shows(tmp_path):
         assert any(f"whitened by {source}" in note for note in white.notes)
         after = white.whitening.matrix @ made.noise_covariance @ white.whitening.matrix.conj().T
         assert np.linalg.norm(after - np.eye(4)) / 2 < 0.35
+
+
+def test_the_background_of_partial_fourier_is_that_of_its_symmetric_part():
+    """Off centre, the centre of k-space would pass for its rim, and the object for noise."""
+    made = simulate_kspace(phantom((160, 144), 1, 3), 4, 20.0, 3)
+    mask = np.ones((160, 144), dtype=bool)
+    mask[:, :14] = False
+    assert full_centre(mask) == (slice(0, 160), slice(14, 130))
+    assert full_centre(np.ones((9, 8), dtype=bool)) == (slice(0, 8), slice(0, 8))
+    matrix = whitening(noise_covariance(background_noise(made.kspace[0] * mask, mask))).matrix
+    assert np.linalg.norm(matrix @ made.noise_covariance @ matrix.conj().T - np.eye(4)) / 2 < 0.25
 
 
 def test_what_cannot_be_whitened():

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from mrirecon.coils.calibration import find_calibration
 from mrirecon.errors import MriReconError, UsageError
 from mrirecon.io import Scan
 from mrirecon.prepared.options import Preprocess
@@ -16,7 +15,7 @@ from mrirecon.prepared.stages import Averaged, Compressed, Cropped, Whitened, po
 from mrirecon.preprocess.combine import AVERAGED, root_sum_of_squares_over
 from mrirecon.preprocess.compress import compression
 from mrirecon.preprocess.extent import Extent, partial_axes
-from mrirecon.preprocess.noise import SMALLEST, background_noise, rim_noise
+from mrirecon.preprocess.noise import SMALLEST, background_noise, full_centre, rim_noise
 from mrirecon.preprocess.oversampling import check_readout
 from mrirecon.preprocess.partial_fourier import fill, symmetry_error
 from mrirecon.preprocess.whiten import Whitening, noise_covariance, whitening
@@ -187,7 +186,7 @@ def _bandwidth(scan: Scan) -> float:
 
 def _measured(scan: Scan, how: str) -> tuple[np.ndarray, str]:
     """Return noise samples (C, N) out of the data, and where from, in words."""
-    box, size = find_calibration(scan.mask(0)), scan.space_shape
+    box, size = full_centre(scan.mask(0)), scan.space_shape
     nearly_full = all(s.stop - s.start >= max(SMALLEST, 0.75 * n) for s, n in zip(box, size, strict=True))
     if how == "background" or (how == "auto" and nearly_full):
         return pooled(scan, background_noise), "the background of its images"

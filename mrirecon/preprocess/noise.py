@@ -52,7 +52,7 @@ def background_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1
         InputError: less than 48 samples along an axis are fully sampled, or fewer than ten pixels for every coil.
 
     """
-    box = find_calibration(mask)
+    box = full_centre(mask)
     if min(s.stop - s.start for s in box) < SMALLEST:
         raise InputError(
             "the fully sampled part of k-space is too small to show a background",
@@ -62,8 +62,7 @@ def background_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1
     region = kspace[(slice(None), *box)].astype(np.complex128)
     space = region.shape[1:]
     axes = spatial(len(space))
-    # A box that is not centred turns the phase of its image, which neither choice nor covariance sees.
-    places = [np.abs(np.arange(n) - (n - 1) / 2) / max(1.0, n / 2) for n in space]
+    places = [np.abs(np.arange(n) - n // 2) / (n / 2) for n in space]
     ndim = len(space)
     radius = np.sqrt(sum(along(p**2, a, ndim) for a, p in enumerate(places)))
     low = np.cos(np.pi / 2 * np.clip(radius / _LOW, 0, 1)) ** 2
@@ -74,11 +73,17 @@ def background_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1
     inner = np.zeros(space, dtype=bool)
     # Receivers filter along the readout: towards the ends of the field of view even noise fades.
     inner[tuple(slice(n // 10, n - n // 10) for n in space)] = True
-    chosen = inner & (power <= np.quantile(power[inner], fraction)) if inner.any() else inner
-    mean_weight = float((high**2).mean())
-    if mean_weight == 0:
-        return _enough(region[:, :0].reshape(len(region), -1), "the background")
-    return _enough(to_image(region * high, axes)[:, chosen] / np.sqrt(mean_weight), "the background")
+    chosen = inner & (power <= np.quantile(power[inner], fraction))
+    return _enough(to_image(region * high, axes)[:, chosen] / np.sqrt((high**2).mean()), "the background")
+
+
+def full_centre(mask: np.ndarray) -> tuple[slice, ...]:
+    """Return the fully sampled box (`find_calibration`) as far as it reaches to both sides of the k-space centre."""
+    box = []
+    for side, n in zip(find_calibration(mask), mask.shape, strict=True):
+        reach = min(n // 2 - side.start, side.stop - n // 2)
+        box.append(slice(n // 2 - reach, n // 2 + reach))
+    return tuple(box)
 
 
 def _enough(samples: np.ndarray, source: str) -> np.ndarray:
