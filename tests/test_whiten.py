@@ -213,6 +213,16 @@ def test_a_whitened_scan_says_so_and_whitens_everything(noisy):
         prepare(read(path), Preprocess(whiten="noise"))
 
 
+@pytest.mark.parametrize("name", ["brain_t1_7ch", "brain_flash_16ch", "phantom_flash_16ch"])
+def test_the_background_of_measured_images_is_in_units_of_noise(real_kspace, name):
+    """D10: in the corners of a combination of unit length, E|n|² = 1; the corners' pixels are few, and differ."""
+    scan = prepare(read(real_kspace / f"{name}.npz"), Preprocess(whiten="auto"))
+    image = np.abs(reconstruct(scan, method="zero-filled", maps="unit").images[0])
+    y, x = ([slice(n // 10, n // 6), slice(-n // 6, -n // 10)] for n in image.shape)
+    corners = np.concatenate([image[a, b].ravel() for a in y for b in x])
+    assert np.sqrt((corners**2).mean()) == pytest.approx(1, abs=0.06)
+
+
 def test_the_seventh_channel_of_a_measured_scan(real_kspace):
     """It holds hardly any signal: whitened, its noise is that of the others, and maps give it what it deserves."""
     scan = prepare(read(real_kspace / "brain_t1_7ch.npz"), Preprocess(whiten="auto"))

