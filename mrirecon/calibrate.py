@@ -131,13 +131,28 @@ def item_maps(
     except CalibrationError as error:
         error.where = error.where or scan.where(item)
         raise
-    folded = float(ours.folded()[0])
-    if o.sets == 1 and folded > FOLDED:
+    if o.sets == 1:
+        _advise_two(scan, item, ours.folded())
+    return ItemMaps(ours.maps, f"ESPIRiT, {size} calibration region", values=ours.values, crop=o.crop)
+
+
+def look_at_field_of_view(scan: Scan, item: int = 0) -> None:
+    """Note where the field of view seems smaller than the object; quickly, on a coarse grid. Else do nothing."""
+    kspace, mask, o = scan.kspace(item), scan.mask(item), EspiritOptions()
+    region = calibration_data(scan, item, kspace, mask, o.size)
+    if scan.coils > 2 and min(region.shape[1:]) >= o.kernel:
+        coarse = tuple(-(-n // 4) for n in mask.shape)
+        found = espirit(torch.from_numpy(region)[None], coarse, kernel=o.kernel, crop=0, coarse=1, power_steps=0)
+        _advise_two(scan, item, found.folded())
+
+
+def _advise_two(scan: Scan, item: int, folded: Tensor) -> None:
+    """Note that two sets of maps are needed, where that is of more than `FOLDED` of the object."""
+    if float(folded[0]) > FOLDED:
         scan.note(
-            f"in {folded:.0%} of the object two sensitivities explain the calibration data (first seen in "
+            f"in {float(folded[0]):.0%} of the object two sensitivities explain the calibration data (first seen in "
             f"{scan.where(item)}): the field of view seems smaller than the object. --map-sets 2 shows both parts"
         )
-    return ItemMaps(ours.maps, f"ESPIRiT, {size} calibration region", values=ours.values, crop=o.crop)
 
 
 def calibrate(scan: Scan, *, options: EspiritOptions | None = None) -> np.ndarray:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from mrirecon.calibrate import FOLDED, EspiritOptions
+from mrirecon.cli import app
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import espirit
 from mrirecon.data.phantom import phantom
@@ -59,6 +61,21 @@ def test_measured_fields_of_view(real_kspace, name):
         assert min(folded(halved(kspace, 1), size), folded(halved(kspace, 2), size)) > FOLDED
 
 
+def told(path):
+    """What `mrirecon info` prints."""
+    done = CliRunner().invoke(app, ["info", str(path)])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_info_says_nothing_of_a_field_that_is_large_enough(tmp_path):
+    made = simulate_kspace(phantom((96, 88), 1, 4), 4, 50.0, 4)
+    write_kspace(tmp_path / "k.h5", made.kspace)
+    assert "map-sets" not in told(tmp_path / "k.h5")
+    write_kspace(tmp_path / "half.h5", halved(made.kspace[0], 1)[None])
+    assert "--map-sets 2" in told(tmp_path / "half.h5")
+
+
 @pytest.mark.parametrize("name", MEASURED[:2])
 @pytest.mark.parametrize("axis", [1, 2])
 def test_two_sets_beat_one_and_are_advised(real_kspace, tmp_path, name, axis):
@@ -69,6 +86,7 @@ def test_two_sets_beat_one_and_are_advised(real_kspace, tmp_path, name, axis):
     line[::2] = line[size // 2 - 12 : size // 2 + 12] = True
     mask = np.broadcast_to(line[:, None] if axis == 1 else line, kspace.shape[1:])
     write_kspace(tmp_path / "k.h5", kspace[None] * mask, mask=mask)
+    assert "--map-sets 2" in told(tmp_path / "k.h5")
     psnr, notes = {}, {}
     for sets in (1, 2):
         found = reconstruct(read(tmp_path / "k.h5"), method="sense", espirit=EspiritOptions(sets=sets))
