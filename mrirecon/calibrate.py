@@ -58,6 +58,11 @@ class ItemMaps:
             return self.maps
         return self.maps * crop_weights(self.values, self.crop).unsqueeze(2)
 
+    @property
+    def sees_nothing(self) -> bool:
+        """Whether a plain combination is zero everywhere: a slice beyond the object, where there is only noise."""
+        return self.values is not None and not bool(crop_weights(self.values, self.crop).any())
+
     def prior(self, power: float = PRIOR_POWER) -> Tensor:
         """Return a weight w in [0, 1] for regularized reconstruction (1, M, *space): eigenvalue to the ``power``.
 

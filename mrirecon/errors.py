@@ -6,6 +6,10 @@ a fault of ours, and exits with 1.
 
 from __future__ import annotations
 
+import errno
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE}
+
 
 class MriReconError(Exception):
     """Base of all errors that are the user's to mend.
@@ -56,6 +60,12 @@ class InputError(MriReconError):
     code, exit_code = "MRI-E-INPUT", 3
 
 
+class BusyError(InputError):
+    """A file that another program is writing or making at this moment (exit 3); a batch tries it again later."""
+
+    code = "MRI-E-BUSY"
+
+
 class SignalError(InputError):
     """k-space that holds nothing to reconstruct, or values that are not numbers (exit 3)."""
 
@@ -90,6 +100,32 @@ class ModelMismatchError(MriReconError):
     """Weights that do not belong to the data or to the configuration (exit 7)."""
 
     code, exit_code = "MRI-E-MODEL", 7
+
+
+def as_known(error: Exception) -> MriReconError | None:
+    """Return an error of any kind as one of ours; None for a fault of our own."""
+    if isinstance(error, MriReconError):
+        return error
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower()):
+        fix = "reconstruct fewer or smaller slices at a time, or use a machine with more memory"
+        return ResourceError("memory ran out", why=str(error).splitlines()[0] if str(error) else None, fix=fix)
+    if isinstance(error, OSError):
+        name = str(error.filename) if error.filename else None
+        if error.errno in _FULL:
+            return ResourceError(
+                "disk or memory ran out", where=name, why=error.strerror, fix="free some, and try again"
+            )
+        return InputError("a file cannot be used", where=name, why=error.strerror or str(error), fix="check the path")
+    return None
+
+
+def as_ours(error: Exception) -> MriReconError:
+    """Return an error of any kind as one of ours: what is not known is our fault, and says so."""
+    return as_known(error) or MriReconError(
+        "an unexpected error, which is a fault of mrirecon",
+        why=f"{type(error).__name__}: {error}",
+        fix="run it again with --traceback, and report what that prints",
+    )
 
 
 class Stopped(BaseException):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,14 +16,16 @@ from mrirecon.checkpoints import Trained, load_model, shipped
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.coverage import choose_method, outside
 from mrirecon.engine import Reconstructor
-from mrirecon.errors import InputError, ModelMismatchError, MriReconError, UsageError
+from mrirecon.errors import InputError, ModelMismatchError, UsageError
+from mrirecon.hybrid import Slices
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
 from mrirecon.prepared import finish
 from mrirecon.problem import Problem
-from mrirecon.registry import Use, build, find, methods
+from mrirecon.registry import Use, build, find, methods, resolve
 from mrirecon.regularization import default_weight, discrepancy_weight
 from mrirecon.scale import percentile_scale
+from mrirecon.streaming import example, images
 
 Progress = Callable[[int, int, str], None]
 SECOND_OPINION = "sigpy-cs"
@@ -40,7 +42,8 @@ class Reconstruction:
         maps: where the coil maps come from.
         lam: regularization weight of each item, relative to its scale; empty where the method has none.
         reasons: why each item stopped.
-        seconds: wall time of each item, reading and calibration included.
+        seconds: wall time of each item, reading and calibration included; these three are of slices where volumes
+            were solved slice by slice.
         notes: what else the user should know.
 
     """
@@ -70,8 +73,11 @@ def reconstruct(
     batch: int = 1,
     progress: Progress | None = None,
     keep: Callable[[int, np.ndarray], None] | None = None,
+    scratch: Sequence[Path] | None = None,
 ) -> Reconstruction:
     """Reconstruct every item of a scan.
+
+    A volume that is fully sampled along its readout is solved slice by slice (`mrirecon.hybrid`), unless ``ndim=3``.
 
     Args:
         scan: from `mrirecon.io.read`, or `mrirecon.prepared.prepare`.
@@ -87,19 +93,23 @@ def reconstruct(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
         seed: of the methods that draw random numbers.
         batch: how many items a model takes at a time; halved where memory does not suffice.
-        progress: called with (items done, items, what is being done).
+        progress: called with (items done, items, what is being done), or slices of volumes where those are solved.
         keep: called with (item, images (step, *space)) to see every iterate, in the scale of the data.
+        scratch: folders for temporary files, in order of preference, one of which then holds large images as well.
 
     Raises:
         UsageError: a method, option or device that does not exist; a learned method without a model.
         ModelMismatchError: with ``strict``, data that the model was not trained for.
         InputError: data that cannot be reconstructed; the item is named.
+        ResourceError: no room for a temporary file.
 
     """
-    where = pick_device(device)
-    why = "as asked"
+    where, why = pick_device(device), "as asked"
+    if method not in ("auto", SECOND_OPINION):
+        resolve(method, options)  # before a long pass over the file
+    first, item = example(scan, options, scratch)
     if method == "auto":
-        method, why = choose_method(scan, 0, maps)
+        method, why = choose_method(first, item, maps)
     if model is None and method in shipped():
         if options:
             raise UsageError(f"{method} comes trained, with its own options", fix="leave --set out, or train your own")
@@ -112,36 +122,29 @@ def reconstruct(
             raise UsageError("a trained model has no regularization weight to set", fix="leave --lambda out")
     elif method != SECOND_OPINION and find(method).learned:
         raise UsageError(f"method {method!r} is learned: it needs weights", fix="give a trained model with --model DIR")
-    beyond = [] if model is None else outside(model.card, scan)
+    beyond = [] if model is None else outside(model.card, first, item)
     if beyond and strict:
         raise ModelMismatchError(
             "the model was not trained for such data",
-            where=scan.where(0),
+            where=first.where(item),
             why="; ".join(beyond),
             fix="use --method cs, a model that was, or leave --strict-model out",
         )
-    settings = _settings(scan, method, options or {}, lam, seed)
+    settings = _settings(first, method, options or {}, lam, seed)
     ready = None if model is None else model.model.to(where)
     out = Reconstruction(np.empty(0), method, why, "", [], [], [])
     job = _Job(scan, method, maps, espirit, settings, lam == "auto", where, ready, keep, out)
-    images: list[np.ndarray] = []
-    size = max(1, batch) if ready is not None else 1
-    for first in range(0, len(scan), size):
-        items = range(first, min(first + size, len(scan)))
-        if progress:
-            progress(first, len(scan), method)
-        start = time.perf_counter()
-        try:
-            images += job.run(items)
-        except MriReconError as error:
-            error.where = error.where if error.where and str(scan.path) in error.where else scan.where(first)
-            raise
-        out.seconds += [(time.perf_counter() - start) / len(items)] * len(items)
-    if progress:
-        progress(len(scan), len(scan), method)
-    out.images = finish(scan, np.stack(images))
-    if beyond:
-        out.notes.append(f"outside what the model was trained for: {'; '.join(beyond)}")
+    made, out.seconds = images(
+        scan,
+        first,
+        lambda part, items: replace(job, scan=part).run(items),
+        size=max(1, batch) if ready is not None else 1,
+        scratch=scratch,
+        progress=progress and (lambda done, total: progress(done, total, method)),
+    )
+    out.images = finish(scan, made)
+    out.notes += [first.told] if isinstance(first, Slices) else []
+    out.notes += [f"outside what the model was trained for: {'; '.join(beyond)}"] if beyond else []
     out.notes = [*scan.notes, *out.notes]
     return out
 
@@ -184,8 +187,19 @@ class _Job:
     keep: Callable[[int, np.ndarray], None] | None
     out: Reconstruction
 
+    @property
+    def _weighed(self) -> bool:
+        return self.method == SECOND_OPINION or "lam" in find(self.method).schema.model_fields
+
+    def _nothing(self, items: Sequence[int], reason: str) -> list[np.ndarray]:
+        self.out.reasons += [reason] * len(items)
+        self.out.lam += [0.0] * len(items) if self._weighed else []
+        return [np.zeros(self.scan.space_shape, np.complex64) for _ in items]
+
     def run(self, items: Sequence[int]) -> list[np.ndarray]:
-        """Return the images of some items; a batch that does not fit into memory is halved."""
+        """Return images of items, all with signal or all without; a batch that does not fit into memory is halved."""
+        if self.scan.blank(items[0]):
+            return self._nothing(items, "no signal")
         if self.method == SECOND_OPINION:
             return [self._second_opinion(item) for item in items]
         try:
@@ -207,14 +221,16 @@ class _Job:
         return maps
 
     def _batch(self, items: Sequence[int]) -> list[np.ndarray]:
-        settings, posed = self.settings, []
+        settings, posed, use = self.settings, [], find(self.method).use
         for item in items:
             kspace, mask = self.scan.kspace(item), self.scan.mask(item)
             maps = self._maps(item, kspace, mask)
-            posed.append((*pose(kspace, mask, maps, find(self.method).use, device=self.device), maps.gain))
+            if use == "cropped" and maps.sees_nothing:  # a batch of one, for it is no network
+                return self._nothing(items, "no object, as its coil maps tell")
+            posed.append((*pose(kspace, mask, maps, use, device=self.device), maps.gain))
             del maps  # the problem has its own, weighted
         problem = posed[0][0] if len(posed) == 1 else _stack([p for p, _, _ in posed])
-        if "lam" not in settings and "lam" in find(self.method).schema.model_fields:
+        if "lam" not in settings and self._weighed:
             settings = {**settings, "lam": default_weight(self.method, mask)}
         if self.auto:
             found, how = discrepancy_weight(self.method, settings, problem, noise_deviation(kspace, mask))
@@ -228,8 +244,7 @@ class _Job:
         for number, (item, (_, prior, gain)) in enumerate(zip(items, posed, strict=True)):
             images.append(_join(result.image[number] * prior[0]) / gain)
             if not np.isfinite(images[-1]).all():
-                fix = "look with `mrirecon info FILE`"
-                where = self.scan.where(item)
+                fix, where = "look with `mrirecon info FILE`", self.scan.where(item)
                 raise InputError("the reconstruction holds values that are not numbers", where=where, fix=fix)
             if self.keep is not None:
                 self.keep(item, np.stack([_join(x[number] * prior[0]) / gain for x in steps]))
@@ -281,9 +296,7 @@ def pose(
 
 
 def sense_reference(scan: Scan) -> np.ndarray:
-    """Return the reference that scores compare with: (item, *space) magnitude of the SENSE combination.
-
-    ESPIRiT maps of the full data combine the coil images; nothing is regularized.
+    """Return what scores compare with: (item, *space) magnitude of the SENSE combination by ESPIRiT maps.
 
     Raises:
         InputError: the scan is undersampled.

@@ -2,171 +2,232 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from mrirecon import __version__
-from mrirecon.calibrate import EspiritOptions, Source
-from mrirecon.checkpoints import load_model, shipped
+from mrirecon.checkpoints import Trained, shipped
 from mrirecon.coverage import choose_method
 from mrirecon.errors import UsageError
-from mrirecon.evaluate import compare, holds_images, reference_images
-from mrirecon.inference import Progress, pick_device, reconstruct
-from mrirecon.io import read, write_image
-from mrirecon.prepared import Preprocess, prepare
-
-Format = Literal["h5", "npz", "cfl", "png"]
-_SUFFIXES = {".h5", ".hdf5", ".npz", ".cfl", ".hdr", ".png"}
-
-
-def output_path(source: Path, out: Path, method: str, format: Format | None) -> Path:
-    """Return where the images of ``source`` go: ``out`` itself if it names a file, else a name of its own in it."""
-    if out.suffix.lower() in _SUFFIXES and not out.is_dir():
-        return out
-    return out / f"{source.name.split('.')[0]}_{method}.{format or 'h5'}"
+from mrirecon.evaluate import compare, holds_images
+from mrirecon.evaluate.align import aligned, apart, upright
+from mrirecon.evaluate.reference import placed_reference
+from mrirecon.hybrid import stand_in
+from mrirecon.inference import Progress, Reconstruction, pick_device, reconstruct
+from mrirecon.io import read, refuse_overwrite, sidecar_path, write_image
+from mrirecon.io.bids import bids_fields, bids_path, describe_dataset
+from mrirecon.io.claim import claim
+from mrirecon.io.encode_dicom import Series
+from mrirecon.io.formats import ImageFormat, image_format, kept, require
+from mrirecon.io.grid import Grid, grid_of
+from mrirecon.io.scan import Scan
+from mrirecon.io.scratch import scratch_folders
+from mrirecon.io.sequence import in_seconds, sequence
+from mrirecon.prepared import Prepared, prepare
+from mrirecon.request import Request, output_path, stamp
 
 
 def reconstruct_file(
     path: str | Path,
     out: str | Path,
     *,
-    method: str = "auto",
-    maps: Source = "auto",
-    maps_file: str | Path | None = None,
-    espirit: EspiritOptions | None = None,
-    preprocess: Preprocess | None = None,
-    mask: str | Path | None = None,
-    axes: str | None = None,
-    dataset: str | None = None,
-    lam: float | Literal["auto"] | None = None,
-    device: str = "auto",
-    format: Format | None = None,
-    seed: int = 0,
-    batch: int = 1,
-    options: Mapping[str, object] | None = None,
-    model: str | Path | None = None,
-    strict_model: bool = False,
-    save_iterates: bool = False,
-    reference: str | Path | None = None,
+    request: Request | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
+    wait: bool = True,
     command: Sequence[str] | None = None,
     progress: Progress | None = None,
+    **options: Any,  # the fields of `Request`, which names those that it does not know
 ) -> dict[str, object]:
     """Reconstruct one file and write its images with a JSON sidecar that says how.
+
+    What is there already, made in the same way from the same file (see `mrirecon.request.Request.finished`), is left.
 
     Args:
         path: k-space file, see `mrirecon.io.read`.
         out: output file, or a folder for ``NAME_METHOD.h5``.
-        method: see `mrirecon.inference.reconstruct`, as for maps, espirit, lam, device, options, seed and progress.
-        maps: where coil maps come from; ``maps_file`` names a file to take them from.
-        maps_file: file with coil maps.
-        espirit: how maps are estimated.
-        preprocess: what is done to k-space before, and to images afterwards; by default nothing.
-        mask: file with a sampling mask; undersamples fully sampled data.
-        axes: names of the stored axes, where the file leaves them open.
-        dataset: name of the k-space array, where the file leaves it open.
-        lam: regularization weight.
-        device: where to compute.
-        format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``png``; by default from the name of ``out``.
-        seed: of random draws.
-        batch: items that a model takes at a time.
-        options: further options of the method.
-        model: folder of a trained model, in place of a method; a learned method without one takes the model that comes
-            with mrirecon.
-        strict_model: refuse data that the model was not trained for.
-        save_iterates: also write the image after every step, as NAME_iterates.h5 with items and steps in turn.
-        reference: image file or fully sampled k-space to score against.
+        request: how; by default made from ``options``, which are its fields: method, maps, mask, and so on.
         overwrite: replace an output that exists.
         dry_run: say what would be done, and write nothing.
+        wait: for another process that makes the same output.
         command: the command line, for the sidecar.
         progress: called as items are done.
+        options: see `Request`.
 
     Returns:
-        The sidecar's content, with ``outputs`` (paths) and, with a reference, ``scores``.
+        The sidecar's content, with ``outputs`` (paths), with ``finished`` where it was there already, and, with a
+        reference, ``scores``.
 
     Raises:
+        BusyError: another process makes the same output, and ``wait`` is false; or writes the input.
         MriReconError: see `reconstruct` and `mrirecon.io`; nothing is written then.
 
     """
     start = time.perf_counter()
-    if maps_file is not None:
-        maps = "file"
-    wanted = preprocess or Preprocess()
-    stored = read(path, axes=axes, mask=mask, maps=maps_file, dataset=dataset)
-    scan = prepare(stored, wanted)
-    trained = None if model is None else load_model(model)
-    if trained is not None and (method != "auto" or options):
-        raise UsageError("a model brings its own method and options", fix="leave --method and --set out")
-    chosen, why = choose_method(scan, 0, maps) if method == "auto" else (method, "as asked")
-    if trained is not None:
-        chosen, why = trained.method, f"model {model}"
-    elif chosen in shipped() and not options:
-        trained = load_model(shipped()[chosen])
-    target = output_path(Path(path), Path(out), chosen, format)
-    if target.exists() and not overwrite:
-        raise UsageError("the output exists already", where=str(target), fix="choose another name, or pass --overwrite")
-    where = pick_device(device)
+    asked = request or Request(**options)
+    path, out = Path(path), Path(out)
+    stored = read(path, axes=asked.axes, mask=asked.mask, maps=asked.maps_file, dataset=asked.dataset)
+    scan = prepare(stored, asked.preprocess)
+    chosen, why, trained = _choose(scan, asked)
+    target = output_path(path, out, chosen, asked.format)
+    if asked.bids is not None:
+        target = bids_path(asked.bids, path, chosen, contrast=asked.contrast, attributes=scan.attributes)
+    written_as = image_format(target, asked.format if asked.bids is None else "nii")
+    require(written_as)
+    inputs = [p for p in (path, asked.mask, asked.maps_file, asked.reference) if p is not None]
+    refuse_overwrite([target] if written_as != "dicom" else [sidecar_path(target)], inputs)
     plan: dict[str, object] = {
-        "input": {"file": str(path), "sha256": scan.sha256(), "shape": stored.shape, "format": scan.format},
+        "input": {"file": str(path), "sha256": "", **stamp(path), "shape": stored.shape, "format": scan.format},
         "method": chosen,
         "why": why,
-        "device": str(where),
+        "device": str(pick_device(asked.device)),
         "items": len(scan),
-        "preprocess": wanted.as_dict(),
+        "preprocess": asked.preprocess.as_dict(),
     }
     if dry_run:
+        _free(target, overwrite)
         return {**plan, "outputs": [str(target)], "dry_run": True, "notes": scan.notes}
+    with claim(target, wait=wait):
+        done = None if overwrite else asked.finished(path, sidecar_path(target))
+        if done is not None:
+            return as_finished(done, target)
+        _free(target, overwrite)
+        told, written = _make(scan, target, written_as, asked, plan, trained, command, progress, inputs)
+    return {**told, "outputs": [str(w) for w in written], "total_seconds": time.perf_counter() - start}
+
+
+def as_finished(told: dict[str, object], target: Path) -> dict[str, object]:
+    """Return what `reconstruct_file` returns of an output that was there, from what its sidecar tells."""
+    outputs = told["outputs"]
+    assert isinstance(outputs, list), "it was looked at"
+    return {**told, "outputs": [str(target.parent / o["file"]) for o in outputs], "finished": True}
+
+
+def _choose(scan: Scan, asked: Request) -> tuple[str, str, Trained | None]:
+    """Return the method, why, and the model that it takes."""
+    if asked.model is not None:
+        trained = asked.load(asked.model)
+        return trained.method, f"model {asked.model}", trained
+    method, why = asked.method, "as asked"
+    if method == "auto":
+        method, why = choose_method(*stand_in(scan, asked.options), asked.maps)
+    ours = shipped()
+    return method, why, asked.load(ours[method]) if method in ours and not asked.options else None
+
+
+def _free(target: Path, overwrite: bool) -> None:
+    beside = sidecar_path(target)
+    for there in (target, *([] if _is_sidecar(beside) else [beside])):
+        if (there.exists() or there.is_symlink()) and not overwrite:
+            raise UsageError(
+                "the output exists already",
+                where=str(there),
+                why="it was made in another way, from another file, or not by mrirecon",
+                fix="choose another name, or pass --overwrite",
+            )
+
+
+def _is_sidecar(path: Path) -> bool:
+    """Whether a file is a sidecar of ours, which may be left of a run that was killed."""
+    try:
+        return "request" in json.loads(path.read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _make(
+    scan: Prepared,
+    target: Path,
+    written_as: ImageFormat,
+    asked: Request,
+    plan: dict[str, object],
+    trained: Trained | None,
+    command: Sequence[str] | None,
+    progress: Progress | None,
+    inputs: Sequence[str | Path],
+) -> tuple[dict[str, object], list[Path]]:
+    noted = plan["input"]
+    assert isinstance(noted, dict), "the caller made it"
+    noted["sha256"] = scan.sha256()
     iterates: list[np.ndarray] = []
     done = reconstruct(
         scan,
         model=trained,
-        strict=strict_model,
-        batch=batch,
-        keep=(lambda _, images: iterates.append(images)) if save_iterates else None,
-        method=chosen,
-        maps=maps,
-        espirit=espirit,
-        lam=lam,
-        options=options,
-        device=device,
-        seed=seed,
+        strict=asked.strict_model,
+        batch=asked.batch,
+        keep=(lambda _, images: iterates.append(images)) if asked.save_iterates else None,
+        method=str(plan["method"]),
+        maps=asked.maps,
+        espirit=asked.espirit,
+        lam=asked.lam,
+        options=asked.options,
+        device=asked.device,
+        seed=asked.seed,
         progress=progress,
+        scratch=scratch_folders(target.parent),
     )
-    told: dict[str, object] = {
-        **plan,
-        "maps": {"source": done.maps, "file": None if maps_file is None else str(maps_file)},
-        "mask": None if mask is None else str(mask),
+    grid, unknown = grid_of(scan, done.images.shape[1:])
+    together = {"echo"} if asked.preprocess.echoes else set()
+    loops = {axis: scan.shape[axis] for axis in scan.layout.loops if axis not in together}
+    stated = sequence(scan.attributes, loops)
+    # Viewers of NIfTI turn what they show by its affine; those of DICOM and PNG do not.
+    unturned: tuple[np.ndarray, Grid, list[str]] = (done.images, grid, [])
+    shown, placed, turned = upright(done.images, grid) if written_as in ("dicom", "png") else unturned
+    done.notes += [*(unknown if written_as in ("nii", "dicom") else []), *turned]
+    done.notes += kept(written_as, done.images, grid, loops)
+    bids = {} if asked.bids is None else bids_fields(asked.bids, scan.path) | in_seconds(stated)
+    told = {**bids, **plan, **_told(done, asked, trained), "command": None if command is None else list(command)}
+    if asked.reference is not None:
+        # A full scan beside an undersampled one is stored in the same way.
+        axes = None if holds_images(asked.reference) else asked.axes
+        truth, kind, place = placed_reference(asked.reference, axes=axes, like=scan)
+        mine, lies, notes = aligned(np.abs(done.images), grid, place if set(loops) <= {"slice"} else Grid())
+        found = compare(mine, truth, prediction=scan.path, reference=asked.reference, kind=kind)
+        found.notes[:0] = notes + (apart(mine.shape[-3:], lies, place) if mine.shape == truth.shape else [])
+        told["scores"] = found.as_dict()
+    written: list[Path] = []
+    if asked.save_iterates:
+        steps = target.with_name(f"{target.name.split('.')[0]}_iterates.h5")
+        written = write_image(steps, np.concatenate(iterates), inputs=inputs)
+    if asked.bids is not None:
+        describe_dataset(asked.bids, scan.path)
+    images = write_image(
+        target,
+        shown,
+        format=written_as,
+        sidecar=told,
+        keep_complex=True,
+        inputs=inputs,
+        grid=placed,
+        loops=loops,
+        series=Series(str(plan["method"]), str(noted["sha256"]), stated),
+    )
+    return told, [*images, *written]
+
+
+def _told(done: Reconstruction, asked: Request, trained: Trained | None) -> dict[str, object]:
+    """Return what the sidecar says of how the images came about."""
+    return {
+        "maps": {"source": done.maps, "file": None if asked.maps_file is None else str(asked.maps_file)},
+        "mask": None if asked.mask is None else str(asked.mask),
         "lambda": done.lam,
-        "options": dict(options or {}) if trained is None else trained.options,
+        "options": dict(asked.options or {}) if trained is None else trained.options,
         "model": None if trained is None else {"folder": str(trained.folder), "sha256": trained.sha256},
-        "seed": seed,
+        "seed": asked.seed,
         "stopped": done.reasons,
         "seconds": done.seconds,
         "notes": done.notes,
-        "command": list(command) if command is not None else None,
         "versions": versions(),
+        "request": asked.digest,
     }
-    if reference is not None:
-        # A full scan beside an undersampled one is stored in the same way.
-        full_axes = None if holds_images(reference) else axes
-        truth, kind = reference_images(reference, axes=full_axes, like=scan)
-        found = compare(done.images, truth, prediction=path, reference=reference, kind=kind)
-        told["scores"] = found.as_dict()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    inputs = [p for p in (path, mask, maps_file, reference) if p is not None]
-    written = write_image(target, done.images, format=format, sidecar=told, keep_complex=True, inputs=inputs)
-    if save_iterates:
-        steps = target.with_name(f"{target.name.split('.')[0]}_iterates.h5")
-        written += write_image(steps, np.concatenate(iterates), inputs=inputs)
-    return {**told, "outputs": [str(w) for w in written], "total_seconds": time.perf_counter() - start}
 
 
 def versions() -> dict[str, str]:

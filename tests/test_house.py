@@ -36,11 +36,14 @@ ORDER = [
         "checkpoints",
         "training",
         "second_opinion",
+        "hybrid",
+        "streaming",
         "calibrate",
         "prepared",
         "coverage",
     ),
-    *("inference", "trust", "evaluate", "jobs", "selftest", "benchmark", "report", "cli"),
+    *("inference", "trust", "evaluate", "request", "jobs", "batches"),
+    *("selftest", "benchmark", "report", "study", "cli"),
 ]
 LONGEST = 350
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from types import FrameType
 
 import typer
 from typer.main import get_command
 
+from mrirecon import errors
 from mrirecon.cli.console import Settings, emit
-from mrirecon.errors import InputError, MriReconError, ResourceError, Stopped, UsageError
+from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError, as_ours
 
 _ANYWHERE = {"--traceback": "traceback", "--quiet": "quiet", "-q": "quiet"}
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE}
 
 
 def run(app: typer.Typer, arguments: list[str]) -> int:
@@ -25,6 +25,7 @@ def run(app: typer.Typer, arguments: list[str]) -> int:
     as_json = "--json" in arguments
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
+        _require_working_folder(arguments)
         code = get_command(app)(arguments, prog_name="mrirecon", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -53,6 +54,21 @@ def _take_settings(arguments: list[str]) -> list[str]:
     return [a for a in arguments[:end] if a not in _ANYWHERE] + arguments[end:]
 
 
+def _require_working_folder(arguments: list[str]) -> None:
+    """Refuse to work from a folder that was deleted: names would lead nowhere, and libraries of torch end the process.
+
+    Raises:
+        ResourceError: it was.
+
+    """
+    if {"--help", "--version"} & set(arguments):
+        return
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ResourceError("the working folder is gone", fix="change to a folder that exists: cd FOLDER") from None
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
 
@@ -66,17 +82,7 @@ def as_known(error: Exception) -> MriReconError | None:
         context = getattr(error, "ctx", None)
         command = getattr(context, "command_path", None) or "mrirecon"
         return UsageError(explain().rstrip("."), fix=f"see `{command} --help`")
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower()):
-        fix = "reconstruct fewer or smaller slices at a time, or use a machine with more memory"
-        return ResourceError("memory ran out", why=str(error).splitlines()[0] if str(error) else None, fix=fix)
-    if isinstance(error, OSError):
-        name = str(error.filename) if error.filename else None
-        if error.errno in _FULL:
-            return ResourceError(
-                "disk or memory ran out", where=name, why=error.strerror, fix="free some, and try again"
-            )
-        return InputError("a file cannot be used", where=name, why=error.strerror or str(error), fix="check the path")
-    return None
+    return errors.as_known(error)
 
 
 def _report(error: Exception, as_json: bool) -> int:
@@ -86,12 +92,7 @@ def _report(error: Exception, as_json: bool) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
         print(error, file=sys.stderr)
         return UsageError.exit_code
-    if known is None:
-        known = MriReconError(
-            "an unexpected error, which is a fault of mrirecon",
-            why=f"{type(error).__name__}: {error}",
-            fix="run it again with --traceback, and report what that prints",
-        )
+    known = known or as_ours(error)
     if as_json:
         emit({"error": known.as_dict()})
     else:

@@ -1,27 +1,33 @@
-"""Verbs that work on files: reconstruct, calibrate."""
+"""Verbs that work on files: reconstruct, calibrate, convert."""
 
 from __future__ import annotations
 
 import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mrirecon.cli import options_preprocess as pre
-from mrirecon.cli.console import emit, progress, say
-from mrirecon.cli.inspect import AsJson, Axes, Device, Overwrite, free, summarize
-from mrirecon.errors import MriReconError, UsageError
+from mrirecon.cli.console import Settings, emit, progress, say
+from mrirecon.cli.inspect import AsJson, Axes, Device, Overwrite, free
+from mrirecon.errors import MriReconError, PartialFailure, UsageError
+
+if TYPE_CHECKING:
+    from mrirecon.batches import Outcome
 
 SOURCES = ("auto", "file", "espirit", "walsh", "sigpy", "unit")
-FORMATS = ("h5", "npz", "cfl", "png")
-SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl")
+KINDS = ("auto", "kspace", "images")
+FORMATS = ("h5", "npz", "cfl", "nii", "dicom", "png")
 Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
+Format = Annotated[str | None, typer.Option(help="h5, npz, cfl, nii, dicom, png; by default the name tells.")]
 Sets = Annotated[int, typer.Option("--map-sets", min=1, max=2, help="2 where the object exceeds the field of view.")]
 
 
 def reconstruct(
-    files: Annotated[list[Path], typer.Argument(help="k-space files, or folders of them.")],
+    files: Annotated[list[Path], typer.Argument(help="k-space files, folders of them, or quoted patterns.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File, or folder for NAME_METHOD.h5; here if left out.")
     ] = Path(),
@@ -47,11 +53,20 @@ def reconstruct(
     axes: Axes = None,
     dataset: Dataset = None,
     device: Device = "auto",
-    format: Annotated[str | None, typer.Option(help="h5, npz, cfl, png; by default from the output's name.")] = None,
+    format: Format = None,
     reference: Annotated[Path | None, typer.Option(help="Images, or the full scan, to score against.")] = None,
+    bids: Annotated[
+        Path | None, typer.Option(help="Folder of a BIDS derivative dataset to write into, in place of -o.")
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="With --bids: T1w, T2w, ..., where the scan does not tell.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of methods that draw random numbers.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Slices that a model takes at a time.")] = 1,
     save_iterates: Annotated[bool, typer.Option("--save-iterates", help="Also write the image of every step.")] = False,
+    shard: Annotated[
+        str | None, typer.Option(help="Part i/N of the files; by default what a Slurm array or torchrun says.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -59,38 +74,79 @@ def reconstruct(
     """Reconstruct k-space files; without a method it chooses one for what it finds, and says why."""
     chosen: dict[str, Any] = {"method": method, "mask": mask, "axes": axes, "dataset": dataset, "device": device}
     chosen |= {"format": _one_of(format, FORMATS, "--format"), "reference": reference, "seed": seed}
-    chosen |= {"overwrite": overwrite, "dry_run": dry_run, "lam": number(lam), "options": pairs(options or [])}
+    chosen |= {"lam": number(lam), "options": pairs(options or [])}
     chosen |= {"model": model, "save_iterates": save_iterates, "batch": batch, "strict_model": strict_model}
+    chosen |= {"bids": bids, "contrast": contrast}
     chosen["preprocess"] = pre.options(combine, whiten, readout, oversampling, compress, compress_by, partial_fourier)
     chosen |= {"maps": maps} if maps in SOURCES else {"maps_file": Path(maps)}
-    sources = expand(files, output)
+    if bids is not None and output != Path():
+        raise UsageError("--bids names the outputs itself", why=f"--output is {output}", fix="leave one of them out")
+    from mrirecon import batches
     from mrirecon.calibrate import EspiritOptions
-    from mrirecon.jobs import reconstruct_file
+    from mrirecon.request import Request
 
+    sources = batches.expand(files, output)
+    several = len(sources) > 1 or sources != files or shard is not None
+    part = batches.Shard.read(shard) if several else batches.Shard(1, 1)
+    if part.count > 1:
+        sources = part.of(sources)
+        say(f"part {part.number} of {part.count}, by {part.origin}: {len(sources)} files")
+    output = bids or output
+    folder = output if output.is_dir() or not output.suffix else output.parent
+    listed = folder / (f"failed.{part.number}-of-{part.count}.jsonl" if part.count > 1 else "failed.jsonl")
+    request = Request(espirit=EspiritOptions(sets=map_sets), **chosen)
+    if several:
+        request.check()
+    outcomes = batches.run(
+        sources,
+        output,
+        request,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        failures=listed if several else None,
+        command=sys.argv,
+        progress=progress,
+    )
+    _report(outcomes, several, as_json, listed)
+
+
+def _report(outcomes: Iterator[Outcome], several: bool, as_json: bool, listed: Path) -> None:
+    """Tell what became of the files, as it happens.
+
+    Raises:
+        PartialFailure: some of several failed.
+        MriReconError: the only one failed.
+
+    """
     results: list[dict[str, Any]] = []
     failed: list[MriReconError] = []
-    for path in sources:
-        try:
-            with progress(path.name) as callback:
-                done = reconstruct_file(
-                    path, output, espirit=EspiritOptions(sets=map_sets), command=sys.argv, progress=callback, **chosen
-                )
-        except MriReconError as error:
-            failed.append(error)
-            error.where = error.where or str(path)
-            if len(sources) > 1:
-                say(f"error {error.code}: {error}")
-            continue
-        results.append(done)
-        _narrate(path, done)
-        if not as_json:
-            for name in done["outputs"]:  # type: ignore[attr-defined]
+    done = 0
+    for outcome in outcomes:
+        if outcome.error is not None:
+            if not several:
+                raise outcome.error
+            failed.append(outcome.error)
+            say(f"error {outcome.error.code}: {outcome.error}")
+            if Settings.traceback:
+                traceback.print_exception(outcome.error)
+        elif outcome.told is not None:
+            done += 1
+            _narrate(outcome.source, outcome.told)
+            if as_json:
+                results.append(outcome.told)
+            for name in [] if as_json else outcome.told["outputs"]:  # type: ignore[attr-defined]  # a list of names
                 typer.echo(name)
-    if as_json and results:
+    if as_json and (results or not failed):
         emit({"results": results, "failed": [error.as_dict() for error in failed]})
-        if failed:
-            raise typer.Exit(4)
-    summarize(failed, len(results))
+    if failed and as_json and results:
+        raise typer.Exit(PartialFailure.exit_code)
+    if failed:
+        raise PartialFailure(
+            f"{len(failed)} of {len(failed) + done} files failed",
+            where=str(listed),
+            why="; ".join(f"{e.where}: {e.what}" for e in failed[:3]) + ("; ..." if len(failed) > 3 else ""),
+            fix="mend them and run the same command again: what is done is left as it is",
+        )
 
 
 def calibrate(
@@ -119,26 +175,25 @@ def calibrate(
         typer.echo(path)
 
 
-def expand(files: list[Path], output: Path) -> list[Path]:
-    """Return the files meant, folders taken apart, each with an output of its own.
+def convert(
+    file: Annotated[Path, typer.Argument(help="k-space or images.")],
+    output: Annotated[Path, typer.Argument(help="New file; for DICOM, a folder.")],
+    format: Format = None,
+    kind: Annotated[str, typer.Option("--as", help="What the file holds: auto, kspace, images.")] = "auto",
+    axes: Axes = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the array, where there are several.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a file in another format, k-space also as ISMRMRD (.mrd); what that cannot hold is told."""
+    from mrirecon.io.convert import convert as run
 
-    Raises:
-        UsageError: several files for one output, or an empty folder.
-
-    """
-    found: list[Path] = []
-    for path in files:
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        if not inside:
-            raise UsageError("the folder holds no k-space files", where=str(path), why=f"none of {', '.join(SUFFIXES)}")
-        found += inside
-    if len(found) > 1 and output.suffix and not output.is_dir():
-        raise UsageError(f"{len(found)} files cannot go into one output", where=str(output), fix="give a folder")
-    names = [path.name.split(".")[0] for path in found]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UsageError(f"two of the files are called {twice!r}", fix="reconstruct them into different folders")
-    return found
+    chosen: Any = {"format": _one_of(format, (*FORMATS, "mrd"), "--format"), "kind": _one_of(kind, KINDS, "--as")}
+    done = run(file, output, axes=axes, dataset=dataset, overwrite=overwrite, command=sys.argv, **chosen)
+    say(f"{file}: {done.kind} of shape {done.shape}")
+    for note in done.notes:
+        say(f"  note: {note}")
+    for path in done.outputs:
+        typer.echo(path)
 
 
 def number(text: str | None) -> Any:
@@ -184,6 +239,8 @@ def _one_of(value: str | None, choices: tuple[str, ...], option: str) -> str | N
 
 
 def _narrate(path: Path, done: dict[str, Any]) -> None:
+    if done.get("finished"):
+        return say(f"{path}: done already by {done['method']}")
     say(f"{path}: {'would reconstruct' if done.get('dry_run') else 'reconstructed'} by {done['method']}: {done['why']}")
     if not done.get("dry_run"):
         weights = {f"{value:.3g}" for value in done["lambda"]}

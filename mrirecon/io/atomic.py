@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 import unicodedata
@@ -20,6 +21,7 @@ from mrirecon.io.identify import cfl_pair
 _PREFIX = ".mrirecon-"
 _STALE_SECONDS = 600
 _NAME_BYTES = 200
+_LOOKED: dict[str, float] = {}  # folders looked through for what killed processes left, and when
 
 
 @contextmanager
@@ -59,21 +61,21 @@ def atomic_paths(
     refuse_overwrite(targets, inputs)
     temporaries: list[Path] = []
     try:
-        with _resources(targets[0]):
+        with resources(targets[0]):
             for target in targets:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _remove_stale(target.parent)
-                temporary = _temporary(target.parent)
+                temporary = temporary_name(target.parent)
                 os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
                 temporaries.append(temporary)
             yield temporaries
             for target, temporary in zip(targets, temporaries, strict=True):
-                _flush(temporary)
+                flush(temporary)
                 with suppress(FileNotFoundError):
                     temporary.chmod(target.stat().st_mode & 0o777)
             move(targets, list(temporaries), temporaries, never_mixed=never_mixed)
             for folder in {target.parent for target in targets}:
-                _flush(folder)
+                flush(folder)
     finally:
         for temporary in temporaries:
             with suppress(OSError):
@@ -87,7 +89,7 @@ def move(targets: list[Path], new: list[Path], leftovers: list[Path], *, never_m
         # Renamed, not removed: freeing a file takes milliseconds, in which a kill would find half a pair.
         for target in reversed(targets) if never_mixed else ():
             if target.exists():
-                aside.append((_temporary(target.parent), target))
+                aside.append((temporary_name(target.parent), target))
                 target.rename(aside[-1][0])
         for target, temporary in zip(targets, new, strict=True):
             temporary.replace(target)
@@ -99,7 +101,8 @@ def move(targets: list[Path], new: list[Path], leftovers: list[Path], *, never_m
     leftovers.extend(old for old, _ in aside)
 
 
-def _temporary(folder: Path) -> Path:
+def temporary_name(folder: Path) -> Path:
+    """Return a name in `folder` that nothing has, and that `_remove_stale` knows."""
     return folder / f"{_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(6)}.tmp"
 
 
@@ -126,11 +129,33 @@ def refuse_overwrite(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> N
             raise UsageError(f"{str(output)[:200]!r} cannot be written", why=str(error), fix="check the path") from None
 
 
-def safe_name(text: str, fallback: str = "item") -> str:
-    """Return a file name made of `text`, which may come from inside a file: no folders, no control characters."""
+def refuse_existing(outputs: Iterable[Path], overwrite: bool) -> None:
+    """Refuse outputs that exist, unless they may be replaced, and names that no file can have.
+
+    Raises:
+        UsageError: with the name.
+
+    """
+    for output in outputs:
+        try:
+            there = output.exists() or output.is_symlink()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise UsageError(f"{str(output)[:200]!r} cannot be written", why=why, fix="check the path") from None
+        if there and not overwrite:
+            fix = "choose another name, or pass --overwrite"
+            raise UsageError("the output exists already", where=str(output), fix=fix)
+
+
+def safe_name(text: str, fallback: str = "item", *, room: int = 0) -> str:
+    """Return a file name made of `text`, which may come from inside a file: no folders, no control characters.
+
+    It is cut to 200 bytes, so that an ending and a temporary name still fit into the 255 that a name may have; `room`
+    is what a longer ending needs of them.
+    """
     name = unicodedata.normalize("NFC", text).replace("\\", "/").rsplit("/", 1)[-1]
     name = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in name).strip(" .")
-    return name.encode("utf-8", errors="replace")[:_NAME_BYTES].decode("utf-8", errors="ignore") or fallback
+    return name.encode("utf-8", errors="replace")[: _NAME_BYTES - room].decode("utf-8", errors="ignore") or fallback
 
 
 def sha256(path: str | Path) -> str:
@@ -146,7 +171,7 @@ def sha256(path: str | Path) -> str:
 
 
 @contextmanager
-def _resources(target: Path) -> Iterator[None]:
+def resources(target: Path) -> Iterator[None]:
     """Turn a failure of disk or memory while writing into a `ResourceError`.
 
     HDF5 reports a full disk as OSError or RuntimeError, with the cause in its text only.
@@ -177,7 +202,8 @@ def _resources(target: Path) -> Iterator[None]:
         ) from None
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the disk hold a file or folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -194,7 +220,14 @@ def _host() -> str:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what a killed process of this host left in the folder more than ten minutes ago."""
+    """Remove what a killed process of this host left in the folder more than ten minutes ago.
+
+    Once in ten minutes a folder: looking through one with many outputs for every one of them would take longest.
+    """
+    name, now = str(folder.absolute()), time.monotonic()
+    if now - _LOOKED.get(name, -_STALE_SECONDS) < _STALE_SECONDS:
+        return
+    _LOOKED[name] = now
     for path in folder.glob(f"{_PREFIX}{_host()}-*.tmp"):
         with suppress(OSError, ValueError):
             if time.time() - path.stat().st_mtime < _STALE_SECONDS:
@@ -202,4 +235,4 @@ def _remove_stale(folder: Path) -> None:
             try:
                 os.kill(int(path.name.split("-")[2]), 0)
             except ProcessLookupError:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

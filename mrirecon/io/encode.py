@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from mrirecon.io.scratch import pieces
+
 Encode = Callable[[Path], None]
 Attributes = Mapping[str, str | int | float | bool]
 
 
-def encode_hdf5(arrays: Mapping[str, np.ndarray], root: Attributes, attributes: Mapping[str, Attributes]) -> Encode:
+class Converted:
+    """An array of another type that is computed piece by piece, as it is written.
+
+    Args:
+        array: what it is made from.
+        dtype: of the values that are made.
+        convert: makes them, without changing the shape.
+
+    """
+
+    def __init__(self, array: np.ndarray, dtype: type, convert: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.shape, self.dtype, self._array, self._convert = array.shape, np.dtype(dtype), array, convert
+
+    def __getitem__(self, index: tuple[int, ...]) -> np.ndarray:
+        return self._convert(self._array[index]).astype(self.dtype, copy=False)
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        return self[()]
+
+
+Lazy = np.ndarray | Converted
+
+
+def encode_hdf5(arrays: Mapping[str, Lazy], root: Attributes, attributes: Mapping[str, Attributes]) -> Encode:
     """Return a function that writes arrays as contiguous HDF5 datasets, without times, so that bytes repeat.
 
     Args:
@@ -31,19 +57,26 @@ def encode_hdf5(arrays: Mapping[str, np.ndarray], root: Attributes, attributes: 
 
         with h5py.File(path, "w") as file:
             for name, array in arrays.items():
-                dataset = file.create_dataset(name, data=array, track_times=False)
+                dataset = file.create_dataset(name, array.shape, array.dtype, track_times=False)
+                for index in pieces(array.shape, array.dtype.itemsize):
+                    dataset[index] = array[index]
                 dataset.attrs.update(plain(attributes.get(name, {})))
             file.attrs.update(plain(root))
 
     return encode
 
 
-def encode_npz(arrays: Mapping[str, np.ndarray]) -> Encode:
+def encode_npz(arrays: Mapping[str, Lazy]) -> Encode:
     """Return a function that writes arrays as an uncompressed .npz (noise does not compress)."""
 
     def encode(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez(file, allow_pickle=False, **dict(arrays))
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                    for index in pieces(array.shape, array.dtype.itemsize):
+                        file.write(np.ascontiguousarray(array[index]).data)
 
     return encode
 
@@ -70,38 +103,37 @@ def encode_cfl(array: np.ndarray, dims: tuple[int, ...]) -> tuple[Encode, Encode
     header = "# Dimensions\n" + " ".join(str(lengths.get(d, 1)) for d in range(16)) + "\n"
 
     def encode(path: Path) -> None:
-        # Transposed and in Fortran order, BART's lowest dimension runs fastest.
-        data = np.ravel(array.transpose(order).astype("<c8", copy=False), order="F")
+        # BART's lowest dimension runs fastest: in C order, it is the last.
+        turned = array.transpose(order[::-1])
         with path.open("wb") as file:
-            file.write(data.data)
+            for index in pieces(turned.shape, 8):
+                file.write(np.ascontiguousarray(turned[index], "<c8").data)
 
     return encode_text(header), encode
 
 
-def encode_png(page: np.ndarray) -> Encode:
-    """Return a function that writes a grey picture, (y, x) uint8 or uint16."""
+def encode_png(page: np.ndarray, bits: Literal[8, 16], window: float) -> Encode:
+    """Return a function that writes magnitudes (y, x) as a grey picture, see `grey`."""
 
     def encode(path: Path) -> None:
         from PIL import Image
 
         with path.open("wb") as file:
-            Image.fromarray(page).save(file, format="PNG")
+            Image.fromarray(grey(page, bits, window)).save(file, format="PNG")
 
     return encode
 
 
-def grey(magnitude: np.ndarray, bits: Literal[8, 16], window: float | None) -> np.ndarray:
-    """Return pictures (page, y, x) as uint8 or uint16: black at 0, white at `window` and above.
+def grey(magnitude: np.ndarray, bits: Literal[8, 16], window: float) -> np.ndarray:
+    """Return a picture as uint8 or uint16: black at 0, white at `window` and above.
 
     Args:
-        magnitude: (..., y, x), not negative, finite.
+        magnitude: (y, x), finite; of complex values the absolute one is taken.
         bits: bits a pixel.
-        window: by default the largest value of all pages; one scale serves them all, so that they can be compared.
+        window: one scale for all pages of a file, so that they can be compared.
 
     """
-    white = float(magnitude.max()) if window is None else window
     top = 2**bits - 1
-    pages = magnitude.reshape(-1, *magnitude.shape[-2:])
-    scaled = pages.astype(np.float64) / white if white > 0 else np.zeros(pages.shape)
-    levels: np.ndarray = np.rint(np.clip(scaled, 0, 1) * top)
+    scaled = np.abs(magnitude).astype(np.float32).astype(np.float64)
+    levels: np.ndarray = np.rint(np.clip(scaled / window if window > 0 else 0 * scaled, 0, 1) * top)
     return levels.astype(np.uint8 if bits == 8 else np.uint16)

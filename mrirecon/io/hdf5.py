@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mrirecon.errors import InputError, UnsafeContentError
+from mrirecon.errors import BusyError, InputError, UnsafeContentError
 from mrirecon.io.hdf5_values import Scalar, attribute_names, is_standard, read_attribute, read_string, reading
 from mrirecon.io.identify import has_hdf5_signature, regular_file, unreadable
 from mrirecon.io.limits import NAME_LIMIT, READ_LIMIT, SIZE_LIMIT, is_numeric, refuse_bomb
@@ -67,7 +67,7 @@ def _open(path: Path) -> h5py.File:
 def _opening_error(path: Path, error: Exception, *, busy: bool) -> InputError:
     text = " ".join(str(error).split())
     if busy:
-        return InputError(f"{path} is being written by another program", why=text, fix="wait until it is finished")
+        return BusyError(f"{path} is being written by another program", why=text, fix="wait until it is finished")
     if "truncated file" in text:
         stored = "".join(c for c in text.partition("stored_eof = ")[2] if c.isdigit()) or "an unknown number of"
         why = f"{path.stat().st_size} of {stored} bytes are there"
@@ -255,6 +255,13 @@ class GuardedDataset:
     def attribute(self, name: str) -> Scalar | None:
         """Return a scalar attribute of the dataset; None for arrays and objects."""
         return read_attribute(self._file.path, self._dataset, name)
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """Lengths of a chunk along each axis, or None where the dataset is stored in one piece."""
+        with reading(self._file.path, self.name):
+            found = self._dataset.chunks
+        return None if found is None else tuple(int(n) for n in found)
 
     @property
     def unwritten_chunks(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +37,15 @@ def describe(
         check: look at the values of every item, and not of a few.
 
     Returns:
-        path, format, bytes, dtype, layout (axes as stored), shape (by name), items, coils, space, notes, attributes;
+        path, format, unverified (see `Scan`), bytes, dtype, layout (axes as stored), shape (by name), items, coils,
+        space, notes, attributes;
         sampling: source of the mask, whether it is full, lines or 2D, acceleration (samples over sampled ones), by axis
         the share of an extent that was measured to one side (partial Fourier);
         calibration: start and size of the fully sampled box by axis; peak: index of the strongest sample by axis, its
         offset from the centre n // 2, and whether it is near; values: items looked at, NaN or infinite ones, items
-        that are zero, largest magnitude; reference, maps, calibration_scan: name and shape, or None.
+        that are zero, largest magnitude; reference, maps, calibration_scan: name and shape, or None. Of raw data also
+        acquisitions (readouts by kind), noise (shape, or None), geometry (field of view, position and directions in
+        LPS mm, or None).
 
     Raises:
         InputError, UnsafeContentError, UsageError: as `read`.
@@ -65,6 +69,7 @@ def describe(
     result: dict[str, object] = {
         "path": str(path),
         "format": scan.format,
+        "unverified": scan.unverified,
         "bytes": sum(file.stat().st_size for file in scan.store.files),
         "dtype": str(scan.dtype),
         "layout": ",".join(scan.layout.axes),
@@ -78,6 +83,9 @@ def describe(
         "values": {"items_checked": len(looked), "not_finite": strange, "zero_items": empty, "largest": largest},
         **{name: _beside(scan, name) for name in ("reference", "maps")},
         "calibration_scan": _beside(scan, "calibration"),
+        "acquisitions": scan.acquisitions,
+        "noise": None if scan.noise is None else list(scan.noise.shape),
+        "geometry": None if scan.geometry is None else asdict(scan.geometry),
         "attributes": scan.attributes,
         "notes": notes,
     }

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mrirecon.errors import InputError
+from mrirecon.errors import BusyError, InputError
 from mrirecon.io.atomic import sha256
 from mrirecon.io.axes import Layout
 from mrirecon.io.fit import calibration_shape, maps_index, reference_shape
@@ -51,7 +51,8 @@ class Scan:
 
     Args:
         path: the file.
-        format: "hdf5", "npz", "npy" or "cfl".
+        format: "hdf5" (fastMRI's and our own), "npz", "npy", "cfl", "ismrmrd", "twix", "calgary-campinas", "skm-tea",
+            "cmrxrecon" or "m4raw".
         layout: the axes as stored.
         dtype: the type as stored; `kspace` always returns complex64.
         store: where the arrays are.
@@ -66,6 +67,8 @@ class Scan:
             prewhitening; the attributes `noise_dwell_us` and `dwell_us` state the time per sample of noise and of
             k-space where the file does. None where the file has none.
         geometry: where the scan lies in the patient, or None where the file does not say.
+        acquisitions: of raw data, how many readouts there are of each kind ("image", "noise", "navigator", ...).
+        unverified: whether the reader of this format has only been tried on files made after its description.
 
     """
 
@@ -83,6 +86,8 @@ class Scan:
     retrospective: bool = False
     noise: np.ndarray | None = field(default=None, repr=False)
     geometry: Geometry | None = field(default=None, repr=False)
+    acquisitions: dict[str, int] = field(default_factory=dict, repr=False)
+    unverified: bool = False
     _masks: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _fingerprint: Fingerprint = field(default=(), init=False, repr=False)
 
@@ -131,7 +136,8 @@ class Scan:
     def raw(self, item: int) -> np.ndarray:
         """Return k-space of an item as stored, (coil, *space) complex64, unmasked and unchecked."""
         block = self._read(self.roles.kspace, self.layout.index(item))
-        return np.ascontiguousarray(self.layout.arrange(to_complex64(block, self.where(item))))
+        values = block if block.dtype == np.complex64 else to_complex64(block, self.where(item))
+        return np.array(self.layout.arrange(values), order="C")
 
     def kspace(self, item: int) -> np.ndarray:
         """Return k-space of an item, (coil, *space) complex64, zero where not sampled.
@@ -181,6 +187,10 @@ class Scan:
         for item in found:
             check_kspace(item, ("coil", *self.space), where)
         return found
+
+    def blank(self, item: int) -> bool:
+        """Whether an item is known to hold no signal, so that its image is zero; in a file, such an item is refused."""
+        return False
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file (of the data file of a BART pair)."""
@@ -239,7 +249,7 @@ class Scan:
 
     def _read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
         if self._stat() != self._fingerprint:
-            raise InputError(f"{self.path} has changed since it was opened", fix="start again when it is complete")
+            raise BusyError(f"{self.path} has changed since it was opened", fix="start again when it is complete")
         return self.store.read(name, index)
 
     def _stat(self) -> Fingerprint:

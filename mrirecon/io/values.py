@@ -74,17 +74,42 @@ def check_kspace(kspace: np.ndarray, axes: tuple[str, ...], where: str) -> None:
         SignalError: NaN or infinity (with the first index), nothing but zeros, or a scale that squares cannot bear.
 
     """
+    check_finite(kspace, axes, where)
+    check_scale(largest_part(kspace), where)
+
+
+def check_finite(kspace: np.ndarray, axes: tuple[str, ...], where: str, start: tuple[int, ...] | None = None) -> None:
+    """Refuse a part of k-space, which begins at index `start`, with values that are not numbers.
+
+    Raises:
+        SignalError: NaN or infinity, with the first index.
+
+    """
     finite = np.isfinite(kspace)
     if not finite.all():
         first = np.unravel_index(int(np.argmin(finite)), kspace.shape)
-        index = ", ".join(f"{name} {int(i)}" for name, i in zip(axes, first, strict=True))
+        begin = start or (0,) * kspace.ndim
+        index = ", ".join(f"{name} {int(i) + s}" for name, i, s in zip(axes, first, begin, strict=True))
         raise SignalError(
             "k-space holds values that are not numbers",
             where=f"{where}, {index}",
             why=f"{int(np.size(finite) - np.count_nonzero(finite))} NaN or infinite of {finite.size} samples",
             fix="export the data again, or set these samples to 0 if they were not measured",
         )
-    peak = float(np.abs(np.ascontiguousarray(kspace).view(np.float32)).max())
+
+
+def largest_part(kspace: np.ndarray) -> float:
+    """Return the largest magnitude among real and imaginary parts of complex64 values."""
+    return float(np.abs(np.ascontiguousarray(kspace).view(np.float32)).max())
+
+
+def check_scale(peak: float, where: str) -> None:
+    """Refuse k-space of which `peak` is the largest value, where there is no signal or its scale is out of range.
+
+    Raises:
+        SignalError: zero, or beyond what squares can bear in single precision.
+
+    """
     if peak == 0:
         raise SignalError("k-space is zero everywhere", where=where, fix="choose another slice or file")
     if not SMALLEST <= peak <= LARGEST:

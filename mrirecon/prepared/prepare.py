@@ -17,7 +17,7 @@ from mrirecon.preprocess.compress import compression
 from mrirecon.preprocess.extent import Extent, partial_axes
 from mrirecon.preprocess.noise import SMALLEST, background_noise, full_centre, rim_noise
 from mrirecon.preprocess.oversampling import check_readout
-from mrirecon.preprocess.partial_fourier import fill, symmetry_error
+from mrirecon.preprocess.partial_fourier import Fill, fill, symmetry_error
 from mrirecon.preprocess.whiten import Whitening, noise_covariance, whitening
 
 
@@ -47,20 +47,20 @@ class Prepared(Derived):
             InputError: see `mrirecon.preprocess.partial_fourier.smooth_phase`.
 
         """
-        partial = {item: where for item in range(len(self)) if (where := partial_axes(self.mask(item)))}
-        if partial and self.options.partial_fourier in ("pocs", "homodyne"):
-            images = images.copy()
-        for item, where in partial.items():
-            images[item] = self._filled(item, where, images[item])
+        if self.options.partial_fourier in ("pocs", "homodyne"):
+            partial = {item: where for item in range(len(self)) if (where := partial_axes(self.mask(item)))}
+            images = images.copy() if partial else images
+            for item, where in partial.items():
+                images[item] = self._filled(item, where, images[item])
+        elif len(self.space) == 2 and (where := partial_axes(self.mask(0))):  # a volume would be read once more
+            self.note(f"{self._partial(where)}; nothing is filled in by symmetry (--partial-fourier zero)")
         if self.options.echoes:
             images = root_sum_of_squares_over(images, self.layout.loop_shape, self.layout.loops.index("echo"))
         return images
 
     def _filled(self, item: int, where: dict[int, Extent], image: np.ndarray) -> np.ndarray:
-        how, told = self.options.partial_fourier, self._partial(where)
-        if how == "refuse" or how == "zero":
-            self.note(f"{told}; nothing is filled in by symmetry (--partial-fourier zero)")
-            return image
+        how: Fill = "pocs" if self.options.partial_fourier == "pocs" else "homodyne"
+        told = self._partial(where)
         if not image.imag.any():
             raise UsageError(
                 "a magnitude image has no symmetry to be filled in by",

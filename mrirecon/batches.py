@@ -1,0 +1,290 @@
+"""Many files into one folder: shared out among processes, done once, tried again where they are still being written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+
+from mrirecon.errors import BusyError, InputError, MriReconError, ResourceError, UnsafeContentError, UsageError, as_ours
+from mrirecon.inference import Progress
+from mrirecon.io import sidecar_path
+from mrirecon.io.atomic import resources
+from mrirecon.io.formats import named_format
+from mrirecon.jobs import as_finished, reconstruct_file
+from mrirecon.registry import methods
+from mrirecon.request import Request, output_path, stamp
+
+READ = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".dat", ".mat", ".mrd")
+WAITS = (1.0, 5.0, 15.0)  # seconds before what is still being written is tried again
+_RECENT = 10.0  # seconds since a file was last written to, within which it may be unfinished
+_PROBE = 64 << 10  # bytes
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``number`` of ``count`` (from 1): of a list in order, every count-th file.
+
+    Attributes:
+        number: which part.
+        count: of how many.
+        origin: where that is said, in words.
+
+    """
+
+    number: int
+    count: int
+    origin: str = "--shard"
+
+    @staticmethod
+    def read(text: str | None, environment: Mapping[str, str] = os.environ) -> Shard:
+        """Read ``i/N``, or take it from a Slurm array or from torchrun's RANK and WORLD_SIZE; else it is 1/1.
+
+        Raises:
+            UsageError: something else, or i outside 1 to N.
+
+        """
+        if text is not None:
+            match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
+            if match is None or not 1 <= int(match[1]) <= int(match[2]):
+                raise UsageError(f"--shard cannot be {text!r}", fix="write i/N, from 1/N to N/N")
+            return Shard(int(match[1]), int(match[2]))
+
+        def value(name: str, default: int) -> int:
+            given = environment.get(name, "")
+            return int(given) if given.isdecimal() else default
+
+        if environment.get("SLURM_ARRAY_TASK_ID", "").isdecimal():
+            first, step = value("SLURM_ARRAY_TASK_MIN", 0), max(1, value("SLURM_ARRAY_TASK_STEP", 1))
+            place = (value("SLURM_ARRAY_TASK_ID", 0) - first) // step
+            name, count = "SLURM_ARRAY_TASK_ID", value("SLURM_ARRAY_TASK_COUNT", 1)
+        else:
+            place, name, count = value("RANK", 0), "RANK", value("WORLD_SIZE", 1)
+        if not 0 <= place < count:
+            raise UsageError(
+                "the environment does not say which part of the files is meant",
+                why=f"{name} is {environment[name]}, number {place + 1} of {count}",
+                fix="say it: --shard i/N, or --shard 1/1 for all",
+            )
+        return Shard(place + 1, count, name)
+
+    def of(self, sources: Sequence[Path]) -> list[Path]:
+        """Return this part of a list."""
+        return list(sources[self.number - 1 :: self.count])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file: what `reconstruct_file` returned, or why it failed."""
+
+    source: Path
+    told: dict[str, object] | None = None
+    error: MriReconError | None = None
+
+
+def expand(files: Sequence[Path], output: Path) -> list[Path]:
+    """Return the files meant, folders and patterns taken apart, each with an output of its own.
+
+    In a folder, images that `reconstruct` wrote there are left out: their sidecars tell.
+
+    Raises:
+        UsageError: several files for one output, two of the same name, an empty folder, or a pattern without files.
+
+    """
+    found: list[Path] = []
+    for path in files:
+        if path.is_dir():
+            inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in READ and not _ours(p)]
+            fix, why = "name a folder with k-space files", f"none of {', '.join(READ)}"
+        elif has_magic(str(path)) and not path.exists():
+            inside = [Path(p) for p in sorted(glob(str(path), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
+            fix, why = "check the pattern; ** stands for any folders", "nothing matches"
+        else:
+            inside = [path]
+        if not inside:
+            raise UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
+        found += inside
+    if len(found) > 1 and named_format(output) is not None and not output.is_dir():
+        raise UsageError(f"{len(found)} files cannot go into one output", where=str(output), fix="give a folder")
+    names: dict[str, Path] = {}
+    for path in found:
+        name = path.name.split(".")[0]
+        if name in names:
+            why = f"{names[name]} and {path}"
+            raise UsageError(f"two of the files are called {name!r}", why=why, fix="use different output folders")
+        names[name] = path
+    return found
+
+
+def _ours(path: Path) -> bool:
+    try:
+        told = json.loads(sidecar_path(path).read_bytes())
+        return "request" in told and any(o["file"] == path.name for o in told["outputs"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def run(
+    sources: Sequence[Path],
+    output: Path,
+    request: Request,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    failures: Path | None = None,
+    command: Sequence[str] | None = None,
+    waits: Sequence[float] = WAITS,
+    progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
+) -> Iterator[Outcome]:
+    """Reconstruct files one after the other, and yield what became of each; one that fails does not stop the others.
+
+    What is finished already is left (see `Request.finished`). What another process is making, or is still being
+    written, comes later; a file that stays as it was between two tries has failed.
+
+    Args:
+        sources: k-space files.
+        output: folder, or a file where there is one source.
+        request: how.
+        overwrite: replace outputs that exist.
+        dry_run: write nothing.
+        failures: file to list failures in as they come, one JSON object a line; an older one is removed.
+        command: the command line, for sidecars.
+        waits: seconds to wait before each further try.
+        progress: makes a callback for a file of this name.
+
+    Raises:
+        ResourceError: the disk takes nothing any more, so that going on makes no sense.
+
+    """
+    if failures is not None and not dry_run:
+        with resources(failures), suppress(FileNotFoundError):
+            failures.unlink()
+    there = set() if overwrite or dry_run else _names(output)
+    queue, before = list(sources), dict[Path, tuple[dict[str, int] | None, MriReconError]]()
+    for number, wait in enumerate((0.0, *waits)):
+        if not queue:
+            return
+        time.sleep(wait)
+        last, later = number == len(waits), list[Path]()
+        for source in queue:
+            now = _stamp(source)
+            then, error = before.get(source, (None, None))
+            if error is not None and then == now and not isinstance(error, BusyError):
+                outcome = Outcome(source, error=error)
+            else:
+                outcome = _attempt(source, output, request, there, overwrite, dry_run, last, command, progress)
+                if outcome.error is not None and not last and _unfinished(outcome.error, now):
+                    later.append(source)
+                    before[source] = now, outcome.error
+                    continue
+            if outcome.error is not None and failures is not None and not dry_run:
+                _list(failures, outcome)
+            yield outcome
+            if isinstance(outcome.error, ResourceError):
+                _probe(output if len(sources) > 1 or not output.suffix else output.parent, outcome.error)
+        queue = later
+
+
+def _attempt(
+    source: Path,
+    output: Path,
+    request: Request,
+    there: set[str],
+    overwrite: bool,
+    dry_run: bool,
+    wait: bool,
+    command: Sequence[str] | None,
+    progress: Callable[[str], AbstractContextManager[Progress | None]] | None,
+) -> Outcome:
+    try:
+        for target in _candidates(source, output, request, there):
+            told = request.finished(source, sidecar_path(target))
+            if told is not None:
+                return Outcome(source, as_finished(told, target))
+        with progress(source.name) if progress else nullcontext() as callback:
+            made = reconstruct_file(
+                source,
+                output,
+                request=request,
+                overwrite=overwrite,
+                dry_run=dry_run,
+                wait=wait,
+                command=command,
+                progress=callback,
+            )
+        return Outcome(source, made)
+    except Exception as error:
+        known = as_ours(error)
+        known.where = known.where or str(source)
+        if known is not error:
+            known.__cause__ = error
+        return Outcome(source, error=known)
+
+
+def _candidates(source: Path, output: Path, request: Request, there: set[str]) -> list[Path]:
+    """Return what the output may be called, without looking into the source, where a sidecar of that name is there."""
+    if request.bids is not None:
+        return []  # the name depends on the source's header
+    names = [request.method]
+    if request.model is not None:
+        names = [request.load(request.model).method]
+    elif request.method == "auto":
+        names = sorted(methods())
+    found = {output_path(source, output, name, request.format) for name in names} if there else set()
+    return [target for target in found if sidecar_path(target).name in there]
+
+
+def _names(output: Path) -> set[str]:
+    folder = output if output.is_dir() else output.parent
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.name.endswith(".json")}
+    except OSError:
+        return set()
+
+
+def _stamp(source: Path) -> dict[str, int] | None:
+    try:
+        return stamp(source)
+    except OSError:
+        return None
+
+
+def _unfinished(error: MriReconError, found: dict[str, int] | None) -> bool:
+    """Whether a file that could not be read may be readable later."""
+    if isinstance(error, BusyError):
+        return True
+    recent = found is not None and abs(time.time() - found["mtime_ns"] / 1e9) < _RECENT
+    return recent and isinstance(error, InputError) and not isinstance(error, UnsafeContentError)
+
+
+def _list(failures: Path, outcome: Outcome) -> None:
+    """Add a failure to the list; where even that is impossible, what is narrated has to do."""
+    assert outcome.error is not None, "the caller looked"
+    line = json.dumps({"file": str(outcome.source), **outcome.error.as_dict()}, ensure_ascii=False)
+    with suppress(OSError):
+        failures.parent.mkdir(parents=True, exist_ok=True)
+        with failures.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+
+def _probe(folder: Path, error: ResourceError) -> None:
+    """Raise where nothing can be written to a folder any more."""
+    place = folder / f".mrirecon-probe-{os.getpid()}.tmp"
+    try:
+        with place.open("wb") as file:
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        error.fix = f"{error.fix or 'make room'}; then run the same command again, which does what is left"
+        raise error from None
+    finally:
+        with suppress(OSError):
+            place.unlink()

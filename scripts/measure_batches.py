@@ -1,0 +1,96 @@
+"""Measure what a batch costs beside the reconstructions: memory that grows, time an item, and a second look at it.
+
+    python scripts/measure_batches.py --items 2000
+
+It writes small synthetic scans (hard links to a few files) into a temporary folder, reconstructs them all, and runs the
+same batch again, which finds them finished. Prints the slope of resident memory after a first fifth (Theil-Sen: the
+median over pairs of items), milliseconds an item beyond those of reading, calibration and solving, and items a second
+of the second run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import theilslopes
+
+from mrirecon import batches
+from mrirecon.io import write_kspace
+from mrirecon.request import Request
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def make(folder: Path, items: int, size: int, coils: int) -> list[Path]:
+    """Write eight different scans of noise, and links to them until there are so many."""
+    rng = np.random.default_rng(0)
+    paths: list[Path] = []
+    for number in range(items):
+        path = folder / f"scan{number:05d}.h5"
+        if number < 8:
+            kspace = rng.normal(size=(2, 1, coils, size, size)).astype(np.float32)
+            write_kspace(path, (kspace[0] + 1j * kspace[1]).astype(np.complex64))
+        else:
+            os.link(paths[number % 8], path)
+        paths.append(path)
+    return paths
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=2000)
+    parser.add_argument("--size", type=int, default=32, help="matrix size")
+    parser.add_argument("--coils", type=int, default=2)
+    parser.add_argument("--method", default="zero-filled")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder, out = Path(name) / "in", Path(name) / "out"
+        folder.mkdir()
+        sources = make(folder, options.items, options.size, options.coils)
+        request = Request(method=options.method, maps="unit")
+        request.check()
+        memory, model = [], 0.0
+        start, processor = time.perf_counter(), time.process_time()
+        for outcome in batches.run(sources, out, request, failures=out / "failed.jsonl"):
+            if outcome.told is None:
+                raise SystemExit(str(outcome.error))
+            seconds = outcome.told["seconds"]
+            assert isinstance(seconds, list), "one number an item"
+            model += sum(seconds)
+            memory.append(resident())
+        wall, processor = time.perf_counter() - start, time.process_time() - processor
+        late = np.array(memory[len(memory) // 5 :: 5], dtype=float)
+        slope = float(theilslopes(late, 5 * np.arange(len(late))).slope)  # a single step of the allocator is no leak
+        gc.collect()
+        start = time.perf_counter()
+        left = sum(bool(o.told and o.told.get("finished")) for o in batches.run(sources, out, request))
+        again = time.perf_counter() - start
+    print(f"{options.items} scans of {options.coils} coils, {options.size} x {options.size}, {options.method}")
+    print(
+        f"memory      {memory[0] / 2**20:.1f} MiB at first, {memory[-1] / 2**20:.1f} at last; {slope:.0f} bytes an item"
+    )
+    print(
+        f"time        {1e3 * wall / options.items:.1f} ms an item, of which the model {1e3 * model / options.items:.1f}"
+    )
+    print(f"overhead    {1e3 * (wall - model) / options.items:.1f} ms an item beside the model")
+    print(
+        f"processor   {1e3 * processor / options.items:.1f} ms an item in all; the rest is waiting for disk and machine"
+    )
+    print(f"second run  {left} of {options.items} finished already, {options.items / again:.0f} items a second")
+
+
+if __name__ == "__main__":
+    main()
