@@ -196,7 +196,7 @@ class _Work:
             method="auto" if model is not None else m.method,
             model=model,
             options=m.options,
-            lam=m.lam,  # type: ignore[arg-type]  # checked with the settings
+            lam=m.lam,  # checked with the settings
             # of the samples that are left, whatever maps the file may hold of all of them
             maps="espirit",
             mask=mask,
