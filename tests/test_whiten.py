@@ -16,6 +16,7 @@ from mrirecon.prepared import Preprocess, prepare
 from mrirecon.preprocess.noise import background_noise, full_centre, rim_noise
 from mrirecon.preprocess.whiten import mix_coils, noise_covariance, whitening
 from mrirecon.problem import Problem
+from tests import mrd_files as mrd
 
 COILS = 6
 RNG = np.random.default_rng
@@ -211,6 +212,24 @@ def test_a_whitened_scan_says_so_and_whitens_everything(noisy):
     assert any("dwell" in note for note in prepare(scan, Preprocess(whiten="noise")).notes)
     with pytest.raises(UsageError, match="no noise scan"):
         prepare(read(path), Preprocess(whiten="noise"))
+
+
+def test_the_noise_readouts_of_a_raw_file_whiten_it(tmp_path):
+    """ISMRMRD, end to end: its noise readouts, scaled by the dwell times that the file states, make its noise white."""
+    size, coils = (32, 24), 3
+    noise, _ = correlated(9 * 4096, coils, seed=11)
+    own = correlated(32 * 24, coils, seed=12)[0].reshape(coils, *size)
+    kspace = own.astype(np.complex64)
+    kspace[:, 16, 12] += 1e3
+    readouts = [mrd.acquisition(part.astype(np.complex64), 0, mrd.NOISE) for part in np.split(noise, 36, axis=1)]
+    text = mrd.header(mrd.encoding((*size, 1), centre=(size[1] // 2, 0)))
+    scan = read(mrd.write(tmp_path / "k.h5", [*readouts, *mrd.lines(kspace)], text))
+    ratio = scan.attributes["noise_dwell_us"] / scan.attributes["dwell_us"]
+    white = prepare(scan, Preprocess(whiten="auto"))
+    rest = white.kspace(0).reshape(coils, -1)
+    rest = rest[:, np.abs(rest[0]) < 50]
+    assert away_from_white(noise_covariance(rest) * ratio) < 0.15
+    assert any("whitened by the noise scan" in note for note in white.notes)
 
 
 @pytest.mark.parametrize("name", ["brain_t1_7ch", "brain_flash_16ch", "phantom_flash_16ch"])
