@@ -192,6 +192,18 @@ def test_a_scan_is_filled_in_and_says_so(tmp_path):
         reconstruct(prepare(read(scan.path), Preprocess(partial_fourier="pocs")), method="rss")
 
 
+def test_every_item_is_looked_at_and_an_empty_image_stays_empty(tmp_path):
+    truth, mask = smooth_image((64, 64)), cut((64, 64), 1, 0.7)
+    kspace = np.stack([to_kspace(truth), to_kspace(truth) * mask])[:, None]
+    write_kspace(tmp_path / "k.h5", kspace)
+    with pytest.raises(UsageError, match="partial Fourier") as refused:
+        prepare(read(tmp_path / "k.h5"), Preprocess(partial_fourier="refuse"))
+    assert "slice 1" in refused.value.where
+    scan = prepare(read(tmp_path / "k.h5"), Preprocess(partial_fourier="pocs"))
+    images = np.stack([truth, np.zeros_like(truth)])
+    np.testing.assert_array_equal(scan.finish(images), images)
+
+
 def test_a_full_scan_is_left_as_it_is(tmp_path):
     scan = write(tmp_path, to_kspace(smooth_image((64, 64)))[None], np.ones((64, 64), dtype=bool))
     plain = reconstruct(read(scan.path), method="zero-filled").images

@@ -61,6 +61,8 @@ class Prepared(Derived):
     def _filled(self, item: int, where: dict[int, Extent], image: np.ndarray) -> np.ndarray:
         how: Fill = "pocs" if self.options.partial_fourier == "pocs" else "homodyne"
         told = self._partial(where)
+        if not image.any():  # a slice without an object
+            return image
         if not image.imag.any():
             raise UsageError(
                 "a magnitude image has no symmetry to be filled in by",
@@ -77,20 +79,21 @@ class Prepared(Derived):
         return fill(image, where, how)
 
     def refuse(self) -> None:
-        """Refuse a scan whose first item is partial Fourier, if the options say so.
+        """Refuse a scan with an item that is partial Fourier, if the options say so.
 
         Raises:
-            UsageError: it is.
+            UsageError: there is one.
 
         """
-        where = partial_axes(self.mask(0)) if self.options.partial_fourier == "refuse" else {}
-        if where:
-            raise UsageError(
-                "k-space is partial Fourier",
-                where=self.where(0),
-                why=self._partial(where),
-                fix="choose --partial-fourier pocs, homodyne or zero",
-            )
+        for item in range(len(self)) if self.options.partial_fourier == "refuse" else ():
+            where = partial_axes(self.mask(item))
+            if where:
+                raise UsageError(
+                    "k-space is partial Fourier",
+                    where=self.where(item),
+                    why=self._partial(where),
+                    fix="choose --partial-fourier pocs, homodyne or zero",
+                )
 
     def _partial(self, where: dict[int, Extent]) -> str:
         parts = [f"{e.fraction:.0%} of the extent along {self.space[axis]}" for axis, e in where.items()]
