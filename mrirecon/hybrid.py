@@ -184,9 +184,12 @@ def slices(scan: Scan, volume: int = 0, options: Mapping[str, object] | None = N
         options: of the method; ``ndim=3`` asks for the volume as a whole.
 
     """
-    if scan.nan != "refuse" or scan.strict:
-        return None  # a lost sample would spoil its whole readout, and only whole items are held against their mask
     if len(scan.space) != 3 or (options or {}).get("ndim") == 3:
+        return None
+    if scan.strict:
+        return None  # only whole items are held against their mask
+    if scan.nan == "zero" and volume == 0 and _lost(scan):
+        scan.note("solved as a volume: a lost sample would spoil its whole readout")
         return None
     marked = _marked(scan, volume)
     able = [a for a in range(3) if marked is None or bool((marked == marked.take([0], axis=a)).all())]
@@ -225,6 +228,12 @@ def _slices(scan: Scan, volume: int, axis: int, lines: np.ndarray) -> Slices:
         axis=axis,
         lines=lines,
     )
+
+
+def _lost(scan: Scan) -> bool:
+    """Whether some sample of any volume is no number; all are asked, for all volumes are solved in the same way."""
+    volumes = range(len(scan))
+    return any(not np.isfinite(block).all() for volume in volumes for *_, block in _blocks(scan, volume, 0))
 
 
 def _marked(scan: Scan, volume: int) -> np.ndarray | None:

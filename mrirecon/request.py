@@ -19,6 +19,7 @@ from mrirecon.io import safe_name, sha256
 from mrirecon.io.formats import EXTENSION, FOREIGN, ImageFormat, image_format, named_format, require
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.scan import Nan
+from mrirecon.prepared import Preprocess
 from mrirecon.registry import find, resolve
 
 
@@ -31,6 +32,7 @@ class Request:
         maps: where coil maps come from; ``maps_file`` names a file to take them from.
         maps_file: file with coil maps.
         espirit: how maps are estimated.
+        preprocess: what is done to k-space before, and to images afterwards; by default nothing.
         mask: file with a sampling mask; undersamples fully sampled data.
         axes: names of the stored axes, where the file leaves them open.
         dataset: name of the k-space array, where the file leaves it open.
@@ -62,6 +64,7 @@ class Request:
     maps: Source = "auto"
     maps_file: str | Path | None = None
     espirit: EspiritOptions | None = None
+    preprocess: Preprocess = field(default_factory=Preprocess)
     mask: str | Path | None = None
     axes: str | None = None
     dataset: str | None = None
@@ -101,16 +104,20 @@ class Request:
     def digest(self) -> str:
         """SHA-256 of all that the images depend on beside the input: options, other files, models, our version.
 
-        Not the device, nor how many slices are taken at a time: they change no more than rounding.
+        Not the device, nor how many slices are taken at a time: they change no more than rounding. What was not looked
+        at with ``strict``, or against a list of checksums, is not finished where that is asked.
         """
-        files = {"mask": self.mask, "maps_file": self.maps_file, "reference": self.reference}
+        beside = ("mask", "maps_file", "reference", "manifest")
+        files: dict[str, str | Path | None] = {name: getattr(self, name) for name in beside}
         models = [self.model] if self.model is not None else list(shipped().values()) if self._may_be_shipped else []
         told = {
             "mrirecon": __version__,
             **{name: getattr(self, name) for name in ("method", "maps", "axes", "dataset", "lam", "format", "seed")},
             "nan": self.nan,
+            "strict": self.strict,
             "options": dict(self.options or {}),
             "espirit": asdict(self.espirit or EspiritOptions()),
+            "preprocess": asdict(self.preprocess),
             "save_iterates": self.save_iterates,
             "bids": None if self.bids is None else [str(self.bids), self.contrast],
             **{name: None if path is None else sha256(path) for name, path in files.items()},

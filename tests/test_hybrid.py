@@ -312,3 +312,19 @@ def test_memory_stays_bounded_for_a_large_volume(tmp_path, axes, limit):
     """1.5 GiB of k-space, as it comes."""
     shape = (16, 128, 320, 320) if axes[0] == "c" else (128, 16, 320, 320)
     assert grown(tmp_path, axes, shape, 64 << 20) < limit * 2**30
+
+
+def test_lost_samples_are_solved_as_a_volume(tmp_path, volume):
+    """A line with a gap is no slice's sample; all volumes are asked before the first is solved."""
+    kspace = np.stack([volume[2], volume[2]]) * plane_mask(2)
+    write_kspace(tmp_path / "whole.h5", kspace, axes="repetition,coil,z,y,x")
+    assert slices(read(tmp_path / "whole.h5", nan="zero")) is not None
+    kspace[1, 2, 8, 12, 5] = np.nan
+    write_kspace(tmp_path / "v.h5", kspace, axes="repetition,coil,z,y,x")
+    scan = read(tmp_path / "v.h5", nan="zero")
+    assert slices(scan) is None
+    done = reconstruct(scan, method="rss")
+    assert done.images.shape == (2, *SHAPE)
+    assert np.isfinite(done.images).all()
+    assert any("solved as a volume" in note for note in done.notes)
+    assert any("taken as not measured" in note for note in done.notes)

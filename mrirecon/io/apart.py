@@ -5,6 +5,9 @@ an error of the file, and a new worker takes the next. What it has read whole, t
 the content makes sense is for this process to say. A worker takes 0.2 to 0.3 s to start, and then about as long as
 reading takes (2 ms for a small file, 0.13 s for 84 MB), so `mrirecon reconstruct` asks it where several files are
 given, of which one must not take the others down, and for a single file with ``--isolate``.
+
+`mrirecon.io.isolated` is for parsers that never run in this process: a child for each file, whose answer is the data.
+Here nothing is handed back, and the worker lasts, so that a batch of small files costs no start for each.
 """
 
 from __future__ import annotations
