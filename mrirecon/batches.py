@@ -80,6 +80,40 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Which files this process does.
+
+    Attributes:
+        sources: the files.
+        several: whether more than one file was meant; a single file is never shared out, nor is a list kept of it.
+        part: which part of what was meant they are.
+        failures: file to list failures in; None for a single file.
+
+    """
+
+    sources: list[Path]
+    several: bool
+    part: Shard
+    failures: Path | None
+
+    @staticmethod
+    def of(files: Sequence[Path], output: Path, shard: str | None) -> Plan:
+        """Expand files, folders and patterns, and take the part that `shard` or the environment says.
+
+        Raises:
+            UsageError: see `expand` and `Shard.read`.
+
+        """
+        sources = expand(files, output)
+        if len(sources) == 1 and sources == list(files) and shard is None:
+            return Plan(sources, False, Shard(1, 1), None)
+        part = Shard.read(shard)
+        folder = output if output.is_dir() or not output.suffix else output.parent
+        name = f"failed.{part.number}-of-{part.count}.jsonl" if part.count > 1 else "failed.jsonl"
+        return Plan(part.of(sources), True, part, folder / name)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of one file: what `reconstruct_file` returned, or why it failed."""
 
@@ -278,6 +312,7 @@ def _probe(folder: Path, error: ResourceError) -> None:
     """Raise where nothing can be written to a folder any more."""
     place = folder / f".mrirecon-probe-{os.getpid()}.tmp"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with place.open("wb") as file:
             file.write(bytes(_PROBE))
             file.flush()

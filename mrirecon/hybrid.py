@@ -179,8 +179,8 @@ def slices(scan: Scan, volume: int = 0, options: Mapping[str, object] | None = N
     Of several, z is taken before y before x, so that slices lie in the plane of y and x where they can.
 
     Args:
-        scan: any; None is returned for one whose items are slices already, or that is read with ``nan="zero"`` or
-            ``strict``.
+        scan: any; None is returned for one whose items are slices already, that is read with ``strict``, or of which
+            samples are lost (``nan="zero"``).
         volume: which item.
         options: of the method; ``ndim=3`` asks for the volume as a whole.
 

@@ -279,6 +279,17 @@ def test_a_full_disk_ends_the_batch(scans, tmp_path):
     assert len([o for o in run(scans, tmp_path / "out") if o.told]) == 5
 
 
+def test_a_place_that_cannot_be_written_is_found_before_the_work(call, scans, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(jobs, "reconstruct", lambda *_, **__: pytest.fail("it was worked on"))
+    code, out, err = call("in", "-m", "rss", "-o", "file/out")
+    assert (code, out) == (5, "")
+    assert err.count("error MRI-E-RESOURCE") == 1
+    with pytest.raises(ResourceError) as error:
+        run(scans, tmp_path / "file" / "out")
+    assert "run the same command again" in error.value.fix
+
+
 def test_one_failure_of_the_disk_does_not_end_the_batch(scans, tmp_path, monkeypatch):
     real = jobs.reconstruct
 

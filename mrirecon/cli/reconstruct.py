@@ -97,33 +97,28 @@ def reconstruct(
     from mrirecon.calibrate import EspiritOptions
     from mrirecon.request import Request
 
-    sources = batches.expand(files, output)
-    chosen["isolate"] = len(sources) > 1 if isolate is None else isolate
-    several = len(sources) > 1 or sources != files or shard is not None
-    part = batches.Shard.read(shard) if several else batches.Shard(1, 1)
-    if part.count > 1:
-        sources = part.of(sources)
-        say(f"part {part.number} of {part.count}, by {part.origin}: {len(sources)} files")
     output = bids or output
-    folder = output if output.is_dir() or not output.suffix else output.parent
-    listed = folder / (f"failed.{part.number}-of-{part.count}.jsonl" if part.count > 1 else "failed.jsonl")
+    plan = batches.Plan.of(files, output, shard)
+    chosen["isolate"] = plan.several if isolate is None else isolate
     request = Request(espirit=EspiritOptions(sets=map_sets), **chosen)
-    if several:
+    if plan.several:
         request.check()
+    if plan.part.count > 1:
+        say(f"part {plan.part.number} of {plan.part.count}, by {plan.part.origin}: {len(plan.sources)} files")
     outcomes = batches.run(
-        sources,
+        plan.sources,
         output,
         request,
         overwrite=overwrite,
         dry_run=dry_run,
-        failures=listed if several else None,
+        failures=plan.failures,
         command=sys.argv,
         progress=progress,
     )
-    _report(outcomes, several, as_json, listed)
+    _report(outcomes, plan.failures, as_json)
 
 
-def _report(outcomes: Iterator[Outcome], several: bool, as_json: bool, listed: Path) -> None:
+def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> None:
     """Tell what became of the files, as it happens.
 
     Raises:
@@ -136,7 +131,7 @@ def _report(outcomes: Iterator[Outcome], several: bool, as_json: bool, listed: P
     done = 0
     for outcome in outcomes:
         if outcome.error is not None:
-            if not several:
+            if listed is None:
                 raise outcome.error
             failed.append(outcome.error)
             say(f"error {outcome.error.code}: {outcome.error}")
