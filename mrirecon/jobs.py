@@ -33,6 +33,7 @@ from mrirecon.io.manifest import verify
 from mrirecon.io.scan import Scan
 from mrirecon.io.scratch import scratch_folders
 from mrirecon.io.sequence import in_seconds, sequence
+from mrirecon.prepared import Prepared, prepare
 from mrirecon.request import Request, output_path, stamp
 
 
@@ -81,7 +82,7 @@ def reconstruct_file(
         for foreign in (path, asked.mask, asked.maps_file, asked.reference):
             if foreign is not None:
                 look_apart(foreign, axes=asked.axes, dataset=asked.dataset if foreign == path else None)
-    scan = read(
+    stored = read(
         path,
         axes=asked.axes,
         mask=asked.mask,
@@ -90,6 +91,7 @@ def reconstruct_file(
         nan=asked.nan,
         strict=asked.strict,
     )
+    scan = prepare(stored, asked.preprocess)
     chosen, why, trained = _choose(scan, asked)
     target = output_path(path, out, chosen, asked.format)
     if asked.bids is not None:
@@ -99,11 +101,12 @@ def reconstruct_file(
     inputs = [p for p in (path, asked.mask, asked.maps_file, asked.reference) if p is not None]
     refuse_overwrite([target] if written_as != "dicom" else [sidecar_path(target)], inputs)
     plan: dict[str, object] = {
-        "input": {"file": str(path), "sha256": "", **stamp(path), "shape": scan.shape, "format": scan.format},
+        "input": {"file": str(path), "sha256": "", **stamp(path), "shape": stored.shape, "format": scan.format},
         "method": chosen,
         "why": why,
         "device": str(pick_device(asked.device)),
         "items": len(scan),
+        "preprocess": asked.preprocess.as_dict(),
     }
     if dry_run:
         _free(target, overwrite)
@@ -157,7 +160,7 @@ def _is_sidecar(path: Path) -> bool:
 
 
 def _make(
-    scan: Scan,
+    scan: Prepared,
     target: Path,
     written_as: ImageFormat,
     asked: Request,
@@ -188,7 +191,8 @@ def _make(
         scratch=scratch_folders(target.parent),
     )
     grid, unknown = grid_of(scan, done.images.shape[1:])
-    loops = {axis: scan.shape[axis] for axis in scan.layout.loops}
+    together = {"echo"} if asked.preprocess.echoes else set()
+    loops = {axis: scan.shape[axis] for axis in scan.layout.loops if axis not in together}
     stated = sequence(scan.attributes, loops)
     # Viewers of NIfTI turn what they show by its affine; those of DICOM and PNG do not.
     unturned: tuple[np.ndarray, Grid, list[str]] = (done.images, grid, [])
@@ -200,7 +204,7 @@ def _make(
     if asked.reference is not None:
         # A full scan beside an undersampled one is stored in the same way.
         axes = None if holds_images(asked.reference) else asked.axes
-        truth, kind, place = placed_reference(asked.reference, axes=axes)
+        truth, kind, place = placed_reference(asked.reference, axes=axes, like=scan)
         mine, lies, notes = aligned(np.abs(done.images), grid, place if set(loops) <= {"slice"} else Grid())
         found = compare(mine, truth, prediction=scan.path, reference=asked.reference, kind=kind)
         found.notes[:0] = notes + (apart(mine.shape[-3:], lies, place) if mine.shape == truth.shape else [])

@@ -19,6 +19,7 @@ from mrirecon.io import safe_name, sha256
 from mrirecon.io.formats import EXTENSION, FOREIGN, ImageFormat, image_format, named_format, require
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.scan import Nan
+from mrirecon.prepared import Preprocess
 from mrirecon.registry import find, resolve
 
 
@@ -31,6 +32,7 @@ class Request:
         maps: where coil maps come from; ``maps_file`` names a file to take them from.
         maps_file: file with coil maps.
         espirit: how maps are estimated.
+        preprocess: what is done to k-space before, and to images afterwards; by default nothing.
         mask: file with a sampling mask; undersamples fully sampled data.
         axes: names of the stored axes, where the file leaves them open.
         dataset: name of the k-space array, where the file leaves it open.
@@ -62,6 +64,7 @@ class Request:
     maps: Source = "auto"
     maps_file: str | Path | None = None
     espirit: EspiritOptions | None = None
+    preprocess: Preprocess = field(default_factory=Preprocess)
     mask: str | Path | None = None
     axes: str | None = None
     dataset: str | None = None
@@ -111,6 +114,7 @@ class Request:
             "nan": self.nan,
             "options": dict(self.options or {}),
             "espirit": asdict(self.espirit or EspiritOptions()),
+            "preprocess": asdict(self.preprocess),
             "save_iterates": self.save_iterates,
             "bids": None if self.bids is None else [str(self.bids), self.contrast],
             **{name: None if path is None else sha256(path) for name, path in files.items()},

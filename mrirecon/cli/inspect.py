@@ -57,7 +57,8 @@ def info(
         if isolate:
             look_apart(path, axes=axes, dataset=dataset)
         one = describe(path, axes=axes, dataset=dataset, check=check)
-        one["would"] = _would(lambda path=path: read(path, axes=axes, dataset=dataset))
+        one["would"], noted = _would(lambda path=path: read(path, axes=axes, dataset=dataset))
+        one["notes"] = list(dict.fromkeys([*one["notes"], *noted]))  # type: ignore[misc]  # a list of texts
         found.append(one)
     if as_json:
         emit(found[0] if len(found) == 1 else found)
@@ -67,15 +68,20 @@ def info(
         raise typer.Exit(InputError.exit_code)
 
 
-def _would(scan: Any) -> str:
+def _would(open_scan: Any) -> tuple[str, list[str]]:
+    """Return what reconstruct would do, and what is to be noted."""
+    from mrirecon.calibrate import look_at_field_of_view
     from mrirecon.coverage import choose_method
     from mrirecon.hybrid import stand_in
 
     try:
-        method, why = choose_method(*stand_in(scan()))
+        scan = open_scan()
+        method, why = choose_method(*stand_in(scan))
+        if len(scan.space) == 2:  # a volume would take a while
+            look_at_field_of_view(scan)
     except MriReconError as error:
-        return f"reconstruct would refuse it: {error.what}"
-    return f"reconstruct by {method}: {why}"
+        return f"reconstruct would refuse it: {error.what}", []
+    return f"reconstruct by {method}: {why}", scan.notes
 
 
 def _told(one: dict[str, Any]) -> str:

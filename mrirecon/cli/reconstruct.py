@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mrirecon.cli import options_preprocess as pre
 from mrirecon.cli.console import Settings, emit, progress, say
 from mrirecon.cli.inspect import AsJson, Axes, Device, Overwrite, free
 from mrirecon.errors import MriReconError, PartialFailure, UsageError
@@ -17,7 +18,7 @@ from mrirecon.errors import MriReconError, PartialFailure, UsageError
 if TYPE_CHECKING:
     from mrirecon.batches import Outcome
 
-SOURCES = ("auto", "file", "espirit", "sigpy", "unit")
+SOURCES = ("auto", "file", "espirit", "walsh", "sigpy", "unit")
 KINDS = ("auto", "kspace", "images")
 FORMATS = ("h5", "npz", "cfl", "nii", "dicom", "png")
 Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
@@ -31,8 +32,17 @@ def reconstruct(
         Path, typer.Option("--output", "-o", help="File, or folder for NAME_METHOD.h5; here if left out.")
     ] = Path(),
     method: Annotated[str, typer.Option("--method", "-m", help="auto, or one that `mrirecon methods` lists.")] = "auto",
-    maps: Annotated[str, typer.Option(help="auto, espirit, sigpy, file, unit, or a file with coil maps.")] = "auto",
+    maps: Annotated[
+        str, typer.Option(help="auto, espirit, walsh, sigpy, file, unit, or a file with coil maps.")
+    ] = "auto",
     map_sets: Sets = 1,
+    combine: pre.Combine = None,
+    whiten: pre.Whiten = "none",
+    readout: pre.Readout = None,
+    oversampling: pre.Oversampling = 1.0,
+    compress: pre.Compress = None,
+    compress_by: pre.CompressBy = "svd",
+    partial_fourier: pre.PartialFourier = "zero",
     mask: Annotated[Path | None, typer.Option(help="Mask file; undersamples fully sampled data.")] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of a trained model, in place of a method.")] = None,
     strict_model: Annotated[
@@ -79,6 +89,7 @@ def reconstruct(
     chosen |= {"model": model, "save_iterates": save_iterates, "batch": batch, "strict_model": strict_model}
     chosen |= {"nan": _one_of(nan, ("refuse", "zero"), "--nan"), "strict": strict, "manifest": verify}
     chosen |= {"bids": bids, "contrast": contrast}
+    chosen["preprocess"] = pre.options(combine, whiten, readout, oversampling, compress, compress_by, partial_fourier)
     chosen |= {"maps": maps} if maps in SOURCES else {"maps_file": Path(maps)}
     if bids is not None and output != Path():
         raise UsageError("--bids names the outputs itself", why=f"--output is {output}", fix="leave one of them out")

@@ -10,6 +10,7 @@ from mrirecon.inference import sense_reference
 from mrirecon.io import read
 from mrirecon.io.grid import Grid, grid_of
 from mrirecon.io.images import holds_images, read_placed_image
+from mrirecon.prepared import Prepared, prepare_like
 
 # What fastMRI's files hold is cut around its centre: where these are the reference, the image is cut as well.
 BESIDE, FASTMRI = "the reference beside its k-space", "the cropped images of fastMRI"
@@ -29,12 +30,17 @@ def reference_images(
 
 
 def placed_reference(
-    path: str | Path, *, dataset: str | None = None, axes: str | None = None
+    path: str | Path,
+    *,
+    dataset: str | None = None,
+    axes: str | None = None,
+    like: Prepared | None = None,
 ) -> tuple[np.ndarray, str, Grid]:
     """Return reference magnitudes (item, *space), what they are, in words, and where they lie.
 
     Images are taken as they are; fully sampled k-space is combined with ESPIRiT maps of the full data; an undersampled
-    file must hold a reference of its own.
+    file must hold a reference of its own. With ``like``, k-space is averaged, whitened and cropped first
+    as that scan was, whose images it is compared with.
 
     Raises:
         InputError, UnsafeContentError: see `mrirecon.io.read`; undersampled k-space without a reference.
@@ -47,6 +53,7 @@ def placed_reference(
     if scan.reference is not None and scan.mask(0).mean() < 0.9:
         images, kind = scan.reference, BESIDE
     else:
+        scan = scan if like is None else prepare_like(scan, like)
         images, kind = sense_reference(scan), "SENSE combination of its k-space"
     several = set(scan.layout.loops) - {"slice"} and len(scan) > 1 and images.ndim == 3
     return images, kind, Grid() if several else grid_of(scan, images.shape[1:])[0]

@@ -13,6 +13,7 @@ from mrirecon.io.check import check as findings
 from mrirecon.io.reader import read
 from mrirecon.io.scan import Scan
 from mrirecon.io.values import reconcile, support
+from mrirecon.preprocess.extent import partial_axes
 
 # Values looked at without `check`: enough to see a damaged file, and still at once.
 _BUDGET = 64 << 20
@@ -39,7 +40,8 @@ def describe(
     Returns:
         path, format, unverified (see `Scan`), bytes, dtype, layout (axes as stored), shape (by name), items, coils,
         space, notes, attributes;
-        sampling: source of the mask, whether it is full, lines or 2D, acceleration (samples over sampled ones);
+        sampling: source of the mask, whether it is full, lines or 2D, acceleration (samples over sampled ones), by axis
+        the share of an extent that was measured to one side (partial Fourier);
         calibration: start and size of the fully sampled box by axis; peak: index of the strongest sample by axis, its
         offset from the centre n // 2, and whether it is near; values: items looked at, NaN or infinite ones, items
         that are zero, largest magnitude; reference, maps, calibration_scan: name and shape, or None; checks (with
@@ -123,6 +125,12 @@ def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> di
             notes.append("the mask marks none of the samples that were acquired")
             return {}
     box = find_calibration(used)
+    partial = partial_axes(used)
+    for axis, extent in partial.items():
+        notes.append(
+            f"partial Fourier: {extent.fraction:.0%} of the extent along {scan.space[axis]} was measured, "
+            "to one side of the centre (--partial-fourier)"
+        )
     # Scaled first: squares of extreme values would overflow.
     energy = np.square(np.abs(kspace) / np.abs(kspace).max()).sum(axis=0)
     peak = [int(i) for i in np.unravel_index(int(energy.argmax()), energy.shape)]
@@ -139,6 +147,7 @@ def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> di
             "sampled": int(np.count_nonzero(used)),
             "of": used.size,
             "acceleration": used.size / int(np.count_nonzero(used)),
+            "partial_fourier": {scan.space[axis]: extent.fraction for axis, extent in partial.items()},
         },
         "calibration": {
             axis: {"start": s.start, "size": s.stop - s.start} for axis, s in zip(scan.space, box, strict=True)

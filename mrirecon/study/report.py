@@ -216,6 +216,8 @@ def _remarks(records: Sequence[Record]) -> list[str]:
     for (method, _), texts in said.items():
         shown = texts[0] + (" (and the like)" if len(set(texts)) > 1 else "")
         by_text.setdefault(shown, []).append(f"{method} ({len(texts)} of {cells[method]})")
+    # what is said of the data is said of them under every method
+    by_text = {t: who if len(who) < len(cells) or len(who) == 1 else ["all methods"] for t, who in by_text.items()}
     return [f"{', '.join(who)}: {text}" for text, who in by_text.items()]
 
 
