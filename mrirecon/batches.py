@@ -16,11 +16,12 @@ from mrirecon.errors import BusyError, InputError, MriReconError, ResourceError,
 from mrirecon.inference import Progress
 from mrirecon.io import sidecar_path
 from mrirecon.io.atomic import resources
+from mrirecon.io.formats import named_format
 from mrirecon.jobs import as_finished, reconstruct_file
 from mrirecon.registry import methods
-from mrirecon.request import SUFFIXES, Request, output_path, stamp
+from mrirecon.request import Request, output_path, stamp
 
-READ = (".h5", ".hdf5", ".npz", ".npy", ".cfl")
+READ = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".dat", ".mat", ".mrd")
 WAITS = (1.0, 5.0, 15.0)  # seconds before what is still being written is tried again
 _RECENT = 10.0  # seconds since a file was last written to, within which it may be unfinished
 _PROBE = 64 << 10  # bytes
@@ -143,7 +144,7 @@ def expand(files: Sequence[Path], output: Path) -> list[Path]:
         if not inside:
             raise UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
         found += inside
-    if len(found) > 1 and output.suffix.lower() in SUFFIXES and not output.is_dir():
+    if len(found) > 1 and named_format(output) is not None and not output.is_dir():
         raise UsageError(f"{len(found)} files cannot go into one output", where=str(output), fix="give a folder")
     names: dict[str, Path] = {}
     for path in found:
@@ -262,6 +263,8 @@ def _attempt(
 
 def _candidates(source: Path, output: Path, request: Request, there: set[str]) -> list[Path]:
     """Return what the output may be called, without looking into the source, where a sidecar of that name is there."""
+    if request.bids is not None:
+        return []  # the name depends on the source's header
     names = [request.method]
     if request.model is not None:
         names = [request.load(request.model).method]

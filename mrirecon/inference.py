@@ -20,6 +20,7 @@ from mrirecon.errors import InputError, ModelMismatchError, UsageError
 from mrirecon.hybrid import Slices
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
+from mrirecon.prepared import finish
 from mrirecon.problem import Problem
 from mrirecon.registry import Use, build, find, methods, resolve
 from mrirecon.regularization import default_weight, discrepancy_weight
@@ -79,7 +80,7 @@ def reconstruct(
     A volume that is fully sampled along its readout is solved slice by slice (`mrirecon.hybrid`), unless ``ndim=3``.
 
     Args:
-        scan: from `mrirecon.io.read`.
+        scan: from `mrirecon.io.read`, or `mrirecon.prepared.prepare`.
         method: ``auto``, a registered method, or ``sigpy-cs``.
         maps: where coil maps come from.
         espirit: how they are estimated.
@@ -133,7 +134,7 @@ def reconstruct(
     ready = None if model is None else model.model.to(where)
     out = Reconstruction(np.empty(0), method, why, "", [], [], [])
     job = _Job(scan, method, maps, espirit, settings, lam == "auto", where, ready, keep, out)
-    out.images, out.seconds = images(
+    made, out.seconds = images(
         scan,
         first,
         lambda part, items: replace(job, scan=part).run(items),
@@ -141,10 +142,9 @@ def reconstruct(
         scratch=scratch,
         progress=progress and (lambda done, total: progress(done, total, method)),
     )
-    if isinstance(first, Slices):
-        out.notes.append(first.told)
-    if beyond:
-        out.notes.append(f"outside what the model was trained for: {'; '.join(beyond)}")
+    out.images = finish(scan, made)
+    out.notes += [first.told] if isinstance(first, Slices) else []
+    out.notes += [f"outside what the model was trained for: {'; '.join(beyond)}"] if beyond else []
     out.notes = [*scan.notes, *out.notes]
     return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 import time
@@ -16,13 +17,21 @@ from mrirecon import __version__
 from mrirecon.checkpoints import Trained, shipped
 from mrirecon.coverage import choose_method
 from mrirecon.errors import UsageError
-from mrirecon.evaluate import compare, holds_images, reference_images
+from mrirecon.evaluate import compare, holds_images
+from mrirecon.evaluate.align import aligned, apart, upright
+from mrirecon.evaluate.reference import placed_reference
 from mrirecon.hybrid import stand_in
 from mrirecon.inference import Progress, Reconstruction, pick_device, reconstruct
 from mrirecon.io import read, refuse_overwrite, sidecar_path, write_image
+from mrirecon.io.bids import bids_fields, bids_path, describe_dataset
 from mrirecon.io.claim import claim
+from mrirecon.io.encode_dicom import Series
+from mrirecon.io.formats import ImageFormat, image_format, kept, require
+from mrirecon.io.grid import Grid, grid_of
 from mrirecon.io.scan import Scan
 from mrirecon.io.scratch import scratch_folders
+from mrirecon.io.sequence import in_seconds, sequence
+from mrirecon.prepared import Prepared, prepare
 from mrirecon.request import Request, output_path, stamp
 
 
@@ -65,17 +74,23 @@ def reconstruct_file(
     start = time.perf_counter()
     asked = request or Request(**options)
     path, out = Path(path), Path(out)
-    scan = read(path, axes=asked.axes, mask=asked.mask, maps=asked.maps_file, dataset=asked.dataset)
+    stored = read(path, axes=asked.axes, mask=asked.mask, maps=asked.maps_file, dataset=asked.dataset)
+    scan = prepare(stored, asked.preprocess)
     chosen, why, trained = _choose(scan, asked)
     target = output_path(path, out, chosen, asked.format)
+    if asked.bids is not None:
+        target = bids_path(asked.bids, path, chosen, contrast=asked.contrast, attributes=scan.attributes)
+    written_as = image_format(target, asked.format if asked.bids is None else "nii")
+    require(written_as)
     inputs = [p for p in (path, asked.mask, asked.maps_file, asked.reference) if p is not None]
-    refuse_overwrite([target], inputs)
+    refuse_overwrite([target] if written_as != "dicom" else [sidecar_path(target)], inputs)
     plan: dict[str, object] = {
-        "input": {"file": str(path), "sha256": "", **stamp(path), "shape": scan.shape, "format": scan.format},
+        "input": {"file": str(path), "sha256": "", **stamp(path), "shape": stored.shape, "format": scan.format},
         "method": chosen,
         "why": why,
         "device": str(pick_device(asked.device)),
         "items": len(scan),
+        "preprocess": asked.preprocess.as_dict(),
     }
     if dry_run:
         _free(target, overwrite)
@@ -85,7 +100,7 @@ def reconstruct_file(
         if done is not None:
             return as_finished(done, target)
         _free(target, overwrite)
-        told, written = _make(scan, target, asked, plan, trained, command, progress, inputs)
+        told, written = _make(scan, target, written_as, asked, plan, trained, command, progress, inputs)
     return {**told, "outputs": [str(w) for w in written], "total_seconds": time.perf_counter() - start}
 
 
@@ -93,7 +108,7 @@ def as_finished(told: dict[str, object], target: Path) -> dict[str, object]:
     """Return what `reconstruct_file` returns of an output that was there, from what its sidecar tells."""
     outputs = told["outputs"]
     assert isinstance(outputs, list), "it was looked at"
-    return {**told, "outputs": [str(target.with_name(o["file"])) for o in outputs], "finished": True}
+    return {**told, "outputs": [str(target.parent / o["file"]) for o in outputs], "finished": True}
 
 
 def _choose(scan: Scan, asked: Request) -> tuple[str, str, Trained | None]:
@@ -109,18 +124,29 @@ def _choose(scan: Scan, asked: Request) -> tuple[str, str, Trained | None]:
 
 
 def _free(target: Path, overwrite: bool) -> None:
-    if target.exists() and not overwrite:
-        raise UsageError(
-            "the output exists already",
-            where=str(target),
-            why="it was made in another way, from another file, or not by mrirecon",
-            fix="choose another name, or pass --overwrite",
-        )
+    beside = sidecar_path(target)
+    for there in (target, *([] if _is_sidecar(beside) else [beside])):
+        if (there.exists() or there.is_symlink()) and not overwrite:
+            raise UsageError(
+                "the output exists already",
+                where=str(there),
+                why="it was made in another way, from another file, or not by mrirecon",
+                fix="choose another name, or pass --overwrite",
+            )
+
+
+def _is_sidecar(path: Path) -> bool:
+    """Whether a file is a sidecar of ours, which may be left of a run that was killed."""
+    try:
+        return "request" in json.loads(path.read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _make(
-    scan: Scan,
+    scan: Prepared,
     target: Path,
+    written_as: ImageFormat,
     asked: Request,
     plan: dict[str, object],
     trained: Trained | None,
@@ -148,21 +174,43 @@ def _make(
         progress=progress,
         scratch=scratch_folders(target.parent),
     )
-    told = {**plan, **_told(done, asked, trained), "command": None if command is None else list(command)}
+    grid, unknown = grid_of(scan, done.images.shape[1:])
+    together = {"echo"} if asked.preprocess.echoes else set()
+    loops = {axis: scan.shape[axis] for axis in scan.layout.loops if axis not in together}
+    stated = sequence(scan.attributes, loops)
+    # Viewers of NIfTI turn what they show by its affine; those of DICOM and PNG do not.
+    unturned: tuple[np.ndarray, Grid, list[str]] = (done.images, grid, [])
+    shown, placed, turned = upright(done.images, grid) if written_as in ("dicom", "png") else unturned
+    done.notes += [*(unknown if written_as in ("nii", "dicom") else []), *turned]
+    done.notes += kept(written_as, done.images, grid, loops)
+    bids = {} if asked.bids is None else bids_fields(asked.bids, scan.path) | in_seconds(stated)
+    told = {**bids, **plan, **_told(done, asked, trained), "command": None if command is None else list(command)}
     if asked.reference is not None:
         # A full scan beside an undersampled one is stored in the same way.
         axes = None if holds_images(asked.reference) else asked.axes
-        truth, kind = reference_images(asked.reference, axes=axes)
-        found = compare(done.images, truth, prediction=scan.path, reference=asked.reference, kind=kind)
+        truth, kind, place = placed_reference(asked.reference, axes=axes, like=scan)
+        mine, lies, notes = aligned(np.abs(done.images), grid, place if set(loops) <= {"slice"} else Grid())
+        found = compare(mine, truth, prediction=scan.path, reference=asked.reference, kind=kind)
+        found.notes[:0] = notes + (apart(mine.shape[-3:], lies, place) if mine.shape == truth.shape else [])
         told["scores"] = found.as_dict()
     written: list[Path] = []
     if asked.save_iterates:
         steps = target.with_name(f"{target.name.split('.')[0]}_iterates.h5")
         written = write_image(steps, np.concatenate(iterates), inputs=inputs)
-    return told, [
-        *write_image(target, done.images, format=asked.format, sidecar=told, keep_complex=True, inputs=inputs),
-        *written,
-    ]
+    if asked.bids is not None:
+        describe_dataset(asked.bids, scan.path)
+    images = write_image(
+        target,
+        shown,
+        format=written_as,
+        sidecar=told,
+        keep_complex=True,
+        inputs=inputs,
+        grid=placed,
+        loops=loops,
+        series=Series(str(plan["method"]), str(noted["sha256"]), stated),
+    )
+    return told, [*images, *written]
 
 
 def _told(done: Reconstruction, asked: Request, trained: Trained | None) -> dict[str, object]:

@@ -3,11 +3,13 @@
 Lesions are given as labels. Each is compared, slice by slice in its plane, with a shell of the tissue around it: from 2
 to 5 pixels away, inside the object, outside every lesion. With means m and the shell's standard deviation s:
 
-- contrast (m_lesion − m_shell) / m_shell, Weber's; negative for dark lesions;
-- contrast-to-noise ratio (m_lesion − m_shell) / s, where s also holds the tissue's own structure;
-- sharpness: the steepest mean slope across the border over the lesion's height, in 1/mm; the reciprocal of how wide the
-  edge is. The slope is that of a line through all pixels within 2 pixels of the border;
-- recovery: contrast in the image over contrast in the reference; 1 is what is wanted.
+- contrast (m_lesion − m_shell) / m_shell, Weber's (Peli, J. Opt. Soc. Am. A 7:2032, 1990); negative for dark lesions;
+- contrast-to-noise ratio (m_lesion − m_shell) / s (Welvaert and Rosseel, PLoS ONE 8:e77089, 2013, list it and others),
+  where s also holds the tissue's own structure;
+- sharpness: the mean slope across the border over the lesion's height, in 1/mm; the reciprocal of how wide the edge is.
+  The slope is that of a line through all pixels within 2 pixels of the border: the definition is ours;
+- recovery: contrast in the image over contrast in the reference (the recovery coefficient of emission tomography); 1 is
+  what is wanted.
 
 With pairs of which one has a lesion that the other has not, `detectability` says how well an observer who knows what to
 look for tells them apart (the signal-known-exactly matched filter: Barrett and Myers, Foundations of Image Science,

@@ -238,13 +238,16 @@ def scores(images: Array, reference: Array, *, region: Array | None = None) -> l
             why=f"SSIM looks at {WINDOW}×{WINDOW} pixels",
             fix=f"give (..., y, x) with at least {WINDOW} pixels along y and x",
         )
-    # On the CPU: not every accelerator has float64.
-    x, r = (magnitude(a.cpu() if isinstance(a, Tensor) else a).reshape(-1, *a.shape[-2:]) for a in (images, reference))
-    if region is None:
-        return [_score(a, b) for a, b in zip(x, r, strict=True)]
-    _same(region, reference)
-    inside = magnitude(region.cpu() if isinstance(region, Tensor) else region).reshape(x.shape) > 0
-    return [_score(a, b, m) for a, b, m in zip(x, r, inside, strict=True)]
+    if region is not None:
+        _same(region, reference)
+    found = []
+    # Slice by slice, so that float64 takes no more memory however many there are.
+    for at in np.ndindex(*images.shape[:-2]):
+        # On the CPU: not every accelerator has float64.
+        x, r = (magnitude(a[at].cpu() if isinstance(a, Tensor) else a[at]) for a in (images, reference))
+        inside = None if region is None else magnitude(region[at]).cpu() > 0
+        found.append(_score(x, r, inside))
+    return found
 
 
 def _score(x: Tensor, r: Tensor, region: Tensor | None = None) -> Score:

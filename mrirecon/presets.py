@@ -27,8 +27,8 @@ counts as equal.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -74,21 +74,43 @@ def score_volume(prediction: Array, reference: Array, preset: Preset, *, mask: A
     """
     if preset not in _SCORERS:
         raise InputError(f"there is no preset {preset!r} for volumes", fix=f"choose one of {', '.join(_SCORERS)}")
-    x, r = magnitude(prediction), magnitude(reference)
-    if x.shape != r.shape or x.ndim != 3 or min(x.shape[-2:]) < WINDOW:
+    shape = tuple(reference.shape)
+    if tuple(prediction.shape) != shape or len(shape) != 3 or min(shape[-2:]) < WINDOW:
         raise InputError(
             "two volumes (z, y, x) of one size are compared",
-            why=f"{tuple(x.shape)} and {tuple(r.shape)}; SSIM looks at {WINDOW}×{WINDOW} pixels",
+            why=f"{tuple(prediction.shape)} and {shape}; SSIM looks at {WINDOW}×{WINDOW} pixels",
         )
-    if mask is not None:
-        if preset != "mridc":
-            raise InputError(f"the preset {preset} has no mask", fix="leave --mask out, or use the preset mridc")
-        inside = magnitude(mask) > 0
-        x, r = x * inside, r * inside
+    if mask is not None and preset != "mridc":
+        raise InputError(f"the preset {preset} has no mask", fix="leave --mask out, or use the preset mridc")
+    x, r = (_Slices(v, mask) for v in (prediction, reference))
     for name, values in (("prediction", x), ("reference", r)):
-        if not bool(torch.isfinite(values).all()):
+        if not all(bool(torch.isfinite(v).all()) for v in values):
             return _undefined(f"the {name} holds values that are not numbers", len(x))
     return _SCORERS[preset](x, r)
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """Magnitudes of a volume in float64, one slice at a time: a volume of any size takes no more memory."""
+
+    values: Array
+    mask: Array | None = None
+    first: int = 0  # of the rows that count
+    last: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for i in range(len(self.values)):
+            one = magnitude(self.values[i][self.first : self.last]).cpu()
+            yield one if self.mask is None else one * (magnitude(self.mask[i][self.first : self.last]).cpu() > 0)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Smallest and largest value of the volume."""
+        ends = [(float(v.min()), float(v.max())) for v in self]
+        return min(low for low, _ in ends), max(high for _, high in ends)
 
 
 def otsu_hull(reference: Array) -> np.ndarray:
@@ -104,31 +126,37 @@ def otsu_hull(reference: Array) -> np.ndarray:
     return out
 
 
-def _fastmri(x: Tensor, r: Tensor) -> VolumeScore:
-    side = r.shape[-1]
-    if r.shape[-2] < side:
+def _fastmri(x: _Slices, r: _Slices) -> VolumeScore:
+    height, side = r.values.shape[-2:]
+    if height < side:
         # their crop refuses it too
-        return _undefined(f"slices of {r.shape[-2]}×{side} are not as high as wide, which this preset needs", len(x))
-    top = (r.shape[-2] - side) // 2
-    return _of_volume(x[:, top : top + side], r[:, top : top + side], lambda a, b: float(b.max()))
+        return _undefined(f"slices of {height}×{side} are not as high as wide, which this preset needs", len(x))
+    top = (height - side) // 2
+    x, r = (replace(v, first=top, last=top + side) for v in (x, r))
+    return _of_volume(x, r, r.span[1])
 
 
-def _atommic(x: Tensor, r: Tensor) -> VolumeScore:
-    return _of_volume(x, r, lambda a, b: max(_span(a), _span(b)), least=1.0)
+def _atommic(x: _Slices, r: _Slices) -> VolumeScore:
+    spans = [high - low for low, high in (x.span, r.span)]
+    return _of_volume(x, r, max(spans), least=1.0)
 
 
-def _of_volume(x: Tensor, r: Tensor, span: Callable[[Tensor, Tensor], float], least: float = 0.0) -> VolumeScore:
-    peak = span(x, r)
-    reasons: dict[str, str] = {}
+def _of_volume(x: _Slices, r: _Slices, peak: float, least: float = 0.0) -> VolumeScore:
     if peak <= 0:
         return _undefined("the reference is zero", len(x))
-    slices: list[Values] = [{"ssim": float(v)} for v in ssim(x, r, max(peak, least))]
-    mse = float((x - r).square().mean())
-    volume: Values = {"ssim": _mean([s["ssim"] for s in slices]), **_errors(x, r, mse, peak, reasons)}
-    return VolumeScore(volume, slices, reasons)
+    reasons: dict[str, str] = {}
+    slices: list[Values] = []
+    errors, powers, pixels = [], [], 0
+    for a, b in zip(x, r, strict=True):
+        slices.append({"ssim": float(ssim(a, b, max(peak, least)))})
+        errors.append(float((a - b).square().sum()))
+        powers.append(float(b.square().sum()))
+        pixels += b.numel()
+    found = _errors(math.fsum(errors), math.fsum(powers), pixels, peak, reasons)
+    return VolumeScore({"ssim": _mean([s["ssim"] for s in slices]), **found}, slices, reasons)
 
 
-def _calgary(x: Tensor, r: Tensor) -> VolumeScore:
+def _calgary(x: _Slices, r: _Slices) -> VolumeScore:
     def scaled(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, float]:
         a, b = a / b.max(), b / b.max()
         return a, b, max(float(a.max()), float(b.max())) - min(float(a.min()), float(b.min()))
@@ -136,15 +164,15 @@ def _calgary(x: Tensor, r: Tensor) -> VolumeScore:
     return _of_slices(x, r, scaled)
 
 
-def _mridc(x: Tensor, r: Tensor) -> VolumeScore:
+def _mridc(x: _Slices, r: _Slices) -> VolumeScore:
     return _of_slices(x, r, lambda a, b: (a / a.max(), b / b.max(), 1.0))
 
 
-def _skimage(x: Tensor, r: Tensor) -> VolumeScore:
+def _skimage(x: _Slices, r: _Slices) -> VolumeScore:
     return _of_slices(x, r, lambda a, b: (a, b, _span(b)))
 
 
-def _of_slices(x: Tensor, r: Tensor, scaled: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, float]]) -> VolumeScore:
+def _of_slices(x: _Slices, r: _Slices, scaled: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, float]]) -> VolumeScore:
     slices: list[Values] = []
     why: dict[str, list[str]] = {}
     for one, reference in zip(x, r, strict=True):
@@ -158,7 +186,8 @@ def _of_slices(x: Tensor, r: Tensor, scaled: Callable[[Tensor, Tensor], tuple[Te
             values, reasons = _nothing("the reference is constant")
         else:
             values = {"ssim": float(ssim(a, b, peak))}
-            values |= _errors(a, b, float((a - b).square().mean()), peak, reasons)
+            errors, power = (float(v.square().sum()) for v in (a - b, b))
+            values |= _errors(errors, power, b.numel(), peak, reasons)
         slices.append(values)
         for name, text in reasons.items():
             why.setdefault(name, []).append(text)
@@ -167,15 +196,16 @@ def _of_slices(x: Tensor, r: Tensor, scaled: Callable[[Tensor, Tensor], tuple[Te
     return VolumeScore(volume, slices, told)
 
 
-def _errors(x: Tensor, r: Tensor, mse: float, peak: float, reasons: dict[str, str]) -> Values:
-    power = float(r.square().sum())
+def _errors(error: float, power: float, pixels: int, peak: float, reasons: dict[str, str]) -> Values:
+    """Return what follows from the sums of squares of the difference and of the reference."""
+    mse = error / pixels
     out: Values = {"psnr": None, "nmse": None, "mse": mse}
     if mse > 0:
         out["psnr"] = 10 * math.log10(peak**2 / mse)
     else:
         reasons["psnr"] = "the images are equal: the PSNR is infinite"
     if power > 0:
-        out["nmse"] = float((x - r).square().sum()) / power
+        out["nmse"] = error / power
     else:
         reasons["nmse"] = "the reference is zero"
     return out
@@ -200,7 +230,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return math.fsum(defined) / len(defined) if defined else None
 
 
-_SCORERS: dict[str, Callable[[Tensor, Tensor], VolumeScore]] = {
+_SCORERS: dict[str, Callable[[_Slices, _Slices], VolumeScore]] = {
     "fastmri": _fastmri,
     "calgary": _calgary,
     "atommic": _atommic,

@@ -21,7 +21,7 @@ def default_weight(method: str, mask: np.ndarray | Tensor) -> float:
     over a plane, aliasing is as incoherent as noise, and a larger weight removes it: 1.6 times that at 4-fold, falling
     as R^(−1/2).
     """
-    sampled = np.asarray(mask).astype(bool)
+    sampled = (mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)).astype(bool)
     rate = sampled.size / max(1, int(sampled.sum()))
     at_4 = _number(find(method).schema.model_fields["lam"].default)
     varying = sum(bool((sampled != sampled.take([0], axis)).any()) for axis in range(sampled.ndim))

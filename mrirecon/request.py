@@ -15,14 +15,11 @@ from mrirecon.calibrate import EspiritOptions, Source
 from mrirecon.checkpoints import Trained, describe_model, load_model, shipped
 from mrirecon.errors import UsageError
 from mrirecon.inference import SECOND_OPINION, pick_device
-from mrirecon.io import sha256
+from mrirecon.io import safe_name, sha256
+from mrirecon.io.formats import EXTENSION, FOREIGN, ImageFormat, image_format, named_format, require
 from mrirecon.io.identify import cfl_pair
+from mrirecon.prepared import Preprocess
 from mrirecon.registry import find, resolve
-
-Format = Literal["h5", "npz", "cfl", "png"]
-SUFFIXES: dict[str, Format] = {
-    **{".h5": "h5", ".hdf5": "h5", ".npz": "npz", ".cfl": "cfl", ".hdr": "cfl", ".png": "png"}
-}
 
 
 @dataclass(frozen=True)
@@ -34,12 +31,14 @@ class Request:
         maps: where coil maps come from; ``maps_file`` names a file to take them from.
         maps_file: file with coil maps.
         espirit: how maps are estimated.
+        preprocess: what is done to k-space before, and to images afterwards; by default nothing.
         mask: file with a sampling mask; undersamples fully sampled data.
         axes: names of the stored axes, where the file leaves them open.
         dataset: name of the k-space array, where the file leaves it open.
         lam: regularization weight.
         device: where to compute.
-        format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``png``; by default from the name of the output.
+        format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``nii``, ``dicom`` (a folder), ``png``; by default by
+            the name of the output.
         seed: of random draws.
         batch: items that a model takes at a time.
         options: further options of the method.
@@ -48,6 +47,8 @@ class Request:
         strict_model: refuse data that the model was not trained for.
         save_iterates: also write the image after every step, as NAME_iterates.h5 with items and steps in turn.
         reference: image file or fully sampled k-space to score against.
+        bids: folder of a BIDS derivative dataset, in place of an output: NIfTI, named as `mrirecon.io.bids` says.
+        contrast: BIDS's word for the contrast, such as T1w, where the scan does not tell.
 
     Raises:
         UsageError: a model together with a method or options of one.
@@ -58,12 +59,13 @@ class Request:
     maps: Source = "auto"
     maps_file: str | Path | None = None
     espirit: EspiritOptions | None = None
+    preprocess: Preprocess = field(default_factory=Preprocess)
     mask: str | Path | None = None
     axes: str | None = None
     dataset: str | None = None
     lam: float | Literal["auto"] | None = None
     device: str = "auto"
-    format: Format | None = None
+    format: ImageFormat | None = None
     seed: int = 0
     batch: int = 1
     options: Mapping[str, object] | None = None
@@ -71,11 +73,15 @@ class Request:
     strict_model: bool = False
     save_iterates: bool = False
     reference: str | Path | None = None
+    bids: str | Path | None = None
+    contrast: str | None = None
     _loaded: dict[str, Trained] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.model is not None and (self.method != "auto" or self.options):
             raise UsageError("a model brings its own method and options", fix="leave --method and --set out")
+        if self.bids is not None and self.format not in (None, "nii"):
+            raise UsageError("a BIDS dataset holds NIfTI", fix="leave --format out")
         if self.maps_file is not None:
             object.__setattr__(self, "maps", "file")
 
@@ -98,7 +104,9 @@ class Request:
             **{name: getattr(self, name) for name in ("method", "maps", "axes", "dataset", "lam", "format", "seed")},
             "options": dict(self.options or {}),
             "espirit": asdict(self.espirit or EspiritOptions()),
+            "preprocess": asdict(self.preprocess),
             "save_iterates": self.save_iterates,
+            "bids": None if self.bids is None else [str(self.bids), self.contrast],
             **{name: None if path is None else sha256(path) for name, path in files.items()},
             "models": [describe_model(folder)["sha256"] for folder in models],
         }
@@ -117,6 +125,8 @@ class Request:
             weighed = isinstance(self.lam, float) and "lam" in find(self.method).schema.model_fields
             resolve(self.method, {**(self.options or {}), **({"lam": self.lam} if weighed else {})})
         pick_device(self.device)
+        if self.format is not None or self.bids is not None:
+            require(image_format("", self.format or "nii"))
         assert self.digest, "it reads the other files"
 
     @property
@@ -137,7 +147,7 @@ class Request:
             if not outputs or not _same(noted, stamp(source), ("mtime_ns", "inode"), source):
                 return None
             for output in outputs:
-                path = sidecar.with_name(str(output["file"]))
+                path = sidecar.parent / str(output["file"])
                 status = path.stat()
                 found = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
                 if not _same(output, found, ("mtime_ns",), path):
@@ -167,8 +177,17 @@ def _same(noted: Mapping[str, object], found: Mapping[str, int], quick: tuple[st
     return all(noted[key] == found[key] for key in quick) or noted["sha256"] == sha256(path)
 
 
-def output_path(source: Path, out: Path, method: str, format: Format | None) -> Path:
-    """Return where the images of ``source`` go: ``out`` itself if it names a file, else a name of its own in it."""
-    if out.suffix.lower() in SUFFIXES and not out.is_dir():
+def output_path(source: Path, out: Path, method: str, format: ImageFormat | None) -> Path:
+    """Return where the images of ``source`` go: ``out`` itself if it names a file, else a name of its own in it.
+
+    Raises:
+        UsageError: a name that stands for a format that is not written, and for no folder that is there.
+
+    """
+    named = named_format(out)
+    if named is None and out.suffix.lower() in FOREIGN and not out.is_dir() and format is None:
+        image_format(out)  # which it is not, and says what to do
+    if named is not None and (not out.is_dir() or named == "dicom"):
         return out
-    return out / f"{source.name.split('.')[0]}_{method}.{format or 'h5'}"
+    ending = f"_{method}{EXTENSION[format or 'h5']}"
+    return out / f"{safe_name(source.name.split('.')[0], room=len(ending))}{ending}"

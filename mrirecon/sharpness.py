@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn import functional
 
@@ -82,9 +83,13 @@ def _gradient(values: Tensor) -> Tensor:
 
 
 def _filtered(values: Tensor, kernel: Tensor) -> Tensor:
-    flat = values.reshape(-1, 1, *values.shape[-2:])
-    out = functional.conv2d(flat, kernel[None, None], padding=kernel.shape[-1] // 2)
-    return out.reshape(values.shape)
+    """Return the convolution with an odd kernel that equals its mirror image, zeros beyond the border, by FFT."""
+    reach = kernel.shape[-1] // 2
+    ny, nx = values.shape[-2:]
+    size = (next_fast_len(ny + 2 * reach, real=True), next_fast_len(nx + 2 * reach, real=True))
+    out = torch.fft.irfft2(torch.fft.rfft2(values, size) * torch.fft.rfft2(kernel, size), size)
+    inner: Tensor = out[..., reach : reach + ny, reach : reach + nx]
+    return inner
 
 
 def _pair(image: Array, reference: Array) -> tuple[Tensor, Tensor]:

@@ -232,7 +232,7 @@ def test_a_folder_stands_for_its_files(run, small):
         (["reconstruct", TWIN, "--lambda", "-1", "-m", "cs"], 2, "lam"),
         (["reconstruct", TWIN, "--lambda", "nan", "-m", "cs"], 2, "lam"),
         (["reconstruct", TWIN, "--lambda", "1", "-m", "rss"], 2, "no regularization weight"),
-        (["reconstruct", TWIN, "--format", "dicom"], 2, "h5, npz, cfl, png"),
+        (["reconstruct", TWIN, "--format", "jpeg"], 2, "h5, npz, cfl, nii, dicom, png"),
         (["reconstruct", TWIN, "--device", "cuda:77"], 2, "--device cpu"),
         (["reconstruct", TWIN, "--maps", "nothing.h5"], 3, "nothing.h5"),
         (["reconstruct", TWIN, "--maps", "file"], 3, "no coil maps"),
@@ -310,7 +310,7 @@ def test_an_unexpected_error_says_so(run, monkeypatch):
 def test_info(run):
     code, out, _ = run("info", TWIN)
     assert code == 0
-    for word in ("coil 8", "4.00-fold", "calibration", "reconstruct by cs"):
+    for word in ("coil 8", "4.00-fold", "calibration", "reconstruct by cirim"):
         assert word in out
     one = json.loads(run("info", TWIN, "--json")[1])
     assert one["shape"] == {"slice": 3, "coil": 8, "y": 176, "x": 144}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from mrirecon.cli import main
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluate import (
     Evaluations,
@@ -20,11 +21,12 @@ from mrirecon.evaluate import (
     holds_images,
     reference_images,
     summarize,
+    write_csv,
 )
 from mrirecon.evaluate.misfit import misfits
 from mrirecon.inference import sense_reference
-from mrirecon.io import read, write_image
-from mrirecon.metrics import scores
+from mrirecon.io import read, read_image, write_image
+from mrirecon.metrics import magnitude, scores
 from mrirecon.presets import PRESETS, score_volume
 from mrirecon.sharpness import gmsd, hfen
 
@@ -75,7 +77,7 @@ def test_an_undersampled_scan_is_no_reference(prediction):
 
 @pytest.mark.parametrize(
     ("shape", "word"),
-    [((2, 176, 144), "2 images"), ((3, 144, 176), "across"), ((3, 160, 144), "size"), ((3, 100, 100), "cropped")],
+    [((2, 176, 144), "2 images"), ((3, 144, 176), "across"), ((3, 160, 144), "size"), ((3, 100, 100), "size")],
 )
 def test_images_that_do_not_fit(truth, shape, word):
     with pytest.raises(InputError, match=word):
@@ -252,6 +254,31 @@ def test_images_that_lie_otherwise_are_named(truth, change, word):
     assert "3 of 3 items" in found.notes[0]
 
 
+def test_a_shift_by_one_pixel_and_a_zoom_are_named(truth):
+    ((note, how),) = misfits(np.roll(truth, 1, 1), truth, 1.0)
+    assert note.endswith("shifted")
+    assert "by 1 pixels down and 0 across" in how
+    larger = ndimage.affine_transform(truth[1], (1 / 1.2, 1 / 1.2), (88 - 88 / 1.2, 72 - 72 / 1.2), order=1)
+    ((note, how),) = misfits(larger, truth[1], 1.0)
+    assert note.endswith("zoomed")
+    assert "by 1.2" in how
+
+
+def test_other_sizes_are_told_apart(truth):
+    half = truth.reshape(3, 88, 2, 72, 2).mean((2, 4))
+    for image, word in ((half, "resized"), (truth[:, 20:-20, 20:-20], "cropped")):
+        with pytest.raises(InputError) as told:
+            compare(image, truth, prediction="p", reference="r", kind="images")
+        assert f"seems to be {word}" in told.value.fix
+
+
+def test_a_scale_is_told_where_the_definition_does_not_undo_it(truth):
+    options = Options("fastmri", ("psnr",))
+    (note,) = compare(truth * 1.2, truth, prediction="p", reference="r", kind="images", options=options).notes
+    assert "1.2 times" in note
+    assert compare(truth * 1.2, truth, prediction="p", reference="r", kind="images").notes == []
+
+
 def test_a_square_image_may_be_transposed_and_slices_reversed():
     rng = np.random.default_rng(0)
     square = ndimage.gaussian_filter(rng.random((64, 64)), 3)
@@ -343,6 +370,68 @@ def test_each_file_has_its_own_region(folders, truth):
     assert "no region for case3" in again.failed[0].what
 
 
+def test_names_that_are_formulas_do_no_harm_in_a_table(folders):
+    evil = "=HYPERLINK(1)"
+    for name, suffix in (("ours", "npz"), ("theirs", "h5")):
+        (folders / f"{name}/case0.{suffix}").rename(folders / f"{name}/{evil}.{suffix}")
+    found = evaluate_folders(folders / "ours", folders / "theirs")
+    found.write_volumes(folders / "volumes.csv")
+    found.write_slices(folders / "slices.csv")
+    for table in ("volumes.csv", "slices.csv"):
+        with (folders / table).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert rows[0]["file"] == f"'{evil}.npz"
+    write_csv(folders / "t.csv", ("a", "b"), [{"a": "+1", "b": -1.5}, {"a": "@x", "b": None}])
+    assert (folders / "t.csv").read_text().split() == ["a,b", "'+1,-1.5", "'@x,"]
+
+
+def test_what_is_lacking_is_told_and_ends_with_4(folders, capfd):
+    def run(*options):
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", str(folders / "ours"), str(folders / "theirs"), *options])
+        return ended.value.code, *capfd.readouterr()
+
+    assert run()[0] == 0
+    (folders / "theirs/case4.h5").unlink()
+    write_image(folders / "ours/case1.h5", read_image(folders / "theirs/case1.h5"))
+    (folders / "ours/case1.npz").unlink()
+    code, out, err = run()
+    assert code == 4
+    assert "1 file has no reference" in err
+    assert "psnr is undefined in 1 of 4 files" in err
+    assert out.splitlines()[-2].split()[-2:] == ["3", "1"], "the mean is of three, one is undefined"
+    code, out, err = run("--json")
+    assert code == 4
+    assert len(json.loads(out)["without reference"]) == 1, "one document"
+    assert "1 file has no reference" in err
+
+
+def test_the_verb_tells_lesions_by_size(folders, truth, capfd):
+    labels = np.zeros(truth.shape, np.uint8)
+    labels[0, 60:70, 60:70] = 1
+    np.save(folders / "region.npy", labels)
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(folders / "ours"), str(folders / "theirs"), "--region", str(folders / "region.npy")])
+    assert "8 and more        5" in capfd.readouterr().out
+
+
+def test_float64_is_made_of_one_slice_at_a_time(monkeypatch):
+    """Of 200 slices, copies of all in float64 took ten times the memory of the files."""
+    volume = np.random.default_rng(0).random((20, 32, 32)).astype(np.float32)
+    sizes = []
+
+    def watched(values):
+        sizes.append(int(np.prod(values.shape)))
+        return magnitude(values)
+
+    for module in ("metrics", "presets", "sharpness"):
+        monkeypatch.setattr(f"mrirecon.{module}.magnitude", watched)
+    for preset in PRESETS:
+        options = Options(preset, ("ssim", "psnr", "nmse", "hfen", "gmsd"))
+        compare(volume[None], volume[None] + 0.1, prediction="p", reference="r", kind="images", options=options)
+    assert max(sizes) == 32 * 32
+
+
 def test_the_interval_covers_the_mean_as_often_as_it_says():
     """Of 400 studies of 30 volumes, the 95 % interval should hold the truth in about 93 to 95 %."""
     rng = np.random.default_rng(0)
@@ -359,3 +448,11 @@ def test_few_volumes_have_no_interval_and_what_is_undefined_is_counted():
     assert summarize([1.0]).deviation is None
     assert summarize([None, None]).mean is None
     assert summarize([1.0, 2.0, 4.0]) == summarize([1.0, 2.0, 4.0])
+
+
+def test_names_in_tables_are_no_formulas(tmp_path):
+    for folder in ("x", "r"):
+        write_image(tmp_path / folder / "=cmd.h5", np.random.default_rng(0).random((1, 16, 16)))
+    evaluate_folders(tmp_path / "x", tmp_path / "r").write_volumes(tmp_path / "volumes.csv")
+    with (tmp_path / "volumes.csv").open() as file:
+        assert [row["file"] for row in csv.DictReader(file)] == ["'=cmd.h5"]

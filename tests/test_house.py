@@ -17,6 +17,7 @@ ORDER = [
         "updates",
         "steps",
         "coils",
+        "preprocess",
         "heldout",
         "masks",
         "registry",
@@ -38,9 +39,11 @@ ORDER = [
         "hybrid",
         "streaming",
         "calibrate",
+        "prepared",
         "coverage",
     ),
-    *("inference", "trust", "evaluate", "request", "jobs", "batches", "selftest", "benchmark", "report", "cli"),
+    *("inference", "trust", "evaluate", "request", "jobs", "batches"),
+    *("selftest", "benchmark", "report", "study", "cli"),
 ]
 LONGEST = 350
 FILES = sorted(PACKAGE.rglob("*.py"))

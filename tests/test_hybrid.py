@@ -291,9 +291,8 @@ def grown(tmp_path, axes, shape, block):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert read_image(tmp_path / "images" / "large.h5").size == np.prod(shape) / (
-        shape[0] if axes[0] == "c" else shape[1]
-    )
+    coils = shape[0] if axes[0] == "c" else shape[1]
+    assert read_image(tmp_path / "images" / "large.h5").size == np.prod(shape) / coils
     assert len(list((tmp_path / "images").iterdir())) == 4
     return int(done.stdout)
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from mrirecon import io
 from mrirecon.errors import InputError, ResourceError, SignalError, UsageError
+from mrirecon.io import atomic
 from mrirecon.io.atomic import move
 from mrirecon.io.cfl import CflStore
 
@@ -557,6 +558,7 @@ def test_what_a_killed_process_left_is_removed_later(tmp_path: Path, monkeypatch
         path.write_text("half")
     for path in (old, living):
         os.utime(path, (time.time() - 3600,) * 2)
+    atomic._LOOKED.clear()  # a folder is looked through once in ten minutes
     io.write_json(tmp_path / "c.json", {})
     assert old.exists(), "a process looks once in ten minutes, for a folder may hold thousands"
     monkeypatch.setattr("mrirecon.io.atomic._LOOKED", {})

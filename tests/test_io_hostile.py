@@ -466,7 +466,7 @@ def nan_maps(_: Path, file: h5py.File) -> None:
         (a_group, "no k-space"),
         (nothing, "no k-space"),
         (images_only, "no k-space"),
-        (raw_data, "ISMRMRD raw data"),
+        (raw_data, "does not hold ISMRMRD acquisitions"),
         (shape_bomb, "larger than its file can hold"),
         (shape_bomb_contiguous, "larger than its file can hold"),
         (item_bomb, "larger than its file can hold"),

@@ -65,6 +65,26 @@ def test_few_persons_get_no_verdict(persons):
     assert (found.low is None) == (persons < 3)
 
 
+def test_too_few_persons_for_so_many_tests_get_no_verdict():
+    runs = {n: run(0.05 * i, persons=8, volumes=1, seed=i) for i, n in enumerate("abcd")}
+    found = compare_runs(runs, ["ssim"])
+    assert len(found) == 6
+    assert min(d.adjusted for d in found) == pytest.approx(12 / 256)
+    more = {n: {f: {**v, "psnr": v["ssim"]} for f, v in r.items()} for n, r in runs.items()}
+    found = compare_runs(more, ["ssim", "psnr"])
+    assert {d.verdict for d in found} == {"no verdict: 8 persons are too few for 12 tests at once"}
+
+
+def test_planned_pairs_are_adjusted_for_themselves_alone():
+    runs = {n: run(0.05 * i, persons=8, volumes=1, seed=i) for i, n in enumerate("abcd")}
+    found = compare_runs(runs, ["ssim"], pairs=[("d", "a"), ("b", "c")])
+    assert [(d.a, d.b) for d in found] == [("d", "a"), ("b", "c")]
+    assert [d.adjusted for d in found] == pytest.approx([2 * 2 / 256] * 2)
+    assert [d.verdict[:9] for d in found] == ["d is bett", "c is bett"]
+    (turned,) = compare_runs(runs, ["ssim"], pairs=[("d", "a")], higher={"ssim": False})
+    assert turned.verdict.startswith("a is better")
+
+
 def test_of_a_hundred_ties_few_are_called_a_difference():
     """Three runs that do not differ, three tests: with Holm at most 5 % of comparisons may claim something."""
     claimed = 0

@@ -27,6 +27,7 @@ COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.s
 def here(tmp_path, monkeypatch):
     """A folder with the sample scans, also under the names that the README uses for a user's own."""
     shutil.copytree(ROOT / "data_samples", tmp_path / "data_samples")
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
     shutil.copy(ROOT / "data_samples" / "brain_4x.h5", tmp_path / "scan.h5")
     shutil.copy(ROOT / "data_samples" / "brain_full.h5", tmp_path / "full.h5")
     shutil.copytree(tmp_path / "data_samples", tmp_path / "scans", ignore=shutil.ignore_patterns("[!b]*"))
@@ -57,8 +58,9 @@ def test_the_method_that_it_adds_works(monkeypatch):
 def test_commands_run_in_their_order(here):
     assert len(COMMANDS) >= 9
     for command in COMMANDS:
-        if "benchmark" in command or ("mrirecon train" in command and "--dry-run" not in command):
-            continue  # minutes; tests/test_cli.py and tests/test_cli_training.py run them small
+        long = "mrirecon train" in command or "mrirecon study" in command
+        if "benchmark" in command or (long and "--dry-run" not in command):
+            continue  # minutes; tests/test_cli.py, tests/test_cli_training.py and tests/test_study.py run them small
         with pytest.raises(SystemExit) as ended:
             main(shlex.split(command)[1:])
         assert ended.value.code == 0, command

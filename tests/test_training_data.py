@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ import torch
 from scipy import ndimage
 
 from mrirecon.calibrate import item_maps
-from mrirecon.data.acquire import acquire, one_thread
+from mrirecon.config import load_config
+from mrirecon.data.acquire import _rim, acquire, one_thread
 from mrirecon.data.batch import stack
 from mrirecon.data.draws import draw_mask, split_samples
 from mrirecon.data.items import Recipe
@@ -32,6 +34,7 @@ from mrirecon.inference import pose
 from mrirecon.io import read, write_kspace
 from mrirecon.operators import Fourier, root_sum_of_squares
 from mrirecon.scale import percentile_scale
+from mrirecon.training.setup import make_model, make_recipes
 
 MASKS = [MaskDraw(family="random", acceleration=[2.0, 3.0], calibration=[12, 16])]
 PLANE = Fourier((-2, -1))
@@ -564,3 +567,66 @@ time.sleep(60)
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < until:
         time.sleep(0.2)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_the_rim_of_an_object_may_have_layers():
+    depth = np.linspace(0, 0.2, 400)
+    drawn = [
+        [_rim(depth, 0.05, Simulation(layers=share), np.random.Generator(np.random.PCG64(seed))) for seed in range(8)]
+        for share in (0.0, 1.0)
+    ]
+    plain, layered = drawn
+    assert all(set(np.unique(rim)) == {0.0, 1.0} for rim in plain)
+    for rim in layered:
+        turns = np.count_nonzero(np.diff(np.sign(rim[rim != 0])))
+        assert turns >= 1  # more than one layer
+        assert np.abs(rim).max() <= 1
+        assert not rim[depth > 0.126].any()  # and the inside keeps its phase
+
+
+def test_a_bank_filled_beforehand_is_what_a_run_reads(tmp_path, monkeypatch):
+    monkeypatch.setenv("BANK", str(tmp_path / "bank"))
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "method: unet\nmodel: {channels: 2, pools: 1, start: cs, skip: true}\n"
+        'data: {train: "phantom:0", val: "phantom:1", bank: "$BANK", rounds: 1, epoch: 4, val_items: 1, crop: [64, 64],'
+        " masks: [{family: random, acceleration: 2, calibration: 12}]}\ntrain: {steps: 2, batch: 2}\n"
+    )
+    script = Path(__file__).parents[1] / "scripts/fill_bank.py"
+    command = [sys.executable, str(script), str(config), "--processes", "1", "--device", "cpu"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "4 batches" in said  # two to learn from, one to check with, and its zero-filled image
+    wanted = load_config(config).settings
+    learn, check = make_recipes(wanted, make_model(wanted), open_sources(wanted.data, tmp_path))
+    for one, address in ((learn, Order(learn, 4).epoch(0)[0][0]), (check, (0, 0, 0))):
+        assert one.place(*address).exists()
+        kept = one.item(*address).problem
+        made = replace(one, data=wanted.data.model_copy(update={"bank": None})).item(*address).problem
+        assert torch.equal(kept.y, made.y)
+        assert kept.start is not None
+        assert torch.allclose(kept.start, made.start, atol=1e-5 * float(made.start.abs().max()))
+    assert "0 batches" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory")
+def test_memory_that_is_held_is_not_mapped_anew():
+    code = """
+import resource, sys
+import numpy as np
+from mrirecon.data.loading import hold_memory
+if sys.argv[1] == "held":
+    hold_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    np.ones(4 << 20)
+before = faults()
+for _ in range(10):
+    np.ones(4 << 20)
+print(faults() - before)
+"""
+    found = {
+        how: int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("held", "freed")
+    }
+    assert found["held"] < 0.1 * found["freed"]

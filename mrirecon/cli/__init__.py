@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mrirecon import __version__
-from mrirecon.cli import evaluate, inspect, masks, models, reconstruct, training, trust
+from mrirecon.cli import evaluate, inspect, masks, models, reconstruct, report, study, training, trust
 from mrirecon.cli.envelope import run
 
 EPILOG = (
@@ -30,10 +30,13 @@ app.command()(inspect.demo)
 app.command()(inspect.info)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command()(reconstruct.calibrate)
+app.command()(reconstruct.convert)
 app.command("evaluate")(evaluate.evaluate)
 app.command()(evaluate.compare)
+app.command("report")(report.report)
 app.command("trust")(trust.trust)
 app.command()(trust.detect)
+app.command("study")(study.study)
 app.command()(training.train)
 app.add_typer(training.app)
 app.command()(training.simulate)

@@ -12,7 +12,7 @@ from mrirecon.cli.inspect import AsJson, Axes, Overwrite, free
 from mrirecon.errors import PartialFailure, UsageError
 
 if TYPE_CHECKING:
-    from mrirecon.evaluate import Evaluation, Evaluations, Summary
+    from mrirecon.evaluate import Difference, Evaluation, Evaluations, Summary
 
 _UNITS = {"ssim": "SSIM", "psnr": "PSNR (dB)", "nmse": "NMSE", "mse": "MSE", "hfen": "HFEN", "gmsd": "GMSD"}
 
@@ -45,11 +45,13 @@ def evaluate(
             free(path, overwrite)
     from mrirecon.evaluate import Evaluations, Options, evaluate_folders
     from mrirecon.evaluate import evaluate as run
+    from mrirecon.io.dicom import is_dicom
 
     names = tuple(part.strip() for part in metrics.split(",") if part.strip())
     options = Options(preset, names, mask, region, spacing)  # type: ignore[arg-type]  # it checks the words
     named: dict[str, Any] = {"dataset": dataset, "reference_dataset": reference_dataset, "axes": axes}
-    if prediction.is_dir() or reference.is_dir():
+    alone = not any(path.is_dir() and not is_dicom(path) for path in (prediction, reference))
+    if not alone:
         with progress("evaluate") as callback:
             found = evaluate_folders(prediction, reference, options=options, progress=callback, **named)
     elif volumes is not None:
@@ -60,18 +62,21 @@ def evaluate(
         found.write_slices(csv)
     if volumes is not None:
         found.write_volumes(volumes)
-    alone = not (prediction.is_dir() or reference.is_dir())
     if as_json:
-        emit(found.done[0].as_dict() if alone else found.as_dict())
+        emit((found.done[0] if alone else found).as_dict())
     elif alone:
         _tell_one(found.done[0])
     else:
         _tell_all(found)
-    if found.failed:
+    lacking = found.lacking()
+    if lacking and as_json:
+        say("; ".join(lacking))
+        raise typer.Exit(4)  # one JSON document, and no second one for the error
+    if lacking:
         raise PartialFailure(
-            f"{len(found.failed)} of {len(found.failed) + len(found.done)} pairs could not be compared",
-            why="; ".join(f"{e.where}: {e.what}" for e in found.failed),
-            fix="the others are scored; mend these",
+            lacking[0],
+            why="; ".join([*lacking[1:], *(f"{e.where}: {e.what}" for e in found.failed)]) or None,
+            fix="what is defined is scored; mend the rest, or leave it out",
         )
 
 
@@ -95,18 +100,30 @@ def compare(
 
     names = tuple(part.strip() for part in metrics.split(",") if part.strip())
     options = Options(preset, names)  # type: ignore[arg-type]  # it checks the words
-    values = {}
+    values, failed = {}, []
     for run, label in zip(runs, _labels(runs), strict=True):
         if run.is_dir():
             if reference is None:
                 raise UsageError("folders of images need references", where=str(run), fix="give --reference FOLDER")
             scored = evaluate_folders(run, reference, options=options, axes=axes)
             values[label] = {one.prediction.name.split(".")[0]: one.mean for one in scored.done}
-            for error in scored.failed:
-                say(f"left out: {error.where}: {error.what}")
+            failed += scored.failed
         else:
             values[label] = {file.split(".")[0]: row for file, row in read_run(run).items()}
     found = compare_runs(values, names, person=person)
+    _tell_differences(found, as_json)
+    if failed and as_json:
+        say("; ".join(f"left out: {e.where}: {e.what}" for e in failed))
+        raise typer.Exit(4)
+    if failed:
+        raise PartialFailure(
+            f"{len(failed)} files could not be scored, and are left out",
+            why="; ".join(f"{e.where}: {e.what}" for e in failed),
+            fix="mend them, and compare again",
+        )
+
+
+def _tell_differences(found: list[Difference], as_json: bool) -> None:
     if as_json:
         return emit([d.as_dict() for d in found])
     for d in found:
@@ -150,7 +167,9 @@ def _tell_one(one: Evaluation) -> None:
     for note in one.notes:
         say(f"note: {note}")
     rows = [[_place(r), *(r[n] for n in names), r["reason"] or ""] for r in one.rows()]
-    rows.append(["mean" if one.options.preset == "mrirecon" else "volume", *(one.mean[n] for n in names), ""])
+    lost = ", ".join(f"{_UNITS[n]} in {k} of {len(one.slices)}" for n, k in one.undefined.items() if k)
+    told = f"undefined: {lost} slices" if lost else ""
+    rows.append(["mean" if one.options.preset == "mrirecon" else "volume", *(one.mean[n] for n in names), told])
     typer.echo(table(("slice", *(_UNITS[n] for n in names), ""), rows))
     if one.options.region is not None:
         _tell_lesions(one.as_dict()["lesions"])
@@ -160,7 +179,21 @@ def _tell_lesions(found: dict[str, Any]) -> None:
     columns = ("diameter", "contrast", "contrast_reference", "recovery", "cnr", "cnr_reference", "sharpness")
     heads = ("lesion", "mm", "contrast", "of reference", "recovery", "CNR", "of reference", "sharpness (1/mm)", "")
     rows = [[f"{s['item']}, {s['label']}", *(s[c] for c in columns), s["reason"] or ""] for s in found["each"]]
-    typer.echo(table(heads, rows) if rows else "no lesions in the region")
+    if not rows:
+        return typer.echo("no lesions in the region")
+    typer.echo(table(heads, rows))
+    _tell_sizes(found["by_size"])
+
+
+def _tell_sizes(groups: list[dict[str, Any]]) -> None:
+    """Print the medians of each group of diameters."""
+    columns = ("lesions", "contrast", "contrast_reference", "recovery", "cnr", "cnr_reference", "sharpness")
+    heads = ("mm", "lesions", "contrast", "of reference", "recovery", "CNR", "of reference", "sharpness (1/mm)")
+    spans = [f"{g['from mm']:g} to {g['to mm']:g}" if g["to mm"] else f"{g['from mm']:g} and more" for g in groups]
+    typer.echo(
+        "\nmedians by diameter\n"
+        + table(heads, [[s, *(g[c] for c in columns)] for s, g in zip(spans, groups, strict=True)])
+    )
 
 
 def _tell_all(found: Evaluations) -> None:
@@ -177,6 +210,8 @@ def _tell_all(found: Evaluations) -> None:
     summary = found.summary()
     heads = ("over volumes", "mean", "SD", "95 % interval", "volumes", "undefined")
     typer.echo("\n" + table(heads, [_summed(_UNITS[n], s) for n, s in summary.items()]))
+    if found.options.region is not None:
+        _tell_sizes(found.as_dict()["lesions"])
 
 
 def _summed(name: str, s: Summary) -> list[object]:

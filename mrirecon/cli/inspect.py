@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mrirecon.cli.console import emit, progress, say, table
-from mrirecon.errors import MriReconError, PartialFailure, UsageError
+from mrirecon.errors import MriReconError, PartialFailure
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON.")]
@@ -51,27 +51,35 @@ def info(
     found = []
     for path in files:
         one = describe(path, axes=axes, dataset=dataset, check=check)
-        one["would"] = _would(lambda path=path: read(path, axes=axes, dataset=dataset))
+        one["would"], noted = _would(lambda path=path: read(path, axes=axes, dataset=dataset))
+        one["notes"] = list(dict.fromkeys([*one["notes"], *noted]))  # type: ignore[misc]  # a list of texts
         found.append(one)
     if as_json:
         return emit(found[0] if len(found) == 1 else found)
     typer.echo("\n\n".join(_told(one) for one in found))
 
 
-def _would(scan: Any) -> str:
+def _would(open_scan: Any) -> tuple[str, list[str]]:
+    """Return what reconstruct would do, and what is to be noted."""
+    from mrirecon.calibrate import look_at_field_of_view
     from mrirecon.coverage import choose_method
     from mrirecon.hybrid import stand_in
 
     try:
-        method, why = choose_method(*stand_in(scan()))
+        scan = open_scan()
+        method, why = choose_method(*stand_in(scan))
+        if len(scan.space) == 2:  # a volume would take a while
+            look_at_field_of_view(scan)
     except MriReconError as error:
-        return f"reconstruct would refuse it: {error.what}"
-    return f"reconstruct by {method}: {why}"
+        return f"reconstruct would refuse it: {error.what}", []
+    return f"reconstruct by {method}: {why}", scan.notes
 
 
 def _told(one: dict[str, Any]) -> str:
     size = ", ".join(f"{name} {n}" for name, n in one["shape"].items())
-    lines = [f"{one['path']}: {one['format']}, {one['bytes'] / 1e6:.1f} MB, {one['dtype']}", f"  shape        {size}"]
+    mark = " (unverified)" if one["unverified"] else ""
+    lines = [f"{one['path']}: {one['format']}{mark}, {one['bytes'] / 1e6:.1f} MB, {one['dtype']}"]
+    lines.append(f"  shape        {size}")
     sampling, region = one["sampling"], one["calibration"]
     if sampling:
         rate = f"{sampling['acceleration']:.2f}-fold, {sampling['pattern']} (mask: {sampling['source']})"
@@ -84,8 +92,21 @@ def _told(one: dict[str, Any]) -> str:
     for name in ("reference", "maps", "calibration_scan"):
         if one[name]:
             lines.append(f"  {name.replace('_', ' '):12s} {one[name]['name']} {tuple(one[name]['shape'])}")
+    lines += _told_of_raw(one)
     lines += [f"  {name:12s} {value}" for name, value in one["attributes"].items()]
     return "\n".join([*lines, *(f"  note         {note}" for note in one["notes"]), f"  next         {one['would']}"])
+
+
+def _told_of_raw(one: dict[str, Any]) -> list[str]:
+    lines = []
+    if one["acquisitions"]:
+        lines.append(f"  readouts     {', '.join(f'{n} {kind}' for kind, n in one['acquisitions'].items())}")
+    if one["noise"]:
+        lines.append(f"  noise        {one['noise'][1]} samples of each of {one['noise'][0]} coils")
+    if one["geometry"]:
+        view, centre = (" x ".join(f"{n:g}" for n in one["geometry"][key]) for key in ("fov_mm", "position_mm"))
+        lines.append(f"  geometry     {view} mm (read, phase, slice), centre {centre.replace(' x ', ', ')} mm LPS")
+    return lines
 
 
 def methods(as_json: AsJson = False) -> None:
@@ -166,5 +187,6 @@ def free(path: Path, overwrite: bool) -> None:
         UsageError: it does.
 
     """
-    if path.exists() and not overwrite:
-        raise UsageError("the output exists already", where=str(path), fix="choose another name, or pass --overwrite")
+    from mrirecon.io.atomic import refuse_existing
+
+    refuse_existing([path], overwrite)

@@ -1,4 +1,4 @@
-"""Verbs that work on files: reconstruct, calibrate."""
+"""Verbs that work on files: reconstruct, calibrate, convert."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mrirecon.cli import options_preprocess as pre
 from mrirecon.cli.console import Settings, emit, progress, say
 from mrirecon.cli.inspect import AsJson, Axes, Device, Overwrite, free
 from mrirecon.errors import MriReconError, PartialFailure, UsageError
@@ -17,9 +18,11 @@ from mrirecon.errors import MriReconError, PartialFailure, UsageError
 if TYPE_CHECKING:
     from mrirecon.batches import Outcome
 
-SOURCES = ("auto", "file", "espirit", "sigpy", "unit")
-FORMATS = ("h5", "npz", "cfl", "png")
+SOURCES = ("auto", "file", "espirit", "walsh", "sigpy", "unit")
+KINDS = ("auto", "kspace", "images")
+FORMATS = ("h5", "npz", "cfl", "nii", "dicom", "png")
 Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
+Format = Annotated[str | None, typer.Option(help="h5, npz, cfl, nii, dicom, png; by default the name tells.")]
 Sets = Annotated[int, typer.Option("--map-sets", min=1, max=2, help="2 where the object exceeds the field of view.")]
 
 
@@ -29,8 +32,17 @@ def reconstruct(
         Path, typer.Option("--output", "-o", help="File, or folder for NAME_METHOD.h5; here if left out.")
     ] = Path(),
     method: Annotated[str, typer.Option("--method", "-m", help="auto, or one that `mrirecon methods` lists.")] = "auto",
-    maps: Annotated[str, typer.Option(help="auto, espirit, sigpy, file, unit, or a file with coil maps.")] = "auto",
+    maps: Annotated[
+        str, typer.Option(help="auto, espirit, walsh, sigpy, file, unit, or a file with coil maps.")
+    ] = "auto",
     map_sets: Sets = 1,
+    combine: pre.Combine = None,
+    whiten: pre.Whiten = "none",
+    readout: pre.Readout = None,
+    oversampling: pre.Oversampling = 1.0,
+    compress: pre.Compress = None,
+    compress_by: pre.CompressBy = "svd",
+    partial_fourier: pre.PartialFourier = "zero",
     mask: Annotated[Path | None, typer.Option(help="Mask file; undersamples fully sampled data.")] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of a trained model, in place of a method.")] = None,
     strict_model: Annotated[
@@ -41,8 +53,14 @@ def reconstruct(
     axes: Axes = None,
     dataset: Dataset = None,
     device: Device = "auto",
-    format: Annotated[str | None, typer.Option(help="h5, npz, cfl, png; by default from the output's name.")] = None,
+    format: Format = None,
     reference: Annotated[Path | None, typer.Option(help="Images, or the full scan, to score against.")] = None,
+    bids: Annotated[
+        Path | None, typer.Option(help="Folder of a BIDS derivative dataset to write into, in place of -o.")
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="With --bids: T1w, T2w, ..., where the scan does not tell.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of methods that draw random numbers.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Slices that a model takes at a time.")] = 1,
     save_iterates: Annotated[bool, typer.Option("--save-iterates", help="Also write the image of every step.")] = False,
@@ -58,11 +76,16 @@ def reconstruct(
     chosen |= {"format": _one_of(format, FORMATS, "--format"), "reference": reference, "seed": seed}
     chosen |= {"lam": number(lam), "options": pairs(options or [])}
     chosen |= {"model": model, "save_iterates": save_iterates, "batch": batch, "strict_model": strict_model}
+    chosen |= {"bids": bids, "contrast": contrast}
+    chosen["preprocess"] = pre.options(combine, whiten, readout, oversampling, compress, compress_by, partial_fourier)
     chosen |= {"maps": maps} if maps in SOURCES else {"maps_file": Path(maps)}
+    if bids is not None and output != Path():
+        raise UsageError("--bids names the outputs itself", why=f"--output is {output}", fix="leave one of them out")
     from mrirecon import batches
     from mrirecon.calibrate import EspiritOptions
     from mrirecon.request import Request
 
+    output = bids or output
     plan = batches.Plan.of(files, output, shard)
     request = Request(espirit=EspiritOptions(sets=map_sets), **chosen)
     if plan.several:
@@ -144,6 +167,27 @@ def calibrate(
     found = run(scan, options=options)
     say(f"ESPIRiT maps of {len(found)} items, {found.shape[1]} set(s), {found.shape[2]} coils")
     for path in write_maps(output, found, inputs=[file]):
+        typer.echo(path)
+
+
+def convert(
+    file: Annotated[Path, typer.Argument(help="k-space or images.")],
+    output: Annotated[Path, typer.Argument(help="New file; for DICOM, a folder.")],
+    format: Format = None,
+    kind: Annotated[str, typer.Option("--as", help="What the file holds: auto, kspace, images.")] = "auto",
+    axes: Axes = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the array, where there are several.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a file in another format, k-space also as ISMRMRD (.mrd); what that cannot hold is told."""
+    from mrirecon.io.convert import convert as run
+
+    chosen: Any = {"format": _one_of(format, (*FORMATS, "mrd"), "--format"), "kind": _one_of(kind, KINDS, "--as")}
+    done = run(file, output, axes=axes, dataset=dataset, overwrite=overwrite, command=sys.argv, **chosen)
+    say(f"{file}: {done.kind} of shape {done.shape}")
+    for note in done.notes:
+        say(f"  note: {note}")
+    for path in done.outputs:
         typer.echo(path)
 
 

@@ -39,17 +39,19 @@ def train(
     loaded = load_config(config, sets or [])
     folder = output or Path("runs") / config.name.split(".")[0]
     from mrirecon import training
+    from mrirecon.data.loading import hold_memory
 
     if dry_run:
         plan = training.dry_run(loaded, folder, device)
         return emit(plan) if as_json else typer.echo(_planned(plan))
+    hold_memory()
     with progress(f"train {config.name}") as callback:
         done = training.train(
             loaded,
             folder,
             resume=resume,  # type: ignore[arg-type]  # checked above
             device=device,
-            progress=callback or _Lines(),
+            progress=callback or Lines(),
             tell=say,
             command=sys.argv,
         )
@@ -64,14 +66,16 @@ def train(
         typer.echo(", ".join(f"{k} {v:.4g}" for k, v in done["scores"].items() if v is not None))
 
 
-class _Lines:
+class Lines:
     """Progress for a stderr that is no terminal: a line now and then, with the time left."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "step") -> None:
+        self.unit = unit
         self.begun: tuple[float, int] | None = None
         self.last = 0.0
 
     def __call__(self, step: int, total: int, what: str) -> None:
+        """Say how far it is, once a minute at most."""
         import time
 
         now = time.monotonic()
@@ -80,7 +84,7 @@ class _Lines:
             return
         self.last = now
         left = (now - self.begun[0]) / (step - self.begun[1]) * (total - step)
-        say(f"step {step} of {total}, {what}, {_duration(left)} left")
+        say(f"{self.unit} {step} of {total}, {what}, {_duration(left)} left")
 
 
 def _duration(seconds: float) -> str:

@@ -23,11 +23,26 @@ class CoilMaps:
     Attributes:
         maps: (B, M, C, *space) complex; unit length over the coils where an object is, weighted to zero elsewhere.
         values: (B, M, *space) eigenvalues in [0, 1], largest set first: near one where the set is a true sensitivity.
+        spectrum: (B, C, *coarse) all eigenvalues, largest first, on the coarse grid.
 
     """
 
     maps: Tensor
     values: Tensor
+    spectrum: Tensor
+
+    def folded(self) -> Tensor:
+        """Return of what share of the object (B,) a second set of maps would be true: the object exceeds the field.
+
+        There the second eigenvalue is near one, and the third is not. Where noise was taken for signal all of them are
+        high, and the first is near one even where no object is: then, and with fewer than three coils, it is 0.
+        """
+        first = (self.spectrum[:, 0] > _TRUE).flatten(1)
+        if self.spectrum.shape[1] < 3:
+            return torch.zeros(len(first))
+        twice = first & ((self.spectrum[:, 1] > _TRUE) & (self.spectrum[:, 2] < _FALSE)).flatten(1)
+        share = twice.sum(1) / first.sum(1).clamp_min(1)
+        return torch.where(first.float().mean(1) < _EVERYWHERE, share, 0)
 
 
 def espirit(
@@ -86,22 +101,23 @@ def espirit(
         _one(item, space, sets, min(kernel, *box), threshold, coarse, power_steps) for item in calibration.unbind(0)
     ]
     # A batch of one, the common case, is not copied.
-    maps = torch.stack([m for m, _ in found]) if len(found) > 1 else found[0][0].unsqueeze(0)
-    values = torch.stack([v for _, v in found])
-    return CoilMaps(maps.mul_(crop_weights(values, crop, soft).unsqueeze(2)) if crop > 0 else maps, values)
+    maps = torch.stack([m for m, _, _ in found]) if len(found) > 1 else found[0][0].unsqueeze(0)
+    values, spectrum = (torch.stack(part) for part in list(zip(*found, strict=True))[1:])
+    return CoilMaps(maps.mul_(crop_weights(values, crop, soft).unsqueeze(2)) if crop > 0 else maps, values, spectrum)
 
 
 def _one(
     calibration: Tensor, space: tuple[int, ...], sets: int, kernel: int, threshold: float, coarse: int, steps: int
-) -> tuple[Tensor, Tensor]:
-    """Return maps (M, C, *space) of unit length and eigenvalues (M, *space) for one item."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return maps (M, C, *space) of unit length, eigenvalues (M, *space) and all of them (C, *coarse) for one item."""
     taps = _taps(calibration, kernel, threshold)
     small = tuple(-(-n // coarse) for n in space)
     h = _evaluate(taps, small)
-    solved = torch.linalg.eigh(h.flatten(2).permute(2, 0, 1)).eigenvectors[..., -sets:].flip(-1)
-    vectors = solved.permute(2, 1, 0).unflatten(-1, small)  # (M, C, *small)
-    principal = _principal_coil(calibration)
-    return _refine(taps, _reference_phase(vectors, principal), space, principal, steps)
+    all_values, all_vectors = torch.linalg.eigh(h.flatten(2).permute(2, 0, 1))
+    spectrum = all_values.flip(-1).T.unflatten(-1, small)
+    vectors = all_vectors[..., -sets:].flip(-1).permute(2, 1, 0).unflatten(-1, small)  # (M, C, *small)
+    principal = principal_coil(calibration)
+    return *_refine(taps, reference_phase(vectors, principal), space, principal, steps), spectrum
 
 
 def _taps(calibration: Tensor, kernel: int, threshold: float) -> Tensor:
@@ -140,7 +156,7 @@ def _waves(taps: Tensor, axis: int, size: int) -> Tensor:
     return torch.exp(2j * torch.pi * order[:, None] * place).to(taps.dtype)
 
 
-def _interpolate(vectors: Tensor, space: tuple[int, ...], rows: slice) -> Tensor:
+def interpolate(vectors: Tensor, space: tuple[int, ...], rows: slice) -> Tensor:
     """Interpolate (M, C, *coarse) linearly onto some rows of the full grid *space; both are centred on n // 2."""
     for axis, n in enumerate(space, start=2):
         small = vectors.shape[axis]
@@ -171,11 +187,11 @@ def _refine(
     for start in range(0, space[0], slab):
         rows = slice(start, min(start + slab, space[0]))
         h = torch.tensordot(first[:, rows].T.contiguous(), taps, dims=([1], [2])).movedim(0, 2)
-        v = _interpolate(coarse, space, rows)
+        v = interpolate(coarse, space, rows)
         for _ in range(steps):
             v = _orthonormal(_multiply(h, v))
         v, value = _ritz(v, _multiply(h, v))
-        maps[:, :, rows] = _reference_phase(v, principal)
+        maps[:, :, rows] = reference_phase(v, principal)
         values[:, rows] = value.clamp(0, 1)
     return maps, values
 
@@ -227,7 +243,7 @@ def _ritz(v: Tensor, hv: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([top, low]), torch.stack([(a + d) / 2 + gap, (a + d) / 2 - gap])
 
 
-def _principal_coil(calibration: Tensor) -> Tensor:
+def principal_coil(calibration: Tensor) -> Tensor:
     """Return the unit coil combination (C,) that holds most of the calibration signal."""
     flat = calibration.flatten(1)
     principal: Tensor = torch.linalg.eigh(flat @ flat.mH).eigenvectors[:, -1]
@@ -236,7 +252,7 @@ def _principal_coil(calibration: Tensor) -> Tensor:
     return principal * (largest.conj() / largest.abs())
 
 
-def _reference_phase(vectors: Tensor, principal: Tensor) -> Tensor:
+def reference_phase(vectors: Tensor, principal: Tensor) -> Tensor:
     """Turn the phase of every set (M, C, …) to that of the first principal coil; leave it where that coil is blind."""
     seen = torch.tensordot(principal.conj(), vectors, dims=([0], [1]))  # (M, …)
     size = seen.abs()
@@ -244,6 +260,8 @@ def _reference_phase(vectors: Tensor, principal: Tensor) -> Tensor:
     return vectors * turn.unsqueeze(1)
 
 
+_TRUE, _FALSE = 0.9, 0.8  # an eigenvalue of a true sensitivity, at least, and of none, at most
+_EVERYWHERE = 0.98  # share of the field of view
 PRIOR_POWER = 8.0  # of the eigenvalue: how likely there is signal; see `mrirecon.calibrate.ItemMaps.prior`
 
 

@@ -31,11 +31,17 @@ def noise_deviation(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return smaller
 
 
-def _outer_samples(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1) -> np.ndarray:
-    """Return σ (C,) of the samples farthest out: the median of |y|² is σ² ln 2, and stray signal hardly moves it."""
+def outer_samples(mask: np.ndarray, fraction: float) -> np.ndarray:
+    """Return which samples (*space) are the ``fraction`` of those of a mask that lie farthest from the centre."""
     axes = [((np.arange(n) - n // 2) / (n / 2)) ** 2 for n in mask.shape]
     radius = sum(a.reshape([-1 if i == axis else 1 for i in range(mask.ndim)]) for axis, a in enumerate(axes))
-    outside = mask & (radius >= np.quantile(np.broadcast_to(radius, mask.shape)[mask], 1 - fraction))
+    outside: np.ndarray = mask & (radius >= np.quantile(np.broadcast_to(radius, mask.shape)[mask], 1 - fraction))
+    return outside
+
+
+def _outer_samples(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1) -> np.ndarray:
+    """Return σ (C,) of the samples farthest out: the median of |y|² is σ² ln 2, and stray signal hardly moves it."""
+    outside = outer_samples(mask, fraction)
     deviation: np.ndarray = np.sqrt(np.median(np.abs(kspace[:, outside]) ** 2, axis=1) / np.log(2))
     return deviation
 

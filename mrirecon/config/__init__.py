@@ -1,6 +1,6 @@
 """Training configurations: strict YAML, inherited, overridden, checked, and shown with the origin of each value."""
 
-from mrirecon.config.load import Config, load_config, saved_config
+from mrirecon.config.load import Config, load_as, load_config, origin_of, saved_config
 from mrirecon.config.settings import Settings, Train
 from mrirecon.config.show import differences, render, schema, template
 
@@ -9,7 +9,9 @@ __all__ = [
     "Settings",
     "Train",
     "differences",
+    "load_as",
     "load_config",
+    "origin_of",
     "render",
     "saved_config",
     "schema",

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,7 +18,7 @@ from mrirecon.errors import UsageError
 from mrirecon.registry import methods, resolve
 
 BASES = 8  # files that may stand on each other
-KEYS = ("base", *Settings.model_fields)
+Form = TypeVar("Form", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,38 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for text in overrides:
         merged = _override(merged, text)
     return check(merged, path)
+
+
+def load_as(schema: type[Form], path: str | Path, overrides: Sequence[str] = ()) -> tuple[Form, dict[Path_, Origin]]:
+    """Read a configuration of another form, with the same bases, overrides and errors.
+
+    Args:
+        schema: a model that forbids unknown keys.
+        path: the file.
+        overrides: such as ``methods.cs.lambda=0.01``.
+
+    Returns:
+        The checked values, and where each comes from.
+
+    Raises:
+        InputError, UsageError: see `load_config`.
+
+    """
+    path = Path(path)
+    merged = _with_bases(path, ())
+    for text in overrides:
+        merged = _override(merged, text, schema)
+    if not isinstance(merged.values, dict):
+        raise UsageError("a configuration is a mapping", where=str(path), fix="see the examples in configs/")
+    try:
+        return schema.model_validate(merged.values), merged.origins
+    except ValidationError as error:
+        raise _explain(error, merged.origins, path, schema) from None
+
+
+def origin_of(origins: dict[Path_, Origin], key: Path_, path: Path) -> str:
+    """Return file, line and key of a value, for an error about it."""
+    return f"{_origin(origins, key, path)}, {'.'.join(map(str, key))}"
 
 
 def saved_config(path: str | Path) -> dict[str, Any]:
@@ -151,16 +183,16 @@ def _merge(below: Parsed, above: Parsed) -> Parsed:
     return Parsed(put(values, above.values, ()), origins)
 
 
-def _override(parsed: Parsed, text: str) -> Parsed:
+def _override(parsed: Parsed, text: str, schema: type[BaseModel] = Settings) -> Parsed:
     key, sign, value = text.partition("=")
     name = f"--set {text}"
     if not sign or not key.strip():
         raise UsageError(f"{name} is not an override", fix="write --set model.cascades=4")
     parts = [int(p) if p.isdigit() else p for p in key.strip().split(".")]
     found = parse_yaml(value, name, line=0).values
-    if parts[0] not in KEYS or parts[0] == "base":
+    if parts[0] not in schema.model_fields:
         raise UsageError(
-            f"unknown key {parts[0]!r}", where=name, fix=_nearest(str(parts[0]), list(Settings.model_fields))
+            f"unknown key {parts[0]!r}", where=name, fix=_nearest(str(parts[0]), list(schema.model_fields))
         )
     values = _make_way(parsed.values, _put({}, parts, found, name))
     values = _put(values, parts, found, name)
@@ -200,13 +232,15 @@ def _put(values: Plain, parts: list[str | int], new: Plain, name: str) -> Plain:
     return below | {str(key): _put(below.get(str(key)), rest, new, name)}
 
 
-def _explain(error: ValidationError, origins: dict[Path_, Origin], path: Path) -> UsageError:
+def _explain(
+    error: ValidationError, origins: dict[Path_, Origin], path: Path, schema: type[BaseModel] = Settings
+) -> UsageError:
     first = error.errors()[0]
     loc: Path_ = tuple(first["loc"])
     known = _known(loc)
     where = f"{_origin(origins, loc, path)}, {'.'.join(map(str, known))}"
     if first["type"] == "extra_forbidden":
-        choices = list(_section(loc[:-1]).model_fields)
+        choices = list(_section(loc[:-1], schema).model_fields)
         return UsageError(f"unknown key {loc[-1]!r}", where=where, fix=_nearest(str(loc[-1]), choices))
     why = first["msg"][0].lower() + first["msg"][1:]
     given = first["input"]
@@ -215,7 +249,7 @@ def _explain(error: ValidationError, origins: dict[Path_, Origin], path: Path) -
         if not isinstance(given, dict)
         else f"{'.'.join(map(str, known)) or 'the configuration'} cannot be used"
     )
-    return UsageError(what, where=where, why=why.removeprefix("value error, "), fix=_advice(known))
+    return UsageError(what, where=where, why=why.removeprefix("value error, "), fix=_advice(known, schema))
 
 
 def _known(loc: Path_) -> Path_:
@@ -228,23 +262,25 @@ def _known(loc: Path_) -> Path_:
     return tuple(kept)
 
 
-def _section(loc: Path_) -> type[BaseModel]:
+def _section(loc: Path_, schema: type[BaseModel]) -> type[BaseModel]:
     """Return the model that a path leads to."""
-    model: type[BaseModel] = Settings
+    model, named = schema, False
     for part in loc:
-        if isinstance(part, int):
+        if isinstance(part, int) or named:  # an entry of a list, or the name of one in a mapping
+            named = False
             continue
         field = model.model_fields.get(part)
         kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
         inner = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
         model = inner[0] if inner else model
+        named = field is not None and get_origin(field.annotation) is dict
     return model
 
 
-def _advice(loc: Path_) -> str:
+def _advice(loc: Path_, schema: type[BaseModel]) -> str:
     if not loc:
         return "see `mrirecon config schema`"
-    field = _section(loc[:-1]).model_fields.get(str(loc[-1]))
+    field = _section(loc[:-1], schema).model_fields.get(str(loc[-1]))
     if field is None or not field.description:
         return "see `mrirecon config schema`"
     return f"{loc[-1]}: {field.description}"

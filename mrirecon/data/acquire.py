@@ -245,10 +245,23 @@ def _tissue_phase(image: Real, settings: Simulation, rng: np.random.Generator) -
     if fat:
         # Every second pixel will do for a depth; the rim ends where the dark skull hides the step.
         inside = ndimage.binary_fill_holes(np.pad(image[::2, ::2] > 0.08, 1))
-        depth = ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
-        rim = depth < width * min(image.shape) / 2
-        phase += side * fat * rim.repeat(2, 0).repeat(2, 1)[: image.shape[0], : image.shape[1]]
+        depth = ndimage.distance_transform_edt(inside)[1:-1, 1:-1] / (min(image.shape) / 2)
+        phase += (
+            side * fat * _rim(depth, width, settings, rng).repeat(2, 0).repeat(2, 1)[: image.shape[0], : image.shape[1]]
+        )
     return np.asarray(phase, np.float32)
+
+
+def _rim(depth: Real, width: float, settings: Simulation, rng: np.random.Generator) -> Real:
+    """Return how far the rim of an object is off resonance, -1 to 1, from the depth below its surface.
+
+    One layer of fat, or fat, muscle and marrow in turn, as gradient echoes of heads show them. Depth and width are in
+    halves of the shorter side.
+    """
+    layered, period, first = rng.random() < settings.layers, rng.uniform(0.03, 0.1), rng.uniform(0, 2 * math.pi)
+    if not layered:
+        return np.asarray(depth < width, np.float32)
+    return np.asarray(np.sin(2 * math.pi * depth / period + first) * (depth < 2.5 * width), np.float32)
 
 
 def _coarse(shape: tuple[int, ...]) -> tuple[Real, Real]:

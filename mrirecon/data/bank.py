@@ -39,11 +39,16 @@ def kept(path: Path, make: Callable[[], Batch]) -> Batch:
     """
     found = _read(path)
     if found is None:
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **_packed(make()))  # type: ignore[arg-type]  # named arrays
+        keep(path, make())
         found = _read(path)
     assert found is not None, "it was written just now"
     return found
+
+
+def keep(path: Path, item: Batch) -> None:
+    """Write an item, whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **_packed(item))  # type: ignore[arg-type]  # named arrays
 
 
 def _packed(item: Batch) -> dict[str, np.ndarray]:

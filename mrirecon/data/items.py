@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -69,13 +70,26 @@ class Recipe:
             with one_thread():
                 if self.data.bank is None:
                     return self._turned(self._item(epoch, number, chosen), epoch, number, chosen)
-                name = f"{epoch}-{number}-{chosen.fingerprint}.npz"
-                place = folder_of(self.data.bank) / self._kind() / name
-                made = kept(place, lambda: self._item(epoch, number, chosen))
+                made = kept(self.place(epoch, number, slot), lambda: self._item(epoch, number, chosen))
                 return self._turned(made, epoch, number, chosen)
         except MriReconError as error:
             error.where = f"{chosen.name} (epoch {epoch}, item {number})" + (f": {error.where}" if error.where else "")
             raise
+
+    def place(self, epoch: int, number: int, slot: int) -> Path:
+        """Return where an item is kept.
+
+        Raises:
+            UsageError: the folder's name holds a variable that is not set.
+
+        """
+        assert self.data.bank is not None, "there is a bank"
+        return folder_of(self.data.bank) / self._kind() / f"{epoch}-{number}-{self.slots[slot].fingerprint}.npz"
+
+    def made(self, epoch: int, number: int, slot: int) -> Batch:
+        """Make an item anew, as it is to be kept."""
+        with one_thread():
+            return self._item(epoch, number, self.slots[slot])
 
     def _turned(self, made: Batch, epoch: int, number: int, slot: Slot) -> Batch:
         """Move a phase from the maps into the object, which leaves the samples as they are."""

@@ -67,6 +67,7 @@ class Simulation(Section):
     distance: Range = Field([1.0, 1.4], description="of the coils from the centre, in halves of the field of view")
     phase: Strength = Field([0.5, 3.0], description="strength of the object's phase; [0, 0] for none")
     fat: Strength = Field([0.0, 3.2], description="phase of the rim of the object, where fat is, in radians")
+    layers: Share = Field(0.5, description="share of slices whose rim has layers of different phase")
     detail: Strength = Field([0.0, 1.5], description="phase of fine structures (susceptibility), radians per contrast")
     cavities: Counts = Field([0, 8], description="places where the phase turns fast, as it does at air and vessels")
     bias: float = Field(0.25, ge=0, le=2, description="standard deviation of the logarithm of the bias field")

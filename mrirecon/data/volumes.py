@@ -7,6 +7,7 @@ such an image has an empty rim, and simulating from it would teach a network tha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,7 @@ def resample(image: Real, shape: tuple[int, int]) -> Real:
     return np.abs(small).astype(np.float32) * np.float32(np.prod(shape) / image.size)
 
 
+@lru_cache(maxsize=16)  # drawing one takes as long as a scan of it
 def _phantom(text: str) -> Volume:
     number = text.partition(":")[2] or "0"
     if not number.isdigit():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from mrirecon.evaluate.detect import Setting, detect
-from mrirecon.evaluate.folders import Evaluations, Summary, evaluate_folders, summarize
+from mrirecon.evaluate.folders import Evaluations, Summary, evaluate_folders, summarize, write_csv
 from mrirecon.evaluate.one import CHOICES, Evaluation, Options, compare, evaluate
 from mrirecon.evaluate.paired import Difference, compare_runs, read_run
-from mrirecon.evaluate.reference import holds_images, reference_images
+from mrirecon.evaluate.reference import reference_images
+from mrirecon.io.images import holds_images
 
 __all__ = [
     "CHOICES",
@@ -25,4 +26,5 @@ __all__ = [
     "read_run",
     "reference_images",
     "summarize",
+    "write_csv",
 ]

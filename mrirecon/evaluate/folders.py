@@ -14,6 +14,8 @@ import numpy as np
 from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.evaluate.one import Evaluation, Options, Row, evaluate
 from mrirecon.io import atomic_path
+from mrirecon.io.dicom import is_dicom
+from mrirecon.lesions import LesionScore, by_size
 
 SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".nii", ".nii.gz")
 RESAMPLES = 10_000
@@ -80,9 +82,29 @@ class Evaluations:
         rows = [one.mean for one in self.done]
         return {name: summarize([row[name] for row in rows], self.seed) for name in self.options.metrics}
 
+    def lacking(self) -> list[str]:
+        """Say what is not as it should be: pairs that failed, files without a partner, metrics that no mean can hold.
+
+        Slices where a metric is undefined are told beside it; here is where that leaves a whole file without it.
+        """
+        pairs = len(self.failed) + len(self.done)
+        out = [f"{len(self.failed)} of {pairs} pairs could not be compared"] if self.failed else []
+        for paths, what in ((self.without_reference, "reference"), (self.without_prediction, "prediction")):
+            if paths:
+                out.append(f"{len(paths)} {'file has' if len(paths) == 1 else 'files have'} no {what}")
+        for name, one in self.summary().items():
+            if one.undefined:
+                out.append(f"{name} is undefined in {one.undefined} of {one.undefined + one.volumes} files")
+        return out
+
+    def lesions(self) -> list[LesionScore]:
+        """Return the lesions of all files."""
+        return [s for one in self.done for item in one.lesions for s in item]
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold."""
-        return {
+        found: dict[str, Any] = {"lesions": by_size(self.lesions())} if self.options.region is not None else {}
+        return found | {
             "preset": self.options.preset,
             "summary": {name: vars(s) for name, s in self.summary().items()},
             "interval": f"95 %, percentile bootstrap over volumes, {RESAMPLES} resamples, seed {self.seed}",
@@ -96,12 +118,12 @@ class Evaluations:
     def write_slices(self, path: str | Path) -> None:
         """Write one row a slice as CSV; see `Evaluation.rows`."""
         rows = [{"file": one.prediction.name, **row} for one in self.done for row in one.rows()]
-        _write(path, ("file", "item", "slice", *self.options.metrics, "scale", "reason"), rows, self._inputs())
+        write_csv(path, ("file", "item", "slice", *self.options.metrics, "scale", "reason"), rows, self._inputs())
 
     def write_volumes(self, path: str | Path) -> None:
         """Write one row a file as CSV; see `volumes`."""
         columns = ("file", "items", "slices", *self.options.metrics, "notes")
-        _write(path, columns, self.volumes(), self._inputs())
+        write_csv(path, columns, self.volumes(), self._inputs())
 
     def _inputs(self) -> list[Path]:
         return [p for one in self.done for p in (one.prediction, one.reference)]
@@ -132,7 +154,7 @@ def evaluate_folders(
 
     """
     options = options or Options()
-    ours, theirs = _by_name(predictions), _by_name(references)
+    ours, theirs = by_name(predictions), by_name(references)
     both = sorted(set(ours) & set(theirs))
     if not both:
         raise InputError(
@@ -147,7 +169,7 @@ def evaluate_folders(
         if progress is not None:
             progress(number, len(both), name)
         try:
-            found = evaluate(ours[name], theirs[name], options=_own(options, name), **names)
+            found = evaluate(ours[name], theirs[name], options=own_options(options, name), **names)
         except MriReconError as error:
             error.where = error.where or str(ours[name])
             failed.append(error)
@@ -182,12 +204,20 @@ def summarize(values: Sequence[float | None], seed: int = 0) -> Summary:
     return Summary(len(defined), len(values) - len(defined), float(defined.mean()), deviation, low, high)
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
+def by_name(folder: Path) -> dict[str, Path]:
+    """Return the files of a folder that may hold images or scans, by their name up to its first dot.
+
+    Raises:
+        UsageError: it is no folder.
+        InputError: two files of one name.
+
+    """
+    if not folder.is_dir() or is_dicom(folder):
         raise UsageError("a folder is compared with a folder", where=str(folder), fix="give two files or two folders")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES):
+        known = path.name.lower().endswith(SUFFIXES) or (path.is_dir() and is_dicom(path))
+        if path.name.startswith(".") or not known:
             continue
         name = path.name.split(".")[0]
         if name in found:
@@ -201,13 +231,18 @@ def _by_name(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _own(options: Options, name: str) -> Options:
-    """Return options whose mask and region are files of that name, where they are folders."""
+def own_options(options: Options, name: str) -> Options:
+    """Return options whose mask and region are files of that name, where they are folders.
+
+    Raises:
+        InputError: there is none.
+
+    """
     changed = {}
     for key in ("mask", "region"):
         folder = getattr(options, key)
         if folder is not None and folder.is_dir():
-            there = _by_name(folder)
+            there = by_name(folder)
             if name not in there:
                 raise InputError(
                     f"there is no {key} for {name}", where=str(folder), fix=f"add one, or leave out --{key}"
@@ -216,13 +251,22 @@ def _own(options: Options, name: str) -> Options:
     return Options(**{**vars(options), **changed})
 
 
-def _write(path: str | Path, columns: Sequence[str], rows: Iterable[Row], inputs: Sequence[Path]) -> None:
+def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Row], inputs: Sequence[Path] = ()) -> None:
+    """Write rows as CSV, atomically.
+
+    Texts that a spreadsheet would run as a formula (=, +, -, @ or a tab first) get an apostrophe before them, as OWASP
+    advises against CSV injection: names of files are not ours. Numbers stay what they are, and None is empty.
+    """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({k: _harmless(v) for k, v in row.items()} for row in rows)
     with atomic_path(path, inputs=inputs) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def _harmless(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _few(names: Iterable[str]) -> str:

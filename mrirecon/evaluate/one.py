@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mrirecon.errors import InputError, UsageError
-from mrirecon.evaluate.misfit import misfits
-from mrirecon.evaluate.reference import reference_images
+from mrirecon.evaluate.align import aligned, apart
+from mrirecon.evaluate.misfit import misfits, resized
+from mrirecon.evaluate.reference import placed_reference
 from mrirecon.evaluate.region import read_region
-from mrirecon.io import read_image
-from mrirecon.io.nifti import SUFFIXES as NIFTI
-from mrirecon.io.nifti import read_nifti
+from mrirecon.io.images import read_placed_image
 from mrirecon.lesions import LesionScore, by_size, measure_lesions
 from mrirecon.metrics import METRICS, scores
 from mrirecon.presets import PRESETS, Preset, score_volume
@@ -36,7 +35,7 @@ class Options:
         metrics: names out of `CHOICES`.
         mask: file of the pixels that count.
         region: file of labelled lesions, which are measured each.
-        spacing: (y, x) of pixels in mm; None takes a NIfTI file's, else pixels stand for mm.
+        spacing: (y, x) of pixels in mm; None takes the reference's, where its file tells, else pixels stand for mm.
 
     """
 
@@ -151,7 +150,8 @@ def evaluate(
     """Score the images of a file.
 
     Args:
-        prediction: images: HDF5 or .npz (`reconstruction`, ...), .npy, NIfTI, a BART pair; see `read_image`.
+        prediction: images: HDF5 or .npz (`reconstruction`, ...), .npy, NIfTI, a DICOM folder, a BART pair: see
+            `read_image`. Where both files say how they lie, they are turned to lie as the reference does.
         reference: images likewise, or fully sampled k-space: then the magnitude of the SENSE combination with ESPIRiT
             maps of the full data. A file that holds both is taken as k-space; name a dataset to take its images.
         options: what is measured; the one score of `mrirecon.metrics` if left out.
@@ -164,9 +164,21 @@ def evaluate(
 
     """
     options = options or Options()
-    images = read_image(prediction, dataset=dataset)
-    truth, kind = reference_images(reference, dataset=reference_dataset, axes=axes)
-    return compare(images, truth, prediction=prediction, reference=reference, kind=kind, options=options)
+    images, grid = read_placed_image(prediction, dataset=dataset)
+    truth, kind, place = placed_reference(reference, dataset=reference_dataset, axes=axes)
+    images, grid, notes = aligned(images, grid, place)
+    placed = False
+    if images.shape == truth.shape:
+        away = apart(images.shape[-3:], grid, place)
+        placed, notes = grid.affine is not None and place.affine is not None and not away, notes + away
+    _, y, x = place.spacing
+    if options.spacing is None and y and x:
+        options = replace(options, spacing=(y, x))
+    found = compare(
+        images, truth, prediction=prediction, reference=reference, kind=kind, options=options, placed=placed
+    )
+    found.notes[:0] = notes
+    return found
 
 
 def compare(
@@ -177,8 +189,11 @@ def compare(
     reference: str | Path,
     kind: str,
     options: Options | None = None,
+    placed: bool = False,
 ) -> Evaluation:
     """Score images (item, *space) against reference magnitudes of the same shape; the names are for errors and reports.
+
+    `placed` tells that by their coordinates the two lie alike; then an image that seems mirrored is all the stranger.
 
     Raises:
         InputError: the images differ in number or size; a mask or region that does not fit.
@@ -190,7 +205,7 @@ def compare(
     images, truth = np.abs(images), np.abs(truth)
     mask = None if options.mask is None else read_region(options.mask, images.shape, reference) > 0
     labels = None if options.region is None else read_region(options.region, images.shape, reference)
-    spacing = options.spacing or _spacing(reference)
+    spacing = options.spacing or (1.0, 1.0)
     slices: list[dict[str, float | None]] = []
     why: list[str] = []
     items: list[dict[str, float | None]] = []
@@ -208,8 +223,9 @@ def compare(
         inside = None if mask is None else mask[group].reshape(x.shape)
         rows, reasons, whole = _measured(x, r, inside, options)
         slices, why, items = slices + rows, why + reasons, [*items, whole]
-        scale = mean(row.get("scale") for row in rows) if options.preset == "mrirecon" else None
-        for what, how in misfits(x, r, scale):
+        scaled = options.preset in ("mrirecon", "mridc")  # the latter divides each by its own maximum
+        scale = mean(row.get("scale") for row in rows) if options.preset == "mrirecon" else _factor(x, r)
+        for what, how in misfits(x, r, scale, placed=placed, scaled=scaled):
             notes.setdefault(what, []).append(how)
         if labels is not None:
             lesions.append(measure_lesions(x, r, labels[group].reshape(x.shape), spacing=spacing))
@@ -261,10 +277,10 @@ def mean(values: Iterable[float | None]) -> float | None:
     return math.fsum(defined) / len(defined) if defined else None
 
 
-def _spacing(path: Path) -> tuple[float, float]:
-    if not path.name.lower().endswith(NIFTI):
-        return 1.0, 1.0
-    return read_nifti(path).spacing[1:]
+def _factor(x: np.ndarray, r: np.ndarray) -> float | None:
+    """Return what brings a volume to its reference by least squares; None where there is nothing to bring."""
+    power = float(np.vdot(x, x))
+    return float(np.vdot(x, r)) / power if power > 0 and math.isfinite(power) else None
 
 
 def _check_shapes(images: np.ndarray, truth: np.ndarray, prediction: Path, reference: Path) -> None:
@@ -277,8 +293,7 @@ def _check_shapes(images: np.ndarray, truth: np.ndarray, prediction: Path, refer
         what, fix = "the images lie across each other", "transpose one of them"
     else:
         what = "the images differ in size"
-        if all(a <= b for a, b in zip(images.shape, truth.shape, strict=False)):
-            fix += "; one seems to be cropped or resized"
+        fix = "; ".join(filter(None, (fix, resized(np.abs(images), np.abs(truth)))))
     raise InputError(
         what,
         where=f"{prediction} and {reference}",

@@ -78,15 +78,23 @@ class Difference:
 
 
 def compare_runs(
-    runs: Mapping[str, Values], metrics: Sequence[str], *, person: str | None = None, seed: int = 0
+    runs: Mapping[str, Values],
+    metrics: Sequence[str],
+    *,
+    person: str | None = None,
+    seed: int = 0,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    higher: Mapping[str, bool] = HIGHER,
 ) -> list[Difference]:
-    """Compare every pair of runs in every metric.
+    """Compare pairs of runs in every metric.
 
     Args:
         runs: by name; each gives the metrics of each file, by the file's name.
         metrics: names.
         person: regular expression whose first group names the person in a file's name; see `person_of`.
         seed: of the bootstrap.
+        pairs: of runs; all by default. Few that were planned leave the test more power than all that there are.
+        higher: for each metric, whether more is better; less is where nothing is said.
 
     Raises:
         UsageError: fewer than two runs.
@@ -98,11 +106,12 @@ def compare_runs(
     means = {name: _by_person(values, metrics, person) for name, values in runs.items()}
     found = [
         _difference(metric, a, b, means[a], means[b], seed)
-        for a, b in itertools.combinations(runs, 2)
+        for a, b in (itertools.combinations(runs, 2) if pairs is None else pairs)
         for metric in metrics
     ]
     adjusted = holm([d.p for d in found])
-    return [_judged(replace(d, adjusted=p)) for d, p in zip(found, adjusted, strict=True)]
+    tests = sum(p is not None for p in adjusted)
+    return [_judged(replace(d, adjusted=p), tests, higher) for d, p in zip(found, adjusted, strict=True)]
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
@@ -183,17 +192,20 @@ def _difference(
     return Difference(metric, a, b, len(each), left, summary.mean, summary.low, summary.high, effect, p, None, "", each)
 
 
-def _judged(d: Difference) -> Difference:
+def _judged(d: Difference, tests: int, higher: Mapping[str, bool]) -> Difference:
     if d.persons == 0:
         text = "no person has a value in both"
     elif d.effect is None:
         text = "equal for every person"
     elif d.persons < LEAST:
         text = f"no verdict: {d.persons} {'person' if d.persons == 1 else 'persons'}, a test needs {LEAST}"
+    elif tests * 2.0 ** (1 - d.persons) >= LEVEL:
+        # the smallest p there is, after Holm's first step
+        text = f"no verdict: {d.persons} persons are too few for {tests} tests at once"
     elif d.p is None or d.adjusted is None or d.adjusted >= LEVEL:
         text = "no difference shown; that is not a proof of none"
     else:
         assert d.effect is not None, "there is a p"
-        better = d.a if (d.effect > 0) == HIGHER.get(d.metric, False) else d.b
+        better = d.a if (d.effect > 0) == higher.get(d.metric, False) else d.b
         text = f"{better} is better on these {d.persons} persons"
     return replace(d, verdict=text)

@@ -11,8 +11,11 @@ import numpy as np
 from mrirecon.errors import InputError
 from mrirecon.io.axes import Layout
 from mrirecon.io.fit import calibration_shape, fit_mask, maps_index, reference_shape
+from mrirecon.io.geometry import Geometry
+from mrirecon.io.place import NAMES as PLACE_NAMES
+from mrirecon.io.place import restored_geometry
 from mrirecon.io.scan import Roles, Scalar, Scan, Store
-from mrirecon.io.values import complex_dtype, real_kspace
+from mrirecon.io.values import complex_dtype, real_kspace, to_complex64
 
 # From another file: a mask with the name of that file; the store and name of coil maps.
 Given = tuple[np.ndarray, str] | None
@@ -33,7 +36,7 @@ ATTRIBUTES = frozenset(
         *("mask", "mask_family", "mask_seed", "calibration", "b0", "b0_t", "field_strength", "field_strength_t"),
         *("contrast", "sequence", "te", "tr", "ti", "te_ms", "tr_ms", "ti_ms", "flip_angle", "flip_angle_deg"),
         *("voxel_size", "voxel_size_mm", "resolution_mm", "fov", "fov_mm", "slice_thickness_mm", "scale", "format"),
-        *("version", "generator", "reference_kind", "coils", "vendor", "model"),
+        *("version", "generator", "reference_kind", "coils", "vendor", "model", "dwell_us", "noise_dwell_us"),
     )
 )
 
@@ -83,12 +86,16 @@ def assemble(
     header: str | None = None,
     mask: Given = None,
     maps: MapsSource = None,
+    noise: np.ndarray | None = None,
+    geometry: Geometry | None = None,
+    acquisitions: Mapping[str, int] | None = None,
+    unverified: bool = False,
 ) -> Scan:
     """Return the scan over a store, with what lies beside k-space found by name and fitted by shape.
 
     Args:
         store: the arrays.
-        file_format: "hdf5", "npz", "npy" or "cfl".
+        file_format: see `Scan.format`.
         kspace: name of the k-space array.
         layout: its axes.
         notes: what the reader has to tell.
@@ -96,6 +103,10 @@ def assemble(
         header: the reduced ISMRMRD header.
         mask: a mask from another file, with the name of that file; it takes the place of the one in this file.
         maps: the store and name of coil maps in another file; they take the place of those in this one.
+        noise: see `Scan`.
+        geometry: see `Scan`.
+        acquisitions: see `Scan`.
+        unverified: see `Scan`.
 
     Raises:
         InputError: a mask or maps that do not fit.
@@ -103,6 +114,8 @@ def assemble(
     """
     path, arrays = store.path, store.arrays
     said = list(notes)
+    if unverified:
+        said.append("unverified: no file of this format was at hand to try the reader: look at the image first")
     others = {name.lower(): name for name in arrays if name != kspace}
 
     def find(names: Sequence[str]) -> str | None:
@@ -136,6 +149,14 @@ def assemble(
         given, origin = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}"), "the mask in the file"
     if given is not None and given.all():
         said.append(f"{origin} samples everything (acceleration 1)")
+    noise_name, *places = (others.pop(n, None) for n in ("noise", *PLACE_NAMES))
+    if noise_name is not None and noise is None:
+        box, kind = arrays[noise_name]
+        if complex_dtype(kind) and len(box) == 2 and box[0] == layout.shape["coil"]:
+            noise = to_complex64(store.read(noise_name), f"{path}:{noise_name}")
+        else:
+            said.append(f"{noise_name} {box} {kind} is not used: a noise scan is complex, (coil, samples)")
+    geometry = geometry or restored_geometry({n.lower(): store.read(n) for n in places if n is not None})
     for name in others.values():
         if complex_dtype(arrays[name][1]):
             said.append(f"also in the file, not used: {name} {arrays[name][0]}")
@@ -152,6 +173,10 @@ def assemble(
         given_mask=given,
         maps_store=maps_store if maps is not None else None,
         retrospective=mask is not None,
+        noise=noise,
+        geometry=geometry,
+        acquisitions=dict(acquisitions or {}),
+        unverified=unverified,
     )
 
 

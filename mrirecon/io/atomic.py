@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 import unicodedata
@@ -64,17 +65,17 @@ def atomic_paths(
             for target in targets:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _remove_stale(target.parent)
-                temporary = _temporary(target.parent)
+                temporary = temporary_name(target.parent)
                 os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
                 temporaries.append(temporary)
             yield temporaries
             for target, temporary in zip(targets, temporaries, strict=True):
-                _flush(temporary)
+                flush(temporary)
                 with suppress(FileNotFoundError):
                     temporary.chmod(target.stat().st_mode & 0o777)
             move(targets, list(temporaries), temporaries, never_mixed=never_mixed)
             for folder in {target.parent for target in targets}:
-                _flush(folder)
+                flush(folder)
     finally:
         for temporary in temporaries:
             with suppress(OSError):
@@ -88,7 +89,7 @@ def move(targets: list[Path], new: list[Path], leftovers: list[Path], *, never_m
         # Renamed, not removed: freeing a file takes milliseconds, in which a kill would find half a pair.
         for target in reversed(targets) if never_mixed else ():
             if target.exists():
-                aside.append((_temporary(target.parent), target))
+                aside.append((temporary_name(target.parent), target))
                 target.rename(aside[-1][0])
         for target, temporary in zip(targets, new, strict=True):
             temporary.replace(target)
@@ -100,7 +101,8 @@ def move(targets: list[Path], new: list[Path], leftovers: list[Path], *, never_m
     leftovers.extend(old for old, _ in aside)
 
 
-def _temporary(folder: Path) -> Path:
+def temporary_name(folder: Path) -> Path:
+    """Return a name in `folder` that nothing has, and that `_remove_stale` knows."""
     return folder / f"{_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(6)}.tmp"
 
 
@@ -127,11 +129,33 @@ def refuse_overwrite(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> N
             raise UsageError(f"{str(output)[:200]!r} cannot be written", why=str(error), fix="check the path") from None
 
 
-def safe_name(text: str, fallback: str = "item") -> str:
-    """Return a file name made of `text`, which may come from inside a file: no folders, no control characters."""
+def refuse_existing(outputs: Iterable[Path], overwrite: bool) -> None:
+    """Refuse outputs that exist, unless they may be replaced, and names that no file can have.
+
+    Raises:
+        UsageError: with the name.
+
+    """
+    for output in outputs:
+        try:
+            there = output.exists() or output.is_symlink()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise UsageError(f"{str(output)[:200]!r} cannot be written", why=why, fix="check the path") from None
+        if there and not overwrite:
+            fix = "choose another name, or pass --overwrite"
+            raise UsageError("the output exists already", where=str(output), fix=fix)
+
+
+def safe_name(text: str, fallback: str = "item", *, room: int = 0) -> str:
+    """Return a file name made of `text`, which may come from inside a file: no folders, no control characters.
+
+    It is cut to 200 bytes, so that an ending and a temporary name still fit into the 255 that a name may have; `room`
+    is what a longer ending needs of them.
+    """
     name = unicodedata.normalize("NFC", text).replace("\\", "/").rsplit("/", 1)[-1]
     name = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in name).strip(" .")
-    return name.encode("utf-8", errors="replace")[:_NAME_BYTES].decode("utf-8", errors="ignore") or fallback
+    return name.encode("utf-8", errors="replace")[: _NAME_BYTES - room].decode("utf-8", errors="ignore") or fallback
 
 
 def sha256(path: str | Path) -> str:
@@ -178,7 +202,8 @@ def resources(target: Path) -> Iterator[None]:
         ) from None
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the disk hold a file or folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -210,4 +235,4 @@ def _remove_stale(folder: Path) -> None:
             try:
                 os.kill(int(path.name.split("-")[2]), 0)
             except ProcessLookupError:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

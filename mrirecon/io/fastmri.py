@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.assemble import KSPACE_NAMES, NEEDED_NAMES, Given, MapsSource, assemble, is_public, select_kspace
+from mrirecon.io.assemble import NEEDED_NAMES, Given, MapsSource, assemble, is_public, select_kspace
 from mrirecon.io.axes import Layout, ask_axes, guess_axes, make_layout
 from mrirecon.io.hdf5 import GuardedFile, open_hdf5
-from mrirecon.io.header import padding, read_header, write_header
+from mrirecon.io.header import padding, read_header, sequence_values, write_header
 from mrirecon.io.scan import Scalar, Scan
 
 _HEADER = "ismrmrd_header"
@@ -18,6 +19,8 @@ _HEADER = "ismrmrd_header"
 _FASTMRI = ("reconstruction_rss", "reconstruction_esc", _HEADER)
 _FASTMRI_ATTRIBUTES = ("acquisition", "patient_id", "norm", "max")
 _MANY_COILS = 32
+# Subject, contrast, and the number of the repetition.
+_M4RAW = re.compile(r"(\d{10}_(?:T1|T2|FLAIR))\d\d\.h5")
 
 
 class Hdf5Store:
@@ -67,8 +70,6 @@ def read_hdf5(
     where = f"{path}:{name}"
     if axes is None and stated is None and "axes" in beside:
         raise ask_axes(kspace.shape, where, "its attribute 'axes' cannot be read: write it as numpy.bytes_")
-    if axes is None and stated is None and "MATLAB_class" in beside:
-        raise ask_axes(kspace.shape, where, "MATLAB wrote it, and stores the axes in reverse order")
     layout = _layout(kspace.shape, where, axes, None if stated is None else str(stated), known, notes)
     header = None
     if header_text is not None:
@@ -78,9 +79,15 @@ def read_hdf5(
         else:
             header = write_header(values)
             attributes |= _from_header(values, layout.space_shape[-1])
+    repetitions = _other_repetitions(path)
+    if repetitions:
+        notes.append(
+            f"named as one repetition of M4Raw; beside it lie {', '.join(repetitions)}: each is a scan of its own, and "
+            "the mean of their images has less noise"
+        )
     return assemble(
         Hdf5Store(path, arrays),
-        "hdf5",
+        "m4raw" if repetitions is not None else "hdf5",
         name,
         layout,
         notes=notes,
@@ -88,7 +95,16 @@ def read_hdf5(
         header=header,
         mask=mask,
         maps=maps,
+        unverified=repetitions is not None,
     )
+
+
+def _other_repetitions(path: Path) -> list[str] | None:
+    """Return the names of the other repetitions beside a file of M4Raw (Lyu et al., 2023); None for any other name."""
+    found = _M4RAW.fullmatch(path.name)
+    if found is None:
+        return None
+    return [one.name for one in sorted(path.parent.glob(f"{found[1]}*.h5")) if one.name != path.name]
 
 
 def _survey(
@@ -100,7 +116,6 @@ def _survey(
     names = list(file)
     if dataset is not None and dataset not in names:
         names.append(dataset)
-    raw_data = file.is_group("dataset")
     for name in names:
         if file.is_group(name):
             continue
@@ -117,28 +132,11 @@ def _survey(
             notes.append(f"not used: {error.what}")
             continue
         arrays[name] = (found.shape, found.dtype)
-    if raw_data and dataset is None and not any(name.lower() in KSPACE_NAMES for name in arrays):
-        raise InputError(
-            f"{file.path} looks like ISMRMRD raw data, which cannot be read yet",
-            why="it holds a group 'dataset' and no k-space array",
-            fix="convert it to BART's format or to fastMRI's layout first",
-        )
     return arrays, header
 
 
 def _from_header(values: dict[str, str], width: int) -> dict[str, Scalar]:
-    system, sequence = "acquisitionSystemInformation/", "sequenceParameters/"
-    wanted = {
-        **{"vendor": system + "systemVendor", "model": system + "systemModel"},
-        **{"field_strength_T": system + "systemFieldStrength_T"},
-        **{
-            "TR": sequence + "TR",
-            "TE": sequence + "TE",
-            "TI": sequence + "TI",
-            "flip_angle_deg": sequence + "flipAngle_deg",
-        },
-    }
-    found: dict[str, Scalar] = {name: values[key] for name, key in wanted.items() if key in values}
+    found: dict[str, Scalar] = dict(sequence_values(values))
     edges = padding(values, width)
     if edges is not None and edges != (0, width):
         found["padding_left"], found["padding_right"] = edges

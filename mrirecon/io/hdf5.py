@@ -257,6 +257,13 @@ class GuardedDataset:
         return read_attribute(self._file.path, self._dataset, name)
 
     @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """Lengths of a chunk along each axis, or None where the dataset is stored in one piece."""
+        with reading(self._file.path, self.name):
+            found = self._dataset.chunks
+        return None if found is None else tuple(int(n) for n in found)
+
+    @property
     def unwritten_chunks(self) -> int:
         """How many chunks were declared and never written: those read as fill values."""
         with reading(self._file.path, self.name):

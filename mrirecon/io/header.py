@@ -12,11 +12,21 @@ from mrirecon.errors import UnsafeContentError
 # Paths kept, without namespaces. Of what lies below an entry that ends in "/", numbers are kept, for they name nobody.
 _KEPT = (
     *("experimentalConditions/", "encoding/encodedSpace/", "encoding/reconSpace/", "encoding/encodingLimits/"),
-    *("encoding/trajectory", "encoding/parallelImaging/", "encoding/echoTrainLength", "sequenceParameters/"),
+    *(
+        "encoding/trajectory",
+        "encoding/trajectoryDescription/",
+        "encoding/parallelImaging/",
+        "encoding/echoTrainLength",
+        "sequenceParameters/",
+    ),
+    "encoding/parallelImaging/calibrationMode",
     *("acquisitionSystemInformation/systemVendor", "acquisitionSystemInformation/systemModel"),
     *("acquisitionSystemInformation/systemFieldStrength_T", "acquisitionSystemInformation/receiverChannels"),
     "acquisitionSystemInformation/relativeReceiverNoiseBandwidth",
 )
+# What siemens_to_ismrmrd says of an echo train, as pairs of a name and a number; times in microseconds.
+_TRAIN = "encoding/trajectoryDescription/userParameter"
+ECHO_TRAIN = ("rampUpTime", "rampDownTime", "flatTopTime", "acqDelayTime", "numSamples", "dwellTime")
 _MAX_DEPTH, _MAX_ENTRIES, _MAX_VALUE = 32, 10_000, 200
 
 
@@ -27,6 +37,9 @@ class _NotWellFormedError(Exception):
 def read_header(text: str, path: Path) -> dict[str, str] | None:
     """Return the kept values by path ("sequenceParameters/TR"), the first where one repeats; None if not XML.
 
+    Values of the second encoding stand under "encoding#1/", those of the third under "encoding#2/". The numbers that
+    describe an echo train (`ECHO_TRAIN`) stand under "encoding/trajectoryDescription/" by their names.
+
     Raises:
         UnsafeContentError: a document type declaration, with which entities could expand without end.
 
@@ -34,7 +47,8 @@ def read_header(text: str, path: Path) -> dict[str, str] | None:
     found: dict[str, str] = {}
     stack: list[str] = []
     parts: list[str] = []
-    seen = 0
+    seen = encodings = 0
+    named = ""
 
     def doctype(*_: object) -> None:
         raise UnsafeContentError(
@@ -44,19 +58,27 @@ def read_header(text: str, path: Path) -> dict[str, str] | None:
         )
 
     def start(name: str, _: dict[str, str]) -> None:
-        nonlocal seen
+        nonlocal seen, encodings
         seen += 1
+        encodings += len(stack) == 1 and name.rpartition(" ")[2] == "encoding"
         if len(stack) >= _MAX_DEPTH or seen > _MAX_ENTRIES:
             raise _NotWellFormedError
         stack.append(name.rpartition(" ")[2])
         parts.clear()
 
     def end(_: str) -> None:
+        nonlocal named
         key, value = "/".join(stack[1:]), "".join(parts).strip()
         stack.pop()
         parts.clear()
+        if key.startswith(_TRAIN) and key.endswith("/name"):
+            named = value if value in ECHO_TRAIN else ""
+        elif key.startswith(_TRAIN) and key.endswith("/value") and named:
+            key = f"encoding/trajectoryDescription/{named}"
         below = any(k[-1] == "/" and key.startswith(k) for k in _KEPT) and _is_number(value)
         if value and len(value) <= _MAX_VALUE and (key in _KEPT or below):
+            if encodings > 1 and key.startswith("encoding/"):
+                key = f"encoding#{encodings - 1}/{key.removeprefix('encoding/')}"
             found.setdefault(key, "".join(c for c in value if c.isprintable()))
 
     parser = expat.ParserCreate(namespace_separator=" ")
@@ -86,9 +108,11 @@ def _is_number(value: str) -> bool:
 
 
 def write_header(values: dict[str, str]) -> str:
-    """Return the kept values as a small ISMRMRD document again."""
+    """Return the kept values as a small ISMRMRD document again, with the first encoding alone."""
     tree: dict[str, object] = {}
     for key, value in values.items():
+        if "#" in key:
+            continue
         *groups, leaf = key.split("/")
         node = tree
         for group in groups:
@@ -106,6 +130,17 @@ def write_header(values: dict[str, str]) -> str:
         )
 
     return f'<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">{render(tree)}</ismrmrdHeader>'
+
+
+def sequence_values(values: dict[str, str]) -> dict[str, str]:
+    """Return what the header says of the scanner and the sequence, by the names that `Scan.attributes` uses."""
+    system, sequence = "acquisitionSystemInformation/", "sequenceParameters/"
+    wanted = {
+        **{"vendor": system + "systemVendor", "model": system + "systemModel"},
+        **{"field_strength_T": system + "systemFieldStrength_T", "TR": sequence + "TR", "TE": sequence + "TE"},
+        **{"TI": sequence + "TI", "flip_angle_deg": sequence + "flipAngle_deg"},
+    }
+    return {name: values[key] for name, key in wanted.items() if key in values}
 
 
 def padding(values: dict[str, str], width: int) -> tuple[int, int] | None:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import difflib
+import re
 import stat
 from pathlib import Path
 from typing import Literal
 
 from mrirecon.errors import InputError
 
-Kind = Literal["hdf5", "zip", "npy", "cfl"]
+Kind = Literal["hdf5", "zip", "npy", "cfl", "twix"]
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 NPY_SIGNATURE = b"\x93NUMPY"
 ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+MATLAB_5 = b"MATLAB 5.0"
 MAX_USER_BLOCK = 1 << 20
-READABLE = "fastMRI HDF5, .npz, .npy, BART .cfl/.hdr"
+READABLE = "HDF5 (fastMRI, ISMRMRD, ...), Siemens twix, .npz, .npy, BART .cfl/.hdr"
+
+# Siemens twix: at most so many measurements, listed from byte 8 in entries of 152 bytes (VD and later).
+_MOST_MEASUREMENTS, _TABLE, _ENTRY = 64, 8, 152
+_BUFFER_NAME = re.compile(rb"^[A-Za-z]\w{3,}\0")
 
 _LOOKS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer: the data itself was never downloaded"),
     (b"\x1f\x8b", "gzip-compressed data"),
     (b"\x89PNG", "a PNG image"),
     (b"%PDF", "a PDF document"),
-    (b"MATLAB 5.0", "a MATLAB v5 file"),
+    (MATLAB_5, "a MATLAB v5 file"),
     (b"\x80\x02", "a Python pickle, which is never opened"),
     (b"\x80\x04", "a Python pickle, which is never opened"),
     (b"# Dimensions", "a BART header; it needs the extension .hdr and its .cfl beside it"),
@@ -80,6 +86,8 @@ def sniff(path: str | Path) -> Kind:
         return "zip"
     if has_hdf5_signature(path):
         return "hdf5"
+    if is_twix(path):
+        return "twix"
     raise unreadable(path, f"one of {READABLE}")
 
 
@@ -110,12 +118,51 @@ def has_hdf5_signature(path: Path) -> bool:
     return False
 
 
+def twix_measurements(head: bytes, size: int) -> list[tuple[int, int]] | None:
+    """Return where the measurements of a twix file lie, as (start, end), or None where it cannot be one.
+
+    Args:
+        head: the first 10,240 bytes of the file.
+        size: its size.
+
+    """
+    if len(head) < 32:
+        return None
+    first, second = (int.from_bytes(head[i : i + 4], "little") for i in (0, 4))
+    if first >= 10_000:  # VB: the file is one measurement, and starts with the length of its header
+        return [(0, size)] if first < size and 1 <= second <= _MOST_MEASUREMENTS else None
+    if not 1 <= second <= _MOST_MEASUREMENTS or len(head) < _TABLE + second * _ENTRY:
+        return None
+    found = []
+    for number in range(second):
+        at = _TABLE + number * _ENTRY + 8
+        start, length = (int.from_bytes(head[i : i + 8], "little") for i in (at, at + 8))
+        # Some writers of a single measurement leave its length 0.
+        length = size - start if length == 0 and second == 1 else length
+        if not _TABLE + _ENTRY <= start < size or length < 8:
+            return None
+        found.append((start, start + length))
+    return found
+
+
+def is_twix(path: Path) -> bool:
+    """Whether a file looks like twix: a table of measurements, and a protocol that starts with the name of a buffer."""
+    found = twix_measurements(read_head(path, 10_240), path.stat().st_size)
+    if not found:
+        return False
+    with path.open("rb") as file:
+        file.seek(found[-1][0] + 8)
+        return _BUFFER_NAME.match(file.read(48)) is not None
+
+
 def unreadable(path: Path, wanted: str) -> InputError:
     """Return the error for a file that is not what was wanted, saying how large it is and what it looks like."""
+    head = read_head(path)
+    fix = "download or export it again, or convert it to HDF5, npz or cfl"
+    if head.startswith(MATLAB_5):
+        fix = "in MATLAB, save(name, 'kspace', '-v7.3'); in Python, scipy.io.loadmat, then numpy.savez"
     return InputError(
-        f"{path} is not {wanted}",
-        why=f"{path.stat().st_size} bytes that look like {looks_like(read_head(path))}",
-        fix="download or export it again, or convert it to HDF5, npz or cfl",
+        f"{path} is not {wanted}", why=f"{path.stat().st_size} bytes that look like {looks_like(head)}", fix=fix
     )
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mrirecon.errors import InputError
 from mrirecon.io.cfl import CflStore, image_store
+from mrirecon.io.dicom import is_dicom, read_dicom
 from mrirecon.io.fastmri import Hdf5Store
+from mrirecon.io.grid import GRID_NAMES, Grid, heard_loops, restored_grid
 from mrirecon.io.hdf5 import open_hdf5
 from mrirecon.io.identify import sniff
 from mrirecon.io.limits import is_numeric
 from mrirecon.io.nifti import SUFFIXES as NIFTI
-from mrirecon.io.nifti import read_nifti
+from mrirecon.io.nifti import read_nifti, read_stored
 from mrirecon.io.npy import NpyStore, NpzStore
 from mrirecon.io.scan import Store
-from mrirecon.io.values import magnitude_of
+from mrirecon.io.values import complex_dtype, magnitude_of
 
 IMAGE_NAMES = ("reconstruction", "reference", "reconstruction_rss", "reconstruction_esc", "image", "images", "img")
 
@@ -72,32 +76,116 @@ def pick(store: Store, names: Sequence[str], dataset: str | None = None) -> str:
 
 
 def read_array(path: str | Path, names: Sequence[str], dataset: str | None = None) -> np.ndarray:
-    """Return one array of a file, as stored; see `pick` for which.
+    """Return one array of a file, as stored; see `pick` for which. One of BART's is (loops..., 1, *space), C order.
 
     Raises:
         InputError, UnsafeContentError: see `read`.
 
     """
+    if dataset is None and sniff(path) == "cfl":
+        return image_store(Path(path)).read()
     store = open_store(path)
     return store.read(pick(store, names, dataset))
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of a file.
+
+    Attributes:
+        values: (item, y, x) or (item, z, y, x), real or complex, of the type stored.
+        where: file and array, for messages.
+        grid: where they lie, as far as the file tells.
+        loops: lengths of the axes that items run over; None where the file does not tell: slices.
+
+    """
+
+    values: np.ndarray
+    where: str
+    grid: Grid
+    loops: dict[str, int] | None = None
 
 
 def read_image(path: str | Path, *, dataset: str | None = None) -> np.ndarray:
     """Return the magnitude images of a file, (item, *space) float32: a reconstruction or a reference.
 
     Args:
-        path: HDF5 or .npz with one of `IMAGE_NAMES`, .npy, NIfTI (slices upright), or a BART pair. A single 2D array is
-            one item; further leading axes of a BART array are counted as items; a 4D array elsewhere is (item, z, y,
-            x), as `write_image` writes it.
+        path: HDF5 or .npz with one of `IMAGE_NAMES`, .npy, NIfTI (slices upright), the folder of a DICOM series, or a
+            BART pair. A single 2D array is one item; further leading axes of a BART array are counted as items; a 4D
+            array elsewhere is (item, z, y, x), as `write_image` writes it; further volumes of NIfTI and DICOM are
+            counted among the slices.
         dataset: name of the array.
 
     Raises:
         InputError: no such array, fewer than two axes, values that are not numbers.
 
     """
+    return read_placed_image(path, dataset=dataset)[0]
+
+
+def read_placed_image(path: str | Path, *, dataset: str | None = None) -> tuple[np.ndarray, Grid]:
+    """Return what `read_image` does, and where those images lie: a position only if they are one volume each.
+
+    Raises:
+        InputError: see `read_image`.
+
+    """
     if str(path).lower().endswith(NIFTI):
-        values, where = read_nifti(path).values, str(path)
-    elif sniff(path) == "cfl":
+        upright = read_nifti(path)
+        if upright.placed:
+            return magnitude_of(upright.values, str(path)), upright.grid
+    found = read_images(path, dataset=dataset)
+    values, grid = found.values, found.grid
+    several = values.ndim == 3 and found.loops is not None  # other loops than slices
+    if is_volumes(path):
+        several = values.ndim == 4
+        values = values.reshape(-1, *values.shape[-2:])
+    return magnitude_of(values, found.where), Grid(grid.spacing, None, grid.thickness) if several else grid
+
+
+def holds_images(path: str | Path) -> bool:
+    """Whether a file holds images and no k-space, as far as names, types and shapes tell.
+
+    Raises:
+        InputError, UnsafeContentError: see `mrirecon.io.read`.
+
+    """
+    if is_volumes(path):
+        return True
+    kind = sniff(Path(path))
+    if kind not in ("hdf5", "zip", "npy", "cfl"):
+        return False
+    store = open_store(path)
+    if kind == "cfl":
+        # Dimension 3 of a BART array is the coils: k-space of one coil looks like an image, and needs `axes`.
+        return next(iter(store.arrays.values()))[0][3] == 1
+    if kind == "npy":
+        shape, dtype = next(iter(store.arrays.values()))
+        return len(shape) < 4 and not complex_dtype(dtype)
+    names = {name.lower() for name in store.arrays}
+    return "kspace" not in names and "ksp" not in names and any(name in names for name in IMAGE_NAMES)
+
+
+def is_volumes(path: str | Path) -> bool:
+    """Whether a file is NIfTI by name or DICOM by content: images only, and nothing that has a name."""
+    return str(path).lower().endswith(NIFTI) or is_dicom(path)
+
+
+def read_images(path: str | Path, *, dataset: str | None = None) -> Images:
+    """Return the images of a file as stored, complex ones complex, with where they lie and what items are.
+
+    One volume of NIfTI or DICOM is (slice, y, x); several are (volume, slice, y, x).
+
+    Raises:
+        InputError: see `read_image`.
+
+    """
+    if is_volumes(path):
+        read = read_stored if str(path).lower().endswith(NIFTI) else read_dicom
+        volumes, grid = read(path)
+        return Images(volumes[0] if len(volumes) == 1 else volumes, str(path), grid)
+    grid, loops = Grid(), None
+    if sniff(path) == "cfl":
         bart = image_store(Path(path))
         values, depth = bart.read(), bart.depth
         values = values.reshape(-1, *values.shape[-depth:])
@@ -106,8 +194,22 @@ def read_image(path: str | Path, *, dataset: str | None = None) -> np.ndarray:
         store = open_store(path)
         name = pick(store, IMAGE_NAMES, dataset)
         values, where = store.read(name), f"{path}:{name}"
+        beside = {n: shape for n, (shape, _) in store.arrays.items() if n in GRID_NAMES}
+        small = [n for n, shape in beside.items() if math.prod(shape) <= 16 and is_numeric(store.arrays[n][1])]
+        grid = restored_grid({n: store.read(n) for n in small})
+        loops = heard_loops(_items(store, name), len(values))
     if values.ndim == 2:
         values = values[None]
     if not 3 <= values.ndim <= 4 or not values.size:
         raise InputError("images must be (item, y, x) or (item, z, y, x)", where=where, why=f"shape {values.shape}")
-    return magnitude_of(values, where)
+    return Images(values, where, grid, loops)
+
+
+def _items(store: Store, name: str) -> str | None:
+    if isinstance(store, NpzStore):
+        return store.text("items")
+    if isinstance(store, Hdf5Store):
+        with open_hdf5(store.path) as file:
+            array = file[name]
+            return str(array.attribute("items")) if "items" in array.attribute_names else None
+    return None

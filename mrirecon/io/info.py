@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from mrirecon.io.axes import Layout
 from mrirecon.io.reader import read
 from mrirecon.io.scan import Scan
 from mrirecon.io.values import reconcile, support
+from mrirecon.preprocess.extent import partial_axes
 
 # Values looked at without `check`: enough to see a damaged file, and still at once.
 _BUDGET = 64 << 20
@@ -35,11 +37,15 @@ def describe(
         check: look at the values of every item, and not of a few.
 
     Returns:
-        path, format, bytes, dtype, layout (axes as stored), shape (by name), items, coils, space, notes, attributes;
-        sampling: source of the mask, whether it is full, lines or 2D, acceleration (samples over sampled ones);
+        path, format, unverified (see `Scan`), bytes, dtype, layout (axes as stored), shape (by name), items, coils,
+        space, notes, attributes;
+        sampling: source of the mask, whether it is full, lines or 2D, acceleration (samples over sampled ones), by axis
+        the share of an extent that was measured to one side (partial Fourier);
         calibration: start and size of the fully sampled box by axis; peak: index of the strongest sample by axis, its
         offset from the centre n // 2, and whether it is near; values: items looked at, NaN or infinite ones, items
-        that are zero, largest magnitude; reference, maps, calibration_scan: name and shape, or None.
+        that are zero, largest magnitude; reference, maps, calibration_scan: name and shape, or None. Of raw data also
+        acquisitions (readouts by kind), noise (shape, or None), geometry (field of view, position and directions in
+        LPS mm, or None).
 
     Raises:
         InputError, UnsafeContentError, UsageError: as `read`.
@@ -63,6 +69,7 @@ def describe(
     result: dict[str, object] = {
         "path": str(path),
         "format": scan.format,
+        "unverified": scan.unverified,
         "bytes": sum(file.stat().st_size for file in scan.store.files),
         "dtype": str(scan.dtype),
         "layout": ",".join(scan.layout.axes),
@@ -76,6 +83,9 @@ def describe(
         "values": {"items_checked": len(looked), "not_finite": strange, "zero_items": empty, "largest": largest},
         **{name: _beside(scan, name) for name in ("reference", "maps")},
         "calibration_scan": _beside(scan, "calibration"),
+        "acquisitions": scan.acquisitions,
+        "noise": None if scan.noise is None else list(scan.noise.shape),
+        "geometry": None if scan.geometry is None else asdict(scan.geometry),
         "attributes": scan.attributes,
         "notes": notes,
     }
@@ -112,6 +122,12 @@ def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> di
             notes.append("the mask marks none of the samples that were acquired")
             return {}
     box = find_calibration(used)
+    partial = partial_axes(used)
+    for axis, extent in partial.items():
+        notes.append(
+            f"partial Fourier: {extent.fraction:.0%} of the extent along {scan.space[axis]} was measured, "
+            "to one side of the centre (--partial-fourier)"
+        )
     # Scaled first: squares of extreme values would overflow.
     energy = np.square(np.abs(kspace) / np.abs(kspace).max()).sum(axis=0)
     peak = [int(i) for i in np.unravel_index(int(energy.argmax()), energy.shape)]
@@ -128,6 +144,7 @@ def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> di
             "sampled": int(np.count_nonzero(used)),
             "of": used.size,
             "acceleration": used.size / int(np.count_nonzero(used)),
+            "partial_fourier": {scan.space[axis]: extent.fraction for axis, extent in partial.items()},
         },
         "calibration": {
             axis: {"start": s.start, "size": s.stop - s.start} for axis, s in zip(scan.space, box, strict=True)

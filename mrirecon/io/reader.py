@@ -7,11 +7,25 @@ from pathlib import Path
 from mrirecon.errors import UsageError
 from mrirecon.io.arrays import read_arrays
 from mrirecon.io.assemble import MAPS_NAMES, Given, MapsSource
+from mrirecon.io.calgary import read_calgary
 from mrirecon.io.cfl import maps_store, read_cfl
+from mrirecon.io.cmrxrecon import read_cmrxrecon
 from mrirecon.io.fastmri import read_hdf5
+from mrirecon.io.flavours import hdf5_flavour
 from mrirecon.io.identify import sniff
 from mrirecon.io.images import open_store, pick, read_array
+from mrirecon.io.mrd import read_mrd
 from mrirecon.io.scan import Scan, Store
+from mrirecon.io.skmtea import read_skmtea
+from mrirecon.io.twix import read_twix
+
+_READERS = {
+    "fastmri": read_hdf5,
+    "ismrmrd": read_mrd,
+    "calgary-campinas": read_calgary,
+    "skm-tea": read_skmtea,
+    "cmrxrecon": read_cmrxrecon,
+}
 
 
 def read(
@@ -22,9 +36,10 @@ def read(
     maps: str | Path | None = None,
     dataset: str | None = None,
 ) -> Scan:
-    """Read a scan: fastMRI HDF5, .npz, .npy, or a BART pair, told apart by content. The file is never modified.
+    """Read a scan, of whatever format, told by its content; see `Scan.format`. The file is never modified.
 
-    Only what the headers say is read and checked here; values are read, and checked, one item at a time by the scan.
+    Only what the headers say is read and checked here (and the noise scan, where there is one); values are read, and
+    checked, one item at a time by the scan.
 
     Args:
         path: the file; of a BART pair, either file or their common name.
@@ -32,7 +47,7 @@ def read(
         mask: a file with a sampling mask (.npy, .npz or HDF5 `mask`, .cfl): one value per column, or one per sample.
             It overrides a mask in the file, and undersamples fully sampled data.
         maps: a file with coil maps: `maps` in HDF5 or .npz as (slice, M, coil, y, x), .npy, or BART's (`ecalib`).
-        dataset: name of the k-space array, where it is not `kspace` or the only complex one.
+        dataset: name of the k-space array, where it is not `kspace` or the only complex one; of ISMRMRD, of the group.
 
     Raises:
         InputError: missing, damaged, ambiguous or unfit files; `--axes` is asked for where it helps.
@@ -51,5 +66,7 @@ def read(
         if dataset is not None:
             raise UsageError("a BART pair holds one array, which has no name", where=str(path), fix="leave dataset out")
         return read_cfl(path, axes=axes, mask=given, maps=source)
-    reader = read_hdf5 if kind == "hdf5" else read_arrays
+    if kind == "twix":
+        return read_twix(path, axes=axes, dataset=dataset, mask=given, maps=source)
+    reader = _READERS[hdf5_flavour(path, dataset, axes)] if kind == "hdf5" else read_arrays
     return reader(path, axes=axes, dataset=dataset, mask=given, maps=source)

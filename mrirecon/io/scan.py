@@ -13,6 +13,7 @@ from mrirecon.errors import BusyError, InputError
 from mrirecon.io.atomic import sha256
 from mrirecon.io.axes import Layout
 from mrirecon.io.fit import calibration_shape, maps_index, reference_shape
+from mrirecon.io.geometry import Geometry
 from mrirecon.io.values import check_kspace, magnitude_of, reconcile, support, to_complex64
 
 Scalar = str | int | float | bool
@@ -50,7 +51,8 @@ class Scan:
 
     Args:
         path: the file.
-        format: "hdf5", "npz", "npy" or "cfl".
+        format: "hdf5" (fastMRI's and our own), "npz", "npy", "cfl", "ismrmrd", "twix", "calgary-campinas", "skm-tea",
+            "cmrxrecon" or "m4raw".
         layout: the axes as stored.
         dtype: the type as stored; `kspace` always returns complex64.
         store: where the arrays are.
@@ -61,6 +63,12 @@ class Scan:
         given_mask: (1 or item, *space), the mask from this file or another; None where only the data tell.
         maps_store: where the maps are, if not in `store`; `roles.maps` names them there.
         retrospective: whether `given_mask` came from another file, to undersample these data.
+        noise: noise measured without signal, (coil, samples) complex64 in the scale and coil order of k-space, for
+            prewhitening; the attributes `noise_dwell_us` and `dwell_us` state the time per sample of noise and of
+            k-space where the file does. None where the file has none.
+        geometry: where the scan lies in the patient, or None where the file does not say.
+        acquisitions: of raw data, how many readouts there are of each kind ("image", "noise", "navigator", ...).
+        unverified: whether the reader of this format has only been tried on files made after its description.
 
     """
 
@@ -76,6 +84,10 @@ class Scan:
     given_mask: np.ndarray | None = field(default=None, repr=False)
     maps_store: Store | None = field(default=None, repr=False)
     retrospective: bool = False
+    noise: np.ndarray | None = field(default=None, repr=False)
+    geometry: Geometry | None = field(default=None, repr=False)
+    acquisitions: dict[str, int] = field(default_factory=dict, repr=False)
+    unverified: bool = False
     _masks: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _fingerprint: Fingerprint = field(default=(), init=False, repr=False)
 
@@ -124,7 +136,8 @@ class Scan:
     def raw(self, item: int) -> np.ndarray:
         """Return k-space of an item as stored, (coil, *space) complex64, unmasked and unchecked."""
         block = self._read(self.roles.kspace, self.layout.index(item))
-        return np.ascontiguousarray(self.layout.arrange(to_complex64(block, self.where(item))))
+        values = block if block.dtype == np.complex64 else to_complex64(block, self.where(item))
+        return np.array(self.layout.arrange(values), order="C")
 
     def kspace(self, item: int) -> np.ndarray:
         """Return k-space of an item, (coil, *space) complex64, zero where not sampled.

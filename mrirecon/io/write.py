@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -23,14 +23,14 @@ from mrirecon.io.encode import (
     encode_png,
     encode_text,
 )
+from mrirecon.io.encode_dicom import Series, encode_dicom
+from mrirecon.io.encode_nifti import encode_nifti
+from mrirecon.io.folder import atomic_folder
+from mrirecon.io.formats import ArrayFormat, ImageFormat, image_format
+from mrirecon.io.grid import Grid, as_volumes, said_loops, stored_grid
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.scratch import pieces
 
-ImageFormat = Literal["h5", "npz", "cfl", "png"]
-ArrayFormat = Literal["h5", "npz", "cfl"]
-_SUFFIXES: dict[str, ImageFormat] = {
-    **{".h5": "h5", ".hdf5": "h5", ".npz": "npz", ".cfl": "cfl", ".hdr": "cfl", ".png": "png"}
-}
 _DIM = {name: number for number, name in enumerate(BART) if name} | {"item": BART.index("slice")}
 
 
@@ -44,15 +44,21 @@ def write_image(
     inputs: Iterable[str | Path] = (),
     bits: Literal[8, 16] = 8,
     window: float | None = None,
+    grid: Grid | None = None,
+    loops: Mapping[str, int] | None = None,
+    series: Series | None = None,
 ) -> list[Path]:
     """Write reconstructed images and, if given, their sidecar `path`.json.
 
     HDF5 and npz hold `reconstruction`, the magnitude in float32, and with `keep_complex` also
-    `reconstruction_complex`; cfl holds complex values, items along BART's slice dimension. PNG is for looking at: one
-    grey picture an item (and a plane, in 3D), black at 0 and white at `window`; several are numbered `name_000.png`.
+    `reconstruction_complex`, and where the images lie, if known (`affine_lps_mm`, see `mrirecon.io.grid`, or
+    `spacing_mm`); cfl holds complex values, items along BART's slice dimension. NIfTI holds magnitudes in float32,
+    DICOM in 16 bits, a folder of slices. PNG is for looking at: one grey picture an item (and a plane, in 3D), black at
+    0 and white at `window`; several are numbered `name_000.png`. `formats.kept` says what a format leaves out.
 
     Args:
-        path: where to; a BART pair by either name or their common one.
+        path: where to; a BART pair by either name or their common one; for DICOM, a folder. A folder that exists is
+            replaced only where it holds nothing but such slices.
         images: (item, y, x) or (item, z, y, x), real or complex.
         format: by default from the extension of `path`.
         sidecar: plain data for the JSON; the outputs, their sizes and SHA-256 are added under "outputs".
@@ -60,6 +66,9 @@ def write_image(
         inputs: files that must not be overwritten.
         bits: 8 or 16 bits a pixel of a PNG.
         window: the magnitude shown white in a PNG; by default the largest of all items.
+        grid: where the images lie.
+        loops: lengths of the axes that the items run over, the last fastest; slices, if left out.
+        series: what a DICOM series is called.
 
     Returns:
         The image files written, without the sidecar.
@@ -71,7 +80,7 @@ def write_image(
 
     """
     images = np.asarray(images)
-    chosen = _format(path, format)
+    chosen = image_format(path, format)
     if images.ndim not in (3, 4) or not images.size:
         raise UsageError("images must be (item, y, x) or (item, z, y, x)", why=f"shape {images.shape}")
     _refuse_nan(images, str(path))
@@ -83,11 +92,23 @@ def write_image(
         return _commit(dict(zip(_png_names(Path(path), len(pages)), pages, strict=True)), path, sidecar, inputs)
     if chosen == "cfl":
         return _write_cfl(path, images, axes, sidecar, inputs)
+    grid = grid or Grid()
+    if chosen in ("nii", "dicom"):
+        volumes = as_volumes(np.abs(images).astype(np.float32), loops)
+        if chosen == "dicom":
+            return _commit_folder(encode_dicom(volumes, grid, series or Series()), Path(path), sidecar, inputs)
+        packed = not Path(path).name.lower().endswith(".nii")
+        return _commit({Path(path): encode_nifti(volumes, grid, compressed=packed)}, path, sidecar, inputs)
     # The magnitude in the precision of the input: squares of 1e-30 would vanish in float32.
-    arrays = {"reconstruction": Converted(images, np.float32, np.abs)}
+    arrays: dict[str, Lazy] = {"reconstruction": Converted(images, np.float32, np.abs)}
     if keep_complex:
         arrays["reconstruction_complex"] = Converted(images, np.complex64, np.asarray)
-    encode = encode_hdf5(arrays, {}, {}) if chosen == "h5" else encode_npz(arrays)
+    arrays |= stored_grid(grid)
+    items = said_loops(loops)
+    if chosen == "h5":
+        encode = encode_hdf5(arrays, {}, {"reconstruction": {"items": items}} if items else {})
+    else:
+        encode = encode_npz({**arrays, "items": np.array(items)} if items else arrays)
     return _commit({Path(path): encode}, path, sidecar, inputs)
 
 
@@ -104,6 +125,7 @@ def write_kspace(
     attributes: Attributes | None = None,
     sidecar: Mapping[str, object] | None = None,
     inputs: Iterable[str | Path] = (),
+    beside: Mapping[str, np.ndarray] | None = None,
 ) -> list[Path]:
     """Write k-space so that `read` gives it back: fastMRI's HDF5 layout, npz, or a BART pair.
 
@@ -122,6 +144,7 @@ def write_kspace(
         attributes: scalar header values; HDF5 keeps them on the root, npz as JSON in the entry `meta`.
         sidecar: as in `write_image`.
         inputs: files that must not be overwritten.
+        beside: further arrays of HDF5 and npz, by name.
 
     Returns:
         The files written, without the sidecar.
@@ -130,29 +153,28 @@ def write_kspace(
         UsageError, ResourceError, InputError: as in `write_image`; axes that do not fit.
 
     """
-    chosen = _format(path, format)
-    if chosen == "png":
-        raise UsageError("k-space cannot be written as PNG", fix="choose h5, npz or cfl")
+    chosen = image_format(path, format)
+    if chosen not in get_args(ArrayFormat):
+        raise UsageError(f"k-space cannot be written as {chosen}", fix="choose h5, npz or cfl")
     layout = make_layout(axes, kspace.shape, str(path), asked=True)
     data = np.ascontiguousarray(kspace, dtype=np.complex64)
     if chosen == "cfl":
         written = _write_cfl(path, data, layout.axes, sidecar, inputs)
-        written = _write_cfl(path, data, layout.axes, sidecar, inputs)
         base = str(cfl_pair(path)[0])[: -len(".hdr")]
         lead = layout.loops or ("slice",)
-        beside = {
+        others = {
             "mask": (mask, (*lead, *layout.space)),
             "reference": (reference, (*lead, *layout.space)),
             "maps": (maps, (*lead, "maps", "coil", *layout.space)),
         }
-        for name, (array, names) in beside.items():
+        for name, (array, names) in others.items():
             if array is not None:
                 value = np.asarray(array, dtype=np.complex64)
                 if name == "mask" and value.ndim == 1:
                     value = np.broadcast_to(value, layout.space_shape)
                 written += _write_cfl(f"{base}_{name}", value, names[-value.ndim :], None, inputs)
         return written
-    arrays: dict[str, Lazy] = {"kspace": data}
+    arrays: dict[str, Lazy] = {"kspace": data, **(beside or {})}
     if mask is not None:
         arrays["mask"] = np.asarray(mask).astype(np.uint8)
     if reference is not None:
@@ -193,8 +215,8 @@ def write_maps(
         SignalError, UsageError, ResourceError: as in `write_image`.
 
     """
-    chosen = _format(path, format)
-    if maps.ndim not in (5, 6) or not maps.size or chosen == "png":
+    chosen = image_format(path, format)
+    if maps.ndim not in (5, 6) or not maps.size or chosen not in get_args(ArrayFormat):
         raise UsageError("maps must be (item, M, coil, *space), written as h5, npz or cfl", why=f"shape {maps.shape}")
     _refuse_nan(maps, str(path))
     data = np.asarray(maps, dtype=np.complex64)
@@ -245,9 +267,33 @@ def _commit(
     return targets
 
 
+def _commit_folder(
+    files: Mapping[str, Encode], path: Path, sidecar: Mapping[str, object] | None, inputs: Iterable[str | Path]
+) -> list[Path]:
+    """Do as `_commit` for files of a folder of their own."""
+    beside = [] if sidecar is None else [sidecar_path(path)]
+    with atomic_folder(path, beside=beside, inputs=inputs, ours=r"slice-\d{4,}\.dcm") as (folder, temporaries):
+        outputs = []
+        for name, encode in files.items():
+            encode(folder / name)
+            if sidecar is not None:
+                facts = (folder / name).stat()
+                told = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "sha256": sha256(folder / name)}
+                outputs.append({"file": f"{path.name}/{name}", **told})
+        if sidecar is not None:
+            encode_text(_json({**sidecar, "outputs": outputs}))(temporaries[-1])
+    return [path / name for name in files]
+
+
 def sidecar_path(path: str | Path) -> Path:
-    """Return where the sidecar of an output lies: `out.h5.json`; for a BART pair, by its data file."""
+    """Return where the sidecar of an output lies: `out.h5.json`; for a BART pair, by its data file.
+
+    That of `out.nii.gz` is `out.json`, as BIDS has it, and dcm2niix.
+    """
     path = Path(path)
+    for ending in (".nii.gz", ".nii"):
+        if path.name.lower().endswith(ending):
+            return path.with_name(path.name[: -len(ending)] + ".json")
     return Path(f"{cfl_pair(path)[1] if path.suffix == '.hdr' else path}.json")
 
 
@@ -265,17 +311,6 @@ def _write_cfl(
     header, data = cfl_pair(path)
     encode_header, encode_data = encode_cfl(array, dims)
     return _commit({data: encode_data, header: encode_header}, data, sidecar, inputs, never_mixed=True)
-
-
-def _format(path: str | Path, format: str | None) -> ImageFormat:
-    if format is None:
-        format = _SUFFIXES.get(Path(path).suffix.lower(), "")
-    for known in ("h5", "npz", "cfl", "png"):
-        if format == known:
-            return known
-    raise UsageError(
-        f"the format of {path} is not known", why=f"{format or Path(path).suffix!r}", fix="choose h5, npz, cfl or png"
-    )
 
 
 def _png_names(path: Path, pages: int) -> list[Path]:

@@ -1,0 +1,72 @@
+"""The verb that lays results out on one page."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mrirecon.cli.console import emit, progress, say
+from mrirecon.cli.inspect import AsJson, Axes, Overwrite, free
+from mrirecon.errors import PartialFailure, UsageError
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of images, as `reconstruct SCANS -o FOLDER` leaves them; files; studies."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
+    reference: Annotated[
+        Path | None, typer.Option("--reference", "-r", help="Folder of references or fully sampled scans; or a file.")
+    ] = None,
+    scans: Annotated[
+        Path | None, typer.Option(help="Undersampled scans: for mask and zero filling. By default where sidecars say.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Whose definition of scores; see evaluate.")] = "mrirecon",
+    metrics: Annotated[str, typer.Option(help="Any of ssim,psnr,nmse,mse,hfen,gmsd; the first orders cases.")] = (
+        "ssim,psnr,nmse"
+    ),
+    mask: Annotated[
+        Path | None, typer.Option(help="Pixels that count in place of the object; a file or folder.")
+    ] = None,
+    region: Annotated[Path | None, typer.Option(help="Lesions: labels or a mask; a file or a folder.")] = None,
+    spacing: Annotated[tuple[float, float] | None, typer.Option(help="y and x distance of pixels in mm.")] = None,
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Reconstructions compared",
+    limit: Annotated[float, typer.Option(min=1, help="Size in MB above which slices are left out, evenly.")] = 20,
+    whole: Annotated[bool, typer.Option("--whole", help="Show the whole field of view, not the object.")] = False,
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="Number the cases, and leave file names and commands out.")
+    ] = False,
+    axes: Axes = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML file, to be opened anywhere without a network: scores, images to look into, how all was made."""
+    free(output, overwrite)
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise UsageError("a report is a page", where=str(output), fix="give it a name that ends in .html")
+    from mrirecon.evaluate import Options
+    from mrirecon.jobs import versions
+    from mrirecon.report.cases import About
+    from mrirecon.report.html import write_report
+    from mrirecon.report.reading import Sources
+    from mrirecon.report.runs import gather
+
+    names = tuple(part.strip() for part in metrics.split(",") if part.strip())
+    options = Options(preset, names, mask, region, spacing)  # type: ignore[arg-type]  # it checks the words
+    found = gather(Sources(runs, reference, scans, options, axes, anonymous))
+    command = None if anonymous else ["mrirecon", *sys.argv[1:]]
+    about = About(title, options, command, versions(), notes=found.notes)
+    with progress("report") as callback:
+        told = (lambda done, name: callback(done, found.count, name)) if callback else None
+        done = write_report(output, found.cases, about, limit=limit * 1e6, whole=whole, inputs=runs, progress=told)
+    say(f"{done.cases} cases, {done.shown} of {done.slices} slices with pictures, {done.bytes / 1e6:.1f} MB")
+    if as_json:
+        emit({**vars(done), "path": str(done.path)})
+        raise typer.Exit(PartialFailure.exit_code if done.failed else 0)
+    typer.echo(done.path)
+    if done.failed:
+        raise PartialFailure(f"{done.failed} results failed", fix="the page is written, and says which and why")

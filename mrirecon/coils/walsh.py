@@ -1,0 +1,97 @@
+"""Adaptive coil maps: the eigenvector of the local covariance of low-resolution coil images.
+
+Walsh, Gmitro and Marcellin, MRM 43:682, 2000. Around each place the coil images m(r) = S(r) x(r) + n span one
+direction, that of the sensitivities, and noise spans all: the largest eigenvector of Σ m mᴴ over a small block is the
+matched filter that combines the coils at the best SNR. The calibration region gives the images, so a fully sampled
+centre is needed; noise should be white (`mrirecon.preprocess.whiten`), for else the loudest coil's passes for signal.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mrirecon.coils.espirit import interpolate, principal_coil, reference_phase
+from mrirecon.errors import CalibrationError, SignalError
+from mrirecon.operators import Fourier, root_sum_of_squares
+
+FEWEST = 4  # samples along an axis, below which an image shows no coil
+_FINER = 2  # points of the coarse grid for every sample of the calibration region: as its images vary, and no more
+_AT_A_TIME = 4096  # eigenvalue problems
+
+
+def walsh(calibration: Tensor, space: tuple[int, ...], *, block: int = 3) -> Tensor:
+    """Estimate coil maps.
+
+    Args:
+        calibration: (B, C, *box) complex, the fully sampled centre of k-space.
+        space: size of the maps along each spatial axis.
+        block: places of the coarse grid, two for every sample of the region, over which the covariance is summed.
+
+    Returns:
+        (B, 1, C, *space) complex, of unit length over the coils everywhere, as ESPIRiT's before they are cropped; the
+        phase is that of the first principal coil.
+
+    Raises:
+        CalibrationError: the region is empty, or narrower than four samples.
+        SignalError: it holds only zeros, or values that are not finite.
+
+    """
+    box = tuple(calibration.shape[2:])
+    if min(box) < FEWEST:
+        raise CalibrationError(
+            "the calibration region is too small for adaptive maps" if min(box) else "there is no calibration region",
+            why=f"its size is {'×'.join(map(str, box))}, {FEWEST} samples are needed along each axis",
+            fix="give maps from a file (--maps FILE), or reconstruct with --method rss",
+        )
+    if not bool(torch.isfinite(torch.view_as_real(calibration)).all()):
+        raise SignalError("the calibration region holds NaN or infinite values", fix="look with `mrirecon info FILE`")
+    scale = calibration.abs().flatten(1).amax(1)
+    if bool((scale == 0).any()):
+        raise SignalError("the calibration region holds only zeros", fix="look with `mrirecon info FILE`")
+    calibration = calibration / scale.reshape(-1, *[1] * (calibration.ndim - 1))
+    return torch.stack([_one(item, space, block) for item in calibration.unbind(0)])
+
+
+def _one(calibration: Tensor, space: tuple[int, ...], block: int) -> Tensor:
+    """Return maps (1, C, *space) of one item."""
+    images = _low_resolution(
+        calibration, tuple(min(n, _FINER * b) for n, b in zip(space, calibration.shape[1:], strict=True))
+    )
+    coils, grid = len(images), images.shape[1:]
+    summed = _block_sum((images.unsqueeze(1) * images.conj().unsqueeze(0)).flatten(0, 1), block)
+    covariance = summed.reshape(coils, coils, -1).permute(2, 0, 1)
+    vectors = torch.cat([torch.linalg.eigh(part).eigenvectors[..., -1] for part in torch.split(covariance, _AT_A_TIME)])
+    principal = principal_coil(calibration)
+    coarse = reference_phase(vectors.T.reshape(1, coils, *grid), principal)
+    maps = interpolate(coarse, space, slice(None))
+    # Between two unit vectors the way is shorter than an arc: back to unit length.
+    length = root_sum_of_squares(maps, 1, keepdim=True)
+    return reference_phase(maps / length.clamp_min(torch.finfo(length.dtype).tiny), principal)
+
+
+def _low_resolution(calibration: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Return the images (C, *grid) of the calibration region, behind a cosine window that tames their ringing.
+
+    Narrower windows blur the maps, none lets edges ring into their neighbours; measured, this lies between.
+    """
+    axes = tuple(range(-len(grid), 0))
+    padded = calibration.new_zeros(len(calibration), *grid)
+    inside = []
+    for axis, (n, size) in enumerate(zip(calibration.shape[1:], grid, strict=True), start=1):
+        place = torch.arange(1, n + 1, dtype=calibration.real.dtype, device=calibration.device) / (n + 1)
+        window = torch.sin(torch.pi * place)
+        calibration = calibration * window.reshape([-1 if a == axis else 1 for a in range(calibration.ndim)])
+        kept = min(n, size)
+        calibration = calibration.narrow(axis, n // 2 - kept // 2, kept)
+        inside.append(slice(size // 2 - kept // 2, size // 2 - kept // 2 + kept))
+    padded[(slice(None), *inside)] = calibration
+    return Fourier(axes).adjoint(padded)
+
+
+def _block_sum(values: Tensor, block: int) -> Tensor:
+    """Return sums over a block around every place, (N, *grid); the field of view is periodic, as k-space has it."""
+    for axis in range(1, values.ndim):
+        width = min(block, values.shape[axis])
+        values = sum((values.roll(shift - width // 2, axis) for shift in range(width)), torch.zeros_like(values))
+    return values

@@ -1,0 +1,303 @@
+"""Sort readouts: which make the image, which calibrate, where each goes, and what there is to tell about it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from mrirecon.errors import InputError
+from mrirecon.io.axes import MAX_ITEMS, Layout, make_layout
+from mrirecon.io.limits import READ_LIMIT, refuse_bomb
+from mrirecon.io.readouts import BOTH, CALIBRATION, IMAGE, LOOPED, Encoding, Placement, Plan, Readouts, span, told
+
+_LARGEST = 1 << 14
+
+
+def plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str]) -> Plan:
+    """Conclude the grid and the place of every readout on it; what was concluded is added to `notes`.
+
+    Lines and partitions are placed by the counter that the header names as the centre of k-space, and readouts by the
+    sample at which the echo lies, so that partial Fourier and asymmetric echoes leave gaps where nothing was measured.
+
+    Args:
+        table: the readouts.
+        encodings: what the header says, one for each `Readouts.encoding`.
+        path: the file, for messages.
+        notes: what there is to tell, added to.
+
+    Raises:
+        InputError: no imaging readouts, several coil counts, lines or samples outside the matrix.
+
+    """
+    image = table.rows(IMAGE, BOTH)
+    if not image.size:
+        raise InputError(f"{path} holds no imaging readouts", why=told(table.counts()) or "it holds no readouts")
+    number = int(table.encoding[image[0]])
+    others = image[table.encoding[image] != number]
+    if others.size:
+        notes.append(f"{others.size} imaging readouts of another encoding are not used")
+        image = image[table.encoding[image] == number]
+    if not 0 <= number < len(encodings):
+        raise InputError(f"the header of {path} lacks encoding {number}, to which its readouts belong")
+    encoding = encodings[number]
+    separate = table.rows(CALIBRATION)
+    if separate.size and encoding.embedded:
+        notes.append(f"{separate.size} calibration lines belong to the image too (embedded calibration)")
+        image, separate = np.union1d(image, separate), separate[:0]
+    coils = _one(table.coils[image], "coils", path)
+    centres = _centres(table, image, encoding, notes)
+    grid = _grid(table, image, encoding, centres, path, notes)
+    sizes, loops = _loops(table, image, path)
+    kept, fov = _removed(encoding, grid[0], notes)
+    placed = _place(table, image, encoding, grid, centres, sizes, path)
+    volume = grid[2] > 1
+    axes = (*loops, "coil", *(("z",) if volume else ()), "y", "x")
+    shape = (*(sizes[name] for name in loops), coils, *((grid[2],) if volume else ()), kept, grid[1])
+    layout = make_layout(axes, shape, str(path))
+    one = 8 * coils * math.prod(grid)
+    refuse_bomb(one, 8 * int((table.samples * table.coils)[image].sum()), READ_LIMIT, f"an image of {path}")
+    _tell(table, placed, grid, encoding, layout, notes)
+    calibration, box = _calibration(table, separate, encodings, grid, centres, number, coils, sizes["slice"], notes)
+    # Lines beyond the header's matrix make voxels finer, not the field of view larger.
+    whole = (fov, encoding.fov_mm[1], encoding.fov_mm[2])
+    box = tuple(_cropped(part, grid[0], kept) if i == len(box) - 2 else part for i, part in enumerate(box))
+    return Plan(layout, grid[0], placed, calibration, box, whole)
+
+
+def _one(values: np.ndarray, name: str, path: Path) -> int:
+    first, last = span(values)
+    if first != last or first < 1:
+        raise InputError(f"the readouts of {path} differ in {name}", why=f"from {first} to {last}")
+    return first
+
+
+def _centres(table: Readouts, rows: np.ndarray, encoding: Encoding, notes: list[str]) -> tuple[int | None, int, int]:
+    """Return the echo's sample (None: as each readout says), and the counters of the central line and partition."""
+    # Writers that leave a field empty leave it 0. An echo at the first sample of a full readout, or a centre before
+    # which no line lies though the lines fill the matrix, is such a field.
+    echo = None
+    if not table.centre[rows].any() and (table.samples[rows] > 1).all():
+        echo = 0
+        notes.append("the header does not say at which sample the echo lies: taken as the middle of each readout")
+    found = []
+    for name, stated, size in (
+        ("line", encoding.line_centre, encoding.matrix[1]),
+        ("partition", encoding.partition_centre, encoding.matrix[2]),
+    ):
+        last = int(table.counters[name][rows].max())
+        if stated is None or (stated == 0 and last >= max(1, size - size // 2)):
+            stated = max(size, last + 1) // 2
+            if last:
+                notes.append(f"the header does not say which {name} is the centre of k-space: taken as {stated}")
+        found.append(stated)
+    return echo, found[0], found[1]
+
+
+def _grid(
+    table: Readouts,
+    rows: np.ndarray,
+    encoding: Encoding,
+    centres: tuple[int | None, int, int],
+    path: Path,
+    notes: list[str],
+) -> tuple[int, int, int]:
+    """Return the size of the grid along readout, lines and partitions: the header's, or what the readouts need."""
+    grid = list(encoding.matrix)
+    for axis, name in ((1, "line"), (2, "partition")):
+        first, last = span(table.counters[name][rows])
+        centre = centres[axis] or 0
+        below, above = centre - first, last - centre
+        if below > grid[axis] // 2 or above > grid[axis] - 1 - grid[axis] // 2:
+            # The smallest even or odd size whose index n // 2 has so many on either side.
+            need = max(1, min(2 * max(below, above + 1), 2 * max(below, above) + 1))
+            notes.append(f"{name}s {first} to {last} do not fit the header's {grid[axis]}: the grid has {need}")
+            grid[axis] = need
+    if max(grid) > _LARGEST or min(grid) < 1:
+        raise InputError(f"{path} has a matrix of {grid[0]} x {grid[1]} x {grid[2]}", why=f"the limit is {_LARGEST}")
+    longest = int((table.samples - table.before - table.behind)[rows].max())
+    if longest > grid[0]:
+        raise InputError(
+            f"the readouts of {path} do not fit its matrix",
+            why=f"{longest} samples in a readout, {grid[0]} in the header",
+            fix="the header is wrong, or the trajectory is not Cartesian",
+        )
+    return grid[0], grid[1], grid[2]
+
+
+def _loops(table: Readouts, rows: np.ndarray, path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+    sizes = {name: int(table.counters[name][rows].max()) + 1 for name in LOOPED}
+    if math.prod(sizes.values()) > MAX_ITEMS:
+        raise InputError(f"{path} has {math.prod(sizes.values())} images", why=f"the limit is {MAX_ITEMS}")
+    return sizes, tuple(name for name in LOOPED if sizes[name] > 1 or name == "slice")
+
+
+def _removed(encoding: Encoding, samples: int, notes: list[str]) -> tuple[int, float]:
+    """Return the readout's length without oversampling, and its field of view in mm."""
+    fov, wanted = encoding.fov_mm[0], encoding.image_fov_mm[0]
+    kept = samples * wanted / fov if fov > 0 else samples
+    if kept > samples * (1 - 1e-3):
+        return samples, fov
+    if abs(kept - round(kept)) > 0.05 or round(kept) < 2:
+        notes.append(f"the readout covers {fov:g} mm for an image of {wanted:g} mm: kept, for no whole crop fits")
+        return samples, fov
+    notes.append(
+        f"readout oversampling removed: {samples} samples over {fov:g} mm, cropped in the image to {round(kept)} over "
+        f"{wanted:g} mm"
+    )
+    return round(kept), wanted
+
+
+def _place(
+    table: Readouts,
+    rows: np.ndarray,
+    encoding: Encoding,
+    grid: tuple[int, int, int],
+    centres: tuple[int | None, int, int],
+    sizes: dict[str, int],
+    path: Path,
+) -> Placement:
+    line = table.counters["line"][rows] - centres[1] + grid[1] // 2
+    partition = table.counters["partition"][rows] - centres[2] + grid[2] // 2
+    kept = table.samples[rows] - table.before[rows] - table.behind[rows]
+    echo = _echo(table, rows, centres[0] is not None)
+    start = grid[0] // 2 - echo
+    for values, size, name in ((line, grid[1], "line"), (partition, grid[2], "partition")):
+        if (values < 0).any() or (values >= size).any():
+            raise InputError(
+                f"a {name} of {path} lies outside its matrix",
+                why=f"index {int(values.min())} to {int(values.max())} of {size}",
+                fix="the header is wrong: convert the raw data again",
+            )
+    if (start < 0).any() or (start + kept > grid[0]).any():
+        bad = int(np.flatnonzero((start < 0) | (start + kept > grid[0]))[0])
+        raise InputError(
+            f"a readout of {path} lies outside its matrix",
+            why=f"readout {rows[bad]}: {kept[bad]} samples, echo at {echo[bad]}, in a matrix of {grid[0]}",
+            fix="the header is wrong: convert the raw data again",
+        )
+    item = np.zeros(len(rows), dtype=np.int64)
+    for name in LOOPED:
+        item = item * sizes[name] + np.minimum(table.counters[name][rows], sizes[name] - 1)
+    return Placement(rows, item, line, partition, start)
+
+
+def _echo(table: Readouts, rows: np.ndarray, middle: bool) -> np.ndarray:
+    """Return at which of the samples that are kept the echo lies, once reversed readouts are turned round."""
+    samples = table.samples[rows]
+    centre = samples // 2 if middle else table.centre[rows]
+    # An echo in the middle of a readout, n // 2, stays there: the gradient's shape is symmetric in time.
+    mirrored = 2 * (samples // 2) - centre - table.behind[rows]
+    return np.asarray(np.where(table.reversed[rows], mirrored, centre - table.before[rows]))
+
+
+def _tell(
+    table: Readouts,
+    placed: Placement,
+    grid: tuple[int, int, int],
+    encoding: Encoding,
+    layout: Layout,
+    notes: list[str],
+) -> None:
+    place = (placed.item * grid[2] + placed.partition) * grid[1] + placed.line
+    _, times = np.unique(place, return_counts=True)
+    repeated = int((times - 1).sum())
+    if repeated:
+        averages = int(table.counters["average"][placed.rows].max()) + 1
+        _, once = np.unique(place * averages + table.counters["average"][placed.rows], return_counts=True)
+        same = int((once - 1).sum())
+        if repeated - same:
+            notes.append(f"{averages} averages: {repeated - same} readouts averaged with others of the same place")
+        if same:
+            notes.append(f"{same} readouts measured twice (same counters): averaged")
+    for name, values, size in (("lines", placed.line, grid[1]), ("partitions", placed.partition, grid[2])):
+        first, last = span(values)
+        # The first index may lie one further from the centre than the last.
+        below, above = size // 2 - first, last - size // 2 + 1
+        known = np.unique(values)
+        gap = int(np.diff(known).max(initial=1))
+        if size > 1 and len(known) > 1 and max(first, size - 1 - last) > gap:
+            what = "partial Fourier" if abs(below - above) > max(2, size // 32) else "the outer ones not measured"
+            notes.append(f"{what}: {name} {first} to {last} of {size}")
+    kept = (table.samples - table.before - table.behind)[placed.rows]
+    starts, stops = span(placed.start), span(placed.start + kept)
+    if starts[1] > 0 or stops[0] < grid[0]:
+        said = f"samples {starts[0]} to {stops[1] - 1} of {grid[0]} measured"
+        notes.append(f"asymmetric echo or short readout: {said}")
+    turned = int(table.reversed[placed.rows].sum())
+    if turned:
+        notes.append(f"{turned} readouts were measured backwards and are turned round")
+    empty = layout.count - len(np.unique(placed.item))
+    if empty:
+        notes.append(f"{empty} of {layout.count} images have no readouts: the scan seems to be incomplete")
+    ratio = encoding.image_fov_mm[1] / encoding.fov_mm[1] if encoding.fov_mm[1] > 0 else 1
+    if ratio < 0.999:
+        notes.append(
+            f"phase oversampling kept: the image covers {encoding.fov_mm[1]:g} mm along phase, the scanner shows "
+            f"{encoding.image_fov_mm[1]:g} mm"
+        )
+
+
+def _calibration(
+    table: Readouts,
+    rows: np.ndarray,
+    encodings: list[Encoding],
+    grid: tuple[int, int, int],
+    centres: tuple[int | None, int, int],
+    number: int,
+    coils: int,
+    slices: int,
+    notes: list[str],
+) -> tuple[Placement | None, tuple[slice, ...]]:
+    """Place a separate calibration scan on the grid of the image, and find the box around the centre that it fills."""
+    if not rows.size:
+        return None, ()
+    which = int(table.encoding[rows[0]])
+    image, own = encodings[number], encodings[which] if 0 <= which < len(encodings) else encodings[number]
+    unfit = (table.coils[rows] != coils).any() or (table.encoding[rows] != which).any()
+    unfit = unfit or any(abs(a - b) > 1e-2 * b for a, b in zip(own.fov_mm[:2], image.fov_mm[:2], strict=True))
+    if unfit:
+        notes.append(f"{rows.size} calibration readouts are not used: another field of view, or other coils")
+        return None, ()
+    line_centre, partition_centre = centres[1], centres[2]
+    if which != number:
+        line_centre = own.line_centre if own.line_centre is not None else own.matrix[1] // 2
+        partition_centre = own.partition_centre if own.partition_centre is not None else own.matrix[2] // 2
+    line = table.counters["line"][rows] - line_centre + grid[1] // 2
+    partition = table.counters["partition"][rows] - partition_centre + grid[2] // 2
+    kept = table.samples[rows] - table.before[rows] - table.behind[rows]
+    echo = _echo(table, rows, centres[0] is not None)
+    start = grid[0] // 2 - echo
+    inside = (line >= 0) & (line < grid[1]) & (partition >= 0) & (partition < grid[2])
+    item = table.counters["slice"][rows]
+    inside &= (start >= 0) & (start + kept <= grid[0]) & (item < slices)
+    full = np.zeros((slices, grid[2], grid[1]), dtype=bool)
+    full[item[inside], partition[inside], line[inside]] = True
+    common: np.ndarray = np.asarray(full.all(axis=0))
+    # The central lines of the central partition, and the partitions that hold all of them.
+    lines = _around(common[grid[2] // 2], grid[1] // 2)
+    planes = _around(np.asarray(common[:, lines].all(axis=1)), grid[2] // 2) if grid[2] > 1 else slice(0, 1)
+    low, high = int(start[inside].max(initial=0)), int((start + kept)[inside].min(initial=grid[0]))
+    half = min(grid[0] // 2 - low, high - grid[0] // 2)
+    if lines.stop - lines.start < 2 or half < 1:
+        notes.append(f"{rows.size} calibration readouts are not used: they do not fill the centre of k-space")
+        return None, ()
+    notes.append(f"{rows.size} readouts of a separate calibration scan: {lines.stop - lines.start} central lines")
+    placed = Placement(rows[inside], item[inside], line[inside], partition[inside], start[inside])
+    readout = slice(grid[0] // 2 - half, grid[0] // 2 + half)
+    return placed, (*((planes,) if grid[2] > 1 else ()), readout, lines)
+
+
+def _around(there: np.ndarray, centre: int) -> slice:
+    """Return the largest even range around the centre in which everything is there."""
+    half = 0
+    while centre - half - 1 >= 0 and centre + half < len(there) and there[centre - half - 1] and there[centre + half]:
+        half += 1
+    return slice(centre - half, centre + half)
+
+
+def _cropped(part: slice, samples: int, kept: int) -> slice:
+    """Return a range of the oversampled readout as one of the cropped one, both around the centre."""
+    half = int((samples // 2 - part.start) * kept / samples)
+    return slice(kept // 2 - half, kept // 2 + half)

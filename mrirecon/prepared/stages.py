@@ -1,0 +1,184 @@
+"""A scan that is changed as it is read: averaged, whitened, cropped along its readout, its coils compressed.
+
+Each is a scan over a scan, so that whatever takes the one takes the other, and nothing is read before it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from mrirecon.errors import InputError, UsageError
+from mrirecon.io import Scan
+from mrirecon.io.axes import Layout
+from mrirecon.prepared.served import Derived
+from mrirecon.preprocess.combine import AVERAGED, mean_kspace
+from mrirecon.preprocess.compress import Compression, compress, compress_maps, compression
+from mrirecon.preprocess.oversampling import check_readout, crop_image, crop_mask, remove_oversampling
+from mrirecon.preprocess.whiten import Whitening, mix_coils
+
+_KEPT = 64  # compressions, each a few kB to a few MB
+
+
+class Averaged(Derived):
+    """The complex mean over repetitions and averages."""
+
+    def __init__(self, base: Scan) -> None:
+        gone = [a for a in base.layout.loops if a in AVERAGED and base.shape[a] > 1]
+        if not gone:
+            raise UsageError(
+                "there are no repetitions or averages to take the mean of",
+                where=str(base.path),
+                why=f"its axes are {', '.join(base.shape)}",
+                fix="leave --combine average out, or name the axes with --axes repetition,...",
+            )
+        kept = [(a, n) for a, n in zip(base.layout.axes, base.layout.sizes, strict=True) if a not in gone]
+        super().__init__(base, Layout(tuple(a for a, _ in kept), tuple(n for _, n in kept)))
+        self.members: list[list[int]] = [[] for _ in range(len(self))]
+        places = {tuple(index.values()): item for item, index in enumerate(self.items)}
+        for item, index in enumerate(base.items):
+            self.members[places[tuple(n for a, n in index.items() if a not in gone)]].append(item)
+        self.count = len(self.members[0])
+        self.note(f"the complex mean of k-space over {self.count} {' and '.join(gone)}s")
+
+    def kspace(self, item: int) -> np.ndarray:
+        """Return the mean, of each sample over those that acquired it."""
+        members = self.members[item]
+        masks = [self.base.mask(i) for i in members]
+        if any((m != masks[0]).any() for m in masks):
+            self.note("repetitions sampled different places: noise differs from sample to sample of their mean")
+        return mean_kspace([self.base.kspace(i) for i in members], masks)[0]
+
+    def mask(self, item: int) -> np.ndarray:
+        """Return what any of them sampled."""
+        return np.asarray(np.any([self.base.mask(i) for i in self.members[item]], axis=0))
+
+    def maps(self, item: int) -> np.ndarray | None:
+        """Return the maps of the first of them."""
+        return self.base.maps(self.members[item][0])
+
+    @property
+    def calibration(self) -> np.ndarray | None:
+        """Separate calibration k-space, that of the first of each where every item has its own."""
+        found = self.base.calibration
+        return found if found is None or len(found) == 1 else found[[m[0] for m in self.members]]
+
+
+class Whitened(Derived):
+    """Channels whose noise is white."""
+
+    def __init__(self, base: Scan, how: Whitening) -> None:
+        super().__init__(base)
+        self.how = how
+        self.noise = None if base.noise is None else mix_coils(base.noise, how.matrix)
+
+    def kspace(self, item: int) -> np.ndarray:
+        """Return k-space of the white channels."""
+        return mix_coils(self.base.kspace(item), self.how.matrix)
+
+    def maps(self, item: int) -> np.ndarray | None:
+        """Return the white channels' sensitivities."""
+        found = self.base.maps(item)
+        return None if found is None else mix_coils(found, self.how.matrix, axis=1)
+
+    @property
+    def calibration(self) -> np.ndarray | None:
+        """Separate calibration k-space of the white channels."""
+        found = self.base.calibration
+        return None if found is None else mix_coils(found, self.how.matrix, axis=1)
+
+
+class Cropped(Derived):
+    """The middle of an oversampled readout."""
+
+    def __init__(self, base: Scan, readout: str, kept: int) -> None:
+        sizes = {**dict(zip(base.layout.axes, base.layout.sizes, strict=True)), readout: kept}
+        super().__init__(base, Layout(base.layout.axes, tuple(sizes[a] for a in base.layout.axes)))
+        self.readout, self.kept = readout, kept
+        self.axis = base.space.index(readout) - len(base.space)
+        self.size = base.shape[readout]
+        where = base.geometry
+        if where is not None:
+            fov = list(where.fov_mm)
+            fov[where.axes.index(readout)] *= kept / self.size
+            self.geometry = replace(where, fov_mm=(fov[0], fov[1], fov[2]))
+
+    def kspace(self, item: int) -> np.ndarray:
+        """Return k-space of the middle of the field of view."""
+        check_readout(self.base.mask(item), self.axis, self.readout)
+        return remove_oversampling(self.base.kspace(item), self.axis, self.kept)
+
+    def mask(self, item: int) -> np.ndarray:
+        """Return the mask, lines shorter by the factor."""
+        mask = self.base.mask(item)
+        check_readout(mask, self.axis, self.readout)
+        return crop_mask(mask, self.axis, self.kept)
+
+    def maps(self, item: int) -> np.ndarray | None:
+        """Return the middle of the maps."""
+        found = self.base.maps(item)
+        return None if found is None else crop_image(found, self.axis, self.kept)
+
+    @property
+    def calibration(self) -> np.ndarray | None:
+        """Separate calibration k-space of the middle: of the largest part that the factor divides."""
+        found = self.base.calibration
+        if found is None:
+            return None
+        step = self.size // np.gcd(self.size, self.kept)
+        length = found.shape[self.axis] // step * step
+        if not length:
+            raise InputError(
+                "the calibration data are too short along the readout to be cropped",
+                why=f"{found.shape[self.axis]} samples for a factor of {self.size / self.kept:g}",
+                fix="leave the oversampling in",
+            )
+        return remove_oversampling(crop_image(found, self.axis, length), self.axis, length * self.kept // self.size)
+
+
+class Compressed(Derived):
+    """Virtual coils, found for every item from its own samples."""
+
+    def __init__(self, base: Scan, coils: int, readout: int | None) -> None:
+        sizes = {**dict(zip(base.layout.axes, base.layout.sizes, strict=True)), "coil": coils}
+        super().__init__(base, Layout(base.layout.axes, tuple(sizes[a] for a in base.layout.axes)))
+        self.readout = readout
+        self._found: dict[int, Compression] = {}
+        self._calibration: np.ndarray | None = None
+
+    def how(self, item: int, kspace: np.ndarray | None = None) -> Compression:
+        """Return how the coils of an item become virtual ones."""
+        if item not in self._found:
+            if len(self._found) >= _KEPT:
+                self._found.pop(next(iter(self._found)))
+            full = self.base.kspace(item) if kspace is None else kspace
+            self._found[item] = compression(full, coils=self.coils, readout=self.readout)
+        return self._found[item]
+
+    def kspace(self, item: int) -> np.ndarray:
+        """Return k-space of the virtual coils."""
+        full = self.base.kspace(item)
+        mixed = compress(full, self.how(item, full))
+        return mixed * self.mask(item) if self.readout is not None else mixed
+
+    def maps(self, item: int) -> np.ndarray | None:
+        """Return the virtual coils' sensitivities."""
+        found = self.base.maps(item)
+        return None if found is None else compress_maps(found, self.how(item))
+
+    @property
+    def calibration(self) -> np.ndarray | None:
+        """Separate calibration k-space of the virtual coils, which are every item's own."""
+        found = self.base.calibration
+        if found is not None and self._calibration is None:
+            each = [compress(found[i if len(found) > 1 else 0], self.how(i)) for i in range(len(self))]
+            self._calibration = np.stack(each)
+        return self._calibration
+
+
+def pooled(scan: Scan, samples: Callable[[np.ndarray, np.ndarray], np.ndarray], most: int = 5) -> np.ndarray:
+    """Return noise samples (C, N) of up to ``most`` items, evenly spread."""
+    items = np.unique(np.linspace(0, len(scan) - 1, min(most, len(scan))).round().astype(int)).tolist()
+    return np.concatenate([samples(scan.kspace(i), scan.mask(i)) for i in items], axis=1)

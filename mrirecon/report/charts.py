@@ -1,0 +1,186 @@
+"""Where the parts of a chart lie, in the units of its picture; the page's template draws them as SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+WIDTH, HEIGHT = 460.0, 250.0
+LEFT, RIGHT, TOP, BOTTOM = 56.0, 10.0, 12.0, 34.0
+LEAST = 4  # volumes for a box
+LETTER = 5.8  # width of a letter
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A value on an axis: where, and in words."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """One volume (`large`) or one slice.
+
+    Attributes:
+        x: across.
+        y: down.
+        text: what it is.
+        case: number of its case, from 0.
+        large: whether it is a volume.
+
+    """
+
+    x: float
+    y: float
+    text: str
+    case: int
+    large: bool
+
+
+@dataclass(frozen=True)
+class Box:
+    """One method: quartiles and whiskers of its volumes, as y; None with fewer than `LEAST`.
+
+    Whiskers end at the last volume within 1.5 interquartile ranges of the box (Tukey, Exploratory Data Analysis, 1977).
+    """
+
+    method: str
+    label: str
+    number: int
+    x: float
+    width: float
+    lines: tuple[float, float, float, float, float] | None
+    points: list[Point]
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """One metric of all methods."""
+
+    title: str
+    ticks: list[Tick]
+    boxes: list[Box]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Curves over steps: (method's number, method, points of the SVG's polyline, last value)."""
+
+    title: str
+    ticks: list[Tick]
+    steps: list[Tick]
+    curves: list[tuple[int, str, str, float]]
+
+
+Values = Sequence[tuple[int, str, float | None, Sequence[float | None]]]  # case, its name, volume, slices
+
+
+def box_plot(title: str, methods: Mapping[str, Values]) -> Boxes | None:
+    """Return the box plot of a metric; None where no value is defined.
+
+    Args:
+        title: the metric.
+        methods: of each, every case with its value and those of its slices.
+
+    """
+    every = [v for cases in methods.values() for _, _, volume, slices in cases for v in (volume, *slices)]
+    defined = [v for v in every if v is not None]
+    if not defined:
+        return None
+    low, high, ticks = _scale(min(defined), max(defined))
+
+    def down(value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
+
+    pitch = (WIDTH - LEFT - RIGHT) / len(methods)
+    boxes = []
+    for number, (method, cases) in enumerate(methods.items()):
+        middle = LEFT + pitch * (number + 0.5)
+        width = min(pitch * 0.5, 64.0)
+        volumes = [v for _, _, v, _ in cases if v is not None]
+        points = []
+        for case, name, volume, slices in cases:
+            shown = [v for v in slices if v is not None]
+            points += [
+                Point(middle + width * _spread(case * 997 + i) * 0.9, down(v), f"{name}: {v:.4g}", case, False)
+                for i, v in enumerate(shown)
+                if len(shown) > 1
+            ]
+            if volume is not None:
+                at = middle + width * _spread(case) * 0.5
+                points.append(Point(at, down(volume), f"{name}, {method}: {volume:.4g}", case, True))
+        lines = None
+        if len(volumes) >= LEAST:
+            first, half, third = (float(q) for q in np.quantile(volumes, (0.25, 0.5, 0.75)))
+            reach = 1.5 * (third - first)
+            lowest = min(v for v in volumes if v >= first - reach)
+            highest = max(v for v in volumes if v <= third + reach)
+            a, b, c, d, e = (down(v) for v in (lowest, first, half, third, highest))
+            lines = (a, b, c, d, e)
+        label = method if len(method) * LETTER <= pitch else f"{method[: max(1, int(pitch / LETTER) - 1)]}…"
+        boxes.append(Box(method, label, number, middle, width, lines, sorted(points, key=lambda p: p.large)))
+    return Boxes(title, [Tick(down(t), text) for t, text in ticks], boxes)
+
+
+def line_plot(title: str, curves: Mapping[str, tuple[int, Sequence[float]]]) -> Lines | None:
+    """Return curves over steps, on a logarithmic axis; None where there are none.
+
+    Args:
+        title: what is drawn.
+        curves: by method, its number and its positive values from step 1 on; others are left out.
+
+    """
+    kept = {m: (n, [(k + 1, v) for k, v in enumerate(c) if v > 0]) for m, (n, c) in curves.items()}
+    kept = {m: (n, c) for m, (n, c) in kept.items() if c}
+    if not kept:
+        return None
+    values = [v for _, c in kept.values() for _, v in c]
+    low, high = math.log10(min(values)), math.log10(max(values))
+    spare = max(0.05, 0.06 * (high - low))
+    low, high = low - spare, high + spare
+    last = max(k for _, c in kept.values() for k, _ in c)
+
+    def place(k: int, v: float) -> tuple[float, float]:
+        x = LEFT + (WIDTH - LEFT - RIGHT - 8) * ((k - 1) / (last - 1) if last > 1 else 0.5)
+        return x, TOP + (HEIGHT - TOP - BOTTOM) * (high - math.log10(v)) / (high - low)
+
+    marks = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
+    marks = [m for m in marks if low <= math.log10(m) <= high]
+    step = max(1, -(-last // 8))
+    return Lines(
+        title,
+        [Tick(place(1, m)[1], f"{m:.3g}") for m in marks],
+        [Tick(place(k, 1.0)[0], str(k)) for k in range(step, last + 1, step)],
+        [(n, m, " ".join("{:.1f},{:.1f}".format(*place(k, v)) for k, v in c), c[-1][1]) for m, (n, c) in kept.items()],
+    )
+
+
+def spread_line(decibels: np.ndarray, floor: float) -> str:
+    """Return the polyline of a point spread function (n,) in decibels, ``floor`` at the bottom."""
+    n = len(decibels)
+    across = [LEFT + (WIDTH - LEFT - RIGHT) * i / max(1, n - 1) for i in range(n)]
+    down = TOP + (HEIGHT - TOP - BOTTOM) * (np.clip(decibels, floor, 0) / floor)
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, down, strict=True))
+
+
+def _spread(number: int) -> float:
+    """Return a place from −1 to 1 that looks random and is always the same: the golden ratio's fractions."""
+    return 2 * math.modf((number + 1) * 0.6180339887498949)[0] - 1
+
+
+def _scale(low: float, high: float) -> tuple[float, float, list[tuple[float, str]]]:
+    """Return the ends of an axis, a little beyond the values, and round values on it."""
+    span = high - low or abs(high) or 1.0
+    low, high = low - 0.05 * span, high + 0.05 * span
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough)
+    digits = max(0, -math.floor(math.log10(step)) + (1 if round(step / power, 6) == 2.5 else 0))
+    first = math.ceil(low / step)
+    values = [k * step for k in range(first, math.floor(high / step) + 1)]
+    return low, high, [(v, f"{v:.{digits}f}") for v in values]
