@@ -173,7 +173,7 @@ def run(
     dry_run: bool = False,
     failures: Path | None = None,
     command: Sequence[str] | None = None,
-    waits: Sequence[float] = WAITS,
+    waits: Sequence[float] | None = None,
     progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
 ) -> Iterator[Outcome]:
     """Reconstruct files one after the other, and yield what became of each; one that fails does not stop the others.
@@ -189,7 +189,7 @@ def run(
         dry_run: write nothing.
         failures: file to list failures in as they come, one JSON object a line; an older one is removed.
         command: the command line, for sidecars.
-        waits: seconds to wait before each further try.
+        waits: seconds to wait before each further try; None takes `WAITS`.
         progress: makes a callback for a file of this name.
 
     Raises:
@@ -199,6 +199,7 @@ def run(
     if failures is not None and not dry_run:
         with resources(failures), suppress(FileNotFoundError):
             failures.unlink()
+    waits = WAITS if waits is None else waits
     there = set() if overwrite or dry_run else _names(output)
     queue, before = list(sources), dict[Path, tuple[dict[str, int] | None, MriReconError]]()
     for number, wait in enumerate((0.0, *waits)):
