@@ -147,8 +147,8 @@ def test_a_batch_is_its_items(scan):
     both = espirit(torch.cat([a, b]), (40, 40)).maps
     torch.testing.assert_close(both[:1], espirit(a, (40, 40)).maps)
     torch.testing.assert_close(both[1:], espirit(b, (40, 40)).maps)
-    # Loudness is not part of a map.
-    torch.testing.assert_close(espirit(a * 1e-5, (40, 40)).maps, both[:1], rtol=1e-3, atol=1e-4)
+    # Loudness is not part of a map. A power of two rounds alike; where two eigenvalues meet, rounding turns vectors.
+    torch.testing.assert_close(espirit(a * 2**-17, (40, 40)).maps, both[:1], rtol=1e-4, atol=1e-5)
 
 
 def test_crop_weights():
