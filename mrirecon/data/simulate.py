@@ -258,10 +258,11 @@ def _loop_field(points: Real, normal: Real, radius: float) -> Real:
     """Magnetic field (..., 3) of a round loop with unit current at the origin, μ0/4π = 1: ∮ dl × r / |r|³."""
     side = np.cross(normal, [0.0, 0.0, 1.0] if abs(normal[2]) < 0.9 else [1.0, 0.0, 0.0])
     side /= np.linalg.norm(side)
+    up = np.cross(normal, side)  # normal × up is −side: every step round the loop follows from these two
     field = np.zeros(points.shape)
     for angle in np.arange(SEGMENTS) * 2 * math.pi / SEGMENTS:
-        wire = radius * (math.cos(angle) * side + math.sin(angle) * np.cross(normal, side))
-        step = np.cross(normal, wire) * (2 * math.pi / SEGMENTS)
+        wire = radius * (math.cos(angle) * side + math.sin(angle) * up)
+        step = (math.cos(angle) * up - math.sin(angle) * side) * (radius * 2 * math.pi / SEGMENTS)
         away = points - wire
         weight = ((away**2).sum(-1) + WIRE**2) ** 1.5
         for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):  # the cross product, without np.cross's copies
