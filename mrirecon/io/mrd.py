@@ -38,7 +38,7 @@ _COUNTERS = {
 _COLUMNS = ("number_of_samples", "active_channels", "center_sample", "discard_pre", "discard_post")
 # Gaps of so many readouts are read and dropped, for one read of a stretch is quicker than several.
 _GAP = 8
-_CHUNK = 512
+_CHUNK = 128
 # Damaged files can keep libhdf5 busy for ever; good ones are read a hundred times as fast as this.
 _SECONDS, _BYTES_A_SECOND = 10, 4e6
 
