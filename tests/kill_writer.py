@@ -62,12 +62,13 @@ def main() -> None:
         write(path, number)
     usual = (time.perf_counter() - start) / 5
     told = {"cycles": cycles, "corrupt": 0, "older": 0, "absent": 0, "versions": 0, "left": 0, "not removed": 0}
-    last = 6
+    # A fork writes its first version more slowly than this process wrote the last: by how much, the kills tell.
+    last, reach = 6, 2.5
     for cycle in range(cycles):
         child = os.fork()
         if child == 0:
             life(path, last + 1)
-        time.sleep(usual * rng.uniform(0, 2.5))
+        time.sleep(usual * rng.uniform(0, reach))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         try:
@@ -79,6 +80,7 @@ def main() -> None:
         if found is None:
             told["absent"] += 1
             continue
+        reach = max(1.5, 0.8 * reach) if found > last else min(100.0, 1.2 * reach)
         told["older"] += found < last
         told["versions"] += found - last
         last = max(last, found)
