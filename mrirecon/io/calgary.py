@@ -67,7 +67,7 @@ def read_calgary(
     layout = make_layout("slice,y,x,coil", (*shape[:3], shape[3] // 2), str(path))
     notes = [
         f"taken for Calgary-Campinas raw data: {shape[3]} channels are both parts of {shape[3] // 2} coils, the "
-        " readout is already an image axis (slices), the object is where the uncentred transform puts it",
+        "readout is already an image axis (slices), the object is where the uncentred transform puts it",
         f"the scanner measured {ENCODED:.0%} of the slice encoding (axis x): if what lies beyond index "
         f"{int(np.ceil(ENCODED * shape[2]))} of {shape[2]} is not zero, it was filled in",
     ]
