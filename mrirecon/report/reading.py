@@ -18,8 +18,7 @@ from mrirecon.inference import reconstruct
 from mrirecon.io import Scan, read, read_image, sha256
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.images import IMAGE_NAMES, open_store, pick
-from mrirecon.io.nifti import SUFFIXES as NIFTI
-from mrirecon.io.nifti import read_nifti
+from mrirecon.io.nifti import is_nifti, read_nifti
 from mrirecon.metrics import magnitude, object_mask
 from mrirecon.report.cases import ZERO_FILLED, Case, Result
 from mrirecon.report.sidecars import Image, iterates_path, why_missing, without_folders
@@ -224,7 +223,7 @@ class CaseReader:
         if self.options.spacing is not None:
             return self.options.spacing
         for path in (self.reference, *(i.path for i in self.images.values())):
-            if path is not None and path.name.lower().endswith(NIFTI):
+            if path is not None and is_nifti(path):
                 try:
                     return read_nifti(path).spacing[1:]
                 except MriReconError:
