@@ -82,7 +82,7 @@ def test_pairs_are_read_by_either_name(tmp_path, ending):
     assert holds_images(path)
     np.testing.assert_array_equal(read_images(path).values, v.transpose(2, 1, 0)[:, ::-1])
     assert read_images(path).grid.spacing == pytest.approx((4, 3, 2))
-    with pytest.raises(InputError, match="NIfTI image|not one of"):
+    with pytest.raises(InputError, match=r"NIfTI image|not one of"):
         io.read(path)
 
 

@@ -55,8 +55,8 @@ def is_nifti(path: str | Path) -> bool:
 def read_nifti(path: str | Path) -> Slices:
     """Return a volume cut across its coarsest axis (axially where all are alike), the patient's front or top upwards.
 
-    A fourth axis (echoes, repetitions) is counted among the slices; a file of two axes is one slice, and further axes of
-    length 1 are passed over. Complex values stay complex.
+    A fourth axis (echoes, repetitions) is counted among the slices; a file of two axes is one slice, and further axes
+    of length 1 are passed over. Complex values stay complex.
 
     Args:
         path: .nii, .nii.gz, or either file of a pair .hdr and .img.
@@ -71,9 +71,9 @@ def read_nifti(path: str | Path) -> Slices:
 
 
 def read_stored(path: str | Path) -> tuple[np.ndarray, Grid]:
-    """Return volumes as `mrirecon.io.write_image` stores them, (volume, slice, y, x) float32 or complex64, and where they lie.
+    """Return volumes as `mrirecon.io.write_image` stores them, (volume, slice, y, x), and where they lie.
 
-    The slices are along the file's third axis; nothing is turned by the affine.
+    They are float32 or complex64. The slices are along the file's third axis; nothing is turned by the affine.
 
     Raises:
         UsageError, InputError: see `read_nifti`.

@@ -182,7 +182,7 @@ class CaseReader:
                 why = "is not the file that the images were made of"
             else:
                 scan = read(path, axes=self.sources.axes, mask=mask)
-                return None if scan.mask(0).all() else scan
+                return None if all(scan.mask(item).all() for item in scan.usable()) else scan
         except MriReconError as error:
             why = f"cannot be used: {_short(error)}"
         self.notes.append(f"no mask is shown: its scan {path} {why}")
@@ -200,7 +200,8 @@ class CaseReader:
 
     def _masks(self, scan: Scan) -> np.ndarray | None:
         try:
-            masks = np.stack([scan.mask(i) for i in range(len(scan))])
+            none = np.zeros(scan.space_shape, bool)
+            masks = np.stack([none if scan.empty(i) else scan.mask(i) for i in range(len(scan))])
         except MriReconError as error:
             self.notes.append(f"no mask is shown: {_short(error)}")
             return None
