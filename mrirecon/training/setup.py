@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 INSTALL = "pip install 'mrirecon[train]'"
+_WARM_SHARE = 0.1  # of a budget of time
 SILENCE = timedelta(minutes=30)  # a rank that says nothing for so long is lost; one that dies is noticed at once
 
 
-def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) -> Fabric:
+def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False, precision: str | None = None) -> Fabric:
     """Return the processes of this run: one, or those that torchrun or srun started.
 
     Args:
         settings: batch and precision.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
         unused: whether a loss may leave weights without a gradient, which several ranks have to know.
+        precision: of the run that is gone on with, in place of that of the settings.
 
     Raises:
         UsageError: lightning is not installed; a device that is not here; a batch that the ranks cannot share.
@@ -55,7 +57,7 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"device {device!r} cannot be used here", fix="use --device cpu")
     devices: int | list[int] = here if ranks > 1 else [int(number)] if number and kind == "cuda" else 1
-    precision = "bf16-mixed" if settings.precision == "bfloat16" else "32-true"
+    mixed = "bf16-mixed" if (precision or settings.precision) == "bfloat16" else "32-true"
     strategy = (
         DDPStrategy(
             find_unused_parameters=unused, process_group_backend="nccl" if kind == "cuda" else "gloo", timeout=SILENCE
@@ -70,7 +72,7 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
         strategy=strategy,
         # Alone within an allocation of SLURM, this is not one of its tasks.
         plugins=None if ranks > 1 else LightningEnvironment(),
-        precision=precision,  # type: ignore[arg-type]  # one of its words
+        precision=mixed,  # type: ignore[arg-type]  # one of its words
     )
     if ranks > 1:
         fabric.launch()
@@ -84,6 +86,13 @@ def processes() -> tuple[int, int]:
     # such as "4(x2),3": of the first node, and Fabric wants nodes alike
     slurm = environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0].partition(",")[0]
     return ranks, int(environment.get("LOCAL_WORLD_SIZE") or slurm or ranks)
+
+
+def rank_of_process() -> int:
+    """Return the number of this process among those that torchrun or srun started."""
+    if processes()[0] == 1:
+        return 0
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
 def make_model(settings: Settings) -> Reconstructor:
@@ -101,11 +110,22 @@ def make_optimizer(settings: Train, model: torch.nn.Module) -> torch.optim.Optim
     return kind(weights, settings.lr, (settings.betas[0], settings.betas[1]), weight_decay=settings.weight_decay)
 
 
-def learning_rate(settings: Train, step: int, total: int) -> float:
-    """Return the learning rate of a step, counted from 0."""
+def learning_rate(settings: Train, step: int, total: int, progress: float = 0.0) -> float:
+    """Return the learning rate of a step, counted from 0.
+
+    Args:
+        settings: the schedule.
+        step: whose rate it is.
+        total: steps of the run.
+        progress: under a budget of time (``train.minutes``), the share of it that has passed.
+
+    """
     warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    if settings.minutes is not None:  # it is warm after a tenth of the budget, however few steps that is
+        warm = min(1.0, max(warm, progress / _WARM_SHARE))
     if settings.schedule == "cosine":
         done = min(1.0, max(0, step - settings.warmup) / max(1, total - settings.warmup))
+        done = done if settings.minutes is None else progress
         factor = settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * done))
     elif settings.schedule == "step":
         factor = settings.decay ** (step // settings.decay_every)
