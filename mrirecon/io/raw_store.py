@@ -180,6 +180,16 @@ class RawStore:
             a, b = self._measured(start, start + values.shape[1])
             yield a, line[:, a:b]
 
+    def lines(self, placed: Placement, numbers: np.ndarray) -> np.ndarray:
+        """Return some readouts of a placement on the grid, each by itself: (readout, coil, y), 0 where not measured."""
+        shape = self.plan.layout.shape
+        out = np.zeros((len(numbers), shape["coil"], shape["y"]), dtype=np.complex64)
+        with np.errstate(all="ignore"):
+            found = self._lines(placed, numbers, self._corrections(placed, numbers))
+            for i, (start, values) in enumerate(found):
+                out[i, :, start : start + values.shape[1]] = values
+        return out
+
     def _turned(self, rows: np.ndarray) -> list[np.ndarray]:
         """Fetch readouts, drop what is to be dropped, and turn those round that were measured backwards."""
         found = []
