@@ -199,6 +199,27 @@ def test_other_ways_to_count_the_echo_are_told_by_the_other_lines(tmp_path, stat
     assert said(scan, words)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_where_headers_are_alike_the_samples_tell_the_echo(tmp_path, symmetric):
+    """Echo 10 of 26 backwards: as stored, of the other side of k-space; or once turned, of the same side."""
+    k = smooth()
+    backwards = k[:, 1:27] if symmetric else k[:, 6:]
+    lines = [
+        mrd.acquisition(backwards[:, ::-1, i], i, mrd.REVERSE, centre=10)
+        if i % 2
+        else mrd.acquisition(k[:, 6:, i], i, centre=10)
+        for i in range(NY)
+    ]
+    wanted = k.copy()
+    wanted[:, :6, ::2] = 0
+    if symmetric:
+        wanted[:, [0, *range(27, NX)], 1::2] = 0
+    else:
+        wanted[:, :6, 1::2] = 0
+    scan = read(mrd.write(tmp_path / "k.h5", lines, PLAIN))
+    np.testing.assert_array_equal(scan.kspace(0), wanted.astype(np.complex64))
+
+
 def test_echoes_to_and_fro_have_one_centre(tmp_path):
     """Of a gradient echo and the next one backwards, of one object, no linear phase may be between the images."""
     k = random(COILS, NX, NY)

@@ -22,7 +22,7 @@ from mrirecon.io.raw import raw_scan
 from mrirecon.io.raw_store import RawStore, cut
 from mrirecon.io.readouts import KINDS, Encoding, Kind, Plan, Readouts
 from mrirecon.io.scan import Scan
-from mrirecon.io.siemens import SEQUENCE_NAME, forward_transform, is_siemens
+from mrirecon.io.siemens import SEQUENCE_NAME, SIEMENS_WAYS, forward_transform, is_siemens
 
 # Flags are numbered from 1 in ISMRMRD's acquisition header. The first that is set says what a readout is.
 _NOISE, _CALIBRATION, _BOTH, _REVERSE, _NAVIGATOR, _PHASE_CORRECTION, _DUMMY = 19, 20, 21, 22, 23, 24, 27
@@ -112,7 +112,7 @@ def read_mrd(
     table = _table(columns, path)
     attributes = sequence_values(values)
     vendor = attributes.get("vendor")
-    table.late = is_siemens(vendor)
+    table.ways = SIEMENS_WAYS if is_siemens(vendor) else table.ways
     table.conjugate, why = forward_transform(vendor, values.get(SEQUENCE_NAME))
     notes += [why] if why else []
     encodings = _encodings(values, path, notes)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.io.assemble import Given, MapsSource, assemble
+from mrirecon.io.echo import told_by_samples
 from mrirecon.io.geometry import Geometry, Vector, make_geometry
 from mrirecon.io.raw_store import RawStore
 from mrirecon.io.readouts import BOTH, CALIBRATION, IMAGE, NOISE, PHASE_CORRECTION, Encoding, Plan, Readouts, told
@@ -58,6 +59,13 @@ def raw_scan(
     concluded: list[str] = []
     found = plan(table, list(encodings), path, concluded)
     held = store(found)
+    shape = found.layout.shape
+    middle = (shape["x"] // 2, shape.get("z", 1) // 2)
+    way = told_by_samples(table, found.image, middle, found.oversampled, held.turned)
+    if way is not None:
+        table.ways, concluded = (way,), []
+        found = plan(table, list(encodings), path, concluded)
+        held = store(found)
     separated = separate_echoes(table, found.image, held, path)
     if separated:
         concluded = separated
