@@ -163,7 +163,7 @@ class RawStore:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yield for each readout where it starts on the cropped grid, and its samples (coil, y) there."""
         wide, kept = self.plan.oversampled, self.plan.layout.shape["y"]
-        fetched = self._turned(placed.rows[part])
+        fetched = self.turned(placed.rows[part])
         for number, values in zip(part, fetched, strict=True):
             start = int(placed.start[number])
             factor = corrections.get(int(number))
@@ -180,7 +180,17 @@ class RawStore:
             a, b = self._measured(start, start + values.shape[1])
             yield a, line[:, a:b]
 
-    def _turned(self, rows: np.ndarray) -> list[np.ndarray]:
+    def lines(self, placed: Placement, numbers: np.ndarray) -> np.ndarray:
+        """Return some readouts of a placement on the grid, each by itself: (readout, coil, y), 0 where not measured."""
+        shape = self.plan.layout.shape
+        out = np.zeros((len(numbers), shape["coil"], shape["y"]), dtype=np.complex64)
+        with np.errstate(all="ignore"):
+            found = self._lines(placed, numbers, self._corrections(placed, numbers))
+            for i, (start, values) in enumerate(found):
+                out[i, :, start : start + values.shape[1]] = values
+        return out
+
+    def turned(self, rows: np.ndarray) -> list[np.ndarray]:
         """Fetch readouts, drop what is to be dropped, and turn those round that were measured backwards."""
         found = []
         for row, values in zip(rows, self._fetched(rows), strict=True):
@@ -221,7 +231,7 @@ class RawStore:
     def _factor(self, guides: np.ndarray, wide: int) -> np.ndarray | None:
         table = self.table
         lines: dict[bool, list[np.ndarray]] = {False: [], True: []}
-        for row, values in zip(guides, self._turned(guides), strict=True):
+        for row, values in zip(guides, self.turned(guides), strict=True):
             if values.shape[1] > wide:
                 return None
             line = np.zeros((len(values), wide), dtype=np.complex64)

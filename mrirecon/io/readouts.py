@@ -21,6 +21,10 @@ Kind = Literal[
     "feedback",
     "other",
 ]
+Way = Literal["as stored", "as stored and one late", "after turning"]
+STORED: Way = "as stored"
+LATE: Way = "as stored and one late"
+TURNED: Way = "after turning"
 # A row's `kind` is an index into this.
 KINDS: tuple[Kind, ...] = (
     *("image", "calibration and image", "calibration", "noise", "phase correction", "navigator", "dummy"),
@@ -50,8 +54,7 @@ class Readouts:
         position: (n, 3), centre of the slice or slab in LPS mm.
         directions: (n, 3, 3), unit vectors along read, phase and slice, in this order.
         conjugate: whether samples are to be conjugated, as `mrirecon.io.siemens` explains.
-        late: whether `centre` of a reversed readout is its sample at the echo plus one where `samples` is even, as
-            Siemens counts it: n // 2, though its echo lies at n - 1 - n // 2 as measured.
+        ways: how `centre` of reversed readouts may be counted, the likeliest first; see `mrirecon.io.echo`.
 
     """
 
@@ -68,7 +71,7 @@ class Readouts:
     position: np.ndarray
     directions: np.ndarray
     conjugate: bool = False
-    late: bool = False
+    ways: tuple[Way, ...] = (STORED, LATE, TURNED)
 
     def __len__(self) -> int:
         return len(self.kind)

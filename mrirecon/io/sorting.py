@@ -34,7 +34,11 @@ def plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str
     """
     image = table.rows(IMAGE, BOTH)
     if not image.size:
-        raise InputError(f"{path} holds no imaging readouts", why=told(table.counts()) or "it holds no readouts")
+        raise InputError(
+            f"{path} holds no imaging readouts",
+            why=told(table.counts()) or "it holds no readouts",
+            fix="name the file of the scan itself; readouts of which every sample is to be discarded count as other",
+        )
     number = int(table.encoding[image[0]])
     others = image[table.encoding[image] != number]
     if others.size:

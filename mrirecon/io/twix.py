@@ -12,7 +12,7 @@ from mrirecon.io.raw import raw_scan
 from mrirecon.io.raw_store import RawStore
 from mrirecon.io.readouts import BOTH, CALIBRATION, IMAGE, KINDS, NOISE, Encoding, Kind, Plan, Readouts
 from mrirecon.io.scan import Scalar, Scan
-from mrirecon.io.siemens import forward_transform
+from mrirecon.io.siemens import SIEMENS_WAYS, forward_transform
 from mrirecon.io.twix_headers import COUNTERS, Headers, Protocol, Version, read_headers
 
 # Bits of the evaluation mask in a readout's header; the first that is set says what the readout is.
@@ -115,7 +115,7 @@ def _table(found: Headers) -> Readouts:
         dwell_us=np.where(kind == NOISE, 0.0, dwell / 1000),
         position=heads["position"].astype(np.float64),
         directions=directions(heads["quaternion"]),
-        late=True,
+        ways=SIEMENS_WAYS,
     )
 
 
