@@ -259,14 +259,15 @@ def test_a_volume_that_is_full_is_taken_apart_as_the_others_are(tmp_path, volume
     both = np.stack([volume[2], 0 * volume[2], volume[2] * plane_mask(2)])
     write_kspace(tmp_path / "three.h5", both, axes="repetition,coil,z,y,x")
     found = reconstruct(read(tmp_path / "three.h5"))
-    assert [m for m in found.methods] == ["zero-filled", found.method, found.method]
+    assert found.methods == ["zero-filled", found.method, found.method]
     assert found.method in ("cs", "rss", "cirim")
     assert not found.images[1].any()
     assert len(found.reasons) == len(found.seconds) == 3 * SHAPE[2]
     assert any("no signal in item 1" in note for note in found.notes)
-    for item, kspace in ((0, volume[2]), (2, volume[2] * plane_mask(2))):
-        alone = reconstruct(write(tmp_path / "one.h5", kspace), method=found.methods[item]).images[0]
-        np.testing.assert_allclose(found.images[item], alone, atol=2e-3 * np.abs(alone).max())
+    alone = reconstruct(write(tmp_path / "one.h5", volume[2] * plane_mask(2)), method=found.method).images[0]
+    np.testing.assert_allclose(found.images[2], alone, atol=2e-3 * np.abs(alone).max())
+    whole = np.abs(reconstruct(write(tmp_path / "full.h5", volume[2]), method="zero-filled").images[0])
+    assert np.linalg.norm(np.abs(found.images[0]) - whole) < 0.05 * np.linalg.norm(whole)  # other slices, other maps
 
 
 def test_wrong_options_are_refused_before_a_pass(tmp_path, volume, monkeypatch):
