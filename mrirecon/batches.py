@@ -16,6 +16,7 @@ from mrirecon.errors import BusyError, InputError, MriReconError, ResourceError,
 from mrirecon.inference import Progress
 from mrirecon.io import sidecar_path
 from mrirecon.io.atomic import resources
+from mrirecon.io.bruker import bruker
 from mrirecon.io.formats import named_format
 from mrirecon.jobs import as_finished, reconstruct_file
 from mrirecon.registry import methods
@@ -142,7 +143,7 @@ def expand(files: Sequence[Path], output: Path) -> list[Path]:
         else:
             inside = [path]
         if not inside:
-            raise UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
+            raise bruker(path) or UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
         found += inside
     if len(found) > 1 and named_format(output) is not None and not output.is_dir():
         raise UsageError(f"{len(found)} files cannot go into one output", where=str(output), fix="give a folder")
@@ -218,7 +219,7 @@ def run(
                     later.append(source)
                     before[source] = now, outcome.error
                     continue
-            if outcome.error is not None and failures is not None and not dry_run:
+            if failures is not None and not dry_run:
                 _list(failures, outcome)
             yield outcome
             if isinstance(outcome.error, ResourceError):
@@ -300,13 +301,17 @@ def _unfinished(error: MriReconError, found: dict[str, int] | None) -> bool:
 
 
 def _list(failures: Path, outcome: Outcome) -> None:
-    """Add a failure to the list; where even that is impossible, what is narrated has to do."""
-    assert outcome.error is not None, "the caller looked"
-    line = json.dumps({"file": str(outcome.source), **outcome.error.as_dict()}, ensure_ascii=False)
+    """Add what failed, a file or items of it, to the list; where even that is impossible, narration has to do."""
+    items = (outcome.told or {}).get("failed_items", [])
+    assert isinstance(items, list), "a sidecar of ours"
+    wrong = items if outcome.error is None else [outcome.error.as_dict()]
+    if not wrong:
+        return
+    lines = [json.dumps({"file": str(outcome.source), **one}, ensure_ascii=False) for one in wrong]
     with suppress(OSError):
         failures.parent.mkdir(parents=True, exist_ok=True)
         with failures.open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+            file.write("".join(f"{line}\n" for line in lines))
 
 
 def _probe(folder: Path, error: ResourceError) -> None:

@@ -17,7 +17,7 @@ from mrirecon.io import atomic_path
 from mrirecon.io.dicom import is_dicom
 from mrirecon.lesions import LesionScore, by_size
 
-SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".nii", ".nii.gz")
+SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".nii", ".nii.gz", ".img")
 RESAMPLES = 10_000
 LEAST = 3  # volumes for an interval
 

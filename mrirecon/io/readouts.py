@@ -21,6 +21,10 @@ Kind = Literal[
     "feedback",
     "other",
 ]
+Way = Literal["as stored", "as stored and one late", "after turning"]
+STORED: Way = "as stored"
+LATE: Way = "as stored and one late"
+TURNED: Way = "after turning"
 # A row's `kind` is an index into this.
 KINDS: tuple[Kind, ...] = (
     *("image", "calibration and image", "calibration", "noise", "phase correction", "navigator", "dummy"),
@@ -41,7 +45,7 @@ class Readouts:
         counters: the scanner's loop counters, by the names in `COUNTERS`.
         samples: complex samples per coil.
         coils: receiver channels.
-        centre: sample at which the echo lies, counted in the order of acquisition.
+        centre: sample at which the echo lies, as the header states it; see `mrirecon.io.echo`.
         before: samples to drop at the start.
         behind: samples to drop at the end.
         reversed: whether the gradient ran backwards.
@@ -49,6 +53,8 @@ class Readouts:
         dwell_us: time per sample in microseconds, 0 where the file does not say.
         position: (n, 3), centre of the slice or slab in LPS mm.
         directions: (n, 3, 3), unit vectors along read, phase and slice, in this order.
+        conjugate: whether samples are to be conjugated, as `mrirecon.io.siemens` explains.
+        ways: how `centre` of reversed readouts may be counted, the likeliest first; see `mrirecon.io.echo`.
 
     """
 
@@ -64,6 +70,8 @@ class Readouts:
     dwell_us: np.ndarray
     position: np.ndarray
     directions: np.ndarray
+    conjugate: bool = False
+    ways: tuple[Way, ...] = (STORED, LATE, TURNED)
 
     def __len__(self) -> int:
         return len(self.kind)
