@@ -2,8 +2,8 @@
 
     python scripts/compare_networks.py ATOMMIC_SOURCE [--rounds 5] [--size 320] [--coils 8] [--threads 2]
 
-In the peers' environment of tests/goldens/make_networks.py, with mrirecon beside them (`peer/bin/pip install .`; no test
-tool is needed). Prints the largest difference relative to the network's own update, medians and the median of the
+In the peers' environment of tests/goldens/make_networks.py, with mrirecon beside them (`peer/bin/pip install .`, no
+test tools). Prints the largest difference relative to the network's own update, medians and the median of the
 ratios round by round.
 """
 
