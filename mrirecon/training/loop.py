@@ -25,9 +25,11 @@ from mrirecon.training.trainer import Trainer
 
 Progress = Callable[[int, int, str], None]
 CONFIG, STATES = "config.yaml", "states"
-# What may differ when a run goes on: it changes none of its numbers.
-FREE = ("train.workers", "train.tensorboard", "train.checkpoint", "train.panels", "train.log_every", "data.licence")
-FREE += ("train.minutes",)  # every call has a budget of its own
+# What may differ when a run goes on: it changes none of its numbers, or, as minutes, each call has its own.
+FREE = (
+    *("train.workers", "train.tensorboard", "train.checkpoint", "train.panels", "train.log_every", "train.minutes"),
+    "data.licence",
+)
 LENGTH = ("train.steps", "train.epochs")
 
 
