@@ -17,15 +17,19 @@ from mrirecon.data.scan import simulate_scan
 from mrirecon.evaluate import reference_images
 from mrirecon.io import atomic_path, read, write_image, write_json
 from mrirecon.masks import mask_bytes, seed_from
-from mrirecon.study.parts import PlannedMask, PlannedMethod, PlannedScan
+from mrirecon.presets import Preset
+from mrirecon.study.parts import PlannedMask, PlannedMethod, PlannedScan, digest
 from mrirecon.study.plan import draw
 
 Tell = Callable[[str], None]
 DONE, BUDGET = "study.json", "budget.json"
 
 
-def prepare_scan(scan: PlannedScan, out: Path, seed: int) -> tuple[Path, Path]:
-    """Return the file of a scan and that of its reference (magnitudes, `sense_reference`), made where they are not.
+def prepare_scan(scan: PlannedScan, out: Path, seed: int, preset: Preset) -> tuple[Path, Path]:
+    """Return the file of a scan and that of its reference, as the preset has it, made where they are not.
+
+    That is the SENSE combination of all samples (`sense_reference`); for the preset ``fastmri``, the target that a file
+    of fastMRI holds.
 
     Raises:
         MriReconError: a scan that cannot be read, or is not fully sampled.
@@ -45,11 +49,12 @@ def prepare_scan(scan: PlannedScan, out: Path, seed: int) -> tuple[Path, Path]:
             )  # fmt: skip
             write_json(_note(path), {"key": scan.key})
     reference = out / "references" / f"{scan.name}.h5"
-    if not reference.is_file() or noted(_note(reference)).get("key") != scan.key:
+    key = digest([scan.key, preset]) if preset == "fastmri" else scan.key
+    if not reference.is_file() or noted(_note(reference)).get("key") != key:
         _note(reference).unlink(missing_ok=True)
-        images, kind = reference_images(path, axes=scan.setting.axes)
+        images, kind = reference_images(path, axes=scan.setting.axes, preset=preset)
         write_image(reference, images, sidecar={"input": scan.source, "reference": kind}, inputs=[path])
-        write_json(_note(reference), {"key": scan.key})
+        write_json(_note(reference), {"key": key})
     return path, reference
 
 

@@ -160,12 +160,15 @@ def _report(
 ) -> str:
     people = {s.person for s in plan.scans}
     metric = NAMES[plan.settings.metrics[0]]
+    reference = "coils of the full scan combined with ESPIRiT maps of all samples"
+    if plan.settings.preset == "fastmri":
+        reference = f"reconstruction_rss or reconstruction_esc where the file holds it, else {reference}"
     lines = [f"# {_safe(plan.settings.title or plan.path.stem)}", ""]
     lines += [
         f"{len(plan.scans)} scans of {len(people)} {'person' if len(people) == 1 else 'persons'}, {len(plan.masks)} "
         f"masks, {len(plan.methods)} methods. For all methods the same: the samples of each scan, coil maps (ESPIRiT "
-        "from the calibration region of these samples), the reference (coils of the full scan combined with ESPIRiT "
-        f"maps of all samples), and the definition of the scores ({plan.settings.preset}"
+        f"from the calibration region of these samples), the reference ({reference}), and the definition of the scores "
+        f"({plan.settings.preset}"
         f"{': inside the object, after one least-squares scale' if plan.settings.preset == 'mrirecon' else ''}). "
         "Scores are means over scans ± their standard deviation.",
         "",

@@ -33,6 +33,7 @@ from mrirecon.study.report import write_results
 
 Progress = Callable[[int, int, str], None]
 Record = dict[str, Any]
+DEFINITION = 2  # raised when the same image would get another score, so that records of before are scored again
 
 
 def dry_run(plan: Plan, out: Path) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class _Work:
 
     def cell(self, cell: Cell) -> Record:
         """Return the record of a cell, made where it is not there."""
-        wanted = digest([self.plan.settings.preset, self.plan.settings.metrics])
+        wanted = digest([DEFINITION, self.plan.settings.preset, self.plan.settings.metrics])
         record = _finished(cell, self.out)
         if record is not None and record.get("score key") == wanted:
             return record
@@ -156,7 +157,10 @@ class _Work:
         told |= {"person": cell.scan.person, "mask": cell.mask.name, "method": cell.method.name}
         try:
             seed = self.plan.settings.seed
-            path, reference = self.get(("scan", cell.scan.name), lambda: prepare_scan(cell.scan, self.out, seed))
+            preset = self.plan.settings.preset
+            path, reference = self.get(
+                ("scan", cell.scan.name), lambda: prepare_scan(cell.scan, self.out, seed, preset)
+            )
             mask, about = self.get(
                 ("mask", cell.mask.name, cell.scan.name),
                 lambda: prepare_mask(cell.mask, cell.scan, path, self.out, seed),
