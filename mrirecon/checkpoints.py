@@ -5,7 +5,6 @@ Nothing is executed on loading. What does not fit is refused with the first name
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from mrirecon.errors import InputError, ModelMismatchError, UsageError
 from mrirecon.io import atomic_path, sha256, write_json
 from mrirecon.networks import channels_last
 from mrirecon.registry import build, find, resolve
+from mrirecon.text import parse_json, utf8
 
 WEIGHTS, CONFIG, CARD = "weights.safetensors", "config.json", "card.md"
 FORMAT = 1  # raised when a folder of today could no longer be read as it is meant
@@ -89,7 +89,7 @@ def save_model(
     about: dict[str, object] = {"format": FORMAT, "method": method, "options": resolved, "parameters": count}
     about |= {"sha256": digest, "mrirecon": __version__, "torch": torch.__version__, "card": dict(card or {})}
     with atomic_path(folder / CARD) as temporary:
-        temporary.write_text(_card(about), encoding="utf-8")
+        temporary.write_bytes(utf8(_card(about)))
     write_json(folder / CONFIG, about)
     return folder
 
@@ -155,7 +155,7 @@ def describe_model(folder: str | Path) -> dict[str, object]:
             fix = f"give a folder that `save_model` wrote, with {CONFIG} and {WEIGHTS}"
             raise InputError("this is not a model", where=str(folder), why=f"there is no {name} in it", fix=fix)
     try:
-        about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        about = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
         missing = {"format", "method", "options", "sha256", "card"} - set(about)
     except (ValueError, TypeError) as error:
         raise InputError("the configuration cannot be read", where=str(folder / CONFIG), why=str(error)) from None

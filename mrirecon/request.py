@@ -21,6 +21,7 @@ from mrirecon.io.identify import cfl_pair
 from mrirecon.io.scan import Nan
 from mrirecon.prepared import Preprocess
 from mrirecon.registry import find, resolve
+from mrirecon.text import local, parse_json
 
 
 @dataclass(frozen=True)
@@ -153,14 +154,14 @@ class Request:
         modification and, of the input, its inode are; where only the size is, its SHA-256 decides.
         """
         try:
-            told = json.loads(sidecar.read_bytes())
+            told = parse_json(sidecar.read_bytes())
             if told["request"] != self.digest:
                 return None
             noted, outputs = told["input"], told["outputs"]
             if not outputs or not _same(noted, stamp(source), ("mtime_ns", "inode"), source):
                 return None
             for output in outputs:
-                path = sidecar.parent / str(output["file"])
+                path = sidecar.parent / local(str(output["file"]))
                 status = path.stat()
                 found = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
                 if not _same(output, found, ("mtime_ns",), path):

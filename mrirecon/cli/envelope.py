@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 from mrirecon import errors
-from mrirecon.cli.console import Settings, emit
+from mrirecon.cli.console import Settings, emit, prepare_streams
 from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError, as_ours
 
 _ANYWHERE = {"--traceback": "traceback", "--quiet": "quiet", "-q": "quiet"}
@@ -21,14 +21,14 @@ _ANYWHERE = {"--traceback": "traceback", "--quiet": "quiet", "-q": "quiet"}
 
 def run(app: typer.Typer, arguments: list[str]) -> int:
     """Run the application and return its exit code; nothing escapes."""
+    prepare_streams()
     arguments = _take_settings(arguments)
     as_json = "--json" in arguments
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         _require_working_folder(arguments)
         code = get_command(app)(arguments, prog_name="mrirecon", standalone_mode=False)
-        if sys.stdout is not None:  # None where the shell has closed it
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (BrokenPipeError, SystemExit):
         # Whoever read stdout has seen enough: typer itself exits then, and only then. Python would complain once more

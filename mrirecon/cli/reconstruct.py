@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,9 +99,9 @@ def reconstruct(
     from mrirecon.request import Request
 
     output = bids or output
-    plan = batches.Plan.of(files, output, shard)
-    chosen["isolate"] = plan.several if isolate is None else isolate
     request = Request(espirit=EspiritOptions(sets=map_sets), **chosen)
+    plan = batches.Plan.of(files, output, shard, request)
+    request = replace(request, isolate=plan.several if isolate is None else isolate)
     if plan.several:
         request.check()
     if plan.part.count > 1:

@@ -73,6 +73,7 @@ class Evaluation:
         items: the metrics of each item: of the volume as a whole where the preset says so, else the mean over slices.
         notes: what the user should know: an image that seems to be mirrored, and the like.
         lesions: by item.
+        case: name of the scan, where files of folders were matched.
 
     """
 
@@ -86,6 +87,7 @@ class Evaluation:
     items: list[dict[str, float | None]]
     notes: list[str] = field(default_factory=list)
     lesions: list[list[LesionScore]] = field(default_factory=list)
+    case: str | None = None
 
     @property
     def mean(self) -> dict[str, float | None]:
@@ -119,7 +121,8 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold; what is undefined is null."""
-        found: dict[str, Any] = {
+        found: dict[str, Any] = {} if self.case is None else {"case": self.case}
+        found |= {
             "prediction": str(self.prediction),
             "reference": {"file": str(self.reference), "kind": self.kind},
             "preset": self.options.preset,

@@ -15,7 +15,6 @@ Slices of a volume, and volumes of a person, are no independent draws: they are 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,12 +28,13 @@ from mrirecon.data.settings import Data
 from mrirecon.data.sources import person_of
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluate.folders import summarize
+from mrirecon.text import parse_json
 
 LEAST = 6  # persons for a test
 LEVEL = 0.05
 PERSON: str = Data.model_fields["person"].default
 HIGHER = {"ssim": True, "psnr": True}  # of the others, less is better
-Values = Mapping[str, Mapping[str, float | None]]  # by file, then by metric
+Values = Mapping[str, Mapping[str, float | None]]  # by scan, then by metric
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def compare_runs(
     """Compare pairs of runs in every metric.
 
     Args:
-        runs: by name; each gives the metrics of each file, by the file's name.
+        runs: by name; each gives the metrics of each scan, by the scan's name.
         metrics: names.
         person: regular expression whose first group names the person in a file's name; see `person_of`.
         seed: of the bootstrap.
@@ -126,7 +126,7 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
 
 def read_run(path: str | Path) -> dict[str, dict[str, float | None]]:
-    """Return the metrics of each file out of what `mrirecon evaluate FOLDER FOLDER --json` printed.
+    """Return the metrics of each scan out of what `mrirecon evaluate FOLDER FOLDER --json` printed.
 
     Raises:
         InputError: it is something else.
@@ -134,8 +134,8 @@ def read_run(path: str | Path) -> dict[str, dict[str, float | None]]:
     """
     path = Path(path)
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return {Path(one["prediction"]).name: dict(one["mean"]) for one in told["files"]}
+        told = parse_json(path.read_text(encoding="utf-8"))
+        return {_case(one): dict(one["mean"]) for one in told["files"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             "this is no evaluation of two folders",
@@ -143,6 +143,11 @@ def read_run(path: str | Path) -> dict[str, dict[str, float | None]]:
             why=f"{type(error).__name__}: {error}",
             fix="write one with `mrirecon evaluate PREDICTIONS REFERENCES --json > run.json`",
         ) from None
+
+
+def _case(told: dict[str, Any]) -> str:
+    """Return the scan that was scored; earlier versions did not say it, and matched by name alone."""
+    return str(told.get("case") or Path(told["prediction"]).name.split(".")[0])
 
 
 def _by_person(values: Values, metrics: Sequence[str], person: str | None) -> dict[str, dict[str, float]]:

@@ -26,7 +26,7 @@ from mrirecon.io.encode import (
 from mrirecon.io.encode_dicom import Series, encode_dicom
 from mrirecon.io.encode_nifti import encode_nifti
 from mrirecon.io.folder import atomic_folder
-from mrirecon.io.formats import ArrayFormat, ImageFormat, image_format
+from mrirecon.io.formats import ArrayFormat, ImageFormat, image_format, page_names
 from mrirecon.io.grid import Grid, as_volumes, said_loops, stored_grid
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.scratch import pieces
@@ -89,7 +89,7 @@ def write_image(
         indices = list(np.ndindex(*images.shape[:-2]))
         white = max(float(np.abs(images[i]).max()) for i in indices) if window is None else window
         pages = [encode_png(images[i], bits, white) for i in indices]
-        return _commit(dict(zip(_png_names(Path(path), len(pages)), pages, strict=True)), path, sidecar, inputs)
+        return _commit(dict(zip(page_names(Path(path), len(pages)), pages, strict=True)), path, sidecar, inputs)
     if chosen == "cfl":
         return _write_cfl(path, images, axes, sidecar, inputs)
     grid = grid or Grid()
@@ -311,12 +311,6 @@ def _write_cfl(
     header, data = cfl_pair(path)
     encode_header, encode_data = encode_cfl(array, dims)
     return _commit({data: encode_data, header: encode_header}, data, sidecar, inputs, never_mixed=True)
-
-
-def _png_names(path: Path, pages: int) -> list[Path]:
-    if pages == 1:
-        return [path]
-    return [path.with_name(f"{path.stem}_{page:03d}{path.suffix or '.png'}") for page in range(pages)]
 
 
 def _refuse_nan(values: np.ndarray, where: str) -> None:

@@ -5,7 +5,6 @@ Everything is made once, kept beside a note of what it was made from, and made a
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from mrirecon.masks import mask_bytes, seed_from
 from mrirecon.presets import Preset
 from mrirecon.study.parts import PlannedMask, PlannedMethod, PlannedScan, digest
 from mrirecon.study.plan import draw
+from mrirecon.text import parse_json
 
 Tell = Callable[[str], None]
 DONE, BUDGET = "study.json", "budget.json"
@@ -130,7 +130,7 @@ def _length(config: Config) -> str:
 def noted(path: Path) -> dict[str, Any]:
     """Return the content of a note; nothing if there is none, or a kill left half of something else's."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -14,6 +14,7 @@ from mrirecon.evaluate.paired import HIGHER, LEAST, PERSON
 from mrirecon.io import atomic_path, read_image, write_json
 from mrirecon.pictures import Panel, save_panels
 from mrirecon.study.parts import Plan
+from mrirecon.text import utf8
 
 Record = dict[str, Any]
 NAMES = {"ssim": "SSIM", "psnr": "PSNR (dB)", "nmse": "NMSE", "mse": "MSE", "hfen": "HFEN", "gmsd": "GMSD"}
@@ -47,7 +48,7 @@ def write_results(
     report = _report(plan, told, records, table, pairs, pictures)
     for path, text in ((out / "table.md", table), (out / "report.md", report)):
         with atomic_path(path) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.write_bytes(utf8(text + "\n"))
     return told
 
 

@@ -84,7 +84,8 @@ def run_study(
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         with atomic_path(out / "study.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(plan.settings.model_dump(mode="json"), sort_keys=False))
+            text = yaml.safe_dump(plan.settings.model_dump(mode="json"), sort_keys=False)
+            temporary.write_text(text, encoding="utf-8")
         for note in [*plan.notes, *_left_over(plan, out)]:
             tell(f"note: {note}")
         try:
