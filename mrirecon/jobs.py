@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mrirecon import __version__
-from mrirecon.checkpoints import Trained, shipped
+from mrirecon.checkpoints import UNSEALED, Trained, shipped
 from mrirecon.coverage import choose_method
 from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images
@@ -214,6 +214,7 @@ def _make(
         progress=progress,
         scratch=scratch_folders(target.parent),
     )
+    done.notes += [f"of the model {trained.folder}: {UNSEALED}"] if trained is not None and trained.seal is None else []
     grid, unknown = grid_of(scan, done.images.shape[1:])
     together = {"echo"} if asked.preprocess.echoes else set()
     loops = {axis: scan.shape[axis] for axis in scan.layout.loops if axis not in together}
@@ -260,7 +261,9 @@ def _told(done: Reconstruction, asked: Request, trained: Trained | None) -> dict
         "mask": None if asked.mask is None else str(asked.mask),
         "lambda": done.lam,
         "options": dict(asked.options or {}) if trained is None else trained.options,
-        "model": None if trained is None else {"folder": str(trained.folder), "sha256": trained.sha256},
+        "model": None
+        if trained is None
+        else {"folder": str(trained.folder), "sha256": trained.sha256, "seal": trained.seal},
         "seed": asked.seed,
         "stopped": done.reasons,
         "seconds": done.seconds,

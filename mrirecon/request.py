@@ -12,7 +12,7 @@ from typing import Literal
 
 from mrirecon import __version__
 from mrirecon.calibrate import EspiritOptions, Source
-from mrirecon.checkpoints import Trained, describe_model, load_model, shipped
+from mrirecon.checkpoints import Trained, describe_model, load_model, seal_of, shipped
 from mrirecon.errors import UsageError
 from mrirecon.inference import SECOND_OPINION, pick_device
 from mrirecon.io import safe_name, sha256
@@ -122,7 +122,7 @@ class Request:
             "save_iterates": self.save_iterates,
             "bids": None if self.bids is None else [str(self.bids), self.contrast],
             **{name: None if path is None else sha256(path) for name, path in files.items()},
-            "models": [describe_model(folder)["sha256"] for folder in models],
+            "models": [seal_of(describe_model(folder)) for folder in models],
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -235,7 +235,7 @@ def write_json(path: str | Path, content: object, *, inputs: Iterable[str | Path
         ResourceError: see `write_image`.
 
     """
-    encode = encode_text(_json(content))
+    encode = encode_text(json_text(content))
     with atomic_path(path, inputs=inputs) as temporary:
         encode(temporary)
     return Path(path)
@@ -263,7 +263,7 @@ def _commit(
                 told = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "sha256": sha256(temporary)}
                 outputs.append({"file": target.name, **told})
         if sidecar is not None:
-            encode_text(_json({**sidecar, "outputs": outputs}))(temporaries[0])
+            encode_text(json_text({**sidecar, "outputs": outputs}))(temporaries[0])
     return targets
 
 
@@ -281,7 +281,7 @@ def _commit_folder(
                 told = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "sha256": sha256(folder / name)}
                 outputs.append({"file": f"{path.name}/{name}", **told})
         if sidecar is not None:
-            encode_text(_json({**sidecar, "outputs": outputs}))(temporaries[-1])
+            encode_text(json_text({**sidecar, "outputs": outputs}))(temporaries[-1])
     return [path / name for name in files]
 
 
@@ -324,7 +324,13 @@ def _refuse_nan(values: np.ndarray, where: str) -> None:
         )
 
 
-def _json(content: object) -> str:
+def json_text(content: object) -> str:
+    """Return plain data as JSON, as `write_json` writes it.
+
+    Raises:
+        UsageError: see `write_json`.
+
+    """
     try:
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
     except (TypeError, ValueError) as error:

@@ -103,7 +103,8 @@ def _scans(settings: StudySettings, origins: dict[Path_, Origin], path: Path, no
         paths: list[str] = []
         for given in source.files or source.volumes:
             try:
-                paths += expand([given], [], path.parent, origin_of(origins, key, path))
+                every = source.files or source.volumes
+                paths += expand([given], [], path.parent, origin_of(origins, key, path), every)
             except UsageError as error:
                 if not source.optional:
                     raise
