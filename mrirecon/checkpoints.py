@@ -27,6 +27,7 @@ from mrirecon.text import parse_json, utf8
 
 WEIGHTS, CONFIG, CARD = "weights.safetensors", "config.json", "card.md"
 FORMAT = 1  # raised when a folder of today could no longer be read as it is meant
+_LARGEST = 16 << 20  # bytes of a configuration
 CARD_HASH = "card_sha256"  # key of the SHA-256 of the card for people
 SEAL = "seal"  # key of the hash over all else that the configuration holds
 UNSEALED = "it has no seal, as folders of earlier versions: its options and its card may have been changed"
@@ -210,7 +211,9 @@ def describe_model(folder: str | Path, *, sealed: bool = True) -> dict[str, obje
             fix = f"give a folder that `save_model` wrote, with {CONFIG} and {WEIGHTS}"
             raise InputError("this is not a model", where=str(folder), why=f"there is no {name} in it", fix=fix)
     try:
-        about = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
+        if (folder / CONFIG).stat().st_size > _LARGEST:
+            raise ValueError(f"it is larger than {_LARGEST >> 20} MiB")
+        about = parse_json((folder / CONFIG).read_bytes())
         missing = {"format", "method", "options", "sha256", "card"} - set(about)
     except (ValueError, TypeError) as error:
         raise InputError("the configuration cannot be read", where=str(folder / CONFIG), why=str(error)) from None

@@ -158,6 +158,8 @@ class Request:
             if told["request"] != self.digest:
                 return None
             noted, outputs = told["input"], told["outputs"]
+            if not isinstance(told["method"], str):
+                return None
             if not outputs or not _same(noted, stamp(source), ("mtime_ns", "inode"), source):
                 return None
             for output in outputs:

@@ -152,14 +152,14 @@ def test_damage_is_refused(saved, damage, error, words):
 def test_a_changed_folder_is_not_called_in_order(saved, capfd):
     assert run("models", "verify", saved) == 0
     assert "weights, options, card" in capfd.readouterr().out
-    tamper(saved, lambda about: about["options"].update(steps=2))
+    tamper(saved, lambda about: about["options"].update(steps=3))
     assert run("models", "verify", saved) == 7
     assert run("models", "show", saved, "--size", 64) == 7
     assert run("reconstruct", TWIN, "--model", saved, "-o", saved / "x.h5") == 7
     assert "MRI-E-MODEL" in capfd.readouterr().err
     seal_model(saved)
     assert run("models", "verify", saved) == 0
-    assert load_model(saved).options["steps"] == 2
+    assert load_model(saved).options["steps"] == 3
     (saved / "card.md").write_text("Learned from everything.")
     assert run("models", "verify", saved) == 7
     assert "card.md" in capfd.readouterr().err

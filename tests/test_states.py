@@ -54,7 +54,9 @@ def test_a_malicious_pickle_runs_nothing(tmp_path, form):
 def test_the_command_line_says_so_too(tmp_path, capfd):
     config = tmp_path / "run.yaml"
     config.write_text(
-        "method: cirim\nmodel: {cascades: 1, steps: 1, features: 4}\ndata: {crop: [64, 64]}\ntrain: {steps: 1}\n"
+        "method: cirim\nmodel: {cascades: 1, steps: 1, features: 4}\n"
+        "data: {crop: [64, 72], val_items: 1, masks: [{family: random, acceleration: [2], calibration: [12]}]}\n"
+        "train: {steps: 1}\n"
     )
     plant(tmp_path / "run" / "states", pickle.dumps(Trap(tmp_path / "ran")))
     with pytest.raises(SystemExit) as ended:

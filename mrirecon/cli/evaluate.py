@@ -96,22 +96,31 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Say whether runs differ, paired by person: differences with intervals, and a test from six persons on."""
-    from mrirecon.evaluate import Options, compare_runs, evaluate_folders, read_run
+    from mrirecon.evaluate import Options, compare_runs, evaluate_folders
+    from mrirecon.evaluate.paired import read_scores
 
     names = tuple(part.strip() for part in metrics.split(",") if part.strip())
     options = Options(preset, names)  # type: ignore[arg-type]  # it checks the words
     values: dict[str, dict[str, dict[str, float | None]]] = {}
+    definitions: dict[str, str] = {}
     lacking: list[str] = []
     for run, label in zip(runs, _labels(runs), strict=True):
         if run.is_dir():
             if reference is None:
                 raise UsageError("folders of images need references", where=str(run), fix="give --reference FOLDER")
             scored = evaluate_folders(run, reference, options=options, axes=axes)
+            definitions[label] = preset
             values[label] = {str(one.case): one.mean for one in scored.done}
             lacking += [f"{e.where}: {e.what}" for e in scored.failed]
             lacking += [f"{path}: there is no reference" for path in scored.without_reference]
         else:
-            values[label] = dict(read_run(run))
+            values[label], definitions[label] = read_scores(run)
+    if len(set(definitions.values())) > 1:
+        raise UsageError(
+            "the runs were scored by different definitions",
+            why=", ".join(f"{label} by {definition}" for label, definition in definitions.items()),
+            fix="evaluate them with the same --preset; folders are scored by the one that is given here",
+        )
     found = compare_runs(values, names, person=person)
     _tell_differences(found, as_json)
     if lacking and as_json:

@@ -175,11 +175,28 @@ def person_of(text: str, expression: str) -> str:
     return next((g for g in found.groups() if g), name) if found else name
 
 
-def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: list[str]) -> list[Slot]:
+def check_person(expression: str, option: str, where: str | None = None) -> None:
+    """Refuse an expression that cannot name a person: without a group, each file would be a person of its own.
+
+    Raises:
+        UsageError: no regular expression, or one without a group.
+
+    """
     try:
-        re.compile(data.person)
+        groups = re.compile(expression).groups
     except re.error as error:
-        raise UsageError("data.person is not a regular expression", where="data.person", why=str(error)) from None
+        raise UsageError(f"{option} is not a regular expression", where=where or option, why=str(error)) from None
+    if not groups:
+        raise UsageError(
+            f"{option} has no group, which would name the person",
+            where=where or option,
+            why=f"of {expression!r}, nothing stands in parentheses, and every file would be a person of its own",
+            fix=f"put what names a person into parentheses: ({expression})",
+        )
+
+
+def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: list[str]) -> list[Slot]:
+    check_person(data.person, "data.person")
     slots: list[Slot] = []
     for entry in paths:
         path, _, part = entry.partition("#")

@@ -25,7 +25,7 @@ import numpy as np
 from scipy import stats
 
 from mrirecon.data.settings import Data
-from mrirecon.data.sources import person_of
+from mrirecon.data.sources import check_person, person_of
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluate.folders import summarize
 from mrirecon.text import parse_json
@@ -97,12 +97,13 @@ def compare_runs(
         higher: for each metric, whether more is better; less is where nothing is said.
 
     Raises:
-        UsageError: fewer than two runs.
+        UsageError: fewer than two runs; a `person` that names nobody.
         InputError: two runs have no person in common.
 
     """
     if len(runs) < 2:
         raise UsageError("a comparison needs two runs or more", why=f"there is {', '.join(runs) or 'none'}")
+    check_person(person or PERSON, "--person")
     means = {name: _by_person(values, metrics, person) for name, values in runs.items()}
     found = [
         _difference(metric, a, b, means[a], means[b], seed)
@@ -129,14 +130,31 @@ def read_run(path: str | Path) -> dict[str, dict[str, float | None]]:
     """Return the metrics of each scan out of what `mrirecon evaluate FOLDER FOLDER --json` printed.
 
     Raises:
-        InputError: it is something else.
+        InputError: see `read_scores`.
+
+    """
+    return read_scores(path)[0]
+
+
+def read_scores(path: str | Path) -> tuple[dict[str, dict[str, float | None]], str]:
+    """Return the metrics of each scan, and by whose definition, from what `evaluate --json` printed of two folders.
+
+    Raises:
+        InputError: it is something else; metrics that are no numbers; a scan that is there twice.
 
     """
     path = Path(path)
+    found: dict[str, dict[str, float | None]] = {}
     try:
-        told = parse_json(path.read_text(encoding="utf-8"))
-        return {_case(one): dict(one["mean"]) for one in told["files"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = parse_json(path.read_bytes())
+        for one in told["files"]:
+            # earlier versions did not say which scan it is, and matched by name alone
+            case = str(one.get("case") or Path(one["prediction"]).name.split(".")[0])
+            if case in found:
+                raise ValueError(f"{case} is there twice")
+            found[case] = {str(name): _number(value) for name, value in one["mean"].items()}
+        return found, str(told.get("preset", "mrirecon"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             "this is no evaluation of two folders",
             where=str(path),
@@ -145,9 +163,12 @@ def read_run(path: str | Path) -> dict[str, dict[str, float | None]]:
         ) from None
 
 
-def _case(told: dict[str, Any]) -> str:
-    """Return the scan that was scored; earlier versions did not say it, and matched by name alone."""
-    return str(told.get("case") or Path(told["prediction"]).name.split(".")[0])
+def _number(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{str(value)[:40]!r} is no metric")
+    return float(value)
 
 
 def _by_person(values: Values, metrics: Sequence[str], person: str | None) -> dict[str, dict[str, float]]:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def load_state(folder: Path) -> tuple[State | None, list[str]]:
 def _unpacked(content: bytes, path: Path) -> State:
     fix = "remove it, to go on from the state before it, and find out who put it there"
     try:
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch then refuses
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         why = " ".join(str(error).split("\n\n")[-1].split())[:300] or "it is a pickle of more than plain data"
         raise UnsafeContentError("this is no state of a run", where=str(path), why=f"refused: {why}", fix=fix) from None
