@@ -93,11 +93,11 @@ def test_images_of_a_bids_dataset_are_scored_and_reported(batch, call, tmp_path)
 
 def test_references_that_are_images_of_reconstruct(batch, call, tmp_path):
     """Of the full scans, named after their method too."""
-    assert call("reconstruct", batch / "full", "-o", tmp_path / "ref")[0] == 0
-    assert (tmp_path / "ref" / "sub-1_zero-filled.h5").exists()
+    assert call("reconstruct", batch / "full", "-m", "rss", "-o", tmp_path / "ref")[0] == 0
+    assert (tmp_path / "ref" / "sub-1_rss.h5").exists()
     code, out, err = call("evaluate", batch / "cs", tmp_path / "ref", "--json")
     assert code == 0, err
-    assert [one["case"] for one in json.loads(out)["files"]] == [f"sub-{n}_zero-filled" for n in (1, 2, 3)]
+    assert [one["case"] for one in json.loads(out)["files"]] == [f"sub-{n}_rss" for n in (1, 2, 3)]
     cases = list(gather(Sources([batch / "cs"], tmp_path / "ref")).cases)
     assert all(r.evaluation is not None for case in cases for r in case.results)
 

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import typer
 
@@ -61,13 +61,19 @@ def _is_byte(character: str) -> bool:
 def say(text: str) -> None:
     """Narrate, to stderr."""
     if not Settings.quiet:
+        complain(text)
+
+
+def complain(text: str) -> None:
+    """Write to stderr; where nobody reads it any more, or its disk is full, that does not end the work."""
+    with suppress(OSError):
         typer.echo(text, err=True)
 
 
 def emit(data: object) -> None:
     """Print plain data as JSON, to stdout; what is not a number is null."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=str)
-    if codecs.lookup(sys.stdout.encoding).name != "utf-8":
+    if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8":
         text = json.dumps(data, indent=2, allow_nan=False, default=str)
     typer.echo(utf8(text).decode())
 

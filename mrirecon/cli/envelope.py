@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 from mrirecon import errors
-from mrirecon.cli.console import Settings, emit, prepare_streams
+from mrirecon.cli.console import Settings, complain, emit, prepare_streams
 from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError, as_ours
 
 _ANYWHERE = {"--traceback": "traceback", "--quiet": "quiet", "-q": "quiet"}
@@ -36,7 +36,7 @@ def run(app: typer.Typer, arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Stopped as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
+        complain(f"stopped: {stopped}")
         return 128 + stopped.number
     except Exception as error:
         return _report(error, as_json)
@@ -89,13 +89,13 @@ def as_known(error: Exception) -> MriReconError | None:
 def _report(error: Exception, as_json: bool) -> int:
     known = as_known(error)
     if Settings.traceback:
-        traceback.print_exception(error)
+        complain("".join(traceback.format_exception(error)).rstrip())
     if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
-        print(error, file=sys.stderr)
+        complain(str(error))
         return UsageError.exit_code
     known = known or as_ours(error)
     if as_json:
         emit({"error": known.as_dict()})
     else:
-        print(f"error {known.code}: {known}", file=sys.stderr)
+        complain(f"error {known.code}: {known}")
     return known.exit_code

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrirecon.cli import options_preprocess as pre
-from mrirecon.cli.console import Settings, emit, progress, say
+from mrirecon.cli.console import Settings, complain, emit, progress, say
 from mrirecon.cli.inspect import AsJson, Axes, Device, Overwrite, free
 from mrirecon.errors import MriReconError, PartialFailure, UsageError
 
@@ -137,7 +137,7 @@ def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> 
             failed.append(outcome.error)
             say(f"error {outcome.error.code}: {outcome.error}")
             if Settings.traceback:
-                traceback.print_exception(outcome.error)
+                complain("".join(traceback.format_exception(outcome.error)).rstrip())
         elif outcome.told is not None:
             done += 1
             _narrate(outcome.source, outcome.told)
