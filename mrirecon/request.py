@@ -12,7 +12,7 @@ from typing import Literal
 
 from mrirecon import __version__
 from mrirecon.calibrate import EspiritOptions, Source
-from mrirecon.checkpoints import Trained, describe_model, load_model, shipped
+from mrirecon.checkpoints import Trained, describe_model, load_model, seal_of, shipped
 from mrirecon.choice import SECOND_OPINION
 from mrirecon.device import pick_device
 from mrirecon.errors import UsageError
@@ -22,6 +22,7 @@ from mrirecon.io.identify import cfl_pair
 from mrirecon.io.scan import Nan
 from mrirecon.prepared import Preprocess
 from mrirecon.registry import find, resolve
+from mrirecon.text import local, parse_json
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Request:
             "save_iterates": self.save_iterates,
             "bids": None if self.bids is None else [str(self.bids), self.contrast],
             **{name: None if path is None else sha256(path) for name, path in files.items()},
-            "models": [describe_model(folder)["sha256"] for folder in models],
+            "models": [seal_of(describe_model(folder)) for folder in models],
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -154,14 +155,16 @@ class Request:
         modification and, of the input, its inode are; where only the size is, its SHA-256 decides.
         """
         try:
-            told = json.loads(sidecar.read_bytes())
+            told = parse_json(sidecar.read_bytes())
             if told["request"] != self.digest:
                 return None
             noted, outputs = told["input"], told["outputs"]
+            if not isinstance(told["method"], str):
+                return None
             if not outputs or not _same(noted, stamp(source), ("mtime_ns", "inode"), source):
                 return None
             for output in outputs:
-                path = sidecar.parent / str(output["file"])
+                path = sidecar.parent / local(str(output["file"]))
                 status = path.stat()
                 found = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
                 if not _same(output, found, ("mtime_ns",), path):

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mrirecon"
 # A file imports only from rooms above it, and from its own.
 ORDER = [
-    *("errors", "operators", "wavelets", "sparsity", "problem", "scale", "solvers", "networks", "engine"),
+    *("errors", "text", "operators", "wavelets", "sparsity", "problem", "scale", "solvers", "networks", "engine"),
     *(
         "updates",
         "steps",
@@ -43,7 +43,7 @@ ORDER = [
         "prepared",
         "coverage",
     ),
-    *("choice", "device", "inference", "trust", "evaluate", "request", "jobs", "batches"),
+    *("choice", "device", "inference", "trust", "evaluate", "request", "targets", "jobs", "batches"),
     *("selftest", "doctor", "benchmark", "report", "study", "cli"),
 ]
 LONGEST = 350

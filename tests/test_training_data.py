@@ -315,6 +315,17 @@ def test_people_are_kept_apart(tmp_path):
         open_sources(settings(train=[str(tmp_path / "nothing*")]))
     with pytest.raises(UsageError, match="not a regular expression"):
         open_sources(settings(person="("))
+    with pytest.raises(UsageError, match="no group"):  # each file would be a person of its own, on both sides
+        open_sources(settings(train=[str(tmp_path)], val=0.3, person="patient[0-9]+"))
+    with pytest.raises(UsageError, match="no file matches 'patient03") as caught:
+        open_sources(settings(train=[str(tmp_path), "patient03*.npz"]))
+    assert "each entry stands by itself" in caught.value.why
+    assert f"write '{tmp_path}/patient03*.npz' in place of '{tmp_path}'" in caught.value.fix
+    (tmp_path / "volumes" / "below").mkdir(parents=True)
+    with pytest.raises(UsageError, match="no file matches") as caught:
+        open_sources(settings(train=[str(tmp_path / "volumes")]))
+    assert "holds no file that ends in" in caught.value.why
+    assert "volumes/**/" in caught.value.fix
     kept = open_sources(settings(train=[str(tmp_path)], exclude=["patient03*"])).people["train"]
     assert kept == ["patient01", "patient02"]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mrirecon.cli import options_preprocess as pre
-from mrirecon.cli.console import Settings, emit, progress, say
+from mrirecon.cli.console import Settings, complain, emit, progress, say
 from mrirecon.cli.inspect import AsJson, Axes, Device, Overwrite, free
 from mrirecon.errors import MriReconError, PartialFailure, UsageError
 
@@ -98,9 +99,9 @@ def reconstruct(
     from mrirecon.request import Request
 
     output = bids or output
-    plan = batches.Plan.of(files, output, shard)
-    chosen["isolate"] = plan.several if isolate is None else isolate
     request = Request(espirit=EspiritOptions(sets=map_sets), **chosen)
+    plan = batches.Plan.of(files, output, shard, request)
+    request = replace(request, isolate=plan.several if isolate is None else isolate)
     if plan.several:
         request.check()
     if plan.part.count > 1:
@@ -137,7 +138,7 @@ def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> 
             failed.append(outcome.error)
             say(f"error {outcome.error.code}: {outcome.error}")
             if Settings.traceback:
-                traceback.print_exception(outcome.error)
+                complain("".join(traceback.format_exception(outcome.error)).rstrip())
         elif outcome.told is not None:
             done += 1
             _narrate(outcome.source, outcome.told)

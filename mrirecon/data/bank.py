@@ -16,6 +16,7 @@ from mrirecon.data.batch import Batch
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import atomic_path
 from mrirecon.problem import Problem
+from mrirecon.text import parse_json
 
 
 def folder_of(bank: str) -> Path:
@@ -74,7 +75,7 @@ def _read(path: Path) -> Batch | None:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             found = {k: file[k] for k in file.files}
-        told = json.loads(str(found.pop("told")))
+        told = parse_json(str(found.pop("told")))
         stored = {k: torch.from_numpy(v) for k, v in found.items()}
         mask = stored["mask"]
         y = torch.zeros((len(stored["y"]), *mask.shape), dtype=stored["y"].dtype)

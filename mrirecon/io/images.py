@@ -20,7 +20,7 @@ from mrirecon.io.limits import is_numeric
 from mrirecon.io.nifti import is_nifti, read_nifti, read_stored
 from mrirecon.io.npy import NpyStore, NpzStore
 from mrirecon.io.scan import Store
-from mrirecon.io.values import complex_dtype, magnitude_of
+from mrirecon.io.values import complex_dtype, magnitude_of, real_of
 
 IMAGE_NAMES = ("reconstruction", "reference", "reconstruction_rss", "reconstruction_esc", "image", "images", "img")
 
@@ -122,24 +122,27 @@ def read_image(path: str | Path, *, dataset: str | None = None) -> np.ndarray:
     return read_placed_image(path, dataset=dataset)[0]
 
 
-def read_placed_image(path: str | Path, *, dataset: str | None = None) -> tuple[np.ndarray, Grid]:
+def read_placed_image(path: str | Path, *, dataset: str | None = None, signed: bool = False) -> tuple[np.ndarray, Grid]:
     """Return what `read_image` does, and where those images lie: a position only if they are one volume each.
+
+    With `signed`, real images keep their sign; complex ones are magnitudes all the same.
 
     Raises:
         InputError: see `read_image`.
 
     """
+    take = real_of if signed else magnitude_of
     if is_nifti(path):
         upright = read_nifti(path)
         if upright.placed:
-            return magnitude_of(upright.values, str(path)), upright.grid
+            return take(upright.values, str(path)), upright.grid
     found = read_images(path, dataset=dataset)
     values, grid = found.values, found.grid
     several = values.ndim == 3 and found.loops is not None  # other loops than slices
     if is_volumes(path):
         several = values.ndim == 4
         values = values.reshape(-1, *values.shape[-2:])
-    return magnitude_of(values, found.where), Grid(grid.spacing, None, grid.thickness) if several else grid
+    return take(values, found.where), Grid(grid.spacing, None, grid.thickness) if several else grid
 
 
 def holds_images(path: str | Path) -> bool:
