@@ -41,6 +41,8 @@ class Problem:
             solves for u = x / prior. None where nothing is known.
         start: (B, M, *space) complex, what a learned method refines; None for the zero-filled image.
         phase: (B, M, *space) complex of magnitude 1: what was moved out of the image into the maps; None for nothing.
+        networks: the type that networks compute in, bfloat16 say; None for the precision of the data, in which all
+            else is computed.
 
     Raises:
         InputError: the shapes or the types do not belong together.
@@ -53,6 +55,7 @@ class Problem:
     prior: Tensor | None = None
     start: Tensor | None = None
     phase: Tensor | None = None
+    networks: torch.dtype | None = None
     cache: _Prepared | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -205,4 +208,5 @@ class Problem:
     def to(self, device: torch.device | str) -> Problem:
         """Return the problem on another device, unprepared."""
         prior, start, phase = (None if v is None else v.to(device) for v in (self.prior, self.start, self.phase))
-        return Problem(self.y.to(device), self.mask.to(device), self.maps.to(device), prior, start, phase)
+        y, mask, maps = self.y.to(device), self.mask.to(device), self.maps.to(device)
+        return Problem(y, mask, maps, prior, start, phase, self.networks)

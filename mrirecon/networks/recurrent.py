@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mrirecon.networks.fused import convolve, recur
+
 CellName = Literal["gru", "mgu", "indrnn"]
 
 
@@ -98,7 +100,10 @@ class IndRnn(Cell):
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """Return the next hidden state."""
-        return F.relu(self.ih(x) + cast("Tensor", self.hh) * h)
+        u = cast("Tensor", self.hh)
+        if self.ih.kernel_size == (1, 1):
+            return recur(x, h, self.ih.weight, self.ih.bias, u)
+        return F.relu(self.ih(x) + u * h)
 
 
 CELLS: dict[CellName, type[Cell]] = {"gru": Gru, "mgu": Mgu, "indrnn": IndRnn}
@@ -113,13 +118,12 @@ class Convolution(nn.Module):
         nn.init.kaiming_normal_(self.conv_layer.weight, nonlinearity="relu")
         if bias:
             nn.init.zeros_(cast("Tensor", self.conv_layer.bias))
-        self.relu = relu
-        self.reach = dilation * (kernel // 2)
+        self.relu, self.dilation = relu, dilation
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs, y, x) to (N, outputs, y, x)."""
-        x = self.conv_layer(F.pad(x, (self.reach,) * 4, "replicate"))
-        return F.relu(x) if self.relu else x
+        conv = self.conv_layer
+        return convolve(x, conv.weight, conv.bias, self.dilation, self.relu)
 
 
 class Layer(nn.Module):
