@@ -15,8 +15,9 @@ from mrirecon.calibrate import EspiritOptions, ItemMaps, Source, item_maps
 from mrirecon.checkpoints import Trained, load_model, shipped
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.coverage import choose_method, outside
-from mrirecon.engine import Reconstructor
+from mrirecon.engine import Precision, Reconstructor
 from mrirecon.errors import InputError, ModelMismatchError, UsageError
+from mrirecon.hardware import PrecisionChoice, pick_device, pick_precision
 from mrirecon.hybrid import Slices
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
@@ -45,6 +46,7 @@ class Reconstruction:
         seconds: wall time of each item, reading and calibration included; these three are of slices where volumes
             were solved slice by slice.
         notes: what else the user should know.
+        precision: what networks computed in; float32 where there are none.
 
     """
 
@@ -56,6 +58,7 @@ class Reconstruction:
     reasons: list[str]
     seconds: list[float]
     notes: list[str] = field(default_factory=list)
+    precision: Precision = "float32"
 
 
 def reconstruct(
@@ -69,6 +72,7 @@ def reconstruct(
     model: Trained | None = None,
     strict: bool = False,
     device: str = "auto",
+    precision: PrecisionChoice = "float32",
     seed: int = 0,
     batch: int = 1,
     progress: Progress | None = None,
@@ -91,6 +95,8 @@ def reconstruct(
             that comes with mrirecon.
         strict: refuse data outside the model's card, instead of noting it.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
+        precision: what a model's networks compute in; ``auto`` takes bfloat16 where it is faster, see
+            `mrirecon.hardware`. Other methods have none and compute in float32.
         seed: of the methods that draw random numbers.
         batch: how many items a model takes at a time; halved where memory does not suffice.
         progress: called with (items done, items, what is being done), or slices of volumes where those are solved.
@@ -133,6 +139,12 @@ def reconstruct(
     settings = _settings(first, method, options or {}, lam, seed)
     ready = None if model is None else model.model.to(where)
     out = Reconstruction(np.empty(0), method, why, "", [], [], [])
+    if ready is not None:
+        ready.precision, told = pick_precision(precision, where)
+        out.precision = ready.precision
+        out.notes += [told] if precision != "float32" else []
+    elif precision == "bfloat16":
+        out.notes.append(f"{method} has no network to compute in bfloat16: all of it is computed in float32")
     job = _Job(scan, method, maps, espirit, settings, lam == "auto", where, ready, keep, out)
     made, out.seconds = images(
         scan,
@@ -316,24 +328,6 @@ def sense_reference(scan: Scan) -> np.ndarray:
         problem, _ = pose(kspace, mask, item_maps(scan, item, kspace, mask), "cropped")
         out.append(np.abs(_join(problem.adjoint[0])))
     return np.stack(out)
-
-
-def pick_device(name: str) -> torch.device:
-    """Return a device by name; ``auto`` takes a GPU where there is one.
-
-    Raises:
-        UsageError: there is no such device here.
-
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"device {name!r} cannot be used here", why=reason, fix="use --device cpu") from None
-    return device
 
 
 def _join(image: Tensor) -> np.ndarray:

@@ -20,8 +20,9 @@ from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images
 from mrirecon.evaluate.align import aligned, apart, upright
 from mrirecon.evaluate.reference import placed_reference
+from mrirecon.hardware import pick_device
 from mrirecon.hybrid import stand_in
-from mrirecon.inference import Progress, Reconstruction, pick_device, reconstruct
+from mrirecon.inference import Progress, Reconstruction, reconstruct
 from mrirecon.io import read, refuse_overwrite, sidecar_path, write_image
 from mrirecon.io.apart import look_apart
 from mrirecon.io.bids import bids_fields, bids_path, describe_dataset
@@ -186,6 +187,7 @@ def _make(
         lam=asked.lam,
         options=asked.options,
         device=asked.device,
+        precision=asked.precision,
         seed=asked.seed,
         progress=progress,
         scratch=scratch_folders(target.parent),
@@ -237,6 +239,7 @@ def _told(done: Reconstruction, asked: Request, trained: Trained | None) -> dict
         "lambda": done.lam,
         "options": dict(asked.options or {}) if trained is None else trained.options,
         "model": None if trained is None else {"folder": str(trained.folder), "sha256": trained.sha256},
+        "precision": done.precision,
         "seed": asked.seed,
         "stopped": done.reasons,
         "seconds": done.seconds,

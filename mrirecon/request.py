@@ -14,7 +14,8 @@ from mrirecon import __version__
 from mrirecon.calibrate import EspiritOptions, Source
 from mrirecon.checkpoints import Trained, describe_model, load_model, shipped
 from mrirecon.errors import UsageError
-from mrirecon.inference import SECOND_OPINION, pick_device
+from mrirecon.hardware import PrecisionChoice, pick_device
+from mrirecon.inference import SECOND_OPINION
 from mrirecon.io import safe_name, sha256
 from mrirecon.io.formats import EXTENSION, FOREIGN, ImageFormat, image_format, named_format, require
 from mrirecon.io.identify import cfl_pair
@@ -42,6 +43,7 @@ class Request:
         isolate: first look into the file in a process that may crash, see `mrirecon.io.apart`.
         lam: regularization weight.
         device: where to compute.
+        precision: what a model's networks compute in.
         format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``nii``, ``dicom`` (a folder), ``png``; by default by
             the name of the output.
         seed: of random draws.
@@ -74,6 +76,7 @@ class Request:
     isolate: bool = False
     lam: float | Literal["auto"] | None = None
     device: str = "auto"
+    precision: PrecisionChoice = "float32"
     format: ImageFormat | None = None
     seed: int = 0
     batch: int = 1
@@ -113,6 +116,7 @@ class Request:
         told = {
             "mrirecon": __version__,
             **{name: getattr(self, name) for name in ("method", "maps", "axes", "dataset", "lam", "format", "seed")},
+            **({} if self.precision == "float32" else {"precision": self.precision}),
             "nan": self.nan,
             "strict": self.strict,
             "options": dict(self.options or {}),

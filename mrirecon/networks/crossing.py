@@ -15,8 +15,8 @@ def to_real(*images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return real and imaginary channels of images: (B, M, y, x) complex each ↦ (B·M, 2·images, y, x) real.
 
     They come in ``dtype``, by default in the images' own precision, and a network computes in what it is given (see
-    `apply_network`). Several sets of maps share one network: they go into the batch. Channels come last in memory, which is how complex
-    numbers lie there already and how convolutions on a CPU are quickest.
+    `apply_network`). Several sets of maps share one network: they go into the batch. Channels come last in memory,
+    which is how complex numbers lie there already and how convolutions on a CPU are quickest.
 
     Raises:
         UsageError: volumes.

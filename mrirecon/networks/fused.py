@@ -7,12 +7,14 @@ operation here keeps only its inputs and its output for the backward pass.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from mrirecon.precision import full_precision
 
 _backward = torch.ops.aten.convolution_backward
 _below = torch.ops.aten.threshold_backward
@@ -32,8 +34,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, relu
         (N, outputs, y, x).
 
     """
-    out: Tensor = _Convolution.apply(x, weight, bias, dilation, relu)  # type: ignore[no-untyped-call]  # torch's
-    return out
+    return _call(_Convolution, x, weight, bias, dilation, relu)
 
 
 def recur(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, recurrent: Tensor) -> Tensor:
@@ -47,15 +48,22 @@ def recur(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, recurrent: 
         recurrent: u, (1, F, 1, 1).
 
     """
-    out: Tensor = _Recurrence.apply(x, h, weight, bias, recurrent)  # type: ignore[no-untyped-call]  # torch's
-    return out
+    return _call(_Recurrence, x, h, weight, bias, recurrent)
+
+
+def _call(function: type[torch.autograd.Function], x: Tensor, *more: object) -> Tensor:
+    """Apply an operation, in the type that autocast asks for where that is on; inside, it is off."""
+    kind = x.device.type
+    arguments: list[object] = [x, *more]
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        arguments = [a.to(dtype) if isinstance(a, Tensor) else a for a in arguments]
+    return cast("Tensor", full_precision(function.apply)(*arguments))
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, relu: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, relu: bool) -> Tensor:
         """See `convolve`."""
         reach = dilation * (weight.shape[-1] // 2)
         padded = repeat_edge(x, reach)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -60,12 +61,13 @@ def train(
     # Cascades that are detached, and whose images do not count, learn nothing.
     fabric = make_fabric(config.settings.train, device, unused=loss.cascades == "last")
     folder = Path(folder)
+    config = _same_precision(config, folder)
     start = _claim(config, folder, resume)
     fabric.barrier()
     trainer = Trainer(config, folder, fabric)
     if not trainer.main:
         tell, progress = (lambda text: None), None
-    for note in trainer.sources.notes:
+    for note in (*trainer.sources.notes, trainer.precision_told):
         tell(note)
     log = Log(folder, config.settings.train, trainer.main)
     if not trainer.learnable:
@@ -80,13 +82,22 @@ def train(
         tell(f"goes on after step {trainer.step} of {trainer.total}")
     if trainer.main:
         with atomic_path(folder / CONFIG) as temporary:
-            temporary.write_text(render(config), encoding="utf-8")
+            temporary.write_text(render(trainer.config), encoding="utf-8")
     log.begin(trainer.step, command, anew=start is None, checked=trainer.checked == trainer.step)
     with _signals(trainer):
         _run(trainer, log, progress, tell)
     log.close()
     told = {"steps": trainer.step, "scores": trainer.scores, "zero_filled": trainer.zero_filled, "best": trainer.best}
     return {**told, "folder": str(folder), "seconds": trainer.seconds, "learned": True, "rank": fabric.global_rank}
+
+
+def _same_precision(config: Config, folder: Path) -> Config:
+    """Return the configuration with ``train.precision: auto`` replaced by what the run in the folder began with."""
+    settings, saved = config.settings, folder / CONFIG
+    if settings.train.precision != "auto" or not saved.is_file():
+        return config
+    train = settings.train.model_copy(update={"precision": saved_config(saved)["train"]["precision"]})
+    return replace(config, settings=settings.model_copy(update={"train": train}))
 
 
 def _claim(config: Config, folder: Path, resume: str) -> tuple[State, list[str]] | None:

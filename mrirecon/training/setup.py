@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
 
-from mrirecon.config import Settings, Train
+from mrirecon.config import Config, Settings, Train
 from mrirecon.data.items import Recipe
 from mrirecon.data.sources import Slot, Sources
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import UsageError
+from mrirecon.hardware import pick_precision
 from mrirecon.networks import channels_last
 from mrirecon.registry import build, find
 
@@ -28,7 +30,7 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
     """Return the processes of this run: one, or those that torchrun or srun started.
 
     Args:
-        settings: batch and precision.
+        settings: the batch.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
         unused: whether a loss may leave weights without a gradient, which several ranks have to know.
 
@@ -55,7 +57,6 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"device {device!r} cannot be used here", fix="use --device cpu")
     devices: int | list[int] = here if ranks > 1 else [int(number)] if number and kind == "cuda" else 1
-    precision = "bf16-mixed" if settings.precision == "bfloat16" else "32-true"
     strategy = (
         DDPStrategy(
             find_unused_parameters=unused, process_group_backend="nccl" if kind == "cuda" else "gloo", timeout=SILENCE
@@ -70,7 +71,7 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
         strategy=strategy,
         # Alone within an allocation of SLURM, this is not one of its tasks.
         plugins=None if ranks > 1 else LightningEnvironment(),
-        precision=precision,  # type: ignore[arg-type]  # one of its words
+        precision="32-true",  # networks take their inputs and weights in bfloat16 themselves (`Reconstructor`)
     )
     if ranks > 1:
         fabric.launch()
@@ -91,7 +92,21 @@ def make_model(settings: Settings) -> Reconstructor:
     torch.manual_seed(settings.train.seed)
     model = build(settings.method, settings.model)
     channels_last(model)
+    if settings.train.precision != "auto":
+        model.precision = settings.train.precision
     return model
+
+
+def settled(config: Config, fabric: Fabric) -> tuple[Config, str]:
+    """Return the configuration with ``train.precision: auto`` decided for this device, and that in a sentence.
+
+    What is decided is saved with the run, so that it is kept where the run goes on. The first process decides for all.
+    """
+    settings = config.settings
+    exact = settings.model.get("memory") == "invert"
+    precision, told = fabric.broadcast(pick_precision(settings.train.precision, fabric.device, exact=exact))
+    train = settings.train.model_copy(update={"precision": precision})
+    return replace(config, settings=settings.model_copy(update={"train": train})), told
 
 
 def make_optimizer(settings: Train, model: torch.nn.Module) -> torch.optim.Optimizer:

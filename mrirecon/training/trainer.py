@@ -26,7 +26,7 @@ from mrirecon.errors import SignalError, Stopped
 from mrirecon.losses import Loss, LossSettings, step_weights
 from mrirecon.registry import build
 from mrirecon.training.card import make_card
-from mrirecon.training.setup import learning_rate, make_model, make_optimizer, make_recipes
+from mrirecon.training.setup import learning_rate, make_model, make_optimizer, make_recipes, settled
 from mrirecon.training.state import State
 from mrirecon.training.validate import Validation, validate
 
@@ -59,7 +59,8 @@ class Trainer:
     """Everything that a run has while it goes on; see `train`."""
 
     def __init__(self, config: Config, folder: Path, fabric: Fabric) -> None:
-        self.config, self.settings, self.folder, self.fabric = config, config.settings, folder, fabric
+        self.config, self.precision_told = settled(config, fabric)
+        self.settings, self.folder, self.fabric = self.config.settings, folder, fabric
         self.sources = open_sources(self.settings.data, config.path.parent)
         self.model = make_model(self.settings)
         self.learn, self.check = make_recipes(self.settings, self.model, self.sources)
