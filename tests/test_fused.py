@@ -85,4 +85,4 @@ def test_bfloat16_is_near_float32_and_its_gradients_arrive_in_float32():
         results[dtype] = [total.detach(), *gradients]
     for exact, rounded in zip(*results.values(), strict=True):
         gap = float((rounded - exact).norm() / exact.norm())
-        assert 0 < gap < 0.03
+        assert 0 < gap < 0.06
