@@ -11,10 +11,11 @@ import typer
 
 
 class Settings:
-    """What `--quiet` and `--traceback` ask for, wherever on the command line they stand."""
+    """What `--quiet` and `--traceback` ask for, wherever on the command line they stand, and when the command began."""
 
     quiet = False
     traceback = False
+    begun: float | None = None  # of `time.monotonic`
 
 
 def say(text: str) -> None:

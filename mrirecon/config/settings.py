@@ -19,6 +19,9 @@ class Train(Section):
 
     steps: Count | None = Field(None, description="optimizer steps; or give epochs")
     epochs: Count | None = Field(None, description="passes over the data; or give steps")
+    minutes: Positive | None = Field(
+        None, description="of wall time of a call, all included, in place of steps and epochs; the schedule spans them"
+    )
     batch: Count = Field(1, description="items of a step, all processes together")
     accumulate: Count = Field(1, description="batches whose gradients are added up before a step")
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -47,8 +50,10 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:
-        if (self.steps is None) == (self.epochs is None):
+        if self.steps is not None and self.epochs is not None:
             raise ValueError("give either steps or epochs")
+        if self.steps is None and self.epochs is None and self.minutes is None:
+            raise ValueError("give either steps or epochs, or minutes")
         return self
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 INSTALL = "pip install 'mrirecon[train]'"
+_WARM_SHARE = 0.1  # of a budget of time
 SILENCE = timedelta(minutes=30)  # a rank that says nothing for so long is lost; one that dies is noticed at once
 
 
@@ -87,6 +88,13 @@ def processes() -> tuple[int, int]:
     return ranks, int(environment.get("LOCAL_WORLD_SIZE") or slurm or ranks)
 
 
+def rank_of_process() -> int:
+    """Return the number of this process among those that torchrun or srun started."""
+    if processes()[0] == 1:
+        return 0
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
 def make_model(settings: Settings) -> Reconstructor:
     """Build the method; its first weights are a function of the seed."""
     torch.manual_seed(settings.train.seed)
@@ -116,11 +124,22 @@ def make_optimizer(settings: Train, model: torch.nn.Module) -> torch.optim.Optim
     return kind(weights, settings.lr, (settings.betas[0], settings.betas[1]), weight_decay=settings.weight_decay)
 
 
-def learning_rate(settings: Train, step: int, total: int) -> float:
-    """Return the learning rate of a step, counted from 0."""
+def learning_rate(settings: Train, step: int, total: int, progress: float = 0.0) -> float:
+    """Return the learning rate of a step, counted from 0.
+
+    Args:
+        settings: the schedule.
+        step: whose rate it is.
+        total: steps of the run.
+        progress: under a budget of time (``train.minutes``), the share of it that has passed.
+
+    """
     warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    if settings.minutes is not None:  # it is warm after a tenth of the budget, however few steps that is
+        warm = min(1.0, max(warm, progress / _WARM_SHARE))
     if settings.schedule == "cosine":
         done = min(1.0, max(0, step - settings.warmup) / max(1, total - settings.warmup))
+        done = done if settings.minutes is None else progress
         factor = settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * done))
     elif settings.schedule == "step":
         factor = settings.decay ** (step // settings.decay_every)
