@@ -169,6 +169,6 @@ def test_training_in_bfloat16_learns_as_in_float32():
             losses.append(float(loss.detach()))
         curves[precision] = torch.tensor(losses)
     exact, half = curves.values()
-    assert exact[-5:].mean() < 0.3 * exact[0]
+    assert exact[-5:].mean() < 0.4 * exact[0]
     assert abs(half[-5:].mean() - exact[-5:].mean()) < 0.1 * exact[-5:].mean()
     assert not torch.equal(half, exact)
