@@ -22,6 +22,8 @@ from mrirecon.scale import percentile_scale, smooth_phase
 
 Scale = Literal["percentile", "none"]
 Phase = Literal["kept", "removed"]
+Precision = Literal["float32", "bfloat16"]
+DTYPES: dict[Precision, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 S = TypeVar("S")  # the state that a method iterates on: a tensor, or a NamedTuple of tensors with the batch first
 
 
@@ -128,11 +130,11 @@ class Unrolled(nn.Module, Generic[S]):
         start = steps[0].init(p)
         if not isinstance(start, Tensor):
             raise UsageError("only steps whose state is one tensor can be undone", fix="use memory=checkpoint")
-        if torch.is_autocast_enabled(p.y.device.type):
+        if p.networks not in (None, p.mask.dtype) or torch.is_autocast_enabled(p.y.device.type):
             raise UsageError(
                 "memory=invert needs full precision",
                 why="what half precision rounds away cannot be computed back",
-                fix="switch autocast off, or use memory=checkpoint",
+                fix="compute in float32, or use memory=checkpoint",
             )
         weights = [w for w in self.parameters() if w.requires_grad]
         end = Inverted.apply(steps, p, start, *weights)  # type: ignore[no-untyped-call]  # torch's
@@ -241,7 +243,14 @@ class Reconstructor(nn.Module):
         weigh: gives each item's weight (B,) of what was made of the start, from `refined` and the measured problem; the
             rest of the image is the start. For use, not in training.
 
+    Attributes:
+        precision: what networks compute in. ``bfloat16`` casts what they are given and their weights, and nothing else:
+            the physics stays complex64, weights and their gradients float32. Not an option of the method, but of how
+            it is run.
+
     """
+
+    precision: Precision = "float32"
 
     def __init__(
         self,
@@ -268,7 +277,7 @@ class Reconstructor(nn.Module):
         scale = percentile_scale(p.adjoint)
         if self.scale == "none":
             scale = torch.ones_like(scale)
-        q = p.scaled(scale, consume=consume)
+        q = replace(p.scaled(scale, consume=consume), networks=DTYPES[self.precision])
         q = (q if self.prepare is None else self.prepare(q)).prepared()
         if self.start is not None and q.start is None:
             with torch.no_grad():

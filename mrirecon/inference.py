@@ -16,10 +16,10 @@ from mrirecon.calibrate import EspiritOptions, ItemMaps, Source, item_maps
 from mrirecon.checkpoints import Trained, load_model, shipped
 from mrirecon.choice import SECOND_OPINION, Group, choose, outside_of, summary, tasks
 from mrirecon.coils.noise import noise_deviation
-from mrirecon.device import pick_device
-from mrirecon.engine import Reconstructor
+from mrirecon.engine import Precision, Reconstructor
 from mrirecon.errors import InputError, UsageError
 from mrirecon.failures import Failures
+from mrirecon.hardware import PrecisionChoice, pick_device, pick_precision
 from mrirecon.hybrid import Slices
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
@@ -49,6 +49,7 @@ class Reconstruction:
         notes: what else the user should know.
         methods: the method of each item, where it is not the same for all.
         failed: what is wrong with items that were left out, where that was allowed; their images are zero.
+        precision: what networks computed in; float32 where there are none.
 
     """
 
@@ -62,6 +63,7 @@ class Reconstruction:
     notes: list[str] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
     failed: list[InputError] = field(default_factory=list)
+    precision: Precision = "float32"
 
 
 def reconstruct(
@@ -75,6 +77,7 @@ def reconstruct(
     model: Trained | None = None,
     strict: bool = False,
     device: str = "auto",
+    precision: PrecisionChoice = "float32",
     seed: int = 0,
     batch: int = 1,
     progress: Progress | None = None,
@@ -100,6 +103,8 @@ def reconstruct(
             that comes with mrirecon.
         strict: refuse data outside the model's card, instead of noting it.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
+        precision: what a model's networks compute in; ``auto`` takes bfloat16 where it is faster, see
+            `mrirecon.hardware`. Other methods have none and compute in float32.
         seed: of the methods that draw random numbers.
         batch: how many items a model takes at a time; halved where memory does not suffice.
         progress: called with (items done, items, what is being done), or slices of volumes where those are solved.
@@ -134,7 +139,13 @@ def reconstruct(
     for task in tasks(chosen, options or {}, lam, model):
         settings = _settings(first, task.method, task.options, task.lam, seed)
         auto, ready = task.lam == "auto", None if task.model is None else task.model.model.to(where)
+        if ready is not None:
+            ready.precision, why = pick_precision(precision, where)
+            out.precision = ready.precision
+            out.notes += [why] if precision != "float32" else []
         jobs[task.method] = _Job(first, task.method, maps, espirit, settings, auto, where, ready, keep, out)
+    if precision == "bfloat16" and all(job.ready is None for job in jobs.values()):
+        out.notes.append(f"{out.method} has no network to compute in bfloat16: all of it is computed in float32")
     of = defaultdict(lambda: out.method, {i: group.method for group in chosen for i in group.items})
     failures = Failures(scan, go_on)
 

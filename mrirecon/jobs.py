@@ -15,11 +15,11 @@ import torch
 from mrirecon import __version__
 from mrirecon.checkpoints import UNSEALED, Trained, shipped
 from mrirecon.choice import Group, choose, summary
-from mrirecon.device import pick_device
 from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images
 from mrirecon.evaluate.align import aligned, apart, upright
 from mrirecon.evaluate.reference import placed_reference
+from mrirecon.hardware import pick_device
 from mrirecon.inference import Progress, Reconstruction, reconstruct
 from mrirecon.io import read, refuse_overwrite, sidecar_path, write_image
 from mrirecon.io.apart import look_apart
@@ -213,6 +213,7 @@ def _make(
         lam=asked.lam,
         options=asked.options,
         device=asked.device,
+        precision=asked.precision,
         seed=asked.seed,
         progress=progress,
         scratch=scratch_folders(target.parent),
@@ -275,6 +276,7 @@ def _told(done: Reconstruction, asked: Request, trained: Trained | None) -> dict
         "model": None
         if trained is None
         else {"folder": str(trained.folder), "sha256": trained.sha256, "seal": trained.seal},
+        "precision": done.precision,
         "seed": asked.seed,
         "stopped": done.reasons,
         **({"methods": done.methods} if done.methods else {}),

@@ -14,8 +14,8 @@ from mrirecon import __version__
 from mrirecon.calibrate import EspiritOptions, Source
 from mrirecon.checkpoints import Trained, describe_model, load_model, seal_of, shipped
 from mrirecon.choice import SECOND_OPINION
-from mrirecon.device import pick_device
 from mrirecon.errors import UsageError
+from mrirecon.hardware import PrecisionChoice, pick_device
 from mrirecon.io import safe_name, sha256
 from mrirecon.io.formats import EXTENSION, FOREIGN, ImageFormat, image_format, named_format, require
 from mrirecon.io.identify import cfl_pair
@@ -44,6 +44,7 @@ class Request:
         isolate: first look into the file in a process that may crash, see `mrirecon.io.apart`.
         lam: regularization weight.
         device: where to compute.
+        precision: what a model's networks compute in.
         format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``nii``, ``dicom`` (a folder), ``png``; by default by
             the name of the output.
         seed: of random draws.
@@ -76,6 +77,7 @@ class Request:
     isolate: bool = False
     lam: float | Literal["auto"] | None = None
     device: str = "auto"
+    precision: PrecisionChoice = "float32"
     format: ImageFormat | None = None
     seed: int = 0
     batch: int = 1
@@ -115,6 +117,7 @@ class Request:
         told = {
             "mrirecon": __version__,
             **{name: getattr(self, name) for name in ("method", "maps", "axes", "dataset", "lam", "format", "seed")},
+            **({} if self.precision == "float32" else {"precision": self.precision}),
             "nan": self.nan,
             "strict": self.strict,
             "options": dict(self.options or {}),

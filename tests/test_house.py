@@ -43,7 +43,7 @@ ORDER = [
         "prepared",
         "coverage",
     ),
-    *("choice", "device", "inference", "trust", "evaluate", "request", "targets", "jobs", "batches"),
+    *("choice", "inference", "trust", "evaluate", "request", "targets", "jobs", "batches"),
     *("selftest", "doctor", "benchmark", "report", "study", "cli"),
 ]
 LONGEST = 350

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SOURCES = ("auto", "file", "espirit", "walsh", "sigpy", "unit")
 KINDS = ("auto", "kspace", "images")
+PRECISIONS = ("float32", "bfloat16", "auto")
 FORMATS = ("h5", "npz", "cfl", "nii", "dicom", "png")
 Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
 Format = Annotated[str | None, typer.Option(help="h5, npz, cfl, nii, dicom, png; by default the name tells.")]
@@ -65,6 +66,9 @@ def reconstruct(
         typer.Option("--isolate/--no-isolate", help="First read HDF5 in a process that may crash; if several files."),
     ] = None,
     device: Device = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of a model's networks: float32, bfloat16, or auto (bfloat16 where it is faster).")
+    ] = "float32",
     format: Format = None,
     reference: Annotated[Path | None, typer.Option(help="Images, or the full scan, to score against.")] = None,
     bids: Annotated[
@@ -89,7 +93,7 @@ def reconstruct(
     chosen |= {"lam": number(lam), "options": pairs(options or [])}
     chosen |= {"model": model, "save_iterates": save_iterates, "batch": batch, "strict_model": strict_model}
     chosen |= {"nan": _one_of(nan, ("refuse", "zero"), "--nan"), "strict": strict, "manifest": verify}
-    chosen |= {"bids": bids, "contrast": contrast}
+    chosen |= {"bids": bids, "contrast": contrast, "precision": _one_of(precision, PRECISIONS, "--precision")}
     chosen["preprocess"] = pre.options(combine, whiten, readout, oversampling, compress, compress_by, partial_fourier)
     chosen |= {"maps": maps} if maps in SOURCES else {"maps_file": Path(maps)}
     if bids is not None and output != Path():

@@ -29,7 +29,7 @@ from mrirecon.losses import Loss, LossSettings, step_weights
 from mrirecon.registry import build
 from mrirecon.training.card import make_card
 from mrirecon.training.clock import Clock
-from mrirecon.training.setup import learning_rate, make_model, make_optimizer, make_recipes
+from mrirecon.training.setup import learning_rate, make_model, make_optimizer, make_recipes, settled
 from mrirecon.training.state import State
 from mrirecon.training.validate import Validation, validate
 
@@ -64,23 +64,15 @@ class Objective(nn.Module):
 class Trainer:
     """Everything that a run has while it goes on; see `train`."""
 
-    def __init__(
-        self,
-        config: Config,
-        folder: Path,
-        fabric: Fabric,
-        *,
-        begun: float | None = None,
-        precision: str | None = None,
-    ) -> None:
-        self.config, self.settings, self.folder, self.fabric = config, config.settings, folder, fabric
+    def __init__(self, config: Config, folder: Path, fabric: Fabric, *, begun: float | None = None) -> None:
+        self.config, self.precision_told = settled(config, fabric)
+        self.settings, self.folder, self.fabric = self.config.settings, folder, fabric
         self.sources = open_sources(self.settings.data, config.path.parent)
         self.model = make_model(self.settings)
         self.learn, self.check = make_recipes(self.settings, self.model, self.sources)
         self.order = Order(self.learn, self.settings.data.epoch)
         train = self.settings.train
         per_epoch = max(1, self.order.steps // train.accumulate)
-        self.precision = precision or train.precision
         self.clock = Clock(train.minutes, time.monotonic() if begun is None else begun)
         self.total = train.steps or (train.epochs or 1) * per_epoch
         if train.minutes is not None:
@@ -134,7 +126,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "items": self.items,
             "threads": torch.get_num_threads(),
-            "precision": self.precision,
+            "precision": self.settings.train.precision,
         }
 
     def restore(self, state: State) -> None:
