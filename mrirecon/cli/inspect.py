@@ -49,13 +49,17 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Say what is in a file: axes, coils, mask, calibration region, and what would be done."""
-    from mrirecon.io import describe, read
+    from mrirecon.io import describe, describe_images, read
     from mrirecon.io.apart import look_apart
+    from mrirecon.io.images import holds_images
 
     found: list[dict[str, Any]] = []
     for path in files:
         if isolate:
             look_apart(path, axes=axes, dataset=dataset)
+        if axes is None and dataset is None and holds_images(path):
+            found.append(describe_images(path))
+            continue
         one = describe(path, axes=axes, dataset=dataset, check=check)
         one["would"], noted = _would(lambda path=path: read(path, axes=axes, dataset=dataset))
         one["notes"] = list(dict.fromkeys([*one["notes"], *noted]))  # type: ignore[misc]  # a list of texts
@@ -63,7 +67,7 @@ def info(
     if as_json:
         emit(found[0] if len(found) == 1 else found)
     else:
-        typer.echo("\n\n".join(_told(one) for one in found))
+        typer.echo("\n\n".join(_told_of_images(one) if one.get("kind") == "images" else _told(one) for one in found))
     if any(finding["verdict"] == "bad" for one in found for finding in one.get("checks", ())):
         raise typer.Exit(InputError.exit_code)
 
@@ -111,6 +115,21 @@ def _told(one: dict[str, Any]) -> str:
     lines += [f"  {name:12s} {value}" for name, value in one["attributes"].items()]
     lines += [f"  {c['verdict']:4s} {c['name']:12s} {c['told']}" for c in one.get("checks", ())]
     return "\n".join([*lines, *(f"  note         {note}" for note in one["notes"]), f"  next         {one['would']}"])
+
+
+def _told_of_images(one: dict[str, Any]) -> str:
+    size = " x ".join(str(n) for n in one["shape"])
+    lines = [f"{one['path']}: images, {one['bytes'] / 1e6:.1f} MB"]
+    array = f" ({one['array']})" if one["array"] else ""
+    lines.append(f"  shape        {size}, {'complex' if one['complex'] else 'real'}{array}")
+    if one["loops"]:
+        lines.append(f"  items        {', '.join(f'{name} {n}' for name, n in one['loops'].items())}")
+    known = [f"{name} {s:.4g}" for name, s in zip(("slice", "y", "x"), one["spacing_mm"], strict=True) if s]
+    lines.append(f"  position     {'stated' if one['placed'] else 'not stated'}")
+    lines.append(f"  spacing      {', '.join(known) + ' mm' if known else 'not stated'}")
+    others = [f"{n} {tuple(shape)} {kind}" for n, (shape, kind) in one["arrays"].items() if n != one["array"]]
+    lines += [f"  also         {', '.join(others[:12])}"] if others else []
+    return "\n".join([*lines, "  next         `mrirecon evaluate` and `convert` read it; reconstruction takes k-space"])
 
 
 def _told_of_raw(one: dict[str, Any]) -> list[str]:

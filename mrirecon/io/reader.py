@@ -11,7 +11,8 @@ from mrirecon.io.calgary import read_calgary
 from mrirecon.io.cfl import maps_store, read_cfl
 from mrirecon.io.cmrxrecon import read_cmrxrecon
 from mrirecon.io.fastmri import read_hdf5
-from mrirecon.io.flavours import hdf5_flavour
+from mrirecon.io.flavours import hdf5_flavour, raw_group
+from mrirecon.io.hdf5 import open_hdf5
 from mrirecon.io.identify import sniff
 from mrirecon.io.images import open_store, pick, read_array
 from mrirecon.io.mrd import read_mrd
@@ -49,7 +50,8 @@ def read(
         mask: a file with a sampling mask (.npy, .npz or HDF5 `mask`, .cfl): one value per column, or one per sample.
             It overrides a mask in the file, and undersamples fully sampled data.
         maps: a file with coil maps: `maps` in HDF5 or .npz as (slice, M, coil, y, x), .npy, or BART's (`ecalib`).
-        dataset: name of the k-space array, where it is not `kspace` or the only complex one; of ISMRMRD, of the group.
+        dataset: name of the k-space array, where it is not `kspace` or the only complex one, with its groups
+            ("acq/kspace"); of ISMRMRD, of the group that holds `xml` and `data`.
         nan: ``zero`` takes samples that are NaN or infinite as not measured, where ``refuse`` raises.
         strict: refuse what is otherwise noted and worked around: chunks that were never written, a mask that
             contradicts the data.
@@ -82,5 +84,9 @@ def _read(
         return read_cfl(path, axes=axes, mask=given, maps=source)
     if kind == "twix":
         return read_twix(path, axes=axes, dataset=dataset, mask=given, maps=source)
-    reader = _READERS[hdf5_flavour(path, dataset, axes)] if kind == "hdf5" else read_arrays
+    flavour = hdf5_flavour(path, dataset, axes) if kind == "hdf5" else None
+    if flavour == "ismrmrd":
+        with open_hdf5(path) as file:
+            dataset = raw_group(file, dataset) or dataset
+    reader = read_arrays if flavour is None else _READERS[flavour]
     return reader(path, axes=axes, dataset=dataset, mask=given, maps=source)
