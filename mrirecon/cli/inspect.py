@@ -17,6 +17,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Axes = Annotated[str | None, typer.Option(help='Axes as stored, where the file leaves them open: "slice,coil,y,x".')]
 
 
+Items = Annotated[str | None, typer.Option("--items", help="Which of them, counted from 0, such as 3-17 or 0,5-.")]
+
+
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for images and picture.")] = Path("out/demo"),
     samples: Annotated[Path | None, typer.Option(help="Folder with the sample scan; simulated if absent.")] = None,
@@ -42,6 +45,7 @@ def info(
     files: Annotated[list[Path], typer.Argument(help="k-space files.")],
     axes: Axes = None,
     dataset: Annotated[str | None, typer.Option(help="Name of the k-space array.")] = None,
+    items: Items = None,
     check: Annotated[
         bool, typer.Option("--check", help="Look at all values: ok, look or bad; exit code 3 where one is bad.")
     ] = False,
@@ -60,8 +64,8 @@ def info(
         if axes is None and dataset is None and holds_images(path):
             found.append(describe_images(path))
             continue
-        one = describe(path, axes=axes, dataset=dataset, check=check)
-        one["would"], noted = _would(lambda path=path: read(path, axes=axes, dataset=dataset))
+        one = describe(path, axes=axes, dataset=dataset, items=items, check=check)
+        one["would"], noted = _would(lambda path=path: read(path, axes=axes, dataset=dataset, items=items))
         one["notes"] = list(dict.fromkeys([*one["notes"], *noted]))  # type: ignore[misc]  # a list of texts
         found.append(one)
     if as_json:

@@ -10,6 +10,7 @@ from mrirecon.inference import sense_reference
 from mrirecon.io import read
 from mrirecon.io.grid import Grid, grid_of
 from mrirecon.io.images import holds_images, read_placed_image
+from mrirecon.io.select import select_images
 from mrirecon.prepared import Prepared, prepare_like
 
 # What fastMRI's files hold is cut around its centre: where these are the reference, the image is cut as well.
@@ -35,21 +36,22 @@ def placed_reference(
     dataset: str | None = None,
     axes: str | None = None,
     like: Prepared | None = None,
+    items: str | None = None,
 ) -> tuple[np.ndarray, str, Grid]:
     """Return reference magnitudes (item, *space), what they are, in words, and where they lie.
 
     Images are taken as they are; fully sampled k-space is combined with ESPIRiT maps of the full data; an undersampled
     file must hold a reference of its own. With ``like``, k-space is averaged, whitened and cropped first
-    as that scan was, whose images it is compared with.
+    as that scan was, whose images it is compared with. ``items`` names those that are wanted, such as "3-17".
 
     Raises:
         InputError, UnsafeContentError: see `mrirecon.io.read`; undersampled k-space without a reference.
 
     """
     if dataset is not None or (axes is None and holds_images(path)):
-        images, grid = read_placed_image(path, dataset=dataset)
+        images, grid = select_images(*read_placed_image(path, dataset=dataset), items, path)
         return images, FASTMRI if dataset in ("reconstruction_rss", "reconstruction_esc") else "images", grid
-    scan = read(path, axes=axes)
+    scan = read(path, axes=axes, items=items)
     if scan.reference is not None and any(scan.mask(item).mean() < 0.9 for item in scan.usable()):
         images, kind = scan.reference, BESIDE
     else:

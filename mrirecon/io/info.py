@@ -29,6 +29,7 @@ def describe(
     mask: str | Path | None = None,
     dataset: str | None = None,
     check: bool = False,
+    items: str | None = None,
 ) -> dict[str, object]:
     """Describe a k-space file as plain data that JSON can hold. It does not fail on bad values: it counts them.
 
@@ -37,6 +38,7 @@ def describe(
         axes: see `read`.
         mask: see `read`.
         dataset: see `read`.
+        items: see `read`.
         check: look at the values of every item, and not of a few.
 
     Returns:
@@ -55,7 +57,7 @@ def describe(
         InputError, UnsafeContentError, UsageError: as `read`.
 
     """
-    scan = read(path, axes=axes, mask=mask, dataset=dataset)
+    scan = read(path, axes=axes, mask=mask, dataset=dataset, items=items)
     notes = list(scan.notes)
     looked = _items(scan, check)
     strange = empty = 0

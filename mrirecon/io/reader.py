@@ -17,6 +17,7 @@ from mrirecon.io.identify import sniff
 from mrirecon.io.images import open_store, pick, read_array
 from mrirecon.io.mrd import read_mrd
 from mrirecon.io.scan import Nan, Scan, Store
+from mrirecon.io.select import select
 from mrirecon.io.skmtea import read_skmtea
 from mrirecon.io.twix import read_twix
 
@@ -38,6 +39,7 @@ def read(
     dataset: str | None = None,
     nan: Nan = "refuse",
     strict: bool = False,
+    items: str | None = None,
 ) -> Scan:
     """Read a scan, of whatever format, told by its content; see `Scan.format`. The file is never modified.
 
@@ -55,6 +57,7 @@ def read(
         nan: ``zero`` takes samples that are NaN or infinite as not measured, where ``refuse`` raises.
         strict: refuse what is otherwise noted and worked around: chunks that were never written, a mask that
             contradicts the data.
+        items: which of them, such as "3-17" (see `mrirecon.io.select.parse_items`); None for all.
 
     Raises:
         InputError: missing, damaged, ambiguous or unfit files; `--axes` is asked for where it helps.
@@ -66,7 +69,7 @@ def read(
     scan.nan, scan.strict = nan, strict
     if strict and scan.doubts:
         scan.doubt(scan.doubts[0], str(path))
-    return scan
+    return select(scan, items)
 
 
 def _read(
