@@ -163,7 +163,8 @@ def reconstruct(
         kind=of.__getitem__,
         lost=lambda item, error, count: jobs[of[item]].skip([item] * count, failures.add(item, error, count)),
     )
-    out.notes, out.failed = failures.conclude(len(out.seconds)), failures.bad
+    out.notes += failures.conclude(len(out.seconds))
+    out.failed = failures.bad
     out.methods = [of[i] for i in range(len(scan))] if len(jobs) > 1 else []
     out.images = finish(scan, made, scratch)
     out.notes += [first.told] if isinstance(first, Slices) else []

@@ -90,6 +90,7 @@ def reconstruct_file(
         dataset=asked.dataset,
         nan=asked.nan,
         strict=asked.strict,
+        items=asked.items,
     )
     scan = prepare(stored, asked.preprocess)
     groups, trained = _choose(scan, asked)
@@ -107,6 +108,7 @@ def reconstruct_file(
         "why": why,
         "device": str(pick_device(asked.device)),
         "items": len(scan),
+        **({"chosen_items": asked.items} if asked.items is not None else {}),
         "preprocess": asked.preprocess.as_dict(),
     }
     pages = len(scan) * (scan.space_shape[0] if len(scan.space) == 3 else 1)
@@ -235,7 +237,7 @@ def _make(
     if asked.reference is not None:
         # A full scan beside an undersampled one is stored in the same way.
         axes = None if holds_images(asked.reference) else asked.axes
-        truth, kind, place = placed_reference(asked.reference, axes=axes, like=scan)
+        truth, kind, place = placed_reference(asked.reference, axes=axes, like=scan, items=asked.items)
         mine, lies, notes = aligned(np.abs(done.images), grid, place if set(loops) <= {"slice"} else Grid())
         found = compare(mine, truth, prediction=scan.path, reference=asked.reference, kind=kind)
         found.notes[:0] = notes + (apart(mine.shape[-3:], lies, place) if mine.shape == truth.shape else [])

@@ -38,6 +38,7 @@ class Request:
         mask: file with a sampling mask; undersamples fully sampled data.
         axes: names of the stored axes, where the file leaves them open.
         dataset: name of the k-space array, where the file leaves it open.
+        items: which items, such as "3-17"; None for all.
         nan: ``zero`` takes samples that are NaN or infinite as not measured.
         strict: refuse what is otherwise noted and worked around, see `mrirecon.io.read`.
         manifest: list of checksums that the file must agree with, see `mrirecon.io.manifest`.
@@ -71,6 +72,7 @@ class Request:
     mask: str | Path | None = None
     axes: str | None = None
     dataset: str | None = None
+    items: str | None = None
     nan: Nan = "refuse"
     strict: bool = False
     manifest: str | Path | None = None
@@ -119,6 +121,7 @@ class Request:
             **{name: getattr(self, name) for name in ("method", "maps", "axes", "dataset", "lam", "format", "seed")},
             **({} if self.precision == "float32" else {"precision": self.precision}),
             "nan": self.nan,
+            "items": self.items,
             "strict": self.strict,
             "options": dict(self.options or {}),
             "espirit": asdict(self.espirit or EspiritOptions()),

@@ -13,7 +13,7 @@ import typer
 
 from mrirecon.cli import options_preprocess as pre
 from mrirecon.cli.console import Settings, complain, emit, progress, say
-from mrirecon.cli.inspect import AsJson, Axes, Device, Overwrite, free
+from mrirecon.cli.inspect import AsJson, Axes, Device, Items, Overwrite, free
 from mrirecon.errors import MriReconError, PartialFailure, UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def reconstruct(
     options: Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")] = None,
     axes: Axes = None,
     dataset: Dataset = None,
+    items: Items = None,
     nan: Annotated[str, typer.Option(help="Samples that are no numbers: refuse, or zero (as if not measured).")] = (
         "refuse"
     ),
@@ -89,6 +90,7 @@ def reconstruct(
 ) -> None:
     """Reconstruct k-space files; without a method it chooses one for what it finds, and says why."""
     chosen: dict[str, Any] = {"method": method, "mask": mask, "axes": axes, "dataset": dataset, "device": device}
+    chosen |= {"items": items}
     chosen |= {"format": _one_of(format, FORMATS, "--format"), "reference": reference, "seed": seed}
     chosen |= {"lam": number(lam), "options": pairs(options or [])}
     chosen |= {"model": model, "save_iterates": save_iterates, "batch": batch, "strict_model": strict_model}
@@ -183,6 +185,7 @@ def calibrate(
     crop: Annotated[float, typer.Option(help="Eigenvalue below which a voxel is empty; 0 keeps all.")] = 0.8,
     axes: Axes = None,
     dataset: Dataset = None,
+    items: Items = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Estimate coil maps by ESPIRiT, for --maps."""
@@ -191,7 +194,7 @@ def calibrate(
     from mrirecon.calibrate import calibrate as run
     from mrirecon.io import read, write_maps
 
-    scan = read(file, axes=axes, dataset=dataset)
+    scan = read(file, axes=axes, dataset=dataset, items=items)
     options = EspiritOptions(sets=map_sets, size=size, kernel=kernel, threshold=threshold, crop=crop)
     found = run(scan, options=options)
     say(f"ESPIRiT maps of {len(found)} items, {found.shape[1]} set(s), {found.shape[2]} coils")
@@ -206,13 +209,14 @@ def convert(
     kind: Annotated[str, typer.Option("--as", help="What the file holds: auto, kspace, images.")] = "auto",
     axes: Axes = None,
     dataset: Annotated[str | None, typer.Option(help="Name of the array, where there are several.")] = None,
+    items: Items = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a file in another format, k-space also as ISMRMRD (.mrd); what that cannot hold is told."""
     from mrirecon.io.convert import convert as run
 
     chosen: Any = {"format": _one_of(format, (*FORMATS, "mrd"), "--format"), "kind": _one_of(kind, KINDS, "--as")}
-    done = run(file, output, axes=axes, dataset=dataset, overwrite=overwrite, command=sys.argv, **chosen)
+    done = run(file, output, axes=axes, dataset=dataset, items=items, overwrite=overwrite, command=sys.argv, **chosen)
     say(f"{file}: {done.kind} of shape {done.shape}")
     for note in done.notes:
         say(f"  note: {note}")

@@ -72,7 +72,7 @@ def read_volumes(path: str | Path) -> list[Volume]:
     store = open_store(path)
     volumes = []
     for name, (shape, dtype) in store.arrays.items():
-        if len(shape) < 3 or dtype.kind not in "fiu" or min(shape[-2:]) < SMALLEST:
+        if "/" in name or len(shape) < 3 or dtype.kind not in "fiu" or min(shape[-2:]) < SMALLEST:
             continue
         values = store.read(name).reshape(-1, *shape[-2:])
         volumes.append(prepare(f"{Path(path).name}:{name}", values, (1.0, 1.0, 1.0)))
@@ -93,7 +93,7 @@ def is_volume(path: str | Path) -> bool:
         return True
     if sniff(path) == "cfl":
         return False
-    kinds = [(len(s), d.kind) for s, d in open_store(path).arrays.values()]
+    kinds = [(len(s), d.kind) for n, (s, d) in open_store(path).arrays.items() if "/" not in n]
     return not any(k in "cV" and n >= 2 for n, k in kinds) and any(k in "fiu" and n >= 3 for n, k in kinds)
 
 

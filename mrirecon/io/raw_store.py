@@ -81,6 +81,15 @@ class RawStore:
         rows = rows[self.table.coils[rows] == self.plan.layout.shape["coil"]]
         return np.concatenate(self._fetched(rows), axis=1) if rows.size else None
 
+    def sampled(self, item: int) -> np.ndarray:
+        """Return where the readouts of an item go, (*space) booleans, each as if it were whole; nothing is read."""
+        shape, placed = self.plan.layout.shape, self.plan.image
+        here = placed.item == item
+        lines = np.zeros((shape.get("z", 1), shape["x"]), dtype=bool)
+        lines[placed.partition[here], placed.line[here]] = True
+        found = np.broadcast_to(lines[:, None], (len(lines), shape["y"], shape["x"]))
+        return found.copy() if "z" in shape else found[0].copy()
+
     def _item(self, item: int) -> np.ndarray:
         if self._block is None or item not in self._block[0]:
             size = 8 * int(np.prod(self.plan.layout.sizes[len(self.plan.layout.loops) :]))
