@@ -489,6 +489,20 @@ def test_echo_trains_lose_their_ghost(tmp_path):
     assert np.abs(uncorrected.kspace(0) - k).max() > 0.3 * np.abs(k).max()
 
 
+def test_phase_correction_lines_lie_by_their_echo_too(tmp_path):
+    """Echo 10 of 26 both ways: backwards, other samples are measured, and the guides must not be shifted for that."""
+    k = smooth()
+    text = mrd.header(mrd.encoding((NX, NY, 1), centre=(NY // 2, 0), trajectory="epi"))
+    train = []
+    for one in ghosted(k, offset=0.7, slope=-0.11):
+        kept = slice(5, 31) if one.isFlagSet(mrd.REVERSE) else slice(6, NX)
+        flags = [flag for flag in (mrd.REVERSE, mrd.PHASE_CORRECTION) if one.isFlagSet(flag)]
+        cut = mrd.acquisition(one.data[:, kept], one.idx.kspace_encode_step_1, *flags, centre=10)
+        train.append(cut)
+    found = read(mrd.write(tmp_path / "epi.h5", train, text)).kspace(0)
+    assert np.abs(found - k)[:, 7:26].max() < 0.05 * np.abs(k).max()
+
+
 @pytest.mark.parametrize(("delay", "refused"), [(0, True), (160, False)])
 def test_samples_on_the_ramps_are_seen_in_the_header(tmp_path, delay, refused):
     """As siemens_to_ismrmrd describes an echo train: ramps of 160 us, flat for 240 us, 24 samples of 10 us."""

@@ -48,7 +48,7 @@ def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: 
         return np.asarray(length // 2 - np.where(turned, behind, before))
     forward = table.centre[rows] - before
     if not turned.any():
-        return forward
+        return np.asarray(forward)
     kept = length - before - behind
     known = set(zip(kept[~turned].tolist(), forward[~turned].tolist(), strict=True))
     found = {way: _counted(table, rows[turned], way) for way in table.ways}
@@ -66,7 +66,7 @@ def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: 
     way = (agreeing or inside)[0]
     if way != STORED and (found[way] != _counted(table, rows[turned], STORED)).any():
         notes.append(f"the centre of reversed readouts is counted {way}: so it is that of the other lines")
-    out = forward.copy()
+    out: np.ndarray = np.array(forward)
     out[turned] = found[way]
     return out
 
@@ -112,8 +112,8 @@ def told_by_samples(
     profiles = [np.nan_to_num(_profile(fetch(part))) for part in (backward, forward)]
     if any(profile.max() < _PEAK * np.median(profile) for profile in profiles):
         return None
-    peaks = [np.maximum(profile - np.median(profile), 0) for profile in profiles]
-    lag = int(np.correlate(*peaks, mode="full").argmax()) - (len(peaks[0]) - 1)
+    turned_round, other = (np.maximum(profile - np.median(profile), 0) for profile in profiles)
+    lag = int(np.correlate(turned_round, other, mode="full").argmax()) - (len(other) - 1)
     return min(shifts, key=lambda way: abs(shifts[way] - lag))
 
 

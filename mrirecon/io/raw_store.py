@@ -235,7 +235,7 @@ class RawStore:
             if values.shape[1] > wide:
                 return None
             line = np.zeros((len(values), wide), dtype=np.complex64)
-            start = wide // 2 - values.shape[1] // 2
+            start = self.plan.guides[int(row)]
             line[:, start : start + values.shape[1]] = values
             lines[bool(table.reversed[row])].append(to_image(line))
         if not lines[False] or not lines[True]:
