@@ -477,10 +477,14 @@ def ghosted(k, offset, slope):
     return train
 
 
-def test_echo_trains_lose_their_ghost(tmp_path):
+@pytest.mark.parametrize("numbered", [False, True])
+def test_echo_trains_lose_their_ghost(tmp_path, numbered):
+    """Also where each phase-correction line is numbered as an echo of its own."""
     k = smooth()
     text = mrd.header(mrd.encoding((NX, NY, 1), centre=(NY // 2, 0), trajectory="epi"))
     train = ghosted(k, offset=0.7, slope=-0.11)
+    for echo, guide in enumerate(train[:3] if numbered else []):
+        guide.idx.contrast = echo
     scan = read(mrd.write(tmp_path / "epi.h5", train, text))
     assert said(scan, "corrected by the linear phase")
     np.testing.assert_allclose(scan.kspace(0), k, atol=1e-4 * np.abs(k).max())

@@ -109,8 +109,8 @@ def told_by_samples(
     }
     if not shifts or max(shifts.values()) - min(shifts.values()) < _APART:
         return None
-    profiles = [np.nan_to_num(_profile(fetch(part))) for part in (backward, forward)]
-    if any(profile.max() < _PEAK * np.median(profile) for profile in profiles):
+    profiles = [_profile(fetch(part)) for part in (backward, forward)]
+    if any(profile.max() <= _PEAK * np.median(profile) for profile in profiles):
         return None
     turned_round, other = (np.maximum(profile - np.median(profile), 0) for profile in profiles)
     lag = int(np.correlate(turned_round, other, mode="full").argmax()) - (len(other) - 1)
@@ -118,8 +118,10 @@ def told_by_samples(
 
 
 def _profile(lines: list[np.ndarray]) -> np.ndarray:
-    """Return the energy of readouts (coil, sample) by sample."""
-    return np.asarray(np.sum([np.square(np.abs(line)).sum(axis=0) for line in lines], axis=0))
+    """Return the energy of readouts (coil, sample) by sample, 0 where it is not a number."""
+    with np.errstate(all="ignore"):  # values that are not numbers are the scan's to find
+        energies = [np.square(np.abs(line), dtype=np.float64).sum(axis=0) for line in lines]
+    return np.nan_to_num(np.sum(energies, axis=0), posinf=0)
 
 
 def _counted(table: Readouts, rows: np.ndarray, way: Way) -> np.ndarray:

@@ -255,13 +255,14 @@ def _mean(lines: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _matching(table: Readouts, guides: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
-    """Return the phase-correction lines of the same slice, repetition and so on, else of the same slice."""
+    """Return phase-correction lines of both polarities, of the same slice, repetition and so on, else of the slice."""
     names = ("slice", "repetition", "echo", "set", "phase")
     for depth in (len(names), 2, 1):
         same = np.ones(len(guides), dtype=bool)
         for name, value in zip(names[:depth], key, strict=False):
             same &= table.counters[name][guides] == value
-        if same.any():
+        backwards = table.reversed[guides[same]]
+        if backwards.any() and not backwards.all():
             return guides[same]
     return guides[:0]
 
