@@ -244,7 +244,7 @@ class RawStore:
             if values.shape[1] > wide:
                 return None
             line = np.zeros((len(values), wide), dtype=np.complex64)
-            start = wide // 2 - values.shape[1] // 2
+            start = self.plan.guides[int(row)]
             line[:, start : start + values.shape[1]] = values
             lines[bool(table.reversed[row])].append(to_image(line))
         if not lines[False] or not lines[True]:
@@ -264,13 +264,14 @@ def _mean(lines: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _matching(table: Readouts, guides: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
-    """Return the phase-correction lines of the same slice, repetition and so on, else of the same slice."""
+    """Return phase-correction lines of both polarities, of the same slice, repetition and so on, else of the slice."""
     names = ("slice", "repetition", "echo", "set", "phase")
     for depth in (len(names), 2, 1):
         same = np.ones(len(guides), dtype=bool)
         for name, value in zip(names[:depth], key, strict=False):
             same &= table.counters[name][guides] == value
-        if same.any():
+        backwards = table.reversed[guides[same]]
+        if backwards.any() and not backwards.all():
             return guides[same]
     return guides[:0]
 
