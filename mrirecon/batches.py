@@ -220,7 +220,7 @@ def run(
                     later.append(source)
                     before[source] = now, outcome.error
                     continue
-            if outcome.error is not None and failures is not None and not dry_run:
+            if failures is not None and not dry_run:
                 _list(failures, outcome)
             yield outcome
             if isinstance(outcome.error, ResourceError):
@@ -302,13 +302,17 @@ def _unfinished(error: MriReconError, found: dict[str, int] | None) -> bool:
 
 
 def _list(failures: Path, outcome: Outcome) -> None:
-    """Add a failure to the list; where even that is impossible, what is narrated has to do."""
-    assert outcome.error is not None, "the caller looked"
-    line = json.dumps({"file": str(outcome.source), **outcome.error.as_dict()}, ensure_ascii=False) + "\n"
+    """Add what failed, a file or items of it, to the list; where even that is impossible, narration has to do."""
+    items = (outcome.told or {}).get("failed_items", [])
+    assert isinstance(items, list), "a sidecar of ours"
+    wrong = items if outcome.error is None else [outcome.error.as_dict()]
+    if not wrong:
+        return
+    lines = [json.dumps({"file": str(outcome.source), **one}, ensure_ascii=False) + "\n" for one in wrong]
     with suppress(OSError):
         failures.parent.mkdir(parents=True, exist_ok=True)
         with failures.open("ab") as file:
-            file.write(utf8(line))
+            file.write(utf8("".join(lines)))
 
 
 def _probe(folder: Path, error: ResourceError) -> None:

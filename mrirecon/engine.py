@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
+from typing import Generic, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from mrirecon.errors import UsageError
 from mrirecon.operators import per_item
 from mrirecon.problem import Problem
+from mrirecon.reversible import Inverted
 from mrirecon.scale import percentile_scale, smooth_phase
 
 Scale = Literal["percentile", "none"]
@@ -145,8 +146,8 @@ class Unrolled(nn.Module, Generic[S]):
         for _, _, state in self.walk(p.prepared()):
             yield state
 
-    def solve(self, p: Problem) -> Outcome[S]:
-        """Iterate until every item meets the tolerance, or to the end of the schedule.
+    def outcomes(self, p: Problem) -> Iterator[tuple[Step[S], Outcome[S]]]:
+        """Yield (step, where the iteration stands) after every step, until every item meets the tolerance.
 
         An item that has stopped keeps its state while others go on: what is returned for it does not depend on who
         else is in the batch.
@@ -157,26 +158,28 @@ class Unrolled(nn.Module, Generic[S]):
         done = torch.zeros(batch, dtype=torch.bool, device=device)
         steps = torch.zeros(batch, dtype=torch.long, device=device)
         change = torch.full((batch,), float("nan"), dtype=p.mask.dtype, device=device)
-        state: S | None = None
         held: S | None = None
         for step, old, new in self.walk(p):
-            state = new if held is None else _select(done, held, new)
-            steps = steps + ~done
-            if not watch:
-                continue
-            moved = step.change(old, new, p)
-            if moved is None:
-                continue
-            change = torch.where(done, change, moved)
-            newly = ~done & (moved < self.tolerance)
-            if bool(newly.any()):
-                held = new if held is None else _select(newly, new, held)
-                done = done | newly
-                state = _select(done, held, new)
-                if bool(done.all()):
-                    break
-        assert state is not None, "a schedule has at least one step"
-        return Outcome(state, steps, change, done)
+            steps, finished = steps + ~done, False
+            moved = step.change(old, new, p) if watch else None
+            if moved is not None:
+                change = torch.where(done, change, moved)
+                newly = ~done & (moved < self.tolerance)
+                if bool(newly.any()):
+                    held = new if held is None else _select(newly, new, held)
+                    done = done | newly
+                    finished = bool(done.all())
+            yield step, Outcome(new if held is None else _select(done, held, new), steps, change, done)
+            if finished:
+                return
+
+    def solve(self, p: Problem) -> Outcome[S]:
+        """Return where the iteration ends: every item at the tolerance, or at the end of the schedule."""
+        outcome: Outcome[S] | None = None
+        for _, latest in self.outcomes(p):
+            outcome = latest
+        assert outcome is not None, "a schedule has at least one step"
+        return outcome
 
     def _differentiated(self, p: Problem) -> bool:
         return torch.is_grad_enabled() and any(t.requires_grad for t in (p.y, p.maps, *self.parameters()))
@@ -189,37 +192,6 @@ class Unrolled(nn.Module, Generic[S]):
         """Return the reconstructed image (B, M, *space)."""
         p = p.prepared()
         return self.image(self.solve(p).state, p)
-
-
-class Inverted(torch.autograd.Function):
-    """Steps whose inputs are computed back from their outputs while gradients flow (Gomez et al., NeurIPS 2017)."""
-
-    @staticmethod
-    def forward(ctx: Any, steps: list[Step[Tensor]], p: Problem, state: Tensor, *weights: Tensor) -> Tensor:
-        """Return the state after all steps."""
-        for step in steps:
-            state = step(state, p)
-        ctx.steps, ctx.p, ctx.weights = steps, p, weights
-        ctx.save_for_backward(state)
-        return state
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Walk back: undo a step, take it again with gradients, pass them on."""
-        (state,), gradient = ctx.saved_tensors, gradients[0]
-        totals: dict[int, Tensor] = {}
-        for step in reversed(ctx.steps):
-            with torch.no_grad():
-                state = step.inverse(state, ctx.p)
-            before = state.detach().requires_grad_()
-            own = [w for w in step.parameters() if w.requires_grad]
-            with torch.enable_grad():
-                after = step(before, ctx.p)
-            gradient, *parts = torch.autograd.grad(after, [before, *own], gradient, allow_unused=True)
-            for weight, part in zip(own, parts, strict=True):
-                if part is not None:
-                    totals[id(weight)] = totals[id(weight)] + part if id(weight) in totals else part
-        return None, None, gradient, *(totals.get(id(w)) for w in ctx.weights)
 
 
 def _repeat(step: Step[S], state: S, p: Problem, count: int) -> list[S]:
@@ -303,7 +275,8 @@ class Reconstructor(nn.Module):
                 q = replace(q, start=self.start(q))
         if self.phase == "removed":
             with torch.no_grad():
-                q = q.without_phase(smooth_phase(q.first, q.axes))
+                phase = smooth_phase(q.first, q.axes)
+            q = q.without_phase(phase)  # maps that a network made keep their gradient
         return q, scale
 
     def run(self, p: Problem, *, consume: bool = False) -> Result:
@@ -318,11 +291,11 @@ class Reconstructor(nn.Module):
         return Result(image, scale, outcome.iterations, reasons)
 
     def images(self, p: Problem) -> Iterator[Tensor]:
-        """Yield the image after every step, in the data's own scale."""
+        """Yield the image after every step, in the data's own scale; the last is that of `run`."""
         weight = self._weight(p)
         q, scale = self.scaled(p)
-        for step, _, state in self.engine.walk(q):
-            yield self._finished(step.image(state, q), q, scale, weight)
+        for step, outcome in self.engine.outcomes(q):
+            yield self._finished(step.image(outcome.state, q), q, scale, weight)
 
     def refined(self, p: Problem) -> tuple[Tensor, Tensor]:
         """Return the image that is started from, and what becomes of it, both (B, M, *space) in the data's scale."""

@@ -14,13 +14,13 @@ import torch
 
 from mrirecon import __version__
 from mrirecon.checkpoints import UNSEALED, Trained, shipped
-from mrirecon.coverage import choose_method
+from mrirecon.choice import Group, choose, summary
+from mrirecon.device import pick_device
 from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images
 from mrirecon.evaluate.align import aligned, apart, upright
 from mrirecon.evaluate.reference import placed_reference
-from mrirecon.hybrid import stand_in
-from mrirecon.inference import Progress, Reconstruction, pick_device, reconstruct
+from mrirecon.inference import Progress, Reconstruction, reconstruct
 from mrirecon.io import read, refuse_overwrite, sidecar_path, write_image
 from mrirecon.io.apart import look_apart
 from mrirecon.io.bids import bids_fields, bids_path, describe_dataset
@@ -92,7 +92,8 @@ def reconstruct_file(
         strict=asked.strict,
     )
     scan = prepare(stored, asked.preprocess)
-    chosen, why, trained = _choose(scan, asked)
+    groups, trained = _choose(scan, asked)
+    chosen, why = summary(groups)
     target = output_path(path, out, chosen, asked.format)
     if asked.bids is not None:
         target = bids_path(asked.bids, path, chosen, contrast=asked.contrast, attributes=scan.attributes)
@@ -118,7 +119,8 @@ def reconstruct_file(
         if done is not None:
             return as_finished(done, target)
         _free(target, files, asked, overwrite)
-        told, written = _make(scan, target, written_as, asked, plan, trained, command, progress, inputs)
+        made = groups if asked.method == "auto" and asked.model is None else None
+        told, written = _make(scan, target, written_as, asked, plan, made, trained, command, progress, inputs)
     return {**told, "outputs": [str(w) for w in written], "total_seconds": time.perf_counter() - start}
 
 
@@ -129,16 +131,16 @@ def as_finished(told: dict[str, object], target: Path) -> dict[str, object]:
     return {**told, "outputs": [str(target.parent / local(o["file"])) for o in outputs], "finished": True}
 
 
-def _choose(scan: Scan, asked: Request) -> tuple[str, str, Trained | None]:
-    """Return the method, why, and the model that it takes."""
+def _choose(scan: Scan, asked: Request) -> tuple[list[Group], Trained | None]:
+    """Return methods by items, and the model that the first of them takes."""
+    every = tuple(range(len(scan)))
     if asked.model is not None:
         trained = asked.load(asked.model)
-        return trained.method, f"model {asked.model}", trained
-    method, why = asked.method, "as asked"
-    if method == "auto":
-        method, why = choose_method(*stand_in(scan, asked.options), asked.maps)
-    ours = shipped()
-    return method, why, asked.load(ours[method]) if method in ours and not asked.options else None
+        return [Group(every, trained.method, f"model {asked.model}")], trained
+    automatic = asked.method == "auto"
+    groups = choose(scan, asked.maps, asked.options) if automatic else [Group(every, asked.method, "as asked")]
+    ours, method = shipped(), groups[0].method
+    return groups, asked.load(ours[method]) if method in ours and not asked.options else None
 
 
 def _free(target: Path, files: Sequence[Path], asked: Request, overwrite: bool) -> None:
@@ -189,6 +191,7 @@ def _make(
     written_as: ImageFormat,
     asked: Request,
     plan: dict[str, object],
+    groups: Sequence[Group] | None,
     trained: Trained | None,
     command: Sequence[str] | None,
     progress: Progress | None,
@@ -213,6 +216,8 @@ def _make(
         seed=asked.seed,
         progress=progress,
         scratch=scratch_folders(target.parent),
+        chosen=groups,
+        go_on=True,
     )
     done.notes += [f"of the model {trained.folder}: {UNSEALED}"] if trained is not None and trained.seal is None else []
     grid, unknown = grid_of(scan, done.images.shape[1:])
@@ -237,7 +242,7 @@ def _make(
     written: list[Path] = []
     if asked.save_iterates:
         steps = {"input": noted, "iterates of": target.name, "request": asked.digest}
-        written = write_image(_iterates(target), np.concatenate(iterates), sidecar=steps, inputs=inputs)
+        written = write_image(_iterates(target), _filled(iterates), sidecar=steps, inputs=inputs)
     if asked.bids is not None:
         describe_dataset(asked.bids, scan.path)
     images = write_image(
@@ -254,6 +259,12 @@ def _make(
     return told, [*images, *written]
 
 
+def _filled(iterates: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the iterates of all items one after another, zeros for those that have none."""
+    steps = max(len(one) for one in iterates)
+    return np.concatenate([one if len(one) else np.zeros((steps, *one.shape[1:]), one.dtype) for one in iterates])
+
+
 def _told(done: Reconstruction, asked: Request, trained: Trained | None) -> dict[str, object]:
     """Return what the sidecar says of how the images came about."""
     return {
@@ -266,6 +277,8 @@ def _told(done: Reconstruction, asked: Request, trained: Trained | None) -> dict
         else {"folder": str(trained.folder), "sha256": trained.sha256, "seal": trained.seal},
         "seed": asked.seed,
         "stopped": done.reasons,
+        **({"methods": done.methods} if done.methods else {}),
+        **({"failed_items": [error.as_dict() for error in done.failed]} if done.failed else {}),
         "seconds": done.seconds,
         "notes": done.notes,
         "versions": versions(),

@@ -16,6 +16,7 @@ from torch import Tensor
 from mrirecon.errors import UsageError
 from mrirecon.metrics import object_mask, ssim_map
 from mrirecon.operators import per_item, root_sum_of_squares
+from mrirecon.precision import FullPrecision
 from mrirecon.problem import Problem
 from mrirecon.scale import percentile_scale
 
@@ -80,7 +81,7 @@ def step_weights(settings: LossSettings, cascades: int, steps: int) -> list[floa
     return [a * w / total for a in across for w in within]
 
 
-class Loss:
+class Loss(FullPrecision):
     """The loss of one batch, over iterates.
 
     Args:

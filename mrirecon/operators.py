@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mrirecon.precision import FullPrecision, full_precision
 
-class LinearOperator(ABC):
-    """y = A x, with its adjoint; ``outer @ inner`` composes."""
+
+class LinearOperator(FullPrecision, ABC):
+    """y = A x, with its adjoint; ``outer @ inner`` composes. Autocast does not reach into one."""
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -96,6 +98,7 @@ class Coils(LinearOperator):
         return combine(self.maps, y)
 
 
+@full_precision
 def weight(maps: Tensor, x: Tensor) -> Tensor:
     """Return Σₘ Sₘ xₘ: (B, M, C, *space), (B, M, *space) ↦ (B, C, *space)."""
     if maps.shape[1] == 1:
@@ -103,6 +106,7 @@ def weight(maps: Tensor, x: Tensor) -> Tensor:
     return (maps * x.unsqueeze(2)).sum(1)
 
 
+@full_precision
 def combine(maps: Tensor, y: Tensor) -> Tensor:
     """Return Σ_c conj(S_c) y_c for every set: (B, M, C, *space), (B, C, *space) ↦ (B, M, *space)."""
     if maps.shape[1] == 1:
@@ -145,6 +149,7 @@ class Gradient(LinearOperator):
         return 4.0 * self.ndim
 
 
+@full_precision
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """Real part of the inner product of each item: (B, ...) × (B, ...) ↦ (B,).
 
@@ -156,6 +161,7 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1)
 
 
+@full_precision
 def norm(a: Tensor) -> Tensor:
     """Euclidean norm of each item: (B, ...) ↦ (B,)."""
     # On the real view: torch's norm of complex numbers is fifty times slower.
@@ -164,6 +170,7 @@ def norm(a: Tensor) -> Tensor:
     return out
 
 
+@full_precision
 def root_sum_of_squares(a: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     """Euclidean length along one axis, such as coils, of complex or real numbers; its gradient at zero is zero."""
     power = torch.view_as_real(a.resolve_conj()).square().sum(-1) if a.is_complex() else a.square()

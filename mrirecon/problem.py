@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mrirecon.errors import InputError
 from mrirecon.operators import Coils, Fourier, LinearOperator, Mask, combine, per_item, root_sum_of_squares, weight
+from mrirecon.precision import FullPrecision
 
 _AT_A_TIME = 2**18  # complex numbers of k-space, 2 MiB: few enough for the cache, enough to keep the threads busy
 
@@ -30,12 +31,12 @@ class _Prepared:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(FullPrecision):
     """One batch of y = M F S x + n.
 
     Attributes:
-        y: (B, C, *space) complex, centred k-space, zero where not sampled.
-        mask: (B or 1, 1, *space) real, 1 where sampled and 0 elsewhere.
+        y: (B, C, *space) complex, centred k-space; what lies outside the mask is set to zero.
+        mask: (B or 1, 1, *space) real, 1 where sampled and 0 elsewhere; of bool, it becomes real.
         maps: (B, M, C, *space) complex coil sensitivities, M sets of them.
         prior: (B, M, *space) real: how likely there is signal, for a method within a method that is regularized; it
             solves for u = x / prior. None where nothing is known.
@@ -43,7 +44,7 @@ class Problem:
         phase: (B, M, *space) complex of magnitude 1: what was moved out of the image into the maps; None for nothing.
 
     Raises:
-        InputError: the shapes or the types do not belong together.
+        InputError: the shapes or the types do not belong together; a mask with other values than 0 and 1.
 
     """
 
@@ -54,6 +55,8 @@ class Problem:
     start: Tensor | None = None
     phase: Tensor | None = None
     cache: _Prepared | None = field(default=None, repr=False, compare=False)
+    # The y and the mask that were found to belong together; copies of a problem need not look again.
+    checked: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         y, mask, maps = self.y, self.mask, self.maps
@@ -79,6 +82,32 @@ class Problem:
                 "k-space and coil maps must be complex, the mask real",
                 why=f"y {y.dtype}, mask {mask.dtype}, maps {maps.dtype}",
             )
+        if self.checked is None or self.checked[0] is not y or self.checked[1] is not mask:
+            self._check_mask()
+
+    def _check_mask(self) -> None:
+        """Refuse a mask that is none, and set k-space to zero outside of it.
+
+        A method may use y without the mask, as E2EVN's k − η M(k − y) does in its first k.
+        """
+        y = self.y
+        mask = self.mask if self.mask.is_floating_point() else self.mask.to(y.real.dtype)
+        unsampled = mask == 0
+        wrong = ~unsampled & (mask != 1)
+        outside = torch.zeros((), dtype=torch.bool, device=y.device)
+        for c in range(y.shape[1]):  # one coil at a time: k-space may fill the memory
+            outside = outside | ((y[:, c : c + 1] != 0) & unsampled).any()
+        if bool(wrong.any()):
+            raise InputError(
+                "a mask holds other values than 0 and 1",
+                where="the mask of a problem",
+                why=f"{int(wrong.sum())} of its {mask.numel()} values, the first is {mask[wrong][0].item():g}",
+                fix="give 1 where a sample was measured and 0 elsewhere; divide averages by their number before",
+            )
+        if bool(outside):
+            y = torch.where(unsampled, torch.zeros((), dtype=y.dtype, device=y.device), y)
+        for name, value in (("y", y), ("mask", mask), ("checked", (y, mask))):
+            object.__setattr__(self, name, value)
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -105,7 +134,8 @@ class Problem:
             cache = replace(cache, adjoint=cache.adjoint / per_item(factor, cache.adjoint))
         divisor = per_item(factor, self.y)
         start = None if self.start is None else self.start / per_item(factor, self.start)
-        return replace(self, y=self.y.div_(divisor) if consume else self.y / divisor, start=start, cache=cache)
+        y = self.y.div_(divisor) if consume else self.y / divisor
+        return replace(self, y=y, start=start, cache=cache, checked=(y, self.mask))
 
     def without_phase(self, phase: Tensor) -> Problem:
         """Return the problem of x · conj(phase), with maps S · phase: the same samples, |phase| = 1 (B, M, *space)."""
@@ -205,4 +235,5 @@ class Problem:
     def to(self, device: torch.device | str) -> Problem:
         """Return the problem on another device, unprepared."""
         prior, start, phase = (None if v is None else v.to(device) for v in (self.prior, self.start, self.phase))
-        return Problem(self.y.to(device), self.mask.to(device), self.maps.to(device), prior, start, phase)
+        y, mask = self.y.to(device), self.mask.to(device)
+        return Problem(y, mask, self.maps.to(device), prior, start, phase, checked=(y, mask))

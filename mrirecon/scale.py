@@ -9,8 +9,10 @@ from torch import Tensor
 
 from mrirecon.errors import SignalError
 from mrirecon.operators import Fourier, root_sum_of_squares
+from mrirecon.precision import full_precision
 
 
+@full_precision
 def smooth_phase(image: Tensor, axes: tuple[int, ...], width: int = 64) -> Tensor:
     """Return exp(iφ), φ the phase of the image behind a Hann window over ``width`` samples of the k-space centre."""
     k = Fourier(axes)(image)
@@ -22,6 +24,7 @@ def smooth_phase(image: Tensor, axes: tuple[int, ...], width: int = 64) -> Tenso
     return torch.sgn(Fourier(axes).adjoint(k))
 
 
+@full_precision
 def percentile_scale(image: Tensor, fraction: float = 0.99) -> Tensor:
     """Return the ``fraction`` quantile of the magnitude of each item (B,), the sets of maps combined.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mrirecon.operators import inner, norm, per_item
+from mrirecon.precision import full_precision
 
 
 class CgState(NamedTuple):
@@ -20,12 +21,14 @@ class CgState(NamedTuple):
     rr: Tensor
 
 
+@full_precision
 def cg_start(operator: Callable[[Tensor], Tensor], b: Tensor, x: Tensor | None) -> CgState:
     """Return the state of CG on H x = b at x, or at zero, where H x needs not be computed."""
     r = b if x is None else b - operator(x)
     return CgState(torch.zeros_like(b) if x is None else x, r, r, inner(r, r))
 
 
+@full_precision
 def cg_step(operator: Callable[[Tensor], Tensor], s: CgState) -> CgState:
     """Return the next state. Every item has its own step sizes; an item that is solved exactly stays where it is."""
     tiny = torch.finfo(s.rr.dtype).tiny
@@ -38,6 +41,7 @@ def cg_step(operator: Callable[[Tensor], Tensor], s: CgState) -> CgState:
     return CgState(x, r, r + per_item(rr / s.rr.clamp_min(tiny), s.d) * s.d, rr)
 
 
+@full_precision
 def conjugate_gradient(
     operator: Callable[[Tensor], Tensor], b: Tensor, x: Tensor | None, iterations: int, tolerance: float = 0.0
 ) -> Tensor:

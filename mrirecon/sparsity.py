@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from mrirecon.operators import Gradient, LinearOperator, per_item
+from mrirecon.precision import FullPrecision, full_precision
 from mrirecon.wavelets import Wavelet, check_wavelet, corner
 
 
+@full_precision
 def soft_threshold(x: Tensor, t: Tensor | float, dim: int | None = None) -> Tensor:
     """Shrink magnitudes by t and keep the phase; over ``dim``, shrink the joint Euclidean norm (isotropic)."""
     v = torch.view_as_real(x.resolve_conj())
@@ -28,7 +30,7 @@ def soft_threshold(x: Tensor, t: Tensor | float, dim: int | None = None) -> Tens
     return x * (1 - t * power.clamp_min(tiny).rsqrt()).clamp_min(0)
 
 
-class Regularizer(ABC):
+class Regularizer(FullPrecision, ABC):
     """R(x) = λ φ(G x), with λ one value for each item (B,) or for all."""
 
     @abstractmethod
@@ -163,6 +165,7 @@ class TotalVariation(Regularizer):
         return x - g.adjoint(u), u
 
 
+@full_precision
 def project_ball(v: Tensor, radius: Tensor | float, dim: int) -> Tensor:
     """Project onto joint Euclidean length ≤ radius over ``dim``."""
     power = torch.view_as_real(v.resolve_conj()).square().sum(-1).sum(dim, keepdim=True)

@@ -37,12 +37,13 @@ ORDER = [
         "training",
         "second_opinion",
         "hybrid",
+        "failures",
         "streaming",
         "calibrate",
         "prepared",
         "coverage",
     ),
-    *("inference", "trust", "evaluate", "request", "targets", "jobs", "batches"),
+    *("choice", "device", "inference", "trust", "evaluate", "request", "targets", "jobs", "batches"),
     *("selftest", "doctor", "benchmark", "report", "study", "cli"),
 ]
 LONGEST = 350

@@ -120,6 +120,129 @@ def test_reversed_readouts_are_turned_round(tmp_path, size):
     assert said(scan, "no phase-correction readouts")
 
 
+def echo_at(size, centre, stated, matrix, forward=True):
+    """Return a read scan of which every second line is backwards, its k-space as it should be, and its notes.
+
+    Readouts have `size` samples with the echo at `centre`; the backward ones state it at `stated`.
+    """
+    k = random(COILS, size, NY)
+    lines = [
+        mrd.acquisition(k[:, ::-1, i], i, mrd.REVERSE, centre=stated)
+        if i % 2 or not forward
+        else mrd.acquisition(k[..., i], i, centre=centre)
+        for i in range(NY)
+    ]
+    wanted = np.zeros((COILS, matrix, NY), np.complex64)
+    wanted[:, matrix // 2 - centre : matrix // 2 - centre + size] = k
+    return lines, mrd.header(mrd.encoding((matrix, NY, 1), centre=(NY // 2, 0))), wanted
+
+
+@pytest.mark.parametrize("forward", [True, False])
+@pytest.mark.parametrize(
+    ("size", "centre", "stated", "matrix"),
+    [
+        (64, 32, 31, 64),  # the standard's definition
+        (64, 32, 32, 64),  # Siemens's, and the index after turning
+        (65, 32, 32, 65),
+        (26, 10, 15, 32),  # a partial echo: the standard's
+        (27, 10, 16, 33),
+        (48, 22, 25, 52),
+    ],
+)
+def test_the_echo_of_reversed_readouts_lies_where_that_of_others_does(tmp_path, size, centre, stated, matrix, forward):
+    lines, text, wanted = echo_at(size, centre, stated, matrix, forward)
+    np.testing.assert_array_equal(read(mrd.write(tmp_path / "k.h5", lines, text)).kspace(0), wanted)
+
+
+@pytest.mark.parametrize(("stated", "words"), [(16, "as stored and one late"), (10, "after turning")])
+def test_other_ways_to_count_the_echo_are_told_by_the_other_lines(tmp_path, stated, words):
+    lines, text, wanted = echo_at(26, 10, stated, 32)
+    scan = read(mrd.write(tmp_path / "k.h5", lines, text))
+    np.testing.assert_array_equal(scan.kspace(0), wanted)
+    assert said(scan, words)
+
+
+def test_echoes_to_and_fro_have_one_centre(tmp_path):
+    """Of a gradient echo and the next one backwards, of one object, no linear phase may be between the images."""
+    k = random(COILS, NX, NY)
+    lines = [
+        *mrd.lines(k),
+        *(mrd.acquisition(k[:, ::-1, i], i, mrd.REVERSE, centre=NX - 1 - NX // 2, contrast=1) for i in range(NY)),
+    ]
+    scan = read(mrd.write(tmp_path / "k.h5", lines, PLAIN))
+    assert scan.shape["echo"] == 2
+    np.testing.assert_array_equal(scan.kspace(0), scan.kspace(1))
+
+
+def test_a_reversed_centre_that_cannot_be_meant_is_refused(tmp_path):
+    lines, text, _ = echo_at(64, 32, 50, 64)
+    with pytest.raises(InputError, match=r"reversed readouts .* cannot be meant") as caught:
+        read(mrd.write(tmp_path / "k.h5", lines, text))
+    assert "sample 50 of 64" in caught.value.why
+    assert "as stored" in caught.value.fix
+
+
+def siemens(text, name=None, vendor="SIEMENS"):
+    """Return a header that names the vendor and the sequence."""
+    system = f"<acquisitionSystemInformation><systemVendor>{vendor}</systemVendor></acquisitionSystemInformation>"
+    info = f"<measurementInformation><sequenceName>{name}</sequenceName></measurementInformation>" if name else ""
+    return text.replace("<experimentalConditions>", f"{info}{system}<experimentalConditions>")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "name", "conjugated", "words"),
+    [
+        ("SIEMENS", None, True, "(assumed)"),
+        ("Siemens Healthineers", r"%CustomerSeq%\gre", True, "'gre' is not Pulseq"),
+        ("SIEMENS", r"%CustomerSeq%\pulseq_v151", False, "'pulseq_v151' is Pulseq"),
+        ("GE MEDICAL SYSTEMS", None, False, None),
+    ],
+)
+def test_k_space_of_siemens_is_conjugated_with_all_that_belongs_to_it(tmp_path, vendor, name, conjugated, words):
+    """Noise and calibration too, and before oversampling is cropped, which is not symmetric about the centre."""
+    wide = 2 * NX
+    k, noise, other = smooth(wide), random(COILS, 50, seed=3), smooth(wide, seed=4)
+    acquisitions = [
+        mrd.acquisition(noise, 0, mrd.NOISE),
+        *mrd.lines(k),
+        *mrd.lines(other, mrd.CALIBRATION, order=range(NY // 2 - 4, NY // 2 + 4)),
+    ]
+    text = mrd.encoding((wide, NY, 1), (NX, NY, 1), (400, 160, 5), (200, 160, 5), centre=(NY // 2, 0), mode="separate")
+    scan = read(mrd.write(tmp_path / "k.h5", acquisitions, siemens(mrd.header(text), name, vendor)))
+
+    def wanted(values):
+        values = np.conj(values) if conjugated else values
+        image = to_image(values.swapaxes(1, 2))[..., wide // 2 - NX // 2 : wide // 2 + NX // 2]
+        return to_kspace(image).swapaxes(1, 2)
+
+    np.testing.assert_allclose(scan.kspace(0), wanted(k), atol=1e-5 * np.abs(k).max())
+    lines = slice(NY // 2 - 4, NY // 2 + 4)
+    np.testing.assert_allclose(scan.calibration[0], wanted(other)[..., lines], atol=1e-5 * np.abs(other).max())
+    np.testing.assert_array_equal(scan.noise, np.conj(noise) if conjugated else noise)
+    assert said(scan, words) if words else not said(scan, "onjugated")
+    assert "measurementInformation" not in scan.header
+
+
+def test_conjugated_echo_trains_lose_their_ghost(tmp_path):
+    k = smooth()
+    text = mrd.header(mrd.encoding((NX, NY, 1), centre=(NY // 2, 0), trajectory="epi"))
+    scan = read(mrd.write(tmp_path / "epi.h5", ghosted(k, offset=0.7, slope=-0.11), siemens(text)))
+    np.testing.assert_allclose(scan.kspace(0), np.conj(k), atol=1e-4 * np.abs(k).max())
+
+
+def test_calibration_lines_of_several_echoes_do_not_cancel(tmp_path, k):
+    other, order = random(COILS, NX, NY, seed=7), range(NY // 2 - 4, NY // 2 + 4)
+    acquisitions = [
+        *mrd.lines(k),
+        *mrd.lines(other, mrd.CALIBRATION, order=order),
+        *mrd.lines(-other, mrd.CALIBRATION, order=order, contrast=1),
+    ]
+    text = mrd.header(mrd.encoding((NX, NY, 1), centre=(NY // 2, 0), mode="separate"))
+    scan = read(mrd.write(tmp_path / "k.h5", acquisitions, text))
+    np.testing.assert_array_equal(scan.calibration[0], other[..., list(order)])
+    assert said(scan, "8 calibration readouts of further echoes or repetitions are not used")
+
+
 def test_partial_fourier_leaves_its_gap_where_nothing_was_measured(tmp_path, k):
     """Lines 0 to 16, of which 5 is the centre: index 7 to 23 of 24."""
     acquisitions = [mrd.acquisition(k[..., 7 + i], i) for i in range(17)]

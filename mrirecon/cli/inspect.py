@@ -71,26 +71,32 @@ def info(
 def _would(open_scan: Any) -> tuple[str, list[str]]:
     """Return what reconstruct would do, and what is to be noted."""
     from mrirecon.calibrate import look_at_field_of_view
-    from mrirecon.coverage import choose_method
-    from mrirecon.hybrid import stand_in
+    from mrirecon.choice import choose, summary
 
     try:
         scan = open_scan()
-        method, why = choose_method(*stand_in(scan))
+        groups = choose(scan)
         if len(scan.space) == 2:  # a volume would take a while
-            look_at_field_of_view(scan)
+            look_at_field_of_view(scan, scan.example())
     except MriReconError as error:
         return f"reconstruct would refuse it: {error.what}", []
-    return f"reconstruct by {method}: {why}", scan.notes
+    method, why = summary(groups)
+    return f"reconstruct by {method}: {why}" if len(groups) == 1 else f"reconstruct {why}", scan.notes
 
 
 def _told(one: dict[str, Any]) -> str:
+    from mrirecon.io.sampling import in_words
+
     size = ", ".join(f"{name} {n}" for name, n in one["shape"].items())
     mark = " (unverified)" if one["unverified"] else ""
     lines = [f"{one['path']}: {one['format']}{mark}, {one['bytes'] / 1e6:.1f} MB, {one['dtype']}"]
     lines.append(f"  shape        {size}")
     sampling, region = one["sampling"], one["calibration"]
-    if sampling:
+    for group in one["alike"] if len(one["alike"]) > 1 else ():
+        box = " x ".join(f"{axis} {size}" for axis, size in group["calibration"].items())
+        told = f"{group['acceleration']:.2f}-fold, {group['pattern']}; fully sampled centre {box}"
+        lines.append(f"  sampling     {in_words(group['items'])}: {told}")
+    if sampling and len(one["alike"]) < 2:
         rate = f"{sampling['acceleration']:.2f}-fold, {sampling['pattern']} (mask: {sampling['source']})"
         lines.append(f"  sampling     {rate}")
         box = " x ".join(f"{axis} {part['size']}" for axis, part in region.items())

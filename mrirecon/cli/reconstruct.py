@@ -129,6 +129,7 @@ def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> 
     """
     results: list[dict[str, Any]] = []
     failed: list[MriReconError] = []
+    partly: list[dict[str, Any]] = []
     done = 0
     for outcome in outcomes:
         if outcome.error is not None:
@@ -141,14 +142,24 @@ def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> 
         elif outcome.told is not None:
             done += 1
             _narrate(outcome.source, outcome.told)
+            lost: Any = outcome.told.get("failed_items", [])
+            partly += lost
+            for one in lost:
+                say(f"error {one['code']}: {one['what']}\n  where: {one['where']}\n  fix: {one['fix']}")
             if as_json:
                 results.append(outcome.told)
             for name in [] if as_json else outcome.told["outputs"]:  # type: ignore[attr-defined]  # a list of names
                 typer.echo(name)
     if as_json and (results or not failed):
         emit({"results": results, "failed": [error.as_dict() for error in failed]})
-    if failed and as_json and results:
+    if (failed or partly) and as_json and results:
         raise typer.Exit(PartialFailure.exit_code)
+    if partly and not failed:
+        raise PartialFailure(
+            f"{len(partly)} items were not reconstructed, and are zero in the output",
+            why="; ".join(f"{e['where']}: {e['what']}" for e in partly[:3]) + ("; ..." if len(partly) > 3 else ""),
+            fix="mend them, or leave them out with --items; the other items are done",
+        )
     if failed:
         raise PartialFailure(
             f"{len(failed)} of {len(failed) + done} files failed",
@@ -250,7 +261,8 @@ def _one_of(value: str | None, choices: tuple[str, ...], option: str) -> str | N
 def _narrate(path: Path, done: dict[str, Any]) -> None:
     if done.get("finished"):
         return say(f"{path}: done already by {done['method']}")
-    say(f"{path}: {'would reconstruct' if done.get('dry_run') else 'reconstructed'} by {done['method']}: {done['why']}")
+    how = done["why"] if " by " in done["why"] else f"by {done['method']}: {done['why']}"  # items differ, or do not
+    say(f"{path}: {'would reconstruct' if done.get('dry_run') else 'reconstructed'} {how}")
     if not done.get("dry_run"):
         weights = {f"{value:.3g}" for value in done["lambda"]}
         weight = f"; lambda {', '.join(sorted(weights))}" if weights else ""

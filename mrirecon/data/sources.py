@@ -18,7 +18,7 @@ from mrirecon.data.volumes import PHANTOM, Volume, is_volume, read_volumes
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan, read
 
-SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".dat", ".mat", ".nii", ".gz")
+SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".dat", ".mat", ".nii", ".gz", ".img")
 MEASURED = 0.9  # share of k-space sampled, above which a scan counts as fully sampled
 
 
@@ -171,7 +171,7 @@ def matches(path: str | Path) -> list[str]:
 def person_of(text: str, expression: str) -> str:
     """Return who a file is of: the first group of the expression in its name, or all of the name."""
     found = re.search(expression, text)
-    name = re.sub(r"\.(nii\.gz|nii|npz|npy|h5|hdf5|cfl|dat|mat)", "", text)
+    name = re.sub(r"\.(nii\.gz|nii|img|npz|npy|h5|hdf5|cfl|dat|mat)", "", text)
     return next((g for g in found.groups() if g), name) if found else name
 
 

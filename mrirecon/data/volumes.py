@@ -19,7 +19,7 @@ from mrirecon.data.phantom import phantom
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io.identify import sniff
 from mrirecon.io.images import open_store
-from mrirecon.io.nifti import SUFFIXES, read_nifti
+from mrirecon.io.nifti import is_nifti, read_nifti
 
 Real = npt.NDArray[np.floating[Any]]
 
@@ -66,7 +66,7 @@ def read_volumes(path: str | Path) -> list[Volume]:
     text = str(path)
     if text == PHANTOM or text.startswith(PHANTOM + ":"):
         return [_phantom(text)]
-    if text.lower().endswith(SUFFIXES):
+    if is_nifti(path):
         found = read_nifti(path)
         return [prepare(Path(path).name, found.values, found.spacing)]
     store = open_store(path)
@@ -89,7 +89,7 @@ def read_volumes(path: str | Path) -> list[Volume]:
 def is_volume(path: str | Path) -> bool:
     """Tell whether a file holds magnitude volumes to simulate from, rather than k-space."""
     text = str(path)
-    if text.split(":")[0] == PHANTOM or text.lower().endswith(SUFFIXES):
+    if text.split(":")[0] == PHANTOM or is_nifti(path):
         return True
     if sniff(path) == "cfl":
         return False
@@ -102,14 +102,14 @@ def prepare(name: str, values: Real, spacing: tuple[float, float, float]) -> Vol
 
     Args:
         name: for messages and the card.
-        values: (slice, y, x), real, any unit.
+        values: (slice, y, x), any unit; of complex values the magnitude is taken.
         spacing: (slice, y, x) distances of voxels.
 
     Raises:
         InputError: values that are negative or not finite, or no object in any slice.
 
     """
-    values = np.asarray(values, dtype=np.float32)
+    values = np.asarray(np.abs(values) if np.iscomplexobj(values) else values, dtype=np.float32)
     if not np.isfinite(values).all() or values.min() < 0:
         raise InputError(
             f"{name} is not a magnitude volume",

@@ -14,7 +14,7 @@ from mrirecon.io.dicom import is_dicom
 from mrirecon.registry import methods
 from mrirecon.text import parse_json
 
-SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".nii", ".nii.gz")
+SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".nii", ".nii.gz", ".img")
 ITERATES = "_iterates"  # of the images of every step, see `mrirecon reconstruct --save-iterates`
 _LIMIT = 4 << 20  # bytes of a sidecar
 

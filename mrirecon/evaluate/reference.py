@@ -59,7 +59,7 @@ def placed_reference(
         images, grid = read_placed_image(path, dataset=dataset, signed=preset in SIGNED)
         return images, FASTMRI if dataset in FASTMRI_TARGETS else "images", grid
     scan = read(path, axes=axes)
-    if scan.reference is not None and scan.mask(0).mean() < 0.9:
+    if scan.reference is not None and any(scan.mask(item).mean() < 0.9 for item in scan.usable()):
         images, kind = scan.reference, BESIDE
     else:
         scan = scan if like is None else prepare_like(scan, like)

@@ -19,6 +19,7 @@ from mrirecon.io.encode_mrd import encode_mrd
 from mrirecon.io.formats import ArrayFormat, ImageFormat, image_format, kept, require
 from mrirecon.io.identify import cfl_pair, sniff
 from mrirecon.io.images import IMAGE_NAMES, Images, holds_images, is_volumes, open_store, read_image, read_images
+from mrirecon.io.nifti import PAIR, is_nifti
 from mrirecon.io.place import NAMES as PLACE_NAMES
 from mrirecon.io.place import stored_geometry
 from mrirecon.io.reader import read
@@ -273,6 +274,8 @@ def _inputs(source: Path) -> list[Path]:
     """Return the files that must not be written over."""
     if source.is_dir():
         return [source]
+    if source.suffix.lower() in PAIR and is_nifti(source):
+        return [source.with_suffix(".img"), source.with_suffix(".hdr")]
     if not source.exists() and cfl_pair(source)[1].exists():
         return [cfl_pair(source)[1]]
     return [source]

@@ -77,7 +77,8 @@ def sniff(path: str | Path) -> Kind:
     path = Path(path)
     header, data = cfl_pair(path)
     named_so = path.suffix in (".cfl", ".hdr") or not _is_there(path)
-    if named_so and (_is_there(header) or _is_there(data)):
+    image = path.suffix == ".hdr" and not _is_there(data) and path.is_file() and is_nifti_header(read_head(path))
+    if named_so and not image and (_is_there(header) or _is_there(data)):
         return "cfl"
     head = read_head(regular_file(path))
     if head.startswith(NPY_SIGNATURE):
@@ -161,17 +162,28 @@ def unreadable(path: Path, wanted: str) -> InputError:
     fix = "download or export it again, or convert it to HDF5, npz or cfl"
     if head.startswith(MATLAB_5):
         fix = "in MATLAB, save(name, 'kspace', '-v7.3'); in Python, scipy.io.loadmat, then numpy.savez"
+    if is_nifti_header(head, analyze=False) or path.name.lower().endswith(".nii.gz") or head[128:132] == b"DICM":
+        fix = "it holds images: `mrirecon evaluate` and `convert` read them, and reconstruction takes k-space"
     return InputError(
         f"{path} is not {wanted}", why=f"{path.stat().st_size} bytes that look like {looks_like(head)}", fix=fix
     )
+
+
+def is_nifti_header(head: bytes, *, analyze: bool = True) -> bool:
+    """Whether the first 352 bytes of a file are a header of NIfTI, or of the ANALYZE 7.5 that it grew out of."""
+    if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0"):
+        return True
+    return analyze and len(head) >= 348 and 348 in (int.from_bytes(head[:4], order) for order in ("little", "big"))
 
 
 def looks_like(head: bytes) -> str:
     """Say in words what the first bytes of a file look like."""
     if head[128:132] == b"DICM":
         return "a DICOM file"
-    if head[344:348] in (b"n+1\0", b"ni1\0"):
+    if is_nifti_header(head, analyze=False):
         return "a NIfTI image"
+    if is_nifti_header(head):
+        return "an image of ANALYZE 7.5"
     for signature, words in _LOOKS:
         if head.startswith(signature):
             return words

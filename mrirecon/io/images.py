@@ -17,8 +17,7 @@ from mrirecon.io.grid import GRID_NAMES, Grid, heard_loops, restored_grid
 from mrirecon.io.hdf5 import open_hdf5
 from mrirecon.io.identify import sniff
 from mrirecon.io.limits import is_numeric
-from mrirecon.io.nifti import SUFFIXES as NIFTI
-from mrirecon.io.nifti import read_nifti, read_stored
+from mrirecon.io.nifti import is_nifti, read_nifti, read_stored
 from mrirecon.io.npy import NpyStore, NpzStore
 from mrirecon.io.scan import Store
 from mrirecon.io.values import complex_dtype, magnitude_of, real_of
@@ -133,7 +132,7 @@ def read_placed_image(path: str | Path, *, dataset: str | None = None, signed: b
 
     """
     take = real_of if signed else magnitude_of
-    if str(path).lower().endswith(NIFTI):
+    if is_nifti(path):
         upright = read_nifti(path)
         if upright.placed:
             return take(upright.values, str(path)), upright.grid
@@ -170,8 +169,8 @@ def holds_images(path: str | Path) -> bool:
 
 
 def is_volumes(path: str | Path) -> bool:
-    """Whether a file is NIfTI by name or DICOM by content: images only, and nothing that has a name."""
-    return str(path).lower().endswith(NIFTI) or is_dicom(path)
+    """Whether a file is NIfTI or DICOM: images only, and nothing that has a name."""
+    return is_nifti(path) or is_dicom(path)
 
 
 def read_images(path: str | Path, *, dataset: str | None = None) -> Images:
@@ -184,7 +183,7 @@ def read_images(path: str | Path, *, dataset: str | None = None) -> Images:
 
     """
     if is_volumes(path):
-        read = read_stored if str(path).lower().endswith(NIFTI) else read_dicom
+        read = read_stored if is_nifti(path) else read_dicom
         volumes, grid = read(path)
         return Images(volumes[0] if len(volumes) == 1 else volumes, str(path), grid)
     grid, loops = Grid(), None

@@ -11,6 +11,7 @@ from mrirecon.coils.calibration import find_calibration
 from mrirecon.io.axes import Layout
 from mrirecon.io.check import check as findings
 from mrirecon.io.reader import read
+from mrirecon.io.sampling import alike
 from mrirecon.io.scan import Scan
 from mrirecon.io.values import reconcile, support
 from mrirecon.preprocess.extent import partial_axes
@@ -41,7 +42,8 @@ def describe(
         path, format, unverified (see `Scan`), bytes, dtype, layout (axes as stored), shape (by name), items, coils,
         space, notes, attributes;
         sampling: source of the mask, whether it is full, lines or 2D, acceleration (samples over sampled ones), by axis
-        the share of an extent that was measured to one side (partial Fourier);
+        the share of an extent that was measured to one side (partial Fourier), of one item (its number is ``item``);
+        alike: the groups of items that are sampled alike, each with items, pattern, acceleration and calibration;
         calibration: start and size of the fully sampled box by axis; peak: index of the strongest sample by axis, its
         offset from the centre n // 2, and whether it is near; values: items looked at, NaN or infinite ones, items
         that are zero, largest magnitude; reference, maps, calibration_scan: name and shape, or None; checks (with
@@ -79,6 +81,7 @@ def describe(
         "coils": scan.coils,
         "space": list(scan.space),
         "sampling": None,
+        "alike": _alike(scan),
         "calibration": None,
         "peak": None,
         "values": {"items_checked": len(looked), "not_finite": strange, "zero_items": empty, "largest": largest},
@@ -142,6 +145,7 @@ def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> di
         notes.append(f"the strongest sample lies {where} (index {peak} of {list(used.shape)})")
     return {
         "sampling": {
+            "item": item,
             "source": source,
             "pattern": _pattern(used, scan.layout),
             "sampled": int(np.count_nonzero(used)),
@@ -158,6 +162,22 @@ def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> di
             "centred": centred,
         },
     }
+
+
+def _alike(scan: Scan) -> list[dict[str, object]]:
+    """Describe the groups of items that are sampled alike, by the item in the middle of each."""
+    found: list[dict[str, object]] = []
+    for group in alike(scan) if len(scan) > 1 else []:
+        box = zip(scan.space, find_calibration(group.mask), strict=True)
+        found.append(
+            {
+                "items": list(group.items),
+                "pattern": _pattern(group.mask, scan.layout),
+                "acceleration": group.mask.size / int(np.count_nonzero(group.mask)),
+                "calibration": {axis: s.stop - s.start for axis, s in box},
+            }
+        )
+    return found
 
 
 def _pattern(mask: np.ndarray, layout: Layout) -> str:

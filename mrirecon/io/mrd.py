@@ -21,6 +21,7 @@ from mrirecon.io.raw import raw_scan
 from mrirecon.io.raw_store import RawStore, cut
 from mrirecon.io.readouts import KINDS, Encoding, Kind, Plan, Readouts
 from mrirecon.io.scan import Scan
+from mrirecon.io.siemens import SEQUENCE_NAME, forward_transform, is_siemens
 
 # Flags are numbered from 1 in ISMRMRD's acquisition header. The first that is set says what a readout is.
 _NOISE, _CALIBRATION, _BOTH, _REVERSE, _NAVIGATOR, _PHASE_CORRECTION, _DUMMY = 19, 20, 21, 22, 23, 24, 27
@@ -82,7 +83,8 @@ def read_mrd(
 
     Acquisitions are sorted by their flags, placed by their counters and echo, and averaged where several fall on one
     place; what was sorted out is counted in the notes. The readout lies along y, phase encoding along x, the second
-    phase encoding along z. libhdf5 reads the file in a child process.
+    phase encoding along z. Samples of Siemens scanners are conjugated, as `mrirecon.io.siemens` explains. libhdf5 reads
+    the file in a child process.
 
     Args:
         path: the file.
@@ -107,6 +109,11 @@ def read_mrd(
     if values is None:
         raise InputError(f"the header of {path} is not well-formed XML", where=f"{group}/xml", fix="convert it again")
     table = _table(columns, path)
+    attributes = sequence_values(values)
+    vendor = attributes.get("vendor")
+    table.late = is_siemens(vendor)
+    table.conjugate, why = forward_transform(vendor, values.get(SEQUENCE_NAME))
+    notes += [why] if why else []
     encodings = _encodings(values, path, notes)
     return raw_scan(
         path,
@@ -115,7 +122,7 @@ def read_mrd(
         encodings,
         lambda plan: MrdStore(path, table, plan, group),
         notes=notes,
-        attributes=sequence_values(values),
+        attributes=attributes,
         header=write_header(values),
         mask=mask,
         maps=maps,

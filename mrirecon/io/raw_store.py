@@ -48,6 +48,15 @@ class RawStore:
         """Return the samples of readouts one after another."""
         return np.concatenate([values.reshape(-1) for values in self.fetch(rows)])
 
+    def _fetched(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Fetch readouts, conjugated where the table says so: before anything else, for a crop is not symmetric."""
+        values = self.fetch(rows)
+        return [np.conj(one) for one in values] if self.table.conjugate else values
+
+    def _flat(self, rows: np.ndarray) -> np.ndarray:
+        values = self.flat(rows)
+        return np.conjugate(values, out=values) if self.table.conjugate else values
+
     def __getstate__(self) -> dict[str, object]:
         # A worker reads its own.
         return {**self.__dict__, "_block": None, "_kept": None}
@@ -70,7 +79,7 @@ class RawStore:
         """Return the readouts of the noise scan, (coil, samples) one after another, or None where there is none."""
         rows = self.table.rows(NOISE)
         rows = rows[self.table.coils[rows] == self.plan.layout.shape["coil"]]
-        return np.concatenate(self.fetch(rows), axis=1) if rows.size else None
+        return np.concatenate(self._fetched(rows), axis=1) if rows.size else None
 
     def _item(self, item: int) -> np.ndarray:
         if self._block is None or item not in self._block[0]:
@@ -102,7 +111,7 @@ class RawStore:
         # Readouts lie one after another here, and along y in what is returned.
         order = self._complete(placed, chosen, (len(items), planes, lines))
         if order is not None:
-            whole = self.flat(placed.rows[order]).reshape(len(items), planes, lines, shape["coil"], kept)
+            whole = self._flat(placed.rows[order]).reshape(len(items), planes, lines, shape["coil"], kept)
             turned = whole.transpose(0, 3, 1, 4, 2)
             return turned if "z" in shape else turned[:, :, 0]
         out = np.zeros((len(items), planes, lines, shape["coil"], kept), dtype=np.complex64)
@@ -174,7 +183,7 @@ class RawStore:
     def _turned(self, rows: np.ndarray) -> list[np.ndarray]:
         """Fetch readouts, drop what is to be dropped, and turn those round that were measured backwards."""
         found = []
-        for row, values in zip(rows, self.fetch(rows), strict=True):
+        for row, values in zip(rows, self._fetched(rows), strict=True):
             stop = values.shape[1] - int(self.table.behind[row])
             kept = values[:, int(self.table.before[row]) : stop]
             found.append(kept[:, ::-1] if self.table.reversed[row] else kept)

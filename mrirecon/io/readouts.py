@@ -41,7 +41,7 @@ class Readouts:
         counters: the scanner's loop counters, by the names in `COUNTERS`.
         samples: complex samples per coil.
         coils: receiver channels.
-        centre: sample at which the echo lies, counted in the order of acquisition.
+        centre: sample at which the echo lies, as the header states it; see `mrirecon.io.echo`.
         before: samples to drop at the start.
         behind: samples to drop at the end.
         reversed: whether the gradient ran backwards.
@@ -49,6 +49,9 @@ class Readouts:
         dwell_us: time per sample in microseconds, 0 where the file does not say.
         position: (n, 3), centre of the slice or slab in LPS mm.
         directions: (n, 3, 3), unit vectors along read, phase and slice, in this order.
+        conjugate: whether samples are to be conjugated, as `mrirecon.io.siemens` explains.
+        late: whether `centre` of a reversed readout is its sample at the echo plus one where `samples` is even, as
+            Siemens counts it: n // 2, though its echo lies at n - 1 - n // 2 as measured.
 
     """
 
@@ -64,6 +67,8 @@ class Readouts:
     dwell_us: np.ndarray
     position: np.ndarray
     directions: np.ndarray
+    conjugate: bool = False
+    late: bool = False
 
     def __len__(self) -> int:
         return len(self.kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -196,8 +197,70 @@ class Scan:
         return found
 
     def blank(self, item: int) -> bool:
-        """Whether an item is known to hold no signal, so that its image is zero; in a file, such an item is refused."""
+        """Whether an item is known to hold no signal, so that its image is zero; of a file, reading it tells."""
         return False
+
+    def usable(self, items: Iterable[int] | None = None) -> list[int]:
+        """Return which items (of some) can be read: there is signal, of numbers, and the mask marks some of it.
+
+        Raises:
+            BusyError: the file changed since it was opened.
+
+        """
+        found = []
+        for item in range(len(self)) if items is None else items:
+            try:
+                self.mask(item)
+            except BusyError:
+                raise
+            except InputError:
+                continue
+            found.append(item)
+        return found
+
+    def example(self) -> int:
+        """Return the first item that can be read, for what is the same in all of them.
+
+        Raises:
+            InputError: there is none; what is wrong with the first.
+
+        """
+        for item in range(len(self)):
+            if self.usable([item]):
+                return item
+        self.mask(0)
+        raise AssertionError("unreachable: the first item could not be read")
+
+    def empty(self, item: int) -> bool:
+        """Whether an item holds no signal, and another one does.
+
+        Raises:
+            InputError: no item can be read; what is wrong with the first.
+
+        """
+        return self.glance(item) is None and self.example() != item
+
+    def glance(self, item: int) -> np.ndarray | None:
+        """Return about what `mask` does, of one coil, and so quickly where coils are stored apart; None without signal.
+
+        Nothing is checked: values that are not numbers count as samples.
+        """
+        if item in self._masks:
+            return self._masks[item].copy()
+        index = list(self.layout.index(item))
+        seen = np.zeros(self.space_shape, dtype=bool)
+        for coil in dict.fromkeys((self.coils // 2, *range(self.coils))):  # the first that holds anything
+            if "coil" in self.layout.axes:
+                index[self.layout.axes.index("coil")] = slice(coil, coil + 1)
+            values = self._read(self.roles.kspace, tuple(index))
+            if values.dtype.fields:
+                values = to_complex64(values, self.where(item))
+            seen = support(self.layout.arrange(values))
+            if seen.any():
+                break
+        if self.given_mask is not None:
+            seen = reconcile(self.given_mask[item if len(self.given_mask) > 1 else 0], seen)[0]
+        return seen if seen.any() else None
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file (of the data file of a BART pair)."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from mrirecon.errors import InputError
 from mrirecon.io.axes import MAX_ITEMS, Layout, make_layout
+from mrirecon.io.echo import echoes
 from mrirecon.io.limits import READ_LIMIT, refuse_bomb
 from mrirecon.io.readouts import BOTH, CALIBRATION, IMAGE, LOOPED, Encoding, Placement, Plan, Readouts, span, told
 
@@ -51,7 +52,7 @@ def plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str
     grid = _grid(table, image, encoding, centres, path, notes)
     sizes, loops = _loops(table, image, path)
     kept, fov = _removed(encoding, grid[0], notes)
-    placed = _place(table, image, encoding, grid, centres, sizes, path)
+    placed = _place(table, image, grid, centres, sizes, path, notes)
     volume = grid[2] > 1
     axes = (*loops, "coil", *(("z",) if volume else ()), "y", "x")
     shape = (*(sizes[name] for name in loops), coils, *((grid[2],) if volume else ()), kept, grid[1])
@@ -59,7 +60,10 @@ def plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str
     one = 8 * coils * math.prod(grid)
     refuse_bomb(one, 8 * int((table.samples * table.coils)[image].sum()), READ_LIMIT, f"an image of {path}")
     _tell(table, placed, grid, encoding, layout, notes)
-    calibration, box = _calibration(table, separate, encodings, grid, centres, number, coils, sizes["slice"], notes)
+    separate = _first_of_loops(table, separate, notes)
+    calibration, box = _calibration(
+        table, separate, encodings, grid, centres, number, coils, sizes["slice"], path, notes
+    )
     # Lines beyond the header's matrix make voxels finer, not the field of view larger.
     whole = (fov, encoding.fov_mm[1], encoding.fov_mm[2])
     box = tuple(_cropped(part, grid[0], kept) if i == len(box) - 2 else part for i, part in enumerate(box))
@@ -152,16 +156,16 @@ def _removed(encoding: Encoding, samples: int, notes: list[str]) -> tuple[int, f
 def _place(
     table: Readouts,
     rows: np.ndarray,
-    encoding: Encoding,
     grid: tuple[int, int, int],
     centres: tuple[int | None, int, int],
     sizes: dict[str, int],
     path: Path,
+    notes: list[str],
 ) -> Placement:
     line = table.counters["line"][rows] - centres[1] + grid[1] // 2
     partition = table.counters["partition"][rows] - centres[2] + grid[2] // 2
     kept = table.samples[rows] - table.before[rows] - table.behind[rows]
-    echo = _echo(table, rows, centres[0] is not None)
+    echo = echoes(table, rows, grid[0], centres[0] is not None, path, notes)
     start = grid[0] // 2 - echo
     for values, size, name in ((line, grid[1], "line"), (partition, grid[2], "partition")):
         if (values < 0).any() or (values >= size).any():
@@ -181,15 +185,6 @@ def _place(
     for name in LOOPED:
         item = item * sizes[name] + np.minimum(table.counters[name][rows], sizes[name] - 1)
     return Placement(rows, item, line, partition, start)
-
-
-def _echo(table: Readouts, rows: np.ndarray, middle: bool) -> np.ndarray:
-    """Return at which of the samples that are kept the echo lies, once reversed readouts are turned round."""
-    samples = table.samples[rows]
-    centre = samples // 2 if middle else table.centre[rows]
-    # An echo in the middle of a readout, n // 2, stays there: the gradient's shape is symmetric in time.
-    mirrored = 2 * (samples // 2) - centre - table.behind[rows]
-    return np.asarray(np.where(table.reversed[rows], mirrored, centre - table.before[rows]))
 
 
 def _tell(
@@ -239,6 +234,18 @@ def _tell(
         )
 
 
+def _first_of_loops(table: Readouts, rows: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Return the calibration readouts of one echo, repetition, set and phase: those of others could cancel them."""
+    kept = np.ones(len(rows), dtype=bool)
+    for name in LOOPED:
+        if name != "slice" and rows.size:
+            values = table.counters[name][rows]
+            kept &= values == values[kept].min()
+    if not kept.all():
+        notes.append(f"{np.count_nonzero(~kept)} calibration readouts of further echoes or repetitions are not used")
+    return rows[kept]
+
+
 def _calibration(
     table: Readouts,
     rows: np.ndarray,
@@ -248,6 +255,7 @@ def _calibration(
     number: int,
     coils: int,
     slices: int,
+    path: Path,
     notes: list[str],
 ) -> tuple[Placement | None, tuple[slice, ...]]:
     """Place a separate calibration scan on the grid of the image, and find the box around the centre that it fills."""
@@ -267,7 +275,11 @@ def _calibration(
     line = table.counters["line"][rows] - line_centre + grid[1] // 2
     partition = table.counters["partition"][rows] - partition_centre + grid[2] // 2
     kept = table.samples[rows] - table.before[rows] - table.behind[rows]
-    echo = _echo(table, rows, centres[0] is not None)
+    try:
+        echo = echoes(table, rows, grid[0], centres[0] is not None, path, notes)
+    except InputError as error:
+        notes.append(f"{rows.size} calibration readouts are not used: {error.what}")
+        return None, ()
     start = grid[0] // 2 - echo
     inside = (line >= 0) & (line < grid[1]) & (partition >= 0) & (partition < grid[2])
     item = table.counters["slice"][rows]

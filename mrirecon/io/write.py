@@ -138,7 +138,7 @@ def write_kspace(
         format: by default from the extension.
         axes: one name per axis of `kspace`.
         mask: 0/1, along the last axis or (*space), stored as uint8.
-        reference: (slice, y, x) magnitude, stored as float32.
+        reference: (slice, y, x), of which the magnitude is stored as float32.
         reference_name: its name in HDF5, where `reconstruction_rss` promises a root sum of squares.
         maps: (slice, M, coil, y, x).
         attributes: scalar header values; HDF5 keeps them on the root, npz as JSON in the entry `meta`.
@@ -178,7 +178,7 @@ def write_kspace(
     if mask is not None:
         arrays["mask"] = np.asarray(mask).astype(np.uint8)
     if reference is not None:
-        arrays[reference_name if chosen == "h5" else "reference"] = np.asarray(reference, dtype=np.float32)
+        arrays[reference_name if chosen == "h5" else "reference"] = np.abs(reference).astype(np.float32, copy=False)
     if maps is not None:
         arrays["maps"] = np.asarray(maps, dtype=np.complex64)
     if chosen == "h5":

@@ -58,8 +58,8 @@ class Prepared(Derived):
         """
         partial: dict[int, dict[int, Extent]] = {}
         if self.options.partial_fourier in ("pocs", "homodyne"):
-            partial = {item: where for item in range(len(self)) if (where := partial_axes(self.mask(item)))}
-        elif len(self.space) == 2 and (where := partial_axes(self.mask(0))):  # a volume would be read once more
+            partial = {item: where for item in self.usable() if (where := partial_axes(self.mask(item)))}
+        elif len(self.space) == 2 and (where := partial_axes(self.mask(self.example()))):  # a volume: once more read
             self.note(f"{self._partial(where)}; nothing is filled in by symmetry (--partial-fourier zero)")
         if not partial and not self.options.echoes:
             return images
@@ -102,7 +102,7 @@ class Prepared(Derived):
             UsageError: there is one.
 
         """
-        for item in range(len(self)) if self.options.partial_fourier == "refuse" else ():
+        for item in self.usable() if self.options.partial_fourier == "refuse" else ():
             where = partial_axes(self.mask(item))
             if where:
                 raise UsageError(
@@ -206,7 +206,7 @@ def _bandwidth(scan: Scan) -> float:
 
 def _measured(scan: Scan, how: str) -> tuple[np.ndarray, str]:
     """Return noise samples (C, N) out of the data, and where from, in words."""
-    box, size = full_centre(scan.mask(0)), scan.space_shape
+    box, size = full_centre(scan.mask(scan.example())), scan.space_shape
     nearly_full = all(s.stop - s.start >= max(SMALLEST, 0.75 * n) for s, n in zip(box, size, strict=True))
     if how == "background" or (how == "auto" and nearly_full):
         return pooled(scan, background_noise), "the background of its images"
@@ -221,7 +221,7 @@ def _readout(scan: Scan, options: Preprocess) -> str:
         return options.readout
     if scan.geometry is not None:
         return scan.geometry.axes[0]
-    mask, whole = scan.mask(0), []
+    mask, whole = scan.mask(scan.example()), []
     for number, name in enumerate(scan.space):
         try:
             check_readout(mask, number - mask.ndim, name)
@@ -248,7 +248,7 @@ def _cropped(scan: Scan, options: Preprocess) -> Cropped:
             why=f"{kept:.3f} would be left",
             fix="give a factor that divides them",
         )
-    check_readout(scan.mask(0), scan.space.index(readout) - len(scan.space), readout)
+    check_readout(scan.mask(scan.example()), scan.space.index(readout) - len(scan.space), readout)
     scan.note(f"readout oversampling removed: the middle {round(kept)} of {size} places along {readout}")
     return Cropped(scan, readout, round(kept))
 
@@ -260,18 +260,19 @@ def _compressed(scan: Scan, options: Preprocess) -> Scan:
     if options.compress == "geometric":
         readout = _readout(scan, options)
         axis, place = scan.space.index(readout) - len(scan.space), f" at every place along {readout}"
-        check_readout(scan.mask(0), axis, readout)
+        check_readout(scan.mask(scan.example()), axis, readout)
     if options.whiten == "none":
         scan.note("coils are compressed without whitening their noise: a loud coil counts for more than it knows")
     if options.energy is not None:
         # Every item is looked at: none is to keep less than was asked for, and all have as many coils.
-        each = [compression(scan.kspace(i), energy=options.energy, readout=axis) for i in range(len(scan))]
+        each = [compression(scan.kspace(i), energy=options.energy, readout=axis) for i in scan.usable()]
         coils = max(one.matrices.shape[1] for one in each)
         kept = min(one.energy for one in each)
         told = f"at least {kept:.2%} of the energy of every item, {options.energy:.4g} asked for"
     else:
         assert options.coils is not None
-        coils, middle = options.coils, len(scan) // 2
+        able = scan.usable() or [scan.example()]
+        coils, middle = options.coils, able[len(able) // 2]
         try:
             kept = compression(scan.kspace(middle), coils=coils, readout=axis).energy
         except MriReconError as error:

@@ -19,8 +19,7 @@ from mrirecon.inference import reconstruct
 from mrirecon.io import Scan, read, sha256
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.images import IMAGE_NAMES, open_store, pick, read_placed_image
-from mrirecon.io.nifti import SUFFIXES as NIFTI
-from mrirecon.io.nifti import read_nifti
+from mrirecon.io.nifti import is_nifti, read_nifti
 from mrirecon.metrics import magnitude, object_mask
 from mrirecon.presets import SIGNED
 from mrirecon.report.cases import ZERO_FILLED, Case, Result
@@ -195,7 +194,7 @@ class CaseReader:
                 why = "is not the file that the images were made of"
             else:
                 scan = read(path, axes=self.sources.axes, mask=mask)
-                return None if scan.mask(0).all() else scan
+                return None if all(scan.mask(item).all() for item in scan.usable()) else scan
         except MriReconError as error:
             why = f"cannot be used: {_short(error)}"
         self.notes.append(f"no mask is shown: its scan {path} {why}")
@@ -215,7 +214,8 @@ class CaseReader:
 
     def _masks(self, scan: Scan) -> np.ndarray | None:
         try:
-            masks = np.stack([scan.mask(i) for i in range(len(scan))])
+            none = np.zeros(scan.space_shape, bool)
+            masks = np.stack([none if scan.empty(i) else scan.mask(i) for i in range(len(scan))])
         except MriReconError as error:
             self.notes.append(f"no mask is shown: {_short(error)}")
             return None
@@ -238,7 +238,7 @@ class CaseReader:
         if self.options.spacing is not None:
             return self.options.spacing
         for path in (self.reference, *(i.path for i in self.images.values())):
-            if path is not None and path.name.lower().endswith(NIFTI):
+            if path is not None and is_nifti(path):
                 try:
                     return read_nifti(path).spacing[1:]
                 except MriReconError:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mrirecon import __version__
 from mrirecon.checkpoints import describe_model, shipped
+from mrirecon.choice import SECOND_OPINION
 from mrirecon.config import Config, load_as, load_config, origin_of
 from mrirecon.config.strict_yaml import Origin, Path_
 from mrirecon.data.sources import check_person, expand, person_of
@@ -20,7 +21,6 @@ from mrirecon.data.volumes import PHANTOM
 from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.evaluate import Options
 from mrirecon.evaluate.paired import PERSON
-from mrirecon.inference import SECOND_OPINION
 from mrirecon.io import safe_name, sha256
 from mrirecon.masks import MaskResult
 from mrirecon.masks.make import LINES, make_mask
