@@ -309,11 +309,11 @@ def _list(failures: Path, outcome: Outcome) -> None:
     wrong = items if outcome.error is None else [outcome.error.as_dict()]
     if not wrong:
         return
-    lines = [json.dumps({"file": str(outcome.source), **one}, ensure_ascii=False) for one in wrong]
+    lines = [json.dumps({"file": str(outcome.source), **one}, ensure_ascii=False) + "\n" for one in wrong]
     with suppress(OSError):
         failures.parent.mkdir(parents=True, exist_ok=True)
         with failures.open("ab") as file:
-            file.write(utf8("".join(f"{line}\n" for line in lines)))
+            file.write(utf8("".join(lines)))
 
 
 def _probe(folder: Path, error: ResourceError) -> None:
