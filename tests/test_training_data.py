@@ -392,7 +392,7 @@ def test_prospective_scans_have_no_target(tmp_path):
 
 def test_an_item_that_cannot_be_made_is_named(tmp_path):
     for name in ("case1", "case2"):
-        write_kspace(tmp_path / f"{name}.h5", np.zeros((1, 4, 64, 64), np.complex64))
+        write_kspace(tmp_path / f"{name}.h5", np.full((1, 4, 64, 64), np.nan, np.complex64))
     data = settings(train=[str(tmp_path / "case1.h5")], val=[str(tmp_path / "case2.h5")], crop=None)
     for workers in (0, 1):
         with pytest.raises(SignalError) as caught:
