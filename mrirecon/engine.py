@@ -241,7 +241,8 @@ class Reconstructor(nn.Module):
             nearly real, on every scanner and at every echo time, as it is for homodyne detection (Noll, Nishimura,
             Macovski, IEEE TMI 10:154, 1991). The result has its phase again.
         weigh: gives each item's weight (B,) of what was made of the start, from `refined` and the measured problem; the
-            rest of the image is the start. For use, not in training.
+            rest of the image is the start, or what ``fallback`` makes. For use, not in training.
+        fallback: makes the rest of the image, where the start is a rough one.
 
     Attributes:
         precision: what networks compute in. ``bfloat16`` casts what they are given and their weights, and nothing else:
@@ -261,10 +262,11 @@ class Reconstructor(nn.Module):
         start: Callable[[Problem], Tensor] | None = None,
         phase: Phase = "kept",
         weigh: Callable[[Callable[[Problem], tuple[Tensor, Tensor]], Problem], Tensor] | None = None,
+        fallback: Callable[[Problem], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.engine, self.prepare = engine, prepare
-        self.scale, self.start, self.phase, self.weigh = scale, start, phase, weigh
+        self.scale, self.start, self.phase, self.weigh, self.fallback = scale, start, phase, weigh, fallback
 
     def scaled(self, p: Problem, *, consume: bool = False) -> tuple[Problem, Tensor]:
         """Return the problem at unit scale, prepared, and its scale (B,); see `Problem.scaled` for ``consume``.
@@ -293,7 +295,7 @@ class Reconstructor(nn.Module):
         weight = self._weight(p)
         q, scale = self.scaled(p, consume=consume)
         outcome = self.engine.solve(q)
-        image = self._finished(self.engine.image(outcome.state, q), q, scale, weight)
+        image = self._finished(self.engine.image(outcome.state, q), q, scale, weight, self._rest(q, weight))
         reasons = outcome.reasons(self.engine.tolerance)
         if weight is not None:
             reasons = [f"{r}, taken at {w:.0%}" for r, w in zip(reasons, weight.tolist(), strict=True)]
@@ -303,24 +305,38 @@ class Reconstructor(nn.Module):
         """Yield the image after every step, in the data's own scale; the last is that of `run`."""
         weight = self._weight(p)
         q, scale = self.scaled(p)
+        rest = self._rest(q, weight)
         for step, outcome in self.engine.outcomes(q):
-            yield self._finished(step.image(outcome.state, q), q, scale, weight)
+            yield self._finished(step.image(outcome.state, q), q, scale, weight, rest)
 
     def refined(self, p: Problem) -> tuple[Tensor, Tensor]:
-        """Return the image that is started from, and what becomes of it, both (B, M, *space) in the data's scale."""
+        """Return the image without the network, and what it makes of its start: (B, M, *space) in the data's scale."""
         q, scale = self.scaled(p)
         image = self.engine.image(self.engine.solve(q).state, q)
-        return self._finished(q.first, q, scale, None), self._finished(image, q, scale, None)
+        rest = self._rest(q, torch.zeros_like(scale))
+        return self._finished(rest, q, scale), self._finished(image, q, scale)
+
+    @torch.no_grad()
+    def _rest(self, q: Problem, weight: Tensor | None) -> Tensor:
+        """Return what the image is made of where the network's part is not taken whole."""
+        if self.fallback is None or weight is None or bool((weight >= 1).all()):
+            return q.first
+        if q.phase is None:
+            return self.fallback(replace(q, start=None))
+        whole = replace(q.without_phase(q.phase.conj()), start=None, phase=None)
+        return self.fallback(whole) * q.phase.conj()
 
     @torch.no_grad()
     def _weight(self, p: Problem) -> Tensor | None:
         return None if self.weigh is None or self.training else self.weigh(self.refined, p)
 
     @staticmethod
-    def _finished(image: Tensor, q: Problem, scale: Tensor, weight: Tensor | None) -> Tensor:
+    def _finished(
+        image: Tensor, q: Problem, scale: Tensor, weight: Tensor | None = None, rest: Tensor | None = None
+    ) -> Tensor:
         """Return the image in the data's scale, with the phase that was taken out of it (a magnitude has none)."""
-        if weight is not None:
-            image = q.first + per_item(weight, image) * (image - q.first)
+        if weight is not None and rest is not None:
+            image = rest + per_item(weight, image) * (image - rest)
         if q.phase is not None and image.is_complex():
             image = image * q.phase
         return image * per_item(scale, image)

@@ -21,6 +21,7 @@ Weight = Annotated[float, Field(ge=0, lt=float("inf"))]
 Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
 Count = Annotated[int, Field(ge=1)]
 Dims = Annotated[int, Field(ge=2, le=3)]
+_HASTE = 30.0  # momentum of a solver that will not run to its end
 Solver = Literal["fista", "admm", "primal-dual"]
 
 
@@ -77,17 +78,27 @@ def cs_tv(
     return Reconstructor(Unrolled([_solver(solver, TotalVariation(ndim), lam, rho)], iterations, tolerance=tolerance))
 
 
-def compressed_sensing_start(p: Problem) -> Tensor:
+def compressed_sensing_start(p: Problem, iterations: int = 0) -> Tensor:
     """Return the image of `cs` at its default weight (B, M, *space), for a learned method to refine.
 
     With a prior w it solves for u = x / w, as it does when it is used alone.
+
+    Args:
+        p: the problem.
+        iterations: after which it ends, converged or not, as is enough for a network that goes on from it; 0 for those
+            that `cs` takes alone.
+
     """
     q = p if p.prior is None else replace(p, maps=p.maps * p.prior.unsqueeze(2), cache=None).prepared()
     engine = cs(ndim=p.y.ndim - 2).engine
+    step = cast("Fista", engine.blocks[0])
+    if iterations:
+        engine.repeats, engine.tolerance = iterations, 0.0
+        # An image on its way is better without its mean over the way, and with as much momentum as it will have.
+        step.start, step.average, step.momentum = min(step.start, iterations), 1, _HASTE
     weights = [default_weight("cs", mask[0]) for mask in p.mask]
     # λ is relative to the scale of the problem that it is used for.
-    lam = torch.tensor(weights, dtype=p.mask.dtype, device=p.mask.device) * percentile_scale(q.adjoint)
-    cast("Fista", engine.blocks[0]).lam = lam
+    step.lam = torch.tensor(weights, dtype=p.mask.dtype, device=p.mask.device) * percentile_scale(q.adjoint)
     u = cast("Tensor", engine(q))
     return u if p.prior is None else u * p.prior
 

@@ -238,7 +238,7 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
             line: dict[str, object] = {"step": t.step, "loss": sum(t.window) / len(t.window), "gradient": norm}
             line |= {"lr": rate, "seconds": t.seconds}
             here = time.perf_counter() - begun
-            log.write(line | {"steps/s": (t.step - first) / here, "waited": t.loader.waited / here})
+            log.write(line | {"steps/s": (t.step - first) / here} | t.loader.figures())
             t.window = []
         if progress:
             progress(t.step, t.expected, f"loss {loss:.4f}")
