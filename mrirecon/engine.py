@@ -63,12 +63,14 @@ class Outcome(NamedTuple, Generic[S]):
     change: Tensor  # (B,) relative change at the last step; NaN where the method has no rule
     converged: Tensor  # (B,) true where the change fell below the tolerance
 
-    def reasons(self, tolerance: float) -> list[str]:
+    def reasons(self, tolerance: float | Tensor) -> list[str]:
         """Say for each item why it stopped."""
         out = []
-        for n, c, ok in zip(self.iterations.tolist(), self.change.tolist(), self.converged.tolist(), strict=True):
+        limits = torch.as_tensor(tolerance).expand(len(self.iterations))
+        facts = (v.tolist() for v in (self.iterations, self.change, self.converged, limits))
+        for n, c, ok, limit in zip(*facts, strict=True):
             if ok:
-                out.append(f"converged: relative change {c:.1e} < {tolerance:.1e} after {n} iterations")
+                out.append(f"converged: relative change {c:.1e} < {limit:.1e} after {n} iterations")
             elif c == c:
                 out.append(f"stopped at the limit of {n} iterations: relative change {c:.1e}")
             else:
@@ -83,7 +85,7 @@ class Unrolled(nn.Module, Generic[S]):
         blocks: the steps; each block after the first is entered from the one before.
         repeats: how often each block is applied.
         tolerance: an item stops when its step's relative change falls below this, unless gradients are being
-            recorded, for which every run must have the same length; 0 never stops.
+            recorded, for which every run must have the same length; 0 never stops. One for all, or for each item (B,).
         memory: ``checkpoint`` recomputes steps in the backward pass instead of storing what they need; ``invert``
             computes even their inputs back from their outputs, for steps that can be undone.
         segment: how many steps are recomputed together; only the state before them is kept.
@@ -95,7 +97,7 @@ class Unrolled(nn.Module, Generic[S]):
         blocks: Sequence[Step[S]],
         repeats: int = 1,
         *,
-        tolerance: float = 0.0,
+        tolerance: float | Tensor = 0.0,
         memory: Literal["store", "checkpoint", "invert"] = "store",
         segment: int = 1,
     ) -> None:
@@ -156,7 +158,7 @@ class Unrolled(nn.Module, Generic[S]):
         """
         p = p.prepared()
         batch, device = p.y.shape[0], p.y.device
-        watch = self.tolerance > 0 and not self._differentiated(p)
+        watch = bool(torch.as_tensor(self.tolerance).amax() > 0) and not self._differentiated(p)
         done = torch.zeros(batch, dtype=torch.bool, device=device)
         steps = torch.zeros(batch, dtype=torch.long, device=device)
         change = torch.full((batch,), float("nan"), dtype=p.mask.dtype, device=device)

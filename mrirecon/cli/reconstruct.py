@@ -39,7 +39,7 @@ def reconstruct(
     ] = "auto",
     map_sets: Sets = 1,
     combine: pre.Combine = None,
-    whiten: pre.Whiten = "none",
+    whiten: pre.Whiten = "loud",
     readout: pre.Readout = None,
     oversampling: pre.Oversampling = 1.0,
     compress: pre.Compress = None,
@@ -50,7 +50,9 @@ def reconstruct(
     strict_model: Annotated[
         bool, typer.Option("--strict-model", help="Refuse data that the model was not trained for.")
     ] = False,
-    lam: Annotated[str | None, typer.Option("--lambda", help="Regularization: a number, or auto (by noise).")] = None,
+    lam: Annotated[
+        str | None, typer.Option("--lambda", help="Regularization: a number; auto, the default: by the noise.")
+    ] = None,
     options: Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")] = None,
     axes: Axes = None,
     dataset: Dataset = None,
