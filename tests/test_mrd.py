@@ -477,16 +477,34 @@ def ghosted(k, offset, slope):
     return train
 
 
-def test_echo_trains_lose_their_ghost(tmp_path):
+@pytest.mark.parametrize("numbered", [False, True])
+def test_echo_trains_lose_their_ghost(tmp_path, numbered):
+    """Also where each phase-correction line is numbered as an echo of its own."""
     k = smooth()
     text = mrd.header(mrd.encoding((NX, NY, 1), centre=(NY // 2, 0), trajectory="epi"))
     train = ghosted(k, offset=0.7, slope=-0.11)
+    for echo, guide in enumerate(train[:3] if numbered else []):
+        guide.idx.contrast = echo
     scan = read(mrd.write(tmp_path / "epi.h5", train, text))
     assert said(scan, "corrected by the linear phase")
     np.testing.assert_allclose(scan.kspace(0), k, atol=1e-4 * np.abs(k).max())
     # Without the three lines there is a ghost: the test would see one.
     uncorrected = read(mrd.write(tmp_path / "bad.h5", train[3:], text))
     assert np.abs(uncorrected.kspace(0) - k).max() > 0.3 * np.abs(k).max()
+
+
+def test_phase_correction_lines_lie_by_their_echo_too(tmp_path):
+    """Echo 10 of 26 both ways: backwards, other samples are measured, and the guides must not be shifted for that."""
+    k = smooth()
+    text = mrd.header(mrd.encoding((NX, NY, 1), centre=(NY // 2, 0), trajectory="epi"))
+    train = []
+    for one in ghosted(k, offset=0.7, slope=-0.11):
+        kept = slice(5, 31) if one.isFlagSet(mrd.REVERSE) else slice(6, NX)
+        flags = [flag for flag in (mrd.REVERSE, mrd.PHASE_CORRECTION) if one.isFlagSet(flag)]
+        cut = mrd.acquisition(one.data[:, kept], one.idx.kspace_encode_step_1, *flags, centre=10)
+        train.append(cut)
+    found = read(mrd.write(tmp_path / "epi.h5", train, text)).kspace(0)
+    assert np.abs(found - k)[:, 7:26].max() < 0.05 * np.abs(k).max()
 
 
 @pytest.mark.parametrize(("delay", "refused"), [(0, True), (160, False)])

@@ -157,9 +157,21 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> Parsed:
                 fix=f"did you mean {near[0]!r}?" if near else "name it relative to this file",
             )
         found = _with_bases(target, (*above, resolved))
+        if not isinstance(found.values, dict):
+            kind = "it is empty" if found.values is None else f"it holds {_kind(found.values)}"
+            raise UsageError(
+                f"the base {name!r} is no configuration",
+                where=str(parsed.origins[("base",)]),
+                why=f"{kind}, and a configuration is a mapping: {target}",
+                fix="name a file of keys and values, such as those in configs/base/",
+            )
         below = found if below is None else _merge(below, found)
     assert below is not None or not names, "every name gave a file"
     return parsed if below is None else _merge(below, parsed)
+
+
+def _kind(values: Plain) -> str:
+    return "a list" if isinstance(values, list) else f"the single value {str(values)[:60]!r}"
 
 
 def _merge(below: Parsed, above: Parsed) -> Parsed:

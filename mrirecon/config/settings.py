@@ -35,7 +35,9 @@ class Train(Section):
     final: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="share of lr that the cosine ends at")
     clip: Positive | None = Field(None, description="largest norm of the gradient")
     ema: Fraction = Field(0.0, description="decay of the moving average of the weights; 0 for none")
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "auto", description="of the networks; auto is bfloat16 where AMX or a GPU makes it faster, and stays in a run"
+    )
     seed: Annotated[int, Field(ge=0)] = 0
     validate_every: Count | None = Field(None, description="steps; by default an epoch")
     patience: Count | None = Field(None, description="validations without a better score before it stops early")

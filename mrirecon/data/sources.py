@@ -109,10 +109,13 @@ def open_sources(data: Data, folder: Path = Path()) -> Sources:
     return Sources(train, val, people, files, notes)
 
 
-def expand(given: Sequence[str], exclude: Sequence[str], folder: Path, key: str) -> list[str]:
+def expand(
+    given: Sequence[str], exclude: Sequence[str], folder: Path, key: str, beside: Sequence[str] = ()
+) -> list[str]:
     """Return the files that names, folders and patterns stand for, in order and once each.
 
-    What follows a ``#`` is a pattern for the names of arrays in a file, and stays with it.
+    What follows a ``#`` is a pattern for the names of arrays in a file, and stays with it. Each entry stands by itself;
+    `beside` are further ones of the same list, for the error about a pattern that was meant for another's folder.
 
     Raises:
         UsageError: one of them matches nothing.
@@ -126,12 +129,35 @@ def expand(given: Sequence[str], exclude: Sequence[str], folder: Path, key: str)
         named, (text, sign, part) = text, os.path.expandvars(text).partition("#")
         there = next((m for p in (Path(text).expanduser(), folder / Path(text).expanduser()) if (m := matches(p))), [])
         if not there:
-            unset = f"set the environment variable of {named}, or " if "$" in text else ""
-            fix = f"{unset}check the path; a folder or a pattern will do"
-            raise UsageError(f"no file matches {text!r}", where=key, fix=fix)
+            raise _nothing(named, text, folder, key, [*given, *beside])
         found += [f"{path}{sign}{part}" for path in there]
     kept = [f for f in dict.fromkeys(found) if not any(fnmatch.fnmatch(Path(f).name, e) for e in exclude)]
     return kept
+
+
+def _nothing(named: str, text: str, folder: Path, key: str, beside: Sequence[str]) -> UsageError:
+    """Return the error for an entry that matches nothing: where a folder beside it holds what it names, with that."""
+    what = f"no file matches {text!r}"
+    around = [Path(os.path.expandvars(other)).expanduser() for other in beside if "#" not in other]
+    for other in [p for p in around for p in (p, folder / p) if p.is_dir()]:
+        if not Path(text).is_absolute() and matches(other / text):
+            return UsageError(
+                what,
+                where=key,
+                why="each entry stands by itself: a folder is all files in it, and a pattern starts from where the "
+                "command runs, or from the configuration's folder",
+                fix=f"write {str(other / text)!r} in place of {str(other)!r} and {text!r}",
+            )
+    for place in (Path(text).expanduser(), folder / Path(text).expanduser()):
+        if place.is_dir():
+            return UsageError(
+                what,
+                where=key,
+                why=f"{place} holds no file that ends in {', '.join(SUFFIXES)}",
+                fix=f"a folder is the files in it, not those below: write {str(place / '**/*.nii.gz')!r}, or the like",
+            )
+    unset = f"set the environment variable of {named}, or " if "$" in text else ""
+    return UsageError(what, where=key, fix=f"{unset}check the path; a folder or a pattern will do")
 
 
 def matches(path: str | Path) -> list[str]:
@@ -151,11 +177,28 @@ def person_of(text: str, expression: str) -> str:
     return next((g for g in found.groups() if g), name) if found else name
 
 
-def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: list[str]) -> list[Slot]:
+def check_person(expression: str, option: str, where: str | None = None) -> None:
+    """Refuse an expression that cannot name a person: without a group, each file would be a person of its own.
+
+    Raises:
+        UsageError: no regular expression, or one without a group.
+
+    """
     try:
-        re.compile(data.person)
+        groups = re.compile(expression).groups
     except re.error as error:
-        raise UsageError("data.person is not a regular expression", where="data.person", why=str(error)) from None
+        raise UsageError(f"{option} is not a regular expression", where=where or option, why=str(error)) from None
+    if not groups:
+        raise UsageError(
+            f"{option} has no group, which would name the person",
+            where=where or option,
+            why=f"of {expression!r}, nothing stands in parentheses, and every file would be a person of its own",
+            fix=f"put what names a person into parentheses: ({expression})",
+        )
+
+
+def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: list[str]) -> list[Slot]:
+    check_person(data.person, "data.person")
     slots: list[Slot] = []
     for entry in paths:
         path, _, part = entry.partition("#")

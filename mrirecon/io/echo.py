@@ -48,7 +48,7 @@ def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: 
         return np.asarray(length // 2 - np.where(turned, behind, before))
     forward = table.centre[rows] - before
     if not turned.any():
-        return forward
+        return np.asarray(forward)
     kept = length - before - behind
     known = set(zip(kept[~turned].tolist(), forward[~turned].tolist(), strict=True))
     found = {way: _counted(table, rows[turned], way) for way in table.ways}
@@ -66,7 +66,7 @@ def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: 
     way = (agreeing or inside)[0]
     if way != STORED and (found[way] != _counted(table, rows[turned], STORED)).any():
         notes.append(f"the centre of reversed readouts is counted {way}: so it is that of the other lines")
-    out = forward.copy()
+    out: np.ndarray = np.array(forward)
     out[turned] = found[way]
     return out
 
@@ -109,17 +109,19 @@ def told_by_samples(
     }
     if not shifts or max(shifts.values()) - min(shifts.values()) < _APART:
         return None
-    profiles = [np.nan_to_num(_profile(fetch(part))) for part in (backward, forward)]
-    if any(profile.max() < _PEAK * np.median(profile) for profile in profiles):
+    profiles = [_profile(fetch(part)) for part in (backward, forward)]
+    if any(profile.max() <= _PEAK * np.median(profile) for profile in profiles):
         return None
-    peaks = [np.maximum(profile - np.median(profile), 0) for profile in profiles]
-    lag = int(np.correlate(*peaks, mode="full").argmax()) - (len(peaks[0]) - 1)
+    turned_round, other = (np.maximum(profile - np.median(profile), 0) for profile in profiles)
+    lag = int(np.correlate(turned_round, other, mode="full").argmax()) - (len(other) - 1)
     return min(shifts, key=lambda way: abs(shifts[way] - lag))
 
 
 def _profile(lines: list[np.ndarray]) -> np.ndarray:
-    """Return the energy of readouts (coil, sample) by sample."""
-    return np.asarray(np.sum([np.square(np.abs(line)).sum(axis=0) for line in lines], axis=0))
+    """Return the energy of readouts (coil, sample) by sample, 0 where it is not a number."""
+    with np.errstate(all="ignore"):  # values that are not numbers are the scan's to find
+        energies = [np.square(np.abs(line), dtype=np.float64).sum(axis=0) for line in lines]
+    return np.nan_to_num(np.sum(energies, axis=0), posinf=0)
 
 
 def _counted(table: Readouts, rows: np.ndarray, way: Way) -> np.ndarray:

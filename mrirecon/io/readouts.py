@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -141,6 +141,7 @@ class Plan:
         calibration: readouts of a separate calibration scan, on the same grid; None where there is none.
         box: (partition,) readout and line, as slices of the grid, that the calibration scan fills.
         fov_mm: what the grid that comes out covers, along read, phase and slice.
+        guides: where each phase-correction readout starts on the oversampled readout, by its row.
 
     """
 
@@ -150,6 +151,7 @@ class Plan:
     calibration: Placement | None
     box: tuple[slice, ...]
     fov_mm: tuple[float, float, float]
+    guides: Mapping[int, int] = field(default_factory=dict)
 
 
 def span(values: np.ndarray) -> tuple[int, int]:

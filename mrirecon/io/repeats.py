@@ -47,7 +47,8 @@ def separate_echoes(table: Readouts, placed: Placement, held: RawStore, path: Pa
     key = key.reshape(-1)
     if counts.max() == 1:
         return []
-    same = _agree(table, placed, key, counts, held)
+    with np.errstate(all="ignore"):  # values that are not numbers are the scan's to find
+        same = _agree(placed, key, counts, held)
     each = int(counts[0]) if (counts == counts[0]).all() else 0
     if same or (same is None and not each):
         return []
@@ -68,7 +69,7 @@ def separate_echoes(table: Readouts, placed: Placement, held: RawStore, path: Pa
     return [f"{each} readouts share all counters at every place of k-space, and {why}, in order"]
 
 
-def _agree(table: Readouts, placed: Placement, key: np.ndarray, counts: np.ndarray, held: RawStore) -> bool | None:
+def _agree(placed: Placement, key: np.ndarray, counts: np.ndarray, held: RawStore) -> bool | None:
     """Return whether readouts of the same counters agree near the centre of k-space; None where noise hides it."""
     shape = held.plan.layout.shape
     away = abs(placed.line - shape["x"] // 2) + abs(placed.partition - shape.get("z", 1) // 2)
@@ -79,11 +80,11 @@ def _agree(table: Readouts, placed: Placement, key: np.ndarray, counts: np.ndarr
     difference, signal, samples = (np.zeros(int(counts.max())) for _ in range(3))
     profiles = []
     for one in nearest:
-        lines = np.nan_to_num(held.lines(placed, np.flatnonzero(key == one)))
-        energy = np.square(np.abs(lines)).sum(axis=1)
+        lines = np.nan_to_num(held.lines(placed, np.flatnonzero(key == one)), posinf=0, neginf=0)
+        energy = np.square(np.abs(lines), dtype=np.float64).sum(axis=1)
         profiles.append(energy.mean(axis=0))
         for i in range(1, len(lines)):
-            difference[i] += float(np.square(np.abs(lines[i] - lines[0])).sum())
+            difference[i] += float(np.square(np.abs(lines[i] - lines[0]), dtype=np.float64).sum())
             signal[i] += float(energy[i].sum() + energy[0].sum()) / 2
             samples[i] += energy.shape[1]
     # Noise is at most what the quiet parts of readouts hold.

@@ -109,7 +109,11 @@ def _table(found: Headers) -> Readouts:
     return Readouts(
         kind=kind,
         counters={n: heads["counters"][:, COUNTERS.index(c)].astype(np.int64) for n, c in _COUNTERS.items()},
-        **whole,
+        samples=whole["samples"],
+        coils=whole["coils"],
+        centre=whole["centre"],
+        before=whole["before"],
+        behind=whole["behind"],
         reversed=_is_set(heads["mask"], _REFLECT),
         encoding=(kind == CALIBRATION).astype(np.int64),
         dwell_us=np.where(kind == NOISE, 0.0, dwell / 1000),

@@ -161,6 +161,17 @@ def magnitude_of(values: np.ndarray, where: str) -> np.ndarray:
     return magnitude
 
 
+def real_of(values: np.ndarray, where: str) -> np.ndarray:
+    """Return real values as they are, negative ones included, and the magnitude of complex ones, as float32.
+
+    Raises:
+        InputError: values that are not numbers, or not of a numeric type.
+
+    """
+    found = magnitude_of(values, where)  # it checks them
+    return found if complex_dtype(values.dtype) else values.astype(np.float32)
+
+
 def binary_mask(values: np.ndarray, where: str) -> np.ndarray:
     """Return a sampling mask as booleans.
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -102,15 +103,16 @@ def _train(
     command: Sequence[str] | None,
     begun: float,
 ) -> dict[str, Any]:
+    config = _same_precision(config, folder)
     start = _claim(config, folder, resume)
-    loss, precision = config.settings.loss, None if start is None else start[0].get("precision")
     # Cascades that are detached, and whose images do not count, learn nothing.
-    fabric = make_fabric(config.settings.train, device, unused=loss.cascades == "last", precision=precision)
+    unused = config.settings.loss.cascades == "last"
+    fabric = make_fabric(config.settings.train, device, unused=unused)
     fabric.barrier()
-    trainer = Trainer(config, folder, fabric, begun=begun, precision=precision)
+    trainer = Trainer(config, folder, fabric, begun=begun)
     if not trainer.main:
         tell, progress = (lambda text: None), None
-    for note in trainer.sources.notes:
+    for note in (*trainer.sources.notes, trainer.precision_told):
         tell(note)
     log = Log(folder, config.settings.train, trainer.main)
     if not trainer.learnable:
@@ -127,7 +129,7 @@ def _train(
         tell(f"goes on after step {trainer.step}{of}")
     if trainer.main:
         with atomic_path(folder / CONFIG) as temporary:
-            temporary.write_text(render(config), encoding="utf-8")
+            temporary.write_text(render(trainer.config), encoding="utf-8")
     log.begin(trainer.step, command, anew=start is None, checked=trainer.checked == trainer.step)
     with _signals(trainer):
         _run(trainer, log, progress, tell)
@@ -135,6 +137,15 @@ def _train(
     told = {"steps": trainer.step, "scores": trainer.scores, "zero_filled": trainer.zero_filled, "best": trainer.best}
     told["finished"] = trainer.settings.train.minutes is not None or not trainer.late or trainer.step >= trainer.total
     return {**told, "folder": str(folder), "seconds": trainer.seconds, "learned": True, "rank": fabric.global_rank}
+
+
+def _same_precision(config: Config, folder: Path) -> Config:
+    """Return the configuration with ``train.precision: auto`` replaced by what the run in the folder began with."""
+    settings, saved = config.settings, folder / CONFIG
+    if settings.train.precision != "auto" or not (saved.is_file() and states(folder / STATES)):
+        return config
+    train = settings.train.model_copy(update={"precision": saved_config(saved)["train"]["precision"]})
+    return replace(config, settings=settings.model_copy(update={"train": train}))
 
 
 def _claim(config: Config, folder: Path, resume: str) -> tuple[State, list[str]] | None:
@@ -229,7 +240,7 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
             line: dict[str, object] = {"step": t.step, "loss": sum(t.window) / len(t.window), "gradient": norm}
             line |= {"lr": rate, "seconds": t.seconds}
             here = time.perf_counter() - begun
-            log.write(line | {"steps/s": (t.step - first) / here, "waited": t.loader.waited / here})
+            log.write(line | {"steps/s": (t.step - first) / here} | t.loader.figures())
             t.window = []
         if progress:
             progress(t.step, t.expected, f"loss {loss:.4f}")

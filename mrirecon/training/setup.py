@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
 
-from mrirecon.config import Settings, Train
+from mrirecon.config import Config, Settings, Train
 from mrirecon.data.items import Recipe
 from mrirecon.data.sources import Slot, Sources
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import UsageError
+from mrirecon.hardware import pick_precision
 from mrirecon.networks import channels_last
 from mrirecon.registry import build, find
 
@@ -25,14 +27,13 @@ _WARM_SHARE = 0.1  # of a budget of time
 SILENCE = timedelta(minutes=30)  # a rank that says nothing for so long is lost; one that dies is noticed at once
 
 
-def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False, precision: str | None = None) -> Fabric:
+def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) -> Fabric:
     """Return the processes of this run: one, or those that torchrun or srun started.
 
     Args:
-        settings: batch and precision.
+        settings: the batch.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
         unused: whether a loss may leave weights without a gradient, which several ranks have to know.
-        precision: of the run that is gone on with, in place of that of the settings.
 
     Raises:
         UsageError: lightning is not installed; a device that is not here; a batch that the ranks cannot share.
@@ -57,7 +58,6 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False, 
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"device {device!r} cannot be used here", fix="use --device cpu")
     devices: int | list[int] = here if ranks > 1 else [int(number)] if number and kind == "cuda" else 1
-    mixed = "bf16-mixed" if (precision or settings.precision) == "bfloat16" else "32-true"
     strategy = (
         DDPStrategy(
             find_unused_parameters=unused, process_group_backend="nccl" if kind == "cuda" else "gloo", timeout=SILENCE
@@ -72,7 +72,7 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False, 
         strategy=strategy,
         # Alone within an allocation of SLURM, this is not one of its tasks.
         plugins=None if ranks > 1 else LightningEnvironment(),
-        precision=mixed,  # type: ignore[arg-type]  # one of its words
+        precision="32-true",  # networks take their inputs and weights in bfloat16 themselves (`Reconstructor`)
     )
     if ranks > 1:
         fabric.launch()
@@ -100,7 +100,21 @@ def make_model(settings: Settings) -> Reconstructor:
     torch.manual_seed(settings.train.seed)
     model = build(settings.method, settings.model)
     channels_last(model)
+    if settings.train.precision != "auto":
+        model.precision = settings.train.precision
     return model
+
+
+def settled(config: Config, fabric: Fabric) -> tuple[Config, str]:
+    """Return the configuration with ``train.precision: auto`` decided for this device, and that in a sentence.
+
+    What is decided is saved with the run, so that it is kept where the run goes on. The first process decides for all.
+    """
+    settings = config.settings
+    exact = settings.model.get("memory") == "invert"
+    precision, told = fabric.broadcast(pick_precision(settings.train.precision, fabric.device, exact=exact))
+    train = settings.train.model_copy(update={"precision": precision})
+    return replace(config, settings=settings.model_copy(update={"train": train})), told
 
 
 def make_optimizer(settings: Train, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -146,9 +160,8 @@ def make_recipes(settings: Settings, model: Reconstructor, sources: Sources) -> 
     full = settings.loss.kspace_l1 > 0
     informed = find(settings.method).learned
     start = None if model.start is None or not maps else model.start
-    learn = Recipe(
-        sources.train, settings.data, settings.train.seed, settings.train.batch, full, split, maps, informed, start
-    )
+    chunk = settings.train.batch * settings.data.buffer.together
+    learn = Recipe(sources.train, settings.data, settings.train.seed, chunk, full, split, maps, informed, start)
     count = min(settings.data.val_items, len(sources.val))
     chosen: list[Slot] = [sources.val[i * len(sources.val) // count] for i in range(count)]
     # Of scans without a reference, a part of the samples is kept back to be predicted.
