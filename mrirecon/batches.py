@@ -16,6 +16,7 @@ from mrirecon.errors import BusyError, InputError, MriReconError, ResourceError,
 from mrirecon.inference import Progress
 from mrirecon.io import sidecar_path
 from mrirecon.io.atomic import resources
+from mrirecon.io.bruker import bruker
 from mrirecon.io.formats import named_format
 from mrirecon.jobs import as_finished, reconstruct_file
 from mrirecon.registry import methods
@@ -146,7 +147,7 @@ def expand(files: Sequence[Path], output: Path, request: Request | None = None) 
         else:
             inside = [path]
         if not inside:
-            raise UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
+            raise bruker(path) or UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
         found += inside
     if len(found) > 1 and named_format(output) is not None and not output.is_dir():
         raise UsageError(f"{len(found)} files cannot go into one output", where=str(output), fix="give a folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -73,7 +74,8 @@ def choose(
             scan.mask(scan.example())  # which says that there is no signal
         assert failed is not None, "there is a group where an item can be read"
         raise failed
-    return sorted(found, key=lambda group: (group.method == "zero-filled", -len(group.items)))
+    count = Counter(method for group in found for method in [group.method] * len(group.items))
+    return sorted(found, key=lambda group: (group.method == "zero-filled", -count[group.method]))
 
 
 def representatives(

@@ -17,7 +17,6 @@ import torch
 
 from mrirecon.io import Scan
 from mrirecon.io.axes import SPACE, Layout
-from mrirecon.io.fit import maps_index
 from mrirecon.io.scratch import Rows
 from mrirecon.io.values import WHOLE_LINE, check_finite, check_scale, largest_part, to_complex64
 from mrirecon.operators import Fourier
@@ -147,11 +146,10 @@ class Slices(Scan):
         return True
 
     def _spool_maps(self, folders: Sequence[Path]) -> tuple[Rows, np.ndarray]:
-        store = self.parent.maps_store or self.parent.store
         name = self.roles.maps
         assert name is not None, "the caller looked"
+        store, lead = self.parent.maps_at(self.volume)
         where = f"{store.path}:{name}"
-        lead = maps_index(store.arrays[name][0], self.parent.layout, self.volume, where)
         channels = store.arrays[name][0][len(lead) : -3]
         sets = math.prod(channels) // self.coils
         rows = Rows(len(self), (sets, self.coils, *self.space_shape), np.complex64, folders, f"maps of {where}")

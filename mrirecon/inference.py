@@ -15,18 +15,17 @@ from torch import Tensor
 from mrirecon.calibrate import EspiritOptions, ItemMaps, Source, item_maps
 from mrirecon.checkpoints import Trained, load_model, shipped
 from mrirecon.choice import SECOND_OPINION, Group, choose, outside_of, summary, tasks
-from mrirecon.coils.noise import noise_deviation
-from mrirecon.device import pick_device
-from mrirecon.engine import Reconstructor
+from mrirecon.engine import Precision, Reconstructor
 from mrirecon.errors import InputError, UsageError
 from mrirecon.failures import Failures
+from mrirecon.hardware import PrecisionChoice, pick_device, pick_precision
 from mrirecon.hybrid import Slices
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
-from mrirecon.prepared import finish
+from mrirecon.prepared import finish, note_loud
 from mrirecon.problem import Problem
 from mrirecon.registry import Use, build, find, methods, resolve
-from mrirecon.regularization import default_weight, discrepancy_weight
+from mrirecon.regularization import weight_by_noise
 from mrirecon.scale import percentile_scale
 from mrirecon.streaming import example, images
 
@@ -49,6 +48,7 @@ class Reconstruction:
         notes: what else the user should know.
         methods: the method of each item, where it is not the same for all.
         failed: what is wrong with items that were left out, where that was allowed; their images are zero.
+        precision: what networks computed in; float32 where there are none.
 
     """
 
@@ -62,6 +62,7 @@ class Reconstruction:
     notes: list[str] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
     failed: list[InputError] = field(default_factory=list)
+    precision: Precision = "float32"
 
 
 def reconstruct(
@@ -75,6 +76,7 @@ def reconstruct(
     model: Trained | None = None,
     strict: bool = False,
     device: str = "auto",
+    precision: PrecisionChoice = "float32",
     seed: int = 0,
     batch: int = 1,
     progress: Progress | None = None,
@@ -93,13 +95,15 @@ def reconstruct(
         method: ``auto``, a registered method, or ``sigpy-cs``.
         maps: where coil maps come from.
         espirit: how they are estimated.
-        lam: regularization weight relative to the scale of the data; ``auto`` finds it by the discrepancy principle
-            (Morozov, 1966): the largest misfit that the measured noise explains. ``None`` takes the method's default.
+        lam: regularization weight relative to the scale of the data; ``auto`` and ``None`` take what suits the mask and
+            the measured noise (`mrirecon.regularization.weight_by_noise`).
         options: further options of the method.
         model: a trained model, in place of a method and its options; without one, a learned method takes the model
             that comes with mrirecon.
         strict: refuse data outside the model's card, instead of noting it.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
+        precision: what a model's networks compute in; ``auto`` takes bfloat16 where it is faster, see
+            `mrirecon.hardware`. Other methods have none and compute in float32.
         seed: of the methods that draw random numbers.
         batch: how many items a model takes at a time; halved where memory does not suffice.
         progress: called with (items done, items, what is being done), or slices of volumes where those are solved.
@@ -119,6 +123,7 @@ def reconstruct(
     if method not in ("auto", SECOND_OPINION):
         resolve(method, options)  # before a long pass over the file
     first, item = example(scan, options, scratch)
+    note_loud(first, item)
     beyond: list[str] = []
     if chosen is None and model is None and method == "auto":
         chosen = choose(scan, maps, options, (first, item))
@@ -133,8 +138,14 @@ def reconstruct(
     jobs: dict[str, _Job] = {}
     for task in tasks(chosen, options or {}, lam, model):
         settings = _settings(first, task.method, task.options, task.lam, seed)
-        auto, ready = task.lam == "auto", None if task.model is None else task.model.model.to(where)
-        jobs[task.method] = _Job(first, task.method, maps, espirit, settings, auto, where, ready, keep, out)
+        ready = None if task.model is None else task.model.model.to(where)
+        if ready is not None:
+            ready.precision, why = pick_precision(precision, where)
+            out.precision = ready.precision
+            out.notes += [why] if precision != "float32" else []
+        jobs[task.method] = _Job(first, task.method, maps, espirit, settings, where, ready, keep, out)
+    if precision == "bfloat16" and all(job.ready is None for job in jobs.values()):
+        out.notes.append(f"{out.method} has no network to compute in bfloat16: all of it is computed in float32")
     of = defaultdict(lambda: out.method, {i: group.method for group in chosen for i in group.items})
     failures = Failures(scan, go_on)
 
@@ -152,7 +163,8 @@ def reconstruct(
         kind=of.__getitem__,
         lost=lambda item, error, count: jobs[of[item]].skip([item] * count, failures.add(item, error, count)),
     )
-    out.notes, out.failed = failures.conclude(len(out.seconds)), failures.bad
+    out.notes += failures.conclude(len(out.seconds))
+    out.failed = failures.bad
     out.methods = [of[i] for i in range(len(scan))] if len(jobs) > 1 else []
     out.images = finish(scan, made, scratch)
     out.notes += [first.told] if isinstance(first, Slices) else []
@@ -192,7 +204,6 @@ class _Job:
     source: Source
     espirit: EspiritOptions | None
     settings: dict[str, object]
-    auto: bool
     device: torch.device
     ready: Reconstructor | None
     keep: Callable[[int, np.ndarray], None] | None
@@ -248,12 +259,8 @@ class _Job:
             posed.append((*pose(kspace, mask, maps, use, device=self.device), maps.gain))
             del maps  # the problem has its own, weighted
         problem = posed[0][0] if len(posed) == 1 else _stack([p for p, _, _ in posed])
-        if "lam" not in settings and self._weighed:
-            settings = {**settings, "lam": default_weight(self.method, mask)}
-        if self.auto:
-            found, how = discrepancy_weight(self.method, settings, problem, noise_deviation(kspace, mask))
-            settings = {**settings, "lam": found}
-            self.out.notes.append(f"{self.scan.where(items[0])}: {how}")
+        if "lam" not in settings and self._weighed:  # a batch of one, for it is no network
+            settings = {**settings, "lam": float(weight_by_noise(self.method, problem)[0])}
         model = build(self.method, settings).to(self.device) if self.ready is None else self.ready
         with torch.inference_mode():
             result = model.run(problem, consume=self.keep is None)

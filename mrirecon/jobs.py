@@ -15,11 +15,11 @@ import torch
 from mrirecon import __version__
 from mrirecon.checkpoints import UNSEALED, Trained, shipped
 from mrirecon.choice import Group, choose, summary
-from mrirecon.device import pick_device
 from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images
 from mrirecon.evaluate.align import aligned, apart, upright
 from mrirecon.evaluate.reference import placed_reference
+from mrirecon.hardware import pick_device
 from mrirecon.inference import Progress, Reconstruction, reconstruct
 from mrirecon.io import read, refuse_overwrite, sidecar_path, write_image
 from mrirecon.io.apart import look_apart
@@ -90,6 +90,7 @@ def reconstruct_file(
         dataset=asked.dataset,
         nan=asked.nan,
         strict=asked.strict,
+        items=asked.items,
     )
     scan = prepare(stored, asked.preprocess)
     groups, trained = _choose(scan, asked)
@@ -107,6 +108,7 @@ def reconstruct_file(
         "why": why,
         "device": str(pick_device(asked.device)),
         "items": len(scan),
+        **({"chosen_items": asked.items} if asked.items is not None else {}),
         "preprocess": asked.preprocess.as_dict(),
     }
     pages = len(scan) * (scan.space_shape[0] if len(scan.space) == 3 else 1)
@@ -213,6 +215,7 @@ def _make(
         lam=asked.lam,
         options=asked.options,
         device=asked.device,
+        precision=asked.precision,
         seed=asked.seed,
         progress=progress,
         scratch=scratch_folders(target.parent),
@@ -234,7 +237,7 @@ def _make(
     if asked.reference is not None:
         # A full scan beside an undersampled one is stored in the same way.
         axes = None if holds_images(asked.reference) else asked.axes
-        truth, kind, place = placed_reference(asked.reference, axes=axes, like=scan)
+        truth, kind, place = placed_reference(asked.reference, axes=axes, like=scan, items=asked.items)
         mine, lies, notes = aligned(np.abs(done.images), grid, place if set(loops) <= {"slice"} else Grid())
         found = compare(mine, truth, prediction=scan.path, reference=asked.reference, kind=kind)
         found.notes[:0] = notes + (apart(mine.shape[-3:], lies, place) if mine.shape == truth.shape else [])
@@ -275,6 +278,7 @@ def _told(done: Reconstruction, asked: Request, trained: Trained | None) -> dict
         "model": None
         if trained is None
         else {"folder": str(trained.folder), "sha256": trained.sha256, "seal": trained.seal},
+        "precision": done.precision,
         "seed": asked.seed,
         "stopped": done.reasons,
         **({"methods": done.methods} if done.methods else {}),

@@ -14,8 +14,8 @@ from mrirecon import __version__
 from mrirecon.calibrate import EspiritOptions, Source
 from mrirecon.checkpoints import Trained, describe_model, load_model, seal_of, shipped
 from mrirecon.choice import SECOND_OPINION
-from mrirecon.device import pick_device
 from mrirecon.errors import UsageError
+from mrirecon.hardware import PrecisionChoice, pick_device
 from mrirecon.io import safe_name, sha256
 from mrirecon.io.formats import EXTENSION, FOREIGN, ImageFormat, image_format, named_format, require
 from mrirecon.io.identify import cfl_pair
@@ -38,12 +38,14 @@ class Request:
         mask: file with a sampling mask; undersamples fully sampled data.
         axes: names of the stored axes, where the file leaves them open.
         dataset: name of the k-space array, where the file leaves it open.
+        items: which items, such as "3-17"; None for all.
         nan: ``zero`` takes samples that are NaN or infinite as not measured.
         strict: refuse what is otherwise noted and worked around, see `mrirecon.io.read`.
         manifest: list of checksums that the file must agree with, see `mrirecon.io.manifest`.
         isolate: first look into the file in a process that may crash, see `mrirecon.io.apart`.
         lam: regularization weight.
         device: where to compute.
+        precision: what a model's networks compute in.
         format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``nii``, ``dicom`` (a folder), ``png``; by default by
             the name of the output.
         seed: of random draws.
@@ -70,12 +72,14 @@ class Request:
     mask: str | Path | None = None
     axes: str | None = None
     dataset: str | None = None
+    items: str | None = None
     nan: Nan = "refuse"
     strict: bool = False
     manifest: str | Path | None = None
     isolate: bool = False
     lam: float | Literal["auto"] | None = None
     device: str = "auto"
+    precision: PrecisionChoice = "float32"
     format: ImageFormat | None = None
     seed: int = 0
     batch: int = 1
@@ -115,7 +119,9 @@ class Request:
         told = {
             "mrirecon": __version__,
             **{name: getattr(self, name) for name in ("method", "maps", "axes", "dataset", "lam", "format", "seed")},
+            **({} if self.precision == "float32" else {"precision": self.precision}),
             "nan": self.nan,
+            "items": self.items,
             "strict": self.strict,
             "options": dict(self.options or {}),
             "espirit": asdict(self.espirit or EspiritOptions()),

@@ -33,11 +33,12 @@ def example(scan: Scan, options: Mapping[str, object] | None, scratch: Sequence[
         InputError: no volume can be read; what is wrong with the first.
 
     """
-    apart = volumes(scan, options)
+    axis, able = volumes(scan, options) or (0, [])
     failed: InputError | None = None
-    for volume in [] if apart is None else apart[1]:
-        found = slices(scan, volume, options, apart[:1]) if apart is not None else None
-        assert found is not None, "`volumes` looked"
+    for volume in able:
+        found = slices(scan, volume, options, [axis])
+        if found is None:
+            return scan, volume
         try:
             if found.spool(_folders(scratch)):
                 return found, len(found) // 2

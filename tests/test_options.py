@@ -73,11 +73,12 @@ def silent(model):
 
 
 @pytest.mark.parametrize(("name", "option", "value"), LEARNED_CASES)
-@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
-def test_every_weight_learns(name, option, value, half):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "autocast"])
+def test_every_weight_learns(name, option, value, precision):
     model = stirred(name, **{option: value}, **WITH.get((name, option, value), {}))
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-        if half and model.engine.memory == "invert":
+    model.precision = "bfloat16" if precision == "bfloat16" else "float32"
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "autocast"):
+        if precision != "float32" and model.engine.memory == "invert":
             with pytest.raises(UsageError, match="full precision"):
                 learn(model, problem())
             return

@@ -16,10 +16,11 @@ from mrirecon.text import utf8
 
 
 class Settings:
-    """What `--quiet` and `--traceback` ask for, wherever on the command line they stand."""
+    """What `--quiet` and `--traceback` ask for, wherever on the command line they stand, and when the command began."""
 
     quiet = False
     traceback = False
+    begun: float | None = None  # of `time.monotonic`
 
 
 def prepare_streams() -> None:

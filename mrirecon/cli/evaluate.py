@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrirecon.cli.console import emit, progress, say, table
-from mrirecon.cli.inspect import AsJson, Axes, Overwrite, free
+from mrirecon.cli.inspect import AsJson, Axes, Items, Overwrite, free
 from mrirecon.errors import PartialFailure, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def evaluate(
     dataset: Annotated[str | None, typer.Option(help="Name of the images in the prediction.")] = None,
     reference_dataset: Annotated[str | None, typer.Option(help="Name of the images in the reference.")] = None,
     axes: Axes = None,
+    items: Items = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -51,7 +52,7 @@ def evaluate(
 
     names = tuple(part.strip() for part in metrics.split(",") if part.strip())
     options = Options(preset, names, mask, region, spacing)  # type: ignore[arg-type]  # it checks the words
-    named: dict[str, Any] = {"dataset": dataset, "reference_dataset": reference_dataset, "axes": axes}
+    named: dict[str, Any] = {"dataset": dataset, "reference_dataset": reference_dataset, "axes": axes, "items": items}
     alone = not any(path.is_dir() and not is_dicom(path) for path in (prediction, reference))
     if not alone:
         with progress("evaluate") as callback:

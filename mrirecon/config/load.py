@@ -220,13 +220,16 @@ def _override(parsed: Parsed, text: str, schema: type[BaseModel] = Settings) -> 
     return Parsed(values, kept | {at: Origin(name, 0)})
 
 
+LENGTHS = {"steps", "epochs", "minutes"}  # of a run
+
+
 def _make_way(below: Plain, above: Plain) -> Plain:
-    """Drop the length of a run where what lies above gives another: steps and epochs exclude each other."""
+    """Drop the length of a run where what lies above gives another: steps, epochs and minutes."""
     old, new = (v.get("train") if isinstance(v, dict) else None for v in (below, above))
-    given = {"steps", "epochs"} & set(new) if isinstance(new, dict) else set()
+    given = LENGTHS & set(new) if isinstance(new, dict) else set()
     if not given or not isinstance(old, dict) or not isinstance(below, dict):
         return below
-    return below | {"train": {k: v for k, v in old.items() if k not in ("steps", "epochs")}}
+    return below | {"train": {k: v for k, v in old.items() if k not in LENGTHS}}
 
 
 def _put(values: Plain, parts: list[str | int], new: Plain, name: str) -> Plain:

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mrirecon.data.leave_out import excluded, silent
 from mrirecon.data.settings import Data
 from mrirecon.data.volumes import PHANTOM, Volume, is_volume, read_volumes
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan, read
+from mrirecon.io.sampling import in_words
 
 SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".dat", ".mat", ".nii", ".gz", ".img")
 MEASURED = 0.9  # share of k-space sampled, above which a scan counts as fully sampled
@@ -229,17 +231,20 @@ def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: 
                 # An array in a packed file is named after the file that it was; else the file's own name tells.
                 named = bool(re.search(data.person, inner)) and path.split(":")[0] != PHANTOM
                 person = person_of(inner if named else volume.name, data.person)
+                away = excluded((volume.name, inner, Path(path).name), len(volume), data.exclude)
                 slots += [
                     Slot(volume, i, person, f"{volume.name}, slice {i}", volume.slices.shape[1:])
                     for i in range(len(volume))
+                    if i not in away
                 ]
                 files.append(
                     {
                         "file": volume.name,
                         "person": person,
                         "kind": "magnitude volume, k-space simulated",
-                        "slices": len(volume),
+                        "slices": len(volume) - len(away),
                         "left out": volume.left_out,
+                        **({"excluded slices": sorted(away)} if away else {}),
                         "size": list(volume.slices.shape[1:]),
                         "measured share of k-space (y, x)": [round(s, 2) for s in volume.support],
                         "voxels exactly zero": round(volume.zeros, 2),
@@ -256,9 +261,22 @@ def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: 
                 )
             shape = (scan.coils, *scan.space_shape)
             person = person_of(Path(path).name, data.person)
-            slots += [Slot(scan, i, person, scan.where(i), shape) for i in range(len(scan))]
+            away = excluded((Path(path).name,), len(scan), data.exclude)
+            zeros = silent(scan, (i for i in range(len(scan)) if i not in away))
+            if zeros:
+                notes.append(f"{path}: {in_words(sorted(zeros))} hold nothing but zeros, and are left out")
+            taken = [i for i in range(len(scan)) if i not in away | zeros]
+            slots += [Slot(scan, i, person, scan.where(i), shape) for i in taken]
             files.append(
-                {"file": Path(path).name, "person": person, "kind": "k-space", "slices": len(scan), "size": list(shape)}
+                {
+                    "file": Path(path).name,
+                    "person": person,
+                    "kind": "k-space",
+                    "slices": len(taken),
+                    **({"excluded items": sorted(away)} if away else {}),
+                    **({"items of nothing but zeros, left out": sorted(zeros)} if zeros else {}),
+                    "size": list(shape),
+                }
             )
     cropped = sum(1 for f in files if f.get("measured share of k-space (y, x)", [1, 1]) != [1, 1])
     if cropped:

@@ -17,6 +17,7 @@ from mrirecon.evaluate.reference import CROPPED, placed_reference
 from mrirecon.evaluate.region import read_region
 from mrirecon.evaluate.shapes import centre_square, check_shapes, common_centre
 from mrirecon.io.images import read_placed_image
+from mrirecon.io.select import select_images
 from mrirecon.lesions import LesionScore, by_size, measure_lesions
 from mrirecon.metrics import METRICS, scores
 from mrirecon.presets import PRESETS, SIGNED, Preset, score_volume
@@ -152,6 +153,7 @@ def evaluate(
     dataset: str | None = None,
     reference_dataset: str | None = None,
     axes: str | None = None,
+    items: str | None = None,
 ) -> Evaluation:
     """Score the images of a file.
 
@@ -165,6 +167,7 @@ def evaluate(
         dataset: name of the images in `prediction`.
         reference_dataset: name of the images in `reference`.
         axes: names of the axes of the reference's k-space, where its file leaves them open.
+        items: which of the reference's, such as "3-17"; of as many images, all are taken, else those of these numbers.
 
     Raises:
         InputError: files that cannot be read; images that differ in number or size; an undersampled reference.
@@ -172,7 +175,11 @@ def evaluate(
     """
     options = options or Options()
     images, grid = read_placed_image(prediction, dataset=dataset, signed=options.preset in SIGNED)
-    truth, kind, place = placed_reference(reference, dataset=reference_dataset, axes=axes, preset=options.preset)
+    truth, kind, place = placed_reference(
+        reference, dataset=reference_dataset, axes=axes, preset=options.preset, items=items
+    )
+    if len(images) != len(truth):
+        images, grid = select_images(images, grid, items, prediction)
     images, grid, notes = aligned(images, grid, place)
     placed = False
     if images.shape == truth.shape:

@@ -11,6 +11,7 @@ from mrirecon.io import read
 from mrirecon.io.grid import Grid, grid_of
 from mrirecon.io.identify import sniff
 from mrirecon.io.images import holds_images, open_store, read_placed_image
+from mrirecon.io.select import select_images
 from mrirecon.prepared import Prepared, prepare_like
 from mrirecon.presets import SIGNED, Preset
 
@@ -40,6 +41,7 @@ def placed_reference(
     axes: str | None = None,
     like: Prepared | None = None,
     preset: Preset = "mrirecon",
+    items: str | None = None,
 ) -> tuple[np.ndarray, str, Grid]:
     """Return reference images (item, *space), what they are, in words, and where they lie.
 
@@ -47,7 +49,7 @@ def placed_reference(
     file must hold a reference of its own. With ``like``, k-space is averaged, whitened and cropped first
     as that scan was, whose images it is compared with. The preset ``fastmri`` takes the target that a fastMRI file
     holds beside its k-space, as `fastmri/evaluate.py` does. Images are magnitudes, but for presets that take values as
-    they are (`mrirecon.presets.SIGNED`).
+    they are (`mrirecon.presets.SIGNED`). ``items`` names those that are wanted, such as "3-17".
 
     Raises:
         InputError, UnsafeContentError: see `mrirecon.io.read`; undersampled k-space without a reference.
@@ -56,9 +58,10 @@ def placed_reference(
     if dataset is None and preset == "fastmri":
         dataset = _fastmri_target(path)
     if dataset is not None or (axes is None and holds_images(path)):
-        images, grid = read_placed_image(path, dataset=dataset, signed=preset in SIGNED)
+        placed = read_placed_image(path, dataset=dataset, signed=preset in SIGNED)
+        images, grid = select_images(*placed, items, path)
         return images, FASTMRI if dataset in FASTMRI_TARGETS else "images", grid
-    scan = read(path, axes=axes)
+    scan = read(path, axes=axes, items=items)
     if scan.reference is not None and any(scan.mask(item).mean() < 0.9 for item in scan.usable()):
         images, kind = scan.reference, BESIDE
     else:

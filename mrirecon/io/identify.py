@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from mrirecon.errors import InputError
+from mrirecon.io.bruker import JCAMP, bruker
 
 Kind = Literal["hdf5", "zip", "npy", "cfl", "twix"]
 
@@ -29,6 +30,7 @@ _LOOKS: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG image"),
     (b"%PDF", "a PDF document"),
     (MATLAB_5, "a MATLAB v5 file"),
+    (JCAMP, "a parameter file of a Bruker scan (JCAMP-DX)"),
     (b"\x80\x02", "a Python pickle, which is never opened"),
     (b"\x80\x04", "a Python pickle, which is never opened"),
     (b"# Dimensions", "a BART header; it needs the extension .hdr and its .cfl beside it"),
@@ -52,7 +54,7 @@ def regular_file(path: str | Path) -> Path:
     except (OSError, ValueError) as error:
         raise InputError(f"{str(path)!r} cannot be opened", why=str(error), fix="check the path") from None
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path} is a folder", fix="name the file inside it")
+        raise bruker(path) or InputError(f"{path} is a folder", fix="name the file inside it")
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is not an ordinary file", fix="copy the data to a file first")
     if status.st_size == 0:
@@ -157,7 +159,10 @@ def is_twix(path: Path) -> bool:
 
 
 def unreadable(path: Path, wanted: str) -> InputError:
-    """Return the error for a file that is not what was wanted, saying how large it is and what it looks like."""
+    """Return the error for a file that is not what was wanted: how large it is, what it looks like, or whose it is."""
+    vendor = bruker(path)
+    if vendor is not None:
+        return vendor
     head = read_head(path)
     fix = "download or export it again, or convert it to HDF5, npz or cfl"
     if head.startswith(MATLAB_5):

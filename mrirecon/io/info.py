@@ -10,10 +10,11 @@ import numpy as np
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.io.axes import Layout
 from mrirecon.io.check import check as findings
+from mrirecon.io.images import is_volumes, open_store, read_images
 from mrirecon.io.reader import read
 from mrirecon.io.sampling import alike
 from mrirecon.io.scan import Scan
-from mrirecon.io.values import reconcile, support
+from mrirecon.io.values import complex_dtype, reconcile, support
 from mrirecon.preprocess.extent import partial_axes
 
 # Values looked at without `check`: enough to see a damaged file, and still at once.
@@ -28,6 +29,7 @@ def describe(
     mask: str | Path | None = None,
     dataset: str | None = None,
     check: bool = False,
+    items: str | None = None,
 ) -> dict[str, object]:
     """Describe a k-space file as plain data that JSON can hold. It does not fail on bad values: it counts them.
 
@@ -36,6 +38,7 @@ def describe(
         axes: see `read`.
         mask: see `read`.
         dataset: see `read`.
+        items: see `read`.
         check: look at the values of every item, and not of a few.
 
     Returns:
@@ -54,7 +57,7 @@ def describe(
         InputError, UnsafeContentError, UsageError: as `read`.
 
     """
-    scan = read(path, axes=axes, mask=mask, dataset=dataset)
+    scan = read(path, axes=axes, mask=mask, dataset=dataset, items=items)
     notes = list(scan.notes)
     looked = _items(scan, check)
     strange = empty = 0
@@ -102,6 +105,36 @@ def describe(
     if check:
         result["checks"] = [vars(finding) for finding in findings(scan)]
     return result
+
+
+def describe_images(path: str | Path) -> dict[str, object]:
+    """Describe a file of images (`mrirecon.io.images.holds_images`) as plain data that JSON can hold.
+
+    Returns:
+        path, kind ("images"), bytes, array (its name in the file, where it has one), shape (item, *space), complex,
+        loops (lengths by name, or None), spacing_mm (slice, y, x; None where unknown), placed (whether the file states
+        a position), arrays: all that the file holds, by name.
+
+    Raises:
+        InputError, UnsafeContentError: as `mrirecon.io.images.read_images`.
+
+    """
+    path = Path(path)
+    found = read_images(path)
+    files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
+    store = None if is_volumes(path) else open_store(path)
+    return {
+        "path": str(path),
+        "kind": "images",
+        "bytes": sum(file.stat().st_size for file in files),
+        "array": found.where.removeprefix(f"{path}:") if store is not None else None,
+        "shape": list(found.values.shape),
+        "complex": bool(complex_dtype(found.values.dtype)),
+        "loops": found.loops,
+        "spacing_mm": list(found.grid.spacing),
+        "placed": found.grid.affine is not None,
+        "arrays": {} if store is None else {n: [list(shape), str(kind)] for n, (shape, kind) in store.arrays.items()},
+    }
 
 
 def _items(scan: Scan, check: bool) -> list[int]:

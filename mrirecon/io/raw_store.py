@@ -81,6 +81,15 @@ class RawStore:
         rows = rows[self.table.coils[rows] == self.plan.layout.shape["coil"]]
         return np.concatenate(self._fetched(rows), axis=1) if rows.size else None
 
+    def sampled(self, item: int) -> np.ndarray:
+        """Return where the readouts of an item go, (*space) booleans, each as if it were whole; nothing is read."""
+        shape, placed = self.plan.layout.shape, self.plan.image
+        here = placed.item == item
+        lines = np.zeros((shape.get("z", 1), shape["x"]), dtype=bool)
+        lines[placed.partition[here], placed.line[here]] = True
+        found = np.broadcast_to(lines[:, None], (len(lines), shape["y"], shape["x"]))
+        return found.copy() if "z" in shape else found[0].copy()
+
     def _item(self, item: int) -> np.ndarray:
         if self._block is None or item not in self._block[0]:
             size = 8 * int(np.prod(self.plan.layout.sizes[len(self.plan.layout.loops) :]))
@@ -163,7 +172,7 @@ class RawStore:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yield for each readout where it starts on the cropped grid, and its samples (coil, y) there."""
         wide, kept = self.plan.oversampled, self.plan.layout.shape["y"]
-        fetched = self._turned(placed.rows[part])
+        fetched = self.turned(placed.rows[part])
         for number, values in zip(part, fetched, strict=True):
             start = int(placed.start[number])
             factor = corrections.get(int(number))
@@ -180,7 +189,17 @@ class RawStore:
             a, b = self._measured(start, start + values.shape[1])
             yield a, line[:, a:b]
 
-    def _turned(self, rows: np.ndarray) -> list[np.ndarray]:
+    def lines(self, placed: Placement, numbers: np.ndarray) -> np.ndarray:
+        """Return some readouts of a placement on the grid, each by itself: (readout, coil, y), 0 where not measured."""
+        shape = self.plan.layout.shape
+        out = np.zeros((len(numbers), shape["coil"], shape["y"]), dtype=np.complex64)
+        with np.errstate(all="ignore"):
+            found = self._lines(placed, numbers, self._corrections(placed, numbers))
+            for i, (start, values) in enumerate(found):
+                out[i, :, start : start + values.shape[1]] = values
+        return out
+
+    def turned(self, rows: np.ndarray) -> list[np.ndarray]:
         """Fetch readouts, drop what is to be dropped, and turn those round that were measured backwards."""
         found = []
         for row, values in zip(rows, self._fetched(rows), strict=True):
@@ -221,11 +240,11 @@ class RawStore:
     def _factor(self, guides: np.ndarray, wide: int) -> np.ndarray | None:
         table = self.table
         lines: dict[bool, list[np.ndarray]] = {False: [], True: []}
-        for row, values in zip(guides, self._turned(guides), strict=True):
+        for row, values in zip(guides, self.turned(guides), strict=True):
             if values.shape[1] > wide:
                 return None
             line = np.zeros((len(values), wide), dtype=np.complex64)
-            start = wide // 2 - values.shape[1] // 2
+            start = self.plan.guides[int(row)]
             line[:, start : start + values.shape[1]] = values
             lines[bool(table.reversed[row])].append(to_image(line))
         if not lines[False] or not lines[True]:
@@ -245,13 +264,14 @@ def _mean(lines: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _matching(table: Readouts, guides: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
-    """Return the phase-correction lines of the same slice, repetition and so on, else of the same slice."""
+    """Return phase-correction lines of both polarities, of the same slice, repetition and so on, else of the slice."""
     names = ("slice", "repetition", "echo", "set", "phase")
     for depth in (len(names), 2, 1):
         same = np.ones(len(guides), dtype=bool)
         for name, value in zip(names[:depth], key, strict=False):
             same &= table.counters[name][guides] == value
-        if same.any():
+        backwards = table.reversed[guides[same]]
+        if backwards.any() and not backwards.all():
             return guides[same]
     return guides[:0]
 

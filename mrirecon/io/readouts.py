@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,10 @@ Kind = Literal[
     "feedback",
     "other",
 ]
+Way = Literal["as stored", "as stored and one late", "after turning"]
+STORED: Way = "as stored"
+LATE: Way = "as stored and one late"
+TURNED: Way = "after turning"
 # A row's `kind` is an index into this.
 KINDS: tuple[Kind, ...] = (
     *("image", "calibration and image", "calibration", "noise", "phase correction", "navigator", "dummy"),
@@ -50,8 +54,7 @@ class Readouts:
         position: (n, 3), centre of the slice or slab in LPS mm.
         directions: (n, 3, 3), unit vectors along read, phase and slice, in this order.
         conjugate: whether samples are to be conjugated, as `mrirecon.io.siemens` explains.
-        late: whether `centre` of a reversed readout is its sample at the echo plus one where `samples` is even, as
-            Siemens counts it: n // 2, though its echo lies at n - 1 - n // 2 as measured.
+        ways: how `centre` of reversed readouts may be counted, the likeliest first; see `mrirecon.io.echo`.
 
     """
 
@@ -68,7 +71,7 @@ class Readouts:
     position: np.ndarray
     directions: np.ndarray
     conjugate: bool = False
-    late: bool = False
+    ways: tuple[Way, ...] = (STORED, LATE, TURNED)
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -138,6 +141,7 @@ class Plan:
         calibration: readouts of a separate calibration scan, on the same grid; None where there is none.
         box: (partition,) readout and line, as slices of the grid, that the calibration scan fills.
         fov_mm: what the grid that comes out covers, along read, phase and slice.
+        guides: where each phase-correction readout starts on the oversampled readout, by its row.
 
     """
 
@@ -147,6 +151,7 @@ class Plan:
     calibration: Placement | None
     box: tuple[slice, ...]
     fov_mm: tuple[float, float, float]
+    guides: Mapping[int, int] = field(default_factory=dict)
 
 
 def span(values: np.ndarray) -> tuple[int, int]:

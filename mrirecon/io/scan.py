@@ -167,13 +167,19 @@ class Scan:
         """Return the coil maps of an item, (M, coil, *space) complex64, or None where there are none."""
         if self.roles.maps is None:
             return None
-        store = self.maps_store or self.store
+        store, index = self.maps_at(item)
         where = f"{store.path}:{self.roles.maps}"
-        index = maps_index(store.arrays[self.roles.maps][0], self.layout, item, where)
         found = to_complex64(store.read(self.roles.maps, index), where)
         if not np.isfinite(found).all():
             raise InputError("the coil maps hold values that are not numbers", where=where, fix="estimate them again")
         return found.reshape(-1, self.coils, *self.space_shape)
+
+    def maps_at(self, item: int) -> tuple[Store, tuple[int, ...]]:
+        """Return the store of the coil maps, and the leading index of an item's in their array; see `maps_index`."""
+        assert self.roles.maps is not None, "the caller looked"
+        store = self.maps_store or self.store
+        where = f"{store.path}:{self.roles.maps}"
+        return store, maps_index(store.arrays[self.roles.maps][0], self.layout, item, where)
 
     @property
     def reference(self) -> np.ndarray | None:
@@ -225,11 +231,10 @@ class Scan:
             InputError: there is none; what is wrong with the first.
 
         """
-        for item in range(len(self)):
-            if self.usable([item]):
-                return item
-        self.mask(0)
-        raise AssertionError("unreachable: the first item could not be read")
+        found = next((item for item in range(len(self)) if self.usable([item])), None)
+        if found is None:
+            self.mask(0)  # which says what is wrong
+        return found or 0
 
     def empty(self, item: int) -> bool:
         """Whether an item holds no signal, and another one does.
@@ -241,20 +246,16 @@ class Scan:
         return self.glance(item) is None and self.example() != item
 
     def glance(self, item: int) -> np.ndarray | None:
-        """Return about what `mask` does, of one coil, and so quickly where coils are stored apart; None without signal.
-
-        Nothing is checked: values that are not numbers count as samples.
-        """
+        """Return about what `mask` does, from one coil and unchecked, and so quickly; None without any signal."""
         if item in self._masks:
             return self._masks[item].copy()
-        index = list(self.layout.index(item))
-        seen = np.zeros(self.space_shape, dtype=bool)
-        for coil in dict.fromkeys((self.coils // 2, *range(self.coils))):  # the first that holds anything
+        known = getattr(self.store, "sampled", None)  # raw data say so without being read
+        index, seen = list(self.layout.index(item)), np.zeros(self.space_shape, bool) if known is None else known(item)
+        for coil in dict.fromkeys((self.coils // 2, *range(self.coils))) if known is None else ():
             if "coil" in self.layout.axes:
                 index[self.layout.axes.index("coil")] = slice(coil, coil + 1)
             values = self._read(self.roles.kspace, tuple(index))
-            if values.dtype.fields:
-                values = to_complex64(values, self.where(item))
+            values = to_complex64(values, self.where(item)) if values.dtype.fields else values
             seen = support(self.layout.arrange(values))
             if seen.any():
                 break

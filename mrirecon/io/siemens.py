@@ -18,7 +18,10 @@ from __future__ import annotations
 
 import re
 
+from mrirecon.io.readouts import LATE, STORED, TURNED, Way
+
 SEQUENCE_NAME = "measurementInformation/sequenceName"  # in the header of ISMRMRD
+SIEMENS_WAYS: tuple[Way, ...] = (LATE, STORED, TURNED)
 _PULSEQ = "pulseq"
 
 

@@ -12,7 +12,7 @@ from mrirecon.io.raw import raw_scan
 from mrirecon.io.raw_store import RawStore
 from mrirecon.io.readouts import BOTH, CALIBRATION, IMAGE, KINDS, NOISE, Encoding, Kind, Plan, Readouts
 from mrirecon.io.scan import Scalar, Scan
-from mrirecon.io.siemens import forward_transform
+from mrirecon.io.siemens import SIEMENS_WAYS, forward_transform
 from mrirecon.io.twix_headers import COUNTERS, Headers, Protocol, Version, read_headers
 
 # Bits of the evaluation mask in a readout's header; the first that is set says what the readout is.
@@ -109,13 +109,17 @@ def _table(found: Headers) -> Readouts:
     return Readouts(
         kind=kind,
         counters={n: heads["counters"][:, COUNTERS.index(c)].astype(np.int64) for n, c in _COUNTERS.items()},
-        **whole,
+        samples=whole["samples"],
+        coils=whole["coils"],
+        centre=whole["centre"],
+        before=whole["before"],
+        behind=whole["behind"],
         reversed=_is_set(heads["mask"], _REFLECT),
         encoding=(kind == CALIBRATION).astype(np.int64),
         dwell_us=np.where(kind == NOISE, 0.0, dwell / 1000),
         position=heads["position"].astype(np.float64),
         directions=directions(heads["quaternion"]),
-        late=True,
+        ways=SIEMENS_WAYS,
     )
 
 

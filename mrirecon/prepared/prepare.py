@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mrirecon.coils.noise import loudness, measure_noise
 from mrirecon.errors import MriReconError, UsageError
 from mrirecon.io import Scan
 from mrirecon.io.scratch import Rows
@@ -142,7 +143,9 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
         )
     if options.average:
         found = Averaged(found)
-    if white is None and options.whiten != "none":
+    if white is None and options.whiten == "loud":
+        white = _levelling(found)
+    elif white is None and options.whiten != "none":
         white = _whitening(found, options)
     if white is not None:
         found = Whitened(found, white)
@@ -171,6 +174,37 @@ def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None
     return scan.finish(images, scratch) if isinstance(scan, Prepared) else images
 
 
+def _levelling(scan: Scan) -> Whitening | None:
+    """Return what divides loud coils by how much louder they are than the others; None where none is.
+
+    A volume is not looked at, for it would be read once more: `mrirecon.inference.reconstruct` notes its loud coils.
+    """
+    middle = len(scan) // 2
+    if scan.coils < 3 or len(scan.space) > 2 or scan.blank(middle):
+        return None
+    try:
+        factor = loudness(scan.kspace(middle), scan.mask(middle))
+    except MriReconError:  # it is told of when that item's turn comes
+        return None
+    if factor.max() == 1:
+        return None
+    scan.note(f"{_told_of_loud(factor)}: divided by that (--whiten none leaves it, --whiten auto whitens all coils)")
+    return Whitening(np.diag(1 / factor).astype(np.complex128), 1.0)
+
+
+def note_loud(scan: Scan, item: int) -> None:
+    """Note coils of an item whose noise is many times that of the others: they spoil what all see."""
+    factor = loudness(scan.kspace(item), scan.mask(item)) if scan.coils > 2 and not scan.blank(item) else np.ones(1)
+    if factor.max() > 1:
+        scan.note(f"{_told_of_loud(factor)}: the image will suffer by it; --whiten auto prevents that")
+
+
+def _told_of_loud(factor: np.ndarray) -> str:
+    """Say which coils are loud, by the factors (C,) of `mrirecon.coils.noise.loudness`."""
+    each = ", ".join(f"{c} ({f:.3g} times)" for c, f in enumerate(factor.tolist()) if f > 1)
+    return f"coils whose noise is many times that of the others, counted from 0: {each}"
+
+
 def _whitening(scan: Scan, options: Preprocess) -> Whitening | None:
     if scan.coils == 1 and options.whiten == "auto":
         scan.note("one coil: there is nothing to whiten")
@@ -182,6 +216,8 @@ def _whitening(scan: Scan, options: Preprocess) -> Whitening | None:
     if scan.noise is not None and options.whiten in ("auto", "noise"):
         noise, source, share = scan.noise, "the noise scan", _bandwidth(scan)
     else:
+        if options.whiten == "auto" and (how := _by_null_space(scan)) is not None:
+            return how
         noise, source = _measured(scan, options.whiten)
         share = 1.0
     how = whitening(noise_covariance(noise, share))
@@ -190,6 +226,23 @@ def _whitening(scan: Scan, options: Preprocess) -> Whitening | None:
         f"noise whitened by {source}: covariance of {scan.coils} coils from {noise.shape[1]} samples, good to about "
         f"{math.sqrt(scan.coils / noise.shape[1]):.0%}, condition of the correlations {how.condition:.3g}"
         f"{loaded}; images are in units of the noise, E|n|² = 1, and shaded as the whitened coils are"
+    )
+    return how
+
+
+def _by_null_space(scan: Scan) -> Whitening | None:
+    """Return what whitens the noise that the calibration region of the middle item shows; None where it shows none."""
+    middle = len(scan) // 2
+    if scan.blank(middle):
+        return None
+    level = measure_noise(scan.kspace(middle), scan.mask(middle))
+    if level.low == 0 or not level.deviation.all():
+        return None
+    how = whitening(level.covariance)
+    scan.note(
+        f"noise whitened by {level.source} of item {middle}: its level is good to about {level.high - 1:.0%}, "
+        f"condition of the correlations {how.condition:.3g}; images are in units of the noise, E|n|² = 1, and shaded "
+        "as the whitened coils are"
     )
     return how
 
@@ -261,7 +314,7 @@ def _compressed(scan: Scan, options: Preprocess) -> Scan:
         readout = _readout(scan, options)
         axis, place = scan.space.index(readout) - len(scan.space), f" at every place along {readout}"
         check_readout(scan.mask(scan.example()), axis, readout)
-    if options.whiten == "none":
+    if options.whiten in ("none", "loud"):
         scan.note("coils are compressed without whitening their noise: a loud coil counts for more than it knows")
     if options.energy is not None:
         # Every item is looked at: none is to keep less than was asked for, and all have as many coils.
