@@ -135,7 +135,7 @@ def _by_null_space(region: np.ndarray, far: np.ndarray, rough: np.ndarray) -> Nu
     # Signal adds to all coils' samples far out, and not by the same factor; a loud coil is louder than that.
     usual = float(np.median(rough))
     even = np.where(rough > LOUD * usual, rough, usual)
-    guesses = [np.diag(even**2), np.diag(rough**2), _correlated(far, even), _correlated(far, rough)]
+    guesses = [np.diag(even**2), _correlated(far, even), np.diag(rough**2), _correlated(far, rough)]
     if len(region) > 1 and max(region.shape[1:]) >= _SMALLEST:
         dark = np.clip(_background(region), rough / _DARKEST, rough)
         guesses += [np.diag(dark**2), _correlated(far, dark)]
