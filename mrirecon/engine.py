@@ -22,6 +22,8 @@ from mrirecon.scale import percentile_scale, smooth_phase
 
 Scale = Literal["percentile", "none"]
 Phase = Literal["kept", "removed"]
+Precision = Literal["float32", "bfloat16"]
+DTYPES: dict[Precision, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 S = TypeVar("S")  # the state that a method iterates on: a tensor, or a NamedTuple of tensors with the batch first
 
 
@@ -61,12 +63,14 @@ class Outcome(NamedTuple, Generic[S]):
     change: Tensor  # (B,) relative change at the last step; NaN where the method has no rule
     converged: Tensor  # (B,) true where the change fell below the tolerance
 
-    def reasons(self, tolerance: float) -> list[str]:
+    def reasons(self, tolerance: float | Tensor) -> list[str]:
         """Say for each item why it stopped."""
         out = []
-        for n, c, ok in zip(self.iterations.tolist(), self.change.tolist(), self.converged.tolist(), strict=True):
+        limits = torch.as_tensor(tolerance).expand(len(self.iterations))
+        facts = (v.tolist() for v in (self.iterations, self.change, self.converged, limits))
+        for n, c, ok, limit in zip(*facts, strict=True):
             if ok:
-                out.append(f"converged: relative change {c:.1e} < {tolerance:.1e} after {n} iterations")
+                out.append(f"converged: relative change {c:.1e} < {limit:.1e} after {n} iterations")
             elif c == c:
                 out.append(f"stopped at the limit of {n} iterations: relative change {c:.1e}")
             else:
@@ -81,7 +85,7 @@ class Unrolled(nn.Module, Generic[S]):
         blocks: the steps; each block after the first is entered from the one before.
         repeats: how often each block is applied.
         tolerance: an item stops when its step's relative change falls below this, unless gradients are being
-            recorded, for which every run must have the same length; 0 never stops.
+            recorded, for which every run must have the same length; 0 never stops. One for all, or for each item (B,).
         memory: ``checkpoint`` recomputes steps in the backward pass instead of storing what they need; ``invert``
             computes even their inputs back from their outputs, for steps that can be undone.
         segment: how many steps are recomputed together; only the state before them is kept.
@@ -93,7 +97,7 @@ class Unrolled(nn.Module, Generic[S]):
         blocks: Sequence[Step[S]],
         repeats: int = 1,
         *,
-        tolerance: float = 0.0,
+        tolerance: float | Tensor = 0.0,
         memory: Literal["store", "checkpoint", "invert"] = "store",
         segment: int = 1,
     ) -> None:
@@ -128,11 +132,11 @@ class Unrolled(nn.Module, Generic[S]):
         start = steps[0].init(p)
         if not isinstance(start, Tensor):
             raise UsageError("only steps whose state is one tensor can be undone", fix="use memory=checkpoint")
-        if torch.is_autocast_enabled(p.y.device.type):
+        if p.networks not in (None, p.mask.dtype) or torch.is_autocast_enabled(p.y.device.type):
             raise UsageError(
                 "memory=invert needs full precision",
                 why="what half precision rounds away cannot be computed back",
-                fix="switch autocast off, or use memory=checkpoint",
+                fix="compute in float32, or use memory=checkpoint",
             )
         weights = [w for w in self.parameters() if w.requires_grad]
         end = Inverted.apply(steps, p, start, *weights)  # type: ignore[no-untyped-call]  # torch's
@@ -154,7 +158,7 @@ class Unrolled(nn.Module, Generic[S]):
         """
         p = p.prepared()
         batch, device = p.y.shape[0], p.y.device
-        watch = self.tolerance > 0 and not self._differentiated(p)
+        watch = bool(torch.as_tensor(self.tolerance).amax() > 0) and not self._differentiated(p)
         done = torch.zeros(batch, dtype=torch.bool, device=device)
         steps = torch.zeros(batch, dtype=torch.long, device=device)
         change = torch.full((batch,), float("nan"), dtype=p.mask.dtype, device=device)
@@ -242,7 +246,14 @@ class Reconstructor(nn.Module):
             rest of the image is the start, or what ``fallback`` makes. For use, not in training.
         fallback: makes the rest of the image, where the start is a rough one.
 
+    Attributes:
+        precision: what networks compute in. ``bfloat16`` casts what they are given and their weights, and nothing else:
+            the physics stays complex64, weights and their gradients float32. Not an option of the method, but of how
+            it is run.
+
     """
+
+    precision: Precision = "float32"
 
     def __init__(
         self,
@@ -270,7 +281,7 @@ class Reconstructor(nn.Module):
         scale = percentile_scale(p.adjoint)
         if self.scale == "none":
             scale = torch.ones_like(scale)
-        q = p.scaled(scale, consume=consume)
+        q = replace(p.scaled(scale, consume=consume), networks=DTYPES[self.precision])
         q = (q if self.prepare is None else self.prepare(q)).prepared()
         if self.start is not None and q.start is None:
             with torch.no_grad():

@@ -42,6 +42,8 @@ class Problem(FullPrecision):
             solves for u = x / prior. None where nothing is known.
         start: (B, M, *space) complex, what a learned method refines; None for the zero-filled image.
         phase: (B, M, *space) complex of magnitude 1: what was moved out of the image into the maps; None for nothing.
+        networks: the type that networks compute in, bfloat16 say; None for the precision of the data, in which all
+            else is computed.
 
     Raises:
         InputError: the shapes or the types do not belong together; a mask with other values than 0 and 1.
@@ -54,6 +56,7 @@ class Problem(FullPrecision):
     prior: Tensor | None = None
     start: Tensor | None = None
     phase: Tensor | None = None
+    networks: torch.dtype | None = None
     cache: _Prepared | None = field(default=None, repr=False, compare=False)
     # The y and the mask that were found to belong together; copies of a problem need not look again.
     checked: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
@@ -236,4 +239,4 @@ class Problem(FullPrecision):
         """Return the problem on another device, unprepared."""
         prior, start, phase = (None if v is None else v.to(device) for v in (self.prior, self.start, self.phase))
         y, mask = self.y.to(device), self.mask.to(device)
-        return Problem(y, mask, self.maps.to(device), prior, start, phase, checked=(y, mask))
+        return Problem(y, mask, self.maps.to(device), prior, start, phase, self.networks, checked=(y, mask))

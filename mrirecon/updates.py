@@ -12,7 +12,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mrirecon.networks.crossing import to_complex, to_real
+from mrirecon.networks.crossing import apply_network, to_complex, to_real
 from mrirecon.problem import Problem
 from mrirecon.solvers import conjugate_gradient
 
@@ -37,7 +37,7 @@ class Net(Part):
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Return the network's output as complex numbers."""
-        return to_complex(self.network(to_real(s)), s.shape[1])
+        return to_complex(apply_network(self.network, to_real(s, dtype=p.networks)), s.shape[1])
 
 
 class Lift(Part):

@@ -11,7 +11,7 @@ from mrirecon.engine import Reconstructor, Step, Unrolled
 from mrirecon.errors import SignalError
 from mrirecon.operators import norm
 from mrirecon.problem import Problem
-from mrirecon.registry import build
+from mrirecon.registry import build, find, methods
 from mrirecon.scale import percentile_scale
 from mrirecon.sparsity import WaveletL1
 from mrirecon.steps import Fista
@@ -152,3 +152,17 @@ def test_scale_is_the_percentile_or_the_peak_of_an_almost_empty_image():
     point = torch.zeros(1, 1, 40, 40, dtype=torch.complex128)
     point[..., 3, 3] = 7j
     assert float(percentile_scale(point)) == 7
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(methods()) if not find(n).learned])
+def test_the_last_iterate_is_the_image(name):
+    """Iterates went on to the end of the schedule where the image had stopped at the tolerance."""
+    p = random_problem((32, 31), batch=2, per_item=True)
+    p = Problem(p.y * torch.tensor([1.0, 30.0]).reshape(2, 1, 1, 1), p.mask, p.maps)
+    options = {} if "tolerance" not in find(name).schema.model_fields else {"tolerance": 0.02, "iterations": 60}
+    model = build(name, options).double()
+    with torch.inference_mode():
+        result, images = model.run(p), list(model.images(p))
+    assert torch.equal(images[-1], result.image)
+    assert len(images) == int(result.iterations.max())
+    assert len(images) < 60 or name.startswith("cs-tv"), "it stops before the end of its schedule"

@@ -14,7 +14,7 @@ from mrirecon.methods.classical import compressed_sensing_start
 from mrirecon.operators import norm
 from mrirecon.problem import Problem
 from mrirecon.registry import build, find
-from mrirecon.regularization import default_weight
+from mrirecon.regularization import weight_by_noise
 from mrirecon.scale import smooth_phase
 from tests.problems import known_problem
 from tests.test_methods import LEARNED
@@ -30,7 +30,7 @@ def _small(name, **more):
 
 
 def _cs(p):
-    return build("cs", {"lam": default_weight("cs", p.mask[0])})(p)
+    return build("cs", {"lam": float(weight_by_noise("cs", p)[0])})(p)
 
 
 def test_which_methods_have_it():
@@ -68,7 +68,7 @@ def test_gradients_flow_through_the_networks_and_not_through_the_start(name):
 def test_each_item_of_a_batch_has_its_own_weight():
     """Of items with other masks, other λ: together as alone."""
     (a, _), (b, _) = known_problem(rate=2), known_problem(rate=4, seed=3)
-    assert default_weight("cs", a.mask[0]) != default_weight("cs", b.mask[0])
+    assert weight_by_noise("cs", a) != weight_by_noise("cs", b)
     both = Problem(*(torch.cat([getattr(p, n) for p in (a, b)]) for n in ("y", "mask", "maps")))
     model = _small("cirim", start="cs")
     with torch.no_grad():

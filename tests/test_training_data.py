@@ -366,6 +366,17 @@ def test_people_are_kept_apart(tmp_path):
         open_sources(settings(train=[str(tmp_path / "nothing*")]))
     with pytest.raises(UsageError, match="not a regular expression"):
         open_sources(settings(person="("))
+    with pytest.raises(UsageError, match="no group"):  # each file would be a person of its own, on both sides
+        open_sources(settings(train=[str(tmp_path)], val=0.3, person="patient[0-9]+"))
+    with pytest.raises(UsageError, match="no file matches 'patient03") as caught:
+        open_sources(settings(train=[str(tmp_path), "patient03*.npz"]))
+    assert "each entry stands by itself" in caught.value.why
+    assert f"write '{tmp_path}/patient03*.npz' in place of '{tmp_path}'" in caught.value.fix
+    (tmp_path / "volumes" / "below").mkdir(parents=True)
+    with pytest.raises(UsageError, match="no file matches") as caught:
+        open_sources(settings(train=[str(tmp_path / "volumes")]))
+    assert "holds no file that ends in" in caught.value.why
+    assert "volumes/**/" in caught.value.fix
     kept = open_sources(settings(train=[str(tmp_path)], exclude=["patient03*"])).people["train"]
     assert kept == ["patient01", "patient02"]
 
@@ -435,7 +446,7 @@ def test_prospective_scans_have_no_target(tmp_path):
 
 def test_an_item_that_cannot_be_made_is_named(tmp_path):
     for name in ("case1", "case2"):
-        write_kspace(tmp_path / f"{name}.h5", np.zeros((1, 4, 64, 64), np.complex64))
+        write_kspace(tmp_path / f"{name}.h5", np.full((1, 4, 64, 64), np.nan, np.complex64))
     data = settings(train=[str(tmp_path / "case1.h5")], val=[str(tmp_path / "case2.h5")], crop=None)
     for workers in (0, 1):
         with pytest.raises(SignalError) as caught:

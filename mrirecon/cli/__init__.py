@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -10,7 +11,9 @@ import typer
 
 from mrirecon import __version__
 from mrirecon.cli import doctor, evaluate, inspect, masks, models, reconstruct, report, study, training, trust
+from mrirecon.cli.console import Settings
 from mrirecon.cli.envelope import run
+from mrirecon.threads import wait_passively
 
 EPILOG = (
     "Anywhere: --traceback shows where an error arose, --quiet leaves narration and progress out. Results go to "
@@ -63,4 +66,6 @@ def common(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    Settings.begun = time.monotonic()
+    wait_passively()
     sys.exit(run(app, list(sys.argv[1:] if arguments is None else arguments)))

@@ -27,6 +27,10 @@ def train(
     ] = None,
     sets: Sets = None,
     resume: Annotated[str, typer.Option(help="auto goes on with the run in the folder; never refuses one.")] = "auto",
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Wall time of this call, all included; the schedule spans it (train.minutes)."),
+    ] = None,
     device: Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; write nothing.")] = False,
     as_json: AsJson = False,
@@ -36,7 +40,7 @@ def train(
         raise UsageError(f"--resume cannot be {resume!r}", fix="choose auto or never")
     from mrirecon.config import load_config
 
-    loaded = load_config(config, sets or [])
+    loaded = load_config(config, [*(sets or []), *([] if minutes is None else [f"train.minutes={minutes}"])])
     folder = output or Path("runs") / config.name.split(".")[0]
     from mrirecon import training
     from mrirecon.data.loading import hold_memory
@@ -54,6 +58,7 @@ def train(
             progress=callback or Lines(),
             tell=say,
             command=sys.argv,
+            begun=Settings.begun,
         )
     if done["rank"]:
         return None  # the first process speaks for all

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.errors import CalibrationError
-from mrirecon.networks import NormUnet, to_complex, to_real
+from mrirecon.networks import NormUnet, apply_network, to_complex, to_real
 from mrirecon.operators import Fourier, root_sum_of_squares
 from mrirecon.problem import Problem
 
@@ -33,10 +35,10 @@ class SensitivityNet(nn.Module):
 
         """
         images = Fourier(p.axes).adjoint(p.y * self.centre(p.mask))
-        maps = to_complex(self.norm_unet(to_real(images)), images.shape[1])
+        maps = to_complex(apply_network(self.norm_unet, to_real(images, dtype=p.networks)), images.shape[1])
         length = root_sum_of_squares(maps, 1, keepdim=True)
         maps = maps / length.clamp_min(torch.finfo(length.dtype).tiny)
-        return Problem(p.y, p.mask, maps.unsqueeze(1), None, p.start)
+        return replace(p, maps=maps.unsqueeze(1), prior=None, cache=None)
 
     @staticmethod
     def centre(mask: Tensor) -> Tensor:

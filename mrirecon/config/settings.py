@@ -19,6 +19,9 @@ class Train(Section):
 
     steps: Count | None = Field(None, description="optimizer steps; or give epochs")
     epochs: Count | None = Field(None, description="passes over the data; or give steps")
+    minutes: Positive | None = Field(
+        None, description="of wall time of a call, all included, in place of steps and epochs; the schedule spans them"
+    )
     batch: Count = Field(1, description="items of a step, all processes together")
     accumulate: Count = Field(1, description="batches whose gradients are added up before a step")
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -32,7 +35,9 @@ class Train(Section):
     final: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="share of lr that the cosine ends at")
     clip: Positive | None = Field(None, description="largest norm of the gradient")
     ema: Fraction = Field(0.0, description="decay of the moving average of the weights; 0 for none")
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "auto", description="of the networks; auto is bfloat16 where AMX or a GPU makes it faster, and stays in a run"
+    )
     seed: Annotated[int, Field(ge=0)] = 0
     validate_every: Count | None = Field(None, description="steps; by default an epoch")
     patience: Count | None = Field(None, description="validations without a better score before it stops early")
@@ -45,8 +50,10 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:
-        if (self.steps is None) == (self.epochs is None):
+        if self.steps is not None and self.epochs is not None:
             raise ValueError("give either steps or epochs")
+        if self.steps is None and self.epochs is None and self.minutes is None:
+            raise ValueError("give either steps or epochs, or minutes")
         return self
 
 

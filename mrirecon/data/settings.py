@@ -166,7 +166,7 @@ class Data(Section):
     val: Annotated[Names | Annotated[float, Field(gt=0, lt=1)], BeforeValidator(_listed)] = Field(
         ["phantom:100"], description="the same, or the share of people held out of train"
     )
-    exclude: Names = Field([], description="patterns of names left out of train and val")
+    exclude: Names = Field([], description="patterns of names left out of train and val; by item: NAME.h5:0-2,17")
     person: str = Field(
         r"((?:sub|patient|subject|person|case|file|phantom)[-_:]?[0-9A-Za-z]+)",
         description="regular expression whose first group names the person in a file's name; else the whole name does",

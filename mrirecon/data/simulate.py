@@ -81,7 +81,10 @@ def simulate_kspace(
         InputError: an image, coil count, SNR or shape that cannot be simulated.
 
     """
-    stack = np.asarray(image, dtype=np.float64)
+    stack = np.asarray(image)
+    if np.iscomplexobj(stack):
+        raise InputError("Only a magnitude image can be simulated from.", why="it is complex", fix="pass its magnitude")
+    stack = stack.astype(np.float64)
     if stack.ndim not in (2, 3) or 0 in stack.shape or not np.isfinite(stack).all() or stack.min() < 0:
         raise InputError(
             "Only a magnitude image can be simulated from.",

@@ -20,7 +20,7 @@ from mrirecon.data.phantom import phantom
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io.identify import sniff
 from mrirecon.io.images import open_store
-from mrirecon.io.nifti import SUFFIXES, read_nifti
+from mrirecon.io.nifti import is_nifti, read_nifti
 
 Real = npt.NDArray[np.floating[Any]]
 
@@ -74,13 +74,13 @@ def read_volumes(path: str | Path) -> list[Volume]:
     text = str(path)
     if text == PHANTOM or text.startswith(PHANTOM + ":"):
         return [_phantom(text)]
-    if text.lower().endswith(SUFFIXES):
+    if is_nifti(path):
         found = read_nifti(path)
         return [prepare(Path(path).name, found.values, found.spacing)]
     store = open_store(path)
     volumes = []
     for name, (shape, dtype) in store.arrays.items():
-        if len(shape) < 3 or dtype.kind not in "fiu" or min(shape[-2:]) < SMALLEST:
+        if "/" in name or len(shape) < 3 or dtype.kind not in "fiu" or min(shape[-2:]) < SMALLEST:
             continue
         values = store.read(name).reshape(-1, *shape[-2:])
         stated = f"{name}_spacing" in store.arrays
@@ -112,11 +112,11 @@ def _spacing(stated: Real, where: str) -> tuple[float, float, float]:
 def is_volume(path: str | Path) -> bool:
     """Tell whether a file holds magnitude volumes to simulate from, rather than k-space."""
     text = str(path)
-    if text.split(":")[0] == PHANTOM or text.lower().endswith(SUFFIXES):
+    if text.split(":")[0] == PHANTOM or is_nifti(path):
         return True
     if sniff(path) == "cfl":
         return False
-    kinds = [(len(s), d.kind) for s, d in open_store(path).arrays.values()]
+    kinds = [(len(s), d.kind) for n, (s, d) in open_store(path).arrays.items() if "/" not in n]
     return not any(k in "cV" and n >= 2 for n, k in kinds) and any(k in "fiu" and n >= 3 for n, k in kinds)
 
 
@@ -125,14 +125,14 @@ def prepare(name: str, values: Real, spacing: tuple[float, float, float]) -> Vol
 
     Args:
         name: for messages and the card.
-        values: (slice, y, x), real, any unit.
+        values: (slice, y, x), any unit; of complex values the magnitude is taken.
         spacing: (slice, y, x) distances of voxels.
 
     Raises:
         InputError: values that are negative or not finite, or no object in any slice.
 
     """
-    values = np.asarray(values, dtype=np.float32)
+    values = np.asarray(np.abs(values) if np.iscomplexobj(values) else values, dtype=np.float32)
     if not np.isfinite(values).all() or values.min() < 0:
         raise InputError(
             f"{name} is not a magnitude volume",

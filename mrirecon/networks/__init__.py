@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from mrirecon.networks.cnn import ConvStack
-from mrirecon.networks.crossing import channels_last, to_complex, to_real
+from mrirecon.networks.crossing import apply_network, channels_last, to_complex, to_real
 from mrirecon.networks.invertible import InvertibleNet
 from mrirecon.networks.recurrent import RecurrentNet
 from mrirecon.networks.unet import NormUnet, Unet
 
-__all__ = ["ConvStack", "InvertibleNet", "NormUnet", "RecurrentNet", "Unet", "channels_last", "to_complex", "to_real"]
+__all__ = [
+    "ConvStack",
+    "InvertibleNet",
+    "NormUnet",
+    "RecurrentNet",
+    "Unet",
+    "apply_network",
+    "channels_last",
+    "to_complex",
+    "to_real",
+]

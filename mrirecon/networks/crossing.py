@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from mrirecon.errors import UsageError
 
 
-def to_real(*images: Tensor) -> Tensor:
+def to_real(*images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return real and imaginary channels of images: (B, M, y, x) complex each ↦ (B·M, 2·images, y, x) real.
 
-    Several sets of maps share one network: they go into the batch. Channels come last in memory, which is how complex
-    numbers lie there already and how convolutions on a CPU are quickest.
+    They come in ``dtype``, by default in the images' own precision, and a network computes in what it is given (see
+    `apply_network`). Several sets of maps share one network: they go into the batch. Channels come last in memory,
+    which is how complex numbers lie there already and how convolutions on a CPU are quickest.
 
     Raises:
         UsageError: volumes.
@@ -26,7 +30,17 @@ def to_real(*images: Tensor) -> Tensor:
         )
     parts = [torch.view_as_real(x.resolve_conj()).flatten(0, 1) for x in images]
     channels = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-    return channels.movedim(-1, 1)
+    return channels.to(channels.dtype if dtype is None else dtype).movedim(-1, 1)
+
+
+def apply_network(network: nn.Module, x: Tensor, *more: object) -> Any:
+    """Call a network in the type of its input x: weights of another type are cast for the call.
+
+    They stay as they are, and so does the sum of their gradients over several calls: what is learned in bfloat16 is
+    accumulated in float32.
+    """
+    weights = {name: w.to(x.dtype) for name, w in network.named_parameters() if w.dtype != x.dtype}
+    return functional_call(network, weights, (x, *more)) if weights else network(x, *more)
 
 
 def channels_last(model: nn.Module) -> None:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mrirecon.networks.fused import convolve, inside, recur, widen
+
 CellName = Literal["gru", "mgu", "indrnn"]
 
 
@@ -31,9 +33,15 @@ class Cell(nn.Module, ABC):
             features, self.gates * features, kernel, padding=kernel // 2, bias=False
         )
 
+    def forward(self, x: Tensor, h: Tensor, halo: int = 0) -> Tensor:
+        """Return the next hidden state, its halo renewed (see `mrirecon.networks.fused`)."""
+        if self.ih.kernel_size == (1, 1):  # what is computed in the halo is thrown away
+            return widen(inside(self.update(x, h), halo), halo)
+        return widen(self.update(inside(x, halo), inside(h, halo)), halo)
+
     @abstractmethod
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        """Return the next hidden state."""
+    def update(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the next hidden state of every pixel."""
 
     def _maps(self, x: Tensor, h: Tensor) -> list[tuple[Tensor, Tensor]]:
         from_h = cast("nn.Conv2d", self.hh)(h)
@@ -51,8 +59,8 @@ class Gru(Cell):
             nn.init.orthogonal_(conv.weight)
         nn.init.zeros_(cast("Tensor", self.ih.bias))
 
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        """Return the next hidden state."""
+    def update(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the next hidden state of every pixel."""
         (rx, rh), (zx, zh), (nx, nh) = self._maps(x, h)
         z = torch.sigmoid(zx + zh)
         n = torch.tanh(nx + torch.sigmoid(rx + rh) * nh)
@@ -73,8 +81,8 @@ class Mgu(Cell):
         nn.init.xavier_uniform_(cast("nn.Conv2d", self.hh).weight)
         nn.init.zeros_(cast("Tensor", self.ih.bias))
 
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        """Return the next hidden state."""
+    def update(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the next hidden state of every pixel."""
         (fx, fh), (cx, ch) = self._maps(x, h)
         f = torch.sigmoid(fx + fh)
         c = torch.tanh(cx + f * ch)
@@ -96,8 +104,14 @@ class IndRnn(Cell):
     def _recurrence(self, features: int, kernel: int) -> None:
         self.hh = nn.Parameter(torch.empty(1, features, 1, 1))
 
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        """Return the next hidden state."""
+    def forward(self, x: Tensor, h: Tensor, halo: int = 0) -> Tensor:
+        """Return the next hidden state, its halo renewed."""
+        if self.ih.kernel_size == (1, 1):
+            return recur(x, h, self.ih.weight, self.ih.bias, cast("Tensor", self.hh), halo)
+        return super().forward(x, h, halo)
+
+    def update(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the next hidden state of every pixel."""
         return F.relu(self.ih(x) + cast("Tensor", self.hh) * h)
 
 
@@ -105,7 +119,7 @@ CELLS: dict[CellName, type[Cell]] = {"gru": Gru, "mgu": Mgu, "indrnn": IndRnn}
 
 
 class Convolution(nn.Module):
-    """Convolution that repeats the edge of the image outward; ReLU, if asked for, after it."""
+    """Convolution of feature maps with a halo as wide as it reaches at least; ReLU, if asked for, after it."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int, bias: bool, relu: bool) -> None:
         super().__init__()
@@ -113,13 +127,12 @@ class Convolution(nn.Module):
         nn.init.kaiming_normal_(self.conv_layer.weight, nonlinearity="relu")
         if bias:
             nn.init.zeros_(cast("Tensor", self.conv_layer.bias))
-        self.relu = relu
-        self.reach = dilation * (kernel // 2)
+        self.relu, self.dilation, self.reach = relu, dilation, dilation * (kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs, y, x) to (N, outputs, y, x)."""
-        x = self.conv_layer(F.pad(x, (self.reach,) * 4, "replicate"))
-        return F.relu(x) if self.relu else x
+        conv = self.conv_layer
+        return convolve(x, conv.weight, conv.bias, self.dilation, self.relu)
 
 
 class Layer(nn.Module):
@@ -130,13 +143,15 @@ class Layer(nn.Module):
         self.convs = Convolution(inputs, features, kernel, dilation, bias=True, relu=True)
         self.rnn = CELLS[cell](features, recurrent)
 
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+    def forward(self, x: Tensor, h: Tensor, halo: int) -> Tensor:
         """Return the next hidden state, which is also what the next layer reads."""
-        return cast("Tensor", self.rnn(self.convs(x), h))
+        return cast("Tensor", self.rnn(self.convs(x), h, halo))
 
 
 class RecurrentNet(nn.Module):
     """conv 5×5 → unit → conv 3×3, dilation 2 → unit → conv 3×3 without bias to ``outputs`` channels.
+
+    Convolutions see the edge of the image repeated outward. Hidden states carry that as a halo (N, F, y + 2h, x + 2h).
 
     Args:
         inputs: channels in.
@@ -166,16 +181,18 @@ class RecurrentNet(nn.Module):
             ]
         )
         self.final_layer = nn.Sequential(Convolution(features, outputs, 3, 1, bias=False, relu=positive))
+        self.halo = max(m.reach for m in self.modules() if isinstance(m, Convolution))
 
     def start(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return hidden states of zeros for inputs like x (N, inputs, y, x)."""
-        zero = x.new_zeros(x.shape[0], self.features, *x.shape[2:]).contiguous(memory_format=torch.channels_last)
+        rows, columns = (side + 2 * self.halo for side in x.shape[2:])
+        zero = x.new_zeros(x.shape[0], rows, columns, self.features).movedim(-1, 1)
         return tuple(zero for _ in self.layers)
 
     def forward(self, x: Tensor, hidden: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the update (N, outputs, y, x) and the next hidden states."""
-        states = []
+        states, x = [], widen(x, self.halo)
         for layer, h in zip(self.layers, hidden, strict=True):
-            x = layer(x, h)
+            x = layer(x, h, self.halo)
             states.append(x)
-        return self.final_layer(x), tuple(states)
+        return inside(self.final_layer(x), self.halo), tuple(states)

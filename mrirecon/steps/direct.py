@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mrirecon.engine import Step
+from mrirecon.networks import apply_network
 from mrirecon.operators import Fourier, per_item, root_sum_of_squares
 from mrirecon.problem import Problem
 
@@ -62,7 +63,8 @@ class MagnitudeNet(Step[Tensor]):
         flat = s.flatten(1)
         mean = per_item(flat.mean(1), s)
         deviation = per_item(flat.std(1), s).clamp_min(torch.finfo(s.dtype).tiny)
-        out: Tensor = self.network(((s - mean) / deviation).clamp(-6, 6))
+        seen = ((s - mean) / deviation).clamp(-6, 6)
+        out: Tensor = apply_network(self.network, seen.to(p.networks or seen.dtype))
         return out.to(s.dtype) * deviation + mean
 
     def image(self, s: Tensor, p: Problem) -> Tensor:

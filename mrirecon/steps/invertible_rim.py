@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mrirecon.engine import Step
-from mrirecon.networks.crossing import to_complex, to_real
+from mrirecon.networks.crossing import apply_network, to_complex, to_real
 from mrirecon.networks.invertible import InvertibleNet
 from mrirecon.problem import Problem
 
@@ -29,8 +29,9 @@ class InvertibleRim(Step[Tensor]):
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Add the gradient, apply the network."""
-        out: Tensor = self.network(self._add_gradient(s, p, 1))
-        return out
+        seen = self._add_gradient(s, p, 1)
+        out: Tensor = apply_network(self.network, seen.to(p.networks or s.dtype))
+        return out.to(s.dtype)
 
     def inverse(self, s: Tensor, p: Problem) -> Tensor:
         """Return the state that ``forward`` maps to s."""

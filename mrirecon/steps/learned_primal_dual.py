@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mrirecon.engine import Step
-from mrirecon.networks.crossing import to_complex, to_real
+from mrirecon.networks.crossing import apply_network, to_complex, to_real
 from mrirecon.problem import Problem
 
 
@@ -47,11 +47,11 @@ class LearnedPrimalDual(Step[Buffers]):
     def forward(self, s: Buffers, p: Problem) -> Buffers:
         """Update the dual, then the primal buffers."""
         second = s.primal[:, min(1, self.count - 1)]
-        dual = self._apply_to(self.dual, s.dual, p.A(second), p.y)
-        return Buffers(self._apply_to(self.primal, s.primal, p.A.adjoint(dual[:, 0])), dual)
+        dual = self._apply_to(self.dual, p, s.dual, p.A(second), p.y)
+        return Buffers(self._apply_to(self.primal, p, s.primal, p.A.adjoint(dual[:, 0])), dual)
 
-    def _apply_to(self, network: nn.Module, buffers: Tensor, *more: Tensor) -> Tensor:
-        out = network(to_real(*buffers.unbind(1), *more))
+    def _apply_to(self, network: nn.Module, p: Problem, buffers: Tensor, *more: Tensor) -> Tensor:
+        out = apply_network(network, to_real(*buffers.unbind(1), *more, dtype=p.networks))
         made = torch.stack([to_complex(pair, buffers.shape[2]) for pair in out.split(2, 1)], 1)
         return buffers + made if self.residual else made
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mrirecon.networks.crossing import to_complex, to_real
+from mrirecon.networks.crossing import apply_network, to_complex, to_real
 from mrirecon.networks.recurrent import RecurrentNet
 from mrirecon.problem import Problem
 from mrirecon.steps.rim import Rim, RimState
@@ -67,5 +67,5 @@ class FrozenRim(Rim):
     def forward(self, s: RimState, p: Problem) -> RimState:
         """Advance the hidden states, and show an image."""
         assert s.k is not None, "made by another step"
-        update, hidden = self.network(to_real(p.gradient(s.k), s.k), s.hidden)
+        update, hidden = apply_network(self.network, to_real(p.gradient(s.k), s.k, dtype=p.networks), s.hidden)
         return RimState(s.k + to_complex(update, s.k.shape[1]), hidden, s.k)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mrirecon.engine import Step
-from mrirecon.networks.crossing import to_complex, to_real
+from mrirecon.networks.crossing import apply_network, to_complex, to_real
 from mrirecon.networks.recurrent import RecurrentNet
 from mrirecon.problem import Problem
 from mrirecon.updates import Part
@@ -42,17 +42,17 @@ class Rim(Step[RimState]):
 
     def init(self, p: Problem) -> RimState:
         """Start at the image to refine, without memory."""
-        return RimState(p.first, self.network.start(to_real(p.first)))
+        return RimState(p.first, self.network.start(to_real(p.first, dtype=p.networks)))
 
     def enter(self, previous: RimState, p: Problem) -> RimState:
         """Start at the previous cascade's image."""
         x = previous.x.detach() if self.detach else previous.x
-        hidden = previous.hidden if self.carry else self.network.start(to_real(x))
+        hidden = previous.hidden if self.carry else self.network.start(to_real(x, dtype=p.networks))
         return RimState(x, tuple(h.detach() for h in hidden) if self.detach else hidden)
 
     def forward(self, s: RimState, p: Problem) -> RimState:
         """Take one step."""
-        update, hidden = self.network(to_real(s.x, p.gradient(s.x)), s.hidden)
+        update, hidden = apply_network(self.network, to_real(s.x, p.gradient(s.x), dtype=p.networks), s.hidden)
         x = s.x + to_complex(update, s.x.shape[1])
         return RimState(x if self.consistency is None else self.consistency(x, p), hidden)
 

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+import torch
+
 from mrirecon.config import Config, differences, render, saved_config
-from mrirecon.errors import Stopped, UsageError
+from mrirecon.errors import BusyError, Stopped, UsageError
 from mrirecon.io import atomic_path
+from mrirecon.io.claim import claim
 from mrirecon.training.log import Log
-from mrirecon.training.setup import learning_rate, make_fabric
-from mrirecon.training.state import State, load_state, save_state
+from mrirecon.training.setup import learning_rate, make_fabric, rank_of_process
+from mrirecon.training.state import State, load_state, save_state, states
 from mrirecon.training.trainer import Trainer
 
 Progress = Callable[[int, int, str], None]
 CONFIG, STATES = "config.yaml", "states"
 # What may differ when a run goes on: it changes none of its numbers.
 FREE = ("train.workers", "train.tensorboard", "train.checkpoint", "train.panels", "train.log_every", "data.licence")
+FREE += ("train.minutes",)  # every call has a budget of its own
 LENGTH = ("train.steps", "train.epochs")
 
 
@@ -35,6 +41,7 @@ def train(
     progress: Progress | None = None,
     tell: Callable[[str], None] = lambda text: None,
     command: Sequence[str] | None = None,
+    begun: float | None = None,
 ) -> dict[str, Any]:
     """Train a method as configured; leaves ``best`` and ``last`` (models), log.jsonl, panels and resumable states.
 
@@ -46,26 +53,64 @@ def train(
         progress: called with (step, steps, what happens).
         tell: called with lines for people.
         command: the command line, for the log.
+        begun: when the time of ``train.minutes`` began to count, of `time.monotonic`; now, if left out.
 
     Returns:
-        Plain data: steps, scores of the last validation, the best, folders, seconds.
+        Plain data: steps, scores of the last validation, the best, folders, seconds, and whether the run is finished:
+        a Slurm job whose time is up ends it whole before, to be gone on with.
 
     Raises:
         UsageError: a run that cannot go on as configured, with the differences.
+        BusyError: another process trains in this folder.
         SignalError: a loss that is not a number; the item is named.
         Stopped: by SIGINT, SIGTERM or SIGUSR1, after the step was saved.
 
     """
-    loss = config.settings.loss
-    # Cascades that are detached, and whose images do not count, learn nothing.
-    fabric = make_fabric(config.settings.train, device, unused=loss.cascades == "last")
-    folder = Path(folder)
+    begun, folder = time.monotonic() if begun is None else begun, Path(folder)
+    with _alone(folder):
+        return _train(config, folder, resume, device, progress, tell, command, begun)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder for this run, which only one process may write to; of several ranks the first does it for all.
+
+    Raises:
+        BusyError: another process holds it.
+
+    """
+    if rank_of_process():
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(claim(folder / CONFIG, wait=False))
+        except BusyError:
+            fix = "wait for it or stop it (it saves its state), or use another --output"
+            raise BusyError("another process trains in this folder", where=str(folder), fix=fix) from None
+        yield
+
+
+def _train(
+    config: Config,
+    folder: Path,
+    resume: str,
+    device: str,
+    progress: Progress | None,
+    tell: Callable[[str], None],
+    command: Sequence[str] | None,
+    begun: float,
+) -> dict[str, Any]:
+    config = _same_precision(config, folder)
     start = _claim(config, folder, resume)
+    # Cascades that are detached, and whose images do not count, learn nothing.
+    unused = config.settings.loss.cascades == "last"
+    fabric = make_fabric(config.settings.train, device, unused=unused)
     fabric.barrier()
-    trainer = Trainer(config, folder, fabric)
+    trainer = Trainer(config, folder, fabric, begun=begun)
     if not trainer.main:
         tell, progress = (lambda text: None), None
-    for note in trainer.sources.notes:
+    for note in (*trainer.sources.notes, trainer.precision_told):
         tell(note)
     log = Log(folder, config.settings.train, trainer.main)
     if not trainer.learnable:
@@ -76,17 +121,29 @@ def train(
         state, notes = start
         for note in notes:
             tell(note)
+        _same_threads(state, tell)
         trainer.restore(state)
-        tell(f"goes on after step {trainer.step} of {trainer.total}")
+        of = "" if config.settings.train.minutes else f" of {trainer.total}"
+        tell(f"goes on after step {trainer.step}{of}")
     if trainer.main:
         with atomic_path(folder / CONFIG) as temporary:
-            temporary.write_text(render(config), encoding="utf-8")
+            temporary.write_text(render(trainer.config), encoding="utf-8")
     log.begin(trainer.step, command, anew=start is None, checked=trainer.checked == trainer.step)
     with _signals(trainer):
         _run(trainer, log, progress, tell)
     log.close()
     told = {"steps": trainer.step, "scores": trainer.scores, "zero_filled": trainer.zero_filled, "best": trainer.best}
+    told["finished"] = trainer.settings.train.minutes is not None or not trainer.late or trainer.step >= trainer.total
     return {**told, "folder": str(folder), "seconds": trainer.seconds, "learned": True, "rank": fabric.global_rank}
+
+
+def _same_precision(config: Config, folder: Path) -> Config:
+    """Return the configuration with ``train.precision: auto`` replaced by what the run in the folder began with."""
+    settings, saved = config.settings, folder / CONFIG
+    if settings.train.precision != "auto" or not (saved.is_file() and states(folder / STATES)):
+        return config
+    train = settings.train.model_copy(update={"precision": saved_config(saved)["train"]["precision"]})
+    return replace(config, settings=settings.model_copy(update={"train": train}))
 
 
 def _claim(config: Config, folder: Path, resume: str) -> tuple[State, list[str]] | None:
@@ -99,11 +156,23 @@ def _claim(config: Config, folder: Path, resume: str) -> tuple[State, list[str]]
     saved = folder / CONFIG
     if not saved.is_file():
         return None
+    if not states(folder / STATES):
+        # A run that failed before its first state has made nothing that could be gone on with, or lost.
+        models = [name for name in ("best", "last") if (folder / name).exists()]
+        if not models:
+            return None
+        raise UsageError(
+            "there is a model in this folder, and no state to go on from",
+            where=str(folder / STATES),
+            why=f"it holds {' and '.join(models)}",
+            fix="put the states back, or use another --output",
+        )
     if resume == "never":
         raise UsageError(
             "there is a run in this folder", where=str(folder), fix="use --resume auto, or another --output"
         )
-    free = FREE if config.settings.train.schedule == "cosine" else (*FREE, *LENGTH)
+    train = config.settings.train
+    free = FREE if train.schedule == "cosine" and train.minutes is None else (*FREE, *LENGTH)
     changed = [d for d in differences(saved_config(saved), config.plain()) if not d.startswith(free)]
     if changed:
         raise UsageError(
@@ -114,6 +183,18 @@ def _claim(config: Config, folder: Path, resume: str) -> tuple[State, list[str]]
         )
     state, notes = load_state(folder / STATES)
     return None if state is None else (state, notes)
+
+
+def _same_threads(state: State, tell: Callable[[str], None]) -> None:
+    """Compute with as many threads as the run began with: sums are taken in their order, and round as it was."""
+    before, now = state.get("threads"), torch.get_num_threads()
+    if before is None or before == now:
+        return
+    if os.environ.get("OMP_NUM_THREADS"):
+        tell(f"it began with {before} threads and goes on with {now}, as OMP_NUM_THREADS says: not bit for bit")
+        return
+    torch.set_num_threads(before)
+    tell(f"computes with {before} threads, as it began; OMP_NUM_THREADS overrides it")
 
 
 def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], None]) -> None:
@@ -133,32 +214,41 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
             save_state(t.folder / STATES, t.step, t.state())
         last_save = time.perf_counter()
 
+    if train.minutes is not None and (train.steps or train.epochs):
+        tell(f"trains for {train.minutes:g} minutes, whatever train.steps and train.epochs say")
+    for note in t.fit_to_clock():
+        tell(note)
     if not t.zero_filled:
         t.zero_filled = t.validate_zero_filled().scores
         log.write({"step": 0, "zero_filled": t.zero_filled})
     batches = t.loader.batches(t.step * train.accumulate)
     while True:
-        if t.step and t.checked != t.step and (t.step % t.every == 0 or t.step == t.total):
+        last = t.step >= t.total or (t.late and t.step > first)  # one step at least
+        if t.step and t.checked != t.step and (last or (t.step % t.every == 0 and t.rests)):
             save()  # a signal may come while it validates
             _check(t, log, tell)
             save()
-        if t.step >= t.total or (train.patience and t.bad >= train.patience):
+        if last or (train.patience and t.bad >= train.patience):
             break
+        rate = learning_rate(train, t.step, t.total, t.progress)
         loss, norm = t.advance(batches)
         t.window.append(loss)
         spend()
         if t.step % train.log_every == 0 or t.step == t.total:
             line: dict[str, object] = {"step": t.step, "loss": sum(t.window) / len(t.window), "gradient": norm}
-            line |= {"lr": learning_rate(train, t.step - 1, t.total), "seconds": t.seconds}
+            line |= {"lr": rate, "seconds": t.seconds}
             here = time.perf_counter() - begun
             log.write(line | {"steps/s": (t.step - first) / here} | t.loader.figures())
             t.window = []
         if progress:
-            progress(t.step, t.total, f"loss {loss:.4f}")
+            progress(t.step, t.expected, f"loss {loss:.4f}")
         late = time.perf_counter() - last_save > train.checkpoint_seconds
         if t.signal or late or t.step % train.checkpoint_every == 0:
             save()
             t.stop()
+    if t.late:
+        what = "the budget is used up" if train.minutes is not None else "the job's time is almost up"
+        tell(f"{what} after step {t.step}; run it again to go on")
     for note in t.loader.notes:
         tell(note)
 
@@ -166,6 +256,7 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
 def _check(t: Trainer, log: Log, tell: Callable[[str], None]) -> None:
     """Validate, keep the best and the last model, and say how it goes."""
     heading = f"{t.settings.method}, step {t.step}"
+    begun = time.monotonic()
     with t.averaged() as model:
         found = t.validate(model, t.folder / "panels" / f"step-{t.step:08d}.png", heading)
     t.scores, t.checked = found.scores, t.step
@@ -178,7 +269,9 @@ def _check(t: Trainer, log: Log, tell: Callable[[str], None]) -> None:
             t.export("best")
     shown = ", ".join(f"{k} {v:.4g}" for k, v in found.scores.items() if v is not None)
     zero = ", ".join(f"{v:.4g}" for v in t.zero_filled.values() if v is not None)
-    tell(f"step {t.step} of {t.total}: {shown} (zero-filled {zero}){', best so far' if better else ''}")
+    t.clock.validated(time.monotonic() - begun)
+    of = "" if t.settings.train.minutes is not None else f" of {t.total}"
+    tell(f"step {t.step}{of}: {shown} (zero-filled {zero}){', best so far' if better else ''}")
 
 
 def _validate_untrained(t: Trainer, tell: Callable[[str], None]) -> dict[str, float | None]:

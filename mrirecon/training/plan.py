@@ -36,7 +36,7 @@ def dry_run(config: Config, folder: str | Path, device: str = "auto") -> dict[st
         "steps": t.total,
         "device": str(t.device),
         "parameters": sum(w.numel() for w in t.weights.values()),
-        "notes": t.sources.notes,
+        "notes": [*t.sources.notes, t.precision_told],
         "folder": str(folder),
     }
     if not t.learnable:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,12 +28,16 @@ from mrirecon.errors import SignalError, Stopped
 from mrirecon.losses import Loss, LossSettings, step_weights
 from mrirecon.registry import build
 from mrirecon.training.card import make_card
-from mrirecon.training.setup import learning_rate, make_model, make_optimizer, make_recipes
+from mrirecon.training.clock import Clock
+from mrirecon.training.setup import learning_rate, make_model, make_optimizer, make_recipes, settled
 from mrirecon.training.state import State
 from mrirecon.training.validate import Validation, validate
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+
+
+VALIDATION = 0.1  # of the time that a run has, that its last validation may take
 
 
 class Objective(nn.Module):
@@ -58,15 +64,19 @@ class Objective(nn.Module):
 class Trainer:
     """Everything that a run has while it goes on; see `train`."""
 
-    def __init__(self, config: Config, folder: Path, fabric: Fabric) -> None:
-        self.config, self.settings, self.folder, self.fabric = config, config.settings, folder, fabric
+    def __init__(self, config: Config, folder: Path, fabric: Fabric, *, begun: float | None = None) -> None:
+        self.config, self.precision_told = settled(config, fabric)
+        self.settings, self.folder, self.fabric = self.config.settings, folder, fabric
         self.sources = open_sources(self.settings.data, config.path.parent)
         self.model = make_model(self.settings)
         self.learn, self.check = make_recipes(self.settings, self.model, self.sources)
         self.order = Order(self.learn, self.settings.data.epoch)
         train = self.settings.train
         self.per_epoch = max(1, self.order.steps * self.settings.data.buffer.together // train.accumulate)
+        self.clock = Clock(train.minutes, time.monotonic() if begun is None else begun)
         self.total = train.steps or (train.epochs or 1) * self.per_epoch
+        if train.minutes is not None:
+            self.total = sys.maxsize
         self.every = train.validate_every or self.per_epoch
         self.loader = Loader(self.order, self._workers(), fabric.global_rank, fabric.world_size, fabric.device)
         self.step, self.seconds, self.checked, self.bad = 0, 0.0, 0, 0
@@ -75,6 +85,9 @@ class Trainer:
         self.scores: dict[str, float | None] = {}
         self.zero_filled: dict[str, float | None] = {}
         self.signal = 0
+        # How far the schedule is, whether time is up, and whether there is time to validate: the same on all ranks.
+        self.progress, self.late, self.rests = 0.0, False, True
+        self.items = len(self.check.slots)  # that the best model was found by
         self.weights = dict(self.model.named_parameters())
         self.learnable = any(w.requires_grad for w in self.weights.values())
         self.objective = Objective(self.model, self.settings.loss)
@@ -112,6 +125,9 @@ class Trainer:
             "model": {k: w.detach() for k, w in self.weights.items()},
             "ema": self.ema,
             "optimizer": self.optimizer.state_dict(),
+            "items": self.items,
+            "threads": torch.get_num_threads(),
+            "precision": self.settings.train.precision,
         }
 
     def restore(self, state: State) -> None:
@@ -120,6 +136,8 @@ class Trainer:
         self.checked, self.bad = state["checked"], state["bad"]
         self.best, self.scores, self.zero_filled = state["best"], state["scores"], state["zero_filled"]
         self.window = list(state["window"])
+        self.items = state.get("items", self.items)
+        self.clock.spent = self.seconds
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(state["model"][name])
@@ -130,7 +148,8 @@ class Trainer:
     def advance(self, batches: Iterator[Batch]) -> tuple[float, float]:
         """Take one optimizer step and return the mean loss and the norm of the gradient."""
         train = self.settings.train
-        rate = learning_rate(train, self.step, self.total)
+        begun = time.monotonic()
+        rate = learning_rate(train, self.step, self.total, self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # Nothing random is carried from step to step: dropout, too, is a function of the step.
@@ -158,11 +177,53 @@ class Trainer:
             with torch.no_grad():
                 for name, weight in self.weights.items():
                     self.ema[name].lerp_(weight, 1 - decay)
-        # A signal that one rank was sent stops all of them after the same step.
-        both = self.fabric.all_reduce(torch.tensor([total, float(self.signal)], device=self.device))
-        mean, stop = both.tolist()  # type: ignore[union-attr]  # of a tensor it gives one
+        self.clock.steps.append(time.monotonic() - begun)
+        # What one rank decides, all of them do after the same step: a signal that it was sent, its clock.
+        mean, stop = self._agree(total, float(self.signal))
         self.signal = self.signal or (signal.SIGTERM if stop else 0)
         return mean, norm
+
+    def _agree(self, *values: float) -> list[float]:
+        """Return the means over all ranks, and bring their clocks together."""
+        clock = self.clock
+        mine = [clock.progress, float(clock.due), float(clock.rests), *values]
+        told = self.fabric.all_reduce(torch.tensor(mine, dtype=torch.float64, device=self.device))
+        self.progress, due, rests, *means = told.tolist()  # type: ignore[union-attr]  # of a tensor it gives one
+        self.late, self.rests = due > 0, rests == 1
+        return means
+
+    @property
+    def expected(self) -> int:
+        """How many steps the run will have taken in the end; an estimate under a budget of time."""
+        if self.settings.train.minutes is None:
+            return self.total
+        return max(self.step, round(self.step / self.progress)) if self.progress > 0 else self.step
+
+    def fit_to_clock(self) -> list[str]:
+        """Choose as many validation items as the time allows, begin to count, and say what was left out.
+
+        Nothing is changed where there is no end. A best model found by other items is no measure any more.
+        """
+        notes: list[str] = []
+        one = 0.0
+        if self.clock.end is not None:
+            for _ in range(2):  # the first call of a network is no measure on a GPU
+                begun = time.monotonic()
+                with self.averaged() as model, torch.no_grad():
+                    model.run(self.check.item(0, 0, 0).to(self.device).problem).image.cpu()
+                one = time.monotonic() - begun
+            one, left = self._agree(one, self.clock.remaining)
+            ranks, count = self.fabric.world_size, len(self.check.slots)
+            # the zero-filled image is validated too
+            most = max(1, int(VALIDATION * left / max(one, 1e-6))) * ranks
+            if most < count:
+                self.check = replace(self.check, slots=[self.check.slots[i * count // most] for i in range(most)])
+                notes.append(f"it validates with {most} of {count} items: all would take too much of the time")
+            one *= -(-len(self.check.slots) // ranks)
+        if self.items != len(self.check.slots):
+            self.items, self.best, self.zero_filled = len(self.check.slots), None, {}
+        self.clock.start(1.5 * one + 1)
+        return notes
 
     def _not_a_number(self, batch: Batch, losses: Tensor | None) -> SignalError:
         bad = (
@@ -223,7 +284,7 @@ class Trainer:
 
         """
         if self.signal:
-            raise Stopped(self.signal, f"step {self.step} of {self.total} is saved; go on with --resume auto")
+            raise Stopped(self.signal, f"step {self.step} of {self.expected} is saved; go on with --resume auto")
 
     def export(self, name: str) -> Path:
         """Write the model's folder."""

@@ -1,0 +1,194 @@
+"""The layers of a recurrent network as single operations: fewer passes over feature maps than their parts take.
+
+A feature map of 64 channels at 320² is 13 MB in bfloat16. On a CPU with matrix units a convolution of it costs little
+more than reading it, so that padding, bias, ReLU and recurrence as operations of their own would take most of the time.
+Therefore feature maps carry a *halo*: their edge, repeated outward as far as the convolutions that follow reach. It is
+renewed where it lies. Each operation keeps only its inputs and its output for the backward pass.
+
+The gradient of a halo is added to that of the edge which it repeats, and is zero afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mrirecon.precision import full_precision
+
+_backward = torch.ops.aten.convolution_backward
+_below = torch.ops.aten.threshold_backward
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, relu: bool) -> Tensor:
+    """Return the convolution of feature maps, of the same size, with ReLU after it if asked for.
+
+    What comes out is right but in the outermost ``dilation`` · (kernel // 2) pixels, for there is nothing around x.
+
+    Args:
+        x: (N, inputs, y, x).
+        weight: (outputs, inputs, kernel, kernel), the kernel odd, in the type of x.
+        bias: (outputs,) or None.
+        dilation: of the kernel.
+        relu: whether negative values become zero.
+
+    Returns:
+        (N, outputs, y, x).
+
+    """
+    return _call(_Convolution, x, weight, bias, dilation, relu)
+
+
+def recur(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, recurrent: Tensor, halo: int) -> Tensor:
+    """Return ReLU(W x + b + u ⊙ h), the next state of an independently recurrent unit, its halo renewed.
+
+    Li et al., CVPR 2018.
+
+    Args:
+        x: (N, F, y, x), what is in its halo does not matter.
+        h: the state before, (N, F, y, x).
+        weight: W, (F, F, 1, 1), in the type of x.
+        bias: b, (F,) or None.
+        recurrent: u, (1, F, 1, 1).
+        halo: its width.
+
+    """
+    return _call(_Recurrence, x, h, weight, bias, recurrent, halo)
+
+
+def widen(x: Tensor, halo: int) -> Tensor:
+    """Return an image with a halo around it, its channels last in memory: (N, C, y, x) ↦ (N, C, y + 2h, x + 2h)."""
+    return cast("Tensor", _Widened.apply(x, halo)) if halo else x  # type: ignore[no-untyped-call]  # torch's
+
+
+def inside(x: Tensor, halo: int) -> Tensor:
+    """Return what lies within the halo, a view."""
+    return x[..., halo:-halo, halo:-halo] if halo else x
+
+
+def _call(function: type[torch.autograd.Function], x: Tensor, *more: object) -> Tensor:
+    """Apply an operation, in the type that autocast asks for where that is on; inside, it is off."""
+    kind = x.device.type
+    arguments: list[object] = [x, *more]
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        arguments = [a.to(dtype) if isinstance(a, Tensor) else a for a in arguments]
+    return cast("Tensor", full_precision(function.apply)(*arguments))
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, relu: bool) -> Tensor:
+        """See `convolve`."""
+        reach = [dilation * (weight.shape[-1] // 2)] * 2
+        if relu and _fuses(x):
+            out = torch.ops.mkldnn._convolution_pointwise(
+                _channels_last(x), weight, bias, reach, [1, 1], [dilation] * 2, 1, "relu", [], ""
+            )
+        else:
+            out = F.conv2d(x, weight, bias, padding=reach, dilation=dilation)
+            out = out.relu_() if relu else out
+        ctx.reach, ctx.dilation, ctx.biases = reach, [dilation] * 2, None if bias is None else [len(bias)]
+        ctx.save_for_backward(x, weight, out if relu else None)
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch's
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Pass the gradient on to image, weight and bias."""
+        x, weight, out = ctx.saved_tensors
+        if out is not None:
+            gradient = _below(gradient, out, 0)
+        needs = list(ctx.needs_input_grad[:3])
+        passed = _backward(
+            _channels_last(gradient), x, weight, ctx.biases, [1, 1], ctx.reach, ctx.dilation, False, [0, 0], 1, needs
+        )
+        return *passed, None, None
+
+
+class _Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, recurrent: Tensor, halo: int
+    ) -> Tensor:
+        """See `recur`."""
+        if _fuses(x):
+            out = h * recurrent
+            torch.ops.mkldnn._convolution_pointwise_.binary(
+                out, _channels_last(x), weight, bias, [0, 0], [1, 1], [1, 1], 1, "add", 1.0, "relu", [], ""
+            )
+        else:
+            out = F.conv2d(x, weight, bias).addcmul_(recurrent, h).relu_()
+        _renew(out, halo)
+        ctx.halo, ctx.biases = halo, None if bias is None else [len(bias)]
+        ctx.save_for_backward(x, h, weight, recurrent, out)
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch's
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Pass the gradient on to features, state, weight, bias and recurrent weight."""
+        x, h, weight, recurrent, out = ctx.saved_tensors
+        for_x, for_h, for_weight, for_bias, for_recurrent, _ = ctx.needs_input_grad
+        # The halo is ReLU's where the edge is, so the one may come before the other.
+        gradient = _fold(_channels_last(_below(gradient, out, 0)), ctx.halo)
+        to_x, to_weight, to_bias = _backward(
+            gradient, x, weight, ctx.biases, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [for_x, for_weight, for_bias]
+        )
+        to_h = gradient * recurrent if for_h else None
+        to_recurrent = (gradient * h).sum((0, 2, 3), keepdim=True) if for_recurrent else None
+        return to_x, to_h, to_weight, to_bias, to_recurrent, None
+
+
+class _Widened(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, halo: int) -> Tensor:
+        """See `widen`."""
+        ctx.halo = halo
+        n, channels, rows, columns = x.shape
+        out = x.new_empty(n, rows + 2 * halo, columns + 2 * halo, channels).movedim(-1, 1)
+        inside(out, halo).copy_(x)
+        _renew(out, halo)
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch's
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Pass the gradient on to the image."""
+        return inside(_fold(gradient.clone(), ctx.halo), ctx.halo), None
+
+
+def _renew(x: Tensor, halo: int) -> None:
+    """Repeat the edge of an image over its halo, in place."""
+    if halo:
+        within, first, last = slice(halo, -halo), slice(halo, halo + 1), slice(-halo - 1, -halo)
+        x[..., :halo, within] = x[..., first, within]
+        x[..., -halo:, within] = x[..., last, within]
+        x[..., :halo] = x[..., first]
+        x[..., -halo:] = x[..., last]
+
+
+def _fold(x: Tensor, halo: int) -> Tensor:
+    """Add the halo of a gradient to its edge and leave zero there, in place: the adjoint of `_renew`."""
+    if halo:
+        x[..., halo] += x[..., :halo].sum(-1)
+        x[..., -halo - 1] += x[..., -halo:].sum(-1)
+        x[..., :halo] = 0
+        x[..., -halo:] = 0
+        x[..., halo, :] += x[..., :halo, :].sum(-2)
+        x[..., -halo - 1, :] += x[..., -halo:, :].sum(-2)
+        x[..., :halo, :] = 0
+        x[..., -halo:, :] = 0
+    return x
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _fuses(x: Tensor) -> bool:
+    """Whether bias, ReLU and sum are best done by the convolution: bfloat16 on a CPU; float32 is slower so."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()

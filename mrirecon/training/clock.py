@@ -1,0 +1,83 @@
+"""How long a run may last: a budget of time that its schedule spans, and the end of a Slurm job.
+
+Both end the run whole: the last step is taken early enough for the validation, the models and the state after it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+
+END_OF_JOB = "SLURM_JOB_END_TIME"  # seconds since 1970, which Slurm sets from version 22.05 on
+MARGIN, LONGEST_MARGIN, SPARE = 0.05, 30.0, 2.0  # share of the time that is left unused, at most, and at least (s)
+RARELY = 9.0  # under a budget, validation takes at most a tenth of the time
+
+
+class Clock:
+    """The time that a call of `train` has.
+
+    Args:
+        minutes: of wall time, all included; None for no budget.
+        begun: when they began, of `time.monotonic`.
+        spent: seconds that the run took in earlier calls.
+
+    """
+
+    def __init__(self, minutes: float | None, begun: float, spent: float = 0.0) -> None:
+        self.minutes, self.begun, self.spent = minutes, begun, spent
+        ends = [] if minutes is None else [begun + 60 * minutes]
+        job = os.environ.get(END_OF_JOB, "")
+        if job.isdecimal():
+            ends.append(time.monotonic() + int(job) - time.time())
+        self.end = min(ends) if ends else None
+        self.check = 0.0  # seconds that a validation takes, with what is written after it
+        self.first = self.checked = time.monotonic()  # of the loop; of the last validation
+        self.steps: deque[float] = deque([0.0], maxlen=20)  # seconds of the last ones
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the end, less what is left unused."""
+        if self.end is None:
+            return float("inf")
+        return self.end - self._margin - time.monotonic()
+
+    @property
+    def _margin(self) -> float:
+        whole = 0.0 if self.end is None else self.end - self.begun
+        return min(SPARE + MARGIN * whole, LONGEST_MARGIN)
+
+    def start(self, check: float) -> None:
+        """Begin the loop, with the seconds that a validation is expected to take."""
+        self.first = self.checked = time.monotonic()
+        self.check = check
+
+    def validated(self, seconds: float) -> None:
+        """Note what a validation took."""
+        self.check, self.checked = max(self.check, seconds), time.monotonic()
+
+    @property
+    def progress(self) -> float:
+        """How far the schedule is, from 0 to 1: the time of all calls, of what it will be at the end of the budget.
+
+        A further budget lowers it: the schedule goes on as if the whole had been known from the start.
+        """
+        if self.minutes is None or self.end is None:
+            return 0.0
+        now = time.monotonic()
+        here, whole = now - self.first, self.end - self._margin - self.check - self.first
+        return min(1.0, max(0.0, (self.spent + here) / max(self.spent + whole, 1e-9)))
+
+    @property
+    def due(self) -> bool:
+        """Whether one more step and the validation might not fit any more."""
+        return self.remaining < 1.5 * max(self.steps) + self.check
+
+    @property
+    def rests(self) -> bool:
+        """Whether the last validation is long enough ago for another, under a budget or before the end of a job."""
+        if self.end is None:
+            return True
+        if self.remaining < 2 * self.check + 1.5 * max(self.steps):
+            return False
+        return self.minutes is None or time.monotonic() - self.checked >= RARELY * self.check
