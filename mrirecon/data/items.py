@@ -46,6 +46,7 @@ class _Raw(NamedTuple):
     labels: Tensor | None  # (B, 1, y, x)
     acquired: list[np.ndarray | None]  # (y, x), of measured k-space
     about: list[About]
+    noise: Tensor | None = None  # (B, C, C), its covariance where it is known
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ class Recipe:
         elif self.full:
             held = _stacked([m if p else np.ones_like(m) for m, p in zip(masks, prospective, strict=True)], device)
             full = torch.where(_column(prospective, y), y, Fourier(_PLANE)(image))
-        problem = Problem(y, sampled.to(y.real.dtype), maps, prior)
+        problem = Problem(y, sampled.to(y.real.dtype), maps, prior, noise=raw.noise)
         if self.start is not None:
             with torch.no_grad():
                 problem = replace(problem, start=self.start(problem.prepared()))
@@ -238,7 +239,7 @@ class Recipe:
             {"coils": coils, "snr": round(snr, 1), "lesions": len(lesions)}
             for snr, lesions in zip(made.snr, made.lesions, strict=True)
         ]
-        return _Raw(made.kspace, clean, made.labels, [None] * len(slots), about)
+        return _Raw(made.kspace, clean, made.labels, [None] * len(slots), about, made.covariance)
 
     def scene(self, slot: Slot, own: np.random.Generator, shared: np.random.Generator) -> Scene:
         """Draw the scene of a slice: what decides over sizes from ``shared``, all else from ``own``."""
