@@ -139,7 +139,7 @@ def _taps(calibration: Tensor, kernel: int, threshold: float) -> Tensor:
         patches = patches.unfold(1 + axis, kernel, 1)
     # (C, positions…, k…) → (positions, C·k…)
     matrix = patches.movedim(0, ndim).reshape(-1, coils * kernel**ndim)
-    power, vectors = torch.linalg.eigh(matrix.mH @ matrix)
+    power, vectors = _row_space(matrix)
     # Rows of the matrix are patches, so patches as columns lie in the span of the conjugate right singular vectors.
     kept = vectors[:, power > threshold**2 * power[-1]].conj()
     projector = (kept @ kept.mH).reshape(coils, *[kernel] * ndim, coils, *[kernel] * ndim)
@@ -149,6 +149,20 @@ def _taps(calibration: Tensor, kernel: int, threshold: float) -> Tensor:
         taps[(..., *(slice(i, i + kernel) for i in a))] += projector[(slice(None), slice(None), *a)]
     scaled: Tensor = taps / kernel**ndim
     return scaled
+
+
+def _row_space(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return squared singular values, ascending, and the right singular vectors (columns) of a matrix.
+
+    From the smaller of the two Gram matrices: a small calibration region has fewer patches than a patch has samples.
+    """
+    if matrix.shape[0] >= matrix.shape[1]:
+        power, vectors = torch.linalg.eigh(matrix.mH @ matrix)
+        return power, vectors
+    power, left = torch.linalg.eigh(matrix @ matrix.mH)
+    # what is rounding alone is not kept by any threshold, and needs no more than not to be divided by zero
+    size = power.clamp_min(torch.finfo(power.dtype).eps * power[-1]).sqrt()
+    return power, matrix.mH @ left / size
 
 
 def _evaluate(taps: Tensor, space: tuple[int, ...]) -> Tensor:
