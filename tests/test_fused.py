@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mrirecon.networks import RecurrentNet
 from mrirecon.networks.crossing import apply_network
 from mrirecon.networks.fused import convolve, inside, recur, widen
+from mrirecon.networks.normalise import InstanceNorm
 
 
 def plain(net, x, hidden):
@@ -86,3 +87,22 @@ def test_bfloat16_is_near_float32_and_its_gradients_arrive_in_float32():
     for exact, rounded in zip(*results.values(), strict=True):
         gap = float((rounded - exact).norm() / exact.norm())
         assert 0 < gap < 0.06
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_normalisation_is_torchs_and_channels_stay_last(layout):
+    torch.manual_seed(4)
+    x = (torch.randn(2, 3, 6, 5, dtype=torch.float64) * 2 + 1).contiguous(memory_format=layout).requires_grad_()
+    norm, probe = InstanceNorm(0.2), torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    found, wanted = norm(x), F.leaky_relu(F.instance_norm(x, eps=1e-5), 0.2)
+    torch.testing.assert_close(found, wanted)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    ours, theirs = (torch.autograd.grad((y * probe).sum(), x)[0] for y in (found, wanted))
+    torch.testing.assert_close(ours, theirs)
+    assert torch.autograd.gradcheck(norm, x)
+    exact = norm(x.detach().float())
+    half = norm(x.detach().bfloat16()).float()
+    assert (exact - found).abs().max() < 1e-5
+    assert (half - exact).abs().max() < 0.03
+    with pytest.raises(ValueError, match="one pixel"):
+        norm(x[..., :1, :1])

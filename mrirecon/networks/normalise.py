@@ -1,35 +1,84 @@
-"""Instance normalisation that leaves channels where they are."""
+"""Instance normalisation that leaves channels where they are, with the leaky ReLU that follows it."""
 
 from __future__ import annotations
+
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mrirecon.precision import full_precision
 
 _EPSILON = 1e-5  # torch's, and so fastMRI's
 
 
 class InstanceNorm(nn.Module):
-    """Each channel of each image to mean 0 and variance 1, without parameters (Ulyanov et al., arXiv 1607.08022).
+    """Each channel of each image to mean 0 and variance 1, without parameters, then a leaky ReLU.
 
-    torch moves channels first for this, and the convolutions that follow run up to four times slower there. Without
-    gradients, channels that come last stay last.
+    Ulyanov et al., arXiv 1607.08022. On a CPU torch moves channels first for this, and the convolutions that follow run
+    up to four times slower there: here, channels that come last stay last, with gradients and without.
+
+    Args:
+        slope: of the leaky ReLU where its input is negative.
+
     """
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, y, x) to the same shape."""
-        last = x.movedim(1, -1)
-        if torch.is_grad_enabled() or x.device.type != "cpu" or not last.is_contiguous():
-            return F.instance_norm(x, eps=_EPSILON)
-        if min(x.shape[-2:]) * max(x.shape[-2:]) == 1:
+        if x.device.type != "cpu":
+            return F.leaky_relu(F.instance_norm(x, eps=_EPSILON), self.slope, inplace=True)
+        if x.shape[-2] * x.shape[-1] == 1:
             raise ValueError("one pixel has no spread to normalise by")
-        centred = last - self._mean(last)
-        spread = (self._mean(centred * centred) + _EPSILON).rsqrt()
-        return centred.mul_(spread).movedim(-1, 1)
+        return cast("Tensor", full_precision(_Normalised.apply)(x, self.slope))
+
+
+class _Normalised(torch.autograd.Function):
+    """On rows of pixels and channels (N, y, x · C): numbers that belong to channels, repeated x times, go with them."""
 
     @staticmethod
-    def _mean(x: Tensor) -> Tensor:
-        """Return the mean over y and x of (N, y, x, C) as (N, 1, 1, C): row by row, which keeps rounding small."""
-        rows, columns = x.shape[1:3]
-        one = x.new_full((1, columns), 1 / columns)
-        return (one @ x).sum(1, keepdim=True) / rows
+    def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
+        """See `InstanceNorm`; only the output is kept, for it tells the normalised input."""
+        last = x.movedim(1, -1).contiguous()
+        centred = _rows(last) - _repeated(_mean(last), last)
+        spread = (_mean((centred * centred).view(last.shape)) + _EPSILON).rsqrt()
+        out = F.leaky_relu_(centred.mul_(_repeated(spread, last)), slope).view(last.shape)
+        ctx.slope = slope
+        ctx.save_for_backward(out, spread)
+        return out.movedim(-1, 1)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch's
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return (g − mean(g) − y · mean(g y)) / deviation, y the normalised input, g the gradient behind the ReLU."""
+        out, spread = ctx.saved_tensors
+        last = gradient.movedim(1, -1).contiguous()
+        g = torch.ops.aten.leaky_relu_backward(last, out, ctx.slope, True)
+        y = F.leaky_relu(out, 1 / ctx.slope)
+        shift, tilt = -_mean(g) * spread, -_mean(g * y) * spread
+        total = torch.addcmul(_repeated(shift, g), _rows(g), _repeated(spread, g))
+        total.addcmul_(_rows(y), _repeated(tilt, g))
+        return total.view(out.shape).movedim(-1, 1), None
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Return the mean over y and x of (N, y, x, C) as (N, C): row by row, which keeps rounding small."""
+    rows, columns = x.shape[1:3]
+    sums = (x.new_ones(1, columns) @ x).squeeze(2)
+    if x.dtype in (torch.bfloat16, torch.float16):
+        sums = sums.float()
+    return (sums / columns).sum(1) / rows
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.flatten(2)
+
+
+def _repeated(values: Tensor, like: Tensor) -> Tensor:
+    """Return one number a channel (N, C) as rows (N, 1, x · C) that fit (N, y, x, C), in its type."""
+    return values.to(like.dtype).repeat(1, like.shape[2]).unsqueeze(1)

@@ -22,8 +22,8 @@ class ConvBlock(nn.Module):
         super().__init__()
         steps: list[nn.Module] = []
         for width in (inputs, outputs):
-            steps += [nn.Conv2d(width, outputs, 3, padding=1, bias=False), InstanceNorm()]
-            steps += [nn.LeakyReLU(0.2, inplace=True), nn.Dropout2d(dropout)]
+            steps += [nn.Conv2d(width, outputs, 3, padding=1, bias=False), InstanceNorm(0.2)]
+            steps += [nn.Identity(), nn.Dropout2d(dropout)]  # published weights count the ReLU as a layer of its own
         self.layers = nn.Sequential(*steps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,8 +38,7 @@ class UpBlock(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False),
-            InstanceNorm(),
-            nn.LeakyReLU(0.2, inplace=True),
+            InstanceNorm(0.2),
         )
 
     def forward(self, x: Tensor) -> Tensor:
