@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from mrirecon.calibrate import EspiritOptions, ItemMaps, Source, item_maps
 from mrirecon.checkpoints import Trained, load_model, shipped
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.coverage import choose_method, outside
+from mrirecon.device import pick_device
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError, ModelMismatchError, UsageError
 from mrirecon.hybrid import Slices
@@ -45,6 +47,7 @@ class Reconstruction:
         seconds: wall time of each item, reading and calibration included; these three are of slices where volumes
             were solved slice by slice.
         notes: what else the user should know.
+        sets: how many sets of coil maps each item had.
 
     """
 
@@ -56,6 +59,7 @@ class Reconstruction:
     reasons: list[str]
     seconds: list[float]
     notes: list[str] = field(default_factory=list)
+    sets: list[int] = field(default_factory=list)
 
 
 def reconstruct(
@@ -194,6 +198,7 @@ class _Job:
     def _nothing(self, items: Sequence[int], reason: str) -> list[np.ndarray]:
         self.out.reasons += [reason] * len(items)
         self.out.lam += [0.0] * len(items) if self._weighed else []
+        self.out.sets += [0] * len(items)
         return [np.zeros(self.scan.space_shape, np.complex64) for _ in items]
 
     def run(self, items: Sequence[int]) -> list[np.ndarray]:
@@ -216,7 +221,10 @@ class _Job:
     def _maps(self, item: int, kspace: np.ndarray, mask: np.ndarray) -> ItemMaps:
         own = self.ready is not None and self.ready.prepare is not None  # a sensitivity network
         needed = self.method == SECOND_OPINION or (find(self.method).maps and not own)
-        maps = item_maps(self.scan, item, kspace, mask, source=self.source if needed else "unit", options=self.espirit)
+        asked = self.espirit or EspiritOptions()
+        if self.method == SECOND_OPINION and asked.sets == "auto":
+            asked = replace(asked, sets=1)
+        maps = item_maps(self.scan, item, kspace, mask, source=self.source if needed else "unit", options=asked)
         self.out.maps = maps.source if needed else "a network's" if own else "none needed"
         return maps
 
@@ -229,6 +237,11 @@ class _Job:
                 return self._nothing(items, "no object, as its coil maps tell")
             posed.append((*pose(kspace, mask, maps, use, device=self.device), maps.gain))
             del maps  # the problem has its own, weighted
+        sets = [p.maps.shape[1] for p, _, _ in posed]
+        if len(set(sets)) > 1:  # they cannot be stacked
+            runs = itertools.groupby(zip(sets, items, strict=True), lambda pair: pair[0])
+            return [image for _, run in runs for image in self._batch([item for _, item in run])]
+        self.out.sets += sets
         problem = posed[0][0] if len(posed) == 1 else _stack([p for p, _, _ in posed])
         if "lam" not in settings and self._weighed:
             settings = {**settings, "lam": default_weight(self.method, mask)}
@@ -266,6 +279,7 @@ class _Job:
         lam, count = _number(self.settings["lam"]), int(_number(self.settings["iterations"]))
         self.out.lam.append(lam)
         self.out.reasons.append(f"ran its {count} steps")
+        self.out.sets.append(1)
         return sigpy_cs(kspace / scale, maps.cropped()[0, 0].numpy(), lam, count) * (scale / maps.gain)
 
 
@@ -316,24 +330,6 @@ def sense_reference(scan: Scan) -> np.ndarray:
         problem, _ = pose(kspace, mask, item_maps(scan, item, kspace, mask), "cropped")
         out.append(np.abs(_join(problem.adjoint[0])))
     return np.stack(out)
-
-
-def pick_device(name: str) -> torch.device:
-    """Return a device by name; ``auto`` takes a GPU where there is one.
-
-    Raises:
-        UsageError: there is no such device here.
-
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"device {name!r} cannot be used here", why=reason, fix="use --device cpu") from None
-    return device
 
 
 def _join(image: Tensor) -> np.ndarray:

@@ -16,12 +16,13 @@ import torch
 from mrirecon import __version__
 from mrirecon.checkpoints import Trained, shipped
 from mrirecon.coverage import choose_method
+from mrirecon.device import pick_device
 from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images
 from mrirecon.evaluate.align import aligned, apart, upright
 from mrirecon.evaluate.reference import placed_reference
 from mrirecon.hybrid import stand_in
-from mrirecon.inference import Progress, Reconstruction, pick_device, reconstruct
+from mrirecon.inference import Progress, Reconstruction, reconstruct
 from mrirecon.io import read, refuse_overwrite, sidecar_path, write_image
 from mrirecon.io.apart import look_apart
 from mrirecon.io.bids import bids_fields, bids_path, describe_dataset
@@ -232,7 +233,11 @@ def _make(
 def _told(done: Reconstruction, asked: Request, trained: Trained | None) -> dict[str, object]:
     """Return what the sidecar says of how the images came about."""
     return {
-        "maps": {"source": done.maps, "file": None if asked.maps_file is None else str(asked.maps_file)},
+        "maps": {
+            "source": done.maps,
+            "sets": done.sets,
+            "file": None if asked.maps_file is None else str(asked.maps_file),
+        },
         "mask": None if asked.mask is None else str(asked.mask),
         "lambda": done.lam,
         "options": dict(asked.options or {}) if trained is None else trained.options,

@@ -13,8 +13,9 @@ from typing import Literal
 from mrirecon import __version__
 from mrirecon.calibrate import EspiritOptions, Source
 from mrirecon.checkpoints import Trained, describe_model, load_model, shipped
+from mrirecon.device import pick_device
 from mrirecon.errors import UsageError
-from mrirecon.inference import SECOND_OPINION, pick_device
+from mrirecon.inference import SECOND_OPINION
 from mrirecon.io import safe_name, sha256
 from mrirecon.io.formats import EXTENSION, FOREIGN, ImageFormat, image_format, named_format, require
 from mrirecon.io.identify import cfl_pair

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mrirecon.inference import pick_device
+from mrirecon.device import pick_device
 from mrirecon.operators import Coils, Fourier, Gradient, Identity, LinearOperator, Mask, inner, norm
 from mrirecon.problem import Problem
 from mrirecon.registry import build
