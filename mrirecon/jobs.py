@@ -274,7 +274,11 @@ def _filled(iterates: Sequence[np.ndarray]) -> np.ndarray:
 def _told(done: Reconstruction, asked: Request, trained: Trained | None) -> dict[str, object]:
     """Return what the sidecar says of how the images came about."""
     return {
-        "maps": {"source": done.maps, "file": None if asked.maps_file is None else str(asked.maps_file)},
+        "maps": {
+            "source": done.maps,
+            "sets": done.sets,
+            "file": None if asked.maps_file is None else str(asked.maps_file),
+        },
         "mask": None if asked.mask is None else str(asked.mask),
         "lambda": done.lam,
         "options": dict(asked.options or {}) if trained is None else trained.options,
