@@ -499,3 +499,17 @@ def test_it_learns(config, tmp_path):
     done = training.train(load_config(CONFIGS / "cirim.yaml", ["train.steps=600"]), tmp_path / "run")
     assert done["scores"]["ssim"] > done["zero_filled"]["ssim"] + 0.03
     assert done["scores"]["nmse"] < 0.7 * done["zero_filled"]["nmse"]
+
+
+def test_a_run_starts_from_the_weights_of_another(straight, config, tmp_path):
+    begun = tmp_path / "begun.yaml"
+    begun.write_text(TINY.replace("train: {steps: 8,", f"train: {{steps: 1, lr: 1e-12, initial: {straight / 'best'},"))
+    training.train(load_config(begun), tmp_path / "begun")
+    ours, theirs = load_model(tmp_path / "begun" / "last"), load_model(straight / "best")
+    for name, weight in theirs.model.named_parameters():
+        torch.testing.assert_close(dict(ours.model.named_parameters())[name], weight, rtol=0, atol=1e-9)
+    assert ours.card["started from"] == str(straight / "best")
+    other = tmp_path / "other.yaml"
+    other.write_text(begun.read_text().replace("features: 8", "features: 12"))
+    with pytest.raises(UsageError, match="do not fit"):
+        training.train(load_config(other), tmp_path / "other")

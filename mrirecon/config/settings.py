@@ -24,6 +24,9 @@ class Train(Section):
     )
     batch: Count = Field(1, description="items of a step, all processes together")
     accumulate: Count = Field(1, description="batches whose gradients are added up before a step")
+    initial: str | None = Field(
+        None, description="folder of a trained model of the same method and sizes, whose weights training starts from"
+    )
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: Positive = Field(1e-3, description="learning rate")
     betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field([0.9, 0.999], description="of Adam")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mrirecon.checkpoints import load_model
 from mrirecon.config import Config, Settings, Train
 from mrirecon.data.items import Recipe
 from mrirecon.data.sources import Slot, Sources
@@ -96,13 +97,37 @@ def rank_of_process() -> int:
 
 
 def make_model(settings: Settings) -> Reconstructor:
-    """Build the method; its first weights are a function of the seed."""
+    """Build the method; its first weights are a function of the seed, or those of ``train.initial``.
+
+    Raises:
+        InputError, ModelMismatchError: see `mrirecon.checkpoints.load_model`.
+        UsageError: the weights of ``train.initial`` do not fit the model.
+
+    """
     torch.manual_seed(settings.train.seed)
     model = build(settings.method, settings.model)
     channels_last(model)
+    if settings.train.initial is not None:
+        _take_weights(model, settings.train.initial)
     if settings.train.precision != "auto":
         model.precision = settings.train.precision
     return model
+
+
+def _take_weights(model: Reconstructor, folder: str) -> None:
+    trained = load_model(os.path.expandvars(folder))
+    weights, wanted = dict(trained.model.named_parameters()), dict(model.named_parameters())
+    wrong = sorted(set(weights) ^ set(wanted)) or [n for n, w in wanted.items() if weights[n].shape != w.shape]
+    if wrong:
+        raise UsageError(
+            "the weights to start from do not fit the model",
+            where="train.initial",
+            why=f"{folder} holds a {trained.method}, and {len(wrong)} weights differ, such as {wrong[0]}",
+            fix="give `model` the sizes that the folder's config.json states, or leave train.initial out",
+        )
+    with torch.no_grad():
+        for name, weight in wanted.items():
+            weight.copy_(weights[name])
 
 
 def settled(config: Config, fabric: Fabric) -> tuple[Config, str]:
