@@ -31,18 +31,24 @@ def config(tmp_path):
 
 @pytest.fixture
 def now(monkeypatch):
-    """A clock on which making an item takes 20 s, and all else no time."""
+    """A clock on which making a batch, or an item to validate, takes 20 s, and all else no time."""
     told = SimpleNamespace(seconds=1000.0)
     fake = SimpleNamespace(monotonic=lambda: told.seconds, time=lambda: told.seconds, perf_counter=lambda: told.seconds)
     for module in (clock, parts, loop):
         monkeypatch.setattr(module, "time", fake)
-    item = parts.Recipe.item
+    item, batches = parts.Recipe.item, parts.Loader.batches
 
-    def slow(self, *address):
+    def slow_item(self, *address):
         told.seconds += 20.0
         return item(self, *address)
 
-    monkeypatch.setattr(parts.Recipe, "item", slow)
+    def slow_batches(self, first):
+        for batch in batches(self, first):
+            told.seconds += 20.0
+            yield batch
+
+    monkeypatch.setattr(parts.Recipe, "item", slow_item)
+    monkeypatch.setattr(parts.Loader, "batches", slow_batches)
     return told
 
 
@@ -131,7 +137,8 @@ def test_the_clock(monkeypatch):
     assert c.progress == pytest.approx(300 / (300 + whole))
     at.now += whole / 2
     assert c.progress == pytest.approx((300 + whole / 2) / (300 + whole))
-    c.steps.append(6.0)
+    c.stepped(500.0)  # the first, with all that is done once, says little of the others
+    c.stepped(6.0)
     at.now = 700 - 30 - 20 - 9.1
     assert not c.due
     at.now += 0.2

@@ -33,7 +33,8 @@ class Clock:
         self.end = min(ends) if ends else None
         self.check = 0.0  # seconds that a validation takes, with what is written after it
         self.first = self.checked = time.monotonic()  # of the loop; of the last validation
-        self.steps: deque[float] = deque([0.0], maxlen=20)  # seconds of the last ones
+        self.opening: float | None = None  # seconds of the first step, which compiles and fills the buffer besides
+        self.steps: deque[float] = deque(maxlen=20)  # seconds of the last ones after it
 
     @property
     def remaining(self) -> float:
@@ -51,6 +52,18 @@ class Clock:
         """Begin the loop, with the seconds that a validation is expected to take."""
         self.first = self.checked = time.monotonic()
         self.check = check
+
+    def stepped(self, seconds: float) -> None:
+        """Note what a step took."""
+        if self.opening is None:
+            self.opening = seconds
+        else:
+            self.steps.append(seconds)
+
+    @property
+    def _next(self) -> float:
+        """Seconds to allow for the next step."""
+        return 1.5 * max(self.steps) if self.steps else 0.5 * (self.opening or 0.0)
 
     def validated(self, seconds: float) -> None:
         """Note what a validation took."""
@@ -71,13 +84,13 @@ class Clock:
     @property
     def due(self) -> bool:
         """Whether one more step and the validation might not fit any more."""
-        return self.remaining < 1.5 * max(self.steps) + self.check
+        return self.remaining < self._next + self.check
 
     @property
     def rests(self) -> bool:
         """Whether the last validation is long enough ago for another, under a budget or before the end of a job."""
         if self.end is None:
             return True
-        if self.remaining < 2 * self.check + 1.5 * max(self.steps):
+        if self.remaining < 2 * self.check + self._next:
             return False
         return self.minutes is None or time.monotonic() - self.checked >= RARELY * self.check

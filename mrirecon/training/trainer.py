@@ -177,7 +177,7 @@ class Trainer:
             with torch.no_grad():
                 for name, weight in self.weights.items():
                     self.ema[name].lerp_(weight, 1 - decay)
-        self.clock.steps.append(time.monotonic() - begun)
+        self.clock.stepped(time.monotonic() - begun)
         # What one rank decides, all of them do after the same step: a signal that it was sent, its clock.
         mean, stop = self._agree(total, float(self.signal))
         self.signal = self.signal or (signal.SIGTERM if stop else 0)
