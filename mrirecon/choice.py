@@ -92,7 +92,8 @@ def representatives(
     if len(scan) == 1:
         yield (0,), iter([example or stand_in(scan, options)])
         return
-    taken_apart = volumes(scan, options)
+    whole = example is not None and not isinstance(example[0], Slices)  # slices were tried, or are no question
+    taken_apart = None if whole else volumes(scan, options)
     for group in alike(scan):
 
         def one(item: int) -> tuple[Scan, int]:

@@ -164,7 +164,7 @@ def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> 
         raise typer.Exit(PartialFailure.exit_code)
     if partly and not failed:
         raise PartialFailure(
-            f"{len(partly)} items were not reconstructed, and are zero in the output",
+            f"not reconstructed, and zero in the output: {len(partly)} item{'s' if len(partly) > 1 else ''}",
             why="; ".join(f"{e['where']}: {e['what']}" for e in partly[:3]) + ("; ..." if len(partly) > 3 else ""),
             fix="mend them, or leave them out with --items; the other items are done",
         )
