@@ -108,6 +108,6 @@ def test_nothing_tracked_names_a_machine():
 
 
 def test_json_from_elsewhere_is_read_in_one_place():
-    """`mrirecon.text.parse_json` bounds its depth; what a process of our own says over a pipe is no file."""
-    own = {"text.py", "isolated.py", "apart.py"}
+    """`mrirecon.text.parse_json` bounds its depth; what our own processes say to each other is no file."""
+    own = {"text.py", "isolated.py", "apart.py", "packing.py"}
     assert [str(p) for p in FILES if p.name not in own and "json.load" in p.read_text()] == []
