@@ -89,7 +89,7 @@ def test_reconstruct_chooses_and_says_why(run, small):
     assert read_image("small_cs.h5").shape == (2, 64, 64)
     sidecar = json.loads(Path("small_cs.h5.json").read_text())
     assert sidecar["method"] == "cs"
-    assert sidecar["lambda"] == pytest.approx(sidecar["lambda"][:1] * 2)
+    assert sidecar["lambda"] == pytest.approx(sidecar["lambda"][:1] * 2, rel=0.5), "each by its own noise"
     assert {"versions", "seconds", "seed", "maps", "command", "stopped", "input"} <= set(sidecar)
 
 

@@ -280,8 +280,8 @@ def _narrate(path: Path, done: dict[str, Any]) -> None:
     how = done["why"] if " by " in done["why"] else f"by {done['method']}: {done['why']}"  # items differ, or do not
     say(f"{path}: {'would reconstruct' if done.get('dry_run') else 'reconstructed'} {how}")
     if not done.get("dry_run"):
-        weights = {f"{value:.3g}" for value in done["lambda"]}
-        weight = f"; lambda {', '.join(sorted(weights))}" if weights else ""
+        ends = sorted({f"{end(done['lambda']):.3g}" for end in (min, max)}, key=float) if done["lambda"] else []
+        weight = f"; lambda {' to '.join(ends)}" if ends else ""
         say(f"  maps: {done['maps']['source']}{weight}; {done['items']} items in {done['total_seconds']:.1f} s")
     for note in done["notes"]:
         say(f"  note: {note}")
