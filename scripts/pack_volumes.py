@@ -3,8 +3,8 @@
     python scripts/pack_volumes.py VOLUMES... -o packed.npz [--every 2] [--exclude "*_BRAIN*"] [--limit 50]
 
 Files, folders and patterns of NIfTI, .npz or .npy; every array of the result is one volume (slice, y, x), named after
-its file, so that people stay apart, and lies on a square grid of the finest pixel that was measured along both axes. Its
-spacing (slice, y, x) is beside it, as NAME_spacing.
+its file, so that people stay apart, and lies on a square grid of the finest pixel that was measured along both axes.
+Its spacing (slice, y, x) is beside it, as NAME_spacing.
 """
 
 from __future__ import annotations
