@@ -763,3 +763,21 @@ print(faults() - before)
         for how in ("held", "freed")
     }
     assert found["held"] < 0.1 * found["freed"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_makes_the_same_samples():
+    """Random numbers are drawn on the CPU: what is left is rounding, and voxels at a threshold."""
+    start = partial(compressed_sensing_start, iterations=4)
+    made = recipe(settings(target="measured"), batch=3, start=start)
+    addresses = [(0, n, 2 * n) for n in range(3)]
+    cpu, gpu = made.made(addresses), made.made(addresses, "cuda")
+    assert gpu.problem.y.device.type == "cuda"
+    again = gpu.to("cpu")
+    parts = [(cpu.target, again.target)]
+    parts += [(getattr(cpu.problem, n), getattr(again.problem, n)) for n in ("y", "maps", "start", "prior")]
+    for a, b in parts:
+        gap = (a - b).abs() / a.abs().max()
+        assert (gap > 1e-4).float().mean() < 1e-3
+        assert gap.median() < 1e-5
+    assert near(made.turned(cpu, addresses, 1), made.turned(gpu, addresses, 1).to("cpu"), 1e-2)
