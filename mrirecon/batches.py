@@ -16,10 +16,13 @@ from mrirecon.errors import BusyError, InputError, MriReconError, ResourceError,
 from mrirecon.inference import Progress
 from mrirecon.io import sidecar_path
 from mrirecon.io.atomic import resources
+from mrirecon.io.bruker import bruker
 from mrirecon.io.formats import named_format
 from mrirecon.jobs import as_finished, reconstruct_file
 from mrirecon.registry import methods
 from mrirecon.request import Request, output_path, stamp
+from mrirecon.targets import refuse_same_targets
+from mrirecon.text import parse_json, portable, utf8
 
 READ = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".dat", ".mat", ".mrd")
 WAITS = (1.0, 5.0, 15.0)  # seconds before what is still being written is tried again
@@ -97,14 +100,14 @@ class Plan:
     failures: Path | None
 
     @staticmethod
-    def of(files: Sequence[Path], output: Path, shard: str | None) -> Plan:
+    def of(files: Sequence[Path], output: Path, shard: str | None, request: Request | None = None) -> Plan:
         """Expand files, folders and patterns, and take the part that `shard` or the environment says.
 
         Raises:
             UsageError: see `expand` and `Shard.read`.
 
         """
-        sources = expand(files, output)
+        sources = expand(files, output, request)
         if len(sources) == 1 and sources == list(files) and shard is None:
             return Plan(sources, False, Shard(1, 1), None)
         part = Shard.read(shard)
@@ -122,19 +125,21 @@ class Outcome:
     error: MriReconError | None = None
 
 
-def expand(files: Sequence[Path], output: Path) -> list[Path]:
+def expand(files: Sequence[Path], output: Path, request: Request | None = None) -> list[Path]:
     """Return the files meant, folders and patterns taken apart, each with an output of its own.
 
-    In a folder, images that `reconstruct` wrote there are left out: their sidecars tell.
+    In a folder, hidden files are left out (as systems put beside others, such as ``._scan.h5``), and images that
+    `reconstruct` wrote there: their sidecars tell.
 
     Raises:
-        UsageError: several files for one output, two of the same name, an empty folder, or a pattern without files.
+        UsageError: several files for one output (see `mrirecon.targets`), an empty folder, or a pattern without files.
 
     """
     found: list[Path] = []
     for path in files:
         if path.is_dir():
-            inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in READ and not _ours(p)]
+            there = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+            inside = [p for p in there if p.suffix.lower() in READ and not _ours(p)]
             fix, why = "name a folder with k-space files", f"none of {', '.join(READ)}"
         elif has_magic(str(path)) and not path.exists():
             inside = [Path(p) for p in sorted(glob(str(path), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
@@ -142,24 +147,19 @@ def expand(files: Sequence[Path], output: Path) -> list[Path]:
         else:
             inside = [path]
         if not inside:
-            raise UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
+            raise bruker(path) or UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
         found += inside
     if len(found) > 1 and named_format(output) is not None and not output.is_dir():
         raise UsageError(f"{len(found)} files cannot go into one output", where=str(output), fix="give a folder")
-    names: dict[str, Path] = {}
-    for path in found:
-        name = path.name.split(".")[0]
-        if name in names:
-            why = f"{names[name]} and {path}"
-            raise UsageError(f"two of the files are called {name!r}", why=why, fix="use different output folders")
-        names[name] = path
+    if len(found) > 1:
+        refuse_same_targets(found, output, request or Request())
     return found
 
 
 def _ours(path: Path) -> bool:
     try:
-        told = json.loads(sidecar_path(path).read_bytes())
-        return "request" in told and any(o["file"] == path.name for o in told["outputs"])
+        told = parse_json(sidecar_path(path).read_bytes())
+        return "request" in told and any(o["file"] == portable(path.name) for o in told["outputs"])
     except (OSError, ValueError, TypeError, KeyError):
         return False
 
@@ -194,8 +194,11 @@ def run(
 
     Raises:
         ResourceError: the disk takes nothing any more, so that going on makes no sense.
+        UsageError: two sources have one output; nothing is written then.
 
     """
+    if len(sources) > 1:
+        refuse_same_targets(sources, output, request)
     if failures is not None and not dry_run:
         with resources(failures), suppress(FileNotFoundError):
             failures.unlink()
@@ -218,7 +221,7 @@ def run(
                     later.append(source)
                     before[source] = now, outcome.error
                     continue
-            if outcome.error is not None and failures is not None and not dry_run:
+            if failures is not None and not dry_run:
                 _list(failures, outcome)
             yield outcome
             if isinstance(outcome.error, ResourceError):
@@ -300,13 +303,17 @@ def _unfinished(error: MriReconError, found: dict[str, int] | None) -> bool:
 
 
 def _list(failures: Path, outcome: Outcome) -> None:
-    """Add a failure to the list; where even that is impossible, what is narrated has to do."""
-    assert outcome.error is not None, "the caller looked"
-    line = json.dumps({"file": str(outcome.source), **outcome.error.as_dict()}, ensure_ascii=False)
+    """Add what failed, a file or items of it, to the list; where even that is impossible, narration has to do."""
+    items = (outcome.told or {}).get("failed_items", [])
+    assert isinstance(items, list), "a sidecar of ours"
+    wrong = items if outcome.error is None else [outcome.error.as_dict()]
+    if not wrong:
+        return
+    lines = [json.dumps({"file": str(outcome.source), **one}, ensure_ascii=False) + "\n" for one in wrong]
     with suppress(OSError):
         failures.parent.mkdir(parents=True, exist_ok=True)
-        with failures.open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+        with failures.open("ab") as file:
+            file.write(utf8("".join(lines)))
 
 
 def _probe(folder: Path, error: ResourceError) -> None:

@@ -162,9 +162,14 @@ def _advise_two(scan: Scan, item: int, folded: Tensor) -> None:
 
 def calibrate(scan: Scan, *, options: EspiritOptions | None = None) -> np.ndarray:
     """Estimate ESPIRiT maps of every item: (item, M, C, *space) complex64."""
-    found = []
+    found: list[np.ndarray | None] = []
     for item in range(len(scan)):
+        if scan.empty(item):
+            scan.note(f"{scan.where(item)}: no signal, and maps of zeros")
+            found.append(None)
+            continue
         kspace = scan.kspace(item)
         maps = item_maps(scan, item, kspace, scan.mask(item), source="espirit", options=options)
         found.append(maps.cropped()[0].numpy())
-    return np.stack(found)
+    some = next(maps for maps in found if maps is not None)
+    return np.stack([np.zeros_like(some) if maps is None else maps for maps in found])

@@ -5,6 +5,7 @@ Nothing is executed on loading. What does not fit is refused with the first name
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,11 +20,17 @@ from mrirecon import __version__
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError, ModelMismatchError, UsageError
 from mrirecon.io import atomic_path, sha256, write_json
+from mrirecon.io.write import json_text
 from mrirecon.networks import channels_last
 from mrirecon.registry import build, find, resolve
+from mrirecon.text import parse_json, utf8
 
 WEIGHTS, CONFIG, CARD = "weights.safetensors", "config.json", "card.md"
 FORMAT = 1  # raised when a folder of today could no longer be read as it is meant
+_LARGEST = 16 << 20  # bytes of a configuration
+CARD_HASH = "card_sha256"  # key of the SHA-256 of the card for people
+SEAL = "seal"  # key of the hash over all else that the configuration holds
+UNSEALED = "it has no seal, as folders of earlier versions: its options and its card may have been changed"
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Trained:
         model: ready to reconstruct.
         sha256: of the weights file.
         card: plain data on how it was trained.
+        seal: hash over weights, options and card; None where an earlier version wrote the folder.
 
     """
 
@@ -46,6 +54,7 @@ class Trained:
     model: Reconstructor = field(repr=False)
     sha256: str
     card: dict[str, object]
+    seal: str | None = None
 
 
 def shipped() -> dict[str, Path]:
@@ -88,10 +97,43 @@ def save_model(
     count = sum(w.numel() for w in weights.values())
     about: dict[str, object] = {"format": FORMAT, "method": method, "options": resolved, "parameters": count}
     about |= {"sha256": digest, "mrirecon": __version__, "torch": torch.__version__, "card": dict(card or {})}
-    with atomic_path(folder / CARD) as temporary:
-        temporary.write_text(_card(about), encoding="utf-8")
-    write_json(folder / CONFIG, about)
+    _write_about(folder, about)
     return folder
+
+
+def seal_model(folder: str | Path) -> Path:
+    """Seal a folder anew: write the seal, and the card for people, of what its configuration and weights are now.
+
+    For a folder that an earlier version wrote, or whose configuration was changed on purpose.
+
+    Raises:
+        InputError, ModelMismatchError: see `describe_model`; weights that are not those that the configuration names.
+
+    """
+    folder = Path(folder)
+    about = describe_model(folder, sealed=False)
+    _check_weights(folder, about)
+    _write_about(folder, about)
+    load_model(folder)
+    return folder
+
+
+def seal_of(about: Mapping[str, object]) -> str:
+    """Return the seal of a configuration: SHA-256 over all that it holds but the seal itself, the weights' hash too.
+
+    Whoever changes a folder can make it again: it shows a change by mistake, or by a program that does not know it.
+    """
+    told = {key: value for key, value in about.items() if key != SEAL}
+    text = json.dumps(told, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _write_about(folder: Path, about: dict[str, object]) -> None:
+    with atomic_path(folder / CARD) as temporary:
+        temporary.write_bytes(utf8(_card(about)))
+    about = {**about, CARD_HASH: sha256(folder / CARD)}
+    written = parse_json(json_text(about))  # as it will be read: tuples are lists then
+    write_json(folder / CONFIG, about | {SEAL: seal_of(written)})
 
 
 def load_model(folder: str | Path) -> Trained:
@@ -99,20 +141,13 @@ def load_model(folder: str | Path) -> Trained:
 
     Raises:
         InputError: no such folder, or files that are missing or cannot be read.
-        ModelMismatchError: weights that are not those that were saved, do not fit the configuration, or are not finite;
-            a folder of a later version.
+        ModelMismatchError: weights, options or a card that are not those that were saved; weights that do not fit the
+            configuration, or are not finite; a folder of a later version.
 
     """
     folder = Path(folder)
     about = describe_model(folder)
-    found = sha256(folder / WEIGHTS)
-    if found != about["sha256"]:
-        raise ModelMismatchError(
-            "the weights are not those that were saved",
-            where=str(folder / WEIGHTS),
-            why=f"SHA-256 {found[:16]}…, and {CONFIG} says {str(about['sha256'])[:16]}…",
-            fix="copy the folder again, and look with `mrirecon models verify FOLDER`",
-        )
+    found = _check_weights(folder, about)
     try:
         weights = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -134,15 +169,36 @@ def load_model(folder: str | Path) -> Trained:
     card = about["card"]
     assert isinstance(card, dict)
     channels_last(model)
-    return Trained(folder, method, options, model.eval(), found, card)
+    seal = about.get(SEAL)
+    return Trained(folder, method, options, model.eval(), found, card, None if seal is None else str(seal))
 
 
-def describe_model(folder: str | Path) -> dict[str, object]:
+def verify_model(folder: str | Path) -> Trained:
+    """Load a model, and check also that the card for people is the one that was saved.
+
+    Raises:
+        InputError, ModelMismatchError: see `load_model`; a card that was changed.
+
+    """
+    found = load_model(folder)
+    wanted = describe_model(folder).get(CARD_HASH)
+    if wanted is not None and not (found.folder / CARD).is_file():
+        raise ModelMismatchError("the card is missing", where=str(found.folder / CARD), fix=_AGAIN)
+    if wanted is not None and sha256(found.folder / CARD) != wanted:
+        raise ModelMismatchError("the card is not the one that was saved", where=str(found.folder / CARD), fix=_AGAIN)
+    return found
+
+
+def describe_model(folder: str | Path, *, sealed: bool = True) -> dict[str, object]:
     """Return what a model's configuration says, without building it.
+
+    Args:
+        folder: the model.
+        sealed: whether a seal that is there must fit.
 
     Raises:
         InputError: not a model's folder.
-        ModelMismatchError: written by a later version.
+        ModelMismatchError: written by a later version, or changed since it was sealed.
 
     """
     folder = Path(folder)
@@ -155,7 +211,9 @@ def describe_model(folder: str | Path) -> dict[str, object]:
             fix = f"give a folder that `save_model` wrote, with {CONFIG} and {WEIGHTS}"
             raise InputError("this is not a model", where=str(folder), why=f"there is no {name} in it", fix=fix)
     try:
-        about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if (folder / CONFIG).stat().st_size > _LARGEST:
+            raise ValueError(f"it is larger than {_LARGEST >> 20} MiB")
+        about = parse_json((folder / CONFIG).read_bytes())
         missing = {"format", "method", "options", "sha256", "card"} - set(about)
     except (ValueError, TypeError) as error:
         raise InputError("the configuration cannot be read", where=str(folder / CONFIG), why=str(error)) from None
@@ -169,7 +227,29 @@ def describe_model(folder: str | Path) -> dict[str, object]:
             why=f"format {about['format']}; this is mrirecon {__version__}, which reads {FORMAT}",
             fix="use the version of mrirecon that wrote it, which the configuration names",
         )
+    if sealed and SEAL in about and about[SEAL] != seal_of(about):
+        raise ModelMismatchError(
+            "the options or the card are not those that were saved",
+            where=str(folder / CONFIG),
+            why=f"its seal is {str(about[SEAL])[:16]}…, and its content makes {seal_of(about)[:16]}…",
+            fix=_AGAIN,
+        )
     return dict(about)
+
+
+def _check_weights(folder: Path, about: Mapping[str, object]) -> str:
+    found = sha256(folder / WEIGHTS)
+    if found != about["sha256"]:
+        raise ModelMismatchError(
+            "the weights are not those that were saved",
+            where=str(folder / WEIGHTS),
+            why=f"SHA-256 {found[:16]}…, and {CONFIG} says {str(about['sha256'])[:16]}…",
+            fix=_AGAIN,
+        )
+    return found
+
+
+_AGAIN = "copy the folder again, and look with `mrirecon models verify FOLDER`"
 
 
 def _check_fit(weights: Mapping[str, Tensor], model: Reconstructor, where: str) -> None:

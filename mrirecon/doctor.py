@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from mrirecon.costs import usable_cores
+
 Verdict = Literal["ok", "look", "bad"]
 
 # Malicious uploads under a good name: they send away what they find. pyproject.toml keeps pip from taking them.
@@ -132,20 +134,6 @@ def _threads() -> list[Finding]:
         fix = f"export OMP_NUM_THREADS={max(1, int(cores))}"
         return [Finding("cores", "look", f"{told}: torch would start a thread for each core of the machine", fix)]
     return [Finding("cores", "ok", told)]
-
-
-def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return how many cores this process may use: those it may run on, less where a control group allows less."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
-    for quota, period in ((root / "cpu.max", None), (root / "cpu/cpu.cfs_quota_us", root / "cpu/cpu.cfs_period_us")):
-        try:
-            words = quota.read_text().split() + ([] if period is None else period.read_text().split())
-            if float(words[0]) > 0:
-                cores = min(cores, float(words[0]) / float(words[1]))
-        except (OSError, ValueError, IndexError):
-            continue
-    return cores
 
 
 def usable_memory(root: Path = Path("/sys/fs/cgroup")) -> float | None:

@@ -63,12 +63,14 @@ class Outcome(NamedTuple, Generic[S]):
     change: Tensor  # (B,) relative change at the last step; NaN where the method has no rule
     converged: Tensor  # (B,) true where the change fell below the tolerance
 
-    def reasons(self, tolerance: float) -> list[str]:
+    def reasons(self, tolerance: float | Tensor) -> list[str]:
         """Say for each item why it stopped."""
         out = []
-        for n, c, ok in zip(self.iterations.tolist(), self.change.tolist(), self.converged.tolist(), strict=True):
+        limits = torch.as_tensor(tolerance).expand(len(self.iterations))
+        facts = (v.tolist() for v in (self.iterations, self.change, self.converged, limits))
+        for n, c, ok, limit in zip(*facts, strict=True):
             if ok:
-                out.append(f"converged: relative change {c:.1e} < {tolerance:.1e} after {n} iterations")
+                out.append(f"converged: relative change {c:.1e} < {limit:.1e} after {n} iterations")
             elif c == c:
                 out.append(f"stopped at the limit of {n} iterations: relative change {c:.1e}")
             else:
@@ -83,7 +85,7 @@ class Unrolled(nn.Module, Generic[S]):
         blocks: the steps; each block after the first is entered from the one before.
         repeats: how often each block is applied.
         tolerance: an item stops when its step's relative change falls below this, unless gradients are being
-            recorded, for which every run must have the same length; 0 never stops.
+            recorded, for which every run must have the same length; 0 never stops. One for all, or for each item (B,).
         memory: ``checkpoint`` recomputes steps in the backward pass instead of storing what they need; ``invert``
             computes even their inputs back from their outputs, for steps that can be undone.
         segment: how many steps are recomputed together; only the state before them is kept.
@@ -95,7 +97,7 @@ class Unrolled(nn.Module, Generic[S]):
         blocks: Sequence[Step[S]],
         repeats: int = 1,
         *,
-        tolerance: float = 0.0,
+        tolerance: float | Tensor = 0.0,
         memory: Literal["store", "checkpoint", "invert"] = "store",
         segment: int = 1,
     ) -> None:
@@ -156,7 +158,7 @@ class Unrolled(nn.Module, Generic[S]):
         """
         p = p.prepared()
         batch, device = p.y.shape[0], p.y.device
-        watch = self.tolerance > 0 and not self._differentiated(p)
+        watch = bool(torch.as_tensor(self.tolerance).amax() > 0) and not self._differentiated(p)
         done = torch.zeros(batch, dtype=torch.bool, device=device)
         steps = torch.zeros(batch, dtype=torch.long, device=device)
         change = torch.full((batch,), float("nan"), dtype=p.mask.dtype, device=device)
@@ -241,7 +243,8 @@ class Reconstructor(nn.Module):
             nearly real, on every scanner and at every echo time, as it is for homodyne detection (Noll, Nishimura,
             Macovski, IEEE TMI 10:154, 1991). The result has its phase again.
         weigh: gives each item's weight (B,) of what was made of the start, from `refined` and the measured problem; the
-            rest of the image is the start. For use, not in training.
+            rest of the image is the start, or what ``fallback`` makes. For use, not in training.
+        fallback: makes the rest of the image, where the start is a rough one.
 
     Attributes:
         precision: what networks compute in. ``bfloat16`` casts what they are given and their weights, and nothing else:
@@ -261,10 +264,11 @@ class Reconstructor(nn.Module):
         start: Callable[[Problem], Tensor] | None = None,
         phase: Phase = "kept",
         weigh: Callable[[Callable[[Problem], tuple[Tensor, Tensor]], Problem], Tensor] | None = None,
+        fallback: Callable[[Problem], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.engine, self.prepare = engine, prepare
-        self.scale, self.start, self.phase, self.weigh = scale, start, phase, weigh
+        self.scale, self.start, self.phase, self.weigh, self.fallback = scale, start, phase, weigh, fallback
 
     def scaled(self, p: Problem, *, consume: bool = False) -> tuple[Problem, Tensor]:
         """Return the problem at unit scale, prepared, and its scale (B,); see `Problem.scaled` for ``consume``.
@@ -293,7 +297,7 @@ class Reconstructor(nn.Module):
         weight = self._weight(p)
         q, scale = self.scaled(p, consume=consume)
         outcome = self.engine.solve(q)
-        image = self._finished(self.engine.image(outcome.state, q), q, scale, weight)
+        image = self._finished(self.engine.image(outcome.state, q), q, scale, weight, self._rest(q, weight))
         reasons = outcome.reasons(self.engine.tolerance)
         if weight is not None:
             reasons = [f"{r}, taken at {w:.0%}" for r, w in zip(reasons, weight.tolist(), strict=True)]
@@ -303,24 +307,38 @@ class Reconstructor(nn.Module):
         """Yield the image after every step, in the data's own scale; the last is that of `run`."""
         weight = self._weight(p)
         q, scale = self.scaled(p)
+        rest = self._rest(q, weight)
         for step, outcome in self.engine.outcomes(q):
-            yield self._finished(step.image(outcome.state, q), q, scale, weight)
+            yield self._finished(step.image(outcome.state, q), q, scale, weight, rest)
 
     def refined(self, p: Problem) -> tuple[Tensor, Tensor]:
-        """Return the image that is started from, and what becomes of it, both (B, M, *space) in the data's scale."""
+        """Return the image without the network, and what it makes of its start: (B, M, *space) in the data's scale."""
         q, scale = self.scaled(p)
         image = self.engine.image(self.engine.solve(q).state, q)
-        return self._finished(q.first, q, scale, None), self._finished(image, q, scale, None)
+        rest = self._rest(q, torch.zeros_like(scale))
+        return self._finished(rest, q, scale), self._finished(image, q, scale)
+
+    @torch.no_grad()
+    def _rest(self, q: Problem, weight: Tensor | None) -> Tensor:
+        """Return what the image is made of where the network's part is not taken whole."""
+        if self.fallback is None or weight is None or bool((weight >= 1).all()):
+            return q.first
+        if q.phase is None:
+            return self.fallback(replace(q, start=None))
+        whole = replace(q.without_phase(q.phase.conj()), start=None, phase=None)
+        return self.fallback(whole) * q.phase.conj()
 
     @torch.no_grad()
     def _weight(self, p: Problem) -> Tensor | None:
         return None if self.weigh is None or self.training else self.weigh(self.refined, p)
 
     @staticmethod
-    def _finished(image: Tensor, q: Problem, scale: Tensor, weight: Tensor | None) -> Tensor:
+    def _finished(
+        image: Tensor, q: Problem, scale: Tensor, weight: Tensor | None = None, rest: Tensor | None = None
+    ) -> Tensor:
         """Return the image in the data's scale, with the phase that was taken out of it (a magnitude has none)."""
-        if weight is not None:
-            image = q.first + per_item(weight, image) * (image - q.first)
+        if weight is not None and rest is not None:
+            image = rest + per_item(weight, image) * (image - rest)
         if q.phase is not None and image.is_complex():
             image = image * q.phase
         return image * per_item(scale, image)

@@ -72,6 +72,10 @@ class SignalError(InputError):
     code = "MRI-E-SIGNAL"
 
 
+class NoSignalError(SignalError):
+    """k-space that is zero everywhere (exit 3); in a scan of several items, the image of such an item is zero."""
+
+
 class CalibrationError(InputError):
     """A calibration region that is missing or too small to estimate coil maps from (exit 3)."""
 

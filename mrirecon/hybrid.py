@@ -8,7 +8,7 @@ by slice to a temporary file where it does not fit into memory, so that neither 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,6 @@ import torch
 
 from mrirecon.io import Scan
 from mrirecon.io.axes import SPACE, Layout
-from mrirecon.io.fit import maps_index
 from mrirecon.io.scratch import Rows
 from mrirecon.io.values import WHOLE_LINE, check_finite, check_scale, largest_part, to_complex64
 from mrirecon.operators import Fourier
@@ -147,11 +146,10 @@ class Slices(Scan):
         return True
 
     def _spool_maps(self, folders: Sequence[Path]) -> tuple[Rows, np.ndarray]:
-        store = self.parent.maps_store or self.parent.store
         name = self.roles.maps
         assert name is not None, "the caller looked"
+        store, lead = self.parent.maps_at(self.volume)
         where = f"{store.path}:{name}"
-        lead = maps_index(store.arrays[name][0], self.parent.layout, self.volume, where)
         channels = store.arrays[name][0][len(lead) : -3]
         sets = math.prod(channels) // self.coils
         rows = Rows(len(self), (sets, self.coils, *self.space_shape), np.complex64, folders, f"maps of {where}")
@@ -171,8 +169,12 @@ class Slices(Scan):
         """Return which samples may be used: the same at every position."""
         return self.lines.copy()
 
+    glance = mask
 
-def slices(scan: Scan, volume: int = 0, options: Mapping[str, object] | None = None) -> Slices | None:
+
+def slices(
+    scan: Scan, volume: int = 0, options: Mapping[str, object] | None = None, axes: Collection[int] = (0, 1, 2)
+) -> Slices | None:
     """Return a volume as slices along its readout, not yet spooled; None where it has to be solved as a whole.
 
     The readout is an axis along which the mask is constant and the data (of the first coil that has any) are complete.
@@ -183,30 +185,37 @@ def slices(scan: Scan, volume: int = 0, options: Mapping[str, object] | None = N
             samples are lost (``nan="zero"``).
         volume: which item.
         options: of the method; ``ndim=3`` asks for the volume as a whole.
+        axes: spatial axes that may be the readout.
 
     """
-    if len(scan.space) != 3 or (options or {}).get("ndim") == 3:
+    if _whole(scan, options, look=volume == 0):
         return None
-    if scan.strict:
-        return None  # only whole items are held against their mask
-    if scan.nan == "zero" and volume == 0 and _lost(scan):
-        scan.note("solved as a volume: a lost sample would spoil its whole readout")
+    readouts = _readouts(scan, volume, axes) or {}
+    return next((_slices(scan, volume, axis, lines) for axis, lines in readouts.items()), None)
+
+
+def volumes(scan: Scan, options: Mapping[str, object] | None = None) -> tuple[int, list[int]] | None:
+    """Return an axis that is the readout of every volume, and the volumes with signal; None if there is no such axis.
+
+    Volumes that are fully sampled along different axes are solved as a whole, and a note says so.
+    """
+    if len(scan) == 1:
+        found = slices(scan, 0, options)
+        return None if found is None else (found.axis, [0])
+    if _whole(scan, options, look=True):
         return None
-    marked = _marked(scan, volume)
-    able = [a for a in range(3) if marked is None or bool((marked == marked.take([0], axis=a)).all())]
-    seen = _first_coil(scan, volume) if able else None
-    for axis in sorted(able, key=lambda a: SPACE.index(scan.space[a])):
-        assert seen is not None, "read where an axis is able"
-        lines = _lines(seen, None if marked is None else marked.take(0, axis=axis), axis)
-        if lines is not None:
-            return _slices(scan, volume, axis, lines)
-    return None
+    each = {v: there for v in range(len(scan)) if (there := _readouts(scan, v)) is not None}
+    shared = [a for a in next(iter(each.values()), {}) if all(a in there for there in each.values())]
+    if not shared and any(each.values()):
+        scan.note("no axis is fully sampled in every volume: they are solved as volumes")
+    return (shared[0], list(each)) if shared else None
 
 
 def stand_in(scan: Scan, options: Mapping[str, object] | None = None) -> tuple[Scan, int]:
     """Return a scan and the item of it by which a method is chosen: the middle slice of the first volume, or item 0."""
-    found = slices(scan, 0, options)
-    return (scan, 0) if found is None else (found, len(found) // 2)
+    found = volumes(scan, options)
+    one = None if found is None else slices(scan, found[1][0], options, found[:1])
+    return (scan, 0) if one is None else (one, len(one) // 2)
 
 
 def _slices(scan: Scan, volume: int, axis: int, lines: np.ndarray) -> Slices:
@@ -235,6 +244,32 @@ def _lost(scan: Scan) -> bool:
     """Whether some sample of any volume is no number; all are asked, for all volumes are solved in the same way."""
     volumes = range(len(scan))
     return any(not np.isfinite(block).all() for volume in volumes for *_, block in _blocks(scan, volume, 0))
+
+
+def _whole(scan: Scan, options: Mapping[str, object] | None, *, look: bool) -> bool:
+    """Whether volumes are not to be taken apart, whatever was sampled; `look` for lost samples where they count."""
+    if len(scan.space) != 3 or (options or {}).get("ndim") == 3 or scan.strict:
+        return True  # strict: only whole items are held against their mask
+    if look and scan.nan == "zero" and _lost(scan):
+        scan.note("solved as a volume: a lost sample would spoil its whole readout")
+        return True
+    return False
+
+
+def _readouts(scan: Scan, volume: int, axes: Collection[int] = (0, 1, 2)) -> dict[int, np.ndarray] | None:
+    """Return lines by axis, the preferred axis first, where a volume is fully sampled along it; None without signal."""
+    marked = _marked(scan, volume)
+    able = [a for a in axes if marked is None or bool((marked == marked.take([0], axis=a)).all())]
+    seen = _first_coil(scan, volume) if able else None
+    if seen is not None and not seen.any():
+        return None
+    found = {}
+    for axis in sorted(able, key=lambda a: SPACE.index(scan.space[a])):
+        assert seen is not None, "read where an axis is able"
+        lines = _lines(seen, None if marked is None else marked.take(0, axis=axis), axis)
+        if lines is not None:
+            found[axis] = lines
+    return found
 
 
 def _marked(scan: Scan, volume: int) -> np.ndarray | None:

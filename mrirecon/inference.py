@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -13,23 +14,22 @@ from torch import Tensor
 
 from mrirecon.calibrate import EspiritOptions, ItemMaps, Source, item_maps
 from mrirecon.checkpoints import Trained, load_model, shipped
-from mrirecon.coils.noise import noise_deviation
-from mrirecon.coverage import choose_method, outside
+from mrirecon.choice import SECOND_OPINION, Group, choose, outside_of, summary, tasks
 from mrirecon.engine import Precision, Reconstructor
-from mrirecon.errors import InputError, ModelMismatchError, UsageError
+from mrirecon.errors import InputError, UsageError
+from mrirecon.failures import Failures
 from mrirecon.hardware import PrecisionChoice, pick_device, pick_precision
 from mrirecon.hybrid import Slices
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
-from mrirecon.prepared import finish
+from mrirecon.prepared import finish, note_loud
 from mrirecon.problem import Problem
 from mrirecon.registry import Use, build, find, methods, resolve
-from mrirecon.regularization import default_weight, discrepancy_weight
+from mrirecon.regularization import weight_by_noise
 from mrirecon.scale import percentile_scale
 from mrirecon.streaming import example, images
 
 Progress = Callable[[int, int, str], None]
-SECOND_OPINION = "sigpy-cs"
 
 
 @dataclass
@@ -38,14 +38,16 @@ class Reconstruction:
 
     Attributes:
         images: (item, *space) complex64, in the scale of the data; magnitudes where the method shows no phase.
-        method: the method used.
+        method: the method used; where items differ, that of most of those with gaps, see `methods`.
         why: why it was chosen.
         maps: where the coil maps come from.
-        lam: regularization weight of each item, relative to its scale; empty where the method has none.
+        lam: regularization weight of each item, relative to its scale, whose method has one.
         reasons: why each item stopped.
         seconds: wall time of each item, reading and calibration included; these three are of slices where volumes
             were solved slice by slice.
         notes: what else the user should know.
+        methods: the method of each item, where it is not the same for all.
+        failed: what is wrong with items that were left out, where that was allowed; their images are zero.
         precision: what networks computed in; float32 where there are none.
 
     """
@@ -58,6 +60,8 @@ class Reconstruction:
     reasons: list[str]
     seconds: list[float]
     notes: list[str] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    failed: list[InputError] = field(default_factory=list)
     precision: Precision = "float32"
 
 
@@ -78,18 +82,21 @@ def reconstruct(
     progress: Progress | None = None,
     keep: Callable[[int, np.ndarray], None] | None = None,
     scratch: Sequence[Path] | None = None,
+    chosen: Sequence[Group] | None = None,
+    go_on: bool = False,
 ) -> Reconstruction:
     """Reconstruct every item of a scan.
 
     A volume that is fully sampled along its readout is solved slice by slice (`mrirecon.hybrid`), unless ``ndim=3``.
+    The image of an item without signal is zero, and noted.
 
     Args:
         scan: from `mrirecon.io.read`, or `mrirecon.prepared.prepare`.
         method: ``auto``, a registered method, or ``sigpy-cs``.
         maps: where coil maps come from.
         espirit: how they are estimated.
-        lam: regularization weight relative to the scale of the data; ``auto`` finds it by the discrepancy principle
-            (Morozov, 1966): the largest misfit that the measured noise explains. ``None`` takes the method's default.
+        lam: regularization weight relative to the scale of the data; ``auto`` and ``None`` take what suits the mask and
+            the measured noise (`mrirecon.regularization.weight_by_noise`).
         options: further options of the method.
         model: a trained model, in place of a method and its options; without one, a learned method takes the model
             that comes with mrirecon.
@@ -102,6 +109,8 @@ def reconstruct(
         progress: called with (items done, items, what is being done), or slices of volumes where those are solved.
         keep: called with (item, images (step, *space)) to see every iterate, in the scale of the data.
         scratch: folders for temporary files, in order of preference, one of which then holds large images as well.
+        chosen: what `mrirecon.choice.choose` returned for this scan, where that is known already.
+        go_on: leave out items that cannot be reconstructed (see `Reconstruction.failed`) in place of raising.
 
     Raises:
         UsageError: a method, option or device that does not exist; a learned method without a model.
@@ -110,54 +119,56 @@ def reconstruct(
         ResourceError: no room for a temporary file.
 
     """
-    where, why = pick_device(device), "as asked"
+    where = pick_device(device)
     if method not in ("auto", SECOND_OPINION):
         resolve(method, options)  # before a long pass over the file
     first, item = example(scan, options, scratch)
-    if method == "auto":
-        method, why = choose_method(first, item, maps)
-    if model is None and method in shipped():
-        if options:
-            raise UsageError(f"{method} comes trained, with its own options", fix="leave --set out, or train your own")
-        model = load_model(shipped()[method])
-    elif model is not None:
-        why = f"model {model.folder}"
-    if model is not None:
-        method = model.method
-        if lam is not None:
-            raise UsageError("a trained model has no regularization weight to set", fix="leave --lambda out")
-    elif method != SECOND_OPINION and find(method).learned:
-        raise UsageError(f"method {method!r} is learned: it needs weights", fix="give a trained model with --model DIR")
-    beyond = [] if model is None else outside(model.card, first, item)
-    if beyond and strict:
-        raise ModelMismatchError(
-            "the model was not trained for such data",
-            where=first.where(item),
-            why="; ".join(beyond),
-            fix="use --method cs, a model that was, or leave --strict-model out",
-        )
-    settings = _settings(first, method, options or {}, lam, seed)
-    ready = None if model is None else model.model.to(where)
-    out = Reconstruction(np.empty(0), method, why, "", [], [], [])
-    if ready is not None:
-        ready.precision, told = pick_precision(precision, where)
-        out.precision = ready.precision
-        out.notes += [told] if precision != "float32" else []
-    elif precision == "bfloat16":
-        out.notes.append(f"{method} has no network to compute in bfloat16: all of it is computed in float32")
-    job = _Job(scan, method, maps, espirit, settings, lam == "auto", where, ready, keep, out)
+    note_loud(first, item)
+    beyond: list[str] = []
+    if chosen is None and model is None and method == "auto":
+        chosen = choose(scan, maps, options, (first, item))
+    elif chosen is None:
+        name, why = (method, "as asked") if model is None else (model.method, f"model {model.folder}")
+        chosen = [Group(tuple(range(len(scan))), name, why)]
+        if model is None and method in shipped() and not options:
+            model = load_model(shipped()[method])
+        if model is not None:
+            beyond = outside_of(model.card, scan, options, (first, item), strict=strict)
+    out = Reconstruction(np.empty(0), *summary(chosen), "", [], [], [])
+    jobs: dict[str, _Job] = {}
+    for task in tasks(chosen, options or {}, lam, model):
+        settings = _settings(first, task.method, task.options, task.lam, seed)
+        ready = None if task.model is None else task.model.model.to(where)
+        if ready is not None:
+            ready.precision, why = pick_precision(precision, where)
+            out.precision = ready.precision
+            out.notes += [why] if precision != "float32" else []
+        jobs[task.method] = _Job(first, task.method, maps, espirit, settings, where, ready, keep, out)
+    if precision == "bfloat16" and all(job.ready is None for job in jobs.values()):
+        out.notes.append(f"{out.method} has no network to compute in bfloat16: all of it is computed in float32")
+    of = defaultdict(lambda: out.method, {i: group.method for group in chosen for i in group.items})
+    failures = Failures(scan, go_on)
+
+    def solve(part: Scan, items: Sequence[int]) -> list[np.ndarray]:
+        job = replace(jobs[of[part.volume if isinstance(part, Slices) else items[0]]], scan=part)
+        return job.run(items) if job.ready is not None else [image for item in items for image in job.run([item])]
+
     made, out.seconds = images(
         scan,
         first,
-        lambda part, items: replace(job, scan=part).run(items),
-        size=max(1, batch) if ready is not None else 1,
+        solve,
+        size=max(1, batch),
         scratch=scratch,
-        progress=progress and (lambda done, total: progress(done, total, method)),
+        progress=progress and (lambda done, total: progress(done, total, out.method)),
+        kind=of.__getitem__,
+        lost=lambda item, error, count: jobs[of[item]].skip([item] * count, failures.add(item, error, count)),
     )
+    out.notes += failures.conclude(len(out.seconds))
+    out.failed = failures.bad
+    out.methods = [of[i] for i in range(len(scan))] if len(jobs) > 1 else []
     out.images = finish(scan, made, scratch)
     out.notes += [first.told] if isinstance(first, Slices) else []
-    out.notes += [f"outside what the model was trained for: {'; '.join(beyond)}"] if beyond else []
-    out.notes = [*scan.notes, *out.notes]
+    out.notes = [*scan.notes, *out.notes, *beyond]
     return out
 
 
@@ -193,7 +204,6 @@ class _Job:
     source: Source
     espirit: EspiritOptions | None
     settings: dict[str, object]
-    auto: bool
     device: torch.device
     ready: Reconstructor | None
     keep: Callable[[int, np.ndarray], None] | None
@@ -203,9 +213,16 @@ class _Job:
     def _weighed(self) -> bool:
         return self.method == SECOND_OPINION or "lam" in find(self.method).schema.model_fields
 
-    def _nothing(self, items: Sequence[int], reason: str) -> list[np.ndarray]:
+    def skip(self, items: Sequence[int], reason: str) -> None:
+        """Note why images are zero; they have no iterates."""
         self.out.reasons += [reason] * len(items)
         self.out.lam += [0.0] * len(items) if self._weighed else []
+        for item in items:
+            if self.keep is not None:
+                self.keep(item, np.zeros((0, *self.scan.space_shape), np.complex64))
+
+    def _nothing(self, items: Sequence[int], reason: str) -> list[np.ndarray]:
+        self.skip(items, reason)
         return [np.zeros(self.scan.space_shape, np.complex64) for _ in items]
 
     def run(self, items: Sequence[int]) -> list[np.ndarray]:
@@ -242,12 +259,8 @@ class _Job:
             posed.append((*pose(kspace, mask, maps, use, device=self.device), maps.gain))
             del maps  # the problem has its own, weighted
         problem = posed[0][0] if len(posed) == 1 else _stack([p for p, _, _ in posed])
-        if "lam" not in settings and self._weighed:
-            settings = {**settings, "lam": default_weight(self.method, mask)}
-        if self.auto:
-            found, how = discrepancy_weight(self.method, settings, problem, noise_deviation(kspace, mask))
-            settings = {**settings, "lam": found}
-            self.out.notes.append(f"{self.scan.where(items[0])}: {how}")
+        if "lam" not in settings and self._weighed:  # a batch of one, for it is no network
+            settings = {**settings, "lam": float(weight_by_noise(self.method, problem)[0])}
         model = build(self.method, settings).to(self.device) if self.ready is None else self.ready
         with torch.inference_mode():
             result = model.run(problem, consume=self.keep is None)
@@ -262,7 +275,7 @@ class _Job:
                 self.keep(item, np.stack([_join(x[number] * prior[0]) / gain for x in steps]))
         self.out.reasons += result.reasons
         if "lam" in settings:
-            self.out.lam.append(_number(settings["lam"]))
+            self.out.lam.append(cast("float", settings["lam"]))
         return images
 
     def _second_opinion(self, item: int) -> np.ndarray:
@@ -275,7 +288,7 @@ class _Job:
         # The same scale as our methods', so that λ means the same.
         problem, _ = pose(kspace, mask, maps, "cropped")
         scale = float(percentile_scale(problem.adjoint)[0])
-        lam, count = _number(self.settings["lam"]), int(_number(self.settings["iterations"]))
+        lam, count = cast("float", self.settings["lam"]), cast("int", self.settings["iterations"])
         self.out.lam.append(lam)
         self.out.reasons.append(f"ran its {count} steps")
         return sigpy_cs(kspace / scale, maps.cropped()[0, 0].numpy(), lam, count) * (scale / maps.gain)
@@ -316,6 +329,9 @@ def sense_reference(scan: Scan) -> np.ndarray:
     """
     out = []
     for item in range(len(scan)):
+        if scan.empty(item):
+            out.append(np.zeros(scan.space_shape, np.float32))
+            continue
         kspace, mask = scan.kspace(item), scan.mask(item)
         # Scanners leave the outermost lines empty (fastMRI's padding): that is not undersampling.
         if mask.mean() < 0.9:
@@ -337,8 +353,3 @@ def _join(image: Tensor) -> np.ndarray:
     magnitude = root_sum_of_squares(image, 0)
     phase = torch.exp(1j * image[0].angle())
     return np.asarray((magnitude * phase).cpu().numpy(), dtype=np.complex64)
-
-
-def _number(value: object) -> float:
-    assert isinstance(value, int | float)
-    return float(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 import time
@@ -14,21 +13,20 @@ import numpy as np
 import torch
 
 from mrirecon import __version__
-from mrirecon.checkpoints import Trained, shipped
-from mrirecon.coverage import choose_method
+from mrirecon.checkpoints import UNSEALED, Trained, shipped
+from mrirecon.choice import Group, choose, summary
 from mrirecon.errors import UsageError
 from mrirecon.evaluate import compare, holds_images
 from mrirecon.evaluate.align import aligned, apart, upright
 from mrirecon.evaluate.reference import placed_reference
 from mrirecon.hardware import pick_device
-from mrirecon.hybrid import stand_in
 from mrirecon.inference import Progress, Reconstruction, reconstruct
 from mrirecon.io import read, refuse_overwrite, sidecar_path, write_image
 from mrirecon.io.apart import look_apart
 from mrirecon.io.bids import bids_fields, bids_path, describe_dataset
 from mrirecon.io.claim import claim
 from mrirecon.io.encode_dicom import Series
-from mrirecon.io.formats import ImageFormat, image_format, kept, require
+from mrirecon.io.formats import ImageFormat, image_files, image_format, kept, require
 from mrirecon.io.grid import Grid, grid_of
 from mrirecon.io.manifest import verify
 from mrirecon.io.scan import Scan
@@ -36,6 +34,7 @@ from mrirecon.io.scratch import scratch_folders
 from mrirecon.io.sequence import in_seconds, sequence
 from mrirecon.prepared import Prepared, prepare
 from mrirecon.request import Request, output_path, stamp
+from mrirecon.text import local, parse_json
 
 
 def reconstruct_file(
@@ -91,9 +90,11 @@ def reconstruct_file(
         dataset=asked.dataset,
         nan=asked.nan,
         strict=asked.strict,
+        items=asked.items,
     )
     scan = prepare(stored, asked.preprocess)
-    chosen, why, trained = _choose(scan, asked)
+    groups, trained = _choose(scan, asked)
+    chosen, why = summary(groups)
     target = output_path(path, out, chosen, asked.format)
     if asked.bids is not None:
         target = bids_path(asked.bids, path, chosen, contrast=asked.contrast, attributes=scan.attributes)
@@ -107,17 +108,21 @@ def reconstruct_file(
         "why": why,
         "device": str(pick_device(asked.device)),
         "items": len(scan),
+        **({"chosen_items": asked.items} if asked.items is not None else {}),
         "preprocess": asked.preprocess.as_dict(),
     }
+    pages = len(scan) * (scan.space_shape[0] if len(scan.space) == 3 else 1)
+    files = image_files(target, written_as, pages)
     if dry_run:
-        _free(target, overwrite)
+        _free(target, files, asked, overwrite)
         return {**plan, "outputs": [str(target)], "dry_run": True, "notes": scan.notes}
     with claim(target, wait=wait):
         done = None if overwrite else asked.finished(path, sidecar_path(target))
         if done is not None:
             return as_finished(done, target)
-        _free(target, overwrite)
-        told, written = _make(scan, target, written_as, asked, plan, trained, command, progress, inputs)
+        _free(target, files, asked, overwrite)
+        made = groups if asked.method == "auto" and asked.model is None else None
+        told, written = _make(scan, target, written_as, asked, plan, made, trained, command, progress, inputs)
     return {**told, "outputs": [str(w) for w in written], "total_seconds": time.perf_counter() - start}
 
 
@@ -125,25 +130,36 @@ def as_finished(told: dict[str, object], target: Path) -> dict[str, object]:
     """Return what `reconstruct_file` returns of an output that was there, from what its sidecar tells."""
     outputs = told["outputs"]
     assert isinstance(outputs, list), "it was looked at"
-    return {**told, "outputs": [str(target.parent / o["file"]) for o in outputs], "finished": True}
+    return {**told, "outputs": [str(target.parent / local(o["file"])) for o in outputs], "finished": True}
 
 
-def _choose(scan: Scan, asked: Request) -> tuple[str, str, Trained | None]:
-    """Return the method, why, and the model that it takes."""
+def _choose(scan: Scan, asked: Request) -> tuple[list[Group], Trained | None]:
+    """Return methods by items, and the model that the first of them takes."""
+    every = tuple(range(len(scan)))
     if asked.model is not None:
         trained = asked.load(asked.model)
-        return trained.method, f"model {asked.model}", trained
-    method, why = asked.method, "as asked"
-    if method == "auto":
-        method, why = choose_method(*stand_in(scan, asked.options), asked.maps)
-    ours = shipped()
-    return method, why, asked.load(ours[method]) if method in ours and not asked.options else None
+        return [Group(every, trained.method, f"model {asked.model}")], trained
+    automatic = asked.method == "auto"
+    groups = choose(scan, asked.maps, asked.options) if automatic else [Group(every, asked.method, "as asked")]
+    ours, method = shipped(), groups[0].method
+    return groups, asked.load(ours[method]) if method in ours and not asked.options else None
 
 
-def _free(target: Path, overwrite: bool) -> None:
+def _free(target: Path, files: Sequence[Path], asked: Request, overwrite: bool) -> None:
+    """Refuse to replace anything of what would be written, but for what a killed run of ours left of it.
+
+    Raises:
+        UsageError: with the file that is there.
+
+    """
     beside = sidecar_path(target)
-    for there in (target, *([] if _is_sidecar(beside) else [beside])):
-        if (there.exists() or there.is_symlink()) and not overwrite:
+    wanted, begun = [*files, beside], _begun(beside, None)
+    if asked.save_iterates:
+        steps = _iterates(target)
+        wanted += [steps, sidecar_path(steps)]
+        begun |= _begun(sidecar_path(steps), asked.digest)
+    for there in [] if overwrite else wanted:
+        if (there.exists() or there.is_symlink()) and there not in begun:
             raise UsageError(
                 "the output exists already",
                 where=str(there),
@@ -152,12 +168,23 @@ def _free(target: Path, overwrite: bool) -> None:
             )
 
 
-def _is_sidecar(path: Path) -> bool:
-    """Whether a file is a sidecar of ours, which may be left of a run that was killed."""
+def _begun(sidecar: Path, digest: str | None) -> set[Path]:
+    """Return a sidecar of ours and the outputs that it names, if a killed run left only some of them.
+
+    All of them are returned as well where the sidecar tells of the request `digest`: the same would be written again.
+    """
     try:
-        return "request" in json.loads(path.read_bytes())
-    except (OSError, ValueError, TypeError):
-        return False
+        told = parse_json(sidecar.read_bytes())
+        named = {sidecar.parent / local(str(o["file"])): (o["bytes"], o["mtime_ns"]) for o in told["outputs"]}
+        whole = all(path.exists() for path in named) and told["request"] != digest
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
+    found = {p for p, noted in named.items() if p.is_file() and (p.stat().st_size, p.stat().st_mtime_ns) == noted}
+    return set() if whole else {sidecar, *found}
+
+
+def _iterates(target: Path) -> Path:
+    return target.with_name(f"{target.name.split('.')[0]}_iterates.h5")
 
 
 def _make(
@@ -166,6 +193,7 @@ def _make(
     written_as: ImageFormat,
     asked: Request,
     plan: dict[str, object],
+    groups: Sequence[Group] | None,
     trained: Trained | None,
     command: Sequence[str] | None,
     progress: Progress | None,
@@ -191,7 +219,10 @@ def _make(
         seed=asked.seed,
         progress=progress,
         scratch=scratch_folders(target.parent),
+        chosen=groups,
+        go_on=True,
     )
+    done.notes += [f"of the model {trained.folder}: {UNSEALED}"] if trained is not None and trained.seal is None else []
     grid, unknown = grid_of(scan, done.images.shape[1:])
     together = {"echo"} if asked.preprocess.echoes else set()
     loops = {axis: scan.shape[axis] for axis in scan.layout.loops if axis not in together}
@@ -206,15 +237,15 @@ def _make(
     if asked.reference is not None:
         # A full scan beside an undersampled one is stored in the same way.
         axes = None if holds_images(asked.reference) else asked.axes
-        truth, kind, place = placed_reference(asked.reference, axes=axes, like=scan)
+        truth, kind, place = placed_reference(asked.reference, axes=axes, like=scan, items=asked.items)
         mine, lies, notes = aligned(np.abs(done.images), grid, place if set(loops) <= {"slice"} else Grid())
         found = compare(mine, truth, prediction=scan.path, reference=asked.reference, kind=kind)
         found.notes[:0] = notes + (apart(mine.shape[-3:], lies, place) if mine.shape == truth.shape else [])
         told["scores"] = found.as_dict()
     written: list[Path] = []
     if asked.save_iterates:
-        steps = target.with_name(f"{target.name.split('.')[0]}_iterates.h5")
-        written = write_image(steps, np.concatenate(iterates), inputs=inputs)
+        steps = {"input": noted, "iterates of": target.name, "request": asked.digest}
+        written = write_image(_iterates(target), _filled(iterates), sidecar=steps, inputs=inputs)
     if asked.bids is not None:
         describe_dataset(asked.bids, scan.path)
     images = write_image(
@@ -231,6 +262,12 @@ def _make(
     return told, [*images, *written]
 
 
+def _filled(iterates: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the iterates of all items one after another, zeros for those that have none."""
+    steps = max(len(one) for one in iterates)
+    return np.concatenate([one if len(one) else np.zeros((steps, *one.shape[1:]), one.dtype) for one in iterates])
+
+
 def _told(done: Reconstruction, asked: Request, trained: Trained | None) -> dict[str, object]:
     """Return what the sidecar says of how the images came about."""
     return {
@@ -238,10 +275,14 @@ def _told(done: Reconstruction, asked: Request, trained: Trained | None) -> dict
         "mask": None if asked.mask is None else str(asked.mask),
         "lambda": done.lam,
         "options": dict(asked.options or {}) if trained is None else trained.options,
-        "model": None if trained is None else {"folder": str(trained.folder), "sha256": trained.sha256},
+        "model": None
+        if trained is None
+        else {"folder": str(trained.folder), "sha256": trained.sha256, "seal": trained.seal},
         "precision": done.precision,
         "seed": asked.seed,
         "stopped": done.reasons,
+        **({"methods": done.methods} if done.methods else {}),
+        **({"failed_items": [error.as_dict() for error in done.failed]} if done.failed else {}),
         "seconds": done.seconds,
         "notes": done.notes,
         "versions": versions(),

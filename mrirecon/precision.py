@@ -16,7 +16,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 
 DEVICES = ("cpu", "cuda")
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:

@@ -1,8 +1,9 @@
 """The metrics of others, digit by digit, so that a figure here can be held against a figure there.
 
 SSIM and PSNR are one formula each with several unspoken choices: over which pixels, with which data range, of images
-scaled how. A preset is one set of these choices. Magnitudes in float64 throughout; where others compute in the files'
-float32, figures agree to its precision. What is undefined is None, with the reason.
+scaled how. A preset is one set of these choices. All compute in float64; where others compute in the files' float32,
+figures agree to its precision. Real values count as they are, negative ones included, except for mridc, which takes
+magnitudes; of complex images, all take magnitudes. What is undefined is None, with the reason.
 
 =========  =======================  ===========================  ===============================  ===================
 preset     images                   data range                   SSIM, PSNR, NMSE of              source
@@ -13,8 +14,8 @@ calgary    divided by the maximum   largest − smallest value of  every slice  
            of the reference slice   both                                                          challenge (DIRECT)
 atommic    unscaled                 the larger of both volumes'  the volume (SSIM: mean of        ATOMMIC 1.0
                                     spans; for SSIM at least 1   slices)
-mridc      each slice divided by    1                            every slice                      mridc 0.2,
-           its own maximum, both                                                                  --type all_slices
+mridc      each slice's magnitude   1                            every slice                      mridc 0.2,
+           by its maximum, both                                                                   --type all_slices
 skimage    unscaled                 span of the reference slice  every slice                      scikit-image's
                                                                                                   defaults
 =========  =======================  ===========================  ===============================  ===================
@@ -40,6 +41,7 @@ from mrirecon.metrics import WINDOW, Array, magnitude, ssim
 
 Preset = Literal["mrirecon", "fastmri", "calgary", "atommic", "mridc", "skimage"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
+SIGNED = frozenset({"fastmri", "calgary", "atommic", "skimage"})  # presets that take real values as they are
 Values = dict[str, float | None]
 
 
@@ -63,8 +65,8 @@ def score_volume(prediction: Array, reference: Array, preset: Preset, *, mask: A
     """Score one volume as others do.
 
     Args:
-        prediction: (z, y, x); its magnitude counts.
-        reference: (z, y, x).
+        prediction: (z, y, x); real values as they are where the preset is one of `SIGNED`, else magnitudes.
+        reference: (z, y, x), likewise.
         preset: whose choices; not ``mrirecon``, for which see `mrirecon.metrics.scores`.
         mask: (z, y, x), for ``mridc`` alone: what lies outside becomes zero in both.
 
@@ -82,7 +84,7 @@ def score_volume(prediction: Array, reference: Array, preset: Preset, *, mask: A
         )
     if mask is not None and preset != "mridc":
         raise InputError(f"the preset {preset} has no mask", fix="leave --mask out, or use the preset mridc")
-    x, r = (_Slices(v, mask) for v in (prediction, reference))
+    x, r = (_Slices(v, mask, signed=preset in SIGNED) for v in (prediction, reference))
     for name, values in (("prediction", x), ("reference", r)):
         if not all(bool(torch.isfinite(v).all()) for v in values):
             return _undefined(f"the {name} holds values that are not numbers", len(x))
@@ -91,10 +93,11 @@ def score_volume(prediction: Array, reference: Array, preset: Preset, *, mask: A
 
 @dataclass(frozen=True)
 class _Slices:
-    """Magnitudes of a volume in float64, one slice at a time: a volume of any size takes no more memory."""
+    """Slices of a volume in float64, one at a time: a volume of any size takes no more memory."""
 
     values: Array
     mask: Array | None = None
+    signed: bool = False  # real values as they are; else their magnitudes
     first: int = 0  # of the rows that count
     last: int | None = None
 
@@ -103,7 +106,8 @@ class _Slices:
 
     def __iter__(self) -> Iterator[Tensor]:
         for i in range(len(self.values)):
-            one = magnitude(self.values[i][self.first : self.last]).cpu()
+            rows = self.values[i][self.first : self.last]
+            one = (_real if self.signed else magnitude)(rows).cpu()
             yield one if self.mask is None else one * (magnitude(self.mask[i][self.first : self.last]).cpu() > 0)
 
     @property
@@ -143,7 +147,7 @@ def _atommic(x: _Slices, r: _Slices) -> VolumeScore:
 
 def _of_volume(x: _Slices, r: _Slices, peak: float, least: float = 0.0) -> VolumeScore:
     if peak <= 0:
-        return _undefined("the reference is zero", len(x))
+        return _undefined("the data range is not positive", len(x))
     reasons: dict[str, str] = {}
     slices: list[Values] = []
     errors, powers, pixels = [], [], 0
@@ -178,8 +182,10 @@ def _of_slices(x: _Slices, r: _Slices, scaled: Callable[[Tensor, Tensor], tuple[
     for one, reference in zip(x, r, strict=True):
         reasons: dict[str, str] = {}
         a, b, peak = scaled(one, reference)
-        if float(reference.max()) == 0:
+        if not bool(reference.any()):
             values, reasons = _nothing("the reference is zero")
+        elif not bool(torch.isfinite(b).all()):
+            values, reasons = _nothing("the largest value of the reference is zero")
         elif not bool(torch.isfinite(a).all()):
             values, reasons = _nothing("the prediction is zero")
         elif peak <= 0:
@@ -219,6 +225,15 @@ def _undefined(reason: str, count: int) -> VolumeScore:
 def _nothing(reason: str) -> tuple[Values, dict[str, str]]:
     names = ("ssim", "psnr", "nmse", "mse")
     return dict.fromkeys(names), dict.fromkeys(names, reason)
+
+
+def _real(values: Array) -> Tensor:
+    """Return real values as they are in float64, and the magnitude of complex ones."""
+    if np.iscomplexobj(values) if isinstance(values, np.ndarray) else values.is_complex():
+        return magnitude(values)
+    if isinstance(values, np.ndarray):
+        return torch.from_numpy(values.astype(np.float64))
+    return values.detach().to(torch.float64)
 
 
 def _span(values: Tensor) -> float:

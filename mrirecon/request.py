@@ -12,16 +12,17 @@ from typing import Literal
 
 from mrirecon import __version__
 from mrirecon.calibrate import EspiritOptions, Source
-from mrirecon.checkpoints import Trained, describe_model, load_model, shipped
+from mrirecon.checkpoints import Trained, describe_model, load_model, seal_of, shipped
+from mrirecon.choice import SECOND_OPINION
 from mrirecon.errors import UsageError
 from mrirecon.hardware import PrecisionChoice, pick_device
-from mrirecon.inference import SECOND_OPINION
 from mrirecon.io import safe_name, sha256
 from mrirecon.io.formats import EXTENSION, FOREIGN, ImageFormat, image_format, named_format, require
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.scan import Nan
 from mrirecon.prepared import Preprocess
 from mrirecon.registry import find, resolve
+from mrirecon.text import local, parse_json
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Request:
         mask: file with a sampling mask; undersamples fully sampled data.
         axes: names of the stored axes, where the file leaves them open.
         dataset: name of the k-space array, where the file leaves it open.
+        items: which items, such as "3-17"; None for all.
         nan: ``zero`` takes samples that are NaN or infinite as not measured.
         strict: refuse what is otherwise noted and worked around, see `mrirecon.io.read`.
         manifest: list of checksums that the file must agree with, see `mrirecon.io.manifest`.
@@ -70,6 +72,7 @@ class Request:
     mask: str | Path | None = None
     axes: str | None = None
     dataset: str | None = None
+    items: str | None = None
     nan: Nan = "refuse"
     strict: bool = False
     manifest: str | Path | None = None
@@ -118,6 +121,7 @@ class Request:
             **{name: getattr(self, name) for name in ("method", "maps", "axes", "dataset", "lam", "format", "seed")},
             **({} if self.precision == "float32" else {"precision": self.precision}),
             "nan": self.nan,
+            "items": self.items,
             "strict": self.strict,
             "options": dict(self.options or {}),
             "espirit": asdict(self.espirit or EspiritOptions()),
@@ -125,7 +129,7 @@ class Request:
             "save_iterates": self.save_iterates,
             "bids": None if self.bids is None else [str(self.bids), self.contrast],
             **{name: None if path is None else sha256(path) for name, path in files.items()},
-            "models": [describe_model(folder)["sha256"] for folder in models],
+            "models": [seal_of(describe_model(folder)) for folder in models],
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -157,14 +161,16 @@ class Request:
         modification and, of the input, its inode are; where only the size is, its SHA-256 decides.
         """
         try:
-            told = json.loads(sidecar.read_bytes())
+            told = parse_json(sidecar.read_bytes())
             if told["request"] != self.digest:
                 return None
             noted, outputs = told["input"], told["outputs"]
+            if not isinstance(told["method"], str):
+                return None
             if not outputs or not _same(noted, stamp(source), ("mtime_ns", "inode"), source):
                 return None
             for output in outputs:
-                path = sidecar.parent / str(output["file"])
+                path = sidecar.parent / local(str(output["file"]))
                 status = path.stat()
                 found = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
                 if not _same(output, found, ("mtime_ns",), path):

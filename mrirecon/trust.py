@@ -4,9 +4,10 @@
   it is not explaining the data;
 - held-out samples: a few acquired samples are hidden, the rest is reconstructed, and the hidden ones are predicted. The
   error's floor is the noise in them;
-- output noise: the deviation of the image over replicas with noise of the measured level added (pseudo-replicas;
+- output noise: the deviation of the image over replicas with noise of the measured covariance added (pseudo-replicas;
   Robson et al., MRM 60:895, 2008). Of a linear method this is its noise; of another, how it answers to noise here;
-- g-factor: that noise over the noise of the fully sampled combination, over √R (Pruessmann et al., MRM 42:952, 1999);
+- g-factor: that noise over the noise of the fully sampled combination, over √R (Pruessmann et al., MRM 42:952, 1999).
+  Their least squares weigh coils by the inverse of their noise covariance: whiten the scan for that one;
 - null space: the part of the image that the samples do not see, x − (AᴴA + ε)⁻¹AᴴA x. What stands there was put in by
   the method.
 """
@@ -21,16 +22,17 @@ import torch
 from torch import Tensor
 
 from mrirecon.calibrate import ItemMaps, item_maps
-from mrirecon.coils.noise import noise_deviation
+from mrirecon.coils.noise import NoiseLevel, measure_noise
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError
 from mrirecon.heldout import hide
 from mrirecon.inference import pose
 from mrirecon.io import Scan
 from mrirecon.operators import norm
+from mrirecon.prepared import Prepared
 from mrirecon.problem import Problem
 from mrirecon.registry import Use, build, find
-from mrirecon.regularization import default_weight
+from mrirecon.regularization import weight_by_noise
 from mrirecon.solvers import conjugate_gradient
 
 RIDGE = 1e-3  # ε, relative to the largest eigenvalue of AᴴA: singular values below 3 % count as unseen
@@ -44,6 +46,9 @@ class Trust:
     Attributes:
         residual: relative, of the acquired samples.
         noise_share: what of the acquired samples is noise, ‖n‖ / ‖y‖, as measured.
+        noise_deviation: of a sample, √E|n|², root mean square over the coils.
+        noise_low: it may be as small as this.
+        noise_high: or as large as this (95 %).
         held_out: relative error of the hidden samples.
         held_out_zero_filled: the same of the zero-filled image, for comparison.
         null_share: energy in the null space over that of the image.
@@ -57,6 +62,9 @@ class Trust:
 
     residual: float
     noise_share: float
+    noise_deviation: float
+    noise_low: float
+    noise_high: float
     held_out: float | None
     held_out_zero_filled: float | None
     null_share: float
@@ -97,22 +105,26 @@ def examine(
         raise InputError("a fully sampled scan needs no such check", where=scan.where(item))
     maps = item_maps(scan, item, kspace, mask)
     use = find(method).use
-    solve = _solver(method, model)
     problem, prior = pose(kspace, mask, maps, use)
+    level = _level(scan, kspace, mask)
+    deviation = float(np.sqrt((level.deviation**2).mean()))
     with torch.inference_mode():
-        u = solve(problem, mask)
-        deviation = noise_deviation(kspace, mask)
-        noise = pseudo_replicas(lambda p: solve(p, mask) * prior, problem, deviation, replicas, seed)[0, 0]
+        solve = _solver(method, model, problem)
+        u = solve(problem)
+        noise = pseudo_replicas(lambda p: solve(p) * prior, problem, level.covariance, replicas, seed)[0, 0]
         # What the samples see is told by the maps alone, whatever the method makes of them.
         plain, _ = pose(kspace, mask, maps, "cropped")
         image = u * prior
         unseen = null_space(plain, image * (plain.maps.abs().sum(2) > 0))
-    factor = _g_factor(plain, noise, deviation, mask)
+    factor = _g_factor(plain, noise, level.covariance, mask)
     inside = factor[factor > 0]
     held, zero = hidden_samples(scan, item, solve, use, share=share, seed=seed)
     return Trust(
         float(norm(problem.residual(u))[0] / norm(problem.y)[0]),
-        float(np.sqrt((deviation**2).sum() * mask.sum()) / np.linalg.norm(kspace)),
+        float(deviation * np.sqrt(len(kspace) * mask.sum()) / np.linalg.norm(kspace)),
+        deviation,
+        deviation * level.low,
+        deviation * level.high,
         held,
         zero,
         float((norm(unseen) / norm(image)).square()[0]),
@@ -124,17 +136,26 @@ def examine(
     )
 
 
+def _level(scan: Scan, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
+    """Return the noise of an item: white where the scan was whitened by a noise scan, else as its data show it."""
+    if isinstance(scan, Prepared) and scan.whitening is not None and scan.noise is not None:
+        error = (len(kspace) * scan.noise.shape[1]) ** -0.5
+        return NoiseLevel(np.eye(len(kspace), dtype=np.complex128), 1 - error, 1 + error, "the noise scan")
+    return measure_noise(kspace, mask)
+
+
 def pseudo_replicas(
-    solve: Callable[[Problem], Tensor], problem: Problem, deviation: np.ndarray, replicas: int, seed: int = 0
+    solve: Callable[[Problem], Tensor], problem: Problem, noise: np.ndarray, replicas: int, seed: int = 0
 ) -> Tensor:
     """Return the standard deviation (B, M, *space) of images over replicas of the data with added noise.
 
-    Complex noise of deviation σ, E|n|² = σ², gives complex images of E|x − x̄|² = the square of what is returned.
+    Complex noise of covariance Σ = E[n nᴴ] over the coils gives complex images of E|x − x̄|² = the square of what is
+    returned.
 
     Args:
         solve: problem to image.
         problem: with measured data.
-        deviation: (C,) σ of each coil.
+        noise: (C, C) covariance Σ; or (C,) deviations of coils whose noise is independent.
         replicas: two or more.
         seed: of the noise.
 
@@ -142,11 +163,12 @@ def pseudo_replicas(
     if replicas < 2:
         raise InputError("noise needs two replicas or more", why=f"{replicas} were asked for")
     generator = torch.Generator().manual_seed(seed)
-    level = torch.as_tensor(deviation, dtype=torch.float32).reshape(-1, *[1] * (problem.y.ndim - 2)) / 2**0.5
+    mixing = torch.from_numpy(_square_root(noise)).to(torch.complex64) / 2**0.5
     total, power = None, None
     for _ in range(replicas):
         real, imaginary = (torch.randn(problem.y.shape, generator=generator) for _ in range(2))
-        y = problem.y + torch.complex(real, imaginary) * level * problem.mask
+        coloured = torch.einsum("cd,bd...->bc...", mixing, torch.complex(real, imaginary))
+        y = problem.y + coloured * problem.mask
         x = solve(Problem(y, problem.mask, problem.maps, problem.prior)).to(torch.complex128)
         total = x if total is None else total + x
         power = x.abs().square() if power is None else power + x.abs().square()
@@ -154,6 +176,15 @@ def pseudo_replicas(
     assert power is not None, "there are replicas"
     spread = (power - total.abs().square() / replicas) / (replicas - 1)
     return spread.clamp_min(0).sqrt()
+
+
+def _square_root(noise: np.ndarray) -> np.ndarray:
+    """Return a matrix F (C, C) of F Fᴴ = Σ; of a covariance that is singular, too."""
+    if noise.ndim == 1:
+        return np.diag(noise).astype(np.complex128)
+    values, vectors = np.linalg.eigh(noise)
+    root: np.ndarray = vectors * np.sqrt(values.clip(min=0))
+    return root
 
 
 def null_space(problem: Problem, image: Tensor, ridge: float = RIDGE) -> Tensor:
@@ -167,7 +198,7 @@ def null_space(problem: Problem, image: Tensor, ridge: float = RIDGE) -> Tensor:
 def hidden_samples(
     scan: Scan,
     item: int,
-    solve: Callable[[Problem, np.ndarray], Tensor],
+    solve: Callable[[Problem], Tensor],
     use: Use,
     *,
     share: float = 0.05,
@@ -178,7 +209,7 @@ def hidden_samples(
     Args:
         scan: undersampled.
         item: which.
-        solve: problem and mask to image.
+        solve: problem to image.
         use: of the coil maps; see `pose`.
         share: of the samples outside the calibration region that are hidden.
         seed: of their choice.
@@ -196,31 +227,28 @@ def hidden_samples(
     with torch.inference_mode():
         problem, _ = pose(seen, kept, maps, use)
         plain, _ = pose(seen, kept, maps, "cropped")
-        for p, x in ((problem, solve(problem, kept)), (plain, plain.adjoint)):
+        for p, x in ((problem, solve(problem)), (plain, plain.adjoint)):
             predicted = p.encode(x)[0].numpy()[:, hidden]
             errors.append(float(np.linalg.norm(predicted - truth) / np.linalg.norm(truth)))
     return errors[0], errors[1]
 
 
-def _solver(method: str, model: Reconstructor | None) -> Callable[[Problem, np.ndarray], Tensor]:
+def _solver(method: str, model: Reconstructor | None, problem: Problem) -> Callable[[Problem], Tensor]:
+    """Return what images a problem: at the weight of the one that was measured, for those that are made of it."""
     if model is not None:
-        return lambda problem, _: model.run(problem).image
+        return lambda p: model.run(p).image
     weighted = "lam" in find(method).schema.model_fields
-
-    def solve(problem: Problem, mask: np.ndarray) -> Tensor:
-        options = {"lam": default_weight(method, mask)} if weighted else {}
-        return build(method, options).run(problem).image
-
-    return solve
+    options = {"lam": float(weight_by_noise(method, problem)[0])} if weighted else {}
+    return lambda p: build(method, options).run(p).image
 
 
-def _g_factor(plain: Problem, noise: Tensor, deviation: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _g_factor(plain: Problem, noise: Tensor, covariance: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Return g (*space): the noise over that of the fully sampled least-squares combination, over √R."""
-    power = plain.maps[0, 0].abs().square()
-    level = torch.as_tensor(deviation, dtype=power.dtype).reshape(-1, *[1] * (power.ndim - 1))
-    total = power.sum(0)
-    full = (power * level**2).sum(0).sqrt() / total
+    maps = plain.maps[0, 0].flatten(1)
+    sigma = torch.from_numpy(covariance).to(maps.dtype)
+    total = maps.abs().square().sum(0)
+    full = ((maps.conj() * (sigma @ maps)).sum(0).real.clamp_min(0).sqrt() / total).reshape(noise.shape)
     rate = mask.size / float(mask.sum())
     # cropped maps fade out: only where they are whole
-    found = torch.where(total > 0.9, noise / full / rate**0.5, 0.0)
+    found = torch.where(total.reshape(noise.shape) > 0.9, noise / full / rate**0.5, 0.0)
     return np.asarray(found.nan_to_num().numpy())

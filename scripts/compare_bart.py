@@ -23,7 +23,7 @@ from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
 from mrirecon.metrics import Score, scores
 from mrirecon.registry import build
-from mrirecon.regularization import default_weight
+from mrirecon.regularization import weight_by_noise
 
 OURS = (0.0015, 0.002, 0.003, 0.004, 0.006)
 THEIRS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
@@ -68,7 +68,8 @@ def _point(scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int) -
         return scores(image[0].numpy(), truth[:1])[0]
 
     zero, sense = ours("zero-filled"), _best([ours("sense", lam=lam) for lam in SENSE])
-    default = _numbers(ours("cs", lam=default_weight("cs", mask)))
+    weighted, _ = pose(kspace, mask, maps, "weighted")
+    default = _numbers(ours("cs", lam=float(weight_by_noise("cs", weighted)[0])))
     best = _best([ours("cs", lam=lam) for lam in OURS])
     best = max(best[0], default[0]), max(best[1], default[1])
     bart = _best(_bart(kspace, truth))

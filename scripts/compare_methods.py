@@ -24,7 +24,7 @@ from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
 from mrirecon.metrics import Score, scores
 from mrirecon.registry import build
-from mrirecon.regularization import default_weight
+from mrirecon.regularization import weight_by_noise
 
 LINES, PLANES = ("random", "equispaced", "gaussian1d"), ("gaussian2d", "poisson")
 SWEEP = (0.0015, 0.002, 0.003, 0.004, 0.006)
@@ -81,14 +81,15 @@ def _point(
     with torch.inference_mode():
         plain, _ = pose(kspace, mask, maps, "cropped")
         informed, _ = pose(kspace, mask, maps, "informed")
-        weights = (default_weight("cs", mask), *(SWEEP if oracle else ()))
+        weights = (None, *(SWEEP if oracle else ()))
         cs = [score(_cs(kspace, mask, maps, lam)) for lam in weights]
         best = [max(cs, key=lambda s: s.ssim or 0.0)] if oracle else []
         return [score(plain.adjoint), cs[0], *best, *(score(m.model.run(informed).image) for m in models)]
 
 
-def _cs(kspace: np.ndarray, mask: np.ndarray, maps: ItemMaps, lam: float) -> torch.Tensor:
+def _cs(kspace: np.ndarray, mask: np.ndarray, maps: ItemMaps, lam: float | None) -> torch.Tensor:
     problem, prior = pose(kspace, mask, maps, "weighted")
+    lam = float(weight_by_noise("cs", problem)[0]) if lam is None else lam
     return build("cs", {"lam": lam}).run(problem).image * prior
 
 
@@ -105,7 +106,8 @@ def _predict(scan: Scan, models: list[Trained], seed: int) -> None:
         informed, _ = pose(seen, kept, maps, "informed")
         weighted, _ = pose(seen, kept, maps, "weighted")
         found = {"zero-filled": plain.encode(plain.adjoint)}
-        found["cs"] = weighted.encode(build("cs", {"lam": default_weight("cs", kept)}).run(weighted).image)
+        lam = float(weight_by_noise("cs", weighted)[0])
+        found["cs"] = weighted.encode(build("cs", {"lam": lam}).run(weighted).image)
         found |= {str(m.method): informed.encode(m.model.run(informed).image) for m in models}
         for name, predicted in found.items():
             there = predicted[0].numpy()[:, held]

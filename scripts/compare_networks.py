@@ -2,8 +2,9 @@
 
     python scripts/compare_networks.py ATOMMIC_SOURCE [--rounds 5] [--size 320] [--coils 8] [--threads 2]
 
-In an environment with mrirecon's dependencies and the peers, see tests/goldens/make_networks.py. Prints the largest
-difference relative to the network's own update, medians and the median of the ratios round by round.
+In the peers' environment of tests/goldens/make_networks.py, with mrirecon beside them (`peer/bin/pip install .`, no
+test tools). Prints the largest difference relative to the network's own update, medians and the median of the
+ratios round by round.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ from mrirecon.problem import Problem
 from mrirecon.registry import build
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.goldens.make_networks import draw_scan, draw_weights, hollow_packages
-from tests.test_network_parity import RIM, VARNET
+from tests.goldens.make_networks import RIM, VARNET, draw_scan, draw_weights, hollow_packages
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ sigma      largest over smallest noise of a coil
 falloff    of a coil's share of the signal, 95th over 5th percentile inside the object, median over coils
 coils      effective number: (sum of eigenvalues)² / sum of squares, of the coils' covariance, over their number
 phase      mean |difference| of the phase of neighbouring pixels inside the object, in radians
+fast       rms of the phase φ inside the object without its smooth part (behind a Hann window over 64 samples)
+f32 f16 f8 spectrum of exp(iφ): rms around 1/32, 1/16 and 1/8 of a cycle a pixel
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ from mrirecon.data.sources import open_sources
 from mrirecon.io import read
 from mrirecon.metrics import object_mask
 from mrirecon.operators import Fourier
+from mrirecon.scale import smooth_phase
 
-NAMES = ("decay", "rim", "snr", "rho", "sigma", "falloff", "coils", "phase")
+NAMES = ("decay", "rim", "snr", "rho", "sigma", "falloff", "coils", "phase", "fast", "f32", "f16", "f8")
 Complex = npt.NDArray[np.complexfloating[Any, Any]]
 
 
@@ -43,6 +46,7 @@ def main() -> None:
     parser.add_argument("scans", nargs="+", type=Path)
     parser.add_argument("--config", type=Path, default=Path("configs/base/brain.yaml"))
     parser.add_argument("--items", type=int, default=40)
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     print(f"{'':34s}" + "".join(f"{name:>9s}" for name in NAMES))
     for path in options.scans:
@@ -50,7 +54,7 @@ def main() -> None:
         kspace, mask = scan.kspace(0), scan.mask(0)
         maps = item_maps(scan, 0, kspace, mask).cropped()[0, 0].numpy()
         _row(path.name, measures(kspace, maps))
-    config = load_config(options.config, ["method=cirim", "train.steps=1"])
+    config = load_config(options.config, ["method=cirim", "train.steps=1", *options.overrides])
     data = config.settings.data.model_copy(update={"target": "measured"})
     recipe = Recipe(open_sources(data, options.config.parent).train, data, 0, full=True)
     found = []
@@ -92,10 +96,31 @@ def measures(kspace: Complex, maps: Complex) -> list[float]:
     falloff = np.median(np.percentile(shares, 95, axis=1) / np.percentile(shares, 5, axis=1))
     values = np.linalg.eigvalsh(coils[:, inside] @ coils[:, inside].conj().T)
     effective = values.sum() ** 2 / (values**2).sum() / len(values)
+    fast, rings = fast_phase(combined, inside)
     turns = np.abs(np.angle(combined[1:] * combined[:-1].conj()))[inside[1:] & inside[:-1]]
     signal = float(np.abs(combined)[inside].mean() / np.sqrt((sigma**2).mean()))
-    found = [slope, rim, signal, rho, sigma.max() / sigma.min(), falloff, effective, turns.mean()]
+    found = [slope, rim, signal, rho, sigma.max() / sigma.min(), falloff, effective, turns.mean(), fast, *rings]
     return [float(v) for v in found]
+
+
+def fast_phase(image: Complex, inside: npt.NDArray[np.bool_]) -> tuple[float, list[float]]:
+    """Return the rms of the phase of an image (y, x) without its smooth part, in radians, and its spectrum.
+
+    The spectrum is that of exp(iφ) inside the object, φ what is left: the root of the power between half and twice each
+    of three frequencies, relative to that of all.
+    """
+    whole = torch.from_numpy(image)[None, None]
+    left = torch.sgn(whole * smooth_phase(whole, (-2, -1)).conj())[0, 0].numpy()
+    factor = np.where(inside, left, 0)
+    factor = factor - np.where(inside, factor.sum() / inside.sum(), 0)
+    power = np.abs(np.fft.fft2(factor)) ** 2
+    y, x = (np.fft.fftfreq(n) for n in image.shape)
+    radius = np.hypot(y[:, None], x)
+    scale = power.size * inside.sum()
+    rings = [
+        float(np.sqrt(power[(radius >= f / 1.41) & (radius < 1.41 * f)].sum() / scale)) for f in (1 / 32, 1 / 16, 1 / 8)
+    ]
+    return float(np.sqrt((np.angle(left[inside]) ** 2).mean())), rings
 
 
 def _row(name: str, values: list[float]) -> None:

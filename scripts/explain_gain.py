@@ -27,7 +27,7 @@ from mrirecon.masks import make_mask
 from mrirecon.metrics import scores
 from mrirecon.operators import Fourier
 from mrirecon.registry import build
-from mrirecon.regularization import default_weight
+from mrirecon.regularization import weight_by_noise
 from mrirecon.scale import smooth_phase
 
 POINTS = (("random", 4.0, 20), ("gaussian1d", 3.0, 20), ("gaussian2d", 8.0, 20))
@@ -79,7 +79,7 @@ def _row(scan: Scan, kspace: np.ndarray, mask: np.ndarray, model: Reconstructor)
     maps = item_maps(scan, 0, seen, mask)
     weighted, prior = pose(seen, mask, maps, "weighted")
     informed, _ = pose(seen, mask, maps, "informed")
-    cs = build("cs", {"lam": default_weight("cs", mask)}).run(weighted).image * prior
+    cs = build("cs", {"lam": float(weight_by_noise("cs", weighted)[0])}).run(weighted).image * prior
     weigh = model.weigh
     found = [cs, model.run(informed).image]
     model.weigh = None

@@ -55,7 +55,8 @@ def test_a_receiver_that_was_overdriven(tmp_path, head):
 def test_items_that_are_empty(tmp_path, head):
     kspace = head.copy()
     kspace[1] = 0
-    assert strange(findings(tmp_path, kspace)) == {"signal": "1 of 2 items are zero everywhere (1) and will be refused"}
+    told = "1 of 2 items are zero everywhere (1): their images will be zero"
+    assert strange(findings(tmp_path, kspace)) == {"signal": told}
     found = findings(tmp_path, 0 * kspace)
     assert set(found) == {"numbers", "signal"}
     assert found["signal"].verdict == "bad"

@@ -10,12 +10,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mrirecon.checkpoints import CONFIG, WEIGHTS, describe_model, load_model, save_model
+from mrirecon.checkpoints import (
+    CONFIG,
+    WEIGHTS,
+    describe_model,
+    load_model,
+    save_model,
+    seal_model,
+    seal_of,
+    shipped,
+    verify_model,
+)
 from mrirecon.cli import main
 from mrirecon.errors import InputError, ModelMismatchError, UsageError
 from mrirecon.inference import reconstruct
 from mrirecon.io import read, read_image, sha256
 from mrirecon.registry import build, find
+from mrirecon.request import Request
 from tests.problems import random_problem
 from tests.test_methods import LEARNED, SMALL
 
@@ -60,8 +71,16 @@ def test_all_options_are_written_and_the_card_is_told(saved):
 
 
 def rewrite(folder, **changes):
+    """Change the configuration, and seal it as it is then."""
+    about = {**json.loads((folder / CONFIG).read_text()), **changes}
+    (folder / CONFIG).write_text(json.dumps({**about, "seal": seal_of(about)}))
+
+
+def tamper(folder, change):
+    """Change the configuration behind the seal's back."""
     about = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps({**about, **changes}))
+    change(about)
+    (folder / CONFIG).write_text(json.dumps(about))
 
 
 def reweigh(folder, change):
@@ -100,6 +119,22 @@ FIRST = "engine.blocks.0.network.layers.0.rnn.hh"
         (lambda f: rewrite(f, method="cirm"), ModelMismatchError, "cirim"),
         (lambda f: rewrite(f, options={"cascades": "many"}), ModelMismatchError, "cascades"),
         (lambda f: rewrite(f, options={"cascades": 3, "features": 6}), ModelMismatchError, "is missing"),
+        (lambda f: tamper(f, lambda a: a["options"].update(steps=1)), ModelMismatchError, "not those that were saved"),
+        (
+            lambda f: tamper(f, lambda a: a["options"].update(dc="hard")),
+            ModelMismatchError,
+            "not those that were saved",
+        ),
+        (
+            lambda f: tamper(f, lambda a: a["card"].update(data="brains")),
+            ModelMismatchError,
+            "not those that were saved",
+        ),
+        (lambda f: tamper(f, lambda a: a.update(licence="none")), ModelMismatchError, "not those that were saved"),
+        (lambda f: tamper(f, lambda a: a.update(seal=None)), ModelMismatchError, "not those that were saved"),
+        (lambda f: (f / CONFIG).write_text('{"a":' * 5000 + "1" + "}" * 5000), InputError, "nested"),
+        (lambda f: (f / CONFIG).write_bytes(b"\xff{}"), InputError, "cannot be read"),
+        (lambda f: (f / CONFIG).write_text('{"sha256": NaN}'), InputError, "lacks card"),
         (lambda f: reweigh(f, lambda w: w.pop(FIRST)), ModelMismatchError, FIRST),
         (lambda f: reweigh(f, lambda w: w.update(extra=torch.ones(2))), ModelMismatchError, "extra is not part"),
         (lambda f: reweigh(f, lambda w: w.update({FIRST: torch.ones(3)})), ModelMismatchError, "not (1, 6, 1, 1)"),
@@ -112,6 +147,56 @@ def test_damage_is_refused(saved, damage, error, words):
         load_model(saved)
     assert words in str(caught.value)
     assert str(saved) in caught.value.where
+
+
+def test_a_changed_folder_is_not_called_in_order(saved, capfd):
+    assert run("models", "verify", saved) == 0
+    assert "weights, options, card" in capfd.readouterr().out
+    tamper(saved, lambda about: about["options"].update(steps=3))
+    assert run("models", "verify", saved) == 7
+    assert run("models", "show", saved, "--size", 64) == 7
+    assert run("reconstruct", TWIN, "--model", saved, "-o", saved / "x.h5") == 7
+    assert "MRI-E-MODEL" in capfd.readouterr().err
+    seal_model(saved)
+    assert run("models", "verify", saved) == 0
+    assert load_model(saved).options["steps"] == 3
+    (saved / "card.md").write_text("Learned from everything.")
+    assert run("models", "verify", saved) == 7
+    assert "card.md" in capfd.readouterr().err
+    (saved / "card.md").unlink()
+    assert run("models", "verify", saved) == 7
+    seal_model(saved)
+    assert "a phantom" in (saved / "card.md").read_text()
+
+
+def test_a_folder_of_an_earlier_version_is_read_and_told(saved, tmp_path, capfd):
+    tamper(saved, lambda about: [about.pop(key) for key in ("seal", "card_sha256")])
+    assert load_model(saved).seal is None
+    assert run("models", "verify", saved) == 0
+    out, err = capfd.readouterr()
+    assert "weights alone" in out
+    assert "no seal" in err
+    assert run("reconstruct", TWIN, "--model", saved, "-o", tmp_path / "x.h5") == 0
+    assert "no seal" in capfd.readouterr().err
+    seal_model(saved)
+    assert load_model(saved).seal is not None
+    flip(saved)
+    with pytest.raises(ModelMismatchError, match="weights"):
+        seal_model(saved)
+
+
+def test_another_card_or_option_is_another_request(saved):
+    """What is finished by a model is not finished by one of other options that has the same weights."""
+    digests = {Request(model=saved).digest}
+    for change in ({"options": {"cascades": 3}}, {"card": {"covers": {}}}):
+        rewrite(saved, **change)
+        digests.add(Request(model=saved).digest)
+    assert len(digests) == 3
+
+
+def test_shipped_models_are_sealed():
+    for folder in shipped().values():
+        assert verify_model(folder).seal is not None, f"python scripts/seal_model.py {folder}"
 
 
 def test_what_does_not_fit_is_not_saved(tmp_path):

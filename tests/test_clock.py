@@ -48,7 +48,7 @@ def now(monkeypatch):
 
 def test_the_schedule_spans_the_budget_and_the_run_ends_whole(config, tmp_path, now):
     told = []
-    folder, minutes = tmp_path / "run", ["train.minutes=5", "train.steps=100000", "train.validate_every=1"]
+    folder, minutes = tmp_path / "run", ["train.minutes=5", "train.validate_every=1"]
     done = training.train(load_config(config, minutes), folder, tell=told.append)
     assert 1000 + 0.75 * 300 < now.seconds < 1000 + 300, "used, and not overrun"
     assert done["finished"]

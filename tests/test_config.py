@@ -193,6 +193,28 @@ def test_bases_below_overrides_above(write):
     assert load_config(path, ["train.epochs=2"]).settings.train.steps is None
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("- train\n", "a list"),
+        ("just words\n", "'just words'"),
+        ("12\n", "'12'"),
+        ("# nothing but this\n", "empty"),
+        ("", "empty"),
+    ],
+)
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_base_that_is_no_mapping_is_refused(write, text, why, deep):
+    write(text, "base/a.yaml")
+    write("base: a.yaml\n", "base/b.yaml")
+    name = "base/b.yaml" if deep else "[base/a.yaml]"
+    path = write(f"{GOOD}base: {name}\n")
+    with pytest.raises(UsageError, match=r"the base '.*a\.yaml' is no configuration") as caught:
+        load_config(path)
+    assert why in str(caught.value.why)
+    assert str(caught.value.where).endswith("b.yaml:1" if deep else "run.yaml:4")
+
+
 @pytest.mark.parametrize("path", OWN + PAPERS, ids=lambda p: p.stem)
 def test_what_is_shown_can_be_loaded(path, write):
     loaded = load_config(path)

@@ -198,6 +198,30 @@ def test_raw_data_keep_noise_place_and_sequence(tmp_path):
     assert told["outputs"][0]["sha256"] == io.sha256(tmp_path / "b.mrd")
 
 
+@pytest.mark.parametrize("first", [9, 12])
+def test_readouts_beside_the_centre_come_back_where_they_were(tmp_path, first):
+    """ISMRMRD counts the centre from a readout's first sample, and cannot say that it lies before it."""
+    kspace = random(1, 3, 16, 12)
+    kspace[..., :first, :] = 0
+    io.write_kspace(tmp_path / "a.h5", kspace)
+    convert(tmp_path / "a.h5", tmp_path / "b.mrd")
+    np.testing.assert_array_equal(io.read(tmp_path / "b.mrd").kspace(0), kspace[0])
+
+
+def test_what_siemens_measured_is_written_as_siemens_does_and_comes_back(tmp_path):
+    kspace, noise = random(1, 3, 16, 12), random(3, 50, seed=2)
+    io.write_kspace(tmp_path / "a.h5", kspace, attributes={"vendor": "SIEMENS"}, beside={"noise": noise})
+    done = convert(tmp_path / "a.h5", tmp_path / "b.mrd")
+    with ismrmrd.File(str(tmp_path / "b.mrd"), "r") as file:
+        stored = file["dataset"].acquisitions
+        np.testing.assert_array_equal(stored[0].data, np.conj(noise))
+        np.testing.assert_array_equal(stored[1].data, np.conj(kspace[0, ..., 0]))
+    assert any("conjugated in the file" in n for n in done.notes)
+    b = io.read(tmp_path / "b.mrd")
+    np.testing.assert_array_equal(b.kspace(0), kspace[0])
+    np.testing.assert_array_equal(b.noise, noise)
+
+
 def test_what_has_no_place_in_raw_data_is_refused(tmp_path):
     sampled = np.random.default_rng(0).random((16, 12)) < 0.5
     io.write_kspace(tmp_path / "a.h5", random(1, 3, 16, 12) * sampled, mask=sampled)

@@ -119,6 +119,49 @@ def volume():
     return np.fft.fftshift(np.fft.fftn(coils, axes=axes, norm="ortho"), axes).astype(np.complex64), maps, inside
 
 
+def missed(found, exact):
+    """The largest sine of the angle between an eigenvector that is an object's and the span of what was found."""
+    worst = 0.0
+    for true, value in zip(exact.maps[0], exact.values[0], strict=True):
+        seen = sum((v.conj() * true).sum(0).abs().square() for v in found.maps[0])
+        worst = max(worst, float((1 - seen[value > 0.7]).clamp(0, 1).max().sqrt()) if bool((value > 0.7).any()) else 0)
+    return worst
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+@pytest.mark.parametrize("coils", [4, 11])
+@pytest.mark.parametrize("space", [(90, 75), (61, 47), (33, 120)])
+def test_the_coarse_grid_spoils_no_voxel(space, coils, sets):
+    """Of objects that reach the edge of the field of view and beyond: as on the full grid, in every voxel."""
+    made = simulate_kspace(phantom((128, 128), 1, coils), coils, 30.0, coils).kspace[0].astype(np.complex64)
+    for kspace in (made, made[:, ::2], made[:, :, ::2]):
+        region = middle(kspace)
+        exact = espirit(region, space, sets=sets, crop=0, coarse=1, power_steps=0)
+        assert missed(espirit(region, space, sets=sets, crop=0), exact) < 0.03
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_the_coarse_grid_spoils_no_voxel_of_a_volume(sets):
+    kspace, _, _ = volume()
+    for part in (kspace, kspace[:, :, ::2]):
+        region, space = middle(part, 10), (19, 17, 14)
+        exact = espirit(region, space, kernel=4, sets=sets, crop=0, coarse=1, power_steps=0)
+        assert missed(espirit(region, space, kernel=4, sets=sets, crop=0), exact) < 0.03
+
+
+def test_sigpy_agrees_to_the_edge_of_the_field_of_view():
+    """An object as wide as the field of view: where there is one map, it is sigpy's in every voxel."""
+    kspace = simulate_kspace(phantom((128, 128), 1, 2), 8, 60.0, 2).kspace[0].astype(np.complex64)[:, :, ::2]
+    region = middle(kspace)
+    # sigpy iterates without a stopping rule: where two eigenvalues are close, it has not arrived
+    exact = espirit(region, (90, 75), sets=2, crop=0, coarse=1, power_steps=0)
+    one = ((exact.values[0, 0] > 0.7) & (exact.values[0, 0] - exact.values[0, 1] > 0.1)).numpy()
+    theirs = sigpy_maps(region[0].numpy(), (90, 75), kernel=6, threshold=0.02, crop=0)
+    ours = espirit(region, (90, 75), crop=0).maps[0, 0].numpy()
+    assert one.mean() > 0.2
+    assert distance(ours, theirs)[one].max() < 0.05
+
+
 def test_three_dimensions_and_bart(bart):
     kspace, _, inside = volume()
     theirs = bart("ecalib -m 1 -r 12 -k 4 -t 0.0004 -c 0 k out", k=np.moveaxis(kspace, 0, -1))

@@ -13,7 +13,7 @@ import torch
 
 from mrirecon import hybrid
 from mrirecon.engine import Reconstructor
-from mrirecon.errors import InputError, ResourceError, SignalError, UsageError
+from mrirecon.errors import ResourceError, SignalError, UsageError
 from mrirecon.hybrid import slices
 from mrirecon.inference import reconstruct
 from mrirecon.io import read, read_image, scratch, write_kspace, write_maps
@@ -247,8 +247,27 @@ def test_too_little_disk_is_known_beforehand(tmp_path, volume, monkeypatch):
 def test_volumes_that_were_sampled_differently(tmp_path, volume):
     both = np.stack([volume[2] * plane_mask(2), volume[2] * plane_mask(0)])
     write_kspace(tmp_path / "two.h5", both, axes="repetition,coil,z,y,x")
-    with pytest.raises(InputError, match="as the first is"):
-        reconstruct(read(tmp_path / "two.h5"), method="zero-filled")
+    found = reconstruct(read(tmp_path / "two.h5"), method="rss")
+    for axis, image in zip((2, 0), found.images, strict=True):  # one image needs no maps, and both ways are one
+        alone = reconstruct(write(tmp_path / f"{axis}.h5", volume[2] * plane_mask(axis)), method="rss").images[0]
+        np.testing.assert_allclose(image, alone, atol=1e-5 * np.abs(alone).max())
+    assert any("solved as volumes" in note for note in found.notes)
+
+
+def test_a_volume_that_is_full_is_taken_apart_as_the_others_are(tmp_path, volume):
+    """Any axis of the first would do; the second has one."""
+    both = np.stack([volume[2], 0 * volume[2], volume[2] * plane_mask(2)])
+    write_kspace(tmp_path / "three.h5", both, axes="repetition,coil,z,y,x")
+    found = reconstruct(read(tmp_path / "three.h5"))
+    assert found.methods == ["zero-filled", found.method, found.method]
+    assert found.method in ("cs", "rss", "cirim")
+    assert not found.images[1].any()
+    assert len(found.reasons) == len(found.seconds) == 3 * SHAPE[2]
+    assert any("no signal in item 1" in note for note in found.notes)
+    alone = reconstruct(write(tmp_path / "one.h5", volume[2] * plane_mask(2)), method=found.method).images[0]
+    np.testing.assert_allclose(found.images[2], alone, atol=2e-3 * np.abs(alone).max())
+    whole = np.abs(reconstruct(write(tmp_path / "full.h5", volume[2]), method="zero-filled").images[0])
+    assert np.linalg.norm(np.abs(found.images[0]) - whole) < 0.05 * np.linalg.norm(whole)  # other slices, other maps
 
 
 def test_wrong_options_are_refused_before_a_pass(tmp_path, volume, monkeypatch):

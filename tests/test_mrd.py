@@ -106,6 +106,43 @@ def test_averages_are_averaged_and_repeated_readouts_counted(tmp_path, k):
     assert said(scan, "1 readouts measured twice")
 
 
+TWO = [np.exp(0.4j), -1, 0.7]
+
+
+@pytest.mark.parametrize("factor", TWO)
+@pytest.mark.parametrize("told", [{}, {"segment": 1}])
+def test_echoes_that_share_counters_are_told_apart(tmp_path, factor, told):
+    """Also where only a counter differs that makes no image. Their mean would be weaker, or nothing."""
+    k = smooth()
+    noisy = [values + 0.001 * np.abs(k).max() * random(*k.shape, seed=s) for s, values in enumerate((k, factor * k))]
+    each = [mrd.lines(noisy[0]), mrd.lines(noisy[1], **told)]
+    acquisitions = [one for pair in zip(*each, strict=True) for one in pair]
+    scan = read(mrd.write(tmp_path / "k.h5", acquisitions, PLAIN))
+    assert scan.shape == {"echo": 2, "slice": 1, "coil": COILS, "y": NX, "x": NY}
+    for item in range(2):
+        np.testing.assert_array_equal(scan.kspace(item), noisy[item].astype(np.complex64))
+    assert said(scan, "2 readouts share all counters at every place of k-space, and they differ: taken as 2 echoes")
+    assert not said(scan, "averaged")
+
+
+def test_readouts_measured_again_are_averaged(tmp_path):
+    """They differ by noise, which hides them away from the centre, and by little else."""
+    k = smooth()
+    parts = [k + 0.02 * np.abs(k).max() * random(*k.shape, seed=s) for s in (1, 2)]
+    scan = read(mrd.write(tmp_path / "k.h5", [*mrd.lines(parts[0]), *mrd.lines(parts[1])], PLAIN))
+    np.testing.assert_allclose(scan.kspace(0), (parts[0] + parts[1]) / 2, atol=1e-6 * np.abs(k).max())
+    assert said(scan, f"{NY} readouts measured twice")
+
+
+def test_some_readouts_that_share_counters_and_differ_are_refused(tmp_path):
+    k = smooth()
+    acquisitions = [*mrd.lines(k), *mrd.lines(-k, order=range(NY // 2 - 2, NY // 2 + 2))]
+    with pytest.raises(InputError, match="share all counters differ") as caught:
+        read(mrd.write(tmp_path / "k.h5", acquisitions, PLAIN))
+    assert "4 of 24 places" in caught.value.why
+    assert "contrast" in caught.value.fix
+
+
 @pytest.mark.parametrize("size", [NX, NX + 1])
 def test_reversed_readouts_are_turned_round(tmp_path, size):
     k = random(COILS, size, NY)
@@ -118,6 +155,150 @@ def test_reversed_readouts_are_turned_round(tmp_path, size):
     np.testing.assert_array_equal(scan.kspace(0), k)
     assert said(scan, f"{NY // 2} readouts were measured backwards")
     assert said(scan, "no phase-correction readouts")
+
+
+def echo_at(size, centre, stated, matrix, forward=True):
+    """Return a read scan of which every second line is backwards, its k-space as it should be, and its notes.
+
+    Readouts have `size` samples with the echo at `centre`; the backward ones state it at `stated`.
+    """
+    k = random(COILS, size, NY)
+    lines = [
+        mrd.acquisition(k[:, ::-1, i], i, mrd.REVERSE, centre=stated)
+        if i % 2 or not forward
+        else mrd.acquisition(k[..., i], i, centre=centre)
+        for i in range(NY)
+    ]
+    wanted = np.zeros((COILS, matrix, NY), np.complex64)
+    wanted[:, matrix // 2 - centre : matrix // 2 - centre + size] = k
+    return lines, mrd.header(mrd.encoding((matrix, NY, 1), centre=(NY // 2, 0))), wanted
+
+
+@pytest.mark.parametrize("forward", [True, False])
+@pytest.mark.parametrize(
+    ("size", "centre", "stated", "matrix"),
+    [
+        (64, 32, 31, 64),  # the standard's definition
+        (64, 32, 32, 64),  # Siemens's, and the index after turning
+        (65, 32, 32, 65),
+        (26, 10, 15, 32),  # a partial echo: the standard's
+        (27, 10, 16, 33),
+        (48, 22, 25, 52),
+    ],
+)
+def test_the_echo_of_reversed_readouts_lies_where_that_of_others_does(tmp_path, size, centre, stated, matrix, forward):
+    lines, text, wanted = echo_at(size, centre, stated, matrix, forward)
+    np.testing.assert_array_equal(read(mrd.write(tmp_path / "k.h5", lines, text)).kspace(0), wanted)
+
+
+@pytest.mark.parametrize(("stated", "words"), [(16, "as stored and one late"), (10, "after turning")])
+def test_other_ways_to_count_the_echo_are_told_by_the_other_lines(tmp_path, stated, words):
+    lines, text, wanted = echo_at(26, 10, stated, 32)
+    scan = read(mrd.write(tmp_path / "k.h5", lines, text))
+    np.testing.assert_array_equal(scan.kspace(0), wanted)
+    assert said(scan, words)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_where_headers_are_alike_the_samples_tell_the_echo(tmp_path, symmetric):
+    """Echo 10 of 26 backwards: as stored, of the other side of k-space; or once turned, of the same side."""
+    k = smooth()
+    backwards = k[:, 1:27] if symmetric else k[:, 6:]
+    lines = [
+        mrd.acquisition(backwards[:, ::-1, i], i, mrd.REVERSE, centre=10)
+        if i % 2
+        else mrd.acquisition(k[:, 6:, i], i, centre=10)
+        for i in range(NY)
+    ]
+    wanted = k.copy()
+    wanted[:, :6, ::2] = 0
+    if symmetric:
+        wanted[:, [0, *range(27, NX)], 1::2] = 0
+    else:
+        wanted[:, :6, 1::2] = 0
+    scan = read(mrd.write(tmp_path / "k.h5", lines, PLAIN))
+    np.testing.assert_array_equal(scan.kspace(0), wanted.astype(np.complex64))
+
+
+def test_echoes_to_and_fro_have_one_centre(tmp_path):
+    """Of a gradient echo and the next one backwards, of one object, no linear phase may be between the images."""
+    k = random(COILS, NX, NY)
+    lines = [
+        *mrd.lines(k),
+        *(mrd.acquisition(k[:, ::-1, i], i, mrd.REVERSE, centre=NX - 1 - NX // 2, contrast=1) for i in range(NY)),
+    ]
+    scan = read(mrd.write(tmp_path / "k.h5", lines, PLAIN))
+    assert scan.shape["echo"] == 2
+    np.testing.assert_array_equal(scan.kspace(0), scan.kspace(1))
+
+
+def test_a_reversed_centre_that_cannot_be_meant_is_refused(tmp_path):
+    lines, text, _ = echo_at(64, 32, 50, 64)
+    with pytest.raises(InputError, match=r"reversed readouts .* cannot be meant") as caught:
+        read(mrd.write(tmp_path / "k.h5", lines, text))
+    assert "sample 50 of 64" in caught.value.why
+    assert "as stored" in caught.value.fix
+
+
+def siemens(text, name=None, vendor="SIEMENS"):
+    """Return a header that names the vendor and the sequence."""
+    system = f"<acquisitionSystemInformation><systemVendor>{vendor}</systemVendor></acquisitionSystemInformation>"
+    info = f"<measurementInformation><sequenceName>{name}</sequenceName></measurementInformation>" if name else ""
+    return text.replace("<experimentalConditions>", f"{info}{system}<experimentalConditions>")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "name", "conjugated", "words"),
+    [
+        ("SIEMENS", None, True, "(assumed)"),
+        ("Siemens Healthineers", r"%CustomerSeq%\gre", True, "'gre' is not Pulseq"),
+        ("SIEMENS", r"%CustomerSeq%\pulseq_v151", False, "'pulseq_v151' is Pulseq"),
+        ("GE MEDICAL SYSTEMS", None, False, None),
+    ],
+)
+def test_k_space_of_siemens_is_conjugated_with_all_that_belongs_to_it(tmp_path, vendor, name, conjugated, words):
+    """Noise and calibration too, and before oversampling is cropped, which is not symmetric about the centre."""
+    wide = 2 * NX
+    k, noise, other = smooth(wide), random(COILS, 50, seed=3), smooth(wide, seed=4)
+    acquisitions = [
+        mrd.acquisition(noise, 0, mrd.NOISE),
+        *mrd.lines(k),
+        *mrd.lines(other, mrd.CALIBRATION, order=range(NY // 2 - 4, NY // 2 + 4)),
+    ]
+    text = mrd.encoding((wide, NY, 1), (NX, NY, 1), (400, 160, 5), (200, 160, 5), centre=(NY // 2, 0), mode="separate")
+    scan = read(mrd.write(tmp_path / "k.h5", acquisitions, siemens(mrd.header(text), name, vendor)))
+
+    def wanted(values):
+        values = np.conj(values) if conjugated else values
+        image = to_image(values.swapaxes(1, 2))[..., wide // 2 - NX // 2 : wide // 2 + NX // 2]
+        return to_kspace(image).swapaxes(1, 2)
+
+    np.testing.assert_allclose(scan.kspace(0), wanted(k), atol=1e-5 * np.abs(k).max())
+    lines = slice(NY // 2 - 4, NY // 2 + 4)
+    np.testing.assert_allclose(scan.calibration[0], wanted(other)[..., lines], atol=1e-5 * np.abs(other).max())
+    np.testing.assert_array_equal(scan.noise, np.conj(noise) if conjugated else noise)
+    assert said(scan, words) if words else not said(scan, "onjugated")
+    assert "measurementInformation" not in scan.header
+
+
+def test_conjugated_echo_trains_lose_their_ghost(tmp_path):
+    k = smooth()
+    text = mrd.header(mrd.encoding((NX, NY, 1), centre=(NY // 2, 0), trajectory="epi"))
+    scan = read(mrd.write(tmp_path / "epi.h5", ghosted(k, offset=0.7, slope=-0.11), siemens(text)))
+    np.testing.assert_allclose(scan.kspace(0), np.conj(k), atol=1e-4 * np.abs(k).max())
+
+
+def test_calibration_lines_of_several_echoes_do_not_cancel(tmp_path, k):
+    other, order = random(COILS, NX, NY, seed=7), range(NY // 2 - 4, NY // 2 + 4)
+    acquisitions = [
+        *mrd.lines(k),
+        *mrd.lines(other, mrd.CALIBRATION, order=order),
+        *mrd.lines(-other, mrd.CALIBRATION, order=order, contrast=1),
+    ]
+    text = mrd.header(mrd.encoding((NX, NY, 1), centre=(NY // 2, 0), mode="separate"))
+    scan = read(mrd.write(tmp_path / "k.h5", acquisitions, text))
+    np.testing.assert_array_equal(scan.calibration[0], other[..., list(order)])
+    assert said(scan, "8 calibration readouts of further echoes or repetitions are not used")
 
 
 def test_partial_fourier_leaves_its_gap_where_nothing_was_measured(tmp_path, k):
@@ -214,6 +395,16 @@ def test_slices_come_in_the_order_of_their_position(tmp_path):
     assert said(scan, "order of their position")
 
 
+def test_slices_of_several_orientations_have_no_common_place(tmp_path):
+    """Two slices always lie on a line: only their directions tell that no affine holds both."""
+    acquisitions = [one for number in range(2) for one in mrd.lines(random(COILS, NX, NY), slice=number)]
+    for one in acquisitions[NY:]:
+        one.phase_dir[:], one.slice_dir[:] = (0, 0, 1), (0, -1, 0)
+    scan = read(mrd.write(tmp_path / "k.h5", acquisitions, PLAIN))
+    assert scan.geometry is None
+    assert said(scan, "several orientations")
+
+
 def test_a_missing_image_is_told_and_refused_when_asked_for(tmp_path, k):
     acquisitions = [*mrd.lines(k), *mrd.lines(k, repetition=2)]
     scan = read(mrd.write(tmp_path / "k.h5", acquisitions, PLAIN))
@@ -286,16 +477,34 @@ def ghosted(k, offset, slope):
     return train
 
 
-def test_echo_trains_lose_their_ghost(tmp_path):
+@pytest.mark.parametrize("numbered", [False, True])
+def test_echo_trains_lose_their_ghost(tmp_path, numbered):
+    """Also where each phase-correction line is numbered as an echo of its own."""
     k = smooth()
     text = mrd.header(mrd.encoding((NX, NY, 1), centre=(NY // 2, 0), trajectory="epi"))
     train = ghosted(k, offset=0.7, slope=-0.11)
+    for echo, guide in enumerate(train[:3] if numbered else []):
+        guide.idx.contrast = echo
     scan = read(mrd.write(tmp_path / "epi.h5", train, text))
     assert said(scan, "corrected by the linear phase")
     np.testing.assert_allclose(scan.kspace(0), k, atol=1e-4 * np.abs(k).max())
     # Without the three lines there is a ghost: the test would see one.
     uncorrected = read(mrd.write(tmp_path / "bad.h5", train[3:], text))
     assert np.abs(uncorrected.kspace(0) - k).max() > 0.3 * np.abs(k).max()
+
+
+def test_phase_correction_lines_lie_by_their_echo_too(tmp_path):
+    """Echo 10 of 26 both ways: backwards, other samples are measured, and the guides must not be shifted for that."""
+    k = smooth()
+    text = mrd.header(mrd.encoding((NX, NY, 1), centre=(NY // 2, 0), trajectory="epi"))
+    train = []
+    for one in ghosted(k, offset=0.7, slope=-0.11):
+        kept = slice(5, 31) if one.isFlagSet(mrd.REVERSE) else slice(6, NX)
+        flags = [flag for flag in (mrd.REVERSE, mrd.PHASE_CORRECTION) if one.isFlagSet(flag)]
+        cut = mrd.acquisition(one.data[:, kept], one.idx.kspace_encode_step_1, *flags, centre=10)
+        train.append(cut)
+    found = read(mrd.write(tmp_path / "epi.h5", train, text)).kspace(0)
+    assert np.abs(found - k)[:, 7:26].max() < 0.05 * np.abs(k).max()
 
 
 @pytest.mark.parametrize(("delay", "refused"), [(0, True), (160, False)])
@@ -368,6 +577,44 @@ def test_headers_that_cannot_be_meant(tmp_path, k, text, error, words):
     path = mrd.write(tmp_path / "k.h5", mrd.lines(k), text)
     with pytest.raises(error, match=words):
         io.read(path)
+
+
+def without(name):
+    def change(group):
+        del group[name]
+
+    return change
+
+
+def emptied(group):
+    kind = group["data"].dtype
+    del group["data"]
+    group.create_dataset("data", (0,), dtype=kind, maxshape=(None,))
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "why"),
+    [
+        (without("data"), "a header, and no acquisitions", "holds xml"),
+        (without("xml"), "acquisitions without a header", "no 'xml'"),
+        (emptied, "without samples", "'data' is empty"),
+    ],
+)
+def test_what_an_incomplete_file_lacks_is_said(tmp_path, k, change, words, why):
+    path = mrd.write(tmp_path / "k.h5", mrd.lines(k), PLAIN)
+    with h5py.File(path, "a") as file:
+        change(file["dataset"])
+    with pytest.raises(InputError, match=words) as caught:
+        io.read(path)
+    assert why in caught.value.why
+    assert caught.value.fix
+
+
+def test_acquisitions_without_samples_are_said_to_be_so(tmp_path):
+    path = mrd.write(tmp_path / "k.h5", [mrd.acquisition(np.zeros((COILS, 0)), i) for i in range(NY)], PLAIN)
+    with pytest.raises(InputError, match="without samples") as caught:
+        io.read(path)
+    assert f"{NY} acquisitions are listed, each of 0 samples" in caught.value.why
 
 
 def test_acquisitions_that_cannot_be_meant(tmp_path, k):

@@ -17,7 +17,7 @@ from mrirecon.errors import UsageError
 from mrirecon.networks import NormUnet, Unet, to_complex, to_real
 from mrirecon.problem import Problem
 from mrirecon.registry import build
-from tests.goldens.make_networks import SIZES, WIDE, draw_input, draw_scan, draw_weights
+from tests.goldens.make_networks import RIM, SIZES, VARNET, WIDE, draw_input, draw_scan, draw_weights
 
 STORED = np.load(Path(__file__).parent / "goldens" / "networks.npz")
 
@@ -26,13 +26,6 @@ def named(sizes):
     return [(size, "x".join(map(str, size))) for size in sizes]
 
 
-# Our names of parameters, and theirs.
-VARNET = [
-    (r"engine\.blocks\.(\d+)\.part\.consistency\.weight", r"cascades.\1.dc_weight"),
-    (r"engine\.blocks\.(\d+)\.part\.part\.part\.network\.", r"cascades.\1.model."),
-    (r"prepare\.", "sens_net."),
-]
-RIM = [(r"engine\.blocks\.(\d+)\.network\.", r"\1."), (r"engine\.blocks\.(\d+)\.dc_weight", r"\1.dc_weight")]
 # float64 to rounding; float32 to its own, over many layers
 LIMITS = [(torch.float64, 1e-10), (torch.float32, 1e-5)]
 

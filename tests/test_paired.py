@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mrirecon.cli import main
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluate import compare_runs, read_run
 from mrirecon.evaluate.paired import holm
@@ -109,11 +110,34 @@ def test_what_is_missing_is_left_out_and_counted():
         compare_runs({"a": a}, ["ssim"])
 
 
+@pytest.mark.parametrize(("expression", "word"), [("patient[0-9]+", "no group"), ("(", "not a regular expression")])
+def test_an_expression_that_names_nobody_is_refused(expression, word):
+    """Without a group, two files of one person would count as two."""
+    runs = {"a": run(0.1), "b": run()}
+    with pytest.raises(UsageError, match=word) as caught:
+        compare_runs(runs, ["ssim"], person=expression)
+    if word == "no group":
+        assert caught.value.fix.endswith("(patient[0-9]+)")
+
+
+def test_runs_of_different_definitions_are_not_compared(tmp_path, capfd):
+    for name, preset in (("a", "fastmri"), ("b", "mrirecon"), ("c", "fastmri")):
+        files = [{"case": f"sub-{n}", "prediction": f"sub-{n}_cs.h5", "mean": {"ssim": 0.5 + n / 9}} for n in range(3)]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"preset": preset, "files": files}))
+    for other, code in (("b", 2), ("c", 0)):
+        with pytest.raises(SystemExit) as ended:
+            main(["compare", str(tmp_path / "a.json"), str(tmp_path / f"{other}.json"), "--metrics", "ssim"])
+        assert ended.value.code == code
+        assert ("a by fastmri, b by mrirecon" in capfd.readouterr().err) == (code == 2)
+
+
 def test_a_run_is_read_from_an_evaluation(tmp_path):
     told = {"files": [{"prediction": "x/patient1.h5", "mean": {"ssim": 0.5}}]}
     (tmp_path / "run.json").write_text(json.dumps(told))
-    assert read_run(tmp_path / "run.json") == {"patient1.h5": {"ssim": 0.5}}
-    for wrong in ("", "[]", '{"files": [{"mean": 3}]}'):
+    assert read_run(tmp_path / "run.json") == {"patient1": {"ssim": 0.5}}
+    twice = json.dumps({"files": [*told["files"], {"prediction": "y/patient1.nii", "mean": {"ssim": 0.4}}]})
+    numbers = [json.dumps(told).replace("0.5", wrong) for wrong in ('"0.5"', "NaN", "Infinity", "true", "[1]")]
+    for wrong in ("", "[]", '{"files": [{"mean": 3}]}', twice, *numbers, "[" * 9999):
         (tmp_path / "run.json").write_text(wrong)
         with pytest.raises(InputError, match="no evaluation"):
             read_run(tmp_path / "run.json")

@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from scipy import ndimage, signal
 from skimage import metrics as oracle
 
 from mrirecon.errors import InputError
+from mrirecon.evaluate import Options, evaluate, reference_images
+from mrirecon.io import write_image, write_kspace
 from mrirecon.presets import PRESETS, otsu_hull, score_volume
 from mrirecon.sharpness import gmsd, hfen, laplacian_of_gaussian
-from tests.goldens.make_metrics import volumes
+from tests.goldens.make_metrics import files, volumes
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens/metrics.json").read_text())
 NAMES = ("ssim", "psnr", "nmse")
 
 
-def double(seed=0):
-    r, x = volumes(seed)
-    return x.astype(np.float64), r.astype(np.float64)
+def double(seed=0, signed=False):
+    """Return a prediction and a reference; signed ones have negative values where there is little signal."""
+    r, x = (v.astype(np.float64) for v in volumes(seed))
+    return (x - 0.1 * x.max(), r - 0.05 * r.max()) if signed else (x, r)
+
+
+SIGNS = pytest.mark.parametrize("signed", [False, True])
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -32,9 +39,43 @@ def test_fastmri_as_its_own_package_says_on_float32(seed):
         assert found[name] == pytest.approx(value, rel=1e-6), name
 
 
-def test_fastmri_by_formula():
-    x, r = (v[:, 6:46] for v in double())
-    found = score_volume(*double(), "fastmri")
+def test_fastmri_as_its_own_script_says_on_files(tmp_path):
+    """Values as they are, cut to the square of the target's width, the range that square's largest value."""
+    target, prediction = files()
+    with h5py.File(tmp_path / "target.h5", "w") as file:
+        file["kspace"] = np.ones((3, 4, 52, 44), np.complex64)
+        file["reconstruction_rss"] = target
+    write_kspace(tmp_path / "full.h5", np.ones((3, 4, 52, 44), np.complex64), reference=target)
+    with h5py.File(tmp_path / "prediction.h5", "w") as file:
+        file["reconstruction"] = prediction
+    assert (prediction < 0).mean() > 0.1
+    for name in ("target.h5", "full.h5"):
+        found = evaluate(
+            tmp_path / "prediction.h5", tmp_path / name, options=Options("fastmri", ("ssim", "psnr", "nmse", "mse"))
+        )
+        for metric, value in GOLDENS["files"].items():
+            assert found.mean[metric] == pytest.approx(value, rel=1e-6), metric
+        assert found.shape == (3, 40, 40)
+        assert "fastMRI" in found.kind
+        assert any("negative" in note for note in found.notes)
+    write_image(tmp_path / "small.h5", np.abs(prediction[:, :38]))
+    with pytest.raises(InputError, match="no centre of 40×40"):
+        evaluate(tmp_path / "small.h5", tmp_path / "full.h5", options=Options("fastmri"))
+
+
+def test_the_target_of_a_single_coil_file_is_its_own(tmp_path):
+    target = files()[0]
+    with h5py.File(tmp_path / "full.h5", "w") as file:
+        file["kspace"] = np.ones((3, 52, 44), np.complex64)
+        file["reconstruction_rss"] = target + 1
+        file["reconstruction_esc"] = target
+    assert reference_images(tmp_path / "full.h5", preset="fastmri")[0] == pytest.approx(target)
+
+
+@SIGNS
+def test_fastmri_by_formula(signed):
+    x, r = (v[:, 6:46] for v in double(signed=signed))
+    found = score_volume(*double(signed=signed), "fastmri")
     peak = r.max()
     slices = [oracle.structural_similarity(b, a, data_range=peak) for a, b in zip(x, r, strict=True)]
     exact(
@@ -46,10 +87,11 @@ def test_fastmri_by_formula():
     assert [s["ssim"] for s in found.slices] == pytest.approx(slices, rel=1e-12)
 
 
+@SIGNS
 @pytest.mark.parametrize("seed", [0, 1])
-def test_atommic_by_formula(seed):
+def test_atommic_by_formula(seed, signed):
     """Its SSIM has a data range of 1 at least, which makes all faint images look alike."""
-    x, r = double(seed)
+    x, r = double(seed, signed)
     peak = max(np.ptp(x), np.ptp(r))
     slices = [oracle.structural_similarity(b, a, data_range=max(peak, 1)) for a, b in zip(x, r, strict=True)]
     mse = ((r - x) ** 2).mean()
@@ -57,8 +99,9 @@ def test_atommic_by_formula(seed):
     exact(found, np.mean(slices), 10 * np.log10(peak**2 / mse), ((r - x) ** 2).sum() / (r**2).sum())
 
 
-def test_calgary_by_formula():
-    x, r = double()
+@SIGNS
+def test_calgary_by_formula(signed):
+    x, r = double(signed=signed)
     rows = []
     for a, b in zip(x, r, strict=True):
         one, two = a / b.max(), b / b.max()
@@ -73,14 +116,16 @@ def test_calgary_by_formula():
     exact(score_volume(x, r, "calgary").volume, *np.mean(rows, 0))
 
 
+@SIGNS
 @pytest.mark.parametrize("masked", [False, True])
-def test_mridc_by_formula(masked):
-    x, r = double()
+def test_mridc_by_formula(masked, signed):
+    """Its script takes magnitudes of both."""
+    x, r = double(signed=signed)
     mask = otsu_hull(r) if masked else None
     rows = []
     for i, (a, b) in enumerate(zip(x, r, strict=True)):
         one, two = (a, b) if mask is None else (a * mask[i], b * mask[i])
-        one, two = one / one.max(), two / two.max()
+        one, two = (np.abs(v) / np.abs(v).max() for v in (one, two))
         rows.append(
             (
                 oracle.structural_similarity(two, one, data_range=1),
@@ -93,8 +138,9 @@ def test_mridc_by_formula(masked):
         assert 0.05 < mask.mean() < 0.9
 
 
-def test_skimage_by_formula():
-    x, r = double(1)
+@SIGNS
+def test_skimage_by_formula(signed):
+    x, r = double(1, signed)
     rows = [
         (
             oracle.structural_similarity(b, a, data_range=np.ptp(b)),

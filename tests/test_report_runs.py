@@ -262,3 +262,17 @@ def test_report_tells_failures_and_leaves_nobody_named(run, scans, tmp_path):
 def test_commands_lose_their_folders():
     words = ["/home/erika/.venv/bin/mrirecon", "reconstruct", "C:\\scans\\x.h5", "-o", "out/erika/", "--lambda", "0.1"]
     assert command_line(words) == "mrirecon reconstruct x.h5 -o erika --lambda 0.1"
+
+
+def test_images_beside_a_reference_that_is_cut(scans, tmp_path):
+    """As files of fastMRI hold it: it is the reference by that preset, and the same part of the images is shown."""
+    target = read_image(scans / "runs" / "sense" / "anna_sense.h5")[:, 8:56, 8:56]
+    with h5py.File(scans / "full" / "anna.h5") as file:
+        kspace = file["kspace"][:]
+    write_kspace(tmp_path / "anna.h5", kspace, reference=target)
+    options = Options("fastmri")
+    case = next(gather(Sources([scans / "runs" / "sense"], tmp_path, options=options)).cases)
+    (sense,) = (r for r in case.results if r.method == "sense")
+    assert case.reference.shape == sense.images.shape == (2, 48, 48)
+    assert sense.images == pytest.approx(target)
+    assert sense.evaluation.mean["ssim"] == pytest.approx(1)

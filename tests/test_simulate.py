@@ -4,17 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
+from mrirecon.data.fields import WIRE, Loops, draw_gains, loop_field, noise_covariance
 from mrirecon.data.phantom import phantom
-from mrirecon.data.simulate import (
-    WIRE,
-    _loop_field,
-    add_noise,
-    coil_maps,
-    noise_covariance,
-    object_phase,
-    simulate_kspace,
-)
+from mrirecon.data.simulate import add_noise, coil_maps, object_phase, simulate_kspace
 from mrirecon.errors import InputError
 
 SHAPE = (48, 40)
@@ -75,7 +69,8 @@ def test_noise_has_the_covariance_and_the_snr_that_were_asked(head):
 
 
 def test_coils_share_noise_but_no_two_are_alike():
-    covariance = noise_covariance(coil_maps(SHAPE, 8, 2), 2)
+    maps, gains = torch.from_numpy(coil_maps(SHAPE, 8, 2))[None], torch.from_numpy(draw_gains(8, 2))[None]
+    covariance = noise_covariance(maps, gains, torch.tensor([0.6]))[0].numpy()
     np.testing.assert_allclose(covariance, covariance.conj().T)
     assert np.linalg.eigvalsh(covariance).min() > 0.05
     assert np.trace(covariance).real / 8 == pytest.approx(1.0)
@@ -92,9 +87,10 @@ def test_zero_covariance_adds_nothing():
 
 def test_the_field_of_a_loop_is_the_closed_form_on_its_axis():
     radius, distances = 0.5, np.array([0.0, 0.4, 1.3])
-    points = np.zeros((3, 3))
-    points[:, 2] = distances
-    field = _loop_field(points, np.array([0.0, 0.0, 1.0]), radius)
+    points = torch.zeros(1, 3, 3, dtype=torch.float64)
+    points[0, :, 2] = torch.from_numpy(distances)
+    loop = Loops(np.zeros((1, 3)), np.array([[0.0, 0.0, 1.0]]), np.array([radius]), np.ones(1, complex), 1, (1, 1))
+    field = loop_field(*(torch.from_numpy(part)[None] for part in loop.wire()), points)[0, 0].numpy()
     # B = 2πa² / (a² + z²)^{3/2} for μ0/4π = 1; the wire's thickness adds to the squared distance
     expected = 2 * math.pi * radius**2 / (radius**2 + distances**2 + WIRE**2) ** 1.5
     np.testing.assert_allclose(field[:, 2], expected, rtol=1e-6)

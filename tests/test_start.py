@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from mrirecon.calibrate import ItemMaps
+from mrirecon.errors import UsageError
 from mrirecon.inference import pose
+from mrirecon.methods.classical import compressed_sensing_start
 from mrirecon.operators import norm
 from mrirecon.problem import Problem
 from mrirecon.registry import build, find
-from mrirecon.regularization import default_weight
+from mrirecon.regularization import weight_by_noise
 from mrirecon.scale import smooth_phase
 from tests.problems import known_problem
 from tests.test_methods import LEARNED
@@ -28,7 +30,7 @@ def _small(name, **more):
 
 
 def _cs(p):
-    return build("cs", {"lam": default_weight("cs", p.mask[0])})(p)
+    return build("cs", {"lam": float(weight_by_noise("cs", p)[0])})(p)
 
 
 def test_which_methods_have_it():
@@ -66,7 +68,7 @@ def test_gradients_flow_through_the_networks_and_not_through_the_start(name):
 def test_each_item_of_a_batch_has_its_own_weight():
     """Of items with other masks, other λ: together as alone."""
     (a, _), (b, _) = known_problem(rate=2), known_problem(rate=4, seed=3)
-    assert default_weight("cs", a.mask[0]) != default_weight("cs", b.mask[0])
+    assert weight_by_noise("cs", a) != weight_by_noise("cs", b)
     both = Problem(*(torch.cat([getattr(p, n) for p in (a, b)]) for n in ("y", "mask", "maps")))
     model = _small("cirim", start="cs")
     with torch.no_grad():
@@ -157,3 +159,56 @@ def test_moving_a_phase_into_the_maps_keeps_the_samples():
     bent = torch.complex(rows.cos(), rows.sin())[None, None]
     left = (bent * smooth_phase(bent, (-2, -1)).conj())[..., 8:-8, 8:-8]
     assert left.angle().abs().max() < 0.05
+
+
+# a start of few iterations
+
+
+def _few(p, count):
+    with torch.no_grad():
+        return compressed_sensing_start(p.prepared(), count)
+
+
+@pytest.mark.parametrize("name", ["rim", "irim", "cirim"])
+def test_a_start_of_few_iterations_is_that_in_training_and_in_use(name):
+    p, _ = known_problem()
+    model = _small(name, start="cs", start_iterations=3)
+    few, whole = _few(p, 3), _cs(p)
+    assert norm(few - whole) > 1e-2 * norm(whole), "or there is nothing to test"
+    for mode in (True, False):
+        with torch.no_grad():
+            assert norm(model.train(mode)(p) - few).max() < 1e-5 * norm(few).max()
+            q, scale = model.scaled(p)
+            assert norm(q.start * scale.reshape(-1, 1, 1, 1) - few).max() < 1e-5 * norm(few).max()
+
+
+def test_more_iterations_come_nearer_to_compressed_sensing():
+    p, _ = known_problem()
+    gaps = [float(norm(_few(p, n) - _cs(p)) / norm(_cs(p))) for n in (2, 8, 40)]
+    assert gaps[0] > gaps[1] > gaps[2]
+
+
+def test_models_that_do_not_say_start_at_the_converged_image():
+    model = build("cirim", {"start": "cs", "cascades": 1, "features": 8})
+    assert model.start is compressed_sensing_start
+    assert model.fallback is None
+    with pytest.raises(UsageError, match="takes no iterations"):
+        build("cirim", {"start_iterations": 4})
+
+
+@pytest.mark.parametrize("phase", ["kept", "removed"])
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
+def test_what_is_not_taken_of_the_network_is_compressed_sensing(weight, phase):
+    """Where the blend takes less than all of a refinement, the rest is the converged image, not the rough start."""
+    p, _ = known_problem()
+    model = _small("cirim", start="cs", start_iterations=3, phase=phase)
+    for parameter in model.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    with torch.no_grad():
+        rest, network = model.refined(p)
+        model.weigh = lambda refine, problem: torch.full((1,), weight)
+        image, last = model(p), list(model.images(p))[-1]
+    assert norm(rest - _cs(p)) < 1e-4 * norm(rest)
+    assert norm(network - rest) > 1e-2 * norm(rest), "or there is nothing to test"
+    for found in (image, last):
+        assert norm(found - (rest + weight * (network - rest))) < 1e-4 * norm(rest)

@@ -313,6 +313,7 @@ def test_shipped_models_and_folders_of_models(write, tmp_path):
         ('["phantom:100", "phantom:101"]', "nothing*.nii", 4, "no file matches"),
         ('["phantom:100", "phantom:101"]', '["phantom:100", "phantom:100#x"]', 4, "two scans"),
         ("title: Tiny", "metrics: [ssim, vif]", 2, "vif"),
+        ("title: Tiny", 'person: "phantom-[0-9]+"', 2, "no group"),
         ("title: Tiny", "compare: [[zero, tv]]", 2, "tv"),
     ],
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,24 +19,25 @@ import torch
 from scipy import ndimage
 
 from mrirecon.calibrate import item_maps
-from mrirecon.config import load_config
-from mrirecon.data.acquire import _rim, acquire, one_thread
 from mrirecon.data.batch import stack
 from mrirecon.data.draws import draw_mask, split_samples
 from mrirecon.data.items import Recipe
 from mrirecon.data.lesions import insert_lesions
 from mrirecon.data.loading import Loader, Order
+from mrirecon.data.packing import pack, unpack
 from mrirecon.data.phantom import phantom
-from mrirecon.data.settings import Data, Lesions, MaskDraw, Simulation
+from mrirecon.data.scene import draw_scene
+from mrirecon.data.settings import Buffer, Data, Lesions, MaskDraw, Simulation
 from mrirecon.data.simulate import coil_maps
+from mrirecon.data.simulator import measure, one_thread, simulate, true_maps
 from mrirecon.data.sources import open_sources, person_of
-from mrirecon.data.volumes import is_volume, measured_support, prepare, read_volumes
+from mrirecon.data.volumes import Volume, is_volume, measured_support, prepare, read_volumes
 from mrirecon.errors import InputError, SignalError, UsageError
 from mrirecon.inference import pose
 from mrirecon.io import read, write_kspace
+from mrirecon.methods.classical import compressed_sensing_start
 from mrirecon.operators import Fourier, root_sum_of_squares
 from mrirecon.scale import percentile_scale
-from mrirecon.training.setup import make_model, make_recipes
 
 MASKS = [MaskDraw(family="random", acceleration=[2.0, 3.0], calibration=[12, 16])]
 PLANE = Fourier((-2, -1))
@@ -49,6 +52,21 @@ def settings(**more):
 def recipe(data=None, **more):
     data = data or settings()
     return Recipe(open_sources(data).train, data, 7, **more)
+
+
+CALM = {"bias": 0, "transpose": 0, "flip": False, "resolution": [1.0, 1.0], "aspect": [1.0, 1.0]}
+
+
+def scene(image, seed=0, coils=4, window=None, spacing=(4.0, 1.0, 1.0), **simulation):
+    volume = image if isinstance(image, Volume) else Volume("x", image[None].astype(np.float16), spacing)
+    rng = np.random.default_rng(seed)
+    return draw_scene(volume, len(volume) // 2, Simulation(**simulation), rng, coils=coils, window=window)
+
+
+def near(a, b, tolerance=2e-5):
+    """Tell whether two batches are the same, to rounding."""
+    parts = [(a.target, b.target), *((getattr(a.problem, n), getattr(b.problem, n)) for n in ("y", "maps", "mask"))]
+    return a.names == b.names and all(torch.allclose(x, y, atol=tolerance * float(x.abs().max())) for x, y in parts)
 
 
 def equal(a, b):
@@ -81,9 +99,8 @@ def test_interpolated_volumes_are_cut_to_what_was_measured():
     assert volume.spacing[2] == pytest.approx(224 / volume.slices.shape[2])
     assert volume.zeros > 0.2
     # what is simulated from it has no empty rim: the outermost tenth holds more than noise
-    flat = Simulation(coils=[4, 4], snr=[1e6, 1e6], resolution=[1.0, 1.0], aspect=[1.0, 1.0], bias=0, transpose=0)
-    made = acquire(volume.slices[1].astype(np.float32), volume.spacing[1:], flat, np.random.default_rng(0), coils=4)
-    k = made.kspace.abs().sum(0).numpy()
+    made = simulate([scene(volume, **CALM, snr=[1e6, 1e6])])
+    k = made.kspace[0].abs().sum(0).numpy()
     rim, next_to_it = k[:, :4].mean() + k[:, -4:].mean(), k[:, 8:16].mean() + k[:, -16:-8].mean()
     assert rim > 0.25 * next_to_it
 
@@ -92,10 +109,10 @@ def test_the_background_is_noise():
     """Trap (a): where the volume is exactly zero, what is measured is the coils' noise."""
     image = np.zeros((96, 96), np.float32)
     image[30:66, 30:66] = 1
-    made = acquire(image, (1, 1), Simulation(bias=0, transpose=0), np.random.default_rng(1), coils=4, window=(96, 96))
-    empty = PLANE.adjoint(made.kspace)[:, :12, :12]
-    seen = torch.cov(empty.reshape(4, -1)).numpy()
-    assert np.abs(seen - made.covariance).max() < 0.35 * np.abs(made.covariance).max()
+    made = simulate([scene(image, 1, window=(96, 96), **CALM)])
+    empty = PLANE.adjoint(made.kspace[0])[:, :12, :12]
+    seen, wanted = torch.cov(empty.reshape(4, -1)), made.covariance[0]
+    assert (seen - wanted).abs().max() < 0.35 * wanted.abs().max()
     assert (empty.abs() > 0).all()
 
 
@@ -148,29 +165,62 @@ def test_volumes_that_are_none(tmp_path):
 # the simulator
 
 
-def test_the_fast_simulator_is_the_reference_one():
-    """Same physics on a coarse grid: the maps agree with those computed at every pixel."""
-    flat = Simulation(bias=0, transpose=0, flip=False, resolution=[1.0, 1.0], aspect=[1.0, 1.0], contrast=[1.0, 1.0])
-    flat = flat.model_copy(update={"distance": [1.3, 1.3], "lesions": Lesions(count=[0, 0])})
+def test_coils_are_those_of_the_fields_at_every_pixel():
+    """Sensitivities are evaluated on a coarse grid, and interpolated: as good as at every pixel."""
+    plain = {"phase": [0, 0], "spin_echo": 1.0, "detail": [0, 0], "contrast": [1.0, 1.0], "distance": [1.3, 1.3]}
     image = phantom((96, 80), 1, 2)[0]
-    made = acquire(image, (1, 1), flat, np.random.default_rng(3), coils=5)
-    seed = int(np.random.default_rng(3).integers(2**31))
-    exact = np.abs(coil_maps((96, 80), 5, seed))
-    ours = made.maps.abs().numpy()
-    near = min(
-        np.abs(ours / ours.mean() - turned / turned.mean()).max()
-        for turned in (exact, exact[:, ::-1], exact[:, :, ::-1], exact[:, ::-1, ::-1])
-    )
+    one = scene(image, 3, 5, **CALM, **plain, lesions=Lesions(count=[0, 0]))
+    made, exact = simulate([one]), true_maps([one])
+    assert (made.clean - exact * made.image).abs().max() < 2e-4 * made.clean.abs().max()
+    assert torch.allclose(made.image[0, 0].abs(), torch.from_numpy(image.astype(np.float16)).float(), atol=1e-4)
+    same = np.abs(coil_maps((96, 80), 5, one.seed))
+    turned = [same, same[:, ::-1], same[:, :, ::-1], same[:, ::-1, ::-1]]
     # mirrored about a pixel, an even grid is one pixel off: that is the tolerance
-    assert near < 0.1 * (exact / exact.mean()).max()
-    assert np.allclose(made.image.abs().numpy(), image, atol=1e-5)
-    assert torch.allclose(PLANE.adjoint(PLANE(made.clean)), made.clean, atol=1e-6)
+    assert min(np.abs(exact[0].abs().numpy() - t).max() for t in turned) < 0.1 * same.max()
+
+
+def test_coils_multiply_the_object_before_it_is_truncated():
+    """No inverse crime: what is measured is not exactly coils times an image on the measured grid."""
+    image = phantom((128, 120), 1, 2)[0]
+    one = scene(image, 3, 6, **CALM | {"resolution": [0.5, 0.5]}, snr=[1e6, 1e6])
+    made, maps = simulate([one]), true_maps([one])
+    assert made.kspace.shape == (1, 6, 64, 60)
+    gap = (made.clean - maps * made.image).norm() / made.clean.norm()
+    assert 2e-3 < gap < 0.05
+    fine = simulate([scene(image, 3, 6, **CALM, snr=[1e6, 1e6])])
+    # and it is the middle of the k-space of the fine grid; the outermost line is the mean of both ends
+    middle = PLANE(fine.clean)[..., 64 - 32 + 1 : 64 + 32, 60 - 30 + 1 : 60 + 30] * (64 * 60 / (128 * 120)) ** 0.5
+    assert (PLANE(made.clean)[..., 1:, 1:] - middle).abs().max() < 1e-4 * middle.abs().max()
+
+
+def test_who_else_is_in_a_batch_does_not_matter():
+    """Slices of different sizes share a grid; the values of each are what they are alone."""
+    images = [phantom((96, 80), 1, 2)[0], phantom((120, 128), 1, 3)[0], phantom((64, 150), 1, 4)[0]]
+    scenes = [scene(image, n, 5, (64, 72), air=[n, n], veins=[3 - n, 3 - n]) for n, image in enumerate(images)]
+    together = simulate(scenes)
+    for n, one in enumerate(scenes):
+        alone = simulate([one])
+        for name in ("kspace", "clean", "image"):
+            a, b = getattr(together, name)[n], getattr(alone, name)[0]
+            assert (a - b).abs().max() < 1e-5 * b.abs().max(), name
+    with pytest.raises(InputError, match="different sizes"):
+        simulate([scenes[0], scene(images[0], 0, 6, (64, 72))])
+
+
+def test_a_window_larger_than_the_object_is_filled_with_air():
+    image = np.ones((64, 60), np.float32)
+    plain = {"phase": [0, 0], "spin_echo": 1.0, "detail": [0, 0], "lesions": Lesions(count=[0, 0])}
+    made = simulate([scene(image, 0, 4, (96, 80), **CALM, **plain)])
+    shown = made.image[0, 0].abs()
+    assert torch.allclose(shown[16:80, 10:70], torch.ones(64, 60), atol=1e-4)
+    assert not shown[:16].any()
+    assert not shown[:, 70:].any()
+    assert torch.allclose(measure(torch.ones(2, 8, 8) * 1j, torch.eye(8), torch.eye(8)), torch.ones(8, 8) * 1j)
 
 
 def test_snr_and_size_are_those_asked_for():
-    data = Simulation(snr=[20.0, 20.0], bias=0, transpose=0, resolution=[1.0, 1.0], aspect=[1.0, 1.0])
-    made = acquire(phantom((120, 96), 1, 2)[0], (1, 1), data, np.random.default_rng(0), coils=8, window=(128, 104))
-    assert made.kspace.shape == (8, 128, 104)
+    made = simulate([scene(phantom((120, 96), 1, 2)[0], 0, 8, (128, 104), **CALM, snr=[20.0, 20.0])])
+    assert made.kspace.shape == (1, 8, 128, 104)
     noise = (PLANE.adjoint(made.kspace) - made.clean).abs().square().mean().sqrt()
     magnitude = made.image.abs()
     signal = magnitude[magnitude > 0.1 * magnitude.max()].mean()
@@ -215,12 +265,13 @@ def test_items_are_functions_of_their_number():
     for rank in range(2):
         part = next(Loader(order, rank=rank, ranks=2).batches(1))
         assert part.names == batches[1].names[rank : rank + 1]
-        assert torch.equal(part.problem.y[0], batches[1].problem.y[rank])
+        assert torch.allclose(part.problem.y[0], batches[1].problem.y[rank], atol=1e-5)
     threads = torch.get_num_threads()
     torch.set_num_threads(2 if threads == 1 else 1)
     try:
         assert equal(made.item(*order.epoch(0)[0][0]), made.item(*order.epoch(0)[0][0]))
-        assert equal(stack([made.item(*a) for a in order.epoch(0)[0]]), batches[0])
+        assert equal(next(Loader(order).batches(0)), batches[0])
+        assert near(stack([made.item(*a) for a in order.epoch(0)[0]]), batches[0])
     finally:
         torch.set_num_threads(threads)
     assert not equal(made.item(0, 0, 0), made.item(1, 0, 0))
@@ -315,6 +366,17 @@ def test_people_are_kept_apart(tmp_path):
         open_sources(settings(train=[str(tmp_path / "nothing*")]))
     with pytest.raises(UsageError, match="not a regular expression"):
         open_sources(settings(person="("))
+    with pytest.raises(UsageError, match="no group"):  # each file would be a person of its own, on both sides
+        open_sources(settings(train=[str(tmp_path)], val=0.3, person="patient[0-9]+"))
+    with pytest.raises(UsageError, match="no file matches 'patient03") as caught:
+        open_sources(settings(train=[str(tmp_path), "patient03*.npz"]))
+    assert "each entry stands by itself" in caught.value.why
+    assert f"write '{tmp_path}/patient03*.npz' in place of '{tmp_path}'" in caught.value.fix
+    (tmp_path / "volumes" / "below").mkdir(parents=True)
+    with pytest.raises(UsageError, match="no file matches") as caught:
+        open_sources(settings(train=[str(tmp_path / "volumes")]))
+    assert "holds no file that ends in" in caught.value.why
+    assert "volumes/**/" in caught.value.fix
     kept = open_sources(settings(train=[str(tmp_path)], exclude=["patient03*"])).people["train"]
     assert kept == ["patient01", "patient02"]
 
@@ -332,16 +394,17 @@ def test_people_in_a_packed_file(tmp_path):
 
 def test_scans_are_undersampled_and_combined(tmp_path):
     made = recipe(settings(crop=None)).item(0, 0, 0)
-    full = acquire(phantom((64, 72), 1, 1)[0], (1, 1), Simulation(), np.random.default_rng(0), coils=4, window=(64, 72))
+    one = scene(phantom((64, 72), 1, 1)[0], window=(64, 72))
+    full = simulate([one]).kspace[0]
     for name in ("case1", "case2"):
-        write_kspace(tmp_path / f"{name}.h5", full.kspace.numpy()[None])
+        write_kspace(tmp_path / f"{name}.h5", full.numpy()[None])
     data = settings(train=[str(tmp_path / "case1.h5")], val=[str(tmp_path / "case2.h5")], crop=None)
     found = open_sources(data)
     batch = Recipe(found.train, data, 0).item(0, 0, 0)
     mask = batch.problem.mask.bool()[0, 0]
-    assert torch.allclose(batch.problem.y[0][:, mask], full.kspace[:, mask])
+    assert torch.allclose(batch.problem.y[0][:, mask], full[:, mask])
     assert not batch.problem.y[0][:, ~mask].any()
-    combined = root_sum_of_squares(PLANE.adjoint(full.kspace), 0)
+    combined = root_sum_of_squares(PLANE.adjoint(full), 0)
     inside = combined > 0.4 * combined.max()
     assert torch.allclose(batch.target.abs()[0, 0][inside], combined[inside], rtol=0.1)
     assert made.target is not None
@@ -350,15 +413,16 @@ def test_scans_are_undersampled_and_combined(tmp_path):
 
 
 def test_maps_from_the_file(tmp_path):
-    full = acquire(phantom((64, 72), 1, 1)[0], (1, 1), Simulation(), np.random.default_rng(0), coils=4, window=(64, 72))
+    one = scene(phantom((64, 72), 1, 1)[0], window=(64, 72))
+    full = simulate([one]).kspace[0]
     for name in ("case1", "case2"):
-        maps = full.maps.numpy()[None, None]
-        write_kspace(tmp_path / f"{name}.npz", full.kspace.numpy()[None], maps=maps)
+        maps = true_maps([one]).numpy()[None]
+        write_kspace(tmp_path / f"{name}.npz", full.numpy()[None], maps=maps)
     files = {"train": [str(tmp_path / "case1.npz")], "val": [str(tmp_path / "case2.npz")]}
     data = settings(**files, maps="file", crop=None)
     batch = Recipe(open_sources(data).train, data, 0).item(0, 0, 0)
-    length = root_sum_of_squares(full.maps, 0).max()
-    assert torch.allclose(batch.problem.maps[0, 0], full.maps / length, atol=1e-6)
+    true = true_maps([one])[0]
+    assert torch.allclose(batch.problem.maps[0, 0], true / root_sum_of_squares(true, 0).max(), atol=1e-6)
     cut = data.model_copy(update={"crop": [48, 48]})
     with pytest.raises(InputError, match="do not fit what is cut out"):
         Recipe(open_sources(cut).train, cut, 0).item(0, 0, 0)
@@ -368,10 +432,11 @@ def test_maps_from_the_file(tmp_path):
 
 
 def test_prospective_scans_have_no_target(tmp_path):
-    full = acquire(phantom((64, 72), 1, 1)[0], (1, 1), Simulation(), np.random.default_rng(0), coils=4, window=(64, 72))
+    one = scene(phantom((64, 72), 1, 1)[0], window=(64, 72))
+    full = simulate([one]).kspace[0]
     mask, _ = draw_mask(MASKS, (64, 72), np.random.default_rng(0), True)
     for name in ("case1", "case2"):
-        write_kspace(tmp_path / f"{name}.h5", (full.kspace.numpy() * mask)[None])
+        write_kspace(tmp_path / f"{name}.h5", (full.numpy() * mask)[None])
     data = settings(train=[str(tmp_path / "case1.h5")], val=[str(tmp_path / "case2.h5")], crop=None)
     batch = Recipe(open_sources(data).train, data, 0, split=0.4).item(0, 0, 0)
     assert batch.target is None
@@ -381,7 +446,7 @@ def test_prospective_scans_have_no_target(tmp_path):
 
 def test_an_item_that_cannot_be_made_is_named(tmp_path):
     for name in ("case1", "case2"):
-        write_kspace(tmp_path / f"{name}.h5", np.zeros((1, 4, 64, 64), np.complex64))
+        write_kspace(tmp_path / f"{name}.h5", np.full((1, 4, 64, 64), np.nan, np.complex64))
     data = settings(train=[str(tmp_path / "case1.h5")], val=[str(tmp_path / "case2.h5")], crop=None)
     for workers in (0, 1):
         with pytest.raises(SignalError) as caught:
@@ -449,21 +514,24 @@ def test_cavities_move_phase_from_the_maps_into_the_object_and_keep_the_samples(
     assert not torch.equal(other.problem.maps, b.problem.maps)
 
 
+# samples that are kept
+
+
+def kept(path, **more):
+    return settings(**more, buffer=Buffer(where=str(path)))
+
+
 def test_a_kept_item_may_have_any_phase(tmp_path):
     """Phase is drawn when an item is read: it costs nothing, and every run may have its own."""
     for cavities in ([0, 0], [6, 6]):
-        data = settings(simulation={"cavities": cavities}, bank=str(tmp_path))
-        free = settings(simulation={"cavities": cavities})
-        kept, made = recipe(data).item(0, 0, 0), recipe(free).item(0, 0, 0)
-        assert torch.allclose(kept.problem.maps, made.problem.maps, atol=1e-3)
-    assert len(list(tmp_path.rglob("*.npz"))) == 1
-
-
-# items that are kept
+        stored = recipe(kept(tmp_path, simulation={"cavities": cavities})).item(0, 0, 0)
+        made = recipe(settings(simulation={"cavities": cavities})).item(0, 0, 0)
+        assert torch.allclose(stored.problem.maps, made.problem.maps, atol=1e-3)
+    assert len(list(tmp_path.rglob("*.pt"))) == 1
 
 
 def test_a_kept_item_is_the_same_when_it_is_read_again(tmp_path):
-    data = settings(bank=str(tmp_path))
+    data = kept(tmp_path)
     made, again, other = (recipe(data, start=s).item(0, 1, 2) for s in (first_image, first_image, None))
     (a, b) = (r.problem for r in (made, again))
     assert equal(made, again)
@@ -471,7 +539,7 @@ def test_a_kept_item_is_the_same_when_it_is_read_again(tmp_path):
     assert torch.equal(a.prior, b.prior)
     assert torch.equal(made.lesions, again.lesions)
     assert other.problem.start is None, "and what is made otherwise is kept apart"
-    assert len(list(tmp_path.rglob("*.npz"))) == 2
+    assert len(list(tmp_path.rglob("*.pt"))) == 2
     new = recipe(settings(), start=first_image).item(0, 1, 2)
     assert torch.equal(new.problem.y, a.y)
     assert torch.equal(new.target, made.target)
@@ -479,9 +547,9 @@ def test_a_kept_item_is_the_same_when_it_is_read_again(tmp_path):
 
 
 def test_what_cannot_be_read_is_made_again(tmp_path):
-    data = settings(bank=str(tmp_path))
+    data = kept(tmp_path)
     made = recipe(data).item(0, 0, 0)
-    (path,) = tmp_path.rglob("*.npz")
+    (path,) = tmp_path.rglob("*.pt")
     whole = path.read_bytes()
     for broken in (b"", whole[: len(whole) // 2], b"not an item"):
         path.write_bytes(broken)
@@ -489,33 +557,134 @@ def test_what_cannot_be_read_is_made_again(tmp_path):
         assert path.stat().st_size == len(whole)
 
 
-def test_another_setting_or_slice_is_another_item(tmp_path):
+def test_another_setting_slice_or_simulator_is_another_item(tmp_path, monkeypatch):
     def count(data, slot=0, **more):
         recipe(data, **more).item(0, 0, slot)
-        return len(list(tmp_path.rglob("*.npz")))
+        return len(list(tmp_path.rglob("*.pt")))
 
-    base = {"bank": str(tmp_path)}
-    assert count(settings(**base)) == 1
-    assert count(settings(**base, val_items=3, rounds=2, licence="x")) == 1
-    assert count(settings(**base), slot=1) == 2
-    assert count(settings(**base, crop=[80, 96])) == 3
-    assert count(settings(**base, target="measured")) == 4
-    assert count(settings(**base), informed=False) == 5
+    assert count(kept(tmp_path)) == 1
+    assert count(kept(tmp_path, val_items=3, licence="x")) == 1
+    assert count(kept(tmp_path), slot=1) == 2
+    assert count(kept(tmp_path, crop=[80, 96])) == 3
+    assert count(kept(tmp_path, target="measured")) == 4
+    assert count(kept(tmp_path), informed=False) == 5
+    starts = [partial(compressed_sensing_start, iterations=n) for n in (1, 2)]
+    assert [count(kept(tmp_path), start=s) for s in starts] == [6, 7]
+    # a mended simulator does not serve samples of the one before it
+    monkeypatch.setattr("mrirecon.data.items.simulator_version", lambda: "another")
+    assert count(kept(tmp_path)) == 8
+
+
+def test_the_version_of_the_simulator_is_that_of_its_code(tmp_path, monkeypatch):
+    import mrirecon
+    from mrirecon.data.packing import simulator_version
+
+    before = simulator_version.__wrapped__()
+    shutil.copytree(Path(mrirecon.__file__).parent, tmp_path / "mrirecon", ignore=shutil.ignore_patterns("weights"))
+    monkeypatch.setattr(mrirecon, "__file__", str(tmp_path / "mrirecon" / "__init__.py"))
+    assert simulator_version.__wrapped__() == before
+    for name in ("data/fields.py", "coils/espirit.py", "methods/classical.py"):
+        path = tmp_path / "mrirecon" / name
+        path.write_text(path.read_text() + "# mended")
+        after = simulator_version.__wrapped__()
+        assert after != before, name
+        before = after
 
 
 def test_the_folder_may_be_a_variable(tmp_path, monkeypatch):
-    data = settings(bank="$HERE/kept")
+    data = kept("$HERE/kept")
     with pytest.raises(UsageError, match="no such variable"):
         recipe(data).item(0, 0, 0)
     monkeypatch.setenv("HERE", str(tmp_path))
     recipe(data).item(0, 0, 0)
-    assert len(list((tmp_path / "kept").rglob("*.npz"))) == 1
+    assert len(list((tmp_path / "kept").rglob("*.pt"))) == 1
 
 
-def test_rounds_repeat(tmp_path):
-    order = Order(recipe(settings(rounds=2)))
-    assert order.epoch(0) == order.epoch(2) != order.epoch(1)
-    assert Order(recipe()).epoch(0) != Order(recipe()).epoch(2)
+# the buffer
+
+
+def drawn(count, first=0, workers=0, batch=2, device="cpu", **buffer):
+    data = settings(buffer=Buffer(**buffer))
+    loader = Loader(Order(recipe(data, batch=batch * data.buffer.together), 24), workers, device=device)
+    batches = loader.batches(first)
+    found = [next(batches) for _ in range(count)]
+    batches.close()
+    return found, loader
+
+
+@pytest.mark.parametrize(("uses", "samples", "together"), [(1, 8, 1), (2, 6, 1), (3, 2, 2), (4, 24, 3)])
+def test_a_sample_is_drawn_as_often_as_asked_for(uses, samples, together):
+    data = settings(buffer=Buffer(uses=uses, samples=samples, together=together))
+    loader = Loader(Order(recipe(data, batch=2 * together), 24))
+    held, most, counts = set(), 0, {}
+    for chunk, use in islice(loader._draws(), 200):
+        assert use == counts.get(chunk, 0), "one use after the other"
+        counts[chunk] = use + 1
+        held.add(chunk)
+        most = max(most, len(held))
+        if use == uses - 1:
+            held.remove(chunk)
+    assert max(counts.values()) == uses
+    assert all(counts[c] == uses for c in range(max(counts) - max(1, samples // 2)))
+    assert most <= max(1, samples // (2 * together))
+
+
+def test_what_is_drawn_again_is_turned():
+    found, loader = drawn(6, uses=3, samples=2)
+    names = [batch.names for batch in found]
+    assert names[0] == names[1] == names[2] != names[3]
+    assert loader.figures()["uses"] == 3
+    first, *later = found[:3]
+    for batch in later:
+        p = batch.problem
+        assert not torch.equal(p.y, first.problem.y)
+        # the same samples and values, and as consistent with each other as they were
+        both = [b.problem.y.abs().flatten().sort().values for b in (batch, first)]
+        assert torch.allclose(*both, rtol=1e-4, atol=1e-6)
+        residual = [(b.problem.A(b.target) - b.problem.y).norm() / b.problem.y.norm() for b in (first, batch)]
+        assert float(residual[0]) == pytest.approx(float(residual[1]), rel=1e-3)
+
+
+@pytest.mark.parametrize("buffer", [{"uses": 2, "samples": 6}, {"uses": 3, "samples": 16, "together": 2}, {}])
+def test_a_run_that_goes_on_draws_what_it_would_have_drawn(buffer):
+    first = 5
+    whole, _ = drawn(first + 4, **buffer)
+    for later in (drawn(4, first, **buffer)[0], drawn(4, first, workers=2, **buffer)[0]):
+        for a, b in zip(whole[first:], later, strict=True):
+            assert equal(a, b)
+
+
+def test_a_folder_serves_the_next_run(tmp_path):
+    first, _ = drawn(4, uses=2, samples=4, where=str(tmp_path))
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.pt")}
+    again, _ = drawn(4, workers=1, uses=2, samples=4, where=str(tmp_path))
+    memory, _ = drawn(4, uses=2, samples=4)
+    for a, b, c in zip(first, again, memory, strict=True):
+        assert equal(a, b)
+        assert equal(a, c)
+    assert all(p.stat().st_mtime_ns == when for p, when in files.items())
+
+
+def test_what_is_packed_is_the_same_again():
+    batch = recipe(batch=2, full=True, start=first_image).made([(0, 0, 0), (0, 1, 3)])
+    packed = pack(batch)
+    again = unpack(packed)
+    assert again.names == batch.names
+    assert again.about == batch.about
+    for name in ("target", "full", "held", "lesions"):
+        assert torch.equal(getattr(batch, name), getattr(again, name))
+    for name in ("y", "mask", "start"):
+        assert torch.equal(getattr(batch.problem, name), getattr(again.problem, name))
+    assert torch.allclose(again.problem.maps, batch.problem.maps, atol=1e-3)
+    assert all(torch.equal(a, b) for a, b in zip(packed.values(), pack(again).values(), strict=True))
+
+
+def test_options_of_before_are_told_what_took_their_place():
+    for old, new in (("bank", "buffer.where"), ("rounds", "buffer.uses")):
+        with pytest.raises(ValueError, match=f"{old} is no longer an option.*{new}"):
+            Data(**{old: 1})
+    with pytest.raises(ValueError, match="fat is a share"):
+        Simulation(fat=[0.0, 3.2])
 
 
 @pytest.mark.parametrize(("length", "batch"), [(None, 1), (5, 1), (12, 5), (13, 1), (17, 4), (40, 3)])
@@ -567,45 +736,6 @@ time.sleep(60)
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < until:
         time.sleep(0.2)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
-
-
-def test_the_rim_of_an_object_may_have_layers():
-    depth = np.linspace(0, 0.2, 400)
-    drawn = [
-        [_rim(depth, 0.05, Simulation(layers=share), np.random.Generator(np.random.PCG64(seed))) for seed in range(8)]
-        for share in (0.0, 1.0)
-    ]
-    plain, layered = drawn
-    assert all(set(np.unique(rim)) == {0.0, 1.0} for rim in plain)
-    for rim in layered:
-        turns = np.count_nonzero(np.diff(np.sign(rim[rim != 0])))
-        assert turns >= 1  # more than one layer
-        assert np.abs(rim).max() <= 1
-        assert not rim[depth > 0.126].any()  # and the inside keeps its phase
-
-
-def test_a_bank_filled_beforehand_is_what_a_run_reads(tmp_path, monkeypatch):
-    monkeypatch.setenv("BANK", str(tmp_path / "bank"))
-    config = tmp_path / "run.yaml"
-    config.write_text(
-        "method: unet\nmodel: {channels: 2, pools: 1, start: cs, skip: true}\n"
-        'data: {train: "phantom:0", val: "phantom:1", bank: "$BANK", rounds: 1, epoch: 4, val_items: 1, crop: [64, 64],'
-        " masks: [{family: random, acceleration: 2, calibration: 12}]}\ntrain: {steps: 2, batch: 2}\n"
-    )
-    script = Path(__file__).parents[1] / "scripts/fill_bank.py"
-    command = [sys.executable, str(script), str(config), "--processes", "1", "--device", "cpu"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "4 batches" in said  # two to learn from, one to check with, and its zero-filled image
-    wanted = load_config(config).settings
-    learn, check = make_recipes(wanted, make_model(wanted), open_sources(wanted.data, tmp_path))
-    for one, address in ((learn, Order(learn, 4).epoch(0)[0][0]), (check, (0, 0, 0))):
-        assert one.place(*address).exists()
-        kept = one.item(*address).problem
-        made = replace(one, data=wanted.data.model_copy(update={"bank": None})).item(*address).problem
-        assert torch.equal(kept.y, made.y)
-        assert kept.start is not None
-        assert torch.allclose(kept.start, made.start, atol=1e-5 * float(made.start.abs().max()))
-    assert "0 batches" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory")

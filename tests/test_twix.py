@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 
+import nibabel
 import numpy as np
 import pytest
 import twixtools
@@ -13,8 +14,11 @@ from typer.testing import CliRunner
 from mrirecon import io
 from mrirecon.cli import app
 from mrirecon.errors import InputError, MriReconError, UsageError
+from mrirecon.io.convert import convert
+from mrirecon.io.grid import grid_of
 from mrirecon.io.readouts import KINDS, PHASE_CORRECTION
 from mrirecon.io.twix_headers import COUNTERS, read_headers
+from mrirecon.io.write import sidecar_path
 from tests import twix_files as twix
 from tests.conftest import REAL
 
@@ -57,6 +61,102 @@ def test_the_measured_brain_is_the_one_that_is_known(native, real_kspace):
     np.testing.assert_allclose(scan.geometry.phase, (0, 1, 0), atol=1e-6)
     np.testing.assert_allclose(scan.geometry.read, (-1, 0, 0), atol=1e-6)
     assert scan.geometry.fov_mm == (256, 256, 3)
+
+
+def width_near_the_ends(magnitude, affine):
+    """Return how wide an object of an axial slice is, in mm, 20 mm inside its anterior and its posterior end."""
+    at = np.argwhere(magnitude > 0.2 * np.percentile(magnitude, 98))
+    towards_right, towards_anterior = (affine @ np.column_stack([at, np.zeros(len(at)), np.ones(len(at))]).T)[:2]
+    last, first = np.percentile(towards_anterior, (99.5, 0.5))
+    return tuple(np.ptp(towards_right[abs(towards_anterior - place) < 1.1]) for place in (last - 20, first + 20))
+
+
+def test_measured_scans_of_siemens_lie_as_gravity_and_anatomy_want(native, tmp_path):
+    """The phantom lay supine, so the air in it, which cuts a segment off the disc, rose to its anterior side.
+
+    The head of the Pulseq scan is narrower in front.
+    """
+    found = {}
+    for name in ("phantom_gre_2ch", "brain_flash_16ch"):
+        out = tmp_path / f"{name}.nii"
+        result = CliRunner().invoke(app, ["reconstruct", str(native / f"{name}.dat"), "-m", "rss", "-o", str(out)])
+        assert result.exit_code == 0, result.output
+        image = nibabel.load(out)
+        found[name] = width_near_the_ends(image.get_fdata()[:, :, 0], image.affine)
+        told = json.loads(sidecar_path(out).read_text())
+        reason = "conjugated: Siemens states" if name == "phantom_gre_2ch" else "not conjugated: the sequence 'pulseq'"
+        assert any(reason in note for note in told["notes"])
+        assert any(reason in note for note in io.describe(native / f"{name}.dat")["notes"])
+    anterior, posterior = found["phantom_gre_2ch"]
+    assert anterior > 1.15 * posterior
+    anterior, posterior = found["brain_flash_16ch"]
+    assert anterior < 0.95 * posterior
+
+
+# LPS mm from the centre of the field of view, where a scan made here has points; no symmetry maps them to each other.
+POINTS = {(40.0, -30.0, 6.0): 1.0, (-60.0, 50.0, -4.0): 0.7, (10.0, 70.0, 2.0): 0.4}
+
+
+def sampled(sign, sizes, fov):
+    """Return k-space (1, readout, line, partition) of `POINTS`, for the directions that `twix_files` states."""
+    read, phase, through = (-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
+    steps = np.meshgrid(*((np.arange(n) - n // 2) / f for n, f in zip(sizes, fov, strict=True)), indexing="ij")
+    axes = np.array([read, phase, through])
+    total = 0
+    for point, value in POINTS.items():
+        along = axes @ np.array(point)
+        total = total + value * np.exp(sign * 2j * np.pi * sum(k * r for k, r in zip(steps, along, strict=True)))
+    return total[None].astype(np.complex64)
+
+
+@pytest.mark.parametrize(("name", "sign"), [(r"%CustomerSeq%\gre", 1), (r"%CustomerSeq%\pulseq_v15", -1), (None, 1)])
+@pytest.mark.parametrize("sizes", [(24, 20, 8), (25, 21, 7)])
+def test_points_of_a_volume_lie_where_they_were_put(tmp_path, name, sign, sizes):
+    """A scan without any symmetry, made here: it checks that the code does what it means to, not what scanners do.
+
+    What they do is checked by the measured scans alone.
+    """
+    fov = (240, 200, 24)
+    k = sampled(sign, sizes, fov)
+    yaps = {
+        **{"sKSpace.ucDimension": 4, "sKSpace.lPartitions": sizes[2], "sKSpace.lPhaseEncodingLines": sizes[1]},
+        **{"sSliceArray.asSlice[0].dThickness": 24, "tSequenceFileName": f'"{name}"' if name else ""},
+    }
+    blocks = []
+    for j, i in np.ndindex(sizes[2], sizes[1]):
+        block = bytearray(twix.readout(np.conj(k[..., i, j]), Lin=i, Par=j, centre_line=sizes[1] // 2))
+        at = twix.mdh_def.Scan_header.CenterPar.offset
+        block[at : at + 2] = struct.pack("<H", sizes[2] // 2)
+        blocks.append(bytes(block))
+    meas = {"iNoOfFourierColumns": sizes[0]}
+    scan = io.read(twix.write(tmp_path / "k.dat", (twix.protocol(yaps, meas), blocks)))
+    words = {1: "k-space conjugated", -1: "not conjugated"}[sign] if name else "conjugated (assumed)"
+    assert said(scan, words)
+    image = np.abs(np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(scan.kspace(0)[0]))))
+    affine = grid_of(scan, scan.space_shape)[0].matrix
+
+    def strongest_near(point):
+        at = np.add(point, scan.geometry.position_mm)
+        x, y, z = (round(i) for i in (np.linalg.inv(affine) @ (*at, 1))[:3])
+        return image[max(z - 1, 0) : z + 2, y - 1 : y + 2, x - 1 : x + 2].max()
+
+    for point, value in POINTS.items():
+        assert strongest_near(point) > 0.4 * value
+        assert strongest_near([-c for c in point]) < 0.2
+
+
+@pytest.mark.parametrize("name", ["phantom_gre_2ch", "brain_flash_16ch"])
+def test_a_converted_scan_is_not_conjugated_twice(native, tmp_path, name):
+    """Neither as HDF5 nor as ISMRMRD, nor from one to the other."""
+    source = native / f"{name}.dat"
+    known = io.read(source)
+    for step in ("a.h5", "b.mrd", "c.h5", "d.mrd"):
+        convert(source, tmp_path / step)
+        source = tmp_path / step
+        scan = io.read(source)
+        np.testing.assert_allclose(scan.kspace(0), known.kspace(0), rtol=1e-6)
+        assert scan.geometry.position_mm == pytest.approx(known.geometry.position_mm, rel=1e-6)
+        np.testing.assert_allclose(scan.geometry.read, known.geometry.read, atol=1e-6)
 
 
 def test_the_measured_phantom_lies_within_its_field_of_view(native):

@@ -9,7 +9,12 @@ import numpy as np
 from twixtools import mdh_def
 
 PROTOCOL = {
-    **{"sKSpace.lBaseResolution": 24, "sKSpace.lPhaseEncodingLines": 20, "sKSpace.ucDimension": 2},
+    **{
+        "tSequenceFileName": '"%SiemensSeq%\\gre"',
+        "sKSpace.lBaseResolution": 24,
+        "sKSpace.lPhaseEncodingLines": 20,
+        "sKSpace.ucDimension": 2,
+    },
     **{"sKSpace.ucTrajectory": 1, "sKSpace.lPartitions": 1, "alTR[0]": 30000, "alTE[0]": 4500},
     **{"sSliceArray.asSlice[0].dThickness": 4, "sSliceArray.asSlice[0].dPhaseFOV": 200},
     **{"sSliceArray.asSlice[0].dReadoutFOV": 240, "adFlipAngleDegree[0]": 12, "sRXSPEC.alDwellTime[0]": 5000},
@@ -37,8 +42,11 @@ def protocol(yaps=None, meas=None) -> bytes:
 
 
 def readout(data, *flags: str, modern=True, centre=None, centre_line=10, cut=(0, 0), **counters):
-    """Return the bytes of a readout (coil, sample); flags by their names in twixtools, counters as "Lin", "Sli", ..."""
-    data = np.ascontiguousarray(data, dtype="<c8")
+    """Return the bytes of a readout (coil, sample); flags by their names in twixtools, counters as "Lin", "Sli", ...
+
+    The data are in the sign of an inverse transform; the file holds their conjugate, as Siemens writes it.
+    """
+    data = np.ascontiguousarray(np.conj(data), dtype="<c8")
     coils, samples = data.shape
     head = mdh_def.Scan_header() if modern else mdh_def.VB17_header()
     head.SamplesInScan, head.UsedChannels = samples, coils

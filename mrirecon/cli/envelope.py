@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 from mrirecon import errors
-from mrirecon.cli.console import Settings, emit
+from mrirecon.cli.console import Settings, complain, emit, prepare_streams
 from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError, as_ours
 
 _ANYWHERE = {"--traceback": "traceback", "--quiet": "quiet", "-q": "quiet"}
@@ -21,14 +21,14 @@ _ANYWHERE = {"--traceback": "traceback", "--quiet": "quiet", "-q": "quiet"}
 
 def run(app: typer.Typer, arguments: list[str]) -> int:
     """Run the application and return its exit code; nothing escapes."""
+    prepare_streams()
     arguments = _take_settings(arguments)
     as_json = "--json" in arguments
     before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         _require_working_folder(arguments)
         code = get_command(app)(arguments, prog_name="mrirecon", standalone_mode=False)
-        if sys.stdout is not None:  # None where the shell has closed it
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (BrokenPipeError, SystemExit):
         # Whoever read stdout has seen enough: typer itself exits then, and only then. Python would complain once more
@@ -36,7 +36,7 @@ def run(app: typer.Typer, arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Stopped as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
+        complain(f"stopped: {stopped}")
         return 128 + stopped.number
     except Exception as error:
         return _report(error, as_json)
@@ -89,13 +89,13 @@ def as_known(error: Exception) -> MriReconError | None:
 def _report(error: Exception, as_json: bool) -> int:
     known = as_known(error)
     if Settings.traceback:
-        traceback.print_exception(error)
+        complain("".join(traceback.format_exception(error)).rstrip())
     if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
-        print(error, file=sys.stderr)
+        complain(str(error))
         return UsageError.exit_code
     known = known or as_ours(error)
     if as_json:
         emit({"error": known.as_dict()})
     else:
-        print(f"error {known.code}: {known}", file=sys.stderr)
+        complain(f"error {known.code}: {known}")
     return known.exit_code

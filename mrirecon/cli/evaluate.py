@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mrirecon.cli.console import emit, progress, say, table
-from mrirecon.cli.inspect import AsJson, Axes, Overwrite, free
+from mrirecon.cli.inspect import AsJson, Axes, Items, Overwrite, free
 from mrirecon.errors import PartialFailure, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def evaluate(
     dataset: Annotated[str | None, typer.Option(help="Name of the images in the prediction.")] = None,
     reference_dataset: Annotated[str | None, typer.Option(help="Name of the images in the reference.")] = None,
     axes: Axes = None,
+    items: Items = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +50,7 @@ def evaluate(
 
     names = tuple(part.strip() for part in metrics.split(",") if part.strip())
     options = Options(preset, names, mask, region, spacing)  # type: ignore[arg-type]  # it checks the words
-    named: dict[str, Any] = {"dataset": dataset, "reference_dataset": reference_dataset, "axes": axes}
+    named: dict[str, Any] = {"dataset": dataset, "reference_dataset": reference_dataset, "axes": axes, "items": items}
     alone = not any(path.is_dir() and not is_dicom(path) for path in (prediction, reference))
     if not alone:
         with progress("evaluate") as callback:
@@ -96,29 +97,40 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Say whether runs differ, paired by person: differences with intervals, and a test from six persons on."""
-    from mrirecon.evaluate import Options, compare_runs, evaluate_folders, read_run
+    from mrirecon.evaluate import Options, compare_runs, evaluate_folders
+    from mrirecon.evaluate.paired import read_scores
 
     names = tuple(part.strip() for part in metrics.split(",") if part.strip())
     options = Options(preset, names)  # type: ignore[arg-type]  # it checks the words
-    values, failed = {}, []
+    values: dict[str, dict[str, dict[str, float | None]]] = {}
+    definitions: dict[str, str] = {}
+    lacking: list[str] = []
     for run, label in zip(runs, _labels(runs), strict=True):
         if run.is_dir():
             if reference is None:
                 raise UsageError("folders of images need references", where=str(run), fix="give --reference FOLDER")
             scored = evaluate_folders(run, reference, options=options, axes=axes)
-            values[label] = {one.prediction.name.split(".")[0]: one.mean for one in scored.done}
-            failed += scored.failed
+            definitions[label] = preset
+            values[label] = {str(one.case): one.mean for one in scored.done}
+            lacking += [f"{e.where}: {e.what}" for e in scored.failed]
+            lacking += [f"{path}: there is no reference" for path in scored.without_reference]
         else:
-            values[label] = {file.split(".")[0]: row for file, row in read_run(run).items()}
+            values[label], definitions[label] = read_scores(run)
+    if len(set(definitions.values())) > 1:
+        raise UsageError(
+            "the runs were scored by different definitions",
+            why=", ".join(f"{label} by {definition}" for label, definition in definitions.items()),
+            fix="evaluate them with the same --preset; folders are scored by the one that is given here",
+        )
     found = compare_runs(values, names, person=person)
     _tell_differences(found, as_json)
-    if failed and as_json:
-        say("; ".join(f"left out: {e.where}: {e.what}" for e in failed))
+    if lacking and as_json:
+        say("; ".join(f"left out: {text}" for text in lacking))
         raise typer.Exit(4)
-    if failed:
+    if lacking:
         raise PartialFailure(
-            f"{len(failed)} files could not be scored, and are left out",
-            why="; ".join(f"{e.where}: {e.what}" for e in failed),
+            f"{len(lacking)} files could not be scored, and are left out",
+            why="; ".join(lacking),
             fix="mend them, and compare again",
         )
 

@@ -17,6 +17,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Axes = Annotated[str | None, typer.Option(help='Axes as stored, where the file leaves them open: "slice,coil,y,x".')]
 
 
+Items = Annotated[str | None, typer.Option("--items", help="Which of them, counted from 0, such as 3-17 or 0,5-.")]
+
+
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for images and picture.")] = Path("out/demo"),
     samples: Annotated[Path | None, typer.Option(help="Folder with the sample scan; simulated if absent.")] = None,
@@ -42,6 +45,7 @@ def info(
     files: Annotated[list[Path], typer.Argument(help="k-space files.")],
     axes: Axes = None,
     dataset: Annotated[str | None, typer.Option(help="Name of the k-space array.")] = None,
+    items: Items = None,
     check: Annotated[
         bool, typer.Option("--check", help="Look at all values: ok, look or bad; exit code 3 where one is bad.")
     ] = False,
@@ -49,21 +53,25 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Say what is in a file: axes, coils, mask, calibration region, and what would be done."""
-    from mrirecon.io import describe, read
+    from mrirecon.io import describe, describe_images, read
     from mrirecon.io.apart import look_apart
+    from mrirecon.io.images import holds_images
 
     found: list[dict[str, Any]] = []
     for path in files:
         if isolate:
             look_apart(path, axes=axes, dataset=dataset)
-        one = describe(path, axes=axes, dataset=dataset, check=check)
-        one["would"], noted = _would(lambda path=path: read(path, axes=axes, dataset=dataset))
+        if axes is None and dataset is None and holds_images(path):
+            found.append(describe_images(path))
+            continue
+        one = describe(path, axes=axes, dataset=dataset, items=items, check=check)
+        one["would"], noted = _would(lambda path=path: read(path, axes=axes, dataset=dataset, items=items))
         one["notes"] = list(dict.fromkeys([*one["notes"], *noted]))  # type: ignore[misc]  # a list of texts
         found.append(one)
     if as_json:
         emit(found[0] if len(found) == 1 else found)
     else:
-        typer.echo("\n\n".join(_told(one) for one in found))
+        typer.echo("\n\n".join(_told_of_images(one) if one.get("kind") == "images" else _told(one) for one in found))
     if any(finding["verdict"] == "bad" for one in found for finding in one.get("checks", ())):
         raise typer.Exit(InputError.exit_code)
 
@@ -71,26 +79,32 @@ def info(
 def _would(open_scan: Any) -> tuple[str, list[str]]:
     """Return what reconstruct would do, and what is to be noted."""
     from mrirecon.calibrate import look_at_field_of_view
-    from mrirecon.coverage import choose_method
-    from mrirecon.hybrid import stand_in
+    from mrirecon.choice import choose, summary
 
     try:
         scan = open_scan()
-        method, why = choose_method(*stand_in(scan))
+        groups = choose(scan)
         if len(scan.space) == 2:  # a volume would take a while
-            look_at_field_of_view(scan)
+            look_at_field_of_view(scan, scan.example())
     except MriReconError as error:
         return f"reconstruct would refuse it: {error.what}", []
-    return f"reconstruct by {method}: {why}", scan.notes
+    method, why = summary(groups)
+    return f"reconstruct by {method}: {why}" if len(groups) == 1 else f"reconstruct {why}", scan.notes
 
 
 def _told(one: dict[str, Any]) -> str:
+    from mrirecon.io.sampling import in_words
+
     size = ", ".join(f"{name} {n}" for name, n in one["shape"].items())
     mark = " (unverified)" if one["unverified"] else ""
     lines = [f"{one['path']}: {one['format']}{mark}, {one['bytes'] / 1e6:.1f} MB, {one['dtype']}"]
     lines.append(f"  shape        {size}")
     sampling, region = one["sampling"], one["calibration"]
-    if sampling:
+    for group in one["alike"] if len(one["alike"]) > 1 else ():
+        box = " x ".join(f"{axis} {size}" for axis, size in group["calibration"].items())
+        told = f"{group['acceleration']:.2f}-fold, {group['pattern']}; fully sampled centre {box}"
+        lines.append(f"  sampling     {in_words(group['items'])}: {told}")
+    if sampling and len(one["alike"]) < 2:
         rate = f"{sampling['acceleration']:.2f}-fold, {sampling['pattern']} (mask: {sampling['source']})"
         lines.append(f"  sampling     {rate}")
         box = " x ".join(f"{axis} {part['size']}" for axis, part in region.items())
@@ -105,6 +119,21 @@ def _told(one: dict[str, Any]) -> str:
     lines += [f"  {name:12s} {value}" for name, value in one["attributes"].items()]
     lines += [f"  {c['verdict']:4s} {c['name']:12s} {c['told']}" for c in one.get("checks", ())]
     return "\n".join([*lines, *(f"  note         {note}" for note in one["notes"]), f"  next         {one['would']}"])
+
+
+def _told_of_images(one: dict[str, Any]) -> str:
+    size = " x ".join(str(n) for n in one["shape"])
+    lines = [f"{one['path']}: images, {one['bytes'] / 1e6:.1f} MB"]
+    array = f" ({one['array']})" if one["array"] else ""
+    lines.append(f"  shape        {size}, {'complex' if one['complex'] else 'real'}{array}")
+    if one["loops"]:
+        lines.append(f"  items        {', '.join(f'{name} {n}' for name, n in one['loops'].items())}")
+    known = [f"{name} {s:.4g}" for name, s in zip(("slice", "y", "x"), one["spacing_mm"], strict=True) if s]
+    lines.append(f"  position     {'stated' if one['placed'] else 'not stated'}")
+    lines.append(f"  spacing      {', '.join(known) + ' mm' if known else 'not stated'}")
+    others = [f"{n} {tuple(shape)} {kind}" for n, (shape, kind) in one["arrays"].items() if n != one["array"]]
+    lines += [f"  also         {', '.join(others[:12])}"] if others else []
+    return "\n".join([*lines, "  next         `mrirecon evaluate` and `convert` read it; reconstruction takes k-space"])
 
 
 def _told_of_raw(one: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mrirecon.cli.console import emit, table
+from mrirecon.cli.console import emit, say, table
 from mrirecon.cli.inspect import AsJson
 from mrirecon.cli.reconstruct import pairs
 
@@ -34,8 +34,8 @@ def verify(
     folders: Annotated[list[Path] | None, typer.Argument(help="Trained models; those that come along if none.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check trained models: that the weights are those that were saved, fit, are finite, and load."""
-    from mrirecon.checkpoints import load_model, shipped
+    """Check trained models: that weights, options and card are those that were saved, and that they fit and load."""
+    from mrirecon.checkpoints import UNSEALED, shipped, verify_model
     from mrirecon.cli.inspect import summarize
     from mrirecon.errors import MriReconError
 
@@ -43,18 +43,29 @@ def verify(
     failed: list[MriReconError] = []
     for folder in folders or list(shipped().values()):
         try:
-            found = load_model(folder)
-            rows.append({"model": str(folder), "method": found.method, "sha256": found.sha256, "in order": True})
+            found = verify_model(folder)
+            covered = "weights alone" if found.seal is None else "weights, options, card"
+            rows.append(
+                {
+                    "model": str(folder),
+                    "method": found.method,
+                    "sha256": found.sha256,
+                    "in order": True,
+                    "covered": covered,
+                }
+            )
+            if found.seal is None:
+                say(f"note: {folder}: {UNSEALED}")
         except MriReconError as error:
             error.where = error.where or str(folder)
             failed.append(error)
-            rows.append({"model": str(folder), "method": None, "sha256": None, "in order": False})
+            rows.append({"model": str(folder), "method": None, "sha256": None, "in order": False, "covered": None})
     if as_json:
         emit({"models": rows, "failed": [error.as_dict() for error in failed]})
         if failed:
             raise typer.Exit(4 if len(rows) > 1 else failed[0].exit_code)
         return
-    typer.echo(table(("model", "method", "SHA-256", "in order"), [list(row.values()) for row in rows]))
+    typer.echo(table(("model", "method", "SHA-256", "in order", "looked at"), [list(row.values()) for row in rows]))
     summarize(failed, len(rows) - len(failed))
 
 

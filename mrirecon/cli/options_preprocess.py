@@ -22,7 +22,10 @@ Combine = Annotated[
 ]
 Whiten = Annotated[
     str,
-    typer.Option(help="Whiten noise by: auto, noise (scan), background, rim (of k-space).", rich_help_panel=PANEL),
+    typer.Option(
+        help="loud: only coils much louder than others; auto, noise (scan), background, rim; none.",
+        rich_help_panel=PANEL,
+    ),
 ]
 Readout = Annotated[
     str | None, typer.Option(help="Name of the readout axis, where it cannot be told.", rich_help_panel=PANEL)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mrirecon.cli import options_preprocess as pre
-from mrirecon.cli.console import Settings, emit, progress, say
-from mrirecon.cli.inspect import AsJson, Axes, Device, Overwrite, free
+from mrirecon.cli.console import Settings, complain, emit, progress, say
+from mrirecon.cli.inspect import AsJson, Axes, Device, Items, Overwrite, free
 from mrirecon.errors import MriReconError, PartialFailure, UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def reconstruct(
     ] = "auto",
     map_sets: Sets = 1,
     combine: pre.Combine = None,
-    whiten: pre.Whiten = "none",
+    whiten: pre.Whiten = "loud",
     readout: pre.Readout = None,
     oversampling: pre.Oversampling = 1.0,
     compress: pre.Compress = None,
@@ -49,10 +50,13 @@ def reconstruct(
     strict_model: Annotated[
         bool, typer.Option("--strict-model", help="Refuse data that the model was not trained for.")
     ] = False,
-    lam: Annotated[str | None, typer.Option("--lambda", help="Regularization: a number, or auto (by noise).")] = None,
+    lam: Annotated[
+        str | None, typer.Option("--lambda", help="Regularization: a number; auto, the default: by the noise.")
+    ] = None,
     options: Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")] = None,
     axes: Axes = None,
     dataset: Dataset = None,
+    items: Items = None,
     nan: Annotated[str, typer.Option(help="Samples that are no numbers: refuse, or zero (as if not measured).")] = (
         "refuse"
     ),
@@ -88,6 +92,7 @@ def reconstruct(
 ) -> None:
     """Reconstruct k-space files; without a method it chooses one for what it finds, and says why."""
     chosen: dict[str, Any] = {"method": method, "mask": mask, "axes": axes, "dataset": dataset, "device": device}
+    chosen |= {"items": items}
     chosen |= {"format": _one_of(format, FORMATS, "--format"), "reference": reference, "seed": seed}
     chosen |= {"lam": number(lam), "options": pairs(options or [])}
     chosen |= {"model": model, "save_iterates": save_iterates, "batch": batch, "strict_model": strict_model}
@@ -102,9 +107,9 @@ def reconstruct(
     from mrirecon.request import Request
 
     output = bids or output
-    plan = batches.Plan.of(files, output, shard)
-    chosen["isolate"] = plan.several if isolate is None else isolate
     request = Request(espirit=EspiritOptions(sets=map_sets), **chosen)
+    plan = batches.Plan.of(files, output, shard, request)
+    request = replace(request, isolate=plan.several if isolate is None else isolate)
     if plan.several:
         request.check()
     if plan.part.count > 1:
@@ -132,6 +137,7 @@ def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> 
     """
     results: list[dict[str, Any]] = []
     failed: list[MriReconError] = []
+    partly: list[dict[str, Any]] = []
     done = 0
     for outcome in outcomes:
         if outcome.error is not None:
@@ -140,18 +146,28 @@ def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> 
             failed.append(outcome.error)
             say(f"error {outcome.error.code}: {outcome.error}")
             if Settings.traceback:
-                traceback.print_exception(outcome.error)
+                complain("".join(traceback.format_exception(outcome.error)).rstrip())
         elif outcome.told is not None:
             done += 1
             _narrate(outcome.source, outcome.told)
+            lost: Any = outcome.told.get("failed_items", [])
+            partly += lost
+            for one in lost:
+                say(f"error {one['code']}: {one['what']}\n  where: {one['where']}\n  fix: {one['fix']}")
             if as_json:
                 results.append(outcome.told)
             for name in [] if as_json else outcome.told["outputs"]:  # type: ignore[attr-defined]  # a list of names
                 typer.echo(name)
     if as_json and (results or not failed):
         emit({"results": results, "failed": [error.as_dict() for error in failed]})
-    if failed and as_json and results:
+    if (failed or partly) and as_json and results:
         raise typer.Exit(PartialFailure.exit_code)
+    if partly and not failed:
+        raise PartialFailure(
+            f"{len(partly)} items were not reconstructed, and are zero in the output",
+            why="; ".join(f"{e['where']}: {e['what']}" for e in partly[:3]) + ("; ..." if len(partly) > 3 else ""),
+            fix="mend them, or leave them out with --items; the other items are done",
+        )
     if failed:
         raise PartialFailure(
             f"{len(failed)} of {len(failed) + done} files failed",
@@ -171,6 +187,7 @@ def calibrate(
     crop: Annotated[float, typer.Option(help="Eigenvalue below which a voxel is empty; 0 keeps all.")] = 0.8,
     axes: Axes = None,
     dataset: Dataset = None,
+    items: Items = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Estimate coil maps by ESPIRiT, for --maps."""
@@ -179,7 +196,7 @@ def calibrate(
     from mrirecon.calibrate import calibrate as run
     from mrirecon.io import read, write_maps
 
-    scan = read(file, axes=axes, dataset=dataset)
+    scan = read(file, axes=axes, dataset=dataset, items=items)
     options = EspiritOptions(sets=map_sets, size=size, kernel=kernel, threshold=threshold, crop=crop)
     found = run(scan, options=options)
     say(f"ESPIRiT maps of {len(found)} items, {found.shape[1]} set(s), {found.shape[2]} coils")
@@ -194,13 +211,14 @@ def convert(
     kind: Annotated[str, typer.Option("--as", help="What the file holds: auto, kspace, images.")] = "auto",
     axes: Axes = None,
     dataset: Annotated[str | None, typer.Option(help="Name of the array, where there are several.")] = None,
+    items: Items = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a file in another format, k-space also as ISMRMRD (.mrd); what that cannot hold is told."""
     from mrirecon.io.convert import convert as run
 
     chosen: Any = {"format": _one_of(format, (*FORMATS, "mrd"), "--format"), "kind": _one_of(kind, KINDS, "--as")}
-    done = run(file, output, axes=axes, dataset=dataset, overwrite=overwrite, command=sys.argv, **chosen)
+    done = run(file, output, axes=axes, dataset=dataset, items=items, overwrite=overwrite, command=sys.argv, **chosen)
     say(f"{file}: {done.kind} of shape {done.shape}")
     for note in done.notes:
         say(f"  note: {note}")
@@ -253,7 +271,8 @@ def _one_of(value: str | None, choices: tuple[str, ...], option: str) -> str | N
 def _narrate(path: Path, done: dict[str, Any]) -> None:
     if done.get("finished"):
         return say(f"{path}: done already by {done['method']}")
-    say(f"{path}: {'would reconstruct' if done.get('dry_run') else 'reconstructed'} by {done['method']}: {done['why']}")
+    how = done["why"] if " by " in done["why"] else f"by {done['method']}: {done['why']}"  # items differ, or do not
+    say(f"{path}: {'would reconstruct' if done.get('dry_run') else 'reconstructed'} {how}")
     if not done.get("dry_run"):
         weights = {f"{value:.3g}" for value in done["lambda"]}
         weight = f"; lambda {', '.join(sorted(weights))}" if weights else ""

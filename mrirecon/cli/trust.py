@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
+from mrirecon.cli import options_preprocess as pre
 from mrirecon.cli.console import emit, progress, say, table
 from mrirecon.cli.inspect import AsJson, Axes, Overwrite, free
 from mrirecon.cli.training import two
@@ -16,6 +17,9 @@ from mrirecon.errors import UsageError
 _MEANING = {
     "residual": "misfit of the acquired samples, relative",
     "noise_share": "  of which noise accounts for",
+    "noise_deviation": "noise of a sample, root mean square over coils",
+    "noise_low": "  at least",
+    "noise_high": "  at most",
     "held_out": "error of hidden samples, relative",
     "held_out_zero_filled": "  of the zero-filled image",
     "null_share": "energy that the samples do not see, of the image's",
@@ -37,6 +41,7 @@ def trust(
         Path | None, typer.Option("--output", "-o", help="Maps of noise, g-factor and null space: .png or .npz")
     ] = None,
     axes: Axes = None,
+    whiten: pre.Whiten = "loud",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -45,6 +50,7 @@ def trust(
 
     from mrirecon.checkpoints import load_model, shipped
     from mrirecon.io import read
+    from mrirecon.prepared import Preprocess, prepare
     from mrirecon.trust import examine
 
     if output is not None:
@@ -54,7 +60,7 @@ def trust(
     if not 0 < share < 1:
         raise UsageError(f"--share cannot be {share:g}", fix="give a number between 0 and 1")
     trained = load_model(model) if model else load_model(shipped()[method]) if method in shipped() else None
-    opened = read(scan, axes=axes)
+    opened = prepare(read(scan, axes=axes), Preprocess(whiten=cast(Any, whiten)))
     if item >= len(opened):
         raise UsageError(f"there is no item {item}", where=str(scan), why=f"it has {len(opened)}, from 0 on")
     found = examine(
@@ -74,6 +80,8 @@ def trust(
     if as_json:
         return emit(numbers | {"method": method, "item": item, "replicas": replicas, "seed": seed})
     typer.echo(table(("", ""), [[_MEANING[k], v] for k, v in numbers.items()]))
+    for note in opened.notes:
+        say(f"note: {note}")
     if found.held_out is None:
         say("no sample could be spared outside the calibration region")
     if output is not None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mrirecon.coils.eigen import Coarse, eigenvectors, reference_phase
 from mrirecon.errors import CalibrationError, SignalError, UsageError
-from mrirecon.operators import root_sum_of_squares
 
 
 def require_region(box: tuple[int, ...], kernel: int) -> None:
@@ -123,12 +123,12 @@ def _one(
     """Return maps (M, C, *space) of unit length, eigenvalues (M, *space) and all of them (C, *coarse) for one item."""
     taps = _taps(calibration, kernel, threshold)
     small = tuple(-(-n // coarse) for n in space)
-    h = _evaluate(taps, small)
-    all_values, all_vectors = torch.linalg.eigh(h.flatten(2).permute(2, 0, 1))
-    spectrum = all_values.flip(-1).T.unflatten(-1, small)
-    vectors = all_vectors[..., -sets:].flip(-1).permute(2, 1, 0).unflatten(-1, small)  # (M, C, *small)
+    spectrum, vectors = eigenvectors(_evaluate(taps, small), sets)
     principal = principal_coil(calibration)
-    return *_refine(taps, reference_phase(vectors, principal), space, principal, steps), spectrum
+    vectors = reference_phase(vectors, principal)
+    if small == space:
+        return vectors, spectrum[:sets].clamp(0, 1), spectrum
+    return *_refine(taps, vectors, spectrum, space, principal, steps), spectrum
 
 
 def _taps(calibration: Tensor, kernel: int, threshold: float) -> Tensor:
@@ -167,24 +167,10 @@ def _waves(taps: Tensor, axis: int, size: int) -> Tensor:
     return torch.exp(2j * torch.pi * order[:, None] * place).to(taps.dtype)
 
 
-def interpolate(vectors: Tensor, space: tuple[int, ...], rows: slice) -> Tensor:
-    """Interpolate (M, C, *coarse) linearly onto some rows of the full grid *space; both are centred on n // 2."""
-    for axis, n in enumerate(space, start=2):
-        small = vectors.shape[axis]
-        wanted = torch.arange(n, device=vectors.device)[rows if axis == 2 else slice(None)]
-        place = (wanted - n // 2) * (small / n) + small // 2
-        low = place.floor().clamp(0, small - 1).long()
-        high = (low + 1).clamp(max=small - 1)
-        part = (place - low).clamp(0, 1).to(vectors.real.dtype).reshape(-1, *[1] * (vectors.ndim - 1 - axis))
-        a, b = vectors.index_select(axis, low), vectors.index_select(axis, high)
-        vectors = a + part * (b - a)
-    return vectors
-
-
 def _refine(
-    taps: Tensor, coarse: Tensor, space: tuple[int, ...], principal: Tensor, steps: int
+    taps: Tensor, coarse: Tensor, spectrum: Tensor, space: tuple[int, ...], principal: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Return maps (M, C, *space) and eigenvalues (M, *space) by power iterations from the coarse solution.
+    """Return maps (M, C, *space) and eigenvalues (M, *space) on the full grid from the solution on the coarse one.
 
     Slab by slab along the first axis, so that H stays in the cache and nothing but the result is held whole.
     """
@@ -195,63 +181,17 @@ def _refine(
     slab = max(1, _SLAB // (coils**2 * max(1, taps[0, 0, 0].numel())))
     maps = coarse.new_empty(sets, coils, *space)
     values = maps.real.new_empty(sets, *space)
+    known = Coarse(coarse, spectrum, space)
     for start in range(0, space[0], slab):
         rows = slice(start, min(start + slab, space[0]))
         h = torch.tensordot(first[:, rows].T.contiguous(), taps, dims=([1], [2])).movedim(0, 2)
-        v = interpolate(coarse, space, rows)
-        for _ in range(steps):
-            v = _orthonormal(_multiply(h, v))
-        v, value = _ritz(v, _multiply(h, v))
+        v, value = known.refined(h, rows, steps)
         maps[:, :, rows] = reference_phase(v, principal)
         values[:, rows] = value.clamp(0, 1)
     return maps, values
 
 
 _SLAB = 2**18  # complex numbers of H at a time: 2 MiB
-
-
-def _multiply(h: Tensor, v: Tensor) -> Tensor:
-    """Return H v at every voxel: (C, C, …), (M, C, …) ↦ (M, C, …)."""
-    out = []
-    for one in v:
-        total = h[:, 0] * one[0]
-        for c in range(1, h.shape[1]):
-            total.addcmul_(h[:, c], one[c])
-        out.append(total)
-    return torch.stack(out)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return ⟨a, b⟩ over the coils (axis 0) at every voxel."""
-    return (a.conj() * b).sum(0)
-
-
-def _unit(v: Tensor) -> Tensor:
-    unit: Tensor = v / root_sum_of_squares(v, 0).clamp_min(torch.finfo(v.real.dtype).tiny)
-    return unit
-
-
-def _orthonormal(v: Tensor) -> Tensor:
-    """Return one or two orthonormal coil vectors at every voxel (Gram–Schmidt)."""
-    first = _unit(v[0])
-    if v.shape[0] == 1:
-        return first.unsqueeze(0)
-    return torch.stack([first, _unit(v[1] - first * _dot(first, v[1]))])
-
-
-def _ritz(v: Tensor, hv: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the best eigenpairs within the span of orthonormal v, largest eigenvalue first (Rayleigh–Ritz)."""
-    if v.shape[0] == 1:
-        return v, _dot(v[0], hv[0]).real.unsqueeze(0)
-    a, d, b = _dot(v[0], hv[0]).real, _dot(v[1], hv[1]).real, _dot(v[0], hv[1])
-    # Eigenpairs of the Hermitian [[a, b], [b*, d]] in closed form.
-    gap = torch.sqrt(((a - d) / 2).square() + b.abs().square())
-    angle = 0.5 * torch.atan2(b.abs(), (a - d) / 2)
-    phase = torch.where(b.abs() > 0, b / b.abs().clamp_min(torch.finfo(a.dtype).tiny), torch.ones_like(b))
-    cos, sin = angle.cos(), angle.sin()
-    top = cos * v[0] + sin * phase.conj() * v[1]
-    low = -sin * phase * v[0] + cos * v[1]
-    return torch.stack([top, low]), torch.stack([(a + d) / 2 + gap, (a + d) / 2 - gap])
 
 
 def principal_coil(calibration: Tensor) -> Tensor:
@@ -261,14 +201,6 @@ def principal_coil(calibration: Tensor) -> Tensor:
     # An eigenvector's own phase is arbitrary: fix it, so that the same data gives the same maps everywhere.
     largest = principal[principal.abs().argmax()]
     return principal * (largest.conj() / largest.abs())
-
-
-def reference_phase(vectors: Tensor, principal: Tensor) -> Tensor:
-    """Turn the phase of every set (M, C, …) to that of the first principal coil; leave it where that coil is blind."""
-    seen = torch.tensordot(principal.conj(), vectors, dims=([0], [1]))  # (M, …)
-    size = seen.abs()
-    turn = torch.where(size > 1e-6, seen.conj() / size.clamp_min(1e-6), torch.ones_like(seen))
-    return vectors * turn.unsqueeze(1)
 
 
 _TRUE, _FALSE = 0.9, 0.8  # an eigenvalue of a true sensitivity, at least, and of none, at most

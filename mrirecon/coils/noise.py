@@ -2,33 +2,162 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from mrirecon.coils.calibration import find_calibration
+from mrirecon.coils.null_space import NullSpace, null_space_noise
 
 _SMALLEST = 12  # a calibration region narrower than this along every axis shows no background
 
 
-def noise_deviation(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Estimate the standard deviation of the complex noise of each coil, the smaller of two upper bounds.
+_LONGEST = (64, 24, 16)  # samples of the calibration region along its axes, the longest first: more cost more
+_ROUNDING = 5e-7  # of the largest sample: noise below it is that of single precision
+_MARGIN = 2.0  # of the bound by the dimensions that hold least, whose coils may not be white
+_TINY = 1e-30
+LOUD = 5.0  # a coil whose noise exceeds that of the others by this factor
+_NO_SIGNAL = 1.3  # over the deviation far out, at most, in a coil that receives nothing
+_TWICE = 2.0  # the interval: standard errors to each side, 95 %
+_SIGNAL = 0.05  # share of the deviation that weak signal in the null space may add
 
-    Far from the k-space centre little signal is left, and in the background of an image there is none. High resolution
-    favours the first, an object that leaves room in the field of view the second.
+
+@dataclass(frozen=True)
+class NoiseLevel:
+    """Noise of the samples of k-space.
+
+    Attributes:
+        covariance: (C, C) complex128, Σ = E[n nᴴ].
+        low: the true deviations may be smaller, down to this factor.
+        high: the true deviations may be larger, up to this factor.
+        source: how it was measured, in words.
+
+    """
+
+    covariance: np.ndarray
+    low: float
+    high: float
+    source: str
+
+    @property
+    def deviation(self) -> np.ndarray:
+        """(C,) σ with E|n|² = σ²; zero where the data are free of noise."""
+        found: np.ndarray = np.sqrt(np.real(np.diagonal(self.covariance)).clip(min=0))
+        return found
+
+
+def measure_noise(kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
+    """Measure the noise covariance of the coils.
+
+    The null space of the calibration matrix shows it without signal (`mrirecon.coils.null_space`). Where there is none,
+    two upper bounds remain, of which the smaller is taken: far from the k-space centre little signal is left, and in
+    the background of an image there is none. The interval then reaches down to zero.
 
     Args:
         kspace: (C, *space) complex, centred.
         mask: (*space), true where sampled.
 
-    Returns:
-        (C,) σ with E|n|² = σ²; zero where the data are free of noise.
+    """
+    coils, box = len(kspace), find_calibration(mask)
+    far = kspace[:, outer_samples(mask, 0.1)]
+    outer = _median_deviation(far)
+    region = kspace[(slice(None), *box)]
+    found = None
+    if region.size:
+        largest = np.abs(region).reshape(coils, -1).max(1)
+        floor = _ROUNDING * float(largest.max())
+        heard = np.flatnonzero(largest > 0)
+        rough = np.maximum(outer[heard], max(floor, _TINY))
+        found = _by_null_space(region[heard], far[heard], rough)
+        if found is not None and np.isfinite(found.error):
+            covariance = np.zeros((coils, coils), dtype=np.complex128)
+            covariance[np.ix_(heard, heard)] = found.covariance
+            quiet = np.real(np.diagonal(covariance)) <= floor**2
+            covariance[quiet], covariance[:, quiet] = 0, 0
+            margin = _TWICE * found.error
+            source = "the null space of the calibration matrix"
+            return NoiseLevel(covariance, max(0.0, 1 - margin - _SIGNAL), 1 + margin, source)
+    deviation = outer
+    if found is not None:
+        bound = np.sqrt(np.real(np.diagonal(found.covariance)))
+        deviation[heard] = np.minimum(outer[heard], np.where(bound > floor, _MARGIN * bound, 0))
+    if coils > 1 and max(s.stop - s.start for s in box) >= _SMALLEST:
+        deviation = np.minimum(deviation, _background(region))
+    source = "samples far out and the background: signal there adds to it"
+    return NoiseLevel(np.diag(deviation**2).astype(np.complex128), 0.0, 1.1, source)
+
+
+def noise_deviation(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the standard deviation (C,) of the complex noise of each coil; see `measure_noise`."""
+    return measure_noise(kspace, mask).deviation
+
+
+def loudness(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return by what factor (C,) the noise of each coil exceeds that of the others: 1 unless it is more than `LOUD`.
+
+    Samples far out tell first. Where signal may be what is loud there, the null space has to agree; of a coil that
+    receives nothing else its noise is plain.
+
+    Args:
+        kspace: (C, *space) complex, centred.
+        mask: (*space), true where sampled.
 
     """
-    outer = _outer_samples(kspace, mask)
-    box = find_calibration(mask)
-    if len(kspace) == 1 or max(s.stop - s.start for s in box) < _SMALLEST:
-        return outer
-    smaller: np.ndarray = np.minimum(outer, _background(kspace[(slice(None), *box)]))
-    return smaller
+    far = _median_deviation(kspace[:, outer_samples(mask, 0.1)])
+    factor = _above_others(far)
+    suspects = np.flatnonzero(factor > LOUD)
+    if not suspects.size:
+        return np.ones(len(kspace))
+    whole = np.sqrt((np.abs(kspace[:, mask]) ** 2).mean(1))
+    # Far out signal adds to the noise of the others.
+    measured = measure_noise(kspace, mask).deviation
+    loud = _above_others(np.where((factor > LOUD) & (whole < _NO_SIGNAL * far), far, measured))
+    return np.where((factor > LOUD) & (loud > LOUD), loud, 1.0)
+
+
+def _above_others(deviation: np.ndarray) -> np.ndarray:
+    """Return deviations (C,) over the median of those that are not zero."""
+    heard = deviation[deviation > 0]
+    above: np.ndarray = deviation / np.median(heard) if heard.size else np.zeros(len(deviation))
+    return above
+
+
+def _by_null_space(region: np.ndarray, far: np.ndarray, rough: np.ndarray) -> NullSpace | None:
+    """Return the noise that the null space of a fully sampled box (C, *box) shows.
+
+    Args:
+        region: with the k-space centre in it.
+        far: (C, N) samples far from the centre, where noise is most of what there is.
+        rough: (C,) their deviations.
+
+    """
+    # Signal adds to all coils' samples far out, and not by the same factor; a loud coil is louder than that.
+    usual = float(np.median(rough))
+    even = np.where(rough > LOUD * usual, rough, usual)
+    guesses = [np.diag(even**2), np.diag(rough**2), _correlated(far, even), _correlated(far, rough)]
+    axis = int(np.argmax(region.shape[1:])) + 1
+    found = null_space_noise(_middle(region), guesses)
+    if region.shape[axis] >= 2 * _LONGEST[0] and (found is None or not found.sure):
+        # Lines: at the end of the readout there is less signal to be told from noise, and so a better guess.
+        end = region.take(np.arange(region.shape[axis] - _LONGEST[0], region.shape[axis]), axis)
+        there = null_space_noise(_middle(end), guesses)
+        if there is not None and np.isfinite(there.error):
+            again = null_space_noise(_middle(region), [there.covariance, *guesses])
+            found = found if again is None or (found is not None and found.error <= again.error) else again
+    return found
+
+
+def _middle(region: np.ndarray) -> np.ndarray:
+    """Return the middle of a calibration region, as large as its analysis may cost."""
+    order = np.argsort([-n for n in region.shape[1:]], kind="stable")
+    most = _LONGEST[-1:] * 3 if region.ndim > 3 else _LONGEST
+    cut: list[slice] = [slice(None)] * region.ndim
+    for place, axis in enumerate(order.tolist()):
+        n = region.shape[axis + 1]
+        kept = min(n, most[place])
+        cut[axis + 1] = slice((n - kept) // 2, (n - kept) // 2 + kept)
+    middle: np.ndarray = region[tuple(cut)]
+    return middle
 
 
 def outer_samples(mask: np.ndarray, fraction: float) -> np.ndarray:
@@ -39,11 +168,21 @@ def outer_samples(mask: np.ndarray, fraction: float) -> np.ndarray:
     return outside
 
 
-def _outer_samples(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1) -> np.ndarray:
-    """Return σ (C,) of the samples farthest out: the median of |y|² is σ² ln 2, and stray signal hardly moves it."""
-    outside = outer_samples(mask, fraction)
-    deviation: np.ndarray = np.sqrt(np.median(np.abs(kspace[:, outside]) ** 2, axis=1) / np.log(2))
+def _median_deviation(samples: np.ndarray) -> np.ndarray:
+    """Return σ (C,) of samples (C, N): the median of |y|² is σ² ln 2, and stray signal hardly moves it."""
+    deviation: np.ndarray = np.sqrt(np.median(np.abs(samples) ** 2, axis=1) / np.log(2))
     return deviation
+
+
+def _correlated(samples: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Return a covariance (C, C): correlations of samples (C, N), some signal among them, and given deviations."""
+    products = samples.astype(np.complex128) @ samples.conj().T
+    power = np.sqrt(np.real(np.diagonal(products)).clip(min=_TINY))
+    share = 0.9 if samples.shape[1] > 4 * len(samples) else 0.0
+    correlation = share * products / np.outer(power, power) + (1 - share) * np.eye(len(samples))
+    np.fill_diagonal(correlation, 1)
+    covariance: np.ndarray = correlation * np.outer(deviation, deviation)
+    return covariance
 
 
 def _background(calibration: np.ndarray, fraction: float = 0.05) -> np.ndarray:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mrirecon.coils.espirit import interpolate, principal_coil, reference_phase
+from mrirecon.coils.eigen import interpolate, reference_phase
+from mrirecon.coils.espirit import principal_coil
 from mrirecon.errors import CalibrationError, SignalError
 from mrirecon.operators import Fourier, root_sum_of_squares
 

@@ -157,9 +157,21 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> Parsed:
                 fix=f"did you mean {near[0]!r}?" if near else "name it relative to this file",
             )
         found = _with_bases(target, (*above, resolved))
+        if not isinstance(found.values, dict):
+            kind = "it is empty" if found.values is None else f"it holds {_kind(found.values)}"
+            raise UsageError(
+                f"the base {name!r} is no configuration",
+                where=str(parsed.origins[("base",)]),
+                why=f"{kind}, and a configuration is a mapping: {target}",
+                fix="name a file of keys and values, such as those in configs/base/",
+            )
         below = found if below is None else _merge(below, found)
     assert below is not None or not names, "every name gave a file"
     return parsed if below is None else _merge(below, parsed)
+
+
+def _kind(values: Plain) -> str:
+    return "a list" if isinstance(values, list) else f"the single value {str(values)[:60]!r}"
 
 
 def _merge(below: Parsed, above: Parsed) -> Parsed:
@@ -208,13 +220,16 @@ def _override(parsed: Parsed, text: str, schema: type[BaseModel] = Settings) -> 
     return Parsed(values, kept | {at: Origin(name, 0)})
 
 
+LENGTHS = {"steps", "epochs", "minutes"}  # of a run
+
+
 def _make_way(below: Plain, above: Plain) -> Plain:
-    """Drop the length of a run where what lies above gives another: steps and epochs exclude each other."""
+    """Drop the length of a run where what lies above gives another: steps, epochs and minutes."""
     old, new = (v.get("train") if isinstance(v, dict) else None for v in (below, above))
-    given = {"steps", "epochs"} & set(new) if isinstance(new, dict) else set()
+    given = LENGTHS & set(new) if isinstance(new, dict) else set()
     if not given or not isinstance(old, dict) or not isinstance(below, dict):
         return below
-    return below | {"train": {k: v for k, v in old.items() if k not in ("steps", "epochs")}}
+    return below | {"train": {k: v for k, v in old.items() if k not in LENGTHS}}
 
 
 def _put(values: Plain, parts: list[str | int], new: Plain, name: str) -> Plain:

@@ -45,6 +45,20 @@ class Batch:
         return len(self.names)
 
 
+def part_of(batch: Batch, which: slice) -> Batch:
+    """Return some items of a batch."""
+
+    def cut(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value[which]
+
+    if range(len(batch))[which] == range(len(batch)):
+        return batch
+    p = batch.problem
+    problem = Problem(p.y[which], p.mask[which], p.maps[which], cut(p.prior), cut(p.start))
+    target, full, held, lesions = (cut(v) for v in (batch.target, batch.full, batch.held, batch.lesions))
+    return Batch(problem, target, full, held, lesions, batch.names[which], batch.about[which])
+
+
 def stack(items: Sequence[Batch]) -> Batch:
     """Return items of one size as one batch.
 
@@ -54,13 +68,7 @@ def stack(items: Sequence[Batch]) -> Batch:
     """
     if len(items) == 1:
         return items[0]
-    shapes = {tuple(i.problem.y.shape[1:]) for i in items}
-    if len(shapes) > 1:
-        raise InputError(
-            "items of different sizes cannot share a batch",
-            why=", ".join("×".join(map(str, s)) for s in sorted(shapes)),
-            fix="set data.crop, or train.batch to 1",
-        )
+    require_one_size([tuple(i.problem.y.shape[1:]) for i in items])
     y, mask, maps = (torch.cat([getattr(i.problem, n) for i in items]) for n in ("y", "mask", "maps"))
 
     def joined(values: list[Tensor | None]) -> Tensor | None:
@@ -76,3 +84,18 @@ def stack(items: Sequence[Batch]) -> Batch:
         [n for i in items for n in i.names],
         [a for i in items for a in i.about],
     )
+
+
+def require_one_size(shapes: Sequence[tuple[int, ...]]) -> None:
+    """Refuse items that cannot be stacked.
+
+    Raises:
+        InputError: sizes (C, y, x) that differ.
+
+    """
+    if len(set(shapes)) > 1:
+        raise InputError(
+            "items of different sizes cannot share a batch",
+            why=", ".join("×".join(map(str, s)) for s in sorted(set(shapes))),
+            fix="set data.crop, or train.batch to 1",
+        )

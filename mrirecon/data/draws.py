@@ -112,15 +112,3 @@ def split_samples(
     held = np.zeros(mask.shape, dtype=bool)
     held.flat[candidates[np.argpartition(race, count - 1)[:count]] if count else candidates[:0]] = True
     return mask & ~held, held
-
-
-def cavity_phase(space: tuple[int, int], count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a phase (y, x) in radians that turns fast at ``count`` places: bells 1.5 to 12 pixels wide."""
-    y, x = np.ogrid[: space[0], : space[1]]
-    phase = np.zeros(space)
-    for _ in range(count):
-        at = rng.uniform(0.1, 0.9, 2) * space
-        width = math.exp(rng.uniform(math.log(1.5), math.log(12)))
-        height = rng.choice((-1, 1)) * math.exp(rng.uniform(math.log(0.3), math.log(4)))
-        phase += height * np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (2 * width**2))
-    return phase

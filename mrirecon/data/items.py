@@ -7,7 +7,9 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,12 +17,15 @@ from torch import Tensor
 
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import PRIOR_POWER, CoilMaps, crop_weights, espirit
-from mrirecon.data.acquire import acquire, one_thread
-from mrirecon.data.bank import folder_of, kept
-from mrirecon.data.batch import Batch
-from mrirecon.data.draws import KERNEL, cavity_phase, draw_mask, split_samples
+from mrirecon.data.batch import Batch, require_one_size
+from mrirecon.data.draws import KERNEL, draw_mask, split_samples
+from mrirecon.data.fields import generator
+from mrirecon.data.packing import pack, read_packed, simulator_version, unpack, write_packed
+from mrirecon.data.scene import Scene, draw_scene
 from mrirecon.data.settings import Data
+from mrirecon.data.simulator import one_thread, simulate
 from mrirecon.data.sources import MEASURED, Slot
+from mrirecon.data.turn import turned
 from mrirecon.data.volumes import Volume
 from mrirecon.errors import InputError, MriReconError
 from mrirecon.io import Scan
@@ -29,6 +34,18 @@ from mrirecon.problem import Problem
 
 _PLANE = (-2, -1)
 CALIBRATION, CROP = 24, 0.8  # of ESPIRiT, as `mrirecon reconstruct` estimates maps
+Address = tuple[int, int, int]  # epoch, number, slot
+About = dict[str, object]
+
+
+class _Raw(NamedTuple):
+    """Items before they are undersampled."""
+
+    kspace: Tensor  # (B, C, y, x)
+    clean: Tensor | None  # (B, C, y, x), coil images to learn from; None for those of ``kspace``
+    labels: Tensor | None  # (B, 1, y, x)
+    acquired: list[np.ndarray | None]  # (y, x), of measured k-space
+    about: list[About]
 
 
 @dataclass(frozen=True)
@@ -59,164 +76,196 @@ class Recipe:
     start: Callable[[Problem], Tensor] | None = None
 
     def item(self, epoch: int, number: int, slot: int) -> Batch:
-        """Return item ``number`` of an epoch, a batch of one, made from a slot.
+        """Return item ``number`` of an epoch, a batch of one, made from a slot, as it is seen first.
 
         Raises:
             MriReconError: with the item's name.
 
         """
-        chosen = self.slots[slot]
-        try:
-            with one_thread():
-                if self.data.bank is None:
-                    return self._turned(self._item(epoch, number, chosen), epoch, number, chosen)
-                made = kept(self.place(epoch, number, slot), lambda: self._item(epoch, number, chosen))
-                return self._turned(made, epoch, number, chosen)
-        except MriReconError as error:
-            error.where = f"{chosen.name} (epoch {epoch}, item {number})" + (f": {error.where}" if error.where else "")
-            raise
+        address = [(epoch, number, slot)]
+        return self.turned(self.kept(address), address, 0)
 
-    def place(self, epoch: int, number: int, slot: int) -> Path:
-        """Return where an item is kept.
+    def kept(self, addresses: Sequence[Address], device: torch.device | str = "cpu") -> Batch:
+        """Return items that share a size: those of the buffer's folder, where there is one, else made anew.
+
+        Where they are made just now, they are read again: they are the same whether they were there before or not.
+        """
+        path = self.place(addresses)
+        if path is None:
+            return self.made(addresses, device)
+        found = read_packed(path)
+        if found is None:
+            packed = pack(self.made(addresses, device))
+            write_packed(path, packed)
+            found = unpack(packed)
+        return found.to(device)
+
+    def place(self, addresses: Sequence[Address]) -> Path | None:
+        """Return the file that items are kept in; None where the buffer has no folder.
 
         Raises:
             UsageError: the folder's name holds a variable that is not set.
 
         """
-        assert self.data.bank is not None, "there is a bank"
-        return folder_of(self.data.bank) / self._kind() / f"{epoch}-{number}-{self.slots[slot].fingerprint}.npz"
+        folder = self.data.buffer.folder()
+        if folder is None:
+            return None
+        told = " ".join(f"{epoch} {number} {self.slots[slot].fingerprint}" for epoch, number, slot in addresses)
+        name = hashlib.sha256(told.encode()).hexdigest()[:16]
+        return folder / self._kind / f"{addresses[0][0]}-{addresses[0][1]}-{name}.pt"
 
-    def made(self, epoch: int, number: int, slot: int) -> Batch:
-        """Make an item anew, as it is to be kept."""
-        with one_thread():
-            return self._item(epoch, number, self.slots[slot])
-
-    def _turned(self, made: Batch, epoch: int, number: int, slot: Slot) -> Batch:
-        """Move a phase from the maps into the object, which leaves the samples as they are."""
-        counts = self.data.simulation.cavities
-        if not (self.maps and slot.simulated and counts[1]):
-            return made
-        own = _generator(self.seed, epoch, number, 3)
-        p = made.problem
-        phase = cavity_phase((p.y.shape[-2], p.y.shape[-1]), int(own.integers(counts[0], counts[1] + 1)), own)
-        turn = torch.polar(torch.ones(phase.shape), torch.from_numpy(phase).float())[None, None]
-        target = made.target
-        return replace(
-            made,
-            problem=replace(
-                p, maps=p.maps * turn.conj().unsqueeze(2), start=None if p.start is None else p.start * turn
-            ),
-            target=target * turn if target is not None and target.is_complex() else target,
-        )
-
+    @cached_property
     def _kind(self) -> str:
-        """Return a name for all that decides over items, but for their slices."""
-        start = None if self.start is None else f"{self.start.__module__}.{self.start.__qualname__}"
+        """A name for all that decides over items, but for their slices: what is drawn, and the code that draws."""
+        start = self.start
+        if isinstance(start, partial):
+            begun = f"{start.func.__qualname__} {sorted(start.keywords.items())}"
+        else:
+            begun = "" if start is None else start.__qualname__
         data = self.data.model_dump(mode="json", include={"axes", "maps", "target", "crop", "simulation", "masks"})
         del data["simulation"]["cavities"]  # drawn when it is read
-        told = [data, self.seed, self.batch, self.full, self.split, self.maps, self.informed, start]
+        told = [data, self.seed, self.batch, self.full, self.split, self.maps, self.informed, begun]
+        told.append(simulator_version())
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _item(self, epoch: int, number: int, slot: Slot) -> Batch:
-        own = _generator(self.seed, epoch, number, 1)
+    def turned(self, made: Batch, addresses: Sequence[Address], use: int) -> Batch:
+        """Return a batch that was made before as it is seen when it is drawn for the ``use``-th time."""
+        cavities = self.data.simulation.cavities
+        simulated = self.maps and all(self.slots[slot].simulated for _, _, slot in addresses)
+        keys = [(self.seed, epoch, number) for epoch, number, _ in addresses]
+        with one_thread():
+            return turned(made, keys, use, (cavities[0], cavities[1]) if simulated else (0, 0))
+
+    def made(self, addresses: Sequence[Address], device: torch.device | str = "cpu") -> Batch:
+        """Make items that share a size, and stack them.
+
+        Args:
+            addresses: (epoch, number, slot) of each.
+            device: where they are computed, and where they are then.
+
+        Raises:
+            MriReconError: with the name of the item that cannot be made.
+
+        """
+        try:
+            with one_thread():
+                return self._made(addresses, torch.device(device))
+        except MriReconError as error:
+            if len(addresses) > 1:
+                for one in addresses:  # whose fault it is
+                    self.made([one], device)
+                raise
+            epoch, number, slot = addresses[0]
+            named = f"{self.slots[slot].name} (epoch {epoch}, item {number})"
+            error.where = named + (f": {error.where}" if error.where else "")
+            raise
+
+    def _made(self, addresses: Sequence[Address], device: torch.device) -> Batch:
+        owns = [generator(self.seed, epoch, number, 1) for epoch, number, _ in addresses]
+        slots = [self.slots[slot] for _, _, slot in addresses]
         # What decides over sizes is drawn for the batch.
-        shared = _generator(self.seed, epoch, number // self.batch, 0)
-        clean: Tensor | None = None
-        labels: Tensor | None = None
-        if isinstance(slot.source, Volume):
-            kspace, clean, labels, about = self._simulate(slot.source, slot.index, own, shared)
-            acquired = None
-        else:
-            kspace, acquired, about = self._measured(slot.source, slot.index, shared)
-        prospective = acquired is not None and float(acquired.mean()) < MEASURED
-        space = (int(kspace.shape[-2]), int(kspace.shape[-1]))
-        if prospective:
-            assert acquired is not None, "the condition says so"
-            mask = acquired
-        else:
+        shared = [generator(self.seed, epoch, number // self.batch, 0) for epoch, number, _ in addresses]
+        simulated = all(s.simulated for s in slots)
+        raw = self._simulated(slots, owns, shared, device) if simulated else self._measured(slots, shared, device)
+        space = (int(raw.kspace.shape[-2]), int(raw.kspace.shape[-1]))
+        masks, prospective = [], []
+        for own, acquired, about in zip(owns, raw.acquired, raw.about, strict=True):
+            prospective.append(acquired is not None and float(acquired.mean()) < MEASURED)
+            if acquired is not None and prospective[-1]:
+                masks.append(acquired)
+                continue
             mask, told = draw_mask(self.data.masks, space, own, self.maps and self.data.maps == "espirit")
             about |= told
-            mask = mask if acquired is None else mask & acquired
-        sampled = torch.from_numpy(mask.copy())
-        y = kspace * sampled
-        stored = slot.source.maps(slot.index) if isinstance(slot.source, Scan) and self.data.maps == "file" else None
-        maps, prior = self._maps(y, mask, stored, slot)
-        image = Fourier(_PLANE).adjoint(kspace) if clean is None else clean
-        target: Tensor | None = None
-        if not prospective:
-            target = self._target(image, kspace, maps, noisy=clean is None or self.data.target == "measured")
+            masks.append(mask if acquired is None else mask & acquired)
+        y = raw.kspace * _stacked(masks, device)
+        maps, prior = self._maps(y, masks, slots)
+        image = Fourier(_PLANE).adjoint(raw.kspace) if raw.clean is None else raw.clean
+        target = None
+        if not any(prospective):
+            target = self._target(image, raw.kspace, maps, noisy=raw.clean is None or self.data.target == "measured")
         full = held = None
+        sampled = _stacked(masks, device)
         if self.split:
-            seen, left = split_samples(mask, self.split, own)
-            y, sampled, held, full = y * torch.from_numpy(seen), torch.from_numpy(seen), left, y
+            parts = [split_samples(mask, self.split, own) for mask, own in zip(masks, owns, strict=True)]
+            sampled, held = (_stacked([p[i] for p in parts], device) for i in (0, 1))
+            y, full = y * sampled, y
         elif self.full:
-            held, full = (mask, y) if prospective else (np.ones_like(mask), Fourier(_PLANE)(image))
-        problem = Problem(y[None], sampled.to(y.real.dtype)[None, None], maps[None], prior)
+            held = _stacked([m if p else np.ones_like(m) for m, p in zip(masks, prospective, strict=True)], device)
+            full = torch.where(_column(prospective, y), y, Fourier(_PLANE)(image))
+        problem = Problem(y, sampled.to(y.real.dtype), maps, prior)
         if self.start is not None:
             with torch.no_grad():
                 problem = replace(problem, start=self.start(problem.prepared()))
         return Batch(
             problem,
             target,
-            None if full is None else full[None],
-            None if held is None else torch.from_numpy(held).to(y.real.dtype)[None, None],
-            labels,
-            [f"{slot.name}, epoch {epoch}, item {number}"],
-            [about],
+            full,
+            None if held is None else held.to(y.real.dtype),
+            raw.labels,
+            [f"{s.name}, epoch {epoch}, item {n}" for s, (epoch, n, _) in zip(slots, addresses, strict=True)],
+            raw.about,
         )
 
     def _target(self, image: Tensor, kspace: Tensor, maps: Tensor, *, noisy: bool) -> Tensor:
-        """Return what coil images (C, y, x) show (1, 1, y, x): their root sum of squares, with the maps' phase.
+        """Return what coil images (B, C, y, x) show (B, 1, y, x): their root sum of squares, with the maps' phase.
 
         Maps of a small calibration region combine what they hardly resolve, such as the scalp, too darkly, and a
         network would learn to dim it. Noise, which no square forgives, is combined by maps of all of k-space, as in the
         reference that reconstructions are compared with.
         """
         if not self.maps:
-            return root_sum_of_squares(image, 0, keepdim=True)[None]
-        shown = combine(maps[None], image[None])
+            return root_sum_of_squares(image, 1, keepdim=True)
+        shown = combine(maps, image)
         if not noisy:
-            return root_sum_of_squares(image[None], 1, keepdim=True) * torch.sgn(shown)
-        if self.data.maps != "espirit" or image.shape[0] == 1:
+            return root_sum_of_squares(image, 1, keepdim=True) * torch.sgn(shown)
+        if self.data.maps != "espirit" or image.shape[1] == 1:
             return shown
-        best = _cropped(_espirit(kspace, np.ones(kspace.shape[1:], dtype=bool)))
-        return combine(best[None], image[None])
+        everything = np.ones(tuple(kspace.shape[2:]), dtype=bool)
+        return combine(_cropped(_espirit(kspace, [everything] * len(kspace))), image)
 
-    def _simulate(
-        self, volume: Volume, index: int, own: np.random.Generator, shared: np.random.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, object]]:
-        settings = self.data.simulation
-        coils = round(math.exp(shared.uniform(math.log(settings.coils[0] - 0.49), math.log(settings.coils[1] + 0.49))))
-        image = volume.slices[index].astype(np.float32)
-        offset = (index - (len(volume) - 1) / 2) * volume.spacing[0] / (max(image.shape) * max(volume.spacing[1:]) / 2)
-        # At least 1 coil, and a volume that is cut across everything gets no slice outside the coils.
-        made = acquire(
-            image,
-            (volume.spacing[1], volume.spacing[2]),
-            settings,
-            own,
-            coils=max(1, coils),
-            window=self._window(shared),
-            height=float(np.clip(offset, -0.6, 0.6)),
-        )
-        clean = made.kspace if self.data.target == "measured" else made.clean
-        if self.data.target == "measured":
-            clean = Fourier(_PLANE).adjoint(made.kspace)
-        about: dict[str, object] = {"coils": coils, "snr": round(made.snr, 1), "lesions": len(made.lesions)}
-        return made.kspace, clean, torch.from_numpy(made.labels)[None, None], about
+    def _simulated(
+        self,
+        slots: Sequence[Slot],
+        owns: Sequence[np.random.Generator],
+        shared: Sequence[np.random.Generator],
+        device: torch.device,
+    ) -> _Raw:
+        made = simulate([self.scene(*one) for one in zip(slots, owns, shared, strict=True)], device)
+        measured = self.data.target == "measured"
+        clean = Fourier(_PLANE).adjoint(made.kspace) if measured else made.clean
+        coils = made.kspace.shape[1]
+        about: list[About] = [
+            {"coils": coils, "snr": round(snr, 1), "lesions": len(lesions)}
+            for snr, lesions in zip(made.snr, made.lesions, strict=True)
+        ]
+        return _Raw(made.kspace, clean, made.labels, [None] * len(slots), about)
 
-    def _measured(
-        self, scan: Scan, index: int, shared: np.random.Generator
-    ) -> tuple[Tensor, np.ndarray, dict[str, object]]:
-        kspace, mask = torch.from_numpy(scan.kspace(index)), scan.mask(index)
-        window = self._window(shared)
-        if window is not None and mask.mean() >= MEASURED:
-            size = [min(a, b) for a, b in zip(window, mask.shape, strict=True)]
-            starts = [n // 2 - m // 2 for n, m in zip(mask.shape, size, strict=True)]
-            cut = tuple(slice(a, a + m) for a, m in zip(starts, size, strict=True))
-            kspace = Fourier(_PLANE)(Fourier(_PLANE).adjoint(kspace)[..., cut[0], cut[1]].contiguous())
-            mask = np.ones(size, dtype=bool)
-        return kspace, mask, {"coils": scan.coils}
+    def scene(self, slot: Slot, own: np.random.Generator, shared: np.random.Generator) -> Scene:
+        """Draw the scene of a slice: what decides over sizes from ``shared``, all else from ``own``."""
+        assert isinstance(slot.source, Volume), "only volumes are simulated from"
+        low, high = self.data.simulation.coils
+        coils = max(1, round(math.exp(shared.uniform(math.log(low - 0.49), math.log(high + 0.49)))))
+        return draw_scene(slot.source, slot.index, self.data.simulation, own, coils=coils, window=self._window(shared))
+
+    def _measured(self, slots: Sequence[Slot], shared: Sequence[np.random.Generator], device: torch.device) -> _Raw:
+        found: list[Tensor] = []
+        masks: list[np.ndarray | None] = []
+        about: list[About] = []
+        for slot, rng in zip(slots, shared, strict=True):
+            assert isinstance(slot.source, Scan), "simulated and measured slices are never in one batch"
+            kspace, mask = torch.from_numpy(slot.source.kspace(slot.index)), slot.source.mask(slot.index)
+            window = self._window(rng)
+            if window is not None and mask.mean() >= MEASURED:
+                size = [min(a, b) for a, b in zip(window, mask.shape, strict=True)]
+                starts = [n // 2 - m // 2 for n, m in zip(mask.shape, size, strict=True)]
+                cut = tuple(slice(a, a + m) for a, m in zip(starts, size, strict=True))
+                kspace = Fourier(_PLANE)(Fourier(_PLANE).adjoint(kspace)[..., cut[0], cut[1]].contiguous())
+                mask = np.ones(size, dtype=bool)
+            found.append(kspace)
+            masks.append(mask)
+            about.append({"coils": slot.source.coils})
+        require_one_size([tuple(k.shape) for k in found])
+        return _Raw(torch.stack(found).to(device), None, None, masks, about)
 
     def _window(self, shared: np.random.Generator) -> tuple[int, int] | None:
         crop = self.data.crop
@@ -228,39 +277,65 @@ class Recipe:
         sides = shared.integers(low, high + 1, 2) * 8
         return int(sides[0]), int(sides[1])
 
-    def _maps(self, y: Tensor, mask: np.ndarray, stored: np.ndarray | None, slot: Slot) -> tuple[Tensor, Tensor | None]:
-        """Return what inference will have: maps (1, C, y, x) of the item's own calibration region, or of the file.
+    def _maps(self, y: Tensor, masks: Sequence[np.ndarray], slots: Sequence[Slot]) -> tuple[Tensor, Tensor | None]:
+        """Return what inference will have: maps (B, 1, C, y, x) of each item's own calibration region, or of the file.
 
-        And the prior (1, 1, y, x) that comes with the first.
+        And the prior (B, 1, y, x) that comes with the first.
         """
-        coils, *space = y.shape
-        if not self.maps or self.data.maps == "none" or (coils == 1 and stored is None):
-            return torch.full((1, coils, *space), coils**-0.5, dtype=y.dtype), None
+        batch, coils, *space = y.shape
+        from_file = self.data.maps == "file" and isinstance(slots[0].source, Scan)
+        if not self.maps or self.data.maps == "none" or (coils == 1 and not from_file):
+            return torch.full((batch, 1, coils, *space), coils**-0.5, dtype=y.dtype, device=y.device), None
         if self.data.maps == "file":
-            if stored is None or stored.shape[0] != 1 or stored.shape[2:] != tuple(space):
-                raise InputError(
-                    "the file holds no coil maps that fit" if stored is None else "the maps do not fit what is cut out",
-                    where=slot.name,
-                    fix="use data.maps: espirit",
-                )
-            maps = torch.from_numpy(np.ascontiguousarray(stored))
-            return maps / root_sum_of_squares(maps, 1).amax(), None
-        found = _espirit(y, mask)
+            stored = torch.stack([_stored_maps(slot, tuple(space)) for slot in slots]).to(y.device)
+            return stored / root_sum_of_squares(stored, 2).flatten(1).amax(1).reshape(-1, 1, 1, 1, 1), None
+        found = _espirit(y, masks)
         if self.informed:
-            return found.maps[0], found.values**PRIOR_POWER
+            return found.maps, found.values**PRIOR_POWER
         return _cropped(found), None
 
 
-def _espirit(y: Tensor, mask: np.ndarray) -> CoilMaps:
-    """Return maps of the calibration region of one item (C, y, x), uncropped."""
-    region = y[(None, slice(None), *find_calibration(mask, CALIBRATION))]
-    return espirit(region, (y.shape[-2], y.shape[-1]), kernel=KERNEL, crop=0)
+def _stored_maps(slot: Slot, space: tuple[int, ...]) -> Tensor:
+    """Return the coil maps (1, C, y, x) of a file.
+
+    Raises:
+        InputError: it holds none, or others.
+
+    """
+    stored = slot.source.maps(slot.index) if isinstance(slot.source, Scan) else None
+    if stored is None or stored.shape[0] != 1 or stored.shape[2:] != space:
+        raise InputError(
+            "the file holds no coil maps that fit" if stored is None else "the maps do not fit what is cut out",
+            where=slot.name,
+            fix="use data.maps: espirit",
+        )
+    return torch.from_numpy(np.ascontiguousarray(stored))
+
+
+def _stacked(masks: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.stack(masks))[:, None].to(device)
+
+
+def _column(values: Sequence[bool], like: Tensor) -> Tensor:
+    return torch.tensor(list(values), device=like.device).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _espirit(y: Tensor, masks: Sequence[np.ndarray]) -> CoilMaps:
+    """Return maps of the calibration regions of items (B, C, y, x), uncropped; those of one size together."""
+    boxes = [find_calibration(mask, CALIBRATION) for mask in masks]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for item, box in enumerate(boxes):
+        groups.setdefault(tuple(s.stop - s.start for s in box), []).append(item)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = [None] * len(masks)  # type: ignore[list-item]  # filled below
+    for members in groups.values():
+        regions = torch.stack([y[(i, slice(None), *boxes[i])] for i in members])
+        found = espirit(regions, (y.shape[-2], y.shape[-1]), kernel=KERNEL, crop=0)
+        for place, item in enumerate(members):
+            parts[item] = (found.maps[place], found.values[place], found.spectrum[place])
+    maps, values, spectrum = (torch.stack(list(part)) for part in zip(*parts, strict=True))
+    return CoilMaps(maps, values, spectrum)
 
 
 def _cropped(found: CoilMaps) -> Tensor:
-    """Return maps (1, C, y, x) that end where the object does."""
-    return (found.maps * crop_weights(found.values, CROP).unsqueeze(2))[0]
-
-
-def _generator(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(key))))
+    """Return maps (B, 1, C, y, x) that end where the object does."""
+    return found.maps * crop_weights(found.values, CROP).unsqueeze(2)

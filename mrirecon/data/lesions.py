@@ -64,7 +64,8 @@ def insert_lesions(
     """
     out, labels = np.array(image, dtype=np.float32), np.zeros(image.shape, np.uint8)
     sign = sign if sign is not None else (1.0 if rng.random() < 0.5 else -1.0)
-    mean, places = _places(out, region)
+    mean = ndimage.uniform_filter(out, 5)
+    places = lesion_places(out) if region is None else region
     found: list[Lesion] = []
     for _ in range(count):
         # Drawn before the place is looked for, so that a lesion more does not change the others' form.
@@ -93,14 +94,12 @@ def insert_lesions(
     return np.maximum(out, 0), labels, found
 
 
-def _places(image: Real, region: npt.NDArray[np.bool_] | None) -> tuple[Real, npt.NDArray[np.bool_]]:
-    """Return the local mean, and where the centre of a lesion may lie."""
+def lesion_places(image: Real) -> npt.NDArray[np.bool_]:
+    """Return where the centre of a lesion may lie (y, x): in homogeneous tissue below the surface of the object."""
     mean = ndimage.uniform_filter(image, 5)
-    if region is not None:
-        return mean, region
     deviation = np.sqrt(np.maximum(ndimage.uniform_filter(image**2, 5) - mean**2, 0))
     level = float(np.percentile(image, 95))
     depth = max(2, round(MARGIN * min(image.shape)))
     inside = ndimage.binary_fill_holes(ndimage.binary_closing(image > 0.15 * level, iterations=2))
     inside = ndimage.binary_erosion(inside, iterations=depth)
-    return mean, inside & (mean > TISSUE * level) & (deviation < SMOOTH * mean)
+    return np.asarray(inside & (mean > TISSUE * level) & (deviation < SMOOTH * mean))

@@ -1,31 +1,42 @@
-"""The order of items, and the workers that make them."""
+"""The order of samples, and the buffer between those who make them and the training.
+
+Samples are made in chunks of ``data.buffer.together`` batches, in a fixed order. Each is drawn ``data.buffer.uses``
+times, the first time when it is made and the last time when as many as ``data.buffer.samples`` came after it; then it
+is given up. Which chunk is drawn when is a function of the number of the draw alone, so that a run that is resumed goes
+on as it would have: chunks that it needs again are made again, or read from the buffer's folder.
+
+How to size it. Training takes b items a step of t seconds, and making a sample takes m seconds of a core: with w cores
+that make samples (``train.workers``), nobody waits where uses · w / m ≥ b / t. On a GPU samples are made on the GPU
+itself, between steps, in the time b · m / uses a step; larger ``together`` makes m smaller, until the GPU is full.
+``samples`` should be some hundreds, so that the uses of a sample lie far apart: 1.6 MB each, at 8 coils of 160 × 160.
+A method whose step takes less than making a sample should use each up to four times. A folder pays where several runs
+learn from the same samples.
+"""
 
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
-import pickle
 import signal
 import time
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from itertools import islice
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
-from mrirecon.data.batch import Batch, stack
-from mrirecon.data.items import Recipe
+from mrirecon.data.batch import Batch, part_of
+from mrirecon.data.items import Address, Recipe
+from mrirecon.data.packing import Packed, pack, unpack
 from mrirecon.errors import MriReconError, ResourceError
 
 _ATTEMPTS = 3  # to start workers again that died
-_AHEAD = 2  # batches that each worker may be ahead
-_PATIENCE = 600  # seconds for one batch
+_AHEAD = 2  # chunks that each worker may be ahead
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt(3)
-Address = tuple[int, int, int]  # epoch, number, slot
-Made = Batch | MriReconError  # an error as a value: raised in a worker, it would arrive as a text without its parts
+Made = (
+    Batch | Packed | MriReconError
+)  # an error as a value: raised in a worker, it would arrive as a text without its parts
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class Order:
     """Which slices come when: a function of (seed, epoch) alone.
 
     Args:
-        recipe: what items are made of; its batch is that of all ranks together.
+        recipe: what items are made of; its batch is a chunk, that of all ranks together.
         length: items in an epoch; None for every slice once.
 
     """
@@ -43,13 +54,12 @@ class Order:
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch; what does not fill a batch waits for another epoch."""
+        """Chunks in an epoch; what does not fill a chunk waits for another epoch."""
         return max(1, (self.length or len(self.recipe.slots)) // self.recipe.batch)
 
     def epoch(self, epoch: int) -> list[list[Address]]:
-        """Return the batches of an epoch: (epoch, number, slot) of each item, slices of one size together."""
+        """Return the chunks of an epoch: (epoch, number, slot) of each item, slices of one size together."""
         slots, batch = self.recipe.slots, self.recipe.batch
-        epoch = epoch % self.recipe.data.rounds if self.recipe.data.rounds else epoch
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.recipe.seed, epoch, 2])))
         wanted = self.steps * batch
         drawn = np.concatenate([rng.permutation(len(slots)) for _ in range(-(-wanted // len(slots)))])
@@ -68,28 +78,33 @@ class Order:
         return [[(epoch, b * batch + i, slot) for i, slot in enumerate(group)] for b, group in enumerate(batches)]
 
 
-def _make(recipe: Recipe, addresses: Sequence[Address]) -> Made:
-    try:
-        return stack([recipe.item(*address) for address in addresses])
-    except MriReconError as error:
-        return error
-
-
 class Loader:
-    """Batches from a step on, made by workers; what was waited for is measured.
+    """Batches from a step on; what was waited for, and how many samples were fresh, is counted.
 
     Args:
-        order: of the items.
-        workers: processes; 0 makes items in this one.
+        order: of the chunks.
+        workers: processes that make them; 0 makes them in this one.
         rank: of this process, which takes its share of every batch.
         ranks: processes that train together.
+        device: where batches are wanted; with no workers they are made there.
 
     """
 
-    def __init__(self, order: Order, workers: int = 0, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(
+        self, order: Order, workers: int = 0, rank: int = 0, ranks: int = 1, device: torch.device | str = "cpu"
+    ) -> None:
         self.order, self.workers, self.rank, self.ranks = order, workers, rank, ranks
-        self.waited = 0.0
+        self.device, self.buffer = torch.device(device), order.recipe.data.buffer
+        self.batch = order.recipe.batch // self.buffer.together
+        self.waited, self.fresh, self.drawn = 0.0, 0, 0
         self.notes: list[str] = []
+        self._begun = time.perf_counter()
+
+    def figures(self) -> dict[str, float]:
+        """Return, since the loader was made: share of time waited, fresh samples a second, and uses of each so far."""
+        spent = time.perf_counter() - self._begun
+        uses = self.drawn / max(1, self.fresh)
+        return {"waited": self.waited / spent, "fresh samples/s": self.fresh / spent, "uses": uses}
 
     def batches(self, first: int) -> Iterator[Batch]:
         """Yield batches for ever, starting with number ``first`` of the run.
@@ -99,79 +114,153 @@ class Loader:
             ResourceError: workers died, and again after they were started anew.
 
         """
-        step, failed = first, 0
+        draw, part = divmod(first, self.buffer.together)
+        held: dict[int, Batch | Packed] = {}
+        failed = 0
+        self._begun, self.waited, self.fresh, self.drawn = time.perf_counter(), 0.0, 0, 0
         while True:
+            source = self._made(self._addresses(chunk) for chunk in self._needed(draw, set(held)))
             try:
-                with closing(self._made(step)) as source:
-                    while True:
-                        start = time.perf_counter()
-                        batch = next(source)
-                        self.waited += time.perf_counter() - start
-                        if isinstance(batch, MriReconError):
-                            raise batch
-                        yield batch
-                        step, failed = step + 1, 0
-            except (EOFError, OSError) as error:
+                for chunk, use in islice(self._draws(), draw, None):
+                    begun = time.perf_counter()
+                    if chunk not in held:
+                        made = next(source)
+                        if isinstance(made, MriReconError):
+                            raise made
+                        held[chunk] = made
+                        self.fresh += self.order.recipe.batch // self.ranks
+                    batch = self._seen(held[chunk], chunk, use)
+                    if use == self.buffer.uses - 1:
+                        del held[chunk]
+                    self.waited += time.perf_counter() - begun
+                    share = self.batch // self.ranks
+                    for number in range(part, self.buffer.together):
+                        self.drawn += share
+                        part = number + 1
+                        yield part_of(batch, slice(number * share, (number + 1) * share))
+                    draw, part, failed = draw + 1, 0, 0
+            except _Lost as error:
                 failed += 1
-                text = str(error) or "one of them died"
                 if failed > _ATTEMPTS:
                     raise ResourceError(
                         "the processes that make items keep dying",
-                        why=text,
-                        fix="give them more memory, or fewer: train.workers",
+                        why=str(error),
+                        fix="give them more memory (in a container shared memory, too), or fewer: train.workers",
                     ) from None
-                self.notes.append(f"workers were started again before step {step}: {text}")
+                step = draw * self.buffer.together + part
+                self.notes.append(f"workers were started again before step {step}: {error}")
 
-    def _made(self, first: int) -> Generator[Made]:
-        recipe, wanted = self.order.recipe, self._addresses(first)
-        if not self.workers:
-            for addresses in wanted:
-                yield _make(recipe, addresses)
-        # Each worker has a pipe of its own, and they share no lock: a worker that is killed, be it amid a message or
-        # where torch's DataLoader would hold a lock, is then an end of file, never something to wait for.
-        workers = [_Worker(recipe) for _ in range(self.workers)]
-        pending: deque[_Worker] = deque()
-        try:
-            for number, addresses in enumerate(wanted):
-                workers[number % len(workers)].pipe.send(addresses)
-                pending.append(workers[number % len(workers)])
-                if len(pending) > _AHEAD * len(workers):
-                    yield pending.popleft().batch()
-        finally:
-            for worker in workers:
-                worker.stop()
+    def _seen(self, made: Batch | Packed, chunk: int, use: int) -> Batch:
+        """Return a chunk as it is seen when it is drawn for the ``use``-th time."""
+        addresses = self._addresses(chunk)
+        if self.buffer.folder() is not None:
+            made = self.order.recipe.kept(addresses, self.device)
+        found = made if isinstance(made, Batch) else unpack({k: v.to(self.device) for k, v in made.items()})
+        return self.order.recipe.turned(found.to(self.device), addresses, use)
 
-    def _addresses(self, first: int) -> Iterator[Sequence[Address]]:
-        """Yield this rank's share of every batch, for ever."""
-        share = self.order.recipe.batch // self.ranks
-        epoch, step = divmod(first, self.order.steps)
+    def _draws(self) -> Iterator[tuple[int, int]]:
+        """Yield (chunk, how often it was drawn before) for ever."""
+        uses, chunks = self.buffer.uses, max(1, self.buffer.samples * self.ranks // self.order.recipe.batch)
+        ages = [use * (chunks - 1) // max(1, uses - 1) for use in range(uses)]
+        newest = 0
         while True:
-            for batch in self.order.epoch(epoch)[step:]:
-                yield batch[self.rank * share : (self.rank + 1) * share]
-            epoch, step = epoch + 1, 0
+            yield from ((newest - age, use) for use, age in enumerate(ages) if age <= newest)
+            newest += 1
+
+    def _needed(self, draw: int, held: set[int]) -> Iterator[int]:
+        """Yield the chunks that have to be made, in order, where draws from ``draw`` on come and some are held."""
+        for chunk, use in islice(self._draws(), draw, None):
+            if chunk not in held:
+                held.add(chunk)
+                yield chunk
+            if use == self.buffer.uses - 1:
+                held.discard(chunk)
+
+    def _addresses(self, chunk: int) -> list[Address]:
+        """Return this rank's share of every batch of a chunk."""
+        epoch, number = divmod(chunk, self.order.steps)
+        whole, share = self.order.epoch(epoch)[number], self.batch // self.ranks
+        starts = range(self.rank * share, len(whole), self.batch)
+        return [address for start in starts for address in whole[start : start + share]]
+
+    def _made(self, wanted: Iterable[Sequence[Address]]) -> Iterator[Made]:
+        """Yield chunks as they are made."""
+        if self.workers:
+            return _from_workers(_Chunks(self.order.recipe), wanted, self.workers)
+        return (_make(self.order.recipe, addresses, self.device) for addresses in wanted)
 
 
-class _Worker:
-    """A process that makes batches, in the order in which they are asked for."""
+def _make(recipe: Recipe, addresses: Sequence[Address], device: torch.device | str = "cpu") -> Made:
+    """Return a chunk: packed, where it is drawn again; nothing where it lies in a file."""
+    buffer = recipe.data.buffer
+    try:
+        batch = recipe.kept(addresses, device)
+    except MriReconError as error:
+        return error
+    if buffer.folder() is not None:
+        return {}
+    if buffer.uses == 1:
+        return batch
+    return {k: v if buffer.where == "device" else v.cpu() for k, v in pack(batch).items()}
+
+
+class _Lost(Exception):
+    """A process died."""
+
+
+class _Chunks(Dataset[Made]):
+    """What workers do: from addresses to a chunk."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.pipe, theirs = multiprocessing.Pipe()
-        self.process = multiprocessing.Process(target=_serve, args=(recipe, theirs, self.pipe), daemon=True)
-        self.process.start()
-        theirs.close()  # held by the process alone, it ends with it
+        self.recipe = recipe
 
-    def batch(self) -> Made:
-        """Return the next batch that was asked for; EOFError or OSError where the process died."""
-        if not self.pipe.poll(_PATIENCE):
-            raise TimeoutError(f"no batch in {_PATIENCE} s")
-        made: Made = pickle.loads(self.pipe.recv_bytes())
-        return made
+    def __getitem__(self, addresses: Sequence[Address]) -> Made:
+        return _make(self.recipe, addresses)
 
-    def stop(self) -> None:
-        """End the process, whatever it is at."""
-        self.pipe.close()
-        self.process.terminate()
-        self.process.join()
+
+def _from_workers(chunks: _Chunks, wanted: Iterable[Sequence[Address]], workers: int) -> Iterator[Made]:
+    """Yield what processes make, in order.
+
+    Raises:
+        _Lost: one of them died.
+
+    """
+    before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    loader = DataLoader(
+        chunks,
+        sampler=wanted,  # type: ignore[arg-type]  # any iterable will do, of whatever dataset's keys
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=_AHEAD,
+        collate_fn=_as_it_is,
+        worker_init_fn=_begin,
+    )
+    try:
+        source = iter(loader)
+        if before is not None and signal.getsignal(signal.SIGCHLD) is not before:
+            # torch would raise in whatever the trainer is at; a dead process is noticed below, within seconds
+            signal.signal(signal.SIGCHLD, before)
+        while True:
+            yield next(source)
+    except (EOFError, OSError) as error:
+        raise _Lost(str(error) or "one of them died") from None
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        raise _Lost(str(error).partition("\n")[0]) from None
+
+
+def _as_it_is(made: Made) -> Made:
+    return made
+
+
+def _begin(number: int) -> None:
+    """Set a worker up: one thread, and signals are left to the parent."""
+    hold_memory()
+    torch.set_num_threads(1)
+    for name, action in (("SIGINT", signal.SIG_IGN), ("SIGUSR1", signal.SIG_IGN), ("SIGTERM", signal.SIG_DFL)):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), action)
 
 
 def hold_memory() -> None:
@@ -185,20 +274,4 @@ def hold_memory() -> None:
         library.mallopt(_MMAP_THRESHOLD, 1 << 30)
         library.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
     except (OSError, AttributeError):
-        return
-
-
-def _serve(recipe: Recipe, pipe: Connection, parents: Connection) -> None:
-    """Work until the parent closes the pipe or dies; signals are left to it."""
-    parents.close()  # a copy that a fork makes, with which the pipe would stay open
-    hold_memory()
-    torch.set_num_threads(1)
-    for name, action in (("SIGINT", signal.SIG_IGN), ("SIGUSR1", signal.SIG_IGN), ("SIGTERM", signal.SIG_DFL)):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), action)
-    try:
-        while True:
-            # Bytes: torch would pass tensors as shared memory, of which a killed worker leaves the half.
-            pipe.send_bytes(pickle.dumps(_make(recipe, pipe.recv()), protocol=5))
-    except (EOFError, OSError):
         return

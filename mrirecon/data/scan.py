@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon import __version__
-from mrirecon.data.acquire import acquire, one_thread
+from mrirecon.data.fields import generator
+from mrirecon.data.scene import draw_scene
 from mrirecon.data.settings import Lesions, Simulation
+from mrirecon.data.simulator import one_thread, simulate, true_maps
 from mrirecon.data.volumes import PHANTOM, Volume, read_volumes
 from mrirecon.errors import UsageError
 from mrirecon.io import sha256, sidecar_path, write_image, write_json, write_kspace
@@ -99,7 +101,12 @@ def simulate_scan(
         coils=[coils, coils],
         snr=[snr, snr],
         phase=[float(phase)] * 2,
-        fat=[2.0 * phase] * 2,
+        field=[3.0],
+        echo=[2.0, 5.0],
+        spin_echo=1.0 - phase,
+        fat=[0.5, 0.9],
+        air=[0, 0],
+        veins=[0, 4 * phase],
         detail=[0.5 * phase] * 2,
         bias=bias,
         contrast=[1.0, 1.0],
@@ -111,27 +118,27 @@ def simulate_scan(
     )
     chosen = source.slices[first:last].astype(np.float32)
     level = float(chosen[chosen > 0.1 * chosen.max()].mean())
-    side = max(n * d for n, d in zip(chosen.shape[1:], source.spacing[1:], strict=True)) / 2
     kspace, images, maps, labels, inserted = [], [], [], [], []
     with one_thread():
-        for number, image in enumerate(chosen, start=first):
-            made = acquire(
-                image,
-                (source.spacing[1], source.spacing[2]),
+        for number in range(first, last):
+            scene = draw_scene(
+                source,
+                number,
                 settings,
-                np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 6]))),
+                generator(seed, 6),
                 coils=coils,
                 window=size,
                 centred=True,
-                height=float(np.clip((number - (len(source) - 1) / 2) * source.spacing[0] / side, -0.6, 0.6)),
                 number=number,
                 level=level,
             )
-            kspace.append(made.kspace.numpy())
-            images.append(root_sum_of_squares(made.clean, 0).numpy())
-            maps.append(made.maps.numpy()[None])
-            labels.append(made.labels)
-            inserted.append([asdict(lesion) for lesion in made.lesions])
+            made = simulate([scene])
+            kspace.append(made.kspace[0].numpy())
+            images.append(root_sum_of_squares(made.clean, 1)[0].numpy())
+            if keep_maps:
+                maps.append(true_maps([scene]).numpy())
+            labels.append(scene.labels)
+            inserted.append([asdict(lesion) for lesion in scene.lesions])
     told: dict[str, object] = {
         "mrirecon": __version__,
         "simulated": True,

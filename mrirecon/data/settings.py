@@ -6,10 +6,13 @@ its description says so.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mrirecon.errors import UsageError
 from mrirecon.masks import FAMILIES
 
 
@@ -66,8 +69,15 @@ class Simulation(Section):
     correlation: Range = Field([0.05, 0.5], description="share of the noise that coils have in common")
     distance: Range = Field([1.0, 1.4], description="of the coils from the centre, in halves of the field of view")
     phase: Strength = Field([0.5, 3.0], description="strength of the object's phase; [0, 0] for none")
-    fat: Strength = Field([0.0, 3.2], description="phase of the rim of the object, where fat is, in radians")
-    layers: Share = Field(0.5, description="share of slices whose rim has layers of different phase")
+    field: Annotated[list[Positive], Field(min_length=1), BeforeValidator(_choices)] = Field(
+        [1.5, 3.0], description="choices of B0 in tesla; with the echo time it turns susceptibility into phase"
+    )
+    echo: Strength = Field([1.5, 12.0], description="echo time of gradient echoes in ms")
+    spin_echo: Share = Field(0.35, description="share of slices without phase by B0, as spin echoes refocus it")
+    fat: Strength = Field([0.3, 1.0], description="share of fat in the signal under the skin and in marrow")
+    layers: Share = Field(0.5, description="share of slices with fat in the marrow of the skull, too")
+    air: Counts = Field([0, 2], description="spheres of air, besides the air that the volume shows")
+    veins: Counts = Field([0, 6], description="veins, whose blood is off resonance")
     detail: Strength = Field([0.0, 1.5], description="phase of fine structures (susceptibility), radians per contrast")
     cavities: Counts = Field([0, 8], description="places where the phase turns fast, as it does at air and vessels")
     bias: float = Field(0.25, ge=0, le=2, description="standard deviation of the logarithm of the bias field")
@@ -79,10 +89,43 @@ class Simulation(Section):
     lesions: Lesions = Field(default_factory=Lesions)
 
     @model_validator(mode="after")
+    def _share_of_fat(self) -> Simulation:
+        if self.fat[1] > 1:
+            raise ValueError("fat is a share of the signal, at most 1; its phase follows from field and echo")
+        return self
+
+    @model_validator(mode="after")
     def _at_least_one_coil(self) -> Simulation:
         if self.coils[0] < 1:
             raise ValueError("coils must be at least 1")
         return self
+
+
+class Buffer(Section):
+    """Samples that are made ahead of the training, and drawn more than once; see `mrirecon.data.loading`."""
+
+    uses: int = Field(1, ge=1, le=4, description="how often a sample is drawn, turned anew each time")
+    samples: Annotated[int, Field(ge=1)] = Field(256, description="samples that are held at a time, by each process")
+    together: Annotated[int, Field(ge=1)] = Field(1, description="batches that are made at once, and share a size")
+    where: str = Field(
+        "host", description="host or device: its memory; or a folder, whose samples later runs read again"
+    )
+
+    def folder(self) -> Path | None:
+        """Return the folder that samples are kept in, $VARIABLES replaced; None for memory.
+
+        Raises:
+            UsageError: a variable is not set.
+
+        """
+        if self.where in ("host", "device"):
+            return None
+        found = os.path.expandvars(self.where)
+        if "$" in found:
+            raise UsageError(
+                f"data.buffer.where is {self.where!r}, and there is no such variable", fix="set it, or name a folder"
+            )
+        return Path(found)
 
 
 class MaskDraw(Section):
@@ -108,6 +151,12 @@ DEFAULT_MASKS = [
 ]
 
 
+_RENAMED = {
+    "bank": "name the folder as buffer.where",
+    "rounds": "how often a sample is drawn is buffer.uses, and samples of a folder are read again by the next run",
+}
+
+
 class Data(Section):
     """Where items come from, how people are kept apart, and how items are cut."""
 
@@ -117,7 +166,7 @@ class Data(Section):
     val: Annotated[Names | Annotated[float, Field(gt=0, lt=1)], BeforeValidator(_listed)] = Field(
         ["phantom:100"], description="the same, or the share of people held out of train"
     )
-    exclude: Names = Field([], description="patterns of names left out of train and val")
+    exclude: Names = Field([], description="patterns of names left out of train and val; by item: NAME.h5:0-2,17")
     person: str = Field(
         r"((?:sub|patient|subject|person|case|file|phantom)[-_:]?[0-9A-Za-z]+)",
         description="regular expression whose first group names the person in a file's name; else the whole name does",
@@ -136,10 +185,15 @@ class Data(Section):
     )
     crop: Window | None = Field(None, description="lowest and highest side of the window cut out before masking")
     epoch: Annotated[int, Field(ge=1)] | None = Field(None, description="items in an epoch; by default all slices")
-    bank: str | None = Field(None, description="folder where items are kept, to be read again by this run or the next")
-    rounds: Annotated[int, Field(ge=0)] = Field(
-        0, description="epochs of items that differ, after which they repeat; 0: all differ"
-    )
+    buffer: Buffer = Field(default_factory=Buffer)
     val_items: Annotated[int, Field(ge=1)] = Field(24, description="items that validation looks at")
     simulation: Simulation = Field(default_factory=Simulation)
     masks: list[MaskDraw] = Field(DEFAULT_MASKS, min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: object) -> object:
+        for old, new in _RENAMED.items():
+            if isinstance(values, dict) and old in values:
+                raise ValueError(f"{old} is no longer an option: {new}")
+        return values

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mrirecon.data.leave_out import excluded, silent
 from mrirecon.data.settings import Data
 from mrirecon.data.volumes import PHANTOM, Volume, is_volume, read_volumes
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan, read
+from mrirecon.io.sampling import in_words
 
-SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".dat", ".mat", ".nii", ".gz")
+SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".dat", ".mat", ".nii", ".gz", ".img")
 MEASURED = 0.9  # share of k-space sampled, above which a scan counts as fully sampled
 
 
@@ -107,10 +109,13 @@ def open_sources(data: Data, folder: Path = Path()) -> Sources:
     return Sources(train, val, people, files, notes)
 
 
-def expand(given: Sequence[str], exclude: Sequence[str], folder: Path, key: str) -> list[str]:
+def expand(
+    given: Sequence[str], exclude: Sequence[str], folder: Path, key: str, beside: Sequence[str] = ()
+) -> list[str]:
     """Return the files that names, folders and patterns stand for, in order and once each.
 
-    What follows a ``#`` is a pattern for the names of arrays in a file, and stays with it.
+    What follows a ``#`` is a pattern for the names of arrays in a file, and stays with it. Each entry stands by itself;
+    `beside` are further ones of the same list, for the error about a pattern that was meant for another's folder.
 
     Raises:
         UsageError: one of them matches nothing.
@@ -124,12 +129,35 @@ def expand(given: Sequence[str], exclude: Sequence[str], folder: Path, key: str)
         named, (text, sign, part) = text, os.path.expandvars(text).partition("#")
         there = next((m for p in (Path(text).expanduser(), folder / Path(text).expanduser()) if (m := matches(p))), [])
         if not there:
-            unset = f"set the environment variable of {named}, or " if "$" in text else ""
-            fix = f"{unset}check the path; a folder or a pattern will do"
-            raise UsageError(f"no file matches {text!r}", where=key, fix=fix)
+            raise _nothing(named, text, folder, key, [*given, *beside])
         found += [f"{path}{sign}{part}" for path in there]
     kept = [f for f in dict.fromkeys(found) if not any(fnmatch.fnmatch(Path(f).name, e) for e in exclude)]
     return kept
+
+
+def _nothing(named: str, text: str, folder: Path, key: str, beside: Sequence[str]) -> UsageError:
+    """Return the error for an entry that matches nothing: where a folder beside it holds what it names, with that."""
+    what = f"no file matches {text!r}"
+    around = [Path(os.path.expandvars(other)).expanduser() for other in beside if "#" not in other]
+    for other in [p for p in around for p in (p, folder / p) if p.is_dir()]:
+        if not Path(text).is_absolute() and matches(other / text):
+            return UsageError(
+                what,
+                where=key,
+                why="each entry stands by itself: a folder is all files in it, and a pattern starts from where the "
+                "command runs, or from the configuration's folder",
+                fix=f"write {str(other / text)!r} in place of {str(other)!r} and {text!r}",
+            )
+    for place in (Path(text).expanduser(), folder / Path(text).expanduser()):
+        if place.is_dir():
+            return UsageError(
+                what,
+                where=key,
+                why=f"{place} holds no file that ends in {', '.join(SUFFIXES)}",
+                fix=f"a folder is the files in it, not those below: write {str(place / '**/*.nii.gz')!r}, or the like",
+            )
+    unset = f"set the environment variable of {named}, or " if "$" in text else ""
+    return UsageError(what, where=key, fix=f"{unset}check the path; a folder or a pattern will do")
 
 
 def matches(path: str | Path) -> list[str]:
@@ -145,15 +173,32 @@ def matches(path: str | Path) -> list[str]:
 def person_of(text: str, expression: str) -> str:
     """Return who a file is of: the first group of the expression in its name, or all of the name."""
     found = re.search(expression, text)
-    name = re.sub(r"\.(nii\.gz|nii|npz|npy|h5|hdf5|cfl|dat|mat)", "", text)
+    name = re.sub(r"\.(nii\.gz|nii|img|npz|npy|h5|hdf5|cfl|dat|mat)", "", text)
     return next((g for g in found.groups() if g), name) if found else name
 
 
-def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: list[str]) -> list[Slot]:
+def check_person(expression: str, option: str, where: str | None = None) -> None:
+    """Refuse an expression that cannot name a person: without a group, each file would be a person of its own.
+
+    Raises:
+        UsageError: no regular expression, or one without a group.
+
+    """
     try:
-        re.compile(data.person)
+        groups = re.compile(expression).groups
     except re.error as error:
-        raise UsageError("data.person is not a regular expression", where="data.person", why=str(error)) from None
+        raise UsageError(f"{option} is not a regular expression", where=where or option, why=str(error)) from None
+    if not groups:
+        raise UsageError(
+            f"{option} has no group, which would name the person",
+            where=where or option,
+            why=f"of {expression!r}, nothing stands in parentheses, and every file would be a person of its own",
+            fix=f"put what names a person into parentheses: ({expression})",
+        )
+
+
+def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: list[str]) -> list[Slot]:
+    check_person(data.person, "data.person")
     slots: list[Slot] = []
     for entry in paths:
         path, _, part = entry.partition("#")
@@ -165,17 +210,20 @@ def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: 
                 # An array in a packed file is named after the file that it was; else the file's own name tells.
                 named = bool(re.search(data.person, inner)) and path.split(":")[0] != PHANTOM
                 person = person_of(inner if named else volume.name, data.person)
+                away = excluded((volume.name, inner, Path(path).name), len(volume), data.exclude)
                 slots += [
                     Slot(volume, i, person, f"{volume.name}, slice {i}", volume.slices.shape[1:])
                     for i in range(len(volume))
+                    if i not in away
                 ]
                 files.append(
                     {
                         "file": volume.name,
                         "person": person,
                         "kind": "magnitude volume, k-space simulated",
-                        "slices": len(volume),
+                        "slices": len(volume) - len(away),
                         "left out": volume.left_out,
+                        **({"excluded slices": sorted(away)} if away else {}),
                         "size": list(volume.slices.shape[1:]),
                         "measured share of k-space (y, x)": [round(s, 2) for s in volume.support],
                         "voxels exactly zero": round(volume.zeros, 2),
@@ -192,9 +240,22 @@ def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: 
                 )
             shape = (scan.coils, *scan.space_shape)
             person = person_of(Path(path).name, data.person)
-            slots += [Slot(scan, i, person, scan.where(i), shape) for i in range(len(scan))]
+            away = excluded((Path(path).name,), len(scan), data.exclude)
+            zeros = silent(scan, (i for i in range(len(scan)) if i not in away))
+            if zeros:
+                notes.append(f"{path}: {in_words(sorted(zeros))} hold nothing but zeros, and are left out")
+            taken = [i for i in range(len(scan)) if i not in away | zeros]
+            slots += [Slot(scan, i, person, scan.where(i), shape) for i in taken]
             files.append(
-                {"file": Path(path).name, "person": person, "kind": "k-space", "slices": len(scan), "size": list(shape)}
+                {
+                    "file": Path(path).name,
+                    "person": person,
+                    "kind": "k-space",
+                    "slices": len(taken),
+                    **({"excluded items": sorted(away)} if away else {}),
+                    **({"items of nothing but zeros, left out": sorted(zeros)} if zeros else {}),
+                    "size": list(shape),
+                }
             )
     cropped = sum(1 for f in files if f.get("measured share of k-space (y, x)", [1, 1]) != [1, 1])
     if cropped:

@@ -10,6 +10,7 @@ import numpy as np
 
 from mrirecon.errors import InputError
 from mrirecon.io import Scan, write_kspace
+from mrirecon.io.sampling import in_words
 from mrirecon.masks import MaskResult, achieved_acceleration
 
 
@@ -61,7 +62,7 @@ def undersample(
         raise InputError("There is no reference to keep.", where=str(scan.path), fix="leave --keep-reference away")
     first = draw(0)
     kspace, masks = [], []
-    lost = 0
+    lost, empty = 0, list[int]()
     for item, where in enumerate(scan.items):
         result = draw(where.get("slice", 0)) if per_slice else first
         if result.mask.shape != scan.space_shape:
@@ -71,12 +72,19 @@ def undersample(
                 why=f"its shape is {result.mask.shape}, and that of k-space {scan.space_shape}",
                 fix="draw it for that shape",
             )
+        if scan.empty(item):  # of an item without signal, nothing is taken away
+            empty.append(item)
+            masks.append(result.mask)
+            kspace.append(np.zeros((scan.coils, *scan.space_shape), np.complex64))
+            continue
         acquired = scan.mask(item)
         lost += int((result.mask & ~acquired).sum())
         masks.append(result.mask & acquired)
         kspace.append(scan.kspace(item) * masks[-1])
     kept = np.stack(masks)
     notes = list(first.notes)
+    if empty:
+        notes.append(f"no signal in {in_words(empty)}")
     if lost:
         notes.append(f"{lost} samples of the mask were never acquired: the acceleration is higher by them")
     if scan.roles.maps is not None:

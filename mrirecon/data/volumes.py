@@ -7,7 +7,7 @@ such an image has an empty rim, and simulating from it would teach a network tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from mrirecon.data.anatomy import Anatomy
 from mrirecon.data.phantom import phantom
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io.identify import sniff
 from mrirecon.io.images import open_store
-from mrirecon.io.nifti import SUFFIXES, read_nifti
+from mrirecon.io.nifti import is_nifti, read_nifti
 
 Real = npt.NDArray[np.floating[Any]]
 
@@ -53,11 +54,18 @@ class Volume:
     def __len__(self) -> int:
         return len(self.slices)
 
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """What the volume tells of its tissue, computed when it is asked for."""
+        return Anatomy(self.slices, self.spacing)
+
 
 def read_volumes(path: str | Path) -> list[Volume]:
     """Return the magnitude volumes of a NIfTI, .npz, .npy or HDF5 file, or the phantom (``phantom:SEED``).
 
-    In .npz and HDF5 every real array with three or more axes is a volume; its last two axes are y and x.
+    In .npz and HDF5 every real array with three or more axes is a volume; its last two axes are y and x. Its spacing is
+    the array (slice, y, x) that is named like it with ``_spacing`` appended; without one, slices count as four pixels
+    apart, as they are in most clinical scans.
 
     Raises:
         InputError: a file that holds no volume, or one that cannot be used.
@@ -66,16 +74,18 @@ def read_volumes(path: str | Path) -> list[Volume]:
     text = str(path)
     if text == PHANTOM or text.startswith(PHANTOM + ":"):
         return [_phantom(text)]
-    if text.lower().endswith(SUFFIXES):
+    if is_nifti(path):
         found = read_nifti(path)
         return [prepare(Path(path).name, found.values, found.spacing)]
     store = open_store(path)
     volumes = []
     for name, (shape, dtype) in store.arrays.items():
-        if len(shape) < 3 or dtype.kind not in "fiu" or min(shape[-2:]) < SMALLEST:
+        if "/" in name or len(shape) < 3 or dtype.kind not in "fiu" or min(shape[-2:]) < SMALLEST:
             continue
         values = store.read(name).reshape(-1, *shape[-2:])
-        volumes.append(prepare(f"{Path(path).name}:{name}", values, (1.0, 1.0, 1.0)))
+        stated = f"{name}_spacing" in store.arrays
+        spacing = _spacing(store.read(f"{name}_spacing"), f"{path}:{name}_spacing") if stated else (4.0, 1.0, 1.0)
+        volumes.append(prepare(f"{Path(path).name}:{name}", values, spacing))
     if not volumes:
         listed = ", ".join(f"{n} {s} {d}" for n, (s, d) in list(store.arrays.items())[:8]) or "no arrays"
         raise InputError(
@@ -86,14 +96,27 @@ def read_volumes(path: str | Path) -> list[Volume]:
     return volumes
 
 
+def _spacing(stated: Real, where: str) -> tuple[float, float, float]:
+    """Return the spacing that a file states.
+
+    Raises:
+        InputError: it is not three positive numbers.
+
+    """
+    found = np.asarray(stated, np.float64).ravel()
+    if found.shape != (3,) or not np.isfinite(found).all() or found.min() <= 0:
+        raise InputError("a spacing is three positive numbers", where=where, why=f"it is {found.tolist()}")
+    return float(found[0]), float(found[1]), float(found[2])
+
+
 def is_volume(path: str | Path) -> bool:
     """Tell whether a file holds magnitude volumes to simulate from, rather than k-space."""
     text = str(path)
-    if text.split(":")[0] == PHANTOM or text.lower().endswith(SUFFIXES):
+    if text.split(":")[0] == PHANTOM or is_nifti(path):
         return True
     if sniff(path) == "cfl":
         return False
-    kinds = [(len(s), d.kind) for s, d in open_store(path).arrays.values()]
+    kinds = [(len(s), d.kind) for n, (s, d) in open_store(path).arrays.items() if "/" not in n]
     return not any(k in "cV" and n >= 2 for n, k in kinds) and any(k in "fiu" and n >= 3 for n, k in kinds)
 
 
@@ -102,14 +125,14 @@ def prepare(name: str, values: Real, spacing: tuple[float, float, float]) -> Vol
 
     Args:
         name: for messages and the card.
-        values: (slice, y, x), real, any unit.
+        values: (slice, y, x), any unit; of complex values the magnitude is taken.
         spacing: (slice, y, x) distances of voxels.
 
     Raises:
         InputError: values that are negative or not finite, or no object in any slice.
 
     """
-    values = np.asarray(values, dtype=np.float32)
+    values = np.asarray(np.abs(values) if np.iscomplexobj(values) else values, dtype=np.float32)
     if not np.isfinite(values).all() or values.min() < 0:
         raise InputError(
             f"{name} is not a magnitude volume",

@@ -1,23 +1,23 @@
-"""Many files: matched by name, scored one after the other, and summed up over volumes."""
+"""Many files: scored one after the other, and summed up over volumes."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mrirecon.errors import InputError, MriReconError, UsageError
+from mrirecon.errors import InputError, MriReconError
 from mrirecon.evaluate.one import Evaluation, Options, Row, evaluate
+from mrirecon.evaluate.partners import by_name, pair_up
 from mrirecon.io import atomic_path
-from mrirecon.io.dicom import is_dicom
 from mrirecon.lesions import LesionScore, by_size
+from mrirecon.text import utf8
 
-SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".nii", ".nii.gz")
 RESAMPLES = 10_000
 LEAST = 3  # volumes for an interval
 
@@ -137,10 +137,11 @@ def evaluate_folders(
     progress: Callable[[int, int, str], None] | None = None,
     **names: Any,
 ) -> Evaluations:
-    """Score every file of a folder against the one of the same name; one pair is in memory at a time.
+    """Score every file of a folder against the one of the same scan; one pair is in memory at a time.
 
-    Names agree up to their first dot: ``case1.h5`` and ``case1.nii.gz`` belong together. If options name a mask or a
-    region that is a folder, each pair takes the file of its name there.
+    What belongs together is told by the sidecars of the images, and by names up to their first dot: see
+    `mrirecon.evaluate.partners.pair_up`. If options name a mask or a region that is a folder, each pair takes the file
+    of its scan there.
 
     Args:
         predictions: folder of images.
@@ -154,34 +155,21 @@ def evaluate_folders(
 
     """
     options = options or Options()
-    ours, theirs = by_name(predictions), by_name(references)
-    both = sorted(set(ours) & set(theirs))
-    if not both:
-        raise InputError(
-            "no file in one folder has the name of one in the other",
-            where=f"{predictions} and {references}",
-            why=f"{_few(ours)} and {_few(theirs)}",
-            fix="give files the same names up to the first dot",
-        )
+    pairs, alone, unused = pair_up(predictions, references)
     done: list[Evaluation] = []
     failed: list[MriReconError] = []
-    for number, name in enumerate(both):
+    for number, pair in enumerate(pairs):
         if progress is not None:
-            progress(number, len(both), name)
+            progress(number, len(pairs), pair.case)
         try:
-            found = evaluate(ours[name], theirs[name], options=own_options(options, name), **names)
+            own = own_options(options, pair.case, pair.prediction.name.split(".")[0])
+            found = evaluate(pair.prediction, pair.reference, options=own, **names)
         except MriReconError as error:
-            error.where = error.where or str(ours[name])
+            error.where = error.where or str(pair.prediction)
             failed.append(error)
         else:
-            done.append(found)
-    return Evaluations(
-        done,
-        failed,
-        [ours[n] for n in sorted(set(ours) - set(both))],
-        [theirs[n] for n in sorted(set(theirs) - set(both))],
-        options,
-    )
+            done.append(replace(found, case=pair.case))
+    return Evaluations(done, failed, alone, unused, options)
 
 
 def summarize(values: Sequence[float | None], seed: int = 0) -> Summary:
@@ -204,35 +192,8 @@ def summarize(values: Sequence[float | None], seed: int = 0) -> Summary:
     return Summary(len(defined), len(values) - len(defined), float(defined.mean()), deviation, low, high)
 
 
-def by_name(folder: Path) -> dict[str, Path]:
-    """Return the files of a folder that may hold images or scans, by their name up to its first dot.
-
-    Raises:
-        UsageError: it is no folder.
-        InputError: two files of one name.
-
-    """
-    if not folder.is_dir() or is_dicom(folder):
-        raise UsageError("a folder is compared with a folder", where=str(folder), fix="give two files or two folders")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        known = path.name.lower().endswith(SUFFIXES) or (path.is_dir() and is_dicom(path))
-        if path.name.startswith(".") or not known:
-            continue
-        name = path.name.split(".")[0]
-        if name in found:
-            raise InputError(
-                f"two files are called {name}",
-                where=str(folder),
-                why=f"{found[name].name}, {path.name}",
-                fix="keep one",
-            )
-        found[name] = path
-    return found
-
-
-def own_options(options: Options, name: str) -> Options:
-    """Return options whose mask and region are files of that name, where they are folders.
+def own_options(options: Options, *names: str) -> Options:
+    """Return options whose mask and region are files of the first of these names there is, where they are folders.
 
     Raises:
         InputError: there is none.
@@ -243,9 +204,10 @@ def own_options(options: Options, name: str) -> Options:
         folder = getattr(options, key)
         if folder is not None and folder.is_dir():
             there = by_name(folder)
-            if name not in there:
+            name = next((n for n in names if n in there), None)
+            if name is None:
                 raise InputError(
-                    f"there is no {key} for {name}", where=str(folder), fix=f"add one, or leave out --{key}"
+                    f"there is no {key} for {names[0]}", where=str(folder), fix=f"add one, or leave out --{key}"
                 )
             changed[key] = there[name]
     return Options(**{**vars(options), **changed})
@@ -262,13 +224,8 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Row], inp
     writer.writeheader()
     writer.writerows({k: _harmless(v) for k, v in row.items()} for row in rows)
     with atomic_path(path, inputs=inputs) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+        temporary.write_bytes(utf8(text.getvalue()))
 
 
 def _harmless(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-
-
-def _few(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "") if listed else "nothing"

@@ -12,13 +12,15 @@ import numpy as np
 
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluate.align import aligned, apart
-from mrirecon.evaluate.misfit import misfits, resized
+from mrirecon.evaluate.misfit import misfits
 from mrirecon.evaluate.reference import CROPPED, placed_reference
 from mrirecon.evaluate.region import read_region
+from mrirecon.evaluate.shapes import centre_square, check_shapes, common_centre
 from mrirecon.io.images import read_placed_image
+from mrirecon.io.select import select_images
 from mrirecon.lesions import LesionScore, by_size, measure_lesions
 from mrirecon.metrics import METRICS, scores
-from mrirecon.presets import PRESETS, Preset, score_volume
+from mrirecon.presets import PRESETS, SIGNED, Preset, score_volume
 from mrirecon.sharpness import gmsd, hfen
 
 EXTRA = ("mse", "hfen", "gmsd")
@@ -72,6 +74,7 @@ class Evaluation:
         items: the metrics of each item: of the volume as a whole where the preset says so, else the mean over slices.
         notes: what the user should know: an image that seems to be mirrored, and the like.
         lesions: by item.
+        case: name of the scan, where files of folders were matched.
 
     """
 
@@ -85,6 +88,7 @@ class Evaluation:
     items: list[dict[str, float | None]]
     notes: list[str] = field(default_factory=list)
     lesions: list[list[LesionScore]] = field(default_factory=list)
+    case: str | None = None
 
     @property
     def mean(self) -> dict[str, float | None]:
@@ -118,7 +122,8 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold; what is undefined is null."""
-        found: dict[str, Any] = {
+        found: dict[str, Any] = {} if self.case is None else {"case": self.case}
+        found |= {
             "prediction": str(self.prediction),
             "reference": {"file": str(self.reference), "kind": self.kind},
             "preset": self.options.preset,
@@ -146,6 +151,7 @@ def evaluate(
     dataset: str | None = None,
     reference_dataset: str | None = None,
     axes: str | None = None,
+    items: str | None = None,
 ) -> Evaluation:
     """Score the images of a file.
 
@@ -153,19 +159,25 @@ def evaluate(
         prediction: images: HDF5 or .npz (`reconstruction`, ...), .npy, NIfTI, a DICOM folder, a BART pair: see
             `read_image`. Where both files say how they lie, they are turned to lie as the reference does.
         reference: images likewise, or fully sampled k-space: then the magnitude of the SENSE combination with ESPIRiT
-            maps of the full data. A file that holds both is taken as k-space; name a dataset to take its images.
+            maps of the full data. A file that holds both is taken as k-space; name a dataset to take its images. The
+            preset ``fastmri`` takes the target of a fastMRI file.
         options: what is measured; the one score of `mrirecon.metrics` if left out.
         dataset: name of the images in `prediction`.
         reference_dataset: name of the images in `reference`.
         axes: names of the axes of the reference's k-space, where its file leaves them open.
+        items: which of the reference's, such as "3-17"; of as many images, all are taken, else those of these numbers.
 
     Raises:
         InputError: files that cannot be read; images that differ in number or size; an undersampled reference.
 
     """
     options = options or Options()
-    images, grid = read_placed_image(prediction, dataset=dataset)
-    truth, kind, place = placed_reference(reference, dataset=reference_dataset, axes=axes)
+    images, grid = read_placed_image(prediction, dataset=dataset, signed=options.preset in SIGNED)
+    truth, kind, place = placed_reference(
+        reference, dataset=reference_dataset, axes=axes, preset=options.preset, items=items
+    )
+    if len(images) != len(truth):
+        images, grid = select_images(images, grid, items, prediction)
     images, grid, notes = aligned(images, grid, place)
     placed = False
     if images.shape == truth.shape:
@@ -191,7 +203,7 @@ def compare(
     options: Options | None = None,
     placed: bool = False,
 ) -> Evaluation:
-    """Score images (item, *space) against reference magnitudes of the same shape; the names are for errors and reports.
+    """Score images (item, *space) against reference images of the same shape; the names are for errors and reports.
 
     `placed` tells that by their coordinates the two lie alike; then an image that seems mirrored is all the stranger.
 
@@ -202,11 +214,22 @@ def compare(
     options = options or Options()
     prediction, reference = Path(prediction), Path(reference)
     told = []
-    if kind in CROPPED and images.shape != truth.shape and images.ndim == truth.ndim:
-        images, truth, how = _common_centre(images, truth)
+    if options.preset == "fastmri" and images.shape != truth.shape and images.ndim == truth.ndim:
+        images, truth, how = centre_square(images, truth, prediction, reference)
         told.append(how)
-    _check_shapes(images, truth, prediction, reference)
-    images, truth = np.abs(images), np.abs(truth)
+    elif kind in CROPPED and images.shape != truth.shape and images.ndim == truth.ndim:
+        images, truth, how = common_centre(images, truth)
+        told.append(how)
+    check_shapes(images, truth, prediction, reference)
+    if options.preset not in SIGNED or np.iscomplexobj(images):
+        images = np.abs(images)
+    if options.preset not in SIGNED or np.iscomplexobj(truth):
+        truth = np.abs(truth)
+    told += [
+        f"{np.count_nonzero(v < 0)} of {v.size} values of the {name} are negative, and taken as they are"
+        for name, v in (("images", images), ("reference", truth))
+        if (v < 0).any()
+    ]
     mask = None if options.mask is None else read_region(options.mask, images.shape, reference) > 0
     labels = None if options.region is None else read_region(options.region, images.shape, reference)
     spacing = options.spacing or (1.0, 1.0)
@@ -229,6 +252,7 @@ def compare(
         slices, why, items = slices + rows, why + reasons, [*items, whole]
         scaled = options.preset in ("mrirecon", "mridc")  # the latter divides each by its own maximum
         scale = mean(row.get("scale") for row in rows) if options.preset == "mrirecon" else _factor(x, r)
+        x, r = np.abs(x), np.abs(r)
         for what, how in misfits(x, r, scale, placed=placed, scaled=scaled):
             notes.setdefault(what, []).append(how)
         if labels is not None:
@@ -264,7 +288,7 @@ def _measured(
             row[name] = None
             try:
                 if scale is not None:
-                    row[name] = float(metric(x[i] * scale, r[i]))
+                    row[name] = float(metric(np.abs(x[i]) * scale, np.abs(r[i])))
             except InputError as error:
                 reasons[i][name] = error.what
     names = [m for m in options.metrics if any(m in row for row in rows)]
@@ -285,44 +309,6 @@ def _factor(x: np.ndarray, r: np.ndarray) -> float | None:
     """Return what brings a volume to its reference by least squares; None where there is nothing to bring."""
     power = float(np.vdot(x, x))
     return float(np.vdot(x, r)) / power if power > 0 and math.isfinite(power) else None
-
-
-def _common_centre(images: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
-    """Cut both to what they share around their centres, as fastMRI's `center_crop_to_smallest` does, and say so."""
-    size = tuple(min(a, b) for a, b in zip(images.shape[1:], truth.shape[1:], strict=True))
-    cut = []
-    for values in (images, truth):
-        starts = ((n - s) // 2 for n, s in zip(values.shape[1:], size, strict=True))
-        cut.append(values[(slice(None), *(slice(a, a + s) for a, s in zip(starts, size, strict=True)))])
-    sizes = f"images {_times(images.shape[1:])}, reference {_times(truth.shape[1:])}"
-    return cut[0], cut[1], f"{sizes}: {_times(size)} around the centre are compared"
-
-
-def _check_shapes(images: np.ndarray, truth: np.ndarray, prediction: Path, reference: Path) -> None:
-    if images.shape == truth.shape:
-        return
-    fix = "compare images of the same scan, at the same matrix size"
-    if len(images) != len(truth):
-        what = f"{len(images)} {_plural(len(images))} cannot be compared with {len(truth)}"
-    elif images.shape[1:] == truth.shape[:0:-1] and images.ndim == 3:
-        what, fix = "the images lie across each other", "transpose one of them"
-    else:
-        what = "the images differ in size"
-        fix = "; ".join(filter(None, (fix, resized(np.abs(images), np.abs(truth)))))
-    raise InputError(
-        what,
-        where=f"{prediction} and {reference}",
-        why=f"shapes {_times(images.shape)} and {_times(truth.shape)} (items first)",
-        fix=fix,
-    )
-
-
-def _plural(count: int) -> str:
-    return "image" if count == 1 else "images"
-
-
-def _times(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))
 
 
 def _list(names: Sequence[str]) -> str:

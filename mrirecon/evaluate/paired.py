@@ -15,7 +15,6 @@ Slices of a volume, and volumes of a person, are no independent draws: they are 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,15 +25,16 @@ import numpy as np
 from scipy import stats
 
 from mrirecon.data.settings import Data
-from mrirecon.data.sources import person_of
+from mrirecon.data.sources import check_person, person_of
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluate.folders import summarize
+from mrirecon.text import parse_json
 
 LEAST = 6  # persons for a test
 LEVEL = 0.05
 PERSON: str = Data.model_fields["person"].default
 HIGHER = {"ssim": True, "psnr": True}  # of the others, less is better
-Values = Mapping[str, Mapping[str, float | None]]  # by file, then by metric
+Values = Mapping[str, Mapping[str, float | None]]  # by scan, then by metric
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def compare_runs(
     """Compare pairs of runs in every metric.
 
     Args:
-        runs: by name; each gives the metrics of each file, by the file's name.
+        runs: by name; each gives the metrics of each scan, by the scan's name.
         metrics: names.
         person: regular expression whose first group names the person in a file's name; see `person_of`.
         seed: of the bootstrap.
@@ -97,12 +97,13 @@ def compare_runs(
         higher: for each metric, whether more is better; less is where nothing is said.
 
     Raises:
-        UsageError: fewer than two runs.
+        UsageError: fewer than two runs; a `person` that names nobody.
         InputError: two runs have no person in common.
 
     """
     if len(runs) < 2:
         raise UsageError("a comparison needs two runs or more", why=f"there is {', '.join(runs) or 'none'}")
+    check_person(person or PERSON, "--person")
     means = {name: _by_person(values, metrics, person) for name, values in runs.items()}
     found = [
         _difference(metric, a, b, means[a], means[b], seed)
@@ -126,23 +127,48 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
 
 def read_run(path: str | Path) -> dict[str, dict[str, float | None]]:
-    """Return the metrics of each file out of what `mrirecon evaluate FOLDER FOLDER --json` printed.
+    """Return the metrics of each scan out of what `mrirecon evaluate FOLDER FOLDER --json` printed.
 
     Raises:
-        InputError: it is something else.
+        InputError: see `read_scores`.
+
+    """
+    return read_scores(path)[0]
+
+
+def read_scores(path: str | Path) -> tuple[dict[str, dict[str, float | None]], str]:
+    """Return the metrics of each scan, and by whose definition, from what `evaluate --json` printed of two folders.
+
+    Raises:
+        InputError: it is something else; metrics that are no numbers; a scan that is there twice.
 
     """
     path = Path(path)
+    found: dict[str, dict[str, float | None]] = {}
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return {Path(one["prediction"]).name: dict(one["mean"]) for one in told["files"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = parse_json(path.read_bytes())
+        for one in told["files"]:
+            # earlier versions did not say which scan it is, and matched by name alone
+            case = str(one.get("case") or Path(one["prediction"]).name.split(".")[0])
+            if case in found:
+                raise ValueError(f"{case} is there twice")
+            found[case] = {str(name): _number(value) for name, value in one["mean"].items()}
+        return found, str(told.get("preset", "mrirecon"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             "this is no evaluation of two folders",
             where=str(path),
             why=f"{type(error).__name__}: {error}",
             fix="write one with `mrirecon evaluate PREDICTIONS REFERENCES --json > run.json`",
         ) from None
+
+
+def _number(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{str(value)[:40]!r} is no metric")
+    return float(value)
 
 
 def _by_person(values: Values, metrics: Sequence[str], person: str | None) -> dict[str, dict[str, float]]:

@@ -9,24 +9,29 @@ import numpy as np
 from mrirecon.inference import sense_reference
 from mrirecon.io import read
 from mrirecon.io.grid import Grid, grid_of
-from mrirecon.io.images import holds_images, read_placed_image
+from mrirecon.io.identify import sniff
+from mrirecon.io.images import holds_images, open_store, read_placed_image
+from mrirecon.io.select import select_images
 from mrirecon.prepared import Prepared, prepare_like
+from mrirecon.presets import SIGNED, Preset
 
 # What fastMRI's files hold is cut around its centre: where these are the reference, the image is cut as well.
 BESIDE, FASTMRI = "the reference beside its k-space", "the cropped images of fastMRI"
 CROPPED = (BESIDE, FASTMRI)
+# The single-coil files hold both, and their challenge scores against the first.
+FASTMRI_TARGETS = ("reconstruction_esc", "reconstruction_rss")
 
 
 def reference_images(
-    path: str | Path, *, dataset: str | None = None, axes: str | None = None
+    path: str | Path, *, dataset: str | None = None, axes: str | None = None, preset: Preset = "mrirecon"
 ) -> tuple[np.ndarray, str]:
-    """Return reference magnitudes (item, *space), and what they are, in words; see `placed_reference`.
+    """Return reference images (item, *space), and what they are, in words; see `placed_reference`.
 
     Raises:
         InputError, UnsafeContentError: see `placed_reference`.
 
     """
-    return placed_reference(path, dataset=dataset, axes=axes)[:2]
+    return placed_reference(path, dataset=dataset, axes=axes, preset=preset)[:2]
 
 
 def placed_reference(
@@ -35,25 +40,41 @@ def placed_reference(
     dataset: str | None = None,
     axes: str | None = None,
     like: Prepared | None = None,
+    preset: Preset = "mrirecon",
+    items: str | None = None,
 ) -> tuple[np.ndarray, str, Grid]:
-    """Return reference magnitudes (item, *space), what they are, in words, and where they lie.
+    """Return reference images (item, *space), what they are, in words, and where they lie.
 
     Images are taken as they are; fully sampled k-space is combined with ESPIRiT maps of the full data; an undersampled
     file must hold a reference of its own. With ``like``, k-space is averaged, whitened and cropped first
-    as that scan was, whose images it is compared with.
+    as that scan was, whose images it is compared with. The preset ``fastmri`` takes the target that a fastMRI file
+    holds beside its k-space, as `fastmri/evaluate.py` does. Images are magnitudes, but for presets that take values as
+    they are (`mrirecon.presets.SIGNED`). ``items`` names those that are wanted, such as "3-17".
 
     Raises:
         InputError, UnsafeContentError: see `mrirecon.io.read`; undersampled k-space without a reference.
 
     """
+    if dataset is None and preset == "fastmri":
+        dataset = _fastmri_target(path)
     if dataset is not None or (axes is None and holds_images(path)):
-        images, grid = read_placed_image(path, dataset=dataset)
-        return images, FASTMRI if dataset in ("reconstruction_rss", "reconstruction_esc") else "images", grid
-    scan = read(path, axes=axes)
-    if scan.reference is not None and scan.mask(0).mean() < 0.9:
+        placed = read_placed_image(path, dataset=dataset, signed=preset in SIGNED)
+        images, grid = select_images(*placed, items, path)
+        return images, FASTMRI if dataset in FASTMRI_TARGETS else "images", grid
+    scan = read(path, axes=axes, items=items)
+    if scan.reference is not None and any(scan.mask(item).mean() < 0.9 for item in scan.usable()):
         images, kind = scan.reference, BESIDE
     else:
         scan = scan if like is None else prepare_like(scan, like)
         images, kind = sense_reference(scan), "SENSE combination of its k-space"
+        kind += ", as it holds no reconstruction_rss" if preset == "fastmri" else ""
     several = set(scan.layout.loops) - {"slice"} and len(scan) > 1 and images.ndim == 3
     return images, kind, Grid() if several else grid_of(scan, images.shape[1:])[0]
+
+
+def _fastmri_target(path: str | Path) -> str | None:
+    """Return the name of the target in a file of fastMRI's layout; None for any other file."""
+    if not Path(path).is_file() or sniff(path) != "hdf5":
+        return None
+    there = open_store(path).arrays
+    return next((name for name in FASTMRI_TARGETS if name in there), None)

@@ -9,7 +9,7 @@ import numpy as np
 from mrirecon.errors import InputError
 from mrirecon.io.images import open_store, pick
 from mrirecon.io.limits import is_numeric
-from mrirecon.io.nifti import SUFFIXES, read_nifti, resampled_labels
+from mrirecon.io.nifti import is_nifti, read_nifti, resampled_labels
 
 NAMES = ("labels", "lesions", "mask", "region", "segmentation")
 
@@ -28,8 +28,8 @@ def read_region(path: str | Path, shape: tuple[int, ...], like: str | Path) -> n
 
     """
     path, like = Path(path), Path(like)
-    if _nifti(path):
-        labels = (resampled_labels(path, like) if _nifti(like) else read_nifti(path)).values
+    if is_nifti(path):
+        labels = (resampled_labels(path, like) if is_nifti(like) else read_nifti(path)).values
     else:
         store = open_store(path)
         name = pick(store, NAMES)
@@ -45,10 +45,6 @@ def read_region(path: str | Path, shape: tuple[int, ...], like: str | Path) -> n
             fix="give it on the images' grid, or both as NIfTI files, whose coordinates tell how they lie",
         )
     return labels.reshape(shape).astype(np.int32)
-
-
-def _nifti(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES)
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -6,7 +6,7 @@ from mrirecon.io.atomic import atomic_path, refuse_overwrite, safe_name, sha256
 from mrirecon.io.geometry import Geometry
 from mrirecon.io.hdf5 import open_hdf5
 from mrirecon.io.images import read_array, read_image
-from mrirecon.io.info import describe
+from mrirecon.io.info import describe, describe_images
 from mrirecon.io.reader import read
 from mrirecon.io.scan import Scan
 from mrirecon.io.write import sidecar_path, write_image, write_json, write_kspace, write_maps
@@ -16,6 +16,7 @@ __all__ = [
     "Scan",
     "atomic_path",
     "describe",
+    "describe_images",
     "open_hdf5",
     "read",
     "read_array",

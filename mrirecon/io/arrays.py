@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from mrirecon.io.assemble import NEEDED_NAMES, Given, MapsSource, assemble, select_kspace
@@ -12,6 +11,7 @@ from mrirecon.io.limits import TEXT_LIMIT
 from mrirecon.io.npy import NpyStore, NpzStore
 from mrirecon.io.scan import Scalar, Scan
 from mrirecon.io.values import complex_dtype, real_kspace
+from mrirecon.text import parse_json
 
 
 def read_arrays(
@@ -70,8 +70,8 @@ def _sidecar_axes(sidecar: Path, notes: list[str]) -> str | None:
     try:
         if not sidecar.is_file() or sidecar.stat().st_size > TEXT_LIMIT:
             return None
-        content = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = parse_json(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         notes.append(f"{sidecar.name} is not JSON that can be read, and was not used")
         return None
     axes = content.get("axes") if isinstance(content, dict) else None
@@ -83,8 +83,8 @@ def _sidecar_axes(sidecar: Path, notes: list[str]) -> str | None:
 def _meta(store: NpzStore) -> dict[str, Scalar]:
     """Return the values of the entry `meta` where it is a JSON object."""
     try:
-        content = json.loads(store.text("meta") or "{}")
-    except (ValueError, RecursionError):
+        content = parse_json(store.text("meta") or "{}")
+    except ValueError:
         return {}
     if not isinstance(content, dict):
         return {}

@@ -41,6 +41,37 @@ ATTRIBUTES = frozenset(
 )
 
 
+def leaf(name: str) -> str:
+    """Return the last part of the path of an array in a group."""
+    return name.rpartition("/")[2]
+
+
+def kspace_in_groups(
+    arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], path: Path, dataset: str | None
+) -> str | None:
+    """Return the name of k-space that lies inside of a group; None where the root holds what may be k-space.
+
+    Raises:
+        InputError: several that could be meant; they are listed.
+
+    """
+    if dataset is not None:
+        return dataset if "/" in dataset and dataset in arrays else None
+    able = [name for name, (shape, dtype) in arrays.items() if complex_dtype(dtype) and len(shape) >= 2]
+    if any("/" not in name for name in able) or any(name.lower() in KSPACE_NAMES for name in arrays):
+        return None
+    beside = (*MAPS_NAMES, *REFERENCE_NAMES, *CALIBRATION_NAMES, "mask", "noise")
+    likely = [name for name in able if leaf(name).lower() in KSPACE_NAMES]
+    likely = likely or [name for name in able if leaf(name).lower() not in beside]
+    if len(likely) > 1:
+        raise InputError(
+            f"{path} holds several arrays that could be k-space",
+            why=", ".join(f"{name} {arrays[name][0]}" for name in likely[:12]),
+            fix=f"name one of them, for example --dataset {likely[0]}",
+        )
+    return likely[0] if likely else None
+
+
 def select_kspace(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], path: Path, dataset: str | None) -> str:
     """Return the name of the array that is k-space: the one asked for, `kspace` or `ksp`, or the only complex one.
 
@@ -69,7 +100,7 @@ def select_kspace(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], path: 
             why=f"{', '.join(likely)}",
             fix=f"name one of them, for example dataset={likely[0]!r}, or keep one named 'kspace'",
         )
-    if len(arrays) == 1:
+    if len(arrays) == 1 and dataset is None:
         name, (shape, dtype) = next(iter(arrays.items()))
         raise real_kspace(dtype, shape, f"{path}:{name}")
     raise InputError(f"{path} holds no k-space", why=f"it holds {listed}", fix="name the complex array 'kspace'")
@@ -116,7 +147,7 @@ def assemble(
     said = list(notes)
     if unverified:
         said.append("unverified: no file of this format was at hand to try the reader: look at the image first")
-    others = {name.lower(): name for name in arrays if name != kspace}
+    others = {leaf(name).lower(): name for name in arrays if name != kspace}
 
     def find(names: Sequence[str]) -> str | None:
         return next((others.pop(n) for n in names if n in others), None)
@@ -156,7 +187,7 @@ def assemble(
             noise = to_complex64(store.read(noise_name), f"{path}:{noise_name}")
         else:
             said.append(f"{noise_name} {box} {kind} is not used: a noise scan is complex, (coil, samples)")
-    geometry = geometry or restored_geometry({n.lower(): store.read(n) for n in places if n is not None})
+    geometry = geometry or restored_geometry({leaf(n).lower(): store.read(n) for n in places if n is not None})
     for name in others.values():
         if complex_dtype(arrays[name][1]):
             said.append(f"also in the file, not used: {name} {arrays[name][0]}")

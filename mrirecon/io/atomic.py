@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mrirecon.errors import InputError, MriReconError, ResourceError, UsageError
 from mrirecon.io.identify import cfl_pair
+from mrirecon.text import local, portable
 
 _PREFIX = ".mrirecon-"
 _STALE_SECONDS = 600
@@ -150,12 +151,19 @@ def refuse_existing(outputs: Iterable[Path], overwrite: bool) -> None:
 def safe_name(text: str, fallback: str = "item", *, room: int = 0) -> str:
     """Return a file name made of `text`, which may come from inside a file: no folders, no control characters.
 
-    It is cut to 200 bytes, so that an ending and a temporary name still fit into the 255 that a name may have; `room`
-    is what a longer ending needs of them.
+    It is the same in every locale, a byte that is no UTF-8 becomes %XX, and it is cut to 200 bytes, so that an ending
+    and a temporary name still fit into the 255 that a name may have; `room` is what a longer ending needs of them.
+    Different texts can lead to one name: whoever makes several has to look.
     """
-    name = unicodedata.normalize("NFC", text).replace("\\", "/").rsplit("/", 1)[-1]
-    name = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in name).strip(" .")
-    return name.encode("utf-8", errors="replace")[: _NAME_BYTES - room].decode("utf-8", errors="ignore") or fallback
+    name = unicodedata.normalize("NFC", portable(text)).replace("\\", "/").rsplit("/", 1)[-1]
+    name = "".join(_safe(c) for c in name).strip(" .")
+    return local(name.encode("utf-8")[: _NAME_BYTES - room].decode("utf-8", errors="ignore")) or fallback
+
+
+def _safe(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"%{ord(character) - 0xDC00:02X}"
+    return character if character.isprintable() and character not in '<>:"|?*' else "_"
 
 
 def sha256(path: str | Path) -> str:

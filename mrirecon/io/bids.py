@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from mrirecon import __version__
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io.limits import TEXT_LIMIT
 from mrirecon.io.write import write_json
+from mrirecon.text import parse_json
 
 VERSION = "1.9.0"
 DESCRIPTION = "dataset_description.json"
@@ -127,8 +127,8 @@ def _read(path: Path) -> dict[str, object]:
     try:
         if path.stat().st_size > TEXT_LIMIT:
             raise ValueError("it is too large")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read", why=str(error)[:200], fix="mend it, or name another folder"
         ) from None

@@ -140,7 +140,7 @@ def _signal(scan: Scan, sums: _Sums) -> Finding:
         return Finding("signal", "bad", "k-space is zero everywhere")
     if sums.empty:
         few = ", ".join(map(str, sums.empty[:8])) + (", …" if len(sums.empty) > 8 else "")
-        told = f"{len(sums.empty)} of {len(scan)} items are zero everywhere ({few}) and will be refused"
+        told = f"{len(sums.empty)} of {len(scan)} items are zero everywhere ({few}): their images will be zero"
         return Finding("signal", "look", told)
     if not (sums.smallest >= SMALLEST and sums.largest <= LARGEST):
         told = f"largest values from {sums.smallest:.3g} to {sums.largest:.3g}: scale them, to maximum 1 for instance"

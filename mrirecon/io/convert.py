@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,10 +19,12 @@ from mrirecon.io.encode_mrd import encode_mrd
 from mrirecon.io.formats import ArrayFormat, ImageFormat, image_format, kept, require
 from mrirecon.io.identify import cfl_pair, sniff
 from mrirecon.io.images import IMAGE_NAMES, Images, holds_images, is_volumes, open_store, read_image, read_images
+from mrirecon.io.nifti import PAIR, is_nifti
 from mrirecon.io.place import NAMES as PLACE_NAMES
 from mrirecon.io.place import stored_geometry
 from mrirecon.io.reader import read
 from mrirecon.io.scan import Scan
+from mrirecon.io.select import select, select_images
 from mrirecon.io.values import complex_dtype, to_complex64
 from mrirecon.io.write import sidecar_path, write_image, write_json, write_kspace
 
@@ -56,6 +58,7 @@ def convert(
     kind: Kind = "auto",
     axes: str | None = None,
     dataset: str | None = None,
+    items: str | None = None,
     overwrite: bool = False,
     command: Sequence[str] | None = None,
 ) -> Conversion:
@@ -73,6 +76,7 @@ def convert(
         kind: what the source holds; "auto" takes k-space where there is some.
         axes: names of the axes of k-space, where its file leaves them open.
         dataset: name of the array, where there are several.
+        items: which of them, such as "3-17"; None for all.
         overwrite: replace an output that exists.
         command: the command line, for the sidecar.
 
@@ -90,8 +94,8 @@ def convert(
     told: dict[str, object] = {"input": {"file": str(source), "sha256": _digest(source, inputs)}}
     told["command"] = None if command is None else list(command)
     if kind == "images" or (not raw and kind == "auto" and axes is None and _is_image(source, dataset)):
-        return _images(source, target, chosen, dataset, inputs, told)
-    scan = read_with_siblings(source, axes, dataset)
+        return _images(source, target, chosen, dataset, items, inputs, told)
+    scan = select(read_with_siblings(source, axes, dataset), items)
     if raw:
         return _raw(scan, target, inputs, told)
     for known in get_args(ArrayFormat):
@@ -139,10 +143,19 @@ def _is_image(source: Path, dataset: str | None) -> bool:
 
 
 def _images(
-    source: Path, target: Path, format: ImageFormat, dataset: str | None, inputs: list[Path], told: dict[str, object]
+    source: Path,
+    target: Path,
+    format: ImageFormat,
+    dataset: str | None,
+    items: str | None,
+    inputs: list[Path],
+    told: dict[str, object],
 ) -> Conversion:
     found = read_images(source, dataset=dataset)
     values, notes = _whole(source, found, dataset)
+    values, grid = select_images(values, found.grid, items, source)
+    found = replace(found, grid=grid, loops=found.loops if items is None else None)
+    notes += [f"items {items}"] if items is not None else []
     if complex_dtype(values.dtype):
         values = to_complex64(values, found.where)
     elif values.dtype.kind not in "biuf":
@@ -273,6 +286,8 @@ def _inputs(source: Path) -> list[Path]:
     """Return the files that must not be written over."""
     if source.is_dir():
         return [source]
+    if source.suffix.lower() in PAIR and is_nifti(source):
+        return [source.with_suffix(".img"), source.with_suffix(".hdr")]
     if not source.exists() and cfl_pair(source)[1].exists():
         return [cfl_pair(source)[1]]
     return [source]

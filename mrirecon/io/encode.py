@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from mrirecon.io.scratch import pieces
+from mrirecon.text import utf8
 
 _BESIDES = 64 << 10  # bytes of an HDF5 file beside its arrays
 Encode = Callable[[Path], None]
@@ -112,7 +113,7 @@ def encode_text(text: str) -> Encode:
     """Return a function that writes text as UTF-8."""
 
     def encode(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(utf8(text))
 
     return encode
 

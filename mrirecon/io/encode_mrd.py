@@ -13,6 +13,7 @@ from mrirecon.io.encode import Encode
 from mrirecon.io.grid import grid_of
 from mrirecon.io.scan import Scan
 from mrirecon.io.sequence import sequence
+from mrirecon.io.siemens import forward_transform
 
 INSTALL = "pip install 'mrirecon[formats]'"
 _PROTON = 42.577478518e6  # Hz/T, CODATA 2018
@@ -25,8 +26,10 @@ def encode_mrd(scan: Scan, notes: list[str]) -> Encode:
     """Return a function that writes a scan as ISMRMRD; what it does not hold is added to `notes`.
 
     The readout is the axis that the scan's geometry names, else y, as in fastMRI's layout. Lines that were not measured
-    are left out; a readout begins and ends with its first and last sample measured. The header states the centre of
-    k-space as n // 2, positions and directions where the scan has them, and 0 in their place where not.
+    are left out; a readout begins and ends with its first and last sample measured, and holds the centre: zeros reach
+    that far where it was not measured. The header states the centre of k-space as n // 2, positions and directions
+    where the scan has them, and 0 in their place where not. Where it states Siemens as the vendor, samples are
+    conjugated, as readers of Siemens data expect (see `mrirecon.io.siemens`); the sequence's name is not written.
 
     Args:
         scan: any Cartesian scan.
@@ -65,8 +68,15 @@ def _tell(scan: Scan, notes: list[str]) -> None:
         notes.append("where the scan lies is not known: positions and directions are 0")
         if None in _sizes(scan):
             notes.append("the voxel's size is not known, but the header must state one: 1 mm stands for it")
+    if _conjugated(scan):
+        notes.append("k-space is conjugated in the file, as Siemens's is, which its header names as the vendor")
     if "field_strength_t" not in scan.attributes:
         notes.append("the field is not known: the resonance frequency, which the header must state, is 0")
+
+
+def _conjugated(scan: Scan) -> bool:
+    """Whether readers will conjugate what is written: they see the vendor, and no name of a sequence."""
+    return forward_transform(scan.attributes.get("vendor"), None)[0]
 
 
 def _order(scan: Scan) -> list[int]:
@@ -134,6 +144,8 @@ def _acquisitions(scan: Scan) -> Iterator[Any]:
         yield noise
     order = _order(scan)
     for item, loops in enumerate(scan.items):
+        if scan.empty(item):
+            continue  # no signal: no readout was measured there
         # (coil, readout, phase[, partition]) and (readout, ...)
         kspace, mask = scan.kspace(item).transpose(0, *(i + 1 for i in order)), scan.mask(item).transpose(order)
         lines = np.argwhere(mask.any(axis=0))
@@ -147,8 +159,11 @@ def _acquisitions(scan: Scan) -> Iterator[Any]:
                     why=f"{len(measured)} of {last - first} samples of a readout along {scan.space[order[0]]}",
                     fix="write h5, npz or cfl",
                 )
+            # The centre must lie inside, and not at index 0, which means that it is not stated.
+            centre = len(mask) // 2
+            first, last = min(first, max(0, centre - 1)), max(last, centre + 1)
             made = _acquisition(scan, kspace[(slice(None), slice(first, last), *line)], "dwell_us", loops)
-            made.center_sample = max(0, len(mask) // 2 - first)
+            made.center_sample = centre - first
             made.idx.kspace_encode_step_1 = int(line[0])
             made.idx.kspace_encode_step_2 = int(line[1]) if len(line) > 1 else 0
             if number == 0:
@@ -163,7 +178,8 @@ def _acquisitions(scan: Scan) -> Iterator[Any]:
 def _acquisition(scan: Scan, data: np.ndarray, dwell: str, loops: dict[str, int] | None) -> Any:
     import ismrmrd
 
-    made = ismrmrd.Acquisition.from_array(np.ascontiguousarray(data, dtype=np.complex64))
+    values = np.ascontiguousarray(data, dtype=np.complex64)
+    made = ismrmrd.Acquisition.from_array(np.conj(values) if _conjugated(scan) else values)
     stated = scan.attributes.get(dwell)
     made.sample_time_us = float(stated) if isinstance(stated, int | float) else 0.0
     for name, index in (loops or {}).items():

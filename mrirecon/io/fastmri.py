@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.assemble import NEEDED_NAMES, Given, MapsSource, assemble, is_public, select_kspace
+from mrirecon.io.assemble import (
+    NEEDED_NAMES,
+    Given,
+    MapsSource,
+    assemble,
+    is_public,
+    kspace_in_groups,
+    leaf,
+    select_kspace,
+)
 from mrirecon.io.axes import Layout, ask_axes, guess_axes, make_layout
 from mrirecon.io.hdf5 import GuardedFile, open_hdf5
 from mrirecon.io.header import padding, read_header, sequence_values, write_header
@@ -56,7 +65,13 @@ def read_hdf5(
     notes: list[str] = []
     with open_hdf5(path) as file:
         arrays, header_text = _survey(file, dataset, notes)
-        name = select_kspace(arrays, path, dataset)
+        inside = kspace_in_groups(arrays, path, dataset)
+        name = inside or select_kspace(arrays, path, dataset)
+        group = name[: -len(leaf(name))]
+        if inside is not None and dataset is None:
+            notes.append(f"k-space is {name}: the only array in the file that can be")
+        # What belongs to k-space lies beside it, in the same group.
+        arrays = {n: found for n, found in arrays.items() if n[: -len(leaf(n))] == group}
         kspace = file[name]
         named = file.attribute_names
         beside = kspace.attribute_names
@@ -114,15 +129,11 @@ def _other_repetitions(path: Path) -> list[str] | None:
 def _survey(
     file: GuardedFile, dataset: str | None, notes: list[str]
 ) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype]], str | None]:
-    """Return shape and type of every dataset in the root (and of the one asked for), and the header's text."""
+    """Return shape and type of every dataset (groups included, and the one asked for), and the header's text."""
     arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
     header: str | None = None
-    names = list(file)
-    if dataset is not None and dataset not in names:
-        names.append(dataset)
-    for name in names:
-        if file.is_group(name):
-            continue
+    names = file.datasets()
+    for name in names if dataset is None or dataset in names else [*names, dataset]:
         try:
             found = file[name]
             if name == _HEADER:
@@ -133,7 +144,8 @@ def _survey(
         except InputError as error:
             if name == dataset or name.lower() in NEEDED_NAMES:
                 raise
-            notes.append(f"not used: {error.what}")
+            if "/" not in name:
+                notes.append(f"not used: {error.what}")
             continue
         arrays[name] = (found.shape, found.dtype)
     return arrays, header

@@ -10,6 +10,7 @@ from mrirecon.io.assemble import KSPACE_NAMES
 from mrirecon.io.calgary import PACKED, SMALLEST
 from mrirecon.io.cmrxrecon import is_matlab
 from mrirecon.io.hdf5 import GuardedFile, open_hdf5
+from mrirecon.io.mrd_images import raw_groups
 from mrirecon.io.skmtea import is_skmtea
 
 Flavour = Literal["fastmri", "ismrmrd", "calgary-campinas", "skm-tea", "cmrxrecon"]
@@ -28,8 +29,8 @@ def hdf5_flavour(path: Path, dataset: str | None = None, axes: str | None = None
 
     """
     with open_hdf5(path) as file:
-        group = dataset or "dataset"
-        if _is_group(file, group) and not any(name.lower() in KSPACE_NAMES for name in ([] if dataset else file)):
+        named = not dataset and any(name.lower() in KSPACE_NAMES for name in file)
+        if not named and (_is_group(file, dataset or "dataset") or raw_group(file, dataset) is not None):
             return "ismrmrd"
         try:
             if axes is None and is_skmtea(file):
@@ -41,6 +42,25 @@ def hdf5_flavour(path: Path, dataset: str | None = None, axes: str | None = None
         except (InputError, KeyError):
             return "fastmri"  # whose reader says what is wrong with it
     return "fastmri"
+
+
+def raw_group(file: GuardedFile, dataset: str | None = None) -> str | None:
+    """Return the group that holds ISMRMRD raw data: the one asked for, else "dataset", else the only one; None if none.
+
+    Raises:
+        InputError: several groups hold raw data, and none is called "dataset".
+
+    """
+    found = raw_groups(file.datasets())
+    if dataset is not None:
+        return dataset.strip("/") if dataset.strip("/") in found else None
+    if len(found) > 1 and "dataset" not in found:
+        raise InputError(
+            f"{file.path} holds raw data in {len(found)} groups",
+            why=", ".join(sorted(found)[:12]),
+            fix=f"name one of them, for example --dataset {min(found)}",
+        )
+    return "dataset" if "dataset" in found else found[0] if found else None
 
 
 def _is_group(file: GuardedFile, name: str) -> bool:

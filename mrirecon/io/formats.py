@@ -12,6 +12,7 @@ import numpy as np
 from mrirecon.errors import UsageError
 from mrirecon.io.encode_dicom import INSTALL, rounding
 from mrirecon.io.grid import Grid
+from mrirecon.io.identify import cfl_pair
 
 ImageFormat = Literal["h5", "npz", "cfl", "nii", "dicom", "png"]
 ArrayFormat = Literal["h5", "npz", "cfl"]
@@ -90,6 +91,27 @@ def kept(
     if format in ("cfl", "png") and loops and set(loops) - {"slice"}:
         notes.append(f"{_NAMES[format]} does not name the loops {', '.join(loops)}: items are numbered")
     return notes
+
+
+def page_names(path: Path, pages: int) -> list[Path]:
+    """Return the files that the pages of a PNG go to."""
+    if pages == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}_{page:03d}{path.suffix or '.png'}") for page in range(pages)]
+
+
+def image_files(path: Path, format: ImageFormat, pages: int) -> list[Path]:
+    """Return all files that images are written to; of DICOM, the folder.
+
+    Args:
+        path: where they are to go.
+        format: the one written.
+        pages: planes of all items.
+
+    """
+    if format == "cfl":
+        return list(cfl_pair(path))
+    return page_names(path, pages) if format == "png" else [path]
 
 
 _NAMES = {"cfl": "BART's format", "nii": "NIfTI", "dicom": "DICOM", "png": "PNG"}

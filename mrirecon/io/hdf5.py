@@ -125,6 +125,39 @@ class GuardedFile(Mapping[str, "GuardedDataset"]):
         """Return a scalar attribute of the root group; None for arrays and objects."""
         return read_attribute(self.path, self._file, name)
 
+    def datasets(self) -> list[str]:
+        """Return the paths of all datasets: those in the root (links included) first, then those inside of groups.
+
+        Groups are entered by hard links alone, each once.
+
+        Raises:
+            InputError: more than `NAME_LIMIT` of them.
+
+        """
+        found = [name for name in self if not self.is_group(name)]
+        seen: set[object] = set()
+        # MATLAB keeps in groups of such names what its cells refer to.
+        queue = [(name, 1) for name in self if self.is_group(name) and not name.startswith("#")]
+        while queue:
+            path, depth = queue.pop(0)
+            with suppress(InputError), reading(self.path, path):
+                group = self._file[path]
+                address = getattr(h5py.h5o.get_info(group.id), "addr", path)
+                if address in seen or len(group) > NAME_LIMIT:
+                    continue
+                seen.add(address)
+                for part in group:
+                    name = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+                    if group.id.links.get_info(name).type != h5py.h5l.TYPE_HARD or not isinstance(part, str):
+                        continue
+                    if not isinstance(group[part], h5py.Group):
+                        found.append(f"{path}/{part}")
+                    elif depth < LINK_DEPTH:
+                        queue.append((f"{path}/{part}", depth + 1))
+            if len(found) > NAME_LIMIT:
+                raise InputError(f"{self.path} lists {len(found)} names", why=f"the limit is {NAME_LIMIT}")
+        return found
+
     def is_group(self, name: str) -> bool:
         """Whether `name` in the root is a group held by a hard link."""
         with reading(self.path, name):
@@ -295,6 +328,20 @@ class GuardedDataset:
         self._refuse_bomb(count * self.dtype.itemsize, READ_LIMIT)
         with reading(self._file.path, self.name):
             return np.asarray(self._dataset[index])
+
+    def records(self) -> np.ndarray:
+        """Read records of plain numbers (a compound type), such as headers.
+
+        Raises:
+            InputError: fields that are not plain numbers, or a damaged file.
+
+        """
+        fields = [self.dtype[name].base for name in self.dtype.names or ()]
+        if not fields or any(kind.kind not in "iuf" for kind in fields):
+            raise InputError(f"{self.where} does not hold records of numbers", why=f"its type is {self.dtype}")
+        self._refuse_bomb(self.nbytes, READ_LIMIT)
+        with reading(self._file.path, self.name):
+            return np.asarray(self._dataset[()])
 
     def text(self) -> str:
         """Read one string (fastMRI keeps its header so), with bytes that are not UTF-8 replaced."""

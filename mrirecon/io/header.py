@@ -8,6 +8,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from mrirecon.errors import UnsafeContentError
+from mrirecon.io.siemens import SEQUENCE_NAME
 
 # Paths kept, without namespaces. Of what lies below an entry that ends in "/", numbers are kept, for they name nobody.
 _KEPT = (
@@ -20,6 +21,7 @@ _KEPT = (
         "sequenceParameters/",
     ),
     "encoding/parallelImaging/calibrationMode",
+    SEQUENCE_NAME,
     *("acquisitionSystemInformation/systemVendor", "acquisitionSystemInformation/systemModel"),
     *("acquisitionSystemInformation/systemFieldStrength_T", "acquisitionSystemInformation/receiverChannels"),
     "acquisitionSystemInformation/relativeReceiverNoiseBandwidth",
@@ -108,10 +110,10 @@ def _is_number(value: str) -> bool:
 
 
 def write_header(values: dict[str, str]) -> str:
-    """Return the kept values as a small ISMRMRD document again, with the first encoding alone."""
+    """Return the kept values as a small ISMRMRD document, with the first encoding, without the sequence's name."""
     tree: dict[str, object] = {}
     for key, value in values.items():
-        if "#" in key:
+        if "#" in key or key == SEQUENCE_NAME:
             continue
         *groups, leaf = key.split("/")
         node = tree

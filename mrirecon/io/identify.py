@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from mrirecon.errors import InputError
+from mrirecon.io.bruker import JCAMP, bruker
 
 Kind = Literal["hdf5", "zip", "npy", "cfl", "twix"]
 
@@ -29,6 +30,7 @@ _LOOKS: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG image"),
     (b"%PDF", "a PDF document"),
     (MATLAB_5, "a MATLAB v5 file"),
+    (JCAMP, "a parameter file of a Bruker scan (JCAMP-DX)"),
     (b"\x80\x02", "a Python pickle, which is never opened"),
     (b"\x80\x04", "a Python pickle, which is never opened"),
     (b"# Dimensions", "a BART header; it needs the extension .hdr and its .cfl beside it"),
@@ -52,7 +54,7 @@ def regular_file(path: str | Path) -> Path:
     except (OSError, ValueError) as error:
         raise InputError(f"{str(path)!r} cannot be opened", why=str(error), fix="check the path") from None
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path} is a folder", fix="name the file inside it")
+        raise bruker(path) or InputError(f"{path} is a folder", fix="name the file inside it")
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is not an ordinary file", fix="copy the data to a file first")
     if status.st_size == 0:
@@ -77,7 +79,8 @@ def sniff(path: str | Path) -> Kind:
     path = Path(path)
     header, data = cfl_pair(path)
     named_so = path.suffix in (".cfl", ".hdr") or not _is_there(path)
-    if named_so and (_is_there(header) or _is_there(data)):
+    image = path.suffix == ".hdr" and not _is_there(data) and path.is_file() and is_nifti_header(read_head(path))
+    if named_so and not image and (_is_there(header) or _is_there(data)):
         return "cfl"
     head = read_head(regular_file(path))
     if head.startswith(NPY_SIGNATURE):
@@ -156,22 +159,36 @@ def is_twix(path: Path) -> bool:
 
 
 def unreadable(path: Path, wanted: str) -> InputError:
-    """Return the error for a file that is not what was wanted, saying how large it is and what it looks like."""
+    """Return the error for a file that is not what was wanted: how large it is, what it looks like, or whose it is."""
+    vendor = bruker(path)
+    if vendor is not None:
+        return vendor
     head = read_head(path)
     fix = "download or export it again, or convert it to HDF5, npz or cfl"
     if head.startswith(MATLAB_5):
         fix = "in MATLAB, save(name, 'kspace', '-v7.3'); in Python, scipy.io.loadmat, then numpy.savez"
+    if is_nifti_header(head, analyze=False) or path.name.lower().endswith(".nii.gz") or head[128:132] == b"DICM":
+        fix = "it holds images: `mrirecon evaluate` and `convert` read them, and reconstruction takes k-space"
     return InputError(
         f"{path} is not {wanted}", why=f"{path.stat().st_size} bytes that look like {looks_like(head)}", fix=fix
     )
+
+
+def is_nifti_header(head: bytes, *, analyze: bool = True) -> bool:
+    """Whether the first 352 bytes of a file are a header of NIfTI, or of the ANALYZE 7.5 that it grew out of."""
+    if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0"):
+        return True
+    return analyze and len(head) >= 348 and 348 in (int.from_bytes(head[:4], order) for order in ("little", "big"))
 
 
 def looks_like(head: bytes) -> str:
     """Say in words what the first bytes of a file look like."""
     if head[128:132] == b"DICM":
         return "a DICOM file"
-    if head[344:348] in (b"n+1\0", b"ni1\0"):
+    if is_nifti_header(head, analyze=False):
         return "a NIfTI image"
+    if is_nifti_header(head):
+        return "an image of ANALYZE 7.5"
     for signature, words in _LOOKS:
         if head.startswith(signature):
             return words

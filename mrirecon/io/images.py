@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
+from mrirecon.io.assemble import KSPACE_NAMES, leaf
 from mrirecon.io.cfl import CflStore, image_store
 from mrirecon.io.dicom import is_dicom, read_dicom
 from mrirecon.io.fastmri import Hdf5Store
@@ -17,11 +18,11 @@ from mrirecon.io.grid import GRID_NAMES, Grid, heard_loops, restored_grid
 from mrirecon.io.hdf5 import open_hdf5
 from mrirecon.io.identify import sniff
 from mrirecon.io.limits import is_numeric
-from mrirecon.io.nifti import SUFFIXES as NIFTI
-from mrirecon.io.nifti import read_nifti, read_stored
+from mrirecon.io.mrd_images import mrd_images, raw_groups, series_of
+from mrirecon.io.nifti import is_nifti, read_nifti, read_stored
 from mrirecon.io.npy import NpyStore, NpzStore
 from mrirecon.io.scan import Store
-from mrirecon.io.values import complex_dtype, magnitude_of
+from mrirecon.io.values import complex_dtype, magnitude_of, real_of
 
 IMAGE_NAMES = ("reconstruction", "reference", "reconstruction_rss", "reconstruction_esc", "image", "images", "img")
 
@@ -43,18 +44,19 @@ def open_store(path: str | Path) -> Store:
         return CflStore(path)
     arrays = {}
     with open_hdf5(path) as file:
-        for name in file:
-            if not file.is_group(name):
-                try:
-                    found = file[name]
-                except (InputError, KeyError):  # a name that is listed, and leads to nothing
-                    continue
-                arrays[name] = (found.shape, found.dtype)
+        for name in file.datasets():
+            try:
+                found = file[name]
+            except (InputError, KeyError):  # a name that is listed, and leads to nothing
+                continue
+            arrays[name] = (found.shape, found.dtype)
     return Hdf5Store(path, arrays)
 
 
 def pick(store: Store, names: Sequence[str], dataset: str | None = None) -> str:
     """Return the name of an array: the one asked for, else the first of `names` there is, else the only one of numbers.
+
+    Names are looked for in the root first, then inside of groups, where there is one of that name alone.
 
     Raises:
         InputError: none of these; what there is is listed.
@@ -64,14 +66,17 @@ def pick(store: Store, names: Sequence[str], dataset: str | None = None) -> str:
         return dataset
     numeric = [name for name, (_, dtype) in store.arrays.items() if is_numeric(dtype)]
     by_name = {name.lower(): name for name in numeric}
-    found = [by_name[name] for name in names if name in by_name] or (numeric if len(numeric) == 1 else [])
+    found = [by_name[name] for name in names if name in by_name]
+    inside = [[n for n in numeric if "/" in n and leaf(n).lower() == name] for name in names]
+    found = found or [one[0] for one in inside if len(one) == 1] or (numeric if len(numeric) == 1 else [])
     if dataset is not None or not found:
         listed = (
             ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in list(store.arrays.items())[:12])
             or "no arrays"
         )
         wanted = repr(dataset) if dataset is not None else " or ".join(names)
-        raise InputError(f"{store.path} holds no {wanted}", why=f"it holds {listed}", fix="name the array so")
+        fix = "name the array so, or say which is meant: --dataset NAME"
+        raise InputError(f"{store.path} holds no {wanted}", why=f"it holds {listed}", fix=fix)
     return found[0]
 
 
@@ -110,10 +115,10 @@ def read_image(path: str | Path, *, dataset: str | None = None) -> np.ndarray:
     """Return the magnitude images of a file, (item, *space) float32: a reconstruction or a reference.
 
     Args:
-        path: HDF5 or .npz with one of `IMAGE_NAMES`, .npy, NIfTI (slices upright), the folder of a DICOM series, or a
-            BART pair. A single 2D array is one item; further leading axes of a BART array are counted as items; a 4D
-            array elsewhere is (item, z, y, x), as `write_image` writes it; further volumes of NIfTI and DICOM are
-            counted among the slices.
+        path: HDF5 or .npz with one of `IMAGE_NAMES`, a series of ISMRMRD images as Gadgetron writes it, .npy, NIfTI
+            (slices upright), the folder of a DICOM series, or a BART pair. A single 2D array is one item; further
+            leading axes of a BART array are counted as items; a 4D array elsewhere is (item, z, y, x), as `write_image`
+            writes it; further volumes of NIfTI and DICOM are counted among the slices.
         dataset: name of the array.
 
     Raises:
@@ -123,24 +128,27 @@ def read_image(path: str | Path, *, dataset: str | None = None) -> np.ndarray:
     return read_placed_image(path, dataset=dataset)[0]
 
 
-def read_placed_image(path: str | Path, *, dataset: str | None = None) -> tuple[np.ndarray, Grid]:
+def read_placed_image(path: str | Path, *, dataset: str | None = None, signed: bool = False) -> tuple[np.ndarray, Grid]:
     """Return what `read_image` does, and where those images lie: a position only if they are one volume each.
+
+    With `signed`, real images keep their sign; complex ones are magnitudes all the same.
 
     Raises:
         InputError: see `read_image`.
 
     """
-    if str(path).lower().endswith(NIFTI):
+    take = real_of if signed else magnitude_of
+    if is_nifti(path):
         upright = read_nifti(path)
         if upright.placed:
-            return magnitude_of(upright.values, str(path)), upright.grid
+            return take(upright.values, str(path)), upright.grid
     found = read_images(path, dataset=dataset)
     values, grid = found.values, found.grid
     several = values.ndim == 3 and found.loops is not None  # other loops than slices
     if is_volumes(path):
         several = values.ndim == 4
         values = values.reshape(-1, *values.shape[-2:])
-    return magnitude_of(values, found.where), Grid(grid.spacing, None, grid.thickness) if several else grid
+    return take(values, found.where), Grid(grid.spacing, None, grid.thickness) if several else grid
 
 
 def holds_images(path: str | Path) -> bool:
@@ -162,13 +170,14 @@ def holds_images(path: str | Path) -> bool:
     if kind == "npy":
         shape, dtype = next(iter(store.arrays.values()))
         return len(shape) < 4 and not complex_dtype(dtype)
-    names = {name.lower() for name in store.arrays}
-    return "kspace" not in names and "ksp" not in names and any(name in names for name in IMAGE_NAMES)
+    if any(leaf(name).lower() in KSPACE_NAMES for name in store.arrays) or raw_groups(store.arrays):
+        return False
+    return any(name.lower() in IMAGE_NAMES for name in store.arrays) or bool(series_of(store))
 
 
 def is_volumes(path: str | Path) -> bool:
-    """Whether a file is NIfTI by name or DICOM by content: images only, and nothing that has a name."""
-    return str(path).lower().endswith(NIFTI) or is_dicom(path)
+    """Whether a file is NIfTI or DICOM: images only, and nothing that has a name."""
+    return is_nifti(path) or is_dicom(path)
 
 
 def read_images(path: str | Path, *, dataset: str | None = None) -> Images:
@@ -181,7 +190,7 @@ def read_images(path: str | Path, *, dataset: str | None = None) -> Images:
 
     """
     if is_volumes(path):
-        read = read_stored if str(path).lower().endswith(NIFTI) else read_dicom
+        read = read_stored if is_nifti(path) else read_dicom
         volumes, grid = read(path)
         return Images(volumes[0] if len(volumes) == 1 else volumes, str(path), grid)
     grid, loops = Grid(), None
@@ -192,6 +201,9 @@ def read_images(path: str | Path, *, dataset: str | None = None) -> Images:
         where = f"{bart.path}"
     else:
         store = open_store(path)
+        series = series_of(store, dataset)
+        if series and not (dataset is None and any(name.lower() in IMAGE_NAMES for name in store.arrays)):
+            return Images(*mrd_images(store, series))
         name = pick(store, IMAGE_NAMES, dataset)
         values, where = store.read(name), f"{path}:{name}"
         beside = {n: shape for n, (shape, _) in store.arrays.items() if n in GRID_NAMES}

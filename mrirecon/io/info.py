@@ -10,9 +10,11 @@ import numpy as np
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.io.axes import Layout
 from mrirecon.io.check import check as findings
+from mrirecon.io.images import is_volumes, open_store, read_images
 from mrirecon.io.reader import read
+from mrirecon.io.sampling import alike
 from mrirecon.io.scan import Scan
-from mrirecon.io.values import reconcile, support
+from mrirecon.io.values import complex_dtype, reconcile, support
 from mrirecon.preprocess.extent import partial_axes
 
 # Values looked at without `check`: enough to see a damaged file, and still at once.
@@ -27,6 +29,7 @@ def describe(
     mask: str | Path | None = None,
     dataset: str | None = None,
     check: bool = False,
+    items: str | None = None,
 ) -> dict[str, object]:
     """Describe a k-space file as plain data that JSON can hold. It does not fail on bad values: it counts them.
 
@@ -35,13 +38,15 @@ def describe(
         axes: see `read`.
         mask: see `read`.
         dataset: see `read`.
+        items: see `read`.
         check: look at the values of every item, and not of a few.
 
     Returns:
         path, format, unverified (see `Scan`), bytes, dtype, layout (axes as stored), shape (by name), items, coils,
         space, notes, attributes;
         sampling: source of the mask, whether it is full, lines or 2D, acceleration (samples over sampled ones), by axis
-        the share of an extent that was measured to one side (partial Fourier);
+        the share of an extent that was measured to one side (partial Fourier), of one item (its number is ``item``);
+        alike: the groups of items that are sampled alike, each with items, pattern, acceleration and calibration;
         calibration: start and size of the fully sampled box by axis; peak: index of the strongest sample by axis, its
         offset from the centre n // 2, and whether it is near; values: items looked at, NaN or infinite ones, items
         that are zero, largest magnitude; reference, maps, calibration_scan: name and shape, or None; checks (with
@@ -52,7 +57,7 @@ def describe(
         InputError, UnsafeContentError, UsageError: as `read`.
 
     """
-    scan = read(path, axes=axes, mask=mask, dataset=dataset)
+    scan = read(path, axes=axes, mask=mask, dataset=dataset, items=items)
     notes = list(scan.notes)
     looked = _items(scan, check)
     strange = empty = 0
@@ -79,6 +84,7 @@ def describe(
         "coils": scan.coils,
         "space": list(scan.space),
         "sampling": None,
+        "alike": _alike(scan),
         "calibration": None,
         "peak": None,
         "values": {"items_checked": len(looked), "not_finite": strange, "zero_items": empty, "largest": largest},
@@ -99,6 +105,36 @@ def describe(
     if check:
         result["checks"] = [vars(finding) for finding in findings(scan)]
     return result
+
+
+def describe_images(path: str | Path) -> dict[str, object]:
+    """Describe a file of images (`mrirecon.io.images.holds_images`) as plain data that JSON can hold.
+
+    Returns:
+        path, kind ("images"), bytes, array (its name in the file, where it has one), shape (item, *space), complex,
+        loops (lengths by name, or None), spacing_mm (slice, y, x; None where unknown), placed (whether the file states
+        a position), arrays: all that the file holds, by name.
+
+    Raises:
+        InputError, UnsafeContentError: as `mrirecon.io.images.read_images`.
+
+    """
+    path = Path(path)
+    found = read_images(path)
+    files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
+    store = None if is_volumes(path) else open_store(path)
+    return {
+        "path": str(path),
+        "kind": "images",
+        "bytes": sum(file.stat().st_size for file in files),
+        "array": found.where.removeprefix(f"{path}:") if store is not None else None,
+        "shape": list(found.values.shape),
+        "complex": bool(complex_dtype(found.values.dtype)),
+        "loops": found.loops,
+        "spacing_mm": list(found.grid.spacing),
+        "placed": found.grid.affine is not None,
+        "arrays": {} if store is None else {n: [list(shape), str(kind)] for n, (shape, kind) in store.arrays.items()},
+    }
 
 
 def _items(scan: Scan, check: bool) -> list[int]:
@@ -142,6 +178,7 @@ def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> di
         notes.append(f"the strongest sample lies {where} (index {peak} of {list(used.shape)})")
     return {
         "sampling": {
+            "item": item,
             "source": source,
             "pattern": _pattern(used, scan.layout),
             "sampled": int(np.count_nonzero(used)),
@@ -158,6 +195,22 @@ def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> di
             "centred": centred,
         },
     }
+
+
+def _alike(scan: Scan) -> list[dict[str, object]]:
+    """Describe the groups of items that are sampled alike, by the item in the middle of each."""
+    found: list[dict[str, object]] = []
+    for group in alike(scan) if len(scan) > 1 else []:
+        box = zip(scan.space, find_calibration(group.mask), strict=True)
+        found.append(
+            {
+                "items": list(group.items),
+                "pattern": _pattern(group.mask, scan.layout),
+                "acceleration": group.mask.size / int(np.count_nonzero(group.mask)),
+                "calibration": {axis: s.stop - s.start for axis, s in box},
+            }
+        )
+    return found
 
 
 def _pattern(mask: np.ndarray, layout: Layout) -> str:

@@ -5,13 +5,13 @@ Most formats of k-space do not notice a flipped bit; whoever has the checksums c
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from mrirecon.errors import InputError
 from mrirecon.io.atomic import sha256
 from mrirecon.io.identify import cfl_pair, regular_file
+from mrirecon.text import parse_json, portable
 
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 _LIMIT = 64 << 20
@@ -30,7 +30,7 @@ def read_manifest(path: str | Path) -> dict[str, str]:
     path = regular_file(path)
     if path.stat().st_size > _LIMIT:
         raise InputError(f"{path} is too large for a list of checksums", why=f"{path.stat().st_size} bytes")
-    text = path.read_bytes().decode("utf-8", errors="replace")
+    text = path.read_bytes().decode("utf-8", errors="surrogateescape")
     pairs = _from_json(text) if text.lstrip().startswith("{") else _from_lines(text)
     found: dict[str, str] = {}
     for name, digest in pairs or ():
@@ -54,16 +54,17 @@ def verify(path: str | Path, manifest: str | Path) -> str:
     files = [Path(path)] if Path(path).is_file() and Path(path).suffix not in (".cfl", ".hdr") else list(cfl_pair(path))
     digest = ""
     for file in files:
-        if file.name not in expected:
+        name = portable(file.name)
+        if name not in expected:
             raise InputError(
                 f"{file.name} is not in the list of checksums", where=str(manifest), fix="add it, or leave --verify out"
             )
         digest = sha256(file)
-        if digest != expected[file.name].lower():
+        if digest != expected[name].lower():
             raise InputError(
                 f"{file} is not what its checksum says",
                 where=str(manifest),
-                why=f"SHA-256 {digest[:16]}…, expected {expected[file.name][:16]}…",
+                why=f"SHA-256 {digest[:16]}…, expected {expected[name][:16]}…",
                 fix="it is damaged or was changed: copy it again",
             )
     return digest
@@ -76,7 +77,7 @@ def _from_lines(text: str) -> list[tuple[str, str]] | None:
 
 def _from_json(text: str) -> list[tuple[str, str]] | None:
     try:
-        outputs = json.loads(text)["outputs"]
+        outputs = parse_json(text)["outputs"]
         return [(str(one["file"]), str(one["sha256"])) for one in outputs]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return None

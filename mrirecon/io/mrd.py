@@ -17,10 +17,12 @@ from mrirecon.io.hdf5 import open_hdf5
 from mrirecon.io.header import ECHO_TRAIN, read_header, sequence_values, write_header
 from mrirecon.io.isolated import Arrays, Facts, isolated
 from mrirecon.io.limits import TEXT_LIMIT
+from mrirecon.io.mrd_missing import incomplete, without_samples
 from mrirecon.io.raw import raw_scan
 from mrirecon.io.raw_store import RawStore, cut
 from mrirecon.io.readouts import KINDS, Encoding, Kind, Plan, Readouts
 from mrirecon.io.scan import Scan
+from mrirecon.io.siemens import SEQUENCE_NAME, SIEMENS_WAYS, forward_transform, is_siemens
 
 # Flags are numbered from 1 in ISMRMRD's acquisition header. The first that is set says what a readout is.
 _NOISE, _CALIBRATION, _BOTH, _REVERSE, _NAVIGATOR, _PHASE_CORRECTION, _DUMMY = 19, 20, 21, 22, 23, 24, 27
@@ -82,7 +84,8 @@ def read_mrd(
 
     Acquisitions are sorted by their flags, placed by their counters and echo, and averaged where several fall on one
     place; what was sorted out is counted in the notes. The readout lies along y, phase encoding along x, the second
-    phase encoding along z. libhdf5 reads the file in a child process.
+    phase encoding along z. Samples of Siemens scanners are conjugated, as `mrirecon.io.siemens` explains. libhdf5 reads
+    the file in a child process.
 
     Args:
         path: the file.
@@ -107,6 +110,11 @@ def read_mrd(
     if values is None:
         raise InputError(f"the header of {path} is not well-formed XML", where=f"{group}/xml", fix="convert it again")
     table = _table(columns, path)
+    attributes = sequence_values(values)
+    vendor = attributes.get("vendor")
+    table.ways = SIEMENS_WAYS if is_siemens(vendor) else table.ways
+    table.conjugate, why = forward_transform(vendor, values.get(SEQUENCE_NAME))
+    notes += [why] if why else []
     encodings = _encodings(values, path, notes)
     return raw_scan(
         path,
@@ -115,7 +123,7 @@ def read_mrd(
         encodings,
         lambda plan: MrdStore(path, table, plan, group),
         notes=notes,
-        attributes=sequence_values(values),
+        attributes=attributes,
         header=write_header(values),
         mask=mask,
         maps=maps,
@@ -134,6 +142,8 @@ def _table(columns: Arrays, path: Path) -> Readouts:
     for number, name in reversed(_FLAGS):
         kind[is_set(number)] = KINDS.index(name)
     samples, before, behind = (columns[name] for name in ("number_of_samples", "discard_pre", "discard_post"))
+    if not samples.any():
+        raise without_samples(path, len(samples))
     # An acquisition of which nothing is left is no readout, whatever it was meant for.
     kind[samples <= before + behind] = KINDS.index("other")
     return Readouts(
@@ -229,9 +239,7 @@ def survey(path: Path, group: str) -> tuple[Arrays, Facts]:
         try:
             file[f"{group}/xml"], file[f"{group}/data"]  # the guard looks at every link on the way, and at the storage
         except KeyError:
-            raise InputError(
-                f"{path} holds no ISMRMRD raw data in {group!r}", fix="name the group that holds 'xml' and 'data'"
-            ) from None
+            raise incomplete(path, group, file.is_group(group) if group in file else False) from None
     with h5py.File(path, "r") as file:
         text = np.asarray(file[f"{group}/xml"][()]).reshape(-1)
         if text.size != 1 or not isinstance(text[0], (bytes, str)) or len(text[0]) > TEXT_LIMIT:

@@ -1,4 +1,4 @@
-"""Magnitude volumes from NIfTI files, as slices that stand upright."""
+"""Volumes from NIfTI files, real or complex, as slices that stand upright."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy as np
 
 from mrirecon.errors import InputError, ResourceError, UsageError
 from mrirecon.io.grid import TO_LPS, Grid, from_matrix, from_nifti
-from mrirecon.io.identify import regular_file
+from mrirecon.io.identify import is_nifti_header, read_head, regular_file
 from mrirecon.io.limits import READ_LIMIT
 
 SUFFIXES = (".nii", ".nii.gz")
+PAIR = (".hdr", ".img")  # a header and its voxels in two files; BART's headers end in .hdr as well
 _TRAILING = 16 << 20  # bytes that a compressed file may hold behind its voxels
 INSTALL = "pip install 'mrirecon[formats]'"
 
@@ -26,7 +27,7 @@ class Slices:
     """Slices of a volume.
 
     Attributes:
-        values: (slice, y, x), real, in the file's units.
+        values: (slice, y, x), float32 or complex64, in the file's units.
         spacing: (slice, y, x) distances of neighbouring voxels in mm.
         grid: where they lie, without a position if the file states none or holds several volumes.
         placed: whether the file states how it lies.
@@ -39,23 +40,40 @@ class Slices:
     placed: bool = True
 
 
+def is_nifti(path: str | Path) -> bool:
+    """Whether a file is NIfTI: by its name, or, of a pair .hdr and .img, by the content of the header."""
+    path = Path(path)
+    if path.name.lower().endswith(SUFFIXES):
+        return True
+    header = path.with_suffix(".hdr")
+    try:
+        return path.suffix.lower() in PAIR and header.is_file() and is_nifti_header(read_head(header, 352))
+    except (OSError, ValueError, InputError):
+        return False
+
+
 def read_nifti(path: str | Path) -> Slices:
     """Return a volume cut across its coarsest axis (axially where all are alike), the patient's front or top upwards.
 
-    A fourth axis (echoes, repetitions) is counted among the slices.
+    A fourth axis (echoes, repetitions) is counted among the slices; a file of two axes is one slice, and further axes
+    of length 1 are passed over. Complex values stay complex.
+
+    Args:
+        path: .nii, .nii.gz, or either file of a pair .hdr and .img.
 
     Raises:
         UsageError: nibabel is not installed.
-        InputError: not a NIfTI file, truncated, without a usable geometry, or without numbers.
+        InputError: not a NIfTI file, truncated, without a usable geometry, or without numbers; values of colour,
+            vectors, and what lies on surfaces (CIFTI), none of which is a volume of an image.
 
     """
     return _cut(*_load(path)[:3])
 
 
 def read_stored(path: str | Path) -> tuple[np.ndarray, Grid]:
-    """Return volumes as `mrirecon.io.write_image` stores them, (volume, slice, y, x) float32, and where they lie.
+    """Return volumes as `mrirecon.io.write_image` stores them, (volume, slice, y, x), and where they lie.
 
-    The slices are along the file's third axis; nothing is turned by the affine.
+    They are float32 or complex64. The slices are along the file's third axis; nothing is turned by the affine.
 
     Raises:
         UsageError, InputError: see `read_nifti`.
@@ -96,13 +114,13 @@ def _load(path: str | Path, *, canonical: bool = True) -> tuple[np.ndarray, np.n
         import nibabel
     except ImportError:
         raise UsageError("NIfTI files are read by nibabel, which is not installed", fix=INSTALL) from None
-    path = regular_file(path)
+    path = _voxels(regular_file(path))
     try:
         with nibabel.imageglobals.LoggingOutputSuppressor():  # it says on stderr what it then raises
             loaded = nibabel.load(path)
         with _opened(loaded, path) as image:
             return _checked(image, path, canonical)
-    except InputError:
+    except (InputError, UsageError):
         raise
     except MemoryError:
         raise ResourceError(f"not enough memory to read {path}", fix="cut it into parts") from None
@@ -111,6 +129,28 @@ def _load(path: str | Path, *, canonical: bool = True) -> tuple[np.ndarray, np.n
     except Exception as error:  # of many types: zlib, struct, numpy, nibabel's own
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path} is damaged or truncated", why=why, fix="copy or download it again") from None
+
+
+def _voxels(path: Path) -> Path:
+    """Return the file to be opened: of a pair, that of the voxels, once both are there and say where they lie.
+
+    Raises:
+        InputError: half a pair; a header of ANALYZE 7.5.
+
+    """
+    if path.suffix.lower() not in PAIR:
+        return path
+    header, voxels = path.with_suffix(".hdr"), path.with_suffix(".img")
+    for one, other in ((header, voxels), (voxels, header)):
+        if not one.is_file():
+            raise InputError(f"{one} is missing", why=f"{other.name} is half of a pair", fix="copy both files")
+    if not is_nifti_header(read_head(header, 352), analyze=False):
+        raise InputError(
+            f"{header} is a header of ANALYZE 7.5",
+            why="that format does not say which side is left",
+            fix="convert it to NIfTI by a program that knows how it was written",
+        )
+    return voxels
 
 
 @contextmanager
@@ -129,11 +169,12 @@ def _checked(image: Any, path: Path, canonical: bool) -> tuple[np.ndarray, np.nd
     """Return what `_load` does, of an image that was opened."""
     import nibabel
 
+    _refuse_other(image, path)
     # Other formats than NIfTI have no codes, and state an affine.
     sized = "xyzt_units" not in image.header or bool(int(image.header["xyzt_units"]) & 7)
     codes = [int(image.header[c]) for c in ("qform_code", "sform_code") if c in image.header]
-    shape, affine = tuple(int(n) for n in image.shape), np.asarray(image.affine)
-    wrong = f"shape {shape}" if not 3 <= len(shape) <= 4 or 0 in shape else ""
+    shape, affine = _space(image.shape, path), np.asarray(image.affine, dtype=np.float64)
+    wrong = ""
     if not np.isfinite(affine).all():
         wrong = "its affine holds values that are not numbers"
     elif np.linalg.det(affine[:3, :3]) == 0:
@@ -144,15 +185,63 @@ def _checked(image: Any, path: Path, canonical: bool) -> tuple[np.ndarray, np.nd
             why=wrong,
             fix="give three axes in space with an affine, and at most one axis more",
         )
-    size = int(np.prod(shape, dtype=object)) * 4
+    kind = np.complex64 if image.get_data_dtype().kind == "c" else np.float32
+    size = int(np.prod(shape, dtype=object)) * np.dtype(kind).itemsize
     if size > READ_LIMIT:
-        raise InputError(f"{path} is too large", why=f"{size / 2**30:.1f} GiB as float32", fix="cut it into parts")
-    if canonical:
-        image = nibabel.as_closest_canonical(image)  # type: ignore[no-untyped-call]
-    values = np.asarray(image.dataobj, dtype=np.float32)
+        raise InputError(f"{path} is too large", why=f"{size / 2**30:.1f} GiB in single precision", fix="cut it")
+    values = np.asarray(image.dataobj, dtype=kind).reshape(shape)
     if not np.isfinite(values).all():
         raise InputError(f"{path} holds values that are not numbers", fix="replace them first: numpy.nan_to_num")
-    return values, np.asarray(image.affine), not codes or any(codes), sized
+    if canonical:  # axes run to the right, the front and the top
+        turn = nibabel.io_orientation(affine)  # type: ignore[no-untyped-call]
+        values = nibabel.apply_orientation(values, turn)  # type: ignore[no-untyped-call]
+        affine = affine @ nibabel.orientations.inv_ornt_aff(turn, shape[:3])  # type: ignore[no-untyped-call]
+    return values, affine, not codes or any(codes), sized
+
+
+def _refuse_other(image: Any, path: Path) -> None:
+    """Refuse what the suffix is used for as well.
+
+    Raises:
+        InputError: CIFTI; colours.
+
+    """
+    import nibabel
+
+    if isinstance(image, nibabel.Cifti2Image):
+        raise InputError(
+            f"{path} is a CIFTI file",
+            why="it holds values on surfaces and in structures, which are no volume",
+            fix="export a volume first: wb_command -cifti-separate",
+        )
+    colours = image.get_data_dtype().names
+    if colours:
+        raise InputError(
+            f"{path} is a colour picture",
+            why=f"each voxel has {', '.join(colours)}",
+            fix="give the image that the colours were made from",
+        )
+
+
+def _space(stored: tuple[int, ...], path: Path) -> tuple[int, ...]:
+    """Return the shape (x, y, z) or (x, y, z, volume) of what is stored as `stored`.
+
+    Raises:
+        InputError: fewer than two axes, none of any length, or more than one number a voxel of a volume.
+
+    """
+    shape = tuple(int(n) for n in stored)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) == 2:
+        shape = (*shape, 1)
+    if 3 <= len(shape) <= 4 and 0 not in shape:
+        return shape
+    why, fix = f"shape {tuple(stored)}", "give three axes in space with an affine, and at most one axis more"
+    if len(shape) > 4 and 0 not in shape:
+        why = f"{why}: {'×'.join(map(str, shape[4:]))} values a voxel, as vectors and tensors have"
+        fix = "give one of them alone"
+    raise InputError(f"{path} is not a volume that can be cut into slices", why=why, fix=fix)
 
 
 def _cut(values: np.ndarray, affine: np.ndarray, placed: bool) -> Slices:

@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.io.assemble import Given, MapsSource, assemble
+from mrirecon.io.echo import told_by_samples
 from mrirecon.io.geometry import Geometry, Vector, make_geometry
 from mrirecon.io.raw_store import RawStore
 from mrirecon.io.readouts import BOTH, CALIBRATION, IMAGE, NOISE, PHASE_CORRECTION, Encoding, Plan, Readouts, told
+from mrirecon.io.repeats import separate_echoes
 from mrirecon.io.scan import Scalar, Scan
 from mrirecon.io.sorting import plan
+
+_PARALLEL = 1e-2  # difference of unit vectors up to which slices count as parallel
 
 
 def raw_scan(
@@ -43,7 +47,7 @@ def raw_scan(
         maps: see `assemble`.
 
     Raises:
-        InputError: see `mrirecon.io.sorting.plan`.
+        InputError: see `mrirecon.io.sorting.plan` and `mrirecon.io.repeats.separate_echoes`.
 
     """
     counts = table.counts()
@@ -52,8 +56,22 @@ def raw_scan(
     unused = {name: n for name, n in counts.items() if name in ("navigator", "dummy", "feedback", "other")}
     if unused:
         said.append(f"readouts that make no image and are left out: {told(unused)}")
-    found = plan(table, list(encodings), path, said)
+    concluded: list[str] = []
+    found = plan(table, list(encodings), path, concluded)
     held = store(found)
+    shape = found.layout.shape
+    middle = (shape["x"] // 2, shape.get("z", 1) // 2)
+    way = told_by_samples(table, found.image, middle, found.oversampled, held.turned)
+    if way is not None:
+        table.ways, concluded = (way,), []
+        found = plan(table, list(encodings), path, concluded)
+        held = store(found)
+    separated = separate_echoes(table, found.image, held, path)
+    if separated:
+        concluded = separated
+        found = plan(table, list(encodings), path, concluded)
+        held = store(found)
+    said += concluded
     noise = held.noise()
     values: dict[str, Scalar] = dict(attributes or {})
     for name, rows in (("dwell_us", table.rows(IMAGE, BOTH)), ("noise_dwell_us", table.rows(NOISE))):
@@ -68,6 +86,7 @@ def raw_scan(
         said.append("reversed readouts are corrected by the linear phase of the phase-correction readouts")
     elif turned:
         said.append("no phase-correction readouts: expect ghosts half a field of view away")
+    geometry = _geometry(table, found, positions, said)
     return assemble(
         held,
         file_format,
@@ -79,7 +98,7 @@ def raw_scan(
         mask=mask,
         maps=maps,
         noise=noise,
-        geometry=_geometry(table, found, positions),
+        geometry=geometry,
         acquisitions=counts,
     )
 
@@ -103,10 +122,15 @@ def _order_slices(table: Readouts, notes: list[str]) -> list[Vector]:
     return [(float(x), float(y), float(z)) for x, y, z in centres]
 
 
-def _geometry(table: Readouts, found: Plan, positions: list[Vector]) -> Geometry | None:
+def _geometry(table: Readouts, found: Plan, positions: list[Vector], notes: list[str]) -> Geometry | None:
     if len(positions) != found.layout.shape["slice"]:
         return None  # some slices have no readouts that would say where they lie
-    read, phase, through = (tuple(float(n) for n in d) for d in table.directions[found.image.rows[0]])
+    rows = found.image.rows
+    _, first = np.unique(table.counters["slice"][rows], return_index=True)
+    if np.abs(table.directions[rows[first]] - table.directions[rows[0]]).max() > _PARALLEL:
+        notes.append("slices of several orientations, as in a localizer: where each lies is not written")
+        return None
+    read, phase, through = (tuple(float(n) for n in d) for d in table.directions[rows[0]])
     return make_geometry(found.fov_mm, tuple(positions), _vector(read), _vector(phase), _vector(through))
 
 

@@ -48,6 +48,15 @@ class RawStore:
         """Return the samples of readouts one after another."""
         return np.concatenate([values.reshape(-1) for values in self.fetch(rows)])
 
+    def _fetched(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Fetch readouts, conjugated where the table says so: before anything else, for a crop is not symmetric."""
+        values = self.fetch(rows)
+        return [np.conj(one) for one in values] if self.table.conjugate else values
+
+    def _flat(self, rows: np.ndarray) -> np.ndarray:
+        values = self.flat(rows)
+        return np.conjugate(values, out=values) if self.table.conjugate else values
+
     def __getstate__(self) -> dict[str, object]:
         # A worker reads its own.
         return {**self.__dict__, "_block": None, "_kept": None}
@@ -70,7 +79,16 @@ class RawStore:
         """Return the readouts of the noise scan, (coil, samples) one after another, or None where there is none."""
         rows = self.table.rows(NOISE)
         rows = rows[self.table.coils[rows] == self.plan.layout.shape["coil"]]
-        return np.concatenate(self.fetch(rows), axis=1) if rows.size else None
+        return np.concatenate(self._fetched(rows), axis=1) if rows.size else None
+
+    def sampled(self, item: int) -> np.ndarray:
+        """Return where the readouts of an item go, (*space) booleans, each as if it were whole; nothing is read."""
+        shape, placed = self.plan.layout.shape, self.plan.image
+        here = placed.item == item
+        lines = np.zeros((shape.get("z", 1), shape["x"]), dtype=bool)
+        lines[placed.partition[here], placed.line[here]] = True
+        found = np.broadcast_to(lines[:, None], (len(lines), shape["y"], shape["x"]))
+        return found.copy() if "z" in shape else found[0].copy()
 
     def _item(self, item: int) -> np.ndarray:
         if self._block is None or item not in self._block[0]:
@@ -102,7 +120,7 @@ class RawStore:
         # Readouts lie one after another here, and along y in what is returned.
         order = self._complete(placed, chosen, (len(items), planes, lines))
         if order is not None:
-            whole = self.flat(placed.rows[order]).reshape(len(items), planes, lines, shape["coil"], kept)
+            whole = self._flat(placed.rows[order]).reshape(len(items), planes, lines, shape["coil"], kept)
             turned = whole.transpose(0, 3, 1, 4, 2)
             return turned if "z" in shape else turned[:, :, 0]
         out = np.zeros((len(items), planes, lines, shape["coil"], kept), dtype=np.complex64)
@@ -154,7 +172,7 @@ class RawStore:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yield for each readout where it starts on the cropped grid, and its samples (coil, y) there."""
         wide, kept = self.plan.oversampled, self.plan.layout.shape["y"]
-        fetched = self._turned(placed.rows[part])
+        fetched = self.turned(placed.rows[part])
         for number, values in zip(part, fetched, strict=True):
             start = int(placed.start[number])
             factor = corrections.get(int(number))
@@ -171,10 +189,20 @@ class RawStore:
             a, b = self._measured(start, start + values.shape[1])
             yield a, line[:, a:b]
 
-    def _turned(self, rows: np.ndarray) -> list[np.ndarray]:
+    def lines(self, placed: Placement, numbers: np.ndarray) -> np.ndarray:
+        """Return some readouts of a placement on the grid, each by itself: (readout, coil, y), 0 where not measured."""
+        shape = self.plan.layout.shape
+        out = np.zeros((len(numbers), shape["coil"], shape["y"]), dtype=np.complex64)
+        with np.errstate(all="ignore"):
+            found = self._lines(placed, numbers, self._corrections(placed, numbers))
+            for i, (start, values) in enumerate(found):
+                out[i, :, start : start + values.shape[1]] = values
+        return out
+
+    def turned(self, rows: np.ndarray) -> list[np.ndarray]:
         """Fetch readouts, drop what is to be dropped, and turn those round that were measured backwards."""
         found = []
-        for row, values in zip(rows, self.fetch(rows), strict=True):
+        for row, values in zip(rows, self._fetched(rows), strict=True):
             stop = values.shape[1] - int(self.table.behind[row])
             kept = values[:, int(self.table.before[row]) : stop]
             found.append(kept[:, ::-1] if self.table.reversed[row] else kept)
@@ -212,11 +240,11 @@ class RawStore:
     def _factor(self, guides: np.ndarray, wide: int) -> np.ndarray | None:
         table = self.table
         lines: dict[bool, list[np.ndarray]] = {False: [], True: []}
-        for row, values in zip(guides, self._turned(guides), strict=True):
+        for row, values in zip(guides, self.turned(guides), strict=True):
             if values.shape[1] > wide:
                 return None
             line = np.zeros((len(values), wide), dtype=np.complex64)
-            start = wide // 2 - values.shape[1] // 2
+            start = self.plan.guides[int(row)]
             line[:, start : start + values.shape[1]] = values
             lines[bool(table.reversed[row])].append(to_image(line))
         if not lines[False] or not lines[True]:
@@ -236,13 +264,14 @@ def _mean(lines: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _matching(table: Readouts, guides: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
-    """Return the phase-correction lines of the same slice, repetition and so on, else of the same slice."""
+    """Return phase-correction lines of both polarities, of the same slice, repetition and so on, else of the slice."""
     names = ("slice", "repetition", "echo", "set", "phase")
     for depth in (len(names), 2, 1):
         same = np.ones(len(guides), dtype=bool)
         for name, value in zip(names[:depth], key, strict=False):
             same &= table.counters[name][guides] == value
-        if same.any():
+        backwards = table.reversed[guides[same]]
+        if backwards.any() and not backwards.all():
             return guides[same]
     return guides[:0]
 

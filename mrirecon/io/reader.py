@@ -11,11 +11,13 @@ from mrirecon.io.calgary import read_calgary
 from mrirecon.io.cfl import maps_store, read_cfl
 from mrirecon.io.cmrxrecon import read_cmrxrecon
 from mrirecon.io.fastmri import read_hdf5
-from mrirecon.io.flavours import hdf5_flavour
+from mrirecon.io.flavours import hdf5_flavour, raw_group
+from mrirecon.io.hdf5 import open_hdf5
 from mrirecon.io.identify import sniff
 from mrirecon.io.images import open_store, pick, read_array
 from mrirecon.io.mrd import read_mrd
 from mrirecon.io.scan import Nan, Scan, Store
+from mrirecon.io.select import select
 from mrirecon.io.skmtea import read_skmtea
 from mrirecon.io.twix import read_twix
 
@@ -37,6 +39,7 @@ def read(
     dataset: str | None = None,
     nan: Nan = "refuse",
     strict: bool = False,
+    items: str | None = None,
 ) -> Scan:
     """Read a scan, of whatever format, told by its content; see `Scan.format`. The file is never modified.
 
@@ -49,10 +52,12 @@ def read(
         mask: a file with a sampling mask (.npy, .npz or HDF5 `mask`, .cfl): one value per column, or one per sample.
             It overrides a mask in the file, and undersamples fully sampled data.
         maps: a file with coil maps: `maps` in HDF5 or .npz as (slice, M, coil, y, x), .npy, or BART's (`ecalib`).
-        dataset: name of the k-space array, where it is not `kspace` or the only complex one; of ISMRMRD, of the group.
+        dataset: name of the k-space array, where it is not `kspace` or the only complex one, with its groups
+            ("acq/kspace"); of ISMRMRD, of the group that holds `xml` and `data`.
         nan: ``zero`` takes samples that are NaN or infinite as not measured, where ``refuse`` raises.
         strict: refuse what is otherwise noted and worked around: chunks that were never written, a mask that
             contradicts the data.
+        items: which of them, such as "3-17" (see `mrirecon.io.select.parse_items`); None for all.
 
     Raises:
         InputError: missing, damaged, ambiguous or unfit files; `--axes` is asked for where it helps.
@@ -64,7 +69,7 @@ def read(
     scan.nan, scan.strict = nan, strict
     if strict and scan.doubts:
         scan.doubt(scan.doubts[0], str(path))
-    return scan
+    return select(scan, items)
 
 
 def _read(
@@ -82,5 +87,9 @@ def _read(
         return read_cfl(path, axes=axes, mask=given, maps=source)
     if kind == "twix":
         return read_twix(path, axes=axes, dataset=dataset, mask=given, maps=source)
-    reader = _READERS[hdf5_flavour(path, dataset, axes)] if kind == "hdf5" else read_arrays
+    flavour = hdf5_flavour(path, dataset, axes) if kind == "hdf5" else None
+    if flavour == "ismrmrd":
+        with open_hdf5(path) as file:
+            dataset = raw_group(file, dataset) or dataset
+    reader = read_arrays if flavour is None else _READERS[flavour]
     return reader(path, axes=axes, dataset=dataset, mask=given, maps=source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,10 @@ Kind = Literal[
     "feedback",
     "other",
 ]
+Way = Literal["as stored", "as stored and one late", "after turning"]
+STORED: Way = "as stored"
+LATE: Way = "as stored and one late"
+TURNED: Way = "after turning"
 # A row's `kind` is an index into this.
 KINDS: tuple[Kind, ...] = (
     *("image", "calibration and image", "calibration", "noise", "phase correction", "navigator", "dummy"),
@@ -41,7 +45,7 @@ class Readouts:
         counters: the scanner's loop counters, by the names in `COUNTERS`.
         samples: complex samples per coil.
         coils: receiver channels.
-        centre: sample at which the echo lies, counted in the order of acquisition.
+        centre: sample at which the echo lies, as the header states it; see `mrirecon.io.echo`.
         before: samples to drop at the start.
         behind: samples to drop at the end.
         reversed: whether the gradient ran backwards.
@@ -49,6 +53,8 @@ class Readouts:
         dwell_us: time per sample in microseconds, 0 where the file does not say.
         position: (n, 3), centre of the slice or slab in LPS mm.
         directions: (n, 3, 3), unit vectors along read, phase and slice, in this order.
+        conjugate: whether samples are to be conjugated, as `mrirecon.io.siemens` explains.
+        ways: how `centre` of reversed readouts may be counted, the likeliest first; see `mrirecon.io.echo`.
 
     """
 
@@ -64,6 +70,8 @@ class Readouts:
     dwell_us: np.ndarray
     position: np.ndarray
     directions: np.ndarray
+    conjugate: bool = False
+    ways: tuple[Way, ...] = (STORED, LATE, TURNED)
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -133,6 +141,7 @@ class Plan:
         calibration: readouts of a separate calibration scan, on the same grid; None where there is none.
         box: (partition,) readout and line, as slices of the grid, that the calibration scan fills.
         fov_mm: what the grid that comes out covers, along read, phase and slice.
+        guides: where each phase-correction readout starts on the oversampled readout, by its row.
 
     """
 
@@ -142,6 +151,7 @@ class Plan:
     calibration: Placement | None
     box: tuple[slice, ...]
     fov_mm: tuple[float, float, float]
+    guides: Mapping[int, int] = field(default_factory=dict)
 
 
 def span(values: np.ndarray) -> tuple[int, int]:

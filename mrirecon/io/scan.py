@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -166,13 +167,19 @@ class Scan:
         """Return the coil maps of an item, (M, coil, *space) complex64, or None where there are none."""
         if self.roles.maps is None:
             return None
-        store = self.maps_store or self.store
+        store, index = self.maps_at(item)
         where = f"{store.path}:{self.roles.maps}"
-        index = maps_index(store.arrays[self.roles.maps][0], self.layout, item, where)
         found = to_complex64(store.read(self.roles.maps, index), where)
         if not np.isfinite(found).all():
             raise InputError("the coil maps hold values that are not numbers", where=where, fix="estimate them again")
         return found.reshape(-1, self.coils, *self.space_shape)
+
+    def maps_at(self, item: int) -> tuple[Store, tuple[int, ...]]:
+        """Return the store of the coil maps, and the leading index of an item's in their array; see `maps_index`."""
+        assert self.roles.maps is not None, "the caller looked"
+        store = self.maps_store or self.store
+        where = f"{store.path}:{self.roles.maps}"
+        return store, maps_index(store.arrays[self.roles.maps][0], self.layout, item, where)
 
     @property
     def reference(self) -> np.ndarray | None:
@@ -196,8 +203,65 @@ class Scan:
         return found
 
     def blank(self, item: int) -> bool:
-        """Whether an item is known to hold no signal, so that its image is zero; in a file, such an item is refused."""
+        """Whether an item is known to hold no signal, so that its image is zero; of a file, reading it tells."""
         return False
+
+    def usable(self, items: Iterable[int] | None = None) -> list[int]:
+        """Return which items (of some) can be read: there is signal, of numbers, and the mask marks some of it.
+
+        Raises:
+            BusyError: the file changed since it was opened.
+
+        """
+        found = []
+        for item in range(len(self)) if items is None else items:
+            try:
+                self.mask(item)
+            except BusyError:
+                raise
+            except InputError:
+                continue
+            found.append(item)
+        return found
+
+    def example(self) -> int:
+        """Return the first item that can be read, for what is the same in all of them.
+
+        Raises:
+            InputError: there is none; what is wrong with the first.
+
+        """
+        found = next((item for item in range(len(self)) if self.usable([item])), None)
+        if found is None:
+            self.mask(0)  # which says what is wrong
+        return found or 0
+
+    def empty(self, item: int) -> bool:
+        """Whether an item holds no signal, and another one does.
+
+        Raises:
+            InputError: no item can be read; what is wrong with the first.
+
+        """
+        return self.glance(item) is None and self.example() != item
+
+    def glance(self, item: int) -> np.ndarray | None:
+        """Return about what `mask` does, from one coil and unchecked, and so quickly; None without any signal."""
+        if item in self._masks:
+            return self._masks[item].copy()
+        known = getattr(self.store, "sampled", None)  # raw data say so without being read
+        index, seen = list(self.layout.index(item)), np.zeros(self.space_shape, bool) if known is None else known(item)
+        for coil in dict.fromkeys((self.coils // 2, *range(self.coils))) if known is None else ():
+            if "coil" in self.layout.axes:
+                index[self.layout.axes.index("coil")] = slice(coil, coil + 1)
+            values = self._read(self.roles.kspace, tuple(index))
+            values = to_complex64(values, self.where(item)) if values.dtype.fields else values
+            seen = support(self.layout.arrange(values))
+            if seen.any():
+                break
+        if self.given_mask is not None:
+            seen = reconcile(self.given_mask[item if len(self.given_mask) > 1 else 0], seen)[0]
+        return seen if seen.any() else None
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file (of the data file of a BART pair)."""

@@ -8,9 +8,22 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
+from mrirecon.io.auxiliary import cropped, first_of_loops, place_calibration, place_guides
 from mrirecon.io.axes import MAX_ITEMS, Layout, make_layout
+from mrirecon.io.echo import echoes
 from mrirecon.io.limits import READ_LIMIT, refuse_bomb
-from mrirecon.io.readouts import BOTH, CALIBRATION, IMAGE, LOOPED, Encoding, Placement, Plan, Readouts, span, told
+from mrirecon.io.readouts import (
+    BOTH,
+    CALIBRATION,
+    IMAGE,
+    LOOPED,
+    Encoding,
+    Placement,
+    Plan,
+    Readouts,
+    span,
+    told,
+)
 
 _LARGEST = 1 << 14
 
@@ -33,7 +46,11 @@ def plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str
     """
     image = table.rows(IMAGE, BOTH)
     if not image.size:
-        raise InputError(f"{path} holds no imaging readouts", why=told(table.counts()) or "it holds no readouts")
+        raise InputError(
+            f"{path} holds no imaging readouts",
+            why=told(table.counts()) or "it holds no readouts",
+            fix="name the file of the scan itself; readouts of which every sample is to be discarded count as other",
+        )
     number = int(table.encoding[image[0]])
     others = image[table.encoding[image] != number]
     if others.size:
@@ -51,7 +68,7 @@ def plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str
     grid = _grid(table, image, encoding, centres, path, notes)
     sizes, loops = _loops(table, image, path)
     kept, fov = _removed(encoding, grid[0], notes)
-    placed = _place(table, image, encoding, grid, centres, sizes, path)
+    placed = _place(table, image, grid, centres, sizes, path, notes)
     volume = grid[2] > 1
     axes = (*loops, "coil", *(("z",) if volume else ()), "y", "x")
     shape = (*(sizes[name] for name in loops), coils, *((grid[2],) if volume else ()), kept, grid[1])
@@ -59,11 +76,14 @@ def plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str
     one = 8 * coils * math.prod(grid)
     refuse_bomb(one, 8 * int((table.samples * table.coils)[image].sum()), READ_LIMIT, f"an image of {path}")
     _tell(table, placed, grid, encoding, layout, notes)
-    calibration, box = _calibration(table, separate, encodings, grid, centres, number, coils, sizes["slice"], notes)
+    separate = first_of_loops(table, separate, notes)
+    calibration, box = place_calibration(
+        table, separate, encodings, grid, centres, number, coils, sizes["slice"], path, notes
+    )
     # Lines beyond the header's matrix make voxels finer, not the field of view larger.
     whole = (fov, encoding.fov_mm[1], encoding.fov_mm[2])
-    box = tuple(_cropped(part, grid[0], kept) if i == len(box) - 2 else part for i, part in enumerate(box))
-    return Plan(layout, grid[0], placed, calibration, box, whole)
+    box = tuple(cropped(part, grid[0], kept) if i == len(box) - 2 else part for i, part in enumerate(box))
+    return Plan(layout, grid[0], placed, calibration, box, whole, place_guides(table, grid[0], path))
 
 
 def _one(values: np.ndarray, name: str, path: Path) -> int:
@@ -152,16 +172,16 @@ def _removed(encoding: Encoding, samples: int, notes: list[str]) -> tuple[int, f
 def _place(
     table: Readouts,
     rows: np.ndarray,
-    encoding: Encoding,
     grid: tuple[int, int, int],
     centres: tuple[int | None, int, int],
     sizes: dict[str, int],
     path: Path,
+    notes: list[str],
 ) -> Placement:
     line = table.counters["line"][rows] - centres[1] + grid[1] // 2
     partition = table.counters["partition"][rows] - centres[2] + grid[2] // 2
     kept = table.samples[rows] - table.before[rows] - table.behind[rows]
-    echo = _echo(table, rows, centres[0] is not None)
+    echo = echoes(table, rows, grid[0], centres[0] is not None, path, notes)
     start = grid[0] // 2 - echo
     for values, size, name in ((line, grid[1], "line"), (partition, grid[2], "partition")):
         if (values < 0).any() or (values >= size).any():
@@ -181,15 +201,6 @@ def _place(
     for name in LOOPED:
         item = item * sizes[name] + np.minimum(table.counters[name][rows], sizes[name] - 1)
     return Placement(rows, item, line, partition, start)
-
-
-def _echo(table: Readouts, rows: np.ndarray, middle: bool) -> np.ndarray:
-    """Return at which of the samples that are kept the echo lies, once reversed readouts are turned round."""
-    samples = table.samples[rows]
-    centre = samples // 2 if middle else table.centre[rows]
-    # An echo in the middle of a readout, n // 2, stays there: the gradient's shape is symmetric in time.
-    mirrored = 2 * (samples // 2) - centre - table.behind[rows]
-    return np.asarray(np.where(table.reversed[rows], mirrored, centre - table.before[rows]))
 
 
 def _tell(
@@ -237,67 +248,3 @@ def _tell(
             f"phase oversampling kept: the image covers {encoding.fov_mm[1]:g} mm along phase, the scanner shows "
             f"{encoding.image_fov_mm[1]:g} mm"
         )
-
-
-def _calibration(
-    table: Readouts,
-    rows: np.ndarray,
-    encodings: list[Encoding],
-    grid: tuple[int, int, int],
-    centres: tuple[int | None, int, int],
-    number: int,
-    coils: int,
-    slices: int,
-    notes: list[str],
-) -> tuple[Placement | None, tuple[slice, ...]]:
-    """Place a separate calibration scan on the grid of the image, and find the box around the centre that it fills."""
-    if not rows.size:
-        return None, ()
-    which = int(table.encoding[rows[0]])
-    image, own = encodings[number], encodings[which] if 0 <= which < len(encodings) else encodings[number]
-    unfit = (table.coils[rows] != coils).any() or (table.encoding[rows] != which).any()
-    unfit = unfit or any(abs(a - b) > 1e-2 * b for a, b in zip(own.fov_mm[:2], image.fov_mm[:2], strict=True))
-    if unfit:
-        notes.append(f"{rows.size} calibration readouts are not used: another field of view, or other coils")
-        return None, ()
-    line_centre, partition_centre = centres[1], centres[2]
-    if which != number:
-        line_centre = own.line_centre if own.line_centre is not None else own.matrix[1] // 2
-        partition_centre = own.partition_centre if own.partition_centre is not None else own.matrix[2] // 2
-    line = table.counters["line"][rows] - line_centre + grid[1] // 2
-    partition = table.counters["partition"][rows] - partition_centre + grid[2] // 2
-    kept = table.samples[rows] - table.before[rows] - table.behind[rows]
-    echo = _echo(table, rows, centres[0] is not None)
-    start = grid[0] // 2 - echo
-    inside = (line >= 0) & (line < grid[1]) & (partition >= 0) & (partition < grid[2])
-    item = table.counters["slice"][rows]
-    inside &= (start >= 0) & (start + kept <= grid[0]) & (item < slices)
-    full = np.zeros((slices, grid[2], grid[1]), dtype=bool)
-    full[item[inside], partition[inside], line[inside]] = True
-    common: np.ndarray = np.asarray(full.all(axis=0))
-    # The central lines of the central partition, and the partitions that hold all of them.
-    lines = _around(common[grid[2] // 2], grid[1] // 2)
-    planes = _around(np.asarray(common[:, lines].all(axis=1)), grid[2] // 2) if grid[2] > 1 else slice(0, 1)
-    low, high = int(start[inside].max(initial=0)), int((start + kept)[inside].min(initial=grid[0]))
-    half = min(grid[0] // 2 - low, high - grid[0] // 2)
-    if lines.stop - lines.start < 2 or half < 1:
-        notes.append(f"{rows.size} calibration readouts are not used: they do not fill the centre of k-space")
-        return None, ()
-    notes.append(f"{rows.size} readouts of a separate calibration scan: {lines.stop - lines.start} central lines")
-    placed = Placement(rows[inside], item[inside], line[inside], partition[inside], start[inside])
-    readout = slice(grid[0] // 2 - half, grid[0] // 2 + half)
-    return placed, (*((planes,) if grid[2] > 1 else ()), readout, lines)
-
-
-def _around(there: np.ndarray, centre: int) -> slice:
-    """Return the largest even range around the centre in which everything is there."""
-    half = 0
-    while centre - half - 1 >= 0 and centre + half < len(there) and there[centre - half - 1] and there[centre + half]:
-        half += 1
-    return slice(centre - half, centre + half)
-
-
-def _cropped(part: slice, samples: int, kept: int) -> slice:
-    """Return a range of the oversampled readout as one of the cropped one, both around the centre."""
-    half = int((samples // 2 - part.start) * kept / samples)
-    return slice(kept // 2 - half, kept // 2 + half)

@@ -12,6 +12,7 @@ from mrirecon.io.raw import raw_scan
 from mrirecon.io.raw_store import RawStore
 from mrirecon.io.readouts import BOTH, CALIBRATION, IMAGE, KINDS, NOISE, Encoding, Kind, Plan, Readouts
 from mrirecon.io.scan import Scalar, Scan
+from mrirecon.io.siemens import SIEMENS_WAYS, forward_transform
 from mrirecon.io.twix_headers import COUNTERS, Headers, Protocol, Version, read_headers
 
 # Bits of the evaluation mask in a readout's header; the first that is set says what the readout is.
@@ -63,7 +64,7 @@ def read_twix(
 
     Of several measurements in a file the last is read; the noise scan may be in another. Readouts are sorted by their
     flags, placed by their counters, and averaged where several fall on one place. The readout lies along y, phase
-    encoding along x, the second phase encoding along z.
+    encoding along x, the second phase encoding along z. Samples are conjugated, as `mrirecon.io.siemens` explains.
 
     Raises:
         InputError: a damaged or truncated file, a trajectory that is not Cartesian, ramp sampling, multi-band.
@@ -77,6 +78,8 @@ def read_twix(
     if found.measurements > 1:
         notes.append(f"the last of {found.measurements} measurements in the file is read")
     table = _table(found)
+    table.conjugate, why = forward_transform("Siemens", found.protocol.sequence)
+    notes += [why] if why else []
     rows = table.rows(IMAGE, BOTH)
     if rows.size:
         _refuse(path, found.protocol, found.heads["mask"][rows])
@@ -106,12 +109,17 @@ def _table(found: Headers) -> Readouts:
     return Readouts(
         kind=kind,
         counters={n: heads["counters"][:, COUNTERS.index(c)].astype(np.int64) for n, c in _COUNTERS.items()},
-        **whole,
+        samples=whole["samples"],
+        coils=whole["coils"],
+        centre=whole["centre"],
+        before=whole["before"],
+        behind=whole["behind"],
         reversed=_is_set(heads["mask"], _REFLECT),
         encoding=(kind == CALIBRATION).astype(np.int64),
         dwell_us=np.where(kind == NOISE, 0.0, dwell / 1000),
         position=heads["position"].astype(np.float64),
         directions=directions(heads["quaternion"]),
+        ways=SIEMENS_WAYS,
     )
 
 

@@ -90,6 +90,12 @@ class Protocol:
         """Return a number from the lines of MeasYaps ("alTR[0]"), or None; some are hexadecimal."""
         return _number(self._yaps.get(key, ""))
 
+    @property
+    def sequence(self) -> str | None:
+        r"""The name of the sequence's file, such as ``%CustomerSeq%\gre``, or None where the protocol has none."""
+        named = self._yaps.get("tSequenceFileName") or "".join(self.values("Meas", "tSequenceFileName"))
+        return named.strip('"') or None
+
     def values(self, buffer: str, name: str) -> list[str]:
         """Return the words of a parameter in another buffer, such as "Meas": none where there is no such parameter."""
         wanted = rf'<Param(?:Bool|Long|Double|String)\."{re.escape(name)}">\s*\{{([^{{}}]{{0,20000}})\}}'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mrirecon.errors import InputError, SignalError
+from mrirecon.errors import InputError, NoSignalError, SignalError
 from mrirecon.io.limits import is_numeric
 
 _PAIRS = ({"r", "i"}, {"real", "imag"}, {"re", "im"})
@@ -107,11 +107,12 @@ def check_scale(peak: float, where: str) -> None:
     """Refuse k-space of which `peak` is the largest value, where there is no signal or its scale is out of range.
 
     Raises:
-        SignalError: zero, or beyond what squares can bear in single precision.
+        NoSignalError: zero.
+        SignalError: beyond what squares can bear in single precision.
 
     """
     if peak == 0:
-        raise SignalError("k-space is zero everywhere", where=where, fix="choose another slice or file")
+        raise NoSignalError("k-space is zero everywhere", where=where, fix="choose another slice or file")
     if not SMALLEST <= peak <= LARGEST:
         raise SignalError(
             "k-space has a scale that single precision cannot work with",
@@ -158,6 +159,17 @@ def magnitude_of(values: np.ndarray, where: str) -> np.ndarray:
             fix="make them again",
         )
     return magnitude
+
+
+def real_of(values: np.ndarray, where: str) -> np.ndarray:
+    """Return real values as they are, negative ones included, and the magnitude of complex ones, as float32.
+
+    Raises:
+        InputError: values that are not numbers, or not of a numeric type.
+
+    """
+    found = magnitude_of(values, where)  # it checks them
+    return found if complex_dtype(values.dtype) else values.astype(np.float32)
 
 
 def binary_mask(values: np.ndarray, where: str) -> np.ndarray:

@@ -26,7 +26,7 @@ from mrirecon.io.encode import (
 from mrirecon.io.encode_dicom import Series, encode_dicom
 from mrirecon.io.encode_nifti import encode_nifti
 from mrirecon.io.folder import atomic_folder
-from mrirecon.io.formats import ArrayFormat, ImageFormat, image_format
+from mrirecon.io.formats import ArrayFormat, ImageFormat, image_format, page_names
 from mrirecon.io.grid import Grid, as_volumes, said_loops, stored_grid
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.scratch import pieces
@@ -89,7 +89,7 @@ def write_image(
         indices = list(np.ndindex(*images.shape[:-2]))
         white = max(float(np.abs(images[i]).max()) for i in indices) if window is None else window
         pages = [encode_png(images[i], bits, white) for i in indices]
-        return _commit(dict(zip(_png_names(Path(path), len(pages)), pages, strict=True)), path, sidecar, inputs)
+        return _commit(dict(zip(page_names(Path(path), len(pages)), pages, strict=True)), path, sidecar, inputs)
     if chosen == "cfl":
         return _write_cfl(path, images, axes, sidecar, inputs)
     grid = grid or Grid()
@@ -138,7 +138,7 @@ def write_kspace(
         format: by default from the extension.
         axes: one name per axis of `kspace`.
         mask: 0/1, along the last axis or (*space), stored as uint8.
-        reference: (slice, y, x) magnitude, stored as float32.
+        reference: (slice, y, x), of which the magnitude is stored as float32.
         reference_name: its name in HDF5, where `reconstruction_rss` promises a root sum of squares.
         maps: (slice, M, coil, y, x).
         attributes: scalar header values; HDF5 keeps them on the root, npz as JSON in the entry `meta`.
@@ -178,7 +178,7 @@ def write_kspace(
     if mask is not None:
         arrays["mask"] = np.asarray(mask).astype(np.uint8)
     if reference is not None:
-        arrays[reference_name if chosen == "h5" else "reference"] = np.asarray(reference, dtype=np.float32)
+        arrays[reference_name if chosen == "h5" else "reference"] = np.abs(reference).astype(np.float32, copy=False)
     if maps is not None:
         arrays["maps"] = np.asarray(maps, dtype=np.complex64)
     if chosen == "h5":
@@ -235,7 +235,7 @@ def write_json(path: str | Path, content: object, *, inputs: Iterable[str | Path
         ResourceError: see `write_image`.
 
     """
-    encode = encode_text(_json(content))
+    encode = encode_text(json_text(content))
     with atomic_path(path, inputs=inputs) as temporary:
         encode(temporary)
     return Path(path)
@@ -263,7 +263,7 @@ def _commit(
                 told = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "sha256": sha256(temporary)}
                 outputs.append({"file": target.name, **told})
         if sidecar is not None:
-            encode_text(_json({**sidecar, "outputs": outputs}))(temporaries[0])
+            encode_text(json_text({**sidecar, "outputs": outputs}))(temporaries[0])
     return targets
 
 
@@ -281,7 +281,7 @@ def _commit_folder(
                 told = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "sha256": sha256(folder / name)}
                 outputs.append({"file": f"{path.name}/{name}", **told})
         if sidecar is not None:
-            encode_text(_json({**sidecar, "outputs": outputs}))(temporaries[-1])
+            encode_text(json_text({**sidecar, "outputs": outputs}))(temporaries[-1])
     return [path / name for name in files]
 
 
@@ -313,12 +313,6 @@ def _write_cfl(
     return _commit({data: encode_data, header: encode_header}, data, sidecar, inputs, never_mixed=True)
 
 
-def _png_names(path: Path, pages: int) -> list[Path]:
-    if pages == 1:
-        return [path]
-    return [path.with_name(f"{path.stem}_{page:03d}{path.suffix or '.png'}") for page in range(pages)]
-
-
 def _refuse_nan(values: np.ndarray, where: str) -> None:
     wrong = sum(int(np.count_nonzero(~np.isfinite(values[i]))) for i in pieces(values.shape, values.itemsize))
     if wrong:
@@ -330,7 +324,13 @@ def _refuse_nan(values: np.ndarray, where: str) -> None:
         )
 
 
-def _json(content: object) -> str:
+def json_text(content: object) -> str:
+    """Return plain data as JSON, as `write_json` writes it.
+
+    Raises:
+        UsageError: see `write_json`.
+
+    """
     try:
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
     except (TypeError, ValueError) as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mrirecon.engine import Reconstructor, Step, Unrolled
 from mrirecon.problem import Problem
 from mrirecon.registry import register
-from mrirecon.regularization import default_weight
+from mrirecon.regularization import weight_by_noise
 from mrirecon.scale import percentile_scale
 from mrirecon.sparsity import Regularizer, TotalVariation, WaveletL1
 from mrirecon.steps import Admm, CoilImages, ConjugateGradient, Fista, PrimalDual, ZeroFilled
@@ -21,7 +21,10 @@ Weight = Annotated[float, Field(ge=0, lt=float("inf"))]
 Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
 Count = Annotated[int, Field(ge=1)]
 Dims = Annotated[int, Field(ge=2, le=3)]
+_HASTE = 30.0  # momentum of a solver that will not run to its end
 Solver = Literal["fista", "admm", "primal-dual"]
+_TOLERANCE = 1.5e-3
+_SMALL_WEIGHT = 0.0025
 
 
 @register()
@@ -50,17 +53,20 @@ def cs(
     wavelet: str = "haar,haar,db2,db4",
     shifts: bool = True,
     iterations: Count = 100,
-    tolerance: Weight = 1.5e-3,
+    tolerance: Weight = _TOLERANCE,
     rho: Positive = 0.1,
     seed: int = 0,
     ndim: Dims = 2,
 ) -> Reconstructor:
-    """Compressed sensing: l1 norm of orthogonal wavelet details (Lustig et al., MRM 58:1182, 2007)."""
+    """Compressed sensing: l1 norm of orthogonal wavelet details (Lustig et al., MRM 58:1182, 2007).
+
+    The tolerance is that of the default weight and of larger ones; it falls with smaller ones (see `_tightness`).
+    """
     # Splitting methods hold the wavelet grid fixed; only FISTA can move it at every iteration.
     moving = shifts and solver == "fista"
     regularizer = WaveletL1(ndim, wavelet, shifts=moving, seed=seed)
     step = _solver(solver, regularizer, lam, rho, average=20 if moving else 1)
-    return Reconstructor(Unrolled([step], iterations, tolerance=tolerance))
+    return Reconstructor(Unrolled([step], iterations, tolerance=tolerance * _tightness(lam)))
 
 
 @register(weighted=True)
@@ -69,27 +75,51 @@ def cs_tv(
     lam: Weight = 0.002,
     solver: Solver = "fista",
     iterations: Count = 100,
-    tolerance: Weight = 4e-3,
+    tolerance: Weight = 2e-3,
     rho: Positive = 0.1,
     ndim: Dims = 2,
 ) -> Reconstructor:
-    """Compressed sensing with isotropic total variation (Block et al., MRM 57:1086, 2007)."""
-    return Reconstructor(Unrolled([_solver(solver, TotalVariation(ndim), lam, rho)], iterations, tolerance=tolerance))
+    """Compressed sensing with isotropic total variation (Block et al., MRM 57:1086, 2007).
+
+    On the tolerance see `cs`.
+    """
+    step = _solver(solver, TotalVariation(ndim), lam, rho)
+    return Reconstructor(Unrolled([step], iterations, tolerance=tolerance * _tightness(lam)))
 
 
-def compressed_sensing_start(p: Problem) -> Tensor:
-    """Return the image of `cs` at its default weight (B, M, *space), for a learned method to refine.
+def compressed_sensing_start(p: Problem, iterations: int = 0) -> Tensor:
+    """Return the image of `cs` at the weight that suits the noise (B, M, *space), for a learned method to refine.
 
     With a prior w it solves for u = x / w, as it does when it is used alone.
+
+    Args:
+        p: the problem.
+        iterations: after which it ends, converged or not, as is enough for a network that goes on from it; 0 for those
+            that `cs` takes alone.
+
     """
     q = p if p.prior is None else replace(p, maps=p.maps * p.prior.unsqueeze(2), cache=None).prepared()
     engine = cs(ndim=p.y.ndim - 2).engine
-    weights = [default_weight("cs", mask[0]) for mask in p.mask]
     # λ is relative to the scale of the problem that it is used for.
-    lam = torch.tensor(weights, dtype=p.mask.dtype, device=p.mask.device) * percentile_scale(q.adjoint)
-    cast("Fista", engine.blocks[0]).lam = lam
+    weights = weight_by_noise("cs", q)
+    step = cast("Fista", engine.blocks[0])
+    step.lam = weights * percentile_scale(q.adjoint)
+    if iterations:
+        engine.repeats, engine.tolerance = iterations, 0.0
+        # An image on its way is better without its mean over the way, and with as much momentum as it will have.
+        step.start, step.average, step.momentum = min(step.start, iterations), 1, _HASTE
+    else:
+        engine.tolerance = torch.tensor([_TOLERANCE * _tightness(w) for w in weights.tolist()], device=weights.device)
     u = cast("Tensor", engine(q))
     return u if p.prior is None else u * p.prior
+
+
+def _tightness(lam: float) -> float:
+    """Return by what the tolerance is multiplied: small weights are for data of little noise, whose error is small too.
+
+    A weight that is n times smaller also takes more steps to act, each of which changes less.
+    """
+    return min(1.0, lam / _SMALL_WEIGHT)
 
 
 def _solver(name: Solver, regularizer: Regularizer, lam: float, rho: float, average: int = 1) -> Step:  # type: ignore[type-arg]

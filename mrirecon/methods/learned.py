@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -30,13 +31,13 @@ from mrirecon.steps import (
 from mrirecon.steps.cascade import Combine
 from mrirecon.updates import Chain, Consistency, Lift, Net, Part, Refine, cascade, data_consistency
 
-_STARTS: dict[str, Callable[[Problem], Tensor] | None] = {"zero-filled": None, "cs": compressed_sensing_start}
 _WEIGHS = {"none": None, "held-out": held_out_weight}
 Count = Annotated[int, Field(ge=1)]
 Pools = Annotated[int, Field(ge=1, le=8)]
 Kernel = Literal[1, 3, 5]
 Memory = Literal["store", "checkpoint"]
 Start = Literal["zero-filled", "cs"]  # the image that is refined
+Iterations = Annotated[int, Field(ge=0, le=200)]  # of the solver that makes the start; 0: until it converges
 Weigh = Literal["none", "held-out"]  # how much of the refinement is taken; see `mrirecon.heldout`
 
 
@@ -49,6 +50,7 @@ def rim(
     recurrent_kernel: Kernel = 1,
     dc: Consistency = "none",
     start: Start = "zero-filled",
+    start_iterations: Iterations = 0,
     phase: Phase = "kept",
     weigh: Weigh = "none",
     scale: Scale = "percentile",
@@ -60,9 +62,9 @@ def rim(
     return Reconstructor(
         Unrolled([step], steps, memory=memory, segment=segment),
         scale=scale,
-        start=_STARTS[start],
         phase=phase,
         weigh=_WEIGHS[weigh],
+        **_start(start, start_iterations),
     )
 
 
@@ -74,6 +76,7 @@ def irim(
     recurrent_kernel: Kernel = 1,
     dc: Consistency = "none",
     start: Start = "zero-filled",
+    start_iterations: Iterations = 0,
     phase: Phase = "kept",
     weigh: Weigh = "none",
     scale: Scale = "percentile",
@@ -85,9 +88,9 @@ def irim(
     return Reconstructor(
         Unrolled([step], steps, memory=memory, segment=segment),
         scale=scale,
-        start=_STARTS[start],
         phase=phase,
         weigh=_WEIGHS[weigh],
+        **_start(start, start_iterations),
     )
 
 
@@ -105,6 +108,7 @@ def cirim(
     share: bool = False,
     compat: Literal["none", "mridc-0.0.1", "mridc-0.2", "atommic-1.0", "direct-2.1"] = "none",
     start: Start = "zero-filled",
+    start_iterations: Iterations = 0,
     phase: Phase = "kept",
     weigh: Weigh = "none",
     scale: Scale = "percentile",
@@ -141,9 +145,9 @@ def cirim(
     return Reconstructor(
         Unrolled(blocks, steps, memory=memory, segment=segment),
         scale=scale,
-        start=_STARTS[start],
         phase=phase,
         weigh=_WEIGHS[weigh],
+        **_start(start, start_iterations),
     )
 
 
@@ -162,6 +166,7 @@ def e2evn(
     sensitivity_pools: Pools = 4,
     share: bool = False,
     start: Start = "zero-filled",
+    start_iterations: Iterations = 0,
     phase: Phase = "kept",
     weigh: Weigh = "none",
     scale: Scale = "percentile",
@@ -179,7 +184,9 @@ def e2evn(
 
     prepare = SensitivityNet(sensitivity_channels, sensitivity_pools) if sensitivity else None
     engine = Unrolled(_copies(cascades, share, block), memory=memory)
-    return Reconstructor(engine, prepare, scale=scale, start=_STARTS[start], phase=phase, weigh=_WEIGHS[weigh])
+    return Reconstructor(
+        engine, prepare, scale=scale, phase=phase, weigh=_WEIGHS[weigh], **_start(start, start_iterations)
+    )
 
 
 @register(learned=True)
@@ -284,6 +291,7 @@ def unet(
     dc: Consistency = "none",
     skip: bool = False,
     start: Start = "zero-filled",
+    start_iterations: Iterations = 0,
     phase: Phase = "kept",
     weigh: Weigh = "none",
     scale: Scale = "percentile",
@@ -296,7 +304,7 @@ def unet(
         _silence(net.unet.final)
     part = _then(Refine(Net(net), skip=skip, plus=True), data_consistency(dc, "image"))
     return Reconstructor(
-        Unrolled([InImage(part)]), scale=scale, start=_STARTS[start], phase=phase, weigh=_WEIGHS[weigh]
+        Unrolled([InImage(part)]), scale=scale, phase=phase, weigh=_WEIGHS[weigh], **_start(start, start_iterations)
     )
 
 
@@ -314,6 +322,26 @@ def _rim(
     if quiet:
         _silence(network.final_layer)
     return Rim(network, data_consistency(dc, "image"), detach=detach, carry=carry)
+
+
+class _Starts(TypedDict):
+    start: Callable[[Problem], Tensor] | None
+    fallback: Callable[[Problem], Tensor] | None
+
+
+def _start(start: Start, iterations: int) -> _Starts:
+    """Return what a method starts from, and what it falls back to: a rough start is for a network to go on from."""
+    if start == "zero-filled":
+        if iterations:
+            raise UsageError(
+                "a zero-filled image takes no iterations",
+                where="start_iterations",
+                fix="use start=cs, or leave it away",
+            )
+        return {"start": None, "fallback": None}
+    if not iterations:
+        return {"start": compressed_sensing_start, "fallback": None}
+    return {"start": partial(compressed_sensing_start, iterations=iterations), "fallback": compressed_sensing_start}
 
 
 def _silence(layer: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mrirecon.prepared.options import Compress, PartialFourier, Preprocess, Whiten
-from mrirecon.prepared.prepare import Prepared, finish, prepare, prepare_like
+from mrirecon.prepared.prepare import Prepared, finish, note_loud, prepare, prepare_like
 
 __all__ = [
     "Compress",
@@ -12,6 +12,7 @@ __all__ = [
     "Preprocess",
     "Whiten",
     "finish",
+    "note_loud",
     "prepare",
     "prepare_like",
 ]

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from mrirecon.errors import UsageError
 
-Whiten = Literal["none", "auto", "noise", "background", "rim"]
+Whiten = Literal["loud", "none", "auto", "noise", "background", "rim"]
 Compress = Literal["svd", "geometric"]
 PartialFourier = Literal["pocs", "homodyne", "zero", "refuse"]
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Options, in the order in which they are applied; the defaults change nothing.
+    """Options, in the order in which they are applied; the defaults change nothing but coils that are loud.
 
     Attributes:
         average: take the complex mean of k-space over repetitions and averages; else each is an item.
         whiten: where the noise covariance for prewhitening comes from: the scan's ``noise``, the ``background`` of its
-            images, the ``rim`` of its k-space; ``auto`` takes the first, else the second where k-space is all but fully
-            sampled, else the third; ``none`` leaves it.
+            images, the ``rim`` of its k-space; ``auto`` takes the first, else the null space of its calibration region
+            where it has one, else the second where k-space is all but fully sampled, else the third; ``loud`` divides
+            coils whose noise exceeds that of the others many times by as much, and leaves others; ``none`` leaves all.
         readout: name of the fully sampled readout, for what follows; None for the one that the file or the mask tells.
         oversampling: factor by which the field of view along the readout is too large; 1 leaves it.
         coils: how many virtual coils; None, with ``energy`` None too, leaves the coils.
@@ -36,7 +37,7 @@ class Preprocess:
     """
 
     average: bool = False
-    whiten: Whiten = "none"
+    whiten: Whiten = "loud"
     readout: str | None = None
     oversampling: float = 1.0
     coils: int | None = None
@@ -69,7 +70,7 @@ class Preprocess:
     @property
     def geometry(self) -> Preprocess:
         """Only what changes shape or number of the images: what a reference must undergo, too."""
-        return replace(Preprocess(), average=self.average, readout=self.readout, oversampling=self.oversampling)
+        return Preprocess(whiten="none", average=self.average, readout=self.readout, oversampling=self.oversampling)
 
     def as_dict(self) -> dict[str, object]:
         """Return the options that differ from the defaults, for a sidecar."""

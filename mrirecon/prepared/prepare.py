@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mrirecon.coils.noise import loudness, measure_noise
 from mrirecon.errors import MriReconError, UsageError
 from mrirecon.io import Scan
 from mrirecon.io.scratch import Rows
@@ -58,8 +59,8 @@ class Prepared(Derived):
         """
         partial: dict[int, dict[int, Extent]] = {}
         if self.options.partial_fourier in ("pocs", "homodyne"):
-            partial = {item: where for item in range(len(self)) if (where := partial_axes(self.mask(item)))}
-        elif len(self.space) == 2 and (where := partial_axes(self.mask(0))):  # a volume would be read once more
+            partial = {item: where for item in self.usable() if (where := partial_axes(self.mask(item)))}
+        elif len(self.space) == 2 and (where := partial_axes(self.mask(self.example()))):  # a volume: once more read
             self.note(f"{self._partial(where)}; nothing is filled in by symmetry (--partial-fourier zero)")
         if not partial and not self.options.echoes:
             return images
@@ -102,7 +103,7 @@ class Prepared(Derived):
             UsageError: there is one.
 
         """
-        for item in range(len(self)) if self.options.partial_fourier == "refuse" else ():
+        for item in self.usable() if self.options.partial_fourier == "refuse" else ():
             where = partial_axes(self.mask(item))
             if where:
                 raise UsageError(
@@ -142,7 +143,9 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
         )
     if options.average:
         found = Averaged(found)
-    if white is None and options.whiten != "none":
+    if white is None and options.whiten == "loud":
+        white = _levelling(found)
+    elif white is None and options.whiten != "none":
         white = _whitening(found, options)
     if white is not None:
         found = Whitened(found, white)
@@ -171,6 +174,37 @@ def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None
     return scan.finish(images, scratch) if isinstance(scan, Prepared) else images
 
 
+def _levelling(scan: Scan) -> Whitening | None:
+    """Return what divides loud coils by how much louder they are than the others; None where none is.
+
+    A volume is not looked at, for it would be read once more: `mrirecon.inference.reconstruct` notes its loud coils.
+    """
+    middle = len(scan) // 2
+    if scan.coils < 3 or len(scan.space) > 2 or scan.blank(middle):
+        return None
+    try:
+        factor = loudness(scan.kspace(middle), scan.mask(middle))
+    except MriReconError:  # it is told of when that item's turn comes
+        return None
+    if factor.max() == 1:
+        return None
+    scan.note(f"{_told_of_loud(factor)}: divided by that (--whiten none leaves it, --whiten auto whitens all coils)")
+    return Whitening(np.diag(1 / factor).astype(np.complex128), 1.0)
+
+
+def note_loud(scan: Scan, item: int) -> None:
+    """Note coils of an item whose noise is many times that of the others: they spoil what all see."""
+    factor = loudness(scan.kspace(item), scan.mask(item)) if scan.coils > 2 and not scan.blank(item) else np.ones(1)
+    if factor.max() > 1:
+        scan.note(f"{_told_of_loud(factor)}: the image will suffer by it; --whiten auto prevents that")
+
+
+def _told_of_loud(factor: np.ndarray) -> str:
+    """Say which coils are loud, by the factors (C,) of `mrirecon.coils.noise.loudness`."""
+    each = ", ".join(f"{c} ({f:.3g} times)" for c, f in enumerate(factor.tolist()) if f > 1)
+    return f"coils whose noise is many times that of the others, counted from 0: {each}"
+
+
 def _whitening(scan: Scan, options: Preprocess) -> Whitening | None:
     if scan.coils == 1 and options.whiten == "auto":
         scan.note("one coil: there is nothing to whiten")
@@ -182,6 +216,8 @@ def _whitening(scan: Scan, options: Preprocess) -> Whitening | None:
     if scan.noise is not None and options.whiten in ("auto", "noise"):
         noise, source, share = scan.noise, "the noise scan", _bandwidth(scan)
     else:
+        if options.whiten == "auto" and (how := _by_null_space(scan)) is not None:
+            return how
         noise, source = _measured(scan, options.whiten)
         share = 1.0
     how = whitening(noise_covariance(noise, share))
@@ -190,6 +226,23 @@ def _whitening(scan: Scan, options: Preprocess) -> Whitening | None:
         f"noise whitened by {source}: covariance of {scan.coils} coils from {noise.shape[1]} samples, good to about "
         f"{math.sqrt(scan.coils / noise.shape[1]):.0%}, condition of the correlations {how.condition:.3g}"
         f"{loaded}; images are in units of the noise, E|n|² = 1, and shaded as the whitened coils are"
+    )
+    return how
+
+
+def _by_null_space(scan: Scan) -> Whitening | None:
+    """Return what whitens the noise that the calibration region of the middle item shows; None where it shows none."""
+    middle = len(scan) // 2
+    if scan.blank(middle):
+        return None
+    level = measure_noise(scan.kspace(middle), scan.mask(middle))
+    if level.low == 0 or not level.deviation.all():
+        return None
+    how = whitening(level.covariance)
+    scan.note(
+        f"noise whitened by {level.source} of item {middle}: its level is good to about {level.high - 1:.0%}, "
+        f"condition of the correlations {how.condition:.3g}; images are in units of the noise, E|n|² = 1, and shaded "
+        "as the whitened coils are"
     )
     return how
 
@@ -206,7 +259,7 @@ def _bandwidth(scan: Scan) -> float:
 
 def _measured(scan: Scan, how: str) -> tuple[np.ndarray, str]:
     """Return noise samples (C, N) out of the data, and where from, in words."""
-    box, size = full_centre(scan.mask(0)), scan.space_shape
+    box, size = full_centre(scan.mask(scan.example())), scan.space_shape
     nearly_full = all(s.stop - s.start >= max(SMALLEST, 0.75 * n) for s, n in zip(box, size, strict=True))
     if how == "background" or (how == "auto" and nearly_full):
         return pooled(scan, background_noise), "the background of its images"
@@ -221,7 +274,7 @@ def _readout(scan: Scan, options: Preprocess) -> str:
         return options.readout
     if scan.geometry is not None:
         return scan.geometry.axes[0]
-    mask, whole = scan.mask(0), []
+    mask, whole = scan.mask(scan.example()), []
     for number, name in enumerate(scan.space):
         try:
             check_readout(mask, number - mask.ndim, name)
@@ -248,7 +301,7 @@ def _cropped(scan: Scan, options: Preprocess) -> Cropped:
             why=f"{kept:.3f} would be left",
             fix="give a factor that divides them",
         )
-    check_readout(scan.mask(0), scan.space.index(readout) - len(scan.space), readout)
+    check_readout(scan.mask(scan.example()), scan.space.index(readout) - len(scan.space), readout)
     scan.note(f"readout oversampling removed: the middle {round(kept)} of {size} places along {readout}")
     return Cropped(scan, readout, round(kept))
 
@@ -260,18 +313,19 @@ def _compressed(scan: Scan, options: Preprocess) -> Scan:
     if options.compress == "geometric":
         readout = _readout(scan, options)
         axis, place = scan.space.index(readout) - len(scan.space), f" at every place along {readout}"
-        check_readout(scan.mask(0), axis, readout)
-    if options.whiten == "none":
+        check_readout(scan.mask(scan.example()), axis, readout)
+    if options.whiten in ("none", "loud"):
         scan.note("coils are compressed without whitening their noise: a loud coil counts for more than it knows")
     if options.energy is not None:
         # Every item is looked at: none is to keep less than was asked for, and all have as many coils.
-        each = [compression(scan.kspace(i), energy=options.energy, readout=axis) for i in range(len(scan))]
+        each = [compression(scan.kspace(i), energy=options.energy, readout=axis) for i in scan.usable()]
         coils = max(one.matrices.shape[1] for one in each)
         kept = min(one.energy for one in each)
         told = f"at least {kept:.2%} of the energy of every item, {options.energy:.4g} asked for"
     else:
         assert options.coils is not None
-        coils, middle = options.coils, len(scan) // 2
+        able = scan.usable() or [scan.example()]
+        coils, middle = options.coils, able[len(able) // 2]
         try:
             kept = compression(scan.kspace(middle), coils=coils, readout=axis).energy
         except MriReconError as error:

@@ -103,6 +103,10 @@ class Derived(Scan):
         """Return which samples of an item may be used, (*space) booleans."""
         return self.base.mask(item)
 
+    def glance(self, item: int) -> np.ndarray | None:
+        """Return about what `mask` does, quickly; see `Scan.glance`."""
+        return self.base.glance(item)
+
     def maps(self, item: int) -> np.ndarray | None:
         """Return the coil maps of an item, (M, coil, *space) complex64, or None where there are none."""
         return self.base.maps(item)

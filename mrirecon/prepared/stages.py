@@ -45,7 +45,7 @@ class Averaged(Derived):
 
     def kspace(self, item: int) -> np.ndarray:
         """Return the mean, of each sample over those that acquired it."""
-        members = self.members[item]
+        members = self._able(item)
         masks = [self.base.mask(i) for i in members]
         if any((m != masks[0]).any() for m in masks):
             self.note("repetitions sampled different places: noise differs from sample to sample of their mean")
@@ -53,7 +53,23 @@ class Averaged(Derived):
 
     def mask(self, item: int) -> np.ndarray:
         """Return what any of them sampled."""
-        return np.asarray(np.any([self.base.mask(i) for i in self.members[item]], axis=0))
+        return np.asarray(np.any([self.base.mask(i) for i in self._able(item)], axis=0))
+
+    def glance(self, item: int) -> np.ndarray | None:
+        """Return about what `mask` does, quickly; see `Scan.glance`."""
+        found = [mask for i in self.members[item] if (mask := self.base.glance(i)) is not None]
+        return np.asarray(np.any(found, axis=0)) if found else None
+
+    def _able(self, item: int) -> list[int]:
+        """Return the repetitions of an item that have signal; where none has, all of them, of which reading will tell.
+
+        Values that are not numbers are refused, for nobody expects them to be left out of a mean.
+        """
+        members = self.members[item]
+        found = [i for i in members if self.base.glance(i) is not None]
+        if found and len(found) < len(members):
+            self.note(f"{len(members) - len(found)} of {len(members)} repetitions of {self.where(item)} hold no signal")
+        return found or members
 
     def maps(self, item: int) -> np.ndarray | None:
         """Return the maps of the first of them."""
@@ -104,6 +120,11 @@ class Cropped(Derived):
             fov = list(where.fov_mm)
             fov[where.axes.index(readout)] *= kept / self.size
             self.geometry = replace(where, fov_mm=(fov[0], fov[1], fov[2]))
+
+    def glance(self, item: int) -> np.ndarray | None:
+        """Return about what `mask` does, quickly; see `Scan.glance`."""
+        seen = self.base.glance(item)
+        return None if seen is None else crop_mask(seen, self.axis, self.kept)
 
     def kspace(self, item: int) -> np.ndarray:
         """Return k-space of the middle of the field of view."""
@@ -180,5 +201,6 @@ class Compressed(Derived):
 
 def pooled(scan: Scan, samples: Callable[[np.ndarray, np.ndarray], np.ndarray], most: int = 5) -> np.ndarray:
     """Return noise samples (C, N) of up to ``most`` items, evenly spread."""
-    items = np.unique(np.linspace(0, len(scan) - 1, min(most, len(scan))).round().astype(int)).tolist()
+    able = scan.usable() or [scan.example()]
+    items = [able[i] for i in np.unique(np.linspace(0, len(able) - 1, min(most, len(able))).round().astype(int))]
     return np.concatenate([samples(scan.kspace(i), scan.mask(i)) for i in items], axis=1)

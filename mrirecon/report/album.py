@@ -16,6 +16,7 @@ from mrirecon.metrics import magnitude
 from mrirecon.report.cases import Case
 from mrirecon.report.pack import Depth, Plane, choose_depths, crop_box, pack, scaled_to
 from mrirecon.report.tables import NAMES, SIGNIFICANT, worst_slice
+from mrirecon.text import utf8
 
 FLOOR = -60  # dB: black in the picture of a point spread function
 FRAME = 100  # bytes of a slice in the page beside its pictures and texts
@@ -71,7 +72,7 @@ class Album:
     def size(self, which: int) -> int:
         """Return about how many bytes a slice takes in the page."""
         one = self.slices[which]
-        texts = sum(len(t.encode("utf-8")) + 3 for t in (one["name"], *one["scores"]))
+        texts = sum(len(utf8(t)) + 3 for t in (one["name"], *one["scores"]))
         return FRAME + texts + sum(len(p[1]) + 8 for p in (*one["planes"], one["region"]) if p)
 
 

@@ -42,6 +42,7 @@ from mrirecon.report.tables import (
     summed_up,
     worst_first,
 )
+from mrirecon.text import utf8
 
 LIMIT = 20e6  # bytes; what most mail still takes
 INSTALL = "pip install 'mrirecon[report]'"
@@ -112,14 +113,14 @@ def write_report(
     order = worst_first([a.light for a in albums], about.options.metrics[0])
     albums = [albums[i] for i in order]
     program, style = (_joined(names) for names in (_PROGRAM, ("page.css",)))
-    bare = len(_page(environment, albums, about, program, style, limit, empty=True).encode("utf-8"))
+    bare = len(_page(environment, albums, about, program, style, limit, empty=True).encode("utf-8", "backslashreplace"))
     choose_kept(albums, limit - bare)
-    text = _page(environment, albums, about, program, style, limit)
+    content = utf8(_page(environment, albums, about, program, style, limit))
     with atomic_path(path, inputs=inputs) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_bytes(content)
     return Written(
         Path(path),
-        len(text.encode("utf-8")),
+        len(content),
         len(albums),
         sum(len(a.slices) for a in albums),
         sum(len(a.kept) for a in albums),

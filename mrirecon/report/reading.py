@@ -14,13 +14,14 @@ from mrirecon.errors import MriReconError
 from mrirecon.evaluate import Evaluation, Options, compare, holds_images, reference_images
 from mrirecon.evaluate.folders import own_options
 from mrirecon.evaluate.region import read_region
+from mrirecon.evaluate.shapes import common_centre
 from mrirecon.inference import reconstruct
-from mrirecon.io import Scan, read, read_image, sha256
+from mrirecon.io import Scan, read, sha256
 from mrirecon.io.identify import cfl_pair
-from mrirecon.io.images import IMAGE_NAMES, open_store, pick
-from mrirecon.io.nifti import SUFFIXES as NIFTI
-from mrirecon.io.nifti import read_nifti
+from mrirecon.io.images import IMAGE_NAMES, open_store, pick, read_placed_image
+from mrirecon.io.nifti import is_nifti, read_nifti
 from mrirecon.metrics import magnitude, object_mask
+from mrirecon.presets import SIGNED
 from mrirecon.report.cases import ZERO_FILLED, Case, Result
 from mrirecon.report.sidecars import Image, iterates_path, why_missing, without_folders
 
@@ -104,7 +105,9 @@ class CaseReader:
             return
         try:
             self.truth, self.kind = reference_images(
-                self.reference, axes=None if holds_images(self.reference) else self.sources.axes
+                self.reference,
+                axes=None if holds_images(self.reference) else self.sources.axes,
+                preset=self.options.preset,
             )
         except MriReconError as error:
             self.notes.append(f"its reference cannot be used: {_short(error)}")
@@ -124,12 +127,13 @@ class CaseReader:
         if self.sources.anonymous:
             settings.pop("command", None)
         try:
-            images = read_image(image.path)
+            images = read_placed_image(image.path, signed=self.options.preset in SIGNED)[0]
         except MriReconError as error:
             return Result(method, failure=self._told(_short(error)), settings=settings, **known)
         evaluation, failure = self._score(images, image.path)
         steps, steps_are, note = self._steps(iterates_path(image.path), len(images))
         known["notes"] = [*notes, *note]
+        images = self._shown(images, evaluation)
         return Result(method, images, evaluation, failure, settings=settings, steps=steps, steps_are=steps_are, **known)
 
     def _score(self, images: np.ndarray, path: Path) -> tuple[Evaluation | None, str | None]:
@@ -142,6 +146,13 @@ class CaseReader:
         except MriReconError as error:
             return None, self._told(_short(error))
         return found, None
+
+    def _shown(self, images: np.ndarray, evaluation: Evaluation | None) -> np.ndarray:
+        """Return what of images lies beside a reference that is cut around its centre, as they were scored."""
+        if evaluation is None or self.truth is None or images.ndim != self.truth.ndim:
+            return images
+        larger = all(a >= b for a, b in zip(images.shape, self.truth.shape, strict=True))
+        return common_centre(images, self.truth)[0] if larger and images.shape != self.truth.shape else images
 
     def _steps(self, path: Path, items: int) -> tuple[list[float], str, list[str]]:
         """Return the error of the image after every step, or how much each step changed it; means over items."""
@@ -183,7 +194,7 @@ class CaseReader:
                 why = "is not the file that the images were made of"
             else:
                 scan = read(path, axes=self.sources.axes, mask=mask)
-                return None if scan.mask(0).all() else scan
+                return None if all(scan.mask(item).all() for item in scan.usable()) else scan
         except MriReconError as error:
             why = f"cannot be used: {_short(error)}"
         self.notes.append(f"no mask is shown: its scan {path} {why}")
@@ -197,11 +208,14 @@ class CaseReader:
         images = np.abs(done.images)
         evaluation, failure = self._score(images, scan.path)
         settings = {"why": "made for this report, from the scan", "maps": done.maps}
-        return Result(ZERO_FILLED, images, evaluation, failure, done.seconds, settings=settings)
+        return Result(
+            ZERO_FILLED, self._shown(images, evaluation), evaluation, failure, done.seconds, settings=settings
+        )
 
     def _masks(self, scan: Scan) -> np.ndarray | None:
         try:
-            masks = np.stack([scan.mask(i) for i in range(len(scan))])
+            none = np.zeros(scan.space_shape, bool)
+            masks = np.stack([none if scan.empty(i) else scan.mask(i) for i in range(len(scan))])
         except MriReconError as error:
             self.notes.append(f"no mask is shown: {_short(error)}")
             return None
@@ -224,7 +238,7 @@ class CaseReader:
         if self.options.spacing is not None:
             return self.options.spacing
         for path in (self.reference, *(i.path for i in self.images.values())):
-            if path is not None and path.name.lower().endswith(NIFTI):
+            if path is not None and is_nifti(path):
                 try:
                     return read_nifti(path).spacing[1:]
                 except MriReconError:

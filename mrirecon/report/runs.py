@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mrirecon.errors import InputError, UsageError
-from mrirecon.evaluate.folders import by_name
+from mrirecon.evaluate.partners import by_name, case_of, few, files_in
 from mrirecon.report.cases import ZERO_FILLED, Case
 from mrirecon.report.reading import CaseReader, Sources
 from mrirecon.report.sidecars import Image, is_image, read_sidecar
@@ -103,13 +103,13 @@ def _gather(part: Part) -> Gathered:
         raise InputError(
             "no reference has the name of a case",
             where=str(sources.reference),
-            why=f"cases are called {_few(images)}; references {_few(references)}",
+            why=f"cases are called {few(images)}; references {few(references)}",
             fix="give references the names of the scans up to the first dot",
         )
     alone = sorted(set(references) - set(images))
     notes = []
     if alone:
-        which = "" if sources.anonymous else f": {_few(alone)}"
+        which = "" if sources.anonymous else f": {few(alone)}"
         notes.append(f"{len(alone)} of {len(references)} references have no image of any method{which}")
     methods.sort(key=lambda m: m != ZERO_FILLED)
     cases = (
@@ -129,9 +129,9 @@ def _files(runs: Sequence[Path]) -> Iterator[tuple[Path, str]]:
             continue
         if not run.is_dir():
             raise UsageError("there is no such run", where=str(run), fix="name a folder of images, or a file")
-        here = sorted(p for p in run.iterdir() if p.is_file() and is_image(p))
+        here = [p for p in files_in(run) if p.is_file() and is_image(p)]
         for folder in [run] if here else sorted(p for p in run.iterdir() if p.is_dir()):
-            for path in sorted(p for p in folder.iterdir() if p.is_file() and is_image(p)):
+            for path in (p for p in files_in(folder) if p.is_file() and is_image(p)):
                 yield path, folder.resolve().name
 
 
@@ -139,14 +139,15 @@ def _by_case(source: Path | None, images: Mapping[str, object], option: str) -> 
     if source is None:
         return {}
     if source.is_dir():
-        return by_name(source)
+        named = by_name(source)
+        found = {name: path for name, path in named.items() if name in images}
+        for name, path in named.items():  # images that serve as references may be named after their method as well
+            if name not in found:
+                case = case_of(path)
+                found.setdefault(name if case in found or case not in images else case, path)
+        return found
     if len(images) > 1:
         raise UsageError(
             f"{option} is one file, and there are {len(images)} cases", where=str(source), fix="give a folder"
         )
     return dict.fromkeys(images, source)
-
-
-def _few(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "")

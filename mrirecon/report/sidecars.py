@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from mrirecon.evaluate.folders import SUFFIXES
-from mrirecon.io import sidecar_path
+from mrirecon.evaluate.partners import ITERATES, SUFFIXES, last_part, load_sidecar, source_of
+from mrirecon.text import local, parse_json
 
-ITERATES = "_iterates"
-_LIMIT = 4 << 20  # bytes of a sidecar
+_LIMIT = 4 << 20  # bytes of a record
 # Shown as they are. All else that a sidecar may hold stays out of a report: it may name a patient.
 _SHOWN = ("why", "device", "lambda", "seed", "options")
 _LONGEST = 1e9  # seconds
@@ -56,13 +54,10 @@ class Image:
 def read_sidecar(path: Path, run: str) -> Image:
     """Return what is known of a file of images; without a sidecar, that is its name and that of its folder."""
     stem = path.name.split(".")[0]
-    told, fault = _load(sidecar_path(path))
+    told, fault = load_sidecar(path)
     notes = [fault] if fault else []
     method = _text(told.get("method")) or run
-    source = told.get("input")
-    scan, digest = (
-        (source.get("file"), source.get("sha256")) if isinstance(source, dict) else (source, told.get("sha256"))
-    )
+    scan, digest = source_of(told)
     name = _name_of(scan)
     case = name.split(".")[0] if name else stem.removesuffix(f"_{method}")
     settings: dict[str, object] = {key: _value(told[key]) for key in _SHOWN if key in told}
@@ -82,9 +77,9 @@ def read_sidecar(path: Path, run: str) -> Image:
         run,
         case,
         method,
-        Path(scan) if isinstance(scan, str) and scan else None,
+        Path(local(scan)) if isinstance(scan, str) and scan else None,
         digest if isinstance(digest, str) else None,
-        Path(mask) if isinstance(mask, str) and mask else None,
+        Path(local(mask)) if isinstance(mask, str) and mask else None,
         tuple(p for p in (scan, mask, *beside) if isinstance(p, str) and p),
         tuple(float(s) for s in _list(told.get("seconds")) if isinstance(s, int | float) and 0 <= s < _LONGEST),
         tuple(_text(s) for s in _list(told.get("stopped", told.get("reasons")))),
@@ -100,10 +95,10 @@ def why_missing(records: Path | None, method: str, scan: str) -> str:
         return default
     path = records / method / f"{scan}.json"
     try:
-        told: Any = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < _LIMIT else {}
+        told: Any = parse_json(path.read_text(encoding="utf-8")) if path.stat().st_size < _LIMIT else {}
         error = told["error"]
         return f"{error['what']} ({error['why']})" if error.get("why") else str(error["what"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return default
 
 
@@ -133,22 +128,9 @@ def iterates_path(path: Path) -> Path:
     return path.with_name(f"{path.name.split('.')[0]}{ITERATES}.h5")
 
 
-def _load(path: Path) -> tuple[dict[str, Any], str]:
-    if not path.is_file():
-        return {}, "it has no sidecar: how it was made is not known"
-    try:
-        if path.stat().st_size > _LIMIT:
-            return {}, f"its sidecar is not read: it is larger than {_LIMIT >> 20} MB"
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        return {}, f"its sidecar cannot be read: {type(error).__name__}"
-    return (told, "") if isinstance(told, dict) else ({}, "its sidecar holds no settings")
-
-
 def _name_of(path: object) -> str:
     """Return the last part of a path of this system or of Windows."""
-    text = _text(path)
-    return PureWindowsPath(text).name if "\\" in text else PurePosixPath(text).name
+    return last_part(_text(path))
 
 
 def _text(value: object) -> str:

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from mrirecon import __version__
 from mrirecon.checkpoints import describe_model, shipped
+from mrirecon.choice import SECOND_OPINION
 from mrirecon.config import Config, load_as, load_config, origin_of
 from mrirecon.config.strict_yaml import Origin, Path_
-from mrirecon.data.sources import expand, person_of
+from mrirecon.data.sources import check_person, expand, person_of
 from mrirecon.data.volumes import PHANTOM
 from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.evaluate import Options
 from mrirecon.evaluate.paired import PERSON
-from mrirecon.inference import SECOND_OPINION
 from mrirecon.io import safe_name, sha256
 from mrirecon.masks import MaskResult
 from mrirecon.masks.make import LINES, make_mask
@@ -50,6 +50,8 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
         Options(settings.preset, tuple(settings.metrics))
     except UsageError as error:
         raise _at(error, origins, ("metrics",), path) from None
+    if settings.person is not None:
+        check_person(settings.person, "person", origin_of(origins, ("person",), path))
     scans = _scans(settings, origins, path, notes)
     masks = [
         PlannedMask(f"{name}-{rate:g}x", rate, m, digest([settings.seed, rate, m.model_dump(exclude={"acceleration"})]))
@@ -103,7 +105,8 @@ def _scans(settings: StudySettings, origins: dict[Path_, Origin], path: Path, no
         paths: list[str] = []
         for given in source.files or source.volumes:
             try:
-                paths += expand([given], [], path.parent, origin_of(origins, key, path))
+                every = source.files or source.volumes
+                paths += expand([given], [], path.parent, origin_of(origins, key, path), every)
             except UsageError as error:
                 if not source.optional:
                     raise

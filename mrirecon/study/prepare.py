@@ -5,7 +5,6 @@ Everything is made once, kept beside a note of what it was made from, and made a
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +16,20 @@ from mrirecon.data.scan import simulate_scan
 from mrirecon.evaluate import reference_images
 from mrirecon.io import atomic_path, read, write_image, write_json
 from mrirecon.masks import mask_bytes, seed_from
-from mrirecon.study.parts import PlannedMask, PlannedMethod, PlannedScan
+from mrirecon.presets import Preset
+from mrirecon.study.parts import PlannedMask, PlannedMethod, PlannedScan, digest
 from mrirecon.study.plan import draw
+from mrirecon.text import parse_json
 
 Tell = Callable[[str], None]
 DONE, BUDGET = "study.json", "budget.json"
 
 
-def prepare_scan(scan: PlannedScan, out: Path, seed: int) -> tuple[Path, Path]:
-    """Return the file of a scan and that of its reference (magnitudes, `sense_reference`), made where they are not.
+def prepare_scan(scan: PlannedScan, out: Path, seed: int, preset: Preset) -> tuple[Path, Path]:
+    """Return the file of a scan and that of its reference, as the preset has it, made where they are not.
+
+    That is the SENSE combination of all samples (`sense_reference`); for the preset ``fastmri``, the target that a file
+    of fastMRI holds.
 
     Raises:
         MriReconError: a scan that cannot be read, or is not fully sampled.
@@ -45,11 +49,12 @@ def prepare_scan(scan: PlannedScan, out: Path, seed: int) -> tuple[Path, Path]:
             )  # fmt: skip
             write_json(_note(path), {"key": scan.key})
     reference = out / "references" / f"{scan.name}.h5"
-    if not reference.is_file() or noted(_note(reference)).get("key") != scan.key:
+    key = digest([scan.key, preset]) if preset == "fastmri" else scan.key
+    if not reference.is_file() or noted(_note(reference)).get("key") != key:
         _note(reference).unlink(missing_ok=True)
-        images, kind = reference_images(path, axes=scan.setting.axes)
+        images, kind = reference_images(path, axes=scan.setting.axes, preset=preset)
         write_image(reference, images, sidecar={"input": scan.source, "reference": kind}, inputs=[path])
-        write_json(_note(reference), {"key": scan.key})
+        write_json(_note(reference), {"key": key})
     return path, reference
 
 
@@ -125,7 +130,7 @@ def _length(config: Config) -> str:
 def noted(path: Path) -> dict[str, Any]:
     """Return the content of a note; nothing if there is none, or a kill left half of something else's."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -14,6 +14,7 @@ from mrirecon.evaluate.paired import HIGHER, LEAST, PERSON
 from mrirecon.io import atomic_path, read_image, write_json
 from mrirecon.pictures import Panel, save_panels
 from mrirecon.study.parts import Plan
+from mrirecon.text import utf8
 
 Record = dict[str, Any]
 NAMES = {"ssim": "SSIM", "psnr": "PSNR (dB)", "nmse": "NMSE", "mse": "MSE", "hfen": "HFEN", "gmsd": "GMSD"}
@@ -47,7 +48,7 @@ def write_results(
     report = _report(plan, told, records, table, pairs, pictures)
     for path, text in ((out / "table.md", table), (out / "report.md", report)):
         with atomic_path(path) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.write_bytes(utf8(text + "\n"))
     return told
 
 
@@ -160,12 +161,15 @@ def _report(
 ) -> str:
     people = {s.person for s in plan.scans}
     metric = NAMES[plan.settings.metrics[0]]
+    reference = "coils of the full scan combined with ESPIRiT maps of all samples"
+    if plan.settings.preset == "fastmri":
+        reference = f"reconstruction_rss or reconstruction_esc where the file holds it, else {reference}"
     lines = [f"# {_safe(plan.settings.title or plan.path.stem)}", ""]
     lines += [
         f"{len(plan.scans)} scans of {len(people)} {'person' if len(people) == 1 else 'persons'}, {len(plan.masks)} "
         f"masks, {len(plan.methods)} methods. For all methods the same: the samples of each scan, coil maps (ESPIRiT "
-        "from the calibration region of these samples), the reference (coils of the full scan combined with ESPIRiT "
-        f"maps of all samples), and the definition of the scores ({plan.settings.preset}"
+        f"from the calibration region of these samples), the reference ({reference}), and the definition of the scores "
+        f"({plan.settings.preset}"
         f"{': inside the object, after one least-squares scale' if plan.settings.preset == 'mrirecon' else ''}). "
         "Scores are means over scans ± their standard deviation.",
         "",

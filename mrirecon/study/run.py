@@ -33,6 +33,7 @@ from mrirecon.study.report import write_results
 
 Progress = Callable[[int, int, str], None]
 Record = dict[str, Any]
+DEFINITION = 2  # raised when the same image would get another score, so that records of before are scored again
 
 
 def dry_run(plan: Plan, out: Path) -> dict[str, Any]:
@@ -83,7 +84,8 @@ def run_study(
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         with atomic_path(out / "study.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(plan.settings.model_dump(mode="json"), sort_keys=False))
+            text = yaml.safe_dump(plan.settings.model_dump(mode="json"), sort_keys=False)
+            temporary.write_text(text, encoding="utf-8")
         for note in [*plan.notes, *_left_over(plan, out)]:
             tell(f"note: {note}")
         try:
@@ -147,7 +149,7 @@ class _Work:
 
     def cell(self, cell: Cell) -> Record:
         """Return the record of a cell, made where it is not there."""
-        wanted = digest([self.plan.settings.preset, self.plan.settings.metrics])
+        wanted = digest([DEFINITION, self.plan.settings.preset, self.plan.settings.metrics])
         record = _finished(cell, self.out)
         if record is not None and record.get("score key") == wanted:
             return record
@@ -156,7 +158,10 @@ class _Work:
         told |= {"person": cell.scan.person, "mask": cell.mask.name, "method": cell.method.name}
         try:
             seed = self.plan.settings.seed
-            path, reference = self.get(("scan", cell.scan.name), lambda: prepare_scan(cell.scan, self.out, seed))
+            preset = self.plan.settings.preset
+            path, reference = self.get(
+                ("scan", cell.scan.name), lambda: prepare_scan(cell.scan, self.out, seed, preset)
+            )
             mask, about = self.get(
                 ("mask", cell.mask.name, cell.scan.name),
                 lambda: prepare_mask(cell.mask, cell.scan, path, self.out, seed),

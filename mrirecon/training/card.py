@@ -57,6 +57,7 @@ def make_card(
         "seed": train.seed,
         "steps": step,
         "epochs": round(epoch, 2),
+        **({"budget (min)": train.minutes} if train.minutes is not None else {}),
         "effective batch": train.batch * train.accumulate,
         "processes": ranks,
         "optimizer": f"{train.optimizer}, lr {train.lr:g}, {train.schedule}, warm-up {train.warmup}",

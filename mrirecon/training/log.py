@@ -12,6 +12,7 @@ from typing import Any
 from mrirecon.config import Train
 from mrirecon.errors import UsageError
 from mrirecon.io import atomic_path
+from mrirecon.text import parse_json
 
 NAME = "log.jsonl"
 
@@ -84,7 +85,7 @@ class Log:
 def _step(line: str) -> float:
     """Return the step of a line; one that was cut off by a kill counts as late."""
     try:
-        found = json.loads(line)
+        found = parse_json(line)
         return float(found["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf

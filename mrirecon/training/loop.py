@@ -26,9 +26,11 @@ from mrirecon.training.trainer import Trainer
 
 Progress = Callable[[int, int, str], None]
 CONFIG, STATES = "config.yaml", "states"
-# What may differ when a run goes on: it changes none of its numbers.
-FREE = ("train.workers", "train.tensorboard", "train.checkpoint", "train.panels", "train.log_every", "data.licence")
-FREE += ("train.minutes",)  # every call has a budget of its own
+# What may differ when a run goes on: it changes none of its numbers, or, as minutes, each call has its own.
+FREE = (
+    *("train.workers", "train.tensorboard", "train.checkpoint", "train.panels", "train.log_every", "train.minutes"),
+    "data.licence",
+)
 LENGTH = ("train.steps", "train.epochs")
 
 
@@ -238,7 +240,7 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
             line: dict[str, object] = {"step": t.step, "loss": sum(t.window) / len(t.window), "gradient": norm}
             line |= {"lr": rate, "seconds": t.seconds}
             here = time.perf_counter() - begun
-            log.write(line | {"steps/s": (t.step - first) / here, "waited": t.loader.waited / here})
+            log.write(line | {"steps/s": (t.step - first) / here} | t.loader.figures())
             t.window = []
         if progress:
             progress(t.step, t.expected, f"loss {loss:.4f}")

@@ -57,10 +57,16 @@ def dry_run(config: Config, folder: str | Path, device: str = "auto") -> dict[st
     with t.averaged() as model, torch.no_grad():
         model.run(t.check.item(0, 0, 0).to(t.device).problem)
     one = time.perf_counter() - first
-    checks = t.total // t.every + 1
+    check = one * len(t.check.slots)
+    minutes = config.settings.train.minutes
+    if minutes is not None:
+        told["steps"] = max(1, round((60 * minutes - 2 * check) / (spent / STEPS)))  # two validations, at least
+        whole = 60 * minutes
+    else:
+        whole = spent / STEPS * t.total + check * (t.total // t.every + 1)
     return told | {
         "seconds a step": spent / STEPS,
         "waited": waited,
-        "seconds in all": spent / STEPS * t.total + one * len(t.check.slots) * checks,
+        "seconds in all": whole,
         "memory (MiB)": peak / 2**20,
     }

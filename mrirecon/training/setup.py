@@ -160,9 +160,8 @@ def make_recipes(settings: Settings, model: Reconstructor, sources: Sources) -> 
     full = settings.loss.kspace_l1 > 0
     informed = find(settings.method).learned
     start = None if model.start is None or not maps else model.start
-    learn = Recipe(
-        sources.train, settings.data, settings.train.seed, settings.train.batch, full, split, maps, informed, start
-    )
+    chunk = settings.train.batch * settings.data.buffer.together
+    learn = Recipe(sources.train, settings.data, settings.train.seed, chunk, full, split, maps, informed, start)
     count = min(settings.data.val_items, len(sources.val))
     chosen: list[Slot] = [sources.val[i * len(sources.val) // count] for i in range(count)]
     # Of scans without a reference, a part of the samples is kept back to be predicted.

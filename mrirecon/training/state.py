@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mrirecon.errors import InputError, ModelMismatchError
+from mrirecon.errors import InputError, ModelMismatchError, UnsafeContentError
 from mrirecon.io import atomic_path
 
 KEPT = 2
@@ -51,7 +53,8 @@ def load_state(folder: Path) -> tuple[State | None, list[str]]:
     Nothing in the file is executed.
 
     Raises:
-        InputError: there are states, and all of them are damaged.
+        InputError: there are states, and all of them are damaged; a file of that name that is no state.
+        UnsafeContentError: a file of that name holds more than tensors and plain data, which could run code.
         ModelMismatchError: written in another format.
 
     """
@@ -63,7 +66,7 @@ def load_state(folder: Path) -> tuple[State | None, list[str]]:
         if hashlib.sha256(content).hexdigest()[:16] != match[2]:
             notes.append(f"{path.name} is damaged ({len(content)} bytes): the state before it is taken")
             continue
-        loaded: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        loaded = _unpacked(content, path)
         if loaded.get("format") != FORMAT:
             raise ModelMismatchError(
                 "the run was begun by another version of mrirecon",
@@ -77,3 +80,20 @@ def load_state(folder: Path) -> tuple[State | None, list[str]]:
             "every state of this run is damaged", where=str(folder), why="; ".join(notes), fix="start anew elsewhere"
         )
     return None, notes
+
+
+def _unpacked(content: bytes, path: Path) -> State:
+    fix = "remove it, to go on from the state before it, and find out who put it there"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch then refuses
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        why = " ".join(str(error).split("\n\n")[-1].split())[:300] or "it is a pickle of more than plain data"
+        raise UnsafeContentError("this is no state of a run", where=str(path), why=f"refused: {why}", fix=fix) from None
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise InputError("this is no state of a run", where=str(path), why=why, fix=fix) from None
+    if not isinstance(found, dict):
+        raise InputError("this is no state of a run", where=str(path), why=f"it is a {type(found).__name__}", fix=fix)
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from mrirecon.checkpoints import save_model
 from mrirecon.config import Config
+from mrirecon.costs import usable_cores
 from mrirecon.data.batch import Batch
 from mrirecon.data.items import Recipe
 from mrirecon.data.loading import Loader, Order
@@ -72,13 +72,13 @@ class Trainer:
         self.learn, self.check = make_recipes(self.settings, self.model, self.sources)
         self.order = Order(self.learn, self.settings.data.epoch)
         train = self.settings.train
-        per_epoch = max(1, self.order.steps // train.accumulate)
+        self.per_epoch = max(1, self.order.steps * self.settings.data.buffer.together // train.accumulate)
         self.clock = Clock(train.minutes, time.monotonic() if begun is None else begun)
-        self.total = train.steps or (train.epochs or 1) * per_epoch
+        self.total = train.steps or (train.epochs or 1) * self.per_epoch
         if train.minutes is not None:
             self.total = sys.maxsize
-        self.every = train.validate_every or per_epoch
-        self.loader = Loader(self.order, self._workers(), fabric.global_rank, fabric.world_size)
+        self.every = train.validate_every or self.per_epoch
+        self.loader = Loader(self.order, self._workers(), fabric.global_rank, fabric.world_size, fabric.device)
         self.step, self.seconds, self.checked, self.bad = 0, 0.0, 0, 0
         self.best: float | None = None
         self.window: list[float] = []  # losses since the last line of the log
@@ -107,8 +107,9 @@ class Trainer:
         wanted = self.settings.train.workers
         if wanted is not None:
             return wanted
-        cores = os.cpu_count() or 1
-        return 0 if cores <= 2 else min(8, cores // 2 if self.fabric.device.type == "cpu" else cores - 1)
+        # On a GPU samples are made there, between steps; on a CPU beside the training, where there are cores to spare.
+        cores = math.floor(usable_cores())
+        return 0 if cores <= 2 or self.fabric.device.type != "cpu" else min(8, cores // 2)
 
     def state(self) -> State:
         """Return what the rest of the run depends on."""
@@ -206,7 +207,7 @@ class Trainer:
         notes: list[str] = []
         one = 0.0
         if self.clock.end is not None:
-            for _ in range(2):  # the first call of a network is no measure on a GPU
+            for _ in range(2 if self.device.type == "cuda" else 1):  # on a GPU, the first call is no measure
                 begun = time.monotonic()
                 with self.averaged() as model, torch.no_grad():
                     model.run(self.check.item(0, 0, 0).to(self.device).problem).image.cpu()
@@ -291,7 +292,7 @@ class Trainer:
             self.settings,
             self.sources,
             step=self.step,
-            epoch=self.step * self.settings.train.accumulate / self.order.steps,
+            epoch=self.step / self.per_epoch,
             seconds=self.seconds,
             scores=self.scores,
             zero_filled=self.zero_filled,

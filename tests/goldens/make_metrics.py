@@ -8,7 +8,9 @@ The volumes come from a seed (`volumes`), in float32 as in fastMRI's files, so t
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -29,8 +31,17 @@ def volumes(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return reference.astype(np.float32), prediction.astype(np.float32)
 
 
+def files() -> tuple[np.ndarray, np.ndarray]:
+    """Return a target (3, 40, 40) and a prediction (3, 52, 44), some of which is negative, as files may hold them."""
+    rng = np.random.default_rng(7)
+    large = np.pad(volumes(1)[0], ((0, 0), (0, 0), (2, 2)))
+    prediction = large - 0.05 * large.max() + rng.normal(0, 0.02 * large.max(), large.shape)
+    return large[:, 6:46, 2:42].copy(), prediction.astype(np.float32)
+
+
 def main() -> None:
     """Write the file."""
+    import h5py
     from fastmri import evaluate  # type: ignore[import-not-found]
 
     found = {}
@@ -41,6 +52,17 @@ def main() -> None:
             for name in ("ssim", "psnr", "nmse", "mse")
         }
         found[str(seed)] = values
+    target, prediction = files()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, key, array in (("t", "reconstruction_rss", target), ("p", "reconstruction", prediction)):
+            (Path(folder) / name).mkdir()
+            with h5py.File(Path(folder) / name / "scan.h5", "w") as file:
+                file[key] = array
+        asked = SimpleNamespace(
+            target_path=Path(folder) / "t", predictions_path=Path(folder) / "p", acquisition=None, acceleration=None
+        )
+        means = evaluate.evaluate(asked, "reconstruction_rss").means()
+        found["files"] = {name.lower(): np.asarray(value).item() for name, value in means.items()}
     (HERE / "metrics.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

@@ -25,6 +25,13 @@ import torch
 SIZES = [(20, 16), (17, 23)]
 WIDE = [(36, 20), (17, 39)]  # for four pools: a norm over one or two pixels amplifies rounding
 LOW = 6  # lines of the calibration region
+# Patterns of our weights' names, and what the peers call them.
+VARNET = [
+    (r"engine\.blocks\.(\d+)\.part\.consistency\.weight", r"cascades.\1.dc_weight"),
+    (r"engine\.blocks\.(\d+)\.part\.part\.part\.network\.", r"cascades.\1.model."),
+    (r"prepare\.", "sens_net."),
+]
+RIM = [(r"engine\.blocks\.(\d+)\.network\.", r"\1."), (r"engine\.blocks\.(\d+)\.dc_weight", r"\1.dc_weight")]
 
 
 def draw_weights(named: Mapping[str, torch.Tensor]) -> None:

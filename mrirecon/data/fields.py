@@ -1,0 +1,283 @@
+"""Smooth fields of a simulated scan: coil sensitivities and object phase, drawn on the CPU, evaluated anywhere.
+
+Lengths are in halves of the longer side of the field of view (of a head in a 23 cm field: 11.5 cm), with 0 at the
+centre pixel ``n // 2``. What is drawn is a function of an integer seed alone; it is evaluated in torch for a batch, on
+any grid and device. Smooth fields are evaluated on a coarse grid and interpolated by cubic splines.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+Real = npt.NDArray[np.floating[Any]]
+Complex = npt.NDArray[np.complexfloating[Any, Any]]
+
+WIRE = 0.2  # thickness of a loop's conductor; keeps the field finite where a corner of the picture lies on the wire
+SEGMENTS = 32  # of a loop: with that thickness the sum is the integral to better than 1e-4
+DISTANCE = 1.3  # of the loops from the centre, relative to the field of view's half axes
+HEAD = 0.85  # the ellipse that the object may fill, as a part of the field of view; maps are normalised inside it
+COARSE = 32  # points along an axis that smooth fields are computed at
+
+
+def generator(*key: int) -> np.random.Generator:
+    """Return a generator that is a function of integers, such as a seed and what it is used for."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(key))))
+
+
+@dataclass(frozen=True)
+class Loops:
+    """Receiver coils: round loops of wire around the object.
+
+    Attributes:
+        centre: (L, 3), x, y, z.
+        normal: (L, 3), of unit length.
+        radius: (L,).
+        gain: (L,), complex: amplifier and cable.
+        coils: L, or 1 where the loops are one volume coil.
+        half: (y, x) half axes of the field of view.
+
+    """
+
+    centre: Real
+    normal: Real
+    radius: Real
+    gain: Complex
+    coils: int
+    half: tuple[float, float]
+
+    def wire(self) -> tuple[Real, Real]:
+        """Return the segments of every loop (L, SEGMENTS, 3): where they are, and their length and direction."""
+        other = np.where(np.abs(self.normal[:, 2:]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])
+        side = np.cross(self.normal, other)
+        side /= np.linalg.norm(side, axis=1, keepdims=True)
+        up = np.cross(self.normal, side)  # normal × up is −side: every step round the loop follows from these two
+        angle = np.arange(SEGMENTS) * 2 * math.pi / SEGMENTS
+        cos, sin = np.cos(angle)[None, :, None], np.sin(angle)[None, :, None]
+        radius = self.radius[:, None, None]
+        places = self.centre[:, None] + radius * (cos * side[:, None] + sin * up[:, None])
+        return places, (cos * up[:, None] - sin * side[:, None]) * (radius * 2 * math.pi / SEGMENTS)
+
+
+def draw_loops(view: tuple[int, int], coils: int, seed: int, distance: float = DISTANCE) -> Loops:
+    """Draw loops of slightly irregular place, size, tilt and gain on an ellipse around the field of view.
+
+    One ring of up to 10 coils, more rings along z beyond; each coil has its own cable phase. One coil is a volume coil:
+    eight loops driven in quadrature.
+
+    Args:
+        view: (y, x) pixels of the field of view, taken as square ones.
+        coils: how many.
+        seed: of the irregularities.
+        distance: of the loops from the centre, relative to the field of view's half axes.
+
+    """
+    rng = generator(seed, 1)
+    loops = 8 if coils == 1 else coils
+    rings = math.ceil(loops / 10)
+    half = np.array(view) / max(view)
+    centres, normals, radii = np.empty((loops, 3)), np.empty((loops, 3)), np.empty(loops)
+    gains = np.empty(loops, np.complex128)
+    for ring in range(rings):
+        members = range(ring, loops, rings)
+        around = distance * 2 * math.pi * math.sqrt(float((half**2).mean()))
+        for place, coil in enumerate(members):
+            angle = 2 * math.pi * (place + 0.5 * (ring % 2) + rng.uniform(-0.12, 0.12)) / len(members)
+            height = 0.55 * (ring - (rings - 1) / 2) + rng.uniform(-0.05, 0.05)
+            centre = np.array([distance * half[1] * math.cos(angle), distance * half[0] * math.sin(angle), height])
+            centre[:2] *= rng.uniform(0.97, 1.06)
+            normal = -centre + [*rng.uniform(-0.12, 0.12, 2), rng.uniform(-0.15, 0.15)]
+            centres[coil], normals[coil] = centre, normal / np.linalg.norm(normal)
+            radii[coil] = min(0.9, 0.65 * around / len(members)) * rng.uniform(0.92, 1.08)
+            # a volume coil's loops are alike; those of an array differ, and each has a cable
+            cable = angle if coils == 1 else rng.uniform(0, 2 * math.pi)
+            volume = 1.0 if coils == 1 else rng.uniform(0.8, 1.25)
+            gains[coil] = volume * np.exp(1j * cable)
+    return Loops(centres, normals, radii, gains, coils, (float(half[0]), float(half[1])))
+
+
+def loop_field(places: Tensor, steps: Tensor, points: Tensor) -> Tensor:
+    """Magnetic field of loops with unit current, μ0/4π = 1, by the law of Biot and Savart: ∮ dl × r / |r|³.
+
+    With r = p − w, the sum of dl × r / |r|³ over the wire's places w is (Σ dl / |r|³) × p − Σ (dl × w) / |r|³: only the
+    distances depend on point and segment, and the rest are two matrix products.
+
+    Args:
+        places: (B, L, S, 3), of the wire's segments.
+        steps: (B, L, S, 3), their lengths and directions.
+        points: (B, P, 3).
+
+    Returns:
+        (B, L, P, 3), real.
+
+    """
+    batch, loops, segments, _ = places.shape
+    wires = places.flatten(1, 2)
+    square = points.square().sum(-1)[:, None] + wires.square().sum(-1)[..., None] + WIRE**2
+    weight = torch.baddbmm(square, wires, points.mT, alpha=-2).pow_(-1.5).unflatten(1, (loops, segments)).mT
+    moment = torch.cat([steps, torch.linalg.cross(steps, places)], -1)
+    total = weight @ moment  # (B, L, P, 6)
+    p = points[:, None].expand(batch, loops, -1, 3)
+    return torch.linalg.cross(total[..., :3], p) - total[..., 3:]
+
+
+def sensitivities(loops: Sequence[Loops], y: Tensor, x: Tensor, z: Tensor) -> Tensor:
+    """Receive sensitivities by reciprocity, B₁⁻ = Bx − iBy; B0 lies along z, across the slice.
+
+    Reciprocity: Hoult and Richards, J Magn Reson 24 (1976) 71.
+
+    Args:
+        loops: of each item, the same number of coils in all.
+        y: (B, m) positions along y; their dtype and device are those of the result.
+        x: (B, n) positions along x.
+        z: (B,) positions of the slices.
+
+    Returns:
+        (B, C, m, n), complex, as the loops give them; see `mean_power`.
+
+    """
+    wires = [one.wire() for one in loops]
+    places, steps = (torch.as_tensor(np.stack(part)).to(y) for part in zip(*wires, strict=True))
+    m, n = y.shape[1], x.shape[1]
+    across = [v.expand(-1, m, n) for v in (x[:, None], y[..., None], z[:, None, None])]
+    field = loop_field(places, steps, torch.stack(across, -1).flatten(1, 2))
+    maps = torch.complex(field[..., 0], -field[..., 1])
+    maps = maps * torch.as_tensor(np.stack([one.gain for one in loops])).to(maps)[..., None]
+    if loops[0].coils == 1:
+        maps = maps.sum(1, keepdim=True)
+    return maps.unflatten(-1, (m, n))
+
+
+def mean_power(maps: Tensor, loops: Sequence[Loops], y: Tensor, x: Tensor) -> Tensor:
+    """Return Σ|S|² (B, 1, 1, 1) on average over the points in the ellipse that is 0.85 of the field of view.
+
+    Args:
+        maps: (B, C, m, n), complex.
+        loops: that made them.
+        y: (B, m) positions along y.
+        x: (B, n) positions along x.
+
+    """
+    half = torch.tensor([one.half for one in loops], dtype=y.dtype, device=y.device)
+    inside = (y / (HEAD * half[:, :1])).square()[..., None] + (x / (HEAD * half[:, 1:])).square()[:, None] < 1
+    inside = inside | ~inside.flatten(1).any(1)[:, None, None]  # a grid in a corner of the field of view
+    power = torch.view_as_real(maps).square().sum((1, 4)) * inside
+    return (power.sum((1, 2)) / inside.sum((1, 2)))[:, None, None, None]
+
+
+@dataclass(frozen=True)
+class Waves:
+    """A smooth phase: constant and ramp (receiver, echo not centred), slow waves (B0) and one steep place (air nearby).
+
+    Attributes:
+        plane: (3,), radians: constant, along y, along x.
+        waves: (8, 5): amplitude, radians a half field of view along y, x and z, and phase.
+        spot: (3,): place along y and x, and height in radians.
+
+    """
+
+    plane: Real
+    waves: Real
+    spot: Real
+
+    def at(self, y: Tensor, x: Tensor, z: float) -> Tensor:
+        """Return the phase (m, n) in radians at positions y (m,) and x (n,) of the slice at z."""
+        plane, waves, spot = (torch.as_tensor(v).to(y) for v in (self.plane, self.waves, self.spot))
+        total = plane[0] + plane[1] * y[:, None] + plane[2] * x
+        argument = waves[:, 1, None, None] * y[:, None] + waves[:, 2, None, None] * x
+        argument = argument + (waves[:, 3] * z + waves[:, 4])[:, None, None]
+        total = total + (waves[:, 0, None, None] * argument.cos()).sum(0)
+        away = (y[:, None] - spot[0]).square() + (x - spot[1]).square() + (z + 0.3) ** 2
+        return total + spot[2] * torch.exp(-away / 0.12)
+
+
+def draw_waves(seed: int) -> Waves:
+    """Draw a smooth phase of some ±π over the object."""
+    rng = generator(seed, 2)
+    plane = np.array([rng.uniform(-math.pi, math.pi), rng.uniform(-1, 1), rng.uniform(-1, 1)])
+    waves = np.empty((8, 5))
+    for wave in waves:
+        wave[1:4] = rng.normal(0, 2.2, 3)
+        wave[0], wave[4] = rng.normal(0, 0.35), rng.uniform(0, 6.28)
+    return Waves(plane, waves, np.array([rng.uniform(-0.6, -0.3), rng.uniform(-0.15, 0.15), rng.uniform(1.0, 2.0)]))
+
+
+def noise_covariance(maps: Tensor, gains: Tensor, shared: Tensor) -> Tensor:
+    """Covariance of the coils' noise: what they share through the body, what each has alone, and unequal amplifiers.
+
+    Loops see the same conductor, so their noise is correlated as their sensitivities overlap (Roemer et al., Magn Reson
+    Med 16 (1990)), as far as it comes from the body and not from the electronics.
+
+    Args:
+        maps: (B, C, m, n), complex.
+        gains: (B, C), of the amplifiers.
+        shared: (B,), part of each coil's variance that comes from the body; the rest is its own.
+
+    Returns:
+        (B, C, C), complex, Hermitian, positive definite, with a mean diagonal of 1.
+
+    """
+    flat = maps.flatten(2)
+    overlap = flat @ flat.mH
+    own = overlap.diagonal(dim1=1, dim2=2).real.sqrt()
+    shared = shared[:, None, None]
+    one = torch.eye(maps.shape[1], dtype=maps.dtype, device=maps.device)
+    covariance = shared * overlap / (own[:, :, None] * own[:, None]) + (1 - shared) * one
+    covariance = covariance * (gains[:, :, None] * gains[:, None])
+    return covariance / covariance.diagonal(dim1=1, dim2=2).real.mean(1)[:, None, None]
+
+
+def draw_gains(coils: int, seed: int) -> Real:
+    """Draw the gains (C,) of the coils' amplifiers."""
+    return generator(seed, 3).uniform(0.75, 1.3, coils)
+
+
+@lru_cache(maxsize=4)
+def _splines(points: int) -> npt.NDArray[np.float64]:
+    """Return the coefficients (4, points − 1, points) of cubic interpolation from unit-spaced points."""
+    return np.asarray(CubicSpline(np.arange(points), np.eye(points)).c)
+
+
+def spline_matrix(places: Real, points: int = COARSE) -> npt.NDArray[np.float64]:
+    """Return the matrix (n, points) that interpolates from points 0, 1, … to ``places`` (n,) between them."""
+    cell = np.clip(np.floor(places).astype(int), 0, points - 2)
+    away = (places - cell)[:, None]
+    c = _splines(points)
+    return np.asarray(((c[0, cell] * away + c[1, cell]) * away + c[2, cell]) * away + c[3, cell])
+
+
+def sinc_matrix(fine: int, samples: int, first: int, size: int, *, exact: bool = False) -> npt.NDArray[Any]:
+    """Return the matrix (size, fine) from an object's fine pixels to the pixels of a measurement with fewer samples.
+
+    It is the periodic sinc: the Fourier transform of the fine pixels, its ``samples`` middle ones, and the transform
+    back. Rows are the pixels of a window that starts ``first`` pixels from the first of the measured field of view;
+    outside of that they are zero.
+
+    Args:
+        fine: pixels of the object.
+        samples: of k-space, over the same field of view; at most ``fine``.
+        first: pixel at which the window starts.
+        size: of the window.
+        exact: Of an even number, the sample at one end of k-space has no partner at the other. By default the mean of
+            both ends is measured, which makes the matrix real; exactly, it is the first alone, and complex.
+
+    """
+    row = np.arange(size) + first
+    place = (row - samples // 2) * (fine / samples)
+    theta = 2 * math.pi / fine * (place[:, None] - (np.arange(fine) - fine // 2))
+    near = np.abs(np.remainder(theta + math.pi, 2 * math.pi) - math.pi) < 1e-9
+    half = np.where(near, 1.0, theta / 2)
+    kernel = np.sin(samples * half) / (np.tan(half) if samples % 2 == 0 else np.sin(half))
+    kernel = np.where(near, samples, kernel)
+    if exact and samples % 2 == 0:
+        kernel = kernel - 1j * np.sin(samples * theta / 2)
+    return np.asarray(kernel / fine * ((row >= 0) & (row < samples))[:, None])

@@ -1,0 +1,322 @@
+"""What is drawn for one simulated slice, on the CPU and before anything is computed: see `mrirecon.data.simulator`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mrirecon.data.anatomy import GYROMAGNETIC
+from mrirecon.data.fields import (
+    COARSE,
+    Loops,
+    Waves,
+    draw_gains,
+    draw_loops,
+    draw_waves,
+    generator,
+    sinc_matrix,
+    spline_matrix,
+)
+from mrirecon.data.lesions import Lesion, insert_lesions
+from mrirecon.data.settings import Simulation
+from mrirecon.data.volumes import Volume
+
+Real = npt.NDArray[np.floating[Any]]
+ACROSS = 0.7  # how often B0 lies across the slices, as in axial ones
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One slice and what it is measured with; arrays on its own grid (y, x), fine, or on the window that is measured.
+
+    Attributes:
+        seed: of coils, phase and noise.
+        number: of the slice: with the same seed, slices of different numbers differ in noise and lesions alone.
+        image: (y, x) float32, magnitudes with lesions.
+        labels: (h, w) uint8, the lesions by number.
+        lesions: what was inserted, in pixels of the volume.
+        depth: (y, x) float32, below the skin, in halves of the shorter side.
+        change: (y, x) float32, of B0 in ppm.
+        spacing: (y, x) distances of pixels in mm.
+        radians: phase of the echo per ppm.
+        exponent: that the magnitude is raised to.
+        rows: (h, y), from the object's pixels to the measured ones along y.
+        columns: (w, x), the same along x.
+        waves: the smooth part of the phase, to be multiplied by ``strength``.
+        strength: of it.
+        bias: (4, 3), waves of the logarithm of the bias field: radians along y and x, and phase.
+        deviation: of the bias field.
+        detail: radians per contrast of fine structures.
+        fat: share, where it begins and ends under the skin, where marrow begins and ends.
+        air: (n, 4), spheres: y, x, z and radius in mm from the centre pixel, and along which axis B0 lies.
+        axis: 0 where B0 lies across the slice, 1 along y, 2 along x.
+        veins: (n, 8), arcs: centre y, x and radius, middle y, x and length, width, all in mm; and ppm.
+        loops: the coils.
+        height: of the slice along z, in halves of the longer field of view.
+        points: positions (y, x) in it of the coarse grid that the coils are evaluated at.
+        window: positions (y, x) of the measured pixels, for the coils' maps there.
+        gains: (C,), of the amplifiers.
+        shared: part of the noise that coils have in common.
+        snr: mean signal over the noise of an average coil image.
+        level: the mean signal that it relates to; None for the slice's own.
+
+    """
+
+    seed: int
+    number: int
+    image: Real = field(repr=False)
+    labels: npt.NDArray[np.uint8] = field(repr=False)
+    lesions: list[Lesion]
+    depth: Real = field(repr=False)
+    change: Real = field(repr=False)
+    spacing: tuple[float, float]
+    radians: float
+    exponent: float
+    rows: Real = field(repr=False)
+    columns: Real = field(repr=False)
+    waves: Waves
+    strength: float
+    bias: Real
+    deviation: float
+    detail: float
+    fat: tuple[float, float, float, float, float]
+    air: Real
+    axis: int
+    veins: Real
+    loops: Loops
+    height: float
+    points: tuple[Real, Real]
+    window: tuple[Real, Real]
+    gains: Real
+    shared: float
+    snr: float
+    level: float | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(h, w) of what is measured."""
+        return len(self.rows), len(self.columns)
+
+
+def draw_scene(
+    volume: Volume,
+    index: int,
+    settings: Simulation,
+    rng: np.random.Generator,
+    *,
+    coils: int,
+    window: tuple[int, int] | None = None,
+    centred: bool = False,
+    number: int = 0,
+    level: float | None = None,
+) -> Scene:
+    """Draw coils, phase, lesions, bias field, resolution and noise of one slice from ``settings``.
+
+    Args:
+        volume: the slices, and what is known of their tissue.
+        index: of the slice.
+        settings: what is drawn from.
+        rng: of all draws.
+        coils: receiver coils.
+        window: (y, x) samples of the field of view: cut out around a place in the object, or filled up with air. None
+            keeps the object's own field of view.
+        centred: put the window in the middle.
+        number: of the slice: with generators in the same state, slices of different numbers differ in noise and
+            lesions alone.
+        level: the mean signal that the SNR relates to; None takes the slice's own.
+
+    """
+    seed = int(rng.integers(2**31))
+    spacing = (volume.spacing[1], volume.spacing[2])
+    image, labels, lesions = _with_lesions(volume, index, settings, generator(seed, 5, number))
+    axis = 0 if rng.random() < ACROSS else int(rng.integers(1, 3))
+    grids = [image, labels, _upsampled(volume.anatomy.depth(index), image.shape)]
+    grids.append(_upsampled(volume.anatomy.field(index, axis), image.shape))
+    grids, spacing, turned = _turn(grids, spacing, settings, rng)
+    image, labels, depth, change = grids
+    axis = (0, 2, 1)[axis] if turned else axis
+
+    shape = _matrix(image.shape, spacing, settings, rng)
+    size = shape if window is None else window
+    middle = (shape[0] // 2 - size[0] // 2, shape[1] // 2 - size[1] // 2)
+    start = middle if window is None or centred else _place(image, shape, size, rng)
+    mirrored = rng.choice([-1.0, 1.0], 2)
+    # The coils stand around all of the object's field of view, and of the window where that is larger.
+    view = (max(shape[0], size[0]), max(shape[1], size[1]))
+    points, places = [], []
+    for side, n, m, a, s in zip(mirrored, image.shape, shape, start, size, strict=True):
+        points.append(side * np.linspace(-(n // 2), n - 1 - n // 2, COARSE) * (m / n) / (max(view) / 2))
+        places.append(side * (np.arange(s) + a - m // 2) / (max(view) / 2))
+    longer = max(image.shape) * max(volume.spacing[1:]) / 2
+    height = (index - (len(volume) - 1) / 2) * volume.spacing[0] / longer
+
+    strength, echo = settings.field[int(rng.integers(len(settings.field)))], _between(rng, settings.echo)
+    refocused = rng.random() < settings.spin_echo
+    return Scene(
+        seed=seed,
+        number=number,
+        image=image,
+        labels=_nearest(labels, shape, start, size),
+        lesions=lesions,
+        depth=depth,
+        change=change,
+        spacing=spacing,
+        radians=0.0 if refocused else 2 * math.pi * GYROMAGNETIC * strength * echo * 1e-3,
+        exponent=_between(rng, settings.contrast),
+        rows=sinc_matrix(image.shape[0], shape[0], start[0], size[0]),
+        columns=sinc_matrix(image.shape[1], shape[1], start[1], size[1]),
+        waves=draw_waves(seed),
+        strength=_between(rng, settings.phase),
+        bias=np.concatenate([rng.normal(0, 1.6, (4, 2)), rng.uniform(0, 2 * math.pi, (4, 1))], 1),
+        deviation=settings.bias,
+        detail=_between(rng, settings.detail),
+        fat=_draw_fat(settings, rng),
+        air=_draw_air(image.shape, spacing, settings, rng),
+        axis=axis,
+        veins=_draw_veins(image.shape, spacing, settings, rng),
+        loops=draw_loops(view, coils, seed, _between(rng, settings.distance)),
+        # A volume that is cut across everything gets no slice outside the coils.
+        height=float(np.clip(height, -0.6, 0.6)),
+        points=(points[0], points[1]),
+        window=(places[0], places[1]),
+        gains=draw_gains(coils, seed),
+        shared=_between(rng, settings.correlation),
+        snr=_geometric(rng, settings.snr),
+        level=level,
+    )
+
+
+def _with_lesions(
+    volume: Volume, index: int, settings: Simulation, rng: np.random.Generator
+) -> tuple[Real, npt.NDArray[np.uint8], list[Lesion]]:
+    wanted, image = settings.lesions, volume.slices[index].astype(np.float32)
+    count = int(rng.integers(wanted.count[0], wanted.count[1] + 1))
+    if not count:
+        return image, np.zeros(image.shape, np.uint8), []
+    return insert_lesions(
+        image,
+        rng,
+        count,
+        size=(wanted.size[0], wanted.size[1]),
+        contrast=(wanted.contrast[0], wanted.contrast[1]),
+        spacing=(volume.spacing[1], volume.spacing[2]),
+        region=volume.anatomy.homogeneous(index),
+    )
+
+
+def _draw_fat(settings: Simulation, rng: np.random.Generator) -> tuple[float, float, float, float, float]:
+    """Return the share of fat, and the depths between which it lies: under the skin, and in the marrow of the skull."""
+    skin, thick = rng.uniform(0.0, 0.02), rng.uniform(0.02, 0.09)
+    deeper, marrow = rng.uniform(0.03, 0.1), rng.uniform(0.01, 0.04)
+    layered = rng.random() < settings.layers
+    first = skin + thick + deeper
+    return _between(rng, settings.fat), skin, skin + thick, first, first + marrow if layered else first
+
+
+def _draw_air(
+    shape: tuple[int, ...], spacing: tuple[float, float], settings: Simulation, rng: np.random.Generator
+) -> Real:
+    """Return spheres (n, 4) of air: most above or below the slice, where their field alone is seen."""
+    count = int(rng.integers(settings.air[0], settings.air[1] + 1))
+    radius = np.exp(rng.uniform(math.log(3), math.log(16), count))
+    half = np.array([n * d / 2 for n, d in zip(shape, spacing, strict=True)])
+    place = rng.uniform(-0.75, 0.75, (count, 2)) * half
+    height = rng.choice([-1.0, 1.0], count) * radius * rng.uniform(0.9, 2.0, count)
+    return np.column_stack([place, height, radius])
+
+
+def _draw_veins(
+    shape: tuple[int, ...], spacing: tuple[float, float], settings: Simulation, rng: np.random.Generator
+) -> Real:
+    """Return arcs (n, 8) through the object: venous blood is 0.1 to 0.4 ppm off, by its oxygen and its direction."""
+    count = int(rng.integers(settings.veins[0], settings.veins[1] + 1))
+    half = np.array([n * d / 2 for n, d in zip(shape, spacing, strict=True)])
+    middle = rng.uniform(-0.7, 0.7, (count, 2)) * half
+    radius = np.exp(rng.uniform(math.log(8), math.log(200), count))
+    angle = rng.uniform(0, 2 * math.pi, count)
+    centre = middle + radius[:, None] * np.column_stack([np.sin(angle), np.cos(angle)])
+    length = rng.uniform(4, 30, count)
+    width = np.exp(rng.uniform(math.log(0.5), math.log(1.8), count))
+    strength = rng.choice([-1.0, 1.0], count) * rng.uniform(0.05, 0.25, count)
+    return np.column_stack([centre, radius, middle, length, width, strength])
+
+
+def _turn(
+    grids: list[Any], spacing: tuple[float, float], settings: Simulation, rng: np.random.Generator
+) -> tuple[list[Any], tuple[float, float], bool]:
+    """Mirror and turn everything that lies on the slice's grid."""
+    flips, turned = rng.random(2) < 0.5, bool(rng.random() < settings.transpose)
+    if settings.flip:
+        grids = [g[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1] for g in grids]
+    if turned:
+        grids, spacing = [g.T for g in grids], (spacing[1], spacing[0])
+    return [np.ascontiguousarray(g) for g in grids], spacing, turned
+
+
+def _matrix(
+    shape: tuple[int, ...], spacing: tuple[float, float], settings: Simulation, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Return how many (y, x) samples are measured: nearly square pixels, no finer than the volume's."""
+    aspect = math.sqrt(_geometric(rng, settings.aspect))
+    pixel = max(spacing) / _geometric(rng, settings.resolution)
+    sides = (pixel * aspect, pixel / aspect)
+    found = [min(n, max(32, 2 * round(n * d / side / 2))) for n, d, side in zip(shape, spacing, sides, strict=True)]
+    return found[0], found[1]
+
+
+def _place(image: Real, shape: tuple[int, int], size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+    """Return the first (y, x) of a window around a random place in the object; negative where it reaches outside."""
+    inside = np.flatnonzero(image > 0.1 * image.max())
+    centre = np.unravel_index(inside[int(rng.random() * len(inside))], image.shape)
+    starts = []
+    for fine, n, m, c in zip(image.shape, shape, size, centre, strict=True):
+        at = int((int(c) - fine // 2) * n / fine) + n // 2
+        starts.append(int(np.clip(at - m // 2, 0, n - m)) if m <= n else n // 2 - m // 2)
+    return starts[0], starts[1]
+
+
+def _nearest(
+    labels: npt.NDArray[np.uint8], shape: tuple[int, int], start: tuple[int, int], size: tuple[int, int]
+) -> npt.NDArray[np.uint8]:
+    """Return the labels at the measured pixels of the window, 0 outside the object's field of view."""
+    chosen, there = [], []
+    for fine, n, a, m in zip(labels.shape, shape, start, size, strict=True):
+        row = np.arange(m) + a
+        place = np.rint((row - n // 2) * fine / n).astype(int) + fine // 2
+        chosen.append(np.clip(place, 0, fine - 1))
+        there.append((row >= 0) & (row < n))
+    return np.asarray(labels[np.ix_(*chosen)] * np.outer(*there), np.uint8)
+
+
+def _upsampled(coarse: npt.NDArray[np.float16], shape: tuple[int, ...]) -> Real:
+    """Interpolate what lies at every second pixel to all of them."""
+    found = coarse.astype(np.float32)
+    for axis, n in enumerate(shape):
+        moved = np.moveaxis(found, axis, 0)
+        out = np.empty((n, *moved.shape[1:]), np.float32)
+        out[::2] = moved
+        out[1::2] = moved[: n // 2]
+        out[1 : n - 1 : 2] = 0.5 * (moved[: (n - 1) // 2] + moved[1 : (n - 1) // 2 + 1])
+        found = np.moveaxis(out, 0, axis)
+    return found
+
+
+def _between(rng: np.random.Generator, pair: list[float]) -> float:
+    """Draw evenly between two numbers."""
+    return float(rng.uniform(pair[0], pair[1]))
+
+
+def _geometric(rng: np.random.Generator, pair: list[float]) -> float:
+    """Draw between two numbers, evenly in the logarithm."""
+    return math.exp(rng.uniform(math.log(pair[0]), math.log(pair[1])))
+
+
+@lru_cache(maxsize=256)
+def splines_over(n: int) -> npt.NDArray[np.float32]:
+    """Return the matrix (n, COARSE) that interpolates from a coarse grid that spans n pixels to all of them."""
+    return spline_matrix(np.linspace(0, COARSE - 1, n)).astype(np.float32)

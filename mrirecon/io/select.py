@@ -1,0 +1,176 @@
+"""Some items of a scan as a scan of their own: `--items 3-17`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from mrirecon.errors import UsageError
+from mrirecon.io.axes import Layout
+from mrirecon.io.geometry import Geometry
+from mrirecon.io.grid import Grid, from_matrix
+from mrirecon.io.scan import Scan, Store
+
+
+def parse_items(text: str, count: int, where: str | None = None) -> list[int]:
+    """Return the items that a text names, in order: numbers and ranges with both ends, such as "0,3-17" or "20-".
+
+    Args:
+        text: what was asked for; items are counted from 0.
+        count: how many there are.
+        where: the file, for the message.
+
+    Raises:
+        UsageError: something else, or an item that does not exist.
+
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})\s*(?:(-)\s*(\d{1,9})?\s*)?", part)
+        if match is None:
+            raise UsageError(f"items cannot be {text!r}", where=where, fix="write --items 3-17, or 0,2,5-")
+        first = int(match[1])
+        last = first if match[2] is None else count - 1 if match[3] is None else int(match[3])
+        if not first <= last < count:
+            raise UsageError(
+                f"there are no items {part.strip()!r}",
+                where=where,
+                why=f"there are {count}, from 0 to {count - 1}",
+                fix="choose from these",
+            )
+        found |= set(range(first, last + 1))
+    return sorted(found)
+
+
+class Selected(Scan):
+    """Some items of another scan; in messages they keep the numbers that they have there.
+
+    Where the scan has one loop axis, its items stay on an axis of that name; items out of several lie along `batch`.
+    """
+
+    def __init__(self, base: Scan, chosen: Sequence[int]) -> None:
+        super().__init__(**{f.name: getattr(base, f.name) for f in fields(Scan) if f.init})
+        self.base, self.chosen = base, tuple(chosen)
+        several = [a for a in base.layout.loops if base.shape[a] > 1]
+        name = several[0] if len(several) == 1 else "slice" if not several else "batch"
+        inner = [(a, n) for a, n in zip(base.layout.axes, base.layout.sizes, strict=True) if a not in base.layout.loops]
+        self.layout = Layout((name, *(a for a, _ in inner)), (len(self.chosen), *(n for _, n in inner)))
+        self.store = _Chosen(self)
+        if base.given_mask is not None and len(base.given_mask) > 1:
+            self.given_mask = base.given_mask[list(self.chosen)]
+        self.geometry = _geometry(base, self.chosen, name)
+
+    def where(self, item: int) -> str:
+        """Return the file and item in words, as the other scan counts."""
+        return self.base.where(self.chosen[item])
+
+    def maps(self, item: int) -> np.ndarray | None:
+        """Return the coil maps of an item, (M, coil, *space), or None where there are none."""
+        return self.base.maps(self.chosen[item])
+
+    def maps_at(self, item: int) -> tuple[Store, tuple[int, ...]]:
+        """Return where the maps of an item are stored; see `Scan.maps_at`."""
+        return self.base.maps_at(self.chosen[item])
+
+    @property
+    def reference(self) -> np.ndarray | None:
+        """Magnitude of the fully sampled image, (item, *image) float32, or None."""
+        found = self.base.reference
+        return None if found is None else found[list(self.chosen)]
+
+    @property
+    def calibration(self) -> np.ndarray | None:
+        """Separate calibration k-space, (1 or item, coil, *box) complex64, or None."""
+        found = self.base.calibration
+        return found if found is None or len(found) == 1 else found[list(self.chosen)]
+
+    def glance(self, item: int) -> np.ndarray | None:
+        """Return about what `mask` does, quickly; see `Scan.glance`."""
+        return self.base.glance(self.chosen[item])
+
+    def blank(self, item: int) -> bool:
+        """Whether an item is known to hold no signal."""
+        return self.base.blank(self.chosen[item])
+
+
+class _Chosen:
+    """The store of a `Selected` scan: k-space with its items along the first axis, all else as it is stored."""
+
+    def __init__(self, scan: Selected) -> None:
+        base = scan.base
+        self.path, self.files = base.store.path, base.store.files
+        name = base.roles.kspace
+        self.arrays = {**base.store.arrays, name: (scan.layout.sizes, base.store.arrays[name][1])}
+        self._base, self._chosen, self._name = base, scan.chosen, name
+
+    def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
+        """Return the part of an array that `index` cuts out."""
+        if name != self._name:
+            return self._base.store.read(name, index)
+        first, inner = index[0] if index else slice(None), list(index[1:])
+        if isinstance(first, int):
+            return self._item(self._chosen[first], inner)
+        return np.stack([self._item(item, inner) for item in self._chosen[first]])
+
+    def _item(self, item: int, inner: list[int | slice]) -> np.ndarray:
+        layout = self._base.layout
+        left = iter(inner)
+        loops = dict(zip(layout.loops, layout.loop_index(item), strict=True))
+        full = tuple(loops[a] if a in loops else next(left, slice(None)) for a in layout.axes)
+        return self._base.store.read(self._name, full)
+
+
+def select(scan: Scan, items: str | None) -> Scan:
+    """Return the items of a scan that a text names (see `parse_items`), or the scan itself where it is None.
+
+    Raises:
+        UsageError: see `parse_items`.
+
+    """
+    if items is None:
+        return scan
+    chosen = parse_items(items, len(scan), str(scan.path))
+    if len(chosen) == len(scan):
+        return scan
+    found = Selected(scan, chosen)
+    found.note(f"items {items} of {len(scan)}")
+    return found
+
+
+def select_images(images: np.ndarray, grid: Grid, items: str | None, path: str | Path) -> tuple[np.ndarray, Grid]:
+    """Return the images (item, *space) that a text names, and where they lie.
+
+    Raises:
+        UsageError: see `parse_items`.
+
+    """
+    if items is None:
+        return images, grid
+    chosen = parse_items(items, len(images), str(path))
+    steps = set(np.diff(chosen).tolist())
+    if images.ndim == 3 and grid.affine is not None:
+        if len(steps) > 1:
+            grid = Grid(grid.spacing, None, grid.thickness)
+        else:
+            matrix = np.array(grid.affine)
+            matrix[:, 3] += chosen[0] * matrix[:, 2]
+            matrix[:, 2] *= steps.pop() if steps else 1
+            grid = from_matrix(matrix, grid.thickness)
+    return images[chosen], grid
+
+
+def _geometry(scan: Scan, chosen: Sequence[int], name: str) -> Geometry | None:
+    """Return where the chosen items lie; None where items are no longer slices of one stack."""
+    found = scan.geometry
+    slices = scan.shape.get("slice", 1)
+    if found is None or slices == 1:
+        return found
+    if name != "slice" or len(found.slices_mm) != slices:
+        return None
+    kept = tuple(found.slices_mm[i] for i in chosen)
+    middle = tuple((a + b) / 2 for a, b in zip(kept[0], kept[-1], strict=True))
+    return replace(found, slices_mm=kept, position_mm=(middle[0], middle[1], middle[2]))

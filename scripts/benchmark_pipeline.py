@@ -1,0 +1,114 @@
+"""Time how many samples a second are made to train from, and where the time goes: simulated k-space, maps, first image.
+
+    python scripts/benchmark_pipeline.py [VOLUMES...] [--device cuda] [--threads 1] [--coils 8] [--size 160]
+
+A sample is what training takes: a slice, measured by coils and undersampled, with ESPIRiT maps of its own calibration
+region, the reference that it is compared with, and the image of compressed sensing to start from. Samples come from
+phantoms, or from the volumes that are named. With --threads 1 on a CPU the figure is that of one core. Medians of
+rounds, of which the first, which fills caches, is left out; seconds are those of one sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from mrirecon.data.fields import generator
+from mrirecon.data.items import Address, Recipe
+from mrirecon.data.loading import hold_memory
+from mrirecon.data.packing import pack, unpack
+from mrirecon.data.settings import Data, MaskDraw, Simulation
+from mrirecon.data.simulator import simulate
+from mrirecon.data.sources import open_sources
+from mrirecon.methods.classical import compressed_sensing_start
+
+FAMILIES = ("random", "equispaced", "gaussian1d", "gaussian2d", "poisson")
+
+
+def main() -> None:
+    """Print a row a part, and samples a second."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("volumes", nargs="*", default=["phantom:0", "phantom:1"])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--coils", type=int, default=8)
+    parser.add_argument("--size", type=int, default=160)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--start", type=int, default=20, help="iterations of the first image; 0: until it converges")
+    parser.add_argument("--rounds", type=int, default=6)
+    options = parser.parse_args()
+    hold_memory()
+    torch.set_num_threads(options.threads)
+    masks = [MaskDraw(family=f, acceleration=[4.0, 8.0], calibration=[16, 24]) for f in FAMILIES]
+    data = Data(
+        train=list(options.volumes),
+        val=["phantom:99"],
+        crop=[options.size, options.size],
+        target="measured",
+        masks=masks,
+        simulation=Simulation(coils=[options.coils, options.coils]),
+    )
+    slots = open_sources(data).train
+    start = partial(compressed_sensing_start, iterations=options.start)
+    recipe = Recipe(slots, data, 0, options.batch, start=start)
+    rounds = [_addresses(number, options.batch, len(slots)) for number in range(options.rounds + 1)]
+    whole = _seconds(lambda one: recipe.made(one, options.device), rounds, options.device)
+    plain = replace(recipe, start=None)
+    unstarted = _seconds(lambda one: plain.made(one, options.device), rounds, options.device)
+    bare = replace(plain, maps=False)
+    measured = _seconds(lambda one: bare.made(one, options.device), rounds, options.device)
+    scenes = [[_scene(recipe, a) for a in one] for one in rounds]
+    drawn = _seconds(lambda one: [_scene(recipe, a) for a in one], rounds, options.device)
+    simulated = _seconds(lambda one: simulate(one, options.device), scenes, options.device)
+    made = recipe.made(rounds[0], options.device)
+    packed = pack(made)
+    turned = _seconds(lambda one: recipe.turned(unpack(packed), one, 1), rounds, options.device)
+    size = sum(v.numel() * v.element_size() for v in packed.values()) / options.batch
+    card = torch.cuda.get_device_name() if options.device != "cpu" else f"{options.threads} threads"
+    print(
+        f"{options.coils} coils, {options.size} x {options.size}, batches of {options.batch}, {options.device}, {card}"
+    )
+    parts = {
+        "drawn": drawn,
+        "simulated": simulated,
+        "masks, sampling": measured - drawn - simulated,
+        "maps, reference": unstarted - measured,
+        f"first image ({options.start or 'converged'})": whole - unstarted,
+        "all": whole,
+    }
+    for name, seconds in parts.items():
+        print(f"{name:24s}{seconds / options.batch:10.4f} s")
+    print(f"{'samples a second':24s}{options.batch / whole:10.2f}")
+    print(f"{'drawn again':24s}{turned / options.batch:10.4f} s, from {size / 1e6:.2f} MB a sample")
+
+
+def _addresses(number: int, batch: int, slots: int) -> list[Address]:
+    return [(number, n, (7 * (number * batch + n)) % slots) for n in range(batch)]
+
+
+def _scene(recipe: Recipe, address: Address) -> object:
+    epoch, number, slot = address
+    own, shared = generator(0, epoch, number, 1), generator(0, epoch, number // recipe.batch, 0)
+    return recipe.scene(recipe.slots[slot], own, shared)
+
+
+def _seconds(work: Callable[..., object], rounds: list[list[Address]] | list[list[object]], device: str) -> float:
+    """Return the median time of a round."""
+    found = []
+    for one in rounds:
+        begun = time.perf_counter()
+        work(one)
+        if device != "cpu":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - begun)
+    return float(np.median(found[1:]))
+
+
+if __name__ == "__main__":
+    main()

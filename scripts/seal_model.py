@@ -1,0 +1,14 @@
+"""Seal the folders of trained models anew, after their configuration was changed on purpose; see `seal_model`.
+
+python scripts/seal_model.py mrirecon/weights/cirim      # or several folders
+"""
+
+from __future__ import annotations
+
+import sys
+
+from mrirecon.checkpoints import seal_model
+
+if __name__ == "__main__":
+    for folder in sys.argv[1:]:
+        print(seal_model(folder))
