@@ -253,6 +253,7 @@ def _attempt(
                 overwrite=overwrite,
                 dry_run=dry_run,
                 wait=wait,
+                go_on=True,
                 command=command,
                 progress=callback,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,22 +11,26 @@ from torch import Tensor
 
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import PRIOR_POWER, crop_weights, espirit
+from mrirecon.coils.folding import FOLDED, second_share
+from mrirecon.coils.noise import noise_deviation
 from mrirecon.coils.walsh import walsh
-from mrirecon.errors import CalibrationError, InputError
+from mrirecon.errors import CalibrationError, InputError, UsageError
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
 
-# Of the object: scans whose field of view is large enough have at most 0.3 % (measured) or 4 % (simulated, SNR 12); the
-# same, halved, have at least 8 %.
-FOLDED = 0.05
+Sets = Literal[1, 2, "auto"]
 Source = Literal["auto", "file", "espirit", "walsh", "sigpy", "unit"]
 
 
 @dataclass(frozen=True)
 class EspiritOptions:
-    """How maps are estimated; see `mrirecon.coils.espirit.espirit`."""
+    """How maps are estimated; see `mrirecon.coils.espirit.espirit`.
 
-    sets: int = 1
+    ``sets``: 1, 2, or ``auto``: 2 where the calibration data say that the object exceeds the field of view, see
+    `mrirecon.coils.folding`.
+    """
+
+    sets: Sets = "auto"
     size: int = 24  # the calibration region is limited to this many samples along each axis
     kernel: int = 6
     threshold: float = 0.02
@@ -98,6 +102,7 @@ def item_maps(
     Raises:
         CalibrationError: no region to estimate maps from, or one that is too small.
         InputError: ``file`` asked for and the file has none.
+        UsageError: two sets asked for of a source that has one.
 
     """
     o, space = options or EspiritOptions(), tuple(mask.shape)
@@ -113,9 +118,12 @@ def item_maps(
     if source == "unit" or scan.coils == 1:
         maps = torch.full((1, 1, scan.coils, *space), scan.coils**-0.5, dtype=torch.complex64)
         return ItemMaps(maps, "one coil" if scan.coils == 1 else "unit")
+    if o.sets == 2 and source in ("walsh", "sigpy"):
+        raise UsageError(f"--maps {source} gives one set of maps", fix="leave --map-sets out, or use --maps espirit")
     region = calibration_data(scan, item, kspace, mask, o.size)
     size = "×".join(map(str, region.shape[1:]))
     try:
+        sets = _number_of_sets(scan, item, region, kspace, mask, o, source)
         if source == "sigpy":
             from mrirecon.second_opinion import sigpy_maps
 
@@ -128,7 +136,7 @@ def item_maps(
         ours = espirit(
             torch.from_numpy(region)[None],
             space,
-            sets=o.sets,
+            sets=sets,
             kernel=o.kernel,
             threshold=o.threshold,
             crop=0,
@@ -136,40 +144,76 @@ def item_maps(
     except CalibrationError as error:
         error.where = error.where or scan.where(item)
         raise
-    if o.sets == 1:
-        _advise_two(scan, item, ours.folded())
-    return ItemMaps(ours.maps, f"ESPIRiT, {size} calibration region", values=ours.values, crop=o.crop)
+    told = f"ESPIRiT, {size} calibration region" + (", two sets" if sets == 2 else "")
+    return ItemMaps(ours.maps, told, values=ours.values, crop=o.crop)
 
 
 def look_at_field_of_view(scan: Scan, item: int = 0) -> None:
-    """Note where the field of view seems smaller than the object; quickly, on a coarse grid. Else do nothing."""
+    """Note where the field of view seems smaller than the object, as far as calibration data tell."""
     kspace, mask, o = scan.kspace(item), scan.mask(item), EspiritOptions()
-    region = calibration_data(scan, item, kspace, mask, o.size)
-    if scan.coils > 2 and min(region.shape[1:]) >= o.kernel:
-        coarse = tuple(-(-n // 4) for n in mask.shape)
-        found = espirit(torch.from_numpy(region)[None], coarse, kernel=o.kernel, crop=0, coarse=1, power_steps=0)
-        _advise_two(scan, item, found.folded())
+    if scan.coils > 1:
+        _number_of_sets(scan, item, calibration_data(scan, item, kspace, mask, o.size), kspace, mask, o, "espirit")
 
 
-def _advise_two(scan: Scan, item: int, folded: Tensor) -> None:
-    """Note that two sets of maps are needed, where that is of more than `FOLDED` of the object."""
-    if float(folded[0]) > FOLDED:
+def _number_of_sets(
+    scan: Scan,
+    item: int,
+    region: np.ndarray,
+    kspace: np.ndarray,
+    mask: np.ndarray,
+    options: EspiritOptions,
+    source: Source,
+) -> int:
+    """Return how many sets of maps to estimate, and note where the object exceeds the field of view."""
+    kernel = options.kernel
+    if options.sets == 2:
+        return 2
+    if min(region.shape[1:]) < kernel or not np.isfinite(region).all() or not region.any():
+        return 1  # whoever estimates the maps says what is amiss
+    separate = scan.calibration is not None
+    sampled = np.ones(region.shape[1:], dtype=bool) if separate else mask
+    noise = torch.from_numpy(noise_deviation(region if separate else kspace, sampled))[None]
+    share = float(
+        second_share(torch.from_numpy(region)[None], noise=noise, kernel=kernel, threshold=options.threshold)[0]
+    )
+    if share <= FOLDED:
+        return 1
+    two = options.sets == "auto" and source in ("auto", "espirit")
+    once = not any(_SMALL in note for note in scan.notes)
+    if once:
         scan.note(
-            f"in {float(folded[0]):.0%} of the object two sensitivities explain the calibration data (first seen in "
-            f"{scan.where(item)}): the field of view seems smaller than the object. --map-sets 2 shows both parts"
+            f"{_SMALL}: a second set of coil maps explains {share:.2%} of the energy of the calibration data more than "
+            f"noise does (first seen in {scan.where(item)}). "
+            + ("Two sets are taken; --map-sets 1 takes one" if two else "--maps espirit --map-sets 2 shows both parts")
         )
+    return 2 if two else 1
+
+
+_SMALL = "the field of view seems smaller than the object"
 
 
 def calibrate(scan: Scan, *, options: EspiritOptions | None = None) -> np.ndarray:
-    """Estimate ESPIRiT maps of every item: (item, M, C, *space) complex64."""
-    found: list[np.ndarray | None] = []
+    """Estimate ESPIRiT maps of every item: (item, M, C, *space) complex64.
+
+    With ``sets="auto"``, all items have two sets where one needs them.
+    """
+
+    def estimated(options: EspiritOptions | None) -> list[np.ndarray | None]:
+        found: list[np.ndarray | None] = []
+        for item in range(len(scan)):
+            if scan.empty(item):
+                found.append(None)
+                continue
+            kspace = scan.kspace(item)
+            maps = item_maps(scan, item, kspace, scan.mask(item), source="espirit", options=options)
+            found.append(maps.cropped()[0].numpy())
+        return found
+
     for item in range(len(scan)):
         if scan.empty(item):
             scan.note(f"{scan.where(item)}: no signal, and maps of zeros")
-            found.append(None)
-            continue
-        kspace = scan.kspace(item)
-        maps = item_maps(scan, item, kspace, scan.mask(item), source="espirit", options=options)
-        found.append(maps.cropped()[0].numpy())
+    found = estimated(options)
+    if len({len(maps) for maps in found if maps is not None}) > 1:
+        found = estimated(replace(options or EspiritOptions(), sets=2))
     some = next(maps for maps in found if maps is not None)
     return np.stack([np.zeros_like(some) if maps is None else maps for maps in found])

@@ -87,7 +87,7 @@ def _weight(refine: Refine, p: Problem, hidden: list[np.ndarray | None]) -> Tens
     if not bool(held.any()):
         return torch.ones(p.y.shape[0], dtype=p.mask.dtype, device=p.y.device)
     kept = p.mask * ~held
-    seen = Problem(p.y * kept, kept, p.maps, p.prior)
+    seen = Problem(p.y * kept, kept, p.maps, p.prior, noise=p.noise)
     first, image = refine(seen)
     moved = (seen.encode(image - first) * held).flatten(1)
     missing = ((p.y - seen.encode(first)) * held).flatten(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,7 @@ class Reconstruction:
         methods: the method of each item, where it is not the same for all.
         failed: what is wrong with items that were left out, where that was allowed; their images are zero.
         precision: what networks computed in; float32 where there are none.
+        sets: how many sets of coil maps each item had.
 
     """
 
@@ -63,6 +65,7 @@ class Reconstruction:
     methods: list[str] = field(default_factory=list)
     failed: list[InputError] = field(default_factory=list)
     precision: Precision = "float32"
+    sets: list[int] = field(default_factory=list)
 
 
 def reconstruct(
@@ -217,6 +220,7 @@ class _Job:
         """Note why images are zero; they have no iterates."""
         self.out.reasons += [reason] * len(items)
         self.out.lam += [0.0] * len(items) if self._weighed else []
+        self.out.sets += [0] * len(items)
         for item in items:
             if self.keep is not None:
                 self.keep(item, np.zeros((0, *self.scan.space_shape), np.complex64))
@@ -245,7 +249,10 @@ class _Job:
     def _maps(self, item: int, kspace: np.ndarray, mask: np.ndarray) -> ItemMaps:
         own = self.ready is not None and self.ready.prepare is not None  # a sensitivity network
         needed = self.method == SECOND_OPINION or (find(self.method).maps and not own)
-        maps = item_maps(self.scan, item, kspace, mask, source=self.source if needed else "unit", options=self.espirit)
+        asked = self.espirit or EspiritOptions()
+        if self.method == SECOND_OPINION and asked.sets == "auto":
+            asked = replace(asked, sets=1)
+        maps = item_maps(self.scan, item, kspace, mask, source=self.source if needed else "unit", options=asked)
         self.out.maps = maps.source if needed else "a network's" if own else "none needed"
         return maps
 
@@ -258,6 +265,11 @@ class _Job:
                 return self._nothing(items, "no object, as its coil maps tell")
             posed.append((*pose(kspace, mask, maps, use, device=self.device), maps.gain))
             del maps  # the problem has its own, weighted
+        sets = [p.maps.shape[1] for p, _, _ in posed]
+        if len(set(sets)) > 1:  # they cannot be stacked
+            runs = itertools.groupby(zip(sets, items, strict=True), lambda pair: pair[0])
+            return [image for _, run in runs for image in self._batch([item for _, item in run])]
+        self.out.sets += sets
         problem = posed[0][0] if len(posed) == 1 else _stack([p for p, _, _ in posed])
         if "lam" not in settings and self._weighed:  # a batch of one, for it is no network
             settings = {**settings, "lam": float(weight_by_noise(self.method, problem)[0])}
@@ -291,6 +303,7 @@ class _Job:
         lam, count = cast("float", self.settings["lam"]), cast("int", self.settings["iterations"])
         self.out.lam.append(lam)
         self.out.reasons.append(f"ran its {count} steps")
+        self.out.sets.append(1)
         return sigpy_cs(kspace / scale, maps.cropped()[0, 0].numpy(), lam, count) * (scale / maps.gain)
 
 

@@ -45,6 +45,7 @@ def reconstruct_file(
     overwrite: bool = False,
     dry_run: bool = False,
     wait: bool = True,
+    go_on: bool = False,
     command: Sequence[str] | None = None,
     progress: Progress | None = None,
     **options: Any,  # the fields of `Request`, which names those that it does not know
@@ -60,6 +61,7 @@ def reconstruct_file(
         overwrite: replace an output that exists.
         dry_run: say what would be done, and write nothing.
         wait: for another process that makes the same output.
+        go_on: leave out items that cannot be reconstructed: their images are zero, and ``failed_items`` lists them.
         command: the command line, for the sidecar.
         progress: called as items are done.
         options: see `Request`.
@@ -122,7 +124,7 @@ def reconstruct_file(
             return as_finished(done, target)
         _free(target, files, asked, overwrite)
         made = groups if asked.method == "auto" and asked.model is None else None
-        told, written = _make(scan, target, written_as, asked, plan, made, trained, command, progress, inputs)
+        told, written = _make(scan, target, written_as, asked, plan, made, trained, command, progress, inputs, go_on)
     return {**told, "outputs": [str(w) for w in written], "total_seconds": time.perf_counter() - start}
 
 
@@ -198,6 +200,7 @@ def _make(
     command: Sequence[str] | None,
     progress: Progress | None,
     inputs: Sequence[str | Path],
+    go_on: bool,
 ) -> tuple[dict[str, object], list[Path]]:
     noted = plan["input"]
     assert isinstance(noted, dict), "the caller made it"
@@ -220,7 +223,7 @@ def _make(
         progress=progress,
         scratch=scratch_folders(target.parent),
         chosen=groups,
-        go_on=True,
+        go_on=go_on,
     )
     done.notes += [f"of the model {trained.folder}: {UNSEALED}"] if trained is not None and trained.seal is None else []
     grid, unknown = grid_of(scan, done.images.shape[1:])
@@ -271,7 +274,11 @@ def _filled(iterates: Sequence[np.ndarray]) -> np.ndarray:
 def _told(done: Reconstruction, asked: Request, trained: Trained | None) -> dict[str, object]:
     """Return what the sidecar says of how the images came about."""
     return {
-        "maps": {"source": done.maps, "file": None if asked.maps_file is None else str(asked.maps_file)},
+        "maps": {
+            "source": done.maps,
+            "sets": done.sets,
+            "file": None if asked.maps_file is None else str(asked.maps_file),
+        },
         "mask": None if asked.mask is None else str(asked.mask),
         "lambda": done.lam,
         "options": dict(asked.options or {}) if trained is None else trained.options,

@@ -44,6 +44,8 @@ class Problem(FullPrecision):
         phase: (B, M, *space) complex of magnitude 1: what was moved out of the image into the maps; None for nothing.
         networks: the type that networks compute in, bfloat16 say; None for the precision of the data, in which all
             else is computed.
+        noise: (B, C, C) complex, covariance of the noise of one sample, where it is known; None where who needs it
+            has to measure it.
 
     Raises:
         InputError: the shapes or the types do not belong together; a mask with other values than 0 and 1.
@@ -57,6 +59,7 @@ class Problem(FullPrecision):
     start: Tensor | None = None
     phase: Tensor | None = None
     networks: torch.dtype | None = None
+    noise: Tensor | None = None
     cache: _Prepared | None = field(default=None, repr=False, compare=False)
     # The y and the mask that were found to belong together; copies of a problem need not look again.
     checked: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
@@ -138,7 +141,8 @@ class Problem(FullPrecision):
         divisor = per_item(factor, self.y)
         start = None if self.start is None else self.start / per_item(factor, self.start)
         y = self.y.div_(divisor) if consume else self.y / divisor
-        return replace(self, y=y, start=start, cache=cache, checked=(y, self.mask))
+        noise = None if self.noise is None else self.noise / per_item(factor, self.noise).square()
+        return replace(self, y=y, start=start, noise=noise, cache=cache, checked=(y, self.mask))
 
     def without_phase(self, phase: Tensor) -> Problem:
         """Return the problem of x · conj(phase), with maps S · phase: the same samples, |phase| = 1 (B, M, *space)."""
@@ -237,6 +241,7 @@ class Problem(FullPrecision):
 
     def to(self, device: torch.device | str) -> Problem:
         """Return the problem on another device, unprepared."""
-        prior, start, phase = (None if v is None else v.to(device) for v in (self.prior, self.start, self.phase))
-        y, mask = self.y.to(device), self.mask.to(device)
-        return Problem(y, mask, self.maps.to(device), prior, start, phase, self.networks, checked=(y, mask))
+        known = (self.prior, self.start, self.phase, self.noise)
+        prior, start, phase, noise = (None if v is None else v.to(device) for v in known)
+        y, mask, maps = self.y.to(device), self.mask.to(device), self.maps.to(device)
+        return Problem(y, mask, maps, prior, start, phase, self.networks, noise, checked=(y, mask))

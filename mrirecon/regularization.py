@@ -42,7 +42,7 @@ def default_weight(method: str, mask: np.ndarray | Tensor) -> float:
 
 
 def weight_by_noise(method: str, problem: Problem) -> Tensor:
-    """Return λ (B,) for the noise of each item of a problem, as it is measured from its k-space.
+    """Return λ (B,) for the noise of each item of a problem, as it is known, or else measured from its k-space.
 
     Noise of deviation σ a sample has σ/√R in a zero-filled image of R-fold undersampled data: that is what a threshold
     has to exceed. λ is relative to the same scale as that of `mrirecon.engine.Reconstructor`.
@@ -71,9 +71,12 @@ def _weight(method: str, noise: float, mask: Tensor) -> float:
 def _noise(p: Problem) -> Tensor:
     """Return the deviation (B,) of the noise in the images' unit: sampled fully, with maps of unit length."""
     found = []
-    for y, mask, maps in zip(p.y, p.mask.expand(p.y.shape[0], *p.mask.shape[1:]), p.maps, strict=True):
-        level = measure_noise(y.cpu().numpy(), mask[0].cpu().numpy() > 0)
-        covariance = torch.from_numpy(level.covariance).to(maps.dtype).to(maps.device)
+    for item, (maps, mask) in enumerate(zip(p.maps, p.mask.expand(p.y.shape[0], *p.mask.shape[1:]), strict=True)):
+        if p.noise is None:
+            level = measure_noise(p.y[item].cpu().numpy(), mask[0].cpu().numpy() > 0)
+            covariance = torch.from_numpy(level.covariance).to(maps.dtype).to(maps.device)
+        else:
+            covariance = p.noise[item]
         s = maps.movedim(1, 0).flatten(1)  # (C, sets and voxels)
         s = s[:, :: max(1, s.shape[1] // _VOXELS)]
         power = (s.conj() * (covariance @ s)).real.sum() / s.abs().square().sum().clamp_min(1e-30)

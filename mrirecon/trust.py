@@ -28,7 +28,7 @@ from mrirecon.errors import InputError
 from mrirecon.heldout import hide
 from mrirecon.inference import pose
 from mrirecon.io import Scan
-from mrirecon.operators import norm
+from mrirecon.operators import norm, root_sum_of_squares
 from mrirecon.prepared import Prepared
 from mrirecon.problem import Problem
 from mrirecon.registry import Use, build, find
@@ -55,8 +55,8 @@ class Trust:
         g_median: over the object.
         g_high: 95th percentile over the object.
         null_space: (*space) magnitude.
-        noise: (*space), in the image's unit.
-        g: (*space); 0 outside the object.
+        noise: (*space), in the image's unit; of two sets of coil maps, both together.
+        g: (*space); 0 outside the object; of two sets, the larger one.
 
     """
 
@@ -111,12 +111,16 @@ def examine(
     with torch.inference_mode():
         solve = _solver(method, model, problem)
         u = solve(problem)
-        noise = pseudo_replicas(lambda p: solve(p) * prior, problem, level.covariance, replicas, seed)[0, 0]
+        noise = pseudo_replicas(lambda p: solve(p) * prior, problem, level.covariance, replicas, seed)[0]
         # What the samples see is told by the maps alone, whatever the method makes of them.
         plain, _ = pose(kspace, mask, maps, "cropped")
         image = u * prior
         unseen = null_space(plain, image * (plain.maps.abs().sum(2) > 0))
-    factor = _g_factor(plain, noise, level.covariance, mask)
+    per_set = [
+        _g_factor(Problem(plain.y, plain.mask, plain.maps[:, m : m + 1]), noise[m], level.covariance, mask)
+        for m in range(len(noise))
+    ]
+    factor = np.max(per_set, axis=0)
     inside = factor[factor > 0]
     held, zero = hidden_samples(scan, item, solve, use, share=share, seed=seed)
     return Trust(
@@ -130,8 +134,8 @@ def examine(
         float((norm(unseen) / norm(image)).square()[0]),
         float(np.median(inside)) if inside.size else None,
         float(np.percentile(inside, 95)) if inside.size else None,
-        unseen[0, 0].abs().numpy(),
-        noise.numpy(),
+        root_sum_of_squares(unseen[0], 0).numpy(),
+        root_sum_of_squares(noise, 0).numpy(),
         factor,
     )
 

@@ -4,6 +4,7 @@
 
 Files, folders and patterns of NIfTI, .npz or .npy; every array of the result is one volume (slice, y, x), named after
 its file, so that people stay apart, and lies on a square grid of the finest pixel that was measured along both axes.
+Its spacing (slice, y, x) is beside it, as NAME_spacing.
 """
 
 from __future__ import annotations
@@ -42,9 +43,13 @@ def main() -> None:
                     small = np.stack([resample(s, (shape[0], shape[1])) for s in kept])
                     # 1024 levels up to the volume's 99.9th percentile: finer than the noise of any of them
                     values = np.clip(np.rint(small * 1024), 0, 65535).astype(np.uint16)
-                    buffer = io.BytesIO()
-                    np.save(buffer, values)
-                    archive.writestr(f"{name}.npy", buffer.getvalue())
+                    # The field that the tissue makes, and the size of lesions, depend on how far slices lie apart.
+                    sides = [n * d / m for n, d, m in zip(kept.shape[1:], volume.spacing[1:], shape, strict=True)]
+                    spacing = np.array([volume.spacing[0] * options.every, *sides])
+                    for part, array in ((name, values), (f"{name}_spacing", spacing)):
+                        buffer = io.BytesIO()
+                        np.save(buffer, array)
+                        archive.writestr(f"{part}.npy", buffer.getvalue())
                     shares = " and ".join(f"{s:.0%}" for s in volume.support)
                     print(f"{name}: {values.shape}, {shares} of its k-space (y, x) were measured")
         size = temporary.stat().st_size / 1e6

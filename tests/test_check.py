@@ -84,6 +84,25 @@ def test_noise(tmp_path, snr, verdict):
     assert findings(tmp_path, kspace)["noise"].verdict == verdict
 
 
+@pytest.mark.parametrize("snr", [1.0, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 200.0])
+@pytest.mark.parametrize("coils", [1, 6])
+def test_nothing_is_concluded_from_noise(tmp_path, snr, coils):
+    """The head fills most of its field of view: nothing of it may be cut, however well noise hides it."""
+    kspace = simulate_kspace(phantom((96, 96), 1, 1), coils, snr, 1).kspace.astype(np.complex64)
+    assert "oversampling" not in findings(tmp_path, kspace)
+    noise = np.random.default_rng(0).standard_normal((2, *kspace.shape))
+    assert "oversampling" not in findings(tmp_path, noise[0] + 1j * noise[1])
+
+
+@pytest.mark.parametrize(("snr", "told"), [(150.0, True), (1e6, True), (3.0, False)])
+def test_oversampling_is_told_where_it_can_be_seen(tmp_path, snr, told):
+    image = np.zeros((1, 192, 96))
+    image[:, 48:144] = phantom((96, 96), 1, 1)
+    kspace = simulate_kspace(image, 6, snr, 1).kspace.astype(np.complex64)
+    found = findings(tmp_path, kspace).get("oversampling")
+    assert (found is not None and "along y" in found.told) == told
+
+
 def test_exit_code_and_json(tmp_path, head, capfd):
     kspace = head.copy()
     kspace[1, 2, 3, 4] = np.nan
@@ -103,6 +122,17 @@ def test_exit_code_and_json(tmp_path, head, capfd):
         main(["info", "--isolate", str(tmp_path / "bad.h5")])
     assert ended.value.code == 0, "without --check it describes, and does not judge"
     assert "checks" not in io.describe(tmp_path / "bad.h5")
+
+
+def test_nothing_is_concluded_from_noise_in_measured_scans(real_kspace, tmp_path):
+    """Noise added: the brains reach far into the outer half of their fields of view."""
+    for name in ("brain_flash_16ch", "brain_t1_7ch"):
+        clean = io.read(real_kspace / f"{name}.npz").kspace(0)
+        image = np.abs(np.fft.ifft2(clean, norm="ortho"))
+        level = image[image > 0.2 * image.max()].mean()
+        for snr in (15, 8, 4, 2):
+            noise = np.random.default_rng(0).standard_normal((2, *clean.shape)) * level / snr / np.sqrt(2)
+            assert "oversampling" not in findings(tmp_path, (clean + noise[0] + 1j * noise[1])[None])
 
 
 def test_measured_scans_are_good(real_kspace):

@@ -301,3 +301,10 @@ def test_errors_are_ours_whatever_is_written(write):
         except MriReconError as error:
             codes.add(error.exit_code)
     assert codes <= {2, 3}
+
+
+@pytest.mark.parametrize("text", ['data: {bank: "a\\0b"}', 'data: {train: ["a\\0b"]}', 'base: "a\\0b"'])
+def test_what_no_name_can_hold_is_refused(write, text):
+    with pytest.raises(UsageError, match="cannot be read") as caught:
+        load_config(write(f"{GOOD}{text}\n"))
+    assert "NUL" in caught.value.why

@@ -8,7 +8,7 @@ import torch
 
 from mrirecon.calibrate import EspiritOptions, calibrate, item_maps
 from mrirecon.coils.calibration import find_calibration
-from mrirecon.coils.espirit import crop_weights, espirit
+from mrirecon.coils.espirit import _row_space, crop_weights, espirit
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
@@ -267,3 +267,18 @@ def test_calibrate_and_its_sources(scan, tmp_path):
         one = item_maps(file, 0, kspace, np.ones((97, 84), bool), source=source)
         length = one.maps.abs().square().sum(2).sqrt()
         assert float(length.max()) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("box", [(10, 14), (24, 24)])
+def test_the_smaller_gram_matrix_has_the_same_row_space(box):
+    """Of few patches, their own products are decomposed: the same projection onto what the region spans."""
+    generator = torch.Generator().manual_seed(1)
+    factors = [torch.randn(n, 12, dtype=torch.complex64, generator=generator) for n in (box[0] * box[1], 200)]
+    matrix = factors[0] @ factors[1].mT
+    power, vectors = _row_space(matrix)
+    kept = vectors[:, power > 1e-4 * power[-1]]
+    assert kept.shape[1] == 12
+    exact = torch.linalg.svd(matrix, full_matrices=False)
+    wanted = exact.Vh[:12].mH @ exact.Vh[:12]
+    assert (kept @ kept.mH - wanted).abs().max() < 1e-4
+    assert torch.allclose(power[-12:].flip(0), exact.S[:12] ** 2, rtol=1e-3)

@@ -105,3 +105,9 @@ def test_nothing_tracked_names_a_machine():
         if path.suffix in (".py", ".md", ".toml", ".sh", ".txt", ".cff", ""):
             text = path.read_text(errors="ignore")
             assert not [w for w in words if w in text], name
+
+
+def test_json_from_elsewhere_is_read_in_one_place():
+    """`mrirecon.text.parse_json` bounds its depth; what a process of our own says over a pipe is no file."""
+    own = {"text.py", "isolated.py", "apart.py"}
+    assert [str(p) for p in FILES if p.name not in own and "json.load" in p.read_text()] == []

@@ -202,7 +202,10 @@ def test_an_item_without_a_calibration_region_does_not_refuse_the_file(tmp_path,
     assert reconstruct(io.read(path)).methods == ["rss", "cs"]
     with pytest.raises(CalibrationError):
         reconstruct(io.read(path), method="cs")
-    told = reconstruct_file(path, tmp_path / "o.h5", method="cs")
+    with pytest.raises(CalibrationError):
+        reconstruct_file(path, tmp_path / "o.h5", method="cs")
+    assert not (tmp_path / "o.h5").exists()
+    told = reconstruct_file(path, tmp_path / "o.h5", method="cs", go_on=True)
     assert len(told["failed_items"]) == 1
     assert "slice 0" in told["failed_items"][0]["where"]
 

@@ -80,6 +80,13 @@ def test_what_reconstruct_leaves_is_scored_and_compared(batch, call, tmp_path):
     assert (code, json.loads(out)[0]["mean"]) == (0, pytest.approx(ssim["mean"]))
 
 
+def test_one_table_does_not_replace_the_other(batch, call, tmp_path):
+    both = ["--csv", tmp_path / "t.csv", "--volumes", batch / ".." / tmp_path / "t.csv"]
+    code, _, err = call("evaluate", batch / "cs", batch / "full", *both)
+    assert (code, "one file" in err) == (2, True)
+    assert not (tmp_path / "t.csv").exists()
+
+
 def test_images_of_a_bids_dataset_are_scored_and_reported(batch, call, tmp_path):
     made = ["reconstruct", batch / "scans", "-m", "zero-filled", "--bids", tmp_path / "bids", "--contrast", "T1w"]
     assert call(*made)[0] == 0

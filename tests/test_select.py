@@ -121,3 +121,17 @@ def test_the_verbs(tmp_path, capfd):
     assert "slice 2" in capfd.readouterr().out
     assert run("info", path, "--items", "7") == 2
     assert run("evaluate", tmp_path / "all.nii.gz", tmp_path / "all.nii.gz", "--items", "0-1") == 4  # equal: no PSNR
+
+
+def test_raw_data_tell_what_was_sampled_without_being_read(tmp_path, monkeypatch):
+    kept = [0, 2, 4, *range(8, 16), 18, 22]
+    two = [one for number in range(2) for one in mrd.lines(random(COILS, 32, 24), slice=number, order=kept)]
+    path = mrd.write(tmp_path / "k.h5", two, mrd.header(mrd.encoding((32, 24, 1), centre=(12, 0))))
+    scan = io.read(path)
+    wanted = [scan.mask(item) for item in range(2)]
+    assert wanted[0].any(0).sum() == len(kept)
+    scan = io.read(path)
+    monkeypatch.setattr(type(scan.store), "flat", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(type(scan.store), "fetch", lambda *_: pytest.fail("it was read"))
+    for item in range(2):
+        np.testing.assert_array_equal(scan.glance(item), wanted[item])

@@ -366,6 +366,9 @@ def test_people_are_kept_apart(tmp_path):
         open_sources(settings(train=[str(tmp_path / "nothing*")]))
     with pytest.raises(UsageError, match="not a regular expression"):
         open_sources(settings(person="("))
+    for wrong in ("a**b/c.nii", "", "#x", "~nobody-of-this-name/x", "$UNSET_AND_EMPTY_"[:0]):
+        with pytest.raises(UsageError, match="names no file"):
+            open_sources(settings(train=[wrong]))
     with pytest.raises(UsageError, match="no group"):  # each file would be a person of its own, on both sides
         open_sources(settings(train=[str(tmp_path)], val=0.3, person="patient[0-9]+"))
     with pytest.raises(UsageError, match="no file matches 'patient03") as caught:

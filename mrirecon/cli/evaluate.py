@@ -44,6 +44,8 @@ def evaluate(
     for path in (csv, volumes):
         if path is not None:
             free(path, overwrite)
+    if csv is not None and volumes is not None and csv.resolve() == volumes.resolve():
+        raise UsageError("--csv and --volumes are one file", where=str(csv), fix="give each a name of its own")
     from mrirecon.evaluate import Evaluations, Options, evaluate_folders
     from mrirecon.evaluate import evaluate as run
     from mrirecon.io.dicom import is_dicom

@@ -25,7 +25,7 @@ PRECISIONS = ("float32", "bfloat16", "auto")
 FORMATS = ("h5", "npz", "cfl", "nii", "dicom", "png")
 Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
 Format = Annotated[str | None, typer.Option(help="h5, npz, cfl, nii, dicom, png; by default the name tells.")]
-Sets = Annotated[int, typer.Option("--map-sets", min=1, max=2, help="2 where the object exceeds the field of view.")]
+Sets = Annotated[str, typer.Option("--map-sets", help="auto, 1, or 2: two where the object exceeds the field of view.")]
 
 
 def reconstruct(
@@ -37,7 +37,7 @@ def reconstruct(
     maps: Annotated[
         str, typer.Option(help="auto, espirit, walsh, sigpy, file, unit, or a file with coil maps.")
     ] = "auto",
-    map_sets: Sets = 1,
+    map_sets: Sets = "auto",
     combine: pre.Combine = None,
     whiten: pre.Whiten = "loud",
     readout: pre.Readout = None,
@@ -107,7 +107,7 @@ def reconstruct(
     from mrirecon.request import Request
 
     output = bids or output
-    request = Request(espirit=EspiritOptions(sets=map_sets), **chosen)
+    request = Request(espirit=EspiritOptions(sets=_sets(map_sets)), **chosen)
     plan = batches.Plan.of(files, output, shard, request)
     request = replace(request, isolate=plan.several if isolate is None else isolate)
     if plan.several:
@@ -180,7 +180,7 @@ def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> 
 def calibrate(
     file: Annotated[Path, typer.Argument(help="k-space file with a fully sampled centre.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Coil maps: .h5, .npz or .cfl")],
-    map_sets: Sets = 1,
+    map_sets: Sets = "auto",
     kernel: Annotated[int, typer.Option(min=2, help="Side of the k-space kernel.")] = 6,
     size: Annotated[int, typer.Option(min=2, help="Largest calibration region used.")] = 24,
     threshold: Annotated[float, typer.Option(help="Singular values below this share are noise.")] = 0.02,
@@ -197,7 +197,7 @@ def calibrate(
     from mrirecon.io import read, write_maps
 
     scan = read(file, axes=axes, dataset=dataset, items=items)
-    options = EspiritOptions(sets=map_sets, size=size, kernel=kernel, threshold=threshold, crop=crop)
+    options = EspiritOptions(sets=_sets(map_sets), size=size, kernel=kernel, threshold=threshold, crop=crop)
     found = run(scan, options=options)
     say(f"ESPIRiT maps of {len(found)} items, {found.shape[1]} set(s), {found.shape[2]} coils")
     for path in write_maps(output, found, inputs=[file]):
@@ -260,6 +260,12 @@ def pairs(options: list[str]) -> dict[str, object]:
         except (ValueError, yaml.YAMLError):
             raise UsageError(f"--set {key} cannot be {value!r}", fix="give a number, true, false or a word") from None
     return found
+
+
+def _sets(text: str) -> Any:
+    """Read --map-sets."""
+    _one_of(text, ("auto", "1", "2"), "--map-sets")
+    return text if text == "auto" else int(text)
 
 
 def _one_of(value: str | None, choices: tuple[str, ...], option: str) -> str | None:

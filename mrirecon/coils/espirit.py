@@ -47,19 +47,6 @@ class CoilMaps:
     values: Tensor
     spectrum: Tensor
 
-    def folded(self) -> Tensor:
-        """Return of what share of the object (B,) a second set of maps would be true: the object exceeds the field.
-
-        There the second eigenvalue is near one, and the third is not. Where noise was taken for signal all of them are
-        high, and the first is near one even where no object is: then, and with fewer than three coils, it is 0.
-        """
-        first = (self.spectrum[:, 0] > _TRUE).flatten(1)
-        if self.spectrum.shape[1] < 3:
-            return torch.zeros(len(first))
-        twice = first & ((self.spectrum[:, 1] > _TRUE) & (self.spectrum[:, 2] < _FALSE)).flatten(1)
-        share = twice.sum(1) / first.sum(1).clamp_min(1)
-        return torch.where(first.float().mean(1) < _EVERYWHERE, share, 0)
-
 
 def espirit(
     calibration: Tensor,
@@ -121,9 +108,9 @@ def _one(
     calibration: Tensor, space: tuple[int, ...], sets: int, kernel: int, threshold: float, coarse: int, steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return maps (M, C, *space) of unit length, eigenvalues (M, *space) and all of them (C, *coarse) for one item."""
-    taps = _taps(calibration, kernel, threshold)
+    taps = kernel_taps(calibration, kernel, threshold)
     small = tuple(-(-n // coarse) for n in space)
-    spectrum, vectors = eigenvectors(_evaluate(taps, small), sets)
+    spectrum, vectors = eigenvectors(fourier_series(taps, small), sets)
     principal = principal_coil(calibration)
     vectors = reference_phase(vectors, principal)
     if small == space:
@@ -131,17 +118,26 @@ def _one(
     return *_refine(taps, vectors, spectrum, space, principal, steps), spectrum
 
 
-def _taps(calibration: Tensor, kernel: int, threshold: float) -> Tensor:
-    """Return the k-space taps (C, C, 2k−1, …) whose Fourier series is H(r)."""
+def kernel_taps(calibration: Tensor, kernel: int, threshold: float, noise: float = 0.0) -> Tensor:
+    """Return the k-space taps (C, C, 2k−1, …) whose Fourier series is H(r).
+
+    Args:
+        calibration: (C, *box) complex.
+        kernel: side k of the kernel.
+        threshold: singular values of the calibration matrix below this fraction of the largest are noise.
+        noise: so are those whose square is below this.
+
+    """
     coils, ndim = calibration.shape[0], calibration.ndim - 1
     patches = calibration
     for axis in range(ndim):
         patches = patches.unfold(1 + axis, kernel, 1)
     # (C, positions…, k…) → (positions, C·k…)
     matrix = patches.movedim(0, ndim).reshape(-1, coils * kernel**ndim)
-    power, vectors = torch.linalg.eigh(matrix.mH @ matrix)
+    power, vectors = _row_space(matrix)
+    least = torch.clamp_min(threshold**2 * power[-1], noise)
     # Rows of the matrix are patches, so patches as columns lie in the span of the conjugate right singular vectors.
-    kept = vectors[:, power > threshold**2 * power[-1]].conj()
+    kept = vectors[:, power > least].conj()
     projector = (kept @ kept.mH).reshape(coils, *[kernel] * ndim, coils, *[kernel] * ndim)
     projector = projector.movedim(ndim + 1, 1).flip(tuple(range(-ndim, 0)))  # (C, C, a…, −b…)
     taps = projector.new_zeros(coils, coils, *[2 * kernel - 1] * ndim)
@@ -151,7 +147,21 @@ def _taps(calibration: Tensor, kernel: int, threshold: float) -> Tensor:
     return scaled
 
 
-def _evaluate(taps: Tensor, space: tuple[int, ...]) -> Tensor:
+def _row_space(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return squared singular values, ascending, and the right singular vectors (columns) of a matrix.
+
+    From the smaller of the two Gram matrices: a small calibration region has fewer patches than a patch has samples.
+    """
+    if matrix.shape[0] >= matrix.shape[1]:
+        power, vectors = torch.linalg.eigh(matrix.mH @ matrix)
+        return power, vectors
+    power, left = torch.linalg.eigh(matrix @ matrix.mH)
+    # what is rounding alone is not kept by any threshold, and needs no more than not to be divided by zero
+    size = power.clamp_min(torch.finfo(power.dtype).eps * power[-1]).sqrt()
+    return power, matrix.mH @ left / size
+
+
+def fourier_series(taps: Tensor, space: tuple[int, ...]) -> Tensor:
     """Return H (C, C, *space): the Fourier series of the taps on a centred grid, one matrix product an axis."""
     for axis in range(len(space)):
         taps = torch.tensordot(taps, _waves(taps, axis=2, size=space[axis]), dims=([2], [0]))
@@ -203,8 +213,6 @@ def principal_coil(calibration: Tensor) -> Tensor:
     return principal * (largest.conj() / largest.abs())
 
 
-_TRUE, _FALSE = 0.9, 0.8  # an eigenvalue of a true sensitivity, at least, and of none, at most
-_EVERYWHERE = 0.98  # share of the field of view
 PRIOR_POWER = 8.0  # of the eigenvalue: how likely there is signal; see `mrirecon.calibrate.ItemMaps.prior`
 
 

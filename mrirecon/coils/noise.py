@@ -15,6 +15,7 @@ _SMALLEST = 12  # a calibration region narrower than this along every axis shows
 _LONGEST = (64, 24, 16)  # samples of the calibration region along its axes, the longest first: more cost more
 _ROUNDING = 5e-7  # of the largest sample: noise below it is that of single precision
 _MARGIN = 2.0  # of the bound by the dimensions that hold least, whose coils may not be white
+_DARKEST = 100.0  # by what the background may be darker than samples far out; less is no noise
 _TINY = 1e-30
 LOUD = 5.0  # a coil whose noise exceeds that of the others by this factor
 _NO_SIGNAL = 1.3  # over the deviation far out, at most, in a coil that receives nothing
@@ -134,7 +135,10 @@ def _by_null_space(region: np.ndarray, far: np.ndarray, rough: np.ndarray) -> Nu
     # Signal adds to all coils' samples far out, and not by the same factor; a loud coil is louder than that.
     usual = float(np.median(rough))
     even = np.where(rough > LOUD * usual, rough, usual)
-    guesses = [np.diag(even**2), np.diag(rough**2), _correlated(far, even), _correlated(far, rough)]
+    guesses = [np.diag(even**2), _correlated(far, even), np.diag(rough**2), _correlated(far, rough)]
+    if len(region) > 1 and max(region.shape[1:]) >= _SMALLEST:
+        dark = np.clip(_background(region), rough / _DARKEST, rough)
+        guesses += [np.diag(dark**2), _correlated(far, dark)]
     axis = int(np.argmax(region.shape[1:])) + 1
     found = null_space_noise(_middle(region), guesses)
     if region.shape[axis] >= 2 * _LONGEST[0] and (found is None or not found.sure):

@@ -21,7 +21,9 @@ import numpy as np
 
 _ROWS = 130  # of the calibration matrix: kernel and cost follow; 4 coils have a kernel of 5×5, 8 of 4×4, 14 of 3×3
 _LARGEST_KERNEL = 6
-_SEEN = 0.05  # share of a direction that has to be seen for the first guess to be believed
+# Share of a direction of coils that has to be seen: for the first guess to be believed where it proves right, and for a
+# solution to be taken without a look for others.
+_SEEN, _WELL_SEEN = 0.05, 0.25
 _FEWEST = 6  # dimensions that have to be left to the noise
 _RANKS, _STEPS = 8, 12  # to find the rank, and the covariance
 _AGAIN = 8  # looks with coils whitened by what was found, at most
@@ -39,7 +41,7 @@ class NullSpace:
     Attributes:
         covariance: (C, C) complex128, Σ = E[n nᴴ] of a sample.
         error: standard error of the noise level, relative, by the number of samples.
-        sure: whether the first guess proved right.
+        sure: whether the null space shows the noise of all combinations of coils well.
 
     """
 
@@ -72,11 +74,15 @@ def null_space_noise(region: np.ndarray, guesses: Sequence[np.ndarray]) -> NullS
     found = _whitened(products, guesses[0])
     sure = found.share > 0 and found.spread < _ALIKE**2 and found.seen > _SEEN
     if not sure:
-        found = max((found, *(_whitened(products, guess) for guess in guesses[1:])), key=lambda f: f.share)
-        found = _louder(products, _settle(products, found))
+        for guess in guesses[1:]:
+            found = max(found, _whitened(products, guess), key=lambda f: f.share)
+            if found.seen > _WELL_SEEN:
+                break
+        found = _settle(products, found)
+        found = found if found.seen > _WELL_SEEN else _louder(products, found)
     if found.share == 0:
-        return NullSpace(min((_bound(products, guess) for guess in guesses), key=np.trace), np.inf, False)
-    return NullSpace(found.covariance, float(0.5 / np.sqrt(region.size * found.share)), sure)
+        return NullSpace(min((_bound(products, guess) for guess in guesses), key=np.trace), np.inf, sure=False)
+    return NullSpace(found.covariance, float(0.5 / np.sqrt(region.size * found.share)), found.seen > _WELL_SEEN)
 
 
 def _bound(products: Products, guess: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def walsh(calibration: Tensor, space: tuple[int, ...], *, block: int = 3) -> Ten
 
 def _one(calibration: Tensor, space: tuple[int, ...], block: int) -> Tensor:
     """Return maps (1, C, *space) of one item."""
-    images = _low_resolution(
+    images = low_resolution(
         calibration, tuple(min(n, _FINER * b) for n, b in zip(space, calibration.shape[1:], strict=True))
     )
     coils, grid = len(images), images.shape[1:]
@@ -71,7 +71,7 @@ def _one(calibration: Tensor, space: tuple[int, ...], block: int) -> Tensor:
     return reference_phase(maps / length.clamp_min(torch.finfo(length.dtype).tiny), principal)
 
 
-def _low_resolution(calibration: Tensor, grid: tuple[int, ...]) -> Tensor:
+def low_resolution(calibration: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Return the images (C, *grid) of the calibration region, behind a cosine window that tames their ringing.
 
     Narrower windows blur the maps, none lets edges ring into their neighbours; measured, this lies between.

@@ -131,6 +131,8 @@ class _Builder:
         self.origins[path] = self.origin(node.start_mark)
         if isinstance(node, yaml.ScalarNode):
             text: str = node.value
+            if "\0" in text:  # which no name of a file can hold
+                raise self.error(node.start_mark, "there is a NUL character", "write plain text")
             return scalar(text) if node.style is None else text
         if isinstance(node, yaml.SequenceNode):
             return [self.build(child, (*path, i)) for i, child in enumerate(node.value)]

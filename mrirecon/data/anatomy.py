@@ -72,7 +72,8 @@ class Anatomy:
             spacing = (self.spacing[0], 2 * self.spacing[1], 2 * self.spacing[2])
             # 3 ppm and less: half precision resolves a thousandth of it
             self._field = np.stack([shimmed(f, body) for f in dipole_fields(chi, spacing)]).astype(np.float16)
-        return self._field[axis, index]
+        field: npt.NDArray[np.float16] = self._field[axis, index]
+        return field
 
     def _susceptibility(self) -> tuple[Real, Bool]:
         """Return susceptibility in ppm above that of air outside (slice, ⌈y/2⌉, ⌈x/2⌉), and where there is a body."""

@@ -46,6 +46,7 @@ class _Raw(NamedTuple):
     labels: Tensor | None  # (B, 1, y, x)
     acquired: list[np.ndarray | None]  # (y, x), of measured k-space
     about: list[About]
+    noise: Tensor | None = None  # (B, C, C), its covariance where it is known
 
 
 @dataclass(frozen=True)
@@ -192,10 +193,10 @@ class Recipe:
         elif self.full:
             held = _stacked([m if p else np.ones_like(m) for m, p in zip(masks, prospective, strict=True)], device)
             full = torch.where(_column(prospective, y), y, Fourier(_PLANE)(image))
-        problem = Problem(y, sampled.to(y.real.dtype), maps, prior)
+        problem = Problem(y, sampled.to(y.real.dtype), maps, prior, noise=raw.noise)
         if self.start is not None:
             with torch.no_grad():
-                problem = replace(problem, start=self.start(problem.prepared()))
+                problem = replace(problem, start=_started(self.start, problem))
         return Batch(
             problem,
             target,
@@ -238,7 +239,7 @@ class Recipe:
             {"coils": coils, "snr": round(snr, 1), "lesions": len(lesions)}
             for snr, lesions in zip(made.snr, made.lesions, strict=True)
         ]
-        return _Raw(made.kspace, clean, made.labels, [None] * len(slots), about)
+        return _Raw(made.kspace, clean, made.labels, [None] * len(slots), about, made.covariance)
 
     def scene(self, slot: Slot, own: np.random.Generator, shared: np.random.Generator) -> Scene:
         """Draw the scene of a slice: what decides over sizes from ``shared``, all else from ``own``."""
@@ -318,6 +319,21 @@ def _stacked(masks: Sequence[np.ndarray], device: torch.device) -> Tensor:
 
 def _column(values: Sequence[bool], like: Tensor) -> Tensor:
     return torch.tensor(list(values), device=like.device).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _started(start: Callable[[Problem], Tensor], p: Problem) -> Tensor:
+    """Return first images (B, 1, y, x); on a CPU, where lines need Fourier transforms along one axis alone, by axes."""
+    if p.y.device.type != "cpu":
+        return start(p.prepared())
+    groups: dict[tuple[bool, ...], list[int]] = {}
+    for item, mask in enumerate(p.mask):
+        varying = tuple(bool((mask != mask.narrow(axis, 0, 1)).any()) for axis in _PLANE)
+        groups.setdefault(varying, []).append(item)
+    out = torch.empty_like(p.maps[:, :, 0])
+    for members in groups.values():
+        prior, noise = (None if v is None else v[members] for v in (p.prior, p.noise))
+        out[members] = start(Problem(p.y[members], p.mask[members], p.maps[members], prior, noise=noise).prepared())
+    return out
 
 
 def _espirit(y: Tensor, masks: Sequence[np.ndarray]) -> CoilMaps:

@@ -211,8 +211,9 @@ def _with_lesions(
 
 def _draw_fat(settings: Simulation, rng: np.random.Generator) -> tuple[float, float, float, float, float]:
     """Return the share of fat, and the depths between which it lies: under the skin, and in the marrow of the skull."""
-    skin, thick = rng.uniform(0.0, 0.02), rng.uniform(0.02, 0.09)
-    deeper, marrow = rng.uniform(0.03, 0.1), rng.uniform(0.01, 0.04)
+    # of some 75 mm; all of it above the brain, which begins 12 mm below the skin
+    skin, thick = rng.uniform(0.0, 0.015), rng.uniform(0.02, 0.07)
+    deeper, marrow = rng.uniform(0.015, 0.045), rng.uniform(0.01, 0.03)
     layered = rng.random() < settings.layers
     first = skin + thick + deeper
     return _between(rng, settings.fat), skin, skin + thick, first, first + marrow if layered else first

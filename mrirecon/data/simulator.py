@@ -58,13 +58,18 @@ class Measured:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread, so that the bits do not depend on who computes: a worker has one, the trainer several."""
-    threads = torch.get_num_threads()
+    """Compute on one thread, so that the bits do not depend on who computes: a worker has one, the trainer several.
+
+    And, on a GPU, without the shorter numbers that a trainer may allow in matrix products.
+    """
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
 
 
 @torch.no_grad()

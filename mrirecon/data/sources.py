@@ -127,12 +127,33 @@ def expand(
             found.append(text)
             continue
         named, (text, sign, part) = text, os.path.expandvars(text).partition("#")
+        _check_pattern(text, named, key)
         there = next((m for p in (Path(text).expanduser(), folder / Path(text).expanduser()) if (m := matches(p))), [])
         if not there:
             raise _nothing(named, text, folder, key, [*given, *beside])
         found += [f"{path}{sign}{part}" for path in there]
     kept = [f for f in dict.fromkeys(found) if not any(fnmatch.fnmatch(Path(f).name, e) for e in exclude)]
     return kept
+
+
+def _check_pattern(text: str, named: str, key: str) -> None:
+    """Refuse what can be no file, folder or pattern, whatever there is.
+
+    Raises:
+        UsageError: with the reason.
+
+    """
+    parts = Path(text).parts
+    if not text.strip():
+        why = "no name is left"
+    elif any("**" in part and part != "**" for part in parts):
+        why = "** stands for any folders, and must be all between two slashes"
+    elif parts[0].startswith("~") and str(Path(parts[0])) == os.path.expanduser(parts[0]):  # noqa: PTH111  # it raises
+        why = f"there is no home folder {parts[0]}"
+    else:
+        return
+    fix = "write a file, a folder, or a pattern such as 'folder/**/*.nii.gz'"
+    raise UsageError(f"{named!r} names no file", where=key, why=why, fix=fix)
 
 
 def _nothing(named: str, text: str, folder: Path, key: str, beside: Sequence[str]) -> UsageError:

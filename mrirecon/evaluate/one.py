@@ -55,6 +55,8 @@ class Options:
             raise UsageError(f"there is no preset {self.preset!r}", fix=f"choose one of {_list(PRESETS)}")
         if self.preset == "mrirecon" and "mse" in self.metrics:
             raise UsageError("our own score has no MSE: images are scaled first", fix="take nmse, or another preset")
+        if self.spacing is not None and not all(0 < side < math.inf for side in self.spacing):
+            raise UsageError(f"pixels cannot lie {self.spacing} mm apart", fix="give --spacing two positive numbers")
         if self.mask is not None and self.preset not in ("mrirecon", "mridc"):
             raise UsageError(f"the preset {self.preset} has no mask", fix="leave --mask out, or --preset mrirecon")
 

@@ -121,7 +121,7 @@ def _profile(lines: list[np.ndarray]) -> np.ndarray:
     """Return the energy of readouts (coil, sample) by sample, 0 where it is not a number."""
     with np.errstate(all="ignore"):  # values that are not numbers are the scan's to find
         energies = [np.square(np.abs(line), dtype=np.float64).sum(axis=0) for line in lines]
-    return np.nan_to_num(np.sum(energies, axis=0), posinf=0)
+    return np.asarray(np.nan_to_num(np.sum(energies, axis=0), posinf=0))
 
 
 def _counted(table: Readouts, rows: np.ndarray, way: Way) -> np.ndarray:

@@ -10,6 +10,9 @@ import numpy as np
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.noise import noise_deviation
 
+# Power over that of the noise: of an inner half that tells, and what averages of noise alone stay below.
+_CLEAR, _NOISE = 25.0, 1.25
+
 
 @dataclass(frozen=True)
 class Look:
@@ -104,7 +107,9 @@ def signal_to_noise(look: Look, noise: np.ndarray) -> float:
 def emptiness(look: Look) -> list[bool | None]:
     """Return, for each axis, whether the outer half of the field of view holds noise alone; None if not to be told.
 
-    Told along axes without gaps in the sampling: aliasing would fill the outer half.
+    Told along axes without gaps in the sampling, for aliasing would fill the outer half; and only where the inner half
+    stands out of the noise so far that noise cannot hide an object in the outer one: what is hidden there has at most
+    a hundredth of the inner half's power (one part in 500 where there is hardly any noise).
     """
     found: list[bool | None] = []
     noise = noise_deviation(look.kspace, look.used)
@@ -118,7 +123,8 @@ def emptiness(look: Look) -> list[bool | None]:
         # Without the samples beside the edge, where a filter has not yet closed.
         outer = np.r_[profile[: n * 7 // 32], profile[n - n * 7 // 32 :]]
         inner = profile[n // 4 : n - n // 4]
-        found.append(bool(outer.max() < max(3 * level, 2e-3 * inner.mean())))
+        clear = inner.mean() > _CLEAR * level
+        found.append(bool(outer.max() < max(_NOISE * level, 2e-3 * inner.mean())) if clear else None)
     return found
 
 

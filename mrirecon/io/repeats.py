@@ -40,19 +40,17 @@ def separate_echoes(table: Readouts, placed: Placement, held: RawStore, path: Pa
         InputError: readouts differ that share all counters, at some places of k-space and not at all of them.
 
     """
-    average = table.counters["average"][placed.rows]
-    _, key, counts = np.unique(
-        np.stack([placed.item, placed.partition, placed.line, average]), axis=1, return_inverse=True, return_counts=True
-    )
-    key = key.reshape(-1)
+    average, shape = table.counters["average"][placed.rows], held.plan.layout.shape
+    place = (placed.item * shape.get("z", 1) + placed.partition) * shape["x"] + placed.line
+    _, key, counts = np.unique(place * (int(average.max()) + 1) + average, return_inverse=True, return_counts=True)
     if counts.max() == 1:
         return []
     with np.errstate(all="ignore"):  # values that are not numbers are the scan's to find
         same = _agree(placed, key, counts, held)
     each = int(counts[0]) if (counts == counts[0]).all() else 0
-    if same or (same is None and not each):
+    free = next((name for name in _LOOPS if not table.counters[name][placed.rows].any()), None)
+    if same or (same is None and not (each and free)):
         return []
-    free = next((name for name in _LOOPS if not table.counters[name].any()), None)
     if not each or free is None:
         raise InputError(
             f"readouts of {path} that share all counters differ",

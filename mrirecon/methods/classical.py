@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Literal, cast
+from functools import partial
+from typing import Annotated, Literal, TypedDict, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from mrirecon.engine import Reconstructor, Step, Unrolled
+from mrirecon.errors import UsageError
 from mrirecon.problem import Problem
 from mrirecon.registry import register
 from mrirecon.regularization import weight_by_noise
@@ -21,6 +24,8 @@ Weight = Annotated[float, Field(ge=0, lt=float("inf"))]
 Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
 Count = Annotated[int, Field(ge=1)]
 Dims = Annotated[int, Field(ge=2, le=3)]
+Start = Literal["zero-filled", "cs"]  # the image that a learned method refines
+Iterations = Annotated[int, Field(ge=0, le=200)]  # of the solver that makes the start; 0: until it converges
 _HASTE = 30.0  # momentum of a solver that will not run to its end
 Solver = Literal["fista", "admm", "primal-dual"]
 _TOLERANCE = 1.5e-3
@@ -112,6 +117,33 @@ def compressed_sensing_start(p: Problem, iterations: int = 0) -> Tensor:
         engine.tolerance = torch.tensor([_TOLERANCE * _tightness(w) for w in weights.tolist()], device=weights.device)
     u = cast("Tensor", engine(q))
     return u if p.prior is None else u * p.prior
+
+
+class Starts(TypedDict):
+    """What a `Reconstructor` starts from, and what it falls back to."""
+
+    start: Callable[[Problem], Tensor] | None
+    fallback: Callable[[Problem], Tensor] | None
+
+
+def starting(start: Start, iterations: int) -> Starts:
+    """Return what a method starts from, and what it falls back to: a rough start is for a network to go on from.
+
+    Raises:
+        UsageError: iterations of a zero-filled image.
+
+    """
+    if start == "zero-filled":
+        if iterations:
+            raise UsageError(
+                "a zero-filled image takes no iterations",
+                where="start_iterations",
+                fix="use start=cs, or leave it away",
+            )
+        return {"start": None, "fallback": None}
+    if not iterations:
+        return {"start": compressed_sensing_start, "fallback": None}
+    return {"start": partial(compressed_sensing_start, iterations=iterations), "fallback": compressed_sensing_start}
 
 
 def _tightness(lam: float) -> float:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from mrirecon.coils.sensitivity import SensitivityNet
 from mrirecon.engine import Phase, Reconstructor, Scale, Step, Unrolled
 from mrirecon.errors import UsageError
 from mrirecon.heldout import held_out_weight
-from mrirecon.methods.classical import compressed_sensing_start
+from mrirecon.methods.classical import Iterations, Start, starting
 from mrirecon.networks import ConvStack, InvertibleNet, NormUnet, RecurrentNet, Unet
 from mrirecon.networks.recurrent import CellName
-from mrirecon.problem import Problem
 from mrirecon.registry import register
 from mrirecon.steps import (
     FrozenRim,
@@ -36,8 +34,6 @@ Count = Annotated[int, Field(ge=1)]
 Pools = Annotated[int, Field(ge=1, le=8)]
 Kernel = Literal[1, 3, 5]
 Memory = Literal["store", "checkpoint"]
-Start = Literal["zero-filled", "cs"]  # the image that is refined
-Iterations = Annotated[int, Field(ge=0, le=200)]  # of the solver that makes the start; 0: until it converges
 Weigh = Literal["none", "held-out"]  # how much of the refinement is taken; see `mrirecon.heldout`
 
 
@@ -64,7 +60,7 @@ def rim(
         scale=scale,
         phase=phase,
         weigh=_WEIGHS[weigh],
-        **_start(start, start_iterations),
+        **starting(start, start_iterations),
     )
 
 
@@ -90,7 +86,7 @@ def irim(
         scale=scale,
         phase=phase,
         weigh=_WEIGHS[weigh],
-        **_start(start, start_iterations),
+        **starting(start, start_iterations),
     )
 
 
@@ -147,7 +143,7 @@ def cirim(
         scale=scale,
         phase=phase,
         weigh=_WEIGHS[weigh],
-        **_start(start, start_iterations),
+        **starting(start, start_iterations),
     )
 
 
@@ -185,7 +181,7 @@ def e2evn(
     prepare = SensitivityNet(sensitivity_channels, sensitivity_pools) if sensitivity else None
     engine = Unrolled(_copies(cascades, share, block), memory=memory)
     return Reconstructor(
-        engine, prepare, scale=scale, phase=phase, weigh=_WEIGHS[weigh], **_start(start, start_iterations)
+        engine, prepare, scale=scale, phase=phase, weigh=_WEIGHS[weigh], **starting(start, start_iterations)
     )
 
 
@@ -304,7 +300,7 @@ def unet(
         _silence(net.unet.final)
     part = _then(Refine(Net(net), skip=skip, plus=True), data_consistency(dc, "image"))
     return Reconstructor(
-        Unrolled([InImage(part)]), scale=scale, phase=phase, weigh=_WEIGHS[weigh], **_start(start, start_iterations)
+        Unrolled([InImage(part)]), scale=scale, phase=phase, weigh=_WEIGHS[weigh], **starting(start, start_iterations)
     )
 
 
@@ -322,26 +318,6 @@ def _rim(
     if quiet:
         _silence(network.final_layer)
     return Rim(network, data_consistency(dc, "image"), detach=detach, carry=carry)
-
-
-class _Starts(TypedDict):
-    start: Callable[[Problem], Tensor] | None
-    fallback: Callable[[Problem], Tensor] | None
-
-
-def _start(start: Start, iterations: int) -> _Starts:
-    """Return what a method starts from, and what it falls back to: a rough start is for a network to go on from."""
-    if start == "zero-filled":
-        if iterations:
-            raise UsageError(
-                "a zero-filled image takes no iterations",
-                where="start_iterations",
-                fix="use start=cs, or leave it away",
-            )
-        return {"start": None, "fallback": None}
-    if not iterations:
-        return {"start": compressed_sensing_start, "fallback": None}
-    return {"start": partial(compressed_sensing_start, iterations=iterations), "fallback": compressed_sensing_start}
 
 
 def _silence(layer: nn.Module) -> None:
