@@ -140,9 +140,9 @@ def _difference(model: Reconstructor, p: Problem) -> None:
     images = {}
     with torch.inference_mode():
         for precision in ("float32", "bfloat16"):
-            images[precision] = _as(model, precision, lambda: model(p))  # type: ignore[arg-type]  # they are
+            images[precision] = _as(model, precision, lambda: model(p))
     exact, half = images.values()
-    gap = (half - exact).norm() / (exact - p.adjoint).norm()  # type: ignore[operator, attr-defined]  # images
+    gap = (half - exact).norm() / (exact - p.adjoint).norm()  # type: ignore[operator]  # images
     print(f"untrained weights: bfloat16 differs by {float(gap):.1e} of the network's own update", flush=True)
 
 
