@@ -39,9 +39,8 @@ def bfloat16_unit(device: torch.device) -> str | None:
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.cuda.get_device_name(device) if able else None
-    if device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.cpu.get_capabilities().get("amx_bf16"):
-        return "AMX"
-    return None
+    built: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's
+    return "AMX" if device.type == "cpu" and built and torch.cpu.get_capabilities().get("amx_bf16") else None
 
 
 def pick_precision(choice: PrecisionChoice, device: torch.device, *, exact: bool = False) -> tuple[Precision, str]:

@@ -123,7 +123,10 @@ def test_what_a_run_leaves(straight, config):
         assert trained.card["measured or simulated"] == "simulated from magnitude volumes"
         assert trained.card["validation"]["items"] == 2
         assert trained.card["covers"]["acceleration"] == [2, 3]
-    assert load_config(straight / "config.yaml").plain() == load_config(config).plain()
+    saved, asked = (load_config(path).plain() for path in (straight / "config.yaml", config))
+    assert asked["train"].pop("precision") == "auto"
+    assert saved["train"].pop("precision") == trained.card["precision"] != "auto"
+    assert saved == asked
     assert len(states(straight / "states")) == 2
     assert {p.name for p in (straight / "panels").iterdir()} == {"step-00000004.png", "step-00000008.png"}
     lines = logged(straight)
