@@ -8,19 +8,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
+from typing import Generic, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mrirecon.errors import UsageError
+from mrirecon.inverted import Inverted
 from mrirecon.operators import per_item
 from mrirecon.problem import Problem
 from mrirecon.scale import percentile_scale, smooth_phase
 
 Scale = Literal["percentile", "none"]
 Phase = Literal["kept", "removed"]
+Begin = Callable[[Problem, Tensor | None], Tensor]
+Weigh = Callable[[Callable[[Problem, Tensor | None], tuple[Tensor, Tensor]], Problem], Tensor]
 S = TypeVar("S")  # the state that a method iterates on: a tensor, or a NamedTuple of tensors with the batch first
 
 
@@ -191,37 +194,6 @@ class Unrolled(nn.Module, Generic[S]):
         return self.image(self.solve(p).state, p)
 
 
-class Inverted(torch.autograd.Function):
-    """Steps whose inputs are computed back from their outputs while gradients flow (Gomez et al., NeurIPS 2017)."""
-
-    @staticmethod
-    def forward(ctx: Any, steps: list[Step[Tensor]], p: Problem, state: Tensor, *weights: Tensor) -> Tensor:
-        """Return the state after all steps."""
-        for step in steps:
-            state = step(state, p)
-        ctx.steps, ctx.p, ctx.weights = steps, p, weights
-        ctx.save_for_backward(state)
-        return state
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Walk back: undo a step, take it again with gradients, pass them on."""
-        (state,), gradient = ctx.saved_tensors, gradients[0]
-        totals: dict[int, Tensor] = {}
-        for step in reversed(ctx.steps):
-            with torch.no_grad():
-                state = step.inverse(state, ctx.p)
-            before = state.detach().requires_grad_()
-            own = [w for w in step.parameters() if w.requires_grad]
-            with torch.enable_grad():
-                after = step(before, ctx.p)
-            gradient, *parts = torch.autograd.grad(after, [before, *own], gradient, allow_unused=True)
-            for weight, part in zip(own, parts, strict=True):
-                if part is not None:
-                    totals[id(weight)] = totals[id(weight)] + part if id(weight) in totals else part
-        return None, None, gradient, *(totals.get(id(w)) for w in ctx.weights)
-
-
 def _repeat(step: Step[S], state: S, p: Problem, count: int) -> list[S]:
     """Return the states after each of ``count`` steps."""
     states = []
@@ -262,7 +234,8 @@ class Reconstructor(nn.Module):
         engine: iterates.
         prepare: completes the problem, say with maps from a network.
         scale: as above.
-        start: the image that a learned method refines, in place of the zero-filled one; no gradient flows through it.
+        start: makes the image that a learned method refines, in place of the zero-filled one, from the problem and an
+            image near it or None; no gradient flows through it.
         phase: "removed" moves the smooth phase of that image into the maps meanwhile: what a network sees is then
             nearly real, on every scanner and at every echo time, as it is for homodyne detection (Noll, Nishimura,
             Macovski, IEEE TMI 10:154, 1991). The result has its phase again.
@@ -277,16 +250,18 @@ class Reconstructor(nn.Module):
         prepare: Callable[[Problem], Problem] | None = None,
         *,
         scale: Scale = "percentile",
-        start: Callable[[Problem], Tensor] | None = None,
+        start: Begin | None = None,
         phase: Phase = "kept",
-        weigh: Callable[[Callable[[Problem], tuple[Tensor, Tensor]], Problem], Tensor] | None = None,
+        weigh: Weigh | None = None,
     ) -> None:
         super().__init__()
         self.engine, self.prepare = engine, prepare
         self.scale, self.start, self.phase, self.weigh = scale, start, phase, weigh
 
-    def scaled(self, p: Problem, *, consume: bool = False) -> tuple[Problem, Tensor]:
+    def scaled(self, p: Problem, *, consume: bool = False, near: Tensor | None = None) -> tuple[Problem, Tensor]:
         """Return the problem at unit scale, prepared, and its scale (B,); see `Problem.scaled` for ``consume``.
+
+        ``near`` is an image near the start, in the data's scale.
 
         Raises:
             SignalError: the zero-filled image of an item is zero or not a number.
@@ -300,7 +275,8 @@ class Reconstructor(nn.Module):
         q = (q if self.prepare is None else self.prepare(q)).prepared()
         if self.start is not None and q.start is None:
             with torch.no_grad():
-                q = replace(q, start=self.start(q))
+                near = None if near is None else near / per_item(scale, near)
+                q = replace(q, start=self.start(q, near))
         if self.phase == "removed":
             with torch.no_grad():
                 q = q.without_phase(smooth_phase(q.first, q.axes))
@@ -308,7 +284,7 @@ class Reconstructor(nn.Module):
 
     def run(self, p: Problem, *, consume: bool = False) -> Result:
         """Reconstruct, and tell how it went; with ``consume``, p's k-space may be overwritten meanwhile."""
-        weight = self._weight(p)
+        p, weight = self._weighed(p)
         q, scale = self.scaled(p, consume=consume)
         outcome = self.engine.solve(q)
         image = self._finished(self.engine.image(outcome.state, q), q, scale, weight)
@@ -319,20 +295,26 @@ class Reconstructor(nn.Module):
 
     def images(self, p: Problem) -> Iterator[Tensor]:
         """Yield the image after every step, in the data's own scale."""
-        weight = self._weight(p)
+        p, weight = self._weighed(p)
         q, scale = self.scaled(p)
         for step, _, state in self.engine.walk(q):
             yield self._finished(step.image(state, q), q, scale, weight)
 
-    def refined(self, p: Problem) -> tuple[Tensor, Tensor]:
+    def refined(self, p: Problem, near: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the image that is started from, and what becomes of it, both (B, M, *space) in the data's scale."""
-        q, scale = self.scaled(p)
+        q, scale = self.scaled(p, near=near)
         image = self.engine.image(self.engine.solve(q).state, q)
         return self._finished(q.first, q, scale, None), self._finished(image, q, scale, None)
 
     @torch.no_grad()
-    def _weight(self, p: Problem) -> Tensor | None:
-        return None if self.weigh is None or self.training else self.weigh(self.refined, p)
+    def _weighed(self, p: Problem) -> tuple[Problem, Tensor | None]:
+        """Return the problem, with the image to refine if that has been made, and the weight of what is made of it."""
+        if self.weigh is None or self.training:
+            return p, None
+        if self.start is not None and p.start is None:
+            q, scale = self.scaled(p)
+            p = replace(p, start=self._finished(q.first, q, scale, None))
+        return p, self.weigh(self.refined, p)
 
     @staticmethod
     def _finished(image: Tensor, q: Problem, scale: Tensor, weight: Tensor | None) -> Tensor:

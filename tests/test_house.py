@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mrirecon"
 # A file imports only from rooms above it, and from its own.
 ORDER = [
-    *("errors", "operators", "wavelets", "sparsity", "problem", "scale", "solvers", "networks", "engine"),
+    *("errors", "device", "operators", "wavelets", "sparsity", "problem", "scale", "solvers", "networks"),
+    *("inverted", "engine"),
     *(
         "updates",
         "steps",

