@@ -24,6 +24,8 @@ Scale = Literal["percentile", "none"]
 Phase = Literal["kept", "removed"]
 Precision = Literal["float32", "bfloat16"]
 DTYPES: dict[Precision, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
+Begin = Callable[[Problem, Tensor | None], Tensor]
+Weigh = Callable[[Callable[[Problem, Tensor | None], tuple[Tensor, Tensor]], Problem], Tensor]
 S = TypeVar("S")  # the state that a method iterates on: a tensor, or a NamedTuple of tensors with the batch first
 
 
@@ -238,7 +240,8 @@ class Reconstructor(nn.Module):
         engine: iterates.
         prepare: completes the problem, say with maps from a network.
         scale: as above.
-        start: the image that a learned method refines, in place of the zero-filled one; no gradient flows through it.
+        start: makes the image that a learned method refines, in place of the zero-filled one, from the problem and an
+            image near it or None; no gradient flows through it.
         phase: "removed" moves the smooth phase of that image into the maps meanwhile: what a network sees is then
             nearly real, on every scanner and at every echo time, as it is for homodyne detection (Noll, Nishimura,
             Macovski, IEEE TMI 10:154, 1991). The result has its phase again.
@@ -261,17 +264,19 @@ class Reconstructor(nn.Module):
         prepare: Callable[[Problem], Problem] | None = None,
         *,
         scale: Scale = "percentile",
-        start: Callable[[Problem], Tensor] | None = None,
+        start: Begin | None = None,
         phase: Phase = "kept",
-        weigh: Callable[[Callable[[Problem], tuple[Tensor, Tensor]], Problem], Tensor] | None = None,
-        fallback: Callable[[Problem], Tensor] | None = None,
+        weigh: Weigh | None = None,
+        fallback: Begin | None = None,
     ) -> None:
         super().__init__()
         self.engine, self.prepare = engine, prepare
         self.scale, self.start, self.phase, self.weigh, self.fallback = scale, start, phase, weigh, fallback
 
-    def scaled(self, p: Problem, *, consume: bool = False) -> tuple[Problem, Tensor]:
+    def scaled(self, p: Problem, *, consume: bool = False, near: Tensor | None = None) -> tuple[Problem, Tensor]:
         """Return the problem at unit scale, prepared, and its scale (B,); see `Problem.scaled` for ``consume``.
+
+        ``near`` is an image near the start, in the data's scale.
 
         Raises:
             SignalError: the zero-filled image of an item is zero or not a number.
@@ -285,7 +290,8 @@ class Reconstructor(nn.Module):
         q = (q if self.prepare is None else self.prepare(q)).prepared()
         if self.start is not None and q.start is None:
             with torch.no_grad():
-                q = replace(q, start=self.start(q))
+                near = None if near is None else near / per_item(scale, near)
+                q = replace(q, start=self.start(q, near))
         if self.phase == "removed":
             with torch.no_grad():
                 phase = smooth_phase(q.first, q.axes)
@@ -294,7 +300,7 @@ class Reconstructor(nn.Module):
 
     def run(self, p: Problem, *, consume: bool = False) -> Result:
         """Reconstruct, and tell how it went; with ``consume``, p's k-space may be overwritten meanwhile."""
-        weight = self._weight(p)
+        p, weight = self._weighed(p)
         q, scale = self.scaled(p, consume=consume)
         outcome = self.engine.solve(q)
         image = self._finished(self.engine.image(outcome.state, q), q, scale, weight, self._rest(q, weight))
@@ -305,17 +311,20 @@ class Reconstructor(nn.Module):
 
     def images(self, p: Problem) -> Iterator[Tensor]:
         """Yield the image after every step, in the data's own scale; the last is that of `run`."""
-        weight = self._weight(p)
+        p, weight = self._weighed(p)
         q, scale = self.scaled(p)
         rest = self._rest(q, weight)
         for step, outcome in self.engine.outcomes(q):
             yield self._finished(step.image(outcome.state, q), q, scale, weight, rest)
 
-    def refined(self, p: Problem) -> tuple[Tensor, Tensor]:
-        """Return the image without the network, and what it makes of its start: (B, M, *space) in the data's scale."""
-        q, scale = self.scaled(p)
+    def refined(self, p: Problem, near: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the image without the network, and what it makes of its start: (B, M, *space) in the data's scale.
+
+        From an image ``near`` the start, a short start has come as far as the image without the network.
+        """
+        q, scale = self.scaled(p, near=near)
         image = self.engine.image(self.engine.solve(q).state, q)
-        rest = self._rest(q, torch.zeros_like(scale))
+        rest = q.first if near is not None else self._rest(q, torch.zeros_like(scale))
         return self._finished(rest, q, scale), self._finished(image, q, scale)
 
     @torch.no_grad()
@@ -324,13 +333,19 @@ class Reconstructor(nn.Module):
         if self.fallback is None or weight is None or bool((weight >= 1).all()):
             return q.first
         if q.phase is None:
-            return self.fallback(replace(q, start=None))
+            return self.fallback(replace(q, start=None), None)
         whole = replace(q.without_phase(q.phase.conj()), start=None, phase=None)
-        return self.fallback(whole) * q.phase.conj()
+        return self.fallback(whole, None) * q.phase.conj()
 
     @torch.no_grad()
-    def _weight(self, p: Problem) -> Tensor | None:
-        return None if self.weigh is None or self.training else self.weigh(self.refined, p)
+    def _weighed(self, p: Problem) -> tuple[Problem, Tensor | None]:
+        """Return the problem, with the image to refine if that has been made, and the weight of what is made of it."""
+        if self.weigh is None or self.training:
+            return p, None
+        if self.start is not None and p.start is None:
+            q, scale = self.scaled(p)
+            p = replace(p, start=self._finished(q.first, q, scale, None))
+        return p, self.weigh(self.refined, p)
 
     @staticmethod
     def _finished(

@@ -25,7 +25,7 @@ from mrirecon.problem import Problem
 SHARE = 0.1  # of the samples outside the calibration region
 _FEWEST = 8  # lines or samples outside the calibration region, below which none can be spared
 
-Refine = Callable[[Problem], tuple[Tensor, Tensor]]
+Refine = Callable[[Problem, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def hide(mask: np.ndarray, share: float = SHARE, seed: int = 0, *, lines: bool = False) -> np.ndarray | None:
@@ -60,36 +60,51 @@ def hide(mask: np.ndarray, share: float = SHARE, seed: int = 0, *, lines: bool =
 def held_out_weight(refine: Refine, p: Problem) -> Tensor:
     """Return the weight (B,) in [0, 1] that what a network makes of its start deserves; see the head of this file.
 
-    It is 1 where no samples can be spared, and where the network changes nothing.
+    It is 1 where no samples can be spared, and where the network changes nothing. Scattered samples and lines are
+    hidden together, so that one reconstruction predicts both.
 
     Args:
-        refine: a problem to its start and what becomes of it, both (B, M, *space) complex.
-        p: as measured.
+        refine: a problem, and an image near its start or None, to its start and what becomes of it, both
+            (B, M, *space) complex.
+        p: as measured; its ``start``, if it has one, spares solving the problem with hidden samples from nothing.
 
     """
     masks = p.mask.expand(p.y.shape[0], *p.mask.shape[1:])[:, 0].cpu().numpy() > 0
-    scattered = _weight(refine, p, [hide(m) for m in masks])
-    if not any(_has_lines(m) for m in masks):
-        return scattered
-    # too few lines to spare any: scattered samples have to do
-    pairs = [(hide(m, lines=_has_lines(m)), m) for m in masks]
-    whole = _weight(refine, p, [hide(m) if h is None else h for h, m in pairs])
-    return (scattered * whole).sqrt()
+    kinds = [[hide(m) for m in masks]]
+    if any(_has_lines(m) for m in masks):
+        # too few lines to spare any: scattered samples have to do
+        pairs = [(hide(m, lines=_has_lines(m)), m) for m in masks]
+        kinds.append([hide(m) if h is None else h for h, m in pairs])
+    none = np.zeros(tuple(p.mask.shape[2:]), dtype=bool)
+    held = [
+        torch.from_numpy(np.stack([none if h is None else h for h in hidden]))[:, None].to(p.y.device)
+        for hidden in kinds
+    ]
+    every = torch.stack(held).any(0)
+    if not bool(every.any()):
+        return torch.ones(p.y.shape[0], dtype=p.mask.dtype, device=p.y.device)
+    kept = p.mask * ~every
+    seen = Problem(p.y * kept, kept, p.maps, p.prior, noise=p.noise)
+    first, image = refine(seen, None if p.start is None else _without(p, p.start, every))
+    moved, missing = seen.encode(image - first), p.y - seen.encode(first)
+    weights = torch.stack([_weight(moved, missing, places) for places in held])
+    return weights[0] if len(weights) == 1 else weights.prod(0).sqrt()
+
+
+def _without(p: Problem, image: Tensor, hidden: Tensor) -> Tensor:
+    """Return an image without what some samples say of it: blind to them, and near the solution without them.
+
+    Of a regularized problem with a prior w, it is u = x / w from which that is taken.
+    """
+    told = p.encode.adjoint(hidden * p.encode(image))
+    return image - (told if p.prior is None else told * p.prior.square())
 
 
 def _has_lines(mask: np.ndarray) -> bool:
     return any(bool((mask == mask.take([0], a)).all()) for a in range(mask.ndim)) and not mask.all()
 
 
-def _weight(refine: Refine, p: Problem, hidden: list[np.ndarray | None]) -> Tensor:
-    none = np.zeros(tuple(p.mask.shape[2:]), dtype=bool)
-    held = torch.from_numpy(np.stack([none if h is None else h for h in hidden]))[:, None].to(p.y.device)
-    if not bool(held.any()):
-        return torch.ones(p.y.shape[0], dtype=p.mask.dtype, device=p.y.device)
-    kept = p.mask * ~held
-    seen = Problem(p.y * kept, kept, p.maps, p.prior, noise=p.noise)
-    first, image = refine(seen)
-    moved = (seen.encode(image - first) * held).flatten(1)
-    missing = ((p.y - seen.encode(first)) * held).flatten(1)
-    along, power = (moved.conj() * missing).sum(1).real, moved.abs().square().sum(1)
+def _weight(moved: Tensor, missing: Tensor, places: Tensor) -> Tensor:
+    d, e = (moved * places).flatten(1), (missing * places).flatten(1)
+    along, power = (d.conj() * e).sum(1).real, d.abs().square().sum(1)
     return torch.where(power > 0, along / power.clamp_min(torch.finfo(power.dtype).tiny), 1.0).clamp(0, 1)

@@ -10,6 +10,7 @@ from mrirecon.coils.calibration import find_calibration
 from mrirecon.data.simulate import coil_maps
 from mrirecon.engine import Reconstructor, Step, Unrolled
 from mrirecon.errors import UsageError
+from mrirecon.heldout import _without as heldout_without
 from mrirecon.heldout import held_out_weight, hide
 from mrirecon.masks import make_mask
 from mrirecon.problem import Problem
@@ -55,7 +56,7 @@ class Towards(Step[torch.Tensor]):
 def network(goal):
     """A network that answers with one image; at the data's own scale."""
     start = torch.zeros_like(goal)
-    made = Reconstructor(Unrolled([Towards(goal)]), scale="none", start=lambda p: start, weigh=held_out_weight)
+    made = Reconstructor(Unrolled([Towards(goal)]), scale="none", start=lambda p, near: start, weigh=held_out_weight)
     return made.eval()
 
 
@@ -147,6 +148,46 @@ def test_every_method_that_can_be_weighed_is(name):
         result = model.run(p, consume=True)
     weight = float(result.reasons[0].split("taken at ")[1].rstrip("%")) / 100
     assert torch.allclose(result.image, first + weight * (image - first), atol=0.02 * float(image.abs().max()))
+
+
+def test_compressed_sensing_is_solved_once():
+    """The problem with hidden samples starts from the solution, without what they say: its weight hardly differs."""
+    p, _ = problem("random", noise=0.02)
+    smooth = torch.linspace(-1, 1, NY)[:, None].square() + torch.linspace(-1, 1, NX).square() < 0.7
+    truth = smooth.to(torch.complex64)[None, None]
+    p = Problem(p.y * 0.02 + p.encode(truth) * p.mask, p.mask, p.maps)
+    torch.manual_seed(0)
+    options = {"steps": 2, "features": 8, "start": "cs", "weigh": "held-out"}
+    model = build("rim", options).eval()
+    for weight in model.parameters():  # it begins by adding nothing
+        weight.data += 0.02 * torch.randn_like(weight)
+    calls = []
+    begin = model.start
+
+    def counted(q, near):
+        calls.append((near is not None, q.mask.sum().item()))
+        return begin(q, near)
+
+    model.start = counted
+    with torch.inference_mode():
+        result = model.run(p)
+        cold = float(held_out_weight(model.refined, p))
+    assert [near for near, _ in calls] == [False, True, False], "once for the image, and from there for what is hidden"
+    assert calls[1][1] < calls[0][1]
+    weight = float(result.reasons[0].split("taken at ")[1].rstrip("%")) / 100
+    assert weight == pytest.approx(cold, abs=0.15)
+
+
+def test_a_start_without_the_hidden_samples_does_not_know_them():
+    """What is predicted at hidden samples must not depend on what was measured there, but for what others say of it."""
+    p, truth = problem("poisson")
+    held = torch.from_numpy(hide(p.mask[0, 0].numpy() > 0))[None, None]
+    for prior in (None, torch.full_like(truth.real, 0.5)):
+        q = Problem(p.y, p.mask, p.maps, prior)
+        x = truth if prior is None else truth * prior
+        left = heldout_without(q, x, held)
+        told = p.encode.adjoint(held * p.encode(x)) * (1 if prior is None else 0.25)
+        assert torch.allclose(left, x - told, atol=1e-6)
 
 
 def test_a_magnitude_cannot_be_weighed():

@@ -42,15 +42,20 @@ class Fista(Step[FistaState]):
     def __init__(self, regularizer: Regularizer, lam: float | Tensor, average: int = 1, start: int = 8) -> None:
         super().__init__()
         self.regularizer, self.lam, self.average, self.start = regularizer, lam, average, start
+        self.near: Tensor | None = None  # (B, M, *space), an image near the solution to start from
 
     momentum = 10.0  # t₀: the first extrapolation is by (t₀ − 1)/t₁ = 0.86
     damping = 0.01  # Tikhonov weight of the start, which keeps unsampled directions from growing
 
     def init(self, p: Problem) -> FistaState:
-        """Start at ``start`` iterations of CG-SENSE, or at the zero-filled image if that is 0."""
-        x = p.adjoint
+        """Start at ``start`` iterations of CG-SENSE, or at the zero-filled image if that is 0.
+
+        From an image near the solution, these draw to it what the samples do not see.
+        """
+        x = p.adjoint if self.near is None else self.near
         if self.start:
-            x = conjugate_gradient(lambda v: p.normal(v) + self.damping * v, x, None, self.start)
+            right = p.adjoint if self.near is None else p.adjoint + self.damping * self.near
+            x = conjugate_gradient(lambda v: p.normal(v) + self.damping * v, right, self.near, self.start)
         return FistaState(x, x, x, torch.full_like(p.bound, self.momentum), None, 0)
 
     def forward(self, s: FistaState, p: Problem) -> FistaState:
