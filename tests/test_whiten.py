@@ -95,11 +95,11 @@ def test_too_few_samples_are_refused():
 
 
 def test_auto_takes_the_background_only_where_it_shows(tmp_path):
-    """A calibration region of 24 lines shows side lobes: there the rim is nearer the truth, and is taken."""
+    """A calibration region of 24 lines shows side lobes: there the null space is nearer the truth, and is taken."""
     made = simulate_kspace(phantom((128, 112), 1, 3), 4, 15.0, 3)
     lines = np.zeros((128, 112), dtype=bool)
     lines[:, ::3] = lines[:, 44:68] = True
-    for mask, source in ((np.ones((128, 112), dtype=bool), "the background"), (lines, "the rim")):
+    for mask, source in ((np.ones((128, 112), dtype=bool), "the background"), (lines, "the null space")):
         write_kspace(tmp_path / "k.h5", made.kspace * mask, mask=mask)
         white = prepare(read(tmp_path / "k.h5"), Preprocess(whiten="auto"))
         assert any(f"whitened by {source}" in note for note in white.notes)

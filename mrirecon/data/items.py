@@ -27,6 +27,7 @@ from mrirecon.data.simulator import one_thread, simulate
 from mrirecon.data.sources import MEASURED, Slot
 from mrirecon.data.turn import turned
 from mrirecon.data.volumes import Volume
+from mrirecon.engine import Begin
 from mrirecon.errors import InputError, MriReconError
 from mrirecon.io import Scan
 from mrirecon.operators import Fourier, combine, root_sum_of_squares
@@ -74,7 +75,7 @@ class Recipe:
     split: float = 0.0
     maps: bool = True
     informed: bool = True
-    start: Callable[[Problem], Tensor] | None = None
+    start: Begin | None = None
 
     def item(self, epoch: int, number: int, slot: int) -> Batch:
         """Return item ``number`` of an epoch, a batch of one, made from a slot, as it is seen first.
@@ -321,10 +322,10 @@ def _column(values: Sequence[bool], like: Tensor) -> Tensor:
     return torch.tensor(list(values), device=like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _started(start: Callable[[Problem], Tensor], p: Problem) -> Tensor:
+def _started(start: Begin, p: Problem) -> Tensor:
     """Return first images (B, 1, y, x); on a CPU, where lines need Fourier transforms along one axis alone, by axes."""
     if p.y.device.type != "cpu":
-        return start(p.prepared())
+        return start(p.prepared(), None)
     groups: dict[tuple[bool, ...], list[int]] = {}
     for item, mask in enumerate(p.mask):
         varying = tuple(bool((mask != mask.narrow(axis, 0, 1)).any()) for axis in _PLANE)
@@ -332,7 +333,8 @@ def _started(start: Callable[[Problem], Tensor], p: Problem) -> Tensor:
     out = torch.empty_like(p.maps[:, :, 0])
     for members in groups.values():
         prior, noise = (None if v is None else v[members] for v in (p.prior, p.noise))
-        out[members] = start(Problem(p.y[members], p.mask[members], p.maps[members], prior, noise=noise).prepared())
+        part = Problem(p.y[members], p.mask[members], p.maps[members], prior, noise=noise)
+        out[members] = start(part.prepared(), None)
     return out
 
 

@@ -19,8 +19,8 @@ class Preprocess:
     Attributes:
         average: take the complex mean of k-space over repetitions and averages; else each is an item.
         whiten: where the noise covariance for prewhitening comes from: the scan's ``noise``, the ``background`` of its
-            images, the ``rim`` of its k-space; ``auto`` takes the first, else the null space of its calibration region
-            where it has one, else the second where k-space is all but fully sampled, else the third; ``loud`` divides
+            images, the ``rim`` of its k-space; ``auto`` takes the first, else the second where k-space is all but fully
+            sampled, else the null space of the calibration region where there is one, else the third; ``loud`` divides
             coils whose noise exceeds that of the others many times by as much, and leaves others; ``none`` leaves all.
         readout: name of the fully sampled readout, for what follows; None for the one that the file or the mask tells.
         oversampling: factor by which the field of view along the readout is too large; 1 leaves it.

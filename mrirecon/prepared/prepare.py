@@ -216,7 +216,7 @@ def _whitening(scan: Scan, options: Preprocess) -> Whitening | None:
     if scan.noise is not None and options.whiten in ("auto", "noise"):
         noise, source, share = scan.noise, "the noise scan", _bandwidth(scan)
     else:
-        if options.whiten == "auto" and (how := _by_null_space(scan)) is not None:
+        if options.whiten == "auto" and not _nearly_full(scan) and (how := _by_null_space(scan)) is not None:
             return how
         noise, source = _measured(scan, options.whiten)
         share = 1.0
@@ -257,11 +257,14 @@ def _bandwidth(scan: Scan) -> float:
     return 1.0 / averaged
 
 
+def _nearly_full(scan: Scan) -> bool:
+    box, size = full_centre(scan.mask(scan.example())), scan.space_shape
+    return all(s.stop - s.start >= max(SMALLEST, 0.75 * n) for s, n in zip(box, size, strict=True))
+
+
 def _measured(scan: Scan, how: str) -> tuple[np.ndarray, str]:
     """Return noise samples (C, N) out of the data, and where from, in words."""
-    box, size = full_centre(scan.mask(scan.example())), scan.space_shape
-    nearly_full = all(s.stop - s.start >= max(SMALLEST, 0.75 * n) for s, n in zip(box, size, strict=True))
-    if how == "background" or (how == "auto" and nearly_full):
+    if how == "background" or (how == "auto" and _nearly_full(scan)):
         return pooled(scan, background_noise), "the background of its images"
     return pooled(scan, rim_noise), "the rim of its k-space (signal there counts as noise)"
 
