@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+<<<<<<< HEAD:mrirecon/reversible.py
 if TYPE_CHECKING:
     from mrirecon.engine import Step
     from mrirecon.problem import Problem
+=======
+from mrirecon.problem import Problem
+>>>>>>> maps:mrirecon/inverted.py
 
 
 class Inverted(torch.autograd.Function):
     """Steps whose inputs are computed back from their outputs while gradients flow (Gomez et al., NeurIPS 2017)."""
 
     @staticmethod
-    def forward(ctx: Any, steps: list[Step[Tensor]], p: Problem, state: Tensor, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, steps: list[Any], p: Problem, state: Tensor, *weights: Tensor) -> Tensor:
         """Return the state after all steps."""
         for step in steps:
             state = step(state, p)
