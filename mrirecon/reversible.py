@@ -7,13 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD:mrirecon/reversible.py
-if TYPE_CHECKING:
-    from mrirecon.engine import Step
-    from mrirecon.problem import Problem
-=======
 from mrirecon.problem import Problem
->>>>>>> maps:mrirecon/inverted.py
 
 
 class Inverted(torch.autograd.Function):
