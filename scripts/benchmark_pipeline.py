@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ from mrirecon.data.simulator import simulate
 from mrirecon.data.sources import open_sources
 from mrirecon.methods.classical import compressed_sensing_start
 
-FAMILIES = ("random", "equispaced", "gaussian1d", "gaussian2d", "poisson")
+Family = Literal["random", "equispaced", "gaussian1d", "gaussian2d", "poisson"]
+FAMILIES: tuple[Family, ...] = ("random", "equispaced", "gaussian1d", "gaussian2d", "poisson")
 
 
 def main() -> None:

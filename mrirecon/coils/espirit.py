@@ -142,7 +142,8 @@ def kernel_taps(calibration: Tensor, kernel: int, threshold: float, noise: float
     projector = projector.movedim(ndim + 1, 1).flip(tuple(range(-ndim, 0)))  # (C, C, a…, −b…)
     taps = projector.new_zeros(coils, coils, *[2 * kernel - 1] * ndim)
     for a in torch.cartesian_prod(*[torch.arange(kernel)] * ndim).reshape(-1, ndim).tolist():
-        taps[(..., *(slice(i, i + kernel) for i in a))] += projector[(slice(None), slice(None), *a)]
+        place = [slice(None), slice(None), *(slice(i, i + kernel) for i in a)]
+        taps[tuple(place)] += projector[:, :, *a]
     scaled: Tensor = taps / kernel**ndim
     return scaled
 

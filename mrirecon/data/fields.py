@@ -123,11 +123,13 @@ def loop_field(places: Tensor, steps: Tensor, points: Tensor) -> Tensor:
     batch, loops, segments, _ = places.shape
     wires = places.flatten(1, 2)
     square = points.square().sum(-1)[:, None] + wires.square().sum(-1)[..., None] + WIRE**2
-    weight = torch.baddbmm(square, wires, points.mT, alpha=-2).pow_(-1.5).unflatten(1, (loops, segments)).mT
+    weight = torch.baddbmm(square, wires, points.mT, alpha=-2).pow_(-1.5)
+    weight = weight.reshape(batch, loops, segments, -1).mT
     moment = torch.cat([steps, torch.linalg.cross(steps, places)], -1)
     total = weight @ moment  # (B, L, P, 6)
     p = points[:, None].expand(batch, loops, -1, 3)
-    return torch.linalg.cross(total[..., :3], p) - total[..., 3:]
+    field: Tensor = torch.linalg.cross(total[..., :3], p) - total[..., 3:]
+    return field
 
 
 def sensitivities(loops: Sequence[Loops], y: Tensor, x: Tensor, z: Tensor) -> Tensor:
@@ -154,7 +156,7 @@ def sensitivities(loops: Sequence[Loops], y: Tensor, x: Tensor, z: Tensor) -> Te
     maps = maps * torch.as_tensor(np.stack([one.gain for one in loops])).to(maps)[..., None]
     if loops[0].coils == 1:
         maps = maps.sum(1, keepdim=True)
-    return maps.unflatten(-1, (m, n))
+    return maps.reshape(*maps.shape[:-1], m, n)
 
 
 def mean_power(maps: Tensor, loops: Sequence[Loops], y: Tensor, x: Tensor) -> Tensor:

@@ -346,7 +346,7 @@ def _espirit(y: Tensor, masks: Sequence[np.ndarray]) -> CoilMaps:
         groups.setdefault(tuple(s.stop - s.start for s in box), []).append(item)
     parts: list[tuple[Tensor, Tensor, Tensor]] = [None] * len(masks)  # type: ignore[list-item]  # filled below
     for members in groups.values():
-        regions = torch.stack([y[(i, slice(None), *boxes[i])] for i in members])
+        regions = torch.stack([y[i][(slice(None), *boxes[i])] for i in members])
         found = espirit(regions, (y.shape[-2], y.shape[-1]), kernel=KERNEL, crop=0)
         for place, item in enumerate(members):
             parts[item] = (found.maps[place], found.values[place], found.spectrum[place])

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -228,11 +229,11 @@ def _from_workers(chunks: _Chunks, wanted: Iterable[Sequence[Address]], workers:
     before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
     loader = DataLoader(
         chunks,
-        sampler=wanted,  # type: ignore[arg-type]  # any iterable will do, of whatever dataset's keys
+        sampler=wanted,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=_AHEAD,
-        collate_fn=_as_it_is,
+        collate_fn=cast("Any", _as_it_is),  # torch annotates it for lists of samples
         worker_init_fn=_begin,
     )
     try:

@@ -23,8 +23,10 @@ from mrirecon.problem import Problem
 
 Packed = dict[str, Tensor]
 # What decides over the values of a sample.
-_SOURCES = ("data", "coils", "masks", "steps", "methods/classical.py", "operators.py", "problem.py", "scale.py")
-_SOURCES += ("solvers.py", "sparsity.py", "wavelets.py", "regularization.py")
+_SOURCES = (
+    *("data", "coils", "masks", "steps", "methods/classical.py", "engine.py", "operators.py", "problem.py", "scale.py"),
+    *("solvers.py", "sparsity.py", "wavelets.py", "regularization.py"),
+)
 
 
 def pack(batch: Batch) -> Packed:

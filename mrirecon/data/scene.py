@@ -135,7 +135,7 @@ def draw_scene(
     spacing = (volume.spacing[1], volume.spacing[2])
     image, labels, lesions = _with_lesions(volume, index, settings, generator(seed, 5, number))
     axis = 0 if rng.random() < ACROSS else int(rng.integers(1, 3))
-    grids = [image, labels, _upsampled(volume.anatomy.depth(index), image.shape)]
+    grids: list[Any] = [image, labels, _upsampled(volume.anatomy.depth(index), image.shape)]
     grids.append(_upsampled(volume.anatomy.field(index, axis), image.shape))
     grids, spacing, turned = _turn(grids, spacing, settings, rng)
     image, labels, depth, change = grids

@@ -121,7 +121,8 @@ def simulate_kspace(
     sigma = 0.0 if math.isinf(snr) or not inside.any() else float(stack[inside].mean()) / snr
     gains = torch.from_numpy(draw_gains(coils, seed))[None]
     flat = torch.from_numpy(maps).movedim(1, 0).flatten(1)[None, :, None]
-    covariance = sigma**2 * noise_covariance(flat, gains, torch.tensor([SHARED], dtype=torch.float64))[0].numpy()
+    relative = noise_covariance(flat, gains, torch.tensor([SHARED], dtype=torch.float64))[0]
+    covariance: np.ndarray = sigma**2 * relative.numpy()
     kspace = add_noise(kspace, covariance, seed)
     truth = measure(objects, rows, columns).numpy()
     one = slice(None) if np.ndim(image) == 3 else 0

@@ -96,7 +96,8 @@ def simulate(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> Mea
         maps = measure(smooth, *grid.splines(item))  # interpolated, by the same products
         both = torch.cat([fine[item][None], maps * fine[item]])
         weighted.append(measure(both, grid.rows[item], grid.columns[item]))
-    image, clean = torch.stack(weighted).split([1, coils], 1)
+    measured = torch.stack(weighted)
+    image, clean = measured[:, :1], measured[:, 1:]
     magnitude = image.abs()
     inside = magnitude > 0.1 * magnitude.amax(_PLANE, keepdim=True)
     level = (magnitude * inside).sum((1, 2, 3)) / inside.sum((1, 2, 3))
@@ -288,4 +289,5 @@ class Grid:
         under = ((depth - first) / _EDGE).clamp(0, 1) * ((last - depth) / _EDGE).clamp(0, 1)
         inner = ((depth - marrow) / _EDGE).clamp(0, 1) * ((end - depth) / _EDGE).clamp(0, 1)
         bright = (self.relative / 0.15).clamp(0, 1)  # the skull between them holds no fat that is seen
-        return share * bright * torch.maximum(under, inner) * (depth > 0)
+        fat: Tensor = share * bright * torch.maximum(under, inner) * (depth > 0)
+        return fat

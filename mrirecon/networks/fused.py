@@ -93,10 +93,10 @@ class _Convolution(torch.autograd.Function):
             out = out.relu_() if relu else out
         ctx.reach, ctx.dilation, ctx.biases = reach, [dilation] * 2, None if bias is None else [len(bias)]
         ctx.save_for_backward(x, weight, out if relu else None)
-        return out
+        return cast("Tensor", out)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch's
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Pass the gradient on to image, weight and bias."""
         x, weight, out = ctx.saved_tensors
@@ -128,7 +128,7 @@ class _Recurrence(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch's
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Pass the gradient on to features, state, weight, bias and recurrent weight."""
         x, h, weight, recurrent, out = ctx.saved_tensors
@@ -155,7 +155,7 @@ class _Widened(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch's
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Pass the gradient on to the image."""
         return inside(_fold(gradient.clone(), ctx.halo), ctx.halo), None
@@ -191,4 +191,5 @@ def _channels_last(x: Tensor) -> Tensor:
 
 def _fuses(x: Tensor) -> bool:
     """Whether bias, ReLU and sum are best done by the convolution: bfloat16 on a CPU; float32 is slower so."""
-    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
+    built: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and built

@@ -53,7 +53,7 @@ class _Normalised(torch.autograd.Function):
         return out.movedim(-1, 1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch's
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return (g − mean(g) − y · mean(g y)) / deviation, y the normalised input, g the gradient behind the ReLU."""
         out, spread = ctx.saved_tensors
