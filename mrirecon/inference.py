@@ -16,6 +16,7 @@ from torch import Tensor
 from mrirecon.calibrate import EspiritOptions, ItemMaps, Source, item_maps
 from mrirecon.checkpoints import Trained, load_model, shipped
 from mrirecon.choice import SECOND_OPINION, Group, choose, outside_of, summary, tasks
+from mrirecon.coils.noise import measure_noise
 from mrirecon.engine import Precision, Reconstructor
 from mrirecon.errors import InputError, UsageError
 from mrirecon.failures import Failures
@@ -310,7 +311,9 @@ class _Job:
 def _stack(problems: list[Problem]) -> Problem:
     y, mask, maps = (torch.cat(part) for part in zip(*((p.y, p.mask, p.maps) for p in problems), strict=True))
     priors = [p.prior for p in problems if p.prior is not None]
-    return Problem(y, mask, maps, torch.cat(priors) if len(priors) == len(problems) else None)
+    noise = [p.noise for p in problems if p.noise is not None]
+    prior = torch.cat(priors) if len(priors) == len(problems) else None
+    return Problem(y, mask, maps, prior, noise=torch.cat(noise) if len(noise) == len(problems) else None)
 
 
 def pose(
@@ -329,7 +332,12 @@ def pose(
     if use != "informed":
         sensitivities = maps.maps * prior.unsqueeze(2) if use == "weighted" else maps.cropped()
     sampled = torch.from_numpy(mask.astype(np.float32))[None, None]
-    problem = Problem(torch.from_numpy(kspace)[None], sampled, sensitivities, prior if use == "informed" else None)
+    if use != "informed":
+        problem = Problem(torch.from_numpy(kspace)[None], sampled, sensitivities)
+    else:
+        # Measured once: the start, the problems with hidden samples and what they fall back to all need it.
+        noise = torch.from_numpy(measure_noise(kspace, mask).covariance).to(sensitivities.dtype)[None]
+        problem = Problem(torch.from_numpy(kspace)[None], sampled, sensitivities, prior, noise=noise)
     return problem.to(device), (prior if use == "weighted" else one).to(device)
 
 
