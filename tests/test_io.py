@@ -711,7 +711,7 @@ def test_describe(tmp_path: Path) -> None:
     assert any("1 values are NaN" in note for note in info["notes"])  # type: ignore[attr-defined]
 
 
-def test_info_is_quick_and_needs_no_torch(tmp_path: Path) -> None:
+def test_info_needs_no_torch(tmp_path: Path) -> None:
     io.write_kspace(tmp_path / "k.h5", random(6, 8, 128, 128))
     code = """
 import sys
@@ -719,15 +719,8 @@ from mrirecon import io
 io.describe(sys.argv[1])
 print(sorted({"torch", "scipy", "PIL", "matplotlib"} & set(sys.modules)))
 """
-    best = 10.0
-    for _ in range(3):
-        start = time.perf_counter()
-        child = script(code, tmp_path / "k.h5")
-        best = min(best, time.perf_counter() - start)
-        assert child.stdout == "[]\n", child.stderr
-        if best < 1.5:
-            break
-    assert best < 1.5
+    child = script(code, tmp_path / "k.h5")
+    assert child.stdout == "[]\n", child.stderr
 
 
 @pytest.mark.parametrize("path", SCANS, ids=lambda p: p.stem if p else "none")

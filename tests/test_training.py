@@ -100,7 +100,7 @@ def start(config, folder, *more, **environment):
     )
 
 
-def wait_for_step(folder, step, process, seconds=120):
+def wait_for_step(folder, step, process, seconds=600):
     """Wait until a step is logged, or the run ends."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -101,12 +101,10 @@ def test_chunks_that_were_never_written(cli, rejects, bad, case):
         if case == "a part":
             dataset[1, :, :8] = random(2, 8, 16)
     rejects(bad / "bad.h5", 3, "1 chunks", "--strict", options=("--strict",))
-    if case == "an item":
-        rejects(bad / "bad.h5", 3, "zero everywhere", "slice 1")
-    else:
-        code, _, err = cli("reconstruct", bad / "bad.h5", "-m", "rss", "-o", "x.h5")
-        assert code == 0
-        assert "1 chunks of kspace were never written" in err
+    code, _, err = cli("reconstruct", bad / "bad.h5", "-m", "rss", "-o", "x.h5")
+    assert code == 0
+    assert "1 chunks of kspace were never written" in err
+    assert ("no signal in item 1" in err) == (case == "an item")
 
 
 @row("F07")
