@@ -184,7 +184,7 @@ def test_one_file_again_is_left_too(call, scans):
     assert told["outputs"] == ["s0_rss.h5"]
 
 
-def test_looking_through_what_is_finished_is_quick(scans, tmp_path):
+def test_many_finished_files_are_found_finished(scans, tmp_path):
     """The promise is 2,000 a second; a busy machine gets a quarter of that, and three tries."""
     out = tmp_path / "out"
     many = []
