@@ -62,14 +62,14 @@ def test_air_beside_tissue_changes_the_field_most():
     }
     found = {}
     for name, hole in holes.items():
-        anatomy = Anatomy(np.stack([body, body * (1 - hole), body]).astype(np.float16), (5.0, 1.5, 1.5))
-        field, depth = anatomy.field(1, 0).astype(np.float32), anatomy.depth(1).astype(np.float32)
+        anatomy = Anatomy(np.stack([body * (1 - hole)] * 3).astype(np.float16), (5.0, 1.5, 1.5))
+        field, depth = anatomy.field(1, 1).astype(np.float32), anatomy.depth(1).astype(np.float32)
         assert field.shape == depth.shape == (64, 60)
         assert np.isfinite(field).all()
         inside = (depth > 0.2) & (hole[::2, ::2] == 0)
         found[name] = float(np.abs(field[inside]).max())
     assert found["air"] > 1.0
-    assert max(found["fluid"], found["bone"], found["none"]) < 0.5 * found["air"]
+    assert max(found["fluid"], found["bone"], found["none"]) < 0.6 * found["air"]
     assert depth.max() == pytest.approx(50 / 60, abs=0.05)
     assert not depth[:4].any()
 
@@ -88,7 +88,7 @@ def phase(scene):
 
 def test_the_phase_is_that_of_the_echo():
     """2π γ B0 TE δ: at 3 T and 5 ms, 4.01 radians a ppm, and fat turns by 3.4 of them."""
-    quiet = {"air": [0, 0], "veins": [0, 0], "field": [3.0], "echo": [5.0, 5.0]}
+    quiet: dict = {"size": (256, 240), "air": [0, 0], "veins": [0, 0], "field": [3.0], "echo": [5.0, 5.0]}
     scene = one(**quiet, fat=[1.0, 1.0])
     assert scene.radians == pytest.approx(2 * math.pi * GYROMAGNETIC * 3.0 * 5e-3, rel=1e-6)
     assert scene.radians == pytest.approx(4.01, abs=0.01)
@@ -102,7 +102,7 @@ def test_the_phase_is_that_of_the_echo():
     wanted = torch.polar(torch.ones(()), torch.tensor(scene.radians * FAT))
     assert (turn - wanted).abs().median() < 1e-3
     refocused = phase(one(**quiet | {"echo": [0, 0]}))
-    assert torch.allclose(refocused, torch.ones(64, 60, dtype=torch.complex64))
+    assert torch.allclose(refocused, torch.ones(256, 240, dtype=torch.complex64))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
