@@ -40,7 +40,10 @@ def apply_network(network: nn.Module, x: Tensor, *more: object) -> Any:
     accumulated in float32.
     """
     weights = {name: w.to(x.dtype) for name, w in network.named_parameters() if w.dtype != x.dtype}
-    return functional_call(network, weights, (x, *more)) if weights else network(x, *more)
+    if not weights:
+        return network(x, *more)
+    # What layers share is one module under several names. Tied, it would be replaced once a name, and not put back.
+    return functional_call(network, weights, (x, *more), tie_weights=False)
 
 
 def channels_last(model: nn.Module) -> None:
