@@ -47,9 +47,9 @@ def white(shape, seed=0):
     return (real + 1j * imaginary) / 2**0.5
 
 
-def correlated(coils, seed=1):
-    """A covariance of trace C, condition about ten."""
-    mix = np.eye(coils) + 0.2 * white((coils, coils), seed)
+def correlated(coils, seed=1, share=0.2):
+    """A covariance of trace C, condition about ten for a few coils."""
+    mix = np.eye(coils) + share * white((coils, coils), seed)
     product = mix @ mix.conj().T
     return product * coils / np.trace(product).real
 
@@ -89,6 +89,27 @@ def test_correlations_are_found(family):
     assert left[0] > 0.6
     assert left[-1] < 1.8
     assert np.linalg.cond(true) > 5, "or there is nothing to find"
+
+
+@pytest.mark.parametrize(
+    ("snr", "coils", "family", "share"),
+    [(60, 8, "equispaced", 0.21), (120, 8, "equispaced", 0.21), (60, 16, "poisson", 0.21), (120, 16, "poisson", 0.14),
+     (60, 16, "equispaced", 0.14), (300, 16, "poisson", 0.21), (120, 4, "equispaced", 0.21)],
+)  # fmt: skip
+def test_the_level_of_strongly_correlated_noise_is_right(snr, coils, family, share):
+    """Loud combinations of coils are not taken for signal, and quiet ones do not set the level."""
+    kspace, mask, _, sigma = scan_of(snr, coils, family, correlated(coils, 5, share))
+    level = measure_noise(kspace, mask)
+    found = np.sqrt((level.deviation**2).mean()) / sigma
+    assert level.low < 1 / found < level.high, "the interval holds the truth"
+    assert found == pytest.approx(1, abs=0.06 if snr <= 60 else 0.15 if snr <= 120 else 0.25)
+    assert level.low > 0.7, "it was measured: no mere bound"
+
+
+def test_masks_of_numbers_are_masks():
+    kspace, mask, _, _ = scan_of(30, 4)
+    found = measure_noise(kspace, mask.astype(np.float32)).covariance
+    np.testing.assert_array_equal(found, measure_noise(kspace, mask).covariance)
 
 
 def test_without_noise_there_is_none():

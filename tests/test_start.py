@@ -166,7 +166,7 @@ def test_moving_a_phase_into_the_maps_keeps_the_samples():
 
 def _few(p, count):
     with torch.no_grad():
-        return compressed_sensing_start(p.prepared(), count)
+        return compressed_sensing_start(p.prepared(), iterations=count)
 
 
 @pytest.mark.parametrize("name", ["rim", "irim", "cirim"])

@@ -59,6 +59,7 @@ def measure_noise(kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
         mask: (*space), true where sampled.
 
     """
+    mask = np.asarray(mask, dtype=bool)
     coils, box = len(kspace), find_calibration(mask)
     far = kspace[:, outer_samples(mask, 0.1)]
     outer = _median_deviation(far)
@@ -77,7 +78,8 @@ def measure_noise(kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
             covariance[quiet], covariance[:, quiet] = 0, 0
             margin = _TWICE * found.error
             source = "the null space of the calibration matrix"
-            return NoiseLevel(covariance, max(0.0, 1 - margin - _SIGNAL), 1 + margin, source)
+            low, high = max(0.0, 1 - margin - _SIGNAL), 1 + margin + (0 if found.sure else _SIGNAL)
+            return NoiseLevel(covariance, found.low * low, found.high * high, source)
     deviation = outer
     if found is not None:
         bound = np.sqrt(np.real(np.diagonal(found.covariance)))

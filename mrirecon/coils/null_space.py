@@ -27,7 +27,10 @@ _SEEN, _WELL_SEEN = 0.05, 0.25
 _FEWEST = 6  # dimensions that have to be left to the noise
 _RANKS, _STEPS = 8, 12  # to find the rank, and the covariance
 _AGAIN = 8  # looks with coils whitened by what was found, at most
-_LOUDER, _BOOST = 6, 16.0  # guesses that one direction is louder than was thought, and by how much
+_SHARES, _LOOKS = (0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), 6  # null spaces that are supposed, and how often to look again
+_QUIETEST = 1e-3  # of the mean variance: directions of coils that are supposed quieter are not
+_ALIKE_SHARE = 0.9  # null spaces that are as large as each other
+_NEARLY = 0.85  # solutions whose null space is as large as this, relative to the largest, may be right as well
 _ALIKE = 1.3  # deviations along all directions that differ by less after whitening: then that was enough
 
 
@@ -42,19 +45,24 @@ class NullSpace:
         covariance: (C, C) complex128, Σ = E[n nᴴ] of a sample.
         error: standard error of the noise level, relative, by the number of samples.
         sure: whether the null space shows the noise of all combinations of coils well.
+        low: level of the lowest solution whose null space is about as large, relative to this one; at most 1.
+        high: that of the highest one; at least 1.
 
     """
 
     covariance: np.ndarray
     error: float
     sure: bool
+    low: float = 1.0
+    high: float = 1.0
 
 
 def null_space_noise(region: np.ndarray, guesses: Sequence[np.ndarray]) -> NullSpace | None:
     """Estimate the noise covariance from a fully sampled box of k-space.
 
     Coils are whitened by a rough covariance first, because what is loud would pass for signal. Where the first guess
-    proves wrong, the best of them is the one that leaves the largest null space.
+    proves wrong, or shows too little, others and ever larger null spaces are tried. The right covariance leaves the
+    largest one; solutions whose null spaces are almost as large bound the level from both sides.
 
     Args:
         region: (C, *box) complex.
@@ -73,16 +81,27 @@ def null_space_noise(region: np.ndarray, guesses: Sequence[np.ndarray]) -> NullS
     products = data @ data.conj().T, data @ probe.conj().T, probe @ probe.conj().T
     found = _whitened(products, guesses[0])
     sure = found.share > 0 and found.spread < _ALIKE**2 and found.seen > _SEEN
+    candidates = [found]
+    if sure and found.seen <= _WELL_SEEN:
+        candidates = [_settle(products, found)]
     if not sure:
         for guess in guesses[1:]:
-            found = max(found, _whitened(products, guess), key=lambda f: f.share)
-            if found.seen > _WELL_SEEN:
+            candidates.append(_whitened(products, guess))
+            if candidates[-1].seen > _WELL_SEEN:
                 break
-        found = _settle(products, found)
-        found = found if found.seen > _WELL_SEEN else _louder(products, found)
+        candidates = [_settle(products, max(candidates, key=lambda f: f.share))]
+        if candidates[0].seen <= _WELL_SEEN:
+            candidates += _grown(products, guesses[0])
+    # Of solutions whose null spaces are all but alike the lowest: what makes one louder may be signal.
+    largest = max(f.share for f in candidates)
+    found = min((f for f in candidates if f.share >= _ALIKE_SHARE * largest), key=lambda f: np.trace(f.covariance).real)
     if found.share == 0:
         return NullSpace(min((_bound(products, guess) for guess in guesses), key=np.trace), np.inf, sure=False)
-    return NullSpace(found.covariance, float(0.5 / np.sqrt(region.size * found.share)), found.seen > _WELL_SEEN)
+    level = np.trace(found.covariance).real
+    others = [np.trace(f.covariance).real / level for f in candidates if f.share > _NEARLY * found.share]
+    error = float(0.5 / np.sqrt(region.size * found.share))
+    low, high = float(min(others)) ** 0.5, float(max(others)) ** 0.5
+    return NullSpace(found.covariance, error, found.seen > _WELL_SEEN, low, high)
 
 
 def _bound(products: Products, guess: np.ndarray) -> np.ndarray:
@@ -99,7 +118,6 @@ class _Found(NamedTuple):
     share: float  # of the dimensions that are noise alone; 0 where it was not found
     spread: float  # largest over smallest variance that was found in whitened coils
     seen: float  # how much of the direction of coils that the null space sees least of
-    louder: np.ndarray  # (C, C) the covariance, louder along that direction
 
 
 def _settle(products: Products, found: _Found) -> _Found:
@@ -125,31 +143,57 @@ def _whitened(products: Products, guess: np.ndarray) -> _Found:
     power = _mix(inverse, _mix(inverse, products[0]).conj().T).conj().T
     parts = _separate(power, _mix(inverse, products[1]), products[2])
     if parts is None:
-        return _Found(guess, 0.0, np.inf, 0.0, guess)
+        return _Found(guess, 0.0, np.inf, 0.0)
     white = _most_likely(*parts, coils)
     values = np.linalg.eigvalsh(white)
     if values[0] <= 0:
-        return _Found(guess, 0.0, np.inf, 0.0, guess)
+        return _Found(guess, 0.0, np.inf, 0.0)
     basis = parts[0].reshape(coils, -1)
-    seen, directions = np.linalg.eigh(basis @ basis.conj().T / (len(parts[0]) / coils))
-    unseen = factor @ directions[:, 0]
+    seen = np.linalg.eigvalsh(basis @ basis.conj().T / (len(parts[0]) / coils))
     covariance = factor @ white @ factor.conj().T
-    louder = covariance + (_BOOST - 1) * parts[1].mean() * np.outer(unseen, unseen.conj())
     share, spread = parts[0].shape[1] / len(parts[0]), float(values[-1] / values[0])
-    return _Found(covariance, share, spread, float(seen[0]), louder)
+    return _Found(covariance, share, spread, float(seen[0]))
 
 
-def _louder(products: Products, found: _Found) -> _Found:
-    """Guess the noise louder along a direction of coils that the null space does not show.
+def _grown(products: Products, guess: np.ndarray) -> list[_Found]:
+    """Return what is found where ever larger null spaces are supposed, as long as they prove themselves.
 
-    What is far louder than the guess passes for signal, and the null space loses all of that direction.
+    Noise along a direction of coils that is far louder than the guess passes for signal. Where its share of the
+    dimensions is set in place of its edge, quieter directions are whitened first, and louder ones come down to them.
     """
-    for _ in range(_LOUDER):
-        louder = _settle(products, _whitened(products, found.louder))
-        if louder.share < 1.05 * found.share:
+    solutions: list[_Found] = []
+    largest = 0.0
+    for share in _SHARES:
+        if share <= largest:
+            continue
+        supposed = guess
+        for _ in range(_LOOKS):
+            supposed = _supposed(products, supposed, share)
+        found = _settle(products, _whitened(products, supposed))
+        if found.share > 0:
+            solutions.append(found)
+        if found.share > largest:
+            largest, guess = found.share, found.covariance
+        elif largest > 0:
             break
-        found = louder
-    return found
+    return solutions
+
+
+def _supposed(products: Products, guess: np.ndarray, share: float) -> np.ndarray:
+    """Return the covariance (C, C) where a share of the dimensions, those that hold least, is supposed to be noise."""
+    coils = len(guess)
+    factor = np.linalg.cholesky(guess.astype(np.complex128))
+    inverse = np.linalg.inv(factor)
+    power, vectors, noise, rows = _axes(
+        _mix(inverse, _mix(inverse, products[0]).conj().T), _mix(inverse, products[1]), products[2]
+    )
+    rank = round(len(power) * (1 - share))
+    count = np.trace(_left(noise, rows, rank)).real / (len(power) - rank)
+    white = _most_likely(vectors[:, rank:], power[rank:] / count, coils)
+    values, directions = np.linalg.eigh(white)
+    white = (directions * values.clip(min=_QUIETEST * values.mean())) @ directions.conj().T
+    covariance: np.ndarray = factor @ white @ factor.conj().T
+    return covariance
 
 
 def _separate(data: np.ndarray, mixed: np.ndarray, probe: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -161,12 +205,8 @@ def _separate(data: np.ndarray, mixed: np.ndarray, probe: np.ndarray) -> tuple[n
         probe: (P, P) N Nᴴ.
 
     """
-    power, vectors = np.linalg.eigh((data + data.conj().T) / 2)
-    power, vectors = power[::-1].clip(min=0), vectors[:, ::-1]
+    power, vectors, noise, rows = _axes(data, mixed, probe)
     size = len(power)
-    # Unit noise in the basis of the data, and how much of it lies in the row space of the signal.
-    noise = vectors.conj().T @ probe @ vectors
-    rows = (vectors.conj().T @ mixed @ vectors) / np.sqrt(power.clip(min=1e-24 * power[0]))[:, None]
     quarter = max(2, size // 4)
     spectrum = np.linalg.eigvalsh(noise)[::-1]
     level = power[-quarter:].sum() / spectrum[-quarter:].sum()
@@ -174,8 +214,7 @@ def _separate(data: np.ndarray, mixed: np.ndarray, probe: np.ndarray) -> tuple[n
     for _ in range(_RANKS):
         if size - rank < max(_FEWEST, size // 12):
             return None
-        left = noise[rank:, rank:] - rows[:rank, rank:].conj().T @ rows[:rank, rank:]
-        spectrum = np.linalg.eigvalsh(left)
+        spectrum = np.linalg.eigvalsh(_left(noise, rows, rank))
         level = power[rank:].sum() / spectrum.sum()
         above = int((power > level * spectrum[-1]).sum())
         if above == rank or above in tried:
@@ -184,6 +223,24 @@ def _separate(data: np.ndarray, mixed: np.ndarray, probe: np.ndarray) -> tuple[n
         rank = above
     count = spectrum.sum() / len(spectrum)  # of independent patches, as it were
     return vectors[:, rank : rank + len(spectrum)], power[rank : rank + len(spectrum)] / count
+
+
+def _axes(data: np.ndarray, mixed: np.ndarray, probe: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return power (P,) and principal axes (P, P) of the data, the largest first, and unit noise along them.
+
+    That is its covariance (P, P), and how much of it lies in the row space of the data (P, P); see `_left`.
+    """
+    power, vectors = np.linalg.eigh((data + data.conj().T) / 2)
+    power, vectors = power[::-1].clip(min=0), vectors[:, ::-1]
+    noise = vectors.conj().T @ probe @ vectors
+    rows = (vectors.conj().T @ mixed @ vectors) / np.sqrt(power.clip(min=1e-24 * power[0]))[:, None]
+    return power, vectors, noise, rows
+
+
+def _left(noise: np.ndarray, rows: np.ndarray, rank: int) -> np.ndarray:
+    """Return the covariance of what unit noise leaves beyond a signal of some rank, whose row space has fitted some."""
+    left: np.ndarray = noise[rank:, rank:] - rows[:rank, rank:].conj().T @ rows[:rank, rank:]
+    return left
 
 
 def _most_likely(vectors: np.ndarray, values: np.ndarray, coils: int) -> np.ndarray:
