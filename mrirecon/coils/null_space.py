@@ -73,10 +73,17 @@ def null_space_noise(region: np.ndarray, guesses: Sequence[np.ndarray]) -> NullS
         whose object fills the field, an upper bound of infinite error.
 
     """
-    coils, box = len(region), region.shape[1:]
-    kernel = _kernel(coils, box)
+    kernel = _kernel(len(region), region.shape[1:])
     if kernel < 1:
         return None
+    try:
+        return _estimate(region, kernel, guesses)
+    except np.linalg.LinAlgError:  # data without noise, whose matrices are singular
+        return None
+
+
+def _estimate(region: np.ndarray, kernel: int, guesses: Sequence[np.ndarray]) -> NullSpace:
+    """Return what `null_space_noise` does, of patches of a kernel."""
     data, probe = _patches(region.astype(np.complex128), kernel), _patches(_white(region.shape), kernel)
     products = data @ data.conj().T, data @ probe.conj().T, probe @ probe.conj().T
     found = _whitened(products, guesses[0])

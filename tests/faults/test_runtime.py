@@ -90,6 +90,7 @@ import resource, sys
 import torch, numpy
 from mrirecon import inference, jobs
 from mrirecon.cli import main
+numpy.linalg.eigvalsh(numpy.eye(300))  # OpenBLAS takes its buffers once, and where it cannot, ends the process
 if sys.argv[1] != "-":
     size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + (int(sys.argv[1]) << 20),) * 2)
