@@ -198,7 +198,7 @@ def _refine(
     known = Coarse(coarse, spectrum, space)
     for start in range(0, space[0], slab):
         rows = slice(start, min(start + slab, space[0]))
-        h = (first[rows] @ taps.flatten(1)).unflatten(1, taps.shape[1:]).movedim(0, 2)
+        h = (first[rows] @ taps.flatten(1)).reshape(-1, *taps.shape[1:]).movedim(0, 2)
         v, value = known.refined(h, rows, steps)
         maps[:, :, rows] = reference_phase(v, principal)
         values[:, rows] = value.clamp(0, 1)
