@@ -48,7 +48,9 @@ class Coarse:
     """
 
     def __init__(self, vectors: Tensor, spectrum: Tensor, space: tuple[int, ...]) -> None:
-        self.vectors, self.space = vectors, space
+        # Along all axes but the first, of which rows are taken later.
+        self.vectors = interpolate(vectors, (vectors.shape[2], *space[1:]), slice(None))
+        self.space = space
         sets = len(vectors)
         unsafe = _far_apart(vectors, spectrum)
         following = spectrum[sets] if sets < len(spectrum) else torch.zeros_like(spectrum[0])
@@ -72,7 +74,8 @@ class Coarse:
         for _ in range(steps):
             v = _orthonormal(_multiply(h, v))
         v, value, hv = _ritz(v, _multiply(h, v))
-        # ‖H v − λ v‖ over the distance to the other eigenvalues bounds the sine of the angle that is left.
+        # ‖H v − λ v‖ over the distance to the other eigenvalues bounds the sine of the angle that is left. More power
+        # iterations would not help: they leave what belongs to a close eigenvalue, which has a small residual.
         wrong = root_sum_of_squares(hv - value.unsqueeze(1) * v, 1)
         allowed = _SINE * (value - self.following[rows]).clamp_min(_GAP)
         failed = self.unsafe[rows] | ((value > _OBJECT) & (wrong > allowed)).any(0)
@@ -111,6 +114,9 @@ def interpolate(vectors: Tensor, space: tuple[int, ...], rows: slice) -> Tensor:
     """Interpolate (M, C, *coarse) linearly onto some rows of the full grid; both are periodic, centred on n // 2."""
     for axis, n in enumerate(space, start=2):
         chosen = rows if axis == 2 else slice(None)
+        if n == vectors.shape[axis]:  # the grids are the same
+            vectors = vectors if chosen == slice(None) else vectors[:, :, chosen]
+            continue
         low, high, part = (t[chosen] for t in _between(n, vectors.shape[axis], vectors.device))
         part = part.to(vectors.real.dtype).reshape(-1, *[1] * (vectors.ndim - 1 - axis))
         a, b = vectors.index_select(axis, low), vectors.index_select(axis, high)
@@ -142,7 +148,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _unit(v: Tensor) -> Tensor:
-    unit: Tensor = v / root_sum_of_squares(v, 0).clamp_min(torch.finfo(v.real.dtype).tiny)
+    unit: Tensor = v * root_sum_of_squares(v, 0).clamp_min(torch.finfo(v.real.dtype).tiny).reciprocal()
     return unit
 
 

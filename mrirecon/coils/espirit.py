@@ -70,7 +70,8 @@ def espirit(
         threshold: singular values of the calibration matrix below this fraction of the largest are noise.
         crop: eigenvalue below which a voxel is taken to be empty; 0 keeps all.
         soft: let the weight rise smoothly around ``crop`` instead of cutting there.
-        coarse: the eigenvalue problem is solved on a grid coarser by this factor and refined at full resolution.
+        coarse: the eigenvalue problem is solved on a grid coarser by this factor and refined at full resolution; on
+            one coarser still where that has more points than the kernel's Fourier series needs. 1 solves every voxel.
         power_steps: power iterations at full resolution, from the interpolated solution.
 
     Returns:
@@ -109,7 +110,8 @@ def _one(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return maps (M, C, *space) of unit length, eigenvalues (M, *space) and all of them (C, *coarse) for one item."""
     taps = kernel_taps(calibration, kernel, threshold)
-    small = tuple(-(-n // coarse) for n in space)
+    # H(r) has the bandwidth of the kernel, whatever the size of the image.
+    small = tuple(min(-(-n // coarse), _POINTS * kernel) for n in space) if coarse > 1 else space
     spectrum, vectors = eigenvectors(fourier_series(taps, small), sets)
     principal = principal_coil(calibration)
     vectors = reference_phase(vectors, principal)
@@ -186,23 +188,25 @@ def _refine(
     Slab by slab along the first axis, so that H stays in the cache and nothing but the result is held whole.
     """
     sets, coils = coarse.shape[:2]
-    first = _waves(taps, axis=2, size=space[0])
+    first = _waves(taps, axis=2, size=space[0]).T.contiguous()
     for n in space[1:]:  # each product moves its axis last, and the next tap axis to place 3
         taps = torch.tensordot(taps, _waves(taps, axis=3, size=n), dims=([3], [0]))
     slab = max(1, _SLAB // (coils**2 * max(1, taps[0, 0, 0].numel())))
+    taps = taps.movedim(2, 0).contiguous()  # (taps, C, C, …)
     maps = coarse.new_empty(sets, coils, *space)
     values = maps.real.new_empty(sets, *space)
     known = Coarse(coarse, spectrum, space)
     for start in range(0, space[0], slab):
         rows = slice(start, min(start + slab, space[0]))
-        h = torch.tensordot(first[:, rows].T.contiguous(), taps, dims=([1], [2])).movedim(0, 2)
+        h = (first[rows] @ taps.flatten(1)).reshape(-1, *taps.shape[1:]).movedim(0, 2)
         v, value = known.refined(h, rows, steps)
         maps[:, :, rows] = reference_phase(v, principal)
         values[:, rows] = value.clamp(0, 1)
     return maps, values
 
 
-_SLAB = 2**18  # complex numbers of H at a time: 2 MiB
+_POINTS = 7  # of the coarse grid along an axis, for every sample of the kernel
+_SLAB = 2**19  # complex numbers of H at a time: 4 MiB, of which each of two threads has half in its cache
 
 
 def principal_coil(calibration: Tensor) -> Tensor:

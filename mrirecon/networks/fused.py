@@ -173,15 +173,12 @@ def _renew(x: Tensor, halo: int) -> None:
 
 def _fold(x: Tensor, halo: int) -> Tensor:
     """Add the halo of a gradient to its edge and leave zero there, in place: the adjoint of `_renew`."""
-    if halo:
-        x[..., halo] += x[..., :halo].sum(-1)
-        x[..., -halo - 1] += x[..., -halo:].sum(-1)
-        x[..., :halo] = 0
-        x[..., -halo:] = 0
-        x[..., halo, :] += x[..., :halo, :].sum(-2)
-        x[..., -halo - 1, :] += x[..., -halo:, :].sum(-2)
-        x[..., :halo, :] = 0
-        x[..., -halo:, :] = 0
+    for axis in (-1, -2) if halo else ():
+        # Row by row: a sum over a few strided rows takes five times as long as adding them.
+        for edge, outer in ((halo, range(halo)), (-halo - 1, range(-halo, 0))):
+            for row in outer:
+                x.select(axis, edge).add_(x.select(axis, row))
+                x.select(axis, row).zero_()
     return x
 
 
