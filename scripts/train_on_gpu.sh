@@ -44,7 +44,14 @@ if [ -n "$lacking" ]; then
     say "missing packages: $lacking"
     # Only what is missing, and torch and NumPy never: others than the machine's would not see its GPU, or not fit them.
     if [ -n "${WHEELS:-}" ]; then
-        "${install[@]}" --no-index --no-deps "$WHEELS"/*.whl >&2 || true
+        wheels=()
+        for wheel in "$WHEELS"/*.whl; do
+            case "${wheel##*/}" in
+                torch-* | numpy-* | nvidia* | triton-*) ;;
+                *) wheels+=("$wheel") ;;
+            esac
+        done
+        "${install[@]}" --no-index --no-deps "${wheels[@]}" >&2 || true
     else
         for package in $lacking; do
             case "$package" in

@@ -19,6 +19,7 @@ import torch
 from scipy import ndimage
 
 from mrirecon.calibrate import item_maps
+from mrirecon.data import loading
 from mrirecon.data.batch import stack
 from mrirecon.data.draws import draw_mask, split_samples
 from mrirecon.data.items import Recipe
@@ -620,7 +621,7 @@ def test_a_sample_is_drawn_as_often_as_asked_for(uses, samples, together):
     data = settings(buffer=Buffer(uses=uses, samples=samples, together=together))
     loader = Loader(Order(recipe(data, batch=2 * together), 24))
     held, most, counts = set(), 0, {}
-    for chunk, use in islice(loader._draws(), 200):
+    for chunk, use in islice(loader._draws(0), 200):
         assert use == counts.get(chunk, 0), "one use after the other"
         counts[chunk] = use + 1
         held.add(chunk)
@@ -646,6 +647,23 @@ def test_what_is_drawn_again_is_turned():
         assert torch.allclose(*both, rtol=1e-4, atol=1e-6)
         residual = [(b.problem.A(b.target) - b.problem.y).norm() / b.problem.y.norm() for b in (first, batch)]
         assert float(residual[0]) == pytest.approx(float(residual[1]), rel=1e-3)
+
+
+@pytest.mark.parametrize("first", [0, 5, 11, 60])
+@pytest.mark.parametrize("buffer", [{"uses": 2, "samples": 6}, {"uses": 4, "samples": 24, "together": 3}, {"uses": 3}])
+def test_what_the_next_batches_wait_for_is_known_beforehand(first, buffer, monkeypatch):
+    """A run that ends in time has to know, for making a chunk takes longer than many steps."""
+    monkeypatch.setattr(loading, "_make", lambda recipe, addresses, device="cpu": None)
+    monkeypatch.setattr(Loader, "_seen", lambda self, made, chunk, use: (chunk, use))
+    monkeypatch.setattr(loading, "part_of", lambda batch, which: (*batch, which.start))
+    loader = Loader(Order(recipe(settings(buffer=Buffer(**buffer)), batch=2 * buffer.get("together", 1)), 24))
+    whole = list(islice(loader.batches(0), first + 40))
+    batches, found = loader.batches(first), []
+    for count in (1, 2, 7) * 3:
+        before, ahead = (loader.chunks, loader.chunks_before(count)) if found else (0, 1)
+        found += islice(batches, count)
+        assert loader.chunks - before == ahead
+    assert found == whole[first : first + len(found)]
 
 
 @pytest.mark.parametrize("buffer", [{"uses": 2, "samples": 6}, {"uses": 3, "samples": 16, "together": 2}, {}])
@@ -676,7 +694,7 @@ def test_what_is_packed_is_the_same_again():
     assert again.about == batch.about
     for name in ("target", "full", "held", "lesions"):
         assert torch.equal(getattr(batch, name), getattr(again, name))
-    for name in ("y", "mask", "start"):
+    for name in ("y", "mask", "start", "noise"):
         assert torch.equal(getattr(batch.problem, name), getattr(again.problem, name))
     assert torch.allclose(again.problem.maps, batch.problem.maps, atol=1e-3)
     assert all(torch.equal(a, b) for a, b in zip(packed.values(), pack(again).values(), strict=True))
@@ -700,7 +718,7 @@ def test_an_epoch_is_as_long_as_it_says(length, batch):
         assert all(len(b) == batch for b in found)
 
 
-def first_image(problem):
+def first_image(problem, near=None):
     return problem.adjoint * 2
 
 

@@ -98,8 +98,17 @@ class Loader:
         self.device, self.buffer = torch.device(device), order.recipe.data.buffer
         self.batch = order.recipe.batch // self.buffer.together
         self.waited, self.fresh, self.drawn = 0.0, 0, 0
+        self.chunks = 0  # that were made
         self.notes: list[str] = []
         self._begun = time.perf_counter()
+        self._place, self._held = (0, 0), dict[int, Batch | Packed]()  # (draw, batch of its chunk) that comes next
+
+    def chunks_before(self, batches: int) -> int:
+        """Return how many chunks have to be made before the next so many batches can be had."""
+        draw, part = self._place
+        begun = part > 0  # the chunk of this draw is there, though it may not be held any more
+        draws = range(draw + begun, draw - (-(part + batches) // self.buffer.together))
+        return sum(1 for _ in self._needed(islice(self._draws(draws.start), len(draws)), set(self._held)))
 
     def figures(self) -> dict[str, float]:
         """Return, since the loader was made: share of time waited, fresh samples a second, and uses of each so far."""
@@ -118,17 +127,19 @@ class Loader:
         draw, part = divmod(first, self.buffer.together)
         held: dict[int, Batch | Packed] = {}
         failed = 0
-        self._begun, self.waited, self.fresh, self.drawn = time.perf_counter(), 0.0, 0, 0
+        self._begun, self.waited, self.fresh, self.drawn, self.chunks = time.perf_counter(), 0.0, 0, 0, 0
+        self._place, self._held = (draw, part), held
         while True:
-            source = self._made(self._addresses(chunk) for chunk in self._needed(draw, set(held)))
+            source = self._made(self._addresses(chunk) for chunk in self._needed(self._draws(draw), set(held)))
             try:
-                for chunk, use in islice(self._draws(), draw, None):
+                for chunk, use in self._draws(draw):
                     begun = time.perf_counter()
                     if chunk not in held:
                         made = next(source)
                         if isinstance(made, MriReconError):
                             raise made
                         held[chunk] = made
+                        self.chunks += 1
                         self.fresh += self.order.recipe.batch // self.ranks
                     batch = self._seen(held[chunk], chunk, use)
                     if use == self.buffer.uses - 1:
@@ -138,6 +149,7 @@ class Loader:
                     for number in range(part, self.buffer.together):
                         self.drawn += share
                         part = number + 1
+                        self._place = (draw, part) if part < self.buffer.together else (draw + 1, 0)
                         yield part_of(batch, slice(number * share, (number + 1) * share))
                     draw, part, failed = draw + 1, 0, 0
             except _Lost as error:
@@ -159,18 +171,22 @@ class Loader:
         found = made if isinstance(made, Batch) else unpack({k: v.to(self.device) for k, v in made.items()})
         return self.order.recipe.turned(found.to(self.device), addresses, use)
 
-    def _draws(self) -> Iterator[tuple[int, int]]:
-        """Yield (chunk, how often it was drawn before) for ever."""
+    def _draws(self, first: int) -> Iterator[tuple[int, int]]:
+        """Yield (chunk, how often it was drawn before) for ever, from a draw on, counted from 0."""
         uses, chunks = self.buffer.uses, max(1, self.buffer.samples * self.ranks // self.order.recipe.batch)
         ages = [use * (chunks - 1) // max(1, uses - 1) for use in range(uses)]
         newest = 0
         while True:
-            yield from ((newest - age, use) for use, age in enumerate(ages) if age <= newest)
-            newest += 1
+            now = [(newest - age, use) for use, age in enumerate(ages) if age <= newest]
+            if len(now) == uses:  # from here on all rounds are of one length
+                newest, first = newest + first // uses, first % uses
+                now = [(newest - age, use) for use, age in enumerate(ages)]
+            yield from now[first:]
+            newest, first = newest + 1, max(0, first - len(now))
 
-    def _needed(self, draw: int, held: set[int]) -> Iterator[int]:
-        """Yield the chunks that have to be made, in order, where draws from ``draw`` on come and some are held."""
-        for chunk, use in islice(self._draws(), draw, None):
+    def _needed(self, draws: Iterable[tuple[int, int]], held: set[int]) -> Iterator[int]:
+        """Yield the chunks that have to be made for these draws, in order, where some are held."""
+        for chunk, use in draws:
             if chunk not in held:
                 held.add(chunk)
                 yield chunk

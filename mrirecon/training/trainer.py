@@ -148,7 +148,7 @@ class Trainer:
     def advance(self, batches: Iterator[Batch]) -> tuple[float, float]:
         """Take one optimizer step and return the mean loss and the norm of the gradient."""
         train = self.settings.train
-        begun = time.monotonic()
+        begun, waited, made = time.monotonic(), self.loader.waited, self.loader.chunks
         rate = learning_rate(train, self.step, self.total, self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -177,7 +177,8 @@ class Trainer:
             with torch.no_grad():
                 for name, weight in self.weights.items():
                     self.ema[name].lerp_(weight, 1 - decay)
-        self.clock.stepped(time.monotonic() - begun)
+        waited, made = self.loader.waited - waited, self.loader.chunks - made
+        self.clock.stepped(time.monotonic() - begun, waited, made, self.loader.chunks_before(train.accumulate))
         # What one rank decides, all of them do after the same step: a signal that it was sent, its clock.
         mean, stop = self._agree(total, float(self.signal))
         self.signal = self.signal or (signal.SIGTERM if stop else 0)
@@ -210,7 +211,7 @@ class Trainer:
             for _ in range(2 if self.device.type == "cuda" else 1):  # on a GPU, the first call is no measure
                 begun = time.monotonic()
                 with self.averaged() as model, torch.no_grad():
-                    model.run(self.check.item(0, 0, 0).to(self.device).problem).image.cpu()
+                    model.run(self.check.item(0, 0, 0, self.device).problem).image.cpu()
                 one = time.monotonic() - begun
             one, left = self._agree(one, self.clock.remaining)
             ranks, count = self.fabric.world_size, len(self.check.slots)
