@@ -24,7 +24,7 @@ from mrirecon.data.batch import stack
 from mrirecon.data.draws import draw_mask, split_samples
 from mrirecon.data.items import Recipe
 from mrirecon.data.lesions import insert_lesions
-from mrirecon.data.loading import Loader, Order
+from mrirecon.data.loading import Loader, Order, workers_for
 from mrirecon.data.packing import pack, unpack
 from mrirecon.data.phantom import phantom
 from mrirecon.data.scene import draw_scene
@@ -684,6 +684,14 @@ def test_a_folder_serves_the_next_run(tmp_path):
         assert equal(a, b)
         assert equal(a, c)
     assert all(p.stat().st_mtime_ns == when for p, when in files.items())
+
+
+def test_a_gpu_is_fed_by_cores_where_there_are_enough_and_room_for_what_they_send():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert workers_for(gpu, 8, cores=16, shared=2**36) == 15
+    assert workers_for(gpu, 8, cores=16, shared=2**26) == 0, "the shared memory of a container by default"
+    assert workers_for(gpu, 8, cores=4, shared=2**36) == 0
+    assert [workers_for(cpu, 8, cores, 0) for cores in (1, 2, 4, 64)] == [0, 0, 2, 8]
 
 
 def test_what_is_packed_is_the_same_again():

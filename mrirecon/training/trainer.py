@@ -21,7 +21,7 @@ from mrirecon.config import Config
 from mrirecon.costs import usable_cores
 from mrirecon.data.batch import Batch
 from mrirecon.data.items import Recipe
-from mrirecon.data.loading import Loader, Order
+from mrirecon.data.loading import Loader, Order, shared_memory, workers_for
 from mrirecon.data.sources import open_sources
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import SignalError, Stopped
@@ -29,7 +29,7 @@ from mrirecon.losses import Loss, LossSettings, step_weights
 from mrirecon.registry import build
 from mrirecon.training.card import make_card
 from mrirecon.training.clock import Clock
-from mrirecon.training.setup import learning_rate, make_model, make_optimizer, make_recipes, settled
+from mrirecon.training.setup import learning_rate, make_model, make_optimizer, make_recipes, processes, settled
 from mrirecon.training.state import State
 from mrirecon.training.validate import Validation, validate
 
@@ -107,9 +107,10 @@ class Trainer:
         wanted = self.settings.train.workers
         if wanted is not None:
             return wanted
-        # On a GPU samples are made there, between steps; on a CPU beside the training, where there are cores to spare.
-        cores = math.floor(usable_cores())
-        return 0 if cores <= 2 or self.fabric.device.type != "cpu" else min(8, cores // 2)
+        beside = max(1, processes()[1])  # on this machine, with as many of their own
+        chunk = self.order.recipe.batch // self.fabric.world_size
+        cores = math.floor(usable_cores()) // beside
+        return workers_for(self.fabric.device, chunk, cores, shared_memory() // beside)
 
     def state(self) -> State:
         """Return what the rest of the run depends on."""
