@@ -3,8 +3,8 @@
     python scripts/pack_volumes.py VOLUMES... -o packed.npz [--every 2] [--exclude "*_BRAIN*"] [--limit 50]
 
 Files, folders and patterns of NIfTI, .npz or .npy; every array of the result is one volume (slice, y, x), named after
-its file, so that people stay apart, and lies on a square grid of the finest pixel that was measured along both axes.
-Its spacing (slice, y, x) is beside it, as NAME_spacing.
+its file, or after its array where the file holds several, so that people stay apart. It lies on a square grid of the
+finest pixel that was measured along both axes. Its spacing (slice, y, x) is beside it, as NAME_spacing.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ def main() -> None:
     parser.add_argument("--exclude", action="append", default=[], help="pattern of file names to leave out")
     parser.add_argument("--limit", type=float, default=50, help="largest size of the file in MB")
     options = parser.parse_args()
+    names: set[str] = set()
     with atomic_path(options.output) as temporary:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in expand(options.volumes, options.exclude, Path(), "VOLUMES"):
-                for volume in read_volumes(path):
-                    name = volume.name.split(":")[0].split(".")[0]
+                volumes = read_volumes(path)
+                for volume in volumes:
+                    name = _name(volume.name, len(volumes) > 1, names)
                     kept = volume.slices[:: options.every].astype(np.float32)
                     pixel = max(volume.spacing[1:])
                     shape = [
@@ -56,6 +58,18 @@ def main() -> None:
         if size > options.limit:
             raise SystemExit(f"{size:.0f} MB is more than {options.limit:g}: pass a larger --every")
     print(f"{options.output}: {size:.1f} MB")
+
+
+def _name(volume: str, several: bool, taken: set[str]) -> str:
+    """Return what an array is named, after FILE.npz:ARRAY or FILE.nii.gz, and note it as taken."""
+    file, _, array = volume.partition(":")
+    file = file.split(".")[0]
+    choices = [array, f"{file}_{array}"] if several else [file, f"{file}_{array}"] if array else [file]
+    for name in choices:
+        if name not in taken:
+            taken.add(name)
+            return name
+    raise SystemExit(f"two volumes are named {choices[-1]}: rename one of the files")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,16 @@ needs = {"numpy": "numpy", "scipy": "scipy", "h5py": "h5py", "pydantic": "pydant
 print(" ".join(name for module, name in needs.items() if u.find_spec(module) is None))
 PY
 }
+# What those need in turn, where some were installed here: the name of the first that is not there.
+missing_within() {
+    "$python" - <<'PY'
+try:
+    import mrirecon.cli.training, mrirecon.training, torch
+    from lightning.fabric import Fabric
+except ModuleNotFoundError as error:
+    print((error.name or str(error)).split(".")[0])
+PY
+}
 lacking="$(missing)"
 if [ -n "$lacking" ]; then
     site="$(mktemp -d "${TMPDIR:-/tmp}/mrirecon-packages.XXXXXX")"
@@ -44,11 +54,18 @@ if [ -n "$lacking" ]; then
     say "missing packages: $lacking"
     # Only what is missing, and torch and NumPy never: others than the machine's would not see its GPU, or not fit them.
     if [ -n "${WHEELS:-}" ]; then
-        "${install[@]}" --no-index --no-deps "$WHEELS"/*.whl >&2 || true
+        wheels=()
+        for wheel in "$WHEELS"/*.whl; do
+            case "${wheel##*/}" in
+                torch-* | numpy-* | nvidia* | triton-*) ;;
+                *) wheels+=("$wheel") ;;
+            esac
+        done
+        "${install[@]}" --no-index --no-deps "${wheels[@]}" >&2 || true
     else
         for package in $lacking; do
             case "$package" in
-                lightning) package="lightning lightning-utilities torchmetrics" deps=--no-deps ;;
+                lightning) package="lightning lightning-utilities torchmetrics packaging tqdm" deps=--no-deps ;;
                 scipy | h5py | pywavelets) deps=--no-deps ;;
                 *) deps="" ;;
             esac
@@ -57,11 +74,12 @@ if [ -n "$lacking" ]; then
         done
     fi
     lacking="$(missing)"
+    [ -n "$lacking" ] || lacking="$(missing_within)"
     if [ -n "$lacking" ]; then
         version="$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
         say "These packages are missing, and could not be installed: $lacking"
         say "Where there is a network:  pip download -d wheels --only-binary=:all: --python-version $version $lacking"
-        say "                           (leave out of wheels what this machine has: torch, numpy)"
+        say "                           (torch and NumPy are not taken from it: those of this machine are used)"
         say "then here:                 WHEELS=wheels bash scripts/train_on_gpu.sh ..."
         exit 3
     fi

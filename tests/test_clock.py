@@ -13,6 +13,7 @@ import torch
 from mrirecon import training
 from mrirecon.checkpoints import load_model
 from mrirecon.config import load_config
+from mrirecon.data import loading
 from mrirecon.errors import BusyError, InputError, UsageError
 from mrirecon.io.claim import claim
 from mrirecon.training import clock, loop
@@ -143,6 +144,31 @@ def test_the_clock(monkeypatch):
     assert not c.due
     at.now += 0.2
     assert c.due
+    c.stepped(30.0, waited=24.0, made=1, ahead=0)
+    at.now -= 0.2
+    assert not c.due, "a chunk of samples is made for this step alone"
+    c.stepped(6.0, ahead=1)
+    assert c.due, "and for the next one"
+    at.now -= 24.0
+    assert not c.due
+    at.now += 0.2
+    assert c.due
+
+
+def test_a_chunk_of_samples_made_at_times_does_not_end_a_run_early(config, tmp_path, now):
+    """Every fourth step takes 100 s, for a chunk is made, and the others 20 s."""
+    slow = ["data.buffer.together=4", "data.buffer.uses=1", "train.minutes=15", "train.accumulate=1"]
+    made = loading._make
+
+    def slowly(*given):
+        now.seconds += 80.0
+        return made(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "_make", slowly)
+        done = training.train(load_config(config, slow), tmp_path / "run")
+    assert now.seconds < 1000 + 900
+    assert done["steps"] >= 14
 
 
 def test_two_runs_in_one_folder(config, tmp_path):

@@ -125,6 +125,16 @@ def test_volumes_of_ones_own(tmp_path, fake, packed):
     assert fake[1].more == [], "volumes that the configuration names are split as it says"
 
 
+def test_volumes_that_are_packed_again_keep_their_names(packed, tmp_path):
+    np.savez(tmp_path / "anna.npz", vol=np.load(packed)["patient01_T1W"])
+    out = tmp_path / "again.npz"
+    command = [sys.executable, ROOT / "scripts/pack_volumes.py", packed, tmp_path / "anna.npz", "-o", out]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    with np.load(out) as archive:
+        found = sorted(n for n in archive.files if not n.endswith("_spacing"))
+    assert found == ["anna", "patient01_T1W", "patient03_T1W"]
+
+
 @pytest.mark.parametrize("text", ["cirm:2", "cirim:0", "cirim:much"])
 def test_methods_that_are_none(text):
     with pytest.raises(SystemExit, match=r"cirim, e2evn, rim, unet"):

@@ -19,11 +19,12 @@ import torch
 from scipy import ndimage
 
 from mrirecon.calibrate import item_maps
+from mrirecon.data import loading
 from mrirecon.data.batch import stack
 from mrirecon.data.draws import draw_mask, split_samples
 from mrirecon.data.items import Recipe
 from mrirecon.data.lesions import insert_lesions
-from mrirecon.data.loading import Loader, Order
+from mrirecon.data.loading import Loader, Order, workers_for
 from mrirecon.data.packing import pack, unpack
 from mrirecon.data.phantom import phantom
 from mrirecon.data.scene import draw_scene
@@ -620,7 +621,7 @@ def test_a_sample_is_drawn_as_often_as_asked_for(uses, samples, together):
     data = settings(buffer=Buffer(uses=uses, samples=samples, together=together))
     loader = Loader(Order(recipe(data, batch=2 * together), 24))
     held, most, counts = set(), 0, {}
-    for chunk, use in islice(loader._draws(), 200):
+    for chunk, use in islice(loader._draws(0), 200):
         assert use == counts.get(chunk, 0), "one use after the other"
         counts[chunk] = use + 1
         held.add(chunk)
@@ -648,6 +649,23 @@ def test_what_is_drawn_again_is_turned():
         assert float(residual[0]) == pytest.approx(float(residual[1]), rel=1e-3)
 
 
+@pytest.mark.parametrize("first", [0, 5, 11, 60])
+@pytest.mark.parametrize("buffer", [{"uses": 2, "samples": 6}, {"uses": 4, "samples": 24, "together": 3}, {"uses": 3}])
+def test_what_the_next_batches_wait_for_is_known_beforehand(first, buffer, monkeypatch):
+    """A run that ends in time has to know, for making a chunk takes longer than many steps."""
+    monkeypatch.setattr(loading, "_make", lambda recipe, addresses, device="cpu": None)
+    monkeypatch.setattr(Loader, "_seen", lambda self, made, chunk, use: (chunk, use))
+    monkeypatch.setattr(loading, "part_of", lambda batch, which: (*batch, which.start))
+    loader = Loader(Order(recipe(settings(buffer=Buffer(**buffer)), batch=2 * buffer.get("together", 1)), 24))
+    whole = list(islice(loader.batches(0), first + 40))
+    batches, found = loader.batches(first), []
+    for count in (1, 2, 7) * 3:
+        before, ahead = (loader.chunks, loader.chunks_before(count)) if found else (0, 1)
+        found += islice(batches, count)
+        assert loader.chunks - before == ahead
+    assert found == whole[first : first + len(found)]
+
+
 @pytest.mark.parametrize("buffer", [{"uses": 2, "samples": 6}, {"uses": 3, "samples": 16, "together": 2}, {}])
 def test_a_run_that_goes_on_draws_what_it_would_have_drawn(buffer):
     first = 5
@@ -668,6 +686,14 @@ def test_a_folder_serves_the_next_run(tmp_path):
     assert all(p.stat().st_mtime_ns == when for p, when in files.items())
 
 
+def test_a_gpu_is_fed_by_cores_where_there_are_enough_and_room_for_what_they_send():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert workers_for(gpu, 8, cores=16, shared=2**36) == 15
+    assert workers_for(gpu, 8, cores=16, shared=2**26) == 0, "the shared memory of a container by default"
+    assert workers_for(gpu, 8, cores=4, shared=2**36) == 0
+    assert [workers_for(cpu, 8, cores, 0) for cores in (1, 2, 4, 64)] == [0, 0, 2, 8]
+
+
 def test_what_is_packed_is_the_same_again():
     batch = recipe(batch=2, full=True, start=first_image).made([(0, 0, 0), (0, 1, 3)])
     packed = pack(batch)
@@ -676,7 +702,7 @@ def test_what_is_packed_is_the_same_again():
     assert again.about == batch.about
     for name in ("target", "full", "held", "lesions"):
         assert torch.equal(getattr(batch, name), getattr(again, name))
-    for name in ("y", "mask", "start"):
+    for name in ("y", "mask", "start", "noise"):
         assert torch.equal(getattr(batch.problem, name), getattr(again.problem, name))
     assert torch.allclose(again.problem.maps, batch.problem.maps, atol=1e-3)
     assert all(torch.equal(a, b) for a, b in zip(packed.values(), pack(again).values(), strict=True))
@@ -700,7 +726,7 @@ def test_an_epoch_is_as_long_as_it_says(length, batch):
         assert all(len(b) == batch for b in found)
 
 
-def first_image(problem):
+def first_image(problem, near=None):
     return problem.adjoint * 2
 
 

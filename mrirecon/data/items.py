@@ -77,15 +77,15 @@ class Recipe:
     informed: bool = True
     start: Begin | None = None
 
-    def item(self, epoch: int, number: int, slot: int) -> Batch:
-        """Return item ``number`` of an epoch, a batch of one, made from a slot, as it is seen first.
+    def item(self, epoch: int, number: int, slot: int, device: torch.device | str = "cpu") -> Batch:
+        """Return item ``number`` of an epoch, a batch of one, made from a slot on a device, as it is seen first.
 
         Raises:
             MriReconError: with the item's name.
 
         """
         address = [(epoch, number, slot)]
-        return self.turned(self.kept(address), address, 0)
+        return self.turned(self.kept(address, device), address, 0)
 
     def kept(self, addresses: Sequence[Address], device: torch.device | str = "cpu") -> Batch:
         """Return items that share a size: those of the buffer's folder, where there is one, else made anew.

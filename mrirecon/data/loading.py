@@ -6,8 +6,9 @@ is given up. Which chunk is drawn when is a function of the number of the draw a
 on as it would have: chunks that it needs again are made again, or read from the buffer's folder.
 
 How to size it. Training takes b items a step of t seconds, and making a sample takes m seconds of a core: with w cores
-that make samples (``train.workers``), nobody waits where uses · w / m ≥ b / t. On a GPU samples are made on the GPU
-itself, between steps, in the time b · m / uses a step; larger ``together`` makes m smaller, until the GPU is full.
+that make samples (``train.workers``), nobody waits where uses · w / m ≥ b / t. With no workers samples are made on the
+device itself, between steps, in the time b · m / uses a step; on a GPU, larger ``together`` makes m smaller, until the
+GPU is full. With workers smaller ``together`` is better: the first step waits for one whole chunk of one core.
 ``samples`` should be some hundreds, so that the uses of a sample lie far apart: 1.6 MB each, at 8 coils of 160 × 160.
 A method whose step takes less than making a sample should use each up to four times. A folder pays where several runs
 learn from the same samples.
@@ -16,6 +17,7 @@ learn from the same samples.
 from __future__ import annotations
 
 import ctypes
+import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +36,8 @@ from mrirecon.errors import MriReconError, ResourceError
 
 _ATTEMPTS = 3  # to start workers again that died
 _AHEAD = 2  # chunks that each worker may be ahead
+_SAMPLE = 4 * 2**20  # bytes, of a large one as it is sent: 16 coils of 176 × 176
+_FEED_A_GPU = 8  # workers, below which a GPU makes samples faster itself
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt(3)
 Made = (
     Batch | Packed | MriReconError
@@ -98,8 +102,17 @@ class Loader:
         self.device, self.buffer = torch.device(device), order.recipe.data.buffer
         self.batch = order.recipe.batch // self.buffer.together
         self.waited, self.fresh, self.drawn = 0.0, 0, 0
+        self.chunks = 0  # that were made
         self.notes: list[str] = []
         self._begun = time.perf_counter()
+        self._place, self._held = (0, 0), dict[int, Batch | Packed]()  # (draw, batch of its chunk) that comes next
+
+    def chunks_before(self, batches: int) -> int:
+        """Return how many chunks have to be made before the next so many batches can be had."""
+        draw, part = self._place
+        begun = part > 0  # the chunk of this draw is there, though it may not be held any more
+        draws = range(draw + begun, draw - (-(part + batches) // self.buffer.together))
+        return sum(1 for _ in self._needed(islice(self._draws(draws.start), len(draws)), set(self._held)))
 
     def figures(self) -> dict[str, float]:
         """Return, since the loader was made: share of time waited, fresh samples a second, and uses of each so far."""
@@ -118,17 +131,19 @@ class Loader:
         draw, part = divmod(first, self.buffer.together)
         held: dict[int, Batch | Packed] = {}
         failed = 0
-        self._begun, self.waited, self.fresh, self.drawn = time.perf_counter(), 0.0, 0, 0
+        self._begun, self.waited, self.fresh, self.drawn, self.chunks = time.perf_counter(), 0.0, 0, 0, 0
+        self._place, self._held = (draw, part), held
         while True:
-            source = self._made(self._addresses(chunk) for chunk in self._needed(draw, set(held)))
+            source = self._made(self._addresses(chunk) for chunk in self._needed(self._draws(draw), set(held)))
             try:
-                for chunk, use in islice(self._draws(), draw, None):
+                for chunk, use in self._draws(draw):
                     begun = time.perf_counter()
                     if chunk not in held:
                         made = next(source)
                         if isinstance(made, MriReconError):
                             raise made
-                        held[chunk] = made
+                        held[chunk] = self._received(made)
+                        self.chunks += 1
                         self.fresh += self.order.recipe.batch // self.ranks
                     batch = self._seen(held[chunk], chunk, use)
                     if use == self.buffer.uses - 1:
@@ -138,6 +153,7 @@ class Loader:
                     for number in range(part, self.buffer.together):
                         self.drawn += share
                         part = number + 1
+                        self._place = (draw, part) if part < self.buffer.together else (draw + 1, 0)
                         yield part_of(batch, slice(number * share, (number + 1) * share))
                     draw, part, failed = draw + 1, 0, 0
             except _Lost as error:
@@ -151,6 +167,13 @@ class Loader:
                 step = draw * self.buffer.together + part
                 self.notes.append(f"workers were started again before step {step}: {error}")
 
+    def _received(self, made: Batch | Packed) -> Batch | Packed:
+        """Return a chunk where it is held: shared memory, in which other processes send it, is scarce."""
+        if isinstance(made, Batch) or not self.workers:
+            return made
+        place = self.device if self.buffer.where == "device" else torch.device("cpu")
+        return {k: v.to(place, copy=True) for k, v in made.items()}
+
     def _seen(self, made: Batch | Packed, chunk: int, use: int) -> Batch:
         """Return a chunk as it is seen when it is drawn for the ``use``-th time."""
         addresses = self._addresses(chunk)
@@ -159,18 +182,22 @@ class Loader:
         found = made if isinstance(made, Batch) else unpack({k: v.to(self.device) for k, v in made.items()})
         return self.order.recipe.turned(found.to(self.device), addresses, use)
 
-    def _draws(self) -> Iterator[tuple[int, int]]:
-        """Yield (chunk, how often it was drawn before) for ever."""
+    def _draws(self, first: int) -> Iterator[tuple[int, int]]:
+        """Yield (chunk, how often it was drawn before) for ever, from a draw on, counted from 0."""
         uses, chunks = self.buffer.uses, max(1, self.buffer.samples * self.ranks // self.order.recipe.batch)
         ages = [use * (chunks - 1) // max(1, uses - 1) for use in range(uses)]
         newest = 0
         while True:
-            yield from ((newest - age, use) for use, age in enumerate(ages) if age <= newest)
-            newest += 1
+            now = [(newest - age, use) for use, age in enumerate(ages) if age <= newest]
+            if len(now) == uses:  # from here on all rounds are of one length
+                newest, first = newest + first // uses, first % uses
+                now = [(newest - age, use) for use, age in enumerate(ages)]
+            yield from now[first:]
+            newest, first = newest + 1, max(0, first - len(now))
 
-    def _needed(self, draw: int, held: set[int]) -> Iterator[int]:
-        """Yield the chunks that have to be made, in order, where draws from ``draw`` on come and some are held."""
-        for chunk, use in islice(self._draws(), draw, None):
+    def _needed(self, draws: Iterable[tuple[int, int]], held: set[int]) -> Iterator[int]:
+        """Yield the chunks that have to be made for these draws, in order, where some are held."""
+        for chunk, use in draws:
             if chunk not in held:
                 held.add(chunk)
                 yield chunk
@@ -189,6 +216,33 @@ class Loader:
         if self.workers:
             return _from_workers(_Chunks(self.order.recipe), wanted, self.workers)
         return (_make(self.order.recipe, addresses, self.device) for addresses in wanted)
+
+
+def workers_for(device: torch.device, chunk: int, cores: int, shared: int) -> int:
+    """Return how many processes should make samples beside the training.
+
+    A core makes two samples a second (8 to 16 coils, 150 × 150, with maps and start), and a GPU is fed by one process
+    with no more than fifteen, for what is drawn on the CPU, the scene and the mask, takes 65 ms a sample.
+
+    Args:
+        device: of the training.
+        chunk: samples that are made at once.
+        cores: that may be used.
+        shared: bytes that are free for what processes send each other.
+
+    """
+    if device.type == "cpu":
+        return 0 if cores <= 2 else min(8, cores // 2)
+    most = min(cores - 1, shared // (_SAMPLE * chunk * (_AHEAD + 1)))
+    return most if most >= _FEED_A_GPU else 0
+
+
+def shared_memory() -> int:
+    """Return the bytes that are free for what processes send each other; in containers that is often little."""
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:  # elsewhere than on Linux, nothing limits it
+        return 2**40
 
 
 def _make(recipe: Recipe, addresses: Sequence[Address], device: torch.device | str = "cpu") -> Made:

@@ -39,6 +39,7 @@ def pack(batch: Batch) -> Packed:
         "maps": torch.view_as_real(p.maps).half(),
         "prior": None if p.prior is None else p.prior.half(),
         "start": p.start,
+        "noise": p.noise,
         "target": batch.target,
         "full": batch.full,
         "held": batch.held,
@@ -63,7 +64,8 @@ def unpack(packed: Packed) -> Batch:
     maps = torch.view_as_complex(packed["maps"].float())
     prior = packed["prior"].float() if "prior" in packed else None
     mask = sampled[:, None].to(y.real.dtype)
-    problem = Problem(y.movedim(-1, 1).contiguous(), mask, maps, prior, packed.get("start"))
+    start, noise = packed.get("start"), packed.get("noise")
+    problem = Problem(y.movedim(-1, 1).contiguous(), mask, maps, prior, start, noise=noise)
     target, full, held, lesions = (packed.get(name) for name in ("target", "full", "held", "lesions"))
     return Batch(problem, target, full, held, lesions, told["names"], told["about"])
 

@@ -197,8 +197,6 @@ class Grid:
         total += torch.stack([self._waves(i) for i in range(len(self.scenes))])
         change = self._stacked([s.change for s in self.scenes])
         radians = self.numbers("radians")[:, None, None]
-        if not bool(radians.any()):
-            return torch.polar(torch.ones_like(total), total)
         signal = torch.ones_like(total)
         y, x = self._millimetres()
         for number in range(max(len(s.air) for s in self.scenes)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from collections.abc import Sequence
 
 END_OF_JOB = "SLURM_JOB_END_TIME"  # seconds since 1970, which Slurm sets from version 22.05 on
 MARGIN, LONGEST_MARGIN, SPARE = 0.05, 30.0, 2.0  # share of the time that is left unused, at most, and at least (s)
@@ -33,8 +34,12 @@ class Clock:
         self.end = min(ends) if ends else None
         self.check = 0.0  # seconds that a validation takes, with what is written after it
         self.first = self.checked = time.monotonic()  # of the loop; of the last validation
-        self.opening: float | None = None  # seconds of the first step, which compiles and fills the buffer besides
-        self.steps: deque[float] = deque(maxlen=20)  # seconds of the last ones after it
+        # Of the last steps: seconds without waiting, and seconds that a chunk of new samples was waited for. What the
+        # first took, which loads and compiles besides, counts while there is nothing else.
+        self.steps: deque[float] = deque(maxlen=20)
+        self.waits: deque[float] = deque(maxlen=20)
+        self.taken = self.made = 0  # steps, and steps that waited for a chunk
+        self.chunks = 0  # that the next step has to wait for
 
     @property
     def remaining(self) -> float:
@@ -53,17 +58,30 @@ class Clock:
         self.first = self.checked = time.monotonic()
         self.check = check
 
-    def stepped(self, seconds: float) -> None:
-        """Note what a step took."""
-        if self.opening is None:
-            self.opening = seconds
-        else:
-            self.steps.append(seconds)
+    def stepped(self, seconds: float, waited: float = 0.0, made: int = 0, ahead: int = 0) -> None:
+        """Note what a step took.
+
+        Args:
+            seconds: in all.
+            waited: of them, for samples.
+            made: chunks of samples that were made for it.
+            ahead: chunks that have to be made for the next one.
+
+        """
+        if self.taken == 1:
+            self.steps.clear()
+        self.steps.append(seconds - waited)
+        self.taken, self.chunks = self.taken + 1, ahead
+        if made:
+            if self.made == 1:
+                self.waits.clear()
+            self.waits.append(waited / made)
+            self.made += 1
 
     @property
     def _next(self) -> float:
         """Seconds to allow for the next step."""
-        return 1.5 * max(self.steps) if self.steps else 0.5 * (self.opening or 0.0)
+        return _allowed(self.steps, self.taken) + self.chunks * _allowed(self.waits, self.made)
 
     def validated(self, seconds: float) -> None:
         """Note what a validation took."""
@@ -94,3 +112,8 @@ class Clock:
         if self.remaining < 2 * self.check + self._next:
             return False
         return self.minutes is None or time.monotonic() - self.checked >= RARELY * self.check
+
+
+def _allowed(seconds: Sequence[float], count: int) -> float:
+    """Return the seconds to allow for one more of what took so long the last times; the first time takes longer."""
+    return (1.5 if count > 1 else 1.0) * max(seconds, default=0.0)

@@ -103,7 +103,7 @@ def _train(
     command: Sequence[str] | None,
     begun: float,
 ) -> dict[str, Any]:
-    config = _same_precision(config, folder)
+    asked, config = config, _same_precision(config, folder)
     start = _claim(config, folder, resume)
     # Cascades that are detached, and whose images do not count, learn nothing.
     unused = config.settings.loss.cascades == "last"
@@ -112,7 +112,8 @@ def _train(
     trainer = Trainer(config, folder, fabric, begun=begun)
     if not trainer.main:
         tell, progress = (lambda text: None), None
-    for note in (*trainer.sources.notes, trainer.precision_told):
+    kept = f"networks compute in {trainer.settings.train.precision}, as when the run began"
+    for note in (*trainer.sources.notes, trainer.precision_told if config is asked else kept):
         tell(note)
     log = Log(folder, config.settings.train, trainer.main)
     if not trainer.learnable:

@@ -55,7 +55,7 @@ def dry_run(config: Config, folder: str | Path, device: str = "auto") -> dict[st
     waited = (t.loader.waited - waited) / spent
     first = time.perf_counter()
     with t.averaged() as model, torch.no_grad():
-        model.run(t.check.item(0, 0, 0).to(t.device).problem)
+        model.run(t.check.item(0, 0, 0, t.device).problem)
     one = time.perf_counter() - first
     check = one * len(t.check.slots)
     minutes = config.settings.train.minutes

@@ -21,7 +21,7 @@ from mrirecon.config import Config
 from mrirecon.costs import usable_cores
 from mrirecon.data.batch import Batch
 from mrirecon.data.items import Recipe
-from mrirecon.data.loading import Loader, Order
+from mrirecon.data.loading import Loader, Order, shared_memory, workers_for
 from mrirecon.data.sources import open_sources
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import SignalError, Stopped
@@ -29,7 +29,7 @@ from mrirecon.losses import Loss, LossSettings, step_weights
 from mrirecon.registry import build
 from mrirecon.training.card import make_card
 from mrirecon.training.clock import Clock
-from mrirecon.training.setup import learning_rate, make_model, make_optimizer, make_recipes, settled
+from mrirecon.training.setup import learning_rate, make_model, make_optimizer, make_recipes, processes, settled
 from mrirecon.training.state import State
 from mrirecon.training.validate import Validation, validate
 
@@ -107,9 +107,10 @@ class Trainer:
         wanted = self.settings.train.workers
         if wanted is not None:
             return wanted
-        # On a GPU samples are made there, between steps; on a CPU beside the training, where there are cores to spare.
-        cores = math.floor(usable_cores())
-        return 0 if cores <= 2 or self.fabric.device.type != "cpu" else min(8, cores // 2)
+        beside = max(1, processes()[1])  # on this machine, with as many of their own
+        chunk = self.order.recipe.batch // self.fabric.world_size
+        cores = math.floor(usable_cores()) // beside
+        return workers_for(self.fabric.device, chunk, cores, shared_memory() // beside)
 
     def state(self) -> State:
         """Return what the rest of the run depends on."""
@@ -148,7 +149,7 @@ class Trainer:
     def advance(self, batches: Iterator[Batch]) -> tuple[float, float]:
         """Take one optimizer step and return the mean loss and the norm of the gradient."""
         train = self.settings.train
-        begun = time.monotonic()
+        begun, waited, made = time.monotonic(), self.loader.waited, self.loader.chunks
         rate = learning_rate(train, self.step, self.total, self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -177,7 +178,8 @@ class Trainer:
             with torch.no_grad():
                 for name, weight in self.weights.items():
                     self.ema[name].lerp_(weight, 1 - decay)
-        self.clock.stepped(time.monotonic() - begun)
+        waited, made = self.loader.waited - waited, self.loader.chunks - made
+        self.clock.stepped(time.monotonic() - begun, waited, made, self.loader.chunks_before(train.accumulate))
         # What one rank decides, all of them do after the same step: a signal that it was sent, its clock.
         mean, stop = self._agree(total, float(self.signal))
         self.signal = self.signal or (signal.SIGTERM if stop else 0)
@@ -210,7 +212,7 @@ class Trainer:
             for _ in range(2 if self.device.type == "cuda" else 1):  # on a GPU, the first call is no measure
                 begun = time.monotonic()
                 with self.averaged() as model, torch.no_grad():
-                    model.run(self.check.item(0, 0, 0).to(self.device).problem).image.cpu()
+                    model.run(self.check.item(0, 0, 0, self.device).problem).image.cpu()
                 one = time.monotonic() - begun
             one, left = self._agree(one, self.clock.remaining)
             ranks, count = self.fabric.world_size, len(self.check.slots)

@@ -74,7 +74,7 @@ def validate(
     drawn: list[Panel] = []
     for number in range(rank, len(recipe.slots), count):
         stop()
-        batch = recipe.item(0, number, number).to(device)
+        batch = recipe.item(0, number, number, device)
         with torch.no_grad():
             image = model.run(batch.problem).image
         values = _scores(batch, image)
