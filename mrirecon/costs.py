@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -89,17 +88,3 @@ def costs(method: str, options: Mapping[str, object] | None = None, *, size: int
     pixels = (size / n) ** 2
     count = sum(w.numel() for w in model.parameters())
     return Costs(count, counter.get_total_flops() * pixels / 1e9, peak * pixels / 2**20)
-
-
-def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return how many cores this process may use: those it may run on, less where a control group allows less."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
-    for quota, period in ((root / "cpu.max", None), (root / "cpu/cpu.cfs_quota_us", root / "cpu/cpu.cfs_period_us")):
-        try:
-            words = quota.read_text().split() + ([] if period is None else period.read_text().split())
-            if float(words[0]) > 0:
-                cores = min(cores, float(words[0]) / float(words[1]))
-        except (OSError, ValueError, IndexError):
-            continue
-    return cores

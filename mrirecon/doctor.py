@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from mrirecon.costs import usable_cores
+from mrirecon.threads import usable_cores
 
 Verdict = Literal["ok", "look", "bad"]
 
