@@ -194,7 +194,9 @@ def _levelling(scan: Scan) -> Whitening | None:
 
 def note_loud(scan: Scan, item: int) -> None:
     """Note coils of an item whose noise is many times that of the others: they spoil what all see."""
-    factor = loudness(scan.kspace(item), scan.mask(item)) if scan.coils > 2 and not scan.blank(item) else np.ones(1)
+    if scan.coils <= 2 or scan.blank(item) or not scan.usable([item]):
+        return
+    factor = loudness(scan.kspace(item), scan.mask(item))
     if factor.max() > 1:
         scan.note(f"{_told_of_loud(factor)}: the image will suffer by it; --whiten auto prevents that")
 
