@@ -112,9 +112,9 @@ def test_images_without_sidecar_are_named_by_their_folder(tmp_path):
     assert "cannot be read" in read_sidecar(image.path, "theirs").notes[0]
     deep = (
         '{"options":'
-        + '{"a":' * 300
+        + '{"a":' * 30
         + "1"
-        + "}" * 300
+        + "}" * 30
         + ', "seconds": [1, 1e999, -3, "x", 1'
         + "0" * 400
         + '], "method": ["x"]}'
