@@ -171,7 +171,7 @@ def _grown(products: Products, guess: np.ndarray) -> list[_Found]:
     solutions: list[_Found] = []
     largest = 0.0
     for share in _SHARES:
-        if share <= largest:
+        if share <= largest or round(len(products[0]) * share) < _FEWEST:
             continue
         supposed = guess
         for _ in range(_LOOKS):
