@@ -12,7 +12,7 @@ from torch import Tensor
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import PRIOR_POWER, crop_weights, espirit
 from mrirecon.coils.folding import FOLDED, second_share
-from mrirecon.coils.noise import noise_deviation
+from mrirecon.coils.noise import NoiseLevel, measure_noise, noise_deviation
 from mrirecon.coils.walsh import walsh
 from mrirecon.errors import CalibrationError, InputError, UsageError
 from mrirecon.io import Scan
@@ -146,6 +146,32 @@ def item_maps(
         raise
     told = f"ESPIRiT, {size} calibration region" + (", two sets" if sets == 2 else "")
     return ItemMaps(ours.maps, told, values=ours.values, crop=o.crop)
+
+
+def item_noise(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
+    """Measure the noise of one item from its own k-space, or from a separate calibration scan where that shows more.
+
+    Where the k-space has no calibration region, only upper bounds can be measured from it (`measure_noise`); signal
+    raises them, and with them every weight that follows the noise. A calibration region acquired separately has a null
+    space. Its bandwidth may differ, so its covariance is scaled down to those bounds where it exceeds them.
+
+    Args:
+        scan: the item's scan.
+        item: which.
+        kspace: (C, *space) complex, centred.
+        mask: (*space), true where sampled.
+
+    """
+    own = measure_noise(kspace, mask)
+    if own.low > 0 or scan.calibration is None:
+        return own
+    region = calibration_data(scan, item, kspace, mask, max(scan.calibration.shape))
+    separate = measure_noise(region, np.ones(region.shape[1:], dtype=bool))
+    total, bound = float((separate.deviation**2).sum()), float((own.deviation**2).sum())
+    if separate.low == 0 or total == 0:
+        return own
+    covariance = separate.covariance * min(1.0, bound / total)
+    return replace(separate, covariance=covariance, source=f"{separate.source}, acquired separately")
 
 
 def look_at_field_of_view(scan: Scan, item: int = 0) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrirecon.calibrate import EspiritOptions, ItemMaps, Source, item_maps
+from mrirecon.calibrate import EspiritOptions, ItemMaps, Source, item_maps, item_noise
 from mrirecon.checkpoints import Trained, load_model, shipped
 from mrirecon.choice import SECOND_OPINION, Group, choose, outside_of, summary, tasks
 from mrirecon.coils.noise import measure_noise
@@ -217,6 +217,9 @@ class _Job:
     def _weighed(self) -> bool:
         return self.method == SECOND_OPINION or "lam" in find(self.method).schema.model_fields
 
+    def _follows_noise(self, use: Use) -> bool:
+        return use == "informed" or (self._weighed and "lam" not in self.settings)
+
     def skip(self, items: Sequence[int], reason: str) -> None:
         """Note why images are zero; they have no iterates."""
         self.out.reasons += [reason] * len(items)
@@ -264,7 +267,8 @@ class _Job:
             maps = self._maps(item, kspace, mask)
             if use == "cropped" and maps.sees_nothing:  # a batch of one, for it is no network
                 return self._nothing(items, "no object, as its coil maps tell")
-            posed.append((*pose(kspace, mask, maps, use, device=self.device), maps.gain))
+            noise = item_noise(self.scan, item, kspace, mask).covariance if self._follows_noise(use) else None
+            posed.append((*pose(kspace, mask, maps, use, device=self.device, noise=noise), maps.gain))
             del maps  # the problem has its own, weighted
         sets = [p.maps.shape[1] for p, _, _ in posed]
         if len(set(sets)) > 1:  # they cannot be stacked
@@ -317,7 +321,13 @@ def _stack(problems: list[Problem]) -> Problem:
 
 
 def pose(
-    kspace: np.ndarray, mask: np.ndarray, maps: ItemMaps, use: Use, *, device: torch.device | str = "cpu"
+    kspace: np.ndarray,
+    mask: np.ndarray,
+    maps: ItemMaps,
+    use: Use,
+    *,
+    device: torch.device | str = "cpu",
+    noise: np.ndarray | None = None,
 ) -> tuple[Problem, Tensor]:
     """Return the problem of one item as a batch of one, and the weight (1, M, *space) its image is to be given.
 
@@ -325,6 +335,15 @@ def pose(
     plain combination is ``cropped`` to it. A regularized method is ``weighted``: it solves for u with the maps S·w and
     shows x = w·u. A network is ``informed``: it has S everywhere, so that what it is to find is what explains the
     data, and w beside it; cropped maps would ask it to explain a scalp at the edge of the crop and yet to dim it.
+
+    Args:
+        kspace: (C, *space) complex, centred.
+        mask: (*space), true where sampled.
+        maps: of the item.
+        use: what the method makes of them.
+        device: where the problem is to lie.
+        noise: (C, C) covariance of the samples; None: it is measured from the k-space where it is needed.
+
     """
     prior = maps.prior()
     one = torch.ones_like(prior)
@@ -332,12 +351,11 @@ def pose(
     if use != "informed":
         sensitivities = maps.maps * prior.unsqueeze(2) if use == "weighted" else maps.cropped()
     sampled = torch.from_numpy(mask.astype(np.float32))[None, None]
-    if use != "informed":
-        problem = Problem(torch.from_numpy(kspace)[None], sampled, sensitivities)
-    else:
-        # Measured once: the start, the problems with hidden samples and what they fall back to all need it.
-        noise = torch.from_numpy(measure_noise(kspace, mask).covariance).to(sensitivities.dtype)[None]
-        problem = Problem(torch.from_numpy(kspace)[None], sampled, sensitivities, prior, noise=noise)
+    if noise is None and use == "informed":  # once: whatever such a method starts from or falls back to needs it
+        noise = measure_noise(kspace, mask).covariance
+    covariance = None if noise is None else torch.from_numpy(noise).to(sensitivities.dtype)[None]
+    informed = prior if use == "informed" else None
+    problem = Problem(torch.from_numpy(kspace)[None], sampled, sensitivities, informed, noise=covariance)
     return problem.to(device), (prior if use == "weighted" else one).to(device)
 
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrirecon.calibrate import ItemMaps, item_maps
-from mrirecon.coils.noise import NoiseLevel, measure_noise
+from mrirecon.calibrate import ItemMaps, item_maps, item_noise
+from mrirecon.coils.noise import NoiseLevel
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError
 from mrirecon.heldout import hide
@@ -105,8 +105,8 @@ def examine(
         raise InputError("a fully sampled scan needs no such check", where=scan.where(item))
     maps = item_maps(scan, item, kspace, mask)
     use = find(method).use
-    problem, prior = pose(kspace, mask, maps, use)
-    level = _level(scan, kspace, mask)
+    level = _level(scan, item, kspace, mask)
+    problem, prior = pose(kspace, mask, maps, use, noise=level.covariance)
     deviation = float(np.sqrt((level.deviation**2).mean()))
     with torch.inference_mode():
         solve = _solver(method, model, problem)
@@ -140,12 +140,12 @@ def examine(
     )
 
 
-def _level(scan: Scan, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
+def _level(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
     """Return the noise of an item: white where the scan was whitened by a noise scan, else as its data show it."""
     if isinstance(scan, Prepared) and scan.whitening is not None and scan.noise is not None:
         error = (len(kspace) * scan.noise.shape[1]) ** -0.5
         return NoiseLevel(np.eye(len(kspace), dtype=np.complex128), 1 - error, 1 + error, "the noise scan")
-    return measure_noise(kspace, mask)
+    return item_noise(scan, item, kspace, mask)
 
 
 def pseudo_replicas(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mrirecon.calibrate import item_maps
+from mrirecon.calibrate import item_maps, item_noise
 from mrirecon.cli import main
 from mrirecon.coils.noise import loudness, measure_noise, noise_deviation
 from mrirecon.data.phantom import phantom
@@ -62,6 +62,12 @@ def scan_of(snr, coils=8, family="poisson", covariance=None, calibration=20, rat
     root = np.linalg.cholesky(np.eye(coils) if covariance is None else covariance)
     noise = np.tensordot(root, white(kspace.shape, seed), axes=1) * sigma
     return ((kspace + noise) * mask).astype(np.complex64), mask, image, sigma
+
+
+def kspace_with_noise(coils, sigma, seed=0):
+    """Return fully sampled k-space (C, y, x) with noise of deviation σ."""
+    kspace, _ = clean(coils)
+    return (kspace + white(kspace.shape, seed) * sigma).astype(np.complex64)
 
 
 # The noise itself.
@@ -126,6 +132,36 @@ def test_without_a_calibration_region_it_is_an_upper_bound():
     level = measure_noise(kspace * mask, mask)
     assert level.low == 0
     assert (level.deviation * level.high > sigma).all()
+
+
+@pytest.mark.parametrize("lines", [0, 1, 4])
+def test_a_few_central_lines_show_no_null_space(lines):
+    kspace, _, _, sigma = scan_of(120, 16, "equispaced")
+    full = kspace_with_noise(16, sigma)
+    mask = np.zeros(SPACE, dtype=bool)
+    mask[:, ::2] = True
+    mask[:, 56 - lines // 2 : 56 + (lines + 1) // 2] = True
+    level = measure_noise(full * mask, mask)
+    assert level.low == 0, "a bound, for these lines are all signal"
+
+
+@pytest.mark.parametrize("louder", [1.0, 3.0])
+def test_a_separate_calibration_scan_tells_the_noise_of_regular_undersampling(louder, tmp_path):
+    _, _, _, sigma = scan_of(60, 16, "equispaced")
+    full = kspace_with_noise(16, sigma)
+    mask = np.zeros(SPACE, dtype=bool)
+    mask[:, ::2] = True
+    acs = (louder * kspace_with_noise(16, sigma, seed=1)[:, :, 44:68]).astype(np.complex64)
+    np.savez(tmp_path / "a.npz", kspace=(full * mask)[None], calibration=acs[None], axes="slice,coil,y,x")
+    scan = read(tmp_path / "a.npz")
+    level = item_noise(scan, 0, scan.kspace(0), scan.mask(0))
+    found = np.sqrt((level.deviation**2).mean()) / sigma
+    assert level.low > 0
+    if louder == 1:
+        assert found == pytest.approx(1, abs=0.05)
+    else:
+        bound = measure_noise(scan.kspace(0), scan.mask(0)).deviation
+        assert found == pytest.approx(np.sqrt((bound**2).mean()) / sigma, rel=1e-6), "not above what k-space allows"
 
 
 # Weights.

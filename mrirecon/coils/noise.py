@@ -10,8 +10,7 @@ from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.null_space import NullSpace, null_space_noise
 
 _SMALLEST = 12  # a calibration region narrower than this along every axis shows no background
-
-
+_NARROWEST = 6  # along each axis that is undersampled: fewer lines are all signal, and show no null space
 _LONGEST = (64, 24, 16)  # samples of the calibration region along its axes, the longest first: more cost more
 _ROUNDING = 5e-7  # of the largest sample: noise below it is that of single precision
 _MARGIN = 2.0  # of the bound by the dimensions that hold least, whose coils may not be white
@@ -65,7 +64,7 @@ def measure_noise(kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
     outer = _median_deviation(far)
     region = kspace[(slice(None), *box)]
     found = None
-    if region.size:
+    if region.size and all(s.stop - s.start >= min(n, _NARROWEST) for s, n in zip(box, mask.shape, strict=True)):
         largest = np.abs(region).reshape(coils, -1).max(1)
         floor = _ROUNDING * float(largest.max())
         heard = np.flatnonzero(largest > 0)
