@@ -12,7 +12,9 @@ echo "ruff: style"
 echo "mypy: types"
 .venv/bin/mypy --no-error-summary || failed="$failed mypy"
 echo "pytest: tests"
-.venv/bin/python -m pytest -q "$@" || failed="$failed pytest"
+# one process a core, each with one thread of torch; more than eight only cost memory
+workers="$(.venv/bin/python -c 'from mrirecon.threads import usable_cores; print(min(8, usable_cores()))')"
+.venv/bin/python -m pytest -q -n "$workers" --dist worksteal "$@" || failed="$failed pytest"
 if [ -n "$failed" ]; then
     echo "FAILED:$failed" >&2
     exit 1

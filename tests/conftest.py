@@ -20,7 +20,8 @@ REAL = Path(os.environ.get("MRIRECON_DATA", Path(__file__).parents[2] / "shared"
 
 @pytest.fixture(autouse=True, scope="session")
 def _threads():
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    alone = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) == 1
+    torch.set_num_threads(min(2, os.cpu_count() or 1) if alone else 1)
 
 
 @pytest.fixture(scope="session")
