@@ -193,7 +193,7 @@ def test_maps_of_the_sensitivity_network_have_unit_length():
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_it_learns_one_slice(name):
-    """300 steps of Adam bring the error below a tenth of the zero-filled image's."""
+    """At most 300 steps of Adam bring the error below a tenth of the zero-filled image's."""
     torch.manual_seed(0)
     p, full = known_problem((32, 32), coils=4, rate=3, snr=200.0)
     zero = p.adjoint
@@ -208,13 +208,16 @@ def test_it_learns_one_slice(name):
     def error(x):
         return (x - truth).abs().square().sum() / scale**2
 
+    goal = 0.1 * error(zero).item()
     for _ in range(300):
         optimizer.zero_grad()
         loss = error(model(p))
+        if loss.item() < goal:
+            break
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    assert loss.item() < 0.1 * error(zero).item()
+    assert loss.item() < goal
 
 
 def test_costs_are_counted():
