@@ -12,6 +12,7 @@ import typer
 from mrirecon import __version__
 from mrirecon.cli import doctor, evaluate, inspect, masks, models, reconstruct, report, study, training, trust
 from mrirecon.cli.console import Settings
+from mrirecon.cli.derived import Derived
 from mrirecon.cli.envelope import run
 from mrirecon.threads import wait_passively
 
@@ -31,18 +32,18 @@ app = typer.Typer(
 )
 app.command()(inspect.demo)
 app.command()(inspect.info)
-app.command("reconstruct")(reconstruct.reconstruct)
-app.command()(reconstruct.calibrate)
-app.command()(reconstruct.convert)
-app.command("evaluate")(evaluate.evaluate)
-app.command()(evaluate.compare)
+app.command("reconstruct", cls=Derived)(reconstruct.reconstruct)
+app.command(cls=Derived)(reconstruct.calibrate)
+app.command(cls=Derived)(reconstruct.convert)
+app.command("evaluate", cls=Derived)(evaluate.evaluate)
+app.command(cls=Derived)(evaluate.compare)
 app.command("report")(report.report)
 app.command("trust")(trust.trust)
 app.command()(trust.detect)
 app.command("study")(study.study)
 app.command()(training.train)
 app.add_typer(training.app)
-app.command()(training.simulate)
+app.command(cls=Derived)(training.simulate)
 app.add_typer(masks.app)
 app.add_typer(models.app)
 app.command()(inspect.methods)

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mrirecon.errors import UsageError
-from mrirecon.masks import FAMILIES
+from mrirecon.masks.registry import drawn_families
+from mrirecon.registries import OneOf
 
 
 def _ascending(pair: list[Any]) -> list[Any]:
@@ -131,7 +132,7 @@ class Buffer(Section):
 class MaskDraw(Section):
     """One family of masks that items are undersampled with."""
 
-    family: Literal["random", "equispaced", "gaussian1d", "gaussian2d", "poisson"]
+    family: Annotated[str, OneOf(drawn_families)]
     acceleration: Annotated[list[Annotated[float, Field(ge=1, le=64)]], BeforeValidator(_choices)] = Field(
         min_length=1, description="choices"
     )
@@ -141,8 +142,6 @@ class MaskDraw(Section):
     axis: Literal["x", "y", "either"] = Field("either", description="undersampled axis of lines")
     weight: Positive = Field(1.0, description="how often it is drawn, relative to the others")
 
-
-assert {"random", "equispaced", "gaussian1d", "gaussian2d", "poisson"} < set(FAMILIES)
 
 DEFAULT_MASKS = [
     MaskDraw(family="random", acceleration=[4.0, 8.0]),
