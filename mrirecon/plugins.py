@@ -18,7 +18,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 
 from mrirecon.errors import MriReconError, UsageError
@@ -35,6 +36,7 @@ class Plugin:
 
 
 _loaded: dict[str, Plugin] = {}
+_groups: set[str] = set()
 _files: list[Path] = []
 
 
@@ -85,7 +87,9 @@ def load_installed(group: str) -> None:
         UsageError: one of them cannot be imported; with its package, entry point, file and line.
 
     """
-    for point in entry_points(group=f"mrirecon.{group}"):
+    if group in _groups:
+        return
+    for point in _installed().select(group=f"mrirecon.{group}"):
         name = describe(point)
         if name in _loaded:
             continue
@@ -95,17 +99,23 @@ def load_installed(group: str) -> None:
             package = point.dist.name if point.dist is not None else point.module
             raise _broken(name, error, None, f"mend it, or remove it: pip uninstall {package}") from None
         _loaded[name] = Plugin(name, point.value)
+    _groups.add(group)
 
 
-def load_all() -> list[tuple[str, MriReconError]]:
-    """Load every installed plug-in; return those that are broken, by name."""
-    broken: dict[str, MriReconError] = {}
+@cache
+def _installed() -> EntryPoints:
+    return entry_points()
+
+
+def load_all() -> list[MriReconError]:
+    """Load every installed plug-in; return an error for each group with a broken one."""
+    broken = []
     for group in GROUPS:
         try:
             load_installed(group)
         except MriReconError as error:
-            broken[error.what] = error
-    return list(broken.items())
+            broken.append(error)
+    return broken
 
 
 def describe(point: EntryPoint) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mrirecon import __version__
+from mrirecon import __version__, plugins
 from mrirecon.cli import doctor, evaluate, inspect, masks, models, reconstruct, report, study, training, trust
 from mrirecon.cli.console import Settings
 from mrirecon.cli.derived import Derived
@@ -60,9 +61,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def common(
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", help="FILE.py that registers methods, masks, ...; repeatable."),
+    ] = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
 ) -> None:
     """Reconstruct accelerated MRI: y = M F S x + n. For research, not for diagnosis."""
+    plugins.load_files(plugin or [])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from mrirecon.inference import sense_reference
 from mrirecon.io import read
 from mrirecon.io.grid import Grid, grid_of
-from mrirecon.io.identify import sniff
 from mrirecon.io.images import holds_images, open_store, read_placed_image
+from mrirecon.io.readers import sniff
 from mrirecon.io.select import select_images
 from mrirecon.metrics.presets import SIGNED, Preset
 from mrirecon.prepared import Prepared, prepare_like
