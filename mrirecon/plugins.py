@@ -127,7 +127,10 @@ def describe(point: EntryPoint) -> str:
 def _broken(name: str, error: Exception, file: Path | None, fix: str) -> UsageError:
     """Return the error for a plug-in that raised one: the last line of its own code, and what Python says."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if file is None or Path(f.filename) == file]
+    ours = str(Path(__file__).parent)
+    own = [f for f in frames if not f.filename.startswith(("<", ours)) and "importlib" not in f.filename]
+    if file is not None:
+        own = [f for f in frames if Path(f.filename) == file]
     where = f"{own[-1].filename}:{own[-1].lineno}" if own else str(file or "")
     if isinstance(error, SyntaxError) and error.filename:
         where = f"{error.filename}:{error.lineno}"

@@ -143,11 +143,8 @@ class MaskDraw(Section):
     weight: Positive = Field(1.0, description="how often it is drawn, relative to the others")
 
 
-DEFAULT_MASKS = [
-    MaskDraw(family="random", acceleration=[4.0, 8.0]),
-    MaskDraw(family="equispaced", acceleration=[4.0, 8.0]),
-    MaskDraw(family="gaussian2d", acceleration=[4.0, 8.0]),
-]
+def _default_masks() -> list[MaskDraw]:
+    return [MaskDraw(family=name, acceleration=[4.0, 8.0]) for name in ("random", "equispaced", "gaussian2d")]
 
 
 _RENAMED = {
@@ -187,7 +184,7 @@ class Data(Section):
     buffer: Buffer = Field(default_factory=Buffer)
     val_items: Annotated[int, Field(ge=1)] = Field(24, description="items that validation looks at")
     simulation: Simulation = Field(default_factory=Simulation)
-    masks: list[MaskDraw] = Field(DEFAULT_MASKS, min_length=1)
+    masks: list[MaskDraw] = Field(default_factory=_default_masks, min_length=1)
 
     @model_validator(mode="before")
     @classmethod
