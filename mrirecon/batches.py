@@ -18,13 +18,13 @@ from mrirecon.io import sidecar_path
 from mrirecon.io.atomic import resources
 from mrirecon.io.bruker import bruker
 from mrirecon.io.formats import named_format
+from mrirecon.io.readers import suffixes
 from mrirecon.jobs import as_finished, reconstruct_file
 from mrirecon.registry import methods
 from mrirecon.request import Request, output_path, stamp
 from mrirecon.targets import refuse_same_targets
 from mrirecon.text import parse_json, portable, utf8
 
-READ = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".dat", ".mat", ".mrd")
 WAITS = (1.0, 5.0, 15.0)  # seconds before what is still being written is tried again
 _RECENT = 10.0  # seconds since a file was last written to, within which it may be unfinished
 _PROBE = 64 << 10  # bytes
@@ -139,8 +139,8 @@ def expand(files: Sequence[Path], output: Path, request: Request | None = None) 
     for path in files:
         if path.is_dir():
             there = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-            inside = [p for p in there if p.suffix.lower() in READ and not _ours(p)]
-            fix, why = "name a folder with k-space files", f"none of {', '.join(READ)}"
+            inside = [p for p in there if p.name.lower().endswith(suffixes("kspace")) and not _ours(p)]
+            fix, why = "name a folder with k-space files", f"none of {', '.join(suffixes('kspace'))}"
         elif has_magic(str(path)) and not path.exists():
             inside = [Path(p) for p in sorted(glob(str(path), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
             fix, why = "check the pattern; ** stands for any folders", "nothing matches"

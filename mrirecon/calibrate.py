@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 
 from mrirecon.coils.calibration import find_calibration
-from mrirecon.coils.espirit import PRIOR_POWER, crop_weights, espirit
+from mrirecon.coils.espirit import PRIOR_POWER, CoilMaps, crop_weights
 from mrirecon.coils.folding import FOLDED, second_share
 from mrirecon.coils.noise import NoiseLevel, measure_noise, noise_deviation
-from mrirecon.coils.walsh import walsh
+from mrirecon.coils.registry import CALIBRATIONS
 from mrirecon.errors import CalibrationError, InputError, UsageError
 from mrirecon.io import Scan
-from mrirecon.operators import root_sum_of_squares
 
 Sets = Literal[1, 2, "auto"]
-Source = Literal["auto", "file", "espirit", "walsh", "sigpy", "unit"]
+Source = str  # "auto", or the name of a registered calibration, see `mrirecon.coils.registry.CALIBRATIONS`
 
 
 @dataclass(frozen=True)
@@ -102,50 +101,37 @@ def item_maps(
     Raises:
         CalibrationError: no region to estimate maps from, or one that is too small.
         InputError: ``file`` asked for and the file has none.
-        UsageError: two sets asked for of a source that has one.
+        UsageError: two sets asked for of a source that has one; no such source.
 
     """
     o, space = options or EspiritOptions(), tuple(mask.shape)
     stored = scan.maps(item) if source in ("auto", "file") else None
     if stored is not None:
-        maps = torch.from_numpy(np.ascontiguousarray(stored))[None]
-        gain = float(root_sum_of_squares(maps, 2).amax())
+        maps, gain = CALIBRATIONS["file"].build(torch.from_numpy(np.ascontiguousarray(stored))[None])
         if gain == 0:
             raise InputError("the coil maps are all zero", where=scan.where(item), fix="use --maps espirit")
-        return ItemMaps(maps / gain, f"file, divided by {gain:.4g}", gain)
+        return ItemMaps(maps, f"file, divided by {gain:.4g}", gain)
     if source == "file":
         raise InputError("the file holds no coil maps", where=str(scan.path), fix="use --maps espirit, or --maps FILE")
-    if source == "unit" or scan.coils == 1:
-        maps = torch.full((1, 1, scan.coils, *space), scan.coils**-0.5, dtype=torch.complex64)
-        return ItemMaps(maps, "one coil" if scan.coils == 1 else "unit")
-    if o.sets == 2 and source in ("walsh", "sigpy"):
+    calibration = CALIBRATIONS.find("unit" if scan.coils == 1 else "espirit" if source == "auto" else source)
+    label = calibration.label or calibration.name
+    if calibration.reads == "nothing":
+        return ItemMaps(calibration.build(scan.coils, space), "one coil" if scan.coils == 1 else label)
+    if o.sets == 2 and "sets" not in calibration.options:
         raise UsageError(f"--maps {source} gives one set of maps", fix="leave --map-sets out, or use --maps espirit")
     region = calibration_data(scan, item, kspace, mask, o.size)
     size = "×".join(map(str, region.shape[1:]))
     try:
-        sets = _number_of_sets(scan, item, region, kspace, mask, o, source)
-        if source == "sigpy":
-            from mrirecon.second_opinion import sigpy_maps
-
-            found = sigpy_maps(region, space, kernel=o.kernel, threshold=o.threshold)
-            return ItemMaps(torch.from_numpy(found)[None, None], f"sigpy, {size} calibration region")
-        if source == "walsh":
-            return ItemMaps(
-                walsh(torch.from_numpy(region)[None], space), f"adaptive (Walsh), {size} calibration region"
-            )
-        ours = espirit(
-            torch.from_numpy(region)[None],
-            space,
-            sets=sets,
-            kernel=o.kernel,
-            threshold=o.threshold,
-            crop=0,
-        )
+        sets = _number_of_sets(scan, item, region, kspace, mask, o, several="sets" in calibration.options)
+        given: dict[str, object] = {"sets": sets, "kernel": o.kernel, "threshold": o.threshold}
+        given = {name: value for name, value in given.items() if name in calibration.options}
+        found = calibration.build(torch.from_numpy(region)[None], space, **given)
     except CalibrationError as error:
         error.where = error.where or scan.where(item)
         raise
-    told = f"ESPIRiT, {size} calibration region" + (", two sets" if sets == 2 else "")
-    return ItemMaps(ours.maps, told, values=ours.values, crop=o.crop)
+    maps, values = (found.maps, found.values) if isinstance(found, CoilMaps) else (found, None)
+    told = f"{label}, {size} calibration region" + (", two sets" if maps.shape[1] == 2 else "")
+    return ItemMaps(maps, told, values=values, crop=o.crop)
 
 
 def item_noise(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
@@ -178,7 +164,7 @@ def look_at_field_of_view(scan: Scan, item: int = 0) -> None:
     """Note where the field of view seems smaller than the object, as far as calibration data tell."""
     kspace, mask, o = scan.kspace(item), scan.mask(item), EspiritOptions()
     if scan.coils > 1:
-        _number_of_sets(scan, item, calibration_data(scan, item, kspace, mask, o.size), kspace, mask, o, "espirit")
+        _number_of_sets(scan, item, calibration_data(scan, item, kspace, mask, o.size), kspace, mask, o)
 
 
 def _number_of_sets(
@@ -188,7 +174,7 @@ def _number_of_sets(
     kspace: np.ndarray,
     mask: np.ndarray,
     options: EspiritOptions,
-    source: Source,
+    several: bool = True,
 ) -> int:
     """Return how many sets of maps to estimate, and note where the object exceeds the field of view."""
     kernel = options.kernel
@@ -204,7 +190,7 @@ def _number_of_sets(
     )
     if share <= FOLDED:
         return 1
-    two = options.sets == "auto" and source in ("auto", "espirit")
+    two = options.sets == "auto" and several
     once = not any(_SMALL in note for note in scan.notes)
     if once:
         scan.note(

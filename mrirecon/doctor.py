@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from mrirecon import plugins
 from mrirecon.threads import usable_cores
 
 Verdict = Literal["ok", "look", "bad"]
@@ -53,7 +54,7 @@ def examine() -> list[Finding]:
     """Return every finding; nothing is written but one empty file in the current and the temporary folder."""
     questions: tuple[Callable[[], list[Finding]], ...] = (
         *(_versions, _compromised, _torchvision, _extras, _threads, _allocator, _memory),
-        *(_disks, _locking, _case, _bart, _gpu),
+        *(_disks, _locking, _case, _bart, _gpu, _plugins),
     )
     return [finding for question in questions for finding in question()]
 
@@ -242,6 +243,16 @@ def _gpu() -> list[Finding]:
         fix = "install a build of torch for CUDA: https://pytorch.org/get-started"
         return [Finding("GPU", "look", f"{'; '.join(cards)}, and torch {build} cannot use it", fix)]
     return [Finding("GPU", "ok", "; ".join(cards))]
+
+
+def _plugins() -> list[Finding]:
+    """Import all plug-ins, as every command does that uses them."""
+    broken = [
+        Finding("plug-in", "bad", f"{error.what}: {error.why}, {error.where}", error.fix or "")
+        for error in plugins.load_all()
+    ]
+    found = [Finding("plug-in", "ok", plugin.name) for plugin in plugins.loaded()]
+    return [*broken, *found] or [Finding("plug-ins", "ok", "none")]
 
 
 def _name(requirement: str) -> str:

@@ -72,7 +72,9 @@ def register(*, maps: bool = True, weighted: bool = False, learned: bool = False
 def methods() -> dict[str, Method]:
     """Return all registered methods by name."""
     import mrirecon.methods  # noqa: F401 - registers them; here, because that file imports this one
+    from mrirecon import plugins
 
+    plugins.load_installed("methods")
     return dict(_METHODS)
 
 

@@ -10,12 +10,12 @@ from mrirecon.calibrate import EspiritOptions, calibrate, item_maps
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import _row_space, crop_weights, espirit
 from mrirecon.coils.noise import noise_deviation
+from mrirecon.coils.sigpy_maps import sigpy_maps
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import CalibrationError, SignalError, UsageError
 from mrirecon.io import read, write_kspace
 from mrirecon.masks import make_mask
-from mrirecon.second_opinion import sigpy_maps
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_the_truth(scan):
 def test_sigpy_agrees(scan):
     kspace, _, inside = scan
     region = middle(kspace)
-    theirs = sigpy_maps(region[0].numpy(), (97, 84), kernel=6, threshold=0.02, crop=0)
+    theirs = sigpy_maps(region, (97, 84), kernel=6, threshold=0.02, crop=0)[0, 0].numpy()
     ours = espirit(region, (97, 84), threshold=0.02, crop=0).maps[0, 0].numpy()
     assert np.median(distance(ours, theirs)[inside]) < 1e-3
 
@@ -168,7 +168,7 @@ def test_sigpy_agrees_to_the_edge_of_the_field_of_view():
     # sigpy iterates without a stopping rule: where two eigenvalues are close, it has not arrived
     exact = espirit(region, (90, 75), sets=2, crop=0, coarse=1, power_steps=0)
     one = ((exact.values[0, 0] > 0.7) & (exact.values[0, 0] - exact.values[0, 1] > 0.1)).numpy()
-    theirs = sigpy_maps(region[0].numpy(), (90, 75), kernel=6, threshold=0.02, crop=0)
+    theirs = sigpy_maps(region, (90, 75), kernel=6, threshold=0.02, crop=0)[0, 0].numpy()
     ours = espirit(region, (90, 75), crop=0).maps[0, 0].numpy()
     assert one.mean() > 0.2
     assert distance(ours, theirs)[one].max() < 0.05

@@ -27,8 +27,8 @@ from mrirecon.evaluate.misfit import misfits
 from mrirecon.inference import sense_reference
 from mrirecon.io import read, read_image, write_image
 from mrirecon.metrics import magnitude, scores
-from mrirecon.presets import PRESETS, score_volume
-from mrirecon.sharpness import gmsd, hfen
+from mrirecon.metrics.presets import PRESETS, score_volume
+from mrirecon.metrics.sharpness import gmsd, hfen
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 FULL, TWIN = SAMPLES / "brain_full.h5", SAMPLES / "brain_4x.h5"

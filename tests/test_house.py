@@ -12,7 +12,20 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mrirecon"
 # A file imports only from rooms above it, and from its own.
 ORDER = [
-    *("errors", "text", "threads", "precision", "operators", "wavelets", "sparsity", "problem", "scale", "solvers"),
+    *(
+        "errors",
+        "plugins",
+        "registries",
+        "text",
+        "threads",
+        "precision",
+        "operators",
+        "wavelets",
+        "sparsity",
+        "problem",
+        "scale",
+        "solvers",
+    ),
     *("networks", "reversible", "engine", "hardware"),
     *(
         "updates",
@@ -26,9 +39,8 @@ ORDER = [
         "methods",
         "costs",
         "metrics",
-        "losses",
     ),
-    *("presets", "sharpness", "lesions"),
+    "lesions",
     *(
         "io",
         "pictures",

@@ -6,11 +6,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from mrirecon.config.loss import LossSettings
 from mrirecon.errors import UsageError
-from mrirecon.losses import Loss, LossSettings, step_weights
 from mrirecon.metrics import object_mask, ssim
 from mrirecon.registry import build
 from mrirecon.scale import percentile_scale
+from mrirecon.training.objective import Loss, step_weights
 from tests.problems import random_problem
 
 

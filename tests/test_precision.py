@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mrirecon.config.loss import LossSettings
 from mrirecon.errors import UsageError
-from mrirecon.losses import Loss, LossSettings
 from mrirecon.operators import norm
 from mrirecon.problem import Problem
 from mrirecon.scale import percentile_scale, smooth_phase
 from mrirecon.solvers import conjugate_gradient
 from mrirecon.sparsity import TotalVariation, WaveletL1
+from mrirecon.training.objective import Loss
 from tests.problems import draw, known_problem, random_problem
 from tests.test_methods import ALL, CLASSICAL, LEARNED, make
 from tests.test_operators import examples

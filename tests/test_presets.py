@@ -14,8 +14,8 @@ from skimage import metrics as oracle
 from mrirecon.errors import InputError
 from mrirecon.evaluate import Options, evaluate, reference_images
 from mrirecon.io import write_image, write_kspace
-from mrirecon.presets import PRESETS, otsu_hull, score_volume
-from mrirecon.sharpness import gmsd, hfen, laplacian_of_gaussian
+from mrirecon.metrics.presets import PRESETS, otsu_hull, score_volume
+from mrirecon.metrics.sharpness import gmsd, hfen, laplacian_of_gaussian
 from tests.goldens.make_metrics import files, volumes
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens/metrics.json").read_text())

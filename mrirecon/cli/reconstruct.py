@@ -19,12 +19,10 @@ from mrirecon.errors import MriReconError, PartialFailure, UsageError
 if TYPE_CHECKING:
     from mrirecon.batches import Outcome
 
-SOURCES = ("auto", "file", "espirit", "walsh", "sigpy", "unit")
 KINDS = ("auto", "kspace", "images")
 PRECISIONS = ("float32", "bfloat16", "auto")
-FORMATS = ("h5", "npz", "cfl", "nii", "dicom", "png")
 Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
-Format = Annotated[str | None, typer.Option(help="h5, npz, cfl, nii, dicom, png; by default the name tells.")]
+Format = Annotated[str | None, typer.Option(help="{formats}; by default the name tells.")]
 Sets = Annotated[str, typer.Option("--map-sets", help="auto, 1, or 2: two where the object exceeds the field of view.")]
 
 
@@ -34,9 +32,7 @@ def reconstruct(
         Path, typer.Option("--output", "-o", help="File, or folder for NAME_METHOD.h5; here if left out.")
     ] = Path(),
     method: Annotated[str, typer.Option("--method", "-m", help="auto, or one that `mrirecon methods` lists.")] = "auto",
-    maps: Annotated[
-        str, typer.Option(help="auto, espirit, walsh, sigpy, file, unit, or a file with coil maps.")
-    ] = "auto",
+    maps: Annotated[str, typer.Option(help="{calibrations}, or a file with coil maps.")] = "auto",
     map_sets: Sets = "auto",
     combine: pre.Combine = None,
     whiten: pre.Whiten = "loud",
@@ -91,6 +87,9 @@ def reconstruct(
     as_json: AsJson = False,
 ) -> None:
     """Reconstruct k-space files; without a method it chooses one for what it finds, and says why."""
+    from mrirecon.coils.registry import CALIBRATIONS
+    from mrirecon.io.formats import FORMATS
+
     chosen: dict[str, Any] = {"method": method, "mask": mask, "axes": axes, "dataset": dataset, "device": device}
     chosen |= {"items": items}
     chosen |= {"format": _one_of(format, FORMATS, "--format"), "reference": reference, "seed": seed}
@@ -99,7 +98,7 @@ def reconstruct(
     chosen |= {"nan": _one_of(nan, ("refuse", "zero"), "--nan"), "strict": strict, "manifest": verify}
     chosen |= {"bids": bids, "contrast": contrast, "precision": _one_of(precision, PRECISIONS, "--precision")}
     chosen["preprocess"] = pre.options(combine, whiten, readout, oversampling, compress, compress_by, partial_fourier)
-    chosen |= {"maps": maps} if maps in SOURCES else {"maps_file": Path(maps)}
+    chosen |= {"maps": maps} if maps in ("auto", *CALIBRATIONS) else {"maps_file": Path(maps)}
     if bids is not None and output != Path():
         raise UsageError("--bids names the outputs itself", why=f"--output is {output}", fix="leave one of them out")
     from mrirecon import batches
@@ -179,7 +178,7 @@ def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> 
 
 def calibrate(
     file: Annotated[Path, typer.Argument(help="k-space file with a fully sampled centre.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Coil maps: .h5, .npz or .cfl")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Coil maps: {arrays}")],
     map_sets: Sets = "auto",
     kernel: Annotated[int, typer.Option(min=2, help="Side of the k-space kernel.")] = 6,
     size: Annotated[int, typer.Option(min=2, help="Largest calibration region used.")] = 24,
@@ -216,6 +215,7 @@ def convert(
 ) -> None:
     """Write a file in another format, k-space also as ISMRMRD (.mrd); what that cannot hold is told."""
     from mrirecon.io.convert import convert as run
+    from mrirecon.io.formats import FORMATS
 
     chosen: Any = {"format": _one_of(format, (*FORMATS, "mrd"), "--format"), "kind": _one_of(kind, KINDS, "--as")}
     done = run(file, output, axes=axes, dataset=dataset, items=items, overwrite=overwrite, command=sys.argv, **chosen)

@@ -163,7 +163,7 @@ def show_schema(
 
 def simulate(
     volume: Annotated[str, typer.Argument(help="NIfTI, .npz, .npy or .h5 of magnitudes, or phantom:SEED.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="k-space: .h5, .npz or .cfl")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="k-space: {arrays}")],
     name: Annotated[str | None, typer.Option("--volume", help="Its name, where the file holds several.")] = None,
     slices: Annotated[str | None, typer.Option(help="Which, such as 10:20.")] = None,
     coils: Annotated[int, typer.Option(min=1, help="Receiver coils.")] = 8,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mrirecon.coils.eigen import interpolate, reference_phase
 from mrirecon.coils.espirit import principal_coil
+from mrirecon.coils.registry import register_calibration
 from mrirecon.errors import CalibrationError, SignalError
 from mrirecon.operators import Fourier, root_sum_of_squares
 
@@ -21,6 +22,7 @@ _FINER = 2  # points of the coarse grid for every sample of the calibration regi
 _AT_A_TIME = 4096  # eigenvalue problems
 
 
+@register_calibration(rank=2, label="adaptive (Walsh)")
 def walsh(calibration: Tensor, space: tuple[int, ...], *, block: int = 3) -> Tensor:
     """Estimate coil maps.
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from mrirecon.config.loss import LossSettings
 from mrirecon.data.settings import Data, Section
-from mrirecon.losses import LossSettings
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
@@ -66,5 +66,5 @@ class Settings(Section):
     method: str = Field(description="a registered method, see `mrirecon methods`")
     model: dict[str, Any] = Field(default_factory=dict, description="options of the method")
     data: Data = Field(default_factory=Data)
-    loss: LossSettings = Field(default_factory=lambda: LossSettings(l1=1.0))
+    loss: LossSettings = Field(default_factory=lambda: LossSettings.model_validate({"l1": 1.0}))
     train: Train = Field(default_factory=lambda: Train(steps=1000))

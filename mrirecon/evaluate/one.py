@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,9 @@ from mrirecon.evaluate.shapes import centre_square, check_shapes, common_centre
 from mrirecon.io.images import read_placed_image
 from mrirecon.io.select import select_images
 from mrirecon.lesions import LesionScore, by_size, measure_lesions
-from mrirecon.metrics import METRICS, scores
-from mrirecon.presets import PRESETS, SIGNED, Preset, score_volume
-from mrirecon.sharpness import gmsd, hfen
+from mrirecon.metrics import METRICS, score_metrics, scores
+from mrirecon.metrics.presets import PRESETS, SIGNED, Preset, score_volume
 
-EXTRA = ("mse", "hfen", "gmsd")
-CHOICES = (*METRICS, *EXTRA)
 Row = dict[str, object]
 
 
@@ -33,8 +30,8 @@ class Options:
     """What is measured.
 
     Attributes:
-        preset: whose definition; see `mrirecon.presets`. Our own is that of `mrirecon.metrics`.
-        metrics: names out of `CHOICES`.
+        preset: whose definition; see `mrirecon.metrics.presets`. Our own is that of `mrirecon.metrics`.
+        metrics: names of registered metrics, see `mrirecon.metrics.METRICS`.
         mask: file of the pixels that count.
         region: file of labelled lesions, which are measured each.
         spacing: (y, x) of pixels in mm; None takes the reference's, where its file tells, else pixels stand for mm.
@@ -42,19 +39,22 @@ class Options:
     """
 
     preset: Preset = "mrirecon"
-    metrics: tuple[str, ...] = METRICS
+    metrics: tuple[str, ...] = field(default_factory=score_metrics)
     mask: Path | None = None
     region: Path | None = None
     spacing: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        unknown = [m for m in self.metrics if m not in CHOICES]
+        unknown = [m for m in self.metrics if m not in METRICS]
         if unknown or not self.metrics:
-            raise UsageError(f"there is no metric {', '.join(unknown) or ''}".rstrip(), fix=f"choose {_list(CHOICES)}")
+            raise UsageError(f"there is no metric {', '.join(unknown) or ''}".rstrip(), fix=f"choose {_list(METRICS)}")
         if self.preset not in PRESETS:
             raise UsageError(f"there is no preset {self.preset!r}", fix=f"choose one of {_list(PRESETS)}")
-        if self.preset == "mrirecon" and "mse" in self.metrics:
-            raise UsageError("our own score has no MSE: images are scaled first", fix="take nmse, or another preset")
+        unscaled = [METRICS[m].title for m in self.metrics if METRICS[m].given == "preset"]
+        if self.preset == "mrirecon" and unscaled:
+            raise UsageError(
+                f"our own score has no {unscaled[0]}: images are scaled first", fix="take nmse, or another preset"
+            )
         if self.spacing is not None and not all(0 < side < math.inf for side in self.spacing):
             raise UsageError(f"pixels cannot lie {self.spacing} mm apart", fix="give --spacing two positive numbers")
         if self.mask is not None and self.preset not in ("mrirecon", "mridc"):
@@ -275,22 +275,24 @@ def _measured(
     reasons: list[dict[str, str]] = []
     if options.preset == "mrirecon":
         for one in scores(x, r, region=inside):
-            rows.append({name: getattr(one, name) for name in (*METRICS, "scale")})
+            rows.append({name: getattr(one, name) for name in (*score_metrics(), "scale")})
             reasons.append(dict(one.reasons))
         whole = None
     else:
         found = score_volume(x, r, options.preset, mask=inside)
         rows, whole = [dict(v) for v in found.slices], found.volume
         reasons = [dict(found.reasons) for _ in rows]
-    for name, metric in (("hfen", hfen), ("gmsd", gmsd)):
-        if name not in options.metrics:
+    for name in options.metrics:
+        metric = METRICS[name]
+        if metric.given != "slice":
             continue
         for i, row in enumerate(rows):
             scale = row.get("scale", 1.0)
             row[name] = None
+            where = {} if inside is None or "region" not in metric.options else {"region": inside[i]}
             try:
                 if scale is not None:
-                    row[name] = float(metric(np.abs(x[i]) * scale, np.abs(r[i])))
+                    row[name] = _defined(name, metric.build(np.abs(x[i]) * scale, np.abs(r[i]), **where))
             except InputError as error:
                 reasons[i][name] = error.what
     names = [m for m in options.metrics if any(m in row for row in rows)]
@@ -299,6 +301,19 @@ def _measured(
         overall |= {m: v for m, v in whole.items() if m in options.metrics}
     told = ["; ".join(dict.fromkeys(t for m, t in one.items() if m in options.metrics)) for one in reasons]
     return rows, told, overall
+
+
+def _defined(name: str, value: Any) -> float:
+    """Return the value of a metric.
+
+    Raises:
+        InputError: it is not finite.
+
+    """
+    number = float(value)
+    if not math.isfinite(number):
+        raise InputError(f"the {METRICS[name].title} is not a finite number")
+    return number
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -313,5 +328,5 @@ def _factor(x: np.ndarray, r: np.ndarray) -> float | None:
     return float(np.vdot(x, r)) / power if power > 0 and math.isfinite(power) else None
 
 
-def _list(names: Sequence[str]) -> str:
+def _list(names: Iterable[str]) -> str:
     return ", ".join(names)

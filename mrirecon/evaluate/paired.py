@@ -28,12 +28,12 @@ from mrirecon.data.settings import Data
 from mrirecon.data.sources import check_person, person_of
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluate.folders import summarize
+from mrirecon.metrics import METRICS
 from mrirecon.text import parse_json
 
 LEAST = 6  # persons for a test
 LEVEL = 0.05
 PERSON: str = Data.model_fields["person"].default
-HIGHER = {"ssim": True, "psnr": True}  # of the others, less is better
 Values = Mapping[str, Mapping[str, float | None]]  # by scan, then by metric
 
 
@@ -84,7 +84,7 @@ def compare_runs(
     person: str | None = None,
     seed: int = 0,
     pairs: Sequence[tuple[str, str]] | None = None,
-    higher: Mapping[str, bool] = HIGHER,
+    higher: Mapping[str, bool] | None = None,
 ) -> list[Difference]:
     """Compare pairs of runs in every metric.
 
@@ -94,7 +94,8 @@ def compare_runs(
         person: regular expression whose first group names the person in a file's name; see `person_of`.
         seed: of the bootstrap.
         pairs: of runs; all by default. Few that were planned leave the test more power than all that there are.
-        higher: for each metric, whether more is better; less is where nothing is said.
+        higher: for each of `metrics`, whether more is better; by default as the registered metric of that name says.
+            Less is where nothing is said.
 
     Raises:
         UsageError: fewer than two runs; a `person` that names nobody.
@@ -112,6 +113,8 @@ def compare_runs(
     ]
     adjusted = holm([d.p for d in found])
     tests = sum(p is not None for p in adjusted)
+    if higher is None:
+        higher = {name: METRICS[name].higher for name in metrics if name in METRICS}
     return [_judged(replace(d, adjusted=p), tests, higher) for d, p in zip(found, adjusted, strict=True)]
 
 

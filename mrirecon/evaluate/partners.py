@@ -11,10 +11,10 @@ from mrirecon.errors import InputError, UsageError
 from mrirecon.io import sidecar_path
 from mrirecon.io.bids import DESCRIPTION
 from mrirecon.io.dicom import is_dicom
+from mrirecon.io.readers import suffixes
 from mrirecon.registry import methods
 from mrirecon.text import parse_json
 
-SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".nii", ".nii.gz", ".img")
 ITERATES = "_iterates"  # of the images of every step, see `mrirecon reconstruct --save-iterates`
 _LIMIT = 4 << 20  # bytes of a sidecar
 
@@ -109,7 +109,7 @@ def by_name(folder: Path, *, iterates: bool = True) -> dict[str, Path]:
         raise UsageError("a folder is compared with a folder", where=str(folder), fix="give two files or two folders")
     found: dict[str, Path] = {}
     for path in files_in(folder):
-        known = path.name.lower().endswith(SUFFIXES) or (path.is_dir() and is_dicom(path))
+        known = path.name.lower().endswith(suffixes("images")) or (path.is_dir() and is_dicom(path))
         name = path.name.split(".")[0]
         if path.name.startswith(".") or not known or (name.endswith(ITERATES) and not iterates):
             continue

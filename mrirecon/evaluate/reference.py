@@ -9,11 +9,11 @@ import numpy as np
 from mrirecon.inference import sense_reference
 from mrirecon.io import read
 from mrirecon.io.grid import Grid, grid_of
-from mrirecon.io.identify import sniff
 from mrirecon.io.images import holds_images, open_store, read_placed_image
+from mrirecon.io.readers import sniff
 from mrirecon.io.select import select_images
+from mrirecon.metrics.presets import SIGNED, Preset
 from mrirecon.prepared import Prepared, prepare_like
-from mrirecon.presets import SIGNED, Preset
 
 # What fastMRI's files hold is cut around its centre: where these are the reference, the image is cut as well.
 BESIDE, FASTMRI = "the reference beside its k-space", "the cropped images of fastMRI"
@@ -49,7 +49,7 @@ def placed_reference(
     file must hold a reference of its own. With ``like``, k-space is averaged, whitened and cropped first
     as that scan was, whose images it is compared with. The preset ``fastmri`` takes the target that a fastMRI file
     holds beside its k-space, as `fastmri/evaluate.py` does. Images are magnitudes, but for presets that take values as
-    they are (`mrirecon.presets.SIGNED`). ``items`` names those that are wanted, such as "3-17".
+    they are (`mrirecon.metrics.presets.SIGNED`). ``items`` names those that are wanted, such as "3-17".
 
     Raises:
         InputError, UnsafeContentError: see `mrirecon.io.read`; undersampled k-space without a reference.

@@ -19,11 +19,13 @@ import selectors
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from mrirecon.errors import InputError, MriReconError, ResourceError
 from mrirecon.io.identify import has_hdf5_signature
+from mrirecon.plugins import files, load_files
 
 SECONDS = 60.0
 SECONDS_A_GIGABYTE = 120.0  # a slow network disk
@@ -112,7 +114,7 @@ class Worker:
             self.close()
             # No `python -m`: the folder that a user stands in must not offer modules.
             package = str(Path(__file__).parents[2])
-            code = f"import sys; sys.path.append({package!r}); from mrirecon.io.apart import serve; serve()"
+            code = f"import sys; sys.path.append({package!r}); from mrirecon.io.apart import serve; serve({files()!r})"
             command = [sys.executable, "-P", "-c", code]
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
@@ -144,11 +146,17 @@ def _death(code: int) -> str:
     return f"it ended with {code}"
 
 
-def serve() -> None:
-    """Read the files that stdin names, one a line, until it ends, and say of each that this is done."""
+def serve(plugins: Sequence[str] = ()) -> None:
+    """Read the files that stdin names, one a line, until it ends, and say of each that this is done.
+
+    Args:
+        plugins: files that the parent was told to load: a reader may be among them.
+
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is asked, and ends us
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print is no answer
+    load_files(plugins)
     print(_READY, file=answers, flush=True)
     for line in sys.stdin:
         path, names, memory = json.loads(line)

@@ -6,14 +6,27 @@ from pathlib import Path
 
 from mrirecon.io.assemble import NEEDED_NAMES, Given, MapsSource, assemble, select_kspace
 from mrirecon.io.axes import Layout, ask_axes, axes_in_text, guess_axes, make_layout, sidecar_candidates
-from mrirecon.io.identify import sniff
 from mrirecon.io.limits import TEXT_LIMIT
 from mrirecon.io.npy import NpyStore, NpzStore
+from mrirecon.io.readers import Candidate, register_reader, sniff
 from mrirecon.io.scan import Scalar, Scan
 from mrirecon.io.values import complex_dtype, real_kspace
 from mrirecon.text import parse_json
 
+_NPY_SIGNATURE = b"\x93NUMPY"
+_ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 
+
+def _is_npy(candidate: Candidate) -> bool:
+    return candidate.head.startswith(_NPY_SIGNATURE)
+
+
+def _is_zip(candidate: Candidate) -> bool:
+    return candidate.head.startswith(_ZIP_SIGNATURES)
+
+
+@register_reader("npy", rank=2, signature=_is_npy, suffixes=(".npy",), holds=("kspace", "images"))
+@register_reader("npz", rank=3, signature=_is_zip, container="zip", suffixes=(".npz",), holds=("kspace", "images"))
 def read_arrays(
     path: Path, *, axes: str | None = None, dataset: str | None = None, mask: Given = None, maps: MapsSource = None
 ) -> Scan:

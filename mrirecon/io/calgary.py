@@ -14,8 +14,9 @@ import numpy as np
 from mrirecon.errors import UsageError
 from mrirecon.io.assemble import Given, MapsSource, assemble
 from mrirecon.io.axes import make_layout
-from mrirecon.io.fastmri import Hdf5Store
-from mrirecon.io.hdf5 import open_hdf5
+from mrirecon.io.fastmri import Hdf5Store, is_hdf5
+from mrirecon.io.hdf5 import GuardedFile, open_hdf5
+from mrirecon.io.readers import register_reader
 from mrirecon.io.scan import Scan
 
 # Two numbers for each of 12 or 32 coils.
@@ -48,6 +49,22 @@ def _ramp(size: int) -> np.ndarray:
     return ramp
 
 
+def _is_calgary(file: GuardedFile) -> bool:
+    """Whether the file holds real `kspace` (x, ky, kz, two per coil), which nothing else has at this size."""
+    if "kspace" not in file or file.is_group("kspace"):
+        return False
+    found = file["kspace"]
+    packed = len(found.shape) == 4 and found.shape[3] in PACKED and min(found.shape[:3]) >= SMALLEST
+    return packed and found.dtype.kind == "f" and len(list(file)) == 1
+
+
+@register_reader(
+    "calgary-campinas",
+    rank=30,
+    signature=is_hdf5,
+    layout=lambda c: c.axes is None and c.holds(_is_calgary),
+    container="hdf5",
+)
 def read_calgary(
     path: Path, *, axes: str | None = None, dataset: str | None = None, mask: Given = None, maps: MapsSource = None
 ) -> Scan:

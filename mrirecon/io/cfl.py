@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mrirecon.errors import InputError
+from mrirecon.errors import InputError, UsageError
 from mrirecon.io.assemble import Given, MapsSource, assemble
 from mrirecon.io.axes import BART, make_layout
-from mrirecon.io.identify import cfl_pair, regular_file
+from mrirecon.io.identify import cfl_pair, is_nifti_header, is_there, read_head, regular_file
+from mrirecon.io.readers import Candidate, register_reader
 from mrirecon.io.scan import Scan
 
 _HEADER_LIMIT = 1 << 20
@@ -112,7 +113,19 @@ def space_dims(dims: tuple[int, ...]) -> tuple[int, ...]:
     return (0, 1, 2)
 
 
-def read_cfl(path: Path, *, axes: str | None = None, mask: Given = None, maps: MapsSource = None) -> Scan:
+def _is_cfl(candidate: Candidate) -> bool:
+    """Whether a name is that of a BART pair; a header alone may be one of NIfTI, whose voxels lie in an .img."""
+    path = candidate.path
+    header, data = cfl_pair(path)
+    named_so = path.suffix in (".cfl", ".hdr") or not is_there(path)
+    image = path.suffix == ".hdr" and not is_there(data) and path.is_file() and is_nifti_header(read_head(path))
+    return named_so and not image and (is_there(header) or is_there(data))
+
+
+@register_reader("cfl", rank=1, signature=_is_cfl, suffixes=(".cfl",), holds=("kspace", "images"))
+def read_cfl(
+    path: Path, *, axes: str | None = None, dataset: str | None = None, mask: Given = None, maps: MapsSource = None
+) -> Scan:
     """Read BART k-space; see `mrirecon.io.read`.
 
     The first two dimensions of space that are not 1 are named y and x (three: z, y, x), in their order, so that an
@@ -121,10 +134,17 @@ def read_cfl(path: Path, *, axes: str | None = None, mask: Given = None, maps: M
     Args:
         path: either file of the pair, or their common name.
         axes: names for the leading dimensions where they do not mean what BART's do.
+        dataset: refused: there is one array.
         mask: see `assemble`.
         maps: see `assemble`.
 
+    Raises:
+        InputError: files that do not fit together.
+        UsageError: `dataset` was given.
+
     """
+    if dataset is not None:
+        raise UsageError("a BART pair holds one array, which has no name", where=str(path), fix="leave dataset out")
     store = CflStore(path)
     if axes is not None:
         count = axes.count(",") + 1

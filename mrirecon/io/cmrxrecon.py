@@ -14,8 +14,9 @@ import numpy as np
 from mrirecon.errors import InputError
 from mrirecon.io.assemble import Given, MapsSource, assemble
 from mrirecon.io.axes import Layout, ask_axes, make_layout
-from mrirecon.io.fastmri import Hdf5Store
+from mrirecon.io.fastmri import Hdf5Store, is_hdf5
 from mrirecon.io.hdf5 import GuardedFile, open_hdf5
+from mrirecon.io.readers import register_reader
 from mrirecon.io.scan import Scan
 from mrirecon.io.values import complex_dtype, real_kspace
 
@@ -57,6 +58,14 @@ def is_matlab(file: GuardedFile) -> bool:
     return False
 
 
+@register_reader(
+    "cmrxrecon",
+    rank=40,
+    signature=is_hdf5,
+    layout=lambda c: c.holds(is_matlab),
+    container="hdf5",
+    suffixes=(".mat",),
+)
 def read_cmrxrecon(
     path: Path, *, axes: str | None = None, dataset: str | None = None, mask: Given = None, maps: MapsSource = None
 ) -> Scan:

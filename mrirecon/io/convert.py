@@ -17,12 +17,13 @@ from mrirecon.io.dicom import dicom_files
 from mrirecon.io.encode_dicom import Series
 from mrirecon.io.encode_mrd import encode_mrd
 from mrirecon.io.formats import ArrayFormat, ImageFormat, image_format, kept, require
-from mrirecon.io.identify import cfl_pair, sniff
+from mrirecon.io.identify import cfl_pair
 from mrirecon.io.images import IMAGE_NAMES, Images, holds_images, is_volumes, open_store, read_image, read_images
 from mrirecon.io.nifti import PAIR, is_nifti
 from mrirecon.io.place import NAMES as PLACE_NAMES
 from mrirecon.io.place import stored_geometry
 from mrirecon.io.reader import read
+from mrirecon.io.readers import sniff
 from mrirecon.io.scan import Scan
 from mrirecon.io.select import select, select_images
 from mrirecon.io.values import complex_dtype, to_complex64

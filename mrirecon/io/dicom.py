@@ -17,6 +17,7 @@ from mrirecon.io.encode_dicom import INSTALL
 from mrirecon.io.grid import Grid, from_matrix
 from mrirecon.io.identify import read_head, regular_file
 from mrirecon.io.limits import READ_LIMIT, refuse_bomb
+from mrirecon.io.readers import register_reader
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -56,6 +57,7 @@ def is_dicom(path: str | Path) -> bool:
         return False
 
 
+@register_reader("dicom", rank=98, signature=lambda c: is_dicom(c.path), holds=("images",), needs=("pydicom",))
 def read_dicom(path: str | Path) -> tuple[np.ndarray, Grid]:
     """Return a series as (volume, slice, y, x) float32, and where the voxels lie.
 

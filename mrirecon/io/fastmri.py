@@ -21,6 +21,8 @@ from mrirecon.io.assemble import (
 from mrirecon.io.axes import Layout, ask_axes, guess_axes, make_layout
 from mrirecon.io.hdf5 import GuardedFile, open_hdf5
 from mrirecon.io.header import padding, read_header, sequence_values, write_header
+from mrirecon.io.identify import has_hdf5_signature
+from mrirecon.io.readers import Candidate, register_reader
 from mrirecon.io.scan import Scalar, Scan
 
 _HEADER = "ismrmrd_header"
@@ -48,10 +50,23 @@ class Hdf5Store:
                 raise InputError(f"{self.path}:{name} cannot be found any more", fix="the file is damaged") from None
 
 
+def is_hdf5(candidate: Candidate) -> bool:
+    """Whether a file has the signature of HDF5."""
+    return bool(candidate.head) and has_hdf5_signature(candidate.path)
+
+
+@register_reader(
+    "fastmri",
+    rank=90,
+    signature=is_hdf5,
+    container="hdf5",
+    suffixes=(".h5", ".hdf5"),
+    holds=("kspace", "images"),
+)
 def read_hdf5(
     path: Path, *, axes: str | None = None, dataset: str | None = None, mask: Given = None, maps: MapsSource = None
 ) -> Scan:
-    """Read fastMRI HDF5; see `mrirecon.io.read`.
+    """Read fastMRI HDF5, which is also our own, and whatever only `axes` can tell; see `mrirecon.io.read`.
 
     Beside `kspace` it may hold `mask` (along the last axis, or 2D), a reference (`reference`, `reconstruction_rss`,
     `reconstruction_esc`), `maps` (slice, M, coil, y, x), `calibration` and `ismrmrd_header`. An attribute `axes` of

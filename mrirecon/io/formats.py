@@ -17,6 +17,7 @@ from mrirecon.io.identify import cfl_pair
 ImageFormat = Literal["h5", "npz", "cfl", "nii", "dicom", "png"]
 ArrayFormat = Literal["h5", "npz", "cfl"]
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
+ARRAY_FORMATS: tuple[ArrayFormat, ...] = get_args(ArrayFormat)
 # What a name is given where only a folder is named; a DICOM series is a folder itself.
 EXTENSION: dict[ImageFormat, str] = {f: f".{f}" for f in FORMATS} | {"nii": ".nii.gz"}
 FOREIGN = (".dcm", ".mrd", ".mat", ".jpg", ".jpeg", ".tif", ".tiff", ".mha", ".mgz", ".npy")  # not written, of images

@@ -12,15 +12,15 @@ import numpy as np
 from mrirecon.errors import InputError
 from mrirecon.io.assemble import KSPACE_NAMES, leaf
 from mrirecon.io.cfl import CflStore, image_store
-from mrirecon.io.dicom import is_dicom, read_dicom
 from mrirecon.io.fastmri import Hdf5Store
 from mrirecon.io.grid import GRID_NAMES, Grid, heard_loops, restored_grid
 from mrirecon.io.hdf5 import open_hdf5
-from mrirecon.io.identify import sniff
 from mrirecon.io.limits import is_numeric
 from mrirecon.io.mrd_images import mrd_images, raw_groups, series_of
-from mrirecon.io.nifti import is_nifti, read_nifti, read_stored
+from mrirecon.io.nifti import is_nifti, read_nifti
 from mrirecon.io.npy import NpyStore, NpzStore
+from mrirecon.io.readers import holds_images as may_hold_images
+from mrirecon.io.readers import image_reader, sniff
 from mrirecon.io.scan import Store
 from mrirecon.io.values import complex_dtype, magnitude_of, real_of
 
@@ -161,7 +161,7 @@ def holds_images(path: str | Path) -> bool:
     if is_volumes(path):
         return True
     kind = sniff(Path(path))
-    if kind not in ("hdf5", "zip", "npy", "cfl"):
+    if not may_hold_images(kind):
         return False
     store = open_store(path)
     if kind == "cfl":
@@ -176,8 +176,8 @@ def holds_images(path: str | Path) -> bool:
 
 
 def is_volumes(path: str | Path) -> bool:
-    """Whether a file is NIfTI or DICOM: images only, and nothing that has a name."""
-    return is_nifti(path) or is_dicom(path)
+    """Whether a file is of a format such as NIfTI or DICOM: images only, and nothing that has a name."""
+    return image_reader(path) is not None
 
 
 def read_images(path: str | Path, *, dataset: str | None = None) -> Images:
@@ -189,9 +189,9 @@ def read_images(path: str | Path, *, dataset: str | None = None) -> Images:
         InputError: see `read_image`.
 
     """
-    if is_volumes(path):
-        read = read_stored if is_nifti(path) else read_dicom
-        volumes, grid = read(path)
+    reader = image_reader(path)
+    if reader is not None:
+        volumes, grid = reader.build(path)
         return Images(volumes[0] if len(volumes) == 1 else volumes, str(path), grid)
     grid, loops = Grid(), None
     if sniff(path) == "cfl":

@@ -12,14 +12,17 @@ import h5py
 import numpy as np
 
 from mrirecon.errors import InputError, UsageError
-from mrirecon.io.assemble import Given, MapsSource
-from mrirecon.io.hdf5 import open_hdf5
+from mrirecon.io.assemble import KSPACE_NAMES, Given, MapsSource
+from mrirecon.io.fastmri import is_hdf5
+from mrirecon.io.hdf5 import GuardedFile, open_hdf5
 from mrirecon.io.header import ECHO_TRAIN, read_header, sequence_values, write_header
 from mrirecon.io.isolated import Arrays, Facts, isolated
 from mrirecon.io.limits import TEXT_LIMIT
+from mrirecon.io.mrd_images import raw_groups
 from mrirecon.io.mrd_missing import incomplete, without_samples
 from mrirecon.io.raw import raw_scan
 from mrirecon.io.raw_store import RawStore, cut
+from mrirecon.io.readers import Candidate, register_reader
 from mrirecon.io.readouts import KINDS, Encoding, Kind, Plan, Readouts
 from mrirecon.io.scan import Scan
 from mrirecon.io.siemens import SEQUENCE_NAME, SIEMENS_WAYS, forward_transform, is_siemens
@@ -72,6 +75,40 @@ class MrdStore(RawStore):
         return arrays["out"]
 
 
+def raw_group(file: GuardedFile, dataset: str | None = None) -> str | None:
+    """Return the group that holds ISMRMRD raw data: the one asked for, else "dataset", else the only one; None if none.
+
+    Raises:
+        InputError: several groups hold raw data, and none is called "dataset".
+
+    """
+    found = raw_groups(file.datasets())
+    if dataset is not None:
+        return dataset.strip("/") if dataset.strip("/") in found else None
+    if len(found) > 1 and "dataset" not in found:
+        raise InputError(
+            f"{file.path} holds raw data in {len(found)} groups",
+            why=", ".join(sorted(found)[:12]),
+            fix=f"name one of them, for example --dataset {min(found)}",
+        )
+    return "dataset" if "dataset" in found else found[0] if found else None
+
+
+def _is_raw(candidate: Candidate) -> bool:
+    """Whether an HDF5 file holds ISMRMRD raw data, or lacks some of what such a file has.
+
+    Raises:
+        InputError: see `raw_group`.
+
+    """
+    file, dataset = candidate.hdf5, candidate.dataset
+    if not dataset and any(name.lower() in KSPACE_NAMES for name in file):
+        return False
+    name = dataset or "dataset"
+    return ("/" not in name and name in file and file.is_group(name)) or raw_group(file, dataset) is not None
+
+
+@register_reader("ismrmrd", rank=10, signature=is_hdf5, layout=_is_raw, container="hdf5", suffixes=(".mrd",))
 def read_mrd(
     path: Path,
     *,
@@ -102,7 +139,8 @@ def read_mrd(
     """
     if axes is not None:
         raise UsageError("raw data say themselves what their axes are", where=str(path), fix="leave --axes out")
-    group = dataset or "dataset"
+    with open_hdf5(path) as file:
+        group = raw_group(file, dataset) or dataset or "dataset"
     seconds = _SECONDS + path.stat().st_size / _BYTES_A_SECOND
     columns, facts = isolated("mrirecon.io.mrd:survey", path, seconds=seconds, group=group)
     notes: list[str] = []

@@ -15,6 +15,7 @@ from mrirecon.errors import InputError, ResourceError, UsageError
 from mrirecon.io.grid import TO_LPS, Grid, from_matrix, from_nifti
 from mrirecon.io.identify import is_nifti_header, read_head, regular_file
 from mrirecon.io.limits import READ_LIMIT
+from mrirecon.io.readers import register_reader
 
 SUFFIXES = (".nii", ".nii.gz")
 PAIR = (".hdr", ".img")  # a header and its voxels in two files; BART's headers end in .hdr as well
@@ -70,6 +71,14 @@ def read_nifti(path: str | Path) -> Slices:
     return _cut(*_load(path)[:3])
 
 
+@register_reader(
+    "nifti",
+    rank=97,
+    signature=lambda c: is_nifti(c.path),
+    suffixes=(*SUFFIXES, ".img"),
+    holds=("images",),
+    needs=("nibabel",),
+)
 def read_stored(path: str | Path) -> tuple[np.ndarray, Grid]:
     """Return volumes as `mrirecon.io.write_image` stores them, (volume, slice, y, x), and where they lie.
 

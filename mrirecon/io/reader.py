@@ -4,30 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mrirecon.errors import UsageError
-from mrirecon.io.arrays import read_arrays
 from mrirecon.io.assemble import MAPS_NAMES, Given, MapsSource
-from mrirecon.io.calgary import read_calgary
-from mrirecon.io.cfl import maps_store, read_cfl
-from mrirecon.io.cmrxrecon import read_cmrxrecon
-from mrirecon.io.fastmri import read_hdf5
-from mrirecon.io.flavours import hdf5_flavour, raw_group
-from mrirecon.io.hdf5 import open_hdf5
-from mrirecon.io.identify import sniff
+from mrirecon.io.cfl import maps_store
 from mrirecon.io.images import open_store, pick, read_array
-from mrirecon.io.mrd import read_mrd
+from mrirecon.io.readers import call, reader_of, sniff
 from mrirecon.io.scan import Nan, Scan, Store
 from mrirecon.io.select import select
-from mrirecon.io.skmtea import read_skmtea
-from mrirecon.io.twix import read_twix
-
-_READERS = {
-    "fastmri": read_hdf5,
-    "ismrmrd": read_mrd,
-    "calgary-campinas": read_calgary,
-    "skm-tea": read_skmtea,
-    "cmrxrecon": read_cmrxrecon,
-}
 
 
 def read(
@@ -75,21 +57,11 @@ def read(
 def _read(
     path: Path, *, axes: str | None, mask: str | Path | None, maps: str | Path | None, dataset: str | None
 ) -> Scan:
-    kind = sniff(path)
+    reader = reader_of(path, dataset, axes)
     given: Given = None if mask is None else (read_array(mask, ("mask",)), str(mask))
     source: MapsSource = None
     if maps is not None:
         store: Store = maps_store(Path(maps)) if sniff(maps) == "cfl" else open_store(maps)
         source = (store, pick(store, MAPS_NAMES))
-    if kind == "cfl":
-        if dataset is not None:
-            raise UsageError("a BART pair holds one array, which has no name", where=str(path), fix="leave dataset out")
-        return read_cfl(path, axes=axes, mask=given, maps=source)
-    if kind == "twix":
-        return read_twix(path, axes=axes, dataset=dataset, mask=given, maps=source)
-    flavour = hdf5_flavour(path, dataset, axes) if kind == "hdf5" else None
-    if flavour == "ismrmrd":
-        with open_hdf5(path) as file:
-            dataset = raw_group(file, dataset) or dataset
-    reader = read_arrays if flavour is None else _READERS[flavour]
-    return reader(path, axes=axes, dataset=dataset, mask=given, maps=source)
+    scan: Scan = call(reader, path, {"axes": axes, "dataset": dataset, "mask": given, "maps": source})
+    return scan

@@ -13,8 +13,9 @@ import numpy as np
 from mrirecon.errors import UsageError
 from mrirecon.io.assemble import Given, MapsSource, assemble
 from mrirecon.io.axes import make_layout
-from mrirecon.io.fastmri import Hdf5Store
+from mrirecon.io.fastmri import Hdf5Store, is_hdf5
 from mrirecon.io.hdf5 import GuardedFile, open_hdf5
+from mrirecon.io.readers import register_reader
 from mrirecon.io.scan import Scan
 from mrirecon.io.values import complex_dtype
 
@@ -60,6 +61,13 @@ def is_skmtea(file: GuardedFile) -> bool:
     return same and maps[4] == target[4] and maps[4] in (1, 2)
 
 
+@register_reader(
+    "skm-tea",
+    rank=20,
+    signature=is_hdf5,
+    layout=lambda c: c.axes is None and c.holds(is_skmtea),
+    container="hdf5",
+)
 def read_skmtea(
     path: Path, *, axes: str | None = None, dataset: str | None = None, mask: Given = None, maps: MapsSource = None
 ) -> Scan:

@@ -10,10 +10,11 @@ from mrirecon.errors import InputError, UsageError
 from mrirecon.io.assemble import Given, MapsSource
 from mrirecon.io.raw import raw_scan
 from mrirecon.io.raw_store import RawStore
+from mrirecon.io.readers import Candidate, register_reader
 from mrirecon.io.readouts import BOTH, CALIBRATION, IMAGE, KINDS, NOISE, Encoding, Kind, Plan, Readouts
 from mrirecon.io.scan import Scalar, Scan
 from mrirecon.io.siemens import SIEMENS_WAYS, forward_transform
-from mrirecon.io.twix_headers import COUNTERS, Headers, Protocol, Version, read_headers
+from mrirecon.io.twix_headers import COUNTERS, Headers, Protocol, Version, is_twix, read_headers
 
 # Bits of the evaluation mask in a readout's header; the first that is set says what the readout is.
 _FLAGS: tuple[tuple[int, Kind], ...] = (
@@ -52,6 +53,11 @@ class TwixStore(RawStore):
         return found
 
 
+def _is_twix(candidate: Candidate) -> bool:
+    return bool(candidate.head) and is_twix(candidate.path)
+
+
+@register_reader("twix", rank=95, signature=_is_twix, suffixes=(".dat",))
 def read_twix(
     path: Path,
     *,

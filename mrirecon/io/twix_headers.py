@@ -16,8 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.identify import twix_measurements
+from mrirecon.io.identify import read_head
 
+# At most so many measurements, listed from byte 8 in entries of 152 bytes (VD and later).
+_MOST_MEASUREMENTS, _TABLE, _ENTRY = 64, 8, 152
+_BUFFER_NAME = re.compile(rb"^[A-Za-z]\w{3,}\0")
 _HEADER_LIMIT = 64 << 20
 _READOUT_LIMIT = 4_000_000
 _END, _SYNC = 0, 5
@@ -29,6 +32,43 @@ _FIELDS = {
     **{"before": ("<u2", 40), "behind": ("<u2", 42), "centre": ("<u2", 44)},
     **{"centre_line": ("<u2", 56), "centre_partition": ("<u2", 58)},
 }
+
+
+def twix_measurements(head: bytes, size: int) -> list[tuple[int, int]] | None:
+    """Return where the measurements of a twix file lie, as (start, end), or None where it cannot be one.
+
+    Args:
+        head: the first 10,240 bytes of the file.
+        size: its size.
+
+    """
+    if len(head) < 32:
+        return None
+    first, second = (int.from_bytes(head[i : i + 4], "little") for i in (0, 4))
+    if first >= 10_000:  # VB: the file is one measurement, and starts with the length of its header
+        return [(0, size)] if first < size and 1 <= second <= _MOST_MEASUREMENTS else None
+    if not 1 <= second <= _MOST_MEASUREMENTS or len(head) < _TABLE + second * _ENTRY:
+        return None
+    found = []
+    for number in range(second):
+        at = _TABLE + number * _ENTRY + 8
+        start, length = (int.from_bytes(head[i : i + 8], "little") for i in (at, at + 8))
+        # Some writers of a single measurement leave its length 0.
+        length = size - start if length == 0 and second == 1 else length
+        if not _TABLE + _ENTRY <= start < size or length < 8:
+            return None
+        found.append((start, start + length))
+    return found
+
+
+def is_twix(path: Path) -> bool:
+    """Whether a file looks like twix: a table of measurements, and a protocol that starts with the name of a buffer."""
+    found = twix_measurements(read_head(path, 10_240), path.stat().st_size)
+    if not found:
+        return False
+    with path.open("rb") as file:
+        file.seek(found[-1][0] + 8)
+        return _BUFFER_NAME.match(file.read(48)) is not None
 
 
 class Version(NamedTuple):

@@ -12,10 +12,10 @@ from mrirecon.errors import InputError
 from mrirecon.evaluate import Options
 from mrirecon.lesions import separate
 from mrirecon.masks import achieved_acceleration, point_spread
-from mrirecon.metrics import magnitude
+from mrirecon.metrics import METRICS, magnitude
 from mrirecon.report.cases import Case
 from mrirecon.report.pack import Depth, Plane, choose_depths, crop_box, pack, scaled_to
-from mrirecon.report.tables import NAMES, SIGNIFICANT, worst_slice
+from mrirecon.report.tables import worst_slice
 from mrirecon.text import utf8
 
 FLOOR = -60  # dB: black in the picture of a point spread function
@@ -203,9 +203,9 @@ def _scores_of(case: Case, method: str, i: int, options: Options) -> str:
         return ""
     row = found.slices[i]
     told = [
-        f"{NAMES[m].split()[0]} {row[m]:#.{SIGNIFICANT[m]}g}{' dB' if m == 'psnr' else ''}"
-        for m in options.metrics
-        if row.get(m) is not None
+        f"{metric.title.split()[0]} {row[metric.name]:#.{metric.digits}g}{' dB' if '(dB)' in metric.title else ''}"
+        for metric in map(METRICS.find, options.metrics)
+        if row.get(metric.name) is not None
     ]
     if len(told) < len(options.metrics) and found.why[i]:
         told.append(found.why[i])

@@ -22,16 +22,13 @@ from typing import Any
 
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import atomic_path
+from mrirecon.metrics import METRICS
 from mrirecon.report import charts
 from mrirecon.report.album import FLOOR, Album, choose_kept, make_album
 from mrirecon.report.cases import ZERO_FILLED, About, Case
 from mrirecon.report.pack import WHITE
 from mrirecon.report.tables import (
-    DEFINITIONS,
-    HIGHER,
-    NAMES,
     PRESETS,
-    SIGNIFICANT,
     differences,
     lesion_rows,
     median_recoveries,
@@ -157,11 +154,11 @@ def _page(
         program=program,
         style=style,
         hashes={"program": _hash(program), "style": _hash(style)},
-        names=NAMES,
-        digits=SIGNIFICANT,
-        higher=HIGHER,
+        names={m: METRICS[m].title for m in about.options.metrics},
+        digits={m: METRICS[m].digits for m in about.options.metrics},
+        higher={m for m in about.options.metrics if METRICS[m].higher},
         preset=PRESETS[about.options.preset],
-        definitions={m: DEFINITIONS[m] for m in about.options.metrics},
+        definitions={m: METRICS[m].summary for m in about.options.metrics},
         methods=methods,
         blocks=[_block(cases, group, methods, about) for group in groups],
         shown=[_shown(number, album, methods, about, empty) for number, album in enumerate(albums)],
@@ -264,7 +261,7 @@ def _cell(case: Case, method: str, about: About) -> dict[str, Any]:
     value = result.evaluation.mean[metric]
     missing = sum(result.evaluation.undefined.values())
     why = f"{missing} values are undefined" if missing else ""
-    return {"text": _number(value, SIGNIFICANT[metric]), "failed": False, "why": why}
+    return {"text": _number(value, METRICS[metric].digits), "failed": False, "why": why}
 
 
 def _plots(cases: list[Case], group: str, methods: list[str], about: About) -> list[charts.Boxes]:
@@ -278,7 +275,7 @@ def _plots(cases: list[Case], group: str, methods: list[str], about: About) -> l
             ]
             for method in methods
         }
-        plot = charts.box_plot(NAMES[metric], values)
+        plot = charts.box_plot(METRICS[metric].title, values)
         if plot is not None:
             found.append(plot)
     return found
@@ -292,7 +289,7 @@ def _profile(album: Album, methods: list[str], about: About) -> dict[str, Any]:
         for r in album.light.results
         if r.evaluation is not None
     ]
-    return {"metric": NAMES[metric], "curves": curves}
+    return {"metric": METRICS[metric].title, "curves": curves}
 
 
 def _settings(cases: list[Case], method: str) -> list[tuple[str, list[str]]]:

@@ -21,7 +21,7 @@ from mrirecon.io.identify import cfl_pair
 from mrirecon.io.images import IMAGE_NAMES, open_store, pick, read_placed_image
 from mrirecon.io.nifti import is_nifti, read_nifti
 from mrirecon.metrics import magnitude, object_mask
-from mrirecon.presets import SIGNED
+from mrirecon.metrics.presets import SIGNED
 from mrirecon.report.cases import ZERO_FILLED, Case, Result
 from mrirecon.report.sidecars import Image, iterates_path, why_missing, without_folders
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mrirecon.evaluate.partners import ITERATES, SUFFIXES, last_part, load_sidecar, source_of
+from mrirecon.evaluate.partners import ITERATES, last_part, load_sidecar, source_of
+from mrirecon.io.readers import suffixes
 from mrirecon.text import local, parse_json
 
 _LIMIT = 4 << 20  # bytes of a record
@@ -120,7 +121,7 @@ def without_folders(text: str, paths: Iterable[str | Path], *, names: bool = Tru
 def is_image(path: Path) -> bool:
     """Whether a file's name is that of images: not hidden, of a kind that is read, and not an iteration's steps."""
     name = path.name.lower()
-    return not name.startswith(".") and name.endswith(SUFFIXES) and not name.split(".")[0].endswith(ITERATES)
+    return not name.startswith(".") and name.endswith(suffixes("images")) and not name.split(".")[0].endswith(ITERATES)
 
 
 def iterates_path(path: Path) -> Path:

@@ -11,23 +11,11 @@ from dataclasses import dataclass
 from mrirecon.errors import MriReconError
 from mrirecon.evaluate import Difference, Options, Summary, compare_runs, summarize
 from mrirecon.lesions import LesionScore
+from mrirecon.metrics import METRICS
 from mrirecon.report.cases import ZERO_FILLED, Case, Result
 
-NAMES = {"ssim": "SSIM", "psnr": "PSNR (dB)", "nmse": "NMSE", "mse": "MSE", "hfen": "HFEN", "gmsd": "GMSD"}
 VISIBLE = 1.0  # contrast-to-noise ratio in the reference, below which a lesion can hardly be seen
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
-HIGHER = {"ssim", "psnr"}  # of the others, less is better
-SIGNIFICANT = {"ssim": 4, "psnr": 4, "nmse": 3, "mse": 3, "hfen": 3, "gmsd": 3}
-
-DEFINITIONS = {
-    "ssim": "structural similarity (Wang et al., 2004; 7×7 uniform window, K₁ = 0.01, K₂ = 0.03); 1 is equality",
-    "psnr": "peak signal-to-noise ratio, 10 log₁₀(range² / mean squared error); higher is better",
-    "nmse": "squared error over squared reference; 0 is equality",
-    "mse": "mean squared error, in the images' units; 0 is equality",
-    "hfen": "error after a Laplacian of Gaussian, over the reference's (Ravishankar and Bresler, 2011): of edges and "
-    "fine structure; 0 is equality",
-    "gmsd": "spread of the similarity of gradients (Xue et al., 2014); 0 is equality",
-}
 PRESETS = {
     "mrirecon": "Magnitudes. The object is where the reference exceeds 5 % of its 99.8th percentile, closed by 2 "
     "pixels, holes filled. Each slice is multiplied by the one factor that brings it closest to the reference inside "
@@ -95,7 +83,7 @@ def method_rows(cases: Sequence[Case], methods: Sequence[str], options: Options,
         rivals = [row for row in rows if row.summaries[metric].volumes == most and most]
         values = [row.summaries[metric].mean or 0.0 for row in rivals]
         if len(rivals) > 1:
-            best = max(values) if metric in HIGHER else min(values)
+            best = max(values) if METRICS[metric].higher else min(values)
             for row, value in zip(rivals, values, strict=True):
                 if value == best:
                     row.best.add(metric)
@@ -128,7 +116,7 @@ def worst_first(cases: Sequence[Case], metric: str) -> list[int]:
         judged = [case.results[i].evaluation for i in _judged(case)]
         values = [e.mean[metric] for e in judged if e is not None]
         defined = [v for v in values if v is not None]
-        worst = math.inf if not defined else min(defined) if metric in HIGHER else -max(defined)
+        worst = math.inf if not defined else min(defined) if METRICS[metric].higher else -max(defined)
         return not any(r.failure for r in case.results), worst, number
 
     return sorted(range(len(cases)), key=key)
@@ -141,8 +129,8 @@ def worst_slice(case: Case, metric: str, count: int) -> int:
         found = case.results[number].evaluation
         for i, row in enumerate(found.slices if found is not None else ()):
             value = row.get(metric)
-            if value is not None and (value if metric in HIGHER else -value) < worst:
-                worst, at = (value if metric in HIGHER else -value), i
+            if value is not None and (value if METRICS[metric].higher else -value) < worst:
+                worst, at = (value if METRICS[metric].higher else -value), i
     return at if at is not None else count // 2
 
 

@@ -22,8 +22,7 @@ from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.evaluate import Options
 from mrirecon.evaluate.paired import PERSON
 from mrirecon.io import safe_name, sha256
-from mrirecon.masks import MaskResult
-from mrirecon.masks.make import LINES, make_mask
+from mrirecon.masks import FAMILIES, MaskResult, make_mask
 from mrirecon.registry import find, resolve
 from mrirecon.study.fairness import seen_before, unequal
 from mrirecon.study.parts import Plan, PlannedMask, PlannedMethod, PlannedScan, digest
@@ -86,13 +85,13 @@ def draw(mask: PlannedMask, shape: tuple[int, ...], name: str, seed: int) -> Mas
         seed=0 if m.compat == "fastmri" else seed,
         name=name,
         compat=m.compat,
-        axis=-2 if m.family in LINES and m.axis == "y" else -1,
+        axis=-2 if FAMILIES[m.family].over == "lines" and m.axis == "y" else -1,
     )
 
 
 def _probe(mask: PlannedMask) -> None:
     """Find out early what no size of a scan would mend; what its own size does not allow fails with the scan."""
-    if mask.setting.family in LINES:
+    if FAMILIES[mask.setting.family].over == "lines":
         draw(mask, (4096, 1) if mask.setting.axis == "y" else (1, 4096), "probe", 0)
     else:
         draw(replace(mask, rate=2.0, setting=mask.setting.model_copy(update={"calibration": 0})), (32, 32), "probe", 0)

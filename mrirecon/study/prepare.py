@@ -16,7 +16,7 @@ from mrirecon.data.scan import simulate_scan
 from mrirecon.evaluate import reference_images
 from mrirecon.io import atomic_path, read, write_image, write_json
 from mrirecon.masks import mask_bytes, seed_from
-from mrirecon.presets import Preset
+from mrirecon.metrics.presets import Preset
 from mrirecon.study.parts import PlannedMask, PlannedMethod, PlannedScan, digest
 from mrirecon.study.plan import draw
 from mrirecon.text import parse_json

@@ -10,14 +10,14 @@ import numpy as np
 
 from mrirecon.data.volumes import PHANTOM
 from mrirecon.evaluate import Difference, Summary, compare_runs, summarize, write_csv
-from mrirecon.evaluate.paired import HIGHER, LEAST, PERSON
+from mrirecon.evaluate.paired import LEAST, PERSON
 from mrirecon.io import atomic_path, read_image, write_json
+from mrirecon.metrics import METRICS
 from mrirecon.pictures import Panel, save_panels
 from mrirecon.study.parts import Plan
 from mrirecon.text import utf8
 
 Record = dict[str, Any]
-NAMES = {"ssim": "SSIM", "psnr": "PSNR (dB)", "nmse": "NMSE", "mse": "MSE", "hfen": "HFEN", "gmsd": "GMSD"}
 _GAIN = 5  # of errors in pictures
 
 
@@ -102,7 +102,7 @@ def _differences(plan: Plan, records: Sequence[Record]) -> list[Difference]:
         masks,
         person=plan.settings.person or PERSON,
         pairs=None if pairs is None else [(a, b) for a, b in pairs],
-        higher=dict.fromkeys(masks, HIGHER.get(metric, False)),
+        higher=dict.fromkeys(masks, METRICS[metric].higher),
     )
     return sorted(found, key=lambda d: masks.index(d.metric))
 
@@ -125,7 +125,7 @@ def _cell(r: Record, metrics: Sequence[str]) -> Record:
 
 
 def _markdown(rows: Sequence[Record], metrics: Sequence[str]) -> str:
-    heads = ["data", "mask", "method", *(NAMES[m] for m in metrics), "scans", "failed", "s a slice"]
+    heads = ["data", "mask", "method", *(METRICS[m].title for m in metrics), "scans", "failed", "s a slice"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in rows:
         scores = [_spread(Summary(**row["scores"][m])) for m in metrics]
@@ -160,7 +160,7 @@ def _report(
     pictures: Sequence[str],
 ) -> str:
     people = {s.person for s in plan.scans}
-    metric = NAMES[plan.settings.metrics[0]]
+    metric = METRICS[plan.settings.metrics[0]].title
     reference = "coils of the full scan combined with ESPIRiT maps of all samples"
     if plan.settings.preset == "fastmri":
         reference = f"reconstruction_rss or reconstruction_esc where the file holds it, else {reference}"
@@ -282,7 +282,9 @@ def _picture(out: Path, name: str, records: Sequence[Record], scan: str) -> None
         image = _plane(np.abs(read_image(out / "images" / r["mask"] / r["method"] / f"{scan}.h5"))[item])
         scale = float((image * truth).sum() / max(float((image * image).sum()), 1e-30))
         score = ", ".join(
-            f"{NAMES[k].removesuffix(' (dB)')} {v:.4g}" for k, v in list(r["scores"].items())[:2] if v is not None
+            f"{METRICS[k].title.removesuffix(' (dB)')} {v:.4g}"
+            for k, v in list(r["scores"].items())[:2]
+            if v is not None
         )
         error = np.abs(scale * image - truth)
         above.append(Panel(r["method"], scale * image, vmax=white, note=score))

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from mrirecon.data.settings import Names, Section
-from mrirecon.metrics import METRICS
-from mrirecon.presets import Preset
+from mrirecon.masks.registry import compats, seeded_families
+from mrirecon.metrics import METRICS, score_metrics
+from mrirecon.metrics.presets import Preset
+from mrirecon.registries import OneOf
 
 
 def _several(value: object) -> object:
@@ -49,13 +51,13 @@ class Source(Section):
 class MaskSetting(Section):
     """One family of masks, at one or several accelerations; each scan has a mask of its own, the same for all."""
 
-    family: Literal["random", "equispaced", "equispaced_fraction", "gaussian1d", "gaussian2d", "poisson"]
+    family: Annotated[str, OneOf(seeded_families)]
     acceleration: Rates = Field(description="one or several")
     calibration: Annotated[int, Field(ge=0)] | None = Field(
         None, description="lines or side of the box; by default 32 % of the samples"
     )
     axis: Literal["x", "y"] = Field("x", description="undersampled axis of lines")
-    compat: Literal["none", "fastmri", "mridc"] = Field("none", description="draw as others do")
+    compat: Annotated[str, OneOf(compats)] = Field("none", description="draw as others do")
 
 
 class MethodSetting(Section):
@@ -108,7 +110,8 @@ class StudySettings(Section):
     budget: Budget = Field(default_factory=Budget, description="for training: steps or minutes of each method")
     preset: Preset = Field("mrirecon", description="whose definition of the scores")
     metrics: Annotated[Names, Field(min_length=1)] = Field(
-        list(METRICS), description="any of ssim, psnr, nmse, mse, hfen, gmsd; differences are of the first"
+        default_factory=lambda: list(score_metrics()),
+        description=f"any of {', '.join(METRICS)}; differences are of the first",
     )
     person: str | None = Field(None, description="expression whose first group names the person in a scan's name")
     compare: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | None = Field(

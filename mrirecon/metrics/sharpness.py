@@ -13,12 +13,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from mrirecon.errors import InputError
-from mrirecon.metrics import Array, magnitude
+from mrirecon.metrics.arrays import Array, magnitude
+from mrirecon.metrics.registry import register_metric
 
 LOG_SIDE, LOG_SIGMA = 15, 1.5
 GMSD_CONSTANT = 170 / 255**2  # the paper's c for 8 bits, at unit range
 
 
+@register_metric(
+    rank=5,
+    label="HFEN",
+    about="error after a Laplacian of Gaussian, over the reference's (Ravishankar and Bresler, 2011): of edges and "
+    "fine structure; 0 is equality",
+)
 def hfen(image: Array, reference: Array) -> Tensor:
     """Return the high-frequency error norm of each slice (...): ‖L x − L r‖ / ‖L r‖, 0 for equal images.
 
@@ -50,6 +57,7 @@ def laplacian_of_gaussian(side: int = LOG_SIDE, sigma: float = LOG_SIGMA) -> Ten
     return torch.from_numpy(kernel - kernel.mean())
 
 
+@register_metric(rank=6, label="GMSD", about="spread of the similarity of gradients (Xue et al., 2014); 0 is equality")
 def gmsd(image: Array, reference: Array) -> Tensor:
     """Return the gradient magnitude similarity deviation of each slice (...): 0 for equal images, larger is worse.
 

@@ -37,7 +37,8 @@ import torch
 from torch import Tensor
 
 from mrirecon.errors import InputError
-from mrirecon.metrics import WINDOW, Array, magnitude, ssim
+from mrirecon.metrics.arrays import Array, magnitude
+from mrirecon.metrics.similarity import WINDOW, ssim
 
 Preset = Literal["mrirecon", "fastmri", "calgary", "atommic", "mridc", "skimage"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
