@@ -1,4 +1,4 @@
-"""sigpy's maps and compressed sensing, as a second opinion on ours. sigpy is imported only when asked for."""
+"""sigpy's coil maps, to compare with. sigpy is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -38,11 +38,3 @@ def sigpy_maps(
     if not np.isfinite(maps).all():
         raise CalibrationError("sigpy's maps hold values that are not numbers", fix="use --maps espirit")
     return maps
-
-
-def sigpy_cs(kspace: np.ndarray, maps: np.ndarray, lam: float, iterations: int) -> np.ndarray:
-    """Return sigpy's l1-wavelet reconstruction (*space) of k-space (C, *space) with maps (C, *space)."""
-    import sigpy.mri
-
-    app = sigpy.mri.app.L1WaveletRecon(kspace, maps, lam, max_iter=iterations, show_pbar=False)
-    return np.asarray(app.run(), dtype=np.complex64)

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mrirecon"
 # A file imports only from rooms above it, and from its own.
 ORDER = [
-    *("errors", "text", "threads", "precision", "operators", "wavelets", "sparsity", "problem", "scale", "solvers"),
+    *("errors", "text", "threads", "precision", "operators", "wavelets", "sparsity", "problem", "physics", "scale"),
+    "solvers",
     *("networks", "reversible", "engine", "hardware"),
     *(
         "updates",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mrirecon.engine import Reconstructor
+from mrirecon.engine import Schedule
 from mrirecon.errors import MriReconError, UsageError
 from mrirecon.operators import norm
 from mrirecon.problem import Problem
@@ -113,7 +113,8 @@ def test_three_solvers_one_objective(weight):
         if weight == "wavelet":
             options |= {"wavelet": "db2", "shifts": False}
         model = build(name, options).double()
-        q, _ = model.scaled(Problem(p.y.to(torch.complex128), p.mask.double(), p.maps.to(torch.complex128)))
+        double = Problem(p.y.to(torch.complex128), p.mask.double(), p.maps.to(torch.complex128))
+        q = model.normalize(double).problem
         with torch.no_grad():
             x = model.engine(q)
             found[solver] = float(q.data_term(x)[0] + lam * regularizer.value(x)[0])
@@ -168,10 +169,10 @@ def test_impossible_configurations_name_key_and_choices(name, options, words):
 
 
 def test_registration_asks_for_keywords_and_new_names():
-    def positional(lam: float) -> Reconstructor:
+    def positional(lam: float) -> Schedule:
         raise NotImplementedError
 
-    def cs() -> Reconstructor:
+    def cs() -> Schedule:
         raise NotImplementedError
 
     with pytest.raises(ValueError, match="keyword-only"):
