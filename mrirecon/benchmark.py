@@ -168,12 +168,12 @@ def _ours(
     """Return our job as a function of λ, with maps of the scan or these; for one call, it may use k-space up."""
     if case == "espirit":
         return lambda _: scan.maps().cropped().numpy()
-    problem, prior = pose(scan.kspace, scan.mask, maps or scan.maps(), "weighted")
+    posed = pose(scan.kspace, scan.mask, maps or scan.maps(), "weighted")
     method = "cs-tv" if case == "tv" else "cs"
 
     def job(lam: float) -> np.ndarray:
         with torch.inference_mode():
-            image = build(method, {"lam": lam}).run(problem, consume=once).image * prior
+            image = posed.transform.undo(build(method, {"lam": lam}).run(posed.problem, consume=once).image)
         return np.asarray(image[0, 0].numpy())
 
     return job

@@ -16,8 +16,6 @@ from mrirecon.io import Scan
 from mrirecon.io.sampling import alike, in_words
 from mrirecon.registry import find
 
-SECOND_OPINION = "sigpy-cs"
-
 
 @dataclass(frozen=True)
 class Group:
@@ -206,7 +204,7 @@ def tasks(
             raise UsageError(f"{method} comes trained, with its own options", fix="leave --set out, or train your own")
         if trained is not None and weight is not None:
             raise UsageError("a trained model has no regularization weight to set", fix="leave --lambda out")
-        if trained is None and method != SECOND_OPINION and find(method).learned:
+        if trained is None and find(method).learned:
             fix = "give a trained model with --model DIR"
             raise UsageError(f"method {method!r} is learned: it needs weights", fix=fix)
         found[method] = Task(method, asked, weight, trained)

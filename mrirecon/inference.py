@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mrirecon.calibrate import EspiritOptions, ItemMaps, Source, item_maps, item_noise
 from mrirecon.checkpoints import Trained, load_model, shipped
-from mrirecon.choice import SECOND_OPINION, Group, choose, outside_of, summary, tasks
+from mrirecon.choice import Group, choose, outside_of, summary, tasks
 from mrirecon.coils.noise import measure_noise
 from mrirecon.engine import Precision, Reconstructor
 from mrirecon.errors import InputError, UsageError
@@ -24,11 +24,11 @@ from mrirecon.hardware import PrecisionChoice, pick_device, pick_precision
 from mrirecon.hybrid import Slices
 from mrirecon.io import Scan
 from mrirecon.operators import root_sum_of_squares
+from mrirecon.physics.transforms import Gain, Identity, Prior, Transform
 from mrirecon.prepared import finish, note_loud
 from mrirecon.problem import Problem
 from mrirecon.registry import Use, build, find, methods, resolve
 from mrirecon.regularization import weight_by_noise
-from mrirecon.scale import percentile_scale
 from mrirecon.streaming import example, images
 
 Progress = Callable[[int, int, str], None]
@@ -96,7 +96,7 @@ def reconstruct(
 
     Args:
         scan: from `mrirecon.io.read`, or `mrirecon.prepared.prepare`.
-        method: ``auto``, a registered method, or ``sigpy-cs``.
+        method: ``auto``, or a registered method.
         maps: where coil maps come from.
         espirit: how they are estimated.
         lam: regularization weight relative to the scale of the data; ``auto`` and ``None`` take what suits the mask and
@@ -124,7 +124,7 @@ def reconstruct(
 
     """
     where = pick_device(device)
-    if method not in ("auto", SECOND_OPINION):
+    if method != "auto":
         resolve(method, options)  # before a long pass over the file
     first, item = example(scan, options, scratch)
     note_loud(first, item)
@@ -180,8 +180,6 @@ def _settings(
     scan: Scan, method: str, options: Mapping[str, object], lam: float | Literal["auto"] | None, seed: int
 ) -> dict[str, object]:
     """Return the method's options with what follows from the scan filled in."""
-    if method == SECOND_OPINION:
-        return {"lam": 0.005 if lam in (None, "auto") else lam, "iterations": 100, **options}
     schema = find(method).schema.model_fields
     settings = dict(options)
     if "ndim" in schema:
@@ -215,10 +213,10 @@ class _Job:
 
     @property
     def _weighed(self) -> bool:
-        return self.method == SECOND_OPINION or "lam" in find(self.method).schema.model_fields
+        return "lam" in find(self.method).schema.model_fields
 
     def _follows_noise(self, use: Use) -> bool:
-        return use == "informed" or (self._weighed and "lam" not in self.settings)
+        return use == "informed" or (use == "weighted" and "lam" not in self.settings)
 
     def skip(self, items: Sequence[int], reason: str) -> None:
         """Note why images are zero; they have no iterates."""
@@ -237,8 +235,6 @@ class _Job:
         """Return images of items, all with signal or all without; a batch that does not fit into memory is halved."""
         if self.scan.blank(items[0]):
             return self._nothing(items, "no signal")
-        if self.method == SECOND_OPINION:
-            return [self._second_opinion(item) for item in items]
         try:
             return self._batch(items)
         except (RuntimeError, MemoryError) as error:
@@ -252,9 +248,9 @@ class _Job:
 
     def _maps(self, item: int, kspace: np.ndarray, mask: np.ndarray) -> ItemMaps:
         own = self.ready is not None and self.ready.prepare is not None  # a sensitivity network
-        needed = self.method == SECOND_OPINION or (find(self.method).maps and not own)
+        needed = find(self.method).maps and not own
         asked = self.espirit or EspiritOptions()
-        if self.method == SECOND_OPINION and asked.sets == "auto":
+        if find(self.method).map_sets == 1 and asked.sets == "auto":
             asked = replace(asked, sets=1)
         maps = item_maps(self.scan, item, kspace, mask, source=self.source if needed else "unit", options=asked)
         self.out.maps = maps.source if needed else "a network's" if own else "none needed"
@@ -268,56 +264,65 @@ class _Job:
             if use == "cropped" and maps.sees_nothing:  # a batch of one, for it is no network
                 return self._nothing(items, "no object, as its coil maps tell")
             noise = item_noise(self.scan, item, kspace, mask).covariance if self._follows_noise(use) else None
-            posed.append((*pose(kspace, mask, maps, use, device=self.device, noise=noise), maps.gain))
+            posed.append((pose(kspace, mask, maps, use, device=self.device, noise=noise), Gain(maps.gain)))
             del maps  # the problem has its own, weighted
-        sets = [p.maps.shape[1] for p, _, _ in posed]
+        sets = [p.problem.maps.shape[1] for p, _ in posed]
         if len(set(sets)) > 1:  # they cannot be stacked
             runs = itertools.groupby(zip(sets, items, strict=True), lambda pair: pair[0])
             return [image for _, run in runs for image in self._batch([item for _, item in run])]
         self.out.sets += sets
-        problem = posed[0][0] if len(posed) == 1 else _stack([p for p, _, _ in posed])
+        problem, prior = _stack([p for p, _ in posed])
         if "lam" not in settings and self._weighed:  # a batch of one, for it is no network
-            settings = {**settings, "lam": float(weight_by_noise(self.method, problem)[0])}
+            lam = float(weight_by_noise(self.method, problem)[0]) if use == "weighted" else _default_weight(self.method)
+            settings = {**settings, "lam": lam}
         model = build(self.method, settings).to(self.device) if self.ready is None else self.ready
         with torch.inference_mode():
-            result = model.run(problem, consume=self.keep is None)
-            steps = list(model.images(problem)) if self.keep is not None else []
+            result = model.run(problem, prior=prior, consume=self.keep is None)
+            steps = list(model.images(problem, prior=prior)) if self.keep is not None else []
         images = []
-        for number, (item, (_, prior, gain)) in enumerate(zip(items, posed, strict=True)):
-            images.append(_join(result.image[number] * prior[0]) / gain)
+        for number, (item, (one, gain)) in enumerate(zip(items, posed, strict=True)):
+            transform, own = gain @ one.transform, slice(number, number + 1)
+            images.append(_join(transform.undo(result.image[own])[0]))
             if not np.isfinite(images[-1]).all():
                 fix, where = "look with `mrirecon info FILE`", self.scan.where(item)
                 raise InputError("the reconstruction holds values that are not numbers", where=where, fix=fix)
             if self.keep is not None:
-                self.keep(item, np.stack([_join(x[number] * prior[0]) / gain for x in steps]))
+                self.keep(item, np.stack([_join(transform.undo(x[own])[0]) for x in steps]))
         self.out.reasons += result.reasons
         if "lam" in settings:
             self.out.lam.append(cast("float", settings["lam"]))
         return images
 
-    def _second_opinion(self, item: int) -> np.ndarray:
-        from mrirecon.second_opinion import sigpy_cs
 
-        kspace, mask = self.scan.kspace(item), self.scan.mask(item)
-        maps = self._maps(item, kspace, mask)
-        if maps.maps.shape[1] > 1:
-            raise UsageError("sigpy-cs takes one set of maps", fix="leave --map-sets out, or use --method cs")
-        # The same scale as our methods', so that λ means the same.
-        problem, _ = pose(kspace, mask, maps, "cropped")
-        scale = float(percentile_scale(problem.adjoint)[0])
-        lam, count = cast("float", self.settings["lam"]), cast("int", self.settings["iterations"])
-        self.out.lam.append(lam)
-        self.out.reasons.append(f"ran its {count} steps")
-        self.out.sets.append(1)
-        return sigpy_cs(kspace / scale, maps.cropped()[0, 0].numpy(), lam, count) * (scale / maps.gain)
+def _default_weight(method: str) -> float:
+    return cast("float", find(method).schema.model_fields["lam"].default)
 
 
-def _stack(problems: list[Problem]) -> Problem:
+class Posed(NamedTuple):
+    """A problem, and how its images become those of the scan.
+
+    Attributes:
+        problem: of u.
+        transform: x = T u.
+        prior: for `mrirecon.engine.Reconstructor.run` of an informed method; None for others.
+
+    """
+
+    problem: Problem
+    transform: Transform
+    prior: Prior | None
+
+
+def _stack(posed: list[Posed]) -> tuple[Problem, Prior | None]:
+    """Return problems of one size as one batch, with the prior of all."""
+    if len(posed) == 1:
+        return posed[0].problem, posed[0].prior
+    problems = [p.problem for p in posed]
     y, mask, maps = (torch.cat(part) for part in zip(*((p.y, p.mask, p.maps) for p in problems), strict=True))
-    priors = [p.prior for p in problems if p.prior is not None]
     noise = [p.noise for p in problems if p.noise is not None]
-    prior = torch.cat(priors) if len(priors) == len(problems) else None
-    return Problem(y, mask, maps, prior, noise=torch.cat(noise) if len(noise) == len(problems) else None)
+    weights = [p.prior.weight for p in posed if p.prior is not None]
+    prior = Prior(torch.cat(weights)) if len(weights) == len(posed) else None
+    return Problem(y, mask, maps, noise=torch.cat(noise) if len(noise) == len(problems) else None), prior
 
 
 def pose(
@@ -328,13 +333,13 @@ def pose(
     *,
     device: torch.device | str = "cpu",
     noise: np.ndarray | None = None,
-) -> tuple[Problem, Tensor]:
-    """Return the problem of one item as a batch of one, and the weight (1, M, *space) its image is to be given.
+) -> Posed:
+    """Return the problem of one item as a batch of one, and how its image becomes that of the item.
 
-    Maps tell where there is an object, and who solves the problem decides what to make of it (see `ItemMaps.prior`). A
-    plain combination is ``cropped`` to it. A regularized method is ``weighted``: it solves for u with the maps S·w and
-    shows x = w·u. A network is ``informed``: it has S everywhere, so that what it is to find is what explains the
-    data, and w beside it; cropped maps would ask it to explain a scalp at the edge of the crop and yet to dim it.
+    Maps show where there is an object, and methods use that in three ways (see `ItemMaps.prior`). A plain combination
+    is ``cropped`` to the object. A regularized method is ``weighted``: it solves for u with the maps S·w, and its image
+    is x = w·u. A network is ``informed``: it has S everywhere, so that it looks for an image that explains the data,
+    and w separately; cropped maps would ask it to explain a scalp at the edge of the crop and yet to darken it.
 
     Args:
         kspace: (C, *space) complex, centred.
@@ -345,18 +350,16 @@ def pose(
         noise: (C, C) covariance of the samples; None: it is measured from the k-space where it is needed.
 
     """
-    prior = maps.prior()
-    one = torch.ones_like(prior)
-    sensitivities = maps.maps
-    if use != "informed":
-        sensitivities = maps.maps * prior.unsqueeze(2) if use == "weighted" else maps.cropped()
+    prior = Prior(maps.prior().to(device))
+    sensitivities = maps.cropped() if use == "cropped" else maps.maps
     sampled = torch.from_numpy(mask.astype(np.float32))[None, None]
     if noise is None and use == "informed":  # once: whatever such a method starts from or falls back to needs it
         noise = measure_noise(kspace, mask).covariance
     covariance = None if noise is None else torch.from_numpy(noise).to(sensitivities.dtype)[None]
-    informed = prior if use == "informed" else None
-    problem = Problem(torch.from_numpy(kspace)[None], sampled, sensitivities, informed, noise=covariance)
-    return problem.to(device), (prior if use == "weighted" else one).to(device)
+    problem = Problem(torch.from_numpy(kspace)[None], sampled, sensitivities, noise=covariance).to(device)
+    if use == "weighted":
+        return Posed(prior.apply(problem), prior, None)
+    return Posed(problem, Identity(), prior if use == "informed" else None)
 
 
 def sense_reference(scan: Scan) -> np.ndarray:
@@ -380,7 +383,7 @@ def sense_reference(scan: Scan) -> np.ndarray:
                 why=f"{mask.mean():.0%} of its k-space is sampled",
                 fix="give the fully sampled scan, or an image file",
             )
-        problem, _ = pose(kspace, mask, item_maps(scan, item, kspace, mask), "cropped")
+        problem = pose(kspace, mask, item_maps(scan, item, kspace, mask), "cropped").problem
         out.append(np.abs(_join(problem.adjoint[0])))
     return np.stack(out)
 

@@ -46,3 +46,9 @@ class FullPrecision:
                 setattr(cls, name, full_precision(value))
             elif isinstance(value, property) and value.fget is not None:
                 setattr(cls, name, property(full_precision(value.fget), value.fset, value.fdel, value.__doc__))
+
+
+class RunsNetwork:
+    """A base of modules that call a network; `mrirecon.engine.Reconstructor.precision` sets what it computes in."""
+
+    network_dtype: torch.dtype | None = None  # None: the precision of the data

@@ -1,7 +1,6 @@
 """The inverse problem y = M F S x + n of one batch, and the fast paths behind it.
 
-Methods read nothing else. Whatever is specialised here equals the composed operators to
-rounding, and a test says so.
+Methods read nothing else. Every fast path equals the composed operators to rounding, and a test holds it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mrirecon.errors import InputError
-from mrirecon.operators import Coils, Fourier, LinearOperator, Mask, combine, per_item, root_sum_of_squares, weight
+from mrirecon.operators import Coils, Fourier, LinearOperator, Mask, combine, root_sum_of_squares, weight
 from mrirecon.precision import FullPrecision
 
 _AT_A_TIME = 2**18  # complex numbers of k-space, 2 MiB: few enough for the cache, enough to keep the threads busy
@@ -21,31 +20,28 @@ _AT_A_TIME = 2**18  # complex numbers of k-space, 2 MiB: few enough for the cach
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What every iteration needs again: built once, before the first step, so that checkpointing sees it as given."""
+    """Hold what every iteration reads, computed once before the first step: checkpointing takes it as given."""
 
     adjoint: Tensor  # Aᴴ y (B, M, *space)
     # M over the number of samples transformed, k-space origin at index 0, of length 1 where it is constant
     mask: Tensor
     axes: tuple[int, ...]  # the axes along which the mask varies: along the others Fᴴ F cancels
-    bound: Tensor  # (B,) upper bound of the largest eigenvalue of Aᴴ A
+    lipschitz: Tensor  # (B,) upper bound of the largest eigenvalue of Aᴴ A
 
 
 @dataclass(frozen=True)
 class Problem(FullPrecision):
     """One batch of y = M F S x + n.
 
+    A method reads `adjoint`, `normal`, `gradient`, `lipschitz`, `encode` and `initial_image`, and nothing else, unless
+    one of its parts declares ``needs_cartesian``. Changes of variable x = T u are in `mrirecon.physics.transforms`.
+
     Attributes:
-        y: (B, C, *space) complex, centred k-space; what lies outside the mask is set to zero.
-        mask: (B or 1, 1, *space) real, 1 where sampled and 0 elsewhere; of bool, it becomes real.
+        y: (B, C, *space) complex, centred k-space; samples outside the mask are set to zero.
+        mask: (B or 1, 1, *space) real, 1 where sampled and 0 elsewhere; a bool mask is converted.
         maps: (B, M, C, *space) complex coil sensitivities, M sets of them.
-        prior: (B, M, *space) real: how likely there is signal, for a method within a method that is regularized; it
-            solves for u = x / prior. None where nothing is known.
-        start: (B, M, *space) complex, what a learned method refines; None for the zero-filled image.
-        phase: (B, M, *space) complex of magnitude 1: what was moved out of the image into the maps; None for nothing.
-        networks: the type that networks compute in, bfloat16 say; None for the precision of the data, in which all
-            else is computed.
-        noise: (B, C, C) complex, covariance of the noise of one sample, where it is known; None where who needs it
-            has to measure it.
+        initial_image: (B, M, *space) complex, where iterations start; None for the zero-filled image Aᴴ y.
+        noise: (B, C, C) complex, covariance over the coils of n, the noise of one sample; None where it is not known.
 
     Raises:
         InputError: the shapes or the types do not belong together; a mask with other values than 0 and 1.
@@ -55,13 +51,10 @@ class Problem(FullPrecision):
     y: Tensor
     mask: Tensor
     maps: Tensor
-    prior: Tensor | None = None
-    start: Tensor | None = None
-    phase: Tensor | None = None
-    networks: torch.dtype | None = None
+    initial_image: Tensor | None = None
     noise: Tensor | None = None
     cache: _Prepared | None = field(default=None, repr=False, compare=False)
-    # The y and the mask that were found to belong together; copies of a problem need not look again.
+    # The y and the mask that were checked together: copies of a problem that keep both are not checked again.
     checked: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +85,7 @@ class Problem(FullPrecision):
             self._check_mask()
 
     def _check_mask(self) -> None:
-        """Refuse a mask that is none, and set k-space to zero outside of it.
+        """Refuse a mask with other values than 0 and 1, and set k-space to zero outside it.
 
         A method may use y without the mask, as E2EVN's k − η M(k − y) does in its first k.
         """
@@ -118,7 +111,7 @@ class Problem(FullPrecision):
     @property
     def axes(self) -> tuple[int, ...]:
         """The spatial axes, counted from the end."""
-        return tuple(range(2 - self.y.ndim, 0))
+        return tuple(range(3 - self.maps.ndim, 0))
 
     @property
     def encode(self) -> LinearOperator:
@@ -129,33 +122,6 @@ class Problem(FullPrecision):
     def A(self) -> LinearOperator:
         """M F S: images to the acquired k-space."""
         return Mask(self.mask) @ self.encode
-
-    def scaled(self, factor: Tensor, *, consume: bool = False) -> Problem:
-        """Return the problem with y divided by one number an item (B,), and with it all that was prepared.
-
-        With ``consume`` it is divided where it lies: k-space is then held once, and the caller's is gone.
-        """
-        cache = self.cache
-        if cache is not None:
-            cache = replace(cache, adjoint=cache.adjoint / per_item(factor, cache.adjoint))
-        divisor = per_item(factor, self.y)
-        start = None if self.start is None else self.start / per_item(factor, self.start)
-        y = self.y.div_(divisor) if consume else self.y / divisor
-        noise = None if self.noise is None else self.noise / per_item(factor, self.noise).square()
-        return replace(self, y=y, start=start, noise=noise, cache=cache, checked=(y, self.mask))
-
-    def without_phase(self, phase: Tensor) -> Problem:
-        """Return the problem of x · conj(phase), with maps S · phase: the same samples, |phase| = 1 (B, M, *space)."""
-        cache, against = self.cache, phase.conj()
-        if cache is not None:
-            cache = replace(cache, adjoint=cache.adjoint * against)
-        return replace(
-            self,
-            maps=self.maps * phase.unsqueeze(2),
-            start=None if self.start is None else self.start * against,
-            phase=phase if self.phase is None else phase * self.phase,
-            cache=cache,
-        )
 
     def prepared(self) -> Problem:
         """Return the same problem with everything that iterations reuse computed now (a no-op the second time)."""
@@ -182,7 +148,7 @@ class Problem(FullPrecision):
             adjoint=adjoint,
             mask=torch.fft.ifftshift(mask, self.axes) / math.prod(mask.shape[2:]),
             axes=varying,
-            bound=rows.flatten(1).amax(1),
+            lipschitz=rows.flatten(1).amax(1),
         )
         return replace(self, cache=cache)
 
@@ -192,16 +158,16 @@ class Problem(FullPrecision):
         return self.A.adjoint(self.y) if self.cache is None else self.cache.adjoint
 
     @property
-    def first(self) -> Tensor:
-        """The image that a learned method refines (B, M, *space)."""
-        return self.adjoint if self.start is None else self.start
+    def starting_image(self) -> Tensor:
+        """The image (B, M, *space) that an iteration starts from: `initial_image`, or Aᴴ y where there is none."""
+        return self.adjoint if self.initial_image is None else self.initial_image
 
     @property
-    def bound(self) -> Tensor:
-        """(B,) upper bound of the largest eigenvalue of Aᴴ A: gradient steps of 1/bound are safe."""
+    def lipschitz(self) -> Tensor:
+        """(B,) upper bound of the largest eigenvalue of Aᴴ A: gradient steps of 1/lipschitz are safe."""
         cache = self.prepared().cache
         assert cache is not None
-        return cache.bound
+        return cache.lipschitz
 
     def normal(self, x: Tensor) -> Tensor:
         """Return Aᴴ A x for x (B, M, *space)."""
@@ -241,7 +207,6 @@ class Problem(FullPrecision):
 
     def to(self, device: torch.device | str) -> Problem:
         """Return the problem on another device, unprepared."""
-        known = (self.prior, self.start, self.phase, self.noise)
-        prior, start, phase, noise = (None if v is None else v.to(device) for v in known)
+        initial, noise = (None if v is None else v.to(device) for v in (self.initial_image, self.noise))
         y, mask, maps = self.y.to(device), self.mask.to(device), self.maps.to(device)
-        return Problem(y, mask, maps, prior, start, phase, self.networks, noise, checked=(y, mask))
+        return Problem(y, mask, maps, initial, noise, checked=(y, mask))

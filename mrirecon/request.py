@@ -13,7 +13,6 @@ from typing import Literal
 from mrirecon import __version__
 from mrirecon.calibrate import EspiritOptions, Source
 from mrirecon.checkpoints import Trained, describe_model, load_model, seal_of, shipped
-from mrirecon.choice import SECOND_OPINION
 from mrirecon.errors import UsageError
 from mrirecon.hardware import PrecisionChoice, pick_device
 from mrirecon.io import safe_name, sha256
@@ -142,7 +141,7 @@ class Request:
         """
         if self.model is not None:
             self.load(self.model)
-        elif self.method not in ("auto", SECOND_OPINION):
+        elif self.method != "auto":
             weighed = isinstance(self.lam, float) and "lam" in find(self.method).schema.model_fields
             resolve(self.method, {**(self.options or {}), **({"lam": self.lam} if weighed else {})})
         pick_device(self.device)

@@ -29,12 +29,14 @@ from mrirecon.heldout import hide
 from mrirecon.inference import pose
 from mrirecon.io import Scan
 from mrirecon.operators import norm, root_sum_of_squares
+from mrirecon.physics.transforms import Prior
 from mrirecon.prepared import Prepared
 from mrirecon.problem import Problem
 from mrirecon.registry import Use, build, find
 from mrirecon.regularization import weight_by_noise
 from mrirecon.solvers import conjugate_gradient
 
+Solve = Callable[[Problem, Prior | None], Tensor]
 RIDGE = 1e-3  # ε, relative to the largest eigenvalue of AᴴA: singular values below 3 % count as unseen
 _STEPS = 60
 
@@ -106,15 +108,15 @@ def examine(
     maps = item_maps(scan, item, kspace, mask)
     use = find(method).use
     level = _level(scan, item, kspace, mask)
-    problem, prior = pose(kspace, mask, maps, use, noise=level.covariance)
+    problem, transform, prior = pose(kspace, mask, maps, use, noise=level.covariance)
     deviation = float(np.sqrt((level.deviation**2).mean()))
     with torch.inference_mode():
         solve = _solver(method, model, problem)
-        u = solve(problem)
-        noise = pseudo_replicas(lambda p: solve(p) * prior, problem, level.covariance, replicas, seed)[0]
-        # What the samples see is told by the maps alone, whatever the method makes of them.
-        plain, _ = pose(kspace, mask, maps, "cropped")
-        image = u * prior
+        u = solve(problem, prior)
+        noise = pseudo_replicas(lambda p: transform.undo(solve(p, prior)), problem, level.covariance, replicas, seed)[0]
+        # What the samples see depends on the maps alone, however the method uses them.
+        plain = pose(kspace, mask, maps, "cropped").problem
+        image = transform.undo(u)
         unseen = null_space(plain, image * (plain.maps.abs().sum(2) > 0))
     per_set = [
         _g_factor(Problem(plain.y, plain.mask, plain.maps[:, m : m + 1]), noise[m], level.covariance, mask)
@@ -173,7 +175,7 @@ def pseudo_replicas(
         real, imaginary = (torch.randn(problem.y.shape, generator=generator) for _ in range(2))
         coloured = torch.einsum("cd,bd...->bc...", mixing, torch.complex(real, imaginary))
         y = problem.y + coloured * problem.mask
-        x = solve(Problem(y, problem.mask, problem.maps, problem.prior)).to(torch.complex128)
+        x = solve(Problem(y, problem.mask, problem.maps)).to(torch.complex128)
         total = x if total is None else total + x
         power = x.abs().square() if power is None else power + x.abs().square()
     assert total is not None, "there are replicas"
@@ -194,7 +196,7 @@ def _square_root(noise: np.ndarray) -> np.ndarray:
 def null_space(problem: Problem, image: Tensor, ridge: float = RIDGE) -> Tensor:
     """Return the part (B, M, *space) of an image that the samples of a problem do not see."""
     p = problem.prepared()
-    epsilon = ridge * float(p.bound.max())
+    epsilon = ridge * float(p.lipschitz.max())
     seen = conjugate_gradient(lambda v: p.normal(v) + epsilon * v, p.normal(image), None, _STEPS)
     return image - seen
 
@@ -202,7 +204,7 @@ def null_space(problem: Problem, image: Tensor, ridge: float = RIDGE) -> Tensor:
 def hidden_samples(
     scan: Scan,
     item: int,
-    solve: Callable[[Problem], Tensor],
+    solve: Solve,
     use: Use,
     *,
     share: float = 0.05,
@@ -213,7 +215,7 @@ def hidden_samples(
     Args:
         scan: undersampled.
         item: which.
-        solve: problem to image.
+        solve: problem and prior to image.
         use: of the coil maps; see `pose`.
         share: of the samples outside the calibration region that are hidden.
         seed: of their choice.
@@ -229,21 +231,20 @@ def hidden_samples(
     truth = kspace[:, hidden]
     errors = []
     with torch.inference_mode():
-        problem, _ = pose(seen, kept, maps, use)
-        plain, _ = pose(seen, kept, maps, "cropped")
-        for p, x in ((problem, solve(problem)), (plain, plain.adjoint)):
+        problem, _, prior = pose(seen, kept, maps, use)
+        plain = pose(seen, kept, maps, "cropped").problem
+        for p, x in ((problem, solve(problem, prior)), (plain, plain.adjoint)):
             predicted = p.encode(x)[0].numpy()[:, hidden]
             errors.append(float(np.linalg.norm(predicted - truth) / np.linalg.norm(truth)))
     return errors[0], errors[1]
 
 
-def _solver(method: str, model: Reconstructor | None, problem: Problem) -> Callable[[Problem], Tensor]:
-    """Return what images a problem: at the weight of the one that was measured, for those that are made of it."""
+def _solver(method: str, model: Reconstructor | None, problem: Problem) -> Solve:
+    """Return a solver of problems made from a measured one, at the regularization weight of the measured one."""
     if model is not None:
-        return lambda p: model.run(p).image
-    weighted = "lam" in find(method).schema.model_fields
-    options = {"lam": float(weight_by_noise(method, problem)[0])} if weighted else {}
-    return lambda p: build(method, options).run(p).image
+        return lambda p, prior: model.run(p, prior=prior).image
+    options = {"lam": float(weight_by_noise(method, problem)[0])} if find(method).weighted else {}
+    return lambda p, prior: build(method, options).run(p, prior=prior).image
 
 
 def _g_factor(plain: Problem, noise: Tensor, covariance: np.ndarray, mask: np.ndarray) -> np.ndarray:

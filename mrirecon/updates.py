@@ -1,4 +1,4 @@
-"""Parts that cascades are made of: maps of an image or of k-space to the same, for one problem.
+"""Parts of cascades: maps from an image to an image or from k-space to k-space, for one problem.
 
 The residual skip, the sign of the network and data consistency are parts of their own, so that the question "implicit
 or explicit?" (CIRIM, arXiv 2111.15498) can be asked of every method by configuration alone.
@@ -12,24 +12,36 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mrirecon.networks.crossing import apply_network, to_complex, to_real
+from mrirecon.networks.crossing import apply_network, to_complex, to_real, zero_init_output
+from mrirecon.precision import RunsNetwork
 from mrirecon.problem import Problem
 from mrirecon.solvers import conjugate_gradient
 
 Consistency = Literal["none", "gradient", "soft", "hard", "proximal"]
 Domain = Literal["image", "kspace"]
+Sign = Literal[-1, 1]
 
 
 class Part(nn.Module, ABC):
-    """A map of a state, an image (B, M, y, x) or k-space (B, C, y, x), to the same."""
+    """Map a state, an image (B, M, y, x) or k-space (B, C, y, x), to the next one.
+
+    Attributes:
+        needs_cartesian: see `mrirecon.engine.Step`.
+
+    """
+
+    needs_cartesian: bool = False
 
     @abstractmethod
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Return the new state."""
 
+    def zero_init_output(self) -> None:
+        """Make the part leave its state as it is before training, where a network adds to the state."""
 
-class Net(Part):
-    """A network on real channels, applied to each image or each coil."""
+
+class Net(RunsNetwork, Part):
+    """Apply a network on real channels to each image or each coil."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -37,11 +49,15 @@ class Net(Part):
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Return the network's output as complex numbers."""
-        return to_complex(apply_network(self.network, to_real(s, dtype=p.networks)), s.shape[1])
+        return to_complex(apply_network(self.network, to_real(s, dtype=self.network_dtype)), s.shape[1])
+
+    def zero_init_output(self) -> None:
+        """Let the network return zero."""
+        zero_init_output(self.network)
 
 
 class Lift(Part):
-    """F S part(Sᴴ Fᴴ k): an image part acting on k-space. What lies outside the range of F S is not seen by it."""
+    """Apply an image part to k-space: F S part(Sᴴ Fᴴ k). It does not see what lies outside the range of F S."""
 
     def __init__(self, part: Part) -> None:
         super().__init__()
@@ -51,16 +67,21 @@ class Lift(Part):
         """Return k-space of every coil."""
         return p.encode(self.part(p.encode.adjoint(s), p))
 
+    def zero_init_output(self) -> None:
+        """Let the image part begin as it should."""
+        self.part.zero_init_output()
+
 
 class Refine(Part):
-    """s − part(s), with options: without the skip ``s``, with a plus, and data consistency at s in the same step.
+    """Add a part to the state: s ± part(s), without the skip ``s`` as an option, and data consistency at s.
 
-    With soft consistency this is E2EVN's equation k − η M(k − y) − F S U(Sᴴ Fᴴ k) (Sriram et al., MICCAI 2020).
+    With soft consistency and sign −1 this is E2EVN's equation k − η M(k − y) − F S U(Sᴴ Fᴴ k) (Sriram et al., MICCAI
+    2020).
     """
 
-    def __init__(self, part: Part, *, consistency: Part | None = None, skip: bool = True, plus: bool = False) -> None:
+    def __init__(self, part: Part, *, consistency: Part | None = None, skip: bool = True, sign: Sign = -1) -> None:
         super().__init__()
-        self.part, self.consistency, self.skip, self.plus = part, consistency, skip, plus
+        self.part, self.consistency, self.skip, self.sign = part, consistency, skip, sign
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Return the refined state."""
@@ -68,12 +89,17 @@ class Refine(Part):
         kept = s if self.consistency is None else self.consistency(s, p)
         if not self.skip:
             kept = kept - s
-        out: Tensor = kept + refinement if self.plus else kept - refinement
+        out: Tensor = kept + refinement if self.sign > 0 else kept - refinement
         return out
+
+    def zero_init_output(self) -> None:
+        """Let the part add nothing, where it adds to the state."""
+        if self.skip:
+            self.part.zero_init_output()
 
 
 class Chain(Part):
-    """One part after the other."""
+    """Apply one part after the other."""
 
     def __init__(self, *parts: Part) -> None:
         super().__init__()
@@ -85,13 +111,18 @@ class Chain(Part):
             s = part(s, p)
         return s
 
+    def zero_init_output(self) -> None:
+        """Let each part begin as it should."""
+        for part in self.parts:
+            cast("Part", part).zero_init_output()
+
 
 class Gradient(Part):
-    """x − η Aᴴ(A x − y), with η learned from 1; of k-space, k − η F S Sᴴ Fᴴ M(k − y)."""
+    """Take a gradient step: x − η Aᴴ(A x − y), with η learned from 1; for k-space, k − η F S Sᴴ Fᴴ M(k − y)."""
 
     def __init__(self, domain: Domain) -> None:
         super().__init__()
-        self.domain = domain
+        self.domain, self.needs_cartesian = domain, domain == "kspace"
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
@@ -102,15 +133,15 @@ class Gradient(Part):
         return s - self.weight * encode(encode.adjoint(p.mask * (s - p.y)))
 
 
-class Replace(Part):
-    """k − η M(k − y): mix measured samples into k-space, or put them there (η = 1, not learned).
+class SampleConsistency(Part):
+    """Mix the measured samples into k-space: k − η M(k − y), with η learned, or 1 to replace the samples.
 
-    Of an image, k = F S x, and the result is combined again. With several coils no image holds noisy samples exactly.
+    For an image, k = F S x, and the coils are combined again. With several coils no image holds noisy samples exactly.
     """
 
     def __init__(self, domain: Domain, learned: bool) -> None:
         super().__init__()
-        self.domain = domain
+        self.domain, self.needs_cartesian = domain, domain == "kspace"
         self.weight = nn.Parameter(torch.ones(1)) if learned else None
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
@@ -122,9 +153,9 @@ class Replace(Part):
 
 
 class Proximal(Part):
-    """argmin_z ‖A z − y‖² + μ‖z − x‖², with μ > 0 learned, by conjugate gradients.
+    """Solve argmin_z ‖A z − y‖² + μ‖z − x‖², with μ > 0 learned, by conjugate gradients.
 
-    Aggarwal, Mani, Jacob, MoDL, IEEE TMI 38:394, 2019. Of k-space, x = Sᴴ Fᴴ k and the result is F S z.
+    Aggarwal, Mani, Jacob, MoDL, IEEE TMI 38:394, 2019. For k-space, x = Sᴴ Fᴴ k and the result is F S z.
     """
 
     def __init__(self, domain: Domain, iterations: int = 6, start: float = 0.05) -> None:
@@ -148,12 +179,17 @@ def data_consistency(kind: Consistency, domain: Domain) -> Part | None:
         return Gradient(domain)
     if kind == "proximal":
         return Proximal(domain)
-    return Replace(domain, learned=kind == "soft")
+    return SampleConsistency(domain, learned=kind == "soft")
 
 
-def cascade(part: Part, kind: Consistency, domain: Domain, *, skip: bool = True, plus: bool = False) -> Part:
-    """Return one cascade: refinement and consistency at the same state, or, where it has the last word, after it."""
+def then(part: Part, last: Part | None) -> Part:
+    """Return a part followed by another one, if there is one."""
+    return part if last is None else Chain(part, last)
+
+
+def cascade(part: Part, kind: Consistency, domain: Domain, *, skip: bool = True, sign: Sign = -1) -> Part:
+    """Return one cascade: refinement and consistency at the same state; hard and proximal consistency after it."""
     consistency = data_consistency(kind, domain)
     if kind in ("hard", "proximal"):
-        return Chain(Refine(part, skip=skip, plus=plus), cast("Part", consistency))
-    return Refine(part, consistency=consistency, skip=skip, plus=plus)
+        return Chain(Refine(part, skip=skip, sign=sign), cast("Part", consistency))
+    return Refine(part, consistency=consistency, skip=skip, sign=sign)

@@ -62,13 +62,13 @@ def _point(scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int) -
     maps = item_maps(scan, 0, kspace, mask)
 
     def ours(method: str, **settings: float) -> Score:
-        problem, prior = pose(kspace, mask, maps, "cropped" if method == "zero-filled" else "weighted")
+        problem, transform, _ = pose(kspace, mask, maps, "cropped" if method == "zero-filled" else "weighted")
         with torch.inference_mode():
-            image = build(method, settings).run(problem).image * prior
+            image = transform.undo(build(method, settings).run(problem).image)
         return scores(image[0].numpy(), truth[:1])[0]
 
     zero, sense = ours("zero-filled"), _best([ours("sense", lam=lam) for lam in SENSE])
-    weighted, _ = pose(kspace, mask, maps, "weighted")
+    weighted = pose(kspace, mask, maps, "weighted").problem
     default = _numbers(ours("cs", lam=float(weight_by_noise("cs", weighted)[0])))
     best = _best([ours("cs", lam=lam) for lam in OURS])
     best = max(best[0], default[0]), max(best[1], default[1])

@@ -21,6 +21,7 @@ from mrirecon.calibrate import item_maps
 from mrirecon.checkpoints import load_model, shipped
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.engine import Reconstructor
+from mrirecon.heldout import Blended
 from mrirecon.inference import pose
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
@@ -56,7 +57,7 @@ def _versions(scan: Scan, seed: int) -> dict[str, Tensor]:
     """Return k-space (C, y, x) as measured, and as it would be with less of what models leave out."""
     kspace, full = scan.kspace(0), np.ones(scan.space_shape, dtype=bool)
     maps = item_maps(scan, 0, kspace, full)
-    problem, _ = pose(kspace, full, maps, "cropped")
+    problem = pose(kspace, full, maps, "cropped").problem
     image, sensitivities, fourier = problem.adjoint[0, 0], maps.maps[0, 0], Fourier(PLANE)
     smooth = image.abs() * smooth_phase(image[None, None], PLANE)[0, 0]
     generator = torch.Generator().manual_seed(seed)
@@ -73,18 +74,15 @@ def _versions(scan: Scan, seed: int) -> dict[str, Tensor]:
 @torch.inference_mode()
 def _row(scan: Scan, kspace: np.ndarray, mask: np.ndarray, model: Reconstructor) -> str:
     full = np.ones_like(mask)
-    complete, _ = pose(kspace, full, item_maps(scan, 0, kspace, full), "cropped")
+    complete = pose(kspace, full, item_maps(scan, 0, kspace, full), "cropped").problem
     truth = complete.adjoint[0].abs().numpy()
     seen = (kspace * mask).astype(np.complex64)
     maps = item_maps(scan, 0, seen, mask)
-    weighted, prior = pose(seen, mask, maps, "weighted")
-    informed, _ = pose(seen, mask, maps, "informed")
-    cs = build("cs", {"lam": float(weight_by_noise("cs", weighted)[0])}).run(weighted).image * prior
-    weigh = model.weigh
-    found = [cs, model.run(informed).image]
-    model.weigh = None
-    found.append(model.run(informed).image)
-    model.weigh = weigh
+    weighted, transform, _ = pose(seen, mask, maps, "weighted")
+    informed, _, prior = pose(seen, mask, maps, "informed")
+    cs = transform.undo(build("cs", {"lam": float(weight_by_noise("cs", weighted)[0])}).run(weighted).image)
+    whole = model.unblended if isinstance(model, Blended) else model
+    found = [cs, model.run(informed, prior=prior).image, whole.run(informed, prior=prior).image]
     s = [scores(image[0].abs().numpy(), truth)[0] for image in found]
     (base, psnr), *rest = [(one.ssim or 0.0, one.psnr or 0.0) for one in s]
     return f"{base:.4f}/{psnr:.2f}  " + "  ".join(f"{a - base:+.4f}/{b - psnr:+.2f}" for a, b in rest)

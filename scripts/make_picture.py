@@ -74,9 +74,9 @@ def _timed(
     for _ in range(3):
         start = time.perf_counter()
         with torch.inference_mode():
-            problem, prior = pose(kspace, mask, item_maps(scan, 0, kspace, mask), use)  # type: ignore[arg-type]  # words
+            problem, transform, prior = pose(kspace, mask, item_maps(scan, 0, kspace, mask), use)  # type: ignore[arg-type]  # words
             used = model or build("cs", {"lam": float(weight_by_noise("cs", problem)[0])})
-            image = (used.run(problem).image * prior)[0, 0].numpy()
+            image = transform.undo(used.run(problem, prior=prior).image)[0, 0].numpy()
         seconds.append(time.perf_counter() - start)
     return image, statistics.median(seconds)
 

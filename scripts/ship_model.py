@@ -29,9 +29,9 @@ def main() -> None:
     trained, told = load_model(options.run / "best"), describe_model(options.run / "best")
     card = dict(told["card"])  # type: ignore[call-overload]  # describe_model checks it
     card["curve"] = {str(row["step"]): f"SSIM {row['ssim']:.4f}, PSNR {row['psnr']:.2f} dB" for row in checks}
-    card["weigh"] = "held-out, set after training: the scores of validation are those of the network alone"
+    card["blend"] = "cross_validated, set after training: the scores of validation are those of the network alone"
     target = ROOT / "mrirecon/weights" / options.name
-    save_model(target, str(trained.method), {**trained.options, "weigh": "held-out"}, trained.model, card)
+    save_model(target, str(trained.method), {**trained.options, "blend": "cross_validated"}, trained.model, card)
     kept = ROOT / "scripts/runs" / options.name
     kept.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(options.run / "log.jsonl", kept / "log.jsonl")

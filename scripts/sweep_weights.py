@@ -87,14 +87,14 @@ def _point(
     kspace = noisy(scan.kspace(0), truth, snr, mask, seed)
     maps = item_maps(scan, 0, kspace, mask)
     swept = "cs" if method == "auto" else method
-    problem, prior = pose(kspace, mask, maps, "weighted")
-    plain, _ = pose(kspace, mask, maps, "cropped")
+    problem, transform, _ = pose(kspace, mask, maps, "weighted")
+    plain = pose(kspace, mask, maps, "cropped").problem
     errors: dict[float, float] = {}
 
     def error(lam: float) -> float:
         if lam not in errors:
             with torch.inference_mode():
-                image = build(swept, {"lam": lam}).run(problem).image * prior
+                image = transform.undo(build(swept, {"lam": lam}).run(problem).image)
             errors[lam] = nrmse(image[0, 0].numpy(), truth)
         return errors[lam]
 

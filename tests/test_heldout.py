@@ -10,9 +10,10 @@ from mrirecon.coils.calibration import find_calibration
 from mrirecon.data.simulate import coil_maps
 from mrirecon.engine import Reconstructor, Step, Unrolled
 from mrirecon.errors import UsageError
+from mrirecon.heldout import Blended, cross_validated_weight, hide
 from mrirecon.heldout import _without as heldout_without
-from mrirecon.heldout import held_out_weight, hide
 from mrirecon.masks import make_mask
+from mrirecon.physics.transforms import Prior
 from mrirecon.problem import Problem
 from mrirecon.registry import build, methods
 
@@ -44,7 +45,7 @@ class Towards(Step[torch.Tensor]):
         self.goal = goal
 
     def init(self, p):
-        return p.first
+        return p.starting_image
 
     def forward(self, s, p):
         return self.goal
@@ -56,8 +57,8 @@ class Towards(Step[torch.Tensor]):
 def network(goal):
     """A network that answers with one image; at the data's own scale."""
     start = torch.zeros_like(goal)
-    made = Reconstructor(Unrolled([Towards(goal)]), scale="none", start=lambda p, near: start, weigh=held_out_weight)
-    return made.eval()
+    made = Reconstructor(Unrolled([Towards(goal)]), scale="none", start=lambda p, prior: start)
+    return Blended(made).eval()
 
 
 @pytest.mark.parametrize("family", ["poisson", "gaussian2d", "random", "equispaced"])
@@ -88,7 +89,7 @@ def test_the_weight_is_what_undoes_a_network_s_wrong_gain(family, factor):
     p, truth = problem(family)
     model = network(truth * factor)
     wanted = min(max(1 / factor, 0), 1)
-    assert float(held_out_weight(model.refined, p)) == pytest.approx(wanted, abs=1e-4)
+    assert float(cross_validated_weight(model.parts, p)) == pytest.approx(wanted, abs=1e-4)
     result = model.run(p)
     assert torch.allclose(result.image, truth * factor * wanted, atol=1e-4)
     assert f"taken at {wanted:.0%}" in result.reasons[0]
@@ -102,7 +103,7 @@ def test_lines_that_are_too_few_to_spare_any_leave_it_to_scattered_samples():
     mask[..., [4, 20, 70, 90]] = 1
     p = Problem(p.encode(truth) * mask, mask, p.maps)
     assert hide(mask[0, 0].numpy() > 0, lines=True) is None
-    assert float(held_out_weight(network(2 * truth).refined, p)) == pytest.approx(0.5, abs=1e-4)
+    assert float(cross_validated_weight(network(2 * truth).parts, p)) == pytest.approx(0.5, abs=1e-4)
 
 
 def test_a_network_that_is_half_wrong_is_taken_by_half():
@@ -111,13 +112,13 @@ def test_a_network_that_is_half_wrong_is_taken_by_half():
     generator = torch.Generator().manual_seed(5)
     wrong = torch.complex(*(torch.randn(truth.shape, generator=generator) for _ in range(2)))
     wrong = wrong * (truth.norm() / wrong.norm())
-    assert float(held_out_weight(network(truth + wrong).refined, p)) == pytest.approx(0.5, abs=0.1)
+    assert float(cross_validated_weight(network(truth + wrong).parts, p)) == pytest.approx(0.5, abs=0.1)
 
 
 def test_each_item_of_a_batch_has_its_own_weight():
     p, truth = problem(seeds=(0, 1))
     goal = torch.stack([truth[0], 2 * truth[1]])
-    assert held_out_weight(network(goal).refined, p).tolist() == pytest.approx([1.0, 0.5], abs=1e-4)
+    assert cross_validated_weight(network(goal).parts, p).tolist() == pytest.approx([1.0, 0.5], abs=1e-4)
 
 
 def test_without_samples_to_spare_the_network_is_taken_as_it_is():
@@ -135,16 +136,24 @@ def test_it_is_not_for_training():
     assert torch.allclose(model.eval()(p), truth, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [n for n, m in methods().items() if "weigh" in m.schema.model_fields])
+@pytest.mark.parametrize("name", [n for n, m in methods().items() if m.learned])
 def test_every_method_that_can_be_weighed_is(name):
-    small = {"cascades": 1, "steps": 1, "features": 8, "channels": 4, "pools": 1, "start": "cs", "weigh": "held-out"}
+    small = {
+        "cascades": 1,
+        "steps": 1,
+        "features": 8,
+        "channels": 4,
+        "pools": 1,
+        "start": "cs",
+        "blend": "cross_validated",
+    }
     small |= {"sensitivity": False, "combine": "sense"} if name == "e2evn" else {}
     known = methods()[name].schema.model_fields
     torch.manual_seed(0)
     model = build(name, {k: v for k, v in small.items() if k in known}).eval()
     p, _ = problem()
     with torch.inference_mode():
-        first, image = model.refined(p)
+        first, image = model.parts(p)
         result = model.run(p, consume=True)
     weight = float(result.reasons[0].split("taken at ")[1].rstrip("%")) / 100
     assert torch.allclose(result.image, first + weight * (image - first), atol=0.02 * float(image.abs().max()))
@@ -157,21 +166,21 @@ def test_compressed_sensing_is_solved_once():
     truth = smooth.to(torch.complex64)[None, None]
     p = Problem(p.y * 0.02 + p.encode(truth) * p.mask, p.mask, p.maps)
     torch.manual_seed(0)
-    options = {"steps": 2, "features": 8, "start": "cs", "weigh": "held-out"}
+    options = {"steps": 2, "features": 8, "start": "cs", "blend": "cross_validated"}
     model = build("rim", options).eval()
     for weight in model.parameters():  # it begins by adding nothing
         weight.data += 0.02 * torch.randn_like(weight)
     calls = []
     begin = model.start
 
-    def counted(q, near):
-        calls.append((near is not None, q.mask.sum().item()))
-        return begin(q, near)
+    def counted(q, prior):
+        calls.append((q.initial_image is not None, q.mask.sum().item()))
+        return begin(q, prior)
 
     model.start = counted
     with torch.inference_mode():
         result = model.run(p)
-        cold = float(held_out_weight(model.refined, p))
+        cold = float(cross_validated_weight(model.parts, p))
     assert [near for near, _ in calls] == [False, True, False], "once for the image, and from there for what is hidden"
     assert calls[1][1] < calls[0][1]
     weight = float(result.reasons[0].split("taken at ")[1].rstrip("%")) / 100
@@ -183,13 +192,13 @@ def test_a_start_without_the_hidden_samples_does_not_know_them():
     p, truth = problem("poisson")
     held = torch.from_numpy(hide(p.mask[0, 0].numpy() > 0))[None, None]
     for prior in (None, torch.full_like(truth.real, 0.5)):
-        q = Problem(p.y, p.mask, p.maps, prior)
+        q = Problem(p.y, p.mask, p.maps)
         x = truth if prior is None else truth * prior
-        left = heldout_without(q, x, held)
+        left = heldout_without(q, x, held, None if prior is None else Prior(prior))
         told = p.encode.adjoint(held * p.encode(x)) * (1 if prior is None else 0.25)
         assert torch.allclose(left, x - told, atol=1e-6)
 
 
 def test_a_magnitude_cannot_be_weighed():
     with pytest.raises(UsageError, match="predicts no samples"):
-        build("e2evn", {"weigh": "held-out"})
+        build("e2evn", {"blend": "cross_validated"})

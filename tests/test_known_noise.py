@@ -12,6 +12,7 @@ from mrirecon.data.batch import part_of
 from mrirecon.data.items import Recipe
 from mrirecon.data.settings import Data, MaskDraw, Simulation
 from mrirecon.data.sources import open_sources
+from mrirecon.physics.transforms import Scale
 from mrirecon.regularization import weight_by_noise
 
 
@@ -35,7 +36,7 @@ def test_a_simulated_sample_knows_its_noise(monkeypatch):
     assert torch.allclose(known, measured, rtol=0.3)
     assert known[0] != known[1]
     # λ is relative to the scale, and the noise goes with it
-    assert torch.allclose(weight_by_noise("cs", p.scaled(torch.tensor([3.0, 1e-4]))), known, rtol=1e-4)
+    assert torch.allclose(weight_by_noise("cs", Scale(torch.tensor([3.0, 1e-4])).apply(p)), known, rtol=1e-4)
     assert torch.equal(weight_by_noise("cs", p.to("cpu")), known)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mrirecon.engine import Reconstructor
+from mrirecon.engine import Schedule
 from mrirecon.errors import MriReconError, UsageError
 from mrirecon.operators import norm
 from mrirecon.problem import Problem
@@ -44,6 +44,10 @@ def test_any_size_any_coils(name, space, coils, sets):
     if sets == 2 and not find(name).maps:
         pytest.skip("this method reads no maps")
     p = random_problem(space, sets=sets, coils=coils)
+    if sets > (find(name).map_sets or sets):
+        with pytest.raises(UsageError, match="one set of maps"):
+            solve(make(name), p)
+        return
     x = solve(make(name), p)
     assert x.shape in ((2, sets, *space), (2, 1, *space))
     assert torch.isfinite(x.abs()).all()
@@ -113,7 +117,8 @@ def test_three_solvers_one_objective(weight):
         if weight == "wavelet":
             options |= {"wavelet": "db2", "shifts": False}
         model = build(name, options).double()
-        q, _ = model.scaled(Problem(p.y.to(torch.complex128), p.mask.double(), p.maps.to(torch.complex128)))
+        double = Problem(p.y.to(torch.complex128), p.mask.double(), p.maps.to(torch.complex128))
+        q = model.normalize(double).problem
         with torch.no_grad():
             x = model.engine(q)
             found[solver] = float(q.data_term(x)[0] + lam * regularizer.value(x)[0])
@@ -168,10 +173,10 @@ def test_impossible_configurations_name_key_and_choices(name, options, words):
 
 
 def test_registration_asks_for_keywords_and_new_names():
-    def positional(lam: float) -> Reconstructor:
+    def positional(lam: float) -> Schedule:
         raise NotImplementedError
 
-    def cs() -> Reconstructor:
+    def cs() -> Schedule:
         raise NotImplementedError
 
     with pytest.raises(ValueError, match="keyword-only"):

@@ -214,12 +214,12 @@ def error(image, truth):
 )
 def test_of_noisy_scans_the_default_is_better_than_zero_filling_and_near_the_best(snr, family, method):
     kspace, mask, truth, _ = scan_of(snr, family=family)
-    problem, prior = posed(kspace, mask)
-    plain, _ = posed(kspace, mask, "cropped")
+    problem, transform, _ = posed(kspace, mask)
+    plain = posed(kspace, mask, "cropped").problem
 
     def at(lam):
         with torch.inference_mode():
-            image = build(method, {"lam": lam, "iterations": 40}).run(problem).image * prior
+            image = transform.undo(build(method, {"lam": lam, "iterations": 40}).run(problem).image)
         return error(image[0, 0].numpy(), truth)
 
     lam = float(weight_by_noise(method, problem)[0])
@@ -242,8 +242,8 @@ def test_the_weight_follows_the_noise_at_both_ends():
 
 
 def test_the_weight_does_not_depend_on_the_unit_or_on_others_in_the_batch():
-    one, _ = posed(*scan_of(8)[:2])
-    two, _ = posed(*scan_of(40, family="random")[:2])
+    one = posed(*scan_of(8)[:2]).problem
+    two = posed(*scan_of(40, family="random")[:2]).problem
     both = Problem(*(torch.cat([getattr(p, n) for p in (one, two)]) for n in ("y", "mask", "maps")))
     alone = torch.cat([weight_by_noise("cs", p) for p in (one, two)])
     torch.testing.assert_close(weight_by_noise("cs", both), alone)
@@ -254,13 +254,13 @@ def test_the_weight_does_not_depend_on_the_unit_or_on_others_in_the_batch():
 def test_with_little_noise_stopping_costs_nothing():
     """Converged at a tenth of the tolerance, the image is no better."""
     kspace, mask, truth, _ = scan_of(400)
-    problem, prior = posed(kspace, mask)
+    problem, transform, _ = posed(kspace, mask)
     lam = float(weight_by_noise("cs", problem)[0])
 
     def at(**more):
         with torch.inference_mode():
             result = build("cs", {"lam": lam, **more}).run(problem)
-        return error((result.image * prior)[0, 0].numpy(), truth), int(result.iterations[0])
+        return error(transform.undo(result.image)[0, 0].numpy(), truth), int(result.iterations[0])
 
     ours, steps = at()
     longer, _ = at(tolerance=1e-4, iterations=250)

@@ -45,7 +45,7 @@ def test_problems_solvers_and_regularizers_compute_the_same():
 
     def everything():
         q = p.prepared()
-        yield from (q.adjoint, q.bound, q.normal(x), q.gradient(x), q.residual(x), q.data_term(x))
+        yield from (q.adjoint, q.lipschitz, q.normal(x), q.gradient(x), q.residual(x), q.data_term(x))
         yield conjugate_gradient(lambda v: q.normal(v) + 0.1 * v, q.adjoint, None, 4)
         yield from (percentile_scale(x), smooth_phase(x, p.axes))
         for r in (WaveletL1(2, "haar,db4"), TotalVariation(2)):
@@ -99,11 +99,11 @@ def test_a_start_by_compressed_sensing_is_the_same(name):
     p = random_problem((33, 32), dtype=torch.complex64)
     model = make(name, start="cs", **({"sensitivity": False} if name == "e2evn" else {})).float()
     with torch.no_grad():
-        full = model.scaled(p)[0].start
+        full = model.normalize(p).problem.initial_image
         with half():
-            q, _ = model.scaled(p)
+            q = model.normalize(p).problem
             assert norm(model(p)).min() > 0
-    assert torch.equal(q.start, full)
+    assert torch.equal(q.initial_image, full)
 
 
 def test_every_method_is_tried_here():

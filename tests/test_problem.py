@@ -10,6 +10,7 @@ import torch
 import mrirecon.problem
 from mrirecon.errors import InputError
 from mrirecon.operators import norm
+from mrirecon.physics.transforms import Scale
 from mrirecon.problem import Problem
 from tests.problems import SHAPES, draw, random_problem
 
@@ -53,15 +54,15 @@ def test_the_bound_bounds(sets):
     v = draw(2, sets, 12, 10)
     for _ in range(100):
         v = p.normal(v / norm(v).reshape(-1, 1, 1, 1))
-    assert (norm(v) <= p.bound * (1 + 1e-9)).all()
-    assert (p.bound <= 1 + 1e-9).all() or sets == 2
+    assert (norm(v) <= p.lipschitz * (1 + 1e-9)).all()
+    assert (p.lipschitz <= 1 + 1e-9).all() or sets == 2
 
 
 def test_prepared_twice_is_prepared_once_and_scaling_keeps_it():
     p = random_problem().prepared()
     assert p.prepared() is p
     factor = torch.tensor([2.0, 5.0], dtype=torch.float64)
-    q = p.scaled(factor)
+    q = Scale(factor).apply(p)
     torch.testing.assert_close(q.adjoint, q.A.adjoint(q.y))
     torch.testing.assert_close(q.y[1], p.y[1] / 5)
 
@@ -121,7 +122,7 @@ def test_a_copy_with_other_samples_is_masked_too():
     assert torch.equal(q.y, p.mask.expand_as(p.y) + 0j)
     r = replace(p, mask=torch.zeros_like(p.mask))
     assert not r.y.any()
-    assert p.scaled(torch.ones(2)).checked[0] is not p.y
+    assert Scale(torch.ones(2)).apply(p).checked[0] is not p.y
 
 
 @pytest.mark.parametrize("value", [2.0, 0.5, -1.0, float("nan")])

@@ -91,7 +91,7 @@ def test_held_out_samples_are_predicted(real_kspace):
     maps = item_maps(scan, 0, kspace * kept, kept)
     errors = {}
     for method in ("zero-filled", "sense", "cs"):
-        problem, _ = pose((kspace * kept).astype(np.complex64), kept, maps, find(method).use)
+        problem = pose((kspace * kept).astype(np.complex64), kept, maps, find(method).use).problem
         with torch.no_grad():
             image = build(method)(problem)
         left = torch.from_numpy(held.astype(np.float32))[None, None]

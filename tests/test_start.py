@@ -9,9 +9,11 @@ import torch
 
 from mrirecon.calibrate import ItemMaps
 from mrirecon.errors import UsageError
+from mrirecon.heldout import Blended
 from mrirecon.inference import pose
-from mrirecon.methods.classical import compressed_sensing_start
+from mrirecon.methods.cs import compressed_sensing_start
 from mrirecon.operators import norm
+from mrirecon.physics.transforms import Scale, SmoothPhase
 from mrirecon.problem import Problem
 from mrirecon.registry import build, find
 from mrirecon.regularization import weight_by_noise
@@ -19,7 +21,7 @@ from mrirecon.scale import smooth_phase
 from tests.problems import known_problem
 from tests.test_methods import LEARNED
 
-STARTING = [name for name in LEARNED if "cs" in str(find(name).schema.model_fields.get("start", ""))]
+STARTING = LEARNED
 SMALL = {"steps": 2, "features": 8, "cascades": 2, "channels": 4, "pools": 2, "sensitivity": False, "combine": "sense"}
 
 
@@ -31,10 +33,6 @@ def _small(name, **more):
 
 def _cs(p):
     return build("cs", {"lam": float(weight_by_noise("cs", p)[0])})(p)
-
-
-def test_which_methods_have_it():
-    assert set(STARTING) == {"rim", "irim", "cirim", "e2evn", "unet"}
 
 
 @pytest.mark.parametrize("name", ["rim", "irim", "cirim"])
@@ -50,8 +48,7 @@ def test_before_training_the_image_is_that_of_compressed_sensing(name):
 def test_gradients_flow_through_the_networks_and_not_through_the_start(name):
     p, full = known_problem()
     model = _small(name, start="cs").train()
-    q, _ = model.scaled(p)
-    assert not q.start.requires_grad
+    assert not model.normalize(p).problem.initial_image.requires_grad
     truth = Problem(full, torch.ones_like(p.mask), p.maps).adjoint
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     losses = []
@@ -82,33 +79,33 @@ def test_a_prior_acts_as_it_does_on_compressed_sensing_alone():
     y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 40), indexing="ij")
     maps = ItemMaps(p.maps, "test", values=(1.05 - 0.3 * (x**2 + y**2)).clamp(0, 1)[None, None])
     kspace, mask = p.y[0].numpy(), p.mask[0, 0].numpy()
-    informed, one = pose(kspace, mask, maps, "informed")
-    weighted, prior = pose(kspace, mask, maps, "weighted")
+    informed, transform, prior = pose(kspace, mask, maps, "informed")
+    weighted, weigh, _ = pose(kspace, mask, maps, "weighted")
     assert torch.equal(informed.maps, maps.maps)
-    assert one.min() == one.max() == 1
-    assert prior.min() < 0.5, "or there is nothing to test"
+    assert torch.equal(transform.undo(informed.adjoint), informed.adjoint)
+    assert prior.weight.min() < 0.5, "or there is nothing to test"
     with torch.no_grad():
-        alone, start = _cs(weighted) * prior, _small("cirim", start="cs")(informed)
+        alone, start = weigh.undo(_cs(weighted)), _small("cirim", start="cs")(informed, prior=prior)
     assert norm(start - alone) < 1e-4 * norm(alone)
 
 
 def test_measured_samples_stay_where_a_network_on_k_space_starts():
     p, _ = known_problem()
     model = _small("e2evn", start="cs")
-    q, _ = model.scaled(p)
+    q = model.normalize(p).problem
     first = model.engine.blocks[0].init(q)
     assert torch.equal(first[:, :, :, ::3], q.y[:, :, :, ::3])
     assert bool(first[:, :, :, 1].abs().any()), "and what was not measured is filled in"
 
 
-def test_problems_keep_prior_and_start_on_their_way():
+def test_problems_keep_their_initial_image():
     p, _ = known_problem()
-    q = replace(p, prior=torch.ones_like(p.maps[:, :, 0].real), start=p.maps[:, :, 0])
-    for r in (q.to("cpu"), q.prepared(), q.scaled(torch.tensor([2.0]))):
-        assert torch.equal(r.prior, q.prior)
-        assert torch.equal(r.start, q.start * (r.y.abs().amax() / q.y.abs().amax())), "in the scale of its samples"
-    assert torch.equal(p.first, p.adjoint)
-    assert torch.equal(q.first, q.start)
+    q = replace(p, initial_image=p.maps[:, :, 0])
+    for r in (q.to("cpu"), q.prepared(), Scale(torch.tensor([2.0])).apply(q)):
+        factor = r.y.abs().amax() / q.y.abs().amax()
+        assert torch.equal(r.initial_image, q.initial_image * factor), "in the scale of its samples"
+    assert torch.equal(p.starting_image, p.adjoint)
+    assert torch.equal(q.starting_image, q.initial_image)
 
 
 # the smooth phase of the first image, moved into the maps
@@ -150,10 +147,11 @@ def test_moving_a_phase_into_the_maps_keeps_the_samples():
     x = p.adjoint
     phase = smooth_phase(x, p.axes)
     assert torch.allclose(phase.abs(), torch.ones_like(phase.abs()), atol=1e-5)
-    for q in (p.without_phase(phase), p.prepared().without_phase(phase)):
+    transform = SmoothPhase(phase)
+    for q in (transform.apply(p), transform.apply(p.prepared())):
         assert norm(q.A(x * phase.conj()) - p.A(x)).max() < 1e-5 * norm(p.A(x)).max()
         assert norm(q.adjoint - x * phase.conj()).max() < 1e-5 * norm(x).max()
-        assert torch.allclose(q.without_phase(phase).phase, phase * phase)
+        assert torch.allclose(transform.inverse().apply(q).maps, p.maps, atol=1e-5)
     # what is smooth goes, as far as the window sees it
     rows = torch.linspace(-2, 2, 48)[:, None].expand(48, 40)
     bent = torch.complex(rows.cos(), rows.sin())[None, None]
@@ -178,8 +176,8 @@ def test_a_start_of_few_iterations_is_that_in_training_and_in_use(name):
     for mode in (True, False):
         with torch.no_grad():
             assert norm(model.train(mode)(p) - few).max() < 1e-5 * norm(few).max()
-            q, scale = model.scaled(p)
-            assert norm(q.start * scale.reshape(-1, 1, 1, 1) - few).max() < 1e-5 * norm(few).max()
+            n = model.normalize(p)
+            assert norm(n.undo(n.problem.initial_image) - few).max() < 1e-5 * norm(few).max()
 
 
 def test_more_iterations_come_nearer_to_compressed_sensing():
@@ -191,7 +189,8 @@ def test_more_iterations_come_nearer_to_compressed_sensing():
 def test_models_that_do_not_say_start_at_the_converged_image():
     model = build("cirim", {"start": "cs", "cascades": 1, "features": 8})
     assert model.start is compressed_sensing_start
-    assert model.fallback is None
+    blended = build("cirim", {"start": "cs", "cascades": 1, "features": 8, "blend": "cross_validated"})
+    assert blended.fallback is None
     with pytest.raises(UsageError, match="takes no iterations"):
         build("cirim", {"start_iterations": 4})
 
@@ -205,8 +204,8 @@ def test_what_is_not_taken_of_the_network_is_compressed_sensing(weight, phase):
     for parameter in model.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
     with torch.no_grad():
-        rest, network = model.refined(p)
-        model.weigh = lambda refine, problem: torch.full((1,), weight)
+        model = Blended(model, lambda refine, problem, prior: torch.full((1,), weight), compressed_sensing_start).eval()
+        rest, network = model.parts(p)
         image, last = model(p), list(model.images(p))[-1]
     assert norm(rest - _cs(p)) < 1e-4 * norm(rest)
     assert norm(network - rest) > 1e-2 * norm(rest), "or there is nothing to test"

@@ -163,9 +163,6 @@ def methods(as_json: AsJson = False) -> None:
     for m in found.values():
         options = ", ".join(f"{key}={field.default}" for key, field in m.schema.model_fields.items())
         typer.echo(f"{m.name}\n    {m.summary}\n    options: {options or 'none'}")
-    typer.echo(
-        "sigpy-cs\n    l1-wavelet reconstruction by sigpy, as a second opinion.\n    options: lam=0.005, iterations=100"
-    )
 
 
 def selftest(device: Device = "auto", as_json: AsJson = False) -> None:

@@ -11,10 +11,11 @@ from mrirecon.coils.calibration import find_calibration
 from mrirecon.errors import CalibrationError
 from mrirecon.networks import NormUnet, apply_network, to_complex, to_real
 from mrirecon.operators import Fourier, root_sum_of_squares
+from mrirecon.precision import RunsNetwork
 from mrirecon.problem import Problem
 
 
-class SensitivityNet(nn.Module):
+class SensitivityNet(RunsNetwork, nn.Module):
     """S = U(Fᴴ centre(y)) / length over the coils, the same network U for each coil.
 
     Args:
@@ -22,6 +23,8 @@ class SensitivityNet(nn.Module):
         pools: its levels.
 
     """
+
+    needs_cartesian = True
 
     def __init__(self, channels: int = 8, pools: int = 4) -> None:
         super().__init__()
@@ -35,10 +38,10 @@ class SensitivityNet(nn.Module):
 
         """
         images = Fourier(p.axes).adjoint(p.y * self.centre(p.mask))
-        maps = to_complex(apply_network(self.norm_unet, to_real(images, dtype=p.networks)), images.shape[1])
+        maps = to_complex(apply_network(self.norm_unet, to_real(images, dtype=self.network_dtype)), images.shape[1])
         length = root_sum_of_squares(maps, 1, keepdim=True)
         maps = maps / length.clamp_min(torch.finfo(length.dtype).tiny)
-        return replace(p, maps=maps.unsqueeze(1), prior=None, cache=None)
+        return replace(p, maps=maps.unsqueeze(1), cache=None)
 
     @staticmethod
     def centre(mask: Tensor) -> Tensor:

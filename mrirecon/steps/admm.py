@@ -1,4 +1,4 @@
-"""ADMM: the sparse part split from the data part."""
+"""ADMM: the penalty is split from the data term."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class AdmmState(NamedTuple):
 class Admm(Step[AdmmState]):
     """x⁺ = argmin ½‖A x − y‖² + ½ρ‖G x − v + u‖²,  v⁺ = prox_{λφ/ρ}(G x⁺ + u),  u⁺ = u + G x⁺ − v⁺.
 
-    Boyd et al., Found. Trends Mach. Learn. 3:1, 2011. The x-update is solved by CG from the last x. The wavelet grid
-    stays where it is: a split variable cannot follow random shifts.
+    Boyd et al., Found. Trends Mach. Learn. 3:1, 2011. The x-update is solved by CG from the last x. The wavelet grid is
+    not shifted: a split variable cannot follow random shifts.
     """
 
     def __init__(self, regularizer: Regularizer, lam: float, rho: float, inner: int = 10) -> None:
@@ -53,5 +53,6 @@ class Admm(Step[AdmmState]):
 
     def change(self, old: AdmmState, new: AdmmState, p: Problem) -> Tensor:
         """Return the larger of the primal change of x and of the split's disagreement, relative to x."""
-        size = norm(new.x).clamp_min(torch.finfo(p.mask.dtype).tiny)
+        size = norm(new.x)
+        size = size.clamp_min(torch.finfo(size.dtype).tiny)
         return torch.maximum(norm(new.x - old.x), norm(new.u - old.u)) / size

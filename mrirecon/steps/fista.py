@@ -31,36 +31,48 @@ class Fista(Step[FistaState]):
     f(x) = ½‖A x − y‖², L ≥ λ_max(AᴴA) from the maps. Beck and Teboulle, SIAM J. Imaging Sci. 2:183, 2009. The
     momentum restarts for an item when it points uphill (O'Donoghue and Candès, Found. Comput. Math. 15:715, 2015).
 
-    It starts at a few iterations of CG-SENSE rather than at the zero-filled image, and therefore with momentum: from
-    t₀ instead of 1 the error is still at most (t₀² (F(x₀) − F*) + ½L‖x₀ − x*‖²) / t², and t is large at once.
+    It starts after a few iterations of CG-SENSE, and therefore with momentum: from t₀ instead of 1 the error is still
+    at most (t₀² (F(x₀) − F*) + ½L‖x₀ − x*‖²) / t², and t is large at once.
 
-    A regularizer that draws its basis at random keeps x moving about the solution. The image is then a running mean
-    over the last third of the iterations, ``average`` at most, which takes that jitter away and lets the stopping rule
-    see convergence; 1 shows x itself.
+    Args:
+        regularizer: R. One that draws its basis at random keeps x moving about the solution.
+        lam: λ, one for all items or (B,).
+        average: the image is a running mean over the last third of the iterations, at most over this many. It removes
+            that jitter, so that the stopping rule sees convergence; 1 for x itself.
+        start: iterations of CG-SENSE.
+        momentum: t₀; with 10, the first extrapolation is by (t₀ − 1)/t₁ = 0.86.
+
     """
 
-    def __init__(self, regularizer: Regularizer, lam: float | Tensor, average: int = 1, start: int = 8) -> None:
+    def __init__(
+        self,
+        regularizer: Regularizer,
+        lam: float | Tensor,
+        average: int = 1,
+        start: int = 8,
+        momentum: float = 10.0,
+    ) -> None:
         super().__init__()
-        self.regularizer, self.lam, self.average, self.start = regularizer, lam, average, start
-        self.near: Tensor | None = None  # (B, M, *space), an image near the solution to start from
+        self.regularizer, self.lam, self.average = regularizer, lam, average
+        self.start, self.momentum = start, momentum
 
-    momentum = 10.0  # t₀: the first extrapolation is by (t₀ − 1)/t₁ = 0.86
     damping = 0.01  # Tikhonov weight of the start, which keeps unsampled directions from growing
 
     def init(self, p: Problem) -> FistaState:
-        """Start at ``start`` iterations of CG-SENSE, or at the zero-filled image if that is 0.
+        """Return the image after ``start`` iterations of CG-SENSE, from the initial image or from zero.
 
-        From an image near the solution, these draw to it what the samples do not see.
+        The damping draws directions that were not sampled towards the initial image.
         """
-        x = p.adjoint if self.near is None else self.near
+        near = p.initial_image
+        x = p.adjoint if near is None else near
         if self.start:
-            right = p.adjoint if self.near is None else p.adjoint + self.damping * self.near
-            x = conjugate_gradient(lambda v: p.normal(v) + self.damping * v, right, self.near, self.start)
-        return FistaState(x, x, x, torch.full_like(p.bound, self.momentum), None, 0)
+            right = p.adjoint if near is None else p.adjoint + self.damping * near
+            x = conjugate_gradient(lambda v: p.normal(v) + self.damping * v, right, near, self.start)
+        return FistaState(x, x, x, torch.full_like(p.lipschitz, self.momentum), None, 0)
 
     def forward(self, s: FistaState, p: Problem) -> FistaState:
         """Take one proximal gradient step and extrapolate."""
-        step = 1 / p.bound.clamp_min(torch.finfo(p.bound.dtype).tiny)
+        step = 1 / p.lipschitz.clamp_min(torch.finfo(p.lipschitz.dtype).tiny)
         descended = s.z - per_item(step, s.z) * p.gradient(s.z)
         x, warm = self.regularizer.prox(descended, per_item(self.lam * step, s.z), s.iteration, s.warm)
         moved = x - s.x

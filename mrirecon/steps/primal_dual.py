@@ -32,8 +32,10 @@ class PrimalDual(Step[PrimalDualState]):
     """h⁺ = prox_{σF*}(h + σ K x̄),  x⁺ = x − τ Kᴴ h⁺,  x̄⁺ = 2x⁺ − x,  with K = [A; G] and στ‖K‖² < 1.
 
     F*(h) is the conjugate of ½‖· − y‖² + λφ. Chambolle and Pock, J. Math. Imaging Vis. 40:120, 2011. ``balance`` is
-    √(τ/σ): images at unit scale want primal steps that are longer than the dual ones, so that λ is soon felt.
+    √(τ/σ): at unit scale, primal steps longer than the dual ones make λ act early.
     """
+
+    needs_cartesian = True  # its dual variable lives in k-space
 
     def __init__(self, regularizer: Regularizer, lam: float, balance: float = 3.0) -> None:
         super().__init__()
@@ -48,7 +50,7 @@ class PrimalDual(Step[PrimalDualState]):
     def forward(self, s: PrimalDualState, p: Problem) -> PrimalDualState:
         """Ascend in the dual, descend in the image, extrapolate."""
         g = self.regularizer.operator()
-        size = 0.99 / (p.bound + self.regularizer.norm2).sqrt()
+        size = 0.99 / (p.lipschitz + self.regularizer.norm2).sqrt()
         sigma, tau = size / self.balance, size * self.balance
         sd, sg = per_item(sigma, s.dual.data), per_item(sigma, s.dual.sparse)
         data = (s.dual.data + sd * p.residual(s.bar)) / (1 + sd)
@@ -64,4 +66,5 @@ class PrimalDual(Step[PrimalDualState]):
 
     def change(self, old: PrimalDualState, new: PrimalDualState, p: Problem) -> Tensor:
         """Return ‖x⁺ − x‖ / ‖x⁺‖."""
-        return norm(new.x - old.x) / norm(new.x).clamp_min(torch.finfo(p.mask.dtype).tiny)
+        size = norm(new.x)
+        return norm(new.x - old.x) / size.clamp_min(torch.finfo(size.dtype).tiny)

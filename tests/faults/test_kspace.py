@@ -302,7 +302,7 @@ def test_constant_image(case):
     image = model(Problem(y, torch.ones(1, 1, 16, 16), maps))
     image.abs().sum().backward()
     assert torch.isfinite(image.abs()).all()
-    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
 @row("K16", ["sense", "cs", "cs-tv", "gradient of rss"])

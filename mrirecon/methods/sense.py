@@ -7,9 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mrirecon.engine import Step
+from mrirecon.engine import Schedule, Step
+from mrirecon.methods.options import Count, Weight
 from mrirecon.operators import norm
 from mrirecon.problem import Problem
+from mrirecon.registry import register
 from mrirecon.solvers import CgState, cg_start, cg_step
 
 
@@ -41,3 +43,9 @@ class ConjugateGradient(Step[CgState]):
     def change(self, old: CgState, new: CgState, p: Problem) -> Tensor:
         """Return the residual of the normal equations over ‖Aᴴ y‖."""
         return new.rr.sqrt() / norm(p.adjoint).clamp_min(torch.finfo(new.rr.dtype).tiny)
+
+
+@register(weighted=True)
+def sense(*, lam: Weight = 0.015, iterations: Count = 50, tolerance: Weight = 1e-4) -> Schedule[CgState]:
+    """CG-SENSE: least squares with Tikhonov regularization, by conjugate gradients."""
+    return Schedule([ConjugateGradient(lam)], iterations, tolerance)

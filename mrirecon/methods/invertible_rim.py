@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from mrirecon.engine import Step
+from mrirecon.engine import Schedule, Step
+from mrirecon.methods.options import Count, copies
 from mrirecon.networks.crossing import apply_network, to_complex, to_real
 from mrirecon.networks.invertible import InvertibleNet
+from mrirecon.precision import RunsNetwork
 from mrirecon.problem import Problem
+from mrirecon.registry import register
 
 
-class InvertibleRim(Step[Tensor]):
+class InvertibleRim(RunsNetwork, Step[Tensor]):
     """z₂ += Aᴴ(A z₁ − y), then z⁺ = network(z), for z = [z₁, z₂, …]: the image, and latent channels.
 
-    Putzky and Welling, arXiv 1911.10914. Both halves of a step are undone exactly, so training with ``memory="invert"``
-    stores one state, whatever the number of steps.
+    Putzky and Welling, arXiv 1911.10914. Both halves of a step can be undone exactly, so that training with
+    ``memory="invert"`` stores one state, whatever the number of steps.
     """
 
     def __init__(self, network: InvertibleNet, channels: int) -> None:
@@ -23,14 +29,14 @@ class InvertibleRim(Step[Tensor]):
         self.network, self.channels = network, channels
 
     def init(self, p: Problem) -> Tensor:
-        """Start at the zero-filled image, latent channels zero: (B·M, channels, y, x) real."""
-        x = to_real(p.adjoint)
+        """Start at the initial image, latent channels zero: (B·M, channels, y, x) real."""
+        x = to_real(p.starting_image)
         return torch.cat([x, x.new_zeros(x.shape[0], self.channels - 2, *x.shape[2:])], 1)
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Add the gradient, apply the network."""
         seen = self._add_gradient(s, p, 1)
-        out: Tensor = apply_network(self.network, seen.to(p.networks or s.dtype))
+        out: Tensor = apply_network(self.network, seen.to(self.network_dtype or s.dtype))
         return out.to(s.dtype)
 
     def inverse(self, s: Tensor, p: Problem) -> Tensor:
@@ -43,4 +49,18 @@ class InvertibleRim(Step[Tensor]):
 
     def image(self, s: Tensor, p: Problem) -> Tensor:
         """Return z₁ as complex numbers."""
-        return to_complex(s[:, :2], p.maps.shape[1])
+        return to_complex(s[:, :2], p.adjoint.shape[1])
+
+
+@register(learned=True, shared={"memory": "invert"})
+def invertible_rim(
+    *,
+    steps: Count = 8,
+    features: Annotated[int, Field(ge=4, multiple_of=2)] = 64,
+    width: Count = 64,
+    share: bool = False,
+) -> Schedule[Tensor]:
+    """Invertible recurrent inference machine, trained without storing its steps (arXiv 1911.10914). Not the IRIM."""
+    dilations = (1, 1, 2, 2, 4, 8, 8, 4, 2, 2, 1, 1)
+    widths = [width * factor for factor in (1, 1, 2, 2, 4, 16, 16, 4, 2, 2, 1, 1)]
+    return Schedule(copies(steps, share, lambda: InvertibleRim(InvertibleNet(features, widths, dilations), features)))
