@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 
 from mrirecon.errors import MriReconError, UsageError
@@ -89,9 +89,9 @@ def load_installed(group: str) -> None:
     """
     if group in _groups:
         return
-    for point in _installed().select(group=f"mrirecon.{group}"):
+    for point in _installed():
         name = describe(point)
-        if name in _loaded:
+        if point.group != f"mrirecon.{group}" or name in _loaded:
             continue
         try:
             point.load()
@@ -103,8 +103,9 @@ def load_installed(group: str) -> None:
 
 
 @cache
-def _installed() -> EntryPoints:
-    return entry_points()
+def _installed() -> list[EntryPoint]:
+    """Return our entry points of all packages, which takes a look at each."""
+    return [p for package in distributions() for p in package.entry_points if p.group.startswith("mrirecon.")]
 
 
 def load_all() -> list[MriReconError]:

@@ -28,10 +28,11 @@ from mrirecon.masks import (
     seed_from,
 )
 from mrirecon.masks.planes import DITHER, distance_from_box
+from mrirecon.masks.registry import drawn_families
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens" / "fastmri_masks.json").read_text())
-LINES = ("random", "equispaced", "gaussian1d")
-PLANES = ("gaussian2d", "poisson")
+LINES = tuple(name for name in drawn_families() if FAMILIES[name].over == "lines")
+PLANES = tuple(name for name in drawn_families() if FAMILIES[name].over == "plane")
 
 
 def digest(mask: np.ndarray) -> str:

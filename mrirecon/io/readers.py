@@ -86,6 +86,7 @@ class Reader(Entry):
         suffixes: ends of names, by which files are found in folders.
         holds: what such files hold.
         needs: packages beside those that mrirecon requires.
+        sample: writes a small file of the format, for the tests.
 
     """
 
@@ -95,6 +96,7 @@ class Reader(Entry):
     suffixes: tuple[str, ...] = ()
     holds: tuple[Holds, ...] = ("kspace",)
     needs: tuple[str, ...] = ()
+    sample: Callable[[Path], None] | None = None
 
     @property
     def kind(self) -> str:

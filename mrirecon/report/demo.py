@@ -16,7 +16,7 @@ from mrirecon.errors import InputError
 from mrirecon.inference import Progress, Reconstruction, reconstruct, sense_reference
 from mrirecon.io import Scan, read, write_image, write_kspace
 from mrirecon.masks import make_mask
-from mrirecon.metrics import mean_score, scores
+from mrirecon.metrics import mean_score, score_metrics, scores
 from mrirecon.pictures import Panel, save_panels
 
 METHODS = ("zero-filled", "sense", "cs", "cirim")
@@ -62,7 +62,7 @@ def demo(out: Path, samples: Path | None = None, *, progress: Progress | None = 
         mean = mean_score(found)
         file = out / f"{method}.h5"
         write_image(file, result.images, sidecar=_sidecar(twin, result), inputs=[folder / FULL, folder / UNDERSAMPLED])
-        rows.append({"method": method, "ssim": mean.ssim, "psnr": mean.psnr, "nmse": mean.nmse})
+        rows.append({"method": method, **{name: getattr(mean, name) for name in score_metrics()}})
         rows[-1] |= {"seconds": seconds, "file": str(file)}
         item = len(reference) // 2
         shown.append(np.abs(result.images[item]) * (found[item].scale or 0))
