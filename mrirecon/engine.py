@@ -320,6 +320,7 @@ class Reconstructor(nn.Module):
 
     @precision.setter
     def precision(self, value: Precision) -> None:
+        """Set it on every module that calls a network."""
         self._precision = value
         for module in self.modules():
             if isinstance(module, RunsNetwork):

@@ -111,8 +111,12 @@ def test_problems_keep_their_initial_image():
 # the smooth phase of the first image, moved into the maps
 
 
+# Networks on k-space of the coils see the receiver's phase, whatever the maps hold.
+ON_IMAGES = [name for name in STARTING if name not in ("kikinet", "lpdnet")]
+
+
 @pytest.mark.parametrize("start", ["cs", "zero-filled"])
-@pytest.mark.parametrize("name", STARTING)
+@pytest.mark.parametrize("name", ON_IMAGES)
 def test_with_its_phase_removed_an_image_is_the_same_at_every_phase(name, start):
     """A network sees x · e^(−iφ): another receiver phase changes nothing but that of the result."""
     p, _ = known_problem()

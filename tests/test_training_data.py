@@ -587,7 +587,7 @@ def test_the_version_of_the_simulator_is_that_of_its_code(tmp_path, monkeypatch)
     shutil.copytree(Path(mrirecon.__file__).parent, tmp_path / "mrirecon", ignore=shutil.ignore_patterns("weights"))
     monkeypatch.setattr(mrirecon, "__file__", str(tmp_path / "mrirecon" / "__init__.py"))
     assert simulator_version.__wrapped__() == before
-    for name in ("data/fields.py", "coils/espirit.py", "methods/classical.py"):
+    for name in ("data/fields.py", "coils/espirit.py", "methods/cs.py"):
         path = tmp_path / "mrirecon" / name
         path.write_text(path.read_text() + "# mended")
         after = simulator_version.__wrapped__()
