@@ -47,6 +47,7 @@ class ItemMaps:
         gain: maps from a file were divided by it.
         values: (1, M, *space), ESPIRiT's eigenvalues; None where there are none.
         crop: eigenvalue around which a plain combination ends the object.
+        note: where the field of view seems smaller than the object, in words for the user; else None.
 
     """
 
@@ -55,6 +56,7 @@ class ItemMaps:
     gain: float = 1.0
     values: Tensor | None = None
     crop: float = 0.8
+    note: str | None = None
 
     def cropped(self) -> Tensor:
         """Return maps for a plain combination: zero where no object is."""
@@ -123,16 +125,15 @@ def item_maps(
     region = calibration_data(scan, item, kspace, mask, o.size)
     size = "×".join(map(str, region.shape[1:]))
     try:
-        sets = _number_of_sets(scan, item, region, kspace, mask, o, source)
+        sets, note = _number_of_sets(scan, item, region, kspace, mask, o, source)
         if source == "sigpy":
             from mrirecon.second_opinion import sigpy_maps
 
             found = sigpy_maps(region, space, kernel=o.kernel, threshold=o.threshold)
-            return ItemMaps(torch.from_numpy(found)[None, None], f"sigpy, {size} calibration region")
+            return ItemMaps(torch.from_numpy(found)[None, None], f"sigpy, {size} calibration region", note=note)
         if source == "walsh":
-            return ItemMaps(
-                walsh(torch.from_numpy(region)[None], space), f"adaptive (Walsh), {size} calibration region"
-            )
+            maps = walsh(torch.from_numpy(region)[None], space)
+            return ItemMaps(maps, f"adaptive (Walsh), {size} calibration region", note=note)
         ours = espirit(
             torch.from_numpy(region)[None],
             space,
@@ -145,7 +146,7 @@ def item_maps(
         error.where = error.where or scan.where(item)
         raise
     told = f"ESPIRiT, {size} calibration region" + (", two sets" if sets == 2 else "")
-    return ItemMaps(ours.maps, told, values=ours.values, crop=o.crop)
+    return ItemMaps(ours.maps, told, values=ours.values, crop=o.crop, note=note)
 
 
 def item_noise(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
@@ -174,11 +175,14 @@ def item_noise(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> N
     return replace(separate, covariance=covariance, source=f"{separate.source}, acquired separately")
 
 
-def look_at_field_of_view(scan: Scan, item: int = 0) -> None:
-    """Note where the field of view seems smaller than the object, as far as calibration data tell."""
-    kspace, mask, o = scan.kspace(item), scan.mask(item), EspiritOptions()
-    if scan.coils > 1:
-        _number_of_sets(scan, item, calibration_data(scan, item, kspace, mask, o.size), kspace, mask, o, "espirit")
+def small_field_of_view(scan: Scan, item: int = 0) -> str | None:
+    """Return a note where the field of view seems smaller than the object, as far as calibration data tell."""
+    (kspace, mask), o = scan.samples(item), EspiritOptions()
+    if scan.coils == 1:
+        return None
+    return _number_of_sets(scan, item, calibration_data(scan, item, kspace, mask, o.size), kspace, mask, o, "espirit")[
+        1
+    ]
 
 
 def _number_of_sets(
@@ -189,13 +193,13 @@ def _number_of_sets(
     mask: np.ndarray,
     options: EspiritOptions,
     source: Source,
-) -> int:
-    """Return how many sets of maps to estimate, and note where the object exceeds the field of view."""
+) -> tuple[int, str | None]:
+    """Return how many sets of maps to estimate, and a note where the object exceeds the field of view."""
     kernel = options.kernel
     if options.sets == 2:
-        return 2
+        return 2, None
     if min(region.shape[1:]) < kernel or not np.isfinite(region).all() or not region.any():
-        return 1  # whoever estimates the maps says what is amiss
+        return 1, None  # whoever estimates the maps says what is amiss
     separate = scan.calibration is not None
     sampled = np.ones(region.shape[1:], dtype=bool) if separate else mask
     noise = torch.from_numpy(noise_deviation(region if separate else kspace, sampled))[None]
@@ -203,19 +207,14 @@ def _number_of_sets(
         second_share(torch.from_numpy(region)[None], noise=noise, kernel=kernel, threshold=options.threshold)[0]
     )
     if share <= FOLDED:
-        return 1
+        return 1, None
     two = options.sets == "auto" and source in ("auto", "espirit")
-    once = not any(_SMALL in note for note in scan.notes)
-    if once:
-        scan.note(
-            f"{_SMALL}: a second set of coil maps explains {share:.2%} of the energy of the calibration data more than "
-            f"noise does (first seen in {scan.where(item)}). "
-            + ("Two sets are taken; --map-sets 1 takes one" if two else "--maps espirit --map-sets 2 shows both parts")
-        )
-    return 2 if two else 1
-
-
-_SMALL = "the field of view seems smaller than the object"
+    note = (
+        "the field of view seems smaller than the object: a second set of coil maps explains "
+        f"{share:.2%} of the energy of the calibration data more than noise does (first seen in {scan.where(item)}). "
+        + ("Two sets are taken; --map-sets 1 takes one" if two else "--maps espirit --map-sets 2 shows both parts")
+    )
+    return (2 if two else 1), note
 
 
 def calibrate(scan: Scan, *, options: EspiritOptions | None = None) -> np.ndarray:
@@ -235,9 +234,6 @@ def calibrate(scan: Scan, *, options: EspiritOptions | None = None) -> np.ndarra
             found.append(maps.cropped()[0].numpy())
         return found
 
-    for item in range(len(scan)):
-        if scan.empty(item):
-            scan.note(f"{scan.where(item)}: no signal, and maps of zeros")
     found = estimated(options)
     if len({len(maps) for maps in found if maps is not None}) > 1:
         found = estimated(replace(options or EspiritOptions(), sets=2))

@@ -30,7 +30,7 @@ class Method:
 
     @property
     def use(self) -> Use:
-        """What it makes of what the maps say about where there is an object; see `mrirecon.inference.pose`."""
+        """What it makes of what the maps say about where there is an object; see `build_problem`."""
         return "informed" if self.learned else "weighted" if self.weighted else "cropped"
 
     @property

@@ -26,11 +26,11 @@ from mrirecon.coils.noise import NoiseLevel
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError
 from mrirecon.heldout import hide
-from mrirecon.inference import pose
 from mrirecon.io import Scan
 from mrirecon.operators import norm, root_sum_of_squares
-from mrirecon.prepared import Prepared
 from mrirecon.problem import Problem
+from mrirecon.reconstruction.preprocess import Prepared
+from mrirecon.reconstruction.run import build_problem
 from mrirecon.registry import Use, build, find
 from mrirecon.regularization import weight_by_noise
 from mrirecon.solvers import conjugate_gradient
@@ -106,14 +106,14 @@ def examine(
     maps = item_maps(scan, item, kspace, mask)
     use = find(method).use
     level = _level(scan, item, kspace, mask)
-    problem, prior = pose(kspace, mask, maps, use, noise=level.covariance)
+    problem, prior = build_problem(kspace, mask, maps, use, noise=level.covariance)
     deviation = float(np.sqrt((level.deviation**2).mean()))
     with torch.inference_mode():
         solve = _solver(method, model, problem)
         u = solve(problem)
         noise = pseudo_replicas(lambda p: solve(p) * prior, problem, level.covariance, replicas, seed)[0]
         # What the samples see is told by the maps alone, whatever the method makes of them.
-        plain, _ = pose(kspace, mask, maps, "cropped")
+        plain, _ = build_problem(kspace, mask, maps, "cropped")
         image = u * prior
         unseen = null_space(plain, image * (plain.maps.abs().sum(2) > 0))
     per_set = [
@@ -214,7 +214,7 @@ def hidden_samples(
         scan: undersampled.
         item: which.
         solve: problem to image.
-        use: of the coil maps; see `pose`.
+        use: of the coil maps; see `build_problem`.
         share: of the samples outside the calibration region that are hidden.
         seed: of their choice.
 
@@ -229,8 +229,8 @@ def hidden_samples(
     truth = kspace[:, hidden]
     errors = []
     with torch.inference_mode():
-        problem, _ = pose(seen, kept, maps, use)
-        plain, _ = pose(seen, kept, maps, "cropped")
+        problem, _ = build_problem(seen, kept, maps, use)
+        plain, _ = build_problem(seen, kept, maps, "cropped")
         for p, x in ((problem, solve(problem)), (plain, plain.adjoint)):
             predicted = p.encode(x)[0].numpy()[:, hidden]
             errors.append(float(np.linalg.norm(predicted - truth) / np.linalg.norm(truth)))

@@ -21,11 +21,11 @@ from mrirecon.calibrate import item_maps
 from mrirecon.checkpoints import load_model, shipped
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.engine import Reconstructor
-from mrirecon.inference import pose
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
 from mrirecon.metrics import scores
 from mrirecon.operators import Fourier
+from mrirecon.reconstruction.run import build_problem
 from mrirecon.registry import build
 from mrirecon.regularization import weight_by_noise
 from mrirecon.scale import smooth_phase
@@ -56,7 +56,7 @@ def _versions(scan: Scan, seed: int) -> dict[str, Tensor]:
     """Return k-space (C, y, x) as measured, and as it would be with less of what models leave out."""
     kspace, full = scan.kspace(0), np.ones(scan.space_shape, dtype=bool)
     maps = item_maps(scan, 0, kspace, full)
-    problem, _ = pose(kspace, full, maps, "cropped")
+    problem, _ = build_problem(kspace, full, maps, "cropped")
     image, sensitivities, fourier = problem.adjoint[0, 0], maps.maps[0, 0], Fourier(PLANE)
     smooth = image.abs() * smooth_phase(image[None, None], PLANE)[0, 0]
     generator = torch.Generator().manual_seed(seed)
@@ -73,12 +73,12 @@ def _versions(scan: Scan, seed: int) -> dict[str, Tensor]:
 @torch.inference_mode()
 def _row(scan: Scan, kspace: np.ndarray, mask: np.ndarray, model: Reconstructor) -> str:
     full = np.ones_like(mask)
-    complete, _ = pose(kspace, full, item_maps(scan, 0, kspace, full), "cropped")
+    complete, _ = build_problem(kspace, full, item_maps(scan, 0, kspace, full), "cropped")
     truth = complete.adjoint[0].abs().numpy()
     seen = (kspace * mask).astype(np.complex64)
     maps = item_maps(scan, 0, seen, mask)
-    weighted, prior = pose(seen, mask, maps, "weighted")
-    informed, _ = pose(seen, mask, maps, "informed")
+    weighted, prior = build_problem(seen, mask, maps, "weighted")
+    informed, _ = build_problem(seen, mask, maps, "informed")
     cs = build("cs", {"lam": float(weight_by_noise("cs", weighted)[0])}).run(weighted).image * prior
     weigh = model.weigh
     found = [cs, model.run(informed).image]

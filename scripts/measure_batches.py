@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from scipy.stats import theilslopes
 
-from mrirecon import batches
 from mrirecon.io import write_kspace
-from mrirecon.request import Request
+from mrirecon.reconstruction import batch as batches
+from mrirecon.reconstruction.plan import Request
 
 
 def resident() -> int:

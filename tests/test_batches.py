@@ -16,14 +16,15 @@ import h5py
 import numpy as np
 import pytest
 
-from mrirecon import batches, jobs
-from mrirecon.batches import Shard, expand
 from mrirecon.cli import main
 from mrirecon.errors import BusyError, InputError, ResourceError, UsageError
 from mrirecon.io import read_image, sidecar_path, write_json, write_kspace
 from mrirecon.io.claim import claim
-from mrirecon.jobs import reconstruct_file
-from mrirecon.request import Request
+from mrirecon.reconstruction import batch as batches
+from mrirecon.reconstruction import jobs
+from mrirecon.reconstruction.batch import Shard, expand
+from mrirecon.reconstruction.file import reconstruct_file
+from mrirecon.reconstruction.plan import Request
 
 RSS = Request(method="rss")
 
@@ -110,7 +111,7 @@ def test_the_hash_decides_where_the_time_does_not(scans, tmp_path, change, same)
 
 def test_an_unchanged_input_is_not_hashed(scans, tmp_path, monkeypatch):
     run(scans, tmp_path / "out")
-    monkeypatch.setattr("mrirecon.request.sha256", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("mrirecon.reconstruction.plan.sha256", lambda path: pytest.fail(f"{path} was read"))
     request = Request(method="rss")
     request.__dict__["digest"] = RSS.digest
     assert len(finished(run(scans, tmp_path / "out", request))) == 5
@@ -258,7 +259,7 @@ def test_a_full_disk_ends_the_batch(scans, tmp_path):
     """In a process that may write no larger file than the limit, as on a disk that is full."""
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from mrirecon import batches; from mrirecon.request import Request\n"
+        "from mrirecon.reconstruction import batch as batches; from mrirecon.reconstruction.plan import Request\n"
         "from mrirecon.errors import MriReconError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "done = []\n"
@@ -429,7 +430,7 @@ def test_a_claim_of_a_killed_process_is_nothing(tmp_path):
 def child(scans, out, **more):
     code = (
         "import sys; from pathlib import Path\n"
-        "from mrirecon import batches; from mrirecon.request import Request\n"
+        "from mrirecon.reconstruction import batch as batches; from mrirecon.reconstruction.plan import Request\n"
         "sources = [Path(p) for p in sys.argv[2:]]\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for o in batches.run(sources, Path(sys.argv[1]), Request(method='rss'), waits=(0.1, 0.2, 1)):\n"
@@ -525,7 +526,7 @@ def test_a_working_folder_that_is_gone(tmp_path, scans):
     """Before the start it is refused, for what libraries do then; later, full names still lead somewhere."""
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from mrirecon import batches; from mrirecon.cli import main; from mrirecon.request import Request\n"
+        "from mrirecon.reconstruction import batch as batches; from mrirecon.cli import main; from mrirecon.reconstruction.plan import Request\n"
         "gone, out, *scans = map(Path, sys.argv[1:])\n"
         "gone.mkdir(); os.chdir(gone)\n"
         "for n, o in enumerate(batches.run(scans, out, Request(method='rss'))):\n"

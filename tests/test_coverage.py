@@ -10,9 +10,9 @@ import pytest
 from mrirecon import coverage, inference, jobs
 from mrirecon.checkpoints import load_model, save_model, shipped
 from mrirecon.cli import main
-from mrirecon.coverage import choose_method, contrast_of, outside, scan_facts
 from mrirecon.errors import ModelMismatchError, UsageError
 from mrirecon.io import read
+from mrirecon.reconstruction.choose import choose_method, contrast_of, outside, scan_facts
 from mrirecon.registry import build
 
 TWIN = Path(__file__).parents[1] / "data_samples" / "brain_4x.h5"

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from mrirecon import hybrid
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import ResourceError, SignalError, UsageError
-from mrirecon.hybrid import slices
-from mrirecon.inference import reconstruct
 from mrirecon.io import read, read_image, scratch, write_kspace, write_maps
 from mrirecon.operators import Coils, Fourier
+from mrirecon.reconstruction import slices as hybrid
+from mrirecon.reconstruction.run import reconstruct
+from mrirecon.reconstruction.slices import slices
 from mrirecon.registry import methods
 
 SHAPE = (16, 24, 12)  # z, y, x
@@ -280,9 +280,9 @@ def test_wrong_options_are_refused_before_a_pass(tmp_path, volume, monkeypatch):
 PEAK = """
 import sys
 from pathlib import Path
-from mrirecon import hybrid
+from mrirecon.reconstruction import slices as hybrid
 from mrirecon.io import scratch
-from mrirecon.jobs import reconstruct_file
+from mrirecon.reconstruction.file import reconstruct_file
 
 small, large, out, block = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 hybrid._BLOCK = scratch.IN_MEMORY = block

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from mrirecon import io
-from mrirecon.choice import choose
 from mrirecon.cli import main
 from mrirecon.errors import CalibrationError, NoSignalError, SignalError
 from mrirecon.evaluate import evaluate
-from mrirecon.inference import reconstruct
 from mrirecon.io.sampling import alike, in_words
-from mrirecon.jobs import reconstruct_file
-from mrirecon.prepared import Preprocess, prepare
+from mrirecon.reconstruction.choose import choose
+from mrirecon.reconstruction.file import reconstruct_file
+from mrirecon.reconstruction.preprocess import Preprocess, prepare
+from mrirecon.reconstruction.run import reconstruct
 
 SIZE = 64
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrirecon import batches
-from mrirecon.batches import expand
 from mrirecon.cli import main
 from mrirecon.errors import UsageError
 from mrirecon.io import read_image, safe_name, sidecar_path, write_image, write_kspace
 from mrirecon.io.manifest import verify
-from mrirecon.request import Request
+from mrirecon.reconstruction import batch as batches
+from mrirecon.reconstruction.batch import expand
+from mrirecon.reconstruction.plan import Request
 from mrirecon.text import DEPTH, local, parse_json, portable, utf8
 
 RSS = Request(method="rss")

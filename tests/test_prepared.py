@@ -12,12 +12,12 @@ from mrirecon.cli import main
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import InputError, UsageError
-from mrirecon.inference import reconstruct
 from mrirecon.io import Geometry, read, read_image, scratch, write_kspace
 from mrirecon.operators import Fourier
-from mrirecon.prepared import Preprocess, prepare
-from mrirecon.preprocess.combine import mean_kspace, root_sum_of_squares_over
-from mrirecon.preprocess.oversampling import check_readout, crop_mask, remove_oversampling
+from mrirecon.reconstruction.preprocess import Preprocess, prepare
+from mrirecon.reconstruction.preprocess.combine import mean_kspace, root_sum_of_squares_over
+from mrirecon.reconstruction.preprocess.oversampling import check_readout, crop_mask, remove_oversampling
+from mrirecon.reconstruction.run import reconstruct
 
 SIZE, COILS = (48, 40), 4
 

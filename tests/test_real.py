@@ -11,12 +11,13 @@ import torch
 from mrirecon.calibrate import calibration_data, item_maps
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import espirit
-from mrirecon.inference import pose, reconstruct, sense_reference
+from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import read, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.metrics import mean_score, scores
 from mrirecon.operators import norm
 from mrirecon.problem import Problem
+from mrirecon.reconstruction.run import build_problem, reconstruct
 from mrirecon.registry import build, find
 from mrirecon.second_opinion import sigpy_maps
 
@@ -91,7 +92,7 @@ def test_held_out_samples_are_predicted(real_kspace):
     maps = item_maps(scan, 0, kspace * kept, kept)
     errors = {}
     for method in ("zero-filled", "sense", "cs"):
-        problem, _ = pose((kspace * kept).astype(np.complex64), kept, maps, find(method).use)
+        problem, _ = build_problem((kspace * kept).astype(np.complex64), kept, maps, find(method).use)
         with torch.no_grad():
             image = build(method)(problem)
         left = torch.from_numpy(held.astype(np.float32))[None, None]

@@ -9,10 +9,10 @@ import torch
 
 from mrirecon.calibrate import ItemMaps
 from mrirecon.errors import UsageError
-from mrirecon.inference import pose
 from mrirecon.methods.classical import compressed_sensing_start
 from mrirecon.operators import norm
 from mrirecon.problem import Problem
+from mrirecon.reconstruction.run import build_problem
 from mrirecon.registry import build, find
 from mrirecon.regularization import weight_by_noise
 from mrirecon.scale import smooth_phase
@@ -82,8 +82,8 @@ def test_a_prior_acts_as_it_does_on_compressed_sensing_alone():
     y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 40), indexing="ij")
     maps = ItemMaps(p.maps, "test", values=(1.05 - 0.3 * (x**2 + y**2)).clamp(0, 1)[None, None])
     kspace, mask = p.y[0].numpy(), p.mask[0, 0].numpy()
-    informed, one = pose(kspace, mask, maps, "informed")
-    weighted, prior = pose(kspace, mask, maps, "weighted")
+    informed, one = build_problem(kspace, mask, maps, "informed")
+    weighted, prior = build_problem(kspace, mask, maps, "weighted")
     assert torch.equal(informed.maps, maps.maps)
     assert one.min() == one.max() == 1
     assert prior.min() < 0.5, "or there is nothing to test"

@@ -9,7 +9,7 @@ import typer
 from mrirecon.errors import UsageError
 
 if TYPE_CHECKING:
-    from mrirecon.prepared import Preprocess
+    from mrirecon.reconstruction.preprocess import Preprocess
 
 PANEL = "Preprocessing"
 _COMBINED = ("average", "echoes")
@@ -61,7 +61,7 @@ def options(
         UsageError: a value that cannot be meant.
 
     """
-    from mrirecon.prepared import Preprocess
+    from mrirecon.reconstruction.preprocess import Preprocess
 
     wrong = [name for name in combine or [] if name not in _COMBINED]
     if wrong:

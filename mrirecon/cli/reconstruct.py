@@ -17,7 +17,7 @@ from mrirecon.cli.inspect import AsJson, Axes, Device, Items, Overwrite, free
 from mrirecon.errors import MriReconError, PartialFailure, UsageError
 
 if TYPE_CHECKING:
-    from mrirecon.batches import Outcome
+    from mrirecon.reconstruction.batch import Outcome
 
 SOURCES = ("auto", "file", "espirit", "walsh", "sigpy", "unit")
 KINDS = ("auto", "kspace", "images")
@@ -102,13 +102,13 @@ def reconstruct(
     chosen |= {"maps": maps} if maps in SOURCES else {"maps_file": Path(maps)}
     if bids is not None and output != Path():
         raise UsageError("--bids names the outputs itself", why=f"--output is {output}", fix="leave one of them out")
-    from mrirecon import batches
     from mrirecon.calibrate import EspiritOptions
-    from mrirecon.request import Request
+    from mrirecon.reconstruction import batch as batches
+    from mrirecon.reconstruction.plan import Request
 
     output = bids or output
     request = Request(espirit=EspiritOptions(sets=_sets(map_sets)), **chosen)
-    plan = batches.Plan.of(files, output, shard, request)
+    plan = batches.Work.of(files, output, shard, request)
     request = replace(request, isolate=plan.several if isolate is None else isolate)
     if plan.several:
         request.check()
@@ -147,16 +147,16 @@ def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> 
             say(f"error {outcome.error.code}: {outcome.error}")
             if Settings.traceback:
                 complain("".join(traceback.format_exception(outcome.error)).rstrip())
-        elif outcome.told is not None:
+        elif outcome.record is not None:
             done += 1
-            _narrate(outcome.source, outcome.told)
-            lost: Any = outcome.told.get("failed_items", [])
+            _narrate(outcome.source, outcome.record)
+            lost: Any = outcome.record.get("failed_items", [])
             partly += lost
             for one in lost:
                 say(f"error {one['code']}: {one['what']}\n  where: {one['where']}\n  fix: {one['fix']}")
             if as_json:
-                results.append(outcome.told)
-            for name in [] if as_json else outcome.told["outputs"]:  # type: ignore[attr-defined]  # a list of names
+                results.append(outcome.record)
+            for name in [] if as_json else outcome.record["outputs"]:  # type: ignore[attr-defined]  # a list of names
                 typer.echo(name)
     if as_json and (results or not failed):
         emit({"results": results, "failed": [error.as_dict() for error in failed]})

@@ -50,7 +50,7 @@ def trust(
 
     from mrirecon.checkpoints import load_model, shipped
     from mrirecon.io import read
-    from mrirecon.prepared import Preprocess, prepare
+    from mrirecon.reconstruction.preprocess import Preprocess, prepare
     from mrirecon.trust import examine
 
     if output is not None:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from mrirecon import __version__
 from mrirecon.checkpoints import describe_model, shipped
-from mrirecon.choice import SECOND_OPINION
 from mrirecon.config import Config, load_as, load_config, origin_of
 from mrirecon.config.strict_yaml import Origin, Path_
 from mrirecon.data.sources import check_person, expand, person_of
@@ -24,6 +23,7 @@ from mrirecon.evaluate.paired import PERSON
 from mrirecon.io import safe_name, sha256
 from mrirecon.masks import MaskResult
 from mrirecon.masks.make import LINES, make_mask
+from mrirecon.reconstruction.plan import SIGPY
 from mrirecon.registry import find, resolve
 from mrirecon.study.fairness import seen_before, unequal
 from mrirecon.study.parts import Plan, PlannedMask, PlannedMethod, PlannedScan, digest
@@ -150,7 +150,7 @@ def _method(name: str, m: MethodSetting, settings: StudySettings, path: Path) ->
             digest([about["sha256"], about["options"]]),
         )  # fmt: skip
     assert m.method is not None, "one of the three is given"
-    if m.method == SECOND_OPINION:
+    if m.method == SIGPY:
         return PlannedMethod(name, m.method, m.method, m.options, m.lam, None, None, None, digest(m.model_dump()))
     if m.method in shipped() and not m.options:
         about = describe_model(shipped()[m.method])
