@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from mrirecon.cli import options_preprocess as pre
+from mrirecon.cli import options as opt
 from mrirecon.cli.console import emit, progress, say, table
 from mrirecon.cli.inspect import AsJson, Axes, Overwrite, free
 from mrirecon.cli.training import two
@@ -41,7 +41,7 @@ def trust(
         Path | None, typer.Option("--output", "-o", help="Maps of noise, g-factor and null space: .png or .npz")
     ] = None,
     axes: Axes = None,
-    whiten: pre.Whiten = "loud",
+    whiten: opt.Whiten = "loud",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:

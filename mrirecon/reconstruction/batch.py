@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 
@@ -237,6 +237,56 @@ def _same(first: Path, second: Path, place: Path) -> UsageError:
         why=f"{first} and {second}",
         fix="use different output folders, or rename one",
     )
+
+
+def reconstruct_files(
+    files: Sequence[Path],
+    output: Path,
+    request: Request,
+    *,
+    shard: str | None = None,
+    isolate: bool | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    command: Sequence[str] | None = None,
+    progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
+) -> tuple[Work, Iterator[Outcome]]:
+    """Reconstruct files, folders and patterns: all that `mrirecon reconstruct` does but narrate.
+
+    Args:
+        files: what is named.
+        output: folder, or a file where there is one source.
+        request: how; where several files are named, what no file could change is refused before the first.
+        shard: which part of the files this process does, as "i/N"; None asks the environment, see `Shard.read`.
+        isolate: see `Request`; None: where several files are named.
+        overwrite: replace outputs that exist.
+        dry_run: write nothing.
+        command: the command line, for sidecars.
+        progress: makes a callback for a file of this name.
+
+    Returns:
+        Which files this process does, and what becomes of each, as it is done.
+
+    Raises:
+        UsageError: see `expand` and `Shard.read`.
+        MriReconError: see `Request.check`.
+
+    """
+    work = Work.of(files, output, shard, request)
+    request = replace(request, isolate=work.several if isolate is None else isolate)
+    if work.several:
+        request.check()
+    outcomes = run(
+        work.sources,
+        output,
+        request,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        failures=work.failures,
+        command=command,
+        progress=progress,
+    )
+    return work, outcomes
 
 
 def run(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -105,6 +105,12 @@ class Request:
             raise UsageError("a BIDS dataset holds NIfTI", fix="leave --format out")
         if self.maps_file is not None:
             object.__setattr__(self, "maps", "file")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Request:
+        """Return the request of options by name; those that are not None and name a field are taken."""
+        names = {f.name for f in fields(cls) if f.init}
+        return cls(**{name: value for name, value in options.items() if name in names and value is not None})
 
     def load(self, model: Trained | str | Path) -> Trained:
         """Return the model of a folder, loaded once for all files; or the model itself."""

@@ -1,8 +1,8 @@
-"""Options of what is done to k-space before a reconstruction, and to its images afterwards."""
+"""Options that several commands share, as typer types, and what their texts mean."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -11,8 +11,16 @@ from mrirecon.errors import UsageError
 if TYPE_CHECKING:
     from mrirecon.reconstruction.preprocess import Preprocess
 
+Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
+Format = Annotated[
+    Literal["h5", "npz", "cfl", "nii", "dicom", "png"] | None, typer.Option(help="By default the name tells.")
+]
+Sets = Annotated[
+    Literal["auto", "1", "2"], typer.Option("--map-sets", help="Two where the object exceeds the field of view.")
+]
+
 PANEL = "Preprocessing"
-_COMBINED = ("average", "echoes")
+_COMBINED = ("average", "echoes")  # typer takes no lists of literals
 Combine = Annotated[
     list[str] | None,
     typer.Option(
@@ -21,9 +29,9 @@ Combine = Annotated[
     ),
 ]
 Whiten = Annotated[
-    str,
+    Literal["loud", "none", "auto", "noise", "background", "rim"],
     typer.Option(
-        help="loud: only coils much louder than others; auto, noise (scan), background, rim; none.",
+        help="loud: only coils much louder than others; noise: by the noise scan.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -38,15 +46,16 @@ Compress = Annotated[
     typer.Option(help="Virtual coils: how many, or the energy to keep, such as 0.95.", rich_help_panel=PANEL),
 ]
 CompressBy = Annotated[
-    str, typer.Option(help="svd, or geometric: one matrix for each place along the readout.", rich_help_panel=PANEL)
+    Literal["svd", "geometric"],
+    typer.Option(help="geometric: one matrix for each place along the readout.", rich_help_panel=PANEL),
 ]
 PartialFourier = Annotated[
-    str,
-    typer.Option(help="pocs, homodyne, zero (nothing is filled in by symmetry), refuse.", rich_help_panel=PANEL),
+    Literal["pocs", "homodyne", "zero", "refuse"],
+    typer.Option(help="zero: nothing is filled in by symmetry.", rich_help_panel=PANEL),
 ]
 
 
-def options(
+def preprocess(
     combine: list[str] | None,
     whiten: str,
     readout: str | None,
@@ -55,7 +64,7 @@ def options(
     compress_by: str,
     partial_fourier: str,
 ) -> Preprocess:
-    """Return what the options say.
+    """Return what the options of preprocessing ask for.
 
     Raises:
         UsageError: a value that cannot be meant.
@@ -92,3 +101,45 @@ def _amount(text: str | None) -> tuple[int | None, float | None]:
         raise UsageError(
             f"--compress cannot be {text!r}", fix="give a number of coils, such as 8, or a share, such as 0.95"
         ) from None
+
+
+def weight(text: str | None) -> Any:
+    """Read --lambda: None, "auto", or a number.
+
+    Raises:
+        UsageError: something else.
+
+    """
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--lambda cannot be {text!r}", fix="give a number, such as 0.003, or auto") from None
+
+
+def pairs(options: list[str] | None) -> dict[str, object]:
+    """Read key=value options; values are YAML scalars, and 1e-3 is a number.
+
+    Raises:
+        UsageError: no key, no value, or a value that cannot be read.
+
+    """
+    import yaml
+
+    values: dict[str, object] = {}
+    for text in options or []:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise UsageError(f"--set cannot be {text!r}", fix="write --set key=value, such as --set iterations=50")
+        try:
+            number = "e" in value.lower() and value[0] in "+-.0123456789"
+            values[key] = float(value) if number else yaml.safe_load(value)
+        except (ValueError, yaml.YAMLError):
+            raise UsageError(f"--set {key} cannot be {value!r}", fix="give a number, true, false or a word") from None
+    return values
+
+
+def map_sets(text: str) -> Any:
+    """Read --map-sets."""
+    return text if text == "auto" else int(text)
