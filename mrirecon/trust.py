@@ -29,7 +29,6 @@ from mrirecon.heldout import hide
 from mrirecon.io import Scan
 from mrirecon.operators import norm, root_sum_of_squares
 from mrirecon.problem import Problem
-from mrirecon.reconstruction.preprocess import Prepared
 from mrirecon.reconstruction.run import build_problem
 from mrirecon.registry import Use, build, find
 from mrirecon.regularization import weight_by_noise
@@ -142,7 +141,7 @@ def examine(
 
 def _level(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
     """Return the noise of an item: white where the scan was whitened by a noise scan, else as its data show it."""
-    if isinstance(scan, Prepared) and scan.whitening is not None and scan.noise is not None:
+    if scan.prepared is not None and scan.prepared.whitening is not None and scan.noise is not None:
         error = (len(kspace) * scan.noise.shape[1]) ** -0.5
         return NoiseLevel(np.eye(len(kspace), dtype=np.complex128), 1 - error, 1 + error, "the noise scan")
     return item_noise(scan, item, kspace, mask)

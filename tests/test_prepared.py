@@ -179,7 +179,7 @@ def test_whitening_knows_of_averages(tmp_path):
     scan = read(tmp_path / "k.h5")
     scan.noise = (kspace[:, 0] - clean[0]).swapaxes(0, 1).reshape(COILS, -1)
     white = prepare(scan, Preprocess(average=True, whiten="noise"))
-    noise = white.kspace(0) - np.tensordot(white.whitening.matrix, clean[0], 1)
+    noise = white.kspace(0) - np.tensordot(white.prepared.whitening.matrix, clean[0], 1)
     assert np.std(noise) == pytest.approx(1, rel=0.05)
 
 

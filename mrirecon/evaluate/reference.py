@@ -14,7 +14,7 @@ from mrirecon.io.identify import sniff
 from mrirecon.io.images import holds_images, open_store, read_placed_image
 from mrirecon.io.select import select_images
 from mrirecon.presets import SIGNED, Preset
-from mrirecon.reconstruction.preprocess import Prepared, prepare_like
+from mrirecon.reconstruction.preprocess import prepare_like
 from mrirecon.reconstruction.run import build_problem, join_map_sets
 
 # What fastMRI's files hold is cut around its centre: where these are the reference, the image is cut as well.
@@ -41,7 +41,7 @@ def placed_reference(
     *,
     dataset: str | None = None,
     axes: str | None = None,
-    like: Prepared | None = None,
+    like: Scan | None = None,
     preset: Preset = "mrirecon",
     items: str | None = None,
 ) -> tuple[np.ndarray, str, Grid]:

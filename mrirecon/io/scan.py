@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from mrirecon.io.axes import Layout
 from mrirecon.io.fit import calibration_shape, maps_index, reference_shape
 from mrirecon.io.geometry import Geometry
 from mrirecon.io.values import check_kspace, magnitude_of, reconcile, support, to_complex64, without_nan
+
+if TYPE_CHECKING:
+    from mrirecon.reconstruction.preprocess import Prepared
 
 Scalar = str | int | float | bool
 Nan = Literal["refuse", "zero"]
@@ -75,6 +79,8 @@ class Scan:
         geometry: where the scan lies in the patient, or None where the file does not say.
         acquisitions: of raw data, how many readouts there are of each kind ("image", "noise", "navigator", ...).
         unverified: whether the reader of this format has only been tried on files made after its description.
+        prepared: what was done to it before its reconstruction, see `mrirecon.reconstruction.preprocess`; None for a
+            scan as it was read.
 
     """
 
@@ -97,6 +103,7 @@ class Scan:
     geometry: Geometry | None = field(default=None, repr=False)
     acquisitions: dict[str, int] = field(default_factory=dict, repr=False)
     unverified: bool = False
+    prepared: Prepared | None = field(default=None, repr=False)
     _masks: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _fingerprint: Fingerprint = field(default=(), init=False, repr=False)
 
@@ -303,6 +310,12 @@ class Scan:
     def sha256(self) -> str:
         """Return the SHA-256 of the file (of the data file of a BART pair)."""
         return sha256(self.store.files[-1])
+
+    def with_notes(self, notes: Iterable[str]) -> Self:
+        """Return the same scan with further notes; this one keeps its own."""
+        found = copy.copy(self)
+        found.notes = [*self.notes, *notes]
+        return found
 
     def _note(self, text: str) -> None:
         """Note once what reading showed."""

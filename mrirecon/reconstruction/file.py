@@ -20,7 +20,7 @@ from mrirecon.evaluate import compare, holds_images
 from mrirecon.evaluate.align import aligned, apart, upright
 from mrirecon.evaluate.reference import placed_reference
 from mrirecon.hardware import pick_device
-from mrirecon.io import read, refuse_overwrite, safe_name, sha256, sidecar_path, write_image
+from mrirecon.io import Scan, read, refuse_overwrite, safe_name, sha256, sidecar_path, write_image
 from mrirecon.io.apart import look_apart
 from mrirecon.io.bids import bids_fields, bids_path, describe_dataset
 from mrirecon.io.claim import claim
@@ -42,7 +42,7 @@ from mrirecon.io.scratch import scratch_folders
 from mrirecon.io.sequence import in_seconds, sequence
 from mrirecon.reconstruction.choose import choose
 from mrirecon.reconstruction.plan import Plan, Request
-from mrirecon.reconstruction.preprocess.prepare import Prepared, prepare
+from mrirecon.reconstruction.preprocess.prepare import prepare
 from mrirecon.reconstruction.run import Progress, Reconstruction, reconstruct
 from mrirecon.text import local, parse_json
 
@@ -156,7 +156,7 @@ def reconstruct_file(
     return {**sidecar, "outputs": outputs, "total_seconds": time.perf_counter() - start}
 
 
-def _read_and_prepare(path: Path, request: Request) -> tuple[Prepared, dict[str, int]]:
+def _read_and_prepare(path: Path, request: Request) -> tuple[Scan, dict[str, int]]:
     """Return the scan of a file, preprocessed as asked, and the shape that is stored."""
     if request.manifest is not None:
         verify(path, request.manifest)
@@ -197,7 +197,7 @@ class _Shown:
 
 
 def _describe(
-    scan: Prepared,
+    scan: Scan,
     request: Request,
     plan: Plan,
     result: Reconstruction,

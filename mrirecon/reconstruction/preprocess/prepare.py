@@ -24,7 +24,7 @@ from mrirecon.reconstruction.preprocess.combine import AVERAGED, root_sum_of_squ
 from mrirecon.reconstruction.preprocess.noise import SMALLEST, background_noise, full_centre, rim_noise
 from mrirecon.reconstruction.preprocess.oversampling import check_readout
 from mrirecon.reconstruction.preprocess.partial_fourier import Fill, fill, symmetry_error
-from mrirecon.reconstruction.preprocess.stages import Averaged, Compressed, Cropped, DerivedScan, Whitened, pooled
+from mrirecon.reconstruction.preprocess.stages import Averaged, Compressed, Cropped, Whitened, pooled
 
 Whiten = Literal["loud", "none", "auto", "noise", "background", "rim"]
 Compress = Literal["svd", "geometric"]
@@ -97,8 +97,9 @@ class Preprocess:
         return {name: value for name, value in asdict(self).items() if value != usual[name]}
 
 
-class Prepared(DerivedScan):
-    """A scan with everything applied, and what is to be done with its images.
+@dataclass(frozen=True)
+class Prepared:
+    """What was done to a scan by `prepare`; `finish` does to its images what is left.
 
     Attributes:
         options: what was asked for.
@@ -106,108 +107,11 @@ class Prepared(DerivedScan):
 
     """
 
-    def __init__(self, base: Scan, options: Preprocess, whitening: Whitening | None, notes: Sequence[str]) -> None:
-        super().__init__(base, notes=notes)
-        self.options, self.whitening = options, whitening
-        self.given_mask, self.dtype = base.given_mask, base.dtype  # nothing is computed at this last step
-
-    def raw(self, item: int) -> np.ndarray:
-        """Return k-space of an item as stored, where nothing was done to it."""
-        return self.base.raw(item)
-
-    def block(self, item: int, coils: slice, part: tuple[slice, ...]) -> np.ndarray:
-        """Return a part of an item's k-space; where nothing was done to it, only that part is read."""
-        return self.base.block(item, coils, part)
-
-    def maps_block(self, item: int, number: int, part: tuple[slice, ...]) -> np.ndarray:
-        """Return a part of one coil map of an item, (*part); see `Scan.maps_block`."""
-        return self.base.maps_block(item, number, part)
-
-    def samples(self, item: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return k-space and mask of an item."""
-        return self.base.samples(item)
-
-    def finish(self, images: np.ndarray, scratch: Sequence[Path] | None = None) -> tuple[np.ndarray, list[str]]:
-        """Return images (item, *space) as they are to be shown, with notes: partial Fourier filled in, echoes combined.
-
-        One item (or the echoes of one) is worked on at a time, so that images may lie in a file.
-
-        Args:
-            images: as reconstructed; they are not changed.
-            scratch: folders for a temporary file, in which large images are then kept; None keeps them in memory.
-
-        Raises:
-            UsageError: magnitude images, which have no symmetry to be filled in by.
-            InputError: see `mrirecon.reconstruction.preprocess.partial_fourier.smooth_phase`.
-
-        """
-        partial: dict[int, dict[int, Extent]] = {}
-        notes: list[str] = []
-        if self.options.partial_fourier in ("pocs", "homodyne"):
-            partial = {item: where for item in self.usable() if (where := partial_axes(self.mask(item)))}
-        elif len(self.space) == 2 and (where := partial_axes(self.mask(self.example()))):  # a volume: once more read
-            notes.append(f"{self._partial(where)}; nothing is filled in by symmetry (--partial-fourier zero)")
-        if not partial and not self.options.echoes:
-            return images, notes
-        together = np.arange(len(images))[:, None]
-        if self.options.echoes:
-            echo = self.layout.loops.index("echo")
-            together = np.moveaxis(together.reshape(self.layout.loop_shape), echo, -1)
-            together = together.reshape(-1, self.shape["echo"])
-        rows = Rows(len(together), images.shape[1:], images.dtype, scratch, f"images of {self.path.name}")
-        for row, items in enumerate(together.tolist()):
-            filled = []
-            for item in items:
-                image = images[item]
-                if item in partial and image.any():  # else it is a slice without an object
-                    image, note = self._filled(item, partial[item], image)
-                    notes += [note] if note not in notes else []
-                filled.append(image)
-            echoes = self.options.echoes
-            rows.write(row, root_sum_of_squares_over(np.stack(filled), [len(filled)], 0)[0] if echoes else filled[0])
-        return rows.view(), notes
-
-    def _filled(self, item: int, where: dict[int, Extent], image: np.ndarray) -> tuple[np.ndarray, str]:
-        how: Fill = "pocs" if self.options.partial_fourier == "pocs" else "homodyne"
-        measured = self._partial(where)
-        if not image.imag.any():
-            raise UsageError(
-                "a magnitude image has no symmetry to be filled in by",
-                where=self.where(item),
-                why=measured,
-                fix="use a method that shows phase, such as sense, or --partial-fourier zero",
-            )
-        error = symmetry_error(image, where, self.mask(item))
-        harm = ": zero filling would be nearer" if error >= 1 else ""
-        note = (
-            f"{measured}; filled in by {'POCS' if how == 'pocs' else how}. Symmetry predicts samples that were "
-            f"measured with a relative error of {error:.2f} (1 is that of zeros){harm}"
-        )
-        return fill(image, where, how), note
-
-    def refuse(self) -> None:
-        """Refuse a scan with an item that is partial Fourier, if the options say so.
-
-        Raises:
-            UsageError: there is one.
-
-        """
-        for item in self.usable() if self.options.partial_fourier == "refuse" else ():
-            where = partial_axes(self.mask(item))
-            if where:
-                raise UsageError(
-                    "k-space is partial Fourier",
-                    where=self.where(item),
-                    why=self._partial(where),
-                    fix="choose --partial-fourier pocs, homodyne or zero",
-                )
-
-    def _partial(self, where: dict[int, Extent]) -> str:
-        parts = [f"{e.fraction:.0%} of the extent along {self.space[axis]}" for axis, e in where.items()]
-        return f"only {' and '.join(parts)} was measured"
+    options: Preprocess
+    whitening: Whitening | None
 
 
-def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) -> Prepared:
+def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) -> Scan:
     """Return a scan whose items are averaged, whitened, cropped and compressed as they are read.
 
     Args:
@@ -251,25 +155,111 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
         notes += found
     if options.echoes:
         notes.append(f"the root sum of squares over {scan.shape['echo']} echos: magnitudes, without phase")
-    done = Prepared(prepared, options, white, notes)
-    done.refuse()
-    return done
+    prepared = prepared.with_notes(notes)
+    prepared.prepared = Prepared(options, white)
+    if options.partial_fourier == "refuse":
+        _refuse_partial_fourier(prepared)
+    return prepared
 
 
-def prepare_like(scan: Scan, other: Prepared) -> Prepared:
+def prepare_like(scan: Scan, other: Scan) -> Scan:
     """Return the reference for another scan's images: averaged and cropped as that was, and whitened as that was.
 
     Whitening changes how bright the coils are together, and with it the shading of the image.
     """
-    return prepare(scan, other.options.geometry, white=other.whitening)
+    if other.prepared is None:
+        return scan
+    return prepare(scan, other.prepared.options.geometry, white=other.prepared.whitening)
 
 
 def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None) -> tuple[np.ndarray, list[str]]:
-    """Return images of a scan as they are to be shown, with notes; see `Prepared.finish`.
+    """Return images (item, *space) as they are to be shown, with notes: partial Fourier filled in, echoes combined.
 
     Images of a scan that was not prepared stay as they are.
+
+    One item (or the echoes of one) is worked on at a time, so that images may lie in a file.
+
+    Args:
+        scan: what `prepare` returned.
+        images: as reconstructed; they are not changed.
+        scratch: folders for a temporary file, in which large images are then kept; None keeps them in memory.
+
+    Raises:
+        UsageError: magnitude images, which have no symmetry to be filled in by.
+        InputError: see `mrirecon.reconstruction.preprocess.partial_fourier.smooth_phase`.
+
     """
-    return scan.finish(images, scratch) if isinstance(scan, Prepared) else (images, [])
+    if scan.prepared is None:
+        return images, []
+    options = scan.prepared.options
+    partial: dict[int, dict[int, Extent]] = {}
+    notes: list[str] = []
+    how: Fill = "pocs" if options.partial_fourier == "pocs" else "homodyne"
+    if options.partial_fourier in ("pocs", "homodyne"):
+        partial = {item: where for item in scan.usable() if (where := partial_axes(scan.mask(item)))}
+    elif len(scan.space) == 2 and (where := partial_axes(scan.mask(scan.example()))):  # a volume: once more read
+        notes.append(f"{_partial(scan, where)}; nothing is filled in by symmetry (--partial-fourier zero)")
+    if not partial and not options.echoes:
+        return images, notes
+    together = np.arange(len(images))[:, None]
+    if options.echoes:
+        echo = scan.layout.loops.index("echo")
+        together = np.moveaxis(together.reshape(scan.layout.loop_shape), echo, -1)
+        together = together.reshape(-1, scan.shape["echo"])
+    rows = Rows(len(together), images.shape[1:], images.dtype, scratch, f"images of {scan.path.name}")
+    for row, items in enumerate(together.tolist()):
+        filled = []
+        for item in items:
+            image = images[item]
+            if item in partial and image.any():  # else it is a slice without an object
+                image, note = _filled(scan, item, partial[item], image, how)
+                notes += [note] if note not in notes else []
+            filled.append(image)
+        rows.write(
+            row, root_sum_of_squares_over(np.stack(filled), [len(filled)], 0)[0] if options.echoes else filled[0]
+        )
+    return rows.view(), notes
+
+
+def _filled(scan: Scan, item: int, where: dict[int, Extent], image: np.ndarray, how: Fill) -> tuple[np.ndarray, str]:
+    measured = _partial(scan, where)
+    if not image.imag.any():
+        raise UsageError(
+            "a magnitude image has no symmetry to be filled in by",
+            where=scan.where(item),
+            why=measured,
+            fix="use a method that shows phase, such as sense, or --partial-fourier zero",
+        )
+    error = symmetry_error(image, where, scan.mask(item))
+    harm = ": zero filling would be nearer" if error >= 1 else ""
+    note = (
+        f"{measured}; filled in by {'POCS' if how == 'pocs' else how}. Symmetry predicts samples that were "
+        f"measured with a relative error of {error:.2f} (1 is that of zeros){harm}"
+    )
+    return fill(image, where, how), note
+
+
+def _refuse_partial_fourier(scan: Scan) -> None:
+    """Refuse a scan with an item that is partial Fourier.
+
+    Raises:
+        UsageError: there is one.
+
+    """
+    for item in scan.usable():
+        where = partial_axes(scan.mask(item))
+        if where:
+            raise UsageError(
+                "k-space is partial Fourier",
+                where=scan.where(item),
+                why=_partial(scan, where),
+                fix="choose --partial-fourier pocs, homodyne or zero",
+            )
+
+
+def _partial(scan: Scan, where: dict[int, Extent]) -> str:
+    parts = [f"{e.fraction:.0%} of the extent along {scan.space[axis]}" for axis, e in where.items()]
+    return f"only {' and '.join(parts)} was measured"
 
 
 def _levelling(scan: Scan) -> tuple[Whitening | None, list[str]]:

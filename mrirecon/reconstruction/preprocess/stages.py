@@ -6,8 +6,10 @@ it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
+from typing import Self
 
 import numpy as np
 
@@ -30,12 +32,11 @@ class DerivedScan(Scan):
     Args:
         base: the other scan.
         layout: by default that of the other.
-        notes: its own.
 
     """
 
-    def __init__(self, base: Scan, layout: Layout | None = None, notes: Sequence[str] = ()) -> None:
-        own = {f.name: getattr(base, f.name) for f in fields(Scan) if f.init} | {"notes": list(notes)}
+    def __init__(self, base: Scan, layout: Layout | None = None) -> None:
+        own = {f.name: getattr(base, f.name) for f in fields(Scan) if f.init} | {"notes": []}
         self.base = base
         super().__init__(**own)
         self.layout = layout or base.layout
@@ -52,6 +53,12 @@ class DerivedScan(Scan):
     @notes.setter
     def notes(self, own: list[str]) -> None:
         self._own_notes = own
+
+    def with_notes(self, notes: Iterable[str]) -> Self:
+        """Return the same scan with further notes; this one keeps its own."""
+        found = copy.copy(self)
+        found.notes = [*self._own_notes, *notes]
+        return found
 
     def _note(self, text: str) -> None:
         if text not in self._own_notes:
