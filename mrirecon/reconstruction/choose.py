@@ -283,8 +283,9 @@ def _with_settings(groups: Sequence[PlanGroup], request: Request, model: Trained
         if trained is None and method != SIGPY and find(method).learned:
             fix = "give a trained model with --model DIR"
             raise UsageError(f"method {method!r} is learned: it needs weights", fix=fix)
-        done[method] = replace(group, model=trained, settings=_settings(method, options, lam, request.seed, ndim))
-    return [replace(group, model=done[group.method].model, settings=done[group.method].settings) for group in groups]
+        settings = _settings(method, options, lam, request.seed, ndim)
+        done[method] = replace(group, model=trained, settings=settings, weighted=has_weight(method))
+    return [replace(done[group.method], items=group.items, reason=group.reason) for group in groups]
 
 
 def _settings(

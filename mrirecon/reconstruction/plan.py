@@ -185,6 +185,7 @@ class PlanGroup:
         model: weights of the method, where it is learned.
         settings: options of the method, with what follows from the scan filled in; ``lam`` only where it does not
             follow the noise of each item.
+        weighted: whether the method has a regularization weight.
 
     """
 
@@ -193,6 +194,7 @@ class PlanGroup:
     reason: str
     model: Trained | None = field(default=None, repr=False)
     settings: Mapping[str, object] = field(default_factory=dict)
+    weighted: bool = False
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,3 @@ class Plan:
         if len(self.groups) == 1:
             return self.groups[0].reason
         return "; ".join(f"{in_words(g.items)} by {g.method}: {g.reason}" for g in self.groups)
-
-    def group_of(self, item: int) -> PlanGroup:
-        """Return the group of an item; an item that is in none, for it has no signal, counts with the first."""
-        return next((group for group in self.groups if item in group.items), self.groups[0])

@@ -26,7 +26,7 @@ from mrirecon.io.scratch import Rows
 from mrirecon.operators import root_sum_of_squares
 from mrirecon.problem import Problem
 from mrirecon.reconstruction.choose import choose
-from mrirecon.reconstruction.plan import SIGPY, Plan, PlanGroup, Request, has_weight
+from mrirecon.reconstruction.plan import SIGPY, Plan, PlanGroup, Request
 from mrirecon.reconstruction.preprocess.prepare import finish
 from mrirecon.reconstruction.slices import read_slices
 from mrirecon.registry import Use, build, find
@@ -136,8 +136,11 @@ def reconstruct(
 
     first = plan.first_volume
     length, shape = (1, scan.space_shape) if first is None else (len(first), first.space_shape)
-    rows = Rows(len(scan) * length, shape, np.complex64, scratch, f"images of {scan.path.name}")
-    group_of = {item: group for group in plan.groups for item in group.items}
+    total = len(scan) * length
+    rows = Rows(total, shape, np.complex64, scratch, f"images of {scan.path.name}")
+    # An item without signal is in no group, and counts with the first.
+    group_of = dict.fromkeys(range(len(scan)), plan.groups[0])
+    group_of |= {item: group for group in plan.groups for item in group.items}
     failures = Failures(scan, go_on)
     results: list[ItemResult] = []
     seconds: list[float] = []
@@ -155,37 +158,36 @@ def reconstruct(
         start, part = time.perf_counter(), scan
         if volume is not None and plan.slicing is not None:
             if progress:
-                progress(len(results), len(rows), plan.method)
+                progress(len(results), total, plan.method)
             try:
                 spooled = first is not None and first.volume == volume
                 part = first if spooled and first else read_slices(scan, volume, plan.slicing, scratch)
             except InputError as error:
-                lost = failures.lose(scan, volume, error, volume, group_of.get(volume, plan.groups[0]), shape, length)
+                lost = failures.lose(scan, volume, error, volume, group_of[volume], shape, length)
                 done(lost, [volume] * length, start)
                 continue
-        for items, group in _batches(part, volume, group_of, plan, max(1, request.batch)):
+        for items, group in _batches(part, volume, group_of, max(1, request.batch)):
             if progress:
-                progress(len(results), len(rows), plan.method)
+                progress(len(results), total, plan.method)
             start = time.perf_counter()
             done(_solve_what_can_be(part, volume, items, group, plan, failures, keep is not None), items, start)
     if progress:
-        progress(len(rows), len(rows), plan.method)
+        progress(total, total, plan.method)
 
     images = rows.view()
     if plan.slicing is not None:
         images = np.moveaxis(images.reshape(len(scan), length, *shape), 1, plan.slicing.axis + 1)
     failed_notes = failures.conclude(len(results))
     images, finish_notes = finish(scan, images, scratch)
-    several = len({group.method for group in plan.groups}) > 1
     return Reconstruction(
-        images,
-        plan.method,
-        plan.reason,
-        next((result.maps for result in reversed(results) if result.maps is not None), ""),
-        [result.lam for result in results if result.lam is not None],
-        [result.reason for result in results],
-        seconds,
-        [
+        images=images,
+        method=plan.method,
+        why=plan.reason,
+        maps=next((result.maps for result in reversed(results) if result.maps is not None), ""),
+        lam=[result.lam for result in results if result.lam is not None],
+        reasons=[result.reason for result in results],
+        seconds=seconds,
+        notes=[
             *scan.notes,
             *plan.notes,
             *_one_of_each_kind(note for result in results for note in result.notes),
@@ -195,20 +197,20 @@ def reconstruct(
             *([plan.slicing.note] if plan.slicing is not None else []),
             *plan.outside,
         ],
-        [group_of.get(i, plan.groups[0]).method for i in range(len(scan))] if several else [],
-        failures.bad,
-        plan.precision,
-        [result.sets for result in results],
+        methods=[group_of[i].method for i in range(len(scan))] if len({g.method for g in plan.groups}) > 1 else [],
+        failed=failures.bad,
+        precision=plan.precision,
+        sets=[result.sets for result in results],
     )
 
 
 def _batches(
-    part: Scan, volume: int | None, group_of: dict[int, PlanGroup], plan: Plan, size: int
+    part: Scan, volume: int | None, group_of: dict[int, PlanGroup], size: int
 ) -> Iterator[tuple[list[int], PlanGroup]]:
     """Yield items of a scan that are solved together, at most ``size``: all of one method, all with signal or none."""
 
     def group_at(item: int) -> PlanGroup:
-        return group_of.get(item if volume is None else volume, plan.groups[0])
+        return group_of[item if volume is None else volume]
 
     for _, alike in itertools.groupby(range(len(part)), lambda item: (part.blank(item), group_at(item).method)):
         items = list(alike)
@@ -280,7 +282,7 @@ def _solve_together(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Pl
     method, settings = find(group.method), dict(group.settings)
     network = None if group.model is None else group.model.model
     network_maps = network is not None and network.prepare is not None  # from a sensitivity network
-    weight_follows_noise = has_weight(group.method) and "lam" not in settings
+    weight_follows_noise = group.weighted and "lam" not in settings
     problems, weights, gains, blanks = [], [], [], []
     for item in items:
         kspace, mask = scan.samples(item)
@@ -341,7 +343,7 @@ def _solve_by_sigpy(scan: Scan, item: int, group: PlanGroup, plan: Plan) -> Item
 
 def _nothing(scan: Scan, group: PlanGroup, reason: str) -> ItemResult:
     """Return an image of zeros, with the reason."""
-    lam = 0.0 if has_weight(group.method) else None
+    lam = 0.0 if group.weighted else None
     return ItemResult(np.zeros(scan.space_shape, np.complex64), reason, lam)
 
 
@@ -459,7 +461,7 @@ class Failures:
         else:
             self.bad.append(error)
         reason = "no signal" if empty else f"not reconstructed: {error.what}"
-        lam = 0.0 if has_weight(group.method) else None
+        lam = 0.0 if group.weighted else None
         return [ItemResult(np.zeros(shape, np.complex64), reason, lam)] * count
 
     def conclude(self, count: int) -> list[str]:

@@ -45,7 +45,7 @@ class DerivedScan(Scan):
         self._last: tuple[int, np.ndarray] | None = None
         self._last_maps: tuple[int, np.ndarray | None] | None = None
 
-    @property  # type: ignore[override]  # a dataclass field of a scan that is read from a file
+    @property
     def notes(self) -> list[str]:
         """What was concluded or corrected, in words for the user: by the scan it was made from, then here."""
         return [*self.base.notes, *self._own_notes]
