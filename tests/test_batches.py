@@ -110,7 +110,7 @@ def test_the_hash_decides_where_the_time_does_not(scans, tmp_path, change, same)
 
 def test_an_unchanged_input_is_not_hashed(scans, tmp_path, monkeypatch):
     run(scans, tmp_path / "out")
-    monkeypatch.setattr("mrirecon.reconstruction.plan.sha256", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("mrirecon.reconstruction.file.sha256", lambda path: pytest.fail(f"{path} was read"))
     request = Request(method="rss")
     request.__dict__["digest"] = RSS.digest
     assert len(finished(run(scans, tmp_path / "out", request))) == 5
