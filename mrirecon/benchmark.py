@@ -27,8 +27,8 @@ from mrirecon.coils.espirit import espirit
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import UsageError
-from mrirecon.inference import pose
 from mrirecon.masks import make_mask
+from mrirecon.reconstruction.run import build_problem
 from mrirecon.registry import build
 
 Case = Literal["espirit", "wavelet", "wavelet2d", "tv"]
@@ -168,7 +168,7 @@ def _ours(
     """Return our job as a function of λ, with maps of the scan or these; for one call, it may use k-space up."""
     if case == "espirit":
         return lambda _: scan.maps().cropped().numpy()
-    posed = pose(scan.kspace, scan.mask, maps or scan.maps(), "weighted")
+    posed = build_problem(scan.kspace, scan.mask, maps or scan.maps(), "weighted")
     method = "cs-tv" if case == "tv" else "cs"
 
     def job(lam: float) -> np.ndarray:
@@ -246,7 +246,7 @@ def weigh(case: Case, lam: str, threads: str, folder: str) -> None:
     with np.load(Path(folder) / "scan.npz") as stored:
         scan = _Scan(stored["kspace"], stored["mask"], np.empty(0), int(threads), Path(folder))
         maps = ItemMaps(torch.from_numpy(stored["maps"]), "file", values=torch.from_numpy(stored["values"]))
-    # As `mrirecon.inference` does: the problem has its own maps, and k-space is read for this alone.
+    # As `mrirecon.reconstruction.run` does: the problem has its own maps, and k-space is read for this alone.
     job = _ours(case, scan, maps, once=True)
     del maps
     job(float(lam))

@@ -46,6 +46,7 @@ class ItemMaps:
         gain: maps from a file were divided by it.
         values: (1, M, *space), ESPIRiT's eigenvalues; None where there are none.
         crop: eigenvalue around which a plain combination ends the object.
+        note: where the field of view seems smaller than the object, in words for the user; else None.
 
     """
 
@@ -54,6 +55,7 @@ class ItemMaps:
     gain: float = 1.0
     values: Tensor | None = None
     crop: float = 0.8
+    note: str | None = None
 
     def cropped(self) -> Tensor:
         """Return maps for a plain combination: zero where no object is."""
@@ -122,7 +124,7 @@ def item_maps(
     region = calibration_data(scan, item, kspace, mask, o.size)
     size = "×".join(map(str, region.shape[1:]))
     try:
-        sets = _number_of_sets(scan, item, region, kspace, mask, o, several="sets" in calibration.options)
+        sets, note = _number_of_sets(scan, item, region, kspace, mask, o, several="sets" in calibration.options)
         given: dict[str, object] = {"sets": sets, "kernel": o.kernel, "threshold": o.threshold}
         given = {name: value for name, value in given.items() if name in calibration.options}
         found = calibration.build(torch.from_numpy(region)[None], space, **given)
@@ -130,8 +132,8 @@ def item_maps(
         error.where = error.where or scan.where(item)
         raise
     maps, values = (found.maps, found.values) if isinstance(found, CoilMaps) else (found, None)
-    told = f"{label}, {size} calibration region" + (", two sets" if maps.shape[1] == 2 else "")
-    return ItemMaps(maps, told, values=values, crop=o.crop)
+    source_in_words = f"{label}, {size} calibration region" + (", two sets" if maps.shape[1] == 2 else "")
+    return ItemMaps(maps, source_in_words, values=values, crop=o.crop, note=note)
 
 
 def item_noise(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
@@ -160,11 +162,12 @@ def item_noise(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> N
     return replace(separate, covariance=covariance, source=f"{separate.source}, acquired separately")
 
 
-def look_at_field_of_view(scan: Scan, item: int = 0) -> None:
-    """Note where the field of view seems smaller than the object, as far as calibration data tell."""
-    kspace, mask, o = scan.kspace(item), scan.mask(item), EspiritOptions()
-    if scan.coils > 1:
-        _number_of_sets(scan, item, calibration_data(scan, item, kspace, mask, o.size), kspace, mask, o)
+def small_field_of_view(scan: Scan, item: int = 0) -> str | None:
+    """Return a note where the field of view seems smaller than the object, as far as calibration data tell."""
+    if scan.coils == 1:
+        return None
+    (kspace, mask), o = scan.samples(item), EspiritOptions()
+    return _number_of_sets(scan, item, calibration_data(scan, item, kspace, mask, o.size), kspace, mask, o)[1]
 
 
 def _number_of_sets(
@@ -175,13 +178,13 @@ def _number_of_sets(
     mask: np.ndarray,
     options: EspiritOptions,
     several: bool = True,
-) -> int:
-    """Return how many sets of maps to estimate, and note where the object exceeds the field of view."""
+) -> tuple[int, str | None]:
+    """Return how many sets of maps to estimate, and a note where the object exceeds the field of view."""
     kernel = options.kernel
     if options.sets == 2:
-        return 2
+        return 2, None
     if min(region.shape[1:]) < kernel or not np.isfinite(region).all() or not region.any():
-        return 1  # whoever estimates the maps says what is amiss
+        return 1, None  # whoever estimates the maps says what is amiss
     separate = scan.calibration is not None
     sampled = np.ones(region.shape[1:], dtype=bool) if separate else mask
     noise = torch.from_numpy(noise_deviation(region if separate else kspace, sampled))[None]
@@ -189,19 +192,14 @@ def _number_of_sets(
         second_share(torch.from_numpy(region)[None], noise=noise, kernel=kernel, threshold=options.threshold)[0]
     )
     if share <= FOLDED:
-        return 1
+        return 1, None
     two = options.sets == "auto" and several
-    once = not any(_SMALL in note for note in scan.notes)
-    if once:
-        scan.note(
-            f"{_SMALL}: a second set of coil maps explains {share:.2%} of the energy of the calibration data more than "
-            f"noise does (first seen in {scan.where(item)}). "
-            + ("Two sets are taken; --map-sets 1 takes one" if two else "--maps espirit --map-sets 2 shows both parts")
-        )
-    return 2 if two else 1
-
-
-_SMALL = "the field of view seems smaller than the object"
+    note = (
+        "the field of view seems smaller than the object: a second set of coil maps explains "
+        f"{share:.2%} of the energy of the calibration data more than noise does (first seen in {scan.where(item)}). "
+        + ("Two sets are taken; --map-sets 1 takes one" if two else "--maps espirit --map-sets 2 shows both parts")
+    )
+    return (2 if two else 1), note
 
 
 def calibrate(scan: Scan, *, options: EspiritOptions | None = None) -> np.ndarray:
@@ -221,9 +219,6 @@ def calibrate(scan: Scan, *, options: EspiritOptions | None = None) -> np.ndarra
             found.append(maps.cropped()[0].numpy())
         return found
 
-    for item in range(len(scan)):
-        if scan.empty(item):
-            scan.note(f"{scan.where(item)}: no signal, and maps of zeros")
     found = estimated(options)
     if len({len(maps) for maps in found if maps is not None}) > 1:
         found = estimated(replace(options or EspiritOptions(), sets=2))

@@ -50,7 +50,7 @@ class Method:
 
     @property
     def use(self) -> Use:
-        """How coil maps are used beyond the object; see `mrirecon.inference.pose`."""
+        """How coil maps are used beyond the object; see `mrirecon.reconstruction.run.build_problem`."""
         return "informed" if self.learned else "weighted" if self.weighted else "cropped"
 
     @property

@@ -26,12 +26,11 @@ from mrirecon.coils.noise import NoiseLevel
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError
 from mrirecon.heldout import hide
-from mrirecon.inference import pose
 from mrirecon.io import Scan
 from mrirecon.operators import norm, root_sum_of_squares
 from mrirecon.physics.transforms import Prior
-from mrirecon.prepared import Prepared
 from mrirecon.problem import Problem
+from mrirecon.reconstruction.run import build_problem
 from mrirecon.registry import Use, build, find
 from mrirecon.regularization import weight_by_noise
 from mrirecon.solvers import conjugate_gradient
@@ -108,14 +107,14 @@ def examine(
     maps = item_maps(scan, item, kspace, mask)
     use = find(method).use
     level = _level(scan, item, kspace, mask)
-    problem, transform, prior = pose(kspace, mask, maps, use, noise=level.covariance)
+    problem, transform, prior = build_problem(kspace, mask, maps, use, noise=level.covariance)
     deviation = float(np.sqrt((level.deviation**2).mean()))
     with torch.inference_mode():
         solve = _solver(method, model, problem)
         u = solve(problem, prior)
         noise = pseudo_replicas(lambda p: transform.undo(solve(p, prior)), problem, level.covariance, replicas, seed)[0]
         # What the samples see depends on the maps alone, however the method uses them.
-        plain = pose(kspace, mask, maps, "cropped").problem
+        plain = build_problem(kspace, mask, maps, "cropped").problem
         image = transform.undo(u)
         unseen = null_space(plain, image * (plain.maps.abs().sum(2) > 0))
     per_set = [
@@ -144,7 +143,7 @@ def examine(
 
 def _level(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
     """Return the noise of an item: white where the scan was whitened by a noise scan, else as its data show it."""
-    if isinstance(scan, Prepared) and scan.whitening is not None and scan.noise is not None:
+    if scan.prepared is not None and scan.prepared.whitening is not None and scan.noise is not None:
         error = (len(kspace) * scan.noise.shape[1]) ** -0.5
         return NoiseLevel(np.eye(len(kspace), dtype=np.complex128), 1 - error, 1 + error, "the noise scan")
     return item_noise(scan, item, kspace, mask)
@@ -216,7 +215,7 @@ def hidden_samples(
         scan: undersampled.
         item: which.
         solve: problem and prior to image.
-        use: of the coil maps; see `pose`.
+        use: of the coil maps; see `build_problem`.
         share: of the samples outside the calibration region that are hidden.
         seed: of their choice.
 
@@ -231,8 +230,8 @@ def hidden_samples(
     truth = kspace[:, hidden]
     errors = []
     with torch.inference_mode():
-        problem, _, prior = pose(seen, kept, maps, use)
-        plain = pose(seen, kept, maps, "cropped").problem
+        problem, _, prior = build_problem(seen, kept, maps, use)
+        plain = build_problem(seen, kept, maps, "cropped").problem
         for p, x in ((problem, solve(problem, prior)), (plain, plain.adjoint)):
             predicted = p.encode(x)[0].numpy()[:, hidden]
             errors.append(float(np.linalg.norm(predicted - truth) / np.linalg.norm(truth)))

@@ -191,7 +191,7 @@ def _atommic_step(source: Path, p: Problem) -> Callable[[], None]:
 
 
 def _accuracy() -> None:
-    from mrirecon.jobs import reconstruct_file
+    from mrirecon.reconstruction.file import reconstruct_file
 
     data = Path(__file__).parents[1] / "data_samples"
     with tempfile.TemporaryDirectory() as folder:

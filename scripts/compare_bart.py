@@ -18,10 +18,11 @@ import torch
 
 from mrirecon.benchmark import read_cfl, write_cfl
 from mrirecon.calibrate import item_maps
-from mrirecon.inference import pose, sense_reference
+from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
 from mrirecon.metrics import Score, scores
+from mrirecon.reconstruction.run import build_problem
 from mrirecon.registry import build
 from mrirecon.regularization import weight_by_noise
 
@@ -62,13 +63,13 @@ def _point(scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int) -
     maps = item_maps(scan, 0, kspace, mask)
 
     def ours(method: str, **settings: float) -> Score:
-        problem, transform, _ = pose(kspace, mask, maps, "cropped" if method == "zero-filled" else "weighted")
+        problem, transform, _ = build_problem(kspace, mask, maps, "cropped" if method == "zero-filled" else "weighted")
         with torch.inference_mode():
             image = transform.undo(build(method, settings).run(problem).image)
         return scores(image[0].numpy(), truth[:1])[0]
 
     zero, sense = ours("zero-filled"), _best([ours("sense", lam=lam) for lam in SENSE])
-    weighted = pose(kspace, mask, maps, "weighted").problem
+    weighted = build_problem(kspace, mask, maps, "weighted").problem
     default = _numbers(ours("cs", lam=float(weight_by_noise("cs", weighted)[0])))
     best = _best([ours("cs", lam=lam) for lam in OURS])
     best = max(best[0], default[0]), max(best[1], default[1])

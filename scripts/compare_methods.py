@@ -18,11 +18,12 @@ import torch
 
 from mrirecon.calibrate import ItemMaps, item_maps
 from mrirecon.checkpoints import Trained, load_model, shipped
+from mrirecon.evaluate.reference import sense_reference
 from mrirecon.heldout import hide
-from mrirecon.inference import pose, sense_reference
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
 from mrirecon.metrics import Score, scores
+from mrirecon.reconstruction.run import build_problem
 from mrirecon.registry import build
 from mrirecon.regularization import weight_by_noise
 
@@ -79,8 +80,8 @@ def _point(
         return scores(image[0].numpy(), truth[:1])[0]
 
     with torch.inference_mode():
-        plain = pose(kspace, mask, maps, "cropped").problem
-        informed, _, prior = pose(kspace, mask, maps, "informed")
+        plain = build_problem(kspace, mask, maps, "cropped").problem
+        informed, _, prior = build_problem(kspace, mask, maps, "informed")
         weights = (None, *(SWEEP if oracle else ()))
         cs = [score(_cs(kspace, mask, maps, lam)) for lam in weights]
         best = [max(cs, key=lambda s: s.ssim or 0.0)] if oracle else []
@@ -88,7 +89,7 @@ def _point(
 
 
 def _cs(kspace: np.ndarray, mask: np.ndarray, maps: ItemMaps, lam: float | None) -> torch.Tensor:
-    problem, transform, _ = pose(kspace, mask, maps, "weighted")
+    problem, transform, _ = build_problem(kspace, mask, maps, "weighted")
     lam = float(weight_by_noise("cs", problem)[0]) if lam is None else lam
     return transform.undo(build("cs", {"lam": lam}).run(problem).image)
 
@@ -102,9 +103,9 @@ def _predict(scan: Scan, models: list[Trained], seed: int) -> None:
     seen = (kspace * kept).astype(np.complex64)
     maps = item_maps(scan, 0, seen, kept)
     with torch.inference_mode():
-        plain = pose(seen, kept, maps, "cropped").problem
-        informed, _, prior = pose(seen, kept, maps, "informed")
-        weighted = pose(seen, kept, maps, "weighted").problem
+        plain = build_problem(seen, kept, maps, "cropped").problem
+        informed, _, prior = build_problem(seen, kept, maps, "informed")
+        weighted = build_problem(seen, kept, maps, "weighted").problem
         found = {"zero-filled": plain.encode(plain.adjoint)}
         lam = float(weight_by_noise("cs", weighted)[0])
         found["cs"] = weighted.encode(build("cs", {"lam": lam}).run(weighted).image)

@@ -22,11 +22,11 @@ from mrirecon.checkpoints import load_model, shipped
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.engine import Reconstructor
 from mrirecon.heldout import Blended
-from mrirecon.inference import pose
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
 from mrirecon.metrics import scores
 from mrirecon.operators import Fourier
+from mrirecon.reconstruction.run import build_problem
 from mrirecon.registry import build
 from mrirecon.regularization import weight_by_noise
 from mrirecon.scale import smooth_phase
@@ -57,7 +57,7 @@ def _versions(scan: Scan, seed: int) -> dict[str, Tensor]:
     """Return k-space (C, y, x) as measured, and as it would be with less of what models leave out."""
     kspace, full = scan.kspace(0), np.ones(scan.space_shape, dtype=bool)
     maps = item_maps(scan, 0, kspace, full)
-    problem = pose(kspace, full, maps, "cropped").problem
+    problem = build_problem(kspace, full, maps, "cropped").problem
     image, sensitivities, fourier = problem.adjoint[0, 0], maps.maps[0, 0], Fourier(PLANE)
     smooth = image.abs() * smooth_phase(image[None, None], PLANE)[0, 0]
     generator = torch.Generator().manual_seed(seed)
@@ -74,12 +74,12 @@ def _versions(scan: Scan, seed: int) -> dict[str, Tensor]:
 @torch.inference_mode()
 def _row(scan: Scan, kspace: np.ndarray, mask: np.ndarray, model: Reconstructor) -> str:
     full = np.ones_like(mask)
-    complete = pose(kspace, full, item_maps(scan, 0, kspace, full), "cropped").problem
+    complete = build_problem(kspace, full, item_maps(scan, 0, kspace, full), "cropped").problem
     truth = complete.adjoint[0].abs().numpy()
     seen = (kspace * mask).astype(np.complex64)
     maps = item_maps(scan, 0, seen, mask)
-    weighted, transform, _ = pose(seen, mask, maps, "weighted")
-    informed, _, prior = pose(seen, mask, maps, "informed")
+    weighted, transform, _ = build_problem(seen, mask, maps, "weighted")
+    informed, _, prior = build_problem(seen, mask, maps, "informed")
     cs = transform.undo(build("cs", {"lam": float(weight_by_noise("cs", weighted)[0])}).run(weighted).image)
     whole = model.unblended if isinstance(model, Blended) else model
     found = [cs, model.run(informed, prior=prior).image, whole.run(informed, prior=prior).image]

@@ -18,11 +18,12 @@ import torch
 from mrirecon.calibrate import item_maps
 from mrirecon.checkpoints import load_model, shipped
 from mrirecon.engine import Reconstructor
-from mrirecon.inference import pose, sense_reference
+from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
 from mrirecon.metrics import scores
 from mrirecon.pictures import Panel, save_panels
+from mrirecon.reconstruction.run import build_problem
 from mrirecon.registry import build
 from mrirecon.regularization import weight_by_noise
 
@@ -74,7 +75,7 @@ def _timed(
     for _ in range(3):
         start = time.perf_counter()
         with torch.inference_mode():
-            problem, transform, prior = pose(kspace, mask, item_maps(scan, 0, kspace, mask), use)  # type: ignore[arg-type]  # words
+            problem, transform, prior = build_problem(kspace, mask, item_maps(scan, 0, kspace, mask), use)  # type: ignore[arg-type]  # words
             used = model or build("cs", {"lam": float(weight_by_noise("cs", problem)[0])})
             image = transform.undo(used.run(problem, prior=prior).image)[0, 0].numpy()
         seconds.append(time.perf_counter() - start)

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from mrirecon.calibrate import item_maps
-from mrirecon.inference import pose, reconstruct, sense_reference
+from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
 from mrirecon.metrics import object_mask
+from mrirecon.reconstruction.run import build_problem, reconstruct
 from mrirecon.registry import build
 from mrirecon.regularization import default_weight, weight_by_noise
 
@@ -87,8 +88,8 @@ def _point(
     kspace = noisy(scan.kspace(0), truth, snr, mask, seed)
     maps = item_maps(scan, 0, kspace, mask)
     swept = "cs" if method == "auto" else method
-    problem, transform, _ = pose(kspace, mask, maps, "weighted")
-    plain = pose(kspace, mask, maps, "cropped").problem
+    problem, transform, _ = build_problem(kspace, mask, maps, "weighted")
+    plain = build_problem(kspace, mask, maps, "cropped").problem
     errors: dict[float, float] = {}
 
     def error(lam: float) -> float:

@@ -16,14 +16,14 @@ import h5py
 import numpy as np
 import pytest
 
-from mrirecon import batches, jobs
-from mrirecon.batches import Shard, expand
 from mrirecon.cli import main
 from mrirecon.errors import BusyError, InputError, ResourceError, UsageError
 from mrirecon.io import read_image, sidecar_path, write_json, write_kspace
 from mrirecon.io.claim import claim
-from mrirecon.jobs import reconstruct_file
-from mrirecon.request import Request
+from mrirecon.reconstruction import batch, file
+from mrirecon.reconstruction.batch import Shard, expand
+from mrirecon.reconstruction.file import reconstruct_file
+from mrirecon.reconstruction.plan import Request
 
 RSS = Request(method="rss")
 
@@ -42,11 +42,11 @@ def scans(tmp_path):
 
 
 def run(sources, output, request=RSS, **more):
-    return list(batches.run(sources, output, request, **{"waits": (0.05,), **more}))
+    return list(batch.run(sources, output, request, **{"waits": (0.05,), **more}))
 
 
 def finished(outcomes):
-    return [o.source.stem for o in outcomes if o.told is not None and o.told.get("finished")]
+    return [o.source.stem for o in outcomes if o.record is not None and o.record.get("finished")]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_what_is_finished_is_left(scans, tmp_path):
     assert len(before) == 10
     again = run(scans, out)
     assert finished(again) == [s.stem for s in scans]
-    assert [o.told["outputs"] for o in again] == [[str(out / f"{s.stem}_rss.h5")] for s in scans]
+    assert [o.record["outputs"] for o in again] == [[str(out / f"{s.stem}_rss.h5")] for s in scans]
     assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.iterdir()} == before
     assert finished(run(scans, out, overwrite=True)) == []
     assert (out / "s0_rss.h5").stat().st_mtime_ns != before["s0_rss.h5"][1]
@@ -101,7 +101,7 @@ def test_the_hash_decides_where_the_time_does_not(scans, tmp_path, change, same)
     change(scans[0])
     outcome = run(scans[:1], tmp_path / "out")[0]
     if same:
-        assert outcome.told["finished"]
+        assert outcome.record["finished"]
     else:
         assert isinstance(outcome.error, UsageError)
         assert "exists" in outcome.error.what
@@ -110,7 +110,7 @@ def test_the_hash_decides_where_the_time_does_not(scans, tmp_path, change, same)
 
 def test_an_unchanged_input_is_not_hashed(scans, tmp_path, monkeypatch):
     run(scans, tmp_path / "out")
-    monkeypatch.setattr("mrirecon.request.sha256", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("mrirecon.reconstruction.file.sha256", lambda path: pytest.fail(f"{path} was read"))
     request = Request(method="rss")
     request.__dict__["digest"] = RSS.digest
     assert len(finished(run(scans, tmp_path / "out", request))) == 5
@@ -160,7 +160,7 @@ def test_half_an_output_is_not_finished(scans, tmp_path, what):
         image.write_bytes(bytes([whole[-1] ^ 1]).join([whole[:-1], b""]))
     outcome = run(scans[:1], out)[0]
     if what == "image":
-        assert not outcome.told.get("finished")
+        assert not outcome.record.get("finished")
         assert image.read_bytes() == whole
     else:
         assert isinstance(outcome.error, UsageError), "it may be somebody's: it is not replaced"
@@ -170,7 +170,7 @@ def test_half_an_output_is_not_finished(scans, tmp_path, what):
 def test_the_method_that_was_chosen_is_found_again(scans, tmp_path):
     request = Request()
     first = run(scans, tmp_path / "out", request)
-    assert {o.told["method"] for o in first} == {"zero-filled"}
+    assert {o.record["method"] for o in first} == {"zero-filled"}
     assert len(finished(run(scans, tmp_path / "out", Request()))) == 5
 
 
@@ -225,14 +225,14 @@ def test_failures_are_listed(call, scans, tmp_path):
 
 
 def test_a_fault_of_ours_in_one_file_does_not_stop_the_others(scans, tmp_path, monkeypatch):
-    real = jobs.reconstruct
+    real = file.reconstruct
 
-    def broken(scan, **options):
+    def broken(scan, *given, **options):
         if scan.path.stem == "s2":
             raise KeyError("s2")
-        return real(scan, **options)
+        return real(scan, *given, **options)
 
-    monkeypatch.setattr(jobs, "reconstruct", broken)
+    monkeypatch.setattr(file, "reconstruct", broken)
     outcomes = run(scans, tmp_path / "out", failures=tmp_path / "out" / "failed.jsonl")
     assert [o.source.stem for o in outcomes if o.error] == ["s2"]
     told = json.loads((tmp_path / "out" / "failed.jsonl").read_text())
@@ -258,12 +258,12 @@ def test_a_full_disk_ends_the_batch(scans, tmp_path):
     """In a process that may write no larger file than the limit, as on a disk that is full."""
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from mrirecon import batches; from mrirecon.request import Request\n"
+        "from mrirecon.reconstruction import batch; from mrirecon.reconstruction.plan import Request\n"
         "from mrirecon.errors import MriReconError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "done = []\n"
         "try:\n"
-        "    for o in batches.run([Path(p) for p in sys.argv[2:]], Path(sys.argv[1]), Request(method='rss')):\n"
+        "    for o in batch.run([Path(p) for p in sys.argv[2:]], Path(sys.argv[1]), Request(method='rss')):\n"
         "        done.append(o.error.code)\n"
         "except MriReconError as error: print(len(done), error.exit_code, error.fix)"
     )
@@ -271,12 +271,12 @@ def test_a_full_disk_ends_the_batch(scans, tmp_path):
     assert done.stdout.startswith("1 5"), done.stderr
     assert "run the same command again" in done.stdout
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
-    assert len([o for o in run(scans, tmp_path / "out") if o.told]) == 5
+    assert len([o for o in run(scans, tmp_path / "out") if o.record]) == 5
 
 
 def test_a_place_that_cannot_be_written_is_found_before_the_work(call, scans, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(jobs, "reconstruct", lambda *_, **__: pytest.fail("it was worked on"))
+    monkeypatch.setattr(file, "reconstruct", lambda *_, **__: pytest.fail("it was worked on"))
     code, out, err = call("in", "-m", "rss", "-o", "file/out")
     assert (code, out) == (5, "")
     assert err.count("error MRI-E-RESOURCE") == 1
@@ -286,15 +286,15 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(call, scans, tm
 
 
 def test_one_failure_of_the_disk_does_not_end_the_batch(scans, tmp_path, monkeypatch):
-    real = jobs.reconstruct
+    real = file.reconstruct
 
-    def broken(scan, **options):
+    def broken(scan, *given, **options):
         if scan.path.stem == "s2":
             raise ResourceError("memory ran out")
-        return real(scan, **options)
+        return real(scan, *given, **options)
 
-    monkeypatch.setattr(jobs, "reconstruct", broken)
-    assert len([o for o in run(scans, tmp_path / "out") if o.told]) == 4
+    monkeypatch.setattr(file, "reconstruct", broken)
+    assert len([o for o in run(scans, tmp_path / "out") if o.record]) == 4
 
 
 # What is being written ------------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def test_a_scan_that_is_still_being_copied_comes_later(scans, tmp_path):
 
     thread = threading.Thread(target=finish)
     thread.start()
-    for outcome in batches.run(scans, tmp_path / "out", RSS, waits=(0.5, 2)):
+    for outcome in batch.run(scans, tmp_path / "out", RSS, waits=(0.5, 2)):
         assert outcome.error is None
         order.append(outcome.source.stem)
     thread.join()
@@ -331,7 +331,7 @@ def test_a_scan_that_is_open_for_writing_comes_later(scans, tmp_path):
         with pytest.raises(BusyError, match="being written"):
             reconstruct_file(scans[0], tmp_path / "one.h5", method="rss")
         seen = []
-        for outcome in batches.run(scans[:2], tmp_path / "out", RSS, waits=(0.1, 5)):
+        for outcome in batch.run(scans[:2], tmp_path / "out", RSS, waits=(0.1, 5)):
             seen.append(outcome.source.stem)
             assert outcome.error is None
             if len(seen) == 1:
@@ -429,11 +429,11 @@ def test_a_claim_of_a_killed_process_is_nothing(tmp_path):
 def child(scans, out, **more):
     code = (
         "import sys; from pathlib import Path\n"
-        "from mrirecon import batches; from mrirecon.request import Request\n"
+        "from mrirecon.reconstruction import batch; from mrirecon.reconstruction.plan import Request\n"
         "sources = [Path(p) for p in sys.argv[2:]]\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "for o in batches.run(sources, Path(sys.argv[1]), Request(method='rss'), waits=(0.1, 0.2, 1)):\n"
-        "    print(o.source.stem, 'left' if o.told and o.told.get('finished') else o.error or 'made', flush=True)\n"
+        "for o in batch.run(sources, Path(sys.argv[1]), Request(method='rss'), waits=(0.1, 0.2, 1)):\n"
+        "    print(o.source.stem, 'left' if o.record and o.record.get('finished') else o.error or 'made', flush=True)\n"
     )
     command = [sys.executable, "-c", code, out, *scans]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **more)
@@ -484,7 +484,7 @@ def test_what_a_killed_process_began_is_finished_by_running_again(tmp_path):
     before = {p.name: p.stat().st_mtime_ns for p in out.glob("*_rss.h5")}
     assert len(before) >= 3
     outcomes = run(scans, out)
-    assert all(o.told for o in outcomes)
+    assert all(o.record for o in outcomes)
     assert len(finished(outcomes)) >= 3
     assert before.items() <= {p.name: p.stat().st_mtime_ns for p in out.glob("*_rss.h5")}.items()
     for path in out.glob(".mrirecon-*.tmp"):  # of the killed process: it goes after ten minutes
@@ -525,10 +525,11 @@ def test_a_working_folder_that_is_gone(tmp_path, scans):
     """Before the start it is refused, for what libraries do then; later, full names still lead somewhere."""
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from mrirecon import batches; from mrirecon.cli import main; from mrirecon.request import Request\n"
+        "from mrirecon.reconstruction import batch; from mrirecon.cli import main\n"
+        "from mrirecon.reconstruction.plan import Request\n"
         "gone, out, *scans = map(Path, sys.argv[1:])\n"
         "gone.mkdir(); os.chdir(gone)\n"
-        "for n, o in enumerate(batches.run(scans, out, Request(method='rss'))):\n"
+        "for n, o in enumerate(batch.run(scans, out, Request(method='rss'))):\n"
         "    print(o.error or 'done')\n"
         "    if n == 0: gone.rmdir()\n"
         "main(['reconstruct', str(scans[0])])"

@@ -23,10 +23,10 @@ from mrirecon.checkpoints import (
 )
 from mrirecon.cli import main
 from mrirecon.errors import InputError, ModelMismatchError, UsageError
-from mrirecon.inference import reconstruct
 from mrirecon.io import read, read_image, sha256
+from mrirecon.reconstruction.plan import Request
+from mrirecon.reconstruction.run import reconstruct
 from mrirecon.registry import build, find
-from mrirecon.request import Request
 from tests.problems import random_problem
 from tests.test_methods import LEARNED, SMALL
 

@@ -9,13 +9,14 @@ import torch
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import SignalError, UsageError
-from mrirecon.inference import reconstruct, sense_reference
+from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import read, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.metrics import mean_score, scores
 from mrirecon.operators import Fourier
-from mrirecon.prepared import Preprocess, prepare, prepare_like
 from mrirecon.preprocess.compress import compress, compress_maps, compression
+from mrirecon.reconstruction.preprocess import Preprocess, prepare, prepare_like
+from mrirecon.reconstruction.run import reconstruct
 
 SIZE, COILS = (48, 40), 8
 

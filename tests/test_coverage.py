@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mrirecon import coverage, inference, jobs
 from mrirecon.checkpoints import load_model, save_model, shipped
 from mrirecon.cli import main
-from mrirecon.coverage import choose_method, contrast_of, outside, scan_facts
 from mrirecon.errors import ModelMismatchError, UsageError
 from mrirecon.io import read
+from mrirecon.reconstruction import choose, plan
+from mrirecon.reconstruction.choose import choose_method, contrast_of, out_of_domain_reasons, scan_facts
+from mrirecon.reconstruction.file import reconstruct_file
 from mrirecon.registry import build
 
 TWIN = Path(__file__).parents[1] / "data_samples" / "brain_4x.h5"
@@ -50,12 +51,12 @@ def test_facts_of_a_scan():
 )
 def test_what_lies_outside(change, word):
     scan = read(TWIN)
-    found = outside({"covers": COVERS | change}, scan)
+    found = out_of_domain_reasons({"covers": COVERS | change}, scan)
     assert (found == []) if word is None else any(word in text for text in found), found
 
 
 def test_a_card_that_says_nothing():
-    assert outside({}, read(TWIN)) == ["its card does not say what it was trained for"]
+    assert out_of_domain_reasons({}, read(TWIN)) == ["its card does not say what it was trained for"]
 
 
 @pytest.mark.parametrize(
@@ -67,18 +68,18 @@ def test_contrasts_by_the_names_of_protocols(text, name):
 
 def test_choice_by_the_card(tmp_path, monkeypatch):
     model = folder(tmp_path)
-    for place in (coverage, inference, jobs):
+    for place in (choose, plan):
         monkeypatch.setattr(place, "shipped", lambda: {"cirim": model})
     scan = read(TWIN)
     method, why = choose_method(scan)
     assert method == "cirim"
     assert "as it was trained for" in why
-    done = jobs.reconstruct_file(TWIN, tmp_path / "a.h5")
+    done = reconstruct_file(TWIN, tmp_path / "a.h5")
     assert done["method"] == "cirim"
     assert done["model"]["sha256"] == load_model(model).sha256
-    assert jobs.reconstruct_file(TWIN, tmp_path / "b.h5", method="cs")["method"] == "cs"
+    assert reconstruct_file(TWIN, tmp_path / "b.h5", method="cs")["method"] == "cs"
     with pytest.raises(UsageError, match="comes trained"):
-        jobs.reconstruct_file(TWIN, tmp_path / "c.h5", method="cirim", options={"cascades": 2})
+        reconstruct_file(TWIN, tmp_path / "c.h5", method="cirim", options={"cascades": 2})
     folder(tmp_path, COVERS | {"coils": [16, 32]})
     method, why = choose_method(scan)
     assert method == "cs"
@@ -87,10 +88,10 @@ def test_choice_by_the_card(tmp_path, monkeypatch):
 
 def test_a_model_outside_its_card_warns_or_refuses(tmp_path, capfd):
     model = folder(tmp_path, COVERS | {"acceleration": [2, 3]})
-    done = jobs.reconstruct_file(TWIN, tmp_path / "a.h5", model=model)
+    done = reconstruct_file(TWIN, tmp_path / "a.h5", model=model)
     assert any("outside what the model was trained for: acceleration" in note for note in done["notes"])
     with pytest.raises(ModelMismatchError, match="not trained for such data"):
-        jobs.reconstruct_file(TWIN, tmp_path / "b.h5", model=model, strict_model=True)
+        reconstruct_file(TWIN, tmp_path / "b.h5", model=model, strict_model=True)
     assert not (tmp_path / "b.h5").exists()
     with pytest.raises(SystemExit) as ended:
         main(["reconstruct", str(TWIN), "-o", str(tmp_path / "c.h5"), "--model", str(model), "--strict-model"])

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from mrirecon import io
 from mrirecon.cli import app
 from mrirecon.errors import InputError, UsageError
-from mrirecon.inference import reconstruct
+from mrirecon.reconstruction.run import reconstruct
 
 
 def random(*shape, seed=0):

@@ -24,7 +24,7 @@ from mrirecon.evaluate import (
     write_csv,
 )
 from mrirecon.evaluate.misfit import misfits
-from mrirecon.inference import sense_reference
+from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import read, read_image, write_image
 from mrirecon.metrics import magnitude, scores
 from mrirecon.metrics.presets import PRESETS, score_volume

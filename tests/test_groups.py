@@ -14,10 +14,10 @@ from mrirecon import io
 from mrirecon.cli import main
 from mrirecon.errors import InputError
 from mrirecon.evaluate import evaluate
-from mrirecon.inference import reconstruct
 from mrirecon.io.convert import convert
 from mrirecon.io.images import holds_images, read_images
-from mrirecon.jobs import reconstruct_file
+from mrirecon.reconstruction.file import reconstruct_file
+from mrirecon.reconstruction.run import reconstruct
 from tests import mrd_files as mrd
 from tests.test_mrd import PLAIN, smooth
 

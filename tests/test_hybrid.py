@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from mrirecon import hybrid
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import ResourceError, SignalError, UsageError
-from mrirecon.hybrid import slices
-from mrirecon.inference import reconstruct
 from mrirecon.io import read, read_image, scratch, write_kspace, write_maps
 from mrirecon.operators import Coils, Fourier
+from mrirecon.reconstruction import slices
+from mrirecon.reconstruction.run import reconstruct
+from mrirecon.reconstruction.slices import Slices, find_slicing, open_slices
 from mrirecon.registry import methods
 
 SHAPE = (16, 24, 12)  # z, y, x
@@ -56,13 +56,19 @@ def write(path: Path, kspace: np.ndarray, axes: str = "coil,z,y,x", **more):
     return read(path)
 
 
+def taken_apart(scan):
+    """Return the first volume as slices, not yet spooled; None where it is solved whole."""
+    slicing, _ = find_slicing(scan)
+    return None if slicing is None else open_slices(scan, 0, slicing)
+
+
 @pytest.mark.parametrize("axes", ["coil,z,y,x", "x,y,z,coil", "y,coil,z,x"])
 @pytest.mark.parametrize("readout", [0, 1, 2])
 def test_slices_hold_the_volume_transformed_along_its_readout(tmp_path, volume, readout, axes, monkeypatch):
-    monkeypatch.setattr(hybrid, "_BLOCK", 5000)  # so that coils and parts of them are read one after the other
+    monkeypatch.setattr(slices, "_BLOCK", 5000)  # so that coils and parts of them are read one after the other
     kspace = volume[2] * plane_mask(readout)
     scan = write(tmp_path / "v.h5", kspace, axes)
-    part = slices(scan)
+    part = taken_apart(scan)
     assert part is not None
     assert part.readout == "zyx"[readout]
     assert len(part) == SHAPE[readout]
@@ -84,7 +90,7 @@ def test_a_file_on_disk_serves_as_memory_does(tmp_path, volume, monkeypatch):
     scan = write(tmp_path / "v.h5", volume[2] * plane_mask(2))
     before = reconstruct(scan, method="cs", options={"iterations": 5}).images
     monkeypatch.setattr(scratch, "IN_MEMORY", 0)
-    monkeypatch.setattr(hybrid, "_BLOCK", 5000)
+    monkeypatch.setattr(slices, "_BLOCK", 5000)
     after = reconstruct(scan, method="cs", options={"iterations": 5}, scratch=[tmp_path])
     assert isinstance(after.images.base, np.memmap)
     assert after.images.shape == (1, *SHAPE)
@@ -105,7 +111,7 @@ def test_linear_methods_give_what_the_whole_problem_gives(tmp_path, volume, meth
     sliced = reconstruct(scan, method=method, options=options)
     assert any("slice by slice" in note for note in sliced.notes)
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("mrirecon.streaming.slices", lambda *_: None)
+    monkey.setattr("mrirecon.reconstruction.choose.find_slicing", lambda *_: (None, []))
     whole = reconstruct(scan, method=method, options=options)
     monkey.undo()
     assert not any("slice by slice" in note for note in whole.notes)
@@ -148,7 +154,7 @@ def test_a_volume_sampled_fully_along_no_axis_stays_whole(tmp_path, volume):
     mask = np.random.default_rng(0).random(SHAPE) < 0.6
     mask[4:12, 8:16, 2:10] = True
     scan = write(tmp_path / "v.h5", volume[2] * mask)
-    assert slices(scan) is None
+    assert taken_apart(scan) is None
     assert reconstruct(scan, method="sense").reasons.__len__() == 1
 
 
@@ -156,7 +162,7 @@ def test_a_partial_echo_stays_whole(tmp_path, volume):
     """The mask is constant along x, and the data are not complete along it: the first coil shows it, or a later one."""
     kspace = volume[2] * plane_mask(2)
     kspace[:, :, :, :3] = 0
-    assert slices(write(tmp_path / "v.h5", kspace, mask=plane_mask(2))) is None
+    assert taken_apart(write(tmp_path / "v.h5", kspace, mask=plane_mask(2))) is None
     kspace = volume[2] * plane_mask(2)
     kspace[1:, :, :, :3] = 0
     kspace[0] = 0
@@ -188,7 +194,7 @@ def test_separate_calibration_is_transformed_too(tmp_path, volume):
         start = SHAPE[1] // 2 - size // 2
         box = kspace[:, 4:12, start : start + size, 2:10]
         np.savez(tmp_path / "v.npz", kspace=kspace * mask, calibration=box, axes=np.array(["coil", "z", "y", "x"]))
-        part = slices(read(tmp_path / "v.npz"))
+        part = taken_apart(read(tmp_path / "v.npz"))
         assert part is not None
         assert part.readout == "y"
         assert part.calibration.shape == (SHAPE[1], COILS, 8, 8)
@@ -272,7 +278,7 @@ def test_a_volume_that_is_full_is_taken_apart_as_the_others_are(tmp_path, volume
 
 def test_wrong_options_are_refused_before_a_pass(tmp_path, volume, monkeypatch):
     scan = write(tmp_path / "v.h5", volume[2] * plane_mask(2))
-    monkeypatch.setattr(hybrid.Slices, "spool", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(Slices, "spool", lambda *_: pytest.fail("it was read"))
     with pytest.raises(UsageError, match="iteratons"):
         reconstruct(scan, method="cs", options={"iteratons": 3})
 
@@ -280,12 +286,12 @@ def test_wrong_options_are_refused_before_a_pass(tmp_path, volume, monkeypatch):
 PEAK = """
 import sys
 from pathlib import Path
-from mrirecon import hybrid
+from mrirecon.reconstruction import slices
 from mrirecon.io import scratch
-from mrirecon.jobs import reconstruct_file
+from mrirecon.reconstruction.file import reconstruct_file
 
 small, large, out, block = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-hybrid._BLOCK = scratch.IN_MEMORY = block
+slices._BLOCK = scratch.IN_MEMORY = block
 peak = lambda: 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])  # of this program alone
 reconstruct_file(small, out / "images" / "small.h5", method="rss")
 before = peak()
@@ -337,11 +343,11 @@ def test_lost_samples_are_solved_as_a_volume(tmp_path, volume):
     """A line with a gap is no slice's sample; all volumes are asked before the first is solved."""
     kspace = np.stack([volume[2], volume[2]]) * plane_mask(2)
     write_kspace(tmp_path / "whole.h5", kspace, axes="repetition,coil,z,y,x")
-    assert slices(read(tmp_path / "whole.h5", nan="zero")) is not None
+    assert taken_apart(read(tmp_path / "whole.h5", nan="zero")) is not None
     kspace[1, 2, 8, 12, 5] = np.nan
     write_kspace(tmp_path / "v.h5", kspace, axes="repetition,coil,z,y,x")
     scan = read(tmp_path / "v.h5", nan="zero")
-    assert slices(scan) is None
+    assert taken_apart(scan) is None
     done = reconstruct(scan, method="rss")
     assert done.images.shape == (2, *SHAPE)
     assert np.isfinite(done.images).all()

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from mrirecon import io
-from mrirecon.choice import choose
 from mrirecon.cli import main
 from mrirecon.errors import CalibrationError, NoSignalError, SignalError
 from mrirecon.evaluate import evaluate
-from mrirecon.inference import reconstruct
 from mrirecon.io.sampling import alike, in_words
-from mrirecon.jobs import reconstruct_file
-from mrirecon.prepared import Preprocess, prepare
+from mrirecon.reconstruction.choose import choose
+from mrirecon.reconstruction.file import reconstruct_file
+from mrirecon.reconstruction.preprocess import Preprocess, prepare
+from mrirecon.reconstruction.run import reconstruct
 
 SIZE = 64
 
@@ -113,7 +113,7 @@ def test_items_that_scatter_a_little_are_alike(tmp_path, full):
     assert [g.items for g in groups] == [(0, 1, 2, 3, 4, 5), (6,)]
     assert groups[0].candidates[:3] == [2, 3, 1]
     assert in_words([0, 1, 2, 5]) == "items 0-2, 5"
-    assert [(g.method, len(g.items)) for g in choose(io.read(path))] == [("cs", 6), ("zero-filled", 1)]
+    assert [(g.method, len(g.items)) for g in choose(io.read(path)).groups] == [("cs", 6), ("zero-filled", 1)]
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from mrirecon import io
 from mrirecon.cli import app
 from mrirecon.errors import InputError, SignalError, UnsafeContentError, UsageError
-from mrirecon.inference import reconstruct
 from mrirecon.io.ghosts import linear_phase
 from mrirecon.io.raw_store import to_image, to_kspace
+from mrirecon.reconstruction.run import reconstruct
 from tests import mrd_files as mrd
 
 COILS, NX, NY = 3, 32, 24

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrirecon import batches
-from mrirecon.batches import expand
 from mrirecon.cli import main
 from mrirecon.errors import UsageError
 from mrirecon.io import read_image, safe_name, sidecar_path, write_image, write_kspace
 from mrirecon.io.manifest import verify
-from mrirecon.request import Request
+from mrirecon.reconstruction import batch
+from mrirecon.reconstruction.batch import expand
+from mrirecon.reconstruction.plan import Request
 from mrirecon.text import DEPTH, local, parse_json, portable, utf8
 
 RSS = Request(method="rss")
@@ -68,7 +68,7 @@ def test_two_files_with_one_output_are_refused_before_anything_is_written(tmp_pa
         expand([Path("in")], Path("out"), request_)
     assert all(f"in/{name}" in str(error.value.why) for name in sorted(names)[:2])
     with pytest.raises(UsageError, match="two of the files"):
-        list(batches.run(sorted(Path("in").iterdir()), Path("out"), request_, overwrite=True))
+        list(batch.run(sorted(Path("in").iterdir()), Path("out"), request_, overwrite=True))
     assert not Path("out").exists()
 
 
@@ -83,8 +83,8 @@ def test_files_with_outputs_of_their_own_are_not(tmp_path, monkeypatch, names, r
     monkeypatch.chdir(tmp_path)
     for name in names:
         make(tmp_path / "in" / name)
-    outcomes = list(batches.run(expand([Path("in")], Path("out"), request_), Path("out"), request_))
-    assert len({path for o in outcomes for path in o.told["outputs"]}) == len(names)
+    outcomes = list(batch.run(expand([Path("in")], Path("out"), request_), Path("out"), request_))
+    assert len({path for o in outcomes for path in o.record["outputs"]}) == len(names)
 
 
 def test_headers_tell_contrasts_apart_where_names_do_not(tmp_path, monkeypatch):

@@ -15,12 +15,12 @@ from mrirecon.cli import main
 from mrirecon.coils.noise import loudness, measure_noise, noise_deviation
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import coil_maps, simulate_kspace
-from mrirecon.inference import pose, reconstruct
 from mrirecon.io import read, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.metrics import object_mask
-from mrirecon.prepared import Preprocess, prepare
 from mrirecon.problem import Problem
+from mrirecon.reconstruction.preprocess import Preprocess, prepare
+from mrirecon.reconstruction.run import build_problem, reconstruct
 from mrirecon.registry import build
 from mrirecon.regularization import QUIET, default_weight, weight_by_noise
 from mrirecon.solvers import conjugate_gradient
@@ -180,7 +180,7 @@ def test_a_separate_calibration_scan_tells_the_noise_of_regular_undersampling(lo
 
 def posed(kspace, mask, use="weighted"):
     scan = _Held(kspace)
-    return pose(kspace, mask, item_maps(scan, 0, kspace, mask), use)
+    return build_problem(kspace, mask, item_maps(scan, 0, kspace, mask), use)
 
 
 class _Held:

@@ -22,7 +22,6 @@ from mrirecon.cli import main
 from mrirecon.errors import InputError, SignalError, UnsafeContentError, UsageError
 from mrirecon.evaluate import evaluate, evaluate_folders
 from mrirecon.evaluate.align import upright
-from mrirecon.inference import reconstruct
 from mrirecon.io import Geometry
 from mrirecon.io.bids import bids_fields, bids_path, describe_dataset, label
 from mrirecon.io.dicom import is_dicom, read_dicom
@@ -32,7 +31,8 @@ from mrirecon.io.grid import Grid, from_matrix, grid_of
 from mrirecon.io.images import read_images
 from mrirecon.io.place import stored_geometry
 from mrirecon.io.sequence import in_seconds, sequence
-from mrirecon.jobs import reconstruct_file
+from mrirecon.reconstruction.file import reconstruct_file
+from mrirecon.reconstruction.run import reconstruct
 
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")

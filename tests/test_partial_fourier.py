@@ -8,13 +8,21 @@ import torch
 
 from mrirecon.data.phantom import phantom
 from mrirecon.errors import InputError, UsageError
-from mrirecon.inference import reconstruct, sense_reference
+from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import read, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.operators import Fourier
-from mrirecon.prepared import Preprocess, prepare
 from mrirecon.preprocess.extent import Extent, extents, partial_axes
-from mrirecon.preprocess.partial_fourier import fill, homodyne, measured_part, pocs, smooth_phase, symmetry_error
+from mrirecon.reconstruction.preprocess import Preprocess, prepare
+from mrirecon.reconstruction.preprocess.partial_fourier import (
+    fill,
+    homodyne,
+    measured_part,
+    pocs,
+    smooth_phase,
+    symmetry_error,
+)
+from mrirecon.reconstruction.run import reconstruct
 
 SHAPES = [(64, 64), (63, 65)]
 

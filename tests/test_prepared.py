@@ -12,12 +12,12 @@ from mrirecon.cli import main
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import InputError, UsageError
-from mrirecon.inference import reconstruct
 from mrirecon.io import Geometry, read, read_image, scratch, write_kspace
 from mrirecon.operators import Fourier
-from mrirecon.prepared import Preprocess, prepare
-from mrirecon.preprocess.combine import mean_kspace, root_sum_of_squares_over
-from mrirecon.preprocess.oversampling import check_readout, crop_mask, remove_oversampling
+from mrirecon.reconstruction.preprocess import Preprocess, prepare
+from mrirecon.reconstruction.preprocess.combine import mean_kspace, root_sum_of_squares_over
+from mrirecon.reconstruction.preprocess.oversampling import check_readout, crop_mask, remove_oversampling
+from mrirecon.reconstruction.run import reconstruct
 
 SIZE, COILS = (48, 40), 4
 
@@ -179,7 +179,7 @@ def test_whitening_knows_of_averages(tmp_path):
     scan = read(tmp_path / "k.h5")
     scan.noise = (kspace[:, 0] - clean[0]).swapaxes(0, 1).reshape(COILS, -1)
     white = prepare(scan, Preprocess(average=True, whiten="noise"))
-    noise = white.kspace(0) - np.tensordot(white.whitening.matrix, clean[0], 1)
+    noise = white.kspace(0) - np.tensordot(white.prepared.whitening.matrix, clean[0], 1)
     assert np.std(noise) == pytest.approx(1, rel=0.05)
 
 

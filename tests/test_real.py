@@ -12,12 +12,13 @@ from mrirecon.calibrate import calibration_data, item_maps
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import espirit
 from mrirecon.coils.sigpy_maps import sigpy_maps
-from mrirecon.inference import pose, reconstruct, sense_reference
+from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import read, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.metrics import mean_score, scores
 from mrirecon.operators import norm
 from mrirecon.problem import Problem
+from mrirecon.reconstruction.run import build_problem, reconstruct
 from mrirecon.registry import build, find
 
 EVERY = ["brain_flash_16ch", "brain_t1_7ch", "brain_8ch_poisson8x", "knee_fatsat_1ch", "phantom_flash_16ch"]
@@ -91,7 +92,7 @@ def test_held_out_samples_are_predicted(real_kspace):
     maps = item_maps(scan, 0, kspace * kept, kept)
     errors = {}
     for method in ("zero-filled", "sense", "cs"):
-        problem = pose((kspace * kept).astype(np.complex64), kept, maps, find(method).use).problem
+        problem = build_problem((kspace * kept).astype(np.complex64), kept, maps, find(method).use).problem
         with torch.no_grad():
             image = build(method)(problem)
         left = torch.from_numpy(held.astype(np.float32))[None, None]

@@ -11,10 +11,10 @@ from mrirecon import io
 from mrirecon.cli import main
 from mrirecon.errors import UsageError
 from mrirecon.evaluate import evaluate
-from mrirecon.inference import reconstruct
 from mrirecon.io.grid import grid_of
 from mrirecon.io.images import read_images
 from mrirecon.io.select import parse_items
+from mrirecon.reconstruction.run import reconstruct
 from tests import mrd_files as mrd
 
 COILS, NY, NX = 3, 24, 20

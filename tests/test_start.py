@@ -10,11 +10,11 @@ import torch
 from mrirecon.calibrate import ItemMaps
 from mrirecon.errors import UsageError
 from mrirecon.heldout import Blended
-from mrirecon.inference import pose
 from mrirecon.methods.cs import compressed_sensing_start
 from mrirecon.operators import norm
 from mrirecon.physics.transforms import Scale, SmoothPhase
 from mrirecon.problem import Problem
+from mrirecon.reconstruction.run import build_problem
 from mrirecon.registry import build, find
 from mrirecon.regularization import weight_by_noise
 from mrirecon.scale import smooth_phase
@@ -79,8 +79,8 @@ def test_a_prior_acts_as_it_does_on_compressed_sensing_alone():
     y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 40), indexing="ij")
     maps = ItemMaps(p.maps, "test", values=(1.05 - 0.3 * (x**2 + y**2)).clamp(0, 1)[None, None])
     kspace, mask = p.y[0].numpy(), p.mask[0, 0].numpy()
-    informed, transform, prior = pose(kspace, mask, maps, "informed")
-    weighted, weigh, _ = pose(kspace, mask, maps, "weighted")
+    informed, transform, prior = build_problem(kspace, mask, maps, "informed")
+    weighted, weigh, _ = build_problem(kspace, mask, maps, "weighted")
     assert torch.equal(informed.maps, maps.maps)
     assert torch.equal(transform.undo(informed.adjoint), informed.adjoint)
     assert prior.weight.min() < 0.5, "or there is nothing to test"

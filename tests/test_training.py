@@ -141,7 +141,7 @@ def test_what_a_run_leaves(straight, config):
 
 
 def test_the_model_reconstructs(straight, tmp_path):
-    from mrirecon.jobs import reconstruct_file
+    from mrirecon.reconstruction.file import reconstruct_file
 
     source = Path(__file__).parents[1] / "data_samples" / "brain_4x.h5"
     reconstruct_file(source, tmp_path / "image.h5", model=straight / "best")

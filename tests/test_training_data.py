@@ -34,10 +34,10 @@ from mrirecon.data.simulator import measure, one_thread, simulate, true_maps
 from mrirecon.data.sources import open_sources, person_of
 from mrirecon.data.volumes import Volume, is_volume, measured_support, prepare, read_volumes
 from mrirecon.errors import InputError, SignalError, UsageError
-from mrirecon.inference import pose
 from mrirecon.io import read, write_kspace
 from mrirecon.methods.cs import compressed_sensing_start
 from mrirecon.operators import Fourier, root_sum_of_squares
+from mrirecon.reconstruction.run import build_problem
 from mrirecon.scale import percentile_scale
 
 MASKS = [MaskDraw(family="random", acceleration=[2.0, 3.0], calibration=[12, 16])]
@@ -321,7 +321,7 @@ def test_maps_are_what_inference_will_have(tmp_path):
     scan = read(tmp_path / "x.h5")
     with one_thread():
         there = item_maps(scan, 0, scan.kspace(0), scan.mask(0))
-    posed = pose(scan.kspace(0), scan.mask(0), there, "informed")
+    posed = build_problem(scan.kspace(0), scan.mask(0), there, "informed")
     assert torch.allclose(posed.problem.maps, p.maps, atol=1e-5)
     _, prior = made._maps(p.y, [p.mask[0, 0].numpy() > 0], [made.slots[5]])
     assert torch.allclose(posed.prior.weight, prior, atol=1e-4)

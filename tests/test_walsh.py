@@ -11,11 +11,12 @@ from mrirecon.coils.walsh import walsh
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import CalibrationError, SignalError
-from mrirecon.inference import reconstruct, sense_reference
+from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import read, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.metrics import mean_score, scores
-from mrirecon.prepared import Preprocess, prepare
+from mrirecon.reconstruction.preprocess import Preprocess, prepare
+from mrirecon.reconstruction.run import reconstruct
 
 SIZE, COILS = (64, 56), 6
 

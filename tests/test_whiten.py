@@ -10,12 +10,12 @@ from mrirecon.coils.espirit import espirit
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import InputError, UsageError
-from mrirecon.inference import reconstruct
 from mrirecon.io import read, write_kspace
-from mrirecon.prepared import Preprocess, prepare
-from mrirecon.preprocess.noise import background_noise, full_centre, rim_noise
 from mrirecon.preprocess.whiten import mix_coils, noise_covariance, whitening
 from mrirecon.problem import Problem
+from mrirecon.reconstruction.preprocess import Preprocess, prepare
+from mrirecon.reconstruction.preprocess.noise import background_noise, full_centre, rim_noise
+from mrirecon.reconstruction.run import reconstruct
 from tests import mrd_files as mrd
 
 COILS = 6

@@ -78,18 +78,17 @@ def info(
 
 def _would(open_scan: Any) -> tuple[str, list[str]]:
     """Return what reconstruct would do, and what is to be noted."""
-    from mrirecon.calibrate import look_at_field_of_view
-    from mrirecon.choice import choose, summary
+    from mrirecon.calibrate import small_field_of_view
+    from mrirecon.reconstruction.choose import choose
 
     try:
         scan = open_scan()
-        groups = choose(scan)
-        if len(scan.space) == 2:  # a volume would take a while
-            look_at_field_of_view(scan, scan.example())
+        plan = choose(scan)
+        note = small_field_of_view(scan, scan.example()) if len(scan.space) == 2 else None  # a volume takes a while
     except MriReconError as error:
         return f"reconstruct would refuse it: {error.what}", []
-    method, why = summary(groups)
-    return f"reconstruct by {method}: {why}" if len(groups) == 1 else f"reconstruct {why}", scan.notes
+    would = f"reconstruct by {plan.method}: {plan.reason}" if len(plan.groups) == 1 else f"reconstruct {plan.reason}"
+    return would, [*scan.notes, *plan.notes, *([note] if note else [])]
 
 
 def _told(one: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrirecon.cli.derived import Derived
-from mrirecon.cli.reconstruct import pairs
+from mrirecon.cli.options import pairs
 from mrirecon.errors import UsageError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import typer
 
 from mrirecon.cli.console import emit, say, table
 from mrirecon.cli.inspect import AsJson
-from mrirecon.cli.reconstruct import pairs
+from mrirecon.cli.options import pairs
 
 app = typer.Typer(name="models", help="Learned methods and trained models.", no_args_is_help=True)
 

@@ -49,7 +49,7 @@ def report(
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError("a report is a page", where=str(output), fix="give it a name that ends in .html")
     from mrirecon.evaluate import Options
-    from mrirecon.jobs import versions
+    from mrirecon.reconstruction.file import versions
     from mrirecon.report.cases import About
     from mrirecon.report.html import write_report
     from mrirecon.report.reading import Sources

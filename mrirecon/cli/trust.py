@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from mrirecon.cli import options_preprocess as pre
+from mrirecon.cli import options as opt
 from mrirecon.cli.console import emit, progress, say, table
 from mrirecon.cli.inspect import AsJson, Axes, Overwrite, free
 from mrirecon.cli.training import two
@@ -41,7 +41,7 @@ def trust(
         Path | None, typer.Option("--output", "-o", help="Maps of noise, g-factor and null space: .png or .npz")
     ] = None,
     axes: Axes = None,
-    whiten: pre.Whiten = "loud",
+    whiten: opt.Whiten = "loud",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -50,7 +50,7 @@ def trust(
 
     from mrirecon.checkpoints import load_model, shipped
     from mrirecon.io import read
-    from mrirecon.prepared import Preprocess, prepare
+    from mrirecon.reconstruction.preprocess import Preprocess, prepare
     from mrirecon.trust import examine
 
     if output is not None:

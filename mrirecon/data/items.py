@@ -63,7 +63,7 @@ class Recipe:
         full: whether the loss compares k-space.
         split: share of the acquired samples that the network does not see and the loss looks at (SSDU); 0 for none.
         maps: whether the method takes coil maps.
-        informed: whether maps go on beyond the object; see `mrirecon.inference.pose`.
+        informed: whether maps go on beyond the object; see `mrirecon.reconstruction.run.build_problem`.
         start: makes the image that the method refines; None leaves it to the method.
 
     """

@@ -18,11 +18,12 @@ from scipy import ndimage
 from mrirecon.checkpoints import Trained
 from mrirecon.data.scan import pick_volume, simulate_scan
 from mrirecon.errors import InputError, UsageError
-from mrirecon.inference import reconstruct, sense_reference
+from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import Scan, read, read_image, write_kspace
 from mrirecon.lesions import Detectability, detectability
 from mrirecon.masks import make_mask
 from mrirecon.metrics import least_squares_scale, object_mask
+from mrirecon.reconstruction.run import reconstruct
 
 FULL = "fully sampled"  # the row that no method can be better than, but by denoising
 _MARGIN = 3  # pixels around a lesion, into which reconstruction blurs it

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mrirecon.inference import sense_reference
-from mrirecon.io import read
+from mrirecon.calibrate import item_maps
+from mrirecon.errors import InputError
+from mrirecon.io import Scan, read
 from mrirecon.io.grid import Grid, grid_of
 from mrirecon.io.images import holds_images, open_store, read_placed_image
 from mrirecon.io.readers import sniff
 from mrirecon.io.select import select_images
 from mrirecon.metrics.presets import SIGNED, Preset
-from mrirecon.prepared import Prepared, prepare_like
+from mrirecon.reconstruction.preprocess import prepare_like
+from mrirecon.reconstruction.run import build_problem, join_map_sets
 
 # What fastMRI's files hold is cut around its centre: where these are the reference, the image is cut as well.
 BESIDE, FASTMRI = "the reference beside its k-space", "the cropped images of fastMRI"
@@ -39,7 +41,7 @@ def placed_reference(
     *,
     dataset: str | None = None,
     axes: str | None = None,
-    like: Prepared | None = None,
+    like: Scan | None = None,
     preset: Preset = "mrirecon",
     items: str | None = None,
 ) -> tuple[np.ndarray, str, Grid]:
@@ -78,3 +80,29 @@ def _fastmri_target(path: str | Path) -> str | None:
         return None
     there = open_store(path).arrays
     return next((name for name in FASTMRI_TARGETS if name in there), None)
+
+
+def sense_reference(scan: Scan) -> np.ndarray:
+    """Return what scores compare with: (item, *space) magnitude of the SENSE combination by ESPIRiT maps.
+
+    Raises:
+        InputError: the scan is undersampled.
+
+    """
+    out = []
+    for item in range(len(scan)):
+        if scan.empty(item):
+            out.append(np.zeros(scan.space_shape, np.float32))
+            continue
+        kspace, mask = scan.samples(item)
+        # Scanners leave the outermost lines empty (fastMRI's padding): that is not undersampling.
+        if mask.mean() < 0.9:
+            raise InputError(
+                "an undersampled scan cannot be the reference",
+                where=scan.where(item),
+                why=f"{mask.mean():.0%} of its k-space is sampled",
+                fix="give the fully sampled scan, or an image file",
+            )
+        problem = build_problem(kspace, mask, item_maps(scan, item, kspace, mask), "cropped").problem
+        out.append(np.abs(join_map_sets(problem.adjoint[0])))
+    return np.stack(out)

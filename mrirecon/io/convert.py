@@ -128,7 +128,7 @@ def read_with_siblings(source: Path, axes: str | None = None, dataset: str | Non
     scan = read(source, axes=axes, dataset=dataset, mask=mask, maps=maps)
     for found in (mask, maps):
         if found is not None:
-            scan.note(f"with {found.name}, which lies beside it")
+            scan.notes.append(f"with {found.name}, which lies beside it")
     return scan
 
 

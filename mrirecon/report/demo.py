@@ -13,11 +13,12 @@ from mrirecon import __version__
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import InputError
-from mrirecon.inference import Progress, Reconstruction, reconstruct, sense_reference
+from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import Scan, read, write_image, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.metrics import mean_score, score_metrics, scores
 from mrirecon.pictures import Panel, save_panels
+from mrirecon.reconstruction.run import Progress, Reconstruction, reconstruct
 
 METHODS = ("zero-filled", "sense", "cs", "cirim")
 FULL, UNDERSAMPLED, PICTURE = "brain_full.h5", "brain_4x.h5", "comparison.png"

@@ -15,13 +15,13 @@ from mrirecon.evaluate import Evaluation, Options, compare, holds_images, refere
 from mrirecon.evaluate.folders import own_options
 from mrirecon.evaluate.region import read_region
 from mrirecon.evaluate.shapes import common_centre
-from mrirecon.inference import reconstruct
 from mrirecon.io import Scan, read, sha256
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.images import IMAGE_NAMES, open_store, pick, read_placed_image
 from mrirecon.io.nifti import is_nifti, read_nifti
 from mrirecon.metrics import magnitude, object_mask
 from mrirecon.metrics.presets import SIGNED
+from mrirecon.reconstruction.run import reconstruct
 from mrirecon.report.cases import ZERO_FILLED, Case, Result
 from mrirecon.report.sidecars import Image, iterates_path, why_missing, without_folders
 

@@ -25,7 +25,7 @@ import yaml
 from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError
 from mrirecon.evaluate import evaluate
 from mrirecon.io import atomic_path, write_json
-from mrirecon.jobs import reconstruct_file, versions
+from mrirecon.reconstruction.file import reconstruct_file, versions
 from mrirecon.study.parts import Cell, Plan, PlannedMethod, digest
 from mrirecon.study.plan import as_error
 from mrirecon.study.prepare import DONE, Tell, noted, prepare_mask, prepare_model, prepare_scan

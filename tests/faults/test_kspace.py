@@ -16,9 +16,9 @@ from mrirecon.data.batch import Batch, stack
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import CalibrationError, InputError
-from mrirecon.inference import reconstruct
 from mrirecon.networks.normalise import InstanceNorm
 from mrirecon.operators import root_sum_of_squares
+from mrirecon.reconstruction.run import reconstruct
 from mrirecon.registry import build, find
 from tests.faults.conftest import scan_file
 from tests.faults.rows import row

@@ -88,7 +88,7 @@ def test_disk_that_fails(good, tmp_path, monkeypatch, case):
 LITTLE = """
 import resource, sys
 import torch, numpy
-from mrirecon import inference, jobs
+from mrirecon.reconstruction import file, run
 from mrirecon.cli import main
 numpy.linalg.eigvalsh(numpy.eye(300))  # OpenBLAS takes its buffers once, and where it cannot, ends the process
 if sys.argv[1] != "-":

@@ -1,4 +1,7 @@
-"""Many files into one folder: shared out among processes, done once, tried again where they are still being written."""
+"""Many files into one folder: shared out among processes, done once, tried again where they are still being written.
+
+Where the images go is looked at before the first is made: no two may go to one place.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,21 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 
 from mrirecon.errors import BusyError, InputError, MriReconError, ResourceError, UnsafeContentError, UsageError, as_ours
-from mrirecon.inference import Progress
-from mrirecon.io import sidecar_path
+from mrirecon.io import read, sidecar_path
 from mrirecon.io.atomic import resources
+from mrirecon.io.bids import bids_path
 from mrirecon.io.bruker import bruker
 from mrirecon.io.formats import named_format
 from mrirecon.io.readers import suffixes
-from mrirecon.jobs import as_finished, reconstruct_file
+from mrirecon.reconstruction.file import as_finished, finished, output_path, reconstruct_file, stamp
+from mrirecon.reconstruction.plan import Request
+from mrirecon.reconstruction.run import Progress
 from mrirecon.registry import methods
-from mrirecon.request import Request, output_path, stamp
-from mrirecon.targets import refuse_same_targets
 from mrirecon.text import parse_json, portable, utf8
 
 WAITS = (1.0, 5.0, 15.0)  # seconds before what is still being written is tried again
@@ -83,13 +86,13 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Work:
     """Which files this process does.
 
     Attributes:
         sources: the files.
-        several: whether more than one file was meant; a single file is never shared out, nor is a list kept of it.
-        part: which part of what was meant they are.
+        several: whether more than one file was named; a single file is never shared out, nor is a list kept of it.
+        part: which part of the named files they are.
         failures: file to list failures in; None for a single file.
 
     """
@@ -100,7 +103,7 @@ class Plan:
     failures: Path | None
 
     @staticmethod
-    def of(files: Sequence[Path], output: Path, shard: str | None, request: Request | None = None) -> Plan:
+    def of(files: Sequence[Path], output: Path, shard: str | None, request: Request | None = None) -> Work:
         """Expand files, folders and patterns, and take the part that `shard` or the environment says.
 
         Raises:
@@ -109,11 +112,11 @@ class Plan:
         """
         sources = expand(files, output, request)
         if len(sources) == 1 and sources == list(files) and shard is None:
-            return Plan(sources, False, Shard(1, 1), None)
+            return Work(sources, False, Shard(1, 1), None)
         part = Shard.read(shard)
         folder = output if output.is_dir() or not output.suffix else output.parent
         name = f"failed.{part.number}-of-{part.count}.jsonl" if part.count > 1 else "failed.jsonl"
-        return Plan(part.of(sources), True, part, folder / name)
+        return Work(part.of(sources), True, part, folder / name)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class Outcome:
     """What became of one file: what `reconstruct_file` returned, or why it failed."""
 
     source: Path
-    told: dict[str, object] | None = None
+    record: dict[str, object] | None = None
     error: MriReconError | None = None
 
 
@@ -132,7 +135,8 @@ def expand(files: Sequence[Path], output: Path, request: Request | None = None) 
     `reconstruct` wrote there: their sidecars tell.
 
     Raises:
-        UsageError: several files for one output (see `mrirecon.targets`), an empty folder, or a pattern without files.
+        UsageError: several files for one output (see `refuse_same_targets`), an empty folder, or a pattern without
+            files.
 
     """
     found: list[Path] = []
@@ -158,10 +162,131 @@ def expand(files: Sequence[Path], output: Path, request: Request | None = None) 
 
 def _ours(path: Path) -> bool:
     try:
-        told = parse_json(sidecar_path(path).read_bytes())
-        return "request" in told and any(o["file"] == portable(path.name) for o in told["outputs"])
+        content = parse_json(sidecar_path(path).read_bytes())
+        return "request" in content and any(o["file"] == portable(path.name) for o in content["outputs"])
     except (OSError, ValueError, TypeError, KeyError):
         return False
+
+
+def refuse_same_targets(sources: Sequence[Path], output: Path, request: Request) -> None:
+    """Refuse files whose images would replace each other, as their names are made fit for outputs.
+
+    A name loses its folders, what follows its first dot, and characters that not every system takes; a label of BIDS
+    holds letters and digits alone. So different files can lead to one name.
+
+    Args:
+        sources: the files.
+        output: folder.
+        request: how; with ``bids``, headers are read where names alone do not tell two files apart.
+
+    Raises:
+        UsageError: two files with the place that both would take.
+
+    """
+    places: dict[Path, list[Path]] = {}
+    for source in sources:
+        place = _place(source, output, request)
+        if place is not None:
+            places.setdefault(place, []).append(source)
+    for place, several in places.items():
+        if len(several) > 1 and request.bids is not None:
+            _refuse_same_contrast(several, place, request)
+        elif len(several) > 1:
+            raise _same(several[0], several[1], place)
+
+
+def _place(source: Path, output: Path, request: Request) -> Path | None:
+    """Return where images go, as far as the name of the source alone tells: equal for all that could be equal."""
+    if request.bids is not None:
+        try:
+            return bids_path(request.bids, source, request.method, contrast=request.contrast or "T1w")
+        except UsageError:  # it fails by itself, with this very error
+            return None
+    # The longest ending leaves the least room, so that names that are cut are found as well.
+    known = [request.method] if request.method != "auto" else sorted(methods())
+    return output_path(source, output, max(known, key=len), request.format)
+
+
+def _refuse_same_contrast(several: Sequence[Path], place: Path, request: Request) -> None:
+    """Refuse files with the same labels, unless their headers state different contrasts."""
+    root = request.bids or ""
+    taken: dict[Path, Path] = {}
+    unread: Path | None = None
+    for source in several:
+        try:
+            target = bids_path(root, source, request.method, contrast=request.contrast)
+        except UsageError:
+            try:
+                attributes = read(source, axes=request.axes, dataset=request.dataset).attributes
+                target = bids_path(root, source, request.method, attributes=attributes)
+            except UsageError:  # no contrast is stated: nothing is written of it
+                continue
+            except MriReconError:  # it may be readable by the time that its turn comes
+                unread, target = source, place
+        if target in taken or (unread is not None and taken):
+            raise _same(taken.get(target) or next(iter(taken.values())), source, target)
+        taken[target] = source
+
+
+def _same(first: Path, second: Path, place: Path) -> UsageError:
+    names = [p.name.split(".")[0] for p in (first, second)]
+    what = f"two of the files are called {names[0]!r}" if names[0] == names[1] else "two of the files have one output"
+    return UsageError(
+        what,
+        where=None if names[0] == names[1] else str(place),
+        why=f"{first} and {second}",
+        fix="use different output folders, or rename one",
+    )
+
+
+def reconstruct_files(
+    files: Sequence[Path],
+    output: Path,
+    request: Request,
+    *,
+    shard: str | None = None,
+    isolate: bool | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    command: Sequence[str] | None = None,
+    progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
+) -> tuple[Work, Iterator[Outcome]]:
+    """Reconstruct files, folders and patterns: all that `mrirecon reconstruct` does but narrate.
+
+    Args:
+        files: what is named.
+        output: folder, or a file where there is one source.
+        request: how; where several files are named, what no file could change is refused before the first.
+        shard: which part of the files this process does, as "i/N"; None asks the environment, see `Shard.read`.
+        isolate: see `Request`; None: where several files are named.
+        overwrite: replace outputs that exist.
+        dry_run: write nothing.
+        command: the command line, for sidecars.
+        progress: makes a callback for a file of this name.
+
+    Returns:
+        Which files this process does, and what becomes of each, as it is done.
+
+    Raises:
+        UsageError: see `expand` and `Shard.read`.
+        MriReconError: see `Request.check`.
+
+    """
+    work = Work.of(files, output, shard, request)
+    request = replace(request, isolate=work.several if isolate is None else isolate)
+    if work.several:
+        request.check()
+    outcomes = run(
+        work.sources,
+        output,
+        request,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        failures=work.failures,
+        command=command,
+        progress=progress,
+    )
+    return work, outcomes
 
 
 def run(
@@ -178,8 +303,8 @@ def run(
 ) -> Iterator[Outcome]:
     """Reconstruct files one after the other, and yield what became of each; one that fails does not stop the others.
 
-    What is finished already is left (see `Request.finished`). What another process is making, or is still being
-    written, comes later; a file that stays as it was between two tries has failed.
+    What is finished already is left (see `mrirecon.reconstruction.file.finished`). What another process is making, or
+    is still being written, comes later; a file that stays as it was between two tries has failed.
 
     Args:
         sources: k-space files.
@@ -242,11 +367,11 @@ def _attempt(
 ) -> Outcome:
     try:
         for target in _candidates(source, output, request, there):
-            told = request.finished(source, sidecar_path(target))
-            if told is not None:
-                return Outcome(source, as_finished(told, target))
+            record = finished(request, source, sidecar_path(target))
+            if record is not None:
+                return Outcome(source, as_finished(record, target))
         with progress(source.name) if progress else nullcontext() as callback:
-            made = reconstruct_file(
+            record = reconstruct_file(
                 source,
                 output,
                 request=request,
@@ -257,7 +382,7 @@ def _attempt(
                 command=command,
                 progress=callback,
             )
-        return Outcome(source, made)
+        return Outcome(source, record)
     except Exception as error:
         known = as_ours(error)
         known.where = known.where or str(source)
@@ -305,7 +430,7 @@ def _unfinished(error: MriReconError, found: dict[str, int] | None) -> bool:
 
 def _list(failures: Path, outcome: Outcome) -> None:
     """Add what failed, a file or items of it, to the list; where even that is impossible, narration has to do."""
-    items = (outcome.told or {}).get("failed_items", [])
+    items = (outcome.record or {}).get("failed_items", [])
     assert isinstance(items, list), "a sidecar of ours"
     wrong = items if outcome.error is None else [outcome.error.as_dict()]
     if not wrong:

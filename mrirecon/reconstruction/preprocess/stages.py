@@ -1,28 +1,123 @@
 """A scan that is changed as it is read: averaged, whitened, cropped along its readout, its coils compressed.
 
-Each is a scan over a scan, so that whatever takes the one takes the other, and nothing is read before it is needed.
+Each step is a scan made from another scan, so that whatever takes the one takes the other, and nothing is read before
+it is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
+from typing import Self
 
 import numpy as np
 
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan
 from mrirecon.io.axes import Layout
-from mrirecon.prepared.served import Derived
-from mrirecon.preprocess.combine import AVERAGED, mean_kspace
 from mrirecon.preprocess.compress import Compression, compress, compress_maps, compression
-from mrirecon.preprocess.oversampling import check_readout, crop_image, crop_mask, remove_oversampling
 from mrirecon.preprocess.whiten import Whitening, mix_coils
+from mrirecon.reconstruction.preprocess.combine import AVERAGED, mean_kspace
+from mrirecon.reconstruction.preprocess.oversampling import check_readout, crop_image, crop_mask, remove_oversampling
 
 _KEPT = 64  # compressions, each a few kB to a few MB
 
 
-class Averaged(Derived):
+class DerivedScan(Scan):
+    """A scan made from another one, with a layout of its own. What it does not change is that of the other.
+
+    Its notes are those of the other scan, followed by its own.
+
+    Args:
+        base: the other scan.
+        layout: by default that of the other.
+
+    """
+
+    def __init__(self, base: Scan, layout: Layout | None = None) -> None:
+        own = {f.name: getattr(base, f.name) for f in fields(Scan) if f.init} | {"notes": []}
+        self.base = base
+        super().__init__(**own)
+        self.layout = layout or base.layout
+        self.given_mask = None  # the zeros of what is computed tell what was sampled
+        self.dtype = np.dtype(np.complex64)
+        self._last: tuple[int, np.ndarray] | None = None
+        self._last_maps: tuple[int, np.ndarray | None] | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What was concluded or corrected, in words for the user: by the scan it was made from, then here."""
+        return [*self.base.notes, *self._own_notes]
+
+    @notes.setter
+    def notes(self, own: list[str]) -> None:
+        self._own_notes = own
+
+    def with_notes(self, notes: Iterable[str]) -> Self:
+        """Return the same scan with further notes; this one keeps its own."""
+        found = copy.copy(self)
+        found.notes = [*self._own_notes, *notes]
+        return found
+
+    def _note(self, text: str) -> None:
+        if text not in self._own_notes:
+            self._own_notes.append(text)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a mask was in the file or given."""
+        return self.base.has_mask
+
+    def raw(self, item: int) -> np.ndarray:
+        """Return what `kspace` does: nothing is stored in this form."""
+        return self.kspace(item)
+
+    def block(self, item: int, coils: slice, part: tuple[slice, ...]) -> np.ndarray:
+        """Return a part of an item's k-space (coil, *part). The item is held whole, for its other parts."""
+        if self._last is None or self._last[0] != item:
+            self._last = (item, self.kspace(item))
+        return np.ascontiguousarray(self._last[1][(coils, *part)])
+
+    def kspace(self, item: int) -> np.ndarray:
+        """Return k-space of an item, (coil, *space) complex64, zero where not sampled."""
+        return self.base.kspace(item)
+
+    def mask(self, item: int) -> np.ndarray:
+        """Return which samples of an item may be used, (*space) booleans."""
+        return self.base.mask(item)
+
+    def samples(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return k-space and mask of an item."""
+        return self.kspace(item), self.mask(item)
+
+    def glance(self, item: int) -> np.ndarray | None:
+        """Return about what `mask` does, quickly; see `Scan.glance`."""
+        return self.base.glance(item)
+
+    def maps(self, item: int) -> np.ndarray | None:
+        """Return the coil maps of an item, (M, coil, *space) complex64, or None where there are none."""
+        return self.base.maps(item)
+
+    def map_sets(self, item: int) -> int:
+        """Return how many sets of coil maps are stored for an item."""
+        return self.base.map_sets(item)
+
+    def maps_block(self, item: int, number: int, part: tuple[slice, ...]) -> np.ndarray:
+        """Return a part of one coil map of an item, (*part); see `Scan.maps_block`."""
+        if self._last_maps is None or self._last_maps[0] != item:
+            self._last_maps = (item, self.maps(item))
+        maps = self._last_maps[1]
+        assert maps is not None, "the caller looked"
+        return np.ascontiguousarray(maps[(*divmod(number, maps.shape[1]), *part)])
+
+    @property
+    def calibration(self) -> np.ndarray | None:
+        """Separate calibration k-space, (1 or item, coil, *box) complex64, or None."""
+        return self.base.calibration
+
+
+class Averaged(DerivedScan):
     """The complex mean over repetitions and averages."""
 
     def __init__(self, base: Scan) -> None:
@@ -40,15 +135,14 @@ class Averaged(Derived):
         places = {tuple(index.values()): item for item, index in enumerate(self.items)}
         for item, index in enumerate(base.items):
             self.members[places[tuple(n for a, n in index.items() if a not in gone)]].append(item)
-        self.count = len(self.members[0])
-        self.note(f"the complex mean of k-space over {self.count} {' and '.join(gone)}s")
+        self.axes, self.count = tuple(gone), len(self.members[0])
 
     def kspace(self, item: int) -> np.ndarray:
         """Return the mean, of each sample over those that acquired it."""
         members = self._able(item)
         masks = [self.base.mask(i) for i in members]
         if any((m != masks[0]).any() for m in masks):
-            self.note("repetitions sampled different places: noise differs from sample to sample of their mean")
+            self._note("repetitions sampled different places: noise differs from sample to sample of their mean")
         return mean_kspace([self.base.kspace(i) for i in members], masks)[0]
 
     def mask(self, item: int) -> np.ndarray:
@@ -68,7 +162,9 @@ class Averaged(Derived):
         members = self.members[item]
         found = [i for i in members if self.base.glance(i) is not None]
         if found and len(found) < len(members):
-            self.note(f"{len(members) - len(found)} of {len(members)} repetitions of {self.where(item)} hold no signal")
+            self._note(
+                f"{len(members) - len(found)} of {len(members)} repetitions of {self.where(item)} hold no signal"
+            )
         return found or members
 
     def maps(self, item: int) -> np.ndarray | None:
@@ -82,7 +178,7 @@ class Averaged(Derived):
         return found if found is None or len(found) == 1 else found[[m[0] for m in self.members]]
 
 
-class Whitened(Derived):
+class Whitened(DerivedScan):
     """Channels whose noise is white."""
 
     def __init__(self, base: Scan, how: Whitening) -> None:
@@ -106,7 +202,7 @@ class Whitened(Derived):
         return None if found is None else mix_coils(found, self.how.matrix, axis=1)
 
 
-class Cropped(Derived):
+class Cropped(DerivedScan):
     """The middle of an oversampled readout."""
 
     def __init__(self, base: Scan, readout: str, kept: int) -> None:
@@ -159,7 +255,7 @@ class Cropped(Derived):
         return remove_oversampling(crop_image(found, self.axis, length), self.axis, length * self.kept // self.size)
 
 
-class Compressed(Derived):
+class Compressed(DerivedScan):
     """Virtual coils, found for every item from its own samples."""
 
     def __init__(self, base: Scan, coils: int, readout: int | None) -> None:

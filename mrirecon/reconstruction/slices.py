@@ -8,20 +8,129 @@ by slice to a temporary file where it does not fit into memory, so that neither 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from mrirecon.errors import InputError
 from mrirecon.io import Scan
 from mrirecon.io.axes import SPACE, Layout
-from mrirecon.io.scratch import Rows
-from mrirecon.io.values import WHOLE_LINE, check_finite, check_scale, largest_part, to_complex64
+from mrirecon.io.scratch import Rows, scratch_folders
+from mrirecon.io.values import WHOLE_LINE, check_finite, check_scale, largest_part
 from mrirecon.operators import Fourier
 
 _BLOCK = 64 << 20  # bytes of k-space at a time
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """How the volumes of a scan are solved slice by slice.
+
+    Attributes:
+        axis: which of the spatial axes is the readout of every volume.
+        readout: its name.
+        lines: by volume with signal, which readout lines may be used: booleans over the other two axes, as the first
+            coil shows it.
+
+    """
+
+    axis: int
+    readout: str
+    lines: Mapping[int, np.ndarray] = field(repr=False)
+
+    @property
+    def note(self) -> str:
+        """What is done, in words for the user."""
+        return f"solved slice by slice: the readout, {self.readout}, is fully sampled"
+
+
+def find_slicing(scan: Scan, options: Mapping[str, object] | None = None) -> tuple[Slicing | None, list[str]]:
+    """Return how the volumes of a scan can be solved slice by slice, with notes; None where they are solved whole.
+
+    The readout is an axis along which the mask of every volume is constant and its data (of the first coil that has
+    any) are complete. Of several, z is taken before y before x, so that slices lie in the plane of y and x where they
+    can.
+
+    Args:
+        scan: any; a scan whose items are slices already, that is read with ``strict``, or of which samples are lost
+            (``nan="zero"``) is solved whole.
+        options: of the method; ``ndim=3`` asks for volumes as a whole.
+
+    """
+    if len(scan.space) != 3 or (options or {}).get("ndim") == 3 or scan.strict:
+        return None, []  # strict: only whole items are held against their mask
+    if scan.nan == "zero" and _lost(scan):
+        return None, ["solved as a volume: a lost sample would spoil its whole readout"]
+    each = {v: there for v in range(len(scan)) if (there := _readouts(scan, v)) is not None}
+    shared = [a for a in next(iter(each.values()), {}) if all(a in there for there in each.values())]
+    if shared:
+        axis = shared[0]
+        return Slicing(axis, scan.space[axis], {volume: there[axis] for volume, there in each.items()}), []
+    if len(scan) > 1 and any(each.values()):
+        return None, ["no axis is fully sampled in every volume: they are solved as volumes"]
+    return None, []
+
+
+def open_slices(scan: Scan, volume: int, slicing: Slicing) -> Slices:
+    """Return one volume of a scan as slices, not yet spooled.
+
+    Raises:
+        InputError: it has no signal, or is not fully sampled along the readout.
+
+    """
+    if volume not in slicing.lines:
+        scan.mask(volume)  # which says that there is no signal
+        raise _not_alike(scan, volume, slicing)
+    names, sizes = list(scan.space), list(scan.space_shape)
+    names.pop(slicing.axis)
+    length = sizes.pop(slicing.axis)
+    return Slices(
+        path=scan.path,
+        format=scan.format,
+        layout=Layout(("slice", "coil", *names), (length, scan.coils, *sizes)),
+        dtype=np.dtype(np.complex64),
+        store=scan.store,
+        roles=replace(scan.roles, reference=None),
+        attributes=scan.attributes,
+        header=scan.header,
+        maps_store=scan.maps_store,
+        retrospective=scan.retrospective,
+        parent=scan,
+        volume=volume,
+        axis=slicing.axis,
+        lines=slicing.lines[volume],
+    )
+
+
+def read_slices(scan: Scan, volume: int, slicing: Slicing, scratch: Sequence[Path] | None) -> Slices:
+    """Return one volume of a scan as slices, read once and kept where they are read quickly.
+
+    Args:
+        scan: the scan.
+        volume: which of its items.
+        slicing: see `find_slicing`.
+        scratch: folders for temporary files; None takes the system's.
+
+    Raises:
+        InputError: the volume cannot be read, or not every coil is fully sampled along the readout.
+        ResourceError: no room for the temporary file.
+
+    """
+    slices = open_slices(scan, volume, slicing)
+    if not slices.spool(scratch_folders(None) if scratch is None else scratch):
+        raise _not_alike(scan, volume, slicing)
+    return slices
+
+
+def _not_alike(scan: Scan, volume: int, slicing: Slicing) -> InputError:
+    return InputError(
+        f"this volume is not fully sampled along {slicing.readout}, as the first is",
+        where=scan.where(volume),
+        fix="write volumes that were sampled differently to files of their own",
+    )
 
 
 @dataclass(kw_only=True)
@@ -52,11 +161,6 @@ class Slices(Scan):
     def readout(self) -> str:
         """Name of the readout axis."""
         return self.parent.space[self.axis]
-
-    @property
-    def told(self) -> str:
-        """What is done, in words for the user."""
-        return f"solved slice by slice: the readout, {self.readout}, is fully sampled"
 
     def where(self, item: int) -> str:
         """Return file, volume and position in words."""
@@ -137,7 +241,7 @@ class Slices(Scan):
         if _lines(seen, plane, self.axis) is None:
             return False
         acquired: np.ndarray = np.any(seen, axis=self.axis)
-        self.lines = acquired if plane is None else scan._reconciled(plane, acquired, where)
+        self.lines = acquired if plane is None else scan.reconciled(plane, acquired, where)
         blank = largest == 0
         if self.roles.maps is not None:
             self._maps, sensitivity = self._spool_maps(folders)
@@ -146,24 +250,21 @@ class Slices(Scan):
         return True
 
     def _spool_maps(self, folders: Sequence[Path]) -> tuple[Rows, np.ndarray]:
-        name = self.roles.maps
-        assert name is not None, "the caller looked"
-        store, lead = self.parent.maps_at(self.volume)
-        where = f"{store.path}:{name}"
-        channels = store.arrays[name][0][len(lead) : -3]
-        sets = math.prod(channels) // self.coils
+        sets = self.parent.map_sets(self.volume)
+        where = f"{(self.parent.maps_store or self.parent.store).path}:{self.roles.maps}"
         rows = Rows(len(self), (sets, self.coils, *self.space_shape), np.complex64, folders, f"maps of {where}")
         largest = np.zeros(len(self))
-        for number, index in enumerate(np.ndindex(*channels)):
+        for number in range(sets * self.coils):
             for part in _parts(self.parent.space_shape, self.axis):
-                block = to_complex64(store.read(name, (*lead, *index, *part)), where)
+                block = self.parent.maps_block(self.volume, number, part)
                 check_finite(block, self.parent.space, where, tuple(s.start or 0 for s in part))
                 moved = np.moveaxis(block, self.axis, 0)[:, None]
                 _keep(rows, moved, slice(number, number + 1), part, self.axis, largest)
         return rows, largest
 
-    def _sampled(self, item: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.raw(item) * self.lines, self.lines
+    def samples(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return k-space and mask at one position."""
+        return self.raw(item) * self.lines, self.lines.copy()
 
     def mask(self, item: int) -> np.ndarray:
         """Return which samples may be used: the same at every position."""
@@ -172,94 +273,16 @@ class Slices(Scan):
     glance = mask
 
 
-def slices(
-    scan: Scan, volume: int = 0, options: Mapping[str, object] | None = None, axes: Collection[int] = (0, 1, 2)
-) -> Slices | None:
-    """Return a volume as slices along its readout, not yet spooled; None where it has to be solved as a whole.
-
-    The readout is an axis along which the mask is constant and the data (of the first coil that has any) are complete.
-    Of several, z is taken before y before x, so that slices lie in the plane of y and x where they can.
-
-    Args:
-        scan: any; None is returned for one whose items are slices already, that is read with ``strict``, or of which
-            samples are lost (``nan="zero"``).
-        volume: which item.
-        options: of the method; ``ndim=3`` asks for the volume as a whole.
-        axes: spatial axes that may be the readout.
-
-    """
-    if _whole(scan, options, look=volume == 0):
-        return None
-    readouts = _readouts(scan, volume, axes) or {}
-    return next((_slices(scan, volume, axis, lines) for axis, lines in readouts.items()), None)
-
-
-def volumes(scan: Scan, options: Mapping[str, object] | None = None) -> tuple[int, list[int]] | None:
-    """Return an axis that is the readout of every volume, and the volumes with signal; None if there is no such axis.
-
-    Volumes that are fully sampled along different axes are solved as a whole, and a note says so.
-    """
-    if len(scan) == 1:
-        found = slices(scan, 0, options)
-        return None if found is None else (found.axis, [0])
-    if _whole(scan, options, look=True):
-        return None
-    each = {v: there for v in range(len(scan)) if (there := _readouts(scan, v)) is not None}
-    shared = [a for a in next(iter(each.values()), {}) if all(a in there for there in each.values())]
-    if not shared and any(each.values()):
-        scan.note("no axis is fully sampled in every volume: they are solved as volumes")
-    return (shared[0], list(each)) if shared else None
-
-
-def stand_in(scan: Scan, options: Mapping[str, object] | None = None) -> tuple[Scan, int]:
-    """Return a scan and the item of it by which a method is chosen: the middle slice of the first volume, or item 0."""
-    found = volumes(scan, options)
-    one = None if found is None else slices(scan, found[1][0], options, found[:1])
-    return (scan, 0) if one is None else (one, len(one) // 2)
-
-
-def _slices(scan: Scan, volume: int, axis: int, lines: np.ndarray) -> Slices:
-    names, sizes = list(scan.space), list(scan.space_shape)
-    names.pop(axis)
-    length = sizes.pop(axis)
-    return Slices(
-        path=scan.path,
-        format=scan.format,
-        layout=Layout(("slice", "coil", *names), (length, scan.coils, *sizes)),
-        dtype=np.dtype(np.complex64),
-        store=scan.store,
-        roles=replace(scan.roles, reference=None),
-        attributes=scan.attributes,
-        header=scan.header,
-        maps_store=scan.maps_store,
-        retrospective=scan.retrospective,
-        parent=scan,
-        volume=volume,
-        axis=axis,
-        lines=lines,
-    )
-
-
 def _lost(scan: Scan) -> bool:
     """Whether some sample of any volume is no number; all are asked, for all volumes are solved in the same way."""
     volumes = range(len(scan))
     return any(not np.isfinite(block).all() for volume in volumes for *_, block in _blocks(scan, volume, 0))
 
 
-def _whole(scan: Scan, options: Mapping[str, object] | None, *, look: bool) -> bool:
-    """Whether volumes are not to be taken apart, whatever was sampled; `look` for lost samples where they count."""
-    if len(scan.space) != 3 or (options or {}).get("ndim") == 3 or scan.strict:
-        return True  # strict: only whole items are held against their mask
-    if look and scan.nan == "zero" and _lost(scan):
-        scan.note("solved as a volume: a lost sample would spoil its whole readout")
-        return True
-    return False
-
-
-def _readouts(scan: Scan, volume: int, axes: Collection[int] = (0, 1, 2)) -> dict[int, np.ndarray] | None:
+def _readouts(scan: Scan, volume: int) -> dict[int, np.ndarray] | None:
     """Return lines by axis, the preferred axis first, where a volume is fully sampled along it; None without signal."""
     marked = _marked(scan, volume)
-    able = [a for a in axes if marked is None or bool((marked == marked.take([0], axis=a)).all())]
+    able = [a for a in range(3) if marked is None or bool((marked == marked.take([0], axis=a)).all())]
     seen = _first_coil(scan, volume) if able else None
     if seen is not None and not seen.any():
         return None
@@ -307,18 +330,12 @@ def _blocks(
     scan: Scan, volume: int, axis: int, *, one_by_one: bool = False
 ) -> Iterator[tuple[slice, tuple[slice, ...], np.ndarray]]:
     """Yield k-space of a volume block by block: which coils, which part of space, values (coil, *part) complex64."""
-    layout, shape = scan.layout, scan.space_shape
+    shape = scan.space_shape
     group = 1 if one_by_one else max(1, _BLOCK // (8 * math.prod(shape)))
     for first in range(0, scan.coils, group):
         channels = slice(first, min(first + group, scan.coils))
         for part in _parts(shape, axis):
-            index = list(layout.index(volume))
-            if "coil" in layout.axes:
-                index[layout.axes.index("coil")] = channels
-            for name, piece in zip(scan.space, part, strict=True):
-                index[layout.axes.index(name)] = piece
-            block = to_complex64(scan._read(scan.roles.kspace, tuple(index)), scan.where(volume))
-            yield channels, part, np.ascontiguousarray(layout.arrange(block))
+            yield channels, part, scan.block(volume, channels, part)
 
 
 def _inverse(block: np.ndarray, axis: int) -> np.ndarray:
