@@ -167,7 +167,8 @@ def small_field_of_view(scan: Scan, item: int = 0) -> str | None:
     if scan.coils == 1:
         return None
     (kspace, mask), o = scan.samples(item), EspiritOptions()
-    return _number_of_sets(scan, item, calibration_data(scan, item, kspace, mask, o.size), kspace, mask, o)[1]
+    region = calibration_data(scan, item, kspace, mask, o.size)
+    return _number_of_sets(scan, item, region, kspace, mask, o)[1]
 
 
 def _number_of_sets(

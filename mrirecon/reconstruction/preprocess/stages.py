@@ -52,6 +52,7 @@ class DerivedScan(Scan):
 
     @notes.setter
     def notes(self, own: list[str]) -> None:
+        """Set its own notes."""
         self._own_notes = own
 
     def with_notes(self, notes: Iterable[str]) -> Self:
