@@ -30,8 +30,8 @@ from mrirecon.updates import Net, Refine
 @register(learned=True)
 def example_net(*, features: Annotated[int, Field(ge=1)] = 8, layers: Annotated[int, Field(ge=2)] = 3) -> Reconstructor:
     """Refine the zero-filled image by a few convolutions."""
-    network = ConvStack(2, 2, features, layers)
-    return Reconstructor(Unrolled([InImage(Refine(Net(network), skip=True, plus=True))]))
+    network = ConvStack(2, features, layers)
+    return Reconstructor(Unrolled([InImage(Refine(Net(network)))]))
 
 
 @register_mask(over="lines")
