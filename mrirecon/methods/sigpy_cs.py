@@ -33,23 +33,24 @@ class SigpyL1Wavelet(Step[SigpyState]):
         self.lam, self.iterations = lam, iterations
 
     def init(self, p: Problem) -> SigpyState:
-        """Set the solvers up, at zero; the power method inside draws from NumPy's generator, always alike."""
-        import sigpy.mri
-
+        """Set the solvers up, at zero."""
         if p.maps.shape[1] > 1:
             raise UsageError("sigpy-cs takes one set of maps", fix="leave --map-sets out, or use --method cs")
+        solvers = [self._solver(y, maps[0]) for y, maps in zip(p.y, p.maps, strict=True)]
+        return SigpyState(torch.zeros_like(p.adjoint), solvers)
+
+    def _solver(self, y: Tensor, maps: Tensor) -> Any:
+        """Return sigpy's solver of one item; its power method draws from NumPy's generator, alike for every item."""
+        import sigpy.mri
+
         before = np.random.get_state()  # noqa: NPY002 - sigpy draws from it
         np.random.seed(0)  # noqa: NPY002
         try:
-            apps = [
-                sigpy.mri.app.L1WaveletRecon(
-                    y.cpu().numpy(), maps[0].cpu().numpy(), self.lam, max_iter=self.iterations, show_pbar=False
-                )
-                for y, maps in zip(p.y, p.maps, strict=True)
-            ]
+            return sigpy.mri.app.L1WaveletRecon(
+                y.cpu().numpy(), maps.cpu().numpy(), self.lam, max_iter=self.iterations, show_pbar=False
+            )
         finally:
             np.random.set_state(before)  # noqa: NPY002
-        return SigpyState(torch.zeros_like(p.adjoint), apps)
 
     def forward(self, s: SigpyState, p: Problem) -> SigpyState:
         """Update each item, until it is solved."""
