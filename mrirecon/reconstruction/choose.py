@@ -73,7 +73,7 @@ def choose(scan: Scan, request: Request | None = None, scratch: Sequence[Path] |
     notes += note_loud(*representative)
     outside: list[str] = []
     if automatic:
-        groups = _groups_by_method(scan, slicing, representative, request.maps)
+        groups = _groups_by_method(scan, slicing, first, request.maps)
     else:
         if model is None and request.method in shipped() and not options:
             model = request.load(shipped()[request.method])
@@ -82,7 +82,7 @@ def choose(scan: Scan, request: Request | None = None, scratch: Sequence[Path] |
             method, reason = model.method, f"model {request.model}"
         groups = [PlanGroup(tuple(range(len(scan))), method, reason)]
         if model is not None:
-            outside = _outside(model, scan, slicing, representative, strict=request.strict_model)
+            outside = _outside(model, scan, slicing, first, strict=request.strict_model)
     groups = _with_settings(groups, request, model, ndim=len(representative[0].space))
     precision, precision_note = pick_precision(request.precision, device)
     if not any(group.model for group in groups):
@@ -157,9 +157,7 @@ def _first_volume(
     raise failed
 
 
-def _groups_by_method(
-    scan: Scan, slicing: Slicing | None, representative: tuple[Scan, int], maps: Source
-) -> list[PlanGroup]:
+def _groups_by_method(scan: Scan, slicing: Slicing | None, first: Slices | None, maps: Source) -> list[PlanGroup]:
     """Return the items of a scan by the method that suits them, the most frequent method first.
 
     Items that are sampled alike are decided by the one in their middle, or by another where it cannot be read. Items
@@ -173,7 +171,7 @@ def _groups_by_method(
     groups = [
         PlanGroup(items, *chosen)
         for items, _, chosen in _of_alike_items(
-            scan, slicing, representative, lambda part, item: choose_method(part, item, maps), failures
+            scan, slicing, first, lambda part, item: choose_method(part, item, maps), failures
         )
     ]
     if not groups:
@@ -187,7 +185,7 @@ def _groups_by_method(
 def _of_alike_items(
     scan: Scan,
     slicing: Slicing | None,
-    representative: tuple[Scan, int],
+    first: Slices | None,
     look: Callable[[Scan, int], Found],
     failures: list[InputError] | None = None,
 ) -> Iterator[tuple[tuple[int, ...], str, Found]]:
@@ -196,7 +194,7 @@ def _of_alike_items(
     Args:
         scan: the scan.
         slicing: how its volumes are solved slice by slice; the slice in the middle of one then stands for it.
-        representative: a slice and its volume that were read already.
+        first: the volume that was read already.
         look: called with (scan, item); the next item is tried where it raises `InputError`.
         failures: what it raised is added here.
 
@@ -205,9 +203,8 @@ def _of_alike_items(
     def candidate(item: int) -> tuple[Scan, int]:
         if slicing is None:
             return scan, item
-        part = representative[0]
-        if not (isinstance(part, Slices) and part.volume == item):
-            part = open_slices(scan, item, slicing)
+        read = first is not None and first.volume == item
+        part = first if read and first else open_slices(scan, item, slicing)
         return part, len(part) // 2
 
     if len(scan) == 1:
@@ -228,9 +225,7 @@ def _of_alike_items(
             break
 
 
-def _outside(
-    model: Trained, scan: Scan, slicing: Slicing | None, representative: tuple[Scan, int], *, strict: bool
-) -> list[str]:
+def _outside(model: Trained, scan: Scan, slicing: Slicing | None, first: Slices | None, *, strict: bool) -> list[str]:
     """Return notes on what of a scan a model was not trained for, one for all items that are sampled alike.
 
     Raises:
@@ -239,7 +234,7 @@ def _outside(
     """
     notes = []
     for items, where, reasons in _of_alike_items(
-        scan, slicing, representative, lambda part, item: out_of_domain_reasons(model.card, part, item)
+        scan, slicing, first, lambda part, item: out_of_domain_reasons(model.card, part, item)
     ):
         if reasons and strict:
             raise ModelMismatchError(
