@@ -226,7 +226,7 @@ def test_a_folder_stands_for_its_files(run, small):
         (["reconstruct", TWIN, "--lambda", "-1", "-m", "cs"], 2, "lam"),
         (["reconstruct", TWIN, "--lambda", "nan", "-m", "cs"], 2, "lam"),
         (["reconstruct", TWIN, "--lambda", "1", "-m", "rss"], 2, "no regularization weight"),
-        (["reconstruct", TWIN, "--format", "jpeg"], 2, "h5, npz, cfl, nii, dicom, png"),
+        (["reconstruct", TWIN, "--format", "jpeg"], 2, "'h5', 'npz', 'cfl', 'nii', 'dicom', 'png'"),
         (["reconstruct", TWIN, "--device", "cuda:77"], 2, "--device cpu"),
         (["reconstruct", TWIN, "--maps", "nothing.h5"], 3, "nothing.h5"),
         (["reconstruct", TWIN, "--maps", "file"], 3, "no coil maps"),

@@ -428,8 +428,8 @@ def test_float64_is_made_of_one_slice_at_a_time(monkeypatch):
         sizes.append(int(np.prod(values.shape)))
         return magnitude(values)
 
-    for module in ("metrics", "presets", "sharpness"):
-        monkeypatch.setattr(f"mrirecon.{module}.magnitude", watched)
+    for module in ("presets", "scoring", "sharpness"):
+        monkeypatch.setattr(f"mrirecon.metrics.{module}.magnitude", watched)
     for preset in PRESETS:
         options = Options(preset, ("ssim", "psnr", "nmse", "hfen", "gmsd"))
         compare(volume[None], volume[None] + 0.1, prediction="p", reference="r", kind="images", options=options)

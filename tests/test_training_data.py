@@ -702,7 +702,7 @@ def test_what_is_packed_is_the_same_again():
     assert again.about == batch.about
     for name in ("target", "full", "held", "lesions"):
         assert torch.equal(getattr(batch, name), getattr(again, name))
-    for name in ("y", "mask", "start", "noise"):
+    for name in ("y", "mask", "initial_image", "noise"):
         assert torch.equal(getattr(batch.problem, name), getattr(again.problem, name))
     assert torch.allclose(again.problem.maps, batch.problem.maps, atol=1e-3)
     assert all(torch.equal(a, b) for a, b in zip(packed.values(), pack(again).values(), strict=True))

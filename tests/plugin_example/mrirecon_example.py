@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mrirecon.coils.registry import register_calibration
-from mrirecon.engine import Reconstructor, Unrolled
+from mrirecon.engine import Schedule
 from mrirecon.errors import InputError
 from mrirecon.io.assemble import Given, MapsSource, assemble
 from mrirecon.io.axes import make_layout
@@ -28,10 +28,12 @@ from mrirecon.updates import Net, Refine
 
 
 @register(learned=True)
-def example_net(*, features: Annotated[int, Field(ge=1)] = 8, layers: Annotated[int, Field(ge=2)] = 3) -> Reconstructor:
+def example_net(
+    *, features: Annotated[int, Field(ge=1)] = 8, layers: Annotated[int, Field(ge=2)] = 3
+) -> Schedule[Tensor]:
     """Refine the zero-filled image by a few convolutions."""
     network = ConvStack(2, features, layers)
-    return Reconstructor(Unrolled([InImage(Refine(Net(network)))]))
+    return Schedule([InImage(Refine(Net(network)))])
 
 
 @register_mask(over="lines")
