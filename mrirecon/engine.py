@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mrirecon.errors import UsageError
-from mrirecon.operators import per_item
+from mrirecon.physics.operators import per_item
+from mrirecon.physics.precision import RunsNetwork
+from mrirecon.physics.problem import Problem
+from mrirecon.physics.reversible import Inverted
+from mrirecon.physics.scale import percentile_scale, smooth_phase
 from mrirecon.physics.transforms import Identity, Prior, Scale, SmoothPhase, Transform
-from mrirecon.precision import RunsNetwork
-from mrirecon.problem import Problem
-from mrirecon.reversible import Inverted
-from mrirecon.scale import percentile_scale, smooth_phase
 
 ScaleRule = Literal["percentile", "none"]
 Phase = Literal["kept", "removed"]
@@ -240,7 +240,7 @@ def _select(which: Tensor, a: S, b: S) -> S:
 
 @dataclass(frozen=True)
 class Schedule(Generic[S]):
-    """The steps of a method, as the function that `mrirecon.registry.register` enrols returns them.
+    """The steps of a method, as the function that `mrirecon.methods.registry.register` enrols returns them.
 
     Attributes:
         blocks, repeats, tolerance: see `Unrolled`.

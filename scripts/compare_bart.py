@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrirecon.benchmark import read_cfl, write_cfl
-from mrirecon.calibrate import item_maps
-from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
+from mrirecon.methods.registry import build
+from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import Score, scores
+from mrirecon.reconstruction.calibrate import item_maps
+from mrirecon.reconstruction.reference import sense_reference
 from mrirecon.reconstruction.run import build_problem
-from mrirecon.registry import build
-from mrirecon.regularization import weight_by_noise
+from mrirecon.tools.benchmark import read_cfl, write_cfl
 
 OURS = (0.0015, 0.002, 0.003, 0.004, 0.006)
 THEIRS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)

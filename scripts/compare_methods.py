@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrirecon.calibrate import ItemMaps, item_maps
-from mrirecon.checkpoints import Trained, load_model, shipped
-from mrirecon.evaluate.reference import sense_reference
-from mrirecon.heldout import hide
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
+from mrirecon.methods.heldout import hide
+from mrirecon.methods.registry import build
+from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import Score, scores
+from mrirecon.models.checkpoints import Trained, load_model, shipped
+from mrirecon.reconstruction.calibrate import ItemMaps, item_maps
+from mrirecon.reconstruction.reference import sense_reference
 from mrirecon.reconstruction.run import build_problem
-from mrirecon.registry import build
-from mrirecon.regularization import weight_by_noise
 
 LINES, PLANES = ("random", "equispaced", "gaussian1d"), ("gaussian2d", "poisson")
 SWEEP = (0.0015, 0.002, 0.003, 0.004, 0.006)

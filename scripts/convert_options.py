@@ -13,8 +13,8 @@ import re
 import sys
 from pathlib import Path
 
-from mrirecon.checkpoints import seal_model
-from mrirecon.registry import MOVED, RENAMED
+from mrirecon.methods.registry import MOVED, RENAMED
+from mrirecon.models.checkpoints import seal_model
 
 _WORDS: dict[str, object] = {"true": True, "false": False}
 

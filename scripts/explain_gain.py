@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrirecon.calibrate import item_maps
-from mrirecon.checkpoints import load_model, shipped
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.engine import Reconstructor
-from mrirecon.heldout import Blended
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
+from mrirecon.methods.heldout import Blended
+from mrirecon.methods.registry import build
+from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import scores
-from mrirecon.operators import Fourier
+from mrirecon.models.checkpoints import load_model, shipped
+from mrirecon.physics.operators import Fourier
+from mrirecon.physics.scale import smooth_phase
+from mrirecon.reconstruction.calibrate import item_maps
 from mrirecon.reconstruction.run import build_problem
-from mrirecon.registry import build
-from mrirecon.regularization import weight_by_noise
-from mrirecon.scale import smooth_phase
 
 POINTS = (("random", 4.0, 20), ("gaussian1d", 3.0, 20), ("gaussian2d", 8.0, 20))
 PLANE = (-2, -1)

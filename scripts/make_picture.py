@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrirecon.calibrate import item_maps
-from mrirecon.checkpoints import load_model, shipped
 from mrirecon.engine import Reconstructor
-from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import Scan, read
+from mrirecon.io.writers.pictures import Panel, save_panels
 from mrirecon.masks import make_mask
+from mrirecon.methods.registry import build
+from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import scores
-from mrirecon.pictures import Panel, save_panels
+from mrirecon.models.checkpoints import load_model, shipped
+from mrirecon.reconstruction.calibrate import item_maps
+from mrirecon.reconstruction.reference import sense_reference
 from mrirecon.reconstruction.run import build_problem
-from mrirecon.registry import build
-from mrirecon.regularization import weight_by_noise
 
 GAIN = 5
 

@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrirecon.calibrate import item_maps
-from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
+from mrirecon.methods.registry import build
+from mrirecon.methods.regularization import default_weight, weight_by_noise
 from mrirecon.metrics import object_mask
+from mrirecon.reconstruction.calibrate import item_maps
+from mrirecon.reconstruction.reference import sense_reference
 from mrirecon.reconstruction.run import build_problem, reconstruct
-from mrirecon.registry import build
-from mrirecon.regularization import default_weight, weight_by_noise
 
 LINES, PLANES = ("random", "equispaced", "gaussian1d"), ("gaussian2d", "poisson")
 LEVELS = (3, 8, 30, 120, 5, 15, 60, 200)

@@ -13,7 +13,7 @@ echo "mypy: types"
 .venv/bin/mypy --no-error-summary || failed="$failed mypy"
 echo "pytest: tests"
 # one process a core, each with one thread of torch; more than eight only cost memory
-workers="$(.venv/bin/python -c 'from mrirecon.threads import usable_cores; print(min(8, usable_cores()))')"
+workers="$(.venv/bin/python -c 'from mrirecon.models.threads import usable_cores; print(min(8, usable_cores()))')"
 .venv/bin/python -m pytest -q -n "$workers" --dist worksteal "$@" || failed="$failed pytest"
 if [ -n "$failed" ]; then
     echo "FAILED:$failed" >&2

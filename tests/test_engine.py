@@ -9,12 +9,12 @@ import torch
 
 from mrirecon.engine import Reconstructor, Step, Unrolled
 from mrirecon.errors import SignalError
-from mrirecon.operators import norm
-from mrirecon.problem import Problem
-from mrirecon.registry import build, find, methods
-from mrirecon.scale import percentile_scale
-from mrirecon.sparsity import WaveletL1
-from mrirecon.steps import Fista
+from mrirecon.methods.registry import build, find, methods
+from mrirecon.methods.steps import Fista
+from mrirecon.physics.operators import norm
+from mrirecon.physics.problem import Problem
+from mrirecon.physics.regularizers import WaveletL1
+from mrirecon.physics.scale import percentile_scale
 from tests.problems import random_problem
 
 

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from mrirecon.calibrate import calibration_data, item_maps
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import espirit
 from mrirecon.coils.sigpy_maps import sigpy_maps
-from mrirecon.evaluate.reference import sense_reference
 from mrirecon.io import read, write_kspace
 from mrirecon.masks import make_mask
+from mrirecon.methods.registry import build, find
 from mrirecon.metrics import mean_score, scores
-from mrirecon.operators import norm
-from mrirecon.problem import Problem
+from mrirecon.physics.operators import norm
+from mrirecon.physics.problem import Problem
+from mrirecon.reconstruction.calibrate import calibration_data, item_maps
+from mrirecon.reconstruction.reference import sense_reference
 from mrirecon.reconstruction.run import build_problem, reconstruct
-from mrirecon.registry import build, find
 
 EVERY = ["brain_flash_16ch", "brain_t1_7ch", "brain_8ch_poisson8x", "knee_fatsat_1ch", "phantom_flash_16ch"]
 POINTS_1D = {"brain_flash_16ch": (2, 3, 4), "brain_t1_7ch": (4, 6, 8)}

@@ -10,12 +10,13 @@ from typing import Annotated
 
 import typer
 
-from mrirecon import __version__, plugins
+from mrirecon import __version__
 from mrirecon.cli import doctor, evaluate, inspect, masks, models, reconstruct, report, study, training, trust
 from mrirecon.cli.console import Settings
 from mrirecon.cli.derived import Derived
 from mrirecon.cli.envelope import run
-from mrirecon.threads import wait_passively
+from mrirecon.models.threads import wait_passively
+from mrirecon.registries import plugins
 
 EPILOG = (
     "Anywhere: --traceback shows where an error arose, --quiet leaves narration and progress out. Results go to "

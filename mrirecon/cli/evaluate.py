@@ -12,7 +12,7 @@ from mrirecon.cli.inspect import AsJson, Axes, Items, Overwrite, free
 from mrirecon.errors import PartialFailure, UsageError
 
 if TYPE_CHECKING:
-    from mrirecon.evaluate import Difference, Evaluation, Evaluations, Options, Summary
+    from mrirecon.evaluation import Difference, Evaluation, Evaluations, Options, Summary
 
 Preset = Annotated[str, typer.Option(help="Whose definition: {presets}.")]
 Metrics = Annotated[str | None, typer.Option(help="Any of {metrics}; by default {score}.")]
@@ -20,7 +20,7 @@ Metrics = Annotated[str | None, typer.Option(help="Any of {metrics}; by default 
 
 def _options(preset: str, metrics: str | None, *more: Any) -> Options:
     """Return what is measured: by default the one score."""
-    from mrirecon.evaluate import Options
+    from mrirecon.evaluation import Options
     from mrirecon.metrics import score_metrics
 
     named = score_metrics() if metrics is None else tuple(part.strip() for part in metrics.split(",") if part.strip())
@@ -60,9 +60,9 @@ def evaluate(
             free(path, overwrite)
     if csv is not None and volumes is not None and csv.resolve() == volumes.resolve():
         raise UsageError("--csv and --volumes are one file", where=str(csv), fix="give each a name of its own")
-    from mrirecon.evaluate import Evaluations, evaluate_folders
-    from mrirecon.evaluate import evaluate as run
-    from mrirecon.io.dicom import is_dicom
+    from mrirecon.evaluation import Evaluations, evaluate_folders
+    from mrirecon.evaluation import evaluate as run
+    from mrirecon.io.readers.dicom import is_dicom
 
     options = _options(preset, metrics, mask, region, spacing)
     named: dict[str, Any] = {"dataset": dataset, "reference_dataset": reference_dataset, "axes": axes, "items": items}
@@ -112,8 +112,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Say whether runs differ, paired by person: differences with intervals, and a test from six persons on."""
-    from mrirecon.evaluate import compare_runs, evaluate_folders
-    from mrirecon.evaluate.paired import read_scores
+    from mrirecon.evaluation import compare_runs, evaluate_folders
+    from mrirecon.evaluation.paired import read_scores
 
     options = _options(preset, metrics)
     values: dict[str, dict[str, dict[str, float | None]]] = {}

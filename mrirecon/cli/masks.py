@@ -80,9 +80,9 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
 ) -> None:
     """Draw a mask with its point spread function, and say what acceleration it reaches."""
+    from mrirecon.evaluation.report.masks import save_mask_picture
     from mrirecon.io import refuse_overwrite
     from mrirecon.masks import load_mask
-    from mrirecon.report.masks import save_mask_picture
 
     if output.suffix.lower() != ".png":
         raise UsageError("The picture must be a .png file.", why=f"--output is {output}", fix="add .png to its name")

@@ -90,8 +90,8 @@ def reconstruct(
     steps = opt.preprocess(combine, whiten, readout, oversampling, compress, compress_by, partial_fourier)
     if bids is not None and output != Path():
         raise UsageError("--bids names the outputs itself", why=f"--output is {output}", fix="leave one of them out")
-    from mrirecon.calibrate import EspiritOptions
     from mrirecon.reconstruction.batch import reconstruct_files
+    from mrirecon.reconstruction.calibrate import EspiritOptions
     from mrirecon.reconstruction.plan import Request
 
     given |= {"preprocess": steps, "espirit": EspiritOptions(sets=opt.map_sets(map_sets))}
@@ -119,9 +119,9 @@ def calibrate(
 ) -> None:
     """Estimate coil maps by ESPIRiT, for --maps."""
     free(output, overwrite)
-    from mrirecon.calibrate import EspiritOptions
-    from mrirecon.calibrate import calibrate as run
     from mrirecon.io import read, write_maps
+    from mrirecon.reconstruction.calibrate import EspiritOptions
+    from mrirecon.reconstruction.calibrate import calibrate as run
 
     options = EspiritOptions(sets=opt.map_sets(map_sets), size=size, kernel=kernel, threshold=threshold, crop=crop)
     maps = run(read(file, axes=axes, dataset=dataset, items=items), options=options)
@@ -144,7 +144,7 @@ def convert(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a file in another format, k-space also as ISMRMRD (.mrd); what that cannot hold is told."""
-    from mrirecon.io.convert import convert as run
+    from mrirecon.io.writers.convert import convert as run
 
     chosen: dict[str, Any] = {"format": format, "kind": kind, "axes": axes, "dataset": dataset, "items": items}
     done = run(file, output, overwrite=overwrite, command=sys.argv, **chosen)

@@ -48,10 +48,10 @@ def trust(
     """Say what measured data tell of an image that has no reference."""
     import numpy as np
 
-    from mrirecon.checkpoints import load_model, shipped
+    from mrirecon.evaluation.trust import examine
     from mrirecon.io import read
+    from mrirecon.models.checkpoints import load_model, shipped
     from mrirecon.reconstruction.preprocess import Preprocess, prepare
-    from mrirecon.trust import examine
 
     if output is not None:
         free(output, overwrite)
@@ -92,7 +92,7 @@ def _write(path: Path, maps: dict[str, Any], heading: str) -> None:
     import numpy as np
 
     from mrirecon.io import atomic_path
-    from mrirecon.pictures import Panel, save_panels
+    from mrirecon.io.writers.pictures import Panel, save_panels
 
     if path.suffix == ".npz":
         with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -122,9 +122,9 @@ def detect(
     as_json: AsJson = False,
 ) -> None:
     """Insert lesions into a volume, reconstruct it with and without them, and say how well they are told apart."""
-    from mrirecon.checkpoints import load_model
-    from mrirecon.evaluate.detect import Setting, as_rows
-    from mrirecon.evaluate.detect import detect as run
+    from mrirecon.evaluation.detect import Setting, as_rows
+    from mrirecon.evaluation.detect import detect as run
+    from mrirecon.models.checkpoints import load_model
 
     setting = Setting(
         pairs,

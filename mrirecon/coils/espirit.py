@@ -227,7 +227,9 @@ def principal_coil(calibration: Tensor) -> Tensor:
     return principal * (largest.conj() / largest.abs())
 
 
-PRIOR_POWER = 8.0  # of the eigenvalue: how likely there is signal; see `mrirecon.calibrate.ItemMaps.prior`
+PRIOR_POWER = (
+    8.0  # of the eigenvalue: how likely there is signal; see `mrirecon.reconstruction.calibrate.ItemMaps.prior`
+)
 
 
 def crop_weights(values: Tensor, crop: float, soft: bool = True) -> Tensor:

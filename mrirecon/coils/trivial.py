@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mrirecon.coils.registry import register_calibration
-from mrirecon.operators import root_sum_of_squares
+from mrirecon.physics.operators import root_sum_of_squares
 
 
 @register_calibration(rank=98, reads="file")

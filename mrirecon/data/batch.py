@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mrirecon.errors import InputError
-from mrirecon.problem import Problem
+from mrirecon.physics.problem import Problem
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ from mrirecon.data.volumes import Volume
 from mrirecon.engine import StartImage
 from mrirecon.errors import InputError, MriReconError
 from mrirecon.io import Scan
-from mrirecon.operators import Fourier, combine, root_sum_of_squares
+from mrirecon.physics.operators import Fourier, combine, root_sum_of_squares
+from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Prior
-from mrirecon.problem import Problem
 
 _PLANE = (-2, -1)
 CALIBRATION, CROP = 24, 0.8  # of ESPIRiT, as `mrirecon reconstruct` estimates maps

@@ -29,11 +29,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mrirecon import plugins
 from mrirecon.data.batch import Batch, part_of
 from mrirecon.data.items import Address, Recipe
 from mrirecon.data.packing import Packed, pack, unpack
 from mrirecon.errors import MriReconError, ResourceError
+from mrirecon.registries import plugins
 
 _ATTEMPTS = 3  # to start workers again that died
 _AHEAD = 2  # chunks that each worker may be ahead

@@ -19,13 +19,13 @@ import mrirecon
 from mrirecon.data.batch import Batch
 from mrirecon.errors import InputError
 from mrirecon.io import atomic_path
-from mrirecon.problem import Problem
+from mrirecon.physics.problem import Problem
 
 Packed = dict[str, Tensor]
 # What decides over the values of a sample.
 _SOURCES = (
-    *("data", "coils", "masks", "physics", "steps", "methods/cs.py", "engine.py", "operators.py", "problem.py"),
-    *("scale.py", "solvers.py", "sparsity.py", "wavelets.py", "regularization.py"),
+    *("data", "coils", "masks", "physics", "engine.py"),
+    *("methods/steps", "methods/cs.py", "methods/regularization.py"),
 )
 
 

@@ -18,7 +18,7 @@ from mrirecon.data.settings import Data
 from mrirecon.data.volumes import PHANTOM, Volume, is_volume, read_volumes
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan, read
-from mrirecon.io.readers import suffixes
+from mrirecon.io.readers.registry import suffixes
 from mrirecon.io.sampling import in_words
 
 MEASURED = 0.9  # share of k-space sampled, above which a scan counts as fully sampled

@@ -18,9 +18,9 @@ from scipy import ndimage
 from mrirecon.data.anatomy import Anatomy
 from mrirecon.data.phantom import phantom
 from mrirecon.errors import InputError, UsageError
-from mrirecon.io.images import open_store
-from mrirecon.io.nifti import is_nifti, read_nifti
-from mrirecon.io.readers import holds_images, sniff
+from mrirecon.io.readers.images import open_store
+from mrirecon.io.readers.nifti import is_nifti, read_nifti
+from mrirecon.io.readers.registry import holds_images, sniff
 
 Real = npt.NDArray[np.floating[Any]]
 

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from mrirecon.errors import InputError
-from mrirecon.io.bruker import JCAMP, bruker
+from mrirecon.io.readers.bruker import JCAMP, bruker
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MATLAB_5 = b"MATLAB 5.0"

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 import numpy as np
 
 from mrirecon.errors import BusyError, InputError
-from mrirecon.io.atomic import sha256
 from mrirecon.io.axes import Layout
 from mrirecon.io.fit import calibration_shape, maps_index, reference_shape
 from mrirecon.io.geometry import Geometry
+from mrirecon.io.safe.atomic import sha256
 from mrirecon.io.values import check_kspace, magnitude_of, reconcile, support, to_complex64, without_nan
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from mrirecon.engine import Schedule, Step
 from mrirecon.methods.options import Count, copies
+from mrirecon.methods.registry import register
+from mrirecon.methods.steps import InImage, InKspace
+from mrirecon.methods.updates import Consistency, Lift, Net, Refine, cascade, data_consistency, then
 from mrirecon.networks import ConvStack
-from mrirecon.registry import register
-from mrirecon.steps import InImage, InKspace
-from mrirecon.updates import Consistency, Lift, Net, Refine, cascade, data_consistency, then
 
 
 @register(learned=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from mrirecon.engine import Schedule
 from mrirecon.methods.options import Count, Kernel, copies
+from mrirecon.methods.registry import register
 from mrirecon.methods.released import Compat, released_cirim
 from mrirecon.methods.rim import Rim, RimState
+from mrirecon.methods.updates import Consistency, data_consistency
 from mrirecon.networks.recurrent import CellName, RecurrentNet
-from mrirecon.registry import register
-from mrirecon.updates import Consistency, data_consistency
 
 
 @register(learned=True)

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from mrirecon.engine import Schedule, Step, Unrolled
 from mrirecon.methods.options import Count, Dims, Positive, Weight
+from mrirecon.methods.registry import register
+from mrirecon.methods.regularization import weight_by_noise
+from mrirecon.methods.steps import Admm, Fista, PrimalDual
+from mrirecon.physics.problem import Problem
+from mrirecon.physics.regularizers import Regularizer, WaveletL1
+from mrirecon.physics.scale import percentile_scale
 from mrirecon.physics.transforms import Identity, Prior
-from mrirecon.problem import Problem
-from mrirecon.registry import register
-from mrirecon.regularization import weight_by_noise
-from mrirecon.scale import percentile_scale
-from mrirecon.sparsity import Regularizer, WaveletL1
-from mrirecon.steps import Admm, Fista, PrimalDual
 
 Solver = Literal["fista", "admm", "primal-dual"]
 _ITERATIONS, _TOLERANCE = 100, 1.5e-3

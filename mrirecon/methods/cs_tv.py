@@ -7,8 +7,8 @@ from typing import Any
 from mrirecon.engine import Schedule
 from mrirecon.methods.cs import Solver, solver_step, tolerance_factor
 from mrirecon.methods.options import Count, Dims, Positive, Weight
-from mrirecon.registry import register
-from mrirecon.sparsity import TotalVariation
+from mrirecon.methods.registry import register
+from mrirecon.physics.regularizers import TotalVariation
 
 
 @register(weighted=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mrirecon.coils.sensitivity import SensitivityNet
+from mrirecon.coils.sensitivity_net import SensitivityNet
 from mrirecon.engine import Schedule
 from mrirecon.methods.options import Count, Pools, copies
+from mrirecon.methods.registry import register
+from mrirecon.methods.steps import InKspace
+from mrirecon.methods.steps.cascade import Combine
+from mrirecon.methods.updates import Consistency, Lift, Net, Sign, cascade
 from mrirecon.networks import NormUnet
-from mrirecon.registry import register
-from mrirecon.steps import InKspace
-from mrirecon.steps.cascade import Combine
-from mrirecon.updates import Consistency, Lift, Net, Sign, cascade
 
 
 @register(learned=True)

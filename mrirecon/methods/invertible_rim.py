@@ -10,11 +10,11 @@ from torch import Tensor
 
 from mrirecon.engine import Schedule, Step
 from mrirecon.methods.options import Count, copies
+from mrirecon.methods.registry import register
 from mrirecon.networks.crossing import apply_network, to_complex, to_real
 from mrirecon.networks.invertible import InvertibleNet
-from mrirecon.precision import RunsNetwork
-from mrirecon.problem import Problem
-from mrirecon.registry import register
+from mrirecon.physics.precision import RunsNetwork
+from mrirecon.physics.problem import Problem
 
 
 class InvertibleRim(RunsNetwork, Step[Tensor]):

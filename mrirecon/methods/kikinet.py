@@ -6,10 +6,10 @@ from torch import Tensor
 
 from mrirecon.engine import Schedule
 from mrirecon.methods.options import Count, Pools, copies
+from mrirecon.methods.registry import register
+from mrirecon.methods.steps import InKspace
+from mrirecon.methods.updates import Chain, Consistency, Lift, Net, Refine, data_consistency, then
 from mrirecon.networks import NormUnet
-from mrirecon.registry import register
-from mrirecon.steps import InKspace
-from mrirecon.updates import Chain, Consistency, Lift, Net, Refine, data_consistency, then
 
 
 @register(learned=True)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from mrirecon.engine import Schedule, Step
 from mrirecon.methods.options import Count, Pools, copies
+from mrirecon.methods.registry import register
 from mrirecon.networks import Unet
 from mrirecon.networks.crossing import apply_network, to_complex, to_real, zero_init_output
-from mrirecon.precision import RunsNetwork
-from mrirecon.problem import Problem
-from mrirecon.registry import register
+from mrirecon.physics.precision import RunsNetwork
+from mrirecon.physics.problem import Problem
 
 
 class Buffers(NamedTuple):

@@ -11,10 +11,10 @@ from mrirecon.engine import Schedule
 from mrirecon.errors import UsageError
 from mrirecon.methods.options import copies
 from mrirecon.methods.rim import Rim, RimState
+from mrirecon.methods.updates import Consistency, data_consistency
 from mrirecon.networks.crossing import apply_network, to_complex, to_real
 from mrirecon.networks.recurrent import CellName, RecurrentNet
-from mrirecon.problem import Problem
-from mrirecon.updates import Consistency, data_consistency
+from mrirecon.physics.problem import Problem
 
 Compat = Literal["none", "mridc-0.0.1", "mridc-0.2", "atommic-1.0", "direct-2.1"]
 

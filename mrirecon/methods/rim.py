@@ -8,12 +8,12 @@ from torch import Tensor
 
 from mrirecon.engine import Schedule, Step
 from mrirecon.methods.options import Count, Kernel
+from mrirecon.methods.registry import register
+from mrirecon.methods.updates import Consistency, Part, data_consistency
 from mrirecon.networks.crossing import apply_network, to_complex, to_real, zero_init_output
 from mrirecon.networks.recurrent import CellName, RecurrentNet
-from mrirecon.precision import RunsNetwork
-from mrirecon.problem import Problem
-from mrirecon.registry import register
-from mrirecon.updates import Consistency, Part, data_consistency
+from mrirecon.physics.precision import RunsNetwork
+from mrirecon.physics.problem import Problem
 
 
 class RimState(NamedTuple):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from mrirecon.engine import Schedule, Step
-from mrirecon.operators import Fourier, root_sum_of_squares
-from mrirecon.problem import Problem
-from mrirecon.registry import register
+from mrirecon.methods.registry import register
+from mrirecon.physics.operators import Fourier, root_sum_of_squares
+from mrirecon.physics.problem import Problem
 
 
 class CoilImages(Step[Tensor]):

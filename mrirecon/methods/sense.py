@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mrirecon.engine import Schedule, Step
 from mrirecon.methods.options import Count, Weight
-from mrirecon.operators import norm
-from mrirecon.problem import Problem
-from mrirecon.registry import register
-from mrirecon.solvers import CgState, cg_start, cg_step
+from mrirecon.methods.registry import register
+from mrirecon.physics.operators import norm
+from mrirecon.physics.problem import Problem
+from mrirecon.physics.solvers import CgState, cg_start, cg_step
 
 
 class ConjugateGradient(Step[CgState]):

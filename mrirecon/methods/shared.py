@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from mrirecon.engine import Memory, Phase, Reconstructor, ScaleRule, Schedule, Step, Unrolled
 from mrirecon.errors import UsageError
-from mrirecon.heldout import Blended
 from mrirecon.methods.cs import compressed_sensing_start
+from mrirecon.methods.heldout import Blended
 from mrirecon.methods.options import Count, Iterations
 
 Start = Literal["zero-filled", "cs"]
@@ -33,7 +33,7 @@ def complete(
         start: the image that is refined.
         start_iterations: of compressed sensing, after which its image is refined, converged or not; 0: converged.
         phase: see `Reconstructor`.
-        blend: how much of the refinement is taken; see `mrirecon.heldout`.
+        blend: how much of the refinement is taken; see `mrirecon.methods.heldout`.
         scale: see `Reconstructor`.
         memory: see `Unrolled`.
         segment: see `Unrolled`.

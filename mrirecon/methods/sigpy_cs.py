@@ -11,8 +11,8 @@ from torch import Tensor
 from mrirecon.engine import Schedule, Step
 from mrirecon.errors import UsageError
 from mrirecon.methods.options import Count, Weight
-from mrirecon.problem import Problem
-from mrirecon.registry import register
+from mrirecon.methods.registry import register
+from mrirecon.physics.problem import Problem
 
 
 class SigpyState(NamedTuple):

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from mrirecon.engine import Schedule, Step
 from mrirecon.errors import UsageError
 from mrirecon.methods.options import Count, Pools
+from mrirecon.methods.registry import register
+from mrirecon.methods.steps import InImage
+from mrirecon.methods.updates import Consistency, Net, Refine, data_consistency, then
 from mrirecon.networks import NormUnet, Unet, apply_network
-from mrirecon.operators import Fourier, per_item, root_sum_of_squares
-from mrirecon.precision import RunsNetwork
-from mrirecon.problem import Problem
-from mrirecon.registry import register
-from mrirecon.steps import InImage
-from mrirecon.updates import Consistency, Net, Refine, data_consistency, then
+from mrirecon.physics.operators import Fourier, per_item, root_sum_of_squares
+from mrirecon.physics.precision import RunsNetwork
+from mrirecon.physics.problem import Problem
 
 
 class MagnitudeNet(RunsNetwork, Step[Tensor]):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from mrirecon.engine import Schedule, Step
-from mrirecon.problem import Problem
-from mrirecon.registry import register
+from mrirecon.methods.registry import register
+from mrirecon.physics.problem import Problem
 
 
 class ZeroFilled(Step[Tensor]):

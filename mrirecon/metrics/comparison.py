@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mrirecon.errors import UsageError
-from mrirecon.operators import root_sum_of_squares
-from mrirecon.problem import Problem
+from mrirecon.physics.operators import root_sum_of_squares
+from mrirecon.physics.problem import Problem
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from mrirecon.metrics.comparison import Comparison, magnitude_of_sets
 from mrirecon.metrics.registry import register_loss
 from mrirecon.metrics.similarity import ssim_map
-from mrirecon.operators import root_sum_of_squares
+from mrirecon.physics.operators import root_sum_of_squares
 
 
 @register_loss(rank=1, about="mean |x - r|")

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mrirecon.operators import per_item
-from mrirecon.precision import FullPrecision
-from mrirecon.problem import Problem
+from mrirecon.physics.operators import per_item
+from mrirecon.physics.precision import FullPrecision
+from mrirecon.physics.problem import Problem
 
 _NO_SIGNAL = 1e-12  # a prior below this leaves no image to divide
 
@@ -96,8 +96,8 @@ class SmoothPhase(Transform):
     """Move a phase from the image into the maps: x = φ u with |φ| = 1, by the maps S φ.
 
     u is nearly real where φ is the smooth phase of the image, as in homodyne detection (Noll, Nishimura, Macovski,
-    IEEE TMI 10:154, 1991). `mrirecon.scale.smooth_phase` estimates it. A magnitude, which is real, keeps no phase:
-    ``undo`` returns it unchanged.
+    IEEE TMI 10:154, 1991). `mrirecon.physics.scale.smooth_phase` estimates it. A magnitude, which is real, keeps no
+    phase: ``undo`` returns it unchanged.
 
     Attributes:
         phase: (B, M, *space) complex of magnitude 1, φ.
@@ -127,7 +127,7 @@ class SmoothPhase(Transform):
 class Prior(Transform):
     """Weight the image by how likely there is signal: x = w u, by the maps S w.
 
-    A penalty on u makes signal expensive where w is small; see `mrirecon.calibrate.ItemMaps.prior`.
+    A penalty on u makes signal expensive where w is small; see `mrirecon.reconstruction.calibrate.ItemMaps.prior`.
 
     Attributes:
         weight: (B, M, *space) real in [0, 1], w.

@@ -17,16 +17,16 @@ from pathlib import Path
 
 from mrirecon.errors import BusyError, InputError, MriReconError, ResourceError, UnsafeContentError, UsageError, as_ours
 from mrirecon.io import read, sidecar_path
-from mrirecon.io.atomic import resources
-from mrirecon.io.bids import bids_path
-from mrirecon.io.bruker import bruker
-from mrirecon.io.formats import named_format
-from mrirecon.io.readers import suffixes
+from mrirecon.io.readers.bruker import bruker
+from mrirecon.io.readers.registry import suffixes
+from mrirecon.io.safe.atomic import resources
+from mrirecon.io.safe.text import parse_json, portable, utf8
+from mrirecon.io.writers.bids import bids_path
+from mrirecon.io.writers.formats import named_format
+from mrirecon.methods.registry import methods
 from mrirecon.reconstruction.file import as_finished, finished, output_path, reconstruct_file, stamp
 from mrirecon.reconstruction.plan import Request
 from mrirecon.reconstruction.run import Progress
-from mrirecon.registry import methods
-from mrirecon.text import parse_json, portable, utf8
 
 WAITS = (1.0, 5.0, 15.0)  # seconds before what is still being written is tried again
 _RECENT = 10.0  # seconds since a file was last written to, within which it may be unfinished

@@ -16,21 +16,21 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 
-from mrirecon.calibrate import EspiritOptions, Source
-from mrirecon.checkpoints import Trained, describe_model, shipped
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.errors import BusyError, InputError, ModelMismatchError, UsageError
-from mrirecon.hardware import pick_device, pick_precision
 from mrirecon.io import Scan
+from mrirecon.io.safe.scratch import scratch_folders
 from mrirecon.io.sampling import alike, in_words
-from mrirecon.io.scratch import scratch_folders
+from mrirecon.methods.registry import find, methods, resolve
 from mrirecon.metrics import object_mask
-from mrirecon.operators import Fourier, root_sum_of_squares
+from mrirecon.models.checkpoints import Trained, describe_model, shipped
+from mrirecon.models.hardware import pick_device, pick_precision
+from mrirecon.physics.operators import Fourier, root_sum_of_squares
+from mrirecon.reconstruction.calibrate import EspiritOptions, Source
 from mrirecon.reconstruction.plan import Plan, PlanGroup, Request, has_weight
 from mrirecon.reconstruction.preprocess.prepare import note_loud
 from mrirecon.reconstruction.slices import Slices, Slicing, find_slicing, open_slices
-from mrirecon.registry import find, methods, resolve
 
 # Achieved rates and sizes scatter around what was asked for in training; measured SNR is an estimate.
 SLACK = {"acceleration": 1.15, "calibration": 1.0, "size": 1.7, "coils": 1.3, "snr": 1.5}

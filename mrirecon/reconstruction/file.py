@@ -14,18 +14,20 @@ import numpy as np
 import torch
 
 from mrirecon import __version__
-from mrirecon.checkpoints import UNSEALED
 from mrirecon.errors import UsageError
-from mrirecon.evaluate import compare, holds_images
-from mrirecon.evaluate.align import aligned, apart, upright
-from mrirecon.evaluate.reference import placed_reference
-from mrirecon.hardware import pick_device
 from mrirecon.io import Scan, read, refuse_overwrite, safe_name, sha256, sidecar_path, write_image
-from mrirecon.io.apart import look_apart
-from mrirecon.io.bids import bids_fields, bids_path, describe_dataset
-from mrirecon.io.claim import claim
-from mrirecon.io.encode_dicom import Series
-from mrirecon.io.formats import (
+from mrirecon.io.grid import Grid, grid_of
+from mrirecon.io.identify import cfl_pair
+from mrirecon.io.readers.images import holds_images
+from mrirecon.io.safe.apart import look_apart
+from mrirecon.io.safe.claim import claim
+from mrirecon.io.safe.manifest import verify
+from mrirecon.io.safe.scratch import scratch_folders
+from mrirecon.io.safe.text import local, parse_json
+from mrirecon.io.sequence import in_seconds, sequence
+from mrirecon.io.writers.bids import bids_fields, bids_path, describe_dataset
+from mrirecon.io.writers.encode_dicom import Series
+from mrirecon.io.writers.formats import (
     EXTENSION,
     FOREIGN,
     ImageFormat,
@@ -35,16 +37,15 @@ from mrirecon.io.formats import (
     named_format,
     require,
 )
-from mrirecon.io.grid import Grid, grid_of
-from mrirecon.io.identify import cfl_pair
-from mrirecon.io.manifest import verify
-from mrirecon.io.scratch import scratch_folders
-from mrirecon.io.sequence import in_seconds, sequence
+from mrirecon.metrics.align import aligned, apart, upright
+from mrirecon.metrics.evaluation import compare
+from mrirecon.models.checkpoints import UNSEALED
+from mrirecon.models.hardware import pick_device
 from mrirecon.reconstruction.choose import choose
 from mrirecon.reconstruction.plan import Plan, Request
 from mrirecon.reconstruction.preprocess.prepare import prepare
+from mrirecon.reconstruction.reference import placed_reference
 from mrirecon.reconstruction.run import Progress, Reconstruction, reconstruct
-from mrirecon.text import local, parse_json
 
 
 def reconstruct_file(

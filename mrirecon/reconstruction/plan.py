@@ -13,18 +13,18 @@ from typing import Any, Literal
 import torch
 
 from mrirecon import __version__
-from mrirecon.calibrate import EspiritOptions, Source
-from mrirecon.checkpoints import Trained, describe_model, load_model, seal_of, shipped
 from mrirecon.engine import Precision
 from mrirecon.errors import UsageError
-from mrirecon.hardware import PrecisionChoice, pick_device
 from mrirecon.io import sha256
-from mrirecon.io.formats import ImageFormat, image_format, require
 from mrirecon.io.sampling import in_words
 from mrirecon.io.scan import Nan
+from mrirecon.io.writers.formats import ImageFormat, image_format, require
+from mrirecon.methods.registry import find, resolve
+from mrirecon.models.checkpoints import Trained, describe_model, load_model, seal_of, shipped
+from mrirecon.models.hardware import PrecisionChoice, pick_device
+from mrirecon.reconstruction.calibrate import EspiritOptions, Source
 from mrirecon.reconstruction.preprocess.prepare import Preprocess
 from mrirecon.reconstruction.slices import Slices, Slicing
-from mrirecon.registry import find, resolve
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Request:
         items: which items, such as "3-17"; None for all.
         nan: ``zero`` takes samples that are NaN or infinite as not measured.
         strict: refuse what is otherwise noted and worked around, see `mrirecon.io.read`.
-        manifest: list of checksums that the file must agree with, see `mrirecon.io.manifest`.
-        isolate: read the file first in a process that may crash, see `mrirecon.io.apart`.
+        manifest: list of checksums that the file must agree with, see `mrirecon.io.safe.manifest`.
+        isolate: read the file first in a process that may crash, see `mrirecon.io.safe.apart`.
         lam: regularization weight relative to the scale of the data; ``auto`` and None take what suits the mask and the
-            measured noise (`mrirecon.regularization.weight_by_noise`).
+            measured noise (`mrirecon.methods.regularization.weight_by_noise`).
         device: where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
         precision: what a model's networks compute in; ``auto`` takes bfloat16 where it is faster, see
-            `mrirecon.hardware`. Other methods have none and compute in float32.
+            `mrirecon.models.hardware`. Other methods have none and compute in float32.
         format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``nii``, ``dicom`` (a folder), ``png``; by default by
             the name of the output.
         seed: of random draws.
@@ -60,7 +60,8 @@ class Request:
         strict_model: refuse data that the model was not trained for, instead of noting it.
         save_iterates: also write the image after every step, as NAME_iterates.h5 with items and steps in turn.
         reference: image file or fully sampled k-space to score against.
-        bids: folder of a BIDS derivative dataset, in place of an output: NIfTI, named as `mrirecon.io.bids` says.
+        bids: folder of a BIDS derivative dataset, in place of an output: NIfTI, named as `mrirecon.io.writers.bids`
+            says.
         contrast: BIDS's word for the contrast, such as T1w, where the scan does not tell.
 
     Raises:

@@ -16,22 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrirecon.calibrate import ItemMaps, item_maps, item_noise
 from mrirecon.coils.noise import measure_noise
 from mrirecon.engine import Precision
 from mrirecon.errors import BusyError, InputError, MriReconError, NoSignalError
 from mrirecon.io import Scan
+from mrirecon.io.safe.scratch import Rows
 from mrirecon.io.sampling import in_words
-from mrirecon.io.scratch import Rows
-from mrirecon.operators import root_sum_of_squares
+from mrirecon.methods.registry import Use, build, find
+from mrirecon.methods.regularization import weight_by_noise
+from mrirecon.physics.operators import root_sum_of_squares
+from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Gain, Identity, Prior, Transform
-from mrirecon.problem import Problem
+from mrirecon.reconstruction.calibrate import ItemMaps, item_maps, item_noise
 from mrirecon.reconstruction.choose import choose
 from mrirecon.reconstruction.plan import Plan, PlanGroup, Request
 from mrirecon.reconstruction.preprocess.prepare import finish
 from mrirecon.reconstruction.slices import read_slices
-from mrirecon.registry import Use, build, find
-from mrirecon.regularization import weight_by_noise
 
 Progress = Callable[[int, int, str], None]
 

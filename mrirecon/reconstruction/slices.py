@@ -18,9 +18,9 @@ import torch
 from mrirecon.errors import InputError
 from mrirecon.io import Scan
 from mrirecon.io.axes import SPACE, Layout
-from mrirecon.io.scratch import Rows, scratch_folders
+from mrirecon.io.safe.scratch import Rows, scratch_folders
 from mrirecon.io.values import WHOLE_LINE, check_finite, check_scale, largest_part
-from mrirecon.operators import Fourier
+from mrirecon.physics.operators import Fourier
 
 _BLOCK = 64 << 20  # bytes of k-space at a time
 
@@ -212,7 +212,7 @@ class Slices(Scan):
         """Read the volume once, transform it, and keep its slices where they are read quickly.
 
         Args:
-            folders: where a temporary file may lie, in order of preference; see `mrirecon.io.scratch.Rows`.
+            folders: where a temporary file may lie, in order of preference; see `mrirecon.io.safe.scratch.Rows`.
 
         Returns:
             False where the readout turns out not to be fully sampled, once all coils have been seen.

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from mrirecon.config.loss import LossSettings
 from mrirecon.errors import UsageError
 from mrirecon.metrics import LOSSES, object_mask
 from mrirecon.metrics.comparison import Comparison
-from mrirecon.operators import per_item
-from mrirecon.precision import FullPrecision
-from mrirecon.problem import Problem
-from mrirecon.scale import percentile_scale
+from mrirecon.physics.operators import per_item
+from mrirecon.physics.precision import FullPrecision
+from mrirecon.physics.problem import Problem
+from mrirecon.physics.scale import percentile_scale
+from mrirecon.training.config.loss import LossSettings
 
 
 def step_weights(settings: LossSettings, cascades: int, steps: int) -> list[float]:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mrirecon.checkpoints import load_model
-from mrirecon.config import Config, Settings, Train
 from mrirecon.data.items import Recipe
 from mrirecon.data.sources import Slot, Sources
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import UsageError
-from mrirecon.hardware import pick_precision
+from mrirecon.methods.registry import build, find
+from mrirecon.models.checkpoints import load_model
+from mrirecon.models.hardware import pick_precision
 from mrirecon.networks import channels_last
-from mrirecon.registry import build, find
+from mrirecon.training.config import Config, Settings, Train
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -100,7 +100,7 @@ def make_model(settings: Settings) -> Reconstructor:
     """Build the method; its first weights are a function of the seed, or those of ``train.initial``.
 
     Raises:
-        InputError, ModelMismatchError: see `mrirecon.checkpoints.load_model`.
+        InputError, ModelMismatchError: see `mrirecon.models.checkpoints.load_model`.
         UsageError: the weights of ``train.initial`` do not fit the model.
 
     """

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrirecon.config.loss import LossSettings
 from mrirecon.data.batch import Batch
 from mrirecon.data.items import Recipe
 from mrirecon.engine import Reconstructor
+from mrirecon.io.writers.pictures import Panel, save_panels
 from mrirecon.metrics import score_metrics, scores
-from mrirecon.operators import root_sum_of_squares
-from mrirecon.pictures import Panel, save_panels
+from mrirecon.physics.operators import root_sum_of_squares
+from mrirecon.training.config.loss import LossSettings
 from mrirecon.training.objective import Loss
 
 ERROR_GAIN = 5

@@ -11,7 +11,7 @@ import pytest
 
 from mrirecon.cli import main
 from mrirecon.io import write_kspace
-from tests.test_io_hostile import random, snapshot
+from tests.io.test_io_hostile import random, snapshot
 
 Told = tuple[int, str, str]
 

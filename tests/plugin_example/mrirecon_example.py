@@ -14,17 +14,17 @@ from torch import Tensor
 from mrirecon.coils.registry import register_calibration
 from mrirecon.engine import Schedule
 from mrirecon.errors import InputError
-from mrirecon.io.assemble import Given, MapsSource, assemble
 from mrirecon.io.axes import make_layout
-from mrirecon.io.readers import register_reader
+from mrirecon.io.readers.assemble import Given, MapsSource, assemble
+from mrirecon.io.readers.registry import register_reader
 from mrirecon.io.scan import Scan
 from mrirecon.masks import register_mask
+from mrirecon.methods.registry import register
+from mrirecon.methods.steps import InImage
+from mrirecon.methods.updates import Net, Refine
 from mrirecon.metrics import register_loss, register_metric
 from mrirecon.networks import ConvStack
-from mrirecon.operators import Fourier, root_sum_of_squares
-from mrirecon.registry import register
-from mrirecon.steps import InImage
-from mrirecon.updates import Net, Refine
+from mrirecon.physics.operators import Fourier, root_sum_of_squares
 
 
 @register(learned=True)

@@ -20,8 +20,8 @@ from typing import Literal
 import numpy as np
 
 from mrirecon.errors import InputError, UsageError
-from mrirecon.preprocess.centred import along, spatial, to_image, to_kspace
-from mrirecon.preprocess.extent import Extent
+from mrirecon.masks.extent import Extent
+from mrirecon.physics.centred import along, spatial, to_image, to_kspace
 
 Fill = Literal["pocs", "homodyne", "zero"]
 _FEWEST = 4  # samples to each side of the centre from which a phase can be told

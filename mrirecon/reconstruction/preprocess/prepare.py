@@ -13,13 +13,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from mrirecon.coils.compression import compression
 from mrirecon.coils.noise import loudness, measure_noise
+from mrirecon.coils.whitening import Whitening, noise_covariance, whitening
 from mrirecon.errors import BusyError, InputError, MriReconError, UsageError
 from mrirecon.io import Scan
-from mrirecon.io.scratch import Rows
-from mrirecon.preprocess.compress import compression
-from mrirecon.preprocess.extent import Extent, partial_axes
-from mrirecon.preprocess.whiten import Whitening, noise_covariance, whitening
+from mrirecon.io.safe.scratch import Rows
+from mrirecon.masks.extent import Extent, partial_axes
 from mrirecon.reconstruction.preprocess.combine import AVERAGED, root_sum_of_squares_over
 from mrirecon.reconstruction.preprocess.noise import SMALLEST, background_noise, full_centre, rim_noise
 from mrirecon.reconstruction.preprocess.oversampling import check_readout

@@ -13,11 +13,11 @@ from typing import Self
 
 import numpy as np
 
+from mrirecon.coils.compression import Compression, compress, compress_maps, compression
+from mrirecon.coils.whitening import Whitening, mix_coils
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan
 from mrirecon.io.axes import Layout
-from mrirecon.preprocess.compress import Compression, compress, compress_maps, compression
-from mrirecon.preprocess.whiten import Whitening, mix_coils
 from mrirecon.reconstruction.preprocess.combine import AVERAGED, mean_kspace
 from mrirecon.reconstruction.preprocess.oversampling import check_readout, crop_image, crop_mask, remove_oversampling
 
