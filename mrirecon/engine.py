@@ -126,11 +126,11 @@ class Unrolled(nn.Module, Generic[S]):
         self.blocks, self.repeats, self.tolerance, self.memory = nn.ModuleList(blocks), repeats, tolerance, memory
         self.segment = segment
 
-    def walk(self, p: Problem) -> Iterator[tuple[Step[S], S, S]]:
+    def transitions(self, p: Problem) -> Iterator[tuple[Step[S], S, S]]:
         """Yield (step, state before, state after) for every step of the schedule."""
         state: S | None = None
         if self.memory == "invert" and torch.is_grad_enabled():
-            yield self._invertible_walk(p)
+            yield self._invertible_transition(p)
             return
         for block in self.blocks:
             step = cast("Step[S]", block)
@@ -147,7 +147,7 @@ class Unrolled(nn.Module, Generic[S]):
                     state = cast("S", step(old, p))
                     yield step, old, state
 
-    def _invertible_walk(self, p: Problem) -> tuple[Step[S], S, S]:
+    def _invertible_transition(self, p: Problem) -> tuple[Step[S], S, S]:
         """Take all steps at once and keep the last state alone."""
         steps = [cast("Step[S]", block) for block in self.blocks for _ in range(self.repeats)]
         start = steps[0].init(p)
@@ -169,7 +169,7 @@ class Unrolled(nn.Module, Generic[S]):
 
         While gradients are recorded with ``memory="invert"``, only the last state exists and is yielded.
         """
-        for _, _, state in self.walk(p.prepared()):
+        for _, _, state in self.transitions(p.prepared()):
             yield state
 
     def outcomes(self, p: Problem) -> Iterator[tuple[Step[S], Outcome[S]]]:
@@ -179,12 +179,12 @@ class Unrolled(nn.Module, Generic[S]):
         """
         p = p.prepared()
         batch, device = p.adjoint.shape[0], p.adjoint.device
-        watch = bool(torch.as_tensor(self.tolerance).amax() > 0) and not self._differentiated(p)
+        watch = bool(torch.as_tensor(self.tolerance).amax() > 0) and not self._records_gradients(p)
         done = torch.zeros(batch, dtype=torch.bool, device=device)
         steps = torch.zeros(batch, dtype=torch.long, device=device)
         change = torch.full((batch,), float("nan"), dtype=p.adjoint.real.dtype, device=device)
         held: S | None = None
-        for step, old, new in self.walk(p):
+        for step, old, new in self.transitions(p):
             steps, finished = steps + ~done, False
             moved = step.change(old, new, p) if watch else None
             if moved is not None:
@@ -206,7 +206,7 @@ class Unrolled(nn.Module, Generic[S]):
         assert outcome is not None, "a schedule has at least one step"
         return outcome
 
-    def _differentiated(self, p: Problem) -> bool:
+    def _records_gradients(self, p: Problem) -> bool:
         return torch.is_grad_enabled() and any(t.requires_grad for t in (p.adjoint, p.maps, *self.parameters()))
 
     def image(self, s: S, p: Problem) -> Tensor:

@@ -123,7 +123,7 @@ def as_known(error: Exception) -> MriReconError | None:
     return None
 
 
-def as_ours(error: Exception) -> MriReconError:
+def as_project_error(error: Exception) -> MriReconError:
     """Return an error of any kind as one of ours: what is not known is our fault, and says so."""
     return as_known(error) or MriReconError(
         "an unexpected error, which is a fault of mrirecon",

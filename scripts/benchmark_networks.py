@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrirecon.data.loading import hold_memory
+from mrirecon.data.loading import keep_freed_memory
 from mrirecon.engine import Precision, Reconstructor
 from mrirecon.methods.registry import build
 from mrirecon.models.costs import peak_allocation
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    hold_memory()  # as `mrirecon train` does, for all of them alike
+    keep_freed_memory()  # as `mrirecon train` does, for all of them alike
     print(f"bfloat16 pays here: {bfloat16_unit(torch.device('cpu')) or 'no'}; {options.threads} threads", flush=True)
     for case in options.cases or CASES:
         if case == "accuracy":
@@ -152,7 +152,7 @@ def _peer(source: Path | None, rounds: int) -> None:
     ways: Ways = {}
     for precision in ("bfloat16", "float32"):
         for memory in ("checkpoint", "store"):
-            model = _model("cirim", cascades=2, carry=True, memory=memory)
+            model = _model("cirim", cascades=2, carry_hidden=True, memory=memory)
             ways[f"{precision}, memory={memory}"] = _steps(model, p)[precision]
     if source is None:
         print("no ATOMMIC: give its source with --atommic", flush=True)

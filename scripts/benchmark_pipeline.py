@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from mrirecon.data.fields import generator
-from mrirecon.data.items import Address, Recipe
-from mrirecon.data.loading import hold_memory
+from mrirecon.data.items import SampleFactory, SampleKey
+from mrirecon.data.loading import keep_freed_memory
 from mrirecon.data.packing import pack, unpack
-from mrirecon.data.settings import Data, MaskDraw, Simulation
+from mrirecon.data.settings import Data, MaskFamily, Simulation
 from mrirecon.data.simulator import simulate
 from mrirecon.data.sources import open_sources
 from mrirecon.methods.cs import compressed_sensing_start
@@ -45,9 +45,9 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=20, help="iterations of the first image; 0: until it converges")
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
-    hold_memory()
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
-    masks = [MaskDraw(family=f, acceleration=[4.0, 8.0], calibration=[16, 24]) for f in FAMILIES]
+    masks = [MaskFamily(family=f, acceleration=[4.0, 8.0], calibration=[16, 24]) for f in FAMILIES]
     data = Data(
         train=list(options.volumes),
         val=["phantom:99"],
@@ -58,19 +58,19 @@ def main() -> None:
     )
     slots = open_sources(data).train
     start = partial(compressed_sensing_start, iterations=options.start)
-    recipe = Recipe(slots, data, 0, options.batch, start=start)
+    recipe = SampleFactory(slots, data, 0, options.batch, start=start)
     rounds = [_addresses(number, options.batch, len(slots)) for number in range(options.rounds + 1)]
-    whole = _seconds(lambda one: recipe.made(one, options.device), rounds, options.device)
+    whole = _seconds(lambda one: recipe.make(one, options.device), rounds, options.device)
     plain = replace(recipe, start=None)
-    unstarted = _seconds(lambda one: plain.made(one, options.device), rounds, options.device)
+    unstarted = _seconds(lambda one: plain.make(one, options.device), rounds, options.device)
     bare = replace(plain, maps=False)
-    measured = _seconds(lambda one: bare.made(one, options.device), rounds, options.device)
+    measured = _seconds(lambda one: bare.make(one, options.device), rounds, options.device)
     scenes = [[_scene(recipe, a) for a in one] for one in rounds]
     drawn = _seconds(lambda one: [_scene(recipe, a) for a in one], rounds, options.device)
     simulated = _seconds(lambda one: simulate(one, options.device), scenes, options.device)
-    made = recipe.made(rounds[0], options.device)
+    made = recipe.make(rounds[0], options.device)
     packed = pack(made)
-    turned = _seconds(lambda one: recipe.turned(unpack(packed), one, 1), rounds, options.device)
+    turned = _seconds(lambda one: recipe.augment(unpack(packed), one, 1), rounds, options.device)
     size = sum(v.numel() * v.element_size() for v in packed.values()) / options.batch
     card = torch.cuda.get_device_name() if options.device != "cpu" else f"{options.threads} threads"
     print(
@@ -90,17 +90,17 @@ def main() -> None:
     print(f"{'drawn again':24s}{turned / options.batch:10.4f} s, from {size / 1e6:.2f} MB a sample")
 
 
-def _addresses(number: int, batch: int, slots: int) -> list[Address]:
+def _addresses(number: int, batch: int, slots: int) -> list[SampleKey]:
     return [(number, n, (7 * (number * batch + n)) % slots) for n in range(batch)]
 
 
-def _scene(recipe: Recipe, address: Address) -> object:
+def _scene(recipe: SampleFactory, address: SampleKey) -> object:
     epoch, number, slot = address
     own, shared = generator(0, epoch, number, 1), generator(0, epoch, number // recipe.batch, 0)
-    return recipe.scene(recipe.slots[slot], own, shared)
+    return recipe.scene(recipe.slices[slot], own, shared)
 
 
-def _seconds(work: Callable[..., object], rounds: list[list[Address]] | list[list[object]], device: str) -> float:
+def _seconds(work: Callable[..., object], rounds: list[list[SampleKey]] | list[list[object]], device: str) -> float:
     """Return the median time of a round."""
     found = []
     for one in rounds:

@@ -18,11 +18,11 @@ import torch
 
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
-from mrirecon.methods.heldout import hide
+from mrirecon.methods.heldout import choose_hidden_samples
 from mrirecon.methods.registry import build
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import Score, scores
-from mrirecon.models.checkpoints import Trained, load_model, shipped
+from mrirecon.models.checkpoints import TrainedModel, load_model, shipped_models
 from mrirecon.reconstruction.calibrate import ItemMaps, item_maps
 from mrirecon.reconstruction.reference import sense_reference
 from mrirecon.reconstruction.run import build_problem
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every n-th point")
     parser.add_argument("--oracle", action="store_true")
     options = parser.parse_args()
-    models = [load_model(folder) for folder in options.models or shipped().values()]
+    models = [load_model(folder) for folder in options.models or shipped_models().values()]
     names = ["zero-filled", "cs", *(["cs, oracle"] if options.oracle else []), *(str(m.method) for m in models)]
     table: list[list[tuple[float, float]]] = []
     for path in options.scans:
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _point(
-    scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int, models: list[Trained], oracle: bool
+    scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int, models: list[TrainedModel], oracle: bool
 ) -> list[Score]:
     shape = scan.space_shape
     size = min(24, round(shape[-1] / rate * 0.4)) if family in LINES else 20 if rate < 12 else 16
@@ -94,10 +94,10 @@ def _cs(kspace: np.ndarray, mask: np.ndarray, maps: ItemMaps, lam: float | None)
     return transform.undo(build("cs", {"lam": lam}).run(problem).image)
 
 
-def _predict(scan: Scan, models: list[Trained], seed: int) -> None:
+def _predict(scan: Scan, models: list[TrainedModel], seed: int) -> None:
     """Print how well samples are predicted that were held out of a prospective scan."""
     kspace, mask = scan.kspace(0), scan.mask(0)
-    held = hide(mask, 0.05, seed)
+    held = choose_hidden_samples(mask, 0.05, seed)
     assert held is not None, "a scan for reconstruction has samples to spare"
     kept = mask & ~held
     seen = (kspace * kept).astype(np.complex64)

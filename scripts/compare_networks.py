@@ -96,7 +96,7 @@ def _cirim(
             for _ in range(8)
         )
     )
-    model = _weighed(build("cirim", {"cascades": 8, "carry": True, "scale": "none"}), RIM)
+    model = _weighed(build("cirim", {"cascades": 8, "carry_hidden": True, "scale": "none"}), RIM)
     channels_last(model)  # as `load_model` does
 
     def theirs() -> Tensor:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 
 from mrirecon.coils.noise import noise_deviation
-from mrirecon.data.items import Recipe
+from mrirecon.data.items import SampleFactory
 from mrirecon.data.sources import open_sources
 from mrirecon.io import read
 from mrirecon.metrics import object_mask
@@ -56,12 +56,12 @@ def main() -> None:
         _row(path.name, measures(kspace, maps))
     config = load_config(options.config, ["method=cirim", "train.steps=1", *options.overrides])
     data = config.settings.data.model_copy(update={"target": "measured"})
-    recipe = Recipe(open_sources(data, options.config.parent).train, data, 0, full=True)
+    recipe = SampleFactory(open_sources(data, options.config.parent).train, data, 0, with_kspace=True)
     found = []
     for number in range(options.items):
-        item = recipe.item(0, number, (number * 37) % len(recipe.slots))
-        assert item.full is not None, "the recipe asks for it"
-        found.append(measures(item.full[0].numpy(), item.problem.maps[0, 0].numpy()))
+        item = recipe.sample(0, number, (number * 37) % len(recipe.slices))
+        assert item.kspace is not None, "the recipe asks for it"
+        found.append(measures(item.kspace[0].numpy(), item.problem.maps[0, 0].numpy()))
     for share, name in ((10, "simulated, 10th percentile"), (50, "median"), (90, "90th percentile")):
         _row(name, list(np.percentile(found, share, axis=0)))
 

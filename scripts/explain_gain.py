@@ -25,7 +25,7 @@ from mrirecon.methods.heldout import Blended
 from mrirecon.methods.registry import build
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import scores
-from mrirecon.models.checkpoints import load_model, shipped
+from mrirecon.models.checkpoints import load_model, shipped_models
 from mrirecon.physics.operators import Fourier
 from mrirecon.physics.scale import smooth_phase
 from mrirecon.reconstruction.calibrate import item_maps
@@ -39,7 +39,7 @@ def main() -> None:
     """Print a row for each mask and each version of the scan."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scans", nargs="+", type=Path)
-    parser.add_argument("--model", type=Path, default=shipped()["cirim"])
+    parser.add_argument("--model", type=Path, default=shipped_models()["cirim"])
     parser.add_argument("--seed", type=int, default=5)
     options = parser.parse_args()
     trained = load_model(options.model)

@@ -22,7 +22,7 @@ from mrirecon.masks import make_mask
 from mrirecon.methods.registry import build
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import scores
-from mrirecon.models.checkpoints import load_model, shipped
+from mrirecon.models.checkpoints import load_model, shipped_models
 from mrirecon.reconstruction.calibrate import item_maps
 from mrirecon.reconstruction.reference import sense_reference
 from mrirecon.reconstruction.run import build_problem
@@ -49,7 +49,7 @@ def main() -> None:
         "zero-filled": (build("zero-filled"), "cropped"),
         "cs": (None, "weighted"),
     }
-    models |= {name: (load_model(folder).model, "informed") for name, folder in shipped().items()}
+    models |= {name: (load_model(folder).model, "informed") for name, folder in shipped_models().items()}
     white = float(np.quantile(truth, 0.998))
     panels, errors = [Panel("reference", truth[0], vmax=white, note=f"{scan.coils} coils, fully sampled")], []
     print("| method | SSIM | PSNR (dB) | NMSE | seconds |\n|---|---|---|---|---|")

@@ -41,7 +41,7 @@ def main() -> None:
         scan = io.read(path)
         headers = time.perf_counter() - start
         for item in range(len(scan)):
-            scan.raw(item)
+            scan.unmasked_kspace(item)
         whole = time.perf_counter() - start
     print(f"{count} readouts of {COILS} coils x {SAMPLES} samples, {8e-6 * COILS * SAMPLES * count:.0f} MB")
     print(f"all read, placed and copied out: {count / whole:.0f} readouts a second ({headers:.2f} s for the headers)")

@@ -9,7 +9,7 @@ import torch
 
 from mrirecon.engine import Reconstructor, Step, Unrolled
 from mrirecon.errors import SignalError
-from mrirecon.methods.registry import build, find, methods
+from mrirecon.methods.registry import build, find_method, methods
 from mrirecon.methods.steps import Fista
 from mrirecon.physics.operators import norm
 from mrirecon.physics.problem import Problem
@@ -154,12 +154,12 @@ def test_scale_is_the_percentile_or_the_peak_of_an_almost_empty_image():
     assert float(percentile_scale(point)) == 7
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(methods()) if not find(n).learned])
+@pytest.mark.parametrize("name", [n for n in sorted(methods()) if not find_method(n).learned])
 def test_the_last_iterate_is_the_image(name):
     """Iterates went on to the end of the schedule where the image had stopped at the tolerance."""
     p = random_problem((32, 31), batch=2, per_item=True)
     p = Problem(p.y * torch.tensor([1.0, 30.0]).reshape(2, 1, 1, 1), p.mask, p.maps)
-    options = {} if "tolerance" not in find(name).schema.model_fields else {"tolerance": 0.02, "iterations": 60}
+    options = {} if "tolerance" not in find_method(name).schema.model_fields else {"tolerance": 0.02, "iterations": 60}
     model = build(name, options).double()
     with torch.inference_mode():
         result, images = model.run(p), list(model.images(p))

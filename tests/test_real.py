@@ -13,7 +13,7 @@ from mrirecon.coils.espirit import espirit
 from mrirecon.coils.sigpy_maps import sigpy_maps
 from mrirecon.io import read, write_kspace
 from mrirecon.masks import make_mask
-from mrirecon.methods.registry import build, find
+from mrirecon.methods.registry import build, find_method
 from mrirecon.metrics import mean_score, scores
 from mrirecon.physics.operators import norm
 from mrirecon.physics.problem import Problem
@@ -92,7 +92,7 @@ def test_held_out_samples_are_predicted(real_kspace):
     maps = item_maps(scan, 0, kspace * kept, kept)
     errors = {}
     for method in ("zero-filled", "sense", "cs"):
-        problem = build_problem((kspace * kept).astype(np.complex64), kept, maps, find(method).use).problem
+        problem = build_problem((kspace * kept).astype(np.complex64), kept, maps, find_method(method).use).problem
         with torch.no_grad():
             image = build(method)(problem)
         left = torch.from_numpy(held.astype(np.float32))[None, None]

@@ -12,7 +12,7 @@ import typer
 
 from mrirecon import __version__
 from mrirecon.cli import doctor, evaluate, inspect, masks, models, reconstruct, report, study, training, trust
-from mrirecon.cli.console import Settings
+from mrirecon.cli.console import ConsoleSettings
 from mrirecon.cli.derived import Derived
 from mrirecon.cli.envelope import run
 from mrirecon.models.threads import wait_passively
@@ -74,6 +74,6 @@ def common(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    Settings.begun = time.monotonic()
+    ConsoleSettings.begun = time.monotonic()
     wait_passively()
     sys.exit(run(app, list(sys.argv[1:] if arguments is None else arguments)))

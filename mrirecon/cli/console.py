@@ -15,7 +15,7 @@ import typer
 from mrirecon.io.safe.text import utf8
 
 
-class Settings:
+class ConsoleSettings:
     """What `--quiet` and `--traceback` ask for, wherever on the command line they stand, and when the command began."""
 
     quiet = False
@@ -40,14 +40,14 @@ def prepare_streams() -> None:
                 os.close(nowhere)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
-    codecs.register_error("mrirecon", _spelled)
+    codecs.register_error("mrirecon", _escape_surrogates)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             ascii_only = codecs.lookup(stream.encoding).name == "ascii"
             stream.reconfigure(encoding="utf-8" if ascii_only else None, errors="mrirecon")
 
 
-def _spelled(error: UnicodeError) -> tuple[str | bytes, int]:
+def _escape_surrogates(error: UnicodeError) -> tuple[str | bytes, int]:
     if not isinstance(error, UnicodeEncodeError):  # what was written is read again
         return codecs.lookup_error("surrogateescape")(error)
     part = error.object[error.start : error.end]
@@ -59,19 +59,19 @@ def _is_byte(character: str) -> bool:
     return "\udc80" <= character <= "\udcff"
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Narrate, to stderr."""
-    if not Settings.quiet:
-        complain(text)
+    if not ConsoleSettings.quiet:
+        print_error(text)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Write to stderr; where nobody reads it any more, or its disk is full, that does not end the work."""
     with suppress(OSError):
         typer.echo(text, err=True)
 
 
-def emit(data: object) -> None:
+def print_json(data: object) -> None:
     """Print plain data as JSON, to stdout; what is not a number is null."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=str)
     if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8":
@@ -101,7 +101,7 @@ def _cell(value: object) -> str:
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int, str], None] | None]:
     """Give a callback (done, total, what) that draws a bar; None where stderr is not a terminal or all is quiet."""
-    if Settings.quiet or not sys.stderr.isatty():
+    if ConsoleSettings.quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console

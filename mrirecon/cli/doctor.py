@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import typer
 
-from mrirecon.cli.console import emit, say
+from mrirecon.cli.console import print_json, print_line
 from mrirecon.cli.inspect import AsJson
 
 
@@ -17,12 +17,12 @@ def doctor(as_json: AsJson = False) -> None:
     found = examine()
     bad = sum(finding.verdict == "bad" for finding in found)
     if as_json:
-        emit({"ok": not bad, "findings": [asdict(finding) for finding in found]})
+        print_json({"ok": not bad, "findings": [asdict(finding) for finding in found]})
     else:
         for finding in found:
-            typer.echo(f"{finding.verdict:4s}  {finding.name:24s}  {finding.told}")
+            typer.echo(f"{finding.verdict:4s}  {finding.name:24s}  {finding.message}")
             if finding.fix:
                 typer.echo(f"{'':30s}  -> {finding.fix}")
-    say(f"{bad} of {len(found)} bad" if bad else "nothing is bad; `mrirecon selftest` checks the numerics")
+    print_line(f"{bad} of {len(found)} bad" if bad else "nothing is bad; `mrirecon selftest` checks the numerics")
     if bad:
         raise typer.Exit(1)

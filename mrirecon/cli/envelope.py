@@ -13,8 +13,9 @@ import typer
 from typer.main import get_command
 
 from mrirecon import errors
-from mrirecon.cli.console import Settings, complain, emit, prepare_streams
-from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError, as_ours
+from mrirecon.cli.console import ConsoleSettings, prepare_streams, print_error, print_json
+from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError, as_project_error
+from mrirecon.renames import new_flag
 
 _ANYWHERE = {"--traceback": "traceback", "--quiet": "quiet", "-q": "quiet"}
 
@@ -36,7 +37,7 @@ def run(app: typer.Typer, arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Stopped as stopped:
-        complain(f"stopped: {stopped}")
+        print_error(f"stopped: {stopped}")
         return 128 + stopped.number
     except Exception as error:
         return _report(error, as_json)
@@ -47,11 +48,11 @@ def run(app: typer.Typer, arguments: list[str]) -> int:
 
 def _take_settings(arguments: list[str]) -> list[str]:
     """Take the options that may stand anywhere out of the arguments."""
-    Settings.quiet = Settings.traceback = False
+    ConsoleSettings.quiet = ConsoleSettings.traceback = False
     end = arguments.index("--") if "--" in arguments else len(arguments)
     for argument in arguments[:end]:
         if argument in _ANYWHERE:
-            setattr(Settings, _ANYWHERE[argument], True)
+            setattr(ConsoleSettings, _ANYWHERE[argument], True)
     return [a for a in arguments[:end] if a not in _ANYWHERE] + arguments[end:]
 
 
@@ -82,20 +83,22 @@ def as_known(error: Exception) -> MriReconError | None:
     if explain is not None:  # the parser's, whose classes typer keeps in different places from version to version
         context = getattr(error, "ctx", None)
         command = getattr(context, "command_path", None) or "mrirecon"
-        return UsageError(explain().replace("Value error, ", "").rstrip("."), fix=f"see `{command} --help`")
+        flag = new_flag(command.rpartition(" ")[2], str(getattr(error, "option_name", "")))
+        fix = f"see `{command} --help`" if flag is None else f"it is now called {flag}"
+        return UsageError(explain().replace("Value error, ", "").rstrip("."), fix=fix)
     return errors.as_known(error)
 
 
 def _report(error: Exception, as_json: bool) -> int:
     known = as_known(error)
-    if Settings.traceback:
-        complain("".join(traceback.format_exception(error)).rstrip())
+    if ConsoleSettings.traceback:
+        print_error("".join(traceback.format_exception(error)).rstrip())
     if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
-        complain(str(error))
+        print_error(str(error))
         return UsageError.exit_code
-    known = known or as_ours(error)
+    known = known or as_project_error(error)
     if as_json:
-        emit({"error": known.as_dict()})
+        print_json({"error": known.as_dict()})
     else:
-        complain(f"error {known.code}: {known}")
+        print_error(f"error {known.code}: {known}")
     return known.exit_code

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mrirecon.cli.console import emit, progress, say, table
-from mrirecon.cli.inspect import AsJson, Axes, Items, Overwrite, free
+from mrirecon.cli.console import print_json, print_line, progress, table
+from mrirecon.cli.inspect import AsJson, Axes, Items, Overwrite, require_free
 from mrirecon.errors import PartialFailure, UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def evaluate(
     """Score images: by our own score (inside the object, after one least-squares scale), or as others do."""
     for path in (csv, volumes):
         if path is not None:
-            free(path, overwrite)
+            require_free(path, overwrite)
     if csv is not None and volumes is not None and csv.resolve() == volumes.resolve():
         raise UsageError("--csv and --volumes are one file", where=str(csv), fix="give each a name of its own")
     from mrirecon.evaluation import Evaluations, evaluate_folders
@@ -79,14 +79,14 @@ def evaluate(
     if volumes is not None:
         found.write_volumes(volumes)
     if as_json:
-        emit((found.done[0] if alone else found).as_dict())
+        print_json((found.done[0] if alone else found).as_dict())
     elif alone:
-        _tell_one(found.done[0])
+        _print_one(found.done[0])
     else:
-        _tell_all(found)
+        _print_all(found)
     lacking = found.lacking()
     if lacking and as_json:
-        say("; ".join(lacking))
+        print_line("; ".join(lacking))
         raise typer.Exit(4)  # one JSON document, and no second one for the error
     if lacking:
         raise PartialFailure(
@@ -105,8 +105,8 @@ def compare(
     ] = None,
     preset: Preset = "mrirecon",
     metrics: Metrics = None,
-    person: Annotated[
-        str | None, typer.Option(help="Regular expression whose first group names the person in a file's name.")
+    subject: Annotated[
+        str | None, typer.Option(help="Regular expression whose first group names the subject in a file's name.")
     ] = None,
     axes: Axes = None,
     as_json: AsJson = False,
@@ -136,10 +136,10 @@ def compare(
             why=", ".join(f"{label} by {definition}" for label, definition in definitions.items()),
             fix="evaluate them with the same --preset; folders are scored by the one that is given here",
         )
-    found = compare_runs(values, options.metrics, person=person)
-    _tell_differences(found, as_json)
+    found = compare_runs(values, options.metrics, subject=subject)
+    _print_differences(found, as_json)
     if lacking and as_json:
-        say("; ".join(f"left out: {text}" for text in lacking))
+        print_line("; ".join(f"left out: {text}" for text in lacking))
         raise typer.Exit(4)
     if lacking:
         raise PartialFailure(
@@ -149,12 +149,12 @@ def compare(
         )
 
 
-def _tell_differences(found: list[Difference], as_json: bool) -> None:
+def _print_differences(found: list[Difference], as_json: bool) -> None:
     if as_json:
-        return emit([d.as_dict() for d in found])
+        return print_json([d.as_dict() for d in found])
     for d in found:
         if d.left_out:
-            say(f"{d.metric}: {d.left_out} persons have a value in one run alone, and are left out")
+            print_line(f"{d.metric}: {d.left_out} persons have a value in one run alone, and are left out")
     rows = [
         [
             f"{d.a} - {d.b}",
@@ -162,7 +162,7 @@ def _tell_differences(found: list[Difference], as_json: bool) -> None:
             d.mean,
             _interval(d.low, d.high),
             d.effect,
-            d.persons,
+            d.subjects,
             d.adjusted,
             d.verdict,
         ]
@@ -187,31 +187,31 @@ def _labels(runs: list[Path]) -> list[str]:
     return labels
 
 
-def _tell_one(one: Evaluation) -> None:
+def _print_one(one: Evaluation) -> None:
     names = one.options.metrics
-    say(f"reference: {one.kind}; definition: {one.options.preset}")
+    print_line(f"reference: {one.kind}; definition: {one.options.preset}")
     for note in one.notes:
-        say(f"note: {note}")
+        print_line(f"note: {note}")
     rows = [[_place(r), *(r[n] for n in names), r["reason"] or ""] for r in one.rows()]
     lost = ", ".join(f"{_title(n)} in {k} of {len(one.slices)}" for n, k in one.undefined.items() if k)
     told = f"undefined: {lost} slices" if lost else ""
     rows.append(["mean" if one.options.preset == "mrirecon" else "volume", *(one.mean[n] for n in names), told])
     typer.echo(table(("slice", *(_title(n) for n in names), ""), rows))
     if one.options.region is not None:
-        _tell_lesions(one.as_dict()["lesions"])
+        _print_lesions(one.as_dict()["lesions"])
 
 
-def _tell_lesions(found: dict[str, Any]) -> None:
+def _print_lesions(found: dict[str, Any]) -> None:
     columns = ("diameter", "contrast", "contrast_reference", "recovery", "cnr", "cnr_reference", "sharpness")
     heads = ("lesion", "mm", "contrast", "of reference", "recovery", "CNR", "of reference", "sharpness (1/mm)", "")
     rows = [[f"{s['item']}, {s['label']}", *(s[c] for c in columns), s["reason"] or ""] for s in found["each"]]
     if not rows:
         return typer.echo("no lesions in the region")
     typer.echo(table(heads, rows))
-    _tell_sizes(found["by_size"])
+    _print_sizes(found["by_size"])
 
 
-def _tell_sizes(groups: list[dict[str, Any]]) -> None:
+def _print_sizes(groups: list[dict[str, Any]]) -> None:
     """Print the medians of each group of diameters."""
     columns = ("lesions", "contrast", "contrast_reference", "recovery", "cnr", "cnr_reference", "sharpness")
     heads = ("mm", "lesions", "contrast", "of reference", "recovery", "CNR", "of reference", "sharpness (1/mm)")
@@ -222,22 +222,22 @@ def _tell_sizes(groups: list[dict[str, Any]]) -> None:
     )
 
 
-def _tell_all(found: Evaluations) -> None:
+def _print_all(found: Evaluations) -> None:
     names = found.options.metrics
-    say(f"definition: {found.options.preset}")
+    print_line(f"definition: {found.options.preset}")
     for paths, what in ((found.without_reference, "no reference for"), (found.without_prediction, "no prediction for")):
         if paths:
-            say(f"{what} {len(paths)}: {', '.join(p.name for p in paths)}")
+            print_line(f"{what} {len(paths)}: {', '.join(p.name for p in paths)}")
     for one in found.done:
         for note in one.notes:
-            say(f"note: {one.prediction.name}: {note}")
+            print_line(f"note: {one.prediction.name}: {note}")
     rows = [[one.prediction.name, len(one.slices), *(one.mean[n] for n in names)] for one in found.done]
     typer.echo(table(("file", "slices", *(_title(n) for n in names)), rows))
     summary = found.summary()
     heads = ("over volumes", "mean", "SD", "95 % interval", "volumes", "undefined")
     typer.echo("\n" + table(heads, [_summed(_title(n), s) for n, s in summary.items()]))
     if found.options.region is not None:
-        _tell_sizes(found.as_dict()["lesions"])
+        _print_sizes(found.as_dict()["lesions"])
 
 
 def _summed(name: str, s: Summary) -> list[object]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mrirecon.cli.console import emit, progress, say, table
+from mrirecon.cli.console import print_json, print_line, progress, table
 from mrirecon.errors import InputError, MriReconError, PartialFailure
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
@@ -31,11 +31,11 @@ def demo(
 
     here = Path("data_samples")
     folder = samples or (here if (here / FULL).exists() else None)
-    say(f"scan: {folder or 'simulated from a phantom'}; reference: the fully sampled scan, its coils combined")
+    print_line(f"scan: {folder or 'simulated from a phantom'}; reference: the fully sampled scan, its coils combined")
     with progress("demo") as callback:
         rows = run(output, folder, progress=callback)
     if as_json:
-        return emit({"methods": rows, "picture": str(output / PICTURE)})
+        return print_json({"methods": rows, "picture": str(output / PICTURE)})
     heads = ("method", "SSIM", "PSNR (dB)", "NMSE", "seconds")
     typer.echo(table(heads, [[r["method"], r["ssim"], r["psnr"], r["nmse"], r["seconds"]] for r in rows]))
     typer.echo(f"\nimages:  {', '.join(str(r['file']) for r in rows)}\npicture: {output / PICTURE}")
@@ -55,28 +55,30 @@ def info(
     """Say what is in a file: axes, coils, mask, calibration region, and what would be done."""
     from mrirecon.io import describe, describe_images, read
     from mrirecon.io.readers.images import holds_images
-    from mrirecon.io.safe.apart import look_apart
+    from mrirecon.io.safe.apart import probe
 
     found: list[dict[str, Any]] = []
     for path in files:
         if isolate:
-            look_apart(path, axes=axes, dataset=dataset)
+            probe(path, axes=axes, dataset=dataset)
         if axes is None and dataset is None and holds_images(path):
             found.append(describe_images(path))
             continue
         one = describe(path, axes=axes, dataset=dataset, items=items, check=check)
-        one["would"], noted = _would(lambda path=path: read(path, axes=axes, dataset=dataset, items=items))
+        one["would"], noted = _keep_failure(lambda path=path: read(path, axes=axes, dataset=dataset, items=items))
         one["notes"] = list(dict.fromkeys([*one["notes"], *noted]))  # type: ignore[misc]  # a list of texts
         found.append(one)
     if as_json:
-        emit(found[0] if len(found) == 1 else found)
+        print_json(found[0] if len(found) == 1 else found)
     else:
-        typer.echo("\n\n".join(_told_of_images(one) if one.get("kind") == "images" else _told(one) for one in found))
+        typer.echo(
+            "\n\n".join(_describe_images(one) if one.get("kind") == "images" else _describe(one) for one in found)
+        )
     if any(finding["verdict"] == "bad" for one in found for finding in one.get("checks", ())):
         raise typer.Exit(InputError.exit_code)
 
 
-def _would(open_scan: Any) -> tuple[str, list[str]]:
+def _keep_failure(open_scan: Any) -> tuple[str, list[str]]:
     """Return what reconstruct would do, and what is to be noted."""
     from mrirecon.reconstruction.calibrate import small_field_of_view
     from mrirecon.reconstruction.choose import choose
@@ -91,8 +93,8 @@ def _would(open_scan: Any) -> tuple[str, list[str]]:
     return would, [*scan.notes, *plan.notes, *([note] if note else [])]
 
 
-def _told(one: dict[str, Any]) -> str:
-    from mrirecon.io.sampling import in_words
+def _describe(one: dict[str, Any]) -> str:
+    from mrirecon.io.sampling import format_items
 
     size = ", ".join(f"{name} {n}" for name, n in one["shape"].items())
     mark = " (unverified)" if one["unverified"] else ""
@@ -102,7 +104,7 @@ def _told(one: dict[str, Any]) -> str:
     for group in one["alike"] if len(one["alike"]) > 1 else ():
         box = " x ".join(f"{axis} {size}" for axis, size in group["calibration"].items())
         told = f"{group['acceleration']:.2f}-fold, {group['pattern']}; fully sampled centre {box}"
-        lines.append(f"  sampling     {in_words(group['items'])}: {told}")
+        lines.append(f"  sampling     {format_items(group['items'])}: {told}")
     if sampling and len(one["alike"]) < 2:
         rate = f"{sampling['acceleration']:.2f}-fold, {sampling['pattern']} (mask: {sampling['source']})"
         lines.append(f"  sampling     {rate}")
@@ -114,13 +116,13 @@ def _told(one: dict[str, Any]) -> str:
     for name in ("reference", "maps", "calibration_scan"):
         if one[name]:
             lines.append(f"  {name.replace('_', ' '):12s} {one[name]['name']} {tuple(one[name]['shape'])}")
-    lines += _told_of_raw(one)
+    lines += _describe_raw(one)
     lines += [f"  {name:12s} {value}" for name, value in one["attributes"].items()]
     lines += [f"  {c['verdict']:4s} {c['name']:12s} {c['told']}" for c in one.get("checks", ())]
     return "\n".join([*lines, *(f"  note         {note}" for note in one["notes"]), f"  next         {one['would']}"])
 
 
-def _told_of_images(one: dict[str, Any]) -> str:
+def _describe_images(one: dict[str, Any]) -> str:
     size = " x ".join(str(n) for n in one["shape"])
     lines = [f"{one['path']}: images, {one['bytes'] / 1e6:.1f} MB"]
     array = f" ({one['array']})" if one["array"] else ""
@@ -135,7 +137,7 @@ def _told_of_images(one: dict[str, Any]) -> str:
     return "\n".join([*lines, "  next         `mrirecon evaluate` and `convert` read it; reconstruction takes k-space"])
 
 
-def _told_of_raw(one: dict[str, Any]) -> list[str]:
+def _describe_raw(one: dict[str, Any]) -> list[str]:
     lines = []
     if one["acquisitions"]:
         lines.append(f"  readouts     {', '.join(f'{n} {kind}' for kind, n in one['acquisitions'].items())}")
@@ -153,7 +155,7 @@ def methods(as_json: AsJson = False) -> None:
 
     found = registered()
     if as_json:
-        return emit(
+        return print_json(
             [
                 {"name": m.name, "summary": m.summary, "learned": m.learned, "options": m.schema.model_json_schema()}
                 for m in found.values()
@@ -170,12 +172,12 @@ def selftest(device: Device = "auto", as_json: AsJson = False) -> None:
 
     checks = run(device)
     if as_json:
-        emit([{**asdict(c), "ok": c.ok} for c in checks])
+        print_json([{**asdict(c), "ok": c.ok} for c in checks])
     else:
         rows = [["ok" if c.ok else "WRONG", c.name, float(c.error), float(c.limit)] for c in checks]
         typer.echo(table(("", "property", "error", "limit"), rows))
     wrong = sum(not c.ok for c in checks)
-    say(f"{len(checks) - wrong} of {len(checks)} properties hold")
+    print_line(f"{len(checks) - wrong} of {len(checks)} properties hold")
     if wrong:
         raise typer.Exit(1)
 
@@ -195,12 +197,12 @@ def benchmark(
         told = (lambda text: callback(0, 0, text)) if callback else (lambda _: None)
         found = run(cases or CASES, size=size, coils=coils, rounds=rounds, threads=threads, progress=told)  # type: ignore[arg-type]  # run checks the names
     if as_json:
-        return emit([asdict(t) for t in found])
+        return print_json([asdict(t) for t in found])
     heads = ("case", "ours (s)", "BART (s)", "ratio", "our error", "BART's", "our MiB", "BART's")
     rows = [[*list(asdict(t).values())[:8]] for t in found]
     typer.echo(table(heads, rows))
     for t in found:
-        say(f"{t.case}: {t.settings}")
+        print_line(f"{t.case}: {t.settings}")
 
 
 def summarize(failed: list[MriReconError], done: int) -> None:
@@ -215,7 +217,7 @@ def summarize(failed: list[MriReconError], done: int) -> None:
         )
 
 
-def free(path: Path, overwrite: bool) -> None:
+def require_free(path: Path, overwrite: bool) -> None:
     """Refuse an output that exists.
 
     Raises:

@@ -54,9 +54,9 @@ def make(
 
     result = make_mask(
         family,
-        sizes(shape, "--shape"),
+        parse_sizes(shape, "--shape"),
         acceleration,
-        calibration=box(calibration),
+        calibration=parse_box(calibration),
         seed=seed or 0,
         name=name,
         slice=slice,
@@ -70,7 +70,7 @@ def make(
     content = mask_bytes(result, output.suffix)
     with atomic_path(output) as temporary:
         temporary.write_bytes(content)
-    tell(result, as_json)
+    print_mask(result, as_json)
 
 
 @app.command(cls=Derived)
@@ -89,7 +89,7 @@ def show(
     refuse_overwrite([output], [mask])
     result = load_mask(mask)
     highest = save_mask_picture(output, result)
-    tell(result, as_json, highest_sidelobe=highest)
+    print_mask(result, as_json, highest_sidelobe=highest)
 
 
 @app.command(cls=Derived)
@@ -132,7 +132,7 @@ def apply(
             family or "file",
             scan.space_shape,
             acceleration,
-            calibration=box(calibration),
+            calibration=parse_box(calibration),
             seed=seed or 0,
             name=name,
             slice=index,
@@ -147,12 +147,12 @@ def apply(
         per_slice=per_slice,
         keep_reference=keep_reference,
     )
-    tell(
+    print_mask(
         done.mask, as_json, notes=done.notes, written=[str(p) for p in done.paths], kept_acceleration=done.acceleration
     )
 
 
-def tell(result: MaskResult, as_json: bool, notes: tuple[str, ...] | None = None, **more: object) -> None:
+def print_mask(result: MaskResult, as_json: bool, notes: tuple[str, ...] | None = None, **more: object) -> None:
     """Say what a mask is, to people or to programs."""
     notes = result.notes if notes is None else notes
     if as_json:
@@ -166,7 +166,7 @@ def tell(result: MaskResult, as_json: bool, notes: tuple[str, ...] | None = None
         typer.echo(f"  {key.replace('_', ' ')}: {text}")
 
 
-def sizes(text: str, option: str) -> tuple[int, ...]:
+def parse_sizes(text: str, option: str) -> tuple[int, ...]:
     """Read "320x320" as (320, 320)."""
     try:
         return tuple(int(part) for part in text.lower().replace("×", "x").replace(",", "x").split("x"))
@@ -174,9 +174,9 @@ def sizes(text: str, option: str) -> tuple[int, ...]:
         raise UsageError(f"{option} must be whole numbers.", why=f"it is {text!r}", fix="such as 320x320") from None
 
 
-def box(text: str | None) -> int | tuple[int, ...] | None:
+def parse_box(text: str | None) -> int | tuple[int, ...] | None:
     """Read "24" as 24, "24x16" as (24, 16)."""
     if text is None:
         return None
-    sides = sizes(text, "--calibration")
+    sides = parse_sizes(text, "--calibration")
     return sides[0] if len(sides) == 1 else sides

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mrirecon.cli import options as opt
-from mrirecon.cli.console import Settings, complain, emit, progress, say
-from mrirecon.cli.inspect import AsJson, Axes, Device, Items, Overwrite, free
+from mrirecon.cli.console import ConsoleSettings, print_error, print_json, print_line, progress
+from mrirecon.cli.inspect import AsJson, Axes, Device, Items, Overwrite, require_free
 from mrirecon.errors import MriReconError, PartialFailure, UsageError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def reconstruct(
         files, bids or output, request, shard=shard, isolate=isolate, command=sys.argv, progress=progress, **run
     )
     if work.part.count > 1:
-        say(f"part {work.part.number} of {work.part.count}, by {work.part.origin}: {len(work.sources)} files")
+        print_line(f"part {work.part.number} of {work.part.count}, by {work.part.origin}: {len(work.sources)} files")
     _report(outcomes, work.failures, as_json)
 
 
@@ -118,14 +118,14 @@ def calibrate(
     overwrite: Overwrite = False,
 ) -> None:
     """Estimate coil maps by ESPIRiT, for --maps."""
-    free(output, overwrite)
+    require_free(output, overwrite)
     from mrirecon.io import read, write_maps
     from mrirecon.reconstruction.calibrate import EspiritOptions
     from mrirecon.reconstruction.calibrate import calibrate as run
 
     options = EspiritOptions(sets=opt.map_sets(map_sets), size=size, kernel=kernel, threshold=threshold, crop=crop)
     maps = run(read(file, axes=axes, dataset=dataset, items=items), options=options)
-    say(f"ESPIRiT maps of {len(maps)} items, {maps.shape[1]} set(s), {maps.shape[2]} coils")
+    print_line(f"ESPIRiT maps of {len(maps)} items, {maps.shape[1]} set(s), {maps.shape[2]} coils")
     for path in write_maps(output, maps, inputs=[file]):
         typer.echo(path)
 
@@ -148,9 +148,9 @@ def convert(
 
     chosen: dict[str, Any] = {"format": format, "kind": kind, "axes": axes, "dataset": dataset, "items": items}
     done = run(file, output, overwrite=overwrite, command=sys.argv, **chosen)
-    say(f"{file}: {done.kind} of shape {done.shape}")
+    print_line(f"{file}: {done.kind} of shape {done.shape}")
     for note in done.notes:
-        say(f"  note: {note}")
+        print_line(f"  note: {note}")
     for path in done.outputs:
         typer.echo(path)
 
@@ -172,22 +172,22 @@ def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> 
             if listed is None:
                 raise outcome.error
             failed.append(outcome.error)
-            say(f"error {outcome.error.code}: {outcome.error}")
-            if Settings.traceback:
-                complain("".join(traceback.format_exception(outcome.error)).rstrip())
+            print_line(f"error {outcome.error.code}: {outcome.error}")
+            if ConsoleSettings.traceback:
+                print_error("".join(traceback.format_exception(outcome.error)).rstrip())
         elif outcome.record is not None:
             done += 1
-            _narrate(outcome.source, outcome.record)
+            _print_progress(outcome.source, outcome.record)
             lost: Any = outcome.record.get("failed_items", [])
             partly += lost
             for one in lost:
-                say(f"error {one['code']}: {one['what']}\n  where: {one['where']}\n  fix: {one['fix']}")
+                print_line(f"error {one['code']}: {one['what']}\n  where: {one['where']}\n  fix: {one['fix']}")
             if as_json:
                 results.append(outcome.record)
             for name in [] if as_json else outcome.record["outputs"]:  # type: ignore[attr-defined]  # a list of names
                 typer.echo(name)
     if as_json and (results or not failed):
-        emit({"results": results, "failed": [error.as_dict() for error in failed]})
+        print_json({"results": results, "failed": [error.as_dict() for error in failed]})
     if (failed or partly) and as_json and results:
         raise typer.Exit(PartialFailure.exit_code)
     if partly and not failed:
@@ -205,17 +205,17 @@ def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> 
         )
 
 
-def _narrate(path: Path, done: dict[str, Any]) -> None:
+def _print_progress(path: Path, done: dict[str, Any]) -> None:
     if done.get("finished"):
-        return say(f"{path}: done already by {done['method']}")
+        return print_line(f"{path}: done already by {done['method']}")
     how = done["why"] if " by " in done["why"] else f"by {done['method']}: {done['why']}"  # items differ, or do not
-    say(f"{path}: {'would reconstruct' if done.get('dry_run') else 'reconstructed'} {how}")
+    print_line(f"{path}: {'would reconstruct' if done.get('dry_run') else 'reconstructed'} {how}")
     if not done.get("dry_run"):
         ends = sorted({f"{end(done['lambda']):.3g}" for end in (min, max)}, key=float) if done["lambda"] else []
         weight = f"; lambda {' to '.join(ends)}" if ends else ""
-        say(f"  maps: {done['maps']['source']}{weight}; {done['items']} items in {done['total_seconds']:.1f} s")
+        print_line(f"  maps: {done['maps']['source']}{weight}; {done['items']} items in {done['total_seconds']:.1f} s")
     for note in done["notes"]:
-        say(f"  note: {note}")
+        print_line(f"  note: {note}")
     if "scores" in done:
         mean = done["scores"]["mean"]
-        say("  " + ", ".join(f"{name.upper()} {value:.4g}" for name, value in mean.items() if value is not None))
+        print_line("  " + ", ".join(f"{name.upper()} {value:.4g}" for name, value in mean.items() if value is not None))

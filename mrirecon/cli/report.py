@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mrirecon.cli.console import emit, progress, say
-from mrirecon.cli.inspect import AsJson, Axes, Overwrite, free
+from mrirecon.cli.console import print_json, print_line, progress
+from mrirecon.cli.inspect import AsJson, Axes, Overwrite, require_free
 from mrirecon.errors import PartialFailure, UsageError
 
 
@@ -23,7 +23,8 @@ def report(
         Path | None, typer.Option("--reference", "-r", help="Folder of references or fully sampled scans; or a file.")
     ] = None,
     scans: Annotated[
-        Path | None, typer.Option(help="Undersampled scans: for mask and zero filling. By default where sidecars say.")
+        Path | None,
+        typer.Option(help="Undersampled scans: for mask and zero filling. By default where sidecars print_line."),
     ] = None,
     preset: Annotated[str, typer.Option(help="Whose definition of scores; see evaluate.")] = "mrirecon",
     metrics: Annotated[str, typer.Option(help="Any of ssim,psnr,nmse,mse,hfen,gmsd; the first orders cases.")] = (
@@ -36,7 +37,7 @@ def report(
     spacing: Annotated[tuple[float, float] | None, typer.Option(help="y and x distance of pixels in mm.")] = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Reconstructions compared",
     limit: Annotated[float, typer.Option(min=1, help="Size in MB above which slices are left out, evenly.")] = 20,
-    whole: Annotated[bool, typer.Option("--whole", help="Show the whole field of view, not the object.")] = False,
+    whole: Annotated[bool, typer.Option("--full-images", help="Show the whole field of view, not the object.")] = False,
     anonymous: Annotated[
         bool, typer.Option("--anonymous", help="Number the cases, and leave file names and commands out.")
     ] = False,
@@ -45,7 +46,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one HTML file, to be opened anywhere without a network: scores, images to look into, how all was made."""
-    free(output, overwrite)
+    require_free(output, overwrite)
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError("a report is a page", where=str(output), fix="give it a name that ends in .html")
     from mrirecon.evaluation import Options
@@ -63,9 +64,9 @@ def report(
     with progress("report") as callback:
         told = (lambda done, name: callback(done, found.count, name)) if callback else None
         done = write_report(output, found.cases, about, limit=limit * 1e6, whole=whole, inputs=runs, progress=told)
-    say(f"{done.cases} cases, {done.shown} of {done.slices} slices with pictures, {done.bytes / 1e6:.1f} MB")
+    print_line(f"{done.cases} cases, {done.shown} of {done.slices} slices with pictures, {done.bytes / 1e6:.1f} MB")
     if as_json:
-        emit({**vars(done), "path": str(done.path)})
+        print_json({**vars(done), "path": str(done.path)})
         raise typer.Exit(PartialFailure.exit_code if done.failed else 0)
     typer.echo(done.path)
     if done.failed:

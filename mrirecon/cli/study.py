@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from mrirecon.cli.console import emit, progress, say
+from mrirecon.cli.console import print_json, print_line, progress
 from mrirecon.cli.inspect import AsJson, Device
-from mrirecon.cli.training import Lines
+from mrirecon.cli.training import ProgressLines
 from mrirecon.errors import PartialFailure
 
 
@@ -31,12 +31,12 @@ def study(
     folder = output or Path("studies") / config.name.split(".")[0]
     if dry_run:
         told = studies.dry_run(plan, folder)
-        return emit(told) if as_json else typer.echo(_planned(told))
+        return print_json(told) if as_json else typer.echo(_print_plan(told))
     with progress(f"study {config.name}") as callback:
-        lines = callback or Lines("cell")
-        done = studies.run_study(plan, folder, device=device, progress=lines, tell=say, command=sys.argv)
+        lines = callback or ProgressLines("cell")
+        done = studies.run_study(plan, folder, device=device, progress=lines, tell=print_line, command=sys.argv)
     if as_json:
-        emit(done)
+        print_json(done)
         raise typer.Exit(4 if done["failed"] else 0)
     typer.echo((folder / "table.md").read_text(encoding="utf-8"))
     typer.echo(str(folder / "report.md"))
@@ -49,7 +49,7 @@ def study(
         )
 
 
-def _planned(told: dict[str, Any]) -> str:
+def _print_plan(told: dict[str, Any]) -> str:
     cells = told["cells"]
     lines = [f"{c['cell']}{'  (done)' if c['done'] else ''}" for c in cells]
     lines += ["", *(f"note: {n}" for n in told["notes"])]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mrirecon.cli.console import Settings, emit, progress, say
+from mrirecon.cli.console import ConsoleSettings, print_json, print_line, progress
 from mrirecon.cli.inspect import AsJson, Device
 from mrirecon.errors import UsageError
 
@@ -43,35 +43,35 @@ def train(
     loaded = load_config(config, [*(sets or []), *([] if minutes is None else [f"train.minutes={minutes}"])])
     folder = output or Path("runs") / config.name.split(".")[0]
     from mrirecon import training
-    from mrirecon.data.loading import hold_memory
+    from mrirecon.data.loading import keep_freed_memory
 
     if dry_run:
         plan = training.dry_run(loaded, folder, device)
-        return emit(plan) if as_json else typer.echo(_planned(plan))
-    hold_memory()
+        return print_json(plan) if as_json else typer.echo(_print_plan(plan))
+    keep_freed_memory()
     with progress(f"train {config.name}") as callback:
         done = training.train(
             loaded,
             folder,
             resume=resume,  # type: ignore[arg-type]  # checked above
             device=device,
-            progress=callback or Lines(),
-            tell=say,
+            progress=callback or ProgressLines(),
+            tell=print_line,
             command=sys.argv,
-            begun=Settings.begun,
+            begun=ConsoleSettings.begun,
         )
     if done["rank"]:
         return None  # the first process speaks for all
     if as_json:
-        return emit(done)
+        return print_json(done)
     if done["learned"]:
         typer.echo(f"model: {folder / 'best'}\nlast:  {folder / 'last'}\nlog:   {folder / 'log.jsonl'}")
-        say(f"use it: mrirecon reconstruct FILE --model {folder / 'best'}")
+        print_line(f"use it: mrirecon reconstruct FILE --model {folder / 'best'}")
     else:
         typer.echo(", ".join(f"{k} {v:.4g}" for k, v in done["scores"].items() if v is not None))
 
 
-class Lines:
+class ProgressLines:
     """Progress for a stderr that is no terminal: a line now and then, with the time left."""
 
     def __init__(self, unit: str = "step") -> None:
@@ -85,11 +85,11 @@ class Lines:
 
         now = time.monotonic()
         self.begun = self.begun or (now, step)
-        if now - self.last < 60 or step == self.begun[1] or Settings.quiet:
+        if now - self.last < 60 or step == self.begun[1] or ConsoleSettings.quiet:
             return
         self.last = now
         left = (now - self.begun[0]) / (step - self.begun[1]) * (total - step)
-        say(f"{self.unit} {step} of {total}, {what}, {_duration(left)} left")
+        print_line(f"{self.unit} {step} of {total}, {what}, {_duration(left)} left")
 
 
 def _duration(seconds: float) -> str:
@@ -99,8 +99,8 @@ def _duration(seconds: float) -> str:
     )
 
 
-def _planned(plan: dict[str, Any]) -> str:
-    people = "; ".join(f"{k}: {len(v)} people, {plan['slices'][k]} slices" for k, v in plan["people"].items())
+def _print_plan(plan: dict[str, Any]) -> str:
+    people = "; ".join(f"{k}: {len(v)} people, {plan['slices'][k]} slices" for k, v in plan["subjects"].items())
     lines = [f"{plan['method']} on {plan['device']}, {plan['parameters']} parameters", people, *plan["notes"]]
     if plan["steps"]:
         lines += [
@@ -148,7 +148,7 @@ def show(config: File, sets: Sets = None, as_json: AsJson = False) -> None:
     from mrirecon.training.config import load_config, render
 
     loaded = load_config(config, sets or [])
-    return emit(loaded.plain()) if as_json else typer.echo(render(loaded, origins=True), nl=False)
+    return print_json(loaded.plain()) if as_json else typer.echo(render(loaded, origins=True), nl=False)
 
 
 @app.command("schema")
@@ -180,23 +180,23 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Simulate a multi-coil scan of a magnitude volume, fully sampled, with its reference."""
-    from mrirecon.cli.masks import sizes
+    from mrirecon.cli.masks import parse_sizes
     from mrirecon.data.scan import simulate_scan
 
-    wanted = None if size is None else sizes(size, "--size")
+    wanted = None if size is None else parse_sizes(size, "--size")
     if wanted is not None and len(wanted) != 2:
         raise UsageError(f"--size cannot be {size!r}", fix="give y and x: 256x256")
     done = simulate_scan(
         volume,
         output,
         volume=name,
-        slices=None if slices is None else two(slices, ":", "--slices", int),
+        slices=None if slices is None else parse_pair(slices, ":", "--slices", int),
         coils=coils,
         snr=snr,
         seed=seed,
         lesions=lesions,
-        lesion_size=two(lesion_size, "-", "--lesion-size", float),
-        lesion_contrast=two(lesion_contrast, "-", "--lesion-contrast", float),
+        lesion_size=parse_pair(lesion_size, "-", "--lesion-size", float),
+        lesion_contrast=parse_pair(lesion_contrast, "-", "--lesion-contrast", float),
         resolution=resolution,
         bias=bias,
         phase=phase,
@@ -205,14 +205,14 @@ def simulate(
         command=sys.argv,
     )
     if as_json:
-        return emit(done)
+        return print_json(done)
     for note in done["notes"]:  # type: ignore[attr-defined]  # a list of texts
-        say(note)
+        print_line(note)
     for path in done["outputs"]:  # type: ignore[attr-defined]
         typer.echo(path)
 
 
-def two(text: str, between: str, option: str, kind: Any) -> tuple[Any, Any]:
+def parse_pair(text: str, between: str, option: str, kind: Any) -> tuple[Any, Any]:
     """Return the two numbers of an option such as 3-10."""
     try:
         first, last = (kind(part) for part in text.split(between))

@@ -9,9 +9,9 @@ from typing import Annotated, Any, cast
 import typer
 
 from mrirecon.cli import options as opt
-from mrirecon.cli.console import emit, progress, say, table
-from mrirecon.cli.inspect import AsJson, Axes, Overwrite, free
-from mrirecon.cli.training import two
+from mrirecon.cli.console import print_json, print_line, progress, table
+from mrirecon.cli.inspect import AsJson, Axes, Overwrite, require_free
+from mrirecon.cli.training import parse_pair
 from mrirecon.errors import UsageError
 
 _MEANING = {
@@ -35,7 +35,9 @@ def trust(
     model: Annotated[Path | None, typer.Option(help="A trained model, in place of a method.")] = None,
     item: Annotated[int, typer.Option(min=0, help="Which item of the scan.")] = 0,
     replicas: Annotated[int, typer.Option(min=2, help="Reconstructions with added noise.")] = 64,
-    share: Annotated[float, typer.Option(help="Of the samples outside the calibration region that are hidden.")] = 0.05,
+    held_out_share: Annotated[
+        float, typer.Option(help="Of the samples outside the calibration region that are hidden.")
+    ] = 0.05,
     seed: Annotated[int, typer.Option(min=0, help="Of noise and hidden samples.")] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Maps of noise, g-factor and null space: .png or .npz")
@@ -50,16 +52,18 @@ def trust(
 
     from mrirecon.evaluation.trust import examine
     from mrirecon.io import read
-    from mrirecon.models.checkpoints import load_model, shipped
+    from mrirecon.models.checkpoints import load_model, shipped_models
     from mrirecon.reconstruction.preprocess import Preprocess, prepare
 
     if output is not None:
-        free(output, overwrite)
+        require_free(output, overwrite)
         if output.suffix not in (".png", ".npz"):
             raise UsageError("maps go to .png or .npz", where=str(output))
-    if not 0 < share < 1:
-        raise UsageError(f"--share cannot be {share:g}", fix="give a number between 0 and 1")
-    trained = load_model(model) if model else load_model(shipped()[method]) if method in shipped() else None
+    if not 0 < held_out_share < 1:
+        raise UsageError(f"--held-out-share cannot be {held_out_share:g}", fix="give a number between 0 and 1")
+    trained = (
+        load_model(model) if model else load_model(shipped_models()[method]) if method in shipped_models() else None
+    )
     opened = prepare(read(scan, axes=axes), Preprocess(whiten=cast(Any, whiten)))
     if item >= len(opened):
         raise UsageError(f"there is no item {item}", where=str(scan), why=f"it has {len(opened)}, from 0 on")
@@ -69,7 +73,7 @@ def trust(
         method=trained.method if trained else method,
         model=trained.model if trained else None,
         replicas=replicas,
-        share=share,
+        share=held_out_share,
         seed=seed,
     )
     values = {f.name: getattr(found, f.name) for f in fields(found)}
@@ -78,12 +82,12 @@ def trust(
     if output is not None:
         _write(output, maps, f"{scan.name}, item {item}, {trained.method if trained else method}")
     if as_json:
-        return emit(numbers | {"method": method, "item": item, "replicas": replicas, "seed": seed})
+        return print_json(numbers | {"method": method, "item": item, "replicas": replicas, "seed": seed})
     typer.echo(table(("", ""), [[_MEANING[k], v] for k, v in numbers.items()]))
     for note in opened.notes:
-        say(f"note: {note}")
+        print_line(f"note: {note}")
     if found.held_out is None:
-        say("no sample could be spared outside the calibration region")
+        print_line("no sample could be spared outside the calibration region")
     if output is not None:
         typer.echo(output)
 
@@ -129,8 +133,8 @@ def detect(
     setting = Setting(
         pairs,
         lesions,
-        two(lesion_size, "-", "--lesion-size", float),
-        two(lesion_contrast, "-", "--lesion-contrast", float),
+        parse_pair(lesion_size, "-", "--lesion-size", float),
+        parse_pair(lesion_contrast, "-", "--lesion-contrast", float),
         family,
         acceleration,
         calibration,
@@ -143,6 +147,6 @@ def detect(
     with progress("detect") as callback:
         rows = as_rows(run(volume, methods, models=models, name=name, setting=setting, progress=callback))
     if as_json:
-        return emit({"methods": rows, "setting": setting.__dict__})
+        return print_json({"methods": rows, "setting": setting.__dict__})
     heads = ("method", "pairs", "d'", "contrast recovered", "missed", "seen where none is")
     typer.echo(table(heads, [list(row.values()) for row in rows]))

@@ -35,7 +35,7 @@ def eigenvectors(h: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values.flip(-1).T.unflatten(-1, h.shape[2:]), chosen.unflatten(-1, h.shape[2:])
 
 
-class Coarse:
+class CoarseEigenvectors:
     """Eigenpairs on a coarse grid, and what they become on the full one.
 
     Both grids are centred on n // 2, and periodic, as the Fourier series H(r) is.
@@ -59,7 +59,7 @@ class Coarse:
             unsafe = unsafe.index_select(axis, low)
             following = torch.maximum(following.index_select(axis, low), following.index_select(axis, high))
         self.unsafe = unsafe  # (*space): interpolation is not to be trusted
-        self.following = following  # (*space): the first eigenvalue of no set, the larger one of the points around
+        self.tracked = following  # (*space): the first eigenvalue of no set, the larger one of the points around
 
     def refined(self, h: Tensor, rows: slice, steps: int) -> tuple[Tensor, Tensor]:
         """Return eigenvectors (M, C, rows, …) and eigenvalues (M, rows, …) on some rows of the full grid.
@@ -77,7 +77,7 @@ class Coarse:
         # ‖H v − λ v‖ over the distance to the other eigenvalues bounds the sine of the angle that is left. More power
         # iterations would not help: they leave what belongs to a close eigenvalue, which has a small residual.
         wrong = root_sum_of_squares(hv - value.unsqueeze(1) * v, 1)
-        allowed = _SINE * (value - self.following[rows]).clamp_min(_GAP)
+        allowed = _SINE * (value - self.tracked[rows]).clamp_min(_GAP)
         failed = self.unsafe[rows] | ((value > _OBJECT) & (wrong > allowed)).any(0)
         if bool(failed.any()):
             exact, vectors = eigenvectors(h[:, :, failed], len(v))

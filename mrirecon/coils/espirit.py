@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mrirecon.coils.eigen import Coarse, eigenvectors, reference_phase
+from mrirecon.coils.eigen import CoarseEigenvectors, eigenvectors, reference_phase
 from mrirecon.coils.registry import register_calibration
 from mrirecon.errors import CalibrationError, SignalError, UsageError
 
@@ -204,7 +204,7 @@ def _refine(
     taps = taps.movedim(2, 0).contiguous()  # (taps, C, C, …)
     maps = coarse.new_empty(sets, coils, *space)
     values = maps.real.new_empty(sets, *space)
-    known = Coarse(coarse, spectrum, space)
+    known = CoarseEigenvectors(coarse, spectrum, space)
     for start in range(0, space[0], slab):
         rows = slice(start, min(start + slab, space[0]))
         h = (first[rows] @ taps.flatten(1)).reshape(-1, *taps.shape[1:]).movedim(0, 2)

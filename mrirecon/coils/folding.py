@@ -22,13 +22,13 @@ from mrirecon.coils.walsh import low_resolution
 # samples, as measured and with noise added down to SNR 5), and a simulated head as wide as its field of view 0.0003,
 # where a second set does no harm; the same, with every second line left out, 0.0006 to 0.02 (SNR 15 or more, regions of
 # 24 × 12 samples or more). 12 × 12 samples are too few for a kernel of 6 to tell.
-FOLDED = 0.0001
+SECOND_SET_SHARE = 0.0001
 _MARGIN = (
     1.5  # between the largest power of noise and what is taken for signal: noise of neighbouring coils is correlated
 )
 
 
-def second_share(
+def second_set_share(
     calibration: Tensor, *, noise: Tensor | None = None, kernel: int = 6, threshold: float = 0.02
 ) -> Tensor:
     """Return what share (B,) of the energy of the calibration images only a second set of maps explains.
@@ -49,11 +49,11 @@ def second_share(
     for number, item in enumerate(calibration.unbind(0)):
         scale = float(item.abs().max())
         floor = 0.0 if noise is None else _MARGIN * noise_power(noise[number] / scale, tuple(item.shape[1:]), kernel)
-        shares[number] = _share(item / scale, kernel, threshold, floor)
+        shares[number] = _second_set_share(item / scale, kernel, threshold, floor)
     return shares
 
 
-def _share(calibration: Tensor, kernel: int, threshold: float, floor: float) -> float:
+def _second_set_share(calibration: Tensor, kernel: int, threshold: float, floor: float) -> float:
     box = tuple(calibration.shape[1:])
     h = fourier_series(kernel_taps(calibration, kernel, threshold, floor), box)
     values, vectors = eigenvectors(h, 3)

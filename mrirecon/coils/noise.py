@@ -16,7 +16,7 @@ _ROUNDING = 5e-7  # of the largest sample: noise below it is that of single prec
 _MARGIN = 2.0  # of the bound by the dimensions that hold least, whose coils may not be white
 _DARKEST = 100.0  # by what the background may be darker than samples far out; less is no noise
 _TINY = 1e-30
-LOUD = 5.0  # a coil whose noise exceeds that of the others by this factor
+LOUD_COIL = 5.0  # a coil whose noise exceeds that of the others by this factor
 _NO_SIGNAL = 1.3  # over the deviation far out, at most, in a coil that receives nothing
 _TWICE = 2.0  # the interval: standard errors to each side, 95 %
 _SIGNAL = 0.05  # share of the deviation that weak signal in the null space may add
@@ -77,7 +77,7 @@ def measure_noise(kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
             covariance[quiet], covariance[:, quiet] = 0, 0
             margin = _TWICE * found.error
             source = "the null space of the calibration matrix"
-            low, high = max(0.0, 1 - margin - _SIGNAL), 1 + margin + (0 if found.sure else _SIGNAL)
+            low, high = max(0.0, 1 - margin - _SIGNAL), 1 + margin + (0 if found.reliable else _SIGNAL)
             return NoiseLevel(covariance, found.low * low, found.high * high, source)
     deviation = outer
     if found is not None:
@@ -94,8 +94,8 @@ def noise_deviation(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return measure_noise(kspace, mask).deviation
 
 
-def loudness(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return by what factor (C,) the noise of each coil exceeds that of the others: 1 unless it is more than `LOUD`.
+def relative_noise(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return by what factor (C,) the noise of each coil exceeds that of the others: 1 up to `LOUD_COIL`.
 
     Samples far out tell first. Where signal may be what is loud there, the null space has to agree; of a coil that
     receives nothing else its noise is plain.
@@ -106,18 +106,18 @@ def loudness(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     """
     far = _median_deviation(kspace[:, outer_samples(mask, 0.1)])
-    factor = _above_others(far)
-    suspects = np.flatnonzero(factor > LOUD)
+    factor = _ratio_to_other_coils(far)
+    suspects = np.flatnonzero(factor > LOUD_COIL)
     if not suspects.size:
         return np.ones(len(kspace))
     whole = np.sqrt((np.abs(kspace[:, mask]) ** 2).mean(1))
     # Far out signal adds to the noise of the others.
     measured = measure_noise(kspace, mask).deviation
-    loud = _above_others(np.where((factor > LOUD) & (whole < _NO_SIGNAL * far), far, measured))
-    return np.where((factor > LOUD) & (loud > LOUD), loud, 1.0)
+    loud = _ratio_to_other_coils(np.where((factor > LOUD_COIL) & (whole < _NO_SIGNAL * far), far, measured))
+    return np.where((factor > LOUD_COIL) & (loud > LOUD_COIL), loud, 1.0)
 
 
-def _above_others(deviation: np.ndarray) -> np.ndarray:
+def _ratio_to_other_coils(deviation: np.ndarray) -> np.ndarray:
     """Return deviations (C,) over the median of those that are not zero."""
     heard = deviation[deviation > 0]
     above: np.ndarray = deviation / np.median(heard) if heard.size else np.zeros(len(deviation))
@@ -135,14 +135,14 @@ def _by_null_space(region: np.ndarray, far: np.ndarray, rough: np.ndarray) -> Nu
     """
     # Signal adds to all coils' samples far out, and not by the same factor; a loud coil is louder than that.
     usual = float(np.median(rough))
-    even = np.where(rough > LOUD * usual, rough, usual)
+    even = np.where(rough > LOUD_COIL * usual, rough, usual)
     guesses = [np.diag(even**2), _correlated(far, even), np.diag(rough**2), _correlated(far, rough)]
     if len(region) > 1 and max(region.shape[1:]) >= _SMALLEST:
         dark = np.clip(_background(region), rough / _DARKEST, rough)
         guesses += [np.diag(dark**2), _correlated(far, dark)]
     axis = int(np.argmax(region.shape[1:])) + 1
     found = null_space_noise(_middle(region), guesses)
-    if region.shape[axis] >= 2 * _LONGEST[0] and (found is None or not found.sure):
+    if region.shape[axis] >= 2 * _LONGEST[0] and (found is None or not found.reliable):
         # Lines: at the end of the readout there is less signal to be told from noise, and so a better guess.
         end = region.take(np.arange(region.shape[axis] - _LONGEST[0], region.shape[axis]), axis)
         there = null_space_noise(_middle(end), guesses)

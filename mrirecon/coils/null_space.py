@@ -44,7 +44,7 @@ class NullSpace:
     Attributes:
         covariance: (C, C) complex128, Σ = E[n nᴴ] of a sample.
         error: standard error of the noise level, relative, by the number of samples.
-        sure: whether the null space shows the noise of all combinations of coils well.
+        reliable: whether the null space shows the noise of all combinations of coils well.
         low: level of the lowest solution whose null space is about as large, relative to this one; at most 1.
         high: that of the highest one; at least 1.
 
@@ -52,7 +52,7 @@ class NullSpace:
 
     covariance: np.ndarray
     error: float
-    sure: bool
+    reliable: bool
     low: float = 1.0
     high: float = 1.0
 
@@ -84,31 +84,31 @@ def null_space_noise(region: np.ndarray, guesses: Sequence[np.ndarray]) -> NullS
 
 def _estimate(region: np.ndarray, kernel: int, guesses: Sequence[np.ndarray]) -> NullSpace:
     """Return what `null_space_noise` does, of patches of a kernel."""
-    data, probe = _patches(region.astype(np.complex128), kernel), _patches(_white(region.shape), kernel)
+    data, probe = _patches(region.astype(np.complex128), kernel), _patches(_unit_noise(region.shape), kernel)
     products = data @ data.conj().T, data @ probe.conj().T, probe @ probe.conj().T
-    found = _whitened(products, guesses[0])
-    sure = found.share > 0 and found.spread < _ALIKE**2 and found.seen > _SEEN
+    found = _solve_whitened(products, guesses[0])
+    sure = found.share > 0 and found.spread < _ALIKE**2 and found.weakest_coverage > _SEEN
     candidates = [found]
-    if sure and found.seen <= _WELL_SEEN:
-        candidates = [_settle(products, found)]
+    if sure and found.weakest_coverage <= _WELL_SEEN:
+        candidates = [_iterate(products, found)]
     if not sure:
         for guess in guesses[1:]:
-            candidates.append(_whitened(products, guess))
-            if candidates[-1].seen > _WELL_SEEN:
+            candidates.append(_solve_whitened(products, guess))
+            if candidates[-1].weakest_coverage > _WELL_SEEN:
                 break
-        candidates = [_settle(products, max(candidates, key=lambda f: f.share))]
-        if candidates[0].seen <= _WELL_SEEN:
-            candidates += _grown(products, guesses[0])
+        candidates = [_iterate(products, max(candidates, key=lambda f: f.share))]
+        if candidates[0].weakest_coverage <= _WELL_SEEN:
+            candidates += _grow_null_space(products, guesses[0])
     # Of solutions whose null spaces are all but alike the lowest: what makes one louder may be signal.
     largest = max(f.share for f in candidates)
     found = min((f for f in candidates if f.share >= _ALIKE_SHARE * largest), key=lambda f: np.trace(f.covariance).real)
     if found.share == 0:
-        return NullSpace(min((_bound(products, guess) for guess in guesses), key=np.trace), np.inf, sure=False)
+        return NullSpace(min((_bound(products, guess) for guess in guesses), key=np.trace), np.inf, reliable=False)
     level = np.trace(found.covariance).real
     others = [np.trace(f.covariance).real / level for f in candidates if f.share > _NEARLY * found.share]
     error = float(0.5 / np.sqrt(region.size * found.share))
     low, high = float(min(others)) ** 0.5, float(max(others)) ** 0.5
-    return NullSpace(found.covariance, error, found.seen > _WELL_SEEN, low, high)
+    return NullSpace(found.covariance, error, found.weakest_coverage > _WELL_SEEN, low, high)
 
 
 def _bound(products: Products, guess: np.ndarray) -> np.ndarray:
@@ -120,20 +120,20 @@ def _bound(products: Products, guess: np.ndarray) -> np.ndarray:
     return bound
 
 
-class _Found(NamedTuple):
+class _Solution(NamedTuple):
     covariance: np.ndarray  # (C, C)
     share: float  # of the dimensions that are noise alone; 0 where it was not found
     spread: float  # largest over smallest variance that was found in whitened coils
-    seen: float  # how much of the direction of coils that the null space sees least of
+    weakest_coverage: float  # how much of the direction of coils that the null space sees least of
 
 
-def _settle(products: Products, found: _Found) -> _Found:
+def _iterate(products: Products, found: _Solution) -> _Solution:
     """Look again with coils whitened by what was found, until that changes little."""
     for _ in range(_AGAIN):
         if found.share == 0:
             break
         before = found
-        found = _whitened(products, before.covariance)
+        found = _solve_whitened(products, before.covariance)
         # Where a second look leaves less to the noise, the first was better.
         if found.share < 0.9 * before.share:
             return before
@@ -142,7 +142,7 @@ def _settle(products: Products, found: _Found) -> _Found:
     return found
 
 
-def _whitened(products: Products, guess: np.ndarray) -> _Found:
+def _solve_whitened(products: Products, guess: np.ndarray) -> _Solution:
     """Return the covariance that is found with coils whitened by a guess."""
     coils = len(guess)
     factor = np.linalg.cholesky(guess.astype(np.complex128))
@@ -150,33 +150,33 @@ def _whitened(products: Products, guess: np.ndarray) -> _Found:
     power = _mix(inverse, _mix(inverse, products[0]).conj().T).conj().T
     parts = _separate(power, _mix(inverse, products[1]), products[2])
     if parts is None:
-        return _Found(guess, 0.0, np.inf, 0.0)
+        return _Solution(guess, 0.0, np.inf, 0.0)
     white = _most_likely(*parts, coils)
     values = np.linalg.eigvalsh(white)
     if values[0] <= 0:
-        return _Found(guess, 0.0, np.inf, 0.0)
+        return _Solution(guess, 0.0, np.inf, 0.0)
     basis = parts[0].reshape(coils, -1)
     seen = np.linalg.eigvalsh(basis @ basis.conj().T / (len(parts[0]) / coils))
     covariance = factor @ white @ factor.conj().T
     share, spread = parts[0].shape[1] / len(parts[0]), float(values[-1] / values[0])
-    return _Found(covariance, share, spread, float(seen[0]))
+    return _Solution(covariance, share, spread, float(seen[0]))
 
 
-def _grown(products: Products, guess: np.ndarray) -> list[_Found]:
+def _grow_null_space(products: Products, guess: np.ndarray) -> list[_Solution]:
     """Return what is found where ever larger null spaces are supposed, as long as they prove themselves.
 
     Noise along a direction of coils that is far louder than the guess passes for signal. Where its share of the
     dimensions is set in place of its edge, quieter directions are whitened first, and louder ones come down to them.
     """
-    solutions: list[_Found] = []
+    solutions: list[_Solution] = []
     largest = 0.0
     for share in _SHARES:
         if share <= largest or round(len(products[0]) * share) < _FEWEST:
             continue
         supposed = guess
         for _ in range(_LOOKS):
-            supposed = _supposed(products, supposed, share)
-        found = _settle(products, _whitened(products, supposed))
+            supposed = _assume_share(products, supposed, share)
+        found = _iterate(products, _solve_whitened(products, supposed))
         if found.share > 0:
             solutions.append(found)
         if found.share > largest:
@@ -186,7 +186,7 @@ def _grown(products: Products, guess: np.ndarray) -> list[_Found]:
     return solutions
 
 
-def _supposed(products: Products, guess: np.ndarray, share: float) -> np.ndarray:
+def _assume_share(products: Products, guess: np.ndarray, share: float) -> np.ndarray:
     """Return the covariance (C, C) where a share of the dimensions, those that hold least, is supposed to be noise."""
     coils = len(guess)
     factor = np.linalg.cholesky(guess.astype(np.complex128))
@@ -195,7 +195,7 @@ def _supposed(products: Products, guess: np.ndarray, share: float) -> np.ndarray
         _mix(inverse, _mix(inverse, products[0]).conj().T), _mix(inverse, products[1]), products[2]
     )
     rank = round(len(power) * (1 - share))
-    count = np.trace(_left(noise, rows, rank)).real / (len(power) - rank)
+    count = np.trace(_residual_noise(noise, rows, rank)).real / (len(power) - rank)
     white = _most_likely(vectors[:, rank:], power[rank:] / count, coils)
     values, directions = np.linalg.eigh(white)
     white = (directions * values.clip(min=_QUIETEST * values.mean())) @ directions.conj().T
@@ -221,7 +221,7 @@ def _separate(data: np.ndarray, mixed: np.ndarray, probe: np.ndarray) -> tuple[n
     for _ in range(_RANKS):
         if size - rank < max(_FEWEST, size // 12):
             return None
-        spectrum = np.linalg.eigvalsh(_left(noise, rows, rank))
+        spectrum = np.linalg.eigvalsh(_residual_noise(noise, rows, rank))
         level = power[rank:].sum() / spectrum.sum()
         above = int((power > level * spectrum[-1]).sum())
         if above == rank or above in tried:
@@ -235,7 +235,7 @@ def _separate(data: np.ndarray, mixed: np.ndarray, probe: np.ndarray) -> tuple[n
 def _axes(data: np.ndarray, mixed: np.ndarray, probe: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return power (P,) and principal axes (P, P) of the data, the largest first, and unit noise along them.
 
-    That is its covariance (P, P), and how much of it lies in the row space of the data (P, P); see `_left`.
+    That is its covariance (P, P), and how much of it lies in the row space of the data (P, P); see `_residual_noise`.
     """
     power, vectors = np.linalg.eigh((data + data.conj().T) / 2)
     power, vectors = power[::-1].clip(min=0), vectors[:, ::-1]
@@ -244,7 +244,7 @@ def _axes(data: np.ndarray, mixed: np.ndarray, probe: np.ndarray) -> tuple[np.nd
     return power, vectors, noise, rows
 
 
-def _left(noise: np.ndarray, rows: np.ndarray, rank: int) -> np.ndarray:
+def _residual_noise(noise: np.ndarray, rows: np.ndarray, rank: int) -> np.ndarray:
     """Return the covariance of what unit noise leaves beyond a signal of some rank, whose row space has fitted some."""
     left: np.ndarray = noise[rank:, rank:] - rows[:rank, rank:].conj().T @ rows[:rank, rank:]
     return left
@@ -292,7 +292,7 @@ def _mix(matrix: np.ndarray, patches: np.ndarray) -> np.ndarray:
     return mixed
 
 
-def _white(shape: tuple[int, ...]) -> np.ndarray:
+def _unit_noise(shape: tuple[int, ...]) -> np.ndarray:
     real, imaginary = np.random.default_rng(0).standard_normal((2, *shape))
     unit: np.ndarray = (real + 1j * imaginary) / np.sqrt(2)
     return unit

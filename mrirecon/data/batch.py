@@ -20,26 +20,26 @@ class Batch:
         problem: y = M F S x + n.
         target: (B, 1, y, x), complex: coil images combined with the problem's maps; or real: their root sum of squares
             where no maps are used. None for scans that were never fully sampled.
-        full: (B, C, y, x), the k-space to compare with, all of it or what was acquired; None where not asked for.
-        held: (B, 1, y, x), 1 where ``full`` is to be compared.
+        kspace: (B, C, y, x), the k-space to compare with, all of it or what was acquired; None where not asked for.
+        loss_mask: (B, 1, y, x), 1 where ``kspace`` is to be compared.
         lesions: (B, 1, y, x) uint8, the inserted lesions by number; None for measured scans.
         names: file, slice and number of each item.
-        about: mask, acceleration, coils and SNR of each item.
+        info: mask, acceleration, coils and SNR of each item.
 
     """
 
     problem: Problem
     target: Tensor | None
-    full: Tensor | None
-    held: Tensor | None
+    kspace: Tensor | None
+    loss_mask: Tensor | None
     lesions: Tensor | None
     names: list[str]
-    about: list[dict[str, object]]
+    info: list[dict[str, object]]
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on another device."""
-        target, full, held = (None if v is None else v.to(device) for v in (self.target, self.full, self.held))
-        return replace(self, problem=self.problem.to(device), target=target, full=full, held=held)
+        target, full, held = (None if v is None else v.to(device) for v in (self.target, self.kspace, self.loss_mask))
+        return replace(self, problem=self.problem.to(device), target=target, kspace=full, loss_mask=held)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -55,8 +55,8 @@ def part_of(batch: Batch, which: slice) -> Batch:
         return batch
     p = batch.problem
     problem = Problem(p.y[which], p.mask[which], p.maps[which], cut(p.initial_image), cut(p.noise))
-    target, full, held, lesions = (cut(v) for v in (batch.target, batch.full, batch.held, batch.lesions))
-    return Batch(problem, target, full, held, lesions, batch.names[which], batch.about[which])
+    target, full, held, lesions = (cut(v) for v in (batch.target, batch.kspace, batch.loss_mask, batch.lesions))
+    return Batch(problem, target, full, held, lesions, batch.names[which], batch.info[which])
 
 
 def stack(items: Sequence[Batch]) -> Batch:
@@ -84,11 +84,11 @@ def stack(items: Sequence[Batch]) -> Batch:
             joined([i.problem.noise for i in items]),
         ),
         joined([i.target for i in items]),
-        joined([i.full for i in items]),
-        joined([i.held for i in items]),
+        joined([i.kspace for i in items]),
+        joined([i.loss_mask for i in items]),
         joined([i.lesions for i in items]),
         [n for i in items for n in i.names],
-        [a for i in items for a in i.about],
+        [a for i in items for a in i.info],
     )
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from mrirecon.data.settings import MaskDraw
+from mrirecon.data.settings import MaskFamily
 from mrirecon.errors import UsageError
 from mrirecon.masks import FAMILIES, MaskResult, make_mask
 from mrirecon.masks.box import calibration_sides
@@ -18,7 +18,7 @@ KERNEL = 6  # of ESPIRiT, as `mrirecon reconstruct` estimates maps: no calibrati
 
 
 def draw_mask(
-    draws: Sequence[MaskDraw], space: tuple[int, int], rng: np.random.Generator, calibrated: bool
+    draws: Sequence[MaskFamily], space: tuple[int, int], rng: np.random.Generator, calibrated: bool
 ) -> tuple[np.ndarray, dict[str, object]]:
     """Draw a family, an acceleration and a calibration region that fit together, and the mask.
 

@@ -24,8 +24,8 @@ from mrirecon.data.packing import pack, read_packed, simulator_version, unpack, 
 from mrirecon.data.scene import Scene, draw_scene
 from mrirecon.data.settings import Data
 from mrirecon.data.simulator import one_thread, simulate
-from mrirecon.data.sources import MEASURED, Slot
-from mrirecon.data.turn import turned
+from mrirecon.data.sources import FULLY_SAMPLED_SHARE, SliceRef
+from mrirecon.data.turn import augment
 from mrirecon.data.volumes import Volume
 from mrirecon.engine import StartImage
 from mrirecon.errors import InputError, MriReconError
@@ -36,49 +36,49 @@ from mrirecon.physics.transforms import Prior
 
 _PLANE = (-2, -1)
 CALIBRATION, CROP = 24, 0.8  # of ESPIRiT, as `mrirecon reconstruct` estimates maps
-Address = tuple[int, int, int]  # epoch, number, slot
-About = dict[str, object]
+SampleKey = tuple[int, int, int]  # epoch, number, slot
+SampleInfo = dict[str, object]
 
 
-class _Raw(NamedTuple):
+class _FullKspace(NamedTuple):
     """Items before they are undersampled."""
 
     kspace: Tensor  # (B, C, y, x)
     clean: Tensor | None  # (B, C, y, x), coil images to learn from; None for those of ``kspace``
     labels: Tensor | None  # (B, 1, y, x)
     acquired: list[np.ndarray | None]  # (y, x), of measured k-space
-    about: list[About]
+    about: list[SampleInfo]
     noise: Tensor | None = None  # (B, C, C), its covariance where it is known
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SampleFactory:
     """How items are made.
 
     Args:
-        slots: the slices.
+        slices: the slices.
         data: what is drawn.
         seed: of the run.
         batch: items that share a size, so that they can be stacked.
-        full: whether the loss compares k-space.
-        split: share of the acquired samples that the network does not see and the loss looks at (SSDU); 0 for none.
+        with_kspace: whether the loss compares k-space.
+        held_out_share: share of the acquired samples that only the loss sees (SSDU); 0 for none.
         maps: whether the method takes coil maps.
-        informed: whether maps go on beyond the object; see `mrirecon.reconstruction.run.build_problem`.
+        uncropped_maps: whether maps go on beyond the object; see `mrirecon.reconstruction.run.build_problem`.
         start: makes the image that the method refines; None leaves it to the method.
 
     """
 
-    slots: Sequence[Slot]
+    slices: Sequence[SliceRef]
     data: Data
     seed: int
     batch: int = 1
-    full: bool = False
-    split: float = 0.0
+    with_kspace: bool = False
+    held_out_share: float = 0.0
     maps: bool = True
-    informed: bool = True
+    uncropped_maps: bool = True
     start: StartImage | None = None
 
-    def item(self, epoch: int, number: int, slot: int, device: torch.device | str = "cpu") -> Batch:
+    def sample(self, epoch: int, number: int, slot: int, device: torch.device | str = "cpu") -> Batch:
         """Return item ``number`` of an epoch, a batch of one, made from a slot on a device, as it is seen first.
 
         Raises:
@@ -86,24 +86,24 @@ class Recipe:
 
         """
         address = [(epoch, number, slot)]
-        return self.turned(self.kept(address, device), address, 0)
+        return self.augment(self.load_or_make(address, device), address, 0)
 
-    def kept(self, addresses: Sequence[Address], device: torch.device | str = "cpu") -> Batch:
+    def load_or_make(self, addresses: Sequence[SampleKey], device: torch.device | str = "cpu") -> Batch:
         """Return items that share a size: those of the buffer's folder, where there is one, else made anew.
 
         Where they are made just now, they are read again: they are the same whether they were there before or not.
         """
-        path = self.place(addresses)
+        path = self.cache_file(addresses)
         if path is None:
-            return self.made(addresses, device)
+            return self.make(addresses, device)
         found = read_packed(path)
         if found is None:
-            packed = pack(self.made(addresses, device))
+            packed = pack(self.make(addresses, device))
             write_packed(path, packed)
             found = unpack(packed)
         return found.to(device)
 
-    def place(self, addresses: Sequence[Address]) -> Path | None:
+    def cache_file(self, addresses: Sequence[SampleKey]) -> Path | None:
         """Return the file that items are kept in; None where the buffer has no folder.
 
         Raises:
@@ -113,12 +113,12 @@ class Recipe:
         folder = self.data.buffer.folder()
         if folder is None:
             return None
-        told = " ".join(f"{epoch} {number} {self.slots[slot].fingerprint}" for epoch, number, slot in addresses)
+        told = " ".join(f"{epoch} {number} {self.slices[slot].fingerprint}" for epoch, number, slot in addresses)
         name = hashlib.sha256(told.encode()).hexdigest()[:16]
-        return folder / self._kind / f"{addresses[0][0]}-{addresses[0][1]}-{name}.pt"
+        return folder / self._cache_key / f"{addresses[0][0]}-{addresses[0][1]}-{name}.pt"
 
     @cached_property
-    def _kind(self) -> str:
+    def _cache_key(self) -> str:
         """A name for all that decides over items, but for their slices: what is drawn, and the code that draws."""
         start = self.start
         if isinstance(start, partial):
@@ -127,19 +127,28 @@ class Recipe:
             begun = "" if start is None else start.__qualname__
         data = self.data.model_dump(mode="json", include={"axes", "maps", "target", "crop", "simulation", "masks"})
         del data["simulation"]["cavities"]  # drawn when it is read
-        told = [data, self.seed, self.batch, self.full, self.split, self.maps, self.informed, begun]
+        told = [
+            data,
+            self.seed,
+            self.batch,
+            self.with_kspace,
+            self.held_out_share,
+            self.maps,
+            self.uncropped_maps,
+            begun,
+        ]
         told.append(simulator_version())
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
-    def turned(self, made: Batch, addresses: Sequence[Address], use: int) -> Batch:
+    def augment(self, made: Batch, addresses: Sequence[SampleKey], use: int) -> Batch:
         """Return a batch that was made before as it is seen when it is drawn for the ``use``-th time."""
         cavities = self.data.simulation.cavities
-        simulated = self.maps and all(self.slots[slot].simulated for _, _, slot in addresses)
+        simulated = self.maps and all(self.slices[slot].simulated for _, _, slot in addresses)
         keys = [(self.seed, epoch, number) for epoch, number, _ in addresses]
         with one_thread():
-            return turned(made, keys, use, (cavities[0], cavities[1]) if simulated else (0, 0))
+            return augment(made, keys, use, (cavities[0], cavities[1]) if simulated else (0, 0))
 
-    def made(self, addresses: Sequence[Address], device: torch.device | str = "cpu") -> Batch:
+    def make(self, addresses: Sequence[SampleKey], device: torch.device | str = "cpu") -> Batch:
         """Make items that share a size, and stack them.
 
         Args:
@@ -152,20 +161,20 @@ class Recipe:
         """
         try:
             with one_thread():
-                return self._made(addresses, torch.device(device))
+                return self._make(addresses, torch.device(device))
         except MriReconError as error:
             if len(addresses) > 1:
                 for one in addresses:  # whose fault it is
-                    self.made([one], device)
+                    self.make([one], device)
                 raise
             epoch, number, slot = addresses[0]
-            named = f"{self.slots[slot].name} (epoch {epoch}, item {number})"
+            named = f"{self.slices[slot].name} (epoch {epoch}, item {number})"
             error.where = named + (f": {error.where}" if error.where else "")
             raise
 
-    def _made(self, addresses: Sequence[Address], device: torch.device) -> Batch:
+    def _make(self, addresses: Sequence[SampleKey], device: torch.device) -> Batch:
         owns = [generator(self.seed, epoch, number, 1) for epoch, number, _ in addresses]
-        slots = [self.slots[slot] for _, _, slot in addresses]
+        slots = [self.slices[slot] for _, _, slot in addresses]
         # What decides over sizes is drawn for the batch.
         shared = [generator(self.seed, epoch, number // self.batch, 0) for epoch, number, _ in addresses]
         simulated = all(s.simulated for s in slots)
@@ -173,32 +182,32 @@ class Recipe:
         space = (int(raw.kspace.shape[-2]), int(raw.kspace.shape[-1]))
         masks, prospective = [], []
         for own, acquired, about in zip(owns, raw.acquired, raw.about, strict=True):
-            prospective.append(acquired is not None and float(acquired.mean()) < MEASURED)
+            prospective.append(acquired is not None and float(acquired.mean()) < FULLY_SAMPLED_SHARE)
             if acquired is not None and prospective[-1]:
                 masks.append(acquired)
                 continue
             mask, told = draw_mask(self.data.masks, space, own, self.maps and self.data.maps == "espirit")
             about |= told
             masks.append(mask if acquired is None else mask & acquired)
-        y = raw.kspace * _stacked(masks, device)
+        y = raw.kspace * _stack_masks(masks, device)
         maps, prior = self._maps(y, masks, slots)
         image = Fourier(_PLANE).adjoint(raw.kspace) if raw.clean is None else raw.clean
         target = None
         if not any(prospective):
             target = self._target(image, raw.kspace, maps, noisy=raw.clean is None or self.data.target == "measured")
         full = held = None
-        sampled = _stacked(masks, device)
-        if self.split:
-            parts = [split_samples(mask, self.split, own) for mask, own in zip(masks, owns, strict=True)]
-            sampled, held = (_stacked([p[i] for p in parts], device) for i in (0, 1))
+        sampled = _stack_masks(masks, device)
+        if self.held_out_share:
+            parts = [split_samples(mask, self.held_out_share, own) for mask, own in zip(masks, owns, strict=True)]
+            sampled, held = (_stack_masks([p[i] for p in parts], device) for i in (0, 1))
             y, full = y * sampled, y
-        elif self.full:
-            held = _stacked([m if p else np.ones_like(m) for m, p in zip(masks, prospective, strict=True)], device)
-            full = torch.where(_column(prospective, y), y, Fourier(_PLANE)(image))
+        elif self.with_kspace:
+            held = _stack_masks([m if p else np.ones_like(m) for m, p in zip(masks, prospective, strict=True)], device)
+            full = torch.where(_per_item(prospective, y), y, Fourier(_PLANE)(image))
         problem = Problem(y, sampled.to(y.real.dtype), maps, noise=raw.noise)
         if self.start is not None:
             with torch.no_grad():
-                problem = replace(problem, initial_image=_started(self.start, problem, prior))
+                problem = replace(problem, initial_image=_start_images(self.start, problem, prior))
         return Batch(
             problem,
             target,
@@ -228,37 +237,39 @@ class Recipe:
 
     def _simulated(
         self,
-        slots: Sequence[Slot],
+        slots: Sequence[SliceRef],
         owns: Sequence[np.random.Generator],
         shared: Sequence[np.random.Generator],
         device: torch.device,
-    ) -> _Raw:
+    ) -> _FullKspace:
         made = simulate([self.scene(*one) for one in zip(slots, owns, shared, strict=True)], device)
         measured = self.data.target == "measured"
         clean = Fourier(_PLANE).adjoint(made.kspace) if measured else made.clean
         coils = made.kspace.shape[1]
-        about: list[About] = [
+        about: list[SampleInfo] = [
             {"coils": coils, "snr": round(snr, 1), "lesions": len(lesions)}
             for snr, lesions in zip(made.snr, made.lesions, strict=True)
         ]
-        return _Raw(made.kspace, clean, made.labels, [None] * len(slots), about, made.covariance)
+        return _FullKspace(made.kspace, clean, made.labels, [None] * len(slots), about, made.covariance)
 
-    def scene(self, slot: Slot, own: np.random.Generator, shared: np.random.Generator) -> Scene:
+    def scene(self, slot: SliceRef, own: np.random.Generator, shared: np.random.Generator) -> Scene:
         """Draw the scene of a slice: what decides over sizes from ``shared``, all else from ``own``."""
         assert isinstance(slot.source, Volume), "only volumes are simulated from"
         low, high = self.data.simulation.coils
         coils = max(1, round(math.exp(shared.uniform(math.log(low - 0.49), math.log(high + 0.49)))))
         return draw_scene(slot.source, slot.index, self.data.simulation, own, coils=coils, window=self._window(shared))
 
-    def _measured(self, slots: Sequence[Slot], shared: Sequence[np.random.Generator], device: torch.device) -> _Raw:
+    def _measured(
+        self, slots: Sequence[SliceRef], shared: Sequence[np.random.Generator], device: torch.device
+    ) -> _FullKspace:
         found: list[Tensor] = []
         masks: list[np.ndarray | None] = []
-        about: list[About] = []
+        about: list[SampleInfo] = []
         for slot, rng in zip(slots, shared, strict=True):
             assert isinstance(slot.source, Scan), "simulated and measured slices are never in one batch"
             kspace, mask = torch.from_numpy(slot.source.kspace(slot.index)), slot.source.mask(slot.index)
             window = self._window(rng)
-            if window is not None and mask.mean() >= MEASURED:
+            if window is not None and mask.mean() >= FULLY_SAMPLED_SHARE:
                 size = [min(a, b) for a, b in zip(window, mask.shape, strict=True)]
                 starts = [n // 2 - m // 2 for n, m in zip(mask.shape, size, strict=True)]
                 cut = tuple(slice(a, a + m) for a, m in zip(starts, size, strict=True))
@@ -268,7 +279,7 @@ class Recipe:
             masks.append(mask)
             about.append({"coils": slot.source.coils})
         require_one_size([tuple(k.shape) for k in found])
-        return _Raw(torch.stack(found).to(device), None, None, masks, about)
+        return _FullKspace(torch.stack(found).to(device), None, None, masks, about)
 
     def _window(self, shared: np.random.Generator) -> tuple[int, int] | None:
         crop = self.data.crop
@@ -280,7 +291,7 @@ class Recipe:
         sides = shared.integers(low, high + 1, 2) * 8
         return int(sides[0]), int(sides[1])
 
-    def _maps(self, y: Tensor, masks: Sequence[np.ndarray], slots: Sequence[Slot]) -> tuple[Tensor, Tensor | None]:
+    def _maps(self, y: Tensor, masks: Sequence[np.ndarray], slots: Sequence[SliceRef]) -> tuple[Tensor, Tensor | None]:
         """Return what inference will have: maps (B, 1, C, y, x) of each item's own calibration region, or of the file.
 
         And the prior (B, 1, y, x) that comes with the first.
@@ -293,12 +304,12 @@ class Recipe:
             stored = torch.stack([_stored_maps(slot, tuple(space)) for slot in slots]).to(y.device)
             return stored / root_sum_of_squares(stored, 2).flatten(1).amax(1).reshape(-1, 1, 1, 1, 1), None
         found = _espirit(y, masks)
-        if self.informed:
+        if self.uncropped_maps:
             return found.maps, found.values**PRIOR_POWER
         return _cropped(found), None
 
 
-def _stored_maps(slot: Slot, space: tuple[int, ...]) -> Tensor:
+def _stored_maps(slot: SliceRef, space: tuple[int, ...]) -> Tensor:
     """Return the coil maps (1, C, y, x) of a file.
 
     Raises:
@@ -315,15 +326,15 @@ def _stored_maps(slot: Slot, space: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(stored))
 
 
-def _stacked(masks: Sequence[np.ndarray], device: torch.device) -> Tensor:
+def _stack_masks(masks: Sequence[np.ndarray], device: torch.device) -> Tensor:
     return torch.from_numpy(np.stack(masks))[:, None].to(device)
 
 
-def _column(values: Sequence[bool], like: Tensor) -> Tensor:
+def _per_item(values: Sequence[bool], like: Tensor) -> Tensor:
     return torch.tensor(list(values), device=like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _started(start: StartImage, p: Problem, prior: Tensor | None) -> Tensor:
+def _start_images(start: StartImage, p: Problem, prior: Tensor | None) -> Tensor:
     """Return initial images (B, 1, y, x); on a CPU in groups, because lines need Fourier transforms along one axis."""
     if p.y.device.type != "cpu":
         return start(p.prepared(), None if prior is None else Prior(prior))

@@ -15,7 +15,7 @@ from mrirecon.io.values import to_complex64
 _BY_ITEM = re.compile(r"(?P<name>.+):(?P<items>\d+(-\d+)?(,\d+(-\d+)?)*)")
 
 
-def excluded(names: Iterable[str], count: int, exclude: Sequence[str]) -> set[int]:
+def excluded_items(names: Iterable[str], count: int, exclude: Sequence[str]) -> set[int]:
     """Return which items of a file the entries ``NAME:ITEMS`` of ``data.exclude`` name, such as ``knee*.h5:0-2,17``.
 
     Args:
@@ -46,13 +46,13 @@ def excluded(names: Iterable[str], count: int, exclude: Sequence[str]) -> set[in
     return found
 
 
-def silent(scan: Scan, items: Iterable[int]) -> set[int]:
+def empty_items(scan: Scan, items: Iterable[int]) -> set[int]:
     """Return which items of a scan hold nothing but zeros.
 
     One line through the centre of one coil is enough to see that an item holds something; only of an item whose line is
     zero is more read.
     """
-    return {i for i in items if not _line(scan, i).any() and scan.glance(i) is None}
+    return {i for i in items if not _line(scan, i).any() and scan.quick_mask(i) is None}
 
 
 def _line(scan: Scan, item: int) -> np.ndarray:

@@ -40,11 +40,11 @@ def pack(batch: Batch) -> Packed:
         "initial_image": p.initial_image,
         "noise": p.noise,
         "target": batch.target,
-        "full": batch.full,
-        "held": batch.held,
+        "full": batch.kspace,
+        "held": batch.loss_mask,
         "lesions": batch.lesions,
     }
-    told = json.dumps({"names": batch.names, "about": batch.about}).encode()
+    told = json.dumps({"names": batch.names, "about": batch.info}).encode()
     packed = {k: v.contiguous() for k, v in parts.items() if v is not None}
     return packed | {"told": torch.frombuffer(bytearray(told), dtype=torch.uint8)}
 

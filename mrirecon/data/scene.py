@@ -155,8 +155,11 @@ def draw_scene(
     longer = max(image.shape) * max(volume.spacing[1:]) / 2
     height = (index - (len(volume) - 1) / 2) * volume.spacing[0] / longer
 
-    strength, echo = settings.field[int(rng.integers(len(settings.field)))], _between(rng, settings.echo)
-    refocused = rng.random() < settings.spin_echo
+    strength, echo = (
+        settings.field_strength[int(rng.integers(len(settings.field_strength)))],
+        _between(rng, settings.echo_time),
+    )
+    refocused = rng.random() < settings.spin_echo_share
     return Scene(
         seed=seed,
         number=number,
@@ -167,25 +170,25 @@ def draw_scene(
         change=change,
         spacing=spacing,
         radians=0.0 if refocused else 2 * math.pi * GYROMAGNETIC * strength * echo * 1e-3,
-        exponent=_between(rng, settings.contrast),
+        exponent=_between(rng, settings.gamma),
         rows=sinc_matrix(image.shape[0], shape[0], start[0], size[0]),
         columns=sinc_matrix(image.shape[1], shape[1], start[1], size[1]),
         waves=draw_waves(seed),
         strength=_between(rng, settings.phase),
         bias=np.concatenate([rng.normal(0, 1.6, (4, 2)), rng.uniform(0, 2 * math.pi, (4, 1))], 1),
-        deviation=settings.bias,
-        detail=_between(rng, settings.detail),
+        deviation=settings.bias_field,
+        detail=_between(rng, settings.fine_phase),
         fat=_draw_fat(settings, rng),
         air=_draw_air(image.shape, spacing, settings, rng),
         axis=axis,
         veins=_draw_veins(image.shape, spacing, settings, rng),
-        loops=draw_loops(view, coils, seed, _between(rng, settings.distance)),
+        loops=draw_loops(view, coils, seed, _between(rng, settings.coil_distance)),
         # A volume that is cut across everything gets no slice outside the coils.
         height=float(np.clip(height, -0.6, 0.6)),
         points=(points[0], points[1]),
         window=(places[0], places[1]),
         gains=draw_gains(coils, seed),
-        shared=_between(rng, settings.correlation),
+        shared=_between(rng, settings.noise_correlation),
         snr=_geometric(rng, settings.snr),
         level=level,
     )
@@ -214,7 +217,7 @@ def _draw_fat(settings: Simulation, rng: np.random.Generator) -> tuple[float, fl
     # of some 75 mm; all of it above the brain, which begins 12 mm below the skin
     skin, thick = rng.uniform(0.0, 0.015), rng.uniform(0.02, 0.07)
     deeper, marrow = rng.uniform(0.015, 0.045), rng.uniform(0.01, 0.03)
-    layered = rng.random() < settings.layers
+    layered = rng.random() < settings.marrow_fat_share
     first = skin + thick + deeper
     return _between(rng, settings.fat), skin, skin + thick, first, first + marrow if layered else first
 

@@ -43,7 +43,7 @@ _PAIR = (Field(min_length=2, max_length=2), BeforeValidator(_both_ends), AfterVa
 Range = Annotated[list[Positive], *_PAIR]
 Counts = Annotated[list[Annotated[int, Field(ge=0, le=4096)]], *_PAIR]
 Strength = Annotated[list[Annotated[float, Field(ge=0, le=100)]], *_PAIR]
-Window = Annotated[list[Annotated[int, Field(ge=32, le=1024)]], *_PAIR]
+CropRange = Annotated[list[Annotated[int, Field(ge=32, le=1024)]], *_PAIR]
 Names = Annotated[list[str], BeforeValidator(_listed)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -67,22 +67,24 @@ class Simulation(Section):
 
     coils: Counts = Field([4, 32], description="receiver coils, drawn evenly in the logarithm")
     snr: Range = Field([10.0, 100.0], description="mean signal over noise of an average coil image")
-    correlation: Range = Field([0.05, 0.5], description="share of the noise that coils have in common")
-    distance: Range = Field([1.0, 1.4], description="of the coils from the centre, in halves of the field of view")
+    noise_correlation: Range = Field([0.05, 0.5], description="share of the noise that coils have in common")
+    coil_distance: Range = Field([1.0, 1.4], description="of the coils from the centre, in halves of the field of view")
     phase: Strength = Field([0.5, 3.0], description="strength of the object's phase; [0, 0] for none")
-    field: Annotated[list[Positive], Field(min_length=1), BeforeValidator(_choices)] = Field(
+    field_strength: Annotated[list[Positive], Field(min_length=1), BeforeValidator(_choices)] = Field(
         [1.5, 3.0], description="choices of B0 in tesla; with the echo time it turns susceptibility into phase"
     )
-    echo: Strength = Field([1.5, 12.0], description="echo time of gradient echoes in ms")
-    spin_echo: Share = Field(0.35, description="share of slices without phase by B0, as spin echoes refocus it")
+    echo_time: Strength = Field([1.5, 12.0], description="echo time of gradient echoes in ms")
+    spin_echo_share: Share = Field(0.35, description="share of slices without phase by B0, as spin echoes refocus it")
     fat: Strength = Field([0.3, 1.0], description="share of fat in the signal under the skin and in marrow")
-    layers: Share = Field(0.5, description="share of slices with fat in the marrow of the skull, too")
+    marrow_fat_share: Share = Field(0.5, description="share of slices with fat in the marrow of the skull, too")
     air: Counts = Field([0, 2], description="spheres of air, besides the air that the volume shows")
     veins: Counts = Field([0, 6], description="veins, whose blood is off resonance")
-    detail: Strength = Field([0.0, 1.5], description="phase of fine structures (susceptibility), radians per contrast")
+    fine_phase: Strength = Field(
+        [0.0, 1.5], description="phase of fine structures (susceptibility), radians per contrast"
+    )
     cavities: Counts = Field([0, 8], description="places where the phase turns fast, as it does at air and vessels")
-    bias: float = Field(0.25, ge=0, le=2, description="standard deviation of the logarithm of the bias field")
-    contrast: Range = Field([0.75, 1.3], description="exponent that the magnitude is raised to")
+    bias_field: float = Field(0.25, ge=0, le=2, description="standard deviation of the logarithm of the bias field")
+    gamma: Range = Field([0.75, 1.3], description="exponent that the magnitude is raised to")
     resolution: Range = Field([0.6, 1.0], description="pixel density, relative to the volume's own")
     aspect: Range = Field([0.85, 1.18], description="height of a pixel over its width")
     flip: bool = Field(True, description="mirror half of the slices along each axis")
@@ -105,10 +107,12 @@ class Simulation(Section):
 class Buffer(Section):
     """Samples that are made ahead of the training, and drawn more than once; see `mrirecon.data.loading`."""
 
-    uses: int = Field(1, ge=1, le=4, description="how often a sample is drawn, turned anew each time")
-    samples: Annotated[int, Field(ge=1)] = Field(256, description="samples that are held at a time, by each process")
-    together: Annotated[int, Field(ge=1)] = Field(1, description="batches that are made at once, and share a size")
-    where: str = Field(
+    draws_per_sample: int = Field(1, ge=1, le=4, description="how often a sample is drawn, turned anew each time")
+    capacity: Annotated[int, Field(ge=1)] = Field(256, description="samples that are held at a time, by each process")
+    batches_per_chunk: Annotated[int, Field(ge=1)] = Field(
+        1, description="batches that are made at once, and share a size"
+    )
+    location: str = Field(
         "host", description="host or device: its memory; or a folder, whose samples later runs read again"
     )
 
@@ -119,17 +123,18 @@ class Buffer(Section):
             UsageError: a variable is not set.
 
         """
-        if self.where in ("host", "device"):
+        if self.location in ("host", "device"):
             return None
-        found = os.path.expandvars(self.where)
+        found = os.path.expandvars(self.location)
         if "$" in found:
             raise UsageError(
-                f"data.buffer.where is {self.where!r}, and there is no such variable", fix="set it, or name a folder"
+                f"data.buffer.location is {self.location!r}, and there is no such variable",
+                fix="set it, or name a folder",
             )
         return Path(found)
 
 
-class MaskDraw(Section):
+class MaskFamily(Section):
     """One family of masks that items are undersampled with."""
 
     family: Annotated[str, OneOf(drawn_families)]
@@ -143,13 +148,14 @@ class MaskDraw(Section):
     weight: Positive = Field(1.0, description="how often it is drawn, relative to the others")
 
 
-def _default_masks() -> list[MaskDraw]:
-    return [MaskDraw(family=name, acceleration=[4.0, 8.0]) for name in ("random", "equispaced", "gaussian2d")]
+def _default_masks() -> list[MaskFamily]:
+    return [MaskFamily(family=name, acceleration=[4.0, 8.0]) for name in ("random", "equispaced", "gaussian2d")]
 
 
 _RENAMED = {
-    "bank": "name the folder as buffer.where",
-    "rounds": "how often a sample is drawn is buffer.uses, and samples of a folder are read again by the next run",
+    "bank": "name the folder as buffer.location",
+    "rounds": "how often a sample is drawn is buffer.draws_per_sample, and samples of a folder are read again by the "
+    "next run",
 }
 
 
@@ -163,9 +169,9 @@ class Data(Section):
         ["phantom:100"], description="the same, or the share of people held out of train"
     )
     exclude: Names = Field([], description="patterns of names left out of train and val; by item: NAME.h5:0-2,17")
-    person: str = Field(
+    subject: str = Field(
         r"((?:sub|patient|subject|person|case|file|phantom)[-_:]?[0-9A-Za-z]+)",
-        description="regular expression whose first group names the person in a file's name; else the whole name does",
+        description="regular expression whose first group names the subject in a file's name; else the whole name does",
     )
     licence: str = Field("not stated", description="of the data; goes into the model card")
     source: str = Field("", description="of the data; goes into the model card")
@@ -179,16 +185,18 @@ class Data(Section):
     target: Literal["clean", "measured"] = Field(
         "clean", description="of simulated items: without noise, or as a full measurement would be"
     )
-    crop: Window | None = Field(None, description="lowest and highest side of the window cut out before masking")
-    epoch: Annotated[int, Field(ge=1)] | None = Field(None, description="items in an epoch; by default all slices")
+    crop: CropRange | None = Field(None, description="lowest and highest side of the window cut out before masking")
+    items_per_epoch: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="items in an epoch; by default all slices"
+    )
     buffer: Buffer = Field(default_factory=Buffer)
     val_items: Annotated[int, Field(ge=1)] = Field(24, description="items that validation looks at")
     simulation: Simulation = Field(default_factory=Simulation)
-    masks: list[MaskDraw] = Field(default_factory=_default_masks, min_length=1)
+    masks: list[MaskFamily] = Field(default_factory=_default_masks, min_length=1)
 
     @model_validator(mode="before")
     @classmethod
-    def _renamed(cls, values: object) -> object:
+    def _refuse_old_names(cls, values: object) -> object:
         for old, new in _RENAMED.items():
             if isinstance(values, dict) and old in values:
                 raise ValueError(f"{old} is no longer an option: {new}")

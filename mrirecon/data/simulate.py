@@ -26,7 +26,7 @@ from mrirecon.data.fields import (
     sensitivities,
     sinc_matrix,
 )
-from mrirecon.data.simulator import measure
+from mrirecon.data.simulator import resample_kspace
 from mrirecon.errors import InputError
 from mrirecon.physics.operators import Fourier
 
@@ -110,7 +110,7 @@ def simulate_kspace(
     rows, columns = (torch.from_numpy(side) for side in sides)
     images = torch.stack(
         [
-            measure(torch.from_numpy(coil_maps(fine, coils, seed, offset=z)) * one, rows, columns)
+            resample_kspace(torch.from_numpy(coil_maps(fine, coils, seed, offset=z)) * one, rows, columns)
             for z, one in zip(height, objects, strict=True)
         ]
     )
@@ -124,7 +124,7 @@ def simulate_kspace(
     relative = noise_covariance(flat, gains, torch.tensor([SHARED], dtype=torch.float64))[0]
     covariance: np.ndarray = sigma**2 * relative.numpy()
     kspace = add_noise(kspace, covariance, seed)
-    truth = measure(objects, rows, columns).numpy()
+    truth = resample_kspace(objects, rows, columns).numpy()
     one = slice(None) if np.ndim(image) == 3 else 0
     return Simulated(
         kspace[one].astype(np.complex64), maps[one].astype(np.complex64), covariance, truth[one].astype(np.complex64)

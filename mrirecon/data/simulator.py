@@ -33,7 +33,7 @@ _AIR_EDGE = 1.0  # mm: how soft the border of a sphere of air is
 
 
 @dataclass(frozen=True)
-class Measured:
+class SimulatedItems:
     """Simulated slices of one size.
 
     Attributes:
@@ -73,7 +73,7 @@ def one_thread() -> Iterator[None]:
 
 
 @torch.no_grad()
-def simulate(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> Measured:
+def simulate(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> SimulatedItems:
     """Measure a batch of slices.
 
     Args:
@@ -93,9 +93,9 @@ def simulate(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> Mea
     points = points / mean_power(points, loops, *grid.points()).sqrt()
     weighted = []
     for item, smooth in enumerate(points.to(torch.complex64)):
-        maps = measure(smooth, *grid.splines(item))  # interpolated, by the same products
+        maps = resample_kspace(smooth, *grid.splines(item))  # interpolated, by the same products
         both = torch.cat([fine[item][None], maps * fine[item]])
-        weighted.append(measure(both, grid.rows[item], grid.columns[item]))
+        weighted.append(resample_kspace(both, grid.rows[item], grid.columns[item]))
     measured = torch.stack(weighted)
     image, clean = measured[:, :1], measured[:, 1:]
     magnitude = image.abs()
@@ -109,7 +109,7 @@ def simulate(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> Mea
     )
     white = torch.stack([_white(s, coils, height * width) for s in scenes]).to(grid.device)
     noise = torch.linalg.cholesky(covariance).to(torch.complex64) @ white
-    return Measured(
+    return SimulatedItems(
         Fourier(_PLANE)(clean).add_(noise.unflatten(-1, (height, width))),
         clean.contiguous(),
         image.contiguous(),
@@ -129,7 +129,7 @@ def true_maps(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> Te
     return (sensitivities(loops, y, x, height) / power.sqrt()).to(torch.complex64)
 
 
-def measure(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def resample_kspace(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Truncate images on a fine grid to the measured resolution and window: R v Cᵀ.
 
     Args:

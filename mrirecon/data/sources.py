@@ -13,24 +13,24 @@ from pathlib import Path
 
 import numpy as np
 
-from mrirecon.data.leave_out import excluded, silent
+from mrirecon.data.leave_out import empty_items, excluded_items
 from mrirecon.data.settings import Data
 from mrirecon.data.volumes import PHANTOM, Volume, is_volume, read_volumes
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan, read
 from mrirecon.io.readers.registry import suffixes
-from mrirecon.io.sampling import in_words
+from mrirecon.io.sampling import format_items
 
-MEASURED = 0.9  # share of k-space sampled, above which a scan counts as fully sampled
+FULLY_SAMPLED_SHARE = 0.9  # share of k-space sampled, above which a scan counts as fully sampled
 
 
 @dataclass(frozen=True)
-class Slot:
+class SliceRef:
     """One slice: where it lies, and whose it is."""
 
     source: Volume | Scan = field(repr=False)
     index: int
-    person: str
+    subject: str
     name: str
     shape: tuple[int, ...]  # (C, y, x) of k-space; (y, x) of a volume
 
@@ -51,26 +51,26 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Sources:
+class SliceSources:
     """The slices of a run.
 
     Attributes:
         train: to learn from.
         val: of other people.
-        people: names of both groups.
+        subjects: names of both groups.
         files: path and what was found there, for the card.
         notes: what the user should know.
 
     """
 
-    train: list[Slot] = field(repr=False)
-    val: list[Slot] = field(repr=False)
-    people: dict[str, list[str]]
+    train: list[SliceRef] = field(repr=False)
+    val: list[SliceRef] = field(repr=False)
+    subjects: dict[str, list[str]]
     files: list[dict[str, object]]
     notes: list[str]
 
 
-def open_sources(data: Data, folder: Path = Path()) -> Sources:
+def open_sources(data: Data, folder: Path = Path()) -> SliceSources:
     """Read volumes and list scans; people are kept apart.
 
     Args:
@@ -85,19 +85,19 @@ def open_sources(data: Data, folder: Path = Path()) -> Sources:
     files: list[dict[str, object]] = []
     notes: list[str] = []
     held = isinstance(data.val, float)
-    train = _slots(expand(data.train, data.exclude, folder, "data.train"), data, files, notes)
+    train = _slices(expand(data.train, data.exclude, folder, "data.train"), data, files, notes)
     if held:
-        train, val = _hold_out(train, float(data.val))  # type: ignore[arg-type]  # just checked
+        train, val = _split_by_subject(train, float(data.val))  # type: ignore[arg-type]  # just checked
     else:
-        val = _slots(expand(data.val, data.exclude, folder, "data.val"), data, files, notes)  # type: ignore[arg-type]
-    people = {"train": sorted({s.person for s in train}), "val": sorted({s.person for s in val})}
+        val = _slices(expand(data.val, data.exclude, folder, "data.val"), data, files, notes)  # type: ignore[arg-type]
+    people = {"train": sorted({s.subject for s in train}), "val": sorted({s.subject for s in val})}
     both = sorted(set(people["train"]) & set(people["val"]))
     if both:
         raise UsageError(
             "the same person is in the training and in the validation data",
             where="data.val",
             why=", ".join(both[:5]),
-            fix="take files of other people, or set data.person to the expression that names a person in a file name",
+            fix="take files of other people, or set data.subject to the expression that names a person in a file name",
         )
     if not train or not val:
         raise UsageError(
@@ -106,7 +106,7 @@ def open_sources(data: Data, folder: Path = Path()) -> Sources:
             why=f"people found: {', '.join(people['train'] + people['val']) or 'none'}",
             fix="give more files, or another share",
         )
-    return Sources(train, val, people, files, notes)
+    return SliceSources(train, val, people, files, notes)
 
 
 def expand(
@@ -130,7 +130,7 @@ def expand(
         _check_pattern(text, named, key)
         there = next((m for p in (Path(text).expanduser(), folder / Path(text).expanduser()) if (m := matches(p))), [])
         if not there:
-            raise _nothing(named, text, folder, key, [*given, *beside])
+            raise _no_match_error(named, text, folder, key, [*given, *beside])
         found += [f"{path}{sign}{part}" for path in there]
     kept = [f for f in dict.fromkeys(found) if not any(fnmatch.fnmatch(Path(f).name, e) for e in exclude)]
     return kept
@@ -156,7 +156,7 @@ def _check_pattern(text: str, named: str, key: str) -> None:
     raise UsageError(f"{named!r} names no file", where=key, why=why, fix=fix)
 
 
-def _nothing(named: str, text: str, folder: Path, key: str, beside: Sequence[str]) -> UsageError:
+def _no_match_error(named: str, text: str, folder: Path, key: str, beside: Sequence[str]) -> UsageError:
     """Return the error for an entry that matches nothing: where a folder beside it holds what it names, with that."""
     what = f"no file matches {text!r}"
     around = [Path(os.path.expandvars(other)).expanduser() for other in beside if "#" not in other]
@@ -193,14 +193,14 @@ def matches(path: str | Path) -> list[str]:
     return sorted(str(p) for p in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
 
 
-def person_of(text: str, expression: str) -> str:
+def subject_of(text: str, expression: str) -> str:
     """Return who a file is of: the first group of the expression in its name, or all of the name."""
     found = re.search(expression, text)
     name = re.sub(r"\.(nii\.gz|nii|img|npz|npy|h5|hdf5|cfl|dat|mat)", "", text)
     return next((g for g in found.groups() if g), name) if found else name
 
 
-def check_person(expression: str, option: str, where: str | None = None) -> None:
+def check_subject_expression(expression: str, option: str, where: str | None = None) -> None:
     """Refuse an expression that cannot name a person: without a group, each file would be a person of its own.
 
     Raises:
@@ -220,9 +220,9 @@ def check_person(expression: str, option: str, where: str | None = None) -> None
         )
 
 
-def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: list[str]) -> list[Slot]:
-    check_person(data.person, "data.person")
-    slots: list[Slot] = []
+def _slices(paths: list[str], data: Data, files: list[dict[str, object]], notes: list[str]) -> list[SliceRef]:
+    check_subject_expression(data.subject, "data.subject")
+    slots: list[SliceRef] = []
     for entry in paths:
         path, _, part = entry.partition("#")
         if is_volume(path):
@@ -231,18 +231,18 @@ def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: 
                 if part and not fnmatch.fnmatch(inner, part):
                     continue
                 # An array in a packed file is named after the file that it was; else the file's own name tells.
-                named = bool(re.search(data.person, inner)) and path.split(":")[0] != PHANTOM
-                person = person_of(inner if named else volume.name, data.person)
-                away = excluded((volume.name, inner, Path(path).name), len(volume), data.exclude)
+                named = bool(re.search(data.subject, inner)) and path.split(":")[0] != PHANTOM
+                person = subject_of(inner if named else volume.name, data.subject)
+                away = excluded_items((volume.name, inner, Path(path).name), len(volume), data.exclude)
                 slots += [
-                    Slot(volume, i, person, f"{volume.name}, slice {i}", volume.slices.shape[1:])
+                    SliceRef(volume, i, person, f"{volume.name}, slice {i}", volume.slices.shape[1:])
                     for i in range(len(volume))
                     if i not in away
                 ]
                 files.append(
                     {
                         "file": volume.name,
-                        "person": person,
+                        "subject": person,
                         "kind": "magnitude volume, k-space simulated",
                         "slices": len(volume) - len(away),
                         "left out": volume.left_out,
@@ -262,17 +262,17 @@ def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: 
                     fix="transform the fully sampled axis and save the slices",
                 )
             shape = (scan.coils, *scan.space_shape)
-            person = person_of(Path(path).name, data.person)
-            away = excluded((Path(path).name,), len(scan), data.exclude)
-            zeros = silent(scan, (i for i in range(len(scan)) if i not in away))
+            person = subject_of(Path(path).name, data.subject)
+            away = excluded_items((Path(path).name,), len(scan), data.exclude)
+            zeros = empty_items(scan, (i for i in range(len(scan)) if i not in away))
             if zeros:
-                notes.append(f"{path}: {in_words(sorted(zeros))} hold nothing but zeros, and are left out")
+                notes.append(f"{path}: {format_items(sorted(zeros))} hold nothing but zeros, and are left out")
             taken = [i for i in range(len(scan)) if i not in away | zeros]
-            slots += [Slot(scan, i, person, scan.where(i), shape) for i in taken]
+            slots += [SliceRef(scan, i, person, scan.where(i), shape) for i in taken]
             files.append(
                 {
                     "file": Path(path).name,
-                    "person": person,
+                    "subject": person,
                     "kind": "k-space",
                     "slices": len(taken),
                     **({"excluded items": sorted(away)} if away else {}),
@@ -288,8 +288,8 @@ def _slots(paths: list[str], data: Data, files: list[dict[str, object]], notes: 
     return slots
 
 
-def _hold_out(slots: list[Slot], share: float) -> tuple[list[Slot], list[Slot]]:
+def _split_by_subject(slots: list[SliceRef], share: float) -> tuple[list[SliceRef], list[SliceRef]]:
     """Keep a share of the people for validation, those whose names hash lowest: more data moves nobody."""
-    people = sorted({s.person for s in slots}, key=lambda p: hashlib.sha256(p.encode()).digest())
+    people = sorted({s.subject for s in slots}, key=lambda p: hashlib.sha256(p.encode()).digest())
     held = set(people[: max(1, round(share * len(people)))]) if len(people) > 1 else set()
-    return [s for s in slots if s.person not in held], [s for s in slots if s.person in held]
+    return [s for s in slots if s.subject not in held], [s for s in slots if s.subject in held]

@@ -17,7 +17,7 @@ from mrirecon.data.batch import Batch
 from mrirecon.data.fields import generator
 
 
-def turned(made: Batch, keys: Sequence[tuple[int, int, int]], use: int, cavities: tuple[int, int]) -> Batch:
+def augment(made: Batch, keys: Sequence[tuple[int, int, int]], use: int, cavities: tuple[int, int]) -> Batch:
     """Return a batch as it is seen when it is drawn for the ``use``-th time, counted from 0.
 
     The first time it is as it was made. Later it is mirrored along each axis and turned by a quarter, or not, all items
@@ -34,21 +34,23 @@ def turned(made: Batch, keys: Sequence[tuple[int, int, int]], use: int, cavities
     owns = [generator(*key, 3, use) if use else generator(*key, 3) for key in keys]
     if use:
         rows, columns, quarter = generator(*keys[0], 4, use).random(3) < 0.5
-        made = _mapped(made, lambda v: _moved(v, bool(rows), bool(columns), bool(quarter)))
+        made = _map_arrays(made, lambda v: _flip_and_transpose(v, bool(rows), bool(columns), bool(quarter)))
     space = (made.problem.y.shape[-2], made.problem.y.shape[-1])
     phases = []
     for own in owns:
         phase = cavity_phase(space, int(own.integers(cavities[0], cavities[1] + 1)), own) if cavities[1] else None
         phases.append(np.zeros(space) if phase is None else phase)
     if cavities[1]:
-        made = _phase_moved(made, torch.from_numpy(np.stack(phases)).float()[:, None].to(made.problem.y.device))
+        made = _move_phase_into_object(
+            made, torch.from_numpy(np.stack(phases)).float()[:, None].to(made.problem.y.device)
+        )
     if use:
         angle = torch.tensor([own.uniform(0, 2 * math.pi) for own in owns], dtype=torch.float32)
-        made = _phase_added(made, torch.polar(torch.ones_like(angle), angle).to(made.problem.y.device))
+        made = _multiply_phase(made, torch.polar(torch.ones_like(angle), angle).to(made.problem.y.device))
     return made
 
 
-def _mapped(batch: Batch, move: Callable[[Tensor], Tensor]) -> Batch:
+def _map_arrays(batch: Batch, move: Callable[[Tensor], Tensor]) -> Batch:
     """Apply a function to every array (…, y, x) of a batch."""
 
     def to(value: Tensor | None) -> Tensor | None:
@@ -60,13 +62,13 @@ def _mapped(batch: Batch, move: Callable[[Tensor], Tensor]) -> Batch:
         batch,
         problem=problem,
         target=to(batch.target),
-        full=to(batch.full),
-        held=to(batch.held),
+        kspace=to(batch.kspace),
+        loss_mask=to(batch.loss_mask),
         lesions=to(batch.lesions),
     )
 
 
-def _moved(v: Tensor, rows: bool, columns: bool, quarter: bool) -> Tensor:
+def _flip_and_transpose(v: Tensor, rows: bool, columns: bool, quarter: bool) -> Tensor:
     """Mirror (…, y, x) about the centre pixel n // 2, and exchange its axes: images and k-space in the same way."""
     for axis, wanted in ((-2, rows), (-1, columns)):
         if wanted:
@@ -76,7 +78,7 @@ def _moved(v: Tensor, rows: bool, columns: bool, quarter: bool) -> Tensor:
     return (v.mT if quarter else v).contiguous()
 
 
-def _phase_moved(batch: Batch, phase: Tensor) -> Batch:
+def _move_phase_into_object(batch: Batch, phase: Tensor) -> Batch:
     """Multiply the object by a phase (B, 1, y, x) in radians, and the maps by its opposite."""
     turn = torch.polar(torch.ones_like(phase), phase)
     p, target = batch.problem, batch.target
@@ -86,7 +88,7 @@ def _phase_moved(batch: Batch, phase: Tensor) -> Batch:
     return replace(batch, problem=problem, target=target * turn if complex_target else target)  # type: ignore[operator]
 
 
-def _phase_added(batch: Batch, turn: Tensor) -> Batch:
+def _multiply_phase(batch: Batch, turn: Tensor) -> Batch:
     """Multiply samples and object by one phase factor an item (B,)."""
     turn = turn[:, None, None, None]
     p, target = batch.problem, batch.target
@@ -97,7 +99,7 @@ def _phase_added(batch: Batch, turn: Tensor) -> Batch:
         batch,
         problem=problem,
         target=target * turn if complex_target else target,  # type: ignore[operator]
-        full=None if batch.full is None else batch.full * turn,
+        kspace=None if batch.kspace is None else batch.kspace * turn,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mrirecon.errors import InputError
 from mrirecon.io import Scan, write_kspace
-from mrirecon.io.sampling import in_words
+from mrirecon.io.sampling import format_items
 from mrirecon.masks import MaskResult, achieved_acceleration
 
 
@@ -72,7 +72,7 @@ def undersample(
                 why=f"its shape is {result.mask.shape}, and that of k-space {scan.space_shape}",
                 fix="draw it for that shape",
             )
-        if scan.empty(item):  # of an item without signal, nothing is taken away
+        if scan.is_empty(item):  # of an item without signal, nothing is taken away
             empty.append(item)
             masks.append(result.mask)
             kspace.append(np.zeros((scan.coils, *scan.space_shape), np.complex64))
@@ -84,7 +84,7 @@ def undersample(
     kept = np.stack(masks)
     notes = list(first.notes)
     if empty:
-        notes.append(f"no signal in {in_words(empty)}")
+        notes.append(f"no signal in {format_items(empty)}")
     if lost:
         notes.append(f"{lost} samples of the mask were never acquired: the acceleration is higher by them")
     if scan.roles.maps is not None:

@@ -21,7 +21,7 @@ from mrirecon.io import Scan, read, read_image, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.metrics import least_squares_scale, object_mask
 from mrirecon.metrics.lesions import Detectability, detectability
-from mrirecon.models.checkpoints import Trained
+from mrirecon.models.checkpoints import TrainedModel
 from mrirecon.reconstruction.reference import sense_reference
 from mrirecon.reconstruction.run import reconstruct
 
@@ -77,7 +77,7 @@ def detect(
     volume: str | Path,
     methods: Sequence[str] = (),
     *,
-    models: Sequence[Trained] = (),
+    models: Sequence[TrainedModel] = (),
     name: str | None = None,
     setting: Setting | None = None,
     progress: Callable[[int, int, str], None] | None = None,

@@ -25,7 +25,7 @@ import numpy as np
 from scipy import stats
 
 from mrirecon.data.settings import Data
-from mrirecon.data.sources import check_person, person_of
+from mrirecon.data.sources import check_subject_expression, subject_of
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluation.folders import summarize
 from mrirecon.io.safe.text import parse_json
@@ -33,7 +33,7 @@ from mrirecon.metrics import METRICS
 
 LEAST = 6  # persons for a test
 LEVEL = 0.05
-PERSON: str = Data.model_fields["person"].default
+SUBJECT: str = Data.model_fields["subject"].default
 Values = Mapping[str, Mapping[str, float | None]]  # by scan, then by metric
 
 
@@ -45,7 +45,7 @@ class Difference:
         metric: its name.
         a: first run.
         b: second run.
-        persons: with a value in both.
+        subjects: with a value in both.
         left_out: persons with a value in one alone, or none.
         mean: of a − b over persons.
         low: lower end of its 95 % interval; None for fewer than three persons.
@@ -61,7 +61,7 @@ class Difference:
     metric: str
     a: str
     b: str
-    persons: int
+    subjects: int
     left_out: int
     mean: float | None
     low: float | None
@@ -81,7 +81,7 @@ def compare_runs(
     runs: Mapping[str, Values],
     metrics: Sequence[str],
     *,
-    person: str | None = None,
+    subject: str | None = None,
     seed: int = 0,
     pairs: Sequence[tuple[str, str]] | None = None,
     higher: Mapping[str, bool] | None = None,
@@ -91,21 +91,21 @@ def compare_runs(
     Args:
         runs: by name; each gives the metrics of each scan, by the scan's name.
         metrics: names.
-        person: regular expression whose first group names the person in a file's name; see `person_of`.
+        subject: regular expression whose first group names the subject in a file's name; see `subject_of`.
         seed: of the bootstrap.
         pairs: of runs; all by default. Few that were planned leave the test more power than all that there are.
         higher: for each of `metrics`, whether more is better; by default as the registered metric of that name says.
             Less is where nothing is said.
 
     Raises:
-        UsageError: fewer than two runs; a `person` that names nobody.
+        UsageError: fewer than two runs; a `subject` that names nobody.
         InputError: two runs have no person in common.
 
     """
     if len(runs) < 2:
         raise UsageError("a comparison needs two runs or more", why=f"there is {', '.join(runs) or 'none'}")
-    check_person(person or PERSON, "--person")
-    means = {name: _by_person(values, metrics, person) for name, values in runs.items()}
+    check_subject_expression(subject or SUBJECT, "--subject")
+    means = {name: _by_subject(values, metrics, subject) for name, values in runs.items()}
     found = [
         _difference(metric, a, b, means[a], means[b], seed)
         for a, b in (itertools.combinations(runs, 2) if pairs is None else pairs)
@@ -174,11 +174,11 @@ def _number(value: object) -> float | None:
     return float(value)
 
 
-def _by_person(values: Values, metrics: Sequence[str], person: str | None) -> dict[str, dict[str, float]]:
+def _by_subject(values: Values, metrics: Sequence[str], subject: str | None) -> dict[str, dict[str, float]]:
     """Return the mean of each metric over a person's files, where one of them has it."""
     collected: dict[str, dict[str, list[float]]] = {}
     for file, row in values.items():
-        name = person_of(file.split(".")[0], person or PERSON)
+        name = subject_of(file.split(".")[0], subject or SUBJECT)
         for metric in metrics:
             value = row.get(metric)
             there = collected.setdefault(name, {}).setdefault(metric, [])
@@ -222,19 +222,19 @@ def _difference(
 
 
 def _judged(d: Difference, tests: int, higher: Mapping[str, bool]) -> Difference:
-    if d.persons == 0:
+    if d.subjects == 0:
         text = "no person has a value in both"
     elif d.effect is None:
         text = "equal for every person"
-    elif d.persons < LEAST:
-        text = f"no verdict: {d.persons} {'person' if d.persons == 1 else 'persons'}, a test needs {LEAST}"
-    elif tests * 2.0 ** (1 - d.persons) >= LEVEL:
+    elif d.subjects < LEAST:
+        text = f"no verdict: {d.subjects} {'person' if d.subjects == 1 else 'persons'}, a test needs {LEAST}"
+    elif tests * 2.0 ** (1 - d.subjects) >= LEVEL:
         # the smallest p there is, after Holm's first step
-        text = f"no verdict: {d.persons} persons are too few for {tests} tests at once"
+        text = f"no verdict: {d.subjects} persons are too few for {tests} tests at once"
     elif d.p is None or d.adjusted is None or d.adjusted >= LEVEL:
         text = "no difference shown; that is not a proof of none"
     else:
         assert d.effect is not None, "there is a p"
         better = d.a if (d.effect > 0) == higher.get(d.metric, False) else d.b
-        text = f"{better} is better on these {d.persons} persons"
+        text = f"{better} is better on these {d.subjects} persons"
     return replace(d, verdict=text)

@@ -86,7 +86,7 @@ def pair_up(predictions: Path, references: Path) -> tuple[list[Pair], list[Path]
         raise InputError(
             "no file in one folder belongs to one in the other",
             where=f"{predictions} and {references}",
-            why=f"{few(ours)} and {few(theirs)}",
+            why=f"{first_names(ours)} and {first_names(theirs)}",
             fix="give files the same names up to the first dot, or keep the sidecars that name the scans",
         )
     pairs = [Pair(name, ours[found[name]], theirs[name]) for name in sorted(found)]
@@ -167,7 +167,7 @@ def last_part(text: str) -> str:
     return PureWindowsPath(text).name if "\\" in text else PurePosixPath(text).name
 
 
-def few(names: Iterable[str]) -> str:
+def first_names(names: Iterable[str]) -> str:
     """Return the first names of a list, for an error."""
     listed = sorted(names)
     return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "") if listed else "nothing"

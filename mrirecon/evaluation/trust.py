@@ -25,8 +25,8 @@ from mrirecon.coils.noise import NoiseLevel
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError
 from mrirecon.io import Scan
-from mrirecon.methods.heldout import hide
-from mrirecon.methods.registry import Use, build, find
+from mrirecon.methods.heldout import choose_hidden_samples
+from mrirecon.methods.registry import Use, build, find_method
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.physics.operators import norm, root_sum_of_squares
 from mrirecon.physics.problem import Problem
@@ -105,7 +105,7 @@ def examine(
     if mask.all():
         raise InputError("a fully sampled scan needs no such check", where=scan.where(item))
     maps = item_maps(scan, item, kspace, mask)
-    use = find(method).use
+    use = find_method(method).use
     level = _level(scan, item, kspace, mask)
     problem, transform, prior = build_problem(kspace, mask, maps, use, noise=level.covariance)
     deviation = float(np.sqrt((level.deviation**2).mean()))
@@ -221,7 +221,7 @@ def hidden_samples(
 
     """
     kspace, mask = scan.kspace(item), scan.mask(item)
-    hidden = hide(mask, share, seed)
+    hidden = choose_hidden_samples(mask, share, seed)
     if hidden is None:
         return None, None
     kept = mask & ~hidden
@@ -242,7 +242,7 @@ def _solver(method: str, model: Reconstructor | None, problem: Problem) -> Solve
     """Return a solver of problems made from a measured one, at the regularization weight of the measured one."""
     if model is not None:
         return lambda p, prior: model.run(p, prior=prior).image
-    options = {"lam": float(weight_by_noise(method, problem)[0])} if find(method).weighted else {}
+    options = {"lam": float(weight_by_noise(method, problem)[0])} if find_method(method).weighted else {}
     return lambda p, prior: build(method, options).run(p, prior=prior).image
 
 

@@ -14,12 +14,12 @@ import numpy as np
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.io.look import (
-    Look,
+    ItemKspace,
     centre_offset,
-    emptiness,
+    coil_reception,
+    empty_fraction,
     orientation,
     peakedness,
-    reception,
     signal_to_noise,
 )
 from mrirecon.io.scan import Scan
@@ -29,7 +29,7 @@ Verdict = Literal["ok", "look", "bad"]
 
 NEAR = 0.05  # share of an axis by which its peak may lie off the centre
 FLAT = 0.25  # share of an axis's energy in a tenth of it: below, there is no peak (white noise: 0.1)
-DEAD, DEAF = 1e-8, 1.6  # energy over the median coil's; power at the k-space centre over that outside
+DEAD, WEAK = 1e-8, 1.6  # energy over the median coil's; power at the k-space centre over that outside
 SATURATED = 6  # values that equal the largest one: two by symmetry, some more by chance
 QUIET = 5.0  # signal-to-noise ratio below which an image shows little
 
@@ -41,17 +41,17 @@ class Finding:
     Attributes:
         name: of the question.
         verdict: ``ok``, ``look`` (may be meant so) or ``bad`` (cannot be reconstructed as it is).
-        told: in words, with numbers.
+        message: in words, with numbers.
 
     """
 
     name: str
     verdict: Verdict
-    told: str
+    message: str
 
 
 @dataclass
-class _Sums:
+class _Statistics:
     """What one pass over all items gathers."""
 
     profiles: list[np.ndarray]
@@ -71,10 +71,10 @@ def check(scan: Scan) -> list[Finding]:
     """Look at every value of a scan and answer, for each question, in words.
 
     Raises:
-        InputError: see `Scan.raw`.
+        InputError: see `Scan.unmasked_kspace`.
 
     """
-    sums = _Sums([np.zeros(n) for n in scan.space_shape], np.zeros(scan.coils))
+    sums = _Statistics([np.zeros(n) for n in scan.space_shape], np.zeros(scan.coils))
     strongest, most = -1, 0.0
     for item in range(len(scan)):
         energy = _gather(scan, item, sums)
@@ -82,7 +82,7 @@ def check(scan: Scan) -> list[Finding]:
             strongest, most = item, energy
     found = [_numbers(sums), _signal(scan, sums), _chunks(scan)]
     if strongest >= 0:
-        kspace = scan.raw(strongest)
+        kspace = scan.unmasked_kspace(strongest)
         kspace[~np.isfinite(kspace)] = 0
         used = support(kspace)
         if scan.given_mask is not None:
@@ -90,13 +90,13 @@ def check(scan: Scan) -> list[Finding]:
         kspace = kspace / np.abs(kspace).max() * used
         found += [_centre(scan, sums), _axes(scan, sums), _mask(scan, sums), _clipping(sums)]
         if used.any():
-            look = Look(kspace, used, scan.space)
+            look = ItemKspace(kspace, used, scan.space)
             found += [_convention(scan, look, strongest), _coils(sums, look), _noise(look), _oversampling(look)]
     return [one for one in found if one is not None]
 
 
-def _gather(scan: Scan, item: int, sums: _Sums) -> float:
-    kspace = scan.raw(item)
+def _gather(scan: Scan, item: int, sums: _Statistics) -> float:
+    kspace = scan.unmasked_kspace(item)
     finite = np.isfinite(kspace)
     if not finite.all():
         if not sums.strange:
@@ -128,14 +128,14 @@ def _gather(scan: Scan, item: int, sums: _Sums) -> float:
     return float(together.sum())
 
 
-def _numbers(sums: _Sums) -> Finding:
+def _numbers(sums: _Statistics) -> Finding:
     if sums.strange:
         told = f"{sums.strange} values are NaN or infinite, first {sums.first}; --nan zero takes them as not measured"
         return Finding("numbers", "bad", told)
     return Finding("numbers", "ok", "no NaN, nothing infinite")
 
 
-def _signal(scan: Scan, sums: _Sums) -> Finding:
+def _signal(scan: Scan, sums: _Statistics) -> Finding:
     if len(sums.empty) == len(scan):
         return Finding("signal", "bad", "k-space is zero everywhere")
     if sums.empty:
@@ -149,12 +149,12 @@ def _signal(scan: Scan, sums: _Sums) -> Finding:
 
 
 def _chunks(scan: Scan) -> Finding | None:
-    if not scan.doubts:
+    if not scan.warnings:
         return None
-    return Finding("storage", "look", scan.doubts[0])
+    return Finding("storage", "look", scan.warnings[0])
 
 
-def _centre(scan: Scan, sums: _Sums) -> Finding:
+def _centre(scan: Scan, sums: _Statistics) -> Finding:
     offsets = {axis: int(p.argmax()) - len(p) // 2 for axis, p in zip(scan.space, sums.profiles, strict=True)}
     sizes = dict(zip(scan.space, scan.space_shape, strict=True))
     far = {axis: o for axis, o in offsets.items() if abs(o) > max(1, NEAR * sizes[axis])}
@@ -169,7 +169,7 @@ def _centre(scan: Scan, sums: _Sums) -> Finding:
     return Finding("centre", "look", f"strongest at {told}: a partial echo, or samples cut off at one side?")
 
 
-def _axes(scan: Scan, sums: _Sums) -> Finding:
+def _axes(scan: Scan, sums: _Statistics) -> Finding:
     shares = {axis: peakedness(p) for axis, p in zip(scan.space, sums.profiles, strict=True) if len(p) >= 16}
     flat = [axis for axis, share in shares.items() if share < FLAT]
     told = ", ".join(f"{axis} {share:.0%}" for axis, share in shares.items())
@@ -181,7 +181,7 @@ def _axes(scan: Scan, sums: _Sums) -> Finding:
     return Finding("axes", "ok", f"energy in the strongest tenth of each: {told or 'too short to tell'}")
 
 
-def _mask(scan: Scan, sums: _Sums) -> Finding | None:
+def _mask(scan: Scan, sums: _Statistics) -> Finding | None:
     if scan.given_mask is None:
         return None
     if sums.apart:
@@ -193,14 +193,14 @@ def _mask(scan: Scan, sums: _Sums) -> Finding | None:
     return Finding("mask", "look" if sums.missing else "ok", told)
 
 
-def _clipping(sums: _Sums) -> Finding:
+def _clipping(sums: _Statistics) -> Finding:
     if sums.saturated >= SATURATED:
         told = f"{sums.saturated} values equal the largest, {sums.largest:.4g}: the receiver was overdriven?"
         return Finding("clipping", "look", told)
     return Finding("clipping", "ok", f"{sums.saturated} values equal the largest")
 
 
-def _convention(scan: Scan, look: Look, item: int) -> Finding:
+def _convention(scan: Scan, look: ItemKspace, item: int) -> Finding:
     told, wrong = [], False
     for axis, (offset, strength) in zip(look.space, centre_offset(look), strict=True):
         told.append(f"{axis} {offset:+.0%}")
@@ -216,17 +216,17 @@ def _convention(scan: Scan, look: Look, item: int) -> Finding:
     return Finding("convention", "ok", f"object's centre at {', '.join(told)} of the field of view")
 
 
-def _coils(sums: _Sums, look: Look) -> Finding:
+def _coils(sums: _Statistics, look: ItemKspace) -> Finding:
     count = len(sums.coils)
     dead = [c for c in range(count) if sums.coils[c] <= DEAD * np.median(sums.coils)]
-    deaf = [c for c, ratio in enumerate(reception(look)) if c not in dead and ratio < DEAF]
+    deaf = [c for c, ratio in enumerate(coil_reception(look)) if c not in dead and ratio < WEAK]
     if len(dead) + len(deaf) == 0:
         return Finding("coils", "ok", f"all {count} receive")
     parts = [f"{', '.join(map(str, c))} {what}" for c, what in ((dead, "dead"), (deaf, "noise alone")) if c]
     return Finding("coils", "look", f"of {count}: {'; '.join(parts)}")
 
 
-def _noise(look: Look) -> Finding:
+def _noise(look: ItemKspace) -> Finding:
     noise = noise_deviation(look.kspace, look.used)
     if not noise.any():
         return Finding("noise", "ok", "none to be measured: simulated, or denoised data")
@@ -236,8 +236,8 @@ def _noise(look: Look) -> Finding:
     return Finding("noise", "ok" if ratio >= QUIET else "look", told)
 
 
-def _oversampling(look: Look) -> Finding | None:
-    empty = [axis for axis, share in zip(look.space, emptiness(look), strict=True) if share is not None and share]
+def _oversampling(look: ItemKspace) -> Finding | None:
+    empty = [axis for axis, share in zip(look.space, empty_fraction(look), strict=True) if share is not None and share]
     if not empty:
         return None
     told = f"the outer half of the field of view is empty along {' and '.join(empty)}"

@@ -152,13 +152,13 @@ def restored_grid(found: Mapping[str, np.ndarray]) -> Grid:
     return Grid((slices, y, x), None, thick)
 
 
-def said_loops(loops: Mapping[str, int] | None) -> str:
+def encode_loops(loops: Mapping[str, int] | None) -> str:
     """Return loop axes and lengths as HDF5 and npz images keep them, "repetition=2,slice=3"; "" for slices alone."""
     return ",".join(f"{name}={n}" for name, n in (loops or {}).items()) if loops and set(loops) != {"slice"} else ""
 
 
-def heard_loops(text: str | None, count: int) -> dict[str, int] | None:
-    """Return what `said_loops` said of `count` images; None where it does not."""
+def decode_loops(text: str | None, count: int) -> dict[str, int] | None:
+    """Return what `encode_loops` said of `count` images; None where it does not."""
     parts = [part.partition("=") for part in (text or "").split(",")]
     if not all(name.isidentifier() and n.isdecimal() and len(n) < 10 for name, _, n in parts):
         return None

@@ -12,7 +12,7 @@ from mrirecon.io.axes import Layout
 from mrirecon.io.check import check as findings
 from mrirecon.io.readers.images import is_volumes, open_store, read_images
 from mrirecon.io.readers.reader import read
-from mrirecon.io.sampling import alike
+from mrirecon.io.sampling import group_by_sampling
 from mrirecon.io.scan import Scan
 from mrirecon.io.values import complex_dtype, reconcile, support
 from mrirecon.masks.extent import partial_axes
@@ -64,7 +64,7 @@ def describe(
     largest = 0.0
     middle: np.ndarray | None = None
     for item in looked:
-        kspace = scan.raw(item)
+        kspace = scan.unmasked_kspace(item)
         bad = ~np.isfinite(kspace)
         strange += int(np.count_nonzero(bad))
         kspace[bad] = 0
@@ -200,7 +200,7 @@ def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> di
 def _alike(scan: Scan) -> list[dict[str, object]]:
     """Describe the groups of items that are sampled alike, by the item in the middle of each."""
     found: list[dict[str, object]] = []
-    for group in alike(scan) if len(scan) > 1 else []:
+    for group in group_by_sampling(scan) if len(scan) > 1 else []:
         box = zip(scan.space, find_calibration(group.mask), strict=True)
         found.append(
             {

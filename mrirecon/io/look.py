@@ -15,7 +15,7 @@ _CLEAR, _NOISE = 25.0, 1.25
 
 
 @dataclass(frozen=True)
-class Look:
+class ItemKspace:
     """One item.
 
     Attributes:
@@ -45,7 +45,7 @@ def peakedness(profile: np.ndarray) -> float:
     return float(sums.max() / profile.sum())
 
 
-def centre_offset(look: Look) -> list[tuple[float, float]]:
+def centre_offset(look: ItemKspace) -> list[tuple[float, float]]:
     """Return, for each axis, where the object's centre lies, and how well that is defined.
 
     Neighbouring samples of k-space differ in phase by the position of what they see: the sum of conj(k_j) k_(j+1) is
@@ -70,7 +70,7 @@ def centre_offset(look: Look) -> list[tuple[float, float]]:
     return found
 
 
-def reception(look: Look) -> list[float]:
+def coil_reception(look: ItemKspace) -> list[float]:
     """Return, for each coil, the mean power of its samples near the peak of k-space over that of the others.
 
     White noise has 1; anything that a coil receives has more there.
@@ -91,7 +91,7 @@ def reception(look: Look) -> list[float]:
         return [float(r) if t > 0 else np.inf for r, t in zip(power[:, inner].mean(1) / there, there, strict=True)]
 
 
-def signal_to_noise(look: Look, noise: np.ndarray) -> float:
+def signal_to_noise(look: ItemKspace, noise: np.ndarray) -> float:
     """Return the mean of the root sum of squares where there is an object, over the noise of an average coil.
 
     Args:
@@ -104,7 +104,7 @@ def signal_to_noise(look: Look, noise: np.ndarray) -> float:
     return float(magnitude[inside].mean() / np.sqrt((noise**2).mean())) if inside.any() else 0.0
 
 
-def emptiness(look: Look) -> list[bool | None]:
+def empty_fraction(look: ItemKspace) -> list[bool | None]:
     """Return, for each axis, whether the outer half of the field of view holds noise alone; None if not to be told.
 
     Told along axes without gaps in the sampling, for aliasing would fill the outer half; and only where the inner half
@@ -128,7 +128,7 @@ def emptiness(look: Look) -> list[bool | None]:
     return found
 
 
-def orientation(look: Look, reference: np.ndarray) -> str | None:
+def orientation(look: ItemKspace, reference: np.ndarray) -> str | None:
     """Return how the image would have to be turned to look like its reference, or None where it lies right.
 
     Args:

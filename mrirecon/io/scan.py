@@ -71,8 +71,8 @@ class Scan:
         maps_store: where the maps are, if not in `store`; `roles.maps` names them there.
         retrospective: whether `given_mask` came from another file, to undersample these data.
         nan: ``refuse`` samples that are NaN or infinite, or ``zero``: set them to 0 and count them as not measured.
-        strict: refuse what is otherwise noted and worked around; see `doubt`.
-        doubts: those of the notes that say so.
+        strict: refuse what is otherwise noted and worked around; see `warn_or_refuse`.
+        warnings: those of the notes that say so.
         noise: noise measured without signal, (coil, samples) complex64 in the scale and coil order of k-space, for
             prewhitening; the attributes `noise_dwell_us` and `dwell_us` state the time per sample of noise and of
             k-space where the file does. None where the file has none.
@@ -98,7 +98,7 @@ class Scan:
     retrospective: bool = False
     nan: Nan = "refuse"
     strict: bool = False
-    doubts: list[str] = field(default_factory=list, repr=False)
+    warnings: list[str] = field(default_factory=list, repr=False)
     noise: np.ndarray | None = field(default=None, repr=False)
     geometry: Geometry | None = field(default=None, repr=False)
     acquisitions: dict[str, int] = field(default_factory=dict, repr=False)
@@ -149,7 +149,7 @@ class Scan:
         name = ", ".join(f"{axis} {i}" for axis, i in index)
         return f"{self.path}:{self.roles.kspace}" + (f", {name}" if name else "")
 
-    def raw(self, item: int) -> np.ndarray:
+    def unmasked_kspace(self, item: int) -> np.ndarray:
         """Return k-space of an item as stored, (coil, *space) complex64, unmasked and unchecked."""
         block = self._read(self.roles.kspace, self.layout.index(item))
         values = block if block.dtype == np.complex64 else to_complex64(block, self.where(item))
@@ -246,11 +246,11 @@ class Scan:
             check_kspace(item, ("coil", *self.space), where)
         return found
 
-    def blank(self, item: int) -> bool:
+    def is_blank(self, item: int) -> bool:
         """Whether an item is known to hold no signal, so that its image is zero; of a file, reading it tells."""
         return False
 
-    def usable(self, items: Iterable[int] | None = None) -> list[int]:
+    def items_with_signal(self, items: Iterable[int] | None = None) -> list[int]:
         """Return which items (of some) can be read: there is signal, of numbers, and the mask marks some of it.
 
         Raises:
@@ -268,28 +268,28 @@ class Scan:
             found.append(item)
         return found
 
-    def example(self) -> int:
+    def representative_item(self) -> int:
         """Return the first item that can be read, for what is the same in all of them.
 
         Raises:
             InputError: there is none; what is wrong with the first.
 
         """
-        found = next((item for item in range(len(self)) if self.usable([item])), None)
+        found = next((item for item in range(len(self)) if self.items_with_signal([item])), None)
         if found is None:
             self.mask(0)  # which says what is wrong
         return found or 0
 
-    def empty(self, item: int) -> bool:
+    def is_empty(self, item: int) -> bool:
         """Whether an item holds no signal, and another one does.
 
         Raises:
             InputError: no item can be read; what is wrong with the first.
 
         """
-        return self.glance(item) is None and self.example() != item
+        return self.quick_mask(item) is None and self.representative_item() != item
 
-    def glance(self, item: int) -> np.ndarray | None:
+    def quick_mask(self, item: int) -> np.ndarray | None:
         """Return about what `mask` does, from one coil and unchecked, and so quickly; None without any signal."""
         if item in self._masks:
             return self._masks[item].copy()
@@ -322,7 +322,7 @@ class Scan:
         if text not in self.notes:
             self.notes.append(text)
 
-    def doubt(self, text: str, where: str) -> None:
+    def warn_or_refuse(self, text: str, where: str) -> None:
         """Note something that data in order do not show.
 
         Raises:
@@ -334,12 +334,12 @@ class Scan:
                 "this is noted otherwise, and refused with --strict", where=where, why=text, fix="leave --strict out"
             )
         self._note(text)
-        if text not in self.doubts:
-            self.doubts.append(text)
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def samples(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         """Return k-space and mask of an item, as `kspace` and `mask` do, by reading it once."""
-        kspace, where = self.raw(item), self.where(item)
+        kspace, where = self.unmasked_kspace(item), self.where(item)
         lost = without_nan(kspace) if self.nan == "zero" else None
         check_kspace(kspace, ("coil", *self.space), where)
         acquired = support(kspace)
@@ -383,10 +383,10 @@ class Scan:
             )
         if missing:
             told = f"{missing:.1%} of the samples that the mask marks are zero in every coil"
-            self.doubt(f"{told} (first seen in {where}): taken as not sampled", where)
+            self.warn_or_refuse(f"{told} (first seen in {where}): taken as not sampled", where)
         if extra and not self.retrospective:
             told = f"{extra:.1%} of the k-space samples lie outside the mask"
-            self.doubt(f"{told} (first seen in {where}): set to zero", where)
+            self.warn_or_refuse(f"{told} (first seen in {where}): set to zero", where)
         return mask
 
     def _no_overlap(self, marked: np.ndarray, acquired: np.ndarray, where: str) -> InputError:

@@ -60,7 +60,7 @@ class Selected(Scan):
         name = several[0] if len(several) == 1 else "slice" if not several else "batch"
         inner = [(a, n) for a, n in zip(base.layout.axes, base.layout.sizes, strict=True) if a not in base.layout.loops]
         self.layout = Layout((name, *(a for a, _ in inner)), (len(self.chosen), *(n for _, n in inner)))
-        self.store = _Chosen(self)
+        self.store = _SelectedStore(self)
         if base.given_mask is not None and len(base.given_mask) > 1:
             self.given_mask = base.given_mask[list(self.chosen)]
         self.geometry = _geometry(base, self.chosen, name)
@@ -93,16 +93,16 @@ class Selected(Scan):
         found = self.base.calibration
         return found if found is None or len(found) == 1 else found[list(self.chosen)]
 
-    def glance(self, item: int) -> np.ndarray | None:
-        """Return about what `mask` does, quickly; see `Scan.glance`."""
-        return self.base.glance(self.chosen[item])
+    def quick_mask(self, item: int) -> np.ndarray | None:
+        """Return about what `mask` does, quickly; see `Scan.quick_mask`."""
+        return self.base.quick_mask(self.chosen[item])
 
-    def blank(self, item: int) -> bool:
+    def is_blank(self, item: int) -> bool:
         """Whether an item is known to hold no signal."""
-        return self.base.blank(self.chosen[item])
+        return self.base.is_blank(self.chosen[item])
 
 
-class _Chosen:
+class _SelectedStore:
     """The store of a `Selected` scan: k-space with its items along the first axis, all else as it is stored."""
 
     def __init__(self, scan: Selected) -> None:

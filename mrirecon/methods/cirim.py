@@ -7,7 +7,7 @@ from mrirecon.methods.options import Count, Kernel, copies
 from mrirecon.methods.registry import register
 from mrirecon.methods.released import Compat, released_cirim
 from mrirecon.methods.rim import Rim, RimState
-from mrirecon.methods.updates import Consistency, data_consistency
+from mrirecon.methods.updates import DataConsistency, data_consistency
 from mrirecon.networks.recurrent import CellName, RecurrentNet
 
 
@@ -19,10 +19,10 @@ def cirim(
     features: Count = 64,
     cell: CellName = "indrnn",
     recurrent_kernel: Kernel = 1,
-    dc: Consistency = "none",
+    dc: DataConsistency = "none",
     detach: bool = False,
-    carry: bool = False,
-    share: bool = False,
+    carry_hidden: bool = False,
+    share_weights: bool = False,
     compat: Compat = "none",
 ) -> Schedule[RimState]:
     """Cascades of independently recurrent inference machines (arXiv 2111.15498).
@@ -39,11 +39,11 @@ def cirim(
             cell=cell,
             recurrent_kernel=recurrent_kernel,
             dc=dc,
-            share=share,
+            share=share_weights,
         )
 
     def block() -> Rim:
         network = RecurrentNet(4, 2, features, cell, recurrent_kernel)
-        return Rim(network, data_consistency(dc, "image"), detach=detach, carry=carry)
+        return Rim(network, data_consistency(dc, "image"), detach=detach, carry=carry_hidden)
 
-    return Schedule(copies(cascades, share, block), steps)
+    return Schedule(copies(cascades, share_weights, block), steps)

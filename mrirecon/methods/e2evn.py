@@ -10,7 +10,7 @@ from mrirecon.methods.options import Count, Pools, copies
 from mrirecon.methods.registry import register
 from mrirecon.methods.steps import InKspace
 from mrirecon.methods.steps.cascade import Combine
-from mrirecon.methods.updates import Consistency, Lift, Net, Sign, cascade
+from mrirecon.methods.updates import DataConsistency, ImagePart, NetworkPart, Sign, cascade
 from mrirecon.networks import NormUnet
 
 
@@ -20,14 +20,14 @@ def e2evn(
     cascades: Count = 12,
     channels: Count = 18,
     pools: Pools = 4,
-    dc: Consistency = "soft",
+    dc: DataConsistency = "soft",
     skip: bool = True,
     sign: Sign = -1,
     combine: Combine = "rss",
     sensitivity: bool = True,
     sensitivity_channels: Count = 8,
     sensitivity_pools: Pools = 4,
-    share: bool = False,
+    share_weights: bool = False,
 ) -> Schedule[Tensor]:
     """End-to-end variational network on k-space, with its own or with given coil maps (Sriram et al., MICCAI 2020).
 
@@ -35,8 +35,8 @@ def e2evn(
     """
 
     def block() -> InKspace:
-        refine = cascade(Lift(Net(NormUnet(channels, pools))), dc, "kspace", skip=skip, sign=sign)
+        refine = cascade(ImagePart(NetworkPart(NormUnet(channels, pools))), dc, "kspace", skip=skip, sign=sign)
         return InKspace(refine, combine)
 
     prepare = SensitivityNet(sensitivity_channels, sensitivity_pools) if sensitivity else None
-    return Schedule(copies(cascades, share, block), prepare=prepare)
+    return Schedule(copies(cascades, share_weights, block), prepare=prepare)

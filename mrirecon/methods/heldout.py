@@ -27,7 +27,7 @@ from mrirecon.physics.operators import per_item
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Prior
 
-SHARE = 0.1  # of the samples outside the calibration region
+HELD_OUT_SHARE = 0.1  # of the samples outside the calibration region
 _FEWEST = 8  # lines or samples outside the calibration region, below which none can be spared
 
 # From a problem, whose `initial_image` may be near its start: the start, and what a network makes of it.
@@ -35,7 +35,9 @@ Refine = Callable[[Problem], tuple[Tensor, Tensor]]
 BlendWeight = Callable[[Refine, Problem, Prior | None], Tensor]
 
 
-def hide(mask: np.ndarray, share: float = SHARE, seed: int = 0, *, lines: bool = False) -> np.ndarray | None:
+def choose_hidden_samples(
+    mask: np.ndarray, share: float = HELD_OUT_SHARE, seed: int = 0, *, lines: bool = False
+) -> np.ndarray | None:
     """Return which samples of a mask to hide, none of them in the calibration region; None where none can be spared.
 
     Args:
@@ -78,11 +80,11 @@ def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = Non
 
     """
     masks = p.mask.expand(p.y.shape[0], *p.mask.shape[1:])[:, 0].cpu().numpy() > 0
-    kinds = [[hide(m) for m in masks]]
+    kinds = [[choose_hidden_samples(m) for m in masks]]
     if any(_has_lines(m) for m in masks):
         # too few lines to spare any: scattered samples have to do
-        pairs = [(hide(m, lines=_has_lines(m)), m) for m in masks]
-        kinds.append([hide(m) if h is None else h for h, m in pairs])
+        pairs = [(choose_hidden_samples(m, lines=_has_lines(m)), m) for m in masks]
+        kinds.append([choose_hidden_samples(m) if h is None else h for h, m in pairs])
     none = np.zeros(tuple(p.mask.shape[2:]), dtype=bool)
     held = [
         torch.from_numpy(np.stack([none if h is None else h for h in hidden]))[:, None].to(p.y.device)
@@ -92,7 +94,7 @@ def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = Non
     if not bool(every.any()):
         return torch.ones(p.y.shape[0], dtype=p.mask.dtype, device=p.y.device)
     kept = p.mask * ~every
-    near = None if p.initial_image is None else _without(p, p.initial_image, every, prior)
+    near = None if p.initial_image is None else _remove_samples(p, p.initial_image, every, prior)
     seen = Problem(p.y * kept, kept, p.maps, near, noise=p.noise)
     first, image = refine(seen)
     moved, missing = seen.encode(image - first), p.y - seen.encode(first)
@@ -100,7 +102,7 @@ def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = Non
     return weights[0] if len(weights) == 1 else weights.prod(0).sqrt()
 
 
-def _without(p: Problem, image: Tensor, hidden: Tensor, prior: Prior | None) -> Tensor:
+def _remove_samples(p: Problem, image: Tensor, hidden: Tensor, prior: Prior | None) -> Tensor:
     """Return an image without what the hidden samples add to it: it does not know them, and is near the new solution.
 
     Where the image was solved for as u = x / w, their contribution is that to u.

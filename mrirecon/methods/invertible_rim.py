@@ -58,9 +58,11 @@ def invertible_rim(
     steps: Count = 8,
     features: Annotated[int, Field(ge=4, multiple_of=2)] = 64,
     width: Count = 64,
-    share: bool = False,
+    share_weights: bool = False,
 ) -> Schedule[Tensor]:
     """Invertible recurrent inference machine, trained without storing its steps (arXiv 1911.10914). Not the IRIM."""
     dilations = (1, 1, 2, 2, 4, 8, 8, 4, 2, 2, 1, 1)
     widths = [width * factor for factor in (1, 1, 2, 2, 4, 16, 16, 4, 2, 2, 1, 1)]
-    return Schedule(copies(steps, share, lambda: InvertibleRim(InvertibleNet(features, widths, dilations), features)))
+    return Schedule(
+        copies(steps, share_weights, lambda: InvertibleRim(InvertibleNet(features, widths, dilations), features))
+    )

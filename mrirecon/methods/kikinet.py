@@ -8,7 +8,7 @@ from mrirecon.engine import Schedule
 from mrirecon.methods.options import Count, Pools, copies
 from mrirecon.methods.registry import register
 from mrirecon.methods.steps import InKspace
-from mrirecon.methods.updates import Chain, Consistency, Lift, Net, Refine, data_consistency, then
+from mrirecon.methods.updates import Chain, DataConsistency, ImagePart, NetworkPart, Refine, data_consistency, then
 from mrirecon.networks import NormUnet
 
 
@@ -18,9 +18,9 @@ def kikinet(
     cascades: Count = 2,
     channels: Count = 16,
     pools: Pools = 2,
-    dc: Consistency = "soft",
+    dc: DataConsistency = "soft",
     skip: bool = True,
-    share: bool = False,
+    share_weights: bool = False,
 ) -> Schedule[Tensor]:
     """KIKI-net: networks on k-space and on the image in turn (Eo et al., MRM 80:2188, 2018).
 
@@ -28,8 +28,8 @@ def kikinet(
     """
 
     def block() -> InKspace:
-        on_kspace = then(Refine(Net(NormUnet(channels, pools)), skip=skip), data_consistency(dc, "kspace"))
-        on_image = Refine(Lift(Net(NormUnet(channels, pools))), skip=skip)
+        on_kspace = then(Refine(NetworkPart(NormUnet(channels, pools)), skip=skip), data_consistency(dc, "kspace"))
+        on_image = Refine(ImagePart(NetworkPart(NormUnet(channels, pools))), skip=skip)
         return InKspace(then(Chain(on_kspace, on_image), data_consistency(dc, "kspace")))
 
-    return Schedule(copies(cascades, share, block))
+    return Schedule(copies(cascades, share_weights, block))

@@ -81,7 +81,7 @@ def lpdnet(
     pools: Pools = 2,
     dual_start: Literal["data", "zero"] = "data",
     residual: bool = True,
-    share: bool = False,
+    share_weights: bool = False,
 ) -> Schedule[Buffers]:
     """Learned primal-dual (Adler and Öktem, IEEE TMI 37:1322, 2018)."""
 
@@ -90,4 +90,4 @@ def lpdnet(
         dual = Unet(2 * (buffers + 2), 2 * buffers, channels, pools)
         return LearnedPrimalDual(primal, dual, buffers, dual_start, residual)
 
-    return Schedule(copies(cascades, share, block))
+    return Schedule(copies(cascades, share_weights, block))

@@ -17,16 +17,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from mrirecon.engine import Reconstructor, Schedule, Unrolled
 from mrirecon.errors import UsageError
 from mrirecon.registries import plugins
+from mrirecon.renames import new_option
 
 Use = Literal["cropped", "weighted", "informed"]
 Factory = TypeVar("Factory", bound=Callable[..., "Schedule[Any]"])
-# Options of earlier versions: what they are called now, and their values.
-RENAMED: dict[str, tuple[str, dict[object, object]]] = {
-    "weigh": ("blend", {"held-out": "cross_validated"}),
-    "plus": ("sign", {False: -1, True: 1}),
-}
-# Values that an option had, by method and option: the option that has them now.
-MOVED = {("lpdnet", "start"): ("dual_start", ("data", "zero"))}
 
 
 @dataclass(frozen=True)
@@ -148,7 +142,7 @@ def _load_built_in() -> None:
         importlib.import_module(f"{__package__}.{module.name}")
 
 
-def find(name: str) -> Method:
+def find_method(name: str) -> Method:
     """Return a method by name.
 
     Raises:
@@ -168,7 +162,7 @@ def build(name: str, options: Mapping[str, object] | None = None) -> Reconstruct
         UsageError: unknown method or option, or a value of the wrong type or outside its range.
 
     """
-    return find(name).build(**resolve(name, options))
+    return find_method(name).build(**resolve(name, options))
 
 
 def resolve(name: str, options: Mapping[str, object] | None = None) -> dict[str, Any]:
@@ -178,7 +172,7 @@ def resolve(name: str, options: Mapping[str, object] | None = None) -> dict[str,
         UsageError: unknown method or option, or a value of the wrong type or outside its range.
 
     """
-    method = find(name)
+    method = find_method(name)
     try:
         valid = method.schema.model_validate(dict(options or {}))
     except ValidationError as error:
@@ -204,11 +198,9 @@ def _explain(method: Method, error: ValidationError) -> tuple[str, dict[str, str
 
 def _renamed(method: Method, key: str, value: object) -> str | None:
     """Return what to write in place of an option, or of a value, of an earlier version; None for any other."""
-    new, values = RENAMED.get(key, ("", {}))
-    if new in method.schema.model_fields:
-        return f"write {new}: {values.get(value, value) if isinstance(value, str | bool) else value}"
-    new, moved = MOVED.get((method.name, key), ("", ()))
-    return f"write {new}: {value}" if value in moved else None
+    new, present = new_option(method.name, key, value)
+    changed = new != key or present is not value
+    return f"write {new}: {present}" if changed and new in method.schema.model_fields else None
 
 
 def _nearest(name: str, choices: list[str]) -> str:

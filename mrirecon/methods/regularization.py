@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mrirecon.coils.noise import measure_noise
-from mrirecon.methods.registry import find
+from mrirecon.methods.registry import find_method
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.scale import percentile_scale
 
@@ -36,7 +36,7 @@ def default_weight(method: str, mask: np.ndarray | Tensor) -> float:
     over a plane, aliasing is as incoherent as noise, and a larger weight removes it: 1.6 times that at 4-fold, falling
     as R^(−1/2).
     """
-    at_4 = _number(find(method).schema.model_fields["lam"].default)
+    at_4 = _number(find_method(method).schema.model_fields["lam"].default)
     rate, scattered = _sampling(mask)
     return at_4 * float(1.6 * (4 / rate) ** 0.5 if scattered else (4 / rate) ** (1 / 3))
 

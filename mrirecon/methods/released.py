@@ -11,7 +11,7 @@ from mrirecon.engine import Schedule
 from mrirecon.errors import UsageError
 from mrirecon.methods.options import copies
 from mrirecon.methods.rim import Rim, RimState
-from mrirecon.methods.updates import Consistency, data_consistency
+from mrirecon.methods.updates import DataConsistency, data_consistency
 from mrirecon.networks.crossing import apply_network, to_complex, to_real
 from mrirecon.networks.recurrent import CellName, RecurrentNet
 from mrirecon.physics.problem import Problem
@@ -95,7 +95,7 @@ def released_cirim(
     features: int,
     cell: CellName,
     recurrent_kernel: int,
-    dc: Consistency,
+    dc: DataConsistency,
     share: bool,
 ) -> Schedule[RimState]:
     """Return the schedule of a release, whose form overrides ``detach`` and ``carry``.

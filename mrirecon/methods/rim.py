@@ -9,7 +9,7 @@ from torch import Tensor
 from mrirecon.engine import Schedule, Step
 from mrirecon.methods.options import Count, Kernel
 from mrirecon.methods.registry import register
-from mrirecon.methods.updates import Consistency, Part, data_consistency
+from mrirecon.methods.updates import DataConsistency, Part, data_consistency
 from mrirecon.networks.crossing import apply_network, to_complex, to_real, zero_init_output
 from mrirecon.networks.recurrent import CellName, RecurrentNet
 from mrirecon.physics.precision import RunsNetwork
@@ -76,7 +76,7 @@ def rim(
     steps: Count = 8,
     features: Count = 64,
     recurrent_kernel: Kernel = 1,
-    dc: Consistency = "none",
+    dc: DataConsistency = "none",
 ) -> Schedule[RimState]:
     """Recurrent inference machine with GRU, MGU or IndRNN cells (arXiv 2012.07819)."""
     network = RecurrentNet(4, 2, features, cell, recurrent_kernel)
@@ -85,7 +85,7 @@ def rim(
 
 @register(learned=True)
 def irim(
-    *, steps: Count = 8, features: Count = 64, recurrent_kernel: Kernel = 1, dc: Consistency = "none"
+    *, steps: Count = 8, features: Count = 64, recurrent_kernel: Kernel = 1, dc: DataConsistency = "none"
 ) -> Schedule[RimState]:
     """Independently recurrent inference machine: one cascade of a CIRIM (arXiv 2111.15498). Not the invertible RIM."""
     return rim(cell="indrnn", steps=steps, features=features, recurrent_kernel=recurrent_kernel, dc=dc)

@@ -13,7 +13,7 @@ from mrirecon.errors import UsageError
 from mrirecon.methods.options import Count, Pools
 from mrirecon.methods.registry import register
 from mrirecon.methods.steps import InImage
-from mrirecon.methods.updates import Consistency, Net, Refine, data_consistency, then
+from mrirecon.methods.updates import DataConsistency, NetworkPart, Refine, data_consistency, then
 from mrirecon.networks import NormUnet, Unet, apply_network
 from mrirecon.physics.operators import Fourier, per_item, root_sum_of_squares
 from mrirecon.physics.precision import RunsNetwork
@@ -59,7 +59,7 @@ def unet(
     pools: Pools = 2,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     domain: Literal["complex", "magnitude"] = "complex",
-    dc: Consistency = "none",
+    dc: DataConsistency = "none",
     skip: bool = False,
 ) -> Schedule[Tensor]:
     """U-Net on the zero-filled image: complex, combined by maps, or the magnitude as in fastMRI's baseline."""
@@ -67,5 +67,5 @@ def unet(
         if skip or dc != "none":
             raise UsageError("the magnitude's U-Net has no skip and no data consistency", fix="use domain=complex")
         return Schedule([MagnitudeNet(Unet(1, 1, channels, pools, dropout))])
-    refine = Refine(Net(NormUnet(channels, pools, dropout=dropout)), skip=skip, sign=1)
+    refine = Refine(NetworkPart(NormUnet(channels, pools, dropout=dropout)), skip=skip, sign=1)
     return Schedule([InImage(then(refine, data_consistency(dc, "image")))])

@@ -17,7 +17,7 @@ from mrirecon.physics.precision import RunsNetwork
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.solvers import conjugate_gradient
 
-Consistency = Literal["none", "gradient", "soft", "hard", "proximal"]
+DataConsistency = Literal["none", "gradient", "soft", "hard", "proximal"]
 Domain = Literal["image", "kspace"]
 Sign = Literal[-1, 1]
 
@@ -40,7 +40,7 @@ class Part(nn.Module, ABC):
         """Make the part leave its state as it is before training, where a network adds to the state."""
 
 
-class Net(RunsNetwork, Part):
+class NetworkPart(RunsNetwork, Part):
     """Apply a network on real channels to each image or each coil."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -56,7 +56,7 @@ class Net(RunsNetwork, Part):
         zero_init_output(self.network)
 
 
-class Lift(Part):
+class ImagePart(Part):
     """Apply an image part to k-space: F S part(Sᴴ Fᴴ k). It does not see what lies outside the range of F S."""
 
     def __init__(self, part: Part) -> None:
@@ -117,7 +117,7 @@ class Chain(Part):
             cast("Part", part).zero_init_output()
 
 
-class Gradient(Part):
+class GradientConsistency(Part):
     """Take a gradient step: x − η Aᴴ(A x − y), with η learned from 1; for k-space, k − η F S Sᴴ Fᴴ M(k − y)."""
 
     def __init__(self, domain: Domain) -> None:
@@ -152,7 +152,7 @@ class SampleConsistency(Part):
         return s - weight * (p.mask * (s - p.y))
 
 
-class Proximal(Part):
+class ProximalConsistency(Part):
     """Solve argmin_z ‖A z − y‖² + μ‖z − x‖², with μ > 0 learned, by conjugate gradients.
 
     Aggarwal, Mani, Jacob, MoDL, IEEE TMI 38:394, 2019. For k-space, x = Sᴴ Fᴴ k and the result is F S z.
@@ -171,14 +171,14 @@ class Proximal(Part):
         return z if self.domain == "image" else p.encode(z)
 
 
-def data_consistency(kind: Consistency, domain: Domain) -> Part | None:
+def data_consistency(kind: DataConsistency, domain: Domain) -> Part | None:
     """Return a new part of that kind, with parameters of its own; None for ``none``."""
     if kind == "none":
         return None
     if kind == "gradient":
-        return Gradient(domain)
+        return GradientConsistency(domain)
     if kind == "proximal":
-        return Proximal(domain)
+        return ProximalConsistency(domain)
     return SampleConsistency(domain, learned=kind == "soft")
 
 
@@ -187,7 +187,7 @@ def then(part: Part, last: Part | None) -> Part:
     return part if last is None else Chain(part, last)
 
 
-def cascade(part: Part, kind: Consistency, domain: Domain, *, skip: bool = True, sign: Sign = -1) -> Part:
+def cascade(part: Part, kind: DataConsistency, domain: Domain, *, skip: bool = True, sign: Sign = -1) -> Part:
     """Return one cascade: refinement and consistency at the same state; hard and proximal consistency after it."""
     consistency = data_consistency(kind, domain)
     if kind in ("hard", "proximal"):

@@ -66,9 +66,9 @@ class Comparison:
         if not (image.is_complex() and self.target.is_complex()):
             raise UsageError(
                 "this method gives no phase to compare",
-                where="loss.on",
+                where="loss.compare",
                 why="its image is a root sum of squares",
-                fix="use loss.on: magnitude",
+                fix="use loss.compare: magnitude",
             )
         return magnitude_of_sets(image - self.target)
 

@@ -22,7 +22,7 @@ from mrirecon.errors import InputError, ModelMismatchError, UsageError
 from mrirecon.io import atomic_path, sha256, write_json
 from mrirecon.io.safe.text import parse_json, utf8
 from mrirecon.io.writers.write import json_text
-from mrirecon.methods.registry import build, find, resolve
+from mrirecon.methods.registry import build, find_method, resolve
 from mrirecon.networks import channels_last
 
 WEIGHTS, CONFIG, CARD = "weights.safetensors", "config.json", "card.md"
@@ -34,7 +34,7 @@ UNSEALED = "it has no seal, as folders of earlier versions: its options and its 
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A model with its weights, and what it is.
 
     Attributes:
@@ -57,7 +57,7 @@ class Trained:
     seal: str | None = None
 
 
-def shipped() -> dict[str, Path]:
+def shipped_models() -> dict[str, Path]:
     """Return the folders of the models that come with mrirecon, by method."""
     found = sorted((Path(__file__).parent / "weights").glob(f"*/{CONFIG}"))
     return {path.parent.name: path.parent for path in found}
@@ -97,7 +97,7 @@ def save_model(
     count = sum(w.numel() for w in weights.values())
     about: dict[str, object] = {"format": FORMAT, "method": method, "options": resolved, "parameters": count}
     about |= {"sha256": digest, "mrirecon": __version__, "torch": torch.__version__, "card": dict(card or {})}
-    _write_about(folder, about)
+    _write_config(folder, about)
     return folder
 
 
@@ -113,12 +113,12 @@ def seal_model(folder: str | Path) -> Path:
     folder = Path(folder)
     about = describe_model(folder, sealed=False)
     _check_weights(folder, about)
-    _write_about(folder, about)
+    _write_config(folder, about)
     load_model(folder)
     return folder
 
 
-def seal_of(about: Mapping[str, object]) -> str:
+def compute_seal(about: Mapping[str, object]) -> str:
     """Return the seal of a configuration: SHA-256 over all that it holds but the seal itself, the weights' hash too.
 
     Whoever changes a folder can make it again: it shows a change by mistake, or by a program that does not know it.
@@ -128,15 +128,15 @@ def seal_of(about: Mapping[str, object]) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _write_about(folder: Path, about: dict[str, object]) -> None:
+def _write_config(folder: Path, about: dict[str, object]) -> None:
     with atomic_path(folder / CARD) as temporary:
         temporary.write_bytes(utf8(_card(about)))
     about = {**about, CARD_HASH: sha256(folder / CARD)}
     written = parse_json(json_text(about))  # as it will be read: tuples are lists then
-    write_json(folder / CONFIG, about | {SEAL: seal_of(written)})
+    write_json(folder / CONFIG, about | {SEAL: compute_seal(written)})
 
 
-def load_model(folder: str | Path) -> Trained:
+def load_model(folder: str | Path) -> TrainedModel:
     """Return the model of a folder, on the CPU, in evaluation mode.
 
     Raises:
@@ -170,10 +170,10 @@ def load_model(folder: str | Path) -> Trained:
     assert isinstance(card, dict)
     channels_last(model)
     seal = about.get(SEAL)
-    return Trained(folder, method, options, model.eval(), found, card, None if seal is None else str(seal))
+    return TrainedModel(folder, method, options, model.eval(), found, card, None if seal is None else str(seal))
 
 
-def verify_model(folder: str | Path) -> Trained:
+def verify_model(folder: str | Path) -> TrainedModel:
     """Load a model, and check also that the card for people is the one that was saved.
 
     Raises:
@@ -227,11 +227,11 @@ def describe_model(folder: str | Path, *, sealed: bool = True) -> dict[str, obje
             why=f"format {about['format']}; this is mrirecon {__version__}, which reads {FORMAT}",
             fix="use the version of mrirecon that wrote it, which the configuration names",
         )
-    if sealed and SEAL in about and about[SEAL] != seal_of(about):
+    if sealed and SEAL in about and about[SEAL] != compute_seal(about):
         raise ModelMismatchError(
             "the options or the card are not those that were saved",
             where=str(folder / CONFIG),
-            why=f"its seal is {str(about[SEAL])[:16]}…, and its content makes {seal_of(about)[:16]}…",
+            why=f"its seal is {str(about[SEAL])[:16]}…, and its content makes {compute_seal(about)[:16]}…",
             fix=_AGAIN,
         )
     return dict(about)
@@ -277,7 +277,7 @@ def _card(about: Mapping[str, object]) -> str:
     assert isinstance(card, dict)
     told = "\n".join(f"- {key}: {value}" for key, value in card.items()) or "- nothing is recorded"
     return (
-        f"# {about['method']}\n\n{find(str(about['method'])).summary}\n\n"
+        f"# {about['method']}\n\n{find_method(str(about['method'])).summary}\n\n"
         f"{about['parameters']} parameters. SHA-256 of the weights: {about['sha256']}.\n\n"
         f"## How it was trained\n\n{told}\n\nFor research, not for diagnosis.\n"
     )

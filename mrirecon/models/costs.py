@@ -36,7 +36,7 @@ class Costs:
 def peak_allocation(run: Callable[[], object]) -> int:
     """Return the most that torch holds at once while running, in bytes, beside what it held before."""
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with _quiet(), torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+    with _suppress_output(), torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         run()
     held = peak = 0
     for event in profile.profiler.kineto_results.events():
@@ -47,7 +47,7 @@ def peak_allocation(run: Callable[[], object]) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _suppress_output() -> Iterator[None]:
     """Turn stderr away: the profiler's library writes there from C++, with no option against it."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

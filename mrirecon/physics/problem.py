@@ -55,7 +55,7 @@ class Problem(FullPrecision):
     noise: Tensor | None = None
     cache: _Prepared | None = field(default=None, repr=False, compare=False)
     # The y and the mask that were checked together: copies of a problem that keep both are not checked again.
-    checked: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
+    verified: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         y, mask, maps = self.y, self.mask, self.maps
@@ -81,7 +81,7 @@ class Problem(FullPrecision):
                 "k-space and coil maps must be complex, the mask real",
                 why=f"y {y.dtype}, mask {mask.dtype}, maps {maps.dtype}",
             )
-        if self.checked is None or self.checked[0] is not y or self.checked[1] is not mask:
+        if self.verified is None or self.verified[0] is not y or self.verified[1] is not mask:
             self._check_mask()
 
     def _check_mask(self) -> None:
@@ -209,4 +209,4 @@ class Problem(FullPrecision):
         """Return the problem on another device, unprepared."""
         initial, noise = (None if v is None else v.to(device) for v in (self.initial_image, self.noise))
         y, mask, maps = self.y.to(device), self.mask.to(device), self.maps.to(device)
-        return Problem(y, mask, maps, initial, noise, checked=(y, mask))
+        return Problem(y, mask, maps, initial, noise, verified=(y, mask))

@@ -84,7 +84,7 @@ class Scale(Transform):
         initial = None if initial is None else initial / per_item(self.factor, initial)
         y = p.y.div_(divisor) if self.consume else p.y / divisor
         noise = None if p.noise is None else p.noise / per_item(self.factor, p.noise).square()
-        return replace(p, y=y, initial_image=initial, noise=noise, cache=cache, checked=(y, p.mask))
+        return replace(p, y=y, initial_image=initial, noise=noise, cache=cache, verified=(y, p.mask))
 
     def undo(self, u: Tensor) -> Tensor:
         """Return s u."""

@@ -15,7 +15,15 @@ from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 
-from mrirecon.errors import BusyError, InputError, MriReconError, ResourceError, UnsafeContentError, UsageError, as_ours
+from mrirecon.errors import (
+    BusyError,
+    InputError,
+    MriReconError,
+    ResourceError,
+    UnsafeContentError,
+    UsageError,
+    as_project_error,
+)
 from mrirecon.io import read, sidecar_path
 from mrirecon.io.readers.bruker import bruker
 from mrirecon.io.readers.registry import suffixes
@@ -24,11 +32,11 @@ from mrirecon.io.safe.text import parse_json, portable, utf8
 from mrirecon.io.writers.bids import bids_path
 from mrirecon.io.writers.formats import named_format
 from mrirecon.methods.registry import methods
-from mrirecon.reconstruction.file import as_finished, finished, output_path, reconstruct_file, stamp
+from mrirecon.reconstruction.file import finished, finished_result, output_path, reconstruct_file, stamp
 from mrirecon.reconstruction.plan import Request
 from mrirecon.reconstruction.run import Progress
 
-WAITS = (1.0, 5.0, 15.0)  # seconds before what is still being written is tried again
+RETRY_DELAYS = (1.0, 5.0, 15.0)  # seconds before what is still being written is tried again
 _RECENT = 10.0  # seconds since a file was last written to, within which it may be unfinished
 _PROBE = 64 << 10  # bytes
 
@@ -49,7 +57,7 @@ class Shard:
     origin: str = "--shard"
 
     @staticmethod
-    def read(text: str | None, environment: Mapping[str, str] = os.environ) -> Shard:
+    def parse(text: str | None, environment: Mapping[str, str] = os.environ) -> Shard:
         """Read ``i/N``, or take it from a Slurm array or from torchrun's RANK and WORLD_SIZE; else it is 1/1.
 
         Raises:
@@ -80,7 +88,7 @@ class Shard:
             )
         return Shard(place + 1, count, name)
 
-    def of(self, sources: Sequence[Path]) -> list[Path]:
+    def select(self, sources: Sequence[Path]) -> list[Path]:
         """Return this part of a list."""
         return list(sources[self.number - 1 :: self.count])
 
@@ -107,16 +115,16 @@ class Work:
         """Expand files, folders and patterns, and take the part that `shard` or the environment says.
 
         Raises:
-            UsageError: see `expand` and `Shard.read`.
+            UsageError: see `expand` and `Shard.parse`.
 
         """
         sources = expand(files, output, request)
         if len(sources) == 1 and sources == list(files) and shard is None:
             return Work(sources, False, Shard(1, 1), None)
-        part = Shard.read(shard)
+        part = Shard.parse(shard)
         folder = output if output.is_dir() or not output.suffix else output.parent
         name = f"failed.{part.number}-of-{part.count}.jsonl" if part.count > 1 else "failed.jsonl"
-        return Work(part.of(sources), True, part, folder / name)
+        return Work(part.select(sources), True, part, folder / name)
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,7 @@ def expand(files: Sequence[Path], output: Path, request: Request | None = None) 
     for path in files:
         if path.is_dir():
             there = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-            inside = [p for p in there if p.name.lower().endswith(suffixes("kspace")) and not _ours(p)]
+            inside = [p for p in there if p.name.lower().endswith(suffixes("kspace")) and not _is_own_output(p)]
             fix, why = "name a folder with k-space files", f"none of {', '.join(suffixes('kspace'))}"
         elif has_magic(str(path)) and not path.exists():
             inside = [Path(p) for p in sorted(glob(str(path), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
@@ -160,7 +168,7 @@ def expand(files: Sequence[Path], output: Path, request: Request | None = None) 
     return found
 
 
-def _ours(path: Path) -> bool:
+def _is_own_output(path: Path) -> bool:
     try:
         content = parse_json(sidecar_path(path).read_bytes())
         return "request" in content and any(o["file"] == portable(path.name) for o in content["outputs"])
@@ -257,7 +265,7 @@ def reconstruct_files(
         files: what is named.
         output: folder, or a file where there is one source.
         request: how; where several files are named, what no file could change is refused before the first.
-        shard: which part of the files this process does, as "i/N"; None asks the environment, see `Shard.read`.
+        shard: which part of the files this process does, as "i/N"; None asks the environment, see `Shard.parse`.
         isolate: see `Request`; None: where several files are named.
         overwrite: replace outputs that exist.
         dry_run: write nothing.
@@ -268,7 +276,7 @@ def reconstruct_files(
         Which files this process does, and what becomes of each, as it is done.
 
     Raises:
-        UsageError: see `expand` and `Shard.read`.
+        UsageError: see `expand` and `Shard.parse`.
         MriReconError: see `Request.check`.
 
     """
@@ -314,7 +322,7 @@ def run(
         dry_run: write nothing.
         failures: file to list failures in as they come, one JSON object a line; an older one is removed.
         command: the command line, for sidecars.
-        waits: seconds to wait before each further try; None takes `WAITS`.
+        waits: seconds to wait before each further try; None takes `RETRY_DELAYS`.
         progress: makes a callback for a file of this name.
 
     Raises:
@@ -327,7 +335,7 @@ def run(
     if failures is not None and not dry_run:
         with resources(failures), suppress(FileNotFoundError):
             failures.unlink()
-    waits = WAITS if waits is None else waits
+    waits = RETRY_DELAYS if waits is None else waits
     there = set() if overwrite or dry_run else _names(output)
     queue, before = list(sources), dict[Path, tuple[dict[str, int] | None, MriReconError]]()
     for number, wait in enumerate((0.0, *waits)):
@@ -336,7 +344,7 @@ def run(
         time.sleep(wait)
         last, later = number == len(waits), list[Path]()
         for source in queue:
-            now = _stamp(source)
+            now = _identity(source)
             then, error = before.get(source, (None, None))
             if error is not None and then == now and not isinstance(error, BusyError):
                 outcome = Outcome(source, error=error)
@@ -347,7 +355,7 @@ def run(
                     before[source] = now, outcome.error
                     continue
             if failures is not None and not dry_run:
-                _list(failures, outcome)
+                _append_failure(failures, outcome)
             yield outcome
             if isinstance(outcome.error, ResourceError):
                 _probe(output if len(sources) > 1 or not output.suffix else output.parent, outcome.error)
@@ -369,7 +377,7 @@ def _attempt(
         for target in _candidates(source, output, request, there):
             record = finished(request, source, sidecar_path(target))
             if record is not None:
-                return Outcome(source, as_finished(record, target))
+                return Outcome(source, finished_result(record, target))
         with progress(source.name) if progress else nullcontext() as callback:
             record = reconstruct_file(
                 source,
@@ -378,13 +386,13 @@ def _attempt(
                 overwrite=overwrite,
                 dry_run=dry_run,
                 wait=wait,
-                go_on=True,
+                skip_failed=True,
                 command=command,
                 progress=callback,
             )
         return Outcome(source, record)
     except Exception as error:
-        known = as_ours(error)
+        known = as_project_error(error)
         known.where = known.where or str(source)
         if known is not error:
             known.__cause__ = error
@@ -413,7 +421,7 @@ def _names(output: Path) -> set[str]:
         return set()
 
 
-def _stamp(source: Path) -> dict[str, int] | None:
+def _identity(source: Path) -> dict[str, int] | None:
     try:
         return stamp(source)
     except OSError:
@@ -428,7 +436,7 @@ def _unfinished(error: MriReconError, found: dict[str, int] | None) -> bool:
     return recent and isinstance(error, InputError) and not isinstance(error, UnsafeContentError)
 
 
-def _list(failures: Path, outcome: Outcome) -> None:
+def _append_failure(failures: Path, outcome: Outcome) -> None:
     """Add what failed, a file or items of it, to the list; where even that is impossible, narration has to do."""
     items = (outcome.record or {}).get("failed_items", [])
     assert isinstance(items, list), "a sidecar of ours"

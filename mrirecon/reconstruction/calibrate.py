@@ -11,14 +11,14 @@ from torch import Tensor
 
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import PRIOR_POWER, CoilMaps, crop_weights
-from mrirecon.coils.folding import FOLDED, second_share
+from mrirecon.coils.folding import SECOND_SET_SHARE, second_set_share
 from mrirecon.coils.noise import NoiseLevel, measure_noise, noise_deviation
 from mrirecon.coils.registry import CALIBRATIONS
 from mrirecon.errors import CalibrationError, InputError, UsageError
 from mrirecon.io import Scan
 
-Sets = Literal[1, 2, "auto"]
-Source = str  # "auto", or the name of a registered calibration, see `mrirecon.coils.registry.CALIBRATIONS`
+MapSets = Literal[1, 2, "auto"]
+MapsSource = str  # "auto", or the name of a registered calibration, see `mrirecon.coils.registry.CALIBRATIONS`
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class EspiritOptions:
     `mrirecon.coils.folding`.
     """
 
-    sets: Sets = "auto"
+    sets: MapSets = "auto"
     size: int = 24  # the calibration region is limited to this many samples along each axis
     kernel: int = 6
     threshold: float = 0.02
@@ -64,7 +64,7 @@ class ItemMaps:
         return self.maps * crop_weights(self.values, self.crop).unsqueeze(2)
 
     @property
-    def sees_nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether a plain combination is zero everywhere: a slice beyond the object, where there is only noise."""
         return self.values is not None and not bool(crop_weights(self.values, self.crop).any())
 
@@ -93,7 +93,7 @@ def item_maps(
     kspace: np.ndarray,
     mask: np.ndarray,
     *,
-    source: Source = "auto",
+    source: MapsSource = "auto",
     options: EspiritOptions | None = None,
 ) -> ItemMaps:
     """Return the maps of one item.
@@ -190,9 +190,9 @@ def _number_of_sets(
     sampled = np.ones(region.shape[1:], dtype=bool) if separate else mask
     noise = torch.from_numpy(noise_deviation(region if separate else kspace, sampled))[None]
     share = float(
-        second_share(torch.from_numpy(region)[None], noise=noise, kernel=kernel, threshold=options.threshold)[0]
+        second_set_share(torch.from_numpy(region)[None], noise=noise, kernel=kernel, threshold=options.threshold)[0]
     )
-    if share <= FOLDED:
+    if share <= SECOND_SET_SHARE:
         return 1, None
     two = options.sets == "auto" and several
     note = (
@@ -212,7 +212,7 @@ def calibrate(scan: Scan, *, options: EspiritOptions | None = None) -> np.ndarra
     def estimated(options: EspiritOptions | None) -> list[np.ndarray | None]:
         found: list[np.ndarray | None] = []
         for item in range(len(scan)):
-            if scan.empty(item):
+            if scan.is_empty(item):
                 found.append(None)
                 continue
             kspace = scan.kspace(item)

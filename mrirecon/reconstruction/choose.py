@@ -21,19 +21,19 @@ from mrirecon.coils.noise import noise_deviation
 from mrirecon.errors import BusyError, InputError, ModelMismatchError, UsageError
 from mrirecon.io import Scan
 from mrirecon.io.safe.scratch import scratch_folders
-from mrirecon.io.sampling import alike, in_words
-from mrirecon.methods.registry import find, methods, resolve
+from mrirecon.io.sampling import format_items, group_by_sampling
+from mrirecon.methods.registry import find_method, methods, resolve
 from mrirecon.metrics import object_mask
-from mrirecon.models.checkpoints import Trained, describe_model, shipped
+from mrirecon.models.checkpoints import TrainedModel, describe_model, shipped_models
 from mrirecon.models.hardware import pick_device, pick_precision
 from mrirecon.physics.operators import Fourier, root_sum_of_squares
-from mrirecon.reconstruction.calibrate import EspiritOptions, Source
+from mrirecon.reconstruction.calibrate import EspiritOptions, MapsSource
 from mrirecon.reconstruction.plan import Plan, PlanGroup, Request, has_weight
-from mrirecon.reconstruction.preprocess.prepare import note_loud
-from mrirecon.reconstruction.slices import Slices, Slicing, find_slicing, open_slices
+from mrirecon.reconstruction.preprocess.prepare import note_loud_coils
+from mrirecon.reconstruction.slices import HybridSlices, Slicing, find_slicing, open_slices
 
 # Achieved rates and sizes scatter around what was asked for in training; measured SNR is an estimate.
-SLACK = {"acceleration": 1.15, "calibration": 1.0, "size": 1.7, "coils": 1.3, "snr": 1.5}
+DOMAIN_TOLERANCE = {"acceleration": 1.15, "calibration": 1.0, "size": 1.7, "coils": 1.3, "snr": 1.5}
 PREFERRED = "cirim"  # the learned method that is chosen where its card covers the data
 CONTRASTS = {"t1w": r"t1", "t2w": r"t2|tse|haste", "flair": r"flair|tirm", "pdw": r"pd", "t2*w": r"swi|t2s|flash"}
 
@@ -70,13 +70,13 @@ def choose(scan: Scan, request: Request | None = None, scratch: Sequence[Path] |
         if first is None:
             notes.append(f"the mask is constant along {slicing.readout}, but not every coil's data: solved as a volume")
             slicing = None
-    notes += note_loud(*representative)
+    notes += note_loud_coils(*representative)
     outside: list[str] = []
     if automatic:
         groups = _groups_by_method(scan, slicing, first, request.maps)
     else:
-        if model is None and request.method in shipped() and not options:
-            model = request.load(shipped()[request.method])
+        if model is None and request.method in shipped_models() and not options:
+            model = request.load(shipped_models()[request.method])
         method, reason = request.method, "as asked"
         if request.model is not None and model is not None:
             method, reason = model.method, f"model {request.model}"
@@ -103,7 +103,7 @@ def choose(scan: Scan, request: Request | None = None, scratch: Sequence[Path] |
     )
 
 
-def choose_method(scan: Scan, item: int = 0, maps: Source = "auto") -> tuple[str, str]:
+def choose_method(scan: Scan, item: int = 0, maps: MapsSource = "auto") -> tuple[str, str]:
     """Return the method that suits what the scan holds, and why, in words."""
     kspace, mask = scan.samples(item)
     rate = mask.size / mask.sum()
@@ -119,9 +119,9 @@ def choose_method(scan: Scan, item: int = 0, maps: Source = "auto") -> tuple[str
     if min(box) >= kernel or separate:
         size = "a separate calibration scan" if separate else f"a {'×'.join(map(str, box))} calibration region"
         why = f"{rate:.1f}-fold undersampled with {size}"
-        if PREFERRED not in shipped():
+        if PREFERRED not in shipped_models():
             return "cs", why
-        card = describe_model(shipped()[PREFERRED])["card"]
+        card = describe_model(shipped_models()[PREFERRED])["card"]
         assert isinstance(card, dict), "describe_model checks it"
         reasons = _reasons(card, scan, kspace, mask)
         if reasons:
@@ -135,7 +135,7 @@ def choose_method(scan: Scan, item: int = 0, maps: Source = "auto") -> tuple[str
 
 def _first_volume(
     scan: Scan, slicing: Slicing, scratch: Sequence[Path] | None
-) -> tuple[Slices | None, tuple[Scan, int]]:
+) -> tuple[HybridSlices | None, tuple[Scan, int]]:
     """Read the first volume that can be read, and return it as slices with the slice in its middle.
 
     Not every coil's data may be as complete along the readout as the first one's: then there are no slices, and the
@@ -157,7 +157,9 @@ def _first_volume(
     raise failed
 
 
-def _groups_by_method(scan: Scan, slicing: Slicing | None, first: Slices | None, maps: Source) -> list[PlanGroup]:
+def _groups_by_method(
+    scan: Scan, slicing: Slicing | None, first: HybridSlices | None, maps: MapsSource
+) -> list[PlanGroup]:
     """Return the items of a scan by the method that suits them, the most frequent method first.
 
     Items that are sampled alike are decided by the one in their middle, or by another where it cannot be read. Items
@@ -176,7 +178,7 @@ def _groups_by_method(scan: Scan, slicing: Slicing | None, first: Slices | None,
     ]
     if not groups:
         if not failures:
-            scan.mask(scan.example())  # which says that there is no signal
+            scan.mask(scan.representative_item())  # which says that there is no signal
         raise failures[0]
     count = Counter(method for group in groups for method in [group.method] * len(group.items))
     return sorted(groups, key=lambda group: (group.method == "zero-filled", -count[group.method]))
@@ -185,7 +187,7 @@ def _groups_by_method(scan: Scan, slicing: Slicing | None, first: Slices | None,
 def _of_alike_items(
     scan: Scan,
     slicing: Slicing | None,
-    first: Slices | None,
+    first: HybridSlices | None,
     look: Callable[[Scan, int], Found],
     failures: list[InputError] | None = None,
 ) -> Iterator[tuple[tuple[int, ...], str, Found]]:
@@ -210,7 +212,7 @@ def _of_alike_items(
     if len(scan) == 1:
         groups: list[tuple[tuple[int, ...], Sequence[int]]] = [((0,), [0])]
     else:
-        groups = [(group.items, group.candidates) for group in alike(scan)]
+        groups = [(group.items, group.representatives) for group in group_by_sampling(scan)]
     for items, candidates in groups:
         for item in candidates:
             try:
@@ -225,7 +227,9 @@ def _of_alike_items(
             break
 
 
-def _outside(model: Trained, scan: Scan, slicing: Slicing | None, first: Slices | None, *, strict: bool) -> list[str]:
+def _outside(
+    model: TrainedModel, scan: Scan, slicing: Slicing | None, first: HybridSlices | None, *, strict: bool
+) -> list[str]:
     """Return notes on what of a scan a model was not trained for, one for all items that are sampled alike.
 
     Raises:
@@ -243,12 +247,14 @@ def _outside(model: Trained, scan: Scan, slicing: Slicing | None, first: Slices 
                 why="; ".join(reasons),
                 fix="use --method cs, a model that was, or leave --strict-model out",
             )
-        of = f" ({in_words(items)})" if len(items) < len(scan) else ""
+        of = f" ({format_items(items)})" if len(items) < len(scan) else ""
         notes += [f"outside what the model was trained for{of}: {'; '.join(reasons)}"] if reasons else []
     return notes
 
 
-def _with_settings(groups: Sequence[PlanGroup], request: Request, model: Trained | None, ndim: int) -> list[PlanGroup]:
+def _with_settings(
+    groups: Sequence[PlanGroup], request: Request, model: TrainedModel | None, ndim: int
+) -> list[PlanGroup]:
     """Return the groups with the models and settings of their methods.
 
     Options and weight are meant for the method of the first group. Those of the others take them where they have such
@@ -265,17 +271,17 @@ def _with_settings(groups: Sequence[PlanGroup], request: Request, model: Trained
             continue
         options, lam = request.options or {}, request.lam
         trained = model if model is not None and model.method == method else None
-        if trained is None and method in shipped():
-            trained = request.load(shipped()[method])
+        if trained is None and method in shipped_models():
+            trained = request.load(shipped_models()[method])
         if done:
-            known = find(method).schema.model_fields
+            known = find_method(method).schema.model_fields
             options = options if trained is None and set(options) <= set(known) else {}
             lam = lam if trained is None and "lam" in known else None
         if trained is not None and options:
             raise UsageError(f"{method} comes trained, with its own options", fix="leave --set out, or train your own")
         if trained is not None and lam is not None:
             raise UsageError("a trained model has no regularization weight to set", fix="leave --lambda out")
-        if trained is None and find(method).learned:
+        if trained is None and find_method(method).learned:
             fix = "give a trained model with --model DIR"
             raise UsageError(f"method {method!r} is learned: it needs weights", fix=fix)
         settings = _settings(method, options, lam, request.seed, ndim)
@@ -287,7 +293,7 @@ def _settings(
     method: str, options: Mapping[str, object], lam: float | Literal["auto"] | None, seed: int, ndim: int
 ) -> dict[str, object]:
     """Return the method's options with what follows from the scan filled in."""
-    schema = find(method).schema.model_fields
+    schema = find_method(method).schema.model_fields
     settings = dict(options)
     if "ndim" in schema:
         settings.setdefault("ndim", ndim)
@@ -301,12 +307,12 @@ def _settings(
             )
         if lam != "auto":
             settings["lam"] = lam
-    if has_weight(method) and not find(method).weighted:  # its weight does not follow the noise
+    if has_weight(method) and not find_method(method).weighted:  # its weight does not follow the noise
         settings.setdefault("lam", schema["lam"].default)
     return settings
 
 
-def scan_facts(scan: Scan, item: int = 0) -> dict[str, float]:
+def domain_measures(scan: Scan, item: int = 0) -> dict[str, float]:
     """Return what a model's card is compared with: acceleration, calibration, smallest and largest side, coils, SNR.
 
     The SNR is that of the zero-filled image inside the object, over the noise of an average coil.
@@ -355,7 +361,7 @@ def _reasons(card: Mapping[str, object], scan: Scan, kspace: np.ndarray, mask: n
         span = covers.get(key)
         if not isinstance(span, list) or len(span) < 2 or not all(isinstance(v, int | float) for v in span):
             continue
-        value, lowest, highest = facts[fact], min(span) / SLACK[key], max(span) * SLACK[key]
+        value, lowest, highest = facts[fact], min(span) / DOMAIN_TOLERANCE[key], max(span) * DOMAIN_TOLERANCE[key]
         if (low and value < lowest) or (high and value > highest):
             reasons.append(f"{fact} {value:.3g}{unit}, trained for {min(span):g} to {max(span):g}{unit}")
     if len(scan.space) != 2:

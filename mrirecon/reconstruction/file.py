@@ -19,8 +19,8 @@ from mrirecon.io import Scan, read, refuse_overwrite, safe_name, sha256, sidecar
 from mrirecon.io.grid import Grid, grid_of
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.readers.images import holds_images
-from mrirecon.io.safe.apart import look_apart
-from mrirecon.io.safe.claim import claim
+from mrirecon.io.safe.apart import probe
+from mrirecon.io.safe.claim import output_lock
 from mrirecon.io.safe.manifest import verify
 from mrirecon.io.safe.scratch import scratch_folders
 from mrirecon.io.safe.text import local, parse_json
@@ -31,9 +31,9 @@ from mrirecon.io.writers.formats import (
     EXTENSION,
     FOREIGN,
     ImageFormat,
+    format_losses,
     image_files,
     image_format,
-    kept,
     named_format,
     require,
 )
@@ -56,7 +56,7 @@ def reconstruct_file(
     overwrite: bool = False,
     dry_run: bool = False,
     wait: bool = True,
-    go_on: bool = False,
+    skip_failed: bool = False,
     command: Sequence[str] | None = None,
     progress: Progress | None = None,
     **options: Any,  # the fields of `Request`, which names those that it does not know
@@ -72,7 +72,8 @@ def reconstruct_file(
         overwrite: replace an output that exists.
         dry_run: say what would be done, and write nothing.
         wait: for another process that makes the same output.
-        go_on: leave out items that cannot be reconstructed: their images are zero, and ``failed_items`` lists them.
+        skip_failed: leave out items that cannot be reconstructed: their images are zero, and
+            ``failed_items`` lists them.
         command: the command line, for the sidecar.
         progress: called as items are done.
         options: see `Request`.
@@ -117,10 +118,10 @@ def reconstruct_file(
         _refuse_existing(target, files, request, overwrite)
         notes = [*scan.notes, *(plan.notes if plan is not None else ())]
         return {**record, "outputs": [str(target)], "dry_run": True, "notes": notes}
-    with claim(target, wait=wait):
+    with output_lock(target, wait=wait):
         done = None if overwrite else finished(request, path, sidecar_path(target))
         if done is not None:
-            return as_finished(done, target)
+            return finished_result(done, target)
         _refuse_existing(target, files, request, overwrite)
         record["input"] = source = {**cast("dict[str, object]", record["input"]), "sha256": scan.sha256()}
         plan = plan or choose(scan, request, scratch)
@@ -129,10 +130,10 @@ def reconstruct_file(
             scan,
             request,
             plan=plan,
-            keep=(lambda _, images: iterates.append(images)) if request.save_iterates else None,
+            on_iterates=(lambda _, images: iterates.append(images)) if request.save_iterates else None,
             progress=progress,
             scratch=scratch,
-            go_on=go_on,
+            skip_failed=skip_failed,
         )
         sidecar, show = _describe(scan, request, plan, result, record, format, command)
         written: list[Path] = []
@@ -164,7 +165,7 @@ def _read_and_prepare(path: Path, request: Request) -> tuple[Scan, dict[str, int
     if request.isolate:
         for foreign in (path, request.mask, request.maps_file, request.reference):
             if foreign is not None:
-                look_apart(foreign, axes=request.axes, dataset=request.dataset if foreign == path else None)
+                probe(foreign, axes=request.axes, dataset=request.dataset if foreign == path else None)
     stored = read(
         path,
         axes=request.axes,
@@ -219,7 +220,7 @@ def _describe(
     unturned: tuple[np.ndarray, Grid, list[str]] = (result.images, grid, [])
     shown, placed, turned = upright(result.images, grid) if format in ("dicom", "png") else unturned
     notes += [*(unknown if format in ("nii", "dicom") else []), *turned]
-    notes += kept(format, result.images, grid, loops)
+    notes += format_losses(format, result.images, grid, loops)
     bids = {} if request.bids is None else bids_fields(request.bids, scan.path) | in_seconds(stated)
     sidecar: dict[str, object] = {
         **bids,
@@ -281,7 +282,7 @@ def finished(request: Request, source: Path, sidecar: Path) -> dict[str, object]
     return dict(content)
 
 
-def as_finished(content: dict[str, object], target: Path) -> dict[str, object]:
+def finished_result(content: dict[str, object], target: Path) -> dict[str, object]:
     """Return what `reconstruct_file` returns of an output that was there, from the content of its sidecar."""
     outputs = content["outputs"]
     assert isinstance(outputs, list), "it was looked at"
@@ -339,11 +340,11 @@ def _refuse_existing(target: Path, files: Sequence[Path], request: Request, over
 
     """
     beside = sidecar_path(target)
-    wanted, begun = [*files, beside], _begun(beside, None)
+    wanted, begun = [*files, beside], _left_by_killed_run(beside, None)
     if request.save_iterates:
         steps = _iterates(target)
         wanted += [steps, sidecar_path(steps)]
-        begun |= _begun(sidecar_path(steps), request.digest)
+        begun |= _left_by_killed_run(sidecar_path(steps), request.digest)
     for there in [] if overwrite else wanted:
         if (there.exists() or there.is_symlink()) and there not in begun:
             raise UsageError(
@@ -354,7 +355,7 @@ def _refuse_existing(target: Path, files: Sequence[Path], request: Request, over
             )
 
 
-def _begun(sidecar: Path, digest: str | None) -> set[Path]:
+def _left_by_killed_run(sidecar: Path, digest: str | None) -> set[Path]:
     """Return a sidecar of ours and the outputs that it names, if a killed run left only some of them.
 
     All of them are returned as well where the sidecar tells of the request `digest`: the same would be written again.

@@ -16,15 +16,15 @@ from mrirecon import __version__
 from mrirecon.engine import Precision
 from mrirecon.errors import UsageError
 from mrirecon.io import sha256
-from mrirecon.io.sampling import in_words
+from mrirecon.io.sampling import format_items
 from mrirecon.io.scan import Nan
 from mrirecon.io.writers.formats import ImageFormat, image_format, require
-from mrirecon.methods.registry import find, resolve
-from mrirecon.models.checkpoints import Trained, describe_model, load_model, seal_of, shipped
+from mrirecon.methods.registry import find_method, resolve
+from mrirecon.models.checkpoints import TrainedModel, compute_seal, describe_model, load_model, shipped_models
 from mrirecon.models.hardware import PrecisionChoice, pick_device
-from mrirecon.reconstruction.calibrate import EspiritOptions, Source
+from mrirecon.reconstruction.calibrate import EspiritOptions, MapsSource
 from mrirecon.reconstruction.preprocess.prepare import Preprocess
-from mrirecon.reconstruction.slices import Slices, Slicing
+from mrirecon.reconstruction.slices import HybridSlices, Slicing
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Request:
     """
 
     method: str = "auto"
-    maps: Source = "auto"
+    maps: MapsSource = "auto"
     maps_file: str | Path | None = None
     espirit: EspiritOptions | None = None
     preprocess: Preprocess = field(default_factory=Preprocess)
@@ -89,13 +89,13 @@ class Request:
     seed: int = 0
     batch: int = 1
     options: Mapping[str, object] | None = None
-    model: Trained | str | Path | None = None
+    model: TrainedModel | str | Path | None = None
     strict_model: bool = False
     save_iterates: bool = False
     reference: str | Path | None = None
     bids: str | Path | None = None
     contrast: str | None = None
-    _loaded: dict[str, Trained] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _loaded: dict[str, TrainedModel] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.model is not None and (self.method != "auto" or self.options):
@@ -111,9 +111,9 @@ class Request:
         names = {f.name for f in fields(cls) if f.init}
         return cls(**{name: value for name, value in options.items() if name in names and value is not None})
 
-    def load(self, model: Trained | str | Path) -> Trained:
+    def load(self, model: TrainedModel | str | Path) -> TrainedModel:
         """Return the model of a folder, loaded once for all files; or the model itself."""
-        if isinstance(model, Trained):
+        if isinstance(model, TrainedModel):
             return model
         if str(model) not in self._loaded:
             self._loaded[str(model)] = load_model(model)
@@ -130,9 +130,9 @@ class Request:
         files: dict[str, str | Path | None] = {name: getattr(self, name) for name in names}
         folders: list[str | Path] = []
         if self.model is not None:
-            folders = [self.model.folder if isinstance(self.model, Trained) else self.model]
-        elif self.method == "auto" or self.method in shipped():
-            folders = list(shipped().values())
+            folders = [self.model.folder if isinstance(self.model, TrainedModel) else self.model]
+        elif self.method == "auto" or self.method in shipped_models():
+            folders = list(shipped_models().values())
         content = {
             "mrirecon": __version__,
             **{name: getattr(self, name) for name in ("method", "maps", "axes", "dataset", "lam", "format", "seed")},
@@ -146,7 +146,7 @@ class Request:
             "save_iterates": self.save_iterates,
             "bids": None if self.bids is None else [str(self.bids), self.contrast],
             **{name: None if path is None else sha256(path) for name, path in files.items()},
-            "models": [seal_of(describe_model(folder)) for folder in folders],
+            "models": [compute_seal(describe_model(folder)) for folder in folders],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -170,7 +170,7 @@ class Request:
 
 def has_weight(method: str) -> bool:
     """Whether a method has a regularization weight."""
-    return "lam" in find(method).schema.model_fields
+    return "lam" in find_method(method).schema.model_fields
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class PlanGroup:
     items: tuple[int, ...]
     method: str
     reason: str
-    model: Trained | None = field(default=None, repr=False)
+    model: TrainedModel | None = field(default=None, repr=False)
     settings: Mapping[str, object] = field(default_factory=dict)
     weighted: bool = False
 
@@ -215,7 +215,7 @@ class Plan:
     """
 
     groups: tuple[PlanGroup, ...]
-    maps: Source
+    maps: MapsSource
     espirit: EspiritOptions
     slicing: Slicing | None
     device: torch.device
@@ -223,7 +223,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     precision_note: str | None = None
     outside: tuple[str, ...] = ()
-    first_volume: Slices | None = field(default=None, repr=False)
+    first_volume: HybridSlices | None = field(default=None, repr=False)
 
     @property
     def method(self) -> str:
@@ -231,7 +231,7 @@ class Plan:
         return self.groups[0].method
 
     @property
-    def model(self) -> Trained | None:
+    def model(self) -> TrainedModel | None:
         """The model of that method."""
         return self.groups[0].model
 
@@ -240,4 +240,4 @@ class Plan:
         """Why the methods were chosen: one reason for all items, or which items have which."""
         if len(self.groups) == 1:
             return self.groups[0].reason
-        return "; ".join(f"{in_words(g.items)} by {g.method}: {g.reason}" for g in self.groups)
+        return "; ".join(f"{format_items(g.items)} by {g.method}: {g.reason}" for g in self.groups)

@@ -62,7 +62,7 @@ def placed_reference(
         images, grid = select_images(*placed, items, path)
         return images, FASTMRI if dataset in FASTMRI_TARGETS else "images", grid
     scan = read(path, axes=axes, items=items)
-    if scan.reference is not None and any(scan.mask(item).mean() < 0.9 for item in scan.usable()):
+    if scan.reference is not None and any(scan.mask(item).mean() < 0.9 for item in scan.items_with_signal()):
         images, kind = scan.reference, BESIDE
     else:
         scan = scan if like is None else prepare_like(scan, like)
@@ -89,7 +89,7 @@ def sense_reference(scan: Scan) -> np.ndarray:
     """
     out = []
     for item in range(len(scan)):
-        if scan.empty(item):
+        if scan.is_empty(item):
             out.append(np.zeros(scan.space_shape, np.float32))
             continue
         kspace, mask = scan.samples(item)

@@ -21,8 +21,8 @@ from mrirecon.engine import Precision
 from mrirecon.errors import BusyError, InputError, MriReconError, NoSignalError
 from mrirecon.io import Scan
 from mrirecon.io.safe.scratch import Rows
-from mrirecon.io.sampling import in_words
-from mrirecon.methods.registry import Use, build, find
+from mrirecon.io.sampling import format_items
+from mrirecon.methods.registry import Use, build, find_method
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.physics.operators import root_sum_of_squares
 from mrirecon.physics.problem import Problem
@@ -101,9 +101,9 @@ def reconstruct(
     *,
     plan: Plan | None = None,
     progress: Progress | None = None,
-    keep: Callable[[int, np.ndarray], None] | None = None,
+    on_iterates: Callable[[int, np.ndarray], None] | None = None,
     scratch: Sequence[Path] | None = None,
-    go_on: bool = False,
+    skip_failed: bool = False,
     **options: Any,  # the fields of `Request`, which names those that it does not know
 ) -> Reconstruction:
     """Reconstruct every item of a scan.
@@ -116,9 +116,9 @@ def reconstruct(
         request: how; by default made from ``options``, which are its fields: method, maps, options, model, and so on.
         plan: what `mrirecon.reconstruction.choose.choose` decided for this scan, where that is known already.
         progress: called with (items done, items, what is being done), or slices of volumes where those are solved.
-        keep: called with (item, images (step, *space)) to see every iterate, in the scale of the data.
+        on_iterates: called with (item, images (step, *space)) to see every iterate, in the scale of the data.
         scratch: folders for temporary files, in order of preference, one of which then holds large images as well.
-        go_on: leave out items that cannot be reconstructed (see `Reconstruction.failed`) in place of raising.
+        skip_failed: leave out items that cannot be reconstructed (see `Reconstruction.failed`) in place of raising.
         options: see `mrirecon.reconstruction.plan.Request`.
 
     Raises:
@@ -141,16 +141,16 @@ def reconstruct(
     # An item without signal is in no group, and counts with the first.
     group_of = dict.fromkeys(range(len(scan)), plan.groups[0])
     group_of |= {item: group for group in plan.groups for item in group.items}
-    failures = Failures(scan, go_on)
+    failures = ItemFailures(scan, skip_failed)
     results: list[ItemResult] = []
     seconds: list[float] = []
 
     def done(found: Sequence[ItemResult], items: Sequence[int], start: float) -> None:
         for item, result in zip(items, found, strict=True):
             rows.write(len(results), result.image)
-            if keep is not None:
+            if on_iterates is not None:
                 none = np.zeros((0, *shape), np.complex64)
-                keep(item, none if result.iterates is None else result.iterates)
+                on_iterates(item, none if result.iterates is None else result.iterates)
             results.append(replace(result, image=np.empty(0), iterates=None))
             seconds.append((time.perf_counter() - start) / len(items))
 
@@ -170,14 +170,14 @@ def reconstruct(
             if progress:
                 progress(len(results), total, plan.method)
             start = time.perf_counter()
-            done(_solve_what_can_be(part, volume, items, group, plan, failures, keep is not None), items, start)
+            done(_solve_what_can_be(part, volume, items, group, plan, failures, on_iterates is not None), items, start)
     if progress:
         progress(total, total, plan.method)
 
     images = rows.view()
     if plan.slicing is not None:
         images = np.moveaxis(images.reshape(len(scan), length, *shape), 1, plan.slicing.axis + 1)
-    failed_notes = failures.conclude(len(results))
+    failed_notes = failures.final_notes(len(results))
     images, finish_notes = finish(scan, images, scratch)
     return Reconstruction(
         images=images,
@@ -198,7 +198,7 @@ def reconstruct(
             *plan.outside,
         ],
         methods=[group_of[i].method for i in range(len(scan))] if len({g.method for g in plan.groups}) > 1 else [],
-        failed=failures.bad,
+        failed=failures.errors,
         precision=plan.precision,
         sets=[result.sets for result in results],
     )
@@ -212,7 +212,7 @@ def _batches(
     def group_at(item: int) -> PlanGroup:
         return group_of[item if volume is None else volume]
 
-    for _, alike in itertools.groupby(range(len(part)), lambda item: (part.blank(item), group_at(item).method)):
+    for _, alike in itertools.groupby(range(len(part)), lambda item: (part.is_blank(item), group_at(item).method)):
         items = list(alike)
         group = group_at(items[0])
         for start in range(0, len(items), size):
@@ -225,7 +225,7 @@ def _solve_what_can_be(
     items: Sequence[int],
     group: PlanGroup,
     plan: Plan,
-    failures: Failures,
+    failures: ItemFailures,
     iterates: bool,
 ) -> list[ItemResult]:
     """Solve items; where they cannot be solved together, each alone; those that cannot be solved are zero."""
@@ -260,7 +260,7 @@ def solve(
         InputError: data that cannot be reconstructed.
 
     """
-    if scan.blank(items[0]):
+    if scan.is_blank(items[0]):
         return [_nothing(scan, group, "no signal") for _ in items]
     if group.model is None and len(items) > 1:
         return [result for item in items for result in solve(scan, [item], group, plan, iterates=iterates)]
@@ -277,7 +277,7 @@ def solve(
 
 def _solve_together(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Plan, iterates: bool) -> list[ItemResult]:
     """Reconstruct items with signal as one batch: maps → problem → solve."""
-    method, settings = find(group.method), dict(group.settings)
+    method, settings = find_method(group.method), dict(group.settings)
     network = None if group.model is None else group.model.model
     network_maps = network is not None and network.prepare is not None  # from a sensitivity network
     weight_follows_noise = group.weighted and "lam" not in settings
@@ -291,7 +291,7 @@ def _solve_together(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Pl
         maps = item_maps(scan, item, kspace, mask, source=source, options=espirit)
         named = maps.source if method.maps and not network_maps else "a network's" if network_maps else "none needed"
         notes = () if maps.note is None else (maps.note,)
-        if method.use == "cropped" and maps.sees_nothing:  # a batch of one, for it is no network
+        if method.use == "cropped" and maps.is_empty:  # a batch of one, for it is no network
             return [replace(_nothing(scan, group, "no object, as its coil maps tell"), maps=named, notes=notes)]
         noise = None
         if method.use == "informed" or weight_follows_noise:
@@ -404,7 +404,7 @@ def join_map_sets(image: Tensor) -> np.ndarray:
 
 
 @dataclass
-class Failures:
+class ItemFailures:
     """What became of the items of one scan that cannot be reconstructed.
 
     An item without signal has an image of zeros, and a note. One that is bad in another way stops the scan, unless the
@@ -412,16 +412,16 @@ class Failures:
 
     Attributes:
         scan: whose items they are.
-        go_on: whether the others are done where one is bad.
+        skip_failed: whether the others are done where one is bad.
         empty: items without signal; volumes, where those are solved slice by slice.
-        bad: what is wrong with others, in the order in which it was found.
+        errors: what is wrong with others, in the order in which it was found.
 
     """
 
     scan: Scan
-    go_on: bool = False
+    skip_failed: bool = False
     empty: list[int] = field(default_factory=list)
-    bad: list[InputError] = field(default_factory=list)
+    errors: list[InputError] = field(default_factory=list)
     _first: InputError | None = None
     _lost: int = 0
 
@@ -452,19 +452,19 @@ class Failures:
         """
         error.where = _where(part, place, error)
         empty = isinstance(error, NoSignalError)
-        if isinstance(error, BusyError) or self.scan.strict or not (empty or self.go_on):
+        if isinstance(error, BusyError) or self.scan.strict or not (empty or self.skip_failed):
             raise error
         self._first = self._first or error
         self._lost += count
         if empty:
             self.empty.append(item)
         else:
-            self.bad.append(error)
+            self.errors.append(error)
         reason = "no signal" if empty else f"not reconstructed: {error.what}"
         lam = 0.0 if group.weighted else None
         return [ItemResult(np.zeros(shape, np.complex64), reason, lam)] * count
 
-    def conclude(self, count: int) -> list[str]:
+    def final_notes(self, count: int) -> list[str]:
         """Return what is to be noted once all ``count`` images were tried.
 
         Raises:
@@ -472,9 +472,9 @@ class Failures:
 
         """
         if self._lost >= count and self._first is not None:
-            raise self.bad[0] if self.bad else self._first
-        notes = [f"no signal in {in_words(self.empty)}: the image is zero there"] if self.empty else []
-        return notes + [f"not reconstructed, and zero in the output: {e.where}: {e.what}" for e in self.bad[:8]]
+            raise self.errors[0] if self.errors else self._first
+        notes = [f"no signal in {format_items(self.empty)}: the image is zero there"] if self.empty else []
+        return notes + [f"not reconstructed, and zero in the output: {e.where}: {e.what}" for e in self.errors[:8]]
 
 
 def _where(scan: Scan, item: int, error: MriReconError) -> str:

@@ -62,7 +62,7 @@ def find_slicing(scan: Scan, options: Mapping[str, object] | None = None) -> tup
     """
     if len(scan.space) != 3 or (options or {}).get("ndim") == 3 or scan.strict:
         return None, []  # strict: only whole items are held against their mask
-    if scan.nan == "zero" and _lost(scan):
+    if scan.nan == "zero" and _has_missing_samples(scan):
         return None, ["solved as a volume: a lost sample would spoil its whole readout"]
     each = {v: there for v in range(len(scan)) if (there := _readouts(scan, v)) is not None}
     shared = [a for a in next(iter(each.values()), {}) if all(a in there for there in each.values())]
@@ -74,7 +74,7 @@ def find_slicing(scan: Scan, options: Mapping[str, object] | None = None) -> tup
     return None, []
 
 
-def open_slices(scan: Scan, volume: int, slicing: Slicing) -> Slices:
+def open_slices(scan: Scan, volume: int, slicing: Slicing) -> HybridSlices:
     """Return one volume of a scan as slices, not yet spooled.
 
     Raises:
@@ -87,7 +87,7 @@ def open_slices(scan: Scan, volume: int, slicing: Slicing) -> Slices:
     names, sizes = list(scan.space), list(scan.space_shape)
     names.pop(slicing.axis)
     length = sizes.pop(slicing.axis)
-    return Slices(
+    return HybridSlices(
         path=scan.path,
         format=scan.format,
         layout=Layout(("slice", "coil", *names), (length, scan.coils, *sizes)),
@@ -101,11 +101,11 @@ def open_slices(scan: Scan, volume: int, slicing: Slicing) -> Slices:
         parent=scan,
         volume=volume,
         axis=slicing.axis,
-        lines=slicing.lines[volume],
+        sampled_lines=slicing.lines[volume],
     )
 
 
-def read_slices(scan: Scan, volume: int, slicing: Slicing, scratch: Sequence[Path] | None) -> Slices:
+def read_slices(scan: Scan, volume: int, slicing: Slicing, scratch: Sequence[Path] | None) -> HybridSlices:
     """Return one volume of a scan as slices, read once and kept where they are read quickly.
 
     Args:
@@ -134,7 +134,7 @@ def _not_alike(scan: Scan, volume: int, slicing: Slicing) -> InputError:
 
 
 @dataclass(kw_only=True)
-class Slices(Scan):
+class HybridSlices(Scan):
     """One volume of a scan as a scan of slices along its readout.
 
     Its items are positions along the readout, its spatial axes the other two. Before `spool` k-space of an item costs a
@@ -144,14 +144,14 @@ class Slices(Scan):
         parent: the scan that the volume is an item of.
         volume: which item.
         axis: which of the parent's spatial axes is the readout.
-        lines: which readout lines may be used, booleans over the other two axes.
+        sampled_lines: which readout lines may be used, booleans over the other two axes.
 
     """
 
     parent: Scan
     volume: int
     axis: int
-    lines: np.ndarray = field(repr=False)
+    sampled_lines: np.ndarray = field(repr=False)
     _rows: Rows | None = field(default=None, init=False, repr=False)
     _maps: Rows | None = field(default=None, init=False, repr=False)
     _blank: np.ndarray | None = field(default=None, init=False, repr=False)
@@ -166,7 +166,7 @@ class Slices(Scan):
         """Return file, volume and position in words."""
         return f"{self.parent.where(self.volume)}, {self.readout} {item}"
 
-    def raw(self, item: int) -> np.ndarray:
+    def unmasked_kspace(self, item: int) -> np.ndarray:
         """Return hybrid k-space at one position, (coil, *space) complex64, unmasked unless it was spooled."""
         if self._rows is not None:
             return self._rows.read(item)
@@ -204,7 +204,7 @@ class Slices(Scan):
             self._boxes = np.moveaxis(_inverse(np.pad(region, widths), self.axis), self.axis + 1, 0).copy()
         return self._boxes
 
-    def blank(self, item: int) -> bool:
+    def is_blank(self, item: int) -> bool:
         """Whether there is no signal, or no coil that sees any, at this position."""
         return self._blank is not None and bool(self._blank[item])
 
@@ -236,12 +236,14 @@ class Slices(Scan):
             peak = max(peak, largest_part(block))
             if marked is not None:
                 block *= marked[part]
-            _keep(rows, np.moveaxis(_inverse(block, self.axis), self.axis + 1, 0), channels, part, self.axis, largest)
+            _write_slab(
+                rows, np.moveaxis(_inverse(block, self.axis), self.axis + 1, 0), channels, part, self.axis, largest
+            )
         check_scale(peak, where)
-        if _lines(seen, plane, self.axis) is None:
+        if _full_lines(seen, plane, self.axis) is None:
             return False
         acquired: np.ndarray = np.any(seen, axis=self.axis)
-        self.lines = acquired if plane is None else scan.reconciled(plane, acquired, where)
+        self.sampled_lines = acquired if plane is None else scan.reconciled(plane, acquired, where)
         blank = largest == 0
         if self.roles.maps is not None:
             self._maps, sensitivity = self._spool_maps(folders)
@@ -259,21 +261,21 @@ class Slices(Scan):
                 block = self.parent.maps_block(self.volume, number, part)
                 check_finite(block, self.parent.space, where, tuple(s.start or 0 for s in part))
                 moved = np.moveaxis(block, self.axis, 0)[:, None]
-                _keep(rows, moved, slice(number, number + 1), part, self.axis, largest)
+                _write_slab(rows, moved, slice(number, number + 1), part, self.axis, largest)
         return rows, largest
 
     def samples(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         """Return k-space and mask at one position."""
-        return self.raw(item) * self.lines, self.lines.copy()
+        return self.unmasked_kspace(item) * self.sampled_lines, self.sampled_lines.copy()
 
     def mask(self, item: int) -> np.ndarray:
         """Return which samples may be used: the same at every position."""
-        return self.lines.copy()
+        return self.sampled_lines.copy()
 
-    glance = mask
+    quick_mask = mask
 
 
-def _lost(scan: Scan) -> bool:
+def _has_missing_samples(scan: Scan) -> bool:
     """Whether some sample of any volume is no number; all are asked, for all volumes are solved in the same way."""
     volumes = range(len(scan))
     return any(not np.isfinite(block).all() for volume in volumes for *_, block in _blocks(scan, volume, 0))
@@ -289,7 +291,7 @@ def _readouts(scan: Scan, volume: int) -> dict[int, np.ndarray] | None:
     found = {}
     for axis in sorted(able, key=lambda a: SPACE.index(scan.space[a])):
         assert seen is not None, "read where an axis is able"
-        lines = _lines(seen, None if marked is None else marked.take(0, axis=axis), axis)
+        lines = _full_lines(seen, None if marked is None else marked.take(0, axis=axis), axis)
         if lines is not None:
             found[axis] = lines
     return found
@@ -300,7 +302,7 @@ def _marked(scan: Scan, volume: int) -> np.ndarray | None:
     return None if given is None else given[volume if len(given) > 1 else 0]
 
 
-def _lines(seen: np.ndarray, plane: np.ndarray | None, axis: int) -> np.ndarray | None:
+def _full_lines(seen: np.ndarray, plane: np.ndarray | None, axis: int) -> np.ndarray | None:
     """Return the lines along an axis that were acquired and are marked, or None where one of them is not whole."""
     share = seen.mean(axis=axis)
     used = share > 0 if plane is None else plane & (share > 0)
@@ -343,7 +345,7 @@ def _inverse(block: np.ndarray, axis: int) -> np.ndarray:
     return np.asarray(Fourier((axis - 3,)).adjoint(torch.from_numpy(block)).numpy())
 
 
-def _keep(
+def _write_slab(
     rows: Rows, moved: np.ndarray, channels: slice, part: tuple[slice, ...], axis: int, largest: np.ndarray
 ) -> None:
     """Write (position, channel, *part of the plane) into rows (position, [set,] channel, *plane)."""

@@ -39,14 +39,14 @@ class Finding:
     Attributes:
         name: of the question.
         verdict: ``ok``, ``look`` or ``bad``.
-        told: in words.
+        message: in words.
         fix: what to do; empty where nothing is to be done.
 
     """
 
     name: str
     verdict: Verdict
-    told: str
+    message: str
     fix: str = ""
 
 

@@ -8,13 +8,13 @@ from importlib import metadata
 import torch
 
 from mrirecon import __version__
-from mrirecon.data.sources import Sources
+from mrirecon.data.sources import SliceSources
 from mrirecon.training.config import Settings
 
 
 def make_card(
     settings: Settings,
-    sources: Sources,
+    sources: SliceSources,
     *,
     step: int,
     epoch: float,
@@ -46,7 +46,7 @@ def make_card(
         "data": data.source or ", ".join(data.train),
         "licence": data.licence,
         "measured or simulated": "simulated from magnitude volumes" if simulated else "measured k-space",
-        "people": sources.people,
+        "subjects": sources.subjects,
         "slices": {"train": len(sources.train), "val": len(sources.val)},
         "files": sources.files,
         "notes": sources.notes,
@@ -58,7 +58,7 @@ def make_card(
         "steps": step,
         "epochs": round(epoch, 2),
         **({"budget (min)": train.minutes} if train.minutes is not None else {}),
-        **({"started from": train.initial} if train.initial is not None else {}),
+        **({"started from": train.initial_weights} if train.initial_weights is not None else {}),
         "effective batch": train.batch * train.accumulate,
         "processes": ranks,
         "optimizer": f"{train.optimizer}, lr {train.lr:g}, {train.schedule}, warm-up {train.warmup}",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 END_OF_JOB = "SLURM_JOB_END_TIME"  # seconds since 1970, which Slurm sets from version 22.05 on
 MARGIN, LONGEST_MARGIN, SPARE = 0.05, 30.0, 2.0  # share of the time that is left unused, at most, and at least (s)
-RARELY = 9.0  # under a budget, validation takes at most a tenth of the time
+VALIDATION_INTERVAL = 9.0  # under a budget, validation takes at most a tenth of the time
 
 
 class Clock:
@@ -32,14 +32,14 @@ class Clock:
         if job.isdecimal():
             ends.append(time.monotonic() + int(job) - time.time())
         self.end = min(ends) if ends else None
-        self.check = 0.0  # seconds that a validation takes, with what is written after it
-        self.first = self.checked = time.monotonic()  # of the loop; of the last validation
+        self.validation_seconds = 0.0  # seconds that a validation takes, with what is written after it
+        self.loop_start = self.last_validation = time.monotonic()  # of the loop; of the last validation
         # Of the last steps: seconds without waiting, and seconds that a chunk of new samples was waited for. What the
         # first took, which loads and compiles besides, counts while there is nothing else.
         self.steps: deque[float] = deque(maxlen=20)
         self.waits: deque[float] = deque(maxlen=20)
-        self.taken = self.made = 0  # steps, and steps that waited for a chunk
-        self.chunks = 0  # that the next step has to wait for
+        self.steps_taken = self.chunk_waits = 0  # steps, and steps that waited for a chunk
+        self.chunks_ahead = 0  # that the next step has to wait for
 
     @property
     def remaining(self) -> float:
@@ -55,10 +55,10 @@ class Clock:
 
     def start(self, check: float) -> None:
         """Begin the loop, with the seconds that a validation is expected to take."""
-        self.first = self.checked = time.monotonic()
-        self.check = check
+        self.loop_start = self.last_validation = time.monotonic()
+        self.validation_seconds = check
 
-    def stepped(self, seconds: float, waited: float = 0.0, made: int = 0, ahead: int = 0) -> None:
+    def record_step(self, seconds: float, waited: float = 0.0, made: int = 0, ahead: int = 0) -> None:
         """Note what a step took.
 
         Args:
@@ -68,24 +68,26 @@ class Clock:
             ahead: chunks that have to be made for the next one.
 
         """
-        if self.taken == 1:
+        if self.steps_taken == 1:
             self.steps.clear()
         self.steps.append(seconds - waited)
-        self.taken, self.chunks = self.taken + 1, ahead
+        self.steps_taken, self.chunks_ahead = self.steps_taken + 1, ahead
         if made:
-            if self.made == 1:
+            if self.chunk_waits == 1:
                 self.waits.clear()
             self.waits.append(waited / made)
-            self.made += 1
+            self.chunk_waits += 1
 
     @property
     def _next(self) -> float:
         """Seconds to allow for the next step."""
-        return _allowed(self.steps, self.taken) + self.chunks * _allowed(self.waits, self.made)
+        return _expected_seconds(self.steps, self.steps_taken) + self.chunks_ahead * _expected_seconds(
+            self.waits, self.chunk_waits
+        )
 
-    def validated(self, seconds: float) -> None:
+    def record_validation(self, seconds: float) -> None:
         """Note what a validation took."""
-        self.check, self.checked = max(self.check, seconds), time.monotonic()
+        self.validation_seconds, self.last_validation = max(self.validation_seconds, seconds), time.monotonic()
 
     @property
     def progress(self) -> float:
@@ -96,24 +98,27 @@ class Clock:
         if self.minutes is None or self.end is None:
             return 0.0
         now = time.monotonic()
-        here, whole = now - self.first, self.end - self._margin - self.check - self.first
+        here, whole = now - self.loop_start, self.end - self._margin - self.validation_seconds - self.loop_start
         return min(1.0, max(0.0, (self.spent + here) / max(self.spent + whole, 1e-9)))
 
     @property
-    def due(self) -> bool:
+    def out_of_time(self) -> bool:
         """Whether one more step and the validation might not fit any more."""
-        return self.remaining < self._next + self.check
+        return self.remaining < self._next + self.validation_seconds
 
     @property
-    def rests(self) -> bool:
+    def validation_due(self) -> bool:
         """Whether the last validation is long enough ago for another, under a budget or before the end of a job."""
         if self.end is None:
             return True
-        if self.remaining < 2 * self.check + self._next:
+        if self.remaining < 2 * self.validation_seconds + self._next:
             return False
-        return self.minutes is None or time.monotonic() - self.checked >= RARELY * self.check
+        return (
+            self.minutes is None
+            or time.monotonic() - self.last_validation >= VALIDATION_INTERVAL * self.validation_seconds
+        )
 
 
-def _allowed(seconds: Sequence[float], count: int) -> float:
+def _expected_seconds(seconds: Sequence[float], count: int) -> float:
     """Return the seconds to allow for one more of what took so long the last times; the first time takes longer."""
     return (1.5 if count > 1 else 1.0) * max(seconds, default=0.0)

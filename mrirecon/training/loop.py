@@ -17,7 +17,7 @@ import torch
 
 from mrirecon.errors import BusyError, Stopped, UsageError
 from mrirecon.io import atomic_path
-from mrirecon.io.safe.claim import claim
+from mrirecon.io.safe.claim import output_lock
 from mrirecon.training.config import Config, differences, render, saved_config
 from mrirecon.training.log import Log
 from mrirecon.training.setup import learning_rate, make_fabric, rank_of_process
@@ -27,11 +27,18 @@ from mrirecon.training.trainer import Trainer
 Progress = Callable[[int, int, str], None]
 CONFIG, STATES = "config.yaml", "states"
 # What may differ when a run goes on: it changes none of its numbers, or, as minutes, each call has its own.
-FREE = (
-    *("train.workers", "train.tensorboard", "train.checkpoint", "train.panels", "train.log_every", "train.minutes"),
+CHANGEABLE = (
+    *(
+        "train.workers",
+        "train.tensorboard",
+        "train.checkpoint",
+        "train.validation_images",
+        "train.log_every",
+        "train.minutes",
+    ),
     "data.licence",
 )
-LENGTH = ("train.steps", "train.epochs")
+RUN_LENGTH = ("train.steps", "train.epochs")
 
 
 def train(
@@ -69,12 +76,12 @@ def train(
 
     """
     begun, folder = time.monotonic() if begun is None else begun, Path(folder)
-    with _alone(folder):
+    with _run_lock(folder):
         return _train(config, folder, resume, device, progress, tell, command, begun)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _run_lock(folder: Path) -> Iterator[None]:
     """Hold the folder for this run, which only one process may write to; of several ranks the first does it for all.
 
     Raises:
@@ -86,7 +93,7 @@ def _alone(folder: Path) -> Iterator[None]:
         return
     with ExitStack() as stack:
         try:
-            stack.enter_context(claim(folder / CONFIG, wait=False))
+            stack.enter_context(output_lock(folder / CONFIG, wait=False))
         except BusyError:
             fix = "wait for it or stop it (it saves its state), or use another --output"
             raise BusyError("another process trains in this folder", where=str(folder), fix=fix) from None
@@ -103,19 +110,19 @@ def _train(
     command: Sequence[str] | None,
     begun: float,
 ) -> dict[str, Any]:
-    asked, config = config, _same_precision(config, folder)
-    start = _claim(config, folder, resume)
+    asked, config = config, _keep_precision(config, folder)
+    start = _open_folder(config, folder, resume)
     # Cascades that are detached, and whose images do not count, learn nothing.
     unused = config.settings.loss.cascades == "last"
     fabric = make_fabric(config.settings.train, device, unused=unused)
     fabric.barrier()
     trainer = Trainer(config, folder, fabric, begun=begun)
-    if not trainer.main:
+    if not trainer.is_main:
         tell, progress = (lambda text: None), None
     kept = f"networks compute in {trainer.settings.train.precision}, as when the run began"
-    for note in (*trainer.sources.notes, trainer.precision_told if config is asked else kept):
+    for note in (*trainer.sources.notes, trainer.precision_note if config is asked else kept):
         tell(note)
-    log = Log(folder, config.settings.train, trainer.main)
+    log = Log(folder, config.settings.train, trainer.is_main)
     if not trainer.learnable:
         found = _validate_untrained(trainer, tell)
         log.write({"step": 0, "validation": found})
@@ -124,23 +131,25 @@ def _train(
         state, notes = start
         for note in notes:
             tell(note)
-        _same_threads(state, tell)
+        _keep_threads(state, tell)
         trainer.restore(state)
         of = "" if config.settings.train.minutes else f" of {trainer.total}"
         tell(f"goes on after step {trainer.step}{of}")
-    if trainer.main:
+    if trainer.is_main:
         with atomic_path(folder / CONFIG) as temporary:
             temporary.write_text(render(trainer.config), encoding="utf-8")
-    log.begin(trainer.step, command, anew=start is None, checked=trainer.checked == trainer.step)
+    log.begin(trainer.step, command, anew=start is None, checked=trainer.validated_step == trainer.step)
     with _signals(trainer):
         _run(trainer, log, progress, tell)
     log.close()
     told = {"steps": trainer.step, "scores": trainer.scores, "zero_filled": trainer.zero_filled, "best": trainer.best}
-    told["finished"] = trainer.settings.train.minutes is not None or not trainer.late or trainer.step >= trainer.total
+    told["finished"] = (
+        trainer.settings.train.minutes is not None or not trainer.out_of_time or trainer.step >= trainer.total
+    )
     return {**told, "folder": str(folder), "seconds": trainer.seconds, "learned": True, "rank": fabric.global_rank}
 
 
-def _same_precision(config: Config, folder: Path) -> Config:
+def _keep_precision(config: Config, folder: Path) -> Config:
     """Return the configuration with ``train.precision: auto`` replaced by what the run in the folder began with."""
     settings, saved = config.settings, folder / CONFIG
     if settings.train.precision != "auto" or not (saved.is_file() and states(folder / STATES)):
@@ -149,7 +158,7 @@ def _same_precision(config: Config, folder: Path) -> Config:
     return replace(config, settings=settings.model_copy(update={"train": train}))
 
 
-def _claim(config: Config, folder: Path, resume: str) -> tuple[State, list[str]] | None:
+def _open_folder(config: Config, folder: Path, resume: str) -> tuple[State, list[str]] | None:
     """Return the state to go on from, or None for a new run.
 
     Raises:
@@ -175,7 +184,7 @@ def _claim(config: Config, folder: Path, resume: str) -> tuple[State, list[str]]
             "there is a run in this folder", where=str(folder), fix="use --resume auto, or another --output"
         )
     train = config.settings.train
-    free = FREE if train.schedule == "cosine" and train.minutes is None else (*FREE, *LENGTH)
+    free = CHANGEABLE if train.schedule == "cosine" and train.minutes is None else (*CHANGEABLE, *RUN_LENGTH)
     changed = [d for d in differences(saved_config(saved), config.plain()) if not d.startswith(free)]
     if changed:
         raise UsageError(
@@ -188,7 +197,7 @@ def _claim(config: Config, folder: Path, resume: str) -> tuple[State, list[str]]
     return None if state is None else (state, notes)
 
 
-def _same_threads(state: State, tell: Callable[[str], None]) -> None:
+def _keep_threads(state: State, tell: Callable[[str], None]) -> None:
     """Compute with as many threads as the run began with: sums are taken in their order, and round as it was."""
     before, now = state.get("threads"), torch.get_num_threads()
     if before is None or before == now:
@@ -213,7 +222,7 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
     def save() -> None:
         nonlocal last_save
         spend()
-        if t.main:
+        if t.is_main:
             save_state(t.folder / STATES, t.step, t.state())
         last_save = time.perf_counter()
 
@@ -226,12 +235,12 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
         log.write({"step": 0, "zero_filled": t.zero_filled})
     batches = t.loader.batches(t.step * train.accumulate)
     while True:
-        last = t.step >= t.total or (t.late and t.step > first)  # one step at least
-        if t.step and t.checked != t.step and (last or (t.step % t.every == 0 and t.rests)):
+        last = t.step >= t.total or (t.out_of_time and t.step > first)  # one step at least
+        if t.step and t.validated_step != t.step and (last or (t.step % t.validate_every == 0 and t.validation_due)):
             save()  # a signal may come while it validates
-            _check(t, log, tell)
+            _validate(t, log, tell)
             save()
-        if last or (train.patience and t.bad >= train.patience):
+        if last or (train.patience and t.stale_validations >= train.patience):
             break
         rate = learning_rate(train, t.step, t.total, t.progress)
         loss, norm = t.advance(batches)
@@ -241,38 +250,38 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
             line: dict[str, object] = {"step": t.step, "loss": sum(t.window) / len(t.window), "gradient": norm}
             line |= {"lr": rate, "seconds": t.seconds}
             here = time.perf_counter() - begun
-            log.write(line | {"steps/s": (t.step - first) / here} | t.loader.figures())
+            log.write(line | {"steps/s": (t.step - first) / here} | t.loader.statistics())
             t.window = []
         if progress:
-            progress(t.step, t.expected, f"loss {loss:.4f}")
+            progress(t.step, t.expected_steps, f"loss {loss:.4f}")
         late = time.perf_counter() - last_save > train.checkpoint_seconds
         if t.signal or late or t.step % train.checkpoint_every == 0:
             save()
             t.stop()
-    if t.late:
+    if t.out_of_time:
         what = "the budget is used up" if train.minutes is not None else "the job's time is almost up"
         tell(f"{what} after step {t.step}; run it again to go on")
     for note in t.loader.notes:
         tell(note)
 
 
-def _check(t: Trainer, log: Log, tell: Callable[[str], None]) -> None:
+def _validate(t: Trainer, log: Log, tell: Callable[[str], None]) -> None:
     """Validate, keep the best and the last model, and say how it goes."""
     heading = f"{t.settings.method}, step {t.step}"
     begun = time.monotonic()
     with t.averaged() as model:
         found = t.validate(model, t.folder / "panels" / f"step-{t.step:08d}.png", heading)
-    t.scores, t.checked = found.scores, t.step
-    better = t.best is None or found.merit > t.best
-    t.best, t.bad = (found.merit, 0) if better else (t.best, t.bad + 1)
+    t.scores, t.validated_step = found.scores, t.step
+    better = t.best is None or found.selection_score > t.best
+    t.best, t.stale_validations = (found.selection_score, 0) if better else (t.best, t.stale_validations + 1)
     log.write({"step": t.step, "validation": found.scores, "seconds": t.seconds})
-    if t.main:
+    if t.is_main:
         t.export("last")
         if better:
             t.export("best")
     shown = ", ".join(f"{k} {v:.4g}" for k, v in found.scores.items() if v is not None)
     zero = ", ".join(f"{v:.4g}" for v in t.zero_filled.values() if v is not None)
-    t.clock.validated(time.monotonic() - begun)
+    t.clock.record_validation(time.monotonic() - begun)
     of = "" if t.settings.train.minutes is not None else f" of {t.total}"
     tell(f"step {t.step}{of}: {shown} (zero-filled {zero}){', best so far' if better else ''}")
 

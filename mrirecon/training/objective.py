@@ -72,12 +72,12 @@ class Loss(FullPrecision):
             raise UsageError("there is no k-space to compare with", where="loss", fix="make items with their k-space")
         self.scale = percentile_scale(problem.adjoint)
         target = None if target is None else target / per_item(self.scale, target)
-        about = Comparison(problem, self.scale, settings.on, target, None, full, held)
+        about = Comparison(problem, self.scale, settings.compare, target, None, full, held)
         region: Tensor | None = None
         if target is not None and settings.region == "object":
             masks = [object_mask(m.double()) for m in about.reference.cpu()]
             region = torch.stack(masks).to(target.device)
-        self.about = Comparison(problem, self.scale, settings.on, target, region, full, held)
+        self.about = Comparison(problem, self.scale, settings.compare, target, region, full, held)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return the loss (B,) of an image (B, M, y, x) in the data's own scale."""
@@ -98,7 +98,7 @@ class Loss(FullPrecision):
         """
         return weight * (term.clamp_min(1e-12).log() if self.settings.log else term)
 
-    def over(self, images: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
+    def weighted_sum(self, images: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
         """Return the weighted sum over iterates (B,); iterates of weight zero cost nothing.
 
         A single image (memory="invert" keeps only the last) carries all the weight.

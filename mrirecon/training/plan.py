@@ -31,12 +31,12 @@ def dry_run(config: Config, folder: str | Path, device: str = "auto") -> dict[st
     t = Trainer(config, Path(folder), fabric)
     told: dict[str, Any] = {
         "method": config.settings.method,
-        "people": t.sources.people,
+        "subjects": t.sources.subjects,
         "slices": {"train": len(t.sources.train), "val": len(t.sources.val)},
         "steps": t.total,
         "device": str(t.device),
         "parameters": sum(w.numel() for w in t.weights.values()),
-        "notes": [*t.sources.notes, t.precision_told],
+        "notes": [*t.sources.notes, t.precision_note],
         "folder": str(folder),
     }
     if not t.learnable:
@@ -48,22 +48,22 @@ def dry_run(config: Config, folder: str | Path, device: str = "auto") -> dict[st
         peak = torch.cuda.max_memory_allocated(t.device)
     else:
         peak = peak_allocation(lambda: t.advance(batches))
-    start, waited = time.perf_counter(), t.loader.waited
+    start, waited = time.perf_counter(), t.loader.seconds_waited
     for _ in range(STEPS):
         t.advance(batches)
     spent = time.perf_counter() - start
-    waited = (t.loader.waited - waited) / spent
+    waited = (t.loader.seconds_waited - waited) / spent
     first = time.perf_counter()
     with t.averaged() as model, torch.no_grad():
-        model.run(t.check.item(0, 0, 0, t.device).problem)
+        model.run(t.val_samples.sample(0, 0, 0, t.device).problem)
     one = time.perf_counter() - first
-    check = one * len(t.check.slots)
+    check = one * len(t.val_samples.slices)
     minutes = config.settings.train.minutes
     if minutes is not None:
         told["steps"] = max(1, round((60 * minutes - 2 * check) / (spent / STEPS)))  # two validations, at least
         whole = 60 * minutes
     else:
-        whole = spent / STEPS * t.total + check * (t.total // t.every + 1)
+        whole = spent / STEPS * t.total + check * (t.total // t.validate_every + 1)
     return told | {
         "seconds a step": spent / STEPS,
         "waited": waited,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mrirecon.data.items import Recipe
-from mrirecon.data.sources import Slot, Sources
+from mrirecon.data.items import SampleFactory
+from mrirecon.data.sources import SliceRef, SliceSources
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import UsageError
-from mrirecon.methods.registry import build, find
+from mrirecon.methods.registry import build, find_method
 from mrirecon.models.checkpoints import load_model
 from mrirecon.models.hardware import pick_precision
 from mrirecon.networks import channels_last
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 INSTALL = "pip install 'mrirecon[train]'"
-_WARM_SHARE = 0.1  # of a budget of time
-SILENCE = timedelta(minutes=30)  # a rank that says nothing for so long is lost; one that dies is noticed at once
+_WARMUP_SHARE = 0.1  # of a budget of time
+RANK_TIMEOUT = timedelta(minutes=30)  # a rank that says nothing for so long is lost; one that dies is noticed at once
 
 
 def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) -> Fabric:
@@ -61,7 +61,9 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
     devices: int | list[int] = here if ranks > 1 else [int(number)] if number and kind == "cuda" else 1
     strategy = (
         DDPStrategy(
-            find_unused_parameters=unused, process_group_backend="nccl" if kind == "cuda" else "gloo", timeout=SILENCE
+            find_unused_parameters=unused,
+            process_group_backend="nccl" if kind == "cuda" else "gloo",
+            timeout=RANK_TIMEOUT,
         )
         if ranks > 1
         else "auto"
@@ -97,40 +99,40 @@ def rank_of_process() -> int:
 
 
 def make_model(settings: Settings) -> Reconstructor:
-    """Build the method; its first weights are a function of the seed, or those of ``train.initial``.
+    """Build the method; its first weights are a function of the seed, or those of ``train.initial_weights``.
 
     Raises:
         InputError, ModelMismatchError: see `mrirecon.models.checkpoints.load_model`.
-        UsageError: the weights of ``train.initial`` do not fit the model.
+        UsageError: the weights of ``train.initial_weights`` do not fit the model.
 
     """
     torch.manual_seed(settings.train.seed)
     model = build(settings.method, settings.model)
     channels_last(model)
-    if settings.train.initial is not None:
-        _take_weights(model, settings.train.initial)
+    if settings.train.initial_weights is not None:
+        _load_initial_weights(model, settings.train.initial_weights)
     if settings.train.precision != "auto":
         model.precision = settings.train.precision
     return model
 
 
-def _take_weights(model: Reconstructor, folder: str) -> None:
+def _load_initial_weights(model: Reconstructor, folder: str) -> None:
     trained = load_model(os.path.expandvars(folder))
     weights, wanted = dict(trained.model.named_parameters()), dict(model.named_parameters())
     wrong = sorted(set(weights) ^ set(wanted)) or [n for n, w in wanted.items() if weights[n].shape != w.shape]
     if wrong:
         raise UsageError(
             "the weights to start from do not fit the model",
-            where="train.initial",
+            where="train.initial_weights",
             why=f"{folder} holds a {trained.method}, and {len(wrong)} weights differ, such as {wrong[0]}",
-            fix="give `model` the sizes that the folder's config.json states, or leave train.initial out",
+            fix="give `model` the sizes that the folder's config.json states, or leave train.initial_weights out",
         )
     with torch.no_grad():
         for name, weight in wanted.items():
             weight.copy_(weights[name])
 
 
-def settled(config: Config, fabric: Fabric) -> tuple[Config, str]:
+def resolve_precision(config: Config, fabric: Fabric) -> tuple[Config, str]:
     """Return the configuration with ``train.precision: auto`` decided for this device, and that in a sentence.
 
     What is decided is saved with the run, so that it is kept where the run goes on. The first process decides for all.
@@ -161,13 +163,13 @@ def learning_rate(settings: Train, step: int, total: int, progress: float = 0.0)
     """
     warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
     if settings.minutes is not None:  # it is warm after a tenth of the budget, however few steps that is
-        warm = min(1.0, max(warm, progress / _WARM_SHARE))
+        warm = min(1.0, max(warm, progress / _WARMUP_SHARE))
     if settings.schedule == "cosine":
         done = min(1.0, max(0, step - settings.warmup) / max(1, total - settings.warmup))
         done = done if settings.minutes is None else progress
-        factor = settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * done))
+        factor = settings.final_lr_share + (1 - settings.final_lr_share) * 0.5 * (1 + math.cos(math.pi * done))
     elif settings.schedule == "step":
-        factor = settings.decay ** (step // settings.decay_every)
+        factor = settings.lr_decay ** (step // settings.lr_decay_every)
     elif settings.schedule == "inverse-sqrt":
         factor = math.sqrt(max(1, settings.warmup) / max(1, settings.warmup, step + 1))
     else:
@@ -175,20 +177,24 @@ def learning_rate(settings: Train, step: int, total: int, progress: float = 0.0)
     return settings.lr * warm * factor
 
 
-def make_recipes(settings: Settings, model: Reconstructor, sources: Sources) -> tuple[Recipe, Recipe]:
+def make_factories(
+    settings: Settings, model: Reconstructor, sources: SliceSources
+) -> tuple[SampleFactory, SampleFactory]:
     """Return how training and validation items are made.
 
     Validation looks at slices spread evenly over its people, each drawn once and for all.
     """
-    maps = find(settings.method).maps and model.prepare is None
-    split = 0.0 if settings.loss.supervised else settings.loss.split
+    maps = find_method(settings.method).maps and model.prepare is None
+    split = 0.0 if settings.loss.supervised else settings.loss.held_out_share
     full = settings.loss.full
-    informed = find(settings.method).learned
+    informed = find_method(settings.method).learned
     start = None if model.start is None or not maps else model.start
-    chunk = settings.train.batch * settings.data.buffer.together
-    learn = Recipe(sources.train, settings.data, settings.train.seed, chunk, full, split, maps, informed, start)
+    chunk = settings.train.batch * settings.data.buffer.batches_per_chunk
+    learn = SampleFactory(sources.train, settings.data, settings.train.seed, chunk, full, split, maps, informed, start)
     count = min(settings.data.val_items, len(sources.val))
-    chosen: list[Slot] = [sources.val[i * len(sources.val) // count] for i in range(count)]
+    chosen: list[SliceRef] = [sources.val[i * len(sources.val) // count] for i in range(count)]
     # Of scans without a reference, a part of the samples is kept back to be predicted.
     kept = 0.1 if not any(s.simulated for s in chosen) and not settings.loss.supervised else 0.0
-    return learn, Recipe(chosen, settings.data, settings.train.seed + 1_000_003, 1, False, kept, maps, informed, start)
+    return learn, SampleFactory(
+        chosen, settings.data, settings.train.seed + 1_000_003, 1, False, kept, maps, informed, start
+    )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mrirecon.data.batch import Batch
-from mrirecon.data.items import Recipe
+from mrirecon.data.items import SampleFactory
 from mrirecon.engine import Reconstructor
 from mrirecon.io.writers.pictures import Panel, save_panels
 from mrirecon.metrics import score_metrics, scores
@@ -35,7 +35,7 @@ class Validation:
     items: int
 
     @property
-    def merit(self) -> float:
+    def selection_score(self) -> float:
         """What the best model has the largest of."""
         if self.scores.get("ssim") is not None:
             return float(self.scores["ssim"] or 0)
@@ -44,7 +44,7 @@ class Validation:
 
 def validate(
     model: Reconstructor,
-    recipe: Recipe,
+    recipe: SampleFactory,
     device: torch.device,
     *,
     ranks: tuple[int, int] = (0, 1),
@@ -73,9 +73,9 @@ def validate(
     # sum and number of the values that are defined, by metric
     sums = torch.zeros(2, len(names), dtype=torch.float64)
     drawn: list[Panel] = []
-    for number in range(rank, len(recipe.slots), count):
+    for number in range(rank, len(recipe.slices), count):
         stop()
-        batch = recipe.item(0, number, number, device)
+        batch = recipe.sample(0, number, number, device)
         with torch.no_grad():
             image = model.run(batch.problem).image
         values = _scores(batch, image)
@@ -90,7 +90,7 @@ def validate(
             found[name] = value / defined if defined else None
     if picture is not None and drawn:
         save_panels(picture, drawn, columns=4, heading=heading)
-    return Validation(found, len(recipe.slots))
+    return Validation(found, len(recipe.slices))
 
 
 def _scores(batch: Batch, image: torch.Tensor) -> dict[str, float | None]:
@@ -98,8 +98,10 @@ def _scores(batch: Batch, image: torch.Tensor) -> dict[str, float | None]:
     if batch.target is not None:
         found = scores(_magnitude(image), _magnitude(batch.target))[0]
         values = {name: getattr(found, name) for name in score_metrics()}
-    if batch.held is not None and batch.full is not None and image.is_complex():
-        error = Loss(LossSettings.model_validate({"ssdu": 1.0}), batch.problem, None, batch.full, batch.held)(image)
+    if batch.loss_mask is not None and batch.kspace is not None and image.is_complex():
+        error = Loss(LossSettings.model_validate({"ssdu": 1.0}), batch.problem, None, batch.kspace, batch.loss_mask)(
+            image
+        )
         values["held_error"] = float(error)
     return values
 
@@ -108,7 +110,7 @@ def _panels(batch: Batch, image: torch.Tensor, values: dict[str, float | None]) 
     zero_filled, shown = _magnitude(batch.problem.adjoint)[0], _magnitude(image)[0]
     truth = _magnitude(batch.target)[0] if batch.target is not None else shown
     white = float(torch.quantile(truth.flatten().float(), 0.998))
-    about = batch.about[0]
+    about = batch.info[0]
     note = f"{about.get('mask', '')} {about.get('acceleration', '')}x, {about.get('coils', '')} coils"
     told = "   ".join(f"{k} {v:.3g}" for k, v in values.items() if v is not None)
     arrays = [x.cpu().float().numpy() for x in (zero_filled, shown, truth, (shown - truth).abs())]

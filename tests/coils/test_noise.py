@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mrirecon.cli import main
-from mrirecon.coils.noise import loudness, measure_noise, noise_deviation
+from mrirecon.coils.noise import measure_noise, noise_deviation, relative_noise
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import coil_maps, simulate_kspace
 from mrirecon.evaluation.trust import pseudo_replicas
@@ -283,7 +283,7 @@ def loud(kspace, mask, coil, factor, *, alone):
 @pytest.mark.parametrize("factor", [10, 100])
 def test_a_loud_coil_is_told(factor, alone):
     kspace, mask, _, _ = scan_of(30)
-    found = loudness(loud(kspace, mask, 3, factor, alone=alone), mask)
+    found = relative_noise(loud(kspace, mask, 3, factor, alone=alone), mask)
     assert found[3] == pytest.approx(factor, rel=0.2)
     assert (np.delete(found, 3) == 1).all()
 
@@ -292,7 +292,7 @@ def test_a_loud_coil_is_told(factor, alone):
 def test_usual_coils_are_not_loud(snr):
     for coils in (4, 16):
         kspace, mask, _, _ = scan_of(snr, coils)
-        assert (loudness(kspace, mask) == 1).all()
+        assert (relative_noise(kspace, mask) == 1).all()
 
 
 @pytest.mark.parametrize("alone", [True, False])

@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from mrirecon.cli import app
-from mrirecon.coils.folding import FOLDED, noise_power, second_share
+from mrirecon.coils.folding import SECOND_SET_SHARE, noise_power, second_set_share
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
@@ -16,7 +16,7 @@ from mrirecon.errors import UsageError
 from mrirecon.evaluation.trust import examine
 from mrirecon.io import read, write_kspace
 from mrirecon.metrics import mean_score, scores
-from mrirecon.models.checkpoints import load_model, shipped
+from mrirecon.models.checkpoints import load_model, shipped_models
 from mrirecon.physics.operators import Fourier, root_sum_of_squares
 from mrirecon.reconstruction.calibrate import EspiritOptions, calibrate, item_maps
 from mrirecon.reconstruction.file import reconstruct_file
@@ -35,7 +35,7 @@ def folded(kspace, box=(24, 24)):
     inside = tuple(slice(n // 2 - b // 2, n // 2 - b // 2 + b) for n, b in zip(kspace.shape[1:], box, strict=True))
     region = torch.from_numpy(np.ascontiguousarray(kspace[(slice(None), *inside)]))
     noise = noise_deviation(kspace, np.ones(kspace.shape[1:], bool))
-    return float(second_share(region[None], noise=torch.from_numpy(noise)[None])[0])
+    return float(second_set_share(region[None], noise=torch.from_numpy(noise)[None])[0])
 
 
 def noisy(kspace, snr):
@@ -54,10 +54,10 @@ def test_simulated_fields_of_view(snr):
     """A halved field of view is told from a full one, but where the noise hides it."""
     for coils in (4, 16):
         kspace = simulate_kspace(phantom((96, 88), 1, coils), coils, snr, coils).kspace[0]
-        assert folded(kspace) < FOLDED
+        assert folded(kspace) < SECOND_SET_SHARE
         if snr >= 8:
-            assert folded(halved(kspace, 1)) > FOLDED
-            assert folded(halved(kspace, 2)) > FOLDED
+            assert folded(halved(kspace, 1)) > SECOND_SET_SHARE
+            assert folded(halved(kspace, 2)) > SECOND_SET_SHARE
 
 
 def test_two_coils_cannot_tell():
@@ -80,10 +80,10 @@ SNRS, BOXES = [np.inf, 15, 8, 5], [(24, 24), (16, 16), (24, 12), (12, 24)]
 )
 def test_measured_fields_of_view(real_kspace, name, snr, box):
     kspace = read(real_kspace / f"{name}.npz").kspace(0)
-    assert folded(noisy(kspace, snr), box) < FOLDED / 2
+    assert folded(noisy(kspace, snr), box) < SECOND_SET_SHARE / 2
     if snr >= 15:
         for axis in (1, 2):
-            assert folded(noisy(halved(kspace, axis), snr), box) > 5 * FOLDED
+            assert folded(noisy(halved(kspace, axis), snr), box) > 5 * SECOND_SET_SHARE
 
 
 @pytest.mark.parametrize("coils", [2, 8])
@@ -176,13 +176,13 @@ def test_one_set_is_taken_where_the_field_of_view_is_large_enough(real_kspace, t
     assert auto > one - 0.05
 
 
-@pytest.mark.parametrize("method", sorted(shipped()))
+@pytest.mark.parametrize("method", sorted(shipped_models()))
 def test_models_trained_with_one_set_work_with_two(real_kspace, tmp_path, method):
     """No worse than compressed sensing with two sets, and far better than themselves with one."""
     kspace = halved(read(real_kspace / "brain_t1_7ch.npz").kspace(0), 2)
     mask = lines(kspace.shape, 2, 4)
     write_kspace(tmp_path / "k.h5", kspace[None] * mask, mask=mask)
-    model = load_model(shipped()[method])
+    model = load_model(shipped_models()[method])
     cs, _ = psnr(tmp_path / "k.h5", kspace, method="cs")
     one, _ = psnr(tmp_path / "k.h5", kspace, model=model, espirit=EspiritOptions(sets=1))
     auto, found = psnr(tmp_path / "k.h5", kspace, model=model)
@@ -212,7 +212,7 @@ def test_each_item_has_the_sets_that_it_needs(mixed, tmp_path):
 
 
 def test_items_of_one_and_of_two_sets_share_a_batch(mixed):
-    model = load_model(shipped()["cirim"])
+    model = load_model(shipped_models()["cirim"])
     together = reconstruct(read(mixed), model=model, batch=3)
     alone = reconstruct(read(mixed), model=model)
     assert together.sets == [1, 2, 1]

@@ -16,7 +16,15 @@ from mrirecon.data.settings import Simulation
 from mrirecon.data.simulator import Grid
 from mrirecon.data.volumes import Volume, read_volumes
 
-STILL = {"bias": 0, "transpose": 0, "flip": False, "phase": [0, 0], "detail": [0, 0], "layers": 0.0, "spin_echo": 0.0}
+STILL = {
+    "bias_field": 0,
+    "transpose": 0,
+    "flip": False,
+    "phase": [0, 0],
+    "fine_phase": [0, 0],
+    "marrow_fat_share": 0.0,
+    "spin_echo_share": 0.0,
+}
 
 
 def sphere(shape, spacing, radius):
@@ -88,7 +96,7 @@ def phase(scene):
 
 def test_the_phase_is_that_of_the_echo():
     """2π γ B0 TE δ: at 3 T and 5 ms, 4.01 radians a ppm, and fat turns by 3.4 of them."""
-    quiet: dict = {"size": (256, 240), "air": [0, 0], "veins": [0, 0], "field": [3.0], "echo": [5.0, 5.0]}
+    quiet: dict = {"size": (256, 240), "air": [0, 0], "veins": [0, 0], "field_strength": [3.0], "echo_time": [5.0, 5.0]}
     scene = one(**quiet, fat=[1.0, 1.0])
     assert scene.radians == pytest.approx(2 * math.pi * GYROMAGNETIC * 3.0 * 5e-3, rel=1e-6)
     assert scene.radians == pytest.approx(4.01, abs=0.01)
@@ -101,7 +109,7 @@ def test_the_phase_is_that_of_the_echo():
     turn = (seen * water.conj())[torch.from_numpy(middle)]
     wanted = torch.polar(torch.ones(()), torch.tensor(scene.radians * FAT))
     assert (turn - wanted).abs().median() < 1e-3
-    refocused = phase(one(**quiet | {"echo": [0, 0]}))
+    refocused = phase(one(**quiet | {"echo_time": [0, 0]}))
     assert torch.allclose(refocused, torch.ones(256, 240, dtype=torch.complex64))
 
 

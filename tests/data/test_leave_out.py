@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mrirecon import training
-from mrirecon.data.leave_out import excluded, silent
+from mrirecon.data.leave_out import empty_items, excluded_items
 from mrirecon.data.phantom import phantom
 from mrirecon.data.settings import Data
 from mrirecon.data.simulate import simulate_kspace
@@ -71,24 +71,24 @@ def test_slices_of_volumes_are_excluded_by_name(tmp_path):
 @pytest.mark.parametrize("entry", ["case.h5:5", "case.h5:0,3-9", "case.h5:3-1"])
 def test_items_that_are_not_there_are_named(entry):
     with pytest.raises(UsageError, match="there are no items") as caught:
-        excluded(["case.h5"], 5, [entry])
+        excluded_items(["case.h5"], 5, [entry])
     assert entry in caught.value.where
     assert "from 0 to 4" in caught.value.why
 
 
 def test_one_line_tells_most_and_the_rest_is_looked_at(files):
     scan = read(files / "case1.h5")
-    seen, glance = [], type(scan).glance
+    seen, glance = [], type(scan).quick_mask
 
     def counted(self, item):
         seen.append(item)
         return glance(self, item)
 
-    type(scan).glance = counted
+    type(scan).quick_mask = counted
     try:
-        assert silent(scan, range(5)) == {1, 4}
+        assert empty_items(scan, range(5)) == {1, 4}
     finally:
-        type(scan).glance = glance
+        type(scan).quick_mask = glance
     assert seen == [0, 1, 4]
 
 

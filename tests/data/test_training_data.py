@@ -21,16 +21,16 @@ from scipy import ndimage
 from mrirecon.data import loading
 from mrirecon.data.batch import stack
 from mrirecon.data.draws import draw_mask, split_samples
-from mrirecon.data.items import Recipe
+from mrirecon.data.items import SampleFactory
 from mrirecon.data.lesions import insert_lesions
-from mrirecon.data.loading import Loader, Order, workers_for
+from mrirecon.data.loading import EpochSampler, SampleLoader, workers_for
 from mrirecon.data.packing import pack, unpack
 from mrirecon.data.phantom import phantom
 from mrirecon.data.scene import draw_scene
-from mrirecon.data.settings import Buffer, Data, Lesions, MaskDraw, Simulation
+from mrirecon.data.settings import Buffer, Data, Lesions, MaskFamily, Simulation
 from mrirecon.data.simulate import coil_maps
-from mrirecon.data.simulator import measure, one_thread, simulate, true_maps
-from mrirecon.data.sources import open_sources, person_of
+from mrirecon.data.simulator import one_thread, resample_kspace, simulate, true_maps
+from mrirecon.data.sources import open_sources, subject_of
 from mrirecon.data.volumes import Volume, is_volume, measured_support, prepare, read_volumes
 from mrirecon.errors import InputError, SignalError, UsageError
 from mrirecon.io import read, write_kspace
@@ -40,7 +40,7 @@ from mrirecon.physics.scale import percentile_scale
 from mrirecon.reconstruction.calibrate import item_maps
 from mrirecon.reconstruction.run import build_problem
 
-MASKS = [MaskDraw(family="random", acceleration=[2.0, 3.0], calibration=[12, 16])]
+MASKS = [MaskFamily(family="random", acceleration=[2.0, 3.0], calibration=[12, 16])]
 PLANE = Fourier((-2, -1))
 
 
@@ -52,10 +52,10 @@ def settings(**more):
 
 def recipe(data=None, **more):
     data = data or settings()
-    return Recipe(open_sources(data).train, data, 7, **more)
+    return SampleFactory(open_sources(data).train, data, 7, **more)
 
 
-CALM = {"bias": 0, "transpose": 0, "flip": False, "resolution": [1.0, 1.0], "aspect": [1.0, 1.0]}
+CALM = {"bias_field": 0, "transpose": 0, "flip": False, "resolution": [1.0, 1.0], "aspect": [1.0, 1.0]}
 
 
 def scene(image, seed=0, coils=4, window=None, spacing=(4.0, 1.0, 1.0), **simulation):
@@ -71,7 +71,7 @@ def near(a, b, tolerance=2e-5):
 
 
 def equal(a, b):
-    same = a.names == b.names and a.about == b.about
+    same = a.names == b.names and a.info == b.info
     for x, y in ((a.problem.y, b.problem.y), (a.problem.maps, b.problem.maps), (a.problem.mask, b.problem.mask)):
         same = same and torch.equal(x, y)
     return same and torch.equal(a.target, b.target)
@@ -129,7 +129,7 @@ def test_volumes_are_read(tmp_path):
     scaled = image / np.percentile(image, 99.9)
     assert np.abs(volume.slices - scaled).max() < 2e-3
     packed = read_volumes(tmp_path / "pack.npz")
-    assert [person_of(v.name.split(":")[-1], Data().person) for v in packed] == ["patient04", "patient05"]
+    assert [subject_of(v.name.split(":")[-1], Data().subject) for v in packed] == ["patient04", "patient05"]
     assert is_volume(tmp_path / "pack.npz")
     assert is_volume("phantom:3")
     write_kspace(tmp_path / "k.h5", np.ones((1, 2, 8, 8), np.complex64))
@@ -168,7 +168,13 @@ def test_volumes_that_are_none(tmp_path):
 
 def test_coils_are_those_of_the_fields_at_every_pixel():
     """Sensitivities are evaluated on a coarse grid, and interpolated: as good as at every pixel."""
-    plain = {"phase": [0, 0], "spin_echo": 1.0, "detail": [0, 0], "contrast": [1.0, 1.0], "distance": [1.3, 1.3]}
+    plain = {
+        "phase": [0, 0],
+        "spin_echo_share": 1.0,
+        "fine_phase": [0, 0],
+        "gamma": [1.0, 1.0],
+        "coil_distance": [1.3, 1.3],
+    }
     image = phantom((96, 80), 1, 2)[0]
     one = scene(image, 3, 5, **CALM, **plain, lesions=Lesions(count=[0, 0]))
     made, exact = simulate([one]), true_maps([one])
@@ -210,13 +216,13 @@ def test_who_else_is_in_a_batch_does_not_matter():
 
 def test_a_window_larger_than_the_object_is_filled_with_air():
     image = np.ones((64, 60), np.float32)
-    plain = {"phase": [0, 0], "spin_echo": 1.0, "detail": [0, 0], "lesions": Lesions(count=[0, 0])}
+    plain = {"phase": [0, 0], "spin_echo_share": 1.0, "fine_phase": [0, 0], "lesions": Lesions(count=[0, 0])}
     made = simulate([scene(image, 0, 4, (96, 80), **CALM, **plain)])
     shown = made.image[0, 0].abs()
     assert torch.allclose(shown[16:80, 10:70], torch.ones(64, 60), atol=1e-4)
     assert not shown[:16].any()
     assert not shown[:, 70:].any()
-    assert torch.allclose(measure(torch.ones(2, 8, 8) * 1j, torch.eye(8), torch.eye(8)), torch.ones(8, 8) * 1j)
+    assert torch.allclose(resample_kspace(torch.ones(2, 8, 8) * 1j, torch.eye(8), torch.eye(8)), torch.ones(8, 8) * 1j)
 
 
 def test_snr_and_size_are_those_asked_for():
@@ -257,42 +263,42 @@ def test_lesions_are_where_the_mask_says():
 
 def test_items_are_functions_of_their_number():
     made = recipe(batch=2, full=True)
-    order = Order(made)
-    straight = Loader(order).batches(0)
+    order = EpochSampler(made)
+    straight = SampleLoader(order).batches(0)
     batches = [next(straight) for _ in range(5)]
-    later = Loader(order, workers=2).batches(3)  # R06, and starting anywhere
+    later = SampleLoader(order, workers=2).batches(3)  # R06, and starting anywhere
     for batch in batches[3:]:
         assert equal(batch, next(later))
     for rank in range(2):
-        part = next(Loader(order, rank=rank, ranks=2).batches(1))
+        part = next(SampleLoader(order, rank=rank, ranks=2).batches(1))
         assert part.names == batches[1].names[rank : rank + 1]
         assert torch.allclose(part.problem.y[0], batches[1].problem.y[rank], atol=1e-5)
     threads = torch.get_num_threads()
     torch.set_num_threads(2 if threads == 1 else 1)
     try:
-        assert equal(made.item(*order.epoch(0)[0][0]), made.item(*order.epoch(0)[0][0]))
-        assert equal(next(Loader(order).batches(0)), batches[0])
-        assert near(stack([made.item(*a) for a in order.epoch(0)[0]]), batches[0])
+        assert equal(made.sample(*order.chunks_of(0)[0][0]), made.sample(*order.chunks_of(0)[0][0]))
+        assert equal(next(SampleLoader(order).batches(0)), batches[0])
+        assert near(stack([made.sample(*a) for a in order.chunks_of(0)[0]]), batches[0])
     finally:
         torch.set_num_threads(threads)
-    assert not equal(made.item(0, 0, 0), made.item(1, 0, 0))
-    assert not equal(made.item(0, 0, 0), Recipe(made.slots, made.data, 8, batch=2).item(0, 0, 0))
+    assert not equal(made.sample(0, 0, 0), made.sample(1, 0, 0))
+    assert not equal(made.sample(0, 0, 0), SampleFactory(made.slices, made.data, 8, batch=2).sample(0, 0, 0))
 
 
 def test_an_epoch_is_every_slice_once():
-    order = Order(recipe())
-    first, second = ([slot for b in order.epoch(e) for _, _, slot in b] for e in (0, 1))
-    assert sorted(first) == sorted(second) == list(range(len(order.recipe.slots)))
+    order = EpochSampler(recipe())
+    first, second = ([slot for b in order.chunks_of(e) for _, _, slot in b] for e in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(len(order.factory.slices)))
     assert first != second
-    short = Order(recipe(batch=5), length=12)
-    assert short.steps == 2
-    assert [len(b) for b in short.epoch(0)] == [5, 5]
+    short = EpochSampler(recipe(batch=5), items_per_epoch=12)
+    assert short.chunks_per_epoch == 2
+    assert [len(b) for b in short.chunks_of(0)] == [5, 5]
 
 
 def test_a_batch_has_one_size_and_sizes_vary():
     """Trap (c): windows are cut before masking, and every batch has its own size and coils."""
-    order = Order(recipe(batch=2), length=40)
-    batches = Loader(order).batches(0)
+    order = EpochSampler(recipe(batch=2), items_per_epoch=40)
+    batches = SampleLoader(order).batches(0)
     shapes = [tuple(next(batches).problem.y.shape) for _ in range(12)]
     assert all(72 <= n <= 96 for s in shapes for n in s[2:])
     assert len({s[2:] for s in shapes}) > 4
@@ -304,7 +310,7 @@ def test_amplitudes_are_those_of_use():
     made = recipe()
     scales = []
     for number in range(8):
-        batch = made.item(0, number, number)
+        batch = made.sample(0, number, number)
         magnitude = batch.target.abs()
         scales.append(float(percentile_scale(batch.problem.adjoint)[0] / percentile_scale(batch.target)[0]))
         assert magnitude.max() > 0
@@ -315,7 +321,7 @@ def test_amplitudes_are_those_of_use():
 def test_maps_are_what_inference_will_have(tmp_path):
     """Trap (b): estimated from each item's own calibration region, by the code that reconstruction uses."""
     made = recipe(settings(simulation={"snr": [40.0, 50.0], "cavities": [0, 0]}))
-    batch = made.item(0, 3, 5)
+    batch = made.sample(0, 3, 5)
     p = batch.problem
     write_kspace(tmp_path / "x.h5", p.y.numpy(), mask=p.mask[0, 0].numpy().astype(np.uint8))
     scan = read(tmp_path / "x.h5")
@@ -323,7 +329,7 @@ def test_maps_are_what_inference_will_have(tmp_path):
         there = item_maps(scan, 0, scan.kspace(0), scan.mask(0))
     posed = build_problem(scan.kspace(0), scan.mask(0), there, "informed")
     assert torch.allclose(posed.problem.maps, p.maps, atol=1e-5)
-    _, prior = made._maps(p.y, [p.mask[0, 0].numpy() > 0], [made.slots[5]])
+    _, prior = made._maps(p.y, [p.mask[0, 0].numpy() > 0], [made.slices[5]])
     assert torch.allclose(posed.prior.weight, prior, atol=1e-4)
     # the target is what these maps make of the noise-free coils: consistent with the data up to the noise
     residual = (p.A(batch.target) - p.y).norm() / p.y.norm()
@@ -332,22 +338,22 @@ def test_maps_are_what_inference_will_have(tmp_path):
 
 def test_lesions_are_kept():
     data = settings(simulation={"lesions": Lesions(count=[3, 3])})
-    batch = recipe(data, batch=2).item(0, 0, 0)
+    batch = recipe(data, batch=2).sample(0, 0, 0)
     assert batch.lesions.shape == batch.target.shape
-    assert batch.about[0]["lesions"] >= 1
+    assert batch.info[0]["lesions"] >= 1
     assert stack([batch, batch]).lesions.shape[0] == 2
 
 
 def test_targets_without_maps_are_magnitudes():
-    batch = recipe(maps=False).item(0, 0, 0)
+    batch = recipe(maps=False).sample(0, 0, 0)
     assert not batch.target.is_complex()
     assert batch.target.shape == (1, 1, *batch.problem.y.shape[2:])
     assert torch.equal(batch.problem.maps, torch.full_like(batch.problem.maps, batch.problem.y.shape[1] ** -0.5))
 
 
 def test_a_measured_target_keeps_its_noise():
-    noisy = recipe(settings(target="measured")).item(0, 0, 0)
-    clean = recipe().item(0, 0, 0)
+    noisy = recipe(settings(target="measured")).sample(0, 0, 0)
+    clean = recipe().sample(0, 0, 0)
     assert torch.equal(noisy.problem.y, clean.problem.y)
     assert not torch.equal(noisy.target, clean.target)
 
@@ -358,9 +364,9 @@ def test_people_are_kept_apart(tmp_path):
         np.savez(tmp_path / f"{name}.npz", vol=image)
     data = settings(train=[str(tmp_path)], val=0.3)
     found = open_sources(data)
-    assert set(found.people["train"]) | set(found.people["val"]) == {"patient01", "patient02", "patient03"}
-    assert not set(found.people["train"]) & set(found.people["val"])
-    assert {s.person for s in found.train} == set(found.people["train"])
+    assert set(found.subjects["train"]) | set(found.subjects["val"]) == {"patient01", "patient02", "patient03"}
+    assert not set(found.subjects["train"]) & set(found.subjects["val"])
+    assert {s.subject for s in found.train} == set(found.subjects["train"])
     with pytest.raises(UsageError, match="the same person") as caught:
         open_sources(settings(train=[str(tmp_path / "*_a.npz")], val=[str(tmp_path / "*_b.npz")]))
     assert caught.value.why == "patient01"
@@ -382,7 +388,7 @@ def test_people_are_kept_apart(tmp_path):
         open_sources(settings(train=[str(tmp_path / "volumes")]))
     assert "holds no file that ends in" in caught.value.why
     assert "volumes/**/" in caught.value.fix
-    kept = open_sources(settings(train=[str(tmp_path)], exclude=["patient03*"])).people["train"]
+    kept = open_sources(settings(train=[str(tmp_path)], exclude=["patient03*"])).subjects["train"]
     assert kept == ["patient01", "patient02"]
 
 
@@ -391,21 +397,21 @@ def test_people_in_a_packed_file(tmp_path):
     np.savez(tmp_path / "pack.npz", patient01_T1=image, patient01_T2=image, patient02_T1=image, knee=image)
     pack = str(tmp_path / "pack.npz")
     found = open_sources(settings(train=[f"{pack}#patient01*", f"{pack}#knee"], val=[f"{pack}#patient02*"]))
-    assert found.people == {"train": ["pack:knee", "patient01"], "val": ["patient02"]}
+    assert found.subjects == {"train": ["pack:knee", "patient01"], "val": ["patient02"]}
     assert len(found.train) == 6
     with pytest.raises(UsageError, match="nothing to train on"):
         open_sources(settings(train=[f"{pack}#patient09*"], val=[f"{pack}#patient02*"]))
 
 
 def test_scans_are_undersampled_and_combined(tmp_path):
-    made = recipe(settings(crop=None)).item(0, 0, 0)
+    made = recipe(settings(crop=None)).sample(0, 0, 0)
     one = scene(phantom((64, 72), 1, 1)[0], window=(64, 72))
     full = simulate([one]).kspace[0]
     for name in ("case1", "case2"):
         write_kspace(tmp_path / f"{name}.h5", full.numpy()[None])
     data = settings(train=[str(tmp_path / "case1.h5")], val=[str(tmp_path / "case2.h5")], crop=None)
     found = open_sources(data)
-    batch = Recipe(found.train, data, 0).item(0, 0, 0)
+    batch = SampleFactory(found.train, data, 0).sample(0, 0, 0)
     mask = batch.problem.mask.bool()[0, 0]
     assert torch.allclose(batch.problem.y[0][:, mask], full[:, mask])
     assert not batch.problem.y[0][:, ~mask].any()
@@ -413,7 +419,7 @@ def test_scans_are_undersampled_and_combined(tmp_path):
     inside = combined > 0.4 * combined.max()
     assert torch.allclose(batch.target.abs()[0, 0][inside], combined[inside], rtol=0.1)
     assert made.target is not None
-    cut = Recipe(found.train, data.model_copy(update={"crop": [48, 48]}), 0).item(0, 0, 0)
+    cut = SampleFactory(found.train, data.model_copy(update={"crop": [48, 48]}), 0).sample(0, 0, 0)
     assert tuple(cut.problem.y.shape[1:]) == (4, 48, 48)
 
 
@@ -425,14 +431,14 @@ def test_maps_from_the_file(tmp_path):
         write_kspace(tmp_path / f"{name}.npz", full.numpy()[None], maps=maps)
     files = {"train": [str(tmp_path / "case1.npz")], "val": [str(tmp_path / "case2.npz")]}
     data = settings(**files, maps="file", crop=None)
-    batch = Recipe(open_sources(data).train, data, 0).item(0, 0, 0)
+    batch = SampleFactory(open_sources(data).train, data, 0).sample(0, 0, 0)
     true = true_maps([one])[0]
     assert torch.allclose(batch.problem.maps[0, 0], true / root_sum_of_squares(true, 0).max(), atol=1e-6)
     cut = data.model_copy(update={"crop": [48, 48]})
     with pytest.raises(InputError, match="do not fit what is cut out"):
-        Recipe(open_sources(cut).train, cut, 0).item(0, 0, 0)
+        SampleFactory(open_sources(cut).train, cut, 0).sample(0, 0, 0)
     none = data.model_copy(update={"maps": "none"})
-    unit = Recipe(open_sources(none).train, none, 0).item(0, 0, 0).problem.maps
+    unit = SampleFactory(open_sources(none).train, none, 0).sample(0, 0, 0).problem.maps
     assert torch.equal(unit, torch.full_like(unit, 0.5))
 
 
@@ -443,10 +449,10 @@ def test_prospective_scans_have_no_target(tmp_path):
     for name in ("case1", "case2"):
         write_kspace(tmp_path / f"{name}.h5", (full.numpy() * mask)[None])
     data = settings(train=[str(tmp_path / "case1.h5")], val=[str(tmp_path / "case2.h5")], crop=None)
-    batch = Recipe(open_sources(data).train, data, 0, split=0.4).item(0, 0, 0)
+    batch = SampleFactory(open_sources(data).train, data, 0, held_out_share=0.4).sample(0, 0, 0)
     assert batch.target is None
-    assert torch.equal(batch.problem.mask[0, 0].bool() | batch.held[0, 0].bool(), torch.from_numpy(mask))
-    assert float(batch.held.sum() / mask.sum()) == pytest.approx(0.4, abs=0.01)
+    assert torch.equal(batch.problem.mask[0, 0].bool() | batch.loss_mask[0, 0].bool(), torch.from_numpy(mask))
+    assert float(batch.loss_mask.sum() / mask.sum()) == pytest.approx(0.4, abs=0.01)
 
 
 def test_an_item_that_cannot_be_made_is_named(tmp_path):
@@ -455,13 +461,13 @@ def test_an_item_that_cannot_be_made_is_named(tmp_path):
     data = settings(train=[str(tmp_path / "case1.h5")], val=[str(tmp_path / "case2.h5")], crop=None)
     for workers in (0, 1):
         with pytest.raises(SignalError) as caught:
-            next(Loader(Order(Recipe(open_sources(data).train, data, 0)), workers).batches(0))
+            next(SampleLoader(EpochSampler(SampleFactory(open_sources(data).train, data, 0)), workers).batches(0))
         assert "case1.h5" in caught.value.where
         assert "item 0" in caught.value.where
 
 
 def test_masks_that_fit_are_drawn():
-    draws = [MaskDraw(family="random", acceleration=[2.0, 8.0], calibration=[8, 24])]
+    draws = [MaskFamily(family="random", acceleration=[2.0, 8.0], calibration=[8, 24])]
     seen = set()
     for seed in range(40):
         mask, told = draw_mask(draws, (96, 96), np.random.default_rng(seed), True)
@@ -470,11 +476,11 @@ def test_masks_that_fit_are_drawn():
         assert lines == round(96 / told["acceleration"])
     assert seen == {(2, 8), (2, 24), (8, 8)}  # 24 lines do not fit into 12
     with pytest.raises(UsageError, match="no mask of random fits"):
-        draw_mask([MaskDraw(family="random", acceleration=[32.0])], (96, 96), np.random.default_rng(0), True)
+        draw_mask([MaskFamily(family="random", acceleration=[32.0])], (96, 96), np.random.default_rng(0), True)
 
 
 def test_mirrored_discs_keep_their_calibration_region():
-    draws = [MaskDraw(family="poisson", acceleration=[4.0], calibration=[12])]
+    draws = [MaskFamily(family="poisson", acceleration=[4.0], calibration=[12])]
     seen = set()
     for seed in range(12):
         mask, told = draw_mask(draws, (64, 65), np.random.default_rng(seed), True)
@@ -497,7 +503,7 @@ def test_samples_are_split():
 def test_items_of_several_sizes_are_refused_with_advice():
     made = recipe(settings(crop=None))
     with pytest.raises(InputError, match="different sizes") as caught:
-        stack([made.item(0, n, n) for n in range(4)])
+        stack([made.sample(0, n, n) for n in range(4)])
     assert "data.crop" in caught.value.fix
 
 
@@ -508,14 +514,14 @@ def test_cavities_move_phase_from_the_maps_into_the_object_and_keep_the_samples(
     calm, wild = (
         recipe(settings(target="measured", simulation={"cavities": c}), start=first_image) for c in ([0, 0], [5, 5])
     )
-    a, b, again = calm.item(0, 1, 2), wild.item(0, 1, 2), wild.item(0, 1, 2)
+    a, b, again = calm.sample(0, 1, 2), wild.sample(0, 1, 2), wild.sample(0, 1, 2)
     assert equal(b, again)
     assert torch.equal(a.problem.y, b.problem.y)
     assert torch.allclose(a.target.abs(), b.target.abs(), atol=1e-5)
     assert float((b.target * a.target.conj()).angle().abs().max()) > 0.2
     encoded = [p.A(p.initial_image) for p in (a.problem, b.problem)]
     assert float((encoded[0] - encoded[1]).abs().max()) < 1e-4 * float(encoded[0].abs().max())
-    other = wild.item(1, 1, 2)
+    other = wild.sample(1, 1, 2)
     assert not torch.equal(other.problem.maps, b.problem.maps)
 
 
@@ -523,28 +529,28 @@ def test_cavities_move_phase_from_the_maps_into_the_object_and_keep_the_samples(
 
 
 def kept(path, **more):
-    return settings(**more, buffer=Buffer(where=str(path)))
+    return settings(**more, buffer=Buffer(location=str(path)))
 
 
 def test_a_kept_item_may_have_any_phase(tmp_path):
     """Phase is drawn when an item is read: it costs nothing, and every run may have its own."""
     for cavities in ([0, 0], [6, 6]):
-        stored = recipe(kept(tmp_path, simulation={"cavities": cavities})).item(0, 0, 0)
-        made = recipe(settings(simulation={"cavities": cavities})).item(0, 0, 0)
+        stored = recipe(kept(tmp_path, simulation={"cavities": cavities})).sample(0, 0, 0)
+        made = recipe(settings(simulation={"cavities": cavities})).sample(0, 0, 0)
         assert torch.allclose(stored.problem.maps, made.problem.maps, atol=1e-3)
     assert len(list(tmp_path.rglob("*.pt"))) == 1
 
 
 def test_a_kept_item_is_the_same_when_it_is_read_again(tmp_path):
     data = kept(tmp_path)
-    made, again, other = (recipe(data, start=s).item(0, 1, 2) for s in (first_image, first_image, None))
+    made, again, other = (recipe(data, start=s).sample(0, 1, 2) for s in (first_image, first_image, None))
     (a, b) = (r.problem for r in (made, again))
     assert equal(made, again)
     assert torch.equal(a.initial_image, b.initial_image)
     assert torch.equal(made.lesions, again.lesions)
     assert other.problem.initial_image is None, "and what is made otherwise is kept apart"
     assert len(list(tmp_path.rglob("*.pt"))) == 2
-    new = recipe(settings(), start=first_image).item(0, 1, 2)
+    new = recipe(settings(), start=first_image).sample(0, 1, 2)
     assert torch.equal(new.problem.y, a.y)
     assert torch.equal(new.target, made.target)
     assert torch.allclose(new.problem.maps, a.maps, atol=1e-3)
@@ -552,18 +558,18 @@ def test_a_kept_item_is_the_same_when_it_is_read_again(tmp_path):
 
 def test_what_cannot_be_read_is_made_again(tmp_path):
     data = kept(tmp_path)
-    made = recipe(data).item(0, 0, 0)
+    made = recipe(data).sample(0, 0, 0)
     (path,) = tmp_path.rglob("*.pt")
     whole = path.read_bytes()
     for broken in (b"", whole[: len(whole) // 2], b"not an item"):
         path.write_bytes(broken)
-        assert equal(recipe(data).item(0, 0, 0), made)
+        assert equal(recipe(data).sample(0, 0, 0), made)
         assert path.stat().st_size == len(whole)
 
 
 def test_another_setting_slice_or_simulator_is_another_item(tmp_path, monkeypatch):
     def count(data, slot=0, **more):
-        recipe(data, **more).item(0, 0, slot)
+        recipe(data, **more).sample(0, 0, slot)
         return len(list(tmp_path.rglob("*.pt")))
 
     assert count(kept(tmp_path)) == 1
@@ -598,9 +604,9 @@ def test_the_version_of_the_simulator_is_that_of_its_code(tmp_path, monkeypatch)
 def test_the_folder_may_be_a_variable(tmp_path, monkeypatch):
     data = kept("$HERE/kept")
     with pytest.raises(UsageError, match="no such variable"):
-        recipe(data).item(0, 0, 0)
+        recipe(data).sample(0, 0, 0)
     monkeypatch.setenv("HERE", str(tmp_path))
-    recipe(data).item(0, 0, 0)
+    recipe(data).sample(0, 0, 0)
     assert len(list((tmp_path / "kept").rglob("*.pt"))) == 1
 
 
@@ -609,7 +615,9 @@ def test_the_folder_may_be_a_variable(tmp_path, monkeypatch):
 
 def drawn(count, first=0, workers=0, batch=2, device="cpu", **buffer):
     data = settings(buffer=Buffer(**buffer))
-    loader = Loader(Order(recipe(data, batch=batch * data.buffer.together), 24), workers, device=device)
+    loader = SampleLoader(
+        EpochSampler(recipe(data, batch=batch * data.buffer.batches_per_chunk), 24), workers, device=device
+    )
     batches = loader.batches(first)
     found = [next(batches) for _ in range(count)]
     batches.close()
@@ -618,8 +626,8 @@ def drawn(count, first=0, workers=0, batch=2, device="cpu", **buffer):
 
 @pytest.mark.parametrize(("uses", "samples", "together"), [(1, 8, 1), (2, 6, 1), (3, 2, 2), (4, 24, 3)])
 def test_a_sample_is_drawn_as_often_as_asked_for(uses, samples, together):
-    data = settings(buffer=Buffer(uses=uses, samples=samples, together=together))
-    loader = Loader(Order(recipe(data, batch=2 * together), 24))
+    data = settings(buffer=Buffer(draws_per_sample=uses, capacity=samples, batches_per_chunk=together))
+    loader = SampleLoader(EpochSampler(recipe(data, batch=2 * together), 24))
     held, most, counts = set(), 0, {}
     for chunk, use in islice(loader._draws(0), 200):
         assert use == counts.get(chunk, 0), "one use after the other"
@@ -637,7 +645,7 @@ def test_what_is_drawn_again_is_turned():
     found, loader = drawn(6, uses=3, samples=2)
     names = [batch.names for batch in found]
     assert names[0] == names[1] == names[2] != names[3]
-    assert loader.figures()["uses"] == 3
+    assert loader.statistics()["uses"] == 3
     first, *later = found[:3]
     for batch in later:
         p = batch.problem
@@ -650,23 +658,35 @@ def test_what_is_drawn_again_is_turned():
 
 
 @pytest.mark.parametrize("first", [0, 5, 11, 60])
-@pytest.mark.parametrize("buffer", [{"uses": 2, "samples": 6}, {"uses": 4, "samples": 24, "together": 3}, {"uses": 3}])
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        {"draws_per_sample": 2, "capacity": 6},
+        {"draws_per_sample": 4, "capacity": 24, "batches_per_chunk": 3},
+        {"draws_per_sample": 3},
+    ],
+)
 def test_what_the_next_batches_wait_for_is_known_beforehand(first, buffer, monkeypatch):
     """A run that ends in time has to know, for making a chunk takes longer than many steps."""
-    monkeypatch.setattr(loading, "_make", lambda recipe, addresses, device="cpu": None)
-    monkeypatch.setattr(Loader, "_seen", lambda self, made, chunk, use: (chunk, use))
+    monkeypatch.setattr(loading, "_make_chunk", lambda recipe, addresses, device="cpu": None)
+    monkeypatch.setattr(SampleLoader, "_augmented", lambda self, made, chunk, use: (chunk, use))
     monkeypatch.setattr(loading, "part_of", lambda batch, which: (*batch, which.start))
-    loader = Loader(Order(recipe(settings(buffer=Buffer(**buffer)), batch=2 * buffer.get("together", 1)), 24))
+    loader = SampleLoader(
+        EpochSampler(recipe(settings(buffer=Buffer(**buffer)), batch=2 * buffer.get("batches_per_chunk", 1)), 24)
+    )
     whole = list(islice(loader.batches(0), first + 40))
     batches, found = loader.batches(first), []
     for count in (1, 2, 7) * 3:
-        before, ahead = (loader.chunks, loader.chunks_before(count)) if found else (0, 1)
+        before, ahead = (loader.chunks_made, loader.chunks_before(count)) if found else (0, 1)
         found += islice(batches, count)
-        assert loader.chunks - before == ahead
+        assert loader.chunks_made - before == ahead
     assert found == whole[first : first + len(found)]
 
 
-@pytest.mark.parametrize("buffer", [{"uses": 2, "samples": 6}, {"uses": 3, "samples": 16, "together": 2}, {}])
+@pytest.mark.parametrize(
+    "buffer",
+    [{"draws_per_sample": 2, "capacity": 6}, {"draws_per_sample": 3, "capacity": 16, "batches_per_chunk": 2}, {}],
+)
 def test_a_run_that_goes_on_draws_what_it_would_have_drawn(buffer):
     first = 5
     whole, _ = drawn(first + 4, **buffer)
@@ -695,11 +715,11 @@ def test_a_gpu_is_fed_by_cores_where_there_are_enough_and_room_for_what_they_sen
 
 
 def test_what_is_packed_is_the_same_again():
-    batch = recipe(batch=2, full=True, start=first_image).made([(0, 0, 0), (0, 1, 3)])
+    batch = recipe(batch=2, full=True, start=first_image).make([(0, 0, 0), (0, 1, 3)])
     packed = pack(batch)
     again = unpack(packed)
     assert again.names == batch.names
-    assert again.about == batch.about
+    assert again.info == batch.info
     for name in ("target", "full", "held", "lesions"):
         assert torch.equal(getattr(batch, name), getattr(again, name))
     for name in ("y", "mask", "initial_image", "noise"):
@@ -709,7 +729,7 @@ def test_what_is_packed_is_the_same_again():
 
 
 def test_options_of_before_are_told_what_took_their_place():
-    for old, new in (("bank", "buffer.where"), ("rounds", "buffer.uses")):
+    for old, new in (("bank", "buffer.location"), ("rounds", "buffer.draws_per_sample")):
         with pytest.raises(ValueError, match=f"{old} is no longer an option.*{new}"):
             Data(**{old: 1})
     with pytest.raises(ValueError, match="fat is a share"):
@@ -719,10 +739,10 @@ def test_options_of_before_are_told_what_took_their_place():
 @pytest.mark.parametrize(("length", "batch"), [(None, 1), (5, 1), (12, 5), (13, 1), (17, 4), (40, 3)])
 def test_an_epoch_is_as_long_as_it_says(length, batch):
     """A run that is resumed finds its place by it."""
-    order = Order(recipe(batch=batch), length)
+    order = EpochSampler(recipe(batch=batch), length)
     for epoch in (0, 3):
-        found = order.epoch(epoch)
-        assert len(found) == order.steps
+        found = order.chunks_of(epoch)
+        assert len(found) == order.chunks_per_epoch
         assert all(len(b) == batch for b in found)
 
 
@@ -732,9 +752,9 @@ def first_image(problem, near=None):
 
 def test_workers_killed_at_any_moment_cost_time_alone():
     """R05: whoever dies holding a lock, no batch is lost, doubled or waited for in vain."""
-    order, rng = Order(recipe(settings())), np.random.default_rng(0)
-    wanted = [next(Loader(order).batches(n)).names for n in range(12)]
-    loader = Loader(order, workers=2)
+    order, rng = EpochSampler(recipe(settings())), np.random.default_rng(0)
+    wanted = [next(SampleLoader(order).batches(n)).names for n in range(12)]
+    loader = SampleLoader(order, workers=2)
     batches, found = loader.batches(0), []
     for _ in range(12):
         found.append(next(batches).names)
@@ -797,7 +817,7 @@ def test_a_gpu_makes_the_same_samples():
     start = partial(compressed_sensing_start, iterations=4)
     made = recipe(settings(target="measured"), batch=3, start=start)
     addresses = [(0, n, 2 * n) for n in range(3)]
-    cpu, gpu = made.made(addresses), made.made(addresses, "cuda")
+    cpu, gpu = made.make(addresses), made.make(addresses, "cuda")
     assert gpu.problem.y.device.type == "cuda"
     again = gpu.to("cpu")
     parts = [(cpu.target, again.target)]
@@ -806,4 +826,4 @@ def test_a_gpu_makes_the_same_samples():
         gap = (a - b).abs() / a.abs().max()
         assert (gap > 1e-4).float().mean() < 1e-3
         assert gap.median() < 1e-5
-    assert near(made.turned(cpu, addresses, 1), made.turned(gpu, addresses, 1).to("cpu"), 1e-2)
+    assert near(made.augment(cpu, addresses, 1), made.augment(gpu, addresses, 1).to("cpu"), 1e-2)

@@ -109,4 +109,4 @@ def test_the_verb_trust_says_what_measured_data_tell(tmp_path, capfd):
     assert run("trust", SAMPLE, "-o", tmp_path / "maps.png") == 2  # there already
     assert run("trust", SAMPLE, "-o", tmp_path / "maps.tiff") == 2
     assert run("trust", SAMPLE, "--item", 9) == 2
-    assert run("trust", SAMPLE, "--share", 2) == 2
+    assert run("trust", SAMPLE, "--held-out-share", 2) == 2

@@ -34,7 +34,7 @@ def test_a_planted_difference_is_found_and_a_tie_is_not():
     assert by["a", "b"].low < 0.02 < by["a", "b"].high
     assert by["a", "b"].effect > 0.8
     assert "no difference shown" in by["b", "c"].verdict
-    assert all(d.persons == 12 for d in found), "two volumes of one person are one"
+    assert all(d.subjects == 12 for d in found), "two volumes of one person are one"
 
 
 def test_less_is_better_where_it_is():
@@ -101,7 +101,7 @@ def test_what_is_missing_is_left_out_and_counted():
         b[name] = {"ssim": None}
     del a["patient05_study0.h5"], a["patient05_study1.h5"]
     (found,) = compare_runs({"a": a, "b": b}, ["ssim"])
-    assert (found.persons, found.left_out) == (10, 2)
+    assert (found.subjects, found.left_out) == (10, 2)
     (same,) = compare_runs({"a": b, "b": dict(b)}, ["ssim"])
     assert same.verdict == "equal for every person"
     with pytest.raises(InputError, match="no person in common"):
@@ -115,7 +115,7 @@ def test_an_expression_that_names_nobody_is_refused(expression, word):
     """Without a group, two files of one person would count as two."""
     runs = {"a": run(0.1), "b": run()}
     with pytest.raises(UsageError, match=word) as caught:
-        compare_runs(runs, ["ssim"], person=expression)
+        compare_runs(runs, ["ssim"], subject=expression)
     if word == "no group":
         assert caught.value.fix.endswith("(patient[0-9]+)")
 

@@ -176,4 +176,4 @@ def test_what_earlier_versions_printed_is_read(tmp_path):
         told = {"files": [{"prediction": f"{name}/sub-1.h5", "mean": {"ssim": 0.5}}]}
         (tmp_path / f"{name}.json").write_text(json.dumps(told))
     runs = {name: read_run(tmp_path / f"{name}.json") for name in ("a", "b")}
-    assert compare_runs(runs, ["ssim"])[0].persons == 1
+    assert compare_runs(runs, ["ssim"])[0].subjects == 1

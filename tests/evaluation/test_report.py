@@ -13,7 +13,7 @@ import pytest
 
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluation import Evaluation, Options, compare
-from mrirecon.evaluation.report.album import choose_kept, make_album
+from mrirecon.evaluation.report.album import choose_slices, pack_slices
 from mrirecon.evaluation.report.cases import About, Case, Result
 from mrirecon.evaluation.report.charts import LEAST, box_plot, line_plot
 from mrirecon.evaluation.report.html import json_text, write_report
@@ -133,7 +133,7 @@ def test_images_are_shown_in_one_scale(head):
 
 
 def test_an_album_holds_the_values_to_half_a_step(head):
-    album = make_album(case_of(head), Options(), whole=True)
+    album = pack_slices(case_of(head), Options(), whole=True)
     planes = album.slices[1]["planes"]
     step, images = album.depth.step, []
     for predictor, data in planes:
@@ -151,20 +151,20 @@ def test_slices_are_left_out_evenly_and_the_worst_last(head):
     reference, good, poor = (np.concatenate([v] * 4) for v in head)
     good, reference = good.copy(), np.abs(reference + 0.02 * np.random.default_rng(5).normal(size=reference.shape))
     good[7] += np.random.default_rng(0).random(good[7].shape)
-    albums = [make_album(case_of((reference, good, poor), f"c{i}"), Options()) for i in range(3)]
+    albums = [pack_slices(case_of((reference, good, poor), f"c{i}"), Options()) for i in range(3)]
     assert albums[0].start == 7
     total = sum(a.size(i) for a in albums for i in range(12))
-    choose_kept(albums, total)
-    assert all(a.kept == list(range(12)) for a in albums)
-    choose_kept(albums, total - 1)
-    assert all(a.kept == list(range(12)) and a.fineness == 1 for a in albums), "coarser first"
+    choose_slices(albums, total)
+    assert all(a.kept_slices == list(range(12)) for a in albums)
+    choose_slices(albums, total - 1)
+    assert all(a.kept_slices == list(range(12)) and a.fineness == 1 for a in albums), "coarser first"
     coarse = sum(a.size(i) for a in albums for i in range(12))
     assert coarse < total
-    choose_kept(albums, 0.5 * coarse)
-    assert {len(a.kept) for a in albums} == {5}
-    assert all(7 in a.kept and a.kept == sorted(a.kept) for a in albums)
-    choose_kept(albums, 1.5 * albums[0].size(7))
-    assert [a.kept for a in albums] == [[7], [], []]
+    choose_slices(albums, 0.5 * coarse)
+    assert {len(a.kept_slices) for a in albums} == {5}
+    assert all(7 in a.kept_slices and a.kept_slices == sorted(a.kept_slices) for a in albums)
+    choose_slices(albums, 1.5 * albums[0].size(7))
+    assert [a.kept_slices for a in albums] == [[7], [], []]
 
 
 def test_the_worst_come_first(head):
@@ -318,7 +318,7 @@ def test_volumes_of_three_axes_are_cut_and_values_that_are_no_numbers_fail(head)
     region[0, 1:3, 20:26, 15:21] = 1
     region[0, 1, 20:24, 21:24] = 1
     results = [Result("cs", good), Result("bad", broken)]
-    album = make_album(Case("deep", results, reference, "images", masks, region), Options())
+    album = pack_slices(Case("deep", results, reference, "images", masks, region), Options())
     assert album.columns == ["reference", "cs"]
     assert [one["name"] for one in album.slices] == [f"volume 1, slice {i}" for i in (1, 2, 3)]
     assert album.light.results[1].failure == "its images hold values that are not numbers"
@@ -330,7 +330,7 @@ def test_volumes_of_three_axes_are_cut_and_values_that_are_no_numbers_fail(head)
 
 def test_point_spread_of_planes(head):
     masks = np.random.default_rng(0).random((2, 40, 36)) < 0.3
-    album = make_album(Case("flat", [Result("cs", head[1][:2])], masks=masks), Options())
+    album = pack_slices(Case("flat", [Result("cs", head[1][:2])], masks=masks), Options())
     assert album.sampling["kinds"] == 2
     assert album.sampling["item"] == album.start
     predictor, data = album.sampling["spread"]["plane"]

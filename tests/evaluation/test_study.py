@@ -19,7 +19,7 @@ from mrirecon.cli import main
 from mrirecon.data.phantom import phantom
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluation.study import dry_run, load_study, run_study
-from mrirecon.evaluation.study.run import _alone
+from mrirecon.evaluation.study.run import _run_lock
 from mrirecon.io import read_image
 from tests.training.test_training import THREADS, TINY
 
@@ -213,8 +213,8 @@ def test_what_is_missing_is_trained_within_the_budget_and_once(write, tmp_path):
     write(LEARN, "tiny.yaml")
     text = SMALL.replace(', "phantom:101"', "")
     text = text.replace("\n  plane: {family: gaussian2d, acceleration: 4, calibration: 14}", "")
-    text += "  own: {train: tiny.yaml}\n  other: {train: tiny.yaml, set: model.features=6, steps: 1}\n"
-    text += "  wild: {train: tiny.yaml, set: train.lr=1e30}\nbudget: {steps: 2}\ncompare: [[own, other]]\n"
+    text += "  own: {train: tiny.yaml}\n  other: {train: tiny.yaml, overrides: model.features=6, steps: 1}\n"
+    text += "  wild: {train: tiny.yaml, overrides: train.lr=1e30}\nbudget: {steps: 2}\ncompare: [[own, other]]\n"
     plan = load_study(write(text))
     assert [n for n in plan.notes if "equally long: 1 steps, 2 steps" in n]
     assert dry_run(plan, tmp_path / "out")["to be trained"] == ["own", "other", "wild"]
@@ -231,7 +231,7 @@ def test_what_is_missing_is_trained_within_the_budget_and_once(write, tmp_path):
     assert model["folder"] == by["own"]["model"]
     told.clear()
     before = times(tmp_path / "out")
-    again = load_study(tmp_path / "study.yaml", ["methods.own.set=model.steps=1"])
+    again = load_study(tmp_path / "study.yaml", ["methods.own.overrides=model.steps=1"])
     run_study(again, tmp_path / "out", tell=told.append)
     assert [t.split(":")[0] for t in told if t.startswith("trains")] == ["trains own", "trains wild"]
     changed = {p.parts[1] for p, at in times(tmp_path / "out").items() if before.get(p) != at}
@@ -246,7 +246,7 @@ def test_nothing_is_tested_on_what_it_learned_from(write, tmp_path):
         load_study(path)
     assert told.value.why == "phantom:101"
     with pytest.raises(UsageError, match="learn from what it is tested on"):
-        load_study(path, ["methods.own.set=['data.train=[phantom:0]', 'data.val=[phantom:100]']"])
+        load_study(path, ["methods.own.overrides=['data.train=[phantom:0]', 'data.val=[phantom:100]']"])
     np.savez(tmp_path / "phantom-101.npz", head=phantom((64, 64), 3, 5))
     write(LEARN.replace("[phantom:0, phantom:1]", "[phantom:0, phantom-101.npz]"), "tiny.yaml")
     assert [n for n in load_study(path).notes if "people of the same name: phantom-101" in n]
@@ -285,9 +285,9 @@ def test_shipped_models_and_folders_of_models(write, tmp_path):
     assert plan.methods[1].what == "unet, as it comes along"
     done = run_study(plan, tmp_path / "out")
     assert not done["failed"]
-    from mrirecon.models.checkpoints import shipped
+    from mrirecon.models.checkpoints import shipped_models
 
-    same = load_study(tmp_path / "study.yaml", [f"methods.unet={{model: {shipped()['unet']}}}"])
+    same = load_study(tmp_path / "study.yaml", [f"methods.unet={{model: {shipped_models()['unet']}}}"])
     assert same.methods[1].key == plan.methods[1].key, "the same weights are the same method"
 
 
@@ -313,7 +313,7 @@ def test_shipped_models_and_folders_of_models(write, tmp_path):
         ('["phantom:100", "phantom:101"]', "nothing*.nii", 4, "no file matches"),
         ('["phantom:100", "phantom:101"]', '["phantom:100", "phantom:100#x"]', 4, "two scans"),
         ("title: Tiny", "metrics: [ssim, vif]", 2, "vif"),
-        ("title: Tiny", 'person: "phantom-[0-9]+"', 2, "no group"),
+        ("title: Tiny", 'subject: "phantom-[0-9]+"', 2, "no group"),
         ("title: Tiny", "compare: [[zero, tv]]", 2, "tv"),
     ],
 )
@@ -366,7 +366,7 @@ def test_the_verb_lists_what_it_would_do(write, tmp_path, capfd, monkeypatch):
 
 def test_two_processes_do_not_work_on_one_study(write, tmp_path):
     (tmp_path / "out").mkdir()
-    with _alone(tmp_path / "out"), pytest.raises(UsageError, match="another process"):
+    with _run_lock(tmp_path / "out"), pytest.raises(UsageError, match="another process"):
         run_study(load_study(write(SMALL)), tmp_path / "out")
 
 
@@ -386,7 +386,7 @@ def test_the_studies_that_come_along_are_in_order(name, monkeypatch):
     monkeypatch.delenv("MRIRECON_DATA", raising=False)
     plan = load_study(CONFIGS / f"{name}.yaml")
     assert len(plan.cells()) == len(plan.scans) * len(plan.masks) * len(plan.methods)
-    people = {s.person for s in plan.scans}
+    people = {s.subject for s in plan.scans}
     pairs = plan.settings.compare
     # or no difference could be shown, however large
     assert len(pairs) * len(plan.masks) * 2.0 ** (1 - len(people)) < 0.05

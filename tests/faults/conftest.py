@@ -23,7 +23,7 @@ def cli(capfd, monkeypatch, tmp_path) -> Callable[..., Told]:
     here.mkdir()
     monkeypatch.chdir(here)
     # Files were made just now, and might still be being written: as often, but not as long.
-    monkeypatch.setattr("mrirecon.reconstruction.batch.WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr("mrirecon.reconstruction.batch.RETRY_DELAYS", (0.01, 0.01, 0.01))
 
     def call(*arguments: object) -> Told:
         with pytest.raises(SystemExit) as ended:

@@ -16,7 +16,7 @@ from mrirecon.data.batch import Batch, stack
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import CalibrationError, InputError
-from mrirecon.methods.registry import build, find
+from mrirecon.methods.registry import build, find_method
 from mrirecon.networks.normalise import InstanceNorm
 from mrirecon.physics.operators import root_sum_of_squares
 from mrirecon.reconstruction.run import reconstruct
@@ -81,7 +81,7 @@ def test_values_that_are_not_numbers(cli, rejects, bad, head, case):
     io.write_kspace("whole.h5", kspace)
     assert cli("reconstruct", "whole.h5", "-m", "sense", "--mask", "mask.npy", "-o", "masked.h5")[0] == 0
     np.testing.assert_allclose(io.read_image("zero.h5"), io.read_image("masked.h5"), rtol=1e-4, atol=1e-8)
-    assert np.isnan(io.read(bad / "bad.h5").raw(0)).any() or case == "inf"
+    assert np.isnan(io.read(bad / "bad.h5").unmasked_kspace(0)).any() or case == "inf"
     assert cli("reconstruct", bad / "bad.h5", "--nan", "maybe")[0] == 2
 
 
@@ -212,7 +212,7 @@ def test_odd_sizes(bad, case):
     size, method = case.split()
     shape = tuple(int(n) for n in size.split("x"))
     scan = io.read(scan_file(bad / "k.h5", 1, 3, *shape))
-    thin = min(shape) < 6 and find(method).maps  # ESPIRiT slides a kernel of 6 x 6
+    thin = min(shape) < 6 and find_method(method).maps  # ESPIRiT slides a kernel of 6 x 6
     if thin:
         with pytest.raises(CalibrationError, match="calibration region"):
             reconstruct(scan, method=method)
@@ -295,7 +295,7 @@ def test_constant_image(case):
     from mrirecon.physics.problem import Problem
 
     torch.manual_seed(0)
-    model = build(case, {k: v for k, v in SMALL.items() if k in find(case).schema.model_fields}).eval()
+    model = build(case, {k: v for k, v in SMALL.items() if k in find_method(case).schema.model_fields}).eval()
     y = torch.zeros(1, 2, 16, 16, dtype=torch.complex64)
     y[..., 8, 8] = 1
     maps = torch.full((1, 1, 2, 16, 16), 0.5**0.5, dtype=torch.complex64)

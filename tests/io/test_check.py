@@ -27,14 +27,14 @@ def findings(folder, kspace, **more):
 
 
 def strange(found):
-    return {name: one.told for name, one in found.items() if one.verdict != "ok"}
+    return {name: one.message for name, one in found.items() if one.verdict != "ok"}
 
 
 def test_a_good_scan_is_good(tmp_path, head):
     found = findings(tmp_path, head)
     assert strange(found) == {}
     assert {"numbers", "signal", "centre", "axes", "clipping", "convention", "coils", "noise"} == set(found)
-    assert "all 6 receive" in found["coils"].told
+    assert "all 6 receive" in found["coils"].message
 
 
 def test_coils_that_do_not_receive(tmp_path, head):
@@ -68,7 +68,7 @@ def test_chunks_that_were_never_written(tmp_path, head):
         dataset[0] = head[0]
         dataset[1, ..., :28] = head[1, ..., :28]
     found = {one.name: one for one in check(io.read(tmp_path / "k.h5"))}
-    assert found["storage"].told == "1 chunks of kspace were never written and read as zeros"
+    assert found["storage"].message == "1 chunks of kspace were never written and read as zeros"
 
 
 @pytest.mark.parametrize(("scale", "verdict"), [(1e-12, "ok"), (1e12, "ok"), (1e-33, "bad"), (1e33, "bad")])
@@ -100,7 +100,7 @@ def test_oversampling_is_told_where_it_can_be_seen(tmp_path, snr, told):
     image[:, 48:144] = phantom((96, 96), 1, 1)
     kspace = simulate_kspace(image, 6, snr, 1).kspace.astype(np.complex64)
     found = findings(tmp_path, kspace).get("oversampling")
-    assert (found is not None and "along y" in found.told) == told
+    assert (found is not None and "along y" in found.message) == told
 
 
 def test_exit_code_and_json(tmp_path, head, capfd):

@@ -12,7 +12,7 @@ import pytest
 
 from mrirecon.errors import InputError, MriReconError, ResourceError, UnsafeContentError
 from mrirecon.io.safe import isolated as room
-from mrirecon.io.safe.isolated import isolated
+from mrirecon.io.safe.isolated import run_sandboxed
 
 HERE = Path(__file__).parents[1]
 
@@ -25,7 +25,7 @@ def _reachable(monkeypatch):
 
 
 def call(name, path="file", **options):
-    return isolated(f"tests.io.test_isolated:{name}", Path(path), **options)
+    return run_sandboxed(f"tests.io.test_isolated:{name}", Path(path), **options)
 
 
 def gives(path, out=None, size=0):
@@ -114,4 +114,4 @@ def test_the_child_writes_no_file(tmp_path):
 def test_only_our_functions_are_called(monkeypatch):
     monkeypatch.setattr(room, "_OURS", ("mrirecon.",))
     with pytest.raises(ValueError, match="not a function of mrirecon"):
-        isolated("os:getcwd", Path("file"))
+        run_sandboxed("os:getcwd", Path("file"))

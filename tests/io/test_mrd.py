@@ -45,7 +45,7 @@ def read(path):
 
     before = state()
     scan = io.read(path)
-    scan.raw(0)
+    scan.unmasked_kspace(0)
     assert state() == before
     return scan
 
@@ -346,7 +346,7 @@ def test_readout_oversampling_is_cropped_in_the_image(tmp_path, factor):
     assert said(scan, "readout oversampling removed")
     # A unitary crop keeps white noise what it was.
     noisy = mrd.write(tmp_path / "n.h5", mrd.lines(random(COILS, wide, NY)), text)
-    assert abs(np.abs(io.read(noisy).raw(0)).std() / np.abs(random(COILS, wide, NY)).std() - 1) < 0.05
+    assert abs(np.abs(io.read(noisy).unmasked_kspace(0)).std() / np.abs(random(COILS, wide, NY)).std() - 1) < 0.05
 
 
 def test_an_asymmetric_echo_survives_the_crop(tmp_path):
@@ -640,7 +640,7 @@ def test_samples_that_are_not_there_are_missed(tmp_path, k):
         file["dataset/data"][5] = row
     scan = io.read(path)
     with pytest.raises(InputError, match=r"acquisition 5 .* not as long as its head says"):
-        scan.raw(0)
+        scan.unmasked_kspace(0)
 
 
 @pytest.mark.parametrize("part", ["data", "xml"])

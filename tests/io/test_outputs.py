@@ -29,7 +29,7 @@ from mrirecon.io.readers.images import read_images
 from mrirecon.io.sequence import in_seconds, sequence
 from mrirecon.io.writers.bids import bids_fields, bids_path, describe_dataset, label
 from mrirecon.io.writers.encode_dicom import Series
-from mrirecon.io.writers.formats import kept
+from mrirecon.io.writers.formats import format_losses
 from mrirecon.metrics.align import upright
 from mrirecon.reconstruction.file import reconstruct_file
 from mrirecon.reconstruction.run import reconstruct
@@ -302,7 +302,7 @@ def test_dicom_keeps_values_to_16_bits(tmp_path, scale):
     values, _ = read_dicom(tmp_path / "o.dicom")
     np.testing.assert_allclose(values[0], images, atol=float(images.max()) / 131070 * 1.001)
     assert values.dtype == np.float32
-    (note,) = kept("dicom", images, oblique())
+    (note,) = format_losses("dicom", images, oblique())
     assert f"{images.max() / 131070 if scale else 0.5:.3g}" in note
 
 

@@ -48,7 +48,7 @@ def test_what_belongs_to_an_item_goes_with_it(tmp_path, axes):
     assert some.shape == {**whole.shape, "slice": 3}
     for place, item in enumerate((1, 4, 5)):
         np.testing.assert_array_equal(some.kspace(place), whole.kspace(item))
-        np.testing.assert_array_equal(some.raw(place), whole.raw(item))
+        np.testing.assert_array_equal(some.unmasked_kspace(place), whole.unmasked_kspace(item))
         np.testing.assert_array_equal(some.mask(place), whole.mask(item))
         np.testing.assert_array_equal(some.maps(place), whole.maps(item))
         np.testing.assert_array_equal(some.reference[place], whole.reference[item])
@@ -134,4 +134,4 @@ def test_raw_data_tell_what_was_sampled_without_being_read(tmp_path, monkeypatch
     monkeypatch.setattr(type(scan.store), "flat", lambda *_: pytest.fail("it was read"))
     monkeypatch.setattr(type(scan.store), "fetch", lambda *_: pytest.fail("it was read"))
     for item in range(2):
-        np.testing.assert_array_equal(scan.glance(item), wanted[item])
+        np.testing.assert_array_equal(scan.quick_mask(item), wanted[item])

@@ -377,7 +377,7 @@ def test_mutated_files_are_read_or_refused(tmp_path, k):
             data[int(rng.integers(10240, len(data)))] = int(rng.integers(256))
         path.write_bytes(data)
         try:
-            io.read(path).raw(0)
+            io.read(path).unmasked_kspace(0)
             outcomes.append("read")
         except MriReconError:
             outcomes.append("refused")

@@ -65,7 +65,7 @@ OPTIONS = [
     ("rim", {"blend": "cross_validated"}, True),
     ("cirim", {"compat": "direct-2.1"}, False),
     ("cirim", {"compat": "mridc-0.2", "dc": "soft"}, True),
-    ("cascadenet", {"order": "together"}, True),
+    ("cascadenet", {"dc_order": "parallel"}, True),
     ("unet", {"domain": "magnitude"}, True),
 ]
 

@@ -11,8 +11,8 @@ from mrirecon.data.simulate import coil_maps
 from mrirecon.engine import Reconstructor, Step, Unrolled
 from mrirecon.errors import UsageError
 from mrirecon.masks import make_mask
-from mrirecon.methods.heldout import Blended, cross_validated_weight, hide
-from mrirecon.methods.heldout import _without as heldout_without
+from mrirecon.methods.heldout import Blended, choose_hidden_samples, cross_validated_weight
+from mrirecon.methods.heldout import _remove_samples as heldout_without
 from mrirecon.methods.registry import build, methods
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Prior
@@ -65,22 +65,22 @@ def network(goal):
 @pytest.mark.parametrize("lines", [False, True])
 def test_what_is_hidden_was_sampled_and_is_not_the_calibration_region(family, lines):
     mask = mask_of(family)
-    hidden = hide(mask, 0.2, lines=lines)
+    hidden = choose_hidden_samples(mask, 0.2, lines=lines)
     assert not hidden[~mask].any()
     assert not hidden[find_calibration(mask)].any()
     outer = mask.sum() - mask[find_calibration(mask)].sum()
     assert hidden.sum() == pytest.approx(0.2 * outer, rel=0.35)
     columns = hidden.all(0)
     assert (columns.sum() * NY == hidden.sum()) == (lines and family in ("random", "equispaced"))
-    np.testing.assert_array_equal(hidden, hide(mask, 0.2, lines=lines))
-    assert (hidden != hide(mask, 0.2, seed=1, lines=lines)).any()
+    np.testing.assert_array_equal(hidden, choose_hidden_samples(mask, 0.2, lines=lines))
+    assert (hidden != choose_hidden_samples(mask, 0.2, seed=1, lines=lines)).any()
 
 
 def test_nothing_is_hidden_where_none_can_be_spared():
-    assert hide(np.zeros((NY, NX), bool)) is None
+    assert choose_hidden_samples(np.zeros((NY, NX), bool)) is None
     middle = np.zeros((NY, NX), bool)
     middle[16:32, 40:56] = True
-    assert hide(middle) is None
+    assert choose_hidden_samples(middle) is None
 
 
 @pytest.mark.parametrize("family", ["poisson", "random"])
@@ -102,7 +102,7 @@ def test_lines_that_are_too_few_to_spare_any_leave_it_to_scattered_samples():
     mask[..., 44:52] = 1
     mask[..., [4, 20, 70, 90]] = 1
     p = Problem(p.encode(truth) * mask, mask, p.maps)
-    assert hide(mask[0, 0].numpy() > 0, lines=True) is None
+    assert choose_hidden_samples(mask[0, 0].numpy() > 0, lines=True) is None
     assert float(cross_validated_weight(network(2 * truth).parts, p)) == pytest.approx(0.5, abs=1e-4)
 
 
@@ -190,7 +190,7 @@ def test_compressed_sensing_is_solved_once():
 def test_a_start_without_the_hidden_samples_does_not_know_them():
     """What is predicted at hidden samples must not depend on what was measured there, but for what others say of it."""
     p, truth = problem("poisson")
-    held = torch.from_numpy(hide(p.mask[0, 0].numpy() > 0))[None, None]
+    held = torch.from_numpy(choose_hidden_samples(p.mask[0, 0].numpy() > 0))[None, None]
     for prior in (None, torch.full_like(truth.real, 0.5)):
         q = Problem(p.y, p.mask, p.maps)
         x = truth if prior is None else truth * prior

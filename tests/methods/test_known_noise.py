@@ -9,18 +9,18 @@ import torch
 
 from mrirecon.coils.noise import measure_noise
 from mrirecon.data.batch import part_of
-from mrirecon.data.items import Recipe
-from mrirecon.data.settings import Data, MaskDraw, Simulation
+from mrirecon.data.items import SampleFactory
+from mrirecon.data.settings import Data, MaskFamily, Simulation
 from mrirecon.data.sources import open_sources
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.physics.transforms import Scale
 
 
 def batch():
-    masks = [MaskDraw(family="random", acceleration=[3.0], calibration=[20])]
+    masks = [MaskFamily(family="random", acceleration=[3.0], calibration=[20])]
     simulation = Simulation(coils=[6, 6], snr=[5.0, 14.0])
     data = Data(train=["phantom:0"], val=["phantom:9"], masks=masks, crop=[96, 96], simulation=simulation)
-    return Recipe(open_sources(data).train, data, 3, 2).made([(0, 0, 0), (0, 1, 3)])
+    return SampleFactory(open_sources(data).train, data, 3, 2).make([(0, 0, 0), (0, 1, 3)])
 
 
 def test_a_simulated_sample_knows_its_noise(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mrirecon.errors import UsageError
-from mrirecon.methods.registry import build, find
+from mrirecon.methods.registry import build, find_method
 from mrirecon.models.costs import costs, parameters, peak_allocation
 from mrirecon.physics.operators import Fourier, norm, root_sum_of_squares
 from mrirecon.physics.problem import Problem
@@ -26,14 +26,14 @@ PUBLISHED = [
     ("e2evn", {"cascades": 8, "sensitivity": False}, 19_634_712),
     # and ten weights of consistency, and four PReLU in each cascade, none shared
     ("cascadenet", {}, 1_131_540 + 10 + 40),
-    ("cascadenet", {"shared_prelu": True, "order": "together"}, 1_131_540 + 10 + 1),
+    ("cascadenet", {"shared_prelu": True, "dc_order": "parallel"}, 1_131_540 + 10 + 1),
     ("lpdnet", {}, 1_182_660),
-    ("lpdnet", {"share": True}, 236_532),
+    ("lpdnet", {"share_weights": True}, 236_532),
     ("unet", {}, 1_860_866),
     ("unet", {"domain": "magnitude", "channels": 32, "pools": 4}, 7_756_097),
 ]
 KINDS = ["none", "gradient", "soft", "hard", "proximal"]
-WITH_DC = [name for name in LEARNED if "dc" in find(name).schema.model_fields]
+WITH_DC = [name for name in LEARNED if "dc" in find_method(name).schema.model_fields]
 
 
 @pytest.mark.parametrize(("name", "options", "count"), PUBLISHED)
@@ -154,7 +154,7 @@ def test_volumes_are_refused():
 @pytest.mark.parametrize(("carry", "detach"), [(False, False), (True, False), (False, True), (True, True)])
 def test_cascade_boundaries_of_a_cirim(carry, detach):
     p = random_problem()
-    model = make("cirim", carry=carry, detach=detach)
+    model = make("cirim", carry_hidden=carry, detach=detach)
     model(p).abs().sum().backward()
     first = next(iter(model.engine.blocks[0].parameters()))
     assert (first.grad is None) == detach
@@ -168,9 +168,9 @@ def test_cascade_boundaries_of_a_cirim(carry, detach):
 
 def test_sharing_is_asked_for_and_never_an_accident():
     for name in LEARNED:
-        if "share" not in find(name).schema.model_fields:
+        if "share_weights" not in find_method(name).schema.model_fields:
             continue
-        own, shared = make(name), make(name, share=True)
+        own, shared = make(name), make(name, share_weights=True)
         first, second = ({id(w) for w in block.parameters()} for block in own.engine.blocks)
         assert not first & second
         assert shared.engine.blocks[0] is shared.engine.blocks[1]
@@ -204,7 +204,7 @@ def test_it_learns_one_slice(name):
     truth = Problem(full, torch.ones_like(p.mask), p.maps).adjoint
     options = {"steps": 4, "features": 16, "cascades": 3, "channels": 12, "pools": 2, "width": 4, "buffers": 3}
     options |= {"layers": 4, "memory": "store", "sensitivity": False, "combine": "sense"}
-    options = {k: v for k, v in options.items() if k in find(name).schema.model_fields}
+    options = {k: v for k, v in options.items() if k in find_method(name).schema.model_fields}
     model = build(name, options)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     scale = float(norm(truth))

@@ -7,16 +7,16 @@ import torch
 
 from mrirecon.engine import Schedule
 from mrirecon.errors import MriReconError, UsageError
-from mrirecon.methods.registry import build, find, methods, register
+from mrirecon.methods.registry import build, find_method, methods, register
 from mrirecon.physics.operators import norm
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.regularizers import TotalVariation, WaveletL1
 from tests.problems import known_problem, random_problem
 
 ALL = sorted(methods())
-CLASSICAL = [name for name in ALL if not find(name).learned]
-MAPPED = [name for name in ALL if find(name).maps]
-LEARNED = [name for name in ALL if find(name).learned]
+CLASSICAL = [name for name in ALL if not find_method(name).learned]
+MAPPED = [name for name in ALL if find_method(name).maps]
+LEARNED = [name for name in ALL if find_method(name).learned]
 SPACES = [(16, 16), (17, 19), (11, 24), (23, 8)]
 
 
@@ -27,8 +27,8 @@ SMALL |= {"width": 2, "sensitivity_channels": 3, "sensitivity_pools": 2}
 
 def make(name, ndim=2, **options):
     torch.manual_seed(0)
-    schema = find(name).schema.model_fields
-    small = {**SMALL, "ndim": ndim} if find(name).learned else {"ndim": ndim}
+    schema = find_method(name).schema.model_fields
+    small = {**SMALL, "ndim": ndim} if find_method(name).learned else {"ndim": ndim}
     return build(name, {**{k: v for k, v in small.items() if k in schema}, **options}).double().eval()
 
 
@@ -41,10 +41,10 @@ def solve(model, p):
 @pytest.mark.parametrize("space", SPACES, ids=str)
 @pytest.mark.parametrize(("coils", "sets"), [(3, 1), (1, 1), (4, 2)])
 def test_any_size_any_coils(name, space, coils, sets):
-    if sets == 2 and not find(name).maps:
+    if sets == 2 and not find_method(name).maps:
         pytest.skip("this method reads no maps")
     p = random_problem(space, sets=sets, coils=coils)
-    if sets > (find(name).map_sets or sets):
+    if sets > (find_method(name).map_sets or sets):
         with pytest.raises(UsageError, match="one set of maps"):
             solve(make(name), p)
         return

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from mrirecon.errors import UsageError
-from mrirecon.methods.registry import MOVED, RENAMED, build, find
+from mrirecon.methods.registry import build, find_method
 from mrirecon.physics.operators import norm
 from mrirecon.physics.problem import Problem
+from mrirecon.renames import MOVED_OPTIONS, OPTION_VALUES, OPTIONS
 from tests.methods.test_methods import ALL, LEARNED, make
 from tests.problems import random_problem
 
@@ -22,7 +23,7 @@ from tests.problems import random_problem
 def choices(name):
     """Return the values of each option of a method that is one of several words, numbers, or yes and no."""
     found = {}
-    for key, field in find(name).schema.model_fields.items():
+    for key, field in find_method(name).schema.model_fields.items():
         if get_origin(field.annotation) is Literal:
             found[key] = list(get_args(field.annotation))
         elif field.annotation is bool:
@@ -129,7 +130,7 @@ def test_every_value_gives_an_image(name, option):
 def test_all_learned_methods_share_their_options():
     shared = {"start", "start_iterations", "phase", "blend", "scale", "memory", "segment"}
     for name in LEARNED:
-        assert shared <= set(find(name).schema.model_fields), name
+        assert shared <= set(find_method(name).schema.model_fields), name
 
 
 MAGNITUDE = {"domain": "magnitude"}
@@ -164,6 +165,9 @@ def test_options_that_make_no_sense_are_refused(name, options, words):
         ("e2evn", {"plus": True}, "sign: 1"),
         ("e2evn", {"plus": False}, "sign: -1"),
         ("lpdnet", {"start": "zero"}, "dual_start: zero"),
+        ("cirim", {"carry": True}, "carry_hidden: True"),
+        ("e2evn", {"share": False}, "share_weights: False"),
+        ("cascadenet", {"order": "together"}, "dc_order: parallel"),
     ],
 )
 def test_options_of_before_are_refused_with_their_new_names(name, options, fix):
@@ -174,7 +178,7 @@ def test_options_of_before_are_refused_with_their_new_names(name, options, fix):
 
 
 def test_new_names_exist():
-    fields = {key for name in ALL for key in find(name).schema.model_fields}
-    assert {new for new, _ in RENAMED.values()} <= fields
-    assert not set(RENAMED) & fields
-    assert all(new in find(name).schema.model_fields for (name, _), (new, _) in MOVED.items())
+    fields = {key for name in ALL for key in find_method(name).schema.model_fields}
+    assert set(OPTIONS.values()) | set(OPTION_VALUES) <= fields
+    assert not set(OPTIONS) & fields
+    assert all(new in find_method(name).schema.model_fields for (name, _), (new, _) in MOVED_OPTIONS.items())

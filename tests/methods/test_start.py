@@ -10,7 +10,7 @@ import torch
 from mrirecon.errors import UsageError
 from mrirecon.methods.cs import compressed_sensing_start
 from mrirecon.methods.heldout import Blended
-from mrirecon.methods.registry import build, find
+from mrirecon.methods.registry import build, find_method
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.physics.operators import norm
 from mrirecon.physics.problem import Problem
@@ -28,7 +28,7 @@ SMALL = {"steps": 2, "features": 8, "cascades": 2, "channels": 4, "pools": 2, "s
 def _small(name, **more):
     options = {**SMALL, "skip": True, **more}
     torch.manual_seed(1)
-    return build(name, {k: v for k, v in options.items() if k in find(name).schema.model_fields}).eval()
+    return build(name, {k: v for k, v in options.items() if k in find_method(name).schema.model_fields}).eval()
 
 
 def _cs(p):

@@ -90,10 +90,10 @@ def test_logarithmic_weights_are_applied(batch):
     images = [target * (1 + 0.1 * n) for n in range(8)]
     loss = Loss(settings(l1=1.0), p, target, None, None)
     single = [loss(x) for x in images]
-    assert torch.allclose(loss.over(images, weights), sum(w * v for w, v in zip(weights, single, strict=True)))
+    assert torch.allclose(loss.weighted_sum(images, weights), sum(w * v for w, v in zip(weights, single, strict=True)))
     # moving the error from the last step to the first makes it a tenth
     worse = [target * 2 if n == 0 else target for n in range(4)], [target * 2 if n == 3 else target for n in range(4)]
-    first, last = (loss.over(x, step_weights(settings(l1=1.0), 1, 4)) for x in worse)
+    first, last = (loss.weighted_sum(x, step_weights(settings(l1=1.0), 1, 4)) for x in worse)
     assert torch.allclose(first, 0.1 * last)
 
 
@@ -127,7 +127,7 @@ def test_gradients_are_finite_at_zeros(name, terms):
     target[..., 20:] = 0
     model = build(name, small[name])
     loss = Loss(settings(**terms), p, target, None, None)
-    loss.over(
+    loss.weighted_sum(
         model.images(p), step_weights(settings(**terms), len(model.engine.blocks), model.engine.repeats)
     ).sum().backward()
     for weight in model.parameters():

@@ -26,7 +26,7 @@ from tests.training.test_training import TINY
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / "tiny.yaml"
-    path.write_text(TINY.replace("panels: 1", "panels: 0").replace("cosine", "constant"))
+    path.write_text(TINY.replace("validation_images: 1", "validation_images: 0").replace("cosine", "constant"))
     return path
 
 

@@ -13,16 +13,16 @@ from safetensors.torch import load_file, save_file
 from mrirecon.cli import main
 from mrirecon.errors import InputError, ModelMismatchError, UsageError
 from mrirecon.io import read, read_image, sha256
-from mrirecon.methods.registry import build, find
+from mrirecon.methods.registry import build, find_method
 from mrirecon.models.checkpoints import (
     CONFIG,
     WEIGHTS,
+    compute_seal,
     describe_model,
     load_model,
     save_model,
     seal_model,
-    seal_of,
-    shipped,
+    shipped_models,
     verify_model,
 )
 from mrirecon.reconstruction.plan import Request
@@ -34,7 +34,7 @@ TWIN = Path(__file__).parents[2] / "data_samples" / "brain_4x.h5"
 
 
 def small(name):
-    return {k: v for k, v in SMALL.items() if k in find(name).schema.model_fields}
+    return {k: v for k, v in SMALL.items() if k in find_method(name).schema.model_fields}
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_save_and_load_is_identical(name, tmp_path):
 
 
 def test_shared_weights_are_stored_once(tmp_path):
-    options = {**small("cirim"), "share": True}
+    options = {**small("cirim"), "share_weights": True}
     save_model(tmp_path, "cirim", options, build("cirim", options))
     assert all("blocks.0" in name for name in load_file(tmp_path / WEIGHTS))
     blocks = load_model(tmp_path).model.engine.blocks
@@ -65,7 +65,7 @@ def test_shared_weights_are_stored_once(tmp_path):
 
 def test_all_options_are_written_and_the_card_is_told(saved):
     about = describe_model(saved)
-    assert set(about["options"]) == set(find("cirim").schema.model_fields)
+    assert set(about["options"]) == set(find_method("cirim").schema.model_fields)
     assert load_model(saved).card == {"data": "a phantom"}
     assert "a phantom" in (saved / "card.md").read_text()
 
@@ -73,7 +73,7 @@ def test_all_options_are_written_and_the_card_is_told(saved):
 def rewrite(folder, **changes):
     """Change the configuration, and seal it as it is then."""
     about = {**json.loads((folder / CONFIG).read_text()), **changes}
-    (folder / CONFIG).write_text(json.dumps({**about, "seal": seal_of(about)}))
+    (folder / CONFIG).write_text(json.dumps({**about, "seal": compute_seal(about)}))
 
 
 def tamper(folder, change):
@@ -195,7 +195,7 @@ def test_another_card_or_option_is_another_request(saved):
 
 
 def test_shipped_models_are_sealed():
-    for folder in shipped().values():
+    for folder in shipped_models().values():
         assert verify_model(folder).seal is not None, f"python scripts/seal_model.py {folder}"
 
 

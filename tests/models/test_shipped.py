@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mrirecon.models.checkpoints import shipped
+from mrirecon.models.checkpoints import shipped_models
 
 ROOT = Path(__file__).parents[2]
 SCANS = Path(os.environ.get("MRIRECON_DATA", ROOT.parent / "shared" / "data")) / "kspace"
@@ -18,8 +18,8 @@ PROSPECTIVE = SCANS / "brain_8ch_poisson8x.npz"
 
 
 def test_they_come_along():
-    assert {"cirim", "rim", "e2evn", "unet"} <= set(shipped())
-    assert sum(p.stat().st_size for folder in shipped().values() for p in folder.iterdir()) < 25e6
+    assert {"cirim", "rim", "e2evn", "unet"} <= set(shipped_models())
+    assert sum(p.stat().st_size for folder in shipped_models().values() for p in folder.iterdir()) < 25e6
 
 
 def compared(*arguments):
@@ -33,7 +33,7 @@ def compared(*arguments):
 def test_cirim_against_compressed_sensing_on_measured_scans(seed):
     if not all(scan.exists() for scan in FULL):
         pytest.skip(f"no measured scans in {SCANS}: set MRIRECON_DATA")
-    table = compared(*FULL, "--models", shipped()["cirim"], "--seed", seed)
+    table = compared(*FULL, "--models", shipped_models()["cirim"], "--seed", seed)
     last = {line.split()[0]: line.split()[1:] for line in table.splitlines()[-3:]}
     (cs, *_), (mean, worst, won) = last["cs"], last["cirim"]
     (cs_ssim, cs_psnr), (ssim, psnr), (low_ssim, low_psnr) = (
@@ -50,7 +50,7 @@ def test_cirim_against_compressed_sensing_on_measured_scans(seed):
 def test_cirim_predicts_held_out_samples_of_a_prospective_scan():
     if not PROSPECTIVE.exists():
         pytest.skip(f"no measured scan in {SCANS}: set MRIRECON_DATA")
-    table = compared(PROSPECTIVE, "--models", shipped()["cirim"])
+    table = compared(PROSPECTIVE, "--models", shipped_models()["cirim"])
     error = {
         line.split(": ")[1].split()[0]: float(line.split()[-1]) for line in table.splitlines() if "held-out" in line
     }

@@ -88,7 +88,7 @@ def test_fastmri_varnet(size, name, dtype, limit):
 @pytest.mark.parametrize("cell", ["gru", "mgu", "indrnn"])
 @pytest.mark.parametrize(("size", "name"), named(SIZES))
 def test_atommic_cirim(size, name, cell, dtype, limit):
-    options = {"cascades": 2, "steps": 3, "features": 6, "cell": cell, "carry": True, "scale": "none"}
+    options = {"cascades": 2, "steps": 3, "features": 6, "cell": cell, "carry_hidden": True, "scale": "none"}
     model = weigh(build("cirim", options), RIM, dtype)
     p = problem(size, dtype)
     with torch.no_grad():

@@ -122,7 +122,7 @@ def test_a_copy_with_other_samples_is_masked_too():
     assert torch.equal(q.y, p.mask.expand_as(p.y) + 0j)
     r = replace(p, mask=torch.zeros_like(p.mask))
     assert not r.y.any()
-    assert Scale(torch.ones(2)).apply(p).checked[0] is not p.y
+    assert Scale(torch.ones(2)).apply(p).verified[0] is not p.y
 
 
 @pytest.mark.parametrize("value", [2.0, 0.5, -1.0, float("nan")])

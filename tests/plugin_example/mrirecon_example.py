@@ -21,7 +21,7 @@ from mrirecon.io.scan import Scan
 from mrirecon.masks import register_mask
 from mrirecon.methods.registry import register
 from mrirecon.methods.steps import InImage
-from mrirecon.methods.updates import Net, Refine
+from mrirecon.methods.updates import NetworkPart, Refine
 from mrirecon.metrics import register_loss, register_metric
 from mrirecon.networks import ConvStack
 from mrirecon.physics.operators import Fourier, root_sum_of_squares
@@ -33,7 +33,7 @@ def example_net(
 ) -> Schedule[Tensor]:
     """Refine the zero-filled image by a few convolutions."""
     network = ConvStack(2, features, layers)
-    return Schedule([InImage(Refine(Net(network)))])
+    return Schedule([InImage(Refine(NetworkPart(network)))])
 
 
 @register_mask(over="lines")

@@ -19,7 +19,7 @@ import pytest
 from mrirecon.cli import main
 from mrirecon.errors import BusyError, InputError, ResourceError, UsageError
 from mrirecon.io import read_image, sidecar_path, write_json, write_kspace
-from mrirecon.io.safe.claim import claim
+from mrirecon.io.safe.claim import output_lock
 from mrirecon.reconstruction import batch, file
 from mrirecon.reconstruction.batch import Shard, expand
 from mrirecon.reconstruction.file import reconstruct_file
@@ -369,21 +369,21 @@ def test_a_damaged_file_is_not_waited_for_long(scans, tmp_path):
     ],
 )
 def test_shards_from_the_environment(environment, wanted):
-    found = Shard.read(None, environment)
+    found = Shard.parse(None, environment)
     assert (found.number, found.count) == wanted
 
 
 def test_shards_share_everything_once():
     sources = [Path(f"{n}.h5") for n in range(11)]
     for count in (1, 2, 3, 20):
-        parts = [Shard.read(f"{i}/{count}").of(sources) for i in range(1, count + 1)]
+        parts = [Shard.parse(f"{i}/{count}").select(sources) for i in range(1, count + 1)]
         assert sorted(s for part in parts for s in part) == sorted(sources)
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
     for wrong in ("0/3", "4/3", "1", "a/b", "-1/3", "1/0", ""):
         with pytest.raises(UsageError, match="shard"):
-            Shard.read(wrong)
+            Shard.parse(wrong)
     with pytest.raises(UsageError, match="environment"):
-        Shard.read(None, {"RANK": "3", "WORLD_SIZE": "2"})
+        Shard.parse(None, {"RANK": "3", "WORLD_SIZE": "2"})
 
 
 def test_shards_on_the_command_line(call, scans, monkeypatch):
@@ -402,26 +402,26 @@ def test_shards_on_the_command_line(call, scans, monkeypatch):
 
 def test_a_claim_is_held_by_one(tmp_path):
     target = tmp_path / "a" / "b" / "x.h5"
-    with claim(target, wait=False):
-        with pytest.raises(BusyError), claim(target, wait=False):
+    with output_lock(target, wait=False):
+        with pytest.raises(BusyError), output_lock(target, wait=False):
             pass
-        with claim(tmp_path / "a" / "b" / "y.h5", wait=False):
+        with output_lock(tmp_path / "a" / "b" / "y.h5", wait=False):
             pass
     assert not (tmp_path / "a").exists(), "an empty folder goes again"
-    with claim(target, wait=False):
+    with output_lock(target, wait=False):
         pass
 
 
 def test_a_claim_of_a_killed_process_is_nothing(tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from mrirecon.io.safe.claim import claim\n"
-        "held = [claim(Path(name), wait=False) for name in sys.argv[1:]]\n"
+        "import os, signal, sys; from pathlib import Path; from mrirecon.io.safe.claim import output_lock\n"
+        "held = [output_lock(Path(name), wait=False) for name in sys.argv[1:]]\n"
         "for one in held: one.__enter__()\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "x.h5", tmp_path / "y.h5"], check=False)
     assert len(list(tmp_path.iterdir())) == 2
-    with claim(tmp_path / "x.h5", wait=False):
+    with output_lock(tmp_path / "x.h5", wait=False):
         assert len(list(tmp_path.iterdir())) == 1, "the other is swept away"
     assert list(tmp_path.iterdir()) == []
 

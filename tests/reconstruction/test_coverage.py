@@ -11,9 +11,9 @@ from mrirecon.cli import main
 from mrirecon.errors import ModelMismatchError, UsageError
 from mrirecon.io import read
 from mrirecon.methods.registry import build
-from mrirecon.models.checkpoints import load_model, save_model, shipped
+from mrirecon.models.checkpoints import load_model, save_model, shipped_models
 from mrirecon.reconstruction import choose, plan
-from mrirecon.reconstruction.choose import choose_method, contrast_of, out_of_domain_reasons, scan_facts
+from mrirecon.reconstruction.choose import choose_method, contrast_of, domain_measures, out_of_domain_reasons
 from mrirecon.reconstruction.file import reconstruct_file
 
 TWIN = Path(__file__).parents[2] / "data_samples" / "brain_4x.h5"
@@ -27,7 +27,7 @@ def folder(tmp_path, covers=COVERS, name="cirim"):
 
 
 def test_facts_of_a_scan():
-    facts = scan_facts(read(TWIN))
+    facts = domain_measures(read(TWIN))
     assert facts["acceleration"] == pytest.approx(4.0, abs=0.1)
     assert facts["calibration"] >= 20
     assert (facts["smallest side"], facts["largest side"], facts["coils"]) == (144, 176, 8)
@@ -69,7 +69,7 @@ def test_contrasts_by_the_names_of_protocols(text, name):
 def test_choice_by_the_card(tmp_path, monkeypatch):
     model = folder(tmp_path)
     for place in (choose, plan):
-        monkeypatch.setattr(place, "shipped", lambda: {"cirim": model})
+        monkeypatch.setattr(place, "shipped_models", lambda: {"cirim": model})
     scan = read(TWIN)
     method, why = choose_method(scan)
     assert method == "cirim"
@@ -119,7 +119,7 @@ def test_models_are_verified(tmp_path, capfd):
 
 
 def test_what_comes_along_is_in_order():
-    for name, path in shipped().items():
+    for name, path in shipped_models().items():
         found = load_model(path)
         assert found.method == name
         assert found.card["covers"]

@@ -19,7 +19,7 @@ from mrirecon.methods.registry import methods
 from mrirecon.physics.operators import Coils, Fourier
 from mrirecon.reconstruction import slices
 from mrirecon.reconstruction.run import reconstruct
-from mrirecon.reconstruction.slices import Slices, find_slicing, open_slices
+from mrirecon.reconstruction.slices import HybridSlices, find_slicing, open_slices
 
 SHAPE = (16, 24, 12)  # z, y, x
 COILS = 3
@@ -279,7 +279,7 @@ def test_a_volume_that_is_full_is_taken_apart_as_the_others_are(tmp_path, volume
 
 def test_wrong_options_are_refused_before_a_pass(tmp_path, volume, monkeypatch):
     scan = write(tmp_path / "v.h5", volume[2] * plane_mask(2))
-    monkeypatch.setattr(Slices, "spool", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(HybridSlices, "spool", lambda *_: pytest.fail("it was read"))
     with pytest.raises(UsageError, match="iteratons"):
         reconstruct(scan, method="cs", options={"iteratons": 3})
 

@@ -12,7 +12,7 @@ from mrirecon import io
 from mrirecon.cli import main
 from mrirecon.errors import CalibrationError, NoSignalError, SignalError
 from mrirecon.evaluation import evaluate
-from mrirecon.io.sampling import alike, in_words
+from mrirecon.io.sampling import format_items, group_by_sampling
 from mrirecon.reconstruction.choose import choose
 from mrirecon.reconstruction.file import reconstruct_file
 from mrirecon.reconstruction.preprocess import Preprocess, prepare
@@ -109,10 +109,10 @@ def test_items_that_scatter_a_little_are_alike(tmp_path, full):
     for mask in masks:
         mask[24:40, 24:40] = True
     path = stack(tmp_path / "a.h5", *(full * m for m in masks), full, 0 * full)
-    groups = alike(io.read(path))
+    groups = group_by_sampling(io.read(path))
     assert [g.items for g in groups] == [(0, 1, 2, 3, 4, 5), (6,)]
-    assert groups[0].candidates[:3] == [2, 3, 1]
-    assert in_words([0, 1, 2, 5]) == "items 0-2, 5"
+    assert groups[0].representatives[:3] == [2, 3, 1]
+    assert format_items([0, 1, 2, 5]) == "items 0-2, 5"
     assert [(g.method, len(g.items)) for g in choose(io.read(path)).groups] == [("cs", 6), ("zero-filled", 1)]
 
 
@@ -205,7 +205,7 @@ def test_an_item_without_a_calibration_region_does_not_refuse_the_file(tmp_path,
     with pytest.raises(CalibrationError):
         reconstruct_file(path, tmp_path / "o.h5", method="cs")
     assert not (tmp_path / "o.h5").exists()
-    told = reconstruct_file(path, tmp_path / "o.h5", method="cs", go_on=True)
+    told = reconstruct_file(path, tmp_path / "o.h5", method="cs", skip_failed=True)
     assert len(told["failed_items"]) == 1
     assert "slice 0" in told["failed_items"][0]["where"]
 

@@ -217,7 +217,7 @@ def test_nothing_asked_nothing_changed(tmp_path):
     write_kspace(tmp_path / "k.h5", made.kspace)
     plain, prepared = read(tmp_path / "k.h5"), prepare(read(tmp_path / "k.h5"), Preprocess())
     np.testing.assert_array_equal(prepared.kspace(0), plain.kspace(0))
-    np.testing.assert_array_equal(prepared.raw(0), plain.raw(0))
+    np.testing.assert_array_equal(prepared.unmasked_kspace(0), plain.unmasked_kspace(0))
     assert (prepared.shape, prepared.notes, prepared.sha256()) == (plain.shape, plain.notes, plain.sha256())
     assert prepared.store.arrays == plain.store.arrays
 
@@ -229,7 +229,7 @@ def test_blocks_are_of_what_was_prepared(tmp_path):
     np.savez(tmp_path / "k.npz", kspace=stored, maps=made.maps[:, None])
     scan = read(tmp_path / "k.npz", axes="slice,y,x,coil")
     part = (slice(4, 9), slice(2, 7))
-    np.testing.assert_array_equal(scan.block(1, slice(1, 3), part), scan.raw(1)[1:3, 4:9, 2:7])
+    np.testing.assert_array_equal(scan.block(1, slice(1, 3), part), scan.unmasked_kspace(1)[1:3, 4:9, 2:7])
     np.testing.assert_array_equal(scan.maps_block(1, 2, part), scan.maps(1)[0, 2, 4:9, 2:7])
     small = prepare(scan, Preprocess(whiten="rim", oversampling=2, readout="x", coils=2))
     assert small.kspace(1).shape == (2, 48, 20)

@@ -24,7 +24,7 @@ data:
   simulation: {coils: 3}
   masks: [{family: cosine, acceleration: 3, calibration: 8}]
 loss: {logcosh: 1}
-train: {steps: 2, batch: 1, workers: 0, validate_every: 2, panels: 0}
+train: {steps: 2, batch: 1, workers: 0, validate_every: 2, validation_images: 0}
 """
 STUDY = """
 data: {phantoms: {volumes: ["phantom:100"], slices: [2, 3], coils: 3, resolution: 0.4}}

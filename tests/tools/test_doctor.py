@@ -66,7 +66,7 @@ def test_malicious_uploads(installed, capfd, name, version):
         assert one.verdict == "ok"
         return
     assert ended.value.code == 1
-    assert (one.verdict, version in one.told) == ("bad", True)
+    assert (one.verdict, version in one.message) == ("bad", True)
     assert "malicious" in capfd.readouterr().out
 
 
@@ -83,7 +83,7 @@ def test_an_extra_that_is_missing(monkeypatch):
     monkeypatch.setattr(doctor, "version", lambda name: None if name == "nibabel" else "1.0")
     one = found("extra train")
     assert (one.verdict, one.fix) == ("look", "pip install 'mrirecon[train]'")
-    assert "nibabel" in one.told
+    assert "nibabel" in one.message
 
 
 def test_cores_and_memory_of_a_control_group(tmp_path, monkeypatch):
@@ -117,10 +117,10 @@ def test_tools_that_do_not_run(tmp_path, monkeypatch):
         (tmp_path / tool).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / tool).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert found("BART").told.startswith("v0.9")
-    assert (found("GPU").verdict, "No devices" in found("GPU").told) == ("look", True)
+    assert found("BART").message.startswith("v0.9")
+    assert (found("GPU").verdict, "No devices" in found("GPU").message) == ("look", True)
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'A100, 570.1, 81920 MiB'\n")
     monkeypatch.setattr(doctor, "version", lambda name: "2.13.0+cpu")
-    assert "cannot use it" in found("GPU").told
+    assert "cannot use it" in found("GPU").message
     (tmp_path / "bart").write_text("no program")
     assert found("BART").verdict == "look"

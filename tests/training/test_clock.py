@@ -13,7 +13,7 @@ import torch
 from mrirecon import training
 from mrirecon.data import loading
 from mrirecon.errors import BusyError, InputError, UsageError
-from mrirecon.io.safe.claim import claim
+from mrirecon.io.safe.claim import output_lock
 from mrirecon.models.checkpoints import load_model
 from mrirecon.training import clock, loop
 from mrirecon.training import trainer as parts
@@ -26,7 +26,9 @@ from tests.training.test_training import TINY, last_state, logged
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / "tiny.yaml"
-    path.write_text(TINY.replace("train: {", "train: {workers: 0, ").replace("panels: 1", "panels: 0"))
+    path.write_text(
+        TINY.replace("train: {", "train: {workers: 0, ").replace("validation_images: 1", "validation_images: 0")
+    )
     return path
 
 
@@ -37,7 +39,7 @@ def now(monkeypatch):
     fake = SimpleNamespace(monotonic=lambda: told.seconds, time=lambda: told.seconds, perf_counter=lambda: told.seconds)
     for module in (clock, parts, loop):
         monkeypatch.setattr(module, "time", fake)
-    item, batches = parts.Recipe.item, parts.Loader.batches
+    item, batches = parts.SampleFactory.sample, parts.SampleLoader.batches
 
     def slow_item(self, *address):
         told.seconds += 20.0
@@ -48,8 +50,8 @@ def now(monkeypatch):
             told.seconds += 20.0
             yield batch
 
-    monkeypatch.setattr(parts.Recipe, "item", slow_item)
-    monkeypatch.setattr(parts.Loader, "batches", slow_batches)
+    monkeypatch.setattr(parts.SampleFactory, "sample", slow_item)
+    monkeypatch.setattr(parts.SampleLoader, "batches", slow_batches)
     return told
 
 
@@ -120,8 +122,8 @@ def test_minutes_are_a_length_of_their_own(config, tmp_path):
     assert (train.minutes, train.steps) == (2.5, None)
     assert learning_rate(train, 0, sys.maxsize, 0.0) == pytest.approx(train.lr / train.warmup)
     assert learning_rate(train, 0, sys.maxsize, 0.1) == pytest.approx(train.lr, rel=0.03), "warm after a tenth"
-    assert learning_rate(train, 500, sys.maxsize, 1.0) == pytest.approx(train.lr * train.final)
-    config.write_text(TINY.replace("steps: 8", "panels: 1").replace("panels: 1,\n", "\n"))
+    assert learning_rate(train, 500, sys.maxsize, 1.0) == pytest.approx(train.lr * train.final_lr_share)
+    config.write_text(TINY.replace("steps: 8", "validation_images: 1").replace("validation_images: 1,\n", "\n"))
     with pytest.raises((UsageError, InputError), match="minutes"):
         load_config(config)
 
@@ -130,7 +132,7 @@ def test_the_clock(monkeypatch):
     at = SimpleNamespace(now=100.0)
     monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: at.now, time=lambda: at.now))
     none = Clock(None, 0.0)
-    assert (none.due, none.rests, none.progress) == (False, True, 0.0)
+    assert (none.out_of_time, none.validation_due, none.progress) == (False, True, 0.0)
     c = Clock(10.0, 100.0, spent=300.0)
     at.now = 120.0
     c.start(20.0)
@@ -138,34 +140,39 @@ def test_the_clock(monkeypatch):
     assert c.progress == pytest.approx(300 / (300 + whole))
     at.now += whole / 2
     assert c.progress == pytest.approx((300 + whole / 2) / (300 + whole))
-    c.stepped(500.0)  # the first, with all that is done once, says little of the others
-    c.stepped(6.0)
+    c.record_step(500.0)  # the first, with all that is done once, says little of the others
+    c.record_step(6.0)
     at.now = 700 - 30 - 20 - 9.1
-    assert not c.due
+    assert not c.out_of_time
     at.now += 0.2
-    assert c.due
-    c.stepped(30.0, waited=24.0, made=1, ahead=0)
+    assert c.out_of_time
+    c.record_step(30.0, waited=24.0, made=1, ahead=0)
     at.now -= 0.2
-    assert not c.due, "a chunk of samples is made for this step alone"
-    c.stepped(6.0, ahead=1)
-    assert c.due, "and for the next one"
+    assert not c.out_of_time, "a chunk of samples is made for this step alone"
+    c.record_step(6.0, ahead=1)
+    assert c.out_of_time, "and for the next one"
     at.now -= 24.0
-    assert not c.due
+    assert not c.out_of_time
     at.now += 0.2
-    assert c.due
+    assert c.out_of_time
 
 
 def test_a_chunk_of_samples_made_at_times_does_not_end_a_run_early(config, tmp_path, now):
     """Every fourth step takes 100 s, for a chunk is made, and the others 20 s."""
-    slow = ["data.buffer.together=4", "data.buffer.uses=1", "train.minutes=15", "train.accumulate=1"]
-    made = loading._make
+    slow = [
+        "data.buffer.batches_per_chunk=4",
+        "data.buffer.draws_per_sample=1",
+        "train.minutes=15",
+        "train.accumulate=1",
+    ]
+    made = loading._make_chunk
 
     def slowly(*given):
         now.seconds += 80.0
         return made(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "_make", slowly)
+        patch.setattr(loading, "_make_chunk", slowly)
         done = training.train(load_config(config, slow), tmp_path / "run")
     assert now.seconds < 1000 + 900
     assert done["steps"] >= 14
@@ -173,7 +180,10 @@ def test_a_chunk_of_samples_made_at_times_does_not_end_a_run_early(config, tmp_p
 
 def test_two_runs_in_one_folder(config, tmp_path):
     folder = tmp_path / "run"
-    with claim(folder / loop.CONFIG, wait=False), pytest.raises(BusyError, match="another process trains") as caught:
+    with (
+        output_lock(folder / loop.CONFIG, wait=False),
+        pytest.raises(BusyError, match="another process trains") as caught,
+    ):
         training.train(load_config(config), folder)
     assert caught.value.fix
     assert not (folder / "log.jsonl").exists()

@@ -185,7 +185,7 @@ def test_bases_below_overrides_above(write):
     assert "a.yaml:1" in origin["steps"]
     assert "b.yaml:1" in origin["lr"]
     assert "--set train.warmup=4" in origin["warmup"]
-    assert "# default" in origin["clip"]
+    assert "# default" in origin["gradient_clip"]
     # another method does not inherit the options of the old one
     other = load_config(path, ["method=unet"])
     assert "features" not in other.settings.model

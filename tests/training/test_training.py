@@ -39,8 +39,8 @@ data:
   simulation: {coils: [3, 4], resolution: [0.4, 0.5]}
   masks: [{family: random, acceleration: [2, 3], calibration: [10, 12]}]
 loss: {l1: 1.0, ssim: 0.1}
-train: {steps: 8, validate_every: 4, checkpoint_every: 3, log_every: 1, panels: 1,
-  ema: 0.9, schedule: cosine, warmup: 2, clip: 1.0}
+train: {steps: 8, validate_every: 4, checkpoint_every: 3, log_every: 1, validation_images: 1,
+  ema: 0.9, schedule: cosine, warmup: 2, gradient_clip: 1.0}
 """
 EXACT = ["train.precision=float32"]  # where sums of other order are compared
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -119,7 +119,7 @@ def test_what_a_run_leaves(straight, config):
     for name in ("best", "last"):
         trained = load_model(straight / name)
         assert trained.method == "cirim"
-        assert trained.card["people"] == {"train": ["phantom:0", "phantom:1"], "val": ["phantom:9"]}
+        assert trained.card["subjects"] == {"train": ["phantom:0", "phantom:1"], "val": ["phantom:9"]}
         assert trained.card["effective batch"] == 1
         assert trained.card["measured or simulated"] == "simulated from magnitude volumes"
         assert trained.card["validation"]["items"] == 2
@@ -295,7 +295,7 @@ def test_states_are_written_whole(tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_a_number_stops(config, tmp_path, monkeypatch):
     """R09: the item is named, and the last state is kept."""
-    loss = parts.Loss.over
+    loss = parts.Loss.weighted_sum
 
     def spoilt(self, images, weights):
         return loss(self, images, weights) * (float("nan") if spoilt.count >= 5 else 1.0)
@@ -307,7 +307,7 @@ def test_a_loss_that_is_not_a_number_stops(config, tmp_path, monkeypatch):
         spoilt.count = self.step
         return advance(self, batches)
 
-    monkeypatch.setattr(parts.Loss, "over", spoilt)
+    monkeypatch.setattr(parts.Loss, "weighted_sum", spoilt)
     monkeypatch.setattr(parts.Trainer, "advance", counted)
     with pytest.raises(SignalError, match="not a number at step 5") as caught:
         training.train(load_config(config), tmp_path / "run")
@@ -322,7 +322,14 @@ def test_accumulated_batches_are_one_large_batch(config, tmp_path):
     for more in (["train.batch=4"], ["train.batch=2", "train.accumulate=2"]):
         c = load_config(
             config,
-            [*more, "train.steps=1", "train.clip=null", "data.crop=[64,64]", "data.simulation.coils=[4,4]", *EXACT],
+            [
+                *more,
+                "train.steps=1",
+                "train.gradient_clip=null",
+                "data.crop=[64,64]",
+                "data.simulation.coils=[4,4]",
+                *EXACT,
+            ],
         )
         trainer = parts.Trainer(c, tmp_path, make_fabric(c.settings.train, "cpu"))
         trainer.advance(trainer.loader.batches(0))
@@ -334,7 +341,7 @@ def test_accumulated_batches_are_one_large_batch(config, tmp_path):
 
 def test_early_stop(config, tmp_path, monkeypatch):
     merits = iter([0.5, 0.4, 0.3, 0.9])
-    monkeypatch.setattr(parts.Validation, "merit", property(lambda self: next(merits)))
+    monkeypatch.setattr(parts.Validation, "selection_score", property(lambda self: next(merits)))
     told = training.train(load_config(config, ["train.patience=2", "train.validate_every=1"]), tmp_path / "run")
     assert (told["steps"], told["best"]) == (3, 0.5)
 
@@ -342,7 +349,7 @@ def test_early_stop(config, tmp_path, monkeypatch):
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "step", "inverse-sqrt"])
 def test_schedules(config, schedule):
     train = load_config(
-        config, [f"train.schedule={schedule}", "train.warmup=10", "train.decay_every=50"]
+        config, [f"train.schedule={schedule}", "train.warmup=10", "train.lr_decay_every=50"]
     ).settings.train
     rates = [learning_rate(train, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(1e-4)
@@ -395,7 +402,9 @@ def test_workers_that_die_are_started_again(config, tmp_path):
         os.kill(child.pid, signal.SIGKILL)
     names += [next(batches).names for _ in range(4)]
     assert names == [
-        [f"{trainer.learn.slots[s].name}, epoch {e}, item {n}"] for b in trainer.order.epoch(0)[:6] for e, n, s in b
+        [f"{trainer.train_samples.slices[s].name}, epoch {e}, item {n}"]
+        for b in trainer.sampler.chunks_of(0)[:6]
+        for e, n, s in b
     ]
     assert trainer.loader.notes
 
@@ -457,7 +466,13 @@ def test_a_rank_that_dies_ends_all(config, tmp_path):
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BRIEF = ["train.steps=2", "train.validate_every=2", "train.accumulate=1", "data.val_items=1", "data.train=[phantom:0]"]
-BRIEF += ["data.val=[phantom:9]", "data.crop=[96,96]", "data.simulation.coils=[3,3]", "train.batch=1", "train.panels=1"]
+BRIEF += [
+    "data.val=[phantom:9]",
+    "data.crop=[96,96]",
+    "data.simulation.coils=[3,3]",
+    "train.batch=1",
+    "train.validation_images=1",
+]
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
@@ -508,7 +523,9 @@ def test_it_learns(config, tmp_path):
 
 def test_a_run_starts_from_the_weights_of_another(straight, config, tmp_path):
     begun = tmp_path / "begun.yaml"
-    begun.write_text(TINY.replace("train: {steps: 8,", f"train: {{steps: 1, lr: 1e-12, initial: {straight / 'best'},"))
+    begun.write_text(
+        TINY.replace("train: {steps: 8,", f"train: {{steps: 1, lr: 1e-12, initial_weights: {straight / 'best'},")
+    )
     training.train(load_config(begun), tmp_path / "begun")
     ours, theirs = load_model(tmp_path / "begun" / "last"), load_model(straight / "best")
     for name, weight in theirs.model.named_parameters():

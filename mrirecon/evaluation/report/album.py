@@ -23,7 +23,7 @@ FRAME = 100  # bytes of a slice in the page beside its pictures and texts
 
 
 @dataclass
-class Album:
+class SliceImages:
     """The pictures of one case, and how they came about.
 
     Attributes:
@@ -40,7 +40,7 @@ class Album:
         start: the slice that is shown first.
         important: the slices that are left out last.
         fineness: which of the depths the page gets.
-        kept: which slices the page gets.
+        kept_slices: which slices the page gets.
 
     """
 
@@ -57,7 +57,7 @@ class Album:
     start: int = 0
     important: list[int] = dataclasses.field(default_factory=list)
     fineness: int = 0
-    kept: list[int] = dataclasses.field(default_factory=list)
+    kept_slices: list[int] = dataclasses.field(default_factory=list)
 
     @property
     def slices(self) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ class Album:
         return FRAME + texts + sum(len(p[1]) + 8 for p in (*one["planes"], one["region"]) if p)
 
 
-def make_album(case: Case, options: Options, *, whole: bool = False) -> Album:
+def pack_slices(case: Case, options: Options, *, whole: bool = False) -> SliceImages:
     """Pack the pictures of a case.
 
     Args:
@@ -98,7 +98,7 @@ def make_album(case: Case, options: Options, *, whole: bool = False) -> Album:
         if r.method in faulty:
             results[i] = replace(r, failure=r.failure or "its images hold values that are not numbers")
     kind = "" if case.reference is None else case.kind or "its reference"
-    album = Album(replace(case, reference=None, region=None, masks=None, results=results, kind=kind))
+    album = SliceImages(replace(case, reference=None, region=None, masks=None, results=results, kind=kind))
     named = [] if case.reference is None else [("reference", case.reference)]
     named += [(r.method, r.images) for r in case.results if r.images is not None and r.method not in faulty]
     # Images of another size have failed; they are named, and cannot be shown beside the others.
@@ -129,7 +129,7 @@ def make_album(case: Case, options: Options, *, whole: bool = False) -> Album:
                     "scores": [_scores_of(album.light, name, i, options) for name in album.columns],
                 }
             )
-    album.kept = list(range(len(base)))
+    album.kept_slices = list(range(len(base)))
     album.start = worst_slice(album.light, options.metrics[0], len(base))
     if case.region is not None:
         album.lesions = _lesion_slices(case.region.reshape(-1, depth, *base.shape[1:]))
@@ -153,7 +153,7 @@ def _slices(images: np.ndarray) -> np.ndarray:
     return np.asarray(magnitude(images).numpy().reshape(-1, *images.shape[-2:]))
 
 
-def choose_kept(albums: list[Album], limit: float) -> None:
+def choose_slices(albums: list[SliceImages], limit: float) -> None:
     """Take coarser steps, then leave out slices, until all together take at most ``limit`` bytes.
 
     Every case loses the same share, evenly; the slice shown first and those with lesions go last. Where even one slice
@@ -168,23 +168,23 @@ def choose_kept(albums: list[Album], limit: float) -> None:
     while total > limit and share > 0.001:
         share *= min(0.97, limit / total)
         for album in albums:
-            album.kept = _evenly(album, max(1, int(share * len(album.slices)))) if album.slices else []
+            album.kept_slices = _evenly(album, max(1, int(share * len(album.slices)))) if album.slices else []
         reduced = _total(albums)
         if reduced == total and share * max((len(a.slices) for a in albums), default=0) < 1:
             break
         total = reduced
     spent = 0
     for album in albums:
-        spent += sum(album.size(i) for i in album.kept)
+        spent += sum(album.size(i) for i in album.kept_slices)
         if spent > limit:
-            album.kept = []
+            album.kept_slices = []
 
 
-def _total(albums: list[Album]) -> int:
-    return sum(album.size(i) for album in albums for i in album.kept)
+def _total(albums: list[SliceImages]) -> int:
+    return sum(album.size(i) for album in albums for i in album.kept_slices)
 
 
-def _evenly(album: Album, count: int) -> list[int]:
+def _evenly(album: SliceImages, count: int) -> list[int]:
     kept = album.important[:count]
     for i in np.linspace(0, len(album.slices) - 1, max(0, count)).round().astype(int).tolist():
         if len(kept) < count and i not in kept:

@@ -22,7 +22,7 @@ from typing import Any
 
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluation.report import charts
-from mrirecon.evaluation.report.album import FLOOR, Album, choose_kept, make_album
+from mrirecon.evaluation.report.album import FLOOR, SliceImages, choose_slices, pack_slices
 from mrirecon.evaluation.report.cases import ZERO_FILLED, About, Case
 from mrirecon.evaluation.report.pack import WHITE
 from mrirecon.evaluation.report.tables import (
@@ -48,7 +48,7 @@ _PROGRAM = ("pixels.js", "drawing.js", "viewer.js", "page.js")
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """What was written.
 
     Attributes:
@@ -78,7 +78,7 @@ def write_report(
     whole: bool = False,
     inputs: Sequence[str | Path] = (),
     progress: Callable[[int, str], None] | None = None,
-) -> Written:
+) -> WrittenReport:
     """Write a report of cases as one HTML file, which appears whole or not at all.
 
     Args:
@@ -100,9 +100,9 @@ def write_report(
     """
     about = about or About()
     environment = _environment()
-    albums: list[Album] = []
+    albums: list[SliceImages] = []
     for case in cases:
-        albums.append(make_album(case, about.options, whole=whole))
+        albums.append(pack_slices(case, about.options, whole=whole))
         if progress is not None:
             progress(len(albums), case.name)
     if not albums:
@@ -111,16 +111,16 @@ def write_report(
     albums = [albums[i] for i in order]
     program, style = (_joined(names) for names in (_PROGRAM, ("page.css",)))
     bare = len(_page(environment, albums, about, program, style, limit, empty=True).encode("utf-8", "backslashreplace"))
-    choose_kept(albums, limit - bare)
+    choose_slices(albums, limit - bare)
     content = utf8(_page(environment, albums, about, program, style, limit))
     with atomic_path(path, inputs=inputs) as temporary:
         temporary.write_bytes(content)
-    return Written(
+    return WrittenReport(
         Path(path),
         len(content),
         len(albums),
         sum(len(a.slices) for a in albums),
-        sum(len(a.kept) for a in albums),
+        sum(len(a.kept_slices) for a in albums),
         sum(r.failure is not None for a in albums for r in a.light.results),
     )
 
@@ -143,7 +143,14 @@ def _environment() -> Any:
 
 
 def _page(
-    environment: Any, albums: list[Album], about: About, program: str, style: str, limit: float, *, empty: bool = False
+    environment: Any,
+    albums: list[SliceImages],
+    about: About,
+    program: str,
+    style: str,
+    limit: float,
+    *,
+    empty: bool = False,
 ) -> str:
     cases = [a.light for a in albums]
     methods = method_names(cases)
@@ -161,7 +168,7 @@ def _page(
         definitions={m: METRICS[m].summary for m in about.options.metrics},
         methods=methods,
         blocks=[_block(cases, group, methods, about) for group in groups],
-        shown=[_shown(number, album, methods, about, empty) for number, album in enumerate(albums)],
+        shown=[_count_shown(number, album, methods, about, empty) for number, album in enumerate(albums)],
         settings=[(m, _settings(cases, m)) for m in methods],
         chart=charts,
         floor=FLOOR,
@@ -170,7 +177,7 @@ def _page(
         coarse=any(a.fineness > 0 for a in albums),
         white=WHITE,
         slices=sum(len(a.slices) for a in albums),
-        kept=sum(len(a.kept) for a in albums),
+        kept=sum(len(a.kept_slices) for a in albums),
     )
     return text
 
@@ -188,9 +195,9 @@ def _block(cases: list[Case], group: str, methods: list[str], about: About) -> d
     }
 
 
-def _shown(number: int, album: Album, methods: list[str], about: About, empty: bool) -> dict[str, Any]:
+def _count_shown(number: int, album: SliceImages, methods: list[str], about: About, empty: bool) -> dict[str, Any]:
     """Return what the template needs of one case."""
-    case, kept = album.light, [] if empty else album.kept
+    case, kept = album.light, [] if empty else album.kept_slices
     sampling = dict(album.sampling)
     line = sampling.pop("line", None)
     data = {
@@ -241,7 +248,7 @@ def _notes(case: Case) -> list[tuple[str, str]]:
     return [(", ".join(dict.fromkeys(methods)), note) for note, methods in said.items()]
 
 
-def _place(album: Album, where: tuple[int, int], kept: list[int]) -> tuple[str, int | None]:
+def _place(album: SliceImages, where: tuple[int, int], kept: list[int]) -> tuple[str, int | None]:
     """Return what a lesion is called, and which of the slices kept shows it."""
     at = album.lesions.get(where)
     name = f"item {where[0] + 1}" if at is None else album.slices[at]["name"]
@@ -281,7 +288,7 @@ def _plots(cases: list[Case], group: str, methods: list[str], about: About) -> l
     return found
 
 
-def _profile(album: Album, methods: list[str], about: About) -> dict[str, Any]:
+def _profile(album: SliceImages, methods: list[str], about: About) -> dict[str, Any]:
     """Return the first metric of every slice, whether its pictures are kept or not."""
     metric = about.options.metrics[0]
     curves = [

@@ -194,7 +194,7 @@ class CaseReader:
                 why = "is not the file that the images were made of"
             else:
                 scan = read(path, axes=self.sources.axes, mask=mask)
-                return None if all(scan.mask(item).all() for item in scan.usable()) else scan
+                return None if all(scan.mask(item).all() for item in scan.items_with_signal()) else scan
         except MriReconError as error:
             why = f"cannot be used: {_short(error)}"
         self.notes.append(f"no mask is shown: its scan {path} {why}")
@@ -215,7 +215,7 @@ class CaseReader:
     def _masks(self, scan: Scan) -> np.ndarray | None:
         try:
             none = np.zeros(scan.space_shape, bool)
-            masks = np.stack([none if scan.empty(i) else scan.mask(i) for i in range(len(scan))])
+            masks = np.stack([none if scan.is_empty(i) else scan.mask(i) for i in range(len(scan))])
         except MriReconError as error:
             self.notes.append(f"no mask is shown: {_short(error)}")
             return None

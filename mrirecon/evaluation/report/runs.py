@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mrirecon.errors import InputError, UsageError
-from mrirecon.evaluation.partners import by_name, case_of, few, files_in
+from mrirecon.evaluation.partners import by_name, case_of, files_in, first_names
 from mrirecon.evaluation.report.cases import ZERO_FILLED, Case
 from mrirecon.evaluation.report.reading import CaseReader, Sources
 from mrirecon.evaluation.report.sidecars import Image, is_image, read_sidecar
@@ -53,7 +53,7 @@ def find_images(runs: Sequence[Path], *, by_run: bool = False) -> dict[str, dict
 
 
 @dataclass(frozen=True)
-class Gathered:
+class GatheredCases:
     """What a report is to be made of.
 
     Attributes:
@@ -68,7 +68,7 @@ class Gathered:
     cases: Iterator[Case]
 
 
-def gather(sources: Sources) -> Gathered:
+def gather(sources: Sources) -> GatheredCases:
     """Find the cases of runs, each with its images, scores, mask and lesions; of studies, a group for each mask.
 
     What cannot be read or compared is in its place as failed; a case that some method lacks says so.
@@ -83,10 +83,10 @@ def gather(sources: Sources) -> Gathered:
     if sources.anonymous:
         cases = (replace(case, name=f"case {number}") for number, case in enumerate(cases, start=1))
     notes = list(dict.fromkeys(note for found in each for note in found.notes))
-    return Gathered(notes, sum(found.count for found in each), cases)
+    return GatheredCases(notes, sum(found.count for found in each), cases)
 
 
-def _gather(part: Part) -> Gathered:
+def _gather(part: Part) -> GatheredCases:
     sources = part.sources
     images = find_images(sources.runs, by_run=sources.by_run)
     methods = list(dict.fromkeys(m for row in images.values() for m in row))
@@ -103,13 +103,13 @@ def _gather(part: Part) -> Gathered:
         raise InputError(
             "no reference has the name of a case",
             where=str(sources.reference),
-            why=f"cases are called {few(images)}; references {few(references)}",
+            why=f"cases are called {first_names(images)}; references {first_names(references)}",
             fix="give references the names of the scans up to the first dot",
         )
     alone = sorted(set(references) - set(images))
     notes = []
     if alone:
-        which = "" if sources.anonymous else f": {few(alone)}"
+        which = "" if sources.anonymous else f": {first_names(alone)}"
         notes.append(f"{len(alone)} of {len(references)} references have no image of any method{which}")
     methods.sort(key=lambda m: m != ZERO_FILLED)
     cases = (
@@ -119,7 +119,7 @@ def _gather(part: Part) -> Gathered:
         )
         for name in sorted(images)
     )
-    return Gathered(notes, len(images), cases)
+    return GatheredCases(notes, len(images), cases)
 
 
 def _files(runs: Sequence[Path]) -> Iterator[tuple[Path, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrirecon.data.sources import expand, person_of
+from mrirecon.data.sources import expand, subject_of
 from mrirecon.data.volumes import PHANTOM
 from mrirecon.errors import UsageError
 from mrirecon.evaluation.study.parts import PlannedMethod, PlannedScan
@@ -15,7 +15,7 @@ from mrirecon.training.config import differences
 _SHOWN = 4
 
 
-def unequal(methods: Sequence[PlannedMethod]) -> list[str]:
+def unequal_training(methods: Sequence[PlannedMethod]) -> list[str]:
     """Say where methods that are trained here do not learn under the same conditions."""
     trained = [(m.name, m.config.plain()) for m in methods if m.config is not None]
     out = []
@@ -30,7 +30,7 @@ def unequal(methods: Sequence[PlannedMethod]) -> list[str]:
     return out
 
 
-def seen_before(methods: Sequence[PlannedMethod], scans: Sequence[PlannedScan]) -> list[str]:
+def possible_leaks(methods: Sequence[PlannedMethod], scans: Sequence[PlannedScan]) -> list[str]:
     """Say where a model may know a person that it is tested on, as far as names tell.
 
     Raises:
@@ -38,7 +38,7 @@ def seen_before(methods: Sequence[PlannedMethod], scans: Sequence[PlannedScan]) 
 
     """
     tested = {_identity(s.source): s for s in scans}
-    people = {s.person for s in scans}
+    people = {s.subject for s in scans}
     out = []
     for m in methods:
         if m.config is not None:
@@ -53,7 +53,7 @@ def seen_before(methods: Sequence[PlannedMethod], scans: Sequence[PlannedScan]) 
                     why=", ".join(both[:_SHOWN]),
                     fix="test on other scans: take them out of the study's data, or of the training's",
                 )
-            known = {person_of(Path(f.partition("#")[0]).name, data.person) for f in files}
+            known = {subject_of(Path(f.partition("#")[0]).name, data.subject) for f in files}
         elif m.model is not None:
             card = describe_model(m.model)["card"]
             listed = card.get("people") if isinstance(card, dict) else None

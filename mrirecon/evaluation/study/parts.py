@@ -20,7 +20,7 @@ class PlannedScan:
     name: str
     entry: str
     source: str
-    person: str
+    subject: str
     setting: Source
     key: str
 

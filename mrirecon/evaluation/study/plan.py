@@ -12,20 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from mrirecon import __version__
-from mrirecon.data.sources import check_person, expand, person_of
+from mrirecon.data.sources import check_subject_expression, expand, subject_of
 from mrirecon.data.volumes import PHANTOM
 from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.evaluation import Options
-from mrirecon.evaluation.paired import PERSON
-from mrirecon.evaluation.study.fairness import seen_before, unequal
+from mrirecon.evaluation.paired import SUBJECT
+from mrirecon.evaluation.study.fairness import possible_leaks, unequal_training
 from mrirecon.evaluation.study.parts import Plan, PlannedMask, PlannedMethod, PlannedScan, digest
 from mrirecon.evaluation.study.settings import MethodSetting, StudySettings
 from mrirecon.io import safe_name, sha256
 from mrirecon.masks import FAMILIES, MaskResult, make_mask
-from mrirecon.methods.registry import find, resolve
-from mrirecon.models.checkpoints import describe_model, shipped
+from mrirecon.methods.registry import find_method, resolve
+from mrirecon.models.checkpoints import describe_model, shipped_models
 from mrirecon.training.config import Config, load_as, load_config, origin_of
-from mrirecon.training.config.strict_yaml import Origin, Path_
+from mrirecon.training.config.strict_yaml import KeyPath, Origin
 
 # What may change in a training configuration without changing a number of the run.
 _IDLE = ("workers", "tensorboard", "checkpoint_every", "checkpoint_seconds", "panels", "log_every")
@@ -48,8 +48,8 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
         Options(settings.preset, tuple(settings.metrics))
     except UsageError as error:
         raise _at(error, origins, ("metrics",), path) from None
-    if settings.person is not None:
-        check_person(settings.person, "person", origin_of(origins, ("person",), path))
+    if settings.subject is not None:
+        check_subject_expression(settings.subject, "subject", origin_of(origins, ("subject",), path))
     scans = _scans(settings, origins, path, notes)
     masks = [
         PlannedMask(f"{name}-{rate:g}x", rate, m, digest([settings.seed, rate, m.model_dump(exclude={"acceleration"})]))
@@ -68,7 +68,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
         except (InputError, UsageError) as error:
             inner = [k for k in (error.where or "").split(".") if k in setting.options]
             raise _at(error, origins, ("methods", name, *(["options", inner[0]] if inner else [])), path) from None
-    notes += [*unequal(methods), *seen_before(methods, scans)]
+    notes += [*unequal_training(methods), *possible_leaks(methods, scans)]
     return Plan(settings, path, scans, masks, methods, notes)
 
 
@@ -96,10 +96,10 @@ def _probe(mask: PlannedMask) -> None:
         draw(replace(mask, rate=2.0, setting=mask.setting.model_copy(update={"calibration": 0})), (32, 32), "probe", 0)
 
 
-def _scans(settings: StudySettings, origins: dict[Path_, Origin], path: Path, notes: list[str]) -> list[PlannedScan]:
+def _scans(settings: StudySettings, origins: dict[KeyPath, Origin], path: Path, notes: list[str]) -> list[PlannedScan]:
     found: dict[str, PlannedScan] = {}
     for entry, source in settings.data.items():
-        key: Path_ = ("data", entry, "files" if source.files else "volumes")
+        key: KeyPath = ("data", entry, "files" if source.files else "volumes")
         paths: list[str] = []
         for given in source.files or source.volumes:
             try:
@@ -123,7 +123,7 @@ def _scans(settings: StudySettings, origins: dict[Path_, Origin], path: Path, no
             about.append(text if file.split(":")[0] == PHANTOM else [sha256(file), text.partition("#")[2]])
             # the seed and the name draw what is simulated
             about += [settings.seed, name, __version__] if source.volumes else []
-            person = person_of(name, settings.person or PERSON)
+            person = subject_of(name, settings.subject or SUBJECT)
             found[name] = PlannedScan(name, entry, text, person, source, digest(about))
     if not found:
         raise UsageError("the study has no data", where=str(path), why="; ".join(notes), fix="add some under data")
@@ -148,20 +148,20 @@ def _method(name: str, m: MethodSetting, settings: StudySettings, path: Path) ->
             digest([about["sha256"], about["options"]]),
         )  # fmt: skip
     assert m.method is not None, "one of the three is given"
-    if m.method in shipped() and not m.options:
-        about = describe_model(shipped()[m.method])
+    if m.method in shipped_models() and not m.options:
+        about = describe_model(shipped_models()[m.method])
         return PlannedMethod(
-            name, f"{m.method}, as it comes along", m.method, {}, None, shipped()[m.method], None, None,
+            name, f"{m.method}, as it comes along", m.method, {}, None, shipped_models()[m.method], None, None,
             digest([about["sha256"], about["options"]]),
         )  # fmt: skip
-    if find(m.method).learned:
+    if find_method(m.method).learned:
         raise UsageError(
             f"method {m.method!r} is learned, and comes without weights",
-            why=f"with weights come {', '.join(sorted(shipped()))}, with options of their own",
+            why=f"with weights come {', '.join(sorted(shipped_models()))}, with options of their own",
             fix="give train: CONFIG.yaml or model: FOLDER",
         )
     resolved = resolve(m.method, m.options)
-    if m.lam is not None and "lam" not in find(m.method).schema.model_fields:
+    if m.lam is not None and "lam" not in find_method(m.method).schema.model_fields:
         raise UsageError(f"method {m.method!r} has no regularization weight", fix="leave lam out")
     told = m.options | ({"lam": m.lam} if m.lam is not None else {})
     given = ", ".join(f"{k}={v}" for k, v in told.items())
@@ -178,8 +178,8 @@ def _trained(name: str, m: MethodSetting, settings: StudySettings, path: Path) -
     steps, minutes = (m.steps, m.minutes) if own else (settings.budget.steps, settings.budget.minutes)
     if steps is not None and minutes is not None:
         raise UsageError(f"{name} has two lengths", why=f"{steps} steps, {minutes} minutes", fix="keep one")
-    config = load_config(file, [*m.set, *([f"train.steps={steps}"] if steps is not None else [])])
-    if not find(config.settings.method).learned:
+    config = load_config(file, [*m.overrides, *([f"train.steps={steps}"] if steps is not None else [])])
+    if not find_method(config.settings.method).learned:
         raise UsageError(
             f"method {config.settings.method!r} has nothing to learn", where=str(file), fix="give it as method"
         )
@@ -199,7 +199,7 @@ def _length(config: Config) -> str:
     return f"{train.steps} steps" if train.steps is not None else f"{train.epochs} epochs"
 
 
-def _at(error: MriReconError, origins: dict[Path_, Origin], key: Path_, path: Path) -> MriReconError:
+def _at(error: MriReconError, origins: dict[KeyPath, Origin], key: KeyPath, path: Path) -> MriReconError:
     """Name the line of the study that an error comes from, and where else it points."""
     place = origin_of(origins, key, path)
     inside = error.where if error.where and (":" in error.where or "/" in error.where) else None

@@ -38,7 +38,7 @@ def prepare_scan(scan: PlannedScan, out: Path, seed: int, preset: Preset) -> tup
     path = Path(scan.source)
     if scan.simulated:
         path = out / "scans" / f"{scan.name}.h5"
-        if not path.is_file() or noted(_note(path)).get("key") != scan.key:
+        if not path.is_file() or read_note(_note(path)).get("key") != scan.key:
             volume, _, name = scan.source.partition("#")
             s = scan.setting
             # a kill must not leave the old note beside a new file
@@ -50,7 +50,7 @@ def prepare_scan(scan: PlannedScan, out: Path, seed: int, preset: Preset) -> tup
             write_json(_note(path), {"key": scan.key})
     reference = out / "references" / f"{scan.name}.h5"
     key = digest([scan.key, preset]) if preset == "fastmri" else scan.key
-    if not reference.is_file() or noted(_note(reference)).get("key") != key:
+    if not reference.is_file() or read_note(_note(reference)).get("key") != key:
         _note(reference).unlink(missing_ok=True)
         images, kind = reference_images(path, axes=scan.setting.axes, preset=preset)
         write_image(reference, images, sidecar={"input": scan.source, "reference": kind}, inputs=[path])
@@ -87,7 +87,7 @@ def prepare_model(
     """
     assert method.config is not None, "it is to be trained"
     folder = out / "models" / method.folder
-    done = noted(folder / DONE)
+    done = read_note(folder / DONE)
     if done.get("key") == method.key and (folder / "best").is_dir():
         return done
     config = method.config if method.minutes is None else _within(method.config, method.minutes, folder, device, tell)
@@ -110,7 +110,7 @@ def _within(config: Config, minutes: float, folder: Path, device: str, tell: Tel
 
     Steps are timed, and a quarter of the time is left for validation and for writing.
     """
-    steps = noted(folder / BUDGET).get("steps")
+    steps = read_note(folder / BUDGET).get("steps")
     if steps is None:
         trial = training.dry_run(config, folder, device)
         per_step = float(trial["seconds a step"])
@@ -127,7 +127,7 @@ def _length(config: Config) -> str:
     return f"{train.steps} steps" if train.steps is not None else f"{train.epochs} epochs"
 
 
-def noted(path: Path) -> dict[str, Any]:
+def read_note(path: Path) -> dict[str, Any]:
     """Return the content of a note; nothing if there is none, or a kill left half of something else's."""
     try:
         found = parse_json(path.read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import numpy as np
 
 from mrirecon.data.volumes import PHANTOM
 from mrirecon.evaluation import Difference, Summary, compare_runs, summarize, write_csv
-from mrirecon.evaluation.paired import LEAST, PERSON
+from mrirecon.evaluation.paired import LEAST, SUBJECT
 from mrirecon.evaluation.study.parts import Plan
 from mrirecon.io import atomic_path, read_image, write_json
 from mrirecon.io.safe.text import utf8
@@ -100,7 +100,7 @@ def _differences(plan: Plan, records: Sequence[Record]) -> list[Difference]:
     found = compare_runs(
         runs,
         masks,
-        person=plan.settings.person or PERSON,
+        subject=plan.settings.subject or SUBJECT,
         pairs=None if pairs is None else [(a, b) for a, b in pairs],
         higher=dict.fromkeys(masks, METRICS[metric].higher),
     )
@@ -118,7 +118,7 @@ def _flat(row: Record, metrics: Sequence[str]) -> Record:
 def _cell(r: Record, metrics: Sequence[str]) -> Record:
     error = r.get("error") or {}
     reason = "; ".join(str(error[k]) for k in ("what", "why") if error.get(k))
-    told = {"data": r["data"], "scan": r["scan"], "person": r["person"], "mask": r["mask"], "method": r["method"]}
+    told = {"data": r["data"], "scan": r["scan"], "subject": r["subject"], "mask": r["mask"], "method": r["method"]}
     told |= {"acceleration": r.get("achieved"), "status": r["status"]}
     told |= {name: _value(r, name) for name in metrics}
     return told | {"seconds a slice": r.get("seconds a slice"), "reason": reason}
@@ -159,7 +159,7 @@ def _report(
     pairs: Sequence[Difference],
     pictures: Sequence[str],
 ) -> str:
-    people = {s.person for s in plan.scans}
+    people = {s.subject for s in plan.scans}
     metric = METRICS[plan.settings.metrics[0]].title
     reference = "coils of the full scan combined with ESPIRiT maps of all samples"
     if plan.settings.preset == "fastmri":
@@ -177,7 +177,7 @@ def _report(
         "",
         f"## Differences in {metric}",
         "",
-        *_told(pairs, metric),
+        *_format_pairs(pairs, metric),
         "",
     ]
     if told["failed"]:
@@ -225,10 +225,10 @@ def _remarks(records: Sequence[Record]) -> list[str]:
     return [f"{', '.join(who)}: {text}" for text, who in by_text.items()]
 
 
-def _told(pairs: Sequence[Difference], metric: str) -> list[str]:
+def _format_pairs(pairs: Sequence[Difference], metric: str) -> list[str]:
     if not pairs:
         return ["There are no two methods to compare."]
-    most = max(d.persons for d in pairs)
+    most = max(d.subjects for d in pairs)
     few = f"A test needs {LEAST} persons, and here are {most}: nothing is said of other persons than these."
     lines = (
         [few, ""]
@@ -238,7 +238,7 @@ def _told(pairs: Sequence[Difference], metric: str) -> list[str]:
     lines += ["| mask | methods | difference | 95 % interval | effect | persons | verdict |", "|" + "---|" * 7]
     for d in pairs:
         interval = "-" if d.low is None else f"{_number(d.low)} to {_number(d.high)}"
-        cells = [d.metric, f"{d.a} - {d.b}", _number(d.mean), interval, _number(d.effect, 2), d.persons, d.verdict]
+        cells = [d.metric, f"{d.a} - {d.b}", _number(d.mean), interval, _number(d.effect, 2), d.subjects, d.verdict]
         lines.append("| " + " | ".join(map(_safe, cells)) + " |")
     return lines
 

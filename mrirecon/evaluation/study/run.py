@@ -26,7 +26,7 @@ from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError
 from mrirecon.evaluation import evaluate
 from mrirecon.evaluation.study.parts import Cell, Plan, PlannedMethod, digest
 from mrirecon.evaluation.study.plan import as_error
-from mrirecon.evaluation.study.prepare import DONE, Tell, noted, prepare_mask, prepare_model, prepare_scan
+from mrirecon.evaluation.study.prepare import DONE, Tell, prepare_mask, prepare_model, prepare_scan, read_note
 from mrirecon.evaluation.study.report import write_results
 from mrirecon.io import atomic_path, write_json
 from mrirecon.reconstruction.file import reconstruct_file, versions
@@ -41,10 +41,10 @@ def dry_run(plan: Plan, out: Path) -> dict[str, Any]:
     cells = plan.cells()
     done = [c for c in cells if _finished(c, out) is not None]
     training = [m for m in plan.methods if m.config is not None]
-    left = [m for m in training if noted(out / "models" / m.folder / DONE).get("key") != m.key]
+    left = [m for m in training if read_note(out / "models" / m.folder / DONE).get("key") != m.key]
     return {
         "folder": str(out),
-        "scans": [{"name": s.name, "of": s.entry, "person": s.person, "source": s.source} for s in plan.scans],
+        "scans": [{"name": s.name, "of": s.entry, "subject": s.subject, "source": s.source} for s in plan.scans],
         "masks": [{"name": m.name, **m.setting.model_dump(), "acceleration": m.rate} for m in plan.masks],
         "methods": [{"name": m.name, "what": m.what} for m in plan.methods],
         "to be trained": [m.name for m in left],
@@ -82,19 +82,19 @@ def run_study(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
+    with _run_lock(out):
         with atomic_path(out / "study.yaml") as temporary:
             text = yaml.safe_dump(plan.settings.model_dump(mode="json"), sort_keys=False)
             temporary.write_text(text, encoding="utf-8")
-        for note in [*plan.notes, *_left_over(plan, out)]:
+        for note in [*plan.notes, *_stale_records(plan, out)]:
             tell(f"note: {note}")
         try:
-            return _all(plan, _Work(plan, out, device, tell, command), progress)
+            return _all(plan, _StudyRun(plan, out, device, tell, command), progress)
         except Stopped as stopped:
             raise Stopped(stopped.number, "what is done is kept; run the study again to go on") from None
 
 
-def _all(plan: Plan, work: _Work, progress: Progress | None) -> Record:
+def _all(plan: Plan, work: _StudyRun, progress: Progress | None) -> Record:
     cells = plan.cells()
     records = []
     for cell in cells:  # the models first, so that what takes longest is seen to fail first
@@ -109,7 +109,7 @@ def _all(plan: Plan, work: _Work, progress: Progress | None) -> Record:
     return write_results(plan, records, work.models(), work.out, versions())
 
 
-class _Work:
+class _StudyRun:
     """What has been made in this run; what all cells share is made when the first of them needs it."""
 
     def __init__(self, plan: Plan, out: Path, device: str, tell: Tell, command: Sequence[str] | None) -> None:
@@ -119,7 +119,7 @@ class _Work:
     def models(self) -> dict[str, Record]:
         """Return what is known of the models that are trained here."""
         trained = [m for m in self.plan.methods if m.config is not None]
-        return {m.name: noted(self.out / "models" / m.folder / DONE) for m in trained}
+        return {m.name: read_note(self.out / "models" / m.folder / DONE) for m in trained}
 
     def once(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
         """Return what is made once, or the error that it failed of."""
@@ -155,7 +155,7 @@ class _Work:
             return record
         image = self.out / "images" / cell.place.with_suffix(".h5")
         told: Record = {"key": cell.key, "score key": wanted, "scan": cell.scan.name, "data": cell.scan.entry}
-        told |= {"person": cell.scan.person, "mask": cell.mask.name, "method": cell.method.name}
+        told |= {"subject": cell.scan.subject, "mask": cell.mask.name, "method": cell.method.name}
         try:
             seed = self.plan.settings.seed
             preset = self.plan.settings.preset
@@ -232,7 +232,7 @@ def _scored(image: Path, reference: Path, plan: Plan) -> Record:
     }
 
 
-def _left_over(plan: Plan, out: Path) -> list[str]:
+def _stale_records(plan: Plan, out: Path) -> list[str]:
     """Say which images of a former configuration lie in the folder; they are kept, and are in no table."""
     wanted = {str(c.place) for c in plan.cells()}
     found = [str(p.relative_to(out / "images").with_suffix("")) for p in sorted(out.glob("images/*/*/*.h5"))]
@@ -249,13 +249,13 @@ def _record_path(cell: Cell, out: Path) -> Path:
 
 def _finished(cell: Cell, out: Path) -> Record | None:
     """Return the record of a cell whose image is there and is what would be made now."""
-    record = noted(_record_path(cell, out))
+    record = read_note(_record_path(cell, out))
     there = (out / "images" / cell.place.with_suffix(".h5")).is_file()
     return record if there and record.get("key") == cell.key and record.get("status") == "done" else None
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _run_lock(out: Path) -> Iterator[None]:
     """Hold the folder; the system lets it go when the process ends, however it ends."""
     with (out / ".lock").open("w") as file:
         try:

@@ -70,7 +70,7 @@ class MethodSetting(Section):
     )
     model: str | None = Field(None, description="folder of a trained model")
     train: str | None = Field(None, description="training configuration, .yaml")
-    set: Names = Field([], description="overrides of it, such as model.cell=mgu")
+    overrides: Names = Field([], description="overrides of it, such as model.cell=mgu")
     steps: Count | None = Field(None, description="length of its training, in place of the budget's")
     minutes: Positive | None = Field(None, description="the same as time, on the machine that trains it")
 
@@ -79,7 +79,7 @@ class MethodSetting(Section):
         given = [n for n in ("method", "model", "train") if getattr(self, n) is not None]
         if len(given) != 1:
             raise ValueError(f"give one of method, model and train, not {' and '.join(given) or 'none'}")
-        if self.train is None and (self.set or self.steps or self.minutes):
+        if self.train is None and (self.overrides or self.steps or self.minutes):
             raise ValueError("set, steps and minutes belong to train")
         if self.method is None and (self.options or self.lam is not None):
             raise ValueError("options and lam belong to method")
@@ -113,7 +113,7 @@ class StudySettings(Section):
         default_factory=lambda: list(score_metrics()),
         description=f"any of {', '.join(METRICS)}; differences are of the first",
     )
-    person: str | None = Field(None, description="expression whose first group names the person in a scan's name")
+    subject: str | None = Field(None, description="expression whose first group names the subject in a scan's name")
     compare: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | None = Field(
         None, description="pairs of methods whose difference is asked; all by default, which leaves each less power"
     )

@@ -12,7 +12,7 @@ from mrirecon.io.readers.echo import echoes
 from mrirecon.io.readers.readouts import LOOPED, PHASE_CORRECTION, Encoding, Placement, Readouts
 
 
-def place_guides(table: Readouts, samples: int, path: Path) -> dict[int, int]:
+def assign_phase_lines(table: Readouts, samples: int, path: Path) -> dict[int, int]:
     """Return where phase-correction readouts start, by their rows: with their echo in the centre, as in the image.
 
     Where their header does not say where the echo lies, or says what cannot be, it is taken as the middle.

@@ -162,7 +162,7 @@ def _read(path: Path) -> _Page:
     if size > READ_LIMIT:
         raise InputError(f"{path} is too large for one slice", why=f"{size} bytes")
     try:
-        with _quiet():
+        with _silence_pydicom():
             syntax = str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID", ""))
             if syntax == _DEFLATED:
                 raise UnsafeContentError(
@@ -191,7 +191,7 @@ def _read(path: Path) -> _Page:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_pydicom() -> Iterator[None]:
     """Keep the parser from telling of values that are not used, or checked here: it would quote them."""
     log = logging.getLogger("pydicom")
     before = log.disabled

@@ -71,7 +71,7 @@ def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: 
     return out
 
 
-def told_by_samples(
+def echo_from_samples(
     table: Readouts,
     placed: Placement,
     centre: tuple[int, int],

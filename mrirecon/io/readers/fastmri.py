@@ -129,7 +129,7 @@ def read_hdf5(
         unverified=repetitions is not None,
     )
     if unwritten:
-        scan.doubt(f"{unwritten} chunks of {name} were never written and read as zeros", where)
+        scan.warn_or_refuse(f"{unwritten} chunks of {name} were never written and read as zeros", where)
     return scan
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.grid import GRID_NAMES, Grid, heard_loops, restored_grid
+from mrirecon.io.grid import GRID_NAMES, Grid, decode_loops, restored_grid
 from mrirecon.io.readers.assemble import KSPACE_NAMES, leaf
 from mrirecon.io.readers.cfl import CflStore, image_store
 from mrirecon.io.readers.fastmri import Hdf5Store
@@ -209,7 +209,7 @@ def read_images(path: str | Path, *, dataset: str | None = None) -> Images:
         beside = {n: shape for n, (shape, _) in store.arrays.items() if n in GRID_NAMES}
         small = [n for n, shape in beside.items() if math.prod(shape) <= 16 and is_numeric(store.arrays[n][1])]
         grid = restored_grid({n: store.read(n) for n in small})
-        loops = heard_loops(_items(store, name), len(values))
+        loops = decode_loops(_items(store, name), len(values))
     if values.ndim == 2:
         values = values[None]
     if not 3 <= values.ndim <= 4 or not values.size:

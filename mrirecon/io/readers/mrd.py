@@ -23,7 +23,7 @@ from mrirecon.io.readers.readouts import KINDS, Encoding, Kind, Plan, Readouts
 from mrirecon.io.readers.registry import Candidate, register_reader
 from mrirecon.io.readers.siemens import SEQUENCE_NAME, SIEMENS_WAYS, forward_transform, is_siemens
 from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5
-from mrirecon.io.safe.isolated import Arrays, Facts, isolated
+from mrirecon.io.safe.isolated import Arrays, Facts, run_sandboxed
 from mrirecon.io.safe.limits import TEXT_LIMIT
 from mrirecon.io.scan import Scan
 
@@ -62,7 +62,7 @@ class MrdStore(RawStore):
     def flat(self, rows: np.ndarray) -> np.ndarray:
         """Return the samples of readouts one after another, read by a child process."""
         sizes = self.table.samples[rows] * self.table.coils[rows]
-        arrays, _ = isolated(
+        arrays, _ = run_sandboxed(
             "mrirecon.io.readers.mrd:acquisitions",
             self.path,
             seconds=_SECONDS + 8 * int(sizes.sum()) / _BYTES_A_SECOND,
@@ -142,7 +142,7 @@ def read_mrd(
     with open_hdf5(path) as file:
         group = raw_group(file, dataset) or dataset or "dataset"
     seconds = _SECONDS + path.stat().st_size / _BYTES_A_SECOND
-    columns, facts = isolated("mrirecon.io.readers.mrd:survey", path, seconds=seconds, group=group)
+    columns, facts = run_sandboxed("mrirecon.io.readers.mrd:survey", path, seconds=seconds, group=group)
     notes: list[str] = []
     values = read_header(facts["xml"], path)
     if values is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mrirecon.io.geometry import Geometry, Vector, make_geometry
 from mrirecon.io.readers.assemble import Given, MapsSource, assemble
-from mrirecon.io.readers.echo import told_by_samples
+from mrirecon.io.readers.echo import echo_from_samples
 from mrirecon.io.readers.raw_store import RawStore
 from mrirecon.io.readers.readouts import (
     BOTH,
@@ -20,7 +20,7 @@ from mrirecon.io.readers.readouts import (
     Encoding,
     Plan,
     Readouts,
-    told,
+    describe_counts,
 )
 from mrirecon.io.readers.repeats import separate_echoes
 from mrirecon.io.readers.sorting import plan
@@ -65,13 +65,13 @@ def raw_scan(
     positions = _order_slices(table, said)
     unused = {name: n for name, n in counts.items() if name in ("navigator", "dummy", "feedback", "other")}
     if unused:
-        said.append(f"readouts that make no image and are left out: {told(unused)}")
+        said.append(f"readouts that make no image and are left out: {describe_counts(unused)}")
     concluded: list[str] = []
     found = plan(table, list(encodings), path, concluded)
     held = store(found)
     shape = found.layout.shape
     middle = (shape["x"] // 2, shape.get("z", 1) // 2)
-    way = told_by_samples(table, found.image, middle, found.oversampled, held.turned)
+    way = echo_from_samples(table, found.image, middle, found.oversampled, held.turned)
     if way is not None:
         table.ways, concluded = (way,), []
         found = plan(table, list(encodings), path, concluded)

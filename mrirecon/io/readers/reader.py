@@ -49,8 +49,8 @@ def read(
     """
     scan = _read(Path(path), axes=axes, mask=mask, maps=maps, dataset=dataset)
     scan.nan, scan.strict = nan, strict
-    if strict and scan.doubts:
-        scan.doubt(scan.doubts[0], str(path))
+    if strict and scan.warnings:
+        scan.warn_or_refuse(scan.warnings[0], str(path))
     return select(scan, items)
 
 

@@ -159,6 +159,6 @@ def span(values: np.ndarray) -> tuple[int, int]:
     return int(values.min()), int(values.max())
 
 
-def told(counts: Mapping[str, int]) -> str:
+def describe_counts(counts: Mapping[str, int]) -> str:
     """Say in words how many readouts of each kind there are."""
     return ", ".join(f"{n} {name}" for name, n in counts.items())

@@ -9,7 +9,7 @@ import numpy as np
 
 from mrirecon.errors import InputError
 from mrirecon.io.axes import MAX_ITEMS, Layout, make_layout
-from mrirecon.io.readers.auxiliary import cropped, first_of_loops, place_calibration, place_guides
+from mrirecon.io.readers.auxiliary import assign_phase_lines, cropped, first_of_loops, place_calibration
 from mrirecon.io.readers.echo import echoes
 from mrirecon.io.readers.readouts import (
     BOTH,
@@ -20,8 +20,8 @@ from mrirecon.io.readers.readouts import (
     Placement,
     Plan,
     Readouts,
+    describe_counts,
     span,
-    told,
 )
 from mrirecon.io.safe.limits import READ_LIMIT, refuse_bomb
 
@@ -48,7 +48,7 @@ def plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str
     if not image.size:
         raise InputError(
             f"{path} holds no imaging readouts",
-            why=told(table.counts()) or "it holds no readouts",
+            why=describe_counts(table.counts()) or "it holds no readouts",
             fix="name the file of the scan itself; readouts of which every sample is to be discarded count as other",
         )
     number = int(table.encoding[image[0]])
@@ -83,7 +83,7 @@ def plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str
     # Lines beyond the header's matrix make voxels finer, not the field of view larger.
     whole = (fov, encoding.fov_mm[1], encoding.fov_mm[2])
     box = tuple(cropped(part, grid[0], kept) if i == len(box) - 2 else part for i, part in enumerate(box))
-    return Plan(layout, grid[0], placed, calibration, box, whole, place_guides(table, grid[0], path))
+    return Plan(layout, grid[0], placed, calibration, box, whole, assign_phase_lines(table, grid[0], path))
 
 
 def _one(values: np.ndarray, name: str, path: Path) -> int:

@@ -34,7 +34,7 @@ _START = 60.0
 _READY, _DONE = "ready", "done"
 
 
-def look_apart(
+def probe(
     path: str | Path,
     *,
     axes: str | None = None,
@@ -82,7 +82,7 @@ class Worker:
         return cls._one
 
     def look(self, path: Path, names: dict[str, str | None], seconds: float, memory: int) -> None:
-        """See `look_apart`."""
+        """See `probe`."""
         process = self._running()
         assert process.stdin is not None
         with suppress(BrokenPipeError):
@@ -94,7 +94,7 @@ class Worker:
         if not answer:
             code = process.wait()
             self.close()
-            raise InputError(f"the reader of {path} died", where=str(path), why=_death(code), fix=_FIX)
+            raise InputError(f"the reader of {path} died", where=str(path), why=_exit_reason(code), fix=_FIX)
         if answer.strip() != _DONE:
             raise ResourceError(
                 f"not enough memory to read {path}",
@@ -115,7 +115,7 @@ class Worker:
             # No `python -m`: the folder that a user stands in must not offer modules.
             package = str(Path(__file__).parents[3])
             code = f"import sys; sys.path.append({package!r})\n"
-            code += f"from mrirecon.io.safe.apart import serve; serve({files()!r})"
+            code += f"from mrirecon.io.safe.apart import serve_requests; serve_requests({files()!r})"
             command = [sys.executable, "-P", "-c", code]
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
@@ -138,7 +138,7 @@ class Worker:
 _FIX = "the file is damaged, or made to harm: copy it again, and do not open it elsewhere"
 
 
-def _death(code: int) -> str:
+def _exit_reason(code: int) -> str:
     if code == -signal.SIGKILL:
         return "it was killed (SIGKILL): memory may have run out"
     if code < 0:
@@ -147,7 +147,7 @@ def _death(code: int) -> str:
     return f"it ended with {code}"
 
 
-def serve(plugins: Sequence[str] = ()) -> None:
+def serve_requests(plugins: Sequence[str] = ()) -> None:
     """Read the files that stdin names, one a line, until it ends, and say of each that this is done.
 
     Args:
@@ -179,7 +179,7 @@ def _read_scan(path: str, names: dict[str, str | None], done: set[str]) -> None:
 
     scan = read(path, axes=names["axes"], dataset=names["dataset"])
     for item in range(len(scan)):
-        scan.raw(item)
+        scan.unmasked_kspace(item)
     done.add(scan.roles.kspace)
 
 

@@ -15,11 +15,11 @@ from mrirecon.io.safe.atomic import resources
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 _TRIES = 5
-_SWEPT: set[Path] = set()  # folders looked through for what killed processes left
+_CLEANED: set[Path] = set()  # folders looked through for what killed processes left
 
 
 @contextmanager
-def claim(target: Path, *, wait: bool) -> Iterator[None]:
+def output_lock(target: Path, *, wait: bool) -> Iterator[None]:
     """Hold the sole right, among processes that ask in this way, to make a file.
 
     A lock on a hidden file beside it says so. The system lets go of the lock when a process dies, so that no claim is
@@ -38,8 +38,8 @@ def claim(target: Path, *, wait: bool) -> Iterator[None]:
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     name = hashlib.sha256(target.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     place = folder / f".mrirecon-{name}.lock"
-    handle = _take(place, target, wait)
-    _sweep(folder, place)
+    handle = _acquire(place, target, wait)
+    _remove_stale_locks(folder, place)
     try:
         yield
     finally:
@@ -52,11 +52,11 @@ def claim(target: Path, *, wait: bool) -> Iterator[None]:
                 made.rmdir()
 
 
-def _sweep(folder: Path, mine: Path) -> None:
+def _remove_stale_locks(folder: Path, mine: Path) -> None:
     """Remove the hidden files of processes that were killed, once for each folder: those that nobody holds."""
-    if folder in _SWEPT:
+    if folder in _CLEANED:
         return
-    _SWEPT.add(folder)
+    _CLEANED.add(folder)
     for place in folder.glob(".mrirecon-*.lock"):
         with suppress(OSError):
             handle = os.open(place, os.O_RDWR | os.O_CLOEXEC)
@@ -68,7 +68,7 @@ def _sweep(folder: Path, mine: Path) -> None:
                 os.close(handle)
 
 
-def _take(place: Path, target: Path, wait: bool) -> int:
+def _acquire(place: Path, target: Path, wait: bool) -> int:
     vanished = 0
     while True:
         with resources(target):

@@ -33,7 +33,7 @@ Facts = dict[str, Any]
 
 SECONDS = 60.0
 # Wall time for every second of processor time: other programs, and slow disks, may keep a child waiting.
-PATIENCE = 20
+WALL_TIME_FACTOR = 20
 MEMORY = 4 << 30
 # What the interpreter and the libraries take before anything is read; address space, most of which is never used.
 _OWN = 1 << 30
@@ -42,7 +42,7 @@ _KINDS = "biufc"
 _OURS = ("mrirecon.",)
 
 
-def isolated(
+def run_sandboxed(
     function: str,
     path: Path,
     *,
@@ -56,7 +56,8 @@ def isolated(
     Args:
         function: "mrirecon.io.module:name"; it returns arrays of numbers by name, and facts that JSON can hold.
         path: the file that it reads, its first argument; named in errors.
-        seconds: processor time after which the child is ended; after `PATIENCE` times as long it is ended anyway.
+        seconds: processor time after which the child is ended; after `WALL_TIME_FACTOR` times as long it is
+            ended anyway.
         memory: bytes that it may take.
         out: where not 0, the function is also given ``out``, an array of so many complex64 numbers to fill, in memory
             that both processes share; it comes back as the array "out". Nothing is copied.
@@ -82,7 +83,7 @@ def isolated(
             late.set()
             child.kill()
 
-        clock = threading.Timer(PATIENCE * seconds, end)
+        clock = threading.Timer(WALL_TIME_FACTOR * seconds, end)
         clock.start()
         try:
             with contextlib.suppress(BrokenPipeError):
@@ -99,7 +100,7 @@ def isolated(
             f"reading {path} took longer than {seconds:g} seconds and was stopped",
             fix="the file is damaged, or made to keep its reader busy",
         )
-    raise _death(path, code, memory)
+    raise _exit_error(path, code, memory)
 
 
 @contextlib.contextmanager
@@ -144,7 +145,7 @@ def _child(shared: int) -> Iterator[subprocess.Popen[bytes]]:
                     pipe.close()
 
 
-def _death(path: Path, code: int, memory: int) -> MriReconError:
+def _exit_error(path: Path, code: int, memory: int) -> MriReconError:
     if code == -signal.SIGKILL:
         return ResourceError(
             f"the reader of {path} was killed",

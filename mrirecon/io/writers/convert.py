@@ -34,7 +34,7 @@ from mrirecon.io.select import select, select_images
 from mrirecon.io.values import complex_dtype, to_complex64
 from mrirecon.io.writers.encode_dicom import Series
 from mrirecon.io.writers.encode_mrd import encode_mrd
-from mrirecon.io.writers.formats import ArrayFormat, ImageFormat, image_format, kept, require
+from mrirecon.io.writers.formats import ArrayFormat, ImageFormat, format_losses, image_format, require
 from mrirecon.io.writers.write import sidecar_path, write_image, write_json, write_kspace
 
 Kind = Literal["auto", "kspace", "images"]
@@ -173,7 +173,7 @@ def _images(
         notes.append("negative values become positive: images are written as magnitudes")
     if values.dtype.kind in "iuf" and values.dtype.itemsize > 4 and not np.array_equal(values, values.astype("f4")):
         notes.append(f"{values.dtype} is rounded to single precision")
-    notes += kept(format, values, found.grid, found.loops)
+    notes += format_losses(format, values, found.grid, found.loops)
     outputs = write_image(
         target,
         values,
@@ -258,7 +258,7 @@ def _stored(scan: Scan) -> np.ndarray:
     kspace = np.empty(layout.sizes, np.complex64)
     inner = [axis for axis in layout.axes if axis not in layout.loops]
     for item in range(len(scan)):
-        block = scan.raw(item)
+        block = scan.unmasked_kspace(item)
         kspace[layout.index(item)] = np.moveaxis(block, 0, inner.index("coil")) if "coil" in inner else block[0]
     return kspace
 

@@ -145,7 +145,7 @@ def _acquisitions(scan: Scan) -> Iterator[Any]:
         yield noise
     order = _order(scan)
     for item, loops in enumerate(scan.items):
-        if scan.empty(item):
+        if scan.is_empty(item):
             continue  # no signal: no readout was measured there
         # (coil, readout, phase[, partition]) and (readout, ...)
         kspace, mask = scan.kspace(item).transpose(0, *(i + 1 for i in order)), scan.mask(item).transpose(order)

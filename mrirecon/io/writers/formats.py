@@ -63,7 +63,7 @@ def require(format: ImageFormat) -> None:
         raise UsageError(f"{_NAMES[format]} is written by {library}, which is not installed", fix=INSTALL)
 
 
-def kept(
+def format_losses(
     format: ImageFormat, images: np.ndarray, grid: Grid | None = None, loops: Mapping[str, int] | None = None
 ) -> list[str]:
     """Say what a format does not keep of images, for the user; nothing where it keeps all.

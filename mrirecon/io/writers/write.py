@@ -11,7 +11,7 @@ import numpy as np
 
 from mrirecon.errors import SignalError, UsageError
 from mrirecon.io.axes import BART, SPACE, make_layout
-from mrirecon.io.grid import Grid, as_volumes, said_loops, stored_grid
+from mrirecon.io.grid import Grid, as_volumes, encode_loops, stored_grid
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.safe.atomic import atomic_path, atomic_paths, sha256
 from mrirecon.io.safe.scratch import pieces
@@ -104,7 +104,7 @@ def write_image(
     if keep_complex:
         arrays["reconstruction_complex"] = Converted(images, np.complex64, np.asarray)
     arrays |= stored_grid(grid)
-    items = said_loops(loops)
+    items = encode_loops(loops)
     if chosen == "h5":
         encode = encode_hdf5(arrays, {}, {"reconstruction": {"items": items}} if items else {})
     else:

@@ -15,7 +15,7 @@ from mrirecon.reconstruction.preprocess.prepare import (
     Preprocess,
     Whiten,
     finish,
-    note_loud,
+    note_loud_coils,
     prepare,
     prepare_like,
 )
@@ -27,7 +27,7 @@ __all__ = [
     "Preprocess",
     "Whiten",
     "finish",
-    "note_loud",
+    "note_loud_coils",
     "prepare",
     "prepare_like",
 ]

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from mrirecon.coils.compression import compression
-from mrirecon.coils.noise import loudness, measure_noise
+from mrirecon.coils.noise import measure_noise, relative_noise
 from mrirecon.coils.whitening import Whitening, noise_covariance, whitening
 from mrirecon.errors import BusyError, InputError, MriReconError, UsageError
 from mrirecon.io import Scan
@@ -24,7 +24,7 @@ from mrirecon.reconstruction.preprocess.combine import AVERAGED, root_sum_of_squ
 from mrirecon.reconstruction.preprocess.noise import SMALLEST, background_noise, full_centre, rim_noise
 from mrirecon.reconstruction.preprocess.oversampling import check_readout
 from mrirecon.reconstruction.preprocess.partial_fourier import Fill, fill, symmetry_error
-from mrirecon.reconstruction.preprocess.stages import Averaged, Compressed, Cropped, Whitened, pooled
+from mrirecon.reconstruction.preprocess.stages import Averaged, Compressed, Cropped, Whitened, pool_noise_samples
 
 Whiten = Literal["loud", "none", "auto", "noise", "background", "rim"]
 Compress = Literal["svd", "geometric"]
@@ -137,7 +137,7 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
         prepared = averaged = Averaged(scan)
         notes.append(f"the complex mean of k-space over {averaged.count} {' and '.join(averaged.axes)}s")
     if white is None and options.whiten == "loud":
-        white, found = _levelling(prepared)
+        white, found = _equalize_loud_coils(prepared)
         notes += found
     elif white is None and options.whiten != "none":
         white, found = _whitening(prepared, options)
@@ -196,8 +196,10 @@ def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None
     notes: list[str] = []
     how: Fill = "pocs" if options.partial_fourier == "pocs" else "homodyne"
     if options.partial_fourier in ("pocs", "homodyne"):
-        partial = {item: where for item in scan.usable() if (where := partial_axes(scan.mask(item)))}
-    elif len(scan.space) == 2 and (where := partial_axes(scan.mask(scan.example()))):  # a volume: once more read
+        partial = {item: where for item in scan.items_with_signal() if (where := partial_axes(scan.mask(item)))}
+    elif len(scan.space) == 2 and (
+        where := partial_axes(scan.mask(scan.representative_item()))
+    ):  # a volume: once more read
         notes.append(f"{_partial(scan, where)}; nothing is filled in by symmetry (--partial-fourier zero)")
     if not partial and not options.echoes:
         return images, notes
@@ -246,7 +248,7 @@ def _refuse_partial_fourier(scan: Scan) -> None:
         UsageError: there is one.
 
     """
-    for item in scan.usable():
+    for item in scan.items_with_signal():
         where = partial_axes(scan.mask(item))
         if where:
             raise UsageError(
@@ -262,16 +264,16 @@ def _partial(scan: Scan, where: dict[int, Extent]) -> str:
     return f"only {' and '.join(parts)} was measured"
 
 
-def _levelling(scan: Scan) -> tuple[Whitening | None, list[str]]:
+def _equalize_loud_coils(scan: Scan) -> tuple[Whitening | None, list[str]]:
     """Return what divides loud coils by how much louder they are than the others, with a note; None where none is.
 
-    A volume is not looked at, for it would be read once more: `note_loud` notes its loud coils.
+    A volume is not looked at, for it would be read once more: `note_loud_coils` notes its loud coils.
     """
     middle = len(scan) // 2
-    if scan.coils < 3 or len(scan.space) > 2 or scan.blank(middle):
+    if scan.coils < 3 or len(scan.space) > 2 or scan.is_blank(middle):
         return None, []
     try:
-        factor = loudness(*scan.samples(middle))
+        factor = relative_noise(*scan.samples(middle))
     except MriReconError:  # it is told of when that item's turn comes
         return None, []
     if factor.max() == 1:
@@ -280,9 +282,9 @@ def _levelling(scan: Scan) -> tuple[Whitening | None, list[str]]:
     return Whitening(np.diag(1 / factor).astype(np.complex128), 1.0), [note]
 
 
-def note_loud(scan: Scan, item: int) -> list[str]:
+def note_loud_coils(scan: Scan, item: int) -> list[str]:
     """Return a note on coils of an item whose noise is many times that of the others: they spoil what all see."""
-    if scan.coils <= 2 or scan.blank(item):
+    if scan.coils <= 2 or scan.is_blank(item):
         return []
     try:
         kspace, mask = scan.samples(item)
@@ -290,14 +292,14 @@ def note_loud(scan: Scan, item: int) -> list[str]:
         raise
     except InputError:  # it is told of when that item's turn comes
         return []
-    factor = loudness(kspace, mask)
+    factor = relative_noise(kspace, mask)
     if factor.max() == 1:
         return []
     return [f"{_loud_coils(factor)}: the image will suffer by it; --whiten auto prevents that"]
 
 
 def _loud_coils(factor: np.ndarray) -> str:
-    """Say which coils are loud, by the factors (C,) of `mrirecon.coils.noise.loudness`."""
+    """Say which coils are loud, by the factors (C,) of `mrirecon.coils.noise.relative_noise`."""
     each = ", ".join(f"{c} ({f:.3g} times)" for c, f in enumerate(factor.tolist()) if f > 1)
     return f"coils whose noise is many times that of the others, counted from 0: {each}"
 
@@ -334,7 +336,7 @@ def _whitening(scan: Scan, options: Preprocess) -> tuple[Whitening | None, list[
 def _by_null_space(scan: Scan) -> tuple[Whitening | None, list[str]]:
     """Return what whitens the noise that the calibration region of the middle item shows; None where it shows none."""
     middle = len(scan) // 2
-    if scan.blank(middle):
+    if scan.is_blank(middle):
         return None, []
     level = measure_noise(*scan.samples(middle))
     if level.low == 0 or not level.deviation.all():
@@ -359,15 +361,15 @@ def _bandwidth(scan: Scan) -> tuple[float, list[str]]:
 
 
 def _nearly_full(scan: Scan) -> bool:
-    box, size = full_centre(scan.mask(scan.example())), scan.space_shape
+    box, size = full_centre(scan.mask(scan.representative_item())), scan.space_shape
     return all(s.stop - s.start >= max(SMALLEST, 0.75 * n) for s, n in zip(box, size, strict=True))
 
 
 def _measured(scan: Scan, how: str) -> tuple[np.ndarray, str]:
     """Return noise samples (C, N) out of the data, and where from, in words."""
     if how == "background" or (how == "auto" and _nearly_full(scan)):
-        return pooled(scan, background_noise), "the background of its images"
-    return pooled(scan, rim_noise), "the rim of its k-space (signal there counts as noise)"
+        return pool_noise_samples(scan, background_noise), "the background of its images"
+    return pool_noise_samples(scan, rim_noise), "the rim of its k-space (signal there counts as noise)"
 
 
 def _readout(scan: Scan, options: Preprocess) -> str:
@@ -378,7 +380,7 @@ def _readout(scan: Scan, options: Preprocess) -> str:
         return options.readout
     if scan.geometry is not None:
         return scan.geometry.axes[0]
-    mask, whole = scan.mask(scan.example()), []
+    mask, whole = scan.mask(scan.representative_item()), []
     for number, name in enumerate(scan.space):
         try:
             check_readout(mask, number - mask.ndim, name)
@@ -405,7 +407,7 @@ def _cropped(scan: Scan, options: Preprocess) -> Cropped:
             why=f"{kept:.3f} would be left",
             fix="give a factor that divides them",
         )
-    check_readout(scan.mask(scan.example()), scan.space.index(readout) - len(scan.space), readout)
+    check_readout(scan.mask(scan.representative_item()), scan.space.index(readout) - len(scan.space), readout)
     return Cropped(scan, readout, round(kept))
 
 
@@ -416,19 +418,19 @@ def _compressed(scan: Scan, options: Preprocess) -> tuple[Scan, list[str]]:
     if options.compress == "geometric":
         readout = _readout(scan, options)
         axis, place = scan.space.index(readout) - len(scan.space), f" at every place along {readout}"
-        check_readout(scan.mask(scan.example()), axis, readout)
+        check_readout(scan.mask(scan.representative_item()), axis, readout)
     notes = []
     if options.whiten in ("none", "loud"):
         notes.append("coils are compressed without whitening their noise: a loud coil counts for more than it knows")
     if options.energy is not None:
         # Every item is looked at: none is to keep less than was asked for, and all have as many coils.
-        each = [compression(scan.kspace(i), energy=options.energy, readout=axis) for i in scan.usable()]
+        each = [compression(scan.kspace(i), energy=options.energy, readout=axis) for i in scan.items_with_signal()]
         coils = max(one.matrices.shape[1] for one in each)
         kept = min(one.energy for one in each)
         energy = f"at least {kept:.2%} of the energy of every item, {options.energy:.4g} asked for"
     else:
         assert options.coils is not None
-        able = scan.usable() or [scan.example()]
+        able = scan.items_with_signal() or [scan.representative_item()]
         coils, middle = options.coils, able[len(able) // 2]
         try:
             kept = compression(scan.kspace(middle), coils=coils, readout=axis).energy

@@ -70,7 +70,7 @@ class DerivedScan(Scan):
         """Whether a mask was in the file or given."""
         return self.base.has_mask
 
-    def raw(self, item: int) -> np.ndarray:
+    def unmasked_kspace(self, item: int) -> np.ndarray:
         """Return what `kspace` does: nothing is stored in this form."""
         return self.kspace(item)
 
@@ -92,9 +92,9 @@ class DerivedScan(Scan):
         """Return k-space and mask of an item."""
         return self.kspace(item), self.mask(item)
 
-    def glance(self, item: int) -> np.ndarray | None:
-        """Return about what `mask` does, quickly; see `Scan.glance`."""
-        return self.base.glance(item)
+    def quick_mask(self, item: int) -> np.ndarray | None:
+        """Return about what `mask` does, quickly; see `Scan.quick_mask`."""
+        return self.base.quick_mask(item)
 
     def maps(self, item: int) -> np.ndarray | None:
         """Return the coil maps of an item, (M, coil, *space) complex64, or None where there are none."""
@@ -150,9 +150,9 @@ class Averaged(DerivedScan):
         """Return what any of them sampled."""
         return np.asarray(np.any([self.base.mask(i) for i in self._able(item)], axis=0))
 
-    def glance(self, item: int) -> np.ndarray | None:
-        """Return about what `mask` does, quickly; see `Scan.glance`."""
-        found = [mask for i in self.members[item] if (mask := self.base.glance(i)) is not None]
+    def quick_mask(self, item: int) -> np.ndarray | None:
+        """Return about what `mask` does, quickly; see `Scan.quick_mask`."""
+        found = [mask for i in self.members[item] if (mask := self.base.quick_mask(i)) is not None]
         return np.asarray(np.any(found, axis=0)) if found else None
 
     def _able(self, item: int) -> list[int]:
@@ -161,7 +161,7 @@ class Averaged(DerivedScan):
         Values that are not numbers are refused, for nobody expects them to be left out of a mean.
         """
         members = self.members[item]
-        found = [i for i in members if self.base.glance(i) is not None]
+        found = [i for i in members if self.base.quick_mask(i) is not None]
         if found and len(found) < len(members):
             self._note(
                 f"{len(members) - len(found)} of {len(members)} repetitions of {self.where(item)} hold no signal"
@@ -182,25 +182,25 @@ class Averaged(DerivedScan):
 class Whitened(DerivedScan):
     """Channels whose noise is white."""
 
-    def __init__(self, base: Scan, how: Whitening) -> None:
+    def __init__(self, base: Scan, whitening: Whitening) -> None:
         super().__init__(base)
-        self.how = how
-        self.noise = None if base.noise is None else mix_coils(base.noise, how.matrix)
+        self.whitening = whitening
+        self.noise = None if base.noise is None else mix_coils(base.noise, whitening.matrix)
 
     def kspace(self, item: int) -> np.ndarray:
         """Return k-space of the white channels."""
-        return mix_coils(self.base.kspace(item), self.how.matrix)
+        return mix_coils(self.base.kspace(item), self.whitening.matrix)
 
     def maps(self, item: int) -> np.ndarray | None:
         """Return the white channels' sensitivities."""
         found = self.base.maps(item)
-        return None if found is None else mix_coils(found, self.how.matrix, axis=1)
+        return None if found is None else mix_coils(found, self.whitening.matrix, axis=1)
 
     @property
     def calibration(self) -> np.ndarray | None:
         """Separate calibration k-space of the white channels."""
         found = self.base.calibration
-        return None if found is None else mix_coils(found, self.how.matrix, axis=1)
+        return None if found is None else mix_coils(found, self.whitening.matrix, axis=1)
 
 
 class Cropped(DerivedScan):
@@ -218,9 +218,9 @@ class Cropped(DerivedScan):
             fov[where.axes.index(readout)] *= kept / self.size
             self.geometry = replace(where, fov_mm=(fov[0], fov[1], fov[2]))
 
-    def glance(self, item: int) -> np.ndarray | None:
-        """Return about what `mask` does, quickly; see `Scan.glance`."""
-        seen = self.base.glance(item)
+    def quick_mask(self, item: int) -> np.ndarray | None:
+        """Return about what `mask` does, quickly; see `Scan.quick_mask`."""
+        seen = self.base.quick_mask(item)
         return None if seen is None else crop_mask(seen, self.axis, self.kept)
 
     def kspace(self, item: int) -> np.ndarray:
@@ -266,7 +266,7 @@ class Compressed(DerivedScan):
         self._found: dict[int, Compression] = {}
         self._calibration: np.ndarray | None = None
 
-    def how(self, item: int, kspace: np.ndarray | None = None) -> Compression:
+    def compression(self, item: int, kspace: np.ndarray | None = None) -> Compression:
         """Return how the coils of an item become virtual ones."""
         if item not in self._found:
             if len(self._found) >= _KEPT:
@@ -278,26 +278,28 @@ class Compressed(DerivedScan):
     def kspace(self, item: int) -> np.ndarray:
         """Return k-space of the virtual coils."""
         full = self.base.kspace(item)
-        mixed = compress(full, self.how(item, full))
+        mixed = compress(full, self.compression(item, full))
         return mixed * self.mask(item) if self.readout is not None else mixed
 
     def maps(self, item: int) -> np.ndarray | None:
         """Return the virtual coils' sensitivities."""
         found = self.base.maps(item)
-        return None if found is None else compress_maps(found, self.how(item))
+        return None if found is None else compress_maps(found, self.compression(item))
 
     @property
     def calibration(self) -> np.ndarray | None:
         """Separate calibration k-space of the virtual coils, which are every item's own."""
         found = self.base.calibration
         if found is not None and self._calibration is None:
-            each = [compress(found[i if len(found) > 1 else 0], self.how(i)) for i in range(len(self))]
+            each = [compress(found[i if len(found) > 1 else 0], self.compression(i)) for i in range(len(self))]
             self._calibration = np.stack(each)
         return self._calibration
 
 
-def pooled(scan: Scan, samples: Callable[[np.ndarray, np.ndarray], np.ndarray], most: int = 5) -> np.ndarray:
+def pool_noise_samples(
+    scan: Scan, samples: Callable[[np.ndarray, np.ndarray], np.ndarray], most: int = 5
+) -> np.ndarray:
     """Return noise samples (C, N) of up to ``most`` items, evenly spread."""
-    able = scan.usable() or [scan.example()]
+    able = scan.items_with_signal() or [scan.representative_item()]
     items = [able[i] for i in np.unique(np.linspace(0, len(able) - 1, min(most, len(able))).round().astype(int))]
     return np.concatenate([samples(scan.kspace(i), scan.mask(i)) for i in items], axis=1)

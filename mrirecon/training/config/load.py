@@ -14,8 +14,9 @@ from mrirecon.data.sources import matches
 from mrirecon.data.volumes import PHANTOM
 from mrirecon.errors import UsageError
 from mrirecon.methods.registry import methods, resolve
+from mrirecon.renames import new_key, new_value
 from mrirecon.training.config.settings import Settings
-from mrirecon.training.config.strict_yaml import Origin, Parsed, Path_, Plain, parse_yaml, read_yaml
+from mrirecon.training.config.strict_yaml import KeyPath, Origin, Parsed, Plain, parse_yaml, read_yaml
 
 BASES = 8  # files that may stand on each other
 Form = TypeVar("Form", bound=BaseModel)
@@ -33,7 +34,7 @@ class Config:
     """
 
     settings: Settings
-    origins: dict[Path_, Origin]
+    origins: dict[KeyPath, Origin]
     path: Path
 
     def plain(self) -> dict[str, Any]:
@@ -53,13 +54,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     """
     path = Path(path)
-    merged = _with_bases(path, ())
+    merged = _merge_bases(path, ())
     for text in overrides:
         merged = _override(merged, text)
     return check(merged, path)
 
 
-def load_as(schema: type[Form], path: str | Path, overrides: Sequence[str] = ()) -> tuple[Form, dict[Path_, Origin]]:
+def load_as(schema: type[Form], path: str | Path, overrides: Sequence[str] = ()) -> tuple[Form, dict[KeyPath, Origin]]:
     """Read a configuration of another form, with the same bases, overrides and errors.
 
     Args:
@@ -75,7 +76,7 @@ def load_as(schema: type[Form], path: str | Path, overrides: Sequence[str] = ())
 
     """
     path = Path(path)
-    merged = _with_bases(path, ())
+    merged = _merge_bases(path, ())
     for text in overrides:
         merged = _override(merged, text, schema)
     if not isinstance(merged.values, dict):
@@ -86,7 +87,7 @@ def load_as(schema: type[Form], path: str | Path, overrides: Sequence[str] = ())
         raise _explain(error, merged.origins, path, schema) from None
 
 
-def origin_of(origins: dict[Path_, Origin], key: Path_, path: Path) -> str:
+def origin_of(origins: dict[KeyPath, Origin], key: KeyPath, path: Path) -> str:
     """Return file, line and key of a value, for an error about it."""
     return f"{_origin(origins, key, path)}, {'.'.join(map(str, key))}"
 
@@ -123,14 +124,14 @@ def check(parsed: Parsed, path: Path) -> Config:
         error.where = f"{_origin(origins, key, path)}, {'.'.join(key)}"
         raise
     data = settings.data
-    anchored: dict[str, object] = {"train": [_anchor(t, path.parent) for t in data.train]}
+    anchored: dict[str, object] = {"train": [_absolute_source(t, path.parent) for t in data.train]}
     if isinstance(data.val, list):
-        anchored["val"] = [_anchor(t, path.parent) for t in data.val]
+        anchored["val"] = [_absolute_source(t, path.parent) for t in data.val]
     data = data.model_copy(update=anchored)
     return Config(settings.model_copy(update={"model": options, "data": data}), origins, path)
 
 
-def _with_bases(path: Path, above: tuple[Path, ...]) -> Parsed:
+def _merge_bases(path: Path, above: tuple[Path, ...]) -> Parsed:
     resolved = path.resolve()
     if resolved in above or len(above) >= BASES:
         chain = " -> ".join(p.name for p in (*above, resolved))
@@ -156,7 +157,7 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> Parsed:
                 why=f"there is no {target}",
                 fix=f"did you mean {near[0]!r}?" if near else "name it relative to this file",
             )
-        found = _with_bases(target, (*above, resolved))
+        found = _merge_bases(target, (*above, resolved))
         if not isinstance(found.values, dict):
             kind = "it is empty" if found.values is None else f"it holds {_kind(found.values)}"
             raise UsageError(
@@ -178,7 +179,7 @@ def _merge(below: Parsed, above: Parsed) -> Parsed:
     """Put values over others: mappings key by key, everything else whole; a new method drops the old one's options."""
     values, origins = below.values, dict(below.origins)
 
-    def put(old: Plain, new: Plain, at: Path_) -> Plain:
+    def put(old: Plain, new: Plain, at: KeyPath) -> Plain:
         if at in above.origins:
             origins[at] = above.origins[at]
         if isinstance(old, dict) and isinstance(new, dict):
@@ -189,7 +190,7 @@ def _merge(below: Parsed, above: Parsed) -> Parsed:
         return new
 
     changed = isinstance(values, dict) and isinstance(above.values, dict) and "method" in above.values
-    values = _make_way(values, above.values)
+    values = _drop_run_length(values, above.values)
     if changed and isinstance(values, dict) and values.get("method") != above.values["method"]:  # type: ignore[index, call-overload]
         values = {k: v for k, v in values.items() if k != "model"}
     return Parsed(put(values, above.values, ()), origins)
@@ -206,8 +207,8 @@ def _override(parsed: Parsed, text: str, schema: type[BaseModel] = Settings) -> 
         raise UsageError(
             f"unknown key {parts[0]!r}", where=name, fix=_nearest(str(parts[0]), list(schema.model_fields))
         )
-    values = _make_way(parsed.values, _put({}, parts, found, name))
-    values = _put(values, parts, found, name)
+    values = _drop_run_length(parsed.values, _set_value({}, parts, found, name))
+    values = _set_value(values, parts, found, name)
     at = tuple(parts)
     kept = {p: o for p, o in parsed.origins.items() if p[: len(at)] != at}
     if (
@@ -223,7 +224,7 @@ def _override(parsed: Parsed, text: str, schema: type[BaseModel] = Settings) -> 
 LENGTHS = {"steps", "epochs", "minutes"}  # of a run
 
 
-def _make_way(below: Plain, above: Plain) -> Plain:
+def _drop_run_length(below: Plain, above: Plain) -> Plain:
     """Drop the length of a run where what lies above gives another: steps, epochs and minutes."""
     old, new = (v.get("train") if isinstance(v, dict) else None for v in (below, above))
     given = LENGTHS & set(new) if isinstance(new, dict) else set()
@@ -232,7 +233,7 @@ def _make_way(below: Plain, above: Plain) -> Plain:
     return below | {"train": {k: v for k, v in old.items() if k not in LENGTHS}}
 
 
-def _put(values: Plain, parts: list[str | int], new: Plain, name: str) -> Plain:
+def _set_value(values: Plain, parts: list[str | int], new: Plain, name: str) -> Plain:
     if not parts:
         return new
     key, rest = parts[0], parts[1:]
@@ -240,34 +241,38 @@ def _put(values: Plain, parts: list[str | int], new: Plain, name: str) -> Plain:
         if not isinstance(key, int) or key >= len(values):
             why = f"it is a list of {len(values)}"
             raise UsageError(f"there is no entry {key!r}", where=name, why=why, fix=f"choose 0 to {len(values) - 1}")
-        return [_put(v, rest, new, name) if i == key else v for i, v in enumerate(values)]
+        return [_set_value(v, rest, new, name) if i == key else v for i, v in enumerate(values)]
     if isinstance(key, int) and not isinstance(values, dict):
         raise UsageError(f"there is no entry {key!r}", where=name, why="there is no list", fix="give the whole list")
     below = values if isinstance(values, dict) else {}
-    return below | {str(key): _put(below.get(str(key)), rest, new, name)}
+    return below | {str(key): _set_value(below.get(str(key)), rest, new, name)}
 
 
 def _explain(
-    error: ValidationError, origins: dict[Path_, Origin], path: Path, schema: type[BaseModel] = Settings
+    error: ValidationError, origins: dict[KeyPath, Origin], path: Path, schema: type[BaseModel] = Settings
 ) -> UsageError:
     first = error.errors()[0]
-    loc: Path_ = tuple(first["loc"])
-    known = _known(loc)
+    loc: KeyPath = tuple(first["loc"])
+    known = _key_path(loc)
     where = f"{_origin(origins, loc, path)}, {'.'.join(map(str, known))}"
     if first["type"] == "extra_forbidden":
         choices = list(_section(loc[:-1], schema).model_fields)
-        return UsageError(f"unknown key {loc[-1]!r}", where=where, fix=_nearest(str(loc[-1]), choices))
+        new = new_key(".".join(str(part) for part in loc))
+        fix = f"it is now called {new!r}" if new in choices else _nearest(str(loc[-1]), choices)
+        return UsageError(f"unknown key {loc[-1]!r}", where=where, fix=fix)
     why = first["msg"][0].lower() + first["msg"][1:]
     given = first["input"]
+    present = new_value(".".join(map(str, known)), given)
+    fix = _fix_for(known, schema) if present is None else f"it is now {present!r}"
     what = (
         f"{'.'.join(map(str, known))} cannot be {given!r}"
         if not isinstance(given, dict)
         else f"{'.'.join(map(str, known)) or 'the configuration'} cannot be used"
     )
-    return UsageError(what, where=where, why=why.removeprefix("value error, "), fix=_advice(known, schema))
+    return UsageError(what, where=where, why=why.removeprefix("value error, "), fix=fix)
 
 
-def _known(loc: Path_) -> Path_:
+def _key_path(loc: KeyPath) -> KeyPath:
     """Drop what pydantic appends for the branches of a union."""
     kept: list[str | int] = []
     for part in loc:
@@ -277,7 +282,7 @@ def _known(loc: Path_) -> Path_:
     return tuple(kept)
 
 
-def _section(loc: Path_, schema: type[BaseModel]) -> type[BaseModel]:
+def _section(loc: KeyPath, schema: type[BaseModel]) -> type[BaseModel]:
     """Return the model that a path leads to."""
     model, named = schema, False
     for part in loc:
@@ -292,7 +297,7 @@ def _section(loc: Path_, schema: type[BaseModel]) -> type[BaseModel]:
     return model
 
 
-def _advice(loc: Path_, schema: type[BaseModel]) -> str:
+def _fix_for(loc: KeyPath, schema: type[BaseModel]) -> str:
     if not loc:
         return "see `mrirecon config schema`"
     field = _section(loc[:-1], schema).model_fields.get(str(loc[-1]))
@@ -301,7 +306,7 @@ def _advice(loc: Path_, schema: type[BaseModel]) -> str:
     return f"{loc[-1]}: {field.description}"
 
 
-def _origin(origins: dict[Path_, Origin], loc: Path_, path: Path) -> str:
+def _origin(origins: dict[KeyPath, Origin], loc: KeyPath, path: Path) -> str:
     below = [o for p, o in origins.items() if p[: len(loc)] == loc]
     if below:  # the place itself, or the first thing in it
         return str(origins.get(loc, below[0]))
@@ -311,7 +316,7 @@ def _origin(origins: dict[Path_, Origin], loc: Path_, path: Path) -> str:
     return str(path)
 
 
-def _anchor(text: str, folder: Path) -> str:
+def _absolute_source(text: str, folder: Path) -> str:
     """Return a path that means the same from here: relative ones may start from the configuration's folder."""
     if text.split(":")[0] == PHANTOM or "$" in text or Path(text).is_absolute() or matches(text.partition("#")[0]):
         return text

@@ -32,13 +32,13 @@ class LossSettings(_Weights):
     log: bool = Field(
         False, description="the logarithm of each term: an item that is good already counts like a bad one"
     )
-    on: Literal["magnitude", "complex"] = Field("magnitude", description="what l1 and l2 compare")
-    region: Literal["field", "object"] = Field("field", description="where images are compared")
+    compare: Literal["magnitude", "complex"] = Field("magnitude", description="what l1 and l2 compare")
+    region: Literal["field_of_view", "object"] = Field("field_of_view", description="where images are compared")
     steps: Literal["last", "mean", "log"] = Field(
         "log", description="steps of a recurrence: the last, all alike, or 10^(-(T-t)/(T-1)) as in the CIRIM paper"
     )
     cascades: Literal["last", "mean"] = Field("mean", description="cascades: the last, or all alike")
-    split: float = Field(0.4, gt=0, lt=1, description="of the samples, that ssdu keeps from the network")
+    held_out_share: float = Field(0.4, gt=0, lt=1, description="of the samples, that ssdu keeps from the network")
 
     @model_validator(mode="after")
     def _something(self) -> LossSettings:

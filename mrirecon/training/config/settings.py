@@ -24,7 +24,7 @@ class Train(Section):
     )
     batch: Count = Field(1, description="items of a step, all processes together")
     accumulate: Count = Field(1, description="batches whose gradients are added up before a step")
-    initial: str | None = Field(
+    initial_weights: str | None = Field(
         None, description="folder of a trained model of the same method and sizes, whose weights training starts from"
     )
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -33,10 +33,10 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="steps over which the learning rate rises from zero")
     schedule: Literal["constant", "cosine", "step", "inverse-sqrt"] = "constant"
-    decay_every: Count = Field(10_000, description="steps, of the schedule step")
-    decay: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor, of the schedule step")
-    final: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="share of lr that the cosine ends at")
-    clip: Positive | None = Field(None, description="largest norm of the gradient")
+    lr_decay_every: Count = Field(10_000, description="steps, of the schedule step")
+    lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor, of the schedule step")
+    final_lr_share: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="share of lr that the cosine ends at")
+    gradient_clip: Positive | None = Field(None, description="largest norm of the gradient")
     ema: Fraction = Field(0.0, description="decay of the moving average of the weights; 0 for none")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         "auto", description="of the networks; auto is bfloat16 where AMX or a GPU makes it faster, and stays in a run"
@@ -47,7 +47,7 @@ class Train(Section):
     checkpoint_every: Count = Field(200, description="steps between resumable states")
     checkpoint_seconds: Positive = Field(300.0, description="and seconds")
     log_every: Count = Field(10, description="steps of a line in log.jsonl")
-    panels: Annotated[int, Field(ge=0, le=16)] = Field(3, description="validation slices drawn")
+    validation_images: Annotated[int, Field(ge=0, le=16)] = Field(3, description="validation slices drawn")
     workers: Annotated[int, Field(ge=0, le=256)] | None = Field(None, description="processes that make items")
     tensorboard: bool = Field(False, description="also write TensorBoard's files")
 

@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from mrirecon.methods.registry import find
+from mrirecon.methods.registry import find_method
 from mrirecon.training.config.load import Config
 from mrirecon.training.config.settings import Settings
-from mrirecon.training.config.strict_yaml import Origin, Path_
+from mrirecon.training.config.strict_yaml import KeyPath, Origin
 
 _COLUMN = 56
 
@@ -26,13 +26,13 @@ def schema(method: str | None = None) -> dict[str, Any]:
     found = Settings.model_json_schema()
     if method is not None:
         found["properties"]["method"] = {"const": method}
-        found["properties"]["model"] = find(method).schema.model_json_schema()
+        found["properties"]["model"] = find_method(method).schema.model_json_schema()
     return found
 
 
 def template(method: str) -> str:
     """Return a configuration to start from: what is needed, and everything else as comments with its default."""
-    chosen = find(method)
+    chosen = find_method(method)
     out = [f"# {chosen.summary}", f"method: {chosen.name}", "", "# model:"]
     out += [f"#   {name}: {_flow(field.default)}" for name, field in chosen.schema.model_fields.items()]
     if not chosen.schema.model_fields:
@@ -73,7 +73,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return out
 
 
-def _lines(values: Mapping[str, Any], at: Path_, origins: Mapping[Path_, Origin] | None) -> Iterator[str]:
+def _lines(values: Mapping[str, Any], at: KeyPath, origins: Mapping[KeyPath, Origin] | None) -> Iterator[str]:
     margin = "  " * len(at)
     for key, value in values.items():
         path = (*at, key)
@@ -87,7 +87,7 @@ def _lines(values: Mapping[str, Any], at: Path_, origins: Mapping[Path_, Origin]
             yield _comment(f"{margin}{key}: {_flow(value)}", "" if origins is None else _from(path, origins))
 
 
-def _from(path: Path_, origins: Mapping[Path_, Origin]) -> str:
+def _from(path: KeyPath, origins: Mapping[KeyPath, Origin]) -> str:
     # A mapping that was replaced whole is one origin for all that lies in it.
     for length in range(len(path), 1, -1):
         if path[:length] in origins:

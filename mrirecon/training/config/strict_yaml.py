@@ -13,7 +13,7 @@ import yaml
 from mrirecon.errors import InputError, UsageError
 
 Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
-Path_ = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 SIZE, NODES, DEPTH = 1 << 20, 20_000, 24
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*)$")
@@ -38,7 +38,7 @@ class Parsed:
     """Values, and the origin of each by its path of keys and indices."""
 
     values: Plain
-    origins: dict[Path_, Origin]
+    origins: dict[KeyPath, Origin]
 
 
 def read_yaml(path: Path) -> Parsed:
@@ -99,7 +99,7 @@ def scalar(text: str) -> Plain:
 class _Builder:
     def __init__(self, name: str, line: int | None) -> None:
         self.name, self.line = name, line
-        self.origins: dict[Path_, Origin] = {}
+        self.origins: dict[KeyPath, Origin] = {}
 
     def error(self, mark: yaml.Mark | None, why: str, fix: str) -> UsageError:
         """Return the error at a place in the text."""
@@ -126,7 +126,7 @@ class _Builder:
             if getattr(event, "tag", None):
                 raise self.error(event.start_mark, f"the tag {event.tag} is not accepted", "write plain values")
 
-    def build(self, node: yaml.Node, path: Path_) -> Plain:
+    def build(self, node: yaml.Node, path: KeyPath) -> Plain:
         """Return the value of a node, and note where it and its parts stand."""
         self.origins[path] = self.origin(node.start_mark)
         if isinstance(node, yaml.ScalarNode):
