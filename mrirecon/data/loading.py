@@ -2,8 +2,9 @@
 
 Samples are made in chunks of ``data.buffer.batches_per_chunk`` batches, in a fixed order. Each is drawn
 ``data.buffer.draws_per_sample`` times, the first time when it is made and the last time when as many as
-``data.buffer.capacity`` came after it; then it is given up. Which chunk is drawn when is a function of the number of the draw alone, so that a run that is resumed goes
-on as it would have: chunks that it needs again are made again, or read from the buffer's folder.
+``data.buffer.capacity`` came after it; then it is given up. Which chunk is drawn when is a function of the number of
+the draw alone, so that a run that is resumed goes on as it would have: chunks that it needs again are made again, or
+read from the buffer's folder.
 
 How to size it. Training takes b items a step of t seconds, and making a sample takes m seconds of a core: with w cores
 that make samples (``train.workers``), nobody waits where uses · w / m ≥ b / t. With no workers samples are made on the
