@@ -56,7 +56,8 @@ def possible_leaks(methods: Sequence[PlannedMethod], scans: Sequence[PlannedScan
             known = {subject_of(Path(f.partition("#")[0]).name, data.subject) for f in files}
         elif m.model is not None:
             card = describe_model(m.model)["card"]
-            listed = card.get("people") if isinstance(card, dict) else None
+            # cards of earlier versions say people
+            listed = card.get("subjects", card.get("people")) if isinstance(card, dict) else None
             known = {str(p) for group in listed.values() for p in group} if isinstance(listed, dict) else set()
         else:
             continue
