@@ -1,4 +1,4 @@
-"""The one engine: a method is a list of steps that iterate on a state, for one frozen problem.
+"""The engine: a method is a list of steps that iterate on a state, for one frozen problem.
 
 state = step.init(p);  state = step(state, p) ...;  image = step.image(state, p)
 """
@@ -15,22 +15,38 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mrirecon.errors import UsageError
-from mrirecon.operators import per_item
-from mrirecon.problem import Problem
-from mrirecon.reversible import Inverted
-from mrirecon.scale import percentile_scale, smooth_phase
+from mrirecon.physics.operators import per_item
+from mrirecon.physics.precision import RunsNetwork
+from mrirecon.physics.problem import Problem
+from mrirecon.physics.reversible import Inverted
+from mrirecon.physics.scale import percentile_scale, smooth_phase
+from mrirecon.physics.transforms import Identity, Prior, Scale, SmoothPhase, Transform
 
-Scale = Literal["percentile", "none"]
+ScaleRule = Literal["percentile", "none"]
 Phase = Literal["kept", "removed"]
+Memory = Literal["store", "checkpoint", "invert"]
 Precision = Literal["float32", "bfloat16"]
 DTYPES: dict[Precision, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
-Begin = Callable[[Problem, Tensor | None], Tensor]
-Weigh = Callable[[Callable[[Problem, Tensor | None], tuple[Tensor, Tensor]], Problem], Tensor]
+# Makes the image that a method starts from. The problem's `initial_image`, if it has one, is near that image.
+StartImage = Callable[[Problem, Prior | None], Tensor]
 S = TypeVar("S")  # the state that a method iterates on: a tensor, or a NamedTuple of tensors with the batch first
 
 
 class Step(nn.Module, Generic[S], ABC):
-    """One iteration of a method, what its state starts from, and the image that its state shows."""
+    """Define one iteration of a method, the first state, and the image of a state.
+
+    Attributes:
+        needs_cartesian: whether it reads the samples or the mask (``p.y``, ``p.mask``, ``p.A``), which ties it to
+            Cartesian k-space. Other steps read ``adjoint``, ``normal``, ``gradient``, ``lipschitz``, ``encode`` and
+            ``initial_image`` alone.
+        takes_initial_image: whether it starts from the image that the problem gives.
+        magnitude: whether its image is a magnitude, without phase.
+
+    """
+
+    needs_cartesian: bool = False
+    takes_initial_image: bool = True
+    magnitude: bool = False
 
     @abstractmethod
     def init(self, p: Problem) -> S:
@@ -56,9 +72,12 @@ class Step(nn.Module, Generic[S], ABC):
         """Return how far each item still moves (B,), relative; None for a step that has no stopping rule."""
         return None
 
+    def zero_init_output(self) -> None:
+        """Make the step leave its state as it is before training, where a network adds to the state."""
+
 
 class Outcome(NamedTuple, Generic[S]):
-    """Where an iteration ended, for each item of the batch."""
+    """Hold where an iteration ended, for each item of the batch."""
 
     state: S
     iterations: Tensor  # (B,) steps taken
@@ -66,7 +85,7 @@ class Outcome(NamedTuple, Generic[S]):
     converged: Tensor  # (B,) true where the change fell below the tolerance
 
     def reasons(self, tolerance: float | Tensor) -> list[str]:
-        """Say for each item why it stopped."""
+        """Return for each item why it stopped, in words."""
         out = []
         limits = torch.as_tensor(tolerance).expand(len(self.iterations))
         facts = (v.tolist() for v in (self.iterations, self.change, self.converged, limits))
@@ -100,7 +119,7 @@ class Unrolled(nn.Module, Generic[S]):
         repeats: int = 1,
         *,
         tolerance: float | Tensor = 0.0,
-        memory: Literal["store", "checkpoint", "invert"] = "store",
+        memory: Memory = "store",
         segment: int = 1,
     ) -> None:
         super().__init__()
@@ -134,7 +153,8 @@ class Unrolled(nn.Module, Generic[S]):
         start = steps[0].init(p)
         if not isinstance(start, Tensor):
             raise UsageError("only steps whose state is one tensor can be undone", fix="use memory=checkpoint")
-        if p.networks not in (None, p.mask.dtype) or torch.is_autocast_enabled(p.y.device.type):
+        computed = {m.network_dtype for m in self.modules() if isinstance(m, RunsNetwork)}
+        if computed - {None, p.adjoint.real.dtype} or torch.is_autocast_enabled(p.adjoint.device.type):
             raise UsageError(
                 "memory=invert needs full precision",
                 why="what half precision rounds away cannot be computed back",
@@ -147,7 +167,7 @@ class Unrolled(nn.Module, Generic[S]):
     def iterates(self, p: Problem) -> Iterator[S]:
         """Yield every state, so that the caller can stop, log, draw or supervise them all.
 
-        While gradients are recorded with ``memory="invert"`` only the last exists, and only it comes.
+        While gradients are recorded with ``memory="invert"``, only the last state exists and is yielded.
         """
         for _, _, state in self.walk(p.prepared()):
             yield state
@@ -155,15 +175,14 @@ class Unrolled(nn.Module, Generic[S]):
     def outcomes(self, p: Problem) -> Iterator[tuple[Step[S], Outcome[S]]]:
         """Yield (step, where the iteration stands) after every step, until every item meets the tolerance.
 
-        An item that has stopped keeps its state while others go on: what is returned for it does not depend on who
-        else is in the batch.
+        An item that has stopped keeps its state while others go on, so that its result does not depend on the batch.
         """
         p = p.prepared()
-        batch, device = p.y.shape[0], p.y.device
+        batch, device = p.adjoint.shape[0], p.adjoint.device
         watch = bool(torch.as_tensor(self.tolerance).amax() > 0) and not self._differentiated(p)
         done = torch.zeros(batch, dtype=torch.bool, device=device)
         steps = torch.zeros(batch, dtype=torch.long, device=device)
-        change = torch.full((batch,), float("nan"), dtype=p.mask.dtype, device=device)
+        change = torch.full((batch,), float("nan"), dtype=p.adjoint.real.dtype, device=device)
         held: S | None = None
         for step, old, new in self.walk(p):
             steps, finished = steps + ~done, False
@@ -188,7 +207,7 @@ class Unrolled(nn.Module, Generic[S]):
         return outcome
 
     def _differentiated(self, p: Problem) -> bool:
-        return torch.is_grad_enabled() and any(t.requires_grad for t in (p.y, p.maps, *self.parameters()))
+        return torch.is_grad_enabled() and any(t.requires_grad for t in (p.adjoint, p.maps, *self.parameters()))
 
     def image(self, s: S, p: Problem) -> Tensor:
         """Return the image of a final state."""
@@ -220,144 +239,144 @@ def _select(which: Tensor, a: S, b: S) -> S:
 
 
 @dataclass(frozen=True)
+class Schedule(Generic[S]):
+    """The steps of a method, as the function that `mrirecon.methods.registry.register` enrols returns them.
+
+    Attributes:
+        blocks, repeats, tolerance: see `Unrolled`.
+        prepare: completes the problem before the iteration, with coil maps from a network for example.
+
+    """
+
+    blocks: Sequence[Step[S]]
+    repeats: int = 1
+    tolerance: float | Tensor = 0.0
+    prepare: nn.Module | None = None
+
+
+@dataclass(frozen=True)
 class Result:
-    """What a reconstruction gives: the image in the data's own scale, and why each item stopped."""
+    """A reconstruction: the image in the data's own scale, and why each item stopped."""
 
     image: Tensor  # (B, M, *space)
-    scale: Tensor  # (B,) by which the data was divided meanwhile
+    scale: Tensor  # (B,) by which the data was divided during the iteration
     iterations: Tensor  # (B,)
     reasons: list[str]
 
 
+class Normalized(NamedTuple):
+    """The problem that the engine solves, and the transforms x = s φ u that its image u is undone by."""
+
+    problem: Problem
+    scale: Scale
+    phase: SmoothPhase | None
+
+    def undo(self, u: Tensor) -> Tensor:
+        """Return the image x (B, M, *space) in the data's scale and with its phase."""
+        transform: Transform = self.scale @ (Identity() if self.phase is None else self.phase)
+        return transform.undo(u)
+
+
 class Reconstructor(nn.Module):
-    """What all methods share around their engine: scale once by one number, prepare the maps, iterate, scale back.
+    """Run an engine as all methods share it: scale once by one number, prepare the maps, iterate, undo the scale.
 
     The scale is the 99th percentile of |Aᴴy| of each item, so that a regularization weight or a network means the same
-    on every scanner. Because the maps of two sets share one image, their magnitudes are combined first. Weights from
-    elsewhere may have been trained in the data's own units: ``scale="none"``.
+    on every scanner. The magnitudes of two sets of maps are combined first, because the sets share one image. Weights
+    from elsewhere may have been trained in the data's own units: ``scale="none"``.
 
     Args:
         engine: iterates.
-        prepare: completes the problem, say with maps from a network.
+        prepare: completes the problem, with maps from a network for example.
         scale: as above.
-        start: makes the image that a learned method refines, in place of the zero-filled one, from the problem and an
-            image near it or None; no gradient flows through it.
-        phase: "removed" moves the smooth phase of that image into the maps meanwhile: what a network sees is then
-            nearly real, on every scanner and at every echo time, as it is for homodyne detection (Noll, Nishimura,
-            Macovski, IEEE TMI 10:154, 1991). The result has its phase again.
-        weigh: gives each item's weight (B,) of what was made of the start, from `refined` and the measured problem; the
-            rest of the image is the start, or what ``fallback`` makes. For use, not in training.
-        fallback: makes the rest of the image, where the start is a rough one.
-
-    Attributes:
-        precision: what networks compute in. ``bfloat16`` casts what they are given and their weights, and nothing else:
-            the physics stays complex64, weights and their gradients float32. Not an option of the method, but of how
-            it is run.
+        start: makes the image that a learned method refines in place of the zero-filled one; without gradients. A
+            problem that has an ``initial_image`` is refined from that.
+        phase: ``removed`` moves the smooth phase of the first image into the maps, so that a network sees a nearly
+            real image, on every scanner and at every echo time; see `mrirecon.physics.transforms.SmoothPhase`.
 
     """
-
-    precision: Precision = "float32"
 
     def __init__(
         self,
         engine: Unrolled[S],
         prepare: Callable[[Problem], Problem] | None = None,
         *,
-        scale: Scale = "percentile",
-        start: Begin | None = None,
+        scale: ScaleRule = "percentile",
+        start: StartImage | None = None,
         phase: Phase = "kept",
-        weigh: Weigh | None = None,
-        fallback: Begin | None = None,
     ) -> None:
         super().__init__()
         self.engine, self.prepare = engine, prepare
-        self.scale, self.start, self.phase, self.weigh, self.fallback = scale, start, phase, weigh, fallback
+        self.scale, self.start, self.phase = scale, start, phase
+        self._precision: Precision = "float32"
 
-    def scaled(self, p: Problem, *, consume: bool = False, near: Tensor | None = None) -> tuple[Problem, Tensor]:
-        """Return the problem at unit scale, prepared, and its scale (B,); see `Problem.scaled` for ``consume``.
+    @property
+    def precision(self) -> Precision:
+        """What networks compute in; a setting of the run, not an option of the method.
 
-        ``near`` is an image near the start, in the data's scale.
+        ``bfloat16`` casts the inputs and weights of networks, and nothing else: physics stays in complex64, weights
+        and their gradients in float32.
+        """
+        return self._precision
+
+    @precision.setter
+    def precision(self, value: Precision) -> None:
+        """Set it on every module that calls a network."""
+        self._precision = value
+        for module in self.modules():
+            if isinstance(module, RunsNetwork):
+                module.network_dtype = DTYPES[value]
+
+    @property
+    def needs_cartesian(self) -> bool:
+        """Whether a part of it reads the samples or the mask; what makes a first image does."""
+        parts = (m for m in self.modules() if m is not self)
+        return self.start is not None or any(getattr(m, "needs_cartesian", False) for m in parts)
+
+    def normalize(
+        self, p: Problem, *, prior: Prior | None = None, consume: bool = False, warm: bool = False
+    ) -> Normalized:
+        """Return the problem that the engine solves: at unit scale, with its first image, prepared.
+
+        Args:
+            p: the problem.
+            prior: how likely there is signal, for the first image where its solver is regularized.
+            consume: divide k-space in place; see `mrirecon.physics.transforms.Scale`.
+            warm: the problem's ``initial_image`` is only near the first image, whose solver starts from it.
 
         Raises:
             SignalError: the zero-filled image of an item is zero or not a number.
 
         """
         p = p.prepared()
-        scale = percentile_scale(p.adjoint)
-        if self.scale == "none":
-            scale = torch.ones_like(scale)
-        q = replace(p.scaled(scale, consume=consume), networks=DTYPES[self.precision])
+        factor = percentile_scale(p.adjoint)
+        scale = Scale(torch.ones_like(factor) if self.scale == "none" else factor, consume)
+        q = scale.apply(p)
         q = (q if self.prepare is None else self.prepare(q)).prepared()
-        if self.start is not None and q.start is None:
+        if self.start is not None and (q.initial_image is None or warm):
             with torch.no_grad():
-                near = None if near is None else near / per_item(scale, near)
-                q = replace(q, start=self.start(q, near))
+                # Maps of a network are not those that the prior belongs to.
+                first = self.start(q, None if self.prepare is not None else prior)
+            q = replace(q, initial_image=first)
+        phase = None
         if self.phase == "removed":
             with torch.no_grad():
-                phase = smooth_phase(q.first, q.axes)
-            q = q.without_phase(phase)  # maps that a network made keep their gradient
-        return q, scale
+                phase = SmoothPhase(smooth_phase(q.starting_image, q.axes))
+            q = phase.apply(q)  # maps that a network made keep their gradient
+        return Normalized(q, scale, phase)
 
-    def run(self, p: Problem, *, consume: bool = False) -> Result:
-        """Reconstruct, and tell how it went; with ``consume``, p's k-space may be overwritten meanwhile."""
-        p, weight = self._weighed(p)
-        q, scale = self.scaled(p, consume=consume)
-        outcome = self.engine.solve(q)
-        image = self._finished(self.engine.image(outcome.state, q), q, scale, weight, self._rest(q, weight))
-        reasons = outcome.reasons(self.engine.tolerance)
-        if weight is not None:
-            reasons = [f"{r}, taken at {w:.0%}" for r, w in zip(reasons, weight.tolist(), strict=True)]
-        return Result(image, scale, outcome.iterations, reasons)
+    def run(self, p: Problem, *, prior: Prior | None = None, consume: bool = False) -> Result:
+        """Reconstruct, and say why each item stopped; see `normalize` for ``prior`` and ``consume``."""
+        n = self.normalize(p, prior=prior, consume=consume)
+        outcome = self.engine.solve(n.problem)
+        image = n.undo(self.engine.image(outcome.state, n.problem))
+        return Result(image, n.scale.factor, outcome.iterations, outcome.reasons(self.engine.tolerance))
 
-    def images(self, p: Problem) -> Iterator[Tensor]:
+    def images(self, p: Problem, *, prior: Prior | None = None) -> Iterator[Tensor]:
         """Yield the image after every step, in the data's own scale; the last is that of `run`."""
-        p, weight = self._weighed(p)
-        q, scale = self.scaled(p)
-        rest = self._rest(q, weight)
-        for step, outcome in self.engine.outcomes(q):
-            yield self._finished(step.image(outcome.state, q), q, scale, weight, rest)
+        n = self.normalize(p, prior=prior)
+        for step, outcome in self.engine.outcomes(n.problem):
+            yield n.undo(step.image(outcome.state, n.problem))
 
-    def refined(self, p: Problem, near: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the image without the network, and what it makes of its start: (B, M, *space) in the data's scale.
-
-        From an image ``near`` the start, a short start has come as far as the image without the network.
-        """
-        q, scale = self.scaled(p, near=near)
-        image = self.engine.image(self.engine.solve(q).state, q)
-        rest = q.first if near is not None else self._rest(q, torch.zeros_like(scale))
-        return self._finished(rest, q, scale), self._finished(image, q, scale)
-
-    @torch.no_grad()
-    def _rest(self, q: Problem, weight: Tensor | None) -> Tensor:
-        """Return what the image is made of where the network's part is not taken whole."""
-        if self.fallback is None or weight is None or bool((weight >= 1).all()):
-            return q.first
-        if q.phase is None:
-            return self.fallback(replace(q, start=None), None)
-        whole = replace(q.without_phase(q.phase.conj()), start=None, phase=None)
-        return self.fallback(whole, None) * q.phase.conj()
-
-    @torch.no_grad()
-    def _weighed(self, p: Problem) -> tuple[Problem, Tensor | None]:
-        """Return the problem, with the image to refine if that has been made, and the weight of what is made of it."""
-        if self.weigh is None or self.training:
-            return p, None
-        if self.start is not None and p.start is None:
-            q, scale = self.scaled(p)
-            p = replace(p, start=self._finished(q.first, q, scale, None))
-        return p, self.weigh(self.refined, p)
-
-    @staticmethod
-    def _finished(
-        image: Tensor, q: Problem, scale: Tensor, weight: Tensor | None = None, rest: Tensor | None = None
-    ) -> Tensor:
-        """Return the image in the data's scale, with the phase that was taken out of it (a magnitude has none)."""
-        if weight is not None and rest is not None:
-            image = rest + per_item(weight, image) * (image - rest)
-        if q.phase is not None and image.is_complex():
-            image = image * q.phase
-        return image * per_item(scale, image)
-
-    def forward(self, p: Problem) -> Tensor:
+    def forward(self, p: Problem, *, prior: Prior | None = None) -> Tensor:
         """Return the image (B, M, *space) in the data's own scale."""
-        return self.run(p).image
+        return self.run(p, prior=prior).image

@@ -25,13 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrirecon.costs import peak_allocation
 from mrirecon.data.loading import hold_memory
 from mrirecon.engine import Precision, Reconstructor
-from mrirecon.hardware import bfloat16_unit
+from mrirecon.methods.registry import build
+from mrirecon.models.costs import peak_allocation
+from mrirecon.models.hardware import bfloat16_unit
 from mrirecon.networks import channels_last
-from mrirecon.problem import Problem
-from mrirecon.registry import build
+from mrirecon.physics.problem import Problem
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.goldens.make_networks import draw_scan, hollow_packages
@@ -191,7 +191,7 @@ def _atommic_step(source: Path, p: Problem) -> Callable[[], None]:
 
 
 def _accuracy() -> None:
-    from mrirecon.jobs import reconstruct_file
+    from mrirecon.reconstruction.file import reconstruct_file
 
     data = Path(__file__).parents[1] / "data_samples"
     with tempfile.TemporaryDirectory() as folder:

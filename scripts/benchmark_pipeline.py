@@ -27,7 +27,7 @@ from mrirecon.data.packing import pack, unpack
 from mrirecon.data.settings import Data, MaskDraw, Simulation
 from mrirecon.data.simulator import simulate
 from mrirecon.data.sources import open_sources
-from mrirecon.methods.classical import compressed_sensing_start
+from mrirecon.methods.cs import compressed_sensing_start
 
 Family = Literal["random", "equispaced", "gaussian1d", "gaussian2d", "poisson"]
 FAMILIES: tuple[Family, ...] = ("random", "equispaced", "gaussian1d", "gaussian2d", "poisson")

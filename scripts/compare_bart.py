@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrirecon.benchmark import read_cfl, write_cfl
-from mrirecon.calibrate import item_maps
-from mrirecon.inference import pose, sense_reference
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
+from mrirecon.methods.registry import build
+from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import Score, scores
-from mrirecon.registry import build
-from mrirecon.regularization import weight_by_noise
+from mrirecon.reconstruction.calibrate import item_maps
+from mrirecon.reconstruction.reference import sense_reference
+from mrirecon.reconstruction.run import build_problem
+from mrirecon.tools.benchmark import read_cfl, write_cfl
 
 OURS = (0.0015, 0.002, 0.003, 0.004, 0.006)
 THEIRS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
@@ -62,13 +63,13 @@ def _point(scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int) -
     maps = item_maps(scan, 0, kspace, mask)
 
     def ours(method: str, **settings: float) -> Score:
-        problem, prior = pose(kspace, mask, maps, "cropped" if method == "zero-filled" else "weighted")
+        problem, transform, _ = build_problem(kspace, mask, maps, "cropped" if method == "zero-filled" else "weighted")
         with torch.inference_mode():
-            image = build(method, settings).run(problem).image * prior
+            image = transform.undo(build(method, settings).run(problem).image)
         return scores(image[0].numpy(), truth[:1])[0]
 
     zero, sense = ours("zero-filled"), _best([ours("sense", lam=lam) for lam in SENSE])
-    weighted, _ = pose(kspace, mask, maps, "weighted")
+    weighted = build_problem(kspace, mask, maps, "weighted").problem
     default = _numbers(ours("cs", lam=float(weight_by_noise("cs", weighted)[0])))
     best = _best([ours("cs", lam=lam) for lam in OURS])
     best = max(best[0], default[0]), max(best[1], default[1])

@@ -16,15 +16,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrirecon.calibrate import ItemMaps, item_maps
-from mrirecon.checkpoints import Trained, load_model, shipped
-from mrirecon.heldout import hide
-from mrirecon.inference import pose, sense_reference
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
+from mrirecon.methods.heldout import hide
+from mrirecon.methods.registry import build
+from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import Score, scores
-from mrirecon.registry import build
-from mrirecon.regularization import weight_by_noise
+from mrirecon.models.checkpoints import Trained, load_model, shipped
+from mrirecon.reconstruction.calibrate import ItemMaps, item_maps
+from mrirecon.reconstruction.reference import sense_reference
+from mrirecon.reconstruction.run import build_problem
 
 LINES, PLANES = ("random", "equispaced", "gaussian1d"), ("gaussian2d", "poisson")
 SWEEP = (0.0015, 0.002, 0.003, 0.004, 0.006)
@@ -79,18 +80,18 @@ def _point(
         return scores(image[0].numpy(), truth[:1])[0]
 
     with torch.inference_mode():
-        plain, _ = pose(kspace, mask, maps, "cropped")
-        informed, _ = pose(kspace, mask, maps, "informed")
+        plain = build_problem(kspace, mask, maps, "cropped").problem
+        informed, _, prior = build_problem(kspace, mask, maps, "informed")
         weights = (None, *(SWEEP if oracle else ()))
         cs = [score(_cs(kspace, mask, maps, lam)) for lam in weights]
         best = [max(cs, key=lambda s: s.ssim or 0.0)] if oracle else []
-        return [score(plain.adjoint), cs[0], *best, *(score(m.model.run(informed).image) for m in models)]
+        return [score(plain.adjoint), cs[0], *best, *(score(m.model.run(informed, prior=prior).image) for m in models)]
 
 
 def _cs(kspace: np.ndarray, mask: np.ndarray, maps: ItemMaps, lam: float | None) -> torch.Tensor:
-    problem, prior = pose(kspace, mask, maps, "weighted")
+    problem, transform, _ = build_problem(kspace, mask, maps, "weighted")
     lam = float(weight_by_noise("cs", problem)[0]) if lam is None else lam
-    return build("cs", {"lam": lam}).run(problem).image * prior
+    return transform.undo(build("cs", {"lam": lam}).run(problem).image)
 
 
 def _predict(scan: Scan, models: list[Trained], seed: int) -> None:
@@ -102,13 +103,13 @@ def _predict(scan: Scan, models: list[Trained], seed: int) -> None:
     seen = (kspace * kept).astype(np.complex64)
     maps = item_maps(scan, 0, seen, kept)
     with torch.inference_mode():
-        plain, _ = pose(seen, kept, maps, "cropped")
-        informed, _ = pose(seen, kept, maps, "informed")
-        weighted, _ = pose(seen, kept, maps, "weighted")
+        plain = build_problem(seen, kept, maps, "cropped").problem
+        informed, _, prior = build_problem(seen, kept, maps, "informed")
+        weighted = build_problem(seen, kept, maps, "weighted").problem
         found = {"zero-filled": plain.encode(plain.adjoint)}
         lam = float(weight_by_noise("cs", weighted)[0])
         found["cs"] = weighted.encode(build("cs", {"lam": lam}).run(weighted).image)
-        found |= {str(m.method): informed.encode(m.model.run(informed).image) for m in models}
+        found |= {str(m.method): informed.encode(m.model.run(informed, prior=prior).image) for m in models}
         for name, predicted in found.items():
             there = predicted[0].numpy()[:, held]
             error = np.linalg.norm(there - kspace[:, held]) / np.linalg.norm(kspace[:, held])

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mrirecon.methods.registry import build
 from mrirecon.networks import channels_last
-from mrirecon.problem import Problem
-from mrirecon.registry import build
+from mrirecon.physics.problem import Problem
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.goldens.make_networks import RIM, VARNET, draw_scan, draw_weights, hollow_packages

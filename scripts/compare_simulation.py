@@ -26,15 +26,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mrirecon.calibrate import item_maps
 from mrirecon.coils.noise import noise_deviation
-from mrirecon.config import load_config
 from mrirecon.data.items import Recipe
 from mrirecon.data.sources import open_sources
 from mrirecon.io import read
 from mrirecon.metrics import object_mask
-from mrirecon.operators import Fourier
-from mrirecon.scale import smooth_phase
+from mrirecon.physics.operators import Fourier
+from mrirecon.physics.scale import smooth_phase
+from mrirecon.reconstruction.calibrate import item_maps
+from mrirecon.training.config import load_config
 
 NAMES = ("decay", "rim", "snr", "rho", "sigma", "falloff", "coils", "phase", "fast", "f32", "f16", "f8")
 Complex = npt.NDArray[np.complexfloating[Any, Any]]

@@ -17,18 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrirecon.calibrate import item_maps
-from mrirecon.checkpoints import load_model, shipped
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.engine import Reconstructor
-from mrirecon.inference import pose
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
+from mrirecon.methods.heldout import Blended
+from mrirecon.methods.registry import build
+from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import scores
-from mrirecon.operators import Fourier
-from mrirecon.registry import build
-from mrirecon.regularization import weight_by_noise
-from mrirecon.scale import smooth_phase
+from mrirecon.models.checkpoints import load_model, shipped
+from mrirecon.physics.operators import Fourier
+from mrirecon.physics.scale import smooth_phase
+from mrirecon.reconstruction.calibrate import item_maps
+from mrirecon.reconstruction.run import build_problem
 
 POINTS = (("random", 4.0, 20), ("gaussian1d", 3.0, 20), ("gaussian2d", 8.0, 20))
 PLANE = (-2, -1)
@@ -56,7 +57,7 @@ def _versions(scan: Scan, seed: int) -> dict[str, Tensor]:
     """Return k-space (C, y, x) as measured, and as it would be with less of what models leave out."""
     kspace, full = scan.kspace(0), np.ones(scan.space_shape, dtype=bool)
     maps = item_maps(scan, 0, kspace, full)
-    problem, _ = pose(kspace, full, maps, "cropped")
+    problem = build_problem(kspace, full, maps, "cropped").problem
     image, sensitivities, fourier = problem.adjoint[0, 0], maps.maps[0, 0], Fourier(PLANE)
     smooth = image.abs() * smooth_phase(image[None, None], PLANE)[0, 0]
     generator = torch.Generator().manual_seed(seed)
@@ -73,18 +74,15 @@ def _versions(scan: Scan, seed: int) -> dict[str, Tensor]:
 @torch.inference_mode()
 def _row(scan: Scan, kspace: np.ndarray, mask: np.ndarray, model: Reconstructor) -> str:
     full = np.ones_like(mask)
-    complete, _ = pose(kspace, full, item_maps(scan, 0, kspace, full), "cropped")
+    complete = build_problem(kspace, full, item_maps(scan, 0, kspace, full), "cropped").problem
     truth = complete.adjoint[0].abs().numpy()
     seen = (kspace * mask).astype(np.complex64)
     maps = item_maps(scan, 0, seen, mask)
-    weighted, prior = pose(seen, mask, maps, "weighted")
-    informed, _ = pose(seen, mask, maps, "informed")
-    cs = build("cs", {"lam": float(weight_by_noise("cs", weighted)[0])}).run(weighted).image * prior
-    weigh = model.weigh
-    found = [cs, model.run(informed).image]
-    model.weigh = None
-    found.append(model.run(informed).image)
-    model.weigh = weigh
+    weighted, transform, _ = build_problem(seen, mask, maps, "weighted")
+    informed, _, prior = build_problem(seen, mask, maps, "informed")
+    cs = transform.undo(build("cs", {"lam": float(weight_by_noise("cs", weighted)[0])}).run(weighted).image)
+    whole = model.unblended if isinstance(model, Blended) else model
+    found = [cs, model.run(informed, prior=prior).image, whole.run(informed, prior=prior).image]
     s = [scores(image[0].abs().numpy(), truth)[0] for image in found]
     (base, psnr), *rest = [(one.ssim or 0.0, one.psnr or 0.0) for one in s]
     return f"{base:.4f}/{psnr:.2f}  " + "  ".join(f"{a - base:+.4f}/{b - psnr:+.2f}" for a, b in rest)

@@ -15,16 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrirecon.calibrate import item_maps
-from mrirecon.checkpoints import load_model, shipped
 from mrirecon.engine import Reconstructor
-from mrirecon.inference import pose, sense_reference
 from mrirecon.io import Scan, read
+from mrirecon.io.writers.pictures import Panel, save_panels
 from mrirecon.masks import make_mask
+from mrirecon.methods.registry import build
+from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import scores
-from mrirecon.pictures import Panel, save_panels
-from mrirecon.registry import build
-from mrirecon.regularization import weight_by_noise
+from mrirecon.models.checkpoints import load_model, shipped
+from mrirecon.reconstruction.calibrate import item_maps
+from mrirecon.reconstruction.reference import sense_reference
+from mrirecon.reconstruction.run import build_problem
 
 GAIN = 5
 
@@ -74,9 +75,9 @@ def _timed(
     for _ in range(3):
         start = time.perf_counter()
         with torch.inference_mode():
-            problem, prior = pose(kspace, mask, item_maps(scan, 0, kspace, mask), use)  # type: ignore[arg-type]  # words
+            problem, transform, prior = build_problem(kspace, mask, item_maps(scan, 0, kspace, mask), use)  # type: ignore[arg-type]  # words
             used = model or build("cs", {"lam": float(weight_by_noise("cs", problem)[0])})
-            image = (used.run(problem).image * prior)[0, 0].numpy()
+            image = transform.undo(used.run(problem, prior=prior).image)[0, 0].numpy()
         seconds.append(time.perf_counter() - start)
     return image, statistics.median(seconds)
 

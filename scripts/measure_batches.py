@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from scipy.stats import theilslopes
 
-from mrirecon import batches
 from mrirecon.io import write_kspace
-from mrirecon.request import Request
+from mrirecon.reconstruction import batch
+from mrirecon.reconstruction.plan import Request
 
 
 def resident() -> int:
@@ -64,10 +64,10 @@ def main() -> None:
         request.check()
         memory, model = [], 0.0
         start, processor = time.perf_counter(), time.process_time()
-        for outcome in batches.run(sources, out, request, failures=out / "failed.jsonl"):
-            if outcome.told is None:
+        for outcome in batch.run(sources, out, request, failures=out / "failed.jsonl"):
+            if outcome.record is None:
                 raise SystemExit(str(outcome.error))
-            seconds = outcome.told["seconds"]
+            seconds = outcome.record["seconds"]
             assert isinstance(seconds, list), "one number an item"
             model += sum(seconds)
             memory.append(resident())
@@ -76,7 +76,7 @@ def main() -> None:
         slope = float(theilslopes(late, 5 * np.arange(len(late))).slope)  # a single step of the allocator is no leak
         gc.collect()
         start = time.perf_counter()
-        left = sum(bool(o.told and o.told.get("finished")) for o in batches.run(sources, out, request))
+        left = sum(bool(o.record and o.record.get("finished")) for o in batch.run(sources, out, request))
         again = time.perf_counter() - start
     print(f"{options.items} scans of {options.coils} coils, {options.size} x {options.size}, {options.method}")
     print(

@@ -1,13 +1,13 @@
 """Seal the folders of trained models anew, after their configuration was changed on purpose; see `seal_model`.
 
-python scripts/seal_model.py mrirecon/weights/cirim      # or several folders
+python scripts/seal_model.py mrirecon/models/weights/cirim      # or several folders
 """
 
 from __future__ import annotations
 
 import sys
 
-from mrirecon.checkpoints import seal_model
+from mrirecon.models.checkpoints import seal_model
 
 if __name__ == "__main__":
     for folder in sys.argv[1:]:

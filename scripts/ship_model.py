@@ -1,8 +1,9 @@
 """Put the best model of a run into the package, with the curve of its training in the card and beside the run.
 
-python scripts/ship_model.py RUN NAME     # mrirecon/weights/NAME, scripts/runs/NAME/{log.jsonl,curve.png}
+python scripts/ship_model.py RUN NAME     # mrirecon/models/weights/NAME, scripts/runs/NAME/{log.jsonl,curve.png}
 
-What comes along is weighed by held-out samples (see `mrirecon.heldout`), which training and its validation are not.
+What comes along is weighed by held-out samples (see `mrirecon.methods.heldout`), which training and its validation are
+not.
 The curve is drawn by matplotlib: `pip install matplotlib`.
 """
 
@@ -13,7 +14,7 @@ import json
 import shutil
 from pathlib import Path
 
-from mrirecon.checkpoints import describe_model, load_model, save_model
+from mrirecon.models.checkpoints import describe_model, load_model, save_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,9 +30,9 @@ def main() -> None:
     trained, told = load_model(options.run / "best"), describe_model(options.run / "best")
     card = dict(told["card"])  # type: ignore[call-overload]  # describe_model checks it
     card["curve"] = {str(row["step"]): f"SSIM {row['ssim']:.4f}, PSNR {row['psnr']:.2f} dB" for row in checks}
-    card["weigh"] = "held-out, set after training: the scores of validation are those of the network alone"
-    target = ROOT / "mrirecon/weights" / options.name
-    save_model(target, str(trained.method), {**trained.options, "weigh": "held-out"}, trained.model, card)
+    card["blend"] = "cross_validated, set after training: the scores of validation are those of the network alone"
+    target = ROOT / "mrirecon/models/weights" / options.name
+    save_model(target, str(trained.method), {**trained.options, "blend": "cross_validated"}, trained.model, card)
     kept = ROOT / "scripts/runs" / options.name
     kept.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(options.run / "log.jsonl", kept / "log.jsonl")

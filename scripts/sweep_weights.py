@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrirecon.calibrate import item_maps
-from mrirecon.inference import pose, reconstruct, sense_reference
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
+from mrirecon.methods.registry import build
+from mrirecon.methods.regularization import default_weight, weight_by_noise
 from mrirecon.metrics import object_mask
-from mrirecon.registry import build
-from mrirecon.regularization import default_weight, weight_by_noise
+from mrirecon.reconstruction.calibrate import item_maps
+from mrirecon.reconstruction.reference import sense_reference
+from mrirecon.reconstruction.run import build_problem, reconstruct
 
 LINES, PLANES = ("random", "equispaced", "gaussian1d"), ("gaussian2d", "poisson")
 LEVELS = (3, 8, 30, 120, 5, 15, 60, 200)
@@ -87,14 +88,14 @@ def _point(
     kspace = noisy(scan.kspace(0), truth, snr, mask, seed)
     maps = item_maps(scan, 0, kspace, mask)
     swept = "cs" if method == "auto" else method
-    problem, prior = pose(kspace, mask, maps, "weighted")
-    plain, _ = pose(kspace, mask, maps, "cropped")
+    problem, transform, _ = build_problem(kspace, mask, maps, "weighted")
+    plain = build_problem(kspace, mask, maps, "cropped").problem
     errors: dict[float, float] = {}
 
     def error(lam: float) -> float:
         if lam not in errors:
             with torch.inference_mode():
-                image = build(swept, {"lam": lam}).run(problem).image * prior
+                image = transform.undo(build(swept, {"lam": lam}).run(problem).image)
             errors[lam] = nrmse(image[0, 0].numpy(), truth)
         return errors[lam]
 

@@ -12,8 +12,12 @@ echo "ruff: style"
 echo "mypy: types"
 .venv/bin/mypy --no-error-summary || failed="$failed mypy"
 echo "pytest: tests"
-# one process a core, each with one thread of torch; more than eight only cost memory
-workers="$(.venv/bin/python -c 'from mrirecon.threads import usable_cores; print(min(8, usable_cores()))')"
+# One process a core, each with one thread, also in the processes that tests start: more would wait for each other.
+# More than eight processes only cost memory.
+workers="$(.venv/bin/python -c 'from mrirecon.models.threads import usable_cores; print(min(8, usable_cores()))')"
+if [ "$workers" -gt 1 ]; then
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+fi
 .venv/bin/python -m pytest -q -n "$workers" --dist worksteal "$@" || failed="$failed pytest"
 if [ -n "$failed" ]; then
     echo "FAILED:$failed" >&2

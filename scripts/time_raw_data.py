@@ -23,7 +23,7 @@ COILS, SAMPLES, LINES = 16, 512, 500
 
 def main() -> None:
     """Write, read, and print the rates, in wall and in processor time."""
-    from tests import mrd_files as mrd
+    from tests.io import mrd_files as mrd
 
     slices = max(1, int(sys.argv[1]) // LINES if len(sys.argv) > 1 else 8)
     count = slices * LINES

@@ -150,7 +150,7 @@ def _packed(volumes: Sequence[Path], work: Path) -> Path:
 
 def _own_data(packed: Path, config: Path) -> list[str]:
     """Return what to override where the volumes are not those that the configurations name."""
-    from mrirecon.config import load_config
+    from mrirecon.training.config import load_config
 
     data = load_config(config).settings.data
     with zipfile.ZipFile(packed) as archive:

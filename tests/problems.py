@@ -6,7 +6,7 @@ import torch
 
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
-from mrirecon.problem import Problem
+from mrirecon.physics.problem import Problem
 
 SHAPES = [(8, 8), (7, 9), (13, 6), (1, 5), (11, 11), (4, 5, 6), (3, 7, 5)]
 

@@ -43,16 +43,16 @@ def test_python_runs(here):
 
 
 def test_the_method_that_it_adds_works(monkeypatch):
-    import mrirecon.registry
+    import mrirecon.methods.registry
 
-    monkeypatch.setattr(mrirecon.registry, "_METHODS", dict(mrirecon.registry._METHODS))
+    monkeypatch.setattr(mrirecon.methods.registry, "_METHODS", dict(mrirecon.methods.registry._METHODS))
     space = {"__name__": "gradient_net"}
     exec(compile(PYTHON[1], "README.md", "exec"), space)
     p = random_problem((16, 18))
     space["model"].double()(p).abs().sum().backward()
     assert all(bool(w.grad.any()) for w in space["model"].parameters())
     with pytest.raises(UsageError, match="unknown option"):
-        mrirecon.registry.build("gradient-net", {"cascade": 3})
+        mrirecon.methods.registry.build("gradient-net", {"cascade": 3})
 
 
 def test_commands_run_in_their_order(here):
@@ -60,7 +60,7 @@ def test_commands_run_in_their_order(here):
     for command in COMMANDS:
         long = "mrirecon train" in command or "mrirecon study" in command
         if "benchmark" in command or (long and "--dry-run" not in command):
-            continue  # minutes; tests/test_cli.py, tests/test_cli_training.py and tests/test_study.py run them small
+            continue  # minutes; tests/cli and tests/evaluation/test_study.py run them small
         with pytest.raises(SystemExit) as ended:
             main(shlex.split(command)[1:])
         assert ended.value.code == 0, command

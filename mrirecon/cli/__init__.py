@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,8 +13,10 @@ import typer
 from mrirecon import __version__
 from mrirecon.cli import doctor, evaluate, inspect, masks, models, reconstruct, report, study, training, trust
 from mrirecon.cli.console import Settings
+from mrirecon.cli.derived import Derived
 from mrirecon.cli.envelope import run
-from mrirecon.threads import wait_passively
+from mrirecon.models.threads import wait_passively
+from mrirecon.registries import plugins
 
 EPILOG = (
     "Anywhere: --traceback shows where an error arose, --quiet leaves narration and progress out. Results go to "
@@ -31,18 +34,18 @@ app = typer.Typer(
 )
 app.command()(inspect.demo)
 app.command()(inspect.info)
-app.command("reconstruct")(reconstruct.reconstruct)
-app.command()(reconstruct.calibrate)
-app.command()(reconstruct.convert)
-app.command("evaluate")(evaluate.evaluate)
-app.command()(evaluate.compare)
+app.command("reconstruct", cls=Derived)(reconstruct.reconstruct)
+app.command(cls=Derived)(reconstruct.calibrate)
+app.command(cls=Derived)(reconstruct.convert)
+app.command("evaluate", cls=Derived)(evaluate.evaluate)
+app.command(cls=Derived)(evaluate.compare)
 app.command("report")(report.report)
 app.command("trust")(trust.trust)
 app.command()(trust.detect)
 app.command("study")(study.study)
 app.command()(training.train)
 app.add_typer(training.app)
-app.command()(training.simulate)
+app.command(cls=Derived)(training.simulate)
 app.add_typer(masks.app)
 app.add_typer(models.app)
 app.command()(inspect.methods)
@@ -59,9 +62,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def common(
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", help="FILE.py that registers methods, masks, ...; repeatable."),
+    ] = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
 ) -> None:
     """Reconstruct accelerated MRI: y = M F S x + n. For research, not for diagnosis."""
+    plugins.load_files(plugin or [])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 import typer
 
-from mrirecon.text import utf8
+from mrirecon.io.safe.text import utf8
 
 
 class Settings:

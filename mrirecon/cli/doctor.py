@@ -12,7 +12,7 @@ from mrirecon.cli.inspect import AsJson
 
 def doctor(as_json: AsJson = False) -> None:
     """Look at this machine: versions, disks, cores, locks, BART, GPU, extras. Exit code 1 where something is bad."""
-    from mrirecon.doctor import examine
+    from mrirecon.tools.doctor import examine
 
     found = examine()
     bad = sum(finding.verdict == "bad" for finding in found)

@@ -82,7 +82,7 @@ def as_known(error: Exception) -> MriReconError | None:
     if explain is not None:  # the parser's, whose classes typer keeps in different places from version to version
         context = getattr(error, "ctx", None)
         command = getattr(context, "command_path", None) or "mrirecon"
-        return UsageError(explain().rstrip("."), fix=f"see `{command} --help`")
+        return UsageError(explain().replace("Value error, ", "").rstrip("."), fix=f"see `{command} --help`")
     return errors.as_known(error)
 
 

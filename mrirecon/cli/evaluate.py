@@ -12,18 +12,32 @@ from mrirecon.cli.inspect import AsJson, Axes, Items, Overwrite, free
 from mrirecon.errors import PartialFailure, UsageError
 
 if TYPE_CHECKING:
-    from mrirecon.evaluate import Difference, Evaluation, Evaluations, Summary
+    from mrirecon.evaluation import Difference, Evaluation, Evaluations, Options, Summary
 
-_UNITS = {"ssim": "SSIM", "psnr": "PSNR (dB)", "nmse": "NMSE", "mse": "MSE", "hfen": "HFEN", "gmsd": "GMSD"}
+Preset = Annotated[str, typer.Option(help="Whose definition: {presets}.")]
+Metrics = Annotated[str | None, typer.Option(help="Any of {metrics}; by default {score}.")]
+
+
+def _options(preset: str, metrics: str | None, *more: Any) -> Options:
+    """Return what is measured: by default the one score."""
+    from mrirecon.evaluation import Options
+    from mrirecon.metrics import score_metrics
+
+    named = score_metrics() if metrics is None else tuple(part.strip() for part in metrics.split(",") if part.strip())
+    return Options(preset, named, *more)  # type: ignore[arg-type]  # it checks the words
+
+
+def _title(metric: str) -> str:
+    from mrirecon.metrics import METRICS
+
+    return METRICS[metric].title
 
 
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="Reconstructed images: a file, or a folder of them.")],
     reference: Annotated[Path, typer.Argument(help="Reference images, or fully sampled scans: a file or a folder.")],
-    preset: Annotated[
-        str, typer.Option(help="Whose definition: mrirecon, fastmri, calgary, atommic, mridc, skimage.")
-    ] = "mrirecon",
-    metrics: Annotated[str, typer.Option(help="Any of ssim,psnr,nmse,mse,hfen,gmsd.")] = "ssim,psnr,nmse",
+    preset: Preset = "mrirecon",
+    metrics: Metrics = None,
     mask: Annotated[Path | None, typer.Option(help="Pixels that count in place of the object.")] = None,
     region: Annotated[
         Path | None, typer.Option(help="Lesions to measure: labels, or a mask. NIfTI is resampled to NIfTI images.")
@@ -46,12 +60,11 @@ def evaluate(
             free(path, overwrite)
     if csv is not None and volumes is not None and csv.resolve() == volumes.resolve():
         raise UsageError("--csv and --volumes are one file", where=str(csv), fix="give each a name of its own")
-    from mrirecon.evaluate import Evaluations, Options, evaluate_folders
-    from mrirecon.evaluate import evaluate as run
-    from mrirecon.io.dicom import is_dicom
+    from mrirecon.evaluation import Evaluations, evaluate_folders
+    from mrirecon.evaluation import evaluate as run
+    from mrirecon.io.readers.dicom import is_dicom
 
-    names = tuple(part.strip() for part in metrics.split(",") if part.strip())
-    options = Options(preset, names, mask, region, spacing)  # type: ignore[arg-type]  # it checks the words
+    options = _options(preset, metrics, mask, region, spacing)
     named: dict[str, Any] = {"dataset": dataset, "reference_dataset": reference_dataset, "axes": axes, "items": items}
     alone = not any(path.is_dir() and not is_dicom(path) for path in (prediction, reference))
     if not alone:
@@ -90,8 +103,8 @@ def compare(
     reference: Annotated[
         Path | None, typer.Option("--reference", "-r", help="Folder of references, where runs are folders of images.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="Whose definition; see evaluate.")] = "mrirecon",
-    metrics: Annotated[str, typer.Option(help="Any of ssim,psnr,nmse,mse,hfen,gmsd.")] = "ssim,psnr,nmse",
+    preset: Preset = "mrirecon",
+    metrics: Metrics = None,
     person: Annotated[
         str | None, typer.Option(help="Regular expression whose first group names the person in a file's name.")
     ] = None,
@@ -99,11 +112,10 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Say whether runs differ, paired by person: differences with intervals, and a test from six persons on."""
-    from mrirecon.evaluate import Options, compare_runs, evaluate_folders
-    from mrirecon.evaluate.paired import read_scores
+    from mrirecon.evaluation import compare_runs, evaluate_folders
+    from mrirecon.evaluation.paired import read_scores
 
-    names = tuple(part.strip() for part in metrics.split(",") if part.strip())
-    options = Options(preset, names)  # type: ignore[arg-type]  # it checks the words
+    options = _options(preset, metrics)
     values: dict[str, dict[str, dict[str, float | None]]] = {}
     definitions: dict[str, str] = {}
     lacking: list[str] = []
@@ -124,7 +136,7 @@ def compare(
             why=", ".join(f"{label} by {definition}" for label, definition in definitions.items()),
             fix="evaluate them with the same --preset; folders are scored by the one that is given here",
         )
-    found = compare_runs(values, names, person=person)
+    found = compare_runs(values, options.metrics, person=person)
     _tell_differences(found, as_json)
     if lacking and as_json:
         say("; ".join(f"left out: {text}" for text in lacking))
@@ -146,7 +158,7 @@ def _tell_differences(found: list[Difference], as_json: bool) -> None:
     rows = [
         [
             f"{d.a} - {d.b}",
-            _UNITS[d.metric],
+            _title(d.metric),
             d.mean,
             _interval(d.low, d.high),
             d.effect,
@@ -162,7 +174,7 @@ def _tell_differences(found: list[Difference], as_json: bool) -> None:
         for d in found:
             if d.p is None and d.each:
                 each = ", ".join(f"{name} {value:+.4g}" for name, value in d.each.items())
-                typer.echo(f"{d.a} - {d.b}, {_UNITS[d.metric]}: {each}")
+                typer.echo(f"{d.a} - {d.b}, {_title(d.metric)}: {each}")
 
 
 def _labels(runs: list[Path]) -> list[str]:
@@ -181,10 +193,10 @@ def _tell_one(one: Evaluation) -> None:
     for note in one.notes:
         say(f"note: {note}")
     rows = [[_place(r), *(r[n] for n in names), r["reason"] or ""] for r in one.rows()]
-    lost = ", ".join(f"{_UNITS[n]} in {k} of {len(one.slices)}" for n, k in one.undefined.items() if k)
+    lost = ", ".join(f"{_title(n)} in {k} of {len(one.slices)}" for n, k in one.undefined.items() if k)
     told = f"undefined: {lost} slices" if lost else ""
     rows.append(["mean" if one.options.preset == "mrirecon" else "volume", *(one.mean[n] for n in names), told])
-    typer.echo(table(("slice", *(_UNITS[n] for n in names), ""), rows))
+    typer.echo(table(("slice", *(_title(n) for n in names), ""), rows))
     if one.options.region is not None:
         _tell_lesions(one.as_dict()["lesions"])
 
@@ -220,10 +232,10 @@ def _tell_all(found: Evaluations) -> None:
         for note in one.notes:
             say(f"note: {one.prediction.name}: {note}")
     rows = [[one.prediction.name, len(one.slices), *(one.mean[n] for n in names)] for one in found.done]
-    typer.echo(table(("file", "slices", *(_UNITS[n] for n in names)), rows))
+    typer.echo(table(("file", "slices", *(_title(n) for n in names)), rows))
     summary = found.summary()
     heads = ("over volumes", "mean", "SD", "95 % interval", "volumes", "undefined")
-    typer.echo("\n" + table(heads, [_summed(_UNITS[n], s) for n, s in summary.items()]))
+    typer.echo("\n" + table(heads, [_summed(_title(n), s) for n, s in summary.items()]))
     if found.options.region is not None:
         _tell_sizes(found.as_dict()["lesions"])
 

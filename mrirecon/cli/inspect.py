@@ -26,8 +26,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Reconstruct the sample scan by four methods, score them, and draw them side by side."""
-    from mrirecon.report.demo import FULL, PICTURE
-    from mrirecon.report.demo import demo as run
+    from mrirecon.tools.demo import FULL, PICTURE
+    from mrirecon.tools.demo import demo as run
 
     here = Path("data_samples")
     folder = samples or (here if (here / FULL).exists() else None)
@@ -54,8 +54,8 @@ def info(
 ) -> None:
     """Say what is in a file: axes, coils, mask, calibration region, and what would be done."""
     from mrirecon.io import describe, describe_images, read
-    from mrirecon.io.apart import look_apart
-    from mrirecon.io.images import holds_images
+    from mrirecon.io.readers.images import holds_images
+    from mrirecon.io.safe.apart import look_apart
 
     found: list[dict[str, Any]] = []
     for path in files:
@@ -78,18 +78,17 @@ def info(
 
 def _would(open_scan: Any) -> tuple[str, list[str]]:
     """Return what reconstruct would do, and what is to be noted."""
-    from mrirecon.calibrate import look_at_field_of_view
-    from mrirecon.choice import choose, summary
+    from mrirecon.reconstruction.calibrate import small_field_of_view
+    from mrirecon.reconstruction.choose import choose
 
     try:
         scan = open_scan()
-        groups = choose(scan)
-        if len(scan.space) == 2:  # a volume would take a while
-            look_at_field_of_view(scan, scan.example())
+        plan = choose(scan)
+        note = small_field_of_view(scan, scan.example()) if len(scan.space) == 2 else None  # a volume takes a while
     except MriReconError as error:
         return f"reconstruct would refuse it: {error.what}", []
-    method, why = summary(groups)
-    return f"reconstruct by {method}: {why}" if len(groups) == 1 else f"reconstruct {why}", scan.notes
+    would = f"reconstruct by {plan.method}: {plan.reason}" if len(plan.groups) == 1 else f"reconstruct {plan.reason}"
+    return would, [*scan.notes, *plan.notes, *([note] if note else [])]
 
 
 def _told(one: dict[str, Any]) -> str:
@@ -150,7 +149,7 @@ def _told_of_raw(one: dict[str, Any]) -> list[str]:
 
 def methods(as_json: AsJson = False) -> None:
     """List the methods, with their options and defaults."""
-    from mrirecon.registry import methods as registered
+    from mrirecon.methods.registry import methods as registered
 
     found = registered()
     if as_json:
@@ -163,14 +162,11 @@ def methods(as_json: AsJson = False) -> None:
     for m in found.values():
         options = ", ".join(f"{key}={field.default}" for key, field in m.schema.model_fields.items())
         typer.echo(f"{m.name}\n    {m.summary}\n    options: {options or 'none'}")
-    typer.echo(
-        "sigpy-cs\n    l1-wavelet reconstruction by sigpy, as a second opinion.\n    options: lam=0.005, iterations=100"
-    )
 
 
 def selftest(device: Device = "auto", as_json: AsJson = False) -> None:
     """Check operators, gradients and solvers on this machine."""
-    from mrirecon.selftest import selftest as run
+    from mrirecon.tools.selftest import selftest as run
 
     checks = run(device)
     if as_json:
@@ -193,7 +189,7 @@ def benchmark(
     as_json: AsJson = False,
 ) -> None:
     """Time and weigh reconstruction against BART on this machine, in pairs."""
-    from mrirecon.benchmark import CASES, run
+    from mrirecon.tools.benchmark import CASES, run
 
     with progress("benchmark") as callback:
         told = (lambda text: callback(0, 0, text)) if callback else (lambda _: None)
@@ -226,6 +222,6 @@ def free(path: Path, overwrite: bool) -> None:
         UsageError: it does.
 
     """
-    from mrirecon.io.atomic import refuse_existing
+    from mrirecon.io.safe.atomic import refuse_existing
 
     refuse_existing([path], overwrite)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mrirecon.cli.derived import Derived
+from mrirecon.cli.options import pairs
 from mrirecon.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,23 +17,23 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="masks", help="Make, look at, and apply sampling masks.", no_args_is_help=True)
 
-FAMILIES = "random, equispaced, gaussian1d (lines), gaussian2d, poisson (planes); equispaced_fraction with fastmri"
 Rate = Annotated[float | None, typer.Option("--acceleration", "-R", help="Calibration region included.")]
 Calibration = Annotated[
     str | None, typer.Option(help="Fully sampled centre: lines (24) or a box (24, 24x16). 0 for none.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Any integer; 0 if left away.")]
-Compat = Annotated[str, typer.Option(help="Draw as others do: fastmri or mridc.")]
+Compat = Annotated[str, typer.Option(help="Draw as others do: {compats}.")]
 Axis = Annotated[int, typer.Option(help="The undersampled axis of lines: 0 is the first axis of space, -1 the last.")]
 Readout = Annotated[int, typer.Option(help="Of three axes, the fully sampled one of a plane.")]
 Fraction = Annotated[float | None, typer.Option("--center-fraction", help="fastMRI's way to say --calibration.")]
+Options = Annotated[list[str] | None, typer.Option("--set", help="Option of the family: key=value.")]
 Fwhm = Annotated[float | None, typer.Option(help="Width of the Gaussian families at half maximum, k-space -1 to 1.")]
 
 
-@app.command()
+@app.command(cls=Derived)
 def make(
-    family: Annotated[str, typer.Argument(help=FAMILIES)],
-    output: Annotated[Path, typer.Option("--output", "-o", help=".npy, .npz, .png or .txt")],
+    family: Annotated[str, typer.Argument(help="{families}")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="{mask_files}")],
     shape: Annotated[str, typer.Option(help="Axes of k-space in space, such as 320x320.")],
     acceleration: Rate = None,
     calibration: Calibration = None,
@@ -43,6 +45,7 @@ def make(
     readout: Readout = -1,
     center_fraction: Fraction = None,
     fwhm: Fwhm = None,
+    options: Options = None,
     as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
 ) -> None:
     """Draw a mask and write it; the same options give the same mask everywhere."""
@@ -57,11 +60,12 @@ def make(
         seed=seed or 0,
         name=name,
         slice=slice,
-        compat=compat,  # type: ignore[arg-type]  # make_mask checks it, and names the choices
+        compat=compat,
         axis=axis,
         readout=readout,
         center_fraction=center_fraction,
         fwhm=fwhm,
+        options=pairs(options or []),
     )
     content = mask_bytes(result, output.suffix)
     with atomic_path(output) as temporary:
@@ -69,16 +73,16 @@ def make(
     tell(result, as_json)
 
 
-@app.command()
+@app.command(cls=Derived)
 def show(
-    mask: Annotated[Path, typer.Argument(help="Mask file: .npy, .npz, .png or .txt")],
+    mask: Annotated[Path, typer.Argument(help="Mask file: {mask_files}")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write, .png")],
     as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
 ) -> None:
     """Draw a mask with its point spread function, and say what acceleration it reaches."""
+    from mrirecon.evaluation.report.masks import save_mask_picture
     from mrirecon.io import refuse_overwrite
     from mrirecon.masks import load_mask
-    from mrirecon.report.masks import save_mask_picture
 
     if output.suffix.lower() != ".png":
         raise UsageError("The picture must be a .png file.", why=f"--output is {output}", fix="add .png to its name")
@@ -88,12 +92,12 @@ def show(
     tell(result, as_json, highest_sidelobe=highest)
 
 
-@app.command()
+@app.command(cls=Derived)
 def apply(
     kspace: Annotated[Path, typer.Argument(help="k-space file, fully sampled")],
-    output: Annotated[Path, typer.Option("--output", "-o", help=".h5, .npz or .cfl")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="{arrays}")],
     mask: Annotated[Path | None, typer.Option(help="Mask file; in its place, a --family.")] = None,
-    family: Annotated[str | None, typer.Option(help=FAMILIES)] = None,
+    family: Annotated[str | None, typer.Option(help="{families}")] = None,
     axes: Annotated[str | None, typer.Option(help='Axes of the file where it leaves them open: "coil,y,x"')] = None,
     acceleration: Rate = None,
     calibration: Calibration = None,
@@ -105,6 +109,7 @@ def apply(
     readout: Readout = -1,
     center_fraction: Fraction = None,
     fwhm: Fwhm = None,
+    options: Options = None,
     keep_reference: Annotated[bool, typer.Option("--keep-reference", help="Copy the file's reference image.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
 ) -> None:
@@ -112,9 +117,10 @@ def apply(
     from mrirecon.data.undersample import undersample
     from mrirecon.io import read
     from mrirecon.masks import make_mask
+    from mrirecon.masks.registry import describe_families
 
     if (mask is None) == (family is None):
-        raise UsageError("Give either --mask FILE or --family NAME.", fix=f"families: {FAMILIES}")
+        raise UsageError("Give either --mask FILE or --family NAME.", fix=f"families: {describe_families()}")
     if name is None:
         # fastMRI seeds by the name alone: a seed that is asked for takes its place
         name = "" if compat == "fastmri" and seed is not None else kspace.name
@@ -130,12 +136,13 @@ def apply(
             seed=seed or 0,
             name=name,
             slice=index,
-            compat=compat,  # type: ignore[arg-type]  # make_mask checks it, and names the choices
+            compat=compat,
             axis=axis,
             readout=readout,
             center_fraction=center_fraction,
             fwhm=fwhm,
             path=mask,
+            options=pairs(options or []),
         ),
         per_slice=per_slice,
         keep_reference=keep_reference,

@@ -9,7 +9,7 @@ import typer
 
 from mrirecon.cli.console import emit, say, table
 from mrirecon.cli.inspect import AsJson
-from mrirecon.cli.reconstruct import pairs
+from mrirecon.cli.options import pairs
 
 app = typer.Typer(name="models", help="Learned methods and trained models.", no_args_is_help=True)
 
@@ -17,9 +17,9 @@ app = typer.Typer(name="models", help="Learned methods and trained models.", no_
 @app.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """List the learned methods with their sizes, and which come trained."""
-    from mrirecon.checkpoints import describe_model, shipped
-    from mrirecon.costs import parameters
-    from mrirecon.registry import methods
+    from mrirecon.methods.registry import methods
+    from mrirecon.models.checkpoints import describe_model, shipped
+    from mrirecon.models.costs import parameters
 
     own = {name: describe_model(folder).get("parameters") for name, folder in shipped().items()}
     found = [(m.name, parameters(m.name), own.get(m.name), m.summary) for m in methods().values() if m.learned]
@@ -35,9 +35,9 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check trained models: that weights, options and card are those that were saved, and that they fit and load."""
-    from mrirecon.checkpoints import UNSEALED, shipped, verify_model
     from mrirecon.cli.inspect import summarize
     from mrirecon.errors import MriReconError
+    from mrirecon.models.checkpoints import UNSEALED, shipped, verify_model
 
     rows: list[dict[str, object]] = []
     failed: list[MriReconError] = []
@@ -78,9 +78,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Say what a model is, its options, and what a slice costs."""
-    from mrirecon.checkpoints import describe_model
-    from mrirecon.costs import costs
-    from mrirecon.registry import find, resolve
+    from mrirecon.methods.registry import find, resolve
+    from mrirecon.models.checkpoints import describe_model
+    from mrirecon.models.costs import costs
 
     about = describe_model(model) if Path(model).is_dir() else {"method": model, "options": pairs(options or [])}
     method = find(str(about["method"]))

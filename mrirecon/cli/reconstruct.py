@@ -5,27 +5,18 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mrirecon.cli import options_preprocess as pre
+from mrirecon.cli import options as opt
 from mrirecon.cli.console import Settings, complain, emit, progress, say
 from mrirecon.cli.inspect import AsJson, Axes, Device, Items, Overwrite, free
 from mrirecon.errors import MriReconError, PartialFailure, UsageError
 
 if TYPE_CHECKING:
-    from mrirecon.batches import Outcome
-
-SOURCES = ("auto", "file", "espirit", "walsh", "sigpy", "unit")
-KINDS = ("auto", "kspace", "images")
-PRECISIONS = ("float32", "bfloat16", "auto")
-FORMATS = ("h5", "npz", "cfl", "nii", "dicom", "png")
-Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
-Format = Annotated[str | None, typer.Option(help="h5, npz, cfl, nii, dicom, png; by default the name tells.")]
-Sets = Annotated[str, typer.Option("--map-sets", help="auto, 1, or 2: two where the object exceeds the field of view.")]
+    from mrirecon.reconstruction.batch import Outcome
 
 
 def reconstruct(
@@ -34,17 +25,15 @@ def reconstruct(
         Path, typer.Option("--output", "-o", help="File, or folder for NAME_METHOD.h5; here if left out.")
     ] = Path(),
     method: Annotated[str, typer.Option("--method", "-m", help="auto, or one that `mrirecon methods` lists.")] = "auto",
-    maps: Annotated[
-        str, typer.Option(help="auto, espirit, walsh, sigpy, file, unit, or a file with coil maps.")
-    ] = "auto",
-    map_sets: Sets = "auto",
-    combine: pre.Combine = None,
-    whiten: pre.Whiten = "loud",
-    readout: pre.Readout = None,
-    oversampling: pre.Oversampling = 1.0,
-    compress: pre.Compress = None,
-    compress_by: pre.CompressBy = "svd",
-    partial_fourier: pre.PartialFourier = "zero",
+    maps: Annotated[str, typer.Option(help="{calibrations}, or a file with coil maps.")] = "auto",
+    map_sets: opt.Sets = "auto",
+    combine: opt.Combine = None,
+    whiten: opt.Whiten = "loud",
+    readout: opt.Readout = None,
+    oversampling: opt.Oversampling = 1.0,
+    compress: opt.Compress = None,
+    compress_by: opt.CompressBy = "svd",
+    partial_fourier: opt.PartialFourier = "zero",
     mask: Annotated[Path | None, typer.Option(help="Mask file; undersamples fully sampled data.")] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of a trained model, in place of a method.")] = None,
     strict_model: Annotated[
@@ -55,24 +44,27 @@ def reconstruct(
     ] = None,
     options: Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")] = None,
     axes: Axes = None,
-    dataset: Dataset = None,
+    dataset: opt.Dataset = None,
     items: Items = None,
-    nan: Annotated[str, typer.Option(help="Samples that are no numbers: refuse, or zero (as if not measured).")] = (
-        "refuse"
-    ),
+    nan: Annotated[
+        Literal["refuse", "zero"], typer.Option(help="Samples that are no numbers; zero: as if not measured.")
+    ] = "refuse",
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse what is noted otherwise: a mask or chunks amiss.")
     ] = False,
-    verify: Annotated[Path | None, typer.Option(help="SHA256SUMS that the files must agree with.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option("--verify", help="SHA256SUMS that the files must agree with.")
+    ] = None,
     isolate: Annotated[
         bool | None,
         typer.Option("--isolate/--no-isolate", help="First read HDF5 in a process that may crash; if several files."),
     ] = None,
     device: Device = "auto",
     precision: Annotated[
-        str, typer.Option(help="Of a model's networks: float32, bfloat16, or auto (bfloat16 where it is faster).")
+        Literal["float32", "bfloat16", "auto"],
+        typer.Option(help="Of a model's networks; auto: bfloat16 where it is faster."),
     ] = "float32",
-    format: Format = None,
+    format: opt.Format = None,
     reference: Annotated[Path | None, typer.Option(help="Images, or the full scan, to score against.")] = None,
     bids: Annotated[
         Path | None, typer.Option(help="Folder of a BIDS derivative dataset to write into, in place of -o.")
@@ -91,40 +83,76 @@ def reconstruct(
     as_json: AsJson = False,
 ) -> None:
     """Reconstruct k-space files; without a method it chooses one for what it finds, and says why."""
-    chosen: dict[str, Any] = {"method": method, "mask": mask, "axes": axes, "dataset": dataset, "device": device}
-    chosen |= {"items": items}
-    chosen |= {"format": _one_of(format, FORMATS, "--format"), "reference": reference, "seed": seed}
-    chosen |= {"lam": number(lam), "options": pairs(options or [])}
-    chosen |= {"model": model, "save_iterates": save_iterates, "batch": batch, "strict_model": strict_model}
-    chosen |= {"nan": _one_of(nan, ("refuse", "zero"), "--nan"), "strict": strict, "manifest": verify}
-    chosen |= {"bids": bids, "contrast": contrast, "precision": _one_of(precision, PRECISIONS, "--precision")}
-    chosen["preprocess"] = pre.options(combine, whiten, readout, oversampling, compress, compress_by, partial_fourier)
-    chosen |= {"maps": maps} if maps in SOURCES else {"maps_file": Path(maps)}
+    from mrirecon.coils.registry import CALIBRATIONS
+
+    given: dict[str, Any] = locals() | {"lam": opt.weight(lam), "options": opt.pairs(options)}
+    given |= {"maps": maps} if maps in ("auto", *CALIBRATIONS) else {"maps": "file", "maps_file": Path(maps)}
+    steps = opt.preprocess(combine, whiten, readout, oversampling, compress, compress_by, partial_fourier)
     if bids is not None and output != Path():
         raise UsageError("--bids names the outputs itself", why=f"--output is {output}", fix="leave one of them out")
-    from mrirecon import batches
-    from mrirecon.calibrate import EspiritOptions
-    from mrirecon.request import Request
+    from mrirecon.reconstruction.batch import reconstruct_files
+    from mrirecon.reconstruction.calibrate import EspiritOptions
+    from mrirecon.reconstruction.plan import Request
 
-    output = bids or output
-    request = Request(espirit=EspiritOptions(sets=_sets(map_sets)), **chosen)
-    plan = batches.Plan.of(files, output, shard, request)
-    request = replace(request, isolate=plan.several if isolate is None else isolate)
-    if plan.several:
-        request.check()
-    if plan.part.count > 1:
-        say(f"part {plan.part.number} of {plan.part.count}, by {plan.part.origin}: {len(plan.sources)} files")
-    outcomes = batches.run(
-        plan.sources,
-        output,
-        request,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        failures=plan.failures,
-        command=sys.argv,
-        progress=progress,
+    given |= {"preprocess": steps, "espirit": EspiritOptions(sets=opt.map_sets(map_sets))}
+    request, run = Request.from_options(given), {"overwrite": overwrite, "dry_run": dry_run}
+    work, outcomes = reconstruct_files(
+        files, bids or output, request, shard=shard, isolate=isolate, command=sys.argv, progress=progress, **run
     )
-    _report(outcomes, plan.failures, as_json)
+    if work.part.count > 1:
+        say(f"part {work.part.number} of {work.part.count}, by {work.part.origin}: {len(work.sources)} files")
+    _report(outcomes, work.failures, as_json)
+
+
+def calibrate(
+    file: Annotated[Path, typer.Argument(help="k-space file with a fully sampled centre.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Coil maps: {arrays}")],
+    map_sets: opt.Sets = "auto",
+    kernel: Annotated[int, typer.Option(min=2, help="Side of the k-space kernel.")] = 6,
+    size: Annotated[int, typer.Option(min=2, help="Largest calibration region used.")] = 24,
+    threshold: Annotated[float, typer.Option(help="Singular values below this share are noise.")] = 0.02,
+    crop: Annotated[float, typer.Option(help="Eigenvalue below which a voxel is empty; 0 keeps all.")] = 0.8,
+    axes: Axes = None,
+    dataset: opt.Dataset = None,
+    items: Items = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Estimate coil maps by ESPIRiT, for --maps."""
+    free(output, overwrite)
+    from mrirecon.io import read, write_maps
+    from mrirecon.reconstruction.calibrate import EspiritOptions
+    from mrirecon.reconstruction.calibrate import calibrate as run
+
+    options = EspiritOptions(sets=opt.map_sets(map_sets), size=size, kernel=kernel, threshold=threshold, crop=crop)
+    maps = run(read(file, axes=axes, dataset=dataset, items=items), options=options)
+    say(f"ESPIRiT maps of {len(maps)} items, {maps.shape[1]} set(s), {maps.shape[2]} coils")
+    for path in write_maps(output, maps, inputs=[file]):
+        typer.echo(path)
+
+
+def convert(
+    file: Annotated[Path, typer.Argument(help="k-space or images.")],
+    output: Annotated[Path, typer.Argument(help="New file; for DICOM, a folder.")],
+    format: Annotated[
+        Literal["h5", "npz", "cfl", "nii", "dicom", "png", "mrd"] | None,
+        typer.Option(help="By default the name tells."),
+    ] = None,
+    kind: Annotated[Literal["auto", "kspace", "images"], typer.Option("--as", help="What the file holds.")] = "auto",
+    axes: Axes = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the array, where there are several.")] = None,
+    items: Items = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a file in another format, k-space also as ISMRMRD (.mrd); what that cannot hold is told."""
+    from mrirecon.io.writers.convert import convert as run
+
+    chosen: dict[str, Any] = {"format": format, "kind": kind, "axes": axes, "dataset": dataset, "items": items}
+    done = run(file, output, overwrite=overwrite, command=sys.argv, **chosen)
+    say(f"{file}: {done.kind} of shape {done.shape}")
+    for note in done.notes:
+        say(f"  note: {note}")
+    for path in done.outputs:
+        typer.echo(path)
 
 
 def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> None:
@@ -147,16 +175,16 @@ def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> 
             say(f"error {outcome.error.code}: {outcome.error}")
             if Settings.traceback:
                 complain("".join(traceback.format_exception(outcome.error)).rstrip())
-        elif outcome.told is not None:
+        elif outcome.record is not None:
             done += 1
-            _narrate(outcome.source, outcome.told)
-            lost: Any = outcome.told.get("failed_items", [])
+            _narrate(outcome.source, outcome.record)
+            lost: Any = outcome.record.get("failed_items", [])
             partly += lost
             for one in lost:
                 say(f"error {one['code']}: {one['what']}\n  where: {one['where']}\n  fix: {one['fix']}")
             if as_json:
-                results.append(outcome.told)
-            for name in [] if as_json else outcome.told["outputs"]:  # type: ignore[attr-defined]  # a list of names
+                results.append(outcome.record)
+            for name in [] if as_json else outcome.record["outputs"]:  # type: ignore[attr-defined]  # a list of names
                 typer.echo(name)
     if as_json and (results or not failed):
         emit({"results": results, "failed": [error.as_dict() for error in failed]})
@@ -175,103 +203,6 @@ def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> 
             why="; ".join(f"{e.where}: {e.what}" for e in failed[:3]) + ("; ..." if len(failed) > 3 else ""),
             fix="mend them and run the same command again: what is done is left as it is",
         )
-
-
-def calibrate(
-    file: Annotated[Path, typer.Argument(help="k-space file with a fully sampled centre.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Coil maps: .h5, .npz or .cfl")],
-    map_sets: Sets = "auto",
-    kernel: Annotated[int, typer.Option(min=2, help="Side of the k-space kernel.")] = 6,
-    size: Annotated[int, typer.Option(min=2, help="Largest calibration region used.")] = 24,
-    threshold: Annotated[float, typer.Option(help="Singular values below this share are noise.")] = 0.02,
-    crop: Annotated[float, typer.Option(help="Eigenvalue below which a voxel is empty; 0 keeps all.")] = 0.8,
-    axes: Axes = None,
-    dataset: Dataset = None,
-    items: Items = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Estimate coil maps by ESPIRiT, for --maps."""
-    free(output, overwrite)
-    from mrirecon.calibrate import EspiritOptions
-    from mrirecon.calibrate import calibrate as run
-    from mrirecon.io import read, write_maps
-
-    scan = read(file, axes=axes, dataset=dataset, items=items)
-    options = EspiritOptions(sets=_sets(map_sets), size=size, kernel=kernel, threshold=threshold, crop=crop)
-    found = run(scan, options=options)
-    say(f"ESPIRiT maps of {len(found)} items, {found.shape[1]} set(s), {found.shape[2]} coils")
-    for path in write_maps(output, found, inputs=[file]):
-        typer.echo(path)
-
-
-def convert(
-    file: Annotated[Path, typer.Argument(help="k-space or images.")],
-    output: Annotated[Path, typer.Argument(help="New file; for DICOM, a folder.")],
-    format: Format = None,
-    kind: Annotated[str, typer.Option("--as", help="What the file holds: auto, kspace, images.")] = "auto",
-    axes: Axes = None,
-    dataset: Annotated[str | None, typer.Option(help="Name of the array, where there are several.")] = None,
-    items: Items = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Write a file in another format, k-space also as ISMRMRD (.mrd); what that cannot hold is told."""
-    from mrirecon.io.convert import convert as run
-
-    chosen: Any = {"format": _one_of(format, (*FORMATS, "mrd"), "--format"), "kind": _one_of(kind, KINDS, "--as")}
-    done = run(file, output, axes=axes, dataset=dataset, items=items, overwrite=overwrite, command=sys.argv, **chosen)
-    say(f"{file}: {done.kind} of shape {done.shape}")
-    for note in done.notes:
-        say(f"  note: {note}")
-    for path in done.outputs:
-        typer.echo(path)
-
-
-def number(text: str | None) -> Any:
-    """Read --lambda: None, "auto", or a number.
-
-    Raises:
-        UsageError: something else.
-
-    """
-    if text is None or text == "auto":
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"--lambda cannot be {text!r}", fix="give a number, such as 0.003, or auto") from None
-
-
-def pairs(options: list[str]) -> dict[str, object]:
-    """Read key=value options; values are YAML scalars, and 1e-3 is a number.
-
-    Raises:
-        UsageError: no key, no value, or a value that cannot be read.
-
-    """
-    import yaml
-
-    found: dict[str, object] = {}
-    for text in options:
-        key, equals, value = text.partition("=")
-        if not (key and equals and value):
-            raise UsageError(f"--set cannot be {text!r}", fix="write --set key=value, such as --set iterations=50")
-        try:
-            found[key] = float(value) if "e" in value.lower() and value[0] in "+-.0123456789" else yaml.safe_load(value)
-        except (ValueError, yaml.YAMLError):
-            raise UsageError(f"--set {key} cannot be {value!r}", fix="give a number, true, false or a word") from None
-    return found
-
-
-def _sets(text: str) -> Any:
-    """Read --map-sets."""
-    _one_of(text, ("auto", "1", "2"), "--map-sets")
-    return text if text == "auto" else int(text)
-
-
-def _one_of(value: str | None, choices: tuple[str, ...], option: str) -> str | None:
-    if value is not None and value not in choices:
-        raise UsageError(f"{option} cannot be {value!r}", fix=f"choices: {', '.join(choices)}")
-    return value
 
 
 def _narrate(path: Path, done: dict[str, Any]) -> None:

@@ -48,12 +48,12 @@ def report(
     free(output, overwrite)
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError("a report is a page", where=str(output), fix="give it a name that ends in .html")
-    from mrirecon.evaluate import Options
-    from mrirecon.jobs import versions
-    from mrirecon.report.cases import About
-    from mrirecon.report.html import write_report
-    from mrirecon.report.reading import Sources
-    from mrirecon.report.runs import gather
+    from mrirecon.evaluation import Options
+    from mrirecon.evaluation.report.cases import About
+    from mrirecon.evaluation.report.html import write_report
+    from mrirecon.evaluation.report.reading import Sources
+    from mrirecon.evaluation.report.runs import gather
+    from mrirecon.reconstruction.file import versions
 
     names = tuple(part.strip() for part in metrics.split(",") if part.strip())
     options = Options(preset, names, mask, region, spacing)  # type: ignore[arg-type]  # it checks the words

@@ -25,7 +25,7 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """Compare methods on the same data and masks: train what is missing, reconstruct, score; run it again to go on."""
-    from mrirecon import study as studies
+    from mrirecon.evaluation import study as studies
 
     plan = studies.load_study(config, sets or [])
     folder = output or Path("studies") / config.name.split(".")[0]

@@ -38,7 +38,7 @@ def train(
     """Train a method from a configuration; stop it at any time, and start it again to go on."""
     if resume not in ("auto", "never"):
         raise UsageError(f"--resume cannot be {resume!r}", fix="choose auto or never")
-    from mrirecon.config import load_config
+    from mrirecon.training.config import load_config
 
     loaded = load_config(config, [*(sets or []), *([] if minutes is None else [f"train.minutes={minutes}"])])
     folder = output or Path("runs") / config.name.split(".")[0]
@@ -119,8 +119,8 @@ def init(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; stdout if left out.")] = None,
 ) -> None:
     """Write a configuration to start from, with every option, its default and what it means."""
-    from mrirecon.config import template
     from mrirecon.io import atomic_path
+    from mrirecon.training.config import template
 
     text = template(method)
     if output is None:
@@ -135,7 +135,7 @@ def init(
 @app.command()
 def validate(files: Annotated[list[Path], typer.Argument(help="Configurations, .yaml")], sets: Sets = None) -> None:
     """Check configurations: keys, types, ranges, and what they stand on."""
-    from mrirecon.config import load_config
+    from mrirecon.training.config import load_config
 
     for path in files:
         loaded = load_config(path, sets or [])
@@ -145,7 +145,7 @@ def validate(files: Annotated[list[Path], typer.Argument(help="Configurations, .
 @app.command()
 def show(config: File, sets: Sets = None, as_json: AsJson = False) -> None:
     """Print every value that holds, and the file and line that it comes from."""
-    from mrirecon.config import load_config, render
+    from mrirecon.training.config import load_config, render
 
     loaded = load_config(config, sets or [])
     return emit(loaded.plain()) if as_json else typer.echo(render(loaded, origins=True), nl=False)
@@ -156,14 +156,14 @@ def show_schema(
     method: Annotated[str | None, typer.Argument(help="With the options of this method.")] = None,
 ) -> None:
     """Print the JSON schema, for editors that complete and check."""
-    from mrirecon.config import schema
+    from mrirecon.training.config import schema
 
     typer.echo(json.dumps(schema(method), indent=2))
 
 
 def simulate(
     volume: Annotated[str, typer.Argument(help="NIfTI, .npz, .npy or .h5 of magnitudes, or phantom:SEED.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="k-space: .h5, .npz or .cfl")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="k-space: {arrays}")],
     name: Annotated[str | None, typer.Option("--volume", help="Its name, where the file holds several.")] = None,
     slices: Annotated[str | None, typer.Option(help="Which, such as 10:20.")] = None,
     coils: Annotated[int, typer.Option(min=1, help="Receiver coils.")] = 8,

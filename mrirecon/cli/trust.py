@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from mrirecon.cli import options_preprocess as pre
+from mrirecon.cli import options as opt
 from mrirecon.cli.console import emit, progress, say, table
 from mrirecon.cli.inspect import AsJson, Axes, Overwrite, free
 from mrirecon.cli.training import two
@@ -41,17 +41,17 @@ def trust(
         Path | None, typer.Option("--output", "-o", help="Maps of noise, g-factor and null space: .png or .npz")
     ] = None,
     axes: Axes = None,
-    whiten: pre.Whiten = "loud",
+    whiten: opt.Whiten = "loud",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what measured data tell of an image that has no reference."""
     import numpy as np
 
-    from mrirecon.checkpoints import load_model, shipped
+    from mrirecon.evaluation.trust import examine
     from mrirecon.io import read
-    from mrirecon.prepared import Preprocess, prepare
-    from mrirecon.trust import examine
+    from mrirecon.models.checkpoints import load_model, shipped
+    from mrirecon.reconstruction.preprocess import Preprocess, prepare
 
     if output is not None:
         free(output, overwrite)
@@ -92,7 +92,7 @@ def _write(path: Path, maps: dict[str, Any], heading: str) -> None:
     import numpy as np
 
     from mrirecon.io import atomic_path
-    from mrirecon.pictures import Panel, save_panels
+    from mrirecon.io.writers.pictures import Panel, save_panels
 
     if path.suffix == ".npz":
         with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -122,9 +122,9 @@ def detect(
     as_json: AsJson = False,
 ) -> None:
     """Insert lesions into a volume, reconstruct it with and without them, and say how well they are told apart."""
-    from mrirecon.checkpoints import load_model
-    from mrirecon.evaluate.detect import Setting, as_rows
-    from mrirecon.evaluate.detect import detect as run
+    from mrirecon.evaluation.detect import Setting, as_rows
+    from mrirecon.evaluation.detect import detect as run
+    from mrirecon.models.checkpoints import load_model
 
     setting = Setting(
         pairs,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mrirecon.operators import root_sum_of_squares
+from mrirecon.physics.operators import root_sum_of_squares
 
 _SINE = 0.02  # of the angle between an eigenvector and what is returned for it, at most
 _COSINE = 0.5  # of the angle between neighbours on the coarse grid, at least, for a vector between them to be trusted

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mrirecon.coils.eigen import Coarse, eigenvectors, reference_phase
+from mrirecon.coils.registry import register_calibration
 from mrirecon.errors import CalibrationError, SignalError, UsageError
 
 
@@ -46,6 +47,14 @@ class CoilMaps:
     maps: Tensor
     values: Tensor
     spectrum: Tensor
+
+
+@register_calibration("espirit", rank=1, label="ESPIRiT")
+def uncropped_espirit(
+    calibration: Tensor, space: tuple[int, ...], *, sets: int = 1, kernel: int = 6, threshold: float = 0.02
+) -> CoilMaps:
+    """Estimate maps as `espirit` does, of unit length everywhere: how they are cropped follows from their use."""
+    return espirit(calibration, space, sets=sets, kernel=kernel, threshold=threshold, crop=0)
 
 
 def espirit(
@@ -218,7 +227,9 @@ def principal_coil(calibration: Tensor) -> Tensor:
     return principal * (largest.conj() / largest.abs())
 
 
-PRIOR_POWER = 8.0  # of the eigenvalue: how likely there is signal; see `mrirecon.calibrate.ItemMaps.prior`
+PRIOR_POWER = (
+    8.0  # of the eigenvalue: how likely there is signal; see `mrirecon.reconstruction.calibrate.ItemMaps.prior`
+)
 
 
 def crop_weights(values: Tensor, crop: float, soft: bool = True) -> Tensor:

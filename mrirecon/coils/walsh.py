@@ -3,7 +3,7 @@
 Walsh, Gmitro and Marcellin, MRM 43:682, 2000. Around each place the coil images m(r) = S(r) x(r) + n span one
 direction, that of the sensitivities, and noise spans all: the largest eigenvector of Σ m mᴴ over a small block is the
 matched filter that combines the coils at the best SNR. The calibration region gives the images, so a fully sampled
-centre is needed; noise should be white (`mrirecon.preprocess.whiten`), for else the loudest coil's passes for signal.
+centre is needed; noise should be white (`mrirecon.coils.whitening`), for else the loudest coil's passes for signal.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from torch import Tensor
 
 from mrirecon.coils.eigen import interpolate, reference_phase
 from mrirecon.coils.espirit import principal_coil
+from mrirecon.coils.registry import register_calibration
 from mrirecon.errors import CalibrationError, SignalError
-from mrirecon.operators import Fourier, root_sum_of_squares
+from mrirecon.physics.operators import Fourier, root_sum_of_squares
 
 FEWEST = 4  # samples along an axis, below which an image shows no coil
 _FINER = 2  # points of the coarse grid for every sample of the calibration region: as its images vary, and no more
 _AT_A_TIME = 4096  # eigenvalue problems
 
 
+@register_calibration(rank=2, label="adaptive (Walsh)")
 def walsh(calibration: Tensor, space: tuple[int, ...], *, block: int = 3) -> Tensor:
     """Estimate coil maps.
 

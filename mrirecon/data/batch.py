@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mrirecon.errors import InputError
-from mrirecon.problem import Problem
+from mrirecon.physics.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def part_of(batch: Batch, which: slice) -> Batch:
     if range(len(batch))[which] == range(len(batch)):
         return batch
     p = batch.problem
-    problem = Problem(p.y[which], p.mask[which], p.maps[which], cut(p.prior), cut(p.start), noise=cut(p.noise))
+    problem = Problem(p.y[which], p.mask[which], p.maps[which], cut(p.initial_image), cut(p.noise))
     target, full, held, lesions = (cut(v) for v in (batch.target, batch.full, batch.held, batch.lesions))
     return Batch(problem, target, full, held, lesions, batch.names[which], batch.about[which])
 
@@ -80,9 +80,8 @@ def stack(items: Sequence[Batch]) -> Batch:
             y,
             mask,
             maps,
-            joined([i.problem.prior for i in items]),
-            joined([i.problem.start for i in items]),
-            noise=joined([i.problem.noise for i in items]),
+            joined([i.problem.initial_image for i in items]),
+            joined([i.problem.noise for i in items]),
         ),
         joined([i.target for i in items]),
         joined([i.full for i in items]),

@@ -10,10 +10,10 @@ import numpy as np
 
 from mrirecon.data.settings import MaskDraw
 from mrirecon.errors import UsageError
-from mrirecon.masks import MaskResult, make_mask
+from mrirecon.masks import FAMILIES, MaskResult, make_mask
 from mrirecon.masks.box import calibration_sides
 
-_DISCS = 16  # Poisson discs of a size, mirrored in four ways
+_SHARED = 16  # masks of a slow family and a size, mirrored in four ways
 KERNEL = 6  # of ESPIRiT, as `mrirecon reconstruct` estimates maps: no calibration region may be smaller
 
 
@@ -35,7 +35,8 @@ def draw_mask(
     weights = np.array([d.weight for d in draws])
     draw = draws[int(rng.choice(len(draws), p=weights / weights.sum()))]
     axis = int(rng.integers(2)) if draw.axis == "either" else ("y", "x").index(draw.axis)
-    lines = draw.family in ("random", "equispaced", "gaussian1d")
+    family = FAMILIES[draw.family]
+    lines = family.over == "lines"
     sides = (space[axis],) if lines else space
     seed = int(rng.integers(2**31))
     least = KERNEL if calibrated else 0
@@ -61,8 +62,8 @@ def draw_mask(
         )
     rate, region = fitting[int(rng.integers(len(fitting)))]
     flips = rng.random(2) < 0.5
-    if draw.family == "poisson":
-        made = _poisson(space, rate, region, seed % _DISCS)
+    if family.slow and not lines:
+        made = _shared(draw.family, space, rate, region, seed % _SHARED)
         mask = made.mask[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
         # The calibration region, which need not lie symmetrically, goes back to where it belongs.
         shifts = [
@@ -78,9 +79,9 @@ def draw_mask(
 
 
 @lru_cache(maxsize=256)
-def _poisson(space: tuple[int, int], rate: float, region: int | tuple[int, ...], seed: int) -> MaskResult:
-    """Return one of a few discs of a size: drawing one takes longer than all the rest of an item."""
-    return make_mask("poisson", space, rate, calibration=region, seed=seed)
+def _shared(family: str, space: tuple[int, int], rate: float, region: int | tuple[int, ...], seed: int) -> MaskResult:
+    """Return one of a few masks of a size: drawing a Poisson disc takes longer than all the rest of an item."""
+    return make_mask(family, space, rate, calibration=region, seed=seed)
 
 
 def split_samples(

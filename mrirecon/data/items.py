@@ -27,11 +27,12 @@ from mrirecon.data.simulator import one_thread, simulate
 from mrirecon.data.sources import MEASURED, Slot
 from mrirecon.data.turn import turned
 from mrirecon.data.volumes import Volume
-from mrirecon.engine import Begin
+from mrirecon.engine import StartImage
 from mrirecon.errors import InputError, MriReconError
 from mrirecon.io import Scan
-from mrirecon.operators import Fourier, combine, root_sum_of_squares
-from mrirecon.problem import Problem
+from mrirecon.physics.operators import Fourier, combine, root_sum_of_squares
+from mrirecon.physics.problem import Problem
+from mrirecon.physics.transforms import Prior
 
 _PLANE = (-2, -1)
 CALIBRATION, CROP = 24, 0.8  # of ESPIRiT, as `mrirecon reconstruct` estimates maps
@@ -62,7 +63,7 @@ class Recipe:
         full: whether the loss compares k-space.
         split: share of the acquired samples that the network does not see and the loss looks at (SSDU); 0 for none.
         maps: whether the method takes coil maps.
-        informed: whether maps go on beyond the object, with a prior; see `mrirecon.inference.pose`.
+        informed: whether maps go on beyond the object; see `mrirecon.reconstruction.run.build_problem`.
         start: makes the image that the method refines; None leaves it to the method.
 
     """
@@ -75,7 +76,7 @@ class Recipe:
     split: float = 0.0
     maps: bool = True
     informed: bool = True
-    start: Begin | None = None
+    start: StartImage | None = None
 
     def item(self, epoch: int, number: int, slot: int, device: torch.device | str = "cpu") -> Batch:
         """Return item ``number`` of an epoch, a batch of one, made from a slot on a device, as it is seen first.
@@ -194,10 +195,10 @@ class Recipe:
         elif self.full:
             held = _stacked([m if p else np.ones_like(m) for m, p in zip(masks, prospective, strict=True)], device)
             full = torch.where(_column(prospective, y), y, Fourier(_PLANE)(image))
-        problem = Problem(y, sampled.to(y.real.dtype), maps, prior, noise=raw.noise)
+        problem = Problem(y, sampled.to(y.real.dtype), maps, noise=raw.noise)
         if self.start is not None:
             with torch.no_grad():
-                problem = replace(problem, start=_started(self.start, problem))
+                problem = replace(problem, initial_image=_started(self.start, problem, prior))
         return Batch(
             problem,
             target,
@@ -322,19 +323,19 @@ def _column(values: Sequence[bool], like: Tensor) -> Tensor:
     return torch.tensor(list(values), device=like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _started(start: Begin, p: Problem) -> Tensor:
-    """Return first images (B, 1, y, x); on a CPU, where lines need Fourier transforms along one axis alone, by axes."""
+def _started(start: StartImage, p: Problem, prior: Tensor | None) -> Tensor:
+    """Return initial images (B, 1, y, x); on a CPU in groups, because lines need Fourier transforms along one axis."""
     if p.y.device.type != "cpu":
-        return start(p.prepared(), None)
+        return start(p.prepared(), None if prior is None else Prior(prior))
     groups: dict[tuple[bool, ...], list[int]] = {}
     for item, mask in enumerate(p.mask):
         varying = tuple(bool((mask != mask.narrow(axis, 0, 1)).any()) for axis in _PLANE)
         groups.setdefault(varying, []).append(item)
     out = torch.empty_like(p.maps[:, :, 0])
     for members in groups.values():
-        prior, noise = (None if v is None else v[members] for v in (p.prior, p.noise))
-        part = Problem(p.y[members], p.mask[members], p.maps[members], prior, noise=noise)
-        out[members] = start(part.prepared(), None)
+        noise, weight = (None if v is None else v[members] for v in (p.noise, prior))
+        part = Problem(p.y[members], p.mask[members], p.maps[members], noise=noise)
+        out[members] = start(part.prepared(), None if weight is None else Prior(weight))
     return out
 
 

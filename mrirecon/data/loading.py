@@ -33,6 +33,7 @@ from mrirecon.data.batch import Batch, part_of
 from mrirecon.data.items import Address, Recipe
 from mrirecon.data.packing import Packed, pack, unpack
 from mrirecon.errors import MriReconError, ResourceError
+from mrirecon.registries import plugins
 
 _ATTEMPTS = 3  # to start workers again that died
 _AHEAD = 2  # chunks that each worker may be ahead
@@ -268,6 +269,12 @@ class _Chunks(Dataset[Made]):
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        self.plugins = plugins.files()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Load what the parent was told to load: a worker that was not forked begins without it."""
+        self.__dict__ |= state
+        plugins.load_files(self.plugins)
 
     def __getitem__(self, addresses: Sequence[Address]) -> Made:
         return _make(self.recipe, addresses)

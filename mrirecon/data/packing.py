@@ -1,6 +1,6 @@
 """Batches as they lie in a buffer or in a file: a third of their size, and the same wherever they lie.
 
-Of k-space only what was sampled is kept; coil maps, which are smooth, and their prior in half precision.
+Only the sampled part of k-space is kept; coil maps, which are smooth, are in half precision.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import mrirecon
 from mrirecon.data.batch import Batch
 from mrirecon.errors import InputError
 from mrirecon.io import atomic_path
-from mrirecon.problem import Problem
+from mrirecon.physics.problem import Problem
 
 Packed = dict[str, Tensor]
 # What decides over the values of a sample.
 _SOURCES = (
-    *("data", "coils", "masks", "steps", "methods/classical.py", "engine.py", "operators.py", "problem.py", "scale.py"),
-    *("solvers.py", "sparsity.py", "wavelets.py", "regularization.py"),
+    *("data", "coils", "masks", "physics", "engine.py"),
+    *("methods/steps", "methods/cs.py", "methods/regularization.py"),
 )
 
 
@@ -37,8 +37,7 @@ def pack(batch: Batch) -> Packed:
         "mask": sampled,
         "y": p.y.movedim(1, -1)[sampled],
         "maps": torch.view_as_real(p.maps).half(),
-        "prior": None if p.prior is None else p.prior.half(),
-        "start": p.start,
+        "initial_image": p.initial_image,
         "noise": p.noise,
         "target": batch.target,
         "full": batch.full,
@@ -62,10 +61,8 @@ def unpack(packed: Packed) -> Batch:
     y = packed["y"].new_zeros(*sampled.shape, packed["y"].shape[1])
     y[sampled] = packed["y"]
     maps = torch.view_as_complex(packed["maps"].float())
-    prior = packed["prior"].float() if "prior" in packed else None
     mask = sampled[:, None].to(y.real.dtype)
-    start, noise = packed.get("start"), packed.get("noise")
-    problem = Problem(y.movedim(-1, 1).contiguous(), mask, maps, prior, start, noise=noise)
+    problem = Problem(y.movedim(-1, 1).contiguous(), mask, maps, packed.get("initial_image"), packed.get("noise"))
     target, full, held, lesions = (packed.get(name) for name in ("target", "full", "held", "lesions"))
     return Batch(problem, target, full, held, lesions, told["names"], told["about"])
 

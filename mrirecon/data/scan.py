@@ -16,7 +16,7 @@ from mrirecon.data.simulator import one_thread, simulate, true_maps
 from mrirecon.data.volumes import PHANTOM, Volume, read_volumes
 from mrirecon.errors import UsageError
 from mrirecon.io import sha256, sidecar_path, write_image, write_json, write_kspace
-from mrirecon.operators import root_sum_of_squares
+from mrirecon.physics.operators import root_sum_of_squares
 
 
 def pick_volume(path: str | Path, name: str | None = None) -> Volume:

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mrirecon.errors import UsageError
-from mrirecon.masks import FAMILIES
+from mrirecon.masks.registry import drawn_families
+from mrirecon.registries import OneOf
 
 
 def _ascending(pair: list[Any]) -> list[Any]:
@@ -131,7 +132,7 @@ class Buffer(Section):
 class MaskDraw(Section):
     """One family of masks that items are undersampled with."""
 
-    family: Literal["random", "equispaced", "gaussian1d", "gaussian2d", "poisson"]
+    family: Annotated[str, OneOf(drawn_families)]
     acceleration: Annotated[list[Annotated[float, Field(ge=1, le=64)]], BeforeValidator(_choices)] = Field(
         min_length=1, description="choices"
     )
@@ -142,13 +143,8 @@ class MaskDraw(Section):
     weight: Positive = Field(1.0, description="how often it is drawn, relative to the others")
 
 
-assert {"random", "equispaced", "gaussian1d", "gaussian2d", "poisson"} < set(FAMILIES)
-
-DEFAULT_MASKS = [
-    MaskDraw(family="random", acceleration=[4.0, 8.0]),
-    MaskDraw(family="equispaced", acceleration=[4.0, 8.0]),
-    MaskDraw(family="gaussian2d", acceleration=[4.0, 8.0]),
-]
+def _default_masks() -> list[MaskDraw]:
+    return [MaskDraw(family=name, acceleration=[4.0, 8.0]) for name in ("random", "equispaced", "gaussian2d")]
 
 
 _RENAMED = {
@@ -188,7 +184,7 @@ class Data(Section):
     buffer: Buffer = Field(default_factory=Buffer)
     val_items: Annotated[int, Field(ge=1)] = Field(24, description="items that validation looks at")
     simulation: Simulation = Field(default_factory=Simulation)
-    masks: list[MaskDraw] = Field(DEFAULT_MASKS, min_length=1)
+    masks: list[MaskDraw] = Field(default_factory=_default_masks, min_length=1)
 
     @model_validator(mode="before")
     @classmethod

@@ -28,7 +28,7 @@ from mrirecon.data.fields import (
 )
 from mrirecon.data.simulator import measure
 from mrirecon.errors import InputError
-from mrirecon.operators import Fourier
+from mrirecon.physics.operators import Fourier
 
 Complex = npt.NDArray[np.complexfloating[Any, Any]]
 Real = npt.NDArray[np.floating[Any]]

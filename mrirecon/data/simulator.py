@@ -24,7 +24,7 @@ from mrirecon.data.batch import require_one_size
 from mrirecon.data.fields import COARSE, mean_power, noise_covariance, sensitivities
 from mrirecon.data.lesions import Lesion
 from mrirecon.data.scene import Scene, splines_over
-from mrirecon.operators import Fourier
+from mrirecon.physics.operators import Fourier
 
 _PLANE = (-2, -1)
 _EDGE = 0.012  # of the depth: how soft the borders of fat are, in halves of the shorter side

@@ -18,9 +18,9 @@ from mrirecon.data.settings import Data
 from mrirecon.data.volumes import PHANTOM, Volume, is_volume, read_volumes
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan, read
+from mrirecon.io.readers.registry import suffixes
 from mrirecon.io.sampling import in_words
 
-SUFFIXES = (".h5", ".hdf5", ".npz", ".npy", ".cfl", ".dat", ".mat", ".nii", ".gz", ".img")
 MEASURED = 0.9  # share of k-space sampled, above which a scan counts as fully sampled
 
 
@@ -174,7 +174,7 @@ def _nothing(named: str, text: str, folder: Path, key: str, beside: Sequence[str
             return UsageError(
                 what,
                 where=key,
-                why=f"{place} holds no file that ends in {', '.join(SUFFIXES)}",
+                why=f"{place} holds no file that ends in {', '.join(suffixes('kspace', 'images'))}",
                 fix=f"a folder is the files in it, not those below: write {str(place / '**/*.nii.gz')!r}, or the like",
             )
     unset = f"set the environment variable of {named}, or " if "$" in text else ""
@@ -185,7 +185,9 @@ def matches(path: str | Path) -> list[str]:
     """Return what a name or a pattern stands for, and of a folder the files in it that can be read."""
     path = Path(path)
     if path.is_dir():
-        return sorted(str(p) for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        return sorted(
+            str(p) for p in path.iterdir() if p.name.lower().endswith(suffixes("kspace", "images")) and p.is_file()
+        )
     if path.exists():
         return [str(path)]
     return sorted(str(p) for p in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))

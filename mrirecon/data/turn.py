@@ -55,7 +55,7 @@ def _mapped(batch: Batch, move: Callable[[Tensor], Tensor]) -> Batch:
         return None if value is None else move(value)
 
     p = batch.problem
-    problem = replace(p, y=move(p.y), mask=move(p.mask), maps=move(p.maps), prior=to(p.prior), start=to(p.start))
+    problem = replace(p, y=move(p.y), mask=move(p.mask), maps=move(p.maps), initial_image=to(p.initial_image))
     return replace(
         batch,
         problem=problem,
@@ -80,8 +80,8 @@ def _phase_moved(batch: Batch, phase: Tensor) -> Batch:
     """Multiply the object by a phase (B, 1, y, x) in radians, and the maps by its opposite."""
     turn = torch.polar(torch.ones_like(phase), phase)
     p, target = batch.problem, batch.target
-    start = None if p.start is None else p.start * turn
-    problem = replace(p, maps=p.maps * turn.conj().unsqueeze(2), start=start)
+    initial = None if p.initial_image is None else p.initial_image * turn
+    problem = replace(p, maps=p.maps * turn.conj().unsqueeze(2), initial_image=initial)
     complex_target = target is not None and target.is_complex()
     return replace(batch, problem=problem, target=target * turn if complex_target else target)  # type: ignore[operator]
 
@@ -90,7 +90,8 @@ def _phase_added(batch: Batch, turn: Tensor) -> Batch:
     """Multiply samples and object by one phase factor an item (B,)."""
     turn = turn[:, None, None, None]
     p, target = batch.problem, batch.target
-    problem = replace(p, y=p.y * turn, start=None if p.start is None else p.start * turn)
+    initial = None if p.initial_image is None else p.initial_image * turn
+    problem = replace(p, y=p.y * turn, initial_image=initial)
     complex_target = target is not None and target.is_complex()
     return replace(
         batch,

@@ -18,9 +18,9 @@ from scipy import ndimage
 from mrirecon.data.anatomy import Anatomy
 from mrirecon.data.phantom import phantom
 from mrirecon.errors import InputError, UsageError
-from mrirecon.io.identify import sniff
-from mrirecon.io.images import open_store
-from mrirecon.io.nifti import is_nifti, read_nifti
+from mrirecon.io.readers.images import open_store
+from mrirecon.io.readers.nifti import is_nifti, read_nifti
+from mrirecon.io.readers.registry import holds_images, sniff
 
 Real = npt.NDArray[np.floating[Any]]
 
@@ -114,7 +114,8 @@ def is_volume(path: str | Path) -> bool:
     text = str(path)
     if text.split(":")[0] == PHANTOM or is_nifti(path):
         return True
-    if sniff(path) == "cfl":
+    kind = sniff(path)
+    if kind == "cfl" or not holds_images(kind):
         return False
     kinds = [(len(s), d.kind) for n, (s, d) in open_store(path).arrays.items() if "/" not in n]
     return not any(k in "cV" and n >= 2 for n, k in kinds) and any(k in "fiu" and n >= 3 for n, k in kinds)

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,33 +44,33 @@ class Layout:
     axes: tuple[str, ...]
     sizes: tuple[int, ...]
 
-    @property
+    @cached_property
     def space(self) -> tuple[str, ...]:
         """Spatial axes in the file's order."""
         return tuple(a for a in self.axes if a in SPACE)
 
-    @property
+    @cached_property
     def loops(self) -> tuple[str, ...]:
         """Axes over which separate problems are solved, in the file's order."""
         return tuple(a for a in self.axes if a not in SPACE and a != "coil")
 
-    @property
+    @cached_property
     def shape(self) -> dict[str, int]:
         """Lengths by name: loops, then coil (1 where the file has no such axis), then space."""
         sizes = {"coil": 1, **dict(zip(self.axes, self.sizes, strict=True))}
         return {name: sizes[name] for name in (*self.loops, "coil", *self.space)}
 
-    @property
+    @cached_property
     def space_shape(self) -> tuple[int, ...]:
         """Lengths of the spatial axes."""
         return tuple(self.shape[a] for a in self.space)
 
-    @property
+    @cached_property
     def loop_shape(self) -> tuple[int, ...]:
         """Lengths of the loop axes."""
         return tuple(self.shape[a] for a in self.loops)
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Number of items."""
         return math.prod(self.loop_shape)

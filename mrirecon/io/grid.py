@@ -6,9 +6,9 @@ that is (column, row, slice) of `images[slice, y, x]`, and an affine that maps t
     r = A (x, y, slice, 1)^T,    A = [ a_x  a_y  a_slice | r_0 ]
 
 With k-space s(k) = ∫ m(r) exp(-2πi k·(r - p)) dr, measured at k = j / FOV for j = -n//2 … about the position p (raw
-data of the other sign are conjugated when they are read, see `mrirecon.io.siemens`), the centred transform of this
-toolkit gives voxel i the value at (i - n//2) FOV / n from p. So voxel n // 2 of every encoded axis lies at p, half a
-voxel beside the middle of an even matrix, whose corner voxel has its centre at
+data of the other sign are conjugated when they are read, see `mrirecon.io.readers.siemens`), the centred transform of
+this toolkit gives voxel i the value at (i - n//2) FOV / n from p. So voxel n // 2 of every encoded axis lies at p, half
+a voxel beside the middle of an even matrix, whose corner voxel has its centre at
 
     r_0 = p - Σ_axis (n_axis // 2) a_axis,    a_axis = FOV_axis / N_axis · direction,
 
@@ -31,7 +31,7 @@ import numpy as np
 
 from mrirecon.errors import UsageError
 from mrirecon.io.geometry import Geometry
-from mrirecon.io.header import read_header
+from mrirecon.io.readers.header import read_header
 from mrirecon.io.scan import Scan
 
 Rows = tuple[tuple[float, float, float, float], ...]

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import re
 import stat
 from pathlib import Path
-from typing import Literal
 
 from mrirecon.errors import InputError
-from mrirecon.io.bruker import JCAMP, bruker
-
-Kind = Literal["hdf5", "zip", "npy", "cfl", "twix"]
+from mrirecon.io.readers.bruker import JCAMP, bruker
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-NPY_SIGNATURE = b"\x93NUMPY"
-ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 MATLAB_5 = b"MATLAB 5.0"
 MAX_USER_BLOCK = 1 << 20
-READABLE = "HDF5 (fastMRI, ISMRMRD, ...), Siemens twix, .npz, .npy, BART .cfl/.hdr"
-
-# Siemens twix: at most so many measurements, listed from byte 8 in entries of 152 bytes (VD and later).
-_MOST_MEASUREMENTS, _TABLE, _ENTRY = 64, 8, 152
-_BUFFER_NAME = re.compile(rb"^[A-Za-z]\w{3,}\0")
 
 _LOOKS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer: the data itself was never downloaded"),
@@ -69,31 +58,6 @@ def cfl_pair(path: str | Path) -> tuple[Path, Path]:
     return Path(base + ".hdr"), Path(base + ".cfl")
 
 
-def sniff(path: str | Path) -> Kind:
-    """Return the kind of container that `path` is, from its first bytes.
-
-    Raises:
-        InputError: nothing that can be read; the message says what the file looks like.
-
-    """
-    path = Path(path)
-    header, data = cfl_pair(path)
-    named_so = path.suffix in (".cfl", ".hdr") or not _is_there(path)
-    image = path.suffix == ".hdr" and not _is_there(data) and path.is_file() and is_nifti_header(read_head(path))
-    if named_so and not image and (_is_there(header) or _is_there(data)):
-        return "cfl"
-    head = read_head(regular_file(path))
-    if head.startswith(NPY_SIGNATURE):
-        return "npy"
-    if head.startswith(ZIP_SIGNATURES):
-        return "zip"
-    if has_hdf5_signature(path):
-        return "hdf5"
-    if is_twix(path):
-        return "twix"
-    raise unreadable(path, f"one of {READABLE}")
-
-
 def read_head(path: Path, size: int = 1024) -> bytes:
     """Return the first bytes of a file."""
     try:
@@ -119,43 +83,6 @@ def has_hdf5_signature(path: Path) -> bool:
     except OSError as error:
         raise InputError(f"{path} cannot be read", why=str(error), fix="check the permissions of the file") from None
     return False
-
-
-def twix_measurements(head: bytes, size: int) -> list[tuple[int, int]] | None:
-    """Return where the measurements of a twix file lie, as (start, end), or None where it cannot be one.
-
-    Args:
-        head: the first 10,240 bytes of the file.
-        size: its size.
-
-    """
-    if len(head) < 32:
-        return None
-    first, second = (int.from_bytes(head[i : i + 4], "little") for i in (0, 4))
-    if first >= 10_000:  # VB: the file is one measurement, and starts with the length of its header
-        return [(0, size)] if first < size and 1 <= second <= _MOST_MEASUREMENTS else None
-    if not 1 <= second <= _MOST_MEASUREMENTS or len(head) < _TABLE + second * _ENTRY:
-        return None
-    found = []
-    for number in range(second):
-        at = _TABLE + number * _ENTRY + 8
-        start, length = (int.from_bytes(head[i : i + 8], "little") for i in (at, at + 8))
-        # Some writers of a single measurement leave its length 0.
-        length = size - start if length == 0 and second == 1 else length
-        if not _TABLE + _ENTRY <= start < size or length < 8:
-            return None
-        found.append((start, start + length))
-    return found
-
-
-def is_twix(path: Path) -> bool:
-    """Whether a file looks like twix: a table of measurements, and a protocol that starts with the name of a buffer."""
-    found = twix_measurements(read_head(path, 10_240), path.stat().st_size)
-    if not found:
-        return False
-    with path.open("rb") as file:
-        file.seek(found[-1][0] + 8)
-        return _BUFFER_NAME.match(file.read(48)) is not None
 
 
 def unreadable(path: Path, wanted: str) -> InputError:
@@ -205,7 +132,8 @@ def looks_like(head: bytes) -> str:
     return "plain text" if text and printable == len(text) else "unknown binary data"
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Whether there is anything of that name; False for a name that cannot be."""
     try:
         path.stat()
     except (OSError, ValueError):

@@ -10,12 +10,12 @@ import numpy as np
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.io.axes import Layout
 from mrirecon.io.check import check as findings
-from mrirecon.io.images import is_volumes, open_store, read_images
-from mrirecon.io.reader import read
+from mrirecon.io.readers.images import is_volumes, open_store, read_images
+from mrirecon.io.readers.reader import read
 from mrirecon.io.sampling import alike
 from mrirecon.io.scan import Scan
 from mrirecon.io.values import complex_dtype, reconcile, support
-from mrirecon.preprocess.extent import partial_axes
+from mrirecon.masks.extent import partial_axes
 
 # Values looked at without `check`: enough to see a damaged file, and still at once.
 _BUDGET = 64 << 20
@@ -108,7 +108,7 @@ def describe(
 
 
 def describe_images(path: str | Path) -> dict[str, object]:
-    """Describe a file of images (`mrirecon.io.images.holds_images`) as plain data that JSON can hold.
+    """Describe a file of images (`mrirecon.io.readers.images.holds_images`) as plain data that JSON can hold.
 
     Returns:
         path, kind ("images"), bytes, array (its name in the file, where it has one), shape (item, *space), complex,
@@ -116,7 +116,7 @@ def describe_images(path: str | Path) -> dict[str, object]:
         a position), arrays: all that the file holds, by name.
 
     Raises:
-        InputError, UnsafeContentError: as `mrirecon.io.images.read_images`.
+        InputError, UnsafeContentError: as `mrirecon.io.readers.images.read_images`.
 
     """
     path = Path(path)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 
 from mrirecon.errors import BusyError, InputError
-from mrirecon.io.atomic import sha256
 from mrirecon.io.axes import Layout
 from mrirecon.io.fit import calibration_shape, maps_index, reference_shape
 from mrirecon.io.geometry import Geometry
+from mrirecon.io.safe.atomic import sha256
 from mrirecon.io.values import check_kspace, magnitude_of, reconcile, support, to_complex64, without_nan
+
+if TYPE_CHECKING:
+    from mrirecon.reconstruction.preprocess import Prepared
 
 Scalar = str | int | float | bool
 Nan = Literal["refuse", "zero"]
@@ -74,6 +79,8 @@ class Scan:
         geometry: where the scan lies in the patient, or None where the file does not say.
         acquisitions: of raw data, how many readouts there are of each kind ("image", "noise", "navigator", ...).
         unverified: whether the reader of this format has only been tried on files made after its description.
+        prepared: what was done to it before its reconstruction, see `mrirecon.reconstruction.preprocess`; None for a
+            scan as it was read.
 
     """
 
@@ -96,6 +103,7 @@ class Scan:
     geometry: Geometry | None = field(default=None, repr=False)
     acquisitions: dict[str, int] = field(default_factory=dict, repr=False)
     unverified: bool = False
+    prepared: Prepared | None = field(default=None, repr=False)
     _masks: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _fingerprint: Fingerprint = field(default=(), init=False, repr=False)
 
@@ -147,6 +155,21 @@ class Scan:
         values = block if block.dtype == np.complex64 else to_complex64(block, self.where(item))
         return np.array(self.layout.arrange(values), order="C")
 
+    def block(self, item: int, coils: slice, part: tuple[slice, ...]) -> np.ndarray:
+        """Return a part of an item's k-space as stored, (coil, *part) complex64, unmasked and unchecked.
+
+        Args:
+            item: which.
+            coils: which coils.
+            part: one slice for every spatial axis.
+
+        """
+        index = list(self.layout.index(item))
+        cut = {"coil": coils, **dict(zip(self.space, part, strict=True))}
+        index = [cut.get(axis, place) for axis, place in zip(self.layout.axes, index, strict=True)]
+        values = to_complex64(self._read(self.roles.kspace, tuple(index)), self.where(item))
+        return np.ascontiguousarray(self.layout.arrange(values))
+
     def kspace(self, item: int) -> np.ndarray:
         """Return k-space of an item, (coil, *space) complex64, zero where not sampled.
 
@@ -155,31 +178,52 @@ class Scan:
             InputError: the mask marks none of the data, or the file changed since it was opened.
 
         """
-        return self._sampled(item)[0]
+        return self.samples(item)[0]
 
     def mask(self, item: int) -> np.ndarray:
         """Return which samples of an item may be used, (*space) booleans: marked by the mask, if any, and acquired."""
         if item not in self._masks:
-            self._sampled(item)
+            self.samples(item)
         return self._masks[item].copy()
 
     def maps(self, item: int) -> np.ndarray | None:
         """Return the coil maps of an item, (M, coil, *space) complex64, or None where there are none."""
         if self.roles.maps is None:
             return None
-        store, index = self.maps_at(item)
-        where = f"{store.path}:{self.roles.maps}"
+        store, where, index = self._stored_maps(item)
         found = to_complex64(store.read(self.roles.maps, index), where)
         if not np.isfinite(found).all():
             raise InputError("the coil maps hold values that are not numbers", where=where, fix="estimate them again")
         return found.reshape(-1, self.coils, *self.space_shape)
 
-    def maps_at(self, item: int) -> tuple[Store, tuple[int, ...]]:
-        """Return the store of the coil maps, and the leading index of an item's in their array; see `maps_index`."""
+    def map_sets(self, item: int) -> int:
+        """Return how many sets of coil maps are stored for an item."""
+        store, _, index = self._stored_maps(item)
+        return math.prod(store.arrays[str(self.roles.maps)][0][len(index) :]) // (
+            self.coils * math.prod(self.space_shape)
+        )
+
+    def maps_block(self, item: int, number: int, part: tuple[slice, ...]) -> np.ndarray:
+        """Return a part of one coil map of an item as stored, (*part) complex64, unchecked.
+
+        Args:
+            item: which.
+            number: of the map: the coils of the first set, then those of the next.
+            part: one slice for every spatial axis.
+
+        """
+        store, where, index = self._stored_maps(item)
+        name = str(self.roles.maps)
+        channels = store.arrays[name][0][len(index) : -len(self.space)]
+        channel = tuple(int(i) for i in np.unravel_index(number, channels)) if channels else ()
+        return to_complex64(store.read(name, (*index, *channel, *part)), where)
+
+    def _stored_maps(self, item: int) -> tuple[Store, str, tuple[int, ...]]:
+        """Return the store of the coil maps, file and array in words, and the leading index of an item's maps."""
         assert self.roles.maps is not None, "the caller looked"
         store = self.maps_store or self.store
         where = f"{store.path}:{self.roles.maps}"
-        return store, maps_index(store.arrays[self.roles.maps][0], self.layout, item, where)
+        return store, where, maps_index(store.arrays[self.roles.maps][0], self.layout, item, where)
 
     @property
     def reference(self) -> np.ndarray | None:
@@ -267,8 +311,14 @@ class Scan:
         """Return the SHA-256 of the file (of the data file of a BART pair)."""
         return sha256(self.store.files[-1])
 
-    def note(self, text: str) -> None:
-        """Add a note once."""
+    def with_notes(self, notes: Iterable[str]) -> Self:
+        """Return the same scan with further notes; this one keeps its own."""
+        found = copy.copy(self)
+        found.notes = [*self.notes, *notes]
+        return found
+
+    def _note(self, text: str) -> None:
+        """Note once what reading showed."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -283,31 +333,43 @@ class Scan:
             raise InputError(
                 "this is noted otherwise, and refused with --strict", where=where, why=text, fix="leave --strict out"
             )
-        self.note(text)
+        self._note(text)
         if text not in self.doubts:
             self.doubts.append(text)
 
-    def _sampled(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+    def samples(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return k-space and mask of an item, as `kspace` and `mask` do, by reading it once."""
         kspace, where = self.raw(item), self.where(item)
         lost = without_nan(kspace) if self.nan == "zero" else None
         check_kspace(kspace, ("coil", *self.space), where)
         acquired = support(kspace)
         if lost is not None and lost.any():
             acquired &= ~lost
-            self.note(f"{int(lost.sum())} samples of {where} are NaN or infinite in some coil: taken as not measured")
+            self._note(f"{int(lost.sum())} samples of {where} are NaN or infinite in some coil: taken as not measured")
         mask = acquired
         if self.given_mask is not None:
             marked = self.given_mask[item if len(self.given_mask) > 1 else 0]
-            mask = self._reconciled(marked, acquired, where)
+            mask = self.reconciled(marked, acquired, where)
             kspace *= mask
             if not kspace.any():
                 raise self._no_overlap(marked, acquired, where)
         if len(self._masks) >= _KEPT_MASKS:
             self._masks.pop(next(iter(self._masks)))
         self._masks[item] = mask
-        return kspace, mask
+        return kspace, mask.copy()
 
-    def _reconciled(self, marked: np.ndarray, acquired: np.ndarray, where: str) -> np.ndarray:
+    def reconciled(self, marked: np.ndarray, acquired: np.ndarray, where: str) -> np.ndarray:
+        """Return which samples are both marked and acquired; what disagrees is noted, or refused.
+
+        Args:
+            marked: by the mask, booleans.
+            acquired: by the data, booleans of the same shape.
+            where: file and item, for the message.
+
+        Raises:
+            InputError: they have nothing in common, the mask is transposed, or ``strict`` refuses that they differ.
+
+        """
         mask, missing, extra = reconcile(marked, acquired)
         if not mask.any():
             raise self._no_overlap(marked, acquired, where)

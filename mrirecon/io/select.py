@@ -13,7 +13,7 @@ from mrirecon.errors import UsageError
 from mrirecon.io.axes import Layout
 from mrirecon.io.geometry import Geometry
 from mrirecon.io.grid import Grid, from_matrix
-from mrirecon.io.scan import Scan, Store
+from mrirecon.io.scan import Scan
 
 
 def parse_items(text: str, count: int, where: str | None = None) -> list[int]:
@@ -52,9 +52,10 @@ class Selected(Scan):
     Where the scan has one loop axis, its items stay on an axis of that name; items out of several lie along `batch`.
     """
 
-    def __init__(self, base: Scan, chosen: Sequence[int]) -> None:
+    def __init__(self, base: Scan, chosen: Sequence[int], note: str) -> None:
         super().__init__(**{f.name: getattr(base, f.name) for f in fields(Scan) if f.init})
         self.base, self.chosen = base, tuple(chosen)
+        self._note(note)
         several = [a for a in base.layout.loops if base.shape[a] > 1]
         name = several[0] if len(several) == 1 else "slice" if not several else "batch"
         inner = [(a, n) for a, n in zip(base.layout.axes, base.layout.sizes, strict=True) if a not in base.layout.loops]
@@ -72,9 +73,13 @@ class Selected(Scan):
         """Return the coil maps of an item, (M, coil, *space), or None where there are none."""
         return self.base.maps(self.chosen[item])
 
-    def maps_at(self, item: int) -> tuple[Store, tuple[int, ...]]:
-        """Return where the maps of an item are stored; see `Scan.maps_at`."""
-        return self.base.maps_at(self.chosen[item])
+    def map_sets(self, item: int) -> int:
+        """Return how many sets of coil maps are stored for an item."""
+        return self.base.map_sets(self.chosen[item])
+
+    def maps_block(self, item: int, number: int, part: tuple[slice, ...]) -> np.ndarray:
+        """Return a part of one coil map of an item; see `Scan.maps_block`."""
+        return self.base.maps_block(self.chosen[item], number, part)
 
     @property
     def reference(self) -> np.ndarray | None:
@@ -136,9 +141,7 @@ def select(scan: Scan, items: str | None) -> Scan:
     chosen = parse_items(items, len(scan), str(scan.path))
     if len(chosen) == len(scan):
         return scan
-    found = Selected(scan, chosen)
-    found.note(f"items {items} of {len(scan)}")
-    return found
+    return Selected(scan, chosen, f"items {items} of {len(scan)}")
 
 
 def select_images(images: np.ndarray, grid: Grid, items: str | None, path: str | Path) -> tuple[np.ndarray, Grid]:

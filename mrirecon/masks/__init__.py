@@ -2,13 +2,14 @@
 
 from mrirecon.masks.fastmri import fastmri_lines
 from mrirecon.masks.files import load_mask, mask_bytes
-from mrirecon.masks.make import COMPATS, FAMILIES, make_mask
+from mrirecon.masks.make import make_mask
 from mrirecon.masks.psf import point_spread
+from mrirecon.masks.registry import FAMILIES, Family, register_mask
 from mrirecon.masks.result import MaskResult, achieved_acceleration, seed_from
 
 __all__ = [
-    "COMPATS",
     "FAMILIES",
+    "Family",
     "MaskResult",
     "achieved_acceleration",
     "fastmri_lines",
@@ -16,5 +17,6 @@ __all__ = [
     "make_mask",
     "mask_bytes",
     "point_spread",
+    "register_mask",
     "seed_from",
 ]

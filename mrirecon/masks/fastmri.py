@@ -8,7 +8,19 @@ import numpy as np
 
 from mrirecon.errors import UsageError
 from mrirecon.masks.box import CALIBRATION_SHARE, calibration_sides
+from mrirecon.masks.registry import register_mask
 from mrirecon.masks.result import Bools, legacy_generator
+
+
+@register_mask(rank=3, over="lines", own=False, compat=("fastmri",))
+def equispaced_fraction(
+    rng: np.random.RandomState, space: tuple[int, ...], count: int, box: tuple[slice, ...]
+) -> tuple[Bools, str]:
+    """Refuse: fastMRI's way to reach the acceleration asked with equispaced lines is drawn by `fastmri_lines` alone."""
+    raise UsageError(
+        "equispaced_fraction is fastMRI's way to reach the acceleration asked with equispaced lines.",
+        fix="add compat='fastmri', or choose equispaced: our own always reaches it",
+    )
 
 
 def fastmri(

@@ -13,16 +13,18 @@ import numpy as np
 
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.errors import InputError, MriReconError, UsageError
+from mrirecon.masks.registry import register_mask
 from mrirecon.masks.result import Bools, MaskResult, achieved_acceleration, readout_note, spread_over
 
 SUFFIXES = (".npy", ".npz", ".png", ".txt")
 LARGEST = 2**28  # samples: 512 in each of three axes, and twice that
 
 
+@register_mask("file", rank=99, over="file")
 def load_mask(
     path: str | Path, shape: tuple[int, ...] | None = None, *, axis: int = -1, readout: int = -1
 ) -> MaskResult:
-    """Return the mask in a file.
+    """Read the mask in a file.
 
     ``.npy`` and ``.npz`` hold an array of zeros and ones (an npz with several arrays: the one named ``mask``), ``.png``
     a picture in two grey levels of which black is not sampled, ``.txt`` zeros and ones, rows on lines. Axes of length 1

@@ -6,32 +6,40 @@ import math
 
 import numpy as np
 
+from mrirecon.masks.registry import register_mask
 from mrirecon.masks.result import Bools, heaviest
 
 FWHM = 1.0
 
 
-def random_lines(rng: np.random.RandomState, n: int, count: int, box: slice) -> tuple[Bools, str]:
-    """Return (n,) with the calibration lines and ``count`` lines in all, the others uniformly at random."""
-    return _weighted(rng, np.zeros(n), count, box), ""
+@register_mask(rank=1, over="lines", compat=("fastmri",))
+def random(rng: np.random.RandomState, space: tuple[int, ...], count: int, box: tuple[slice, ...]) -> tuple[Bools, str]:
+    """Draw the calibration lines and, uniformly at random, others: ``count`` lines in all."""
+    return _weighted(rng, np.zeros(space[0]), count, box[0]), ""
 
 
-def gaussian_lines(rng: np.random.RandomState, n: int, count: int, box: slice, fwhm: float) -> tuple[Bools, str]:
-    """Return (n,) with the calibration lines, and the others by a Gaussian density around the centre.
+@register_mask(rank=4, over="lines", compat=("mridc",))
+def gaussian1d(
+    rng: np.random.RandomState, space: tuple[int, ...], count: int, box: tuple[slice, ...], *, fwhm: float = FWHM
+) -> tuple[Bools, str]:
+    """Draw the calibration lines, and the others by a Gaussian density around the centre.
 
     Args:
         rng: the generator to draw from.
-        n: number of lines.
+        space: (n,), number of lines.
         count: number of lines to sample, those of the box included.
         box: the calibration lines.
         fwhm: full width at half maximum of the density, where k-space reaches from -1 to 1.
 
     """
-    return _weighted(rng, log_gaussian(n, fwhm), count, box), ""
+    return _weighted(rng, log_gaussian(space[0], fwhm), count, box[0]), ""
 
 
-def equispaced_lines(rng: np.random.RandomState, n: int, count: int, box: slice) -> tuple[Bools, str]:
-    """Return (n,) with the calibration lines and an equispaced comb: ``count`` lines in all.
+@register_mask(rank=2, over="lines", compat=("fastmri",))
+def equispaced(
+    rng: np.random.RandomState, space: tuple[int, ...], count: int, box: tuple[slice, ...]
+) -> tuple[Bools, str]:
+    """Draw the calibration lines and an equispaced comb: ``count`` lines in all.
 
     One comb floor((i + t) d), i = 0, 1, ..., runs through the whole of k-space, calibration region included, so that
     its two sides are in phase. Where an integer spacing d meets the number of lines asked, that is taken, with one of
@@ -39,6 +47,10 @@ def equispaced_lines(rng: np.random.RandomState, n: int, count: int, box: slice)
     apart, the phase t is drawn from the seed, and d is solved for. (It can be: as d grows, the number of lines outside
     the box changes by one at a time, from all to none.) The note says which.
     """
+    return _equispaced(rng, space[0], count, box[0])
+
+
+def _equispaced(rng: np.random.RandomState, n: int, count: int, box: slice) -> tuple[Bools, str]:
     chosen = np.zeros(n, dtype=bool)
     chosen[box] = True
     wanted = count - int(chosen.sum())

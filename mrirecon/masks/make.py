@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from mrirecon.errors import UsageError
 from mrirecon.masks.fastmri import fastmri, fastmri_seed
-from mrirecon.masks.files import load_mask
 from mrirecon.masks.mridc import FWHM, mridc
 from mrirecon.masks.own import draw
+from mrirecon.masks.registry import FAMILIES, compats
 from mrirecon.masks.result import MaskResult, achieved_acceleration, readout_note, seed_from, spread_over
-
-LINES = ("random", "equispaced", "equispaced_fraction", "gaussian1d")
-PLANES = ("gaussian2d", "poisson")
-FAMILIES = (*LINES, *PLANES, "file")
-COMPATS = ("none", "fastmri", "mridc")
-_FITS = {"fastmri": ("random", "equispaced", "equispaced_fraction"), "mridc": ("gaussian1d", "gaussian2d")}
 
 
 def make_mask(
@@ -31,12 +25,13 @@ def make_mask(
     seed: int | tuple[int, ...] = 0,
     name: str = "",
     slice: int = 0,
-    compat: Literal["none", "fastmri", "mridc"] = "none",
+    compat: str = "none",
     axis: int = -1,
     readout: int = -1,
     center_fraction: float | None = None,
     fwhm: float | None = None,
     path: str | Path | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> MaskResult:
     """Return a sampling mask: a function of the arguments alone, the same on every machine.
 
@@ -49,8 +44,8 @@ def make_mask(
     ``compat="mridc"`` draws as the CIRIM papers did: from ``seed`` itself, or the hash where name or slice is given.
 
     Args:
-        family: ``random``, ``equispaced``, ``gaussian1d`` (lines across ``axis``), ``gaussian2d``, ``poisson`` (over
-            two axes), ``file``; ``equispaced_fraction`` with ``compat="fastmri"``.
+        family: a registered family, see `mrirecon.masks.FAMILIES`: lines across ``axis``, a plane over two axes, or
+            ``file``.
         shape: (*space), two or three axes.
         acceleration: R >= 1, for every family but ``file``.
         calibration: number of calibration lines, or the box of a plane family (one number for both axes, or one each);
@@ -58,13 +53,14 @@ def make_mask(
         seed: any integer; for ``compat``, one or (fastmri) several integers of 32 bits.
         name: name of the file, without folders, so that every file has its own mask.
         slice: index of the slice, so that every slice has its own mask; leave at 0 for one mask per file.
-        compat: whose rules are followed.
+        compat: whose rules are followed: ``none`` (our own), or one of those that the family names.
         axis: the undersampled axis of a line family or of a file that holds lines.
         readout: with three axes, the fully sampled one of a plane family or of a file that holds a plane.
         center_fraction: for ``compat="fastmri"``, in place of ``calibration``; default 0.32 / R.
         fwhm: for the Gaussian families, full width at half maximum, k-space reaching from -1 to 1. Default 1, and 0.7
             with ``compat="mridc"``, whose planes are then 0.99 wide for the root that they are drawn by.
-        path: for ``file``: .npy, .npz, .png or .txt, see ``load_mask``.
+        path: for ``file``: see ``load_mask``.
+        options: of the family, by name: the keyword-only parameters of its function.
 
     Raises:
         UsageError: what is asked cannot be had, with the numbers.
@@ -73,19 +69,24 @@ def make_mask(
     """
     shape = tuple(int(n) for n in shape)
     _check(family, shape, acceleration, compat)
-    _unused(fwhm is not None and not family.startswith("gaussian"), "fwhm", "gaussian1d and gaussian2d", family)
+    chosen = FAMILIES[family]
+    having = " and ".join(name for name, one in FAMILIES.items() if "fwhm" in one.options)
+    _unused(fwhm is not None and "fwhm" not in chosen.options, "fwhm", having, family)
     _unused(center_fraction is not None and compat != "fastmri", "center_fraction", "compat='fastmri'", compat)
-    if family == "file":
+    if chosen.over == "file":
         if path is None or acceleration is not None or calibration is not None:
             raise UsageError(
                 "The family file takes its mask from a file, and nothing but its path.",
                 why=f"path is {path}, acceleration is {acceleration}, calibration is {calibration}",
                 fix="give path, and leave acceleration and calibration away",
             )
-        return load_mask(path, shape, axis=axis, readout=readout)
+        result: MaskResult = chosen.build(path, shape, axis=axis, readout=readout)
+        return result
     _unused(path is not None, "path", "file", family)
     if fwhm is not None and not (math.isfinite(fwhm) and fwhm > 0):
         raise UsageError("fwhm must be a positive number.", why=f"it is {fwhm}", fix="leave it away, or try 0.7")
+    _unused(bool(options) and compat != "none", "options", "our own masks", f"compat={compat!r}")
+    settings = chosen.resolve({**(options or {}), **({} if fwhm is None else {"fwhm": fwhm})})
     axes = phase_axes(family, len(shape), axis, readout)
     space = tuple(shape[a] for a in axes)
     rate = float(acceleration or 0)
@@ -100,7 +101,7 @@ def make_mask(
             drawn, box, note = mridc(family, space, rate, calibration, fwhm or FWHM, started, name, slice)
         else:
             rng = np.random.RandomState(seed_from(started, name, slice))
-            drawn, box, note = draw(rng, family, space, rate, calibration, fwhm)
+            drawn, box, note = draw(rng, chosen, space, rate, calibration, settings)
     if not drawn.any():
         raise UsageError(
             "These numbers give a mask that samples nothing.",
@@ -131,14 +132,15 @@ def phase_axes(family: str, dimensions: int, axis: int, readout: int) -> tuple[i
         UsageError: no such axis.
 
     """
-    given, option = (axis, "axis") if family in LINES else (readout, "readout")
+    lines = FAMILIES[family].over == "lines"
+    given, option = (axis, "axis") if lines else (readout, "readout")
     if not -dimensions <= given < dimensions:
         raise UsageError(
             f"There is no axis {given}.",
             why=f"{option}={given}, and there are {dimensions} axes",
             fix=f"choose {option} from {-dimensions} to {dimensions - 1}",
         )
-    if family in LINES:
+    if lines:
         return (given % dimensions,)
     return (0, 1) if dimensions == 2 else tuple(a for a in range(3) if a != given % 3)
 
@@ -146,17 +148,12 @@ def phase_axes(family: str, dimensions: int, axis: int, readout: int) -> tuple[i
 def _check(family: str, shape: tuple[int, ...], acceleration: float | None, compat: str) -> None:
     if family not in FAMILIES:
         raise UsageError(f"There is no mask family {family!r}.", fix=f"choose one of {', '.join(FAMILIES)}")
-    if compat not in COMPATS:
-        raise UsageError(f"compat={compat!r} is not known.", fix=f"choose one of {', '.join(COMPATS)}")
-    if compat != "none" and family not in _FITS[compat]:
+    if compat not in compats():
+        raise UsageError(f"compat={compat!r} is not known.", fix=f"choose one of {', '.join(compats())}")
+    if compat != "none" and compat not in FAMILIES[family].compat:
+        having = ", ".join(name for name, one in FAMILIES.items() if compat in one.compat)
         raise UsageError(
-            f"{compat} has no masks of the family {family}.",
-            fix=f"choose one of {', '.join(_FITS[compat])}, or leave compat away",
-        )
-    if family == "equispaced_fraction" and compat != "fastmri":
-        raise UsageError(
-            "equispaced_fraction is fastMRI's way to reach the acceleration asked with equispaced lines.",
-            fix="add compat='fastmri', or choose equispaced: our own always reaches it",
+            f"{compat} has no masks of the family {family}.", fix=f"choose one of {having}, or leave compat away"
         )
     if len(shape) not in (2, 3) or not all(n > 0 for n in shape):
         raise UsageError(
@@ -164,7 +161,9 @@ def _check(family: str, shape: tuple[int, ...], acceleration: float | None, comp
             why=f"shape is {shape}",
             fix="give the axes of space",
         )
-    if family != "file" and (acceleration is None or not math.isfinite(acceleration) or acceleration < 1):
+    if FAMILIES[family].over != "file" and (
+        acceleration is None or not math.isfinite(acceleration) or acceleration < 1
+    ):
         raise UsageError(
             "A mask needs an acceleration of at least 1.",
             why=f"acceleration is {acceleration}",

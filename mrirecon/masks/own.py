@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from mrirecon.errors import UsageError
 from mrirecon.masks.box import calibration_sides, centred
-from mrirecon.masks.lines import FWHM, equispaced_lines, gaussian_lines, random_lines
-from mrirecon.masks.planes import gaussian_plane, poisson_plane
+from mrirecon.masks.registry import Family
 from mrirecon.masks.result import Bools
 
 
 def draw(
     rng: np.random.RandomState,
-    family: str,
+    family: Family,
     space: tuple[int, ...],
     rate: float,
     calibration: int | tuple[int, ...] | None,
-    fwhm: float | None,
+    options: Mapping[str, object],
 ) -> tuple[Bools, tuple[int, ...], str]:
     """Return a mask over the undersampled axes, the sides of its calibration box, and a note.
 
     See ``make_mask`` for the arguments.
+
+    Raises:
+        UsageError: the numbers do not fit together, or the family did not draw what it was asked for.
+
     """
     total = math.prod(space)
     count = round(total / rate)
@@ -46,14 +50,12 @@ def draw(
             fix=f"ask for an acceleration of at most {most:g}, or for a smaller region",
         )
     boxes = tuple(centred(n, c) for n, c in zip(space, sides, strict=True))
-    if family == "random":
-        drawn, note = random_lines(rng, space[0], count, boxes[0])
-    elif family == "equispaced":
-        drawn, note = equispaced_lines(rng, space[0], count, boxes[0])
-    elif family == "gaussian1d":
-        drawn, note = gaussian_lines(rng, space[0], count, boxes[0], fwhm or FWHM)
-    elif family == "gaussian2d":
-        drawn, note = gaussian_plane(rng, (space[0], space[1]), count, (boxes[0], boxes[1]), fwhm or FWHM)
-    else:
-        drawn, note = poisson_plane(rng, (space[0], space[1]), count, (boxes[0], boxes[1]))
+    drawn, note = family.build(rng, space, count, boxes, **options)
+    if drawn.shape != space or drawn.dtype != bool or int(drawn.sum()) != count or not drawn[boxes].all():
+        raise UsageError(
+            f"the mask family {family.name} did not draw what it was asked for",
+            where=family.build.__module__,
+            why=f"{count} of {space} with the region {boxes} were asked for, not {drawn.sum()} of {drawn.shape}",
+            fix="mend the family: its mask has exactly as many samples, those of the region among them",
+        )
     return drawn, sides, note

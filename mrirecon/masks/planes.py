@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from mrirecon.masks.lines import log_gaussian
+from mrirecon.masks.lines import FWHM, log_gaussian
+from mrirecon.masks.registry import register_mask
 from mrirecon.masks.result import Bools, heaviest
 
 DITHER = 0.5  # of a sample
@@ -14,31 +15,33 @@ _TOLERANCE = 0.005
 _RUNS = 24
 
 
-def gaussian_plane(
-    rng: np.random.RandomState, shape: tuple[int, int], count: int, box: tuple[slice, slice], fwhm: float
+@register_mask(rank=5, over="plane", compat=("mridc",))
+def gaussian2d(
+    rng: np.random.RandomState, space: tuple[int, ...], count: int, box: tuple[slice, ...], *, fwhm: float = FWHM
 ) -> tuple[Bools, str]:
-    """Return a plane with the calibration box, and the other samples by a Gaussian density around the centre.
+    """Draw the calibration box, and the other samples by a Gaussian density around the centre.
 
     Args:
         rng: the generator to draw from.
-        shape: the two phase-encoding axes.
+        space: the two phase-encoding axes.
         count: number of samples, those of the box included.
         box: the calibration box.
         fwhm: full width at half maximum of the density, where k-space reaches from -1 to 1 along each axis.
 
     """
-    log_density = np.add.outer(log_gaussian(shape[0], fwhm), log_gaussian(shape[1], fwhm))
-    chosen = np.zeros(shape, dtype=bool)
+    log_density = np.add.outer(log_gaussian(space[0], fwhm), log_gaussian(space[1], fwhm))
+    chosen = np.zeros(space, dtype=bool)
     chosen[box] = True
     outside = np.flatnonzero(~chosen)
     chosen.flat[outside[heaviest(rng, log_density.flat[outside], count - int(chosen.sum()))]] = True
     return chosen, ""
 
 
-def poisson_plane(
-    rng: np.random.RandomState, shape: tuple[int, int], count: int, box: tuple[slice, slice]
+@register_mask(rank=6, over="plane", slow=True)
+def poisson(
+    rng: np.random.RandomState, space: tuple[int, ...], count: int, box: tuple[slice, ...]
 ) -> tuple[Bools, str]:
-    """Return a plane with the calibration box, and the other samples as a variable-density Poisson disc.
+    """Draw the calibration box, and the other samples as a variable-density Poisson disc.
 
     Samples are tried in random order and taken unless one taken before keeps them away (dart throwing on the k-space
     grid: Cook, ACM Trans. Graph. 5:51, 1986; for MRI: Vasanawala et al., Proc. ISBI 2011, 1039). A sample keeps
@@ -50,6 +53,7 @@ def poisson_plane(
     random part of up to ``DITHER`` off its own r. What holds for any two samples outside the box is
     distance >= min(r) - ``DITHER``.
     """
+    shape, box = (space[0], space[1]), (box[0], box[1])
     blocked = np.zeros(shape, dtype=bool)
     blocked[box] = True
     wanted = count - int(blocked.sum())

@@ -25,8 +25,7 @@ class MaskResult:
         acceleration: the acceleration achieved, calibration region included: size / number of samples.
         calibration: (*space), size of the fully sampled box around the centre, 0 where there is none. For masks from
             a file and in the manner of mridc it is measured, for the others it is the box that was laid down.
-        family: ``random``, ``equispaced``, ``equispaced_fraction``, ``gaussian1d``, ``gaussian2d``, ``poisson``,
-            ``file``.
+        family: name of a registered family, see `mrirecon.masks.FAMILIES`.
         asked: the acceleration asked for; None for a file.
         seed: what the generator was started with: the number given, or fastMRI's tuple of character codes.
         name: the file name that the mask was drawn for; empty when for none in particular.

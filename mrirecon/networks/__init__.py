@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mrirecon.networks.cnn import ConvStack
-from mrirecon.networks.crossing import apply_network, channels_last, to_complex, to_real
+from mrirecon.networks.crossing import apply_network, channels_last, to_complex, to_real, zero_init_output
 from mrirecon.networks.invertible import InvertibleNet
 from mrirecon.networks.recurrent import RecurrentNet
 from mrirecon.networks.unet import NormUnet, Unet
@@ -18,4 +18,5 @@ __all__ = [
     "channels_last",
     "to_complex",
     "to_real",
+    "zero_init_output",
 ]

@@ -29,6 +29,11 @@ class ConvStack(nn.Module):
             steps += [nn.Conv2d(a, b, 3, padding=1), activation or nn.PReLU()]
         self.conv = nn.Sequential(*steps[:-1])
 
+    @property
+    def final(self) -> nn.Module:
+        """The convolution that the output comes from."""
+        return self.conv[-1]
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, width, y, x) to the same shape."""
         return cast("Tensor", self.conv(x))

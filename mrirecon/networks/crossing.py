@@ -46,6 +46,17 @@ def apply_network(network: nn.Module, x: Tensor, *more: object) -> Any:
     return functional_call(network, weights, (x, *more), tie_weights=False)
 
 
+def zero_init_output(network: nn.Module) -> None:
+    """Set the weights of a network's ``final`` layer to zero, in place: it begins by adding nothing to what it refines.
+
+    Raises:
+        AttributeError: a network without a ``final`` layer.
+
+    """
+    for weight in network.final.parameters():  # type: ignore[union-attr]  # nn.Module tells no types
+        nn.init.zeros_(weight)
+
+
 def channels_last(model: nn.Module) -> None:
     """Lay a model's convolution weights out for inputs whose channels come last, in place."""
     for weight in model.parameters():

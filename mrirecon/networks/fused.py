@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mrirecon.precision import full_precision
+from mrirecon.physics.precision import full_precision
 
 _backward = torch.ops.aten.convolution_backward
 _below = torch.ops.aten.threshold_backward

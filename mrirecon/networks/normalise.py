@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mrirecon.precision import full_precision
+from mrirecon.physics.precision import full_precision
 
 _EPSILON = 1e-5  # torch's, and so fastMRI's
 

@@ -183,6 +183,11 @@ class RecurrentNet(nn.Module):
         self.final_layer = nn.Sequential(Convolution(features, outputs, 3, 1, bias=False, relu=positive))
         self.halo = max(m.reach for m in self.modules() if isinstance(m, Convolution))
 
+    @property
+    def final(self) -> nn.Module:
+        """The convolution that the output comes from."""
+        return self.final_layer
+
     def start(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return hidden states of zeros for inputs like x (N, inputs, y, x)."""
         rows, columns = (side + 2 * self.halo for side in x.shape[2:])

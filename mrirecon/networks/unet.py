@@ -116,6 +116,11 @@ class NormUnet(nn.Module):
         super().__init__()
         self.unet = Unet(width, width, channels, pools, dropout)
 
+    @property
+    def final(self) -> nn.Module:
+        """The convolution that the output comes from."""
+        return self.unet.final
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, width, y, x) to the same shape."""
         flat = x.flatten(2)

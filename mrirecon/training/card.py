@@ -8,8 +8,8 @@ from importlib import metadata
 import torch
 
 from mrirecon import __version__
-from mrirecon.config import Settings
 from mrirecon.data.sources import Sources
+from mrirecon.training.config import Settings
 
 
 def make_card(

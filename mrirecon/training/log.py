@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mrirecon.config import Train
 from mrirecon.errors import UsageError
 from mrirecon.io import atomic_path
-from mrirecon.text import parse_json
+from mrirecon.io.safe.text import parse_json
+from mrirecon.training.config import Train
 
 NAME = "log.jsonl"
 

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import torch
 
-from mrirecon.config import Config, differences, render, saved_config
 from mrirecon.errors import BusyError, Stopped, UsageError
 from mrirecon.io import atomic_path
-from mrirecon.io.claim import claim
+from mrirecon.io.safe.claim import claim
+from mrirecon.training.config import Config, differences, render, saved_config
 from mrirecon.training.log import Log
 from mrirecon.training.setup import learning_rate, make_fabric, rank_of_process
 from mrirecon.training.state import State, load_state, save_state, states
@@ -48,7 +48,7 @@ def train(
     """Train a method as configured; leaves ``best`` and ``last`` (models), log.jsonl, panels and resumable states.
 
     Args:
-        config: from `mrirecon.config.load_config`.
+        config: from `mrirecon.training.config.load_config`.
         folder: of the run; made where it does not exist.
         resume: ``auto`` goes on with the run in the folder, ``never`` refuses a folder with a run in it.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from mrirecon.config import Config
-from mrirecon.costs import peak_allocation
+from mrirecon.models.costs import peak_allocation
+from mrirecon.training.config import Config
 from mrirecon.training.setup import make_fabric
 from mrirecon.training.trainer import Trainer
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mrirecon.checkpoints import load_model
-from mrirecon.config import Config, Settings, Train
 from mrirecon.data.items import Recipe
 from mrirecon.data.sources import Slot, Sources
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import UsageError
-from mrirecon.hardware import pick_precision
+from mrirecon.methods.registry import build, find
+from mrirecon.models.checkpoints import load_model
+from mrirecon.models.hardware import pick_precision
 from mrirecon.networks import channels_last
-from mrirecon.registry import build, find
+from mrirecon.training.config import Config, Settings, Train
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -100,7 +100,7 @@ def make_model(settings: Settings) -> Reconstructor:
     """Build the method; its first weights are a function of the seed, or those of ``train.initial``.
 
     Raises:
-        InputError, ModelMismatchError: see `mrirecon.checkpoints.load_model`.
+        InputError, ModelMismatchError: see `mrirecon.models.checkpoints.load_model`.
         UsageError: the weights of ``train.initial`` do not fit the model.
 
     """
@@ -181,8 +181,8 @@ def make_recipes(settings: Settings, model: Reconstructor, sources: Sources) -> 
     Validation looks at slices spread evenly over its people, each drawn once and for all.
     """
     maps = find(settings.method).maps and model.prepare is None
-    split = settings.loss.split if settings.loss.ssdu else 0.0
-    full = settings.loss.kspace_l1 > 0
+    split = 0.0 if settings.loss.supervised else settings.loss.split
+    full = settings.loss.full
     informed = find(settings.method).learned
     start = None if model.start is None or not maps else model.start
     chunk = settings.train.batch * settings.data.buffer.together
@@ -190,5 +190,5 @@ def make_recipes(settings: Settings, model: Reconstructor, sources: Sources) -> 
     count = min(settings.data.val_items, len(sources.val))
     chosen: list[Slot] = [sources.val[i * len(sources.val) // count] for i in range(count)]
     # Of scans without a reference, a part of the samples is kept back to be predicted.
-    kept = 0.1 if not any(s.simulated for s in chosen) and settings.loss.ssdu else 0.0
+    kept = 0.1 if not any(s.simulated for s in chosen) and not settings.loss.supervised else 0.0
     return learn, Recipe(chosen, settings.data, settings.train.seed + 1_000_003, 1, False, kept, maps, informed, start)

@@ -16,19 +16,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mrirecon.checkpoints import save_model
-from mrirecon.config import Config
 from mrirecon.data.batch import Batch
 from mrirecon.data.items import Recipe
 from mrirecon.data.loading import Loader, Order, shared_memory, workers_for
 from mrirecon.data.sources import open_sources
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import SignalError, Stopped
-from mrirecon.losses import Loss, LossSettings, step_weights
-from mrirecon.registry import build
-from mrirecon.threads import usable_cores
+from mrirecon.methods.registry import build
+from mrirecon.models.checkpoints import save_model
+from mrirecon.models.threads import usable_cores
 from mrirecon.training.card import make_card
 from mrirecon.training.clock import Clock
+from mrirecon.training.config import Config
+from mrirecon.training.config.loss import LossSettings
+from mrirecon.training.objective import Loss, step_weights
 from mrirecon.training.setup import learning_rate, make_model, make_optimizer, make_recipes, processes, settled
 from mrirecon.training.state import State
 from mrirecon.training.validate import Validation, validate

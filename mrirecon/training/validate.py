@@ -12,10 +12,11 @@ import torch
 from mrirecon.data.batch import Batch
 from mrirecon.data.items import Recipe
 from mrirecon.engine import Reconstructor
-from mrirecon.losses import Loss, LossSettings
-from mrirecon.metrics import METRICS, scores
-from mrirecon.operators import root_sum_of_squares
-from mrirecon.pictures import Panel, save_panels
+from mrirecon.io.writers.pictures import Panel, save_panels
+from mrirecon.metrics import score_metrics, scores
+from mrirecon.physics.operators import root_sum_of_squares
+from mrirecon.training.config.loss import LossSettings
+from mrirecon.training.objective import Loss
 
 ERROR_GAIN = 5
 
@@ -68,7 +69,7 @@ def validate(
 
     """
     rank, count = ranks
-    names = (*METRICS, "held_error")
+    names = (*score_metrics(), "held_error")
     # sum and number of the values that are defined, by metric
     sums = torch.zeros(2, len(names), dtype=torch.float64)
     drawn: list[Panel] = []
@@ -85,7 +86,7 @@ def validate(
         sums = total(sums.to(device)).cpu()
     found: dict[str, float | None] = {}
     for name, value, defined in zip(names, *sums.tolist(), strict=True):
-        if defined or name in METRICS:
+        if defined or name in score_metrics():
             found[name] = value / defined if defined else None
     if picture is not None and drawn:
         save_panels(picture, drawn, columns=4, heading=heading)
@@ -96,9 +97,9 @@ def _scores(batch: Batch, image: torch.Tensor) -> dict[str, float | None]:
     values: dict[str, float | None] = {}
     if batch.target is not None:
         found = scores(_magnitude(image), _magnitude(batch.target))[0]
-        values = {name: getattr(found, name) for name in METRICS}
+        values = {name: getattr(found, name) for name in score_metrics()}
     if batch.held is not None and batch.full is not None and image.is_complex():
-        error = Loss(LossSettings(ssdu=1.0), batch.problem, None, batch.full, batch.held)(image)
+        error = Loss(LossSettings.model_validate({"ssdu": 1.0}), batch.problem, None, batch.full, batch.held)(image)
         values["held_error"] = float(error)
     return values
 

@@ -11,7 +11,7 @@ import pytest
 
 from mrirecon.cli import main
 from mrirecon.io import write_kspace
-from tests.test_io_hostile import random, snapshot
+from tests.io.test_io_hostile import random, snapshot
 
 Told = tuple[int, str, str]
 
@@ -23,7 +23,7 @@ def cli(capfd, monkeypatch, tmp_path) -> Callable[..., Told]:
     here.mkdir()
     monkeypatch.chdir(here)
     # Files were made just now, and might still be being written: as often, but not as long.
-    monkeypatch.setattr("mrirecon.batches.WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr("mrirecon.reconstruction.batch.WAITS", (0.01, 0.01, 0.01))
 
     def call(*arguments: object) -> Told:
         with pytest.raises(SystemExit) as ended:

@@ -15,16 +15,16 @@ ROWS = (
 )
 # Rows that are tested beside what they are about, by file and function.
 ELSEWHERE: dict[str, list[tuple[str, str]]] = {
-    "F24": [("test_outputs.py", "test_nested_sequences_are_refused_or_passed_over")],
-    "F25": [("test_mrd.py", "test_headers_that_cannot_be_meant")],  # fastMRI's header: F25 here
-    "F26": [("test_mrd.py", "test_a_header_field_that_is_missing_is_named")],
+    "F24": [("io/test_outputs.py", "test_nested_sequences_are_refused_or_passed_over")],
+    "F25": [("io/test_mrd.py", "test_headers_that_cannot_be_meant")],  # fastMRI's header: F25 here
+    "F26": [("io/test_mrd.py", "test_a_header_field_that_is_missing_is_named")],
     "F27": [
-        ("test_mrd.py", "test_every_kind_of_readout_is_told_apart_and_counted"),
-        ("test_mrd.py", "test_averages_are_averaged_and_repeated_readouts_counted"),
-        ("test_mrd.py", "test_partial_fourier_leaves_its_gap_where_nothing_was_measured"),
-        ("test_mrd.py", "test_an_asymmetric_echo_lies_in_the_middle"),
+        ("io/test_mrd.py", "test_every_kind_of_readout_is_told_apart_and_counted"),
+        ("io/test_mrd.py", "test_averages_are_averaged_and_repeated_readouts_counted"),
+        ("io/test_mrd.py", "test_partial_fourier_leaves_its_gap_where_nothing_was_measured"),
+        ("io/test_mrd.py", "test_an_asymmetric_echo_lies_in_the_middle"),
     ],
-    "R11": [("test_batches.py", "test_two_processes_told_to_do_the_same_share_it")],
+    "R11": [("reconstruction/test_batches.py", "test_two_processes_told_to_do_the_same_share_it")],
 }
 TESTS: dict[str, list[str]] = {}
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from mrirecon import io
-from mrirecon.io import apart
-from tests import test_io_hostile as hostile
+from mrirecon.io.safe import apart
 from tests.faults.conftest import scan_file
 from tests.faults.rows import row
-from tests.fuzz_io import KINDS, mutation
-from tests.test_io_hostile import plain, random, snapshot
+from tests.io import test_io_hostile as hostile
+from tests.io.fuzz_io import KINDS, mutation
+from tests.io.test_io_hostile import plain, random, snapshot
 
 
 def hdf5(path: Path, build) -> Path:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mrirecon.checkpoints import CONFIG, WEIGHTS, save_model
-from mrirecon.registry import build
-from tests import test_checkpoints as checkpoints
-from tests import test_io_hostile as hostile
+from mrirecon.methods.registry import build
+from mrirecon.models.checkpoints import CONFIG, WEIGHTS, save_model
 from tests.faults.conftest import scan_file
 from tests.faults.rows import row
+from tests.io import test_io_hostile as hostile
+from tests.models import test_checkpoints as checkpoints
 
 SMALL = {"cascades": 1, "steps": 1, "features": 4}
 COVERS = {"acceleration": [2, 3], "calibration": [10, 24], "size": [128, 192], "coils": [4, 16], "snr": [10, 100]}

@@ -20,11 +20,11 @@ import pytest
 from mrirecon import io
 from mrirecon.cli import main
 from mrirecon.errors import ResourceError
-from mrirecon.io import atomic
-from tests import test_io_hostile as hostile
+from mrirecon.io.safe import atomic
 from tests.faults.conftest import scan_file
 from tests.faults.rows import row
-from tests.test_io_hostile import random
+from tests.io import test_io_hostile as hostile
+from tests.io.test_io_hostile import random
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -88,7 +88,7 @@ def test_disk_that_fails(good, tmp_path, monkeypatch, case):
 LITTLE = """
 import resource, sys
 import torch, numpy
-from mrirecon import inference, jobs
+from mrirecon.reconstruction import file, run
 from mrirecon.cli import main
 numpy.linalg.eigvalsh(numpy.eye(300))  # OpenBLAS takes its buffers once, and where it cannot, ends the process
 if sys.argv[1] != "-":
@@ -195,7 +195,7 @@ def test_clocks_and_file_systems(cli, good, tmp_path, monkeypatch, case):
         assert cli("reconstruct", good, "-m", "rss", "-o", tmp_path / "y.h5")[0] == 0
         assert not left.exists()
     elif case == "case-insensitive":
-        monkeypatch.setattr("mrirecon.doctor.ignores_case", lambda _: True)
+        monkeypatch.setattr("mrirecon.tools.doctor.ignores_case", lambda _: True)
         code, out, _ = cli("doctor", "--json")
         found = next(f for f in json.loads(out)["findings"] if f["name"] == "upper and lower case")
         assert found["verdict"] == "look"

@@ -1,4 +1,4 @@
-"""Outputs of fastMRI's and ATOMMIC's networks with known weights, for tests/test_network_parity.py.
+"""Outputs of fastMRI's and ATOMMIC's networks with known weights, for tests/networks/test_network_parity.py.
 
     python -m venv peer
     peer/bin/pip install torch numpy h5py pyyaml requests pandas omegaconf

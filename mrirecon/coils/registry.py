@@ -1,0 +1,35 @@
+"""The registry of coil calibrations: where coil maps come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mrirecon.registries import Entry, Registry
+
+
+@dataclass(frozen=True)
+class Calibration(Entry):
+    """A coil calibration.
+
+    What its function takes depends on ``reads``:
+
+    - ``calibration``: ``(region, space)``, the fully sampled centre of k-space (B, C, *box) complex, and the size of
+      the maps. It may take any of the options ``sets`` (of maps), ``kernel`` and ``threshold``, by these names. It
+      returns maps (B, M, C, *space) complex, at most of unit length over the coils, or
+      `mrirecon.coils.espirit.CoilMaps`, and raises a `CalibrationError` where the region does not suffice.
+    - ``file``: ``(stored)``, maps (B, M, C, *space) as the scan's file has them. It returns maps and their gain.
+    - ``nothing``: ``(coils, space)``. It returns maps.
+
+    Attributes:
+        reads: what the maps are made from.
+        label: what notes and sidecars call it; by default its name.
+
+    """
+
+    reads: Literal["calibration", "file", "nothing"] = "calibration"
+    label: str = ""
+
+
+CALIBRATIONS = Registry("coil calibration", Calibration, package="mrirecon.coils", group="calibrations")
+register_calibration = CALIBRATIONS.register

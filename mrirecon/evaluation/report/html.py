@@ -1,0 +1,339 @@
+"""One HTML file that shows what methods made of scans: scores, pictures, and how both came about.
+
+    found = compare(images, truth, prediction="scan.h5", reference="full.h5", kind="images")
+    case = Case("scan", [Result("cs", images, found)], truth, "images")
+    write_report("report.html", [case], About("My study"))
+
+Nothing is fetched: pictures, style and program stand in the file, and its content security policy lets the browser run
+that one program and no other, whatever the names in it say.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from mrirecon.errors import InputError, UsageError
+from mrirecon.evaluation.report import charts
+from mrirecon.evaluation.report.album import FLOOR, Album, choose_kept, make_album
+from mrirecon.evaluation.report.cases import ZERO_FILLED, About, Case
+from mrirecon.evaluation.report.pack import WHITE
+from mrirecon.evaluation.report.tables import (
+    PRESETS,
+    differences,
+    lesion_rows,
+    median_recoveries,
+    method_names,
+    method_rows,
+    natural,
+    result_of,
+    summed_up,
+    worst_first,
+)
+from mrirecon.io import atomic_path
+from mrirecon.io.safe.text import utf8
+from mrirecon.metrics import METRICS
+
+LIMIT = 20e6  # bytes; what most mail still takes
+INSTALL = "pip install 'mrirecon[report]'"
+GAIN = 5  # of error maps, at first
+_PROGRAM = ("pixels.js", "drawing.js", "viewer.js", "page.js")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        bytes: its size.
+        cases: how many it shows.
+        slices: how many there are.
+        shown: how many slices have pictures.
+        failed: how many results failed.
+
+    """
+
+    path: Path
+    bytes: int
+    cases: int
+    slices: int
+    shown: int
+    failed: int
+
+
+def write_report(
+    path: str | Path,
+    cases: Iterable[Case],
+    about: About | None = None,
+    *,
+    limit: float = LIMIT,
+    whole: bool = False,
+    inputs: Sequence[str | Path] = (),
+    progress: Callable[[int, str], None] | None = None,
+) -> Written:
+    """Write a report of cases as one HTML file, which appears whole or not at all.
+
+    Args:
+        path: where to.
+        cases: one after the other; each is packed and let go before the next is asked for, so an iterator that reads
+            them needs the memory of one.
+        about: title, scores and settings.
+        limit: size in bytes, above which values are rounded more coarsely, and then slices are left out evenly; the
+            report says so.
+        whole: show the whole field of view, and not the object with a margin.
+        inputs: files that must not be overwritten.
+        progress: called with (cases done, name of the last).
+
+    Raises:
+        UsageError: jinja2 is not installed.
+        InputError: there are no cases, or two results of one go by one name.
+        ResourceError: the disk is full, or may not be written to.
+
+    """
+    about = about or About()
+    environment = _environment()
+    albums: list[Album] = []
+    for case in cases:
+        albums.append(make_album(case, about.options, whole=whole))
+        if progress is not None:
+            progress(len(albums), case.name)
+    if not albums:
+        raise InputError("there is nothing to report", where=str(path), fix="name folders that hold images")
+    order = worst_first([a.light for a in albums], about.options.metrics[0])
+    albums = [albums[i] for i in order]
+    program, style = (_joined(names) for names in (_PROGRAM, ("page.css",)))
+    bare = len(_page(environment, albums, about, program, style, limit, empty=True).encode("utf-8", "backslashreplace"))
+    choose_kept(albums, limit - bare)
+    content = utf8(_page(environment, albums, about, program, style, limit))
+    with atomic_path(path, inputs=inputs) as temporary:
+        temporary.write_bytes(content)
+    return Written(
+        Path(path),
+        len(content),
+        len(albums),
+        sum(len(a.slices) for a in albums),
+        sum(len(a.kept) for a in albums),
+        sum(r.failure is not None for a in albums for r in a.light.results),
+    )
+
+
+def _environment() -> Any:
+    try:
+        import jinja2
+    except ImportError:
+        raise UsageError("reports are laid out by jinja2, which is not installed", fix=INSTALL) from None
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mrirecon.evaluation.report", "page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    environment.filters["plain"] = _plain_value
+    return environment
+
+
+def _page(
+    environment: Any, albums: list[Album], about: About, program: str, style: str, limit: float, *, empty: bool = False
+) -> str:
+    cases = [a.light for a in albums]
+    methods = method_names(cases)
+    groups = list(dict.fromkeys(sorted((case.group for case in cases), key=natural)))
+    text: str = environment.get_template("page.html").render(
+        about=about,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        program=program,
+        style=style,
+        hashes={"program": _hash(program), "style": _hash(style)},
+        names={m: METRICS[m].title for m in about.options.metrics},
+        digits={m: METRICS[m].digits for m in about.options.metrics},
+        higher={m for m in about.options.metrics if METRICS[m].higher},
+        preset=PRESETS[about.options.preset],
+        definitions={m: METRICS[m].summary for m in about.options.metrics},
+        methods=methods,
+        blocks=[_block(cases, group, methods, about) for group in groups],
+        shown=[_shown(number, album, methods, about, empty) for number, album in enumerate(albums)],
+        settings=[(m, _settings(cases, m)) for m in methods],
+        chart=charts,
+        floor=FLOOR,
+        limit=limit,
+        kinds=list(dict.fromkeys(case.kind for case in cases if case.kind)),
+        coarse=any(a.fineness > 0 for a in albums),
+        white=WHITE,
+        slices=sum(len(a.slices) for a in albums),
+        kept=sum(len(a.kept) for a in albums),
+    )
+    return text
+
+
+def _block(cases: list[Case], group: str, methods: list[str], about: About) -> dict[str, Any]:
+    """Return scores over the cases of a group."""
+    members = [case for case in cases if case.group == group]
+    found, why_not = differences(members, about.options)
+    return {
+        "group": group,
+        "rows": method_rows(members, methods, about.options),
+        "plots": _plots(cases, group, methods, about),
+        "differences": found,
+        "why_no_differences": why_not,
+    }
+
+
+def _shown(number: int, album: Album, methods: list[str], about: About, empty: bool) -> dict[str, Any]:
+    """Return what the template needs of one case."""
+    case, kept = album.light, [] if empty else album.kept
+    sampling = dict(album.sampling)
+    line = sampling.pop("line", None)
+    data = {
+        "ny": album.shape[0],
+        "nx": album.shape[1],
+        "dy": case.spacing[0] if case.spacing else 1.0,
+        "dx": case.spacing[1] if case.spacing else 1.0,
+        "white": 0 if album.depth is None else album.depth.white,
+        "gain": GAIN,
+        "columns": [
+            {"name": name, "number": methods.index(name) if name in methods else None} for name in album.columns
+        ],
+        "slices": [album.slices[i] for i in kept],
+        "flicker": next((k for k, n in enumerate(album.columns) if k and n != ZERO_FILLED), 0),
+        "start": kept.index(album.start) if album.start in kept else 0,
+        "reference": album.truth,
+        "sampling": sampling,
+        "floor": FLOOR,
+        "profile": _profile(album, methods, about),
+        "shown": list(kept),
+    }
+    lesions = lesion_rows(case)
+    curves = {r.method: (methods.index(r.method), r.steps) for r in case.results if len(r.steps)}
+    kind = next((r.steps_are for r in case.results if len(r.steps)), "")
+    return {
+        "number": number,
+        "case": case,
+        "album": album,
+        "kept": kept,
+        "data": json_text(data),
+        "line": None if line is None else charts.spread_line(line, float(FLOOR)),
+        "lesions": [(row, *_place(album, row.where, kept)) for row in lesions],
+        "medians": median_recoveries(case, lesions),
+        "convergence": charts.line_plot(kind, curves),
+        "failed": [r for r in case.results if r.failure is not None],
+        "notes": _notes(case),
+        "cells": [_cell(case, m, about) for m in methods],
+        "stopped": {r.method: summed_up(r.stopped) for r in case.results},
+    }
+
+
+def _notes(case: Case) -> list[tuple[str, str]]:
+    """Return what methods had to say, once each, and which of them said it."""
+    said: dict[str, list[str]] = {}
+    for r in case.results:
+        for note in (*r.notes, *(r.evaluation.notes if r.evaluation is not None else ())):
+            said.setdefault(note, []).append(r.method)
+    return [(", ".join(dict.fromkeys(methods)), note) for note, methods in said.items()]
+
+
+def _place(album: Album, where: tuple[int, int], kept: list[int]) -> tuple[str, int | None]:
+    """Return what a lesion is called, and which of the slices kept shows it."""
+    at = album.lesions.get(where)
+    name = f"item {where[0] + 1}" if at is None else album.slices[at]["name"]
+    return f"{name}, lesion {where[1]}", kept.index(at) if at in kept else None
+
+
+def _cell(case: Case, method: str, about: About) -> dict[str, Any]:
+    """Return what the list of cases says of one method: its first score, or why there is none."""
+    result = result_of(case, method)
+    if result is None:
+        return {"text": "not run", "failed": False, "why": "there is no such image"}
+    if result.failure is not None:
+        return {"text": "failed", "failed": True, "why": result.failure}
+    if result.evaluation is None:
+        return {"text": "no reference", "failed": False, "why": "images without a reference are shown, not scored"}
+    metric = about.options.metrics[0]
+    value = result.evaluation.mean[metric]
+    missing = sum(result.evaluation.undefined.values())
+    why = f"{missing} values are undefined" if missing else ""
+    return {"text": _number(value, METRICS[metric].digits), "failed": False, "why": why}
+
+
+def _plots(cases: list[Case], group: str, methods: list[str], about: About) -> list[charts.Boxes]:
+    found = []
+    for metric in about.options.metrics:
+        values = {
+            method: [
+                (n, case.name, r.evaluation.mean[metric], [row.get(metric) for row in r.evaluation.slices])
+                for n, case in enumerate(cases)
+                if case.group == group and (r := result_of(case, method)) is not None and r.evaluation is not None
+            ]
+            for method in methods
+        }
+        plot = charts.box_plot(METRICS[metric].title, values)
+        if plot is not None:
+            found.append(plot)
+    return found
+
+
+def _profile(album: Album, methods: list[str], about: About) -> dict[str, Any]:
+    """Return the first metric of every slice, whether its pictures are kept or not."""
+    metric = about.options.metrics[0]
+    curves = [
+        {"number": methods.index(r.method), "values": [row.get(metric) for row in r.evaluation.slices]}
+        for r in album.light.results
+        if r.evaluation is not None
+    ]
+    return {"metric": METRICS[metric].title, "curves": curves}
+
+
+def _settings(cases: list[Case], method: str) -> list[tuple[str, list[str]]]:
+    """Return each setting of a method and the values that it had, in words; once each."""
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        result = result_of(case, method)
+        for key, value in result.settings.items() if result is not None else ():
+            text = _plain_value(value)
+            if text and text not in found.setdefault(key, []):
+                found[key].append(text)
+    return [(key, values) for key, values in found.items() if values]
+
+
+def json_text(data: object) -> str:
+    """Return JSON that may stand in a script element: no text in it can end that, or be taken for a mark-up."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    if value is None:
+        return "–"
+    # 32.20, not 32.2: what is shown is what is meant
+    text = f"{value:.0f}" if 10**digits <= abs(value) < 1e9 else f"{value:#.{digits}g}".rstrip(".")
+    return text.replace("-", "−")
+
+
+def _plain_value(value: object) -> str:
+    if value is None or value == [] or value == {} or value == "":
+        return ""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} = {_plain_value(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain_value, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _joined(names: Sequence[str]) -> str:
+    folder = resources.files("mrirecon.evaluation.report") / "page"
+    return "\n".join((folder / name).read_text(encoding="utf-8").strip() for name in names)
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -1,0 +1,258 @@
+"""How far an image can be trusted where there is no reference: what the data say of it, and what they cannot.
+
+- data consistency: ‖A x − y‖ / ‖y‖ over the acquired samples; much below the noise's share is fitting noise, much above
+  it is not explaining the data;
+- held-out samples: a few acquired samples are hidden, the rest is reconstructed, and the hidden ones are predicted. The
+  error's floor is the noise in them;
+- output noise: the deviation of the image over replicas with noise of the measured covariance added (pseudo-replicas;
+  Robson et al., MRM 60:895, 2008). Of a linear method this is its noise; of another, how it answers to noise here;
+- g-factor: that noise over the noise of the fully sampled combination, over √R (Pruessmann et al., MRM 42:952, 1999).
+  Their least squares weigh coils by the inverse of their noise covariance: whiten the scan for that one;
+- null space: the part of the image that the samples do not see, x − (AᴴA + ε)⁻¹AᴴA x. What stands there was put in by
+  the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrirecon.coils.noise import NoiseLevel
+from mrirecon.engine import Reconstructor
+from mrirecon.errors import InputError
+from mrirecon.io import Scan
+from mrirecon.methods.heldout import hide
+from mrirecon.methods.registry import Use, build, find
+from mrirecon.methods.regularization import weight_by_noise
+from mrirecon.physics.operators import norm, root_sum_of_squares
+from mrirecon.physics.problem import Problem
+from mrirecon.physics.solvers import conjugate_gradient
+from mrirecon.physics.transforms import Prior
+from mrirecon.reconstruction.calibrate import ItemMaps, item_maps, item_noise
+from mrirecon.reconstruction.run import build_problem
+
+Solve = Callable[[Problem, Prior | None], Tensor]
+RIDGE = 1e-3  # ε, relative to the largest eigenvalue of AᴴA: singular values below 3 % count as unseen
+_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What is known of one item; see the head of this file.
+
+    Attributes:
+        residual: relative, of the acquired samples.
+        noise_share: what of the acquired samples is noise, ‖n‖ / ‖y‖, as measured.
+        noise_deviation: of a sample, √E|n|², root mean square over the coils.
+        noise_low: it may be as small as this.
+        noise_high: or as large as this (95 %).
+        held_out: relative error of the hidden samples.
+        held_out_zero_filled: the same of the zero-filled image, for comparison.
+        null_share: energy in the null space over that of the image.
+        g_median: over the object.
+        g_high: 95th percentile over the object.
+        null_space: (*space) magnitude.
+        noise: (*space), in the image's unit; of two sets of coil maps, both together.
+        g: (*space); 0 outside the object; of two sets, the larger one.
+
+    """
+
+    residual: float
+    noise_share: float
+    noise_deviation: float
+    noise_low: float
+    noise_high: float
+    held_out: float | None
+    held_out_zero_filled: float | None
+    null_share: float
+    g_median: float | None
+    g_high: float | None
+    null_space: np.ndarray
+    noise: np.ndarray
+    g: np.ndarray
+
+
+def examine(
+    scan: Scan,
+    item: int = 0,
+    *,
+    method: str = "cs",
+    model: Reconstructor | None = None,
+    replicas: int = 64,
+    share: float = 0.05,
+    seed: int = 0,
+) -> Trust:
+    """Examine what a method makes of one item.
+
+    Args:
+        scan: undersampled.
+        item: which.
+        method: a registered method, at its default weight.
+        model: its trained network, for a learned one.
+        replicas: with added noise.
+        share: of the samples outside the calibration region that are hidden.
+        seed: of noise and hidden samples.
+
+    Raises:
+        InputError: fully sampled data, where nothing is left to doubt.
+
+    """
+    kspace, mask = scan.kspace(item), scan.mask(item)
+    if mask.all():
+        raise InputError("a fully sampled scan needs no such check", where=scan.where(item))
+    maps = item_maps(scan, item, kspace, mask)
+    use = find(method).use
+    level = _level(scan, item, kspace, mask)
+    problem, transform, prior = build_problem(kspace, mask, maps, use, noise=level.covariance)
+    deviation = float(np.sqrt((level.deviation**2).mean()))
+    with torch.inference_mode():
+        solve = _solver(method, model, problem)
+        u = solve(problem, prior)
+        noise = pseudo_replicas(lambda p: transform.undo(solve(p, prior)), problem, level.covariance, replicas, seed)[0]
+        # What the samples see depends on the maps alone, however the method uses them.
+        plain = build_problem(kspace, mask, maps, "cropped").problem
+        image = transform.undo(u)
+        unseen = null_space(plain, image * (plain.maps.abs().sum(2) > 0))
+    per_set = [
+        _g_factor(Problem(plain.y, plain.mask, plain.maps[:, m : m + 1]), noise[m], level.covariance, mask)
+        for m in range(len(noise))
+    ]
+    factor = np.max(per_set, axis=0)
+    inside = factor[factor > 0]
+    held, zero = hidden_samples(scan, item, solve, use, share=share, seed=seed)
+    return Trust(
+        float(norm(problem.residual(u))[0] / norm(problem.y)[0]),
+        float(deviation * np.sqrt(len(kspace) * mask.sum()) / np.linalg.norm(kspace)),
+        deviation,
+        deviation * level.low,
+        deviation * level.high,
+        held,
+        zero,
+        float((norm(unseen) / norm(image)).square()[0]),
+        float(np.median(inside)) if inside.size else None,
+        float(np.percentile(inside, 95)) if inside.size else None,
+        root_sum_of_squares(unseen[0], 0).numpy(),
+        root_sum_of_squares(noise, 0).numpy(),
+        factor,
+    )
+
+
+def _level(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
+    """Return the noise of an item: white where the scan was whitened by a noise scan, else as its data show it."""
+    if scan.prepared is not None and scan.prepared.whitening is not None and scan.noise is not None:
+        error = (len(kspace) * scan.noise.shape[1]) ** -0.5
+        return NoiseLevel(np.eye(len(kspace), dtype=np.complex128), 1 - error, 1 + error, "the noise scan")
+    return item_noise(scan, item, kspace, mask)
+
+
+def pseudo_replicas(
+    solve: Callable[[Problem], Tensor], problem: Problem, noise: np.ndarray, replicas: int, seed: int = 0
+) -> Tensor:
+    """Return the standard deviation (B, M, *space) of images over replicas of the data with added noise.
+
+    Complex noise of covariance Σ = E[n nᴴ] over the coils gives complex images of E|x − x̄|² = the square of what is
+    returned.
+
+    Args:
+        solve: problem to image.
+        problem: with measured data.
+        noise: (C, C) covariance Σ; or (C,) deviations of coils whose noise is independent.
+        replicas: two or more.
+        seed: of the noise.
+
+    """
+    if replicas < 2:
+        raise InputError("noise needs two replicas or more", why=f"{replicas} were asked for")
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.from_numpy(_square_root(noise)).to(torch.complex64) / 2**0.5
+    total, power = None, None
+    for _ in range(replicas):
+        real, imaginary = (torch.randn(problem.y.shape, generator=generator) for _ in range(2))
+        coloured = torch.einsum("cd,bd...->bc...", mixing, torch.complex(real, imaginary))
+        y = problem.y + coloured * problem.mask
+        x = solve(Problem(y, problem.mask, problem.maps)).to(torch.complex128)
+        total = x if total is None else total + x
+        power = x.abs().square() if power is None else power + x.abs().square()
+    assert total is not None, "there are replicas"
+    assert power is not None, "there are replicas"
+    spread = (power - total.abs().square() / replicas) / (replicas - 1)
+    return spread.clamp_min(0).sqrt()
+
+
+def _square_root(noise: np.ndarray) -> np.ndarray:
+    """Return a matrix F (C, C) of F Fᴴ = Σ; of a covariance that is singular, too."""
+    if noise.ndim == 1:
+        return np.diag(noise).astype(np.complex128)
+    values, vectors = np.linalg.eigh(noise)
+    root: np.ndarray = vectors * np.sqrt(values.clip(min=0))
+    return root
+
+
+def null_space(problem: Problem, image: Tensor, ridge: float = RIDGE) -> Tensor:
+    """Return the part (B, M, *space) of an image that the samples of a problem do not see."""
+    p = problem.prepared()
+    epsilon = ridge * float(p.lipschitz.max())
+    seen = conjugate_gradient(lambda v: p.normal(v) + epsilon * v, p.normal(image), None, _STEPS)
+    return image - seen
+
+
+def hidden_samples(
+    scan: Scan,
+    item: int,
+    solve: Solve,
+    use: Use,
+    *,
+    share: float = 0.05,
+    seed: int = 0,
+) -> tuple[float | None, float | None]:
+    """Return the relative error of samples that a method did not see, and that of zero filling; None if there are none.
+
+    Args:
+        scan: undersampled.
+        item: which.
+        solve: problem and prior to image.
+        use: of the coil maps; see `build_problem`.
+        share: of the samples outside the calibration region that are hidden.
+        seed: of their choice.
+
+    """
+    kspace, mask = scan.kspace(item), scan.mask(item)
+    hidden = hide(mask, share, seed)
+    if hidden is None:
+        return None, None
+    kept = mask & ~hidden
+    seen = (kspace * kept).astype(np.complex64)
+    maps: ItemMaps = item_maps(scan, item, seen, kept)
+    truth = kspace[:, hidden]
+    errors = []
+    with torch.inference_mode():
+        problem, _, prior = build_problem(seen, kept, maps, use)
+        plain = build_problem(seen, kept, maps, "cropped").problem
+        for p, x in ((problem, solve(problem, prior)), (plain, plain.adjoint)):
+            predicted = p.encode(x)[0].numpy()[:, hidden]
+            errors.append(float(np.linalg.norm(predicted - truth) / np.linalg.norm(truth)))
+    return errors[0], errors[1]
+
+
+def _solver(method: str, model: Reconstructor | None, problem: Problem) -> Solve:
+    """Return a solver of problems made from a measured one, at the regularization weight of the measured one."""
+    if model is not None:
+        return lambda p, prior: model.run(p, prior=prior).image
+    options = {"lam": float(weight_by_noise(method, problem)[0])} if find(method).weighted else {}
+    return lambda p, prior: build(method, options).run(p, prior=prior).image
+
+
+def _g_factor(plain: Problem, noise: Tensor, covariance: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return g (*space): the noise over that of the fully sampled least-squares combination, over √R."""
+    maps = plain.maps[0, 0].flatten(1)
+    sigma = torch.from_numpy(covariance).to(maps.dtype)
+    total = maps.abs().square().sum(0)
+    full = ((maps.conj() * (sigma @ maps)).sum(0).real.clamp_min(0).sqrt() / total).reshape(noise.shape)
+    rate = mask.size / float(mask.sum())
+    # cropped maps fade out: only where they are whole
+    found = torch.where(total.reshape(noise.shape) > 0.9, noise / full / rate**0.5, 0.0)
+    return np.asarray(found.nan_to_num().numpy())

@@ -1,0 +1,188 @@
+"""BART's .cfl/.hdr pairs: complex64, little-endian, first dimension fastest, sixteen dimensions with fixed meanings."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from mrirecon.errors import InputError, UsageError
+from mrirecon.io.axes import BART, make_layout
+from mrirecon.io.identify import cfl_pair, is_nifti_header, is_there, read_head, regular_file
+from mrirecon.io.readers.assemble import Given, MapsSource, assemble
+from mrirecon.io.readers.registry import Candidate, register_reader
+from mrirecon.io.scan import Scan
+
+_HEADER_LIMIT = 1 << 20
+_MAX_DIMS = 16
+_COIL, _MAPS = 3, 4
+
+
+class CflStore:
+    """One BART array, mapped into memory so that items are read alone.
+
+    Its dimensions keep BART's order, first to last; nothing is transposed, for numpy indexes Fortran order as well.
+    An index may name all sixteen.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        header, data = cfl_pair(path)
+        for one, other in ((header, data), (data, header)):
+            if not one.exists() and other.exists():
+                raise InputError(f"{one} is missing", why=f"{other.name} is there, and BART arrays are pairs of files")
+        self.path = data
+        self.files: tuple[Path, ...] = (regular_file(header), regular_file(data))
+        self.dims = read_dims(header)
+        size, wanted = data.stat().st_size, 8 * math.prod(self.dims)
+        if size != wanted:
+            raise InputError(
+                f"{data} is {'truncated' if size < wanted else 'larger than its header says'}",
+                why=f"{size} bytes for dimensions {list(self.dims)}, which need {wanted}",
+                fix="copy both files of the pair again",
+            )
+        self.arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {"cfl": (self.dims, np.dtype("<c8"))}
+
+    def read(self, name: str = "cfl", index: tuple[int | slice, ...] = ()) -> np.ndarray:
+        """Return a copy of a part of the array."""
+        try:
+            dims = (*self.dims, *(1,) * _MAX_DIMS)[:_MAX_DIMS]
+            mapped = np.memmap(self.path, "<c8", "r", 0, dims, order="F")
+            return np.array(mapped[index], order="C")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.path} cannot be read", why=str(error), fix="copy the pair again") from None
+
+
+class ReshapedStore:
+    """A BART array seen under chosen dimensions in a chosen order; the others, of length 1, fall away."""
+
+    def __init__(self, store: CflStore, kept: tuple[int, ...]) -> None:
+        self.path = store.path
+        self.files: tuple[Path, ...] = store.files
+        self._store, self._kept = store, kept
+        self.depth = len(space_dims(store.dims))
+        dims = (*store.dims, *(1,) * _MAX_DIMS)
+        self.arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+            "cfl": (tuple(dims[d] for d in kept), np.dtype("<c8"))
+        }
+
+    def read(self, name: str = "cfl", index: tuple[int | slice, ...] = ()) -> np.ndarray:
+        """Return a copy of a part of the array."""
+        full: list[int | slice] = [0] * _MAX_DIMS
+        for position, dim in enumerate(self._kept):
+            full[dim] = index[position] if position < len(index) else slice(None)
+        part = self._store.read(name, tuple(full))
+        left = [dim for dim in self._kept if isinstance(full[dim], slice)]
+        return part.transpose([sorted(left).index(dim) for dim in left])
+
+
+def read_dims(header: Path) -> tuple[int, ...]:
+    """Return the dimensions in a BART header, without trailing ones but at least five.
+
+    Raises:
+        InputError: no dimensions, or one that is zero, negative, or too large to be true.
+
+    """
+    if header.stat().st_size > _HEADER_LIMIT:
+        raise InputError(f"{header} is too large for a BART header", why=f"{header.stat().st_size} bytes")
+    try:
+        lines = header.read_bytes().decode("utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{header} cannot be read", why=str(error), fix="check its permissions") from None
+    position = next((i for i, line in enumerate(lines) if line.strip() == "# Dimensions"), None)
+    words = lines[position + 1].split() if position is not None and position + 1 < len(lines) else []
+    if not words or not all(word.lstrip("-").isdecimal() and len(word) < 20 for word in words):
+        raise InputError(f"{header} is not a BART header", why="no line of whole numbers follows '# Dimensions'")
+    dims = [int(word.lstrip("-")) if word[0] != "-" else -1 for word in words]
+    if min(dims) < 1 or math.prod(dims) >= 1 << 60 or any(d != 1 for d in dims[_MAX_DIMS:]):
+        raise InputError(
+            f"{header} declares impossible dimensions",
+            why=" ".join(words)[:200],
+            fix="every dimension must be at least 1, and there are at most 16; write the pair again",
+        )
+    while len(dims) > _MAPS + 1 and dims[-1] == 1:
+        dims.pop()
+    return tuple(dims + [1] * (_MAPS + 1 - len(dims)))
+
+
+def space_dims(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """Return which of the first three dimensions are space: two, unless none of them is 1."""
+    for flat in (2, 0, 1):
+        if dims[flat] == 1:
+            return tuple(d for d in range(3) if d != flat)
+    return (0, 1, 2)
+
+
+def _is_cfl(candidate: Candidate) -> bool:
+    """Whether a name is that of a BART pair; a header alone may be one of NIfTI, whose voxels lie in an .img."""
+    path = candidate.path
+    header, data = cfl_pair(path)
+    named_so = path.suffix in (".cfl", ".hdr") or not is_there(path)
+    image = path.suffix == ".hdr" and not is_there(data) and path.is_file() and is_nifti_header(read_head(path))
+    return named_so and not image and (is_there(header) or is_there(data))
+
+
+@register_reader("cfl", rank=1, signature=_is_cfl, suffixes=(".cfl",), holds=("kspace", "images"))
+def read_cfl(
+    path: Path, *, axes: str | None = None, dataset: str | None = None, mask: Given = None, maps: MapsSource = None
+) -> Scan:
+    """Read BART k-space; see `mrirecon.io.read`.
+
+    The first two dimensions of space that are not 1 are named y and x (three: z, y, x), in their order, so that an
+    image has rows and columns as `bart toimg` shows them. Dimension 3 is the coils; the later ones are loops.
+
+    Args:
+        path: either file of the pair, or their common name.
+        axes: names for the leading dimensions where they do not mean what BART's do.
+        dataset: refused: there is one array.
+        mask: see `assemble`.
+        maps: see `assemble`.
+
+    Raises:
+        InputError: files that do not fit together.
+        UsageError: `dataset` was given.
+
+    """
+    if dataset is not None:
+        raise UsageError("a BART pair holds one array, which has no name", where=str(path), fix="leave dataset out")
+    store = CflStore(path)
+    if axes is not None:
+        count = axes.count(",") + 1
+        beyond = any(n != 1 for n in store.dims[count:])
+        # Dimensions of length 1 need no names; all the others do.
+        shape = store.dims if beyond else (*store.dims, *(1,) * _MAX_DIMS)[:count]
+        layout = make_layout(axes, shape, str(store.path), asked=True)
+        return assemble(ReshapedStore(store, tuple(range(count))), "cfl", "cfl", layout, mask=mask, maps=maps)
+    if store.dims[_MAPS] != 1:
+        raise InputError(
+            f"{store.path} has {store.dims[_MAPS]} sets of maps",
+            why="dimension 4 is not 1, so this is not k-space",
+            fix="give coil maps with --maps, and k-space as the input",
+        )
+    space = space_dims(store.dims)
+    loops = tuple(d for d in range(_MAPS + 1, len(store.dims)) if store.dims[d] != 1)
+    named = dict(zip(space, ("z", "y", "x")[-len(space) :], strict=True))
+    kept = tuple(sorted((*space, _COIL, *loops)))
+    names = [named.get(d) or BART[d] for d in kept]
+    shape = tuple(store.dims[d] for d in kept)
+    notes = [f"BART dimensions {', '.join(map(str, space))} read as {','.join(named.values())}"]
+    layout = make_layout(names, shape, str(store.path))
+    return assemble(ReshapedStore(store, kept), "cfl", "cfl", layout, notes=notes, mask=mask, maps=maps)
+
+
+def maps_store(path: Path) -> ReshapedStore:
+    """Return BART coil maps seen as (loops..., M, coil, *space)."""
+    store = CflStore(path)
+    loops = tuple(d for d in range(_MAPS + 1, len(store.dims)) if store.dims[d] != 1)
+    return ReshapedStore(store, (*loops, _MAPS, _COIL, *space_dims(store.dims)))
+
+
+def image_store(path: Path) -> ReshapedStore:
+    """Return BART images seen as (loops..., M, *space), without a coil dimension."""
+    store = CflStore(path)
+    if store.dims[_COIL] != 1:
+        raise InputError(
+            f"{store.path} has {store.dims[_COIL]} coils", why="an image has none", fix="combine them first"
+        )
+    loops = tuple(d for d in range(_MAPS, len(store.dims)) if store.dims[d] != 1)
+    return ReshapedStore(store, (*loops, *space_dims(store.dims)))

@@ -1,0 +1,257 @@
+"""Read a DICOM series of single-frame slices as images, with where they lie. Everything in a file is checked."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mrirecon.errors import InputError, ResourceError, UnsafeContentError, UsageError
+from mrirecon.io.grid import Grid, from_matrix
+from mrirecon.io.identify import read_head, regular_file
+from mrirecon.io.readers.registry import register_reader
+from mrirecon.io.safe.limits import READ_LIMIT, refuse_bomb
+from mrirecon.io.writers.encode_dicom import INSTALL
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+# Stored as they are, or in DICOM's own run lengths, which grow 64-fold at most; never inflated as a whole.
+_PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5")
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_TAGS = [
+    *("SOPClassUID", "SeriesInstanceUID", "ImageType", "InstanceNumber", "TemporalPositionIdentifier"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "NumberOfFrames"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
+    *("PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelData"),
+]
+_ALIKE = 1e-3  # mm or unit length
+
+
+@dataclass(frozen=True)
+class _Page:
+    """One slice: values in the units of the file, and what says where it belongs."""
+
+    values: np.ndarray
+    series: str
+    instance: int
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing: tuple[float, ...] | None
+    thickness: float | None
+
+
+def is_dicom(path: str | Path) -> bool:
+    """Whether `path` is a DICOM file, or a folder whose first file is one."""
+    path = Path(path)
+    try:
+        files = dicom_files(path) if path.is_dir() else [path] if path.is_file() else []
+        return bool(files) and read_head(files[0], 132)[128:] == b"DICM"
+    except (OSError, InputError):
+        return False
+
+
+@register_reader("dicom", rank=98, signature=lambda c: is_dicom(c.path), holds=("images",), needs=("pydicom",))
+def read_dicom(path: str | Path) -> tuple[np.ndarray, Grid]:
+    """Return a series as (volume, slice, y, x) float32, and where the voxels lie.
+
+    Slices are in the order of their instance numbers if that leads from one end to the other, else from one end to the
+    other; a place that occurs several times makes several volumes.
+
+    Args:
+        path: folder of the series, or one file.
+
+    Raises:
+        UsageError: pydicom is not installed.
+        InputError: not DICOM, damaged, compressed, coloured, several frames or several series in one, slices that are
+            missing or differ in size or direction.
+        UnsafeContentError: a deflated file, which could expand without end.
+
+    """
+    path = Path(path)
+    files = dicom_files(path) if path.is_dir() else [regular_file(path)]
+    if not files:
+        raise InputError(f"{path} holds no files", fix="name the folder of a DICOM series")
+    pages = [_read(file) for file in files]
+    first = pages[0]
+    series = {page.series for page in pages}
+    if len(series) > 1:
+        raise InputError(f"{path} holds {len(series)} series", fix="put each series into a folder of its own")
+    for page, file in zip(pages, files, strict=True):
+        if page.values.shape != first.values.shape:
+            raise InputError("slices differ in size", where=f"{files[0]} and {file}", fix="give one series")
+        if not _alike(page.orientation, first.orientation) or not _alike(page.spacing, first.spacing):
+            raise InputError("slices lie across each other", where=f"{files[0]} and {file}", fix="give one series")
+    order, places = _ordered(pages, path)
+    volumes = np.stack([[pages[i].values for i in volume] for volume in order])
+    return volumes, _grid(first, places)
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """Return the files of a folder, by name, that may be a series: not hidden ones, no JSON."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.suffix != ".json")
+
+
+def _ordered(pages: list[_Page], path: Path) -> tuple[list[list[int]], np.ndarray | None]:
+    """Return indices by volume and slice, and the position of each slice; None if the file does not tell."""
+    by_number = sorted(range(len(pages)), key=lambda i: pages[i].instance)
+    if len({page.instance for page in pages}) < len(pages):
+        raise InputError(f"{path} holds two slices of one instance number", fix="give one series, each slice once")
+    normal = _normal(pages[0])
+    if normal is None or any(page.position is None for page in pages):
+        return [by_number], None
+    height = {i: float(np.dot(normal, np.array(pages[i].position))) for i in by_number}
+    levels: list[list[int]] = []
+    for i in by_number:
+        level = next((level for level in levels if abs(height[level[0]] - height[i]) < _ALIKE), None)
+        levels.append([i]) if level is None else level.append(i)
+    if len({len(level) for level in levels}) > 1:
+        raise InputError(
+            f"{path} lacks slices",
+            why=f"{len(levels)} places are held {min(map(len, levels))} to {max(map(len, levels))} times",
+            fix="copy the whole series again",
+        )
+    heights = [height[level[0]] for level in levels]
+    if heights not in (sorted(heights), sorted(heights, reverse=True)):
+        levels.sort(key=lambda level: height[level[0]])
+    places = np.array([pages[level[0]].position for level in levels])
+    return [list(volume) for volume in zip(*levels, strict=True)], places
+
+
+def _grid(page: _Page, places: np.ndarray | None) -> Grid:
+    y, x = page.spacing or (None, None)
+    if places is None or page.spacing is None or page.orientation is None:
+        return Grid((None, y, x), None, page.thickness)
+    rows, columns = np.array(page.orientation[:3]), np.array(page.orientation[3:])
+    step = np.cross(rows, columns) * (page.thickness or 1.0)
+    if len(places) > 1:
+        step = (places[-1] - places[0]) / (len(places) - 1)
+        if np.abs(places - places[0] - step * np.arange(len(places))[:, None]).max() > 10 * _ALIKE:
+            return Grid((None, y, x), None, page.thickness)
+    return from_matrix(
+        np.column_stack((rows * page.spacing[1], columns * page.spacing[0], step, places[0])), page.thickness
+    )
+
+
+def _normal(page: _Page) -> np.ndarray | None:
+    if page.orientation is None:
+        return None
+    return np.cross(page.orientation[:3], page.orientation[3:])
+
+
+def _alike(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return bool(np.allclose(one, other, atol=_ALIKE, rtol=0))
+
+
+def _read(path: Path) -> _Page:
+    try:
+        import pydicom
+    except ImportError:
+        raise UsageError("DICOM files are read by pydicom, which is not installed", fix=INSTALL) from None
+    size = regular_file(path).stat().st_size
+    if read_head(path, 132)[128:] != b"DICM":
+        raise InputError(f"{path} is not a DICOM file", fix="keep only the files of the series in the folder")
+    if size > READ_LIMIT:
+        raise InputError(f"{path} is too large for one slice", why=f"{size} bytes")
+    try:
+        with _quiet():
+            syntax = str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID", ""))
+            if syntax == _DEFLATED:
+                raise UnsafeContentError(
+                    f"{path} is deflated as a whole, and was not inflated",
+                    why="it could expand a thousandfold",
+                    fix="store it uncompressed first, for instance with dcmconv",
+                )
+            if syntax not in _PLAIN:
+                raise InputError(
+                    f"{path} is compressed",
+                    why=f"transfer syntax {syntax[:64]}",
+                    fix="store it uncompressed first, for instance with gdcmconv --raw",
+                )
+            return _page(pydicom.dcmread(path, specific_tags=list(_TAGS)), path, size)
+    except (InputError, UnsafeContentError, ResourceError):
+        raise
+    except MemoryError:
+        raise ResourceError(f"not enough memory to read {path}", fix="read fewer slices at once") from None
+    except RecursionError:
+        why = "its sequences are nested without end"
+        raise InputError(f"{path} is not an image that can be read", why=why, fix="do not trust this file") from None
+    except Exception as error:  # damaged bytes come out of the parser as errors of any kind
+        # Its words may quote a header, which may name somebody.
+        why = f"the parser stopped with {type(error).__name__}"
+        raise InputError(f"{path} is damaged or no image", why=why, fix="copy or download it again") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the parser from telling of values that are not used, or checked here: it would quote them."""
+    log = logging.getLogger("pydicom")
+    before = log.disabled
+    log.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.disabled = before
+
+
+def _page(dataset: Dataset, path: Path, size: int) -> _Page:
+    frames = int(dataset.get("NumberOfFrames", 1) or 1)
+    kinds = [str(kind) for kind in dataset.get("ImageType", [])]
+    if frames != 1 or "MOSAIC" in kinds:
+        raise InputError(f"{path} holds several slices in one", fix="convert the series to NIfTI first, with dcm2niix")
+    if dataset.get("SamplesPerPixel", 1) != 1 or dataset.get("PhotometricInterpretation") != "MONOCHROME2":
+        raise InputError(
+            f"{path} is no grey picture", why=f"it is {str(dataset.get('PhotometricInterpretation'))[:40]}"
+        )
+    if "PixelData" not in dataset:
+        raise InputError(f"{path} holds no picture", fix="give the images of a series")
+    rows, columns, bits = (int(dataset.get(name, 0) or 0) for name in ("Rows", "Columns", "BitsAllocated"))
+    if min(rows, columns) < 1 or bits not in (8, 16, 32):
+        raise InputError(f"{path} declares an impossible picture", why=f"{rows} × {columns} of {bits} bits")
+    refuse_bomb(rows * columns * bits // 8, size, READ_LIMIT // 4, str(path))
+    slope, intercept = (_numbers(dataset, n, 1) for n in ("RescaleSlope", "RescaleIntercept"))
+    values = dataset.pixel_array * (slope or (1.0,))[0] + (intercept or (0.0,))[0]
+    if values.shape != (rows, columns):
+        raise InputError(f"{path} is no single slice", why=f"shape {values.shape}")
+    if "InstanceNumber" not in dataset or dataset.InstanceNumber is None:
+        raise InputError(f"{path} has no instance number", fix="give files as a scanner or an archive writes them")
+    spacing = _numbers(dataset, "PixelSpacing", 2)
+    if spacing is not None and min(spacing) <= 0:
+        spacing = None
+    thickness = _numbers(dataset, "SliceThickness", 1)
+    orientation = _numbers(dataset, "ImageOrientationPatient", 6)
+    if orientation is not None and not _square(orientation):
+        raise InputError(f"{path} lies in no plane", why=f"directions {orientation}", fix="copy or download it again")
+    return _Page(
+        np.asarray(values, dtype=np.float32),
+        str(dataset.get("SeriesInstanceUID", "")),
+        int(dataset.InstanceNumber),
+        _numbers(dataset, "ImagePositionPatient", 3),
+        orientation,
+        spacing,
+        thickness[0] if thickness is not None and thickness[0] > 0 else None,
+    )
+
+
+def _square(orientation: tuple[float, ...]) -> bool:
+    axes = np.array(orientation).reshape(2, 3)
+    return bool(np.abs(axes @ axes.T - np.eye(2)).max() < 10 * _ALIKE)
+
+
+def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | None:
+    """Return finite numbers; None if there are none, or not as many as there must be."""
+    value: Any = dataset.get(name)
+    if value is None or value == "":
+        return None
+    found = tuple(float(v) for v in (value if count > 1 else [value]))
+    return found if len(found) == count and all(np.isfinite(found)) else None

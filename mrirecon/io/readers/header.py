@@ -1,0 +1,161 @@
+"""The ISMRMRD header (XML) of fastMRI files, reduced to what says how the data were made and not whose they are."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from xml.parsers import expat
+from xml.sax.saxutils import escape
+
+from mrirecon.errors import UnsafeContentError
+from mrirecon.io.readers.siemens import SEQUENCE_NAME
+
+# Paths kept, without namespaces. Of what lies below an entry that ends in "/", numbers are kept, for they name nobody.
+_KEPT = (
+    *("experimentalConditions/", "encoding/encodedSpace/", "encoding/reconSpace/", "encoding/encodingLimits/"),
+    *(
+        "encoding/trajectory",
+        "encoding/trajectoryDescription/",
+        "encoding/parallelImaging/",
+        "encoding/echoTrainLength",
+        "sequenceParameters/",
+    ),
+    "encoding/parallelImaging/calibrationMode",
+    SEQUENCE_NAME,
+    *("acquisitionSystemInformation/systemVendor", "acquisitionSystemInformation/systemModel"),
+    *("acquisitionSystemInformation/systemFieldStrength_T", "acquisitionSystemInformation/receiverChannels"),
+    "acquisitionSystemInformation/relativeReceiverNoiseBandwidth",
+)
+# What siemens_to_ismrmrd says of an echo train, as pairs of a name and a number; times in microseconds.
+_TRAIN = "encoding/trajectoryDescription/userParameter"
+ECHO_TRAIN = ("rampUpTime", "rampDownTime", "flatTopTime", "acqDelayTime", "numSamples", "dwellTime")
+_MAX_DEPTH, _MAX_ENTRIES, _MAX_VALUE = 32, 10_000, 200
+
+
+class _NotWellFormedError(Exception):
+    pass
+
+
+def read_header(text: str, path: Path) -> dict[str, str] | None:
+    """Return the kept values by path ("sequenceParameters/TR"), the first where one repeats; None if not XML.
+
+    Values of the second encoding stand under "encoding#1/", those of the third under "encoding#2/". The numbers that
+    describe an echo train (`ECHO_TRAIN`) stand under "encoding/trajectoryDescription/" by their names.
+
+    Raises:
+        UnsafeContentError: a document type declaration, with which entities could expand without end.
+
+    """
+    found: dict[str, str] = {}
+    stack: list[str] = []
+    parts: list[str] = []
+    seen = encodings = 0
+    named = ""
+
+    def doctype(*_: object) -> None:
+        raise UnsafeContentError(
+            f"the header of {path} declares a document type, which was not followed",
+            why="no scanner writes one; it serves to expand entities or to fetch files",
+            fix="do not trust this file; remove its ismrmrd_header to read the k-space",
+        )
+
+    def start(name: str, _: dict[str, str]) -> None:
+        nonlocal seen, encodings
+        seen += 1
+        encodings += len(stack) == 1 and name.rpartition(" ")[2] == "encoding"
+        if len(stack) >= _MAX_DEPTH or seen > _MAX_ENTRIES:
+            raise _NotWellFormedError
+        stack.append(name.rpartition(" ")[2])
+        parts.clear()
+
+    def end(_: str) -> None:
+        nonlocal named
+        key, value = "/".join(stack[1:]), "".join(parts).strip()
+        stack.pop()
+        parts.clear()
+        if key.startswith(_TRAIN) and key.endswith("/name"):
+            named = value if value in ECHO_TRAIN else ""
+        elif key.startswith(_TRAIN) and key.endswith("/value") and named:
+            key = f"encoding/trajectoryDescription/{named}"
+        below = any(k[-1] == "/" and key.startswith(k) for k in _KEPT) and _is_number(value)
+        if value and len(value) <= _MAX_VALUE and (key in _KEPT or below):
+            if encodings > 1 and key.startswith("encoding/"):
+                key = f"encoding#{encodings - 1}/{key.removeprefix('encoding/')}"
+            found.setdefault(key, "".join(c for c in value if c.isprintable()))
+
+    parser = expat.ParserCreate(namespace_separator=" ")
+    parser.StartDoctypeDeclHandler = doctype
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler = parts.append
+    try:
+        parser.Parse(_body(text), True)
+    except (expat.ExpatError, _NotWellFormedError, ValueError):
+        return None
+    return found
+
+
+def _body(text: str) -> bytes:
+    """Return the document in UTF-8 without its declaration: the text was decoded already, whatever that claims."""
+    body = text.lstrip("\ufeff \r\n\t")
+    if body.startswith("<?xml"):
+        body = body.partition("?>")[2]
+    return body.encode("utf-8", errors="replace")
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except ValueError:
+        return False
+
+
+def write_header(values: dict[str, str]) -> str:
+    """Return the kept values as a small ISMRMRD document, with the first encoding, without the sequence's name."""
+    tree: dict[str, object] = {}
+    for key, value in values.items():
+        if "#" in key or key == SEQUENCE_NAME:
+            continue
+        *groups, leaf = key.split("/")
+        node = tree
+        for group in groups:
+            below = node.setdefault(group, {})
+            if not isinstance(below, dict):
+                break
+            node = below
+        else:
+            node.setdefault(leaf, value)
+
+    def render(node: dict[str, object]) -> str:
+        return "".join(
+            f"<{name}>{render(below) if isinstance(below, dict) else escape(str(below))}</{name}>"
+            for name, below in node.items()
+        )
+
+    return f'<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">{render(tree)}</ismrmrdHeader>'
+
+
+def sequence_values(values: dict[str, str]) -> dict[str, str]:
+    """Return what the header says of the scanner and the sequence, by the names that `Scan.attributes` uses."""
+    system, sequence = "acquisitionSystemInformation/", "sequenceParameters/"
+    wanted = {
+        **{"vendor": system + "systemVendor", "model": system + "systemModel"},
+        **{"field_strength_T": system + "systemFieldStrength_T", "TR": sequence + "TR", "TE": sequence + "TE"},
+        **{"TI": sequence + "TI", "flip_angle_deg": sequence + "flipAngle_deg"},
+    }
+    return {name: values[key] for name, key in wanted.items() if key in values}
+
+
+def padding(values: dict[str, str], width: int) -> tuple[int, int] | None:
+    """Return the zero-padded columns that fastMRI's header states for the last axis, as (first, behind the last).
+
+    The columns before `first` and from `behind` on were never acquired (fastMRI, `padding_left`, `padding_right`).
+    """
+    try:
+        encoded = int(values["encoding/encodedSpace/matrixSize/y"])
+        centre = int(values["encoding/encodingLimits/kspace_encoding_step_1/center"])
+        last = int(values["encoding/encodingLimits/kspace_encoding_step_1/maximum"])
+    except (KeyError, ValueError):
+        return None
+    left = encoded // 2 - centre
+    right = left + last + 1
+    return (left, right) if encoded == width and 0 <= left < right <= width else None

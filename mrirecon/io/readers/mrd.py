@@ -1,0 +1,353 @@
+"""ISMRMRD raw data (MRD version 1, HDF5): acquisitions with flags and counters, and a header in XML.
+
+The package ismrmrd opens files for writing unless told otherwise, follows links, and expands the header's entities;
+the layout is a table in HDF5, so h5py reads it here, in a child process, once the guard has looked at it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mrirecon.errors import InputError, UsageError
+from mrirecon.io.readers.assemble import KSPACE_NAMES, Given, MapsSource
+from mrirecon.io.readers.fastmri import is_hdf5
+from mrirecon.io.readers.header import ECHO_TRAIN, read_header, sequence_values, write_header
+from mrirecon.io.readers.mrd_images import raw_groups
+from mrirecon.io.readers.mrd_missing import incomplete, without_samples
+from mrirecon.io.readers.raw import raw_scan
+from mrirecon.io.readers.raw_store import RawStore, cut
+from mrirecon.io.readers.readouts import KINDS, Encoding, Kind, Plan, Readouts
+from mrirecon.io.readers.registry import Candidate, register_reader
+from mrirecon.io.readers.siemens import SEQUENCE_NAME, SIEMENS_WAYS, forward_transform, is_siemens
+from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5
+from mrirecon.io.safe.isolated import Arrays, Facts, isolated
+from mrirecon.io.safe.limits import TEXT_LIMIT
+from mrirecon.io.scan import Scan
+
+# Flags are numbered from 1 in ISMRMRD's acquisition header. The first that is set says what a readout is.
+_NOISE, _CALIBRATION, _BOTH, _REVERSE, _NAVIGATOR, _PHASE_CORRECTION, _DUMMY = 19, 20, 21, 22, 23, 24, 27
+_FLAGS: tuple[tuple[int, Kind], ...] = (
+    *((_NOISE, "noise"), (_PHASE_CORRECTION, "phase correction"), (_NAVIGATOR, "navigator"), (_DUMMY, "dummy")),
+    *((26, "feedback"), (28, "feedback"), (29, "other"), (30, "other"), (31, "other")),
+    *((_BOTH, "calibration and image"), (_CALIBRATION, "calibration")),
+)
+_COMPRESSED = (53, 54, 55, 56)
+_TRAJECTORIES = ("cartesian", "epi")
+_COUNTERS = {
+    **{"line": "kspace_encode_step_1", "partition": "kspace_encode_step_2", "echo": "contrast"},
+    **{name: name for name in ("average", "slice", "phase", "repetition", "set", "segment")},
+}
+_COLUMNS = ("number_of_samples", "active_channels", "center_sample", "discard_pre", "discard_post")
+# Gaps of so many readouts are read and dropped, for one read of a stretch is quicker than several.
+_GAP = 8
+_CHUNK = 128
+# Damaged files can keep libhdf5 busy for ever; good ones are read a hundred times as fast as this.
+_SECONDS, _BYTES_A_SECOND = 10, 4e6
+
+
+class MrdStore(RawStore):
+    """Acquisitions of a group of an ISMRMRD file."""
+
+    def __init__(self, path: Path, table: Readouts, plan: Plan, group: str) -> None:
+        super().__init__(path, table, plan)
+        self.group = group
+
+    def fetch(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Return readouts as measured, each (coil, samples) complex64."""
+        return cut(self.flat(rows), self.table.samples[rows] * self.table.coils[rows], self.table.coils[rows])
+
+    def flat(self, rows: np.ndarray) -> np.ndarray:
+        """Return the samples of readouts one after another, read by a child process."""
+        sizes = self.table.samples[rows] * self.table.coils[rows]
+        arrays, _ = isolated(
+            "mrirecon.io.readers.mrd:acquisitions",
+            self.path,
+            seconds=_SECONDS + 8 * int(sizes.sum()) / _BYTES_A_SECOND,
+            memory=(2 << 30) + 2 * 8 * _CHUNK * int(sizes.max(initial=0)),
+            group=self.group,
+            out=int(sizes.sum()),
+            rows=rows.tolist(),
+            sizes=sizes.tolist(),
+        )
+        return arrays["out"]
+
+
+def raw_group(file: GuardedFile, dataset: str | None = None) -> str | None:
+    """Return the group that holds ISMRMRD raw data: the one asked for, else "dataset", else the only one; None if none.
+
+    Raises:
+        InputError: several groups hold raw data, and none is called "dataset".
+
+    """
+    found = raw_groups(file.datasets())
+    if dataset is not None:
+        return dataset.strip("/") if dataset.strip("/") in found else None
+    if len(found) > 1 and "dataset" not in found:
+        raise InputError(
+            f"{file.path} holds raw data in {len(found)} groups",
+            why=", ".join(sorted(found)[:12]),
+            fix=f"name one of them, for example --dataset {min(found)}",
+        )
+    return "dataset" if "dataset" in found else found[0] if found else None
+
+
+def _is_raw(candidate: Candidate) -> bool:
+    """Whether an HDF5 file holds ISMRMRD raw data, or lacks some of what such a file has.
+
+    Raises:
+        InputError: see `raw_group`.
+
+    """
+    file, dataset = candidate.hdf5, candidate.dataset
+    if not dataset and any(name.lower() in KSPACE_NAMES for name in file):
+        return False
+    name = dataset or "dataset"
+    return ("/" not in name and name in file and file.is_group(name)) or raw_group(file, dataset) is not None
+
+
+@register_reader("ismrmrd", rank=10, signature=is_hdf5, layout=_is_raw, container="hdf5", suffixes=(".mrd",))
+def read_mrd(
+    path: Path,
+    *,
+    axes: str | None = None,
+    dataset: str | None = None,
+    mask: Given = None,
+    maps: MapsSource = None,
+) -> Scan:
+    """Read ISMRMRD raw data of a Cartesian or echo-planar scan; see `mrirecon.io.read`.
+
+    Acquisitions are sorted by their flags, placed by their counters and echo, and averaged where several fall on one
+    place; what was sorted out is counted in the notes. The readout lies along y, phase encoding along x, the second
+    phase encoding along z. Samples of Siemens scanners are conjugated, as `mrirecon.io.readers.siemens` explains.
+    libhdf5 reads the file in a child process.
+
+    Args:
+        path: the file.
+        axes: refused: the file says what its axes are.
+        dataset: name of the group, where it is not "dataset".
+        mask: see `mrirecon.io.read`.
+        maps: see `mrirecon.io.read`.
+
+    Raises:
+        InputError: a header that lacks what is needed (named), a trajectory that is not Cartesian, damaged data.
+        UnsafeContentError: links out of the file, or a header with a document type.
+        UsageError: `axes` was given.
+
+    """
+    if axes is not None:
+        raise UsageError("raw data say themselves what their axes are", where=str(path), fix="leave --axes out")
+    with open_hdf5(path) as file:
+        group = raw_group(file, dataset) or dataset or "dataset"
+    seconds = _SECONDS + path.stat().st_size / _BYTES_A_SECOND
+    columns, facts = isolated("mrirecon.io.readers.mrd:survey", path, seconds=seconds, group=group)
+    notes: list[str] = []
+    values = read_header(facts["xml"], path)
+    if values is None:
+        raise InputError(f"the header of {path} is not well-formed XML", where=f"{group}/xml", fix="convert it again")
+    table = _table(columns, path)
+    attributes = sequence_values(values)
+    vendor = attributes.get("vendor")
+    table.ways = SIEMENS_WAYS if is_siemens(vendor) else table.ways
+    table.conjugate, why = forward_transform(vendor, values.get(SEQUENCE_NAME))
+    notes += [why] if why else []
+    encodings = _encodings(values, path, notes)
+    return raw_scan(
+        path,
+        "ismrmrd",
+        table,
+        encodings,
+        lambda plan: MrdStore(path, table, plan, group),
+        notes=notes,
+        attributes=attributes,
+        header=write_header(values),
+        mask=mask,
+        maps=maps,
+    )
+
+
+def _table(columns: Arrays, path: Path) -> Readouts:
+    flags = columns["flags"]
+
+    def is_set(number: int) -> np.ndarray:
+        return np.asarray((flags >> np.uint64(number - 1)) & np.uint64(1)).astype(bool)
+
+    if any(is_set(number).any() for number in _COMPRESSED):
+        raise InputError(f"{path} holds compressed acquisitions, which are not read", fix="write it uncompressed")
+    kind = np.zeros(len(flags), dtype=np.int64)
+    for number, name in reversed(_FLAGS):
+        kind[is_set(number)] = KINDS.index(name)
+    samples, before, behind = (columns[name] for name in ("number_of_samples", "discard_pre", "discard_post"))
+    if not samples.any():
+        raise without_samples(path, len(samples))
+    # An acquisition of which nothing is left is no readout, whatever it was meant for.
+    kind[samples <= before + behind] = KINDS.index("other")
+    return Readouts(
+        kind=kind,
+        counters={name: columns[stored] for name, stored in _COUNTERS.items()},
+        samples=samples,
+        coils=columns["active_channels"],
+        centre=columns["center_sample"],
+        before=before,
+        behind=behind,
+        reversed=is_set(_REVERSE),
+        encoding=columns["encoding_space_ref"],
+        dwell_us=columns["sample_time_us"],
+        position=columns["position"],
+        directions=np.stack([columns[f"{name}_dir"] for name in ("read", "phase", "slice")], axis=1),
+    )
+
+
+def _encodings(values: dict[str, str], path: Path, notes: list[str]) -> list[Encoding]:
+    found = []
+    names = ["encoding"]
+    while any(key.startswith(f"encoding#{len(names)}/") for key in values):
+        names.append(f"encoding#{len(names)}")
+    for name in names:
+        wanted = [
+            f"{name}/{space}/{what}/{axis}"
+            for space in ("encodedSpace", "reconSpace")
+            for what in ("matrixSize", "fieldOfView_mm")
+            for axis in "xyz"
+        ]
+        missing = [key for key in (*wanted, f"{name}/trajectory") if key not in values]
+        if missing:
+            raise InputError(
+                f"the header of {path} lacks what reconstruction needs",
+                why=f"missing: {', '.join(missing)}",
+                fix="convert the raw data again, with a header of its own",
+            )
+        trajectory = values[f"{name}/trajectory"].lower()
+        if trajectory not in _TRAJECTORIES:
+            raise InputError(
+                f"{path} has a trajectory that is not Cartesian",
+                why=trajectory,
+                fix="this toolkit reads Cartesian data",
+            )
+        if trajectory == "epi":
+            _refuse_ramps(
+                {key: float(values.get(f"{name}/trajectoryDescription/{key}", 0)) for key in ECHO_TRAIN}, path
+            )
+        numbers = [float(values[key]) for key in wanted]
+        sizes = [round(n) for n in (*numbers[:3], *numbers[6:9])]
+        if min(sizes) < 1 or min(numbers) <= 0:
+            raise InputError(f"the header of {path} states a matrix or field of view of 0", where=name)
+        limits = [values.get(f"{name}/encodingLimits/kspace_encoding_step_{step}/center") for step in (1, 2)]
+        line, partition = (None if text is None else round(float(text)) for text in limits)
+        mode = values.get(f"{name}/parallelImaging/calibrationMode", "").lower()
+        found.append(
+            Encoding(
+                matrix=(sizes[0], sizes[1], sizes[2]),
+                fov_mm=(numbers[3], numbers[4], numbers[5]),
+                image=(sizes[3], sizes[4], sizes[5]),
+                image_fov_mm=(numbers[9], numbers[10], numbers[11]),
+                line_centre=line,
+                partition_centre=partition,
+                embedded=mode in ("embedded", "interleaved"),
+            )
+        )
+    if "experimentalConditions/H1resonanceFrequency_Hz" not in values:
+        notes.append("the header lacks experimentalConditions/H1resonanceFrequency_Hz, which its schema demands")
+    return found
+
+
+def _refuse_ramps(train: dict[str, float], path: Path) -> None:
+    """Refuse echo trains sampled before the gradient is flat, or after, where the header describes them."""
+    begin, end = train["acqDelayTime"], train["acqDelayTime"] + train["numSamples"] * train["dwellTime"]
+    flat = (train["rampUpTime"], train["rampUpTime"] + train["flatTopTime"])
+    if train["rampUpTime"] and train["numSamples"] and (begin < flat[0] or end > flat[1] + train["dwellTime"]):
+        raise InputError(
+            f"{path} was sampled on the ramps of the gradient, which is not read yet",
+            why=f"samples from {begin:g} to {end:g} us, and the gradient is flat from {flat[0]:g} to {flat[1]:g} us",
+            fix="regrid it first, for instance by Gadgetron",
+        )
+
+
+def survey(path: Path, group: str) -> tuple[Arrays, Facts]:
+    """Read the heads of all acquisitions, and the header; runs in a child process.
+
+    Raises:
+        InputError: not laid out as ISMRMRD demands.
+        UnsafeContentError: a link, a storage or a filter that leads out of the file.
+
+    """
+    with open_hdf5(path) as file:
+        try:
+            file[f"{group}/xml"], file[f"{group}/data"]  # the guard looks at every link on the way, and at the storage
+        except KeyError:
+            raise incomplete(path, group, file.is_group(group) if group in file else False) from None
+    with h5py.File(path, "r") as file:
+        text = np.asarray(file[f"{group}/xml"][()]).reshape(-1)
+        if text.size != 1 or not isinstance(text[0], (bytes, str)) or len(text[0]) > TEXT_LIMIT:
+            raise InputError(f"the header of {path} is not one text", where=f"{group}/xml")
+        xml = text[0].decode("utf-8", errors="replace") if isinstance(text[0], bytes) else text[0]
+        data = file[f"{group}/data"]
+        names = data.dtype.names or ()
+        if (
+            data.ndim != 1
+            or not {"head", "data"} <= set(names)
+            or not {*_COLUMNS, "idx"} <= set(data.dtype["head"].names or ())
+        ):
+            raise InputError(f"{group}/data of {path} does not hold ISMRMRD acquisitions", why=str(names))
+        heads = _heads(data)
+    columns: Arrays = {name: heads[name].astype(np.int64) for name in (*_COLUMNS, "encoding_space_ref")}
+    columns |= {name: heads["idx"][name].astype(np.int64) for name in _COUNTERS.values()}
+    columns["flags"] = heads["flags"].astype(np.uint64)
+    for name in ("sample_time_us", "position", "read_dir", "phase_dir", "slice_dir"):
+        columns[name] = heads[name].astype(np.float64)
+    return columns, {"xml": xml}
+
+
+def _heads(data: h5py.Dataset) -> np.ndarray:
+    """Return all heads: from chunks as they lie on the disk, for libhdf5 converts them one by one, 7,000 a second."""
+    kind = data.id.get_type()
+    head = data.dtype["head"]
+    stored = kind.get_member_type(kind.get_member_index(b"head"))
+    plain = data.chunks and not data.id.get_create_plist().get_nfilters() and stored == h5py.h5t.py_create(head)
+    if not plain:
+        return np.asarray(data.fields("head")[:])
+    offset, size, length = kind.get_member_offset(kind.get_member_index(b"head")), kind.get_size(), data.chunks[0]
+    row = np.dtype({"names": ["head"], "formats": [head], "offsets": [offset], "itemsize": size})
+    heads = np.zeros(data.shape[0], dtype=head)
+    for first in range(0, len(heads), length):
+        _, block = data.id.read_direct_chunk((first,))
+        part = heads[first : first + length]
+        part[:] = np.frombuffer(block, dtype=row, count=len(part))["head"]
+    return heads
+
+
+def acquisitions(path: Path, group: str, rows: list[int], sizes: list[int], out: np.ndarray) -> tuple[Arrays, Facts]:
+    """Read the samples of some acquisitions, one after another, into `out`; runs in a child process.
+
+    Raises:
+        InputError: samples that are not as many as a head declares.
+
+    """
+    wanted = np.asarray(rows, dtype=np.int64)
+    ends = np.cumsum([0, *sizes])
+    order = np.argsort(wanted, kind="stable")
+    with h5py.File(path, "r") as file:
+        data = file[f"{group}/data"].fields("data")
+        for stretch in _stretches(wanted[order]):
+            first = int(wanted[order[stretch[0]]])
+            block = data[first : int(wanted[order[stretch[-1]]]) + 1]
+            for i in order[stretch]:
+                values = block[wanted[i] - first].view(np.complex64)
+                if values.size != sizes[i]:
+                    raise InputError(
+                        f"acquisition {wanted[i]} of {path} is not as long as its head says",
+                        why=f"{values.size} samples are stored, {sizes[i]} are declared",
+                        fix="the file is damaged: copy or convert it again",
+                    )
+                out[ends[i] : ends[i + 1]] = values
+    return {}, {}
+
+
+def _stretches(rows: np.ndarray) -> list[np.ndarray]:
+    """Divide sorted rows into stretches without long gaps, none longer than is good for memory."""
+    found: list[np.ndarray] = []
+    for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) > _GAP) + 1):
+        found += [part[i : i + _CHUNK] for i in range(0, len(part), _CHUNK)]
+    return [part for part in found if part.size]

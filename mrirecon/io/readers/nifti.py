@@ -1,0 +1,271 @@
+"""Volumes from NIfTI files, real or complex, as slices that stand upright."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrirecon.errors import InputError, ResourceError, UsageError
+from mrirecon.io.grid import TO_LPS, Grid, from_matrix, from_nifti
+from mrirecon.io.identify import is_nifti_header, read_head, regular_file
+from mrirecon.io.readers.registry import register_reader
+from mrirecon.io.safe.limits import READ_LIMIT
+
+SUFFIXES = (".nii", ".nii.gz")
+PAIR = (".hdr", ".img")  # a header and its voxels in two files; BART's headers end in .hdr as well
+_TRAILING = 16 << 20  # bytes that a compressed file may hold behind its voxels
+INSTALL = "pip install 'mrirecon[formats]'"
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Slices of a volume.
+
+    Attributes:
+        values: (slice, y, x), float32 or complex64, in the file's units.
+        spacing: (slice, y, x) distances of neighbouring voxels in mm.
+        grid: where they lie, without a position if the file states none or holds several volumes.
+        placed: whether the file states how it lies.
+
+    """
+
+    values: np.ndarray
+    spacing: tuple[float, float, float]
+    grid: Grid
+    placed: bool = True
+
+
+def is_nifti(path: str | Path) -> bool:
+    """Whether a file is NIfTI: by its name, or, of a pair .hdr and .img, by the content of the header."""
+    path = Path(path)
+    if path.name.lower().endswith(SUFFIXES):
+        return True
+    header = path.with_suffix(".hdr")
+    try:
+        return path.suffix.lower() in PAIR and header.is_file() and is_nifti_header(read_head(header, 352))
+    except (OSError, ValueError, InputError):
+        return False
+
+
+def read_nifti(path: str | Path) -> Slices:
+    """Return a volume cut across its coarsest axis (axially where all are alike), the patient's front or top upwards.
+
+    A fourth axis (echoes, repetitions) is counted among the slices; a file of two axes is one slice, and further axes
+    of length 1 are passed over. Complex values stay complex.
+
+    Args:
+        path: .nii, .nii.gz, or either file of a pair .hdr and .img.
+
+    Raises:
+        UsageError: nibabel is not installed.
+        InputError: not a NIfTI file, truncated, without a usable geometry, or without numbers; values of colour,
+            vectors, and what lies on surfaces (CIFTI), none of which is a volume of an image.
+
+    """
+    return _cut(*_load(path)[:3])
+
+
+@register_reader(
+    "nifti",
+    rank=97,
+    signature=lambda c: is_nifti(c.path),
+    suffixes=(*SUFFIXES, ".img"),
+    holds=("images",),
+    needs=("nibabel",),
+)
+def read_stored(path: str | Path) -> tuple[np.ndarray, Grid]:
+    """Return volumes as `mrirecon.io.write_image` stores them, (volume, slice, y, x), and where they lie.
+
+    They are float32 or complex64. The slices are along the file's third axis; nothing is turned by the affine.
+
+    Raises:
+        UsageError, InputError: see `read_nifti`.
+
+    """
+    values, affine, placed, sized = _load(path, canonical=False)
+    volumes = (values if values.ndim == 4 else values[..., None]).transpose(3, 2, 1, 0)[:, :, ::-1]
+    x, y, z = (float(s) for s in np.sqrt((affine[:3, :3] ** 2).sum(0)))
+    grid = from_nifti(affine, volumes.shape[2]) if placed else Grid((z, y, x) if sized else (None,) * 3)
+    return np.ascontiguousarray(volumes), grid
+
+
+def resampled_labels(path: str | Path, like: str | Path) -> Slices:
+    """Return a volume of labels on another volume's grid, cut as `read_nifti` cuts that one.
+
+    Each voxel has the label that lies nearest to its centre in the scanner's coordinates, 0 outside of the labels.
+
+    Raises:
+        UsageError, InputError: see `read_nifti`; more than three axes.
+
+    """
+    from scipy import ndimage  # here: whoever only looks into a file need not wait for it
+
+    (labels, at, *_), (grid, target, placed, _) = _load(path), _load(like)
+    if labels.ndim != 3 or grid.ndim != 3:
+        raise InputError("labels are resampled in three axes", where=f"{path} and {like}", why="one has more")
+    matrix = np.linalg.inv(at) @ target
+    found = ndimage.affine_transform(labels, matrix[:3, :3], matrix[:3, 3], grid.shape, order=0, cval=0.0)
+    return _cut(found, target, placed)
+
+
+def _load(path: str | Path, *, canonical: bool = True) -> tuple[np.ndarray, np.ndarray, bool, bool]:
+    """Return values (x, y, z, ...), the affine from voxels to mm in RAS, and whether the file states it, and the unit.
+
+    Axes run to the right, the front and the top if `canonical`, else as stored.
+    """
+    try:
+        import nibabel
+    except ImportError:
+        raise UsageError("NIfTI files are read by nibabel, which is not installed", fix=INSTALL) from None
+    path = _voxels(regular_file(path))
+    try:
+        with nibabel.imageglobals.LoggingOutputSuppressor():  # it says on stderr what it then raises
+            loaded = nibabel.load(path)
+        with _opened(loaded, path) as image:
+            return _checked(image, path, canonical)
+    except (InputError, UsageError):
+        raise
+    except MemoryError:
+        raise ResourceError(f"not enough memory to read {path}", fix="cut it into parts") from None
+    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
+        raise InputError(f"{path} is not a NIfTI file", why=str(error), fix="copy or download it again") from None
+    except Exception as error:  # of many types: zlib, struct, numpy, nibabel's own
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path} is damaged or truncated", why=why, fix="copy or download it again") from None
+
+
+def _voxels(path: Path) -> Path:
+    """Return the file to be opened: of a pair, that of the voxels, once both are there and say where they lie.
+
+    Raises:
+        InputError: half a pair; a header of ANALYZE 7.5.
+
+    """
+    if path.suffix.lower() not in PAIR:
+        return path
+    header, voxels = path.with_suffix(".hdr"), path.with_suffix(".img")
+    for one, other in ((header, voxels), (voxels, header)):
+        if not one.is_file():
+            raise InputError(f"{one} is missing", why=f"{other.name} is half of a pair", fix="copy both files")
+    if not is_nifti_header(read_head(header, 352), analyze=False):
+        raise InputError(
+            f"{header} is a header of ANALYZE 7.5",
+            why="that format does not say which side is left",
+            fix="convert it to NIfTI by a program that knows how it was written",
+        )
+    return voxels
+
+
+@contextmanager
+def _opened(image: Any, path: Path) -> Iterator[Any]:
+    """Yield an image whose values come from one stream, which is read to its end, where gzip has its checksum."""
+    if not path.name.lower().endswith(".gz"):
+        yield image
+        return
+    with gzip.open(path) as stream:
+        yield type(image).from_stream(stream)
+        if len(stream.read(_TRAILING + 1)) > _TRAILING:
+            raise InputError(f"{path} holds more than its header says", fix="copy or download it again")
+
+
+def _checked(image: Any, path: Path, canonical: bool) -> tuple[np.ndarray, np.ndarray, bool, bool]:
+    """Return what `_load` does, of an image that was opened."""
+    import nibabel
+
+    _refuse_other(image, path)
+    # Other formats than NIfTI have no codes, and state an affine.
+    sized = "xyzt_units" not in image.header or bool(int(image.header["xyzt_units"]) & 7)
+    codes = [int(image.header[c]) for c in ("qform_code", "sform_code") if c in image.header]
+    shape, affine = _space(image.shape, path), np.asarray(image.affine, dtype=np.float64)
+    wrong = ""
+    if not np.isfinite(affine).all():
+        wrong = "its affine holds values that are not numbers"
+    elif np.linalg.det(affine[:3, :3]) == 0:
+        wrong = "its affine gives voxels no volume"
+    if wrong:
+        raise InputError(
+            f"{path} is not a volume that can be cut into slices",
+            why=wrong,
+            fix="give three axes in space with an affine, and at most one axis more",
+        )
+    kind = np.complex64 if image.get_data_dtype().kind == "c" else np.float32
+    size = int(np.prod(shape, dtype=object)) * np.dtype(kind).itemsize
+    if size > READ_LIMIT:
+        raise InputError(f"{path} is too large", why=f"{size / 2**30:.1f} GiB in single precision", fix="cut it")
+    values = np.asarray(image.dataobj, dtype=kind).reshape(shape)
+    if not np.isfinite(values).all():
+        raise InputError(f"{path} holds values that are not numbers", fix="replace them first: numpy.nan_to_num")
+    if canonical:  # axes run to the right, the front and the top
+        turn = nibabel.io_orientation(affine)  # type: ignore[no-untyped-call]
+        values = nibabel.apply_orientation(values, turn)  # type: ignore[no-untyped-call]
+        affine = affine @ nibabel.orientations.inv_ornt_aff(turn, shape[:3])  # type: ignore[no-untyped-call]
+    return values, affine, not codes or any(codes), sized
+
+
+def _refuse_other(image: Any, path: Path) -> None:
+    """Refuse what the suffix is used for as well.
+
+    Raises:
+        InputError: CIFTI; colours.
+
+    """
+    import nibabel
+
+    if isinstance(image, nibabel.Cifti2Image):
+        raise InputError(
+            f"{path} is a CIFTI file",
+            why="it holds values on surfaces and in structures, which are no volume",
+            fix="export a volume first: wb_command -cifti-separate",
+        )
+    colours = image.get_data_dtype().names
+    if colours:
+        raise InputError(
+            f"{path} is a colour picture",
+            why=f"each voxel has {', '.join(colours)}",
+            fix="give the image that the colours were made from",
+        )
+
+
+def _space(stored: tuple[int, ...], path: Path) -> tuple[int, ...]:
+    """Return the shape (x, y, z) or (x, y, z, volume) of what is stored as `stored`.
+
+    Raises:
+        InputError: fewer than two axes, none of any length, or more than one number a voxel of a volume.
+
+    """
+    shape = tuple(int(n) for n in stored)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) == 2:
+        shape = (*shape, 1)
+    if 3 <= len(shape) <= 4 and 0 not in shape:
+        return shape
+    why, fix = f"shape {tuple(stored)}", "give three axes in space with an affine, and at most one axis more"
+    if len(shape) > 4 and 0 not in shape:
+        why = f"{why}: {'×'.join(map(str, shape[4:]))} values a voxel, as vectors and tensors have"
+        fix = "give one of them alone"
+    raise InputError(f"{path} is not a volume that can be cut into slices", why=why, fix=fix)
+
+
+def _cut(values: np.ndarray, affine: np.ndarray, placed: bool) -> Slices:
+    shape = values.shape
+    steps = [float(s) for s in np.sqrt((affine[:3, :3] ** 2).sum(0))]
+    # Canonical axes run to the right, the front and the top; equal to 1 %, the axial cut is what people know.
+    across = 2 if steps[2] > 0.99 * max(steps) else int(np.argmax(steps))
+    rows, columns = {0: (2, 1), 1: (2, 0), 2: (1, 0)}[across]
+    if values.ndim == 3:
+        values = values[..., None]
+    turned = values.transpose(3, across, rows, columns)[:, :, ::-1, ::-1].reshape(-1, shape[rows], shape[columns])
+    spacing = steps[across], steps[rows], steps[columns]
+    # Rows and columns run against the canonical axes, from the last voxel of each.
+    last = [affine[:3, axis] * (shape[axis] - 1) for axis in (columns, rows)]
+    origin = affine[:3, 3] + last[0] + last[1]
+    matrix = np.column_stack((-affine[:3, columns], -affine[:3, rows], affine[:3, across], origin))
+    grid = from_matrix(TO_LPS @ matrix) if placed and len(shape) == 3 else Grid(spacing)
+    return Slices(np.ascontiguousarray(turned), spacing, grid, placed)

@@ -1,0 +1,206 @@
+"""Read .npy and .npz with every declared size checked against the bytes that are there, and never a pickle."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+
+from mrirecon.errors import InputError, MriReconError, ResourceError
+from mrirecon.io.identify import regular_file
+from mrirecon.io.safe.limits import NAME_LIMIT, READ_LIMIT, TEXT_LIMIT, is_numeric, refuse_bomb
+
+_HEADER_LIMIT = 64 << 10
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a .npy header declares, and where its data begin."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran: bool
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of data declared."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_header(file: IO[bytes], where: str) -> Header:
+    """Read a .npy header from the start of a stream.
+
+    Raises:
+        InputError: not .npy, an unknown version, a broken header, negative lengths, Python objects inside.
+
+    """
+    with _npy_errors(where), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise InputError(f"{where} has .npy version {version}", fix="save it again with numpy.save")
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file, max_header_size=_HEADER_LIMIT)
+        offset = file.tell()
+    if dtype.hasobject:
+        raise InputError(
+            f"{where} holds Python objects, which are never loaded",
+            why="loading them could run code",
+            fix="save a plain array: numpy.save(path, numpy.asarray(a, dtype=numpy.complex64))",
+        )
+    if any(type(n) is not int or n < 0 for n in shape):
+        raise InputError(f"{where} declares impossible lengths", why=f"shape {shape}", fix="save it again")
+    return Header(tuple(shape), dtype, bool(fortran), offset)
+
+
+class NpyStore:
+    """One array in a .npy file, mapped into memory so that items are read alone."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = regular_file(path)
+        self.files: tuple[Path, ...] = (self.path,)
+        size = self.path.stat().st_size
+        with self.path.open("rb") as file:
+            self._header = header = read_header(file, str(self.path))
+        if header.offset + header.nbytes > size:
+            raise InputError(
+                f"{self.path} is truncated",
+                why=f"{size} of {header.offset + header.nbytes} bytes are there",
+                fix="copy or download it again",
+            )
+        self.arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {"array": (header.shape, header.dtype)}
+
+    def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
+        """Return a copy of a part of the array."""
+        header = self._header
+        _numeric(header.dtype, str(self.path))
+        if not header.nbytes:
+            return np.zeros(header.shape, header.dtype)[index]
+        with _npy_errors(str(self.path)):
+            order: Literal["F", "C"] = "F" if header.fortran else "C"
+            mapped = np.memmap(self.path, header.dtype, "r", header.offset, header.shape, order)
+            return np.array(mapped[index])
+
+
+class NpzStore:
+    """Arrays in a .npz archive. One that was read stays in memory: compressed data cannot be read in parts."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = regular_file(path)
+        self.files: tuple[Path, ...] = (self.path,)
+        self.arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        self.skipped: dict[str, InputError] = {}
+        self._read: dict[str, np.ndarray] = {}
+        with self._archive() as archive:
+            members = archive.infolist()
+            if len(members) > NAME_LIMIT:
+                raise InputError(f"{self.path} holds {len(members)} members", why=f"the limit is {NAME_LIMIT}")
+            for member in members:
+                if member.filename.endswith(".npy"):
+                    self._survey(archive, member)
+        if not self.arrays and not self.skipped:
+            names = ", ".join(m.filename[:60] for m in members[:3]) or "nothing"
+            raise InputError(
+                f"{self.path} is a zip archive without arrays", why=f"it holds {names}", fix="save it with numpy.savez"
+            )
+
+    def _survey(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+        name = member.filename[: -len(".npy")]
+        try:
+            with archive.open(member) as file:
+                header = self._header(file, member, f"{self.path}:{name}")
+        except InputError as error:
+            # A neighbour that cannot be read must not keep k-space from being read; asking for it tells why.
+            self.skipped[name] = error
+            return
+        self.arrays[name] = (header.shape, header.dtype)
+
+    def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
+        """Return a part of an array (a view of the one kept in memory: not to be written to)."""
+        if name not in self._read:
+            self._read[name] = self._load(name)
+        return self._read[name][index]
+
+    def text(self, name: str) -> str | None:
+        """Return an entry that holds text or several words (joined by commas), or None where it does not."""
+        shape, dtype = self.arrays.get(name, ((), np.dtype(float)))
+        if dtype.kind not in "US" or not 1 <= math.prod(shape) * dtype.itemsize <= TEXT_LIMIT:
+            return None
+        words = self._load(name, text=True).reshape(-1)
+        return ",".join(w.decode("utf-8", errors="replace") if isinstance(w, bytes) else str(w) for w in words)
+
+    def _load(self, name: str, *, text: bool = False) -> np.ndarray:
+        where = f"{self.path}:{name}"
+        with self._archive() as archive, _npy_errors(where):
+            member = archive.getinfo(name + ".npy")
+            with archive.open(member) as file:
+                header = self._header(file, member, where)
+                if not text:
+                    _numeric(header.dtype, where)
+                refuse_bomb(header.nbytes, member.compress_size, READ_LIMIT, where)
+                data = bytearray(header.nbytes)
+                view, filled = memoryview(data), 0
+                while filled < len(data):
+                    part = file.read(min(len(data) - filled, 16 << 20))
+                    if not part:
+                        raise InputError(f"{where} is truncated", why=f"{filled} of {len(data)} bytes are there")
+                    view[filled : filled + len(part)] = part
+                    filled += len(part)
+        array = np.frombuffer(data, header.dtype) if data else np.zeros(0, header.dtype)
+        return array.reshape(header.shape, order="F" if header.fortran else "C")
+
+    @staticmethod
+    def _header(file: IO[bytes], member: zipfile.ZipInfo, where: str) -> Header:
+        header = read_header(file, where)
+        wanted = header.offset + header.nbytes
+        if wanted != member.file_size:
+            raise InputError(
+                f"{where} is truncated or damaged",
+                why=f"{member.file_size} of {wanted} bytes are there",
+                fix="copy or download it again",
+            )
+        return header
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_read": {}}
+
+    @contextmanager
+    def _archive(self) -> Iterator[zipfile.ZipFile]:
+        with _npy_errors(str(self.path)), zipfile.ZipFile(self.path) as archive:
+            for member in archive.infolist():
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise InputError(
+                        f"{self.path} is compressed in a way that numpy does not use", fix="save it with numpy.savez"
+                    )
+            yield archive
+
+
+def _numeric(dtype: np.dtype, where: str) -> None:
+    if not is_numeric(dtype):
+        raise InputError(f"{where} does not hold numbers", why=f"its type is {dtype}", fix="name another array")
+
+
+@contextmanager
+def _npy_errors(where: str) -> Iterator[None]:
+    """Turn what zipfile, zlib and numpy raise on damaged content, which is of many types, into one typed error."""
+    try:
+        yield
+    except MriReconError:
+        raise
+    except MemoryError:
+        raise ResourceError(
+            f"not enough memory to read {where}", fix="save it as .npy, which is read in parts"
+        ) from None
+    except PermissionError as error:
+        raise InputError(f"{where} cannot be read", why=str(error), fix="check the permissions of the file") from None
+    except Exception as error:
+        text = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"{where} is damaged or truncated", why=text, fix="copy or download it again") from None

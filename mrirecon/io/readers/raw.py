@@ -1,0 +1,148 @@
+"""From a table of readouts to a scan: order of the slices, geometry, plan, noise scan; shared by raw-data formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mrirecon.io.geometry import Geometry, Vector, make_geometry
+from mrirecon.io.readers.assemble import Given, MapsSource, assemble
+from mrirecon.io.readers.echo import told_by_samples
+from mrirecon.io.readers.raw_store import RawStore
+from mrirecon.io.readers.readouts import (
+    BOTH,
+    CALIBRATION,
+    IMAGE,
+    NOISE,
+    PHASE_CORRECTION,
+    Encoding,
+    Plan,
+    Readouts,
+    told,
+)
+from mrirecon.io.readers.repeats import separate_echoes
+from mrirecon.io.readers.sorting import plan
+from mrirecon.io.scan import Scalar, Scan
+
+_PARALLEL = 1e-2  # difference of unit vectors up to which slices count as parallel
+
+
+def raw_scan(
+    path: Path,
+    file_format: str,
+    table: Readouts,
+    encodings: Sequence[Encoding],
+    store: Callable[[Plan], RawStore],
+    *,
+    notes: Sequence[str] = (),
+    attributes: Mapping[str, Scalar] | None = None,
+    header: str | None = None,
+    mask: Given = None,
+    maps: MapsSource = None,
+) -> Scan:
+    """Return the scan that a table of readouts makes.
+
+    Args:
+        path: the file.
+        file_format: see `Scan.format`.
+        table: its readouts; slices are numbered anew by their position.
+        encodings: what the header says.
+        store: makes the store of the format for a plan.
+        notes: what the reader has to tell.
+        attributes: see `assemble`.
+        header: see `assemble`.
+        mask: see `assemble`.
+        maps: see `assemble`.
+
+    Raises:
+        InputError: see `mrirecon.io.readers.sorting.plan` and `mrirecon.io.readers.repeats.separate_echoes`.
+
+    """
+    counts = table.counts()
+    said = list(notes)
+    positions = _order_slices(table, said)
+    unused = {name: n for name, n in counts.items() if name in ("navigator", "dummy", "feedback", "other")}
+    if unused:
+        said.append(f"readouts that make no image and are left out: {told(unused)}")
+    concluded: list[str] = []
+    found = plan(table, list(encodings), path, concluded)
+    held = store(found)
+    shape = found.layout.shape
+    middle = (shape["x"] // 2, shape.get("z", 1) // 2)
+    way = told_by_samples(table, found.image, middle, found.oversampled, held.turned)
+    if way is not None:
+        table.ways, concluded = (way,), []
+        found = plan(table, list(encodings), path, concluded)
+        held = store(found)
+    separated = separate_echoes(table, found.image, held, path)
+    if separated:
+        concluded = separated
+        found = plan(table, list(encodings), path, concluded)
+        held = store(found)
+    said += concluded
+    noise = held.noise()
+    values: dict[str, Scalar] = dict(attributes or {})
+    for name, rows in (("dwell_us", table.rows(IMAGE, BOTH)), ("noise_dwell_us", table.rows(NOISE))):
+        if rows.size and table.dwell_us[rows[0]] > 0:
+            values[name] = round(float(table.dwell_us[rows[0]]), 4)
+    if noise is not None:
+        said.append(f"noise scan of {noise.shape[1]} samples a coil kept apart, for prewhitening")
+    elif counts.get("noise"):
+        said.append("the noise scan has other coils and is not used")
+    guides, turned = table.rows(PHASE_CORRECTION).size, table.reversed[found.image.rows].any()
+    if turned and guides:
+        said.append("reversed readouts are corrected by the linear phase of the phase-correction readouts")
+    elif turned:
+        said.append("no phase-correction readouts: expect ghosts half a field of view away")
+    geometry = _geometry(table, found, positions, said)
+    return assemble(
+        held,
+        file_format,
+        "kspace",
+        found.layout,
+        notes=said,
+        attributes=values,
+        header=header,
+        mask=mask,
+        maps=maps,
+        noise=noise,
+        geometry=geometry,
+        acquisitions=counts,
+    )
+
+
+def _order_slices(table: Readouts, notes: list[str]) -> list[Vector]:
+    """Number slices by their position along the normal, in every readout, and return their centres in that order."""
+    rows = table.rows(IMAGE, BOTH, CALIBRATION)
+    number = table.counters["slice"]
+    known, first = np.unique(number[rows], return_index=True)
+    centres = table.position[rows[first]]
+    if len(known) > 1 and len(known) == known[-1] + 1:
+        along = centres @ table.directions[rows[first[0]], 2]
+        order = np.argsort(along, kind="stable")
+        if len(np.unique(along.round(3))) == len(known) and (order != np.arange(len(known))).any():
+            rank = np.empty(len(known), dtype=np.int64)
+            rank[order] = np.arange(len(known))
+            inside = (number >= 0) & (number < len(known))
+            table.counters["slice"] = np.where(inside, rank[np.clip(number, 0, len(known) - 1)], number)
+            centres = centres[order]
+            notes.append("slices are put in the order of their position; the scanner numbered them otherwise")
+    return [(float(x), float(y), float(z)) for x, y, z in centres]
+
+
+def _geometry(table: Readouts, found: Plan, positions: list[Vector], notes: list[str]) -> Geometry | None:
+    if len(positions) != found.layout.shape["slice"]:
+        return None  # some slices have no readouts that would say where they lie
+    rows = found.image.rows
+    _, first = np.unique(table.counters["slice"][rows], return_index=True)
+    if np.abs(table.directions[rows[first]] - table.directions[rows[0]]).max() > _PARALLEL:
+        notes.append("slices of several orientations, as in a localizer: where each lies is not written")
+        return None
+    read, phase, through = (tuple(float(n) for n in d) for d in table.directions[rows[0]])
+    return make_geometry(found.fov_mm, tuple(positions), _vector(read), _vector(phase), _vector(through))
+
+
+def _vector(values: tuple[float, ...]) -> Vector:
+    return values[0], values[1], values[2]

@@ -1,0 +1,1 @@
+"""Guards: bounded reading of untrusted files, child processes, atomic writing, locks and checksums."""

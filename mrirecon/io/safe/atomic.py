@@ -1,0 +1,246 @@
+"""Files that appear whole or not at all: written beside their place, flushed to the disk, then moved there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mrirecon.errors import InputError, MriReconError, ResourceError, UsageError
+from mrirecon.io.identify import cfl_pair
+from mrirecon.io.safe.text import local, portable
+
+_PREFIX = ".mrirecon-"
+_STALE_SECONDS = 600
+_NAME_BYTES = 200
+_LOOKED: dict[str, float] = {}  # folders looked through for what killed processes left, and when
+
+
+@contextmanager
+def atomic_path(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; what is written there takes the place of `path` at the end.
+
+    After an error or a kill, `path` is what it was before. An existing file keeps its permissions; a symbolic link is
+    replaced, not followed. Missing folders are made.
+
+    Args:
+        path: the file to write.
+        inputs: files that must not be overwritten.
+
+    Raises:
+        UsageError: `path` is a folder, or one of `inputs`.
+        ResourceError: no space, no permission, a read-only disk.
+
+    """
+    with atomic_paths([path], inputs=inputs) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def atomic_paths(
+    paths: Sequence[str | Path], *, inputs: Iterable[str | Path] = (), never_mixed: bool = False
+) -> Iterator[list[Path]]:
+    """Do as `atomic_path` for files that belong together: none is moved before all are written.
+
+    Args:
+        paths: the files to write; they are moved in this order, within a fraction of a millisecond.
+        inputs: files that must not be overwritten.
+        never_mixed: an old and a new one must never stand together (a BART header and its data): the old ones are
+            moved aside first, so that after a kill at that very moment the last is missing rather than wrong.
+
+    """
+    targets = [Path(p) for p in paths]
+    refuse_overwrite(targets, inputs)
+    temporaries: list[Path] = []
+    try:
+        with resources(targets[0]):
+            for target in targets:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _remove_stale(target.parent)
+                temporary = temporary_name(target.parent)
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+                temporaries.append(temporary)
+            yield temporaries
+            for target, temporary in zip(targets, temporaries, strict=True):
+                flush(temporary)
+                with suppress(FileNotFoundError):
+                    temporary.chmod(target.stat().st_mode & 0o777)
+            move(targets, list(temporaries), temporaries, never_mixed=never_mixed)
+            for folder in {target.parent for target in targets}:
+                flush(folder)
+    finally:
+        for temporary in temporaries:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def move(targets: list[Path], new: list[Path], leftovers: list[Path], *, never_mixed: bool) -> None:
+    """Move new files to their places; old ones that were put aside are added to `leftovers`, or put back on failure."""
+    aside: list[tuple[Path, Path]] = []
+    try:
+        # Renamed, not removed: freeing a file takes milliseconds, in which a kill would find half a pair.
+        for target in reversed(targets) if never_mixed else ():
+            if target.exists():
+                aside.append((temporary_name(target.parent), target))
+                target.rename(aside[-1][0])
+        for target, temporary in zip(targets, new, strict=True):
+            temporary.replace(target)
+    except OSError:
+        for old, target in aside:
+            with suppress(OSError):
+                old.replace(target)
+        raise
+    leftovers.extend(old for old, _ in aside)
+
+
+def temporary_name(folder: Path) -> Path:
+    """Return a name in `folder` that nothing has, and that `_remove_stale` knows."""
+    return folder / f"{_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(6)}.tmp"
+
+
+def refuse_overwrite(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> None:
+    """Refuse to write over an input, by whatever name it is reached, or in place of a folder.
+
+    Raises:
+        UsageError: with both names.
+
+    """
+    sources = [p for name in inputs for p in (Path(name), *(cfl_pair(name) if not Path(name).is_file() else ()))]
+    sources += [p for source in list(sources) if source.suffix in (".cfl", ".hdr") for p in cfl_pair(source)]
+    for output in outputs:
+        try:
+            if output.is_dir():
+                raise UsageError(f"{output} is a folder", fix="name the file to write in it")
+            for source in sources:
+                same = output.resolve() == source.resolve()
+                if same or (output.exists() and source.exists() and output.samefile(source)):
+                    raise UsageError(
+                        f"{output} is an input", why=f"it is the same file as {source}", fix="give another output name"
+                    )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UsageError(f"{str(output)[:200]!r} cannot be written", why=str(error), fix="check the path") from None
+
+
+def refuse_existing(outputs: Iterable[Path], overwrite: bool) -> None:
+    """Refuse outputs that exist, unless they may be replaced, and names that no file can have.
+
+    Raises:
+        UsageError: with the name.
+
+    """
+    for output in outputs:
+        try:
+            there = output.exists() or output.is_symlink()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise UsageError(f"{str(output)[:200]!r} cannot be written", why=why, fix="check the path") from None
+        if there and not overwrite:
+            fix = "choose another name, or pass --overwrite"
+            raise UsageError("the output exists already", where=str(output), fix=fix)
+
+
+def safe_name(text: str, fallback: str = "item", *, room: int = 0) -> str:
+    """Return a file name made of `text`, which may come from inside a file: no folders, no control characters.
+
+    It is the same in every locale, a byte that is no UTF-8 becomes %XX, and it is cut to 200 bytes, so that an ending
+    and a temporary name still fit into the 255 that a name may have; `room` is what a longer ending needs of them.
+    Different texts can lead to one name: whoever makes several has to look.
+    """
+    name = unicodedata.normalize("NFC", portable(text)).replace("\\", "/").rsplit("/", 1)[-1]
+    name = "".join(_safe(c) for c in name).strip(" .")
+    return local(name.encode("utf-8")[: _NAME_BYTES - room].decode("utf-8", errors="ignore")) or fallback
+
+
+def _safe(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"%{ord(character) - 0xDC00:02X}"
+    return character if character.isprintable() and character not in '<>:"|?*' else "_"
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes as hexadecimal text; of a BART pair, that of its data file."""
+    path = Path(path)
+    if not path.exists() and cfl_pair(path)[1].exists():
+        path = cfl_pair(path)[1]
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read", why=str(error), fix="check the path and its permissions") from None
+
+
+@contextmanager
+def resources(target: Path) -> Iterator[None]:
+    """Turn a failure of disk or memory while writing into a `ResourceError`.
+
+    HDF5 reports a full disk as OSError or RuntimeError, with the cause in its text only.
+    """
+    try:
+        yield
+    except MriReconError:
+        raise
+    except MemoryError:
+        raise ResourceError(f"not enough memory to write {target}", fix="write fewer slices at once") from None
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "errno" not in str(error):
+            raise
+        number = getattr(error, "errno", None) or int((re.search(r"errno = (\d+)", str(error)) or [0, 0])[1])
+        advice = {
+            errno.ENOSPC: "free some space, or write to another disk",
+            errno.EDQUOT: "free some of your quota, or write to another disk",
+            errno.EROFS: "the disk is read-only: write elsewhere",
+            errno.EACCES: "you may not write there: choose another folder",
+            errno.EPERM: "you may not write there: choose another folder",
+            errno.ENAMETOOLONG: "choose a shorter name",
+            errno.ENOTDIR: "a part of the path is a file, not a folder",
+        }
+        raise ResourceError(
+            f"{target} could not be written; nothing was left half done",
+            why=os.strerror(number) if number else " ".join(str(error).split()),
+            fix=advice.get(number, "check the disk's space and permissions"),
+        ) from None
+
+
+def flush(path: Path) -> None:
+    """Have the disk hold a file or folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot flush a folder; a file that fails is a failed write.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what a killed process of this host left in the folder more than ten minutes ago.
+
+    Once in ten minutes a folder: looking through one with many outputs for every one of them would take longest.
+    """
+    name, now = str(folder.absolute()), time.monotonic()
+    if now - _LOOKED.get(name, -_STALE_SECONDS) < _STALE_SECONDS:
+        return
+    _LOOKED[name] = now
+    for path in folder.glob(f"{_PREFIX}{_host()}-*.tmp"):
+        with suppress(OSError, ValueError):
+            if time.time() - path.stat().st_mtime < _STALE_SECONDS:
+                continue
+            try:
+                os.kill(int(path.name.split("-")[2]), 0)
+            except ProcessLookupError:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,101 @@
+"""One process at a time makes an output: a claim that ends with the process, whatever ended it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mrirecon.errors import BusyError
+from mrirecon.io.safe.atomic import resources
+
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
+_TRIES = 5
+_SWEPT: set[Path] = set()  # folders looked through for what killed processes left
+
+
+@contextmanager
+def claim(target: Path, *, wait: bool) -> Iterator[None]:
+    """Hold the sole right, among processes that ask in this way, to make a file.
+
+    A lock on a hidden file beside it says so. The system lets go of the lock when a process dies, so that no claim is
+    ever stale. Where a file system has no locks nothing is held: files still appear whole, and the last one stands.
+
+    Args:
+        target: the file that is to be made; its folder is made if need be, and goes again if it stays empty.
+        wait: for a process that holds the claim to let go.
+
+    Raises:
+        BusyError: another process makes it, and `wait` is false.
+        ResourceError: the folder cannot be made, or not be written to.
+
+    """
+    folder = target.absolute().parent
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    name = hashlib.sha256(target.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    place = folder / f".mrirecon-{name}.lock"
+    handle = _take(place, target, wait)
+    _sweep(folder, place)
+    try:
+        yield
+    finally:
+        # Removed while it is held: who waits for it finds another file, or none, at its place and takes that.
+        with suppress(OSError):
+            place.unlink()
+        os.close(handle)
+        for made in missing:
+            with suppress(OSError):
+                made.rmdir()
+
+
+def _sweep(folder: Path, mine: Path) -> None:
+    """Remove the hidden files of processes that were killed, once for each folder: those that nobody holds."""
+    if folder in _SWEPT:
+        return
+    _SWEPT.add(folder)
+    for place in folder.glob(".mrirecon-*.lock"):
+        with suppress(OSError):
+            handle = os.open(place, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if place != mine:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    place.unlink()
+            finally:
+                os.close(handle)
+
+
+def _take(place: Path, target: Path, wait: bool) -> int:
+    vanished = 0
+    while True:
+        with resources(target):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                handle = os.open(place, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+            except FileNotFoundError:
+                vanished += 1  # another process found the folder empty, and removed it in between
+                if vanished > _TRIES:
+                    raise
+                continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if os.fstat(handle).st_ino == place.stat().st_ino:
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            fix = "wait for it, or give another output name"
+            raise BusyError("another process is making this", where=str(target), fix=fix) from None
+        except FileNotFoundError:
+            pass  # who held it is done, and has removed it
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                return handle
+            os.close(handle)
+            raise
+        except BaseException:  # a signal, while waiting
+            os.close(handle)
+            raise
+        os.close(handle)

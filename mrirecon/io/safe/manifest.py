@@ -1,0 +1,83 @@
+"""Checksums that came with data: a list as `sha256sum` writes it, or the JSON beside a file that mrirecon wrote.
+
+Most formats of k-space do not notice a flipped bit; whoever has the checksums can.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mrirecon.errors import InputError
+from mrirecon.io.identify import cfl_pair, regular_file
+from mrirecon.io.safe.atomic import sha256
+from mrirecon.io.safe.text import parse_json, portable
+
+_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+_LIMIT = 64 << 20
+
+
+def read_manifest(path: str | Path) -> dict[str, str]:
+    """Return SHA-256 by file name, folders left out.
+
+    Args:
+        path: lines ``HASH  NAME``, or a JSON with "outputs" as in the sidecars of `mrirecon.io.writers.write`.
+
+    Raises:
+        InputError: neither, too large, or one name with two hashes.
+
+    """
+    path = regular_file(path)
+    if path.stat().st_size > _LIMIT:
+        raise InputError(f"{path} is too large for a list of checksums", why=f"{path.stat().st_size} bytes")
+    text = path.read_bytes().decode("utf-8", errors="surrogateescape")
+    pairs = _from_json(text) if text.lstrip().startswith("{") else _from_lines(text)
+    found: dict[str, str] = {}
+    for name, digest in pairs or ():
+        name = name.replace("\\", "/").rsplit("/", 1)[-1]
+        if found.setdefault(name, digest) != digest:
+            raise InputError(f"{path} gives two checksums for {name}", fix="use one list for each folder")
+    if not found:
+        fix = "write it with `sha256sum FILE... > SHA256SUMS`"
+        raise InputError(f"{path} is not a list of SHA-256 checksums", fix=fix)
+    return found
+
+
+def verify(path: str | Path, manifest: str | Path) -> str:
+    """Return the SHA-256 of a file (of both files of a BART pair: of the data), found to be that of a manifest.
+
+    Raises:
+        InputError: the file is not in the manifest, or has changed since it was written.
+
+    """
+    expected = read_manifest(manifest)
+    files = [Path(path)] if Path(path).is_file() and Path(path).suffix not in (".cfl", ".hdr") else list(cfl_pair(path))
+    digest = ""
+    for file in files:
+        name = portable(file.name)
+        if name not in expected:
+            raise InputError(
+                f"{file.name} is not in the list of checksums", where=str(manifest), fix="add it, or leave --verify out"
+            )
+        digest = sha256(file)
+        if digest != expected[name].lower():
+            raise InputError(
+                f"{file} is not what its checksum says",
+                where=str(manifest),
+                why=f"SHA-256 {digest[:16]}…, expected {expected[name][:16]}…",
+                fix="it is damaged or was changed: copy it again",
+            )
+    return digest
+
+
+def _from_lines(text: str) -> list[tuple[str, str]] | None:
+    found = [_LINE.fullmatch(line.strip()) for line in text.splitlines() if line.strip()]
+    return [(match[2], match[1]) for match in found if match] if all(found) else None
+
+
+def _from_json(text: str) -> list[tuple[str, str]] | None:
+    try:
+        outputs = parse_json(text)["outputs"]
+        return [(str(one["file"]), str(one["sha256"])) for one in outputs]
+    except (ValueError, KeyError, TypeError):
+        return None

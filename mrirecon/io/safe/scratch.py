@@ -1,0 +1,133 @@
+"""Room for what does not fit into memory: rows of numbers in a temporary file without a name."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from mrirecon.errors import ResourceError
+from mrirecon.io.safe.atomic import resources
+
+IN_MEMORY = 64 << 20  # bytes; more goes to the disk
+_SPARE = 64 << 20  # bytes that are left free for everybody else
+
+
+class Rows:
+    """Arrays of one shape and type, written and read one (or a part of one) at a time.
+
+    Up to `IN_MEMORY` bytes they stay in memory. Beyond, they lie in a temporary file that has no name: it is gone as
+    soon as the process is, whatever ended it, and nothing has to be tidied up at the next start.
+
+    Args:
+        count: number of rows.
+        shape: of each row.
+        dtype: of the numbers.
+        folders: where the file may lie: the first with enough room is taken. None keeps everything in memory.
+        what: what the rows hold, for messages.
+
+    Raises:
+        ResourceError: no folder has enough room, as is found out before anything is written (what is needed and what
+            there is are named); or the disk fails later.
+
+    """
+
+    def __init__(
+        self, count: int, shape: tuple[int, ...], dtype: np.dtype | type, folders: Sequence[Path] | None, what: str
+    ) -> None:
+        self.count, self.shape, self.dtype, self._what = count, shape, np.dtype(dtype), what
+        self.row_bytes = math.prod(shape) * self.dtype.itemsize
+        self._array: np.ndarray | None = None
+        self._file: IO[bytes] | None = None
+        if folders is None or self.nbytes <= IN_MEMORY:
+            self._array = np.zeros((count, *shape), self.dtype)
+            return
+        self.folder = _with_room(self.nbytes, folders, what)
+        with resources(self.folder / f"a temporary file for {what}"):
+            self._file = tempfile.TemporaryFile(dir=self.folder, prefix=".mrirecon-")  # noqa: SIM115
+            weakref.finalize(self, self._file.close)  # it lives as long as the rows; views have their own hold on it
+            self._file.truncate(self.nbytes)
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return self.count * self.row_bytes
+
+    def write(self, row: int, values: np.ndarray, start: int = 0) -> None:
+        """Write consecutive elements of a row, in C order, from element `start` on."""
+        values = np.ascontiguousarray(values, self.dtype)
+        if self._array is not None:
+            self._array[row].reshape(-1)[start : start + values.size] = values.reshape(-1)
+            return
+        assert self._file is not None
+        left: memoryview = values.reshape(-1).view(np.uint8).data
+        place = row * self.row_bytes + start * self.dtype.itemsize
+        with resources(self.folder / f"a temporary file for {self._what}"):
+            while left:
+                done = os.pwrite(self._file.fileno(), left, place)
+                left, place = left[done:], place + done
+
+    def read(self, row: int) -> np.ndarray:
+        """Return a copy of a row."""
+        if self._array is not None:
+            return np.array(self._array[row])
+        assert self._file is not None
+        out = np.empty(self.shape, self.dtype)
+        left: memoryview = out.reshape(-1).view(np.uint8).data
+        place = row * self.row_bytes
+        with resources(self.folder / f"a temporary file for {self._what}"):
+            while left:
+                done = os.preadv(self._file.fileno(), [left], place)
+                if not done:
+                    raise OSError(f"row {row} of {self.count} is not there")
+                left, place = left[done:], place + done
+        return out
+
+    def view(self) -> np.ndarray:
+        """Return all rows as one array (row, *shape): that in memory, or the file mapped into it, copied on writing."""
+        if self._array is not None:
+            return self._array
+        assert self._file is not None
+        return np.memmap(self._file, self.dtype, "c", shape=(self.count, *self.shape))
+
+
+def scratch_folders(output: str | Path | None) -> list[Path]:
+    """Return where temporary files may lie: `$TMPDIR` where it is set, then beside the output, else the system's."""
+    found = [Path(os.environ["TMPDIR"])] if os.environ.get("TMPDIR") else []
+    if output is not None:
+        there = Path(output).absolute()
+        found.append(next((p for p in (there, *there.parents) if p.is_dir()), there))
+    return [folder for folder in found if folder.is_dir()] or [Path(tempfile.gettempdir())]
+
+
+def pieces(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[int, ...]]:
+    """Return the leading indices that cut an array into pieces of at most `IN_MEMORY` bytes (or single rows)."""
+    lead = 0
+    while lead < len(shape) - 1 and math.prod(shape[lead:]) * itemsize > IN_MEMORY:
+        lead += 1
+    return np.ndindex(*shape[:lead])
+
+
+def _with_room(need: int, folders: Sequence[Path], what: str) -> Path:
+    free: dict[Path, int] = {}
+    for folder in folders:
+        with resources(folder):
+            free[folder] = shutil.disk_usage(folder).free
+        if free[folder] >= need + _SPARE:
+            return folder
+    listed = ", ".join(f"{size / 2**30:.2f} GiB are free in {folder}" for folder, size in free.items())
+    raise ResourceError(
+        f"there is not enough disk space for {what}",
+        why=f"{(need + _SPARE) / 2**30:.2f} GiB are needed, and {listed}",
+        fix="free some, or set TMPDIR to a folder on a larger disk",
+    )

@@ -1,0 +1,201 @@
+"""Turn a Cartesian scan into ISMRMRD raw data (MRD version 1), one acquisition a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrirecon.errors import UsageError
+from mrirecon.io.grid import grid_of
+from mrirecon.io.readers.siemens import forward_transform
+from mrirecon.io.scan import Scan
+from mrirecon.io.sequence import sequence
+from mrirecon.io.writers.encode import Encode
+
+INSTALL = "pip install 'mrirecon[formats]'"
+_PROTON = 42.577478518e6  # Hz/T, CODATA 2018
+_COUNTER = {"echo": "contrast", **{name: name for name in ("slice", "repetition", "set", "phase")}}
+_MOST = 65535
+_UNKNOWN = 1.0  # mm a voxel
+
+
+def encode_mrd(scan: Scan, notes: list[str]) -> Encode:
+    """Return a function that writes a scan as ISMRMRD; what it does not hold is added to `notes`.
+
+    The readout is the axis that the scan's geometry names, else y, as in fastMRI's layout. Lines that were not measured
+    are left out; a readout begins and ends with its first and last sample measured, and holds the centre: zeros reach
+    that far where it was not measured. The header states the centre of k-space as n // 2, positions and directions
+    where the scan has them, and 0 in their place where not. Where it states Siemens as the vendor, samples are
+    conjugated, as readers of Siemens data expect (see `mrirecon.io.readers.siemens`); the sequence's name is not
+    written.
+
+    Args:
+        scan: any Cartesian scan.
+        notes: added to.
+
+    Raises:
+        UsageError: ismrmrd is not installed; readouts with gaps; loops or sizes that ISMRMRD has no counters for.
+
+    """
+    try:
+        import ismrmrd
+    except ImportError:
+        raise UsageError("ISMRMRD is written by ismrmrd, which is not installed", fix=INSTALL) from None
+    others = [name for name in scan.layout.loops if name not in _COUNTER and scan.shape[name] > 1]
+    if others or max(scan.shape.values()) > _MOST:
+        why = f"axes {', '.join(others)}" if others else f"{max(scan.shape.values())} along one axis"
+        raise UsageError("ISMRMRD has no counter for these data here", where=str(scan.path), why=why, fix="write h5")
+    _tell(scan, notes)
+    header = _header(scan)
+
+    def encode(path: Path) -> None:
+        with ismrmrd.File(str(path), "w") as file:
+            file["dataset"].header = header
+            file["dataset"].acquisitions = list(_acquisitions(scan))
+
+    return encode
+
+
+def _tell(scan: Scan, notes: list[str]) -> None:
+    left = [name for name in ("maps", "reference", "calibration") if getattr(scan.roles, name) is not None]
+    if left:
+        notes.append(f"ISMRMRD does not hold {', '.join(left)} here")
+    if scan.has_mask:
+        notes.append("the mask is told by the lines that are there; samples outside of it are left out")
+    if scan.geometry is None:
+        notes.append("where the scan lies is not known: positions and directions are 0")
+        if None in _sizes(scan):
+            notes.append("the voxel's size is not known, but the header must state one: 1 mm stands for it")
+    if _conjugated(scan):
+        notes.append("k-space is conjugated in the file, as Siemens's is, which its header names as the vendor")
+    if "field_strength_t" not in scan.attributes:
+        notes.append("the field is not known: the resonance frequency, which the header must state, is 0")
+
+
+def _conjugated(scan: Scan) -> bool:
+    """Whether readers will conjugate what is written: they see the vendor, and no name of a sequence."""
+    return forward_transform(scan.attributes.get("vendor"), None)[0]
+
+
+def _order(scan: Scan) -> list[int]:
+    """Return the axes of `Scan.space` as readout, first and, in 3D, second phase encoding."""
+    wanted = scan.geometry.axes if scan.geometry is not None else ("y", "x", "z")
+    return [scan.space.index(axis) for axis in wanted if axis in scan.space]
+
+
+def _sizes(scan: Scan) -> list[float | None]:
+    """Return the sizes of a voxel along readout, first and second phase encoding, where no geometry tells."""
+    grid = grid_of(scan, scan.space_shape)[0]
+    across = grid.spacing[0] if len(scan.space) == 3 else grid.thickness
+    stored = dict(zip(("z", "y", "x"), (across, *grid.spacing[1:]), strict=True))
+    return [stored["y"], stored["x"], stored["z"]]
+
+
+def _header(scan: Scan) -> Any:
+    from ismrmrd import xsd
+
+    sizes = [scan.space_shape[i] for i in _order(scan)]
+    sizes += [1] * (3 - len(sizes))
+    known_sizes = [_UNKNOWN if size is None else size for size in _sizes(scan)]
+    fov = (
+        scan.geometry.fov_mm if scan.geometry is not None else [n * s for n, s in zip(sizes, known_sizes, strict=True)]
+    )
+    space = xsd.encodingSpaceType(
+        matrixSize=xsd.matrixSizeType(**dict(zip("xyz", sizes, strict=True))),
+        fieldOfView_mm=xsd.fieldOfViewMm(**dict(zip("xyz", map(float, fov), strict=True))),
+    )
+    steps = {f"kspace_encoding_step_{i}": (sizes[i], sizes[i] // 2) for i in (1, 2)}
+    steps |= {_COUNTER[name]: (scan.shape[name], 0) for name in scan.layout.loops if name in _COUNTER}
+    limits = {name: xsd.limitType(minimum=0, maximum=n - 1, center=centre) for name, (n, centre) in steps.items()}
+    known = sequence(scan.attributes, {name: scan.shape[name] for name in scan.layout.loops})
+    field = known.get("MagneticFieldStrength")
+    vendor, model = (scan.attributes.get(name) for name in ("vendor", "model"))
+    times = {"TR": "RepetitionTime", "TE": "EchoTime", "TI": "InversionTime", "flipAngle_deg": "FlipAngle"}
+    return xsd.ismrmrdHeader(
+        experimentalConditions=xsd.experimentalConditionsType(
+            H1resonanceFrequency_Hz=round(_PROTON * field) if field else 0
+        ),
+        acquisitionSystemInformation=xsd.acquisitionSystemInformationType(
+            systemVendor=None if vendor is None else str(vendor),
+            systemModel=None if model is None else str(model),
+            systemFieldStrength_T=field,
+            receiverChannels=scan.coils,
+        ),
+        encoding=[
+            xsd.encodingType(
+                encodedSpace=space,
+                reconSpace=space,
+                encodingLimits=xsd.encodingLimitsType(**limits),
+                trajectory=xsd.trajectoryType.CARTESIAN,
+            )
+        ],
+        sequenceParameters=xsd.sequenceParametersType(
+            **{name: [known[word]] for name, word in times.items() if word in known}
+        ),
+    )
+
+
+def _acquisitions(scan: Scan) -> Iterator[Any]:
+    if scan.noise is not None:
+        noise = _acquisition(scan, scan.noise, "noise_dwell_us", None)
+        noise.setFlag(_flag("ACQ_IS_NOISE_MEASUREMENT"))
+        yield noise
+    order = _order(scan)
+    for item, loops in enumerate(scan.items):
+        if scan.empty(item):
+            continue  # no signal: no readout was measured there
+        # (coil, readout, phase[, partition]) and (readout, ...)
+        kspace, mask = scan.kspace(item).transpose(0, *(i + 1 for i in order)), scan.mask(item).transpose(order)
+        lines = np.argwhere(mask.any(axis=0))
+        for number, line in enumerate(lines):
+            measured = np.flatnonzero(mask[(slice(None), *line)])
+            first, last = int(measured[0]), int(measured[-1]) + 1
+            if len(measured) < last - first and scan.has_mask:
+                raise UsageError(
+                    "readouts with gaps cannot be written as ISMRMRD",
+                    where=scan.where(item),
+                    why=f"{len(measured)} of {last - first} samples of a readout along {scan.space[order[0]]}",
+                    fix="write h5, npz or cfl",
+                )
+            # The centre must lie inside, and not at index 0, which means that it is not stated.
+            centre = len(mask) // 2
+            first, last = min(first, max(0, centre - 1)), max(last, centre + 1)
+            made = _acquisition(scan, kspace[(slice(None), slice(first, last), *line)], "dwell_us", loops)
+            made.center_sample = centre - first
+            made.idx.kspace_encode_step_1 = int(line[0])
+            made.idx.kspace_encode_step_2 = int(line[1]) if len(line) > 1 else 0
+            if number == 0:
+                made.setFlag(_flag("ACQ_FIRST_IN_SLICE"))
+            if number == len(lines) - 1:
+                made.setFlag(_flag("ACQ_LAST_IN_SLICE"))
+                if item == len(scan) - 1:
+                    made.setFlag(_flag("ACQ_LAST_IN_MEASUREMENT"))
+            yield made
+
+
+def _acquisition(scan: Scan, data: np.ndarray, dwell: str, loops: dict[str, int] | None) -> Any:
+    import ismrmrd
+
+    values = np.ascontiguousarray(data, dtype=np.complex64)
+    made = ismrmrd.Acquisition.from_array(np.conj(values) if _conjugated(scan) else values)
+    stated = scan.attributes.get(dwell)
+    made.sample_time_us = float(stated) if isinstance(stated, int | float) else 0.0
+    for name, index in (loops or {}).items():
+        if name in _COUNTER:
+            setattr(made.idx, _COUNTER[name], index)
+    where = scan.geometry
+    if where is not None:
+        number = (loops or {}).get("slice", 0)
+        centre = where.slices_mm[number] if number < len(where.slices_mm) else where.position_mm
+        made.position[:], made.read_dir[:] = centre, where.read
+        made.phase_dir[:], made.slice_dir[:] = where.phase, where.slice
+    return made
+
+
+def _flag(name: str) -> int:
+    import ismrmrd
+
+    return int(getattr(ismrmrd, name))

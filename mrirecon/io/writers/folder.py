@@ -1,0 +1,90 @@
+"""A folder of files that appears whole or not at all, such as a DICOM series."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mrirecon.errors import UsageError
+from mrirecon.io.safe.atomic import atomic_paths, flush, resources, temporary_name
+
+
+@contextmanager
+def atomic_folder(
+    path: str | Path, *, beside: Iterable[str | Path] = (), inputs: Iterable[str | Path] = (), ours: str = r"$^"
+) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield a temporary folder that takes the place of `path` at the end, and temporary paths of files beside it.
+
+    After an error or a kill, `path` is what it was before, but for the instant between two renames in which an old
+    folder has been moved aside: then it is missing, and nothing is mixed. What was moved aside is removed.
+
+    Args:
+        path: the folder to write. One that exists is replaced if it holds nothing but files named as `ours`.
+        beside: files that belong to it, moved right after it.
+        inputs: files that must not be overwritten, nor be in a folder that is replaced.
+        ours: regular expression of the names of files that may be replaced.
+
+    Raises:
+        UsageError: `path` is a file, holds an input, or holds other files.
+        ResourceError: no space, no permission, a read-only disk.
+
+    """
+    target, beside, inputs = Path(path), list(beside), list(inputs)
+    _refuse(target, inputs, ours)
+    folder = temporary_name(target.parent)
+    aside = temporary_name(target.parent)
+    try:
+        with resources(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+            with atomic_paths(beside, inputs=inputs) if beside else _nothing() as temporaries:
+                yield folder, temporaries
+                for file in (*folder.iterdir(), folder):
+                    flush(file)
+                _swap(folder, target, aside)
+            flush(target.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if target.exists():  # else what is aside is all that there is
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap(folder: Path, target: Path, aside: Path) -> None:
+    if target.exists():
+        folder.chmod(target.stat().st_mode & 0o777)
+        target.rename(aside)
+    try:
+        folder.rename(target)
+    except OSError:
+        with suppress(OSError):
+            aside.rename(target)
+        raise
+
+
+@contextmanager
+def _nothing() -> Iterator[list[Path]]:
+    yield []
+
+
+def _refuse(target: Path, inputs: list[str | Path], ours: str) -> None:
+    try:
+        if not target.exists():
+            return
+        if not target.is_dir() or target.is_symlink():
+            raise UsageError(f"{target} is a file", fix="name a new folder")
+        place = target.resolve()
+        for source in inputs:
+            if Path(source).resolve().is_relative_to(place):
+                raise UsageError(f"{target} holds an input", why=str(source), fix="give another output name")
+        others = [p.name for p in target.iterdir() if not (re.fullmatch(ours, p.name) and p.is_file())]
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{str(target)[:200]!r} cannot be written", why=str(error), fix="check the path") from None
+    if others:
+        raise UsageError(
+            f"the folder {target} holds other files, and is not replaced",
+            why=", ".join(others[:4]),
+            fix="name a new folder",
+        )

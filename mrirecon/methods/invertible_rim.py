@@ -1,0 +1,66 @@
+"""The invertible recurrent inference machine, whose steps can be undone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mrirecon.engine import Schedule, Step
+from mrirecon.methods.options import Count, copies
+from mrirecon.methods.registry import register
+from mrirecon.networks.crossing import apply_network, to_complex, to_real
+from mrirecon.networks.invertible import InvertibleNet
+from mrirecon.physics.precision import RunsNetwork
+from mrirecon.physics.problem import Problem
+
+
+class InvertibleRim(RunsNetwork, Step[Tensor]):
+    """z₂ += Aᴴ(A z₁ − y), then z⁺ = network(z), for z = [z₁, z₂, …]: the image, and latent channels.
+
+    Putzky and Welling, arXiv 1911.10914. Both halves of a step can be undone exactly, so that training with
+    ``memory="invert"`` stores one state, whatever the number of steps.
+    """
+
+    def __init__(self, network: InvertibleNet, channels: int) -> None:
+        super().__init__()
+        self.network, self.channels = network, channels
+
+    def init(self, p: Problem) -> Tensor:
+        """Start at the initial image, latent channels zero: (B·M, channels, y, x) real."""
+        x = to_real(p.starting_image)
+        return torch.cat([x, x.new_zeros(x.shape[0], self.channels - 2, *x.shape[2:])], 1)
+
+    def forward(self, s: Tensor, p: Problem) -> Tensor:
+        """Add the gradient, apply the network."""
+        seen = self._add_gradient(s, p, 1)
+        out: Tensor = apply_network(self.network, seen.to(self.network_dtype or s.dtype))
+        return out.to(s.dtype)
+
+    def inverse(self, s: Tensor, p: Problem) -> Tensor:
+        """Return the state that ``forward`` maps to s."""
+        return self._add_gradient(self.network.inverse(s), p, -1)
+
+    def _add_gradient(self, s: Tensor, p: Problem, sign: int) -> Tensor:
+        gradient = to_real(p.gradient(self.image(s, p)))
+        return torch.cat([s[:, :2], s[:, 2:4] + sign * gradient.to(s.dtype), s[:, 4:]], 1)
+
+    def image(self, s: Tensor, p: Problem) -> Tensor:
+        """Return z₁ as complex numbers."""
+        return to_complex(s[:, :2], p.adjoint.shape[1])
+
+
+@register(learned=True, shared={"memory": "invert"})
+def invertible_rim(
+    *,
+    steps: Count = 8,
+    features: Annotated[int, Field(ge=4, multiple_of=2)] = 64,
+    width: Count = 64,
+    share: bool = False,
+) -> Schedule[Tensor]:
+    """Invertible recurrent inference machine, trained without storing its steps (arXiv 1911.10914). Not the IRIM."""
+    dilations = (1, 1, 2, 2, 4, 8, 8, 4, 2, 2, 1, 1)
+    widths = [width * factor for factor in (1, 1, 2, 2, 4, 16, 16, 4, 2, 2, 1, 1)]
+    return Schedule(copies(steps, share, lambda: InvertibleRim(InvertibleNet(features, widths, dilations), features)))

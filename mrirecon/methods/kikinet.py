@@ -1,0 +1,35 @@
+"""Networks on k-space and on the image in turn."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mrirecon.engine import Schedule
+from mrirecon.methods.options import Count, Pools, copies
+from mrirecon.methods.registry import register
+from mrirecon.methods.steps import InKspace
+from mrirecon.methods.updates import Chain, Consistency, Lift, Net, Refine, data_consistency, then
+from mrirecon.networks import NormUnet
+
+
+@register(learned=True)
+def kikinet(
+    *,
+    cascades: Count = 2,
+    channels: Count = 16,
+    pools: Pools = 2,
+    dc: Consistency = "soft",
+    skip: bool = True,
+    share: bool = False,
+) -> Schedule[Tensor]:
+    """KIKI-net: networks on k-space and on the image in turn (Eo et al., MRM 80:2188, 2018).
+
+    k⁺ = DC(k₁ − F S U₂(Sᴴ Fᴴ k₁)) with k₁ = DC(k − U₁(k)).
+    """
+
+    def block() -> InKspace:
+        on_kspace = then(Refine(Net(NormUnet(channels, pools)), skip=skip), data_consistency(dc, "kspace"))
+        on_image = Refine(Lift(Net(NormUnet(channels, pools))), skip=skip)
+        return InKspace(then(Chain(on_kspace, on_image), data_consistency(dc, "kspace")))
+
+    return Schedule(copies(cascades, share, block))

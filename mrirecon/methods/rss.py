@@ -1,0 +1,36 @@
+"""The root sum of squares of the coil images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mrirecon.engine import Schedule, Step
+from mrirecon.methods.registry import register
+from mrirecon.physics.operators import Fourier, root_sum_of_squares
+from mrirecon.physics.problem import Problem
+
+
+class CoilImages(Step[Tensor]):
+    """x = (Σ_c |Fᴴ y_c|²)^½ (Roemer et al., MRM 16:192, 1990). It needs no maps, and has no phase."""
+
+    needs_cartesian = True
+
+    def init(self, p: Problem) -> Tensor:
+        """Return the coil images Fᴴ y (B, C, *space)."""
+        return Fourier(p.axes).adjoint(p.y)
+
+    def forward(self, s: Tensor, p: Problem) -> Tensor:
+        """Return them unchanged."""
+        return s
+
+    def image(self, s: Tensor, p: Problem) -> Tensor:
+        """Return their root sum of squares (B, 1, *space)."""
+        magnitude = root_sum_of_squares(s, 1, keepdim=True)
+        return torch.complex(magnitude, torch.zeros_like(magnitude))
+
+
+@register(maps=False)
+def rss() -> Schedule[Tensor]:
+    """Root sum of squares of the zero-filled coil images; no maps needed, no phase left."""
+    return Schedule([CoilImages()])

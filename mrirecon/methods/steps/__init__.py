@@ -1,0 +1,8 @@
+"""Steps that several methods share: one file an algorithm, its equation in the docstring."""
+
+from mrirecon.methods.steps.admm import Admm
+from mrirecon.methods.steps.cascade import InImage, InKspace
+from mrirecon.methods.steps.fista import Fista
+from mrirecon.methods.steps.primal_dual import PrimalDual
+
+__all__ = ["Admm", "Fista", "InImage", "InKspace", "PrimalDual"]

@@ -1,0 +1,58 @@
+"""ADMM: the penalty is split from the data term."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mrirecon.engine import Step
+from mrirecon.physics.operators import norm
+from mrirecon.physics.problem import Problem
+from mrirecon.physics.regularizers import Regularizer
+from mrirecon.physics.solvers import conjugate_gradient
+
+
+class AdmmState(NamedTuple):
+    """The image x, the split variable v ≈ G x, and the scaled dual u."""
+
+    x: Tensor
+    v: Tensor
+    u: Tensor
+
+
+class Admm(Step[AdmmState]):
+    """x⁺ = argmin ½‖A x − y‖² + ½ρ‖G x − v + u‖²,  v⁺ = prox_{λφ/ρ}(G x⁺ + u),  u⁺ = u + G x⁺ − v⁺.
+
+    Boyd et al., Found. Trends Mach. Learn. 3:1, 2011. The x-update is solved by CG from the last x. The wavelet grid is
+    not shifted: a split variable cannot follow random shifts.
+    """
+
+    def __init__(self, regularizer: Regularizer, lam: float, rho: float, inner: int = 10) -> None:
+        super().__init__()
+        self.regularizer, self.lam, self.rho, self.inner = regularizer, lam, rho, inner
+
+    def init(self, p: Problem) -> AdmmState:
+        """Start at the zero-filled image."""
+        v = self.regularizer.operator()(p.adjoint)
+        return AdmmState(p.adjoint, v, torch.zeros_like(v))
+
+    def forward(self, s: AdmmState, p: Problem) -> AdmmState:
+        """Update x, v and u in turn."""
+        g, rho = self.regularizer.operator(), self.rho
+        b = p.adjoint + rho * g.adjoint(s.v - s.u)
+        x = conjugate_gradient(lambda z: p.normal(z) + rho * g.normal(z), b, s.x, self.inner, tolerance=1e-7)
+        gx = g(x)
+        v = self.regularizer.shrink(gx + s.u, self.lam / rho)
+        return AdmmState(x, v, s.u + gx - v)
+
+    def image(self, s: AdmmState, p: Problem) -> Tensor:
+        """Return x."""
+        return s.x
+
+    def change(self, old: AdmmState, new: AdmmState, p: Problem) -> Tensor:
+        """Return the larger of the primal change of x and of the split's disagreement, relative to x."""
+        size = norm(new.x)
+        size = size.clamp_min(torch.finfo(size.dtype).tiny)
+        return torch.maximum(norm(new.x - old.x), norm(new.u - old.u)) / size

@@ -1,0 +1,31 @@
+"""The zero-filled image."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mrirecon.engine import Schedule, Step
+from mrirecon.methods.registry import register
+from mrirecon.physics.problem import Problem
+
+
+class ZeroFilled(Step[Tensor]):
+    """x = Aᴴ y."""
+
+    def init(self, p: Problem) -> Tensor:
+        """Return Aᴴ y."""
+        return p.adjoint
+
+    def forward(self, s: Tensor, p: Problem) -> Tensor:
+        """Return it unchanged."""
+        return s
+
+    def image(self, s: Tensor, p: Problem) -> Tensor:
+        """Return it."""
+        return s
+
+
+@register()
+def zero_filled() -> Schedule[Tensor]:
+    """Zero-filled image: the SENSE combination of what was measured, Aᴴ y."""
+    return Schedule([ZeroFilled()])

@@ -1,0 +1,43 @@
+"""What all metrics share: arrays of either kind as magnitudes, and means over a region."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrirecon.errors import InputError
+
+Array = Tensor | np.ndarray
+
+
+def average(values: Tensor, region: Tensor | None) -> Tensor:
+    """Return the mean over the last two axes, of the pixels in the region."""
+    if region is None:
+        return values.mean((-2, -1))
+    count = region.expand(values.shape).sum((-2, -1))
+    if not bool((count > 0).all()):
+        raise InputError("the region to average over is empty", fix="leave out slices without an object")
+    return torch.where(region, values, 0.0).sum((-2, -1)) / count
+
+
+def magnitude(values: Array) -> Tensor:
+    """Return the magnitude of (...), a real or complex array or tensor, as a float64 tensor."""
+    if isinstance(values, np.ndarray):
+        return torch.from_numpy(np.abs(values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)))
+    return values.detach().to(torch.complex128 if values.is_complex() else torch.float64).abs()
+
+
+def require_same_shape(image: Array, reference: Array) -> None:
+    """Refuse images that differ in shape.
+
+    Raises:
+        InputError: they do.
+
+    """
+    if image.shape != reference.shape:
+        raise InputError(
+            "the image and the reference differ in shape",
+            why=f"{tuple(image.shape)} and {tuple(reference.shape)}",
+            fix="compare images of the same scan, at the same size",
+        )

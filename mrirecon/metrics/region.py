@@ -1,0 +1,51 @@
+"""Masks and labelled regions from files, brought to the grid of the images they belong to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mrirecon.errors import InputError
+from mrirecon.io.readers.images import open_store, pick
+from mrirecon.io.readers.nifti import is_nifti, read_nifti, resampled_labels
+from mrirecon.io.safe.limits import is_numeric
+
+NAMES = ("labels", "lesions", "mask", "region", "segmentation")
+
+
+def read_region(path: str | Path, shape: tuple[int, ...], like: str | Path) -> np.ndarray:
+    """Return labels of every pixel, of the images' shape.
+
+    Args:
+        path: HDF5, .npz or .npy with whole numbers; or NIfTI, which is resampled to the grid of ``like`` if that is
+            NIfTI too, each pixel by the label nearest to its centre in the scanner's coordinates.
+        shape: (item, *space) of the images.
+        like: the images' file.
+
+    Raises:
+        InputError: it cannot be read, holds no labels, or does not fit.
+
+    """
+    path, like = Path(path), Path(like)
+    if is_nifti(path):
+        labels = (resampled_labels(path, like) if is_nifti(like) else read_nifti(path)).values
+    else:
+        store = open_store(path)
+        name = pick(store, NAMES)
+        if not is_numeric(store.arrays[name][1]):
+            raise InputError(f"{path} holds no labels", why=f"{name} is {store.arrays[name][1]}")
+        labels = np.asarray(store.read(name))
+    if np.iscomplexobj(labels) or not np.isfinite(labels).all() or bool((labels != np.rint(labels)).any()):
+        raise InputError(f"{path} holds no labels", why="its values are not whole numbers", fix="give a mask or labels")
+    if labels.size != int(np.prod(shape)) or labels.shape[-2:] != shape[-2:]:
+        raise InputError(
+            f"{path} does not fit the images",
+            why=f"shapes {_times(labels.shape)} and {_times(shape)} (items first)",
+            fix="give it on the images' grid, or both as NIfTI files, whose coordinates tell how they lie",
+        )
+    return labels.reshape(shape).astype(np.int32)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))

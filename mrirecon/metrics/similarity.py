@@ -1,0 +1,107 @@
+"""Structural similarity: SSIM, as scikit-image computes it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mrirecon.errors import InputError
+from mrirecon.metrics.arrays import average, require_same_shape
+from mrirecon.metrics.registry import register_metric
+
+WINDOW = 7
+
+
+def ssim_map(
+    image: Tensor,
+    reference: Tensor,
+    data_range: float | Tensor,
+    *,
+    window: int = WINDOW,
+    k1: float = 0.01,
+    k2: float = 0.03,
+) -> Tensor:
+    """Return the structural similarity at every pixel whose window lies inside the image.
+
+    Wang et al., IEEE TIP 13:600, 2004, as `skimage.metrics.structural_similarity` computes it by default. It has a
+    finite gradient everywhere, at equal and at constant images too.
+
+    Args:
+        image: (..., y, x) real.
+        reference: (..., y, x) real, the same shape.
+        data_range: the span of values, one number or one an image (...).
+        window: side of the uniform window, odd.
+        k1: weight of the data range in the comparison of means.
+        k2: weight of the data range in the comparison of variances.
+
+    Returns:
+        (..., y − window + 1, x − window + 1), in the precision of the input.
+
+    Raises:
+        InputError: shapes that differ, complex values, images smaller than the window, a range that is not positive.
+
+    """
+    require_same_shape(image, reference)
+    if image.is_complex() or reference.is_complex():
+        raise InputError("SSIM compares real images", why=f"{image.dtype} and {reference.dtype}", fix="take magnitudes")
+    if window % 2 == 0 or window < 3 or min(image.shape[-2:]) < window:
+        raise InputError(
+            f"images of {tuple(image.shape[-2:])} are too small for SSIM",
+            why=f"its window is {window}×{window}",
+            fix="it takes an odd window of 3 or more, and at least as many pixels along each axis",
+        )
+    span = torch.as_tensor(data_range, dtype=image.dtype, device=image.device)
+    if not bool((torch.isfinite(span) & (span > 0)).all()):
+        raise InputError(
+            "the data range of SSIM must be positive", why=f"it is {data_range}", fix="take the reference's maximum"
+        )
+    span = span[..., None, None] if span.ndim else span
+    # Variances do not change when both images move by one number, and rounding errors shrink.
+    anchor = reference.detach().mean((-2, -1), keepdim=True)
+    x, y = image - anchor, reference - anchor
+    mx, my, xx, yy, xy = _local_means(torch.stack([x, y, x * x, y * y, x * y]), window)
+    unbiased = window**2 / (window**2 - 1)
+    vx, vy, vxy = unbiased * (xx - mx * mx), unbiased * (yy - my * my), unbiased * (xy - mx * my)
+    ux, uy = mx + anchor, my + anchor
+    c1, c2 = (k1 * span) ** 2, (k2 * span) ** 2
+    local: Tensor = (2 * ux * uy + c1) * (2 * vxy + c2) / ((ux * ux + uy * uy + c1) * (vx + vy + c2))
+    return local
+
+
+def _local_means(x: Tensor, window: int) -> Tensor:
+    """Return means over the windows that lie inside (..., y, x), axis by axis; no running sums, which lose digits."""
+    flat = x.reshape(-1, 1, *x.shape[-2:])
+    flat = functional.avg_pool2d(functional.avg_pool2d(flat, (window, 1), stride=1), (1, window), stride=1)
+    means: Tensor = flat.reshape(*x.shape[:-2], *flat.shape[-2:])
+    return means
+
+
+@register_metric(
+    rank=1,
+    label="SSIM",
+    higher=True,
+    digits=4,
+    given="score",
+    about="structural similarity (Wang et al., 2004; 7×7 uniform window, K₁ = 0.01, K₂ = 0.03); 1 is equality",
+)
+def ssim(
+    image: Tensor, reference: Tensor, data_range: float | Tensor | None = None, *, region: Tensor | None = None
+) -> Tensor:
+    """Return the mean structural similarity of each image (...): 1 for equal images.
+
+    Args:
+        image: (..., y, x) real.
+        reference: (..., y, x) real.
+        data_range: see `ssim_map`; the maximum of each reference by default.
+        region: (..., y, x) booleans; the map is averaged over it, except for the 3 pixels at the border, where
+            windows would reach outside. All of the image by default.
+
+    Raises:
+        InputError: see `ssim_map`; a region without pixels inside the border.
+
+    """
+    if data_range is None:
+        data_range = reference.amax((-2, -1))
+    values, edge = ssim_map(image, reference, data_range), WINDOW // 2
+    return average(values, None if region is None else region[..., edge:-edge, edge:-edge])

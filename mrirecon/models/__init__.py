@@ -1,0 +1,1 @@
+"""Trained models: their folders, their costs, and the device, precision and threads that run them."""

@@ -1,0 +1,90 @@
+"""What a learned method costs: parameters, operations and memory for one slice."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mrirecon.methods.registry import build
+from mrirecon.physics.problem import Problem
+
+_PROBE = 64  # operations and memory grow with the number of pixels: they are counted on a small image
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs of one slice.
+
+    Attributes:
+        parameters: distinct ones.
+        operations: multiplications and additions of the networks, in 10⁹; Fourier transforms are not counted.
+        memory: peak of what reconstruction allocates, in MiB, beside the weights.
+
+    """
+
+    parameters: int
+    operations: float
+    memory: float
+
+
+def peak_allocation(run: Callable[[], object]) -> int:
+    """Return the most that torch holds at once while running, in bytes, beside what it held before."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with _quiet(), torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        run()
+    held = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Turn stderr away: the profiler's library writes there from C++, with no option against it."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def parameters(method: str, options: Mapping[str, object] | None = None) -> int:
+    """Return the number of distinct parameters; the model is laid out, and none of its weights are drawn."""
+    with torch.device("meta"):
+        return sum(w.numel() for w in build(method, options).parameters())
+
+
+def costs(method: str, options: Mapping[str, object] | None = None, *, size: int = 320, coils: int = 8) -> Costs:
+    """Count what one slice of size × size pixels costs.
+
+    Raises:
+        UsageError: see `mrirecon.methods.registry.build`.
+
+    """
+    model = build(method, options).eval()
+    n = _PROBE
+    mask = torch.zeros(1, 1, n, n)
+    mask[..., ::4] = 1
+    mask[..., n // 2 - 8 : n // 2 + 8] = 1
+    maps = torch.full((1, 1, coils, n, n), coils**-0.5, dtype=torch.complex64)
+    y = mask * torch.randn(1, coils, n, n, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    problem = Problem(y, mask, maps)
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            model(problem)
+        peak = peak_allocation(lambda: model(problem))
+    pixels = (size / n) ** 2
+    count = sum(w.numel() for w in model.parameters())
+    return Costs(count, counter.get_total_flops() * pixels / 1e9, peak * pixels / 2**20)

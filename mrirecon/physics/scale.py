@@ -1,0 +1,49 @@
+"""What is taken out of an image before a network sees it: its scale, and its smooth phase."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mrirecon.errors import SignalError
+from mrirecon.physics.operators import Fourier, root_sum_of_squares
+from mrirecon.physics.precision import full_precision
+
+
+@full_precision
+def smooth_phase(image: Tensor, axes: tuple[int, ...], width: int = 64) -> Tensor:
+    """Return exp(iφ), φ the phase of the image behind a Hann window over ``width`` samples of the k-space centre."""
+    k = Fourier(axes)(image)
+    for axis in axes:
+        n = image.shape[axis]
+        away = (torch.arange(n, device=image.device) - n // 2).abs().to(image.real.dtype) / (width / 2)
+        window = torch.where(away < 1, (math.pi / 2 * away).cos().square(), 0)
+        k = k * window.reshape(-1, *[1] * (-axis - 1))
+    return torch.sgn(Fourier(axes).adjoint(k))
+
+
+@full_precision
+def percentile_scale(image: Tensor, fraction: float = 0.99) -> Tensor:
+    """Return the ``fraction`` quantile of the magnitude of each item (B,), the sets of maps combined.
+
+    Raises:
+        SignalError: it is zero or not a number for some item.
+
+    """
+    magnitude = root_sum_of_squares(image.detach(), 1).flatten(1)
+    count = magnitude.shape[1]
+    scale = magnitude.kthvalue(max(1, min(count, round(fraction * count))), dim=1).values
+    # An image that is mostly empty (a point source) still has a largest value.
+    scale = torch.where(scale > 0, scale, magnitude.amax(1))
+    bad = ~(torch.isfinite(scale) & (scale > 0))
+    if bool(bad.any()):
+        index = int(bad.nonzero()[0])
+        raise SignalError(
+            "there is no signal to reconstruct" if bool(scale[index] == 0) else "the data holds NaN or infinite values",
+            where=f"item {index} of the batch",
+            why=f"the 99th percentile of the zero-filled image is {scale[index].item()}",
+            fix="look at the k-space and the mask with `mrirecon info FILE`",
+        )
+    return scale

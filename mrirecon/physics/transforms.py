@@ -1,0 +1,168 @@
+"""Changes of variable x = T u of a problem y = A x + n: scale, smooth phase, prior and gain.
+
+A transform turns the problem for x into one for u, and the image u that solves it into x. `@` composes two, the outer
+one first: x = T₁ T₂ u is ``t1 @ t2``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mrirecon.physics.operators import per_item
+from mrirecon.physics.precision import FullPrecision
+from mrirecon.physics.problem import Problem
+
+_NO_SIGNAL = 1e-12  # a prior below this leaves no image to divide
+
+
+class Transform(FullPrecision, ABC):
+    """Change the variable of a problem: x = T u."""
+
+    @abstractmethod
+    def apply(self, p: Problem) -> Problem:
+        """Return the problem for u."""
+
+    @abstractmethod
+    def undo(self, u: Tensor) -> Tensor:
+        """Return the image x (B, M, *space) of an image u."""
+
+    def __matmul__(self, inner: Transform) -> Transform:
+        return Composed(self, inner)
+
+
+@dataclass(frozen=True)
+class Composed(Transform):
+    """Apply two transforms: x = outer(inner(u))."""
+
+    outer: Transform
+    inner: Transform
+
+    def apply(self, p: Problem) -> Problem:
+        """Return the problem for the inner variable."""
+        return self.inner.apply(self.outer.apply(p))
+
+    def undo(self, u: Tensor) -> Tensor:
+        """Return the image of the outer variable."""
+        return self.outer.undo(self.inner.undo(u))
+
+
+@dataclass(frozen=True)
+class Identity(Transform):
+    """Leave the variable as it is: x = u."""
+
+    def apply(self, p: Problem) -> Problem:
+        """Return the problem unchanged."""
+        return p
+
+    def undo(self, u: Tensor) -> Tensor:
+        """Return the image unchanged."""
+        return u
+
+
+@dataclass(frozen=True)
+class Scale(Transform):
+    """Solve in units of one number an item: x = s u, by the data y / s.
+
+    Attributes:
+        factor: (B,) real, s.
+        consume: divide y in place. K-space is then held once, and the caller's problem is lost.
+
+    """
+
+    factor: Tensor
+    consume: bool = False
+
+    def apply(self, p: Problem) -> Problem:
+        """Return the problem of y / s."""
+        divisor, cache, initial = per_item(self.factor, p.y), p.cache, p.initial_image
+        if cache is not None:
+            cache = replace(cache, adjoint=cache.adjoint / per_item(self.factor, cache.adjoint))
+        initial = None if initial is None else initial / per_item(self.factor, initial)
+        y = p.y.div_(divisor) if self.consume else p.y / divisor
+        noise = None if p.noise is None else p.noise / per_item(self.factor, p.noise).square()
+        return replace(p, y=y, initial_image=initial, noise=noise, cache=cache, checked=(y, p.mask))
+
+    def undo(self, u: Tensor) -> Tensor:
+        """Return s u."""
+        return u * per_item(self.factor, u)
+
+
+@dataclass(frozen=True)
+class SmoothPhase(Transform):
+    """Move a phase from the image into the maps: x = φ u with |φ| = 1, by the maps S φ.
+
+    u is nearly real where φ is the smooth phase of the image, as in homodyne detection (Noll, Nishimura, Macovski,
+    IEEE TMI 10:154, 1991). `mrirecon.physics.scale.smooth_phase` estimates it. A magnitude, which is real, keeps no
+    phase: ``undo`` returns it unchanged.
+
+    Attributes:
+        phase: (B, M, *space) complex of magnitude 1, φ.
+
+    """
+
+    phase: Tensor
+
+    def apply(self, p: Problem) -> Problem:
+        """Return the problem with the maps S φ: the samples are the same."""
+        against, cache, initial = self.phase.conj(), p.cache, p.initial_image
+        if cache is not None:
+            cache = replace(cache, adjoint=cache.adjoint * against)
+        initial = None if initial is None else initial * against
+        return replace(p, maps=p.maps * self.phase.unsqueeze(2), initial_image=initial, cache=cache)
+
+    def undo(self, u: Tensor) -> Tensor:
+        """Return φ u."""
+        return u * self.phase if u.is_complex() else u
+
+    def inverse(self) -> SmoothPhase:
+        """Return the transform that moves the phase back."""
+        return SmoothPhase(self.phase.conj())
+
+
+@dataclass(frozen=True)
+class Prior(Transform):
+    """Weight the image by how likely there is signal: x = w u, by the maps S w.
+
+    A penalty on u makes signal expensive where w is small; see `mrirecon.reconstruction.calibrate.ItemMaps.prior`.
+
+    Attributes:
+        weight: (B, M, *space) real in [0, 1], w.
+
+    """
+
+    weight: Tensor
+
+    def apply(self, p: Problem) -> Problem:
+        """Return the problem with the maps S w."""
+        initial, w = p.initial_image, self.weight
+        initial = None if initial is None else torch.where(w > _NO_SIGNAL, initial / w, 0)
+        return replace(p, maps=p.maps * w.unsqueeze(2), initial_image=initial, cache=None)
+
+    def undo(self, u: Tensor) -> Tensor:
+        """Return w u."""
+        return u * self.weight
+
+
+@dataclass(frozen=True)
+class Gain(Transform):
+    """Divide coil maps by their gain: x = u / g, by the maps S / g.
+
+    Attributes:
+        factor: g, the largest length of the maps over the coils.
+
+    """
+
+    factor: float
+
+    def apply(self, p: Problem) -> Problem:
+        """Return the problem with the maps S / g."""
+        initial = None if p.initial_image is None else p.initial_image * self.factor
+        return replace(p, maps=p.maps / self.factor, initial_image=initial, cache=None)
+
+    def undo(self, u: Tensor) -> Tensor:
+        """Return u / g."""
+        return u / self.factor

@@ -1,0 +1,459 @@
+"""Many files into one folder: shared out among processes, done once, tried again where they are still being written.
+
+Where the images go is looked at before the first is made: no two may go to one place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from glob import glob, has_magic
+from pathlib import Path
+
+from mrirecon.errors import BusyError, InputError, MriReconError, ResourceError, UnsafeContentError, UsageError, as_ours
+from mrirecon.io import read, sidecar_path
+from mrirecon.io.readers.bruker import bruker
+from mrirecon.io.readers.registry import suffixes
+from mrirecon.io.safe.atomic import resources
+from mrirecon.io.safe.text import parse_json, portable, utf8
+from mrirecon.io.writers.bids import bids_path
+from mrirecon.io.writers.formats import named_format
+from mrirecon.methods.registry import methods
+from mrirecon.reconstruction.file import as_finished, finished, output_path, reconstruct_file, stamp
+from mrirecon.reconstruction.plan import Request
+from mrirecon.reconstruction.run import Progress
+
+WAITS = (1.0, 5.0, 15.0)  # seconds before what is still being written is tried again
+_RECENT = 10.0  # seconds since a file was last written to, within which it may be unfinished
+_PROBE = 64 << 10  # bytes
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``number`` of ``count`` (from 1): of a list in order, every count-th file.
+
+    Attributes:
+        number: which part.
+        count: of how many.
+        origin: where that is said, in words.
+
+    """
+
+    number: int
+    count: int
+    origin: str = "--shard"
+
+    @staticmethod
+    def read(text: str | None, environment: Mapping[str, str] = os.environ) -> Shard:
+        """Read ``i/N``, or take it from a Slurm array or from torchrun's RANK and WORLD_SIZE; else it is 1/1.
+
+        Raises:
+            UsageError: something else, or i outside 1 to N.
+
+        """
+        if text is not None:
+            match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
+            if match is None or not 1 <= int(match[1]) <= int(match[2]):
+                raise UsageError(f"--shard cannot be {text!r}", fix="write i/N, from 1/N to N/N")
+            return Shard(int(match[1]), int(match[2]))
+
+        def value(name: str, default: int) -> int:
+            given = environment.get(name, "")
+            return int(given) if given.isdecimal() else default
+
+        if environment.get("SLURM_ARRAY_TASK_ID", "").isdecimal():
+            first, step = value("SLURM_ARRAY_TASK_MIN", 0), max(1, value("SLURM_ARRAY_TASK_STEP", 1))
+            place = (value("SLURM_ARRAY_TASK_ID", 0) - first) // step
+            name, count = "SLURM_ARRAY_TASK_ID", value("SLURM_ARRAY_TASK_COUNT", 1)
+        else:
+            place, name, count = value("RANK", 0), "RANK", value("WORLD_SIZE", 1)
+        if not 0 <= place < count:
+            raise UsageError(
+                "the environment does not say which part of the files is meant",
+                why=f"{name} is {environment[name]}, number {place + 1} of {count}",
+                fix="say it: --shard i/N, or --shard 1/1 for all",
+            )
+        return Shard(place + 1, count, name)
+
+    def of(self, sources: Sequence[Path]) -> list[Path]:
+        """Return this part of a list."""
+        return list(sources[self.number - 1 :: self.count])
+
+
+@dataclass(frozen=True)
+class Work:
+    """Which files this process does.
+
+    Attributes:
+        sources: the files.
+        several: whether more than one file was named; a single file is never shared out, nor is a list kept of it.
+        part: which part of the named files they are.
+        failures: file to list failures in; None for a single file.
+
+    """
+
+    sources: list[Path]
+    several: bool
+    part: Shard
+    failures: Path | None
+
+    @staticmethod
+    def of(files: Sequence[Path], output: Path, shard: str | None, request: Request | None = None) -> Work:
+        """Expand files, folders and patterns, and take the part that `shard` or the environment says.
+
+        Raises:
+            UsageError: see `expand` and `Shard.read`.
+
+        """
+        sources = expand(files, output, request)
+        if len(sources) == 1 and sources == list(files) and shard is None:
+            return Work(sources, False, Shard(1, 1), None)
+        part = Shard.read(shard)
+        folder = output if output.is_dir() or not output.suffix else output.parent
+        name = f"failed.{part.number}-of-{part.count}.jsonl" if part.count > 1 else "failed.jsonl"
+        return Work(part.of(sources), True, part, folder / name)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file: what `reconstruct_file` returned, or why it failed."""
+
+    source: Path
+    record: dict[str, object] | None = None
+    error: MriReconError | None = None
+
+
+def expand(files: Sequence[Path], output: Path, request: Request | None = None) -> list[Path]:
+    """Return the files meant, folders and patterns taken apart, each with an output of its own.
+
+    In a folder, hidden files are left out (as systems put beside others, such as ``._scan.h5``), and images that
+    `reconstruct` wrote there: their sidecars tell.
+
+    Raises:
+        UsageError: several files for one output (see `refuse_same_targets`), an empty folder, or a pattern without
+            files.
+
+    """
+    found: list[Path] = []
+    for path in files:
+        if path.is_dir():
+            there = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+            inside = [p for p in there if p.name.lower().endswith(suffixes("kspace")) and not _ours(p)]
+            fix, why = "name a folder with k-space files", f"none of {', '.join(suffixes('kspace'))}"
+        elif has_magic(str(path)) and not path.exists():
+            inside = [Path(p) for p in sorted(glob(str(path), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
+            fix, why = "check the pattern; ** stands for any folders", "nothing matches"
+        else:
+            inside = [path]
+        if not inside:
+            raise bruker(path) or UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
+        found += inside
+    if len(found) > 1 and named_format(output) is not None and not output.is_dir():
+        raise UsageError(f"{len(found)} files cannot go into one output", where=str(output), fix="give a folder")
+    if len(found) > 1:
+        refuse_same_targets(found, output, request or Request())
+    return found
+
+
+def _ours(path: Path) -> bool:
+    try:
+        content = parse_json(sidecar_path(path).read_bytes())
+        return "request" in content and any(o["file"] == portable(path.name) for o in content["outputs"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def refuse_same_targets(sources: Sequence[Path], output: Path, request: Request) -> None:
+    """Refuse files whose images would replace each other, as their names are made fit for outputs.
+
+    A name loses its folders, what follows its first dot, and characters that not every system takes; a label of BIDS
+    holds letters and digits alone. So different files can lead to one name.
+
+    Args:
+        sources: the files.
+        output: folder.
+        request: how; with ``bids``, headers are read where names alone do not tell two files apart.
+
+    Raises:
+        UsageError: two files with the place that both would take.
+
+    """
+    places: dict[Path, list[Path]] = {}
+    for source in sources:
+        place = _place(source, output, request)
+        if place is not None:
+            places.setdefault(place, []).append(source)
+    for place, several in places.items():
+        if len(several) > 1 and request.bids is not None:
+            _refuse_same_contrast(several, place, request)
+        elif len(several) > 1:
+            raise _same(several[0], several[1], place)
+
+
+def _place(source: Path, output: Path, request: Request) -> Path | None:
+    """Return where images go, as far as the name of the source alone tells: equal for all that could be equal."""
+    if request.bids is not None:
+        try:
+            return bids_path(request.bids, source, request.method, contrast=request.contrast or "T1w")
+        except UsageError:  # it fails by itself, with this very error
+            return None
+    # The longest ending leaves the least room, so that names that are cut are found as well.
+    known = [request.method] if request.method != "auto" else sorted(methods())
+    return output_path(source, output, max(known, key=len), request.format)
+
+
+def _refuse_same_contrast(several: Sequence[Path], place: Path, request: Request) -> None:
+    """Refuse files with the same labels, unless their headers state different contrasts."""
+    root = request.bids or ""
+    taken: dict[Path, Path] = {}
+    unread: Path | None = None
+    for source in several:
+        try:
+            target = bids_path(root, source, request.method, contrast=request.contrast)
+        except UsageError:
+            try:
+                attributes = read(source, axes=request.axes, dataset=request.dataset).attributes
+                target = bids_path(root, source, request.method, attributes=attributes)
+            except UsageError:  # no contrast is stated: nothing is written of it
+                continue
+            except MriReconError:  # it may be readable by the time that its turn comes
+                unread, target = source, place
+        if target in taken or (unread is not None and taken):
+            raise _same(taken.get(target) or next(iter(taken.values())), source, target)
+        taken[target] = source
+
+
+def _same(first: Path, second: Path, place: Path) -> UsageError:
+    names = [p.name.split(".")[0] for p in (first, second)]
+    what = f"two of the files are called {names[0]!r}" if names[0] == names[1] else "two of the files have one output"
+    return UsageError(
+        what,
+        where=None if names[0] == names[1] else str(place),
+        why=f"{first} and {second}",
+        fix="use different output folders, or rename one",
+    )
+
+
+def reconstruct_files(
+    files: Sequence[Path],
+    output: Path,
+    request: Request,
+    *,
+    shard: str | None = None,
+    isolate: bool | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    command: Sequence[str] | None = None,
+    progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
+) -> tuple[Work, Iterator[Outcome]]:
+    """Reconstruct files, folders and patterns: all that `mrirecon reconstruct` does but narrate.
+
+    Args:
+        files: what is named.
+        output: folder, or a file where there is one source.
+        request: how; where several files are named, what no file could change is refused before the first.
+        shard: which part of the files this process does, as "i/N"; None asks the environment, see `Shard.read`.
+        isolate: see `Request`; None: where several files are named.
+        overwrite: replace outputs that exist.
+        dry_run: write nothing.
+        command: the command line, for sidecars.
+        progress: makes a callback for a file of this name.
+
+    Returns:
+        Which files this process does, and what becomes of each, as it is done.
+
+    Raises:
+        UsageError: see `expand` and `Shard.read`.
+        MriReconError: see `Request.check`.
+
+    """
+    work = Work.of(files, output, shard, request)
+    request = replace(request, isolate=work.several if isolate is None else isolate)
+    if work.several:
+        request.check()
+    outcomes = run(
+        work.sources,
+        output,
+        request,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        failures=work.failures,
+        command=command,
+        progress=progress,
+    )
+    return work, outcomes
+
+
+def run(
+    sources: Sequence[Path],
+    output: Path,
+    request: Request,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    failures: Path | None = None,
+    command: Sequence[str] | None = None,
+    waits: Sequence[float] | None = None,
+    progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
+) -> Iterator[Outcome]:
+    """Reconstruct files one after the other, and yield what became of each; one that fails does not stop the others.
+
+    What is finished already is left (see `mrirecon.reconstruction.file.finished`). What another process is making, or
+    is still being written, comes later; a file that stays as it was between two tries has failed.
+
+    Args:
+        sources: k-space files.
+        output: folder, or a file where there is one source.
+        request: how.
+        overwrite: replace outputs that exist.
+        dry_run: write nothing.
+        failures: file to list failures in as they come, one JSON object a line; an older one is removed.
+        command: the command line, for sidecars.
+        waits: seconds to wait before each further try; None takes `WAITS`.
+        progress: makes a callback for a file of this name.
+
+    Raises:
+        ResourceError: the disk takes nothing any more, so that going on makes no sense.
+        UsageError: two sources have one output; nothing is written then.
+
+    """
+    if len(sources) > 1:
+        refuse_same_targets(sources, output, request)
+    if failures is not None and not dry_run:
+        with resources(failures), suppress(FileNotFoundError):
+            failures.unlink()
+    waits = WAITS if waits is None else waits
+    there = set() if overwrite or dry_run else _names(output)
+    queue, before = list(sources), dict[Path, tuple[dict[str, int] | None, MriReconError]]()
+    for number, wait in enumerate((0.0, *waits)):
+        if not queue:
+            return
+        time.sleep(wait)
+        last, later = number == len(waits), list[Path]()
+        for source in queue:
+            now = _stamp(source)
+            then, error = before.get(source, (None, None))
+            if error is not None and then == now and not isinstance(error, BusyError):
+                outcome = Outcome(source, error=error)
+            else:
+                outcome = _attempt(source, output, request, there, overwrite, dry_run, last, command, progress)
+                if outcome.error is not None and not last and _unfinished(outcome.error, now):
+                    later.append(source)
+                    before[source] = now, outcome.error
+                    continue
+            if failures is not None and not dry_run:
+                _list(failures, outcome)
+            yield outcome
+            if isinstance(outcome.error, ResourceError):
+                _probe(output if len(sources) > 1 or not output.suffix else output.parent, outcome.error)
+        queue = later
+
+
+def _attempt(
+    source: Path,
+    output: Path,
+    request: Request,
+    there: set[str],
+    overwrite: bool,
+    dry_run: bool,
+    wait: bool,
+    command: Sequence[str] | None,
+    progress: Callable[[str], AbstractContextManager[Progress | None]] | None,
+) -> Outcome:
+    try:
+        for target in _candidates(source, output, request, there):
+            record = finished(request, source, sidecar_path(target))
+            if record is not None:
+                return Outcome(source, as_finished(record, target))
+        with progress(source.name) if progress else nullcontext() as callback:
+            record = reconstruct_file(
+                source,
+                output,
+                request=request,
+                overwrite=overwrite,
+                dry_run=dry_run,
+                wait=wait,
+                go_on=True,
+                command=command,
+                progress=callback,
+            )
+        return Outcome(source, record)
+    except Exception as error:
+        known = as_ours(error)
+        known.where = known.where or str(source)
+        if known is not error:
+            known.__cause__ = error
+        return Outcome(source, error=known)
+
+
+def _candidates(source: Path, output: Path, request: Request, there: set[str]) -> list[Path]:
+    """Return what the output may be called, without looking into the source, where a sidecar of that name is there."""
+    if request.bids is not None:
+        return []  # the name depends on the source's header
+    names = [request.method]
+    if request.model is not None:
+        names = [request.load(request.model).method]
+    elif request.method == "auto":
+        names = sorted(methods())
+    found = {output_path(source, output, name, request.format) for name in names} if there else set()
+    return [target for target in found if sidecar_path(target).name in there]
+
+
+def _names(output: Path) -> set[str]:
+    folder = output if output.is_dir() else output.parent
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.name.endswith(".json")}
+    except OSError:
+        return set()
+
+
+def _stamp(source: Path) -> dict[str, int] | None:
+    try:
+        return stamp(source)
+    except OSError:
+        return None
+
+
+def _unfinished(error: MriReconError, found: dict[str, int] | None) -> bool:
+    """Whether a file that could not be read may be readable later."""
+    if isinstance(error, BusyError):
+        return True
+    recent = found is not None and abs(time.time() - found["mtime_ns"] / 1e9) < _RECENT
+    return recent and isinstance(error, InputError) and not isinstance(error, UnsafeContentError)
+
+
+def _list(failures: Path, outcome: Outcome) -> None:
+    """Add what failed, a file or items of it, to the list; where even that is impossible, narration has to do."""
+    items = (outcome.record or {}).get("failed_items", [])
+    assert isinstance(items, list), "a sidecar of ours"
+    wrong = items if outcome.error is None else [outcome.error.as_dict()]
+    if not wrong:
+        return
+    lines = [json.dumps({"file": str(outcome.source), **one}, ensure_ascii=False) + "\n" for one in wrong]
+    with suppress(OSError):
+        failures.parent.mkdir(parents=True, exist_ok=True)
+        with failures.open("ab") as file:
+            file.write(utf8("".join(lines)))
+
+
+def _probe(folder: Path, error: ResourceError) -> None:
+    """Raise where nothing can be written to a folder any more."""
+    place = folder / f".mrirecon-probe-{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with place.open("wb") as file:
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        error.fix = f"{error.fix or 'make room'}; then run the same command again, which does what is left"
+        raise error from None
+    finally:
+        with suppress(OSError):
+            place.unlink()

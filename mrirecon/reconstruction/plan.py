@@ -1,0 +1,243 @@
+"""What is asked (`Request`) and what is to be done (`Plan`): decided once, and read by everything that follows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from mrirecon import __version__
+from mrirecon.engine import Precision
+from mrirecon.errors import UsageError
+from mrirecon.io import sha256
+from mrirecon.io.sampling import in_words
+from mrirecon.io.scan import Nan
+from mrirecon.io.writers.formats import ImageFormat, image_format, require
+from mrirecon.methods.registry import find, resolve
+from mrirecon.models.checkpoints import Trained, describe_model, load_model, seal_of, shipped
+from mrirecon.models.hardware import PrecisionChoice, pick_device
+from mrirecon.reconstruction.calibrate import EspiritOptions, Source
+from mrirecon.reconstruction.preprocess.prepare import Preprocess
+from mrirecon.reconstruction.slices import Slices, Slicing
+
+
+@dataclass(frozen=True)
+class Request:
+    """How scans are to be reconstructed.
+
+    Attributes:
+        method: ``auto``, or a registered method.
+        maps: where coil maps come from; ``maps_file`` names a file to take them from.
+        maps_file: file with coil maps.
+        espirit: how maps are estimated.
+        preprocess: what is done to k-space before, and to images afterwards; by default nothing.
+        mask: file with a sampling mask; undersamples fully sampled data.
+        axes: names of the stored axes, where the file leaves them open.
+        dataset: name of the k-space array, where the file leaves it open.
+        items: which items, such as "3-17"; None for all.
+        nan: ``zero`` takes samples that are NaN or infinite as not measured.
+        strict: refuse what is otherwise noted and worked around, see `mrirecon.io.read`.
+        manifest: list of checksums that the file must agree with, see `mrirecon.io.safe.manifest`.
+        isolate: read the file first in a process that may crash, see `mrirecon.io.safe.apart`.
+        lam: regularization weight relative to the scale of the data; ``auto`` and None take what suits the mask and the
+            measured noise (`mrirecon.methods.regularization.weight_by_noise`).
+        device: where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
+        precision: what a model's networks compute in; ``auto`` takes bfloat16 where it is faster, see
+            `mrirecon.models.hardware`. Other methods have none and compute in float32.
+        format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``nii``, ``dicom`` (a folder), ``png``; by default by
+            the name of the output.
+        seed: of random draws.
+        batch: items that a model takes at a time; halved where memory does not suffice.
+        options: further options of the method.
+        model: a trained model or its folder, in place of a method; a learned method without one takes the model that
+            comes with mrirecon.
+        strict_model: refuse data that the model was not trained for, instead of noting it.
+        save_iterates: also write the image after every step, as NAME_iterates.h5 with items and steps in turn.
+        reference: image file or fully sampled k-space to score against.
+        bids: folder of a BIDS derivative dataset, in place of an output: NIfTI, named as `mrirecon.io.writers.bids`
+            says.
+        contrast: BIDS's word for the contrast, such as T1w, where the scan does not tell.
+
+    Raises:
+        UsageError: a model together with a method or options of one.
+
+    """
+
+    method: str = "auto"
+    maps: Source = "auto"
+    maps_file: str | Path | None = None
+    espirit: EspiritOptions | None = None
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    mask: str | Path | None = None
+    axes: str | None = None
+    dataset: str | None = None
+    items: str | None = None
+    nan: Nan = "refuse"
+    strict: bool = False
+    manifest: str | Path | None = None
+    isolate: bool = False
+    lam: float | Literal["auto"] | None = None
+    device: str = "auto"
+    precision: PrecisionChoice = "float32"
+    format: ImageFormat | None = None
+    seed: int = 0
+    batch: int = 1
+    options: Mapping[str, object] | None = None
+    model: Trained | str | Path | None = None
+    strict_model: bool = False
+    save_iterates: bool = False
+    reference: str | Path | None = None
+    bids: str | Path | None = None
+    contrast: str | None = None
+    _loaded: dict[str, Trained] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.model is not None and (self.method != "auto" or self.options):
+            raise UsageError("a model brings its own method and options", fix="leave --method and --set out")
+        if self.bids is not None and self.format not in (None, "nii"):
+            raise UsageError("a BIDS dataset holds NIfTI", fix="leave --format out")
+        if self.maps_file is not None:
+            object.__setattr__(self, "maps", "file")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Request:
+        """Return the request of options by name; those that are not None and name a field are taken."""
+        names = {f.name for f in fields(cls) if f.init}
+        return cls(**{name: value for name, value in options.items() if name in names and value is not None})
+
+    def load(self, model: Trained | str | Path) -> Trained:
+        """Return the model of a folder, loaded once for all files; or the model itself."""
+        if isinstance(model, Trained):
+            return model
+        if str(model) not in self._loaded:
+            self._loaded[str(model)] = load_model(model)
+        return self._loaded[str(model)]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that the images depend on beside the input: options, other files, models, our version.
+
+        Not the device, nor how many slices are taken at a time: they change no more than rounding. A result made
+        without ``strict``, or without a list of checksums, does not count as finished where that is asked.
+        """
+        names = ("mask", "maps_file", "reference", "manifest")
+        files: dict[str, str | Path | None] = {name: getattr(self, name) for name in names}
+        folders: list[str | Path] = []
+        if self.model is not None:
+            folders = [self.model.folder if isinstance(self.model, Trained) else self.model]
+        elif self.method == "auto" or self.method in shipped():
+            folders = list(shipped().values())
+        content = {
+            "mrirecon": __version__,
+            **{name: getattr(self, name) for name in ("method", "maps", "axes", "dataset", "lam", "format", "seed")},
+            **({} if self.precision == "float32" else {"precision": self.precision}),
+            "nan": self.nan,
+            "items": self.items,
+            "strict": self.strict,
+            "options": dict(self.options or {}),
+            "espirit": asdict(self.espirit or EspiritOptions()),
+            "preprocess": asdict(self.preprocess),
+            "save_iterates": self.save_iterates,
+            "bids": None if self.bids is None else [str(self.bids), self.contrast],
+            **{name: None if path is None else sha256(path) for name, path in files.items()},
+            "models": [seal_of(describe_model(folder)) for folder in folders],
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def check(self) -> None:
+        """Refuse before the first of many files what no file could change: options, models and other files.
+
+        Raises:
+            MriReconError: as `mrirecon.reconstruction.run.reconstruct` would for every file.
+
+        """
+        if self.model is not None:
+            self.load(self.model)
+        elif self.method != "auto":
+            weight = {"lam": self.lam} if isinstance(self.lam, float) and has_weight(self.method) else {}
+            resolve(self.method, {**(self.options or {}), **weight})
+        pick_device(self.device)
+        if self.format is not None or self.bids is not None:
+            require(image_format("", self.format or "nii"))
+        assert self.digest, "it reads the other files"
+
+
+def has_weight(method: str) -> bool:
+    """Whether a method has a regularization weight."""
+    return "lam" in find(method).schema.model_fields
+
+
+@dataclass(frozen=True)
+class PlanGroup:
+    """Items that are reconstructed alike.
+
+    Attributes:
+        items: of the scan.
+        method: that suits them.
+        reason: in words.
+        model: weights of the method, where it is learned.
+        settings: options of the method, with what follows from the scan filled in; ``lam`` only where it does not
+            follow the noise of each item.
+        weighted: whether the method has a regularization weight.
+
+    """
+
+    items: tuple[int, ...]
+    method: str
+    reason: str
+    model: Trained | None = field(default=None, repr=False)
+    settings: Mapping[str, object] = field(default_factory=dict)
+    weighted: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a scan is reconstructed: all that is decided before its items are, by `mrirecon.reconstruction.choose`.
+
+    Attributes:
+        groups: which items are reconstructed by which method, the most frequent method first.
+        maps: where coil maps come from.
+        espirit: how coil maps are estimated, and in how many sets.
+        slicing: how volumes are solved slice by slice; None where every item is solved as a whole.
+        device: where to compute.
+        precision: what networks compute in.
+        notes: what the user should know of these decisions.
+        precision_note: why networks compute in that, where it was asked.
+        outside: what of the scan the model was not trained for, one note a group of items.
+        first_volume: of volumes that are solved slice by slice, the first one, which was read to decide.
+
+    """
+
+    groups: tuple[PlanGroup, ...]
+    maps: Source
+    espirit: EspiritOptions
+    slicing: Slicing | None
+    device: torch.device
+    precision: Precision
+    notes: tuple[str, ...] = ()
+    precision_note: str | None = None
+    outside: tuple[str, ...] = ()
+    first_volume: Slices | None = field(default=None, repr=False)
+
+    @property
+    def method(self) -> str:
+        """The method of most items; of those that undo undersampling, if any do."""
+        return self.groups[0].method
+
+    @property
+    def model(self) -> Trained | None:
+        """The model of that method."""
+        return self.groups[0].model
+
+    @property
+    def reason(self) -> str:
+        """Why the methods were chosen: one reason for all items, or which items have which."""
+        if len(self.groups) == 1:
+            return self.groups[0].reason
+        return "; ".join(f"{in_words(g.items)} by {g.method}: {g.reason}" for g in self.groups)

@@ -1,0 +1,97 @@
+"""Samples of noise alone, of a scan that has no noise scan: from the rim of k-space, or from an empty background."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mrirecon.coils.calibration import find_calibration
+from mrirecon.coils.noise import outer_samples
+from mrirecon.errors import InputError
+from mrirecon.physics.centred import along, spatial, to_image
+
+SAMPLES = 10  # for every coil: a covariance of C coils from N samples is wrong by about √(C / N)
+SMALLEST = 48  # samples along each axis: the images of a smaller box show more side lobes than background
+_LOW = 0.4  # of the half width of k-space: what lies inside tells where the background is, outside what its noise is
+_TAPER = 0.3  # of the half width, at the rim: keeps the side lobes of bright edges out of the background
+
+
+def rim_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float | None = None) -> np.ndarray:
+    """Return the samples (C, N) farthest from the k-space centre, where little signal is left.
+
+    What signal is there counts as noise: at a high SNR, or a low resolution, `background_noise` is nearer the truth.
+
+    Args:
+        kspace: (C, *space) complex, centred.
+        mask: (*space) bool, where it was sampled.
+        fraction: of the samples; by default 5 %, and up to 15 % where fewer would not do.
+
+    Raises:
+        InputError: fewer than ten samples for every coil.
+
+    """
+    if fraction is None:
+        fraction = min(0.15, max(0.05, 1.1 * SAMPLES * len(kspace) / max(1, int(mask.sum()))))
+    samples: np.ndarray = kspace[:, outer_samples(mask, fraction)]
+    return _enough(samples, "the rim of k-space")
+
+
+def background_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1) -> np.ndarray:
+    """Return the pixels (C, N) of the background of the fully sampled part of k-space.
+
+    The darkest pixels of an image are those whose noise happens to be small: their noise would be underestimated. So
+    the centre of k-space chooses the pixels and the rest of it shows their noise, which is independent of the choice.
+    A taper at the rim keeps side lobes out; both weights are divided out, so that E[n nᴴ] is that of a sample. The more
+    of k-space is fully sampled, the nearer the truth it is: from three quarters of every axis on nearer than the rim.
+
+    Args:
+        kspace: (C, *space) complex, centred.
+        mask: (*space) bool, where it was sampled: the fully sampled box around the centre is used.
+        fraction: of the pixels, those that are darkest in all coils together.
+
+    Raises:
+        InputError: less than 48 samples along an axis are fully sampled, or fewer than ten pixels for every coil.
+
+    """
+    box = full_centre(mask)
+    if min(s.stop - s.start for s in box) < SMALLEST:
+        raise InputError(
+            "the fully sampled part of k-space is too small to show a background",
+            why=f"{'×'.join(str(s.stop - s.start) for s in box)} samples, {SMALLEST} are needed along each axis",
+            fix="use a noise scan, or --whiten rim",
+        )
+    region = kspace[(slice(None), *box)].astype(np.complex128)
+    space = region.shape[1:]
+    axes = spatial(len(space))
+    places = [np.abs(np.arange(n) - n // 2) / (n / 2) for n in space]
+    ndim = len(space)
+    radius = np.sqrt(sum(along(p**2, a, ndim) for a, p in enumerate(places)))
+    low = np.cos(np.pi / 2 * np.clip(radius / _LOW, 0, 1)) ** 2
+    high = np.sin(np.pi / 2 * np.clip((radius - _LOW) / 0.2, 0, 1)) ** 2
+    for a, p in enumerate(places):
+        high = high * along(np.sin(np.pi / 2 * np.clip((1 - p) / _TAPER, 0, 1)) ** 2, a, ndim)
+    power = (np.abs(to_image(region * low, axes)) ** 2).sum(0)
+    inner = np.zeros(space, dtype=bool)
+    # Receivers filter along the readout: towards the ends of the field of view even noise fades.
+    inner[tuple(slice(n // 10, n - n // 10) for n in space)] = True
+    chosen = inner & (power <= np.quantile(power[inner], fraction))
+    return _enough(to_image(region * high, axes)[:, chosen] / np.sqrt((high**2).mean()), "the background")
+
+
+def full_centre(mask: np.ndarray) -> tuple[slice, ...]:
+    """Return the fully sampled box (`find_calibration`) as far as it reaches to both sides of the k-space centre."""
+    box = []
+    for side, n in zip(find_calibration(mask), mask.shape, strict=True):
+        reach = min(n // 2 - side.start, side.stop - n // 2)
+        box.append(slice(n // 2 - reach, n // 2 + reach))
+    return tuple(box)
+
+
+def _enough(samples: np.ndarray, source: str) -> np.ndarray:
+    coils, count = samples.shape
+    if count < SAMPLES * coils:
+        raise InputError(
+            f"{source} has too few samples for the noise covariance of {coils} coils",
+            why=f"{count} of them, and {SAMPLES * coils} are needed",
+            fix="give a noise scan, or leave the noise as it is (--whiten none)",
+        )
+    return samples

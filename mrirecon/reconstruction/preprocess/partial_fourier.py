@@ -1,0 +1,187 @@
+"""Partial Fourier: the side of k-space that was not measured, from the symmetry of images whose phase is smooth.
+
+k-space of a real image is Hermitian, K(-k) = K(k)*, so that half of it says everything. Images are not real, but their
+phase φ is mostly smooth, and the symmetric part of k-space that was measured shows it:
+
+- POCS (Haacke, Lindskog and Lin, JMR 92:126, 1991; McGibbon et al., MRM 30:51, 1993) goes to and fro between what has
+  that phase, and what has the measured samples;
+- homodyne (Noll, Nishimura and Macovski, IEEE TMI 10:154, 1991) weighs k-space so that both halves count once, takes φ
+  away, and keeps the real part.
+
+Both work on one coil's image, or on the combination of all after parallel imaging, whose phase is the better measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from mrirecon.errors import InputError, UsageError
+from mrirecon.masks.extent import Extent
+from mrirecon.physics.centred import along, spatial, to_image, to_kspace
+
+Fill = Literal["pocs", "homodyne", "zero"]
+_FEWEST = 4  # samples to each side of the centre from which a phase can be told
+
+
+def fill(image: np.ndarray, where: Mapping[int, Extent], how: Fill) -> np.ndarray:
+    """Return images (…, *space) with the part of k-space filled in that was not measured.
+
+    Args:
+        image: (…, *space) complex, as reconstructed.
+        where: the sampled extent along every axis that is partial, by axis counted from the end; may be empty.
+        how: ``pocs``; ``homodyne``; ``zero``, which leaves the image as it is.
+
+    Raises:
+        UsageError: see `homodyne`.
+        InputError: see `smooth_phase`.
+
+    """
+    if not where or how == "zero":
+        return image
+    return homodyne(image, where) if how == "homodyne" else pocs(image, where)
+
+
+def symmetry_error(image: np.ndarray, where: Mapping[int, Extent], mask: np.ndarray) -> float:
+    """Return how well symmetry predicts samples that were measured: ‖filled − measured‖ / ‖measured‖.
+
+    The outermost third of the shorter side is hidden and filled in by POCS. From 1 on, which is the error of zeros,
+    symmetry does harm: phase that turns fast (fat beside water, air beside tissue, flow), or noise alone.
+
+    Args:
+        image: (*space) complex, as reconstructed.
+        where: see `fill`.
+        mask: (*space) bool, the samples that were measured; those in between are not asked.
+
+    """
+    axes = spatial(mask.ndim)
+    shorter = {axis: _shorter(e) for axis, e in where.items()}
+    hidden = mask.copy()
+    hidden[_box(mask.ndim, {axis: slice(e.start, e.stop) for axis, e in shorter.items()})] = False
+    truth = to_kspace(image, axes)[hidden]
+    found = to_kspace(pocs(image, shorter), axes)[hidden]
+    size = float(np.linalg.norm(truth))
+    return float(np.linalg.norm(found - truth)) / size if size else 1.0
+
+
+def measured_part(kspace: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
+    """Return k-space (…, *space) that is zero outside the sampled extent."""
+    out = np.zeros_like(kspace)
+    inside = _box(kspace.ndim, {axis: slice(e.start, e.stop) for axis, e in where.items()})
+    out[inside] = kspace[inside]
+    return out
+
+
+def smooth_phase(kspace: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
+    """Return exp(iφ) of the symmetric part of k-space, (…, *space), behind a Hann window along the partial axes.
+
+    Raises:
+        InputError: the centre was not measured to both sides.
+
+    """
+    window = np.ones([1] * kspace.ndim)
+    for axis, extent in where.items():
+        if extent.reach < _FEWEST:
+            raise InputError(
+                "k-space is sampled to one side of its centre only: its phase cannot be told",
+                why=f"{extent.reach} samples to the shorter side, {_FEWEST} are needed",
+                fix="use --partial-fourier zero",
+            )
+        away = np.abs(np.arange(extent.size) - extent.size // 2) / (extent.reach + 1)
+        window = window * along(np.cos(np.pi / 2 * np.clip(away, 0, 1)) ** 2, axis, kspace.ndim)
+    low = to_image((kspace * window).astype(kspace.dtype), tuple(where))
+    size = np.abs(low)
+    tiny = np.finfo(size.dtype).tiny
+    phase: np.ndarray = np.where(size > tiny, low / np.maximum(size, tiny), 1).astype(kspace.dtype)
+    return phase
+
+
+def pocs(
+    image: np.ndarray, where: Mapping[int, Extent], *, iterations: int = 30, tolerance: float = 1e-4
+) -> np.ndarray:
+    """Fill in by projections onto convex sets: images of phase φ and not negative, and images of the measured samples.
+
+    It ends with the measured samples. Passing from them to what was filled in over some samples, as is often done
+    against the ringing of a step, brought nothing on measured data (PSNR lower by 0.1 dB).
+
+    Args:
+        image: (…, *space) complex, of the measured part (what lies outside the extent is not looked at).
+        where: the sampled extent along every axis that is partial, by axis counted from the end.
+        iterations: at most.
+        tolerance: relative change of the image at which it ends.
+
+    Raises:
+        UsageError: fewer than one iteration.
+        InputError: see `smooth_phase`.
+
+    """
+    if iterations < 1:
+        raise UsageError(f"POCS cannot take {iterations} iterations")
+    axes = tuple(where)
+    measured = measured_part(to_kspace(image, axes), where)
+    phase = smooth_phase(measured, where)
+    inside = _box(image.ndim, {axis: slice(e.start, e.stop) for axis, e in where.items()})
+    x = to_image(measured, axes)
+    for _ in range(iterations):
+        k = to_kspace(_of_phase(x, phase), axes)
+        k[inside] = measured[inside]
+        nearer = to_image(k, axes)
+        change, size = np.linalg.norm(nearer - x), np.linalg.norm(nearer)
+        x = nearer
+        if change <= tolerance * size:
+            break
+    return x
+
+
+def homodyne(image: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
+    """Fill in by homodyne detection: Re(F⁻¹(W K) e^{-iφ}) e^{iφ}.
+
+    W is a ramp across the symmetric part, 1 at the centre, which rises to 2 where only one side was measured and falls
+    to 0 on the other, so that W(k) + W(-k) = 2 everywhere. Where φ was told wrongly the real part loses signal: that,
+    and the noise of φ, are what it costs; it takes one transform.
+
+    Args:
+        image: (…, *space) complex, of the measured part.
+        where: the sampled extent along the one axis that is partial, by axis counted from the end.
+
+    Raises:
+        UsageError: two axes are partial: symmetry tells one of them only.
+        InputError: see `smooth_phase`.
+
+    """
+    if len(where) != 1:
+        raise UsageError(f"homodyne fills in one axis, and {len(where)} are partial", fix="use --partial-fourier pocs")
+    ((axis, extent),) = where.items()
+    measured = measured_part(to_kspace(image, (axis,)), where)
+    phase = smooth_phase(measured, where)
+    offset = (np.arange(extent.size) - extent.size // 2) / (extent.reach + 0.5)
+    long_side = 1 if extent.stop - 1 - extent.size // 2 > extent.size // 2 - extent.start else -1
+    ramp = along(1 + np.clip(long_side * offset, -1, 1), axis, image.ndim)
+    if extent.size % 2 == 0 and extent.start == 0:
+        # The lowest sample of an even matrix is its own partner.
+        edge = [slice(None) if n > 1 else slice(0, 1) for n in ramp.shape]
+        edge[axis] = slice(0, 1)
+        ramp[tuple(edge)] = 1
+    return _of_phase(to_image((measured * ramp).astype(image.dtype), (axis,)), phase, signed=True)
+
+
+def _of_phase(x: np.ndarray, phase: np.ndarray, signed: bool = False) -> np.ndarray:
+    """Return the part of x that has the phase: its real part after φ is taken away, not negative unless signed."""
+    real = (x * phase.conj()).real
+    out: np.ndarray = (real if signed else np.maximum(real, 0)) * phase
+    return out
+
+
+def _shorter(extent: Extent) -> Extent:
+    """Return the extent without the outermost third of its shorter side."""
+    hide = max(1, extent.reach // 3)
+    if extent.size // 2 - extent.start == extent.reach:
+        return replace(extent, start=extent.start + hide)
+    return replace(extent, stop=extent.stop - hide)
+
+
+def _box(ndim: int, cuts: Mapping[int, slice]) -> tuple[slice, ...]:
+    return tuple(cuts.get(axis - ndim, slice(None)) for axis in range(ndim))

@@ -1,0 +1,440 @@
+"""What is done to a scan before its reconstruction and to its images afterwards: `Preprocess`, `prepare`, `finish`.
+
+Each step says in a note what it did; the notes are part of the scan that `prepare` returns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from mrirecon.coils.compression import compression
+from mrirecon.coils.noise import loudness, measure_noise
+from mrirecon.coils.whitening import Whitening, noise_covariance, whitening
+from mrirecon.errors import BusyError, InputError, MriReconError, UsageError
+from mrirecon.io import Scan
+from mrirecon.io.safe.scratch import Rows
+from mrirecon.masks.extent import Extent, partial_axes
+from mrirecon.reconstruction.preprocess.combine import AVERAGED, root_sum_of_squares_over
+from mrirecon.reconstruction.preprocess.noise import SMALLEST, background_noise, full_centre, rim_noise
+from mrirecon.reconstruction.preprocess.oversampling import check_readout
+from mrirecon.reconstruction.preprocess.partial_fourier import Fill, fill, symmetry_error
+from mrirecon.reconstruction.preprocess.stages import Averaged, Compressed, Cropped, Whitened, pooled
+
+Whiten = Literal["loud", "none", "auto", "noise", "background", "rim"]
+Compress = Literal["svd", "geometric"]
+PartialFourier = Literal["pocs", "homodyne", "zero", "refuse"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Options, in the order in which they are applied; the defaults change nothing but coils that are loud.
+
+    Attributes:
+        average: take the complex mean of k-space over repetitions and averages; else each is an item.
+        whiten: where the noise covariance for prewhitening comes from: the scan's ``noise``, the ``background`` of its
+            images, the ``rim`` of its k-space; ``auto`` takes the first, else the second where k-space is all but fully
+            sampled, else the null space of the calibration region where there is one, else the third; ``loud`` divides
+            coils whose noise exceeds that of the others many times by as much, and leaves others; ``none`` leaves all.
+        readout: name of the fully sampled readout, for what follows; None for the one that the file or the mask tells.
+        oversampling: factor by which the field of view along the readout is too large; 1 leaves it.
+        coils: how many virtual coils; None, with ``energy`` None too, leaves the coils.
+        energy: or the share of the energy that they are to keep, such as 0.95.
+        compress: one matrix (``svd``), or one for each place along the readout (``geometric``).
+        partial_fourier: what to do with an image whose k-space was measured to one side: ``pocs``, ``homodyne``,
+            ``zero`` (nothing is filled in by symmetry), ``refuse``.
+        echoes: combine echoes by the root sum of squares; else each is an item.
+
+    Raises:
+        UsageError: a value that cannot be meant.
+
+    """
+
+    average: bool = False
+    whiten: Whiten = "loud"
+    readout: str | None = None
+    oversampling: float = 1.0
+    coils: int | None = None
+    energy: float | None = None
+    compress: Compress = "svd"
+    partial_fourier: PartialFourier = "zero"
+    echoes: bool = False
+
+    def __post_init__(self) -> None:
+        for name, kind in (("whiten", Whiten), ("compress", Compress), ("partial_fourier", PartialFourier)):
+            value, choices = getattr(self, name), get_args(kind)
+            if value not in choices:
+                raise UsageError(f"{name} cannot be {value!r}", fix=f"choose {', '.join(choices)}")
+        if not 1 <= self.oversampling < 100:
+            raise UsageError(f"oversampling cannot be {self.oversampling:g}", fix="give a factor from 1 on, such as 2")
+        if self.coils is not None and self.energy is not None:
+            raise UsageError("coils are compressed to a number, or by the energy to keep: give one of them")
+        if self.coils is not None and self.coils < 1:
+            raise UsageError(f"there cannot be {self.coils} virtual coils", fix="give 1 or more")
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise UsageError(
+                f"a share of energy cannot be {self.energy:g}", fix="give a number in (0, 1], such as 0.95"
+            )
+
+    @property
+    def compressing(self) -> bool:
+        """Whether coils are compressed."""
+        return self.coils is not None or self.energy is not None
+
+    @property
+    def geometry(self) -> Preprocess:
+        """Only what changes shape or number of the images: what a reference must undergo, too."""
+        return Preprocess(whiten="none", average=self.average, readout=self.readout, oversampling=self.oversampling)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the options that differ from the defaults, for a sidecar."""
+        usual = asdict(Preprocess())
+        return {name: value for name, value in asdict(self).items() if value != usual[name]}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was done to a scan by `prepare`; `finish` does to its images what is left.
+
+    Attributes:
+        options: what was asked for.
+        whitening: what was done to the noise of its coils; None for nothing.
+
+    """
+
+    options: Preprocess
+    whitening: Whitening | None
+
+
+def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) -> Scan:
+    """Return a scan whose items are averaged, whitened, cropped and compressed as they are read.
+
+    Args:
+        scan: as read; it is not changed.
+        options: what to do. The steps come in their order: noise is measured on what is averaged, coils are compressed
+            when their noise is white.
+        white: what whitens, in place of what ``options.whiten`` would find.
+
+    Raises:
+        UsageError: options that do not fit the scan.
+        InputError: noise that cannot be measured or whitened.
+
+    """
+    repeated = [a for a in scan.layout.loops if a in (*AVERAGED, "echo") and scan.shape[a] > 1]
+    alone = [a for a in repeated if not (options.echoes if a == "echo" else options.average)]
+    notes = [f"{scan.shape[a]} {a}s: each is an item of its own (--combine puts them together)" for a in alone]
+    if options.echoes and "echo" not in repeated:
+        raise UsageError(
+            "there are no echoes to combine", where=str(scan.path), why=f"its axes are {', '.join(scan.shape)}"
+        )
+    prepared: Scan = scan
+    if options.average:
+        prepared = averaged = Averaged(scan)
+        notes.append(f"the complex mean of k-space over {averaged.count} {' and '.join(averaged.axes)}s")
+    if white is None and options.whiten == "loud":
+        white, found = _levelling(prepared)
+        notes += found
+    elif white is None and options.whiten != "none":
+        white, found = _whitening(prepared, options)
+        notes += found
+    if white is not None:
+        prepared = Whitened(prepared, white)
+    if options.oversampling > 1:
+        prepared = cropped = _cropped(prepared, options)
+        notes.append(
+            f"readout oversampling removed: the middle {cropped.kept} of {cropped.size} places along {cropped.readout}"
+        )
+        options = replace(options, readout=cropped.readout)  # a full reference does not tell it
+    if options.compressing:
+        prepared, found = _compressed(prepared, options)
+        notes += found
+    if options.echoes:
+        notes.append(f"the root sum of squares over {scan.shape['echo']} echos: magnitudes, without phase")
+    prepared = prepared.with_notes(notes)
+    prepared.prepared = Prepared(options, white)
+    if options.partial_fourier == "refuse":
+        _refuse_partial_fourier(prepared)
+    return prepared
+
+
+def prepare_like(scan: Scan, other: Scan) -> Scan:
+    """Return the reference for another scan's images: averaged and cropped as that was, and whitened as that was.
+
+    Whitening changes how bright the coils are together, and with it the shading of the image.
+    """
+    if other.prepared is None:
+        return scan
+    return prepare(scan, other.prepared.options.geometry, white=other.prepared.whitening)
+
+
+def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None) -> tuple[np.ndarray, list[str]]:
+    """Return images (item, *space) as they are to be shown, with notes: partial Fourier filled in, echoes combined.
+
+    Images of a scan that was not prepared stay as they are.
+
+    One item (or the echoes of one) is worked on at a time, so that images may lie in a file.
+
+    Args:
+        scan: what `prepare` returned.
+        images: as reconstructed; they are not changed.
+        scratch: folders for a temporary file, in which large images are then kept; None keeps them in memory.
+
+    Raises:
+        UsageError: magnitude images, which have no symmetry to be filled in by.
+        InputError: see `mrirecon.reconstruction.preprocess.partial_fourier.smooth_phase`.
+
+    """
+    if scan.prepared is None:
+        return images, []
+    options = scan.prepared.options
+    partial: dict[int, dict[int, Extent]] = {}
+    notes: list[str] = []
+    how: Fill = "pocs" if options.partial_fourier == "pocs" else "homodyne"
+    if options.partial_fourier in ("pocs", "homodyne"):
+        partial = {item: where for item in scan.usable() if (where := partial_axes(scan.mask(item)))}
+    elif len(scan.space) == 2 and (where := partial_axes(scan.mask(scan.example()))):  # a volume: once more read
+        notes.append(f"{_partial(scan, where)}; nothing is filled in by symmetry (--partial-fourier zero)")
+    if not partial and not options.echoes:
+        return images, notes
+    together = np.arange(len(images))[:, None]
+    if options.echoes:
+        echo = scan.layout.loops.index("echo")
+        together = np.moveaxis(together.reshape(scan.layout.loop_shape), echo, -1)
+        together = together.reshape(-1, scan.shape["echo"])
+    rows = Rows(len(together), images.shape[1:], images.dtype, scratch, f"images of {scan.path.name}")
+    for row, items in enumerate(together.tolist()):
+        filled = []
+        for item in items:
+            image = images[item]
+            if item in partial and image.any():  # else it is a slice without an object
+                image, note = _filled(scan, item, partial[item], image, how)
+                notes += [note] if note not in notes else []
+            filled.append(image)
+        rows.write(
+            row, root_sum_of_squares_over(np.stack(filled), [len(filled)], 0)[0] if options.echoes else filled[0]
+        )
+    return rows.view(), notes
+
+
+def _filled(scan: Scan, item: int, where: dict[int, Extent], image: np.ndarray, how: Fill) -> tuple[np.ndarray, str]:
+    measured = _partial(scan, where)
+    if not image.imag.any():
+        raise UsageError(
+            "a magnitude image has no symmetry to be filled in by",
+            where=scan.where(item),
+            why=measured,
+            fix="use a method that shows phase, such as sense, or --partial-fourier zero",
+        )
+    error = symmetry_error(image, where, scan.mask(item))
+    harm = ": zero filling would be nearer" if error >= 1 else ""
+    note = (
+        f"{measured}; filled in by {'POCS' if how == 'pocs' else how}. Symmetry predicts samples that were "
+        f"measured with a relative error of {error:.2f} (1 is that of zeros){harm}"
+    )
+    return fill(image, where, how), note
+
+
+def _refuse_partial_fourier(scan: Scan) -> None:
+    """Refuse a scan with an item that is partial Fourier.
+
+    Raises:
+        UsageError: there is one.
+
+    """
+    for item in scan.usable():
+        where = partial_axes(scan.mask(item))
+        if where:
+            raise UsageError(
+                "k-space is partial Fourier",
+                where=scan.where(item),
+                why=_partial(scan, where),
+                fix="choose --partial-fourier pocs, homodyne or zero",
+            )
+
+
+def _partial(scan: Scan, where: dict[int, Extent]) -> str:
+    parts = [f"{e.fraction:.0%} of the extent along {scan.space[axis]}" for axis, e in where.items()]
+    return f"only {' and '.join(parts)} was measured"
+
+
+def _levelling(scan: Scan) -> tuple[Whitening | None, list[str]]:
+    """Return what divides loud coils by how much louder they are than the others, with a note; None where none is.
+
+    A volume is not looked at, for it would be read once more: `note_loud` notes its loud coils.
+    """
+    middle = len(scan) // 2
+    if scan.coils < 3 or len(scan.space) > 2 or scan.blank(middle):
+        return None, []
+    try:
+        factor = loudness(*scan.samples(middle))
+    except MriReconError:  # it is told of when that item's turn comes
+        return None, []
+    if factor.max() == 1:
+        return None, []
+    note = f"{_loud_coils(factor)}: divided by that (--whiten none leaves it, --whiten auto whitens all coils)"
+    return Whitening(np.diag(1 / factor).astype(np.complex128), 1.0), [note]
+
+
+def note_loud(scan: Scan, item: int) -> list[str]:
+    """Return a note on coils of an item whose noise is many times that of the others: they spoil what all see."""
+    if scan.coils <= 2 or scan.blank(item):
+        return []
+    try:
+        kspace, mask = scan.samples(item)
+    except BusyError:
+        raise
+    except InputError:  # it is told of when that item's turn comes
+        return []
+    factor = loudness(kspace, mask)
+    if factor.max() == 1:
+        return []
+    return [f"{_loud_coils(factor)}: the image will suffer by it; --whiten auto prevents that"]
+
+
+def _loud_coils(factor: np.ndarray) -> str:
+    """Say which coils are loud, by the factors (C,) of `mrirecon.coils.noise.loudness`."""
+    each = ", ".join(f"{c} ({f:.3g} times)" for c, f in enumerate(factor.tolist()) if f > 1)
+    return f"coils whose noise is many times that of the others, counted from 0: {each}"
+
+
+def _whitening(scan: Scan, options: Preprocess) -> tuple[Whitening | None, list[str]]:
+    """Return what whitens the noise as the options say, with notes; None where there is nothing to whiten."""
+    if scan.coils == 1 and options.whiten == "auto":
+        return None, ["one coil: there is nothing to whiten"]
+    if options.whiten == "noise" and scan.noise is None:
+        raise UsageError(
+            "the file holds no noise scan", where=str(scan.path), fix="use --whiten background or --whiten rim"
+        )
+    notes: list[str] = []
+    if scan.noise is not None and options.whiten in ("auto", "noise"):
+        noise, source = scan.noise, "the noise scan"
+        share, notes = _bandwidth(scan)
+    else:
+        if options.whiten == "auto" and not _nearly_full(scan):
+            how, notes = _by_null_space(scan)
+            if how is not None:
+                return how, notes
+        noise, source = _measured(scan, options.whiten)
+        share = 1.0
+    how = whitening(noise_covariance(noise, share))
+    loaded = f"; ill-conditioned ({how.condition:.1e}): loaded by {how.loading:.1e}" if how.loading else ""
+    notes.append(
+        f"noise whitened by {source}: covariance of {scan.coils} coils from {noise.shape[1]} samples, good to about "
+        f"{math.sqrt(scan.coils / noise.shape[1]):.0%}, condition of the correlations {how.condition:.3g}"
+        f"{loaded}; images are in units of the noise, E|n|² = 1, and shaded as the whitened coils are"
+    )
+    return how, notes
+
+
+def _by_null_space(scan: Scan) -> tuple[Whitening | None, list[str]]:
+    """Return what whitens the noise that the calibration region of the middle item shows; None where it shows none."""
+    middle = len(scan) // 2
+    if scan.blank(middle):
+        return None, []
+    level = measure_noise(*scan.samples(middle))
+    if level.low == 0 or not level.deviation.all():
+        return None, []
+    how = whitening(level.covariance)
+    note = (
+        f"noise whitened by {level.source} of item {middle}: its level is good to about {level.high - 1:.0%}, "
+        f"condition of the correlations {how.condition:.3g}; images are in units of the noise, E|n|² = 1, and shaded "
+        "as the whitened coils are"
+    )
+    return how, [note]
+
+
+def _bandwidth(scan: Scan) -> tuple[float, list[str]]:
+    """Return the factor from the noise scan's variance to that of k-space: bandwidth, and the number averaged."""
+    averaged = scan.count if isinstance(scan, Averaged) else 1
+    dwell, of_noise = scan.attributes.get("dwell_us"), scan.attributes.get("noise_dwell_us")
+    if isinstance(dwell, int | float) and isinstance(of_noise, int | float) and dwell > 0 and of_noise > 0:
+        return float(of_noise) / float(dwell) / averaged, []
+    note = "the file does not state dwell times: noise scan and k-space are taken to have the same bandwidth"
+    return 1.0 / averaged, [note]
+
+
+def _nearly_full(scan: Scan) -> bool:
+    box, size = full_centre(scan.mask(scan.example())), scan.space_shape
+    return all(s.stop - s.start >= max(SMALLEST, 0.75 * n) for s, n in zip(box, size, strict=True))
+
+
+def _measured(scan: Scan, how: str) -> tuple[np.ndarray, str]:
+    """Return noise samples (C, N) out of the data, and where from, in words."""
+    if how == "background" or (how == "auto" and _nearly_full(scan)):
+        return pooled(scan, background_noise), "the background of its images"
+    return pooled(scan, rim_noise), "the rim of its k-space (signal there counts as noise)"
+
+
+def _readout(scan: Scan, options: Preprocess) -> str:
+    """Return the name of the readout: as asked, as the file states it, or the only axis whose lines are whole."""
+    if options.readout is not None:
+        if options.readout not in scan.space:
+            raise UsageError(f"there is no axis {options.readout!r}", fix=f"choose from {', '.join(scan.space)}")
+        return options.readout
+    if scan.geometry is not None:
+        return scan.geometry.axes[0]
+    mask, whole = scan.mask(scan.example()), []
+    for number, name in enumerate(scan.space):
+        try:
+            check_readout(mask, number - mask.ndim, name)
+        except UsageError:
+            continue
+        whole.append(name)
+    if len(whole) == 1:
+        return whole[0]
+    raise UsageError(
+        "which axis is the readout is not known",
+        where=str(scan.path),
+        why=f"{' and '.join(whole) or 'no axis'} {'are' if len(whole) > 1 else 'is'} fully sampled",
+        fix=f"name it, such as --readout {scan.space[-1]}",
+    )
+
+
+def _cropped(scan: Scan, options: Preprocess) -> Cropped:
+    readout = _readout(scan, options)
+    size = scan.shape[readout]
+    kept = size / options.oversampling
+    if not math.isclose(kept, round(kept), abs_tol=1e-9) or round(kept) < 1:
+        raise UsageError(
+            f"{size} samples along {readout} cannot be oversampled {options.oversampling:g}-fold",
+            why=f"{kept:.3f} would be left",
+            fix="give a factor that divides them",
+        )
+    check_readout(scan.mask(scan.example()), scan.space.index(readout) - len(scan.space), readout)
+    return Cropped(scan, readout, round(kept))
+
+
+def _compressed(scan: Scan, options: Preprocess) -> tuple[Scan, list[str]]:
+    if scan.coils == 1:
+        raise UsageError("one coil cannot be compressed", where=str(scan.path), fix="leave --compress out")
+    axis, place = None, ""
+    if options.compress == "geometric":
+        readout = _readout(scan, options)
+        axis, place = scan.space.index(readout) - len(scan.space), f" at every place along {readout}"
+        check_readout(scan.mask(scan.example()), axis, readout)
+    notes = []
+    if options.whiten in ("none", "loud"):
+        notes.append("coils are compressed without whitening their noise: a loud coil counts for more than it knows")
+    if options.energy is not None:
+        # Every item is looked at: none is to keep less than was asked for, and all have as many coils.
+        each = [compression(scan.kspace(i), energy=options.energy, readout=axis) for i in scan.usable()]
+        coils = max(one.matrices.shape[1] for one in each)
+        kept = min(one.energy for one in each)
+        energy = f"at least {kept:.2%} of the energy of every item, {options.energy:.4g} asked for"
+    else:
+        assert options.coils is not None
+        able = scan.usable() or [scan.example()]
+        coils, middle = options.coils, able[len(able) // 2]
+        try:
+            kept = compression(scan.kspace(middle), coils=coils, readout=axis).energy
+        except MriReconError as error:
+            error.where = error.where or str(scan.path)
+            raise
+        energy = f"{kept:.2%} of the energy (of item {middle})"
+    notes.append(f"{scan.coils} coils compressed to {coils} virtual ones{place}: they keep {energy}")
+    return Compressed(scan, coils, axis), notes

@@ -1,0 +1,106 @@
+"""What a reconstruction is compared with: images, or the combination of fully sampled k-space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mrirecon.errors import InputError
+from mrirecon.io import Scan, read
+from mrirecon.io.grid import Grid, grid_of
+from mrirecon.io.readers.images import holds_images, open_store, read_placed_image
+from mrirecon.io.readers.registry import sniff
+from mrirecon.io.select import select_images
+from mrirecon.metrics.presets import SIGNED, Preset
+from mrirecon.metrics.shapes import BESIDE, FASTMRI
+from mrirecon.reconstruction.calibrate import item_maps
+from mrirecon.reconstruction.preprocess import prepare_like
+from mrirecon.reconstruction.run import build_problem, join_map_sets
+
+# The single-coil files hold both, and their challenge scores against the first.
+FASTMRI_TARGETS = ("reconstruction_esc", "reconstruction_rss")
+
+
+def reference_images(
+    path: str | Path, *, dataset: str | None = None, axes: str | None = None, preset: Preset = "mrirecon"
+) -> tuple[np.ndarray, str]:
+    """Return reference images (item, *space), and what they are, in words; see `placed_reference`.
+
+    Raises:
+        InputError, UnsafeContentError: see `placed_reference`.
+
+    """
+    return placed_reference(path, dataset=dataset, axes=axes, preset=preset)[:2]
+
+
+def placed_reference(
+    path: str | Path,
+    *,
+    dataset: str | None = None,
+    axes: str | None = None,
+    like: Scan | None = None,
+    preset: Preset = "mrirecon",
+    items: str | None = None,
+) -> tuple[np.ndarray, str, Grid]:
+    """Return reference images (item, *space), what they are, in words, and where they lie.
+
+    Images are taken as they are; fully sampled k-space is combined with ESPIRiT maps of the full data; an undersampled
+    file must hold a reference of its own. With ``like``, k-space is averaged, whitened and cropped first
+    as that scan was, whose images it is compared with. The preset ``fastmri`` takes the target that a fastMRI file
+    holds beside its k-space, as `fastmri/evaluate.py` does. Images are magnitudes, but for presets that take values as
+    they are (`mrirecon.metrics.presets.SIGNED`). ``items`` names those that are wanted, such as "3-17".
+
+    Raises:
+        InputError, UnsafeContentError: see `mrirecon.io.read`; undersampled k-space without a reference.
+
+    """
+    if dataset is None and preset == "fastmri":
+        dataset = _fastmri_target(path)
+    if dataset is not None or (axes is None and holds_images(path)):
+        placed = read_placed_image(path, dataset=dataset, signed=preset in SIGNED)
+        images, grid = select_images(*placed, items, path)
+        return images, FASTMRI if dataset in FASTMRI_TARGETS else "images", grid
+    scan = read(path, axes=axes, items=items)
+    if scan.reference is not None and any(scan.mask(item).mean() < 0.9 for item in scan.usable()):
+        images, kind = scan.reference, BESIDE
+    else:
+        scan = scan if like is None else prepare_like(scan, like)
+        images, kind = sense_reference(scan), "SENSE combination of its k-space"
+        kind += ", as it holds no reconstruction_rss" if preset == "fastmri" else ""
+    several = set(scan.layout.loops) - {"slice"} and len(scan) > 1 and images.ndim == 3
+    return images, kind, Grid() if several else grid_of(scan, images.shape[1:])[0]
+
+
+def _fastmri_target(path: str | Path) -> str | None:
+    """Return the name of the target in a file of fastMRI's layout; None for any other file."""
+    if not Path(path).is_file() or sniff(path) != "hdf5":
+        return None
+    there = open_store(path).arrays
+    return next((name for name in FASTMRI_TARGETS if name in there), None)
+
+
+def sense_reference(scan: Scan) -> np.ndarray:
+    """Return what scores compare with: (item, *space) magnitude of the SENSE combination by ESPIRiT maps.
+
+    Raises:
+        InputError: the scan is undersampled.
+
+    """
+    out = []
+    for item in range(len(scan)):
+        if scan.empty(item):
+            out.append(np.zeros(scan.space_shape, np.float32))
+            continue
+        kspace, mask = scan.samples(item)
+        # Scanners leave the outermost lines empty (fastMRI's padding): that is not undersampling.
+        if mask.mean() < 0.9:
+            raise InputError(
+                "an undersampled scan cannot be the reference",
+                where=scan.where(item),
+                why=f"{mask.mean():.0%} of its k-space is sampled",
+                fix="give the fully sampled scan, or an image file",
+            )
+        problem = build_problem(kspace, mask, item_maps(scan, item, kspace, mask), "cropped").problem
+        out.append(np.abs(join_map_sets(problem.adjoint[0])))
+    return np.stack(out)

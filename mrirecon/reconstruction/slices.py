@@ -1,0 +1,365 @@
+"""Volumes whose readout is fully sampled, as slices: an inverse FFT along it leaves independent 2D problems.
+
+With F = F_readout ⊗ F_2D and a mask that is constant along the readout, F_readoutᴴ turns y = M F S x + n into
+y_r = M F_2D S_r x_r + n_r for every position r along it, and white noise stays white. Hybrid k-space is written slice
+by slice to a temporary file where it does not fit into memory, so that neither the scan nor a volume is held whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mrirecon.errors import InputError
+from mrirecon.io import Scan
+from mrirecon.io.axes import SPACE, Layout
+from mrirecon.io.safe.scratch import Rows, scratch_folders
+from mrirecon.io.values import WHOLE_LINE, check_finite, check_scale, largest_part
+from mrirecon.physics.operators import Fourier
+
+_BLOCK = 64 << 20  # bytes of k-space at a time
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """How the volumes of a scan are solved slice by slice.
+
+    Attributes:
+        axis: which of the spatial axes is the readout of every volume.
+        readout: its name.
+        lines: by volume with signal, which readout lines may be used: booleans over the other two axes, as the first
+            coil shows it.
+
+    """
+
+    axis: int
+    readout: str
+    lines: Mapping[int, np.ndarray] = field(repr=False)
+
+    @property
+    def note(self) -> str:
+        """What is done, in words for the user."""
+        return f"solved slice by slice: the readout, {self.readout}, is fully sampled"
+
+
+def find_slicing(scan: Scan, options: Mapping[str, object] | None = None) -> tuple[Slicing | None, list[str]]:
+    """Return how the volumes of a scan can be solved slice by slice, with notes; None where they are solved whole.
+
+    The readout is an axis along which the mask of every volume is constant and its data (of the first coil that has
+    any) are complete. Of several, z is taken before y before x, so that slices lie in the plane of y and x where they
+    can.
+
+    Args:
+        scan: any; a scan whose items are slices already, that is read with ``strict``, or of which samples are lost
+            (``nan="zero"``) is solved whole.
+        options: of the method; ``ndim=3`` asks for volumes as a whole.
+
+    """
+    if len(scan.space) != 3 or (options or {}).get("ndim") == 3 or scan.strict:
+        return None, []  # strict: only whole items are held against their mask
+    if scan.nan == "zero" and _lost(scan):
+        return None, ["solved as a volume: a lost sample would spoil its whole readout"]
+    each = {v: there for v in range(len(scan)) if (there := _readouts(scan, v)) is not None}
+    shared = [a for a in next(iter(each.values()), {}) if all(a in there for there in each.values())]
+    if shared:
+        axis = shared[0]
+        return Slicing(axis, scan.space[axis], {volume: there[axis] for volume, there in each.items()}), []
+    if len(scan) > 1 and any(each.values()):
+        return None, ["no axis is fully sampled in every volume: they are solved as volumes"]
+    return None, []
+
+
+def open_slices(scan: Scan, volume: int, slicing: Slicing) -> Slices:
+    """Return one volume of a scan as slices, not yet spooled.
+
+    Raises:
+        InputError: it has no signal, or is not fully sampled along the readout.
+
+    """
+    if volume not in slicing.lines:
+        scan.mask(volume)  # which says that there is no signal
+        raise _not_alike(scan, volume, slicing)
+    names, sizes = list(scan.space), list(scan.space_shape)
+    names.pop(slicing.axis)
+    length = sizes.pop(slicing.axis)
+    return Slices(
+        path=scan.path,
+        format=scan.format,
+        layout=Layout(("slice", "coil", *names), (length, scan.coils, *sizes)),
+        dtype=np.dtype(np.complex64),
+        store=scan.store,
+        roles=replace(scan.roles, reference=None),
+        attributes=scan.attributes,
+        header=scan.header,
+        maps_store=scan.maps_store,
+        retrospective=scan.retrospective,
+        parent=scan,
+        volume=volume,
+        axis=slicing.axis,
+        lines=slicing.lines[volume],
+    )
+
+
+def read_slices(scan: Scan, volume: int, slicing: Slicing, scratch: Sequence[Path] | None) -> Slices:
+    """Return one volume of a scan as slices, read once and kept where they are read quickly.
+
+    Args:
+        scan: the scan.
+        volume: which of its items.
+        slicing: see `find_slicing`.
+        scratch: folders for temporary files; None takes the system's.
+
+    Raises:
+        InputError: the volume cannot be read, or not every coil is fully sampled along the readout.
+        ResourceError: no room for the temporary file.
+
+    """
+    slices = open_slices(scan, volume, slicing)
+    if not slices.spool(scratch_folders(None) if scratch is None else scratch):
+        raise _not_alike(scan, volume, slicing)
+    return slices
+
+
+def _not_alike(scan: Scan, volume: int, slicing: Slicing) -> InputError:
+    return InputError(
+        f"this volume is not fully sampled along {slicing.readout}, as the first is",
+        where=scan.where(volume),
+        fix="write volumes that were sampled differently to files of their own",
+    )
+
+
+@dataclass(kw_only=True)
+class Slices(Scan):
+    """One volume of a scan as a scan of slices along its readout.
+
+    Its items are positions along the readout, its spatial axes the other two. Before `spool` k-space of an item costs a
+    pass over the file; after it, a read.
+
+    Attributes:
+        parent: the scan that the volume is an item of.
+        volume: which item.
+        axis: which of the parent's spatial axes is the readout.
+        lines: which readout lines may be used, booleans over the other two axes.
+
+    """
+
+    parent: Scan
+    volume: int
+    axis: int
+    lines: np.ndarray = field(repr=False)
+    _rows: Rows | None = field(default=None, init=False, repr=False)
+    _maps: Rows | None = field(default=None, init=False, repr=False)
+    _blank: np.ndarray | None = field(default=None, init=False, repr=False)
+    _boxes: np.ndarray | None = field(default=None, init=False, repr=False)
+
+    @property
+    def readout(self) -> str:
+        """Name of the readout axis."""
+        return self.parent.space[self.axis]
+
+    def where(self, item: int) -> str:
+        """Return file, volume and position in words."""
+        return f"{self.parent.where(self.volume)}, {self.readout} {item}"
+
+    def raw(self, item: int) -> np.ndarray:
+        """Return hybrid k-space at one position, (coil, *space) complex64, unmasked unless it was spooled."""
+        if self._rows is not None:
+            return self._rows.read(item)
+        n = len(self)
+        offsets = np.arange(n) - n // 2
+        wave = np.exp(2j * np.pi / n * (item - n // 2) * offsets).astype(np.complex64) / np.float32(math.sqrt(n))
+        out = np.empty((self.coils, *self.space_shape), np.complex64)
+        for channels, part, block in _blocks(self.parent, self.volume, self.axis):
+            check_finite(block, ("coil", *self.parent.space), self.parent.where(self.volume), _start(channels, part))
+            out[(channels, *_without(part, self.axis))] = np.tensordot(block, wave, (self.axis + 1, 0))
+        return out
+
+    def maps(self, item: int) -> np.ndarray | None:
+        """Return the coil maps at one position, (M, coil, *space) complex64, or None where the file has none."""
+        if self.roles.maps is None:
+            return None
+        if self._maps is None:
+            maps = self.parent.maps(self.volume)
+            assert maps is not None, "the parent has the same roles"
+            return np.ascontiguousarray(maps.take(item, axis=self.axis + 2))
+        return self._maps.read(item)
+
+    @property
+    def calibration(self) -> np.ndarray | None:
+        """Separate calibration data at every position, (item, coil, *box): zero-filled and transformed likewise."""
+        separate = self.parent.calibration
+        if separate is None:
+            return None
+        if self._boxes is None:
+            region = separate[self.volume if len(separate) > 1 else 0]
+            n, size = len(self), region.shape[self.axis + 1]
+            before = n // 2 - size // 2
+            widths = [(0, 0)] * region.ndim
+            widths[self.axis + 1] = (before, n - size - before)
+            self._boxes = np.moveaxis(_inverse(np.pad(region, widths), self.axis), self.axis + 1, 0).copy()
+        return self._boxes
+
+    def blank(self, item: int) -> bool:
+        """Whether there is no signal, or no coil that sees any, at this position."""
+        return self._blank is not None and bool(self._blank[item])
+
+    def spool(self, folders: Sequence[Path]) -> bool:
+        """Read the volume once, transform it, and keep its slices where they are read quickly.
+
+        Args:
+            folders: where a temporary file may lie, in order of preference; see `mrirecon.io.safe.scratch.Rows`.
+
+        Returns:
+            False where the readout turns out not to be fully sampled, once all coils have been seen.
+
+        Raises:
+            SignalError: values that are not numbers, nothing but zeros, or an impossible scale.
+            InputError: a mask that marks none of the data, or a file that changes while it is read.
+            ResourceError: no room for the temporary file.
+
+        """
+        scan, where = self.parent, self.parent.where(self.volume)
+        what = f"{scan.path.name} in hybrid space"
+        rows = Rows(len(self), (self.coils, *self.space_shape), np.complex64, folders, what)
+        marked = _marked(scan, self.volume)
+        plane = None if marked is None else marked.take(0, axis=self.axis)
+        seen = np.zeros(scan.space_shape, bool)
+        largest, peak = np.zeros(len(self)), 0.0
+        for channels, part, block in _blocks(scan, self.volume, self.axis):
+            check_finite(block, ("coil", *scan.space), where, _start(channels, part))
+            seen[part] |= (block != 0).any(axis=0)
+            peak = max(peak, largest_part(block))
+            if marked is not None:
+                block *= marked[part]
+            _keep(rows, np.moveaxis(_inverse(block, self.axis), self.axis + 1, 0), channels, part, self.axis, largest)
+        check_scale(peak, where)
+        if _lines(seen, plane, self.axis) is None:
+            return False
+        acquired: np.ndarray = np.any(seen, axis=self.axis)
+        self.lines = acquired if plane is None else scan.reconciled(plane, acquired, where)
+        blank = largest == 0
+        if self.roles.maps is not None:
+            self._maps, sensitivity = self._spool_maps(folders)
+            blank |= sensitivity == 0
+        self._rows, self._blank = rows, blank
+        return True
+
+    def _spool_maps(self, folders: Sequence[Path]) -> tuple[Rows, np.ndarray]:
+        sets = self.parent.map_sets(self.volume)
+        where = f"{(self.parent.maps_store or self.parent.store).path}:{self.roles.maps}"
+        rows = Rows(len(self), (sets, self.coils, *self.space_shape), np.complex64, folders, f"maps of {where}")
+        largest = np.zeros(len(self))
+        for number in range(sets * self.coils):
+            for part in _parts(self.parent.space_shape, self.axis):
+                block = self.parent.maps_block(self.volume, number, part)
+                check_finite(block, self.parent.space, where, tuple(s.start or 0 for s in part))
+                moved = np.moveaxis(block, self.axis, 0)[:, None]
+                _keep(rows, moved, slice(number, number + 1), part, self.axis, largest)
+        return rows, largest
+
+    def samples(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return k-space and mask at one position."""
+        return self.raw(item) * self.lines, self.lines.copy()
+
+    def mask(self, item: int) -> np.ndarray:
+        """Return which samples may be used: the same at every position."""
+        return self.lines.copy()
+
+    glance = mask
+
+
+def _lost(scan: Scan) -> bool:
+    """Whether some sample of any volume is no number; all are asked, for all volumes are solved in the same way."""
+    volumes = range(len(scan))
+    return any(not np.isfinite(block).all() for volume in volumes for *_, block in _blocks(scan, volume, 0))
+
+
+def _readouts(scan: Scan, volume: int) -> dict[int, np.ndarray] | None:
+    """Return lines by axis, the preferred axis first, where a volume is fully sampled along it; None without signal."""
+    marked = _marked(scan, volume)
+    able = [a for a in range(3) if marked is None or bool((marked == marked.take([0], axis=a)).all())]
+    seen = _first_coil(scan, volume) if able else None
+    if seen is not None and not seen.any():
+        return None
+    found = {}
+    for axis in sorted(able, key=lambda a: SPACE.index(scan.space[a])):
+        assert seen is not None, "read where an axis is able"
+        lines = _lines(seen, None if marked is None else marked.take(0, axis=axis), axis)
+        if lines is not None:
+            found[axis] = lines
+    return found
+
+
+def _marked(scan: Scan, volume: int) -> np.ndarray | None:
+    given = scan.given_mask
+    return None if given is None else given[volume if len(given) > 1 else 0]
+
+
+def _lines(seen: np.ndarray, plane: np.ndarray | None, axis: int) -> np.ndarray | None:
+    """Return the lines along an axis that were acquired and are marked, or None where one of them is not whole."""
+    share = seen.mean(axis=axis)
+    used = share > 0 if plane is None else plane & (share > 0)
+    return used if used.any() and (share[used] >= WHOLE_LINE).all() else None
+
+
+def _first_coil(scan: Scan, volume: int) -> np.ndarray:
+    """Return where the first coil that holds anything is not zero, (*space) booleans."""
+    seen = np.zeros(scan.space_shape, bool)
+    for channels, part, block in _blocks(scan, volume, 0, one_by_one=True):
+        if part[1].start == 0 and channels.start and seen.any():
+            break
+        seen[part] |= (block != 0).any(axis=0)
+    return seen
+
+
+def _parts(shape: tuple[int, ...], axis: int) -> list[tuple[slice, ...]]:
+    """Cut a volume into blocks across the first axis that is not `axis`."""
+    split = 1 if axis == 0 else 0
+    step = max(1, shape[split] * _BLOCK // (8 * math.prod(shape)))
+    whole = [slice(0, n) for n in shape]
+    starts = range(0, shape[split], step)
+    return [(*whole[:split], slice(a, min(a + step, shape[split])), *whole[split + 1 :]) for a in starts]
+
+
+def _blocks(
+    scan: Scan, volume: int, axis: int, *, one_by_one: bool = False
+) -> Iterator[tuple[slice, tuple[slice, ...], np.ndarray]]:
+    """Yield k-space of a volume block by block: which coils, which part of space, values (coil, *part) complex64."""
+    shape = scan.space_shape
+    group = 1 if one_by_one else max(1, _BLOCK // (8 * math.prod(shape)))
+    for first in range(0, scan.coils, group):
+        channels = slice(first, min(first + group, scan.coils))
+        for part in _parts(shape, axis):
+            yield channels, part, scan.block(volume, channels, part)
+
+
+def _inverse(block: np.ndarray, axis: int) -> np.ndarray:
+    """Transform (coil, *space) back along one spatial axis."""
+    return np.asarray(Fourier((axis - 3,)).adjoint(torch.from_numpy(block)).numpy())
+
+
+def _keep(
+    rows: Rows, moved: np.ndarray, channels: slice, part: tuple[slice, ...], axis: int, largest: np.ndarray
+) -> None:
+    """Write (position, channel, *part of the plane) into rows (position, [set,] channel, *plane)."""
+    plane = rows.shape[-2:]
+    first, _ = _without(part, axis)
+    whole = moved.shape[-2:] == plane
+    for position, slab in enumerate(moved):
+        slab = np.ascontiguousarray(slab)
+        largest[position] = max(largest[position], largest_part(slab))
+        for number, values in enumerate([slab] if whole else slab):
+            rows.write(position, values, ((channels.start + number) * plane[0] + first.start) * plane[1])
+
+
+def _without(part: tuple[slice, ...], axis: int) -> tuple[slice, ...]:
+    return (*part[:axis], *part[axis + 1 :])
+
+
+def _start(channels: slice, part: tuple[slice, ...]) -> tuple[int, ...]:
+    return (channels.start, *(s.start for s in part))

@@ -1,8 +1,0 @@
-"""Studies: methods × data × masks × rates under the same conditions, resumable, with tables and a report."""
-
-from mrirecon.study.parts import Plan
-from mrirecon.study.plan import load_study
-from mrirecon.study.run import dry_run, run_study
-from mrirecon.study.settings import StudySettings
-
-__all__ = ["Plan", "StudySettings", "dry_run", "load_study", "run_study"]

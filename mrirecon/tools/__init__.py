@@ -1,0 +1,1 @@
+"""Commands on mrirecon itself: selftest, doctor, benchmark and demo."""

@@ -1,0 +1,273 @@
+"""Time and memory against BART, paired: both do the same job in turn, round by round, in one run.
+
+The scan is simulated (a phantom, loop coils, correlated noise), so that errors are known. Every regularized method is
+first swept over λ, and timed at its own best: speed counts only at equal or lower error.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from mrirecon.coils.calibration import find_calibration
+from mrirecon.coils.espirit import espirit
+from mrirecon.data.phantom import phantom
+from mrirecon.data.simulate import simulate_kspace
+from mrirecon.errors import UsageError
+from mrirecon.masks import make_mask
+from mrirecon.methods.registry import build
+from mrirecon.reconstruction.calibrate import ItemMaps
+from mrirecon.reconstruction.run import build_problem
+
+Case = Literal["espirit", "wavelet", "wavelet2d", "tv"]
+CASES: tuple[Case, ...] = ("espirit", "wavelet", "wavelet2d", "tv")
+_ECALIB = "ecalib -m 1 -r 24 k s"
+_SWEEP = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One job, ours and BART's: medians over the rounds, and the median of the ratios round by round.
+
+    Attributes:
+        case: name of the job.
+        ours_s: seconds.
+        bart_s: seconds, the process with its files included; None without BART.
+        ratio: BART's time over ours.
+        ours_error: NRMSE inside the object, at our best λ; None for maps.
+        bart_error: at BART's best λ.
+        ours_mib: peak memory, data included, above that of the program.
+        bart_mib: likewise.
+        settings: what was run, with λ.
+
+    """
+
+    case: str
+    ours_s: float
+    bart_s: float | None
+    ratio: float | None
+    ours_error: float | None
+    bart_error: float | None
+    ours_mib: float
+    bart_mib: float | None
+    settings: str
+
+
+@dataclass(frozen=True)
+class _Scan:
+    kspace: np.ndarray  # (C, y, x), undersampled
+    mask: np.ndarray
+    truth: np.ndarray  # magnitude (y, x)
+    threads: int
+    folder: Path
+
+    @property
+    def box(self) -> tuple[slice, ...]:
+        """The calibration region."""
+        return find_calibration(self.mask, 24)
+
+    def maps(self) -> ItemMaps:
+        """Estimate the coil maps."""
+        region = torch.from_numpy(np.ascontiguousarray(self.kspace[(slice(None), *self.box)]))[None]
+        found = espirit(region, self.mask.shape, crop=0)
+        return ItemMaps(found.maps, "ESPIRiT", values=found.values)
+
+    def error(self, image: np.ndarray) -> float:
+        """NRMSE inside the object, after one least-squares scale."""
+        inside = self.truth > 0.05 * self.truth.max()
+        a, b = np.abs(image)[inside], self.truth[inside]
+        return float(np.linalg.norm(a * (a @ b) / (a @ a) - b) / np.linalg.norm(b))
+
+
+def run(
+    cases: Sequence[Case] = CASES,
+    *,
+    size: int = 320,
+    coils: int = 8,
+    rounds: int = 5,
+    threads: int = 2,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Timing]:
+    """Run the benchmark.
+
+    Args:
+        cases: which jobs.
+        size: matrix size of the square image.
+        coils: number of coils.
+        rounds: timed repetitions of each pair.
+        threads: for both.
+        progress: told what is being done.
+
+    Raises:
+        UsageError: an unknown case.
+
+    """
+    unknown = set(cases) - set(CASES)
+    if unknown:
+        raise UsageError(f"unknown benchmark case {sorted(unknown)[0]!r}", fix=f"choices: {', '.join(CASES)}")
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        return [_case(case, size, coils, rounds, threads, Path(folder), progress) for case in cases]
+
+
+def _case(
+    case: Case, size: int, coils: int, rounds: int, threads: int, folder: Path, progress: Callable[[str], None]
+) -> Timing:
+    scan = _simulate(case, size, coils, threads, folder)
+    ours, command = _ours(case, scan), _theirs(case, scan)
+
+    def theirs(lam: float) -> np.ndarray:
+        return _bart(scan, command(lam), "s" if case == "espirit" else "x")
+
+    has_bart = shutil.which("bart") is not None
+    if has_bart:
+        write_cfl(folder / "k", np.moveaxis(scan.kspace, 0, -1)[:, :, None, :])
+        _bart(scan, _ECALIB)
+    lam, other_lam = 0.0, 0.0
+    if case != "espirit":
+        progress(f"{case}: sweep over λ")
+        lam = min(_SWEEP, key=lambda value: scan.error(ours(value)))
+        other_lam = min(_SWEEP, key=lambda value: scan.error(theirs(value))) if has_bart else 0.0
+    ours(lam)  # one round that does not count
+    pairs: list[tuple[float, float]] = []
+    for number in range(rounds):
+        progress(f"{case}: round {number + 1} of {rounds}")
+        start = time.perf_counter()
+        image = ours(lam)
+        middle = time.perf_counter()
+        other = theirs(other_lam) if has_bart else None
+        pairs.append((middle - start, time.perf_counter() - middle))
+    return Timing(
+        case=case,
+        ours_s=statistics.median(a for a, _ in pairs),
+        bart_s=statistics.median(b for _, b in pairs) if has_bart else None,
+        ratio=statistics.median(b / a for a, b in pairs) if has_bart else None,
+        ours_error=None if case == "espirit" else scan.error(image),
+        bart_error=None if case == "espirit" or other is None else scan.error(other),
+        ours_mib=_our_memory(scan, case, lam),
+        bart_mib=_bart_memory(scan, command(other_lam)) if has_bart else None,
+        settings=f"ours λ = {lam:g}; bart {command(other_lam)}",
+    )
+
+
+def _ours(
+    case: Case, scan: _Scan, maps: ItemMaps | None = None, *, once: bool = False
+) -> Callable[[float], np.ndarray]:
+    """Return our job as a function of λ, with maps of the scan or these; for one call, it may use k-space up."""
+    if case == "espirit":
+        return lambda _: scan.maps().cropped().numpy()
+    posed = build_problem(scan.kspace, scan.mask, maps or scan.maps(), "weighted")
+    method = "cs-tv" if case == "tv" else "cs"
+
+    def job(lam: float) -> np.ndarray:
+        with torch.inference_mode():
+            image = posed.transform.undo(build(method, {"lam": lam}).run(posed.problem, consume=once).image)
+        return np.asarray(image[0, 0].numpy())
+
+    return job
+
+
+def _theirs(case: Case, scan: _Scan) -> Callable[[float], str]:
+    """Return BART's command as a function of λ."""
+    if case == "espirit":
+        return lambda _: _ECALIB
+    term, steps = ("T", 100) if case == "tv" else ("W", 60)
+    return lambda lam: f"pics -S -i {steps} -R {term}:3:0:{lam} k s x"
+
+
+def _simulate(case: Case, size: int, coils: int, threads: int, folder: Path) -> _Scan:
+    made = simulate_kspace(phantom((size, size), 1, 1), coils, 30.0, 1)
+    if case == "wavelet2d":
+        mask = make_mask("poisson", (size, size), 8, calibration=24, seed=1).mask
+    else:
+        mask = make_mask("equispaced", (size, size), 4, calibration=24, seed=1).mask
+    kspace = np.ascontiguousarray(made.kspace[0] * mask, dtype=np.complex64)
+    # Maps of unit length over the coils put the true ones' length into the image.
+    truth = np.abs(made.image).reshape(size, size) * np.linalg.norm(made.maps.reshape(coils, size, size), axis=0)
+    return _Scan(kspace, mask, truth, threads, folder)
+
+
+def _bart(scan: _Scan, command: str, result: str | None = None) -> np.ndarray:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(scan.threads)}
+    subprocess.run(["bart", *command.split()], cwd=scan.folder, env=environment, check=True, capture_output=True)
+    return np.empty(0) if result is None else read_cfl(scan.folder / result)
+
+
+# A child inherits its parent's peak across exec, so BART is started, and weighed, by a small process of its own.
+_WEIGH = (
+    "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
+    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+)
+_WEIGH_OURS = "import sys; from mrirecon.tools.benchmark import weigh; weigh(*sys.argv[1:])"
+
+
+def _bart_memory(scan: _Scan, command: str) -> float:
+    """Return BART's peak memory in MiB, its data included, above that of a job of nothing, by the kernel's account."""
+    nothing = _told(scan, ["-c", _WEIGH, "bart", "ones", "2", "8", "8", "none"])
+    return (_told(scan, ["-c", _WEIGH, "bart", *command.split()]) - nothing) / 1024
+
+
+def _our_memory(scan: _Scan, case: Case, lam: float) -> float:
+    """Return our peak memory in MiB, its data included, above that of the program, in a process of its own."""
+    maps = scan.maps()
+    assert maps.values is not None
+    stored = {"maps": maps.maps.numpy(), "values": maps.values.numpy(), "mask": scan.mask}
+    np.savez(scan.folder / "scan.npz", allow_pickle=False, kspace=scan.kspace, **stored)
+    return _told(scan, ["-c", _WEIGH_OURS, case, str(lam), str(scan.threads), str(scan.folder)]) / 1024
+
+
+def _told(scan: _Scan, arguments: list[str]) -> float:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(scan.threads)}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=scan.folder, env=environment, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def weigh(case: Case, lam: str, threads: str, folder: str) -> None:
+    """Print how far one job, its data included, raises this process's peak, in KiB; `run` calls it in a process."""
+    torch.set_num_threads(int(threads))
+    # A small one first: libraries that load on first use are not the job's, as BART's are not.
+    small = _simulate(case, 128, 4, int(threads), Path(folder))
+    _ours(case, small)(float(lam))
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    with np.load(Path(folder) / "scan.npz") as stored:
+        scan = _Scan(stored["kspace"], stored["mask"], np.empty(0), int(threads), Path(folder))
+        maps = ItemMaps(torch.from_numpy(stored["maps"]), "file", values=torch.from_numpy(stored["values"]))
+    # As `mrirecon.reconstruction.run` does: the problem has its own maps, and k-space is read for this alone.
+    job = _ours(case, scan, maps, once=True)
+    del maps
+    job(float(lam))
+    print(_status("VmHWM") - before)
+
+
+def _status(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1])
+    raise UsageError("memory cannot be measured here", why=f"/proc/self/status has no {name}", fix="run on Linux")
+
+
+def write_cfl(path: Path, array: np.ndarray) -> None:
+    """Write an array as a BART pair, in BART's order of axes."""
+    dims = [*array.shape, *[1] * (16 - array.ndim)]
+    path.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, dims)) + "\n")
+    array.astype(np.complex64).ravel(order="F").tofile(path.with_suffix(".cfl"))
+
+
+def read_cfl(path: Path) -> np.ndarray:
+    """Read a BART pair; axes of length 1 are left out."""
+    dims = [int(d) for d in path.with_suffix(".hdr").read_text().splitlines()[1].split()]
+    return np.fromfile(path.with_suffix(".cfl"), dtype=np.complex64).reshape(dims, order="F").squeeze()

@@ -1,0 +1,180 @@
+"""Every value of every option that is a choice, of every method: it runs, and every weight learns.
+
+The registry enrols them: a new option or value is tested here without anyone writing a test.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Literal, get_args, get_origin
+
+import pytest
+import torch
+
+from mrirecon.errors import UsageError
+from mrirecon.methods.registry import MOVED, RENAMED, build, find
+from mrirecon.physics.operators import norm
+from mrirecon.physics.problem import Problem
+from tests.methods.test_methods import ALL, LEARNED, make
+from tests.problems import random_problem
+
+
+def choices(name):
+    """Return the values of each option of a method that is one of several words, numbers, or yes and no."""
+    found = {}
+    for key, field in find(name).schema.model_fields.items():
+        if get_origin(field.annotation) is Literal:
+            found[key] = list(get_args(field.annotation))
+        elif field.annotation is bool:
+            found[key] = [True, False]
+    return found
+
+
+CASES = [(n, k, v) for n in ALL for k, values in choices(n).items() for v in values]
+LEARNED_CASES = [case for case in CASES if case[0] in LEARNED]
+TOGETHER = ("start", "phase", "memory")
+# What another value requires of the other options.
+WITH = {("e2evn", "blend", "cross_validated"): {"combine": "sense", "sensitivity": False}}
+# The first consistency on k-space has nothing to do where no network's part comes before it: its k holds the samples.
+IDLE = {"engine.blocks.0.part.consistency.weight"}
+# Changes how a result is computed, and not the result.
+SAME = {"memory"}
+# What is refused, by a rule in `mrirecon.methods.shared.refuse`.
+REFUSED = {(name, "memory", "invert") for name in LEARNED} - {("invertible-rim", "memory", "invert")}
+
+
+def problem(seed=0):
+    p = random_problem((33, 32), batch=1, dtype=torch.complex64, seed=seed)
+    mask = p.mask.clone()
+    mask[..., 11:22, 11:22] = 1  # a calibration region, for maps by a network
+    y = torch.randn(p.y.shape, dtype=p.y.dtype, generator=torch.Generator().manual_seed(seed + 1))
+    return Problem(3 * y * mask, mask, p.maps)
+
+
+def with_random_weights(name, **options):
+    """Return a small model with all weights non-zero, those of networks that begin by adding nothing as well."""
+    model = make(name, **options).float()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+    return model
+
+
+def learn(model, p):
+    """Return the images of all steps, after gradients of them all: with detached cascades each has its own."""
+    images = list(model.train().images(p))
+    sum(image.abs().square().mean() for image in images).backward()
+    return images
+
+
+def without_gradient(model):
+    """Return the names of weights without a gradient, or with one that is zero or not a number."""
+    return {k for k, w in model.named_parameters() if w.grad is None or not (w.grad.isfinite().all() and w.grad.any())}
+
+
+@pytest.mark.parametrize(("name", "option", "value"), LEARNED_CASES)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "autocast"])
+def test_every_weight_learns(name, option, value, precision):
+    options = {option: value, **WITH.get((name, option, value), {})}
+    if (name, option, value) in REFUSED:
+        with pytest.raises(UsageError) as caught:
+            make(name, **options)
+        assert caught.value.where == option
+        assert caught.value.why
+        return
+    model = with_random_weights(name, **options)
+    model.precision = "bfloat16" if precision == "bfloat16" else "float32"
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "autocast"):
+        if precision != "float32" and model.engine.memory == "invert":
+            with pytest.raises(UsageError, match="full precision"):
+                learn(model, problem())
+            return
+        images = learn(model, problem())
+    assert all(x.dtype in (torch.complex64, torch.float32) and torch.isfinite(x.abs()).all() for x in images)
+    assert without_gradient(model) <= IDLE
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "phase", "memory"),
+    [
+        (n, *v)
+        for n in LEARNED
+        for v in product(*(choices(n)[k] for k in TOGETHER))
+        if (n, "memory", v[2]) not in REFUSED and v[:2] != ("zero-filled", "kept")
+    ],
+)
+def test_every_weight_learns_with_shared_options_together(name, start, phase, memory):
+    model = with_random_weights(name, start=start, phase=phase, memory=memory)
+    learn(model, problem())
+    assert without_gradient(model) <= IDLE
+
+
+@pytest.mark.parametrize(("name", "option"), sorted({(n, k) for n, k, _ in CASES}))
+def test_every_value_gives_an_image(name, option):
+    p, images = problem(), []
+    for value in choices(name)[option]:
+        if (name, option, value) in REFUSED:
+            continue
+        more = WITH.get((name, option, value), {})
+        new = with_random_weights if name in LEARNED else make
+        model = new(name, **{option: value}, **more).float()
+        with torch.no_grad():
+            images.append(model.eval()(p))
+        assert torch.isfinite(images[-1].abs()).all(), value
+        assert norm(images[-1]).min() > 0, value
+        assert option not in SAME or torch.equal(images[-1], images[0]), value
+
+
+def test_all_learned_methods_share_their_options():
+    shared = {"start", "start_iterations", "phase", "blend", "scale", "memory", "segment"}
+    for name in LEARNED:
+        assert shared <= set(find(name).schema.model_fields), name
+
+
+MAGNITUDE = {"domain": "magnitude"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("unet", {**MAGNITUDE, "start": "cs"}, "refines no first image"),
+        ("unet", {**MAGNITUDE, "phase": "removed"}, "no phase"),
+        ("unet", {**MAGNITUDE, "blend": "cross_validated"}, "predicts no samples"),
+        ("unet", {**MAGNITUDE, "dc": "soft"}, "no data consistency"),
+        ("e2evn", {"blend": "cross_validated", "sensitivity": False}, "predicts no samples"),
+        ("e2evn", {"blend": "cross_validated", "combine": "sense"}, "makes its own"),
+        ("rim", {"start_iterations": 3}, "takes no iterations"),
+        ("rim", {"memory": "invert"}, "cannot be undone"),
+        ("e2evn", {"segment": 2}, "applied once"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(name, options, words):
+    with pytest.raises(UsageError) as caught:
+        build(name, options)
+    assert words in str(caught.value)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fix"),
+    [
+        ("rim", {"weigh": "held-out"}, "blend: cross_validated"),
+        ("rim", {"weigh": "none"}, "blend: none"),
+        ("e2evn", {"plus": True}, "sign: 1"),
+        ("e2evn", {"plus": False}, "sign: -1"),
+        ("lpdnet", {"start": "zero"}, "dual_start: zero"),
+    ],
+)
+def test_options_of_before_are_refused_with_their_new_names(name, options, fix):
+    with pytest.raises(UsageError, match="another name now") as caught:
+        build(name, options)
+    assert caught.value.where == next(iter(options))
+    assert fix in caught.value.fix
+
+
+def test_new_names_exist():
+    fields = {key for name in ALL for key in find(name).schema.model_fields}
+    assert {new for new, _ in RENAMED.values()} <= fields
+    assert not set(RENAMED) & fields
+    assert all(new in find(name).schema.model_fields for (name, _), (new, _) in MOVED.items())
