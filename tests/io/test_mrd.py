@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 from mrirecon import io
 from mrirecon.cli import app
 from mrirecon.errors import InputError, SignalError, UnsafeContentError, UsageError
-from mrirecon.io.readers.ghosts import linear_phase
-from mrirecon.io.readers.raw_store import to_image, to_kspace
+from mrirecon.io.readers.raw_store import linear_phase, to_image, to_kspace
 from mrirecon.reconstruction.run import reconstruct
 from tests.io import mrd_files as mrd
 

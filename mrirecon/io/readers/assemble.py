@@ -1,4 +1,4 @@
-"""Put a scan together from a store of arrays: the part that all formats share."""
+"""Build a scan from a store of arrays: the part that all formats share."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from mrirecon.io.fit import calibration_shape, fit_mask, maps_index, reference_s
 from mrirecon.io.geometry import Geometry
 from mrirecon.io.place import NAMES as PLACE_NAMES
 from mrirecon.io.place import restored_geometry
+from mrirecon.io.readers.registry import Source
+from mrirecon.io.safe.hdf5 import ArrayTypes
 from mrirecon.io.scan import Roles, Scalar, Scan, Store
 from mrirecon.io.values import complex_dtype, real_kspace, to_complex64
-
-# From another file: a mask with the name of that file; the store and name of coil maps.
-Given = tuple[np.ndarray, str] | None
-MapsSource = tuple[Store, str] | None
 
 KSPACE_NAMES = ("kspace", "ksp")
 MAPS_NAMES = ("maps", "sens", "sensitivities", "coil_maps")
@@ -46,34 +44,11 @@ def leaf(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def kspace_in_groups(
-    arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], path: Path, dataset: str | None
-) -> str | None:
-    """Return the name of k-space that lies inside of a group; None where the root holds what may be k-space.
+def select_kspace(arrays: ArrayTypes, path: Path, dataset: str | None, named: Sequence[str] = ()) -> str:
+    """Return the name of the array that is k-space.
 
-    Raises:
-        InputError: several that could be meant; they are listed.
-
-    """
-    if dataset is not None:
-        return dataset if "/" in dataset and dataset in arrays else None
-    able = [name for name, (shape, dtype) in arrays.items() if complex_dtype(dtype) and len(shape) >= 2]
-    if any("/" not in name for name in able) or any(name.lower() in KSPACE_NAMES for name in arrays):
-        return None
-    beside = (*MAPS_NAMES, *REFERENCE_NAMES, *CALIBRATION_NAMES, "mask", "noise")
-    likely = [name for name in able if leaf(name).lower() in KSPACE_NAMES]
-    likely = likely or [name for name in able if leaf(name).lower() not in beside]
-    if len(likely) > 1:
-        raise InputError(
-            f"{path} holds several arrays that could be k-space",
-            why=", ".join(f"{name} {arrays[name][0]}" for name in likely[:12]),
-            fix=f"name one of them, for example --dataset {likely[0]}",
-        )
-    return likely[0] if likely else None
-
-
-def select_kspace(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], path: Path, dataset: str | None) -> str:
-    """Return the name of the array that is k-space: the one asked for, `kspace` or `ksp`, or the only complex one.
+    That is the one asked for, else one of `named` or called `kspace` or `ksp`, else the only complex one. Arrays inside
+    of groups count where the root holds no complex array.
 
     Raises:
         InputError: none, or several that could be meant (what there is is listed), or one that is not complex.
@@ -82,31 +57,28 @@ def select_kspace(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]], path: 
     listed = ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in list(arrays.items())[:12]) or "no arrays"
     if dataset is not None and dataset not in arrays:
         raise InputError(f"{path} has no array {dataset!r}", why=f"it holds {listed}", fix="name one of these")
-    named = [dataset] if dataset is not None else [n for n in arrays if n.lower() in KSPACE_NAMES]
-    beside = (*MAPS_NAMES, *REFERENCE_NAMES, *CALIBRATION_NAMES, "mask")
-    likely = named or [
-        name
-        for name, (shape, dtype) in arrays.items()
-        if complex_dtype(dtype) and len(shape) >= 2 and name.lower() not in beside
-    ]
-    if len(likely) == 1:
-        shape, dtype = arrays[likely[0]]
-        if not complex_dtype(dtype):
-            raise real_kspace(dtype, shape, f"{path}:{likely[0]}")
-        return likely[0]
-    if likely:
+    usable = [name for name, (shape, dtype) in arrays.items() if complex_dtype(dtype) and len(shape) >= 2]
+    likely = [dataset] if dataset is not None else list(named) or [n for n in arrays if n.lower() in KSPACE_NAMES]
+    if not likely and all("/" in name for name in usable):
+        likely = [name for name in usable if leaf(name).lower() in KSPACE_NAMES]
+    beside = (*MAPS_NAMES, *REFERENCE_NAMES, *CALIBRATION_NAMES, "mask", "noise")
+    likely = likely or [name for name in usable if leaf(name).lower() not in beside]
+    if len(likely) > 1:
         raise InputError(
             f"{path} holds several arrays that could be k-space",
-            why=f"{', '.join(likely)}",
-            fix=f"name one of them, for example dataset={likely[0]!r}, or keep one named 'kspace'",
+            why=", ".join(f"{name} {arrays[name][0]}" for name in likely[:12]),
+            fix=f"name one of them, for example --dataset {likely[0]}",
         )
-    if len(arrays) == 1 and dataset is None:
-        name, (shape, dtype) = next(iter(arrays.items()))
-        raise real_kspace(dtype, shape, f"{path}:{name}")
-    raise InputError(f"{path} holds no k-space", why=f"it holds {listed}", fix="name the complex array 'kspace'")
+    if not likely and len(arrays) != 1:
+        raise InputError(f"{path} holds no k-space", why=f"it holds {listed}", fix="name the complex array 'kspace'")
+    name = next(iter(likely or arrays))
+    if not complex_dtype(arrays[name][1]):
+        raise real_kspace(arrays[name][1], arrays[name][0], f"{path}:{name}")
+    return name
 
 
 def assemble(
+    source: Source,
     store: Store,
     file_format: str,
     kspace: str,
@@ -115,25 +87,22 @@ def assemble(
     notes: Sequence[str] = (),
     attributes: Mapping[str, Scalar] | None = None,
     header: str | None = None,
-    mask: Given = None,
-    maps: MapsSource = None,
     noise: np.ndarray | None = None,
     geometry: Geometry | None = None,
     acquisitions: Mapping[str, int] | None = None,
     unverified: bool = False,
 ) -> Scan:
-    """Return the scan over a store, with what lies beside k-space found by name and fitted by shape.
+    """Return the scan of a store; mask, maps and other arrays beside k-space are found by name and checked by shape.
 
     Args:
+        source: the file. Its mask and maps take the place of those in the store.
         store: the arrays.
         file_format: see `Scan.format`.
         kspace: name of the k-space array.
         layout: its axes.
-        notes: what the reader has to tell.
+        notes: conclusions and corrections of the reader, in words for the user.
         attributes: header values; only those in `ATTRIBUTES` are kept.
         header: the reduced ISMRMRD header.
-        mask: a mask from another file, with the name of that file; it takes the place of the one in this file.
-        maps: the store and name of coil maps in another file; they take the place of those in this one.
         noise: see `Scan`.
         geometry: see `Scan`.
         acquisitions: see `Scan`.
@@ -165,19 +134,19 @@ def assemble(
             said.append(f"{calibration} {box} {kind} is not used: calibration data are complex, (coil, *space)")
             calibration = None
     maps_store = store
-    if maps is not None:
+    if source.maps is not None:
         if maps_name is not None:
-            said.append(f"the maps of {maps[0].path} are used in place of those in the file")
-        maps_store, maps_name = maps
+            said.append(f"the maps of {source.maps[0].path} are used in place of those in the file")
+        maps_store, maps_name = source.maps
     if maps_name is not None:
         maps_index(maps_store.arrays[maps_name][0], layout, 0, f"{maps_store.path}:{maps_name}")
-    given, origin = None, ""
-    if mask is not None:
-        given, origin = fit_mask(mask[0], layout, mask[1]), f"the mask of {mask[1]}"
+    given, origin = None, "the mask in the file"
+    if source.mask is not None:
+        given, origin = fit_mask(source.mask[0], layout, source.mask[1]), f"the mask of {source.mask[1]}"
         if mask_name is not None:
             said.append(f"{origin} is used in place of the one in the file")
     elif mask_name is not None:
-        given, origin = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}"), "the mask in the file"
+        given = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}")
     if given is not None and given.all():
         said.append(f"{origin} samples everything (acceleration 1)")
     noise_name, *places = (others.pop(n, None) for n in ("noise", *PLACE_NAMES))
@@ -202,8 +171,8 @@ def assemble(
         header=header,
         notes=said,
         given_mask=given,
-        maps_store=maps_store if maps is not None else None,
-        retrospective=mask is not None,
+        maps_store=maps_store if source.maps is not None else None,
+        retrospective=source.mask is not None,
         noise=noise,
         geometry=geometry,
         acquisitions=dict(acquisitions or {}),
@@ -212,7 +181,7 @@ def assemble(
 
 
 def is_public(name: str) -> bool:
-    """Whether a header value of this name is known to identify nobody."""
+    """Tell whether a header value of this name is known to identify nobody."""
     return _key(name) in ATTRIBUTES
 
 

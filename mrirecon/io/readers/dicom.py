@@ -16,7 +16,7 @@ from mrirecon.errors import InputError, ResourceError, UnsafeContentError, Usage
 from mrirecon.io.grid import Grid, from_matrix
 from mrirecon.io.identify import read_head, regular_file
 from mrirecon.io.readers.registry import register_reader
-from mrirecon.io.safe.limits import READ_LIMIT, refuse_bomb
+from mrirecon.io.safe.hdf5 import READ_LIMIT, refuse_bomb
 from mrirecon.io.writers.encode_dicom import INSTALL
 
 if TYPE_CHECKING:

@@ -13,14 +13,12 @@ from mrirecon.errors import InputError
 from mrirecon.io.grid import GRID_NAMES, Grid, decode_loops, restored_grid
 from mrirecon.io.readers.assemble import KSPACE_NAMES, leaf
 from mrirecon.io.readers.cfl import CflStore, image_store
-from mrirecon.io.readers.fastmri import Hdf5Store
 from mrirecon.io.readers.mrd_images import mrd_images, raw_groups, series_of
 from mrirecon.io.readers.nifti import is_nifti, read_nifti
 from mrirecon.io.readers.npy import NpyStore, NpzStore
 from mrirecon.io.readers.registry import holds_images as may_hold_images
 from mrirecon.io.readers.registry import image_reader, sniff
-from mrirecon.io.safe.hdf5 import open_hdf5
-from mrirecon.io.safe.limits import is_numeric
+from mrirecon.io.safe.hdf5 import Hdf5Store, is_numeric, open_hdf5
 from mrirecon.io.scan import Store
 from mrirecon.io.values import complex_dtype, magnitude_of, real_of
 
@@ -42,15 +40,8 @@ def open_store(path: str | Path) -> Store:
         return NpzStore(path)
     if kind == "cfl":
         return CflStore(path)
-    arrays = {}
     with open_hdf5(path) as file:
-        for name in file.datasets():
-            try:
-                found = file[name]
-            except (InputError, KeyError):  # a name that is listed, and leads to nothing
-                continue
-            arrays[name] = (found.shape, found.dtype)
-    return Hdf5Store(path, arrays)
+        return Hdf5Store(path, file.survey()[0])
 
 
 def pick(store: Store, names: Sequence[str], dataset: str | None = None) -> str:

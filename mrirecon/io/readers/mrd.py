@@ -11,20 +11,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mrirecon.errors import InputError, UsageError
-from mrirecon.io.readers.assemble import KSPACE_NAMES, Given, MapsSource
-from mrirecon.io.readers.fastmri import is_hdf5
+from mrirecon.errors import InputError
+from mrirecon.io.readers.assemble import KSPACE_NAMES
 from mrirecon.io.readers.header import ECHO_TRAIN, read_header, sequence_values, write_header
 from mrirecon.io.readers.mrd_images import raw_groups
-from mrirecon.io.readers.mrd_missing import incomplete, without_samples
 from mrirecon.io.readers.raw import raw_scan
 from mrirecon.io.readers.raw_store import RawStore, cut
 from mrirecon.io.readers.readouts import KINDS, Encoding, Kind, Plan, Readouts
-from mrirecon.io.readers.registry import Candidate, register_reader
+from mrirecon.io.readers.registry import Source, is_hdf5, register_reader
 from mrirecon.io.readers.siemens import SEQUENCE_NAME, SIEMENS_WAYS, forward_transform, is_siemens
+from mrirecon.io.safe import sandbox
 from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5
-from mrirecon.io.safe.isolated import Arrays, Facts, run_sandboxed
-from mrirecon.io.safe.limits import TEXT_LIMIT
+from mrirecon.io.safe.sandbox import Arrays, Facts
 from mrirecon.io.scan import Scan
 
 # Flags are numbered from 1 in ISMRMRD's acquisition header. The first that is set says what a readout is.
@@ -62,8 +60,8 @@ class MrdStore(RawStore):
     def flat(self, rows: np.ndarray) -> np.ndarray:
         """Return the samples of readouts one after another, read by a child process."""
         sizes = self.table.samples[rows] * self.table.coils[rows]
-        arrays, _ = run_sandboxed(
-            "mrirecon.io.readers.mrd:acquisitions",
+        arrays, _ = sandbox.call(
+            acquisitions,
             self.path,
             seconds=_SECONDS + 8 * int(sizes.sum()) / _BYTES_A_SECOND,
             memory=(2 << 30) + 2 * 8 * _CHUNK * int(sizes.max(initial=0)),
@@ -94,14 +92,14 @@ def raw_group(file: GuardedFile, dataset: str | None = None) -> str | None:
     return "dataset" if "dataset" in found else found[0] if found else None
 
 
-def _is_raw(candidate: Candidate) -> bool:
-    """Whether an HDF5 file holds ISMRMRD raw data, or lacks some of what such a file has.
+def _is_raw(source: Source) -> bool:
+    """Tell whether an HDF5 file holds ISMRMRD raw data, or lacks some of what such a file has.
 
     Raises:
         InputError: see `raw_group`.
 
     """
-    file, dataset = candidate.hdf5, candidate.dataset
+    file, dataset = source.hdf5, source.dataset
     if not dataset and any(name.lower() in KSPACE_NAMES for name in file):
         return False
     name = dataset or "dataset"
@@ -109,14 +107,7 @@ def _is_raw(candidate: Candidate) -> bool:
 
 
 @register_reader("ismrmrd", rank=10, signature=is_hdf5, layout=_is_raw, container="hdf5", suffixes=(".mrd",))
-def read_mrd(
-    path: Path,
-    *,
-    axes: str | None = None,
-    dataset: str | None = None,
-    mask: Given = None,
-    maps: MapsSource = None,
-) -> Scan:
+def read_mrd(source: Source, *, dataset: str | None = None) -> Scan:
     """Read ISMRMRD raw data of a Cartesian or echo-planar scan; see `mrirecon.io.read`.
 
     Acquisitions are sorted by their flags, placed by their counters and echo, and averaged where several fall on one
@@ -125,24 +116,18 @@ def read_mrd(
     libhdf5 reads the file in a child process.
 
     Args:
-        path: the file.
-        axes: refused: the file says what its axes are.
+        source: the file.
         dataset: name of the group, where it is not "dataset".
-        mask: see `mrirecon.io.read`.
-        maps: see `mrirecon.io.read`.
 
     Raises:
         InputError: a header that lacks what is needed (named), a trajectory that is not Cartesian, damaged data.
         UnsafeContentError: links out of the file, or a header with a document type.
-        UsageError: `axes` was given.
 
     """
-    if axes is not None:
-        raise UsageError("raw data say themselves what their axes are", where=str(path), fix="leave --axes out")
-    with open_hdf5(path) as file:
-        group = raw_group(file, dataset) or dataset or "dataset"
+    path = source.path
+    group = raw_group(source.hdf5, dataset) or dataset or "dataset"
     seconds = _SECONDS + path.stat().st_size / _BYTES_A_SECOND
-    columns, facts = run_sandboxed("mrirecon.io.readers.mrd:survey", path, seconds=seconds, group=group)
+    columns, facts = sandbox.call(survey, path, seconds=seconds, group=group)
     notes: list[str] = []
     values = read_header(facts["xml"], path)
     if values is None:
@@ -155,7 +140,7 @@ def read_mrd(
     notes += [why] if why else []
     encodings = _encodings(values, path, notes)
     return raw_scan(
-        path,
+        source,
         "ismrmrd",
         table,
         encodings,
@@ -163,8 +148,6 @@ def read_mrd(
         notes=notes,
         attributes=attributes,
         header=write_header(values),
-        mask=mask,
-        maps=maps,
     )
 
 
@@ -181,7 +164,7 @@ def _table(columns: Arrays, path: Path) -> Readouts:
         kind[is_set(number)] = KINDS.index(name)
     samples, before, behind = (columns[name] for name in ("number_of_samples", "discard_pre", "discard_post"))
     if not samples.any():
-        raise without_samples(path, len(samples))
+        raise _without_samples(path, len(samples))
     # An acquisition of which nothing is left is no readout, whatever it was meant for.
     kind[samples <= before + behind] = KINDS.index("other")
     return Readouts(
@@ -275,14 +258,10 @@ def survey(path: Path, group: str) -> tuple[Arrays, Facts]:
     """
     with open_hdf5(path) as file:
         try:
-            file[f"{group}/xml"], file[f"{group}/data"]  # the guard looks at every link on the way, and at the storage
+            _, xml = file[f"{group}/data"], file[f"{group}/xml"].text()  # both are checked, and every link on the way
         except KeyError:
-            raise incomplete(path, group, file.is_group(group) if group in file else False) from None
+            raise _incomplete(path, group, file.is_group(group) if group in file else False) from None
     with h5py.File(path, "r") as file:
-        text = np.asarray(file[f"{group}/xml"][()]).reshape(-1)
-        if text.size != 1 or not isinstance(text[0], (bytes, str)) or len(text[0]) > TEXT_LIMIT:
-            raise InputError(f"the header of {path} is not one text", where=f"{group}/xml")
-        xml = text[0].decode("utf-8", errors="replace") if isinstance(text[0], bytes) else text[0]
         data = file[f"{group}/data"]
         names = data.dtype.names or ()
         if (
@@ -351,3 +330,33 @@ def _stretches(rows: np.ndarray) -> list[np.ndarray]:
     for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) > _GAP) + 1):
         found += [part[i : i + _CHUNK] for i in range(0, len(part), _CHUNK)]
     return [part for part in found if part.size]
+
+
+def _incomplete(path: Path, group: str, there: bool) -> InputError:
+    """Return the error for a group without header or acquisitions, which says what is in it instead."""
+    names: list[str] = []
+    if there:
+        with h5py.File(path, "r") as file:
+            names = sorted(str(name) for name in file[group])
+    held = ", ".join(names[:12]) or "nothing"
+    if "xml" in names:
+        return InputError(
+            f"{path} is ISMRMRD without raw data: a header, and no acquisitions",
+            why=f"{group!r} holds {held}, and no 'data'",
+            fix="export the raw data again; where only images are in it, there is nothing to reconstruct: evaluate and "
+            "convert read images",
+        )
+    if "data" in names:
+        why = f"{group!r} holds {held}, and no 'xml'"
+        return InputError(f"{path} holds acquisitions without a header", why=why, fix="convert the raw data again")
+    why = f"{group!r} holds {held}" if there else f"it has no group {group!r}"
+    return InputError(
+        f"{path} holds no ISMRMRD raw data in {group!r}", why=why, fix="name the group that holds 'xml' and 'data'"
+    )
+
+
+def _without_samples(path: Path, acquisitions: int) -> InputError:
+    """Return the error for a file that lists acquisitions, or none, and holds no samples."""
+    why = f"{acquisitions} acquisitions are listed, each of 0 samples" if acquisitions else "'data' is empty"
+    fix = "the samples were not written, or were taken out: export the raw data again"
+    return InputError(f"{path} is ISMRMRD without samples", why=why, fix=fix)

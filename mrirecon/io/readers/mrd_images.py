@@ -8,8 +8,7 @@ import numpy as np
 
 from mrirecon.errors import InputError
 from mrirecon.io.grid import Grid, from_matrix
-from mrirecon.io.safe.hdf5 import open_hdf5
-from mrirecon.io.safe.limits import is_numeric
+from mrirecon.io.safe.hdf5 import is_numeric, open_hdf5
 from mrirecon.io.scan import Store
 
 # Loops that images run over, as the header counts them; the last one fastest.

@@ -15,7 +15,7 @@ from mrirecon.errors import InputError, ResourceError, UsageError
 from mrirecon.io.grid import TO_LPS, Grid, from_matrix, from_nifti
 from mrirecon.io.identify import is_nifti_header, read_head, regular_file
 from mrirecon.io.readers.registry import register_reader
-from mrirecon.io.safe.limits import READ_LIMIT
+from mrirecon.io.safe.hdf5 import READ_LIMIT
 
 SUFFIXES = (".nii", ".nii.gz")
 PAIR = (".hdr", ".img")  # a header and its voxels in two files; BART's headers end in .hdr as well

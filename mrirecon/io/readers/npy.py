@@ -1,4 +1,4 @@
-"""Read .npy and .npz with every declared size checked against the bytes that are there, and never a pickle."""
+"""Read .npy and .npz, with every declared size checked against the bytes that are there, and never a pickle."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from typing import IO, Literal
 import numpy as np
 
 from mrirecon.errors import InputError, MriReconError, ResourceError
+from mrirecon.io.axes import Layout, ask_axes, axes_in_text, guess_axes, make_layout, sidecar_candidates
 from mrirecon.io.identify import regular_file
-from mrirecon.io.safe.limits import NAME_LIMIT, READ_LIMIT, TEXT_LIMIT, is_numeric, refuse_bomb
+from mrirecon.io.readers.assemble import NEEDED_NAMES, assemble, select_kspace
+from mrirecon.io.readers.registry import Source, register_reader
+from mrirecon.io.safe.hdf5 import NAME_LIMIT, READ_LIMIT, TEXT_LIMIT, ArrayTypes, is_numeric, refuse_bomb
+from mrirecon.io.safe.text import parse_json
+from mrirecon.io.scan import Scalar, Scan
+from mrirecon.io.values import complex_dtype, real_kspace
 
 _HEADER_LIMIT = 64 << 10
 
@@ -76,7 +82,7 @@ class NpyStore:
                 why=f"{size} of {header.offset + header.nbytes} bytes are there",
                 fix="copy or download it again",
             )
-        self.arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {"array": (header.shape, header.dtype)}
+        self.arrays: ArrayTypes = {"array": (header.shape, header.dtype)}
 
     def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
         """Return a copy of a part of the array."""
@@ -96,7 +102,7 @@ class NpzStore:
     def __init__(self, path: str | Path) -> None:
         self.path = regular_file(path)
         self.files: tuple[Path, ...] = (self.path,)
-        self.arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        self.arrays: ArrayTypes = {}
         self.skipped: dict[str, InputError] = {}
         self._read: dict[str, np.ndarray] = {}
         with self._archive() as archive:
@@ -204,3 +210,93 @@ def _npy_errors(where: str) -> Iterator[None]:
     except Exception as error:
         text = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"{where} is damaged or truncated", why=text, fix="copy or download it again") from None
+
+
+_NPY_SIGNATURE = b"\x93NUMPY"
+_ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def _is_npy(source: Source) -> bool:
+    return source.head.startswith(_NPY_SIGNATURE)
+
+
+def _is_zip(source: Source) -> bool:
+    return source.head.startswith(_ZIP_SIGNATURES)
+
+
+@register_reader("npy", rank=2, signature=_is_npy, suffixes=(".npy",), holds=("kspace", "images"))
+@register_reader("npz", rank=3, signature=_is_zip, container="zip", suffixes=(".npz",), holds=("kspace", "images"))
+def read_arrays(source: Source, *, axes: str | None = None, dataset: str | None = None) -> Scan:
+    """Read a .npz or .npy file; see `mrirecon.io.read`.
+
+    The axes come from, in this order: `axes`; a JSON sidecar beside the file with ``{"axes": ["coil", "y", "x"]}``; an
+    entry `axes` in the archive; a statement ``axes: ...`` in its entry `meta`; and, where the shape allows hardly any
+    other reading, from the shape, with a note. Otherwise an error asks for them.
+    """
+    path = source.path
+    store: NpzStore | NpyStore = NpyStore(path) if _is_npy(source) else NpzStore(path)
+    notes: list[str] = []
+    attributes: dict[str, Scalar] = {}
+    name = "array"
+    if isinstance(store, NpzStore):
+        for skipped, error in store.skipped.items():
+            if skipped == dataset or skipped.lower() in NEEDED_NAMES:
+                raise error
+            notes.append(f"not used: {error.what}")
+        name = select_kspace(store.arrays, path, dataset)
+        attributes = _meta(store)
+    shape, dtype = store.arrays[name]
+    if not complex_dtype(dtype):
+        raise real_kspace(dtype, shape, f"{path}:{name}")
+    layout = _layout(store, name, axes, notes)
+    file_format = "npz" if isinstance(store, NpzStore) else "npy"
+    return assemble(source, store, file_format, name, layout, notes=notes, attributes=attributes)
+
+
+def _layout(store: NpzStore | NpyStore, name: str, axes: str | None, notes: list[str]) -> Layout:
+    shape, where = store.arrays[name][0], f"{store.path}:{name}"
+    if axes is not None:
+        return make_layout(axes, shape, where, asked=True)
+    for sidecar in sidecar_candidates(store.path):
+        stated = _sidecar_axes(sidecar, notes)
+        if stated is not None:
+            notes.append(f"axes {stated} from {sidecar.name}")
+            return make_layout(stated, shape, f"{where}, axes from {sidecar.name}")
+    if isinstance(store, NpzStore):
+        stated = store.text("axes")
+        if stated is not None:
+            return make_layout(stated, shape, f"{where}, axes from the entry 'axes'")
+        stated = axes_in_text(store.text("meta") or "")
+        if stated is not None:
+            notes.append(f"axes {stated} from the entry 'meta'")
+            return make_layout(stated, shape, f"{where}, axes from the entry 'meta'")
+    guessed = guess_axes(shape)
+    if guessed is None:
+        raise ask_axes(shape, where)
+    notes.append(guessed[1])
+    return make_layout(guessed[0], shape, where)
+
+
+def _sidecar_axes(sidecar: Path, notes: list[str]) -> str | None:
+    try:
+        if not sidecar.is_file() or sidecar.stat().st_size > TEXT_LIMIT:
+            return None
+        content = parse_json(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        notes.append(f"{sidecar.name} is not JSON that can be read, and was not used")
+        return None
+    axes = content.get("axes") if isinstance(content, dict) else None
+    if isinstance(axes, list) and all(isinstance(a, str) for a in axes):
+        return ",".join(axes)
+    return axes if isinstance(axes, str) else None
+
+
+def _meta(store: NpzStore) -> dict[str, Scalar]:
+    """Return the values of the entry `meta` where it is a JSON object."""
+    try:
+        content = parse_json(store.text("meta") or "{}")
+    except ValueError:
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {str(key): value for key, value in content.items() if isinstance(value, (str, int, float, bool))}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from mrirecon.io.geometry import Geometry, Vector, make_geometry
-from mrirecon.io.readers.assemble import Given, MapsSource, assemble
-from mrirecon.io.readers.echo import echo_from_samples
+from mrirecon.io.readers.assemble import assemble
+from mrirecon.io.readers.echo_centre import echo_from_samples
 from mrirecon.io.readers.raw_store import RawStore
 from mrirecon.io.readers.readouts import (
     BOTH,
@@ -22,6 +21,7 @@ from mrirecon.io.readers.readouts import (
     Readouts,
     describe_counts,
 )
+from mrirecon.io.readers.registry import Source
 from mrirecon.io.readers.repeats import separate_echoes
 from mrirecon.io.readers.sorting import plan
 from mrirecon.io.scan import Scalar, Scan
@@ -30,7 +30,7 @@ _PARALLEL = 1e-2  # difference of unit vectors up to which slices count as paral
 
 
 def raw_scan(
-    path: Path,
+    source: Source,
     file_format: str,
     table: Readouts,
     encodings: Sequence[Encoding],
@@ -39,13 +39,11 @@ def raw_scan(
     notes: Sequence[str] = (),
     attributes: Mapping[str, Scalar] | None = None,
     header: str | None = None,
-    mask: Given = None,
-    maps: MapsSource = None,
 ) -> Scan:
     """Return the scan that a table of readouts makes.
 
     Args:
-        path: the file.
+        source: the file.
         file_format: see `Scan.format`.
         table: its readouts; slices are numbered anew by their position.
         encodings: what the header says.
@@ -53,14 +51,12 @@ def raw_scan(
         notes: what the reader has to tell.
         attributes: see `assemble`.
         header: see `assemble`.
-        mask: see `assemble`.
-        maps: see `assemble`.
 
     Raises:
         InputError: see `mrirecon.io.readers.sorting.plan` and `mrirecon.io.readers.repeats.separate_echoes`.
 
     """
-    counts = table.counts()
+    path, counts = source.path, table.counts()
     said = list(notes)
     positions = _order_slices(table, said)
     unused = {name: n for name, n in counts.items() if name in ("navigator", "dummy", "feedback", "other")}
@@ -98,6 +94,7 @@ def raw_scan(
         said.append("no phase-correction readouts: expect ghosts half a field of view away")
     geometry = _geometry(table, found, positions, said)
     return assemble(
+        source,
         held,
         file_format,
         "kspace",
@@ -105,8 +102,6 @@ def raw_scan(
         notes=said,
         attributes=values,
         header=header,
-        mask=mask,
-        maps=maps,
         noise=noise,
         geometry=geometry,
         acquisitions=counts,

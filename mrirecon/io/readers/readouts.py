@@ -45,7 +45,7 @@ class Readouts:
         counters: the scanner's loop counters, by the names in `COUNTERS`.
         samples: complex samples per coil.
         coils: receiver channels.
-        centre: sample at which the echo lies, as the header states it; see `mrirecon.io.readers.echo`.
+        centre: sample at which the echo lies, as the header states it; see `mrirecon.io.readers.echo_centre`.
         before: samples to drop at the start.
         behind: samples to drop at the end.
         reversed: whether the gradient ran backwards.
@@ -54,7 +54,7 @@ class Readouts:
         position: (n, 3), centre of the slice or slab in LPS mm.
         directions: (n, 3, 3), unit vectors along read, phase and slice, in this order.
         conjugate: whether samples are to be conjugated, as `mrirecon.io.readers.siemens` explains.
-        ways: how `centre` of reversed readouts may be counted, the likeliest first; see `mrirecon.io.readers.echo`.
+        ways: how `centre` of reversed readouts may be counted, the likeliest first; see `echo_centre`.
 
     """
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mrirecon.errors import InputError, UsageError
-from mrirecon.io.readers.assemble import Given, MapsSource
+from mrirecon.errors import InputError
 from mrirecon.io.readers.raw import raw_scan
 from mrirecon.io.readers.raw_store import RawStore
 from mrirecon.io.readers.readouts import BOTH, CALIBRATION, IMAGE, KINDS, NOISE, Encoding, Kind, Plan, Readouts
-from mrirecon.io.readers.registry import Candidate, register_reader
+from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.readers.siemens import SIEMENS_WAYS, forward_transform
 from mrirecon.io.readers.twix_headers import COUNTERS, Headers, Protocol, Version, is_twix, read_headers
 from mrirecon.io.scan import Scalar, Scan
@@ -53,19 +52,12 @@ class TwixStore(RawStore):
         return found
 
 
-def _is_twix(candidate: Candidate) -> bool:
-    return bool(candidate.head) and is_twix(candidate.path)
+def _is_twix(source: Source) -> bool:
+    return bool(source.head) and is_twix(source.path)
 
 
 @register_reader("twix", rank=95, signature=_is_twix, suffixes=(".dat",))
-def read_twix(
-    path: Path,
-    *,
-    axes: str | None = None,
-    dataset: str | None = None,
-    mask: Given = None,
-    maps: MapsSource = None,
-) -> Scan:
+def read_twix(source: Source) -> Scan:
     """Read Siemens raw data of a Cartesian scan; see `mrirecon.io.read`.
 
     Of several measurements in a file the last is read; the noise scan may be in another. Readouts are sorted by their
@@ -75,11 +67,9 @@ def read_twix(
 
     Raises:
         InputError: a damaged or truncated file, a trajectory that is not Cartesian, ramp sampling, multi-band.
-        UsageError: `axes` or `dataset` was given.
 
     """
-    if axes is not None or dataset is not None:
-        raise UsageError("raw data say themselves what their axes are", where=str(path), fix="leave the option out")
+    path = source.path
     found = read_headers(path)
     notes: list[str] = []
     if found.measurements > 1:
@@ -91,15 +81,13 @@ def read_twix(
     if rows.size:
         _refuse(path, found.protocol, found.heads["mask"][rows])
     return raw_scan(
-        path,
+        source,
         "twix",
         table,
         _encodings(table, found, notes),
         lambda plan: TwixStore(path, table, plan, found.places, found.version),
         notes=notes,
         attributes=_attributes(found.protocol),
-        mask=mask,
-        maps=maps,
     )
 
 
