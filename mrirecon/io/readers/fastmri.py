@@ -58,11 +58,10 @@ def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = 
     arrays = {n: array for n, array in arrays.items() if n[: -len(leaf(n))] == group}
     kspace = file[name]
     named, beside = file.attribute_names, kspace.attribute_names
-    public = {key: file.attribute(key) for key in named if is_public(key)}
-    stated = kspace.attribute("axes") if "axes" in beside else None
+    attributes = file.attributes([name for name in named if is_public(name)])
+    stated = kspace.attributes(["axes"]).get("axes")
     known = header_text is not None or any(n in arrays for n in _FASTMRI)
     known = known or any(a in named for a in _FASTMRI_ATTRIBUTES)
-    attributes = {key: value for key, value in public.items() if value is not None}
     if len(attributes) < len(named):
         notes.append(f"{len(named) - len(attributes)} header values were not read: they could identify a person")
     where = f"{path}:{name}"

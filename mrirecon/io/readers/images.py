@@ -213,6 +213,6 @@ def _items(store: Store, name: str) -> str | None:
         return store.text("items")
     if isinstance(store, Hdf5Store):
         with open_hdf5(store.path) as file:
-            array = file[name]
-            return str(array.attribute("items")) if "items" in array.attribute_names else None
+            stated = file[name].attributes(["items"]).get("items")
+            return None if stated is None else str(stated)
     return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -149,40 +149,50 @@ class _Guarded:
                 raise InputError(f"{self.path} holds {len(self._node.attrs)} attributes", why=_limit_of(NAME_LIMIT))
             return [_as_text(name) for name in self._node.attrs]
 
-    def attribute(self, name: str) -> Scalar | None:
-        """Return a scalar attribute that is a number or a string; None for any other, and for a damaged string.
+    def attributes(self, names: Sequence[str]) -> dict[str, Scalar]:
+        """Return those attributes that are there and are scalar numbers or strings; damaged strings are left out.
 
         Raises:
             InputError: damaged.
 
         """
-        with _typed_errors(self.path, f"attribute {name!r}"):
-            attribute = h5py.h5a.open(self._node.id, _as_bytes(name))
-            kind = attribute.get_type()
-            text = kind.get_class() == h5py.h5t.STRING
-            plain = text or (kind.get_class() in _NUMBERS and is_standard(kind))
-            single = math.prod(attribute.shape or ()) == 1
-            if not (plain and single) or attribute.get_storage_size() > ATTRIBUTE_LIMIT:
-                return None
-            if text and kind.is_variable_str():
-                value: object = None
-                with suppress(InputError):
-                    value = self._variable_string(name)
-            else:
-                value = _value(self._node.attrs[name])
-        return value if isinstance(value, (str, int, float, bool)) and len(str(value)) <= ATTRIBUTE_LIMIT else None
+        values: dict[str, object] = {}
+        variable = []
+        for name in names:
+            with _typed_errors(self.path, f"attribute {name!r}"):
+                if not h5py.h5a.exists(self._node.id, _as_bytes(name)):
+                    continue
+                attribute = h5py.h5a.open(self._node.id, _as_bytes(name))
+                kind = attribute.get_type()
+                text = kind.get_class() == h5py.h5t.STRING
+                plain = text or (kind.get_class() in _NUMBERS and is_standard(kind))
+                if not plain or math.prod(attribute.shape or ()) != 1:
+                    continue
+                if text and kind.is_variable_str():
+                    variable.append(name)
+                elif attribute.get_storage_size() <= ATTRIBUTE_LIMIT:
+                    values[name] = _value(self._node.attrs[name])
+        if variable:
+            with suppress(InputError):
+                values |= self._variable_strings(variable)
+        ordered = {name: values[name] for name in names if name in values}
+        return {
+            name: value
+            for name, value in ordered.items()
+            if isinstance(value, (str, int, float, bool)) and len(str(value)) <= ATTRIBUTE_LIMIT
+        }
 
-    def _variable_string(self, attribute: str | None) -> object:
+    def _variable_strings(self, attributes: list[str]) -> dict[str, str]:
+        """Return strings of variable length: attributes by name; without any, the one in the dataset, as ""."""
         limits = {"seconds": _STRING_SECONDS, "memory": _STRING_MEMORY}
-        return sandbox.call(read_string, self.path, dataset=self.name, attribute=attribute, **limits)[1]["value"]
+        return sandbox.call(read_strings, self.path, dataset=self.name, attributes=attributes, **limits)[1]
 
 
-def read_string(path: Path, dataset: str | None, attribute: str | None) -> tuple[sandbox.Arrays, sandbox.Facts]:
-    """Return a string of variable length: an attribute of the file or of a dataset, or a dataset. For the sandbox."""
+def read_strings(path: Path, dataset: str | None, attributes: list[str]) -> tuple[sandbox.Arrays, sandbox.Facts]:
+    """Return strings of variable length, see `_Guarded._variable_strings`; runs in the sandbox."""
     with open_hdf5(path) as file:
-        holder: _Guarded = file if dataset is None else file[dataset]
-        node = holder._node
-        return {}, {"value": _value(node[()] if attribute is None else node.attrs[attribute])}
+        node = (file if dataset is None else file[dataset])._node
+        return {}, {name: _value(node.attrs[name]) for name in attributes} if attributes else {"": _value(node[()])}
 
 
 def _value(stored: object) -> object:
@@ -473,7 +483,7 @@ class GuardedDataset(_Guarded):
             if kind.get_class() != h5py.h5t.STRING or math.prod(self.shape) != 1:
                 raise InputError(f"{self.where} is not one string", why=f"{self.dtype} of shape {self.shape}")
             if kind.is_variable_str():
-                value = self._variable_string(None)
+                value: object = self._variable_strings([])[""]
             else:
                 value = _value(self._node[()]) if kind.get_size() <= TEXT_LIMIT else None
         if not isinstance(value, str) or len(value) > TEXT_LIMIT:
