@@ -23,8 +23,8 @@ class Kept(RawStore):
         super().__init__(Path("k"), table, found)
         self.data = data
 
-    def fetch(self, rows):
-        return [self.data[row] for row in rows]
+    def flat(self, rows):
+        return np.concatenate([self.data[row].reshape(-1) for row in rows])
 
 
 def table_of(rows, coils):

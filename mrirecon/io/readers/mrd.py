@@ -16,7 +16,7 @@ from mrirecon.io.readers.assemble import KSPACE_NAMES
 from mrirecon.io.readers.header import ECHO_TRAIN, read_header, sequence_values, write_header
 from mrirecon.io.readers.mrd_images import raw_groups
 from mrirecon.io.readers.raw import raw_scan
-from mrirecon.io.readers.raw_store import RawStore, cut
+from mrirecon.io.readers.raw_store import RawStore
 from mrirecon.io.readers.readouts import KINDS, Encoding, Kind, Plan, Readouts
 from mrirecon.io.readers.registry import Source, is_hdf5, register_reader
 from mrirecon.io.readers.siemens import SEQUENCE_NAME, SIEMENS_WAYS, forward_transform, is_siemens
@@ -53,12 +53,8 @@ class MrdStore(RawStore):
         super().__init__(path, table, plan)
         self.group = group
 
-    def fetch(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Return readouts as measured, each (coil, samples) complex64."""
-        return cut(self.flat(rows), self.table.samples[rows] * self.table.coils[rows], self.table.coils[rows])
-
     def flat(self, rows: np.ndarray) -> np.ndarray:
-        """Return the samples of readouts one after another, read by a child process."""
+        """Return the samples of readouts one after another, read in the sandbox."""
         sizes = self.table.samples[rows] * self.table.coils[rows]
         arrays, _ = sandbox.call(
             acquisitions,

@@ -67,7 +67,7 @@ def raw_scan(
     held = store(found)
     shape = found.layout.shape
     middle = (shape["x"] // 2, shape.get("z", 1) // 2)
-    way = echo_from_samples(table, found.image, middle, found.oversampled, held.turned)
+    way = echo_from_samples(table, found.image, middle, found.oversampled, held.forward)
     if way is not None:
         table.ways, concluded = (way,), []
         found = plan(table, list(encodings), path, concluded)

@@ -36,9 +36,9 @@ class TwixStore(RawStore):
         super().__init__(path, table, plan)
         self.places, self.version = places, version
 
-    def fetch(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Return readouts as measured, each (coil, samples) complex64."""
-        found = []
+    def flat(self, rows: np.ndarray) -> np.ndarray:
+        """Return the samples of readouts one after another."""
+        readouts = []
         try:
             with self.path.open("rb") as file:
                 for row in rows:
@@ -46,10 +46,10 @@ class TwixStore(RawStore):
                     kind = np.dtype([("head", f"V{self.version.channel_head}"), ("data", "<c8", (samples,))])
                     file.seek(int(self.places[row]) + self.version.head)
                     block = file.read(coils * kind.itemsize)
-                    found.append(np.ascontiguousarray(np.frombuffer(block, kind, count=coils)["data"]))
+                    readouts.append(np.frombuffer(block, kind, count=coils)["data"].reshape(-1))
         except (OSError, ValueError) as error:
             raise InputError(f"{self.path} cannot be read", why=str(error), fix="copy it again") from None
-        return found
+        return np.concatenate(readouts)
 
 
 def _is_twix(source: Source) -> bool:
