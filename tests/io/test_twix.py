@@ -402,5 +402,5 @@ def test_nobody_is_named(tmp_path, k):
 
 def test_axes_are_not_asked_for(tmp_path, k):
     path = twix.write(tmp_path / "k.dat", (twix.protocol(), lines(k)))
-    with pytest.raises(UsageError, match="say themselves"):
+    with pytest.raises(UsageError, match="take no --axes"):
         io.read(path, axes="coil,y,x")

@@ -1,4 +1,4 @@
-"""From a table of readouts to a scan: order of the slices, geometry, plan, noise scan; shared by raw-data formats."""
+"""Build a scan from a table of readouts: order of the slices, plan, noise scan, geometry; shared by raw-data formats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mrirecon.io.readers.readouts import (
 )
 from mrirecon.io.readers.registry import Source
 from mrirecon.io.readers.repeats import separate_echoes
-from mrirecon.io.readers.sorting import plan
+from mrirecon.io.readers.sorting import make_plan
 from mrirecon.io.scan import Scalar, Scan
 
 _PARALLEL = 1e-2  # difference of unit vectors up to which slices count as parallel
@@ -40,66 +40,66 @@ def raw_scan(
     attributes: Mapping[str, Scalar] | None = None,
     header: str | None = None,
 ) -> Scan:
-    """Return the scan that a table of readouts makes.
+    """Return the scan that a table of readouts gives.
 
     Args:
         source: the file.
         file_format: see `Scan.format`.
-        table: its readouts; slices are numbered anew by their position.
-        encodings: what the header says.
-        store: makes the store of the format for a plan.
-        notes: what the reader has to tell.
+        table: its readouts; slices are renumbered by their position.
+        encodings: those of the header.
+        store: returns the store of the format for a plan.
+        notes: conclusions of the reader, in words for the user.
         attributes: see `assemble`.
         header: see `assemble`.
 
     Raises:
-        InputError: see `mrirecon.io.readers.sorting.plan` and `mrirecon.io.readers.repeats.separate_echoes`.
+        InputError: see `make_plan` and `separate_echoes`.
 
     """
     path, counts = source.path, table.counts()
-    said = list(notes)
-    positions = _order_slices(table, said)
+    notes = list(notes)
+    positions = _order_slices(table, notes)
     unused = {name: n for name, n in counts.items() if name in ("navigator", "dummy", "feedback", "other")}
     if unused:
-        said.append(f"readouts that make no image and are left out: {describe_counts(unused)}")
-    concluded: list[str] = []
-    found = plan(table, list(encodings), path, concluded)
-    held = store(found)
-    shape = found.layout.shape
+        notes.append(f"readouts that make no image and are left out: {describe_counts(unused)}")
+
+    def make_store(concluded: list[str]) -> RawStore:
+        return store(make_plan(table, list(encodings), path, concluded))
+
+    raw = make_store(concluded := [])
+    shape = raw.plan.layout.shape
     middle = (shape["x"] // 2, shape.get("z", 1) // 2)
-    way = echo_from_samples(table, found.image, middle, found.oversampled, held.forward)
+    way = echo_from_samples(table, raw.plan.image, middle, raw.plan.oversampled, raw.forward)
     if way is not None:
-        table.ways, concluded = (way,), []
-        found = plan(table, list(encodings), path, concluded)
-        held = store(found)
-    separated = separate_echoes(table, found.image, held, path)
+        table.ways = (way,)
+        raw = make_store(concluded := [])
+    separated = separate_echoes(table, raw, path)
     if separated:
-        concluded = separated
-        found = plan(table, list(encodings), path, concluded)
-        held = store(found)
-    said += concluded
-    noise = held.noise()
+        raw = make_store(concluded := separated)
+    plan = raw.plan
+    notes += concluded
+    noise = raw.noise()
     values: dict[str, Scalar] = dict(attributes or {})
     for name, rows in (("dwell_us", table.rows(IMAGE, BOTH)), ("noise_dwell_us", table.rows(NOISE))):
         if rows.size and table.dwell_us[rows[0]] > 0:
             values[name] = round(float(table.dwell_us[rows[0]]), 4)
     if noise is not None:
-        said.append(f"noise scan of {noise.shape[1]} samples a coil kept apart, for prewhitening")
+        notes.append(f"noise scan of {noise.shape[1]} samples a coil kept apart, for prewhitening")
     elif counts.get("noise"):
-        said.append("the noise scan has other coils and is not used")
-    guides, turned = table.rows(PHASE_CORRECTION).size, table.reversed[found.image.rows].any()
+        notes.append("the noise scan has other coils and is not used")
+    guides, turned = table.rows(PHASE_CORRECTION).size, table.reversed[plan.image.rows].any()
     if turned and guides:
-        said.append("reversed readouts are corrected by the linear phase of the phase-correction readouts")
+        notes.append("reversed readouts are corrected by the linear phase of the phase-correction readouts")
     elif turned:
-        said.append("no phase-correction readouts: expect ghosts half a field of view away")
-    geometry = _geometry(table, found, positions, said)
+        notes.append("no phase-correction readouts: expect ghosts half a field of view away")
+    geometry = _geometry(table, plan, positions, notes)
     return assemble(
         source,
-        held,
+        raw,
         file_format,
         "kspace",
-        found.layout,
-        notes=said,
+        plan.layout,
+        notes=notes,
         attributes=values,
         header=header,
         noise=noise,
@@ -109,7 +109,7 @@ def raw_scan(
 
 
 def _order_slices(table: Readouts, notes: list[str]) -> list[Vector]:
-    """Number slices by their position along the normal, in every readout, and return their centres in that order."""
+    """Renumber slices by their position along the normal, and return their centres in that order."""
     rows = table.rows(IMAGE, BOTH, CALIBRATION)
     number = table.counters["slice"]
     known, first = np.unique(number[rows], return_index=True)
@@ -123,21 +123,17 @@ def _order_slices(table: Readouts, notes: list[str]) -> list[Vector]:
             inside = (number >= 0) & (number < len(known))
             table.counters["slice"] = np.where(inside, rank[np.clip(number, 0, len(known) - 1)], number)
             centres = centres[order]
-            notes.append("slices are put in the order of their position; the scanner numbered them otherwise")
+            notes.append("slices are sorted by their position; the scanner numbered them differently")
     return [(float(x), float(y), float(z)) for x, y, z in centres]
 
 
-def _geometry(table: Readouts, found: Plan, positions: list[Vector], notes: list[str]) -> Geometry | None:
-    if len(positions) != found.layout.shape["slice"]:
-        return None  # some slices have no readouts that would say where they lie
-    rows = found.image.rows
+def _geometry(table: Readouts, plan: Plan, positions: list[Vector], notes: list[str]) -> Geometry | None:
+    if len(positions) != plan.layout.shape["slice"]:
+        return None  # some slices have no readouts, and so no position
+    rows = plan.image.rows
     _, first = np.unique(table.counters["slice"][rows], return_index=True)
     if np.abs(table.directions[rows[first]] - table.directions[rows[0]]).max() > _PARALLEL:
-        notes.append("slices of several orientations, as in a localizer: where each lies is not written")
+        notes.append("slices have several orientations, as in a localizer: their positions are not written")
         return None
-    read, phase, through = (tuple(float(n) for n in d) for d in table.directions[rows[0]])
-    return make_geometry(found.fov_mm, tuple(positions), _vector(read), _vector(phase), _vector(through))
-
-
-def _vector(values: tuple[float, ...]) -> Vector:
-    return values[0], values[1], values[2]
+    read, phase, through = ((float(x), float(y), float(z)) for x, y, z in table.directions[rows[0]])
+    return make_geometry(plan.fov_mm, tuple(positions), read, phase, through)

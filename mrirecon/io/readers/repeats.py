@@ -1,7 +1,7 @@
-"""Readouts that share all counters: measured again, and to be averaged, or echoes that nobody numbered.
+"""Tell readouts that were measured again, and are averaged, from echoes without a counter of their own.
 
-Echoes differ in phase, so their mean can be nothing. No header tells them from readouts that were measured again; their
-samples near the centre of k-space do.
+Echoes differ in phase, so that their mean can cancel. No header distinguishes them from readouts that were measured
+again; their samples near the centre of k-space do.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from mrirecon.errors import InputError
 from mrirecon.io.readers.raw_store import RawStore
 from mrirecon.io.readers.readouts import Placement, Readouts
 
-# Energy of a difference, relative to that of the signal, up to which readouts count as the same: that of a turn by
-# 0.2 rad, or of signals of which one is a fifth weaker. Drift stays below, echoes a few milliseconds apart do not.
+# Energy of a difference, relative to that of the signal, up to which readouts count as the same: that of a phase of
+# 0.2 rad, or of a signal weaker by a fifth. Drift stays below it, echoes a few milliseconds apart do not.
 _SAME = 0.04
 _PLACES, _PARTS = 16, 16
-# Loops that separate what is not numbered, the first that is free.
+# Loops that may separate such readouts; the first that is unused is taken.
 _LOOPS = {"echo": "echoes", "set": "sets"}
 
 
-def separate_echoes(table: Readouts, placed: Placement, held: RawStore, path: Path) -> list[str]:
+def separate_echoes(table: Readouts, store: RawStore, path: Path) -> list[str]:
     """Number readouts that share all counters by their order, where their samples show that they are not the same.
 
     Readouts that agree, and a few in which noise hides whether they do, keep their counters, and are averaged.
 
     Args:
         table: the readouts; its counters are changed where something is separated.
-        placed: readouts of the image.
-        held: fetches samples.
+        store: fetches samples.
         path: the file, for messages.
 
     Returns:
-        What was done, in words; nothing where the table stays as it is.
+        Notes on what was separated; none where the table stays as it is.
 
     Raises:
         InputError: readouts differ that share all counters, at some places of k-space and not at all of them.
 
     """
-    average, shape = table.counters["average"][placed.rows], held.plan.layout.shape
+    placed, shape = store.plan.image, store.plan.layout.shape
+    average = table.counters["average"][placed.rows]
     place = (placed.item * shape.get("z", 1) + placed.partition) * shape["x"] + placed.line
     _, key, counts = np.unique(place * (int(average.max()) + 1) + average, return_inverse=True, return_counts=True)
     if counts.max() == 1:
         return []
-    with np.errstate(all="ignore"):  # values that are not numbers are the scan's to find
-        same = _agree(placed, key, counts, held)
+    with np.errstate(all="ignore"):  # the scan finds values that are not numbers
+        same = _agree(placed, key, counts, store)
     each = int(counts[0]) if (counts == counts[0]).all() else 0
     free = next((name for name in _LOOPS if not table.counters[name][placed.rows].any()), None)
     if same or (same is None and not (each and free)):
@@ -67,9 +67,9 @@ def separate_echoes(table: Readouts, placed: Placement, held: RawStore, path: Pa
     return [f"{each} readouts share all counters at every place of k-space, and {why}, in order"]
 
 
-def _agree(placed: Placement, key: np.ndarray, counts: np.ndarray, held: RawStore) -> bool | None:
+def _agree(placed: Placement, key: np.ndarray, counts: np.ndarray, store: RawStore) -> bool | None:
     """Return whether readouts of the same counters agree near the centre of k-space; None where noise hides it."""
-    shape = held.plan.layout.shape
+    shape = store.plan.layout.shape
     away = abs(placed.line - shape["x"] // 2) + abs(placed.partition - shape.get("z", 1) // 2)
     repeated = np.flatnonzero(counts > 1)
     distance = np.full(len(counts), np.inf)
@@ -78,7 +78,7 @@ def _agree(placed: Placement, key: np.ndarray, counts: np.ndarray, held: RawStor
     difference, signal, samples = (np.zeros(int(counts.max())) for _ in range(3))
     profiles = []
     for one in nearest:
-        lines = np.nan_to_num(held.lines(placed, np.flatnonzero(key == one)), posinf=0, neginf=0)
+        lines = np.nan_to_num(store.lines(placed, np.flatnonzero(key == one)), posinf=0, neginf=0)
         energy = np.square(np.abs(lines), dtype=np.float64).sum(axis=1)
         profiles.append(energy.mean(axis=0))
         for i in range(1, len(lines)):
