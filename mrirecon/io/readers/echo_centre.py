@@ -53,9 +53,8 @@ def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: 
     known = set(zip(kept[~turned].tolist(), forward[~turned].tolist(), strict=True))
     centres = {way: _counted(table, rows[turned], way) for way in table.ways}
     inside = [way for way, where in centres.items() if _fits(where, kept[turned], samples)]
-    agreeing = [
-        way for way in inside if known.issuperset(zip(kept[turned].tolist(), centres[way].tolist(), strict=True))
-    ]
+    lengths = kept[turned].tolist()
+    agreeing = [way for way in inside if known.issuperset(zip(lengths, centres[way].tolist(), strict=True))]
     if not inside:
         listed = ", ".join(f"{where[0]} if counted {way}" for way, where in centres.items())
         row = int(rows[turned][0])

@@ -1,4 +1,4 @@
-"""Build a scan from a table of readouts: order of the slices, plan, noise scan, geometry; shared by raw-data formats."""
+"""Build a scan from a table of readouts, with order of the slices, noise and geometry: shared by raw-data formats."""
 
 from __future__ import annotations
 
