@@ -1,4 +1,4 @@
-"""Siemens raw data (twix, .dat; VB and VD/VE/XA): a protocol in text, then readouts, each with a header of its own."""
+"""Read Siemens raw data (twix, .dat; VB and VD/VE/XA): a protocol in text, then readouts, each with its header."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mrirecon.io.readers.siemens import SIEMENS_WAYS, forward_transform
 from mrirecon.io.readers.twix_headers import COUNTERS, Headers, Protocol, Version, is_twix, read_headers
 from mrirecon.io.scan import Scalar, Scan
 
-# Bits of the evaluation mask in a readout's header; the first that is set says what the readout is.
+# Bits of the evaluation mask in a readout's header; the first that is set gives the kind of the readout.
 _FLAGS: tuple[tuple[int, Kind], ...] = (
     *((25, "noise"), (21, "phase correction"), (14, "other"), (15, "other"), (60, "other"), (51, "dummy")),
     *((1, "feedback"), (2, "feedback"), (23, "calibration and image"), (22, "calibration")),
@@ -30,7 +30,7 @@ _COUNTERS = {
 
 
 class TwixStore(RawStore):
-    """Readouts of a twix file, by their places in it."""
+    """Readouts of a twix file."""
 
     def __init__(self, path: Path, table: Readouts, plan: Plan, places: np.ndarray, version: Version) -> None:
         super().__init__(path, table, plan)
@@ -61,7 +61,7 @@ def read_twix(source: Source) -> Scan:
     """Read Siemens raw data of a Cartesian scan; see `mrirecon.io.read`.
 
     Of several measurements in a file the last is read; the noise scan may be in another. Readouts are sorted by their
-    flags, placed by their counters, and averaged where several fall on one place. The readout lies along y, phase
+    flags, placed by their counters, and averaged where several fall on one place. The readout is along y, phase
     encoding along x, the second phase encoding along z. Samples are conjugated, as `mrirecon.io.readers.siemens`
     explains.
 
@@ -70,37 +70,37 @@ def read_twix(source: Source) -> Scan:
 
     """
     path = source.path
-    found = read_headers(path)
+    headers = read_headers(path)
     notes: list[str] = []
-    if found.measurements > 1:
-        notes.append(f"the last of {found.measurements} measurements in the file is read")
-    table = _table(found)
-    table.conjugate, why = forward_transform("Siemens", found.protocol.sequence)
+    if headers.measurements > 1:
+        notes.append(f"the last of {headers.measurements} measurements in the file is read")
+    table = _table(headers)
+    table.conjugate, why = forward_transform("Siemens", headers.protocol.sequence)
     notes += [why] if why else []
     rows = table.rows(IMAGE, BOTH)
     if rows.size:
-        _refuse(path, found.protocol, found.heads["mask"][rows])
+        _refuse(path, headers.protocol, headers.heads["mask"][rows])
     return raw_scan(
         source,
         "twix",
         table,
-        _encodings(table, found, notes),
-        lambda plan: TwixStore(path, table, plan, found.places, found.version),
+        _encodings(table, headers, notes),
+        lambda plan: TwixStore(path, table, plan, headers.places, headers.version),
         notes=notes,
-        attributes=_attributes(found.protocol),
+        attributes=_attributes(headers.protocol),
     )
 
 
-def _table(found: Headers) -> Readouts:
-    heads = found.heads
+def _table(headers: Headers) -> Readouts:
+    heads = headers.heads
     whole = {name: heads[name].astype(np.int64) for name in ("samples", "coils", "centre", "before", "behind")}
     kind = np.zeros(len(heads), dtype=np.int64)
     for bit, name in reversed(_FLAGS):
         kind[_is_set(heads["mask"], bit)] = KINDS.index(name)
     kind[whole["samples"] <= whole["before"] + whole["behind"]] = KINDS.index("other")
-    # Of other measurements in the file, only noise is of use.
-    kind[~found.last & (kind != NOISE)] = KINDS.index("other")
-    dwell = found.protocol.yaps("sRXSPEC.alDwellTime[0]") or 0.0
+    # Of the other measurements in the file, only noise is used.
+    kind[~headers.last & (kind != NOISE)] = KINDS.index("other")
+    dwell = headers.protocol.yaps("sRXSPEC.alDwellTime[0]") or 0.0
     return Readouts(
         kind=kind,
         counters={n: heads["counters"][:, COUNTERS.index(c)].astype(np.int64) for n, c in _COUNTERS.items()},
@@ -145,18 +145,18 @@ def _refuse(path: Path, protocol: Protocol, mask: np.ndarray) -> None:
     if regrid is not None and regrid > _UNIFORM:
         ramp = protocol.number("Meas", "alRegridRampupTime") or 0
         raise InputError(
-            f"{path} was sampled on the ramps of the gradient, which is not read yet",
+            f"{path} was sampled on the ramps of the gradient, which is not supported",
             why="its samples are evenly spaced in time and not in k-space "
             f"(alRegridMode {regrid:g}, ramps of {ramp:g} us)",
             fix="regrid it first, for instance by siemens_to_ismrmrd and Gadgetron",
         )
     if any(_is_set(mask, bit).any() for bit in _MULTIBAND):
-        raise InputError(f"{path} excites several slices at once, which is not read yet", fix="unfold it first")
+        raise InputError(f"{path} excites several slices at once, which is not supported", fix="unfold it first")
 
 
-def _encodings(table: Readouts, found: Headers, notes: list[str]) -> list[Encoding]:
-    """Return the encoding of the image, and that of a separate calibration scan, which has a centre of its own."""
-    rows, protocol = table.rows(IMAGE, BOTH), found.protocol
+def _encodings(table: Readouts, headers: Headers, notes: list[str]) -> list[Encoding]:
+    """Return the encodings of the image and of a separate calibration scan, which differ in their centre."""
+    rows, protocol = table.rows(IMAGE, BOTH), headers.protocol
     if not rows.size:
         return []
 
@@ -167,7 +167,7 @@ def _encodings(table: Readouts, found: Headers, notes: list[str]) -> list[Encodi
     columns = int(protocol.number("Meas", "iNoOfFourierColumns") or 0)
     if columns < longest:
         if columns:
-            notes.append(f"the protocol says {columns} samples a readout, and {longest} were measured")
+            notes.append(f"the protocol states {columns} samples per readout, but {longest} were measured")
         columns = longest
     oversampling = protocol.number("Meas", "flReadoutOSFactor") or 1.0
     further = [1 + stated(f"sKSpace.d{name}OversamplingForDialog") for name in ("Phase", "Slice")]
@@ -178,12 +178,12 @@ def _encodings(table: Readouts, found: Headers, notes: list[str]) -> list[Encodi
         planes = round(stated("sKSpace.lPartitions") * further[1])
     matrix = (columns, *(max(1, n) for n in (lines, planes)))
     read, phase, depth = (stated(f"sSliceArray.asSlice[0].d{n}") for n in ("ReadoutFOV", "PhaseFOV", "Thickness"))
-    result = []
+    encodings = []
     for kinds in ((IMAGE, BOTH), (CALIBRATION,)):
         own = table.rows(*kinds)
-        centres = (found.heads[name][own] for name in ("centre_line", "centre_partition"))
+        centres = (headers.heads[name][own] for name in ("centre_line", "centre_partition"))
         line, partition = (int(np.median(values)) if own.size else None for values in centres)
-        result.append(
+        encodings.append(
             Encoding(
                 matrix=(matrix[0], matrix[1], matrix[2]),
                 fov_mm=(read * oversampling, phase * further[0], depth * (further[1] if slab else 1)),
@@ -194,15 +194,15 @@ def _encodings(table: Readouts, found: Headers, notes: list[str]) -> list[Encodi
                 embedded=protocol.yaps("sPat.ucRefScanMode") == _EMBEDDED,
             )
         )
-    return result
+    return encodings
 
 
 def _attributes(protocol: Protocol) -> dict[str, Scalar]:
-    """Return what the protocol says of scanner and sequence that identifies nobody."""
-    found: dict[str, Scalar] = {"vendor": "Siemens"}
+    """Return values of the protocol about scanner and sequence that identify nobody."""
+    attributes: dict[str, Scalar] = {"vendor": "Siemens"}
     model = "".join(protocol.values("Dicom", "ManufacturersModelName")).strip('"')
     if model:
-        found["model"] = model[:64]
+        attributes["model"] = model[:64]
     for name, value, unit in (
         ("TR_ms", protocol.yaps("alTR[0]"), 1000),
         ("TE_ms", protocol.yaps("alTE[0]"), 1000),
@@ -211,5 +211,5 @@ def _attributes(protocol: Protocol) -> dict[str, Scalar]:
         ("field_strength_T", protocol.number("Meas", "flMagneticFieldStrength"), 1),
     ):
         if value:
-            found[name] = value / unit
-    return found
+            attributes[name] = value / unit
+    return attributes

@@ -1,8 +1,8 @@
-"""The headers of twix files: a walk from readout to readout, and the few numbers of the protocol that are needed.
+"""Read the headers of twix files: those of the readouts, and the numbers of the protocol that are needed.
 
-The layout is a C structure, and numpy's types say it. The packages that read twix trust what a file says (a readout of
-length 0 keeps twixtools busy for ever, and an index in the protocol makes it fill the memory), so sizes and offsets are
-compared with the file here before anything follows them; the tests read the same files by twixtools.
+The layout is a C structure, described by a numpy type. The packages that read twix trust the file (a readout of length
+0 keeps twixtools busy for ever, and an index in the protocol makes it fill the memory). Here sizes and offsets are
+compared with the file before they are used; the tests read the same files with twixtools.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _READOUT_LIMIT = 4_000_000
 _END, _SYNC = 0, 5
 _DMA_BITS = 25
 COUNTERS = ("Lin", "Ave", "Sli", "Par", "Eco", "Phs", "Rep", "Set", "Seg")
-# Where the fields that are used lie, counted from the evaluation mask, which VD has at 40 and VB at 20.
+# Types and offsets of the fields that are used, from the evaluation mask on, which VD has at byte 40 and VB at 20.
 _FIELDS = {
     **{"mask": ("<u8", 0), "samples": ("<u2", 8), "coils": ("<u2", 10), "counters": (("<u2", 9), 12)},
     **{"before": ("<u2", 40), "behind": ("<u2", 42), "centre": ("<u2", 44)},
@@ -35,11 +35,11 @@ _FIELDS = {
 
 
 def twix_measurements(head: bytes, size: int) -> list[tuple[int, int]] | None:
-    """Return where the measurements of a twix file lie, as (start, end), or None where it cannot be one.
+    """Return the measurements of a twix file as byte ranges (start, end), or None where it is no such file.
 
     Args:
         head: the first 10,240 bytes of the file.
-        size: its size.
+        size: size of the file.
 
     """
     if len(head) < 32:
@@ -49,30 +49,30 @@ def twix_measurements(head: bytes, size: int) -> list[tuple[int, int]] | None:
         return [(0, size)] if first < size and 1 <= second <= _MOST_MEASUREMENTS else None
     if not 1 <= second <= _MOST_MEASUREMENTS or len(head) < _TABLE + second * _ENTRY:
         return None
-    found = []
+    measurements = []
     for number in range(second):
         at = _TABLE + number * _ENTRY + 8
         start, length = (int.from_bytes(head[i : i + 8], "little") for i in (at, at + 8))
-        # Some writers of a single measurement leave its length 0.
+        # Some writers state 0 as the length of a single measurement.
         length = size - start if length == 0 and second == 1 else length
         if not _TABLE + _ENTRY <= start < size or length < 8:
             return None
-        found.append((start, start + length))
-    return found
+        measurements.append((start, start + length))
+    return measurements
 
 
 def is_twix(path: Path) -> bool:
-    """Whether a file looks like twix: a table of measurements, and a protocol that starts with the name of a buffer."""
-    found = twix_measurements(read_head(path, 10_240), path.stat().st_size)
-    if not found:
+    """Tell whether a file is twix: it has a table of measurements, and a protocol that begins with a buffer's name."""
+    measurements = twix_measurements(read_head(path, 10_240), path.stat().st_size)
+    if not measurements:
         return False
     with path.open("rb") as file:
-        file.seek(found[-1][0] + 8)
+        file.seek(measurements[-1][0] + 8)
         return _BUFFER_NAME.match(file.read(48)) is not None
 
 
 class Version(NamedTuple):
-    """How a generation of scanners lays out a readout: bytes before all channels, before each, and where fields are."""
+    """Layout of a readout in a generation of scanners: bytes before all channels, before each, and offsets of fields."""
 
     head: int
     channel_head: int
@@ -98,15 +98,15 @@ MODERN, OLD = Version(192, 32, 40, 100), Version(0, 128, 20, 96)
 
 
 class Headers(NamedTuple):
-    """What a file says before its samples: readouts of all measurements, and the protocol of the last.
+    """Headers of a file: those of the readouts of all measurements, and the protocol of the last measurement.
 
     Attributes:
         version: the layout.
         heads: headers of the readouts, of `Version.dtype`.
-        places: where each readout starts in the file.
-        last: whether each belongs to the last measurement.
-        measurements: how many there are.
-        protocol: of the last.
+        places: offset of each readout in the file, in bytes.
+        last: whether each readout belongs to the last measurement.
+        measurements: number of measurements.
+        protocol: that of the last measurement.
 
     """
 
@@ -119,7 +119,7 @@ class Headers(NamedTuple):
 
 
 class Protocol:
-    """The protocol's texts by name, and what single entries of it say."""
+    """The texts of a protocol by name, and single values in them."""
 
     def __init__(self, texts: dict[str, str]) -> None:
         self.texts = texts
@@ -137,25 +137,25 @@ class Protocol:
         return named.strip('"') or None
 
     def values(self, buffer: str, name: str) -> list[str]:
-        """Return the words of a parameter in another buffer, such as "Meas": none where there is no such parameter."""
+        """Return the words of a parameter in another buffer, such as "Meas"; none where there is no such parameter."""
         wanted = rf'<Param(?:Bool|Long|Double|String)\."{re.escape(name)}">\s*\{{([^{{}}]{{0,20000}})\}}'
-        found = re.search(wanted, self.texts.get(buffer, ""))
-        if found is None:
+        match = re.search(wanted, self.texts.get(buffer, ""))
+        if match is None:
             return []
-        body = re.sub(r"<Precision>\s*\d+|<\w+>[^\n]*", " ", found[1])
+        body = re.sub(r"<Precision>\s*\d+|<\w+>[^\n]*", " ", match[1])
         return re.findall(r'"[^"]*"|\S+', body)
 
     def number(self, buffer: str, name: str) -> float | None:
-        """Return the first number of such a parameter, or None."""
+        """Return the first word of a parameter as a number, or None."""
         return next((_number(word) for word in self.values(buffer, name)), None)
 
 
 def _number(text: str) -> float | None:
     try:
-        found = float(int(text, 16)) if text.lower().startswith("0x") else float(text)
+        number = float(int(text, 16)) if text.lower().startswith("0x") else float(text)
     except ValueError:
         return None
-    return found if abs(found) < 1e12 else None
+    return number if abs(number) < 1e12 else None
 
 
 def read_headers(path: Path) -> Headers:
@@ -180,9 +180,9 @@ def read_headers(path: Path) -> Headers:
             length = _u32(data, begin)
             if not 8 <= length <= min(_HEADER_LIMIT, stop - begin):
                 raise InputError(f"{path} is a damaged twix file", why=f"it states a protocol of {length} bytes")
-            found = _walk(data, begin + length, min(stop, size), version, path)
-            places += found
-            last += [begin == start] * len(found)
+            readouts = _find_readouts(data, begin + length, min(stop, size), version, path)
+            places += readouts
+            last += [begin == start] * len(readouts)
         kind = version.dtype
         heads = np.frombuffer(b"".join(data[at : at + kind.itemsize] for at in places), dtype=kind)
         protocol = Protocol(_texts(data[start : start + _u32(data, start)]))
@@ -197,38 +197,38 @@ def _truncated(path: Path, why: str) -> InputError:
     return InputError(f"{path} is truncated", why=why, fix="copy or export it again")
 
 
-def _walk(data: mmap.mmap, place: int, end: int, version: Version, path: Path) -> list[int]:
-    """Go from readout to readout up to the one that says that it is the last, and return where they start."""
+def _find_readouts(data: mmap.mmap, place: int, end: int, version: Version, path: Path) -> list[int]:
+    """Return the offsets of the readouts of a measurement, up to the one that is marked as the last."""
     size = version.head or version.channel_head
-    found: list[int] = []
+    places: list[int] = []
     while place + size <= end:
         mask, samples, coils = struct.unpack_from("<QHH", data, place + version.mask)
         if mask >> _END & 1:
-            return found
+            return places
         if mask >> _SYNC & 1:
             length = _u32(data, place) % (1 << _DMA_BITS)
         else:
             length = version.head + coils * (version.channel_head + 8 * samples)
             if place + length > end:
-                raise _truncated(path, f"readout {len(found)} needs {place + length - end} bytes more")
-            found.append(place)
-        if length < size or len(found) > _READOUT_LIMIT:
-            why = f"a readout of {length} bytes, after {len(found)} readouts"
+                raise _truncated(path, f"readout {len(places)} needs {place + length - end} bytes more")
+            places.append(place)
+        if length < size or len(places) > _READOUT_LIMIT:
+            why = f"a readout of {length} bytes, after {len(places)} readouts"
             raise InputError(f"{path} is a damaged twix file", why=why, fix="copy or export it again")
         place += length
-    raise _truncated(path, f"after {len(found)} readouts it ends without saying so")
+    raise _truncated(path, f"it ends after {len(places)} readouts, none of which is marked as the last")
 
 
 def _texts(header: bytes) -> dict[str, str]:
-    """Divide a protocol into its named texts: each is a name, a zero, a length, and so many bytes."""
+    """Divide a protocol into its named texts: each is a name, a zero byte, a length, and so many bytes."""
     texts: dict[str, str] = {}
     place = 8
     for _ in range(min(64, _u32(header, 4))):
-        found = re.match(rb"(\w{1,40})\0", header[place : place + 41])
-        if found is None:
+        name = re.match(rb"(\w{1,40})\0", header[place : place + 41])
+        if name is None:
             break
-        place += found.end() + 4
+        place += name.end() + 4
         length = _u32(header, place - 4)
-        texts[found[1].decode("ascii", "replace")] = header[place : place + length].decode("latin-1")
+        texts[name[1].decode("ascii", "replace")] = header[place : place + length].decode("latin-1")
         place += length
     return texts
