@@ -23,10 +23,10 @@ KSPACE_NAMES = ("kspace", "ksp")
 MAPS_NAMES = ("maps", "sens", "sensitivities", "coil_maps")
 REFERENCE_NAMES = ("reference", "reconstruction_rss", "reconstruction_esc")
 CALIBRATION_NAMES = ("calibration", "acs", "ref")
-# An array of these names that cannot be read is an error; any other is left aside with a note.
+# An array of these names that cannot be read is an error; any other is ignored with a note.
 NEEDED_NAMES = frozenset((*KSPACE_NAMES, *MAPS_NAMES, "mask"))
 
-# Header values that say how the data were made and not whose they are. Everything else stays in the file.
+# Header values about the measurement, which identify nobody. All others stay in the file.
 ATTRIBUTES = frozenset(
     (
         *("acquisition", "acceleration", "num_low_frequency", "max", "norm", "axes", "padding_left", "padding_right"),
@@ -40,18 +40,18 @@ ATTRIBUTES = frozenset(
 
 
 def leaf(name: str) -> str:
-    """Return the last part of the path of an array in a group."""
+    """Return the last part of the path of an array."""
     return name.rpartition("/")[2]
 
 
 def select_kspace(arrays: ArrayTypes, path: Path, dataset: str | None, named: Sequence[str] = ()) -> str:
     """Return the name of the array that is k-space.
 
-    That is the one asked for, else one of `named` or called `kspace` or `ksp`, else the only complex one. Arrays inside
-    of groups count where the root holds no complex array.
+    That is the one asked for, else that of `named`, else `kspace` or `ksp`, else the only complex one. Arrays inside of
+    groups count where the root holds no complex array.
 
     Raises:
-        InputError: none, or several that could be meant (what there is is listed), or one that is not complex.
+        InputError: none, or several that could be meant (the arrays are listed), or one that is not complex.
 
     """
     listed = ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in list(arrays.items())[:12]) or "no arrays"
@@ -113,9 +113,9 @@ def assemble(
 
     """
     path, arrays = store.path, store.arrays
-    said = list(notes)
+    notes = list(notes)
     if unverified:
-        said.append("unverified: no file of this format was at hand to try the reader: look at the image first")
+        notes.append("unverified: no file of this format was at hand to try the reader: look at the image first")
     others = {leaf(name).lower(): name for name in arrays if name != kspace}
 
     def find(names: Sequence[str]) -> str | None:
@@ -124,19 +124,19 @@ def assemble(
     mask_name, maps_name, reference = find(("mask",)), find(MAPS_NAMES), find(REFERENCE_NAMES)
     calibration = find(CALIBRATION_NAMES)
     if reference is not None and reference_shape(arrays[reference][0], layout) is None:
-        said.append(f"{reference} {arrays[reference][0]} does not fit k-space and is not used")
+        notes.append(f"{reference} {arrays[reference][0]} does not fit k-space and is not used")
         reference = None
     if calibration is not None:
         box, kind = arrays[calibration]
         if complex_dtype(kind) and calibration_shape(box, layout) is not None:
-            said.append(f"{calibration} {box} taken as separate calibration data")
+            notes.append(f"{calibration} {box} taken as separate calibration data")
         else:
-            said.append(f"{calibration} {box} {kind} is not used: calibration data are complex, (coil, *space)")
+            notes.append(f"{calibration} {box} {kind} is not used: calibration data are complex, (coil, *space)")
             calibration = None
     maps_store = store
     if source.maps is not None:
         if maps_name is not None:
-            said.append(f"the maps of {source.maps[0].path} are used in place of those in the file")
+            notes.append(f"the maps of {source.maps[0].path} are used in place of those in the file")
         maps_store, maps_name = source.maps
     if maps_name is not None:
         maps_index(maps_store.arrays[maps_name][0], layout, 0, f"{maps_store.path}:{maps_name}")
@@ -144,22 +144,22 @@ def assemble(
     if source.mask is not None:
         given, origin = fit_mask(source.mask[0], layout, source.mask[1]), f"the mask of {source.mask[1]}"
         if mask_name is not None:
-            said.append(f"{origin} is used in place of the one in the file")
+            notes.append(f"{origin} is used in place of the one in the file")
     elif mask_name is not None:
         given = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}")
     if given is not None and given.all():
-        said.append(f"{origin} samples everything (acceleration 1)")
+        notes.append(f"{origin} samples everything (acceleration 1)")
     noise_name, *places = (others.pop(n, None) for n in ("noise", *PLACE_NAMES))
     if noise_name is not None and noise is None:
         box, kind = arrays[noise_name]
         if complex_dtype(kind) and len(box) == 2 and box[0] == layout.shape["coil"]:
             noise = to_complex64(store.read(noise_name), f"{path}:{noise_name}")
         else:
-            said.append(f"{noise_name} {box} {kind} is not used: a noise scan is complex, (coil, samples)")
+            notes.append(f"{noise_name} {box} {kind} is not used: a noise scan is complex, (coil, samples)")
     geometry = geometry or restored_geometry({leaf(n).lower(): store.read(n) for n in places if n is not None})
     for name in others.values():
         if complex_dtype(arrays[name][1]):
-            said.append(f"also in the file, not used: {name} {arrays[name][0]}")
+            notes.append(f"also in the file, not used: {name} {arrays[name][0]}")
     return Scan(
         path=path,
         format=file_format,
@@ -167,9 +167,9 @@ def assemble(
         dtype=arrays[kspace][1],
         store=store,
         roles=Roles(kspace, mask_name, maps_name, reference, calibration),
-        attributes=public_attributes(attributes or {}, said),
+        attributes=public_attributes(attributes or {}, notes),
         header=header,
-        notes=said,
+        notes=notes,
         given_mask=given,
         maps_store=maps_store if source.maps is not None else None,
         retrospective=source.mask is not None,
@@ -189,13 +189,13 @@ def _key(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
-def public_attributes(found: Mapping[str, object], notes: list[str]) -> dict[str, Scalar]:
-    """Keep the header values that are known to identify nobody; a note counts the others, without naming them."""
+def public_attributes(values: Mapping[str, object], notes: list[str]) -> dict[str, Scalar]:
+    """Keep the header values that are known to identify nobody; a note states the number of the others."""
     kept: dict[str, Scalar] = {}
-    for name, value in found.items():
+    for name, value in values.items():
         key = _key(name)
         if is_public(name) and isinstance(value, (str, int, float, bool)):
             kept[key] = "".join(c for c in value if c.isprintable())[:300] if isinstance(value, str) else value
-    if len(kept) < len(found):
-        notes.append(f"{len(found) - len(kept)} header values are not shown: they could identify a person")
+    if len(kept) < len(values):
+        notes.append(f"{len(values) - len(kept)} header values are not shown: they could identify a person")
     return kept

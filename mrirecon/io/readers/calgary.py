@@ -1,8 +1,8 @@
-"""Calgary-Campinas raw data: 3D brains as hybrid slices (x, ky, kz), real and imaginary parts packed into one axis.
+"""Read Calgary-Campinas raw data: 3D brains as hybrid slices (x, ky, kz), both parts of numbers packed into one axis.
 
-The layout is that of the multi-coil data of Souza et al. (NeuroImage 170:482, 2018, and the later challenge), as its
-loaders read it (DIRECT's among them): the centre of k-space lies in the middle, and the plain inverse transform,
-without any shift, puts the object where it belongs. No file of it was at hand: the reader is unverified.
+The layout is that of the multi-coil data of Souza et al. (NeuroImage 170:482, 2018, and the later challenge), as other
+loaders (such as DIRECT's) read it: the centre of k-space lies in the middle, and the inverse transform without shifts
+puts the object into the centre. No file of it was available: the reader is unverified.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mrirecon.io.scan import Scan
 # Two numbers for each of 12 or 32 coils.
 PACKED = (24, 64)
 SMALLEST = 100
-# The scanner stopped at this share of the slice encoding; what lies beyond it was filled.
+# The scanner measured this share of the slice encoding; the rest was filled in.
 ENCODED = 0.85
 
 
@@ -41,7 +41,7 @@ class CalgaryStore(Hdf5Store):
 
 
 def _ramp(size: int) -> np.ndarray:
-    """Return the phase along k that moves the image by n // 2 voxels, as centring the transform does."""
+    """Return the phase along k that shifts the image by n // 2 voxels, as a centred transform does."""
     turns = (np.arange(size) - size // 2) * (size // 2) % size / size
     ramp: np.ndarray = np.exp(2j * np.pi * turns).astype(np.complex64)
     return ramp

@@ -1,4 +1,4 @@
-"""BART's .cfl/.hdr pairs: complex64, little-endian, first dimension fastest, sixteen dimensions with fixed meanings."""
+"""Read BART's .cfl/.hdr pairs: complex64, little-endian, first dimension fastest, 16 dimensions of fixed meaning."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ _COIL, _MAPS = 3, 4
 class CflStore:
     """One BART array, mapped into memory so that items are read alone.
 
-    Its dimensions keep BART's order, first to last; nothing is transposed, for numpy indexes Fortran order as well.
-    An index may name all sixteen.
+    Its dimensions keep BART's order: numpy indexes Fortran order without a transpose. An index may name all sixteen.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -55,7 +54,7 @@ class CflStore:
 
 
 class ReshapedStore:
-    """A BART array seen under chosen dimensions in a chosen order; the others, of length 1, fall away."""
+    """A BART array with chosen dimensions in a chosen order; the others have length 1 and are dropped."""
 
     def __init__(self, store: CflStore, kept: tuple[int, ...]) -> None:
         self.path = store.path
@@ -79,7 +78,7 @@ def read_dims(header: Path) -> tuple[int, ...]:
     """Return the dimensions in a BART header, without trailing ones but at least five.
 
     Raises:
-        InputError: no dimensions, or one that is zero, negative, or too large to be true.
+        InputError: no dimensions, or one that is zero, negative, or impossibly large.
 
     """
     if header.stat().st_size > _HEADER_LIMIT:
@@ -113,7 +112,7 @@ def space_dims(dims: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _is_cfl(source: Source) -> bool:
-    """Tell whether a name is that of a BART pair; a header alone may be one of NIfTI, whose voxels lie in an .img."""
+    """Tell whether a name is that of a BART pair; a header without .cfl may be NIfTI's, whose voxels are in an .img."""
     path = source.path
     header, data = cfl_pair(path)
     named_so = path.suffix in (".cfl", ".hdr") or not is_there(path)
@@ -125,8 +124,8 @@ def _is_cfl(source: Source) -> bool:
 def read_cfl(source: Source, *, axes: str | None = None) -> Scan:
     """Read BART k-space; see `mrirecon.io.read`.
 
-    The first two dimensions of space that are not 1 are named y and x (three: z, y, x), in their order, so that an
-    image has rows and columns as `bart toimg` shows them. Dimension 3 is the coils; the later ones are loops.
+    The two dimensions of space are named y and x (three: z, y, x), in their order, so that an image has rows and
+    columns as `bart toimg` shows them. Dimension 3 is the coils; the later ones are loops.
 
     Args:
         source: either file of the pair, or their common name.
@@ -162,14 +161,14 @@ def read_cfl(source: Source, *, axes: str | None = None) -> Scan:
 
 
 def maps_store(path: Path) -> ReshapedStore:
-    """Return BART coil maps seen as (loops..., M, coil, *space)."""
+    """Return BART coil maps as (loops..., M, coil, *space)."""
     store = CflStore(path)
     loops = tuple(d for d in range(_MAPS + 1, len(store.dims)) if store.dims[d] != 1)
     return ReshapedStore(store, (*loops, _MAPS, _COIL, *space_dims(store.dims)))
 
 
 def image_store(path: Path) -> ReshapedStore:
-    """Return BART images seen as (loops..., M, *space), without a coil dimension."""
+    """Return BART images as (loops..., M, *space), without a coil dimension."""
     store = CflStore(path)
     if store.dims[_COIL] != 1:
         raise InputError(

@@ -1,8 +1,8 @@
-"""CMRxRecon raw data: cardiac k-space in MATLAB files, version 7.3, which are HDF5 with the axes in reverse order.
+"""Read CMRxRecon raw data: cardiac k-space in MATLAB files, version 7.3, which are HDF5 with axes in reverse order.
 
 The layout is that of the challenge's description (Wang et al., Scientific Data 11:687, 2024): MATLAB's (kx, ky, coil,
 slice, frame or weighting), so (frame, slice, coil, ky, kx) in HDF5, complex numbers as pairs of `real` and `imag`, the
-centre of k-space in the middle. No file of it was at hand: the reader is unverified.
+centre of k-space in the middle. No file of it was available: the reader is unverified.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_WHOLE = 4 << 30
 
 
 class MatlabStore(Hdf5Store):
-    """The arrays of a MATLAB file; one whose chunks reach through most of it is read whole, and kept."""
+    """The arrays of a MATLAB file; the array `whole` is read at once and kept."""
 
     def __init__(self, path: Path, arrays: ArrayTypes, whole: str | None) -> None:
         super().__init__(path, arrays)
@@ -100,4 +100,4 @@ def _layout(name: str, shape: tuple[int, ...], axes: str | None, where: str, not
         names = _SINGLE if single else _MULTI
         notes.append(f"read as CMRxRecon: MATLAB's axes in reverse order, {names}; the first is time or weighting")
         return make_layout(names, shape, where)
-    raise ask_axes(shape, where, "MATLAB wrote it, and stores the axes in reverse order")
+    raise ask_axes(shape, where, "MATLAB stores the axes in reverse order")

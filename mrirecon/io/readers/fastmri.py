@@ -1,4 +1,4 @@
-"""HDF5 k-space in fastMRI's layout: `kspace` (slice, coil, y, x), or (slice, y, x) for one coil."""
+"""Read HDF5 k-space in fastMRI's layout: `kspace` (slice, coil, y, x), or (slice, y, x) for one coil."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mrirecon.io.safe.hdf5 import Hdf5Store
 from mrirecon.io.scan import Scan
 
 _HEADER = "ismrmrd_header"
-# Any of these says that a file is fastMRI's or was written in its manner.
+# Any of these marks a file of fastMRI, or in its layout.
 _FASTMRI = ("reconstruction_rss", "reconstruction_esc", _HEADER)
 _FASTMRI_ATTRIBUTES = ("acquisition", "patient_id", "norm", "max")
 _MANY_COILS = 32
@@ -35,8 +35,8 @@ def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = 
 
     Beside `kspace` it may hold `mask` (along the last axis, or 2D), a reference (`reference`, `reconstruction_rss`,
     `reconstruction_esc`), `maps` (slice, M, coil, y, x), `calibration` and `ismrmrd_header`. An attribute `axes` of
-    the k-space dataset names its axes; without it, and without anything that marks a fastMRI file, three axes are
-    asked for.
+    the k-space dataset names its axes. Without it, three axes are ambiguous unless the file is marked as fastMRI's,
+    and `axes` is asked for.
 
     Raises:
         InputError, UnsafeContentError: see `open_hdf5`.
@@ -83,7 +83,7 @@ def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = 
     repetitions = _other_repetitions(path)
     if repetitions:
         notes.append(
-            f"named as one repetition of M4Raw; beside it lie {', '.join(repetitions)}: each is a scan of its own, and "
+            f"named as a repetition of M4Raw, beside {', '.join(repetitions)}: each is read as a scan of its own, and "
             "the mean of their images has less noise"
         )
     scan = assemble(
@@ -105,10 +105,10 @@ def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = 
 
 def _other_repetitions(path: Path) -> list[str] | None:
     """Return the names of the other repetitions beside a file of M4Raw (Lyu et al., 2023); None for any other name."""
-    found = _M4RAW.fullmatch(path.name)
-    if found is None:
+    match = _M4RAW.fullmatch(path.name)
+    if match is None:
         return None
-    return [one.name for one in sorted(path.parent.glob(f"{found[1]}*.h5")) if one.name != path.name]
+    return [other.name for other in sorted(path.parent.glob(f"{match[1]}*.h5")) if other.name != path.name]
 
 
 def _layout(

@@ -13,12 +13,12 @@ from typing import IO, Literal
 
 import numpy as np
 
-from mrirecon.errors import InputError, MriReconError, ResourceError
+from mrirecon.errors import InputError
 from mrirecon.io.axes import Layout, ask_axes, axes_in_text, guess_axes, make_layout, sidecar_candidates
 from mrirecon.io.identify import regular_file
 from mrirecon.io.readers.assemble import NEEDED_NAMES, assemble, select_kspace
 from mrirecon.io.readers.registry import Source, register_reader
-from mrirecon.io.safe.hdf5 import NAME_LIMIT, READ_LIMIT, TEXT_LIMIT, ArrayTypes, is_numeric, refuse_bomb
+from mrirecon.io.safe.hdf5 import NAME_LIMIT, READ_LIMIT, TEXT_LIMIT, ArrayTypes, is_numeric, refuse_bomb, typed_errors
 from mrirecon.io.safe.text import parse_json
 from mrirecon.io.scan import Scalar, Scan
 from mrirecon.io.values import complex_dtype, real_kspace
@@ -28,7 +28,7 @@ _HEADER_LIMIT = 64 << 10
 
 @dataclass(frozen=True)
 class Header:
-    """What a .npy header declares, and where its data begin."""
+    """Header of a .npy file, with the offset of its data in bytes."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -48,7 +48,7 @@ def read_header(file: IO[bytes], where: str) -> Header:
         InputError: not .npy, an unknown version, a broken header, negative lengths, Python objects inside.
 
     """
-    with _npy_errors(where), warnings.catch_warnings():
+    with typed_errors(where), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
@@ -87,17 +87,17 @@ class NpyStore:
     def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
         """Return a copy of a part of the array."""
         header = self._header
-        _numeric(header.dtype, str(self.path))
+        _require_numbers(header.dtype, str(self.path))
         if not header.nbytes:
             return np.zeros(header.shape, header.dtype)[index]
-        with _npy_errors(str(self.path)):
+        with typed_errors(str(self.path)):
             order: Literal["F", "C"] = "F" if header.fortran else "C"
             mapped = np.memmap(self.path, header.dtype, "r", header.offset, header.shape, order)
             return np.array(mapped[index])
 
 
 class NpzStore:
-    """Arrays in a .npz archive. One that was read stays in memory: compressed data cannot be read in parts."""
+    """Arrays in a .npz archive. An array that was read stays in memory: compressed data cannot be read in parts."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = regular_file(path)
@@ -124,7 +124,7 @@ class NpzStore:
             with archive.open(member) as file:
                 header = self._header(file, member, f"{self.path}:{name}")
         except InputError as error:
-            # A neighbour that cannot be read must not keep k-space from being read; asking for it tells why.
+            # k-space can be read all the same; the error is raised when this array is asked for.
             self.skipped[name] = error
             return
         self.arrays[name] = (header.shape, header.dtype)
@@ -145,12 +145,12 @@ class NpzStore:
 
     def _load(self, name: str, *, text: bool = False) -> np.ndarray:
         where = f"{self.path}:{name}"
-        with self._archive() as archive, _npy_errors(where):
+        with self._archive() as archive, typed_errors(where):
             member = archive.getinfo(name + ".npy")
             with archive.open(member) as file:
                 header = self._header(file, member, where)
                 if not text:
-                    _numeric(header.dtype, where)
+                    _require_numbers(header.dtype, where)
                 refuse_bomb(header.nbytes, member.compress_size, READ_LIMIT, where)
                 data = bytearray(header.nbytes)
                 view, filled = memoryview(data), 0
@@ -180,7 +180,7 @@ class NpzStore:
 
     @contextmanager
     def _archive(self) -> Iterator[zipfile.ZipFile]:
-        with _npy_errors(str(self.path)), zipfile.ZipFile(self.path) as archive:
+        with typed_errors(str(self.path)), zipfile.ZipFile(self.path) as archive:
             for member in archive.infolist():
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise InputError(
@@ -189,27 +189,9 @@ class NpzStore:
             yield archive
 
 
-def _numeric(dtype: np.dtype, where: str) -> None:
+def _require_numbers(dtype: np.dtype, where: str) -> None:
     if not is_numeric(dtype):
         raise InputError(f"{where} does not hold numbers", why=f"its type is {dtype}", fix="name another array")
-
-
-@contextmanager
-def _npy_errors(where: str) -> Iterator[None]:
-    """Turn what zipfile, zlib and numpy raise on damaged content, which is of many types, into one typed error."""
-    try:
-        yield
-    except MriReconError:
-        raise
-    except MemoryError:
-        raise ResourceError(
-            f"not enough memory to read {where}", fix="save it as .npy, which is read in parts"
-        ) from None
-    except PermissionError as error:
-        raise InputError(f"{where} cannot be read", why=str(error), fix="check the permissions of the file") from None
-    except Exception as error:
-        text = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"{where} is damaged or truncated", why=text, fix="copy or download it again") from None
 
 
 _NPY_SIGNATURE = b"\x93NUMPY"
@@ -230,8 +212,8 @@ def read_arrays(source: Source, *, axes: str | None = None, dataset: str | None 
     """Read a .npz or .npy file; see `mrirecon.io.read`.
 
     The axes come from, in this order: `axes`; a JSON sidecar beside the file with ``{"axes": ["coil", "y", "x"]}``; an
-    entry `axes` in the archive; a statement ``axes: ...`` in its entry `meta`; and, where the shape allows hardly any
-    other reading, from the shape, with a note. Otherwise an error asks for them.
+    entry `axes` in the archive; a statement ``axes: ...`` in its entry `meta`; and the shape, with a note, where it is
+    hardly ambiguous. Otherwise an error asks for them.
     """
     path = source.path
     store: NpzStore | NpyStore = NpyStore(path) if _is_npy(source) else NpzStore(path)

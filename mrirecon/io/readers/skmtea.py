@@ -1,7 +1,7 @@
-"""SKM-TEA raw data: 3D knees as hybrid slices, `kspace` (x, ky, kz, echo, coil), with coil maps and target image.
+"""Read SKM-TEA raw data: 3D knees as hybrid slices, `kspace` (x, ky, kz, echo, coil), with coil maps and target image.
 
-The layout is that of the data set's own description (Desai et al., NeurIPS Datasets and Benchmarks 2021; DATASET.md of
-StanfordMIMI/skm-tea, v1.0.0). No file of it was at hand: the reader is unverified.
+The layout is that of the data set's description (Desai et al., NeurIPS Datasets and Benchmarks 2021; DATASET.md of
+StanfordMIMI/skm-tea, v1.0.0). No file of it was available: the reader is unverified.
 """
 
 from __future__ import annotations

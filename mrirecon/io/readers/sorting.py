@@ -292,7 +292,7 @@ def _place_calibration(
     path: Path,
     notes: list[str],
 ) -> tuple[Placement | None, tuple[slice, ...]]:
-    """Place a separate calibration scan on the grid of the image; return also the box around its centre that is full."""
+    """Place a separate calibration scan on the grid of the image, and find the full box around its centre."""
     if not rows.size:
         return None, ()
     which = int(table.encoding[rows[0]])

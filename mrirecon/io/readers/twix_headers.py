@@ -72,7 +72,7 @@ def is_twix(path: Path) -> bool:
 
 
 class Version(NamedTuple):
-    """Layout of a readout in a generation of scanners: bytes before all channels, before each, and offsets of fields."""
+    """Layout of readouts of a scanner generation: bytes before all channels, before each, and offsets of fields."""
 
     head: int
     channel_head: int

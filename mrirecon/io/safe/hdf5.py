@@ -73,6 +73,39 @@ def is_numeric(dtype: np.dtype) -> bool:
 
 
 @contextmanager
+def typed_errors(where: str, *, quote: bool = True) -> Iterator[None]:
+    """Turn what parsers raise on damaged content, which is of many types, into one typed error.
+
+    Args:
+        where: file, or file and array, for the message.
+        quote: whether to show the parser's words, which could quote a header that names the patient.
+
+    Raises:
+        InputError: damaged content.
+        ResourceError: not enough memory.
+
+    """
+    try:
+        yield
+    except MriReconError:
+        raise
+    except MemoryError:
+        raise ResourceError(f"not enough memory to read {where}", fix="read fewer slices at once") from None
+    except PermissionError as error:
+        raise InputError(f"{where} cannot be read", why=str(error), fix="check the permissions of the file") from None
+    except RecursionError:
+        raise InputError(f"{where} is nested too deeply", fix="do not trust this file") from None
+    except Exception as error:
+        kind = type(error).__name__
+        text = " ".join(str(error).split())[:300] or kind
+        filtered = any(word in text.lower() for word in ("checksum", "fletcher", "filter", "inflate"))
+        what = (
+            f"{where} cannot be read: a checksum or filter failed" if filtered else f"{where} is damaged or truncated"
+        )
+        raise InputError(what, why=text if quote else f"the parser stopped with {kind}", fix=_COPY_AGAIN) from None
+
+
+@contextmanager
 def open_hdf5(path: str | Path) -> Iterator[GuardedFile]:
     """Open an HDF5 file read-only and yield a view of it that refuses whatever reaches outside the file.
 
@@ -144,7 +177,7 @@ class _Guarded:
             InputError: damaged, or more than `NAME_LIMIT`.
 
         """
-        with _typed_errors(self.path, "attributes"):
+        with typed_errors(f"{self.path}: attributes"):
             if len(self._node.attrs) > NAME_LIMIT:
                 raise InputError(f"{self.path} holds {len(self._node.attrs)} attributes", why=_limit_of(NAME_LIMIT))
             return [_as_text(name) for name in self._node.attrs]
@@ -159,7 +192,7 @@ class _Guarded:
         values: dict[str, object] = {}
         variable = []
         for name in names:
-            with _typed_errors(self.path, f"attribute {name!r}"):
+            with typed_errors(f"{self.path}: attribute {name!r}"):
                 if not h5py.h5a.exists(self._node.id, _as_bytes(name)):
                     continue
                 attribute = h5py.h5a.open(self._node.id, _as_bytes(name))
@@ -227,7 +260,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
     @cached_property
     def names(self) -> list[str]:
         """Names in the root group."""
-        with _typed_errors(self.path, "/"):
+        with typed_errors(str(self.path)):
             if len(self._node) > NAME_LIMIT:
                 raise InputError(f"{self.path} lists {len(self._node)} names", why=_limit_of(NAME_LIMIT))
             return [_as_text(name) for name in self._node]
@@ -264,7 +297,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         queue = [(name, 1) for name, is_group in groups.items() if is_group]
         while queue:
             path, depth = queue.pop(0)
-            with suppress(InputError), _typed_errors(self.path, path):
+            with suppress(InputError), typed_errors(f"{self.path}:{path}"):
                 group = self._node[path]
                 address = getattr(h5py.h5o.get_info(group.id), "addr", path)
                 if address in seen or len(group) > NAME_LIMIT:
@@ -309,7 +342,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
 
     def is_group(self, name: str) -> bool:
         """Tell whether `name` in the root is a group held by a hard link."""
-        with _typed_errors(self.path, name):
+        with typed_errors(f"{self.path}:{name}"):
             return name in self and _is_hard(self._node, name) and isinstance(self._node[name], h5py.Group)
 
     def dataset(self, name: str, depth: int) -> GuardedDataset:
@@ -338,12 +371,12 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
                 depth += 1
                 if depth > LINK_DEPTH:
                     raise InputError(f"{self.path} holds links that lead in a circle", where=name)
-                with _typed_errors(self.path, name):
+                with typed_errors(f"{self.path}:{name}"):
                     target = node.id.links.get_val(_as_bytes(part)).decode()
                 parts = [p for p in target.split("/") if p not in ("", ".")] + parts
                 node = self._node if target.startswith("/") else node
             elif info.type == h5py.h5l.TYPE_HARD:
-                with _typed_errors(self.path, name):
+                with typed_errors(f"{self.path}:{name}"):
                     node = node[part]
             else:
                 raise UnsafeContentError(
@@ -374,7 +407,7 @@ class GuardedDataset(_Guarded):
     def __init__(self, file: GuardedFile, name: str, dataset: h5py.Dataset, depth: int) -> None:
         self.path, self.name, self._node, self._file = file.path, name, dataset, file
         self.where = f"{file.path}:{name}"
-        with _typed_errors(file.path, name):
+        with typed_errors(self.where):
             if dataset.shape is None:
                 raise InputError(f"{self.where} is empty", fix="choose a dataset that holds an array")
             self.shape: tuple[int, ...] = tuple(int(n) for n in dataset.shape)
@@ -434,7 +467,7 @@ class GuardedDataset(_Guarded):
         if self.chunks is None or self._virtual:
             return 0
         declared = math.prod(-(-n // c) for n, c in zip(self.shape, self.chunks, strict=True))
-        with _typed_errors(self.path, self.where):
+        with typed_errors(self.where):
             return declared - int(self._node.id.get_num_chunks())
 
     def __getitem__(self, index: int | slice | Index) -> np.ndarray:
@@ -454,7 +487,7 @@ class GuardedDataset(_Guarded):
         index = index if isinstance(index, tuple) else (index,)
         lengths = [len(range(n)[i]) if isinstance(i, slice) else 1 for n, i in zip(self.shape, index, strict=False)]
         self._refuse_bomb(math.prod(lengths) * math.prod(self.shape[len(index) :]), READ_LIMIT)
-        with _typed_errors(self.path, str(self.name)):
+        with typed_errors(self.where):
             return np.asarray(self._node[index])
 
     def records(self) -> np.ndarray:
@@ -468,7 +501,7 @@ class GuardedDataset(_Guarded):
         if not fields or any(kind.kind not in "iuf" for kind in fields):
             raise InputError(f"{self.where} does not hold records of numbers", why=f"its type is {self.dtype}")
         self._refuse_bomb(math.prod(self.shape), READ_LIMIT)
-        with _typed_errors(self.path, str(self.name)):
+        with typed_errors(self.where):
             return np.asarray(self._node[()])
 
     def text(self) -> str:
@@ -478,7 +511,7 @@ class GuardedDataset(_Guarded):
             InputError: not one string, longer than `TEXT_LIMIT`, or damaged.
 
         """
-        with _typed_errors(self.path, str(self.name)):
+        with typed_errors(self.where):
             kind = self._node.id.get_type()
             if kind.get_class() != h5py.h5t.STRING or math.prod(self.shape) != 1:
                 raise InputError(f"{self.where} is not one string", why=f"{self.dtype} of shape {self.shape}")
@@ -537,28 +570,3 @@ def _as_text(name: str | bytes) -> str:
 
 def _limit_of(number: int) -> str:
     return f"the limit is {number}"
-
-
-@contextmanager
-def _typed_errors(path: Path, where: str) -> Iterator[None]:
-    """Turn what libhdf5 and h5py raise on damaged content, which is of many types, into one typed error.
-
-    Raises:
-        InputError: with libhdf5's own words.
-        ResourceError: not enough memory.
-
-    """
-    try:
-        yield
-    except MriReconError:
-        raise
-    except MemoryError:
-        raise ResourceError(f"not enough memory to read {where} of {path}", fix="read fewer slices at once") from None
-    except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        failed = any(word in text.lower() for word in ("checksum", "fletcher", "filter", "inflate"))
-        raise InputError(
-            f"{where} of {path} cannot be read: {'a checksum or filter failed' if failed else 'it is damaged'}",
-            why=text,
-            fix="copy or download the file again",
-        ) from None
