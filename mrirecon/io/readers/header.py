@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from xml.parsers import expat
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from mrirecon.errors import UnsafeContentError
@@ -32,8 +32,16 @@ ECHO_TRAIN = ("rampUpTime", "rampDownTime", "flatTopTime", "acqDelayTime", "numS
 _MAX_DEPTH, _MAX_ENTRIES, _MAX_VALUE = 32, 10_000, 200
 
 
-class _NotWellFormedError(Exception):
-    pass
+class _Builder(ElementTree.TreeBuilder):
+    path: Path
+
+    def doctype(self, *_: object) -> None:
+        """Refuse a document type declaration, with which entities could expand without end."""
+        raise UnsafeContentError(
+            f"the header of {self.path} declares a document type, which was not followed",
+            why="no scanner writes one; it serves to expand entities or to fetch files",
+            fix="do not trust this file; remove its ismrmrd_header to read the k-space",
+        )
 
 
 def read_header(text: str, path: Path) -> dict[str, str] | None:
@@ -43,63 +51,39 @@ def read_header(text: str, path: Path) -> dict[str, str] | None:
     that describe an echo train (`ECHO_TRAIN`) have paths "encoding/trajectoryDescription/NAME".
 
     Raises:
-        UnsafeContentError: a document type declaration, with which entities could expand without end.
+        UnsafeContentError: a document type declaration.
 
     """
+    document = text.lstrip("\ufeff \r\n\t").encode("utf-8", errors="replace")
+    builder = _Builder()
+    builder.path = path
+    try:
+        root = ElementTree.fromstring(document, ElementTree.XMLParser(target=builder, encoding="utf-8"))
+    except (ElementTree.ParseError, ValueError):
+        return None
     values: dict[str, str] = {}
-    stack: list[str] = []
-    parts: list[str] = []
-    seen = encodings = 0
-    named = ""
-
-    def doctype(*_: object) -> None:
-        raise UnsafeContentError(
-            f"the header of {path} declares a document type, which was not followed",
-            why="no scanner writes one; it serves to expand entities or to fetch files",
-            fix="do not trust this file; remove its ismrmrd_header to read the k-space",
-        )
-
-    def start(name: str, _: dict[str, str]) -> None:
-        nonlocal seen, encodings
-        seen += 1
-        encodings += len(stack) == 1 and name.rpartition(" ")[2] == "encoding"
-        if len(stack) >= _MAX_DEPTH or seen > _MAX_ENTRIES:
-            raise _NotWellFormedError
-        stack.append(name.rpartition(" ")[2])
-        parts.clear()
-
-    def end(_: str) -> None:
-        nonlocal named
-        key, value = "/".join(stack[1:]), "".join(parts).strip()
-        stack.pop()
-        parts.clear()
+    named, encodings, entries = "", 0, 0
+    stack: list[tuple[tuple[str, ...], ElementTree.Element]] = [((), root)]
+    while stack:
+        place, element = stack.pop()
+        stack += [((*place, child.tag.rpartition("}")[2]), child) for child in reversed(element)]
+        entries += 1
+        encodings += place == ("encoding",)
+        if len(place) >= _MAX_DEPTH or entries > _MAX_ENTRIES:
+            return None
+        key, value = "/".join(place), (element.text or "").strip()
+        if len(element) or not value or len(value) > _MAX_VALUE:
+            continue
         if key.startswith(_TRAIN) and key.endswith("/name"):
             named = value if value in ECHO_TRAIN else ""
         elif key.startswith(_TRAIN) and key.endswith("/value") and named:
             key = f"encoding/trajectoryDescription/{named}"
         below = any(k[-1] == "/" and key.startswith(k) for k in _KEPT) and _is_number(value)
-        if value and len(value) <= _MAX_VALUE and (key in _KEPT or below):
+        if key in _KEPT or below:
             if encodings > 1 and key.startswith("encoding/"):
                 key = f"encoding#{encodings - 1}/{key.removeprefix('encoding/')}"
             values.setdefault(key, "".join(c for c in value if c.isprintable()))
-
-    parser = expat.ParserCreate(namespace_separator=" ")
-    parser.StartDoctypeDeclHandler = doctype
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler = parts.append
-    try:
-        parser.Parse(_body(text), True)
-    except (expat.ExpatError, _NotWellFormedError, ValueError):
-        return None
     return values
-
-
-def _body(text: str) -> bytes:
-    """Return the document in UTF-8 without its declaration, whose encoding no longer holds for decoded text."""
-    body = text.lstrip("\ufeff \r\n\t")
-    if body.startswith("<?xml"):
-        body = body.partition("?>")[2]
-    return body.encode("utf-8", errors="replace")
 
 
 def _is_number(value: str) -> bool:

@@ -152,16 +152,8 @@ class NpzStore:
                 if not text:
                     _require_numbers(header.dtype, where)
                 refuse_bomb(header.nbytes, member.compress_size, READ_LIMIT, where)
-                data = bytearray(header.nbytes)
-                view, filled = memoryview(data), 0
-                while filled < len(data):
-                    part = file.read(min(len(data) - filled, 16 << 20))
-                    if not part:
-                        raise InputError(f"{where} is truncated", why=f"{filled} of {len(data)} bytes are there")
-                    view[filled : filled + len(part)] = part
-                    filled += len(part)
-        array = np.frombuffer(data, header.dtype) if data else np.zeros(0, header.dtype)
-        return array.reshape(header.shape, order="F" if header.fortran else "C")
+            with archive.open(member) as file:
+                return np.lib.format.read_array(file, max_header_size=_HEADER_LIMIT)
 
     @staticmethod
     def _header(file: IO[bytes], member: zipfile.ZipInfo, where: str) -> Header:
@@ -181,11 +173,9 @@ class NpzStore:
     @contextmanager
     def _archive(self) -> Iterator[zipfile.ZipFile]:
         with typed_errors(str(self.path)), zipfile.ZipFile(self.path) as archive:
-            for member in archive.infolist():
-                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise InputError(
-                        f"{self.path} is compressed in a way that numpy does not use", fix="save it with numpy.savez"
-                    )
+            if {m.compress_type for m in archive.infolist()} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                fix = "save it with numpy.savez"
+                raise InputError(f"{self.path} is compressed in a way that numpy does not use", fix=fix)
             yield archive
 
 
