@@ -113,9 +113,9 @@ def assemble(
 
     """
     path, arrays = store.path, store.arrays
-    notes = list(notes)
+    remarks = list(notes)
     if unverified:
-        notes.append("unverified: no file of this format was at hand to try the reader: look at the image first")
+        remarks.append("unverified: no file of this format was at hand to try the reader: look at the image first")
     others = {leaf(name).lower(): name for name in arrays if name != kspace}
 
     def find(names: Sequence[str]) -> str | None:
@@ -124,19 +124,19 @@ def assemble(
     mask_name, maps_name, reference = find(("mask",)), find(MAPS_NAMES), find(REFERENCE_NAMES)
     calibration = find(CALIBRATION_NAMES)
     if reference is not None and reference_shape(arrays[reference][0], layout) is None:
-        notes.append(f"{reference} {arrays[reference][0]} does not fit k-space and is not used")
+        remarks.append(f"{reference} {arrays[reference][0]} does not fit k-space and is not used")
         reference = None
     if calibration is not None:
         box, kind = arrays[calibration]
         if complex_dtype(kind) and calibration_shape(box, layout) is not None:
-            notes.append(f"{calibration} {box} taken as separate calibration data")
+            remarks.append(f"{calibration} {box} taken as separate calibration data")
         else:
-            notes.append(f"{calibration} {box} {kind} is not used: calibration data are complex, (coil, *space)")
+            remarks.append(f"{calibration} {box} {kind} is not used: calibration data are complex, (coil, *space)")
             calibration = None
     maps_store = store
     if source.maps is not None:
         if maps_name is not None:
-            notes.append(f"the maps of {source.maps[0].path} are used in place of those in the file")
+            remarks.append(f"the maps of {source.maps[0].path} are used in place of those in the file")
         maps_store, maps_name = source.maps
     if maps_name is not None:
         maps_index(maps_store.arrays[maps_name][0], layout, 0, f"{maps_store.path}:{maps_name}")
@@ -144,22 +144,22 @@ def assemble(
     if source.mask is not None:
         given, origin = fit_mask(source.mask[0], layout, source.mask[1]), f"the mask of {source.mask[1]}"
         if mask_name is not None:
-            notes.append(f"{origin} is used in place of the one in the file")
+            remarks.append(f"{origin} is used in place of the one in the file")
     elif mask_name is not None:
         given = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}")
     if given is not None and given.all():
-        notes.append(f"{origin} samples everything (acceleration 1)")
+        remarks.append(f"{origin} samples everything (acceleration 1)")
     noise_name, *places = (others.pop(n, None) for n in ("noise", *PLACE_NAMES))
     if noise_name is not None and noise is None:
         box, kind = arrays[noise_name]
         if complex_dtype(kind) and len(box) == 2 and box[0] == layout.shape["coil"]:
             noise = to_complex64(store.read(noise_name), f"{path}:{noise_name}")
         else:
-            notes.append(f"{noise_name} {box} {kind} is not used: a noise scan is complex, (coil, samples)")
+            remarks.append(f"{noise_name} {box} {kind} is not used: a noise scan is complex, (coil, samples)")
     geometry = geometry or restored_geometry({leaf(n).lower(): store.read(n) for n in places if n is not None})
     for name in others.values():
         if complex_dtype(arrays[name][1]):
-            notes.append(f"also in the file, not used: {name} {arrays[name][0]}")
+            remarks.append(f"also in the file, not used: {name} {arrays[name][0]}")
     return Scan(
         path=path,
         format=file_format,
@@ -167,9 +167,9 @@ def assemble(
         dtype=arrays[kspace][1],
         store=store,
         roles=Roles(kspace, mask_name, maps_name, reference, calibration),
-        attributes=public_attributes(attributes or {}, notes),
+        attributes=public_attributes(attributes or {}, remarks),
         header=header,
-        notes=notes,
+        notes=remarks,
         given_mask=given,
         maps_store=maps_store if source.maps is not None else None,
         retrospective=source.mask is not None,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from mrirecon.errors import InputError
 from mrirecon.io.geometry import Geometry, Vector, make_geometry
 from mrirecon.io.readers.assemble import assemble
 from mrirecon.io.readers.echo_centre import echo_from_samples
@@ -17,16 +19,22 @@ from mrirecon.io.readers.readouts import (
     NOISE,
     PHASE_CORRECTION,
     Encoding,
+    Placement,
     Plan,
     Readouts,
     describe_counts,
 )
 from mrirecon.io.readers.registry import Source
-from mrirecon.io.readers.repeats import separate_echoes
 from mrirecon.io.readers.sorting import make_plan
 from mrirecon.io.scan import Scalar, Scan
 
 _PARALLEL = 1e-2  # difference of unit vectors up to which slices count as parallel
+# Energy of a difference, relative to that of the signal, up to which readouts count as the same: that of a phase of
+# 0.2 rad, or of a signal weaker by a fifth. Drift stays below it, echoes a few milliseconds apart do not.
+_SAME = 0.04
+_PLACES, _PARTS = 16, 16
+# Loops that may separate such readouts; the first that is unused is taken.
+_LOOPS = {"echo": "echoes", "set": "sets"}
 
 
 def raw_scan(
@@ -53,53 +61,56 @@ def raw_scan(
         header: see `assemble`.
 
     Raises:
-        InputError: see `make_plan` and `separate_echoes`.
+        InputError: see `make_plan` and `_separate_echoes`.
 
     """
     path, counts = source.path, table.counts()
-    notes = list(notes)
-    positions = _order_slices(table, notes)
+    remarks = list(notes)
+    positions = _order_slices(table, remarks)
     unused = {name: n for name, n in counts.items() if name in ("navigator", "dummy", "feedback", "other")}
     if unused:
-        notes.append(f"readouts that make no image and are left out: {describe_counts(unused)}")
+        remarks.append(f"readouts that make no image and are left out: {describe_counts(unused)}")
 
     def make_store(concluded: list[str]) -> RawStore:
         return store(make_plan(table, list(encodings), path, concluded))
 
-    raw = make_store(concluded := [])
+    concluded: list[str] = []
+    raw = make_store(concluded)
     shape = raw.plan.layout.shape
     middle = (shape["x"] // 2, shape.get("z", 1) // 2)
     way = echo_from_samples(table, raw.plan.image, middle, raw.plan.oversampled, raw.forward)
     if way is not None:
         table.ways = (way,)
-        raw = make_store(concluded := [])
-    separated = separate_echoes(table, raw, path)
+        concluded = []
+        raw = make_store(concluded)
+    separated = _separate_echoes(table, raw, path)
     if separated:
-        raw = make_store(concluded := separated)
+        concluded = separated
+        raw = make_store(concluded)
     plan = raw.plan
-    notes += concluded
+    remarks += concluded
     noise = raw.noise()
     values: dict[str, Scalar] = dict(attributes or {})
     for name, rows in (("dwell_us", table.rows(IMAGE, BOTH)), ("noise_dwell_us", table.rows(NOISE))):
         if rows.size and table.dwell_us[rows[0]] > 0:
             values[name] = round(float(table.dwell_us[rows[0]]), 4)
     if noise is not None:
-        notes.append(f"noise scan of {noise.shape[1]} samples a coil kept apart, for prewhitening")
+        remarks.append(f"noise scan of {noise.shape[1]} samples a coil kept apart, for prewhitening")
     elif counts.get("noise"):
-        notes.append("the noise scan has other coils and is not used")
+        remarks.append("the noise scan has other coils and is not used")
     guides, turned = table.rows(PHASE_CORRECTION).size, table.reversed[plan.image.rows].any()
     if turned and guides:
-        notes.append("reversed readouts are corrected by the linear phase of the phase-correction readouts")
+        remarks.append("reversed readouts are corrected by the linear phase of the phase-correction readouts")
     elif turned:
-        notes.append("no phase-correction readouts: expect ghosts half a field of view away")
-    geometry = _geometry(table, plan, positions, notes)
+        remarks.append("no phase-correction readouts: expect ghosts half a field of view away")
+    geometry = _geometry(table, plan, positions, remarks)
     return assemble(
         source,
         raw,
         file_format,
         "kspace",
         plan.layout,
-        notes=notes,
+        notes=remarks,
         attributes=values,
         header=header,
         noise=noise,
@@ -137,3 +148,81 @@ def _geometry(table: Readouts, plan: Plan, positions: list[Vector], notes: list[
         return None
     read, phase, through = ((float(x), float(y), float(z)) for x, y, z in table.directions[rows[0]])
     return make_geometry(plan.fov_mm, tuple(positions), read, phase, through)
+
+
+def _separate_echoes(table: Readouts, store: RawStore, path: Path) -> list[str]:
+    """Number readouts that share all counters by their order, where their samples show that they are not the same.
+
+    They were measured again, and are averaged, or are echoes without a counter. Echoes differ in phase, so that their
+    mean can cancel. No header distinguishes the two; their samples near the centre of k-space do.
+
+    Readouts that agree, and a few in which noise hides whether they do, keep their counters, and are averaged.
+
+    Args:
+        table: the readouts; its counters are changed where something is separated.
+        store: fetches samples.
+        path: the file, for messages.
+
+    Returns:
+        Notes on what was separated; none where the table stays as it is.
+
+    Raises:
+        InputError: readouts differ that share all counters, at some places of k-space and not at all of them.
+
+    """
+    placed, shape = store.plan.image, store.plan.layout.shape
+    average = table.counters["average"][placed.rows]
+    place = (placed.item * shape.get("z", 1) + placed.partition) * shape["x"] + placed.line
+    _, key, counts = np.unique(place * (int(average.max()) + 1) + average, return_inverse=True, return_counts=True)
+    if counts.max() == 1:
+        return []
+    with np.errstate(all="ignore"):  # the scan finds values that are not numbers
+        same = _agree(placed, key, counts, store)
+    each = int(counts[0]) if (counts == counts[0]).all() else 0
+    free = next((name for name in _LOOPS if not table.counters[name][placed.rows].any()), None)
+    if same or (same is None and not (each and free)):
+        return []
+    if not each or free is None:
+        raise InputError(
+            f"readouts of {path} that share all counters differ",
+            why=f"{np.count_nonzero(counts > 1)} of {len(counts)} places of k-space were measured up to {counts.max()} "
+            "times, with other signal each time: their mean could cancel, as that of echoes does",
+            fix="number echoes by the counter contrast (Siemens: Eco), or leave out what is not of this image",
+        )
+    order = np.argsort(key, kind="stable")
+    number = np.empty(len(key), dtype=np.int64)
+    number[order] = np.arange(len(key)) - np.repeat(np.cumsum(counts) - counts, counts)
+    table.counters[free] = table.counters[free].copy()
+    table.counters[free][placed.rows] = number
+    why = f"{'they differ' if same is False else 'noise hides whether they agree'}: taken as {each} {_LOOPS[free]}"
+    return [f"{each} readouts share all counters at every place of k-space, and {why}, in order"]
+
+
+def _agree(placed: Placement, key: np.ndarray, counts: np.ndarray, store: RawStore) -> bool | None:
+    """Return whether readouts of the same counters agree near the centre of k-space; None where noise hides it."""
+    shape = store.plan.layout.shape
+    away = abs(placed.line - shape["x"] // 2) + abs(placed.partition - shape.get("z", 1) // 2)
+    repeated = np.flatnonzero(counts > 1)
+    distance = np.full(len(counts), np.inf)
+    np.minimum.at(distance, key, away)
+    nearest = repeated[np.argsort(distance[repeated], kind="stable")][:_PLACES]
+    difference, signal, samples = (np.zeros(int(counts.max())) for _ in range(3))
+    profiles = []
+    for one in nearest:
+        lines = np.nan_to_num(store.lines(placed, np.flatnonzero(key == one)), posinf=0, neginf=0)
+        energy = np.square(np.abs(lines), dtype=np.float64).sum(axis=1)
+        profiles.append(energy.mean(axis=0))
+        for i in range(1, len(lines)):
+            difference[i] += float(np.square(np.abs(lines[i] - lines[0]), dtype=np.float64).sum())
+            signal[i] += float(energy[i].sum() + energy[0].sum()) / 2
+            samples[i] += energy.shape[1]
+    # Noise is at most what the quiet parts of readouts hold.
+    parts = [part.mean() for part in np.array_split(np.mean(profiles, axis=0), _PARTS) if part.size]
+    noise = samples * float(np.quantile(parts, 0.25))
+    if (difference <= _SAME * signal).all():
+        return True
+    hidden = signal - noise < signal / 2
+    excess = difference - 2 * noise > _SAME * (signal - noise)
+    if (excess & ~hidden).any():
+        return False
+    return None if (hidden & (difference > _SAME * signal)).any() else True
