@@ -76,16 +76,16 @@ def raw_group(file: GuardedFile, dataset: str | None = None) -> str | None:
         InputError: several groups hold raw data, and none is called "dataset".
 
     """
-    found = raw_groups(file.datasets())
+    groups = raw_groups(file.datasets())
     if dataset is not None:
-        return dataset.strip("/") if dataset.strip("/") in found else None
-    if len(found) > 1 and "dataset" not in found:
+        return dataset.strip("/") if dataset.strip("/") in groups else None
+    if len(groups) > 1 and "dataset" not in groups:
         raise InputError(
-            f"{file.path} holds raw data in {len(found)} groups",
-            why=", ".join(sorted(found)[:12]),
-            fix=f"name one of them, for example --dataset {min(found)}",
+            f"{file.path} holds raw data in {len(groups)} groups",
+            why=", ".join(sorted(groups)[:12]),
+            fix=f"name one of them, for example --dataset {min(groups)}",
         )
-    return "dataset" if "dataset" in found else found[0] if found else None
+    return "dataset" if "dataset" in groups else groups[0] if groups else None
 
 
 def _is_raw(source: Source) -> bool:

@@ -169,8 +169,8 @@ def image_reader(path: str | Path) -> Reader | None:
 
 def suffixes(*holds: Holds) -> tuple[str, ...]:
     """Return the ends of the names of files that hold any of these."""
-    found = [s for reader in READERS.values() if set(holds) & set(reader.holds) for s in reader.suffixes]
-    return tuple(dict.fromkeys(found))
+    ends = [s for reader in READERS.values() if set(holds) & set(reader.holds) for s in reader.suffixes]
+    return tuple(dict.fromkeys(ends))
 
 
 def holds_images(kind: str) -> bool:

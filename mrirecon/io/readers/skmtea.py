@@ -46,10 +46,10 @@ def is_skmtea(file: GuardedFile) -> bool:
     """Tell whether a file holds complex `kspace`, `maps` and `target` whose five axes fit together as SKM-TEA's do."""
     if not all(name in file and not file.is_group(name) for name in ("kspace", "maps", "target")):
         return False
-    found = [file[name] for name in ("kspace", "maps", "target")]
-    if any(len(one.shape) != 5 or not complex_dtype(one.dtype) for one in found):
+    arrays = [file[name] for name in ("kspace", "maps", "target")]
+    if any(len(array.shape) != 5 or not complex_dtype(array.dtype) for array in arrays):
         return False
-    kspace, maps, target = (one.shape for one in found)
+    kspace, maps, target = (array.shape for array in arrays)
     same = kspace[:3] == maps[:3] == target[:3] and kspace[3] == target[3] and kspace[4] == maps[3]
     return same and maps[4] == target[4] and maps[4] in (1, 2)
 

@@ -2,8 +2,8 @@
 
 HDF5 follows links, external storage and virtual sources without asking, and allocates what a header declares. A file
 from elsewhere must not open another file of this machine, nor fill its memory, so everything goes through here.
-libhdf5 can be made to crash by a damaged value of an odd type, so of attributes and strings only what is wanted is
-read, and only where its type is plain. Strings of variable length are read in the sandbox: a damaged heap makes libhdf5
+A damaged value of an odd type can crash libhdf5, so only those attributes and strings are read that are needed, and only
+if their type is plain. Strings of variable length are read in the sandbox: a damaged heap makes libhdf5
 loop for ever or write outside its memory.
 """
 
@@ -292,7 +292,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         """
         # MATLAB keeps what its cells refer to under names that begin with "#".
         groups = {name: self.is_group(name) for name in self if not name.startswith("#")}
-        found = [name for name, is_group in groups.items() if not is_group]
+        paths = [name for name, is_group in groups.items() if not is_group]
         seen: set[object] = set()
         queue = [(name, 1) for name, is_group in groups.items() if is_group]
         while queue:
@@ -307,12 +307,12 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
                     if not isinstance(part, str) or not _is_hard(group, part):
                         continue
                     if not isinstance(group[part], h5py.Group):
-                        found.append(f"{path}/{part}")
+                        paths.append(f"{path}/{part}")
                     elif depth < LINK_DEPTH:
                         queue.append((f"{path}/{part}", depth + 1))
-            if len(found) > NAME_LIMIT:
-                raise InputError(f"{self.path} lists {len(found)} names", why=_limit_of(NAME_LIMIT))
-        return found
+            if len(paths) > NAME_LIMIT:
+                raise InputError(f"{self.path} lists {len(paths)} names", why=_limit_of(NAME_LIMIT))
+        return paths
 
     def survey(self, dataset: str | None = None, needed: Collection[str] = ()) -> tuple[ArrayTypes, list[str]]:
         """Return shape and type of every dataset, and what is wrong with those in the root that cannot be used.
@@ -347,10 +347,10 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
 
     def dataset(self, name: str, depth: int) -> GuardedDataset:
         """Return a dataset; `depth` counts the soft links and virtual datasets that led to it."""
-        found = self._follow(name, depth)
-        if not isinstance(found, h5py.Dataset):
+        node = self._follow(name, depth)
+        if not isinstance(node, h5py.Dataset):
             raise InputError(f"{name} in {self.path} is not a dataset", fix="name a dataset")
-        return GuardedDataset(self, name, found, depth)
+        return GuardedDataset(self, name, node, depth)
 
     def _follow(self, name: str, depth: int) -> h5py.Group | h5py.Dataset | h5py.Datatype:
         """Follow a path one link at a time; h5py itself would follow an external link in the middle of it."""
@@ -543,7 +543,7 @@ class Hdf5Store:
             try:
                 return file[name][index]
             except KeyError:
-                raise InputError(f"{self.path}:{name} cannot be found any more", fix="the file is damaged") from None
+                raise InputError(f"{self.path}:{name} has disappeared", fix="the file is damaged") from None
 
 
 def is_standard(kind: h5py.h5t.TypeID) -> bool:
