@@ -83,5 +83,5 @@ def test_nothing_tracked_names_a_machine():
 
 def test_json_from_elsewhere_is_read_in_one_place():
     """`mrirecon.io.safe.text.parse_json` bounds its depth; what our own processes say to each other is no file."""
-    own = {"text.py", "isolated.py", "apart.py", "packing.py"}
+    own = {"text.py", "sandbox.py", "packing.py"}
     assert [str(p) for p in FILES if p.name not in own and "json.load" in p.read_text()] == []

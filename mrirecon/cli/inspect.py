@@ -55,7 +55,7 @@ def info(
     """Say what is in a file: axes, coils, mask, calibration region, and what would be done."""
     from mrirecon.io import describe, describe_images, read
     from mrirecon.io.readers.images import holds_images
-    from mrirecon.io.safe.apart import probe
+    from mrirecon.io.safe.probe import probe
 
     found: list[dict[str, Any]] = []
     for path in files:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mrirecon.errors import InputError, NoSignalError, SignalError
-from mrirecon.io.safe.limits import is_numeric
+from mrirecon.io.safe.hdf5 import is_numeric
 
 _PAIRS = ({"r", "i"}, {"real", "imag"}, {"re", "im"})
 # Beyond these, squares and FFT sums leave the range of single precision.

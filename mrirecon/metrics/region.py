@@ -9,7 +9,7 @@ import numpy as np
 from mrirecon.errors import InputError
 from mrirecon.io.readers.images import open_store, pick
 from mrirecon.io.readers.nifti import is_nifti, read_nifti, resampled_labels
-from mrirecon.io.safe.limits import is_numeric
+from mrirecon.io.safe.hdf5 import is_numeric
 
 NAMES = ("labels", "lesions", "mask", "region", "segmentation")
 

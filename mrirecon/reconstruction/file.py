@@ -19,9 +19,9 @@ from mrirecon.io import Scan, read, refuse_overwrite, safe_name, sha256, sidecar
 from mrirecon.io.grid import Grid, grid_of
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.readers.images import holds_images
-from mrirecon.io.safe.apart import probe
-from mrirecon.io.safe.claim import output_lock
+from mrirecon.io.safe.lock import output_lock
 from mrirecon.io.safe.manifest import verify
+from mrirecon.io.safe.probe import probe
 from mrirecon.io.safe.scratch import scratch_folders
 from mrirecon.io.safe.text import local, parse_json
 from mrirecon.io.sequence import in_seconds, sequence

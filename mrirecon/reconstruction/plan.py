@@ -44,7 +44,7 @@ class Request:
         nan: ``zero`` takes samples that are NaN or infinite as not measured.
         strict: refuse what is otherwise noted and worked around, see `mrirecon.io.read`.
         manifest: list of checksums that the file must agree with, see `mrirecon.io.safe.manifest`.
-        isolate: read the file first in a process that may crash, see `mrirecon.io.safe.apart`.
+        isolate: read the file first in a process that may crash, see `mrirecon.io.safe.probe`.
         lam: regularization weight relative to the scale of the data; ``auto`` and None take what suits the mask and the
             measured noise (`mrirecon.methods.regularization.weight_by_noise`).
         device: where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …

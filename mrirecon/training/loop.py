@@ -17,7 +17,7 @@ import torch
 
 from mrirecon.errors import BusyError, Stopped, UsageError
 from mrirecon.io import atomic_path
-from mrirecon.io.safe.claim import output_lock
+from mrirecon.io.safe.lock import output_lock
 from mrirecon.training.config import Config, differences, render, saved_config
 from mrirecon.training.log import Log
 from mrirecon.training.setup import learning_rate, make_fabric, rank_of_process

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mrirecon import io
-from mrirecon.io.safe import apart
+from mrirecon.io.safe import sandbox
 from tests.faults.conftest import scan_file
 from tests.faults.rows import row
 from tests.io import test_io_hostile as hostile
@@ -455,16 +455,16 @@ def test_crash_of_the_library(cli, bad, good, tmp_path, monkeypatch, case):
         return
     (bad / "sitecustomize.py").write_text(CRASHES)
     monkeypatch.setenv("PYTHONPATH", f"{bad}:{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.setattr(apart, "SECONDS", 0.5 if case == "hangs" else 60.0)
-    monkeypatch.setattr(apart.Worker, "_one", None)
+    monkeypatch.setattr(sandbox, "WALL_TIME_FACTOR", 0.1 if case == "hangs" else 20)
+    sandbox.close()
     first, last = scan_file(bad / f"{case}.h5"), scan_file(bad / "last.h5")
     words = {"crash": "SIGSEGV", "abort": "SIGABRT", "killed": "SIGKILL", "hangs": "too long", "eats": "memory"}[case]
     code, out, err = cli("reconstruct", first, good, last, "-m", "rss", "-o", tmp_path / "out", "--json")
-    apart.Worker.shared().close()
+    sandbox.close()
     assert code == 4, err
     told = json.loads(out)
     assert [Path(r["outputs"][0]).name for r in told["results"]] == ["good_rss.h5", "last_rss.h5"]
     assert len(told["failed"]) == 1
-    assert told["failed"][0]["exit_code"] == (5 if case == "eats" else 3)
+    assert told["failed"][0]["exit_code"] == (5 if case in ("eats", "killed") else 3)
     assert words in json.dumps(told["failed"])
     assert f"{case}.h5" in json.dumps(told["failed"])

@@ -72,7 +72,7 @@ def test_what_is_inside_is_listed(tmp_path):
         io.read(path)
     for name in ("a/b/first (3, 4)", "a/second (5,)", "third (2, 2, 2)"):
         assert name in str(error.value)
-    with pytest.raises(InputError, match="no dataset 'a/x'") as error:
+    with pytest.raises(InputError, match="no array 'a/x'") as error:
         io.read(path, dataset="a/x")
     assert "a/b/first" in str(error.value)
     with pytest.raises(InputError) as error:

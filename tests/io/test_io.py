@@ -341,7 +341,7 @@ def test_which_array_is_kspace(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="several arrays") as error:
         io.read(path)
     assert "first" in str(error.value)
-    assert "dataset='first'" in str(error.value)
+    assert "--dataset first" in str(error.value)
     with pytest.raises(InputError, match="no array 'third'"):
         io.read(path, dataset="third")
 

@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 from mrirecon import io
 from mrirecon.cli import app
 from mrirecon.errors import InputError, SignalError, UnsafeContentError, UsageError
-from mrirecon.io.readers.ghosts import linear_phase
-from mrirecon.io.readers.raw_store import to_image, to_kspace
+from mrirecon.io.readers.raw_store import linear_phase, to_image, to_kspace
 from mrirecon.reconstruction.run import reconstruct
 from tests.io import mrd_files as mrd
 
@@ -234,7 +233,7 @@ def test_echoes_to_and_fro_have_one_centre(tmp_path):
 
 def test_a_reversed_centre_that_cannot_be_meant_is_refused(tmp_path):
     lines, text, _ = echo_at(64, 32, 50, 64)
-    with pytest.raises(InputError, match=r"reversed readouts .* cannot be meant") as caught:
+    with pytest.raises(InputError, match=r"reversed readouts .* state an impossible centre") as caught:
         read(mrd.write(tmp_path / "k.h5", lines, text))
     assert "sample 50 of 64" in caught.value.why
     assert "as stored" in caught.value.fix
@@ -540,8 +539,8 @@ def test_fields_left_empty_are_taken_as_the_middle_and_told(tmp_path, k):
     text = mrd.header(mrd.encoding((NX, NY, 1), centre=(0, 0)))
     scan = read(mrd.write(tmp_path / "k.h5", acquisitions, text))
     np.testing.assert_array_equal(scan.kspace(0), k)
-    assert said(scan, "does not say at which sample")
-    assert said(scan, "does not say which line")
+    assert said(scan, "does not state the sample")
+    assert said(scan, "does not state which line")
 
 
 @pytest.mark.parametrize(
@@ -678,7 +677,7 @@ def test_however_the_table_is_stored(tmp_path, k, storage):
 
 def test_axes_are_not_asked_for(tmp_path, k):
     path = mrd.write(tmp_path / "k.h5", mrd.lines(k), PLAIN)
-    with pytest.raises(UsageError, match="say themselves"):
+    with pytest.raises(UsageError, match="take no --axes"):
         io.read(path, axes="slice,coil,y,x")
 
 

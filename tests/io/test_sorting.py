@@ -13,7 +13,7 @@ from mrirecon.errors import InputError
 from mrirecon.io.geometry import Geometry, make_geometry
 from mrirecon.io.readers.raw_store import RawStore
 from mrirecon.io.readers.readouts import COUNTERS, IMAGE, Encoding, Readouts
-from mrirecon.io.readers.sorting import plan
+from mrirecon.io.readers.sorting import make_plan
 
 
 class Kept(RawStore):
@@ -23,8 +23,8 @@ class Kept(RawStore):
         super().__init__(Path("k"), table, found)
         self.data = data
 
-    def fetch(self, rows):
-        return [self.data[row] for row in rows]
+    def flat(self, rows):
+        return np.concatenate([self.data[row].reshape(-1) for row in rows])
 
 
 def table_of(rows, coils):
@@ -101,7 +101,7 @@ def test_readouts_come_back_where_they_were_cut_out(scan):
     order = rng.permutation(len(rows))
     table = table_of([rows[i] for i in order], coils)
     notes = []
-    found = plan(table, [encoding(nx, ny, nz, ny // 2 - first, nz // 2)], Path("k"), notes)
+    found = make_plan(table, [encoding(nx, ny, nz, ny // 2 - first, nz // 2)], Path("k"), notes)
     store = Kept(table, found, [data[i] for i in order])
     wanted = truth.copy()
     wanted[..., :first] = 0
@@ -118,7 +118,7 @@ def test_readouts_come_back_where_they_were_cut_out(scan):
 def test_a_centre_that_the_lines_do_not_allow_makes_the_grid_grow():
     rows = [{"line": i, "samples": 8, "centre": 4} for i in range(16)]
     notes = []
-    found = plan(table_of(rows, 1), [encoding(8, 8, 1, 8, None)], Path("k"), notes)
+    found = make_plan(table_of(rows, 1), [encoding(8, 8, 1, 8, None)], Path("k"), notes)
     assert found.layout.shape["x"] == 16
     assert "do not fit the header's 8" in notes[0]
     assert found.fov_mm == (200, 200, 100)
@@ -127,7 +127,7 @@ def test_a_centre_that_the_lines_do_not_allow_makes_the_grid_grow():
 def test_a_matrix_without_end_is_refused():
     rows = [{"line": 30_000, "samples": 8, "centre": 4}]
     with pytest.raises(InputError, match="the limit is"):
-        plan(table_of(rows, 1), [encoding(8, 8, 1, 4, None)], Path("k"), [])
+        make_plan(table_of(rows, 1), [encoding(8, 8, 1, 4, None)], Path("k"), [])
 
 
 FOV, TURNED = (200.0, 160.0, 5.0), ((0.0, 1.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 0.0, 1.0))

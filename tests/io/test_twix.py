@@ -16,7 +16,7 @@ from mrirecon.cli import app
 from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.io.grid import grid_of
 from mrirecon.io.readers.readouts import KINDS, PHASE_CORRECTION
-from mrirecon.io.readers.twix_headers import COUNTERS, read_headers
+from mrirecon.io.readers.twix import COUNTERS, read_headers
 from mrirecon.io.writers.convert import convert
 from mrirecon.io.writers.write import sidecar_path
 from tests.conftest import REAL
@@ -402,5 +402,5 @@ def test_nobody_is_named(tmp_path, k):
 
 def test_axes_are_not_asked_for(tmp_path, k):
     path = twix.write(tmp_path / "k.dat", (twix.protocol(), lines(k)))
-    with pytest.raises(UsageError, match="say themselves"):
+    with pytest.raises(UsageError, match="take no --axes"):
         io.read(path, axes="coil,y,x")

@@ -15,8 +15,8 @@ from mrirecon.coils.registry import register_calibration
 from mrirecon.engine import Schedule
 from mrirecon.errors import InputError
 from mrirecon.io.axes import make_layout
-from mrirecon.io.readers.assemble import Given, MapsSource, assemble
-from mrirecon.io.readers.registry import register_reader
+from mrirecon.io.readers.assemble import assemble
+from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.scan import Scan
 from mrirecon.masks import register_mask
 from mrirecon.methods.registry import register
@@ -53,12 +53,12 @@ def cosine(rng, space, count, box, *, power: Annotated[float, Field(gt=0)] = 2.0
 MAGIC = b"EXAMPLE1"
 
 
-@register_reader("example", signature=lambda c: c.head.startswith(MAGIC), suffixes=(".example",))
-def read_example(path: Path, *, axes: str | None = None, mask: Given = None, maps: MapsSource = None) -> Scan:
+@register_reader("example", signature=lambda source: source.head.startswith(MAGIC), suffixes=(".example",))
+def read_example(source: Source, *, axes: str | None = None) -> Scan:
     """Read one slice: a mark of 8 bytes, three numbers of 4 bytes (coils, y, x), then complex64."""
-    shape = struct.unpack_from("<3I", path.read_bytes()[:20], len(MAGIC))
-    store = ExampleStore(path, shape)
-    return assemble(store, "example", "kspace", make_layout(axes or "coil,y,x", shape, str(path)), mask=mask, maps=maps)
+    shape = struct.unpack_from("<3I", source.head, len(MAGIC))
+    layout = make_layout(axes or "coil,y,x", shape, str(source.path))
+    return assemble(source, ExampleStore(source.path, shape), "example", "kspace", layout)
 
 
 class ExampleStore:

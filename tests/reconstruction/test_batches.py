@@ -19,7 +19,7 @@ import pytest
 from mrirecon.cli import main
 from mrirecon.errors import BusyError, InputError, ResourceError, UsageError
 from mrirecon.io import read_image, sidecar_path, write_json, write_kspace
-from mrirecon.io.safe.claim import output_lock
+from mrirecon.io.safe.lock import output_lock
 from mrirecon.reconstruction import batch, file
 from mrirecon.reconstruction.batch import Shard, expand
 from mrirecon.reconstruction.file import reconstruct_file
@@ -414,7 +414,7 @@ def test_a_claim_is_held_by_one(tmp_path):
 
 def test_a_claim_of_a_killed_process_is_nothing(tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from mrirecon.io.safe.claim import output_lock\n"
+        "import os, signal, sys; from pathlib import Path; from mrirecon.io.safe.lock import output_lock\n"
         "held = [output_lock(Path(name), wait=False) for name in sys.argv[1:]]\n"
         "for one in held: one.__enter__()\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -13,7 +13,7 @@ import torch
 from mrirecon import training
 from mrirecon.data import loading
 from mrirecon.errors import BusyError, InputError, UsageError
-from mrirecon.io.safe.claim import output_lock
+from mrirecon.io.safe.lock import output_lock
 from mrirecon.models.checkpoints import load_model
 from mrirecon.training import clock, loop
 from mrirecon.training import trainer as parts

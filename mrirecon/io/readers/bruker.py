@@ -1,4 +1,4 @@
-"""Bruker's ParaVision: not read, and told from files that are merely unknown."""
+"""Recognise files of Bruker's ParaVision, which are not read, and say how to convert them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mrirecon.errors import InputError
 _SAMPLES = ("fid", "ser", "rawdata.job0", "2dseq")
 _PARAMETERS = ("acqp", "method", "visu_pars", "reco")
 JCAMP = b"##TITLE="
-_MOST = 200  # entries of a folder that are looked at, for a study
+_MOST = 200  # entries of a folder that are examined, for a study
 
 
 def bruker(path: Path) -> InputError | None:
-    """Return the error for a file or folder of a ParaVision scan, or of a study of several; None where it is none.
+    """Return the error for a file or folder of a ParaVision scan, or of a study of several; None for any other.
 
-    Such files have no signature: the parameter files beside them tell, which are text in the form of JCAMP-DX.
+    Such files have no signature: the parameter files beside them, which are text in JCAMP-DX, identify them.
     """
     scans = _scans(path)
     if not scans:
@@ -34,7 +34,7 @@ def bruker(path: Path) -> InputError | None:
 
 
 def _scans(path: Path) -> list[Path]:
-    """Return the folders of scans that `path` is, lies in, or, as a study, holds."""
+    """Return the folders of the scan that `path` is or belongs to, or of the scans in the study that it is."""
     try:
         if not path.is_dir():
             known = path.name in (*_SAMPLES, *_PARAMETERS) or path.name.startswith("rawdata.job")

@@ -1,8 +1,8 @@
-"""Calgary-Campinas raw data: 3D brains as hybrid slices (x, ky, kz), real and imaginary parts packed into one axis.
+"""Read Calgary-Campinas raw data: 3D brains as hybrid slices (x, ky, kz), both parts of numbers packed into one axis.
 
-The layout is that of the multi-coil data of Souza et al. (NeuroImage 170:482, 2018, and the later challenge), as its
-loaders read it (DIRECT's among them): the centre of k-space lies in the middle, and the plain inverse transform,
-without any shift, puts the object where it belongs. No file of it was at hand: the reader is unverified.
+The layout is that of the multi-coil data of Souza et al. (NeuroImage 170:482, 2018, and the later challenge), as other
+loaders (such as DIRECT's) read it: the centre of k-space lies in the middle, and the inverse transform without shifts
+puts the object into the centre. No file of it was available: the reader is unverified.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mrirecon.errors import UsageError
 from mrirecon.io.axes import make_layout
-from mrirecon.io.readers.assemble import Given, MapsSource, assemble
-from mrirecon.io.readers.fastmri import Hdf5Store, is_hdf5
-from mrirecon.io.readers.registry import register_reader
-from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5
+from mrirecon.io.readers.assemble import assemble
+from mrirecon.io.readers.registry import Source, is_hdf5, register_reader
+from mrirecon.io.safe.hdf5 import GuardedFile, Hdf5Store
 from mrirecon.io.scan import Scan
 
 # Two numbers for each of 12 or 32 coils.
 PACKED = (24, 64)
 SMALLEST = 100
-# The scanner stopped at this share of the slice encoding; what lies beyond it was filled.
+# The scanner measured this share of the slice encoding; the rest was filled in.
 ENCODED = 0.85
 
 
@@ -43,50 +41,37 @@ class CalgaryStore(Hdf5Store):
 
 
 def _ramp(size: int) -> np.ndarray:
-    """Return the phase along k that moves the image by n // 2 voxels, as centring the transform does."""
+    """Return the phase along k that shifts the image by n // 2 voxels, as a centred transform does."""
     turns = (np.arange(size) - size // 2) * (size // 2) % size / size
     ramp: np.ndarray = np.exp(2j * np.pi * turns).astype(np.complex64)
     return ramp
 
 
 def _is_calgary(file: GuardedFile) -> bool:
-    """Whether the file holds real `kspace` (x, ky, kz, two per coil), which nothing else has at this size."""
-    if "kspace" not in file or file.is_group("kspace"):
+    """Tell whether the file holds real `kspace` (x, ky, kz, two per coil) alone: no other format does at this size."""
+    if file.names != ["kspace"] or file.is_group("kspace"):
         return False
-    found = file["kspace"]
-    packed = len(found.shape) == 4 and found.shape[3] in PACKED and min(found.shape[:3]) >= SMALLEST
-    return packed and found.dtype.kind == "f" and len(list(file)) == 1
+    kspace = file["kspace"]
+    packed = len(kspace.shape) == 4 and kspace.shape[3] in PACKED and min(kspace.shape[:3]) >= SMALLEST
+    return packed and kspace.dtype.kind == "f"
 
 
 @register_reader(
     "calgary-campinas",
     rank=30,
     signature=is_hdf5,
-    layout=lambda c: c.axes is None and c.holds(_is_calgary),
+    layout=lambda s: s.axes is None and s.dataset in (None, "kspace") and s.holds(_is_calgary),
     container="hdf5",
 )
-def read_calgary(
-    path: Path, *, axes: str | None = None, dataset: str | None = None, mask: Given = None, maps: MapsSource = None
-) -> Scan:
-    """Read Calgary-Campinas raw data; see `mrirecon.io.read`.
-
-    Raises:
-        UsageError: `axes` or another `dataset` was given.
-        InputError: see `open_hdf5`.
-
-    """
-    if axes is not None or dataset not in (None, "kspace"):
-        raise UsageError(
-            "this is laid out as Calgary-Campinas raw data", where=str(path), fix="leave --axes and the dataset out"
-        )
-    with open_hdf5(path) as file:
-        shape = file["kspace"].shape
+def read_calgary(source: Source, *, dataset: str = "kspace") -> Scan:
+    """Read Calgary-Campinas raw data; see `mrirecon.io.read`."""
+    path, shape = source.path, source.hdf5[dataset].shape
     layout = make_layout("slice,y,x,coil", (*shape[:3], shape[3] // 2), str(path))
     notes = [
-        f"taken for Calgary-Campinas raw data: {shape[3]} channels are both parts of {shape[3] // 2} coils, the "
+        f"read as Calgary-Campinas raw data: {shape[3]} channels are both parts of {shape[3] // 2} coils, the "
         "readout is already an image axis (slices), the object is where the uncentred transform puts it",
         f"the scanner measured {ENCODED:.0%} of the slice encoding (axis x): if what lies beyond index "
         f"{int(np.ceil(ENCODED * shape[2]))} of {shape[2]} is not zero, it was filled in",
     ]
     store = CalgaryStore(path, shape)
-    return assemble(store, "calgary-campinas", "kspace", layout, notes=notes, mask=mask, maps=maps, unverified=True)
+    return assemble(source, store, "calgary-campinas", dataset, layout, notes=notes, unverified=True)

@@ -1,4 +1,4 @@
-"""BART's .cfl/.hdr pairs: complex64, little-endian, first dimension fastest, sixteen dimensions with fixed meanings."""
+"""Read BART's .cfl/.hdr pairs: complex64, little-endian, first dimension fastest, 16 dimensions of fixed meaning."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mrirecon.errors import InputError, UsageError
+from mrirecon.errors import InputError
 from mrirecon.io.axes import BART, make_layout
 from mrirecon.io.identify import cfl_pair, is_nifti_header, is_there, read_head, regular_file
-from mrirecon.io.readers.assemble import Given, MapsSource, assemble
-from mrirecon.io.readers.registry import Candidate, register_reader
+from mrirecon.io.readers.assemble import assemble
+from mrirecon.io.readers.registry import Source, register_reader
+from mrirecon.io.safe.hdf5 import ArrayTypes
 from mrirecon.io.scan import Scan
 
 _HEADER_LIMIT = 1 << 20
@@ -22,8 +23,7 @@ _COIL, _MAPS = 3, 4
 class CflStore:
     """One BART array, mapped into memory so that items are read alone.
 
-    Its dimensions keep BART's order, first to last; nothing is transposed, for numpy indexes Fortran order as well.
-    An index may name all sixteen.
+    Its dimensions keep BART's order: numpy indexes Fortran order without a transpose. An index may name all sixteen.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -41,7 +41,7 @@ class CflStore:
                 why=f"{size} bytes for dimensions {list(self.dims)}, which need {wanted}",
                 fix="copy both files of the pair again",
             )
-        self.arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {"cfl": (self.dims, np.dtype("<c8"))}
+        self.arrays: ArrayTypes = {"cfl": (self.dims, np.dtype("<c8"))}
 
     def read(self, name: str = "cfl", index: tuple[int | slice, ...] = ()) -> np.ndarray:
         """Return a copy of a part of the array."""
@@ -54,7 +54,7 @@ class CflStore:
 
 
 class ReshapedStore:
-    """A BART array seen under chosen dimensions in a chosen order; the others, of length 1, fall away."""
+    """A BART array with chosen dimensions in a chosen order; the others have length 1 and are dropped."""
 
     def __init__(self, store: CflStore, kept: tuple[int, ...]) -> None:
         self.path = store.path
@@ -62,9 +62,7 @@ class ReshapedStore:
         self._store, self._kept = store, kept
         self.depth = len(space_dims(store.dims))
         dims = (*store.dims, *(1,) * _MAX_DIMS)
-        self.arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {
-            "cfl": (tuple(dims[d] for d in kept), np.dtype("<c8"))
-        }
+        self.arrays: ArrayTypes = {"cfl": (tuple(dims[d] for d in kept), np.dtype("<c8"))}
 
     def read(self, name: str = "cfl", index: tuple[int | slice, ...] = ()) -> np.ndarray:
         """Return a copy of a part of the array."""
@@ -80,7 +78,7 @@ def read_dims(header: Path) -> tuple[int, ...]:
     """Return the dimensions in a BART header, without trailing ones but at least five.
 
     Raises:
-        InputError: no dimensions, or one that is zero, negative, or too large to be true.
+        InputError: no dimensions, or one that is zero, negative, or impossibly large.
 
     """
     if header.stat().st_size > _HEADER_LIMIT:
@@ -113,9 +111,9 @@ def space_dims(dims: tuple[int, ...]) -> tuple[int, ...]:
     return (0, 1, 2)
 
 
-def _is_cfl(candidate: Candidate) -> bool:
-    """Whether a name is that of a BART pair; a header alone may be one of NIfTI, whose voxels lie in an .img."""
-    path = candidate.path
+def _is_cfl(source: Source) -> bool:
+    """Tell whether a name is that of a BART pair; a header without .cfl may be NIfTI's, whose voxels are in an .img."""
+    path = source.path
     header, data = cfl_pair(path)
     named_so = path.suffix in (".cfl", ".hdr") or not is_there(path)
     image = path.suffix == ".hdr" and not is_there(data) and path.is_file() and is_nifti_header(read_head(path))
@@ -123,36 +121,28 @@ def _is_cfl(candidate: Candidate) -> bool:
 
 
 @register_reader("cfl", rank=1, signature=_is_cfl, suffixes=(".cfl",), holds=("kspace", "images"))
-def read_cfl(
-    path: Path, *, axes: str | None = None, dataset: str | None = None, mask: Given = None, maps: MapsSource = None
-) -> Scan:
+def read_cfl(source: Source, *, axes: str | None = None) -> Scan:
     """Read BART k-space; see `mrirecon.io.read`.
 
-    The first two dimensions of space that are not 1 are named y and x (three: z, y, x), in their order, so that an
-    image has rows and columns as `bart toimg` shows them. Dimension 3 is the coils; the later ones are loops.
+    The two dimensions of space are named y and x (three: z, y, x), in their order, so that an image has rows and
+    columns as `bart toimg` shows them. Dimension 3 is the coils; the later ones are loops.
 
     Args:
-        path: either file of the pair, or their common name.
+        source: either file of the pair, or their common name.
         axes: names for the leading dimensions where they do not mean what BART's do.
-        dataset: refused: there is one array.
-        mask: see `assemble`.
-        maps: see `assemble`.
 
     Raises:
         InputError: files that do not fit together.
-        UsageError: `dataset` was given.
 
     """
-    if dataset is not None:
-        raise UsageError("a BART pair holds one array, which has no name", where=str(path), fix="leave dataset out")
-    store = CflStore(path)
+    store = CflStore(source.path)
     if axes is not None:
         count = axes.count(",") + 1
         beyond = any(n != 1 for n in store.dims[count:])
         # Dimensions of length 1 need no names; all the others do.
         shape = store.dims if beyond else (*store.dims, *(1,) * _MAX_DIMS)[:count]
         layout = make_layout(axes, shape, str(store.path), asked=True)
-        return assemble(ReshapedStore(store, tuple(range(count))), "cfl", "cfl", layout, mask=mask, maps=maps)
+        return assemble(source, ReshapedStore(store, tuple(range(count))), "cfl", "cfl", layout)
     if store.dims[_MAPS] != 1:
         raise InputError(
             f"{store.path} has {store.dims[_MAPS]} sets of maps",
@@ -167,18 +157,18 @@ def read_cfl(
     shape = tuple(store.dims[d] for d in kept)
     notes = [f"BART dimensions {', '.join(map(str, space))} read as {','.join(named.values())}"]
     layout = make_layout(names, shape, str(store.path))
-    return assemble(ReshapedStore(store, kept), "cfl", "cfl", layout, notes=notes, mask=mask, maps=maps)
+    return assemble(source, ReshapedStore(store, kept), "cfl", "cfl", layout, notes=notes)
 
 
 def maps_store(path: Path) -> ReshapedStore:
-    """Return BART coil maps seen as (loops..., M, coil, *space)."""
+    """Return BART coil maps as (loops..., M, coil, *space)."""
     store = CflStore(path)
     loops = tuple(d for d in range(_MAPS + 1, len(store.dims)) if store.dims[d] != 1)
     return ReshapedStore(store, (*loops, _MAPS, _COIL, *space_dims(store.dims)))
 
 
 def image_store(path: Path) -> ReshapedStore:
-    """Return BART images seen as (loops..., M, *space), without a coil dimension."""
+    """Return BART images as (loops..., M, *space), without a coil dimension."""
     store = CflStore(path)
     if store.dims[_COIL] != 1:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Read a DICOM series of single-frame slices as images, with where they lie. Everything in a file is checked."""
+"""Read a DICOM series of single-frame slices as images, with their positions."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrirecon.errors import InputError, ResourceError, UnsafeContentError, UsageError
+from mrirecon.errors import InputError, UnsafeContentError, UsageError
 from mrirecon.io.grid import Grid, from_matrix
 from mrirecon.io.identify import read_head, regular_file
 from mrirecon.io.readers.registry import register_reader
-from mrirecon.io.safe.limits import READ_LIMIT, refuse_bomb
+from mrirecon.io.safe.hdf5 import READ_LIMIT, refuse_bomb, typed_errors
 from mrirecon.io.writers.encode_dicom import INSTALL
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-# Stored as they are, or in DICOM's own run lengths, which grow 64-fold at most; never inflated as a whole.
+# Transfer syntaxes without compression, or with DICOM's run lengths, which expand 64-fold at most.
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _TAGS = [
@@ -31,12 +31,12 @@ _TAGS = [
     *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelData"),
 ]
-_ALIKE = 1e-3  # mm or unit length
+_TOLERANCE = 1e-3  # mm or unit length
 
 
 @dataclass(frozen=True)
 class _Page:
-    """One slice: values in the units of the file, and what says where it belongs."""
+    """One slice: values in the units of the file, with its place in the series and in space."""
 
     values: np.ndarray
     series: str
@@ -48,7 +48,7 @@ class _Page:
 
 
 def is_dicom(path: str | Path) -> bool:
-    """Whether `path` is a DICOM file, or a folder whose first file is one."""
+    """Tell whether `path` is a DICOM file, or a folder whose first file is one."""
     path = Path(path)
     try:
         files = dicom_files(path) if path.is_dir() else [path] if path.is_file() else []
@@ -59,10 +59,10 @@ def is_dicom(path: str | Path) -> bool:
 
 @register_reader("dicom", rank=98, signature=lambda c: is_dicom(c.path), holds=("images",), needs=("pydicom",))
 def read_dicom(path: str | Path) -> tuple[np.ndarray, Grid]:
-    """Return a series as (volume, slice, y, x) float32, and where the voxels lie.
+    """Return a series as (volume, slice, y, x) float32, and its grid.
 
-    Slices are in the order of their instance numbers if that leads from one end to the other, else from one end to the
-    other; a place that occurs several times makes several volumes.
+    Slices are in the order of their instance numbers if that is their order in space, else in space. A position that
+    occurs several times gives several volumes.
 
     Args:
         path: folder of the series, or one file.
@@ -82,12 +82,14 @@ def read_dicom(path: str | Path) -> tuple[np.ndarray, Grid]:
     first = pages[0]
     series = {page.series for page in pages}
     if len(series) > 1:
-        raise InputError(f"{path} holds {len(series)} series", fix="put each series into a folder of its own")
+        raise InputError(f"{path} holds {len(series)} series", fix="put each series into its own folder")
     for page, file in zip(pages, files, strict=True):
         if page.values.shape != first.values.shape:
             raise InputError("slices differ in size", where=f"{files[0]} and {file}", fix="give one series")
         if not _alike(page.orientation, first.orientation) or not _alike(page.spacing, first.spacing):
-            raise InputError("slices lie across each other", where=f"{files[0]} and {file}", fix="give one series")
+            raise InputError(
+                "slices differ in orientation or pixel spacing", where=f"{files[0]} and {file}", fix="give one series"
+            )
     order, places = _ordered(pages, path)
     volumes = np.stack([[pages[i].values for i in volume] for volume in order])
     return volumes, _grid(first, places)
@@ -99,7 +101,7 @@ def dicom_files(folder: Path) -> list[Path]:
 
 
 def _ordered(pages: list[_Page], path: Path) -> tuple[list[list[int]], np.ndarray | None]:
-    """Return indices by volume and slice, and the position of each slice; None if the file does not tell."""
+    """Return indices by volume and slice, and the position of each slice; None if the files do not state it."""
     by_number = sorted(range(len(pages)), key=lambda i: pages[i].instance)
     if len({page.instance for page in pages}) < len(pages):
         raise InputError(f"{path} holds two slices of one instance number", fix="give one series, each slice once")
@@ -109,12 +111,12 @@ def _ordered(pages: list[_Page], path: Path) -> tuple[list[list[int]], np.ndarra
     height = {i: float(np.dot(normal, np.array(pages[i].position))) for i in by_number}
     levels: list[list[int]] = []
     for i in by_number:
-        level = next((level for level in levels if abs(height[level[0]] - height[i]) < _ALIKE), None)
+        level = next((level for level in levels if abs(height[level[0]] - height[i]) < _TOLERANCE), None)
         levels.append([i]) if level is None else level.append(i)
     if len({len(level) for level in levels}) > 1:
         raise InputError(
             f"{path} lacks slices",
-            why=f"{len(levels)} places are held {min(map(len, levels))} to {max(map(len, levels))} times",
+            why=f"{len(levels)} positions occur {min(map(len, levels))} to {max(map(len, levels))} times",
             fix="copy the whole series again",
         )
     heights = [height[level[0]] for level in levels]
@@ -132,7 +134,7 @@ def _grid(page: _Page, places: np.ndarray | None) -> Grid:
     step = np.cross(rows, columns) * (page.thickness or 1.0)
     if len(places) > 1:
         step = (places[-1] - places[0]) / (len(places) - 1)
-        if np.abs(places - places[0] - step * np.arange(len(places))[:, None]).max() > 10 * _ALIKE:
+        if np.abs(places - places[0] - step * np.arange(len(places))[:, None]).max() > 10 * _TOLERANCE:
             return Grid((None, y, x), None, page.thickness)
     return from_matrix(
         np.column_stack((rows * page.spacing[1], columns * page.spacing[0], step, places[0])), page.thickness
@@ -148,7 +150,7 @@ def _normal(page: _Page) -> np.ndarray | None:
 def _alike(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -> bool:
     if one is None or other is None:
         return one is other
-    return bool(np.allclose(one, other, atol=_ALIKE, rtol=0))
+    return bool(np.allclose(one, other, atol=_TOLERANCE, rtol=0))
 
 
 def _read(path: Path) -> _Page:
@@ -161,38 +163,26 @@ def _read(path: Path) -> _Page:
         raise InputError(f"{path} is not a DICOM file", fix="keep only the files of the series in the folder")
     if size > READ_LIMIT:
         raise InputError(f"{path} is too large for one slice", why=f"{size} bytes")
-    try:
-        with _silence_pydicom():
-            syntax = str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID", ""))
-            if syntax == _DEFLATED:
-                raise UnsafeContentError(
-                    f"{path} is deflated as a whole, and was not inflated",
-                    why="it could expand a thousandfold",
-                    fix="store it uncompressed first, for instance with dcmconv",
-                )
-            if syntax not in _PLAIN:
-                raise InputError(
-                    f"{path} is compressed",
-                    why=f"transfer syntax {syntax[:64]}",
-                    fix="store it uncompressed first, for instance with gdcmconv --raw",
-                )
-            return _page(pydicom.dcmread(path, specific_tags=list(_TAGS)), path, size)
-    except (InputError, UnsafeContentError, ResourceError):
-        raise
-    except MemoryError:
-        raise ResourceError(f"not enough memory to read {path}", fix="read fewer slices at once") from None
-    except RecursionError:
-        why = "its sequences are nested without end"
-        raise InputError(f"{path} is not an image that can be read", why=why, fix="do not trust this file") from None
-    except Exception as error:  # damaged bytes come out of the parser as errors of any kind
-        # Its words may quote a header, which may name somebody.
-        why = f"the parser stopped with {type(error).__name__}"
-        raise InputError(f"{path} is damaged or no image", why=why, fix="copy or download it again") from None
+    with typed_errors(str(path), quote=False), _silence_pydicom():
+        syntax = str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID", ""))
+        if syntax == _DEFLATED:
+            raise UnsafeContentError(
+                f"{path} is deflated as a whole, and was not inflated",
+                why="it could expand a thousandfold",
+                fix="store it uncompressed first, for instance with dcmconv",
+            )
+        if syntax not in _PLAIN:
+            raise InputError(
+                f"{path} is compressed",
+                why=f"transfer syntax {syntax[:64]}",
+                fix="store it uncompressed first, for instance with gdcmconv --raw",
+            )
+        return _page(pydicom.dcmread(path, specific_tags=list(_TAGS)), path, size)
 
 
 @contextmanager
 def _silence_pydicom() -> Iterator[None]:
-    """Keep the parser from telling of values that are not used, or checked here: it would quote them."""
+    """Suppress the parser's warnings, which would quote values of the header."""
     log = logging.getLogger("pydicom")
     before = log.disabled
     log.disabled = True
@@ -230,8 +220,10 @@ def _page(dataset: Dataset, path: Path, size: int) -> _Page:
         spacing = None
     thickness = _numbers(dataset, "SliceThickness", 1)
     orientation = _numbers(dataset, "ImageOrientationPatient", 6)
-    if orientation is not None and not _square(orientation):
-        raise InputError(f"{path} lies in no plane", why=f"directions {orientation}", fix="copy or download it again")
+    if orientation is not None and not _orthonormal(orientation):
+        raise InputError(
+            f"{path} has impossible directions", why=f"they are {orientation}", fix="copy or download it again"
+        )
     return _Page(
         np.asarray(values, dtype=np.float32),
         str(dataset.get("SeriesInstanceUID", "")),
@@ -243,15 +235,15 @@ def _page(dataset: Dataset, path: Path, size: int) -> _Page:
     )
 
 
-def _square(orientation: tuple[float, ...]) -> bool:
+def _orthonormal(orientation: tuple[float, ...]) -> bool:
     axes = np.array(orientation).reshape(2, 3)
-    return bool(np.abs(axes @ axes.T - np.eye(2)).max() < 10 * _ALIKE)
+    return bool(np.abs(axes @ axes.T - np.eye(2)).max() < 10 * _TOLERANCE)
 
 
 def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | None:
-    """Return finite numbers; None if there are none, or not as many as there must be."""
+    """Return so many finite numbers; None if they are missing, or another number of them."""
     value: Any = dataset.get(name)
     if value is None or value == "":
         return None
-    found = tuple(float(v) for v in (value if count > 1 else [value]))
-    return found if len(found) == count and all(np.isfinite(found)) else None
+    numbers = tuple(float(v) for v in (value if count > 1 else [value]))
+    return numbers if len(numbers) == count and all(np.isfinite(numbers)) else None

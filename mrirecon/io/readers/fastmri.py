@@ -1,58 +1,25 @@
-"""HDF5 k-space in fastMRI's layout: `kspace` (slice, coil, y, x), or (slice, y, x) for one coil."""
+"""Read HDF5 k-space in fastMRI's layout: `kspace` (slice, coil, y, x), or (slice, y, x) for one coil."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import numpy as np
-
 from mrirecon.errors import InputError
 from mrirecon.io.axes import Layout, ask_axes, guess_axes, make_layout
-from mrirecon.io.identify import has_hdf5_signature
-from mrirecon.io.readers.assemble import (
-    NEEDED_NAMES,
-    Given,
-    MapsSource,
-    assemble,
-    is_public,
-    kspace_in_groups,
-    leaf,
-    select_kspace,
-)
+from mrirecon.io.readers.assemble import NEEDED_NAMES, assemble, is_public, leaf, select_kspace
 from mrirecon.io.readers.header import padding, read_header, sequence_values, write_header
-from mrirecon.io.readers.registry import Candidate, register_reader
-from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5
-from mrirecon.io.scan import Scalar, Scan
+from mrirecon.io.readers.registry import Source, is_hdf5, register_reader
+from mrirecon.io.safe.hdf5 import Hdf5Store
+from mrirecon.io.scan import Scan
 
 _HEADER = "ismrmrd_header"
-# Any of these says that a file is fastMRI's or was written in its manner.
+# Any of these marks a file of fastMRI, or in its layout.
 _FASTMRI = ("reconstruction_rss", "reconstruction_esc", _HEADER)
 _FASTMRI_ATTRIBUTES = ("acquisition", "patient_id", "norm", "max")
 _MANY_COILS = 32
 # Subject, contrast, and the number of the repetition.
 _M4RAW = re.compile(r"(\d{10}_(?:T1|T2|FLAIR))\d\d\.h5")
-
-
-class Hdf5Store:
-    """The datasets of an HDF5 file, opened for each access through `open_hdf5`."""
-
-    def __init__(self, path: Path, arrays: dict[str, tuple[tuple[int, ...], np.dtype]]) -> None:
-        self.path, self.arrays = path, arrays
-        self.files: tuple[Path, ...] = (path,)
-
-    def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
-        """Return a part of a dataset."""
-        with open_hdf5(self.path) as file:
-            try:
-                return file[name][index]
-            except KeyError:
-                raise InputError(f"{self.path}:{name} cannot be found any more", fix="the file is damaged") from None
-
-
-def is_hdf5(candidate: Candidate) -> bool:
-    """Whether a file has the signature of HDF5."""
-    return bool(candidate.head) and has_hdf5_signature(candidate.path)
 
 
 @register_reader(
@@ -63,39 +30,38 @@ def is_hdf5(candidate: Candidate) -> bool:
     suffixes=(".h5", ".hdf5"),
     holds=("kspace", "images"),
 )
-def read_hdf5(
-    path: Path, *, axes: str | None = None, dataset: str | None = None, mask: Given = None, maps: MapsSource = None
-) -> Scan:
-    """Read fastMRI HDF5, which is also our own, and whatever only `axes` can tell; see `mrirecon.io.read`.
+def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = None) -> Scan:
+    """Read HDF5 in the layout of fastMRI, which is also our own, and any other if `axes` names its axes.
 
     Beside `kspace` it may hold `mask` (along the last axis, or 2D), a reference (`reference`, `reconstruction_rss`,
     `reconstruction_esc`), `maps` (slice, M, coil, y, x), `calibration` and `ismrmrd_header`. An attribute `axes` of
-    the k-space dataset names its axes; without it, and without anything that marks a fastMRI file, three axes are
-    asked for.
+    the k-space dataset names its axes. Without it, three axes are ambiguous unless the file is marked as fastMRI's,
+    and `axes` is asked for.
 
     Raises:
         InputError, UnsafeContentError: see `open_hdf5`.
 
     """
-    notes: list[str] = []
-    with open_hdf5(path) as file:
-        arrays, header_text = _survey(file, dataset, notes)
-        inside = kspace_in_groups(arrays, path, dataset)
-        name = inside or select_kspace(arrays, path, dataset)
-        group = name[: -len(leaf(name))]
-        if inside is not None and dataset is None:
-            notes.append(f"k-space is {name}: the only array in the file that can be")
-        # What belongs to k-space lies beside it, in the same group.
-        arrays = {n: found for n, found in arrays.items() if n[: -len(leaf(n))] == group}
-        kspace = file[name]
-        named = file.attribute_names
-        beside = kspace.attribute_names
-        found = {key: file.attribute(key) for key in named if is_public(key)}
-        stated = kspace.attribute("axes") if "axes" in beside else None
-        unwritten = kspace.unwritten_chunks
+    path, file = source.path, source.hdf5
+    arrays, notes = file.survey(dataset, NEEDED_NAMES)
+    header_text = None
+    if arrays.pop(_HEADER, None) is not None:
+        try:
+            header_text = file[_HEADER].text()
+        except InputError as error:
+            notes.append(f"not used: {error.what}")
+    name = select_kspace(arrays, path, dataset)
+    if "/" in name and dataset is None:
+        notes.append(f"k-space is {name}: the only array in the file that can be")
+    # What belongs to k-space lies beside it, in the same group.
+    group = name[: -len(leaf(name))]
+    arrays = {n: array for n, array in arrays.items() if n[: -len(leaf(n))] == group}
+    kspace = file[name]
+    named, beside = file.attribute_names, kspace.attribute_names
+    attributes = file.attributes([name for name in named if is_public(name)])
+    stated = kspace.attributes(["axes"]).get("axes")
     known = header_text is not None or any(n in arrays for n in _FASTMRI)
     known = known or any(a in named for a in _FASTMRI_ATTRIBUTES)
-    attributes = {key: value for key, value in found.items() if value is not None}
     if len(attributes) < len(named):
         notes.append(f"{len(named) - len(attributes)} header values were not read: they could identify a person")
     where = f"{path}:{name}"
@@ -109,14 +75,19 @@ def read_hdf5(
             notes.append(f"{_HEADER} is not well-formed XML and was not used")
         else:
             header = write_header(values)
-            attributes |= _from_header(values, layout.space_shape[-1])
+            attributes |= sequence_values(values)
+            width = layout.space_shape[-1]
+            edges = padding(values, width)
+            if edges is not None and edges != (0, width):
+                attributes["padding_left"], attributes["padding_right"] = edges
     repetitions = _other_repetitions(path)
     if repetitions:
         notes.append(
-            f"named as one repetition of M4Raw; beside it lie {', '.join(repetitions)}: each is a scan of its own, and "
+            f"named as a repetition of M4Raw, beside {', '.join(repetitions)}: each is read as a scan of its own, and "
             "the mean of their images has less noise"
         )
     scan = assemble(
+        source,
         Hdf5Store(path, arrays),
         "m4raw" if repetitions is not None else "hdf5",
         name,
@@ -124,54 +95,20 @@ def read_hdf5(
         notes=notes,
         attributes=attributes,
         header=header,
-        mask=mask,
-        maps=maps,
         unverified=repetitions is not None,
     )
-    if unwritten:
-        scan.warn_or_refuse(f"{unwritten} chunks of {name} were never written and read as zeros", where)
+    if kspace.unwritten_chunks:
+        text = f"{kspace.unwritten_chunks} chunks of {name} were never written and read as zeros"
+        scan.warn_or_refuse(text, where)
     return scan
 
 
 def _other_repetitions(path: Path) -> list[str] | None:
     """Return the names of the other repetitions beside a file of M4Raw (Lyu et al., 2023); None for any other name."""
-    found = _M4RAW.fullmatch(path.name)
-    if found is None:
+    match = _M4RAW.fullmatch(path.name)
+    if match is None:
         return None
-    return [one.name for one in sorted(path.parent.glob(f"{found[1]}*.h5")) if one.name != path.name]
-
-
-def _survey(
-    file: GuardedFile, dataset: str | None, notes: list[str]
-) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype]], str | None]:
-    """Return shape and type of every dataset (groups included, and the one asked for), and the header's text."""
-    arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
-    header: str | None = None
-    names = file.datasets()
-    for name in names if dataset is None or dataset in names else [*names, dataset]:
-        try:
-            found = file[name]
-            if name == _HEADER:
-                header = found.text()
-                continue
-        except KeyError:
-            raise InputError(f"{file.path} has no dataset {name!r}", why=f"it holds {', '.join(names[:12])}") from None
-        except InputError as error:
-            if name == dataset or name.lower() in NEEDED_NAMES:
-                raise
-            if "/" not in name:
-                notes.append(f"not used: {error.what}")
-            continue
-        arrays[name] = (found.shape, found.dtype)
-    return arrays, header
-
-
-def _from_header(values: dict[str, str], width: int) -> dict[str, Scalar]:
-    found: dict[str, Scalar] = dict(sequence_values(values))
-    edges = padding(values, width)
-    if edges is not None and edges != (0, width):
-        found["padding_left"], found["padding_right"] = edges
-    return found
+    return [other.name for other in sorted(path.parent.glob(f"{match[1]}*.h5")) if other.name != path.name]
 
 
 def _layout(

@@ -1,16 +1,16 @@
-"""The ISMRMRD header (XML) of fastMRI files, reduced to what says how the data were made and not whose they are."""
+"""Read the ISMRMRD header (XML), reduced to values about the measurement that identify nobody."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from xml.parsers import expat
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from mrirecon.errors import UnsafeContentError
 from mrirecon.io.readers.siemens import SEQUENCE_NAME
 
-# Paths kept, without namespaces. Of what lies below an entry that ends in "/", numbers are kept, for they name nobody.
+# Paths kept, without namespaces. Below an entry that ends in "/", only numbers are kept: they identify nobody.
 _KEPT = (
     *("experimentalConditions/", "encoding/encodedSpace/", "encoding/reconSpace/", "encoding/encodingLimits/"),
     *(
@@ -26,80 +26,64 @@ _KEPT = (
     *("acquisitionSystemInformation/systemFieldStrength_T", "acquisitionSystemInformation/receiverChannels"),
     "acquisitionSystemInformation/relativeReceiverNoiseBandwidth",
 )
-# What siemens_to_ismrmrd says of an echo train, as pairs of a name and a number; times in microseconds.
+# Description of an echo train by siemens_to_ismrmrd, as pairs of a name and a number; times in microseconds.
 _TRAIN = "encoding/trajectoryDescription/userParameter"
 ECHO_TRAIN = ("rampUpTime", "rampDownTime", "flatTopTime", "acqDelayTime", "numSamples", "dwellTime")
 _MAX_DEPTH, _MAX_ENTRIES, _MAX_VALUE = 32, 10_000, 200
 
 
-class _NotWellFormedError(Exception):
-    pass
+class _Builder(ElementTree.TreeBuilder):
+    path: Path
 
-
-def read_header(text: str, path: Path) -> dict[str, str] | None:
-    """Return the kept values by path ("sequenceParameters/TR"), the first where one repeats; None if not XML.
-
-    Values of the second encoding stand under "encoding#1/", those of the third under "encoding#2/". The numbers that
-    describe an echo train (`ECHO_TRAIN`) stand under "encoding/trajectoryDescription/" by their names.
-
-    Raises:
-        UnsafeContentError: a document type declaration, with which entities could expand without end.
-
-    """
-    found: dict[str, str] = {}
-    stack: list[str] = []
-    parts: list[str] = []
-    seen = encodings = 0
-    named = ""
-
-    def doctype(*_: object) -> None:
+    def doctype(self, *_: object) -> None:
+        """Refuse a document type declaration, with which entities could expand without end."""
         raise UnsafeContentError(
-            f"the header of {path} declares a document type, which was not followed",
+            f"the header of {self.path} declares a document type, which was not followed",
             why="no scanner writes one; it serves to expand entities or to fetch files",
             fix="do not trust this file; remove its ismrmrd_header to read the k-space",
         )
 
-    def start(name: str, _: dict[str, str]) -> None:
-        nonlocal seen, encodings
-        seen += 1
-        encodings += len(stack) == 1 and name.rpartition(" ")[2] == "encoding"
-        if len(stack) >= _MAX_DEPTH or seen > _MAX_ENTRIES:
-            raise _NotWellFormedError
-        stack.append(name.rpartition(" ")[2])
-        parts.clear()
 
-    def end(_: str) -> None:
-        nonlocal named
-        key, value = "/".join(stack[1:]), "".join(parts).strip()
-        stack.pop()
-        parts.clear()
+def read_header(text: str, path: Path) -> dict[str, str] | None:
+    """Return the kept values by path ("sequenceParameters/TR"), the first of repeated ones; None if not XML.
+
+    Values of the second encoding have paths under "encoding#1/", those of the third under "encoding#2/". The numbers
+    that describe an echo train (`ECHO_TRAIN`) have paths "encoding/trajectoryDescription/NAME".
+
+    Raises:
+        UnsafeContentError: a document type declaration.
+
+    """
+    document = text.lstrip("\ufeff \r\n\t").encode("utf-8", errors="replace")
+    builder = _Builder()
+    builder.path = path
+    try:
+        root = ElementTree.fromstring(document, ElementTree.XMLParser(target=builder, encoding="utf-8"))
+    except (ElementTree.ParseError, ValueError):
+        return None
+    values: dict[str, str] = {}
+    named, encodings, entries = "", 0, 0
+    stack: list[tuple[tuple[str, ...], ElementTree.Element]] = [((), root)]
+    while stack:
+        place, element = stack.pop()
+        stack += [((*place, child.tag.rpartition("}")[2]), child) for child in reversed(element)]
+        entries += 1
+        encodings += place == ("encoding",)
+        if len(place) >= _MAX_DEPTH or entries > _MAX_ENTRIES:
+            return None
+        key, value = "/".join(place), (element.text or "").strip()
+        if len(element) or not value or len(value) > _MAX_VALUE:
+            continue
         if key.startswith(_TRAIN) and key.endswith("/name"):
             named = value if value in ECHO_TRAIN else ""
         elif key.startswith(_TRAIN) and key.endswith("/value") and named:
             key = f"encoding/trajectoryDescription/{named}"
         below = any(k[-1] == "/" and key.startswith(k) for k in _KEPT) and _is_number(value)
-        if value and len(value) <= _MAX_VALUE and (key in _KEPT or below):
+        if key in _KEPT or below:
             if encodings > 1 and key.startswith("encoding/"):
                 key = f"encoding#{encodings - 1}/{key.removeprefix('encoding/')}"
-            found.setdefault(key, "".join(c for c in value if c.isprintable()))
-
-    parser = expat.ParserCreate(namespace_separator=" ")
-    parser.StartDoctypeDeclHandler = doctype
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler = parts.append
-    try:
-        parser.Parse(_body(text), True)
-    except (expat.ExpatError, _NotWellFormedError, ValueError):
-        return None
-    return found
-
-
-def _body(text: str) -> bytes:
-    """Return the document in UTF-8 without its declaration: the text was decoded already, whatever that claims."""
-    body = text.lstrip("\ufeff \r\n\t")
-    if body.startswith("<?xml"):
-        body = body.partition("?>")[2]
-    return body.encode("utf-8", errors="replace")
+            values.setdefault(key, "".join(c for c in value if c.isprintable()))
+    return values
 
 
 def _is_number(value: str) -> bool:
@@ -110,7 +94,7 @@ def _is_number(value: str) -> bool:
 
 
 def write_header(values: dict[str, str]) -> str:
-    """Return the kept values as a small ISMRMRD document, with the first encoding, without the sequence's name."""
+    """Return the kept values as a small ISMRMRD document with the first encoding, without the sequence's name."""
     tree: dict[str, object] = {}
     for key, value in values.items():
         if "#" in key or key == SEQUENCE_NAME:
@@ -135,7 +119,7 @@ def write_header(values: dict[str, str]) -> str:
 
 
 def sequence_values(values: dict[str, str]) -> dict[str, str]:
-    """Return what the header says of the scanner and the sequence, by the names that `Scan.attributes` uses."""
+    """Return the values about scanner and sequence, by their names in `Scan.attributes`."""
     system, sequence = "acquisitionSystemInformation/", "sequenceParameters/"
     wanted = {
         **{"vendor": system + "systemVendor", "model": system + "systemModel"},
@@ -146,9 +130,9 @@ def sequence_values(values: dict[str, str]) -> dict[str, str]:
 
 
 def padding(values: dict[str, str], width: int) -> tuple[int, int] | None:
-    """Return the zero-padded columns that fastMRI's header states for the last axis, as (first, behind the last).
+    """Return the range of columns that were acquired, as (left, right), where fastMRI's header states it.
 
-    The columns before `first` and from `behind` on were never acquired (fastMRI, `padding_left`, `padding_right`).
+    Columns before `left` and from `right` on are zero-padded (fastMRI, `padding_left`, `padding_right`).
     """
     try:
         encoded = int(values["encoding/encodedSpace/matrixSize/y"])

@@ -13,14 +13,12 @@ from mrirecon.errors import InputError
 from mrirecon.io.grid import GRID_NAMES, Grid, decode_loops, restored_grid
 from mrirecon.io.readers.assemble import KSPACE_NAMES, leaf
 from mrirecon.io.readers.cfl import CflStore, image_store
-from mrirecon.io.readers.fastmri import Hdf5Store
 from mrirecon.io.readers.mrd_images import mrd_images, raw_groups, series_of
 from mrirecon.io.readers.nifti import is_nifti, read_nifti
 from mrirecon.io.readers.npy import NpyStore, NpzStore
 from mrirecon.io.readers.registry import holds_images as may_hold_images
 from mrirecon.io.readers.registry import image_reader, sniff
-from mrirecon.io.safe.hdf5 import open_hdf5
-from mrirecon.io.safe.limits import is_numeric
+from mrirecon.io.safe.hdf5 import Hdf5Store, is_numeric, open_hdf5
 from mrirecon.io.scan import Store
 from mrirecon.io.values import complex_dtype, magnitude_of, real_of
 
@@ -28,7 +26,7 @@ IMAGE_NAMES = ("reconstruction", "reference", "reconstruction_rss", "reconstruct
 
 
 def open_store(path: str | Path) -> Store:
-    """Return the arrays of a file of any format, guarded as `read` guards them.
+    """Return the arrays of a file of any format, checked as `read` checks them.
 
     Raises:
         InputError, UnsafeContentError: see `read`.
@@ -42,46 +40,39 @@ def open_store(path: str | Path) -> Store:
         return NpzStore(path)
     if kind == "cfl":
         return CflStore(path)
-    arrays = {}
     with open_hdf5(path) as file:
-        for name in file.datasets():
-            try:
-                found = file[name]
-            except (InputError, KeyError):  # a name that is listed, and leads to nothing
-                continue
-            arrays[name] = (found.shape, found.dtype)
-    return Hdf5Store(path, arrays)
+        return Hdf5Store(path, file.survey()[0])
 
 
 def pick(store: Store, names: Sequence[str], dataset: str | None = None) -> str:
-    """Return the name of an array: the one asked for, else the first of `names` there is, else the only one of numbers.
+    """Return the name of an array: the one asked for, else the first of `names`, else the only array of numbers.
 
-    Names are looked for in the root first, then inside of groups, where there is one of that name alone.
+    A name counts in the root, or inside of groups where only one array has it.
 
     Raises:
-        InputError: none of these; what there is is listed.
+        InputError: there is none; the arrays of the file are listed.
 
     """
     if dataset is not None and dataset in store.arrays:
         return dataset
     numeric = [name for name, (_, dtype) in store.arrays.items() if is_numeric(dtype)]
     by_name = {name.lower(): name for name in numeric}
-    found = [by_name[name] for name in names if name in by_name]
+    named = [by_name[name] for name in names if name in by_name]
     inside = [[n for n in numeric if "/" in n and leaf(n).lower() == name] for name in names]
-    found = found or [one[0] for one in inside if len(one) == 1] or (numeric if len(numeric) == 1 else [])
-    if dataset is not None or not found:
+    named = named or [group[0] for group in inside if len(group) == 1] or (numeric if len(numeric) == 1 else [])
+    if dataset is not None or not named:
         listed = (
             ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in list(store.arrays.items())[:12])
             or "no arrays"
         )
         wanted = repr(dataset) if dataset is not None else " or ".join(names)
-        fix = "name the array so, or say which is meant: --dataset NAME"
+        fix = "give the array that name, or select one: --dataset NAME"
         raise InputError(f"{store.path} holds no {wanted}", why=f"it holds {listed}", fix=fix)
-    return found[0]
+    return named[0]
 
 
 def read_array(path: str | Path, names: Sequence[str], dataset: str | None = None) -> np.ndarray:
-    """Return one array of a file, as stored; see `pick` for which. One of BART's is (loops..., 1, *space), C order.
+    """Return an array of a file as stored; `pick` selects it. One of BART's is (loops..., 1, *space), in C order.
 
     Raises:
         InputError, UnsafeContentError: see `read`.
@@ -100,8 +91,8 @@ class Images:
     Attributes:
         values: (item, y, x) or (item, z, y, x), real or complex, of the type stored.
         where: file and array, for messages.
-        grid: where they lie, as far as the file tells.
-        loops: lengths of the axes that items run over; None where the file does not tell: slices.
+        grid: their grid, as far as the file states it.
+        loops: lengths of the axes that the items run over; None where the file does not state them: slices.
 
     """
 
@@ -129,9 +120,9 @@ def read_image(path: str | Path, *, dataset: str | None = None) -> np.ndarray:
 
 
 def read_placed_image(path: str | Path, *, dataset: str | None = None, signed: bool = False) -> tuple[np.ndarray, Grid]:
-    """Return what `read_image` does, and where those images lie: a position only if they are one volume each.
+    """Return the images of `read_image` and their grid, with a position only where each image file is one volume.
 
-    With `signed`, real images keep their sign; complex ones are magnitudes all the same.
+    With `signed`, real images keep their sign; complex ones are still magnitudes.
 
     Raises:
         InputError: see `read_image`.
@@ -142,17 +133,17 @@ def read_placed_image(path: str | Path, *, dataset: str | None = None, signed: b
         upright = read_nifti(path)
         if upright.placed:
             return take(upright.values, str(path)), upright.grid
-    found = read_images(path, dataset=dataset)
-    values, grid = found.values, found.grid
-    several = values.ndim == 3 and found.loops is not None  # other loops than slices
+    images = read_images(path, dataset=dataset)
+    values, grid = images.values, images.grid
+    several = values.ndim == 3 and images.loops is not None  # other loops than slices
     if is_volumes(path):
         several = values.ndim == 4
         values = values.reshape(-1, *values.shape[-2:])
-    return take(values, found.where), Grid(grid.spacing, None, grid.thickness) if several else grid
+    return take(values, images.where), Grid(grid.spacing, None, grid.thickness) if several else grid
 
 
 def holds_images(path: str | Path) -> bool:
-    """Whether a file holds images and no k-space, as far as names, types and shapes tell.
+    """Tell whether a file holds images and no k-space, judged by names, types and shapes.
 
     Raises:
         InputError, UnsafeContentError: see `mrirecon.io.read`.
@@ -176,12 +167,12 @@ def holds_images(path: str | Path) -> bool:
 
 
 def is_volumes(path: str | Path) -> bool:
-    """Whether a file is of a format such as NIfTI or DICOM: images only, and nothing that has a name."""
+    """Tell whether a file is of a format of images alone, such as NIfTI or DICOM, whose arrays have no names."""
     return image_reader(path) is not None
 
 
 def read_images(path: str | Path, *, dataset: str | None = None) -> Images:
-    """Return the images of a file as stored, complex ones complex, with where they lie and what items are.
+    """Return the images of a file as stored, real or complex, with their grid and the axes of the items.
 
     One volume of NIfTI or DICOM is (slice, y, x); several are (volume, slice, y, x).
 
@@ -222,6 +213,6 @@ def _items(store: Store, name: str) -> str | None:
         return store.text("items")
     if isinstance(store, Hdf5Store):
         with open_hdf5(store.path) as file:
-            array = file[name]
-            return str(array.attribute("items")) if "items" in array.attribute_names else None
+            stated = file[name].attributes(["items"]).get("items")
+            return None if stated is None else str(stated)
     return None

@@ -1,7 +1,7 @@
-"""ISMRMRD raw data (MRD version 1, HDF5): acquisitions with flags and counters, and a header in XML.
+"""Read ISMRMRD raw data (MRD version 1, HDF5): acquisitions with flags and counters, and a header in XML.
 
-The package ismrmrd opens files for writing unless told otherwise, follows links, and expands the header's entities;
-the layout is a table in HDF5, so h5py reads it here, in a child process, once the guard has looked at it.
+The package ismrmrd by default opens files for writing, follows links, and expands the header's entities. The layout is
+a table in HDF5, so h5py reads it here, in the sandbox, after its links and storage were checked.
 """
 
 from __future__ import annotations
@@ -11,23 +11,21 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mrirecon.errors import InputError, UsageError
-from mrirecon.io.readers.assemble import KSPACE_NAMES, Given, MapsSource
-from mrirecon.io.readers.fastmri import is_hdf5
+from mrirecon.errors import InputError
+from mrirecon.io.readers.assemble import KSPACE_NAMES
 from mrirecon.io.readers.header import ECHO_TRAIN, read_header, sequence_values, write_header
 from mrirecon.io.readers.mrd_images import raw_groups
-from mrirecon.io.readers.mrd_missing import incomplete, without_samples
 from mrirecon.io.readers.raw import raw_scan
-from mrirecon.io.readers.raw_store import RawStore, cut
+from mrirecon.io.readers.raw_store import RawStore
 from mrirecon.io.readers.readouts import KINDS, Encoding, Kind, Plan, Readouts
-from mrirecon.io.readers.registry import Candidate, register_reader
+from mrirecon.io.readers.registry import Source, is_hdf5, register_reader
 from mrirecon.io.readers.siemens import SEQUENCE_NAME, SIEMENS_WAYS, forward_transform, is_siemens
+from mrirecon.io.safe import sandbox
 from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5
-from mrirecon.io.safe.isolated import Arrays, Facts, run_sandboxed
-from mrirecon.io.safe.limits import TEXT_LIMIT
+from mrirecon.io.safe.sandbox import Arrays, Facts
 from mrirecon.io.scan import Scan
 
-# Flags are numbered from 1 in ISMRMRD's acquisition header. The first that is set says what a readout is.
+# Flags are numbered from 1 in ISMRMRD's acquisition header. The first that is set gives the kind of a readout.
 _NOISE, _CALIBRATION, _BOTH, _REVERSE, _NAVIGATOR, _PHASE_CORRECTION, _DUMMY = 19, 20, 21, 22, 23, 24, 27
 _FLAGS: tuple[tuple[int, Kind], ...] = (
     *((_NOISE, "noise"), (_PHASE_CORRECTION, "phase correction"), (_NAVIGATOR, "navigator"), (_DUMMY, "dummy")),
@@ -41,10 +39,10 @@ _COUNTERS = {
     **{name: name for name in ("average", "slice", "phase", "repetition", "set", "segment")},
 }
 _COLUMNS = ("number_of_samples", "active_channels", "center_sample", "discard_pre", "discard_post")
-# Gaps of so many readouts are read and dropped, for one read of a stretch is quicker than several.
+# Gaps of up to so many readouts are read and discarded: one read of a stretch is faster than several.
 _GAP = 8
 _CHUNK = 128
-# Damaged files can keep libhdf5 busy for ever; good ones are read a hundred times as fast as this.
+# Damaged files can keep libhdf5 busy for ever; good ones are read a hundred times faster than this.
 _SECONDS, _BYTES_A_SECOND = 10, 4e6
 
 
@@ -55,15 +53,11 @@ class MrdStore(RawStore):
         super().__init__(path, table, plan)
         self.group = group
 
-    def fetch(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Return readouts as measured, each (coil, samples) complex64."""
-        return cut(self.flat(rows), self.table.samples[rows] * self.table.coils[rows], self.table.coils[rows])
-
     def flat(self, rows: np.ndarray) -> np.ndarray:
-        """Return the samples of readouts one after another, read by a child process."""
+        """Return the samples of readouts one after another, read in the sandbox."""
         sizes = self.table.samples[rows] * self.table.coils[rows]
-        arrays, _ = run_sandboxed(
-            "mrirecon.io.readers.mrd:acquisitions",
+        arrays, _ = sandbox.call(
+            acquisitions,
             self.path,
             seconds=_SECONDS + 8 * int(sizes.sum()) / _BYTES_A_SECOND,
             memory=(2 << 30) + 2 * 8 * _CHUNK * int(sizes.max(initial=0)),
@@ -76,32 +70,32 @@ class MrdStore(RawStore):
 
 
 def raw_group(file: GuardedFile, dataset: str | None = None) -> str | None:
-    """Return the group that holds ISMRMRD raw data: the one asked for, else "dataset", else the only one; None if none.
+    """Return the group of ISMRMRD raw data: the one asked for, else "dataset", else the only one; None if none.
 
     Raises:
         InputError: several groups hold raw data, and none is called "dataset".
 
     """
-    found = raw_groups(file.datasets())
+    groups = raw_groups(file.datasets())
     if dataset is not None:
-        return dataset.strip("/") if dataset.strip("/") in found else None
-    if len(found) > 1 and "dataset" not in found:
+        return dataset.strip("/") if dataset.strip("/") in groups else None
+    if len(groups) > 1 and "dataset" not in groups:
         raise InputError(
-            f"{file.path} holds raw data in {len(found)} groups",
-            why=", ".join(sorted(found)[:12]),
-            fix=f"name one of them, for example --dataset {min(found)}",
+            f"{file.path} holds raw data in {len(groups)} groups",
+            why=", ".join(sorted(groups)[:12]),
+            fix=f"name one of them, for example --dataset {min(groups)}",
         )
-    return "dataset" if "dataset" in found else found[0] if found else None
+    return "dataset" if "dataset" in groups else groups[0] if groups else None
 
 
-def _is_raw(candidate: Candidate) -> bool:
-    """Whether an HDF5 file holds ISMRMRD raw data, or lacks some of what such a file has.
+def _is_raw(source: Source) -> bool:
+    """Tell whether an HDF5 file holds ISMRMRD raw data, complete or not.
 
     Raises:
         InputError: see `raw_group`.
 
     """
-    file, dataset = candidate.hdf5, candidate.dataset
+    file, dataset = source.hdf5, source.dataset
     if not dataset and any(name.lower() in KSPACE_NAMES for name in file):
         return False
     name = dataset or "dataset"
@@ -109,40 +103,27 @@ def _is_raw(candidate: Candidate) -> bool:
 
 
 @register_reader("ismrmrd", rank=10, signature=is_hdf5, layout=_is_raw, container="hdf5", suffixes=(".mrd",))
-def read_mrd(
-    path: Path,
-    *,
-    axes: str | None = None,
-    dataset: str | None = None,
-    mask: Given = None,
-    maps: MapsSource = None,
-) -> Scan:
+def read_mrd(source: Source, *, dataset: str | None = None) -> Scan:
     """Read ISMRMRD raw data of a Cartesian or echo-planar scan; see `mrirecon.io.read`.
 
     Acquisitions are sorted by their flags, placed by their counters and echo, and averaged where several fall on one
-    place; what was sorted out is counted in the notes. The readout lies along y, phase encoding along x, the second
-    phase encoding along z. Samples of Siemens scanners are conjugated, as `mrirecon.io.readers.siemens` explains.
-    libhdf5 reads the file in a child process.
+    place; the notes count the others. The readout is along y, phase encoding along x, the second phase encoding along
+    z. Samples of Siemens scanners are conjugated, as `mrirecon.io.readers.siemens` explains. libhdf5 reads the file in
+    the sandbox.
 
     Args:
-        path: the file.
-        axes: refused: the file says what its axes are.
+        source: the file.
         dataset: name of the group, where it is not "dataset".
-        mask: see `mrirecon.io.read`.
-        maps: see `mrirecon.io.read`.
 
     Raises:
         InputError: a header that lacks what is needed (named), a trajectory that is not Cartesian, damaged data.
         UnsafeContentError: links out of the file, or a header with a document type.
-        UsageError: `axes` was given.
 
     """
-    if axes is not None:
-        raise UsageError("raw data say themselves what their axes are", where=str(path), fix="leave --axes out")
-    with open_hdf5(path) as file:
-        group = raw_group(file, dataset) or dataset or "dataset"
+    path = source.path
+    group = raw_group(source.hdf5, dataset) or dataset or "dataset"
     seconds = _SECONDS + path.stat().st_size / _BYTES_A_SECOND
-    columns, facts = run_sandboxed("mrirecon.io.readers.mrd:survey", path, seconds=seconds, group=group)
+    columns, facts = sandbox.call(survey, path, seconds=seconds, group=group)
     notes: list[str] = []
     values = read_header(facts["xml"], path)
     if values is None:
@@ -155,7 +136,7 @@ def read_mrd(
     notes += [why] if why else []
     encodings = _encodings(values, path, notes)
     return raw_scan(
-        path,
+        source,
         "ismrmrd",
         table,
         encodings,
@@ -163,8 +144,6 @@ def read_mrd(
         notes=notes,
         attributes=attributes,
         header=write_header(values),
-        mask=mask,
-        maps=maps,
     )
 
 
@@ -181,8 +160,8 @@ def _table(columns: Arrays, path: Path) -> Readouts:
         kind[is_set(number)] = KINDS.index(name)
     samples, before, behind = (columns[name] for name in ("number_of_samples", "discard_pre", "discard_post"))
     if not samples.any():
-        raise without_samples(path, len(samples))
-    # An acquisition of which nothing is left is no readout, whatever it was meant for.
+        raise _without_samples(path, len(samples))
+    # An acquisition of which all samples are discarded is no readout, whatever its flags.
     kind[samples <= before + behind] = KINDS.index("other")
     return Readouts(
         kind=kind,
@@ -201,7 +180,7 @@ def _table(columns: Arrays, path: Path) -> Readouts:
 
 
 def _encodings(values: dict[str, str], path: Path, notes: list[str]) -> list[Encoding]:
-    found = []
+    encodings = []
     names = ["encoding"]
     while any(key.startswith(f"encoding#{len(names)}/") for key in values):
         names.append(f"encoding#{len(names)}")
@@ -215,7 +194,7 @@ def _encodings(values: dict[str, str], path: Path, notes: list[str]) -> list[Enc
         missing = [key for key in (*wanted, f"{name}/trajectory") if key not in values]
         if missing:
             raise InputError(
-                f"the header of {path} lacks what reconstruction needs",
+                f"the header of {path} lacks values that reconstruction needs",
                 why=f"missing: {', '.join(missing)}",
                 fix="convert the raw data again, with a header of its own",
             )
@@ -237,7 +216,7 @@ def _encodings(values: dict[str, str], path: Path, notes: list[str]) -> list[Enc
         limits = [values.get(f"{name}/encodingLimits/kspace_encoding_step_{step}/center") for step in (1, 2)]
         line, partition = (None if text is None else round(float(text)) for text in limits)
         mode = values.get(f"{name}/parallelImaging/calibrationMode", "").lower()
-        found.append(
+        encodings.append(
             Encoding(
                 matrix=(sizes[0], sizes[1], sizes[2]),
                 fov_mm=(numbers[3], numbers[4], numbers[5]),
@@ -249,8 +228,8 @@ def _encodings(values: dict[str, str], path: Path, notes: list[str]) -> list[Enc
             )
         )
     if "experimentalConditions/H1resonanceFrequency_Hz" not in values:
-        notes.append("the header lacks experimentalConditions/H1resonanceFrequency_Hz, which its schema demands")
-    return found
+        notes.append("the header lacks experimentalConditions/H1resonanceFrequency_Hz, which its schema requires")
+    return encodings
 
 
 def _refuse_ramps(train: dict[str, float], path: Path) -> None:
@@ -259,30 +238,26 @@ def _refuse_ramps(train: dict[str, float], path: Path) -> None:
     flat = (train["rampUpTime"], train["rampUpTime"] + train["flatTopTime"])
     if train["rampUpTime"] and train["numSamples"] and (begin < flat[0] or end > flat[1] + train["dwellTime"]):
         raise InputError(
-            f"{path} was sampled on the ramps of the gradient, which is not read yet",
+            f"{path} was sampled on the ramps of the gradient, which is not supported",
             why=f"samples from {begin:g} to {end:g} us, and the gradient is flat from {flat[0]:g} to {flat[1]:g} us",
             fix="regrid it first, for instance by Gadgetron",
         )
 
 
 def survey(path: Path, group: str) -> tuple[Arrays, Facts]:
-    """Read the heads of all acquisitions, and the header; runs in a child process.
+    """Return the heads of all acquisitions as columns, and the header; runs in the sandbox.
 
     Raises:
-        InputError: not laid out as ISMRMRD demands.
+        InputError: not in the layout of ISMRMRD.
         UnsafeContentError: a link, a storage or a filter that leads out of the file.
 
     """
     with open_hdf5(path) as file:
         try:
-            file[f"{group}/xml"], file[f"{group}/data"]  # the guard looks at every link on the way, and at the storage
+            _, xml = file[f"{group}/data"], file[f"{group}/xml"].text()  # both are checked, and every link on the way
         except KeyError:
-            raise incomplete(path, group, file.is_group(group) if group in file else False) from None
+            raise _incomplete(path, group, file.is_group(group) if group in file else False) from None
     with h5py.File(path, "r") as file:
-        text = np.asarray(file[f"{group}/xml"][()]).reshape(-1)
-        if text.size != 1 or not isinstance(text[0], (bytes, str)) or len(text[0]) > TEXT_LIMIT:
-            raise InputError(f"the header of {path} is not one text", where=f"{group}/xml")
-        xml = text[0].decode("utf-8", errors="replace") if isinstance(text[0], bytes) else text[0]
         data = file[f"{group}/data"]
         names = data.dtype.names or ()
         if (
@@ -301,7 +276,7 @@ def survey(path: Path, group: str) -> tuple[Arrays, Facts]:
 
 
 def _heads(data: h5py.Dataset) -> np.ndarray:
-    """Return all heads: from chunks as they lie on the disk, for libhdf5 converts them one by one, 7,000 a second."""
+    """Return all heads, if possible from chunks as they are on the disk: libhdf5 converts only 7,000 a second."""
     kind = data.id.get_type()
     head = data.dtype["head"]
     stored = kind.get_member_type(kind.get_member_index(b"head"))
@@ -319,10 +294,10 @@ def _heads(data: h5py.Dataset) -> np.ndarray:
 
 
 def acquisitions(path: Path, group: str, rows: list[int], sizes: list[int], out: np.ndarray) -> tuple[Arrays, Facts]:
-    """Read the samples of some acquisitions, one after another, into `out`; runs in a child process.
+    """Read the samples of some acquisitions, one after another, into `out`; runs in the sandbox.
 
     Raises:
-        InputError: samples that are not as many as a head declares.
+        InputError: another number of samples than a head declares.
 
     """
     wanted = np.asarray(rows, dtype=np.int64)
@@ -346,8 +321,36 @@ def acquisitions(path: Path, group: str, rows: list[int], sizes: list[int], out:
 
 
 def _stretches(rows: np.ndarray) -> list[np.ndarray]:
-    """Divide sorted rows into stretches without long gaps, none longer than is good for memory."""
-    found: list[np.ndarray] = []
-    for part in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) > _GAP) + 1):
-        found += [part[i : i + _CHUNK] for i in range(0, len(part), _CHUNK)]
-    return [part for part in found if part.size]
+    """Divide the numbers of sorted rows into stretches without long gaps, of at most `_CHUNK`."""
+    parts = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) > _GAP) + 1)
+    return [part[i : i + _CHUNK] for part in parts for i in range(0, len(part), _CHUNK)]
+
+
+def _incomplete(path: Path, group: str, exists: bool) -> InputError:
+    """Return the error for a group without header or acquisitions, with what it holds instead."""
+    names: list[str] = []
+    if exists:
+        with h5py.File(path, "r") as file:
+            names = sorted(str(name) for name in file[group])
+    held = ", ".join(names[:12]) or "nothing"
+    if "xml" in names:
+        return InputError(
+            f"{path} is ISMRMRD without raw data: a header, and no acquisitions",
+            why=f"{group!r} holds {held}, and no 'data'",
+            fix="export the raw data again; where only images are in it, there is nothing to reconstruct: evaluate and "
+            "convert read images",
+        )
+    if "data" in names:
+        why = f"{group!r} holds {held}, and no 'xml'"
+        return InputError(f"{path} holds acquisitions without a header", why=why, fix="convert the raw data again")
+    why = f"{group!r} holds {held}" if exists else f"it has no group {group!r}"
+    return InputError(
+        f"{path} holds no ISMRMRD raw data in {group!r}", why=why, fix="name the group that holds 'xml' and 'data'"
+    )
+
+
+def _without_samples(path: Path, acquisitions: int) -> InputError:
+    """Return the error for a file without samples."""
+    why = f"{acquisitions} acquisitions are listed, each of 0 samples" if acquisitions else "'data' is empty"
+    fix = "the samples were not written, or were taken out: export the raw data again"
+    return InputError(f"{path} is ISMRMRD without samples", why=why, fix=fix)

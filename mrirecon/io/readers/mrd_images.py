@@ -1,4 +1,4 @@
-"""Series of ISMRMRD images in HDF5, as Gadgetron and the package ismrmrd write them: GROUP/image_N/data and header."""
+"""Read series of ISMRMRD images in HDF5, as of Gadgetron and the package ismrmrd: GROUP/image_N/data and header."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import numpy as np
 
 from mrirecon.errors import InputError
 from mrirecon.io.grid import Grid, from_matrix
-from mrirecon.io.safe.hdf5 import open_hdf5
-from mrirecon.io.safe.limits import is_numeric
+from mrirecon.io.safe.hdf5 import is_numeric, open_hdf5
 from mrirecon.io.scan import Store
 
-# Loops that images run over, as the header counts them; the last one fastest.
+# Loop axes by the header's counters, the last one fastest.
 _LOOPS = {"average": "average", "repetition": "repetition", "set": "set", "phase": "phase", "contrast": "echo"}
 _VECTORS = ("position", "read_dir", "phase_dir", "slice_dir", "field_of_view", "matrix_size")
 _HEADS = 1 << 26  # bytes of headers that are read
-_EVEN = 1e-2  # mm that a slice may lie beside the line that the others are on
+_EVEN = 1e-2  # mm by which a slice may deviate from the line through the others
 
 
 def raw_groups(names: Iterable[str]) -> list[str]:
     """Return the groups of an HDF5 file that hold ISMRMRD raw data: `xml` and `data`."""
-    found = set(names)
-    return [name[: -len("/xml")] for name in found if name.endswith("/xml") and f"{name[: -len('/xml')]}/data" in found]
+    known = set(names)
+    return [name[: -len("/xml")] for name in known if name.endswith("/xml") and f"{name[: -len('/xml')]}/data" in known]
 
 
 def series_of(store: Store, dataset: str | None = None) -> list[str]:
@@ -30,14 +29,14 @@ def series_of(store: Store, dataset: str | None = None) -> list[str]:
 
     They lie in groups, are called `data`, and have five axes (image, channel, z, y, x).
     """
-    found = [
+    series = [
         name
         for name, (shape, dtype) in store.arrays.items()
         if name.endswith("/data") and len(shape) == 5 and is_numeric(dtype)
     ]
     if dataset is None:
-        return found
-    return [name for name in found if dataset.strip("/") in (name, name[: -len("/data")])]
+        return series
+    return [name for name in series if dataset.strip("/") in (name, name[: -len("/data")])]
 
 
 def mrd_images(store: Store, series: list[str]) -> tuple[np.ndarray, str, Grid, dict[str, int] | None]:
@@ -45,10 +44,10 @@ def mrd_images(store: Store, series: list[str]) -> tuple[np.ndarray, str, Grid, 
 
     Args:
         store: the file.
-        series: what `series_of` returned.
+        series: result of `series_of`.
 
     Returns:
-        Values; file and array; where they lie; lengths of the loops that items run over, None for slices alone.
+        Values; file and array; their grid; lengths of the loop axes of the items, None for slices alone.
 
     Raises:
         InputError: several series; images of single coils.
@@ -81,7 +80,7 @@ def mrd_images(store: Store, series: list[str]) -> tuple[np.ndarray, str, Grid, 
 
 
 def _heads(store: Store, name: str, count: int) -> np.ndarray | None:
-    """Return the headers of a series; None where there are none that can be read."""
+    """Return the headers of a series; None where there are none, or none that can be read."""
     beside = f"{name[: -len('data')]}header"
     if beside not in store.arrays:
         return None
@@ -96,7 +95,7 @@ def _heads(store: Store, name: str, count: int) -> np.ndarray | None:
 
 
 def _grid(heads: np.ndarray, depth: int, rows: int, columns: int) -> Grid:
-    """Return where images lie whose centre, voxel n // 2, is at the stated position; see `mrirecon.io.grid`."""
+    """Return the grid of images whose centre, voxel n // 2, is at the stated position; see `mrirecon.io.grid`."""
     first = {n: np.asarray(heads[n][0], dtype=np.float64) for n in _VECTORS}
     if not all(np.isfinite(v).all() for v in first.values()) or first["field_of_view"].min() <= 0:
         return Grid()

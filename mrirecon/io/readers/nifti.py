@@ -1,4 +1,4 @@
-"""Volumes from NIfTI files, real or complex, as slices that stand upright."""
+"""Read volumes from NIfTI files, real or complex, as upright slices."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from mrirecon.errors import InputError, ResourceError, UsageError
+from mrirecon.errors import InputError, UsageError
 from mrirecon.io.grid import TO_LPS, Grid, from_matrix, from_nifti
 from mrirecon.io.identify import is_nifti_header, read_head, regular_file
 from mrirecon.io.readers.registry import register_reader
-from mrirecon.io.safe.limits import READ_LIMIT
+from mrirecon.io.safe.hdf5 import READ_LIMIT, typed_errors
 
 SUFFIXES = (".nii", ".nii.gz")
 PAIR = (".hdr", ".img")  # a header and its voxels in two files; BART's headers end in .hdr as well
@@ -30,8 +30,8 @@ class Slices:
     Attributes:
         values: (slice, y, x), float32 or complex64, in the file's units.
         spacing: (slice, y, x) distances of neighbouring voxels in mm.
-        grid: where they lie, without a position if the file states none or holds several volumes.
-        placed: whether the file states how it lies.
+        grid: their grid, without a position if the file states none or holds several volumes.
+        placed: whether the file states its orientation.
 
     """
 
@@ -42,7 +42,7 @@ class Slices:
 
 
 def is_nifti(path: str | Path) -> bool:
-    """Whether a file is NIfTI: by its name, or, of a pair .hdr and .img, by the content of the header."""
+    """Tell whether a file is NIfTI, by its name, or by the header of a pair .hdr and .img."""
     path = Path(path)
     if path.name.lower().endswith(SUFFIXES):
         return True
@@ -56,16 +56,16 @@ def is_nifti(path: str | Path) -> bool:
 def read_nifti(path: str | Path) -> Slices:
     """Return a volume cut across its coarsest axis (axially where all are alike), the patient's front or top upwards.
 
-    A fourth axis (echoes, repetitions) is counted among the slices; a file of two axes is one slice, and further axes
-    of length 1 are passed over. Complex values stay complex.
+    A fourth axis (echoes, repetitions) is counted among the slices. A file of two axes is one slice; further axes of
+    length 1 are ignored. Complex values stay complex.
 
     Args:
         path: .nii, .nii.gz, or either file of a pair .hdr and .img.
 
     Raises:
         UsageError: nibabel is not installed.
-        InputError: not a NIfTI file, truncated, without a usable geometry, or without numbers; values of colour,
-            vectors, and what lies on surfaces (CIFTI), none of which is a volume of an image.
+        InputError: not a NIfTI file, truncated, without a usable geometry, or without numbers; colours, vectors and
+            values on surfaces (CIFTI), which are no volume of an image.
 
     """
     return _cut(*_load(path)[:3])
@@ -80,9 +80,9 @@ def read_nifti(path: str | Path) -> Slices:
     needs=("nibabel",),
 )
 def read_stored(path: str | Path) -> tuple[np.ndarray, Grid]:
-    """Return volumes as `mrirecon.io.write_image` stores them, (volume, slice, y, x), and where they lie.
+    """Return volumes as `mrirecon.io.write_image` stores them, (volume, slice, y, x), and their grid.
 
-    They are float32 or complex64. The slices are along the file's third axis; nothing is turned by the affine.
+    They are float32 or complex64. The slices are along the file's third axis; the affine changes no order of axes.
 
     Raises:
         UsageError, InputError: see `read_nifti`.
@@ -98,50 +98,44 @@ def read_stored(path: str | Path) -> tuple[np.ndarray, Grid]:
 def resampled_labels(path: str | Path, like: str | Path) -> Slices:
     """Return a volume of labels on another volume's grid, cut as `read_nifti` cuts that one.
 
-    Each voxel has the label that lies nearest to its centre in the scanner's coordinates, 0 outside of the labels.
+    Each voxel has the label nearest to its centre in the scanner's coordinates, 0 outside of the labels.
 
     Raises:
         UsageError, InputError: see `read_nifti`; more than three axes.
 
     """
-    from scipy import ndimage  # here: whoever only looks into a file need not wait for it
+    from scipy import ndimage  # here: it is slow to import, and seldom needed
 
     (labels, at, *_), (grid, target, placed, _) = _load(path), _load(like)
     if labels.ndim != 3 or grid.ndim != 3:
-        raise InputError("labels are resampled in three axes", where=f"{path} and {like}", why="one has more")
+        raise InputError("labels are resampled along three axes", where=f"{path} and {like}", why="one file has more")
     matrix = np.linalg.inv(at) @ target
-    found = ndimage.affine_transform(labels, matrix[:3, :3], matrix[:3, 3], grid.shape, order=0, cval=0.0)
-    return _cut(found, target, placed)
+    resampled = ndimage.affine_transform(labels, matrix[:3, :3], matrix[:3, 3], grid.shape, order=0, cval=0.0)
+    return _cut(resampled, target, placed)
 
 
 def _load(path: str | Path, *, canonical: bool = True) -> tuple[np.ndarray, np.ndarray, bool, bool]:
     """Return values (x, y, z, ...), the affine from voxels to mm in RAS, and whether the file states it, and the unit.
 
-    Axes run to the right, the front and the top if `canonical`, else as stored.
+    Axes point to the right, front and top of the patient if `canonical`, else as stored.
     """
     try:
         import nibabel
     except ImportError:
         raise UsageError("NIfTI files are read by nibabel, which is not installed", fix=INSTALL) from None
     path = _voxels(regular_file(path))
-    try:
-        with nibabel.imageglobals.LoggingOutputSuppressor():  # it says on stderr what it then raises
-            loaded = nibabel.load(path)
+    with typed_errors(str(path)):
+        try:
+            with nibabel.imageglobals.LoggingOutputSuppressor():  # it prints on stderr what it then raises
+                loaded = nibabel.load(path)
+        except nibabel.filebasedimages.ImageFileError as error:
+            raise InputError(f"{path} is not a NIfTI file", why=str(error), fix="copy or download it again") from None
         with _opened(loaded, path) as image:
             return _checked(image, path, canonical)
-    except (InputError, UsageError):
-        raise
-    except MemoryError:
-        raise ResourceError(f"not enough memory to read {path}", fix="cut it into parts") from None
-    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError) as error:
-        raise InputError(f"{path} is not a NIfTI file", why=str(error), fix="copy or download it again") from None
-    except Exception as error:  # of many types: zlib, struct, numpy, nibabel's own
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path} is damaged or truncated", why=why, fix="copy or download it again") from None
 
 
 def _voxels(path: Path) -> Path:
-    """Return the file to be opened: of a pair, that of the voxels, once both are there and say where they lie.
+    """Return the file to open: of a pair that of the voxels, if both are there and state their orientation.
 
     Raises:
         InputError: half a pair; a header of ANALYZE 7.5.
@@ -156,7 +150,7 @@ def _voxels(path: Path) -> Path:
     if not is_nifti_header(read_head(header, 352), analyze=False):
         raise InputError(
             f"{header} is a header of ANALYZE 7.5",
-            why="that format does not say which side is left",
+            why="that format does not state which side is left",
             fix="convert it to NIfTI by a program that knows how it was written",
         )
     return voxels
@@ -175,7 +169,7 @@ def _opened(image: Any, path: Path) -> Iterator[Any]:
 
 
 def _checked(image: Any, path: Path, canonical: bool) -> tuple[np.ndarray, np.ndarray, bool, bool]:
-    """Return what `_load` does, of an image that was opened."""
+    """Check an opened image, and return the values of `_load`."""
     import nibabel
 
     _refuse_other(image, path)
@@ -201,7 +195,7 @@ def _checked(image: Any, path: Path, canonical: bool) -> tuple[np.ndarray, np.nd
     values = np.asarray(image.dataobj, dtype=kind).reshape(shape)
     if not np.isfinite(values).all():
         raise InputError(f"{path} holds values that are not numbers", fix="replace them first: numpy.nan_to_num")
-    if canonical:  # axes run to the right, the front and the top
+    if canonical:
         turn = nibabel.io_orientation(affine)  # type: ignore[no-untyped-call]
         values = nibabel.apply_orientation(values, turn)  # type: ignore[no-untyped-call]
         affine = affine @ nibabel.orientations.inv_ornt_aff(turn, shape[:3])  # type: ignore[no-untyped-call]
@@ -209,7 +203,7 @@ def _checked(image: Any, path: Path, canonical: bool) -> tuple[np.ndarray, np.nd
 
 
 def _refuse_other(image: Any, path: Path) -> None:
-    """Refuse what the suffix is used for as well.
+    """Refuse other content that has the same suffix.
 
     Raises:
         InputError: CIFTI; colours.
@@ -233,10 +227,10 @@ def _refuse_other(image: Any, path: Path) -> None:
 
 
 def _space(stored: tuple[int, ...], path: Path) -> tuple[int, ...]:
-    """Return the shape (x, y, z) or (x, y, z, volume) of what is stored as `stored`.
+    """Return the shape (x, y, z) or (x, y, z, volume) for a stored shape.
 
     Raises:
-        InputError: fewer than two axes, none of any length, or more than one number a voxel of a volume.
+        InputError: fewer than two axes, an empty axis, or more than one number per voxel of a volume.
 
     """
     shape = tuple(int(n) for n in stored)
@@ -248,7 +242,7 @@ def _space(stored: tuple[int, ...], path: Path) -> tuple[int, ...]:
         return shape
     why, fix = f"shape {tuple(stored)}", "give three axes in space with an affine, and at most one axis more"
     if len(shape) > 4 and 0 not in shape:
-        why = f"{why}: {'×'.join(map(str, shape[4:]))} values a voxel, as vectors and tensors have"
+        why = f"{why}: {'×'.join(map(str, shape[4:]))} values per voxel, as vectors and tensors have"
         fix = "give one of them alone"
     raise InputError(f"{path} is not a volume that can be cut into slices", why=why, fix=fix)
 
@@ -256,16 +250,16 @@ def _space(stored: tuple[int, ...], path: Path) -> tuple[int, ...]:
 def _cut(values: np.ndarray, affine: np.ndarray, placed: bool) -> Slices:
     shape = values.shape
     steps = [float(s) for s in np.sqrt((affine[:3, :3] ** 2).sum(0))]
-    # Canonical axes run to the right, the front and the top; equal to 1 %, the axial cut is what people know.
+    # Canonical axes point to the right, front and top. If all steps agree to 1 %, the slices are axial, as is usual.
     across = 2 if steps[2] > 0.99 * max(steps) else int(np.argmax(steps))
     rows, columns = {0: (2, 1), 1: (2, 0), 2: (1, 0)}[across]
     if values.ndim == 3:
         values = values[..., None]
-    turned = values.transpose(3, across, rows, columns)[:, :, ::-1, ::-1].reshape(-1, shape[rows], shape[columns])
+    slices = values.transpose(3, across, rows, columns)[:, :, ::-1, ::-1].reshape(-1, shape[rows], shape[columns])
     spacing = steps[across], steps[rows], steps[columns]
     # Rows and columns run against the canonical axes, from the last voxel of each.
     last = [affine[:3, axis] * (shape[axis] - 1) for axis in (columns, rows)]
     origin = affine[:3, 3] + last[0] + last[1]
     matrix = np.column_stack((-affine[:3, columns], -affine[:3, rows], affine[:3, across], origin))
     grid = from_matrix(TO_LPS @ matrix) if placed and len(shape) == 3 else Grid(spacing)
-    return Slices(np.ascontiguousarray(turned), spacing, grid, placed)
+    return Slices(np.ascontiguousarray(slices), spacing, grid, placed)

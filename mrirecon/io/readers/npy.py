@@ -1,4 +1,4 @@
-"""Read .npy and .npz with every declared size checked against the bytes that are there, and never a pickle."""
+"""Read .npy and .npz, with every declared size checked against the bytes that are there, and never a pickle."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ from typing import IO, Literal
 
 import numpy as np
 
-from mrirecon.errors import InputError, MriReconError, ResourceError
+from mrirecon.errors import InputError
+from mrirecon.io.axes import Layout, ask_axes, axes_in_text, guess_axes, make_layout, sidecar_candidates
 from mrirecon.io.identify import regular_file
-from mrirecon.io.safe.limits import NAME_LIMIT, READ_LIMIT, TEXT_LIMIT, is_numeric, refuse_bomb
+from mrirecon.io.readers.assemble import NEEDED_NAMES, assemble, select_kspace
+from mrirecon.io.readers.registry import Source, register_reader
+from mrirecon.io.safe.hdf5 import NAME_LIMIT, READ_LIMIT, TEXT_LIMIT, ArrayTypes, is_numeric, refuse_bomb, typed_errors
+from mrirecon.io.safe.text import parse_json
+from mrirecon.io.scan import Scalar, Scan
+from mrirecon.io.values import complex_dtype, real_kspace
 
 _HEADER_LIMIT = 64 << 10
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a .npy header declares, and where its data begin."""
+    """Header of a .npy file, with the offset of its data in bytes."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -42,7 +48,7 @@ def read_header(file: IO[bytes], where: str) -> Header:
         InputError: not .npy, an unknown version, a broken header, negative lengths, Python objects inside.
 
     """
-    with _npy_errors(where), warnings.catch_warnings():
+    with typed_errors(where), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
@@ -76,27 +82,27 @@ class NpyStore:
                 why=f"{size} of {header.offset + header.nbytes} bytes are there",
                 fix="copy or download it again",
             )
-        self.arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {"array": (header.shape, header.dtype)}
+        self.arrays: ArrayTypes = {"array": (header.shape, header.dtype)}
 
     def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
         """Return a copy of a part of the array."""
         header = self._header
-        _numeric(header.dtype, str(self.path))
+        _require_numbers(header.dtype, str(self.path))
         if not header.nbytes:
             return np.zeros(header.shape, header.dtype)[index]
-        with _npy_errors(str(self.path)):
+        with typed_errors(str(self.path)):
             order: Literal["F", "C"] = "F" if header.fortran else "C"
             mapped = np.memmap(self.path, header.dtype, "r", header.offset, header.shape, order)
             return np.array(mapped[index])
 
 
 class NpzStore:
-    """Arrays in a .npz archive. One that was read stays in memory: compressed data cannot be read in parts."""
+    """Arrays in a .npz archive. An array that was read stays in memory: compressed data cannot be read in parts."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = regular_file(path)
         self.files: tuple[Path, ...] = (self.path,)
-        self.arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        self.arrays: ArrayTypes = {}
         self.skipped: dict[str, InputError] = {}
         self._read: dict[str, np.ndarray] = {}
         with self._archive() as archive:
@@ -118,7 +124,7 @@ class NpzStore:
             with archive.open(member) as file:
                 header = self._header(file, member, f"{self.path}:{name}")
         except InputError as error:
-            # A neighbour that cannot be read must not keep k-space from being read; asking for it tells why.
+            # k-space can be read all the same; the error is raised when this array is asked for.
             self.skipped[name] = error
             return
         self.arrays[name] = (header.shape, header.dtype)
@@ -139,23 +145,15 @@ class NpzStore:
 
     def _load(self, name: str, *, text: bool = False) -> np.ndarray:
         where = f"{self.path}:{name}"
-        with self._archive() as archive, _npy_errors(where):
+        with self._archive() as archive, typed_errors(where):
             member = archive.getinfo(name + ".npy")
             with archive.open(member) as file:
                 header = self._header(file, member, where)
                 if not text:
-                    _numeric(header.dtype, where)
+                    _require_numbers(header.dtype, where)
                 refuse_bomb(header.nbytes, member.compress_size, READ_LIMIT, where)
-                data = bytearray(header.nbytes)
-                view, filled = memoryview(data), 0
-                while filled < len(data):
-                    part = file.read(min(len(data) - filled, 16 << 20))
-                    if not part:
-                        raise InputError(f"{where} is truncated", why=f"{filled} of {len(data)} bytes are there")
-                    view[filled : filled + len(part)] = part
-                    filled += len(part)
-        array = np.frombuffer(data, header.dtype) if data else np.zeros(0, header.dtype)
-        return array.reshape(header.shape, order="F" if header.fortran else "C")
+            with archive.open(member) as file:
+                return np.lib.format.read_array(file, max_header_size=_HEADER_LIMIT)
 
     @staticmethod
     def _header(file: IO[bytes], member: zipfile.ZipInfo, where: str) -> Header:
@@ -174,33 +172,103 @@ class NpzStore:
 
     @contextmanager
     def _archive(self) -> Iterator[zipfile.ZipFile]:
-        with _npy_errors(str(self.path)), zipfile.ZipFile(self.path) as archive:
-            for member in archive.infolist():
-                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise InputError(
-                        f"{self.path} is compressed in a way that numpy does not use", fix="save it with numpy.savez"
-                    )
+        with typed_errors(str(self.path)), zipfile.ZipFile(self.path) as archive:
+            if {m.compress_type for m in archive.infolist()} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+                fix = "save it with numpy.savez"
+                raise InputError(f"{self.path} is compressed in a way that numpy does not use", fix=fix)
             yield archive
 
 
-def _numeric(dtype: np.dtype, where: str) -> None:
+def _require_numbers(dtype: np.dtype, where: str) -> None:
     if not is_numeric(dtype):
         raise InputError(f"{where} does not hold numbers", why=f"its type is {dtype}", fix="name another array")
 
 
-@contextmanager
-def _npy_errors(where: str) -> Iterator[None]:
-    """Turn what zipfile, zlib and numpy raise on damaged content, which is of many types, into one typed error."""
+_NPY_SIGNATURE = b"\x93NUMPY"
+_ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def _is_npy(source: Source) -> bool:
+    return source.head.startswith(_NPY_SIGNATURE)
+
+
+def _is_zip(source: Source) -> bool:
+    return source.head.startswith(_ZIP_SIGNATURES)
+
+
+@register_reader("npy", rank=2, signature=_is_npy, suffixes=(".npy",), holds=("kspace", "images"))
+@register_reader("npz", rank=3, signature=_is_zip, container="zip", suffixes=(".npz",), holds=("kspace", "images"))
+def read_arrays(source: Source, *, axes: str | None = None, dataset: str | None = None) -> Scan:
+    """Read a .npz or .npy file; see `mrirecon.io.read`.
+
+    The axes come from, in this order: `axes`; a JSON sidecar beside the file with ``{"axes": ["coil", "y", "x"]}``; an
+    entry `axes` in the archive; a statement ``axes: ...`` in its entry `meta`; and the shape, with a note, where it is
+    hardly ambiguous. Otherwise an error asks for them.
+    """
+    path = source.path
+    store: NpzStore | NpyStore = NpyStore(path) if _is_npy(source) else NpzStore(path)
+    notes: list[str] = []
+    attributes: dict[str, Scalar] = {}
+    name = "array"
+    if isinstance(store, NpzStore):
+        for skipped, error in store.skipped.items():
+            if skipped == dataset or skipped.lower() in NEEDED_NAMES:
+                raise error
+            notes.append(f"not used: {error.what}")
+        name = select_kspace(store.arrays, path, dataset)
+        attributes = _meta(store)
+    shape, dtype = store.arrays[name]
+    if not complex_dtype(dtype):
+        raise real_kspace(dtype, shape, f"{path}:{name}")
+    layout = _layout(store, name, axes, notes)
+    file_format = "npz" if isinstance(store, NpzStore) else "npy"
+    return assemble(source, store, file_format, name, layout, notes=notes, attributes=attributes)
+
+
+def _layout(store: NpzStore | NpyStore, name: str, axes: str | None, notes: list[str]) -> Layout:
+    shape, where = store.arrays[name][0], f"{store.path}:{name}"
+    if axes is not None:
+        return make_layout(axes, shape, where, asked=True)
+    for sidecar in sidecar_candidates(store.path):
+        stated = _sidecar_axes(sidecar, notes)
+        if stated is not None:
+            notes.append(f"axes {stated} from {sidecar.name}")
+            return make_layout(stated, shape, f"{where}, axes from {sidecar.name}")
+    if isinstance(store, NpzStore):
+        stated = store.text("axes")
+        if stated is not None:
+            return make_layout(stated, shape, f"{where}, axes from the entry 'axes'")
+        stated = axes_in_text(store.text("meta") or "")
+        if stated is not None:
+            notes.append(f"axes {stated} from the entry 'meta'")
+            return make_layout(stated, shape, f"{where}, axes from the entry 'meta'")
+    guessed = guess_axes(shape)
+    if guessed is None:
+        raise ask_axes(shape, where)
+    notes.append(guessed[1])
+    return make_layout(guessed[0], shape, where)
+
+
+def _sidecar_axes(sidecar: Path, notes: list[str]) -> str | None:
     try:
-        yield
-    except MriReconError:
-        raise
-    except MemoryError:
-        raise ResourceError(
-            f"not enough memory to read {where}", fix="save it as .npy, which is read in parts"
-        ) from None
-    except PermissionError as error:
-        raise InputError(f"{where} cannot be read", why=str(error), fix="check the permissions of the file") from None
-    except Exception as error:
-        text = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"{where} is damaged or truncated", why=text, fix="copy or download it again") from None
+        if not sidecar.is_file() or sidecar.stat().st_size > TEXT_LIMIT:
+            return None
+        content = parse_json(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        notes.append(f"{sidecar.name} is not JSON that can be read, and was not used")
+        return None
+    axes = content.get("axes") if isinstance(content, dict) else None
+    if isinstance(axes, list) and all(isinstance(a, str) for a in axes):
+        return ",".join(axes)
+    return axes if isinstance(axes, str) else None
+
+
+def _meta(store: NpzStore) -> dict[str, Scalar]:
+    """Return the values of the entry `meta` where it is a JSON object."""
+    try:
+        content = parse_json(store.text("meta") or "{}")
+    except ValueError:
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {str(key): value for key, value in content.items() if isinstance(value, (str, int, float, bool))}

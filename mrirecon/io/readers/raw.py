@@ -1,4 +1,4 @@
-"""From a table of readouts to a scan: order of the slices, geometry, plan, noise scan; shared by raw-data formats."""
+"""Build a scan from a table of readouts, with order of the slices, noise and geometry: shared by raw-data formats."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mrirecon.errors import InputError
 from mrirecon.io.geometry import Geometry, Vector, make_geometry
-from mrirecon.io.readers.assemble import Given, MapsSource, assemble
-from mrirecon.io.readers.echo import echo_from_samples
+from mrirecon.io.readers.assemble import assemble
+from mrirecon.io.readers.echo_centre import echo_from_samples
 from mrirecon.io.readers.raw_store import RawStore
 from mrirecon.io.readers.readouts import (
     BOTH,
@@ -18,19 +19,26 @@ from mrirecon.io.readers.readouts import (
     NOISE,
     PHASE_CORRECTION,
     Encoding,
+    Placement,
     Plan,
     Readouts,
     describe_counts,
 )
-from mrirecon.io.readers.repeats import separate_echoes
-from mrirecon.io.readers.sorting import plan
+from mrirecon.io.readers.registry import Source
+from mrirecon.io.readers.sorting import make_plan
 from mrirecon.io.scan import Scalar, Scan
 
 _PARALLEL = 1e-2  # difference of unit vectors up to which slices count as parallel
+# Energy of a difference, relative to that of the signal, up to which readouts count as the same: that of a phase of
+# 0.2 rad, or of a signal weaker by a fifth. Drift stays below it, echoes a few milliseconds apart do not.
+_SAME = 0.04
+_PLACES, _PARTS = 16, 16
+# Loops that may separate such readouts; the first that is unused is taken.
+_LOOPS = {"echo": "echoes", "set": "sets"}
 
 
 def raw_scan(
-    path: Path,
+    source: Source,
     file_format: str,
     table: Readouts,
     encodings: Sequence[Encoding],
@@ -39,74 +47,72 @@ def raw_scan(
     notes: Sequence[str] = (),
     attributes: Mapping[str, Scalar] | None = None,
     header: str | None = None,
-    mask: Given = None,
-    maps: MapsSource = None,
 ) -> Scan:
-    """Return the scan that a table of readouts makes.
+    """Return the scan that a table of readouts gives.
 
     Args:
-        path: the file.
+        source: the file.
         file_format: see `Scan.format`.
-        table: its readouts; slices are numbered anew by their position.
-        encodings: what the header says.
-        store: makes the store of the format for a plan.
-        notes: what the reader has to tell.
+        table: its readouts; slices are renumbered by their position.
+        encodings: those of the header.
+        store: returns the store of the format for a plan.
+        notes: conclusions of the reader, in words for the user.
         attributes: see `assemble`.
         header: see `assemble`.
-        mask: see `assemble`.
-        maps: see `assemble`.
 
     Raises:
-        InputError: see `mrirecon.io.readers.sorting.plan` and `mrirecon.io.readers.repeats.separate_echoes`.
+        InputError: see `make_plan` and `_separate_echoes`.
 
     """
-    counts = table.counts()
-    said = list(notes)
-    positions = _order_slices(table, said)
+    path, counts = source.path, table.counts()
+    remarks = list(notes)
+    positions = _order_slices(table, remarks)
     unused = {name: n for name, n in counts.items() if name in ("navigator", "dummy", "feedback", "other")}
     if unused:
-        said.append(f"readouts that make no image and are left out: {describe_counts(unused)}")
+        remarks.append(f"readouts that make no image and are left out: {describe_counts(unused)}")
+
+    def make_store(concluded: list[str]) -> RawStore:
+        return store(make_plan(table, list(encodings), path, concluded))
+
     concluded: list[str] = []
-    found = plan(table, list(encodings), path, concluded)
-    held = store(found)
-    shape = found.layout.shape
+    raw = make_store(concluded)
+    shape = raw.plan.layout.shape
     middle = (shape["x"] // 2, shape.get("z", 1) // 2)
-    way = echo_from_samples(table, found.image, middle, found.oversampled, held.turned)
+    way = echo_from_samples(table, raw.plan.image, middle, raw.plan.oversampled, raw.forward)
     if way is not None:
-        table.ways, concluded = (way,), []
-        found = plan(table, list(encodings), path, concluded)
-        held = store(found)
-    separated = separate_echoes(table, found.image, held, path)
+        table.ways = (way,)
+        concluded = []
+        raw = make_store(concluded)
+    separated = _separate_echoes(table, raw, path)
     if separated:
         concluded = separated
-        found = plan(table, list(encodings), path, concluded)
-        held = store(found)
-    said += concluded
-    noise = held.noise()
+        raw = make_store(concluded)
+    plan = raw.plan
+    remarks += concluded
+    noise = raw.noise()
     values: dict[str, Scalar] = dict(attributes or {})
     for name, rows in (("dwell_us", table.rows(IMAGE, BOTH)), ("noise_dwell_us", table.rows(NOISE))):
         if rows.size and table.dwell_us[rows[0]] > 0:
             values[name] = round(float(table.dwell_us[rows[0]]), 4)
     if noise is not None:
-        said.append(f"noise scan of {noise.shape[1]} samples a coil kept apart, for prewhitening")
+        remarks.append(f"noise scan of {noise.shape[1]} samples a coil kept apart, for prewhitening")
     elif counts.get("noise"):
-        said.append("the noise scan has other coils and is not used")
-    guides, turned = table.rows(PHASE_CORRECTION).size, table.reversed[found.image.rows].any()
+        remarks.append("the noise scan has other coils and is not used")
+    guides, turned = table.rows(PHASE_CORRECTION).size, table.reversed[plan.image.rows].any()
     if turned and guides:
-        said.append("reversed readouts are corrected by the linear phase of the phase-correction readouts")
+        remarks.append("reversed readouts are corrected by the linear phase of the phase-correction readouts")
     elif turned:
-        said.append("no phase-correction readouts: expect ghosts half a field of view away")
-    geometry = _geometry(table, found, positions, said)
+        remarks.append("no phase-correction readouts: expect ghosts half a field of view away")
+    geometry = _geometry(table, plan, positions, remarks)
     return assemble(
-        held,
+        source,
+        raw,
         file_format,
         "kspace",
-        found.layout,
-        notes=said,
+        plan.layout,
+        notes=remarks,
         attributes=values,
         header=header,
-        mask=mask,
-        maps=maps,
         noise=noise,
         geometry=geometry,
         acquisitions=counts,
@@ -114,7 +120,7 @@ def raw_scan(
 
 
 def _order_slices(table: Readouts, notes: list[str]) -> list[Vector]:
-    """Number slices by their position along the normal, in every readout, and return their centres in that order."""
+    """Renumber slices by their position along the normal, and return their centres in that order."""
     rows = table.rows(IMAGE, BOTH, CALIBRATION)
     number = table.counters["slice"]
     known, first = np.unique(number[rows], return_index=True)
@@ -128,21 +134,95 @@ def _order_slices(table: Readouts, notes: list[str]) -> list[Vector]:
             inside = (number >= 0) & (number < len(known))
             table.counters["slice"] = np.where(inside, rank[np.clip(number, 0, len(known) - 1)], number)
             centres = centres[order]
-            notes.append("slices are put in the order of their position; the scanner numbered them otherwise")
+            notes.append("slices are sorted by their position; the scanner numbered them differently")
     return [(float(x), float(y), float(z)) for x, y, z in centres]
 
 
-def _geometry(table: Readouts, found: Plan, positions: list[Vector], notes: list[str]) -> Geometry | None:
-    if len(positions) != found.layout.shape["slice"]:
-        return None  # some slices have no readouts that would say where they lie
-    rows = found.image.rows
+def _geometry(table: Readouts, plan: Plan, positions: list[Vector], notes: list[str]) -> Geometry | None:
+    if len(positions) != plan.layout.shape["slice"]:
+        return None  # some slices have no readouts, and so no position
+    rows = plan.image.rows
     _, first = np.unique(table.counters["slice"][rows], return_index=True)
     if np.abs(table.directions[rows[first]] - table.directions[rows[0]]).max() > _PARALLEL:
-        notes.append("slices of several orientations, as in a localizer: where each lies is not written")
+        notes.append("slices have several orientations, as in a localizer: their positions are not written")
         return None
-    read, phase, through = (tuple(float(n) for n in d) for d in table.directions[rows[0]])
-    return make_geometry(found.fov_mm, tuple(positions), _vector(read), _vector(phase), _vector(through))
+    read, phase, through = ((float(x), float(y), float(z)) for x, y, z in table.directions[rows[0]])
+    return make_geometry(plan.fov_mm, tuple(positions), read, phase, through)
 
 
-def _vector(values: tuple[float, ...]) -> Vector:
-    return values[0], values[1], values[2]
+def _separate_echoes(table: Readouts, store: RawStore, path: Path) -> list[str]:
+    """Number readouts that share all counters by their order, where their samples show that they are not the same.
+
+    They were measured again, and are averaged, or are echoes without a counter. Echoes differ in phase, so that their
+    mean can cancel. No header distinguishes the two; their samples near the centre of k-space do.
+
+    Readouts that agree, and a few in which noise hides whether they do, keep their counters, and are averaged.
+
+    Args:
+        table: the readouts; its counters are changed where something is separated.
+        store: fetches samples.
+        path: the file, for messages.
+
+    Returns:
+        Notes on what was separated; none where the table stays as it is.
+
+    Raises:
+        InputError: readouts differ that share all counters, at some places of k-space and not at all of them.
+
+    """
+    placed, shape = store.plan.image, store.plan.layout.shape
+    average = table.counters["average"][placed.rows]
+    place = (placed.item * shape.get("z", 1) + placed.partition) * shape["x"] + placed.line
+    _, key, counts = np.unique(place * (int(average.max()) + 1) + average, return_inverse=True, return_counts=True)
+    if counts.max() == 1:
+        return []
+    with np.errstate(all="ignore"):  # the scan finds values that are not numbers
+        same = _agree(placed, key, counts, store)
+    each = int(counts[0]) if (counts == counts[0]).all() else 0
+    free = next((name for name in _LOOPS if not table.counters[name][placed.rows].any()), None)
+    if same or (same is None and not (each and free)):
+        return []
+    if not each or free is None:
+        raise InputError(
+            f"readouts of {path} that share all counters differ",
+            why=f"{np.count_nonzero(counts > 1)} of {len(counts)} places of k-space were measured up to {counts.max()} "
+            "times, with other signal each time: their mean could cancel, as that of echoes does",
+            fix="number echoes by the counter contrast (Siemens: Eco), or leave out what is not of this image",
+        )
+    order = np.argsort(key, kind="stable")
+    number = np.empty(len(key), dtype=np.int64)
+    number[order] = np.arange(len(key)) - np.repeat(np.cumsum(counts) - counts, counts)
+    table.counters[free] = table.counters[free].copy()
+    table.counters[free][placed.rows] = number
+    why = f"{'they differ' if same is False else 'noise hides whether they agree'}: taken as {each} {_LOOPS[free]}"
+    return [f"{each} readouts share all counters at every place of k-space, and {why}, in order"]
+
+
+def _agree(placed: Placement, key: np.ndarray, counts: np.ndarray, store: RawStore) -> bool | None:
+    """Return whether readouts of the same counters agree near the centre of k-space; None where noise hides it."""
+    shape = store.plan.layout.shape
+    away = abs(placed.line - shape["x"] // 2) + abs(placed.partition - shape.get("z", 1) // 2)
+    repeated = np.flatnonzero(counts > 1)
+    distance = np.full(len(counts), np.inf)
+    np.minimum.at(distance, key, away)
+    nearest = repeated[np.argsort(distance[repeated], kind="stable")][:_PLACES]
+    difference, signal, samples = (np.zeros(int(counts.max())) for _ in range(3))
+    profiles = []
+    for one in nearest:
+        lines = np.nan_to_num(store.lines(placed, np.flatnonzero(key == one)), posinf=0, neginf=0)
+        energy = np.square(np.abs(lines), dtype=np.float64).sum(axis=1)
+        profiles.append(energy.mean(axis=0))
+        for i in range(1, len(lines)):
+            difference[i] += float(np.square(np.abs(lines[i] - lines[0]), dtype=np.float64).sum())
+            signal[i] += float(energy[i].sum() + energy[0].sum()) / 2
+            samples[i] += energy.shape[1]
+    # Noise is at most what the quiet parts of readouts hold.
+    parts = [part.mean() for part in np.array_split(np.mean(profiles, axis=0), _PARTS) if part.size]
+    noise = samples * float(np.quantile(parts, 0.25))
+    if (difference <= _SAME * signal).all():
+        return True
+    hidden = signal - noise < signal / 2
+    excess = difference - 2 * noise > _SAME * (signal - noise)
+    if (excess & ~hidden).any():
+        return False
+    return None if (hidden & (difference > _SAME * signal)).any() else True

@@ -1,13 +1,14 @@
-"""`read(path)`: any file that can be read, as a `Scan`."""
+"""Read a file of any format as a `Scan`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mrirecon.io.readers.assemble import MAPS_NAMES, Given, MapsSource
+from mrirecon.errors import UsageError
+from mrirecon.io.readers.assemble import MAPS_NAMES
 from mrirecon.io.readers.cfl import maps_store
 from mrirecon.io.readers.images import open_store, pick, read_array
-from mrirecon.io.readers.registry import call, reader_of, sniff
+from mrirecon.io.readers.registry import Source, reader_of, sniff
 from mrirecon.io.scan import Nan, Scan, Store
 from mrirecon.io.select import select
 
@@ -23,23 +24,23 @@ def read(
     strict: bool = False,
     items: str | None = None,
 ) -> Scan:
-    """Read a scan, of whatever format, told by its content; see `Scan.format`. The file is never modified.
+    """Read a scan of any format, recognised by its content; see `Scan.format`. The file is never modified.
 
-    Only what the headers say is read and checked here (and the noise scan, where there is one); values are read, and
-    checked, one item at a time by the scan.
+    Only headers are read and checked here (and the noise scan, where there is one). The scan reads and checks the
+    values, one item at a time.
 
     Args:
         path: the file; of a BART pair, either file or their common name.
-        axes: names of the stored axes in order, such as "slice,coil,y,x"; needed where the file leaves them open.
+        axes: names of the stored axes in order, such as "slice,coil,y,x"; needed where the file does not state them.
         mask: a file with a sampling mask (.npy, .npz or HDF5 `mask`, .cfl): one value per column, or one per sample.
             It overrides a mask in the file, and undersamples fully sampled data.
         maps: a file with coil maps: `maps` in HDF5 or .npz as (slice, M, coil, y, x), .npy, or BART's (`ecalib`).
         dataset: name of the k-space array, where it is not `kspace` or the only complex one, with its groups
             ("acq/kspace"); of ISMRMRD, of the group that holds `xml` and `data`.
-        nan: ``zero`` takes samples that are NaN or infinite as not measured, where ``refuse`` raises.
+        nan: ``zero`` treats samples that are NaN or infinite as not measured; ``refuse`` raises an error.
         strict: refuse what is otherwise noted and worked around: chunks that were never written, a mask that
             contradicts the data.
-        items: which of them, such as "3-17" (see `mrirecon.io.select.parse_items`); None for all.
+        items: which items, such as "3-17" (see `mrirecon.io.select.parse_items`); None for all.
 
     Raises:
         InputError: missing, damaged, ambiguous or unfit files; `--axes` is asked for where it helps.
@@ -47,21 +48,20 @@ def read(
         UsageError: axes that do not fit the array.
 
     """
-    scan = _read(Path(path), axes=axes, mask=mask, maps=maps, dataset=dataset)
+    with Source(Path(path), dataset, axes) as source:
+        reader = reader_of(source)
+        if mask is not None:
+            source.mask = (read_array(mask, ("mask",)), str(mask))
+        if maps is not None:
+            store: Store = maps_store(Path(maps)) if sniff(maps) == "cfl" else open_store(maps)
+            source.maps = (store, pick(store, MAPS_NAMES))
+        stated = {name: text for name, text in (("axes", axes), ("dataset", dataset)) if text is not None}
+        for name in stated:
+            if name not in reader.options:
+                why = "such files state it themselves, or have none"
+                raise UsageError(f"{reader.name} files take no --{name}", where=str(path), why=why, fix="leave it out")
+        scan: Scan = reader.build(source, **stated)
     scan.nan, scan.strict = nan, strict
     if strict and scan.warnings:
         scan.warn_or_refuse(scan.warnings[0], str(path))
     return select(scan, items)
-
-
-def _read(
-    path: Path, *, axes: str | None, mask: str | Path | None, maps: str | Path | None, dataset: str | None
-) -> Scan:
-    reader = reader_of(path, dataset, axes)
-    given: Given = None if mask is None else (read_array(mask, ("mask",)), str(mask))
-    source: MapsSource = None
-    if maps is not None:
-        store: Store = maps_store(Path(maps)) if sniff(maps) == "cfl" else open_store(maps)
-        source = (store, pick(store, MAPS_NAMES))
-    scan: Scan = call(reader, path, {"axes": axes, "dataset": dataset, "mask": given, "maps": source})
-    return scan

@@ -1,10 +1,10 @@
-"""Readouts as a scanner wrote them, one row each, before anything is sorted: what all raw-data formats share."""
+"""Describe readouts as a scanner wrote them, one row each, before they are sorted: shared by all raw-data formats."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -26,10 +26,7 @@ STORED: Way = "as stored"
 LATE: Way = "as stored and one late"
 TURNED: Way = "after turning"
 # A row's `kind` is an index into this.
-KINDS: tuple[Kind, ...] = (
-    *("image", "calibration and image", "calibration", "noise", "phase correction", "navigator", "dummy"),
-    *("feedback", "other"),
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 IMAGE, BOTH, CALIBRATION, NOISE, PHASE_CORRECTION = range(5)
 # Counters over which separate images are made, in the order of the axes.
 LOOPED = ("repetition", "set", "phase", "echo", "slice")
@@ -45,16 +42,16 @@ class Readouts:
         counters: the scanner's loop counters, by the names in `COUNTERS`.
         samples: complex samples per coil.
         coils: receiver channels.
-        centre: sample at which the echo lies, as the header states it; see `mrirecon.io.readers.echo`.
-        before: samples to drop at the start.
-        behind: samples to drop at the end.
+        centre: sample of the echo, as the header states it; see `mrirecon.io.readers.echo_centre`.
+        before: samples to discard at the start.
+        behind: samples to discard at the end.
         reversed: whether the gradient ran backwards.
-        encoding: which encoding of the header it belongs to.
+        encoding: index of the encoding in the header.
         dwell_us: time per sample in microseconds, 0 where the file does not say.
         position: (n, 3), centre of the slice or slab in LPS mm.
         directions: (n, 3, 3), unit vectors along read, phase and slice, in this order.
-        conjugate: whether samples are to be conjugated, as `mrirecon.io.readers.siemens` explains.
-        ways: how `centre` of reversed readouts may be counted, the likeliest first; see `mrirecon.io.readers.echo`.
+        conjugate: whether samples must be conjugated, as `mrirecon.io.readers.siemens` explains.
+        ways: how `centre` of reversed readouts may be counted, the likeliest first; see `echo_centre`.
 
     """
 
@@ -77,9 +74,9 @@ class Readouts:
         return len(self.kind)
 
     def counts(self) -> dict[str, int]:
-        """Return how many readouts there are of each kind that occurs."""
-        found = np.bincount(self.kind, minlength=len(KINDS))
-        return {name: int(n) for name, n in zip(KINDS, found, strict=True) if n}
+        """Return the number of readouts of each kind that occurs."""
+        numbers = np.bincount(self.kind, minlength=len(KINDS))
+        return {name: int(n) for name, n in zip(KINDS, numbers, strict=True) if n}
 
     def rows(self, *kinds: int) -> np.ndarray:
         """Return the rows of these kinds, in the order of the file."""
@@ -88,16 +85,16 @@ class Readouts:
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the header says of a Cartesian encoding; readout, lines and partitions in this order.
+    """A Cartesian encoding of the header; sizes along readout, lines and partitions in this order.
 
     Args:
-        matrix: of k-space as acquired, readout oversampling included.
-        fov_mm: what that matrix covers.
-        image: of the image that the scanner makes.
-        image_fov_mm: what that covers.
-        line_centre: counter of the line through the centre of k-space; None where the header does not say.
-        partition_centre: the same of the partitions.
-        embedded: whether calibration lines are lines of the image too, and not a scan of their own.
+        matrix: size of k-space as acquired, readout oversampling included.
+        fov_mm: field of view of that matrix.
+        image: size of the image that the scanner makes.
+        image_fov_mm: field of view of that image.
+        line_centre: counter of the line through the centre of k-space; None where the header does not state it.
+        partition_centre: the same for the partitions.
+        embedded: whether calibration lines are lines of the image too, and not a separate scan.
 
     """
 
@@ -112,14 +109,14 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where some readouts go on the grid of k-space. Every array has one entry per row.
+    """Places of some readouts on the grid of k-space. Every array has one entry per row.
 
     Args:
-        rows: of the table.
+        rows: rows of the table.
         item: number of the item, as `Layout` counts them.
         line: index along the phase encoding.
         partition: index along the second phase encoding; 0 in 2D.
-        start: index along the oversampled readout of the first sample that is kept, once reversed lines are turned.
+        start: index along the oversampled readout of the first sample that is kept, with reversed lines put forwards.
 
     """
 
@@ -132,16 +129,16 @@ class Placement:
 
 @dataclass(frozen=True)
 class Plan:
-    """What has been concluded from a table: the grid, and what goes where.
+    """The grid of k-space that a table gives, and the place of each readout.
 
     Args:
-        layout: axes of the k-space that comes out; readout along y, lines along x, partitions along z.
+        layout: axes of that k-space; readout along y, lines along x, partitions along z.
         oversampled: samples along the readout before oversampling is removed.
         image: readouts that make the image.
         calibration: readouts of a separate calibration scan, on the same grid; None where there is none.
         box: (partition,) readout and line, as slices of the grid, that the calibration scan fills.
-        fov_mm: what the grid that comes out covers, along read, phase and slice.
-        guides: where each phase-correction readout starts on the oversampled readout, by its row.
+        fov_mm: field of view of the grid along read, phase and slice.
+        guides: first sample of each phase-correction readout on the oversampled readout, by its row.
 
     """
 
@@ -160,5 +157,5 @@ def span(values: np.ndarray) -> tuple[int, int]:
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
-    """Say in words how many readouts of each kind there are."""
+    """Return in words how many readouts of each kind there are."""
     return ", ".join(f"{n} {name}" for name, n in counts.items())

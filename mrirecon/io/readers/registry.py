@@ -1,37 +1,46 @@
-"""The registry of readers: a format is one function that reads a file, beside what tells that a file is of it."""
+"""The registry of readers: a format is one function that reads a file, and the tests that recognise the file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.identify import read_head, regular_file, unreadable
+from mrirecon.io.identify import has_hdf5_signature, read_head, regular_file, unreadable
 from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5
+from mrirecon.io.scan import Store
 from mrirecon.registries import Entry, Registry
 
 Holds = Literal["kspace", "images"]
 
 
-class Candidate:
-    """A file that readers look at, to tell whether it is of their format; a context that closes what it opened.
+@dataclass
+class Source:
+    """A file to be read, and what the user states about it; a context, in which the file is opened once.
 
-    Args:
+    Attributes:
         path: the file.
-        dataset: name of the array or group that was asked for, if one was.
-        axes: names of the axes, if they were stated: then nothing is concluded from shapes.
+        dataset: name of the array or group that is asked for, if one is.
+        axes: names of the axes, if they are stated: then nothing is concluded from shapes.
+        mask: a sampling mask from another file, with the name of that file.
+        maps: store and array of coil maps in another file.
 
     """
 
-    def __init__(self, path: str | Path, dataset: str | None = None, axes: str | None = None) -> None:
-        self.path, self.dataset, self.axes = Path(path), dataset, axes
-        self._open = ExitStack()
+    path: Path
+    dataset: str | None = None
+    axes: str | None = None
+    mask: tuple[np.ndarray, str] | None = None
+    maps: tuple[Store, str] | None = None
+    _open: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
 
-    def __enter__(self) -> Candidate:
+    def __enter__(self) -> Source:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -58,31 +67,32 @@ class Candidate:
         return self._open.enter_context(open_hdf5(self.path))
 
     def holds(self, test: Callable[[GuardedFile], bool]) -> bool:
-        """Whether the HDF5 file passes a test; one that cannot be made counts as not passed."""
+        """Tell whether the HDF5 file passes a test; a test that fails with an error counts as not passed."""
         try:
             return test(self.hdf5)
         except (InputError, KeyError):  # another reader says what is wrong with the file
             return False
 
 
-def _never(candidate: Candidate) -> bool:
-    return False
+def is_hdf5(source: Source) -> bool:
+    """Tell whether a file has the signature of HDF5."""
+    return bool(source.head) and has_hdf5_signature(source.path)
 
 
 @dataclass(frozen=True)
 class Reader(Entry):
     """A reader.
 
-    The function of k-space takes ``(path, *, axes, dataset, mask, maps)``, see `mrirecon.io.read`, and returns a
-    `Scan`; `mrirecon.io.readers.assemble.assemble` makes one from arrays. It reads headers only: values are read by the
-    scan's store, an item at a time. It imports libraries that not everybody has when it is called, and raises an
-    `InputError` for a file that is damaged or ends too early. The function of a format that holds images alone takes
-    ``(path)``, and returns volumes (volume, slice, y, x) and their `Grid`.
+    The function of k-space takes a `Source`, and `axes` and `dataset` as keyword-only parameters where users may state
+    them. It returns a `Scan`; `mrirecon.io.readers.assemble.assemble` makes one from arrays. It reads headers only:
+    values are read by the scan's store, an item at a time. It imports libraries that not everybody has when it is
+    called, and raises an `InputError` for a file that is damaged or ends too early. The function of a format that holds
+    images alone takes ``(path)``, and returns volumes (volume, slice, y, x) and their `Grid`.
 
     Attributes:
-        signature: whether a file is in the format's container, told from its first bytes, or its name.
-        layout: of several formats in one container, whether a file is of this one; None: it is if of no other.
-        container: what the signature tells; by default the name of the reader.
+        signature: recognises the format's container from the file's first bytes, or its name.
+        layout: recognises the format among several in one container; None for the one that takes the rest.
+        container: what the signature recognises; by default the name of the reader.
         suffixes: ends of names, by which files are found in folders.
         holds: what such files hold.
         needs: packages beside those that mrirecon requires.
@@ -90,8 +100,8 @@ class Reader(Entry):
 
     """
 
-    signature: Callable[[Candidate], bool] = _never
-    layout: Callable[[Candidate], bool] | None = None
+    signature: Callable[[Source], bool] = lambda source: False
+    layout: Callable[[Source], bool] | None = None
     container: str = ""
     suffixes: tuple[str, ...] = ()
     holds: tuple[Holds, ...] = ("kspace",)
@@ -108,57 +118,63 @@ READERS = Registry("reader", Reader, package="mrirecon.io.readers", group="reade
 register_reader = READERS.register
 
 
-def sniff(path: str | Path) -> str:
-    """Return the container that a file is: that of the first reader of k-space or arrays that knows its signature.
+def _readers(source: Source) -> list[Reader]:
+    """Return the readers of the container that a file is: those that the first fitting signature names.
 
     Raises:
         InputError: nothing that can be read; the message says what the file looks like.
 
     """
-    with Candidate(path) as candidate:
-        for reader in READERS.values():
-            if "kspace" in reader.holds and reader.signature(candidate):
-                return reader.kind
-    raise unreadable(Path(path), f"one of {describe_readers()}")
+    readers = [reader for reader in READERS.values() if "kspace" in reader.holds]
+    kind = next((reader.kind for reader in readers if reader.signature(source)), None)
+    if kind is None:
+        raise unreadable(source.path, f"one of {describe_readers()}")
+    return [reader for reader in readers if reader.kind == kind]
 
 
-def reader_of(path: str | Path, dataset: str | None = None, axes: str | None = None) -> Reader:
-    """Return the reader of a k-space file, told from what it holds.
+def reader_of(source: Source) -> Reader:
+    """Return the reader of a k-space file, recognised by its content.
 
     Raises:
-        InputError: see `sniff`.
+        InputError: nothing that can be read; the message says what the file looks like.
         InputError, UnsafeContentError: see `open_hdf5`.
 
     """
-    kind = sniff(path)
-    alike = [reader for reader in READERS.values() if reader.kind == kind and "kspace" in reader.holds]
-    with Candidate(path, dataset, axes) as candidate:
-        for reader in alike:
-            if reader.layout is not None and reader.layout(candidate):
-                return reader
-    others = [reader for reader in alike if reader.layout is None]
-    if not others:
-        raise InputError(f"{path} is {kind} of an unknown layout", fix=f"formats: {describe_readers()}")
-    return others[0]
+    readers = _readers(source)
+    for reader in sorted(readers, key=lambda reader: reader.layout is None):
+        if reader.layout is None or reader.layout(source):
+            return reader
+    raise InputError(f"{source.path} is {readers[0].kind} of an unknown layout", fix=f"formats: {describe_readers()}")
+
+
+def sniff(path: str | Path) -> str:
+    """Return the container that a file of k-space or arrays is.
+
+    Raises:
+        InputError: nothing that can be read; the message says what the file looks like.
+
+    """
+    with Source(Path(path)) as source:
+        return _readers(source)[0].kind
 
 
 def image_reader(path: str | Path) -> Reader | None:
     """Return the reader of a file of images that is of no k-space format, or None."""
-    with Candidate(path) as candidate:
+    with Source(Path(path)) as source:
         for reader in READERS.values():
-            if "kspace" not in reader.holds and reader.signature(candidate):
+            if "kspace" not in reader.holds and reader.signature(source):
                 return reader
     return None
 
 
 def suffixes(*holds: Holds) -> tuple[str, ...]:
     """Return the ends of the names of files that hold any of these."""
-    found = [s for reader in READERS.values() if set(holds) & set(reader.holds) for s in reader.suffixes]
-    return tuple(dict.fromkeys(found))
+    ends = [s for reader in READERS.values() if set(holds) & set(reader.holds) for s in reader.suffixes]
+    return tuple(dict.fromkeys(ends))
 
 
 def holds_images(kind: str) -> bool:
-    """Whether files in a container may hold images."""
+    """Tell whether files in a container may hold images."""
     return any(reader.kind == kind and "images" in reader.holds for reader in READERS.values())
 
 
@@ -169,16 +185,3 @@ def describe_readers() -> str:
         for reader in READERS.values()
         if "kspace" in reader.holds
     )
-
-
-def call(reader: Reader, path: Path, options: dict[str, Any]) -> Any:
-    """Call a reader with those options that it has.
-
-    Raises:
-        InputError: it lacks one that was given a value.
-
-    """
-    for name, value in options.items():
-        if value is not None and name not in reader.options:
-            raise InputError(f"files of {reader.name} have no option {name!r}", where=str(path), fix="leave it out")
-    return reader.build(path, **{name: value for name, value in options.items() if name in reader.options})

@@ -1,17 +1,17 @@
-"""Which sign Siemens's raw data have in the exponent, and how Siemens counts the centre of a reversed readout.
+"""Decide whether raw data need conjugation, for Siemens's sign in the exponent, and how Siemens counts echoes.
 
 Siemens states the directions of readout, phase and partition encoding for a *forward* transform from k-space to image:
-with these directions, samples are s(k) = ∫ m(r) exp(+2πi k·r) dr. Everything here goes from k-space to image by the
-inverse transform, so such an image comes out flipped along every encoded axis: a slice is turned by 180° in its plane,
-and a volume is a mirror image. The conjugate samples are s*(k) = ∫ m*(r) exp(-2πi k·r) dr, which is what the rest of
-this toolkit takes k-space to be: the image lies right, and the sign of its phase is that of a signal which precesses by
-exp(-iγB t), gradients and off-resonance alike. Conjugation moves no sample, so centres, partial Fourier and odd sizes
-stay as they are; flipping k-space would need a partner for the first sample of an even axis, which was not measured.
-Noise, its covariance, calibration and phase-correction lines are conjugated with the image. (mrpro's issue 828 and pull
-request 833 met the same.)
+with these directions, samples are s(k) = ∫ m(r) exp(+2πi k·r) dr. This toolkit goes from k-space to image by the
+inverse transform, so that the image would be flipped along every encoded axis: a slice is rotated by 180° in its plane,
+and a volume is a mirror image. The conjugate samples are s*(k) = ∫ m*(r) exp(-2πi k·r) dr, as the rest of this toolkit
+defines k-space: the image has its right orientation, and the sign of its phase is that of a signal that precesses by
+exp(-iγB t), for gradients and off-resonance alike. Conjugation moves no sample, so centres, partial Fourier and odd
+sizes stay as they are; flipping k-space would need a partner for the first sample of an even axis, which was not
+measured. Noise, its covariance, calibration and phase-correction lines are conjugated with the image. (See also mrpro's
+issue 828 and pull request 833.)
 
-Pulseq sequences run on the same scanners but play their gradients so that an inverse transform is right. They are told
-by their name.
+Pulseq sequences run on the same scanners, but with gradients for which the inverse transform is right. Their name tells
+them.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _PULSEQ = "pulseq"
 
 
 def is_siemens(vendor: object) -> bool:
-    """Whether a header's name of the vendor means Siemens."""
+    """Tell whether a header names Siemens as the vendor."""
     return "siemens" in str(vendor or "").lower()
 
 
 def forward_transform(vendor: object, sequence: str | None) -> tuple[bool, str | None]:
-    r"""Return whether samples are to be conjugated, and in words why (None where the vendor is another one).
+    r"""Return whether samples must be conjugated, and in words why (None for another vendor).
 
     Args:
         vendor: as the header names it.
-        sequence: name of the sequence's file, such as ``%CustomerSeq%\gre``; None where the header does not say.
+        sequence: name of the sequence's file, such as ``%CustomerSeq%\gre``; None where the header does not name it.
 
     """
     if not is_siemens(vendor):
@@ -44,8 +44,8 @@ def forward_transform(vendor: object, sequence: str | None) -> tuple[bool, str |
     if not name:
         return True, (
             "k-space conjugated (assumed): Siemens states directions for a forward transform; the header does not name "
-            "the sequence, and if that is Pulseq, the image comes out turned by 180 degrees: name it in the header, of "
-            f"ISMRMRD in {SEQUENCE_NAME}"
+            "the sequence, and if that is Pulseq, the image is rotated by 180 degrees: name it in the header (of "
+            f"ISMRMRD in {SEQUENCE_NAME})"
         )
     if _PULSEQ in (sequence or "").lower():
         return False, f"k-space not conjugated: the sequence {name!r} is Pulseq, whose directions are right as they are"
@@ -54,6 +54,6 @@ def forward_transform(vendor: object, sequence: str | None) -> tuple[bool, str |
 
 
 def _last_part(sequence: str | None) -> str:
-    """Return the name of a sequence without its folder, as far as it can be shown."""
+    """Return the name of a sequence without its folder and special characters."""
     name = re.split(r"[\\/]", (sequence or "").strip().strip('"'))[-1]
     return re.sub(r"[^\w.+-]", "", name)[:40]

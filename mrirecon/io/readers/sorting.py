@@ -1,21 +1,22 @@
-"""Sort readouts: which make the image, which calibrate, where each goes, and what there is to tell about it."""
+"""Sort readouts: find those of the image and of calibration, and the place of each on the grid of k-space."""
 
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from mrirecon.errors import InputError
 from mrirecon.io.axes import MAX_ITEMS, Layout, make_layout
-from mrirecon.io.readers.auxiliary import assign_phase_lines, cropped, first_of_loops, place_calibration
-from mrirecon.io.readers.echo import echoes
+from mrirecon.io.readers.echo_centre import echoes
 from mrirecon.io.readers.readouts import (
     BOTH,
     CALIBRATION,
     IMAGE,
     LOOPED,
+    PHASE_CORRECTION,
     Encoding,
     Placement,
     Plan,
@@ -23,22 +24,22 @@ from mrirecon.io.readers.readouts import (
     describe_counts,
     span,
 )
-from mrirecon.io.safe.limits import READ_LIMIT, refuse_bomb
+from mrirecon.io.safe.hdf5 import READ_LIMIT, refuse_bomb
 
 _LARGEST = 1 << 14
 
 
-def plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str]) -> Plan:
-    """Conclude the grid and the place of every readout on it; what was concluded is added to `notes`.
+def make_plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str]) -> Plan:
+    """Return the grid, and the place of every readout on it.
 
-    Lines and partitions are placed by the counter that the header names as the centre of k-space, and readouts by the
-    sample at which the echo lies, so that partial Fourier and asymmetric echoes leave gaps where nothing was measured.
+    Lines and partitions are placed by the counter that the header states as the centre of k-space, and readouts by the
+    sample of the echo, so that partial Fourier and asymmetric echoes leave gaps where nothing was measured.
 
     Args:
         table: the readouts.
-        encodings: what the header says, one for each `Readouts.encoding`.
+        encodings: those of the header, one for each `Readouts.encoding`.
         path: the file, for messages.
-        notes: what there is to tell, added to.
+        notes: receives what was concluded.
 
     Raises:
         InputError: no imaging readouts, several coil counts, lines or samples outside the matrix.
@@ -49,7 +50,7 @@ def plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str
         raise InputError(
             f"{path} holds no imaging readouts",
             why=describe_counts(table.counts()) or "it holds no readouts",
-            fix="name the file of the scan itself; readouts of which every sample is to be discarded count as other",
+            fix="give the file of the scan itself; readouts of which all samples must be discarded count as other",
         )
     number = int(table.encoding[image[0]])
     others = image[table.encoding[image] != number]
@@ -75,15 +76,15 @@ def plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str
     layout = make_layout(axes, shape, str(path))
     one = 8 * coils * math.prod(grid)
     refuse_bomb(one, 8 * int((table.samples * table.coils)[image].sum()), READ_LIMIT, f"an image of {path}")
-    _tell(table, placed, grid, encoding, layout, notes)
-    separate = first_of_loops(table, separate, notes)
-    calibration, box = place_calibration(
+    _note_coverage(table, placed, grid, encoding, layout, notes)
+    separate = _first_of_loops(table, separate, notes)
+    calibration, box = _place_calibration(
         table, separate, encodings, grid, centres, number, coils, sizes["slice"], path, notes
     )
     # Lines beyond the header's matrix make voxels finer, not the field of view larger.
     whole = (fov, encoding.fov_mm[1], encoding.fov_mm[2])
-    box = tuple(cropped(part, grid[0], kept) if i == len(box) - 2 else part for i, part in enumerate(box))
-    return Plan(layout, grid[0], placed, calibration, box, whole, assign_phase_lines(table, grid[0], path))
+    box = tuple(_cropped(part, grid[0], kept) if i == len(box) - 2 else part for i, part in enumerate(box))
+    return Plan(layout, grid[0], placed, calibration, box, whole, _assign_phase_lines(table, grid[0], path))
 
 
 def _one(values: np.ndarray, name: str, path: Path) -> int:
@@ -94,14 +95,14 @@ def _one(values: np.ndarray, name: str, path: Path) -> int:
 
 
 def _centres(table: Readouts, rows: np.ndarray, encoding: Encoding, notes: list[str]) -> tuple[int | None, int, int]:
-    """Return the echo's sample (None: as each readout says), and the counters of the central line and partition."""
-    # Writers that leave a field empty leave it 0. An echo at the first sample of a full readout, or a centre before
-    # which no line lies though the lines fill the matrix, is such a field.
+    """Return the echo's sample (None: as each readout states), and the counters of the central line and partition."""
+    # A field that a writer left empty is 0. An echo at the first sample of a full readout is such a field, and a centre
+    # before which no line lies although the lines fill the matrix.
     echo = None
     if not table.centre[rows].any() and (table.samples[rows] > 1).all():
         echo = 0
-        notes.append("the header does not say at which sample the echo lies: taken as the middle of each readout")
-    found = []
+        notes.append("the header does not state the sample of the echo: taken as the middle of each readout")
+    counters = []
     for name, stated, size in (
         ("line", encoding.line_centre, encoding.matrix[1]),
         ("partition", encoding.partition_centre, encoding.matrix[2]),
@@ -110,9 +111,9 @@ def _centres(table: Readouts, rows: np.ndarray, encoding: Encoding, notes: list[
         if stated is None or (stated == 0 and last >= max(1, size - size // 2)):
             stated = max(size, last + 1) // 2
             if last:
-                notes.append(f"the header does not say which {name} is the centre of k-space: taken as {stated}")
-        found.append(stated)
-    return echo, found[0], found[1]
+                notes.append(f"the header does not state which {name} is the centre of k-space: taken as {stated}")
+        counters.append(stated)
+    return echo, counters[0], counters[1]
 
 
 def _grid(
@@ -123,7 +124,7 @@ def _grid(
     path: Path,
     notes: list[str],
 ) -> tuple[int, int, int]:
-    """Return the size of the grid along readout, lines and partitions: the header's, or what the readouts need."""
+    """Return the size of the grid along readout, lines and partitions: that of the header, or what readouts need."""
     grid = list(encoding.matrix)
     for axis, name in ((1, "line"), (2, "partition")):
         first, last = span(table.counters[name][rows])
@@ -160,7 +161,7 @@ def _removed(encoding: Encoding, samples: int, notes: list[str]) -> tuple[int, f
     if kept > samples * (1 - 1e-3):
         return samples, fov
     if abs(kept - round(kept)) > 0.05 or round(kept) < 2:
-        notes.append(f"the readout covers {fov:g} mm for an image of {wanted:g} mm: kept, for no whole crop fits")
+        notes.append(f"the readout covers {fov:g} mm for an image of {wanted:g} mm: kept, as no whole crop fits")
         return samples, fov
     notes.append(
         f"readout oversampling removed: {samples} samples over {fov:g} mm, cropped in the image to {round(kept)} over "
@@ -203,7 +204,7 @@ def _place(
     return Placement(rows, item, line, partition, start)
 
 
-def _tell(
+def _note_coverage(
     table: Readouts,
     placed: Placement,
     grid: tuple[int, int, int],
@@ -224,7 +225,7 @@ def _tell(
             notes.append(f"{same} readouts measured twice (same counters): averaged")
     for name, values, size in (("lines", placed.line, grid[1]), ("partitions", placed.partition, grid[2])):
         first, last = span(values)
-        # The first index may lie one further from the centre than the last.
+        # The first index may lie farther from the centre than the last by one.
         below, above = size // 2 - first, last - size // 2 + 1
         known = np.unique(values)
         gap = int(np.diff(known).max(initial=1))
@@ -234,11 +235,10 @@ def _tell(
     kept = (table.samples - table.before - table.behind)[placed.rows]
     starts, stops = span(placed.start), span(placed.start + kept)
     if starts[1] > 0 or stops[0] < grid[0]:
-        said = f"samples {starts[0]} to {stops[1] - 1} of {grid[0]} measured"
-        notes.append(f"asymmetric echo or short readout: {said}")
+        notes.append(f"asymmetric echo or short readout: samples {starts[0]} to {stops[1] - 1} of {grid[0]} measured")
     turned = int(table.reversed[placed.rows].sum())
     if turned:
-        notes.append(f"{turned} readouts were measured backwards and are turned round")
+        notes.append(f"{turned} readouts were measured backwards and are reversed")
     empty = layout.count - len(np.unique(placed.item))
     if empty:
         notes.append(f"{empty} of {layout.count} images have no readouts: the scan seems to be incomplete")
@@ -248,3 +248,102 @@ def _tell(
             f"phase oversampling kept: the image covers {encoding.fov_mm[1]:g} mm along phase, the scanner shows "
             f"{encoding.image_fov_mm[1]:g} mm"
         )
+
+
+def _assign_phase_lines(table: Readouts, samples: int, path: Path) -> dict[int, int]:
+    """Return the first sample of phase-correction readouts, by row: with their echo in the centre, as in the image.
+
+    Where their header does not state the echo, or one that is impossible, it is taken as the middle.
+    """
+    rows = table.rows(PHASE_CORRECTION)
+    if not rows.size:
+        return {}
+    kept = (table.samples - table.before - table.behind)[rows]
+    start = samples // 2 - kept // 2
+    if table.centre[rows].all():
+        with suppress(InputError):
+            stated = samples // 2 - echoes(table, rows, samples, False, path, [])
+            if (stated >= 0).all() and (stated + kept <= samples).all():
+                start = stated
+    return dict(zip(rows.tolist(), start.tolist(), strict=True))
+
+
+def _first_of_loops(table: Readouts, rows: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Return the calibration readouts of one echo, repetition, set and phase: with others their mean could cancel."""
+    kept = np.ones(len(rows), dtype=bool)
+    for name in LOOPED:
+        if name != "slice" and rows.size:
+            values = table.counters[name][rows]
+            kept &= values == values[kept].min()
+    if not kept.all():
+        notes.append(f"{np.count_nonzero(~kept)} calibration readouts of further echoes or repetitions are not used")
+    return rows[kept]
+
+
+def _place_calibration(
+    table: Readouts,
+    rows: np.ndarray,
+    encodings: list[Encoding],
+    grid: tuple[int, int, int],
+    centres: tuple[int | None, int, int],
+    number: int,
+    coils: int,
+    slices: int,
+    path: Path,
+    notes: list[str],
+) -> tuple[Placement | None, tuple[slice, ...]]:
+    """Place a separate calibration scan on the grid of the image, and find the full box around its centre."""
+    if not rows.size:
+        return None, ()
+    which = int(table.encoding[rows[0]])
+    image, own = encodings[number], encodings[which] if 0 <= which < len(encodings) else encodings[number]
+    unfit = (table.coils[rows] != coils).any() or (table.encoding[rows] != which).any()
+    unfit = unfit or any(abs(a - b) > 1e-2 * b for a, b in zip(own.fov_mm[:2], image.fov_mm[:2], strict=True))
+    if unfit:
+        notes.append(f"{rows.size} calibration readouts are not used: another field of view, or other coils")
+        return None, ()
+    line_centre, partition_centre = centres[1], centres[2]
+    if which != number:
+        line_centre = own.line_centre if own.line_centre is not None else own.matrix[1] // 2
+        partition_centre = own.partition_centre if own.partition_centre is not None else own.matrix[2] // 2
+    line = table.counters["line"][rows] - line_centre + grid[1] // 2
+    partition = table.counters["partition"][rows] - partition_centre + grid[2] // 2
+    kept = table.samples[rows] - table.before[rows] - table.behind[rows]
+    try:
+        echo = echoes(table, rows, grid[0], centres[0] is not None, path, notes)
+    except InputError as error:
+        notes.append(f"{rows.size} calibration readouts are not used: {error.what}")
+        return None, ()
+    start = grid[0] // 2 - echo
+    inside = (line >= 0) & (line < grid[1]) & (partition >= 0) & (partition < grid[2])
+    item = table.counters["slice"][rows]
+    inside &= (start >= 0) & (start + kept <= grid[0]) & (item < slices)
+    full = np.zeros((slices, grid[2], grid[1]), dtype=bool)
+    full[item[inside], partition[inside], line[inside]] = True
+    common: np.ndarray = np.asarray(full.all(axis=0))
+    # The central lines of the central partition, and the partitions that hold all of them.
+    lines = _around(common[grid[2] // 2], grid[1] // 2)
+    planes = _around(np.asarray(common[:, lines].all(axis=1)), grid[2] // 2) if grid[2] > 1 else slice(0, 1)
+    low, high = int(start[inside].max(initial=0)), int((start + kept)[inside].min(initial=grid[0]))
+    half = min(grid[0] // 2 - low, high - grid[0] // 2)
+    if lines.stop - lines.start < 2 or half < 1:
+        notes.append(f"{rows.size} calibration readouts are not used: they do not fill the centre of k-space")
+        return None, ()
+    notes.append(f"{rows.size} readouts of a separate calibration scan: {lines.stop - lines.start} central lines")
+    placed = Placement(rows[inside], item[inside], line[inside], partition[inside], start[inside])
+    readout = slice(grid[0] // 2 - half, grid[0] // 2 + half)
+    return placed, (*((planes,) if grid[2] > 1 else ()), readout, lines)
+
+
+def _around(full: np.ndarray, centre: int) -> slice:
+    """Return the largest even range around the centre in which all is true."""
+    half = 0
+    while centre - half - 1 >= 0 and centre + half < len(full) and full[centre - half - 1] and full[centre + half]:
+        half += 1
+    return slice(centre - half, centre + half)
+
+
+def _cropped(part: slice, samples: int, kept: int) -> slice:
+    """Return a range around the centre of the oversampled readout as one of the cropped readout."""
+    half = int((samples // 2 - part.start) * kept / samples)
+    return slice(kept // 2 - half, kept // 2 + half)

@@ -1,22 +1,30 @@
-"""Siemens raw data (twix, .dat; VB and VD/VE/XA): a protocol in text, then readouts, each with a header of its own."""
+"""Read Siemens raw data (twix, .dat; VB and VD/VE/XA): a protocol in text, then readouts, each with its header.
+
+The layout of a header is a C structure, described by a numpy type. The packages that read twix trust the file: a
+readout of length 0 keeps twixtools busy for ever, and an index in the protocol makes it fill the memory. Here sizes
+and offsets are compared with the file before they are used; the tests read the same files with twixtools.
+"""
 
 from __future__ import annotations
 
+import mmap
+import re
+import struct
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from mrirecon.errors import InputError, UsageError
-from mrirecon.io.readers.assemble import Given, MapsSource
+from mrirecon.errors import InputError
+from mrirecon.io.identify import read_head
 from mrirecon.io.readers.raw import raw_scan
 from mrirecon.io.readers.raw_store import RawStore
 from mrirecon.io.readers.readouts import BOTH, CALIBRATION, IMAGE, KINDS, NOISE, Encoding, Kind, Plan, Readouts
-from mrirecon.io.readers.registry import Candidate, register_reader
+from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.readers.siemens import SIEMENS_WAYS, forward_transform
-from mrirecon.io.readers.twix_headers import COUNTERS, Headers, Protocol, Version, is_twix, read_headers
 from mrirecon.io.scan import Scalar, Scan
 
-# Bits of the evaluation mask in a readout's header; the first that is set says what the readout is.
+# Bits of the evaluation mask in a readout's header; the first that is set gives the kind of the readout.
 _FLAGS: tuple[tuple[int, Kind], ...] = (
     *((25, "noise"), (21, "phase correction"), (14, "other"), (15, "other"), (60, "other"), (51, "dummy")),
     *((1, "feedback"), (2, "feedback"), (23, "calibration and image"), (22, "calibration")),
@@ -28,18 +36,32 @@ _COUNTERS = {
     **{"line": "Lin", "average": "Ave", "slice": "Sli", "partition": "Par", "echo": "Eco", "phase": "Phs"},
     **{"repetition": "Rep", "set": "Set", "segment": "Seg"},
 }
+# At most so many measurements, listed from byte 8 in entries of 152 bytes (VD and later).
+_MOST_MEASUREMENTS, _TABLE, _ENTRY = 64, 8, 152
+_BUFFER_NAME = re.compile(rb"^[A-Za-z]\w{3,}\0")
+_HEADER_LIMIT = 64 << 20
+_READOUT_LIMIT = 4_000_000
+_END, _SYNC = 0, 5
+_DMA_BITS = 25
+COUNTERS = ("Lin", "Ave", "Sli", "Par", "Eco", "Phs", "Rep", "Set", "Seg")
+# Types and offsets of the fields that are used, from the evaluation mask on, which VD has at byte 40 and VB at 20.
+_FIELDS = {
+    **{"mask": ("<u8", 0), "samples": ("<u2", 8), "coils": ("<u2", 10), "counters": (("<u2", 9), 12)},
+    **{"before": ("<u2", 40), "behind": ("<u2", 42), "centre": ("<u2", 44)},
+    **{"centre_line": ("<u2", 56), "centre_partition": ("<u2", 58)},
+}
 
 
 class TwixStore(RawStore):
-    """Readouts of a twix file, by their places in it."""
+    """Readouts of a twix file."""
 
     def __init__(self, path: Path, table: Readouts, plan: Plan, places: np.ndarray, version: Version) -> None:
         super().__init__(path, table, plan)
         self.places, self.version = places, version
 
-    def fetch(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Return readouts as measured, each (coil, samples) complex64."""
-        found = []
+    def flat(self, rows: np.ndarray) -> np.ndarray:
+        """Return the samples of readouts one after another."""
+        readouts = []
         try:
             with self.path.open("rb") as file:
                 for row in rows:
@@ -47,72 +69,61 @@ class TwixStore(RawStore):
                     kind = np.dtype([("head", f"V{self.version.channel_head}"), ("data", "<c8", (samples,))])
                     file.seek(int(self.places[row]) + self.version.head)
                     block = file.read(coils * kind.itemsize)
-                    found.append(np.ascontiguousarray(np.frombuffer(block, kind, count=coils)["data"]))
+                    readouts.append(np.frombuffer(block, kind, count=coils)["data"].reshape(-1))
         except (OSError, ValueError) as error:
             raise InputError(f"{self.path} cannot be read", why=str(error), fix="copy it again") from None
-        return found
+        return np.concatenate(readouts)
 
 
-def _is_twix(candidate: Candidate) -> bool:
-    return bool(candidate.head) and is_twix(candidate.path)
+def _is_twix(source: Source) -> bool:
+    return bool(source.head) and is_twix(source.path)
 
 
 @register_reader("twix", rank=95, signature=_is_twix, suffixes=(".dat",))
-def read_twix(
-    path: Path,
-    *,
-    axes: str | None = None,
-    dataset: str | None = None,
-    mask: Given = None,
-    maps: MapsSource = None,
-) -> Scan:
+def read_twix(source: Source) -> Scan:
     """Read Siemens raw data of a Cartesian scan; see `mrirecon.io.read`.
 
     Of several measurements in a file the last is read; the noise scan may be in another. Readouts are sorted by their
-    flags, placed by their counters, and averaged where several fall on one place. The readout lies along y, phase
+    flags, placed by their counters, and averaged where several fall on one place. The readout is along y, phase
     encoding along x, the second phase encoding along z. Samples are conjugated, as `mrirecon.io.readers.siemens`
     explains.
 
     Raises:
         InputError: a damaged or truncated file, a trajectory that is not Cartesian, ramp sampling, multi-band.
-        UsageError: `axes` or `dataset` was given.
 
     """
-    if axes is not None or dataset is not None:
-        raise UsageError("raw data say themselves what their axes are", where=str(path), fix="leave the option out")
-    found = read_headers(path)
+    path = source.path
+    headers = read_headers(path)
     notes: list[str] = []
-    if found.measurements > 1:
-        notes.append(f"the last of {found.measurements} measurements in the file is read")
-    table = _table(found)
-    table.conjugate, why = forward_transform("Siemens", found.protocol.sequence)
+    if headers.measurements > 1:
+        notes.append(f"the last of {headers.measurements} measurements in the file is read")
+    table = _table(headers)
+    table.conjugate, why = forward_transform("Siemens", headers.protocol.sequence)
     notes += [why] if why else []
     rows = table.rows(IMAGE, BOTH)
     if rows.size:
-        _refuse(path, found.protocol, found.heads["mask"][rows])
+        _refuse(path, headers.protocol, headers.heads["mask"][rows])
     return raw_scan(
-        path,
+        source,
         "twix",
         table,
-        _encodings(table, found, notes),
-        lambda plan: TwixStore(path, table, plan, found.places, found.version),
+        _encodings(table, headers, notes),
+        lambda plan: TwixStore(path, table, plan, headers.places, headers.version),
         notes=notes,
-        attributes=_attributes(found.protocol),
-        mask=mask,
-        maps=maps,
+        attributes=_attributes(headers.protocol),
     )
 
 
-def _table(found: Headers) -> Readouts:
-    heads = found.heads
+def _table(headers: Headers) -> Readouts:
+    heads = headers.heads
     whole = {name: heads[name].astype(np.int64) for name in ("samples", "coils", "centre", "before", "behind")}
     kind = np.zeros(len(heads), dtype=np.int64)
     for bit, name in reversed(_FLAGS):
         kind[_is_set(heads["mask"], bit)] = KINDS.index(name)
     kind[whole["samples"] <= whole["before"] + whole["behind"]] = KINDS.index("other")
-    # Of other measurements in the file, only noise is of use.
-    kind[~found.last & (kind != NOISE)] = KINDS.index("other")
-    dwell = found.protocol.yaps("sRXSPEC.alDwellTime[0]") or 0.0
+    # Of the other measurements in the file, only noise is used.
+    kind[~headers.last & (kind != NOISE)] = KINDS.index("other")
+    dwell = headers.protocol.yaps("sRXSPEC.alDwellTime[0]") or 0.0
     return Readouts(
         kind=kind,
         counters={n: heads["counters"][:, COUNTERS.index(c)].astype(np.int64) for n, c in _COUNTERS.items()},
@@ -157,18 +168,18 @@ def _refuse(path: Path, protocol: Protocol, mask: np.ndarray) -> None:
     if regrid is not None and regrid > _UNIFORM:
         ramp = protocol.number("Meas", "alRegridRampupTime") or 0
         raise InputError(
-            f"{path} was sampled on the ramps of the gradient, which is not read yet",
+            f"{path} was sampled on the ramps of the gradient, which is not supported",
             why="its samples are evenly spaced in time and not in k-space "
             f"(alRegridMode {regrid:g}, ramps of {ramp:g} us)",
             fix="regrid it first, for instance by siemens_to_ismrmrd and Gadgetron",
         )
     if any(_is_set(mask, bit).any() for bit in _MULTIBAND):
-        raise InputError(f"{path} excites several slices at once, which is not read yet", fix="unfold it first")
+        raise InputError(f"{path} excites several slices at once, which is not supported", fix="unfold it first")
 
 
-def _encodings(table: Readouts, found: Headers, notes: list[str]) -> list[Encoding]:
-    """Return the encoding of the image, and that of a separate calibration scan, which has a centre of its own."""
-    rows, protocol = table.rows(IMAGE, BOTH), found.protocol
+def _encodings(table: Readouts, headers: Headers, notes: list[str]) -> list[Encoding]:
+    """Return the encodings of the image and of a separate calibration scan, which differ in their centre."""
+    rows, protocol = table.rows(IMAGE, BOTH), headers.protocol
     if not rows.size:
         return []
 
@@ -179,7 +190,7 @@ def _encodings(table: Readouts, found: Headers, notes: list[str]) -> list[Encodi
     columns = int(protocol.number("Meas", "iNoOfFourierColumns") or 0)
     if columns < longest:
         if columns:
-            notes.append(f"the protocol says {columns} samples a readout, and {longest} were measured")
+            notes.append(f"the protocol states {columns} samples per readout, but {longest} were measured")
         columns = longest
     oversampling = protocol.number("Meas", "flReadoutOSFactor") or 1.0
     further = [1 + stated(f"sKSpace.d{name}OversamplingForDialog") for name in ("Phase", "Slice")]
@@ -190,12 +201,12 @@ def _encodings(table: Readouts, found: Headers, notes: list[str]) -> list[Encodi
         planes = round(stated("sKSpace.lPartitions") * further[1])
     matrix = (columns, *(max(1, n) for n in (lines, planes)))
     read, phase, depth = (stated(f"sSliceArray.asSlice[0].d{n}") for n in ("ReadoutFOV", "PhaseFOV", "Thickness"))
-    result = []
+    encodings = []
     for kinds in ((IMAGE, BOTH), (CALIBRATION,)):
         own = table.rows(*kinds)
-        centres = (found.heads[name][own] for name in ("centre_line", "centre_partition"))
+        centres = (headers.heads[name][own] for name in ("centre_line", "centre_partition"))
         line, partition = (int(np.median(values)) if own.size else None for values in centres)
-        result.append(
+        encodings.append(
             Encoding(
                 matrix=(matrix[0], matrix[1], matrix[2]),
                 fov_mm=(read * oversampling, phase * further[0], depth * (further[1] if slab else 1)),
@@ -206,15 +217,15 @@ def _encodings(table: Readouts, found: Headers, notes: list[str]) -> list[Encodi
                 embedded=protocol.yaps("sPat.ucRefScanMode") == _EMBEDDED,
             )
         )
-    return result
+    return encodings
 
 
 def _attributes(protocol: Protocol) -> dict[str, Scalar]:
-    """Return what the protocol says of scanner and sequence that identifies nobody."""
-    found: dict[str, Scalar] = {"vendor": "Siemens"}
+    """Return values of the protocol about scanner and sequence that identify nobody."""
+    attributes: dict[str, Scalar] = {"vendor": "Siemens"}
     model = "".join(protocol.values("Dicom", "ManufacturersModelName")).strip('"')
     if model:
-        found["model"] = model[:64]
+        attributes["model"] = model[:64]
     for name, value, unit in (
         ("TR_ms", protocol.yaps("alTR[0]"), 1000),
         ("TE_ms", protocol.yaps("alTE[0]"), 1000),
@@ -223,5 +234,205 @@ def _attributes(protocol: Protocol) -> dict[str, Scalar]:
         ("field_strength_T", protocol.number("Meas", "flMagneticFieldStrength"), 1),
     ):
         if value:
-            found[name] = value / unit
-    return found
+            attributes[name] = value / unit
+    return attributes
+
+
+def twix_measurements(head: bytes, size: int) -> list[tuple[int, int]] | None:
+    """Return the measurements of a twix file as byte ranges (start, end), or None where it is no such file.
+
+    Args:
+        head: the first 10,240 bytes of the file.
+        size: size of the file.
+
+    """
+    if len(head) < 32:
+        return None
+    first, second = (int.from_bytes(head[i : i + 4], "little") for i in (0, 4))
+    if first >= 10_000:  # VB: the file is one measurement, and starts with the length of its header
+        return [(0, size)] if first < size and 1 <= second <= _MOST_MEASUREMENTS else None
+    if not 1 <= second <= _MOST_MEASUREMENTS or len(head) < _TABLE + second * _ENTRY:
+        return None
+    measurements = []
+    for number in range(second):
+        at = _TABLE + number * _ENTRY + 8
+        start, length = (int.from_bytes(head[i : i + 8], "little") for i in (at, at + 8))
+        # Some writers state 0 as the length of a single measurement.
+        length = size - start if length == 0 and second == 1 else length
+        if not _TABLE + _ENTRY <= start < size or length < 8:
+            return None
+        measurements.append((start, start + length))
+    return measurements
+
+
+def is_twix(path: Path) -> bool:
+    """Tell whether a file is twix: it has a table of measurements, and a protocol that begins with a buffer's name."""
+    measurements = twix_measurements(read_head(path, 10_240), path.stat().st_size)
+    if not measurements:
+        return False
+    with path.open("rb") as file:
+        file.seek(measurements[-1][0] + 8)
+        return _BUFFER_NAME.match(file.read(48)) is not None
+
+
+class Version(NamedTuple):
+    """Layout of readouts of a scanner generation: bytes before all channels, before each, and offsets of fields."""
+
+    head: int
+    channel_head: int
+    mask: int
+    slice: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The header as a numpy type; `position` is sagittal, coronal, transversal in mm, `quaternion` scalar first."""
+        places = {name: (kind, self.mask + at) for name, (kind, at) in _FIELDS.items()}
+        places |= {"position": (("<f4", 3), self.slice), "quaternion": (("<f4", 4), self.slice + 12)}
+        return np.dtype(
+            {
+                "names": list(places),
+                "formats": [kind for kind, _ in places.values()],
+                "offsets": [at for _, at in places.values()],
+                "itemsize": self.head or self.channel_head,
+            }
+        )
+
+
+MODERN, OLD = Version(192, 32, 40, 100), Version(0, 128, 20, 96)
+
+
+class Headers(NamedTuple):
+    """Headers of a file: those of the readouts of all measurements, and the protocol of the last measurement.
+
+    Attributes:
+        version: the layout.
+        heads: headers of the readouts, of `Version.dtype`.
+        places: offset of each readout in the file, in bytes.
+        last: whether each readout belongs to the last measurement.
+        measurements: number of measurements.
+        protocol: that of the last measurement.
+
+    """
+
+    version: Version
+    heads: np.ndarray
+    places: np.ndarray
+    last: np.ndarray
+    measurements: int
+    protocol: Protocol
+
+
+class Protocol:
+    """The texts of a protocol by name, and single values in them."""
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.texts = texts
+        pairs = re.finditer(r"^(\S{1,200})[ \t]*=[ \t]*(\S{1,200})[ \t\r]*$", texts.get("MeasYaps", ""), re.MULTILINE)
+        self._yaps = {pair[1]: pair[2] for pair in pairs}
+
+    def yaps(self, key: str) -> float | None:
+        """Return a number from the lines of MeasYaps ("alTR[0]"), or None; some are hexadecimal."""
+        return _number(self._yaps.get(key, ""))
+
+    @property
+    def sequence(self) -> str | None:
+        r"""The name of the sequence's file, such as ``%CustomerSeq%\gre``, or None where the protocol has none."""
+        named = self._yaps.get("tSequenceFileName") or "".join(self.values("Meas", "tSequenceFileName"))
+        return named.strip('"') or None
+
+    def values(self, buffer: str, name: str) -> list[str]:
+        """Return the words of a parameter in another buffer, such as "Meas"; none where there is no such parameter."""
+        wanted = rf'<Param(?:Bool|Long|Double|String)\."{re.escape(name)}">\s*\{{([^{{}}]{{0,20000}})\}}'
+        match = re.search(wanted, self.texts.get(buffer, ""))
+        if match is None:
+            return []
+        body = re.sub(r"<Precision>\s*\d+|<\w+>[^\n]*", " ", match[1])
+        return re.findall(r'"[^"]*"|\S+', body)
+
+    def number(self, buffer: str, name: str) -> float | None:
+        """Return the first word of a parameter as a number, or None."""
+        return next((_number(word) for word in self.values(buffer, name)), None)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(int(text, 16)) if text.lower().startswith("0x") else float(text)
+    except ValueError:
+        return None
+    return number if abs(number) < 1e12 else None
+
+
+def read_headers(path: Path) -> Headers:
+    """Read all headers of a twix file.
+
+    Raises:
+        InputError: truncated or damaged.
+
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        parts = twix_measurements(data[:10_240], size)
+        if not parts:
+            raise InputError(f"{path} is not a twix file")
+        start, end = parts[-1]
+        if end > size:
+            raise _truncated(path, f"{size} of {end} bytes are there")
+        version = MODERN if _u32(data, 0) < 10_000 else OLD
+        places: list[int] = []
+        last: list[bool] = []
+        for begin, stop in parts:
+            length = _u32(data, begin)
+            if not 8 <= length <= min(_HEADER_LIMIT, stop - begin):
+                raise InputError(f"{path} is a damaged twix file", why=f"it states a protocol of {length} bytes")
+            readouts = _find_readouts(data, begin + length, min(stop, size), version, path)
+            places += readouts
+            last += [begin == start] * len(readouts)
+        kind = version.dtype
+        heads = np.frombuffer(b"".join(data[at : at + kind.itemsize] for at in places), dtype=kind)
+        protocol = Protocol(_texts(data[start : start + _u32(data, start)]))
+    return Headers(version, heads, np.asarray(places, dtype=np.int64), np.asarray(last, bool), len(parts), protocol)
+
+
+def _u32(data: bytes | mmap.mmap, at: int) -> int:
+    return int.from_bytes(data[at : at + 4], "little")
+
+
+def _truncated(path: Path, why: str) -> InputError:
+    return InputError(f"{path} is truncated", why=why, fix="copy or export it again")
+
+
+def _find_readouts(data: mmap.mmap, place: int, end: int, version: Version, path: Path) -> list[int]:
+    """Return the offsets of the readouts of a measurement, up to the one that is marked as the last."""
+    size = version.head or version.channel_head
+    places: list[int] = []
+    while place + size <= end:
+        mask, samples, coils = struct.unpack_from("<QHH", data, place + version.mask)
+        if mask >> _END & 1:
+            return places
+        if mask >> _SYNC & 1:
+            length = _u32(data, place) % (1 << _DMA_BITS)
+        else:
+            length = version.head + coils * (version.channel_head + 8 * samples)
+            if place + length > end:
+                raise _truncated(path, f"readout {len(places)} needs {place + length - end} bytes more")
+            places.append(place)
+        if length < size or len(places) > _READOUT_LIMIT:
+            why = f"a readout of {length} bytes, after {len(places)} readouts"
+            raise InputError(f"{path} is a damaged twix file", why=why, fix="copy or export it again")
+        place += length
+    raise _truncated(path, f"it ends after {len(places)} readouts, none of which is marked as the last")
+
+
+def _texts(header: bytes) -> dict[str, str]:
+    """Divide a protocol into its named texts: each is a name, a zero byte, a length, and so many bytes."""
+    texts: dict[str, str] = {}
+    place = 8
+    for _ in range(min(64, _u32(header, 4))):
+        name = re.match(rb"(\w{1,40})\0", header[place : place + 41])
+        if name is None:
+            break
+        place += name.end() + 4
+        length = _u32(header, place - 4)
+        texts[name[1].decode("ascii", "replace")] = header[place : place + length].decode("latin-1")
+        place += length
+    return texts

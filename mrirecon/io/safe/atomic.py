@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, flushed to the disk, then moved there."""
+"""Write files so that they appear whole or not at all: beside their place, flushed to the disk, then moved there."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from mrirecon.io.safe.text import local, portable
 _PREFIX = ".mrirecon-"
 _STALE_SECONDS = 600
 _NAME_BYTES = 200
-_LOOKED: dict[str, float] = {}  # folders looked through for what killed processes left, and when
+_CLEANED: dict[str, float] = {}  # when the temporary files of killed processes were removed from a folder
 
 
 @contextmanager
 def atomic_path(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; what is written there takes the place of `path` at the end.
+    """Yield a temporary path in the folder of `path`, which replaces `path` at the end.
 
-    After an error or a kill, `path` is what it was before. An existing file keeps its permissions; a symbolic link is
-    replaced, not followed. Missing folders are made.
+    After an error or a kill, `path` is as before. An existing file keeps its permissions; a symbolic link is
+    replaced, not followed. Missing folders are created.
 
     Args:
         path: the file to write.
@@ -49,13 +49,13 @@ def atomic_path(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Itera
 def atomic_paths(
     paths: Sequence[str | Path], *, inputs: Iterable[str | Path] = (), never_mixed: bool = False
 ) -> Iterator[list[Path]]:
-    """Do as `atomic_path` for files that belong together: none is moved before all are written.
+    """Yield temporary paths as `atomic_path` does, for files that belong together: all are written before any is moved.
 
     Args:
         paths: the files to write; they are moved in this order, within a fraction of a millisecond.
         inputs: files that must not be overwritten.
-        never_mixed: an old and a new one must never stand together (a BART header and its data): the old ones are
-            moved aside first, so that after a kill at that very moment the last is missing rather than wrong.
+        never_mixed: never leave an old file beside a new one (a BART header and its data): the old ones are moved
+            aside first, so that after a kill at that moment the last is missing rather than wrong.
 
     """
     targets = [Path(p) for p in paths]
@@ -84,10 +84,10 @@ def atomic_paths(
 
 
 def move(targets: list[Path], new: list[Path], leftovers: list[Path], *, never_mixed: bool) -> None:
-    """Move new files to their places; old ones that were put aside are added to `leftovers`, or put back on failure."""
+    """Move new files to their places; old ones moved aside are added to `leftovers`, or moved back on failure."""
     aside: list[tuple[Path, Path]] = []
     try:
-        # Renamed, not removed: freeing a file takes milliseconds, in which a kill would find half a pair.
+        # Renamed, not removed: freeing a file takes milliseconds, and a kill meanwhile would leave half a pair.
         for target in reversed(targets) if never_mixed else ():
             if target.exists():
                 aside.append((temporary_name(target.parent), target))
@@ -103,12 +103,12 @@ def move(targets: list[Path], new: list[Path], leftovers: list[Path], *, never_m
 
 
 def temporary_name(folder: Path) -> Path:
-    """Return a name in `folder` that nothing has, and that `_remove_stale` knows."""
+    """Return an unused name in `folder` that `_remove_stale` recognises."""
     return folder / f"{_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(6)}.tmp"
 
 
 def refuse_overwrite(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> None:
-    """Refuse to write over an input, by whatever name it is reached, or in place of a folder.
+    """Refuse outputs that are an input, under whatever name, or a folder.
 
     Raises:
         UsageError: with both names.
@@ -139,11 +139,11 @@ def refuse_existing(outputs: Iterable[Path], overwrite: bool) -> None:
     """
     for output in outputs:
         try:
-            there = output.exists() or output.is_symlink()
+            exists = output.exists() or output.is_symlink()
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise UsageError(f"{str(output)[:200]!r} cannot be written", why=why, fix="check the path") from None
-        if there and not overwrite:
+        if exists and not overwrite:
             fix = "choose another name, or pass --overwrite"
             raise UsageError("the output exists already", where=str(output), fix=fix)
 
@@ -151,9 +151,9 @@ def refuse_existing(outputs: Iterable[Path], overwrite: bool) -> None:
 def safe_name(text: str, fallback: str = "item", *, room: int = 0) -> str:
     """Return a file name made of `text`, which may come from inside a file: no folders, no control characters.
 
-    It is the same in every locale, a byte that is no UTF-8 becomes %XX, and it is cut to 200 bytes, so that an ending
-    and a temporary name still fit into the 255 that a name may have; `room` is what a longer ending needs of them.
-    Different texts can lead to one name: whoever makes several has to look.
+    It is the same in every locale, and a byte that is not UTF-8 becomes %XX. It is cut to 200 bytes, less `room` for a
+    longer ending, so that with ending and prefix it fits into the 255 that a name may have. Different texts can give
+    the same name.
     """
     name = unicodedata.normalize("NFC", portable(text)).replace("\\", "/").rsplit("/", 1)[-1]
     name = "".join(_safe(c) for c in name).strip(" .")
@@ -180,7 +180,7 @@ def sha256(path: str | Path) -> str:
 
 @contextmanager
 def resources(target: Path) -> Iterator[None]:
-    """Turn a failure of disk or memory while writing into a `ResourceError`.
+    """Turn a failure of disk or memory while writing `target` into a `ResourceError`.
 
     HDF5 reports a full disk as OSError or RuntimeError, with the cause in its text only.
     """
@@ -211,7 +211,7 @@ def resources(target: Path) -> Iterator[None]:
 
 
 def flush(path: Path) -> None:
-    """Have the disk hold a file or folder."""
+    """Flush a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -228,14 +228,14 @@ def _host() -> str:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what a killed process of this host left in the folder more than ten minutes ago.
+    """Remove temporary files that a killed process of this host left in the folder more than ten minutes ago.
 
-    Once in ten minutes a folder: looking through one with many outputs for every one of them would take longest.
+    Do so once in ten minutes: listing a folder with many outputs for each of them would take longer than writing them.
     """
     name, now = str(folder.absolute()), time.monotonic()
-    if now - _LOOKED.get(name, -_STALE_SECONDS) < _STALE_SECONDS:
+    if now - _CLEANED.get(name, -_STALE_SECONDS) < _STALE_SECONDS:
         return
-    _LOOKED[name] = now
+    _CLEANED[name] = now
     for path in folder.glob(f"{_PREFIX}{_host()}-*.tmp"):
         with suppress(OSError, ValueError):
             if time.time() - path.stat().st_mtime < _STALE_SECONDS:

@@ -1,17 +1,19 @@
-"""The one way into an HDF5 file: read-only, inside the file, and never larger than the file can hold.
+"""Open HDF5 files read-only, without leaving the file, and refuse sizes that the file cannot hold.
 
 HDF5 follows links, external storage and virtual sources without asking, and allocates what a header declares. A file
 from elsewhere must not open another file of this machine, nor fill its memory, so everything goes through here.
-libhdf5 can be made to crash by a damaged value of an odd type, so of attributes and strings only what is wanted is
-read, only where its type is plain, and strings of variable length not by libhdf5 at all.
+A damaged value of an odd type can crash libhdf5, so only those attributes and strings are read that are needed, and only
+if their type is plain. Strings of variable length are read in the sandbox: a damaged heap makes libhdf5
+loop for ever or write outside its memory.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 import h5py
@@ -19,24 +21,88 @@ import numpy as np
 
 from mrirecon.errors import BusyError, InputError, MriReconError, ResourceError, UnsafeContentError
 from mrirecon.io.identify import has_hdf5_signature, regular_file, unreadable
-from mrirecon.io.safe.hdf5_heap import POINTER, attribute_string, heap_string
-from mrirecon.io.safe.limits import (
-    ATTRIBUTE_LIMIT,
-    NAME_LIMIT,
-    READ_LIMIT,
-    SIZE_LIMIT,
-    TEXT_LIMIT,
-    is_numeric,
-    refuse_bomb,
-)
+from mrirecon.io.safe import sandbox
 
 Index = tuple[int | slice, ...]
 Scalar = str | int | float | bool
+ArrayTypes = dict[str, tuple[tuple[int, ...], np.dtype]]
 
+# Limits for every format. More than SIZE_LIMIT for an array, or READ_LIMIT for a single read, and more than RATIO_LIMIT
+# times what is stored, is refused before anything is allocated. Deflate cannot shrink data by more than about 1000.
+SIZE_LIMIT = 4 << 30
+READ_LIMIT = 256 << 20
+RATIO_LIMIT = 1000
+NAME_LIMIT = 10_000
+TEXT_LIMIT = 1 << 20
+ATTRIBUTE_LIMIT = 64 << 10
 LINK_DEPTH = 16
+_STRING_SECONDS, _STRING_MEMORY = 5, 256 << 20
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 # Built into libhdf5 or into h5py; every other filter would be looked up among plugins and loaded as machine code.
 FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
+_NOT_OPENED = "copy the data into one file if you trust it"
+_COPY_AGAIN = "copy or download it again"
+
+
+def refuse_bomb(nbytes: int, stored: int, limit: int, where: str) -> None:
+    """Refuse a size that is declared but not stored.
+
+    Args:
+        nbytes: bytes declared.
+        stored: bytes that the file holds for it.
+        limit: declared sizes up to this are accepted.
+        where: file and array, for the message.
+
+    Raises:
+        InputError: with both numbers.
+
+    """
+    if nbytes > limit and nbytes > RATIO_LIMIT * stored:
+        raise InputError(
+            f"{where} is larger than its file can hold",
+            why=f"{nbytes} bytes are declared, {stored} are stored",
+            fix="the file is damaged, or made to fill the memory: write it again",
+        )
+
+
+def is_numeric(dtype: np.dtype) -> bool:
+    """Tell whether a type holds plain numbers: real, complex, or a (real, imaginary) pair of fields."""
+    if dtype.fields:
+        return len(dtype.fields) == 2 and all(f[0].kind in "iuf" and not f[0].shape for f in dtype.fields.values())
+    return dtype.kind in "biufc" and dtype.itemsize > 0
+
+
+@contextmanager
+def typed_errors(where: str, *, quote: bool = True) -> Iterator[None]:
+    """Turn what parsers raise on damaged content, which is of many types, into one typed error.
+
+    Args:
+        where: file, or file and array, for the message.
+        quote: whether to show the parser's words, which could quote a header that names the patient.
+
+    Raises:
+        InputError: damaged content.
+        ResourceError: not enough memory.
+
+    """
+    try:
+        yield
+    except MriReconError:
+        raise
+    except MemoryError:
+        raise ResourceError(f"not enough memory to read {where}", fix="read fewer slices at once") from None
+    except PermissionError as error:
+        raise InputError(f"{where} cannot be read", why=str(error), fix="check the permissions of the file") from None
+    except RecursionError:
+        raise InputError(f"{where} is nested too deeply", fix="do not trust this file") from None
+    except Exception as error:
+        kind = type(error).__name__
+        text = " ".join(str(error).split())[:300] or kind
+        filtered = any(word in text.lower() for word in ("checksum", "fletcher", "filter", "inflate"))
+        what = (
+            f"{where} cannot be read: a checksum or filter failed" if filtered else f"{where} is damaged or truncated"
+        )
+        raise InputError(what, why=text if quote else f"the parser stopped with {kind}", fix=_COPY_AGAIN) from None
 
 
 @contextmanager
@@ -54,7 +120,24 @@ def open_hdf5(path: str | Path) -> Iterator[GuardedFile]:
     path = regular_file(path)
     if not has_hdf5_signature(path):
         raise unreadable(path, "an HDF5 file")
-    file = _open(path)
+    with _open(path) as file:
+        yield file
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[GuardedFile]:
+    for wait in (0.05, 0.2, None):
+        try:
+            file = h5py.File(path, "r", locking="best-effort")
+            break
+        except MemoryError:
+            raise ResourceError(f"not enough memory to open {path}", fix="close other programs") from None
+        except Exception as error:
+            text = " ".join(str(error).split())
+            busy = "unable to lock file" in text or "already open for" in text
+            if not busy or wait is None:
+                raise _opening_error(path, text, busy) from None
+            time.sleep(wait)
     try:
         yield GuardedFile(path, file)
     finally:
@@ -63,41 +146,106 @@ def open_hdf5(path: str | Path) -> Iterator[GuardedFile]:
             file.close()
 
 
-def _open(path: Path) -> h5py.File:
-    for wait in (0.05, 0.2, None):
-        try:
-            return h5py.File(path, "r", locking="best-effort")
-        except MemoryError:
-            raise ResourceError(f"not enough memory to open {path}", fix="close other programs") from None
-        except Exception as error:
-            busy = "unable to lock file" in str(error) or "already open for" in str(error)
-            if busy and wait is not None:
-                time.sleep(wait)
-                continue
-            raise _opening_error(path, error, busy=busy) from None
-    raise AssertionError("unreachable")
-
-
-def _opening_error(path: Path, error: Exception, *, busy: bool) -> InputError:
-    text = " ".join(str(error).split())
+def _opening_error(path: Path, text: str, busy: bool) -> InputError:
     if busy:
         return BusyError(f"{path} is being written by another program", why=text, fix="wait until it is finished")
     if "truncated file" in text:
         stored = "".join(c for c in text.partition("stored_eof = ")[2] if c.isdigit()) or "an unknown number of"
         why = f"{path.stat().st_size} of {stored} bytes are there"
-        return InputError(f"{path} is truncated", why=why, fix="copy or download it again")
-    return InputError(f"{path} is a damaged HDF5 file", why=text, fix="copy or download it again")
+        return InputError(f"{path} is truncated", why=why, fix=_COPY_AGAIN)
+    return InputError(f"{path} is a damaged HDF5 file", why=text, fix=_COPY_AGAIN)
 
 
-class GuardedFile(Mapping[str, "GuardedDataset"]):
+class _Guarded:
+    """A file or a dataset: what both have, their attributes.
+
+    Attributes:
+        path: the file.
+        name: path of the dataset; None for the file itself.
+
+    """
+
+    path: Path
+    name: str | None
+    _node: h5py.Group | h5py.Dataset
+
+    @property
+    def attribute_names(self) -> list[str]:
+        """Names of the attributes; none is opened.
+
+        Raises:
+            InputError: damaged, or more than `NAME_LIMIT`.
+
+        """
+        with typed_errors(f"{self.path}: attributes"):
+            if len(self._node.attrs) > NAME_LIMIT:
+                raise InputError(f"{self.path} holds {len(self._node.attrs)} attributes", why=_limit_of(NAME_LIMIT))
+            return [_as_text(name) for name in self._node.attrs]
+
+    def attributes(self, names: Sequence[str]) -> dict[str, Scalar]:
+        """Return those attributes that are there and are scalar numbers or strings; damaged strings are left out.
+
+        Raises:
+            InputError: damaged.
+
+        """
+        values: dict[str, object] = {}
+        variable = []
+        for name in names:
+            with typed_errors(f"{self.path}: attribute {name!r}"):
+                if not h5py.h5a.exists(self._node.id, _as_bytes(name)):
+                    continue
+                attribute = h5py.h5a.open(self._node.id, _as_bytes(name))
+                kind = attribute.get_type()
+                text = kind.get_class() == h5py.h5t.STRING
+                plain = text or (kind.get_class() in _NUMBERS and is_standard(kind))
+                if not plain or math.prod(attribute.shape or ()) != 1:
+                    continue
+                if text and kind.is_variable_str():
+                    variable.append(name)
+                elif attribute.get_storage_size() <= ATTRIBUTE_LIMIT:
+                    values[name] = _value(self._node.attrs[name])
+        if variable:
+            with suppress(InputError):
+                values |= self._variable_strings(variable)
+        ordered = {name: values[name] for name in names if name in values}
+        return {
+            name: value
+            for name, value in ordered.items()
+            if isinstance(value, (str, int, float, bool)) and len(str(value)) <= ATTRIBUTE_LIMIT
+        }
+
+    def _variable_strings(self, attributes: list[str]) -> dict[str, str]:
+        """Return strings of variable length: attributes by name; without any, the one in the dataset, as ""."""
+        limits = {"seconds": _STRING_SECONDS, "memory": _STRING_MEMORY}
+        return sandbox.call(read_strings, self.path, dataset=self.name, attributes=attributes, **limits)[1]
+
+
+def read_strings(path: Path, dataset: str | None, attributes: list[str]) -> tuple[sandbox.Arrays, sandbox.Facts]:
+    """Return strings of variable length, see `_Guarded._variable_strings`; runs in the sandbox."""
+    with open_hdf5(path) as file:
+        node = (file if dataset is None else file[dataset])._node
+        return {}, {name: _value(node.attrs[name]) for name in attributes} if attributes else {"": _value(node[()])}
+
+
+def _value(stored: object) -> object:
+    """Return a stored scalar as Python's own type, with bytes that are not UTF-8 replaced."""
+    value = np.asarray(stored).reshape(-1)[0]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    return value.item() if isinstance(value, np.generic) else value
+
+
+class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
     """Datasets of an open HDF5 file by path; a mapping over the names in the root group."""
 
     def __init__(self, path: Path, file: h5py.File) -> None:
-        self.path, self._file = path, file
+        self.path, self.name, self._node = path, None, file
         self.size = path.stat().st_size
+        self._datasets: dict[str, GuardedDataset] = {}
 
     def __getitem__(self, name: str) -> GuardedDataset:
-        """Return the dataset at `name`, after looking at every component of its path and at its storage.
+        """Return the dataset at `name`, after checking every component of its path and its storage.
 
         Raises:
             KeyError: there is no such name.
@@ -105,37 +253,33 @@ class GuardedFile(Mapping[str, "GuardedDataset"]):
             UnsafeContentError: an external link, external or foreign virtual storage, an unknown filter.
 
         """
-        return self._dataset(name, depth=0)
+        if name not in self._datasets:
+            self._datasets[name] = self.dataset(name, depth=0)
+        return self._datasets[name]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Names in the root group."""
+        with typed_errors(str(self.path)):
+            if len(self._node) > NAME_LIMIT:
+                raise InputError(f"{self.path} lists {len(self._node)} names", why=_limit_of(NAME_LIMIT))
+            return [_as_text(name) for name in self._node]
 
     def __iter__(self) -> Iterator[str]:
-        with reading(self.path, "/"):
-            if len(self._file) > NAME_LIMIT:
-                raise InputError(f"{self.path} lists {len(self._file)} names", why=f"the limit is {NAME_LIMIT}")
-            names = list(self._file)
-        # h5py returns a name that is not UTF-8 as bytes.
-        return iter([n.decode("utf-8", "surrogateescape") if isinstance(n, bytes) else n for n in names])
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return len(self.names)
 
     def __contains__(self, name: object) -> bool:
         # One link at a time: asking libhdf5 about a longer path would follow an external link in the middle of it.
         if not isinstance(name, str) or "/" in name:
             return False
         try:
-            self._file.id.links.get_info(name.encode("utf-8", "surrogateescape"))
+            self._node.id.links.get_info(_as_bytes(name))
         except Exception:
             return False
         return True
-
-    @property
-    def attribute_names(self) -> list[str]:
-        """Names of the root group's attributes."""
-        return attribute_names(self.path, self._file)
-
-    def attribute(self, name: str) -> Scalar | None:
-        """Return a scalar attribute of the root group; None for arrays and objects."""
-        return read_attribute(self.path, self._file, name)
 
     def datasets(self) -> list[str]:
         """Return the paths of all datasets: those in the root (links included) first, then those inside of groups.
@@ -146,115 +290,142 @@ class GuardedFile(Mapping[str, "GuardedDataset"]):
             InputError: more than `NAME_LIMIT` of them.
 
         """
-        found = [name for name in self if not self.is_group(name)]
+        # MATLAB keeps what its cells refer to under names that begin with "#".
+        groups = {name: self.is_group(name) for name in self if not name.startswith("#")}
+        paths = [name for name, is_group in groups.items() if not is_group]
         seen: set[object] = set()
-        # MATLAB keeps in groups of such names what its cells refer to.
-        queue = [(name, 1) for name in self if self.is_group(name) and not name.startswith("#")]
+        queue = [(name, 1) for name, is_group in groups.items() if is_group]
         while queue:
             path, depth = queue.pop(0)
-            with suppress(InputError), reading(self.path, path):
-                group = self._file[path]
+            with suppress(InputError), typed_errors(f"{self.path}:{path}"):
+                group = self._node[path]
                 address = getattr(h5py.h5o.get_info(group.id), "addr", path)
                 if address in seen or len(group) > NAME_LIMIT:
                     continue
                 seen.add(address)
                 for part in group:
-                    name = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
-                    if group.id.links.get_info(name).type != h5py.h5l.TYPE_HARD or not isinstance(part, str):
+                    if not isinstance(part, str) or not _is_hard(group, part):
                         continue
                     if not isinstance(group[part], h5py.Group):
-                        found.append(f"{path}/{part}")
+                        paths.append(f"{path}/{part}")
                     elif depth < LINK_DEPTH:
                         queue.append((f"{path}/{part}", depth + 1))
-            if len(found) > NAME_LIMIT:
-                raise InputError(f"{self.path} lists {len(found)} names", why=f"the limit is {NAME_LIMIT}")
-        return found
+            if len(paths) > NAME_LIMIT:
+                raise InputError(f"{self.path} lists {len(paths)} names", why=_limit_of(NAME_LIMIT))
+        return paths
+
+    def survey(self, dataset: str | None = None, needed: Collection[str] = ()) -> tuple[ArrayTypes, list[str]]:
+        """Return shape and type of every dataset, and what is wrong with those in the root that cannot be used.
+
+        Args:
+            dataset: one that must be usable, even where only a link leads to it.
+            needed: names, in lower case, of datasets that must be usable where they are there.
+
+        Raises:
+            InputError: one of these cannot be used.
+            UnsafeContentError: see `__getitem__`.
+
+        """
+        arrays: ArrayTypes = {}
+        notes = []
+        for name in dict.fromkeys((*self.datasets(), *(() if dataset is None else (dataset,)))):
+            try:
+                arrays[name] = (self[name].shape, self[name].dtype)
+            except KeyError:  # asked for, and not there
+                continue
+            except InputError as error:
+                if name == dataset or name.lower() in needed:
+                    raise
+                if "/" not in name:
+                    notes.append(f"not used: {error.what}")
+        return arrays, notes
 
     def is_group(self, name: str) -> bool:
-        """Whether `name` in the root is a group held by a hard link."""
-        with reading(self.path, name):
-            links = self._file.id.links
-            return (
-                name in self
-                and links.get_info(name.encode("utf-8", "surrogateescape")).type == h5py.h5l.TYPE_HARD
-                and isinstance(self._file[name], h5py.Group)
-            )
+        """Tell whether `name` in the root is a group held by a hard link."""
+        with typed_errors(f"{self.path}:{name}"):
+            return name in self and _is_hard(self._node, name) and isinstance(self._node[name], h5py.Group)
 
-    def _dataset(self, name: str, depth: int) -> GuardedDataset:
-        found = self._walk(name, depth)
-        if not isinstance(found, h5py.Dataset):
+    def dataset(self, name: str, depth: int) -> GuardedDataset:
+        """Return a dataset; `depth` counts the soft links and virtual datasets that led to it."""
+        node = self._follow(name, depth)
+        if not isinstance(node, h5py.Dataset):
             raise InputError(f"{name} in {self.path} is not a dataset", fix="name a dataset")
-        dataset = GuardedDataset(self, name, found)
-        dataset.check(depth)
-        return dataset
+        return GuardedDataset(self, name, node, depth)
 
-    def _walk(self, name: str, depth: int) -> h5py.Group | h5py.Dataset | h5py.Datatype:
+    def _follow(self, name: str, depth: int) -> h5py.Group | h5py.Dataset | h5py.Datatype:
         """Follow a path one link at a time; h5py itself would follow an external link in the middle of it."""
-        node: h5py.Group = self._file
+        node: h5py.Group = self._node
         parts = [part for part in name.split("/") if part not in ("", ".")]
         while parts:
             part = parts.pop(0)
             if not isinstance(node, h5py.Group):
                 raise InputError(f"{name} in {self.path} passes through something that is not a group")
             try:
-                info = node.id.links.get_info(part.encode("utf-8", "surrogateescape"))
+                info = node.id.links.get_info(_as_bytes(part))
             except Exception:
                 if depth:
-                    raise InputError(
-                        f"{self.path} holds a link to nowhere", where=name, fix="write the file again without it"
-                    ) from None
+                    fix = "write the file again without it"
+                    raise InputError(f"{self.path} holds a link to nowhere", where=name, fix=fix) from None
                 raise KeyError(name) from None
             if info.type == h5py.h5l.TYPE_SOFT:
                 depth += 1
                 if depth > LINK_DEPTH:
                     raise InputError(f"{self.path} holds links that lead in a circle", where=name)
-                with reading(self.path, name):
-                    target = node.id.links.get_val(part.encode("utf-8", "surrogateescape")).decode()
+                with typed_errors(f"{self.path}:{name}"):
+                    target = node.id.links.get_val(_as_bytes(part)).decode()
                 parts = [p for p in target.split("/") if p not in ("", ".")] + parts
-                node = self._file if target.startswith("/") else node
+                node = self._node if target.startswith("/") else node
             elif info.type == h5py.h5l.TYPE_HARD:
-                with reading(self.path, name):
+                with typed_errors(f"{self.path}:{name}"):
                     node = node[part]
             else:
                 raise UnsafeContentError(
                     f"{self.path} links to another file, which was not opened",
                     where=name,
                     why=f"the part {part!r} of the path is an external or user-defined link",
-                    fix="copy the data into one file if you trust it",
+                    fix=_NOT_OPENED,
                 )
         return node
 
 
-class GuardedDataset:
-    """A dataset that has been looked at: shape, type and storage are known to fit in the file."""
+class GuardedDataset(_Guarded):
+    """A dataset that was checked: its storage lies in the file, and its shape and type fit.
 
-    def __init__(self, file: GuardedFile, name: str, dataset: h5py.Dataset) -> None:
-        self.name, self._file, self._dataset = name, file, dataset
+    Attributes:
+        shape: lengths of the axes.
+        dtype: type as stored.
+        chunks: lengths of a chunk along each axis, or None where the dataset is stored in one piece.
+        numeric: whether it holds numbers.
+        where: file and dataset, for messages.
+
+    Raises:
+        InputError: no array, an unusual type of number, or a size that the file cannot hold.
+        UnsafeContentError: external or foreign virtual storage, an unknown filter.
+
+    """
+
+    def __init__(self, file: GuardedFile, name: str, dataset: h5py.Dataset, depth: int) -> None:
+        self.path, self.name, self._node, self._file = file.path, name, dataset, file
         self.where = f"{file.path}:{name}"
-        with reading(file.path, name):
+        with typed_errors(self.where):
             if dataset.shape is None:
                 raise InputError(f"{self.where} is empty", fix="choose a dataset that holds an array")
             self.shape: tuple[int, ...] = tuple(int(n) for n in dataset.shape)
             self.dtype: np.dtype = dataset.dtype
-            self.nbytes: int = math.prod(self.shape) * self.dtype.itemsize
+            self.chunks: tuple[int, ...] | None = dataset.chunks
             self.storage: int = int(dataset.id.get_storage_size())
             self.numeric = is_numeric(self.dtype)
-
-    def check(self, depth: int = 0) -> None:
-        """Refuse foreign storage, unknown filters and sizes that the file cannot hold; see `GuardedFile`."""
-        path = self._file.path
-        with reading(path, self.name):
-            external, virtual, chunks = self._dataset.external, self._dataset.is_virtual, self._dataset.chunks
-            pipeline = self._dataset.id.get_create_plist()
+            self._virtual: bool = dataset.is_virtual
+            external, sources = dataset.external, dataset.virtual_sources() if self._virtual else []
+            pipeline = dataset.id.get_create_plist()
             filters = [int(pipeline.get_filter(i)[0]) for i in range(pipeline.get_nfilters())]
-            sources = self._dataset.virtual_sources() if virtual else []
-            standard = not self.numeric or is_standard(self._dataset.id.get_type())
+            standard = not self.numeric or is_standard(dataset.id.get_type())
         if external:
             raise UnsafeContentError(
-                f"{path} keeps its data in another file, which was not opened",
-                where=self.name,
+                f"{self.path} keeps its data in another file, which was not opened",
+                where=name,
                 why="external raw storage",
-                fix="copy the data into one file if you trust it",
+                fix=_NOT_OPENED,
             )
         if not standard:
             raise InputError(
@@ -262,65 +433,42 @@ class GuardedDataset:
                 why=f"it is stored otherwise than {self.dtype} usually is, or damaged",
                 fix="store it as a plain numpy type",
             )
-        for number in filters:
-            if number not in FILTERS:
-                raise UnsafeContentError(
-                    f"{self.where} needs an HDF5 filter that is not built in",
-                    why=f"filter {number}; known: {', '.join(FILTERS.values())}",
-                    fix="repack it: h5repack -f GZIP=4 IN OUT",
-                )
-        if virtual:
+        unknown = next((number for number in filters if number not in FILTERS), None)
+        if unknown is not None:
+            raise UnsafeContentError(
+                f"{self.where} needs an HDF5 filter that is not built in",
+                why=f"filter {unknown}; known: {', '.join(FILTERS.values())}",
+                fix="repack it: h5repack -f GZIP=4 IN OUT",
+            )
+        if self._virtual:
             if depth:
                 raise InputError(f"{self.where} is a virtual dataset under another", fix="copy the data out of both")
             named = {(source.file_name, source.dset_name) for source in sources}
-            self.storage = sum(self._source(*pair).storage for pair in named)
-        if not filters and not virtual and self.storage > self._file.size:
+            if any(where != "." or "%" in source for where, source in named):
+                raise UnsafeContentError(
+                    f"{self.where} is a virtual dataset over other files, which were not opened", fix=_NOT_OPENED
+                )
+            self.storage = sum(file.dataset(source, depth=1).storage for _, source in named)
+        elif not filters and self.storage > file.size:
             raise InputError(
                 f"{self.where} does not fit in its file",
-                why=f"it declares {self.storage} stored bytes in a file of {self._file.size}",
+                why=f"it declares {self.storage} stored bytes in a file of {file.size}",
                 fix="the file is damaged or truncated: copy it again",
             )
-        self._refuse_bomb(self.nbytes, SIZE_LIMIT)
-        if chunks is not None:
-            self._refuse_bomb(math.prod(chunks) * self.dtype.itemsize, READ_LIMIT)
+        self._refuse_bomb(math.prod(self.shape), SIZE_LIMIT)
+        self._refuse_bomb(math.prod(self.chunks or (0,)), READ_LIMIT)
 
-    def _source(self, file_name: str, name: str) -> GuardedDataset:
-        if file_name != "." or "%" in name:
-            raise UnsafeContentError(
-                f"{self.where} is a virtual dataset over other files, which were not opened",
-                fix="copy the data into one file if you trust it",
-            )
-        return self._file._dataset(name, depth=1)
-
-    def _refuse_bomb(self, nbytes: int, limit: int) -> None:
-        if nbytes > limit:
-            refuse_bomb(nbytes, min(self.storage, self._file.size), limit, self.where)
-
-    @property
-    def attribute_names(self) -> list[str]:
-        """Names of the dataset's attributes."""
-        return attribute_names(self._file.path, self._dataset)
-
-    def attribute(self, name: str) -> Scalar | None:
-        """Return a scalar attribute of the dataset; None for arrays and objects."""
-        return read_attribute(self._file.path, self._dataset, name)
-
-    @property
-    def chunks(self) -> tuple[int, ...] | None:
-        """Lengths of a chunk along each axis, or None where the dataset is stored in one piece."""
-        with reading(self._file.path, self.name):
-            found = self._dataset.chunks
-        return None if found is None else tuple(int(n) for n in found)
+    def _refuse_bomb(self, count: int, limit: int) -> None:
+        refuse_bomb(count * self.dtype.itemsize, min(self.storage, self._file.size), limit, self.where)
 
     @property
     def unwritten_chunks(self) -> int:
         """How many chunks were declared and never written: those read as fill values."""
-        with reading(self._file.path, self.name):
-            chunks = self._dataset.chunks
-            if chunks is None or self._dataset.is_virtual:
-                return 0
-            wanted: int = math.prod(-(-n // c) for n, c in zip(self.shape, chunks, strict=True))
-            return wanted - int(self._dataset.id.get_num_chunks())
+        if self.chunks is None or self._virtual:
+            return 0
+        declared = math.prod(-(-n // c) for n, c in zip(self.shape, self.chunks, strict=True))
+        with typed_errors(self.where):
+            return declared - int(self._node.id.get_num_chunks())
 
     def __getitem__(self, index: int | slice | Index) -> np.ndarray:
         """Read a hyperslab of numbers.
@@ -337,11 +485,10 @@ class GuardedDataset:
                 fix="store it as a plain complex or real array",
             )
         index = index if isinstance(index, tuple) else (index,)
-        kept = [len(range(n)[i]) if isinstance(i, slice) else 1 for n, i in zip(self.shape, index, strict=False)]
-        count = math.prod(kept) * math.prod(self.shape[len(index) :])
-        self._refuse_bomb(count * self.dtype.itemsize, READ_LIMIT)
-        with reading(self._file.path, self.name):
-            return np.asarray(self._dataset[index])
+        lengths = [len(range(n)[i]) if isinstance(i, slice) else 1 for n, i in zip(self.shape, index, strict=False)]
+        self._refuse_bomb(math.prod(lengths) * math.prod(self.shape[len(index) :]), READ_LIMIT)
+        with typed_errors(self.where):
+            return np.asarray(self._node[index])
 
     def records(self) -> np.ndarray:
         """Read records of plain numbers (a compound type), such as headers.
@@ -353,57 +500,54 @@ class GuardedDataset:
         fields = [self.dtype[name].base for name in self.dtype.names or ()]
         if not fields or any(kind.kind not in "iuf" for kind in fields):
             raise InputError(f"{self.where} does not hold records of numbers", why=f"its type is {self.dtype}")
-        self._refuse_bomb(self.nbytes, READ_LIMIT)
-        with reading(self._file.path, self.name):
-            return np.asarray(self._dataset[()])
+        self._refuse_bomb(math.prod(self.shape), READ_LIMIT)
+        with typed_errors(self.where):
+            return np.asarray(self._node[()])
 
     def text(self) -> str:
-        """Read one string (fastMRI keeps its header so), with bytes that are not UTF-8 replaced."""
-        return read_string(self._file.path, self._dataset, self.name)
+        """Read one string (fastMRI keeps its header so), with bytes that are not UTF-8 replaced.
+
+        Raises:
+            InputError: not one string, longer than `TEXT_LIMIT`, or damaged.
+
+        """
+        with typed_errors(self.where):
+            kind = self._node.id.get_type()
+            if kind.get_class() != h5py.h5t.STRING or math.prod(self.shape) != 1:
+                raise InputError(f"{self.where} is not one string", why=f"{self.dtype} of shape {self.shape}")
+            if kind.is_variable_str():
+                value: object = self._variable_strings([])[""]
+            else:
+                value = _value(self._node[()]) if kind.get_size() <= TEXT_LIMIT else None
+        if not isinstance(value, str) or len(value) > TEXT_LIMIT:
+            raise InputError(f"{self.where} is longer than {TEXT_LIMIT} bytes")
+        return value
 
 
-def attribute_names(path: Path, node: h5py.Group | h5py.Dataset) -> list[str]:
-    """Return the names of the attributes of a group or dataset, without opening any.
+class Hdf5Store:
+    """The datasets of an HDF5 file, opened for each access.
 
-    Raises:
-        InputError: damaged, or more than `NAME_LIMIT`.
+    Args:
+        path: the file; it is known to be HDF5.
+        arrays: shapes and types of its datasets.
 
     """
-    with reading(path, "attributes"):
-        if len(node.attrs) > NAME_LIMIT:
-            raise InputError(f"{path} holds {len(node.attrs)} attributes", why=f"the limit is {NAME_LIMIT}")
-        return [n.decode("utf-8", "surrogateescape") if isinstance(n, bytes) else n for n in node.attrs]
 
+    def __init__(self, path: Path, arrays: ArrayTypes) -> None:
+        self.path, self.arrays = path, arrays
+        self.files: tuple[Path, ...] = (path,)
 
-def read_attribute(path: Path, node: h5py.Group | h5py.Dataset, name: str) -> Scalar | None:
-    """Return a scalar attribute that is a number or a string; None for any other.
-
-    Raises:
-        InputError: damaged.
-
-    """
-    with reading(path, f"attribute {name!r}"):
-        attribute = h5py.h5a.open(node.id, name.encode("utf-8", "surrogateescape"))
-        kind = attribute.get_type()
-        single = math.prod(attribute.shape or ()) == 1
-        if kind.get_class() == h5py.h5t.STRING and kind.is_variable_str():
-            address = getattr(h5py.h5o.get_info(node.id), "addr", None)
-            if address is None or not single or attribute.get_storage_size() != POINTER.size:
-                return None
-            with path.open("rb") as file:
-                text = attribute_string(file, address, node.file.userblock_size, name.encode())
-            return None if text is None else text.decode("utf-8", errors="replace")
-        plain = kind.get_class() == h5py.h5t.STRING or (kind.get_class() in _NUMBERS and is_standard(kind))
-        if not (plain and single) or attribute.get_storage_size() > ATTRIBUTE_LIMIT:
-            return None
-        value = np.asarray(node.attrs[name]).reshape(-1)[0]
-        value = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
-        value = value.item() if isinstance(value, np.generic) else value
-        return value if isinstance(value, (str, int, float, bool)) and len(str(value)) <= ATTRIBUTE_LIMIT else None
+    def read(self, name: str, index: Index = ()) -> np.ndarray:
+        """Return a part of a dataset."""
+        with _open(self.path) as file:
+            try:
+                return file[name][index]
+            except KeyError:
+                raise InputError(f"{self.path}:{name} has disappeared", fix="the file is damaged") from None
 
 
 def is_standard(kind: h5py.h5t.TypeID) -> bool:
-    """Whether a type is exactly what h5py would store for the numpy type it reads as.
+    """Tell whether a type is exactly what h5py would store for the numpy type it reads as.
 
     libhdf5 converts odd types (fields that overlap, bits outside the bytes) without checking where it writes.
     """
@@ -411,53 +555,18 @@ def is_standard(kind: h5py.h5t.TypeID) -> bool:
     return kind == h5py.h5t.py_create(kind.dtype, logical=True) or any(kind == other for other in native)
 
 
-def read_string(path: Path, dataset: h5py.Dataset, where: str) -> str:
-    """Return the one string that a dataset holds, with bytes that are not UTF-8 replaced.
-
-    Raises:
-        InputError: not one string, too long, damaged, or stored in an unusual way.
-
-    """
-    with reading(path, where):
-        kind = dataset.id.get_type()
-        offset = dataset.id.get_offset()
-        if kind.get_class() != h5py.h5t.STRING or dataset.size != 1:
-            raise InputError(f"{where} of {path} is not one string", why=f"{dataset.dtype} of shape {dataset.shape}")
-        if not kind.is_variable_str():
-            if kind.get_size() > TEXT_LIMIT:
-                raise InputError(f"{where} of {path} is longer than {TEXT_LIMIT} bytes")
-            value = np.asarray(dataset[()]).reshape(-1)[0]
-            return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
-        found = None
-        if offset is not None and dataset.id.get_storage_size() == POINTER.size:
-            with path.open("rb") as file:
-                found = heap_string(file, offset, dataset.file.userblock_size)
-        if found is None:
-            why = f"it is damaged, longer than {TEXT_LIMIT} bytes, or stored in an unusual way"
-            raise InputError(f"{where} of {path} cannot be read", why=why)
-        return found.decode("utf-8", errors="replace")
+def _is_hard(group: h5py.Group, name: str) -> bool:
+    return bool(group.id.links.get_info(_as_bytes(name)).type == h5py.h5l.TYPE_HARD)
 
 
-@contextmanager
-def reading(path: Path, where: str) -> Iterator[None]:
-    """Turn what libhdf5 and h5py raise on damaged content, which is of many types, into one typed error.
+def _as_bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
-    Raises:
-        InputError: with libhdf5's own words.
-        ResourceError: not enough memory.
 
-    """
-    try:
-        yield
-    except MriReconError:
-        raise
-    except MemoryError:
-        raise ResourceError(f"not enough memory to read {where} of {path}", fix="read fewer slices at once") from None
-    except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        failed = any(word in text.lower() for word in ("checksum", "fletcher", "filter", "inflate"))
-        raise InputError(
-            f"{where} of {path} cannot be read: {'a checksum or filter failed' if failed else 'it is damaged'}",
-            why=text,
-            fix="copy or download the file again",
-        ) from None
+def _as_text(name: str | bytes) -> str:
+    """Return a name as text: h5py returns one that is not UTF-8 as bytes."""
+    return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
+
+
+def _limit_of(number: int) -> str:
+    return f"the limit is {number}"

@@ -1,6 +1,6 @@
-"""Checksums that came with data: a list as `sha256sum` writes it, or the JSON beside a file that mrirecon wrote.
+"""Check files against checksums that came with them: a list as of `sha256sum`, or the JSON sidecar of an output.
 
-Most formats of k-space do not notice a flipped bit; whoever has the checksums can.
+Most formats of k-space do not notice a flipped bit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LIMIT = 64 << 20
 
 
 def read_manifest(path: str | Path) -> dict[str, str]:
-    """Return SHA-256 by file name, folders left out.
+    """Return the SHA-256 of each file in a list, by file name without folders.
 
     Args:
         path: lines ``HASH  NAME``, or a JSON with "outputs" as in the sidecars of `mrirecon.io.writers.write`.
@@ -32,19 +32,19 @@ def read_manifest(path: str | Path) -> dict[str, str]:
         raise InputError(f"{path} is too large for a list of checksums", why=f"{path.stat().st_size} bytes")
     text = path.read_bytes().decode("utf-8", errors="surrogateescape")
     pairs = _from_json(text) if text.lstrip().startswith("{") else _from_lines(text)
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for name, digest in pairs or ():
         name = name.replace("\\", "/").rsplit("/", 1)[-1]
-        if found.setdefault(name, digest) != digest:
+        if digests.setdefault(name, digest) != digest:
             raise InputError(f"{path} gives two checksums for {name}", fix="use one list for each folder")
-    if not found:
+    if not digests:
         fix = "write it with `sha256sum FILE... > SHA256SUMS`"
         raise InputError(f"{path} is not a list of SHA-256 checksums", fix=fix)
-    return found
+    return digests
 
 
 def verify(path: str | Path, manifest: str | Path) -> str:
-    """Return the SHA-256 of a file (of both files of a BART pair: of the data), found to be that of a manifest.
+    """Check a file, or both files of a BART pair, against a manifest, and return its SHA-256 (of a pair: of the data).
 
     Raises:
         InputError: the file is not in the manifest, or has changed since it was written.
@@ -57,7 +57,7 @@ def verify(path: str | Path, manifest: str | Path) -> str:
         name = portable(file.name)
         if name not in expected:
             raise InputError(
-                f"{file.name} is not in the list of checksums", where=str(manifest), fix="add it, or leave --verify out"
+                f"{file.name} is not in the list of checksums", where=str(manifest), fix="add it, or omit --verify"
             )
         digest = sha256(file)
         if digest != expected[name].lower():
@@ -71,8 +71,8 @@ def verify(path: str | Path, manifest: str | Path) -> str:
 
 
 def _from_lines(text: str) -> list[tuple[str, str]] | None:
-    found = [_LINE.fullmatch(line.strip()) for line in text.splitlines() if line.strip()]
-    return [(match[2], match[1]) for match in found if match] if all(found) else None
+    matches = [_LINE.fullmatch(line.strip()) for line in text.splitlines() if line.strip()]
+    return [(match[2], match[1]) for match in matches if match] if all(matches) else None
 
 
 def _from_json(text: str) -> list[tuple[str, str]] | None:

@@ -1,4 +1,4 @@
-"""Room for what does not fit into memory: rows of numbers in a temporary file without a name."""
+"""Keep arrays that do not fit into memory in a temporary file without a name."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ _SPARE = 64 << 20  # bytes that are left free for everybody else
 
 
 class Rows:
-    """Arrays of one shape and type, written and read one (or a part of one) at a time.
+    """Rows, arrays of one shape and type, that are written and read one (or a part of one) at a time.
 
-    Up to `IN_MEMORY` bytes they stay in memory. Beyond, they lie in a temporary file that has no name: it is gone as
-    soon as the process is, whatever ended it, and nothing has to be tidied up at the next start.
+    Up to `IN_MEMORY` bytes they stay in memory. Beyond, they lie in a temporary file that has no name: it disappears
+    with the process, however that ends.
 
     Args:
         count: number of rows.
         shape: of each row.
         dtype: of the numbers.
-        folders: where the file may lie: the first with enough room is taken. None keeps everything in memory.
+        folders: where the file may lie; the first with enough space is taken. None keeps everything in memory.
         what: what the rows hold, for messages.
 
     Raises:
-        ResourceError: no folder has enough room, as is found out before anything is written (what is needed and what
-            there is are named); or the disk fails later.
+        ResourceError: no folder has enough space, which is checked before anything is written; or the disk fails later.
 
     """
 
@@ -49,10 +48,10 @@ class Rows:
         if folders is None or self.nbytes <= IN_MEMORY:
             self._array = np.zeros((count, *shape), self.dtype)
             return
-        self.folder = _with_room(self.nbytes, folders, what)
+        self.folder = _with_space(self.nbytes, folders, what)
         with resources(self.folder / f"a temporary file for {what}"):
             self._file = tempfile.TemporaryFile(dir=self.folder, prefix=".mrirecon-")  # noqa: SIM115
-            weakref.finalize(self, self._file.close)  # it lives as long as the rows; views have their own hold on it
+            weakref.finalize(self, self._file.close)  # a view maps the file by itself
             self._file.truncate(self.nbytes)
 
     def __len__(self) -> int:
@@ -102,23 +101,23 @@ class Rows:
 
 
 def scratch_folders(output: str | Path | None) -> list[Path]:
-    """Return where temporary files may lie: `$TMPDIR` where it is set, then beside the output, else the system's."""
-    found = [Path(os.environ["TMPDIR"])] if os.environ.get("TMPDIR") else []
+    """Return folders for temporary files: `$TMPDIR` if it is set, then that of the output; else the system's."""
+    folders = [Path(os.environ["TMPDIR"])] if os.environ.get("TMPDIR") else []
     if output is not None:
-        there = Path(output).absolute()
-        found.append(next((p for p in (there, *there.parents) if p.is_dir()), there))
-    return [folder for folder in found if folder.is_dir()] or [Path(tempfile.gettempdir())]
+        target = Path(output).absolute()
+        folders.append(next((p for p in (target, *target.parents) if p.is_dir()), target))
+    return [folder for folder in folders if folder.is_dir()] or [Path(tempfile.gettempdir())]
 
 
 def pieces(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[int, ...]]:
-    """Return the leading indices that cut an array into pieces of at most `IN_MEMORY` bytes (or single rows)."""
+    """Return the leading indices that divide an array into pieces of at most `IN_MEMORY` bytes (or single rows)."""
     lead = 0
     while lead < len(shape) - 1 and math.prod(shape[lead:]) * itemsize > IN_MEMORY:
         lead += 1
     return np.ndindex(*shape[:lead])
 
 
-def _with_room(need: int, folders: Sequence[Path], what: str) -> Path:
+def _with_space(need: int, folders: Sequence[Path], what: str) -> Path:
     free: dict[Path, int] = {}
     for folder in folders:
         with resources(folder):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mrirecon import __version__
 from mrirecon.errors import InputError, UsageError
-from mrirecon.io.safe.limits import TEXT_LIMIT
+from mrirecon.io.safe.hdf5 import TEXT_LIMIT
 from mrirecon.io.safe.text import parse_json
 from mrirecon.io.writers.write import write_json
 

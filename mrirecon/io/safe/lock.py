@@ -1,4 +1,4 @@
-"""One process at a time makes an output: a claim that ends with the process, whatever ended it."""
+"""Lock an output, so that one process at a time makes it; the lock ends with the process, however that ends."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from mrirecon.io.safe.atomic import resources
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 _TRIES = 5
-_CLEANED: set[Path] = set()  # folders looked through for what killed processes left
+_CLEANED: set[Path] = set()  # folders in which the locks of killed processes were removed
 
 
 @contextmanager
 def output_lock(target: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the sole right, among processes that ask in this way, to make a file.
+    """Hold the lock of an output while the context lasts.
 
-    A lock on a hidden file beside it says so. The system lets go of the lock when a process dies, so that no claim is
-    ever stale. Where a file system has no locks nothing is held: files still appear whole, and the last one stands.
+    The lock lies on a hidden file beside the output. The system releases it when the process dies, so that no lock is
+    ever stale. On a file system without locks nothing is held: files still appear whole, and the last one stays.
 
     Args:
-        target: the file that is to be made; its folder is made if need be, and goes again if it stays empty.
-        wait: for a process that holds the claim to let go.
+        target: the file that is to be made. Its folder is created if need be, and removed again if it stays empty.
+        wait: wait for a process that holds the lock.
 
     Raises:
-        BusyError: another process makes it, and `wait` is false.
-        ResourceError: the folder cannot be made, or not be written to.
+        BusyError: another process holds the lock, and `wait` is false.
+        ResourceError: the folder cannot be created or written to.
 
     """
     folder = target.absolute().parent
@@ -43,7 +43,7 @@ def output_lock(target: Path, *, wait: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed while it is held: who waits for it finds another file, or none, at its place and takes that.
+        # Removed while it is locked: a process that waits for it finds another file, or none, and locks that.
         with suppress(OSError):
             place.unlink()
         os.close(handle)
@@ -53,7 +53,7 @@ def output_lock(target: Path, *, wait: bool) -> Iterator[None]:
 
 
 def _remove_stale_locks(folder: Path, mine: Path) -> None:
-    """Remove the hidden files of processes that were killed, once for each folder: those that nobody holds."""
+    """Remove the hidden files that no process has locked, once for each folder."""
     if folder in _CLEANED:
         return
     _CLEANED.add(folder)
@@ -87,9 +87,9 @@ def _acquire(place: Path, target: Path, wait: bool) -> int:
         except BlockingIOError:
             os.close(handle)
             fix = "wait for it, or give another output name"
-            raise BusyError("another process is making this", where=str(target), fix=fix) from None
+            raise BusyError("another process is making this output", where=str(target), fix=fix) from None
         except FileNotFoundError:
-            pass  # who held it is done, and has removed it
+            pass  # the process that held it has removed it
         except OSError as error:
             if error.errno in _UNSUPPORTED:
                 return handle

@@ -1,10 +1,10 @@
-"""At which sample of a readout the echo lies, forwards and backwards: writers count reversed readouts in three ways.
+"""Find the sample of a readout at which the echo lies: writers count reversed readouts in three ways.
 
-ISMRMRD defines `center_sample` as the index of a sample as stored. Turned round, sample c of n lies at n - 1 - c: the
-echo of a line of 64 samples that is at 32 forwards is at 31 backwards. Siemens, and what is converted from it, states
+ISMRMRD defines `center_sample` as the index of a sample as stored. Reversed, sample c of n lies at n - 1 - c: the
+echo of a line of 64 samples that is at 32 forwards is at 31 backwards. Siemens, and files converted from it, state
 n // 2 for either direction, so at an even n one more than the index as stored (mrpro's pull request 832 found the
-same). Other writers state the index after turning. No file says which it means, but all lines of a scan have one centre
-of k-space, and none can begin before the matrix.
+same). Other writers state the index after the reversal. No file states which it means, but all lines of a scan have one
+centre of k-space, and none can begin before the matrix.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ import numpy as np
 from mrirecon.errors import InputError
 from mrirecon.io.readers.readouts import STORED, Placement, Readouts, Way
 
-# Samples by which two ways must differ for the data to tell them apart: delays of the gradient shift an echo by less.
+# Samples by which two ways must differ for the data to distinguish them: delays of the gradient shift an echo by less.
 _APART = 3
 _LINES = 16
 _PEAK = 4  # times the median, above which an echo is seen
 
 
 def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: Path, notes: list[str]) -> np.ndarray:
-    """Return at which of the samples that are kept the echo lies, once reversed readouts are turned round.
+    """Return the index of the echo among the samples that are kept, with reversed readouts put forwards.
 
     Of the ways to count, in the order of `Readouts.ways`, the first is taken with which every reversed readout has its
-    echo where forward readouts of the same length have theirs; where there are no such, or none agrees, the first with
-    which all lie inside of the matrix.
+    echo where forward readouts of the same length have theirs. Without such readouts, or if no way agrees, it is the
+    first with which all lie inside of the matrix.
 
     Args:
         table: the readouts.
-        rows: which of them.
-        samples: of the matrix along the readout.
-        middle: take the middle of each readout, for the header does not say where the echo lies.
+        rows: rows of the table.
+        samples: size of the matrix along the readout.
+        middle: take the middle of each readout, because the header does not state the echo.
         path: the file, for messages.
-        notes: what there is to tell, added to.
+        notes: receives what was concluded.
 
     Raises:
-        InputError: reversed readouts whose stated centre makes sense in no way.
+        InputError: reversed readouts whose stated centre fits in no way.
 
     """
     length, before, behind = table.samples[rows], table.before[rows], table.behind[rows]
@@ -51,23 +51,24 @@ def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: 
         return np.asarray(forward)
     kept = length - before - behind
     known = set(zip(kept[~turned].tolist(), forward[~turned].tolist(), strict=True))
-    found = {way: _counted(table, rows[turned], way) for way in table.ways}
-    inside = [way for way, where in found.items() if _fits(where, kept[turned], samples)]
-    agreeing = [way for way in inside if known.issuperset(zip(kept[turned].tolist(), found[way].tolist(), strict=True))]
+    centres = {way: _counted(table, rows[turned], way) for way in table.ways}
+    inside = [way for way, where in centres.items() if _fits(where, kept[turned], samples)]
+    lengths = kept[turned].tolist()
+    agreeing = [way for way in inside if known.issuperset(zip(lengths, centres[way].tolist(), strict=True))]
     if not inside:
-        said = ", ".join(f"{where[0]} if counted {way}" for way, where in found.items())
+        listed = ", ".join(f"{where[0]} if counted {way}" for way, where in centres.items())
         row = int(rows[turned][0])
         raise InputError(
-            f"the reversed readouts of {path} state a centre that cannot be meant",
-            why=f"readout {row}: sample {table.centre[row]} of {table.samples[row]} puts its echo, once turned, at "
-            f"{said}; with none do all reversed readouts fit a matrix of {samples}",
+            f"the reversed readouts of {path} state an impossible centre",
+            why=f"readout {row}: sample {table.centre[row]} of {table.samples[row]} puts its echo, after the reversal, "
+            f"at {listed}; with none do all reversed readouts fit a matrix of {samples}",
             fix="convert the raw data again, with center_sample the index of the sample as stored",
         )
     way = (agreeing or inside)[0]
-    if way != STORED and (found[way] != _counted(table, rows[turned], STORED)).any():
-        notes.append(f"the centre of reversed readouts is counted {way}: so it is that of the other lines")
+    if way != STORED and (centres[way] != _counted(table, rows[turned], STORED)).any():
+        notes.append(f"the centre of reversed readouts is counted {way}: then it agrees with the other lines")
     out: np.ndarray = np.array(forward)
-    out[turned] = found[way]
+    out[turned] = centres[way]
     return out
 
 
@@ -78,17 +79,17 @@ def echo_from_samples(
     samples: int,
     fetch: Callable[[np.ndarray], list[np.ndarray]],
 ) -> Way | None:
-    """Return the way to count that the samples show, where ways that fit differ by much; else None.
+    """Return the way to count that the samples show, where the ways that fit differ by much; else None.
 
     An echo that is asymmetric in time covers the other side of k-space backwards; a writer that states the index after
-    turning means the same side. The headers of both are alike, and their strongest samples are not.
+    the reversal means the same side. The headers of both are alike, but their strongest samples differ.
 
     Args:
         table: the readouts.
         placed: those of the image.
         centre: line and partition through the centre of k-space.
-        samples: of the matrix along the readout.
-        fetch: returns readouts (coil, sample) by their rows, turned round.
+        samples: size of the matrix along the readout.
+        fetch: returns readouts (coil, sample) by their rows, put forwards.
 
     """
     rows = placed.rows
@@ -119,13 +120,13 @@ def echo_from_samples(
 
 def _profile(lines: list[np.ndarray]) -> np.ndarray:
     """Return the energy of readouts (coil, sample) by sample, 0 where it is not a number."""
-    with np.errstate(all="ignore"):  # values that are not numbers are the scan's to find
+    with np.errstate(all="ignore"):  # the scan finds values that are not numbers
         energies = [np.square(np.abs(line), dtype=np.float64).sum(axis=0) for line in lines]
     return np.asarray(np.nan_to_num(np.sum(energies, axis=0), posinf=0))
 
 
 def _counted(table: Readouts, rows: np.ndarray, way: Way) -> np.ndarray:
-    """Return where the echoes of reversed readouts lie among the samples kept, turned round, counted in one way."""
+    """Return the echoes of reversed readouts among the samples kept, put forwards, counted in one way."""
     length, centre, behind = table.samples[rows], table.centre[rows], table.behind[rows]
     first = {"as stored": length - 1 - centre, "as stored and one late": 2 * (length // 2) - centre}
     return np.asarray(first.get(way, centre) - behind)

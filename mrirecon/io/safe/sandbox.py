@@ -1,0 +1,284 @@
+"""Run parts of reading untrusted files in a child process: a crash, a loop or full memory ends the child alone.
+
+libhdf5 is C, and a damaged file can make it write outside its memory or loop for ever. What it cannot be trusted with
+runs here, under limits of time and memory and without the right to write a file. There is one child, started when it is
+first needed; it serves all files, and one that dies is replaced. It protects from accidents and hostile files; it is no
+jail against code.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import io
+import json
+import math
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, Pipe
+from multiprocessing.reduction import recv_handle, send_handle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrirecon import errors
+from mrirecon.errors import InputError, MriReconError, ResourceError
+from mrirecon.registries.plugins import files, load_files
+
+Arrays = dict[str, np.ndarray]
+Facts = dict[str, Any]
+
+SECONDS = 60.0
+# Wall time for every second of processor time: other programs, and slow disks, may keep the child waiting.
+WALL_TIME_FACTOR = 20
+MEMORY = 4 << 30
+# What the interpreter and the libraries take before anything is read; address space, most of which is never used.
+_OWN = 1 << 30
+_FIX = "the file is damaged, or made to harm: copy or export it again, and do not open it elsewhere"
+
+
+def call(
+    function: Callable[..., tuple[Arrays, Facts]],
+    path: Path,
+    *,
+    seconds: float = SECONDS,
+    memory: int = MEMORY,
+    out: int = 0,
+    **arguments: object,
+) -> tuple[Arrays, Facts]:
+    """Call ``function(path, **arguments)`` in the child process and return what it returns.
+
+    Within the child itself, the function is called directly.
+
+    Args:
+        function: one of a module; it returns arrays of numbers by name, and facts that JSON can hold.
+        path: the file that it reads, its first argument; named in errors.
+        seconds: processor time after which the child is ended; after `WALL_TIME_FACTOR` times as long it is
+            ended anyway.
+        memory: bytes that it may take.
+        out: where not 0, the function is also given ``out``, an array of so many complex64 numbers to fill, in memory
+            that both processes share; it comes back as the array "out". Nothing is copied.
+        **arguments: further arguments, as JSON can hold them.
+
+    Raises:
+        MriReconError: the error that the function raised.
+        InputError: the function failed, crashed or took too long.
+        ResourceError: it needed more memory.
+
+    """
+    global _child
+    if _inside:
+        shared = np.empty(out, np.complex64)
+        arrays, facts = function(path, **arguments, **({"out": shared} if out else {}))
+        return {**arrays, **({"out": shared} if out else {})}, facts
+    request = {
+        "module": function.__module__,
+        "name": function.__qualname__,
+        "path": str(path.absolute()),
+        "seconds": seconds,
+        "memory": memory + _OWN + 8 * out,
+        "out": out,
+        "arguments": arguments,
+    }
+    with _lock:
+        while True:
+            fresh = _child is None
+            _child = _child or _Child()
+            try:
+                return _child.ask(request)
+            except (EOFError, ConnectionError):
+                code = _child.process.wait()
+            except TimeoutError:
+                code = -signal.SIGXCPU
+            except BaseException as error:
+                if not isinstance(error, MriReconError):  # interrupted: an answer may be on its way
+                    close()
+                raise
+            close()
+            # A file that was read before may have damaged the child: only a fresh one tells that it is this file.
+            if fresh or code == -signal.SIGXCPU:
+                raise _exit_error(path, code, seconds)
+
+
+class _Child:
+    """The process, and the pipe to it."""
+
+    def __init__(self) -> None:
+        self.connection, theirs = Pipe()
+        # No `python -m`: the folder that a user stands in must not offer modules.
+        package = str(Path(__file__).parents[3])
+        code = f"import sys; sys.path.append({package!r})\n"
+        code += f"from mrirecon.io.safe import sandbox; sandbox.serve({theirs.fileno()}, {files()!r})"
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # what a library prints may name the patient
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            pass_fds=(theirs.fileno(),),
+        )
+        theirs.close()
+        try:
+            self.connection.recv_bytes()
+        except EOFError:
+            raise MriReconError("the process that reads untrusted files did not start") from None
+
+    def ask(self, request: dict[str, Any]) -> tuple[Arrays, Facts]:
+        """Send a request and return the answer, or raise the error that the child reports.
+
+        Raises:
+            EOFError, ConnectionError: the child died.
+            TimeoutError: it did not answer in time.
+
+        """
+        with _shared_memory(request["out"]) as (number, shared):
+            self.connection.send_bytes(json.dumps(request).encode())
+            if request["out"]:
+                send_handle(self.connection, number, self.process.pid)
+            if not self.connection.poll(WALL_TIME_FACTOR * request["seconds"]):
+                raise TimeoutError
+            answer = json.loads(self.connection.recv_bytes())
+        if "error" in answer:
+            fields = answer["error"]
+            kind: type[MriReconError] = getattr(errors, fields.pop("type"))
+            raise kind(fields.pop("what"), **fields)
+        with np.load(io.BytesIO(self.connection.recv_bytes())) as stored:
+            arrays = dict(stored)
+        return {**arrays, **({"out": shared} if request["out"] else {})}, answer["facts"]
+
+
+_lock = threading.Lock()
+_child: _Child | None = None
+_inside = False
+
+
+@atexit.register
+def close() -> None:
+    """End the child, if there is one; the next call starts another."""
+    global _child
+    child, _child = _child, None
+    if child is not None:
+        child.process.kill()
+        child.process.wait()
+        child.connection.close()
+
+
+def _leave_to_parent() -> None:
+    """Forget the child of a process that this one was forked from."""
+    global _child, _lock
+    child, _child, _lock = _child, None, threading.Lock()
+    if child is not None:
+        child.connection.close()
+        child.process.returncode = 0  # nobody waits for it here
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+@contextlib.contextmanager
+def _shared_memory(count: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield a file descriptor of memory that the child can share, and the complex64 array that lies there."""
+    if not count:
+        yield -1, np.empty(0, np.complex64)
+        return
+    with contextlib.ExitStack() as stack:
+        if hasattr(os, "memfd_create"):
+            number = os.memfd_create("mrirecon")
+            stack.callback(os.close, number)
+        else:
+            number = stack.enter_context(tempfile.TemporaryFile()).fileno()
+        os.ftruncate(number, 8 * count)
+        # The array keeps the mapping alive, and the mapping the memory.
+        yield number, np.frombuffer(mmap.mmap(number, 8 * count), dtype=np.complex64)
+
+
+def _exit_error(path: Path, code: int, seconds: float) -> MriReconError:
+    if code == -signal.SIGXCPU:
+        return InputError(f"reading {path} took too long and was stopped", why=f"the limit is {seconds:g} s", fix=_FIX)
+    if code == -signal.SIGKILL:
+        return ResourceError(
+            f"the reader of {path} was killed (SIGKILL)",
+            why="most likely the machine ran out of memory",
+            fix="free memory, or read it on a larger machine",
+        )
+    name = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return InputError(f"{path} crashed its reader", why=name, fix=_FIX)
+
+
+def serve(number: int, plugins: list[str]) -> None:
+    """Answer requests until the parent ends; runs in the child.
+
+    Args:
+        number: file descriptor of the pipe to the parent.
+        plugins: files that the parent was told to load: a reader may be among them.
+
+    """
+    global _inside
+    import resource  # here: Windows has none, and no sandbox
+
+    _inside = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is asked, and ends us
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
+        resource.setrlimit(limit, (0, 0))
+    load_files(plugins)
+    connection = Connection(number)
+    connection.send_bytes(b"ready")
+    with contextlib.suppress(EOFError):
+        while True:
+            request = json.loads(connection.recv_bytes())
+            if request["out"]:
+                handle = recv_handle(connection)
+                mapped = mmap.mmap(handle, 8 * request["out"])
+                os.close(handle)
+                request["arguments"]["out"] = np.frombuffer(mapped, dtype=np.complex64)
+            usage = {
+                resource.RLIMIT_CPU: math.ceil(time.process_time() + request["seconds"]),
+                resource.RLIMIT_AS: request["memory"],
+            }
+            for limit, amount in usage.items():
+                hard = resource.getrlimit(limit)[1]
+                with contextlib.suppress(ValueError, OSError):  # macOS knows some of them by name only
+                    resource.setrlimit(limit, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard))
+            facts, packed = _answer(request)
+            connection.send_bytes(json.dumps(facts).encode())
+            if packed:
+                connection.send_bytes(packed)
+
+
+def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Return what the function of a request returns: its facts or error, and its arrays as the bytes of an .npz."""
+    path = request["path"]
+    try:
+        function = getattr(importlib.import_module(request["module"]), request["name"])
+        arrays, facts = function(Path(path), **request["arguments"])
+        if any(array.dtype.hasobject for array in arrays.values()):
+            raise TypeError("only arrays of numbers are returned")
+        packed = io.BytesIO()
+        np.savez(packed, **arrays)
+        return {"facts": facts}, packed.getvalue()
+    except MriReconError as error:
+        failure = error
+    except MemoryError:
+        limit = f"the limit is {(request['memory'] - _OWN) / 1e9:.1f} GB"
+        failure = ResourceError(
+            f"not enough memory to read {path}",
+            why=limit,
+            fix="the file is damaged, or larger than this machine can read",
+        )
+    except Exception as error:
+        # Only the type and place: the text may quote the file, which may name the patient.
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        why = f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
+        failure = InputError(f"{path} cannot be read", why=why, fix="the file is damaged: copy or export it again")
+    fields = {key: getattr(failure, key) for key in ("what", "where", "why", "fix")}
+    return {"error": {"type": type(failure).__name__, **fields}}, b""
