@@ -22,8 +22,7 @@ from mrirecon.io.look import (
     peakedness,
     signal_to_noise,
 )
-from mrirecon.io.scan import Scan
-from mrirecon.io.values import LARGEST, SMALLEST, reconcile, support
+from mrirecon.io.scan import LARGEST, SMALLEST, Scan, reconcile, support
 
 Verdict = Literal["ok", "look", "bad"]
 

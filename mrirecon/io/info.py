@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.coils.calibration import find_calibration
-from mrirecon.io.axes import Layout
 from mrirecon.io.check import check as findings
 from mrirecon.io.readers.images import is_volumes, open_store, read_images
 from mrirecon.io.readers.reader import read
 from mrirecon.io.sampling import group_by_sampling
-from mrirecon.io.scan import Scan
-from mrirecon.io.values import complex_dtype, reconcile, support
+from mrirecon.io.scan import Layout, Scan, complex_dtype, reconcile, support
 from mrirecon.masks.extent import partial_axes
 
 # Values looked at without `check`: enough to see a damaged file, and still at once.

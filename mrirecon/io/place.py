@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mrirecon.io.axes import SPACE
 from mrirecon.io.geometry import Geometry, Vector
+from mrirecon.io.scan import SPACE
 
 NAMES = ("geometry_lps_mm", "geometry_axes")
 _HEAD = 5  # field of view, position, three directions; then the slices

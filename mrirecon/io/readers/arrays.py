@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mrirecon.io.axes import Layout, ask_axes, axes_in_text, guess_axes, make_layout, sidecar_candidates
+from mrirecon.io.axes import ask_axes, axes_in_text, guess_axes, make_layout, sidecar_candidates
 from mrirecon.io.readers.assemble import NEEDED_NAMES, Given, MapsSource, assemble, select_kspace
 from mrirecon.io.readers.npy import NpyStore, NpzStore
 from mrirecon.io.readers.registry import Candidate, register_reader, sniff
 from mrirecon.io.safe.limits import TEXT_LIMIT
 from mrirecon.io.safe.text import parse_json
-from mrirecon.io.scan import Scalar, Scan
-from mrirecon.io.values import complex_dtype, real_kspace
+from mrirecon.io.scan import Layout, Scalar, Scan, complex_dtype, real_kspace
 
 _NPY_SIGNATURE = b"\x93NUMPY"
 _ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")

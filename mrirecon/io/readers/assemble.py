@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import Layout
-from mrirecon.io.fit import calibration_shape, fit_mask, maps_index, reference_shape
+from mrirecon.io.axes import fit_mask
 from mrirecon.io.geometry import Geometry
 from mrirecon.io.place import NAMES as PLACE_NAMES
 from mrirecon.io.place import restored_geometry
-from mrirecon.io.scan import Roles, Scalar, Scan, Store
-from mrirecon.io.values import complex_dtype, real_kspace, to_complex64
+from mrirecon.io.scan import Layout, Roles, Scalar, Scan, Store, complex_dtype, real_kspace, to_complex64
 
 # From another file: a mask with the name of that file; the store and name of coil maps.
 Given = tuple[np.ndarray, str] | None
@@ -154,12 +152,12 @@ def assemble(
 
     mask_name, maps_name, reference = find(("mask",)), find(MAPS_NAMES), find(REFERENCE_NAMES)
     calibration = find(CALIBRATION_NAMES)
-    if reference is not None and reference_shape(arrays[reference][0], layout) is None:
+    if reference is not None and layout.reference_shape(arrays[reference][0]) is None:
         said.append(f"{reference} {arrays[reference][0]} does not fit k-space and is not used")
         reference = None
     if calibration is not None:
         box, kind = arrays[calibration]
-        if complex_dtype(kind) and calibration_shape(box, layout) is not None:
+        if complex_dtype(kind) and layout.calibration_shape(box) is not None:
             said.append(f"{calibration} {box} taken as separate calibration data")
         else:
             said.append(f"{calibration} {box} {kind} is not used: calibration data are complex, (coil, *space)")
@@ -170,7 +168,7 @@ def assemble(
             said.append(f"the maps of {maps[0].path} are used in place of those in the file")
         maps_store, maps_name = maps
     if maps_name is not None:
-        maps_index(maps_store.arrays[maps_name][0], layout, 0, f"{maps_store.path}:{maps_name}")
+        layout.maps_index(maps_store.arrays[maps_name][0], 0, f"{maps_store.path}:{maps_name}")
     given, origin = None, ""
     if mask is not None:
         given, origin = fit_mask(mask[0], layout, mask[1]), f"the mask of {mask[1]}"

@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import Layout, ask_axes, make_layout
+from mrirecon.io.axes import ask_axes, make_layout
 from mrirecon.io.readers.assemble import Given, MapsSource, assemble
 from mrirecon.io.readers.fastmri import Hdf5Store, is_hdf5
 from mrirecon.io.readers.registry import register_reader
 from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5
-from mrirecon.io.scan import Scan
-from mrirecon.io.values import complex_dtype, real_kspace
+from mrirecon.io.scan import Layout, Scan, complex_dtype, real_kspace
 
 _MULTI, _SINGLE = "phase,slice,coil,y,x", "phase,slice,y,x"
 # MATLAB's chunks may reach through all frames, so that one image costs the whole array: it is then read once and kept.

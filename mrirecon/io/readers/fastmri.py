@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import Layout, ask_axes, guess_axes, make_layout
+from mrirecon.io.axes import ask_axes, guess_axes, make_layout
 from mrirecon.io.identify import has_hdf5_signature
 from mrirecon.io.readers.assemble import (
     NEEDED_NAMES,
@@ -23,7 +23,7 @@ from mrirecon.io.readers.assemble import (
 from mrirecon.io.readers.header import padding, read_header, sequence_values, write_header
 from mrirecon.io.readers.registry import Candidate, register_reader
 from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5
-from mrirecon.io.scan import Scalar, Scan
+from mrirecon.io.scan import Layout, Scalar, Scan
 
 _HEADER = "ismrmrd_header"
 # Any of these says that a file is fastMRI's or was written in its manner.

@@ -21,8 +21,7 @@ from mrirecon.io.readers.registry import holds_images as may_hold_images
 from mrirecon.io.readers.registry import image_reader, sniff
 from mrirecon.io.safe.hdf5 import open_hdf5
 from mrirecon.io.safe.limits import is_numeric
-from mrirecon.io.scan import Store
-from mrirecon.io.values import complex_dtype, magnitude_of, real_of
+from mrirecon.io.scan import Store, complex_dtype, magnitude_of, real_of
 
 IMAGE_NAMES = ("reconstruction", "reference", "reconstruction_rss", "reconstruction_esc", "image", "images", "img")
 

@@ -16,8 +16,7 @@ from mrirecon.io.readers.assemble import Given, MapsSource, assemble
 from mrirecon.io.readers.fastmri import Hdf5Store, is_hdf5
 from mrirecon.io.readers.registry import register_reader
 from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5
-from mrirecon.io.scan import Scan
-from mrirecon.io.values import complex_dtype
+from mrirecon.io.scan import Scan, complex_dtype
 
 
 class SkmTeaStore(Hdf5Store):

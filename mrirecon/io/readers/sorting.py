@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import MAX_ITEMS, Layout, make_layout
+from mrirecon.io.axes import MAX_ITEMS, make_layout
 from mrirecon.io.readers.auxiliary import assign_phase_lines, cropped, first_of_loops, place_calibration
 from mrirecon.io.readers.echo import echoes
 from mrirecon.io.readers.readouts import (
@@ -24,6 +24,7 @@ from mrirecon.io.readers.readouts import (
     span,
 )
 from mrirecon.io.safe.limits import READ_LIMIT, refuse_bomb
+from mrirecon.io.scan import Layout
 
 _LARGEST = 1 << 14
 

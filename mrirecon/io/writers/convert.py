@@ -11,7 +11,6 @@ from typing import Literal, get_args
 import numpy as np
 
 from mrirecon.errors import InputError, UsageError
-from mrirecon.io.axes import Layout
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.place import NAMES as PLACE_NAMES
 from mrirecon.io.place import stored_geometry
@@ -29,9 +28,8 @@ from mrirecon.io.readers.nifti import PAIR, is_nifti
 from mrirecon.io.readers.reader import read
 from mrirecon.io.readers.registry import sniff
 from mrirecon.io.safe.atomic import atomic_paths, refuse_existing, sha256
-from mrirecon.io.scan import Scan
+from mrirecon.io.scan import Layout, Scan, complex_dtype, to_complex64
 from mrirecon.io.select import select, select_images
-from mrirecon.io.values import complex_dtype, to_complex64
 from mrirecon.io.writers.encode_dicom import Series
 from mrirecon.io.writers.encode_mrd import encode_mrd
 from mrirecon.io.writers.formats import ArrayFormat, ImageFormat, format_losses, image_format, require

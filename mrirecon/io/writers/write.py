@@ -10,11 +10,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from mrirecon.errors import SignalError, UsageError
-from mrirecon.io.axes import BART, SPACE, make_layout
+from mrirecon.io.axes import BART, make_layout
 from mrirecon.io.grid import Grid, as_volumes, encode_loops, stored_grid
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.safe.atomic import atomic_path, atomic_paths, sha256
 from mrirecon.io.safe.scratch import pieces
+from mrirecon.io.scan import SPACE
 from mrirecon.io.writers.encode import (
     Attributes,
     Converted,
