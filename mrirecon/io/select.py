@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import UsageError
-from mrirecon.io.geometry import Geometry
-from mrirecon.io.grid import Grid, from_matrix
+from mrirecon.io.geometry import Geometry, Grid, from_matrix
 from mrirecon.io.scan import Layout, Scan
 
 

@@ -10,9 +10,7 @@ import numpy as np
 
 from mrirecon.errors import InputError
 from mrirecon.io.axes import fit_mask
-from mrirecon.io.geometry import Geometry
-from mrirecon.io.place import NAMES as PLACE_NAMES
-from mrirecon.io.place import restored_geometry
+from mrirecon.io.geometry import GEOMETRY_NAMES, Geometry, restored_geometry
 from mrirecon.io.scan import Layout, Roles, Scalar, Scan, Store, complex_dtype, real_kspace, to_complex64
 
 # From another file: a mask with the name of that file; the store and name of coil maps.
@@ -178,7 +176,7 @@ def assemble(
         given, origin = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}"), "the mask in the file"
     if given is not None and given.all():
         said.append(f"{origin} samples everything (acceleration 1)")
-    noise_name, *places = (others.pop(n, None) for n in ("noise", *PLACE_NAMES))
+    noise_name, *places = (others.pop(n, None) for n in ("noise", *GEOMETRY_NAMES))
     if noise_name is not None and noise is None:
         box, kind = arrays[noise_name]
         if complex_dtype(kind) and len(box) == 2 and box[0] == layout.shape["coil"]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.grid import GRID_NAMES, Grid, decode_loops, restored_grid
+from mrirecon.io.geometry import GRID_NAMES, Grid, decode_loops, restored_grid
 from mrirecon.io.readers.assemble import KSPACE_NAMES, leaf
 from mrirecon.io.readers.cfl import CflStore, image_store
 from mrirecon.io.readers.fastmri import Hdf5Store

@@ -11,9 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from mrirecon.errors import InputError, UsageError
+from mrirecon.io.geometry import GEOMETRY_NAMES, stored_geometry
 from mrirecon.io.identify import cfl_pair
-from mrirecon.io.place import NAMES as PLACE_NAMES
-from mrirecon.io.place import stored_geometry
 from mrirecon.io.readers.dicom import dicom_files
 from mrirecon.io.readers.images import (
     IMAGE_NAMES,
@@ -213,7 +212,7 @@ def _kspace(scan: Scan, target: Path, format: ArrayFormat, inputs: list[Path], t
         beside |= stored_geometry(scan.geometry)
     reference = _reference(scan, notes)
     if format == "cfl":
-        left = [name for name in beside if name not in PLACE_NAMES]
+        left = [name for name in beside if name not in GEOMETRY_NAMES]
         left += ["where it lies"] if scan.geometry is not None else []
         left += [f"{len(scan.attributes)} header values"] if scan.attributes else []
         notes += [f"BART's format does not hold {', '.join(left)}"] if left else []

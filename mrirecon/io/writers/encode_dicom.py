@@ -17,7 +17,7 @@ import numpy as np
 
 from mrirecon import __version__
 from mrirecon.errors import UsageError
-from mrirecon.io.grid import Grid
+from mrirecon.io.geometry import Grid
 from mrirecon.io.writers.encode import Encode
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Series:
     Args:
         description: in words, such as the method; DICOM's Series Description.
         source: SHA-256 of the k-space; images of the same scan share a study and a frame of reference.
-        sequence: see `mrirecon.io.sequence`.
+        sequence: see `mrirecon.io.geometry.sequence`.
 
     """
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from mrirecon.errors import UsageError
-from mrirecon.io.grid import grid_of
+from mrirecon.io.geometry import grid_of, sequence
 from mrirecon.io.readers.siemens import forward_transform
 from mrirecon.io.scan import Scan
-from mrirecon.io.sequence import sequence
 from mrirecon.io.writers.encode import Encode
 
 INSTALL = "pip install 'mrirecon[formats]'"

@@ -10,7 +10,7 @@ import numpy as np
 
 from mrirecon import __version__
 from mrirecon.errors import UsageError
-from mrirecon.io.grid import Grid
+from mrirecon.io.geometry import Grid
 from mrirecon.io.readers.nifti import INSTALL
 from mrirecon.io.writers.encode import Encode
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from mrirecon.errors import UsageError
-from mrirecon.io.grid import Grid
+from mrirecon.io.geometry import Grid
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.writers.encode_dicom import INSTALL, rounding
 

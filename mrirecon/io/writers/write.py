@@ -11,7 +11,7 @@ import numpy as np
 
 from mrirecon.errors import SignalError, UsageError
 from mrirecon.io.axes import BART, make_layout
-from mrirecon.io.grid import Grid, as_volumes, encode_loops, stored_grid
+from mrirecon.io.geometry import Grid, as_volumes, encode_loops, stored_grid
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.safe.atomic import atomic_path, atomic_paths, sha256
 from mrirecon.io.safe.scratch import pieces
@@ -52,7 +52,7 @@ def write_image(
     """Write reconstructed images and, if given, their sidecar `path`.json.
 
     HDF5 and npz hold `reconstruction`, the magnitude in float32, and with `keep_complex` also
-    `reconstruction_complex`, and where the images lie, if known (`affine_lps_mm`, see `mrirecon.io.grid`, or
+    `reconstruction_complex`, and where the images lie, if known (`affine_lps_mm`, see `mrirecon.io.geometry`, or
     `spacing_mm`); cfl holds complex values, items along BART's slice dimension. NIfTI holds magnitudes in float32,
     DICOM in 16 bits, a folder of slices. PNG is for looking at: one grey picture an item (and a plane, in 3D), black at
     0 and white at `window`; several are numbered `name_000.png`. `formats.kept` says what a format leaves out.
