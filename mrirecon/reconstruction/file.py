@@ -26,7 +26,7 @@ from mrirecon.io.safe.scratch import scratch_folders
 from mrirecon.io.safe.text import local, parse_json
 from mrirecon.io.writers.bids import bids_fields, bids_path, describe_dataset
 from mrirecon.io.writers.encode_dicom import Series
-from mrirecon.io.writers.formats import (
+from mrirecon.io.writers.write import (
     EXTENSION,
     FOREIGN,
     ImageFormat,

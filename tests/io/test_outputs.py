@@ -27,7 +27,7 @@ from mrirecon.io.readers.dicom import is_dicom, read_dicom
 from mrirecon.io.readers.images import read_images
 from mrirecon.io.writers.bids import bids_fields, bids_path, describe_dataset, label
 from mrirecon.io.writers.encode_dicom import Series
-from mrirecon.io.writers.formats import format_losses
+from mrirecon.io.writers.write import format_losses
 from mrirecon.metrics.align import upright
 from mrirecon.reconstruction.file import reconstruct_file
 from mrirecon.reconstruction.run import reconstruct

@@ -31,8 +31,17 @@ from mrirecon.io.scan import Layout, Scan, complex_dtype, to_complex64
 from mrirecon.io.select import select, select_images
 from mrirecon.io.writers.encode_dicom import Series
 from mrirecon.io.writers.encode_mrd import encode_mrd
-from mrirecon.io.writers.formats import ArrayFormat, ImageFormat, format_losses, image_format, require
-from mrirecon.io.writers.write import sidecar_path, write_image, write_json, write_kspace
+from mrirecon.io.writers.write import (
+    ArrayFormat,
+    ImageFormat,
+    format_losses,
+    image_format,
+    require,
+    sidecar_path,
+    write_image,
+    write_json,
+    write_kspace,
+)
 
 Kind = Literal["auto", "kspace", "images"]
 COMPLEX = "reconstruction_complex"
