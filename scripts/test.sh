@@ -14,7 +14,7 @@ echo "mypy: types"
 echo "pytest: tests"
 # One process a core, each with one thread, also in the processes that tests start: more would wait for each other.
 # More than eight processes only cost memory.
-workers="$(.venv/bin/python -c 'from mrirecon.models.threads import usable_cores; print(max(1, min(8, int(usable_cores()))))')"
+workers="$(.venv/bin/python -c 'from mrirecon.models.hardware import usable_cores; print(max(1, min(8, int(usable_cores()))))')"
 if [ "$workers" -gt 1 ]; then
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 fi

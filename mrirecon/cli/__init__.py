@@ -15,7 +15,7 @@ from mrirecon.cli import doctor, evaluate, inspect, masks, models, reconstruct, 
 from mrirecon.cli.console import ConsoleSettings
 from mrirecon.cli.derived import Derived
 from mrirecon.cli.envelope import run
-from mrirecon.models.threads import wait_passively
+from mrirecon.models.hardware import wait_passively
 from mrirecon.registries import plugins
 
 EPILOG = (

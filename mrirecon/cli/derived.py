@@ -40,13 +40,13 @@ def _mask_files() -> str:
 
 
 def _arrays() -> str:
-    from mrirecon.io.writers.formats import ARRAY_FORMATS, EXTENSION
+    from mrirecon.io.writers.write import ARRAY_FORMATS, EXTENSION
 
     return _either([EXTENSION[format] for format in ARRAY_FORMATS])
 
 
 def _formats() -> str:
-    from mrirecon.io.writers.formats import FORMATS
+    from mrirecon.io.writers.write import FORMATS
 
     return ", ".join(FORMATS)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mrirecon.errors import UsageError
 from mrirecon.io import Scan
-from mrirecon.io.values import to_complex64
+from mrirecon.io.scan import to_complex64
 
 _BY_ITEM = re.compile(r"(?P<name>.+):(?P<items>\d+(-\d+)?(,\d+(-\d+)?)*)")
 

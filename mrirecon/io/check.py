@@ -1,11 +1,12 @@
-"""`mrirecon info --check`: what the values of a scan say about it, a verdict for each question.
+"""Check the values of a scan (`mrirecon info --check`): a verdict on each question.
 
-Thresholds are set by measured scans (brain, knee, phantom; 1 to 16 coils) and by simulated faults; they raise
-suspicion, and prove nothing. ``bad`` is kept for what cannot be reconstructed as it is.
+Thresholds were set by measured scans (brain, knee, phantom; 1 to 16 coils) and by simulated faults; they raise
+suspicion, and prove nothing. ``bad`` is reserved for what cannot be reconstructed as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,17 +14,7 @@ import numpy as np
 
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.noise import noise_deviation
-from mrirecon.io.look import (
-    ItemKspace,
-    centre_offset,
-    coil_reception,
-    empty_fraction,
-    orientation,
-    peakedness,
-    signal_to_noise,
-)
-from mrirecon.io.scan import Scan
-from mrirecon.io.values import LARGEST, SMALLEST, reconcile, support
+from mrirecon.io.scan import LARGEST, SMALLEST, Scan, reconcile, support
 
 Verdict = Literal["ok", "look", "bad"]
 
@@ -32,6 +23,8 @@ FLAT = 0.25  # share of an axis's energy in a tenth of it: below, there is no pe
 DEAD, WEAK = 1e-8, 1.6  # energy over the median coil's; power at the k-space centre over that outside
 SATURATED = 6  # values that equal the largest one: two by symmetry, some more by chance
 QUIET = 5.0  # signal-to-noise ratio below which an image shows little
+# Power over that of the noise: of an inner half that stands out, and what averages of noise alone stay below.
+_CLEAR, _NOISE = 25.0, 1.25
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,7 @@ class Finding:
 
     Attributes:
         name: of the question.
-        verdict: ``ok``, ``look`` (may be meant so) or ``bad`` (cannot be reconstructed as it is).
+        verdict: ``ok``, ``look`` (may be intended) or ``bad`` (cannot be reconstructed as it is).
         message: in words, with numbers.
 
     """
@@ -51,194 +44,300 @@ class Finding:
 
 
 @dataclass
-class _Statistics:
-    """What one pass over all items gathers."""
+class Statistics:
+    """Statistics of the k-space of several items.
+
+    Attributes:
+        profiles: energy along each spatial axis.
+        coils: energy of each coil.
+        energy: of each item, by number.
+        not_finite: number of values that are NaN or infinite.
+        first_not_finite: index of the first of them, in words.
+        empty: items that are zero everywhere.
+        largest: largest magnitude of all items.
+        smallest: smallest of the items' largest magnitudes.
+        saturated: largest number of real and imaginary parts in an item that equal its largest.
+        missing: largest share of the samples that the mask marks without data.
+        extra: largest share of the data outside the mask.
+        unmarked: items of which the mask marks no data.
+
+    """
 
     profiles: list[np.ndarray]
     coils: np.ndarray
-    strange: int = 0
-    first: str = ""
+    energy: dict[int, float] = field(default_factory=dict)
+    not_finite: int = 0
+    first_not_finite: str = ""
     empty: list[int] = field(default_factory=list)
     largest: float = 0.0
     smallest: float = np.inf
     saturated: int = 0
     missing: float = 0.0
     extra: float = 0.0
-    apart: list[int] = field(default_factory=list)
+    unmarked: list[int] = field(default_factory=list)
 
 
-def check(scan: Scan) -> list[Finding]:
-    """Look at every value of a scan and answer, for each question, in words.
+def measure(scan: Scan, items: Iterable[int]) -> Statistics:
+    """Read items of a scan, and return statistics of their values.
 
     Raises:
         InputError: see `Scan.unmasked_kspace`.
 
     """
-    sums = _Statistics([np.zeros(n) for n in scan.space_shape], np.zeros(scan.coils))
-    strongest, most = -1, 0.0
-    for item in range(len(scan)):
-        energy = _gather(scan, item, sums)
-        if energy > most:
-            strongest, most = item, energy
-    found = [_numbers(sums), _signal(scan, sums), _chunks(scan)]
-    if strongest >= 0:
+    total = Statistics([np.zeros(n) for n in scan.space_shape], np.zeros(scan.coils))
+    for item in items:
+        kspace = scan.unmasked_kspace(item)
+        finite = np.isfinite(kspace)
+        if not finite.all():
+            if not total.not_finite:
+                index = np.unravel_index(int(np.argmin(finite)), kspace.shape)
+                named = zip(("coil", *scan.space), index, strict=True)
+                total.first_not_finite = f"{scan.where(item)}, {', '.join(f'{axis} {int(i)}' for axis, i in named)}"
+            total.not_finite += int(np.count_nonzero(~finite))
+            kspace[~finite] = 0
+        parts = np.abs(kspace.view(np.float32))
+        if not parts.any():
+            total.empty.append(item)
+            continue
+        total.saturated = max(total.saturated, int(np.count_nonzero(parts == parts.max())))
+        magnitude = np.abs(kspace).astype(np.float64)  # squares of extreme values would overflow in single precision
+        power, peak = magnitude**2, float(magnitude.max())
+        total.largest, total.smallest = max(total.largest, peak), min(total.smallest, peak)
+        total.coils += power.reshape(scan.coils, -1).sum(1)
+        combined = power.sum(0)
+        for axis, profile in enumerate(total.profiles):
+            profile += combined.sum(axis=_others(combined.ndim, axis))
+        total.energy[item] = float(combined.sum())
+        marked = scan.marked(item)
+        if marked is not None:
+            used, missing, extra = reconcile(marked, support(kspace))
+            total.missing, total.extra = max(total.missing, missing), max(total.extra, extra)
+            if not used.any():
+                total.unmarked.append(item)
+    return total
+
+
+def check(scan: Scan, total: Statistics | None = None) -> list[Finding]:
+    """Return the answer to each question on the values of a scan.
+
+    Args:
+        scan: the scan.
+        total: statistics of all its items, if they were measured already.
+
+    Raises:
+        InputError: see `Scan.unmasked_kspace`.
+
+    """
+    total = total or measure(scan, range(len(scan)))
+    findings: list[Finding | None] = [_numbers(total), _signal(scan, total)]
+    if scan.warnings:
+        findings.append(Finding("storage", "look", scan.warnings[0]))
+    if total.energy:
+        strongest = max(total.energy, key=total.energy.__getitem__)
         kspace = scan.unmasked_kspace(strongest)
         kspace[~np.isfinite(kspace)] = 0
-        used = support(kspace)
-        if scan.given_mask is not None:
-            used = reconcile(scan.given_mask[strongest if len(scan.given_mask) > 1 else 0], used)[0]
+        used, marked = support(kspace), scan.marked(strongest)
+        if marked is not None:
+            used = reconcile(marked, used)[0]
         kspace = kspace / np.abs(kspace).max() * used
-        found += [_centre(scan, sums), _axes(scan, sums), _mask(scan, sums), _clipping(sums)]
+        findings += [_centre(scan, total), _axes(scan, total), _mask(scan, total), _clipping(total)]
         if used.any():
-            look = ItemKspace(kspace, used, scan.space)
-            found += [_convention(scan, look, strongest), _coils(sums, look), _noise(look), _oversampling(look)]
-    return [one for one in found if one is not None]
+            axes = tuple(range(1, kspace.ndim))
+            image = np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(kspace, axes), axes=axes, norm="ortho"), axes)
+            power = (np.abs(image) ** 2).sum(0)
+            noise = noise_deviation(kspace, used)
+            findings += [_convention(scan, strongest, kspace, power), _coils(total, kspace, used)]
+            findings += [_noise(power, noise, used), _oversampling(scan, power, noise, used)]
+    return [finding for finding in findings if finding is not None]
 
 
-def _gather(scan: Scan, item: int, sums: _Statistics) -> float:
-    kspace = scan.unmasked_kspace(item)
-    finite = np.isfinite(kspace)
-    if not finite.all():
-        if not sums.strange:
-            index = np.unravel_index(int(np.argmin(finite)), kspace.shape)
-            named = zip(("coil", *scan.space), index, strict=True)
-            sums.first = f"{scan.where(item)}, {', '.join(f'{axis} {int(i)}' for axis, i in named)}"
-        sums.strange += int(np.count_nonzero(~finite))
-        kspace[~finite] = 0
-    parts = np.abs(kspace.view(np.float32))
-    peak = float(parts.max())
-    if peak == 0:
-        sums.empty.append(item)
-        return 0.0
-    sums.saturated = max(sums.saturated, int(np.count_nonzero(parts == peak)))
-    magnitude = np.abs(kspace).astype(np.float64)  # squares of extreme values would overflow in single precision
-    power = magnitude**2
-    peak = float(magnitude.max())
-    sums.largest, sums.smallest = max(sums.largest, peak), min(sums.smallest, peak)
-    sums.coils += power.reshape(scan.coils, -1).sum(1)
-    together = power.sum(0)
-    for axis, profile in enumerate(sums.profiles):
-        profile += together.sum(axis=tuple(a for a in range(together.ndim) if a != axis))
-    if scan.given_mask is not None:
-        marked = scan.given_mask[item if len(scan.given_mask) > 1 else 0]
-        used, missing, extra = reconcile(marked, support(kspace))
-        sums.missing, sums.extra = max(sums.missing, missing), max(sums.extra, extra)
-        if not used.any():
-            sums.apart.append(item)
-    return float(together.sum())
-
-
-def _numbers(sums: _Statistics) -> Finding:
-    if sums.strange:
-        told = f"{sums.strange} values are NaN or infinite, first {sums.first}; --nan zero takes them as not measured"
-        return Finding("numbers", "bad", told)
+def _numbers(total: Statistics) -> Finding:
+    if total.not_finite:
+        fix = "--nan zero takes them as not measured"
+        words = f"{total.not_finite} values are NaN or infinite, first {total.first_not_finite}; {fix}"
+        return Finding("numbers", "bad", words)
     return Finding("numbers", "ok", "no NaN, nothing infinite")
 
 
-def _signal(scan: Scan, sums: _Statistics) -> Finding:
-    if len(sums.empty) == len(scan):
+def _signal(scan: Scan, total: Statistics) -> Finding:
+    if len(total.empty) == len(scan):
         return Finding("signal", "bad", "k-space is zero everywhere")
-    if sums.empty:
-        few = ", ".join(map(str, sums.empty[:8])) + (", …" if len(sums.empty) > 8 else "")
-        told = f"{len(sums.empty)} of {len(scan)} items are zero everywhere ({few}): their images will be zero"
-        return Finding("signal", "look", told)
-    if not (sums.smallest >= SMALLEST and sums.largest <= LARGEST):
-        told = f"largest values from {sums.smallest:.3g} to {sums.largest:.3g}: scale them, to maximum 1 for instance"
-        return Finding("signal", "bad", told)
-    return Finding("signal", "ok", f"all {len(scan)} items hold some; the largest value is {sums.largest:.4g}")
+    if total.empty:
+        few = ", ".join(map(str, total.empty[:8])) + (", …" if len(total.empty) > 8 else "")
+        words = f"{len(total.empty)} of {len(scan)} items are zero everywhere ({few}): their images will be zero"
+        return Finding("signal", "look", words)
+    if not (total.smallest >= SMALLEST and total.largest <= LARGEST):
+        words = (
+            f"largest values from {total.smallest:.3g} to {total.largest:.3g}: scale them, to maximum 1 for instance"
+        )
+        return Finding("signal", "bad", words)
+    return Finding("signal", "ok", f"all {len(scan)} items hold some; the largest value is {total.largest:.4g}")
 
 
-def _chunks(scan: Scan) -> Finding | None:
-    if not scan.warnings:
-        return None
-    return Finding("storage", "look", scan.warnings[0])
-
-
-def _centre(scan: Scan, sums: _Statistics) -> Finding:
-    offsets = {axis: int(p.argmax()) - len(p) // 2 for axis, p in zip(scan.space, sums.profiles, strict=True)}
-    sizes = dict(zip(scan.space, scan.space_shape, strict=True))
-    far = {axis: o for axis, o in offsets.items() if abs(o) > max(1, NEAR * sizes[axis])}
+def _centre(scan: Scan, total: Statistics) -> Finding:
+    offsets = {axis: int(p.argmax()) - len(p) // 2 for axis, p in zip(scan.space, total.profiles, strict=True)}
+    far = {axis: o for axis, o in offsets.items() if abs(o) > max(1, NEAR * scan.shape[axis])}
     if not far:
-        told = ", ".join(f"{axis} {o:+d}" for axis, o in offsets.items())
-        return Finding("centre", "ok", f"strongest at the centre n // 2 ({told} samples)")
-    told = ", ".join(f"{axis} {sizes[axis] // 2 + o} of {sizes[axis]} ({o:+d})" for axis, o in far.items())
-    ends = [axis for axis, o in far.items() if min(sizes[axis] // 2 + o, sizes[axis] - 1 - sizes[axis] // 2 - o) <= 1]
+        words = ", ".join(f"{axis} {o:+d}" for axis, o in offsets.items())
+        return Finding("centre", "ok", f"strongest at the centre n // 2 ({words} samples)")
+    peaks = {axis: (scan.shape[axis] // 2 + o, scan.shape[axis]) for axis, o in far.items()}
+    words = ", ".join(f"{axis} {peak} of {n} ({far[axis]:+d})" for axis, (peak, n) in peaks.items())
+    ends = [axis for axis, (peak, n) in peaks.items() if min(peak, n - 1 - peak) <= 1]
     if ends:
         why = f"along {' and '.join(ends)} k-space has its centre at the ends: apply numpy.fft.fftshift"
-        return Finding("centre", "bad", f"strongest at {told}: {why}")
-    return Finding("centre", "look", f"strongest at {told}: a partial echo, or samples cut off at one side?")
+        return Finding("centre", "bad", f"strongest at {words}: {why}")
+    return Finding("centre", "look", f"strongest at {words}: a partial echo, or samples cut off at one side?")
 
 
-def _axes(scan: Scan, sums: _Statistics) -> Finding:
-    shares = {axis: peakedness(p) for axis, p in zip(scan.space, sums.profiles, strict=True) if len(p) >= 16}
+def _axes(scan: Scan, total: Statistics) -> Finding:
+    shares = {}
+    for axis, profile in zip(scan.space, total.profiles, strict=True):
+        if len(profile) >= 16:  # energy in the strongest tenth, which may extend over the end
+            width = max(1, round(len(profile) / 10))
+            sums = np.convolve(np.r_[profile, profile[: width - 1]], np.ones(width), "valid")
+            shares[axis] = float(sums.max() / profile.sum())
     flat = [axis for axis, share in shares.items() if share < FLAT]
-    told = ", ".join(f"{axis} {share:.0%}" for axis, share in shares.items())
+    words = ", ".join(f"{axis} {share:.0%}" for axis, share in shares.items())
     if flat and len(flat) == len(shares):
-        return Finding("axes", "look", f"no axis has a peak ({told} in its strongest tenth): noise alone, or an image?")
+        return Finding(
+            "axes", "look", f"no axis has a peak ({words} in its strongest tenth): noise alone, or an image?"
+        )
     if flat:
         why = "already transformed to an image along it, or not an axis of space"
-        return Finding("axes", "look", f"{' and '.join(flat)} has no peak ({told} in its strongest tenth): {why}?")
-    return Finding("axes", "ok", f"energy in the strongest tenth of each: {told or 'too short to tell'}")
+        return Finding("axes", "look", f"{' and '.join(flat)} has no peak ({words} in its strongest tenth): {why}?")
+    return Finding("axes", "ok", f"energy in the strongest tenth of each: {words or 'too short to tell'}")
 
 
-def _mask(scan: Scan, sums: _Statistics) -> Finding | None:
+def _mask(scan: Scan, total: Statistics) -> Finding | None:
     if scan.given_mask is None:
         return None
-    if sums.apart:
-        told = f"it marks none of the samples of {len(sums.apart)} items: inverted, or another scan's?"
-        return Finding("mask", "bad", told)
-    told = f"{sums.missing:.1%} of its samples hold nothing, {sums.extra:.1%} of the data lie outside"
-    if sums.extra and not scan.retrospective:
-        return Finding("mask", "look", f"{told} and will be set to zero")
-    return Finding("mask", "look" if sums.missing else "ok", told)
+    if total.unmarked:
+        words = f"it marks none of the samples of {len(total.unmarked)} items: inverted, or another scan's?"
+        return Finding("mask", "bad", words)
+    words = f"{total.missing:.1%} of its samples hold nothing, {total.extra:.1%} of the data lie outside"
+    if total.extra and not scan.retrospective:
+        return Finding("mask", "look", f"{words} and will be set to zero")
+    return Finding("mask", "look" if total.missing else "ok", words)
 
 
-def _clipping(sums: _Statistics) -> Finding:
-    if sums.saturated >= SATURATED:
-        told = f"{sums.saturated} values equal the largest, {sums.largest:.4g}: the receiver was overdriven?"
-        return Finding("clipping", "look", told)
-    return Finding("clipping", "ok", f"{sums.saturated} values equal the largest")
+def _clipping(total: Statistics) -> Finding:
+    if total.saturated >= SATURATED:
+        words = f"{total.saturated} values equal the largest, {total.largest:.4g}: the receiver was overdriven?"
+        return Finding("clipping", "look", words)
+    return Finding("clipping", "ok", f"{total.saturated} values equal the largest")
 
 
-def _convention(scan: Scan, look: ItemKspace, item: int) -> Finding:
-    told, wrong = [], False
-    for axis, (offset, strength) in zip(look.space, centre_offset(look), strict=True):
-        told.append(f"{axis} {offset:+.0%}")
-        wrong |= abs(offset) > 0.35 and strength > 0.2
-    if wrong:
+def _convention(scan: Scan, item: int, kspace: np.ndarray, power: np.ndarray) -> Finding:
+    """Look for a shifted or mirrored image.
+
+    Neighbouring samples of k-space differ in phase by the position of the object: the sum of conj(k_j) k_(j+1) is that
+    of |x_r|² exp(-2 pi i r / n), whose angle is the circular mean of r. It requires no more than pairs of samples.
+    """
+    parts, alternates = [], False
+    for axis, name in enumerate(scan.space, start=1):
+        ends = [slice(None)] * axis
+        first, second = kspace[(*ends, slice(None, -1))], kspace[(*ends, slice(1, None))]
+        total, whole = complex((first.conj() * second).sum()), float((np.abs(first) * np.abs(second)).sum())
+        offset = float(-np.angle(total) / (2 * np.pi))
+        parts.append(f"{name} {offset:+.0%}")
+        alternates |= abs(offset) > 0.35 and abs(total) > 0.2 * whole
+    words = f"object's centre at {', '.join(parts)} of the field of view"
+    if alternates:
         why = "the phase of k-space alternates from sample to sample (a checkerboard), so that the image is shifted by"
-        fix = "multiply by (-1)^index along it"
-        told_all = f"object's centre at {', '.join(told)} of the field of view: {why} half of it; {fix}"
-        return Finding("convention", "look", told_all)
-    turned = None if scan.reference is None else orientation(look, scan.reference[item])
+        return Finding("convention", "look", f"{words}: {why} half of it; multiply by (-1)^index along it")
+    turned = None if scan.reference is None else _orientation(np.sqrt(power), scan.reference[item], scan.space)
     if turned is not None:
         return Finding("convention", "look", f"the image looks like its reference {turned}: another sign of the FFT?")
-    return Finding("convention", "ok", f"object's centre at {', '.join(told)} of the field of view")
+    return Finding("convention", "ok", words)
 
 
-def _coils(sums: _Statistics, look: ItemKspace) -> Finding:
-    count = len(sums.coils)
-    dead = [c for c in range(count) if sums.coils[c] <= DEAD * np.median(sums.coils)]
-    deaf = [c for c, ratio in enumerate(coil_reception(look)) if c not in dead and ratio < WEAK]
-    if len(dead) + len(deaf) == 0:
+def _orientation(image: np.ndarray, reference: np.ndarray, space: tuple[str, ...]) -> str | None:
+    """Return how the image has to be turned to look like its (cropped) reference; None if it need not."""
+    if image.ndim != reference.ndim or any(r > n for r, n in zip(reference.shape, image.shape, strict=True)):
+        return None
+    cut = tuple(slice((n - r) // 2, (n - r) // 2 + r) for r, n in zip(reference.shape, image.shape, strict=True))
+    turned: dict[str, np.ndarray] = {}
+    for axis, name in enumerate(space):
+        turned[f"mirrored along {name}"] = np.flip(image, axis)
+        turned[f"shifted by half the field of view along {name}"] = np.roll(image, image.shape[axis] // 2, axis)
+    turned["mirrored along every axis"] = np.flip(image)
+    turned["shifted by half the field of view"] = np.fft.fftshift(image)
+
+    def correlation(other: np.ndarray) -> float:
+        return float(np.nan_to_num(np.corrcoef(other[cut].ravel(), reference.ravel())[0, 1]))
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = {name: correlation(other) for name, other in turned.items()}
+        best = max(scores, key=scores.__getitem__)
+        return best if scores[best] > max(correlation(image) + 0.1, 0.5) else None
+
+
+def _coils(total: Statistics, kspace: np.ndarray, used: np.ndarray) -> Finding:
+    count = len(total.coils)
+    dead = [c for c in range(count) if total.coils[c] <= DEAD * np.median(total.coils)]
+    deaf = [c for c, ratio in enumerate(_reception(kspace, used)) if c not in dead and ratio < WEAK]
+    if not dead and not deaf:
         return Finding("coils", "ok", f"all {count} receive")
     parts = [f"{', '.join(map(str, c))} {what}" for c, what in ((dead, "dead"), (deaf, "noise alone")) if c]
     return Finding("coils", "look", f"of {count}: {'; '.join(parts)}")
 
 
-def _noise(look: ItemKspace) -> Finding:
-    noise = noise_deviation(look.kspace, look.used)
+def _reception(kspace: np.ndarray, used: np.ndarray) -> list[float]:
+    """Return, for each coil, the mean power of its samples near the peak of k-space over that of the others.
+
+    White noise has 1; any signal that a coil receives has more there.
+    """
+    near = np.ones(used.shape, dtype=bool)
+    power = np.abs(kspace) ** 2
+    combined = power.sum(0)
+    peak = np.unravel_index(int(combined.argmax()), combined.shape)
+    for axis, n in enumerate(used.shape):
+        distance = np.abs(np.arange(n) - peak[axis])
+        inside = np.minimum(distance, n - distance) <= max(1, n // 16)  # k-space may lie around its corner
+        near &= np.expand_dims(inside, _others(near.ndim, axis))
+    inner, outer = near & used, ~near & used
+    if not inner.any() or not outer.any():
+        return [np.inf] * len(kspace)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        outside = power[:, outer].mean(1)
+        ratio: list[float] = np.where(outside > 0, power[:, inner].mean(1) / outside, np.inf).tolist()
+        return ratio
+
+
+def _noise(power: np.ndarray, noise: np.ndarray, used: np.ndarray) -> Finding:
+    """Compare the root sum of squares inside the object with the noise of an average coil."""
     if not noise.any():
         return Finding("noise", "ok", "none to be measured: simulated, or denoised data")
-    ratio = signal_to_noise(look, noise)
-    box = " x ".join(str(s.stop - s.start) for s in find_calibration(look.used))
-    told = f"signal-to-noise ratio about {ratio:.3g} in the combined image (calibration region {box})"
-    return Finding("noise", "ok" if ratio >= QUIET else "look", told)
+    magnitude = np.sqrt(power)
+    inside = magnitude > 0.15 * np.quantile(magnitude, 0.99)
+    ratio = float(magnitude[inside].mean() / np.sqrt((noise**2).mean())) if inside.any() else 0.0
+    box = " x ".join(str(s.stop - s.start) for s in find_calibration(used))
+    words = f"signal-to-noise ratio about {ratio:.3g} in the combined image (calibration region {box})"
+    return Finding("noise", "ok" if ratio >= QUIET else "look", words)
 
 
-def _oversampling(look: ItemKspace) -> Finding | None:
-    empty = [axis for axis, share in zip(look.space, empty_fraction(look), strict=True) if share is not None and share]
+def _oversampling(scan: Scan, power: np.ndarray, noise: np.ndarray, used: np.ndarray) -> Finding | None:
+    """Look for axes whose outer half of the field of view holds noise alone.
+
+    Only axes without gaps in the sampling are examined, since aliasing would fill the outer half, and only where the
+    inner half exceeds the noise so far that noise cannot hide an object in the outer one: what is hidden there has at
+    most a hundredth of the inner half's power (one part in 500 where there is hardly any noise).
+    """
+    box, level, empty = find_calibration(used), float((noise**2).sum()) * used.mean(), []
+    for axis, n in enumerate(used.shape):
+        if n >= 64 and box[axis].stop - box[axis].start >= 0.9 * n:
+            profile = power.mean(axis=_others(used.ndim, axis))
+            # Without the samples beside the edge, where a filter has not yet closed.
+            outer = np.r_[profile[: n * 7 // 32], profile[n - n * 7 // 32 :]].max()
+            inner = profile[n // 4 : n - n // 4].mean()
+            if inner > _CLEAR * level and outer < max(_NOISE * level, 2e-3 * inner):
+                empty.append(scan.space[axis])
     if not empty:
         return None
-    told = f"the outer half of the field of view is empty along {' and '.join(empty)}"
-    return Finding("oversampling", "look", f"{told}: twofold readout oversampling costs time, and shows nothing")
+    words = f"the outer half of the field of view is empty along {' and '.join(empty)}"
+    return Finding("oversampling", "look", f"{words}: twofold readout oversampling costs time, and shows nothing")
+
+
+def _others(ndim: int, axis: int) -> tuple[int, ...]:
+    """Return all axes but one."""
+    return tuple(a for a in range(ndim) if a != axis)

@@ -1,33 +1,77 @@
-"""Where a scan lies in the patient: field of view, position and directions, as raw-data headers state them."""
+"""Position of scans and images in the patient, and timing of the sequence, as headers state them.
+
+`Geometry` is that of a scan, as raw-data headers state it; `Grid` is that of the voxels of its images, as NIfTI and
+DICOM want it. Both use DICOM's convention: millimetres in LPS (towards left, posterior, superior). Voxels are named by
+(x, y, slice), that is (column, row, slice) of `images[slice, y, x]`, and an affine maps these indices to a voxel's
+**centre**:
+
+    r = A (x, y, slice, 1)^T,    A = [ a_x  a_y  a_slice | r_0 ]
+
+With k-space s(k) = ∫ m(r) exp(-2πi k·(r - p)) dr, measured at k = j / FOV for j = -n//2 … about the position p (raw
+data of the other sign are conjugated when they are read, see `mrirecon.io.readers.siemens`), the centred transform of
+this toolkit gives voxel i the value at (i - n//2) FOV / n from p. So voxel n // 2 of every encoded axis lies at p, half
+a voxel beside the middle of an even matrix, whose corner voxel has its centre at
+
+    r_0 = p - Σ_axis (n_axis // 2) a_axis,    a_axis = FOV_axis / N_axis · direction,
+
+where N is the matrix that the field of view belongs to, and n that of the image, which may be cropped about its centre.
+Slices of a 2D scan are not encoded: each lies at its own stated centre, and a_slice is the step from one to the next,
+which includes gaps, and follows the order in which they were stored.
+
+NIfTI wants RAS, which changes the signs of the first two rows. It displays j upwards where an image's rows run
+downwards, so rows are stored in reverse, y = n_y - 1 - j, as dcm2niix does; then A_nifti = diag(-1, -1, 1, 1) A F with
+F that reversal.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from mrirecon.errors import UsageError
+from mrirecon.io.readers.header import read_header
+from mrirecon.io.scan import SPACE, Scan
 
 Vector = tuple[float, float, float]
-# A header's directions are single precision: unit length and right angles to this.
-_UNIT = 1e-2
+Rows = tuple[tuple[float, float, float, float], ...]
+Spacing = tuple[float | None, float | None, float | None]
+GEOMETRY_NAMES = ("geometry_lps_mm", "geometry_axes")  # of the arrays beside k-space in HDF5 and npz
+GRID_NAMES = ("affine_lps_mm", "spacing_mm", "thickness_mm")  # of the arrays beside images in HDF5 and npz
+TO_LPS = np.diag([-1.0, -1.0, 1.0])  # and back
+_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_UNIT = 1e-2  # tolerance of unit length and right angles: headers have single precision
+_EVEN = 1e-2  # mm that a slice may lie beside the line through the others
+# DICOM's keyword (BIDS has the same): header values of that meaning, and whether BIDS wants seconds.
+_SEQUENCE: dict[str, tuple[tuple[str, ...], bool]] = {
+    "RepetitionTime": (("tr_ms", "tr"), True),
+    "EchoTime": (("te_ms", "te"), True),
+    "InversionTime": (("ti_ms", "ti"), True),
+    "FlipAngle": (("flip_angle_deg", "flip_angle"), False),
+    "MagneticFieldStrength": (("field_strength_t", "field_strength", "b0_t", "b0"), False),
+}
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Position and directions of a scan in the patient, in LPS (towards left, posterior, superior), in millimetres.
+    """Position and directions of a scan in the patient, LPS, in millimetres.
 
-    As in ISMRMRD, `position_mm` is the centre of the field of view: not a corner, as DICOM has it. With the centred
+    As in ISMRMRD, `position_mm` is the centre of the field of view: not a corner, as in DICOM. With the centred
     transform of this toolkit it is the centre of voxel n // 2 along every axis. Voxel indices increase along `read`,
-    `phase` and `slice`; these are unit vectors at right angles to each other.
+    `phase` and `slice`, which are orthogonal unit vectors.
 
     Args:
-        fov_mm: what the matrix of the scan (as `Scan.shape` has it, oversampling removed where a note says so) covers
+        fov_mm: extent of the matrix of the scan (as `Scan.shape` has it, oversampling removed where a note says so)
             along read, phase and slice. In 2D the last is the thickness of one slice.
-        position_mm: centre of the whole: of the one slice, of the 3D slab, or of the stack of slices.
+        position_mm: centre of the one slice, of the 3D slab, or of the stack of slices.
         read: direction of frequency encoding.
         phase: direction of the first phase encoding.
         slice: direction through the slices, or of the second phase encoding.
         slices_mm: centre of each slice, in the order of the axis `slice`; one entry where there is no such axis.
-        axes: which axis of `Scan.space` lies along read, phase and slice; "z" is the last one only in 3D.
+        axes: the axes of `Scan.space` along read, phase and slice; "z" is the last one only in 3D.
 
     """
 
@@ -39,38 +83,273 @@ class Geometry:
     slices_mm: tuple[Vector, ...] = ()
     axes: tuple[str, str, str] = ("y", "x", "z")
 
-    @property
-    def slice_spacing_mm(self) -> float | None:
-        """Distance between the centres of neighbouring slices along `slice`; None for one slice, or where it varies."""
-        along = [sum(p * s for p, s in zip(centre, self.slice, strict=True)) for centre in self.slices_mm]
-        steps = [b - a for a, b in pairwise(along)]
-        if not steps or not steps[0] or any(abs(step - steps[0]) > 1e-2 * max(1.0, abs(steps[0])) for step in steps):
-            return None
-        return steps[0]
-
 
 def make_geometry(
     fov_mm: Vector, slices_mm: tuple[Vector, ...], read: Vector, phase: Vector, slice: Vector
 ) -> Geometry | None:
-    """Return the geometry of slices in their order, or None where the header states none that can be meant.
+    """Return the geometry of slices in their order, or None where the header's values are not valid.
 
     Args:
         fov_mm: along read, phase and slice.
-        slices_mm: centre of each slice; the middle of the first and the last is that of the whole.
+        slices_mm: centre of each slice; the position is the middle of the first and the last.
         read: see `Geometry`.
         phase: see `Geometry`.
         slice: see `Geometry`.
 
     """
-    directions = (read, phase, slice)
-    numbers = (*fov_mm, *(n for centre in slices_mm for n in centre), *(n for d in directions for n in d))
-    if not slices_mm or not all(map(math.isfinite, numbers)) or min(fov_mm) <= 0:
+    if not slices_mm or not _valid(np.array([fov_mm, read, phase, slice, *slices_mm])):
         return None
-    for i, one in enumerate(directions):
-        for j, other in enumerate(directions):
-            dot = sum(a * b for a, b in zip(one, other, strict=True))
-            if abs(dot - (i == j)) > _UNIT:
-                return None
     first, last = slices_mm[0], slices_mm[-1]
     middle = ((first[0] + last[0]) / 2, (first[1] + last[1]) / 2, (first[2] + last[2]) / 2)
     return Geometry(fov_mm, middle, read, phase, slice, slices_mm)
+
+
+def stored_geometry(geometry: Geometry) -> dict[str, np.ndarray]:
+    """Return a geometry as arrays by name, as HDF5 and npz k-space store it.
+
+    `geometry_lps_mm` has three columns and the rows field of view (read, phase, slice), position (L, P, S), directions
+    of read, phase and slice, and then the centre of every slice; `geometry_axes` numbers the axes of k-space along
+    read, phase and slice: 0 for z, 1 for y, 2 for x.
+    """
+    rows = (geometry.fov_mm, geometry.position_mm, geometry.read, geometry.phase, geometry.slice, *geometry.slices_mm)
+    axes = [SPACE.index(axis) for axis in geometry.axes]
+    return {"geometry_lps_mm": np.array(rows, dtype=np.float64), "geometry_axes": np.array(axes, dtype=np.uint8)}
+
+
+def restored_geometry(arrays: Mapping[str, np.ndarray]) -> Geometry | None:
+    """Return what `stored_geometry` stored, or None where the arrays are not valid."""
+    rows, axes = (arrays.get(name) for name in GEOMETRY_NAMES)
+    if rows is None or axes is None or rows.ndim != 2 or rows.shape[1] != 3 or len(rows) < 5 or rows.dtype.kind != "f":
+        return None
+    if (
+        sorted(axes.ravel().tolist()) != [0, 1, 2]
+        or not _valid(np.delete(rows, 1, axis=0))
+        or not np.isfinite(rows[1]).all()
+    ):
+        return None
+    fov, position, read, phase, through, *slices = ((float(a), float(b), float(c)) for a, b, c in rows)
+    first, second, third = (SPACE[int(a)] for a in axes.ravel())
+    return Geometry(fov, position, read, phase, through, tuple(slices), (first, second, third))
+
+
+def _valid(rows: np.ndarray) -> bool:
+    """Whether rows of field of view, three directions and slice centres are finite, positive and orthonormal."""
+    directions = rows[1:4]
+    if not np.isfinite(rows).all() or (rows[0] <= 0).any():
+        return False
+    return bool(np.abs(directions @ directions.T - np.eye(3)).max() <= _UNIT)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Position of the voxels of a volume (slice, y, x), as far as it is known.
+
+    Args:
+        spacing: distance in mm of neighbouring voxel centres along (slice, y, x); None where unknown.
+        affine: the first three rows of A, in mm, LPS; see above. None where unknown.
+        thickness: of a slice in mm, less than the spacing where there are gaps; None where unknown.
+
+    """
+
+    spacing: Spacing = (None, None, None)
+    affine: Rows | None = None
+    thickness: float | None = None
+
+    @property
+    def matrix(self) -> np.ndarray | None:
+        """A as a (4, 4) array."""
+        return None if self.affine is None else np.array([*self.affine, (0, 0, 0, 1)], dtype=np.float64)
+
+    def nifti(self, rows: int) -> np.ndarray | None:
+        """Return the affine of NIfTI, (4, 4), mm in RAS, of data stored as [x, rows - 1 - y, slice]."""
+        return None if self.matrix is None else _TO_RAS @ self.matrix @ _reversal(rows)
+
+
+def from_matrix(matrix: np.ndarray, thickness: float | None = None) -> Grid:
+    """Return the grid of an affine A, (4, 4) or (3, 4), mm in LPS."""
+    rows = np.asarray(matrix, dtype=np.float64)[:3]
+    x, y, slices = np.sqrt((rows[:, :3] ** 2).sum(0)).tolist()
+    return Grid((slices, y, x), tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in rows), thickness)
+
+
+def from_nifti(affine: np.ndarray, rows: int) -> Grid:
+    """Return the grid of images [slice, y, x] that were stored as [x, rows - 1 - y, slice] under a NIfTI affine."""
+    return from_matrix(_TO_RAS @ affine @ _reversal(rows))
+
+
+def _reversal(rows: int) -> np.ndarray:
+    reversal = np.diag([1.0, -1.0, 1.0, 1.0])
+    reversal[1, 3] = rows - 1
+    return reversal
+
+
+def grid_of(scan: Scan, shape: tuple[int, ...]) -> tuple[Grid, list[str]]:
+    """Return the grid of the images of a scan, and notes on what is not known of it.
+
+    Args:
+        scan: the scan from which the images were reconstructed.
+        shape: of one image, (y, x) or (z, y, x); smaller than the scan's where it was cropped about its centre.
+
+    """
+    geometry = scan.geometry
+    if geometry is None:
+        spacing, thickness = _sizes(scan, len(shape))
+        known = [f"{name} {value:.4g} mm" for name, value in zip(("slice", "y", "x"), spacing, strict=True) if value]
+        sizes = f"voxel sizes known: {', '.join(known)}" if known else "nor are voxel sizes"
+        return Grid(spacing, None, thickness), [f"where the images lie in the patient is not known; {sizes}"]
+    steps = {axis: _step(geometry, axis, scan.shape[axis]) for axis in scan.space}
+    origin, slices = np.array(geometry.position_mm), scan.shape.get("slice", 1)
+    thickness = geometry.fov_mm[2]
+    across: np.ndarray | None = None
+    reason = "the slices are not evenly spaced along a line: where they lie is not written"
+    if len(shape) == 3:
+        across, reason = steps[scan.space[0]], "several slabs: where each lies is not written"
+        thickness = None if slices > 1 else float(np.linalg.norm(steps[geometry.axes[2]]))
+    elif slices > 1:
+        centres = np.array(geometry.slices_mm)
+        if centres.shape != (slices, 3):
+            reason = f"{len(centres)} positions are stated for {slices} slices: where they lie is not written"
+        else:
+            across, origin = (centres[-1] - centres[0]) / (slices - 1), centres[0]
+            on_line = origin + across * np.arange(slices)[:, None]
+            even = np.abs(centres - on_line).max() <= _EVEN < np.linalg.norm(across)
+            across = across if even else None
+    else:
+        across = np.array(geometry.slice) * geometry.fov_mm[2]
+    if across is None or thickness is None:
+        lengths = [
+            None if step is None else float(np.linalg.norm(step))
+            for step in (across, *(steps[a] for a in scan.space[-2:]))
+        ]
+        return Grid((lengths[0], lengths[1], lengths[2]), None, thickness), [reason]
+    for axis, length in zip(scan.space, shape, strict=True):
+        origin = origin - (length // 2) * steps[axis]
+    return from_matrix(np.column_stack((steps[scan.space[-1]], steps[scan.space[-2]], across, origin)), thickness), []
+
+
+def _step(geometry: Geometry, axis: str, length: int) -> np.ndarray:
+    index = geometry.axes.index(axis)
+    direction = (geometry.read, geometry.phase, geometry.slice)[index]
+    return np.array(direction) / float(np.linalg.norm(direction)) * (geometry.fov_mm[index] / length)
+
+
+def _sizes(scan: Scan, depth: int) -> tuple[Spacing, float | None]:
+    """Return voxel sizes and slice thickness that the reduced ISMRMRD header of fastMRI's layout states.
+
+    There the readout is stored along the image's rows (y) and the first phase encoding along x; the header is used only
+    where its matrix is that of k-space.
+    """
+    header = read_header(scan.header, Path(scan.path)) if scan.header else None
+    if not header or scan.space[-2:] != ("y", "x"):
+        return (None, None, None), None
+    try:
+        fov = [float(header[f"encoding/encodedSpace/fieldOfView_mm/{axis}"]) for axis in "xyz"]
+        matrix = [int(float(header[f"encoding/encodedSpace/matrixSize/{axis}"])) for axis in "xyz"]
+    except (KeyError, ValueError):
+        return (None, None, None), None
+    stored = [scan.shape["y"], scan.shape["x"], scan.shape["z"] if depth == 3 else 1]
+    if matrix != stored or not all(math.isfinite(f) and f > 0 for f in fov):
+        return (None, None, None), None
+    size = [f / n for f, n in zip(fov, matrix, strict=True)]
+    return (size[2] if depth == 3 else None, size[0], size[1]), size[2]
+
+
+def stored_grid(grid: Grid) -> dict[str, np.ndarray]:
+    """Return a grid as arrays by name, as HDF5 and npz images store it.
+
+    `affine_lps_mm` is A, (4, 4); without it, `spacing_mm` is (slice, y, x), NaN where unknown; `thickness_mm` is that
+    of a slice.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    if grid.matrix is not None:
+        arrays["affine_lps_mm"] = grid.matrix
+    elif any(grid.spacing):
+        arrays["spacing_mm"] = np.array([np.nan if s is None else s for s in grid.spacing])
+    if grid.thickness is not None:
+        arrays["thickness_mm"] = np.array(grid.thickness)
+    return arrays
+
+
+def restored_grid(arrays: Mapping[str, np.ndarray]) -> Grid:
+    """Return the grid that `stored_grid` stored; invalid arrays count as unknown."""
+    matrix, spacing, thickness = (arrays.get(name) for name in GRID_NAMES)
+    thick = float(thickness) if thickness is not None and thickness.size == 1 and thickness > 0 else None
+    if matrix is not None and matrix.shape == (4, 4) and np.isfinite(matrix).all():
+        return from_matrix(matrix, thick)
+    if spacing is None or spacing.shape != (3,):
+        return Grid(thickness=thick)
+    slices, y, x = (float(s) if np.isfinite(s) and s > 0 else None for s in spacing)
+    return Grid((slices, y, x), None, thick)
+
+
+def encode_loops(loops: Mapping[str, int] | None) -> str:
+    """Return loop axes and lengths as HDF5 and npz images keep them, "repetition=2,slice=3"; "" for slices alone."""
+    return ",".join(f"{name}={n}" for name, n in (loops or {}).items()) if loops and set(loops) != {"slice"} else ""
+
+
+def decode_loops(text: str | None, count: int) -> dict[str, int] | None:
+    """Return the loops that `encode_loops` encoded for `count` images; None where the text is not valid."""
+    parts = [part.partition("=") for part in (text or "").split(",")]
+    if not all(name.isidentifier() and n.isdecimal() and len(n) < 10 for name, _, n in parts):
+        return None
+    loops = {name: int(n) for name, _, n in parts}
+    return loops if len(loops) == len(parts) and math.prod(loops.values()) == count else None
+
+
+def as_volumes(images: np.ndarray, loops: Mapping[str, int] | None = None) -> np.ndarray:
+    """Return images as (volume, slice, y, x), one volume per repetition, echo or other loop but slices.
+
+    Args:
+        images: (item, y, x) or (item, z, y, x).
+        loops: lengths of the loop axes that the items run over, the last fastest; by default items are slices in 2D
+            and volumes in 3D.
+
+    Raises:
+        UsageError: lengths that do not make the number of items.
+
+    """
+    if images.ndim == 4:
+        return images
+    loops = dict(loops or {"slice": len(images)})
+    if math.prod(loops.values()) != len(images):
+        raise UsageError("the loops are not those of the images", why=f"{loops} for {len(images)} images")
+    unfolded = images.reshape(*loops.values(), *images.shape[1:])
+    if "slice" in loops:
+        unfolded = np.moveaxis(unfolded, list(loops).index("slice"), len(loops) - 1)
+    else:
+        unfolded = unfolded[..., None, :, :]
+    return unfolded.reshape(-1, *unfolded.shape[-3:])
+
+
+def sequence(attributes: Mapping[str, object], loops: Mapping[str, int] | None = None) -> dict[str, float]:
+    """Return times in ms, angle in degrees and field in T by DICOM's keywords, as far as the attributes state them.
+
+    The echo time is left out where it varies over a loop: the stated one is not that of every image.
+
+    Args:
+        attributes: of the scan.
+        loops: lengths of its loop axes.
+
+    """
+    several_echoes = any((loops or {}).get(name, 1) > 1 for name in ("echo", "contrast"))
+    values = {}
+    for keyword, (names, _) in _SEQUENCE.items():
+        value = next((v for v in (_number(attributes.get(name)) for name in names) if v is not None), None)
+        if value is not None and not (keyword == "EchoTime" and several_echoes):
+            values[keyword] = value
+    return values
+
+
+def in_seconds(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values of `sequence` with times in seconds, as BIDS wants them."""
+    return {keyword: value / 1000 if _SEQUENCE[keyword][1] else value for keyword, value in values.items()}
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number > 0 else None

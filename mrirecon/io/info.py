@@ -1,4 +1,4 @@
-"""What `mrirecon info` tells about a file: shape by name, sampling, calibration region, sanity of the values."""
+"""Describe a file for `mrirecon info`: shape by name, sampling, calibration region, and a check of the values."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.coils.calibration import find_calibration
-from mrirecon.io.axes import Layout
-from mrirecon.io.check import check as findings
+from mrirecon.io.check import check as check_values
+from mrirecon.io.check import measure
 from mrirecon.io.readers.images import is_volumes, open_store, read_images
 from mrirecon.io.readers.reader import read
 from mrirecon.io.sampling import group_by_sampling
-from mrirecon.io.scan import Scan
-from mrirecon.io.values import complex_dtype, reconcile, support
+from mrirecon.io.scan import Scan, complex_dtype, reconcile, support
 from mrirecon.masks.extent import partial_axes
 
-# Values looked at without `check`: enough to see a damaged file, and still at once.
-_BUDGET = 64 << 20
+_BUDGET = 64 << 20  # bytes of values to read without `check`: enough to see a damaged file, and still fast
 _FAR_FROM_CENTRE = 0.1
 
 
@@ -31,7 +29,7 @@ def describe(
     check: bool = False,
     items: str | None = None,
 ) -> dict[str, object]:
-    """Describe a k-space file as plain data that JSON can hold. It does not fail on bad values: it counts them.
+    """Describe a k-space file as plain data that JSON can hold. Bad values are counted, and not refused.
 
     Args:
         path: see `read`.
@@ -39,7 +37,7 @@ def describe(
         mask: see `read`.
         dataset: see `read`.
         items: see `read`.
-        check: look at the values of every item, and not of a few.
+        check: examine the values of every item, and not of a few.
 
     Returns:
         path, format, unverified (see `Scan`), bytes, dtype, layout (axes as stored), shape (by name), items, coils,
@@ -48,7 +46,7 @@ def describe(
         the share of an extent that was measured to one side (partial Fourier), of one item (its number is ``item``);
         alike: the groups of items that are sampled alike, each with items, pattern, acceleration and calibration;
         calibration: start and size of the fully sampled box by axis; peak: index of the strongest sample by axis, its
-        offset from the centre n // 2, and whether it is near; values: items looked at, NaN or infinite ones, items
+        offset from the centre n // 2, and whether it is near; values: items examined, NaN or infinite ones, items
         that are zero, largest magnitude; reference, maps, calibration_scan: name and shape, or None; checks (with
         `check`): name, verdict and words of each `mrirecon.io.check.Finding`. Of raw data also acquisitions (readouts
         by kind), noise (shape, or None), geometry (field of view, position and directions in LPS mm, or None).
@@ -59,20 +57,18 @@ def describe(
     """
     scan = read(path, axes=axes, mask=mask, dataset=dataset, items=items)
     notes = list(scan.notes)
-    looked = _items(scan, check)
-    strange = empty = 0
-    largest = 0.0
-    middle: np.ndarray | None = None
-    for item in looked:
-        kspace = scan.unmasked_kspace(item)
-        bad = ~np.isfinite(kspace)
-        strange += int(np.count_nonzero(bad))
-        kspace[bad] = 0
-        peak = float(np.abs(kspace).max())
-        largest, empty = max(largest, peak), empty + (peak == 0)
-        if middle is None and peak > 0:
-            middle, first = kspace, item
-    result: dict[str, object] = {
+    # The middle item first, then as many, evenly spread, as the budget allows.
+    size = 8 * scan.coils * int(np.prod(scan.space_shape))
+    count = len(scan) if check else max(1, min(len(scan), _BUDGET // max(1, size)))
+    middle, spread = len(scan) // 2, np.linspace(0, len(scan) - 1, count).round().astype(int).tolist()
+    examined = [middle, *(item for item in spread if item != middle)][:count]
+    total = measure(scan, sorted(examined))
+    if total.not_finite:
+        notes.append(f"{total.not_finite} values are NaN or infinite")
+    if total.empty:
+        notes.append(f"{len(total.empty)} of the {count} items examined are zero everywhere")
+    values = {"items_checked": count, "not_finite": total.not_finite, "zero_items": len(total.empty)}
+    description: dict[str, object] = {
         "path": str(path),
         "format": scan.format,
         "unverified": scan.unverified,
@@ -83,28 +79,23 @@ def describe(
         "items": len(scan),
         "coils": scan.coils,
         "space": list(scan.space),
-        "sampling": None,
-        "alike": _alike(scan),
-        "calibration": None,
-        "peak": None,
-        "values": {"items_checked": len(looked), "not_finite": strange, "zero_items": empty, "largest": largest},
-        **{name: _beside(scan, name) for name in ("reference", "maps")},
-        "calibration_scan": _beside(scan, "calibration"),
+        **{"sampling": None, "calibration": None, "peak": None},
+        "alike": _describe_groups(scan),
+        "values": {**values, "largest": total.largest},
+        **{name: _describe_array(scan, name) for name in ("reference", "maps")},
+        "calibration_scan": _describe_array(scan, "calibration"),
         "acquisitions": scan.acquisitions,
         "noise": None if scan.noise is None else list(scan.noise.shape),
         "geometry": None if scan.geometry is None else asdict(scan.geometry),
         "attributes": scan.attributes,
         "notes": notes,
     }
-    if strange:
-        notes.append(f"{strange} values are NaN or infinite")
-    if empty:
-        notes.append(f"{empty} of the {len(looked)} items looked at are zero everywhere")
-    if middle is not None:
-        result |= _sampling(scan, middle, first, notes)
+    item = next((item for item in examined if item in total.energy), None)
+    if item is not None:
+        description |= _describe_sampling(scan, item, notes)
     if check:
-        result["checks"] = [vars(finding) for finding in findings(scan)]
-    return result
+        description["checks"] = [vars(finding) for finding in check_values(scan, total)]
+    return description
 
 
 def describe_images(path: str | Path) -> dict[str, object]:
@@ -120,37 +111,29 @@ def describe_images(path: str | Path) -> dict[str, object]:
 
     """
     path = Path(path)
-    found = read_images(path)
+    images = read_images(path)
     files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
     store = None if is_volumes(path) else open_store(path)
     return {
         "path": str(path),
         "kind": "images",
         "bytes": sum(file.stat().st_size for file in files),
-        "array": found.where.removeprefix(f"{path}:") if store is not None else None,
-        "shape": list(found.values.shape),
-        "complex": bool(complex_dtype(found.values.dtype)),
-        "loops": found.loops,
-        "spacing_mm": list(found.grid.spacing),
-        "placed": found.grid.affine is not None,
+        "array": images.where.removeprefix(f"{path}:") if store is not None else None,
+        "shape": list(images.values.shape),
+        "complex": bool(complex_dtype(images.values.dtype)),
+        "loops": images.loops,
+        "spacing_mm": list(images.grid.spacing),
+        "placed": images.grid.affine is not None,
         "arrays": {} if store is None else {n: [list(shape), str(kind)] for n, (shape, kind) in store.arrays.items()},
     }
 
 
-def _items(scan: Scan, check: bool) -> list[int]:
-    """Return which items to look at: the middle one first, then as many, evenly spread, as the budget allows."""
-    size = 8 * scan.coils * int(np.prod(scan.space_shape))
-    count = len(scan) if check else max(1, min(len(scan), _BUDGET // max(1, size)))
-    centre = len(scan) // 2
-    spread = np.linspace(0, len(scan) - 1, count).round().astype(int).tolist()
-    return [centre, *(item for item in spread if item != centre)][:count]
-
-
-def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> dict[str, object]:
-    used = support(kspace)
-    source = "data"
-    if scan.given_mask is not None:
-        marked = scan.given_mask[item if len(scan.given_mask) > 1 else 0]
+def _describe_sampling(scan: Scan, item: int, notes: list[str]) -> dict[str, object]:
+    """Describe sampling, calibration region and peak of an item, with notes on what is unusual."""
+    kspace = scan.unmasked_kspace(item)
+    kspace[~np.isfinite(kspace)] = 0
+    used, source, marked = support(kspace), "data", scan.marked(item)
+    if marked is not None:
         source = "other file" if scan.retrospective else "file"
         used, missing, extra = reconcile(marked, used)
         if missing:
@@ -160,13 +143,10 @@ def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> di
         if not used.any():
             notes.append("the mask marks none of the samples that were acquired")
             return {}
-    box = find_calibration(used)
-    partial = partial_axes(used)
-    for axis, extent in partial.items():
-        notes.append(
-            f"partial Fourier: {extent.fraction:.0%} of the extent along {scan.space[axis]} was measured, "
-            "to one side of the centre (--partial-fourier)"
-        )
+    partial = {scan.space[axis]: extent.fraction for axis, extent in partial_axes(used).items()}
+    for name, fraction in partial.items():
+        words = f"partial Fourier: {fraction:.0%} of the extent along {name} was measured"
+        notes.append(f"{words}, to one side of the centre (--partial-fourier)")
     # Scaled first: squares of extreme values would overflow.
     energy = np.square(np.abs(kspace) / np.abs(kspace).max()).sum(axis=0)
     peak = [int(i) for i in np.unravel_index(int(energy.argmax()), energy.shape)]
@@ -176,45 +156,40 @@ def _sampling(scan: Scan, kspace: np.ndarray, item: int, notes: list[str]) -> di
         corner = all(min(p, n - 1 - p) <= 1 for p, n in zip(peak, used.shape, strict=True))
         where = "in a corner: k-space seems to need an fftshift" if corner else "far from the centre"
         notes.append(f"the strongest sample lies {where} (index {peak} of {list(used.shape)})")
+    box = zip(scan.space, find_calibration(used), strict=True)
+    index, offsets = (dict(zip(scan.space, numbers, strict=True)) for numbers in (peak, offset))
     return {
         "sampling": {
             "item": item,
             "source": source,
-            "pattern": _pattern(used, scan.layout),
+            "pattern": _pattern(used, scan.space),
             "sampled": int(np.count_nonzero(used)),
             "of": used.size,
             "acceleration": used.size / int(np.count_nonzero(used)),
-            "partial_fourier": {scan.space[axis]: extent.fraction for axis, extent in partial.items()},
+            "partial_fourier": partial,
         },
-        "calibration": {
-            axis: {"start": s.start, "size": s.stop - s.start} for axis, s in zip(scan.space, box, strict=True)
-        },
-        "peak": {
-            "index": dict(zip(scan.space, peak, strict=True)),
-            "offset": dict(zip(scan.space, offset, strict=True)),
-            "centred": centred,
-        },
+        "calibration": {axis: {"start": s.start, "size": s.stop - s.start} for axis, s in box},
+        "peak": {"index": index, "offset": offsets, "centred": centred},
     }
 
 
-def _alike(scan: Scan) -> list[dict[str, object]]:
+def _describe_groups(scan: Scan) -> list[dict[str, object]]:
     """Describe the groups of items that are sampled alike, by the item in the middle of each."""
-    found: list[dict[str, object]] = []
-    for group in group_by_sampling(scan) if len(scan) > 1 else []:
-        box = zip(scan.space, find_calibration(group.mask), strict=True)
-        found.append(
-            {
-                "items": list(group.items),
-                "pattern": _pattern(group.mask, scan.layout),
-                "acceleration": group.mask.size / int(np.count_nonzero(group.mask)),
-                "calibration": {axis: s.stop - s.start for axis, s in box},
-            }
-        )
-    return found
+    return [
+        {
+            "items": list(group.items),
+            "pattern": _pattern(group.mask, scan.space),
+            "acceleration": group.mask.size / int(np.count_nonzero(group.mask)),
+            "calibration": {
+                axis: s.stop - s.start for axis, s in zip(scan.space, find_calibration(group.mask), strict=True)
+            },
+        }
+        for group in (group_by_sampling(scan) if len(scan) > 1 else ())
+    ]
 
 
-def _pattern(mask: np.ndarray, layout: Layout) -> str:
-    """Say in words what a mask is: full, lines with gaps along an axis, a smaller box, or a pattern in the plane."""
+def _pattern(mask: np.ndarray, space: tuple[str, ...]) -> str:
+    """Return a mask in words: full, lines with gaps along an axis, a smaller box, or a pattern in the plane."""
     if mask.all():
         return "full"
     others = [tuple(b for b in range(mask.ndim) if b != a) for a in range(mask.ndim)]
@@ -224,19 +199,13 @@ def _pattern(mask: np.ndarray, layout: Layout) -> str:
         product &= np.expand_dims(line, axes)
     if (mask != product).any():
         return f"{mask.ndim}D pattern"
-    gaps: list[str] = []
-    parts: list[str] = []
-    for axis, line in zip(layout.space, lines, strict=True):
-        inside = line[line.argmax() : line.size - line[::-1].argmax()]
-        if not inside.all():
-            gaps.append(axis)
-        elif not line.all():
-            parts.append(axis)
+    gaps = [a for a, line in zip(space, lines, strict=True) if not np.trim_zeros(line).all()]
+    parts = [a for a, line in zip(space, lines, strict=True) if a not in gaps and not line.all()]
     words = [f"lines, undersampled along {' and '.join(gaps)}"] if gaps else []
     return "; ".join(words + ([f"only a part measured along {' and '.join(parts)}"] if parts else []))
 
 
-def _beside(scan: Scan, role: str) -> dict[str, object] | None:
+def _describe_array(scan: Scan, role: str) -> dict[str, object] | None:
     name: str | None = getattr(scan.roles, role)
     if name is None:
         return None

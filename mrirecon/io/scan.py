@@ -1,47 +1,50 @@
-"""One measured scan: named axes, and k-space, mask, maps and reference read one item at a time."""
+"""One measured scan: named axes, and k-space, mask, coil maps and reference, read and checked one item at a time."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 
-from mrirecon.errors import BusyError, InputError
-from mrirecon.io.axes import Layout
-from mrirecon.io.fit import calibration_shape, maps_index, reference_shape
-from mrirecon.io.geometry import Geometry
+from mrirecon.errors import BusyError, InputError, NoSignalError, SignalError
 from mrirecon.io.safe.atomic import sha256
-from mrirecon.io.values import check_kspace, magnitude_of, reconcile, support, to_complex64, without_nan
+from mrirecon.io.safe.hdf5 import is_numeric
 
 if TYPE_CHECKING:
+    from mrirecon.io.geometry import Geometry
     from mrirecon.reconstruction.preprocess import Prepared
 
 Scalar = str | int | float | bool
 Nan = Literal["refuse", "zero"]
-_KEPT_MASKS = 64
-Fingerprint = tuple[tuple[int, int], ...]
+SPACE = ("z", "y", "x")
+LARGEST, SMALLEST = 1e30, 1e-30  # beyond these, squares and sums of an FFT leave the range of single precision
+WHOLE_LINE = 0.98  # share of nonzero values from which on a line counts as acquired, zeros included
+_CACHED_MASKS = 64
+_COMPLEX_FIELDS = ({"r", "i"}, {"real", "imag"}, {"re", "im"})
 
 
 class Store(Protocol):
-    """Arrays in a file: what there is, and how to read a part of one. A store keeps no open handle."""
+    """The arrays of a file: their shapes and types, and a way to read parts of them. It keeps no file open."""
 
     path: Path
     files: tuple[Path, ...]
     arrays: dict[str, tuple[tuple[int, ...], np.dtype]]
 
     def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
-        """Return the part of an array that `index` cuts out."""
+        """Return the part of an array that `index` selects."""
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Names of the arrays in a store, by what they are for."""
+    """Names of the arrays in a store, by their role."""
 
     kspace: str
     mask: str | None = None
@@ -50,11 +53,143 @@ class Roles:
     calibration: str | None = None
 
 
+@dataclass(frozen=True)
+class Layout:
+    """The axes of k-space as stored, and how the arrays of one item are cut out of those of the file.
+
+    An item is one 2D or 3D problem: one combination of the indices of the loop axes.
+
+    Args:
+        axes: one name per stored axis, in the file's order.
+        sizes: their lengths.
+
+    """
+
+    axes: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    @cached_property
+    def space(self) -> tuple[str, ...]:
+        """Spatial axes in the file's order."""
+        return tuple(a for a in self.axes if a in SPACE)
+
+    @cached_property
+    def loops(self) -> tuple[str, ...]:
+        """Axes over which separate problems are solved, in the file's order."""
+        return tuple(a for a in self.axes if a not in SPACE and a != "coil")
+
+    @cached_property
+    def shape(self) -> dict[str, int]:
+        """Lengths by name: loops, then coil (1 where the file has no such axis), then space."""
+        sizes = {"coil": 1, **dict(zip(self.axes, self.sizes, strict=True))}
+        return {name: sizes[name] for name in (*self.loops, "coil", *self.space)}
+
+    @cached_property
+    def space_shape(self) -> tuple[int, ...]:
+        """Lengths of the spatial axes."""
+        return tuple(self.shape[a] for a in self.space)
+
+    @cached_property
+    def loop_shape(self) -> tuple[int, ...]:
+        """Lengths of the loop axes."""
+        return tuple(self.shape[a] for a in self.loops)
+
+    @cached_property
+    def count(self) -> int:
+        """Number of items."""
+        return math.prod(self.loop_shape)
+
+    @property
+    def items(self) -> list[dict[str, int]]:
+        """Every combination of loop indices, the last loop axis fastest."""
+        ranges = (range(n) for n in self.loop_shape)
+        return [dict(zip(self.loops, index, strict=True)) for index in itertools.product(*ranges)]
+
+    def loop_index(self, item: int) -> tuple[int, ...]:
+        """Return the loop indices of an item, counted as in `items`."""
+        if not 0 <= item < self.count:
+            raise IndexError(f"item {item} of {self.count}")
+        return tuple(int(i) for i in np.unravel_index(item, self.loop_shape)) if self.loops else ()
+
+    def index(self, item: int) -> tuple[int | slice, ...]:
+        """Return the index that cuts an item out of the stored array."""
+        loops = dict(zip(self.loops, self.loop_index(item), strict=True))
+        return tuple(loops.get(a, slice(None)) for a in self.axes)
+
+    def arrange(self, block: np.ndarray) -> np.ndarray:
+        """Transpose what `index` cut out to (coil, *space)."""
+        if "coil" not in self.axes:
+            return block[None]
+        remaining = [a for a in self.axes if a not in self.loops]
+        return np.moveaxis(block, remaining.index("coil"), 0)
+
+    def maps_index(self, shape: tuple[int, ...], item: int, where: str) -> tuple[int, ...]:
+        """Return the leading index that cuts the coil maps of an item, ([M,] coil, *space), out of an array.
+
+        Accepted are (coil, *space), (M, coil, *space), (item, M, coil, *space), and (item, coil, *space) if there are
+        more than two items: M is 1 or 2.
+
+        Args:
+            shape: of the array.
+            item: which.
+            where: file and array, for the message.
+
+        Raises:
+            InputError: another shape, or one that can be read in two ways.
+
+        """
+        inner = (self.shape["coil"], *self.space_shape)
+        lead = shape[: len(shape) - len(inner)]
+        if len(shape) >= len(inner) and shape[len(lead) :] == inner:
+            if lead in ((), (1,)) or (lead == (2,) and self.count == 1):
+                return ()
+            if len(lead) == 1 and lead[0] == self.count and self.count > 2:
+                return (item,)
+            if len(lead) >= 2 and lead[:-1] == self.loop_shape and lead[-1] in (1, 2):
+                return self.loop_index(item)
+            if len(lead) == 2 and lead[0] in (self.count, 1) and lead[1] in (1, 2):
+                return (item if lead[0] == self.count else 0,)
+        raise InputError(
+            "the coil maps do not fit k-space",
+            where=where,
+            why=self.compare("maps", shape),
+            fix="store them as (slice, M, coil, y, x) with M = 1 or 2 sets",
+        )
+
+    def reference_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return the shape (item, *image) for a reference of `shape`; None if it does not have one image per item.
+
+        Its images may be smaller than k-space: fastMRI crops its references.
+        """
+        depth = len(self.space_shape)
+        lead, image = shape[: len(shape) - depth], shape[-depth:]
+        if len(shape) >= depth and min(image, default=0) >= 1 and math.prod(lead) == self.count:
+            return (self.count, *image)
+        return None
+
+    def calibration_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return the shape (1 or item, coil, *box) for separate calibration data, or None if they do not fit."""
+        coils, depth = self.shape["coil"], len(self.space_shape)
+        box = shape[-depth:]
+        if len(shape) < depth or not all(1 <= n <= full for n, full in zip(box, self.space_shape, strict=True)):
+            return None
+        lead = shape[:-depth]
+        if coils == 1 and (not lead or lead[-1] != 1):
+            lead = (*lead, 1)
+        if not lead or lead[-1] != coils or lead[:-1] not in ((), (1,), (self.count,), self.loop_shape):
+            return None
+        return (max(1, math.prod(lead[:-1])), coils, *box)
+
+    def compare(self, name: str, shape: tuple[int, ...]) -> str:
+        """Return an array's shape beside that of k-space, for messages."""
+        return f"{name} {tuple(shape)}, k-space {', '.join(f'{axis} {n}' for axis, n in self.shape.items())}"
+
+
 @dataclass
 class Scan:
     """A scan in a file. An item is one 2D or 3D problem: one combination of the loop axes (slice, repetition, ...).
 
-    Reading is lazy, opens the file anew each time (so that workers may fork), and checks what it reads.
+    Values are read when needed, from a file that is opened anew each time (so that workers may fork), and checked.
 
     Args:
         path: the file.
@@ -62,25 +197,24 @@ class Scan:
             "cmrxrecon" or "m4raw".
         layout: the axes as stored.
         dtype: the type as stored; `kspace` always returns complex64.
-        store: where the arrays are.
-        roles: which array is which.
-        attributes: header values that identify nobody.
-        header: the ISMRMRD header, reduced to what identifies nobody; None where there is none.
-        notes: what the reader concluded or corrected, in words for the user; reading items adds to it.
-        given_mask: (1 or item, *space), the mask from this file or another; None where only the data tell.
-        maps_store: where the maps are, if not in `store`; `roles.maps` names them there.
+        store: the arrays.
+        roles: names of the arrays.
+        attributes: header values that cannot identify a person.
+        header: the ISMRMRD header, reduced to values that cannot identify a person; None where there is none.
+        notes: what the reader concluded or corrected, for the user; reading items adds to it.
+        given_mask: (1 or item, *space), the mask from this file or another; None if only the data show the sampling.
+        maps_store: the store of the coil maps if it is not `store`; `roles.maps` is their name there.
         retrospective: whether `given_mask` came from another file, to undersample these data.
-        nan: ``refuse`` samples that are NaN or infinite, or ``zero``: set them to 0 and count them as not measured.
+        nan: ``refuse`` samples that are NaN or infinite, or set them to ``zero`` and count them as not measured.
         strict: refuse what is otherwise noted and worked around; see `warn_or_refuse`.
-        warnings: those of the notes that say so.
+        warnings: those notes that warn.
         noise: noise measured without signal, (coil, samples) complex64 in the scale and coil order of k-space, for
             prewhitening; the attributes `noise_dwell_us` and `dwell_us` state the time per sample of noise and of
-            k-space where the file does. None where the file has none.
-        geometry: where the scan lies in the patient, or None where the file does not say.
-        acquisitions: of raw data, how many readouts there are of each kind ("image", "noise", "navigator", ...).
-        unverified: whether the reader of this format has only been tried on files made after its description.
-        prepared: what was done to it before its reconstruction, see `mrirecon.reconstruction.preprocess`; None for a
-            scan as it was read.
+            k-space where the file does. None if the file has none.
+        geometry: position of the scan in the patient, or None if the file does not state it.
+        acquisitions: of raw data, the number of readouts of each kind ("image", "noise", "navigator", ...).
+        unverified: whether the reader of this format was tested only on files written after its specification.
+        prepared: the preprocessing that was applied, see `mrirecon.reconstruction.preprocess`; None for a scan as read.
 
     """
 
@@ -105,7 +239,7 @@ class Scan:
     unverified: bool = False
     prepared: Prepared | None = field(default=None, repr=False)
     _masks: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
-    _fingerprint: Fingerprint = field(default=(), init=False, repr=False)
+    _fingerprint: tuple[tuple[int, int], ...] = field(default=(), init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._fingerprint = self._stat()
@@ -144,10 +278,9 @@ class Scan:
         return self.given_mask is not None
 
     def where(self, item: int) -> str:
-        """Return the file and item in words, for messages."""
+        """Return the names of file, array and item, for messages."""
         index = zip(self.layout.loops, self.layout.loop_index(item), strict=True)
-        name = ", ".join(f"{axis} {i}" for axis, i in index)
-        return f"{self.path}:{self.roles.kspace}" + (f", {name}" if name else "")
+        return ", ".join([f"{self.path}:{self.roles.kspace}", *(f"{axis} {i}" for axis, i in index)])
 
     def unmasked_kspace(self, item: int) -> np.ndarray:
         """Return k-space of an item as stored, (coil, *space) complex64, unmasked and unchecked."""
@@ -161,47 +294,49 @@ class Scan:
         Args:
             item: which.
             coils: which coils.
-            part: one slice for every spatial axis.
+            part: one slice per spatial axis.
 
         """
-        index = list(self.layout.index(item))
-        cut = {"coil": coils, **dict(zip(self.space, part, strict=True))}
-        index = [cut.get(axis, place) for axis, place in zip(self.layout.axes, index, strict=True)]
-        values = to_complex64(self._read(self.roles.kspace, tuple(index)), self.where(item))
+        parts = {"coil": coils, **dict(zip(self.space, part, strict=True))}
+        index = tuple(parts.get(axis, i) for axis, i in zip(self.layout.axes, self.layout.index(item), strict=True))
+        values = to_complex64(self._read(self.roles.kspace, index), self.where(item))
         return np.ascontiguousarray(self.layout.arrange(values))
 
     def kspace(self, item: int) -> np.ndarray:
         """Return k-space of an item, (coil, *space) complex64, zero where not sampled.
 
         Raises:
-            SignalError: nothing but zeros, or values that are not numbers (the first is named).
+            SignalError: only zeros, or values that are not numbers (the first is named).
             InputError: the mask marks none of the data, or the file changed since it was opened.
 
         """
         return self.samples(item)[0]
 
     def mask(self, item: int) -> np.ndarray:
-        """Return which samples of an item may be used, (*space) booleans: marked by the mask, if any, and acquired."""
+        """Return the usable samples of an item, (*space) booleans: marked by the mask, if any, and acquired."""
         if item not in self._masks:
             self.samples(item)
         return self._masks[item].copy()
+
+    def marked(self, item: int) -> np.ndarray | None:
+        """Return the samples of an item that the given mask marks, (*space) booleans, or None where there is none."""
+        return None if self.given_mask is None else self.given_mask[item if len(self.given_mask) > 1 else 0]
 
     def maps(self, item: int) -> np.ndarray | None:
         """Return the coil maps of an item, (M, coil, *space) complex64, or None where there are none."""
         if self.roles.maps is None:
             return None
         store, where, index = self._stored_maps(item)
-        found = to_complex64(store.read(self.roles.maps, index), where)
-        if not np.isfinite(found).all():
+        maps = to_complex64(store.read(self.roles.maps, index), where)
+        if not np.isfinite(maps).all():
             raise InputError("the coil maps hold values that are not numbers", where=where, fix="estimate them again")
-        return found.reshape(-1, self.coils, *self.space_shape)
+        return maps.reshape(-1, self.coils, *self.space_shape)
 
     def map_sets(self, item: int) -> int:
-        """Return how many sets of coil maps are stored for an item."""
+        """Return the number of sets of coil maps that are stored for an item."""
         store, _, index = self._stored_maps(item)
-        return math.prod(store.arrays[str(self.roles.maps)][0][len(index) :]) // (
-            self.coils * math.prod(self.space_shape)
-        )
+        size = math.prod(store.arrays[str(self.roles.maps)][0][len(index) :])
+        return size // (self.coils * math.prod(self.space_shape))
 
     def maps_block(self, item: int, number: int, part: tuple[slice, ...]) -> np.ndarray:
         """Return a part of one coil map of an item as stored, (*part) complex64, unchecked.
@@ -209,7 +344,7 @@ class Scan:
         Args:
             item: which.
             number: of the map: the coils of the first set, then those of the next.
-            part: one slice for every spatial axis.
+            part: one slice per spatial axis.
 
         """
         store, where, index = self._stored_maps(item)
@@ -219,11 +354,11 @@ class Scan:
         return to_complex64(store.read(name, (*index, *channel, *part)), where)
 
     def _stored_maps(self, item: int) -> tuple[Store, str, tuple[int, ...]]:
-        """Return the store of the coil maps, file and array in words, and the leading index of an item's maps."""
-        assert self.roles.maps is not None, "the caller looked"
+        """Return the store of the coil maps, the names of file and array, and the leading index of an item's maps."""
+        assert self.roles.maps is not None, "the caller checked"
         store = self.maps_store or self.store
         where = f"{store.path}:{self.roles.maps}"
-        return store, where, maps_index(store.arrays[self.roles.maps][0], self.layout, item, where)
+        return store, where, self.layout.maps_index(store.arrays[self.roles.maps][0], item, where)
 
     @property
     def reference(self) -> np.ndarray | None:
@@ -231,33 +366,32 @@ class Scan:
         if self.roles.reference is None:
             return None
         values = magnitude_of(self._read(self.roles.reference), f"{self.path}:{self.roles.reference}")
-        return values.reshape(reference_shape(values.shape, self.layout) or values.shape)
+        return values.reshape(self.layout.reference_shape(values.shape) or values.shape)
 
     @property
     def calibration(self) -> np.ndarray | None:
         """Separate, fully sampled calibration k-space, (1 or item, coil, *box) complex64, or None."""
         if self.roles.calibration is None:
             return None
-        values = self._read(self.roles.calibration)
-        shape = calibration_shape(values.shape, self.layout)
         where = f"{self.path}:{self.roles.calibration}"
-        found = to_complex64(values, where).reshape(shape or values.shape)
-        for item in found:
+        values = to_complex64(self._read(self.roles.calibration), where)
+        values = values.reshape(self.layout.calibration_shape(values.shape) or values.shape)
+        for item in values:
             check_kspace(item, ("coil", *self.space), where)
-        return found
+        return values
 
     def is_blank(self, item: int) -> bool:
-        """Whether an item is known to hold no signal, so that its image is zero; of a file, reading it tells."""
+        """Whether an item is known to hold no signal, so that its image is zero; of a file, only reading shows it."""
         return False
 
     def items_with_signal(self, items: Iterable[int] | None = None) -> list[int]:
-        """Return which items (of some) can be read: there is signal, of numbers, and the mask marks some of it.
+        """Return those items (of all, or of some) that hold finite signal of which the mask marks a part.
 
         Raises:
             BusyError: the file changed since it was opened.
 
         """
-        found = []
+        readable = []
         for item in range(len(self)) if items is None else items:
             try:
                 self.mask(item)
@@ -265,35 +399,35 @@ class Scan:
                 raise
             except InputError:
                 continue
-            found.append(item)
-        return found
+            readable.append(item)
+        return readable
 
     def representative_item(self) -> int:
-        """Return the first item that can be read, for what is the same in all of them.
+        """Return the first item that can be read, for properties that all items share.
 
         Raises:
-            InputError: there is none; what is wrong with the first.
+            InputError: there is none; the error of the first item.
 
         """
-        found = next((item for item in range(len(self)) if self.items_with_signal([item])), None)
-        if found is None:
-            self.mask(0)  # which says what is wrong
-        return found or 0
+        first = next((item for item in range(len(self)) if self.items_with_signal([item])), None)
+        if first is None:
+            self.mask(0)  # raises the error
+        return first or 0
 
     def is_empty(self, item: int) -> bool:
         """Whether an item holds no signal, and another one does.
 
         Raises:
-            InputError: no item can be read; what is wrong with the first.
+            InputError: no item can be read; the error of the first.
 
         """
         return self.quick_mask(item) is None and self.representative_item() != item
 
     def quick_mask(self, item: int) -> np.ndarray | None:
-        """Return about what `mask` does, from one coil and unchecked, and so quickly; None without any signal."""
+        """Return roughly what `mask` does, from one coil and unchecked, and so faster; None without any signal."""
         if item in self._masks:
             return self._masks[item].copy()
-        known = getattr(self.store, "sampled", None)  # raw data say so without being read
+        known = getattr(self.store, "sampled", None)  # the headers of raw data state it
         index, seen = list(self.layout.index(item)), np.zeros(self.space_shape, bool) if known is None else known(item)
         for coil in dict.fromkeys((self.coils // 2, *range(self.coils))) if known is None else ():
             if "coil" in self.layout.axes:
@@ -303,8 +437,9 @@ class Scan:
             seen = support(self.layout.arrange(values))
             if seen.any():
                 break
-        if self.given_mask is not None:
-            seen = reconcile(self.given_mask[item if len(self.given_mask) > 1 else 0], seen)[0]
+        marked = self.marked(item)
+        if marked is not None:
+            seen = reconcile(marked, seen)[0]
         return seen if seen.any() else None
 
     def sha256(self) -> str:
@@ -312,27 +447,26 @@ class Scan:
         return sha256(self.store.files[-1])
 
     def with_notes(self, notes: Iterable[str]) -> Self:
-        """Return the same scan with further notes; this one keeps its own."""
-        found = copy.copy(self)
-        found.notes = [*self.notes, *notes]
-        return found
+        """Return a copy of the scan with further notes."""
+        noted = copy.copy(self)
+        noted.notes = [*self.notes, *notes]
+        return noted
 
     def _note(self, text: str) -> None:
-        """Note once what reading showed."""
+        """Add a note unless it is there."""
         if text not in self.notes:
             self.notes.append(text)
 
     def warn_or_refuse(self, text: str, where: str) -> None:
-        """Note something that data in order do not show.
+        """Note a defect of the data.
 
         Raises:
             InputError: the scan is read with ``strict``.
 
         """
         if self.strict:
-            raise InputError(
-                "this is noted otherwise, and refused with --strict", where=where, why=text, fix="leave --strict out"
-            )
+            fix = "leave --strict out"
+            raise InputError("this is noted otherwise, and refused with --strict", where=where, why=text, fix=fix)
         self._note(text)
         if text not in self.warnings:
             self.warnings.append(text)
@@ -342,24 +476,23 @@ class Scan:
         kspace, where = self.unmasked_kspace(item), self.where(item)
         lost = without_nan(kspace) if self.nan == "zero" else None
         check_kspace(kspace, ("coil", *self.space), where)
-        acquired = support(kspace)
+        mask = acquired = support(kspace)
         if lost is not None and lost.any():
             acquired &= ~lost
             self._note(f"{int(lost.sum())} samples of {where} are NaN or infinite in some coil: taken as not measured")
-        mask = acquired
-        if self.given_mask is not None:
-            marked = self.given_mask[item if len(self.given_mask) > 1 else 0]
+        marked = self.marked(item)
+        if marked is not None:
             mask = self.reconciled(marked, acquired, where)
             kspace *= mask
             if not kspace.any():
-                raise self._no_overlap(marked, acquired, where)
-        if len(self._masks) >= _KEPT_MASKS:
+                raise _no_overlap(marked, acquired, where)
+        if len(self._masks) >= _CACHED_MASKS:
             self._masks.pop(next(iter(self._masks)))
         self._masks[item] = mask
         return kspace, mask.copy()
 
     def reconciled(self, marked: np.ndarray, acquired: np.ndarray, where: str) -> np.ndarray:
-        """Return which samples are both marked and acquired; what disagrees is noted, or refused.
+        """Return the samples that are both marked and acquired; note or refuse where the two differ.
 
         Args:
             marked: by the mask, booleans.
@@ -372,39 +505,223 @@ class Scan:
         """
         mask, missing, extra = reconcile(marked, acquired)
         if not mask.any():
-            raise self._no_overlap(marked, acquired, where)
-        disagree = missing or (extra and not self.retrospective)
-        if disagree and marked.T.shape == acquired.shape and (acquired == marked.T).all():
-            raise InputError(
-                "the mask lies along the wrong axis",
-                where=where,
-                why="transposed, it marks exactly the samples that were acquired",
-                fix="transpose the mask",
-            )
+            raise _no_overlap(marked, acquired, where)
+        extra = 0 if self.retrospective else extra
+        if (missing or extra) and marked.T.shape == acquired.shape and (acquired == marked.T).all():
+            why = "transposed, it marks exactly the samples that were acquired"
+            raise InputError("the mask lies along the wrong axis", where=where, why=why, fix="transpose the mask")
         if missing:
-            told = f"{missing:.1%} of the samples that the mask marks are zero in every coil"
-            self.warn_or_refuse(f"{told} (first seen in {where}): taken as not sampled", where)
-        if extra and not self.retrospective:
-            told = f"{extra:.1%} of the k-space samples lie outside the mask"
-            self.warn_or_refuse(f"{told} (first seen in {where}): set to zero", where)
+            what = f"{missing:.1%} of the samples that the mask marks are zero in every coil"
+            self.warn_or_refuse(f"{what} (first seen in {where}): taken as not sampled", where)
+        if extra:
+            what = f"{extra:.1%} of the k-space samples lie outside the mask"
+            self.warn_or_refuse(f"{what} (first seen in {where}): set to zero", where)
         return mask
-
-    def _no_overlap(self, marked: np.ndarray, acquired: np.ndarray, where: str) -> InputError:
-        inverse = bool((marked != acquired).mean() > 0.99)
-        return InputError(
-            "the mask marks none of the samples that were acquired",
-            where=where,
-            why=f"it marks {marked.mean():.1%} of k-space, and {acquired.mean():.1%} is not zero",
-            fix="the mask seems to be inverted: 1 must mean sampled" if inverse else "check that it is the right mask",
-        )
 
     def _read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
         if self._stat() != self._fingerprint:
             raise BusyError(f"{self.path} has changed since it was opened", fix="start again when it is complete")
         return self.store.read(name, index)
 
-    def _stat(self) -> Fingerprint:
+    def _stat(self) -> tuple[tuple[int, int], ...]:
         try:
             return tuple((s.st_size, s.st_mtime_ns) for s in map(os.stat, self.store.files))
         except OSError:
             return ()
+
+
+def complex_dtype(dtype: np.dtype) -> bool:
+    """Whether a type holds complex numbers, natively or as two fields for the real and imaginary parts."""
+    if dtype.fields:
+        return {name.lower() for name in dtype.fields} in _COMPLEX_FIELDS
+    return dtype.kind == "c"
+
+
+def to_complex64(values: np.ndarray, where: str) -> np.ndarray:
+    """Return complex values of any byte order and precision, or pairs of fields such as (r, i), as native complex64.
+
+    Raises:
+        InputError: a real array.
+        SignalError: finite values that overflow single precision.
+
+    """
+    if not complex_dtype(values.dtype):
+        raise real_kspace(values.dtype, values.shape, where)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if values.dtype.fields:
+            names = {name.lower()[0]: name for name in values.dtype.fields}
+            result = np.empty(values.shape, np.complex64)
+            result.real, result.imag = values[names["r"]], values[names["i"]]
+            finite = np.isfinite(values[names["r"]]).all() and np.isfinite(values[names["i"]]).all()
+        else:
+            result = values.astype(np.complex64)
+            finite = values.dtype.itemsize > 8 and np.isfinite(values).all()
+    if finite and not np.isfinite(result).all():
+        fix = "scale the data, for instance to maximum 1"
+        raise SignalError("k-space values do not fit in single precision", where=where, fix=fix)
+    return result
+
+
+def real_kspace(dtype: np.dtype, shape: tuple[int, ...], where: str) -> InputError:
+    """Return the error for k-space that is not complex."""
+    fix = "store k-space as complex64; a magnitude image is not k-space"
+    if dtype.kind not in "iufb":
+        fix = "store k-space as complex64"
+    elif shape and shape[-1] == 2:
+        fix = "its last axis has length 2: if that is (real, imaginary), store a[..., 0] + 1j * a[..., 1]"
+    return InputError("k-space must be complex", where=where, why=f"the array is {dtype} of shape {shape}", fix=fix)
+
+
+def check_kspace(kspace: np.ndarray, axes: tuple[str, ...], where: str) -> None:
+    """Refuse k-space of one item that holds no signal or values that are not numbers.
+
+    Args:
+        kspace: complex64, one axis per name in `axes`.
+        axes: names, for the index in the message.
+        where: file, array and item.
+
+    Raises:
+        SignalError: NaN or infinity (with the first index), only zeros, or a scale whose squares overflow.
+
+    """
+    check_finite(kspace, axes, where)
+    check_scale(largest_part(kspace), where)
+
+
+def check_finite(kspace: np.ndarray, axes: tuple[str, ...], where: str, start: tuple[int, ...] | None = None) -> None:
+    """Refuse a part of k-space, which begins at index `start`, with values that are not numbers.
+
+    Raises:
+        SignalError: NaN or infinity, with the first index.
+
+    """
+    finite = np.isfinite(kspace)
+    if not finite.all():
+        first = np.unravel_index(int(np.argmin(finite)), kspace.shape)
+        begin = start or (0,) * kspace.ndim
+        index = ", ".join(f"{name} {int(i) + s}" for name, i, s in zip(axes, first, begin, strict=True))
+        raise SignalError(
+            "k-space holds values that are not numbers",
+            where=f"{where}, {index}",
+            why=f"{finite.size - int(np.count_nonzero(finite))} NaN or infinite of {finite.size} samples",
+            fix="export the data again; if few are lost, --nan zero takes them as not measured",
+        )
+
+
+def largest_part(kspace: np.ndarray) -> float:
+    """Return the largest magnitude among real and imaginary parts of complex64 values."""
+    return float(np.abs(np.ascontiguousarray(kspace).view(np.float32)).max())
+
+
+def check_scale(peak: float, where: str) -> None:
+    """Refuse k-space whose largest value is `peak` if that is zero or out of range.
+
+    Raises:
+        NoSignalError: zero.
+        SignalError: the square of `peak` leaves the range of single precision.
+
+    """
+    if peak == 0:
+        raise NoSignalError("k-space is zero everywhere", where=where, fix="choose another slice or file")
+    if not SMALLEST <= peak <= LARGEST:
+        raise SignalError(
+            "k-space has a scale that single precision cannot work with",
+            where=where,
+            why=f"its largest value is {peak:.3g}; {SMALLEST:g} to {LARGEST:g} will do",
+            fix="scale the data, for instance to maximum 1",
+        )
+
+
+def without_nan(kspace: np.ndarray) -> np.ndarray:
+    """Set samples that are NaN or infinite in some coil to zero in every coil, in place.
+
+    Zero in one coil alone would contradict the other coils; a sample that is missing in all of them does not.
+
+    Args:
+        kspace: (coil, *space) complex.
+
+    Returns:
+        (*space) booleans, true where a sample was lost.
+
+    """
+    lost: np.ndarray = ~np.isfinite(kspace).all(axis=0)
+    kspace[:, lost] = 0
+    return lost
+
+
+def magnitude_of(values: np.ndarray, where: str) -> np.ndarray:
+    """Return the magnitude of real or complex values as float32.
+
+    Raises:
+        InputError: values that are not numbers, or not of a numeric type.
+
+    """
+    if not is_numeric(values.dtype):
+        raise InputError("images must hold numbers", where=where, why=f"the array is {values.dtype}")
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        magnitude: np.ndarray = np.abs(to_complex64(values, where) if complex_dtype(values.dtype) else values)
+        magnitude = magnitude.astype(np.float32)
+    wrong = magnitude.size - int(np.count_nonzero(np.isfinite(magnitude)))
+    if wrong:
+        why = f"{wrong} of {magnitude.size} pixels"
+        raise InputError("the images hold values that are not numbers", where=where, why=why, fix="make them again")
+    return magnitude
+
+
+def real_of(values: np.ndarray, where: str) -> np.ndarray:
+    """Return real values as they are, negative ones included, and the magnitude of complex ones, as float32.
+
+    Raises:
+        InputError: values that are not numbers, or not of a numeric type.
+
+    """
+    magnitude = magnitude_of(values, where)  # checks the values
+    return magnitude if complex_dtype(values.dtype) else values.astype(np.float32)
+
+
+def support(kspace: np.ndarray) -> np.ndarray:
+    """Return the samples of k-space (coil, *space) that were acquired: not zero in some coil.
+
+    Integer data hold exact zeros that were measured. If every line along some axis is either empty or nearly full,
+    whole lines were acquired, and such zeros count as samples.
+    """
+    some = np.asarray((kspace != 0).any(axis=0))
+    for axis in range(some.ndim):
+        share = some.mean(axis=axis, keepdims=True)
+        if ((share == 0) | (share >= WHOLE_LINE)).all():
+            return np.broadcast_to(share > 0, some.shape).copy()
+    return some
+
+
+def reconcile(mask: np.ndarray, acquired: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Combine the samples that a mask marks with those that the data show.
+
+    A mask that varies along one axis only describes lines, and a line counts as acquired if any sample of it is: exact
+    zeros inside it were measured. fastMRI's masks mark zero-padded columns as sampled; these are dropped.
+
+    Args:
+        mask: (*space), what the mask marks.
+        acquired: (*space), from `support`.
+
+    Returns:
+        The samples to use, (*space); the share of the mask that has no data; the share of the data outside the mask.
+
+    """
+    varying = [a for a in range(mask.ndim) if (mask != mask.take([0], axis=a)).any()]
+    present = acquired
+    if len(varying) == 1:
+        present = np.any(acquired, axis=tuple(a for a in range(mask.ndim) if a != varying[0]), keepdims=True)
+    used = np.asarray(mask & present)
+    missing = 1 - int(np.count_nonzero(used)) / max(1, int(np.count_nonzero(mask)))
+    extra = int(np.count_nonzero(acquired & ~mask)) / max(1, int(np.count_nonzero(acquired)))
+    return used, missing, extra
+
+
+def _no_overlap(marked: np.ndarray, acquired: np.ndarray, where: str) -> InputError:
+    inverse = bool((marked != acquired).mean() > 0.99)
+    return InputError(
+        "the mask marks none of the samples that were acquired",
+        where=where,
+        why=f"it marks {marked.mean():.1%} of k-space, and {acquired.mean():.1%} is not zero",
+        fix="the mask seems to be inverted: 1 must mean sampled" if inverse else "check that it is the right mask",
+    )

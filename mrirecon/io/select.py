@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import UsageError
-from mrirecon.io.axes import Layout
-from mrirecon.io.geometry import Geometry
-from mrirecon.io.grid import Grid, from_matrix
-from mrirecon.io.scan import Scan
+from mrirecon.io.geometry import Geometry, Grid, from_matrix
+from mrirecon.io.scan import Layout, Scan
 
 
 def parse_items(text: str, count: int, where: str | None = None) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mrirecon.io.grid import Grid, from_matrix
+from mrirecon.io.geometry import Grid, from_matrix
 
 _APART = 0.1  # voxels that corresponding voxels may lie apart
 _WORDS = {0: "left-right", 1: "up-down"}

@@ -1,6 +1,6 @@
-"""Trained models as folders: weights as safetensors, the configuration that rebuilds the model, and a card.
+"""Save and load trained models as folders: weights (safetensors), the configuration that rebuilds the model, a card.
 
-Nothing is executed on loading. What does not fit is refused with the first names that differ, never skipped.
+Loading executes nothing from the folder. Whatever does not fit is refused, with the first names that differ.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,32 +20,33 @@ from torch import Tensor
 from mrirecon import __version__
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError, ModelMismatchError, UsageError
-from mrirecon.io import atomic_path, sha256, write_json
+from mrirecon.io.safe.atomic import atomic_path, sha256
 from mrirecon.io.safe.text import parse_json, utf8
-from mrirecon.io.writers.write import json_text
+from mrirecon.io.writers.write import json_text, write_json
 from mrirecon.methods.registry import build, find_method, resolve
 from mrirecon.networks import channels_last
 
 WEIGHTS, CONFIG, CARD = "weights.safetensors", "config.json", "card.md"
-FORMAT = 1  # raised when a folder of today could no longer be read as it is meant
-_LARGEST = 16 << 20  # bytes of a configuration
-CARD_HASH = "card_sha256"  # key of the SHA-256 of the card for people
-SEAL = "seal"  # key of the hash over all else that the configuration holds
+FORMAT = 1  # increased when this version could no longer read an older folder correctly
+CARD_HASH = "card_sha256"  # key of the SHA-256 of the card
+SEAL = "seal"  # key of the hash over the rest of the configuration
 UNSEALED = "it has no seal, as folders of earlier versions: its options and its card may have been changed"
+_LARGEST = 16 << 20  # bytes of a configuration
+_AGAIN = "copy the folder again, and look with `mrirecon models verify FOLDER`"
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model with its weights, and what it is.
+    """A model with its weights and its description.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         method: the registered method.
         options: all its options.
         model: ready to reconstruct.
         sha256: of the weights file.
         card: plain data on how it was trained.
-        seal: hash over weights, options and card; None where an earlier version wrote the folder.
+        seal: hash over weights, options and card; None for a folder that an earlier version wrote.
 
     """
 
@@ -58,9 +60,8 @@ class TrainedModel:
 
 
 def shipped_models() -> dict[str, Path]:
-    """Return the folders of the models that come with mrirecon, by method."""
-    found = sorted((Path(__file__).parent / "weights").glob(f"*/{CONFIG}"))
-    return {path.parent.name: path.parent for path in found}
+    """Return the folders of the models that mrirecon ships, by method."""
+    return {path.parent.name: path.parent for path in sorted((Path(__file__).parent / "weights").glob(f"*/{CONFIG}"))}
 
 
 def save_model(
@@ -73,7 +74,7 @@ def save_model(
     """Write a model's folder; files appear whole, the configuration last, so that a folder with one is complete.
 
     Args:
-        folder: made where it does not exist.
+        folder: created if missing.
         method: name of the registered method that built the model.
         options: those that differ from the defaults; all are written, so that a later default changes nothing.
         model: its weights are saved.
@@ -89,51 +90,41 @@ def save_model(
     resolved = resolve(method, options)
     # Shared weights are stored once, under the first of their names.
     weights = {name: w.detach().cpu().contiguous() for name, w in model.named_parameters()}
-    _check_fit(weights, build(method, resolved), str(folder))
-    _check_finite(weights, str(folder))
+    _check_weights(weights, build(method, resolved), str(folder))
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(weights, temporary)
-    digest = sha256(folder / WEIGHTS)
     count = sum(w.numel() for w in weights.values())
-    about: dict[str, object] = {"format": FORMAT, "method": method, "options": resolved, "parameters": count}
-    about |= {"sha256": digest, "mrirecon": __version__, "torch": torch.__version__, "card": dict(card or {})}
-    _write_config(folder, about)
+    config: dict[str, Any] = {"format": FORMAT, "method": method, "options": resolved, "parameters": count}
+    config |= {"sha256": sha256(folder / WEIGHTS), "mrirecon": __version__, "torch": torch.__version__}
+    _write_config(folder, config | {"card": dict(card or {})})
     return folder
 
 
 def seal_model(folder: str | Path) -> Path:
-    """Seal a folder anew: write the seal, and the card for people, of what its configuration and weights are now.
+    """Seal a folder again: write the seal and the card that belong to its present configuration and weights.
 
-    For a folder that an earlier version wrote, or whose configuration was changed on purpose.
+    Use it for a folder that an earlier version wrote, or whose configuration was changed on purpose.
 
     Raises:
         InputError, ModelMismatchError: see `describe_model`; weights that are not those that the configuration names.
 
     """
     folder = Path(folder)
-    about = describe_model(folder, sealed=False)
-    _check_weights(folder, about)
-    _write_config(folder, about)
+    config = describe_model(folder, sealed=False)
+    _check_hash(folder, config)
+    _write_config(folder, config)
     load_model(folder)
     return folder
 
 
-def compute_seal(about: Mapping[str, object]) -> str:
-    """Return the seal of a configuration: SHA-256 over all that it holds but the seal itself, the weights' hash too.
+def compute_seal(config: Mapping[str, object]) -> str:
+    """Return the seal of a configuration: SHA-256 over all its entries but the seal, the weights' hash included.
 
-    Whoever changes a folder can make it again: it shows a change by mistake, or by a program that does not know it.
+    It reveals an accidental change, or one by a program that does not know the seal; anybody can compute it again.
     """
-    told = {key: value for key, value in about.items() if key != SEAL}
-    text = json.dumps(told, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    unsealed = {key: value for key, value in config.items() if key != SEAL}
+    text = json.dumps(unsealed, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def _write_config(folder: Path, about: dict[str, object]) -> None:
-    with atomic_path(folder / CARD) as temporary:
-        temporary.write_bytes(utf8(_card(about)))
-    about = {**about, CARD_HASH: sha256(folder / CARD)}
-    written = parse_json(json_text(about))  # as it will be read: tuples are lists then
-    write_json(folder / CONFIG, about | {SEAL: compute_seal(written)})
 
 
 def load_model(folder: str | Path) -> TrainedModel:
@@ -146,55 +137,49 @@ def load_model(folder: str | Path) -> TrainedModel:
 
     """
     folder = Path(folder)
-    about = describe_model(folder)
-    found = _check_weights(folder, about)
+    config = describe_model(folder)
+    _check_hash(folder, config)
     try:
         weights = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        fix = "the checkpoint is corrupt: copy the folder again, and look with `mrirecon models verify FOLDER`"
+        fix = f"the checkpoint is corrupt: {_AGAIN}"
         raise InputError("the weights cannot be read", where=str(folder / WEIGHTS), why=str(error), fix=fix) from None
-    method, options = str(about["method"]), about["options"]
-    assert isinstance(options, dict)
     try:
-        model = build(method, options)
+        model = build(config["method"], config["options"])
     except UsageError as error:
-        raise ModelMismatchError(
-            "the configuration does not build a model here", where=str(folder / CONFIG), why=str(error), fix=error.fix
-        ) from None
-    _check_fit(weights, model, str(folder))
-    _check_finite(weights, str(folder))
+        what, where = "the configuration does not build a model here", str(folder / CONFIG)
+        raise ModelMismatchError(what, where=where, why=str(error), fix=error.fix) from None
+    _check_weights(weights, model, str(folder))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
-    card = about["card"]
-    assert isinstance(card, dict)
     channels_last(model)
-    seal = about.get(SEAL)
-    return TrainedModel(folder, method, options, model.eval(), found, card, None if seal is None else str(seal))
+    method, options, digest, card = (config[key] for key in ("method", "options", "sha256", "card"))
+    return TrainedModel(folder, method, options, model.eval(), digest, card, config.get(SEAL))
 
 
 def verify_model(folder: str | Path) -> TrainedModel:
-    """Load a model, and check also that the card for people is the one that was saved.
+    """Load a model, and check also that its card is the one that was saved.
 
     Raises:
         InputError, ModelMismatchError: see `load_model`; a card that was changed.
 
     """
-    found = load_model(folder)
-    wanted = describe_model(folder).get(CARD_HASH)
-    if wanted is not None and not (found.folder / CARD).is_file():
-        raise ModelMismatchError("the card is missing", where=str(found.folder / CARD), fix=_AGAIN)
-    if wanted is not None and sha256(found.folder / CARD) != wanted:
-        raise ModelMismatchError("the card is not the one that was saved", where=str(found.folder / CARD), fix=_AGAIN)
-    return found
+    model = load_model(folder)
+    card, digest = model.folder / CARD, describe_model(folder).get(CARD_HASH)
+    if digest is not None and not card.is_file():
+        raise ModelMismatchError("the card is missing", where=str(card), fix=_AGAIN)
+    if digest is not None and sha256(card) != digest:
+        raise ModelMismatchError("the card is not the one that was saved", where=str(card), fix=_AGAIN)
+    return model
 
 
-def describe_model(folder: str | Path, *, sealed: bool = True) -> dict[str, object]:
-    """Return what a model's configuration says, without building it.
+def describe_model(folder: str | Path, *, sealed: bool = True) -> dict[str, Any]:
+    """Return the configuration of a model (plain data from JSON), without building it.
 
     Args:
         folder: the model.
-        sealed: whether a seal that is there must fit.
+        sealed: whether a seal must fit, if there is one.
 
     Raises:
         InputError: not a model's folder.
@@ -210,74 +195,67 @@ def describe_model(folder: str | Path, *, sealed: bool = True) -> dict[str, obje
         if not (folder / name).is_file():
             fix = f"give a folder that `save_model` wrote, with {CONFIG} and {WEIGHTS}"
             raise InputError("this is not a model", where=str(folder), why=f"there is no {name} in it", fix=fix)
+    where = str(folder / CONFIG)
     try:
         if (folder / CONFIG).stat().st_size > _LARGEST:
             raise ValueError(f"it is larger than {_LARGEST >> 20} MiB")
-        about = parse_json((folder / CONFIG).read_bytes())
-        missing = {"format", "method", "options", "sha256", "card"} - set(about)
+        config = dict(parse_json((folder / CONFIG).read_bytes()))
     except (ValueError, TypeError) as error:
-        raise InputError("the configuration cannot be read", where=str(folder / CONFIG), why=str(error)) from None
-    if missing or not (isinstance(about["options"], dict) and isinstance(about["card"], dict)):
+        raise InputError("the configuration cannot be read", where=where, why=str(error)) from None
+    missing = {"format", "method", "options", "sha256", "card"} - set(config)
+    if missing or not all(isinstance(config[key], dict) for key in ("options", "card")):
         why = f"it lacks {', '.join(sorted(missing))}" if missing else "options and card must be mappings"
-        raise InputError("the configuration is not complete", where=str(folder / CONFIG), why=why)
-    if about["format"] != FORMAT:
+        raise InputError("the configuration is not complete", where=where, why=why)
+    if config["format"] != FORMAT:
         raise ModelMismatchError(
             "the model was written in another format",
-            where=str(folder / CONFIG),
-            why=f"format {about['format']}; this is mrirecon {__version__}, which reads {FORMAT}",
+            where=where,
+            why=f"format {config['format']}; this is mrirecon {__version__}, which reads {FORMAT}",
             fix="use the version of mrirecon that wrote it, which the configuration names",
         )
-    if sealed and SEAL in about and about[SEAL] != compute_seal(about):
-        raise ModelMismatchError(
-            "the options or the card are not those that were saved",
-            where=str(folder / CONFIG),
-            why=f"its seal is {str(about[SEAL])[:16]}…, and its content makes {compute_seal(about)[:16]}…",
-            fix=_AGAIN,
-        )
-    return dict(about)
+    seal = compute_seal(config)
+    if sealed and config.get(SEAL, seal) != seal:
+        what = "the options or the card are not those that were saved"
+        why = f"its seal is {str(config[SEAL])[:16]}…, and its content makes {seal[:16]}…"
+        raise ModelMismatchError(what, where=where, why=why, fix=_AGAIN)
+    return config
 
 
-def _check_weights(folder: Path, about: Mapping[str, object]) -> str:
-    found = sha256(folder / WEIGHTS)
-    if found != about["sha256"]:
-        raise ModelMismatchError(
-            "the weights are not those that were saved",
-            where=str(folder / WEIGHTS),
-            why=f"SHA-256 {found[:16]}…, and {CONFIG} says {str(about['sha256'])[:16]}…",
-            fix=_AGAIN,
-        )
-    return found
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the card, and the configuration with the card's hash and the seal."""
+    training = "\n".join(f"- {key}: {value}" for key, value in config["card"].items()) or "- nothing is recorded"
+    card = (
+        f"# {config['method']}\n\n{find_method(config['method']).summary}\n\n"
+        f"{config['parameters']} parameters. SHA-256 of the weights: {config['sha256']}.\n\n"
+        f"## How it was trained\n\n{training}\n\nFor research, not for diagnosis.\n"
+    )
+    with atomic_path(folder / CARD) as temporary:
+        temporary.write_bytes(utf8(card))
+    config = {**config, CARD_HASH: sha256(folder / CARD)}
+    as_read = parse_json(json_text(config))  # with lists in place of tuples
+    write_json(folder / CONFIG, {**config, SEAL: compute_seal(as_read)})
 
 
-_AGAIN = "copy the folder again, and look with `mrirecon models verify FOLDER`"
+def _check_hash(folder: Path, config: Mapping[str, Any]) -> None:
+    digest = sha256(folder / WEIGHTS)
+    if digest != config["sha256"]:
+        why = f"SHA-256 {digest[:16]}…, and {CONFIG} says {str(config['sha256'])[:16]}…"
+        what = "the weights are not those that were saved"
+        raise ModelMismatchError(what, where=str(folder / WEIGHTS), why=why, fix=_AGAIN)
 
 
-def _check_fit(weights: Mapping[str, Tensor], model: Reconstructor, where: str) -> None:
-    wanted = {name: tuple(w.shape) for name, w in model.named_parameters()}
-    have = {name: tuple(w.shape) for name, w in weights.items()}
-    wrong = [f"{n} is missing" for n in wanted if n not in have]
-    wrong += [f"{n} is not part of the model" for n in have if n not in wanted]
-    wrong += [f"{n} is {have[n]}, not {wanted[n]}" for n in wanted if n in have and have[n] != wanted[n]]
+def _check_weights(weights: Mapping[str, Tensor], model: Reconstructor, where: str) -> None:
+    """Refuse weights whose names and shapes are not those of the model, or whose values are not finite."""
+    expected = {name: tuple(w.shape) for name, w in model.named_parameters()}
+    shapes = {name: tuple(w.shape) for name, w in weights.items()}
+    wrong = [f"{n} is missing" for n in expected if n not in shapes]
+    wrong += [f"{n} is not part of the model" for n in shapes if n not in expected]
+    wrong += [f"{n} is {shapes[n]}, not {expected[n]}" for n in expected if shapes.get(n, expected[n]) != expected[n]]
     if wrong:
-        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        why = "; ".join(wrong[:5]) + more
+        why = "; ".join(wrong[:5] + ([f"and {len(wrong) - 5} more"] if len(wrong) > 5 else []))
         fix = f"use the {CONFIG} that belongs to them"
         raise ModelMismatchError("the weights do not fit the model", where=where, why=why, fix=fix)
-
-
-def _check_finite(weights: Mapping[str, Tensor], where: str) -> None:
     bad = [name for name, w in weights.items() if not bool(torch.isfinite(w).all())]
     if bad:
         why = f"{len(bad)} of {len(weights)} tensors, such as {bad[0]}"
         raise ModelMismatchError("the weights hold NaN or infinite values", where=where, why=why, fix="train it again")
-
-
-def _card(about: Mapping[str, object]) -> str:
-    card = about["card"]
-    assert isinstance(card, dict)
-    told = "\n".join(f"- {key}: {value}" for key, value in card.items()) or "- nothing is recorded"
-    return (
-        f"# {about['method']}\n\n{find_method(str(about['method'])).summary}\n\n"
-        f"{about['parameters']} parameters. SHA-256 of the weights: {about['sha256']}.\n\n"
-        f"## How it was trained\n\n{told}\n\nFor research, not for diagnosis.\n"
-    )

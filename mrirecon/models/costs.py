@@ -1,4 +1,4 @@
-"""What a learned method costs: parameters, operations and memory for one slice."""
+"""Measure the costs of a learned method: parameters, operations and memory for one slice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Costs:
 
 
 def peak_allocation(run: Callable[[], object]) -> int:
-    """Return the most that torch holds at once while running, in bytes, beside what it held before."""
+    """Return the largest number of bytes that torch allocates at once while running, beside those held before."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with _suppress_output(), torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         run()
@@ -48,26 +48,26 @@ def peak_allocation(run: Callable[[], object]) -> int:
 
 @contextmanager
 def _suppress_output() -> Iterator[None]:
-    """Turn stderr away: the profiler's library writes there from C++, with no option against it."""
+    """Discard stderr: the profiler's library writes there from C++, with no option against it."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
 
 
 def parameters(method: str, options: Mapping[str, object] | None = None) -> int:
-    """Return the number of distinct parameters; the model is laid out, and none of its weights are drawn."""
+    """Return the number of distinct parameters, without allocating or drawing weights."""
     with torch.device("meta"):
         return sum(w.numel() for w in build(method, options).parameters())
 
 
 def costs(method: str, options: Mapping[str, object] | None = None, *, size: int = 320, coils: int = 8) -> Costs:
-    """Count what one slice of size × size pixels costs.
+    """Measure the costs of one slice of size × size pixels.
 
     Raises:
         UsageError: see `mrirecon.methods.registry.build`.
@@ -86,5 +86,4 @@ def costs(method: str, options: Mapping[str, object] | None = None, *, size: int
             model(problem)
         peak = peak_allocation(lambda: model(problem))
     pixels = (size / n) ** 2
-    count = sum(w.numel() for w in model.parameters())
-    return Costs(count, counter.get_total_flops() * pixels / 1e9, peak * pixels / 2**20)
+    return Costs(parameters(method, options), counter.get_total_flops() * pixels / 1e9, peak * pixels / 2**20)

@@ -1,25 +1,67 @@
-"""Where to compute, and in which precision networks do."""
+"""Hardware to compute on: cores and how threads wait, devices, and the precision of networks.
+
+torch is imported by the functions that need it: `wait_passively` has to come before it.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import torch
-
-from mrirecon.engine import Precision
 from mrirecon.errors import UsageError
 
+if TYPE_CHECKING:
+    import torch
+
+    from mrirecon.engine import Precision
+
 PrecisionChoice = Literal["float32", "bfloat16", "auto"]
-PRECISIONS: tuple[PrecisionChoice, ...] = ("float32", "bfloat16", "auto")
+# By default, idle threads of OpenMP spin for a while. On a busy machine, each that loses its core makes the others spin
+# until it comes back.
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+
+
+def wait_passively() -> bool:
+    """Have idle threads of this process and its children sleep rather than spin; settings of the user stay.
+
+    OpenMP reads its settings when it is loaded: call this before torch and NumPy are imported.
+
+    Returns:
+        Whether the call came in time.
+
+    """
+    if "torch" in sys.modules:
+        return False
+    if not any(name in os.environ for name in PASSIVE):
+        os.environ.update(PASSIVE)
+    return True
+
+
+def usable_cores(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Return the number of cores that this process may use: its affinity, or less where a control group limits it."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
+    for files in ((root / "cpu.max",), (root / "cpu/cpu.cfs_quota_us", root / "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = (float(word) for file in files for word in file.read_text().split())
+        except (OSError, ValueError):
+            continue
+        if quota > 0:
+            cores = min(cores, quota / period)
+    return cores
 
 
 def pick_device(name: str) -> torch.device:
-    """Return a device by name; ``auto`` takes a GPU where there is one.
+    """Return a device by name; ``auto`` takes a GPU if there is one.
 
     Raises:
         UsageError: there is no such device here.
 
     """
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -32,10 +74,12 @@ def pick_device(name: str) -> torch.device:
 
 
 def bfloat16_unit(device: torch.device) -> str | None:
-    """Return what makes bfloat16 pay on a device, in words; None where float32 is as fast or faster.
+    """Return the hardware that makes bfloat16 faster than float32 on a device; None where there is none.
 
     On CPUs that is AMX: without it, bfloat16 takes twice as long as float32.
     """
+    import torch
+
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.cuda.get_device_name(device) if able else None
@@ -44,12 +88,12 @@ def bfloat16_unit(device: torch.device) -> str | None:
 
 
 def pick_precision(choice: PrecisionChoice, device: torch.device, *, exact: bool = False) -> tuple[Precision, str]:
-    """Return what networks are to compute in, and that in a sentence for the user.
+    """Return the precision in which networks compute, and a note that says why.
 
     Args:
-        choice: ``auto`` takes bfloat16 where the device makes it pay (see `bfloat16_unit`).
+        choice: ``auto`` takes bfloat16 where it is faster (see `bfloat16_unit`).
         device: where they run.
-        exact: whether the method needs float32, for its steps are undone in training.
+        exact: whether the method needs float32, because training recomputes its steps backwards.
 
     """
     unit = bfloat16_unit(device)

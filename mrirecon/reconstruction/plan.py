@@ -18,7 +18,7 @@ from mrirecon.errors import UsageError
 from mrirecon.io import sha256
 from mrirecon.io.sampling import format_items
 from mrirecon.io.scan import Nan
-from mrirecon.io.writers.formats import ImageFormat, image_format, require
+from mrirecon.io.writers.write import ImageFormat, image_format, require
 from mrirecon.methods.registry import find_method, resolve
 from mrirecon.models.checkpoints import TrainedModel, compute_seal, describe_model, load_model, shipped_models
 from mrirecon.models.hardware import PrecisionChoice, pick_device

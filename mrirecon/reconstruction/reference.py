@@ -8,7 +8,7 @@ import numpy as np
 
 from mrirecon.errors import InputError
 from mrirecon.io import Scan, read
-from mrirecon.io.grid import Grid, grid_of
+from mrirecon.io.geometry import Grid, grid_of
 from mrirecon.io.readers.images import holds_images, open_store, read_placed_image
 from mrirecon.io.readers.registry import sniff
 from mrirecon.io.select import select_images

@@ -17,9 +17,8 @@ import torch
 
 from mrirecon.errors import InputError
 from mrirecon.io import Scan
-from mrirecon.io.axes import SPACE, Layout
 from mrirecon.io.safe.scratch import Rows, scratch_folders
-from mrirecon.io.values import WHOLE_LINE, check_finite, check_scale, largest_part
+from mrirecon.io.scan import SPACE, WHOLE_LINE, Layout, check_finite, check_scale, largest_part
 from mrirecon.physics.operators import Fourier
 
 _BLOCK = 64 << 20  # bytes of k-space at a time

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from mrirecon.models.threads import usable_cores
+from mrirecon.models.hardware import usable_cores
 from mrirecon.registries import plugins
 
 Verdict = Literal["ok", "look", "bad"]

@@ -24,7 +24,7 @@ from mrirecon.engine import Reconstructor
 from mrirecon.errors import SignalError, Stopped
 from mrirecon.methods.registry import build
 from mrirecon.models.checkpoints import save_model
-from mrirecon.models.threads import usable_cores
+from mrirecon.models.hardware import usable_cores
 from mrirecon.training.card import make_card
 from mrirecon.training.clock import Clock
 from mrirecon.training.config import Config

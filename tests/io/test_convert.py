@@ -15,8 +15,7 @@ from mrirecon import io
 from mrirecon.cli import main
 from mrirecon.errors import UsageError
 from mrirecon.io import Geometry
-from mrirecon.io.grid import Grid, from_matrix
-from mrirecon.io.place import restored_geometry, stored_geometry
+from mrirecon.io.geometry import Grid, from_matrix, restored_geometry, stored_geometry
 from mrirecon.io.readers.images import read_images
 from mrirecon.io.writers.convert import convert, read_with_siblings
 

@@ -22,7 +22,8 @@ from hypothesis.extra import numpy as hnp
 
 from mrirecon import io
 from mrirecon.errors import MriReconError
-from mrirecon.io.axes import LOOPS, SPACE
+from mrirecon.io.axes import LOOPS
+from mrirecon.io.scan import SPACE
 from mrirecon.training.config.strict_yaml import parse_yaml
 from tests.io.fuzz_io import KINDS
 from tests.io.fuzz_io import read_scan as consume

@@ -377,7 +377,6 @@ def test_volumes_slices_and_repetitions(tmp_path):
         np.testing.assert_array_equal(scan.kspace(item), many.reshape(6, COILS, NX, NY)[item])
     assert scan.geometry.slices_mm == ((1, 2, 3), (1, 2, 9), (1, 2, 15))
     assert scan.geometry.position_mm == (1, 2, 9)
-    assert scan.geometry.slice_spacing_mm == 6
 
 
 def test_slices_come_in_the_order_of_their_position(tmp_path):

@@ -22,14 +22,12 @@ from mrirecon.cli import main
 from mrirecon.errors import InputError, SignalError, UnsafeContentError, UsageError
 from mrirecon.evaluation import evaluate, evaluate_folders
 from mrirecon.io import Geometry
-from mrirecon.io.grid import Grid, from_matrix, grid_of
-from mrirecon.io.place import stored_geometry
+from mrirecon.io.geometry import Grid, from_matrix, grid_of, in_seconds, sequence, stored_geometry
 from mrirecon.io.readers.dicom import is_dicom, read_dicom
 from mrirecon.io.readers.images import read_images
-from mrirecon.io.sequence import in_seconds, sequence
 from mrirecon.io.writers.bids import bids_fields, bids_path, describe_dataset, label
 from mrirecon.io.writers.encode_dicom import Series
-from mrirecon.io.writers.formats import format_losses
+from mrirecon.io.writers.write import format_losses
 from mrirecon.metrics.align import upright
 from mrirecon.reconstruction.file import reconstruct_file
 from mrirecon.reconstruction.run import reconstruct
@@ -322,11 +320,11 @@ def test_what_the_header_says_of_the_sequence_is_passed_on(tmp_path):
 KILLED = """
 import sys, numpy as np
 from mrirecon import io
-print("ready", flush=True)
 number = 0
 while True:
     number = number % 4 + 1
     io.write_image(sys.argv[1], np.full((2 + number, 40, 50), number, np.float32), sidecar={"number": number})
+    print("written", flush=True)
 """
 
 

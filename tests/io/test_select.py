@@ -11,7 +11,7 @@ from mrirecon import io
 from mrirecon.cli import main
 from mrirecon.errors import UsageError
 from mrirecon.evaluation import evaluate
-from mrirecon.io.grid import grid_of
+from mrirecon.io.geometry import grid_of
 from mrirecon.io.readers.images import read_images
 from mrirecon.io.select import parse_items
 from mrirecon.reconstruction.run import reconstruct

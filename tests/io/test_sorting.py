@@ -138,9 +138,6 @@ def test_geometry_that_cannot_be_meant_is_none():
     found = make_geometry(FOV, at, *TURNED)
     assert isinstance(found, Geometry)
     assert found.position_mm == (0, 0, 6.25)
-    assert found.slice_spacing_mm is None
-    assert make_geometry(FOV, at[:2], *TURNED).slice_spacing_mm == 6
-    assert make_geometry(FOV, at[:1] * 2, *TURNED).slice_spacing_mm is None
     assert make_geometry(FOV, (), *TURNED) is None
     assert make_geometry((0.0, 1.0, 1.0), at, *TURNED) is None
     assert make_geometry(FOV, ((np.nan, 0.0, 0.0),), *TURNED) is None

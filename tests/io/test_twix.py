@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from mrirecon import io
 from mrirecon.cli import app
 from mrirecon.errors import InputError, MriReconError, UsageError
-from mrirecon.io.grid import grid_of
+from mrirecon.io.geometry import grid_of
 from mrirecon.io.readers.readouts import KINDS, PHASE_CORRECTION
 from mrirecon.io.readers.twix import COUNTERS, read_headers
 from mrirecon.io.writers.convert import convert

@@ -9,15 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import Layout
-from mrirecon.io.fit import calibration_shape, fit_mask, maps_index, reference_shape
-from mrirecon.io.geometry import Geometry
-from mrirecon.io.place import NAMES as PLACE_NAMES
-from mrirecon.io.place import restored_geometry
+from mrirecon.io.axes import Layout, fit_mask
+from mrirecon.io.geometry import GEOMETRY_NAMES, Geometry, restored_geometry
 from mrirecon.io.readers.registry import Source
 from mrirecon.io.safe.hdf5 import ArrayTypes
-from mrirecon.io.scan import Roles, Scalar, Scan, Store
-from mrirecon.io.values import complex_dtype, real_kspace, to_complex64
+from mrirecon.io.scan import Layout, Roles, Scalar, Scan, Store, complex_dtype, real_kspace, to_complex64
 
 KSPACE_NAMES = ("kspace", "ksp")
 MAPS_NAMES = ("maps", "sens", "sensitivities", "coil_maps")
@@ -123,12 +119,12 @@ def assemble(
 
     mask_name, maps_name, reference = find(("mask",)), find(MAPS_NAMES), find(REFERENCE_NAMES)
     calibration = find(CALIBRATION_NAMES)
-    if reference is not None and reference_shape(arrays[reference][0], layout) is None:
+    if reference is not None and layout.reference_shape(arrays[reference][0]) is None:
         remarks.append(f"{reference} {arrays[reference][0]} does not fit k-space and is not used")
         reference = None
     if calibration is not None:
         box, kind = arrays[calibration]
-        if complex_dtype(kind) and calibration_shape(box, layout) is not None:
+        if complex_dtype(kind) and layout.calibration_shape(box) is not None:
             remarks.append(f"{calibration} {box} taken as separate calibration data")
         else:
             remarks.append(f"{calibration} {box} {kind} is not used: calibration data are complex, (coil, *space)")
@@ -139,7 +135,7 @@ def assemble(
             remarks.append(f"the maps of {source.maps[0].path} are used in place of those in the file")
         maps_store, maps_name = source.maps
     if maps_name is not None:
-        maps_index(maps_store.arrays[maps_name][0], layout, 0, f"{maps_store.path}:{maps_name}")
+        layout.maps_index(maps_store.arrays[maps_name][0], 0, f"{maps_store.path}:{maps_name}")
     given, origin = None, "the mask in the file"
     if source.mask is not None:
         given, origin = fit_mask(source.mask[0], layout, source.mask[1]), f"the mask of {source.mask[1]}"
@@ -149,7 +145,7 @@ def assemble(
         given = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}")
     if given is not None and given.all():
         remarks.append(f"{origin} samples everything (acceleration 1)")
-    noise_name, *places = (others.pop(n, None) for n in ("noise", *PLACE_NAMES))
+    noise_name, *places = (others.pop(n, None) for n in ("noise", *GEOMETRY_NAMES))
     if noise_name is not None and noise is None:
         box, kind = arrays[noise_name]
         if complex_dtype(kind) and len(box) == 2 and box[0] == layout.shape["coil"]:

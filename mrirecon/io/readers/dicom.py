@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrirecon.errors import InputError, UnsafeContentError, UsageError
-from mrirecon.io.grid import Grid, from_matrix
+from mrirecon.io.geometry import Grid, from_matrix
 from mrirecon.io.identify import read_head, regular_file
 from mrirecon.io.readers.registry import register_reader
 from mrirecon.io.safe.hdf5 import READ_LIMIT, refuse_bomb, typed_errors

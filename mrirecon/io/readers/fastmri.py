@@ -11,7 +11,7 @@ from mrirecon.io.readers.assemble import NEEDED_NAMES, assemble, is_public, leaf
 from mrirecon.io.readers.header import padding, read_header, sequence_values, write_header
 from mrirecon.io.readers.registry import Source, is_hdf5, register_reader
 from mrirecon.io.safe.hdf5 import Hdf5Store
-from mrirecon.io.scan import Scan
+from mrirecon.io.scan import Layout, Scan
 
 _HEADER = "ismrmrd_header"
 # Any of these marks a file of fastMRI, or in its layout.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.grid import GRID_NAMES, Grid, decode_loops, restored_grid
+from mrirecon.io.geometry import GRID_NAMES, Grid, decode_loops, restored_grid
 from mrirecon.io.readers.assemble import KSPACE_NAMES, leaf
 from mrirecon.io.readers.cfl import CflStore, image_store
 from mrirecon.io.readers.mrd_images import mrd_images, raw_groups, series_of
@@ -19,8 +19,7 @@ from mrirecon.io.readers.npy import NpyStore, NpzStore
 from mrirecon.io.readers.registry import holds_images as may_hold_images
 from mrirecon.io.readers.registry import image_reader, sniff
 from mrirecon.io.safe.hdf5 import Hdf5Store, is_numeric, open_hdf5
-from mrirecon.io.scan import Store
-from mrirecon.io.values import complex_dtype, magnitude_of, real_of
+from mrirecon.io.scan import Store, complex_dtype, magnitude_of, real_of
 
 IMAGE_NAMES = ("reconstruction", "reference", "reconstruction_rss", "reconstruction_esc", "image", "images", "img")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.grid import Grid, from_matrix
+from mrirecon.io.geometry import Grid, from_matrix
 from mrirecon.io.safe.hdf5 import is_numeric, open_hdf5
 from mrirecon.io.scan import Store
 
@@ -95,7 +95,7 @@ def _heads(store: Store, name: str, count: int) -> np.ndarray | None:
 
 
 def _grid(heads: np.ndarray, depth: int, rows: int, columns: int) -> Grid:
-    """Return the grid of images whose centre, voxel n // 2, is at the stated position; see `mrirecon.io.grid`."""
+    """Return the grid of images whose centre, voxel n // 2, is at the stated position; see `mrirecon.io.geometry`."""
     first = {n: np.asarray(heads[n][0], dtype=np.float64) for n in _VECTORS}
     if not all(np.isfinite(v).all() for v in first.values()) or first["field_of_view"].min() <= 0:
         return Grid()

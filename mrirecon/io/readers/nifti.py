@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mrirecon.errors import InputError, UsageError
-from mrirecon.io.grid import TO_LPS, Grid, from_matrix, from_nifti
+from mrirecon.io.geometry import TO_LPS, Grid, from_matrix, from_nifti
 from mrirecon.io.identify import is_nifti_header, read_head, regular_file
 from mrirecon.io.readers.registry import register_reader
 from mrirecon.io.safe.hdf5 import READ_LIMIT, typed_errors

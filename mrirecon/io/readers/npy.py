@@ -20,8 +20,7 @@ from mrirecon.io.readers.assemble import NEEDED_NAMES, assemble, select_kspace
 from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.safe.hdf5 import NAME_LIMIT, READ_LIMIT, TEXT_LIMIT, ArrayTypes, is_numeric, refuse_bomb, typed_errors
 from mrirecon.io.safe.text import parse_json
-from mrirecon.io.scan import Scalar, Scan
-from mrirecon.io.values import complex_dtype, real_kspace
+from mrirecon.io.scan import Scalar, Scan, complex_dtype, real_kspace
 
 _HEADER_LIMIT = 64 << 10
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from mrirecon.io.axes import Layout
+from mrirecon.io.scan import Layout
 
 Kind = Literal[
     "image",

@@ -25,6 +25,7 @@ from mrirecon.io.readers.readouts import (
     span,
 )
 from mrirecon.io.safe.hdf5 import READ_LIMIT, refuse_bomb
+from mrirecon.io.scan import Layout
 
 _LARGEST = 1 << 14
 

@@ -11,10 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from mrirecon.errors import InputError, UsageError
-from mrirecon.io.axes import Layout
+from mrirecon.io.geometry import GEOMETRY_NAMES, stored_geometry
 from mrirecon.io.identify import cfl_pair
-from mrirecon.io.place import NAMES as PLACE_NAMES
-from mrirecon.io.place import stored_geometry
 from mrirecon.io.readers.dicom import dicom_files
 from mrirecon.io.readers.images import (
     IMAGE_NAMES,
@@ -29,13 +27,21 @@ from mrirecon.io.readers.nifti import PAIR, is_nifti
 from mrirecon.io.readers.reader import read
 from mrirecon.io.readers.registry import sniff
 from mrirecon.io.safe.atomic import atomic_paths, refuse_existing, sha256
-from mrirecon.io.scan import Scan
+from mrirecon.io.scan import Layout, Scan, complex_dtype, to_complex64
 from mrirecon.io.select import select, select_images
-from mrirecon.io.values import complex_dtype, to_complex64
 from mrirecon.io.writers.encode_dicom import Series
 from mrirecon.io.writers.encode_mrd import encode_mrd
-from mrirecon.io.writers.formats import ArrayFormat, ImageFormat, format_losses, image_format, require
-from mrirecon.io.writers.write import sidecar_path, write_image, write_json, write_kspace
+from mrirecon.io.writers.write import (
+    ArrayFormat,
+    ImageFormat,
+    format_losses,
+    image_format,
+    require,
+    sidecar_path,
+    write_image,
+    write_json,
+    write_kspace,
+)
 
 Kind = Literal["auto", "kspace", "images"]
 COMPLEX = "reconstruction_complex"
@@ -215,7 +221,7 @@ def _kspace(scan: Scan, target: Path, format: ArrayFormat, inputs: list[Path], t
         beside |= stored_geometry(scan.geometry)
     reference = _reference(scan, notes)
     if format == "cfl":
-        left = [name for name in beside if name not in PLACE_NAMES]
+        left = [name for name in beside if name not in GEOMETRY_NAMES]
         left += ["where it lies"] if scan.geometry is not None else []
         left += [f"{len(scan.attributes)} header values"] if scan.attributes else []
         notes += [f"BART's format does not hold {', '.join(left)}"] if left else []

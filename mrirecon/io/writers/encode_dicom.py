@@ -1,7 +1,7 @@
-"""Turn images into DICOM: one file a slice, marked as derived and for research, about nobody.
+"""Write images as DICOM: one file per slice, marked as derived and for research, without any identity.
 
-Where the slices lie is known: MR Image Storage, whose plane is mandatory. Where it is not: Secondary Capture, the
-standard's own class for pictures without a plane, so that no viewer draws a left and a right that nobody knows.
+With a known position, slices are MR Image Storage, for which the standard requires a plane. Otherwise they are
+Secondary Capture, the standard's class for pictures without a plane, so that no viewer displays a left and a right.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,28 +18,36 @@ import numpy as np
 
 from mrirecon import __version__
 from mrirecon.errors import UsageError
-from mrirecon.io.grid import Grid
-from mrirecon.io.writers.encode import Encode
+from mrirecon.io.geometry import Grid
 
 if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
+    from mrirecon.io.writers.write import Encode
 
 INSTALL = "pip install 'mrirecon[formats]'"
 MR, SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7"
 RESEARCH = "RESEARCH ONLY"
 PLACEHOLDER = ("RESEARCH^ONLY", "MRIRECON")
-_TOP = 65535
-_MOST = 65535  # rows and columns are counted in 16 bits
+_TOP = 65535  # largest stored value, and most rows or columns: both have 16 bits
+_MR_ONLY: dict[str, object] = {
+    # The excitation is not known here: research mode, the standard's word for anything else.
+    **{"Modality": "MR", "ScanningSequence": "RM", "SequenceVariant": "NONE", "ScanOptions": ""},
+    **{"MRAcquisitionType": "", "EchoTime": None, "EchoTrainLength": None, "RepetitionTime": None},
+    **{"PatientPosition": "", "PositionReferenceIndicator": "", "Laterality": "", "SOPClassUID": MR},
+}
+_CAPTURE_ONLY: dict[str, object] = {
+    **{"Modality": "MR", "ConversionType": "WSD", "PatientOrientation": "", "Laterality": ""},
+    "SOPClassUID": SECONDARY_CAPTURE,
+}
 
 
 @dataclass(frozen=True)
 class Series:
-    """What a series is called and what it comes from; nothing of it says whose it is.
+    """Description and source of a series; nothing in it identifies a person.
 
     Args:
         description: in words, such as the method; DICOM's Series Description.
         source: SHA-256 of the k-space; images of the same scan share a study and a frame of reference.
-        sequence: see `mrirecon.io.sequence`.
+        sequence: see `mrirecon.io.geometry.sequence`.
 
     """
 
@@ -58,35 +67,42 @@ def encode_dicom(volumes: np.ndarray, grid: Grid, series: Series) -> dict[str, E
 
     Args:
         volumes: (volume, slice, y, x) float32, finite, not negative.
-        grid: where the voxels lie.
-        series: what it is called.
+        grid: position of the voxels.
+        series: its description.
 
     Raises:
         UsageError: pydicom is not installed; more than 65535 rows or columns.
 
     """
-    if max(volumes.shape[2:]) > _MOST:
-        why = f"{max(volumes.shape[2:])} of at most {_MOST}"
+    count, slices, *shape = volumes.shape
+    if max(shape) > _TOP:
+        why = f"{max(shape)} of at most {_TOP}"
         raise UsageError("DICOM cannot hold so many rows or columns", why=why, fix="write h5 or npz")
     slope = rescale_slope(float(volumes.max()))
     content = hashlib.sha256(np.ascontiguousarray(volumes, dtype="<f4").data)
     content.update(repr((volumes.shape, grid, series, __version__)).encode())
     digest = content.hexdigest()
-    count = volumes.shape[0] * volumes.shape[1]
-    digits, placed = max(4, len(str(count))), grid.affine is not None
+    scan = series.source or digest
+    shared = _common(shape[0], shape[1], slope, series)
+    shared |= {"StudyInstanceUID": _uid("study", scan), "SeriesInstanceUID": _uid("series", digest)}
+    if grid.affine is None:
+        shared |= _CAPTURE_ONLY
+    else:
+        shared |= {**_MR_ONLY, **series.sequence, "FrameOfReferenceUID": _uid("frame", scan)}
+    digits = max(4, len(str(count * slices)))
     files: dict[str, Encode] = {}
-    for volume, pages in enumerate(volumes):
-        for number, page in enumerate(pages):
-            instance = volume * len(pages) + number + 1
-            where = _plane(grid, number, len(pages)) | _times(volume, len(volumes))
-            identity = _identity(series, digest, instance, placed)
-            name = f"slice-{instance:0{digits}d}.dcm"
-            files[name] = _encode(page, slope, where, identity, series, placed)
+    for number, page in enumerate(volumes.reshape(-1, *shape), start=1):
+        values = {**shared, "SOPInstanceUID": _uid("instance", digest, str(number)), "InstanceNumber": number}
+        values |= _plane(grid, (number - 1) % slices, slices)
+        if count > 1:
+            values["TemporalPositionIdentifier"] = (number - 1) // slices + 1
+            values["NumberOfTemporalPositions"] = count
+        files[f"slice-{number:0{digits}d}.dcm"] = partial(_write, page=page, slope=slope, values=values)
     return files
 
 
 def rescale_slope(largest: float) -> float:
-    """Return the step of stored values, rounded up to what DICOM's 16 characters can say; 1 for an empty image."""
+    """Return the step of stored values, rounded up to what DICOM's 16 characters can hold; 1 for an empty image."""
     try:
         from pydicom.valuerep import format_number_as_ds
     except ImportError:
@@ -94,67 +110,45 @@ def rescale_slope(largest: float) -> float:
     if largest <= 0:
         return 1.0
     slope = largest / _TOP
-    said = float(format_number_as_ds(slope))
-    return said if said * _TOP >= largest * (1 - 1e-7) else float(format_number_as_ds(slope * (1 + 1e-9)))
+    rounded = float(format_number_as_ds(slope))
+    return rounded if rounded * _TOP >= largest * (1 - 1e-7) else float(format_number_as_ds(slope * (1 + 1e-9)))
 
 
 def rounding(largest: float) -> str:
-    """Say what 16 bits lose of values up to `largest`."""
+    """Return a note on what 16 bits lose of values up to `largest`."""
     half = rescale_slope(largest) / 2
     return f"DICOM holds 16 bits a voxel: values are rounded by at most {half:.3g} (the largest over 131070)"
 
 
-def _encode(
-    page: np.ndarray,
-    slope: float,
-    where: Mapping[str, object],
-    identity: Mapping[str, object],
-    series: Series,
-    placed: bool,
-) -> Encode:
+def _write(path: Path, page: np.ndarray, slope: float, values: Mapping[str, object]) -> None:
+    from pydicom import config
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import UID, ExplicitVRLittleEndian
+    from pydicom.valuerep import format_number_as_ds
+
+    def text(value: object) -> object:
+        return format_number_as_ds(float(value)) if isinstance(value, float) else value
+
     stored = np.minimum(np.rint(page.astype(np.float64) / slope), _TOP).astype("<u2")
-
-    def encode(path: Path) -> None:
-        from pydicom import config
-        from pydicom.dataset import Dataset, FileMetaDataset
-        from pydicom.uid import UID, ExplicitVRLittleEndian
-
-        dataset = Dataset()
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.file_meta.ImplementationClassUID = UID(_uid("mrirecon"))
-        dataset.file_meta.ImplementationVersionName = f"MRIRECON_{__version__}"[:16]
-        before = config.settings.writing_validation_mode
-        config.settings.writing_validation_mode = config.RAISE
-        try:
-            _fill(dataset, _common(stored.shape, slope, series) | (_MR_ONLY if placed else _CAPTURE_ONLY))
-            _fill(dataset, {**where, **identity, "SOPClassUID": MR if placed else SECONDARY_CAPTURE})
-            if placed:
-                _fill(dataset, series.sequence)
-            dataset.PixelData = stored.tobytes() + b"\0" * (stored.nbytes % 2)
-            dataset.save_as(path, enforce_file_format=True)
-        finally:
-            config.settings.writing_validation_mode = before
-
-    return encode
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.ImplementationClassUID = UID(_uid("mrirecon"))
+    dataset.file_meta.ImplementationVersionName = f"MRIRECON_{__version__}"[:16]
+    previous = config.settings.writing_validation_mode
+    config.settings.writing_validation_mode = config.RAISE
+    try:
+        for name, value in values.items():
+            setattr(dataset, name, [text(v) for v in value] if isinstance(value, list) else text(value))
+        dataset.PixelData = stored.tobytes() + b"\0" * (stored.nbytes % 2)
+        dataset.save_as(path, enforce_file_format=True)
+    finally:
+        config.settings.writing_validation_mode = previous
 
 
-_MR_ONLY: dict[str, object] = {
-    # How it was excited is not known here: research mode, the standard's word for anything else.
-    **{"Modality": "MR", "ScanningSequence": "RM", "SequenceVariant": "NONE", "ScanOptions": ""},
-    **{"MRAcquisitionType": "", "EchoTime": None, "EchoTrainLength": None, "RepetitionTime": None},
-    **{"PatientPosition": "", "PositionReferenceIndicator": "", "Laterality": ""},
-}
-_CAPTURE_ONLY: dict[str, object] = {
-    "Modality": "MR",
-    "ConversionType": "WSD",
-    "PatientOrientation": "",
-    "Laterality": "",
-}
-
-
-def _common(shape: tuple[int, ...], slope: float, series: Series) -> dict[str, object]:
+def _common(rows: int, columns: int, slope: float, series: Series) -> dict[str, object]:
     largest = slope * _TOP
+    description = "".join(c if c.isascii() and c.isprintable() and c != "\\" else "_" for c in series.description)
     text = f"{RESEARCH}: not a medical device, not for diagnosis. Reconstructed by mrirecon {__version__}."
     return {
         "SpecificCharacterSet": "ISO_IR 192",
@@ -163,14 +157,14 @@ def _common(shape: tuple[int, ...], slope: float, series: Series) -> dict[str, o
         **{"PatientIdentityRemoved": "YES", "DeidentificationMethod": "identity was never read"},
         **{"StudyDate": "", "StudyTime": "", "StudyID": "", "AccessionNumber": "", "ReferringPhysicianName": ""},
         **{"SeriesNumber": 1, "AcquisitionNumber": None, "Manufacturer": "mrirecon", "SoftwareVersions": __version__},
-        "SeriesDescription": f"{RESEARCH}: {_ascii(series.description)}"[:64],
+        "SeriesDescription": f"{RESEARCH}: {description}"[:64],
         "ImageComments": text,
-        "DerivationDescription": f"Reconstructed from k-space: {_ascii(series.description)}"[:1024],
+        "DerivationDescription": f"Reconstructed from k-space: {description}"[:1024],
         **{"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"},
-        **{"Rows": shape[0], "Columns": shape[1], "PixelRepresentation": 0},
+        **{"Rows": rows, "Columns": columns, "PixelRepresentation": 0},
         **{"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15},
         **{"RescaleSlope": slope, "RescaleIntercept": 0, "RescaleType": "US"},
-        # LINEAR wants windows of at least 1, and magnitudes may be far below.
+        # LINEAR requires windows of at least 1, and magnitudes may be far below.
         **{"WindowCenter": largest / 2, "WindowWidth": largest, "VOILUTFunction": "LINEAR_EXACT"},
         "BurnedInAnnotation": "NO",
     }
@@ -178,52 +172,21 @@ def _common(shape: tuple[int, ...], slope: float, series: Series) -> dict[str, o
 
 def _plane(grid: Grid, number: int, slices: int) -> dict[str, object]:
     """Return what is known of the plane of a slice."""
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     matrix = grid.matrix
     if matrix is not None:
         axes = matrix[:3, :2] / np.linalg.norm(matrix[:3, :2], axis=0)
-        found["ImageOrientationPatient"] = [*axes[:, 0], *axes[:, 1]]
-        found["ImagePositionPatient"] = list(matrix[:3, 3] + number * matrix[:3, 2])
-        found["SliceThickness"] = grid.thickness
+        values["ImageOrientationPatient"] = [*axes[:, 0], *axes[:, 1]]
+        values["ImagePositionPatient"] = list(matrix[:3, 3] + number * matrix[:3, 2])
+        values["SliceThickness"] = grid.thickness
         if slices > 1:
-            found["SpacingBetweenSlices"] = grid.spacing[0]
+            values["SpacingBetweenSlices"] = grid.spacing[0]
     if None not in grid.spacing[1:]:
-        found["PixelSpacing"] = list(grid.spacing[1:])  # between rows first, then between columns
-    return found
-
-
-def _times(volume: int, volumes: int) -> dict[str, object]:
-    if volumes == 1:
-        return {}
-    return {"TemporalPositionIdentifier": volume + 1, "NumberOfTemporalPositions": volumes}
-
-
-def _identity(series: Series, digest: str, instance: int, placed: bool) -> dict[str, object]:
-    scan = series.source or digest
-    return {
-        "StudyInstanceUID": _uid("study", scan),
-        "SeriesInstanceUID": _uid("series", digest),
-        "SOPInstanceUID": _uid("instance", digest, str(instance)),
-        "InstanceNumber": instance,
-        **({"FrameOfReferenceUID": _uid("frame", scan)} if placed else {}),
-    }
+        values["PixelSpacing"] = list(grid.spacing[1:])  # between rows first, then between columns
+    return values
 
 
 def _uid(*parts: str) -> str:
-    """Return an identifier of the kind 2.25.UUID, from what it names."""
-    named = hashlib.sha256("/".join(("mrirecon", *parts)).encode()).digest()[:16]
-    return f"2.25.{uuid.UUID(bytes=named, version=5).int}"
-
-
-def _ascii(text: str) -> str:
-    return "".join(c if c.isascii() and c.isprintable() and c != "\\" else "_" for c in text)
-
-
-def _fill(dataset: Dataset, values: Mapping[str, object]) -> None:
-    from pydicom.valuerep import format_number_as_ds
-
-    def said(value: object) -> object:
-        return format_number_as_ds(float(value)) if isinstance(value, float) else value
-
-    for name, value in values.items():
-        setattr(dataset, name, [said(v) for v in value] if isinstance(value, list) else said(value))
+    """Return an identifier of the kind 2.25.UUID, a hash of what it names."""
+    digest = hashlib.sha256("/".join(("mrirecon", *parts)).encode()).digest()[:16]
+    return f"2.25.{uuid.UUID(bytes=digest, version=5).int}"

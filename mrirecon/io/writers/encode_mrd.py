@@ -1,36 +1,36 @@
-"""Turn a Cartesian scan into ISMRMRD raw data (MRD version 1), one acquisition a line."""
+"""Write a Cartesian scan as ISMRMRD raw data (MRD version 1), one acquisition per line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrirecon.errors import UsageError
-from mrirecon.io.grid import grid_of
+from mrirecon.io.geometry import grid_of, sequence
 from mrirecon.io.readers.siemens import forward_transform
 from mrirecon.io.scan import Scan
-from mrirecon.io.sequence import sequence
-from mrirecon.io.writers.encode import Encode
+from mrirecon.io.writers.encode_dicom import INSTALL
 
-INSTALL = "pip install 'mrirecon[formats]'"
+if TYPE_CHECKING:
+    from mrirecon.io.writers.write import Encode
+
 _PROTON = 42.577478518e6  # Hz/T, CODATA 2018
 _COUNTER = {"echo": "contrast", **{name: name for name in ("slice", "repetition", "set", "phase")}}
 _MOST = 65535
-_UNKNOWN = 1.0  # mm a voxel
+_UNKNOWN = 1.0  # mm per voxel
 
 
 def encode_mrd(scan: Scan, notes: list[str]) -> Encode:
-    """Return a function that writes a scan as ISMRMRD; what it does not hold is added to `notes`.
+    """Return a function that writes a scan as ISMRMRD; add to `notes` what the format does not hold.
 
     The readout is the axis that the scan's geometry names, else y, as in fastMRI's layout. Lines that were not measured
-    are left out; a readout begins and ends with its first and last sample measured, and holds the centre: zeros reach
-    that far where it was not measured. The header states the centre of k-space as n // 2, positions and directions
-    where the scan has them, and 0 in their place where not. Where it states Siemens as the vendor, samples are
-    conjugated, as readers of Siemens data expect (see `mrirecon.io.readers.siemens`); the sequence's name is not
-    written.
+    are left out; a readout begins and ends with its first and last measured sample, and includes the centre: zeros
+    reach that far where it was not measured. The header states the centre of k-space as n // 2, and positions and
+    directions where the scan has them, else 0. Where it states Siemens as the vendor, samples are conjugated, as
+    readers of Siemens data expect (see `mrirecon.io.readers.siemens`); the sequence's name is not written.
 
     Args:
         scan: any Cartesian scan.
@@ -48,7 +48,7 @@ def encode_mrd(scan: Scan, notes: list[str]) -> Encode:
     if others or max(scan.shape.values()) > _MOST:
         why = f"axes {', '.join(others)}" if others else f"{max(scan.shape.values())} along one axis"
         raise UsageError("ISMRMRD has no counter for these data here", where=str(scan.path), why=why, fix="write h5")
-    _tell(scan, notes)
+    notes += _losses(scan)
     header = _header(scan)
 
     def encode(path: Path) -> None:
@@ -59,12 +59,13 @@ def encode_mrd(scan: Scan, notes: list[str]) -> Encode:
     return encode
 
 
-def _tell(scan: Scan, notes: list[str]) -> None:
+def _losses(scan: Scan) -> list[str]:
+    notes = []
     left = [name for name in ("maps", "reference", "calibration") if getattr(scan.roles, name) is not None]
     if left:
         notes.append(f"ISMRMRD does not hold {', '.join(left)} here")
     if scan.has_mask:
-        notes.append("the mask is told by the lines that are there; samples outside of it are left out")
+        notes.append("the lines in the file are those of the mask; samples outside of it are left out")
     if scan.geometry is None:
         notes.append("where the scan lies is not known: positions and directions are 0")
         if None in _sizes(scan):
@@ -73,41 +74,42 @@ def _tell(scan: Scan, notes: list[str]) -> None:
         notes.append("k-space is conjugated in the file, as Siemens's is, which its header names as the vendor")
     if "field_strength_t" not in scan.attributes:
         notes.append("the field is not known: the resonance frequency, which the header must state, is 0")
+    return notes
 
 
 def _conjugated(scan: Scan) -> bool:
-    """Whether readers will conjugate what is written: they see the vendor, and no name of a sequence."""
+    """Whether readers will conjugate the file: they see the vendor, and no name of a sequence."""
     return forward_transform(scan.attributes.get("vendor"), None)[0]
 
 
 def _order(scan: Scan) -> list[int]:
     """Return the axes of `Scan.space` as readout, first and, in 3D, second phase encoding."""
-    wanted = scan.geometry.axes if scan.geometry is not None else ("y", "x", "z")
-    return [scan.space.index(axis) for axis in wanted if axis in scan.space]
+    axes = scan.geometry.axes if scan.geometry is not None else ("y", "x", "z")
+    return [scan.space.index(axis) for axis in axes if axis in scan.space]
 
 
-def _sizes(scan: Scan) -> list[float | None]:
-    """Return the sizes of a voxel along readout, first and second phase encoding, where no geometry tells."""
+def _sizes(scan: Scan) -> tuple[float | None, ...]:
+    """Return the sizes of a voxel along readout, first and second phase encoding, for a scan without geometry."""
     grid = grid_of(scan, scan.space_shape)[0]
-    across = grid.spacing[0] if len(scan.space) == 3 else grid.thickness
-    stored = dict(zip(("z", "y", "x"), (across, *grid.spacing[1:]), strict=True))
-    return [stored["y"], stored["x"], stored["z"]]
+    through, y, x = grid.spacing
+    return y, x, through if len(scan.space) == 3 else grid.thickness
 
 
 def _header(scan: Scan) -> Any:
     from ismrmrd import xsd
 
-    sizes = [scan.space_shape[i] for i in _order(scan)]
-    sizes += [1] * (3 - len(sizes))
-    known_sizes = [_UNKNOWN if size is None else size for size in _sizes(scan)]
-    fov = (
-        scan.geometry.fov_mm if scan.geometry is not None else [n * s for n, s in zip(sizes, known_sizes, strict=True)]
-    )
+    lengths = [scan.space_shape[i] for i in _order(scan)]
+    lengths += [1] * (3 - len(lengths))
+    if scan.geometry is not None:
+        fov = scan.geometry.fov_mm
+    else:
+        first, second, third = (n * (size or _UNKNOWN) for n, size in zip(lengths, _sizes(scan), strict=True))
+        fov = (first, second, third)
     space = xsd.encodingSpaceType(
-        matrixSize=xsd.matrixSizeType(**dict(zip("xyz", sizes, strict=True))),
+        matrixSize=xsd.matrixSizeType(**dict(zip("xyz", lengths, strict=True))),
         fieldOfView_mm=xsd.fieldOfViewMm(**dict(zip("xyz", map(float, fov), strict=True))),
     )
-    steps = {f"kspace_encoding_step_{i}": (sizes[i], sizes[i] // 2) for i in (1, 2)}
+    steps = {f"kspace_encoding_step_{i}": (lengths[i], lengths[i] // 2) for i in (1, 2)}
     steps |= {_COUNTER[name]: (scan.shape[name], 0) for name in scan.layout.loops if name in _COUNTER}
     limits = {name: xsd.limitType(minimum=0, maximum=n - 1, center=centre) for name, (n, centre) in steps.items()}
     known = sequence(scan.attributes, {name: scan.shape[name] for name in scan.layout.loops})
@@ -133,15 +135,17 @@ def _header(scan: Scan) -> Any:
             )
         ],
         sequenceParameters=xsd.sequenceParametersType(
-            **{name: [known[word]] for name, word in times.items() if word in known}
+            **{name: [known[keyword]] for name, keyword in times.items() if keyword in known}
         ),
     )
 
 
 def _acquisitions(scan: Scan) -> Iterator[Any]:
+    import ismrmrd
+
     if scan.noise is not None:
-        noise = _acquisition(scan, scan.noise, "noise_dwell_us", None)
-        noise.setFlag(_flag("ACQ_IS_NOISE_MEASUREMENT"))
+        noise = _acquisition(scan, scan.noise, "noise_dwell_us", {})
+        noise.setFlag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
         yield noise
     order = _order(scan)
     for item, loops in enumerate(scan.items):
@@ -163,39 +167,34 @@ def _acquisitions(scan: Scan) -> Iterator[Any]:
             # The centre must lie inside, and not at index 0, which means that it is not stated.
             centre = len(mask) // 2
             first, last = min(first, max(0, centre - 1)), max(last, centre + 1)
-            made = _acquisition(scan, kspace[(slice(None), slice(first, last), *line)], "dwell_us", loops)
-            made.center_sample = centre - first
-            made.idx.kspace_encode_step_1 = int(line[0])
-            made.idx.kspace_encode_step_2 = int(line[1]) if len(line) > 1 else 0
+            readout = _acquisition(scan, kspace[(slice(None), slice(first, last), *line)], "dwell_us", loops)
+            readout.center_sample = centre - first
+            readout.idx.kspace_encode_step_1 = int(line[0])
+            readout.idx.kspace_encode_step_2 = int(line[1]) if len(line) > 1 else 0
             if number == 0:
-                made.setFlag(_flag("ACQ_FIRST_IN_SLICE"))
+                readout.setFlag(ismrmrd.ACQ_FIRST_IN_SLICE)
             if number == len(lines) - 1:
-                made.setFlag(_flag("ACQ_LAST_IN_SLICE"))
+                readout.setFlag(ismrmrd.ACQ_LAST_IN_SLICE)
                 if item == len(scan) - 1:
-                    made.setFlag(_flag("ACQ_LAST_IN_MEASUREMENT"))
-            yield made
+                    readout.setFlag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+            yield readout
 
 
-def _acquisition(scan: Scan, data: np.ndarray, dwell: str, loops: dict[str, int] | None) -> Any:
+def _acquisition(scan: Scan, data: np.ndarray, dwell: str, loops: dict[str, int]) -> Any:
     import ismrmrd
 
     values = np.ascontiguousarray(data, dtype=np.complex64)
-    made = ismrmrd.Acquisition.from_array(np.conj(values) if _conjugated(scan) else values)
+    readout = ismrmrd.Acquisition.from_array(np.conj(values) if _conjugated(scan) else values)
     stated = scan.attributes.get(dwell)
-    made.sample_time_us = float(stated) if isinstance(stated, int | float) else 0.0
-    for name, index in (loops or {}).items():
+    readout.sample_time_us = float(stated) if isinstance(stated, int | float) else 0.0
+    for name, index in loops.items():
         if name in _COUNTER:
-            setattr(made.idx, _COUNTER[name], index)
-    where = scan.geometry
-    if where is not None:
-        number = (loops or {}).get("slice", 0)
-        centre = where.slices_mm[number] if number < len(where.slices_mm) else where.position_mm
-        made.position[:], made.read_dir[:] = centre, where.read
-        made.phase_dir[:], made.slice_dir[:] = where.phase, where.slice
-    return made
-
-
-def _flag(name: str) -> int:
-    import ismrmrd
-
-    return int(getattr(ismrmrd, name))
+            setattr(readout.idx, _COUNTER[name], index)
+    geometry = scan.geometry
+    if geometry is not None:
+        number = loops.get("slice", 0)
+        stated_slice = number < len(geometry.slices_mm)
+        readout.position[:] = geometry.slices_mm[number] if stated_slice else geometry.position_mm
+        readout.read_dir[:], readout.phase_dir[:] = geometry.read, geometry.phase
+        readout.slice_dir[:] = geometry.slice
+    return readout

@@ -1,18 +1,21 @@
-"""Turn images into a NIfTI-1 file: magnitudes in float32, with the affine of their `Grid` or none."""
+"""Write images as a NIfTI-1 file: magnitudes in float32, with the affine of their `Grid` or none."""
 
 from __future__ import annotations
 
 import gzip
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrirecon import __version__
 from mrirecon.errors import UsageError
-from mrirecon.io.grid import Grid
+from mrirecon.io.geometry import Grid
 from mrirecon.io.readers.nifti import INSTALL
-from mrirecon.io.writers.encode import Encode
+
+if TYPE_CHECKING:
+    from mrirecon.io.writers.write import Encode
 
 _MOST = 32767  # a NIfTI-1 header counts voxels in 16 bits
 _SQUARE = 1e-4  # cosine between axes up to which a quaternion describes them
@@ -24,12 +27,12 @@ def encode_nifti(volumes: np.ndarray, grid: Grid, *, compressed: bool) -> Encode
 
     Voxels are stored as [x, n_y - 1 - y, slice, volume]: j runs upwards where images have their first row on top. A
     known affine is stored as both sform and qform, code 1 (the scanner's coordinates); an unknown one as code 0 in
-    both, with the voxel sizes as far as they are known. A size that is not known is 1, as NIfTI wants a number, and
-    then the unit is left out too.
+    both, with the voxel sizes as far as they are known. A size that is not known is 1, since NIfTI requires a number,
+    and then the unit is left out too.
 
     Args:
         volumes: (volume, slice, y, x) float32, finite.
-        grid: where the voxels lie.
+        grid: position of the voxels.
         compressed: as .nii.gz.
 
     Raises:
@@ -41,43 +44,34 @@ def encode_nifti(volumes: np.ndarray, grid: Grid, *, compressed: bool) -> Encode
     except ImportError:
         raise UsageError("NIfTI files are written by nibabel, which is not installed", fix=INSTALL) from None
     if max(volumes.shape) > _MOST:
-        raise UsageError(
-            "NIfTI cannot hold so many voxels along one axis",
-            why=f"{max(volumes.shape)} of at most {_MOST}",
-            fix="write h5 or npz",
-        )
+        why = f"{max(volumes.shape)} of at most {_MOST}"
+        raise UsageError("NIfTI cannot hold so many voxels along one axis", why=why, fix="write h5 or npz")
     stored = volumes[:, :, ::-1].transpose(3, 2, 1, 0)
     stored = stored[..., 0] if stored.shape[3] == 1 else stored
     affine = grid.nifti(volumes.shape[2])
     image = nibabel.Nifti1Image(stored, affine, dtype=np.float32)  # type: ignore[no-untyped-call]
-    _describe(image, grid, affine)
-
-    def encode(path: Path) -> None:
-        with path.open("wb") as file:
-            if not compressed:
-                image.to_stream(file)
-                return
-            # No name and no time in the header, so that bytes repeat; noise hardly shrinks at any level.
-            with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed:
-                image.to_stream(packed)
-
-    return encode
-
-
-def _describe(image: Any, grid: Grid, affine: np.ndarray | None) -> None:
     header = image.header
     header["descrip"] = f"mrirecon {__version__}, for research only".encode()
     if affine is not None:
         axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         square = np.abs(axes.T @ axes - np.eye(3)).max() < _SQUARE
         image.set_sform(affine, _SCANNER)
-        # A quaternion cannot hold slices that are shifted against each other; then the sform alone tells.
+        # A quaternion cannot describe slices that are shifted against each other; then the sform alone does.
         image.set_qform(affine if square else None, _SCANNER if square else _UNKNOWN)
-        header.set_xyzt_units("mm")
     else:
-        sizes = grid.spacing[::-1]
         header.set_sform(None, _UNKNOWN)
         header.set_qform(None, _UNKNOWN)
-        header["pixdim"][1:4] = [size or 1.0 for size in sizes]
-        if None not in sizes:
-            header.set_xyzt_units("mm")
+        header["pixdim"][1:4] = [size or 1.0 for size in grid.spacing[::-1]]
+    if affine is not None or None not in grid.spacing:
+        header.set_xyzt_units("mm")
+    return partial(_write, image=image, compressed=compressed)
+
+
+def _write(path: Path, image: Any, compressed: bool) -> None:
+    with path.open("wb") as file:
+        if not compressed:
+            image.to_stream(file)
+            return
+        # No name and no time in the header, so that bytes repeat; noise hardly shrinks at any level.
+        with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed:
+            image.to_stream(packed)

@@ -1,11 +1,11 @@
-"""A folder of files that appears whole or not at all, such as a DICOM series."""
+"""Write a folder of files that appears whole or not at all, such as a DICOM series."""
 
 from __future__ import annotations
 
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from mrirecon.errors import UsageError
@@ -18,11 +18,11 @@ def atomic_folder(
 ) -> Iterator[tuple[Path, list[Path]]]:
     """Yield a temporary folder that takes the place of `path` at the end, and temporary paths of files beside it.
 
-    After an error or a kill, `path` is what it was before, but for the instant between two renames in which an old
-    folder has been moved aside: then it is missing, and nothing is mixed. What was moved aside is removed.
+    After an error or a kill, `path` is what it was before, except between the two renames that replace an existing
+    folder: then it is missing, and nothing is mixed. The folder that was replaced is removed.
 
     Args:
-        path: the folder to write. One that exists is replaced if it holds nothing but files named as `ours`.
+        path: the folder to write. One that exists is replaced if it holds only files named as `ours`.
         beside: files that belong to it, moved right after it.
         inputs: files that must not be overwritten, nor be in a folder that is replaced.
         ours: regular expression of the names of files that may be replaced.
@@ -34,39 +34,29 @@ def atomic_folder(
     """
     target, beside, inputs = Path(path), list(beside), list(inputs)
     _refuse(target, inputs, ours)
-    folder = temporary_name(target.parent)
-    aside = temporary_name(target.parent)
+    folder, old = temporary_name(target.parent), temporary_name(target.parent)
     try:
         with resources(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir()
-            with atomic_paths(beside, inputs=inputs) if beside else _nothing() as temporaries:
+            with atomic_paths(beside, inputs=inputs) if beside else nullcontext([]) as temporaries:
                 yield folder, temporaries
                 for file in (*folder.iterdir(), folder):
                     flush(file)
-                _swap(folder, target, aside)
+                if target.exists():
+                    folder.chmod(target.stat().st_mode & 0o777)
+                    target.rename(old)
+                try:
+                    folder.rename(target)
+                except OSError:
+                    with suppress(OSError):
+                        old.rename(target)
+                    raise
             flush(target.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if target.exists():  # else what is aside is all that there is
-            shutil.rmtree(aside, ignore_errors=True)
-
-
-def _swap(folder: Path, target: Path, aside: Path) -> None:
-    if target.exists():
-        folder.chmod(target.stat().st_mode & 0o777)
-        target.rename(aside)
-    try:
-        folder.rename(target)
-    except OSError:
-        with suppress(OSError):
-            aside.rename(target)
-        raise
-
-
-@contextmanager
-def _nothing() -> Iterator[list[Path]]:
-    yield []
+        if target.exists():  # otherwise the old folder is the only copy
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _refuse(target: Path, inputs: list[str | Path], ours: str) -> None:
@@ -75,16 +65,14 @@ def _refuse(target: Path, inputs: list[str | Path], ours: str) -> None:
             return
         if not target.is_dir() or target.is_symlink():
             raise UsageError(f"{target} is a file", fix="name a new folder")
-        place = target.resolve()
         for source in inputs:
-            if Path(source).resolve().is_relative_to(place):
+            if Path(source).resolve().is_relative_to(target.resolve()):
                 raise UsageError(f"{target} holds an input", why=str(source), fix="give another output name")
         others = [p.name for p in target.iterdir() if not (re.fullmatch(ours, p.name) and p.is_file())]
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(f"{str(target)[:200]!r} cannot be written", why=str(error), fix="check the path") from None
     if others:
+        why = ", ".join(others[:4])
         raise UsageError(
-            f"the folder {target} holds other files, and is not replaced",
-            why=", ".join(others[:4]),
-            fix="name a new folder",
+            f"the folder {target} holds other files, and is not replaced", why=why, fix="name a new folder"
         )

@@ -2,36 +2,142 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
 from mrirecon.errors import SignalError, UsageError
-from mrirecon.io.axes import BART, SPACE, make_layout
-from mrirecon.io.grid import Grid, as_volumes, encode_loops, stored_grid
+from mrirecon.io.axes import BART, make_layout
+from mrirecon.io.geometry import Grid, as_volumes, encode_loops, stored_grid
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.safe.atomic import atomic_path, atomic_paths, sha256
 from mrirecon.io.safe.scratch import pieces
-from mrirecon.io.writers.encode import (
-    Attributes,
-    Converted,
-    Encode,
-    Lazy,
-    encode_cfl,
-    encode_hdf5,
-    encode_npz,
-    encode_png,
-    encode_text,
-)
-from mrirecon.io.writers.encode_dicom import Series, encode_dicom
+from mrirecon.io.safe.text import utf8
+from mrirecon.io.scan import SPACE
+from mrirecon.io.writers.encode_dicom import INSTALL, Series, encode_dicom, rounding
 from mrirecon.io.writers.encode_nifti import encode_nifti
 from mrirecon.io.writers.folder import atomic_folder
-from mrirecon.io.writers.formats import ArrayFormat, ImageFormat, image_format, page_names
 
-_DIM = {name: number for number, name in enumerate(BART) if name} | {"item": BART.index("slice")}
+ImageFormat = Literal["h5", "npz", "cfl", "nii", "dicom", "png"]
+ArrayFormat = Literal["h5", "npz", "cfl"]
+FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
+ARRAY_FORMATS: tuple[ArrayFormat, ...] = get_args(ArrayFormat)
+# The end of a name where only a folder is given; a DICOM series is a folder itself.
+EXTENSION: dict[ImageFormat, str] = {f: f".{f}" for f in FORMATS} | {"nii": ".nii.gz"}
+FOREIGN = (".dcm", ".mrd", ".mat", ".jpg", ".jpeg", ".tif", ".tiff", ".mha", ".mgz", ".npy")  # images, never written
+_ENDINGS: dict[str, ImageFormat] = {
+    **{".h5": "h5", ".hdf5": "h5", ".npz": "npz", ".cfl": "cfl", ".hdr": "cfl"},
+    **{".nii": "nii", ".nii.gz": "nii", ".dicom": "dicom", ".png": "png"},
+}
+_NAMES = {"cfl": "BART's format", "nii": "NIfTI", "dicom": "DICOM", "png": "PNG"}
+_DIMENSION = {name: number for number, name in enumerate(BART) if name} | {"item": BART.index("slice")}
+_HDF5_OVERHEAD = 64 << 10  # bytes of a file beside its arrays
+
+Encode = Callable[[Path], object]  # writes a file
+Attributes = Mapping[str, str | int | float | bool]
+
+
+def named_format(path: str | Path) -> ImageFormat | None:
+    """Return the format that the end of a name stands for, or None."""
+    name = Path(path).name.lower()
+    return next((format for ending, format in _ENDINGS.items() if name.endswith(ending) and name != ending), None)
+
+
+def image_format(path: str | Path, format: str | None = None) -> ImageFormat:
+    """Return the format to write: the one asked for, else that of the name.
+
+    Raises:
+        UsageError: an unknown format, or a name without one.
+
+    """
+    chosen = format or named_format(path)
+    for known in FORMATS:
+        if chosen == known:
+            return known
+    fix = f"choose {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    if Path(path).suffix.lower() == ".dcm":
+        fix = f"a DICOM series is a folder: name it {Path(path).stem}.dicom"
+    raise UsageError(f"the format of {path} is not known", why=f"{format or Path(path).suffix!r}", fix=fix)
+
+
+def require(format: ImageFormat) -> None:
+    """Refuse a format whose library is not installed, before anything is computed.
+
+    Raises:
+        UsageError: with the command that installs it.
+
+    """
+    library = {"nii": "nibabel", "dicom": "pydicom"}.get(format)
+    if library is not None and find_spec(library) is None:
+        raise UsageError(f"{_NAMES[format]} is written by {library}, which is not installed", fix=INSTALL)
+
+
+def format_losses(
+    format: ImageFormat, images: np.ndarray, grid: Grid | None = None, loops: Mapping[str, int] | None = None
+) -> list[str]:
+    """Return notes on what a format does not keep of images.
+
+    Args:
+        format: the one written.
+        images: (item, *space), real or complex.
+        grid: where they lie.
+        loops: lengths of the axes that items run over.
+
+    """
+    placed, named = grid is not None and grid.affine is not None, _NAMES.get(format)
+    notes = []
+    if format in ("nii", "dicom", "png") and np.iscomplexobj(images) and images.imag.any():
+        notes.append(f"{named} holds magnitudes here: the phase is not in it")
+    if format == "dicom":
+        notes.append(rounding(float(np.abs(images).max())))
+    if format == "png":
+        notes.append("PNG is for looking at: grey levels, not values")
+    if placed and format in ("cfl", "png"):
+        notes.append(f"{named} does not say where the images lie")
+    if not placed and format == "nii":
+        notes.append("NIfTI states no position: sform and qform have code 0")
+    if not placed and format == "dicom":
+        notes.append("DICOM states no position: written as secondary captures")
+    if format in ("cfl", "png") and loops and set(loops) - {"slice"}:
+        notes.append(f"{named} does not name the loops {', '.join(loops)}: items are numbered")
+    return notes
+
+
+def image_files(path: Path, format: ImageFormat, pages: int) -> list[Path]:
+    """Return all files that images are written to: those of a BART pair, the pages of a PNG; of DICOM, the folder.
+
+    Args:
+        path: where they are to go.
+        format: the one written.
+        pages: planes of all items.
+
+    """
+    if format == "cfl":
+        return list(cfl_pair(path))
+    if format != "png" or pages == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}_{page:03d}{path.suffix or '.png'}") for page in range(pages)]
+
+
+def sidecar_path(path: str | Path) -> Path:
+    """Return the path of an output's sidecar: `out.h5.json`; for a BART pair, that of its data file.
+
+    That of `out.nii.gz` is `out.json`, as BIDS and dcm2niix have it.
+    """
+    path = Path(path)
+    for ending in (".nii.gz", ".nii"):
+        if path.name.lower().endswith(ending):
+            return path.with_name(path.name[: -len(ending)] + ".json")
+    return Path(f"{cfl_pair(path)[1] if path.suffix == '.hdr' else path}.json")
 
 
 def write_image(
@@ -42,33 +148,29 @@ def write_image(
     sidecar: Mapping[str, object] | None = None,
     keep_complex: bool = False,
     inputs: Iterable[str | Path] = (),
-    bits: Literal[8, 16] = 8,
-    window: float | None = None,
     grid: Grid | None = None,
     loops: Mapping[str, int] | None = None,
     series: Series | None = None,
 ) -> list[Path]:
     """Write reconstructed images and, if given, their sidecar `path`.json.
 
-    HDF5 and npz hold `reconstruction`, the magnitude in float32, and with `keep_complex` also
-    `reconstruction_complex`, and where the images lie, if known (`affine_lps_mm`, see `mrirecon.io.grid`, or
-    `spacing_mm`); cfl holds complex values, items along BART's slice dimension. NIfTI holds magnitudes in float32,
-    DICOM in 16 bits, a folder of slices. PNG is for looking at: one grey picture an item (and a plane, in 3D), black at
-    0 and white at `window`; several are numbered `name_000.png`. `formats.kept` says what a format leaves out.
+    HDF5 and npz hold `reconstruction`, the magnitude in float32, with `keep_complex` also `reconstruction_complex`, and
+    the position of the images, if known (`affine_lps_mm`, see `mrirecon.io.geometry`, or `spacing_mm`); cfl holds
+    complex values, items along BART's slice dimension. NIfTI holds magnitudes in float32, DICOM in 16 bits, a folder of
+    slices. PNG is for looking at: one grey picture of 8 bits per item (and plane, in 3D), black at 0 and white at the
+    largest magnitude of all; several are numbered `name_000.png`. `format_losses` lists what a format leaves out.
 
     Args:
         path: where to; a BART pair by either name or their common one; for DICOM, a folder. A folder that exists is
-            replaced only where it holds nothing but such slices.
+            replaced only if it holds nothing but such slices.
         images: (item, y, x) or (item, z, y, x), real or complex.
         format: by default from the extension of `path`.
         sidecar: plain data for the JSON; the outputs, their sizes and SHA-256 are added under "outputs".
         keep_complex: also keep the complex values.
         inputs: files that must not be overwritten.
-        bits: 8 or 16 bits a pixel of a PNG.
-        window: the magnitude shown white in a PNG; by default the largest of all items.
-        grid: where the images lie.
+        grid: position of the images.
         loops: lengths of the axes that the items run over, the last fastest; slices, if left out.
-        series: what a DICOM series is called.
+        series: description of a DICOM series.
 
     Returns:
         The image files written, without the sidecar.
@@ -76,40 +178,40 @@ def write_image(
     Raises:
         SignalError: values that are not numbers; nothing is written.
         UsageError: an unknown format, a path that is an input or a folder.
-        ResourceError: the disk is full, read-only, or may not be written to.
+        ResourceError: the disk is full or read-only, or permission is missing.
 
     """
-    images = np.asarray(images)
+    images, path = np.asarray(images), Path(path)
     chosen = image_format(path, format)
     if images.ndim not in (3, 4) or not images.size:
         raise UsageError("images must be (item, y, x) or (item, z, y, x)", why=f"shape {images.shape}")
     _refuse_nan(images, str(path))
-    axes = ("item", *SPACE[4 - images.ndim :])
-    if chosen == "png":
-        indices = list(np.ndindex(*images.shape[:-2]))
-        white = max(float(np.abs(images[i]).max()) for i in indices) if window is None else window
-        pages = [encode_png(images[i], bits, white) for i in indices]
-        return _commit(dict(zip(page_names(Path(path), len(pages)), pages, strict=True)), path, sidecar, inputs)
     if chosen == "cfl":
-        return _write_cfl(path, images, axes, sidecar, inputs)
+        return _write_cfl(path, images, ("item", *SPACE[4 - images.ndim :]), sidecar, inputs)
+    if chosen == "png":
+        planes = list(np.ndindex(*images.shape[:-2]))
+        white = max(float(np.abs(images[i]).max()) for i in planes)
+        pages = zip(image_files(path, chosen, len(planes)), planes, strict=True)
+        return _commit({file: partial(_png, page=images[i], white=white) for file, i in pages}, path, sidecar, inputs)
     grid = grid or Grid()
-    if chosen in ("nii", "dicom"):
+    if chosen == "nii":
         volumes = as_volumes(np.abs(images).astype(np.float32), loops)
-        if chosen == "dicom":
-            return _commit_folder(encode_dicom(volumes, grid, series or Series()), Path(path), sidecar, inputs)
-        packed = not Path(path).name.lower().endswith(".nii")
-        return _commit({Path(path): encode_nifti(volumes, grid, compressed=packed)}, path, sidecar, inputs)
+        packed = not path.name.lower().endswith(".nii")
+        return _commit({path: encode_nifti(volumes, grid, compressed=packed)}, path, sidecar, inputs)
+    if chosen == "dicom":
+        volumes = as_volumes(np.abs(images).astype(np.float32), loops)
+        return _commit_folder(encode_dicom(volumes, grid, series or Series()), path, sidecar, inputs)
     # The magnitude in the precision of the input: squares of 1e-30 would vanish in float32.
-    arrays: dict[str, Lazy] = {"reconstruction": Converted(images, np.float32, np.abs)}
+    arrays: dict[str, np.ndarray | Converted] = {"reconstruction": Converted(images, np.float32, np.abs)}
     if keep_complex:
         arrays["reconstruction_complex"] = Converted(images, np.complex64, np.asarray)
     arrays |= stored_grid(grid)
     items = encode_loops(loops)
     if chosen == "h5":
-        encode = encode_hdf5(arrays, {}, {"reconstruction": {"items": items}} if items else {})
+        encode = partial(_hdf5, arrays=arrays, attributes={"reconstruction": {"items": items}} if items else {})
     else:
-        encode = encode_npz({**arrays, "items": np.array(items)} if items else arrays)
-    return _commit({Path(path): encode}, path, sidecar, inputs)
+        encode = partial(_npz, arrays={**arrays, "items": np.array(items)} if items else arrays)
+    return _commit({path: encode}, path, sidecar, inputs)
 
 
 def write_kspace(
@@ -139,7 +241,7 @@ def write_kspace(
         axes: one name per axis of `kspace`.
         mask: 0/1, along the last axis or (*space), stored as uint8.
         reference: (slice, y, x), of which the magnitude is stored as float32.
-        reference_name: its name in HDF5, where `reconstruction_rss` promises a root sum of squares.
+        reference_name: its name in HDF5; `reconstruction_rss` is by convention a root sum of squares.
         maps: (slice, M, coil, y, x).
         attributes: scalar header values; HDF5 keeps them on the root, npz as JSON in the entry `meta`.
         sidecar: as in `write_image`.
@@ -154,7 +256,7 @@ def write_kspace(
 
     """
     chosen = image_format(path, format)
-    if chosen not in get_args(ArrayFormat):
+    if chosen not in ARRAY_FORMATS:
         raise UsageError(f"k-space cannot be written as {chosen}", fix="choose h5, npz or cfl")
     layout = make_layout(axes, kspace.shape, str(path), asked=True)
     data = np.ascontiguousarray(kspace, dtype=np.complex64)
@@ -162,19 +264,16 @@ def write_kspace(
         written = _write_cfl(path, data, layout.axes, sidecar, inputs)
         base = str(cfl_pair(path)[0])[: -len(".hdr")]
         lead = layout.loops or ("slice",)
-        others = {
-            "mask": (mask, (*lead, *layout.space)),
-            "reference": (reference, (*lead, *layout.space)),
-            "maps": (maps, (*lead, "maps", "coil", *layout.space)),
-        }
-        for name, (array, names) in others.items():
+        if mask is not None and np.ndim(mask) == 1:
+            mask = np.broadcast_to(mask, layout.space_shape)
+        others = {"mask": (mask, lead), "reference": (reference, lead), "maps": (maps, (*lead, "maps", "coil"))}
+        for name, (array, leading) in others.items():
             if array is not None:
                 value = np.asarray(array, dtype=np.complex64)
-                if name == "mask" and value.ndim == 1:
-                    value = np.broadcast_to(value, layout.space_shape)
-                written += _write_cfl(f"{base}_{name}", value, names[-value.ndim :], None, inputs)
+                names = (*leading, *layout.space)[-value.ndim :]
+                written += _write_cfl(f"{base}_{name}", value, names, None, inputs)
         return written
-    arrays: dict[str, Lazy] = {"kspace": data, **(beside or {})}
+    arrays: dict[str, np.ndarray | Converted] = {"kspace": data, **(beside or {})}
     if mask is not None:
         arrays["mask"] = np.asarray(mask).astype(np.uint8)
     if reference is not None:
@@ -182,12 +281,13 @@ def write_kspace(
     if maps is not None:
         arrays["maps"] = np.asarray(maps, dtype=np.complex64)
     if chosen == "h5":
-        encode = encode_hdf5(arrays, attributes or {}, {"kspace": {"axes": ",".join(layout.axes)}})
+        stated: dict[str, Attributes] = {"kspace": {"axes": ",".join(layout.axes)}}
+        encode = partial(_hdf5, arrays=arrays, root=attributes, attributes=stated)
     else:
         arrays["axes"] = np.array(layout.axes)
         if attributes:
             arrays["meta"] = np.array(json.dumps(dict(attributes)))
-        encode = encode_npz(arrays)
+        encode = partial(_npz, arrays=arrays)
     return _commit({Path(path): encode}, path, sidecar, inputs)
 
 
@@ -216,14 +316,13 @@ def write_maps(
 
     """
     chosen = image_format(path, format)
-    if maps.ndim not in (5, 6) or not maps.size or chosen not in get_args(ArrayFormat):
+    if maps.ndim not in (5, 6) or not maps.size or chosen not in ARRAY_FORMATS:
         raise UsageError("maps must be (item, M, coil, *space), written as h5, npz or cfl", why=f"shape {maps.shape}")
     _refuse_nan(maps, str(path))
     data = np.asarray(maps, dtype=np.complex64)
     if chosen == "cfl":
         return _write_cfl(path, data, ("item", "maps", "coil", *SPACE[6 - maps.ndim :]), sidecar, inputs)
-    arrays = {"maps": data}
-    encode = encode_hdf5(arrays, {}, {}) if chosen == "h5" else encode_npz(arrays)
+    encode = partial(_hdf5 if chosen == "h5" else _npz, arrays={"maps": data})
     return _commit({Path(path): encode}, path, sidecar, inputs)
 
 
@@ -235,93 +334,10 @@ def write_json(path: str | Path, content: object, *, inputs: Iterable[str | Path
         ResourceError: see `write_image`.
 
     """
-    encode = encode_text(json_text(content))
+    text = utf8(json_text(content))
     with atomic_path(path, inputs=inputs) as temporary:
-        encode(temporary)
+        temporary.write_bytes(text)
     return Path(path)
-
-
-def _commit(
-    files: Mapping[Path, Encode],
-    path: str | Path,
-    sidecar: Mapping[str, object] | None,
-    inputs: Iterable[str | Path],
-    never_mixed: bool = False,
-) -> list[Path]:
-    """Write files, and a sidecar that names them with their hashes, and only then move them to their places.
-
-    The sidecar goes first: after a kill between two moves, it tells of files that are not there, and is not believed.
-    """
-    targets = list(files)
-    beside = [] if sidecar is None else [sidecar_path(path)]
-    with atomic_paths([*beside, *targets], inputs=inputs, never_mixed=never_mixed) as temporaries:
-        outputs = []
-        for target, temporary in zip(targets, temporaries[len(beside) :], strict=True):
-            files[target](temporary)
-            if sidecar is not None:
-                facts = temporary.stat()
-                told = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "sha256": sha256(temporary)}
-                outputs.append({"file": target.name, **told})
-        if sidecar is not None:
-            encode_text(json_text({**sidecar, "outputs": outputs}))(temporaries[0])
-    return targets
-
-
-def _commit_folder(
-    files: Mapping[str, Encode], path: Path, sidecar: Mapping[str, object] | None, inputs: Iterable[str | Path]
-) -> list[Path]:
-    """Do as `_commit` for files of a folder of their own."""
-    beside = [] if sidecar is None else [sidecar_path(path)]
-    with atomic_folder(path, beside=beside, inputs=inputs, ours=r"slice-\d{4,}\.dcm") as (folder, temporaries):
-        outputs = []
-        for name, encode in files.items():
-            encode(folder / name)
-            if sidecar is not None:
-                facts = (folder / name).stat()
-                told = {"bytes": facts.st_size, "mtime_ns": facts.st_mtime_ns, "sha256": sha256(folder / name)}
-                outputs.append({"file": f"{path.name}/{name}", **told})
-        if sidecar is not None:
-            encode_text(json_text({**sidecar, "outputs": outputs}))(temporaries[-1])
-    return [path / name for name in files]
-
-
-def sidecar_path(path: str | Path) -> Path:
-    """Return where the sidecar of an output lies: `out.h5.json`; for a BART pair, by its data file.
-
-    That of `out.nii.gz` is `out.json`, as BIDS has it, and dcm2niix.
-    """
-    path = Path(path)
-    for ending in (".nii.gz", ".nii"):
-        if path.name.lower().endswith(ending):
-            return path.with_name(path.name[: -len(ending)] + ".json")
-    return Path(f"{cfl_pair(path)[1] if path.suffix == '.hdr' else path}.json")
-
-
-def _write_cfl(
-    path: str | Path,
-    array: np.ndarray,
-    axes: Sequence[str],
-    sidecar: Mapping[str, object] | None,
-    inputs: Iterable[str | Path],
-) -> list[Path]:
-    space = [axis for axis in axes if axis in SPACE]
-    dims = tuple(space.index(axis) if axis in SPACE else _DIM.get(axis, -1) for axis in axes)
-    if min(dims) < 0:
-        raise UsageError(f"BART has no dimension for the axis {axes[dims.index(-1)]!r}", fix="write h5 or npz")
-    header, data = cfl_pair(path)
-    encode_header, encode_data = encode_cfl(array, dims)
-    return _commit({data: encode_data, header: encode_header}, data, sidecar, inputs, never_mixed=True)
-
-
-def _refuse_nan(values: np.ndarray, where: str) -> None:
-    wrong = sum(int(np.count_nonzero(~np.isfinite(values[i]))) for i in pieces(values.shape, values.itemsize))
-    if wrong:
-        raise SignalError(
-            "the result holds values that are not numbers, and was not written",
-            where=where,
-            why=f"{wrong} of {values.size}",
-            fix="look at the input with `mrirecon info`; try another method or another lambda",
-        )
 
 
 def json_text(content: object) -> str:
@@ -338,10 +354,179 @@ def json_text(content: object) -> str:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} is not plain data")
+
+
+def _commit(
+    files: Mapping[Path, Encode],
+    path: str | Path,
+    sidecar: Mapping[str, object] | None,
+    inputs: Iterable[str | Path],
+    never_mixed: bool = False,
+) -> list[Path]:
+    """Write files, and a sidecar that names them with their hashes, and only then move them to their places.
+
+    The sidecar is moved first: after a kill between two moves, it names files that are missing, and is not trusted.
+    """
+    sidecars = [] if sidecar is None else [sidecar_path(path)]
+    with atomic_paths([*sidecars, *files], inputs=inputs, never_mixed=never_mixed) as temporaries:
+        targets = zip(files, temporaries[len(sidecars) :], strict=True)
+        _encode({file.name: (temporary, files[file]) for file, temporary in targets}, sidecar, temporaries[0])
+    return list(files)
+
+
+def _commit_folder(
+    files: Mapping[str, Encode], path: Path, sidecar: Mapping[str, object] | None, inputs: Iterable[str | Path]
+) -> list[Path]:
+    """Write the files of a folder, and a sidecar beside it, as `_commit` does."""
+    sidecars = [] if sidecar is None else [sidecar_path(path)]
+    with atomic_folder(path, beside=sidecars, inputs=inputs, ours=r"slice-\d{4,}\.dcm") as (folder, temporaries):
+        named = {f"{path.name}/{name}": (folder / name, encode) for name, encode in files.items()}
+        _encode(named, sidecar, temporaries[0] if temporaries else folder)
+    return [path / name for name in files]
+
+
+def _encode(files: Mapping[str, tuple[Path, Encode]], sidecar: Mapping[str, object] | None, sidecar_file: Path) -> None:
+    """Write each named file and, if there is one, the sidecar with size, time and hash of each."""
+    outputs = []
+    for name, (file, encode) in files.items():
+        encode(file)
+        if sidecar is not None:
+            status = file.stat()
+            facts = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256(file)}
+            outputs.append({"file": name, **facts})
+    if sidecar is not None:
+        sidecar_file.write_bytes(utf8(json_text({**sidecar, "outputs": outputs})))
+
+
+def _refuse_nan(values: np.ndarray, where: str) -> None:
+    wrong = sum(int(np.count_nonzero(~np.isfinite(values[i]))) for i in pieces(values.shape, values.itemsize))
+    if wrong:
+        raise SignalError(
+            "the result holds values that are not numbers, and was not written",
+            where=where,
+            why=f"{wrong} of {values.size}",
+            fix="look at the input with `mrirecon info`; try another method or another lambda",
+        )
+
+
+class Converted:
+    """An array of another type that is computed piece by piece, as it is written.
+
+    Args:
+        array: the values to convert.
+        dtype: type of the result.
+        convert: function of a part of the array that keeps its shape.
+
+    """
+
+    def __init__(self, array: np.ndarray, dtype: type, convert: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.shape, self.dtype, self._array, self._convert = array.shape, np.dtype(dtype), array, convert
+
+    def __getitem__(self, index: tuple[int, ...]) -> np.ndarray:
+        return self._convert(self._array[index]).astype(self.dtype, copy=False)
+
+
+def _hdf5(
+    path: Path,
+    arrays: Mapping[str, np.ndarray | Converted],
+    root: Attributes | None = None,
+    attributes: Mapping[str, Attributes] | None = None,
+) -> None:
+    """Write arrays as contiguous HDF5 datasets, without times, so that bytes repeat.
+
+    Args:
+        path: the file.
+        arrays: datasets by name.
+        root: attributes of the file.
+        attributes: attributes by dataset.
+
+    """
+    import h5py
+
+    def fixed(values: Attributes | None) -> dict[str, object]:
+        # Strings of fixed length need no heap, the part that breaks in a damaged file.
+        return {k: np.bytes_(v.encode("utf-8")) if isinstance(v, str) and v else v for k, v in (values or {}).items()}
+
+    size = sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays.values()) + _HDF5_OVERHEAD
+    _reserve(path, size)
+    with h5py.File(path, "w") as file:
+        _reserve(path, size)  # opening the file for writing has freed the space
+        for name, array in arrays.items():
+            dataset = file.create_dataset(name, array.shape, array.dtype, track_times=False)
+            for index in pieces(array.shape, array.dtype.itemsize):
+                dataset[index] = array[index]
+            dataset.attrs.update(fixed((attributes or {}).get(name)))
+        file.attrs.update(fixed(root))
+        file.flush()
+        end = file.id.get_filesize()
+    os.truncate(path, end)  # libhdf5 keeps the space that it did not allocate itself
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Reserve disk space, so that a full disk fails here and not within libhdf5, which crashes on it (seen in 2.0).
+
+    Raises:
+        OSError: the disk is full.
+
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot
+                raise
+
+
+def _npz(path: Path, arrays: Mapping[str, np.ndarray | Converted]) -> None:
+    """Write arrays as an uncompressed .npz (noise does not compress)."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for index in pieces(array.shape, array.dtype.itemsize):
+                    file.write(np.ascontiguousarray(array[index]).data)
+
+
+def _png(path: Path, page: np.ndarray, white: float) -> None:
+    """Write the magnitude of a page (y, x) as a grey picture."""
+    from PIL import Image
+
+    from mrirecon.io.writers.pictures import to_gray
+
+    Image.fromarray(to_gray(np.abs(page).astype(np.float32), white)).save(path, format="PNG")
+
+
+def _write_cfl(
+    path: str | Path,
+    array: np.ndarray,
+    axes: Sequence[str],
+    sidecar: Mapping[str, object] | None,
+    inputs: Iterable[str | Path],
+) -> list[Path]:
+    """Write an array with named axes as a BART pair, header and data."""
+    space = [axis for axis in axes if axis in SPACE]
+    dimensions = [space.index(axis) if axis in SPACE else _DIMENSION.get(axis, -1) for axis in axes]
+    if min(dimensions) < 0:
+        axis = axes[dimensions.index(-1)]
+        raise UsageError(f"BART has no dimension for the axis {axis!r}", fix="write h5 or npz")
+    lengths = dict(zip(dimensions, array.shape, strict=True))
+    text = "# Dimensions\n" + " ".join(str(lengths.get(d, 1)) for d in range(len(BART))) + "\n"
+    # BART's lowest dimension runs fastest: in C order, it is the last.
+    transposed = array.transpose(np.argsort(dimensions)[::-1].tolist())
+
+    def encode(path: Path) -> None:
+        with path.open("wb") as file:
+            for index in pieces(transposed.shape, 8):
+                file.write(np.ascontiguousarray(transposed[index], "<c8").data)
+
+    header, data = cfl_pair(path)
+    files: dict[Path, Encode] = {data: encode, header: lambda file: file.write_bytes(utf8(text))}
+    return _commit(files, data, sidecar, inputs, never_mixed=True)

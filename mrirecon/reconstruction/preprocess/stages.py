@@ -17,7 +17,7 @@ from mrirecon.coils.compression import Compression, compress, compress_maps, com
 from mrirecon.coils.whitening import Whitening, mix_coils
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan
-from mrirecon.io.axes import Layout
+from mrirecon.io.scan import Layout
 from mrirecon.reconstruction.preprocess.combine import AVERAGED, mean_kspace
 from mrirecon.reconstruction.preprocess.oversampling import check_readout, crop_image, crop_mask, remove_oversampling
 
