@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from mrirecon.cli import main
+from mrirecon.models.hardware import usable_cores
 from mrirecon.tools import doctor
-from mrirecon.tools.doctor import examine, usable_cores, usable_memory
+from mrirecon.tools.doctor import examine, usable_memory
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import Layout, fit_mask
+from mrirecon.io.axes import fit_mask
 from mrirecon.io.geometry import GEOMETRY_NAMES, Geometry, restored_geometry
 from mrirecon.io.readers.registry import Source
 from mrirecon.io.safe.hdf5 import ArrayTypes

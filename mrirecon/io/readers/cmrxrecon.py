@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import Layout, ask_axes, make_layout
+from mrirecon.io.axes import ask_axes, make_layout
 from mrirecon.io.readers.assemble import assemble, select_kspace
-from mrirecon.io.readers.fastmri import Hdf5Store, is_hdf5
 from mrirecon.io.readers.registry import Source, is_hdf5, register_reader
 from mrirecon.io.safe.hdf5 import ArrayTypes, GuardedFile, Hdf5Store
 from mrirecon.io.scan import Layout, Scan, complex_dtype

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import Layout, ask_axes, guess_axes, make_layout
+from mrirecon.io.axes import ask_axes, guess_axes, make_layout
 from mrirecon.io.readers.assemble import NEEDED_NAMES, assemble, is_public, leaf, select_kspace
 from mrirecon.io.readers.header import padding, read_header, sequence_values, write_header
 from mrirecon.io.readers.registry import Source, is_hdf5, register_reader

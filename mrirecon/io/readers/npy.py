@@ -14,13 +14,13 @@ from typing import IO, Literal
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import Layout, ask_axes, axes_in_text, guess_axes, make_layout, sidecar_candidates
+from mrirecon.io.axes import ask_axes, axes_in_text, guess_axes, make_layout, sidecar_candidates
 from mrirecon.io.identify import regular_file
 from mrirecon.io.readers.assemble import NEEDED_NAMES, assemble, select_kspace
 from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.safe.hdf5 import NAME_LIMIT, READ_LIMIT, TEXT_LIMIT, ArrayTypes, is_numeric, refuse_bomb, typed_errors
 from mrirecon.io.safe.text import parse_json
-from mrirecon.io.scan import Scalar, Scan, complex_dtype, real_kspace
+from mrirecon.io.scan import Layout, Scalar, Scan, complex_dtype, real_kspace
 
 _HEADER_LIMIT = 64 << 10
 

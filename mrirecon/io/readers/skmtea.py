@@ -12,7 +12,6 @@ import numpy as np
 
 from mrirecon.io.axes import make_layout
 from mrirecon.io.readers.assemble import assemble
-from mrirecon.io.readers.fastmri import Hdf5Store, is_hdf5
 from mrirecon.io.readers.registry import Source, is_hdf5, register_reader
 from mrirecon.io.safe.hdf5 import GuardedFile, Hdf5Store
 from mrirecon.io.scan import Scan, complex_dtype

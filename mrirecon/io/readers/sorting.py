@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import MAX_ITEMS, Layout, make_layout
+from mrirecon.io.axes import MAX_ITEMS, make_layout
 from mrirecon.io.readers.echo_centre import echoes
 from mrirecon.io.readers.readouts import (
     BOTH,
