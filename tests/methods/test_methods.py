@@ -177,9 +177,10 @@ def test_registration_asks_for_keywords_and_new_names():
         raise NotImplementedError
 
     def cs() -> Schedule:
+        """Return nothing."""
         raise NotImplementedError
 
     with pytest.raises(ValueError, match="keyword-only"):
         register()(positional)
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="there is a method 'cs' already"):
         register()(cs)
