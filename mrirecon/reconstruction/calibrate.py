@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from mrirecon.coils.calibration import find_calibration
-from mrirecon.coils.espirit import PRIOR_POWER, CoilMaps, crop_weights
-from mrirecon.coils.folding import SECOND_SET_SHARE, second_set_share
+from mrirecon.coils.espirit import PRIOR_POWER, SECOND_SET_SHARE, CoilMaps, crop_weights, second_set_share
 from mrirecon.coils.noise import NoiseLevel, measure_noise, noise_deviation
 from mrirecon.coils.registry import CALIBRATIONS
 from mrirecon.errors import CalibrationError, InputError, UsageError
@@ -26,7 +25,7 @@ class EspiritOptions:
     """How maps are estimated; see `mrirecon.coils.espirit.espirit`.
 
     ``sets``: 1, 2, or ``auto``: 2 where the calibration data say that the object exceeds the field of view, see
-    `mrirecon.coils.folding`.
+    `mrirecon.coils.espirit.second_set_share`.
     """
 
     sets: MapSets = "auto"
