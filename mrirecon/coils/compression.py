@@ -109,7 +109,7 @@ def _mix_places(images: np.ndarray, matrices: np.ndarray) -> np.ndarray:
 
 
 def _grams(kspace: np.ndarray, readout: int | None) -> np.ndarray:
-    """Return Y Yᴴ of the samples (1, C, C), or of each place along the readout (n, C, C), at a largest sample of one."""
+    """Return Y Yᴴ (1, C, C) of samples scaled to a largest one of 1, or those of each place along the readout."""
     peak = float(np.abs(kspace).max()) or 1.0
     if readout is None:
         flat = (kspace / peak).reshape(1, len(kspace), -1)

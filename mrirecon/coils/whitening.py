@@ -67,7 +67,7 @@ def noise_covariance(noise: np.ndarray, bandwidth: float = 1.0) -> np.ndarray:
 def whitening(covariance: np.ndarray, largest_condition: float = LARGEST_CONDITION) -> Whitening:
     """Return the matrix that whitens noise of a covariance (C, C), L⁻¹ of its Cholesky factor.
 
-    The condition is that of the correlations, D^(-1/2) Σ D^(-1/2) with D the diagonal of Σ, so that a loud channel alone
+    The condition is that of the correlations, D^(-1/2) Σ D^(-1/2) with D the diagonal of Σ, so that one loud channel
     does not count as ill-conditioned. Beyond ``largest_condition`` the correlations are mixed with the identity until
     that condition holds; `Whitening.loading` says how much.
 
