@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -81,6 +82,12 @@ class ItemMaps:
         resolve survives, and aliasing into empty space does not. A hard crop loses one or keeps the other.
         """
         return torch.ones_like(self.maps[:, :, 0].real) if self.values is None else self.values**power
+
+
+def map_option(text: str) -> dict[str, object]:
+    """Return the fields of a `Request` for a text that names a source of coil maps, or a file of maps."""
+    known = text == "auto" or text in CALIBRATIONS
+    return {"maps": text} if known else {"maps": "file", "maps_file": Path(text)}
 
 
 def find_source(scan: Scan, source: MapsSource = "auto", options: EspiritOptions | None = None) -> Calibration:

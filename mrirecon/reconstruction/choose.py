@@ -18,8 +18,8 @@ import torch
 
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.noise import noise_deviation
-from mrirecon.errors import BusyError, InputError, ModelMismatchError, UsageError
-from mrirecon.io import Scan
+from mrirecon.errors import BusyError, InputError, ModelMismatchError, MriReconError, UsageError
+from mrirecon.io import Scan, read
 from mrirecon.io.safe.scratch import scratch_folders
 from mrirecon.io.sampling import format_items, group_by_sampling
 from mrirecon.methods.registry import METHODS, find_method, resolve
@@ -27,7 +27,7 @@ from mrirecon.metrics import object_mask
 from mrirecon.models.checkpoints import TrainedModel, describe_model, shipped_models
 from mrirecon.models.hardware import pick_device, pick_precision
 from mrirecon.physics.operators import Fourier, root_sum_of_squares
-from mrirecon.reconstruction.calibrate import EspiritOptions, MapsSource, find_source
+from mrirecon.reconstruction.calibrate import EspiritOptions, MapsSource, find_source, small_field_of_view
 from mrirecon.reconstruction.plan import Plan, PlanGroup, Request
 from mrirecon.reconstruction.preprocess.prepare import note_loud_coils
 from mrirecon.reconstruction.slices import HybridSlices, Slicing, find_slicing, open_slices
@@ -102,6 +102,21 @@ def choose(scan: Scan, request: Request | None = None, scratch: Sequence[Path] |
         tuple(outside),
         first,
     )
+
+
+def preview(
+    path: str | Path, *, axes: str | None = None, dataset: str | None = None, items: str | None = None
+) -> tuple[str, list[str]]:
+    """Return how a file would be reconstructed by default, in words, and notes; see `mrirecon.io.read`."""
+    try:
+        scan = read(path, axes=axes, dataset=dataset, items=items)
+        plan = choose(scan)
+        # For a volume this would take a while.
+        note = small_field_of_view(scan, scan.representative_item()) if len(scan.space) == 2 else None
+    except MriReconError as error:
+        return f"reconstruct would refuse it: {error.what}", []
+    method = f"by {plan.method}: " if len(plan.groups) == 1 else ""
+    return f"reconstruct {method}{plan.reason}", [*scan.notes, *plan.notes, *([note] if note else [])]
 
 
 def choose_method(scan: Scan, item: int = 0, maps: MapsSource = "auto") -> tuple[str, str]:

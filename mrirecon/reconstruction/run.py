@@ -214,10 +214,8 @@ def _results(
             part = first if first.volume == volume else read_slices(scan, volume, plan.slicing, scratch)
         except InputError as error:
             error.where = _where(scan, volume, error)
-            yield (
-                [volume] * len(first),
-                [failures.lose(error, volume, group, first.space_shape, len(first))] * len(first),
-            )
+            lost = failures.lose(error, volume, group, first.space_shape, len(first))
+            yield [volume] * len(first), [lost] * len(first)
             continue
         for places, blank in _batches(part, [group] * len(part), batch):
             volumes = [volume] * len(places)

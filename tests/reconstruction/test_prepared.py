@@ -303,7 +303,7 @@ def test_three_dimensions(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--combine", "sum"], "--combine cannot be 'sum'"),
+        (["--combine", "sum"], "'sum' is not one of 'average', 'echoes'"),
         (["--compress", "few"], "--compress cannot be 'few'"),
         (["--compress-by", "geometric"], "not to how many"),
         (["--whiten", "noise"], "no noise scan"),

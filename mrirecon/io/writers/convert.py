@@ -38,6 +38,7 @@ from mrirecon.io.writers.formats import ArrayFormat, ImageFormat, format_losses,
 from mrirecon.io.writers.write import sidecar_path, write_image, write_json, write_kspace
 
 Kind = Literal["auto", "kspace", "images"]
+Format = Literal[ImageFormat, "mrd"]
 COMPLEX = "reconstruction_complex"
 
 
@@ -63,7 +64,7 @@ def convert(
     source: str | Path,
     target: str | Path,
     *,
-    format: ImageFormat | Literal["mrd"] | None = None,
+    format: Format | None = None,
     kind: Kind = "auto",
     axes: str | None = None,
     dataset: str | None = None,

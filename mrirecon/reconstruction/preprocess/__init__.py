@@ -9,6 +9,7 @@ what they are given as it is.
 from __future__ import annotations
 
 from mrirecon.reconstruction.preprocess.prepare import (
+    Combine,
     Compress,
     PartialFourier,
     Prepared,
@@ -21,6 +22,7 @@ from mrirecon.reconstruction.preprocess.prepare import (
 )
 
 __all__ = [
+    "Combine",
     "Compress",
     "PartialFourier",
     "Prepared",

@@ -27,6 +27,7 @@ from mrirecon.reconstruction.preprocess.partial_fourier import Fill, fill, symme
 from mrirecon.reconstruction.preprocess.stages import Averaged, Compressed, Cropped, Whitened, pool_noise_samples
 
 Whiten = Literal["loud", "none", "auto", "noise", "background", "rim"]
+Combine = Literal["average", "echoes"]
 Compress = Literal["svd", "geometric"]
 PartialFourier = Literal["pocs", "homodyne", "zero", "refuse"]
 
