@@ -58,12 +58,12 @@ def verify(
     else:
         typer.echo(table(("model", "method", "SHA-256", "in order", "looked at"), rows))
     if failed:
-        error = failed[0]
+        partial: MriReconError = failed[0]
         if len(rows) > 1:
             why = "; ".join(f"{e.where}: {e.what}" for e in failed)
             fix = "the others are in order; mend these and check them alone"
-            error = PartialFailure(f"{len(failed)} of {len(rows)} models failed", why=why, fix=fix)
-        fail(error, as_json)
+            partial = PartialFailure(f"{len(failed)} of {len(rows)} models failed", why=why, fix=fix)
+        fail(partial, as_json)
 
 
 @app.command()

@@ -73,7 +73,7 @@ class Method(Entry):
         own = {key: value for key, value in options.items() if key in self.options}
         schedule = self.build(**own)
         if self.learned:
-            return _complete()(schedule, **self.shared | {k: v for k, v in options.items() if k not in own})
+            return _complete()(schedule, **{**self.shared, **{k: v for k, v in options.items() if k not in own}})
         engine = Unrolled(schedule.blocks, schedule.repeats, tolerance=schedule.tolerance)
         return Reconstructor(engine, schedule.prepare)
 

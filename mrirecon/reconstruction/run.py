@@ -147,8 +147,8 @@ def reconstruct(
     groups = [group_of[item] for item in range(len(scan))]
     failures = ItemFailures(scan, skip_failed)
     results: list[ItemResult] = []
-    report = progress or (lambda done, total, what: None)
-    report(0, total, plan.method)
+    main, report = plan.method, progress or (lambda done, total, what: None)
+    report(0, total, main)
     start = time.perf_counter()
     batches = _results(scan, groups, plan, max(1, request.batch), failures, on_iterates is not None, scratch)
     for items, solved in batches:
@@ -160,7 +160,7 @@ def reconstruct(
                 on_iterates(item, nothing if result.iterates is None else result.iterates)
             results.append(replace(result, image=np.empty(0), iterates=None, seconds=taken))
         del solved, result  # their images are stored
-        report(len(results), total, plan.method)
+        report(len(results), total, main)
         start = time.perf_counter()
 
     images = rows.view()
@@ -170,7 +170,7 @@ def reconstruct(
     images, finish_notes = finish(scan, images, scratch)
     return Reconstruction(
         images=images,
-        method=plan.method,
+        method=main,
         why=plan.reason,
         maps=next((result.maps for result in reversed(results) if result.maps is not None), ""),
         lam=[result.lam for result in results if result.lam is not None],
@@ -186,7 +186,7 @@ def reconstruct(
             *([plan.slicing.note] if plan.slicing is not None else []),
             *plan.outside,
         ],
-        methods=[group.method for group in groups] if len({group.method for group in plan.groups}) > 1 else [],
+        methods=[g.entry.name for g in groups] if len({g.entry.name for g in plan.groups}) > 1 else [],
         failed=failures.errors,
         precision=plan.precision,
         sets=[result.sets for result in results],
@@ -224,7 +224,7 @@ def _results(
 
 def _batches(part: Scan, groups: Sequence[PlanGroup], size: int) -> Iterator[tuple[list[int], bool]]:
     """Yield items that are solved together, and whether they are blank; only networks take several at a time."""
-    for (blank, _), alike in itertools.groupby(range(len(part)), lambda i: (part.is_blank(i), groups[i].method)):
+    for (blank, _), alike in itertools.groupby(range(len(part)), lambda i: (part.is_blank(i), groups[i].entry.name)):
         items = list(alike)
         step = size if blank or groups[items[0]].model is not None else 1
         for start in range(0, len(items), step):

@@ -284,8 +284,13 @@ def _equalize_loud_coils(scan: Scan) -> tuple[Whitening | None, list[str]]:
 
 
 def note_loud_coils(scan: Scan, item: int) -> list[str]:
-    """Return a note on coils of an item whose noise is many times that of the others: they spoil what all see."""
-    if scan.coils <= 2 or scan.is_blank(item):
+    """Return a note on coils of an item whose noise is many times that of the others, and spoils the image.
+
+    A scan that `prepare` whitened, or whose loud coils it looked for, needs no such note.
+    """
+    whitened = scan.prepared is not None and scan.prepared.whitening is not None
+    searched = scan.prepared is not None and scan.prepared.options.whiten == "loud" and len(scan.space) == 2
+    if whitened or searched or scan.coils <= 2 or scan.is_blank(item):
         return []
     try:
         kspace, mask = scan.samples(item)
