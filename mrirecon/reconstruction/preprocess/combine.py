@@ -1,4 +1,4 @@
-"""Repetitions, averages and echoes of the same object, made one: their complex mean, or the length of their signal."""
+"""Combine repetitions, averages and echoes of the same object: by their complex mean, or the root sum of squares."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ AVERAGED = ("average", "repetition", "repetition2")  # loop axes over which the 
 def mean_kspace(kspaces: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return the complex mean of k-space over acquisitions, each sample over those that acquired it, and their union.
 
-    N of them lower the noise by √N where all were sampled. The mean of magnitudes would not: noise adds up in them.
-    What moved or drifted in between is blurred.
+    N acquisitions lower the noise by √N where all were sampled; the mean of magnitudes would add up noise. Motion and
+    drift between them blur the result.
 
     Args:
         kspaces: each (C, *space) complex, zero where not sampled.

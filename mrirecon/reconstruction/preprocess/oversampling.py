@@ -1,8 +1,8 @@
-"""Readout oversampling: a field of view wider than asked for, cut back in image space.
+"""Remove readout oversampling: crop a field of view that is wider than the image, in image space.
 
-Sampling a readout more densely costs no time and keeps what lies outside from folding in; afterwards it is only size.
-The cut is made in image space, where it loses nothing but the margins: dropping every second sample would fold them in
-with their noise. It must be the readout: along an undersampled axis the image is folded until it is reconstructed.
+Sampling a readout more densely costs no time and prevents aliasing of the surroundings; afterwards it only adds size.
+The crop in image space removes the margins alone, where dropping every second sample would fold them in with their
+noise. It has to be the readout: along an undersampled axis the image is folded until it is reconstructed.
 """
 
 from __future__ import annotations
