@@ -1,6 +1,6 @@
-"""Many files into one folder: shared out among processes, done once, tried again where they are still being written.
+"""Reconstruct many files into one folder: shared among processes, each file once, with retries of unfinished files.
 
-Where the images go is looked at before the first is made: no two may go to one place.
+The names of all outputs are checked before the first file: no two may be equal.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from mrirecon.reconstruction.file import finished, finished_result, output_path,
 from mrirecon.reconstruction.plan import Request
 from mrirecon.reconstruction.run import Progress
 
-RETRY_DELAYS = (1.0, 5.0, 15.0)  # seconds before what is still being written is tried again
-_RECENT = 10.0  # seconds since a file was last written to, within which it may be unfinished
+RETRY_DELAYS = (1.0, 5.0, 15.0)  # seconds before each further try of a file that is still being written
+_RECENT = 10.0  # seconds after the last change of a file, during which it may be unfinished
 _PROBE = 64 << 10  # bytes
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Part ``number`` of ``count`` (from 1): of a list in order, every count-th file.
+    """One process's part of a list of files: every count-th file.
 
     Attributes:
-        number: which part.
-        count: of how many.
-        origin: where that is said, in words.
+        number: of the part, from 1.
+        count: of parts.
+        origin: the option or the variable that says so.
 
     """
 
@@ -95,11 +95,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Work:
-    """Which files this process does.
+    """The files that this process reconstructs.
 
     Attributes:
         sources: the files.
-        several: whether more than one file was named; a single file is never shared out, nor is a list kept of it.
+        several: whether more than one file was named; a single file is never shared, and has no list of failures.
         part: which part of the named files they are.
         failures: file to list failures in; None for a single file.
 
@@ -112,7 +112,7 @@ class Work:
 
     @staticmethod
     def of(files: Sequence[Path], output: Path, shard: str | None, request: Request | None = None) -> Work:
-        """Expand files, folders and patterns, and take the part that `shard` or the environment says.
+        """Expand files, folders and patterns, and take the part that `shard` or the environment names.
 
         Raises:
             UsageError: see `expand` and `Shard.parse`.
@@ -129,7 +129,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file: what `reconstruct_file` returned, or why it failed."""
+    """The outcome for one file: the result of `reconstruct_file`, or an error."""
 
     source: Path
     record: dict[str, object] | None = None
@@ -137,10 +137,10 @@ class Outcome:
 
 
 def expand(files: Sequence[Path], output: Path, request: Request | None = None) -> list[Path]:
-    """Return the files meant, folders and patterns taken apart, each with an output of its own.
+    """Return the files that names, folders and patterns stand for.
 
-    In a folder, hidden files are left out (as systems put beside others, such as ``._scan.h5``), and images that
-    `reconstruct` wrote there: their sidecars tell.
+    In folders, hidden files are left out (systems add some, such as ``._scan.h5``), and so are images with a sidecar of
+    `reconstruct`.
 
     Raises:
         UsageError: several files for one output (see `refuse_same_targets`), an empty folder, or a pattern without
@@ -177,18 +177,18 @@ def _is_own_output(path: Path) -> bool:
 
 
 def refuse_same_targets(sources: Sequence[Path], output: Path, request: Request) -> None:
-    """Refuse files whose images would replace each other, as their names are made fit for outputs.
+    """Refuse files whose images would replace each other.
 
-    A name loses its folders, what follows its first dot, and characters that not every system takes; a label of BIDS
-    holds letters and digits alone. So different files can lead to one name.
+    The name of an output leaves out folders, all after the first dot, and characters that not every system allows; a
+    label of BIDS holds letters and digits alone. So different files can have the same name of output.
 
     Args:
         sources: the files.
         output: folder.
-        request: how; with ``bids``, headers are read where names alone do not tell two files apart.
+        request: what the user asks for; with ``bids``, headers are read if two names alone lead to the same output.
 
     Raises:
-        UsageError: two files with the place that both would take.
+        UsageError: two files with the same output.
 
     """
     places: dict[Path, list[Path]] = {}
@@ -204,19 +204,19 @@ def refuse_same_targets(sources: Sequence[Path], output: Path, request: Request)
 
 
 def _place(source: Path, output: Path, request: Request) -> Path | None:
-    """Return where images go, as far as the name of the source alone tells: equal for all that could be equal."""
+    """Return the output as far as the name of the source determines it: equal for all files that could collide."""
     if request.bids is not None:
         try:
             return bids_path(request.bids, source, request.method, contrast=request.contrast or "T1w")
-        except UsageError:  # it fails by itself, with this very error
+        except UsageError:  # raised again when that file is reconstructed
             return None
-    # The longest ending leaves the least room, so that names that are cut are found as well.
+    # The longest ending leaves the least room for the name, so that names that are cut are compared as well.
     known = [request.method] if request.method != "auto" else sorted(methods())
     return output_path(source, output, max(known, key=len), request.format)
 
 
 def _refuse_same_contrast(several: Sequence[Path], place: Path, request: Request) -> None:
-    """Refuse files with the same labels, unless their headers state different contrasts."""
+    """Refuse files with the same labels of BIDS, unless their headers state different contrasts."""
     root = request.bids or ""
     taken: dict[Path, Path] = {}
     unread: Path | None = None
@@ -227,9 +227,9 @@ def _refuse_same_contrast(several: Sequence[Path], place: Path, request: Request
             try:
                 attributes = read(source, axes=request.axes, dataset=request.dataset).attributes
                 target = bids_path(root, source, request.method, attributes=attributes)
-            except UsageError:  # no contrast is stated: nothing is written of it
+            except UsageError:  # without a contrast, nothing is written for it
                 continue
-            except MriReconError:  # it may be readable by the time that its turn comes
+            except MriReconError:  # it may be readable when its turn comes
                 unread, target = source, place
         if target in taken or (unread is not None and taken):
             raise _same(taken.get(target) or next(iter(taken.values())), source, target)
@@ -259,21 +259,21 @@ def reconstruct_files(
     command: Sequence[str] | None = None,
     progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
 ) -> tuple[Work, Iterator[Outcome]]:
-    """Reconstruct files, folders and patterns: all that `mrirecon reconstruct` does but narrate.
+    """Reconstruct files, folders and patterns, as `mrirecon reconstruct` does.
 
     Args:
-        files: what is named.
+        files: names of files and folders, and patterns.
         output: folder, or a file where there is one source.
-        request: how; where several files are named, what no file could change is refused before the first.
-        shard: which part of the files this process does, as "i/N"; None asks the environment, see `Shard.parse`.
-        isolate: see `Request`; None: where several files are named.
+        request: what the user asks for; with several files, it is checked before the first.
+        shard: the part of the files for this process, as "i/N"; None takes it from the environment, see `Shard.parse`.
+        isolate: see `Request`; None isolates if several files are named.
         overwrite: replace outputs that exist.
         dry_run: write nothing.
         command: the command line, for sidecars.
         progress: makes a callback for a file of this name.
 
     Returns:
-        Which files this process does, and what becomes of each, as it is done.
+        The files of this process, and the outcome of each, as it comes.
 
     Raises:
         UsageError: see `expand` and `Shard.parse`.
@@ -309,15 +309,15 @@ def run(
     waits: Sequence[float] | None = None,
     progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
 ) -> Iterator[Outcome]:
-    """Reconstruct files one after the other, and yield what became of each; one that fails does not stop the others.
+    """Reconstruct files one after the other, and yield the outcome of each; a failure does not stop the others.
 
-    What is finished already is left (see `mrirecon.reconstruction.file.finished`). What another process is making, or
-    is still being written, comes later; a file that stays as it was between two tries has failed.
+    Finished outputs are kept (see `mrirecon.reconstruction.file.finished`). Outputs that another process is making, and
+    files that are still being written, come later; a file that did not change between two tries has failed.
 
     Args:
         sources: k-space files.
         output: folder, or a file where there is one source.
-        request: how.
+        request: what the user asks for.
         overwrite: replace outputs that exist.
         dry_run: write nothing.
         failures: file to list failures in as they come, one JSON object a line; an older one is removed.
@@ -326,8 +326,8 @@ def run(
         progress: makes a callback for a file of this name.
 
     Raises:
-        ResourceError: the disk takes nothing any more, so that going on makes no sense.
-        UsageError: two sources have one output; nothing is written then.
+        ResourceError: the disk is full, so that the other files would fail, too.
+        UsageError: two sources have the same output; nothing is written then.
 
     """
     if len(sources) > 1:
@@ -336,7 +336,7 @@ def run(
         with resources(failures), suppress(FileNotFoundError):
             failures.unlink()
     waits = RETRY_DELAYS if waits is None else waits
-    there = set() if overwrite or dry_run else _names(output)
+    there = set() if overwrite or dry_run else _sidecars(output)
     queue, before = list(sources), dict[Path, tuple[dict[str, int] | None, MriReconError]]()
     for number, wait in enumerate((0.0, *waits)):
         if not queue:
@@ -344,7 +344,9 @@ def run(
         time.sleep(wait)
         last, later = number == len(waits), list[Path]()
         for source in queue:
-            now = _identity(source)
+            now = None
+            with suppress(OSError):
+                now = stamp(source)
             then, error = before.get(source, (None, None))
             if error is not None and then == now and not isinstance(error, BusyError):
                 outcome = Outcome(source, error=error)
@@ -400,7 +402,7 @@ def _attempt(
 
 
 def _candidates(source: Path, output: Path, request: Request, there: set[str]) -> list[Path]:
-    """Return what the output may be called, without looking into the source, where a sidecar of that name is there."""
+    """Return possible outputs for a source whose sidecars exist, without reading the source."""
     if request.bids is not None:
         return []  # the name depends on the source's header
     names = [request.method]
@@ -412,24 +414,14 @@ def _candidates(source: Path, output: Path, request: Request, there: set[str]) -
     return [target for target in found if sidecar_path(target).name in there]
 
 
-def _names(output: Path) -> set[str]:
-    folder = output if output.is_dir() else output.parent
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.name.endswith(".json")}
-    except OSError:
-        return set()
-
-
-def _identity(source: Path) -> dict[str, int] | None:
-    try:
-        return stamp(source)
-    except OSError:
-        return None
+def _sidecars(output: Path) -> set[str]:
+    with suppress(OSError), os.scandir(output if output.is_dir() else output.parent) as entries:
+        return {entry.name for entry in entries if entry.name.endswith(".json")}
+    return set()
 
 
 def _unfinished(error: MriReconError, found: dict[str, int] | None) -> bool:
-    """Whether a file that could not be read may be readable later."""
+    """Whether a file that could not be read may become readable."""
     if isinstance(error, BusyError):
         return True
     recent = found is not None and abs(time.time() - found["mtime_ns"] / 1e9) < _RECENT
@@ -437,7 +429,7 @@ def _unfinished(error: MriReconError, found: dict[str, int] | None) -> bool:
 
 
 def _append_failure(failures: Path, outcome: Outcome) -> None:
-    """Add what failed, a file or items of it, to the list; where even that is impossible, narration has to do."""
+    """Add a failed file, or its failed items, to the list, if the list can be written."""
     items = (outcome.record or {}).get("failed_items", [])
     assert isinstance(items, list), "a sidecar of ours"
     wrong = items if outcome.error is None else [outcome.error.as_dict()]
@@ -451,7 +443,7 @@ def _append_failure(failures: Path, outcome: Outcome) -> None:
 
 
 def _probe(folder: Path, error: ResourceError) -> None:
-    """Raise where nothing can be written to a folder any more."""
+    """Raise the error if nothing can be written to a folder any more."""
     place = folder / f".mrirecon-probe-{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -191,7 +191,7 @@ class HybridSlices(Scan):
 
     @property
     def calibration(self) -> np.ndarray | None:
-        """Separate calibration data at every position, (item, coil, *box): zero-filled and transformed along the readout."""
+        """Separate calibration data at every position, (item, coil, *box), transformed along the readout."""
         separate = self.parent.calibration
         if separate is None:
             return None

@@ -40,7 +40,8 @@ class DerivedScan(Scan):
         own = {f.name: getattr(base, f.name) for f in fields(Scan) if f.init} | {"notes": []}
         self.base = base
         super().__init__(**own)
-        self.layout = Layout(base.layout.axes, tuple(sizes.get(axis, n) for axis, n in base.shape.items()))
+        stored = dict(zip(base.layout.axes, base.layout.sizes, strict=True))
+        self.layout = Layout(base.layout.axes, tuple(sizes.get(axis, n) for axis, n in stored.items()))
         self.given_mask = None  # samples that were not acquired are zero, so no mask is needed
         self.dtype = np.dtype(np.complex64)
         self._last: tuple[int, np.ndarray] | None = None
@@ -147,8 +148,8 @@ class Averaged(DerivedScan):
                 fix="leave --combine average out, or name the axes with --axes repetition,...",
             )
         super().__init__(base)
-        kept = {a: n for a, n in base.shape.items() if a not in gone}
-        self.layout = Layout(tuple(kept), tuple(kept.values()))
+        kept = [(a, n) for a, n in zip(base.layout.axes, base.layout.sizes, strict=True) if a not in gone]
+        self.layout = Layout(tuple(a for a, _ in kept), tuple(n for _, n in kept))
         self.members: list[list[int]] = [[] for _ in range(len(self))]
         places = {tuple(index.values()): item for item, index in enumerate(self.items)}
         for item, index in enumerate(base.items):
