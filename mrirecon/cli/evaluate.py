@@ -42,7 +42,7 @@ def evaluate(
         Path | None, typer.Option(help="Lesions to measure: labels, or a mask. NIfTI is resampled to NIfTI images.")
     ] = None,
     spacing: Annotated[
-        tuple[float, float] | None, typer.Option(help="y and x distance of pixels in mm, where files do not tell.")
+        tuple[float, float] | None, typer.Option(help="y and x distance of pixels in mm, where files do not say.")
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the scores of every slice here.")] = None,
     volumes: Annotated[Path | None, typer.Option(help="Write the scores of every file of two folders here.")] = None,
@@ -137,19 +137,19 @@ def compare(
         fail(PartialFailure(what, why="; ".join(lacking), fix=fix), as_json)
 
 
-def _print_differences(found: list[Difference], as_json: bool) -> None:
+def _print_differences(differences: list[Difference], as_json: bool) -> None:
     if as_json:
-        return print_json([d.as_dict() for d in found])
-    for d in found:
+        return print_json([d.as_dict() for d in differences])
+    for d in differences:
         if d.left_out:
             print_line(f"{d.metric}: {d.left_out} subjects have a value in one run alone, and are left out")
     heads = ("runs", "metric", "difference", "95 % interval", "effect", "subjects", "p (Holm)", "")
     rows: list[list[object]] = []
-    for d in found:
+    for d in differences:
         pair, interval = [f"{d.a} - {d.b}", _title(d.metric)], _interval(d.low, d.high)
         rows.append([*pair, d.mean, interval, d.effect, d.subjects, d.adjusted, d.verdict])
     typer.echo(table(heads, rows))
-    for d in found:
+    for d in differences:
         if d.p is None and d.each:
             each = ", ".join(f"{name} {value:+.4g}" for name, value in d.each.items())
             typer.echo(f"{d.a} - {d.b}, {_title(d.metric)}: {each}")
@@ -201,25 +201,28 @@ def _print_sizes(groups: list[dict[str, Any]]) -> None:
     )
 
 
-def _print_all(found: Evaluations) -> None:
-    names = found.options.metrics
-    print_line(f"definition: {found.options.preset}")
-    for paths, what in ((found.without_reference, "no reference for"), (found.without_prediction, "no prediction for")):
+def _print_all(scored: Evaluations) -> None:
+    names = scored.options.metrics
+    print_line(f"definition: {scored.options.preset}")
+    for paths, what in (
+        (scored.without_reference, "no reference for"),
+        (scored.without_prediction, "no prediction for"),
+    ):
         if paths:
             print_line(f"{what} {len(paths)}: {', '.join(p.name for p in paths)}")
-    for one in found.done:
+    for one in scored.done:
         for note in one.notes:
             print_line(f"note: {one.prediction.name}: {note}")
-    rows = [[one.prediction.name, len(one.slices), *(one.mean[n] for n in names)] for one in found.done]
+    rows = [[one.prediction.name, len(one.slices), *(one.mean[n] for n in names)] for one in scored.done]
     typer.echo(table(("file", "slices", *(_title(n) for n in names)), rows))
-    summary = found.summary()
+    summary = scored.summary()
     heads = ("over volumes", "mean", "SD", "95 % interval", "volumes", "undefined")
     sums = [
         [_title(n), s.mean, s.deviation, _interval(s.low, s.high), s.volumes, s.undefined] for n, s in summary.items()
     ]
     typer.echo("\n" + table(heads, sums))
-    if found.options.region is not None:
-        _print_sizes(found.as_dict()["lesions"])
+    if scored.options.region is not None:
+        _print_sizes(scored.as_dict()["lesions"])
 
 
 def _interval(low: float | None, high: float | None) -> str:

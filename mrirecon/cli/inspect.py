@@ -51,23 +51,23 @@ def info(
     from mrirecon.io.safe.apart import probe
     from mrirecon.reconstruction.choose import preview
 
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for path in files:
         if isolate:
             probe(path, axes=axes, dataset=dataset)
         if axes is None and dataset is None and holds_images(path):
-            found.append(describe_images(path))
+            records.append(describe_images(path))
             continue
         one = describe(path, axes=axes, dataset=dataset, items=items, check=check)
         one["would"], notes = preview(path, axes=axes, dataset=dataset, items=items)
         one["notes"] = list(dict.fromkeys([*one["notes"], *notes]))  # type: ignore[misc]  # a list of texts
-        found.append(one)
+        records.append(one)
     if as_json:
-        print_json(found[0] if len(found) == 1 else found)
+        print_json(records[0] if len(records) == 1 else records)
     else:
-        texts = (_describe_images(one) if one.get("kind") == "images" else _describe(one) for one in found)
+        texts = (_describe_images(one) if one.get("kind") == "images" else _describe(one) for one in records)
         typer.echo("\n\n".join(texts))
-    if any(finding["verdict"] == "bad" for one in found for finding in one.get("checks", ())):
+    if any(finding["verdict"] == "bad" for one in records for finding in one.get("checks", ())):
         raise typer.Exit(InputError.exit_code)
 
 
@@ -131,15 +131,15 @@ def methods(as_json: opt.AsJson = False) -> None:
     """List the methods, with their options and defaults."""
     from mrirecon.methods.registry import methods as registered
 
-    found = registered()
+    entries = registered()
     if as_json:
         return print_json(
             [
                 {"name": m.name, "summary": m.summary, "learned": m.learned, "options": m.schema.model_json_schema()}
-                for m in found.values()
+                for m in entries.values()
             ]
         )
-    for m in found.values():
+    for m in entries.values():
         options = ", ".join(f"{key}={field.default}" for key, field in m.schema.model_fields.items())
         typer.echo(f"{m.name}\n    {m.summary}\n    options: {options or 'none'}")
 
@@ -191,11 +191,11 @@ def benchmark(
 
     with progress("benchmark") as callback:
         tell = (lambda text: callback(0, 0, text)) if callback else (lambda _: None)
-        found = run(cases or CASES, size=size, coils=coils, rounds=rounds, threads=threads, progress=tell)  # type: ignore[arg-type]  # run checks the names
+        timings = run(cases or CASES, size=size, coils=coils, rounds=rounds, threads=threads, progress=tell)  # type: ignore[arg-type]  # run checks the names
     if as_json:
-        return print_json([asdict(t) for t in found])
+        return print_json([asdict(t) for t in timings])
     heads = ("case", "ours (s)", "BART (s)", "ratio", "our error", "BART's", "our MiB", "BART's")
-    rows = [[*list(asdict(t).values())[:8]] for t in found]
+    rows = [[*list(asdict(t).values())[:8]] for t in timings]
     typer.echo(table(heads, rows))
-    for t in found:
+    for t in timings:
         print_line(f"{t.case}: {t.settings}")

@@ -22,11 +22,11 @@ def list_models(as_json: opt.AsJson = False) -> None:
     from mrirecon.models.costs import parameters
 
     own = {name: describe_model(folder).get("parameters") for name, folder in shipped_models().items()}
-    found = [(m.name, parameters(m.name), own.get(m.name), m.summary) for m in methods().values() if m.learned]
+    rows = [(m.name, parameters(m.name), own.get(m.name), m.summary) for m in methods().values() if m.learned]
     if as_json:
-        return print_json([{"name": n, "parameters": p, "trained": t, "summary": s} for n, p, t, s in found])
+        return print_json([{"name": n, "parameters": p, "trained": t, "summary": s} for n, p, t, s in rows])
     heads = ("method", "parameters", "comes trained, with", "what it is")
-    typer.echo(table(heads, [(n, p, t or "-", s) for n, p, t, s in found]))
+    typer.echo(table(heads, [(n, p, t or "-", s) for n, p, t, s in rows]))
 
 
 @app.command()

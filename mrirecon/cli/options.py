@@ -36,18 +36,18 @@ LISTS = {
 
 def look_up(module: str, name: str) -> Any:
     """Return an object of the library, called where it is a function; of a Literal, its values as texts."""
-    found = getattr(import_module(f"mrirecon.{module}"), name)
-    if get_args(found):
-        return [str(value) for value in get_args(found)]
-    return found() if callable(found) else found
+    target = getattr(import_module(f"mrirecon.{module}"), name)
+    if get_args(target):
+        return [str(value) for value in get_args(target)]
+    return target() if callable(target) else target
 
 
 def list_text(name: str) -> str:
     """Return the text that {name} stands for, in help texts; ``module:Literal`` for the values of a Literal."""
     module, _, literal = name.partition(":")
     place, key, between = (module, literal, "|") if literal else LISTS[name]
-    found = look_up(place, key)
-    return found if isinstance(found, str) else between.join(found)
+    entries = look_up(place, key)
+    return entries if isinstance(entries, str) else between.join(entries)
 
 
 class Derived(TyperCommand):
@@ -86,7 +86,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON.")]
 Axes = Annotated[str | None, typer.Option(help='Axes as stored, where the file leaves them open: "slice,coil,y,x".')]
 Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Format = Annotated[str | None, choice("io.writers.formats:ImageFormat", help="By default the name tells.")]
+Format = Annotated[str | None, choice("io.writers.formats:ImageFormat", help="By default that of the file name.")]
 Items = Annotated[str | None, typer.Option("--items", help="Which of them, counted from 0, such as 3-17 or 0,5-.")]
 Lambda = Annotated[
     str | None, typer.Option("--lambda", help="Regularization: a number; auto, the default: by the noise.")
@@ -126,9 +126,7 @@ PartialFourier = Annotated[
     str,
     choice("reconstruction.preprocess:PartialFourier", help="zero: nothing is filled in by symmetry.", **PREPROCESSING),
 ]
-Readout = Annotated[
-    str | None, typer.Option(help="Name of the readout axis, where it cannot be told.", **PREPROCESSING)
-]
+Readout = Annotated[str | None, typer.Option(help="Name of the readout axis, where it is not known.", **PREPROCESSING)]
 Whiten = Annotated[
     str,
     choice(

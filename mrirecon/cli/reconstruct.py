@@ -47,7 +47,7 @@ def reconstruct(
         str, opt.choice("io.scan:Nan", help="Samples that are no numbers; zero: as if not measured.")
     ] = "refuse",
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse what is noted otherwise: a mask or chunks amiss.")
+        bool, typer.Option("--strict", help="Refuse defects that are only noted otherwise, of masks and chunks.")
     ] = False,
     manifest: Annotated[
         Path | None, typer.Option("--verify", help="SHA256SUMS that the files must agree with.")
@@ -67,7 +67,7 @@ def reconstruct(
         Path | None, typer.Option(help="Folder of a BIDS derivative dataset to write into, in place of -o.")
     ] = None,
     contrast: Annotated[
-        str | None, typer.Option(help="With --bids: T1w, T2w, ..., where the scan does not tell.")
+        str | None, typer.Option(help="With --bids: T1w, T2w, ..., where the scan does not say.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of methods that draw random numbers.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Slices that a model takes at a time.")] = 1,
@@ -136,7 +136,9 @@ def calibrate(
 def convert(
     file: Annotated[Path, typer.Argument(help="k-space or images.")],
     output: Annotated[Path, typer.Argument(help="New file; for DICOM, a folder.")],
-    format: Annotated[str | None, opt.choice("io.writers.convert:Format", help="By default the name tells.")] = None,
+    format: Annotated[
+        str | None, opt.choice("io.writers.convert:Format", help="By default that of the file name.")
+    ] = None,
     kind: Annotated[str, opt.choice("io.writers.convert:Kind", "--as", help="What the file holds.")] = "auto",
     axes: opt.Axes = None,
     dataset: Annotated[str | None, typer.Option(help="Name of the array, where there are several.")] = None,

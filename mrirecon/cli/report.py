@@ -55,12 +55,12 @@ def report(
     from mrirecon.reconstruction.file import versions
 
     options = Options(preset, opt.words(metrics), mask, region, spacing)  # type: ignore[arg-type]  # it checks the words
-    found = gather(Sources(runs, reference, scans, options, axes, anonymous))
+    contents = gather(Sources(runs, reference, scans, options, axes, anonymous))
     command = None if anonymous else ["mrirecon", *sys.argv[1:]]
-    about = About(title, options, command, versions(), notes=found.notes)
+    about = About(title, options, command, versions(), notes=contents.notes)
     with progress("report") as callback:
-        tell = (lambda done, name: callback(done, found.count, name)) if callback else None
-        done = write_report(output, found.cases, about, limit=limit * 1e6, whole=whole, inputs=runs, progress=tell)
+        tell = (lambda done, name: callback(done, contents.count, name)) if callback else None
+        done = write_report(output, contents.cases, about, limit=limit * 1e6, whole=whole, inputs=runs, progress=tell)
     print_line(f"{done.cases} cases, {done.shown} of {done.slices} slices with pictures, {done.bytes / 1e6:.1f} MB")
     if as_json:
         print_json({**vars(done), "path": str(done.path)})

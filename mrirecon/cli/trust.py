@@ -64,7 +64,7 @@ def trust(
     opened = prepare(read(scan, axes=axes), Preprocess(whiten=cast(Any, whiten)))
     if item >= len(opened):
         raise UsageError(f"there is no item {item}", where=str(scan), why=f"it has {len(opened)}, from 0 on")
-    found = examine(
+    result = examine(
         opened,
         item,
         method=trained.method if trained else method,
@@ -73,7 +73,7 @@ def trust(
         share=held_out_share,
         seed=seed,
     )
-    values = {f.name: getattr(found, f.name) for f in fields(found)}
+    values = {f.name: getattr(result, f.name) for f in fields(result)}
     numbers = {k: v for k, v in values.items() if not isinstance(v, np.ndarray)}
     maps = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
     if output is not None:
@@ -83,7 +83,7 @@ def trust(
     typer.echo(table(("", ""), [[_MEANING[k], v] for k, v in numbers.items()]))
     for note in opened.notes:
         print_line(f"note: {note}")
-    if found.held_out is None:
+    if result.held_out is None:
         print_line("no sample could be spared outside the calibration region")
     if output is not None:
         typer.echo(output)

@@ -132,12 +132,12 @@ def espirit(
         )
     require_region(box, kernel)
     calibration = normalized(calibration)
-    found = [
+    items = [
         _one(item, space, sets, min(kernel, *box), threshold, coarse, power_steps) for item in calibration.unbind(0)
     ]
     # A batch of one, the common case, is not copied.
-    maps = torch.stack([m for m, _, _ in found]) if len(found) > 1 else found[0][0].unsqueeze(0)
-    values, spectrum = (torch.stack(part) for part in list(zip(*found, strict=True))[1:])
+    maps = torch.stack([m for m, _, _ in items]) if len(items) > 1 else items[0][0].unsqueeze(0)
+    values, spectrum = (torch.stack(part) for part in list(zip(*items, strict=True))[1:])
     return CoilMaps(maps.mul_(crop_weights(values, crop, soft).unsqueeze(2)) if crop > 0 else maps, values, spectrum)
 
 

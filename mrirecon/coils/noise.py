@@ -92,25 +92,25 @@ def measure_noise(kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
     far = kspace[:, outer_samples(mask, 0.1)]
     outer = _median_deviation(far)
     region = kspace[(slice(None), *box)]
-    found = None
+    null_space = None
     if region.size and all(s.stop - s.start >= min(n, _NARROWEST) for s, n in zip(box, mask.shape, strict=True)):
         largest = np.abs(region).reshape(coils, -1).max(1)
         floor = _ROUNDING * float(largest.max())
         heard = np.flatnonzero(largest > 0)
         rough = np.maximum(outer[heard], max(floor, _TINY))
-        found = _by_null_space(region[heard], far[heard], rough)
-        if found is not None and np.isfinite(found.error):
+        null_space = _by_null_space(region[heard], far[heard], rough)
+        if null_space is not None and np.isfinite(null_space.error):
             covariance = np.zeros((coils, coils), dtype=np.complex128)
-            covariance[np.ix_(heard, heard)] = found.covariance
+            covariance[np.ix_(heard, heard)] = null_space.covariance
             quiet = np.real(np.diagonal(covariance)) <= floor**2
             covariance[quiet], covariance[:, quiet] = 0, 0
-            margin = _TWICE * found.error
+            margin = _TWICE * null_space.error
             source = "the null space of the calibration matrix"
-            low, high = max(0.0, 1 - margin - _SIGNAL), 1 + margin + (0 if found.reliable else _SIGNAL)
-            return NoiseLevel(covariance, found.low * low, found.high * high, source)
+            low, high = max(0.0, 1 - margin - _SIGNAL), 1 + margin + (0 if null_space.reliable else _SIGNAL)
+            return NoiseLevel(covariance, null_space.low * low, null_space.high * high, source)
     deviation = outer
-    if found is not None:
-        bound = np.sqrt(np.real(np.diagonal(found.covariance)))
+    if null_space is not None:
+        bound = np.sqrt(np.real(np.diagonal(null_space.covariance)))
         deviation[heard] = np.minimum(outer[heard], np.where(bound > floor, _MARGIN * bound, 0))
     if coils > 1 and max(s.stop - s.start for s in box) >= _SMALLEST:
         deviation = np.minimum(deviation, _background(region))
@@ -168,15 +168,15 @@ def _by_null_space(region: np.ndarray, far: np.ndarray, rough: np.ndarray) -> Nu
         dark = np.clip(_background(region), rough / _DARKEST, rough)
         guesses += [np.diag(dark**2), _correlated(far, dark)]
     axis = int(np.argmax(region.shape[1:])) + 1
-    found = null_space_noise(_middle(region), guesses)
-    if region.shape[axis] >= 2 * _LONGEST[0] and (found is None or not found.reliable):
+    result = null_space_noise(_middle(region), guesses)
+    if region.shape[axis] >= 2 * _LONGEST[0] and (result is None or not result.reliable):
         # The end of a long readout holds less signal, and so gives a better guess.
         end = region.take(np.arange(region.shape[axis] - _LONGEST[0], region.shape[axis]), axis)
         there = null_space_noise(_middle(end), guesses)
         if there is not None and np.isfinite(there.error):
             again = null_space_noise(_middle(region), [there.covariance, *guesses])
-            found = found if again is None or (found is not None and found.error <= again.error) else again
-    return found
+            result = result if again is None or (result is not None and result.error <= again.error) else again
+    return result
 
 
 def _middle(region: np.ndarray) -> np.ndarray:
@@ -290,11 +290,11 @@ def _estimate(region: np.ndarray, kernel: int, guesses: Sequence[np.ndarray]) ->
     """Return what `null_space_noise` does, for one size of the kernel."""
     data, probe = _patches(region.astype(np.complex128), kernel), _patches(_unit_noise(region.shape), kernel)
     products = data @ data.conj().T, data @ probe.conj().T, probe @ probe.conj().T
-    found = _solve_whitened(products, guesses[0])
-    sure = found.share > 0 and found.spread < _ALIKE**2 and found.weakest_coverage > _SEEN
-    candidates = [found]
-    if sure and found.weakest_coverage <= _WELL_SEEN:
-        candidates = [_iterate(products, found)]
+    solution = _solve_whitened(products, guesses[0])
+    sure = solution.share > 0 and solution.spread < _ALIKE**2 and solution.weakest_coverage > _SEEN
+    candidates = [solution]
+    if sure and solution.weakest_coverage <= _WELL_SEEN:
+        candidates = [_iterate(products, solution)]
     if not sure:
         for guess in guesses[1:]:
             candidates.append(_solve_whitened(products, guess))
@@ -305,14 +305,16 @@ def _estimate(region: np.ndarray, kernel: int, guesses: Sequence[np.ndarray]) ->
             candidates += _grow_null_space(products, guesses[0])
     # The lowest of the solutions with equally large null spaces: signal may have raised the others.
     largest = max(f.share for f in candidates)
-    found = min((f for f in candidates if f.share >= _ALIKE_SHARE * largest), key=lambda f: np.trace(f.covariance).real)
-    if found.share == 0:
+    solution = min(
+        (f for f in candidates if f.share >= _ALIKE_SHARE * largest), key=lambda f: np.trace(f.covariance).real
+    )
+    if solution.share == 0:
         return NullSpace(min((_bound(products, guess) for guess in guesses), key=np.trace), np.inf, reliable=False)
-    level = np.trace(found.covariance).real
-    others = [np.trace(f.covariance).real / level for f in candidates if f.share > _NEARLY * found.share]
-    error = float(0.5 / np.sqrt(region.size * found.share))
+    level = np.trace(solution.covariance).real
+    others = [np.trace(f.covariance).real / level for f in candidates if f.share > _NEARLY * solution.share]
+    error = float(0.5 / np.sqrt(region.size * solution.share))
     low, high = float(min(others)) ** 0.5, float(max(others)) ** 0.5
-    return NullSpace(found.covariance, error, found.weakest_coverage > _WELL_SEEN, low, high)
+    return NullSpace(solution.covariance, error, solution.weakest_coverage > _WELL_SEEN, low, high)
 
 
 def _bound(products: Products, guess: np.ndarray) -> np.ndarray:
@@ -359,10 +361,10 @@ def _solve_whitened(products: Products, guess: np.ndarray) -> _Solution:
     if values[0] <= 0:
         return _Solution(guess, 0.0, np.inf, 0.0)
     basis = parts[0].reshape(coils, -1)
-    seen = np.linalg.eigvalsh(basis @ basis.conj().T / (len(parts[0]) / coils))
+    coverage = np.linalg.eigvalsh(basis @ basis.conj().T / (len(parts[0]) / coils))
     covariance = factor @ white @ factor.conj().T
     share, spread = parts[0].shape[1] / len(parts[0]), float(values[-1] / values[0])
-    return _Solution(covariance, share, spread, float(seen[0]))
+    return _Solution(covariance, share, spread, float(coverage[0]))
 
 
 def _grow_null_space(products: Products, guess: np.ndarray) -> list[_Solution]:
@@ -379,11 +381,11 @@ def _grow_null_space(products: Products, guess: np.ndarray) -> list[_Solution]:
         supposed = guess
         for _ in range(_LOOKS):
             supposed = _assume_share(products, supposed, share)
-        found = _iterate(products, _solve_whitened(products, supposed))
-        if found.share > 0:
-            solutions.append(found)
-        if found.share > largest:
-            largest, guess = found.share, found.covariance
+        solution = _iterate(products, _solve_whitened(products, supposed))
+        if solution.share > 0:
+            solutions.append(solution)
+        if solution.share > largest:
+            largest, guess = solution.share, solution.covariance
         elif largest > 0:
             break
     return solutions

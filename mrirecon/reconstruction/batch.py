@@ -147,7 +147,7 @@ def expand(files: Sequence[Path], output: Path, request: Request | None = None) 
             files.
 
     """
-    found: list[Path] = []
+    sources: list[Path] = []
     for path in files:
         if path.is_dir():
             there = sorted(p for p in path.iterdir() if not p.name.startswith("."))
@@ -160,12 +160,12 @@ def expand(files: Sequence[Path], output: Path, request: Request | None = None) 
             inside = [path]
         if not inside:
             raise bruker(path) or UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
-        found += inside
-    if len(found) > 1 and named_format(output) is not None and not output.is_dir():
-        raise UsageError(f"{len(found)} files cannot go into one output", where=str(output), fix="give a folder")
-    if len(found) > 1:
-        refuse_same_targets(found, output, request or Request())
-    return found
+        sources += inside
+    if len(sources) > 1 and named_format(output) is not None and not output.is_dir():
+        raise UsageError(f"{len(sources)} files cannot go into one output", where=str(output), fix="give a folder")
+    if len(sources) > 1:
+        refuse_same_targets(sources, output, request or Request())
+    return sources
 
 
 def _is_own_output(path: Path) -> bool:
@@ -316,7 +316,7 @@ def run(
 
     Args:
         sources: k-space files.
-        output: folder, or a file where there is one source.
+        output: folder, or a file where existing is one source.
         request: what the user asks for.
         overwrite: replace outputs that exist.
         dry_run: write nothing.
@@ -336,7 +336,7 @@ def run(
         with resources(failures), suppress(FileNotFoundError):
             failures.unlink()
     waits = RETRY_DELAYS if waits is None else waits
-    there = set() if overwrite or dry_run else _sidecars(output)
+    existing = set() if overwrite or dry_run else _sidecars(output)
     queue, before = list(sources), dict[Path, tuple[dict[str, int] | None, MriReconError]]()
     for number, wait in enumerate((0.0, *waits)):
         if not queue:
@@ -351,7 +351,7 @@ def run(
             if error is not None and then == now and not isinstance(error, BusyError):
                 outcome = Outcome(source, error=error)
             else:
-                outcome = _attempt(source, output, request, there, overwrite, dry_run, last, command, progress)
+                outcome = _attempt(source, output, request, existing, overwrite, dry_run, last, command, progress)
                 if outcome.error is not None and not last and _unfinished(outcome.error, now):
                     later.append(source)
                     before[source] = now, outcome.error
@@ -368,7 +368,7 @@ def _attempt(
     source: Path,
     output: Path,
     request: Request,
-    there: set[str],
+    existing: set[str],
     overwrite: bool,
     dry_run: bool,
     wait: bool,
@@ -376,7 +376,7 @@ def _attempt(
     progress: Callable[[str], AbstractContextManager[Progress | None]] | None,
 ) -> Outcome:
     try:
-        for target in _candidates(source, output, request, there):
+        for target in _candidates(source, output, request, existing):
             record = finished(request, source, sidecar_path(target))
             if record is not None:
                 return Outcome(source, finished_result(record, target))
@@ -401,7 +401,7 @@ def _attempt(
         return Outcome(source, error=known)
 
 
-def _candidates(source: Path, output: Path, request: Request, there: set[str]) -> list[Path]:
+def _candidates(source: Path, output: Path, request: Request, existing: set[str]) -> list[Path]:
     """Return possible outputs for a source whose sidecars exist, without reading the source."""
     if request.bids is not None:
         return []  # the name depends on the source's header
@@ -410,8 +410,8 @@ def _candidates(source: Path, output: Path, request: Request, there: set[str]) -
         names = [request.load(request.model).method]
     elif request.method == "auto":
         names = sorted(methods())
-    found = {output_path(source, output, name, request.format) for name in names} if there else set()
-    return [target for target in found if sidecar_path(target).name in there]
+    targets = {output_path(source, output, name, request.format) for name in names} if existing else set()
+    return [target for target in targets if sidecar_path(target).name in existing]
 
 
 def _sidecars(output: Path) -> set[str]:
@@ -420,11 +420,11 @@ def _sidecars(output: Path) -> set[str]:
     return set()
 
 
-def _unfinished(error: MriReconError, found: dict[str, int] | None) -> bool:
+def _unfinished(error: MriReconError, state: dict[str, int] | None) -> bool:
     """Whether a file that could not be read may become readable."""
     if isinstance(error, BusyError):
         return True
-    recent = found is not None and abs(time.time() - found["mtime_ns"] / 1e9) < _RECENT
+    recent = state is not None and abs(time.time() - state["mtime_ns"] / 1e9) < _RECENT
     return recent and isinstance(error, InputError) and not isinstance(error, UnsafeContentError)
 
 

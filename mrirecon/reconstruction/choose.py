@@ -188,7 +188,7 @@ def _methods_by_items(
     """
     failures: list[InputError] = []
     alike = _inspect_alike(scan, slicing, first, lambda part, item: choose_method(part, item, maps), failures)
-    chosen = [(items, *found) for items, _, found in alike]
+    chosen = [(items, *choice) for items, _, choice in alike]
     if not chosen:
         if not failures:
             scan.mask(scan.representative_item())  # raises the error of a scan without signal

@@ -298,7 +298,7 @@ def _solve_together(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Pl
             maps = item_maps(scan, item, kspace, mask, source=group.calibration, options=group.espirit)
         notes = () if maps.note is None else (maps.note,)
         if method.use == "cropped" and maps.is_empty:  # a batch of one, for it is no network
-            reason = "no object, as its coil maps tell"
+            reason = "no object: its coil maps are empty"
             return [replace(_zero_image(scan.space_shape, group, reason), maps=maps.source, notes=notes)]
         noise = None
         if method.use == "informed" or weight_follows_noise:

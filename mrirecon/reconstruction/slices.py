@@ -288,13 +288,13 @@ def _readouts(scan: Scan, volume: int) -> dict[int, np.ndarray] | None:
     seen = _first_coil(scan, volume) if able else None
     if seen is not None and not seen.any():
         return None
-    found = {}
+    readouts = {}
     for axis in sorted(able, key=lambda a: SPACE.index(scan.space[a])):
         assert seen is not None, "read where an axis is able"
         lines = _full_lines(seen, None if marked is None else marked.take(0, axis=axis), axis)
         if lines is not None:
-            found[axis] = lines
-    return found
+            readouts[axis] = lines
+    return readouts
 
 
 def _marked(scan: Scan, volume: int) -> np.ndarray | None:

@@ -150,7 +150,7 @@ def test_stopping_is_told():
     assert "converged" in done.reasons[0]
     assert int(done.iterations[0]) < 100
     assert "limit of 2" in cut.reasons[0]
-    assert direct.reasons == ["ran its 1 steps"]
+    assert direct.reasons == ["completed 1 step"]
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,9 @@ def symmetry_error(image: np.ndarray, where: Mapping[int, Extent], mask: np.ndar
     hidden = mask.copy()
     hidden[_box(mask.ndim, {axis: slice(e.start, e.stop) for axis, e in shorter.items()})] = False
     truth = to_kspace(image, axes)[hidden]
-    found = to_kspace(pocs(image, shorter), axes)[hidden]
+    predicted = to_kspace(pocs(image, shorter), axes)[hidden]
     size = float(np.linalg.norm(truth))
-    return float(np.linalg.norm(found - truth)) / size if size else 1.0
+    return float(np.linalg.norm(predicted - truth)) / size if size else 1.0
 
 
 def measured_part(kspace: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
@@ -66,7 +66,7 @@ def smooth_phase(kspace: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
     for axis, extent in where.items():
         if extent.reach < _FEWEST:
             raise InputError(
-                "k-space is sampled to one side of its centre only: its phase cannot be told",
+                "k-space is sampled to one side of its centre only: its phase is unknown",
                 why=f"{extent.reach} samples to the shorter side, {_FEWEST} are needed",
                 fix="use --partial-fourier zero",
             )
