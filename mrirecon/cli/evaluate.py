@@ -204,12 +204,9 @@ def _print_sizes(groups: list[dict[str, Any]]) -> None:
 def _print_all(scored: Evaluations) -> None:
     names = scored.options.metrics
     print_line(f"definition: {scored.options.preset}")
-    for paths, what in (
-        (scored.without_reference, "no reference for"),
-        (scored.without_prediction, "no prediction for"),
-    ):
+    for paths, what in ((scored.without_reference, "reference"), (scored.without_prediction, "prediction")):
         if paths:
-            print_line(f"{what} {len(paths)}: {', '.join(p.name for p in paths)}")
+            print_line(f"no {what} for {len(paths)}: {', '.join(p.name for p in paths)}")
     for one in scored.done:
         for note in one.notes:
             print_line(f"note: {one.prediction.name}: {note}")

@@ -305,9 +305,8 @@ def _estimate(region: np.ndarray, kernel: int, guesses: Sequence[np.ndarray]) ->
             candidates += _grow_null_space(products, guesses[0])
     # The lowest of the solutions with equally large null spaces: signal may have raised the others.
     largest = max(f.share for f in candidates)
-    solution = min(
-        (f for f in candidates if f.share >= _ALIKE_SHARE * largest), key=lambda f: np.trace(f.covariance).real
-    )
+    alike = (f for f in candidates if f.share >= _ALIKE_SHARE * largest)
+    solution = min(alike, key=lambda f: np.trace(f.covariance).real)
     if solution.share == 0:
         return NullSpace(min((_bound(products, guess) for guess in guesses), key=np.trace), np.inf, reliable=False)
     level = np.trace(solution.covariance).real
