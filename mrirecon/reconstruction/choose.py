@@ -86,22 +86,13 @@ def choose(scan: Scan, request: Request | None = None, scratch: Sequence[Path] |
     outside: list[str] = []
     if not automatic and groups[0].model is not None:
         outside = _outside(groups[0].model, scan, slicing, first, strict=request.strict_model)
-    learned = any(group.model for group in groups)
-    precision, precision_note = pick_precision(request.precision, device)
-    if not learned:
-        precision = "float32"
-        precision_note = f"{groups[0].method} has no network to compute in bfloat16: all of it is computed in float32"
-    asked = request.precision == "bfloat16" or (request.precision == "auto" and learned)
-    return Plan(
-        tuple(groups),
-        slicing,
-        device,
-        precision,
-        tuple(notes),
-        precision_note if asked else None,
-        tuple(outside),
-        first,
-    )
+    precision, sentence = pick_precision(request.precision, device)
+    precision_note = None if request.precision == "float32" else sentence
+    if not any(group.model for group in groups):
+        precision, precision_note = "float32", None
+        if request.precision == "bfloat16":
+            precision_note = f"{groups[0].method} has no network to compute in bfloat16: all of it is float32"
+    return Plan(tuple(groups), slicing, device, precision, tuple(notes), precision_note, tuple(outside), first)
 
 
 def preview(
@@ -274,9 +265,9 @@ def _plan_method(name: str, scan: Scan, request: Request, *, ndim: int, main: bo
         UsageError: options or a weight for a method that has none; a learned method without a model.
 
     """
-    method, shipped = find_method(name), shipped_models()
-    source = request.model if request.model is not None else shipped.get(name)
+    source = request.model if request.model is not None else shipped_models().get(name)
     model = None if source is None else request.load(source)
+    method = find_method(name)
     settings, lam = dict(request.options or {}), request.lam
     if not main:
         settings = settings if model is None and set(settings) <= set(method.fields) else {}

@@ -6,9 +6,8 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,29 +103,30 @@ def reconstruct_file(
         target = bids_path(request.bids, path, method, contrast=request.contrast, attributes=scan.attributes)
     format = image_format(target, request.format if request.bids is None else "nii")
     require(format)
+    beside, count, space = sidecar_path(target), len(scan), scan.space_shape
     inputs = [p for p in (path, request.mask, request.maps_file, request.reference) if p is not None]
-    refuse_overwrite([target] if format != "dicom" else [sidecar_path(target)], inputs)
+    refuse_overwrite([target] if format != "dicom" else [beside], inputs)
+    source = {"file": str(path), "sha256": "", **stamp(path), "shape": stored_shape, "format": scan.format}
     record: dict[str, object] = {
-        "input": {"file": str(path), "sha256": "", **stamp(path), "shape": stored_shape, "format": scan.format},
+        "input": source,
         "method": method,
         "why": reason,
         "device": str(pick_device(request.device)),
-        "items": len(scan),
+        "items": count,
         **({"chosen_items": request.items} if request.items is not None else {}),
         "preprocess": request.preprocess.as_dict(),
     }
-    pages = len(scan) * (scan.space_shape[0] if len(scan.space) == 3 else 1)
-    files = image_files(target, format, pages)
+    files = image_files(target, format, count * (space[0] if len(space) == 3 else 1))
     if dry_run:
-        _refuse_existing(target, files, request, overwrite)
+        _refuse_existing(target, [*files, beside], request, overwrite)
         notes = [*scan.notes, *(plan.notes if plan is not None else ())]
         return {**record, "outputs": [str(target)], "dry_run": True, "notes": notes}
     with output_lock(target, wait=wait):
-        done = None if overwrite else finished(request, path, sidecar_path(target))
+        done = None if overwrite else finished(request, path, beside)
         if done is not None:
             return finished_result(done, target)
-        _refuse_existing(target, files, request, overwrite)
-        record["input"] = source = {**cast("dict[str, object]", record["input"]), "sha256": scan.sha256()}
+        _refuse_existing(target, [*files, beside], request, overwrite)
+        source["sha256"] = scan.sha256()
         plan = plan or choose(scan, request, scratch)
         iterates: list[np.ndarray] = []
         result = reconstruct(
@@ -138,26 +138,18 @@ def reconstruct_file(
             scratch=scratch,
             skip_failed=skip_failed,
         )
-        sidecar, show = _describe(scan, request, plan, result, record, format, command)
+        sidecar, images, place = _describe(scan, request, plan, result, record, format, command)
         written: list[Path] = []
         if request.save_iterates:
             steps = {"input": source, "iterates of": target.name, "request": request.digest}
             written = write_image(_iterates(target), _filled(iterates), sidecar=steps, inputs=inputs)
         if request.bids is not None:
             describe_dataset(request.bids, scan.path)
-        series = Series(method, str(source["sha256"]), show.sequence)
-        images = write_image(
-            target,
-            show.images,
-            format=format,
-            sidecar=sidecar,
-            keep_complex=True,
-            inputs=inputs,
-            grid=show.grid,
-            loops=show.loops,
-            series=series,
+        place["series"] = Series(method, str(source["sha256"]), place.pop("sequence"))
+        written[:0] = write_image(
+            target, images, format=format, sidecar=sidecar, keep_complex=True, inputs=inputs, **place
         )
-    outputs = [str(path) for path in (*images, *written)]
+    outputs = [str(path) for path in written]
     return {**sidecar, "outputs": outputs, "total_seconds": time.perf_counter() - start}
 
 
@@ -182,16 +174,6 @@ def _read_and_prepare(path: Path, request: Request) -> tuple[Scan, dict[str, int
     return prepare(stored, request.preprocess), stored.shape
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """Images as they are written: turned upright where the format needs it, with their place and sequence."""
-
-    images: np.ndarray
-    grid: Grid
-    loops: dict[str, int]
-    sequence: dict[str, float]
-
-
 def _describe(
     scan: Scan,
     request: Request,
@@ -200,8 +182,8 @@ def _describe(
     record: Mapping[str, object],
     format: ImageFormat,
     command: Sequence[str] | None,
-) -> tuple[dict[str, object], _Shown]:
-    """Return the content of the sidecar, with scores, and the images to be written."""
+) -> tuple[dict[str, object], np.ndarray, dict[str, Any]]:
+    """Return the sidecar's content; the images, upright where the format needs it; their grid, loops and sequence."""
     notes = list(result.notes)
     model = plan.model
     if model is not None and model.seal is None:
@@ -247,7 +229,7 @@ def _describe(
         scores = compare(mine, truth, prediction=scan.path, reference=request.reference, kind=kind)
         scores.notes[:0] = of_place + (apart(mine.shape[-3:], lies, place) if mine.shape == truth.shape else [])
         sidecar["scores"] = scores.as_dict()
-    return sidecar, _Shown(shown, placed, loops, stated)
+    return sidecar, shown, {"grid": placed, "loops": loops, "sequence": stated}
 
 
 def finished(request: Request, source: Path, sidecar: Path) -> dict[str, object] | None:
@@ -324,20 +306,21 @@ def _output_folder(out: Path, request: Request) -> Path:
     return out.parent if named_format(out) is not None and not out.is_dir() else out
 
 
-def _refuse_existing(target: Path, files: Sequence[Path], request: Request, overwrite: bool) -> None:
+def _refuse_existing(target: Path, wanted: list[Path], request: Request, overwrite: bool) -> None:
     """Refuse to replace existing outputs, other than the remains of a killed run of our own.
 
     Raises:
         UsageError: an output exists.
 
     """
-    beside = sidecar_path(target)
-    wanted, begun = [*files, beside], _left_by_killed_run(beside, None)
+    if overwrite:
+        return
+    begun = _left_by_killed_run(wanted[-1], None)
     if request.save_iterates:
         steps = _iterates(target)
-        wanted += [steps, sidecar_path(steps)]
-        begun |= _left_by_killed_run(sidecar_path(steps), request.digest)
-    for there in [] if overwrite else wanted:
+        wanted = [*wanted, steps, sidecar_path(steps)]
+        begun |= _left_by_killed_run(wanted[-1], request.digest)
+    for there in wanted:
         if (there.exists() or there.is_symlink()) and there not in begun:
             raise UsageError(
                 "the output exists already",
