@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
+from typing import Any
 
 from mrirecon.errors import (
     BusyError,
@@ -337,6 +339,8 @@ def run(
             failures.unlink()
     waits = RETRY_DELAYS if waits is None else waits
     existing = set() if overwrite or dry_run else _sidecars(output)
+    how: dict[str, Any] = {"request": request, "overwrite": overwrite, "dry_run": dry_run, "command": command}
+    make = partial(reconstruct_file, out=output, skip_failed=True, **how)
     queue, before = list(sources), dict[Path, tuple[dict[str, int] | None, MriReconError]]()
     for number, wait in enumerate((0.0, *waits)):
         if not queue:
@@ -351,7 +355,7 @@ def run(
             if error is not None and then == now and not isinstance(error, BusyError):
                 outcome = Outcome(source, error=error)
             else:
-                outcome = _attempt(source, output, request, existing, overwrite, dry_run, last, command, progress)
+                outcome = _attempt(source, output, request, existing, partial(make, wait=last), progress)
                 if outcome.error is not None and not last and _unfinished(outcome.error, now):
                     later.append(source)
                     before[source] = now, outcome.error
@@ -369,30 +373,17 @@ def _attempt(
     output: Path,
     request: Request,
     existing: set[str],
-    overwrite: bool,
-    dry_run: bool,
-    wait: bool,
-    command: Sequence[str] | None,
+    make: Callable[..., dict[str, object]],
     progress: Callable[[str], AbstractContextManager[Progress | None]] | None,
 ) -> Outcome:
+    """Return the outcome for a source: its finished output, if one of the existing sidecars names it, or a new one."""
     try:
         for target in _candidates(source, output, request, existing):
             record = finished(request, source, sidecar_path(target))
             if record is not None:
                 return Outcome(source, finished_result(record, target))
         with progress(source.name) if progress else nullcontext() as callback:
-            record = reconstruct_file(
-                source,
-                output,
-                request=request,
-                overwrite=overwrite,
-                dry_run=dry_run,
-                wait=wait,
-                skip_failed=True,
-                command=command,
-                progress=callback,
-            )
-        return Outcome(source, record)
+            return Outcome(source, make(source, progress=callback))
     except Exception as error:
         known = as_project_error(error)
         known.where = known.where or str(source)
