@@ -20,11 +20,17 @@ from mrirecon.errors import BusyError, InputError, MriReconError, UsageError
 from mrirecon.io import Scan
 from mrirecon.io.safe.scratch import Rows
 from mrirecon.masks.extent import Extent, partial_axes
-from mrirecon.reconstruction.preprocess.combine import AVERAGED, root_sum_of_squares_over
 from mrirecon.reconstruction.preprocess.noise import SMALLEST, background_noise, full_centre, rim_noise
-from mrirecon.reconstruction.preprocess.oversampling import check_readout
 from mrirecon.reconstruction.preprocess.partial_fourier import homodyne, pocs, symmetry_error
-from mrirecon.reconstruction.preprocess.stages import Averaged, Compressed, Cropped, Whitened, pool_noise_samples
+from mrirecon.reconstruction.preprocess.stages import (
+    AVERAGED,
+    Averaged,
+    Compressed,
+    Cropped,
+    Whitened,
+    check_readout,
+    pool_noise_samples,
+)
 
 Whiten = Literal["loud", "none", "auto", "noise", "background", "rim"]
 Combine = Literal["average", "echoes"]
@@ -214,8 +220,9 @@ def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None
                 image, note = _filled(scan, item, partial[item], image, options.partial_fourier)
                 notes += [note] if note not in notes else []
             filled.append(image)
-        combined = root_sum_of_squares_over(np.stack(filled), [len(filled)], 0) if options.echoes else filled
-        rows.write(row, combined[0])
+        # Echoes differ in contrast and phase: their magnitudes can be combined, their complex values cannot.
+        combined = np.sqrt(np.square(np.abs(filled), dtype=np.float64).sum(0)) if options.echoes else filled[0]
+        rows.write(row, np.asarray(combined, images.dtype))
     return rows.view(), notes
 
 

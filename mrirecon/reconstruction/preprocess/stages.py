@@ -6,7 +6,7 @@ Each step is a scan itself, so that whatever takes a scan takes the result, and 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Self
 
@@ -17,9 +17,9 @@ from mrirecon.coils.whitening import Whitening, mix_coils
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan
 from mrirecon.io.axes import Layout
-from mrirecon.reconstruction.preprocess.combine import AVERAGED, mean_kspace
-from mrirecon.reconstruction.preprocess.oversampling import check_readout, crop_image, crop_mask, remove_oversampling
+from mrirecon.physics.centred import to_image, to_kspace
 
+AVERAGED = ("average", "repetition", "repetition2")  # loop axes over which the object and its contrast stay the same
 _KEPT = 64  # compressions, each a few kB to a few MB
 
 
@@ -284,6 +284,88 @@ class Compressed(DerivedScan):
             each = [compress(region[i if len(region) > 1 else 0], self.compression(i)) for i in range(len(self))]
             self._compressed = np.stack(each)
         return self._compressed
+
+
+# --- functions on arrays ---
+#
+# Sampling a readout more densely costs no time and prevents aliasing of the surroundings; afterwards it only adds size.
+# The crop in image space removes the margins alone, where dropping every second sample would fold them in with their
+# noise. It has to be the readout: along an undersampled axis the image is folded until it is reconstructed.
+
+
+def mean_kspace(kspaces: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the complex mean of k-space over acquisitions, each sample over those that acquired it, and their union.
+
+    N acquisitions lower the noise by √N where all were sampled; the mean of magnitudes would add up noise. Motion and
+    drift between them blur the result.
+
+    Args:
+        kspaces: each (C, *space) complex, zero where not sampled.
+        masks: each (*space) bool.
+
+    """
+    count = np.sum(masks, axis=0)
+    total = np.sum(kspaces, axis=0, dtype=np.complex128)
+    return (total / np.maximum(count, 1)).astype(kspaces[0].dtype), np.asarray(count > 0)
+
+
+def check_readout(mask: np.ndarray, axis: int, name: str) -> None:
+    """Refuse an axis along which not every line was sampled whole.
+
+    Args:
+        mask: (*space) bool.
+        axis: counted from the end.
+        name: of the axis.
+
+    Raises:
+        UsageError: it is undersampled, or a part of it was never measured (an asymmetric echo).
+
+    """
+    lines = mask.any(axis=axis, keepdims=True)
+    if (mask != lines).any():
+        share = float(mask.sum() / (lines.sum() * mask.shape[axis]))
+        raise UsageError(
+            f"the axis {name} is not a fully sampled readout",
+            why=f"{share:.0%} of its samples were acquired in the lines that were: its images are folded or blurred",
+            fix="name the readout with --readout, or leave out what needs it",
+        )
+
+
+def remove_oversampling(kspace: np.ndarray, axis: int, kept: int) -> np.ndarray:
+    """Return k-space whose field of view along the readout is the middle ``kept`` of its n places.
+
+    Values of the image, and the noise in them, stay what they are.
+
+    Args:
+        kspace: (…, *space) complex, centred, fully sampled along ``axis`` (`check_readout`).
+        axis: of the readout, counted from the end.
+        kept: places to keep, at most n.
+
+    Raises:
+        UsageError: more places than there are, or none.
+
+    """
+    image = to_image(kspace, (axis,))
+    return to_kspace(crop_image(image, axis, kept), (axis,))
+
+
+def crop_image(image: np.ndarray, axis: int, kept: int) -> np.ndarray:
+    """Return the middle ``kept`` places of an image, or of maps, along an axis counted from the end.
+
+    Raises:
+        UsageError: more places than there are, or none.
+
+    """
+    size = image.shape[axis]
+    if not 1 <= kept <= size:
+        raise UsageError(f"{kept} of {size} places cannot be kept", fix=f"keep 1 to {size}")
+    start = size // 2 - kept // 2  # n // 2 stays the centre
+    return np.ascontiguousarray(image.take(range(start, start + kept), axis))
+
+
+def crop_mask(mask: np.ndarray, axis: int, kept: int) -> np.ndarray:
+    """Return the mask (*space) of the cropped field of view: lines stay lines, of ``kept`` samples."""
+    return np.repeat(np.asarray(mask.any(axis=axis, keepdims=True)), kept, axis=axis)
 
 
 def pool_noise_samples(
