@@ -167,7 +167,7 @@ def simulate(
         resolution=resolution,
         bias=bias,
         phase=phase,
-        size=None if size is None else opt.numbers(size.lower(), "x", "--size"),
+        size=None if size is None else opt.numbers(size.lower().replace("×", "x"), "x", "--size"),
         keep_maps=keep_maps,
         command=sys.argv,
     )
