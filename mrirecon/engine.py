@@ -95,7 +95,7 @@ class Outcome(NamedTuple, Generic[S]):
             elif c == c:
                 out.append(f"stopped at the limit of {n} iterations: relative change {c:.1e}")
             else:
-                out.append(f"ran its {n} steps")
+                out.append(f"completed {n} step{'s' if n != 1 else ''}")
         return out
 
 

@@ -45,7 +45,8 @@ def test_python_runs(here):
 def test_the_method_that_it_adds_works(monkeypatch):
     import mrirecon.methods.registry
 
-    monkeypatch.setattr(mrirecon.methods.registry, "_METHODS", dict(mrirecon.methods.registry._METHODS))
+    methods = mrirecon.methods.registry.METHODS
+    monkeypatch.setattr(methods, "_entries", dict(methods.loaded))
     space = {"__name__": "gradient_net"}
     exec(compile(PYTHON[1], "README.md", "exec"), space)
     p = random_problem((16, 18))

@@ -1,28 +1,44 @@
-"""The command line: thin verbs over library functions. Nothing heavy is imported before a verb runs."""
+"""The command line: thin commands over library functions. Nothing heavy is imported before a command runs.
+
+Around every command: errors in one form, documented exit codes, and signals that leave nothing half done.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
-from mrirecon import __version__
-from mrirecon.cli import doctor, evaluate, inspect, masks, models, reconstruct, report, study, training, trust
-from mrirecon.cli.console import ConsoleSettings
-from mrirecon.cli.derived import Derived
-from mrirecon.cli.envelope import run
+from mrirecon import __version__, errors
+from mrirecon.cli import doctor, evaluate, inspect, masks, models, reconstruct, report, run, study, training, trust
+from mrirecon.cli.console import ConsoleSettings, prepare_streams, print_error, print_json
+from mrirecon.cli.options import Derived
+from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError, as_project_error
 from mrirecon.models.hardware import wait_passively
 from mrirecon.registries import plugins
+from mrirecon.renames import new_flag
 
 EPILOG = (
     "Anywhere: --traceback shows where an error arose, --quiet leaves narration and progress out. Results go to "
     "stdout, narration to stderr. Exit codes: 0 done, 1 our fault, 2 wrong option, 3 unusable input, 4 some items "
     "failed, 5 disk or memory, 6 unsafe file, 7 weights that do not fit, 130 and 143 interrupted."
 )
+COMMANDS: tuple[Callable[..., Any] | typer.Typer, ...] = (
+    *(inspect.demo, inspect.info, reconstruct.reconstruct, reconstruct.calibrate, reconstruct.convert),
+    *(evaluate.evaluate, evaluate.compare, report.report, trust.trust, trust.detect, study.study),
+    *(training.train, training.app, training.simulate, masks.app, models.app),
+    *(inspect.methods, inspect.selftest, inspect.doctor, inspect.benchmark),
+)
+_ANYWHERE = {"--traceback": "traceback", "--quiet": "quiet", "-q": "quiet"}
 
 app = typer.Typer(
     name="mrirecon",
@@ -32,26 +48,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(inspect.demo)
-app.command()(inspect.info)
-app.command("reconstruct", cls=Derived)(reconstruct.reconstruct)
-app.command(cls=Derived)(reconstruct.calibrate)
-app.command(cls=Derived)(reconstruct.convert)
-app.command("evaluate", cls=Derived)(evaluate.evaluate)
-app.command(cls=Derived)(evaluate.compare)
-app.command("report")(report.report)
-app.command("trust")(trust.trust)
-app.command()(trust.detect)
-app.command("study")(study.study)
-app.command()(training.train)
-app.add_typer(training.app)
-app.command(cls=Derived)(training.simulate)
-app.add_typer(masks.app)
-app.add_typer(models.app)
-app.command()(inspect.methods)
-app.command()(inspect.selftest)
-app.command("doctor")(doctor.doctor)
-app.command()(inspect.benchmark)
+for command in COMMANDS:
+    if isinstance(command, typer.Typer):
+        app.add_typer(command)
+    else:
+        app.command(cls=Derived)(command)
 
 
 def _version(wanted: bool) -> None:
@@ -76,4 +77,88 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     ConsoleSettings.begun = time.monotonic()
     wait_passively()
-    sys.exit(run(app, list(sys.argv[1:] if arguments is None else arguments)))
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the application and return its exit code; no exception escapes."""
+    prepare_streams()
+    arguments = _take_settings(arguments)
+    as_json = "--json" in arguments
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        _require_working_folder(arguments)
+        code = get_command(app)(arguments, prog_name="mrirecon", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (BrokenPipeError, SystemExit):
+        # The reader of stdout closed it; typer exits then, and only then. Without this, Python would complain once more
+        # when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Stopped as stopped:
+        print_error(f"stopped: {stopped}")
+        return 128 + stopped.number
+    except Exception as error:
+        return _report(error, as_json)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _take_settings(arguments: list[str]) -> list[str]:
+    """Apply the options that may stand anywhere, and return the other arguments."""
+    ConsoleSettings.quiet = ConsoleSettings.traceback = False
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for argument in arguments[:end]:
+        if argument in _ANYWHERE:
+            setattr(ConsoleSettings, _ANYWHERE[argument], True)
+    return [a for a in arguments[:end] if a not in _ANYWHERE] + arguments[end:]
+
+
+def _require_working_folder(arguments: list[str]) -> None:
+    """Refuse to work in a folder that was deleted: relative paths fail there, and libraries of torch end the process.
+
+    Raises:
+        ResourceError: it was deleted.
+
+    """
+    if {"--help", "--version"} & set(arguments):
+        return
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ResourceError("the working folder is gone", fix="change to a folder that exists: cd FOLDER") from None
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def as_known(error: Exception) -> MriReconError | None:
+    """Return the error as a project error; None for a fault of our own."""
+    if isinstance(error, MriReconError):
+        return error
+    explain = getattr(error, "format_message", None)
+    if explain is not None:  # the parser's, whose classes typer keeps in different places from version to version
+        context = getattr(error, "ctx", None)
+        command = getattr(context, "command_path", None) or "mrirecon"
+        flag = new_flag(command.rpartition(" ")[2], str(getattr(error, "option_name", "")))
+        fix = f"see `{command} --help`" if flag is None else f"it is now called {flag}"
+        return UsageError(explain().replace("Value error, ", "").rstrip("."), fix=fix)
+    return errors.as_known(error)
+
+
+def _report(error: Exception, as_json: bool) -> int:
+    known = as_known(error)
+    if ConsoleSettings.traceback:
+        print_error("".join(traceback.format_exception(error)).rstrip())
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        print_error(str(error))
+        return UsageError.exit_code
+    known = known or as_project_error(error)
+    if as_json:
+        print_json({"error": known.as_dict()})
+    else:
+        print_error(f"error {known.code}: {known}")
+    return known.exit_code

@@ -1,4 +1,4 @@
-"""What the verbs say: results to stdout, narration and progress to stderr, neither in the way of a program."""
+"""The output of commands: results to stdout, narration and progress to stderr."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 import typer
 
+from mrirecon.errors import MriReconError
 from mrirecon.io.safe.text import utf8
 
 
 class ConsoleSettings:
-    """What `--quiet` and `--traceback` ask for, wherever on the command line they stand, and when the command began."""
+    """The settings of `--quiet` and `--traceback`, and the time when the command began."""
 
     quiet = False
     traceback = False
@@ -24,11 +27,11 @@ class ConsoleSettings:
 
 
 def prepare_streams() -> None:
-    """Have stdin, stdout and stderr be open, and able to say any name of a file, whatever the shell and locale are.
+    """Open stdin, stdout and stderr where the shell closed them, and let them write any name of a file in any locale.
 
-    A stream that the shell closed would leave its number to the next file that is opened, and what libraries print
-    would go into that file. In an ASCII locale, text is written as UTF-8; a byte of a name that could not be decoded is
-    written as it was, and a character that the locale lacks is spelled out.
+    The number of a closed stream would go to the next file that is opened, and libraries would print into that file. In
+    an ASCII locale, text is written as UTF-8; a byte of a name that could not be decoded is written as it was, and a
+    character that the locale lacks is written as an escape sequence.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -48,35 +51,47 @@ def prepare_streams() -> None:
 
 
 def _escape_surrogates(error: UnicodeError) -> tuple[str | bytes, int]:
-    if not isinstance(error, UnicodeEncodeError):  # what was written is read again
+    if not isinstance(error, UnicodeEncodeError):  # reading text that was written this way
         return codecs.lookup_error("surrogateescape")(error)
     part = error.object[error.start : error.end]
-    told = (bytes([ord(c) - 0xDC00]) if _is_byte(c) else c.encode("ascii", "backslashreplace") for c in part)
-    return b"".join(told), error.end
-
-
-def _is_byte(character: str) -> bool:
-    return "\udc80" <= character <= "\udcff"
+    escaped = (
+        bytes([ord(c) - 0xDC00]) if "\udc80" <= c <= "\udcff" else c.encode("ascii", "backslashreplace") for c in part
+    )
+    return b"".join(escaped), error.end
 
 
 def print_line(text: str) -> None:
-    """Narrate, to stderr."""
+    """Print narration, to stderr."""
     if not ConsoleSettings.quiet:
         print_error(text)
 
 
 def print_error(text: str) -> None:
-    """Write to stderr; where nobody reads it any more, or its disk is full, that does not end the work."""
+    """Print to stderr; a closed stream or a full disk does not end the command."""
     with suppress(OSError):
         typer.echo(text, err=True)
 
 
 def print_json(data: object) -> None:
-    """Print plain data as JSON, to stdout; what is not a number is null."""
+    """Print plain data as JSON, to stdout."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=str)
     if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8":
         text = json.dumps(data, indent=2, allow_nan=False, default=str)
     typer.echo(utf8(text).decode())
+
+
+def fail(error: MriReconError, as_json: bool) -> NoReturn:
+    """End a command whose result was printed: raise the error, or narrate it where stdout holds one JSON document.
+
+    Raises:
+        MriReconError: that error.
+        typer.Exit: with its exit code.
+
+    """
+    if not as_json:
+        raise error
+    print_line(str(error))
+    raise typer.Exit(error.exit_code)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -100,7 +115,7 @@ def _cell(value: object) -> str:
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int, str], None] | None]:
-    """Give a callback (done, total, what) that draws a bar; None where stderr is not a terminal or all is quiet."""
+    """Give a callback (done, total, what) that draws a bar; None where stderr is no terminal or ``--quiet`` is set."""
     if ConsoleSettings.quiet or not sys.stderr.isatty():
         yield None
         return
@@ -110,3 +125,28 @@ def progress(title: str) -> Iterator[Callable[[int, int, str], None] | None]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total, what: bar.update(task, completed=done, total=total, description=f"{title}: {what}")
+
+
+class ProgressLines:
+    """Progress for a stderr that is no terminal: at most one line a minute, with the time left."""
+
+    def __init__(self, unit: str = "step") -> None:
+        self.unit = unit
+        self.begun: tuple[float, int] | None = None
+        self.last = 0.0
+
+    def __call__(self, step: int, total: int, what: str) -> None:
+        """Print how far it is."""
+        now = time.monotonic()
+        self.begun = self.begun or (now, step)
+        if now - self.last < 60 or step == self.begun[1]:
+            return
+        self.last = now
+        left = (now - self.begun[0]) / (step - self.begun[1]) * (total - step)
+        print_line(f"{self.unit} {step} of {total}, {what}, {format_duration(left)} left")
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as "1 h 05 min" or "3 min 07 s"."""
+    hours, minutes = divmod(round(seconds) // 60, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {round(seconds) % 60:02d} s"

@@ -1,4 +1,4 @@
-"""The verbs that score images and compare runs."""
+"""Commands that score images and compare runs."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mrirecon.cli.console import print_json, print_line, progress, table
-from mrirecon.cli.inspect import AsJson, Axes, Items, Overwrite, require_free
+from mrirecon.cli import options as opt
+from mrirecon.cli.console import fail, print_json, print_line, progress, table
 from mrirecon.errors import PartialFailure, UsageError
 
 if TYPE_CHECKING:
-    from mrirecon.evaluation import Difference, Evaluation, Evaluations, Options, Summary
+    from mrirecon.evaluation import Difference, Evaluation, Evaluations, Options
 
 Preset = Annotated[str, typer.Option(help="Whose definition: {presets}.")]
 Metrics = Annotated[str | None, typer.Option(help="Any of {metrics}; by default {score}.")]
 
 
 def _options(preset: str, metrics: str | None, *more: Any) -> Options:
-    """Return what is measured: by default the one score."""
+    """Return the options of an evaluation; the default metrics are those of our own score."""
     from mrirecon.evaluation import Options
     from mrirecon.metrics import score_metrics
 
-    named = score_metrics() if metrics is None else tuple(part.strip() for part in metrics.split(",") if part.strip())
-    return Options(preset, named, *more)  # type: ignore[arg-type]  # it checks the words
+    return Options(preset, score_metrics() if metrics is None else opt.words(metrics), *more)  # type: ignore[arg-type]  # it checks the words
 
 
 def _title(metric: str) -> str:
@@ -43,21 +42,21 @@ def evaluate(
         Path | None, typer.Option(help="Lesions to measure: labels, or a mask. NIfTI is resampled to NIfTI images.")
     ] = None,
     spacing: Annotated[
-        tuple[float, float] | None, typer.Option(help="y and x distance of pixels in mm, where files do not tell.")
+        tuple[float, float] | None, typer.Option(help="y and x distance of pixels in mm, where files do not say.")
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the scores of every slice here.")] = None,
     volumes: Annotated[Path | None, typer.Option(help="Write the scores of every file of two folders here.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Name of the images in the prediction.")] = None,
     reference_dataset: Annotated[str | None, typer.Option(help="Name of the images in the reference.")] = None,
-    axes: Axes = None,
-    items: Items = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    axes: opt.Axes = None,
+    items: opt.Items = None,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Score images: by our own score (inside the object, after one least-squares scale), or as others do."""
     for path in (csv, volumes):
         if path is not None:
-            require_free(path, overwrite)
+            opt.require_free(path, overwrite)
     if csv is not None and volumes is not None and csv.resolve() == volumes.resolve():
         raise UsageError("--csv and --volumes are one file", where=str(csv), fix="give each a name of its own")
     from mrirecon.evaluation import Evaluations, evaluate_folders
@@ -85,15 +84,10 @@ def evaluate(
     else:
         _print_all(found)
     lacking = found.lacking()
-    if lacking and as_json:
-        print_line("; ".join(lacking))
-        raise typer.Exit(4)  # one JSON document, and no second one for the error
     if lacking:
-        raise PartialFailure(
-            lacking[0],
-            why="; ".join([*lacking[1:], *(f"{e.where}: {e.what}" for e in found.failed)]) or None,
-            fix="what is defined is scored; mend the rest, or leave it out",
-        )
+        why = "; ".join([*lacking[1:], *(f"{e.where}: {e.what}" for e in found.failed)]) or None
+        fix = "what is defined is scored; mend the rest, or leave it out"
+        fail(PartialFailure(lacking[0], why=why, fix=fix), as_json)
 
 
 def compare(
@@ -108,10 +102,10 @@ def compare(
     subject: Annotated[
         str | None, typer.Option(help="Regular expression whose first group names the subject in a file's name.")
     ] = None,
-    axes: Axes = None,
-    as_json: AsJson = False,
+    axes: opt.Axes = None,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Say whether runs differ, paired by person: differences with intervals, and a test from six persons on."""
+    """Say whether runs differ, paired by subject: differences with intervals, and a test from six subjects on."""
     from mrirecon.evaluation import compare_runs, evaluate_folders
     from mrirecon.evaluation.paired import read_scores
 
@@ -138,43 +132,27 @@ def compare(
         )
     found = compare_runs(values, options.metrics, subject=subject)
     _print_differences(found, as_json)
-    if lacking and as_json:
-        print_line("; ".join(f"left out: {text}" for text in lacking))
-        raise typer.Exit(4)
     if lacking:
-        raise PartialFailure(
-            f"{len(lacking)} files could not be scored, and are left out",
-            why="; ".join(lacking),
-            fix="mend them, and compare again",
-        )
+        what, fix = f"{len(lacking)} files could not be scored, and are left out", "mend them, and compare again"
+        fail(PartialFailure(what, why="; ".join(lacking), fix=fix), as_json)
 
 
-def _print_differences(found: list[Difference], as_json: bool) -> None:
+def _print_differences(differences: list[Difference], as_json: bool) -> None:
     if as_json:
-        return print_json([d.as_dict() for d in found])
-    for d in found:
+        return print_json([d.as_dict() for d in differences])
+    for d in differences:
         if d.left_out:
-            print_line(f"{d.metric}: {d.left_out} persons have a value in one run alone, and are left out")
-    rows = [
-        [
-            f"{d.a} - {d.b}",
-            _title(d.metric),
-            d.mean,
-            _interval(d.low, d.high),
-            d.effect,
-            d.subjects,
-            d.adjusted,
-            d.verdict,
-        ]
-        for d in found
-    ]
-    heads = ("runs", "metric", "difference", "95 % interval", "effect", "persons", "p (Holm)", "")
+            print_line(f"{d.metric}: {d.left_out} subjects have a value in one run alone, and are left out")
+    heads = ("runs", "metric", "difference", "95 % interval", "effect", "subjects", "p (Holm)", "")
+    rows: list[list[object]] = []
+    for d in differences:
+        pair, interval = [f"{d.a} - {d.b}", _title(d.metric)], _interval(d.low, d.high)
+        rows.append([*pair, d.mean, interval, d.effect, d.subjects, d.adjusted, d.verdict])
     typer.echo(table(heads, rows))
-    if any(d.p is None for d in found):
-        for d in found:
-            if d.p is None and d.each:
-                each = ", ".join(f"{name} {value:+.4g}" for name, value in d.each.items())
-                typer.echo(f"{d.a} - {d.b}, {_title(d.metric)}: {each}")
+    for d in differences:
+        if d.p is None and d.each:
+            each = ", ".join(f"{name} {value:+.4g}" for name, value in d.each.items())
+            typer.echo(f"{d.a} - {d.b}, {_title(d.metric)}: {each}")
 
 
 def _labels(runs: list[Path]) -> list[str]:
@@ -192,10 +170,11 @@ def _print_one(one: Evaluation) -> None:
     print_line(f"reference: {one.kind}; definition: {one.options.preset}")
     for note in one.notes:
         print_line(f"note: {note}")
-    rows = [[_place(r), *(r[n] for n in names), r["reason"] or ""] for r in one.rows()]
+    places = (f"{r['item']}" if r["slice"] is None else f"{r['item']}, z {r['slice']}" for r in one.rows())
+    rows = [[place, *(r[n] for n in names), r["reason"] or ""] for place, r in zip(places, one.rows(), strict=True)]
     lost = ", ".join(f"{_title(n)} in {k} of {len(one.slices)}" for n, k in one.undefined.items() if k)
-    told = f"undefined: {lost} slices" if lost else ""
-    rows.append(["mean" if one.options.preset == "mrirecon" else "volume", *(one.mean[n] for n in names), told])
+    undefined = f"undefined: {lost} slices" if lost else ""
+    rows.append(["mean" if one.options.preset == "mrirecon" else "volume", *(one.mean[n] for n in names), undefined])
     typer.echo(table(("slice", *(_title(n) for n in names), ""), rows))
     if one.options.region is not None:
         _print_lesions(one.as_dict()["lesions"])
@@ -222,31 +201,26 @@ def _print_sizes(groups: list[dict[str, Any]]) -> None:
     )
 
 
-def _print_all(found: Evaluations) -> None:
-    names = found.options.metrics
-    print_line(f"definition: {found.options.preset}")
-    for paths, what in ((found.without_reference, "no reference for"), (found.without_prediction, "no prediction for")):
+def _print_all(scored: Evaluations) -> None:
+    names = scored.options.metrics
+    print_line(f"definition: {scored.options.preset}")
+    for paths, what in ((scored.without_reference, "reference"), (scored.without_prediction, "prediction")):
         if paths:
-            print_line(f"{what} {len(paths)}: {', '.join(p.name for p in paths)}")
-    for one in found.done:
+            print_line(f"no {what} for {len(paths)}: {', '.join(p.name for p in paths)}")
+    for one in scored.done:
         for note in one.notes:
             print_line(f"note: {one.prediction.name}: {note}")
-    rows = [[one.prediction.name, len(one.slices), *(one.mean[n] for n in names)] for one in found.done]
+    rows = [[one.prediction.name, len(one.slices), *(one.mean[n] for n in names)] for one in scored.done]
     typer.echo(table(("file", "slices", *(_title(n) for n in names)), rows))
-    summary = found.summary()
+    summary = scored.summary()
     heads = ("over volumes", "mean", "SD", "95 % interval", "volumes", "undefined")
-    typer.echo("\n" + table(heads, [_summed(_title(n), s) for n, s in summary.items()]))
-    if found.options.region is not None:
-        _print_sizes(found.as_dict()["lesions"])
-
-
-def _summed(name: str, s: Summary) -> list[object]:
-    return [name, s.mean, s.deviation, _interval(s.low, s.high), s.volumes, s.undefined]
+    sums = [
+        [_title(n), s.mean, s.deviation, _interval(s.low, s.high), s.volumes, s.undefined] for n, s in summary.items()
+    ]
+    typer.echo("\n" + table(heads, sums))
+    if scored.options.region is not None:
+        _print_sizes(scored.as_dict()["lesions"])
 
 
 def _interval(low: float | None, high: float | None) -> str:
     return "-" if low is None or high is None else f"{low:.4g} to {high:.4g}"
-
-
-def _place(row: dict[str, object]) -> str:
-    return str(row["item"]) if row["slice"] is None else f"{row['item']}, z {row['slice']}"

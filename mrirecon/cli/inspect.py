@@ -1,4 +1,4 @@
-"""Verbs that look: demo, info, methods, selftest, benchmark."""
+"""Commands that show and check: demo, info, methods, selftest, doctor, benchmark."""
 
 from __future__ import annotations
 
@@ -8,22 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from mrirecon.cli import options as opt
 from mrirecon.cli.console import print_json, print_line, progress, table
-from mrirecon.errors import InputError, MriReconError, PartialFailure
-
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Axes = Annotated[str | None, typer.Option(help='Axes as stored, where the file leaves them open: "slice,coil,y,x".')]
-
-
-Items = Annotated[str | None, typer.Option("--items", help="Which of them, counted from 0, such as 3-17 or 0,5-.")]
+from mrirecon.errors import InputError
 
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for images and picture.")] = Path("out/demo"),
     samples: Annotated[Path | None, typer.Option(help="Folder with the sample scan; simulated if absent.")] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Reconstruct the sample scan by four methods, score them, and draw them side by side."""
     from mrirecon.tools.demo import FULL, PICTURE
@@ -43,56 +36,39 @@ def demo(
 
 def info(
     files: Annotated[list[Path], typer.Argument(help="k-space files.")],
-    axes: Axes = None,
+    axes: opt.Axes = None,
     dataset: Annotated[str | None, typer.Option(help="Name of the k-space array.")] = None,
-    items: Items = None,
+    items: opt.Items = None,
     check: Annotated[
         bool, typer.Option("--check", help="Look at all values: ok, look or bad; exit code 3 where one is bad.")
     ] = False,
     isolate: Annotated[bool, typer.Option("--isolate", help="First read HDF5 in a process that may crash.")] = False,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Say what is in a file: axes, coils, mask, calibration region, and what would be done."""
-    from mrirecon.io import describe, describe_images, read
+    """Describe a file: axes, coils, mask, calibration region, and how it would be reconstructed."""
+    from mrirecon.io import describe, describe_images
     from mrirecon.io.readers.images import holds_images
     from mrirecon.io.safe.probe import probe
+    from mrirecon.reconstruction.choose import preview
 
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for path in files:
         if isolate:
             probe(path, axes=axes, dataset=dataset)
         if axes is None and dataset is None and holds_images(path):
-            found.append(describe_images(path))
+            records.append(describe_images(path))
             continue
         one = describe(path, axes=axes, dataset=dataset, items=items, check=check)
-        one["would"], noted = _keep_failure(lambda path=path: read(path, axes=axes, dataset=dataset, items=items))
-        one["notes"] = list(dict.fromkeys([*one["notes"], *noted]))  # type: ignore[misc]  # a list of texts
-        found.append(one)
+        one["would"], notes = preview(path, axes=axes, dataset=dataset, items=items)
+        one["notes"] = list(dict.fromkeys([*one["notes"], *notes]))  # type: ignore[misc]  # a list of texts
+        records.append(one)
     if as_json:
-        print_json(found[0] if len(found) == 1 else found)
+        print_json(records[0] if len(records) == 1 else records)
     else:
-        typer.echo(
-            "\n\n".join(_describe_images(one) if one.get("kind") == "images" else _describe(one) for one in found)
-        )
-    if any(finding["verdict"] == "bad" for one in found for finding in one.get("checks", ())):
+        texts = (_describe_images(one) if one.get("kind") == "images" else _describe(one) for one in records)
+        typer.echo("\n\n".join(texts))
+    if any(finding["verdict"] == "bad" for one in records for finding in one.get("checks", ())):
         raise typer.Exit(InputError.exit_code)
-
-
-def _keep_failure(open_scan: Any) -> tuple[str, list[str]]:
-    """Return what reconstruct would do, and what is to be noted."""
-    from mrirecon.reconstruction.calibrate import small_field_of_view
-    from mrirecon.reconstruction.choose import choose
-
-    try:
-        scan = open_scan()
-        plan = choose(scan)
-        note = (
-            small_field_of_view(scan, scan.representative_item()) if len(scan.space) == 2 else None
-        )  # a volume takes a while
-    except MriReconError as error:
-        return f"reconstruct would refuse it: {error.what}", []
-    would = f"reconstruct by {plan.method}: {plan.reason}" if len(plan.groups) == 1 else f"reconstruct {plan.reason}"
-    return would, [*scan.notes, *plan.notes, *([note] if note else [])]
 
 
 def _describe(one: dict[str, Any]) -> str:
@@ -105,16 +81,16 @@ def _describe(one: dict[str, Any]) -> str:
     sampling, region = one["sampling"], one["calibration"]
     for group in one["alike"] if len(one["alike"]) > 1 else ():
         box = " x ".join(f"{axis} {size}" for axis, size in group["calibration"].items())
-        told = f"{group['acceleration']:.2f}-fold, {group['pattern']}; fully sampled centre {box}"
-        lines.append(f"  sampling     {format_items(group['items'])}: {told}")
+        rate = f"{group['acceleration']:.2f}-fold, {group['pattern']}"
+        lines.append(f"  sampling     {format_items(group['items'])}: {rate}; fully sampled centre {box}")
     if sampling and len(one["alike"]) < 2:
         rate = f"{sampling['acceleration']:.2f}-fold, {sampling['pattern']} (mask: {sampling['source']})"
         lines.append(f"  sampling     {rate}")
         box = " x ".join(f"{axis} {part['size']}" for axis, part in region.items())
         lines.append(f"  calibration  fully sampled centre {box}")
     values = one["values"]
-    looked = f"{values['items_checked']} of {one['items']} items looked at"
-    lines.append(f"  values       largest {values['largest']:.4g}, {values['not_finite']} not finite ({looked})")
+    checked = f"{values['items_checked']} of {one['items']} items looked at"
+    lines.append(f"  values       largest {values['largest']:.4g}, {values['not_finite']} not finite ({checked})")
     for name in ("reference", "maps", "calibration_scan"):
         if one[name]:
             lines.append(f"  {name.replace('_', ' '):12s} {one[name]['name']} {tuple(one[name]['shape'])}")
@@ -151,24 +127,24 @@ def _describe_raw(one: dict[str, Any]) -> list[str]:
     return lines
 
 
-def methods(as_json: AsJson = False) -> None:
+def methods(as_json: opt.AsJson = False) -> None:
     """List the methods, with their options and defaults."""
     from mrirecon.methods.registry import methods as registered
 
-    found = registered()
+    entries = registered()
     if as_json:
         return print_json(
             [
                 {"name": m.name, "summary": m.summary, "learned": m.learned, "options": m.schema.model_json_schema()}
-                for m in found.values()
+                for m in entries.values()
             ]
         )
-    for m in found.values():
+    for m in entries.values():
         options = ", ".join(f"{key}={field.default}" for key, field in m.schema.model_fields.items())
         typer.echo(f"{m.name}\n    {m.summary}\n    options: {options or 'none'}")
 
 
-def selftest(device: Device = "auto", as_json: AsJson = False) -> None:
+def selftest(device: opt.Device = "auto", as_json: opt.AsJson = False) -> None:
     """Check operators, gradients and solvers on this machine."""
     from mrirecon.tools.selftest import selftest as run
 
@@ -184,48 +160,42 @@ def selftest(device: Device = "auto", as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+def doctor(as_json: opt.AsJson = False) -> None:
+    """Look at this machine: versions, disks, cores, locks, BART, GPU, extras. Exit code 1 where something is bad."""
+    from mrirecon.tools.doctor import examine
+
+    found = examine()
+    bad = sum(finding.verdict == "bad" for finding in found)
+    if as_json:
+        print_json({"ok": not bad, "findings": [asdict(finding) for finding in found]})
+    else:
+        for finding in found:
+            typer.echo(f"{finding.verdict:4s}  {finding.name:24s}  {finding.message}")
+            if finding.fix:
+                typer.echo(f"{'':30s}  -> {finding.fix}")
+    print_line(f"{bad} of {len(found)} bad" if bad else "nothing is bad; `mrirecon selftest` checks the numerics")
+    if bad:
+        raise typer.Exit(1)
+
+
 def benchmark(
     cases: Annotated[list[str] | None, typer.Argument(help="espirit, wavelet, wavelet2d, tv; all if left out.")] = None,
     size: Annotated[int, typer.Option(min=64, help="Matrix size.")] = 320,
     coils: Annotated[int, typer.Option(min=1)] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Timed pairs.")] = 5,
     threads: Annotated[int, typer.Option(min=1)] = 2,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Time and weigh reconstruction against BART on this machine, in pairs."""
+    """Compare time and memory of reconstruction with BART on this machine, in pairs of runs."""
     from mrirecon.tools.benchmark import CASES, run
 
     with progress("benchmark") as callback:
-        told = (lambda text: callback(0, 0, text)) if callback else (lambda _: None)
-        found = run(cases or CASES, size=size, coils=coils, rounds=rounds, threads=threads, progress=told)  # type: ignore[arg-type]  # run checks the names
+        tell = (lambda text: callback(0, 0, text)) if callback else (lambda _: None)
+        timings = run(cases or CASES, size=size, coils=coils, rounds=rounds, threads=threads, progress=tell)  # type: ignore[arg-type]  # run checks the names
     if as_json:
-        return print_json([asdict(t) for t in found])
+        return print_json([asdict(t) for t in timings])
     heads = ("case", "ours (s)", "BART (s)", "ratio", "our error", "BART's", "our MiB", "BART's")
-    rows = [[*list(asdict(t).values())[:8]] for t in found]
+    rows = [[*list(asdict(t).values())[:8]] for t in timings]
     typer.echo(table(heads, rows))
-    for t in found:
+    for t in timings:
         print_line(f"{t.case}: {t.settings}")
-
-
-def summarize(failed: list[MriReconError], done: int) -> None:
-    """Raise what a run over several files ends in, if some failed."""
-    if len(failed) == 1 and not done:
-        raise failed[0]
-    if failed:
-        raise PartialFailure(
-            f"{len(failed)} of {len(failed) + done} files failed",
-            why="; ".join(f"{e.where}: {e.what}" if e.where else e.what for e in failed),
-            fix="the others are done; mend these and run them alone",
-        )
-
-
-def require_free(path: Path, overwrite: bool) -> None:
-    """Refuse an output that exists.
-
-    Raises:
-        UsageError: it does.
-
-    """
-    from mrirecon.io.safe.atomic import refuse_existing
-
-    refuse_existing([path], overwrite)

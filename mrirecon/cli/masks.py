@@ -1,21 +1,20 @@
-"""`mrirecon masks`: make, look at, and apply sampling masks."""
+"""`mrirecon masks`: make, show and apply sampling masks."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mrirecon.cli.derived import Derived
-from mrirecon.cli.options import pairs
+from mrirecon.cli import options as opt
 from mrirecon.errors import UsageError
 
 if TYPE_CHECKING:
     from mrirecon.masks import MaskResult
 
-app = typer.Typer(name="masks", help="Make, look at, and apply sampling masks.", no_args_is_help=True)
+app = typer.Typer(name="masks", help="Make, show and apply sampling masks.", no_args_is_help=True)
 
 Rate = Annotated[float | None, typer.Option("--acceleration", "-R", help="Calibration region included.")]
 Calibration = Annotated[
@@ -27,10 +26,11 @@ Axis = Annotated[int, typer.Option(help="The undersampled axis of lines: 0 is th
 Readout = Annotated[int, typer.Option(help="Of three axes, the fully sampled one of a plane.")]
 Fraction = Annotated[float | None, typer.Option("--center-fraction", help="fastMRI's way to say --calibration.")]
 Options = Annotated[list[str] | None, typer.Option("--set", help="Option of the family: key=value.")]
+DRAWN = ("acceleration", "calibration", "seed", "compat", "axis", "readout", "center_fraction", "fwhm", "options")
 Fwhm = Annotated[float | None, typer.Option(help="Width of the Gaussian families at half maximum, k-space -1 to 1.")]
 
 
-@app.command(cls=Derived)
+@app.command(cls=opt.Derived)
 def make(
     family: Annotated[str, typer.Argument(help="{families}")],
     output: Annotated[Path, typer.Option("--output", "-o", help="{mask_files}")],
@@ -49,31 +49,18 @@ def make(
     as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
 ) -> None:
     """Draw a mask and write it; the same options give the same mask everywhere."""
+    given = {key: value for key, value in locals().items() if key in DRAWN}
     from mrirecon.io import atomic_path
     from mrirecon.masks import make_mask, mask_bytes
 
-    result = make_mask(
-        family,
-        parse_sizes(shape, "--shape"),
-        acceleration,
-        calibration=parse_box(calibration),
-        seed=seed or 0,
-        name=name,
-        slice=slice,
-        compat=compat,
-        axis=axis,
-        readout=readout,
-        center_fraction=center_fraction,
-        fwhm=fwhm,
-        options=pairs(options or []),
-    )
+    result = make_mask(family, opt.sizes(shape, "--shape"), name=name, slice=slice, **_drawing(given))
     content = mask_bytes(result, output.suffix)
     with atomic_path(output) as temporary:
         temporary.write_bytes(content)
     print_mask(result, as_json)
 
 
-@app.command(cls=Derived)
+@app.command(cls=opt.Derived)
 def show(
     mask: Annotated[Path, typer.Argument(help="Mask file: {mask_files}")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write, .png")],
@@ -92,7 +79,7 @@ def show(
     print_mask(result, as_json, highest_sidelobe=highest)
 
 
-@app.command(cls=Derived)
+@app.command(cls=opt.Derived)
 def apply(
     kspace: Annotated[Path, typer.Argument(help="k-space file, fully sampled")],
     output: Annotated[Path, typer.Option("--output", "-o", help="{arrays}")],
@@ -114,6 +101,7 @@ def apply(
     as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
 ) -> None:
     """Undersample a k-space file in retrospect; each file name and seed has its own mask."""
+    given = {key: value for key, value in locals().items() if key in DRAWN}
     from mrirecon.data.undersample import undersample
     from mrirecon.io import read
     from mrirecon.masks import make_mask
@@ -122,38 +110,28 @@ def apply(
     if (mask is None) == (family is None):
         raise UsageError("Give either --mask FILE or --family NAME.", fix=f"families: {describe_families()}")
     if name is None:
-        # fastMRI seeds by the name alone: a seed that is asked for takes its place
+        # fastMRI seeds by the name alone; a seed on the command line replaces it.
         name = "" if compat == "fastmri" and seed is not None else kspace.name
-    scan = read(kspace, axes=axes)
+    scan, drawing = read(kspace, axes=axes), _drawing(given) | {"name": name, "path": mask}
     done = undersample(
         scan,
         output,
-        lambda index: make_mask(
-            family or "file",
-            scan.space_shape,
-            acceleration,
-            calibration=parse_box(calibration),
-            seed=seed or 0,
-            name=name,
-            slice=index,
-            compat=compat,
-            axis=axis,
-            readout=readout,
-            center_fraction=center_fraction,
-            fwhm=fwhm,
-            path=mask,
-            options=pairs(options or []),
-        ),
+        lambda index: make_mask(family or "file", scan.space_shape, slice=index, **drawing),
         per_slice=per_slice,
         keep_reference=keep_reference,
     )
-    print_mask(
-        done.mask, as_json, notes=done.notes, written=[str(p) for p in done.paths], kept_acceleration=done.acceleration
-    )
+    written = [str(path) for path in done.paths]
+    print_mask(done.mask, as_json, notes=done.notes, written=written, kept_acceleration=done.acceleration)
+
+
+def _drawing(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `make_mask` for the options that `make` and `apply` share."""
+    read = {"calibration": opt.box(given["calibration"]), "seed": given["seed"] or 0}
+    return given | read | {"options": opt.pairs(given["options"])}
 
 
 def print_mask(result: MaskResult, as_json: bool, notes: tuple[str, ...] | None = None, **more: object) -> None:
-    """Say what a mask is, to people or to programs."""
+    """Print a description of a mask, or JSON."""
     notes = result.notes if notes is None else notes
     if as_json:
         typer.echo(json.dumps(result.as_dict() | {"notes": list(notes)} | more))
@@ -164,19 +142,3 @@ def print_mask(result: MaskResult, as_json: bool, notes: tuple[str, ...] | None 
     for key, value in more.items():
         text = f"{value:.4g}" if isinstance(value, float) else ", ".join(value) if isinstance(value, list) else value
         typer.echo(f"  {key.replace('_', ' ')}: {text}")
-
-
-def parse_sizes(text: str, option: str) -> tuple[int, ...]:
-    """Read "320x320" as (320, 320)."""
-    try:
-        return tuple(int(part) for part in text.lower().replace("×", "x").replace(",", "x").split("x"))
-    except ValueError:
-        raise UsageError(f"{option} must be whole numbers.", why=f"it is {text!r}", fix="such as 320x320") from None
-
-
-def parse_box(text: str | None) -> int | tuple[int, ...] | None:
-    """Read "24" as 24, "24x16" as (24, 16)."""
-    if text is None:
-        return None
-    sides = parse_sizes(text, "--calibration")
-    return sides[0] if len(sides) == 1 else sides

@@ -7,82 +7,79 @@ from typing import Annotated
 
 import typer
 
-from mrirecon.cli.console import print_json, print_line, table
-from mrirecon.cli.inspect import AsJson
-from mrirecon.cli.options import pairs
+from mrirecon.cli import options as opt
+from mrirecon.cli.console import fail, print_json, print_line, table
+from mrirecon.errors import MriReconError, PartialFailure
 
 app = typer.Typer(name="models", help="Learned methods and trained models.", no_args_is_help=True)
 
 
 @app.command("list")
-def list_models(as_json: AsJson = False) -> None:
+def list_models(as_json: opt.AsJson = False) -> None:
     """List the learned methods with their sizes, and which come trained."""
     from mrirecon.methods.registry import methods
     from mrirecon.models.checkpoints import describe_model, shipped_models
     from mrirecon.models.costs import parameters
 
     own = {name: describe_model(folder).get("parameters") for name, folder in shipped_models().items()}
-    found = [(m.name, parameters(m.name), own.get(m.name), m.summary) for m in methods().values() if m.learned]
+    rows = [(m.name, parameters(m.name), own.get(m.name), m.summary) for m in methods().values() if m.learned]
     if as_json:
-        return print_json([{"name": n, "parameters": p, "trained": t, "summary": s} for n, p, t, s in found])
+        return print_json([{"name": n, "parameters": p, "trained": t, "summary": s} for n, p, t, s in rows])
     heads = ("method", "parameters", "comes trained, with", "what it is")
-    typer.echo(table(heads, [(n, p, t or "-", s) for n, p, t, s in found]))
+    typer.echo(table(heads, [(n, p, t or "-", s) for n, p, t, s in rows]))
 
 
 @app.command()
 def verify(
     folders: Annotated[list[Path] | None, typer.Argument(help="Trained models; those that come along if none.")] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Check trained models: that weights, options and card are those that were saved, and that they fit and load."""
-    from mrirecon.cli.inspect import summarize
-    from mrirecon.errors import MriReconError
+    """Check trained models: weights, options and card are those that were saved, fit together and load."""
     from mrirecon.models.checkpoints import UNSEALED, shipped_models, verify_model
 
-    rows: list[dict[str, object]] = []
+    heads = ("model", "method", "sha256", "in order", "covered")
+    rows: list[tuple[object, ...]] = []
     failed: list[MriReconError] = []
     for folder in folders or list(shipped_models().values()):
         try:
             found = verify_model(folder)
-            covered = "weights alone" if found.seal is None else "weights, options, card"
-            rows.append(
-                {
-                    "model": str(folder),
-                    "method": found.method,
-                    "sha256": found.sha256,
-                    "in order": True,
-                    "covered": covered,
-                }
-            )
-            if found.seal is None:
-                print_line(f"note: {folder}: {UNSEALED}")
         except MriReconError as error:
             error.where = error.where or str(folder)
             failed.append(error)
-            rows.append({"model": str(folder), "method": None, "sha256": None, "in order": False, "covered": None})
+            rows.append((str(folder), None, None, False, None))
+            continue
+        covered = "weights alone" if found.seal is None else "weights, options, card"
+        rows.append((str(folder), found.method, found.sha256, True, covered))
+        if found.seal is None:
+            print_line(f"note: {folder}: {UNSEALED}")
     if as_json:
-        print_json({"models": rows, "failed": [error.as_dict() for error in failed]})
-        if failed:
-            raise typer.Exit(4 if len(rows) > 1 else failed[0].exit_code)
-        return
-    typer.echo(table(("model", "method", "SHA-256", "in order", "looked at"), [list(row.values()) for row in rows]))
-    summarize(failed, len(rows) - len(failed))
+        records = [dict(zip(heads, row, strict=True)) for row in rows]
+        print_json({"models": records, "failed": [error.as_dict() for error in failed]})
+    else:
+        typer.echo(table(("model", "method", "SHA-256", "in order", "looked at"), rows))
+    if failed:
+        partial: MriReconError = failed[0]
+        if len(rows) > 1:
+            why = "; ".join(f"{e.where}: {e.what}" for e in failed)
+            fix = "the others are in order; mend these and check them alone"
+            partial = PartialFailure(f"{len(failed)} of {len(rows)} models failed", why=why, fix=fix)
+        fail(partial, as_json)
 
 
 @app.command()
 def show(
     model: Annotated[str, typer.Argument(help="A learned method, or the folder of a trained model.")],
-    options: Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")] = None,
+    options: opt.Settings = None,
     size: Annotated[int, typer.Option(min=16, help="Matrix size of the slice.")] = 320,
     coils: Annotated[int, typer.Option(min=1)] = 8,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Say what a model is, its options, and what a slice costs."""
     from mrirecon.methods.registry import find_method, resolve
     from mrirecon.models.checkpoints import describe_model
     from mrirecon.models.costs import costs
 
-    about = describe_model(model) if Path(model).is_dir() else {"method": model, "options": pairs(options or [])}
+    about = describe_model(model) if Path(model).is_dir() else {"method": model, "options": opt.pairs(options)}
     method = find_method(str(about["method"]))
     resolved = resolve(method.name, about["options"])  # type: ignore[arg-type]  # it is a mapping
     spent = costs(method.name, resolved, size=size, coils=coils)

@@ -1,98 +1,161 @@
-"""Options that several commands share, as typer types, and what their texts mean."""
+"""Options that several commands share, and functions that read their values.
+
+Choices and lists in help texts are derived from the library, which is imported only when help is printed or a value is
+checked: the command line starts fast.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+import re
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+from typer.core import TyperCommand
 
 from mrirecon.errors import UsageError
 
 if TYPE_CHECKING:
     from mrirecon.reconstruction.preprocess import Preprocess
 
-Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
-Format = Annotated[
-    Literal["h5", "npz", "cfl", "nii", "dicom", "png"] | None, typer.Option(help="By default the name tells.")
-]
-Sets = Annotated[
-    Literal["auto", "1", "2"], typer.Option("--map-sets", help="Two where the object exceeds the field of view.")
-]
+# What {name} stands for in a help text: module, name there, and text between the entries. The name is that of a
+# sequence, a mapping, a Literal, or a function that returns one of them or a text.
+LISTS = {
+    "families": ("masks.registry", "describe_families", ", "),
+    "compats": ("masks.registry", "compats", ", "),
+    "mask_files": ("masks.files", "SUFFIXES", " or "),
+    "arrays": ("io.writers.formats", "ARRAY_FORMATS", ", "),
+    "metrics": ("metrics", "METRICS", ","),
+    "score": ("metrics", "score_metrics", ","),
+    "presets": ("metrics.presets", "PRESETS", ", "),
+    "calibrations": ("coils.registry", "CALIBRATIONS", ", "),
+}
 
-PANEL = "Preprocessing"
-_COMBINED = ("average", "echoes")  # typer takes no lists of literals
+
+def look_up(module: str, name: str) -> Any:
+    """Return an object of the library, called where it is a function; of a Literal, its values as texts."""
+    target = getattr(import_module(f"mrirecon.{module}"), name)
+    if get_args(target):
+        return [str(value) for value in get_args(target)]
+    return target() if callable(target) else target
+
+
+def list_text(name: str) -> str:
+    """Return the text that {name} stands for, in help texts; ``module:Literal`` for the values of a Literal."""
+    module, _, literal = name.partition(":")
+    place, key, between = (module, literal, "|") if literal else LISTS[name]
+    entries = look_up(place, key)
+    return entries if isinstance(entries, str) else between.join(entries)
+
+
+class Derived(TyperCommand):
+    """A command in whose help texts {families}, {metrics} and the like stand for the entries that are registered."""
+
+    def format_help(self, context: Any, formatter: Any) -> None:  # classes that typer keeps to itself
+        """Print the help."""
+        for parameter in self.params:
+            for key in ("help", "metavar"):
+                text = getattr(parameter, key, None)
+                if text:
+                    setattr(parameter, key, re.sub(r"\{([\w.:]+)\}", lambda match: list_text(match[1]), text))
+        super().format_help(context, formatter)
+
+
+def choice(home: str, *flags: str, **more: Any) -> Any:
+    """Return an option whose value must be one of the values of a Literal of the library.
+
+    Args:
+        home: ``module:Literal``.
+        *flags: of the option, by default that of the parameter.
+        **more: further arguments of `typer.Option`.
+
+    """
+
+    def parse(text: str) -> str:
+        choices = look_up(*home.split(":"))
+        if text not in choices:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, choices))}.")
+        return text
+
+    return typer.Option(*flags, parser=parse, metavar=f"[{{{home}}}]", **more)
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON.")]
+Axes = Annotated[str | None, typer.Option(help='Axes as stored, where the file leaves them open: "slice,coil,y,x".')]
+Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Format = Annotated[str | None, choice("io.writers.formats:ImageFormat", help="By default that of the file name.")]
+Items = Annotated[str | None, typer.Option("--items", help="Which of them, counted from 0, such as 3-17 or 0,5-.")]
+Lambda = Annotated[
+    str | None, typer.Option("--lambda", help="Regularization: a number; auto, the default: by the noise.")
+]
+LesionContrast = Annotated[str, typer.Option(help="Lowest-highest |lesion - tissue| / tissue.")]
+LesionSize = Annotated[str, typer.Option(help="Lowest-highest diameter in mm.")]
+MapSets = Annotated[
+    str, choice("reconstruction.calibrate:MapSets", help="Two where the object exceeds the field of view.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")]
+
+PREPROCESSING: dict[str, Any] = {"rich_help_panel": "Preprocessing"}
 Combine = Annotated[
     list[str] | None,
-    typer.Option(
+    choice(
+        "reconstruction.preprocess:Combine",
         help="average: the mean of repetitions and averages; echoes: root sum of squares. Else each is an item.",
-        rich_help_panel=PANEL,
+        **PREPROCESSING,
     ),
-]
-Whiten = Annotated[
-    Literal["loud", "none", "auto", "noise", "background", "rim"],
-    typer.Option(
-        help="loud: only coils much louder than others; noise: by the noise scan.",
-        rich_help_panel=PANEL,
-    ),
-]
-Readout = Annotated[
-    str | None, typer.Option(help="Name of the readout axis, where it cannot be told.", rich_help_panel=PANEL)
-]
-Oversampling = Annotated[
-    float, typer.Option("--remove-oversampling", help="Of the readout, by this factor.", rich_help_panel=PANEL)
 ]
 Compress = Annotated[
-    str | None,
-    typer.Option(help="Virtual coils: how many, or the energy to keep, such as 0.95.", rich_help_panel=PANEL),
+    str | None, typer.Option(help="Virtual coils: how many, or the energy to keep, such as 0.95.", **PREPROCESSING)
 ]
 CompressBy = Annotated[
-    Literal["svd", "geometric"],
-    typer.Option(help="geometric: one matrix for each place along the readout.", rich_help_panel=PANEL),
+    str,
+    choice(
+        "reconstruction.preprocess:Compress",
+        help="geometric: one matrix for each place along the readout.",
+        **PREPROCESSING,
+    ),
+]
+Oversampling = Annotated[
+    float, typer.Option("--remove-oversampling", help="Of the readout, by this factor.", **PREPROCESSING)
 ]
 PartialFourier = Annotated[
-    Literal["pocs", "homodyne", "zero", "refuse"],
-    typer.Option(help="zero: nothing is filled in by symmetry.", rich_help_panel=PANEL),
+    str,
+    choice("reconstruction.preprocess:PartialFourier", help="zero: nothing is filled in by symmetry.", **PREPROCESSING),
+]
+Readout = Annotated[str | None, typer.Option(help="Name of the readout axis, where it is not known.", **PREPROCESSING)]
+Whiten = Annotated[
+    str,
+    choice(
+        "reconstruction.preprocess:Whiten",
+        help="loud: only coils much louder than others; noise: by the noise scan.",
+        **PREPROCESSING,
+    ),
 ]
 
 
-def preprocess(
-    combine: list[str] | None,
-    whiten: str,
-    readout: str | None,
-    oversampling: float,
-    compress: str | None,
-    compress_by: str,
-    partial_fourier: str,
-) -> Preprocess:
-    """Return what the options of preprocessing ask for.
+def preprocess(combine: Iterable[str] | None, compress: str | None, compress_by: str, **options: Any) -> Preprocess:
+    """Return the preprocessing that the options ask for.
 
     Raises:
-        UsageError: a value that cannot be meant.
+        UsageError: a value that makes no sense.
 
     """
     from mrirecon.reconstruction.preprocess import Preprocess
 
-    wrong = [name for name in combine or [] if name not in _COMBINED]
-    if wrong:
-        raise UsageError(f"--combine cannot be {wrong[0]!r}", fix=f"choose {' or '.join(_COMBINED)}; both may be given")
     if compress is None and compress_by != "svd":
         raise UsageError("--compress-by says how, but not to how many coils", fix="give --compress 8, or 0.95, too")
-    coils, energy = _amount(compress)
-    return Preprocess(
-        average="average" in (combine or []),
-        whiten=cast(Any, whiten),
-        readout=readout,
-        oversampling=oversampling,
-        coils=coils,
-        energy=energy,
-        compress=cast(Any, compress_by),
-        partial_fourier=cast(Any, partial_fourier),
-        echoes="echoes" in (combine or []),
-    )
+    coils, energy = _coils_or_energy(compress)
+    chosen = set(combine or ())
+    averaging = {"average": "average" in chosen, "echoes": "echoes" in chosen}
+    return Preprocess(**averaging, coils=coils, energy=energy, compress=compress_by, **options)  # type: ignore[arg-type]  # it checks the words
 
 
-def _amount(text: str | None) -> tuple[int | None, float | None]:
-    """Read --compress: a whole number is coils, one with a point is a share of the energy."""
+def _coils_or_energy(text: str | None) -> tuple[int | None, float | None]:
+    """Read --compress: a whole number is a number of coils, one with a point a share of the energy."""
     if text is None:
         return None, None
     try:
@@ -141,5 +204,57 @@ def pairs(options: list[str] | None) -> dict[str, object]:
 
 
 def map_sets(text: str) -> Any:
-    """Read --map-sets."""
+    """Read --map-sets: "auto" or a number."""
     return text if text == "auto" else int(text)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Read words that commas separate."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def numbers(text: str, between: str, option: str, kind: Callable[[str], Any] = int) -> tuple[Any, Any]:
+    """Read the two numbers of an option such as 3-10.
+
+    Raises:
+        UsageError: no two numbers.
+
+    """
+    try:
+        first, last = (kind(part) for part in text.split(between))
+    except ValueError:
+        raise UsageError(f"{option} cannot be {text!r}", fix=f"give two numbers, such as 3{between}10") from None
+    return first, last
+
+
+def sizes(text: str, option: str) -> tuple[int, ...]:
+    """Read "320x320" as (320, 320).
+
+    Raises:
+        UsageError: no whole numbers.
+
+    """
+    try:
+        return tuple(int(part) for part in text.lower().replace("×", "x").replace(",", "x").split("x"))
+    except ValueError:
+        raise UsageError(f"{option} must be whole numbers", why=f"it is {text!r}", fix="such as 320x320") from None
+
+
+def box(text: str | None) -> int | tuple[int, ...] | None:
+    """Read --calibration: "24" as 24, "24x16" as (24, 16)."""
+    if text is None:
+        return None
+    sides = sizes(text, "--calibration")
+    return sides[0] if len(sides) == 1 else sides
+
+
+def require_free(path: Path, overwrite: bool) -> None:
+    """Refuse an output that exists.
+
+    Raises:
+        UsageError: it does.
+
+    """
+    from mrirecon.io.safe.atomic import refuse_existing
+
+    refuse_existing([path], overwrite)

@@ -1,4 +1,4 @@
-"""Verbs that work on files: reconstruct, calibrate, convert."""
+"""Commands that work on scans: reconstruct, calibrate, convert."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mrirecon.cli import options as opt
 from mrirecon.cli.console import ConsoleSettings, print_error, print_json, print_line, progress
-from mrirecon.cli.inspect import AsJson, Axes, Device, Items, Overwrite, require_free
 from mrirecon.errors import MriReconError, PartialFailure, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def reconstruct(
     ] = Path(),
     method: Annotated[str, typer.Option("--method", "-m", help="auto, or one that `mrirecon methods` lists.")] = "auto",
     maps: Annotated[str, typer.Option(help="{calibrations}, or a file with coil maps.")] = "auto",
-    map_sets: opt.Sets = "auto",
+    map_sets: opt.MapSets = "auto",
     combine: opt.Combine = None,
     whiten: opt.Whiten = "loud",
     readout: opt.Readout = None,
@@ -39,18 +38,16 @@ def reconstruct(
     strict_model: Annotated[
         bool, typer.Option("--strict-model", help="Refuse data that the model was not trained for.")
     ] = False,
-    lam: Annotated[
-        str | None, typer.Option("--lambda", help="Regularization: a number; auto, the default: by the noise.")
-    ] = None,
-    options: Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")] = None,
-    axes: Axes = None,
+    lam: opt.Lambda = None,
+    options: opt.Settings = None,
+    axes: opt.Axes = None,
     dataset: opt.Dataset = None,
-    items: Items = None,
+    items: opt.Items = None,
     nan: Annotated[
-        Literal["refuse", "zero"], typer.Option(help="Samples that are no numbers; zero: as if not measured.")
+        str, opt.choice("io.scan:Nan", help="Samples that are no numbers; zero: as if not measured.")
     ] = "refuse",
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse what is noted otherwise: a mask or chunks amiss.")
+        bool, typer.Option("--strict", help="Refuse defects that are only noted otherwise, of masks and chunks.")
     ] = False,
     manifest: Annotated[
         Path | None, typer.Option("--verify", help="SHA256SUMS that the files must agree with.")
@@ -59,10 +56,10 @@ def reconstruct(
         bool | None,
         typer.Option("--isolate/--no-isolate", help="First read HDF5 in a process that may crash; if several files."),
     ] = None,
-    device: Device = "auto",
+    device: opt.Device = "auto",
     precision: Annotated[
-        Literal["float32", "bfloat16", "auto"],
-        typer.Option(help="Of a model's networks; auto: bfloat16 where it is faster."),
+        str,
+        opt.choice("models.hardware:PrecisionChoice", help="Of a model's networks; auto: bfloat16 where it is faster."),
     ] = "float32",
     format: opt.Format = None,
     reference: Annotated[Path | None, typer.Option(help="Images, or the full scan, to score against.")] = None,
@@ -70,7 +67,7 @@ def reconstruct(
         Path | None, typer.Option(help="Folder of a BIDS derivative dataset to write into, in place of -o.")
     ] = None,
     contrast: Annotated[
-        str | None, typer.Option(help="With --bids: T1w, T2w, ..., where the scan does not tell.")
+        str | None, typer.Option(help="With --bids: T1w, T2w, ..., where the scan does not say.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of methods that draw random numbers.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Slices that a model takes at a time.")] = 1,
@@ -79,25 +76,31 @@ def reconstruct(
         str | None, typer.Option(help="Part i/N of the files; by default what a Slurm array or torchrun says.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Reconstruct k-space files; without a method it chooses one for what it finds, and says why."""
-    from mrirecon.coils.registry import CALIBRATIONS
-
-    given: dict[str, Any] = locals() | {"lam": opt.weight(lam), "options": opt.pairs(options)}
-    given |= {"maps": maps} if maps in ("auto", *CALIBRATIONS) else {"maps": "file", "maps_file": Path(maps)}
-    steps = opt.preprocess(combine, whiten, readout, oversampling, compress, compress_by, partial_fourier)
-    if bids is not None and output != Path():
-        raise UsageError("--bids names the outputs itself", why=f"--output is {output}", fix="leave one of them out")
+    given: dict[str, Any] = locals()
     from mrirecon.reconstruction.batch import reconstruct_files
-    from mrirecon.reconstruction.calibrate import EspiritOptions
+    from mrirecon.reconstruction.calibrate import EspiritOptions, map_option
     from mrirecon.reconstruction.plan import Request
 
-    given |= {"preprocess": steps, "espirit": EspiritOptions(sets=opt.map_sets(map_sets))}
-    request, run = Request.from_options(given), {"overwrite": overwrite, "dry_run": dry_run}
+    if bids is not None and output != Path():
+        raise UsageError("--bids names the outputs itself", why=f"--output is {output}", fix="leave one of them out")
+    steps = {name: given[name] for name in ("whiten", "readout", "oversampling", "partial_fourier")}
+    given |= {"preprocess": opt.preprocess(combine, compress, compress_by, **steps)}
+    given |= {"lam": opt.weight(lam), "options": opt.pairs(options), "espirit": EspiritOptions(opt.map_sets(map_sets))}
+    request = Request.from_options(given | map_option(maps))
     work, outcomes = reconstruct_files(
-        files, bids or output, request, shard=shard, isolate=isolate, command=sys.argv, progress=progress, **run
+        files,
+        bids or output,
+        request,
+        shard=shard,
+        isolate=isolate,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        command=sys.argv,
+        progress=progress,
     )
     if work.part.count > 1:
         print_line(f"part {work.part.number} of {work.part.count}, by {work.part.origin}: {len(work.sources)} files")
@@ -107,18 +110,18 @@ def reconstruct(
 def calibrate(
     file: Annotated[Path, typer.Argument(help="k-space file with a fully sampled centre.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Coil maps: {arrays}")],
-    map_sets: opt.Sets = "auto",
+    map_sets: opt.MapSets = "auto",
     kernel: Annotated[int, typer.Option(min=2, help="Side of the k-space kernel.")] = 6,
     size: Annotated[int, typer.Option(min=2, help="Largest calibration region used.")] = 24,
     threshold: Annotated[float, typer.Option(help="Singular values below this share are noise.")] = 0.02,
     crop: Annotated[float, typer.Option(help="Eigenvalue below which a voxel is empty; 0 keeps all.")] = 0.8,
-    axes: Axes = None,
+    axes: opt.Axes = None,
     dataset: opt.Dataset = None,
-    items: Items = None,
-    overwrite: Overwrite = False,
+    items: opt.Items = None,
+    overwrite: opt.Overwrite = False,
 ) -> None:
     """Estimate coil maps by ESPIRiT, for --maps."""
-    require_free(output, overwrite)
+    opt.require_free(output, overwrite)
     from mrirecon.io import read, write_maps
     from mrirecon.reconstruction.calibrate import EspiritOptions
     from mrirecon.reconstruction.calibrate import calibrate as run
@@ -134,16 +137,15 @@ def convert(
     file: Annotated[Path, typer.Argument(help="k-space or images.")],
     output: Annotated[Path, typer.Argument(help="New file; for DICOM, a folder.")],
     format: Annotated[
-        Literal["h5", "npz", "cfl", "nii", "dicom", "png", "mrd"] | None,
-        typer.Option(help="By default the name tells."),
+        str | None, opt.choice("io.writers.convert:Format", help="By default that of the file name.")
     ] = None,
-    kind: Annotated[Literal["auto", "kspace", "images"], typer.Option("--as", help="What the file holds.")] = "auto",
-    axes: Axes = None,
+    kind: Annotated[str, opt.choice("io.writers.convert:Kind", "--as", help="What the file holds.")] = "auto",
+    axes: opt.Axes = None,
     dataset: Annotated[str | None, typer.Option(help="Name of the array, where there are several.")] = None,
-    items: Items = None,
-    overwrite: Overwrite = False,
+    items: opt.Items = None,
+    overwrite: opt.Overwrite = False,
 ) -> None:
-    """Write a file in another format, k-space also as ISMRMRD (.mrd); what that cannot hold is told."""
+    """Write a file in another format, k-space also as ISMRMRD (.mrd); notes say what that cannot hold."""
     from mrirecon.io.writers.convert import convert as run
 
     chosen: dict[str, Any] = {"format": format, "kind": kind, "axes": axes, "dataset": dataset, "items": items}
@@ -155,67 +157,65 @@ def convert(
         typer.echo(path)
 
 
-def _report(outcomes: Iterator[Outcome], listed: Path | None, as_json: bool) -> None:
-    """Tell what became of the files, as it happens.
+def _report(outcomes: Iterator[Outcome], failures: Path | None, as_json: bool) -> None:
+    """Print each outcome as it comes, and end with the exit code for all.
 
     Raises:
-        PartialFailure: some of several failed.
-        MriReconError: the only one failed.
+        PartialFailure: some of several files, or some items, failed.
+        MriReconError: the only file failed.
 
     """
     results: list[dict[str, Any]] = []
     failed: list[MriReconError] = []
-    partly: list[dict[str, Any]] = []
-    done = 0
+    lost: list[dict[str, Any]] = []
     for outcome in outcomes:
         if outcome.error is not None:
-            if listed is None:
+            if failures is None:
                 raise outcome.error
             failed.append(outcome.error)
             print_line(f"error {outcome.error.code}: {outcome.error}")
             if ConsoleSettings.traceback:
                 print_error("".join(traceback.format_exception(outcome.error)).rstrip())
-        elif outcome.record is not None:
-            done += 1
-            _print_progress(outcome.source, outcome.record)
-            lost: Any = outcome.record.get("failed_items", [])
-            partly += lost
-            for one in lost:
-                print_line(f"error {one['code']}: {one['what']}\n  where: {one['where']}\n  fix: {one['fix']}")
-            if as_json:
-                results.append(outcome.record)
-            for name in [] if as_json else outcome.record["outputs"]:  # type: ignore[attr-defined]  # a list of names
-                typer.echo(name)
+            continue
+        record: dict[str, Any] = outcome.record or {}
+        results.append(record if as_json else {})
+        _narrate(outcome.source, record)
+        lost += record.get("failed_items", [])
+        for one in record.get("failed_items", []):
+            print_line(f"error {one['code']}: {one['what']}\n  where: {one['where']}\n  fix: {one['fix']}")
+        for name in () if as_json else record["outputs"]:
+            typer.echo(name)
     if as_json and (results or not failed):
         print_json({"results": results, "failed": [error.as_dict() for error in failed]})
-    if (failed or partly) and as_json and results:
+    if not failed and not lost:
+        return
+    if as_json and results:
         raise typer.Exit(PartialFailure.exit_code)
-    if partly and not failed:
-        raise PartialFailure(
-            f"not reconstructed, and zero in the output: {len(partly)} item{'s' if len(partly) > 1 else ''}",
-            why="; ".join(f"{e['where']}: {e['what']}" for e in partly[:3]) + ("; ..." if len(partly) > 3 else ""),
-            fix="mend them, or leave them out with --items; the other items are done",
-        )
     if failed:
-        raise PartialFailure(
-            f"{len(failed)} of {len(failed) + done} files failed",
-            where=str(listed),
-            why="; ".join(f"{e.where}: {e.what}" for e in failed[:3]) + ("; ..." if len(failed) > 3 else ""),
-            fix="mend them and run the same command again: what is done is left as it is",
-        )
+        what = f"{len(failed)} of {len(failed) + len(results)} files failed"
+        causes = [f"{e.where}: {e.what}" for e in failed]
+        fix, where = "mend them and run the same command again: what is done is left as it is", str(failures)
+    else:
+        what = f"not reconstructed, and zero in the output: {len(lost)} item{'s' if len(lost) > 1 else ''}"
+        causes = [f"{e['where']}: {e['what']}" for e in lost]
+        fix, where = "mend them, or leave them out with --items; the other items are done", None
+    why = "; ".join([*causes[:3], *(["..."] if len(causes) > 3 else [])])
+    raise PartialFailure(what, where=where, why=why, fix=fix)
 
 
-def _print_progress(path: Path, done: dict[str, Any]) -> None:
-    if done.get("finished"):
-        return print_line(f"{path}: done already by {done['method']}")
-    how = done["why"] if " by " in done["why"] else f"by {done['method']}: {done['why']}"  # items differ, or do not
-    print_line(f"{path}: {'would reconstruct' if done.get('dry_run') else 'reconstructed'} {how}")
-    if not done.get("dry_run"):
-        ends = sorted({f"{end(done['lambda']):.3g}" for end in (min, max)}, key=float) if done["lambda"] else []
+def _narrate(path: Path, record: dict[str, Any]) -> None:
+    method, dry = record["method"], record.get("dry_run")
+    if record.get("finished"):
+        return print_line(f"{path}: done already by {method}")
+    how = record["why"] if " by " in record["why"] else f"by {method}: {record['why']}"  # methods differ among items
+    print_line(f"{path}: {'would reconstruct' if dry else 'reconstructed'} {how}")
+    if not dry:
+        ends = sorted({f"{end(record['lambda']):.3g}" for end in (min, max)}, key=float) if record["lambda"] else []
         weight = f"; lambda {' to '.join(ends)}" if ends else ""
-        print_line(f"  maps: {done['maps']['source']}{weight}; {done['items']} items in {done['total_seconds']:.1f} s")
-    for note in done["notes"]:
+        source, seconds = record["maps"]["source"], record["total_seconds"]
+        print_line(f"  maps: {source}{weight}; {record['items']} items in {seconds:.1f} s")
+    for note in record["notes"]:
         print_line(f"  note: {note}")
-    if "scores" in done:
-        mean = done["scores"]["mean"]
+    if "scores" in record:
+        mean = record["scores"]["mean"]
         print_line("  " + ", ".join(f"{name.upper()} {value:.4g}" for name, value in mean.items() if value is not None))

@@ -1,4 +1,4 @@
-"""The verb that lays results out on one page."""
+"""The command that writes a report."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mrirecon.cli.console import print_json, print_line, progress
-from mrirecon.cli.inspect import AsJson, Axes, Overwrite, require_free
+from mrirecon.cli import options as opt
+from mrirecon.cli.console import fail, print_json, print_line, progress
 from mrirecon.errors import PartialFailure, UsageError
 
 
@@ -24,12 +24,10 @@ def report(
     ] = None,
     scans: Annotated[
         Path | None,
-        typer.Option(help="Undersampled scans: for mask and zero filling. By default where sidecars print_line."),
+        typer.Option(help="Undersampled scans: for mask and zero filling. By default as sidecars say."),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Whose definition of scores; see evaluate.")] = "mrirecon",
-    metrics: Annotated[str, typer.Option(help="Any of ssim,psnr,nmse,mse,hfen,gmsd; the first orders cases.")] = (
-        "ssim,psnr,nmse"
-    ),
+    preset: Annotated[str, typer.Option(help="Whose definition of scores: {presets}.")] = "mrirecon",
+    metrics: Annotated[str, typer.Option(help="Any of {metrics}; the first orders cases.")] = ("ssim,psnr,nmse"),
     mask: Annotated[
         Path | None, typer.Option(help="Pixels that count in place of the object; a file or folder.")
     ] = None,
@@ -41,12 +39,12 @@ def report(
     anonymous: Annotated[
         bool, typer.Option("--anonymous", help="Number the cases, and leave file names and commands out.")
     ] = False,
-    axes: Axes = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    axes: opt.Axes = None,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Write one HTML file, to be opened anywhere without a network: scores, images to look into, how all was made."""
-    require_free(output, overwrite)
+    """Write one HTML file that opens anywhere without a network: scores, images, and how they were made."""
+    opt.require_free(output, overwrite)
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError("a report is a page", where=str(output), fix="give it a name that ends in .html")
     from mrirecon.evaluation import Options
@@ -56,18 +54,18 @@ def report(
     from mrirecon.evaluation.report.runs import gather
     from mrirecon.reconstruction.file import versions
 
-    names = tuple(part.strip() for part in metrics.split(",") if part.strip())
-    options = Options(preset, names, mask, region, spacing)  # type: ignore[arg-type]  # it checks the words
-    found = gather(Sources(runs, reference, scans, options, axes, anonymous))
+    options = Options(preset, opt.words(metrics), mask, region, spacing)  # type: ignore[arg-type]  # it checks the words
+    contents = gather(Sources(runs, reference, scans, options, axes, anonymous))
     command = None if anonymous else ["mrirecon", *sys.argv[1:]]
-    about = About(title, options, command, versions(), notes=found.notes)
+    about = About(title, options, command, versions(), notes=contents.notes)
     with progress("report") as callback:
-        told = (lambda done, name: callback(done, found.count, name)) if callback else None
-        done = write_report(output, found.cases, about, limit=limit * 1e6, whole=whole, inputs=runs, progress=told)
+        tell = (lambda done, name: callback(done, contents.count, name)) if callback else None
+        done = write_report(output, contents.cases, about, limit=limit * 1e6, whole=whole, inputs=runs, progress=tell)
     print_line(f"{done.cases} cases, {done.shown} of {done.slices} slices with pictures, {done.bytes / 1e6:.1f} MB")
     if as_json:
         print_json({**vars(done), "path": str(done.path)})
-        raise typer.Exit(PartialFailure.exit_code if done.failed else 0)
-    typer.echo(done.path)
+    else:
+        typer.echo(done.path)
     if done.failed:
-        raise PartialFailure(f"{done.failed} results failed", fix="the page is written, and says which and why")
+        error = PartialFailure(f"{done.failed} results failed", fix="the page is written, and says which and why")
+        fail(error, as_json)

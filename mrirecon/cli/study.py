@@ -1,4 +1,4 @@
-"""The verb that does a study."""
+"""The command that runs a study."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mrirecon.cli.console import print_json, print_line, progress
-from mrirecon.cli.inspect import AsJson, Device
-from mrirecon.cli.training import ProgressLines
+from mrirecon.cli import options as opt
+from mrirecon.cli.console import ProgressLines, fail, print_json, print_line, progress
 from mrirecon.errors import PartialFailure
 
 
@@ -20,9 +19,9 @@ def study(
         Path | None, typer.Option("--output", "-o", help="Folder; studies/NAME of the configuration if left out.")
     ] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Override: budget.steps=9. May be repeated.")] = None,
-    device: Device = "auto",
+    device: opt.Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and what would be trained.")] = False,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Compare methods on the same data and masks: train what is missing, reconstruct, score; run it again to go on."""
     from mrirecon.evaluation import study as studies
@@ -30,30 +29,31 @@ def study(
     plan = studies.load_study(config, sets or [])
     folder = output or Path("studies") / config.name.split(".")[0]
     if dry_run:
-        told = studies.dry_run(plan, folder)
-        return print_json(told) if as_json else typer.echo(_print_plan(told))
+        preview = studies.dry_run(plan, folder)
+        return print_json(preview) if as_json else typer.echo(_plan_text(preview))
     with progress(f"study {config.name}") as callback:
         lines = callback or ProgressLines("cell")
         done = studies.run_study(plan, folder, device=device, progress=lines, tell=print_line, command=sys.argv)
     if as_json:
         print_json(done)
-        raise typer.Exit(4 if done["failed"] else 0)
-    typer.echo((folder / "table.md").read_text(encoding="utf-8"))
-    typer.echo(str(folder / "report.md"))
+    else:
+        typer.echo((folder / "table.md").read_text(encoding="utf-8"))
+        typer.echo(str(folder / "report.md"))
     if done["failed"]:
-        raise PartialFailure(
+        error = PartialFailure(
             f"{len(done['failed'])} of {len(plan.cells())} cells failed",
             where=str(folder / "report.md"),
             why="; ".join(sorted({f["error"]["what"] for f in done["failed"]})),
             fix="mend the causes and run it again: what is done is kept",
         )
+        fail(error, as_json)
 
 
-def _print_plan(told: dict[str, Any]) -> str:
-    cells = told["cells"]
+def _plan_text(preview: dict[str, Any]) -> str:
+    cells = preview["cells"]
     lines = [f"{c['cell']}{'  (done)' if c['done'] else ''}" for c in cells]
-    lines += ["", *(f"note: {n}" for n in told["notes"])]
-    lines += [f"{m['name']}: {m['what']}" for m in told["methods"]]
+    lines += ["", *(f"note: {n}" for n in preview["notes"])]
+    lines += [f"{m['name']}: {m['what']}" for m in preview["methods"]]
     left = sum(not c["done"] for c in cells)
-    trained = ", ".join(told["to be trained"]) or "nothing"
-    return "\n".join([*lines, f"{left} of {len(cells)} cells to do; to be trained: {trained}", told["folder"]])
+    trained = ", ".join(preview["to be trained"]) or "nothing"
+    return "\n".join([*lines, f"{left} of {len(cells)} cells to do; to be trained: {trained}", preview["folder"]])

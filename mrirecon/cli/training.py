@@ -1,16 +1,16 @@
-"""Verbs that make models, and what they need: train, config, simulate."""
+"""Commands that train models and prepare their input: train, config, simulate."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from mrirecon.cli.console import ConsoleSettings, print_json, print_line, progress
-from mrirecon.cli.inspect import AsJson, Device
+from mrirecon.cli import options as opt
+from mrirecon.cli.console import ConsoleSettings, ProgressLines, format_duration, print_json, print_line, progress
 from mrirecon.errors import UsageError
 
 app = typer.Typer(name="config", help="Make, check and show training configurations.", no_args_is_help=True)
@@ -26,34 +26,33 @@ def train(
         typer.Option("--output", "-o", help="Folder of the run; runs/NAME of the configuration if left out."),
     ] = None,
     sets: Sets = None,
-    resume: Annotated[str, typer.Option(help="auto goes on with the run in the folder; never refuses one.")] = "auto",
+    resume: Annotated[
+        Literal["auto", "never"], typer.Option(help="auto goes on with the run in the folder; never refuses one.")
+    ] = "auto",
     minutes: Annotated[
         float | None,
         typer.Option(help="Wall time of this call, all included; the schedule spans it (train.minutes)."),
     ] = None,
-    device: Device = "auto",
+    device: opt.Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; write nothing.")] = False,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Train a method from a configuration; stop it at any time, and start it again to go on."""
-    if resume not in ("auto", "never"):
-        raise UsageError(f"--resume cannot be {resume!r}", fix="choose auto or never")
+    from mrirecon import training
+    from mrirecon.data.loading import keep_freed_memory
     from mrirecon.training.config import load_config
 
     loaded = load_config(config, [*(sets or []), *([] if minutes is None else [f"train.minutes={minutes}"])])
     folder = output or Path("runs") / config.name.split(".")[0]
-    from mrirecon import training
-    from mrirecon.data.loading import keep_freed_memory
-
     if dry_run:
         plan = training.dry_run(loaded, folder, device)
-        return print_json(plan) if as_json else typer.echo(_print_plan(plan))
+        return print_json(plan) if as_json else typer.echo(_plan_text(plan))
     keep_freed_memory()
     with progress(f"train {config.name}") as callback:
         done = training.train(
             loaded,
             folder,
-            resume=resume,  # type: ignore[arg-type]  # checked above
+            resume=resume,
             device=device,
             progress=callback or ProgressLines(),
             tell=print_line,
@@ -71,41 +70,13 @@ def train(
         typer.echo(", ".join(f"{k} {v:.4g}" for k, v in done["scores"].items() if v is not None))
 
 
-class ProgressLines:
-    """Progress for a stderr that is no terminal: a line now and then, with the time left."""
-
-    def __init__(self, unit: str = "step") -> None:
-        self.unit = unit
-        self.begun: tuple[float, int] | None = None
-        self.last = 0.0
-
-    def __call__(self, step: int, total: int, what: str) -> None:
-        """Say how far it is, once a minute at most."""
-        import time
-
-        now = time.monotonic()
-        self.begun = self.begun or (now, step)
-        if now - self.last < 60 or step == self.begun[1] or ConsoleSettings.quiet:
-            return
-        self.last = now
-        left = (now - self.begun[0]) / (step - self.begun[1]) * (total - step)
-        print_line(f"{self.unit} {step} of {total}, {what}, {_duration(left)} left")
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    return (
-        f"{whole // 3600} h {whole % 3600 // 60:02d} min" if whole >= 3600 else f"{whole // 60} min {whole % 60:02d} s"
-    )
-
-
-def _print_plan(plan: dict[str, Any]) -> str:
-    people = "; ".join(f"{k}: {len(v)} people, {plan['slices'][k]} slices" for k, v in plan["subjects"].items())
-    lines = [f"{plan['method']} on {plan['device']}, {plan['parameters']} parameters", people, *plan["notes"]]
+def _plan_text(plan: dict[str, Any]) -> str:
+    subjects = "; ".join(f"{k}: {len(v)} subjects, {plan['slices'][k]} slices" for k, v in plan["subjects"].items())
+    lines = [f"{plan['method']} on {plan['device']}, {plan['parameters']} parameters", subjects, *plan["notes"]]
     if plan["steps"]:
         lines += [
             f"{plan['steps']} steps of {plan['seconds a step']:.2f} s ({plan['waited']:.0%} of it waiting for data): "
-            f"about {_duration(plan['seconds in all'])} with validation",
+            f"about {format_duration(plan['seconds in all'])} with validation",
             f"a step takes {plan['memory (MiB)']:.0f} MiB beside the weights",
         ]
     else:
@@ -134,7 +105,7 @@ def init(
 
 @app.command()
 def validate(files: Annotated[list[Path], typer.Argument(help="Configurations, .yaml")], sets: Sets = None) -> None:
-    """Check configurations: keys, types, ranges, and what they stand on."""
+    """Check configurations: keys, types, ranges, and the files that they extend."""
     from mrirecon.training.config import load_config
 
     for path in files:
@@ -143,8 +114,8 @@ def validate(files: Annotated[list[Path], typer.Argument(help="Configurations, .
 
 
 @app.command()
-def show(config: File, sets: Sets = None, as_json: AsJson = False) -> None:
-    """Print every value that holds, and the file and line that it comes from."""
+def show(config: File, sets: Sets = None, as_json: opt.AsJson = False) -> None:
+    """Print every value, and the file and line that it comes from."""
     from mrirecon.training.config import load_config, render
 
     loaded = load_config(config, sets or [])
@@ -170,37 +141,33 @@ def simulate(
     snr: Annotated[float, typer.Option(help="Mean signal over the noise of an average coil image.")] = 30.0,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
     lesions: Annotated[int, typer.Option(min=0, help="To insert into each slice.")] = 0,
-    lesion_size: Annotated[str, typer.Option(help="Lowest-highest diameter in mm.")] = "3-10",
-    lesion_contrast: Annotated[str, typer.Option(help="Lowest-highest |lesion - tissue| / tissue.")] = "0.15-0.6",
+    lesion_size: opt.LesionSize = "3-10",
+    lesion_contrast: opt.LesionContrast = "0.15-0.6",
     resolution: Annotated[float, typer.Option(help="Pixel density relative to the volume's.")] = 1.0,
     bias: Annotated[float, typer.Option(min=0, help="Strength of the bias field.")] = 0.0,
     phase: Annotated[bool, typer.Option("--phase/--no-phase", help="Whether the object has a phase.")] = True,
     size: Annotated[str | None, typer.Option(help="Samples of the field of view, such as 256x256.")] = None,
     keep_maps: Annotated[bool, typer.Option("--keep-maps", help="Also write the true coil maps.")] = False,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Simulate a multi-coil scan of a magnitude volume, fully sampled, with its reference."""
-    from mrirecon.cli.masks import parse_sizes
     from mrirecon.data.scan import simulate_scan
 
-    wanted = None if size is None else parse_sizes(size, "--size")
-    if wanted is not None and len(wanted) != 2:
-        raise UsageError(f"--size cannot be {size!r}", fix="give y and x: 256x256")
     done = simulate_scan(
         volume,
         output,
         volume=name,
-        slices=None if slices is None else parse_pair(slices, ":", "--slices", int),
+        slices=None if slices is None else opt.numbers(slices, ":", "--slices"),
         coils=coils,
         snr=snr,
         seed=seed,
         lesions=lesions,
-        lesion_size=parse_pair(lesion_size, "-", "--lesion-size", float),
-        lesion_contrast=parse_pair(lesion_contrast, "-", "--lesion-contrast", float),
+        lesion_size=opt.numbers(lesion_size, "-", "--lesion-size", float),
+        lesion_contrast=opt.numbers(lesion_contrast, "-", "--lesion-contrast", float),
         resolution=resolution,
         bias=bias,
         phase=phase,
-        size=None if wanted is None else (wanted[0], wanted[1]),
+        size=None if size is None else opt.numbers(size.lower().replace("×", "x"), "x", "--size"),
         keep_maps=keep_maps,
         command=sys.argv,
     )
@@ -210,12 +177,3 @@ def simulate(
         print_line(note)
     for path in done["outputs"]:  # type: ignore[attr-defined]
         typer.echo(path)
-
-
-def parse_pair(text: str, between: str, option: str, kind: Any) -> tuple[Any, Any]:
-    """Return the two numbers of an option such as 3-10."""
-    try:
-        first, last = (kind(part) for part in text.split(between))
-    except ValueError:
-        raise UsageError(f"{option} cannot be {text!r}", fix=f"give two numbers, such as 3{between}10") from None
-    return first, last

@@ -1,4 +1,4 @@
-"""The verbs that ask how far an image can be trusted: without a reference, and with lesions that are known."""
+"""Commands that measure how far an image can be trusted: without a reference, and with known lesions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import typer
 
 from mrirecon.cli import options as opt
 from mrirecon.cli.console import print_json, print_line, progress, table
-from mrirecon.cli.inspect import AsJson, Axes, Overwrite, require_free
-from mrirecon.cli.training import parse_pair
 from mrirecon.errors import UsageError
 
 _MEANING = {
@@ -42,12 +40,12 @@ def trust(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Maps of noise, g-factor and null space: .png or .npz")
     ] = None,
-    axes: Axes = None,
+    axes: opt.Axes = None,
     whiten: opt.Whiten = "loud",
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Say what measured data tell of an image that has no reference."""
+    """Measure an image without a reference: misfit, noise, hidden samples, null space."""
     import numpy as np
 
     from mrirecon.evaluation.trust import examine
@@ -56,18 +54,17 @@ def trust(
     from mrirecon.reconstruction.preprocess import Preprocess, prepare
 
     if output is not None:
-        require_free(output, overwrite)
+        opt.require_free(output, overwrite)
         if output.suffix not in (".png", ".npz"):
             raise UsageError("maps go to .png or .npz", where=str(output))
     if not 0 < held_out_share < 1:
         raise UsageError(f"--held-out-share cannot be {held_out_share:g}", fix="give a number between 0 and 1")
-    trained = (
-        load_model(model) if model else load_model(shipped_models()[method]) if method in shipped_models() else None
-    )
+    weights = model or shipped_models().get(method)
+    trained = None if weights is None else load_model(weights)
     opened = prepare(read(scan, axes=axes), Preprocess(whiten=cast(Any, whiten)))
     if item >= len(opened):
         raise UsageError(f"there is no item {item}", where=str(scan), why=f"it has {len(opened)}, from 0 on")
-    found = examine(
+    result = examine(
         opened,
         item,
         method=trained.method if trained else method,
@@ -76,7 +73,7 @@ def trust(
         share=held_out_share,
         seed=seed,
     )
-    values = {f.name: getattr(found, f.name) for f in fields(found)}
+    values = {f.name: getattr(result, f.name) for f in fields(result)}
     numbers = {k: v for k, v in values.items() if not isinstance(v, np.ndarray)}
     maps = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
     if output is not None:
@@ -86,7 +83,7 @@ def trust(
     typer.echo(table(("", ""), [[_MEANING[k], v] for k, v in numbers.items()]))
     for note in opened.notes:
         print_line(f"note: {note}")
-    if found.held_out is None:
+    if result.held_out is None:
         print_line("no sample could be spared outside the calibration region")
     if output is not None:
         typer.echo(output)
@@ -102,7 +99,7 @@ def _write(path: Path, maps: dict[str, Any], heading: str) -> None:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **maps)
         return
-    # the g-factor's scale begins at 0, so that below 1, where regularization denoises, can be told as well
+    # The g-factor's scale begins at 0, so that it also shows values below 1, where regularization denoises.
     titles = {"null_space": "not seen by the samples", "noise": "noise in the image", "g": "g-factor"}
     panels = [Panel(titles[k], v, colours="heat", note=f"white: {np.quantile(v, 0.998):.3g}") for k, v in maps.items()]
     save_panels(path, panels, columns=len(panels), heading=heading)
@@ -115,17 +112,17 @@ def detect(
     name: Annotated[str | None, typer.Option("--volume", help="Its name, where the file holds several.")] = None,
     pairs: Annotated[int, typer.Option(min=2, help="Lesions, each with a twin without it.")] = 200,
     lesions: Annotated[int, typer.Option(min=1, help="In each slice.")] = 4,
-    lesion_size: Annotated[str, typer.Option(help="Lowest-highest diameter in mm.")] = "3-10",
-    lesion_contrast: Annotated[str, typer.Option(help="Lowest-highest |lesion - tissue| / tissue.")] = "0.15-0.6",
+    lesion_size: opt.LesionSize = "3-10",
+    lesion_contrast: opt.LesionContrast = "0.15-0.6",
     family: Annotated[str, typer.Option(help="Of the masks.")] = "gaussian1d",
     acceleration: Annotated[float, typer.Option(help="Of the masks.")] = 4.0,
     calibration: Annotated[int, typer.Option(help="Lines or samples in the centre.")] = 20,
     coils: Annotated[int, typer.Option(min=1, help="Receiver coils.")] = 8,
     snr: Annotated[float, typer.Option(help="Mean signal over the noise of an average coil image.")] = 30.0,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
-    """Insert lesions into a volume, reconstruct it with and without them, and say how well they are told apart."""
+    """Insert lesions into a volume, reconstruct it with and without them, and measure how well they are detected."""
     from mrirecon.evaluation.detect import Setting, as_rows
     from mrirecon.evaluation.detect import detect as run
     from mrirecon.models.checkpoints import load_model
@@ -133,8 +130,8 @@ def detect(
     setting = Setting(
         pairs,
         lesions,
-        parse_pair(lesion_size, "-", "--lesion-size", float),
-        parse_pair(lesion_contrast, "-", "--lesion-contrast", float),
+        opt.numbers(lesion_size, "-", "--lesion-size", float),
+        opt.numbers(lesion_contrast, "-", "--lesion-contrast", float),
         family,
         acceleration,
         calibration,

@@ -1,1 +1,1 @@
-"""Coil sensitivities: calibration region, ESPIRiT."""
+"""Coil sensitivities, coil noise, whitening and compression."""

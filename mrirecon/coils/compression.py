@@ -3,7 +3,7 @@
 Array compression by singular values: Buehrer et al., MRM 57:1131, 2007; Huang et al., MRI 26:133, 2008. With the
 samples y of all coils as columns of Y = U S Vᴴ, the virtual coils are Uᴴ y, strongest first: Uᴴ, not Uᵀ, for
 sensitivities are complex. Geometric coil compression (Zhang et al., MRM 69:571, 2013) does so at every place along the
-fully sampled readout, where fewer suffice, and turns the matrices of neighbouring places to each other, so that virtual
+fully sampled readout, where fewer suffice, and aligns the matrices of neighbouring places, so that virtual
 sensitivities stay smooth. Rows are orthonormal either way: white noise stays white.
 """
 
@@ -20,7 +20,7 @@ from mrirecon.physics.centred import to_image, to_kspace
 
 @dataclass(frozen=True)
 class Compression:
-    """How C coils become V.
+    """Matrices that combine C coils into V virtual ones.
 
     Attributes:
         matrices: (1 or n, V, C) complex128, rows orthonormal: one for all places, or one for each of the n places along
@@ -78,7 +78,7 @@ def compression(
 def compress(kspace: np.ndarray, how: Compression) -> np.ndarray:
     """Return k-space of the virtual coils: (C, *space) ↦ (V, *space).
 
-    A region smaller along the readout than what the compression was found from (calibration data of its own) is
+    A region that is shorter along the readout than the data of the compression (separate calibration data) is
     interpolated to the same places.
     """
     if how.axis == 0:
@@ -109,7 +109,7 @@ def _mix_places(images: np.ndarray, matrices: np.ndarray) -> np.ndarray:
 
 
 def _grams(kspace: np.ndarray, readout: int | None) -> np.ndarray:
-    """Return Y Yᴴ of the samples, (1, C, C), or of each place along the readout, (n, C, C), of largest sample one."""
+    """Return Y Yᴴ (1, C, C) of samples scaled to a largest one of 1, or those of each place along the readout."""
     peak = float(np.abs(kspace).max()) or 1.0
     if readout is None:
         flat = (kspace / peak).reshape(1, len(kspace), -1)

@@ -22,8 +22,8 @@ class Calibration(Entry):
     - ``nothing``: ``(coils, space)``. It returns maps.
 
     Attributes:
-        reads: what the maps are made from.
-        label: what notes and sidecars call it; by default its name.
+        reads: the source of the maps.
+        label: its name in notes and sidecars; by default the name of the entry.
 
     """
 

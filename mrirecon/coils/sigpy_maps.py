@@ -1,4 +1,4 @@
-"""ESPIRiT maps by sigpy, as a second opinion on ours. sigpy is imported only when asked for."""
+"""ESPIRiT maps by sigpy, to compare with our own. sigpy is imported only when they are asked for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sigpy_maps(
     """Estimate ESPIRiT maps (1, 1, C, *space) with sigpy from a calibration region (1, C, *box).
 
     Args:
-        region: one item's.
+        region: of one item.
         space: size of the maps.
         kernel: side of the kernel.
         threshold: of singular values, relative to the largest.

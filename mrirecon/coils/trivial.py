@@ -1,4 +1,4 @@
-"""Coil maps that nothing has to be estimated for: those of the file, and equal ones."""
+"""Coil maps without an estimate: those of the file, and equal maps for one coil."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Walsh, Gmitro and Marcellin, MRM 43:682, 2000. Around each place the coil images m(r) = S(r) x(r) + n span one
 direction, that of the sensitivities, and noise spans all: the largest eigenvector of Σ m mᴴ over a small block is the
 matched filter that combines the coils at the best SNR. The calibration region gives the images, so a fully sampled
-centre is needed; noise should be white (`mrirecon.coils.whitening`), for else the loudest coil's passes for signal.
+centre is needed. Noise should be white (`mrirecon.coils.whitening`): else that of the loudest coil passes for signal.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mrirecon.coils.eigen import interpolate, reference_phase
-from mrirecon.coils.espirit import principal_coil
+from mrirecon.coils.espirit import interpolate, low_resolution, normalized, principal_coil, reference_phase
 from mrirecon.coils.registry import register_calibration
-from mrirecon.errors import CalibrationError, SignalError
-from mrirecon.physics.operators import Fourier, root_sum_of_squares
+from mrirecon.errors import CalibrationError
+from mrirecon.physics.operators import root_sum_of_squares
 
-FEWEST = 4  # samples along an axis, below which an image shows no coil
-_FINER = 2  # points of the coarse grid for every sample of the calibration region: as its images vary, and no more
+FEWEST = 4  # samples along an axis: fewer show no coil profile
+_FINER = 2  # points of the coarse grid for every sample of the calibration region; its images vary no faster
 _AT_A_TIME = 4096  # eigenvalue problems
 
 
@@ -47,12 +46,7 @@ def walsh(calibration: Tensor, space: tuple[int, ...], *, block: int = 3) -> Ten
             why=f"its size is {'×'.join(map(str, box))}, {FEWEST} samples are needed along each axis",
             fix="give maps from a file (--maps FILE), or reconstruct with --method rss",
         )
-    if not bool(torch.isfinite(torch.view_as_real(calibration)).all()):
-        raise SignalError("the calibration region holds NaN or infinite values", fix="look with `mrirecon info FILE`")
-    scale = calibration.abs().flatten(1).amax(1)
-    if bool((scale == 0).any()):
-        raise SignalError("the calibration region holds only zeros", fix="look with `mrirecon info FILE`")
-    calibration = calibration / scale.reshape(-1, *[1] * (calibration.ndim - 1))
+    calibration = normalized(calibration)
     return torch.stack([_one(item, space, block) for item in calibration.unbind(0)])
 
 
@@ -68,32 +62,13 @@ def _one(calibration: Tensor, space: tuple[int, ...], block: int) -> Tensor:
     principal = principal_coil(calibration)
     coarse = reference_phase(vectors.T.reshape(1, coils, *grid), principal)
     maps = interpolate(coarse, space, slice(None))
-    # Between two unit vectors the way is shorter than an arc: back to unit length.
+    # Interpolation between unit vectors shortens them.
     length = root_sum_of_squares(maps, 1, keepdim=True)
     return reference_phase(maps / length.clamp_min(torch.finfo(length.dtype).tiny), principal)
 
 
-def low_resolution(calibration: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Return the images (C, *grid) of the calibration region, behind a cosine window that tames their ringing.
-
-    Narrower windows blur the maps, none lets edges ring into their neighbours; measured, this lies between.
-    """
-    axes = tuple(range(-len(grid), 0))
-    padded = calibration.new_zeros(len(calibration), *grid)
-    inside = []
-    for axis, (n, size) in enumerate(zip(calibration.shape[1:], grid, strict=True), start=1):
-        place = torch.arange(1, n + 1, dtype=calibration.real.dtype, device=calibration.device) / (n + 1)
-        window = torch.sin(torch.pi * place)
-        calibration = calibration * window.reshape([-1 if a == axis else 1 for a in range(calibration.ndim)])
-        kept = min(n, size)
-        calibration = calibration.narrow(axis, n // 2 - kept // 2, kept)
-        inside.append(slice(size // 2 - kept // 2, size // 2 - kept // 2 + kept))
-    padded[(slice(None), *inside)] = calibration
-    return Fourier(axes).adjoint(padded)
-
-
 def _block_sum(values: Tensor, block: int) -> Tensor:
-    """Return sums over a block around every place, (N, *grid); the field of view is periodic, as k-space has it."""
+    """Return sums over a block around every place, (N, *grid), of a periodic field of view."""
     for axis in range(1, values.ndim):
         width = min(block, values.shape[axis])
         values = sum((values.roll(shift - width // 2, axis) for shift in range(width)), torch.zeros_like(values))

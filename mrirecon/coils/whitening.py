@@ -1,7 +1,7 @@
-"""Prewhitening: the noise of all coils made equal and independent.
+"""Prewhitening: make the noise of all coils equal and independent.
 
 Roemer et al., MRM 16:192, 1990; Pruessmann et al., MRM 46:638, 2001. Noise n of covariance Σ = E[n nᴴ] = L Lᴴ becomes
-white as L⁻¹ n. Least squares then weighs every coil by what it knows, and images are in units of the noise: with maps
+white as L⁻¹ n. Least squares then gives every coil its weight, and images are in units of the noise: with maps
 of unit length, a fully sampled combination has E|n|² = 1 in every pixel (SNR units: Kellman and McVeigh, MRM 54:1439,
 2005, who set the real part alone to 1).
 """
@@ -20,7 +20,7 @@ _SINGULAR = 1e-9  # smallest eigenvalue of the correlations, of the largest: bel
 
 @dataclass(frozen=True)
 class Whitening:
-    """What whitens.
+    """A whitening matrix.
 
     Attributes:
         matrix: (C, C) complex128, lower triangular: the matrix W with W Σ Wᴴ = I.
@@ -37,7 +37,7 @@ class Whitening:
 def noise_covariance(noise: np.ndarray, bandwidth: float = 1.0) -> np.ndarray:
     """Return Σ = (n − n̄)(n − n̄)ᴴ / (N − 1) of complex noise: (C, N) ↦ (C, C) complex128, Hermitian.
 
-    Real and imaginary parts are not samples of their own: that would lose the imaginary part of the correlations.
+    Real and imaginary parts do not count as separate samples: that would lose the imaginary part of the correlations.
 
     Args:
         noise: (C, N) complex, without signal.
@@ -61,16 +61,15 @@ def noise_covariance(noise: np.ndarray, bandwidth: float = 1.0) -> np.ndarray:
         raise UsageError(f"a ratio of bandwidths cannot be {bandwidth:g}", fix="give a positive number")
     n = noise.astype(np.complex128)
     n = n - n.mean(axis=1, keepdims=True)
-    covariance: np.ndarray = n @ n.conj().T / (n.shape[1] - 1) * bandwidth
-    return covariance
+    return np.asarray(n @ n.conj().T / (n.shape[1] - 1) * bandwidth)
 
 
 def whitening(covariance: np.ndarray, largest_condition: float = LARGEST_CONDITION) -> Whitening:
     """Return the matrix that whitens noise of a covariance (C, C), L⁻¹ of its Cholesky factor.
 
-    Whether a covariance is well conditioned is asked of the correlations, D^(-1/2) Σ D^(-1/2) with D its diagonal: that
-    one channel is louder than another is no fault. Beyond ``largest_condition`` they are mixed with the identity until
-    that condition holds, which the result tells.
+    The condition is that of the correlations, D^(-1/2) Σ D^(-1/2) with D the diagonal of Σ, so that one loud channel
+    does not count as ill-conditioned. Beyond ``largest_condition`` the correlations are mixed with the identity until
+    that condition holds; `Whitening.loading` says how much.
 
     Raises:
         InputError: not Hermitian, a channel without noise, or channels that repeat each other.

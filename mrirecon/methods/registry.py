@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
-
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from functools import cached_property
+from typing import Any, Literal, TypeVar
 
 from mrirecon.engine import Reconstructor, Schedule, Unrolled
 from mrirecon.errors import UsageError
-from mrirecon.registries import plugins
+from mrirecon.registries import Entry, Registry, option_fields
 from mrirecon.renames import new_option
 
 Use = Literal["cropped", "weighted", "informed"]
@@ -24,12 +18,13 @@ Factory = TypeVar("Factory", bound=Callable[..., "Schedule[Any]"])
 
 
 @dataclass(frozen=True)
-class Method:
-    """A registered method.
+class Method(Entry):
+    """A method.
+
+    Its function takes the method's own options, all keyword-only, and returns a `Schedule` of steps. A learned method
+    has the options of `mrirecon.methods.shared.complete` besides.
 
     Attributes:
-        name: as users write it.
-        schedule: the function that returns its steps; its keyword-only parameters are the method's own options.
         maps: whether it reads coil maps.
         map_sets: how many sets of maps it can use; None for any number.
         weighted: whether it is regularized: maps may carry a prior on where signal is, and λ follows the noise.
@@ -38,12 +33,10 @@ class Method:
 
     """
 
-    name: str
-    schedule: Callable[..., Schedule[Any]]
-    maps: bool
-    map_sets: int | None
-    weighted: bool
-    learned: bool
+    maps: bool = True
+    map_sets: int | None = None
+    weighted: bool = False
+    learned: bool = False
     shared: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -52,44 +45,37 @@ class Method:
         return "informed" if self.learned else "weighted" if self.weighted else "cropped"
 
     @property
-    def summary(self) -> str:
-        """The first line of the docstring."""
-        return (inspect.getdoc(self.schedule) or "").split("\n")[0]
+    def has_weight(self) -> bool:
+        """Whether it has a regularization weight to set."""
+        return "lam" in self.fields
 
     @cached_property
-    def schema(self) -> type[BaseModel]:
-        """A pydantic model of all options, from the signatures: unknown keys and wrong types are refused."""
-        fields = _fields(self.schedule)
+    def fields(self) -> dict[str, tuple[Any, Any]]:
+        """Type and default of every option, those that learned methods share included."""
+        own = option_fields(self.build)
+        if not self.learned:
+            return own
+        shared = option_fields(_complete())
+        return own | {key: (hint, self.shared.get(key, default)) for key, (hint, default) in shared.items()}
+
+    def explain(self, error: Any) -> UsageError:
+        """Return the error for refused options; one that has another name since an earlier version is told it."""
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        new, value = new_option(self.name, key, first["input"])
+        if new in self.fields and (new != key or value is not first["input"]):
+            what = f"option {key!r} of method {self.name!r} has another name now"
+            return UsageError(what, where=key, fix=f"write {new}: {value}")
+        return super().explain(error)
+
+    def reconstructor(self, options: Mapping[str, Any]) -> Reconstructor:
+        """Return the reconstructor for options that were checked by `resolve`; those left out take their defaults."""
+        own = {key: value for key, value in options.items() if key in self.options}
+        schedule = self.build(**own)
         if self.learned:
-            for key, (hint, default) in _fields(_complete()).items():
-                fields[key] = (hint, self.shared.get(key, default))
-        config = ConfigDict(extra="forbid", strict=True)
-        return create_model(f"{self.name}-options", __config__=config, **fields)
-
-    def build(self, **options: Any) -> Reconstructor:
-        """Build the method; options that are left out take their defaults, and none is checked (see `build`)."""
-        own = {key: value for key, value in options.items() if key in _parameters(self.schedule)}
-        schedule = self.schedule(**own)
-        if self.learned:
-            more = {key: value for key, value in options.items() if key not in own}
-            return _complete()(schedule, **{**self.shared, **more})
-        return Reconstructor(
-            Unrolled(schedule.blocks, schedule.repeats, tolerance=schedule.tolerance), schedule.prepare
-        )
-
-
-def _parameters(function: Callable[..., object]) -> dict[str, inspect.Parameter]:
-    found = inspect.signature(function).parameters
-    return {key: q for key, q in found.items() if q.kind is inspect.Parameter.KEYWORD_ONLY}
-
-
-def _fields(function: Callable[..., object]) -> dict[str, Any]:
-    """Return (type, default) of every keyword-only parameter; ... for one without a default."""
-    hints = get_type_hints(function, include_extras=True)
-    return {
-        key: (hints[key], ... if q.default is inspect.Parameter.empty else q.default)
-        for key, q in _parameters(function).items()
-    }
+            return _complete()(schedule, **{**self.shared, **{k: v for k, v in options.items() if k not in own}})
+        engine = Unrolled(schedule.blocks, schedule.repeats, tolerance=schedule.tolerance)
+        return Reconstructor(engine, schedule.prepare)
 
 
 def _complete() -> Callable[..., Reconstructor]:
@@ -98,61 +84,34 @@ def _complete() -> Callable[..., Reconstructor]:
     return complete
 
 
-_METHODS: dict[str, Method] = {}
+METHODS = Registry("method", Method, package="mrirecon.methods", group="methods")
+find_method = METHODS.find
 
 
-def register(
-    *,
-    maps: bool = True,
-    map_sets: int | None = None,
-    weighted: bool = False,
-    learned: bool = False,
-    shared: Mapping[str, object] | None = None,
-) -> Callable[[Factory], Factory]:
+def register(**facts: Any) -> Callable[[Factory], Factory]:
     """Register a function that returns a schedule; its name, with dashes, becomes the method's name.
 
-    Its keyword-only parameters are the method's options. A learned method has those of
-    `mrirecon.methods.shared.complete` besides. See `Method` for the arguments.
+    Args:
+        **facts: fields of `Method`, such as ``learned=True``.
+
+    Raises:
+        ValueError: an option that is not keyword-only; and see `mrirecon.registries.Registry.register`.
+
     """
 
     def enrol(schedule: Factory) -> Factory:
         name = schedule.__name__.replace("_", "-")
-        if name in _METHODS:
-            raise ValueError(f"method {name!r} is registered twice")
         for q in inspect.signature(schedule).parameters.values():
-            if q.kind is not inspect.Parameter.KEYWORD_ONLY:
+            if q.kind is not q.KEYWORD_ONLY:
                 raise ValueError(f"option {q.name!r} of method {name!r} must be keyword-only")
-        _METHODS[name] = Method(name, schedule, maps, map_sets, weighted, learned, dict(shared or {}))
-        return schedule
+        return METHODS.register(name, **facts)(schedule)
 
     return enrol
 
 
 def methods() -> dict[str, Method]:
     """Return all registered methods by name."""
-    _load_built_in()
-    plugins.load_installed("methods")
-    return dict(_METHODS)
-
-
-@cache
-def _load_built_in() -> None:
-    """Import every file of this folder, so that adding a method is adding a file."""
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        importlib.import_module(f"{__package__}.{module.name}")
-
-
-def find_method(name: str) -> Method:
-    """Return a method by name.
-
-    Raises:
-        UsageError: there is none of that name; the nearest and all choices are named.
-
-    """
-    known = methods()
-    if name not in known:
-        raise UsageError(f"unknown method {name!r}", fix=_nearest(name, list(known)))
-    return known[name]
+    return dict(METHODS.loaded)
 
 
 def build(name: str, options: Mapping[str, object] | None = None) -> Reconstructor:
@@ -162,47 +121,15 @@ def build(name: str, options: Mapping[str, object] | None = None) -> Reconstruct
         UsageError: unknown method or option, or a value of the wrong type or outside its range.
 
     """
-    return find_method(name).build(**resolve(name, options))
+    method = METHODS.find(name)
+    return method.reconstructor(method.resolve(options))
 
 
 def resolve(name: str, options: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """Return all options of a method, the given ones checked, the others at their defaults.
+    """Return all options of a method: the given ones checked, the others at their defaults.
 
     Raises:
         UsageError: unknown method or option, or a value of the wrong type or outside its range.
 
     """
-    method = find_method(name)
-    try:
-        valid = method.schema.model_validate(dict(options or {}))
-    except ValidationError as error:
-        what, more = _explain(method, error)
-        raise UsageError(what, **more) from None
-    return {key: getattr(valid, key) for key in method.schema.model_fields}
-
-
-def _explain(method: Method, error: ValidationError) -> tuple[str, dict[str, str]]:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    choices = list(method.schema.model_fields)
-    renamed = _renamed(method, key, first["input"])
-    if renamed:
-        return f"option {key!r} of method {method.name!r} has another name now", {"where": key, "fix": renamed}
-    if first["type"] == "extra_forbidden":
-        return f"unknown option {key!r} of method {method.name!r}", {"where": key, "fix": _nearest(key, choices)}
-    return (
-        f"option {key!r} of method {method.name!r} cannot be {first['input']!r}",
-        {"where": key, "why": first["msg"], "fix": f"the options are {', '.join(choices)}"},
-    )
-
-
-def _renamed(method: Method, key: str, value: object) -> str | None:
-    """Return what to write in place of an option, or of a value, of an earlier version; None for any other."""
-    new, present = new_option(method.name, key, value)
-    changed = new != key or present is not value
-    return f"write {new}: {present}" if changed and new in method.schema.model_fields else None
-
-
-def _nearest(name: str, choices: list[str]) -> str:
-    near = difflib.get_close_matches(name, choices, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"choices: {', '.join(sorted(choices)) or 'none'}"
+    return METHODS.find(name).resolve(options)

@@ -1,6 +1,6 @@
-"""Many files into one folder: shared out among processes, done once, tried again where they are still being written.
+"""Reconstruct many files into one folder: shared among processes, each file once, with retries of unfinished files.
 
-Where the images go is looked at before the first is made: no two may go to one place.
+The names of all outputs are checked before the first file: no two may be equal.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
+from typing import Any
 
 from mrirecon.errors import (
     BusyError,
@@ -36,19 +38,19 @@ from mrirecon.reconstruction.file import finished, finished_result, output_path,
 from mrirecon.reconstruction.plan import Request
 from mrirecon.reconstruction.run import Progress
 
-RETRY_DELAYS = (1.0, 5.0, 15.0)  # seconds before what is still being written is tried again
-_RECENT = 10.0  # seconds since a file was last written to, within which it may be unfinished
+RETRY_DELAYS = (1.0, 5.0, 15.0)  # seconds before each further try of a file that is still being written
+_RECENT = 10.0  # seconds after the last change of a file, during which it may be unfinished
 _PROBE = 64 << 10  # bytes
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Part ``number`` of ``count`` (from 1): of a list in order, every count-th file.
+    """One process's part of a list of files: every count-th file.
 
     Attributes:
-        number: which part.
-        count: of how many.
-        origin: where that is said, in words.
+        number: of the part, from 1.
+        count: of parts.
+        origin: the option or the variable that says so.
 
     """
 
@@ -95,11 +97,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Work:
-    """Which files this process does.
+    """The files that this process reconstructs.
 
     Attributes:
         sources: the files.
-        several: whether more than one file was named; a single file is never shared out, nor is a list kept of it.
+        several: whether more than one file was named; a single file is never shared, and has no list of failures.
         part: which part of the named files they are.
         failures: file to list failures in; None for a single file.
 
@@ -112,7 +114,7 @@ class Work:
 
     @staticmethod
     def of(files: Sequence[Path], output: Path, shard: str | None, request: Request | None = None) -> Work:
-        """Expand files, folders and patterns, and take the part that `shard` or the environment says.
+        """Expand files, folders and patterns, and take the part that `shard` or the environment names.
 
         Raises:
             UsageError: see `expand` and `Shard.parse`.
@@ -129,7 +131,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file: what `reconstruct_file` returned, or why it failed."""
+    """The outcome for one file: the result of `reconstruct_file`, or an error."""
 
     source: Path
     record: dict[str, object] | None = None
@@ -137,17 +139,17 @@ class Outcome:
 
 
 def expand(files: Sequence[Path], output: Path, request: Request | None = None) -> list[Path]:
-    """Return the files meant, folders and patterns taken apart, each with an output of its own.
+    """Return the files that names, folders and patterns stand for.
 
-    In a folder, hidden files are left out (as systems put beside others, such as ``._scan.h5``), and images that
-    `reconstruct` wrote there: their sidecars tell.
+    In folders, hidden files are left out (systems add some, such as ``._scan.h5``), and so are images with a sidecar of
+    `reconstruct`.
 
     Raises:
         UsageError: several files for one output (see `refuse_same_targets`), an empty folder, or a pattern without
             files.
 
     """
-    found: list[Path] = []
+    sources: list[Path] = []
     for path in files:
         if path.is_dir():
             there = sorted(p for p in path.iterdir() if not p.name.startswith("."))
@@ -160,12 +162,12 @@ def expand(files: Sequence[Path], output: Path, request: Request | None = None) 
             inside = [path]
         if not inside:
             raise bruker(path) or UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
-        found += inside
-    if len(found) > 1 and named_format(output) is not None and not output.is_dir():
-        raise UsageError(f"{len(found)} files cannot go into one output", where=str(output), fix="give a folder")
-    if len(found) > 1:
-        refuse_same_targets(found, output, request or Request())
-    return found
+        sources += inside
+    if len(sources) > 1 and named_format(output) is not None and not output.is_dir():
+        raise UsageError(f"{len(sources)} files cannot go into one output", where=str(output), fix="give a folder")
+    if len(sources) > 1:
+        refuse_same_targets(sources, output, request or Request())
+    return sources
 
 
 def _is_own_output(path: Path) -> bool:
@@ -177,18 +179,18 @@ def _is_own_output(path: Path) -> bool:
 
 
 def refuse_same_targets(sources: Sequence[Path], output: Path, request: Request) -> None:
-    """Refuse files whose images would replace each other, as their names are made fit for outputs.
+    """Refuse files whose images would replace each other.
 
-    A name loses its folders, what follows its first dot, and characters that not every system takes; a label of BIDS
-    holds letters and digits alone. So different files can lead to one name.
+    The name of an output leaves out folders, all after the first dot, and characters that not every system allows; a
+    label of BIDS holds letters and digits alone. So different files can have the same name of output.
 
     Args:
         sources: the files.
         output: folder.
-        request: how; with ``bids``, headers are read where names alone do not tell two files apart.
+        request: what the user asks for; with ``bids``, headers are read if two names alone lead to the same output.
 
     Raises:
-        UsageError: two files with the place that both would take.
+        UsageError: two files with the same output.
 
     """
     places: dict[Path, list[Path]] = {}
@@ -204,19 +206,19 @@ def refuse_same_targets(sources: Sequence[Path], output: Path, request: Request)
 
 
 def _place(source: Path, output: Path, request: Request) -> Path | None:
-    """Return where images go, as far as the name of the source alone tells: equal for all that could be equal."""
+    """Return the output as far as the name of the source determines it: equal for all files that could collide."""
     if request.bids is not None:
         try:
             return bids_path(request.bids, source, request.method, contrast=request.contrast or "T1w")
-        except UsageError:  # it fails by itself, with this very error
+        except UsageError:  # raised again when that file is reconstructed
             return None
-    # The longest ending leaves the least room, so that names that are cut are found as well.
+    # The longest ending leaves the least room for the name, so that names that are cut are compared as well.
     known = [request.method] if request.method != "auto" else sorted(methods())
     return output_path(source, output, max(known, key=len), request.format)
 
 
 def _refuse_same_contrast(several: Sequence[Path], place: Path, request: Request) -> None:
-    """Refuse files with the same labels, unless their headers state different contrasts."""
+    """Refuse files with the same labels of BIDS, unless their headers state different contrasts."""
     root = request.bids or ""
     taken: dict[Path, Path] = {}
     unread: Path | None = None
@@ -227,9 +229,9 @@ def _refuse_same_contrast(several: Sequence[Path], place: Path, request: Request
             try:
                 attributes = read(source, axes=request.axes, dataset=request.dataset).attributes
                 target = bids_path(root, source, request.method, attributes=attributes)
-            except UsageError:  # no contrast is stated: nothing is written of it
+            except UsageError:  # without a contrast, nothing is written for it
                 continue
-            except MriReconError:  # it may be readable by the time that its turn comes
+            except MriReconError:  # it may be readable when its turn comes
                 unread, target = source, place
         if target in taken or (unread is not None and taken):
             raise _same(taken.get(target) or next(iter(taken.values())), source, target)
@@ -259,21 +261,21 @@ def reconstruct_files(
     command: Sequence[str] | None = None,
     progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
 ) -> tuple[Work, Iterator[Outcome]]:
-    """Reconstruct files, folders and patterns: all that `mrirecon reconstruct` does but narrate.
+    """Reconstruct files, folders and patterns, as `mrirecon reconstruct` does.
 
     Args:
-        files: what is named.
+        files: names of files and folders, and patterns.
         output: folder, or a file where there is one source.
-        request: how; where several files are named, what no file could change is refused before the first.
-        shard: which part of the files this process does, as "i/N"; None asks the environment, see `Shard.parse`.
-        isolate: see `Request`; None: where several files are named.
+        request: what the user asks for; with several files, it is checked before the first.
+        shard: the part of the files for this process, as "i/N"; None takes it from the environment, see `Shard.parse`.
+        isolate: see `Request`; None isolates if several files are named.
         overwrite: replace outputs that exist.
         dry_run: write nothing.
         command: the command line, for sidecars.
         progress: makes a callback for a file of this name.
 
     Returns:
-        Which files this process does, and what becomes of each, as it is done.
+        The files of this process, and the outcome of each, as it comes.
 
     Raises:
         UsageError: see `expand` and `Shard.parse`.
@@ -309,15 +311,15 @@ def run(
     waits: Sequence[float] | None = None,
     progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
 ) -> Iterator[Outcome]:
-    """Reconstruct files one after the other, and yield what became of each; one that fails does not stop the others.
+    """Reconstruct files one after the other, and yield the outcome of each; a failure does not stop the others.
 
-    What is finished already is left (see `mrirecon.reconstruction.file.finished`). What another process is making, or
-    is still being written, comes later; a file that stays as it was between two tries has failed.
+    Finished outputs are kept (see `mrirecon.reconstruction.file.finished`). Outputs that another process is making, and
+    files that are still being written, come later; a file that did not change between two tries has failed.
 
     Args:
         sources: k-space files.
-        output: folder, or a file where there is one source.
-        request: how.
+        output: folder, or a file where existing is one source.
+        request: what the user asks for.
         overwrite: replace outputs that exist.
         dry_run: write nothing.
         failures: file to list failures in as they come, one JSON object a line; an older one is removed.
@@ -326,8 +328,8 @@ def run(
         progress: makes a callback for a file of this name.
 
     Raises:
-        ResourceError: the disk takes nothing any more, so that going on makes no sense.
-        UsageError: two sources have one output; nothing is written then.
+        ResourceError: the disk is full, so that the other files would fail, too.
+        UsageError: two sources have the same output; nothing is written then.
 
     """
     if len(sources) > 1:
@@ -336,7 +338,9 @@ def run(
         with resources(failures), suppress(FileNotFoundError):
             failures.unlink()
     waits = RETRY_DELAYS if waits is None else waits
-    there = set() if overwrite or dry_run else _names(output)
+    existing = set() if overwrite or dry_run else _sidecars(output)
+    how: dict[str, Any] = {"request": request, "overwrite": overwrite, "dry_run": dry_run, "command": command}
+    make = partial(reconstruct_file, out=output, skip_failed=True, **how)
     queue, before = list(sources), dict[Path, tuple[dict[str, int] | None, MriReconError]]()
     for number, wait in enumerate((0.0, *waits)):
         if not queue:
@@ -344,12 +348,14 @@ def run(
         time.sleep(wait)
         last, later = number == len(waits), list[Path]()
         for source in queue:
-            now = _identity(source)
+            now = None
+            with suppress(OSError):
+                now = stamp(source)
             then, error = before.get(source, (None, None))
             if error is not None and then == now and not isinstance(error, BusyError):
                 outcome = Outcome(source, error=error)
             else:
-                outcome = _attempt(source, output, request, there, overwrite, dry_run, last, command, progress)
+                outcome = _attempt(source, output, request, existing, partial(make, wait=last), progress)
                 if outcome.error is not None and not last and _unfinished(outcome.error, now):
                     later.append(source)
                     before[source] = now, outcome.error
@@ -366,31 +372,18 @@ def _attempt(
     source: Path,
     output: Path,
     request: Request,
-    there: set[str],
-    overwrite: bool,
-    dry_run: bool,
-    wait: bool,
-    command: Sequence[str] | None,
+    existing: set[str],
+    make: Callable[..., dict[str, object]],
     progress: Callable[[str], AbstractContextManager[Progress | None]] | None,
 ) -> Outcome:
+    """Return the outcome for a source: its finished output, if one of the existing sidecars names it, or a new one."""
     try:
-        for target in _candidates(source, output, request, there):
+        for target in _candidates(source, output, request, existing):
             record = finished(request, source, sidecar_path(target))
             if record is not None:
                 return Outcome(source, finished_result(record, target))
         with progress(source.name) if progress else nullcontext() as callback:
-            record = reconstruct_file(
-                source,
-                output,
-                request=request,
-                overwrite=overwrite,
-                dry_run=dry_run,
-                wait=wait,
-                skip_failed=True,
-                command=command,
-                progress=callback,
-            )
-        return Outcome(source, record)
+            return Outcome(source, make(source, progress=callback))
     except Exception as error:
         known = as_project_error(error)
         known.where = known.where or str(source)
@@ -399,8 +392,8 @@ def _attempt(
         return Outcome(source, error=known)
 
 
-def _candidates(source: Path, output: Path, request: Request, there: set[str]) -> list[Path]:
-    """Return what the output may be called, without looking into the source, where a sidecar of that name is there."""
+def _candidates(source: Path, output: Path, request: Request, existing: set[str]) -> list[Path]:
+    """Return possible outputs for a source whose sidecars exist, without reading the source."""
     if request.bids is not None:
         return []  # the name depends on the source's header
     names = [request.method]
@@ -408,36 +401,26 @@ def _candidates(source: Path, output: Path, request: Request, there: set[str]) -
         names = [request.load(request.model).method]
     elif request.method == "auto":
         names = sorted(methods())
-    found = {output_path(source, output, name, request.format) for name in names} if there else set()
-    return [target for target in found if sidecar_path(target).name in there]
+    targets = {output_path(source, output, name, request.format) for name in names} if existing else set()
+    return [target for target in targets if sidecar_path(target).name in existing]
 
 
-def _names(output: Path) -> set[str]:
-    folder = output if output.is_dir() else output.parent
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.name.endswith(".json")}
-    except OSError:
-        return set()
+def _sidecars(output: Path) -> set[str]:
+    with suppress(OSError), os.scandir(output if output.is_dir() else output.parent) as entries:
+        return {entry.name for entry in entries if entry.name.endswith(".json")}
+    return set()
 
 
-def _identity(source: Path) -> dict[str, int] | None:
-    try:
-        return stamp(source)
-    except OSError:
-        return None
-
-
-def _unfinished(error: MriReconError, found: dict[str, int] | None) -> bool:
-    """Whether a file that could not be read may be readable later."""
+def _unfinished(error: MriReconError, state: dict[str, int] | None) -> bool:
+    """Whether a file that could not be read may become readable."""
     if isinstance(error, BusyError):
         return True
-    recent = found is not None and abs(time.time() - found["mtime_ns"] / 1e9) < _RECENT
+    recent = state is not None and abs(time.time() - state["mtime_ns"] / 1e9) < _RECENT
     return recent and isinstance(error, InputError) and not isinstance(error, UnsafeContentError)
 
 
 def _append_failure(failures: Path, outcome: Outcome) -> None:
-    """Add what failed, a file or items of it, to the list; where even that is impossible, narration has to do."""
+    """Add a failed file, or its failed items, to the list, if the list can be written."""
     items = (outcome.record or {}).get("failed_items", [])
     assert isinstance(items, list), "a sidecar of ours"
     wrong = items if outcome.error is None else [outcome.error.as_dict()]
@@ -451,7 +434,7 @@ def _append_failure(failures: Path, outcome: Outcome) -> None:
 
 
 def _probe(folder: Path, error: ResourceError) -> None:
-    """Raise where nothing can be written to a folder any more."""
+    """Raise the error if nothing can be written to a folder any more."""
     place = folder / f".mrirecon-probe-{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)

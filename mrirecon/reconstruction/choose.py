@@ -1,7 +1,7 @@
 """Choose how a scan is reconstructed: `choose(scan, request)` decides once, and returns the `Plan`.
 
-Items that are sampled alike are reconstructed alike. A learned method is chosen where the card of its model covers the
-scan: acceleration, calibration region, size, coils, SNR, contrast.
+Items that are sampled alike are reconstructed alike. A learned method is chosen only where the card of its model covers
+the scan: acceleration, calibration region, size, coils, SNR, contrast.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.noise import noise_deviation
-from mrirecon.errors import BusyError, InputError, ModelMismatchError, UsageError
-from mrirecon.io import Scan
+from mrirecon.errors import BusyError, InputError, ModelMismatchError, MriReconError, UsageError
+from mrirecon.io import Scan, read
 from mrirecon.io.safe.scratch import scratch_folders
 from mrirecon.io.sampling import format_items, group_by_sampling
-from mrirecon.methods.registry import find_method, methods, resolve
+from mrirecon.methods.registry import METHODS, find_method, resolve
 from mrirecon.metrics import object_mask
 from mrirecon.models.checkpoints import TrainedModel, describe_model, shipped_models
 from mrirecon.models.hardware import pick_device, pick_precision
 from mrirecon.physics.operators import Fourier, root_sum_of_squares
-from mrirecon.reconstruction.calibrate import EspiritOptions, MapsSource
-from mrirecon.reconstruction.plan import Plan, PlanGroup, Request, has_weight
+from mrirecon.reconstruction.calibrate import EspiritOptions, MapsSource, find_source, small_field_of_view
+from mrirecon.reconstruction.plan import Plan, PlanGroup, Request
 from mrirecon.reconstruction.preprocess.prepare import note_loud_coils
 from mrirecon.reconstruction.slices import HybridSlices, Slicing, find_slicing, open_slices
 
-# Achieved rates and sizes scatter around what was asked for in training; measured SNR is an estimate.
+# Rates and sizes of masks vary around those asked for in training; measured SNR is an estimate.
 DOMAIN_TOLERANCE = {"acceleration": 1.15, "calibration": 1.0, "size": 1.7, "coils": 1.3, "snr": 1.5}
 PREFERRED = "cirim"  # the learned method that is chosen where its card covers the data
 CONTRASTS = {"t1w": r"t1", "t2w": r"t2|tse|haste", "flair": r"flair|tirm", "pdw": r"pd", "t2*w": r"swi|t2s|flash"}
@@ -45,22 +45,22 @@ def choose(scan: Scan, request: Request | None = None, scratch: Sequence[Path] |
 
     Args:
         scan: from `mrirecon.io.read`, or `mrirecon.reconstruction.preprocess.prepare`.
-        request: what is asked; by default everything is automatic.
-        scratch: folders for temporary files, in order of preference: the first of volumes that are solved slice by
-            slice is read here.
+        request: what the user asks for; by default everything is automatic.
+        scratch: folders for temporary files, in order of preference: volumes that are solved slice by slice are stored
+            there, the first of them now.
 
     Raises:
         UsageError: a method, option or device that does not exist; a learned method without a model.
         ModelMismatchError: with ``strict_model``, data that the model was not trained for.
-        InputError: no item can be read; what is wrong with the first.
+        InputError: no item can be read; the error is that of the first.
         ResourceError: no room for a temporary file.
 
     """
     request = request or Request()
     options = request.options or {}
     device = pick_device(request.device)
-    automatic = request.model is None and request.method == "auto"
     model = None if request.model is None else request.load(request.model)
+    automatic = model is None and request.method == "auto"
     if model is None and not automatic:
         resolve(request.method, options)  # before a long pass over the file
     slicing, notes = find_slicing(scan, options)
@@ -71,40 +71,47 @@ def choose(scan: Scan, request: Request | None = None, scratch: Sequence[Path] |
             notes.append(f"the mask is constant along {slicing.readout}, but not every coil's data: solved as a volume")
             slicing = None
     notes += note_loud_coils(*representative)
-    outside: list[str] = []
     if automatic:
-        groups = _groups_by_method(scan, slicing, first, request.maps)
+        chosen = _methods_by_items(scan, slicing, first, request.maps)
     else:
-        if model is None and request.method in shipped_models() and not options:
-            model = request.load(shipped_models()[request.method])
-        method, reason = request.method, "as asked"
-        if request.model is not None and model is not None:
-            method, reason = model.method, f"model {request.model}"
-        groups = [PlanGroup(tuple(range(len(scan))), method, reason)]
-        if model is not None:
-            outside = _outside(model, scan, slicing, first, strict=request.strict_model)
-    groups = _with_settings(groups, request, model, ndim=len(representative[0].space))
-    precision, precision_note = pick_precision(request.precision, device)
+        method, reason = (request.method, "as asked") if model is None else (model.method, f"model {request.model}")
+        chosen = [(tuple(range(len(scan))), method, reason)]
+    groups: list[PlanGroup] = []
+    planned: dict[str, PlanGroup] = {}
+    for items, method, reason in chosen:
+        if method not in planned:
+            ndim = len(representative[0].space)
+            planned[method] = _plan_method(method, scan, request, ndim=ndim, main=not planned)
+        groups.append(replace(planned[method], items=items, reason=reason))
+    outside: list[str] = []
+    if not automatic and groups[0].model is not None:
+        outside = _outside(groups[0].model, scan, slicing, first, strict=request.strict_model)
+    precision, sentence = pick_precision(request.precision, device)
+    precision_note = None if request.precision == "float32" else sentence
     if not any(group.model for group in groups):
-        precision = "float32"
-        precision_note = f"{groups[0].method} has no network to compute in bfloat16: all of it is computed in float32"
-    asked = request.precision == "bfloat16" or (request.precision == "auto" and any(g.model for g in groups))
-    return Plan(
-        tuple(groups),
-        request.maps,
-        request.espirit or EspiritOptions(),
-        slicing,
-        device,
-        precision,
-        tuple(notes),
-        precision_note if asked else None,
-        tuple(outside),
-        first,
-    )
+        precision, precision_note = "float32", None
+        if request.precision == "bfloat16":
+            precision_note = f"{groups[0].method} has no network to compute in bfloat16: all of it is float32"
+    return Plan(tuple(groups), slicing, device, precision, tuple(notes), precision_note, tuple(outside), first)
+
+
+def preview(
+    path: str | Path, *, axes: str | None = None, dataset: str | None = None, items: str | None = None
+) -> tuple[str, list[str]]:
+    """Return how a file would be reconstructed by default, in words, and notes; see `mrirecon.io.read`."""
+    try:
+        scan = read(path, axes=axes, dataset=dataset, items=items)
+        plan = choose(scan)
+        # For a volume this would take a while.
+        note = small_field_of_view(scan, scan.representative_item()) if len(scan.space) == 2 else None
+    except MriReconError as error:
+        return f"reconstruct would refuse it: {error.what}", []
+    method = f"by {plan.method}: " if len(plan.groups) == 1 else ""
+    return f"reconstruct {method}{plan.reason}", [*scan.notes, *plan.notes, *([note] if note else [])]
 
 
 def choose_method(scan: Scan, item: int = 0, maps: MapsSource = "auto") -> tuple[str, str]:
-    """Return the method that suits what the scan holds, and why, in words."""
+    """Return the method that suits the data of an item, and the reason in words."""
     kspace, mask = scan.samples(item)
     rate = mask.size / mask.sum()
     box = [s.stop - s.start for s in find_calibration(mask)]
@@ -119,11 +126,12 @@ def choose_method(scan: Scan, item: int = 0, maps: MapsSource = "auto") -> tuple
     if min(box) >= kernel or separate:
         size = "a separate calibration scan" if separate else f"a {'×'.join(map(str, box))} calibration region"
         why = f"{rate:.1f}-fold undersampled with {size}"
-        if PREFERRED not in shipped_models():
+        folder = shipped_models().get(PREFERRED)
+        if folder is None:
             return "cs", why
-        card = describe_model(shipped_models()[PREFERRED])["card"]
+        card = describe_model(folder)["card"]
         assert isinstance(card, dict), "describe_model checks it"
-        reasons = _reasons(card, scan, kspace, mask)
+        reasons = out_of_domain_reasons(card, scan, kspace, mask)
         if reasons:
             return "cs", f"{why}; not {PREFERRED}: {reasons[0]}"
         return PREFERRED, f"{why}, as it was trained for"
@@ -136,10 +144,10 @@ def choose_method(scan: Scan, item: int = 0, maps: MapsSource = "auto") -> tuple
 def _first_volume(
     scan: Scan, slicing: Slicing, scratch: Sequence[Path] | None
 ) -> tuple[HybridSlices | None, tuple[Scan, int]]:
-    """Read the first volume that can be read, and return it as slices with the slice in its middle.
+    """Return the first readable volume as slices, and the item that represents the scan: the slice in its middle.
 
-    Not every coil's data may be as complete along the readout as the first one's: then there are no slices, and the
-    volume stands for all.
+    If some coil's data are less complete along the readout than those of the first coil, there are no slices, and the
+    volume represents the scan.
     """
     folders = scratch_folders(None) if scratch is None else scratch
     failed: InputError | None = None
@@ -157,89 +165,78 @@ def _first_volume(
     raise failed
 
 
-def _groups_by_method(
+def _methods_by_items(
     scan: Scan, slicing: Slicing | None, first: HybridSlices | None, maps: MapsSource
-) -> list[PlanGroup]:
-    """Return the items of a scan by the method that suits them, the most frequent method first.
+) -> list[tuple[tuple[int, ...], str, str]]:
+    """Return items with the method that suits them and the reason, the most frequent method first.
 
-    Items that are sampled alike are decided by the one in their middle, or by another where it cannot be read. Items
-    without signal are in no group.
+    One item decides for all that are sampled alike: the one in their middle, or another one where that cannot be read.
+    Items without signal are left out.
 
     Raises:
-        InputError: no item can be read; what is wrong with the first.
+        InputError: no item can be read; the error is that of the first.
 
     """
     failures: list[InputError] = []
-    groups = [
-        PlanGroup(items, *chosen)
-        for items, _, chosen in _of_alike_items(
-            scan, slicing, first, lambda part, item: choose_method(part, item, maps), failures
-        )
-    ]
-    if not groups:
+    alike = _inspect_alike(scan, slicing, first, lambda part, item: choose_method(part, item, maps), failures)
+    chosen = [(items, *choice) for items, _, choice in alike]
+    if not chosen:
         if not failures:
-            scan.mask(scan.representative_item())  # which says that there is no signal
+            scan.mask(scan.representative_item())  # raises the error of a scan without signal
         raise failures[0]
-    count = Counter(method for group in groups for method in [group.method] * len(group.items))
-    return sorted(groups, key=lambda group: (group.method == "zero-filled", -count[group.method]))
+    count = Counter(method for items, method, _ in chosen for _ in items)
+    return sorted(chosen, key=lambda group: (group[1] == "zero-filled", -count[group[1]]))
 
 
-def _of_alike_items(
+def _inspect_alike(
     scan: Scan,
     slicing: Slicing | None,
     first: HybridSlices | None,
-    look: Callable[[Scan, int], Found],
+    inspect: Callable[[Scan, int], Found],
     failures: list[InputError] | None = None,
 ) -> Iterator[tuple[tuple[int, ...], str, Found]]:
-    """Yield items that are sampled alike, with the item that stands for them, in words, and what a look at it shows.
+    """Yield items that are sampled alike, the place of the item that represents them, and the result of inspecting it.
 
     Args:
         scan: the scan.
-        slicing: how its volumes are solved slice by slice; the slice in the middle of one then stands for it.
+        slicing: how its volumes are solved slice by slice; then the middle slice represents a volume.
         first: the volume that was read already.
-        look: called with (scan, item); the next item is tried where it raises `InputError`.
-        failures: what it raised is added here.
+        inspect: called with (scan, item); if it raises `InputError`, the next item is tried.
+        failures: such errors are added here.
 
     """
-
-    def candidate(item: int) -> tuple[Scan, int]:
-        if slicing is None:
-            return scan, item
-        read = first is not None and first.volume == item
-        part = first if read and first else open_slices(scan, item, slicing)
-        return part, len(part) // 2
-
-    if len(scan) == 1:
-        groups: list[tuple[tuple[int, ...], Sequence[int]]] = [((0,), [0])]
-    else:
-        groups = [(group.items, group.representatives) for group in group_by_sampling(scan)]
+    groups = [((0,), [0])] if len(scan) == 1 else [(g.items, g.representatives) for g in group_by_sampling(scan)]
     for items, candidates in groups:
         for item in candidates:
             try:
-                part, place = candidate(item)
-                yield items, part.where(place), look(part, place)
+                part, place = scan, item
+                if slicing is not None:
+                    part = first if first and first.volume == item else open_slices(scan, item, slicing)
+                    place = len(part) // 2
+                yield items, part.where(place), inspect(part, place)
+                break
             except BusyError:
                 raise
             except InputError as error:
                 if failures is not None:
                     failures.append(error)
-                continue
-            break
 
 
 def _outside(
     model: TrainedModel, scan: Scan, slicing: Slicing | None, first: HybridSlices | None, *, strict: bool
 ) -> list[str]:
-    """Return notes on what of a scan a model was not trained for, one for all items that are sampled alike.
+    """Return notes on data that a model was not trained for, one for each group of items that are sampled alike.
 
     Raises:
-        ModelMismatchError: with ``strict``, there is something.
+        ModelMismatchError: with ``strict``, there are such data.
 
     """
     notes = []
-    for items, where, reasons in _of_alike_items(
-        scan, slicing, first, lambda part, item: out_of_domain_reasons(model.card, part, item)
-    ):
+
+    def inspect(part: Scan, item: int) -> list[str]:
+        return out_of_domain_reasons(model.card, part, *part.samples(item))
+
+    for items, where, reasons in _inspect_alike(scan, slicing, first, inspect):
         if reasons and strict:
             raise ModelMismatchError(
                 "the model was not trained for such data",
@@ -247,81 +244,67 @@ def _outside(
                 why="; ".join(reasons),
                 fix="use --method cs, a model that was, or leave --strict-model out",
             )
-        of = f" ({format_items(items)})" if len(items) < len(scan) else ""
-        notes += [f"outside what the model was trained for{of}: {'; '.join(reasons)}"] if reasons else []
+        if reasons:
+            of = f" ({format_items(items)})" if len(items) < len(scan) else ""
+            notes.append(f"outside what the model was trained for{of}: {'; '.join(reasons)}")
     return notes
 
 
-def _with_settings(
-    groups: Sequence[PlanGroup], request: Request, model: TrainedModel | None, ndim: int
-) -> list[PlanGroup]:
-    """Return the groups with the models and settings of their methods.
+def _plan_method(name: str, scan: Scan, request: Request, *, ndim: int, main: bool) -> PlanGroup:
+    """Return a group without items for a method: its model, its settings and its coil maps.
 
-    Options and weight are meant for the method of the first group. Those of the others take them where they have such
-    options, and else their own.
+    Args:
+        name: of the method.
+        scan: the scan.
+        request: what the user asks for. Options and weight are meant for the main method; others take them where they
+            have such options, and else their own.
+        ndim: number of spatial axes of what is solved.
+        main: whether it is the main method.
 
     Raises:
         UsageError: options or a weight for a method that has none; a learned method without a model.
 
     """
-    done: dict[str, PlanGroup] = {}
-    for group in groups:
-        method = group.method
-        if method in done:
-            continue
-        options, lam = request.options or {}, request.lam
-        trained = model if model is not None and model.method == method else None
-        if trained is None and method in shipped_models():
-            trained = request.load(shipped_models()[method])
-        if done:
-            known = find_method(method).schema.model_fields
-            options = options if trained is None and set(options) <= set(known) else {}
-            lam = lam if trained is None and "lam" in known else None
-        if trained is not None and options:
-            raise UsageError(f"{method} comes trained, with its own options", fix="leave --set out, or train your own")
-        if trained is not None and lam is not None:
-            raise UsageError("a trained model has no regularization weight to set", fix="leave --lambda out")
-        if trained is None and find_method(method).learned:
-            fix = "give a trained model with --model DIR"
-            raise UsageError(f"method {method!r} is learned: it needs weights", fix=fix)
-        settings = _settings(method, options, lam, request.seed, ndim)
-        done[method] = replace(group, model=trained, settings=settings, weighted=has_weight(method))
-    return [replace(done[group.method], items=group.items, reason=group.reason) for group in groups]
+    source = request.model if request.model is not None else shipped_models().get(name)
+    model = None if source is None else request.load(source)
+    method = find_method(name)
+    settings, lam = dict(request.options or {}), request.lam
+    if not main:
+        settings = settings if model is None and set(settings) <= set(method.fields) else {}
+        lam = lam if model is None and method.has_weight else None
+    if model is not None and settings:
+        raise UsageError(f"{name} comes trained, with its own options", fix="leave --set out, or train your own")
+    if model is not None and lam is not None:
+        raise UsageError("a trained model has no regularization weight to set", fix="leave --lambda out")
+    if model is None and method.learned:
+        fix = "give a trained model with --model DIR"
+        raise UsageError(f"method {name!r} is learned: it needs weights", fix=fix)
+    if lam is not None and not method.has_weight:
+        having = ", ".join(sorted(other.name for other in METHODS.values() if other.has_weight))
+        raise UsageError(f"method {name!r} has no regularization weight", fix=f"leave --lambda out, or use {having}")
+    for key, value in (("ndim", ndim), ("seed", request.seed)):
+        if key in method.fields:
+            settings.setdefault(key, value)
+    if lam is not None and lam != "auto":
+        settings["lam"] = lam
+    if method.has_weight and not method.weighted:  # its weight does not follow the noise
+        settings.setdefault("lam", method.fields["lam"][1])
+    if model is None:
+        resolved = method.resolve(settings)
+        settings = {key: resolved[key] for key in settings}
+    espirit = request.espirit or EspiritOptions()
+    if method.map_sets == 1 and espirit.sets == "auto":
+        espirit = replace(espirit, sets=1)
+    takes_maps = method.maps and (model is None or model.model.prepare is None)  # else a network makes its own
+    calibration = find_source(scan, request.maps, espirit) if takes_maps else None
+    return PlanGroup((), "", method, model, settings, calibration, espirit)
 
 
-def _settings(
-    method: str, options: Mapping[str, object], lam: float | Literal["auto"] | None, seed: int, ndim: int
-) -> dict[str, object]:
-    """Return the method's options with what follows from the scan filled in."""
-    schema = find_method(method).schema.model_fields
-    settings = dict(options)
-    if "ndim" in schema:
-        settings.setdefault("ndim", ndim)
-    if "seed" in schema:
-        settings.setdefault("seed", seed)
-    if lam is not None:
-        if not has_weight(method):
-            having = sorted(name for name in methods() if has_weight(name))
-            raise UsageError(
-                f"method {method!r} has no regularization weight", fix=f"leave --lambda out, or use {', '.join(having)}"
-            )
-        if lam != "auto":
-            settings["lam"] = lam
-    if has_weight(method) and not find_method(method).weighted:  # its weight does not follow the noise
-        settings.setdefault("lam", schema["lam"].default)
-    return settings
-
-
-def domain_measures(scan: Scan, item: int = 0) -> dict[str, float]:
+def domain_measures(kspace: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     """Return what a model's card is compared with: acceleration, calibration, smallest and largest side, coils, SNR.
 
     The SNR is that of the zero-filled image inside the object, over the noise of an average coil.
     """
-    return _facts(*scan.samples(item))
-
-
-def _facts(kspace: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    box = [s.stop - s.start for s in find_calibration(mask)]
     images = Fourier(tuple(range(-mask.ndim, 0))).adjoint(torch.from_numpy(kspace))
     magnitude = root_sum_of_squares(images, 0)
     inside = object_mask(magnitude.reshape(-1, *magnitude.shape[-2:])).reshape(magnitude.shape)
@@ -329,7 +312,7 @@ def _facts(kspace: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     signal = float(magnitude[inside].mean()) if bool(inside.any()) else 0.0
     return {
         "acceleration": mask.size / int(mask.sum()),
-        "calibration": float(min(box)),
+        "calibration": float(min(s.stop - s.start for s in find_calibration(mask))),
         "smallest side": float(min(mask.shape)),
         "largest side": float(max(mask.shape)),
         "coils": float(len(kspace)),
@@ -337,33 +320,36 @@ def _facts(kspace: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     }
 
 
-def out_of_domain_reasons(card: Mapping[str, object], scan: Scan, item: int = 0) -> list[str]:
-    """Return in words what of a scan a model's card does not cover; empty where it covers all.
+def out_of_domain_reasons(card: Mapping[str, object], scan: Scan, kspace: np.ndarray, mask: np.ndarray) -> list[str]:
+    """Return what a model's card does not cover, in words; empty where it covers everything.
 
     A card that does not say what it covers is a reason, too.
+
+    Args:
+        card: of the model.
+        scan: the scan, whose axes and protocol count.
+        kspace: of one item, (C, *space) complex.
+        mask: (*space), true where sampled.
+
     """
-    return _reasons(card, scan, *scan.samples(item))
-
-
-def _reasons(card: Mapping[str, object], scan: Scan, kspace: np.ndarray, mask: np.ndarray) -> list[str]:
     covers = card.get("covers")
     if not isinstance(covers, Mapping):
         return ["its card does not say what it was trained for"]
-    facts, reasons = _facts(kspace, mask), []
-    for key, fact, unit, low, high in (
+    measures, reasons = domain_measures(kspace, mask), []
+    for key, measure, unit, low, high in (
         ("acceleration", "acceleration", "-fold", False, True),
         ("calibration", "calibration", " samples", True, False),
         ("size", "smallest side", "", True, False),
         ("size", "largest side", "", False, True),
         ("coils", "coils", "", True, True),
-        ("snr", "snr", "", True, False),  # less noise than it was trained with is no harm
+        ("snr", "snr", "", True, False),  # less noise than in training does no harm
     ):
         span = covers.get(key)
         if not isinstance(span, list) or len(span) < 2 or not all(isinstance(v, int | float) for v in span):
             continue
-        value, lowest, highest = facts[fact], min(span) / DOMAIN_TOLERANCE[key], max(span) * DOMAIN_TOLERANCE[key]
+        value, lowest, highest = measures[measure], min(span) / DOMAIN_TOLERANCE[key], max(span) * DOMAIN_TOLERANCE[key]
         if (low and value < lowest) or (high and value > highest):
-            reasons.append(f"{fact} {value:.3g}{unit}, trained for {min(span):g} to {max(span):g}{unit}")
+            reasons.append(f"{measure} {value:.3g}{unit}, trained for {min(span):g} to {max(span):g}{unit}")
     if len(scan.space) != 2:
         reasons.append("three-dimensional k-space, trained for slices")
     known = covers.get("contrasts")
@@ -374,6 +360,6 @@ def _reasons(card: Mapping[str, object], scan: Scan, kspace: np.ndarray, mask: n
 
 
 def contrast_of(text: str) -> str | None:
-    """Return the contrast that a protocol's name speaks of, or None where it does not."""
+    """Return the contrast that the name of a protocol contains, or None."""
     lowered = text.lower()
     return next((name for name in ("flair", "t2*w", "t1w", "t2w", "pdw") if re.search(CONTRASTS[name], lowered)), None)

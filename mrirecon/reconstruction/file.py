@@ -1,4 +1,4 @@
-"""One file in, one file out: read, preprocess, choose, reconstruct, score and write, with all that repeats it."""
+"""Reconstruct one file into one file: read, preprocess, choose, reconstruct, score and write."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,26 +59,25 @@ def reconstruct_file(
     progress: Progress | None = None,
     **options: Any,  # the fields of `Request`, which names those that it does not know
 ) -> dict[str, object]:
-    """Reconstruct one file and write its images with a JSON sidecar that says how.
+    """Reconstruct one file, and write its images with a JSON sidecar that says how.
 
-    What is there already, made in the same way from the same file (see `finished`), is left.
+    An output that was made in the same way from the same file (see `finished`) is kept.
 
     Args:
         path: k-space file, see `mrirecon.io.read`.
         out: output file, or a folder for ``NAME_METHOD.h5``.
-        request: how; by default made from ``options``, which are its fields: method, maps, mask, and so on.
+        request: what the user asks for; by default made from ``options``, which are its fields: method, maps, ...
         overwrite: replace an output that exists.
-        dry_run: say what would be done, and write nothing.
+        dry_run: return what would be done, and write nothing.
         wait: for another process that makes the same output.
-        skip_failed: leave out items that cannot be reconstructed: their images are zero, and
-            ``failed_items`` lists them.
+        skip_failed: skip items that cannot be reconstructed: their images are zero, and ``failed_items`` lists them.
         command: the command line, for the sidecar.
         progress: called as items are done.
         options: see `Request`.
 
     Returns:
-        The sidecar's content, with ``outputs`` (paths), with ``finished`` where it was there already, and, with a
-        reference, ``scores``.
+        The sidecar's content, with ``outputs`` (paths), ``finished`` if the output existed, and ``scores`` with a
+        reference.
 
     Raises:
         BusyError: another process makes the same output, and ``wait`` is false; or writes the input.
@@ -90,39 +88,44 @@ def reconstruct_file(
     request = request or Request(**options)
     path, out = Path(path), Path(out)
     scan, stored_shape = _read_and_prepare(path, request)
-    # Only where the method has to be chosen are the data looked at before the output has a name.
+    # The name of the output needs the method; only where that is chosen automatically is it decided from the data.
     scratch = scratch_folders(_output_folder(out, request))
-    automatic = request.method == "auto" and request.model is None
-    plan = choose(scan, request, scratch) if automatic else None
-    method, reason = _method(request, plan)
+    plan = choose(scan, request, scratch) if request.method == "auto" and request.model is None else None
+    if plan is not None:
+        method, reason = plan.method, plan.reason
+    elif request.model is not None:
+        method, reason = request.load(request.model).method, f"model {request.model}"
+    else:
+        method, reason = request.method, "as asked"
     target = output_path(path, out, method, request.format)
     if request.bids is not None:
         target = bids_path(request.bids, path, method, contrast=request.contrast, attributes=scan.attributes)
     format = image_format(target, request.format if request.bids is None else "nii")
     require(format)
+    beside, count, space = sidecar_path(target), len(scan), scan.space_shape
     inputs = [p for p in (path, request.mask, request.maps_file, request.reference) if p is not None]
-    refuse_overwrite([target] if format != "dicom" else [sidecar_path(target)], inputs)
+    refuse_overwrite([target] if format != "dicom" else [beside], inputs)
+    source = {"file": str(path), "sha256": "", **stamp(path), "shape": stored_shape, "format": scan.format}
     record: dict[str, object] = {
-        "input": {"file": str(path), "sha256": "", **stamp(path), "shape": stored_shape, "format": scan.format},
+        "input": source,
         "method": method,
         "why": reason,
         "device": str(pick_device(request.device)),
-        "items": len(scan),
+        "items": count,
         **({"chosen_items": request.items} if request.items is not None else {}),
         "preprocess": request.preprocess.as_dict(),
     }
-    pages = len(scan) * (scan.space_shape[0] if len(scan.space) == 3 else 1)
-    files = image_files(target, format, pages)
+    files = image_files(target, format, count * (space[0] if len(space) == 3 else 1))
     if dry_run:
-        _refuse_existing(target, files, request, overwrite)
+        _refuse_existing(target, [*files, beside], request, overwrite)
         notes = [*scan.notes, *(plan.notes if plan is not None else ())]
         return {**record, "outputs": [str(target)], "dry_run": True, "notes": notes}
     with output_lock(target, wait=wait):
-        done = None if overwrite else finished(request, path, sidecar_path(target))
+        done = None if overwrite else finished(request, path, beside)
         if done is not None:
             return finished_result(done, target)
-        _refuse_existing(target, files, request, overwrite)
-        record["input"] = source = {**cast("dict[str, object]", record["input"]), "sha256": scan.sha256()}
+        _refuse_existing(target, [*files, beside], request, overwrite)
+        source["sha256"] = scan.sha256()
         plan = plan or choose(scan, request, scratch)
         iterates: list[np.ndarray] = []
         result = reconstruct(
@@ -134,26 +137,18 @@ def reconstruct_file(
             scratch=scratch,
             skip_failed=skip_failed,
         )
-        sidecar, show = _describe(scan, request, plan, result, record, format, command)
+        sidecar, images, place = _describe(scan, request, plan, result, record, format, command)
         written: list[Path] = []
         if request.save_iterates:
             steps = {"input": source, "iterates of": target.name, "request": request.digest}
             written = write_image(_iterates(target), _filled(iterates), sidecar=steps, inputs=inputs)
         if request.bids is not None:
             describe_dataset(request.bids, scan.path)
-        series = Series(method, str(source["sha256"]), show.sequence)
-        images = write_image(
-            target,
-            show.images,
-            format=format,
-            sidecar=sidecar,
-            keep_complex=True,
-            inputs=inputs,
-            grid=show.grid,
-            loops=show.loops,
-            series=series,
+        place["series"] = Series(method, str(source["sha256"]), place.pop("sequence"))
+        written[:0] = write_image(
+            target, images, format=format, sidecar=sidecar, keep_complex=True, inputs=inputs, **place
         )
-    outputs = [str(path) for path in (*images, *written)]
+    outputs = [str(path) for path in written]
     return {**sidecar, "outputs": outputs, "total_seconds": time.perf_counter() - start}
 
 
@@ -178,25 +173,6 @@ def _read_and_prepare(path: Path, request: Request) -> tuple[Scan, dict[str, int
     return prepare(stored, request.preprocess), stored.shape
 
 
-def _method(request: Request, plan: Plan | None) -> tuple[str, str]:
-    """Return the name of the method, and the reason for it, as the request or the plan says."""
-    if plan is not None:
-        return plan.method, plan.reason
-    if request.model is not None:
-        return request.load(request.model).method, f"model {request.model}"
-    return request.method, "as asked"
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """Images as they are written: turned upright where the format asks for it, with their place and sequence."""
-
-    images: np.ndarray
-    grid: Grid
-    loops: dict[str, int]
-    sequence: dict[str, float]
-
-
 def _describe(
     scan: Scan,
     request: Request,
@@ -205,8 +181,8 @@ def _describe(
     record: Mapping[str, object],
     format: ImageFormat,
     command: Sequence[str] | None,
-) -> tuple[dict[str, object], _Shown]:
-    """Return the content of the sidecar, scores included, and the images as they are to be written."""
+) -> tuple[dict[str, object], np.ndarray, dict[str, Any]]:
+    """Return the sidecar's content; the images, upright where the format needs it; their grid, loops and sequence."""
     notes = list(result.notes)
     model = plan.model
     if model is not None and model.seal is None:
@@ -215,7 +191,7 @@ def _describe(
     together = {"echo"} if request.preprocess.echoes else set()
     loops = {axis: scan.shape[axis] for axis in scan.layout.loops if axis not in together}
     stated = sequence(scan.attributes, loops)
-    # Viewers of NIfTI turn what they show by its affine; those of DICOM and PNG do not.
+    # Viewers of NIfTI turn images by its affine; those of DICOM and PNG do not.
     unturned: tuple[np.ndarray, Grid, list[str]] = (result.images, grid, [])
     shown, placed, turned = upright(result.images, grid) if format in ("dicom", "png") else unturned
     notes += [*(unknown if format in ("nii", "dicom") else []), *turned]
@@ -245,46 +221,40 @@ def _describe(
         "command": None if command is None else list(command),
     }
     if request.reference is not None:
-        # A full scan beside an undersampled one is stored in the same way.
+        # A fully sampled scan is stored like the undersampled one that it belongs to.
         axes = None if holds_images(request.reference) else request.axes
         truth, kind, place = placed_reference(request.reference, axes=axes, like=scan, items=request.items)
         mine, lies, of_place = aligned(np.abs(result.images), grid, place if set(loops) <= {"slice"} else Grid())
         scores = compare(mine, truth, prediction=scan.path, reference=request.reference, kind=kind)
         scores.notes[:0] = of_place + (apart(mine.shape[-3:], lies, place) if mine.shape == truth.shape else [])
         sidecar["scores"] = scores.as_dict()
-    return sidecar, _Shown(shown, placed, loops, stated)
+    return sidecar, shown, {"grid": placed, "loops": loops, "sequence": stated}
 
 
 def finished(request: Request, source: Path, sidecar: Path) -> dict[str, object] | None:
-    """Return the content of a sidecar, if it says that this request was done for a file that is the same; else None.
+    """Return the content of a sidecar if it records this request for the same input and existing outputs; else None.
 
-    The input and the outputs must be those that were noted. A file counts as such when its size, its time of
-    modification and, of the input, its inode are; where only the size is, its SHA-256 decides.
+    A file is the same if its size, its time of modification and, for the input, its inode are; if only the size is, its
+    SHA-256 decides.
     """
     try:
         content = parse_json(sidecar.read_bytes())
-        if content["request"] != request.digest:
+        if content["request"] != request.digest or not isinstance(content["method"], str) or not content["outputs"]:
             return None
-        noted, outputs = content["input"], content["outputs"]
-        if not isinstance(content["method"], str):
-            return None
-        if not outputs or not _same(noted, stamp(source), ("mtime_ns", "inode"), source):
-            return None
-        for output in outputs:
-            path = sidecar.parent / local(str(output["file"]))
-            status = path.stat()
-            now = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-            if not _same(output, now, ("mtime_ns",), path):
-                return None
-    except (OSError, ValueError, KeyError, TypeError):  # no sidecar, or not one of ours: then it is not finished
+        paths = [sidecar.parent / local(str(output["file"])) for output in content["outputs"]]
+        same = _same(content["input"], stamp(source), ("mtime_ns", "inode"), source) and all(
+            _same(output, _stat(path), ("mtime_ns",), path)
+            for output, path in zip(content["outputs"], paths, strict=True)
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # no sidecar, or not one of ours
         return None
-    return dict(content)
+    return dict(content) if same else None
 
 
 def finished_result(content: dict[str, object], target: Path) -> dict[str, object]:
-    """Return what `reconstruct_file` returns of an output that was there, from the content of its sidecar."""
+    """Return the result of `reconstruct_file` for an existing output, from the content of its sidecar."""
     outputs = content["outputs"]
-    assert isinstance(outputs, list), "it was looked at"
+    assert isinstance(outputs, list), "`finished` checked it"
     return {**content, "outputs": [str(target.parent / local(o["file"])) for o in outputs], "finished": True}
 
 
@@ -296,9 +266,13 @@ def stamp(source: Path) -> dict[str, int]:
 
     """
     try:
-        status = source.stat() if source.suffix != ".hdr" else cfl_pair(source)[1].stat()
+        return _stat(source if source.suffix != ".hdr" else cfl_pair(source)[1])
     except FileNotFoundError:
-        status = cfl_pair(source)[1].stat()
+        return _stat(cfl_pair(source)[1])
+
+
+def _stat(path: Path) -> dict[str, int]:
+    status = path.stat()
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
 
 
@@ -312,12 +286,12 @@ def output_path(source: Path, out: Path, method: str, format: ImageFormat | None
     """Return where the images of ``source`` go: ``out`` itself if it names a file, else a name of its own in it.
 
     Raises:
-        UsageError: a name that stands for a format that is not written, and for no folder that is there.
+        UsageError: the name of a format that is not written, and of no existing folder.
 
     """
     named = named_format(out)
     if named is None and out.suffix.lower() in FOREIGN and not out.is_dir() and format is None:
-        image_format(out)  # which it is not, and says what to do
+        image_format(out)  # raises the error of an unknown format
     if named is not None and (not out.is_dir() or named == "dicom"):
         return out
     ending = f"_{method}{EXTENSION[format or 'h5']}"
@@ -325,26 +299,27 @@ def output_path(source: Path, out: Path, method: str, format: ImageFormat | None
 
 
 def _output_folder(out: Path, request: Request) -> Path:
-    """Return the folder that images go to, as far as it is known before the scan is."""
+    """Return the folder for images, as far as it is known before the scan is read."""
     if request.bids is not None:
         return Path(request.bids)
     return out.parent if named_format(out) is not None and not out.is_dir() else out
 
 
-def _refuse_existing(target: Path, files: Sequence[Path], request: Request, overwrite: bool) -> None:
-    """Refuse to replace anything of what would be written, but for what a killed run of ours left of it.
+def _refuse_existing(target: Path, wanted: list[Path], request: Request, overwrite: bool) -> None:
+    """Refuse to replace existing outputs, other than the remains of a killed run of our own.
 
     Raises:
-        UsageError: with the file that is there.
+        UsageError: an output exists.
 
     """
-    beside = sidecar_path(target)
-    wanted, begun = [*files, beside], _left_by_killed_run(beside, None)
+    if overwrite:
+        return
+    begun = _left_by_killed_run(wanted[-1], None)
     if request.save_iterates:
         steps = _iterates(target)
-        wanted += [steps, sidecar_path(steps)]
-        begun |= _left_by_killed_run(sidecar_path(steps), request.digest)
-    for there in [] if overwrite else wanted:
+        wanted = [*wanted, steps, sidecar_path(steps)]
+        begun |= _left_by_killed_run(wanted[-1], request.digest)
+    for there in wanted:
         if (there.exists() or there.is_symlink()) and there not in begun:
             raise UsageError(
                 "the output exists already",
@@ -355,9 +330,9 @@ def _refuse_existing(target: Path, files: Sequence[Path], request: Request, over
 
 
 def _left_by_killed_run(sidecar: Path, digest: str | None) -> set[Path]:
-    """Return a sidecar of ours and the outputs that it names, if a killed run left only some of them.
+    """Return a sidecar and the outputs that it names, if a killed run left only some of them.
 
-    All of them are returned as well where the sidecar tells of the request `digest`: the same would be written again.
+    All of them are returned as well if the sidecar records the request `digest`: the same would be written again.
     """
     try:
         content = parse_json(sidecar.read_bytes())
@@ -374,7 +349,7 @@ def _iterates(target: Path) -> Path:
 
 
 def _filled(iterates: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the iterates of all items one after another, zeros for those that have none."""
+    """Return the iterates of all items in one array, zeros for items without iterates."""
     steps = max(len(one) for one in iterates)
     return np.concatenate([one if len(one) else np.zeros((steps, *one.shape[1:]), one.dtype) for one in iterates])
 

@@ -1,4 +1,4 @@
-"""What is asked (`Request`) and what is to be done (`Plan`): decided once, and read by everything that follows."""
+"""The `Request` says what the user asks for, the `Plan` what is done: decided once, and read by all later steps."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typing import Any, Literal
 import torch
 
 from mrirecon import __version__
+from mrirecon.coils.registry import Calibration
 from mrirecon.engine import Precision
 from mrirecon.errors import UsageError
 from mrirecon.io import sha256
 from mrirecon.io.sampling import format_items
 from mrirecon.io.scan import Nan
 from mrirecon.io.writers.write import ImageFormat, image_format, require
-from mrirecon.methods.registry import find_method, resolve
+from mrirecon.methods.registry import Method, find_method, resolve
 from mrirecon.models.checkpoints import TrainedModel, compute_seal, describe_model, load_model, shipped_models
 from mrirecon.models.hardware import PrecisionChoice, pick_device
 from mrirecon.reconstruction.calibrate import EspiritOptions, MapsSource
@@ -29,27 +30,27 @@ from mrirecon.reconstruction.slices import HybridSlices, Slicing
 
 @dataclass(frozen=True)
 class Request:
-    """How scans are to be reconstructed.
+    """What the user asks for: how scans are to be reconstructed.
 
     Attributes:
         method: ``auto``, or a registered method.
         maps: where coil maps come from; ``maps_file`` names a file to take them from.
         maps_file: file with coil maps.
         espirit: how maps are estimated.
-        preprocess: what is done to k-space before, and to images afterwards; by default nothing.
+        preprocess: steps before the reconstruction, and on its images; by default none but for loud coils.
         mask: file with a sampling mask; undersamples fully sampled data.
         axes: names of the stored axes, where the file leaves them open.
         dataset: name of the k-space array, where the file leaves it open.
         items: which items, such as "3-17"; None for all.
-        nan: ``zero`` takes samples that are NaN or infinite as not measured.
-        strict: refuse what is otherwise noted and worked around, see `mrirecon.io.read`.
-        manifest: list of checksums that the file must agree with, see `mrirecon.io.safe.manifest`.
+        nan: ``zero`` treats samples that are NaN or infinite as not measured.
+        strict: refuse defects that are otherwise only noted, see `mrirecon.io.read`.
+        manifest: list of checksums that the file must match, see `mrirecon.io.safe.manifest`.
         isolate: read the file first in a process that may crash, see `mrirecon.io.safe.probe`.
-        lam: regularization weight relative to the scale of the data; ``auto`` and None take what suits the mask and the
+        lam: regularization weight relative to the scale of the data; ``auto`` and None let it follow the mask and the
             measured noise (`mrirecon.methods.regularization.weight_by_noise`).
         device: where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
         precision: what a model's networks compute in; ``auto`` takes bfloat16 where it is faster, see
-            `mrirecon.models.hardware`. Other methods have none and compute in float32.
+            `mrirecon.models.hardware`. Methods without networks compute in float32.
         format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``nii``, ``dicom`` (a folder), ``png``; by default by
             the name of the output.
         seed: of random draws.
@@ -107,7 +108,7 @@ class Request:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Request:
-        """Return the request of options by name; those that are not None and name a field are taken."""
+        """Return the request for options by name; it leaves out values of None and names of no field."""
         names = {f.name for f in fields(cls) if f.init}
         return cls(**{name: value for name, value in options.items() if name in names and value is not None})
 
@@ -121,10 +122,10 @@ class Request:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all that the images depend on beside the input: options, other files, models, our version.
+        """SHA-256 of everything besides the input that the images depend on: options, other files, models, version.
 
-        Not the device, nor how many slices are taken at a time: they change no more than rounding. A result made
-        without ``strict``, or without a list of checksums, does not count as finished where that is asked.
+        The device and the batch are left out, because they change no more than rounding. ``strict`` and the list of
+        checksums are included: a result made without them does not count as finished where they are asked for.
         """
         names = ("mask", "maps_file", "reference", "manifest")
         files: dict[str, str | Path | None] = {name: getattr(self, name) for name in names}
@@ -151,26 +152,21 @@ class Request:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
     def check(self) -> None:
-        """Refuse before the first of many files what no file could change: options, models and other files.
+        """Check options, models and other files before the first of many inputs is read.
 
         Raises:
-            MriReconError: as `mrirecon.reconstruction.run.reconstruct` would for every file.
+            MriReconError: the error that `mrirecon.reconstruction.run.reconstruct` would raise for every input.
 
         """
         if self.model is not None:
             self.load(self.model)
         elif self.method != "auto":
-            weight = {"lam": self.lam} if isinstance(self.lam, float) and has_weight(self.method) else {}
-            resolve(self.method, {**(self.options or {}), **weight})
+            given = isinstance(self.lam, float) and find_method(self.method).has_weight
+            resolve(self.method, {**(self.options or {}), **({"lam": self.lam} if given else {})})
         pick_device(self.device)
         if self.format is not None or self.bids is not None:
             require(image_format("", self.format or "nii"))
-        assert self.digest, "it reads the other files"
-
-
-def has_weight(method: str) -> bool:
-    """Whether a method has a regularization weight."""
-    return "lam" in find_method(method).schema.model_fields
+        assert self.digest, "computed here because it reads the other files"
 
 
 @dataclass(frozen=True)
@@ -179,44 +175,47 @@ class PlanGroup:
 
     Attributes:
         items: of the scan.
-        method: that suits them.
-        reason: in words.
-        model: weights of the method, where it is learned.
-        settings: options of the method, with what follows from the scan filled in; ``lam`` only where it does not
-            follow the noise of each item.
-        weighted: whether the method has a regularization weight.
+        reason: why by this method, in words.
+        entry: the method.
+        model: its weights, where it is learned.
+        settings: options of the method, completed by what follows from the scan; ``lam`` only where it does not follow
+            the noise of each item.
+        calibration: where its coil maps come from; None where it takes none from here.
+        espirit: how maps are estimated, and in how many sets.
 
     """
 
     items: tuple[int, ...]
-    method: str
     reason: str
-    model: TrainedModel | None = field(default=None, repr=False)
-    settings: Mapping[str, object] = field(default_factory=dict)
-    weighted: bool = False
+    entry: Method
+    model: TrainedModel | None = field(repr=False)
+    settings: Mapping[str, object]
+    calibration: Calibration | None
+    espirit: EspiritOptions
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.entry.name
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a scan is reconstructed: all that is decided before its items are, by `mrirecon.reconstruction.choose`.
+    """Everything that is decided before the items of a scan are reconstructed, by `mrirecon.reconstruction.choose`.
 
     Attributes:
         groups: which items are reconstructed by which method, the most frequent method first.
-        maps: where coil maps come from.
-        espirit: how coil maps are estimated, and in how many sets.
         slicing: how volumes are solved slice by slice; None where every item is solved as a whole.
         device: where to compute.
         precision: what networks compute in.
         notes: what the user should know of these decisions.
         precision_note: why networks compute in that, where it was asked.
         outside: what of the scan the model was not trained for, one note a group of items.
-        first_volume: of volumes that are solved slice by slice, the first one, which was read to decide.
+        first_volume: the first of the volumes that are solved slice by slice, which was read to decide.
 
     """
 
     groups: tuple[PlanGroup, ...]
-    maps: MapsSource
-    espirit: EspiritOptions
     slicing: Slicing | None
     device: torch.device
     precision: Precision

@@ -1,4 +1,4 @@
-"""What a reconstruction is compared with: images, or the combination of fully sampled k-space."""
+"""Reference images to compare a reconstruction with: stored images, or the combination of fully sampled k-space."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FASTMRI_TARGETS = ("reconstruction_esc", "reconstruction_rss")
 def reference_images(
     path: str | Path, *, dataset: str | None = None, axes: str | None = None, preset: Preset = "mrirecon"
 ) -> tuple[np.ndarray, str]:
-    """Return reference images (item, *space), and what they are, in words; see `placed_reference`.
+    """Return reference images (item, *space), and a description; see `placed_reference`.
 
     Raises:
         InputError, UnsafeContentError: see `placed_reference`.
@@ -43,7 +43,7 @@ def placed_reference(
     preset: Preset = "mrirecon",
     items: str | None = None,
 ) -> tuple[np.ndarray, str, Grid]:
-    """Return reference images (item, *space), what they are, in words, and where they lie.
+    """Return reference images (item, *space), a description, and their place in the scanner.
 
     Images are taken as they are; fully sampled k-space is combined with ESPIRiT maps of the full data; an undersampled
     file must hold a reference of its own. With ``like``, k-space is averaged, whitened and cropped first
@@ -81,7 +81,7 @@ def _fastmri_target(path: str | Path) -> str | None:
 
 
 def sense_reference(scan: Scan) -> np.ndarray:
-    """Return what scores compare with: (item, *space) magnitude of the SENSE combination by ESPIRiT maps.
+    """Return the magnitude (item, *space) of the SENSE combination by ESPIRiT maps, the reference of scores.
 
     Raises:
         InputError: the scan is undersampled.
@@ -93,7 +93,7 @@ def sense_reference(scan: Scan) -> np.ndarray:
             out.append(np.zeros(scan.space_shape, np.float32))
             continue
         kspace, mask = scan.samples(item)
-        # Scanners leave the outermost lines empty (fastMRI's padding): that is not undersampling.
+        # Scanners leave the outermost lines empty (fastMRI's padding), which is no undersampling.
         if mask.mean() < 0.9:
             raise InputError(
                 "an undersampled scan cannot be the reference",

@@ -1,13 +1,13 @@
 """Reconstruct a scan as a `Plan` says: for each item estimate coil maps, build the problem, solve it, and finish.
 
-`reconstruct` is the whole way; `solve` is what happens to a few items.
+`reconstruct` does all of it; `_solve_together` does it for the items of one batch.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from mrirecon.coils.noise import measure_noise
+from mrirecon.coils.trivial import unit
 from mrirecon.engine import Precision
 from mrirecon.errors import BusyError, InputError, MriReconError, NoSignalError
 from mrirecon.io import Scan
 from mrirecon.io.safe.scratch import Rows
 from mrirecon.io.sampling import format_items
-from mrirecon.methods.registry import Use, build, find_method
+from mrirecon.methods.registry import Use
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.physics.operators import root_sum_of_squares
 from mrirecon.physics.problem import Problem
@@ -38,7 +39,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass
 class Reconstruction:
-    """Images of a scan, and how they came about.
+    """The images of a scan, and how they were made.
 
     Attributes:
         images: (item, *space) complex64, in the scale of the data; magnitudes where the method shows no phase.
@@ -46,14 +47,14 @@ class Reconstruction:
         why: why it was chosen.
         maps: where the coil maps come from.
         lam: regularization weight of each item, relative to its scale, whose method has one.
-        reasons: why each item stopped.
-        seconds: wall time of each item, reading and calibration included; these three are of slices where volumes
-            were solved slice by slice.
+        reasons: why the iterations of each item stopped.
+        seconds: wall time of each item, reading and calibration included. Weights, reasons and seconds are those of
+            slices where volumes are solved slice by slice.
         notes: what else the user should know.
         methods: the method of each item, where it is not the same for all.
-        failed: what is wrong with items that were left out, where that was allowed; their images are zero.
+        failed: the errors of items that were skipped; their images are zero.
         precision: what networks computed in; float32 where there are none.
-        sets: how many sets of coil maps each item had.
+        sets: number of sets of coil maps of each item.
 
     """
 
@@ -73,16 +74,17 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class ItemResult:
-    """The image of one item, or of one slice of a volume, and how it came about.
+    """The image of one item, or of one slice of a volume, and how it was made.
 
     Attributes:
         image: (*space) complex64.
-        reason: why it stopped, or why the image is zero.
+        reason: why the iterations stopped, or why the image is zero.
         lam: regularization weight; None where the method has none.
-        sets: how many sets of coil maps it had.
-        maps: where they come from; None where none were looked for.
-        iterates: (step, *space), the image after every step, where asked.
+        sets: number of sets of coil maps.
+        maps: where they come from; None where the item was not read that far.
+        iterates: (step, *space), the image after every step, where asked for.
         notes: what the user should know.
+        seconds: wall time.
 
     """
 
@@ -93,6 +95,7 @@ class ItemResult:
     maps: str | None = None
     iterates: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 def reconstruct(
@@ -113,12 +116,13 @@ def reconstruct(
 
     Args:
         scan: from `mrirecon.io.read`, or `mrirecon.reconstruction.preprocess.prepare`.
-        request: how; by default made from ``options``, which are its fields: method, maps, options, model, and so on.
-        plan: what `mrirecon.reconstruction.choose.choose` decided for this scan, where that is known already.
+        request: what the user asks for; by default made from ``options``, which are its fields: method, maps, model,
+            and so on.
+        plan: the plan that `mrirecon.reconstruction.choose.choose` returned for this scan, where there is one already.
         progress: called with (items done, items, what is being done), or slices of volumes where those are solved.
         on_iterates: called with (item, images (step, *space)) to see every iterate, in the scale of the data.
-        scratch: folders for temporary files, in order of preference, one of which then holds large images as well.
-        skip_failed: leave out items that cannot be reconstructed (see `Reconstruction.failed`) in place of raising.
+        scratch: folders for temporary files, in order of preference; large images are stored there as well.
+        skip_failed: skip items that cannot be reconstructed (see `Reconstruction.failed`), where it would raise.
         options: see `mrirecon.reconstruction.plan.Request`.
 
     Raises:
@@ -130,10 +134,9 @@ def reconstruct(
     """
     request = request or Request(**options)
     plan = plan or choose(scan, request, scratch)
-    networks = [group.model.model for group in plan.groups if group.model is not None]
-    for network in networks:
-        network.to(plan.device).precision = plan.precision
-
+    for group in plan.groups:
+        if group.model is not None:
+            group.model.model.to(plan.device).precision = plan.precision
     first = plan.first_volume
     length, shape = (1, scan.space_shape) if first is None else (len(first), first.space_shape)
     total = len(scan) * length
@@ -141,38 +144,24 @@ def reconstruct(
     # An item without signal is in no group, and counts with the first.
     group_of = dict.fromkeys(range(len(scan)), plan.groups[0])
     group_of |= {item: group for group in plan.groups for item in group.items}
+    groups = [group_of[item] for item in range(len(scan))]
     failures = ItemFailures(scan, skip_failed)
     results: list[ItemResult] = []
-    seconds: list[float] = []
-
-    def done(found: Sequence[ItemResult], items: Sequence[int], start: float) -> None:
-        for item, result in zip(items, found, strict=True):
+    main, report = plan.method, progress or (lambda done, total, what: None)
+    report(0, total, main)
+    start = time.perf_counter()
+    batches = _results(scan, groups, plan, max(1, request.batch), failures, on_iterates is not None, scratch)
+    for items, solved in batches:
+        taken = (time.perf_counter() - start) / len(items)
+        for item, result in zip(items, solved, strict=True):
             rows.write(len(results), result.image)
             if on_iterates is not None:
-                none = np.zeros((0, *shape), np.complex64)
-                on_iterates(item, none if result.iterates is None else result.iterates)
-            results.append(replace(result, image=np.empty(0), iterates=None))
-            seconds.append((time.perf_counter() - start) / len(items))
-
-    for volume in [None] if plan.slicing is None else range(len(scan)):
-        start, part = time.perf_counter(), scan
-        if volume is not None and plan.slicing is not None:
-            if progress:
-                progress(len(results), total, plan.method)
-            try:
-                spooled = first is not None and first.volume == volume
-                part = first if spooled and first else read_slices(scan, volume, plan.slicing, scratch)
-            except InputError as error:
-                lost = failures.lose(scan, volume, error, volume, group_of[volume], shape, length)
-                done(lost, [volume] * length, start)
-                continue
-        for items, group in _batches(part, volume, group_of, max(1, request.batch)):
-            if progress:
-                progress(len(results), total, plan.method)
-            start = time.perf_counter()
-            done(_solve_what_can_be(part, volume, items, group, plan, failures, on_iterates is not None), items, start)
-    if progress:
-        progress(total, total, plan.method)
+                nothing = np.zeros((0, *shape), np.complex64)
+                on_iterates(item, nothing if result.iterates is None else result.iterates)
+            results.append(replace(result, image=np.empty(0), iterates=None, seconds=taken))
+        del solved, result  # their images are stored
+        report(len(results), total, main)
+        start = time.perf_counter()
 
     images = rows.view()
     if plan.slicing is not None:
@@ -181,12 +170,12 @@ def reconstruct(
     images, finish_notes = finish(scan, images, scratch)
     return Reconstruction(
         images=images,
-        method=plan.method,
+        method=main,
         why=plan.reason,
         maps=next((result.maps for result in reversed(results) if result.maps is not None), ""),
         lam=[result.lam for result in results if result.lam is not None],
         reasons=[result.reason for result in results],
-        seconds=seconds,
+        seconds=[result.seconds for result in results],
         notes=[
             *scan.notes,
             *plan.notes,
@@ -197,122 +186,140 @@ def reconstruct(
             *([plan.slicing.note] if plan.slicing is not None else []),
             *plan.outside,
         ],
-        methods=[group_of[i].method for i in range(len(scan))] if len({g.method for g in plan.groups}) > 1 else [],
+        methods=[g.entry.name for g in groups] if len({g.entry.name for g in plan.groups}) > 1 else [],
         failed=failures.errors,
         precision=plan.precision,
         sets=[result.sets for result in results],
     )
 
 
-def _batches(
-    part: Scan, volume: int | None, group_of: dict[int, PlanGroup], size: int
-) -> Iterator[tuple[list[int], PlanGroup]]:
-    """Yield items of a scan that are solved together, at most ``size``: all of one method, all with signal or none."""
+def _results(
+    scan: Scan,
+    groups: Sequence[PlanGroup],
+    plan: Plan,
+    batch: int,
+    failures: ItemFailures,
+    iterates: bool,
+    scratch: Sequence[Path] | None,
+) -> Iterator[tuple[list[int], list[ItemResult]]]:
+    """Yield items with their results, a batch at a time; of volumes as slices, the volume of each slice."""
+    if plan.slicing is None:
+        for items, blank in _batches(scan, groups, batch):
+            yield items, _solve_what_can_be(scan, items, items, groups[items[0]], plan, failures, iterates, blank)
+        return
+    first = plan.first_volume
+    assert first is not None, "read to decide the slicing"
+    for volume, group in enumerate(groups):
+        try:
+            part = first if first.volume == volume else read_slices(scan, volume, plan.slicing, scratch)
+        except InputError as error:
+            error.where = _where(scan, volume, error)
+            lost = failures.lose(error, volume, group, first.space_shape, len(first))
+            yield [volume] * len(first), [lost] * len(first)
+            continue
+        for places, blank in _batches(part, [group] * len(part), batch):
+            volumes = [volume] * len(places)
+            yield volumes, _solve_what_can_be(part, places, volumes, group, plan, failures, iterates, blank)
 
-    def group_at(item: int) -> PlanGroup:
-        return group_of[item if volume is None else volume]
 
-    for _, alike in itertools.groupby(range(len(part)), lambda item: (part.is_blank(item), group_at(item).method)):
+def _batches(part: Scan, groups: Sequence[PlanGroup], size: int) -> Iterator[tuple[list[int], bool]]:
+    """Yield items that are solved together, and whether they are blank; only networks take several at a time."""
+    for (blank, _), alike in itertools.groupby(range(len(part)), lambda i: (part.is_blank(i), groups[i].entry.name)):
         items = list(alike)
-        group = group_at(items[0])
-        for start in range(0, len(items), size):
-            yield items[start : start + size], group
+        step = size if blank or groups[items[0]].model is not None else 1
+        for start in range(0, len(items), step):
+            yield items[start : start + step], blank
 
 
 def _solve_what_can_be(
     part: Scan,
-    volume: int | None,
+    places: Sequence[int],
     items: Sequence[int],
     group: PlanGroup,
     plan: Plan,
     failures: ItemFailures,
     iterates: bool,
+    blank: bool,
 ) -> list[ItemResult]:
-    """Solve items; where they cannot be solved together, each alone; those that cannot be solved are zero."""
-    try:
-        return solve(part, items, group, plan, iterates=iterates)
-    except InputError as error:
-        if len(items) > 1 and not isinstance(error, BusyError):
-            each = (_solve_what_can_be(part, volume, [i], group, plan, failures, iterates) for i in items)
-            return [result for one in each for result in one]
-        item = items[0]
-        return failures.lose(part, item, error, item if volume is None else volume, group, part.space_shape)
-    except MriReconError as error:
-        error.where = _where(part, items[0], error)
-        raise
-
-
-def solve(
-    scan: Scan, items: Sequence[int], group: PlanGroup, plan: Plan, *, iterates: bool = False
-) -> list[ItemResult]:
-    """Reconstruct a few items of a scan by the method of their group.
-
-    Only networks take several items at a time; a batch that does not fit into memory is halved.
+    """Solve a batch; where it cannot be solved as one, solve each item alone, and leave out those that fail.
 
     Args:
-        scan: the scan, or one volume of it as slices.
-        items: of that scan, all with signal or all without.
+        part: the scan, or one volume of it as slices.
+        places: items of that.
+        items: of the scan: the same, or the volume of each slice.
         group: method and settings.
-        plan: all else.
+        plan: all other decisions.
+        failures: collects the items that are left out.
         iterates: return the image after every step as well.
-
-    Raises:
-        InputError: data that cannot be reconstructed.
+        blank: there is no signal.
 
     """
-    if scan.is_blank(items[0]):
-        return [_nothing(scan, group, "no signal") for _ in items]
-    if group.model is None and len(items) > 1:
-        return [result for item in items for result in solve(scan, [item], group, plan, iterates=iterates)]
+    if blank:
+        return [_zero_image(part.space_shape, group, "no signal")] * len(places)
+    try:
+        return _solve(part, places, group, plan, iterates)
+    except MriReconError as error:
+        error.where = _where(part, places[0], error)
+        if not isinstance(error, InputError):
+            raise
+        if len(places) == 1 or isinstance(error, BusyError):
+            return [failures.lose(error, items[0], group, part.space_shape)]
+    each = (
+        _solve_what_can_be(part, [place], [item], group, plan, failures, iterates, blank)
+        for place, item in zip(places, items, strict=True)
+    )
+    return [result for one in each for result in one]
+
+
+def _solve(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Plan, iterates: bool) -> list[ItemResult]:
+    """Reconstruct items with signal as one batch, which is halved where it does not fit into memory."""
     try:
         return _solve_together(scan, items, group, plan, iterates)
     except (RuntimeError, MemoryError) as error:
         if len(items) == 1 or "memory" not in str(error).lower():
             raise
     half = len(items) // 2
-    parts = (solve(scan, part, group, plan, iterates=iterates) for part in (items[:half], items[half:]))
+    parts = (_solve(scan, part, group, plan, iterates) for part in (items[:half], items[half:]))
     note = f"a batch of {len(items)} did not fit into memory: it was halved"
     return [replace(result, notes=(note, *result.notes)) for part in parts for result in part]
 
 
 def _solve_together(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Plan, iterates: bool) -> list[ItemResult]:
     """Reconstruct items with signal as one batch: maps → problem → solve."""
-    method, settings = find_method(group.method), dict(group.settings)
+    method, settings = group.entry, dict(group.settings)
     network = None if group.model is None else group.model.model
-    network_maps = network is not None and network.prepare is not None  # from a sensitivity network
-    weight_follows_noise = group.weighted and "lam" not in settings
-    espirit = plan.espirit
-    if method.map_sets == 1 and espirit.sets == "auto":
-        espirit = replace(espirit, sets=1)
-    problems, gains, blanks = [], [], []
+    weight_follows_noise = method.has_weight and "lam" not in settings
+    problems, gains, drafts = [], [], []
     for item in items:
         kspace, mask = scan.samples(item)
-        source = plan.maps if method.maps and not network_maps else "unit"
-        maps = item_maps(scan, item, kspace, mask, source=source, options=espirit)
-        named = maps.source if method.maps and not network_maps else "a network's" if network_maps else "none needed"
+        if group.calibration is None:
+            maps = ItemMaps(unit(len(kspace), mask.shape), "none needed" if network is None else "a network's")
+        else:
+            maps = item_maps(scan, item, kspace, mask, source=group.calibration, options=group.espirit)
         notes = () if maps.note is None else (maps.note,)
         if method.use == "cropped" and maps.is_empty:  # a batch of one, for it is no network
-            return [replace(_nothing(scan, group, "no object, as its coil maps tell"), maps=named, notes=notes)]
+            reason = "no object: its coil maps are empty"
+            return [replace(_zero_image(scan.space_shape, group, reason), maps=maps.source, notes=notes)]
         noise = None
         if method.use == "informed" or weight_follows_noise:
-            noise = item_noise(scan, item, kspace, mask).covariance
+            noise = item_noise(scan, item, kspace, mask, maps.noise).covariance
         problems.append(build_problem(kspace, mask, maps, method.use, device=plan.device, noise=noise))
         gains.append(Gain(maps.gain))
-        blanks.append(ItemResult(np.empty(0), "", sets=maps.maps.shape[1], maps=named, notes=notes))
+        drafts.append(ItemResult(np.empty(0), "", sets=maps.maps.shape[1], maps=maps.source, notes=notes))
         del maps  # the problem has its own, weighted
-    if len({blank.sets for blank in blanks}) > 1:  # they cannot be stacked
-        runs = itertools.groupby(zip(blanks, items, strict=True), lambda pair: pair[0].sets)
+    if len({draft.sets for draft in drafts}) > 1:  # they cannot be stacked
+        runs = itertools.groupby(zip(drafts, items, strict=True), lambda pair: pair[0].sets)
         each = (_solve_together(scan, [item for _, item in run], group, plan, iterates) for _, run in runs)
         return [result for one in each for result in one]
     problem, prior = _stack(problems)
     if weight_follows_noise:  # a batch of one, for it is no network
-        settings["lam"] = float(weight_by_noise(group.method, problem)[0])
-    reconstructor = network or build(group.method, settings).to(plan.device)
+        settings["lam"] = float(weight_by_noise(method.name, problem)[0])
+    reconstructor = network or method.reconstructor(settings).to(plan.device)
     with torch.inference_mode():
         solution = reconstructor.run(problem, prior=prior, consume=not iterates)
         steps = list(reconstructor.images(problem, prior=prior)) if iterates else []
     results = []
-    for number, (item, one, gain, blank) in enumerate(zip(items, problems, gains, blanks, strict=True)):
+    for number, (item, one, gain, draft) in enumerate(zip(items, problems, gains, drafts, strict=True)):
         transform, own = gain @ one.transform, slice(number, number + 1)
         image = join_map_sets(transform.undo(solution.image[own])[0])
         if not np.isfinite(image).all():
@@ -320,22 +327,21 @@ def _solve_together(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Pl
             raise InputError("the reconstruction holds values that are not numbers", where=where, fix=fix)
         shown = np.stack([join_map_sets(transform.undo(step[own])[0]) for step in steps]) if iterates else None
         lam = cast("float | None", settings.get("lam"))
-        results.append(replace(blank, image=image, reason=solution.reasons[number], lam=lam, iterates=shown))
+        results.append(replace(draft, image=image, reason=solution.reasons[number], lam=lam, iterates=shown))
     return results
 
 
-def _nothing(scan: Scan, group: PlanGroup, reason: str) -> ItemResult:
+def _zero_image(shape: tuple[int, ...], group: PlanGroup, reason: str) -> ItemResult:
     """Return an image of zeros, with the reason."""
-    lam = 0.0 if group.weighted else None
-    return ItemResult(np.zeros(scan.space_shape, np.complex64), reason, lam)
+    return ItemResult(np.zeros(shape, np.complex64), reason, 0.0 if group.entry.has_weight else None)
 
 
 class ItemProblem(NamedTuple):
-    """A problem, and how its image becomes that of the scan.
+    """The problem of one item, and the transform from its image to that of the scan.
 
     Attributes:
-        problem: of u.
-        transform: x = T u.
+        problem: for the image u.
+        transform: x = T u, where x is the image of the scan.
         prior: for `mrirecon.engine.Reconstructor.run` of an informed method; None for others.
 
     """
@@ -354,32 +360,34 @@ def build_problem(
     device: torch.device | str = "cpu",
     noise: np.ndarray | None = None,
 ) -> ItemProblem:
-    """Return the problem of one item as a batch of one, and how its image becomes that of the item.
+    """Return the problem of one item as a batch of one, and the transform to the image of the item.
 
     Maps show where there is an object, and methods use that in three ways (see `ItemMaps.prior`). A plain combination
     is ``cropped`` to the object. A regularized method is ``weighted``: it solves for u with the maps S·w, and its image
-    is x = w·u. A network is ``informed``: it has S everywhere, so that it looks for an image that explains the data,
-    and w separately; cropped maps would ask it to explain a scalp at the edge of the crop and yet to darken it.
+    is x = w·u. A network is ``informed``: it gets S everywhere, so that its image can explain all data, and w
+    separately; with cropped maps it could not explain the signal of a scalp at the edge of the crop.
 
     Args:
         kspace: (C, *space) complex, centred.
         mask: (*space), true where sampled.
         maps: of the item.
         use: how the method uses them.
-        device: where the problem is to lie.
-        noise: (C, C) covariance of the samples; None: it is measured from the k-space where it is needed.
+        device: of the problem.
+        noise: (C, C) covariance of the samples; None: an informed method has it measured from the k-space.
 
     """
-    prior = Prior(maps.prior().to(device))
+    y, sampled = torch.from_numpy(kspace)[None], torch.from_numpy(mask.astype(np.float32))[None, None]
     sensitivities = maps.cropped() if use == "cropped" else maps.maps
-    sampled = torch.from_numpy(mask.astype(np.float32))[None, None]
-    if noise is None and use == "informed":  # once: whatever such a method starts from or falls back to needs it
+    if noise is None and use == "informed":  # measured once, for all parts of the method that need it
         noise = measure_noise(kspace, mask).covariance
     covariance = None if noise is None else torch.from_numpy(noise).to(sensitivities.dtype)[None]
-    problem = Problem(torch.from_numpy(kspace)[None], sampled, sensitivities, noise=covariance).to(device)
+    problem = Problem(y, sampled, sensitivities, noise=covariance).to(device)
+    if use == "cropped":
+        return ItemProblem(problem, Identity(), None)
+    prior = Prior(maps.prior().to(device))
     if use == "weighted":
         return ItemProblem(prior.apply(problem), prior, None)
-    return ItemProblem(problem, Identity(), prior if use == "informed" else None)
+    return ItemProblem(problem, Identity(), prior)
 
 
 def _stack(items: list[ItemProblem]) -> tuple[Problem, Prior | None]:
@@ -405,16 +413,17 @@ def join_map_sets(image: Tensor) -> np.ndarray:
 
 @dataclass
 class ItemFailures:
-    """What became of the items of one scan that cannot be reconstructed.
+    """Collects the items of one scan that cannot be reconstructed.
 
-    An item without signal has an image of zeros, and a note. One that is bad in another way stops the scan, unless the
-    others are to be done without it. A scan of which nothing is left is refused in either case.
+    The image of an item without signal is zero, and noted. Another failure stops the scan, unless such items are to be
+    skipped. A scan in which every item fails is refused in either case.
 
     Attributes:
         scan: whose items they are.
-        skip_failed: whether the others are done where one is bad.
+        skip_failed: go on with the other items after a failure.
         empty: items without signal; volumes, where those are solved slice by slice.
-        errors: what is wrong with others, in the order in which it was found.
+        errors: other failures, in their order.
+        count: number of images that are lost.
 
     """
 
@@ -422,57 +431,45 @@ class ItemFailures:
     skip_failed: bool = False
     empty: list[int] = field(default_factory=list)
     errors: list[InputError] = field(default_factory=list)
-    _first: InputError | None = None
-    _lost: int = 0
+    count: int = 0
+    _no_signal: InputError | None = None
 
     def lose(
-        self,
-        part: Scan,
-        place: int,
-        error: InputError,
-        item: int,
-        group: PlanGroup,
-        shape: tuple[int, ...],
-        count: int = 1,
-    ) -> list[ItemResult]:
-        """Return images of zeros for an item that cannot be reconstructed.
+        self, error: InputError, item: int, group: PlanGroup, shape: tuple[int, ...], count: int = 1
+    ) -> ItemResult:
+        """Return an image of zeros for an item that cannot be reconstructed.
 
         Args:
-            part: the scan, or its volume as slices.
-            place: which of its items cannot be.
             error: what is wrong with it.
             item: the item of the scan, or the volume.
             group: its method.
             shape: of an image.
-            count: how many images are lost by it.
+            count: number of images that are lost by it.
 
         Raises:
-            InputError: that error, where the others are not to be done.
+            InputError: that error, where failed items are not skipped.
 
         """
-        error.where = _where(part, place, error)
         empty = isinstance(error, NoSignalError)
         if isinstance(error, BusyError) or self.scan.strict or not (empty or self.skip_failed):
             raise error
-        self._first = self._first or error
-        self._lost += count
+        self.count += count
         if empty:
             self.empty.append(item)
+            self._no_signal = self._no_signal or error
         else:
             self.errors.append(error)
-        reason = "no signal" if empty else f"not reconstructed: {error.what}"
-        lam = 0.0 if group.weighted else None
-        return [ItemResult(np.zeros(shape, np.complex64), reason, lam)] * count
+        return _zero_image(shape, group, "no signal" if empty else f"not reconstructed: {error.what}")
 
-    def final_notes(self, count: int) -> list[str]:
-        """Return what is to be noted once all ``count`` images were tried.
+    def final_notes(self, total: int) -> list[str]:
+        """Return notes on the failures, once all ``total`` images were tried.
 
         Raises:
-            InputError: nothing is left; what is wrong with the first.
+            InputError: every image is lost; the first error.
 
         """
-        if self._lost >= count and self._first is not None:
-            raise self.errors[0] if self.errors else self._first
+        if self.count >= total and (self.errors or self._no_signal):
+            raise [*self.errors, self._no_signal][0]  # type: ignore[misc]  # one of the two is an error
         notes = [f"no signal in {format_items(self.empty)}: the image is zero there"] if self.empty else []
         return notes + [f"not reconstructed, and zero in the output: {e.where}: {e.what}" for e in self.errors[:8]]
 
@@ -481,7 +478,7 @@ def _where(scan: Scan, item: int, error: MriReconError) -> str:
     return error.where if error.where and str(scan.path) in error.where else scan.where(item)
 
 
-def _one_of_each_kind(notes: Iterator[str]) -> list[str]:
+def _one_of_each_kind(notes: Iterable[str]) -> list[str]:
     """Return the notes, without those that begin, up to a colon, as one before them does."""
     kinds: dict[str, str] = {}
     for note in notes:

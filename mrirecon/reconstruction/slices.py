@@ -1,4 +1,4 @@
-"""Volumes whose readout is fully sampled, as slices: an inverse FFT along it leaves independent 2D problems.
+"""Split volumes with a fully sampled readout into slices: an inverse FFT along it leaves independent 2D problems.
 
 With F = F_readout ⊗ F_2D and a mask that is constant along the readout, F_readoutᴴ turns y = M F S x + n into
 y_r = M F_2D S_r x_r + n_r for every position r along it, and white noise stays white. Hybrid k-space is written slice
@@ -42,7 +42,7 @@ class Slicing:
 
     @property
     def note(self) -> str:
-        """What is done, in words for the user."""
+        """A note for the user."""
         return f"solved slice by slice: the readout, {self.readout}, is fully sampled"
 
 
@@ -50,17 +50,17 @@ def find_slicing(scan: Scan, options: Mapping[str, object] | None = None) -> tup
     """Return how the volumes of a scan can be solved slice by slice, with notes; None where they are solved whole.
 
     The readout is an axis along which the mask of every volume is constant and its data (of the first coil that has
-    any) are complete. Of several, z is taken before y before x, so that slices lie in the plane of y and x where they
-    can.
+    any) are complete. Of several axes, z comes before y before x, so that slices lie in the plane of y and x if
+    possible.
 
     Args:
-        scan: any; a scan whose items are slices already, that is read with ``strict``, or of which samples are lost
-            (``nan="zero"``) is solved whole.
+        scan: any. It is solved whole if its items are slices already, if it is read with ``strict``, or if samples are
+            lost (``nan="zero"``).
         options: of the method; ``ndim=3`` asks for volumes as a whole.
 
     """
     if len(scan.space) != 3 or (options or {}).get("ndim") == 3 or scan.strict:
-        return None, []  # strict: only whole items are held against their mask
+        return None, []  # strict compares whole items with their mask
     if scan.nan == "zero" and _has_missing_samples(scan):
         return None, ["solved as a volume: a lost sample would spoil its whole readout"]
     each = {v: there for v in range(len(scan)) if (there := _readouts(scan, v)) is not None}
@@ -81,7 +81,7 @@ def open_slices(scan: Scan, volume: int, slicing: Slicing) -> HybridSlices:
 
     """
     if volume not in slicing.lines:
-        scan.mask(volume)  # which says that there is no signal
+        scan.mask(volume)  # raises the error of a volume without signal
         raise _not_alike(scan, volume, slicing)
     names, sizes = list(scan.space), list(scan.space_shape)
     names.pop(slicing.axis)
@@ -105,7 +105,7 @@ def open_slices(scan: Scan, volume: int, slicing: Slicing) -> HybridSlices:
 
 
 def read_slices(scan: Scan, volume: int, slicing: Slicing, scratch: Sequence[Path] | None) -> HybridSlices:
-    """Return one volume of a scan as slices, read once and kept where they are read quickly.
+    """Return one volume of a scan as slices, read once and stored where reading is fast.
 
     Args:
         scan: the scan.
@@ -136,8 +136,8 @@ def _not_alike(scan: Scan, volume: int, slicing: Slicing) -> InputError:
 class HybridSlices(Scan):
     """One volume of a scan as a scan of slices along its readout.
 
-    Its items are positions along the readout, its spatial axes the other two. Before `spool` k-space of an item costs a
-    pass over the file; after it, a read.
+    Its items are positions along the readout, its spatial axes the other two. Before `spool`, reading an item takes a
+    pass over the whole file.
 
     Attributes:
         parent: the scan that the volume is an item of.
@@ -190,7 +190,7 @@ class HybridSlices(Scan):
 
     @property
     def calibration(self) -> np.ndarray | None:
-        """Separate calibration data at every position, (item, coil, *box): zero-filled and transformed likewise."""
+        """Separate calibration data at every position, (item, coil, *box), transformed along the readout."""
         separate = self.parent.calibration
         if separate is None:
             return None
@@ -208,13 +208,13 @@ class HybridSlices(Scan):
         return self._blank is not None and bool(self._blank[item])
 
     def spool(self, folders: Sequence[Path]) -> bool:
-        """Read the volume once, transform it, and keep its slices where they are read quickly.
+        """Read the volume once, transform it, and store its slices where reading is fast.
 
         Args:
             folders: where a temporary file may lie, in order of preference; see `mrirecon.io.safe.scratch.Rows`.
 
         Returns:
-            False where the readout turns out not to be fully sampled, once all coils have been seen.
+            False if the data of all coils show that the readout is not fully sampled.
 
         Raises:
             SignalError: values that are not numbers, nothing but zeros, or an impossible scale.
@@ -275,7 +275,7 @@ class HybridSlices(Scan):
 
 
 def _has_missing_samples(scan: Scan) -> bool:
-    """Whether some sample of any volume is no number; all are asked, for all volumes are solved in the same way."""
+    """Whether any volume holds a sample that is no number; one decides for all, which are solved in the same way."""
     volumes = range(len(scan))
     return any(not np.isfinite(block).all() for volume in volumes for *_, block in _blocks(scan, volume, 0))
 
@@ -287,13 +287,13 @@ def _readouts(scan: Scan, volume: int) -> dict[int, np.ndarray] | None:
     seen = _first_coil(scan, volume) if able else None
     if seen is not None and not seen.any():
         return None
-    found = {}
+    readouts = {}
     for axis in sorted(able, key=lambda a: SPACE.index(scan.space[a])):
         assert seen is not None, "read where an axis is able"
         lines = _full_lines(seen, None if marked is None else marked.take(0, axis=axis), axis)
         if lines is not None:
-            found[axis] = lines
-    return found
+            readouts[axis] = lines
+    return readouts
 
 
 def _marked(scan: Scan, volume: int) -> np.ndarray | None:

@@ -1,8 +1,8 @@
 """A registry: register a function once, and the command line, configurations, documentation and tests know it.
 
-There is one for mask families, readers, metrics, losses and coil calibrations. A function is registered where it is
-written. Its name is what users write, the first line of its docstring describes it, and its keyword-only parameters are
-its options: their types and defaults are the schema that options are checked against.
+There is one for methods, mask families, readers, metrics, losses and coil calibrations. A function is registered where
+it is written. Its name is what users write, the first line of its docstring describes it, and its keyword-only
+parameters are its options: their types and defaults are the schema that options are checked against.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
@@ -33,8 +33,8 @@ class Entry:
     Attributes:
         name: what users write.
         build: the function.
-        rank: place in lists, and in the order of asking where entries are asked in turn; those of one rank stand in
-            the order of their registration.
+        rank: place in lists, and in the order of asking where entries are asked in turn; entries of one rank keep the
+            order of their registration.
         about: what lists and reports say of it; by default the first line of the docstring.
 
     """
@@ -49,30 +49,31 @@ class Entry:
         """What lists and reports say of it."""
         return self.about or (inspect.getdoc(self.build) or "").split("\n")[0]
 
-    @property
+    @cached_property
     def options(self) -> tuple[str, ...]:
-        """Names of the keyword-only parameters."""
-        found = inspect.signature(self.build).parameters.values()
-        return tuple(q.name for q in found if q.kind is inspect.Parameter.KEYWORD_ONLY)
+        """Names of the keyword-only parameters of the function."""
+        parameters = inspect.signature(self.build).parameters.values()
+        return tuple(q.name for q in parameters if q.kind is q.KEYWORD_ONLY)
+
+    @cached_property
+    def fields(self) -> dict[str, tuple[Any, Any]]:
+        """Type and default of every option; the default is ... where there is none."""
+        return option_fields(self.build)
 
     @cached_property
     def schema(self) -> type[BaseModel]:
-        """A pydantic model of the options: unknown keys and wrong types are refused."""
+        """A pydantic model of the options, which refuses unknown keys and wrong types."""
         from pydantic import ConfigDict, create_model
 
-        hints, parameters = get_type_hints(self.build, include_extras=True), inspect.signature(self.build).parameters
-        fields: dict[str, Any] = {  # create_model takes (type, default) pairs of any type
-            key: (hints[key], ... if parameters[key].default is inspect.Parameter.empty else parameters[key].default)
-            for key in self.options
-        }
         config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+        fields: dict[str, Any] = dict(self.fields)  # the stub of create_model wants Any
         return create_model(f"{self.name}-options", __config__=config, **fields)
 
     def resolve(self, options: Mapping[str, object] | None = None) -> dict[str, Any]:
-        """Return all options, the given ones checked, the others at their defaults.
+        """Return all options: the given ones checked, the others at their defaults.
 
         Raises:
-            UsageError: unknown option, with the nearest; or a value of the wrong type or outside its range.
+            UsageError: an unknown option, with the nearest one; or a value of the wrong type or outside its range.
 
         """
         from pydantic import ValidationError
@@ -80,18 +81,34 @@ class Entry:
         try:
             valid = self.schema.model_validate(dict(options or {}))
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            if first["type"] == "extra_forbidden":
-                fix = nearest(key, self.options)
-                raise UsageError(f"unknown option {key!r} of {self.name!r}", where=key, fix=fix) from None
-            raise UsageError(
-                f"option {key!r} of {self.name!r} cannot be {first['input']!r}",
-                where=key,
-                why=first["msg"],
-                fix=f"the options are {', '.join(self.options)}",
-            ) from None
-        return {key: getattr(valid, key) for key in self.options}
+            raise self.explain(error) from None
+        return {key: getattr(valid, key) for key in self.fields}
+
+    def explain(self, error: Any) -> UsageError:
+        """Return the error for options that a pydantic ``ValidationError`` refuses."""
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            return UsageError(
+                f"unknown option {key!r} of {self.name!r}", where=key, fix=nearest(key, list(self.fields))
+            )
+        return UsageError(
+            f"option {key!r} of {self.name!r} cannot be {first['input']!r}",
+            where=key,
+            why=first["msg"],
+            fix=f"the options are {', '.join(self.fields)}",
+        )
+
+
+def option_fields(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Return type and default of every keyword-only parameter; the default is ... where there is none."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters
+    return {
+        key: (hints[key], ... if q.default is q.empty else q.default)
+        for key, q in parameters.items()
+        if q.kind is q.KEYWORD_ONLY
+    }
 
 
 T = TypeVar("T", bound=Entry)
@@ -101,19 +118,20 @@ class Registry(Mapping[str, T], Generic[T]):
     """Entries by name, in the order of their ranks.
 
     Args:
-        kind: what an entry is called in messages.
+        kind: what messages call an entry.
         entry: the class of entries, whose fields are what `register` takes.
-        package: whose modules register the entries that come along; they are imported when first asked for.
-        group: of plug-ins, see `mrirecon.registries.plugins`.
+        package: the package whose modules register the built-in entries; they are imported when an entry is first
+            looked up.
+        group: the group of plug-ins, see `mrirecon.registries.plugins`.
 
     """
 
     def __init__(self, kind: str, entry: type[T], *, package: str, group: str) -> None:
-        assert group in plugins.GROUPS, "doctor looks at these"
+        assert group in plugins.GROUPS, "doctor lists these"
         self.kind, self.group = kind, group
         self._entry, self._package = entry, package
         self._entries: dict[str, T] = {}
-        self._built_in = self._complete = False
+        self._imported = self._complete = False
 
     def register(self, name: str | None = None, **facts: Any) -> Callable[[Function], Function]:
         """Return a decorator that registers a function.
@@ -129,7 +147,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
         def enrol(build: Function) -> Function:
             if not build.__module__.startswith("mrirecon."):
-                self._load_built_in()  # so that a plug-in that takes a name is the one that is refused
+                self._import_package()  # the built-in entry keeps its name: the plug-in that takes it is refused
             entry = self._entry(name or build.__name__, build, **facts)
             if entry.name in self._entries:
                 taken = self._entries[entry.name].build.__module__
@@ -140,6 +158,8 @@ class Registry(Mapping[str, T], Generic[T]):
             if untyped:
                 raise ValueError(f"{self.kind} {entry.name!r}: {', '.join(sorted(untyped))} has no type")
             self._entries[entry.name] = entry
+            if self._complete:
+                self._sort()
             return build
 
         return enrol
@@ -148,45 +168,56 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return an entry.
 
         Raises:
-            UsageError: there is none of that name; the nearest and all choices are named.
+            UsageError: there is none of that name; the nearest name and all choices are given.
 
         """
-        if name not in self:
-            raise UsageError(f"there is no {self.kind} {name!r}", fix=nearest(name, list(self)))
-        return self[name]
-
-    def __getitem__(self, name: str) -> T:
-        self._load()
+        if name not in self.loaded:
+            raise UsageError(f"unknown {self.kind} {name!r}", fix=nearest(name, list(self)))
         return self._entries[name]
 
-    def __iter__(self) -> Iterator[str]:
-        self._load()
-        return iter(sorted(self._entries, key=lambda name: self._entries[name].rank))
-
-    def __len__(self) -> int:
-        self._load()
-        return len(self._entries)
-
-    def _load(self) -> None:
-        self._load_built_in()
+    @property
+    def loaded(self) -> dict[str, T]:
+        """All entries by name, after built-in modules and installed plug-ins were imported."""
         if not self._complete:
-            self._complete = True  # before, for plug-ins look at what there is
+            self._import_package()
+            self._complete = True  # already here, because a plug-in may look entries up while it is imported
             try:
                 plugins.load_installed(self.group)
             except BaseException:
                 self._complete = False
                 raise
+            self._sort()
+        return self._entries
 
-    def _load_built_in(self) -> None:
-        if not self._built_in:
-            self._built_in = True
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__):
+    def __getitem__(self, name: str) -> T:
+        return self.loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.loaded)
+
+    def __len__(self) -> int:
+        return len(self.loaded)
+
+    def values(self) -> ValuesView[T]:
+        """Return all entries."""
+        return self.loaded.values()
+
+    def items(self) -> ItemsView[str, T]:
+        """Return all names with their entries."""
+        return self.loaded.items()
+
+    def _sort(self) -> None:
+        self._entries = dict(sorted(self._entries.items(), key=lambda item: item[1].rank))
+
+    def _import_package(self) -> None:
+        if not self._imported:
+            self._imported = True
+            for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
 
 
 class OneOf:
-    """A pydantic annotation: a string that is among names which are looked up when a value is checked.
+    """Annotate a string that has to be one of some names, which pydantic looks up when it checks a value.
 
     Args:
         names: returns the choices, in the order in which they are listed.
@@ -215,6 +246,6 @@ class OneOf:
 
 
 def nearest(name: str, choices: Sequence[str]) -> str:
-    """Return what to suggest in place of a name: the nearest, and all."""
+    """Return what to suggest in place of a name: the nearest choice, and all choices."""
     near = difflib.get_close_matches(name, choices, n=1)
     return (f"did you mean {near[0]!r}? " if near else "") + f"choices: {', '.join(choices) or 'none'}"

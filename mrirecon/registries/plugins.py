@@ -29,7 +29,7 @@ GROUPS = ("methods", "masks", "readers", "metrics", "losses", "calibrations")
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plug-in that was loaded: how it is named, and where it comes from."""
+    """A loaded plug-in: its name, and its origin."""
 
     name: str
     origin: str
@@ -51,10 +51,10 @@ def files() -> list[str]:
 
 
 def load_files(paths: Sequence[str | Path]) -> None:
-    """Import plug-in files; one that was imported before is passed over.
+    """Import plug-in files, each once.
 
     Raises:
-        UsageError: a file that is not there, is no Python, or cannot be imported; with the line.
+        UsageError: a file that does not exist, is no Python, or cannot be imported; with the line.
 
     """
     for path in (Path(p).resolve() for p in paths):
@@ -81,7 +81,7 @@ def load_files(paths: Sequence[str | Path]) -> None:
 
 
 def load_installed(group: str) -> None:
-    """Import what installed packages name in the group ``mrirecon.GROUP``.
+    """Import the modules that installed packages name in the group ``mrirecon.GROUP``.
 
     Raises:
         UsageError: one of them cannot be imported; with its package, entry point, file and line.
@@ -104,7 +104,7 @@ def load_installed(group: str) -> None:
 
 @cache
 def _installed() -> list[EntryPoint]:
-    """Return our entry points of all packages, which takes a look at each."""
+    """Return the entry points of all installed packages in our groups; it reads the metadata of each package."""
     return [p for package in distributions() for p in package.entry_points if p.group.startswith("mrirecon.")]
 
 
@@ -126,7 +126,7 @@ def describe(point: EntryPoint) -> str:
 
 
 def _broken(name: str, error: Exception, file: Path | None, fix: str) -> UsageError:
-    """Return the error for a plug-in that raised one: the last line of its own code, and what Python says."""
+    """Return the error for a plug-in that raised one: the last line of its own code, and Python's message."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = str(Path(__file__).parents[1])
     own = [f for f in frames if not f.filename.startswith(("<", ours)) and "importlib" not in f.filename]

@@ -14,9 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
-from mrirecon.cli import main
+from mrirecon.cli import as_known, main
 from mrirecon.cli.console import table
-from mrirecon.cli.envelope import as_known
 from mrirecon.errors import ResourceError
 from mrirecon.io import read_array, read_image, write_kspace
 

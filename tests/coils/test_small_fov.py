@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from mrirecon.cli import app
-from mrirecon.coils.folding import SECOND_SET_SHARE, noise_power, second_set_share
+from mrirecon.coils.espirit import SECOND_SET_SHARE, noise_power, second_set_share
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace

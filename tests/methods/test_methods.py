@@ -150,7 +150,7 @@ def test_stopping_is_told():
     assert "converged" in done.reasons[0]
     assert int(done.iterations[0]) < 100
     assert "limit of 2" in cut.reasons[0]
-    assert direct.reasons == ["ran its 1 steps"]
+    assert direct.reasons == ["completed 1 step"]
 
 
 @pytest.mark.parametrize(
@@ -177,9 +177,10 @@ def test_registration_asks_for_keywords_and_new_names():
         raise NotImplementedError
 
     def cs() -> Schedule:
+        """Return nothing."""
         raise NotImplementedError
 
     with pytest.raises(ValueError, match="keyword-only"):
         register()(positional)
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="there is a method 'cs' already"):
         register()(cs)

@@ -27,7 +27,7 @@ def folder(tmp_path, covers=COVERS, name="cirim"):
 
 
 def test_facts_of_a_scan():
-    facts = domain_measures(read(TWIN))
+    facts = domain_measures(*read(TWIN).samples(0))
     assert facts["acceleration"] == pytest.approx(4.0, abs=0.1)
     assert facts["calibration"] >= 20
     assert (facts["smallest side"], facts["largest side"], facts["coils"]) == (144, 176, 8)
@@ -51,12 +51,13 @@ def test_facts_of_a_scan():
 )
 def test_what_lies_outside(change, word):
     scan = read(TWIN)
-    found = out_of_domain_reasons({"covers": COVERS | change}, scan)
+    found = out_of_domain_reasons({"covers": COVERS | change}, scan, *scan.samples(0))
     assert (found == []) if word is None else any(word in text for text in found), found
 
 
 def test_a_card_that_says_nothing():
-    assert out_of_domain_reasons({}, read(TWIN)) == ["its card does not say what it was trained for"]
+    scan = read(TWIN)
+    assert out_of_domain_reasons({}, scan, *scan.samples(0)) == ["its card does not say what it was trained for"]
 
 
 @pytest.mark.parametrize(

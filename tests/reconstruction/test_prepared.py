@@ -11,13 +11,12 @@ import torch
 from mrirecon.cli import main
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
-from mrirecon.errors import InputError, UsageError
+from mrirecon.errors import UsageError
 from mrirecon.io import Geometry, read, read_image, write_kspace
 from mrirecon.io.safe import scratch
 from mrirecon.physics.operators import Fourier
 from mrirecon.reconstruction.preprocess import Preprocess, finish, prepare
-from mrirecon.reconstruction.preprocess.combine import mean_kspace, root_sum_of_squares_over
-from mrirecon.reconstruction.preprocess.oversampling import check_readout, crop_mask, remove_oversampling
+from mrirecon.reconstruction.preprocess.stages import check_readout, crop_mask, mean_kspace, remove_oversampling
 from mrirecon.reconstruction.run import reconstruct
 
 SIZE, COILS = (48, 40), 4
@@ -194,8 +193,6 @@ def test_echoes_are_combined_only_when_asked(tmp_path):
     write_kspace(tmp_path / "one.h5", kspace[0, :1])
     with pytest.raises(UsageError, match="no echoes"):
         prepare(read(tmp_path / "one.h5"), Preprocess(echoes=True))
-    with pytest.raises(InputError, match="loop axes"):
-        root_sum_of_squares_over(np.ones((3, 4, 4)), (2, 2), 0)
 
 
 def test_options_that_cannot_be_meant():
@@ -303,7 +300,7 @@ def test_three_dimensions(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--combine", "sum"], "--combine cannot be 'sum'"),
+        (["--combine", "sum"], "'sum' is not one of 'average', 'echoes'"),
         (["--compress", "few"], "--compress cannot be 'few'"),
         (["--compress-by", "geometric"], "not to how many"),
         (["--whiten", "noise"], "no noise scan"),

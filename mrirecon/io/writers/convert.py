@@ -44,6 +44,7 @@ from mrirecon.io.writers.write import (
 )
 
 Kind = Literal["auto", "kspace", "images"]
+Format = Literal[ImageFormat, "mrd"]
 COMPLEX = "reconstruction_complex"
 
 
@@ -69,7 +70,7 @@ def convert(
     source: str | Path,
     target: str | Path,
     *,
-    format: ImageFormat | Literal["mrd"] | None = None,
+    format: Format | None = None,
     kind: Kind = "auto",
     axes: str | None = None,
     dataset: str | None = None,

@@ -1,14 +1,14 @@
-"""What is done to a scan before its reconstruction, and to its images afterwards.
+"""Steps before a reconstruction, and on its images afterwards.
 
-`prepare` applies, in this order: repetitions averaged, noise whitened, readout oversampling removed, coils compressed;
-`finish`, after the reconstruction: partial Fourier, and echoes combined. The functions on arrays that they call are
-pure: they take and return NumPy arrays, k-space and images with the coil axis first and spatial axes last, and leave
-what they are given as it is.
+`prepare`, before it, averages repetitions, whitens noise, removes readout oversampling and compresses coils, in this
+order; `finish`, after it, fills in partial Fourier and combines echoes. The functions on arrays that they call take and
+return NumPy arrays, coil axis first and spatial axes last, and do not change their arguments.
 """
 
 from __future__ import annotations
 
 from mrirecon.reconstruction.preprocess.prepare import (
+    Combine,
     Compress,
     PartialFourier,
     Prepared,
@@ -21,6 +21,7 @@ from mrirecon.reconstruction.preprocess.prepare import (
 )
 
 __all__ = [
+    "Combine",
     "Compress",
     "PartialFourier",
     "Prepared",

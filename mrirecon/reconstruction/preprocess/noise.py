@@ -1,4 +1,4 @@
-"""Samples of noise alone, of a scan that has no noise scan: from the rim of k-space, or from an empty background."""
+"""Samples of noise from the k-space itself: from its rim, or from the background of its images."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mrirecon.physics.centred import along, spatial, to_image
 
 SAMPLES = 10  # for every coil: a covariance of C coils from N samples is wrong by about √(C / N)
 SMALLEST = 48  # samples along each axis: the images of a smaller box show more side lobes than background
-_LOW = 0.4  # of the half width of k-space: what lies inside tells where the background is, outside what its noise is
+_LOW = 0.4  # of the half width of k-space: the part inside finds the background, the part outside shows its noise
 _TAPER = 0.3  # of the half width, at the rim: keeps the side lobes of bright edges out of the background
 
 
 def rim_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float | None = None) -> np.ndarray:
     """Return the samples (C, N) farthest from the k-space centre, where little signal is left.
 
-    What signal is there counts as noise: at a high SNR, or a low resolution, `background_noise` is nearer the truth.
+    Signal there counts as noise: at a high SNR, or a low resolution, `background_noise` is more accurate.
 
     Args:
         kspace: (C, *space) complex, centred.
@@ -38,10 +38,10 @@ def rim_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float | None = Non
 def background_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1) -> np.ndarray:
     """Return the pixels (C, N) of the background of the fully sampled part of k-space.
 
-    The darkest pixels of an image are those whose noise happens to be small: their noise would be underestimated. So
-    the centre of k-space chooses the pixels and the rest of it shows their noise, which is independent of the choice.
-    A taper at the rim keeps side lobes out; both weights are divided out, so that E[n nᴴ] is that of a sample. The more
-    of k-space is fully sampled, the nearer the truth it is: from three quarters of every axis on nearer than the rim.
+    In the darkest pixels of an image the noise happens to be small, and would be underestimated. So the centre of
+    k-space chooses the pixels, and the rest of it, which is independent of the choice, shows their noise. A taper at
+    the rim keeps side lobes out; both weights are divided out, so that E[n nᴴ] is that of a sample. It is more accurate
+    than the rim where at least three quarters of every axis are fully sampled.
 
     Args:
         kspace: (C, *space) complex, centred.

@@ -1,6 +1,6 @@
-"""What is done to a scan before its reconstruction and to its images afterwards: `Preprocess`, `prepare`, `finish`.
+"""Steps before a reconstruction and after it: `Preprocess` names them, `prepare` and `finish` do them.
 
-Each step says in a note what it did; the notes are part of the scan that `prepare` returns.
+Each step adds a note; the notes are part of the scan that `prepare` returns.
 """
 
 from __future__ import annotations
@@ -20,38 +20,45 @@ from mrirecon.errors import BusyError, InputError, MriReconError, UsageError
 from mrirecon.io import Scan
 from mrirecon.io.safe.scratch import Rows
 from mrirecon.masks.extent import Extent, partial_axes
-from mrirecon.reconstruction.preprocess.combine import AVERAGED, root_sum_of_squares_over
 from mrirecon.reconstruction.preprocess.noise import SMALLEST, background_noise, full_centre, rim_noise
-from mrirecon.reconstruction.preprocess.oversampling import check_readout
-from mrirecon.reconstruction.preprocess.partial_fourier import Fill, fill, symmetry_error
-from mrirecon.reconstruction.preprocess.stages import Averaged, Compressed, Cropped, Whitened, pool_noise_samples
+from mrirecon.reconstruction.preprocess.partial_fourier import homodyne, pocs, symmetry_error
+from mrirecon.reconstruction.preprocess.stages import (
+    AVERAGED,
+    Averaged,
+    Compressed,
+    Cropped,
+    Whitened,
+    check_readout,
+    pool_noise_samples,
+)
 
 Whiten = Literal["loud", "none", "auto", "noise", "background", "rim"]
+Combine = Literal["average", "echoes"]
 Compress = Literal["svd", "geometric"]
 PartialFourier = Literal["pocs", "homodyne", "zero", "refuse"]
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Options, in the order in which they are applied; the defaults change nothing but coils that are loud.
+    """Options of preprocessing, in the order of the steps; the defaults change only loud coils.
 
     Attributes:
         average: take the complex mean of k-space over repetitions and averages; else each is an item.
-        whiten: where the noise covariance for prewhitening comes from: the scan's ``noise``, the ``background`` of its
-            images, the ``rim`` of its k-space; ``auto`` takes the first, else the second where k-space is all but fully
-            sampled, else the null space of the calibration region where there is one, else the third; ``loud`` divides
-            coils whose noise exceeds that of the others many times by as much, and leaves others; ``none`` leaves all.
-        readout: name of the fully sampled readout, for what follows; None for the one that the file or the mask tells.
+        whiten: source of the noise covariance for prewhitening: the scan's ``noise``, the ``background`` of its images,
+            or the ``rim`` of its k-space. ``auto`` takes the noise scan; without one, the background if k-space is
+            almost fully sampled, then the null space of the calibration region, then the rim. ``loud`` scales down only
+            coils whose noise is many times that of the others; ``none`` changes nothing.
+        readout: name of the fully sampled readout, for the steps below; None for the one that the file or mask shows.
         oversampling: factor by which the field of view along the readout is too large; 1 leaves it.
-        coils: how many virtual coils; None, with ``energy`` None too, leaves the coils.
-        energy: or the share of the energy that they are to keep, such as 0.95.
+        coils: number of virtual coils; None, with ``energy`` None too, leaves the coils.
+        energy: in place of the number, the share of the energy to keep, such as 0.95.
         compress: one matrix (``svd``), or one for each place along the readout (``geometric``).
-        partial_fourier: what to do with an image whose k-space was measured to one side: ``pocs``, ``homodyne``,
-            ``zero`` (nothing is filled in by symmetry), ``refuse``.
+        partial_fourier: how to complete k-space that was measured to one side: ``pocs``, ``homodyne``, ``zero``
+            (nothing is filled in by symmetry), or ``refuse``.
         echoes: combine echoes by the root sum of squares; else each is an item.
 
     Raises:
-        UsageError: a value that cannot be meant.
+        UsageError: a value that makes no sense.
 
     """
 
@@ -88,7 +95,7 @@ class Preprocess:
 
     @property
     def geometry(self) -> Preprocess:
-        """Only what changes shape or number of the images: what a reference must undergo, too."""
+        """The steps that change shape or number of the images, which a reference needs, too."""
         return Preprocess(whiten="none", average=self.average, readout=self.readout, oversampling=self.oversampling)
 
     def as_dict(self) -> dict[str, object]:
@@ -99,11 +106,11 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was done to a scan by `prepare`; `finish` does to its images what is left.
+    """What `prepare` did to a scan; `finish` applies the other steps to its images.
 
     Attributes:
-        options: what was asked for.
-        whitening: what was done to the noise of its coils; None for nothing.
+        options: of preprocessing.
+        whitening: the whitening of its coils; None for none.
 
     """
 
@@ -116,9 +123,9 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
 
     Args:
         scan: as read; it is not changed.
-        options: what to do. The steps come in their order: noise is measured on what is averaged, coils are compressed
-            when their noise is white.
-        white: what whitens, in place of what ``options.whiten`` would find.
+        options: the steps, applied in their order: noise is measured after averaging, and coils are compressed after
+            their noise was whitened.
+        white: the whitening, in place of the one that ``options.whiten`` names.
 
     Raises:
         UsageError: options that do not fit the scan.
@@ -136,12 +143,9 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
     if options.average:
         prepared = averaged = Averaged(scan)
         notes.append(f"the complex mean of k-space over {averaged.count} {' and '.join(averaged.axes)}s")
-    if white is None and options.whiten == "loud":
-        white, found = _equalize_loud_coils(prepared)
-        notes += found
-    elif white is None and options.whiten != "none":
-        white, found = _whitening(prepared, options)
-        notes += found
+    if white is None and options.whiten != "none":
+        white, more = _equalize_loud_coils(prepared) if options.whiten == "loud" else _whitening(prepared, options)
+        notes += more
     if white is not None:
         prepared = Whitened(prepared, white)
     if options.oversampling > 1:
@@ -149,10 +153,10 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
         notes.append(
             f"readout oversampling removed: the middle {cropped.kept} of {cropped.size} places along {cropped.readout}"
         )
-        options = replace(options, readout=cropped.readout)  # a full reference does not tell it
+        options = replace(options, readout=cropped.readout)  # a fully sampled reference does not show it
     if options.compressing:
-        prepared, found = _compressed(prepared, options)
-        notes += found
+        prepared, more = _compressed(prepared, options)
+        notes += more
     if options.echoes:
         notes.append(f"the root sum of squares over {scan.shape['echo']} echos: magnitudes, without phase")
     prepared = prepared.with_notes(notes)
@@ -163,9 +167,9 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
 
 
 def prepare_like(scan: Scan, other: Scan) -> Scan:
-    """Return the reference for another scan's images: averaged and cropped as that was, and whitened as that was.
+    """Return a reference that is averaged, cropped and whitened like another scan, whose images it is compared with.
 
-    Whitening changes how bright the coils are together, and with it the shading of the image.
+    Whitening changes the brightness of the coils, and with it the shading of the image.
     """
     if other.prepared is None:
         return scan
@@ -194,13 +198,12 @@ def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None
     options = scan.prepared.options
     partial: dict[int, dict[int, Extent]] = {}
     notes: list[str] = []
-    how: Fill = "pocs" if options.partial_fourier == "pocs" else "homodyne"
     if options.partial_fourier in ("pocs", "homodyne"):
         partial = {item: where for item in scan.items_with_signal() if (where := partial_axes(scan.mask(item)))}
-    elif len(scan.space) == 2 and (
-        where := partial_axes(scan.mask(scan.representative_item()))
-    ):  # a volume: once more read
-        notes.append(f"{_partial(scan, where)}; nothing is filled in by symmetry (--partial-fourier zero)")
+    elif len(scan.space) == 2:  # a volume would be read once more for it
+        where = partial_axes(scan.mask(scan.representative_item()))
+        if where:
+            notes.append(f"{_partial(scan, where)}; nothing is filled in by symmetry (--partial-fourier zero)")
     if not partial and not options.echoes:
         return images, notes
     together = np.arange(len(images))[:, None]
@@ -213,17 +216,20 @@ def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None
         filled = []
         for item in items:
             image = images[item]
-            if item in partial and image.any():  # else it is a slice without an object
-                image, note = _filled(scan, item, partial[item], image, how)
+            if item in partial and image.any():  # a slice without an object has nothing to fill in
+                image, note = _filled(scan, item, partial[item], image, options.partial_fourier)
                 notes += [note] if note not in notes else []
             filled.append(image)
-        rows.write(
-            row, root_sum_of_squares_over(np.stack(filled), [len(filled)], 0)[0] if options.echoes else filled[0]
-        )
+        # Echoes differ in contrast and phase: their magnitudes can be combined, their complex values cannot.
+        combined = np.sqrt(np.square(np.abs(filled), dtype=np.float64).sum(0)) if options.echoes else filled[0]
+        rows.write(row, np.asarray(combined, images.dtype))
     return rows.view(), notes
 
 
-def _filled(scan: Scan, item: int, where: dict[int, Extent], image: np.ndarray, how: Fill) -> tuple[np.ndarray, str]:
+def _filled(
+    scan: Scan, item: int, where: dict[int, Extent], image: np.ndarray, how: PartialFourier
+) -> tuple[np.ndarray, str]:
+    """Return an image filled in by symmetry, and a note on how well symmetry predicts it."""
     measured = _partial(scan, where)
     if not image.imag.any():
         raise UsageError(
@@ -238,14 +244,14 @@ def _filled(scan: Scan, item: int, where: dict[int, Extent], image: np.ndarray, 
         f"{measured}; filled in by {'POCS' if how == 'pocs' else how}. Symmetry predicts samples that were "
         f"measured with a relative error of {error:.2f} (1 is that of zeros){harm}"
     )
-    return fill(image, where, how), note
+    return (pocs if how == "pocs" else homodyne)(image, where), note
 
 
 def _refuse_partial_fourier(scan: Scan) -> None:
-    """Refuse a scan with an item that is partial Fourier.
+    """Refuse a scan with partial Fourier items.
 
     Raises:
-        UsageError: there is one.
+        UsageError: there is such an item.
 
     """
     for item in scan.items_with_signal():
@@ -265,16 +271,16 @@ def _partial(scan: Scan, where: dict[int, Extent]) -> str:
 
 
 def _equalize_loud_coils(scan: Scan) -> tuple[Whitening | None, list[str]]:
-    """Return what divides loud coils by how much louder they are than the others, with a note; None where none is.
+    """Return a whitening that divides loud coils by the factor of their noise, with a note; None without loud coils.
 
-    A volume is not looked at, for it would be read once more: `note_loud_coils` notes its loud coils.
+    Volumes are left out, because they would be read once more: `note_loud_coils` notes their loud coils.
     """
     middle = len(scan) // 2
     if scan.coils < 3 or len(scan.space) > 2 or scan.is_blank(middle):
         return None, []
     try:
         factor = relative_noise(*scan.samples(middle))
-    except MriReconError:  # it is told of when that item's turn comes
+    except MriReconError:  # raised again when that item is reconstructed
         return None, []
     if factor.max() == 1:
         return None, []
@@ -283,14 +289,19 @@ def _equalize_loud_coils(scan: Scan) -> tuple[Whitening | None, list[str]]:
 
 
 def note_loud_coils(scan: Scan, item: int) -> list[str]:
-    """Return a note on coils of an item whose noise is many times that of the others: they spoil what all see."""
-    if scan.coils <= 2 or scan.is_blank(item):
+    """Return a note on coils of an item whose noise is many times that of the others, and spoils the image.
+
+    A scan that `prepare` whitened, or whose loud coils it looked for, needs no such note.
+    """
+    whitened = scan.prepared is not None and scan.prepared.whitening is not None
+    searched = scan.prepared is not None and scan.prepared.options.whiten == "loud" and len(scan.space) == 2
+    if whitened or searched or scan.coils <= 2 or scan.is_blank(item):
         return []
     try:
         kspace, mask = scan.samples(item)
     except BusyError:
         raise
-    except InputError:  # it is told of when that item's turn comes
+    except InputError:  # raised again when that item is reconstructed
         return []
     factor = relative_noise(kspace, mask)
     if factor.max() == 1:
@@ -299,13 +310,13 @@ def note_loud_coils(scan: Scan, item: int) -> list[str]:
 
 
 def _loud_coils(factor: np.ndarray) -> str:
-    """Say which coils are loud, by the factors (C,) of `mrirecon.coils.noise.relative_noise`."""
+    """Return words on the loud coils, by the factors (C,) of `mrirecon.coils.noise.relative_noise`."""
     each = ", ".join(f"{c} ({f:.3g} times)" for c, f in enumerate(factor.tolist()) if f > 1)
     return f"coils whose noise is many times that of the others, counted from 0: {each}"
 
 
 def _whitening(scan: Scan, options: Preprocess) -> tuple[Whitening | None, list[str]]:
-    """Return what whitens the noise as the options say, with notes; None where there is nothing to whiten."""
+    """Return the whitening that the options ask for, with notes; None where there is nothing to whiten."""
     if scan.coils == 1 and options.whiten == "auto":
         return None, ["one coil: there is nothing to whiten"]
     if options.whiten == "noise" and scan.noise is None:
@@ -334,7 +345,7 @@ def _whitening(scan: Scan, options: Preprocess) -> tuple[Whitening | None, list[
 
 
 def _by_null_space(scan: Scan) -> tuple[Whitening | None, list[str]]:
-    """Return what whitens the noise that the calibration region of the middle item shows; None where it shows none."""
+    """Return the whitening for the noise in the calibration region of the middle item, with a note; or None."""
     middle = len(scan) // 2
     if scan.is_blank(middle):
         return None, []
@@ -351,7 +362,7 @@ def _by_null_space(scan: Scan) -> tuple[Whitening | None, list[str]]:
 
 
 def _bandwidth(scan: Scan) -> tuple[float, list[str]]:
-    """Return the factor from the noise scan's variance to that of k-space: bandwidth, and the number averaged."""
+    """Return the factor from the noise scan's variance to that of k-space, by bandwidth and averaging, with notes."""
     averaged = scan.count if isinstance(scan, Averaged) else 1
     dwell, of_noise = scan.attributes.get("dwell_us"), scan.attributes.get("noise_dwell_us")
     if isinstance(dwell, int | float) and isinstance(of_noise, int | float) and dwell > 0 and of_noise > 0:
@@ -366,7 +377,7 @@ def _nearly_full(scan: Scan) -> bool:
 
 
 def _measured(scan: Scan, how: str) -> tuple[np.ndarray, str]:
-    """Return noise samples (C, N) out of the data, and where from, in words."""
+    """Return noise samples (C, N) from the data, and their source in words."""
     if how == "background" or (how == "auto" and _nearly_full(scan)):
         return pool_noise_samples(scan, background_noise), "the background of its images"
     return pool_noise_samples(scan, rim_noise), "the rim of its k-space (signal there counts as noise)"
@@ -421,9 +432,9 @@ def _compressed(scan: Scan, options: Preprocess) -> tuple[Scan, list[str]]:
         check_readout(scan.mask(scan.representative_item()), axis, readout)
     notes = []
     if options.whiten in ("none", "loud"):
-        notes.append("coils are compressed without whitening their noise: a loud coil counts for more than it knows")
+        notes.append("coils are compressed without whitening their noise: a loud coil gets too much weight")
     if options.energy is not None:
-        # Every item is looked at: none is to keep less than was asked for, and all have as many coils.
+        # All items get the same number of coils, and each must keep the energy that was asked for.
         each = [compression(scan.kspace(i), energy=options.energy, readout=axis) for i in scan.items_with_signal()]
         coils = max(one.matrices.shape[1] for one in each)
         kept = min(one.energy for one in each)

@@ -1,13 +1,12 @@
-"""A scan that is changed as it is read: averaged, whitened, cropped along its readout, its coils compressed.
+"""Scans that change another scan as it is read: averaged, whitened, cropped along the readout, coils compressed.
 
-Each step is a scan made from another scan, so that whatever takes the one takes the other, and nothing is read before
-it is needed.
+Each step is a scan itself, so that whatever takes a scan takes the result, and nothing is read before it is needed.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Self
 
@@ -18,36 +17,59 @@ from mrirecon.coils.whitening import Whitening, mix_coils
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan
 from mrirecon.io.scan import Layout
-from mrirecon.reconstruction.preprocess.combine import AVERAGED, mean_kspace
-from mrirecon.reconstruction.preprocess.oversampling import check_readout, crop_image, crop_mask, remove_oversampling
+from mrirecon.physics.centred import to_image, to_kspace
+from mrirecon.reconstruction.preprocess.stages import (
+    AVERAGED,
+    check_readout,
+    crop_image,
+    crop_mask,
+    mean_kspace,
+    remove_oversampling,
+)
 
+AVERAGED = ("average", "repetition", "repetition2")  # loop axes over which the object and its contrast stay the same
 _KEPT = 64  # compressions, each a few kB to a few MB
 
 
 class DerivedScan(Scan):
-    """A scan made from another one, with a layout of its own. What it does not change is that of the other.
+    """A scan made from another one, item by item as it is read.
 
-    Its notes are those of the other scan, followed by its own.
+    What a subclass does to k-space, masks, maps and separate calibration data is in its methods `_kspace`, `_mask`,
+    `_maps` and `_calibration`, which change nothing by default. Its notes are those of the other scan, followed by its
+    own.
 
     Args:
         base: the other scan.
-        layout: by default that of the other.
+        **sizes: of the axes whose length changes.
 
     """
 
-    def __init__(self, base: Scan, layout: Layout | None = None) -> None:
+    def __init__(self, base: Scan, **sizes: int) -> None:
         own = {f.name: getattr(base, f.name) for f in fields(Scan) if f.init} | {"notes": []}
         self.base = base
         super().__init__(**own)
-        self.layout = layout or base.layout
-        self.given_mask = None  # the zeros of what is computed tell what was sampled
+        stored = dict(zip(base.layout.axes, base.layout.sizes, strict=True))
+        self.layout = Layout(base.layout.axes, tuple(sizes.get(axis, n) for axis, n in stored.items()))
+        self.given_mask = None  # samples that were not acquired are zero, so no mask is needed
         self.dtype = np.dtype(np.complex64)
         self._last: tuple[int, np.ndarray] | None = None
         self._last_maps: tuple[int, np.ndarray | None] | None = None
 
+    def _kspace(self, kspace: np.ndarray, item: int) -> np.ndarray:
+        return kspace
+
+    def _mask(self, mask: np.ndarray) -> np.ndarray:
+        return mask
+
+    def _maps(self, maps: np.ndarray, item: int) -> np.ndarray:
+        return maps
+
+    def _calibration(self, region: np.ndarray) -> np.ndarray:
+        return region
+
     @property
     def notes(self) -> list[str]:
-        """What was concluded or corrected, in words for the user: by the scan it was made from, then here."""
+        """Notes for the user: those of the other scan, then its own."""
         return [*self.base.notes, *self._own_notes]
 
     @notes.setter
@@ -71,34 +93,36 @@ class DerivedScan(Scan):
         return self.base.has_mask
 
     def unmasked_kspace(self, item: int) -> np.ndarray:
-        """Return what `kspace` does: nothing is stored in this form."""
+        """Return what `kspace` returns: nothing is stored in this form."""
         return self.kspace(item)
 
     def block(self, item: int, coils: slice, part: tuple[slice, ...]) -> np.ndarray:
-        """Return a part of an item's k-space (coil, *part). The item is held whole, for its other parts."""
+        """Return a part of an item's k-space (coil, *part); the whole item is kept for its other parts."""
         if self._last is None or self._last[0] != item:
             self._last = (item, self.kspace(item))
         return np.ascontiguousarray(self._last[1][(coils, *part)])
 
     def kspace(self, item: int) -> np.ndarray:
         """Return k-space of an item, (coil, *space) complex64, zero where not sampled."""
-        return self.base.kspace(item)
+        return self._kspace(self.base.kspace(item), item)
 
     def mask(self, item: int) -> np.ndarray:
         """Return which samples of an item may be used, (*space) booleans."""
-        return self.base.mask(item)
+        return self._mask(self.base.mask(item))
 
     def samples(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         """Return k-space and mask of an item."""
         return self.kspace(item), self.mask(item)
 
     def quick_mask(self, item: int) -> np.ndarray | None:
-        """Return about what `mask` does, quickly; see `Scan.quick_mask`."""
-        return self.base.quick_mask(item)
+        """Return about what `mask` returns, quickly; see `Scan.quick_mask`."""
+        mask = self.base.quick_mask(item)
+        return None if mask is None else self._mask(mask)
 
     def maps(self, item: int) -> np.ndarray | None:
         """Return the coil maps of an item, (M, coil, *space) complex64, or None where there are none."""
-        return self.base.maps(item)
+        maps = self.base.maps(item)
+        return None if maps is None else self._maps(maps, item)
 
     def map_sets(self, item: int) -> int:
         """Return how many sets of coil maps are stored for an item."""
@@ -109,13 +133,14 @@ class DerivedScan(Scan):
         if self._last_maps is None or self._last_maps[0] != item:
             self._last_maps = (item, self.maps(item))
         maps = self._last_maps[1]
-        assert maps is not None, "the caller looked"
+        assert maps is not None, "the caller checked"
         return np.ascontiguousarray(maps[(*divmod(number, maps.shape[1]), *part)])
 
     @property
     def calibration(self) -> np.ndarray | None:
         """Separate calibration k-space, (1 or item, coil, *box) complex64, or None."""
-        return self.base.calibration
+        region = self.base.calibration
+        return None if region is None else self._calibration(region)
 
 
 class Averaged(DerivedScan):
@@ -130,8 +155,9 @@ class Averaged(DerivedScan):
                 why=f"its axes are {', '.join(base.shape)}",
                 fix="leave --combine average out, or name the axes with --axes repetition,...",
             )
+        super().__init__(base)
         kept = [(a, n) for a, n in zip(base.layout.axes, base.layout.sizes, strict=True) if a not in gone]
-        super().__init__(base, Layout(tuple(a for a, _ in kept), tuple(n for _, n in kept)))
+        self.layout = Layout(tuple(a for a, _ in kept), tuple(n for _, n in kept))
         self.members: list[list[int]] = [[] for _ in range(len(self))]
         places = {tuple(index.values()): item for item, index in enumerate(self.items)}
         for item, index in enumerate(base.items):
@@ -139,44 +165,40 @@ class Averaged(DerivedScan):
         self.axes, self.count = tuple(gone), len(self.members[0])
 
     def kspace(self, item: int) -> np.ndarray:
-        """Return the mean, of each sample over those that acquired it."""
-        members = self._able(item)
+        """Return the mean, of each sample over the repetitions that acquired it."""
+        members = self._with_signal(item)
         masks = [self.base.mask(i) for i in members]
         if any((m != masks[0]).any() for m in masks):
             self._note("repetitions sampled different places: noise differs from sample to sample of their mean")
         return mean_kspace([self.base.kspace(i) for i in members], masks)[0]
 
     def mask(self, item: int) -> np.ndarray:
-        """Return what any of them sampled."""
-        return np.asarray(np.any([self.base.mask(i) for i in self._able(item)], axis=0))
+        """Return the samples that any repetition acquired."""
+        return np.asarray(np.any([self.base.mask(i) for i in self._with_signal(item)], axis=0))
 
     def quick_mask(self, item: int) -> np.ndarray | None:
-        """Return about what `mask` does, quickly; see `Scan.quick_mask`."""
-        found = [mask for i in self.members[item] if (mask := self.base.quick_mask(i)) is not None]
-        return np.asarray(np.any(found, axis=0)) if found else None
+        """Return about what `mask` returns, quickly; see `Scan.quick_mask`."""
+        masks = [mask for i in self.members[item] if (mask := self.base.quick_mask(i)) is not None]
+        return np.asarray(np.any(masks, axis=0)) if masks else None
 
-    def _able(self, item: int) -> list[int]:
-        """Return the repetitions of an item that have signal; where none has, all of them, of which reading will tell.
+    def _with_signal(self, item: int) -> list[int]:
+        """Return the repetitions of an item that have signal; if none has, all of them: reading them raises the error.
 
-        Values that are not numbers are refused, for nobody expects them to be left out of a mean.
+        Values that are not numbers are refused, because nobody expects a mean to leave them out.
         """
         members = self.members[item]
-        found = [i for i in members if self.base.quick_mask(i) is not None]
-        if found and len(found) < len(members):
-            self._note(
-                f"{len(members) - len(found)} of {len(members)} repetitions of {self.where(item)} hold no signal"
-            )
-        return found or members
+        able = [i for i in members if self.base.quick_mask(i) is not None]
+        if able and len(able) < len(members):
+            lost = len(members) - len(able)
+            self._note(f"{lost} of {len(members)} repetitions of {self.where(item)} hold no signal")
+        return able or members
 
     def maps(self, item: int) -> np.ndarray | None:
-        """Return the maps of the first of them."""
+        """Return the maps of the first repetition."""
         return self.base.maps(self.members[item][0])
 
-    @property
-    def calibration(self) -> np.ndarray | None:
-        """Separate calibration k-space, that of the first of each where every item has its own."""
-        found = self.base.calibration
-        return found if found is None or len(found) == 1 else found[[m[0] for m in self.members]]
+    def _calibration(self, region: np.ndarray) -> np.ndarray:
+        return region if len(region) == 1 else region[[m[0] for m in self.members]]
 
 
 class Whitened(DerivedScan):
@@ -184,87 +206,69 @@ class Whitened(DerivedScan):
 
     def __init__(self, base: Scan, whitening: Whitening) -> None:
         super().__init__(base)
-        self.whitening = whitening
-        self.noise = None if base.noise is None else mix_coils(base.noise, whitening.matrix)
+        self.matrix = whitening.matrix
+        self.noise = None if base.noise is None else mix_coils(base.noise, self.matrix)
 
-    def kspace(self, item: int) -> np.ndarray:
-        """Return k-space of the white channels."""
-        return mix_coils(self.base.kspace(item), self.whitening.matrix)
+    def _kspace(self, kspace: np.ndarray, item: int) -> np.ndarray:
+        return mix_coils(kspace, self.matrix)
 
-    def maps(self, item: int) -> np.ndarray | None:
-        """Return the white channels' sensitivities."""
-        found = self.base.maps(item)
-        return None if found is None else mix_coils(found, self.whitening.matrix, axis=1)
+    def _maps(self, maps: np.ndarray, item: int) -> np.ndarray:
+        return mix_coils(maps, self.matrix, axis=1)
 
-    @property
-    def calibration(self) -> np.ndarray | None:
-        """Separate calibration k-space of the white channels."""
-        found = self.base.calibration
-        return None if found is None else mix_coils(found, self.whitening.matrix, axis=1)
+    def _calibration(self, region: np.ndarray) -> np.ndarray:
+        return mix_coils(region, self.matrix, axis=1)
 
 
 class Cropped(DerivedScan):
-    """The middle of an oversampled readout."""
+    """The middle of an oversampled readout: its lines are shorter by the factor."""
 
     def __init__(self, base: Scan, readout: str, kept: int) -> None:
-        sizes = {**dict(zip(base.layout.axes, base.layout.sizes, strict=True)), readout: kept}
-        super().__init__(base, Layout(base.layout.axes, tuple(sizes[a] for a in base.layout.axes)))
-        self.readout, self.kept = readout, kept
+        super().__init__(base, **{readout: kept})
+        self.readout, self.kept, self.size = readout, kept, base.shape[readout]
         self.axis = base.space.index(readout) - len(base.space)
-        self.size = base.shape[readout]
         where = base.geometry
         if where is not None:
             fov = list(where.fov_mm)
             fov[where.axes.index(readout)] *= kept / self.size
             self.geometry = replace(where, fov_mm=(fov[0], fov[1], fov[2]))
 
-    def quick_mask(self, item: int) -> np.ndarray | None:
-        """Return about what `mask` does, quickly; see `Scan.quick_mask`."""
-        seen = self.base.quick_mask(item)
-        return None if seen is None else crop_mask(seen, self.axis, self.kept)
-
-    def kspace(self, item: int) -> np.ndarray:
-        """Return k-space of the middle of the field of view."""
+    def _kspace(self, kspace: np.ndarray, item: int) -> np.ndarray:
         check_readout(self.base.mask(item), self.axis, self.readout)
-        return remove_oversampling(self.base.kspace(item), self.axis, self.kept)
+        return remove_oversampling(kspace, self.axis, self.kept)
 
-    def mask(self, item: int) -> np.ndarray:
-        """Return the mask, lines shorter by the factor."""
-        mask = self.base.mask(item)
-        check_readout(mask, self.axis, self.readout)
+    def _mask(self, mask: np.ndarray) -> np.ndarray:
         return crop_mask(mask, self.axis, self.kept)
 
-    def maps(self, item: int) -> np.ndarray | None:
-        """Return the middle of the maps."""
-        found = self.base.maps(item)
-        return None if found is None else crop_image(found, self.axis, self.kept)
+    def mask(self, item: int) -> np.ndarray:
+        """Return the mask of the shorter lines, which have to be sampled whole."""
+        mask = self.base.mask(item)
+        check_readout(mask, self.axis, self.readout)
+        return self._mask(mask)
 
-    @property
-    def calibration(self) -> np.ndarray | None:
-        """Separate calibration k-space of the middle: of the largest part that the factor divides."""
-        found = self.base.calibration
-        if found is None:
-            return None
+    def _maps(self, maps: np.ndarray, item: int) -> np.ndarray:
+        return crop_image(maps, self.axis, self.kept)
+
+    def _calibration(self, region: np.ndarray) -> np.ndarray:
+        """Return the middle of the largest part of the region that the factor divides."""
         step = self.size // np.gcd(self.size, self.kept)
-        length = found.shape[self.axis] // step * step
+        length = region.shape[self.axis] // step * step
         if not length:
             raise InputError(
                 "the calibration data are too short along the readout to be cropped",
-                why=f"{found.shape[self.axis]} samples for a factor of {self.size / self.kept:g}",
+                why=f"{region.shape[self.axis]} samples for a factor of {self.size / self.kept:g}",
                 fix="leave the oversampling in",
             )
-        return remove_oversampling(crop_image(found, self.axis, length), self.axis, length * self.kept // self.size)
+        return remove_oversampling(crop_image(region, self.axis, length), self.axis, length * self.kept // self.size)
 
 
 class Compressed(DerivedScan):
     """Virtual coils, found for every item from its own samples."""
 
     def __init__(self, base: Scan, coils: int, readout: int | None) -> None:
-        sizes = {**dict(zip(base.layout.axes, base.layout.sizes, strict=True)), "coil": coils}
-        super().__init__(base, Layout(base.layout.axes, tuple(sizes[a] for a in base.layout.axes)))
+        super().__init__(base, coil=coils)
         self.readout = readout
         self._found: dict[int, Compression] = {}
-        self._calibration: np.ndarray | None = None
+        self._compressed: np.ndarray | None = None
 
     def compression(self, item: int, kspace: np.ndarray | None = None) -> Compression:
         """Return how the coils of an item become virtual ones."""
@@ -275,25 +279,101 @@ class Compressed(DerivedScan):
             self._found[item] = compression(full, coils=self.coils, readout=self.readout)
         return self._found[item]
 
-    def kspace(self, item: int) -> np.ndarray:
-        """Return k-space of the virtual coils."""
-        full = self.base.kspace(item)
-        mixed = compress(full, self.compression(item, full))
+    def _kspace(self, kspace: np.ndarray, item: int) -> np.ndarray:
+        mixed = compress(kspace, self.compression(item, kspace))
         return mixed * self.mask(item) if self.readout is not None else mixed
 
-    def maps(self, item: int) -> np.ndarray | None:
-        """Return the virtual coils' sensitivities."""
-        found = self.base.maps(item)
-        return None if found is None else compress_maps(found, self.compression(item))
+    def _maps(self, maps: np.ndarray, item: int) -> np.ndarray:
+        return compress_maps(maps, self.compression(item))
 
-    @property
-    def calibration(self) -> np.ndarray | None:
-        """Separate calibration k-space of the virtual coils, which are every item's own."""
-        found = self.base.calibration
-        if found is not None and self._calibration is None:
-            each = [compress(found[i if len(found) > 1 else 0], self.compression(i)) for i in range(len(self))]
-            self._calibration = np.stack(each)
-        return self._calibration
+    def _calibration(self, region: np.ndarray) -> np.ndarray:
+        """Return the region of every item, whose virtual coils are its own; computed once."""
+        if self._compressed is None:
+            each = [compress(region[i if len(region) > 1 else 0], self.compression(i)) for i in range(len(self))]
+            self._compressed = np.stack(each)
+        return self._compressed
+
+
+# --- functions on arrays ---
+#
+# Sampling a readout more densely costs no time and prevents aliasing of the surroundings; afterwards it only adds size.
+# The crop in image space removes the margins alone, where dropping every second sample would fold them in with their
+# noise. It has to be the readout: along an undersampled axis the image is folded until it is reconstructed.
+
+
+def mean_kspace(kspaces: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the complex mean of k-space over acquisitions, each sample over those that acquired it, and their union.
+
+    N acquisitions lower the noise by √N where all were sampled; the mean of magnitudes would add up noise. Motion and
+    drift between them blur the result.
+
+    Args:
+        kspaces: each (C, *space) complex, zero where not sampled.
+        masks: each (*space) bool.
+
+    """
+    count = np.sum(masks, axis=0)
+    total = np.sum(kspaces, axis=0, dtype=np.complex128)
+    return (total / np.maximum(count, 1)).astype(kspaces[0].dtype), np.asarray(count > 0)
+
+
+def check_readout(mask: np.ndarray, axis: int, name: str) -> None:
+    """Refuse an axis along which not every line was sampled whole.
+
+    Args:
+        mask: (*space) bool.
+        axis: counted from the end.
+        name: of the axis.
+
+    Raises:
+        UsageError: it is undersampled, or a part of it was never measured (an asymmetric echo).
+
+    """
+    lines = mask.any(axis=axis, keepdims=True)
+    if (mask != lines).any():
+        share = float(mask.sum() / (lines.sum() * mask.shape[axis]))
+        raise UsageError(
+            f"the axis {name} is not a fully sampled readout",
+            why=f"{share:.0%} of its samples were acquired in the lines that were: its images are folded or blurred",
+            fix="name the readout with --readout, or leave out what needs it",
+        )
+
+
+def remove_oversampling(kspace: np.ndarray, axis: int, kept: int) -> np.ndarray:
+    """Return k-space whose field of view along the readout is the middle ``kept`` of its n places.
+
+    Values of the image, and the noise in them, stay what they are.
+
+    Args:
+        kspace: (…, *space) complex, centred, fully sampled along ``axis`` (`check_readout`).
+        axis: of the readout, counted from the end.
+        kept: places to keep, at most n.
+
+    Raises:
+        UsageError: more places than there are, or none.
+
+    """
+    image = to_image(kspace, (axis,))
+    return to_kspace(crop_image(image, axis, kept), (axis,))
+
+
+def crop_image(image: np.ndarray, axis: int, kept: int) -> np.ndarray:
+    """Return the middle ``kept`` places of an image, or of maps, along an axis counted from the end.
+
+    Raises:
+        UsageError: more places than there are, or none.
+
+    """
+    size = image.shape[axis]
+    if not 1 <= kept <= size:
+        raise UsageError(f"{kept} of {size} places cannot be kept", fix=f"keep 1 to {size}")
+    start = size // 2 - kept // 2  # n // 2 stays the centre
+    return np.ascontiguousarray(image.take(range(start, start + kept), axis))
+
+
+def crop_mask(mask: np.ndarray, axis: int, kept: int) -> np.ndarray:
+    """Return the mask (*space) of the cropped field of view: lines stay lines, of ``kept`` samples."""
+    return np.repeat(np.asarray(mask.any(axis=axis, keepdims=True)), kept, axis=axis)
 
 
 def pool_noise_samples(
