@@ -19,7 +19,7 @@ import typer
 from typer.main import get_command
 
 from mrirecon import __version__, errors
-from mrirecon.cli import doctor, evaluate, inspect, masks, models, reconstruct, report, run, study, training, trust
+from mrirecon.cli import evaluate, inspect, masks, models, reconstruct, report, study, training, trust
 from mrirecon.cli.console import ConsoleSettings, prepare_streams, print_error, print_json
 from mrirecon.cli.options import Derived
 from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError, as_project_error

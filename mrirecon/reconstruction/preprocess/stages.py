@@ -18,14 +18,6 @@ from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan
 from mrirecon.io.scan import Layout
 from mrirecon.physics.centred import to_image, to_kspace
-from mrirecon.reconstruction.preprocess.stages import (
-    AVERAGED,
-    check_readout,
-    crop_image,
-    crop_mask,
-    mean_kspace,
-    remove_oversampling,
-)
 
 AVERAGED = ("average", "repetition", "repetition2")  # loop axes over which the object and its contrast stay the same
 _KEPT = 64  # compressions, each a few kB to a few MB
