@@ -2,8 +2,8 @@
 
 HDF5 follows links, external storage and virtual sources without asking, and allocates what a header declares. A file
 from elsewhere must not open another file of this machine, nor fill its memory, so everything goes through here.
-A damaged value of an odd type can crash libhdf5, so only those attributes and strings are read that are needed, and only
-if their type is plain. Strings of variable length are read in the sandbox: a damaged heap makes libhdf5
+A damaged value of an odd type can crash libhdf5, so only those attributes and strings are read that are needed, and
+only if their type is plain. Strings of variable length are read in the sandbox: a damaged heap makes libhdf5
 loop for ever or write outside its memory.
 """
 
