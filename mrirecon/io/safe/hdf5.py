@@ -179,7 +179,9 @@ class _Guarded:
         """
         with typed_errors(f"{self.path}: attributes"):
             if len(self._node.attrs) > NAME_LIMIT:
-                raise InputError(f"{self.path} holds {len(self._node.attrs)} attributes", why=_limit_of(NAME_LIMIT))
+                raise InputError(
+                    f"{self.path} holds {len(self._node.attrs)} attributes", why=f"the limit is {NAME_LIMIT}"
+                )
             return [_as_text(name) for name in self._node.attrs]
 
     def attributes(self, names: Sequence[str]) -> dict[str, Scalar]:
@@ -262,7 +264,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         """Names in the root group."""
         with typed_errors(str(self.path)):
             if len(self._node) > NAME_LIMIT:
-                raise InputError(f"{self.path} lists {len(self._node)} names", why=_limit_of(NAME_LIMIT))
+                raise InputError(f"{self.path} lists {len(self._node)} names", why=f"the limit is {NAME_LIMIT}")
             return [_as_text(name) for name in self._node]
 
     def __iter__(self) -> Iterator[str]:
@@ -311,7 +313,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
                     elif depth < LINK_DEPTH:
                         queue.append((f"{path}/{part}", depth + 1))
             if len(paths) > NAME_LIMIT:
-                raise InputError(f"{self.path} lists {len(paths)} names", why=_limit_of(NAME_LIMIT))
+                raise InputError(f"{self.path} lists {len(paths)} names", why=f"the limit is {NAME_LIMIT}")
         return paths
 
     def survey(self, dataset: str | None = None, needed: Collection[str] = ()) -> tuple[ArrayTypes, list[str]]:
