@@ -120,7 +120,7 @@ def assemble(
     path, arrays = store.path, store.arrays
     remarks = list(notes)
     if unverified:
-        remarks.append("unverified: no file of this format was at hand to try the reader: look at the image first")
+        remarks.append("unverified: no file of this format was available to test the reader: check the image first")
     others = {leaf(name).lower(): name for name in arrays if name != kspace}
 
     def find(names: Sequence[str]) -> str | None:

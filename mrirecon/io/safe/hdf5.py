@@ -61,7 +61,7 @@ def refuse_bomb(nbytes: int, stored: int, limit: int, where: str) -> None:
         raise InputError(
             f"{where} is larger than its file can hold",
             why=f"{nbytes} bytes are declared, {stored} are stored",
-            fix="the file is damaged, or made to fill the memory: write it again",
+            fix="the file is damaged or malicious: write it again",
         )
 
 
