@@ -390,7 +390,7 @@ def test_slices_come_in_the_order_of_their_position(tmp_path):
     for item, number in enumerate((1, 2, 0)):
         np.testing.assert_array_equal(scan.kspace(item), many[number])
     assert scan.geometry.slices_mm == ((0, 0, 0), (0, 0, 5), (0, 0, 10))
-    assert said(scan, "order of their position")
+    assert said(scan, "sorted by their position")
 
 
 def test_slices_of_several_orientations_have_no_common_place(tmp_path):

@@ -129,7 +129,7 @@ def test_vectors_colours_and_surfaces_are_refused_for_what_they_are(tmp_path):
     surface = cifti2.BrainModelAxis.from_surface(np.arange(10), 20, name="CortexLeft")
     header = (cifti2.ScalarAxis(["thickness"]), surface)
     nibabel.save(cifti2.Cifti2Image(np.ones((1, 10), "f4"), header=header), tmp_path / "a.dscalar.nii")
-    for name, words in (("vector.nii", "3 values a voxel"), ("colour.nii.gz", "colour"), ("a.dscalar.nii", "CIFTI")):
+    for name, words in (("vector.nii", "3 values per voxel"), ("colour.nii.gz", "colour"), ("a.dscalar.nii", "CIFTI")):
         for read in (read_images, io.read_image):
             with pytest.raises(InputError, match=words) as found:
                 read(tmp_path / name)

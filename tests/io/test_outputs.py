@@ -503,7 +503,7 @@ def changed(series, number, **values):
 WRONG = {
     "another series": ({"SeriesInstanceUID": "1.2.3"}, "2 series"),
     "another size": ({"Rows": 5, "Columns": 7}, "differ in size"),
-    "a direction of its own": ({"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, "across each other"),
+    "a direction of its own": ({"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, "differ in orientation"),
     "colours": ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "no grey"),
     "frames": ({"NumberOfFrames": 3}, "several slices in one"),
     "a mosaic": ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "several slices in one"),
@@ -559,9 +559,8 @@ def test_nested_sequences_are_refused_or_passed_over(series, depth):
     if depth == 50:
         assert read_dicom(path)[0].shape == (1, 1, 7, 5)
         return
-    with pytest.raises(InputError, match=r"no image|not an image") as error:
+    with pytest.raises(InputError, match="nested too deeply"):
         read_dicom(path)
-    assert "nested" in str(error.value)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 131, 140, 200, 500, 900, -1])

@@ -40,6 +40,11 @@ def leaf(name: str) -> str:
     return name.rpartition("/")[2]
 
 
+def list_arrays(arrays: ArrayTypes) -> str:
+    """Return names, shapes and types of arrays in words, at most twelve."""
+    return ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in list(arrays.items())[:12]) or "no arrays"
+
+
 def select_kspace(arrays: ArrayTypes, path: Path, dataset: str | None, named: Sequence[str] = ()) -> str:
     """Return the name of the array that is k-space.
 
@@ -50,7 +55,7 @@ def select_kspace(arrays: ArrayTypes, path: Path, dataset: str | None, named: Se
         InputError: none, or several that could be meant (the arrays are listed), or one that is not complex.
 
     """
-    listed = ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in list(arrays.items())[:12]) or "no arrays"
+    listed = list_arrays(arrays)
     if dataset is not None and dataset not in arrays:
         raise InputError(f"{path} has no array {dataset!r}", why=f"it holds {listed}", fix="name one of these")
     usable = [name for name, (shape, dtype) in arrays.items() if complex_dtype(dtype) and len(shape) >= 2]
@@ -111,7 +116,7 @@ def assemble(
     path, arrays = store.path, store.arrays
     remarks = list(notes)
     if unverified:
-        remarks.append("unverified: no file of this format was at hand to try the reader: look at the image first")
+        remarks.append("unverified: no file of this format was available to test the reader: check the image first")
     others = {leaf(name).lower(): name for name in arrays if name != kspace}
 
     def find(names: Sequence[str]) -> str | None:

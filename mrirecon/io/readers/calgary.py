@@ -13,7 +13,7 @@ import numpy as np
 
 from mrirecon.io.axes import make_layout
 from mrirecon.io.readers.assemble import assemble
-from mrirecon.io.readers.registry import Source, is_hdf5, register_reader
+from mrirecon.io.readers.registry import Source, register_hdf5_reader
 from mrirecon.io.safe.hdf5 import GuardedFile, Hdf5Store
 from mrirecon.io.scan import Scan
 
@@ -56,13 +56,7 @@ def _is_calgary(file: GuardedFile) -> bool:
     return packed and kspace.dtype.kind == "f"
 
 
-@register_reader(
-    "calgary-campinas",
-    rank=30,
-    signature=is_hdf5,
-    layout=lambda s: s.axes is None and s.dataset in (None, "kspace") and s.holds(_is_calgary),
-    container="hdf5",
-)
+@register_hdf5_reader("calgary-campinas", rank=30, layout=lambda source: source.holds(_is_calgary, "kspace"))
 def read_calgary(source: Source, *, dataset: str = "kspace") -> Scan:
     """Read Calgary-Campinas raw data; see `mrirecon.io.read`."""
     path, shape = source.path, source.hdf5[dataset].shape

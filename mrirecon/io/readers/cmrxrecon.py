@@ -16,7 +16,7 @@ import numpy as np
 from mrirecon.errors import InputError
 from mrirecon.io.axes import ask_axes, make_layout
 from mrirecon.io.readers.assemble import assemble, select_kspace
-from mrirecon.io.readers.registry import Source, is_hdf5, register_reader
+from mrirecon.io.readers.registry import Source, register_hdf5_reader
 from mrirecon.io.safe.hdf5 import ArrayTypes, GuardedFile, Hdf5Store
 from mrirecon.io.scan import Layout, Scan, complex_dtype
 
@@ -56,14 +56,7 @@ def is_matlab(file: GuardedFile) -> bool:
     return False
 
 
-@register_reader(
-    "cmrxrecon",
-    rank=40,
-    signature=is_hdf5,
-    layout=lambda s: s.holds(is_matlab),
-    container="hdf5",
-    suffixes=(".mat",),
-)
+@register_hdf5_reader("cmrxrecon", rank=40, layout=lambda source: source.holds(is_matlab), suffixes=(".mat",))
 def read_cmrxrecon(source: Source, *, axes: str | None = None, dataset: str | None = None) -> Scan:
     """Read a MATLAB v7.3 file in CMRxRecon's layout; see `mrirecon.io.read`.
 

@@ -9,7 +9,7 @@ from mrirecon.errors import InputError
 from mrirecon.io.axes import ask_axes, guess_axes, make_layout
 from mrirecon.io.readers.assemble import NEEDED_NAMES, assemble, is_public, leaf, select_kspace
 from mrirecon.io.readers.header import padding, read_header, sequence_values, write_header
-from mrirecon.io.readers.registry import Source, is_hdf5, register_reader
+from mrirecon.io.readers.registry import Source, register_hdf5_reader
 from mrirecon.io.safe.hdf5 import Hdf5Store
 from mrirecon.io.scan import Layout, Scan
 
@@ -22,14 +22,7 @@ _MANY_COILS = 32
 _M4RAW = re.compile(r"(\d{10}_(?:T1|T2|FLAIR))\d\d\.h5")
 
 
-@register_reader(
-    "fastmri",
-    rank=90,
-    signature=is_hdf5,
-    container="hdf5",
-    suffixes=(".h5", ".hdf5"),
-    holds=("kspace", "images"),
-)
+@register_hdf5_reader("fastmri", rank=90, suffixes=(".h5", ".hdf5"), holds=("kspace", "images"))
 def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = None) -> Scan:
     """Read HDF5 in the layout of fastMRI, which is also our own, and any other if `axes` names its axes.
 

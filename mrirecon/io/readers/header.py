@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from xml.etree import ElementTree
-from xml.sax.saxutils import escape
 
 from mrirecon.errors import UnsafeContentError
 from mrirecon.io.readers.siemens import SEQUENCE_NAME
@@ -95,27 +94,15 @@ def _is_number(value: str) -> bool:
 
 def write_header(values: dict[str, str]) -> str:
     """Return the kept values as a small ISMRMRD document with the first encoding, without the sequence's name."""
-    tree: dict[str, object] = {}
+    root = ElementTree.Element("ismrmrdHeader", xmlns="http://www.ismrm.org/ISMRMRD")
     for key, value in values.items():
-        if "#" in key or key == SEQUENCE_NAME:
-            continue
-        *groups, leaf = key.split("/")
-        node = tree
-        for group in groups:
-            below = node.setdefault(group, {})
-            if not isinstance(below, dict):
-                break
-            node = below
-        else:
-            node.setdefault(leaf, value)
-
-    def render(node: dict[str, object]) -> str:
-        return "".join(
-            f"<{name}>{render(below) if isinstance(below, dict) else escape(str(below))}</{name}>"
-            for name, below in node.items()
-        )
-
-    return f'<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">{render(tree)}</ismrmrdHeader>'
+        if "#" not in key and key != SEQUENCE_NAME:
+            node = root
+            for name in key.split("/"):
+                child = node.find(name)
+                node = ElementTree.SubElement(node, name) if child is None else child
+            node.text = value
+    return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
 
 
 def sequence_values(values: dict[str, str]) -> dict[str, str]:

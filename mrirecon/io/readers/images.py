@@ -11,7 +11,7 @@ import numpy as np
 
 from mrirecon.errors import InputError
 from mrirecon.io.geometry import GRID_NAMES, Grid, decode_loops, restored_grid
-from mrirecon.io.readers.assemble import KSPACE_NAMES, leaf
+from mrirecon.io.readers.assemble import KSPACE_NAMES, leaf, list_arrays
 from mrirecon.io.readers.cfl import CflStore, image_store
 from mrirecon.io.readers.mrd_images import mrd_images, raw_groups, series_of
 from mrirecon.io.readers.nifti import is_nifti, read_nifti
@@ -60,13 +60,9 @@ def pick(store: Store, names: Sequence[str], dataset: str | None = None) -> str:
     inside = [[n for n in numeric if "/" in n and leaf(n).lower() == name] for name in names]
     named = named or [group[0] for group in inside if len(group) == 1] or (numeric if len(numeric) == 1 else [])
     if dataset is not None or not named:
-        listed = (
-            ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in list(store.arrays.items())[:12])
-            or "no arrays"
-        )
         wanted = repr(dataset) if dataset is not None else " or ".join(names)
         fix = "give the array that name, or select one: --dataset NAME"
-        raise InputError(f"{store.path} holds no {wanted}", why=f"it holds {listed}", fix=fix)
+        raise InputError(f"{store.path} holds no {wanted}", why=f"it holds {list_arrays(store.arrays)}", fix=fix)
     return named[0]
 
 

@@ -17,22 +17,20 @@ from mrirecon.io.readers.header import ECHO_TRAIN, read_header, sequence_values,
 from mrirecon.io.readers.mrd_images import raw_groups
 from mrirecon.io.readers.raw import raw_scan
 from mrirecon.io.readers.raw_store import RawStore
-from mrirecon.io.readers.readouts import KINDS, Encoding, Kind, Plan, Readouts
-from mrirecon.io.readers.registry import Source, is_hdf5, register_reader
+from mrirecon.io.readers.readouts import Encoding, Kind, Plan, Readouts, classify, is_set
+from mrirecon.io.readers.registry import Source, register_hdf5_reader
 from mrirecon.io.readers.siemens import SEQUENCE_NAME, SIEMENS_WAYS, forward_transform, is_siemens
 from mrirecon.io.safe import sandbox
 from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5
 from mrirecon.io.safe.sandbox import Arrays, Facts
 from mrirecon.io.scan import Scan
 
-# Flags are numbered from 1 in ISMRMRD's acquisition header. The first that is set gives the kind of a readout.
-_NOISE, _CALIBRATION, _BOTH, _REVERSE, _NAVIGATOR, _PHASE_CORRECTION, _DUMMY = 19, 20, 21, 22, 23, 24, 27
+# Bits of an acquisition's flags (ISMRMRD numbers flags from 1); the first that is set gives the kind of a readout.
 _FLAGS: tuple[tuple[int, Kind], ...] = (
-    *((_NOISE, "noise"), (_PHASE_CORRECTION, "phase correction"), (_NAVIGATOR, "navigator"), (_DUMMY, "dummy")),
-    *((26, "feedback"), (28, "feedback"), (29, "other"), (30, "other"), (31, "other")),
-    *((_BOTH, "calibration and image"), (_CALIBRATION, "calibration")),
+    *((18, "noise"), (23, "phase correction"), (22, "navigator"), (26, "dummy"), (25, "feedback"), (27, "feedback")),
+    *((28, "other"), (29, "other"), (30, "other"), (20, "calibration and image"), (19, "calibration")),
 )
-_COMPRESSED = (53, 54, 55, 56)
+_REVERSE, _COMPRESSED = 21, (52, 53, 54, 55)
 _TRAJECTORIES = ("cartesian", "epi")
 _COUNTERS = {
     **{"line": "kspace_encode_step_1", "partition": "kspace_encode_step_2", "echo": "contrast"},
@@ -102,7 +100,7 @@ def _is_raw(source: Source) -> bool:
     return ("/" not in name and name in file and file.is_group(name)) or raw_group(file, dataset) is not None
 
 
-@register_reader("ismrmrd", rank=10, signature=is_hdf5, layout=_is_raw, container="hdf5", suffixes=(".mrd",))
+@register_hdf5_reader("ismrmrd", rank=10, layout=_is_raw, suffixes=(".mrd",))
 def read_mrd(source: Source, *, dataset: str | None = None) -> Scan:
     """Read ISMRMRD raw data of a Cartesian or echo-planar scan; see `mrirecon.io.read`.
 
@@ -149,29 +147,20 @@ def read_mrd(source: Source, *, dataset: str | None = None) -> Scan:
 
 def _table(columns: Arrays, path: Path) -> Readouts:
     flags = columns["flags"]
-
-    def is_set(number: int) -> np.ndarray:
-        return np.asarray((flags >> np.uint64(number - 1)) & np.uint64(1)).astype(bool)
-
-    if any(is_set(number).any() for number in _COMPRESSED):
+    if any(is_set(flags, bit).any() for bit in _COMPRESSED):
         raise InputError(f"{path} holds compressed acquisitions, which are not read", fix="write it uncompressed")
-    kind = np.zeros(len(flags), dtype=np.int64)
-    for number, name in reversed(_FLAGS):
-        kind[is_set(number)] = KINDS.index(name)
     samples, before, behind = (columns[name] for name in ("number_of_samples", "discard_pre", "discard_post"))
     if not samples.any():
         raise _without_samples(path, len(samples))
-    # An acquisition of which all samples are discarded is no readout, whatever its flags.
-    kind[samples <= before + behind] = KINDS.index("other")
     return Readouts(
-        kind=kind,
+        kind=classify(flags, _FLAGS, samples - before - behind),
         counters={name: columns[stored] for name, stored in _COUNTERS.items()},
         samples=samples,
         coils=columns["active_channels"],
         centre=columns["center_sample"],
         before=before,
         behind=behind,
-        reversed=is_set(_REVERSE),
+        reversed=is_set(flags, _REVERSE),
         encoding=columns["encoding_space_ref"],
         dwell_us=columns["sample_time_us"],
         position=columns["position"],

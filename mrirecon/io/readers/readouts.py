@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -149,6 +149,27 @@ class Plan:
     box: tuple[slice, ...]
     fov_mm: tuple[float, float, float]
     guides: Mapping[int, int] = field(default_factory=dict)
+
+
+def is_set(mask: np.ndarray, bit: int) -> np.ndarray:
+    """Return which of some masks (uint64) have a bit set."""
+    return np.asarray((mask >> np.uint64(bit)) & np.uint64(1)).astype(bool)
+
+
+def classify(mask: np.ndarray, flags: Sequence[tuple[int, Kind]], samples: np.ndarray) -> np.ndarray:
+    """Return the kind of each readout, as an index into `KINDS`.
+
+    Args:
+        mask: flags of each readout.
+        flags: bits and what they mean; the first that is set counts. Without any it is a readout of the image.
+        samples: number of samples that are not discarded; without any it is no readout, whatever its flags.
+
+    """
+    kind = np.zeros(len(mask), dtype=np.int64)
+    for bit, name in reversed(flags):
+        kind[is_set(mask, bit)] = KINDS.index(name)
+    kind[samples <= 0] = KINDS.index("other")
+    return kind
 
 
 def span(values: np.ndarray) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -66,8 +66,17 @@ class Source:
         """
         return self._open.enter_context(open_hdf5(self.path))
 
-    def holds(self, test: Callable[[GuardedFile], bool]) -> bool:
-        """Tell whether the HDF5 file passes a test; a test that fails with an error counts as not passed."""
+    def holds(self, test: Callable[[GuardedFile], bool], kspace: str | None = None) -> bool:
+        """Tell whether the HDF5 file passes a test; a test that fails with an error counts as not passed.
+
+        Args:
+            test: recognises a layout.
+            kspace: the only k-space array of that layout, whose axes are fixed: a file for which the user states axes,
+                or another array, is not of this layout.
+
+        """
+        if kspace is not None and (self.axes is not None or self.dataset not in (None, kspace)):
+            return False
         try:
             return test(self.hdf5)
         except (InputError, KeyError):  # another reader says what is wrong with the file
@@ -116,6 +125,7 @@ class Reader(Entry):
 
 READERS = Registry("reader", Reader, package="mrirecon.io.readers", group="readers")
 register_reader = READERS.register
+register_hdf5_reader = partial(register_reader, signature=is_hdf5, container="hdf5")
 
 
 def _readers(source: Source) -> list[Reader]:

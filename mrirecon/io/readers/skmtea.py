@@ -12,7 +12,7 @@ import numpy as np
 
 from mrirecon.io.axes import make_layout
 from mrirecon.io.readers.assemble import assemble
-from mrirecon.io.readers.registry import Source, is_hdf5, register_reader
+from mrirecon.io.readers.registry import Source, register_hdf5_reader
 from mrirecon.io.safe.hdf5 import GuardedFile, Hdf5Store
 from mrirecon.io.scan import Scan, complex_dtype
 
@@ -53,13 +53,7 @@ def is_skmtea(file: GuardedFile) -> bool:
     return same and maps[4] == target[4] and maps[4] in (1, 2)
 
 
-@register_reader(
-    "skm-tea",
-    rank=20,
-    signature=is_hdf5,
-    layout=lambda s: s.axes is None and s.dataset in (None, "kspace") and s.holds(is_skmtea),
-    container="hdf5",
-)
+@register_hdf5_reader("skm-tea", rank=20, layout=lambda source: source.holds(is_skmtea, "kspace"))
 def read_skmtea(source: Source, *, dataset: str = "kspace") -> Scan:
     """Read SKM-TEA raw data; see `mrirecon.io.read`."""
     path, kspace = source.path, source.hdf5[dataset]

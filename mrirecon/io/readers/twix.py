@@ -19,7 +19,19 @@ from mrirecon.errors import InputError
 from mrirecon.io.identify import read_head
 from mrirecon.io.readers.raw import raw_scan
 from mrirecon.io.readers.raw_store import RawStore
-from mrirecon.io.readers.readouts import BOTH, CALIBRATION, IMAGE, KINDS, NOISE, Encoding, Kind, Plan, Readouts
+from mrirecon.io.readers.readouts import (
+    BOTH,
+    CALIBRATION,
+    IMAGE,
+    KINDS,
+    NOISE,
+    Encoding,
+    Kind,
+    Plan,
+    Readouts,
+    classify,
+    is_set,
+)
 from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.readers.siemens import SIEMENS_WAYS, forward_transform
 from mrirecon.io.scan import Scalar, Scan
@@ -117,10 +129,7 @@ def read_twix(source: Source) -> Scan:
 def _table(headers: Headers) -> Readouts:
     heads = headers.heads
     whole = {name: heads[name].astype(np.int64) for name in ("samples", "coils", "centre", "before", "behind")}
-    kind = np.zeros(len(heads), dtype=np.int64)
-    for bit, name in reversed(_FLAGS):
-        kind[_is_set(heads["mask"], bit)] = KINDS.index(name)
-    kind[whole["samples"] <= whole["before"] + whole["behind"]] = KINDS.index("other")
+    kind = classify(heads["mask"], _FLAGS, whole["samples"] - whole["before"] - whole["behind"])
     # Of the other measurements in the file, only noise is used.
     kind[~headers.last & (kind != NOISE)] = KINDS.index("other")
     dwell = headers.protocol.yaps("sRXSPEC.alDwellTime[0]") or 0.0
@@ -132,17 +141,13 @@ def _table(headers: Headers) -> Readouts:
         centre=whole["centre"],
         before=whole["before"],
         behind=whole["behind"],
-        reversed=_is_set(heads["mask"], _REFLECT),
+        reversed=is_set(heads["mask"], _REFLECT),
         encoding=(kind == CALIBRATION).astype(np.int64),
         dwell_us=np.where(kind == NOISE, 0.0, dwell / 1000),
         position=heads["position"].astype(np.float64),
         directions=directions(heads["quaternion"]),
         ways=SIEMENS_WAYS,
     )
-
-
-def _is_set(mask: np.ndarray, bit: int) -> np.ndarray:
-    return np.asarray((mask >> np.uint64(bit)) & np.uint64(1)).astype(bool)
 
 
 def directions(quaternion: np.ndarray) -> np.ndarray:
@@ -173,7 +178,7 @@ def _refuse(path: Path, protocol: Protocol, mask: np.ndarray) -> None:
             f"(alRegridMode {regrid:g}, ramps of {ramp:g} us)",
             fix="regrid it first, for instance by siemens_to_ismrmrd and Gadgetron",
         )
-    if any(_is_set(mask, bit).any() for bit in _MULTIBAND):
+    if any(is_set(mask, bit).any() for bit in _MULTIBAND):
         raise InputError(f"{path} excites several slices at once, which is not supported", fix="unfold it first")
 
 

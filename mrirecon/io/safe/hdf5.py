@@ -2,8 +2,8 @@
 
 HDF5 follows links, external storage and virtual sources without asking, and allocates what a header declares. A file
 from elsewhere must not open another file of this machine, nor fill its memory, so everything goes through here.
-A damaged value of an odd type can crash libhdf5, so only those attributes and strings are read that are needed, and only
-if their type is plain. Strings of variable length are read in the sandbox: a damaged heap makes libhdf5
+A damaged value of an odd type can crash libhdf5, so only those attributes and strings are read that are needed, and
+only if their type is plain. Strings of variable length are read in the sandbox: a damaged heap makes libhdf5
 loop for ever or write outside its memory.
 """
 
@@ -61,7 +61,7 @@ def refuse_bomb(nbytes: int, stored: int, limit: int, where: str) -> None:
         raise InputError(
             f"{where} is larger than its file can hold",
             why=f"{nbytes} bytes are declared, {stored} are stored",
-            fix="the file is damaged, or made to fill the memory: write it again",
+            fix="the file is damaged or malicious: write it again",
         )
 
 
@@ -179,7 +179,9 @@ class _Guarded:
         """
         with typed_errors(f"{self.path}: attributes"):
             if len(self._node.attrs) > NAME_LIMIT:
-                raise InputError(f"{self.path} holds {len(self._node.attrs)} attributes", why=_limit_of(NAME_LIMIT))
+                raise InputError(
+                    f"{self.path} holds {len(self._node.attrs)} attributes", why=f"the limit is {NAME_LIMIT}"
+                )
             return [_as_text(name) for name in self._node.attrs]
 
     def attributes(self, names: Sequence[str]) -> dict[str, Scalar]:
@@ -262,7 +264,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         """Names in the root group."""
         with typed_errors(str(self.path)):
             if len(self._node) > NAME_LIMIT:
-                raise InputError(f"{self.path} lists {len(self._node)} names", why=_limit_of(NAME_LIMIT))
+                raise InputError(f"{self.path} lists {len(self._node)} names", why=f"the limit is {NAME_LIMIT}")
             return [_as_text(name) for name in self._node]
 
     def __iter__(self) -> Iterator[str]:
@@ -311,7 +313,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
                     elif depth < LINK_DEPTH:
                         queue.append((f"{path}/{part}", depth + 1))
             if len(paths) > NAME_LIMIT:
-                raise InputError(f"{self.path} lists {len(paths)} names", why=_limit_of(NAME_LIMIT))
+                raise InputError(f"{self.path} lists {len(paths)} names", why=f"the limit is {NAME_LIMIT}")
         return paths
 
     def survey(self, dataset: str | None = None, needed: Collection[str] = ()) -> tuple[ArrayTypes, list[str]]:

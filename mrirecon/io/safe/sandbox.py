@@ -44,7 +44,7 @@ WALL_TIME_FACTOR = 20
 MEMORY = 4 << 30
 # What the interpreter and the libraries take before anything is read; address space, most of which is never used.
 _OWN = 1 << 30
-_FIX = "the file is damaged, or made to harm: copy or export it again, and do not open it elsewhere"
+_FIX = "the file is damaged or malicious: copy or export it again, and do not open it elsewhere"
 
 
 def call(
