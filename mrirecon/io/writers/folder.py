@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from mrirecon.errors import UsageError
@@ -35,11 +35,12 @@ def atomic_folder(
     target, beside, inputs = Path(path), list(beside), list(inputs)
     _refuse(target, inputs, ours)
     folder, old = temporary_name(target.parent), temporary_name(target.parent)
+    files: AbstractContextManager[list[Path]] = atomic_paths(beside, inputs=inputs) if beside else nullcontext([])
     try:
         with resources(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir()
-            with atomic_paths(beside, inputs=inputs) if beside else nullcontext([]) as temporaries:
+            with files as temporaries:
                 yield folder, temporaries
                 for file in (*folder.iterdir(), folder):
                     flush(file)

@@ -83,14 +83,6 @@ def to_gray(image: Numbers, vmax: float | None = None, vmin: float = 0.0) -> npt
     return np.rint(np.clip((values - vmin) / (white - vmin), 0, 1) * 255).astype(np.uint8)
 
 
-def save_gray(path: str | Path, image: Numbers, vmax: float | None = None) -> None:
-    """Write an image (y, x) as a grey 8-bit PNG of the same size (see ``to_gray``).
-
-    The file appears whole or not at all.
-    """
-    _save(Image.fromarray(to_gray(image, vmax)), path)
-
-
 def save_panels(
     path: str | Path, panels: Sequence[Panel], columns: int | None = None, heading: str | None = None
 ) -> None:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +19,8 @@ from mrirecon.errors import SignalError, UsageError
 from mrirecon.io.axes import BART, make_layout
 from mrirecon.io.geometry import Grid, as_volumes, encode_loops, stored_grid
 from mrirecon.io.identify import cfl_pair
+from mrirecon.io.safe import scratch
 from mrirecon.io.safe.atomic import atomic_path, atomic_paths, sha256
-from mrirecon.io.safe.scratch import pieces
 from mrirecon.io.safe.text import utf8
 from mrirecon.io.scan import SPACE
 from mrirecon.io.writers.encode_dicom import INSTALL, Series, encode_dicom, rounding
@@ -404,7 +404,7 @@ def _encode(files: Mapping[str, tuple[Path, Encode]], sidecar: Mapping[str, obje
 
 
 def _refuse_nan(values: np.ndarray, where: str) -> None:
-    wrong = sum(int(np.count_nonzero(~np.isfinite(values[i]))) for i in pieces(values.shape, values.itemsize))
+    wrong = sum(int(np.count_nonzero(~np.isfinite(values[i]))) for i in _pieces(values.shape, values.itemsize))
     if wrong:
         raise SignalError(
             "the result holds values that are not numbers, and was not written",
@@ -412,6 +412,14 @@ def _refuse_nan(values: np.ndarray, where: str) -> None:
             why=f"{wrong} of {values.size}",
             fix="look at the input with `mrirecon info`; try another method or another lambda",
         )
+
+
+def _pieces(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[int, ...]]:
+    """Return the leading indices that cut an array into pieces of at most `IN_MEMORY` bytes (or single rows)."""
+    lead = 0
+    while lead < len(shape) - 1 and math.prod(shape[lead:]) * itemsize > scratch.IN_MEMORY:
+        lead += 1
+    return np.ndindex(*shape[:lead])
 
 
 class Converted:
@@ -458,7 +466,7 @@ def _hdf5(
         _reserve(path, size)  # opening the file for writing has freed the space
         for name, array in arrays.items():
             dataset = file.create_dataset(name, array.shape, array.dtype, track_times=False)
-            for index in pieces(array.shape, array.dtype.itemsize):
+            for index in _pieces(array.shape, array.dtype.itemsize):
                 dataset[index] = array[index]
             dataset.attrs.update(fixed((attributes or {}).get(name)))
         file.attrs.update(fixed(root))
@@ -491,7 +499,7 @@ def _npz(path: Path, arrays: Mapping[str, np.ndarray | Converted]) -> None:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
                 np.lib.format.write_array_header_1_0(file, header)
-                for index in pieces(array.shape, array.dtype.itemsize):
+                for index in _pieces(array.shape, array.dtype.itemsize):
                     file.write(np.ascontiguousarray(array[index]).data)
 
 
@@ -524,7 +532,7 @@ def _write_cfl(
 
     def encode(path: Path) -> None:
         with path.open("wb") as file:
-            for index in pieces(transposed.shape, 8):
+            for index in _pieces(transposed.shape, 8):
                 file.write(np.ascontiguousarray(transposed[index], "<c8").data)
 
     header, data = cfl_pair(path)
