@@ -131,7 +131,7 @@ def _refuse_existing(target: Path, format: ImageFormat, overwrite: bool) -> None
         old = _sibling(data, name)
         if old is not None:
             why = f"it would be taken for the {name} of {data.name}"
-            raise UsageError("a file of that name lies there", where=str(old), why=why, fix="remove it, or rename")
+            raise UsageError("there is a file of that name", where=str(old), why=why, fix="remove it, or rename")
 
 
 def _inputs(source: Path) -> list[Path]:
@@ -148,7 +148,7 @@ def read_with_siblings(source: Path, axes: str | None = None, dataset: str | Non
         return read(source, axes=axes, dataset=dataset)
     mask, maps = (_sibling(source, name) for name in ("mask", "maps"))
     scan = read(source, axes=axes, dataset=dataset, mask=mask, maps=maps)
-    scan.notes += [f"with {file.name}, which lies beside it" for file in (mask, maps) if file is not None]
+    scan.notes += [f"with {file.name}, from the same folder" for file in (mask, maps) if file is not None]
     return scan
 
 
@@ -225,23 +225,23 @@ def _convert_kspace(
     maps = [m for m in map(scan.maps, range(len(scan))) if m is not None]
     reference = scan.reference
     if reference is not None and complex_dtype(scan.store.arrays[str(scan.roles.reference)][1]):
-        notes.append("of the complex reference, the magnitude is kept")
-    beside_it = _sibling(scan.path, "reference") if reference is None and scan.format == "cfl" else None
-    if beside_it is not None:
-        notes.append(f"with {beside_it.name}, which lies beside it")
-        reference = read_image(beside_it)
+        notes.append("the reference is complex: its magnitude is written")
+    sibling = _sibling(scan.path, "reference") if reference is None and scan.format == "cfl" else None
+    if sibling is not None:
+        notes.append(f"with {sibling.name}, from the same folder")
+        reference = read_image(sibling)
     signals = {"calibration": scan.calibration, "noise": scan.noise}
     beside = {name: array for name, array in signals.items() if array is not None}
     if format == "cfl":
-        left = [*beside, *(["where it lies"] if scan.geometry is not None else [])]
-        left += [f"{len(scan.attributes)} header values"] if scan.attributes else []
-        notes += [f"BART's format does not hold {', '.join(left)}"] if left else []
+        missing = [*beside, *(["its position"] if scan.geometry is not None else [])]
+        missing += [f"{len(scan.attributes)} header values"] if scan.attributes else []
+        notes += [f"BART's format does not hold {', '.join(missing)}"] if missing else []
         notes.append("axes are in BART's order")
         beside = {}
     elif scan.geometry is not None:
         beside |= stored_geometry(scan.geometry)
     if scan.header:
-        notes.append("the ISMRMRD header is not kept, but for the values that are shown by `mrirecon info`")
+        notes.append("the ISMRMRD header is not written, except for the values that `mrirecon info` shows")
     name = scan.roles.reference or "reference"
     outputs = write_kspace(
         target,

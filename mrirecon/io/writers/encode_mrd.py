@@ -61,15 +61,15 @@ def encode_mrd(scan: Scan, notes: list[str]) -> Encode:
 
 def _losses(scan: Scan) -> list[str]:
     notes = []
-    left = [name for name in ("maps", "reference", "calibration") if getattr(scan.roles, name) is not None]
-    if left:
-        notes.append(f"ISMRMRD does not hold {', '.join(left)} here")
+    missing = [name for name in ("maps", "reference", "calibration") if getattr(scan.roles, name) is not None]
+    if missing:
+        notes.append(f"ISMRMRD does not hold {', '.join(missing)} here")
     if scan.has_mask:
         notes.append("the lines in the file are those of the mask; samples outside of it are left out")
     if scan.geometry is None:
-        notes.append("where the scan lies is not known: positions and directions are 0")
+        notes.append("the position of the scan is not known: positions and directions are 0")
         if None in _sizes(scan):
-            notes.append("the voxel's size is not known, but the header must state one: 1 mm stands for it")
+            notes.append("the voxel size is not known, but the header must state one: it states 1 mm")
     if _conjugated(scan):
         notes.append("k-space is conjugated in the file, as Siemens's is, which its header names as the vendor")
     if "field_strength_t" not in scan.attributes:

@@ -102,7 +102,7 @@ def format_losses(
     if format == "png":
         notes.append("PNG is for looking at: grey levels, not values")
     if placed and format in ("cfl", "png"):
-        notes.append(f"{named} does not say where the images lie")
+        notes.append(f"{named} does not hold the position of the images")
     if not placed and format == "nii":
         notes.append("NIfTI states no position: sform and qform have code 0")
     if not placed and format == "dicom":
