@@ -102,7 +102,7 @@ def convert(
     source, target = Path(source), Path(target)
     raw = format == "mrd" or (format is None and target.suffix.lower() == ".mrd")
     chosen = "h5" if raw else image_format(target, format)
-    require(chosen)
+    require("mrd" if raw else chosen)
     _refuse_existing(target, chosen, overwrite)
     inputs = _inputs(source)
     if source.is_dir():  # a series: the hash of its slices' hashes, one per line, in the order of names

@@ -12,7 +12,6 @@ from mrirecon.errors import UsageError
 from mrirecon.io.geometry import grid_of, sequence
 from mrirecon.io.readers.siemens import forward_transform
 from mrirecon.io.scan import Scan
-from mrirecon.io.writers.encode_dicom import INSTALL
 
 if TYPE_CHECKING:
     from mrirecon.io.writers.write import Encode
@@ -37,13 +36,11 @@ def encode_mrd(scan: Scan, notes: list[str]) -> Encode:
         notes: added to.
 
     Raises:
-        UsageError: ismrmrd is not installed; readouts with gaps; loops or sizes that ISMRMRD has no counters for.
+        UsageError: readouts with gaps; loops or sizes that ISMRMRD has no counters for.
 
     """
-    try:
-        import ismrmrd
-    except ImportError:
-        raise UsageError("ISMRMRD is written by ismrmrd, which is not installed", fix=INSTALL) from None
+    import ismrmrd
+
     others = [name for name in scan.layout.loops if name not in _COUNTER and scan.shape[name] > 1]
     if others or max(scan.shape.values()) > _MOST:
         why = f"axes {', '.join(others)}" if others else f"{max(scan.shape.values())} along one axis"

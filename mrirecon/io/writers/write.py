@@ -38,7 +38,7 @@ _ENDINGS: dict[str, ImageFormat] = {
     **{".h5": "h5", ".hdf5": "h5", ".npz": "npz", ".cfl": "cfl", ".hdr": "cfl"},
     **{".nii": "nii", ".nii.gz": "nii", ".dicom": "dicom", ".png": "png"},
 }
-_NAMES = {"cfl": "BART's format", "nii": "NIfTI", "dicom": "DICOM", "png": "PNG"}
+_NAMES = {"cfl": "BART's format", "nii": "NIfTI", "dicom": "DICOM", "mrd": "ISMRMRD", "png": "PNG"}
 _DIMENSION = {name: number for number, name in enumerate(BART) if name} | {"item": BART.index("slice")}
 _HDF5_OVERHEAD = 64 << 10  # bytes of a file beside its arrays
 
@@ -69,14 +69,14 @@ def image_format(path: str | Path, format: str | None = None) -> ImageFormat:
     raise UsageError(f"the format of {path} is not known", why=f"{format or Path(path).suffix!r}", fix=fix)
 
 
-def require(format: ImageFormat) -> None:
+def require(format: ImageFormat | Literal["mrd"]) -> None:
     """Refuse a format whose library is not installed, before anything is computed.
 
     Raises:
         UsageError: with the command that installs it.
 
     """
-    library = {"nii": "nibabel", "dicom": "pydicom"}.get(format)
+    library = {"nii": "nibabel", "dicom": "pydicom", "mrd": "ismrmrd"}.get(format)
     if library is not None and find_spec(library) is None:
         raise UsageError(f"{_NAMES[format]} is written by {library}, which is not installed", fix=INSTALL)
 
@@ -177,7 +177,7 @@ def write_image(
 
     Raises:
         SignalError: values that are not numbers; nothing is written.
-        UsageError: an unknown format, a path that is an input or a folder.
+        UsageError: an unknown format, or one whose library is not installed; a path that is an input or a folder.
         ResourceError: the disk is full or read-only, or permission is missing.
 
     """
@@ -185,6 +185,7 @@ def write_image(
     chosen = image_format(path, format)
     if images.ndim not in (3, 4) or not images.size:
         raise UsageError("images must be (item, y, x) or (item, z, y, x)", why=f"shape {images.shape}")
+    require(chosen)
     _refuse_nan(images, str(path))
     if chosen == "cfl":
         return _write_cfl(path, images, ("item", *SPACE[4 - images.ndim :]), sidecar, inputs)
