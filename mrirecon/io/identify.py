@@ -99,20 +99,21 @@ def is_nifti_header(head: bytes, *, analyze: bool = True) -> bool:
 
 def looks_like(head: bytes) -> str:
     """Return what the first bytes of a file look like, in words."""
-    if head[128:132] == b"DICM":
-        return "a DICOM file"
-    if is_nifti_header(head):
-        return "a NIfTI image" if is_nifti_header(head, analyze=False) else "an image of ANALYZE 7.5"
-    known = next((words for signature, words in _LOOKS if head.startswith(signature)), None)
-    if known is not None or not head.strip(b"\0"):
-        return known or "nothing but zeros"
     text = head.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n").lower()
-    if text.startswith(("<!doctype html", "<html")) or "<head>" in text:
-        return "a web page (often a login or error page saved instead of the data)"
-    if text.startswith(("<", "{", "[")):
-        return "XML text" if text.startswith("<") else "JSON text"
-    printable = sum(c.isprintable() or c.isspace() for c in text if c != "\ufffd")
-    return "plain text" if text and printable == len(text) else "unknown binary data"
+    page = text.startswith(("<!doctype html", "<html")) or "<head>" in text
+    printable = bool(text) and all((c.isprintable() or c.isspace()) and c != "\ufffd" for c in text)
+    looks = (
+        (head[128:132] == b"DICM", "a DICOM file"),
+        (is_nifti_header(head, analyze=False), "a NIfTI image"),
+        (is_nifti_header(head), "an image of ANALYZE 7.5"),
+        *((head.startswith(signature), words) for signature, words in _LOOKS),
+        (not head.strip(b"\0"), "nothing but zeros"),
+        (page, "a web page (often a login or error page saved instead of the data)"),
+        (text.startswith("<"), "XML text"),
+        (text.startswith(("{", "[")), "JSON text"),
+        (printable, "plain text"),
+    )
+    return next((words for applies, words in looks if applies), "unknown binary data")
 
 
 def is_there(path: Path) -> bool:

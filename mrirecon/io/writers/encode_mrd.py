@@ -57,21 +57,17 @@ def encode_mrd(scan: Scan, notes: list[str]) -> Encode:
 
 
 def _losses(scan: Scan) -> list[str]:
-    notes = []
     missing = [name for name in ("maps", "reference", "calibration") if getattr(scan.roles, name) is not None]
-    if missing:
-        notes.append(f"ISMRMRD does not hold {', '.join(missing)} here")
-    if scan.has_mask:
-        notes.append("the lines in the file are those of the mask; samples outside of it are left out")
-    if scan.geometry is None:
-        notes.append("the position of the scan is not known: positions and directions are 0")
-        if None in _sizes(scan):
-            notes.append("the voxel size is not known, but the header must state one: it states 1 mm")
-    if _conjugated(scan):
-        notes.append("k-space is conjugated in the file, as Siemens's is, which its header names as the vendor")
-    if "field_strength_t" not in scan.attributes:
-        notes.append("the field is not known: the resonance frequency, which the header must state, is 0")
-    return notes
+    unplaced, unsized = scan.geometry is None, scan.geometry is None and None in _sizes(scan)
+    losses = (
+        (bool(missing), f"ISMRMRD does not hold {', '.join(missing)} here"),
+        (scan.has_mask, "the lines in the file are those of the mask; samples outside of it are left out"),
+        (unplaced, "the position of the scan is not known: positions and directions are 0"),
+        (unsized, "the voxel size is not known, but the header must state one: it states 1 mm"),
+        (_conjugated(scan), "k-space is conjugated in the file, as Siemens's is, whose name the header states"),
+        ("field_strength_t" not in scan.attributes, "the field is not known: the header states 0 Hz of resonance"),
+    )
+    return [note for applies, note in losses if applies]
 
 
 def _conjugated(scan: Scan) -> bool:

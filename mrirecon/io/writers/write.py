@@ -93,23 +93,19 @@ def format_losses(
         loops: lengths of the axes that items run over.
 
     """
-    placed, named = grid is not None and grid.affine is not None, _NAMES.get(format)
-    notes = []
-    if format in ("nii", "dicom", "png") and np.iscomplexobj(images) and images.imag.any():
-        notes.append(f"{named} holds magnitudes here: the phase is not in it")
-    if format == "dicom":
-        notes.append(rounding(float(np.abs(images).max())))
-    if format == "png":
-        notes.append("PNG is for looking at: grey levels, not values")
-    if placed and format in ("cfl", "png"):
-        notes.append(f"{named} does not hold the position of the images")
-    if not placed and format == "nii":
-        notes.append("NIfTI states no position: sform and qform have code 0")
-    if not placed and format == "dicom":
-        notes.append("DICOM states no position: written as secondary captures")
-    if format in ("cfl", "png") and loops and set(loops) - {"slice"}:
-        notes.append(f"{named} does not name the loops {', '.join(loops)}: items are numbered")
-    return notes
+    name, placed = _NAMES.get(format), grid is not None and grid.affine is not None
+    magnitude = format in ("nii", "dicom", "png") and np.iscomplexobj(images) and bool(images.imag.any())
+    unnamed = format in ("cfl", "png") and loops is not None and bool(set(loops) - {"slice"})
+    losses = (
+        (magnitude, f"{name} holds magnitudes here: the phase is not in it"),
+        (format == "dicom", rounding(float(np.abs(images).max())) if format == "dicom" else ""),
+        (format == "png", "PNG is for looking at: grey levels, not values"),
+        (placed and format in ("cfl", "png"), f"{name} does not hold the position of the images"),
+        (not placed and format == "nii", "NIfTI states no position: sform and qform have code 0"),
+        (not placed and format == "dicom", "DICOM states no position: written as secondary captures"),
+        (unnamed, f"{name} does not name the loops {', '.join(loops or ())}: items are numbered"),
+    )
+    return [note for applies, note in losses if applies]
 
 
 def image_files(path: Path, format: ImageFormat, pages: int) -> list[Path]:
