@@ -65,7 +65,10 @@ def _losses(scan: Scan) -> list[str]:
         (unplaced, "the position of the scan is not known: positions and directions are 0"),
         (unsized, "the voxel size is not known, but the header must state one: it states 1 mm"),
         (_conjugated(scan), "k-space is conjugated in the file, as Siemens's is, whose name the header states"),
-        ("field_strength_t" not in scan.attributes, "the field is not known: the header states 0 Hz of resonance"),
+        (
+            "field_strength_t" not in scan.attributes,
+            "the field strength is not known: the header states a resonance frequency of 0",
+        ),
     )
     return [note for applies, note in losses if applies]
 
