@@ -6,6 +6,8 @@ NumPy.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -35,29 +37,42 @@ __all__ = [
     "reconstruct",
     "train",
 ]
-_HOMES = {  # module and name there
-    "Problem": ("physics.problem", "Problem"),
-    "build": ("methods.registry", "build"),
-    "espirit": ("coils.espirit", "espirit"),
-    "evaluate": ("evaluation.one", "evaluate"),
-    "list_methods": ("methods.registry", "methods"),
-    "load_model": ("models.checkpoints", "load_model"),
-    "make_mask": ("masks.make", "make_mask"),
-    "read": ("io.readers.reader", "read"),
-    "reconstruct": ("reconstruction.run", "reconstruct"),
-    "train": ("training.loop", "train"),
+_HOMES = {  # paths below the package
+    "Problem": "physics.problem.Problem",
+    "build": "methods.registry.build",
+    "espirit": "coils.espirit.espirit",
+    "evaluate": "evaluation.one.evaluate",
+    "list_methods": "methods.registry.methods",
+    "load_model": "models.checkpoints.load_model",
+    "make_mask": "masks.make.make_mask",
+    "read": "io.readers.reader.read",
+    "reconstruct": "reconstruction.run.reconstruct",
+    "train": "training.loop.train",
 }
 
-if not TYPE_CHECKING:  # a type checker would take every name for known
 
-    def __getattr__(name: str) -> object:
-        """Import a name of `__all__` from its module."""
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module, attribute = _HOMES[name]
-        value = getattr(import_module(f"{__name__}.{module}"), attribute)
-        globals()[name] = value
+def import_on_use(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
+    """Return a `__getattr__` for a package (PEP 562) that imports each of its public names when it is first used.
+
+    Args:
+        package: its name.
+        homes: by public name, module and name below the package, such as ``"physics.problem.Problem"``.
+
+    """
+
+    def import_name(name: str) -> object:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module, _, attribute = homes[name].rpartition(".")
+        value = getattr(import_module(f"{package}.{module}"), attribute)
+        setattr(sys.modules[package], name, value)
         return value
+
+    return import_name
+
+
+if not TYPE_CHECKING:  # otherwise a type checker would accept every name
+    __getattr__ = import_on_use(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

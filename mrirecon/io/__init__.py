@@ -1,9 +1,13 @@
-"""Files in and out. All checks on what comes from outside live here; nothing here needs torch."""
+"""Read and write files, and check whatever comes from outside; nothing here needs torch.
+
+The names of `__all__` are imported when they are first used, so that the command line starts fast.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from mrirecon import import_on_use
 
 if TYPE_CHECKING:
     from mrirecon.io.geometry import Geometry
@@ -34,33 +38,17 @@ __all__ = [
     "write_kspace",
     "write_maps",
 ]
-# Modules are imported when one of their names is first asked for: some parts of this folder must stay light.
 _HOMES = {
-    "Geometry": "geometry",
-    "Scan": "scan",
-    "atomic_path": "safe.atomic",
-    "describe": "info",
-    "describe_images": "info",
-    "open_hdf5": "safe.hdf5",
-    "read": "readers.reader",
-    "read_array": "readers.images",
-    "read_image": "readers.images",
-    "refuse_overwrite": "safe.atomic",
-    "safe_name": "safe.atomic",
-    "sha256": "safe.atomic",
-    "sidecar_path": "writers.write",
-    "write_image": "writers.write",
-    "write_json": "writers.write",
-    "write_kspace": "writers.write",
-    "write_maps": "writers.write",
+    "Geometry": "geometry.Geometry",
+    "Scan": "scan.Scan",
+    **{name: f"info.{name}" for name in ("describe", "describe_images")},
+    "read": "readers.reader.read",
+    **{name: f"readers.images.{name}" for name in ("read_array", "read_image")},
+    **{name: f"safe.atomic.{name}" for name in ("atomic_path", "refuse_overwrite", "safe_name", "sha256")},
+    "open_hdf5": "safe.hdf5.open_hdf5",
+    **{f"write_{what}": f"writers.write.write_{what}" for what in ("image", "json", "kspace", "maps")},
+    "sidecar_path": "writers.write.sidecar_path",
 }
 
-if not TYPE_CHECKING:  # a type checker would take every name for known
-
-    def __getattr__(name: str) -> object:
-        """Import a name of `__all__` from its module."""
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
+if not TYPE_CHECKING:  # otherwise a type checker would accept every name
+    __getattr__ = import_on_use(__name__, _HOMES)

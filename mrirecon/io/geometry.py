@@ -195,20 +195,20 @@ def grid_of(scan: Scan, shape: tuple[int, ...]) -> tuple[Grid, list[str]]:
     if geometry is None:
         spacing, thickness = _sizes(scan, len(shape))
         known = [f"{name} {value:.4g} mm" for name, value in zip(("slice", "y", "x"), spacing, strict=True) if value]
-        sizes = f"voxel sizes known: {', '.join(known)}" if known else "nor are voxel sizes"
-        return Grid(spacing, None, thickness), [f"where the images lie in the patient is not known; {sizes}"]
+        sizes = f"voxel sizes known: {', '.join(known)}" if known else "voxel sizes are not known, either"
+        return Grid(spacing, None, thickness), [f"the position of the images in the patient is not known; {sizes}"]
     steps = {axis: _step(geometry, axis, scan.shape[axis]) for axis in scan.space}
     origin, slices = np.array(geometry.position_mm), scan.shape.get("slice", 1)
     thickness = geometry.fov_mm[2]
     across: np.ndarray | None = None
-    reason = "the slices are not evenly spaced along a line: where they lie is not written"
+    reason = "the slices are not evenly spaced along a line: their positions are not written"
     if len(shape) == 3:
-        across, reason = steps[scan.space[0]], "several slabs: where each lies is not written"
+        across, reason = steps[scan.space[0]], "several slabs: their positions are not written"
         thickness = None if slices > 1 else float(np.linalg.norm(steps[geometry.axes[2]]))
     elif slices > 1:
         centres = np.array(geometry.slices_mm)
         if centres.shape != (slices, 3):
-            reason = f"{len(centres)} positions are stated for {slices} slices: where they lie is not written"
+            reason = f"{len(centres)} positions are stated for {slices} slices: positions are not written"
         else:
             across, origin = (centres[-1] - centres[0]) / (slices - 1), centres[0]
             on_line = origin + across * np.arange(slices)[:, None]

@@ -1,4 +1,4 @@
-"""What a file is, told from its bytes and never from its name alone."""
+"""Identify files from their bytes, never from their names alone."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _LOOKS: tuple[tuple[bytes, str], ...] = (
 
 
 def regular_file(path: str | Path) -> Path:
-    """Return `path` where it is a readable, non-empty, ordinary file (a symbolic link to one will do).
+    """Return `path` if it is a readable, non-empty, ordinary file (or a symbolic link to one).
 
-    Devices and pipes are refused before they are opened, for opening one can block for ever.
+    Devices and pipes are refused before they are opened, since opening one can block for ever.
 
     Raises:
         InputError: missing (the nearest name in the folder is suggested), a folder, not an ordinary file, empty.
@@ -58,10 +58,11 @@ def cfl_pair(path: str | Path) -> tuple[Path, Path]:
     return Path(base + ".hdr"), Path(base + ".cfl")
 
 
-def read_head(path: Path, size: int = 1024) -> bytes:
-    """Return the first bytes of a file."""
+def read_head(path: Path, size: int = 1024, offset: int = 0) -> bytes:
+    """Return the first bytes of a file, or some from an offset on."""
     try:
         with path.open("rb") as file:
+            file.seek(offset)
             return file.read(size)
     except OSError as error:
         raise InputError(f"{path} cannot be read", why=str(error), fix="check the permissions of the file") from None
@@ -69,71 +70,54 @@ def read_head(path: Path, size: int = 1024) -> bytes:
 
 def has_hdf5_signature(path: Path) -> bool:
     """Whether the HDF5 signature stands at byte 0, 512, 1024, 2048, ... (a user block may precede it)."""
-    try:
-        with path.open("rb") as file:
-            offset = 0
-            while offset <= MAX_USER_BLOCK:
-                file.seek(offset)
-                found = file.read(len(HDF5_SIGNATURE))
-                if found == HDF5_SIGNATURE:
-                    return True
-                if not found:
-                    return False
-                offset = 512 if offset == 0 else 2 * offset
-    except OSError as error:
-        raise InputError(f"{path} cannot be read", why=str(error), fix="check the permissions of the file") from None
+    offset = 0
+    while offset <= MAX_USER_BLOCK and (head := read_head(path, len(HDF5_SIGNATURE), offset)):
+        if head == HDF5_SIGNATURE:
+            return True
+        offset = max(512, 2 * offset)
     return False
 
 
 def unreadable(path: Path, wanted: str) -> InputError:
-    """Return the error for a file that is not what was wanted: how large it is, what it looks like, or whose it is."""
-    vendor = bruker(path)
-    if vendor is not None:
-        return vendor
+    """Return the error for a file that is not what was wanted: its size, what it looks like, or its vendor."""
     head = read_head(path)
     fix = "download or export it again, or convert it to HDF5, npz or cfl"
     if head.startswith(MATLAB_5):
         fix = "in MATLAB, save(name, 'kspace', '-v7.3'); in Python, scipy.io.loadmat, then numpy.savez"
     if is_nifti_header(head, analyze=False) or path.name.lower().endswith(".nii.gz") or head[128:132] == b"DICM":
         fix = "it holds images: `mrirecon evaluate` and `convert` read them, and reconstruction takes k-space"
-    return InputError(
-        f"{path} is not {wanted}", why=f"{path.stat().st_size} bytes that look like {looks_like(head)}", fix=fix
-    )
+    why = f"{path.stat().st_size} bytes that look like {looks_like(head)}"
+    return bruker(path) or InputError(f"{path} is not {wanted}", why=why, fix=fix)
 
 
 def is_nifti_header(head: bytes, *, analyze: bool = True) -> bool:
-    """Whether the first 352 bytes of a file are a header of NIfTI, or of the ANALYZE 7.5 that it grew out of."""
+    """Whether the first 352 bytes of a file are a header of NIfTI, or of ANALYZE 7.5, from which it was derived."""
     if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0"):
         return True
     return analyze and len(head) >= 348 and 348 in (int.from_bytes(head[:4], order) for order in ("little", "big"))
 
 
 def looks_like(head: bytes) -> str:
-    """Say in words what the first bytes of a file look like."""
-    if head[128:132] == b"DICM":
-        return "a DICOM file"
-    if is_nifti_header(head, analyze=False):
-        return "a NIfTI image"
-    if is_nifti_header(head):
-        return "an image of ANALYZE 7.5"
-    for signature, words in _LOOKS:
-        if head.startswith(signature):
-            return words
-    if not head.strip(b"\0"):
-        return "nothing but zeros"
+    """Return what the first bytes of a file look like, in words."""
     text = head.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n").lower()
-    if text.startswith(("<!doctype html", "<html")) or "<head>" in text:
-        return "a web page (often a login or error page saved instead of the data)"
-    if text.startswith("<?xml") or text.startswith("<"):
-        return "XML text"
-    if text.startswith(("{", "[")):
-        return "JSON text"
-    printable = sum(c.isprintable() or c.isspace() for c in text if c != "\ufffd")
-    return "plain text" if text and printable == len(text) else "unknown binary data"
+    page = text.startswith(("<!doctype html", "<html")) or "<head>" in text
+    printable = bool(text) and all((c.isprintable() or c.isspace()) and c != "\ufffd" for c in text)
+    looks = (
+        (head[128:132] == b"DICM", "a DICOM file"),
+        (is_nifti_header(head, analyze=False), "a NIfTI image"),
+        (is_nifti_header(head), "an image of ANALYZE 7.5"),
+        *((head.startswith(signature), words) for signature, words in _LOOKS),
+        (not head.strip(b"\0"), "nothing but zeros"),
+        (page, "a web page (often a login or error page saved instead of the data)"),
+        (text.startswith("<"), "XML text"),
+        (text.startswith(("{", "[")), "JSON text"),
+        (printable, "plain text"),
+    )
+    return next((words for applies, words in looks if applies), "unknown binary data")
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is anything of that name; False for a name that cannot be."""
+    """Whether a file of that name exists; False for an invalid name."""
     try:
         path.stat()
     except (OSError, ValueError):

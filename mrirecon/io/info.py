@@ -155,7 +155,7 @@ def _describe_sampling(scan: Scan, item: int, notes: list[str]) -> dict[str, obj
     if not centred:
         corner = all(min(p, n - 1 - p) <= 1 for p, n in zip(peak, used.shape, strict=True))
         where = "in a corner: k-space seems to need an fftshift" if corner else "far from the centre"
-        notes.append(f"the strongest sample lies {where} (index {peak} of {list(used.shape)})")
+        notes.append(f"the strongest sample is {where} (index {peak} of {list(used.shape)})")
     box = zip(scan.space, find_calibration(used), strict=True)
     index, offsets = (dict(zip(scan.space, numbers, strict=True)) for numbers in (peak, offset))
     return {

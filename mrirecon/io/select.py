@@ -1,4 +1,4 @@
-"""Some items of a scan as a scan of their own: `--items 3-17`."""
+"""Select some items of a scan, as a scan of their own, or of images: `--items 3-17`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def parse_items(text: str, count: int, where: str | None = None) -> list[int]:
     """Return the items that a text names, in order: numbers and ranges with both ends, such as "0,3-17" or "20-".
 
     Args:
-        text: what was asked for; items are counted from 0.
-        count: how many there are.
+        text: the request; items are counted from 0.
+        count: number of items.
         where: the file, for the message.
 
     Raises:
-        UsageError: something else, or an item that does not exist.
+        UsageError: another text, or an item that does not exist.
 
     """
-    found: set[int] = set()
+    items: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,9})\s*(?:(-)\s*(\d{1,9})?\s*)?", part)
         if match is None:
@@ -34,20 +34,49 @@ def parse_items(text: str, count: int, where: str | None = None) -> list[int]:
         first = int(match[1])
         last = first if match[2] is None else count - 1 if match[3] is None else int(match[3])
         if not first <= last < count:
-            raise UsageError(
-                f"there are no items {part.strip()!r}",
-                where=where,
-                why=f"there are {count}, from 0 to {count - 1}",
-                fix="choose from these",
-            )
-        found |= set(range(first, last + 1))
-    return sorted(found)
+            why = f"there are {count}, from 0 to {count - 1}"
+            raise UsageError(f"there are no items {part.strip()!r}", where=where, why=why, fix="choose from these")
+        items |= set(range(first, last + 1))
+    return sorted(items)
+
+
+def select(scan: Scan, items: str | None) -> Scan:
+    """Return the items of a scan that a text names (see `parse_items`), or the scan itself where it is None.
+
+    Raises:
+        UsageError: see `parse_items`.
+
+    """
+    if items is None:
+        return scan
+    chosen = parse_items(items, len(scan), str(scan.path))
+    return scan if len(chosen) == len(scan) else Selected(scan, chosen, f"items {items} of {len(scan)}")
+
+
+def select_images(images: np.ndarray, grid: Grid, items: str | None, path: str | Path) -> tuple[np.ndarray, Grid]:
+    """Return the images (item, *space) that a text names, and their position.
+
+    Raises:
+        UsageError: see `parse_items`.
+
+    """
+    if items is None:
+        return images, grid
+    chosen = parse_items(items, len(images), str(path))
+    steps = set(np.diff(chosen).tolist()) or {1}
+    if images.ndim == 3 and grid.affine is not None:
+        matrix = np.array(grid.affine)
+        matrix[:, 3] += chosen[0] * matrix[:, 2]
+        matrix[:, 2] *= min(steps)
+        evenly = len(steps) == 1
+        grid = from_matrix(matrix, grid.thickness) if evenly else Grid(grid.spacing, None, grid.thickness)
+    return images[chosen], grid
 
 
 class Selected(Scan):
     """Some items of another scan; in messages they keep the numbers that they have there.
 
-    Where the scan has one loop axis, its items stay on an axis of that name; items out of several lie along `batch`.
+    If the scan has one loop axis, its items stay on an axis of that name; items of several lie along `batch`.
     """
 
     def __init__(self, base: Scan, chosen: Sequence[int], note: str) -> None:
@@ -64,7 +93,7 @@ class Selected(Scan):
         self.geometry = _geometry(base, self.chosen, name)
 
     def where(self, item: int) -> str:
-        """Return the file and item in words, as the other scan counts."""
+        """Return the names of file, array and item, counted as in the other scan."""
         return self.base.where(self.chosen[item])
 
     def maps(self, item: int) -> np.ndarray | None:
@@ -72,7 +101,7 @@ class Selected(Scan):
         return self.base.maps(self.chosen[item])
 
     def map_sets(self, item: int) -> int:
-        """Return how many sets of coil maps are stored for an item."""
+        """Return the number of sets of coil maps that are stored for an item."""
         return self.base.map_sets(self.chosen[item])
 
     def maps_block(self, item: int, number: int, part: tuple[slice, ...]) -> np.ndarray:
@@ -82,17 +111,17 @@ class Selected(Scan):
     @property
     def reference(self) -> np.ndarray | None:
         """Magnitude of the fully sampled image, (item, *image) float32, or None."""
-        found = self.base.reference
-        return None if found is None else found[list(self.chosen)]
+        images = self.base.reference
+        return None if images is None else images[list(self.chosen)]
 
     @property
     def calibration(self) -> np.ndarray | None:
         """Separate calibration k-space, (1 or item, coil, *box) complex64, or None."""
-        found = self.base.calibration
-        return found if found is None or len(found) == 1 else found[list(self.chosen)]
+        data = self.base.calibration
+        return data if data is None or len(data) == 1 else data[list(self.chosen)]
 
     def quick_mask(self, item: int) -> np.ndarray | None:
-        """Return about what `mask` does, quickly; see `Scan.quick_mask`."""
+        """Return roughly what `mask` does, faster; see `Scan.quick_mask`."""
         return self.base.quick_mask(self.chosen[item])
 
     def is_blank(self, item: int) -> bool:
@@ -101,7 +130,7 @@ class Selected(Scan):
 
 
 class _SelectedStore:
-    """The store of a `Selected` scan: k-space with its items along the first axis, all else as it is stored."""
+    """The store of a `Selected` scan: k-space with its items along the first axis, and the other arrays as stored."""
 
     def __init__(self, scan: Selected) -> None:
         base = scan.base
@@ -111,67 +140,29 @@ class _SelectedStore:
         self._base, self._chosen, self._name = base, scan.chosen, name
 
     def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
-        """Return the part of an array that `index` cuts out."""
+        """Return the part of an array that `index` selects."""
         if name != self._name:
             return self._base.store.read(name, index)
-        first, inner = index[0] if index else slice(None), list(index[1:])
+        first, inner = index[0] if index else slice(None), index[1:]
         if isinstance(first, int):
             return self._item(self._chosen[first], inner)
         return np.stack([self._item(item, inner) for item in self._chosen[first]])
 
-    def _item(self, item: int, inner: list[int | slice]) -> np.ndarray:
+    def _item(self, item: int, inner: Sequence[int | slice]) -> np.ndarray:
         layout = self._base.layout
-        left = iter(inner)
+        rest = iter(inner)
         loops = dict(zip(layout.loops, layout.loop_index(item), strict=True))
-        full = tuple(loops[a] if a in loops else next(left, slice(None)) for a in layout.axes)
-        return self._base.store.read(self._name, full)
-
-
-def select(scan: Scan, items: str | None) -> Scan:
-    """Return the items of a scan that a text names (see `parse_items`), or the scan itself where it is None.
-
-    Raises:
-        UsageError: see `parse_items`.
-
-    """
-    if items is None:
-        return scan
-    chosen = parse_items(items, len(scan), str(scan.path))
-    if len(chosen) == len(scan):
-        return scan
-    return Selected(scan, chosen, f"items {items} of {len(scan)}")
-
-
-def select_images(images: np.ndarray, grid: Grid, items: str | None, path: str | Path) -> tuple[np.ndarray, Grid]:
-    """Return the images (item, *space) that a text names, and where they lie.
-
-    Raises:
-        UsageError: see `parse_items`.
-
-    """
-    if items is None:
-        return images, grid
-    chosen = parse_items(items, len(images), str(path))
-    steps = set(np.diff(chosen).tolist())
-    if images.ndim == 3 and grid.affine is not None:
-        if len(steps) > 1:
-            grid = Grid(grid.spacing, None, grid.thickness)
-        else:
-            matrix = np.array(grid.affine)
-            matrix[:, 3] += chosen[0] * matrix[:, 2]
-            matrix[:, 2] *= steps.pop() if steps else 1
-            grid = from_matrix(matrix, grid.thickness)
-    return images[chosen], grid
+        index = tuple(loops[a] if a in loops else next(rest, slice(None)) for a in layout.axes)
+        return self._base.store.read(self._name, index)
 
 
 def _geometry(scan: Scan, chosen: Sequence[int], name: str) -> Geometry | None:
-    """Return where the chosen items lie; None where items are no longer slices of one stack."""
-    found = scan.geometry
-    slices = scan.shape.get("slice", 1)
-    if found is None or slices == 1:
-        return found
-    if name != "slice" or len(found.slices_mm) != slices:
+    """Return the geometry of the chosen items; None where items are no longer slices of one stack."""
+    geometry, slices = scan.geometry, scan.shape.get("slice", 1)
+    if geometry is None or slices == 1:
+        return geometry
+    if name != "slice" or len(geometry.slices_mm) != slices:
         return None
-    kept = tuple(found.slices_mm[i] for i in chosen)
-    middle = tuple((a + b) / 2 for a, b in zip(kept[0], kept[-1], strict=True))
-    return replace(found, slices_mm=kept, position_mm=(middle[0], middle[1], middle[2]))
+    centres = tuple(geometry.slices_mm[i] for i in chosen)
+    middle = tuple((a + b) / 2 for a, b in zip(centres[0], centres[-1], strict=True))
+    return replace(geometry, slices_mm=centres, position_mm=(middle[0], middle[1], middle[2]))

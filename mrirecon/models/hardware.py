@@ -103,6 +103,6 @@ def pick_precision(choice: PrecisionChoice, device: torch.device, *, exact: bool
         slow = "" if unit else ", which is slower than float32 here: there is no AMX and no GPU that has it"
         return "bfloat16", f"networks compute in bfloat16, as asked{slow}"
     if unit and not exact:
-        return "bfloat16", f"networks compute in bfloat16, for {unit} makes it faster (precision auto)"
+        return "bfloat16", f"networks compute in bfloat16, because {unit} makes it faster (precision auto)"
     why = "memory=invert needs it" if exact else "there is no AMX and no GPU that makes bfloat16 faster"
-    return "float32", f"networks compute in float32, for {why} (precision auto)"
+    return "float32", f"networks compute in float32, because {why} (precision auto)"

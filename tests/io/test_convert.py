@@ -286,7 +286,7 @@ def test_complex_images_stay_complex(tmp_path, first, second):
 def test_a_picture_and_what_it_loses(tmp_path):
     io.write_image(tmp_path / "a.h5", random(2, 7, 5), keep_complex=True, grid=GRID)
     for ending, words in (
-        ("png", ("grey levels", "phase", "where")),
+        ("png", ("grey levels", "phase", "position")),
         ("nii.gz", ("phase",)),
         ("dicom", ("16 bits", "phase")),
     ):
@@ -353,7 +353,7 @@ def test_an_old_mask_is_not_taken_for_the_new_one(tmp_path):
     kspace = random(2, 3, 9, 8)
     io.write_kspace(tmp_path / "b.cfl", kspace * (np.arange(8) % 2), mask=np.arange(8) % 2)
     io.write_kspace(tmp_path / "a.h5", kspace)
-    with pytest.raises(UsageError, match="lies there"):
+    with pytest.raises(UsageError, match="there is a file of that name"):
         convert(tmp_path / "a.h5", tmp_path / "b.cfl", overwrite=True)
 
 

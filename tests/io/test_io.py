@@ -504,11 +504,11 @@ KILLED = """
 import sys, numpy as np
 from mrirecon.io import write_kspace
 path = sys.argv[1]
-print("ready", flush=True)
 number = 0
 while True:
     number = number % 4 + 1
     write_kspace(path, np.full((1, 2, 100 * number, 50), number, np.complex64), sidecar={"number": number})
+    print("ready", flush=True)
 """
 
 

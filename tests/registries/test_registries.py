@@ -334,7 +334,7 @@ def test_no_other_file_lists_what_is_registered():
 
     # The score and the presets are made of metrics; __all__ and a chosen default name some; images are not written so.
     own = {Path("metrics") / name for name in ("scoring.py", "presets.py", "__init__.py")}
-    own |= {Path("data/settings.py"), Path("io/writers/formats.py")}
+    own |= {Path("data/settings.py"), Path("io/writers/write.py")}
     package = Path(io.__file__).parents[1]
     kinds = {
         "masks": set(seeded_families()),

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -107,14 +107,6 @@ def scratch_folders(output: str | Path | None) -> list[Path]:
         target = Path(output).absolute()
         folders.append(next((p for p in (target, *target.parents) if p.is_dir()), target))
     return [folder for folder in folders if folder.is_dir()] or [Path(tempfile.gettempdir())]
-
-
-def pieces(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[int, ...]]:
-    """Return the leading indices that divide an array into pieces of at most `IN_MEMORY` bytes (or single rows)."""
-    lead = 0
-    while lead < len(shape) - 1 and math.prod(shape[lead:]) * itemsize > IN_MEMORY:
-        lead += 1
-    return np.ndindex(*shape[:lead])
 
 
 def _with_space(need: int, folders: Sequence[Path], what: str) -> Path:

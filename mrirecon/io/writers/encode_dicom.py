@@ -71,7 +71,7 @@ def encode_dicom(volumes: np.ndarray, grid: Grid, series: Series) -> dict[str, E
         series: its description.
 
     Raises:
-        UsageError: pydicom is not installed; more than 65535 rows or columns.
+        UsageError: more than 65535 rows or columns.
 
     """
     count, slices, *shape = volumes.shape
@@ -103,10 +103,8 @@ def encode_dicom(volumes: np.ndarray, grid: Grid, series: Series) -> dict[str, E
 
 def rescale_slope(largest: float) -> float:
     """Return the step of stored values, rounded up to what DICOM's 16 characters can hold; 1 for an empty image."""
-    try:
-        from pydicom.valuerep import format_number_as_ds
-    except ImportError:
-        raise UsageError("DICOM files are written by pydicom, which is not installed", fix=INSTALL) from None
+    from pydicom.valuerep import format_number_as_ds
+
     if largest <= 0:
         return 1.0
     slope = largest / _TOP

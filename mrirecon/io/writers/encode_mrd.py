@@ -12,7 +12,6 @@ from mrirecon.errors import UsageError
 from mrirecon.io.geometry import grid_of, sequence
 from mrirecon.io.readers.siemens import forward_transform
 from mrirecon.io.scan import Scan
-from mrirecon.io.writers.encode_dicom import INSTALL
 
 if TYPE_CHECKING:
     from mrirecon.io.writers.write import Encode
@@ -37,13 +36,11 @@ def encode_mrd(scan: Scan, notes: list[str]) -> Encode:
         notes: added to.
 
     Raises:
-        UsageError: ismrmrd is not installed; readouts with gaps; loops or sizes that ISMRMRD has no counters for.
+        UsageError: readouts with gaps; loops or sizes that ISMRMRD has no counters for.
 
     """
-    try:
-        import ismrmrd
-    except ImportError:
-        raise UsageError("ISMRMRD is written by ismrmrd, which is not installed", fix=INSTALL) from None
+    import ismrmrd
+
     others = [name for name in scan.layout.loops if name not in _COUNTER and scan.shape[name] > 1]
     if others or max(scan.shape.values()) > _MOST:
         why = f"axes {', '.join(others)}" if others else f"{max(scan.shape.values())} along one axis"
@@ -60,21 +57,20 @@ def encode_mrd(scan: Scan, notes: list[str]) -> Encode:
 
 
 def _losses(scan: Scan) -> list[str]:
-    notes = []
-    left = [name for name in ("maps", "reference", "calibration") if getattr(scan.roles, name) is not None]
-    if left:
-        notes.append(f"ISMRMRD does not hold {', '.join(left)} here")
-    if scan.has_mask:
-        notes.append("the lines in the file are those of the mask; samples outside of it are left out")
-    if scan.geometry is None:
-        notes.append("where the scan lies is not known: positions and directions are 0")
-        if None in _sizes(scan):
-            notes.append("the voxel's size is not known, but the header must state one: 1 mm stands for it")
-    if _conjugated(scan):
-        notes.append("k-space is conjugated in the file, as Siemens's is, which its header names as the vendor")
-    if "field_strength_t" not in scan.attributes:
-        notes.append("the field is not known: the resonance frequency, which the header must state, is 0")
-    return notes
+    missing = [name for name in ("maps", "reference", "calibration") if getattr(scan.roles, name) is not None]
+    unplaced, unsized = scan.geometry is None, scan.geometry is None and None in _sizes(scan)
+    losses = (
+        (bool(missing), f"ISMRMRD does not hold {', '.join(missing)} here"),
+        (scan.has_mask, "the lines in the file are those of the mask; samples outside of it are left out"),
+        (unplaced, "the position of the scan is not known: positions and directions are 0"),
+        (unsized, "the voxel size is not known, but the header must state one: it states 1 mm"),
+        (_conjugated(scan), "k-space is conjugated in the file, as Siemens's is, whose name the header states"),
+        (
+            "field_strength_t" not in scan.attributes,
+            "the field strength is not known: the header states a resonance frequency of 0",
+        ),
+    )
+    return [note for applies, note in losses if applies]
 
 
 def _conjugated(scan: Scan) -> bool:

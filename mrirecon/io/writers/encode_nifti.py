@@ -12,7 +12,6 @@ import numpy as np
 from mrirecon import __version__
 from mrirecon.errors import UsageError
 from mrirecon.io.geometry import Grid
-from mrirecon.io.readers.nifti import INSTALL
 
 if TYPE_CHECKING:
     from mrirecon.io.writers.write import Encode
@@ -36,13 +35,11 @@ def encode_nifti(volumes: np.ndarray, grid: Grid, *, compressed: bool) -> Encode
         compressed: as .nii.gz.
 
     Raises:
-        UsageError: nibabel is not installed; more than 32767 voxels along an axis.
+        UsageError: more than 32767 voxels along an axis.
 
     """
-    try:
-        import nibabel
-    except ImportError:
-        raise UsageError("NIfTI files are written by nibabel, which is not installed", fix=INSTALL) from None
+    import nibabel
+
     if max(volumes.shape) > _MOST:
         why = f"{max(volumes.shape)} of at most {_MOST}"
         raise UsageError("NIfTI cannot hold so many voxels along one axis", why=why, fix="write h5 or npz")

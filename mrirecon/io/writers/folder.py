@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from mrirecon.errors import UsageError
-from mrirecon.io.safe.atomic import atomic_paths, flush, resources, temporary_name
+from mrirecon.io.safe.atomic import atomic_paths, flush, move, resources, temporary_name
 
 
 @contextmanager
@@ -34,29 +34,24 @@ def atomic_folder(
     """
     target, beside, inputs = Path(path), list(beside), list(inputs)
     _refuse(target, inputs, ours)
-    folder, old = temporary_name(target.parent), temporary_name(target.parent)
+    folder = temporary_name(target.parent)
+    leftovers = [folder]
+    files: AbstractContextManager[list[Path]] = atomic_paths(beside, inputs=inputs) if beside else nullcontext([])
     try:
         with resources(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir()
-            with atomic_paths(beside, inputs=inputs) if beside else nullcontext([]) as temporaries:
+            with files as temporaries:
                 yield folder, temporaries
                 for file in (*folder.iterdir(), folder):
                     flush(file)
                 if target.exists():
                     folder.chmod(target.stat().st_mode & 0o777)
-                    target.rename(old)
-                try:
-                    folder.rename(target)
-                except OSError:
-                    with suppress(OSError):
-                        old.rename(target)
-                    raise
+                move([target], [folder], leftovers, never_mixed=True)
             flush(target.parent)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if target.exists():  # otherwise the old folder is the only copy
-            shutil.rmtree(old, ignore_errors=True)
+        for leftover in leftovers:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _refuse(target: Path, inputs: list[str | Path], ours: str) -> None:

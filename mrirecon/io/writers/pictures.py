@@ -1,4 +1,4 @@
-"""Grey pictures and labelled side-by-side panels, as PNG, with Pillow alone."""
+"""Write grey pictures and labelled side-by-side panels as PNG, with Pillow alone."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from mrirecon.errors import InputError, SignalError
-from mrirecon.io import atomic_path
+from mrirecon.io.safe.atomic import atomic_path
 
-Bytes = npt.NDArray[np.uint8]
-Numbers = npt.NDArray[Any]  # any real or complex dtype: each function here says what it does with it
+Numbers = npt.NDArray[Any]  # any real or complex dtype
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 BACKGROUND, TITLE, NOTE, HEADING = (17, 19, 24), (236, 239, 244), (150, 158, 172), (255, 255, 255)
 GAP, MARGIN = 14, 20
 SMALLEST_SIDE = 300  # shorter panels are enlarged by the whole factor that brings their longer side to this or past it
-# what the font inside Pillow has no glyph for, and how it is written instead
+# Substitutes for letters that Pillow's own font does not have.
 GREEK = {"λ": "lambda", "σ": "sigma", "µ": "u", "Δ": "delta"}
 SPELLED = str.maketrans({"×": "x", "−": "-", "–": "-", "≤": "<=", "≥": ">=", "≈": "~", "→": "->", "ℓ": "l"} | GREEK)
 
@@ -50,8 +49,8 @@ class Panel:
     colours: Literal["gray", "heat"] = "gray"
 
 
-def to_gray(image: Numbers, vmax: float | None = None, vmin: float = 0.0) -> Bytes:
-    """Map an image to grey levels, ``vmin`` to 0 and ``vmax`` to 255; what lies outside is clipped.
+def to_gray(image: Numbers, vmax: float | None = None, vmin: float = 0.0) -> npt.NDArray[np.uint8]:
+    """Map an image to grey levels, ``vmin`` to 0 and ``vmax`` to 255; values outside are clipped.
 
     Args:
         image: (y, x), real or complex (then its magnitude), in any unit.
@@ -68,16 +67,13 @@ def to_gray(image: Numbers, vmax: float | None = None, vmin: float = 0.0) -> Byt
     """
     values = np.abs(image) if np.iscomplexobj(image) else np.asarray(image)
     if values.ndim != 2 or values.size == 0:
-        raise InputError(
-            "A picture needs one image with two axes.",
-            why=f"the array has the shape {tuple(values.shape)}",
-            fix="pick one slice: image[item]",
-        )
+        why = f"the array has the shape {tuple(values.shape)}"
+        raise InputError("a picture needs one image with two axes", why=why, fix="pick one slice: image[item]")
     values = values.astype(np.float64)
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
         raise SignalError(
-            "The image holds values that are not numbers, and no grey level can show them.",
+            "the image holds values that are not numbers, and no grey level can show them",
             why=f"{bad} of {values.size} pixels are NaN or infinite",
             fix="look for the cause in the reconstruction, or replace them first: numpy.nan_to_num(image)",
         )
@@ -87,26 +83,18 @@ def to_gray(image: Numbers, vmax: float | None = None, vmin: float = 0.0) -> Byt
     return np.rint(np.clip((values - vmin) / (white - vmin), 0, 1) * 255).astype(np.uint8)
 
 
-def save_gray(path: str | Path, image: Numbers, vmax: float | None = None) -> None:
-    """Write an image (y, x) as a grey 8-bit PNG of the same size, one pixel a pixel (see ``to_gray``).
-
-    The file appears whole or not at all.
-    """
-    _save(Image.fromarray(to_gray(image, vmax)), Path(path))
-
-
 def save_panels(
     path: str | Path, panels: Sequence[Panel], columns: int | None = None, heading: str | None = None
 ) -> None:
     """Write pictures side by side as one labelled PNG on a dark ground.
 
-    Small images are enlarged by a whole factor, without smoothing, so that every pixel stays what it is. Panels of
+    Small images are enlarged by a whole factor, without smoothing, so that pixels keep their values. Panels of
     different sizes are centred in cells of the largest. The file appears whole or not at all.
 
     Args:
         path: where to; an existing file is replaced.
         panels: row by row.
-        columns: cells in a row; None puts up to 5 in one row, and as square a grid as can be for more.
+        columns: cells in a row; None puts up to 5 in one row, and more in a grid that is nearly square.
         heading: one line over everything.
 
     Raises:
@@ -115,7 +103,7 @@ def save_panels(
     """
     if not panels or (columns is not None and columns < 1):
         raise InputError(
-            "A sheet of pictures needs at least one panel and one column.",
+            "a sheet of pictures needs at least one panel and one column",
             where=str(path),
             why=f"{len(panels)} panels, columns={columns}",
             fix="pass at least one Panel and columns=1 or more",
@@ -123,16 +111,13 @@ def save_panels(
     count = len(panels)
     across = min(count, columns or (count if count <= 5 else math.ceil(math.sqrt(count))))
     pictures = [_picture(p) for p in panels]
-    width = max(p.width for p in pictures)
-    height = max(p.height for p in pictures)
-    # letters follow the pictures: a sheet of 300-pixel panels and one of 900-pixel panels look alike on a screen
-    big = max(15, round(width / 18))
-    small = max(13, round(width / 22))
+    width, height = max(p.width for p in pictures), max(p.height for p in pictures)
+    # Letters scale with the pictures: sheets of 300-pixel and of 900-pixel panels look alike on a screen.
+    big, small = max(15, round(width / 18)), max(13, round(width / 22))
     above = big + 12 if any(p.title for p in panels) else 0
     below = small + 12 if any(p.note for p in panels) else 0
     top = MARGIN + (big + 22 if heading else 0)
-    cell = above + height + below
-    rows = math.ceil(count / across)
+    cell, rows = above + height + below, math.ceil(count / across)
     size = (2 * MARGIN + across * width + (across - 1) * GAP, top + rows * cell + (rows - 1) * GAP + MARGIN)
     sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
@@ -143,29 +128,27 @@ def save_panels(
         row, column = divmod(number, across)
         left, up = MARGIN + column * (width + GAP), top + row * (cell + GAP)
         sheet.paste(picture, (left + (width - picture.width) // 2, up + above + (height - picture.height) // 2))
-        for text, wanted, colour, y in (
+        for words, letters, colour, y in (
             (panel.title, big, TITLE, up + above // 2),
             (panel.note, small, NOTE, up + above + height + below // 2),
         ):
-            fitted, font = _fit(draw, text, width, wanted)
-            draw.text((left + width / 2 - draw.textlength(fitted, font=font) / 2, y), fitted, colour, font, anchor="lm")
-    _save(sheet, Path(path))
+            text, font = _fit(draw, words, width, letters)
+            draw.text((left + width / 2 - draw.textlength(text, font=font) / 2, y), text, colour, font, anchor="lm")
+    _save(sheet, path)
 
 
 def _picture(panel: Panel) -> Image.Image:
-    """The panel's image in colour, enlarged by a whole factor."""
+    """Return the panel's image in colour, enlarged by a whole factor."""
     levels = to_gray(panel.image, panel.vmax, panel.vmin)
     factor = max(1, math.ceil(SMALLEST_SIDE / max(levels.shape)))
+    ramp = np.repeat(np.arange(256)[:, None], 3, axis=-1)
     if panel.colours == "heat":
-        ramp = np.arange(256)[:, None] * 3 - np.array([0, 255, 510])  # one colour after the other fills up
-        coloured = np.clip(ramp, 0, 255).astype(np.uint8)[levels]
-    else:
-        coloured = np.repeat(levels[..., None], 3, axis=-1)
-    return Image.fromarray(coloured.repeat(factor, axis=0).repeat(factor, axis=1))
+        ramp = np.clip(3 * ramp - np.array([0, 255, 510]), 0, 255)  # red fills up first, then green, then blue
+    return Image.fromarray(ramp.astype(np.uint8)[levels].repeat(factor, axis=0).repeat(factor, axis=1))
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> tuple[str, Font]:
-    """The text and font that fit into ``width`` pixels: smaller letters first, then an ellipsis."""
+    """Return the text and font that fit into ``width`` pixels: smaller letters first, then an ellipsis."""
     text = " ".join(_plain(text).split())  # one line: a line break would run over the neighbours
     for smaller in range(size, max(11, round(size * 0.7)) - 1, -1):
         font = ImageFont.load_default(size=smaller)
@@ -177,11 +160,11 @@ def _fit(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> tuple[s
 
 
 def _plain(text: str) -> str:
-    """The text in letters that the font has: accents go, and what is left over is a question mark, not an empty box."""
+    """Return the text in letters that the font has: accents are dropped, and other letters become question marks."""
     letters = unicodedata.normalize("NFKD", text.translate(SPELLED))
     return "".join(c if c.isascii() or c in "…·±°" else "?" for c in letters if not unicodedata.combining(c))
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def _save(picture: Image.Image, path: str | Path) -> None:
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG", optimize=True)

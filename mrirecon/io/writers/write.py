@@ -7,7 +7,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +19,8 @@ from mrirecon.errors import SignalError, UsageError
 from mrirecon.io.axes import BART, make_layout
 from mrirecon.io.geometry import Grid, as_volumes, encode_loops, stored_grid
 from mrirecon.io.identify import cfl_pair
+from mrirecon.io.safe import scratch
 from mrirecon.io.safe.atomic import atomic_path, atomic_paths, sha256
-from mrirecon.io.safe.scratch import pieces
 from mrirecon.io.safe.text import utf8
 from mrirecon.io.scan import SPACE
 from mrirecon.io.writers.encode_dicom import INSTALL, Series, encode_dicom, rounding
@@ -38,7 +38,7 @@ _ENDINGS: dict[str, ImageFormat] = {
     **{".h5": "h5", ".hdf5": "h5", ".npz": "npz", ".cfl": "cfl", ".hdr": "cfl"},
     **{".nii": "nii", ".nii.gz": "nii", ".dicom": "dicom", ".png": "png"},
 }
-_NAMES = {"cfl": "BART's format", "nii": "NIfTI", "dicom": "DICOM", "png": "PNG"}
+_NAMES = {"cfl": "BART's format", "nii": "NIfTI", "dicom": "DICOM", "mrd": "ISMRMRD", "png": "PNG"}
 _DIMENSION = {name: number for number, name in enumerate(BART) if name} | {"item": BART.index("slice")}
 _HDF5_OVERHEAD = 64 << 10  # bytes of a file beside its arrays
 
@@ -69,14 +69,14 @@ def image_format(path: str | Path, format: str | None = None) -> ImageFormat:
     raise UsageError(f"the format of {path} is not known", why=f"{format or Path(path).suffix!r}", fix=fix)
 
 
-def require(format: ImageFormat) -> None:
+def require(format: ImageFormat | Literal["mrd"]) -> None:
     """Refuse a format whose library is not installed, before anything is computed.
 
     Raises:
         UsageError: with the command that installs it.
 
     """
-    library = {"nii": "nibabel", "dicom": "pydicom"}.get(format)
+    library = {"nii": "nibabel", "dicom": "pydicom", "mrd": "ismrmrd"}.get(format)
     if library is not None and find_spec(library) is None:
         raise UsageError(f"{_NAMES[format]} is written by {library}, which is not installed", fix=INSTALL)
 
@@ -93,23 +93,19 @@ def format_losses(
         loops: lengths of the axes that items run over.
 
     """
-    placed, named = grid is not None and grid.affine is not None, _NAMES.get(format)
-    notes = []
-    if format in ("nii", "dicom", "png") and np.iscomplexobj(images) and images.imag.any():
-        notes.append(f"{named} holds magnitudes here: the phase is not in it")
-    if format == "dicom":
-        notes.append(rounding(float(np.abs(images).max())))
-    if format == "png":
-        notes.append("PNG is for looking at: grey levels, not values")
-    if placed and format in ("cfl", "png"):
-        notes.append(f"{named} does not say where the images lie")
-    if not placed and format == "nii":
-        notes.append("NIfTI states no position: sform and qform have code 0")
-    if not placed and format == "dicom":
-        notes.append("DICOM states no position: written as secondary captures")
-    if format in ("cfl", "png") and loops and set(loops) - {"slice"}:
-        notes.append(f"{named} does not name the loops {', '.join(loops)}: items are numbered")
-    return notes
+    name, placed = _NAMES.get(format), grid is not None and grid.affine is not None
+    magnitude = format in ("nii", "dicom", "png") and np.iscomplexobj(images) and bool(images.imag.any())
+    unnamed = format in ("cfl", "png") and loops is not None and bool(set(loops) - {"slice"})
+    losses = (
+        (magnitude, f"{name} holds magnitudes here: the phase is not in it"),
+        (format == "dicom", rounding(float(np.abs(images).max())) if format == "dicom" else ""),
+        (format == "png", "PNG is for looking at: grey levels, not values"),
+        (placed and format in ("cfl", "png"), f"{name} does not hold the position of the images"),
+        (not placed and format == "nii", "NIfTI states no position: sform and qform have code 0"),
+        (not placed and format == "dicom", "DICOM states no position: written as secondary captures"),
+        (unnamed, f"{name} does not name the loops {', '.join(loops or ())}: items are numbered"),
+    )
+    return [note for applies, note in losses if applies]
 
 
 def image_files(path: Path, format: ImageFormat, pages: int) -> list[Path]:
@@ -177,7 +173,7 @@ def write_image(
 
     Raises:
         SignalError: values that are not numbers; nothing is written.
-        UsageError: an unknown format, a path that is an input or a folder.
+        UsageError: an unknown format, or one whose library is not installed; a path that is an input or a folder.
         ResourceError: the disk is full or read-only, or permission is missing.
 
     """
@@ -185,6 +181,7 @@ def write_image(
     chosen = image_format(path, format)
     if images.ndim not in (3, 4) or not images.size:
         raise UsageError("images must be (item, y, x) or (item, z, y, x)", why=f"shape {images.shape}")
+    require(chosen)
     _refuse_nan(images, str(path))
     if chosen == "cfl":
         return _write_cfl(path, images, ("item", *SPACE[4 - images.ndim :]), sidecar, inputs)
@@ -404,7 +401,7 @@ def _encode(files: Mapping[str, tuple[Path, Encode]], sidecar: Mapping[str, obje
 
 
 def _refuse_nan(values: np.ndarray, where: str) -> None:
-    wrong = sum(int(np.count_nonzero(~np.isfinite(values[i]))) for i in pieces(values.shape, values.itemsize))
+    wrong = sum(int(np.count_nonzero(~np.isfinite(values[i]))) for i in _pieces(values.shape, values.itemsize))
     if wrong:
         raise SignalError(
             "the result holds values that are not numbers, and was not written",
@@ -412,6 +409,14 @@ def _refuse_nan(values: np.ndarray, where: str) -> None:
             why=f"{wrong} of {values.size}",
             fix="look at the input with `mrirecon info`; try another method or another lambda",
         )
+
+
+def _pieces(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[int, ...]]:
+    """Return the leading indices that cut an array into pieces of at most `IN_MEMORY` bytes (or single rows)."""
+    lead = 0
+    while lead < len(shape) - 1 and math.prod(shape[lead:]) * itemsize > scratch.IN_MEMORY:
+        lead += 1
+    return np.ndindex(*shape[:lead])
 
 
 class Converted:
@@ -458,7 +463,7 @@ def _hdf5(
         _reserve(path, size)  # opening the file for writing has freed the space
         for name, array in arrays.items():
             dataset = file.create_dataset(name, array.shape, array.dtype, track_times=False)
-            for index in pieces(array.shape, array.dtype.itemsize):
+            for index in _pieces(array.shape, array.dtype.itemsize):
                 dataset[index] = array[index]
             dataset.attrs.update(fixed((attributes or {}).get(name)))
         file.attrs.update(fixed(root))
@@ -491,7 +496,7 @@ def _npz(path: Path, arrays: Mapping[str, np.ndarray | Converted]) -> None:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
                 np.lib.format.write_array_header_1_0(file, header)
-                for index in pieces(array.shape, array.dtype.itemsize):
+                for index in _pieces(array.shape, array.dtype.itemsize):
                     file.write(np.ascontiguousarray(array[index]).data)
 
 
@@ -524,7 +529,7 @@ def _write_cfl(
 
     def encode(path: Path) -> None:
         with path.open("wb") as file:
-            for index in pieces(transposed.shape, 8):
+            for index in _pieces(transposed.shape, 8):
                 file.write(np.ascontiguousarray(transposed[index], "<c8").data)
 
     header, data = cfl_pair(path)
