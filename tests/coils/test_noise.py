@@ -16,6 +16,7 @@ from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import coil_maps, simulate_kspace
 from mrirecon.evaluation.trust import pseudo_replicas
 from mrirecon.io import read, write_kspace
+from mrirecon.io.scan import Roles
 from mrirecon.masks import make_mask
 from mrirecon.methods.registry import build
 from mrirecon.methods.regularization import QUIET, default_weight, weight_by_noise
@@ -186,16 +187,10 @@ def posed(kspace, mask, use="weighted"):
 class _Held:
     """As much of a scan as maps ask for."""
 
-    calibration = None
+    calibration, roles = None, Roles("kspace")
 
     def __init__(self, kspace):
         self.coils = len(kspace)
-
-    def maps(self, item):
-        return None
-
-    def note(self, text):
-        pass
 
     def where(self, item):
         return "here"
