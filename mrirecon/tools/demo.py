@@ -13,8 +13,8 @@ from mrirecon import __version__
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import InputError
+from mrirecon.evaluation.pictures import save_comparison
 from mrirecon.io import Scan, read, write_image, write_kspace
-from mrirecon.io.writers.pictures import Panel, save_panels
 from mrirecon.masks import make_mask
 from mrirecon.metrics import mean_score, score_metrics, scores
 from mrirecon.reconstruction.reference import sense_reference
@@ -22,7 +22,6 @@ from mrirecon.reconstruction.run import Progress, Reconstruction, reconstruct
 
 METHODS = ("zero-filled", "sense", "cs", "cirim")
 FULL, UNDERSAMPLED, PICTURE = "brain_full.h5", "brain_4x.h5", "comparison.png"
-ERROR_GAIN = 5
 Real = npt.NDArray[np.floating[Any]]
 
 
@@ -67,7 +66,7 @@ def demo(out: Path, samples: Path | None = None, *, progress: Progress | None = 
         rows[-1] |= {"seconds": seconds, "file": str(file)}
         item = len(reference) // 2
         shown.append(np.abs(result.images[item]) * (found[item].scale or 0))
-    _picture(out / PICTURE, twin, reference, rows, shown)
+    _draw_picture(out / PICTURE, twin, reference, rows, shown)
     return rows
 
 
@@ -87,17 +86,10 @@ def _sidecar(scan: Scan, result: Reconstruction) -> dict[str, object]:
     return {"mrirecon": __version__, "input": str(scan.path), "sha256": scan.sha256(), **told}
 
 
-def _picture(path: Path, twin: Scan, reference: Real, rows: list[dict[str, Any]], images: list[Real]) -> None:
+def _draw_picture(path: Path, twin: Scan, reference: Real, rows: list[dict[str, Any]], images: list[Real]) -> None:
     """Draw the middle slice: the reference and the images above, the mask and the errors below."""
     item = len(reference) // 2
-    truth, mask = reference[item], twin.mask(item)
-    white = float(np.percentile(truth, 99.8))
-    above = [Panel("fully sampled", truth, vmax=white, note="the reference")]
-    below = [Panel("samples of k-space", mask.astype(np.float64), vmax=1, note=f"{mask.size / mask.sum():.1f}x fewer")]
-    for row, image in zip(rows, images, strict=True):
-        scores = f"SSIM {row['ssim']:.3f}   PSNR {row['psnr']:.1f} dB"
-        error = np.abs(image - truth)
-        above.append(Panel(row["method"], image, vmax=white, note=scores))
-        below.append(Panel(f"its error × {ERROR_GAIN}", error, vmax=white / ERROR_GAIN, note=f"NMSE {row['nmse']:.4f}"))
+    scores = [f"SSIM {row['ssim']:.3f}   PSNR {row['psnr']:.1f} dB   NMSE {row['nmse']:.4f}" for row in rows]
+    methods = [row["method"] for row in rows]
     heading = f"{twin.path.name}, slice {item + 1} of {len(reference)} (scores: mean over the slices)"
-    save_panels(path, [*above, *below], columns=len(above), heading=heading)
+    save_comparison(path, reference[item], twin.mask(item), list(zip(methods, images, scores, strict=True)), heading)

@@ -22,9 +22,8 @@ from typing import Any
 
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluation.report import charts
-from mrirecon.evaluation.report.album import FLOOR, SliceImages, choose_slices, pack_slices
 from mrirecon.evaluation.report.cases import ZERO_FILLED, About, Case
-from mrirecon.evaluation.report.pack import WHITE
+from mrirecon.evaluation.report.slices import FLOOR, WHITE, SliceImages, choose_slices, pack_slices
 from mrirecon.evaluation.report.tables import (
     PRESETS,
     differences,
