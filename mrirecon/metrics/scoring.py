@@ -1,4 +1,4 @@
-"""SSIM, PSNR and NMSE, and the one score that everything here is compared by.
+"""Score images by SSIM, PSNR and NMSE inside the object, after one least-squares scale: mrirecon's own definition.
 
 The score of a slice, for a reference r and an image x, both as magnitudes in float64:
 
@@ -23,14 +23,14 @@ from scipy import ndimage
 from torch import Tensor
 
 from mrirecon.errors import InputError
-from mrirecon.metrics.arrays import Array, average, magnitude, require_same_shape
+from mrirecon.metrics.arrays import Array, average, magnitude, mean, require_same_shape
 from mrirecon.metrics.error import nmse
 from mrirecon.metrics.registry import score_metrics
 from mrirecon.metrics.similarity import WINDOW, ssim
 
 
 def object_mask(reference: Array) -> Tensor:
-    """Return where the object is, (..., y, x) booleans: where the magnitude exceeds 5 % of its 99.8th percentile.
+    """Return the object, (..., y, x) booleans: the pixels whose magnitude exceeds 5 % of its 99.8th percentile.
 
     Slice by slice; then closed by 2 pixels (a cross, twice) and holes filled. All false where the reference is zero.
     """
@@ -66,7 +66,7 @@ def least_squares_scale(image: Array, reference: Array, region: Array) -> Tensor
 
 @dataclass(frozen=True)
 class Score:
-    """The one score; see the head of this file.
+    """Score of a slice or a volume; see the head of this file.
 
     Attributes:
         ssim: mean structural similarity inside the object.
@@ -167,13 +167,12 @@ def _undefined(reason: str) -> Score:
 
 def mean_score(found: Sequence[Score]) -> Score:
     """Return the mean of each metric over the slices where it is defined; `reasons` counts those where it is not."""
-    means: dict[str, float | None] = {}
-    reasons = {}
+    means, reasons = {}, {}
     for name in (*score_metrics(), "scale"):
         values = [getattr(s, name) for s in found]
-        defined = [v for v in values if v is not None]
-        means[name] = math.fsum(defined) / len(defined) if defined else None
-        if len(defined) < len(values):
-            first = next(s.reasons[name] for s in found if getattr(s, name) is None)
-            reasons[name] = f"undefined in {len(values) - len(defined)} of {len(values)} slices: {first}"
-    return Score(means["ssim"], means["psnr"], means["nmse"], means["scale"], reasons)
+        means[name] = mean(values)
+        lost = values.count(None)
+        if lost:
+            first = found[values.index(None)].reasons[name]
+            reasons[name] = f"undefined in {lost} of {len(values)} slices: {first}"
+    return Score(**means, reasons=reasons)
