@@ -42,7 +42,7 @@ class LossTerm(Entry):
     """A loss.
 
     The function takes ``(image, about)``: an image (B, M, y, x) and what it is compared with, see
-    `mrirecon.metrics.comparison.Comparison`. It returns one number an item (B,), zero at equality, with a gradient.
+    `mrirecon.metrics.losses.Comparison`. It returns one number an item (B,), zero at equality, with a gradient.
 
     Attributes:
         domain: ``image`` compares images, in units of the 99th percentile of |Aᴴy|; ``kspace`` compares samples, and is
