@@ -62,9 +62,8 @@ class Setting:
 
     def __post_init__(self) -> None:
         if self.pairs < 2 or self.lesions < 1:
-            raise UsageError(
-                "lesions cannot be told from nothing so", why=f"{self.pairs} pairs, {self.lesions} a slice"
-            )
+            why = f"{self.pairs} pairs, {self.lesions} a slice"
+            raise UsageError("detection needs two pairs or more, and a lesion in each slice", why=why)
 
 
 class _Patch(NamedTuple):

@@ -154,8 +154,8 @@ def _score_slices(slices: Slices, count: int, scale: Scale) -> VolumeScore:
         for name, text in reasons.items():
             why.setdefault(name, []).append(text)
     volume = {name: mean(row[name] for row in rows) for name in _METRICS}
-    told = {name: f"undefined in {len(texts)} of {count} slices: {texts[0]}" for name, texts in why.items()}
-    return VolumeScore(volume, rows, told)
+    summary = {name: f"undefined in {len(texts)} of {count} slices: {texts[0]}" for name, texts in why.items()}
+    return VolumeScore(volume, rows, summary)
 
 
 def _calgary(x: Tensor, r: Tensor) -> tuple[Tensor, Tensor, float]:

@@ -43,6 +43,6 @@ def read_region(path: str | Path, shape: tuple[int, ...], like: str | Path) -> n
         raise InputError(
             f"{path} does not fit the images",
             why=f"shapes {times(labels.shape)} and {times(shape)} (items first)",
-            fix="give it on the images' grid, or both as NIfTI files, whose coordinates tell how they lie",
+            fix="give it on the images' grid, or both as NIfTI files, whose coordinates state their position",
         )
     return labels.reshape(shape).astype(np.int32)

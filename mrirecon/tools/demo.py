@@ -1,4 +1,4 @@
-"""The main job from end to end on a sample scan: undersampled k-space in, scored images and a picture out."""
+"""Run the main job on a sample scan: reconstruct undersampled k-space, score the images and draw a picture."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def demo(out: Path, samples: Path | None = None, *, progress: Progress | None = 
     folder = _simulate(out) if samples is None else samples
     full, twin = read(folder / FULL), read(folder / UNDERSAMPLED)
     if full.shape != twin.shape:
-        raise InputError("The two samples are not the same scan.", where=str(folder), why=f"{full.shape}, {twin.shape}")
+        raise InputError("the two samples are not the same scan", where=str(folder), why=f"{full.shape}, {twin.shape}")
     reference = sense_reference(full)
     write_image(out / "reference.h5", reference)
     rows: list[dict[str, Any]] = []
@@ -71,7 +71,7 @@ def demo(out: Path, samples: Path | None = None, *, progress: Progress | None = 
 
 
 def _simulate(out: Path, seed: int = 1) -> Path:
-    """Leave a scan of the phantom and its undersampled twin in ``out``; what data_samples/ is, of nobody's head."""
+    """Write a scan of the phantom and its undersampled twin into ``out``, in place of data_samples/."""
     shape, coils = (176, 144), 8
     made = simulate_kspace(2e-4 * phantom((264, 216), 3, seed), coils, 35.0, seed, shape=shape, spacing=0.12)
     mask = make_mask("random", shape, 4, calibration=20, seed=seed, name="phantom").mask[0]
@@ -82,8 +82,8 @@ def _simulate(out: Path, seed: int = 1) -> Path:
 
 
 def _sidecar(scan: Scan, result: Reconstruction) -> dict[str, object]:
-    told = {name: value for name, value in vars(result).items() if name != "images"}
-    return {"mrirecon": __version__, "input": str(scan.path), "sha256": scan.sha256(), **told}
+    details = {name: value for name, value in vars(result).items() if name != "images"}
+    return {"mrirecon": __version__, "input": str(scan.path), "sha256": scan.sha256(), **details}
 
 
 def _draw_picture(path: Path, twin: Scan, reference: Real, rows: list[dict[str, Any]], images: list[Real]) -> None:

@@ -100,7 +100,7 @@ def without_folders(text: str, paths: Iterable[str], *, names: bool = True) -> s
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name is that of images: not hidden, of a kind that is read, and not an iteration's steps."""
+    """Return whether a file is one of images, by its name: not hidden, not an iteration's steps, of a known suffix."""
     name = path.name.lower()
     return not name.startswith(".") and name.endswith(suffixes("images")) and not name.split(".")[0].endswith(ITERATES)
 

@@ -97,7 +97,7 @@ def run_study(
 
 
 class _Run:
-    """One run of a study. Steps that cells share are taken once; where one fails, so do the cells that need it."""
+    """Run a study. Steps that cells share are taken once; if one fails, the cells that need it fail."""
 
     def __init__(self, plan: Plan, out: Path, device: str, tell: Tell, command: Sequence[str] | None) -> None:
         self.plan, self.out, self.device, self.tell, self.command = plan, out, device, tell, command
@@ -243,7 +243,7 @@ def _scan_file(scan: PlannedScan, out: Path) -> Path:
 
 
 def _is_current(path: Path, key: str) -> bool:
-    """Whether a file of the study is there and was made from what this hash stands for."""
+    """Return whether a file exists, and was made from the inputs with this hash."""
     return path.is_file() and _read_json(sidecar_path(path)).get(KEY) == key
 
 
@@ -267,7 +267,7 @@ def _draw_mask(cell: Cell, path: Path, out: Path, seed: int) -> tuple[Path, Mask
 
 
 def _is_done(plan: Plan, cell: Cell, out: Path) -> bool:
-    """Whether the image of a cell is there, and is the one that would be made now."""
+    """Return whether the image of a cell exists, and is the one that would be made now."""
     m, path = cell.method, _scan_file(cell.scan, out)
     model = m.model if m.config is None else out / "models" / m.folder / "best"
     try:
