@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mrirecon.errors import InputError, MriReconError
 from mrirecon.evaluation.paired import RESAMPLES, Summary, summarize
 from mrirecon.evaluation.pairing import by_name, pair_up
 from mrirecon.io import atomic_path
+from mrirecon.io.grid import Grid
 from mrirecon.io.readers.images import read_placed_image
 from mrirecon.io.safe.text import parse_json, utf8
 from mrirecon.io.select import select_images
@@ -59,6 +62,40 @@ def evaluate(
     )
     if len(images) != len(truth):
         images, grid = select_images(images, grid, items, prediction)
+    about = {"prediction": Path(prediction), "reference": Path(reference)}
+    return compare_placed(images, grid, truth, place, kind=kind, options=options, **about)[1]
+
+
+def compare_placed(
+    images: np.ndarray,
+    grid: Grid,
+    truth: np.ndarray,
+    place: Grid,
+    *,
+    prediction: Path,
+    reference: Path,
+    kind: str,
+    options: Options,
+) -> tuple[np.ndarray, Evaluation]:
+    """Turn images to lie as their reference, as far as both positions are known, and score them (see `compare`).
+
+    Args:
+        images: (item, *space).
+        grid: their position.
+        truth: reference images.
+        place: their position; its spacing holds where the options have none.
+        prediction: file of the images.
+        reference: file of the reference.
+        kind: description of the reference.
+        options: what is measured.
+
+    Returns:
+        The images as they were scored, and their scores.
+
+    Raises:
+        InputError: see `compare`.
+
+    """
     images, grid, notes = aligned(images, grid, place)
     placed = False
     if images.shape == truth.shape:
@@ -72,7 +109,7 @@ def evaluate(
         images, truth, prediction=prediction, reference=reference, kind=kind, options=options, placed=placed
     )
     evaluation.notes[:0] = notes
-    return evaluation
+    return images, evaluation
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,20 @@ from typing import Any
 import numpy as np
 
 from mrirecon.errors import InputError, MriReconError, UsageError
-from mrirecon.evaluation import Evaluation, Options, compare, holds_images, reference_images
-from mrirecon.evaluation.files import own_options
+from mrirecon.evaluation import Options, holds_images
+from mrirecon.evaluation.files import compare_placed, own_options
 from mrirecon.evaluation.pairing import by_name, case_of, files_in, first_names
 from mrirecon.evaluation.report.cases import ZERO_FILLED, Case, Result
 from mrirecon.evaluation.report.sidecars import Image, is_image, iterates_path, read_sidecar, without_folders
 from mrirecon.io import Scan, read, sha256
+from mrirecon.io.grid import Grid
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.readers.images import IMAGE_NAMES, open_store, pick, read_placed_image
-from mrirecon.io.readers.nifti import is_nifti, read_nifti
 from mrirecon.metrics import least_squares_scale, magnitude, nmse, object_mask
 from mrirecon.metrics.presets import SIGNED
 from mrirecon.metrics.region import read_region
 from mrirecon.metrics.shapes import common_centre
+from mrirecon.reconstruction.reference import placed_reference
 from mrirecon.reconstruction.run import reconstruct
 
 _NO_IMAGE = "there is no image of this case"
@@ -242,7 +243,7 @@ class _CaseReader:
         self.sources, self.images, self.reasons, self.reference, self.scan = sources, images, reasons, reference, scan
         self.notes: list[str] = []
         self.truth: np.ndarray | None = None
-        self.kind = ""
+        self.kind, self.place = "", Grid()
         self.options = sources.options
         paths = [reference, scan, sources.options.region, sources.options.mask, *(i.path for i in images.values())]
         self.paths = [str(p) for p in paths if p is not None] + [p for i in images.values() for p in i.paths]
@@ -259,7 +260,9 @@ class _CaseReader:
         masks = None if scan is None else self._masks(scan)
         region = None if first is None else self._region(first.shape)
         notes = [self._public(n) for n in self.notes]
-        return Case(name, results, self.truth, self.kind, masks, region, self._spacing(), notes, group)
+        _, y, x = self.place.spacing
+        spacing = self.options.spacing or ((y, x) if y and x else None)
+        return Case(name, results, self.truth, self.kind, masks, region, spacing, notes, group)
 
     def _public(self, text: str) -> str:
         """Return a text as the report may show it: folders may name people."""
@@ -272,7 +275,7 @@ class _CaseReader:
             return
         try:
             axes = None if holds_images(self.reference) else self.sources.axes
-            self.truth, self.kind = reference_images(self.reference, axes=axes, preset=self.options.preset)
+            self.truth, self.kind, self.place = placed_reference(self.reference, axes=axes, preset=self.options.preset)
         except MriReconError as error:
             self.notes.append(f"its reference cannot be used: {_short(error)}")
         try:
@@ -291,22 +294,24 @@ class _CaseReader:
         notes = [self._public(n) for n in image.notes]
         result = Result(method, seconds=image.seconds, stopped=image.stopped, notes=notes, settings=settings)
         try:
-            images = read_placed_image(image.path, signed=self.options.preset in SIGNED)[0]
+            images, grid = read_placed_image(image.path, signed=self.options.preset in SIGNED)
         except MriReconError as error:
             return replace(result, failure=self._public(_short(error)))
         steps, steps_are, more = self._steps(iterates_path(image.path), len(images))
         result = replace(result, steps=steps, steps_are=steps_are, notes=[*notes, *more])
-        return self._scored(result, images, image.path)
+        return self._scored(result, images, grid, image.path)
 
-    def _scored(self, result: Result, images: np.ndarray, path: Path) -> Result:
+    def _scored(self, result: Result, images: np.ndarray, grid: Grid, path: Path) -> Result:
         """Return a result with its images and their scores."""
+        if not any(self.place.spacing):
+            self.place = replace(self.place, spacing=grid.spacing)
         if self.reference is None:
             return replace(result, images=images)
         if self.truth is None:
             return replace(result, images=images, failure="its reference cannot be used")
         about: dict[str, Any] = {"prediction": path, "reference": self.reference, "kind": self.kind}
         try:
-            evaluation: Evaluation = compare(images, self.truth, options=self.options, **about)
+            images, evaluation = compare_placed(images, grid, self.truth, self.place, options=self.options, **about)
         except MriReconError as error:
             return replace(result, images=images, failure=self._public(_short(error)))
         # Beside a reference that is cut around its centre, the images are shown as they were scored.
@@ -363,9 +368,8 @@ class _CaseReader:
         except MriReconError as error:
             return Result(ZERO_FILLED, failure=self._public(_short(error)))
         settings = {"why": "made for this report, from the scan", "maps": done.maps}
-        return self._scored(
-            Result(ZERO_FILLED, seconds=done.seconds, settings=settings), np.abs(done.images), scan.path
-        )
+        result = Result(ZERO_FILLED, seconds=done.seconds, settings=settings)
+        return self._scored(result, np.abs(done.images), Grid(), scan.path)
 
     def _masks(self, scan: Scan) -> np.ndarray | None:
         try:
@@ -387,17 +391,6 @@ class _CaseReader:
         except MriReconError as error:
             self.notes.append(f"its lesions are not shown: {_short(error)}")
             return None
-
-    def _spacing(self) -> tuple[float, float] | None:
-        if self.options.spacing is not None:
-            return self.options.spacing
-        for path in (self.reference, *(i.path for i in self.images.values())):
-            if path is not None and is_nifti(path):
-                try:
-                    return read_nifti(path).spacing[1:]
-                except MriReconError:
-                    continue
-        return None
 
 
 def _errors(steps: np.ndarray, truth: np.ndarray) -> list[float]:
