@@ -142,8 +142,8 @@ class _Run:
         """Return the folder of a method's weights, trained first where the study trains it."""
         if method.config is None:
             return method.model
-        step = lambda: _train(method, self.out, self.device, self.tell)  # noqa: E731
-        return Path(self.once(f"model {method.name}", step)["model"])
+        done = self.once(f"model {method.name}", lambda: _train(method, self.out, self.device, self.tell))
+        return Path(done["model"])
 
     def cell(self, cell: Cell) -> Record:
         """Reconstruct and score the image of a cell; return its scores, or why there are none."""
