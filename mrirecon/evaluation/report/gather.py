@@ -130,7 +130,8 @@ def _gather_group(
         planned: why each method and scan of a study has no image, or ""; None where that is not known.
 
     """
-    images = find_images(sources.runs, by_run=bool(group))
+    none = bool(planned) and all((planned or {}).values())
+    images = {} if none else find_images(sources.runs, by_run=bool(group))
     methods = list(dict.fromkeys(m for row in images.values() for m in row))
     if planned is not None:
         methods = list(dict.fromkeys(method for method, _ in planned))
