@@ -124,7 +124,7 @@ def detect(
             patches[FULL] += _cut_patches(pair, [sense_reference(scan) for scan in pair.full])
     if progress:
         progress(len(patches[FULL]), s.pairs, "")
-    return {method: detectability(*zip(*found, strict=True)) for method, found in patches.items()}
+    return {method: detectability(*zip(*pairs, strict=True)) for method, pairs in patches.items()}
 
 
 class _Pair(NamedTuple):
@@ -172,6 +172,6 @@ def _cut_patches(pair: _Pair, images: Sequence[np.ndarray]) -> list[_Patch]:
     return patches
 
 
-def as_rows(found: dict[str, Detectability]) -> list[dict[str, Any]]:
+def as_rows(results: dict[str, Detectability]) -> list[dict[str, Any]]:
     """Return plain data, one row a method."""
-    return [{"method": method, **asdict(d)} for method, d in found.items()]
+    return [{"method": method, **asdict(d)} for method, d in results.items()]

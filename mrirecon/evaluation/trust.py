@@ -251,5 +251,5 @@ def _g_factor(plain: Problem, noise: Tensor, covariance: np.ndarray, mask: np.nd
     full = ((maps.conj() * (sigma @ maps)).sum(0).real.clamp_min(0).sqrt() / total).reshape(noise.shape)
     rate = mask.size / float(mask.sum())
     # cropped maps fade out: only where they are whole
-    found = torch.where(total.reshape(noise.shape) > 0.9, noise / full / rate**0.5, 0.0)
-    return np.asarray(found.nan_to_num().numpy())
+    factor = torch.where(total.reshape(noise.shape) > 0.9, noise / full / rate**0.5, 0.0)
+    return np.asarray(factor.nan_to_num().numpy())

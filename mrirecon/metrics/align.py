@@ -44,8 +44,8 @@ def aligned(images: np.ndarray, grid: Grid, reference: Grid) -> tuple[np.ndarray
     lead = images.ndim - 3
     order = [lead + 2 - int(np.flatnonzero(target == 2 - position)[0]) for position in range(3)]
     flipped = np.flip(images, tuple(images.ndim - 1 - a for a in range(3) if mirrored[a]))
-    found = flipped.transpose(*range(lead), *order)
-    return np.ascontiguousarray(found), from_matrix(matrix, grid.thickness), _describe(target, mirrored)
+    turned = flipped.transpose(*range(lead), *order)
+    return np.ascontiguousarray(turned), from_matrix(matrix, grid.thickness), _describe(target, mirrored)
 
 
 def upright(images: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid, list[str]]:
@@ -67,8 +67,8 @@ def upright(images: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid, list[str]
     normal = int(np.abs(np.cross(*_directions(matrix).T[:2])).argmax())
     x, y = ((back, -head), (left, -head), (left, back))[normal]
     wanted = from_matrix(np.column_stack((x, y, _directions(matrix)[:, 2], (0, 0, 0))))
-    found, there, notes = aligned(images, grid, wanted)
-    return found, there, ["turned upright, by its coordinates"] if notes else []
+    turned, position, notes = aligned(images, grid, wanted)
+    return turned, position, ["turned upright, by its coordinates"] if notes else []
 
 
 def apart(shape: tuple[int, ...], grid: Grid, reference: Grid) -> list[str]:

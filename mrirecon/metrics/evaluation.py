@@ -182,7 +182,7 @@ def compare(
     mask = None if options.mask is None else read_region(options.mask, images.shape, reference) > 0
     labels = None if options.region is None else read_region(options.region, images.shape, reference)
     evaluation = Evaluation(prediction, reference, kind, images.shape, options, [], [], [], notes)
-    found: dict[str, list[str]] = {}
+    misaligned: dict[str, list[str]] = {}
     # By a preset, items that are slices make up one volume.
     step = 1 if images.ndim == 4 or own else len(images)
     groups = [slice(i, i + step) for i in range(0, len(images), step)]
@@ -196,11 +196,11 @@ def compare(
         scaled = own or options.preset == "mridc"  # the latter divides each by its own maximum
         x, r = np.abs(x), np.abs(r)
         for what, how in misalignments(x, r, scale, placed=placed, scaled=scaled):
-            found.setdefault(what, []).append(how)
+            misaligned.setdefault(what, []).append(how)
         if labels is not None:
             spacing = options.spacing or (1.0, 1.0)
             evaluation.lesions.append(measure_lesions(x, r, labels[group].reshape(x.shape), spacing=spacing))
-    for what, reasons in found.items():
+    for what, reasons in misaligned.items():
         items = f" ({len(reasons)} of {len(groups)} items)" if len(groups) > 1 else ""
         notes.append(f"{what}{items}: {reasons[0]}")
     return evaluation
@@ -212,9 +212,9 @@ def _measure(
     """Return the metrics of each slice, why some are undefined, and those of the whole."""
     whole: Values = {}
     if options.preset == "mrirecon":
-        found = scores(x, r, region=inside)
-        rows: list[Values] = [{name: getattr(s, name) for name in (*score_metrics(), "scale")} for s in found]
-        reasons = [dict(s.reasons) for s in found]
+        results = scores(x, r, region=inside)
+        rows: list[Values] = [{name: getattr(s, name) for name in (*score_metrics(), "scale")} for s in results]
+        reasons = [dict(s.reasons) for s in results]
     else:
         score = score_volume(x, r, options.preset, mask=inside)
         rows, whole = score.slices, score.volume

@@ -99,7 +99,7 @@ def measure_lesions(
         x, r, labels = x[None], r[None], labels[None]
     numbered = separate(labels)
     tissue = object_mask(r).numpy() & (numbered == 0)
-    found = []
+    measures = []
     for label, place in enumerate(ndimage.find_objects(numbered), start=1):
         if place is None:
             continue
@@ -111,8 +111,8 @@ def measure_lesions(
                 for p, n in zip(place[1:], x.shape[1:], strict=True)
             ),
         )
-        found.append(_measure(label, x[box], r[box], numbered[box] == label, tissue[box], spacing))
-    return found
+        measures.append(_measure(label, x[box], r[box], numbered[box] == label, tissue[box], spacing))
+    return measures
 
 
 def separate(labels: np.ndarray) -> np.ndarray:
@@ -172,11 +172,11 @@ def _sharpness(v: np.ndarray, distance: np.ndarray, border: np.ndarray, height: 
     return -float((at * (values - values.mean())).sum()) / spread / height
 
 
-def by_size(found: Sequence[LesionScore], bounds: Sequence[float] = SIZES) -> list[dict[str, object]]:
+def by_size(lesions: Sequence[LesionScore], bounds: Sequence[float] = SIZES) -> list[dict[str, object]]:
     """Return, for each group of diameters, how many lesions it has, and the median of what is defined."""
     rows: list[dict[str, object]] = []
     for low, high in pairwise(bounds):
-        group = [s for s in found if low <= s.diameter < high]
+        group = [s for s in lesions if low <= s.diameter < high]
         row: dict[str, object] = {"from mm": low, "to mm": None if math.isinf(high) else high, "lesions": len(group)}
         for name in ("recovery", "contrast", "contrast_reference", "cnr", "cnr_reference", "sharpness"):
             values = [v for s in group if (v := getattr(s, name)) is not None]

@@ -39,18 +39,18 @@ def misalignments(
     x, r = (np.asarray(v, np.float32).reshape(-1, *v.shape[-2:]) for v in (image, truth))
     middle = fullest_slice(r)
     one, reference = x[middle], r[middle]
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if one.any() and reference.any():
-        found = _orientation(one, reference) or _small_shift(one, reference)
-        found = found or _order(x, r) or _zoom(one, reference)
+        findings = _orientation(one, reference) or _small_shift(one, reference)
+        findings = findings or _order(x, r) or _zoom(one, reference)
     if placed:
-        found = [(f"{what}, though the coordinates of both files agree", how) for what, how in found]
-    if found and not scaled:
-        return found  # the factor of an image that lies elsewhere says little
+        findings = [(f"{what}, though the coordinates of both files agree", how) for what, how in findings]
+    if findings and not scaled:
+        return findings  # the factor of an image that lies elsewhere says little
     least, then = (_SCALE, "scaled first") if scaled else (_SCALE_IF_UNSCALED, "this definition does not scale them")
     if scale is not None and scale > 0 and not 1 / least < scale < least:
-        found.append(("its values are of another scale", f"{1 / scale:.3g} times the reference's; {then}"))
-    return found
+        findings.append(("its values are of another scale", f"{1 / scale:.3g} times the reference's; {then}"))
+    return findings
 
 
 def fullest_slice(r: np.ndarray) -> int:

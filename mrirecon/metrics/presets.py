@@ -143,7 +143,7 @@ def _score_slices(slices: Slices, count: int, scale: Scale) -> VolumeScore:
             "the prediction is zero": not bool(torch.isfinite(x).all()),
             "the reference is constant": peak <= 0,
         }
-        fault = next((words for words, found in faults.items() if found), None)
+        fault = next((words for words, holds in faults.items() if holds), None)
         if fault is not None:
             values, reasons = dict.fromkeys(_METRICS), dict.fromkeys(_METRICS, fault)
         else:

@@ -36,13 +36,13 @@ def object_mask(reference: Array) -> Tensor:
     """
     values = magnitude(reference)
     slices = values.reshape(-1, *values.shape[-2:]).cpu().numpy()
-    found = np.empty(slices.shape, dtype=bool)
+    masks = np.empty(slices.shape, dtype=bool)
     for i, r in enumerate(slices):
         inside = r > 0.05 * np.percentile(r, 99.8)
         # Closing reaches 2 pixels outside; without room for them it would erode an object that the image cuts off.
         closed = ndimage.binary_closing(np.pad(inside, 2), iterations=2)[2:-2, 2:-2]
-        found[i] = ndimage.binary_fill_holes(inside | closed)
-    return torch.from_numpy(found).reshape(values.shape).to(values.device)
+        masks[i] = ndimage.binary_fill_holes(inside | closed)
+    return torch.from_numpy(masks).reshape(values.shape).to(values.device)
 
 
 def least_squares_scale(image: Array, reference: Array, region: Array) -> Tensor:
@@ -95,8 +95,8 @@ def score(image: Array, reference: Array) -> Score:
         InputError: shapes that differ; fewer than 7 pixels along an axis.
 
     """
-    found = scores(image, reference)
-    return found[0] if image.ndim == 2 else mean_score(found)
+    slices = scores(image, reference)
+    return slices[0] if image.ndim == 2 else mean_score(slices)
 
 
 def scores(images: Array, reference: Array, *, region: Array | None = None) -> list[Score]:
@@ -120,14 +120,14 @@ def scores(images: Array, reference: Array, *, region: Array | None = None) -> l
         )
     if region is not None:
         require_same_shape(region, reference)
-    found = []
+    results = []
     # Slice by slice, so that float64 takes no more memory however many there are.
     for at in np.ndindex(*images.shape[:-2]):
         # On the CPU: not every accelerator has float64.
         x, r = (magnitude(a[at].cpu() if isinstance(a, Tensor) else a[at]) for a in (images, reference))
         inside = None if region is None else magnitude(region[at]).cpu() > 0
-        found.append(_score(x, r, inside))
-    return found
+        results.append(_score(x, r, inside))
+    return results
 
 
 def _score(x: Tensor, r: Tensor, region: Tensor | None = None) -> Score:
@@ -165,14 +165,14 @@ def _undefined(reason: str) -> Score:
     return Score(None, None, None, None, dict.fromkeys((*score_metrics(), "scale"), reason))
 
 
-def mean_score(found: Sequence[Score]) -> Score:
+def mean_score(slices: Sequence[Score]) -> Score:
     """Return the mean of each metric over the slices where it is defined; `reasons` counts those where it is not."""
     means, reasons = {}, {}
     for name in (*score_metrics(), "scale"):
-        values = [getattr(s, name) for s in found]
+        values = [getattr(s, name) for s in slices]
         means[name] = mean(values)
         lost = values.count(None)
         if lost:
-            first = found[values.index(None)].reasons[name]
+            first = slices[values.index(None)].reasons[name]
             reasons[name] = f"undefined in {lost} of {len(values)} slices: {first}"
     return Score(**means, reasons=reasons)

@@ -50,10 +50,10 @@ class Finding:
 def examine() -> list[Finding]:
     """Return every finding; write one empty file into the current and the temporary folder, and remove it."""
     questions: tuple[Callable[[], list[Finding]], ...] = (_packages, _threads, _memory, _disks)
-    found = [finding for question in questions for finding in question()]
+    findings = [finding for question in questions for finding in question()]
     if any(version(name) in versions for name, versions in COMPROMISED.items()):
-        return found  # what is imported from here on might run it
-    return [*found, *_hdf5(), *_gpu(), *_plugins(), *_selftest()]
+        return findings  # what is imported from here on might run it
+    return [*findings, *_hdf5(), *_gpu(), *_plugins(), *_selftest()]
 
 
 def version(name: str) -> str | None:
@@ -65,8 +65,8 @@ def version(name: str) -> str | None:
 
 
 def _packages() -> list[Finding]:
-    found = [Finding("python", "ok", f"{platform.python_version()}, {sys.executable}; mrirecon {__version__}")]
-    found += [
+    findings = [Finding("python", "ok", f"{platform.python_version()}, {sys.executable}; mrirecon {__version__}")]
+    findings += [
         Finding(
             "compromised package",
             "bad",
@@ -91,8 +91,8 @@ def _packages() -> list[Finding]:
         title = f"extra {group}" if group else "packages"
         verdict: Verdict = "ok" if not missing else "look" if group else "bad"
         fix = f"pip install 'mrirecon{f'[{group}]' if group else ''}'" if missing else ""
-        found.append(Finding(title, verdict, message or "mrirecon runs from a folder", fix))
-    return found
+        findings.append(Finding(title, verdict, message or "mrirecon runs from a folder", fix))
+    return findings
 
 
 def _threads() -> list[Finding]:
@@ -130,19 +130,19 @@ def _memory() -> list[Finding]:
 
 
 def _disks() -> list[Finding]:
-    found = []
+    findings = []
     for name, folder in (("disk here", Path()), ("disk for temporary files", Path(tempfile.gettempdir()))):
         try:
             free = shutil.disk_usage(folder).free
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            found.append(Finding(name, "bad", f"{folder.absolute()}: {error.strerror}", "work in another folder"))
+            findings.append(Finding(name, "bad", f"{folder.absolute()}: {error.strerror}", "work in another folder"))
             continue
         verdict: Verdict = "bad" if free < HARDLY_ANY else "look" if free < LITTLE_DISK else "ok"
         fix = "" if verdict == "ok" else "free some space"
-        found.append(Finding(name, verdict, f"{free / 1e9:.1f} GB free at {folder.absolute()}", fix))
-    return found
+        findings.append(Finding(name, verdict, f"{free / 1e9:.1f} GB free at {folder.absolute()}", fix))
+    return findings
 
 
 def _hdf5() -> list[Finding]:
