@@ -122,7 +122,7 @@ def _small_shift(x: np.ndarray, r: np.ndarray) -> list[Finding]:
 def _order(x: np.ndarray, r: np.ndarray) -> list[Finding]:
     """Find slices in reverse order."""
     here, best = (float(np.mean([correlation(a, b) for a, b in zip(v, r, strict=True)])) for v in (x, x[::-1]))
-    if len(r) == 1 or best <= max(_LEAST, 1 - _LEFT * (1 - here)):
+    if len(r) == 1 or best <= max(_LEAST, here + 0.01, 1 - _LEFT * (1 - here)):
         return []
     how = f"their correlation with the reference's would be {best:.2f}, not {here:.2f}"
     return [("its slices seem to be in reverse order", how)]
