@@ -19,6 +19,7 @@ from mrirecon.io import safe_name, sha256
 from mrirecon.masks import FAMILIES, MaskResult, make_mask
 from mrirecon.methods.registry import find_method, resolve
 from mrirecon.models.checkpoints import describe_model, shipped_models
+from mrirecon.reconstruction.plan import has_weight
 from mrirecon.training.config import Config, differences, load_as, load_config, origin_of
 from mrirecon.training.config.strict_yaml import KeyPath, Origin
 from mrirecon.training.loop import CHANGEABLE
@@ -274,7 +275,7 @@ def _plan_method(name: str, m: MethodSetting, settings: StudySettings, path: Pat
             fix="give train: CONFIG.yaml or model: FOLDER",
         )
     resolve(m.method, m.options)
-    if m.lam is not None and "lam" not in find_method(m.method).schema.model_fields:
+    if m.lam is not None and not has_weight(m.method):
         raise UsageError(f"method {m.method!r} has no regularization weight", fix="leave lam out")
     given = ", ".join(f"{k}={v}" for k, v in (m.options | ({} if m.lam is None else {"lam": m.lam})).items())
     return PlannedMethod(name, f"{m.method}{f' ({given})' if given else ''}", m.method, dict(m.options), m.lam)
