@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mrirecon.coils.espirit import espirit
-    from mrirecon.evaluation.one import evaluate
+    from mrirecon.evaluation.files import evaluate
     from mrirecon.io.readers.reader import read
     from mrirecon.masks.make import make_mask
     from mrirecon.methods.registry import build
@@ -41,7 +41,7 @@ _HOMES = {  # paths below the package
     "Problem": "physics.problem.Problem",
     "build": "methods.registry.build",
     "espirit": "coils.espirit.espirit",
-    "evaluate": "evaluation.one.evaluate",
+    "evaluate": "evaluation.files.evaluate",
     "list_methods": "methods.registry.methods",
     "load_model": "models.checkpoints.load_model",
     "make_mask": "masks.make.make_mask",

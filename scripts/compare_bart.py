@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrirecon.io import Scan, read
+from mrirecon.io import Scan, read, read_image, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.methods.registry import build
 from mrirecon.methods.regularization import weight_by_noise
@@ -24,7 +24,6 @@ from mrirecon.metrics import Score, scores
 from mrirecon.reconstruction.calibrate import item_maps
 from mrirecon.reconstruction.reference import sense_reference
 from mrirecon.reconstruction.run import build_problem
-from mrirecon.tools.benchmark import read_cfl, write_cfl
 
 OURS = (0.0015, 0.002, 0.003, 0.004, 0.006)
 THEIRS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
@@ -83,12 +82,12 @@ def _point(scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int) -
 
 def _bart(kspace: np.ndarray, truth: np.ndarray) -> list[Score]:
     with tempfile.TemporaryDirectory() as folder:
-        write_cfl(Path(folder) / "k", np.moveaxis(kspace, 0, -1)[:, :, None])
+        write_kspace(Path(folder) / "k.cfl", kspace[None])
         _run("ecalib -m 1 -r 24 k s", folder)
         found = []
         for lam in THEIRS:
             _run(f"pics -S -i 60 -R W:3:0:{lam} k s x", folder)
-            found.append(scores(read_cfl(Path(folder) / "x")[None], truth[:1])[0])
+            found.append(scores(read_image(Path(folder) / "x.cfl"), truth[:1])[0])
         return found
 
 

@@ -106,8 +106,7 @@ def compare(
     as_json: opt.AsJson = False,
 ) -> None:
     """Say whether runs differ, paired by subject: differences with intervals, and a test from six subjects on."""
-    from mrirecon.evaluation import compare_runs, evaluate_folders
-    from mrirecon.evaluation.paired import read_scores
+    from mrirecon.evaluation import compare_runs, evaluate_folders, read_scores
 
     options = _options(preset, metrics)
     values: dict[str, dict[str, dict[str, float | None]]] = {}

@@ -161,7 +161,7 @@ def selftest(device: opt.Device = "auto", as_json: opt.AsJson = False) -> None:
 
 
 def doctor(as_json: opt.AsJson = False) -> None:
-    """Look at this machine: versions, disks, cores, locks, BART, GPU, extras. Exit code 1 where something is bad."""
+    """Examine this machine: packages, cores, memory, disks, HDF5, GPU, a self-test. Exit code 1 if something is bad."""
     from mrirecon.tools.doctor import examine
 
     found = examine()
@@ -173,7 +173,7 @@ def doctor(as_json: opt.AsJson = False) -> None:
             typer.echo(f"{finding.verdict:4s}  {finding.name:24s}  {finding.message}")
             if finding.fix:
                 typer.echo(f"{'':30s}  -> {finding.fix}")
-    print_line(f"{bad} of {len(found)} bad" if bad else "nothing is bad; `mrirecon selftest` checks the numerics")
+    print_line(f"{bad} of {len(found)} bad" if bad else "nothing is bad")
     if bad:
         raise typer.Exit(1)
 

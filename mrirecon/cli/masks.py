@@ -67,7 +67,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
 ) -> None:
     """Draw a mask with its point spread function, and say what acceleration it reaches."""
-    from mrirecon.evaluation.report.masks import save_mask_picture
+    from mrirecon.evaluation.pictures import save_mask_picture
     from mrirecon.io import refuse_overwrite
     from mrirecon.masks import load_mask
 

@@ -49,9 +49,8 @@ def report(
         raise UsageError("a report is a page", where=str(output), fix="give it a name that ends in .html")
     from mrirecon.evaluation import Options
     from mrirecon.evaluation.report.cases import About
+    from mrirecon.evaluation.report.gather import Sources, gather
     from mrirecon.evaluation.report.html import write_report
-    from mrirecon.evaluation.report.reading import Sources
-    from mrirecon.evaluation.report.runs import gather
     from mrirecon.reconstruction.file import versions
 
     options = Options(preset, opt.words(metrics), mask, region, spacing)  # type: ignore[arg-type]  # it checks the words

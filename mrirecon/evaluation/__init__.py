@@ -1,11 +1,10 @@
-"""Score reconstructed images against a reference: what `mrirecon evaluate` does."""
+"""Evaluate images: against references, in pairs of runs, by lesions and without a reference; reports and studies."""
 
 from __future__ import annotations
 
 from mrirecon.evaluation.detect import Setting, detect
-from mrirecon.evaluation.folders import Evaluations, Summary, evaluate_folders, summarize, write_csv
-from mrirecon.evaluation.one import evaluate
-from mrirecon.evaluation.paired import Difference, compare_runs, read_run
+from mrirecon.evaluation.files import Evaluations, evaluate, evaluate_folders, read_scores, write_csv
+from mrirecon.evaluation.paired import Difference, Summary, compare_runs, summarize
 from mrirecon.io.readers.images import holds_images
 from mrirecon.metrics.evaluation import Evaluation, Options, compare
 from mrirecon.reconstruction.reference import reference_images
@@ -23,7 +22,7 @@ __all__ = [
     "evaluate",
     "evaluate_folders",
     "holds_images",
-    "read_run",
+    "read_scores",
     "reference_images",
     "summarize",
     "write_csv",

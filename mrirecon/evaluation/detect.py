@@ -1,13 +1,14 @@
-"""Are lesions seen? Pairs of slices with and without them, measured alike, and told apart by a matched filter.
+"""Measure whether lesions survive reconstruction: simulate slices with and without them, and tell these apart.
 
-Both of a pair have the same coils, phase, noise and samples: what differs is the lesions, whose true signal is known.
-Each lesion makes a pair; see `mrirecon.metrics.lesions.detectability` for what is said of them.
+Both of a pair have the same coils, phase, noise and samples, and differ by lesions whose true signal is known. Each
+lesion makes a pair; see `mrirecon.metrics.lesions.detectability` for the matched filter that tells them apart.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,14 +26,14 @@ from mrirecon.models.checkpoints import TrainedModel
 from mrirecon.reconstruction.reference import sense_reference
 from mrirecon.reconstruction.run import reconstruct
 
-FULL = "fully sampled"  # the row that no method can be better than, but by denoising
+FULL = "fully sampled"  # the row that a method surpasses by denoising alone
 _MARGIN = 3  # pixels around a lesion, into which reconstruction blurs it
 _AT_A_TIME = 16  # slices, so that a volume of any size fits into memory
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What pairs are made of.
+    """How pairs are simulated.
 
     Attributes:
         pairs: at least so many.
@@ -61,9 +62,8 @@ class Setting:
 
     def __post_init__(self) -> None:
         if self.pairs < 2 or self.lesions < 1:
-            raise UsageError(
-                "lesions cannot be told from nothing so", why=f"{self.pairs} pairs, {self.lesions} a slice"
-            )
+            why = f"{self.pairs} pairs, {self.lesions} a slice"
+            raise UsageError("detection needs two pairs or more, and a lesion in each slice", why=why)
 
 
 class _Patch(NamedTuple):
@@ -86,11 +86,11 @@ def detect(
 
     Args:
         volume: magnitudes: NIfTI, .npz, .npy, .h5, or ``phantom:SEED``.
-        methods: registered names; learned ones as they come along.
-        models: trained, besides.
+        methods: registered names; learned ones with the weights that come along.
+        models: further trained models.
         name: of the volume, where the file holds several.
         setting: of pairs, masks and scan.
-        progress: called with (pairs done, pairs, what is being done).
+        progress: called with (pairs done, pairs, method).
 
     Raises:
         UsageError: no method, or one that is there twice.
@@ -103,80 +103,75 @@ def detect(
     if not known or len(known) < len(methods) + len(models):
         raise UsageError("name each method once, and at least one", why=", ".join(methods) or "there is none")
     slices = len(pick_volume(volume, name))
-    found: dict[str, list[_Patch]] = {FULL: [], **{n: [] for n in known}}
+    parts = [(first, min(first + _AT_A_TIME, slices)) for first in range(0, slices, _AT_A_TIME)]
+    patches: dict[str, list[_Patch]] = {FULL: [], **{n: [] for n in known}}
     before = -1
-    for number, (first, last) in enumerate(_rounds(slices)):
-        if len(found[FULL]) >= s.pairs:
+    for number, part in enumerate(itertools.cycle(parts)):
+        done = len(patches[FULL])
+        if done >= s.pairs:
             break
-        if first == 0 and len(found[FULL]) == before:
-            raise InputError(
-                "no lesion finds a place",
-                where=str(volume),
-                why="in the whole volume, none did",
-                fix="make them smaller",
-            )
-        before = len(found[FULL]) if first == 0 else before
+        if number % len(parts) == 0:
+            if done == before:
+                why = "in the whole volume, none did"
+                raise InputError("no lesion finds a place", where=str(volume), why=why, fix="make them smaller")
+            before = done
         with tempfile.TemporaryDirectory(prefix="mrirecon-") as folder:
-            pair = _Pair(Path(folder), volume, name, (first, last), s, s.seed + number)
+            pair = _simulate_pair(Path(folder), volume, name, part, s, s.seed + number)
             for method, options in known.items():
                 if progress:
-                    progress(len(found[FULL]), s.pairs, method)
-                found[method] += pair.patches(*(reconstruct(scan, **options).images for scan in pair.scans))
-            found[FULL] += pair.patches(*map(sense_reference, pair.full))
+                    progress(done, s.pairs, method)
+                patches[method] += _cut_patches(pair, [reconstruct(scan, **options).images for scan in pair.scans])
+            patches[FULL] += _cut_patches(pair, [sense_reference(scan) for scan in pair.full])
     if progress:
-        progress(len(found[FULL]), s.pairs, "")
-    return {method: detectability(*zip(*patches, strict=True)) for method, patches in found.items()}
+        progress(len(patches[FULL]), s.pairs, "")
+    return {method: detectability(*zip(*pairs, strict=True)) for method, pairs in patches.items()}
 
 
-def _rounds(slices: int) -> Iterator[tuple[int, int]]:
-    """Yield parts of the volume, again and again."""
-    while True:
-        for first in range(0, slices, _AT_A_TIME):
-            yield first, min(first + _AT_A_TIME, slices)
+class _Pair(NamedTuple):
+    """Some slices of a volume with and without lesions, in this order."""
+
+    full: list[Scan]
+    scans: list[Scan]  # undersampled
+    truth: list[np.ndarray]
+    labels: np.ndarray  # of the lesions
 
 
-class _Pair:
-    """Scans with and without lesions, full and undersampled, of some slices of a volume."""
-
-    def __init__(
-        self, folder: Path, volume: str | Path, name: str | None, part: tuple[int, int], s: Setting, seed: int
-    ) -> None:
-        self.full: list[Scan] = []
-        self.scans: list[Scan] = []
-        self.truth: list[np.ndarray] = []
-        for file, count in (("present", s.lesions), ("absent", 0)):
-            path, twin = folder / f"{file}.h5", folder / f"{file}_undersampled.h5"
-            simulate_scan(
-                volume, path, volume=name, slices=part, coils=s.coils, snr=s.snr, seed=seed, lesions=count,
-                lesion_size=s.size, lesion_contrast=s.contrast,
-            )  # fmt: skip
-            scan = read(path)
-            space = scan.space_shape
-            mask = make_mask(s.family, space, s.acceleration, calibration=s.calibration, seed=seed).mask
-            write_kspace(twin, np.stack([scan.kspace(i) * mask for i in range(len(scan))]), mask=mask)
-            self.full.append(scan)
-            self.scans.append(read(twin))
-            self.truth.append(read_image(path))
-        self.labels = read_image(folder / "present_lesions.npz")
-
-    def patches(self, present: np.ndarray, absent: np.ndarray) -> list[_Patch]:
-        """Return what each lesion's surroundings look like, in the scale of the truth."""
-        out = []
-        for item, labels in enumerate(np.abs(self.labels).astype(int)):
-            shown, without = np.abs(present[item]), np.abs(absent[item])
-            truth, background = self.truth[0][item], self.truth[1][item]
-            scale = float(least_squares_scale(without, background, object_mask(background)))
-            for place in ndimage.find_objects(labels):
-                if place is None:
-                    continue
-                box = tuple(
-                    slice(max(0, p.start - _MARGIN), min(n, p.stop + _MARGIN))
-                    for p, n in zip(place, labels.shape, strict=True)
-                )
-                out.append(_Patch(scale * shown[box], scale * without[box], truth[box], background[box]))
-        return out
+def _simulate_pair(
+    folder: Path, volume: str | Path, name: str | None, part: tuple[int, int], s: Setting, seed: int
+) -> _Pair:
+    pair = _Pair([], [], [], np.empty(0))
+    for file, count in (("present", s.lesions), ("absent", 0)):
+        path, undersampled = folder / f"{file}.h5", folder / f"{file}_undersampled.h5"
+        simulate_scan(
+            volume, path, volume=name, slices=part, coils=s.coils, snr=s.snr, seed=seed, lesions=count,
+            lesion_size=s.size, lesion_contrast=s.contrast,
+        )  # fmt: skip
+        scan = read(path)
+        mask = make_mask(s.family, scan.space_shape, s.acceleration, calibration=s.calibration, seed=seed).mask
+        write_kspace(undersampled, np.stack([scan.kspace(i) * mask for i in range(len(scan))]), mask=mask)
+        pair.full.append(scan)
+        pair.scans.append(read(undersampled))
+        pair.truth.append(read_image(path))
+    return pair._replace(labels=np.abs(read_image(folder / "present_lesions.npz")).astype(int))
 
 
-def as_rows(found: dict[str, Detectability]) -> list[dict[str, Any]]:
+def _cut_patches(pair: _Pair, images: Sequence[np.ndarray]) -> list[_Patch]:
+    """Return the surroundings of each lesion in images with and without lesions, in the scale of the truth."""
+    patches = []
+    for labels, *slices in zip(pair.labels, *images, *pair.truth, strict=True):
+        present, absent, truth, background = slices
+        scale = float(least_squares_scale(np.abs(absent), background, object_mask(background)))
+        for place in filter(None, ndimage.find_objects(labels)):
+            box = tuple(
+                slice(max(0, p.start - _MARGIN), min(n, p.stop + _MARGIN))
+                for p, n in zip(place, labels.shape, strict=True)
+            )
+            patches.append(
+                _Patch(scale * np.abs(present)[box], scale * np.abs(absent)[box], truth[box], background[box])
+            )
+    return patches
+
+
+def as_rows(results: dict[str, Detectability]) -> list[dict[str, Any]]:
     """Return plain data, one row a method."""
-    return [{"method": method, **asdict(d)} for method, d in found.items()]
+    return [{"method": method, **asdict(d)} for method, d in results.items()]

@@ -1,15 +1,15 @@
-"""Do runs differ? Paired by person, tested only where a test can say something, in words that claim no more.
+"""Compare runs, paired by subject: differences with intervals, and a test where it can show something.
 
-For each metric and each pair of runs, with d the differences of persons' means:
+For each metric and each pair of runs, with d the differences of subjects' means:
 
-- the mean of d, with a 95 % percentile bootstrap interval over persons (three persons or more);
+- the mean of d, with a 95 % percentile bootstrap interval over subjects (three subjects or more);
 - effect size: the matched-pairs rank-biserial correlation, (W₊ − W₋) / (W₊ + W₋) (Kerby, Compr. Psychol. 3, 2014), from
   −1 to 1, the share of evidence for A less that for B;
-- from six persons on, the two-sided Wilcoxon signed-rank test (Biometrics Bull. 1:80, 1945), exact where there are no
+- from six subjects on, the two-sided Wilcoxon signed-rank test (Biometrics Bull. 1:80, 1945), exact where there are no
   ties: with five, its p cannot fall below 0.0625. All tests of a comparison together are adjusted by Holm (Scand. J.
   Stat. 6:65, 1979).
 
-Slices of a volume, and volumes of a person, are no independent draws: they are averaged first.
+Slices of a volume, and volumes of a subject, are no independent draws: they are averaged first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,14 +26,57 @@ from scipy import stats
 from mrirecon.data.settings import Data
 from mrirecon.data.sources import check_subject_expression, subject_of
 from mrirecon.errors import InputError, UsageError
-from mrirecon.evaluation.folders import summarize
-from mrirecon.io.safe.text import parse_json
 from mrirecon.metrics import METRICS
 
-LEAST = 6  # persons for a test
+RESAMPLES = 10_000
+LEAST_FOR_INTERVAL = 3  # volumes, or subjects
+LEAST = 6  # subjects for a test
 LEVEL = 0.05
 SUBJECT: str = Data.model_fields["subject"].default
 Values = Mapping[str, Mapping[str, float | None]]  # by scan, then by metric
+Means = Mapping[str, Mapping[str, float]]  # by subject, then by metric
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric over volumes.
+
+    Attributes:
+        volumes: where it is defined.
+        undefined: where it is not; they are in no mean.
+        mean: over volumes, each of which counts once, however many slices it has.
+        deviation: sample standard deviation between volumes; None for one.
+        low: lower end of the 95 % interval of the mean; None for fewer than three volumes.
+        high: its upper end.
+
+    """
+
+    volumes: int
+    undefined: int
+    mean: float | None
+    deviation: float | None
+    low: float | None
+    high: float | None
+
+
+def summarize(values: Sequence[float | None], seed: int = 0) -> Summary:
+    """Return the mean over volumes with a 95 % interval by the percentile bootstrap (Efron, Ann. Stat. 7:1, 1979).
+
+    Args:
+        values: one a volume; slices of one volume are no independent draws, and must be averaged before.
+        seed: of the resamples.
+
+    """
+    defined = np.array([v for v in values if v is not None])
+    if not len(defined):
+        return Summary(0, len(values), None, None, None, None)
+    low = high = None
+    if len(defined) >= LEAST_FOR_INTERVAL:
+        rng = np.random.Generator(np.random.PCG64(seed))
+        means = defined[rng.integers(len(defined), size=(RESAMPLES, len(defined)))].mean(1)
+        low, high = (float(v) for v in np.quantile(means, (0.025, 0.975)))
+    deviation = float(defined.std(ddof=1)) if len(defined) > 1 else None
+    return Summary(len(defined), len(values) - len(defined), float(defined.mean()), deviation, low, high)
 
 
 @dataclass(frozen=True)
@@ -46,15 +88,15 @@ class Difference:
         a: first run.
         b: second run.
         subjects: with a value in both.
-        left_out: persons with a value in one alone, or none.
-        mean: of a − b over persons.
-        low: lower end of its 95 % interval; None for fewer than three persons.
+        left_out: subjects with a value in one alone, or none.
+        mean: of a − b over subjects.
+        low: lower end of its 95 % interval; None for fewer than three subjects.
         high: upper end.
         effect: rank-biserial correlation; None where all differences are zero.
-        p: of the test; None for fewer than six persons, or where all differences are zero.
+        p: of the test; None for fewer than six subjects, or where all differences are zero.
         adjusted: by Holm, over all tests of the comparison.
         verdict: in words.
-        each: the difference of each person.
+        each: the difference of each subject.
 
     """
 
@@ -93,120 +135,70 @@ def compare_runs(
         metrics: names.
         subject: regular expression whose first group names the subject in a file's name; see `subject_of`.
         seed: of the bootstrap.
-        pairs: of runs; all by default. Few that were planned leave the test more power than all that there are.
-        higher: for each of `metrics`, whether more is better; by default as the registered metric of that name says.
-            Less is where nothing is said.
+        pairs: of runs; all by default. A few planned pairs leave the test more power than all pairs.
+        higher: for each of `metrics`, whether more is better; by default as the registered metric of that name says;
+            else less is better.
 
     Raises:
-        UsageError: fewer than two runs; a `subject` that names nobody.
-        InputError: two runs have no person in common.
+        UsageError: fewer than two runs; a `subject` without a group.
+        InputError: two runs have no subject in common.
 
     """
     if len(runs) < 2:
         raise UsageError("a comparison needs two runs or more", why=f"there is {', '.join(runs) or 'none'}")
     check_subject_expression(subject or SUBJECT, "--subject")
-    means = {name: _by_subject(values, metrics, subject) for name, values in runs.items()}
-    found = [
+    means = {name: _by_subject(values, metrics, subject or SUBJECT) for name, values in runs.items()}
+    differences = [
         _difference(metric, a, b, means[a], means[b], seed)
         for a, b in (itertools.combinations(runs, 2) if pairs is None else pairs)
         for metric in metrics
     ]
-    adjusted = holm([d.p for d in found])
+    adjusted = holm([d.p for d in differences])
     tests = sum(p is not None for p in adjusted)
     if higher is None:
         higher = {name: METRICS[name].higher for name in metrics if name in METRICS}
-    return [_judged(replace(d, adjusted=p), tests, higher) for d, p in zip(found, adjusted, strict=True)]
-
-
-def holm(p: Sequence[float | None]) -> list[float | None]:
-    """Return p-values adjusted for the number of tests there are; None stays None and counts as no test."""
-    there = sorted((v, i) for i, v in enumerate(p) if v is not None)
-    out: list[float | None] = [None] * len(p)
-    worst = 0.0
-    for rank, (value, index) in enumerate(there):
-        worst = max(worst, min(1.0, (len(there) - rank) * value))
-        out[index] = worst
+    out = []
+    for d, p in zip(differences, adjusted, strict=True):
+        judged = replace(d, adjusted=p)
+        out.append(replace(judged, verdict=_verdict(judged, tests, higher)))
     return out
 
 
-def read_run(path: str | Path) -> dict[str, dict[str, float | None]]:
-    """Return the metrics of each scan out of what `mrirecon evaluate FOLDER FOLDER --json` printed.
-
-    Raises:
-        InputError: see `read_scores`.
-
-    """
-    return read_scores(path)[0]
-
-
-def read_scores(path: str | Path) -> tuple[dict[str, dict[str, float | None]], str]:
-    """Return the metrics of each scan, and by whose definition, from what `evaluate --json` printed of two folders.
-
-    Raises:
-        InputError: it is something else; metrics that are no numbers; a scan that is there twice.
-
-    """
-    path = Path(path)
-    found: dict[str, dict[str, float | None]] = {}
-    try:
-        told = parse_json(path.read_bytes())
-        for one in told["files"]:
-            # earlier versions did not say which scan it is, and matched by name alone
-            case = str(one.get("case") or Path(one["prediction"]).name.split(".")[0])
-            if case in found:
-                raise ValueError(f"{case} is there twice")
-            found[case] = {str(name): _number(value) for name, value in one["mean"].items()}
-        return found, str(told.get("preset", "mrirecon"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            "this is no evaluation of two folders",
-            where=str(path),
-            why=f"{type(error).__name__}: {error}",
-            fix="write one with `mrirecon evaluate PREDICTIONS REFERENCES --json > run.json`",
-        ) from None
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """Return p-values adjusted for the number of tests; None stays None and counts as no test."""
+    ascending = sorted((v, i) for i, v in enumerate(p) if v is not None)
+    out: list[float | None] = [None] * len(p)
+    largest = 0.0
+    for rank, (value, index) in enumerate(ascending):
+        largest = max(largest, min(1.0, (len(ascending) - rank) * value))
+        out[index] = largest
+    return out
 
 
-def _number(value: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{str(value)[:40]!r} is no metric")
-    return float(value)
-
-
-def _by_subject(values: Values, metrics: Sequence[str], subject: str | None) -> dict[str, dict[str, float]]:
-    """Return the mean of each metric over a person's files, where one of them has it."""
-    collected: dict[str, dict[str, list[float]]] = {}
+def _by_subject(values: Values, metrics: Sequence[str], subject: str) -> dict[str, dict[str, float]]:
+    """Return the mean of each metric over the files of a subject that have it."""
+    files: dict[str, list[Mapping[str, float | None]]] = {}
     for file, row in values.items():
-        name = subject_of(file.split(".")[0], subject or SUBJECT)
-        for metric in metrics:
-            value = row.get(metric)
-            there = collected.setdefault(name, {}).setdefault(metric, [])
-            if value is not None:
-                there.append(value)
-    return {
-        name: {metric: math.fsum(v) / len(v) for metric, v in rows.items() if v} for name, rows in collected.items()
-    }
+        files.setdefault(subject_of(file.split(".")[0], subject), []).append(row)
+    means: dict[str, dict[str, float]] = {name: {} for name in files}
+    for (name, rows), metric in itertools.product(files.items(), metrics):
+        defined = [v for row in rows if (v := row.get(metric)) is not None]
+        if defined:
+            means[name][metric] = math.fsum(defined) / len(defined)
+    return means
 
 
-def _difference(
-    metric: str,
-    a: str,
-    b: str,
-    first: Mapping[str, Mapping[str, float]],
-    second: Mapping[str, Mapping[str, float]],
-    seed: int,
-) -> Difference:
+def _difference(metric: str, a: str, b: str, first: Means, second: Means, seed: int) -> Difference:
     if not set(first) & set(second):
         raise InputError(
-            f"{a} and {b} have no person in common",
+            f"{a} and {b} have no subject in common",
             why=f"{', '.join(sorted(first)[:3])} and {', '.join(sorted(second)[:3])}",
             fix="compare runs over the same scans",
         )
-    everyone = sorted(set(first) | set(second))
+    subjects = sorted({*first, *second})
     each = {
         name: first[name][metric] - second[name][metric]
-        for name in everyone
+        for name in subjects
         if metric in first.get(name, {}) and metric in second.get(name, {})
     }
     summary = summarize(list(each.values()), seed)
@@ -217,24 +209,20 @@ def _difference(
         effect = float((ranks[moved > 0].sum() - ranks[moved < 0].sum()) / ranks.sum())
         if len(each) >= LEAST:
             p = float(stats.wilcoxon(np.array(list(each.values()))).pvalue)
-    left = len(everyone) - len(each)
+    left = len(subjects) - len(each)
     return Difference(metric, a, b, len(each), left, summary.mean, summary.low, summary.high, effect, p, None, "", each)
 
 
-def _judged(d: Difference, tests: int, higher: Mapping[str, bool]) -> Difference:
+def _verdict(d: Difference, tests: int, higher: Mapping[str, bool]) -> str:
     if d.subjects == 0:
-        text = "no person has a value in both"
-    elif d.effect is None:
-        text = "equal for every person"
-    elif d.subjects < LEAST:
-        text = f"no verdict: {d.subjects} {'person' if d.subjects == 1 else 'persons'}, a test needs {LEAST}"
-    elif tests * 2.0 ** (1 - d.subjects) >= LEVEL:
-        # the smallest p there is, after Holm's first step
-        text = f"no verdict: {d.subjects} persons are too few for {tests} tests at once"
-    elif d.p is None or d.adjusted is None or d.adjusted >= LEVEL:
-        text = "no difference shown; that is not a proof of none"
-    else:
-        assert d.effect is not None, "there is a p"
-        better = d.a if (d.effect > 0) == higher.get(d.metric, False) else d.b
-        text = f"{better} is better on these {d.subjects} persons"
-    return replace(d, verdict=text)
+        return "no subject has a value in both"
+    if d.effect is None:
+        return "equal for every subject"
+    if d.subjects < LEAST:
+        return f"no verdict: {d.subjects} {'subject' if d.subjects == 1 else 'subjects'}, a test needs {LEAST}"
+    if tests * 2.0 ** (1 - d.subjects) >= LEVEL:  # the smallest p there is, after Holm's first step
+        return f"no verdict: {d.subjects} subjects are too few for {tests} tests at once"
+    if d.adjusted is None or d.adjusted >= LEVEL:
+        return "no difference shown; that is not a proof of none"
+    better = d.a if (d.effect > 0) == higher.get(d.metric, False) else d.b
+    return f"{better} is better on these {d.subjects} subjects"

@@ -1,15 +1,15 @@
-"""How far an image can be trusted where there is no reference: what the data say of it, and what they cannot.
+"""Measure how far an image can be trusted without a reference.
 
-- data consistency: ‖A x − y‖ / ‖y‖ over the acquired samples; much below the noise's share is fitting noise, much above
-  it is not explaining the data;
+- data consistency: ‖A x − y‖ / ‖y‖ over the acquired samples; much below the noise's share, the image fits noise; much
+  above it, the image does not explain the data;
 - held-out samples: a few acquired samples are hidden, the rest is reconstructed, and the hidden ones are predicted. The
   error's floor is the noise in them;
 - output noise: the deviation of the image over replicas with noise of the measured covariance added (pseudo-replicas;
   Robson et al., MRM 60:895, 2008). Of a linear method this is its noise; of another, how it answers to noise here;
 - g-factor: that noise over the noise of the fully sampled combination, over √R (Pruessmann et al., MRM 42:952, 1999).
   Their least squares weigh coils by the inverse of their noise covariance: whiten the scan for that one;
-- null space: the part of the image that the samples do not see, x − (AᴴA + ε)⁻¹AᴴA x. What stands there was put in by
-  the method.
+- null space: the part of the image that the samples do not see, x − (AᴴA + ε)⁻¹AᴴA x. It comes from the method
+  alone.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _STEPS = 60
 
 @dataclass(frozen=True)
 class Trust:
-    """What is known of one item; see the head of this file.
+    """Measures of one item; see the head of this file.
 
     Attributes:
         residual: relative, of the acquired samples.
-        noise_share: what of the acquired samples is noise, ‖n‖ / ‖y‖, as measured.
+        noise_share: share of noise in the acquired samples, ‖n‖ / ‖y‖, as measured.
         noise_deviation: of a sample, √E|n|², root mean square over the coils.
-        noise_low: it may be as small as this.
-        noise_high: or as large as this (95 %).
+        noise_low: lower end of its 95 % interval.
+        noise_high: upper end.
         held_out: relative error of the hidden samples.
         held_out_zero_filled: the same of the zero-filled image, for comparison.
         null_share: energy in the null space over that of the image.
@@ -86,7 +86,7 @@ def examine(
     share: float = 0.05,
     seed: int = 0,
 ) -> Trust:
-    """Examine what a method makes of one item.
+    """Examine the image of one item by a method.
 
     Args:
         scan: undersampled.
@@ -98,7 +98,7 @@ def examine(
         seed: of noise and hidden samples.
 
     Raises:
-        InputError: fully sampled data, where nothing is left to doubt.
+        InputError: fully sampled data.
 
     """
     kspace, mask = scan.kspace(item), scan.mask(item)
@@ -142,7 +142,7 @@ def examine(
 
 
 def _level(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
-    """Return the noise of an item: white where the scan was whitened by a noise scan, else as its data show it."""
+    """Return the noise of an item: white where the scan was whitened by a noise scan, else estimated from its data."""
     if scan.prepared is not None and scan.prepared.whitening is not None and scan.noise is not None:
         error = (len(kspace) * scan.noise.shape[1]) ** -0.5
         return NoiseLevel(np.eye(len(kspace), dtype=np.complex128), 1 - error, 1 + error, "the noise scan")
@@ -154,8 +154,8 @@ def pseudo_replicas(
 ) -> Tensor:
     """Return the standard deviation (B, M, *space) of images over replicas of the data with added noise.
 
-    Complex noise of covariance Σ = E[n nᴴ] over the coils gives complex images of E|x − x̄|² = the square of what is
-    returned.
+    Complex noise of covariance Σ = E[n nᴴ] over the coils gives complex images whose E|x − x̄|² is the square of the
+    returned value.
 
     Args:
         solve: problem to image.
@@ -169,16 +169,13 @@ def pseudo_replicas(
         raise InputError("noise needs two replicas or more", why=f"{replicas} were asked for")
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.from_numpy(_square_root(noise)).to(torch.complex64) / 2**0.5
-    total, power = None, None
+    total, power = torch.zeros((), dtype=torch.complex128), torch.zeros((), dtype=torch.float64)
     for _ in range(replicas):
         real, imaginary = (torch.randn(problem.y.shape, generator=generator) for _ in range(2))
         coloured = torch.einsum("cd,bd...->bc...", mixing, torch.complex(real, imaginary))
         y = problem.y + coloured * problem.mask
         x = solve(Problem(y, problem.mask, problem.maps)).to(torch.complex128)
-        total = x if total is None else total + x
-        power = x.abs().square() if power is None else power + x.abs().square()
-    assert total is not None, "there are replicas"
-    assert power is not None, "there are replicas"
+        total, power = total + x, power + x.abs().square()
     spread = (power - total.abs().square() / replicas) / (replicas - 1)
     return spread.clamp_min(0).sqrt()
 
@@ -254,5 +251,5 @@ def _g_factor(plain: Problem, noise: Tensor, covariance: np.ndarray, mask: np.nd
     full = ((maps.conj() * (sigma @ maps)).sum(0).real.clamp_min(0).sqrt() / total).reshape(noise.shape)
     rate = mask.size / float(mask.sum())
     # cropped maps fade out: only where they are whole
-    found = torch.where(total.reshape(noise.shape) > 0.9, noise / full / rate**0.5, 0.0)
-    return np.asarray(found.nan_to_num().numpy())
+    factor = torch.where(total.reshape(noise.shape) > 0.9, noise / full / rate**0.5, 0.0)
+    return np.asarray(factor.nan_to_num().numpy())

@@ -1,4 +1,4 @@
-"""Bring images to lie as their reference does, where both files say how they lie in the patient."""
+"""Turn images to lie as their reference, where both files state their position in the patient."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _WORDS = {0: "left-right", 1: "up-down"}
 
 
 def aligned(images: np.ndarray, grid: Grid, reference: Grid) -> tuple[np.ndarray, Grid, list[str]]:
-    """Return images with axes exchanged and mirrored as the reference's coordinates have it, and what that took.
+    """Exchange and mirror axes of images so that they lie as the reference, and say how.
 
-    Nothing is interpolated: only what a different order of storing explains is undone.
+    Nothing is interpolated: a different order of storing is undone, and nothing else.
 
     Args:
         images: (slice, y, x), or volumes (item, z, y, x).
-        grid: where they lie.
-        reference: where the reference lies.
+        grid: their position.
+        reference: the reference's position.
 
     Returns:
-        The images, where they lie now, and notes; all as they were where one of the two has no position.
+        The images, their new position, and notes; unchanged where one of the two has no position.
 
     """
     mine, theirs = grid.matrix, reference.matrix
@@ -44,20 +44,20 @@ def aligned(images: np.ndarray, grid: Grid, reference: Grid) -> tuple[np.ndarray
     lead = images.ndim - 3
     order = [lead + 2 - int(np.flatnonzero(target == 2 - position)[0]) for position in range(3)]
     flipped = np.flip(images, tuple(images.ndim - 1 - a for a in range(3) if mirrored[a]))
-    found = flipped.transpose(*range(lead), *order)
-    return np.ascontiguousarray(found), from_matrix(matrix, grid.thickness), _told(target, mirrored)
+    turned = flipped.transpose(*range(lead), *order)
+    return np.ascontiguousarray(turned), from_matrix(matrix, grid.thickness), _describe(target, mirrored)
 
 
 def upright(images: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid, list[str]]:
-    """Return images turned within their planes as radiologists look at them, with where they lie then, and a note.
+    """Turn images within their planes as radiologists look at them; return them, their position, and a note.
 
     Axial slices have the patient's right on the left and the front on top, coronal ones the right on the left and the
     head on top, sagittal ones the front on the left and the head on top; slices keep their order. Viewers of DICOM
-    show what is stored, where those of NIfTI turn it.
+    show images as stored, those of NIfTI turn them.
 
     Args:
         images: (item, y, x) or (item, z, y, x).
-        grid: where they lie; without a position, nothing is turned.
+        grid: their position; without one, nothing is turned.
 
     """
     matrix = grid.matrix
@@ -67,17 +67,17 @@ def upright(images: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid, list[str]
     normal = int(np.abs(np.cross(*_directions(matrix).T[:2])).argmax())
     x, y = ((back, -head), (left, -head), (left, back))[normal]
     wanted = from_matrix(np.column_stack((x, y, _directions(matrix)[:, 2], (0, 0, 0))))
-    found, there, notes = aligned(images, grid, wanted)
-    return found, there, ["turned upright, by its coordinates"] if notes else []
+    turned, position, notes = aligned(images, grid, wanted)
+    return turned, position, ["turned upright, by its coordinates"] if notes else []
 
 
 def apart(shape: tuple[int, ...], grid: Grid, reference: Grid) -> list[str]:
-    """Say how far voxels of the same index lie apart in the patient, where both files tell; nothing if they agree.
+    """Say how far voxels of the same index lie apart in the patient; nothing where they agree or a position is missing.
 
     Args:
         shape: (slice, y, x) of both.
-        grid: where the images lie.
-        reference: where the reference lies.
+        grid: the images' position.
+        reference: the reference's position.
 
     """
     mine, theirs = grid.matrix, reference.matrix
@@ -96,7 +96,7 @@ def _directions(matrix: np.ndarray) -> np.ndarray:
     return np.asarray(matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0))
 
 
-def _told(target: np.ndarray, mirrored: list[bool]) -> list[str]:
+def _describe(target: np.ndarray, mirrored: list[bool]) -> list[str]:
     words = ["with axes exchanged"] if list(target) != [0, 1, 2] else []
     for axis, flip in enumerate(mirrored):
         if flip:

@@ -1,6 +1,9 @@
-"""What all metrics share: arrays of either kind as magnitudes, and means over a region."""
+"""Magnitudes of arrays of any kind, and means over regions and over what is defined."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -21,11 +24,22 @@ def average(values: Tensor, region: Tensor | None) -> Tensor:
     return torch.where(region, values, 0.0).sum((-2, -1)) / count
 
 
-def magnitude(values: Array) -> Tensor:
-    """Return the magnitude of (...), a real or complex array or tensor, as a float64 tensor."""
+def mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are defined, or None."""
+    defined = [v for v in values if v is not None]
+    return math.fsum(defined) / len(defined) if defined else None
+
+
+def magnitude(values: Array, *, signed: bool = False) -> Tensor:
+    """Return the magnitude of (...), a real or complex array or tensor, as a float64 tensor.
+
+    With ``signed``, real values stay as they are.
+    """
     if isinstance(values, np.ndarray):
-        return torch.from_numpy(np.abs(values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)))
-    return values.detach().to(torch.complex128 if values.is_complex() else torch.float64).abs()
+        wide = values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
+        return torch.from_numpy(wide if signed and not np.iscomplexobj(wide) else np.abs(wide))
+    tensor = values.detach().to(torch.complex128 if values.is_complex() else torch.float64)
+    return tensor if signed and not tensor.is_complex() else tensor.abs()
 
 
 def require_same_shape(image: Array, reference: Array) -> None:

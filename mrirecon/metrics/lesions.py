@@ -1,4 +1,4 @@
-"""What a radiologist looks for: lesions that are there, as bright and sharp as they are, and none that are not.
+"""Measure lesions: their contrast, sharpness and recovery, and how well they are told from their absence.
 
 Lesions are given as labels. Each is compared, slice by slice in its plane, with a shell of the tissue around it: from 2
 to 5 pixels away, inside the object, outside every lesion. With means m and the shell's standard deviation s:
@@ -6,14 +6,14 @@ to 5 pixels away, inside the object, outside every lesion. With means m and the 
 - contrast (m_lesion − m_shell) / m_shell, Weber's (Peli, J. Opt. Soc. Am. A 7:2032, 1990); negative for dark lesions;
 - contrast-to-noise ratio (m_lesion − m_shell) / s (Welvaert and Rosseel, PLoS ONE 8:e77089, 2013, list it and others),
   where s also holds the tissue's own structure;
-- sharpness: the mean slope across the border over the lesion's height, in 1/mm; the reciprocal of how wide the edge is.
-  The slope is that of a line through all pixels within 2 pixels of the border: the definition is ours;
+- sharpness: the mean slope across the border over the lesion's height, in 1/mm; the reciprocal of the edge's width. The
+  slope is that of a line through all pixels within 2 pixels of the border: the definition is ours;
 - recovery: contrast in the image over contrast in the reference (the recovery coefficient of emission tomography); 1 is
   what is wanted.
 
-With pairs of which one has a lesion that the other has not, `detectability` says how well an observer who knows what to
-look for tells them apart (the signal-known-exactly matched filter: Barrett and Myers, Foundations of Image Science,
-2004, ch. 13), and how often a reconstruction shows a lesion that is not there, or none where there is one.
+Of pairs of images with and without a lesion, `detectability` measures how well an observer who knows the signal tells
+them apart (the signal-known-exactly matched filter: Barrett and Myers, Foundations of Image Science, 2004, ch. 13), and
+how often a reconstruction shows a lesion that does not exist, or misses one that does.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SIZES = (0.0, 4.0, 8.0, math.inf)  # bounds of the groups by diameter, in mm
 
 @dataclass(frozen=True)
 class LesionScore:
-    """One lesion; see the head of this file. None where it is too small, or has no tissue around it.
+    """Measures of one lesion; see the head of this file. None where it is too small, or has no tissue around it.
 
     Attributes:
         label: its value in the mask.
@@ -99,7 +99,7 @@ def measure_lesions(
         x, r, labels = x[None], r[None], labels[None]
     numbered = separate(labels)
     tissue = object_mask(r).numpy() & (numbered == 0)
-    found = []
+    measures = []
     for label, place in enumerate(ndimage.find_objects(numbered), start=1):
         if place is None:
             continue
@@ -111,8 +111,8 @@ def measure_lesions(
                 for p, n in zip(place[1:], x.shape[1:], strict=True)
             ),
         )
-        found.append(_measure(label, x[box], r[box], numbered[box] == label, tissue[box], spacing))
-    return found
+        measures.append(_measure(label, x[box], r[box], numbered[box] == label, tissue[box], spacing))
+    return measures
 
 
 def separate(labels: np.ndarray) -> np.ndarray:
@@ -172,11 +172,11 @@ def _sharpness(v: np.ndarray, distance: np.ndarray, border: np.ndarray, height: 
     return -float((at * (values - values.mean())).sum()) / spread / height
 
 
-def by_size(found: Sequence[LesionScore], bounds: Sequence[float] = SIZES) -> list[dict[str, object]]:
+def by_size(lesions: Sequence[LesionScore], bounds: Sequence[float] = SIZES) -> list[dict[str, object]]:
     """Return, for each group of diameters, how many lesions it has, and the median of what is defined."""
     rows: list[dict[str, object]] = []
     for low, high in pairwise(bounds):
-        group = [s for s in found if low <= s.diameter < high]
+        group = [s for s in lesions if low <= s.diameter < high]
         row: dict[str, object] = {"from mm": low, "to mm": None if math.isinf(high) else high, "lesions": len(group)}
         for name in ("recovery", "contrast", "contrast_reference", "cnr", "cnr_reference", "sharpness"):
             values = [v for s in group if (v := getattr(s, name)) is not None]
@@ -187,12 +187,12 @@ def by_size(found: Sequence[LesionScore], bounds: Sequence[float] = SIZES) -> li
 
 @dataclass(frozen=True)
 class Detectability:
-    """How well lesions are told from their absence; see the head of this file.
+    """Results of a matched filter on pairs of images with and without lesions; see the head of this file.
 
     Attributes:
         pairs: how many.
         d_prime: (mean response with − without) / root mean of both variances.
-        recovered: mean response with a lesion; 1 if its contrast is all there, as the matched filter sees it.
+        recovered: mean response with a lesion; 1 if the matched filter finds all of its contrast.
         missed: share of lesions with a response below one half.
         hallucinated: share of absent lesions with a response above one half.
 
@@ -211,10 +211,10 @@ def detectability(
     true_present: Sequence[np.ndarray],
     true_absent: Sequence[np.ndarray],
 ) -> Detectability:
-    """Return how well a matched filter tells images with a lesion from images without it.
+    """Measure how well a matched filter tells images with a lesion from images without it.
 
     The response of image x of pair i is ⟨s, x − b⟩ / ⟨s, s⟩, with the lesion's true signal s = r₁ − r₀ and the true
-    background b = r₀: 1 where the lesion is all there, 0 where there is none.
+    background b = r₀: 1 for the whole lesion, 0 for none.
 
     Args:
         present: reconstructions (y, x), one a pair, in the scale of the truth.

@@ -1,8 +1,8 @@
-"""The metrics of others, digit by digit, so that a figure here can be held against a figure there.
+"""Score volumes as other toolkits do, digit by digit, so that figures can be compared with theirs.
 
 SSIM and PSNR are one formula each with several unspoken choices: over which pixels, with which data range, of images
 scaled how. A preset is one set of these choices. All compute in float64; where others compute in the files' float32,
-figures agree to its precision. Real values count as they are, negative ones included, except for mridc, which takes
+figures agree to its precision. Real values are taken as they are, negative ones included, except for mridc, which takes
 magnitudes; of complex images, all take magnitudes. What is undefined is None, with the reason.
 
 =========  =======================  ===========================  ===============================  ===================
@@ -20,16 +20,15 @@ skimage    unscaled                 span of the reference slice  every slice    
                                                                                                   defaults
 =========  =======================  ===========================  ===============================  ===================
 
-Of fastmri and atommic, values that belong to a volume as a whole (PSNR, NMSE) are given once; their SSIM slice by slice
-is what the mean over the volume is made of. mridc can mask the background, which is then zero in both images, and so
-counts as equal.
+fastmri and atommic give PSNR and NMSE once for a volume, and SSIM as the mean over its slices. mridc can mask the
+background, which is then zero in both images, and so counts as equal.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -37,18 +36,23 @@ import torch
 from torch import Tensor
 
 from mrirecon.errors import InputError
-from mrirecon.metrics.arrays import Array, magnitude
+from mrirecon.metrics.arrays import Array, magnitude, mean
 from mrirecon.metrics.similarity import WINDOW, ssim
 
 Preset = Literal["mrirecon", "fastmri", "calgary", "atommic", "mridc", "skimage"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 SIGNED = frozenset({"fastmri", "calgary", "atommic", "skimage"})  # presets that take real values as they are
 Values = dict[str, float | None]
+_METRICS = ("ssim", "psnr", "nmse", "mse")
+
+
+Slices = Callable[[int], tuple[Tensor, Tensor]]  # a slice of the prediction and of the reference, by number
+Scale = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, float]]
 
 
 @dataclass(frozen=True)
 class VolumeScore:
-    """What a preset says of one volume.
+    """Scores of one volume by a preset.
 
     Attributes:
         volume: ssim, psnr, nmse, mse of the volume; None where undefined.
@@ -63,7 +67,7 @@ class VolumeScore:
 
 
 def score_volume(prediction: Array, reference: Array, preset: Preset, *, mask: Array | None = None) -> VolumeScore:
-    """Score one volume as others do.
+    """Score one volume as others do; slice by slice, so that a volume of any size takes no more memory.
 
     Args:
         prediction: (z, y, x); real values as they are where the preset is one of `SIGNED`, else magnitudes.
@@ -75,8 +79,8 @@ def score_volume(prediction: Array, reference: Array, preset: Preset, *, mask: A
         InputError: shapes that differ, slices smaller than SSIM's window, no such preset, a mask for another preset.
 
     """
-    if preset not in _SCORERS:
-        raise InputError(f"there is no preset {preset!r} for volumes", fix=f"choose one of {', '.join(_SCORERS)}")
+    if preset not in PRESETS[1:]:
+        raise InputError(f"there is no preset {preset!r} for volumes", fix=f"choose one of {', '.join(PRESETS[1:])}")
     shape = tuple(reference.shape)
     if tuple(prediction.shape) != shape or len(shape) != 3 or min(shape[-2:]) < WINDOW:
         raise InputError(
@@ -85,171 +89,100 @@ def score_volume(prediction: Array, reference: Array, preset: Preset, *, mask: A
         )
     if mask is not None and preset != "mridc":
         raise InputError(f"the preset {preset} has no mask", fix="leave --mask out, or use the preset mridc")
-    x, r = (_Slices(v, mask, signed=preset in SIGNED) for v in (prediction, reference))
-    for name, values in (("prediction", x), ("reference", r)):
-        if not all(bool(torch.isfinite(v).all()) for v in values):
-            return _undefined(f"the {name} holds values that are not numbers", len(x))
-    return _SCORERS[preset](x, r)
+    count, height, width = shape
+    if preset == "fastmri" and height < width:  # their crop refuses it too
+        return _undefined(f"slices of {height}×{width} are not as high as wide, which this preset needs", count)
+    top = (height - width) // 2
+    rows = slice(top, top + width) if preset == "fastmri" else slice(None)
+
+    def slices(i: int) -> tuple[Tensor, Tensor]:
+        x, r = (magnitude(v[i][rows], signed=preset in SIGNED).cpu() for v in (prediction, reference))
+        if mask is None:
+            return x, r
+        inside = magnitude(mask[i]).cpu() > 0
+        return x * inside, r * inside
+
+    ranges = []
+    for i in range(count):
+        x, r = slices(i)
+        for name, values in (("prediction", x), ("reference", r)):
+            if not bool(torch.isfinite(values).all()):
+                return _undefined(f"the {name} holds values that are not numbers", count)
+        ranges.append([[float(v.min()), float(v.max())] for v in (x, r)])
+    if preset in _SCALES:
+        return _score_slices(slices, count, _SCALES[preset])
+    low, high = np.min(ranges, 0)[:, 0], np.max(ranges, 0)[:, 1]  # of the prediction and of the reference
+    peak = float(high[1]) if preset == "fastmri" else float((high - low).max())
+    return _score_whole(slices, count, peak, 1.0 if preset == "atommic" else 0.0)
 
 
-@dataclass(frozen=True)
-class _Slices:
-    """Slices of a volume in float64, one at a time: a volume of any size takes no more memory."""
-
-    values: Array
-    mask: Array | None = None
-    signed: bool = False  # real values as they are; else their magnitudes
-    first: int = 0  # of the rows that count
-    last: int | None = None
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for i in range(len(self.values)):
-            rows = self.values[i][self.first : self.last]
-            one = (_real if self.signed else magnitude)(rows).cpu()
-            yield one if self.mask is None else one * (magnitude(self.mask[i][self.first : self.last]).cpu() > 0)
-
-    @property
-    def span(self) -> tuple[float, float]:
-        """Smallest and largest value of the volume."""
-        ends = [(float(v.min()), float(v.max())) for v in self]
-        return min(low for low, _ in ends), max(high for _, high in ends)
-
-
-def otsu_hull(reference: Array) -> np.ndarray:
-    """Return mridc's --mask_background (z, y, x): the convex hull of what exceeds Otsu's threshold, slice by slice."""
-    from skimage.filters import threshold_otsu
-    from skimage.morphology import convex_hull_image
-
-    volume = magnitude(reference).numpy()
-    out = np.zeros(volume.shape, dtype=bool)
-    for i, r in enumerate(volume):
-        if r.max() > r.min():
-            out[i] = convex_hull_image(r > threshold_otsu(r))  # type: ignore[no-untyped-call]
-    return out
-
-
-def _fastmri(x: _Slices, r: _Slices) -> VolumeScore:
-    height, side = r.values.shape[-2:]
-    if height < side:
-        # their crop refuses it too
-        return _undefined(f"slices of {height}×{side} are not as high as wide, which this preset needs", len(x))
-    top = (height - side) // 2
-    x, r = (replace(v, first=top, last=top + side) for v in (x, r))
-    return _of_volume(x, r, r.span[1])
-
-
-def _atommic(x: _Slices, r: _Slices) -> VolumeScore:
-    spans = [high - low for low, high in (x.span, r.span)]
-    return _of_volume(x, r, max(spans), least=1.0)
-
-
-def _of_volume(x: _Slices, r: _Slices, peak: float, least: float = 0.0) -> VolumeScore:
+def _score_whole(slices: Slices, count: int, peak: float, least: float) -> VolumeScore:
+    """Score a volume as a whole, SSIM with a data range of at least ``least``."""
     if peak <= 0:
-        return _undefined("the data range is not positive", len(x))
-    reasons: dict[str, str] = {}
-    slices: list[Values] = []
+        return _undefined("the data range is not positive", count)
+    rows: list[Values] = []
     errors, powers, pixels = [], [], 0
-    for a, b in zip(x, r, strict=True):
-        slices.append({"ssim": float(ssim(a, b, max(peak, least)))})
-        errors.append(float((a - b).square().sum()))
-        powers.append(float(b.square().sum()))
-        pixels += b.numel()
-    found = _errors(math.fsum(errors), math.fsum(powers), pixels, peak, reasons)
-    return VolumeScore({"ssim": _mean([s["ssim"] for s in slices]), **found}, slices, reasons)
+    for x, r in map(slices, range(count)):
+        rows.append({"ssim": float(ssim(x, r, max(peak, least)))})
+        errors.append(float((x - r).square().sum()))
+        powers.append(float(r.square().sum()))
+        pixels += r.numel()
+    values, reasons = _errors(math.fsum(errors), math.fsum(powers), pixels, peak)
+    return VolumeScore({"ssim": mean(row["ssim"] for row in rows), **values}, rows, reasons)
 
 
-def _calgary(x: _Slices, r: _Slices) -> VolumeScore:
-    def scaled(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, float]:
-        a, b = a / b.max(), b / b.max()
-        return a, b, max(float(a.max()), float(b.max())) - min(float(a.min()), float(b.min()))
-
-    return _of_slices(x, r, scaled)
-
-
-def _mridc(x: _Slices, r: _Slices) -> VolumeScore:
-    return _of_slices(x, r, lambda a, b: (a / a.max(), b / b.max(), 1.0))
-
-
-def _skimage(x: _Slices, r: _Slices) -> VolumeScore:
-    return _of_slices(x, r, lambda a, b: (a, b, _span(b)))
-
-
-def _of_slices(x: _Slices, r: _Slices, scaled: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, float]]) -> VolumeScore:
-    slices: list[Values] = []
+def _score_slices(slices: Slices, count: int, scale: Scale) -> VolumeScore:
+    """Score every slice by itself, after a scale; the volume's scores are means."""
+    rows: list[Values] = []
     why: dict[str, list[str]] = {}
-    for one, reference in zip(x, r, strict=True):
-        reasons: dict[str, str] = {}
-        a, b, peak = scaled(one, reference)
-        if not bool(reference.any()):
-            values, reasons = _nothing("the reference is zero")
-        elif not bool(torch.isfinite(b).all()):
-            values, reasons = _nothing("the largest value of the reference is zero")
-        elif not bool(torch.isfinite(a).all()):
-            values, reasons = _nothing("the prediction is zero")
-        elif peak <= 0:
-            values, reasons = _nothing("the reference is constant")
+    for one, reference in map(slices, range(count)):
+        x, r, peak = scale(one, reference)
+        faults = {
+            "the reference is zero": not bool(reference.any()),
+            "the largest value of the reference is zero": not bool(torch.isfinite(r).all()),
+            "the prediction is zero": not bool(torch.isfinite(x).all()),
+            "the reference is constant": peak <= 0,
+        }
+        fault = next((words for words, holds in faults.items() if holds), None)
+        if fault is not None:
+            values, reasons = dict.fromkeys(_METRICS), dict.fromkeys(_METRICS, fault)
         else:
-            values = {"ssim": float(ssim(a, b, peak))}
-            errors, power = (float(v.square().sum()) for v in (a - b, b))
-            values |= _errors(errors, power, b.numel(), peak, reasons)
-        slices.append(values)
+            error, power = (float(v.square().sum()) for v in (x - r, r))
+            values, reasons = _errors(error, power, r.numel(), peak)
+            values["ssim"] = float(ssim(x, r, peak))
+        rows.append(values)
         for name, text in reasons.items():
             why.setdefault(name, []).append(text)
-    volume = {name: _mean([s[name] for s in slices]) for name in ("ssim", "psnr", "nmse", "mse")}
-    told = {name: f"undefined in {len(texts)} of {len(slices)} slices: {texts[0]}" for name, texts in why.items()}
-    return VolumeScore(volume, slices, told)
+    volume = {name: mean(row[name] for row in rows) for name in _METRICS}
+    summary = {name: f"undefined in {len(texts)} of {count} slices: {texts[0]}" for name, texts in why.items()}
+    return VolumeScore(volume, rows, summary)
 
 
-def _errors(error: float, power: float, pixels: int, peak: float, reasons: dict[str, str]) -> Values:
-    """Return what follows from the sums of squares of the difference and of the reference."""
-    mse = error / pixels
-    out: Values = {"psnr": None, "nmse": None, "mse": mse}
-    if mse > 0:
-        out["psnr"] = 10 * math.log10(peak**2 / mse)
-    else:
+def _calgary(x: Tensor, r: Tensor) -> tuple[Tensor, Tensor, float]:
+    x, r = x / r.max(), r / r.max()
+    return x, r, max(float(x.max()), float(r.max())) - min(float(x.min()), float(r.min()))
+
+
+# For presets that score every slice by itself: both as they are compared, and the data range.
+_SCALES: dict[str, Scale] = {
+    "calgary": _calgary,
+    "mridc": lambda x, r: (x / x.max(), r / r.max(), 1.0),
+    "skimage": lambda x, r: (x, r, float(r.max() - r.min())),
+}
+
+
+def _errors(error: float, power: float, pixels: int, peak: float) -> tuple[Values, dict[str, str]]:
+    """Return PSNR, NMSE and MSE, and why one is undefined, by the sums of squares of difference and reference."""
+    mse, reasons = error / pixels, {}
+    if not mse:
         reasons["psnr"] = "the images are equal: the PSNR is infinite"
-    if power > 0:
-        out["nmse"] = error / power
-    else:
+    if not power:
         reasons["nmse"] = "the reference is zero"
-    return out
+    psnr = None if "psnr" in reasons else 10 * math.log10(peak**2 / mse)
+    return {"psnr": psnr, "nmse": None if "nmse" in reasons else error / power, "mse": mse}, reasons
 
 
 def _undefined(reason: str, count: int) -> VolumeScore:
-    values, reasons = _nothing(reason)
-    return VolumeScore(values, [dict(values) for _ in range(count)], reasons)
-
-
-def _nothing(reason: str) -> tuple[Values, dict[str, str]]:
-    names = ("ssim", "psnr", "nmse", "mse")
-    return dict.fromkeys(names), dict.fromkeys(names, reason)
-
-
-def _real(values: Array) -> Tensor:
-    """Return real values as they are in float64, and the magnitude of complex ones."""
-    if np.iscomplexobj(values) if isinstance(values, np.ndarray) else values.is_complex():
-        return magnitude(values)
-    if isinstance(values, np.ndarray):
-        return torch.from_numpy(values.astype(np.float64))
-    return values.detach().to(torch.float64)
-
-
-def _span(values: Tensor) -> float:
-    return float(values.max() - values.min())
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    defined = [v for v in values if v is not None]
-    return math.fsum(defined) / len(defined) if defined else None
-
-
-_SCORERS: dict[str, Callable[[_Slices, _Slices], VolumeScore]] = {
-    "fastmri": _fastmri,
-    "calgary": _calgary,
-    "atommic": _atommic,
-    "mridc": _mridc,
-    "skimage": _skimage,
-}
+    return VolumeScore(
+        dict.fromkeys(_METRICS), [dict.fromkeys(_METRICS) for _ in range(count)], dict.fromkeys(_METRICS, reason)
+    )

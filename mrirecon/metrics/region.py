@@ -1,4 +1,4 @@
-"""Masks and labelled regions from files, brought to the grid of the images they belong to."""
+"""Read masks and labelled regions from files, on the grid of the images that they belong to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mrirecon.errors import InputError
 from mrirecon.io.readers.images import open_store, pick
 from mrirecon.io.readers.nifti import is_nifti, read_nifti, resampled_labels
 from mrirecon.io.safe.hdf5 import is_numeric
+from mrirecon.metrics.shapes import times
 
 NAMES = ("labels", "lesions", "mask", "region", "segmentation")
 
@@ -41,11 +42,7 @@ def read_region(path: str | Path, shape: tuple[int, ...], like: str | Path) -> n
     if labels.size != int(np.prod(shape)) or labels.shape[-2:] != shape[-2:]:
         raise InputError(
             f"{path} does not fit the images",
-            why=f"shapes {_times(labels.shape)} and {_times(shape)} (items first)",
-            fix="give it on the images' grid, or both as NIfTI files, whose coordinates tell how they lie",
+            why=f"shapes {times(labels.shape)} and {times(shape)} (items first)",
+            fix="give it on the images' grid, or both as NIfTI files, whose coordinates state their position",
         )
     return labels.reshape(shape).astype(np.int32)
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""The registries of metrics, which score images, and of losses, which training minimises."""
+"""Register metrics, which score images, and losses, which training minimises."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Metric(Entry):
         label: its name in tables, with its unit.
         higher: whether more is better.
         digits: significant digits in reports.
-        given: by whom it is computed: ``slice`` calls the function for every slice. ``score`` is a part of the one
-            score, and of the presets. ``preset`` is given by presets alone: it is in units of the images, which our own
-            score scales first.
+        given: how it is computed: ``slice`` calls the function for every slice; ``score`` is a part of our own score
+            and of the presets; ``preset`` is a part of the presets alone, because it is in units of the images, which
+            our own score scales first.
 
     """
 
@@ -41,8 +41,8 @@ class Metric(Entry):
 class LossTerm(Entry):
     """A loss.
 
-    The function takes ``(image, about)``: an image (B, M, y, x) and what it is compared with, see
-    `mrirecon.metrics.comparison.Comparison`. It returns one number an item (B,), zero at equality, with a gradient.
+    The function takes ``(image, about)``: an image (B, M, y, x) and its reference, see
+    `mrirecon.metrics.losses.Comparison`. It returns one number an item (B,), zero at equality, with a gradient.
 
     Attributes:
         domain: ``image`` compares images, in units of the 99th percentile of |Aᴴy|; ``kspace`` compares samples, and is
@@ -62,5 +62,5 @@ register_loss = LOSSES.register
 
 
 def score_metrics() -> tuple[str, ...]:
-    """Return the metrics of the one score, which are computed where none are named."""
+    """Return the metrics of our own score, the default where none are named."""
     return tuple(name for name, metric in METRICS.items() if metric.given == "score")

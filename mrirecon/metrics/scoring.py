@@ -1,4 +1,4 @@
-"""SSIM, PSNR and NMSE, and the one score that everything here is compared by.
+"""Score images by SSIM, PSNR and NMSE inside the object, after one least-squares scale: mrirecon's own definition.
 
 The score of a slice, for a reference r and an image x, both as magnitudes in float64:
 
@@ -23,26 +23,26 @@ from scipy import ndimage
 from torch import Tensor
 
 from mrirecon.errors import InputError
-from mrirecon.metrics.arrays import Array, average, magnitude, require_same_shape
+from mrirecon.metrics.arrays import Array, average, magnitude, mean, require_same_shape
 from mrirecon.metrics.error import nmse
 from mrirecon.metrics.registry import score_metrics
 from mrirecon.metrics.similarity import WINDOW, ssim
 
 
 def object_mask(reference: Array) -> Tensor:
-    """Return where the object is, (..., y, x) booleans: where the magnitude exceeds 5 % of its 99.8th percentile.
+    """Return the object, (..., y, x) booleans: the pixels whose magnitude exceeds 5 % of its 99.8th percentile.
 
     Slice by slice; then closed by 2 pixels (a cross, twice) and holes filled. All false where the reference is zero.
     """
     values = magnitude(reference)
     slices = values.reshape(-1, *values.shape[-2:]).cpu().numpy()
-    found = np.empty(slices.shape, dtype=bool)
+    masks = np.empty(slices.shape, dtype=bool)
     for i, r in enumerate(slices):
         inside = r > 0.05 * np.percentile(r, 99.8)
         # Closing reaches 2 pixels outside; without room for them it would erode an object that the image cuts off.
         closed = ndimage.binary_closing(np.pad(inside, 2), iterations=2)[2:-2, 2:-2]
-        found[i] = ndimage.binary_fill_holes(inside | closed)
-    return torch.from_numpy(found).reshape(values.shape).to(values.device)
+        masks[i] = ndimage.binary_fill_holes(inside | closed)
+    return torch.from_numpy(masks).reshape(values.shape).to(values.device)
 
 
 def least_squares_scale(image: Array, reference: Array, region: Array) -> Tensor:
@@ -66,7 +66,7 @@ def least_squares_scale(image: Array, reference: Array, region: Array) -> Tensor
 
 @dataclass(frozen=True)
 class Score:
-    """The one score; see the head of this file.
+    """Score of a slice or a volume; see the head of this file.
 
     Attributes:
         ssim: mean structural similarity inside the object.
@@ -95,8 +95,8 @@ def score(image: Array, reference: Array) -> Score:
         InputError: shapes that differ; fewer than 7 pixels along an axis.
 
     """
-    found = scores(image, reference)
-    return found[0] if image.ndim == 2 else mean_score(found)
+    slices = scores(image, reference)
+    return slices[0] if image.ndim == 2 else mean_score(slices)
 
 
 def scores(images: Array, reference: Array, *, region: Array | None = None) -> list[Score]:
@@ -120,14 +120,14 @@ def scores(images: Array, reference: Array, *, region: Array | None = None) -> l
         )
     if region is not None:
         require_same_shape(region, reference)
-    found = []
+    results = []
     # Slice by slice, so that float64 takes no more memory however many there are.
     for at in np.ndindex(*images.shape[:-2]):
         # On the CPU: not every accelerator has float64.
         x, r = (magnitude(a[at].cpu() if isinstance(a, Tensor) else a[at]) for a in (images, reference))
         inside = None if region is None else magnitude(region[at]).cpu() > 0
-        found.append(_score(x, r, inside))
-    return found
+        results.append(_score(x, r, inside))
+    return results
 
 
 def _score(x: Tensor, r: Tensor, region: Tensor | None = None) -> Score:
@@ -165,15 +165,14 @@ def _undefined(reason: str) -> Score:
     return Score(None, None, None, None, dict.fromkeys((*score_metrics(), "scale"), reason))
 
 
-def mean_score(found: Sequence[Score]) -> Score:
+def mean_score(slices: Sequence[Score]) -> Score:
     """Return the mean of each metric over the slices where it is defined; `reasons` counts those where it is not."""
-    means: dict[str, float | None] = {}
-    reasons = {}
+    means, reasons = {}, {}
     for name in (*score_metrics(), "scale"):
-        values = [getattr(s, name) for s in found]
-        defined = [v for v in values if v is not None]
-        means[name] = math.fsum(defined) / len(defined) if defined else None
-        if len(defined) < len(values):
-            first = next(s.reasons[name] for s in found if getattr(s, name) is None)
-            reasons[name] = f"undefined in {len(values) - len(defined)} of {len(values)} slices: {first}"
-    return Score(means["ssim"], means["psnr"], means["nmse"], means["scale"], reasons)
+        values = [getattr(s, name) for s in slices]
+        means[name] = mean(values)
+        lost = values.count(None)
+        if lost:
+            first = slices[values.index(None)].reasons[name]
+            reasons[name] = f"undefined in {lost} of {len(values)} slices: {first}"
+    return Score(**means, reasons=reasons)

@@ -1,4 +1,4 @@
-"""Images and references of unlike sizes: cut to the centre where a definition says so, else refused."""
+"""Bring images and references of unlike sizes to one size where a definition says so, else refuse them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from mrirecon.errors import InputError
-from mrirecon.metrics.misfit import resized
+from mrirecon.metrics.misalignment import correlation, fullest_slice
 
 # What fastMRI's files hold is cut around its centre: where these are the reference, the image is cut as well.
 BESIDE, FASTMRI = "the reference beside its k-space", "the cropped images of fastMRI"
 CROPPED = (BESIDE, FASTMRI)
+_LEAST = 0.5  # correlation from which on one image is taken for a part of the other, or for its resampled copy
 
 
 def common_centre(images: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
     """Cut both to what they share around their centres, as fastMRI's `center_crop_to_smallest` does, and say so."""
-    size = tuple(min(a, b) for a, b in zip(images.shape[1:], truth.shape[1:], strict=True))
-    cut = []
-    for values in (images, truth):
-        starts = ((n - s) // 2 for n, s in zip(values.shape[1:], size, strict=True))
-        cut.append(values[(slice(None), *(slice(a, a + s) for a, s in zip(starts, size, strict=True)))])
-    sizes = f"images {_times(images.shape[1:])}, reference {_times(truth.shape[1:])}"
-    return cut[0], cut[1], f"{sizes}: {_times(size)} around the centre are compared"
+    return _cut(images, truth, [min(a, b) for a, b in zip(images.shape[1:], truth.shape[1:], strict=True)])
 
 
 def centre_square(
@@ -39,18 +35,24 @@ def centre_square(
     for values, path in ((truth, reference), (images, prediction)):
         if min(values.shape[-2:]) < side:
             raise InputError(
-                f"there is no centre of {side}×{side} in images of {_times(values.shape[-2:])}",
+                f"there is no centre of {side}×{side} in images of {times(values.shape[-2:])}",
                 where=str(path),
                 why="the preset fastmri compares the square of the reference's width",
                 fix="reconstruct the whole field of view, or use another preset",
             )
-    sizes = f"images {_times(images.shape[1:])}, reference {_times(truth.shape[1:])}"
+    return _cut(images, truth, (side, side))
 
-    def cut(values: np.ndarray) -> np.ndarray:
-        top, left = ((n - side) // 2 for n in values.shape[-2:])
-        return values[..., top : top + side, left : left + side]
 
-    return cut(images), cut(truth), f"{sizes}: {side}×{side} around the centre are compared"
+def _cut(images: np.ndarray, truth: np.ndarray, size: Sequence[int]) -> tuple[np.ndarray, np.ndarray, str]:
+    sizes = f"images {times(images.shape[1:])}, reference {times(truth.shape[1:])}"
+    return _centre(images, size), _centre(truth, size), f"{sizes}: {times(size)} around the centre are compared"
+
+
+def _centre(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Return the centre, of this size along the last axes."""
+    lead = [slice(None)] * (values.ndim - len(size))
+    starts = [(n - s) // 2 for n, s in zip(values.shape[-len(size) :], size, strict=True)]
+    return values[(*lead, *(slice(a, a + s) for a, s in zip(starts, size, strict=True)))]
 
 
 def check_shapes(images: np.ndarray, truth: np.ndarray, prediction: Path, reference: Path) -> None:
@@ -64,23 +66,43 @@ def check_shapes(images: np.ndarray, truth: np.ndarray, prediction: Path, refere
         return
     fix = "compare images of the same scan, at the same matrix size"
     if len(images) != len(truth):
-        what = f"{len(images)} {_plural(len(images))} cannot be compared with {len(truth)}"
+        what = f"{len(images)} {'image' if len(images) == 1 else 'images'} cannot be compared with {len(truth)}"
     elif images.shape[1:] == truth.shape[:0:-1] and images.ndim == 3:
         what, fix = "the images lie across each other", "transpose one of them"
     else:
-        what = "the images differ in size"
-        fix = "; ".join(filter(None, (fix, resized(np.abs(images), np.abs(truth)))))
+        what, fix = "the images differ in size", "; ".join(filter(None, (fix, _resized(np.abs(images), np.abs(truth)))))
     raise InputError(
         what,
         where=f"{prediction} and {reference}",
-        why=f"shapes {_times(images.shape)} and {_times(truth.shape)} (items first)",
+        why=f"shapes {times(images.shape)} and {times(truth.shape)} (items first)",
         fix=fix,
     )
 
 
-def _plural(count: int) -> str:
-    return "image" if count == 1 else "images"
+def _resized(image: np.ndarray, truth: np.ndarray) -> str:
+    """Say whether images (item, *space) of unlike sizes seem to be cropped or resized; nothing if neither.
+
+    The centre of the larger one, and the image resampled to the other's size, are correlated with the reference.
+    """
+    if image.ndim != truth.ndim:
+        return ""
+    x, r = (np.asarray(v, np.float32).reshape(-1, *v.shape[-2:]) for v in (image, truth))
+    middle = fullest_slice(r)
+    if middle >= len(x) or not x[middle].any() or not r[middle].any():
+        return ""
+    x, r = x[middle], r[middle]
+    common = [min(a, b) for a, b in zip(x.shape, r.shape, strict=True)]
+    crop = correlation(_centre(x, common), _centre(r, common))
+    zoom = [b / a for a, b in zip(x.shape, r.shape, strict=True)]
+    again = ndimage.zoom(x, zoom, order=1, grid_mode=True, mode="nearest")
+    whole = correlation(again, r) if again.shape == r.shape else 0.0
+    if max(crop, whole) < _LEAST or abs(crop - whole) < 0.02:
+        return ""
+    if crop > whole:
+        return f"one seems to be cropped: their centres correlate by {crop:.2f}"
+    return f"one seems to be resized: resampled to one size they correlate by {whole:.2f}"
 
 
-def _times(shape: Sequence[int]) -> str:
+def times(shape: Sequence[int]) -> str:
+    """Return a shape in words: 3×176×144."""
     return "×".join(map(str, shape))

@@ -86,8 +86,8 @@ def _gradient(values: Tensor) -> Tensor:
     flat = functional.avg_pool2d(values.reshape(-1, 1, *values.shape[-2:]), 2)
     across = torch.tensor([[1.0, 0.0, -1.0]] * 3, dtype=values.dtype) / 3
     kernels = torch.stack([across, across.T])[:, None]
-    found = functional.conv2d(flat, kernels, padding=1).square().sum(1).sqrt()
-    return found.reshape(*values.shape[:-2], *found.shape[-2:])
+    gradient = functional.conv2d(flat, kernels, padding=1).square().sum(1).sqrt()
+    return gradient.reshape(*values.shape[:-2], *gradient.shape[-2:])
 
 
 def _filtered(values: Tensor, kernel: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Time and memory against BART, paired: both do the same job in turn, round by round, in one run.
+"""Measure time and memory against BART, paired: both do the same job in turn, round by round, in one run.
 
 The scan is simulated (a phantom, loop coils, correlated noise), so that errors are known. Every regularized method is
 first swept over λ, and timed at its own best: speed counts only at equal or lower error.
@@ -26,6 +26,7 @@ from mrirecon.coils.espirit import espirit
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import UsageError
+from mrirecon.io import read_image, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.methods.registry import build
 from mrirecon.reconstruction.calibrate import ItemMaps
@@ -39,7 +40,7 @@ _SWEEP = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 
 @dataclass(frozen=True)
 class Timing:
-    """One job, ours and BART's: medians over the rounds, and the median of the ratios round by round.
+    """Time, error and memory of one job: medians over the rounds, and the median of their ratios.
 
     Attributes:
         case: name of the job.
@@ -50,7 +51,7 @@ class Timing:
         bart_error: at BART's best λ.
         ours_mib: peak memory, data included, above that of the program.
         bart_mib: likewise.
-        settings: what was run, with λ.
+        settings: the commands, with λ.
 
     """
 
@@ -108,7 +109,7 @@ def run(
         coils: number of coils.
         rounds: timed repetitions of each pair.
         threads: for both.
-        progress: told what is being done.
+        progress: called with lines for the user.
 
     Raises:
         UsageError: an unknown case.
@@ -129,11 +130,11 @@ def _case(
     ours, command = _ours(case, scan), _theirs(case, scan)
 
     def theirs(lam: float) -> np.ndarray:
-        return _bart(scan, command(lam), "s" if case == "espirit" else "x")
+        return _bart(scan, command(lam), None if case == "espirit" else "x")
 
     has_bart = shutil.which("bart") is not None
     if has_bart:
-        write_cfl(folder / "k", np.moveaxis(scan.kspace, 0, -1)[:, :, None, :])
+        write_kspace(folder / "k.cfl", scan.kspace[None])
         _bart(scan, _ECALIB)
     lam, other_lam = 0.0, 0.0
     if case != "espirit":
@@ -165,15 +166,15 @@ def _case(
 def _ours(
     case: Case, scan: _Scan, maps: ItemMaps | None = None, *, once: bool = False
 ) -> Callable[[float], np.ndarray]:
-    """Return our job as a function of λ, with maps of the scan or these; for one call, it may use k-space up."""
+    """Return our job as a function of λ, with maps of the scan or these; with ``once``, it may overwrite k-space."""
     if case == "espirit":
         return lambda _: scan.maps().cropped().numpy()
-    posed = build_problem(scan.kspace, scan.mask, maps or scan.maps(), "weighted")
+    built = build_problem(scan.kspace, scan.mask, maps or scan.maps(), "weighted")
     method = "cs-tv" if case == "tv" else "cs"
 
     def job(lam: float) -> np.ndarray:
         with torch.inference_mode():
-            image = posed.transform.undo(build(method, {"lam": lam}).run(posed.problem, consume=once).image)
+            image = built.transform.undo(build(method, {"lam": lam}).run(built.problem, consume=once).image)
         return np.asarray(image[0, 0].numpy())
 
     return job
@@ -202,7 +203,7 @@ def _simulate(case: Case, size: int, coils: int, threads: int, folder: Path) -> 
 def _bart(scan: _Scan, command: str, result: str | None = None) -> np.ndarray:
     environment = {**os.environ, "OMP_NUM_THREADS": str(scan.threads)}
     subprocess.run(["bart", *command.split()], cwd=scan.folder, env=environment, check=True, capture_output=True)
-    return np.empty(0) if result is None else read_cfl(scan.folder / result)
+    return np.empty(0) if result is None else read_image(scan.folder / f"{result}.cfl")[0]
 
 
 # A child inherits its parent's peak across exec, so BART is started, and weighed, by a small process of its own.
@@ -215,8 +216,8 @@ _WEIGH_OURS = "import sys; from mrirecon.tools.benchmark import weigh; weigh(*sy
 
 def _bart_memory(scan: _Scan, command: str) -> float:
     """Return BART's peak memory in MiB, its data included, above that of a job of nothing, by the kernel's account."""
-    nothing = _told(scan, ["-c", _WEIGH, "bart", "ones", "2", "8", "8", "none"])
-    return (_told(scan, ["-c", _WEIGH, "bart", *command.split()]) - nothing) / 1024
+    nothing = _run_child(scan, ["-c", _WEIGH, "bart", "ones", "2", "8", "8", "none"])
+    return (_run_child(scan, ["-c", _WEIGH, "bart", *command.split()]) - nothing) / 1024
 
 
 def _our_memory(scan: _Scan, case: Case, lam: float) -> float:
@@ -225,10 +226,10 @@ def _our_memory(scan: _Scan, case: Case, lam: float) -> float:
     assert maps.values is not None
     stored = {"maps": maps.maps.numpy(), "values": maps.values.numpy(), "mask": scan.mask}
     np.savez(scan.folder / "scan.npz", allow_pickle=False, kspace=scan.kspace, **stored)
-    return _told(scan, ["-c", _WEIGH_OURS, case, str(lam), str(scan.threads), str(scan.folder)]) / 1024
+    return _run_child(scan, ["-c", _WEIGH_OURS, case, str(lam), str(scan.threads), str(scan.folder)]) / 1024
 
 
-def _told(scan: _Scan, arguments: list[str]) -> float:
+def _run_child(scan: _Scan, arguments: list[str]) -> float:
     environment = {**os.environ, "OMP_NUM_THREADS": str(scan.threads)}
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=scan.folder, env=environment, check=True, capture_output=True, text=True)
@@ -236,7 +237,7 @@ def _told(scan: _Scan, arguments: list[str]) -> float:
 
 
 def weigh(case: Case, lam: str, threads: str, folder: str) -> None:
-    """Print how far one job, its data included, raises this process's peak, in KiB; `run` calls it in a process."""
+    """Print the rise of this process's peak memory by one job and its data, in KiB; `run` calls it in a process."""
     torch.set_num_threads(int(threads))
     # A small one first: libraries that load on first use are not the job's, as BART's are not.
     small = _simulate(case, 128, 4, int(threads), Path(folder))
@@ -258,16 +259,3 @@ def _status(name: str) -> int:
         if line.startswith(name):
             return int(line.split()[1])
     raise UsageError("memory cannot be measured here", why=f"/proc/self/status has no {name}", fix="run on Linux")
-
-
-def write_cfl(path: Path, array: np.ndarray) -> None:
-    """Write an array as a BART pair, in BART's order of axes."""
-    dims = [*array.shape, *[1] * (16 - array.ndim)]
-    path.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, dims)) + "\n")
-    array.astype(np.complex64).ravel(order="F").tofile(path.with_suffix(".cfl"))
-
-
-def read_cfl(path: Path) -> np.ndarray:
-    """Read a BART pair; axes of length 1 are left out."""
-    dims = [int(d) for d in path.with_suffix(".hdr").read_text().splitlines()[1].split()]
-    return np.fromfile(path.with_suffix(".cfl"), dtype=np.complex64).reshape(dims, order="F").squeeze()

@@ -1,4 +1,4 @@
-"""The main job from end to end on a sample scan: undersampled k-space in, scored images and a picture out."""
+"""Run the main job on a sample scan: reconstruct undersampled k-space, score the images and draw a picture."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mrirecon import __version__
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import InputError
+from mrirecon.evaluation.pictures import save_comparison
 from mrirecon.io import Scan, read, write_image, write_kspace
-from mrirecon.io.writers.pictures import Panel, save_panels
 from mrirecon.masks import make_mask
 from mrirecon.metrics import mean_score, score_metrics, scores
 from mrirecon.reconstruction.reference import sense_reference
@@ -22,7 +22,6 @@ from mrirecon.reconstruction.run import Progress, Reconstruction, reconstruct
 
 METHODS = ("zero-filled", "sense", "cs", "cirim")
 FULL, UNDERSAMPLED, PICTURE = "brain_full.h5", "brain_4x.h5", "comparison.png"
-ERROR_GAIN = 5
 Real = npt.NDArray[np.floating[Any]]
 
 
@@ -50,7 +49,7 @@ def demo(out: Path, samples: Path | None = None, *, progress: Progress | None = 
     folder = _simulate(out) if samples is None else samples
     full, twin = read(folder / FULL), read(folder / UNDERSAMPLED)
     if full.shape != twin.shape:
-        raise InputError("The two samples are not the same scan.", where=str(folder), why=f"{full.shape}, {twin.shape}")
+        raise InputError("the two samples are not the same scan", where=str(folder), why=f"{full.shape}, {twin.shape}")
     reference = sense_reference(full)
     write_image(out / "reference.h5", reference)
     rows: list[dict[str, Any]] = []
@@ -67,12 +66,12 @@ def demo(out: Path, samples: Path | None = None, *, progress: Progress | None = 
         rows[-1] |= {"seconds": seconds, "file": str(file)}
         item = len(reference) // 2
         shown.append(np.abs(result.images[item]) * (found[item].scale or 0))
-    _picture(out / PICTURE, twin, reference, rows, shown)
+    _draw_picture(out / PICTURE, twin, reference, rows, shown)
     return rows
 
 
 def _simulate(out: Path, seed: int = 1) -> Path:
-    """Leave a scan of the phantom and its undersampled twin in ``out``; what data_samples/ is, of nobody's head."""
+    """Write a scan of the phantom and its undersampled twin into ``out``, in place of data_samples/."""
     shape, coils = (176, 144), 8
     made = simulate_kspace(2e-4 * phantom((264, 216), 3, seed), coils, 35.0, seed, shape=shape, spacing=0.12)
     mask = make_mask("random", shape, 4, calibration=20, seed=seed, name="phantom").mask[0]
@@ -83,21 +82,14 @@ def _simulate(out: Path, seed: int = 1) -> Path:
 
 
 def _sidecar(scan: Scan, result: Reconstruction) -> dict[str, object]:
-    told = {name: value for name, value in vars(result).items() if name != "images"}
-    return {"mrirecon": __version__, "input": str(scan.path), "sha256": scan.sha256(), **told}
+    details = {name: value for name, value in vars(result).items() if name != "images"}
+    return {"mrirecon": __version__, "input": str(scan.path), "sha256": scan.sha256(), **details}
 
 
-def _picture(path: Path, twin: Scan, reference: Real, rows: list[dict[str, Any]], images: list[Real]) -> None:
+def _draw_picture(path: Path, twin: Scan, reference: Real, rows: list[dict[str, Any]], images: list[Real]) -> None:
     """Draw the middle slice: the reference and the images above, the mask and the errors below."""
     item = len(reference) // 2
-    truth, mask = reference[item], twin.mask(item)
-    white = float(np.percentile(truth, 99.8))
-    above = [Panel("fully sampled", truth, vmax=white, note="the reference")]
-    below = [Panel("samples of k-space", mask.astype(np.float64), vmax=1, note=f"{mask.size / mask.sum():.1f}x fewer")]
-    for row, image in zip(rows, images, strict=True):
-        scores = f"SSIM {row['ssim']:.3f}   PSNR {row['psnr']:.1f} dB"
-        error = np.abs(image - truth)
-        above.append(Panel(row["method"], image, vmax=white, note=scores))
-        below.append(Panel(f"its error × {ERROR_GAIN}", error, vmax=white / ERROR_GAIN, note=f"NMSE {row['nmse']:.4f}"))
+    scores = [f"SSIM {row['ssim']:.3f}   PSNR {row['psnr']:.1f} dB   NMSE {row['nmse']:.4f}" for row in rows]
+    methods = [row["method"] for row in rows]
     heading = f"{twin.path.name}, slice {item + 1} of {len(reference)} (scores: mean over the slices)"
-    save_panels(path, [*above, *below], columns=len(above), heading=heading)
+    save_comparison(path, reference[item], twin.mask(item), list(zip(methods, images, scores, strict=True)), heading)

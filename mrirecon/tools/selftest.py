@@ -18,7 +18,7 @@ from mrirecon.physics.wavelets import Wavelet
 
 @dataclass(frozen=True)
 class Check:
-    """One property, how far it is from holding, and how far it may be.
+    """One property, with its error and its tolerance.
 
     Attributes:
         name: what was checked.
@@ -33,7 +33,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether the property holds; an error that is not a number does not."""
+        """Whether the property holds; with an error that is not a number it does not."""
         return self.error <= self.limit
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mrirecon.errors import UsageError
 from mrirecon.metrics import LOSSES, object_mask
-from mrirecon.metrics.comparison import Comparison
+from mrirecon.metrics.losses import Comparison
 from mrirecon.physics.operators import per_item
 from mrirecon.physics.precision import FullPrecision
 from mrirecon.physics.problem import Problem

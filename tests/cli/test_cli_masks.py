@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from mrirecon.cli.masks import app
 from mrirecon.errors import InputError, MriReconError, UsageError
-from mrirecon.evaluation.report.masks import save_mask_picture
+from mrirecon.evaluation.pictures import save_mask_picture
 from mrirecon.io import read, write_kspace
 from mrirecon.masks import load_mask, make_mask
 

@@ -74,7 +74,7 @@ def test_what_cannot_be_asked(tmp_path):
         detect("phantom:2")
     with pytest.raises(UsageError, match="once"):
         detect("phantom:2", ["cs", "cs"])
-    with pytest.raises(UsageError, match="told from nothing"):
+    with pytest.raises(UsageError, match="needs two pairs"):
         Setting(pairs=1)
     noise = np.random.default_rng(0).uniform(0, 1, (1, 64, 64)).astype(np.float32)  # nowhere homogeneous
     np.save(tmp_path / "noise.npy", noise)

@@ -25,7 +25,7 @@ from mrirecon.evaluation import (
 )
 from mrirecon.io import read, read_image, write_image
 from mrirecon.metrics import magnitude, scores
-from mrirecon.metrics.misfit import misfits
+from mrirecon.metrics.misalignment import misalignments
 from mrirecon.metrics.presets import PRESETS, score_volume
 from mrirecon.metrics.sharpness import gmsd, hfen
 from mrirecon.reconstruction.reference import sense_reference
@@ -259,11 +259,11 @@ def test_images_that_lie_otherwise_are_named(truth, change, word):
 
 
 def test_a_shift_by_one_pixel_and_a_zoom_are_named(truth):
-    ((note, how),) = misfits(np.roll(truth, 1, 1), truth, 1.0)
+    ((note, how),) = misalignments(np.roll(truth, 1, 1), truth, 1.0)
     assert note.endswith("shifted")
     assert "by 1 pixels down and 0 across" in how
     larger = ndimage.affine_transform(truth[1], (1 / 1.2, 1 / 1.2), (88 - 88 / 1.2, 72 - 72 / 1.2), order=1)
-    ((note, how),) = misfits(larger, truth[1], 1.0)
+    ((note, how),) = misalignments(larger, truth[1], 1.0)
     assert note.endswith("zoomed")
     assert "by 1.2" in how
 
@@ -286,10 +286,10 @@ def test_a_scale_is_told_where_the_definition_does_not_undo_it(truth):
 def test_a_square_image_may_be_transposed_and_slices_reversed():
     rng = np.random.default_rng(0)
     square = ndimage.gaussian_filter(rng.random((64, 64)), 3)
-    ((note, _),) = misfits(square.T, square, 1.0)
+    ((note, _),) = misalignments(square.T, square, 1.0)
     assert "transposed" in note
     volume = ndimage.gaussian_filter(rng.random((6, 64, 64)), (0, 3, 3))
-    ((note, _),) = misfits(volume[::-1], volume, 1.0)
+    ((note, _),) = misalignments(volume[::-1], volume, 1.0)
     assert "reverse order" in note
 
 
@@ -298,7 +298,7 @@ def test_a_bad_image_that_lies_right_is_not_slandered(truth, level):
     noise = level * truth.max() * np.random.default_rng(0).normal(size=truth.shape)
     blurred = ndimage.gaussian_filter(truth, (0, 3, 3))
     for bad in (np.abs(truth + noise), blurred, np.zeros_like(truth), np.ones_like(truth)):
-        assert not [n for i in range(3) for n in misfits(bad[i], truth[i], 1.0)]
+        assert not [n for i in range(3) for n in misalignments(bad[i], truth[i], 1.0)]
 
 
 # folders
@@ -424,9 +424,9 @@ def test_float64_is_made_of_one_slice_at_a_time(monkeypatch):
     volume = np.random.default_rng(0).random((20, 32, 32)).astype(np.float32)
     sizes = []
 
-    def watched(values):
+    def watched(values, **how):
         sizes.append(int(np.prod(values.shape)))
-        return magnitude(values)
+        return magnitude(values, **how)
 
     for module in ("presets", "scoring", "sharpness"):
         monkeypatch.setattr(f"mrirecon.metrics.{module}.magnitude", watched)

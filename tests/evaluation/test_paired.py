@@ -10,7 +10,7 @@ from scipy import stats
 
 from mrirecon.cli import main
 from mrirecon.errors import InputError, UsageError
-from mrirecon.evaluation import compare_runs, read_run
+from mrirecon.evaluation import compare_runs, read_scores
 from mrirecon.evaluation.paired import holm
 
 
@@ -28,7 +28,7 @@ def run(shift=0.0, persons=12, volumes=2, noise=0.01, seed=0, metric="ssim"):
 def test_a_planted_difference_is_found_and_a_tie_is_not():
     found = compare_runs({"a": run(0.02), "b": run(seed=1), "c": run(seed=2)}, ["ssim"])
     by = {(d.a, d.b): d for d in found}
-    assert by["a", "b"].verdict == "a is better on these 12 persons"
+    assert by["a", "b"].verdict == "a is better on these 12 subjects"
     assert by["a", "c"].adjusted < 0.05
     assert by["a", "b"].mean == pytest.approx(0.02, abs=0.008)
     assert by["a", "b"].low < 0.02 < by["a", "b"].high
@@ -73,7 +73,7 @@ def test_too_few_persons_for_so_many_tests_get_no_verdict():
     assert min(d.adjusted for d in found) == pytest.approx(12 / 256)
     more = {n: {f: {**v, "psnr": v["ssim"]} for f, v in r.items()} for n, r in runs.items()}
     found = compare_runs(more, ["ssim", "psnr"])
-    assert {d.verdict for d in found} == {"no verdict: 8 persons are too few for 12 tests at once"}
+    assert {d.verdict for d in found} == {"no verdict: 8 subjects are too few for 12 tests at once"}
 
 
 def test_planned_pairs_are_adjusted_for_themselves_alone():
@@ -103,8 +103,8 @@ def test_what_is_missing_is_left_out_and_counted():
     (found,) = compare_runs({"a": a, "b": b}, ["ssim"])
     assert (found.subjects, found.left_out) == (10, 2)
     (same,) = compare_runs({"a": b, "b": dict(b)}, ["ssim"])
-    assert same.verdict == "equal for every person"
-    with pytest.raises(InputError, match="no person in common"):
+    assert same.verdict == "equal for every subject"
+    with pytest.raises(InputError, match="no subject in common"):
         compare_runs({"a": {"patient01": {"ssim": 1.0}}, "b": {"patient02": {"ssim": 1.0}}}, ["ssim"])
     with pytest.raises(UsageError, match="two runs"):
         compare_runs({"a": a}, ["ssim"])
@@ -134,10 +134,10 @@ def test_runs_of_different_definitions_are_not_compared(tmp_path, capfd):
 def test_a_run_is_read_from_an_evaluation(tmp_path):
     told = {"files": [{"prediction": "x/patient1.h5", "mean": {"ssim": 0.5}}]}
     (tmp_path / "run.json").write_text(json.dumps(told))
-    assert read_run(tmp_path / "run.json") == {"patient1": {"ssim": 0.5}}
+    assert read_scores(tmp_path / "run.json")[0] == {"patient1": {"ssim": 0.5}}
     twice = json.dumps({"files": [*told["files"], {"prediction": "y/patient1.nii", "mean": {"ssim": 0.4}}]})
     numbers = [json.dumps(told).replace("0.5", wrong) for wrong in ('"0.5"', "NaN", "Infinity", "true", "[1]")]
     for wrong in ("", "[]", '{"files": [{"mean": 3}]}', twice, *numbers, "[" * 9999):
         (tmp_path / "run.json").write_text(wrong)
         with pytest.raises(InputError, match="no evaluation"):
-            read_run(tmp_path / "run.json")
+            read_scores(tmp_path / "run.json")[0]

@@ -13,11 +13,20 @@ import pytest
 
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluation import Evaluation, Options, compare
-from mrirecon.evaluation.report.album import choose_slices, pack_slices
 from mrirecon.evaluation.report.cases import About, Case, Result
 from mrirecon.evaluation.report.charts import LEAST, box_plot, line_plot
 from mrirecon.evaluation.report.html import json_text, write_report
-from mrirecon.evaluation.report.pack import LARGEST, MED, Plane, choose_depths, noise_level, pack, scaled_to
+from mrirecon.evaluation.report.slices import (
+    LARGEST,
+    MED,
+    Plane,
+    choose_depths,
+    choose_slices,
+    noise_level,
+    pack,
+    pack_slices,
+    scaled_to,
+)
 from mrirecon.evaluation.report.tables import (
     lesion_rows,
     median_recoveries,
@@ -153,17 +162,17 @@ def test_slices_are_left_out_evenly_and_the_worst_last(head):
     good[7] += np.random.default_rng(0).random(good[7].shape)
     albums = [pack_slices(case_of((reference, good, poor), f"c{i}"), Options()) for i in range(3)]
     assert albums[0].start == 7
-    total = sum(a.size(i) for a in albums for i in range(12))
+    total = sum(a.slice_size(i) for a in albums for i in range(12))
     choose_slices(albums, total)
     assert all(a.kept_slices == list(range(12)) for a in albums)
     choose_slices(albums, total - 1)
     assert all(a.kept_slices == list(range(12)) and a.fineness == 1 for a in albums), "coarser first"
-    coarse = sum(a.size(i) for a in albums for i in range(12))
+    coarse = sum(a.slice_size(i) for a in albums for i in range(12))
     assert coarse < total
     choose_slices(albums, 0.5 * coarse)
     assert {len(a.kept_slices) for a in albums} == {5}
     assert all(7 in a.kept_slices and a.kept_slices == sorted(a.kept_slices) for a in albums)
-    choose_slices(albums, 1.5 * albums[0].size(7))
+    choose_slices(albums, 1.5 * albums[0].slice_size(7))
     assert [a.kept_slices for a in albums] == [[7], [], []]
 
 

@@ -11,7 +11,7 @@ import pytest
 from mrirecon.evaluation import compare
 from mrirecon.evaluation.report.cases import About, Case, Result
 from mrirecon.evaluation.report.html import write_report
-from mrirecon.evaluation.report.pack import choose_depths, scaled_to
+from mrirecon.evaluation.report.slices import choose_depths, scaled_to
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed: pip install 'mrirecon[test]'")
 EVIL = "</script><script>window.bad=1</script><img src=x onerror='window.bad=2'><svg onload=window.bad=3>"

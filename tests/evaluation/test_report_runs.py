@@ -14,8 +14,7 @@ import pytest
 from mrirecon.cli import main
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluation import Options
-from mrirecon.evaluation.report.reading import Sources
-from mrirecon.evaluation.report.runs import find_images, gather
+from mrirecon.evaluation.report.gather import Sources, find_images, gather
 from mrirecon.evaluation.report.sidecars import command_line, is_image, read_sidecar
 from mrirecon.io import read_image, write_image, write_kspace
 
@@ -188,34 +187,33 @@ def test_lesions_are_measured_and_drawn(scans, tmp_path):
 
 
 def test_a_study_has_a_group_for_each_mask_and_says_what_failed(scans, tmp_path):
-    rows = ["mask,method,scan"]
+    rows = ["mask,method,scan,reason"]
     for mask in ("random-4x", "random-10x"):
         for method, source in (("mine", "cs"), ("plain", "sense")):
             for scan in ("anna", "bert"):
-                rows.append(f"{mask},{method},{scan}")
-                if (mask, method, scan) == ("random-4x", "plain", "bert"):
-                    continue
+                failed = (mask, method, scan) == ("random-4x", "plain", "bert")
+                rows.append(f"{mask},{method},{scan},{'memory ran out; it is small' if failed else ''}")
                 folder = tmp_path / "study" / "images" / mask / method
                 folder.mkdir(parents=True, exist_ok=True)
                 for end in ("", ".json"):
                     content = (scans / "runs" / source / f"{scan}_{source}.h5{end}").read_bytes()
                     (folder / f"{scan}.h5{end}").write_bytes(content)
+    rows += [f"bare-3x,mine,{scan},no calibration region" for scan in ("anna", "bert")]
     shutil.copytree(tmp_path / "study/images/random-4x/mine", tmp_path / "study/images/random-4x/former")
     shutil.copytree(scans / "full", tmp_path / "study" / "references")
     (tmp_path / "study" / "study.yaml").write_text("title: x")
     (tmp_path / "study" / "cells.csv").write_text("\n".join(rows))
-    record = tmp_path / "study" / "cells" / "random-4x" / "plain" / "bert.json"
-    record.parent.mkdir(parents=True)
-    record.write_text(json.dumps({"error": {"what": "memory ran out", "why": "it is small"}}))
     found = gather(Sources([tmp_path / "study"]))
     cases = list(found.cases)
-    assert found.count == 4
+    assert found.count == 6
     assert [(c.group, c.name) for c in cases] == [
         ("random-4x", "anna"), ("random-4x", "bert"), ("random-10x", "anna"), ("random-10x", "bert"),
+        ("bare-3x", "anna"), ("bare-3x", "bert"),
     ]  # fmt: skip
     assert [r.method for r in cases[0].results] == ["zero-filled", "mine", "plain"], "the former method is in no table"
-    assert cases[1].results[2].failure == "memory ran out (it is small)"
+    assert cases[1].results[2].failure == "memory ran out; it is small", "its image is a former one"
     assert all(r.evaluation is not None for r in cases[2].results)
+    assert [r.failure for r in cases[4].results] == ["no calibration region"]
 
 
 # ---- the command

@@ -17,10 +17,10 @@ import torch
 
 from mrirecon.cli import main
 from mrirecon.data.phantom import phantom
-from mrirecon.errors import InputError, UsageError
+from mrirecon.errors import BusyError, InputError, UsageError
 from mrirecon.evaluation.study import dry_run, load_study, run_study
-from mrirecon.evaluation.study.run import _run_lock
 from mrirecon.io import read_image
+from mrirecon.io.safe.lock import output_lock
 from tests.training.test_training import THREADS, TINY
 
 LEARN = TINY.replace("{steps: 8,", "{steps: 8, workers: 0,").replace("val_items: 2", "val_items: 1")
@@ -95,7 +95,7 @@ def test_all_is_crossed_and_the_samples_are_the_same_for_all(write, tmp_path):
     assert table.count("\n") == 6
     report = (out / "report.md").read_text()
     assert table.strip() in report
-    assert "no verdict: 2 persons" in report
+    assert "no verdict: 2 subjects" in report
     for picture in ("lines-3x", "plane-4x"):
         assert (out / f"pictures/{picture}-phantom-100.png").stat().st_size > 10_000
 
@@ -124,7 +124,7 @@ def test_a_killed_study_goes_on_and_ends_alike(write, tmp_path, one_thread):
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 600
-    while len(list(out.glob("cells/*/*/*.json"))) < 2 and process.poll() is None and time.monotonic() < deadline:
+    while len(list(out.glob("images/*/*/*.json"))) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -249,7 +249,7 @@ def test_nothing_is_tested_on_what_it_learned_from(write, tmp_path):
         load_study(path, ["methods.own.overrides=['data.train=[phantom:0]', 'data.val=[phantom:100]']"])
     np.savez(tmp_path / "phantom-101.npz", head=phantom((64, 64), 3, 5))
     write(LEARN.replace("[phantom:0, phantom:1]", "[phantom:0, phantom-101.npz]"), "tiny.yaml")
-    assert [n for n in load_study(path).notes if "people of the same name: phantom-101" in n]
+    assert [n for n in load_study(path).notes if "subjects of the same name: phantom-101" in n]
 
 
 def test_what_was_noticed_and_what_is_left_over_is_told(write, tmp_path):
@@ -281,14 +281,17 @@ def test_minutes_become_steps_that_a_resumed_study_keeps(write, tmp_path):
 
 def test_shipped_models_and_folders_of_models(write, tmp_path):
     text = SMALL.replace("cs: {method: cs, options: {iterations: 5}}", "unet: {method: unet}")
-    plan = load_study(write(text), ["data.phantoms.volumes=phantom:100"])
+    one = "data.phantoms.volumes=phantom:100"
+    plan = load_study(write(text), [one])
     assert plan.methods[1].what == "unet, as it comes along"
     done = run_study(plan, tmp_path / "out")
     assert not done["failed"]
     from mrirecon.models.checkpoints import shipped_models
 
-    same = load_study(tmp_path / "study.yaml", [f"methods.unet={{model: {shipped_models()['unet']}}}"])
-    assert same.methods[1].key == plan.methods[1].key, "the same weights are the same method"
+    same = load_study(tmp_path / "study.yaml", [one, f"methods.unet={{model: {shipped_models()['unet']}}}"])
+    before = times(tmp_path / "out")
+    run_study(same, tmp_path / "out")
+    assert times(tmp_path / "out") == before, "the same weights are the same method"
 
 
 @pytest.mark.parametrize(
@@ -366,7 +369,7 @@ def test_the_verb_lists_what_it_would_do(write, tmp_path, capfd, monkeypatch):
 
 def test_two_processes_do_not_work_on_one_study(write, tmp_path):
     (tmp_path / "out").mkdir()
-    with _run_lock(tmp_path / "out"), pytest.raises(UsageError, match="another process"):
+    with output_lock(tmp_path / "out/study.yaml", wait=False), pytest.raises(BusyError, match="another process"):
         run_study(load_study(write(SMALL)), tmp_path / "out")
 
 
@@ -386,10 +389,10 @@ def test_the_studies_that_come_along_are_in_order(name, monkeypatch):
     monkeypatch.delenv("MRIRECON_DATA", raising=False)
     plan = load_study(CONFIGS / f"{name}.yaml")
     assert len(plan.cells()) == len(plan.scans) * len(plan.masks) * len(plan.methods)
-    people = {s.subject for s in plan.scans}
+    subjects = {s.subject for s in plan.scans}
     pairs = plan.settings.compare
     # or no difference could be shown, however large
-    assert len(pairs) * len(plan.masks) * 2.0 ** (1 - len(people)) < 0.05
+    assert len(pairs) * len(plan.masks) * 2.0 ** (1 - len(subjects)) < 0.05
     trained = [m for m in plan.methods if m.config is not None]
     assert not [n for n in plan.notes if "trained here" in n], "they learn alike"
     if name == "dc":

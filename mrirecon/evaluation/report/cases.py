@@ -1,4 +1,4 @@
-"""What a report is made of: plain data, whoever gathered them."""
+"""Data of a report: cases, and the results of methods in each."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ ZERO_FILLED = "zero-filled"
 
 @dataclass(frozen=True)
 class Result:
-    """What one method made of one case.
+    """Result of one method in one case.
 
     Attributes:
-        method: the name it goes by in the report; the same in every case.
+        method: its name in the report; the same in every case.
         images: (item, *space), magnitudes or complex, in any scale; None where there are none.
         evaluation: its scores; None without a reference, or where it failed.
         failure: why there are no images or no scores; None where all is well.
         seconds: of each item.
         stopped: why each item stopped.
-        notes: what the method had to say.
+        notes: of the reconstruction.
         settings: how it was run: maps, weight, options, model, seed, device, versions, command, in words or numbers.
         steps: of an iteration, the relative error of each step's image, or without a reference its relative change.
-        steps_are: which of the two, in words.
+        steps_are: description of ``steps``.
 
     """
 
@@ -44,18 +44,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Case:
-    """One scan, and what every method made of it.
+    """One scan, and the results of all methods.
 
     Attributes:
         name: of the case; escaped wherever it is shown.
-        results: one a method; zero filling among them, where it is wanted.
+        results: one a method, zero filling among them where it is wanted.
         reference: (item, *space) magnitudes; None where there is none.
-        kind: what the reference is, in words.
+        kind: description of the reference.
         masks: (1 or item, *space) booleans, what was sampled; None where that is not known.
         region: (item, *space) labels of lesions; None without.
         spacing: (y, x) distance of pixels in mm; None where it is not known, and pixels are taken for square.
         notes: what the reader should know of this case.
-        group: what it is summed up with, an acceleration for instance; cases of other groups have tables of their own.
+        group: name of the cases that it is averaged with, such as an acceleration; each group has tables of its own.
 
     """
 
@@ -72,11 +72,11 @@ class Case:
 
 @dataclass(frozen=True)
 class About:
-    """What holds for the whole report.
+    """Settings of the whole report.
 
     Attributes:
         title: its heading.
-        options: what the scores are; the same that made the evaluations.
+        options: of the scores; the same as those of the evaluations.
         command: the command line that made the report, word by word; None where there was none.
         versions: of the programs.
         settings: further settings of the comparison, by name; a study's configuration, for instance.

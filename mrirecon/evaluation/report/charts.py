@@ -1,4 +1,4 @@
-"""Where the parts of a chart lie, in the units of its picture; the page's template draws them as SVG."""
+"""Compute the geometry of charts, in the units of their pictures; the page's template draws them as SVG."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Box:
     number: int
     x: float
     width: float
-    lines: tuple[float, float, float, float, float] | None
+    lines: tuple[float, ...] | None
     points: list[Point]
 
 
@@ -98,33 +98,34 @@ def box_plot(title: str, methods: Mapping[str, Values]) -> Boxes | None:
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
 
     pitch = (WIDTH - LEFT - RIGHT) / len(methods)
+    width = min(pitch * 0.5, 64.0)
     boxes = []
     for number, (method, cases) in enumerate(methods.items()):
         middle = LEFT + pitch * (number + 0.5)
-        width = min(pitch * 0.5, 64.0)
-        volumes = [v for _, _, v, _ in cases if v is not None]
-        points = []
-        for case, name, volume, slices in cases:
-            shown = [v for v in slices if v is not None]
-            points += [
-                Point(middle + width * _spread(case * 997 + i) * 0.9, down(v), f"{name}: {v:.4g}", case, False)
-                for i, v in enumerate(shown)
-                if len(shown) > 1
-            ]
+        slices, volumes = [], []
+        for case, name, volume, values in cases:
+            shown = [v for v in values if v is not None]
+            for i, v in enumerate(shown if len(shown) > 1 else []):
+                x = middle + width * _scatter(case * 997 + i) * 0.9
+                slices.append(Point(x, down(v), f"{name}: {v:.4g}", case, False))
             if volume is not None:
-                at = middle + width * _spread(case) * 0.5
-                points.append(Point(at, down(volume), f"{name}, {method}: {volume:.4g}", case, True))
-        lines = None
-        if len(volumes) >= LEAST:
-            first, half, third = (float(q) for q in np.quantile(volumes, (0.25, 0.5, 0.75)))
-            reach = 1.5 * (third - first)
-            lowest = min(v for v in volumes if v >= first - reach)
-            highest = max(v for v in volumes if v <= third + reach)
-            a, b, c, d, e = (down(v) for v in (lowest, first, half, third, highest))
-            lines = (a, b, c, d, e)
+                x = middle + width * _scatter(case) * 0.5
+                volumes.append(Point(x, down(volume), f"{name}, {method}: {volume:.4g}", case, True))
         label = method if len(method) * LETTER <= pitch else f"{method[: max(1, int(pitch / LETTER) - 1)]}…"
-        boxes.append(Box(method, label, number, middle, width, lines, sorted(points, key=lambda p: p.large)))
+        five = _five_numbers([v for _, _, v, _ in cases if v is not None])
+        lines = None if five is None else tuple(map(down, five))
+        boxes.append(Box(method, label, number, middle, width, lines, [*slices, *volumes]))
     return Boxes(title, [Tick(down(t), text) for t, text in ticks], boxes)
+
+
+def _five_numbers(values: Sequence[float]) -> tuple[float, ...] | None:
+    """Return the ends of the whiskers and the quartiles, ascending; None with fewer than `LEAST` values."""
+    if len(values) < LEAST:
+        return None
+    first, half, third = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
+    reach = 1.5 * (third - first)
+    inner = [v for v in values if first - reach <= v <= third + reach]
+    return min(inner), first, half, third, max(inner)
 
 
 def line_plot(title: str, curves: Mapping[str, tuple[int, Sequence[float]]]) -> Lines | None:
@@ -135,28 +136,30 @@ def line_plot(title: str, curves: Mapping[str, tuple[int, Sequence[float]]]) -> 
         curves: by method, its number and its positive values from step 1 on; others are left out.
 
     """
-    kept = {m: (n, [(k + 1, v) for k, v in enumerate(c) if v > 0]) for m, (n, c) in curves.items()}
-    kept = {m: (n, c) for m, (n, c) in kept.items() if c}
-    if not kept:
+    positive = {m: (n, [(k, v) for k, v in enumerate(c, start=1) if v > 0]) for m, (n, c) in curves.items()}
+    points = [point for _, c in positive.values() for point in c]
+    if not points:
         return None
-    values = [v for _, c in kept.values() for _, v in c]
-    low, high = math.log10(min(values)), math.log10(max(values))
+    low, high = (math.log10(end(v for _, v in points)) for end in (min, max))
     spare = max(0.05, 0.06 * (high - low))
     low, high = low - spare, high + spare
-    last = max(k for _, c in kept.values() for k, _ in c)
+    last = max(k for k, _ in points)
 
     def place(k: int, v: float) -> tuple[float, float]:
         x = LEFT + (WIDTH - LEFT - RIGHT - 8) * ((k - 1) / (last - 1) if last > 1 else 0.5)
         return x, TOP + (HEIGHT - TOP - BOTTOM) * (high - math.log10(v)) / (high - low)
 
     marks = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
-    marks = [m for m in marks if low <= math.log10(m) <= high]
     step = max(1, -(-last // 8))
     return Lines(
         title,
-        [Tick(place(1, m)[1], f"{m:.3g}") for m in marks],
+        [Tick(place(1, m)[1], f"{m:.3g}") for m in marks if low <= math.log10(m) <= high],
         [Tick(place(k, 1.0)[0], str(k)) for k in range(step, last + 1, step)],
-        [(n, m, " ".join("{:.1f},{:.1f}".format(*place(k, v)) for k, v in c), c[-1][1]) for m, (n, c) in kept.items()],
+        [
+            (n, m, " ".join("{:.1f},{:.1f}".format(*place(k, v)) for k, v in c), c[-1][1])
+            for m, (n, c) in positive.items()
+            if c
+        ],
     )
 
 
@@ -168,8 +171,8 @@ def spread_line(decibels: np.ndarray, floor: float) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(across, down, strict=True))
 
 
-def _spread(number: int) -> float:
-    """Return a place from −1 to 1 that looks random and is always the same: the golden ratio's fractions."""
+def _scatter(number: int) -> float:
+    """Return a fixed number from −1 to 1 that looks random: fractions of the golden ratio's multiples."""
     return 2 * math.modf((number + 1) * 0.6180339887498949)[0] - 1
 
 

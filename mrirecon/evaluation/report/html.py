@@ -1,10 +1,10 @@
-"""One HTML file that shows what methods made of scans: scores, pictures, and how both came about.
+"""Write a report as one HTML file: scores, pictures, and how both were made.
 
     found = compare(images, truth, prediction="scan.h5", reference="full.h5", kind="images")
     case = Case("scan", [Result("cs", images, found)], truth, "images")
     write_report("report.html", [case], About("My study"))
 
-Nothing is fetched: pictures, style and program stand in the file, and its content security policy lets the browser run
+Nothing is fetched: the file holds pictures, style and program, and its content security policy lets the browser run
 that one program and no other, whatever the names in it say.
 """
 
@@ -22,9 +22,8 @@ from typing import Any
 
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluation.report import charts
-from mrirecon.evaluation.report.album import FLOOR, SliceImages, choose_slices, pack_slices
 from mrirecon.evaluation.report.cases import ZERO_FILLED, About, Case
-from mrirecon.evaluation.report.pack import WHITE
+from mrirecon.evaluation.report.slices import FLOOR, WHITE, SliceImages, choose_slices, pack_slices
 from mrirecon.evaluation.report.tables import (
     PRESETS,
     differences,
@@ -107,12 +106,10 @@ def write_report(
             progress(len(albums), case.name)
     if not albums:
         raise InputError("there is nothing to report", where=str(path), fix="name folders that hold images")
-    order = worst_first([a.light for a in albums], about.options.metrics[0])
-    albums = [albums[i] for i in order]
-    program, style = (_joined(names) for names in (_PROGRAM, ("page.css",)))
-    bare = len(_page(environment, albums, about, program, style, limit, empty=True).encode("utf-8", "backslashreplace"))
+    albums = [albums[i] for i in worst_first([a.light for a in albums], about.options.metrics[0])]
+    bare = len(utf8(_page(environment, albums, about, limit, empty=True)))
     choose_slices(albums, limit - bare)
-    content = utf8(_page(environment, albums, about, program, style, limit))
+    content = utf8(_page(environment, albums, about, limit))
     with atomic_path(path, inputs=inputs) as temporary:
         temporary.write_bytes(content)
     return WrittenReport(
@@ -137,38 +134,31 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = _number
-    environment.filters["plain"] = _plain_value
+    environment.filters |= {"number": _number, "plain": _plain}
     return environment
 
 
-def _page(
-    environment: Any,
-    albums: list[SliceImages],
-    about: About,
-    program: str,
-    style: str,
-    limit: float,
-    *,
-    empty: bool = False,
-) -> str:
+def _page(environment: Any, albums: list[SliceImages], about: About, limit: float, *, empty: bool = False) -> str:
+    """Return the page; with ``empty``, without pictures."""
     cases = [a.light for a in albums]
     methods = method_names(cases)
     groups = list(dict.fromkeys(sorted((case.group for case in cases), key=natural)))
+    metrics = {m: METRICS[m] for m in about.options.metrics}
+    program, style = _joined(*_PROGRAM), _joined("page.css")
     text: str = environment.get_template("page.html").render(
         about=about,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         program=program,
         style=style,
         hashes={"program": _hash(program), "style": _hash(style)},
-        names={m: METRICS[m].title for m in about.options.metrics},
-        digits={m: METRICS[m].digits for m in about.options.metrics},
-        higher={m for m in about.options.metrics if METRICS[m].higher},
+        names={m: metric.title for m, metric in metrics.items()},
+        digits={m: metric.digits for m, metric in metrics.items()},
+        higher={m for m, metric in metrics.items() if metric.higher},
         preset=PRESETS[about.options.preset],
-        definitions={m: METRICS[m].summary for m in about.options.metrics},
+        definitions={m: metric.summary for m, metric in metrics.items()},
         methods=methods,
-        blocks=[_block(cases, group, methods, about) for group in groups],
-        shown=[_count_shown(number, album, methods, about, empty) for number, album in enumerate(albums)],
+        blocks=[_group_context(cases, group, methods, about) for group in groups],
+        shown=[_case_context(number, album, methods, about, empty) for number, album in enumerate(albums)],
         settings=[(m, _settings(cases, m)) for m in methods],
         chart=charts,
         floor=FLOOR,
@@ -182,24 +172,36 @@ def _page(
     return text
 
 
-def _block(cases: list[Case], group: str, methods: list[str], about: About) -> dict[str, Any]:
-    """Return scores over the cases of a group."""
+def _group_context(cases: list[Case], group: str, methods: list[str], about: About) -> dict[str, Any]:
+    """Return the scores over the cases of a group, for the template."""
     members = [case for case in cases if case.group == group]
-    found, why_not = differences(members, about.options)
+    pairs, why_not = differences(members, about.options)
+    plots = [_box_plot(cases, group, methods, metric) for metric in about.options.metrics]
     return {
         "group": group,
         "rows": method_rows(members, methods, about.options),
-        "plots": _plots(cases, group, methods, about),
-        "differences": found,
+        "plots": [plot for plot in plots if plot is not None],
+        "differences": pairs,
         "why_no_differences": why_not,
     }
 
 
-def _count_shown(number: int, album: SliceImages, methods: list[str], about: About, empty: bool) -> dict[str, Any]:
-    """Return what the template needs of one case."""
-    case, kept = album.light, [] if empty else album.kept_slices
-    sampling = dict(album.sampling)
-    line = sampling.pop("line", None)
+def _box_plot(cases: list[Case], group: str, methods: list[str], metric: str) -> charts.Boxes | None:
+    values = {
+        method: [
+            (n, case.name, r.evaluation.mean[metric], [row.get(metric) for row in r.evaluation.slices])
+            for n, case in enumerate(cases)
+            if case.group == group and (r := result_of(case, method)) is not None and r.evaluation is not None
+        ]
+        for method in methods
+    }
+    return charts.box_plot(METRICS[metric].title, values)
+
+
+def _case_context(number: int, album: SliceImages, methods: list[str], about: About, empty: bool) -> dict[str, Any]:
+    """Return one case for the template: tables, charts, and the JSON that the viewer reads."""
+    case, kept, metric = album.light, [] if empty else album.kept_slices, about.options.metrics[0]
+    evaluated = [(r.method, r.evaluation) for r in case.results if r.evaluation is not None]
     data = {
         "ny": album.shape[0],
         "nx": album.shape[1],
@@ -214,14 +216,23 @@ def _count_shown(number: int, album: SliceImages, methods: list[str], about: Abo
         "flicker": next((k for k, n in enumerate(album.columns) if k and n != ZERO_FILLED), 0),
         "start": kept.index(album.start) if album.start in kept else 0,
         "reference": album.truth,
-        "sampling": sampling,
+        "sampling": {key: value for key, value in album.sampling.items() if key != "line"},
         "floor": FLOOR,
-        "profile": _profile(album, methods, about),
-        "shown": list(kept),
+        # the first metric of every slice, whether its pictures are kept or not
+        "profile": {
+            "metric": METRICS[metric].title,
+            "curves": [
+                {"number": methods.index(m), "values": [row.get(metric) for row in e.slices]} for m, e in evaluated
+            ],
+        },
+        "shown": kept,
     }
-    lesions = lesion_rows(case)
+    lesions, line = lesion_rows(case), album.sampling.get("line")
     curves = {r.method: (methods.index(r.method), r.steps) for r in case.results if len(r.steps)}
-    kind = next((r.steps_are for r in case.results if len(r.steps)), "")
+    notes: dict[str, list[str]] = {}  # methods by note
+    for r in case.results:
+        for note in (*r.notes, *(r.evaluation.notes if r.evaluation is not None else ())):
+            notes.setdefault(note, []).append(r.method)
     return {
         "number": number,
         "case": case,
@@ -229,86 +240,48 @@ def _count_shown(number: int, album: SliceImages, methods: list[str], about: Abo
         "kept": kept,
         "data": json_text(data),
         "line": None if line is None else charts.spread_line(line, float(FLOOR)),
-        "lesions": [(row, *_place(album, row.where, kept)) for row in lesions],
+        "lesions": [(row, *_lesion_place(album, row.where, kept)) for row in lesions],
         "medians": median_recoveries(case, lesions),
-        "convergence": charts.line_plot(kind, curves),
+        "convergence": charts.line_plot(next((r.steps_are for r in case.results if len(r.steps)), ""), curves),
         "failed": [r for r in case.results if r.failure is not None],
-        "notes": _notes(case),
-        "cells": [_cell(case, m, about) for m in methods],
+        "notes": [(", ".join(dict.fromkeys(names)), note) for note, names in notes.items()],
+        "cells": [_cell(case, m, metric) for m in methods],
         "stopped": {r.method: summed_up(r.stopped) for r in case.results},
     }
 
 
-def _notes(case: Case) -> list[tuple[str, str]]:
-    """Return what methods had to say, once each, and which of them said it."""
-    said: dict[str, list[str]] = {}
-    for r in case.results:
-        for note in (*r.notes, *(r.evaluation.notes if r.evaluation is not None else ())):
-            said.setdefault(note, []).append(r.method)
-    return [(", ".join(dict.fromkeys(methods)), note) for note, methods in said.items()]
-
-
-def _place(album: SliceImages, where: tuple[int, int], kept: list[int]) -> tuple[str, int | None]:
-    """Return what a lesion is called, and which of the slices kept shows it."""
+def _lesion_place(album: SliceImages, where: tuple[int, int], kept: list[int]) -> tuple[str, int | None]:
+    """Return the name of a lesion, and which of the kept slices shows it."""
     at = album.lesions.get(where)
     name = f"item {where[0] + 1}" if at is None else album.slices[at]["name"]
     return f"{name}, lesion {where[1]}", kept.index(at) if at in kept else None
 
 
-def _cell(case: Case, method: str, about: About) -> dict[str, Any]:
-    """Return what the list of cases says of one method: its first score, or why there is none."""
+def _cell(case: Case, method: str, metric: str) -> dict[str, Any]:
+    """Return the first score of one method for the list of cases, or why there is none."""
     result = result_of(case, method)
+    failed = result is not None and result.failure is not None
     if result is None:
-        return {"text": "not run", "failed": False, "why": "there is no such image"}
-    if result.failure is not None:
-        return {"text": "failed", "failed": True, "why": result.failure}
-    if result.evaluation is None:
-        return {"text": "no reference", "failed": False, "why": "images without a reference are shown, not scored"}
-    metric = about.options.metrics[0]
-    value = result.evaluation.mean[metric]
-    missing = sum(result.evaluation.undefined.values())
-    why = f"{missing} values are undefined" if missing else ""
-    return {"text": _number(value, METRICS[metric].digits), "failed": False, "why": why}
-
-
-def _plots(cases: list[Case], group: str, methods: list[str], about: About) -> list[charts.Boxes]:
-    found = []
-    for metric in about.options.metrics:
-        values = {
-            method: [
-                (n, case.name, r.evaluation.mean[metric], [row.get(metric) for row in r.evaluation.slices])
-                for n, case in enumerate(cases)
-                if case.group == group and (r := result_of(case, method)) is not None and r.evaluation is not None
-            ]
-            for method in methods
-        }
-        plot = charts.box_plot(METRICS[metric].title, values)
-        if plot is not None:
-            found.append(plot)
-    return found
-
-
-def _profile(album: SliceImages, methods: list[str], about: About) -> dict[str, Any]:
-    """Return the first metric of every slice, whether its pictures are kept or not."""
-    metric = about.options.metrics[0]
-    curves = [
-        {"number": methods.index(r.method), "values": [row.get(metric) for row in r.evaluation.slices]}
-        for r in album.light.results
-        if r.evaluation is not None
-    ]
-    return {"metric": METRICS[metric].title, "curves": curves}
+        text, why = "not run", "there is no such image"
+    elif result.failure is not None:
+        text, why = "failed", result.failure
+    elif result.evaluation is None:
+        text, why = "no reference", "images without a reference are shown, not scored"
+    else:
+        missing = sum(result.evaluation.undefined.values())
+        text = _number(result.evaluation.mean[metric], METRICS[metric].digits)
+        why = f"{missing} values are undefined" if missing else ""
+    return {"text": text, "failed": failed, "why": why}
 
 
 def _settings(cases: list[Case], method: str) -> list[tuple[str, list[str]]]:
-    """Return each setting of a method and the values that it had, in words; once each."""
-    found: dict[str, list[str]] = {}
+    """Return each setting of a method and its values, in words; once each."""
+    settings: dict[str, dict[str, None]] = {}
     for case in cases:
         result = result_of(case, method)
         for key, value in result.settings.items() if result is not None else ():
-            text = _plain_value(value)
-            if text and text not in found.setdefault(key, []):
-                found[key].append(text)
-    return [(key, values) for key, values in found.items() if values]
+            settings.setdefault(key, {})[_plain(value)] = None
+    return [(key, texts) for key, values in settings.items() if (texts := [v for v in values if v])]
 
 
 def json_text(data: object) -> str:
@@ -322,22 +295,23 @@ def json_text(data: object) -> str:
 def _number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "–"
-    # 32.20, not 32.2: what is shown is what is meant
+    # 32.20, not 32.2: all digits shown are significant
     text = f"{value:.0f}" if 10**digits <= abs(value) < 1e9 else f"{value:#.{digits}g}".rstrip(".")
     return text.replace("-", "−")
 
 
-def _plain_value(value: object) -> str:
-    if value is None or value == [] or value == {} or value == "":
+def _plain(value: object) -> str:
+    """Return plain data in words; nothing for what is empty."""
+    if value is None:
         return ""
     if isinstance(value, dict):
-        return ", ".join(f"{k} = {_plain_value(v)}" for k, v in value.items())
+        return ", ".join(f"{k} = {_plain(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_plain_value, value))
+        return ", ".join(map(_plain, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _joined(names: Sequence[str]) -> str:
+def _joined(*names: str) -> str:
     folder = resources.files("mrirecon.evaluation.report") / "page"
     return "\n".join((folder / name).read_text(encoding="utf-8").strip() for name in names)
 

@@ -1,4 +1,4 @@
-"""What lies beside an image, read for a report: how it was made, as far as that names nobody and no place."""
+"""Read the sidecar of an image for a report: how it was made, without what names people and places."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mrirecon.evaluation.partners import ITERATES, last_part, load_sidecar, source_of
+from mrirecon.evaluation.pairing import ITERATES, last_part, load_sidecar, source_of
 from mrirecon.io.readers.registry import suffixes
-from mrirecon.io.safe.text import local, parse_json
+from mrirecon.io.safe.text import local
 
-_LIMIT = 4 << 20  # bytes of a record
 # Shown as they are. All else that a sidecar may hold stays out of a report: it may name a patient.
 _SHOWN = ("why", "device", "lambda", "seed", "options")
 _LONGEST = 1e9  # seconds
@@ -24,17 +23,17 @@ class Image:
 
     Attributes:
         path: the file.
-        run: name of the folder that it was found in.
+        run: name of its folder.
         case: the scan that it was made of, by the scan's file name up to the first dot.
         method: by the sidecar, else the run's name.
         scan: the scan's file; None where that is not known.
         scan_hash: its SHA-256 when it was read.
         mask: file of the mask that undersampled it, by the sidecar.
-        paths: that the sidecar names, of which a report shows the last part at most.
+        paths: named by the sidecar; a report shows their last part at most.
         seconds: of each item.
         stopped: why each item stopped.
         notes: of the reconstruction.
-        settings: that a report shows.
+        settings: shown in a report.
 
     """
 
@@ -54,53 +53,35 @@ class Image:
 
 def read_sidecar(path: Path, run: str) -> Image:
     """Return what is known of a file of images; without a sidecar, that is its name and that of its folder."""
-    stem = path.name.split(".")[0]
-    told, fault = load_sidecar(path)
-    notes = [fault] if fault else []
-    method = _text(told.get("method")) or run
-    scan, digest = source_of(told)
-    name = _name_of(scan)
-    case = name.split(".")[0] if name else stem.removesuffix(f"_{method}")
-    settings: dict[str, object] = {key: _value(told[key]) for key in _SHOWN if key in told}
-    maps, model = told.get("maps"), told.get("model")
+    sidecar, fault = load_sidecar(path)
+    method = _text(sidecar.get("method")) or run
+    scan, digest = source_of(sidecar)
+    maps, model, mask = sidecar.get("maps"), sidecar.get("model"), sidecar.get("mask")
+    settings: dict[str, object] = {key: _value(sidecar[key]) for key in _SHOWN if key in sidecar}
     settings["maps"] = _text(maps.get("source") if isinstance(maps, dict) else maps)
     if isinstance(model, dict):
         settings["model"] = f"{_name_of(model.get('folder'))}, SHA-256 {_text(model.get('sha256'))[:12]}"
-    if isinstance(told.get("versions"), dict):
-        settings["versions"] = {str(k)[:40]: _text(v) for k, v in told["versions"].items()}
-    if isinstance(told.get("command"), list):
-        settings["command"] = command_line(told["command"])
-    notes += [_text(n) for n in _list(told.get("notes"))]
-    mask = told.get("mask")
+    if isinstance(sidecar.get("versions"), dict):
+        settings["versions"] = {str(k)[:40]: _text(v) for k, v in sidecar["versions"].items()}
+    if isinstance(sidecar.get("command"), list):
+        settings["command"] = command_line(sidecar["command"])
     beside = [v.get(k) for v, k in ((maps, "file"), (model, "folder")) if isinstance(v, dict)]
+    seconds = (s for s in _list(sidecar.get("seconds")) if isinstance(s, int | float) and 0 <= s < _LONGEST)
+    notes = (fault, *map(_text, _list(sidecar.get("notes"))))
     return Image(
         path,
         run,
-        case,
+        _name_of(scan).split(".")[0] or path.name.split(".")[0].removesuffix(f"_{method}"),
         method,
-        Path(local(scan)) if isinstance(scan, str) and scan else None,
-        digest if isinstance(digest, str) else None,
-        Path(local(mask)) if isinstance(mask, str) and mask else None,
-        tuple(p for p in (scan, mask, *beside) if isinstance(p, str) and p),
-        tuple(float(s) for s in _list(told.get("seconds")) if isinstance(s, int | float) and 0 <= s < _LONGEST),
-        tuple(_text(s) for s in _list(told.get("stopped", told.get("reasons")))),
-        tuple(n for n in notes if n),
-        {key: value for key, value in settings.items() if value not in (None, "", [], {})},
+        scan=Path(local(scan)) if isinstance(scan, str) and scan else None,
+        scan_hash=digest if isinstance(digest, str) else None,
+        mask=Path(local(mask)) if isinstance(mask, str) and mask else None,
+        paths=tuple(p for p in (scan, mask, *beside) if isinstance(p, str) and p),
+        seconds=tuple(map(float, seconds)),
+        stopped=tuple(map(_text, _list(sidecar.get("stopped", sidecar.get("reasons"))))),
+        notes=tuple(filter(None, notes)),
+        settings={key: value for key, value in settings.items() if value not in (None, "", [], {})},
     )
-
-
-def why_missing(records: Path | None, method: str, scan: str) -> str:
-    """Return why a study has no image of a scan by a method."""
-    default = "there is no image of this case"
-    if records is None:
-        return default
-    path = records / method / f"{scan}.json"
-    try:
-        told: Any = parse_json(path.read_text(encoding="utf-8")) if path.stat().st_size < _LIMIT else {}
-        error = told["error"]
-        return f"{error['what']} ({error['why']})" if error.get("why") else str(error["what"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return default
 
 
 def command_line(words: list[Any]) -> str:
@@ -108,9 +89,9 @@ def command_line(words: list[Any]) -> str:
     return " ".join(_name_of(w) if "/" in str(w) or "\\" in str(w) else _text(w) for w in words)
 
 
-def without_folders(text: str, paths: Iterable[str | Path], *, names: bool = True) -> str:
+def without_folders(text: str, paths: Iterable[str], *, names: bool = True) -> str:
     """Return a text in which paths have lost their folders, and without ``names`` their last part too."""
-    for path in sorted({str(p) for p in paths}, key=len, reverse=True):
+    for path in sorted(set(paths), key=len, reverse=True):
         last = _name_of(path)
         text = text.replace(path, last)
         if not names and last:
@@ -119,7 +100,7 @@ def without_folders(text: str, paths: Iterable[str | Path], *, names: bool = Tru
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name is that of images: not hidden, of a kind that is read, and not an iteration's steps."""
+    """Return whether a file is one of images, by its name: not hidden, not an iteration's steps, of a known suffix."""
     name = path.name.lower()
     return not name.startswith(".") and name.endswith(suffixes("images")) and not name.split(".")[0].endswith(ITERATES)
 
@@ -144,6 +125,7 @@ def _list(value: object) -> list[Any]:
 
 
 def _value(value: object, depth: int = 4) -> object:
+    """Return plain data, cut to a size that a page can show."""
     if isinstance(value, dict | list) and not depth:
         return "…"
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The numbers of a report: over volumes, method against method, lesion by lesion, and how each was made."""
+"""Compute the tables of a report: scores over volumes, differences of methods, and lesions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mrirecon.errors import MriReconError
 from mrirecon.evaluation import Difference, Options, Summary, compare_runs, summarize
 from mrirecon.evaluation.report.cases import ZERO_FILLED, Case, Result
 from mrirecon.metrics import METRICS
+from mrirecon.metrics.arrays import mean
 from mrirecon.metrics.lesions import LesionScore
 
 VISIBLE = 1.0  # contrast-to-noise ratio in the reference, below which a lesion can hardly be seen
@@ -36,10 +37,10 @@ class MethodRow:
 
     Attributes:
         method: its name.
-        number: its place, by which it is coloured.
+        number: its place, which gives its colour.
         summaries: of each metric.
         failed: cases without a score, though they have a reference.
-        seconds: mean of a slice; None where it is not known.
+        seconds: mean of an item; None where it is not known.
         best: metrics in which no other method's mean is better.
 
     """
@@ -58,47 +59,44 @@ def method_names(cases: Sequence[Case]) -> list[str]:
 
 
 def result_of(case: Case, method: str) -> Result | None:
-    """Return what a method made of a case; None where it was not asked to."""
+    """Return the result of a method; None where the case has none."""
     return next((r for r in case.results if r.method == method), None)
 
 
-def method_rows(cases: Sequence[Case], methods: Sequence[str], options: Options, seed: int = 0) -> list[MethodRow]:
+def method_rows(cases: Sequence[Case], methods: Sequence[str], options: Options) -> list[MethodRow]:
     """Return one row for each of the methods that these cases have: metrics over volumes, undefined ones counted."""
     rows = []
-    there = method_names(cases)
     for number, method in enumerate(methods):
-        if method not in there:
-            continue
-        results = [r for case in cases if (r := result_of(case, method)) is not None]
+        results = [r for case in cases for r in case.results if r.method == method]
         means = [r.evaluation.mean for r in results if r.evaluation is not None]
-        seconds = [s for r in results for s in r.seconds]
+        summaries = {m: summarize([row[m] for row in means]) for m in options.metrics}
         failed = sum(r.failure is not None for r in results)
-        found = {m: summarize([row[m] for row in means], seed) for m in options.metrics}
-        rows.append(
-            MethodRow(method, number, found, failed, math.fsum(seconds) / len(seconds) if seconds else None, set())
-        )
+        if results:
+            rows.append(
+                MethodRow(method, number, summaries, failed, mean(s for r in results for s in r.seconds), set())
+            )
     for metric in options.metrics:
-        # Means over other volumes are no rivals.
+        # Means over fewer volumes are not compared.
         most = max((row.summaries[metric].volumes for row in rows), default=0)
-        rivals = [row for row in rows if row.summaries[metric].volumes == most and most]
-        values = [row.summaries[metric].mean or 0.0 for row in rivals]
-        if len(rivals) > 1:
+        rivals = {row.method: row.summaries[metric].mean for row in rows if row.summaries[metric].volumes == most}
+        values = [v for v in rivals.values() if v is not None]
+        if len(values) > 1:
             best = max(values) if METRICS[metric].higher else min(values)
-            for row, value in zip(rivals, values, strict=True):
-                if value == best:
+            for row in rows:
+                if rivals.get(row.method) == best:
                     row.best.add(metric)
     return rows
 
 
 def differences(cases: Sequence[Case], options: Options) -> tuple[list[Difference], str]:
-    """Return every pair of methods in every metric, paired by person (see `compare_runs`), or why there are none."""
+    """Return every pair of methods in every metric, paired by subject (see `compare_runs`), or why there are none."""
     values: dict[str, dict[str, Mapping[str, float | None]]] = {}
+    names = [case.name for case in cases]
     for number, case in enumerate(cases):
+        # Names that differ only behind their first dot are still two cases.
+        name = f"{case.name} {number}" if names.count(case.name) > 1 else case.name
         for r in case.results:
             if r.evaluation is not None:
-                # Names that differ only behind their first dot are still two cases.
-                twice = sum(other.name == case.name for other in cases) > 1
-                name = f"{case.name} {number}" if twice else case.name
                 values.setdefault(r.method, {})[name] = r.evaluation.mean
     if len(values) < 2:
         return [], "there are scores of fewer than two methods"
@@ -109,29 +107,29 @@ def differences(cases: Sequence[Case], options: Options) -> tuple[list[Differenc
 
 
 def worst_first(cases: Sequence[Case], metric: str) -> list[int]:
-    """Return the cases' numbers: those with failures first, then by their worst score, zero filling left aside."""
+    """Return the cases' numbers: those with failures first, then by their worst score, without zero filling."""
 
     def key(number: int) -> tuple[bool, float, int]:
         case = cases[number]
-        judged = [case.results[i].evaluation for i in _judged(case)]
-        values = [e.mean[metric] for e in judged if e is not None]
-        defined = [v for v in values if v is not None]
-        worst = math.inf if not defined else min(defined) if METRICS[metric].higher else -max(defined)
+        evaluations = [case.results[i].evaluation for i in _judged(case)]
+        worst = min((_goodness(e.mean, metric) for e in evaluations if e is not None), default=math.inf)
         return not any(r.failure for r in case.results), worst, number
 
     return sorted(range(len(cases)), key=key)
 
 
 def worst_slice(case: Case, metric: str, count: int) -> int:
-    """Return which of ``count`` slices is the worst of any method but zero filling; without scores the middle one."""
-    worst, at = math.inf, None
-    for number in _judged(case):
-        found = case.results[number].evaluation
-        for i, row in enumerate(found.slices if found is not None else ()):
-            value = row.get(metric)
-            if value is not None and (value if METRICS[metric].higher else -value) < worst:
-                worst, at = (value if METRICS[metric].higher else -value), i
-    return at if at is not None else count // 2
+    """Return the worst of ``count`` slices by any method but zero filling; without scores the middle one."""
+    evaluations = [case.results[number].evaluation for number in _judged(case)]
+    scored = [(_goodness(row, metric), i) for e in evaluations if e is not None for i, row in enumerate(e.slices)]
+    worst, at = min(scored, key=lambda one: one[0], default=(math.inf, 0))
+    return at if worst < math.inf else count // 2
+
+
+def _goodness(row: Mapping[str, float | None], metric: str) -> float:
+    """Return a metric so that more is better; infinity where it is undefined."""
+    value = row.get(metric)
+    return math.inf if value is None else value if METRICS[metric].higher else -value
 
 
 @dataclass(frozen=True)
@@ -143,8 +141,8 @@ class LesionRow:
         diameter: in mm, or in pixels where their distance is not known.
         contrast: in the reference.
         cnr: in the reference.
-        faint: whether it can hardly be seen there, so that what is recovered of it says little.
-        each: what is measured of it in each result.
+        faint: whether its contrast in the reference is too low for its recovery to say much.
+        each: its measures in each result.
 
     """
 
@@ -159,19 +157,19 @@ class LesionRow:
 def lesion_rows(case: Case) -> list[LesionRow]:
     """Return one row a lesion; empty where no region was given.
 
-    Those that any method but zero filling recovers least come first, those that are `VISIBLE` no more last.
+    Those that any method but zero filling recovers least come first, those below `VISIBLE` last.
     """
-    found: dict[tuple[int, int], list[LesionScore | None]] = {}
+    lesions: dict[tuple[int, int], list[LesionScore | None]] = {}
     for column, r in enumerate(case.results):
         for item, group in enumerate(r.evaluation.lesions if r.evaluation is not None else ()):
             for one in group:
-                found.setdefault((item, one.label), [None] * len(case.results))[column] = one
+                lesions.setdefault((item, one.label), [None] * len(case.results))[column] = one
     rows = []
-    for where, each in found.items():
-        any_ = next(s for s in each if s is not None)
-        cnr = any_.cnr_reference
+    for where, each in lesions.items():
+        first = next(s for s in each if s is not None)
+        cnr = first.cnr_reference
         faint = cnr is None or abs(cnr) < VISIBLE
-        rows.append(LesionRow(where, any_.diameter, any_.contrast_reference, cnr, faint, each))
+        rows.append(LesionRow(where, first.diameter, first.contrast_reference, cnr, faint, each))
     columns = _judged(case)
 
     def key(row: LesionRow) -> tuple[bool, float, tuple[int, int]]:
@@ -182,17 +180,17 @@ def lesion_rows(case: Case) -> list[LesionRow]:
 
 
 def median_recoveries(case: Case, rows: Sequence[LesionRow]) -> list[tuple[int, float | None]]:
-    """Return, for each result, of how many visible lesions recovery is defined, and its median."""
-    found = []
+    """Return, for each result, the number of visible lesions with a recovery, and its median."""
+    medians = []
     for column in range(len(case.results)):
         scores = [row.each[column] for row in rows if not row.faint]
         values = [s.recovery for s in scores if s is not None and s.recovery is not None]
-        found.append((len(values), statistics.median(values) if values else None))
-    return found
+        medians.append((len(values), statistics.median(values) if values else None))
+    return medians
 
 
 def _judged(case: Case) -> list[int]:
-    """Return the results that count where the worst is looked for: all but zero filling, if there are others."""
+    """Return the results among which the worst is looked for: all but zero filling, if there are others."""
     others = [i for i, r in enumerate(case.results) if r.method != ZERO_FILLED]
     return others or list(range(len(case.results)))
 
@@ -207,11 +205,11 @@ def summed_up(texts: Sequence[str]) -> list[tuple[str, int]]:
     groups: dict[str, list[list[str]]] = {}
     for text in texts:
         groups.setdefault(_NUMBER.sub("\0", text), []).append(_NUMBER.findall(text))
-    found = []
+    merged = []
     for words, numbers in groups.items():
         parts = words.split("\0")
         for i, column in enumerate(zip(*numbers, strict=True), start=1):
             low, high = min(column, key=float), max(column, key=float)
             parts[i] = (low if low == high else f"{low} to {high}") + parts[i]
-        found.append(("".join(parts), len(numbers)))
-    return found
+        merged.append(("".join(parts), len(numbers)))
+    return merged

@@ -1,7 +1,6 @@
-"""Studies: methods × data × masks × rates under the same conditions, resumable, with tables and a report."""
+"""Studies: methods × data × masks under the same conditions, resumable, with tables and a report."""
 
-from mrirecon.evaluation.study.parts import Plan
-from mrirecon.evaluation.study.plan import load_study
+from mrirecon.evaluation.study.plan import Plan, load_study
 from mrirecon.evaluation.study.run import dry_run, run_study
 from mrirecon.evaluation.study.settings import StudySettings
 

@@ -1,14 +1,11 @@
-"""From a configuration to the cells of a study: each scan, under each mask, by each method, and what it depends on.
-
-A cell's key is a hash of all that its image depends on: the bytes of the scan (or all that it is simulated from), the
-settings and seed of its mask, the options and weights of its method (or the whole configuration that trains it), and
-the version of mrirecon. What is there under the same key need not be made again.
-"""
+"""Plan a study: resolve its configuration to scans, masks and methods, and check that their comparison is fair."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mrirecon import __version__
@@ -17,27 +14,159 @@ from mrirecon.data.volumes import PHANTOM
 from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.evaluation import Options
 from mrirecon.evaluation.paired import SUBJECT
-from mrirecon.evaluation.study.fairness import possible_leaks, unequal_training
-from mrirecon.evaluation.study.parts import Plan, PlannedMask, PlannedMethod, PlannedScan, digest
-from mrirecon.evaluation.study.settings import MethodSetting, StudySettings
+from mrirecon.evaluation.study.settings import MaskSetting, MethodSetting, Source, StudySettings
 from mrirecon.io import safe_name, sha256
 from mrirecon.masks import FAMILIES, MaskResult, make_mask
 from mrirecon.methods.registry import find_method, resolve
 from mrirecon.models.checkpoints import describe_model, shipped_models
-from mrirecon.training.config import Config, load_as, load_config, origin_of
+from mrirecon.training.config import Config, differences, load_as, load_config, origin_of
 from mrirecon.training.config.strict_yaml import KeyPath, Origin
+from mrirecon.training.loop import CHANGEABLE
 
-# What may change in a training configuration without changing a number of the run.
-_IDLE = ("workers", "tensorboard", "checkpoint_every", "checkpoint_seconds", "panels", "log_every")
+_SHOWN = 4  # entries of a list in a message
+
+
+@dataclass(frozen=True)
+class PlannedScan:
+    """One scan: a file of fully sampled k-space, or a volume to simulate it from.
+
+    Attributes:
+        name: of its files in the study.
+        entry: of the configuration's data that it comes from.
+        source: the file, or the volume.
+        subject: by its name.
+        setting: the entry.
+        key: hash of all that the scan depends on.
+
+    """
+
+    name: str
+    entry: str
+    source: str
+    subject: str
+    setting: Source
+    key: str
+
+
+@dataclass(frozen=True)
+class PlannedMask:
+    """One family of masks at one acceleration."""
+
+    name: str
+    acceleration: float
+    setting: MaskSetting
+
+    def draw(self, shape: tuple[int, ...], name: str, seed: int) -> MaskResult:
+        """Draw the mask of a scan (see `make_mask`): a function of the study's seed and the scan's name."""
+        m = self.setting
+        return make_mask(
+            m.family,
+            shape,
+            self.acceleration,
+            calibration=m.calibration,
+            # fastMRI seeds by the name alone
+            seed=0 if m.compat == "fastmri" else seed,
+            name=name,
+            compat=m.compat,
+            axis=-2 if FAMILIES[m.family].over == "lines" and m.axis == "y" else -1,
+        )
+
+
+@dataclass(frozen=True)
+class PlannedMethod:
+    """One method; see `MethodSetting`.
+
+    Attributes:
+        name: in the study.
+        what: description.
+        method: registered name.
+        options: of the method, as given.
+        lam: regularization weight.
+        model: folder of a trained model.
+        config: configuration to train the method with, where the study trains it.
+        minutes: duration of the training; None where ``config`` gives its steps.
+        folder: name of the run of the training; a changed configuration has another one.
+
+    """
+
+    name: str
+    what: str
+    method: str
+    options: dict[str, object]
+    lam: float | str | None = None
+    model: Path | None = None
+    config: Config | None = None
+    minutes: float | None = None
+    folder: str = ""
+
+    @property
+    def length(self) -> str:
+        """How long the method is trained."""
+        assert self.config is not None, "the study trains it"
+        train = self.config.settings.train
+        if self.minutes is not None:
+            return f"{self.minutes:g} minutes"
+        return f"{train.steps} steps" if train.steps is not None else f"{train.epochs} epochs"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One image of the study."""
+
+    scan: PlannedScan
+    mask: PlannedMask
+    method: PlannedMethod
+
+    @property
+    def place(self) -> Path:
+        """Folders and name of the image, without suffix: mask, method, scan."""
+        return Path(self.mask.name) / self.method.name / self.scan.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study, resolved.
+
+    Attributes:
+        settings: the configuration.
+        path: its file.
+        scans: in order.
+        masks: in order.
+        methods: in order.
+        notes: what the user should know.
+
+    """
+
+    settings: StudySettings
+    path: Path
+    scans: list[PlannedScan]
+    masks: list[PlannedMask]
+    methods: list[PlannedMethod]
+    notes: list[str]
+
+    def cells(self) -> list[Cell]:
+        """Return all cells, the methods of a mask and scan one after the other."""
+        return [Cell(s, m, x) for m in self.masks for s in self.scans for x in self.methods]
+
+    @property
+    def options(self) -> Options:
+        """What is measured."""
+        return Options(self.settings.preset, tuple(self.settings.metrics))
+
+    @property
+    def trained(self) -> list[PlannedMethod]:
+        """The methods that the study trains."""
+        return [m for m in self.methods if m.config is not None]
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
-    """Read a study's configuration, and find out what it consists of; nothing is written.
+    """Read a study's configuration and resolve it; write nothing.
 
     Relative paths start from the configuration's folder, unless they exist from where the command runs.
 
     Raises:
-        UsageError: whatever is wrong in it, with file, line, key and the nearest right one.
+        UsageError: an error in the configuration, with file, line, key and the nearest right one; a method that would
+            be trained on a scan of the study.
         InputError: files that cannot be read.
 
     """
@@ -47,169 +176,188 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
     try:
         Options(settings.preset, tuple(settings.metrics))
     except UsageError as error:
-        raise _at(error, origins, ("metrics",), path) from None
+        raise _located(error, origins, ("metrics",), path) from None
     if settings.subject is not None:
         check_subject_expression(settings.subject, "subject", origin_of(origins, ("subject",), path))
-    scans = _scans(settings, origins, path, notes)
-    masks = [
-        PlannedMask(f"{name}-{rate:g}x", rate, m, digest([settings.seed, rate, m.model_dump(exclude={"acceleration"})]))
-        for name, m in settings.masks.items()
-        for rate in m.acceleration
-    ]
-    for mask in masks:
+    scans = _plan_scans(settings, origins, path, notes)
+    masks = []
+    for name, mask in settings.masks.items():
+        masks += [PlannedMask(f"{name}-{rate:g}x", rate, mask) for rate in mask.acceleration]
         try:
-            _probe(mask)
+            for planned in masks[-len(mask.acceleration) :]:
+                _probe(planned)
         except UsageError as error:
-            raise _at(error, origins, ("masks", mask.name.rpartition("-")[0]), path) from None
+            raise _located(error, origins, ("masks", name), path) from None
     methods = []
     for name, setting in settings.methods.items():
         try:
-            methods.append(_method(name, setting, settings, path))
+            methods.append(_plan_method(name, setting, settings, path))
         except (InputError, UsageError) as error:
             inner = [k for k in (error.where or "").split(".") if k in setting.options]
-            raise _at(error, origins, ("methods", name, *(["options", inner[0]] if inner else [])), path) from None
-    notes += [*unequal_training(methods), *possible_leaks(methods, scans)]
+            raise _located(error, origins, ("methods", name, *(["options", inner[0]] if inner else [])), path) from None
+    notes += [*_unequal_training(methods), *_possible_leaks(methods, scans)]
     return Plan(settings, path, scans, masks, methods, notes)
 
 
-def draw(mask: PlannedMask, shape: tuple[int, ...], name: str, seed: int) -> MaskResult:
-    """Return the mask of a scan (see `make_mask`): a function of the study's seed and the scan's name."""
-    m = mask.setting
-    return make_mask(
-        m.family,
-        shape,
-        mask.rate,
-        calibration=m.calibration,
-        # fastMRI seeds by the name alone
-        seed=0 if m.compat == "fastmri" else seed,
-        name=name,
-        compat=m.compat,
-        axis=-2 if FAMILIES[m.family].over == "lines" and m.axis == "y" else -1,
-    )
-
-
-def _probe(mask: PlannedMask) -> None:
-    """Find out early what no size of a scan would mend; what its own size does not allow fails with the scan."""
-    if FAMILIES[mask.setting.family].over == "lines":
-        draw(mask, (4096, 1) if mask.setting.axis == "y" else (1, 4096), "probe", 0)
-    else:
-        draw(replace(mask, rate=2.0, setting=mask.setting.model_copy(update={"calibration": 0})), (32, 32), "probe", 0)
-
-
-def _scans(settings: StudySettings, origins: dict[KeyPath, Origin], path: Path, notes: list[str]) -> list[PlannedScan]:
-    found: dict[str, PlannedScan] = {}
-    for entry, source in settings.data.items():
-        key: KeyPath = ("data", entry, "files" if source.files else "volumes")
-        paths: list[str] = []
-        for given in source.files or source.volumes:
-            try:
-                every = source.files or source.volumes
-                paths += expand([given], [], path.parent, origin_of(origins, key, path), every)
-            except UsageError as error:
-                if not source.optional:
-                    raise
-                notes.append(f"a part of {entry} is left out: {error.what}")
-        for text in dict.fromkeys(paths):
-            name = _scan_name(text)
-            if name in found:
-                raise UsageError(
-                    f"two scans are called {name!r}",
-                    where=origin_of(origins, key, path),
-                    why=f"{found[name].source} and {text}",
-                    fix="rename one: masks and images go by the name",
-                )
-            about: list[object] = [source.model_dump(exclude={"files", "volumes", "optional"})]
-            file = text.partition("#")[0]
-            about.append(text if file.split(":")[0] == PHANTOM else [sha256(file), text.partition("#")[2]])
-            # the seed and the name draw what is simulated
-            about += [settings.seed, name, __version__] if source.volumes else []
-            person = subject_of(name, settings.subject or SUBJECT)
-            found[name] = PlannedScan(name, entry, text, person, source, digest(about))
-    if not found:
-        raise UsageError("the study has no data", where=str(path), why="; ".join(notes), fix="add some under data")
-    return list(found.values())
-
-
-def _scan_name(text: str) -> str:
-    file, _, part = text.partition("#")
-    if file.split(":")[0] == PHANTOM:
-        return file.replace(":", "-")
-    return safe_name("-".join(p for p in (Path(file).name.split(".")[0], part) if p))
-
-
-def _method(name: str, m: MethodSetting, settings: StudySettings, path: Path) -> PlannedMethod:
-    if m.train is not None:
-        return _trained(name, m, settings, path)
-    if m.model is not None:
-        folder = next((p for p in (Path(m.model), path.parent / m.model) if p.is_dir()), Path(m.model))
-        about = describe_model(folder)
-        return PlannedMethod(
-            name, f"{about['method']}, trained, {m.model}", str(about["method"]), {}, None, folder, None, None,
-            digest([about["sha256"], about["options"]]),
-        )  # fmt: skip
-    assert m.method is not None, "one of the three is given"
-    if m.method in shipped_models() and not m.options:
-        about = describe_model(shipped_models()[m.method])
-        return PlannedMethod(
-            name, f"{m.method}, as it comes along", m.method, {}, None, shipped_models()[m.method], None, None,
-            digest([about["sha256"], about["options"]]),
-        )  # fmt: skip
-    if find_method(m.method).learned:
-        raise UsageError(
-            f"method {m.method!r} is learned, and comes without weights",
-            why=f"with weights come {', '.join(sorted(shipped_models()))}, with options of their own",
-            fix="give train: CONFIG.yaml or model: FOLDER",
-        )
-    resolved = resolve(m.method, m.options)
-    if m.lam is not None and "lam" not in find_method(m.method).schema.model_fields:
-        raise UsageError(f"method {m.method!r} has no regularization weight", fix="leave lam out")
-    told = m.options | ({"lam": m.lam} if m.lam is not None else {})
-    given = ", ".join(f"{k}={v}" for k, v in told.items())
-    what = f"{m.method}{f' ({given})' if given else ''}"
-    return PlannedMethod(
-        name, what, m.method, dict(m.options), m.lam, None, None, None, digest([m.method, resolved, m.lam])
-    )
-
-
-def _trained(name: str, m: MethodSetting, settings: StudySettings, path: Path) -> PlannedMethod:
-    assert m.train is not None, "asked for"
-    file = path.parent / m.train if (path.parent / m.train).is_file() else Path(m.train)
-    own = m.steps is not None or m.minutes is not None
-    steps, minutes = (m.steps, m.minutes) if own else (settings.budget.steps, settings.budget.minutes)
-    if steps is not None and minutes is not None:
-        raise UsageError(f"{name} has two lengths", why=f"{steps} steps, {minutes} minutes", fix="keep one")
-    config = load_config(file, [*m.overrides, *([f"train.steps={steps}"] if steps is not None else [])])
-    if not find_method(config.settings.method).learned:
-        raise UsageError(
-            f"method {config.settings.method!r} has nothing to learn", where=str(file), fix="give it as method"
-        )
-    plain = config.plain()
-    plain["train"] = {k: v for k, v in plain["train"].items() if k not in _IDLE}
-    if minutes is not None:  # its steps are not known yet, and whatever the file says of them does not hold
-        plain["train"] = {k: v for k, v in plain["train"].items() if k not in ("steps", "epochs")}
-    length = f"{minutes:g} minutes" if minutes is not None else _length(config)
-    return PlannedMethod(
-        name, f"{config.settings.method}, to be trained for {length}", config.settings.method, {}, None, None, config,
-        minutes, digest([plain, minutes]),
-    )  # fmt: skip
-
-
-def _length(config: Config) -> str:
-    train = config.settings.train
-    return f"{train.steps} steps" if train.steps is not None else f"{train.epochs} epochs"
-
-
-def _at(error: MriReconError, origins: dict[KeyPath, Origin], key: KeyPath, path: Path) -> MriReconError:
-    """Name the line of the study that an error comes from, and where else it points."""
+def _located(error: MriReconError, origins: dict[KeyPath, Origin], key: KeyPath, path: Path) -> MriReconError:
+    """Add the line of the study that an error comes from to where the error points."""
     place = origin_of(origins, key, path)
     inside = error.where if error.where and (":" in error.where or "/" in error.where) else None
     error.where = f"{place}; {inside}" if inside else place
     return error
 
 
-def as_error(error: Exception) -> MriReconError:
-    """Return what a cell failed of; an error that is not ours is a fault of mrirecon."""
-    if isinstance(error, MriReconError):
-        return error
-    why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return MriReconError("an unexpected error", why=why, fix="run this cell alone: mrirecon reconstruct --traceback")
+def _plan_scans(
+    settings: StudySettings, origins: dict[KeyPath, Origin], path: Path, notes: list[str]
+) -> list[PlannedScan]:
+    scans: dict[str, PlannedScan] = {}
+    for entry, source in settings.data.items():
+        patterns = source.files or source.volumes
+        where = origin_of(origins, ("data", entry, "files" if source.files else "volumes"), path)
+        files: list[str] = []
+        for pattern in patterns:
+            try:
+                files += expand([pattern], [], path.parent, where, patterns)
+            except UsageError as error:
+                if not source.optional:
+                    raise
+                notes.append(f"a part of {entry} is left out: {error.what}")
+        for text in dict.fromkeys(files):
+            file, _, part = text.partition("#")
+            phantom = file.split(":")[0] == PHANTOM
+            name = file.replace(":", "-")
+            if not phantom:
+                name = safe_name("-".join(p for p in (Path(file).name.split(".")[0], part) if p))
+            if name in scans:
+                raise UsageError(
+                    f"two scans are called {name!r}",
+                    where=where,
+                    why=f"{scans[name].source} and {text}",
+                    fix="rename one: masks and images go by the name",
+                )
+            key = [
+                source.model_dump(exclude={"files", "volumes", "optional"}),
+                text if phantom else [sha256(file), part],
+                # the seed and the name draw what is simulated
+                [settings.seed, name, __version__] if source.volumes else [],
+            ]
+            subject = subject_of(name, settings.subject or SUBJECT)
+            scans[name] = PlannedScan(name, entry, text, subject, source, _digest(key))
+    if not scans:
+        raise UsageError("the study has no data", where=str(path), why="; ".join(notes), fix="add some under data")
+    return list(scans.values())
+
+
+def _probe(mask: PlannedMask) -> None:
+    """Draw a mask to find errors that no size of a scan would avoid; other errors fail with their scan."""
+    if FAMILIES[mask.setting.family].over == "lines":
+        mask.draw((4096, 1) if mask.setting.axis == "y" else (1, 4096), "probe", 0)
+    else:
+        setting = mask.setting.model_copy(update={"calibration": 0})
+        replace(mask, acceleration=2.0, setting=setting).draw((32, 32), "probe", 0)
+
+
+def _plan_method(name: str, m: MethodSetting, settings: StudySettings, path: Path) -> PlannedMethod:
+    if m.train is not None:
+        return _plan_training(name, m, settings, path)
+    if m.model is not None:
+        folder = next((p for p in (Path(m.model), path.parent / m.model) if p.is_dir()), Path(m.model))
+        method = str(describe_model(folder)["method"])
+        return PlannedMethod(name, f"{method}, trained, {m.model}", method, {}, model=folder)
+    assert m.method is not None, "one of the three is given"
+    if m.method in shipped_models() and not m.options:
+        return PlannedMethod(name, f"{m.method}, as it comes along", m.method, {}, model=shipped_models()[m.method])
+    if find_method(m.method).learned:
+        raise UsageError(
+            f"method {m.method!r} is learned, and comes without weights",
+            why=f"with weights come {', '.join(sorted(shipped_models()))}, with options of their own",
+            fix="give train: CONFIG.yaml or model: FOLDER",
+        )
+    resolve(m.method, m.options)
+    if m.lam is not None and not has_weight(m.method):
+        raise UsageError(f"method {m.method!r} has no regularization weight", fix="leave lam out")
+    given = ", ".join(f"{k}={v}" for k, v in (m.options | ({} if m.lam is None else {"lam": m.lam})).items())
+    return PlannedMethod(name, f"{m.method}{f' ({given})' if given else ''}", m.method, dict(m.options), m.lam)
+
+
+def _plan_training(name: str, m: MethodSetting, settings: StudySettings, path: Path) -> PlannedMethod:
+    assert m.train is not None, "the study trains it"
+    file = path.parent / m.train if (path.parent / m.train).is_file() else Path(m.train)
+    own = m.steps is not None or m.minutes is not None
+    steps, minutes = (m.steps, m.minutes) if own else (settings.budget.steps, settings.budget.minutes)
+    if steps is not None and minutes is not None:
+        raise UsageError(f"{name} has two lengths", why=f"{steps} steps, {minutes} minutes", fix="keep one")
+    config = load_config(file, [*m.overrides, *([f"train.steps={steps}"] if steps is not None else [])])
+    method = config.settings.method
+    if not find_method(method).learned:
+        raise UsageError(f"method {method!r} has nothing to learn", where=str(file), fix="give it as method")
+    plain = config.plain()
+    free = [key for key in CHANGEABLE if key != "train.minutes"]
+    if minutes is not None:  # its steps are not known yet, and those of the file do not hold
+        free += ["train.steps", "train.epochs"]
+    plain["train"] = {k: v for k, v in plain["train"].items() if not f"train.{k}".startswith(tuple(free))}
+    folder = f"{name}-{_digest([plain, minutes])[:8]}"
+    planned = PlannedMethod(name, "", method, {}, config=config, minutes=minutes, folder=folder)
+    return replace(planned, what=f"{method}, to be trained for {planned.length}")
+
+
+def _digest(values: object) -> str:
+    """Return a hash of plain data that is the same on every machine."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode("ascii")).hexdigest()
+
+
+def _unequal_training(methods: Sequence[PlannedMethod]) -> list[str]:
+    """Say where methods that the study trains do not learn under the same conditions."""
+    trained = [(m.config.plain(), m.length) for m in methods if m.config is not None]
+    notes = []
+    for words, part in (("from the same data", "data"), ("with the same loss", "loss")):
+        changed = [d for plain, _ in trained[1:] for d in differences(trained[0][0][part], plain[part])]
+        if changed:
+            listed = "; ".join(f"{part}.{d}" for d in dict.fromkeys(changed[:_SHOWN]))
+            notes.append(f"the methods that are trained here do not all learn {words}: {listed}")
+    lengths = sorted({length for _, length in trained})
+    if len(lengths) > 1:
+        notes.append(f"the methods that are trained here are not trained equally long: {', '.join(lengths)}")
+    return notes
+
+
+def _possible_leaks(methods: Sequence[PlannedMethod], scans: Sequence[PlannedScan]) -> list[str]:
+    """Say where a model may have learned from a subject that the study tests it on, as far as names tell.
+
+    Raises:
+        UsageError: a method would be trained, or its best weights chosen, on a scan of the study.
+
+    """
+    tested = {_resolved(s.source) for s in scans}
+    subjects = {s.subject for s in scans}
+    notes = []
+    for m in methods:
+        known: set[str] = set()
+        if m.config is not None:
+            data = m.config.settings.data
+            given = [*data.train, *(data.val if isinstance(data.val, list) else [])]
+            files = expand(given, data.exclude, m.config.path.parent, f"data of {m.config.path}")
+            both = [f for f in files if _resolved(f) in tested]
+            if both:
+                raise UsageError(
+                    f"{m.name} would learn from what it is tested on",
+                    where=str(m.config.path),
+                    why=", ".join(both[:_SHOWN]),
+                    fix="test on other scans: take them out of the study's data, or of the training's",
+                )
+            known = {subject_of(Path(f.partition("#")[0]).name, data.subject) for f in files}
+        elif m.model is not None:
+            card = describe_model(m.model)["card"]
+            # cards of earlier versions say people
+            listed = card.get("subjects", card.get("people")) if isinstance(card, dict) else None
+            known = {str(s) for group in listed.values() for s in group} if isinstance(listed, dict) else set()
+        shared = sorted(known & subjects)
+        if shared:
+            notes.append(f"{m.name} has learned from subjects of the same name: {', '.join(shared[:_SHOWN])}")
+    return notes
+
+
+def _resolved(text: str) -> str:
+    """Return the name of a file, with ``#ARRAY``, by which two names of one file are equal."""
+    file, sign, part = text.partition("#")
+    return text if file.split(":")[0] == PHANTOM else f"{Path(file).resolve()}{sign}{part}"

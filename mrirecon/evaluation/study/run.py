@@ -1,54 +1,57 @@
-"""Do a study: cell by cell, each kept as it is done, so that a study that was killed goes on where it was.
+"""Run a study: prepare scans, masks and models, reconstruct each cell and score it, and write tables and a report.
 
-What is left in the folder::
+A run after a kill goes on where it was: images by their sidecars, as `mrirecon reconstruct` does; trainings by their
+states; simulated scans and references by a hash in their sidecars. Scores and tables are computed anew each time. The
+folder holds::
 
-    study.yaml                        the configuration as it holds
+    study.yaml                        the configuration, resolved
     scans/, references/, masks/MASK/  what all methods share, one file a scan
-    models/METHOD-KEY/                runs of training, as `mrirecon train` leaves them
+    models/METHOD-HASH/               runs of training, as `mrirecon train` leaves them
     images/MASK/METHOD/SCAN.h5        and its sidecar, as `mrirecon reconstruct` leaves them
-    cells/MASK/METHOD/SCAN.json       the scores of that image, or why there is none
     cells.csv, table.csv, table.json, table.md, report.md, pictures/
 
 """
 
 from __future__ import annotations
 
-import fcntl
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError
-from mrirecon.evaluation import evaluate
-from mrirecon.evaluation.study.parts import Cell, Plan, PlannedMethod, digest
-from mrirecon.evaluation.study.plan import as_error
-from mrirecon.evaluation.study.prepare import DONE, Tell, prepare_mask, prepare_model, prepare_scan, read_note
-from mrirecon.evaluation.study.report import write_results
-from mrirecon.io import atomic_path, write_json
-from mrirecon.reconstruction.file import reconstruct_file, versions
+from mrirecon import training
+from mrirecon.data.scan import simulate_scan
+from mrirecon.errors import MriReconError, ResourceError, Stopped
+from mrirecon.evaluation import evaluate, reference_images
+from mrirecon.evaluation.study.plan import Cell, Plan, PlannedMethod, PlannedScan
+from mrirecon.evaluation.study.results import write_results
+from mrirecon.io import atomic_path, read, sidecar_path, write_image, write_json
+from mrirecon.io.safe.lock import output_lock
+from mrirecon.io.safe.text import parse_json
+from mrirecon.masks import MaskResult, mask_bytes, seed_from
+from mrirecon.metrics.presets import Preset
+from mrirecon.reconstruction.file import finished, reconstruct_file, versions
+from mrirecon.reconstruction.plan import Request
+from mrirecon.training.config import Config
 
 Progress = Callable[[int, int, str], None]
+Tell = Callable[[str], None]
 Record = dict[str, Any]
-DEFINITION = 2  # raised when the same image would get another score, so that records of before are scored again
+TRAINED, BUDGET, KEY = "study.json", "budget.json", "study key"
 
 
 def dry_run(plan: Plan, out: Path) -> dict[str, Any]:
-    """Return what a study consists of, and what of it is done already; nothing is written."""
-    cells = plan.cells()
-    done = [c for c in cells if _finished(c, out) is not None]
-    training = [m for m in plan.methods if m.config is not None]
-    left = [m for m in training if read_note(out / "models" / m.folder / DONE).get("key") != m.key]
+    """Return what a study consists of, and what of it is done already; write nothing."""
     return {
         "folder": str(out),
         "scans": [{"name": s.name, "of": s.entry, "subject": s.subject, "source": s.source} for s in plan.scans],
-        "masks": [{"name": m.name, **m.setting.model_dump(), "acceleration": m.rate} for m in plan.masks],
+        "masks": [{"name": m.name, **m.setting.model_dump(), "acceleration": m.acceleration} for m in plan.masks],
         "methods": [{"name": m.name, "what": m.what} for m in plan.methods],
-        "to be trained": [m.name for m in left],
-        "cells": [{"cell": str(c.place), "done": c in done} for c in cells],
+        "to be trained": [m.name for m in plan.trained if not _read_json(out / "models" / m.folder / TRAINED)],
+        "cells": [{"cell": str(c.place), "done": _is_done(plan, c, out)} for c in plan.cells()],
         "notes": plan.notes,
     }
 
@@ -62,206 +65,276 @@ def run_study(
     tell: Tell = lambda text: None,
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Do what of a study is not done, write its tables and its report, and return the content of ``table.json``.
+    """Do what is left of a study, write its tables and its report, and return the content of ``table.json``.
 
-    A cell that fails is kept as failed, with the reason, and tried again the next time; the others go on.
+    A cell that fails is listed with the reason, and tried again the next time; the others go on.
 
     Args:
         plan: from `load_study`.
         out: folder; made where it does not exist.
         device: where to compute.
         progress: called with (cells done, cells, which).
-        tell: called with lines for people.
+        tell: called with lines for the user.
         command: the command line, for the sidecars.
 
     Raises:
-        UsageError: another process is at work in the folder.
-        ResourceError: disk or memory ran out: what is done is kept.
+        BusyError: another process runs a study in the folder.
+        ResourceError: disk or memory ran out; what is done is kept.
         Stopped: by a signal.
 
     """
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with _run_lock(out):
+    with output_lock(out / "study.yaml", wait=False):
         with atomic_path(out / "study.yaml") as temporary:
             text = yaml.safe_dump(plan.settings.model_dump(mode="json"), sort_keys=False)
             temporary.write_text(text, encoding="utf-8")
-        for note in [*plan.notes, *_stale_records(plan, out)]:
+        for note in [*plan.notes, *_former_images(plan, out)]:
             tell(f"note: {note}")
         try:
-            return _all(plan, _StudyRun(plan, out, device, tell, command), progress)
+            return _Run(plan, out, device, tell, command).run(progress)
         except Stopped as stopped:
             raise Stopped(stopped.number, "what is done is kept; run the study again to go on") from None
 
 
-def _all(plan: Plan, work: _StudyRun, progress: Progress | None) -> Record:
-    cells = plan.cells()
-    records = []
-    for cell in cells:  # the models first, so that what takes longest is seen to fail first
-        if cell.method.config is not None and _finished(cell, work.out) is None:
-            work.model(cell.method)
-    for number, cell in enumerate(cells):
-        if progress:
-            progress(number, len(cells), str(cell.place))
-        records.append(work.cell(cell))
-    if progress:
-        progress(len(cells), len(cells), "tables")
-    return write_results(plan, records, work.models(), work.out, versions())
-
-
-class _StudyRun:
-    """What has been made in this run; what all cells share is made when the first of them needs it."""
+class _Run:
+    """Run a study. Steps that cells share are taken once; if one fails, the cells that need it fail."""
 
     def __init__(self, plan: Plan, out: Path, device: str, tell: Tell, command: Sequence[str] | None) -> None:
         self.plan, self.out, self.device, self.tell, self.command = plan, out, device, tell, command
-        self.shared: dict[tuple[str, ...], Any] = {}
+        self.results: dict[str, Any] = {}
 
-    def models(self) -> dict[str, Record]:
-        """Return what is known of the models that are trained here."""
-        trained = [m for m in self.plan.methods if m.config is not None]
-        return {m.name: read_note(self.out / "models" / m.folder / DONE) for m in trained}
-
-    def once(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
-        """Return what is made once, or the error that it failed of."""
-        if key not in self.shared:
+    def run(self, progress: Progress | None) -> Record:
+        """Train what is to be trained, do all cells, and write the results."""
+        for method in self.plan.trained:  # first, because what takes longest should fail first
             try:
-                self.shared[key] = make()
+                self.model(method)
             except ResourceError:
                 raise
-            except Exception as error:  # a study shows what failed, and goes on
-                self.shared[key] = as_error(error)
-                self.tell(f"{' '.join(key)} failed: {self.shared[key]}")
-        return self.shared[key]
+            except MriReconError:
+                continue  # its cells list it
+        cells = self.plan.cells()
+        records = []
+        for number, cell in enumerate(cells):
+            if progress:
+                progress(number, len(cells), str(cell.place))
+            records.append(self.cell(cell))
+        if progress:
+            progress(len(cells), len(cells), "tables")
+        models = {m.name: _read_json(self.out / "models" / m.folder / TRAINED) for m in self.plan.trained}
+        return write_results(self.plan, records, models, self.out, versions())
 
-    def get(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
-        """Return what is made once, or raise the error that it failed of."""
-        found = self.once(key, make)
-        if isinstance(found, MriReconError):
-            raise found
-        return found
+    def once(self, what: str, step: Callable[[], Any]) -> Any:
+        """Return the result of a step, taken at the first call, or raise the error that it failed with."""
+        if what not in self.results:
+            try:
+                self.results[what] = step()
+            except ResourceError:
+                raise
+            except Exception as error:  # a study lists what failed, and goes on
+                self.results[what] = _as_failure(error)
+                self.tell(f"{what} failed: {self.results[what]}")
+        result = self.results[what]
+        if isinstance(result, MriReconError):
+            raise result
+        return result
 
-    def model(self, method: PlannedMethod) -> MriReconError | Record:
-        """Return the trained model of a method, or the error that its training failed of."""
-        found: MriReconError | Record = self.once(
-            ("model", method.name), lambda: prepare_model(method, self.out, device=self.device, tell=self.tell)
-        )
-        return found
+    def model(self, method: PlannedMethod) -> Path | None:
+        """Return the folder of a method's weights, trained first where the study trains it."""
+        if method.config is None:
+            return method.model
+        done = self.once(f"model {method.name}", lambda: _train(method, self.out, self.device, self.tell))
+        return Path(done["model"])
 
     def cell(self, cell: Cell) -> Record:
-        """Return the record of a cell, made where it is not there."""
-        wanted = digest([DEFINITION, self.plan.settings.preset, self.plan.settings.metrics])
-        record = _finished(cell, self.out)
-        if record is not None and record.get("score key") == wanted:
-            return record
-        image = self.out / "images" / cell.place.with_suffix(".h5")
-        told: Record = {"key": cell.key, "score key": wanted, "scan": cell.scan.name, "data": cell.scan.entry}
-        told |= {"subject": cell.scan.subject, "mask": cell.mask.name, "method": cell.method.name}
+        """Reconstruct and score the image of a cell; return its scores, or why there are none."""
+        scan, settings, out = cell.scan, self.plan.settings, self.out
+        record: Record = {"data": scan.entry, "scan": scan.name, "subject": scan.subject}
+        record |= {"mask": cell.mask.name, "method": cell.method.name}
         try:
-            seed = self.plan.settings.seed
-            preset = self.plan.settings.preset
-            path, reference = self.get(
-                ("scan", cell.scan.name), lambda: prepare_scan(cell.scan, self.out, seed, preset)
+            path, reference = self.once(
+                f"scan {scan.name}", lambda: _prepare_scan(scan, out, settings.seed, settings.preset)
             )
-            mask, about = self.get(
-                ("mask", cell.mask.name, cell.scan.name),
-                lambda: prepare_mask(cell.mask, cell.scan, path, self.out, seed),
+            mask, drawn = self.once(
+                f"mask {cell.mask.name} {scan.name}", lambda: _prepare_mask(cell, path, out, settings.seed)
             )
-            told["achieved"] = about["acceleration"]
-            if record is None:
-                # a kill must not leave the old record beside a new image
-                _record_path(cell, self.out).unlink(missing_ok=True)
-                told |= self.reconstruct(cell, path, mask, image)
-            else:
-                told |= {k: record[k] for k in ("seconds a slice", "maps", "lambda", "notes")}
-            told |= _scored(image, reference, self.plan)
+            record["achieved"] = drawn.acceleration
+            request = _request(self.plan, cell, self.model(cell.method), self.device, mask)
+            image = _image(cell, out)
+            done: Any = finished(request, path, sidecar_path(image))
+            if done is None:
+                done = reconstruct_file(path, image, request=request, overwrite=True, command=self.command)
+            scores = evaluate(image, reference, options=self.plan.options)
+            record |= {
+                "seconds a slice": sum(done["seconds"]) / len(done["seconds"]),
+                "notes": [*done["notes"], *scores.notes],
+                "scores": scores.mean,
+                "status": "done",
+            }
         except ResourceError:
             raise
-        except Exception as error:  # a study shows what failed, and goes on
-            known = as_error(error)
-            told |= {"status": "failed", "error": known.as_dict()}
-            self.tell(f"{cell.place} failed: {known}")
-        else:
-            told["status"] = "done"
-        write_json(_record_path(cell, self.out), told)
-        return told
+        except Exception as error:  # a study lists what failed, and goes on
+            failure = _as_failure(error)
+            record |= {"status": "failed", "error": failure.as_dict()}
+            self.tell(f"{cell.place} failed: {failure}")
+        return record
 
-    def reconstruct(self, cell: Cell, path: Path, mask: Path, image: Path) -> Record:
-        """Make the image of a cell."""
-        m = cell.method
-        model = m.model
-        if m.config is not None:
-            trained = self.model(m)
-            if isinstance(trained, MriReconError):
-                raise trained
-            model = Path(trained["model"])
-        start = time.perf_counter()
-        done: Record = reconstruct_file(
+
+def _as_failure(error: Exception) -> MriReconError:
+    """Return the error of a step as one of ours."""
+    if isinstance(error, MriReconError):
+        return error
+    why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return MriReconError("an unexpected error", why=why, fix="run this cell alone: mrirecon reconstruct --traceback")
+
+
+def _image(cell: Cell, out: Path) -> Path:
+    return out / "images" / cell.place.with_suffix(".h5")
+
+
+def _request(plan: Plan, cell: Cell, model: Path | None, device: str, mask: Path) -> Request:
+    m = cell.method
+    return Request(
+        method="auto" if model is not None else m.method,
+        model=model,
+        options=m.options,
+        lam=m.lam,  # type: ignore[arg-type]  # checked with the settings
+        maps="espirit",  # of the samples that are left, whatever maps the file may hold of all of them
+        mask=mask,
+        axes=cell.scan.setting.axes,
+        device=device,
+        seed=plan.settings.seed,
+    )
+
+
+def _prepare_scan(scan: PlannedScan, out: Path, seed: int, preset: Preset) -> tuple[Path, Path]:
+    """Return the file of a scan and of its reference, each made where it is missing or out of date.
+
+    The reference is the SENSE combination of all samples (`sense_reference`); by the preset ``fastmri`` the target that
+    a file of fastMRI holds.
+
+    Raises:
+        MriReconError: a scan that cannot be read, or is not fully sampled.
+
+    """
+    path, s = _scan_file(scan, out), scan.setting
+    if s.volumes and not _is_current(path, scan.key):
+        volume, _, name = scan.source.partition("#")
+        simulate_scan(
+            volume,
             path,
-            image,
-            method="auto" if model is not None else m.method,
-            model=model,
-            options=m.options,
-            lam=m.lam,  # checked with the settings
-            # of the samples that are left, whatever maps the file may hold of all of them
-            maps="espirit",
-            mask=mask,
-            axes=cell.scan.setting.axes,
-            device=self.device,
-            seed=self.plan.settings.seed,
-            overwrite=True,
-            command=self.command,
+            volume=name or None,
+            slices=None if s.slices is None else (s.slices[0], s.slices[1]),
+            coils=s.coils,
+            snr=s.snr,
+            resolution=s.resolution,
+            seed=seed_from(seed, scan.name),
         )
-        seconds = done["seconds"]
-        maps = done["maps"]["source"]
-        return {
-            "seconds a slice": sum(seconds) / len(seconds),
-            "maps": maps,
-            "lambda": done["lambda"],
-            "notes": done["notes"],
-            "reconstructed in": time.perf_counter() - start,
-        }
+        beside = sidecar_path(path)
+        write_json(beside, {**_read_json(beside), KEY: scan.key})
+    reference, key = out / "references" / f"{scan.name}.h5", f"{scan.key}, {preset == 'fastmri'}"
+    if not _is_current(reference, key):
+        images, kind = reference_images(path, axes=s.axes, preset=preset)
+        write_image(reference, images, sidecar={"input": scan.source, "reference": kind, KEY: key}, inputs=[path])
+    return path, reference
 
 
-def _scored(image: Path, reference: Path, plan: Plan) -> Record:
-    found = evaluate(image, reference, options=plan.options)
-    return {
-        "scores": found.mean,
-        "undefined": found.undefined,
-        "slices": found.rows(),
-        "remarks": found.notes,
-    }
+def _scan_file(scan: PlannedScan, out: Path) -> Path:
+    return out / "scans" / f"{scan.name}.h5" if scan.setting.volumes else Path(scan.source)
 
 
-def _stale_records(plan: Plan, out: Path) -> list[str]:
-    """Say which images of a former configuration lie in the folder; they are kept, and are in no table."""
+def _is_current(path: Path, key: str) -> bool:
+    """Return whether a file exists, and was made from the inputs with this hash."""
+    return path.is_file() and _read_json(sidecar_path(path)).get(KEY) == key
+
+
+def _prepare_mask(cell: Cell, path: Path, out: Path, seed: int) -> tuple[Path, MaskResult]:
+    """Return the file of a scan's mask, which is the same for all methods, and the mask.
+
+    Raises:
+        UsageError: the mask cannot be drawn in the scan's size.
+
+    """
+    file, drawn, content = _draw_mask(cell, path, out, seed)
+    if not file.is_file() or file.read_bytes() != content:
+        with atomic_path(file) as temporary:
+            temporary.write_bytes(content)
+    return file, drawn
+
+
+def _draw_mask(cell: Cell, path: Path, out: Path, seed: int) -> tuple[Path, MaskResult, bytes]:
+    drawn = cell.mask.draw(read(path, axes=cell.scan.setting.axes).space_shape, cell.scan.name, seed)
+    return out / "masks" / cell.mask.name / f"{cell.scan.name}.npy", drawn, mask_bytes(drawn, ".npy")
+
+
+def _is_done(plan: Plan, cell: Cell, out: Path) -> bool:
+    """Return whether the image of a cell exists, and is the one that would be made now."""
+    m, path = cell.method, _scan_file(cell.scan, out)
+    model = m.model if m.config is None else out / "models" / m.folder / "best"
+    try:
+        if cell.scan.setting.volumes and not _is_current(path, cell.scan.key):
+            return False
+        file, _, content = _draw_mask(cell, path, out, plan.settings.seed)
+        request = _request(plan, cell, model, "auto", file)
+        return file.read_bytes() == content and finished(request, path, sidecar_path(_image(cell, out))) is not None
+    except (OSError, MriReconError):  # something that it needs is missing
+        return False
+
+
+def _train(method: PlannedMethod, out: Path, device: str, tell: Tell) -> Record:
+    """Train a method, or go on where its training was stopped; return the model's folder, steps and scores.
+
+    Raises:
+        MriReconError: see `mrirecon.training.train`.
+        Stopped: by a signal, or because the time of a job is up, after the step was saved.
+
+    """
+    assert method.config is not None, "the study trains it"
+    folder = out / "models" / method.folder
+    done = _read_json(folder / TRAINED)
+    if done and (folder / "best").is_dir():
+        return done
+    config = method.config if method.minutes is None else _within(method.config, method.minutes, folder, device, tell)
+    tell(f"trains {method.name}: {method.method}, {method.length}")
+    run = training.train(config, folder, device=device, tell=lambda t: tell(f"  {t}"))
+    if not run.get("finished", True):
+        raise Stopped(signal.SIGTERM)  # the time of the Slurm job is up
+    done = {"model": str(folder / "best"), "steps": run["steps"], "validation": run["scores"]}
+    done["seconds"] = run.get("seconds", 0.0)
+    write_json(folder / TRAINED, done)
+    return done
+
+
+def _within(config: Config, minutes: float, folder: Path, device: str, tell: Tell) -> Config:
+    """Return the configuration with as many steps as fit into the time; a resumed training keeps their number.
+
+    Steps are timed, and a quarter of the time is left for validation and for writing.
+    """
+    steps = _read_json(folder / BUDGET).get("steps")
+    if steps is None:
+        per_step = float(training.dry_run(config, folder, device)["seconds a step"])
+        steps = max(1, int(60 * minutes / per_step * 0.75))
+        tell(f"{steps} steps of {per_step:.2f} s fit into {minutes:g} minutes, validation included")
+        write_json(folder / BUDGET, {"steps": steps, "seconds a step": per_step, "minutes": minutes})
+    settings = config.settings
+    train = settings.train.model_copy(update={"steps": int(steps), "epochs": None})
+    return replace(config, settings=settings.model_copy(update={"train": train}))
+
+
+def _former_images(plan: Plan, out: Path) -> list[str]:
+    """Say which images of a former configuration are in the folder; they are kept, and are in no table."""
     wanted = {str(c.place) for c in plan.cells()}
-    found = [str(p.relative_to(out / "images").with_suffix("")) for p in sorted(out.glob("images/*/*/*.h5"))]
-    rest = [name for name in found if name not in wanted]
+    images = (str(p.relative_to(out / "images").with_suffix("")) for p in sorted(out.glob("images/*/*/*.h5")))
+    rest = [name for name in images if name not in wanted]
     if not rest:
         return []
     listed = ", ".join(rest[:3]) + (", ..." if len(rest) > 3 else "")
     return [f"{len(rest)} images are of a former configuration, and in no table: {listed}"]
 
 
-def _record_path(cell: Cell, out: Path) -> Path:
-    return out / "cells" / cell.place.with_suffix(".json")
-
-
-def _finished(cell: Cell, out: Path) -> Record | None:
-    """Return the record of a cell whose image is there and is what would be made now."""
-    record = read_note(_record_path(cell, out))
-    there = (out / "images" / cell.place.with_suffix(".h5")).is_file()
-    return record if there and record.get("key") == cell.key and record.get("status") == "done" else None
-
-
-@contextmanager
-def _run_lock(out: Path) -> Iterator[None]:
-    """Hold the folder; the system lets it go when the process ends, however it ends."""
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(
-                "another process is at work on this study", where=str(out), fix="wait for it, or use another --output"
-            ) from None
-        yield
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file; nothing where there is none that can be read."""
+    try:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,7 +1,7 @@
-"""What a study is told: data, masks, methods, a budget for training, and what is measured.
+"""The schema of a study's configuration: data, masks, methods, a budget for training, and metrics.
 
-A study is the full cross of its three lists. Entries are named, and names become folders; one word after ``--set`` then
-reaches any value: ``--set methods.rim-gru.steps=500``.
+A study crosses its three lists. Entries are named, and names become folders; ``--set methods.rim-gru.steps=500``
+reaches any value.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mrirecon.registries import OneOf
 
 
 def _several(value: object) -> object:
-    """Take one number for a list of it."""
+    """Return one number as a list."""
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -35,7 +35,7 @@ class Source(Section):
     files: Names = Field([], description="fully sampled k-space: files, folders, patterns, $VARIABLES in them")
     volumes: Names = Field([], description="magnitudes to simulate scans from: files, FILE#ARRAY, phantom:SEED")
     axes: str | None = Field(None, description="names of the stored axes of k-space, where files leave them open")
-    optional: bool = Field(False, description="go on without it, and say so, where its files are not there")
+    optional: bool = Field(False, description="leave out, with a note, files that are missing")
     slices: Pair | None = Field(None, description="of simulated scans, first and last + 1; all by default")
     coils: Count = Field(8, description="of simulated scans")
     snr: Positive = Field(30.0, description="of simulated scans: mean signal over the noise of an average coil image")
@@ -57,20 +57,22 @@ class MaskSetting(Section):
         None, description="lines or side of the box; by default 32 % of the samples"
     )
     axis: Literal["x", "y"] = Field("x", description="undersampled axis of lines")
-    compat: Annotated[str, OneOf(compats)] = Field("none", description="draw as others do")
+    compat: Annotated[str, OneOf(compats)] = Field("none", description="draw as another toolkit does")
 
 
 class MethodSetting(Section):
-    """One method: as it comes, trained before, or to be trained."""
+    """One method: registered, trained before, or to be trained."""
 
-    method: str | None = Field(None, description="registered; a learned one as it comes along, see `mrirecon methods`")
+    method: str | None = Field(
+        None, description="registered; a learned one takes shipped weights, see `mrirecon methods`"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="of the registered method")
     lam: Annotated[float, Field(ge=0)] | Literal["auto"] | None = Field(
         None, description="regularization weight; its default, or by noise: auto"
     )
     model: str | None = Field(None, description="folder of a trained model")
     train: str | None = Field(None, description="training configuration, .yaml")
-    overrides: Names = Field([], description="overrides of it, such as model.cell=mgu")
+    overrides: Names = Field([], description="overrides of that configuration, such as model.cell=mgu")
     steps: Count | None = Field(None, description="length of its training, in place of the budget's")
     minutes: Positive | None = Field(None, description="the same as time, on the machine that trains it")
 
@@ -80,14 +82,14 @@ class MethodSetting(Section):
         if len(given) != 1:
             raise ValueError(f"give one of method, model and train, not {' and '.join(given) or 'none'}")
         if self.train is None and (self.overrides or self.steps or self.minutes):
-            raise ValueError("set, steps and minutes belong to train")
+            raise ValueError("overrides, steps and minutes belong to train")
         if self.method is None and (self.options or self.lam is not None):
             raise ValueError("options and lam belong to method")
         return self
 
 
 class Budget(Section):
-    """How long each method that is to be trained is trained, unless it says so itself."""
+    """Length of training of each method that does not set its own."""
 
     steps: Count | None = Field(None, description="optimizer steps")
     minutes: Positive | None = Field(None, description="minutes; the steps that fit are measured first, and kept")

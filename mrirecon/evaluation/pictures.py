@@ -1,8 +1,9 @@
-"""A picture of a mask, with its point spread function beside it."""
+"""Draw images beside their reference with their errors, and masks beside their point spread functions, as PNG."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,38 @@ import numpy as np
 from mrirecon.io.writers.pictures import Panel, save_panels
 from mrirecon.masks import MaskResult, point_spread
 
-FLOOR = -60.0  # dB: black in the picture of the point spread function
+FLOOR = -60.0  # dB: black in the picture of a point spread function
+GAIN = 5  # of errors
+
+
+def save_comparison(
+    path: str | Path,
+    truth: np.ndarray,
+    mask: np.ndarray,
+    images: Sequence[tuple[str, np.ndarray, str]],
+    heading: str,
+) -> None:
+    """Draw the reference and images in one row, and below them the mask and the errors, five times as bright.
+
+    Args:
+        path: where to.
+        truth: magnitude of the reference (y, x).
+        mask: of k-space (ky, kx).
+        images: title, magnitude (y, x) in the scale of the reference, and scores in words.
+        heading: above all.
+
+    """
+    white = float(np.percentile(truth, 99.8))
+    above = [Panel("fully sampled", truth, vmax=white, note="the reference")]
+    below = [Panel("samples of k-space", mask.astype(np.float64), vmax=1, note=f"{mask.size / mask.sum():.3g}x fewer")]
+    for title, image, scores in images:
+        above.append(Panel(title, image, vmax=white, note=scores))
+        below.append(Panel(f"error × {GAIN}", np.abs(image - truth), vmax=white / GAIN))
+    save_panels(path, [*above, *below], columns=len(above), heading=heading)
 
 
 def save_mask_picture(path: str | Path, result: MaskResult) -> float:
-    """Write a mask and its point spread function, in decibels, as one PNG.
+    """Draw a mask and its point spread function, in decibels.
 
     Args:
         path: where to.
@@ -27,8 +55,8 @@ def save_mask_picture(path: str | Path, result: MaskResult) -> float:
     """
     spread, highest = point_spread(result.mask)
     decibels = 20 * np.log10(np.maximum(spread, 10 ** (FLOOR / 20)))
-    shape = "×".join(str(n) for n in result.mask.shape)
-    box = "×".join(str(n) for n in result.calibration) if all(result.calibration) else "none"
+    shape = "×".join(map(str, result.mask.shape))
+    box = "×".join(map(str, result.calibration)) if all(result.calibration) else "none"
     asked = "" if result.asked is None else f", asked {result.asked:g}"
     lobe = f"{20 * math.log10(highest):.1f} dB ({highest:.3g} of the peak)" if highest > 1e-6 else "none"
     note = f"highest sidelobe {lobe}"

@@ -11,10 +11,9 @@ import pytest
 
 from mrirecon.cli import main
 from mrirecon.errors import InputError
-from mrirecon.evaluation import compare_runs, evaluate_folders, read_run
-from mrirecon.evaluation.partners import by_name, case_of, pair_up
-from mrirecon.evaluation.report.reading import Sources
-from mrirecon.evaluation.report.runs import gather
+from mrirecon.evaluation import compare_runs, evaluate_folders, read_scores
+from mrirecon.evaluation.pairing import by_name, case_of, pair_up
+from mrirecon.evaluation.report.gather import Sources, gather
 from mrirecon.io import write_image, write_kspace
 
 IMAGE = np.arange(12.0 * 14).reshape(1, 12, 14).astype(np.float32)
@@ -73,7 +72,7 @@ def test_what_reconstruct_leaves_is_scored_and_compared(batch, call, tmp_path):
     code, out, err = call("compare", batch / "cs", batch / "zero-filled", "-r", batch / "full", "--json")
     assert code == 0, err
     ssim = json.loads(out)[0]
-    assert (ssim["persons"], ssim["left_out"]) == (3, 0)
+    assert (ssim["subjects"], ssim["left_out"]) == (3, 0)
     assert ssim["mean"] > 0, "cs is better than zero filling"
     (tmp_path / "cs.json").write_text(call("evaluate", batch / "cs", batch / "full", "--json")[1])
     code, out, _ = call("compare", tmp_path / "cs.json", batch / "zero-filled", "-r", batch / "full", "--json")
@@ -175,5 +174,5 @@ def test_what_earlier_versions_printed_is_read(tmp_path):
     for name in ("a", "b"):
         told = {"files": [{"prediction": f"{name}/sub-1.h5", "mean": {"ssim": 0.5}}]}
         (tmp_path / f"{name}.json").write_text(json.dumps(told))
-    runs = {name: read_run(tmp_path / f"{name}.json") for name in ("a", "b")}
+    runs = {name: read_scores(tmp_path / f"{name}.json")[0] for name in ("a", "b")}
     assert compare_runs(runs, ["ssim"])[0].subjects == 1

@@ -1,0 +1,310 @@
+"""Score files of images against their references, one file or two folders of them, and write and read the scores."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrirecon.errors import InputError, MriReconError
+from mrirecon.evaluation.paired import RESAMPLES, Summary, summarize
+from mrirecon.evaluation.pairing import by_name, pair_up
+from mrirecon.io import atomic_path
+from mrirecon.io.geometry import Grid
+from mrirecon.io.readers.images import read_placed_image
+from mrirecon.io.safe.text import parse_json, utf8
+from mrirecon.io.select import select_images
+from mrirecon.metrics.align import aligned, apart
+from mrirecon.metrics.evaluation import Evaluation, Options, Row, compare
+from mrirecon.metrics.lesions import LesionScore, by_size
+from mrirecon.metrics.presets import SIGNED
+from mrirecon.reconstruction.reference import placed_reference
+
+
+def evaluate(
+    prediction: str | Path,
+    reference: str | Path,
+    *,
+    options: Options | None = None,
+    dataset: str | None = None,
+    reference_dataset: str | None = None,
+    axes: str | None = None,
+    items: str | None = None,
+) -> Evaluation:
+    """Score the images of a file.
+
+    Args:
+        prediction: images: HDF5 or .npz (`reconstruction`, ...), .npy, NIfTI, a DICOM folder, a BART pair: see
+            `read_image`. Where both files state their position, the images are turned to lie as the reference.
+        reference: images likewise, or fully sampled k-space: then the magnitude of the SENSE combination with ESPIRiT
+            maps of the full data. A file that holds both is taken as k-space; name a dataset to take its images. The
+            preset ``fastmri`` takes the target of a fastMRI file.
+        options: what is measured; by default the score of `mrirecon.metrics.scoring`.
+        dataset: name of the images in `prediction`.
+        reference_dataset: name of the images in `reference`.
+        axes: names of the axes of the reference's k-space, where its file leaves them open.
+        items: which of the reference's, such as "3-17"; of as many images, all are taken, else those of these numbers.
+
+    Raises:
+        InputError: files that cannot be read; images that differ in number or size; an undersampled reference.
+
+    """
+    options = options or Options()
+    images, grid = read_placed_image(prediction, dataset=dataset, signed=options.preset in SIGNED)
+    truth, kind, place = placed_reference(
+        reference, dataset=reference_dataset, axes=axes, preset=options.preset, items=items
+    )
+    if len(images) != len(truth):
+        images, grid = select_images(images, grid, items, prediction)
+    about = {"prediction": Path(prediction), "reference": Path(reference)}
+    return compare_placed(images, grid, truth, place, kind=kind, options=options, **about)[1]
+
+
+def compare_placed(
+    images: np.ndarray,
+    grid: Grid,
+    truth: np.ndarray,
+    place: Grid,
+    *,
+    prediction: Path,
+    reference: Path,
+    kind: str,
+    options: Options,
+) -> tuple[np.ndarray, Evaluation]:
+    """Turn images to lie as their reference, as far as both positions are known, and score them (see `compare`).
+
+    Args:
+        images: (item, *space).
+        grid: their position.
+        truth: reference images.
+        place: their position; its spacing holds where the options have none.
+        prediction: file of the images.
+        reference: file of the reference.
+        kind: description of the reference.
+        options: what is measured.
+
+    Returns:
+        The images as they were scored, and their scores.
+
+    Raises:
+        InputError: see `compare`.
+
+    """
+    images, grid, notes = aligned(images, grid, place)
+    placed = False
+    if images.shape == truth.shape:
+        distance = apart(images.shape[-3:], grid, place)
+        placed = grid.affine is not None and place.affine is not None and not distance
+        notes = notes + distance
+    _, y, x = place.spacing
+    if options.spacing is None and y and x:
+        options = replace(options, spacing=(y, x))
+    evaluation = compare(
+        images, truth, prediction=prediction, reference=reference, kind=kind, options=options, placed=placed
+    )
+    evaluation.notes[:0] = notes
+    return images, evaluation
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Scores of the files of two folders.
+
+    Attributes:
+        done: one a pair of files.
+        failed: why files could not be compared.
+        without_reference: predictions without a partner.
+        without_prediction: references without a partner.
+        options: what was measured.
+
+    """
+
+    done: list[Evaluation]
+    failed: list[MriReconError]
+    without_reference: list[Path]
+    without_prediction: list[Path]
+    options: Options
+
+    def volumes(self) -> list[Row]:
+        """Return one row a file: the mean over its slices, or the preset's score of the whole volume."""
+        return [
+            {
+                "file": one.prediction.name,
+                "items": len(one.items),
+                "slices": len(one.slices),
+                **one.mean,
+                "notes": "; ".join(one.notes) or None,
+            }
+            for one in self.done
+        ]
+
+    def summary(self) -> dict[str, Summary]:
+        """Return each metric over files, with a bootstrap interval."""
+        rows = [one.mean for one in self.done]
+        return {name: summarize([row[name] for row in rows]) for name in self.options.metrics}
+
+    def lacking(self) -> list[str]:
+        """Say which files have no score: pairs that failed, files without a partner, metrics undefined in a whole file.
+
+        Single slices in which a metric is undefined are counted beside the scores.
+        """
+        pairs = len(self.failed) + len(self.done)
+        out = [f"{len(self.failed)} of {pairs} pairs could not be compared"] if self.failed else []
+        for paths, what in ((self.without_reference, "reference"), (self.without_prediction, "prediction")):
+            if paths:
+                out.append(f"{len(paths)} {'file has' if len(paths) == 1 else 'files have'} no {what}")
+        for name, s in self.summary().items():
+            if s.undefined:
+                out.append(f"{name} is undefined in {s.undefined} of {s.undefined + s.volumes} files")
+        return out
+
+    def lesions(self) -> list[LesionScore]:
+        """Return the lesions of all files."""
+        return [s for one in self.done for item in one.lesions for s in item]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        lesions: dict[str, Any] = {"lesions": by_size(self.lesions())} if self.options.region is not None else {}
+        return lesions | {
+            "preset": self.options.preset,
+            "summary": {name: vars(s) for name, s in self.summary().items()},
+            "interval": f"95 %, percentile bootstrap over volumes, {RESAMPLES} resamples, seed 0",
+            "volumes": self.volumes(),
+            "failed": [{"file": e.where, "error": e.what, "why": e.why, "fix": e.fix} for e in self.failed],
+            "without reference": [str(p) for p in self.without_reference],
+            "without prediction": [str(p) for p in self.without_prediction],
+            "files": [one.as_dict() for one in self.done],
+        }
+
+    def write_slices(self, path: str | Path) -> None:
+        """Write one row a slice as CSV; see `Evaluation.rows`."""
+        rows = [{"file": one.prediction.name, **row} for one in self.done for row in one.rows()]
+        write_csv(path, ("file", "item", "slice", *self.options.metrics, "scale", "reason"), rows, self._inputs())
+
+    def write_volumes(self, path: str | Path) -> None:
+        """Write one row a file as CSV; see `volumes`."""
+        columns = ("file", "items", "slices", *self.options.metrics, "notes")
+        write_csv(path, columns, self.volumes(), self._inputs())
+
+    def _inputs(self) -> list[Path]:
+        return [p for one in self.done for p in (one.prediction, one.reference)]
+
+
+def evaluate_folders(
+    predictions: Path,
+    references: Path,
+    *,
+    options: Options | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    **names: Any,
+) -> Evaluations:
+    """Score every file of a folder against the one of the same scan; one pair is in memory at a time.
+
+    Files are matched by the sidecars of the images, and by names up to their first dot: see
+    `mrirecon.evaluation.pairing.pair_up`. If options name a mask or a region that is a folder, each pair takes the
+    file of its scan there.
+
+    Args:
+        predictions: folder of images.
+        references: folder of images or fully sampled scans.
+        options: what is measured.
+        progress: called with (done, of, name).
+        names: passed on to `evaluate`.
+
+    Raises:
+        InputError: nothing fits together; a folder holds two files of one name.
+
+    """
+    options = options or Options()
+    pairs, alone, unused = pair_up(predictions, references)
+    done: list[Evaluation] = []
+    failed: list[MriReconError] = []
+    for number, pair in enumerate(pairs):
+        if progress is not None:
+            progress(number, len(pairs), pair.case)
+        try:
+            own = own_options(options, pair.case, pair.prediction.name.split(".")[0])
+            done.append(replace(evaluate(pair.prediction, pair.reference, options=own, **names), case=pair.case))
+        except MriReconError as error:
+            error.where = error.where or str(pair.prediction)
+            failed.append(error)
+    return Evaluations(done, failed, alone, unused, options)
+
+
+def own_options(options: Options, *names: str) -> Options:
+    """Return the options for one scan: where the mask or the region is a folder, its file of the first name there is.
+
+    Raises:
+        InputError: there is none.
+
+    """
+
+    def own(key: str, path: Path | None) -> Path | None:
+        if path is None or not path.is_dir():
+            return path
+        files = by_name(path)
+        file = next((files[n] for n in names if n in files), None)
+        if file is None:
+            raise InputError(f"there is no {key} for {names[0]}", where=str(path), fix=f"add one, or leave out --{key}")
+        return file
+
+    return replace(options, mask=own("mask", options.mask), region=own("region", options.region))
+
+
+def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Row], inputs: Sequence[Path] = ()) -> None:
+    """Write rows as CSV, atomically.
+
+    Texts that a spreadsheet would run as a formula (=, +, -, @ or a tab first) get an apostrophe before them, as OWASP
+    advises against CSV injection: names of files are not ours. Numbers stay what they are, and None is empty.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows({k: _without_formula(v) for k, v in row.items()} for row in rows)
+    with atomic_path(path, inputs=inputs) as temporary:
+        temporary.write_bytes(utf8(text.getvalue()))
+
+
+def _without_formula(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def read_scores(path: str | Path) -> tuple[dict[str, dict[str, float | None]], str]:
+    """Return the metrics of each scan, and the preset, from the output of ``evaluate FOLDER FOLDER --json``.
+
+    Raises:
+        InputError: the file holds something else, metrics that are no numbers, or a scan twice.
+
+    """
+    path = Path(path)
+    scores: dict[str, dict[str, float | None]] = {}
+    try:
+        content = parse_json(path.read_bytes())
+        for one in content["files"]:
+            # earlier versions did not name the case, and matched by name alone
+            case = str(one.get("case") or Path(one["prediction"]).name.split(".")[0])
+            if case in scores:
+                raise ValueError(f"{case} is there twice")
+            scores[case] = {str(name): _metric(value) for name, value in one["mean"].items()}
+        return scores, str(content.get("preset", "mrirecon"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            "this is no evaluation of two folders",
+            where=str(path),
+            why=f"{type(error).__name__}: {error}",
+            fix="write one with `mrirecon evaluate PREDICTIONS REFERENCES --json > run.json`",
+        ) from None
+
+
+def _metric(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{str(value)[:40]!r} is no metric")
+    return float(value)
