@@ -20,12 +20,12 @@ from typing import Literal
 import numpy as np
 import torch
 
+from mrirecon.data.batch import pack, unpack
 from mrirecon.data.fields import generator
-from mrirecon.data.items import SampleFactory, SampleKey
 from mrirecon.data.loading import keep_freed_memory
-from mrirecon.data.packing import pack, unpack
+from mrirecon.data.samples import SampleFactory, SampleKey
 from mrirecon.data.settings import Data, MaskFamily, Simulation
-from mrirecon.data.simulator import simulate
+from mrirecon.data.simulate import simulate
 from mrirecon.data.sources import open_sources
 from mrirecon.methods.cs import compressed_sensing_start
 

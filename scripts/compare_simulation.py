@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 
 from mrirecon.coils.noise import noise_deviation
-from mrirecon.data.items import SampleFactory
+from mrirecon.data.samples import SampleFactory
 from mrirecon.data.sources import open_sources
 from mrirecon.io import read
 from mrirecon.metrics import object_mask

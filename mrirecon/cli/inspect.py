@@ -118,7 +118,7 @@ def _describe(one: dict[str, Any]) -> str:
             lines.append(f"  {name.replace('_', ' '):12s} {one[name]['name']} {tuple(one[name]['shape'])}")
     lines += _describe_raw(one)
     lines += [f"  {name:12s} {value}" for name, value in one["attributes"].items()]
-    lines += [f"  {c['verdict']:4s} {c['name']:12s} {c['told']}" for c in one.get("checks", ())]
+    lines += [f"  {c['verdict']:4s} {c['name']:12s} {c['message']}" for c in one.get("checks", ())]
     return "\n".join([*lines, *(f"  note         {note}" for note in one["notes"]), f"  next         {one['would']}"])
 
 

@@ -9,8 +9,8 @@ How to choose the sizes. Training takes b samples a step of t seconds, and a cor
 worker cores (``train.workers``), training never waits where draws_per_sample · w / m ≥ b / t. Without workers samples
 are made on the training device between steps, in b · m / draws_per_sample seconds a step; on a GPU, a larger
 ``batches_per_chunk`` lowers m until the GPU is busy. With workers a smaller one is better: the first step waits for a
-whole chunk of one core. ``capacity`` should be some hundreds, so that the draws of a sample lie far apart; a sample of 8
-coils of 160 × 160 takes 1.6 MB. A method whose step takes less time than making a sample should draw each up to four
+whole chunk of one core. ``capacity`` should be some hundreds, so that the draws of a sample lie far apart; 8 coils of
+160 × 160 take 1.6 MB. A method whose step takes less time than making a sample should draw each up to four
 times. A folder pays off where several runs learn from the same samples.
 """
 

@@ -211,7 +211,7 @@ def _with_lesions(
 
 
 def _draw_fat(settings: Simulation, rng: np.random.Generator) -> tuple[float, float, float, float, float]:
-    """Return the share of fat, and the depths at which it begins and ends: under the skin, and in the skull's marrow."""
+    """Return the share of fat, and the depths at which it begins and ends: under the skin, and in marrow."""
     # In units of some 75 mm: above the brain, which begins 12 mm below the skin.
     skin, thickness = rng.uniform(0.0, 0.015), rng.uniform(0.02, 0.07)
     gap, marrow = rng.uniform(0.015, 0.045), rng.uniform(0.01, 0.03)

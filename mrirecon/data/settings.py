@@ -116,9 +116,7 @@ class Buffer(Section):
     batches_per_chunk: Annotated[int, Field(ge=1)] = Field(
         1, description="batches that are made together, and share a size"
     )
-    location: str = Field(
-        "host", description="memory of host or device; or a folder, whose samples later runs read"
-    )
+    location: str = Field("host", description="memory of host or device; or a folder, whose samples later runs read")
 
     def folder(self) -> Path | None:
         """Return the folder that stores samples, with $VARIABLES replaced; None for memory.

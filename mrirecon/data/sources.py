@@ -107,7 +107,7 @@ def open_sources(data: Data, folder: Path = Path()) -> SliceSources:
             "the same subject is in the training and in the validation data",
             where="data.val",
             why=", ".join(both[:5]),
-            fix="give files of other subjects, or set data.subject to an expression that finds the subject in file names",
+            fix="give files of other subjects, or an expression data.subject that finds the subject in file names",
         )
     if not train or not val:
         raise UsageError(
@@ -291,7 +291,9 @@ def _slices(paths: list[str], data: Data, files: list[FileInfo], notes: list[str
             slices += _scan_slices(path, data, files, notes)
     interpolated = sum(1 for f in files if f.get("measured share of k-space (y, x)", [1, 1]) != [1, 1])
     if interpolated:
-        text = f"{interpolated} volumes had been interpolated: their k-space is cut to what was measured, and coil noise "
+        text = (
+            f"{interpolated} volumes had been interpolated: their k-space is cut to what was measured, and coil noise "
+        )
         text += "fills a background that was exactly zero"
         notes[:] = [n for n in notes if "had been interpolated" not in n] + [text]
     return slices

@@ -64,8 +64,8 @@ def read_volumes(path: str | Path) -> list[Volume]:
     """Return the magnitude volumes of a NIfTI, .npz, .npy or HDF5 file, or the phantom (``phantom:SEED``).
 
     In .npz and HDF5 every real array with three or more axes is a volume; its last two axes are y and x. Its spacing
-    (slice, y, x) is the array of its name with ``_spacing`` appended; without one, slices count as four pixels apart, as
-    in most clinical scans.
+    (slice, y, x) is the array of its name with ``_spacing`` appended; without one, slices count as four pixels apart,
+    as in most clinical scans.
 
     Raises:
         InputError: a file that holds no volume, or one that cannot be used.

@@ -45,7 +45,7 @@ class Loss(FullPrecision):
     Args:
         settings: terms and weights.
         problem: the batch, on its device.
-        target: (B, M, y, x), complex or real; see `mrirecon.data.items.Batch`. None for self-supervision.
+        target: (B, M, y, x), complex or real; see `mrirecon.data.samples.Batch`. None for self-supervision.
         full: (B, C, y, x) k-space to compare with, where a term does.
         held: (B, 1, y, x), 1 where ``full`` counts.
 

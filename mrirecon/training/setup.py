@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mrirecon.data.items import SampleFactory
+from mrirecon.data.samples import SampleFactory
 from mrirecon.data.sources import SliceRef, SliceSources
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import UsageError

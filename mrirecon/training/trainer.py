@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from mrirecon.data.batch import Batch
-from mrirecon.data.items import SampleFactory
 from mrirecon.data.loading import EpochSampler, SampleLoader, free_shared_memory, workers_for
+from mrirecon.data.samples import SampleFactory
 from mrirecon.data.sources import open_sources
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import SignalError, Stopped

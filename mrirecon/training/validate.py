@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mrirecon.data.batch import Batch
-from mrirecon.data.items import SampleFactory
+from mrirecon.data.samples import SampleFactory
 from mrirecon.engine import Reconstructor
 from mrirecon.io.writers.pictures import Panel, save_panels
 from mrirecon.metrics import score_metrics, scores
