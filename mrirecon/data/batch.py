@@ -68,9 +68,10 @@ def from_tensors(tensors: Mapping[str, Tensor], names: list[str], info: list[dic
         KeyError, InputError: the tensors do not belong together.
 
     """
-    required = (tensors[name] for name in _PROBLEM[:3])
-    problem = Problem(*required, tensors.get("initial_image"), tensors.get("noise"))
-    return Batch(problem, *(tensors.get(name) for name in _REFERENCES), names, info)
+    y, mask, maps = tensors["y"], tensors["mask"], tensors["maps"]
+    problem = Problem(y, mask, maps, tensors.get("initial_image"), tensors.get("noise"))
+    target, kspace, loss_mask, lesions = (tensors.get(name) for name in _REFERENCES)
+    return Batch(problem, target, kspace, loss_mask, lesions, names, info)
 
 
 def part_of(batch: Batch, which: slice) -> Batch:

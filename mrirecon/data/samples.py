@@ -342,9 +342,10 @@ def draw_mask(
     seed = int(rng.integers(2**31))
     least = KERNEL if calibrated else 0
     fitting: list[tuple[float, int | tuple[int, ...]]] = []
+    regions: list[int | None] = [*choice.calibration] or [None]
     for acceleration in choice.acceleration:
         count = round(math.prod(sides) / acceleration)
-        for wanted in choice.calibration or [None]:
+        for wanted in regions:
             try:
                 box = calibration_sides(sides, count, wanted)
             except UsageError:

@@ -10,7 +10,7 @@ from mrirecon.errors import UsageError
 from mrirecon.methods.registry import build
 from mrirecon.metrics import object_mask, ssim
 from mrirecon.physics.scale import percentile_scale
-from mrirecon.training.config.loss import LossSettings
+from mrirecon.training.config.settings import LossSettings
 from mrirecon.training.objective import Loss, step_weights
 from tests.problems import random_problem
 

@@ -23,7 +23,7 @@ from mrirecon.metrics.scoring import Score
 from mrirecon.physics.operators import Fourier, root_sum_of_squares
 from mrirecon.physics.scale import percentile_scale
 from mrirecon.registries import Entry, Registry
-from mrirecon.training.config.loss import LossSettings
+from mrirecon.training.config.settings import LossSettings
 from mrirecon.training.objective import Loss
 from tests.io.reader_files import make
 from tests.problems import known_problem, random_problem
