@@ -45,19 +45,20 @@ def template(method: str) -> str:
     for section, model in sections.items():
         lines += ["", f"{section}:"]
         fields, given = model.model_fields, needed[section]
-        lines += [
-            _comment(f"  {name}: {_flow(value)}", fields[name].description or "") for name, value in given.items()
-        ]
+        lines += [_comment(f"  {name}: {_flow(given[name])}", fields[name].description or "") for name in given]
         for name in (name for name in fields if name not in given):
-            value = fields[name].get_default(call_default_factory=True)
-            if isinstance(value, BaseModel):
-                value = value.model_dump(mode="json")
-            elif isinstance(value, list):
-                value = [
-                    v.model_dump(mode="json", exclude_defaults=True) if isinstance(v, BaseModel) else v for v in value
-                ]
+            value = _plain(fields[name].get_default(call_default_factory=True))
             lines.append(_comment(f"  # {name}: {_flow(value)}", fields[name].description or ""))
     return "\n".join(lines) + "\n"
+
+
+def _plain(value: object) -> object:
+    """Return a default as plain data; in lists of sections, only what is not itself a default."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, list):
+        return [v.model_dump(mode="json", exclude_defaults=True) if isinstance(v, BaseModel) else v for v in value]
+    return value
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
