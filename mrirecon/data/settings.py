@@ -96,13 +96,9 @@ class Simulation(Section):
     lesions: Lesions = Field(default_factory=Lesions)
 
     @model_validator(mode="after")
-    def _share_of_fat(self) -> Simulation:
+    def _check_fat_and_coils(self) -> Simulation:
         if self.fat[1] > 1:
             raise ValueError("fat is a share of the signal, at most 1; its phase follows from field and echo")
-        return self
-
-    @model_validator(mode="after")
-    def _at_least_one_coil(self) -> Simulation:
         if self.coils[0] < 1:
             raise ValueError("coils must be at least 1")
         return self
