@@ -281,9 +281,7 @@ class Trainer:
         return validate(
             model,
             factory or self.val_samples,
-            self.device,
-            ranks=(self.fabric.global_rank, self.fabric.world_size),
-            total=lambda x: self.fabric.all_reduce(x, reduce_op="sum"),  # type: ignore[arg-type, return-value]
+            self.fabric,
             stop=self.stop,
             panels=self.settings.train.validation_images,
             picture=picture if self.is_main else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from mrirecon.metrics import score_metrics, scores
 from mrirecon.physics.operators import root_sum_of_squares
 from mrirecon.training.config.settings import LossSettings
 from mrirecon.training.objective import Loss
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 ERROR_GAIN = 5
 COLUMNS = 4  # panels of a sample
@@ -46,30 +50,26 @@ class Validation:
 def validate(
     model: Reconstructor,
     factory: SampleFactory,
-    device: torch.device,
+    fabric: Fabric,
     *,
-    ranks: tuple[int, int] = (0, 1),
-    total: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
-    stop: Callable[[], None] = lambda: None,
-    panels: int = 0,
-    picture: Path | None = None,
-    heading: str = "",
+    stop: Callable[[], None],
+    panels: int,
+    picture: Path | None,
+    heading: str,
 ) -> Validation:
     """Reconstruct and score the validation samples; rank r of n takes every n-th.
 
     Args:
         model: in evaluation mode.
         factory: makes the samples, one of each slice.
-        device: where to compute.
-        ranks: this process and how many there are.
-        total: adds a tensor up over all ranks.
+        fabric: the device, and the ranks.
         stop: called before each sample; may raise.
         panels: how many samples to draw.
-        picture: the file to draw them to.
+        picture: the file to draw them to; None draws none.
         heading: above the picture.
 
     """
-    rank, count = ranks
+    rank, count, device = fabric.global_rank, fabric.world_size, fabric.device
     names = (*score_metrics(), "held_error")
     # sum and number of the values that are defined, by metric
     sums = torch.zeros(2, len(names), dtype=torch.float64)
@@ -84,7 +84,7 @@ def validate(
         if rank == 0 and len(drawn) < COLUMNS * panels:
             drawn += _panels(batch, image, values)
     if count > 1:
-        sums = total(sums.to(device)).cpu()
+        sums = fabric.all_reduce(sums.to(device), reduce_op="sum").cpu()  # type: ignore[union-attr]  # a tensor
     means = {
         name: value / defined if defined else None
         for name, value, defined in zip(names, *sums.tolist(), strict=True)
