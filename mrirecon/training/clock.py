@@ -22,6 +22,7 @@ class _Durations:
         self._count = 0
 
     def add(self, seconds: float) -> None:
+        """Record how long an event took."""
         if self._count == 1:
             self._seconds.clear()
         self._seconds.append(seconds)
@@ -29,6 +30,7 @@ class _Durations:
 
     @property
     def expected(self) -> float:
+        """Seconds to allow for the next event."""
         return (1.5 if self._count > 1 else 1.0) * max(self._seconds, default=0.0)
 
 

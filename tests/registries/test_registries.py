@@ -359,5 +359,5 @@ def test_the_readme_lists_all_families_and_presets():
 
 def test_percentile_scale_is_the_unit_of_losses():
     loss, target = compared("l1")
-    assert torch.equal(loss.scale, percentile_scale(loss.about.problem.adjoint))
+    assert torch.equal(loss.scale, percentile_scale(loss.comparison.problem.adjoint))
     del target
