@@ -1,11 +1,10 @@
-"""Time how many samples a second are made to train from, and where the time goes: simulated k-space, maps, first image.
+"""Time how many training samples a second are made, and how long each part takes.
 
     python scripts/benchmark_pipeline.py [VOLUMES...] [--device cuda] [--threads 1] [--coils 8] [--size 160]
 
-A sample is what training takes: a slice, measured by coils and undersampled, with ESPIRiT maps of its own calibration
-region, the reference that it is compared with, and the image of compressed sensing to start from. Samples come from
-phantoms, or from the volumes that are named. With --threads 1 on a CPU the figure is that of one core. Medians of
-rounds, of which the first, which fills caches, is left out; seconds are those of one sample.
+A sample is an undersampled multi-coil slice with ESPIRiT maps of its own calibration region, its reference, and an
+initial image by compressed sensing; slices come from phantoms or the volumes given. With --threads 1 on a CPU the
+result is that of one core. Prints seconds a sample, medians of rounds without the first, which fills caches.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from typing import Literal
 import numpy as np
 import torch
 
+from mrirecon.data.batch import pack, unpack
 from mrirecon.data.fields import generator
-from mrirecon.data.items import SampleFactory, SampleKey
 from mrirecon.data.loading import keep_freed_memory
-from mrirecon.data.packing import pack, unpack
+from mrirecon.data.samples import SampleFactory, SampleKey
 from mrirecon.data.settings import Data, MaskFamily, Simulation
-from mrirecon.data.simulator import simulate
+from mrirecon.data.simulate import simulate
 from mrirecon.data.sources import open_sources
 from mrirecon.methods.cs import compressed_sensing_start
 
@@ -34,7 +33,7 @@ FAMILIES: tuple[Family, ...] = ("random", "equispaced", "gaussian1d", "gaussian2
 
 
 def main() -> None:
-    """Print a row a part, and samples a second."""
+    """Print a row for each part, and samples a second."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("volumes", nargs="*", default=["phantom:0", "phantom:1"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -42,7 +41,7 @@ def main() -> None:
     parser.add_argument("--coils", type=int, default=8)
     parser.add_argument("--size", type=int, default=160)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--start", type=int, default=20, help="iterations of the first image; 0: until it converges")
+    parser.add_argument("--start", type=int, default=20, help="iterations for the initial image; 0: until it converges")
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
     keep_freed_memory()
@@ -56,21 +55,21 @@ def main() -> None:
         masks=masks,
         simulation=Simulation(coils=[options.coils, options.coils]),
     )
-    slots = open_sources(data).train
+    slices = open_sources(data).train
     start = partial(compressed_sensing_start, iterations=options.start)
-    recipe = SampleFactory(slots, data, 0, options.batch, start=start)
-    rounds = [_addresses(number, options.batch, len(slots)) for number in range(options.rounds + 1)]
-    whole = _seconds(lambda one: recipe.make(one, options.device), rounds, options.device)
-    plain = replace(recipe, start=None)
+    factory = SampleFactory(slices, data, 0, options.batch, start=start)
+    rounds = [_keys(number, options.batch, len(slices)) for number in range(options.rounds + 1)]
+    whole = _seconds(lambda one: factory.make(one, options.device), rounds, options.device)
+    plain = replace(factory, start=None)
     unstarted = _seconds(lambda one: plain.make(one, options.device), rounds, options.device)
     bare = replace(plain, maps=False)
     measured = _seconds(lambda one: bare.make(one, options.device), rounds, options.device)
-    scenes = [[_scene(recipe, a) for a in one] for one in rounds]
-    drawn = _seconds(lambda one: [_scene(recipe, a) for a in one], rounds, options.device)
+    scenes = [[_scene(factory, a) for a in one] for one in rounds]
+    drawn = _seconds(lambda one: [_scene(factory, a) for a in one], rounds, options.device)
     simulated = _seconds(lambda one: simulate(one, options.device), scenes, options.device)
-    made = recipe.make(rounds[0], options.device)
+    made = factory.make(rounds[0], options.device)
     packed = pack(made)
-    turned = _seconds(lambda one: recipe.augment(unpack(packed), one, 1), rounds, options.device)
+    turned = _seconds(lambda one: factory.augment(unpack(packed), one, 1), rounds, options.device)
     size = sum(v.numel() * v.element_size() for v in packed.values()) / options.batch
     card = torch.cuda.get_device_name() if options.device != "cpu" else f"{options.threads} threads"
     print(
@@ -81,7 +80,7 @@ def main() -> None:
         "simulated": simulated,
         "masks, sampling": measured - drawn - simulated,
         "maps, reference": unstarted - measured,
-        f"first image ({options.start or 'converged'})": whole - unstarted,
+        f"initial image ({options.start or 'converged'})": whole - unstarted,
         "all": whole,
     }
     for name, seconds in parts.items():
@@ -90,14 +89,14 @@ def main() -> None:
     print(f"{'drawn again':24s}{turned / options.batch:10.4f} s, from {size / 1e6:.2f} MB a sample")
 
 
-def _addresses(number: int, batch: int, slots: int) -> list[SampleKey]:
+def _keys(number: int, batch: int, slots: int) -> list[SampleKey]:
     return [(number, n, (7 * (number * batch + n)) % slots) for n in range(batch)]
 
 
-def _scene(recipe: SampleFactory, address: SampleKey) -> object:
-    epoch, number, slot = address
-    own, shared = generator(0, epoch, number, 1), generator(0, epoch, number // recipe.batch, 0)
-    return recipe.scene(recipe.slices[slot], own, shared)
+def _scene(factory: SampleFactory, key: SampleKey) -> object:
+    epoch, number, slot = key
+    own, shared = generator(0, epoch, number, 1), generator(0, epoch, number // factory.batch, 0)
+    return factory.scene(factory.slices[slot], own, shared)
 
 
 def _seconds(work: Callable[..., object], rounds: list[list[SampleKey]] | list[list[object]], device: str) -> float:

@@ -1,9 +1,10 @@
-"""Undersample measured scans in retrospect and compare with BART's l1-wavelet `pics`, point by point.
+"""Compare compressed sensing with BART's l1-wavelet `pics` on measured scans that are undersampled in retrospect.
 
-    python scripts/compare_bart.py FULL_SCAN... [--seed 1] [--rates 4,8,12]
+    python scripts/compare_bart.py FULL_SCAN... [--seed 1] [--lines 2,3,4] [--planes 4,8,12]
 
-Same mask, same calibration region, the one score of `mrirecon.metrics`. BART and ours each at their own best weight of
-a sweep (BART's: seven weights, 60 iterations, its own ESPIRiT maps); ours also at its default. Prints a row a point.
+Both get the same mask and calibration region, and are scored alike (SSIM, PSNR). Each takes its own best weight of a
+sweep (BART: seven weights, 60 iterations, its own ESPIRiT maps); ours is also scored at its default. Prints a row for
+each mask, then the mean and the worst difference. `bart` has to be on the PATH.
 """
 
 from __future__ import annotations
@@ -14,21 +15,15 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
+from measured import LINES, PLANES, draw_mask, numbers, undersample
 
 from mrirecon.io import Scan, read, read_image, write_kspace
-from mrirecon.masks import make_mask
-from mrirecon.methods.registry import build
-from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import Score, scores
-from mrirecon.reconstruction.calibrate import item_maps
 from mrirecon.reconstruction.reference import sense_reference
-from mrirecon.reconstruction.run import build_problem
 
 OURS = (0.0015, 0.002, 0.003, 0.004, 0.006)
 THEIRS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 SENSE = (0.005, 0.01, 0.02, 0.05)
-LINES, PLANES = ("random", "equispaced", "gaussian1d"), ("gaussian2d", "poisson")
 
 
 def main() -> None:
@@ -55,25 +50,17 @@ def main() -> None:
 
 
 def _point(scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int) -> tuple[float, float, float, float]:
-    shape = scan.space_shape
-    size = min(24, round(shape[-1] / rate * 0.4)) if family in LINES else 20 if rate < 12 else 16
-    mask = make_mask(family, shape, rate, calibration=size, seed=seed).mask
-    kspace = (scan.kspace(0) * mask).astype(np.complex64)
-    maps = item_maps(scan, 0, kspace, mask)
+    seen = undersample(scan, scan.kspace(0), draw_mask(scan, family, rate, seed))
 
-    def ours(method: str, **settings: float) -> Score:
-        problem, transform, _ = build_problem(kspace, mask, maps, "cropped" if method == "zero-filled" else "weighted")
-        with torch.inference_mode():
-            image = transform.undo(build(method, settings).run(problem).image)
-        return scores(image[0].numpy(), truth[:1])[0]
+    def ours(method: str, lam: float | None = None) -> Score:
+        return scores(seen.reconstruct(method, lam)[0].numpy(), truth[:1])[0]
 
-    zero, sense = ours("zero-filled"), _best([ours("sense", lam=lam) for lam in SENSE])
-    weighted = build_problem(kspace, mask, maps, "weighted").problem
-    default = _numbers(ours("cs", lam=float(weight_by_noise("cs", weighted)[0])))
-    best = _best([ours("cs", lam=lam) for lam in OURS])
+    zero = numbers(scores(seen.build("cropped").problem.adjoint[0].numpy(), truth[:1])[0])
+    default, sense = numbers(ours("cs")), _best([ours("sense", lam) for lam in SENSE])
+    best = _best([ours("cs", lam) for lam in OURS])
     best = max(best[0], default[0]), max(best[1], default[1])
-    bart = _best(_bart(kspace, truth))
-    cells = [_numbers(zero), sense, best, default, bart]
+    bart = _best(_bart(seen.kspace, truth))
+    cells = [zero, sense, best, default, bart]
     gap = best[0] - bart[0], best[1] - bart[1]
     row = " | ".join(f"{s:.4f}/{p:.2f}" for s, p in cells)
     print(f"{scan.path.stem}, {family} {rate:g}: {row} | {gap[0]:+.4f}/{gap[1]:+.2f}", flush=True)
@@ -84,21 +71,15 @@ def _bart(kspace: np.ndarray, truth: np.ndarray) -> list[Score]:
     with tempfile.TemporaryDirectory() as folder:
         write_kspace(Path(folder) / "k.cfl", kspace[None])
         _run("ecalib -m 1 -r 24 k s", folder)
-        found = []
+        images = []
         for lam in THEIRS:
             _run(f"pics -S -i 60 -R W:3:0:{lam} k s x", folder)
-            found.append(scores(read_image(Path(folder) / "x.cfl"), truth[:1])[0])
-        return found
+            images.append(read_image(Path(folder) / "x.cfl"))
+        return [scores(image, truth[:1])[0] for image in images]
 
 
-def _numbers(score: Score) -> tuple[float, float]:
-    assert score.ssim is not None
-    assert score.psnr is not None
-    return score.ssim, score.psnr
-
-
-def _best(found: list[Score]) -> tuple[float, float]:
-    pairs = [_numbers(score) for score in found]
+def _best(of: list[Score]) -> tuple[float, float]:
+    pairs = [numbers(score) for score in of]
     return max(p[0] for p in pairs), max(p[1] for p in pairs)
 
 

@@ -1,11 +1,11 @@
-"""Undersample measured scans in retrospect and compare trained models with compressed sensing, point by point.
+"""Compare trained models with compressed sensing on measured scans that are undersampled in retrospect.
 
     python scripts/compare_methods.py FULL_SCAN... [--models DIR...] [--seed 5] [--oracle]
 
-Same masks, coil maps and score for all; cs at its default weight, and with --oracle also at the best of a sweep, which
-no user can know. Without --models, those that come with mrirecon. Prints a row a point, then the mean, the worst
-difference from cs, and the share of points won. Prospective scans: 5 % of the samples outside the calibration region
-are held out, and the relative error of their prediction is printed.
+All get the same masks and coil maps, and are scored alike (SSIM, PSNR). cs has its default weight, and with --oracle
+also the best of a sweep, which no user can know. Without --models the shipped models are compared. Prints a row for
+each mask, then the mean, the worst difference from cs, and the share of masks won. Of prospective scans, 5 % of the
+samples outside the calibration region are held out, and the relative error of their prediction is printed.
 """
 
 from __future__ import annotations
@@ -15,19 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measured import LINES, PLANES, draw_mask, undersample
 
 from mrirecon.io import Scan, read
-from mrirecon.masks import make_mask
 from mrirecon.methods.heldout import choose_hidden_samples
 from mrirecon.methods.registry import build
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import Score, scores
 from mrirecon.models.checkpoints import TrainedModel, load_model, shipped_models
-from mrirecon.reconstruction.calibrate import ItemMaps, item_maps
 from mrirecon.reconstruction.reference import sense_reference
-from mrirecon.reconstruction.run import build_problem
 
-LINES, PLANES = ("random", "equispaced", "gaussian1d"), ("gaussian2d", "poisson")
 SWEEP = (0.0015, 0.002, 0.003, 0.004, 0.006)
 
 
@@ -37,7 +34,7 @@ def main() -> None:
     parser.add_argument("scans", nargs="+", type=Path)
     parser.add_argument("--models", nargs="*", type=Path, default=[])
     parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--every", type=int, default=1, help="take every n-th point")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th mask")
     parser.add_argument("--oracle", action="store_true")
     options = parser.parse_args()
     models = [load_model(folder) for folder in options.models or shipped_models().values()]
@@ -49,14 +46,14 @@ def main() -> None:
             _predict(scan, models, options.seed)
             continue
         truth = sense_reference(scan)
-        # as in compare_bart.py: short scans bear less
+        # as in compare_bart.py: small matrices allow less
         rates = (2, 3, 4) if scan.space_shape[-1] <= 160 else (4, 6, 8)
         points = [(f, float(r)) for r in rates for f in LINES] + [(f, float(r)) for r in (4, 8, 12) for f in PLANES]
         for family, rate in points[:: options.every]:
             row = _point(scan, truth, family, rate, options.seed, models, options.oracle)
             table.append([(s.ssim or 0.0, s.psnr or 0.0) for s in row])
-            told = "  ".join(f"{n} {a:.4f}/{b:.2f}" for n, (a, b) in zip(names, table[-1], strict=True))
-            print(f"{path.stem:18s} {family:10s} {rate:4g}x  {told}", flush=True)
+            cells = "  ".join(f"{n} {a:.4f}/{b:.2f}" for n, (a, b) in zip(names, table[-1], strict=True))
+            print(f"{path.stem:18s} {family:10s} {rate:4g}x  {cells}", flush=True)
     if not table:
         return
     values = np.array(table)
@@ -70,49 +67,34 @@ def main() -> None:
 def _point(
     scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int, models: list[TrainedModel], oracle: bool
 ) -> list[Score]:
-    shape = scan.space_shape
-    size = min(24, round(shape[-1] / rate * 0.4)) if family in LINES else 20 if rate < 12 else 16
-    mask = make_mask(family, shape, rate, calibration=size, seed=seed).mask
-    kspace = (scan.kspace(0) * mask).astype(np.complex64)
-    maps = item_maps(scan, 0, kspace, mask)
+    seen = undersample(scan, scan.kspace(0), draw_mask(scan, family, rate, seed))
 
     def score(image: torch.Tensor) -> Score:
         return scores(image[0].numpy(), truth[:1])[0]
 
     with torch.inference_mode():
-        plain = build_problem(kspace, mask, maps, "cropped").problem
-        informed, _, prior = build_problem(kspace, mask, maps, "informed")
-        weights = (None, *(SWEEP if oracle else ()))
-        cs = [score(_cs(kspace, mask, maps, lam)) for lam in weights]
+        plain = seen.build("cropped").problem
+        informed, _, prior = seen.build("informed")
+        cs = [score(seen.reconstruct("cs", lam)) for lam in (None, *(SWEEP if oracle else ()))]
         best = [max(cs, key=lambda s: s.ssim or 0.0)] if oracle else []
         return [score(plain.adjoint), cs[0], *best, *(score(m.model.run(informed, prior=prior).image) for m in models)]
 
 
-def _cs(kspace: np.ndarray, mask: np.ndarray, maps: ItemMaps, lam: float | None) -> torch.Tensor:
-    problem, transform, _ = build_problem(kspace, mask, maps, "weighted")
-    lam = float(weight_by_noise("cs", problem)[0]) if lam is None else lam
-    return transform.undo(build("cs", {"lam": lam}).run(problem).image)
-
-
 def _predict(scan: Scan, models: list[TrainedModel], seed: int) -> None:
-    """Print how well samples are predicted that were held out of a prospective scan."""
+    """Print how well held-out samples of a prospective scan are predicted."""
     kspace, mask = scan.kspace(0), scan.mask(0)
     held = choose_hidden_samples(mask, 0.05, seed)
     assert held is not None, "a scan for reconstruction has samples to spare"
-    kept = mask & ~held
-    seen = (kspace * kept).astype(np.complex64)
-    maps = item_maps(scan, 0, seen, kept)
+    seen = undersample(scan, kspace, mask & ~held)
     with torch.inference_mode():
-        plain = build_problem(seen, kept, maps, "cropped").problem
-        informed, _, prior = build_problem(seen, kept, maps, "informed")
-        weighted = build_problem(seen, kept, maps, "weighted").problem
-        found = {"zero-filled": plain.encode(plain.adjoint)}
+        plain, weighted = seen.build("cropped").problem, seen.build("weighted").problem
+        informed, _, prior = seen.build("informed")
         lam = float(weight_by_noise("cs", weighted)[0])
-        found["cs"] = weighted.encode(build("cs", {"lam": lam}).run(weighted).image)
-        found |= {str(m.method): informed.encode(m.model.run(informed, prior=prior).image) for m in models}
-        for name, predicted in found.items():
-            there = predicted[0].numpy()[:, held]
-            error = np.linalg.norm(there - kspace[:, held]) / np.linalg.norm(kspace[:, held])
+        predictions = {"zero-filled": plain.encode(plain.adjoint)}
+        predictions["cs"] = weighted.encode(build("cs", {"lam": lam}).run(weighted).image)
+        predictions |= {str(m.method): informed.encode(m.model.run(informed, prior=prior).image) for m in models}
+        for name, predicted in predictions.items():
+            error = np.linalg.norm(predicted[0].numpy()[:, held] - kspace[:, held]) / np.linalg.norm(kspace[:, held])
             print(f"{scan.path.stem}: {name} predicts held-out samples with relative error {error:.4f}", flush=True)
 
 

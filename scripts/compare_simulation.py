@@ -1,8 +1,8 @@
-"""Compare simulated with measured k-space: spectrum, noise, coils, phase. A row a scan, and the simulator's range.
+"""Compare simulated with measured k-space: spectrum, noise, coils and phase of a slice.
 
     python scripts/compare_simulation.py SCAN... [--config configs/base/brain.yaml] [--items 40]
 
-Scans are fully sampled. Measures, of one slice:
+Scans have to be fully sampled. Prints a row for each, and the 10th, 50th and 90th percentile of simulated samples:
 decay      slope of log amplitude over log frequency, 10 to 60 % of the band
 rim        amplitude in the outermost twentieth of the band, over what that slope lets expect
 snr        mean of the object in the combined image over the noise of an average coil
@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 
 from mrirecon.coils.noise import noise_deviation
-from mrirecon.data.items import SampleFactory
+from mrirecon.data.samples import SampleFactory
 from mrirecon.data.sources import open_sources
 from mrirecon.io import read
 from mrirecon.metrics import object_mask
@@ -56,14 +56,14 @@ def main() -> None:
         _row(path.name, measures(kspace, maps))
     config = load_config(options.config, ["method=cirim", "train.steps=1", *options.overrides])
     data = config.settings.data.model_copy(update={"target": "measured"})
-    recipe = SampleFactory(open_sources(data, options.config.parent).train, data, 0, with_kspace=True)
-    found = []
+    factory = SampleFactory(open_sources(data, options.config.parent).train, data, 0, with_kspace=True)
+    rows = []
     for number in range(options.items):
-        item = recipe.sample(0, number, (number * 37) % len(recipe.slices))
-        assert item.kspace is not None, "the recipe asks for it"
-        found.append(measures(item.kspace[0].numpy(), item.problem.maps[0, 0].numpy()))
+        item = factory.sample(0, number, (number * 37) % len(factory.slices))
+        assert item.kspace is not None, "the factory makes it"
+        rows.append(measures(item.kspace[0].numpy(), item.problem.maps[0, 0].numpy()))
     for share, name in ((10, "simulated, 10th percentile"), (50, "median"), (90, "90th percentile")):
-        _row(name, list(np.percentile(found, share, axis=0)))
+        _row(name, list(np.percentile(rows, share, axis=0)))
 
 
 def measures(kspace: Complex, maps: Complex) -> list[float]:

@@ -1,10 +1,10 @@
-"""Rewrite files that use names of before: a model's folder, a run's folder or a YAML file.
+"""Convert files with names of earlier versions: folders of models and runs, and YAML files.
 
-python scripts/convert_old_names.py my_model runs/mine configs/mine.yaml
+    python scripts/convert_old_names.py my_model runs/mine configs/mine.yaml
 
-A model's folder has its options and its card rewritten and is sealed again, if it had a seal that fits. A run's folder
-has its ``config.yaml`` and its models rewritten; states hold no names of options. Comments and layout of a YAML file
-stay as they are. What is converted already is left alone.
+In a model's folder the options and the card are rewritten, and it is sealed again, if its seal was valid. In a run's
+folder ``config.yaml`` and the models are rewritten; states need no conversion, as they hold no names of options.
+Comments and layout of a YAML file stay. Converted files are left alone.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from mrirecon.renames import CARD_KEYS, KEYS, STUDY_KEYS, VALUES, new_option
 
 
 def main() -> None:
-    """Convert what the command line names, and say what was changed."""
+    """Convert the files of the command line, and print what was changed."""
     for name in sys.argv[1:]:
         path = Path(name)
-        found = [path] if path.is_file() else [*sorted(path.rglob("*.yaml")), *sorted(path.rglob(CONFIG))]
-        for one in found:
+        files = [path] if path.is_file() else [*sorted(path.rglob("*.yaml")), *sorted(path.rglob(CONFIG))]
+        for one in files:
             changed = _convert_model(one.parent) if one.name == CONFIG else _convert_yaml(one)
             print(f"{one}: {'converted' if changed else 'nothing to do'}")
 
 
 def _convert_model(folder: Path) -> bool:
     """Rewrite a model's options and card, and seal it again."""
-    about = describe_model(folder)  # which refuses a folder that was changed since it was sealed
+    about = describe_model(folder)  # refuses a folder that was changed since it was sealed
     old = json.dumps(about)
     options = about["options"]
     assert isinstance(options, dict), "describe_model checks it"
@@ -58,7 +58,7 @@ def _card(value: object) -> object:
 
 
 def _convert_yaml(path: Path) -> bool:
-    """Rewrite keys and values where they stand, from the last to the first."""
+    """Rewrite keys and values in place, from the last to the first."""
     text = path.read_text(encoding="utf-8")
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     edits: list[tuple[int, int, str]] = []

@@ -1,11 +1,11 @@
-"""Ask what of a measured scan limits what a trained model gains over compressed sensing: its noise, maps or phase.
+"""Find what limits the gain of a trained model over compressed sensing on a measured scan: noise, maps or phase.
 
     python scripts/explain_gain.py FULL_SCAN... [--model DIR] [--seed 5]
 
-The scan is undersampled as measured; made consistent (its SENSE image through its own maps, with white noise of the
-scan's strength); without noise; and with the smooth part of its phase alone, everything else the same. What the model
-gains on the last but not on the others is lost to phase that turns faster than that of its training. The model is
-weighed by held-out samples, as in use, and taken whole.
+Four versions of the scan are undersampled: as measured; made consistent (its SENSE image through its own maps, with
+white noise of the scan's strength); without noise; and with only the smooth part of its phase. A gain on the last that
+the others lack is lost to phase that varies faster than in training. Prints a row for each mask and version: SSIM and
+PSNR of compressed sensing, and the gains of the model, blended by held-out samples as in use, and alone.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measured import draw_mask, undersample
 from torch import Tensor
 
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.engine import Reconstructor
 from mrirecon.io import Scan, read
-from mrirecon.masks import make_mask
 from mrirecon.methods.heldout import Blended
-from mrirecon.methods.registry import build
-from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import scores
 from mrirecon.models.checkpoints import load_model, shipped_models
 from mrirecon.physics.operators import Fourier
@@ -43,18 +41,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     options = parser.parse_args()
     trained = load_model(options.model)
-    print(f"{'scan':18s} {'mask':14s} {'version':34s} cs (SSIM/PSNR)  {trained.method} - cs: weighed, whole")
+    print(f"{'scan':18s} {'mask':14s} {'version':34s} cs (SSIM/PSNR)  {trained.method} - cs: blended, alone")
     for path in options.scans:
         scan = read(path)
         for family, rate, size in POINTS:
-            mask = make_mask(family, scan.space_shape, rate, calibration=size, seed=options.seed).mask
+            mask = draw_mask(scan, family, rate, options.seed, size)
             for version, kspace in _versions(scan, options.seed).items():
                 row = _row(scan, kspace.numpy(), mask, trained.model)
                 print(f"{path.stem:18s} {family:10s} {rate:2g}x {version:34s} {row}", flush=True)
 
 
 def _versions(scan: Scan, seed: int) -> dict[str, Tensor]:
-    """Return k-space (C, y, x) as measured, and as it would be with less of what models leave out."""
+    """Return k-space (C, y, x) as measured, and with less of what models leave out."""
     kspace, full = scan.kspace(0), np.ones(scan.space_shape, dtype=bool)
     maps = item_maps(scan, 0, kspace, full)
     problem = build_problem(kspace, full, maps, "cropped").problem
@@ -73,18 +71,13 @@ def _versions(scan: Scan, seed: int) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def _row(scan: Scan, kspace: np.ndarray, mask: np.ndarray, model: Reconstructor) -> str:
-    full = np.ones_like(mask)
-    complete = build_problem(kspace, full, item_maps(scan, 0, kspace, full), "cropped").problem
-    truth = complete.adjoint[0].abs().numpy()
-    seen = (kspace * mask).astype(np.complex64)
-    maps = item_maps(scan, 0, seen, mask)
-    weighted, transform, _ = build_problem(seen, mask, maps, "weighted")
-    informed, _, prior = build_problem(seen, mask, maps, "informed")
-    cs = transform.undo(build("cs", {"lam": float(weight_by_noise("cs", weighted)[0])}).run(weighted).image)
-    whole = model.unblended if isinstance(model, Blended) else model
-    found = [cs, model.run(informed, prior=prior).image, whole.run(informed, prior=prior).image]
-    s = [scores(image[0].abs().numpy(), truth)[0] for image in found]
-    (base, psnr), *rest = [(one.ssim or 0.0, one.psnr or 0.0) for one in s]
+    truth = undersample(scan, kspace, np.ones_like(mask)).build("cropped").problem.adjoint[0].abs().numpy()
+    seen = undersample(scan, kspace, mask)
+    informed, _, prior = seen.build("informed")
+    alone = model.unblended if isinstance(model, Blended) else model
+    images = [seen.reconstruct(), *(m.run(informed, prior=prior).image for m in (model, alone))]
+    both = [scores(image[0].abs().numpy(), truth)[0] for image in images]
+    (base, psnr), *rest = [(score.ssim or 0.0, score.psnr or 0.0) for score in both]
     return f"{base:.4f}/{psnr:.2f}  " + "  ".join(f"{a - base:+.4f}/{b - psnr:+.2f}" for a, b in rest)
 
 

@@ -1,9 +1,9 @@
-"""Make data_samples/: a multi-coil scan simulated from Colin27, fully sampled, and its undersampled twin.
+"""Make data_samples/: a multi-coil scan simulated from Colin27, fully sampled and undersampled.
 
     python scripts/make_samples.py [--output data_samples] [--format h5] [--volume ch2.nii.gz]
 
 The volume is in Debian's package `mricron-data` (apt-get install mricron-data); reading it needs nibabel (the extra
-`samples`). Everything else is drawn from a fixed seed: the same volume gives the same arrays, everywhere.
+`samples`). All draws have a fixed seed: the same volume gives the same arrays on every machine.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def anatomy(path: Path) -> Real:
 
 
 def scan(path: Path) -> dict[str, Any]:
-    """Simulate the scan: arrays of the fully sampled one, the mask, and what to say about them."""
+    """Simulate the scan; return its fully sampled k-space and the mask."""
     image = anatomy(path)
-    # fastMRI's files hold values of about 1e-4; any unit will do, and this one keeps readers honest about scale
+    # fastMRI's files hold values of about 1e-4, too.
     image *= 1e-4 / image.max()
     spacing = (HEIGHTS[1] - HEIGHTS[0]) / (max(SHAPE) * PIXEL / 2)
     made = simulate_kspace(image, COILS, SNR, SEED, shape=SHAPE, spacing=spacing)

@@ -1,11 +1,11 @@
-"""Measure what a batch costs beside the reconstructions: memory that grows, time an item, and a second look at it.
+"""Measure the overhead of a batch beside its reconstructions: growing memory, time an item, and a second run.
 
     python scripts/measure_batches.py --items 2000
 
-It writes small synthetic scans (hard links to a few files) into a temporary folder, reconstructs them all, and runs the
-same batch again, which finds them finished. Prints the slope of resident memory after a first fifth (Theil-Sen: the
-median over pairs of items), milliseconds an item beyond those of reading, calibration and solving, and items a second
-of the second run.
+Writes small synthetic scans (hard links to a few files) to a temporary folder, reconstructs them all, and runs the same
+batch again, which finds them finished. Prints the slope of resident memory after the first fifth (Theil-Sen: the median
+over pairs of items), milliseconds an item besides reading, calibration and solving, and items a second of the second
+run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def resident() -> int:
 
 
 def make(folder: Path, items: int, size: int, coils: int) -> list[Path]:
-    """Write eight different scans of noise, and links to them until there are so many."""
+    """Write eight different scans of noise, and hard links to them for the other items."""
     rng = np.random.default_rng(0)
     paths: list[Path] = []
     for number in range(items):

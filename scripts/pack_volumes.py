@@ -2,9 +2,9 @@
 
     python scripts/pack_volumes.py VOLUMES... -o packed.npz [--every 2] [--exclude "*_BRAIN*"] [--limit 50]
 
-Files, folders and patterns of NIfTI, .npz or .npy; every array of the result is one volume (slice, y, x), named after
-its file, or after its array where the file holds several, so that people stay apart. It lies on a square grid of the
-finest pixel that was measured along both axes. Its spacing (slice, y, x) is beside it, as NAME_spacing.
+VOLUMES are files, folders and patterns of NIfTI, .npz or .npy. Every array of the result is one volume (slice, y, x),
+named after its file, or after its array where the file holds several, so that subjects stay apart. Its pixels are
+square, with the finest side that was measured along both axes. Its spacing (slice, y, x) is the array NAME_spacing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mrirecon.io import atomic_path
 
 
 def main() -> None:
-    """Pack, and say what went in."""
+    """Pack, and print what was packed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("volumes", nargs="+")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -45,7 +45,7 @@ def main() -> None:
                     small = np.stack([resample(s, (shape[0], shape[1])) for s in kept])
                     # 1024 levels up to the volume's 99.9th percentile: finer than the noise of any of them
                     values = np.clip(np.rint(small * 1024), 0, 65535).astype(np.uint16)
-                    # The field that the tissue makes, and the size of lesions, depend on how far slices lie apart.
+                    # The field of the tissue and the size of lesions depend on the spacing.
                     sides = [n * d / m for n, d, m in zip(kept.shape[1:], volume.spacing[1:], shape, strict=True)]
                     spacing = np.array([volume.spacing[0] * options.every, *sides])
                     for part, array in ((name, values), (f"{name}_spacing", spacing)):
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _name(volume: str, several: bool, taken: set[str]) -> str:
-    """Return what an array is named, after FILE.npz:ARRAY or FILE.nii.gz, and note it as taken."""
+    """Return the name of an array, after FILE.npz:ARRAY or FILE.nii.gz, and add it to ``taken``."""
     file, _, array = volume.partition(":")
     file = file.split(".")[0]
     choices = [array, f"{file}_{array}"] if several else [file, f"{file}_{array}"] if array else [file]

@@ -1,11 +1,12 @@
-"""Add noise to measured scans, undersample them, and compare the default weight with the best one, point by point.
+"""Compare the default weight with the best one on measured scans, with noise added and undersampled in retrospect.
 
     python scripts/sweep_weights.py FULL_SCAN... [--method cs] [--quick] [--seed 0] [--rate 4]
 
 SNR is the mean of the object over √E|n|² of a coil image. The reference is the scan before noise was added, the error
-the NRMSE of magnitudes inside the object. A row a point: the error of zero filling, of the weight by the mask alone (as
-it was before weights followed the noise), of the default, and of the best weight of a sweep, which goes on until it has
-the best weight between two others. ``--method auto`` shows what is chosen for the scan in place of the default of `cs`.
+the NRMSE of magnitudes inside the object. Prints a row for each noise level and mask: the error of zero filling, of the
+weight by the mask alone (the default before weights followed the noise), of the default, and of the best weight of a
+sweep, which ends when the best weight lies between two others. ``--method auto`` reports the method that is chosen for
+the scan in place of the default of `cs`.
 """
 
 from __future__ import annotations
@@ -15,18 +16,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
+from measured import LINES, PLANES, draw_mask, undersample
 
 from mrirecon.io import Scan, read
-from mrirecon.masks import make_mask
-from mrirecon.methods.registry import build
 from mrirecon.methods.regularization import default_weight, weight_by_noise
 from mrirecon.metrics import object_mask
-from mrirecon.reconstruction.calibrate import item_maps
 from mrirecon.reconstruction.reference import sense_reference
-from mrirecon.reconstruction.run import build_problem, reconstruct
+from mrirecon.reconstruction.run import reconstruct
 
-LINES, PLANES = ("random", "equispaced", "gaussian1d"), ("gaussian2d", "poisson")
 LEVELS = (3, 8, 30, 120, 5, 15, 60, 200)
 STEP = 1.6
 
@@ -54,19 +51,18 @@ def main() -> None:
         for scan, truth in scans:
             for family in families:
                 rows.append(_point(scan, truth, family, snr, options.method, options.rate, options.seed))
-    found = np.array(rows)
-    over = found[:, 2] / found[:, 3] - 1
-    print(f"\n{len(found)} points: the default's error over the best weight's, mean {over.mean():+.1%}, worst "
-          f"{over.max():+.1%}; over zero filling's, worst {(found[:, 2] / found[:, 0]).max():.3f} times; against the "
-          f"weight by the mask alone, worst {(20 * np.log10(found[:, 1] / found[:, 2])).min():+.2f} dB")  # fmt: skip
+    zero, by_mask, default, best = np.array(rows).T
+    over = default / best - 1
+    print(f"\n{len(rows)} points: the default's error over the best weight's, mean {over.mean():+.1%}, worst "
+          f"{over.max():+.1%}; over zero filling's, worst {(default / zero).max():.3f} times; against the "
+          f"weight by the mask alone, worst {(20 * np.log10(by_mask / default)).min():+.2f} dB")  # fmt: skip
 
 
 def noisy(kspace: np.ndarray, truth: np.ndarray, snr: float, mask: np.ndarray, seed: int) -> np.ndarray:
     """Return k-space (C, *space) with noise for an SNR, undersampled."""
     real, imaginary = np.random.default_rng([seed, round(snr)]).standard_normal((2, *kspace.shape))
     deviation = truth[_object(truth)].mean() / snr
-    found: np.ndarray = ((kspace + (real + 1j * imaginary) * deviation / 2**0.5) * mask).astype(np.complex64)
-    return found
+    return np.asarray(((kspace + (real + 1j * imaginary) * deviation / 2**0.5) * mask).astype(np.complex64))
 
 
 def nrmse(image: np.ndarray, truth: np.ndarray) -> float:
@@ -82,41 +78,35 @@ def _object(truth: np.ndarray) -> np.ndarray:
 def _point(
     scan: Scan, truth: np.ndarray, family: str, snr: float, method: str, rate: float, seed: int
 ) -> tuple[float, float, float, float]:
-    shape = scan.space_shape
-    size = min(24, round(shape[-1] / rate * 0.4)) if family in LINES else 20
-    mask = make_mask(family, shape, rate, calibration=size, seed=seed).mask
+    mask = draw_mask(scan, family, rate, seed)
     kspace = noisy(scan.kspace(0), truth, snr, mask, seed)
-    maps = item_maps(scan, 0, kspace, mask)
+    seen = undersample(scan, kspace, mask)
     swept = "cs" if method == "auto" else method
-    problem, transform, _ = build_problem(kspace, mask, maps, "weighted")
-    plain = build_problem(kspace, mask, maps, "cropped").problem
     errors: dict[float, float] = {}
 
     def error(lam: float) -> float:
         if lam not in errors:
-            with torch.inference_mode():
-                image = transform.undo(build(swept, {"lam": lam}).run(problem).image)
-            errors[lam] = nrmse(image[0, 0].numpy(), truth)
+            errors[lam] = nrmse(seen.reconstruct(swept, lam)[0, 0].numpy(), truth)
         return errors[lam]
 
-    default = float(weight_by_noise(swept, problem)[0])
+    default = float(weight_by_noise(swept, seen.build("weighted").problem)[0])
     by_mask = default_weight(swept, mask)
     ours = error(default) if method != "auto" else nrmse(_chosen(kspace, mask), truth)
     low, best, high = default / STEP, default, default * STEP
     while error(best) > min(error(low), error(high)):
         best = low if error(low) < error(high) else high
         low, high = best / STEP, best * STEP
-    zero = nrmse(plain.adjoint[0, 0].numpy(), truth)
+    zero = nrmse(seen.build("cropped").problem.adjoint[0, 0].numpy(), truth)
     before = error(by_mask)
     least = min(errors, key=errors.__getitem__)
-    told = f"zero-filled {zero:.4f}  by mask {before:.4f} (λ {by_mask:.4f})  default {ours:.4f} (λ {default:.4f})"
-    told += f"  best {errors[least]:.4f} (λ {least:.4f})  {ours / errors[least] - 1:+.1%}"
-    print(f"{scan.path.stem:18s} SNR {snr:4g} {family:10s}  {told}", flush=True)
+    row = f"zero-filled {zero:.4f}  by mask {before:.4f} (λ {by_mask:.4f})  default {ours:.4f} (λ {default:.4f})"
+    row += f"  best {errors[least]:.4f} (λ {least:.4f})  {ours / errors[least] - 1:+.1%}"
+    print(f"{scan.path.stem:18s} SNR {snr:4g} {family:10s}  {row}", flush=True)
     return zero, before, ours, errors[least]
 
 
 def _chosen(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the image of the method that is chosen."""
+    """Return the image of the method that `auto` chooses."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scan.npz"
         np.savez(path, kspace=kspace, mask=mask)

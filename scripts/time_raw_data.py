@@ -1,7 +1,9 @@
-"""How many readouts a second the reader of ISMRMRD takes in: python scripts/time_raw_data.py [READOUTS].
+"""Time how many readouts a second the reader of ISMRMRD reads.
 
-Writes a file of 16 coils × 512 samples a readout into a temporary folder, and reads it as `reconstruct` does: headers,
-then the images one after another. Beside it, the samples alone, read by h5py in a plain loop. Needs the extra `test`.
+    python scripts/time_raw_data.py [READOUTS]
+
+Writes a file of 16 coils × 512 samples a readout to a temporary folder, and reads it as `reconstruct` does: headers,
+then one image after the other. Also times h5py reading only the samples in a loop. Needs the extra `test`.
 """
 
 from __future__ import annotations

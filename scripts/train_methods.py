@@ -2,10 +2,11 @@
 
     bash scripts/train_on_gpu.sh VOLUMES... -o FOLDER [--minutes 9] [--methods cirim:4,rim:2,e2evn:2,unet:1]
 
-A method is a name of `scripts/runs/large/` or a configuration, and behind the colon its share of the time. FOLDER gets
-one archive a method: the best model, its curve and log, and the state that `--resume FOLDER` goes on from another time.
-Archives are cut into parts of at most 15 MB, `cat METHOD.tar.gz.part-* | tar xz` puts them together by hand.
-Volumes that are not those of the configurations are learned from with a fifth of the people kept for validation.
+A method is a name in `scripts/runs/large/` or a configuration, with its share of the time after the colon. FOLDER gets
+one archive a method: the best model, its log, and the state from which `--resume FOLDER` resumes later. log.jsonl has
+the losses and scores of all steps. Archives are cut into parts of at most 15 MB; `cat METHOD.tar.gz.part-* | tar xz`
+extracts them by hand. Where the volumes are not those of the configurations, a fifth of their subjects is kept for
+validation.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ SHORTEST = 10.0  # seconds, below which no method is begun
 
 @dataclass
 class Method:
-    """One run: its configuration, its share of the time, and what came of it."""
+    """Hold one run: its configuration, its share of the time, and its results."""
 
     name: str
     config: Path
     share: float
-    told: dict[str, object] = field(default_factory=dict)
+    record: dict[str, object] = field(default_factory=dict)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, pack, and say what there is; 4 where a method failed."""
+    """Train, pack, and report; return 4 where a method failed."""
     started = time.monotonic()
     options = _options(arguments)
     end = started - options.elapsed + 60 * options.minutes
@@ -70,13 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     _unpack(options.resume, method.name, run)
                 if seconds < SHORTEST:
                     raise RuntimeError(f"no time is left: {max(0, seconds):.0f} s of {SHORTEST:g}")
-                method.told = _train(method, run, seconds, environment, options.device, more)
-            except Exception as error:  # the others are trained all the same
-                method.told = {"error": str(error) or type(error).__name__}
-            method.told["files"] = room.take(method.name, run) if run.is_dir() else []
-            say(f"{method.name}: {json.dumps(method.told)}")
+                method.record = _train(method, run, seconds, environment, options.device, more)
+            except Exception as error:  # the other methods are still trained
+                method.record = {"error": str(error) or type(error).__name__}
+            method.record["files"] = room.take(method.name, run) if run.is_dir() else []
+            say(f"{method.name}: {json.dumps(method.record)}")
             _summarise(output, methods[: number + 1], started, options)
-    failed = [m.name for m in methods if "error" in m.told]
+    failed = [m.name for m in methods if "error" in m.record]
     say(f"{output}: {', '.join(p.name for p in sorted(output.iterdir()))}, {time.monotonic() - started:.0f} s in all")
     if failed:
         say(f"failed: {', '.join(failed)}")
@@ -105,7 +106,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def say(text: str) -> None:
-    """Narrate, to stderr."""
+    """Print a message to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -131,7 +132,7 @@ def _device() -> str:
 
 
 def _packed(volumes: Sequence[Path], work: Path) -> Path:
-    """Return the packed volumes: what was given, or made of it with as many slices as fit."""
+    """Return the packed volumes: those given, or packed here with as many slices as fit."""
     if len(volumes) == 1 and volumes[0].suffix == ".npz":
         if not volumes[0].is_file():
             raise SystemExit(f"{volumes[0]} is not there")
@@ -149,7 +150,7 @@ def _packed(volumes: Sequence[Path], work: Path) -> Path:
 
 
 def _own_data(packed: Path, config: Path) -> list[str]:
-    """Return what to override where the volumes are not those that the configurations name."""
+    """Return the overrides where the volumes are not those of the configurations."""
     from mrirecon.training.config import load_config
 
     data = load_config(config).settings.data
@@ -162,7 +163,7 @@ def _own_data(packed: Path, config: Path) -> list[str]:
 
     if any_of(data.train) and (not isinstance(data.val, list) or any_of(data.val)):
         return []
-    say("volumes of your own: a fifth of the people in them is kept for validation")
+    say("volumes of your own: a fifth of their subjects is kept for validation")
     own = ['data.train=["$PACKED"]', "data.val=0.2", "data.source=own volumes", "data.licence=not stated"]
     return [*own, "data.contrasts=[]"]
 
@@ -170,7 +171,7 @@ def _own_data(packed: Path, config: Path) -> list[str]:
 def _train(
     method: Method, run: Path, seconds: float, environment: dict[str, str], device: str, more: Sequence[str]
 ) -> dict[str, object]:
-    """Run `mrirecon train` for so long, and return what it says."""
+    """Run `mrirecon train` for so long, and return its result."""
     command = [sys.executable, "-m", "mrirecon", "train", str(method.config), "-o", str(run), "--json"]
     command += ["--minutes", f"{seconds / 60:.3f}", "--device", device]
     for one in more:
@@ -188,33 +189,33 @@ def _train(
                 process.kill()
                 process.wait()
             raise RuntimeError(
-                "it did not end in time, and was stopped: a step may take too long here; give more minutes, or a "
+                "it did not end in time and was stopped; a step may take too long here; give more minutes, or a "
                 "smaller --set train.batch"
             ) from None
         out.seek(0)
         text = out.read()
     if process.returncode:
         raise RuntimeError(f"`mrirecon train` ended with {process.returncode}; see above")
-    told = json.loads(text)
-    return {k: told[k] for k in ("steps", "seconds", "scores", "zero_filled", "best") if k in told}
+    result = json.loads(text)
+    return {k: result[k] for k in ("steps", "seconds", "scores", "zero_filled", "best") if k in result}
 
 
 def _unpack(folder: Path, name: str, run: Path) -> None:
-    """Bring back what an earlier call left of a method, where it did."""
+    """Extract the run of a method that an earlier call archived, if any."""
     parts = sorted(folder.glob(f"{name}.tar.gz")) + sorted(folder.glob(f"{name}.tar.gz.part-*"))
     if not parts:
-        say(f"{name}: nothing of it in {folder}, it begins anew")
+        say(f"{name}: {folder} holds no archive of it, so it begins anew")
         return
     whole = io.BytesIO(b"".join(p.read_bytes() for p in parts))
     with tarfile.open(fileobj=whole, mode="r:gz") as archive:
         archive.extractall(run, filter="data")
-    if not list((run / "states").glob("*.pt")):  # it was left out, for want of room
-        say(f"{name}: its archive holds no state, it begins anew")
+    if not list((run / "states").glob("*.pt")):  # its state was left out because it did not fit
+        say(f"{name}: its archive holds no state, so it begins anew")
         shutil.rmtree(run)
 
 
 class Room:
-    """The output folder, in which so many files of such sizes may lie.
+    """Fill the output folder, with limits on the number and sizes of files.
 
     Args:
         folder: the folder.
@@ -229,7 +230,7 @@ class Room:
         self.left, self.files = int(total * MEGA), files
 
     def take(self, name: str, run: Path) -> list[str]:
-        """Pack a run, with its state where there is room for it, and return the names of the files."""
+        """Archive a run, with its state where that fits, and return the names of the files."""
         for old in self.folder.glob(f"{name}.tar.gz*"):
             old.unlink()
         for with_state in (True, False):
@@ -237,7 +238,7 @@ class Room:
             count = -(-len(content) // self.largest)
             if len(content) <= self.left and count <= self.files:
                 break
-            say(f"{name}: {len(content) / MEGA:.1f} MB find no room{', its state is left out' if with_state else ''}")
+            say(f"{name}: {len(content) / MEGA:.1f} MB do not fit{', its state is left out' if with_state else ''}")
         else:
             return []
         self.left, self.files = self.left - len(content), self.files - count
@@ -250,7 +251,7 @@ class Room:
 
 
 def _archive(run: Path, with_state: bool) -> bytes:
-    """Return what is worth keeping of a run: its best model, log, curve, last picture, configuration and last state."""
+    """Return the archive of a run: its best model, log, last picture, configuration and last state."""
     kept = [
         p for name in ("best", "last") for p in sorted((run / name).glob("*")) if name == "best" or p.suffix == ".md"
     ]
@@ -262,52 +263,18 @@ def _archive(run: Path, with_state: bool) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
         for path in kept:
             archive.add(path, str(path.relative_to(run)))
-        curve = _curve(run / "log.jsonl").encode()
-        entry = tarfile.TarInfo("curve.svg")
-        entry.size = len(curve)
-        archive.addfile(entry, io.BytesIO(curve))
     return buffer.getvalue()
 
 
-def _curve(log: Path) -> str:
-    """Return the training loss and the validation SSIM over the steps, as a picture (SVG)."""
-    rows = []
-    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue  # cut off by a kill
-    loss = [(r["step"], r["loss"]) for r in rows if r.get("loss") is not None]
-    ssim = [(r["step"], r["validation"]["ssim"]) for r in rows if r.get("validation", {}).get("ssim") is not None]
-    mean = [(s, sum(v for _, v in loss[max(0, i - 19) : i + 1]) / min(i + 1, 20)) for i, (s, _) in enumerate(loss)]
-    last = max([s for s, _ in loss + ssim], default=1) or 1
-    drawn = [
-        '<svg xmlns="http://www.w3.org/2000/svg" width="820" height="300" font-family="sans-serif" font-size="11">'
-    ]
-    drawn.append('<rect width="820" height="300" fill="white"/>')
-    for left, title, points in (
-        (50, "training loss, mean of 20 lines of the log", mean),
-        (460, "validation SSIM", ssim),
-    ):
-        low, high = min((v for _, v in points), default=0.0), max((v for _, v in points), default=1.0)
-        span = (high - low) or 1.0
-        where = " ".join(f"{left + 330 * s / last:.1f},{260 - 220 * (v - low) / span:.1f}" for s, v in points)
-        drawn.append(f'<text x="{left}" y="20">{title}</text><polyline points="{where}" fill="none" stroke="#1f77b4"/>')
-        drawn.append(f'<text x="{left}" y="285">0 … {last} steps</text>')
-        drawn += [f'<text x="{left - 45}" y="{y}">{v:.4g}</text>' for y, v in ((44, high), (264, low))]
-        drawn.append(f'<path d="M{left},40V260H{left + 330}" fill="none" stroke="black"/>')
-    return "\n".join([*drawn, "</svg>\n"])
-
-
 def _summarise(output: Path, methods: Sequence[Method], started: float, options: argparse.Namespace) -> None:
-    told = {
+    summary = {
         "minutes": options.minutes,
         "seconds": round(time.monotonic() - started + options.elapsed, 1),
         "device": _device(),
-        "methods": {m.name: {"share": m.share, **m.told} for m in methods},
+        "methods": {m.name: {"share": m.share, **m.record} for m in methods},
     }
     temporary = output / ".summary.json.part"
-    temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     temporary.replace(output / "summary.json")
 
 

@@ -1,1 +1,1 @@
-"""Data to reconstruct: simulated where none was measured."""
+"""Provide data to learn from: simulated from volumes, or measured and undersampled."""

@@ -1,8 +1,8 @@
-"""What a magnitude volume tells of the tissue in it: depth below the skin, air, and the magnetic field that they make.
+"""Estimate tissue from a magnitude volume: depth below the skin, air, and the magnetic field that they cause.
 
 Air and tissue differ in susceptibility by 9.4 ppm. A body in a field B0 is magnetized by it and changes it, most of all
-beside the air that it encloses; a gradient echo shows the change as a phase of 2π γ B0 TE δ. The change δ is a
-convolution with the field of a dipole, a product in k-space: δ(k) = χ(k) (1/3 − (k·b)²/k²), b the direction of B0
+beside enclosed air; in a gradient echo the change δ becomes a phase of 2π γ B0 TE δ. It is a convolution with the
+field of a dipole, a product in k-space: δ(k) = χ(k) (1/3 − (k·b)²/k²), b the direction of B0
 (Salomir et al., Concepts Magn Reson 19B:26, 2003; Marques and Bowtell, Concepts Magn Reson 25B:65, 2005).
 """
 
@@ -22,16 +22,15 @@ Bool = npt.NDArray[np.bool_]
 
 AIR, BONE = 9.4, -2.3  # ppm above soft tissue (Schenck, Med Phys 23:815, 1996)
 GYROMAGNETIC = 42.577  # MHz/T, of protons
-FAT = -3.4  # ppm: by how much fat resonates below water
-DARK = 0.07  # of the volume's 99.9th percentile: tissue is brighter, bone, air and some fluid are not
-SINUS = 5  # pixels of the coarse grid: a dark place inside that is as wide as this may be air
-SHALLOW = 0.6  # of the half of the shorter side: deeper dark places are fluid
-STEEP = 12.0  # ppm: what air can do at most
-_AXES = 3
+FAT = -3.4  # ppm: shift of fat relative to water
+DARK = 0.07  # of the volume's 99.9th percentile: bone, air and some fluid are darker, tissue is not
+SINUS = 5  # pixels of the coarse grid: a dark region at least as wide may be air
+SHALLOW = 0.6  # of half of the shorter side: deeper dark regions are fluid
+LARGEST_CHANGE = 12.0  # ppm: of air
 
 
 class Anatomy:
-    """Maps of a volume that are computed once, when they are first asked for, on half of its grid in the plane.
+    """Compute maps of a volume's tissue, each once and on every second pixel of a slice.
 
     Args:
         slices: (slice, y, x) magnitudes, 1 being the 99.9th percentile.
@@ -46,15 +45,15 @@ class Anatomy:
         self._places: dict[int, npt.NDArray[np.uint8]] = {}  # one bit a pixel
 
     def depth(self, index: int) -> npt.NDArray[np.float16]:
-        """Return how deep every second pixel of a slice lies below the skin, in halves of its shorter side."""
+        """Return the depth of every second pixel of a slice below the skin, in halves of its shorter side."""
         if index not in self._depth:
             image = self.slices[index][::2, ::2]
-            away = ndimage.distance_transform_edt(np.pad(_body(image), 1))[1:-1, 1:-1]
-            self._depth[index] = (away / (min(self.slices.shape[1:]) / 4)).astype(np.float16)
+            distance = ndimage.distance_transform_edt(np.pad(_body(image), 1))[1:-1, 1:-1]
+            self._depth[index] = (distance / (min(self.slices.shape[1:]) / 4)).astype(np.float16)
         return self._depth[index]
 
     def homogeneous(self, index: int) -> Bool:
-        """Return where a lesion's centre may lie in a slice (y, x)."""
+        """Return (y, x) where the centre of a lesion may lie in a slice."""
         if index not in self._places:
             self._places[index] = np.packbits(lesion_places(self.slices[index].astype(np.float32)), axis=1)
         return np.unpackbits(self._places[index], axis=1, count=self.slices.shape[2]).view(np.bool_)
@@ -64,19 +63,19 @@ class Anatomy:
 
         Args:
             index: of the slice.
-            axis: along which B0 lies: 0 across the slices, as in axial ones, 1 along y, 2 along x.
+            axis: direction of B0: 0 across the slices, as in axial ones, 1 along y, 2 along x.
 
         """
         if self._field is None:
             chi, body = self._susceptibility()
             spacing = (self.spacing[0], 2 * self.spacing[1], 2 * self.spacing[2])
-            # 3 ppm and less: half precision resolves a thousandth of it
+            # Half precision resolves a thousandth of the 3 ppm that occur.
             self._field = np.stack([shimmed(f, body) for f in dipole_fields(chi, spacing)]).astype(np.float16)
         field: npt.NDArray[np.float16] = self._field[axis, index]
         return field
 
     def _susceptibility(self) -> tuple[Real, Bool]:
-        """Return susceptibility in ppm above that of air outside (slice, ⌈y/2⌉, ⌈x/2⌉), and where there is a body."""
+        """Return the susceptibility relative to air in ppm (slice, ⌈y/2⌉, ⌈x/2⌉), and where tissue is."""
         chi = np.empty((len(self.slices), *self.slices[0, ::2, ::2].shape), np.float32)
         inside = np.empty(chi.shape, bool)
         for index in range(len(self.slices)):
@@ -90,7 +89,7 @@ class Anatomy:
 
 
 def _body(image: Real) -> Bool:
-    """Return where a body is: what is not dark, with all that it encloses."""
+    """Return where the body is: bright pixels and whatever they enclose."""
     return np.asarray(ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(image > DARK, 3), iterations=2)))[
         3:-3, 3:-3
     ]
@@ -99,10 +98,10 @@ def _body(image: Real) -> Bool:
 def dipole_fields(chi: Real, spacing: tuple[float, float, float]) -> list[Real]:
     """Return the change of B0 in units of ``chi`` (slice, y, x), for B0 along each of the axes.
 
-    Beyond the first and the last slice the body goes on as it is there, and around the image there is air.
+    The first and the last slice are repeated beyond the volume; around each slice there is air.
 
     Args:
-        chi: (slice, y, x), susceptibility above that of the surroundings.
+        chi: (slice, y, x), susceptibility relative to the surroundings.
         spacing: (slice, y, x) distances of voxels.
 
     """
@@ -114,38 +113,34 @@ def dipole_fields(chi: Real, spacing: tuple[float, float, float]) -> list[Real]:
     powers = [p.astype(np.float32) for p in _squares(shape, spacing)]
     total = powers[0] + powers[1] + powers[2]
     total[0, 0, 0] = 1.0
-    found = []
+    fields = []
     for power in powers:
         kernel = np.float32(1 / 3) - power / total
         kernel[0, 0, 0] = 0
         field = fft.irfftn(spectrum * kernel, shape)
-        found.append(field[beyond : beyond + len(chi), : chi.shape[1], : chi.shape[2]])
-    return found
+        fields.append(field[beyond : beyond + len(chi), : chi.shape[1], : chi.shape[2]])
+    return fields
 
 
 @lru_cache(maxsize=8)
 def _squares(shape: tuple[int, ...], spacing: tuple[float, float, float]) -> list[Real]:
     """Return the squares of the spatial frequencies along each axis, on the grid of a real transform."""
-    last = len(shape) - 1
-    found = []
-    for axis, (n, d) in enumerate(zip(shape, spacing, strict=True)):
-        k = fft.rfftfreq(n, d) if axis == last else fft.fftfreq(n, d)
-        found.append((k**2).reshape([-1 if a == axis else 1 for a in range(len(shape))]))
-    return found
+    (z, y, x), (dz, dy, dx) = shape, spacing
+    frequencies = np.ix_(fft.fftfreq(z, dz), fft.fftfreq(y, dy), fft.rfftfreq(x, dx))
+    return [k**2 for k in frequencies]
 
 
 def shimmed(field: Real, inside: Bool) -> Real:
-    """Return the field without what shim coils take away: polynomials up to second order, fitted inside the body."""
-    axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in field.shape]
-    z, y, x = (a.reshape([-1 if i == j else 1 for j in range(_AXES)]) for i, a in enumerate(axes))
+    """Return the field after shimming: without polynomials up to second order, fitted inside the body."""
+    z, y, x = np.ix_(*(np.linspace(-1, 1, n, dtype=np.float32) for n in field.shape))
     terms = [np.ones_like(z), z, y, x, z * z, y * y, x * x, z * y, z * x, y * x]
-    few = (slice(None), slice(None, None, 4), slice(None, None, 4))
-    where = inside[few]
+    coarse = (slice(None), slice(None, None, 4), slice(None, None, 4))
+    where = inside[coarse]
     if np.count_nonzero(where) < 4 * len(terms):
-        return np.clip(field, -STEEP, STEEP)
-    matrix = np.stack([np.broadcast_to(t, field.shape)[few][where] for t in terms], 1).astype(np.float64)
-    fit, *_ = np.linalg.lstsq(matrix, field[few][where].astype(np.float64), rcond=1e-6)
-    left = field.copy()
+        return np.clip(field, -LARGEST_CHANGE, LARGEST_CHANGE)
+    matrix = np.stack([np.broadcast_to(t, field.shape)[coarse][where] for t in terms], 1).astype(np.float64)
+    fit, *_ = np.linalg.lstsq(matrix, field[coarse][where].astype(np.float64), rcond=1e-6)
+    rest = field.copy()
     for weight, term in zip(fit, terms, strict=True):
-        left -= np.float32(weight) * term
-    return np.clip(left, -STEEP, STEEP)
+        rest -= np.float32(weight) * term
+    return np.clip(rest, -LARGEST_CHANGE, LARGEST_CHANGE)

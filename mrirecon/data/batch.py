@@ -1,30 +1,40 @@
-"""Problems to learn from, with their solutions: one or several of a size."""
+"""Hold problems to learn from with their references (`Batch`), and pack them for a buffer or a file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import json
+import pickle
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mrirecon.errors import InputError
+from mrirecon.io import atomic_path
+from mrirecon.io.safe.text import parse_json
 from mrirecon.physics.problem import Problem
+
+Packed = dict[str, Tensor]
+_PROBLEM = ("y", "mask", "maps", "initial_image", "noise")
+_REFERENCES = ("target", "kspace", "loss_mask", "lesions")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Problems of one size, and what their solutions should be.
+    """Problems of one size, and the references of their solutions.
 
     Attributes:
         problem: y = M F S x + n.
         target: (B, 1, y, x), complex: coil images combined with the problem's maps; or real: their root sum of squares
             where no maps are used. None for scans that were never fully sampled.
-        kspace: (B, C, y, x), the k-space to compare with, all of it or what was acquired; None where not asked for.
+        kspace: (B, C, y, x), the k-space to compare with, all of it or what was acquired; None unless asked for.
         loss_mask: (B, 1, y, x), 1 where ``kspace`` is to be compared.
         lesions: (B, 1, y, x) uint8, the inserted lesions by number; None for measured scans.
-        names: file, slice and number of each item.
-        info: mask, acceleration, coils and SNR of each item.
+        names: file, slice and number of each sample.
+        info: mask, acceleration, coils and SNR of each sample.
 
     """
 
@@ -36,64 +46,59 @@ class Batch:
     names: list[str]
     info: list[dict[str, object]]
 
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on another device."""
-        target, full, held = (None if v is None else v.to(device) for v in (self.target, self.kspace, self.loss_mask))
-        return replace(self, problem=self.problem.to(device), target=target, kspace=full, loss_mask=held)
-
     def __len__(self) -> int:
         return len(self.names)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the problem and of the references by name, without those that are None."""
+        named = {name: getattr(self.problem, name) for name in _PROBLEM}
+        named |= {name: getattr(self, name) for name in _REFERENCES}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on another device."""
+        references = {name: v.to(device) for name in _REFERENCES if (v := getattr(self, name)) is not None}
+        return replace(self, problem=self.problem.to(device), **references)
+
+
+def from_tensors(tensors: Mapping[str, Tensor], names: list[str], info: list[dict[str, object]]) -> Batch:
+    """Return the batch of named tensors, see `Batch.tensors`.
+
+    Raises:
+        KeyError, InputError: the tensors do not belong together.
+
+    """
+    y, mask, maps = tensors["y"], tensors["mask"], tensors["maps"]
+    problem = Problem(y, mask, maps, tensors.get("initial_image"), tensors.get("noise"))
+    target, kspace, loss_mask, lesions = (tensors.get(name) for name in _REFERENCES)
+    return Batch(problem, target, kspace, loss_mask, lesions, names, info)
+
 
 def part_of(batch: Batch, which: slice) -> Batch:
-    """Return some items of a batch."""
-
-    def cut(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value[which]
-
+    """Return some samples of a batch."""
     if range(len(batch))[which] == range(len(batch)):
         return batch
-    p = batch.problem
-    problem = Problem(p.y[which], p.mask[which], p.maps[which], cut(p.initial_image), cut(p.noise))
-    target, full, held, lesions = (cut(v) for v in (batch.target, batch.kspace, batch.loss_mask, batch.lesions))
-    return Batch(problem, target, full, held, lesions, batch.names[which], batch.info[which])
+    tensors = {name: value[which] for name, value in batch.tensors().items()}
+    return from_tensors(tensors, batch.names[which], batch.info[which])
 
 
-def stack(items: Sequence[Batch]) -> Batch:
-    """Return items of one size as one batch.
+def stack(samples: Sequence[Batch]) -> Batch:
+    """Return samples of one size as one batch; a tensor that some of them lack is left out.
 
     Raises:
         InputError: sizes that differ.
 
     """
-    if len(items) == 1:
-        return items[0]
-    require_one_size([tuple(i.problem.y.shape[1:]) for i in items])
-    y, mask, maps = (torch.cat([getattr(i.problem, n) for i in items]) for n in ("y", "mask", "maps"))
-
-    def joined(values: list[Tensor | None]) -> Tensor | None:
-        there = [v for v in values if v is not None]
-        return torch.cat(there) if len(there) == len(values) else None
-
-    return Batch(
-        Problem(
-            y,
-            mask,
-            maps,
-            joined([i.problem.initial_image for i in items]),
-            joined([i.problem.noise for i in items]),
-        ),
-        joined([i.target for i in items]),
-        joined([i.kspace for i in items]),
-        joined([i.loss_mask for i in items]),
-        joined([i.lesions for i in items]),
-        [n for i in items for n in i.names],
-        [a for i in items for a in i.info],
-    )
+    if len(samples) == 1:
+        return samples[0]
+    require_one_size([tuple(s.problem.y.shape[1:]) for s in samples])
+    parts = [s.tensors() for s in samples]
+    tensors = {name: torch.cat([p[name] for p in parts]) for name in parts[0] if all(name in p for p in parts)}
+    return from_tensors(tensors, [n for s in samples for n in s.names], [i for s in samples for i in s.info])
 
 
 def require_one_size(shapes: Sequence[tuple[int, ...]]) -> None:
-    """Refuse items that cannot be stacked.
+    """Refuse samples that cannot be stacked.
 
     Raises:
         InputError: sizes (C, y, x) that differ.
@@ -101,7 +106,52 @@ def require_one_size(shapes: Sequence[tuple[int, ...]]) -> None:
     """
     if len(set(shapes)) > 1:
         raise InputError(
-            "items of different sizes cannot share a batch",
+            "samples of different sizes cannot share a batch",
             why=", ".join("×".join(map(str, s)) for s in sorted(set(shapes))),
             fix="set data.crop, or train.batch to 1",
         )
+
+
+def pack(batch: Batch) -> Packed:
+    """Return a batch as named tensors of a third of its size: only sampled k-space, and coil maps in half precision."""
+    tensors = batch.tensors()
+    sampled = tensors["mask"][:, 0] > 0
+    tensors["mask"] = sampled
+    tensors["y"] = tensors["y"].movedim(1, -1)[sampled]
+    tensors["maps"] = torch.view_as_real(tensors["maps"]).half()
+    text = json.dumps({"names": batch.names, "info": batch.info}).encode()
+    packed = {name: value.contiguous() for name, value in tensors.items()}
+    return packed | {"text": torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+
+
+def unpack(packed: Packed) -> Batch:
+    """Return the batch, on the device of its parts.
+
+    Raises:
+        KeyError, RuntimeError, ValueError, InputError: the parts do not belong together.
+
+    """
+    text = parse_json(bytes(packed["text"].cpu().numpy().tobytes()))
+    sampled = packed["mask"]
+    y = packed["y"].new_zeros(*sampled.shape, packed["y"].shape[1])
+    y[sampled] = packed["y"]
+    tensors = packed | {
+        "y": y.movedim(-1, 1).contiguous(),
+        "mask": sampled[:, None].to(y.real.dtype),
+        "maps": torch.view_as_complex(packed["maps"].float()),
+    }
+    return from_tensors(tensors, text["names"], text["info"])
+
+
+def write_packed(path: Path, packed: Packed) -> None:
+    """Write a batch, whole or not at all."""
+    with atomic_path(path) as temporary:
+        torch.save({name: value.cpu() for name, value in packed.items()}, temporary)
+
+
+def read_packed(path: Path) -> Batch | None:
+    """Return the batch of a file, or None where there is no file that can be read."""
+    try:
+        return unpack(torch.load(io.BytesIO(path.read_bytes()), weights_only=True))
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError, TypeError, pickle.UnpicklingError, InputError):
+        return None

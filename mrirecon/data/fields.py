@@ -1,8 +1,8 @@
-"""Smooth fields of a simulated scan: coil sensitivities and object phase, drawn on the CPU, evaluated anywhere.
+"""Draw and evaluate the smooth fields of a simulated scan: coil sensitivities and object phase.
 
 Lengths are in halves of the longer side of the field of view (of a head in a 23 cm field: 11.5 cm), with 0 at the
-centre pixel ``n // 2``. What is drawn is a function of an integer seed alone; it is evaluated in torch for a batch, on
-any grid and device. Smooth fields are evaluated on a coarse grid and interpolated by cubic splines.
+centre pixel ``n // 2``. Draws are functions of an integer seed; fields are evaluated in torch for a batch, on any grid
+and device. Smooth fields are evaluated on a coarse grid and interpolated by cubic splines.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from torch import Tensor
 Real = npt.NDArray[np.floating[Any]]
 Complex = npt.NDArray[np.complexfloating[Any, Any]]
 
-WIRE = 0.2  # thickness of a loop's conductor; keeps the field finite where a corner of the picture lies on the wire
+WIRE = 0.2  # thickness of a loop's conductor; keeps the field finite where a corner of the image lies on the wire
 SEGMENTS = 32  # of a loop: with that thickness the sum is the integral to better than 1e-4
 DISTANCE = 1.3  # of the loops from the centre, relative to the field of view's half axes
-HEAD = 0.85  # the ellipse that the object may fill, as a part of the field of view; maps are normalised inside it
-COARSE = 32  # points along an axis that smooth fields are computed at
+HEAD = 0.85  # part of the field of view that the object may fill; maps are normalised inside this ellipse
+COARSE = 32  # points along an axis at which smooth fields are evaluated
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Return a generator that is a function of integers, such as a seed and what it is used for."""
+    """Return a random generator seeded by integers, such as a seed and a number of its use."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(key))))
 
 
 @dataclass(frozen=True)
 class Loops:
-    """Receiver coils: round loops of wire around the object.
+    """Hold receiver coils: round loops of wire around the object.
 
     Attributes:
         centre: (L, 3), x, y, z.
@@ -56,11 +56,11 @@ class Loops:
     half: tuple[float, float]
 
     def wire(self) -> tuple[Real, Real]:
-        """Return the segments of every loop (L, SEGMENTS, 3): where they are, and their length and direction."""
+        """Return the segments of every loop (L, SEGMENTS, 3): their positions, and their lengths and directions."""
         other = np.where(np.abs(self.normal[:, 2:]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])
         side = np.cross(self.normal, other)
         side /= np.linalg.norm(side, axis=1, keepdims=True)
-        up = np.cross(self.normal, side)  # normal × up is −side: every step round the loop follows from these two
+        up = np.cross(self.normal, side)  # normal × up = −side
         angle = np.arange(SEGMENTS) * 2 * math.pi / SEGMENTS
         cos, sin = np.cos(angle)[None, :, None], np.sin(angle)[None, :, None]
         radius = self.radius[:, None, None]
@@ -69,7 +69,7 @@ class Loops:
 
 
 def draw_loops(view: tuple[int, int], coils: int, seed: int, distance: float = DISTANCE) -> Loops:
-    """Draw loops of slightly irregular place, size, tilt and gain on an ellipse around the field of view.
+    """Draw loops of slightly irregular position, size, tilt and gain on an ellipse around the field of view.
 
     One ring of up to 10 coils, more rings along z beyond; each coil has its own cable phase. One coil is a volume coil:
     eight loops driven in quadrature.
@@ -98,7 +98,7 @@ def draw_loops(view: tuple[int, int], coils: int, seed: int, distance: float = D
             normal = -centre + [*rng.uniform(-0.12, 0.12, 2), rng.uniform(-0.15, 0.15)]
             centres[coil], normals[coil] = centre, normal / np.linalg.norm(normal)
             radii[coil] = min(0.9, 0.65 * around / len(members)) * rng.uniform(0.92, 1.08)
-            # a volume coil's loops are alike; those of an array differ, and each has a cable
+            # The loops of a volume coil have equal gains; those of an array differ, and each has its own cable.
             cable = angle if coils == 1 else rng.uniform(0, 2 * math.pi)
             volume = 1.0 if coils == 1 else rng.uniform(0.8, 1.25)
             gains[coil] = volume * np.exp(1j * cable)
@@ -106,10 +106,10 @@ def draw_loops(view: tuple[int, int], coils: int, seed: int, distance: float = D
 
 
 def loop_field(places: Tensor, steps: Tensor, points: Tensor) -> Tensor:
-    """Magnetic field of loops with unit current, μ0/4π = 1, by the law of Biot and Savart: ∮ dl × r / |r|³.
+    """Return the magnetic field of loops with unit current, μ0/4π = 1, by the law of Biot and Savart: ∮ dl × r / |r|³.
 
-    With r = p − w, the sum of dl × r / |r|³ over the wire's places w is (Σ dl / |r|³) × p − Σ (dl × w) / |r|³: only the
-    distances depend on point and segment, and the rest are two matrix products.
+    With r = p − w, the sum of dl × r / |r|³ over the wire's positions w is (Σ dl / |r|³) × p − Σ (dl × w) / |r|³, two
+    matrix products with the inverse cubed distances.
 
     Args:
         places: (B, L, S, 3), of the wire's segments.
@@ -133,18 +133,18 @@ def loop_field(places: Tensor, steps: Tensor, points: Tensor) -> Tensor:
 
 
 def sensitivities(loops: Sequence[Loops], y: Tensor, x: Tensor, z: Tensor) -> Tensor:
-    """Receive sensitivities by reciprocity, B₁⁻ = Bx − iBy; B0 lies along z, across the slice.
+    """Return receive sensitivities by reciprocity, B₁⁻ = Bx − iBy; B0 lies along z, across the slice.
 
     Reciprocity: Hoult and Richards, J Magn Reson 24 (1976) 71.
 
     Args:
-        loops: of each item, the same number of coils in all.
+        loops: of each slice, with the same number of coils.
         y: (B, m) positions along y; their dtype and device are those of the result.
         x: (B, n) positions along x.
         z: (B,) positions of the slices.
 
     Returns:
-        (B, C, m, n), complex, as the loops give them; see `mean_power`.
+        (B, C, m, n), complex, not normalised; see `mean_power`.
 
     """
     wires = [one.wire() for one in loops]
@@ -160,7 +160,7 @@ def sensitivities(loops: Sequence[Loops], y: Tensor, x: Tensor, z: Tensor) -> Te
 
 
 def mean_power(maps: Tensor, loops: Sequence[Loops], y: Tensor, x: Tensor) -> Tensor:
-    """Return Σ|S|² (B, 1, 1, 1) on average over the points in the ellipse that is 0.85 of the field of view.
+    """Return the mean of Σ|S|² (B, 1, 1, 1) over the ellipse that is 0.85 of the field of view.
 
     Args:
         maps: (B, C, m, n), complex.
@@ -171,19 +171,19 @@ def mean_power(maps: Tensor, loops: Sequence[Loops], y: Tensor, x: Tensor) -> Te
     """
     half = torch.tensor([one.half for one in loops], dtype=y.dtype, device=y.device)
     inside = (y / (HEAD * half[:, :1])).square()[..., None] + (x / (HEAD * half[:, 1:])).square()[:, None] < 1
-    inside = inside | ~inside.flatten(1).any(1)[:, None, None]  # a grid in a corner of the field of view
+    inside = inside | ~inside.flatten(1).any(1)[:, None, None]  # where the grid lies in a corner of the field of view
     power = torch.view_as_real(maps).square().sum((1, 4)) * inside
     return (power.sum((1, 2)) / inside.sum((1, 2)))[:, None, None, None]
 
 
 @dataclass(frozen=True)
 class Waves:
-    """A smooth phase: constant and ramp (receiver, echo not centred), slow waves (B0) and one steep place (air nearby).
+    """Hold a smooth phase: constant and ramp (receiver, shifted echo), slow waves (B0) and one steep spot (air nearby).
 
     Attributes:
         plane: (3,), radians: constant, along y, along x.
         waves: (8, 5): amplitude, radians a half field of view along y, x and z, and phase.
-        spot: (3,): place along y and x, and height in radians.
+        spot: (3,): position along y and x, and height in radians.
 
     """
 
@@ -214,15 +214,15 @@ def draw_waves(seed: int) -> Waves:
 
 
 def noise_covariance(maps: Tensor, gains: Tensor, shared: Tensor) -> Tensor:
-    """Covariance of the coils' noise: what they share through the body, what each has alone, and unequal amplifiers.
+    """Return the covariance of the coils' noise: a part shared through the body, a part of each coil, unequal gains.
 
-    Loops see the same conductor, so their noise is correlated as their sensitivities overlap (Roemer et al., Magn Reson
-    Med 16 (1990)), as far as it comes from the body and not from the electronics.
+    Noise from the body is correlated as the sensitivities overlap (Roemer et al., Magn Reson Med 16 (1990)); noise of
+    the electronics is not.
 
     Args:
         maps: (B, C, m, n), complex.
         gains: (B, C), of the amplifiers.
-        shared: (B,), part of each coil's variance that comes from the body; the rest is its own.
+        shared: (B,), part of each coil's variance that comes from the body.
 
     Returns:
         (B, C, C), complex, Hermitian, positive definite, with a mean diagonal of 1.
@@ -260,17 +260,16 @@ def spline_matrix(places: Real, points: int = COARSE) -> npt.NDArray[np.float64]
 def sinc_matrix(fine: int, samples: int, first: int, size: int, *, exact: bool = False) -> npt.NDArray[Any]:
     """Return the matrix (size, fine) from an object's fine pixels to the pixels of a measurement with fewer samples.
 
-    It is the periodic sinc: the Fourier transform of the fine pixels, its ``samples`` middle ones, and the transform
-    back. Rows are the pixels of a window that starts ``first`` pixels from the first of the measured field of view;
-    outside of that they are zero.
+    It is the periodic sinc: a Fourier transform of the fine pixels, cropped to ``samples``, and transformed back. Rows
+    are the pixels of a window that starts at pixel ``first`` of the measured field of view; outside they are zero.
 
     Args:
         fine: pixels of the object.
         samples: of k-space, over the same field of view; at most ``fine``.
         first: pixel at which the window starts.
         size: of the window.
-        exact: Of an even number, the sample at one end of k-space has no partner at the other. By default the mean of
-            both ends is measured, which makes the matrix real; exactly, it is the first alone, and complex.
+        exact: with an even number of samples, k-space has one sample more at its lower end. By default the mean of
+            both ends is measured, which makes the matrix real; the exact matrix is complex.
 
     """
     row = np.arange(size) + first

@@ -1,4 +1,4 @@
-"""A head that nobody has: an analytic phantom with folds and texture, for when there is no file at hand."""
+"""Draw an analytic phantom of a head, with folds and texture, where no file is at hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def phantom(shape: tuple[int, int], slices: int, seed: int) -> Real:
 
     In the manner of Shepp and Logan (IEEE Trans Nucl Sci 21 (1974) 21), with boundaries bent by smooth random fields
     and 3 % of tissue texture, so that it is neither piecewise constant nor symmetric. Each pixel is the mean of 3 x 3
-    points: edges are soft by one pixel, as partial volume makes them.
+    points: edges are one pixel wide, as partial volume makes them.
 
     Args:
         shape: (y, x) pixels, taken as square ones; the head fits whatever the aspect.
@@ -44,7 +44,7 @@ def phantom(shape: tuple[int, int], slices: int, seed: int) -> Real:
 
     """
     if slices < 1 or min(shape) < 16:
-        raise InputError("The phantom needs at least one slice of 16 x 16.", why=f"shape={shape}, slices={slices}")
+        raise InputError("a phantom has at least one slice of 16 x 16 pixels", why=f"shape={shape}, slices={slices}")
     heights = np.linspace(0.0, 0.35, slices) if slices > 1 else np.zeros(1)
     fine = (3 * shape[0], 3 * shape[1])
     drawn = (_slice(fine, float(z), seed).reshape(shape[0], 3, shape[1], 3).mean(axis=(1, 3)) for z in heights)
@@ -52,7 +52,7 @@ def phantom(shape: tuple[int, int], slices: int, seed: int) -> Real:
 
 
 def _slice(shape: tuple[int, int], z: float, seed: int) -> Real:
-    """One slice at the height ``z``, painted from the outside inwards."""
+    """Draw one slice at the height ``z``, from the outside inwards."""
     y, x = ((np.arange(n) - (n - 1) / 2) / (max(shape) / 2) for n in shape)
     y, x = np.broadcast_arrays(y[:, None], x[None, :])
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 5])))
@@ -97,7 +97,7 @@ def _slice(shape: tuple[int, int], z: float, seed: int) -> Real:
 
 
 def _field(rng: np.random.Generator, y: Real, x: Real, z: float, wavenumber: float, waves: int) -> Real:
-    """Smooth random field of about unit variance: plane waves of about one length in random directions.
+    """Draw a smooth random field of about unit variance: plane waves of similar length in random directions.
 
     ``wavenumber`` is in radians per half of the longer side; along z it is a quarter of that.
     """
@@ -107,7 +107,7 @@ def _field(rng: np.random.Generator, y: Real, x: Real, z: float, wavenumber: flo
         angle, phase = rng.uniform(0, 2 * math.pi, 2)
         length = wavenumber * rng.uniform(0.6, 1.4)
         along = 0.25 * length * rng.normal()
-        # a plane wave is a product of its rows and its columns, so all of them are one product of matrices
+        # A plane wave is a product of a function of y and one of x, so their sum is one matrix product.
         down[:, wave] = np.exp(1j * (length * math.sin(angle) * rows + along * z + phase))
         across[wave] = np.exp(1j * length * math.cos(angle) * columns)
     return np.asarray((down @ across).real * math.sqrt(2 / waves))

@@ -1,4 +1,4 @@
-"""A whole scan simulated from a magnitude volume: what `mrirecon simulate` writes."""
+"""Simulate a whole scan from a magnitude volume and write it, for `mrirecon simulate`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mrirecon import __version__
 from mrirecon.data.fields import generator
 from mrirecon.data.scene import draw_scene
 from mrirecon.data.settings import Lesions, Simulation
-from mrirecon.data.simulator import one_thread, simulate, true_maps
+from mrirecon.data.simulate import one_thread, simulate, true_maps
 from mrirecon.data.volumes import PHANTOM, Volume, read_volumes
 from mrirecon.errors import UsageError
 from mrirecon.io import sha256, sidecar_path, write_image, write_json, write_kspace
@@ -20,23 +20,23 @@ from mrirecon.physics.operators import root_sum_of_squares
 
 
 def pick_volume(path: str | Path, name: str | None = None) -> Volume:
-    """Return the volume of a file; where it holds several, the one named.
+    """Return the volume of a file, by name where it holds several.
 
     Raises:
-        UsageError: several and none named, or no such name.
+        UsageError: several volumes and no name, or no such name.
 
     """
-    found = read_volumes(path)
-    names = [v.name.split(":")[-1] for v in found]
-    if name is None and len(found) == 1:
-        return found[0]
+    volumes = read_volumes(path)
+    names = [v.name.split(":")[-1] for v in volumes]
+    if name is None and len(volumes) == 1:
+        return volumes[0]
     if name not in names:
         raise UsageError(
-            f"{path} holds {len(found)} volumes" if name is None else f"{path} holds no volume {name!r}",
+            f"{path} holds {len(volumes)} volumes" if name is None else f"{path} holds no volume {name!r}",
             why=", ".join(names[:12]),
             fix="name one with --volume",
         )
-    return found[names.index(name)]
+    return volumes[names.index(name)]
 
 
 def simulate_scan(
@@ -63,12 +63,12 @@ def simulate_scan(
     Args:
         path: NIfTI, .npz, .npy or HDF5 with a magnitude volume, or ``phantom:SEED``.
         out: .h5, .npz or .cfl to write k-space to, with the noise-free root sum of squares as its reference.
-        volume: its name, where the file holds several.
+        volume: the name of the volume, where the file holds several.
         slices: first and last + 1; None takes all.
-        coils: receiver coils; they stand still from slice to slice.
+        coils: receiver coils; they do not move from slice to slice.
         snr: mean signal of the object over the noise of an average coil image.
         seed: of every draw.
-        lesions: how many to insert into each slice; masks go to ``NAME_lesions.npz``, and what they are to its sidecar.
+        lesions: how many to insert into each slice; masks go to ``NAME_lesions.npz``, descriptions to its sidecar.
         lesion_size: lowest and highest diameter in mm.
         lesion_contrast: lowest and highest |lesion − tissue| / tissue.
         resolution: pixel density relative to the volume's own, at most 1.
@@ -79,23 +79,23 @@ def simulate_scan(
         command: the command line, for the sidecar.
 
     Returns:
-        Plain data: the files written, the shape, what the volume was, and notes.
+        Plain data: the files written, the shape, the volume, the settings, and notes.
 
     Raises:
-        UsageError, InputError: numbers that cannot be; files that cannot be used.
+        UsageError, InputError: impossible numbers; files that cannot be used.
 
     """
     if coils < 1 or not snr > 0 or not 0 < resolution <= 1 or lesions < 0:
         raise UsageError(
-            "a scan cannot be simulated so",
+            "a scan cannot be simulated with these numbers",
             why=f"coils={coils}, snr={snr}, resolution={resolution}, lesions={lesions}",
-            fix="coils at least 1, a positive SNR, a resolution above 0 and at most 1, no negative count",
+            fix="give at least 1 coil, a positive SNR, a resolution above 0 and at most 1, and no negative count",
         )
     source = pick_volume(path, volume)
     first, last = slices or (0, len(source))
     if not 0 <= first < last <= len(source):
         raise UsageError(
-            f"there are no slices {first}:{last}", why=f"the volume has {len(source)}", fix="choose others"
+            f"there are no slices {first}:{last}", why=f"the volume has {len(source)}", fix="choose slices that it has"
         )
     settings = Simulation(
         coils=[coils, coils],
@@ -132,14 +132,14 @@ def simulate_scan(
                 number=number,
                 level=level,
             )
-            made = simulate([scene])
-            kspace.append(made.kspace[0].numpy())
-            images.append(root_sum_of_squares(made.clean, 1)[0].numpy())
+            simulated = simulate([scene])
+            kspace.append(simulated.kspace[0].numpy())
+            images.append(root_sum_of_squares(simulated.clean, 1)[0].numpy())
             if keep_maps:
                 maps.append(true_maps([scene]).numpy())
             labels.append(scene.labels)
             inserted.append([asdict(lesion) for lesion in scene.lesions])
-    told: dict[str, object] = {
+    record: dict[str, object] = {
         "mrirecon": __version__,
         "simulated": True,
         "input": str(path),
@@ -159,20 +159,20 @@ def simulate_scan(
         reference=np.stack(images),
         maps=np.stack(maps) if keep_maps else None,
         attributes={"simulated": True, "source": source.name, "acquisition": "simulated"},
-        sidecar=told,
+        sidecar=record,
         inputs=inputs,
     )
     notes = []
     if source.support != (1.0, 1.0):
         shares = " and ".join(f"{s:.0%}" for s in source.support)
-        notes.append(f"the volume had been interpolated: {shares} of its k-space (y, x) were measured, and are kept")
+        notes.append(f"the volume had been interpolated: {shares} of its k-space (y, x) were measured and are kept")
     if lesions:
         target = Path(out).with_name(Path(out).name.split(".")[0] + "_lesions.npz")
         written += write_image(target, np.stack(labels))
         write_json(
             sidecar_path(target), {"lesions": inserted, "first slice": first, "unit": "mm, pixels of the volume"}
         )
-        found = sum(map(len, inserted))
-        if found < lesions * len(chosen):
-            notes.append(f"{found} of {lesions * len(chosen)} lesions found a place")
-    return {"outputs": [str(p) for p in written], "shape": list(np.stack(kspace).shape), "notes": notes, **told}
+        count = sum(map(len, inserted))
+        if count < lesions * len(chosen):
+            notes.append(f"{count} of {lesions * len(chosen)} lesions could be placed")
+    return {"outputs": [str(p) for p in written], "shape": list(np.stack(kspace).shape), "notes": notes, **record}

@@ -1,4 +1,4 @@
-"""What is drawn for one simulated slice, on the CPU and before anything is computed: see `mrirecon.data.simulator`."""
+"""Draw all random numbers of a simulated slice (`Scene`), on the CPU; `mrirecon.data.simulate` computes with them."""
 
 from __future__ import annotations
 
@@ -27,43 +27,43 @@ from mrirecon.data.settings import Simulation
 from mrirecon.data.volumes import Volume
 
 Real = npt.NDArray[np.floating[Any]]
-ACROSS = 0.7  # how often B0 lies across the slices, as in axial ones
+ACROSS = 0.7  # share of slices with B0 across them, as in axial ones
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One slice and what it is measured with; arrays on its own grid (y, x), fine, or on the window that is measured.
+    """Hold one slice and its measurement; arrays lie on its own fine grid (y, x), or on the measured window (h, w).
 
     Attributes:
         seed: of coils, phase and noise.
-        number: of the slice: with the same seed, slices of different numbers differ in noise and lesions alone.
+        number: of the slice: with the same seed, slices of different numbers differ only in noise and lesions.
         image: (y, x) float32, magnitudes with lesions.
         labels: (h, w) uint8, the lesions by number.
-        lesions: what was inserted, in pixels of the volume.
+        lesions: the inserted lesions, in pixels of the volume.
         depth: (y, x) float32, below the skin, in halves of the shorter side.
         change: (y, x) float32, of B0 in ppm.
         spacing: (y, x) distances of pixels in mm.
         radians: phase of the echo per ppm.
-        exponent: that the magnitude is raised to.
+        exponent: of the magnitude.
         rows: (h, y), from the object's pixels to the measured ones along y.
         columns: (w, x), the same along x.
-        waves: the smooth part of the phase, to be multiplied by ``strength``.
-        strength: of it.
+        waves: the smooth part of the phase.
+        strength: factor of it.
         bias: (4, 3), waves of the logarithm of the bias field: radians along y and x, and phase.
-        deviation: of the bias field.
+        deviation: standard deviation of the logarithm of the bias field.
         detail: radians per contrast of fine structures.
-        fat: share, where it begins and ends under the skin, where marrow begins and ends.
-        air: (n, 4), spheres: y, x, z and radius in mm from the centre pixel, and along which axis B0 lies.
-        axis: 0 where B0 lies across the slice, 1 along y, 2 along x.
+        fat: share; depth at which it begins and ends under the skin; depth at which marrow begins and ends.
+        air: (n, 4), spheres: y, x and z in mm from the centre pixel, and radius in mm.
+        axis: direction of B0: 0 across the slice, 1 along y, 2 along x.
         veins: (n, 8), arcs: centre y, x and radius, middle y, x and length, width, all in mm; and ppm.
         loops: the coils.
         height: of the slice along z, in halves of the longer field of view.
-        points: positions (y, x) in it of the coarse grid that the coils are evaluated at.
-        window: positions (y, x) of the measured pixels, for the coils' maps there.
+        points: positions along y and x of the coarse grid at which the coils are evaluated.
+        window: positions along y and x of the measured pixels, for the true maps.
         gains: (C,), of the amplifiers.
         shared: part of the noise that coils have in common.
         snr: mean signal over the noise of an average coil image.
-        level: the mean signal that it relates to; None for the slice's own.
+        level: the mean signal for ``snr``; None for that of the slice.
 
     """
 
@@ -99,7 +99,7 @@ class Scene:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(h, w) of what is measured."""
+        """(h, w) of the measured window."""
         return len(self.rows), len(self.columns)
 
 
@@ -115,20 +115,20 @@ def draw_scene(
     number: int = 0,
     level: float | None = None,
 ) -> Scene:
-    """Draw coils, phase, lesions, bias field, resolution and noise of one slice from ``settings``.
+    """Draw coils, phase, lesions, bias field, resolution and noise of one slice.
 
     Args:
-        volume: the slices, and what is known of their tissue.
+        volume: the slices and their tissue.
         index: of the slice.
-        settings: what is drawn from.
+        settings: ranges to draw from.
         rng: of all draws.
         coils: receiver coils.
-        window: (y, x) samples of the field of view: cut out around a place in the object, or filled up with air. None
+        window: (y, x) samples of the field of view: cut out around a place in the object, or padded with air. None
             keeps the object's own field of view.
         centred: put the window in the middle.
-        number: of the slice: with generators in the same state, slices of different numbers differ in noise and
-            lesions alone.
-        level: the mean signal that the SNR relates to; None takes the slice's own.
+        number: of the slice: with generators in the same state, slices of different numbers differ only in noise and
+            lesions.
+        level: the mean signal for the SNR; None takes that of the slice.
 
     """
     seed = int(rng.integers(2**31))
@@ -137,16 +137,16 @@ def draw_scene(
     axis = 0 if rng.random() < ACROSS else int(rng.integers(1, 3))
     grids: list[Any] = [image, labels, _upsampled(volume.anatomy.depth(index), image.shape)]
     grids.append(_upsampled(volume.anatomy.field(index, axis), image.shape))
-    grids, spacing, turned = _turn(grids, spacing, settings, rng)
+    grids, spacing, transposed = _mirror_and_transpose(grids, spacing, settings, rng)
     image, labels, depth, change = grids
-    axis = (0, 2, 1)[axis] if turned else axis
+    axis = (0, 2, 1)[axis] if transposed else axis
 
     shape = _matrix(image.shape, spacing, settings, rng)
     size = shape if window is None else window
     middle = (shape[0] // 2 - size[0] // 2, shape[1] // 2 - size[1] // 2)
     start = middle if window is None or centred else _place(image, shape, size, rng)
     mirrored = rng.choice([-1.0, 1.0], 2)
-    # The coils stand around all of the object's field of view, and of the window where that is larger.
+    # The coils surround the object's field of view and the window.
     view = (max(shape[0], size[0]), max(shape[1], size[1]))
     points, places = [], []
     for side, n, m, a, s in zip(mirrored, image.shape, shape, start, size, strict=True):
@@ -155,11 +155,9 @@ def draw_scene(
     longer = max(image.shape) * max(volume.spacing[1:]) / 2
     height = (index - (len(volume) - 1) / 2) * volume.spacing[0] / longer
 
-    strength, echo = (
-        settings.field_strength[int(rng.integers(len(settings.field_strength)))],
-        _between(rng, settings.echo_time),
-    )
-    refocused = rng.random() < settings.spin_echo_share
+    field_strength = settings.field_strength[int(rng.integers(len(settings.field_strength)))]
+    echo_time = _between(rng, settings.echo_time)
+    spin_echo = rng.random() < settings.spin_echo_share
     return Scene(
         seed=seed,
         number=number,
@@ -169,7 +167,7 @@ def draw_scene(
         depth=depth,
         change=change,
         spacing=spacing,
-        radians=0.0 if refocused else 2 * math.pi * GYROMAGNETIC * strength * echo * 1e-3,
+        radians=0.0 if spin_echo else 2 * math.pi * GYROMAGNETIC * field_strength * echo_time * 1e-3,
         exponent=_between(rng, settings.gamma),
         rows=sinc_matrix(image.shape[0], shape[0], start[0], size[0]),
         columns=sinc_matrix(image.shape[1], shape[1], start[1], size[1]),
@@ -183,7 +181,7 @@ def draw_scene(
         axis=axis,
         veins=_draw_veins(image.shape, spacing, settings, rng),
         loops=draw_loops(view, coils, seed, _between(rng, settings.coil_distance)),
-        # A volume that is cut across everything gets no slice outside the coils.
+        # No slice of a long volume lies outside the coils.
         height=float(np.clip(height, -0.6, 0.6)),
         points=(points[0], points[1]),
         window=(places[0], places[1]),
@@ -213,19 +211,20 @@ def _with_lesions(
 
 
 def _draw_fat(settings: Simulation, rng: np.random.Generator) -> tuple[float, float, float, float, float]:
-    """Return the share of fat, and the depths between which it lies: under the skin, and in the marrow of the skull."""
-    # of some 75 mm; all of it above the brain, which begins 12 mm below the skin
-    skin, thick = rng.uniform(0.0, 0.015), rng.uniform(0.02, 0.07)
-    deeper, marrow = rng.uniform(0.015, 0.045), rng.uniform(0.01, 0.03)
-    layered = rng.random() < settings.marrow_fat_share
-    first = skin + thick + deeper
-    return _between(rng, settings.fat), skin, skin + thick, first, first + marrow if layered else first
+    """Return the share of fat, and the depths at which it begins and ends: under the skin, and in marrow."""
+    # In units of some 75 mm: above the brain, which begins 12 mm below the skin.
+    skin, thickness = rng.uniform(0.0, 0.015), rng.uniform(0.02, 0.07)
+    gap, marrow = rng.uniform(0.015, 0.045), rng.uniform(0.01, 0.03)
+    with_marrow = rng.random() < settings.marrow_fat_share
+    first = skin + thickness + gap
+    end = first + marrow if with_marrow else first
+    return _between(rng, settings.fat), skin, skin + thickness, first, end
 
 
 def _draw_air(
     shape: tuple[int, ...], spacing: tuple[float, float], settings: Simulation, rng: np.random.Generator
 ) -> Real:
-    """Return spheres (n, 4) of air: most above or below the slice, where their field alone is seen."""
+    """Return spheres (n, 4) of air, most of them above or below the slice, so that only their field is seen."""
     count = int(rng.integers(settings.air[0], settings.air[1] + 1))
     radius = np.exp(rng.uniform(math.log(3), math.log(16), count))
     half = np.array([n * d / 2 for n, d in zip(shape, spacing, strict=True)])
@@ -237,7 +236,7 @@ def _draw_air(
 def _draw_veins(
     shape: tuple[int, ...], spacing: tuple[float, float], settings: Simulation, rng: np.random.Generator
 ) -> Real:
-    """Return arcs (n, 8) through the object: venous blood is 0.1 to 0.4 ppm off, by its oxygen and its direction."""
+    """Return arcs (n, 8) through the object: venous blood is shifted by 0.1 to 0.4 ppm, by its oxygen and direction."""
     count = int(rng.integers(settings.veins[0], settings.veins[1] + 1))
     half = np.array([n * d / 2 for n, d in zip(shape, spacing, strict=True)])
     middle = rng.uniform(-0.7, 0.7, (count, 2)) * half
@@ -250,31 +249,31 @@ def _draw_veins(
     return np.column_stack([centre, radius, middle, length, width, strength])
 
 
-def _turn(
+def _mirror_and_transpose(
     grids: list[Any], spacing: tuple[float, float], settings: Simulation, rng: np.random.Generator
 ) -> tuple[list[Any], tuple[float, float], bool]:
-    """Mirror and turn everything that lies on the slice's grid."""
-    flips, turned = rng.random(2) < 0.5, bool(rng.random() < settings.transpose)
+    """Mirror and transpose all arrays on the slice's grid."""
+    flips, transposed = rng.random(2) < 0.5, bool(rng.random() < settings.transpose)
     if settings.flip:
         grids = [g[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1] for g in grids]
-    if turned:
+    if transposed:
         grids, spacing = [g.T for g in grids], (spacing[1], spacing[0])
-    return [np.ascontiguousarray(g) for g in grids], spacing, turned
+    return [np.ascontiguousarray(g) for g in grids], spacing, transposed
 
 
 def _matrix(
     shape: tuple[int, ...], spacing: tuple[float, float], settings: Simulation, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """Return how many (y, x) samples are measured: nearly square pixels, no finer than the volume's."""
+    """Return the number of measured samples (y, x): nearly square pixels, no finer than the volume's."""
     aspect = math.sqrt(_geometric(rng, settings.aspect))
     pixel = max(spacing) / _geometric(rng, settings.resolution)
     sides = (pixel * aspect, pixel / aspect)
-    found = [min(n, max(32, 2 * round(n * d / side / 2))) for n, d, side in zip(shape, spacing, sides, strict=True)]
-    return found[0], found[1]
+    y, x = (min(n, max(32, 2 * round(n * d / side / 2))) for n, d, side in zip(shape, spacing, sides, strict=True))
+    return y, x
 
 
 def _place(image: Real, shape: tuple[int, int], size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-    """Return the first (y, x) of a window around a random place in the object; negative where it reaches outside."""
+    """Return the first pixel (y, x) of a window around a random place in the object; negative where it lies outside."""
     inside = np.flatnonzero(image > 0.1 * image.max())
     centre = np.unravel_index(inside[int(rng.random() * len(inside))], image.shape)
     starts = []
@@ -288,39 +287,39 @@ def _nearest(
     labels: npt.NDArray[np.uint8], shape: tuple[int, int], start: tuple[int, int], size: tuple[int, int]
 ) -> npt.NDArray[np.uint8]:
     """Return the labels at the measured pixels of the window, 0 outside the object's field of view."""
-    chosen, there = [], []
+    indices, inside = [], []
     for fine, n, a, m in zip(labels.shape, shape, start, size, strict=True):
-        row = np.arange(m) + a
-        place = np.rint((row - n // 2) * fine / n).astype(int) + fine // 2
-        chosen.append(np.clip(place, 0, fine - 1))
-        there.append((row >= 0) & (row < n))
-    return np.asarray(labels[np.ix_(*chosen)] * np.outer(*there), np.uint8)
+        position = np.arange(m) + a
+        nearest = np.rint((position - n // 2) * fine / n).astype(int) + fine // 2
+        indices.append(np.clip(nearest, 0, fine - 1))
+        inside.append((position >= 0) & (position < n))
+    return np.asarray(labels[np.ix_(*indices)] * np.outer(*inside), np.uint8)
 
 
 def _upsampled(coarse: npt.NDArray[np.float16], shape: tuple[int, ...]) -> Real:
-    """Interpolate what lies at every second pixel to all of them."""
-    found = coarse.astype(np.float32)
+    """Interpolate linearly from every second pixel to all pixels."""
+    values = coarse.astype(np.float32)
     for axis, n in enumerate(shape):
-        moved = np.moveaxis(found, axis, 0)
+        moved = np.moveaxis(values, axis, 0)
         out = np.empty((n, *moved.shape[1:]), np.float32)
         out[::2] = moved
         out[1::2] = moved[: n // 2]
         out[1 : n - 1 : 2] = 0.5 * (moved[: (n - 1) // 2] + moved[1 : (n - 1) // 2 + 1])
-        found = np.moveaxis(out, 0, axis)
-    return found
+        values = np.moveaxis(out, 0, axis)
+    return values
 
 
 def _between(rng: np.random.Generator, pair: list[float]) -> float:
-    """Draw evenly between two numbers."""
+    """Draw uniformly between two numbers."""
     return float(rng.uniform(pair[0], pair[1]))
 
 
 def _geometric(rng: np.random.Generator, pair: list[float]) -> float:
-    """Draw between two numbers, evenly in the logarithm."""
+    """Draw between two numbers, uniformly in the logarithm."""
     return math.exp(rng.uniform(math.log(pair[0]), math.log(pair[1])))
 
 
 @lru_cache(maxsize=256)
 def splines_over(n: int) -> npt.NDArray[np.float32]:
-    """Return the matrix (n, COARSE) that interpolates from a coarse grid that spans n pixels to all of them."""
+    """Return the matrix (n, COARSE) that interpolates from a coarse grid over n pixels to all of them."""
     return spline_matrix(np.linspace(0, COARSE - 1, n)).astype(np.float32)

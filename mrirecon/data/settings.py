@@ -1,7 +1,7 @@
-"""What a training run draws its data from: the sections ``data``, ``simulation`` and ``masks`` of a configuration.
+"""Define the sections ``data``, ``simulation`` and ``masks`` of a configuration.
 
-A pair is a range [lowest, highest] that is drawn from, and one number stands for both ends; where a list holds choices,
-its description says so.
+A pair is a range [lowest, highest] to draw from, and one number stands for both ends. The description of a list of
+choices says so.
 """
 
 from __future__ import annotations
@@ -23,19 +23,23 @@ def _ascending(pair: list[Any]) -> list[Any]:
     return pair
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _both_ends(value: object) -> object:
-    """Take one number for a range from it to itself."""
-    return [value, value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+    """Replace one number by a range from it to itself."""
+    return [value, value] if _is_number(value) else value
 
 
 def _listed(value: object) -> object:
-    """Take one thing for a list of it."""
+    """Replace one thing by a list of it."""
     return value if value is None or isinstance(value, list | float) else [value]
 
 
 def _choices(value: object) -> object:
-    """Take one number for the only choice."""
-    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+    """Replace one number by a list of it."""
+    return [value] if _is_number(value) else value
 
 
 Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
@@ -49,13 +53,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A part of a configuration: unknown keys and wrong types are refused."""
+    """Define a section of a configuration; unknown keys and wrong types are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Lesions(Section):
-    """White-matter-like lesions inserted into simulated images."""
+    """Set the lesions, like those of white matter, that are inserted into simulated images."""
 
     count: Counts = Field([0, 3], description="lesions in a slice")
     size: Range = Field([3.0, 10.0], description="mean diameter in mm (in pixels where the file has no spacing)")
@@ -63,9 +67,9 @@ class Lesions(Section):
 
 
 class Simulation(Section):
-    """How a magnitude volume becomes multi-coil k-space."""
+    """Set how multi-coil k-space is simulated from a magnitude volume."""
 
-    coils: Counts = Field([4, 32], description="receiver coils, drawn evenly in the logarithm")
+    coils: Counts = Field([4, 32], description="receiver coils, drawn uniformly in the logarithm")
     snr: Range = Field([10.0, 100.0], description="mean signal over noise of an average coil image")
     noise_correlation: Range = Field([0.05, 0.5], description="share of the noise that coils have in common")
     coil_distance: Range = Field([1.0, 1.4], description="of the coils from the centre, in halves of the field of view")
@@ -78,46 +82,40 @@ class Simulation(Section):
     fat: Strength = Field([0.3, 1.0], description="share of fat in the signal under the skin and in marrow")
     marrow_fat_share: Share = Field(0.5, description="share of slices with fat in the marrow of the skull, too")
     air: Counts = Field([0, 2], description="spheres of air, besides the air that the volume shows")
-    veins: Counts = Field([0, 6], description="veins, whose blood is off resonance")
+    veins: Counts = Field([0, 6], description="veins with blood that is off resonance")
     fine_phase: Strength = Field(
         [0.0, 1.5], description="phase of fine structures (susceptibility), radians per contrast"
     )
-    cavities: Counts = Field([0, 8], description="places where the phase turns fast, as it does at air and vessels")
+    cavities: Counts = Field([0, 8], description="places where the phase varies fast, as at air and vessels")
     bias_field: float = Field(0.25, ge=0, le=2, description="standard deviation of the logarithm of the bias field")
-    gamma: Range = Field([0.75, 1.3], description="exponent that the magnitude is raised to")
+    gamma: Range = Field([0.75, 1.3], description="exponent of the magnitude")
     resolution: Range = Field([0.6, 1.0], description="pixel density, relative to the volume's own")
     aspect: Range = Field([0.85, 1.18], description="height of a pixel over its width")
     flip: bool = Field(True, description="mirror half of the slices along each axis")
-    transpose: Share = Field(0.25, description="share of slices turned by a quarter")
+    transpose: Share = Field(0.25, description="share of slices that are transposed")
     lesions: Lesions = Field(default_factory=Lesions)
 
     @model_validator(mode="after")
-    def _share_of_fat(self) -> Simulation:
+    def _check_fat_and_coils(self) -> Simulation:
         if self.fat[1] > 1:
             raise ValueError("fat is a share of the signal, at most 1; its phase follows from field and echo")
-        return self
-
-    @model_validator(mode="after")
-    def _at_least_one_coil(self) -> Simulation:
         if self.coils[0] < 1:
             raise ValueError("coils must be at least 1")
         return self
 
 
 class Buffer(Section):
-    """Samples that are made ahead of the training, and drawn more than once; see `mrirecon.data.loading`."""
+    """Set how many samples are held, and how often each is drawn; see `mrirecon.data.loading`."""
 
-    draws_per_sample: int = Field(1, ge=1, le=4, description="how often a sample is drawn, turned anew each time")
-    capacity: Annotated[int, Field(ge=1)] = Field(256, description="samples that are held at a time, by each process")
+    draws_per_sample: int = Field(1, ge=1, le=4, description="how often a sample is drawn, augmented anew each time")
+    capacity: Annotated[int, Field(ge=1)] = Field(256, description="samples that each process holds")
     batches_per_chunk: Annotated[int, Field(ge=1)] = Field(
-        1, description="batches that are made at once, and share a size"
+        1, description="batches that are made together, and share a size"
     )
-    location: str = Field(
-        "host", description="host or device: its memory; or a folder, whose samples later runs read again"
-    )
+    location: str = Field("host", description="memory of host or device; or a folder, whose samples later runs read")
 
     def folder(self) -> Path | None:
-        """Return the folder that samples are kept in, $VARIABLES replaced; None for memory.
+        """Return the folder that stores samples, with $VARIABLES replaced; None for memory.
 
         Raises:
             UsageError: a variable is not set.
@@ -125,17 +123,17 @@ class Buffer(Section):
         """
         if self.location in ("host", "device"):
             return None
-        found = os.path.expandvars(self.location)
-        if "$" in found:
+        folder = os.path.expandvars(self.location)
+        if "$" in folder:
             raise UsageError(
                 f"data.buffer.location is {self.location!r}, and there is no such variable",
-                fix="set it, or name a folder",
+                fix="set the variable, or name a folder",
             )
-        return Path(found)
+        return Path(folder)
 
 
 class MaskFamily(Section):
-    """One family of masks that items are undersampled with."""
+    """Set one family of masks that samples are undersampled with."""
 
     family: Annotated[str, OneOf(drawn_families)]
     acceleration: Annotated[list[Annotated[float, Field(ge=1, le=64)]], BeforeValidator(_choices)] = Field(
@@ -145,7 +143,7 @@ class MaskFamily(Section):
         [], description="choices; none: 32 % of the samples"
     )
     axis: Literal["x", "y", "either"] = Field("either", description="undersampled axis of lines")
-    weight: Positive = Field(1.0, description="how often it is drawn, relative to the others")
+    weight: Positive = Field(1.0, description="how often it is drawn, relative to the other families")
 
 
 def _default_masks() -> list[MaskFamily]:
@@ -160,13 +158,13 @@ _RENAMED = {
 
 
 class Data(Section):
-    """Where items come from, how people are kept apart, and how items are cut."""
+    """Set where samples come from, how subjects are kept apart, and how samples are made."""
 
     train: Names = Field(
         ["phantom:0", "phantom:1"], min_length=1, description="files, folders, patterns, FILE#ARRAYS, phantom:SEED"
     )
     val: Annotated[Names | Annotated[float, Field(gt=0, lt=1)], BeforeValidator(_listed)] = Field(
-        ["phantom:100"], description="the same, or the share of people held out of train"
+        ["phantom:100"], description="the same, or the share of subjects held out of train"
     )
     exclude: Names = Field([], description="patterns of names left out of train and val; by item: NAME.h5:0-2,17")
     subject: str = Field(
@@ -178,19 +176,19 @@ class Data(Section):
     contrasts: list[Literal["t1w", "t2w", "t2*w", "flair", "pdw"]] = Field(
         [], description="of the data; goes into the model card"
     )
-    axes: str | None = Field(None, description="names of the stored axes of k-space, where files leave them open")
+    axes: str | None = Field(None, description="names of the stored axes of k-space, where files do not state them")
     maps: Literal["espirit", "file", "none"] = Field(
-        "espirit", description="coil maps: from each item's own calibration region, from the file, or none"
+        "espirit", description="coil maps: from the calibration region of each sample, from the file, or none"
     )
     target: Literal["clean", "measured"] = Field(
-        "clean", description="of simulated items: without noise, or as a full measurement would be"
+        "clean", description="reference of simulated samples: without noise, or as a full measurement would be"
     )
     crop: CropRange | None = Field(None, description="lowest and highest side of the window cut out before masking")
     items_per_epoch: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="items in an epoch; by default all slices"
+        None, description="samples in an epoch; by default all slices"
     )
     buffer: Buffer = Field(default_factory=Buffer)
-    val_items: Annotated[int, Field(ge=1)] = Field(24, description="items that validation looks at")
+    val_items: Annotated[int, Field(ge=1)] = Field(24, description="samples of a validation")
     simulation: Simulation = Field(default_factory=Simulation)
     masks: list[MaskFamily] = Field(default_factory=_default_masks, min_length=1)
 

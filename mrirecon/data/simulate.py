@@ -1,12 +1,20 @@
-"""From a magnitude image to multi-coil k-space that looks measured: phase, coils, correlated noise.
+"""Simulate multi-coil k-space from magnitude images: y = F S (m e^{iφ}) + n.
 
-The plain form of `mrirecon.data.simulator`, for an image as it is: every field is evaluated at every pixel, in double
-precision. Every draw is a function of an integer seed alone.
+`simulate` measures a batch of scenes on any device, for training, `mrirecon simulate` and `mrirecon detect`. Coils and
+phase multiply the object on its own, fine grid; the product is then truncated to the measured resolution, as a scanner
+does it. So edges ring, a phase that varies fast within a pixel cancels signal, and no reconstruction on the measured
+grid is exact. Random numbers are drawn on the CPU beforehand (`mrirecon.data.scene`): up to rounding, a slice depends
+neither on the device nor on the rest of its batch.
+
+`simulate_kspace` measures an image as it is: every field is evaluated at every pixel, in double precision. Each draw is
+a function of an integer seed.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from mrirecon.data.anatomy import AIR, FAT
+from mrirecon.data.batch import require_one_size
 from mrirecon.data.fields import (
+    COARSE,
     DISTANCE,
     draw_gains,
     draw_loops,
@@ -26,22 +38,280 @@ from mrirecon.data.fields import (
     sensitivities,
     sinc_matrix,
 )
-from mrirecon.data.simulator import resample_kspace
+from mrirecon.data.lesions import Lesion
+from mrirecon.data.scene import Scene, splines_over
 from mrirecon.errors import InputError
 from mrirecon.physics.operators import Fourier
 
 Complex = npt.NDArray[np.complexfloating[Any, Any]]
 Real = npt.NDArray[np.floating[Any]]
 SHARED = 0.6  # part of each coil's noise that comes from the body
+_PLANE = (-2, -1)
+_FAT_EDGE = 0.012  # width of the border of fat, in halves of the shorter side
+_FAR = 30.0  # exp(−30) is negligible, and denormal numbers are slow
+_AIR_EDGE = 1.0  # mm: width of the border of a sphere of air
+
+
+@dataclass(frozen=True)
+class SimulatedItems:
+    """Hold simulated slices of one size.
+
+    Attributes:
+        kspace: (B, C, y, x) complex64, fully sampled, with noise; centred and unitary.
+        clean: (B, C, y, x) complex64, the coil images without noise.
+        image: (B, 1, y, x) complex64, the object with its phase, as measured without coils.
+        covariance: (B, C, C) complex64, of the noise of one sample.
+        snr: of each slice, mean signal of the object over the noise of an average coil image.
+        labels: (B, 1, y, x) uint8, the lesions.
+        lesions: the lesions inserted into each slice.
+
+    """
+
+    kspace: Tensor
+    clean: Tensor
+    image: Tensor
+    covariance: Tensor
+    snr: list[float]
+    labels: Tensor
+    lesions: list[list[Lesion]]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread and, on a GPU, in full float32, so that the result does not depend on who computes."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+
+
+@torch.no_grad()
+def simulate(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> SimulatedItems:
+    """Measure a batch of slices.
+
+    Args:
+        scenes: with the same number of coils and the same window size.
+        device: where to compute, and where the result is.
+
+    Raises:
+        InputError: sizes that differ.
+
+    """
+    require_one_size([(len(s.gains), *s.size) for s in scenes])
+    grid = Grid(scenes, torch.device(device))
+    coils, (height, width) = len(scenes[0].gains), scenes[0].size
+    fine = grid.magnitude() * grid.phase()
+    loops = [s.loops for s in scenes]
+    points = sensitivities(loops, *grid.points(), grid.numbers("height").double())
+    points = points / mean_power(points, loops, *grid.points()).sqrt()
+    weighted = []
+    for item, smooth in enumerate(points.to(torch.complex64)):
+        maps = resample_kspace(smooth, *grid.splines(item))  # interpolation by the same matrix products
+        object_and_coils = torch.cat([fine[item][None], maps * fine[item]])
+        weighted.append(resample_kspace(object_and_coils, grid.rows[item], grid.columns[item]))
+    measured = torch.stack(weighted)
+    image, clean = measured[:, :1], measured[:, 1:]
+    magnitude = image.abs()
+    inside = magnitude > 0.1 * magnitude.amax(_PLANE, keepdim=True)
+    level = (magnitude * inside).sum((1, 2, 3)) / inside.sum((1, 2, 3))
+    stated = torch.tensor([math.nan if s.level is None else s.level for s in scenes], device=grid.device)
+    sigma = torch.where(stated.isnan(), level, stated) / grid.numbers("snr")
+    gains = torch.from_numpy(np.stack([s.gains for s in scenes])).to(grid.device)
+    covariance = (
+        noise_covariance(points, gains, grid.numbers("shared").double()) * sigma.double().square()[:, None, None]
+    )
+    white = torch.stack([_white(s, coils, height * width) for s in scenes]).to(grid.device)
+    noise = torch.linalg.cholesky(covariance).to(torch.complex64) @ white
+    return SimulatedItems(
+        Fourier(_PLANE)(clean).add_(noise.unflatten(-1, (height, width))),
+        clean.contiguous(),
+        image.contiguous(),
+        covariance.to(torch.complex64),
+        [s.snr for s in scenes],
+        torch.from_numpy(np.stack([s.labels for s in scenes]))[:, None].to(grid.device),
+        [s.lesions for s in scenes],
+    )
+
+
+def true_maps(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> Tensor:
+    """Return the sensitivities (B, C, y, x) complex64 at the measured pixels."""
+    grid, loops = Grid(scenes, torch.device(device)), [s.loops for s in scenes]
+    height = grid.numbers("height").double()
+    y, x = (torch.from_numpy(np.stack([s.window[a] for s in scenes])).to(device) for a in (0, 1))
+    power = mean_power(sensitivities(loops, *grid.points(), height), loops, *grid.points())
+    return (sensitivities(loops, y, x, height) / power.sqrt()).to(torch.complex64)
+
+
+def resample_kspace(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Truncate images on a fine grid to the measured resolution and window: R v Cᵀ.
+
+    Args:
+        values: (…, y, x), complex.
+        rows: (h, y), real or complex; see `mrirecon.data.fields.sinc_matrix`.
+        columns: (w, x).
+
+    Returns:
+        (…, h, w), complex.
+
+    """
+    if rows.is_complex() or columns.is_complex():
+        return rows.to(values) @ values @ columns.to(values).mT
+    # Two real products cost half of a complex one.
+    parts = torch.stack([values.real, values.imag])
+    parts = rows @ (parts @ columns.mT)
+    return torch.complex(parts[0], parts[1])
+
+
+def _white(scene: Scene, coils: int, samples: int) -> Tensor:
+    generator = torch.Generator().manual_seed(scene.seed + 2**31 * scene.number)
+    return torch.randn(coils, samples, dtype=torch.complex64, generator=generator)
+
+
+class Grid:
+    """Put slices of different sizes on one grid, padded with air after their last row and column."""
+
+    def __init__(self, scenes: Sequence[Scene], device: torch.device) -> None:
+        self.scenes, self.device = scenes, device
+        self.shape = tuple(max(s.image.shape[a] for s in scenes) for a in (0, 1))
+        self.image = self._stacked([s.image for s in scenes])
+        self.rows = self._matrices([s.rows for s in scenes], self.shape[0])
+        self.columns = self._matrices([s.columns for s in scenes], self.shape[1])
+
+    def numbers(self, name: str) -> Tensor:
+        """Return one attribute of all scenes (B,)."""
+        return torch.tensor([getattr(s, name) for s in self.scenes], dtype=torch.float32, device=self.device)
+
+    def points(self) -> tuple[Tensor, Tensor]:
+        """Return the positions (B, COARSE) along y and x that the coils are evaluated at."""
+        return _along_both(lambda a: torch.from_numpy(np.stack([s.points[a] for s in self.scenes])).to(self.device))
+
+    def splines(self, item: int) -> tuple[Tensor, Tensor]:
+        """Return the matrices (y, COARSE) and (x, COARSE) that interpolate an item's coarse grid."""
+        shape = self.scenes[item].image.shape
+        matrices = _along_both(lambda a: torch.from_numpy(splines_over(shape[a])).to(self.device))
+        return _along_both(lambda a: functional.pad(matrices[a], (0, 0, 0, self.shape[a] - shape[a])))
+
+    def magnitude(self) -> Tensor:
+        """Return the magnitude (B, y, x) with its contrast and bias field; sets ``relative``, which `phase` reads."""
+        peak = self.image.amax(_PLANE, keepdim=True).clamp_min(1e-30)
+        self.relative = self.image / peak
+        bias = torch.stack([self._bias(i) for i in range(len(self.scenes))])
+        return peak * self.relative.pow(self.numbers("exponent")[:, None, None]) * bias
+
+    def phase(self) -> Tensor:
+        """Return the factor of the magnitude (B, y, x), complex64: phase and fat, and zero in air."""
+        x = self.relative
+        rows = functional.avg_pool2d(x[:, None], (15, 1), 1, (7, 0))
+        local = functional.avg_pool2d(rows, (1, 15), 1, (0, 7))[:, 0]
+        total = self.numbers("detail")[:, None, None] * (x - local)
+        total += torch.stack([self._waves(i) for i in range(len(self.scenes))])
+        change = self._stacked([s.change for s in self.scenes])
+        radians = self.numbers("radians")[:, None, None]
+        signal = torch.ones_like(total)
+        y, x = self._millimetres()
+        for number in range(max(len(s.air) for s in self.scenes)):
+            self._add_sphere(number, y, x, change, signal)
+        for number in range(max(len(s.veins) for s in self.scenes)):
+            self._add_vein(number, y, x, change)
+        total += radians * change
+        fat = self._fat()
+        # Fat precesses relative to water: signal·((1 − f) + f e^{iψ})
+        fat_signal = torch.polar(fat, (radians * FAT).expand_as(fat))
+        return torch.polar(signal, total) * (fat_signal + (1 - fat))
+
+    def _stacked(self, arrays: Sequence[np.ndarray]) -> Tensor:
+        out = torch.zeros(len(arrays), *self.shape)
+        for target, array in zip(out, arrays, strict=True):
+            target[: array.shape[0], : array.shape[1]] = torch.from_numpy(array)
+        return out.to(self.device)
+
+    def _matrices(self, matrices: Sequence[np.ndarray], whole: int) -> Tensor:
+        out = torch.zeros(len(matrices), len(matrices[0]), whole)
+        for target, matrix in zip(out, matrices, strict=True):
+            target[:, : matrix.shape[1]] = torch.from_numpy(matrix)
+        return out.to(self.device)
+
+    def _coarse(self, item: int) -> tuple[Tensor, Tensor]:
+        """Return positions (COARSE,) along y and x of an item's own grid, in halves of its longer side."""
+        shape = self.scenes[item].image.shape
+        places = [np.linspace(-(n // 2), n - 1 - n // 2, COARSE) / (max(shape) / 2) for n in shape]
+        return _along_both(lambda a: torch.from_numpy(places[a]).to(self.device, torch.float32))
+
+    def _waves(self, item: int) -> Tensor:
+        scene = self.scenes[item]
+        rows, columns = self.splines(item)
+        return rows @ (scene.strength * scene.waves.at(*self._coarse(item), scene.height)) @ columns.T
+
+    def _bias(self, item: int) -> Tensor:
+        """Return a smooth positive field: the exponential of a few slow waves (transmit field, dielectric shading)."""
+        scene = self.scenes[item]
+        y, x = self._coarse(item)
+        waves = torch.from_numpy(scene.bias).to(y)[..., None, None]
+        total = (waves[:, 0] * y[:, None] + waves[:, 1] * x + waves[:, 2]).cos().sum(0)
+        rows, columns = self.splines(item)
+        return rows @ torch.exp(scene.deviation / math.sqrt(2) * total) @ columns.T
+
+    def _millimetres(self) -> tuple[Tensor, Tensor]:
+        """Return the positions (B, y, 1) and (B, 1, x) of pixels in mm from each item's centre pixel."""
+
+        def along(axis: int) -> Tensor:
+            centre = torch.tensor([s.image.shape[axis] // 2 for s in self.scenes], device=self.device)
+            step = torch.tensor([s.spacing[axis] for s in self.scenes], dtype=torch.float32, device=self.device)
+            return (torch.arange(self.shape[axis], device=self.device) - centre[:, None]) * step[:, None]
+
+        return along(0)[:, :, None], along(1)[:, None, :]
+
+    def _drawn(self, name: str, number: int, missing: Sequence[float]) -> list[Tensor]:
+        """Return the columns (B, 1, 1) of row ``number`` of a table that each scene has, such as ``veins``."""
+        rows = [getattr(s, name)[number] if number < len(getattr(s, name)) else missing for s in self.scenes]
+        table = torch.tensor(np.array(rows), dtype=torch.float32, device=self.device)
+        return list(table.T[..., None, None])
+
+    def _add_sphere(self, number: int, y: Tensor, x: Tensor, change: Tensor, signal: Tensor) -> None:
+        """Add the field of a sphere of air, Δχ/3 (a/r)³ (3 cos² θ − 1), to ``change``, and remove its signal."""
+        at_y, at_x, z, radius = self._drawn("air", number, (0.0, 0.0, 1e3, 1e-3))
+        dy, dx = y - at_y, x - at_x
+        square = dy.square() + dx.square() + z.square()
+        axis = torch.tensor([s.axis for s in self.scenes], device=self.device)[:, None, None]
+        along = torch.where(axis == 0, z.square().expand_as(square), torch.where(axis == 1, dy, dx).square())
+        distance = square.sqrt()
+        outside = AIR / 3 * (radius / distance).pow(3) * (3 * along / square - 1)
+        change += torch.where(distance > radius, outside, 0)
+        signal *= ((distance - radius) / _AIR_EDGE + 0.5).clamp(0, 1)
+
+    def _add_vein(self, number: int, y: Tensor, x: Tensor, change: Tensor) -> None:
+        """Add the field inside a vein, which its blood changes."""
+        none = (0.0, 0.0, 1.0, 1e3, 1e3, 1.0, 1.0, 0.0)
+        centre_y, centre_x, radius, at_y, at_x, length, width, strength = self._drawn("veins", number, none)
+        across = ((y - centre_y).square() + (x - centre_x).square()).sqrt() - radius
+        along = (y - at_y).square() + (x - at_x).square()
+        away = (across / width).square() + along / (2 * length.square())
+        change += strength * torch.exp(-away.clamp_max(_FAR))
+
+    def _fat(self) -> Tensor:
+        """Return the share of fat in the signal (B, y, x), from the depth below the skin."""
+        depth = self._stacked([s.depth for s in self.scenes])
+        share, first, last, marrow, end = torch.tensor(
+            [s.fat for s in self.scenes], dtype=torch.float32, device=self.device
+        ).T[..., None, None]
+        under = ((depth - first) / _FAT_EDGE).clamp(0, 1) * ((last - depth) / _FAT_EDGE).clamp(0, 1)
+        inner = ((depth - marrow) / _FAT_EDGE).clamp(0, 1) * ((end - depth) / _FAT_EDGE).clamp(0, 1)
+        bright = (self.relative / 0.15).clamp(0, 1)  # the skull between them shows no fat
+        fat: Tensor = share * bright * torch.maximum(under, inner) * (depth > 0)
+        return fat
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """What ``simulate_kspace`` made; ``slice`` is absent where the image had none.
+    """Hold a simulated scan; the axis ``slice`` is absent where the image had none.
 
-    Args:
+    Attributes:
         kspace: (slice, coil, y, x), complex64, centred and unitary, noise added.
-        maps: (slice, coil, y, x), complex64, the coil sensitivities that were used; as simulated, not normalised.
+        maps: (slice, coil, y, x), complex64, the coil sensitivities, as simulated, not normalised.
         noise_covariance: (coil, coil), complex128, E[n nᴴ] of one k-space sample (and so of one coil-image pixel).
         image: (slice, y, x), complex64, the object with its phase, on the grid of ``kspace``, without noise.
 
@@ -62,19 +332,18 @@ def simulate_kspace(
     shape: tuple[int, int] | None = None,
     spacing: float = 0.05,
 ) -> Simulated:
-    """Measure a magnitude image with an array of coils.
+    """Measure a magnitude image with an array of coils, whose places, noise and phase are drawn from the seed.
 
-    y = F S (|x| e^{iφ}) + n, with φ, S and the covariance of n drawn from the seed. The loops stay where they are from
-    slice to slice, and the sensitivities change with the slice's position.
+    The coils do not move from slice to slice; their sensitivities change with the slice's position.
 
     Args:
         image: (y, x) or (slice, y, x), real, not negative.
         coils: how many; 1 is a volume coil.
         snr: mean signal of the object (pixels above 5 % of the maximum) over √(E|n|²) of one pixel of an average coil
             image; near it is the SNR of a fully sampled combined image. ``math.inf`` adds no noise.
-        seed: of everything that is drawn.
+        seed: of all draws.
         shape: (y, x) samples to measure, at most the image's: the object is then finer than the measurement, and its
-            edges ring as real ones do. None measures all samples.
+            edges ring as measured ones do. None measures all samples.
         spacing: distance of neighbouring slices, in halves of the longer field of view.
 
     Raises:
@@ -83,22 +352,22 @@ def simulate_kspace(
     """
     stack = np.asarray(image)
     if np.iscomplexobj(stack):
-        raise InputError("Only a magnitude image can be simulated from.", why="it is complex", fix="pass its magnitude")
+        raise InputError("only a magnitude image can be simulated from", why="it is complex", fix="pass its magnitude")
     stack = stack.astype(np.float64)
     if stack.ndim not in (2, 3) or 0 in stack.shape or not np.isfinite(stack).all() or stack.min() < 0:
         raise InputError(
-            "Only a magnitude image can be simulated from.",
+            "only a magnitude image can be simulated from",
             why=f"shape {stack.shape}, {np.count_nonzero(~np.isfinite(stack))} values not finite, or some negative",
             fix="pass (y, x) or (slice, y, x), real, finite and not negative",
         )
     if coils < 1 or not snr > 0:
-        raise InputError("A simulation needs coils and a positive SNR.", why=f"coils={coils}, snr={snr}")
+        raise InputError("a simulation needs coils and a positive SNR", why=f"coils={coils}, snr={snr}")
     stack = stack if stack.ndim == 3 else stack[None]
     fine = stack.shape[-2:]
     shape = fine if shape is None else shape
     if any(a > b or a < 1 for a, b in zip(shape, fine, strict=True)):
         raise InputError(
-            "The measurement cannot have more samples than the image.",
+            "the measurement cannot have more samples than the image",
             why=f"shape={shape} of an image of {fine}",
             fix="ask for fewer samples, or interpolate the image first",
         )
@@ -106,8 +375,7 @@ def simulate_kspace(
     objects = torch.from_numpy(stack) * torch.stack(
         [torch.exp(1j * torch.from_numpy(object_phase(fine, seed, offset=z))) for z in height]
     )
-    sides = [sinc_matrix(n, m, 0, m, exact=True) for n, m in zip(fine, shape, strict=True)]
-    rows, columns = (torch.from_numpy(side) for side in sides)
+    rows, columns = (torch.from_numpy(sinc_matrix(n, m, 0, m, exact=True)) for n, m in zip(fine, shape, strict=True))
     images = torch.stack(
         [
             resample_kspace(torch.from_numpy(coil_maps(fine, coils, seed, offset=z)) * one, rows, columns)
@@ -124,17 +392,15 @@ def simulate_kspace(
     relative = noise_covariance(flat, gains, torch.tensor([SHARED], dtype=torch.float64))[0]
     covariance: np.ndarray = sigma**2 * relative.numpy()
     kspace = add_noise(kspace, covariance, seed)
-    truth = resample_kspace(objects, rows, columns).numpy()
-    one = slice(None) if np.ndim(image) == 3 else 0
-    return Simulated(
-        kspace[one].astype(np.complex64), maps[one].astype(np.complex64), covariance, truth[one].astype(np.complex64)
-    )
+    arrays = (kspace, maps, resample_kspace(objects, rows, columns).numpy())
+    kspace, maps, truth = ((v if np.ndim(image) == 3 else v[0]).astype(np.complex64) for v in arrays)
+    return Simulated(kspace, maps, covariance, truth)
 
 
 def coil_maps(
     shape: tuple[int, int], coils: int, seed: int, *, offset: float = 0.0, distance: float = DISTANCE
 ) -> Complex:
-    """Receive sensitivities of an array of loops around the object; see `mrirecon.data.fields`.
+    """Return the receive sensitivities of an array of loops around the object; see `mrirecon.data.fields`.
 
     Args:
         shape: (y, x) pixels, taken as square ones.
@@ -149,24 +415,22 @@ def coil_maps(
     """
     loops, (y, x) = [draw_loops(shape, coils, seed, distance)], _positions(shape)
     maps = sensitivities(loops, y[None], x[None], torch.tensor([offset], dtype=torch.float64))
-    found: Complex = (maps / mean_power(maps, loops, y[None], x[None]).sqrt())[0].numpy()
-    return found
+    return np.asarray((maps / mean_power(maps, loops, y[None], x[None]).sqrt())[0])
 
 
 def object_phase(shape: tuple[int, int], seed: int, *, offset: float = 0.0) -> Real:
-    """Smooth random phase of the object; see `mrirecon.data.fields.Waves`.
+    """Return a smooth random phase of the object; see `mrirecon.data.fields.Waves`.
 
     Args:
         shape: (y, x).
-        seed: of the draw; the same field whatever the pixel count.
+        seed: of the draw; the field does not depend on the number of pixels.
         offset: position along z, in halves of the longer field of view; neighbouring slices have similar phases.
 
     Returns:
         (y, x), radians, not wrapped; some ±π over the object.
 
     """
-    found: Real = draw_waves(seed).at(*_positions(shape), offset).numpy()
-    return found
+    return np.asarray(draw_waves(seed).at(*_positions(shape), offset))
 
 
 def add_noise(kspace: Complex, covariance: Complex, seed: int) -> Complex:
@@ -191,5 +455,9 @@ def add_noise(kspace: Complex, covariance: Complex, seed: int) -> Complex:
 
 def _positions(shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Return pixel positions (y,) and (x,) in halves of the longer side, 0 at the centre pixel."""
-    y, x = ((torch.arange(n, dtype=torch.float64) - n // 2) / (max(shape) / 2) for n in shape)
-    return y, x
+    return _along_both(lambda a: (torch.arange(shape[a], dtype=torch.float64) - shape[a] // 2) / (max(shape) / 2))
+
+
+def _along_both(values: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return a value for each axis, y and x."""
+    return values(0), values(1)

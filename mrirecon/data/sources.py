@@ -1,4 +1,4 @@
-"""Which slices there are to learn from, whose they are, and who is kept for validation."""
+"""Find the slices to learn from and their subjects, and keep some subjects for validation."""
 
 from __future__ import annotations
 
@@ -6,33 +6,44 @@ import fnmatch
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from mrirecon.data.leave_out import empty_items, excluded_items
 from mrirecon.data.settings import Data
 from mrirecon.data.volumes import PHANTOM, Volume, is_volume, read_volumes
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan, read
 from mrirecon.io.readers.registry import suffixes
 from mrirecon.io.sampling import format_items
+from mrirecon.io.scan import to_complex64
 
 FULLY_SAMPLED_SHARE = 0.9  # share of k-space sampled, above which a scan counts as fully sampled
+_BY_ITEM = re.compile(r"(?P<name>.+):(?P<items>\d+(-\d+)?(,\d+(-\d+)?)*)")
+FileInfo = dict[str, object]
 
 
 @dataclass(frozen=True)
 class SliceRef:
-    """One slice: where it lies, and whose it is."""
+    """Refer to one slice of a subject.
+
+    Attributes:
+        source: the volume or the scan.
+        index: of the slice in it.
+        subject: whose it is.
+        name: for messages.
+        shape: (C, y, x) of k-space; (y, x) of a volume.
+
+    """
 
     source: Volume | Scan = field(repr=False)
     index: int
     subject: str
     name: str
-    shape: tuple[int, ...]  # (C, y, x) of k-space; (y, x) of a volume
+    shape: tuple[int, ...]
 
     @property
     def simulated(self) -> bool:
@@ -41,13 +52,13 @@ class SliceRef:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A name that another slice, or the same of a changed file, does not have."""
+        """A hash that no other slice has, nor the same slice of a changed file."""
         if isinstance(self.source, Volume):
-            told = np.ascontiguousarray(self.source.slices[self.index]).tobytes() + repr(self.source.spacing).encode()
+            text = np.ascontiguousarray(self.source.slices[self.index]).tobytes() + repr(self.source.spacing).encode()
         else:
-            at = self.source.path.stat()
-            told = f"{self.source.path.resolve()} {at.st_size} {at.st_mtime_ns} {self.index}".encode()
-        return hashlib.sha256(told).hexdigest()[:16]
+            stat = self.source.path.stat()
+            text = f"{self.source.path.resolve()} {stat.st_size} {stat.st_mtime_ns} {self.index}".encode()
+        return hashlib.sha256(text).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -56,22 +67,22 @@ class SliceSources:
 
     Attributes:
         train: to learn from.
-        val: of other people.
+        val: to validate on, of other subjects.
         subjects: names of both groups.
-        files: path and what was found there, for the card.
-        notes: what the user should know.
+        files: a description of each file, for the card.
+        notes: notes for the user.
 
     """
 
     train: list[SliceRef] = field(repr=False)
     val: list[SliceRef] = field(repr=False)
     subjects: dict[str, list[str]]
-    files: list[dict[str, object]]
+    files: list[FileInfo]
     notes: list[str]
 
 
 def open_sources(data: Data, folder: Path = Path()) -> SliceSources:
-    """Read volumes and list scans; people are kept apart.
+    """Read volumes and list the items of scans; subjects are kept apart.
 
     Args:
         data: what to read.
@@ -79,34 +90,33 @@ def open_sources(data: Data, folder: Path = Path()) -> SliceSources:
 
     Raises:
         InputError: files that cannot be used.
-        UsageError: nothing found; a person in both groups.
+        UsageError: no files, or a subject in both groups.
 
     """
-    files: list[dict[str, object]] = []
+    files: list[FileInfo] = []
     notes: list[str] = []
-    held = isinstance(data.val, float)
     train = _slices(expand(data.train, data.exclude, folder, "data.train"), data, files, notes)
-    if held:
-        train, val = _split_by_subject(train, float(data.val))  # type: ignore[arg-type]  # just checked
+    if isinstance(data.val, float):
+        train, val = _split_by_subject(train, data.val)
     else:
-        val = _slices(expand(data.val, data.exclude, folder, "data.val"), data, files, notes)  # type: ignore[arg-type]
-    people = {"train": sorted({s.subject for s in train}), "val": sorted({s.subject for s in val})}
-    both = sorted(set(people["train"]) & set(people["val"]))
+        val = _slices(expand(data.val, data.exclude, folder, "data.val"), data, files, notes)
+    subjects = {"train": sorted({s.subject for s in train}), "val": sorted({s.subject for s in val})}
+    both = sorted(set(subjects["train"]) & set(subjects["val"]))
     if both:
         raise UsageError(
-            "the same person is in the training and in the validation data",
+            "the same subject is in the training and in the validation data",
             where="data.val",
             why=", ".join(both[:5]),
-            fix="take files of other people, or set data.subject to the expression that names a person in a file name",
+            fix="give files of other subjects, or an expression data.subject that finds the subject in file names",
         )
     if not train or not val:
         raise UsageError(
-            "there is nothing to train on" if not train else "there is nobody left to validate on",
+            "there is nothing to train on" if not train else "there is nothing to validate on",
             where="data.train" if not train else "data.val",
-            why=f"people found: {', '.join(people['train'] + people['val']) or 'none'}",
+            why=f"the subjects are {', '.join(subjects['train'] + subjects['val']) or 'none'}",
             fix="give more files, or another share",
         )
-    return SliceSources(train, val, people, files, notes)
+    return SliceSources(train, val, subjects, files, notes)
 
 
 def expand(
@@ -114,30 +124,30 @@ def expand(
 ) -> list[str]:
     """Return the files that names, folders and patterns stand for, in order and once each.
 
-    What follows a ``#`` is a pattern for the names of arrays in a file, and stays with it. Each entry stands by itself;
-    `beside` are further ones of the same list, for the error about a pattern that was meant for another's folder.
+    A ``#`` and the pattern of array names after it stay with their file. Each entry stands by itself; ``beside`` are
+    further entries of the same list, for the error about a pattern that was meant for the folder of another entry.
 
     Raises:
-        UsageError: one of them matches nothing.
+        UsageError: an entry that matches nothing.
 
     """
-    found: list[str] = []
+    files: list[str] = []
     for text in given:
         if text.split(":")[0] == PHANTOM and not Path(text).exists():
-            found.append(text)
+            files.append(text)
             continue
         named, (text, sign, part) = text, os.path.expandvars(text).partition("#")
         _check_pattern(text, named, key)
-        there = next((m for p in (Path(text).expanduser(), folder / Path(text).expanduser()) if (m := matches(p))), [])
-        if not there:
+        places = (Path(text).expanduser(), folder / Path(text).expanduser())
+        found = next((m for p in places if (m := matches(p))), [])
+        if not found:
             raise _no_match_error(named, text, folder, key, [*given, *beside])
-        found += [f"{path}{sign}{part}" for path in there]
-    kept = [f for f in dict.fromkeys(found) if not any(fnmatch.fnmatch(Path(f).name, e) for e in exclude)]
-    return kept
+        files += [f"{path}{sign}{part}" for path in found]
+    return [f for f in dict.fromkeys(files) if not any(fnmatch.fnmatch(Path(f).name, e) for e in exclude)]
 
 
 def _check_pattern(text: str, named: str, key: str) -> None:
-    """Refuse what can be no file, folder or pattern, whatever there is.
+    """Refuse what can be no file, folder or pattern.
 
     Raises:
         UsageError: with the reason.
@@ -145,9 +155,9 @@ def _check_pattern(text: str, named: str, key: str) -> None:
     """
     parts = Path(text).parts
     if not text.strip():
-        why = "no name is left"
+        why = "the name is empty"
     elif any("**" in part and part != "**" for part in parts):
-        why = "** stands for any folders, and must be all between two slashes"
+        why = "** stands for any folders, and must stand alone between two slashes"
     elif parts[0].startswith("~") and str(Path(parts[0])) == os.path.expanduser(parts[0]):  # noqa: PTH111  # it raises
         why = f"there is no home folder {parts[0]}"
     else:
@@ -157,7 +167,7 @@ def _check_pattern(text: str, named: str, key: str) -> None:
 
 
 def _no_match_error(named: str, text: str, folder: Path, key: str, beside: Sequence[str]) -> UsageError:
-    """Return the error for an entry that matches nothing: where a folder beside it holds what it names, with that."""
+    """Return the error for an entry that matches nothing, with advice where a folder holds what it names."""
     what = f"no file matches {text!r}"
     around = [Path(os.path.expandvars(other)).expanduser() for other in beside if "#" not in other]
     for other in [p for p in around for p in (p, folder / p) if p.is_dir()]:
@@ -182,26 +192,25 @@ def _no_match_error(named: str, text: str, folder: Path, key: str, beside: Seque
 
 
 def matches(path: str | Path) -> list[str]:
-    """Return what a name or a pattern stands for, and of a folder the files in it that can be read."""
+    """Return the files of a name or a pattern, and of a folder the files in it that can be read."""
     path = Path(path)
     if path.is_dir():
-        return sorted(
-            str(p) for p in path.iterdir() if p.name.lower().endswith(suffixes("kspace", "images")) and p.is_file()
-        )
+        ends = suffixes("kspace", "images")
+        return sorted(str(p) for p in path.iterdir() if p.name.lower().endswith(ends) and p.is_file())
     if path.exists():
         return [str(path)]
     return sorted(str(p) for p in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
 
 
 def subject_of(text: str, expression: str) -> str:
-    """Return who a file is of: the first group of the expression in its name, or all of the name."""
+    """Return the subject of a file: the first group of the expression in its name, or the whole name."""
     found = re.search(expression, text)
     name = re.sub(r"\.(nii\.gz|nii|img|npz|npy|h5|hdf5|cfl|dat|mat)", "", text)
     return next((g for g in found.groups() if g), name) if found else name
 
 
 def check_subject_expression(expression: str, option: str, where: str | None = None) -> None:
-    """Refuse an expression that cannot name a person: without a group, each file would be a person of its own.
+    """Refuse an expression that cannot name a subject: without a group, each file would be its own subject.
 
     Raises:
         UsageError: no regular expression, or one without a group.
@@ -213,83 +222,139 @@ def check_subject_expression(expression: str, option: str, where: str | None = N
         raise UsageError(f"{option} is not a regular expression", where=where or option, why=str(error)) from None
     if not groups:
         raise UsageError(
-            f"{option} has no group, which would name the person",
+            f"{option} has no group, which would name the subject",
             where=where or option,
-            why=f"of {expression!r}, nothing stands in parentheses, and every file would be a person of its own",
-            fix=f"put what names a person into parentheses: ({expression})",
+            why=f"{expression!r} has no parentheses, so every file would be its own subject",
+            fix=f"put what names a subject into parentheses: ({expression})",
         )
 
 
-def _slices(paths: list[str], data: Data, files: list[dict[str, object]], notes: list[str]) -> list[SliceRef]:
+def excluded_items(names: Iterable[str], count: int, exclude: Sequence[str]) -> set[int]:
+    """Return the items of a file that entries ``NAME:ITEMS`` of ``data.exclude`` name, such as ``knee*.h5:0-2,17``.
+
+    Args:
+        names: of the file and the array in it; the pattern of an entry has to match one of them.
+        count: items in it.
+        exclude: the entries.
+
+    Raises:
+        UsageError: an entry that names items which the file does not have, or a range backwards.
+
+    """
+    excluded: set[int] = set()
+    for entry in exclude:
+        match = _BY_ITEM.fullmatch(entry)
+        if match is None or not any(fnmatch.fnmatch(name, match["name"]) for name in names):
+            continue
+        for part in match["items"].split(","):
+            first, _, last = part.partition("-")
+            chosen = range(int(first), int(last or first) + 1)
+            if not chosen or chosen[-1] >= count:
+                raise UsageError(
+                    f"there are no items {part}",
+                    where=f"data.exclude: {entry}",
+                    why=f"{next(iter(names))} has {count}, from 0 to {count - 1}",
+                    fix="name items that it has, the lower one first: 0-2,17",
+                )
+            excluded |= set(chosen)
+    return excluded
+
+
+def empty_items(scan: Scan, items: Iterable[int]) -> set[int]:
+    """Return the items of a scan that hold only zeros.
+
+    One line through the centre of one coil shows that most items are not empty; more is read only where it is zero.
+    """
+    return {i for i in items if not _central_line(scan, i).any() and scan.quick_mask(i) is None}
+
+
+def _central_line(scan: Scan, item: int) -> np.ndarray:
+    index, axes = list(scan.layout.index(item)), scan.layout.axes
+    if "coil" in axes:
+        index[axes.index("coil")] = scan.coils // 2
+    index[axes.index(scan.space[0])] = scan.space_shape[0] // 2
+    values = scan.store.read(scan.roles.kspace, tuple(index))
+    return to_complex64(values, scan.where(item)) if values.dtype.fields else values
+
+
+def _slices(paths: list[str], data: Data, files: list[FileInfo], notes: list[str]) -> list[SliceRef]:
+    """Return the slices of files; appends to ``files`` and ``notes``."""
     check_subject_expression(data.subject, "data.subject")
-    slots: list[SliceRef] = []
+    slices: list[SliceRef] = []
     for entry in paths:
-        path, _, part = entry.partition("#")
+        path, _, pattern = entry.partition("#")
         if is_volume(path):
             for volume in read_volumes(path):
-                inner = volume.name.partition(":")[2]
-                if part and not fnmatch.fnmatch(inner, part):
-                    continue
-                # An array in a packed file is named after the file that it was; else the file's own name tells.
-                named = bool(re.search(data.subject, inner)) and path.split(":")[0] != PHANTOM
-                person = subject_of(inner if named else volume.name, data.subject)
-                away = excluded_items((volume.name, inner, Path(path).name), len(volume), data.exclude)
-                slots += [
-                    SliceRef(volume, i, person, f"{volume.name}, slice {i}", volume.slices.shape[1:])
-                    for i in range(len(volume))
-                    if i not in away
-                ]
-                files.append(
-                    {
-                        "file": volume.name,
-                        "subject": person,
-                        "kind": "magnitude volume, k-space simulated",
-                        "slices": len(volume) - len(away),
-                        "left out": volume.left_out,
-                        **({"excluded slices": sorted(away)} if away else {}),
-                        "size": list(volume.slices.shape[1:]),
-                        "measured share of k-space (y, x)": [round(s, 2) for s in volume.support],
-                        "voxels exactly zero": round(volume.zeros, 2),
-                    }
-                )
+                if not pattern or fnmatch.fnmatch(volume.name.partition(":")[2], pattern):
+                    slices += _volume_slices(volume, path, data, files)
         else:
-            scan = read(path, axes=data.axes)
-            if len(scan.space) != 2:
-                raise InputError(
-                    "training takes two-dimensional k-space",
-                    where=str(path),
-                    why=f"its axes are {', '.join(scan.shape)}",
-                    fix="transform the fully sampled axis and save the slices",
-                )
-            shape = (scan.coils, *scan.space_shape)
-            person = subject_of(Path(path).name, data.subject)
-            away = excluded_items((Path(path).name,), len(scan), data.exclude)
-            zeros = empty_items(scan, (i for i in range(len(scan)) if i not in away))
-            if zeros:
-                notes.append(f"{path}: {format_items(sorted(zeros))} hold nothing but zeros, and are left out")
-            taken = [i for i in range(len(scan)) if i not in away | zeros]
-            slots += [SliceRef(scan, i, person, scan.where(i), shape) for i in taken]
-            files.append(
-                {
-                    "file": Path(path).name,
-                    "subject": person,
-                    "kind": "k-space",
-                    "slices": len(taken),
-                    **({"excluded items": sorted(away)} if away else {}),
-                    **({"items of nothing but zeros, left out": sorted(zeros)} if zeros else {}),
-                    "size": list(shape),
-                }
-            )
-    cropped = sum(1 for f in files if f.get("measured share of k-space (y, x)", [1, 1]) != [1, 1])
-    if cropped:
-        text = f"{cropped} volumes had been interpolated: their k-space is cut to what was measured, and coil noise "
+            slices += _scan_slices(path, data, files, notes)
+    interpolated = sum(1 for f in files if f.get("measured share of k-space (y, x)", [1, 1]) != [1, 1])
+    if interpolated:
+        text = (
+            f"{interpolated} volumes had been interpolated: their k-space is cut to what was measured, and coil noise "
+        )
         text += "fills a background that was exactly zero"
         notes[:] = [n for n in notes if "had been interpolated" not in n] + [text]
-    return slots
+    return slices
 
 
-def _split_by_subject(slots: list[SliceRef], share: float) -> tuple[list[SliceRef], list[SliceRef]]:
-    """Keep a share of the people for validation, those whose names hash lowest: more data moves nobody."""
-    people = sorted({s.subject for s in slots}, key=lambda p: hashlib.sha256(p.encode()).digest())
-    held = set(people[: max(1, round(share * len(people)))]) if len(people) > 1 else set()
-    return [s for s in slots if s.subject not in held], [s for s in slots if s.subject in held]
+def _volume_slices(volume: Volume, path: str, data: Data, files: list[FileInfo]) -> list[SliceRef]:
+    array = volume.name.partition(":")[2]
+    # An array in a packed file bears the name of the file that it came from; otherwise the file's own name counts.
+    named = bool(re.search(data.subject, array)) and path.split(":")[0] != PHANTOM
+    subject = subject_of(array if named else volume.name, data.subject)
+    excluded = excluded_items((volume.name, array, Path(path).name), len(volume), data.exclude)
+    shape = volume.slices.shape[1:]
+    files.append(
+        {
+            "file": volume.name,
+            "subject": subject,
+            "kind": "magnitude volume, k-space simulated",
+            "slices": len(volume) - len(excluded),
+            "left out": volume.left_out,
+            **({"excluded slices": sorted(excluded)} if excluded else {}),
+            "size": list(shape),
+            "measured share of k-space (y, x)": [round(s, 2) for s in volume.support],
+            "voxels exactly zero": round(volume.zeros, 2),
+        }
+    )
+    kept = (i for i in range(len(volume)) if i not in excluded)
+    return [SliceRef(volume, i, subject, f"{volume.name}, slice {i}", shape) for i in kept]
+
+
+def _scan_slices(path: str, data: Data, files: list[FileInfo], notes: list[str]) -> list[SliceRef]:
+    scan = read(path, axes=data.axes)
+    if len(scan.space) != 2:
+        raise InputError(
+            "training takes two-dimensional k-space",
+            where=path,
+            why=f"its axes are {', '.join(scan.shape)}",
+            fix="transform the fully sampled axis and save the slices",
+        )
+    shape = (scan.coils, *scan.space_shape)
+    subject = subject_of(Path(path).name, data.subject)
+    excluded = excluded_items((Path(path).name,), len(scan), data.exclude)
+    empty = empty_items(scan, (i for i in range(len(scan)) if i not in excluded))
+    if empty:
+        notes.append(f"{path}: {format_items(sorted(empty))} hold nothing but zeros, and are left out")
+    kept = [i for i in range(len(scan)) if i not in excluded | empty]
+    files.append(
+        {
+            "file": Path(path).name,
+            "subject": subject,
+            "kind": "k-space",
+            "slices": len(kept),
+            **({"excluded items": sorted(excluded)} if excluded else {}),
+            **({"items of nothing but zeros, left out": sorted(empty)} if empty else {}),
+            "size": list(shape),
+        }
+    )
+    return [SliceRef(scan, i, subject, scan.where(i), shape) for i in kept]
+
+
+def _split_by_subject(slices: list[SliceRef], share: float) -> tuple[list[SliceRef], list[SliceRef]]:
+    """Hold out the subjects whose names have the lowest hashes: more data moves nobody to the other group."""
+    subjects = sorted({s.subject for s in slices}, key=lambda p: hashlib.sha256(p.encode()).digest())
+    held = set(subjects[: max(1, round(share * len(subjects)))]) if len(subjects) > 1 else set()
+    return [s for s in slices if s.subject not in held], [s for s in slices if s.subject in held]

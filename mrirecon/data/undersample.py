@@ -1,4 +1,4 @@
-"""Undersample k-space that was measured in full, so that there is something to compare a reconstruction with."""
+"""Undersample a fully sampled scan, so that reconstructions can be compared with it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mrirecon.masks import MaskResult, achieved_acceleration
 
 @dataclass(frozen=True)
 class Undersampled:
-    """What was written.
+    """Describe the files written.
 
-    Args:
-        paths: the files written.
-        acceleration: that of what was kept, over all items: samples in k-space / samples kept.
+    Attributes:
+        paths: the files.
+        acceleration: achieved over all items: samples in k-space / samples kept.
         mask: the mask of the first item, as drawn or read.
-        notes: what the user should know.
+        notes: notes for the user.
 
     """
 
@@ -42,24 +42,24 @@ def undersample(
 ) -> Undersampled:
     """Write a scan with only the samples that a mask keeps; all others are 0.
 
-    What was not acquired is not sampled, whatever the mask says: the mask written is the two together. Coil maps in the
-    file are left behind, as they were made from all samples.
+    The mask written is that of the samples which were acquired and which the mask keeps. Coil maps in the file are not
+    copied, as they were made from all samples.
 
     Args:
         scan: the scan, fully sampled or nearly so.
-        path: where to (.h5 in fastMRI's layout, .npz, .cfl).
-        draw: the mask for a slice, (*space) as in ``scan``.
-        per_slice: ask for a mask for every slice; otherwise slice 0's serves all, as on a scanner.
+        path: the file to write (.h5 in fastMRI's layout, .npz, .cfl).
+        draw: returns the mask (*space) for a slice.
+        per_slice: draw a mask for every slice; otherwise that of slice 0 is used for all, as on a scanner.
         keep_reference: also copy the fully sampled image, if the file holds one.
 
     Raises:
         UsageError: `path` is the input.
-        InputError: a mask of another shape, no reference to keep.
+        InputError: a mask of another shape, or no reference to keep.
 
     """
     reference = scan.reference if keep_reference else None
     if keep_reference and reference is None:
-        raise InputError("There is no reference to keep.", where=str(scan.path), fix="leave --keep-reference away")
+        raise InputError("there is no reference to keep", where=str(scan.path), fix="leave out --keep-reference")
     first = draw(0)
     kspace, masks = [], []
     lost, empty = 0, list[int]()
@@ -67,12 +67,12 @@ def undersample(
         result = draw(where.get("slice", 0)) if per_slice else first
         if result.mask.shape != scan.space_shape:
             raise InputError(
-                "The mask does not fit k-space.",
+                "the mask does not fit k-space",
                 where=scan.where(item),
                 why=f"its shape is {result.mask.shape}, and that of k-space {scan.space_shape}",
                 fix="draw it for that shape",
             )
-        if scan.is_empty(item):  # of an item without signal, nothing is taken away
+        if scan.is_empty(item):  # an item without signal stays empty
             empty.append(item)
             masks.append(result.mask)
             kspace.append(np.zeros((scan.coils, *scan.space_shape), np.complex64))
@@ -86,9 +86,9 @@ def undersample(
     if empty:
         notes.append(f"no signal in {format_items(empty)}")
     if lost:
-        notes.append(f"{lost} samples of the mask were never acquired: the acceleration is higher by them")
+        notes.append(f"{lost} samples of the mask were never acquired, which raises the acceleration")
     if scan.roles.maps is not None:
-        notes.append("the coil maps in the file are left behind: they were made from all samples")
+        notes.append("the coil maps in the file are not copied: they were made from all samples")
     sizes = (*scan.layout.loop_shape, scan.coils, *scan.space_shape)
     written = write_kspace(
         path,
@@ -105,7 +105,7 @@ def undersample(
 
 
 def _stored(masks: np.ndarray, scan: Scan) -> np.ndarray:
-    """Return the masks (item, *space) in the smallest form that ``read`` takes: lines as fastMRI stores them."""
+    """Return the masks (item, *space) in the smallest form that ``read`` accepts: lines as fastMRI stores them."""
     if not (masks == masks[0]).all():
         return masks.reshape(*scan.layout.loop_shape, *scan.space_shape)
     mask = masks[0]

@@ -1,7 +1,7 @@
-"""Magnitude volumes to simulate from: read, freed of what their vendor interpolated, and described.
+"""Read magnitude volumes to simulate from, and undo the interpolation of their vendor.
 
-Scanners store images on a finer grid than they measured, under a filter, and cut the background to zero. k-space of
-such an image has an empty rim, and simulating from it would teach a network that there is nothing to find there.
+Scanners interpolate images to a finer grid than they measured, filter them, and set the background to zero. The k-space
+of such an image has an empty rim, and a network that learns from it would leave the rim empty.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from mrirecon.io.readers.registry import holds_images, sniff
 
 Real = npt.NDArray[np.floating[Any]]
 
-PHANTOM = "phantom"  # the name of a volume that needs no file: phantom, phantom:7
+PHANTOM = "phantom"  # name of volumes that need no file: phantom, phantom:7
 SMALLEST = 48  # samples along an axis, below which a slice shows no anatomy
-LOSS = 0.5  # of the amplitude that the spectrum's own decay lets expect; below it, a filter is at work
+LOSS = 0.5  # of the expected amplitude of the spectrum; a filter causes what is below
 EMPTY = 0.05  # of the field: a slice with a smaller object is left out
 
 
 @dataclass(frozen=True)
 class Volume:
-    """Slices to simulate from.
+    """Hold slices to simulate from.
 
     Attributes:
         name: of the file, and of the array in it.
         slices: (slice, y, x) float16, 0 to 1, 1 being the 99.9th percentile of the volume.
-        spacing: (slice, y, x) distances of voxels, in mm, or in units of x where the file does not tell.
-        support: of the (y, x) samples stored, the share that was measured and is kept.
+        spacing: (slice, y, x) distances of voxels, in mm, or in units of x where the file does not state them.
+        support: share of the stored samples (y, x) that was measured, and is kept.
         zeros: share of the stored voxels that were exactly zero.
         left_out: slices without an object.
 
@@ -56,16 +56,16 @@ class Volume:
 
     @cached_property
     def anatomy(self) -> Anatomy:
-        """What the volume tells of its tissue, computed when it is asked for."""
+        """Maps of the tissue, each computed when it is asked for."""
         return Anatomy(self.slices, self.spacing)
 
 
 def read_volumes(path: str | Path) -> list[Volume]:
     """Return the magnitude volumes of a NIfTI, .npz, .npy or HDF5 file, or the phantom (``phantom:SEED``).
 
-    In .npz and HDF5 every real array with three or more axes is a volume; its last two axes are y and x. Its spacing is
-    the array (slice, y, x) that is named like it with ``_spacing`` appended; without one, slices count as four pixels
-    apart, as they are in most clinical scans.
+    In .npz and HDF5 every real array with three or more axes is a volume; its last two axes are y and x. Its spacing
+    (slice, y, x) is the array of its name with ``_spacing`` appended; without one, slices count as four pixels apart,
+    as in most clinical scans.
 
     Raises:
         InputError: a file that holds no volume, or one that cannot be used.
@@ -75,8 +75,8 @@ def read_volumes(path: str | Path) -> list[Volume]:
     if text == PHANTOM or text.startswith(PHANTOM + ":"):
         return [_phantom(text)]
     if is_nifti(path):
-        found = read_nifti(path)
-        return [prepare(Path(path).name, found.values, found.spacing)]
+        image = read_nifti(path)
+        return [prepare(Path(path).name, image.values, image.spacing)]
     store = open_store(path)
     volumes = []
     for name, (shape, dtype) in store.arrays.items():
@@ -103,14 +103,14 @@ def _spacing(stated: Real, where: str) -> tuple[float, float, float]:
         InputError: it is not three positive numbers.
 
     """
-    found = np.asarray(stated, np.float64).ravel()
-    if found.shape != (3,) or not np.isfinite(found).all() or found.min() <= 0:
-        raise InputError("a spacing is three positive numbers", where=where, why=f"it is {found.tolist()}")
-    return float(found[0]), float(found[1]), float(found[2])
+    spacing = np.asarray(stated, np.float64).ravel()
+    if spacing.shape != (3,) or not np.isfinite(spacing).all() or spacing.min() <= 0:
+        raise InputError("a spacing is three positive numbers", where=where, why=f"it is {spacing.tolist()}")
+    return float(spacing[0]), float(spacing[1]), float(spacing[2])
 
 
 def is_volume(path: str | Path) -> bool:
-    """Tell whether a file holds magnitude volumes to simulate from, rather than k-space."""
+    """Return whether a file holds magnitude volumes to simulate from, rather than k-space."""
     text = str(path)
     if text.split(":")[0] == PHANTOM or is_nifti(path):
         return True
@@ -122,11 +122,11 @@ def is_volume(path: str | Path) -> bool:
 
 
 def prepare(name: str, values: Real, spacing: tuple[float, float, float]) -> Volume:
-    """Return a volume with only what was measured: cropped in k-space to its support, empty slices left out.
+    """Return a volume, cropped in k-space to what was measured, without empty slices.
 
     Args:
         name: for messages and the card.
-        values: (slice, y, x), any unit; of complex values the magnitude is taken.
+        values: (slice, y, x), any unit; complex values are replaced by their magnitude.
         spacing: (slice, y, x) distances of voxels.
 
     Raises:
@@ -166,16 +166,16 @@ def prepare(name: str, values: Real, spacing: tuple[float, float, float]) -> Vol
 
 
 def measured_support(slices: Real) -> tuple[float, float]:
-    """Return the share of k-space along (y, x) that was measured, 1 where no vendor's filter is seen.
+    """Return the share of k-space along (y, x) that was measured, 1 where there is no sign of interpolation.
 
-    The amplitude of an image's k-space decays as a power of the frequency. Where it falls below half of what the
-    decay between 8 and 40 % of the band lets expect, and stays there, zeros were filled in or a filter pressed it down.
+    The amplitude of an image's k-space decays as a power of the frequency, which is fitted between 8 and 40 % of the
+    band. Where it falls below half of that and stays there, zeros were filled in or a filter attenuated it.
 
     Args:
         slices: (slice, y, x).
 
     """
-    found = []
+    shares = []
     middle = slices[len(slices) // 4 : max(len(slices) // 4 + 1, 3 * len(slices) // 4)]
     power = (np.abs(np.fft.fft2(middle)) ** 2).sum(0)
     for axis in (0, 1):
@@ -186,13 +186,13 @@ def measured_support(slices: Real) -> tuple[float, float]:
         band = (np.arange(1, half)) / half
         inner = (band > 0.08) & (band < 0.4)
         x, y = np.log(band[inner]), np.log(np.maximum(amplitude[inner], 1e-12))
-        # Edges alone decay as 1/f: a flatter fit is texture, whose own end is not a filter's.
+        # Edges decay as 1/f. A flatter fit is texture, whose end would be mistaken for a filter.
         slope = min(-1.0, float(np.polyfit(x, y, 1)[0]))
         expected = np.exp((y - slope * x).mean()) * band**slope
         enough = np.flatnonzero(amplitude >= LOSS * expected)
         edge = float(band[enough[-1]]) if len(enough) else 1.0
-        found.append(1.0 if edge > 0.94 else max(0.4, edge))
-    return found[0], found[1]
+        shares.append(1.0 if edge > 0.94 else max(0.4, edge))
+    return shares[0], shares[1]
 
 
 def resample(image: Real, shape: tuple[int, int]) -> Real:
@@ -205,7 +205,7 @@ def resample(image: Real, shape: tuple[int, int]) -> Real:
     return np.abs(small).astype(np.float32) * np.float32(np.prod(shape) / image.size)
 
 
-@lru_cache(maxsize=16)  # drawing one takes as long as a scan of it
+@lru_cache(maxsize=16)  # drawing one takes as long as simulating its scan
 def _phantom(text: str) -> Volume:
     number = text.partition(":")[2] or "0"
     if not number.isdigit():

@@ -1,6 +1,6 @@
-"""Sampling masks: seeded, of the exact size asked, with the achieved acceleration always stated (numpy only)."""
+"""Draw and read sampling masks: seeded, of the exact size asked for, with the acceleration stated (numpy only)."""
 
-from mrirecon.masks.fastmri import fastmri_lines
+from mrirecon.masks.compat import fastmri_lines
 from mrirecon.masks.files import load_mask, mask_bytes
 from mrirecon.masks.make import make_mask
 from mrirecon.masks.psf import point_spread

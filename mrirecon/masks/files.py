@@ -1,4 +1,4 @@
-"""Masks from and to files: .npy, .npz, .png, .txt. A file is data from a stranger: sizes first, then values."""
+"""Read and write mask files (.npy, .npz, .png, .txt); files are untrusted, so sizes are checked before values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from mrirecon.masks.registry import register_mask
 from mrirecon.masks.result import Bools, MaskResult, achieved_acceleration, readout_note, spread_over
 
 SUFFIXES = (".npy", ".npz", ".png", ".txt")
-LARGEST = 2**28  # samples: 512 in each of three axes, and twice that
+CHOOSE_SUFFIX = f"choose a name that ends in one of {', '.join(SUFFIXES)}"
+LARGEST = 2**28  # samples
 
 
 @register_mask("file", rank=99, over="file")
@@ -27,18 +28,18 @@ def load_mask(
     """Read the mask in a file.
 
     ``.npy`` and ``.npz`` hold an array of zeros and ones (an npz with several arrays: the one named ``mask``), ``.png``
-    a picture in two grey levels of which black is not sampled, ``.txt`` zeros and ones, rows on lines. Axes of length 1
-    are dropped where they stand for nothing.
+    a picture in black (not sampled) and white, ``.txt`` zeros and ones, a row a line. Superfluous axes of length 1 are
+    dropped.
 
     Args:
         path: the file.
         shape: (*space) that the mask is for; None takes the file's own.
-        axis: what the lines lie across, where the file holds lines (one axis): they are the same along all other axes.
-        readout: for three axes, the one that a mask of two axes is the same along.
+        axis: the undersampled axis, where the file holds lines (one axis).
+        readout: the fully sampled axis, where the file holds two axes and k-space has three.
 
     Raises:
         InputError: not a mask, or not one for this shape.
-        UsageError: an ending that is not known, or no such axis.
+        UsageError: an unknown suffix, or no such axis.
 
     """
     path = Path(path)
@@ -48,17 +49,17 @@ def load_mask(
     if not set(levels.tolist()) <= {0, one}:
         strange = levels[(levels != 0) & (levels != one)]
         raise InputError(
-            f"A mask must hold nothing but 0 and {one}.",
+            f"a mask must hold nothing but 0 and {one}",
             where=str(path),
-            why=f"{len(levels)} different values, {', '.join(f'{v:g}' for v in strange[:3])} among them",
-            fix="threshold it, and check that it is the mask",
+            why=f"it holds {len(levels)} different values, such as {', '.join(f'{v:g}' for v in strange[:3])}",
+            fix="check that this is the mask, and threshold it",
         )
     if not values.any():
         raise InputError(
-            "The mask samples nothing.", where=str(path), why=f"all {values.size} values are 0", fix="use another mask"
+            "the mask samples nothing", where=str(path), why=f"all {values.size} values are 0", fix="use another mask"
         )
     mask, axes = _fit(values != 0, shape, axis, readout, str(path))
-    notes = ["the mask leaves nothing out: acceleration 1"] if mask.all() else []
+    notes = ["the mask leaves nothing out: its acceleration is 1"] if mask.all() else []
     if note := readout_note(mask.shape, axes):
         notes.append(note)
     return MaskResult(
@@ -78,19 +79,19 @@ def mask_bytes(result: MaskResult, suffix: str) -> bytes:
     Args:
         result: the mask; for ``.png`` and ``.txt`` it has two axes.
         suffix: ``.npy`` (the array alone), ``.npz`` (``mask`` and ``meta``, its JSON description), ``.png`` (0 and 255,
-            one bit of information a pixel, and the description as text), ``.txt``.
+            and the description as text), ``.txt``.
 
     Raises:
-        UsageError: another suffix, or an axis too many for it.
+        UsageError: another suffix, or a mask with too many axes for it.
 
     """
     suffix, buffer = suffix.lower(), io.BytesIO()
     meta = json.dumps(result.as_dict())
     if suffix not in SUFFIXES:
-        raise UsageError(f"Masks cannot be written as {suffix or 'a file without ending'}.", fix=_endings())
+        raise UsageError(f"masks cannot be written as {suffix or 'a file without suffix'}", fix=CHOOSE_SUFFIX)
     if suffix in (".png", ".txt") and result.mask.ndim != 2:
         raise UsageError(
-            f"A {suffix} file holds two axes.", why=f"the mask has {result.mask.ndim}", fix="write .npy or .npz"
+            f"a {suffix} file holds two axes", why=f"the mask has {result.mask.ndim}", fix="write .npy or .npz"
         )
     if suffix == ".npy":
         np.save(buffer, result.mask)
@@ -110,9 +111,9 @@ def mask_bytes(result: MaskResult, suffix: str) -> bytes:
 def _read(path: Path) -> np.ndarray:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UsageError(f"{path.name} is not a mask file by its name.", where=str(path), fix=_endings())
+        raise UsageError(f"{path.name} is not a mask file by its name", where=str(path), fix=CHOOSE_SUFFIX)
     if not path.is_file():
-        raise InputError("There is no such mask file.", where=str(path), fix="check the path")
+        raise InputError("there is no such mask file", where=str(path), fix="check the path")
     try:
         if suffix == ".npy":
             with path.open("rb") as file:
@@ -126,27 +127,27 @@ def _read(path: Path) -> np.ndarray:
         raise
     except Exception as error:  # zipfile, zlib, numpy, tokenize and pillow raise errors of many types
         raise InputError(
-            f"This is not a readable {suffix} file.",
+            f"this is not a readable {suffix} file",
             where=str(path),
             why=str(error) or type(error).__name__,
-            fix="write it again, for instance with numpy.save(path, mask)",
+            fix="write it again, such as with numpy.save(path, mask)",
         ) from None
 
 
 def _array(file: IO[bytes], size: int, where: str) -> np.ndarray:
-    """Read one .npy stream of that many bytes: its header is checked before anything is allocated."""
+    """Read a .npy stream of ``size`` bytes; its header is checked before memory is allocated."""
     version = np.lib.format.read_magic(file)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = header(file)
     if any(type(n) is not int or n < 0 for n in shape):
         raise InputError(
-            "The file declares impossible lengths.", where=where, why=f"shape {shape}", fix="write it again"
+            "the file declares impossible lengths", where=where, why=f"shape {shape}", fix="write it again"
         )
     if dtype.kind not in "biuf":
-        raise InputError("A mask must hold real numbers.", where=where, why=f"it holds {dtype}", fix="save 0 and 1")
+        raise InputError("a mask must hold real numbers", where=where, why=f"it holds {dtype}", fix="save 0 and 1")
     _check_size(math.prod(shape), where)
     if size - file.tell() < math.prod(shape) * dtype.itemsize:
-        raise InputError("The file ends too early.", where=where, why=f"it should hold {shape}", fix="copy it again")
+        raise InputError("the file ends too early", where=where, why=f"it should hold {shape}", fix="copy it again")
     file.seek(0)
     return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
@@ -156,7 +157,7 @@ def _read_npz(path: Path) -> np.ndarray:
         members = {Path(m.filename).stem: m for m in archive.infolist() if m.filename.endswith(".npy")}
         if "mask" not in members and len(members) != 1:
             raise InputError(
-                "The file does not say which of its arrays is the mask.",
+                "the file does not say which of its arrays is the mask",
                 where=str(path),
                 why=f"it holds {', '.join(sorted(members)[:8]) or 'no array'}",
                 fix="save it as numpy.savez(path, mask=mask)",
@@ -172,7 +173,7 @@ def _read_text(path: Path) -> np.ndarray:
     rows = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if row and not row[0].startswith("#")]
     if not rows or len({len(row) for row in rows}) != 1:
-        raise InputError("The rows of a mask must be of one length.", where=str(path), fix="write 0 and 1, with spaces")
+        raise InputError("the rows of a mask must be of one length", where=str(path), fix="write 0 and 1, with spaces")
     return np.array([[float(word) for word in row] for row in rows])
 
 
@@ -182,25 +183,25 @@ def _read_png(path: Path) -> np.ndarray:
     try:
         picture = Image.open(path, formats=["PNG"])
     except Image.DecompressionBombError as error:
-        raise InputError("The picture is too large.", where=str(path), why=str(error), fix="check the file") from None
+        raise InputError("the picture is too large", where=str(path), why=str(error), fix="check the file") from None
     with picture:
         _check_size(picture.width * picture.height, str(path))
         levels = np.asarray(picture.convert("I") if picture.mode.startswith("I") else picture.convert("L"))
-    # a picture of one bit or sixteen has its own white; what is neither black nor white is for the caller to refuse
+    # White is 65535 in pictures of 16 bits. The caller refuses other grey levels.
     return np.where(levels == 65535, 255, levels) if levels.max(initial=0) == 65535 else levels
 
 
 def _check_size(samples: int, where: str) -> None:
     if samples > LARGEST:
         raise InputError(
-            "The mask is too large.", where=where, why=f"{samples} samples, more than {LARGEST}", fix="check the file"
+            "the mask is too large", where=where, why=f"{samples} samples, more than {LARGEST}", fix="check the file"
         )
 
 
 def _fit(
     mask: Bools, shape: tuple[int, ...] | None, axis: int, readout: int, where: str
 ) -> tuple[Bools, tuple[int, ...]]:
-    """Bring a mask to (*space), and say which axes are undersampled."""
+    """Return a mask (*space) and its undersampled axes."""
     if shape is None:
         mask = mask.squeeze() if mask.ndim > 2 else mask
         shape = mask.shape
@@ -209,7 +210,7 @@ def _fit(
     for number, option in ((axis, "axis"), (readout, "readout")):
         if not -len(shape) <= number < len(shape):
             raise UsageError(
-                f"There is no axis {number}.", why=f"{option}={number}, shape {shape}", fix="choose another"
+                f"there is no axis {number}", why=f"{option}={number}, shape {shape}", fix="choose another"
             )
     axis, readout = axis % len(shape), readout % len(shape)
     if mask.shape == shape:
@@ -222,18 +223,14 @@ def _fit(
         return spread_over(mask, shape, plane), plane
     others = [a for a, n in enumerate(shape) if mask.ndim == 1 and mask.size == n]
     if others:
-        fix = f"these are lines across axis {others[0]}: give axis={others[0]}"
+        fix = f"its lines fit axis {others[0]}: give axis={others[0]}"
     elif mask.ndim == len(shape) and mask.shape == shape[::-1]:
         fix = "transpose the mask"
     else:
-        fix = "give a mask of that shape, or one value for each line and the axis that the lines lie across"
+        fix = "give a mask of that shape, or one value for each line and the undersampled axis"
     raise InputError(
-        "The mask does not fit.",
+        "the mask does not fit",
         where=where,
-        why=f"it has the shape {mask.shape}, and k-space has {shape} (lines lie across axis {axis})",
+        why=f"it has the shape {mask.shape}, and k-space has {shape} (the undersampled axis is {axis})",
         fix=fix,
     )
-
-
-def _endings() -> str:
-    return f"choose a name that ends in one of {', '.join(SUFFIXES)}"

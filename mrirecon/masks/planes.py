@@ -1,4 +1,4 @@
-"""Our own masks over two phase-encoding axes, to the exact number of samples: Gaussian and Poisson disc."""
+"""Draw masks over two phase-encoding axes by our own rule, exact in number: Gaussian and Poisson disc."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from mrirecon.masks.lines import FWHM, log_gaussian
+from mrirecon.masks.lines import FWHM, draw_weighted, log_gaussian
 from mrirecon.masks.registry import register_mask
-from mrirecon.masks.result import Bools, heaviest
+from mrirecon.masks.result import Bools
 
 DITHER = 0.5  # of a sample
 _TOLERANCE = 0.005
@@ -30,11 +30,7 @@ def gaussian2d(
 
     """
     log_density = np.add.outer(log_gaussian(space[0], fwhm), log_gaussian(space[1], fwhm))
-    chosen = np.zeros(space, dtype=bool)
-    chosen[box] = True
-    outside = np.flatnonzero(~chosen)
-    chosen.flat[outside[heaviest(rng, log_density.flat[outside], count - int(chosen.sum()))]] = True
-    return chosen, ""
+    return draw_weighted(rng, log_density, count, box), ""
 
 
 @register_mask(rank=6, over="plane", slow=True)
@@ -43,15 +39,14 @@ def poisson(
 ) -> tuple[Bools, str]:
     """Draw the calibration box, and the other samples as a variable-density Poisson disc.
 
-    Samples are tried in random order and taken unless one taken before keeps them away (dart throwing on the k-space
-    grid: Cook, ACM Trans. Graph. 5:51, 1986; for MRI: Vasanawala et al., Proc. ISBI 2011, 1039). A sample keeps
-    others at a distance r = 1 + slope * rho, in samples, where rho is its distance from the box, 1 at the edge of
+    Samples are tried in random order and taken unless one taken before excludes them (dart throwing on the k-space
+    grid: Cook, ACM Trans. Graph. 5:51, 1986; for MRI: Vasanawala et al., Proc. ISBI 2011, 1039). A sample excludes
+    others nearer than r = 1 + slope * rho, in samples, where rho is its distance from the box, 1 at the edge of
     k-space along each axis: next to the box k-space is full. The slope is bisected to a few samples too many, of which
-    those taken last are dropped; none is ever added, so that the distance holds.
+    the last ones are dropped; none is ever added, so that the distance holds.
 
-    Distances on a grid are few (1, 1.41, 2, ...), which would draw rings of constant density. So each sample takes a
-    random part of up to ``DITHER`` off its own r. What holds for any two samples outside the box is
-    distance >= min(r) - ``DITHER``.
+    Distances on a grid take few values (1, 1.41, 2, ...), which would make rings of constant density. So a random part
+    of up to ``DITHER`` is taken off each r. Any two samples outside the box have a distance >= min(r) - ``DITHER``.
     """
     shape, box = (space[0], space[1]), (box[0], box[1])
     blocked = np.zeros(shape, dtype=bool)
@@ -64,7 +59,7 @@ def poisson(
     order = rng.permutation(np.flatnonzero(~blocked))
     dither = DITHER * rng.random_sample(order.size)
     low, high, runs = 0.0, 1.0, 0
-    best, slope = order, 0.0  # at slope 0 nothing is kept away
+    best, slope = order, 0.0  # slope 0 excludes nothing
     bracketed = False
     while best.size - wanted > _TOLERANCE * wanted and runs < _RUNS:
         runs += 1
@@ -94,11 +89,11 @@ def distance_from_box(shape: tuple[int, int], box: tuple[slice, slice]) -> np.nd
 def _throw(shape: tuple[int, int], blocked: np.ndarray, order: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Try the samples in the order given, and return those taken, as flat indices in the same order.
 
-    A sample taken blocks all others nearer than its radius. A padded row-major grid of bytes, and discs kept as
-    runs of bytes, make a disc a few slice assignments: about 1 µs, where masks made of arrays take 100.
+    A sample taken blocks all others nearer than its radius. On a padded row-major grid of bytes a disc is a few slice
+    assignments of about 1 µs together; with arrays of booleans it takes 100.
     """
-    # The largest squared distance that a radius still blocks: d < r with integers below.
-    # A disc as wide as the grid already blocks all of it: no larger one, whose margin would fill the memory.
+    # The largest squared integer distance d² with d < r. A disc as wide as the grid already blocks all of it; a larger
+    # one would only need more memory for its margin.
     reach = np.clip(np.ceil(radius**2) - 1, 0, shape[0] ** 2 + shape[1] ** 2).astype(int)
     margin = math.isqrt(int(reach.max()))
     width = shape[1] + 2 * margin
@@ -119,7 +114,7 @@ def _throw(shape: tuple[int, int], blocked: np.ndarray, order: np.ndarray, radiu
 
 
 def _disc(squared: int, width: int) -> list[tuple[int, int, bytes]]:
-    """Rows of a disc on a grid of that width: first and last offset from the middle, and the bytes to lay there."""
+    """Return the rows of a disc on a grid of that width: first and last offset from its centre, and bytes to write."""
     rows = []
     for down in range(-math.isqrt(squared), math.isqrt(squared) + 1):
         half = math.isqrt(squared - down * down)

@@ -1,4 +1,4 @@
-"""The point spread function of a mask: what aliasing a single bright point would suffer."""
+"""Compute the point spread function of a mask: the aliasing of a single bright point."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def point_spread(mask: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], float]:
         mask: (*space), sampled or not, centred.
 
     Returns:
-        (*space) |F^-1 mask| with its peak, 1, at index n // 2; and the largest value outside the main lobe, which is
-        taken as the ellipsoid that ends, along each axis, where the function first stops falling. (Lustig et al., MRM
-        58:1182, 2007, eq. 4, take every sample but the peak itself; that measures the width of the main lobe where
-        the density varies.) 0 where nothing lies outside.
+        (*space) |F^-1 mask| with its peak, 1, at index n // 2; and the largest value outside the main lobe, 0 where
+        nothing lies outside. The lobe is the ellipsoid that ends, along each axis, where the function first stops
+        falling. (Lustig et al., MRM 58:1182, 2007, eq. 4, exclude only the peak itself, which measures the width of the
+        main lobe where the density varies.)
 
     """
     sampled = np.asarray(mask, dtype=np.float64)
@@ -28,7 +28,7 @@ def point_spread(mask: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], float]:
     for axis, n in enumerate(spread.shape):
         along = spread[tuple(slice(None) if a == axis else c for a, c in enumerate(centre))]
         away = np.abs(np.arange(n) - n // 2)
-        # The function is even, as the mask is real: one side tells; on even axes the negative side is the longer one.
+        # The mask is real, so the function is even and one side is enough; on even axes the negative one is longer.
         side = along[n // 2 :: -1]
         falls = np.append(side[1:] < side[:-1], False)
         end = int(np.argmin(falls))

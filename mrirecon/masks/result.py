@@ -1,9 +1,10 @@
-"""What a mask is, what acceleration it reaches, and the seed that it is drawn from."""
+"""Describe a mask (`MaskResult`), and the seeds, calibration regions and draws that the families share."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,24 +16,28 @@ from mrirecon.errors import InputError, UsageError
 
 Bools = npt.NDArray[np.bool_]
 
+# Share of the samples that the calibration region takes by default: that of fastMRI's pairs, 4x with 8 % and 8x with
+# 4 %. In a plane the box has at most 24 samples a side.
+CALIBRATION_SHARE, CALIBRATION_SIDE = 0.32, 24
+
 
 @dataclass(frozen=True, eq=False)
 class MaskResult:
-    """A sampling mask, and what can be said of it.
+    """A sampling mask and its description.
 
-    Args:
+    Attributes:
         mask: (*space), true where k-space is sampled; the k-space centre is at index n // 2.
         acceleration: the acceleration achieved, calibration region included: size / number of samples.
-        calibration: (*space), size of the fully sampled box around the centre, 0 where there is none. For masks from
-            a file and in the manner of mridc it is measured, for the others it is the box that was laid down.
+        calibration: (*space), size of the fully sampled box around the centre, 0 where there is none; measured for
+            masks from a file and those of mridc, otherwise the box that was asked for.
         family: name of a registered family, see `mrirecon.masks.FAMILIES`.
         asked: the acceleration asked for; None for a file.
-        seed: what the generator was started with: the number given, or fastMRI's tuple of character codes.
-        name: the file name that the mask was drawn for; empty when for none in particular.
+        seed: the seed given, or fastMRI's tuple of character codes.
+        name: the file name that the mask was drawn for, or empty.
         slice: the slice that the mask was drawn for.
         compat: ``none``, ``fastmri`` or ``mridc``.
         axes: the undersampled axes, in ascending order; all others are fully sampled.
-        notes: what a user should know of this mask.
+        notes: notes for the user.
 
     """
 
@@ -49,7 +54,7 @@ class MaskResult:
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Return one line for people: family, acceleration achieved, calibration region."""
+        """Return one line of text: family, acceleration achieved, calibration region."""
         size = "×".join(str(n) for n in self.mask.shape)
         box = "×".join(str(n) for n in self.calibration) if all(self.calibration) else "none"
         asked = "" if self.asked is None else f" (asked {self.asked:g})"
@@ -87,15 +92,15 @@ def achieved_acceleration(mask: npt.ArrayLike) -> float:
     sampled = np.asarray(mask, dtype=bool)
     count = int(sampled.sum())
     if count == 0:
-        raise InputError("The mask samples nothing.", why=f"all {sampled.size} values are 0", fix="use another mask")
+        raise InputError("the mask samples nothing", why=f"all {sampled.size} values are 0", fix="use another mask")
     return float(sampled.size / count)
 
 
 def seed_from(seed: int, name: str = "", slice: int = 0) -> int:
-    """Return a 32-bit seed that depends on (seed, file name, slice) alone: the same on every machine and day.
+    """Return a 32-bit seed that depends only on (seed, file name, slice): the same on every machine.
 
-    The generators started with it are ``numpy.random.RandomState``, whose streams numpy has frozen (NEP 19), so that a
-    mask drawn today can be drawn again in ten years; ``numpy.random.Generator`` gives no such promise.
+    It seeds ``numpy.random.RandomState``, whose streams numpy has frozen (NEP 19), so that a mask can be drawn again
+    with any later numpy; ``numpy.random.Generator`` does not promise that.
 
     Args:
         seed: any integer.
@@ -108,42 +113,72 @@ def seed_from(seed: int, name: str = "", slice: int = 0) -> int:
 
 
 def legacy_generator(seed: int | Sequence[int]) -> np.random.RandomState:
-    """Return the generator that ``numpy.random.seed(seed)`` starts, of our own.
+    """Return a generator with the stream that ``numpy.random.seed(seed)`` starts.
 
     Raises:
-        UsageError: a seed that numpy's legacy generator does not take.
+        UsageError: numpy's legacy generator does not take the seed.
 
     """
     numbers = tuple(int(s) for s in seed) if isinstance(seed, Sequence) else (int(seed),)
     if not numbers or not all(0 <= s < 2**32 for s in numbers):
         raise UsageError(
-            "This seed cannot start the generator that the compatible masks are drawn with.",
+            "this seed cannot start the generator of compatible masks",
             why=f"seed is {seed}; numpy's RandomState takes 0 to 2**32 - 1",
             fix="choose a seed in that range",
         )
     return np.random.RandomState(numbers if isinstance(seed, Sequence) else numbers[0])
 
 
+def calibration_sides(space: tuple[int, ...], count: int, asked: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return the sides of the calibration box along the undersampled axes, of which ``count`` samples are taken.
+
+    Raises:
+        UsageError: a box that does not fit.
+
+    """
+    if asked is None:
+        if len(space) == 1:
+            return (round(CALIBRATION_SHARE * count),)
+        side = min(CALIBRATION_SIDE, math.isqrt(int(CALIBRATION_SHARE * count)))
+        return tuple(min(side, n) for n in space)
+    sides = tuple(int(c) for c in asked) if isinstance(asked, tuple) else (int(asked),) * len(space)
+    if len(sides) != len(space) or not all(0 <= c <= n for c, n in zip(sides, space, strict=True)):
+        raise UsageError(
+            "the calibration region does not fit",
+            why=f"it is {'×'.join(str(c) for c in sides)}, and the undersampled axes have the lengths {space}",
+            fix="give one number, or one for each undersampled axis, none longer than its axis",
+        )
+    return tuple(0 for _ in sides) if 0 in sides else sides
+
+
+def centred(n: int, size: int) -> slice:
+    """Return the ``size`` samples around the centre of n, as scanners and ``find_calibration`` centre them."""
+    start = n // 2 - size // 2
+    return slice(start, start + size)
+
+
 def spread_over(drawn: Bools, shape: tuple[int, ...], axes: tuple[int, ...]) -> Bools:
-    """Return (*shape) a mask that was drawn over some axes and is the same along all others."""
+    """Repeat a mask over some axes along all others, to (*shape)."""
     return np.ascontiguousarray(
         np.broadcast_to(drawn.reshape([n if a in axes else 1 for a, n in enumerate(shape)]), shape)
     )
 
 
 def readout_note(shape: tuple[int, ...], axes: tuple[int, ...]) -> str:
-    """Return what to say where a plane was drawn for three axes: which one was taken as the readout."""
+    """Return a note that names the axis taken as the readout of a plane among three axes, or an empty text."""
     whole = [a for a in range(len(shape)) if a not in axes]
     if len(shape) != 3 or len(axes) != 2:
         return ""
     return f"axis {whole[0]} ({shape[whole[0]]} samples) is taken as the readout, fully sampled"
 
 
-def heaviest(rng: np.random.RandomState, log_weights: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
-    """Draw ``count`` indices without replacement, each next one with probability proportional to its weight.
+def weighted_sample(
+    rng: np.random.RandomState, log_weights: npt.NDArray[np.float64], count: int
+) -> npt.NDArray[np.intp]:
+    """Draw ``count`` indices without replacement, each with probability proportional to its weight.
 
-    The exponential race of Efraimidis and Spirakis (Inf. Process. Lett. 97:181, 2006), in logarithms, so that weights
-    of any smallness stay distinct: the index with the smallest E / w, E exponential, comes first.
+    Sorts by E / w, E exponential (Efraimidis and Spirakis, Inf. Process. Lett. 97:181, 2006), in logarithms, so that
+    tiny weights stay distinct.
     """
     race = np.log(-np.log1p(-rng.random_sample(log_weights.size))) - log_weights
     return np.argsort(race, kind="stable")[:count]

@@ -1,6 +1,5 @@
-"""Training: one loop, states that resume it bit for bit, validation, and the card that a model leaves with."""
+"""Train methods: one loop, states that resume it bit for bit, validation, and exported models with their cards."""
 
-from mrirecon.training.loop import Progress, train
-from mrirecon.training.plan import dry_run
+from mrirecon.training.loop import Progress, dry_run, train
 
 __all__ = ["Progress", "dry_run", "train"]

@@ -1,6 +1,6 @@
-"""How long a run may last: a budget of time that its schedule spans, and the end of a Slurm job.
+"""Limit the duration of a run: by a budget of time that its schedule spans, or by the end of a Slurm job.
 
-Both end the run whole: the last step is taken early enough for the validation, the models and the state after it.
+Either way the run ends whole: the last step ends early enough for the validation, the models and the state after it.
 """
 
 from __future__ import annotations
@@ -8,15 +8,34 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
 
 END_OF_JOB = "SLURM_JOB_END_TIME"  # seconds since 1970, which Slurm sets from version 22.05 on
-MARGIN, LONGEST_MARGIN, SPARE = 0.05, 30.0, 2.0  # share of the time that is left unused, at most, and at least (s)
+MARGIN, LONGEST_MARGIN, SPARE = 0.05, 30.0, 2.0  # unused share of the time, its largest and its least seconds
 VALIDATION_INTERVAL = 9.0  # under a budget, validation takes at most a tenth of the time
 
 
+class _Durations:
+    """Predict how long the next event takes from the last ones; the first, which compiles and loads, counts alone."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=20)
+        self._count = 0
+
+    def add(self, seconds: float) -> None:
+        """Record how long an event took."""
+        if self._count == 1:
+            self._seconds.clear()
+        self._seconds.append(seconds)
+        self._count += 1
+
+    @property
+    def expected(self) -> float:
+        """Seconds to allow for the next event."""
+        return (1.5 if self._count > 1 else 1.0) * max(self._seconds, default=0.0)
+
+
 class Clock:
-    """The time that a call of `train` has.
+    """Measure the time that a call of `train` has left.
 
     Args:
         minutes: of wall time, all included; None for no budget.
@@ -32,34 +51,27 @@ class Clock:
         if job.isdecimal():
             ends.append(time.monotonic() + int(job) - time.time())
         self.end = min(ends) if ends else None
-        self.validation_seconds = 0.0  # seconds that a validation takes, with what is written after it
-        self.loop_start = self.last_validation = time.monotonic()  # of the loop; of the last validation
-        # Of the last steps: seconds without waiting, and seconds that a chunk of new samples was waited for. What the
-        # first took, which loads and compiles besides, counts while there is nothing else.
-        self.steps: deque[float] = deque(maxlen=20)
-        self.waits: deque[float] = deque(maxlen=20)
-        self.steps_taken = self.chunk_waits = 0  # steps, and steps that waited for a chunk
-        self.chunks_ahead = 0  # that the next step has to wait for
+        self._steps, self._chunks = _Durations(), _Durations()  # of steps without waiting; of waiting for a new chunk
+        self._chunks_ahead = 0  # new chunks that the next step has to wait for
+        self.start(0.0)
+
+    def start(self, validation_seconds: float) -> None:
+        """Begin the loop, with the seconds that a validation and the writing after it are expected to take."""
+        self.loop_start = self.last_validation = time.monotonic()
+        self.validation_seconds = validation_seconds
 
     @property
     def remaining(self) -> float:
-        """Seconds until the end, less what is left unused."""
-        if self.end is None:
-            return float("inf")
-        return self.end - self._margin - time.monotonic()
+        """Seconds until the end, less the margin."""
+        return float("inf") if self.end is None else self.end - self._margin - time.monotonic()
 
     @property
     def _margin(self) -> float:
         whole = 0.0 if self.end is None else self.end - self.begun
         return min(SPARE + MARGIN * whole, LONGEST_MARGIN)
 
-    def start(self, check: float) -> None:
-        """Begin the loop, with the seconds that a validation is expected to take."""
-        self.loop_start = self.last_validation = time.monotonic()
-        self.validation_seconds = check
-
     def record_step(self, seconds: float, waited: float = 0.0, made: int = 0, ahead: int = 0) -> None:
-        """Note what a step took.
+        """Record the duration of a step.
 
         Args:
             seconds: in all.
@@ -68,57 +80,42 @@ class Clock:
             ahead: chunks that have to be made for the next one.
 
         """
-        if self.steps_taken == 1:
-            self.steps.clear()
-        self.steps.append(seconds - waited)
-        self.steps_taken, self.chunks_ahead = self.steps_taken + 1, ahead
+        self._steps.add(seconds - waited)
         if made:
-            if self.chunk_waits == 1:
-                self.waits.clear()
-            self.waits.append(waited / made)
-            self.chunk_waits += 1
+            self._chunks.add(waited / made)
+        self._chunks_ahead = ahead
 
     @property
-    def _next(self) -> float:
-        """Seconds to allow for the next step."""
-        return _expected_seconds(self.steps, self.steps_taken) + self.chunks_ahead * _expected_seconds(
-            self.waits, self.chunk_waits
-        )
+    def _next_step(self) -> float:
+        return self._steps.expected + self._chunks_ahead * self._chunks.expected
 
     def record_validation(self, seconds: float) -> None:
-        """Note what a validation took."""
+        """Record the duration of a validation."""
         self.validation_seconds, self.last_validation = max(self.validation_seconds, seconds), time.monotonic()
 
     @property
     def progress(self) -> float:
-        """How far the schedule is, from 0 to 1: the time of all calls, of what it will be at the end of the budget.
+        """Progress of the schedule from 0 to 1: the time of all calls over that at the end of the budget.
 
-        A further budget lowers it: the schedule goes on as if the whole had been known from the start.
+        A further budget lowers it: the schedule continues as if the sum had been known from the start.
         """
         if self.minutes is None or self.end is None:
             return 0.0
-        now = time.monotonic()
-        here, whole = now - self.loop_start, self.end - self._margin - self.validation_seconds - self.loop_start
+        here = time.monotonic() - self.loop_start
+        whole = self.end - self._margin - self.validation_seconds - self.loop_start
         return min(1.0, max(0.0, (self.spent + here) / max(self.spent + whole, 1e-9)))
 
     @property
     def out_of_time(self) -> bool:
-        """Whether one more step and the validation might not fit any more."""
-        return self.remaining < self._next + self.validation_seconds
+        """Whether one more step and the validation might not fit."""
+        return self.remaining < self._next_step + self.validation_seconds
 
     @property
     def validation_due(self) -> bool:
-        """Whether the last validation is long enough ago for another, under a budget or before the end of a job."""
+        """Whether there is time for a validation before the last one; always where there is no end."""
         if self.end is None:
             return True
-        if self.remaining < 2 * self.validation_seconds + self._next:
+        if self.remaining < 2 * self.validation_seconds + self._next_step:
             return False
-        return (
-            self.minutes is None
-            or time.monotonic() - self.last_validation >= VALIDATION_INTERVAL * self.validation_seconds
-        )
-
-
-def _expected_seconds(seconds: Sequence[float], count: int) -> float:
-    """Return the seconds to allow for one more of what took so long the last times; the first time takes longer."""
-    return (1.5 if count > 1 else 1.0) * max(seconds, default=0.0)
+        since = time.monotonic() - self.last_validation
+        return self.minutes is None or since >= VALIDATION_INTERVAL * self.validation_seconds

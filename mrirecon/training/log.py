@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object a line, and TensorBoard's files where they are asked for."""
+"""Write the log of a run: one JSON object a line, and TensorBoard's files if asked for."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from typing import Any
 from mrirecon.errors import UsageError
 from mrirecon.io import atomic_path
 from mrirecon.io.safe.text import parse_json
-from mrirecon.training.config import Train
 
 NAME = "log.jsonl"
 
 
 class Log:
-    """Lines of a run.
+    """Write the lines of a run.
 
     Args:
         folder: of the run.
-        settings: whether TensorBoard's files are wanted.
+        tensorboard: whether to write TensorBoard's files.
         writes: whether this process is the one that writes.
 
     Raises:
@@ -30,10 +29,10 @@ class Log:
 
     """
 
-    def __init__(self, folder: Path, settings: Train, writes: bool) -> None:
+    def __init__(self, folder: Path, tensorboard: bool, writes: bool) -> None:
         self.path, self.writes = folder / NAME, writes
         self.board: Any = None  # an untyped class of an optional package
-        if settings.tensorboard and writes:
+        if tensorboard and writes:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
@@ -41,40 +40,38 @@ class Log:
                 raise UsageError("TensorBoard is not installed", where="train.tensorboard", fix=fix) from None
             self.board = SummaryWriter(str(folder / "tensorboard"))
 
-    def begin(self, step: int, command: Sequence[str] | None, *, anew: bool, checked: bool) -> None:
-        """Cut off what was logged after the state that the run goes on from, and say when it starts.
+    def begin(self, step: int, command: Sequence[str] | None, *, new: bool, validated: bool) -> None:
+        """Remove the lines after the state from which the run resumes, and write when it starts.
 
         Args:
             step: of that state.
             command: the command line.
-            anew: there is none, and the run begins.
-            checked: whether it had been validated.
+            new: whether there is no state, and the run begins.
+            validated: whether the state was validated.
 
         """
         if not self.writes:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.is_file():
-            lines = [] if anew else self.path.read_text(encoding="utf-8").splitlines()
-            kept = [x for x in lines if _step(x) < step or (_step(x) == step and (checked or "validation" not in x))]
+            lines = [] if new else self.path.read_text(encoding="utf-8").splitlines()
+            kept = [x for x in lines if _step(x) < step or (_step(x) == step and (validated or "validation" not in x))]
             with atomic_path(self.path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self.write({"step": step, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command})
 
     def write(self, line: Mapping[str, object]) -> None:
-        """Append a line; what is not a number is null."""
+        """Append a line; what is not a finite number is null."""
         if not self.writes:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_plain(line)) + "\n")
         if self.board is not None:
-            step = int(line["step"])  # type: ignore[call-overload]  # every line has one
-            values = line.get("validation")
-            named = {f"validation/{k}": v for k, v in values.items()} if isinstance(values, Mapping) else line
+            scores = line.get("validation")
+            named = {f"validation/{k}": v for k, v in scores.items()} if isinstance(scores, Mapping) else line
             for name, value in named.items():
                 if isinstance(value, int | float) and name != "step":
-                    self.board.add_scalar(name, value, step)
+                    self.board.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
         """Finish TensorBoard's files."""
@@ -83,10 +80,9 @@ class Log:
 
 
 def _step(line: str) -> float:
-    """Return the step of a line; one that was cut off by a kill counts as late."""
+    """Return the step of a line; infinity for a line that a kill cut off."""
     try:
-        found = parse_json(line)
-        return float(found["step"])
+        return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 

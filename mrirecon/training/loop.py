@@ -1,4 +1,4 @@
-"""The loop: one optimizer step after the other, each a function of the state before it and of the settings alone."""
+"""Run the training loop: optimizer steps, each a function of the state before it and of the settings alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -18,27 +17,22 @@ import torch
 from mrirecon.errors import BusyError, Stopped, UsageError
 from mrirecon.io import atomic_path
 from mrirecon.io.safe.lock import output_lock
-from mrirecon.training.config import Config, differences, render, saved_config
+from mrirecon.models.costs import peak_allocation
+from mrirecon.training.config import Config, differences, load_config, render
 from mrirecon.training.log import Log
-from mrirecon.training.setup import learning_rate, make_fabric, rank_of_process
+from mrirecon.training.setup import learning_rate, make_fabric, rank_of_process, with_precision
 from mrirecon.training.state import State, load_state, save_state, states
 from mrirecon.training.trainer import Trainer
 
 Progress = Callable[[int, int, str], None]
 CONFIG, STATES = "config.yaml", "states"
-# What may differ when a run goes on: it changes none of its numbers, or, as minutes, each call has its own.
+# Settings that may differ when a run resumes: they change none of its numbers, or each call has its own, as minutes.
 CHANGEABLE = (
-    *(
-        "train.workers",
-        "train.tensorboard",
-        "train.checkpoint",
-        "train.validation_images",
-        "train.log_every",
-        "train.minutes",
-    ),
-    "data.licence",
+    *("train.workers", "train.tensorboard", "train.checkpoint", "train.validation_images", "train.log_every"),
+    *("train.minutes", "data.licence"),
 )
 RUN_LENGTH = ("train.steps", "train.epochs")
+TIMED_STEPS = 2  # of a dry run, after the first
 
 
 def train(
@@ -57,119 +51,161 @@ def train(
     Args:
         config: from `mrirecon.training.config.load_config`.
         folder: of the run; made where it does not exist.
-        resume: ``auto`` goes on with the run in the folder, ``never`` refuses a folder with a run in it.
+        resume: ``auto`` resumes the run in the folder, ``never`` refuses a folder with a run in it.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
         progress: called with (step, steps, what happens).
-        tell: called with lines for people.
+        tell: called with messages for the user.
         command: the command line, for the log.
-        begun: when the time of ``train.minutes`` began to count, of `time.monotonic`; now, if left out.
+        begun: when the time of ``train.minutes`` began to count, of `time.monotonic`; now by default.
 
     Returns:
-        Plain data: steps, scores of the last validation, the best, folders, seconds, and whether the run is finished:
-        a Slurm job whose time is up ends it whole before, to be gone on with.
+        Plain data: steps, scores of the last validation, the best, folders, seconds, and whether the run is finished,
+        which it is not where the time of a Slurm job ended it.
 
     Raises:
-        UsageError: a run that cannot go on as configured, with the differences.
+        UsageError: a run that cannot resume as configured, with the differences.
         BusyError: another process trains in this folder.
-        SignalError: a loss that is not a number; the item is named.
+        SignalError: a loss that is not a number; the sample is named.
         Stopped: by SIGINT, SIGTERM or SIGUSR1, after the step was saved.
 
     """
     begun, folder = time.monotonic() if begun is None else begun, Path(folder)
     with _run_lock(folder):
-        return _train(config, folder, resume, device, progress, tell, command, begun)
+        given, config = config, _keep_precision(config, folder)
+        start = _open_folder(config, folder, resume)
+        # Cascades that are detached, and whose images do not count, get no gradient.
+        fabric = make_fabric(config.settings.train, device, unused=config.settings.loss.cascades == "last")
+        fabric.barrier()
+        t = Trainer(config, folder, fabric, begun=begun)
+        if not t.is_main:
+            tell, progress = (lambda text: None), None
+        settings = t.settings.train
+        kept = f"networks compute in {settings.precision}, as when the run began"
+        for note in (*t.sources.notes, t.precision_note if config is given else kept):
+            tell(note)
+        log = Log(folder, settings.tensorboard, t.is_main)
+        if not t.learnable:
+            scores = t.validate(t.model.eval(), folder / "panels" / "untrained.png", t.settings.method).scores
+            tell(f"{t.settings.method} has no weights to learn: it was validated as it is")
+            log.write({"step": 0, "validation": scores})
+            return {"steps": 0, "scores": scores, "folder": str(folder), "learned": False, "rank": fabric.global_rank}
+        if start is not None:
+            state, notes = start
+            for note in notes:
+                tell(note)
+            _keep_threads(state, tell)
+            t.restore(state)
+            tell(f"resumes after step {t.step}{_of_total(t)}")
+        if t.is_main:
+            with atomic_path(folder / CONFIG) as temporary:
+                temporary.write_text(render(t.config), encoding="utf-8")
+        log.begin(t.step, command, new=start is None, validated=t.validated_step == t.step)
+        with _signals(t):
+            _run(t, log, progress, tell)
+        log.close()
+        return {
+            "steps": t.step,
+            "scores": t.scores,
+            "zero_filled": t.zero_filled,
+            "best": t.best,
+            "finished": settings.minutes is not None or not t.out_of_time or t.step >= t.total,
+            "folder": str(folder),
+            "seconds": t.seconds,
+            "learned": True,
+            "rank": fabric.global_rank,
+        }
+
+
+def dry_run(config: Config, folder: str | Path, device: str = "auto") -> dict[str, Any]:
+    """Take a few steps without writing anything, and return what the whole run would need.
+
+    Returns:
+        Plain data: subjects, slices, steps, parameters, seconds a step and in all, share of them spent waiting for
+        samples, peak memory of a step in MiB beside the weights, and notes.
+
+    Raises:
+        MriReconError: whatever would stop the run at its beginning.
+
+    """
+    t = Trainer(config, Path(folder), make_fabric(config.settings.train, device))
+    plan: dict[str, Any] = {
+        "method": config.settings.method,
+        "subjects": t.sources.subjects,
+        "slices": {"train": len(t.sources.train), "val": len(t.sources.val)},
+        "steps": t.total,
+        "device": str(t.device),
+        "parameters": sum(w.numel() for w in t.weights.values()),
+        "notes": [*t.sources.notes, t.precision_note],
+        "folder": str(folder),
+    }
+    if not t.learnable:
+        return plan | {"steps": 0}
+    batches = t.loader.batches(0)
+    if t.device.type == "cuda":
+        t.advance(batches)
+        peak = torch.cuda.max_memory_allocated(t.device)
+    else:
+        peak = peak_allocation(lambda: t.advance(batches))
+    start, waited = time.perf_counter(), t.loader.seconds_waited
+    for _ in range(TIMED_STEPS):
+        t.advance(batches)
+    spent = time.perf_counter() - start
+    waited = t.loader.seconds_waited - waited
+    start = time.perf_counter()
+    t.validate_one()
+    validation = (time.perf_counter() - start) * len(t.val_samples.slices)
+    minutes, step = config.settings.train.minutes, spent / TIMED_STEPS
+    if minutes is None:
+        whole = step * t.total + validation * (t.total // t.validate_every + 1)
+    else:
+        whole = 60 * minutes
+        plan["steps"] = max(1, round((whole - 2 * validation) / step))  # two validations, at least
+    return plan | {
+        "seconds a step": step,
+        "waited": waited / spent,
+        "seconds in all": whole,
+        "memory (MiB)": peak / 2**20,
+    }
 
 
 @contextmanager
 def _run_lock(folder: Path) -> Iterator[None]:
-    """Hold the folder for this run, which only one process may write to; of several ranks the first does it for all.
+    """Lock the folder, as only one process may write to it; the first of several ranks does so for all.
 
     Raises:
-        BusyError: another process holds it.
+        BusyError: another process holds the lock.
 
     """
-    if rank_of_process():
-        yield
-        return
     with ExitStack() as stack:
         try:
-            stack.enter_context(output_lock(folder / CONFIG, wait=False))
+            if not rank_of_process():
+                stack.enter_context(output_lock(folder / CONFIG, wait=False))
         except BusyError:
             fix = "wait for it or stop it (it saves its state), or use another --output"
             raise BusyError("another process trains in this folder", where=str(folder), fix=fix) from None
         yield
 
 
-def _train(
-    config: Config,
-    folder: Path,
-    resume: str,
-    device: str,
-    progress: Progress | None,
-    tell: Callable[[str], None],
-    command: Sequence[str] | None,
-    begun: float,
-) -> dict[str, Any]:
-    asked, config = config, _keep_precision(config, folder)
-    start = _open_folder(config, folder, resume)
-    # Cascades that are detached, and whose images do not count, learn nothing.
-    unused = config.settings.loss.cascades == "last"
-    fabric = make_fabric(config.settings.train, device, unused=unused)
-    fabric.barrier()
-    trainer = Trainer(config, folder, fabric, begun=begun)
-    if not trainer.is_main:
-        tell, progress = (lambda text: None), None
-    kept = f"networks compute in {trainer.settings.train.precision}, as when the run began"
-    for note in (*trainer.sources.notes, trainer.precision_note if config is asked else kept):
-        tell(note)
-    log = Log(folder, config.settings.train, trainer.is_main)
-    if not trainer.learnable:
-        found = _validate_untrained(trainer, tell)
-        log.write({"step": 0, "validation": found})
-        return {"steps": 0, "scores": found, "folder": str(folder), "learned": False, "rank": fabric.global_rank}
-    if start is not None:
-        state, notes = start
-        for note in notes:
-            tell(note)
-        _keep_threads(state, tell)
-        trainer.restore(state)
-        of = "" if config.settings.train.minutes else f" of {trainer.total}"
-        tell(f"goes on after step {trainer.step}{of}")
-    if trainer.is_main:
-        with atomic_path(folder / CONFIG) as temporary:
-            temporary.write_text(render(trainer.config), encoding="utf-8")
-    log.begin(trainer.step, command, anew=start is None, checked=trainer.validated_step == trainer.step)
-    with _signals(trainer):
-        _run(trainer, log, progress, tell)
-    log.close()
-    told = {"steps": trainer.step, "scores": trainer.scores, "zero_filled": trainer.zero_filled, "best": trainer.best}
-    told["finished"] = (
-        trainer.settings.train.minutes is not None or not trainer.out_of_time or trainer.step >= trainer.total
-    )
-    return {**told, "folder": str(folder), "seconds": trainer.seconds, "learned": True, "rank": fabric.global_rank}
-
-
 def _keep_precision(config: Config, folder: Path) -> Config:
-    """Return the configuration with ``train.precision: auto`` replaced by what the run in the folder began with."""
-    settings, saved = config.settings, folder / CONFIG
-    if settings.train.precision != "auto" or not (saved.is_file() and states(folder / STATES)):
+    """Return the configuration with ``train.precision: auto`` replaced by that of the run in the folder."""
+    saved = folder / CONFIG
+    if config.settings.train.precision != "auto" or not (saved.is_file() and states(folder / STATES)):
         return config
-    train = settings.train.model_copy(update={"precision": saved_config(saved)["train"]["precision"]})
-    return replace(config, settings=settings.model_copy(update={"train": train}))
+    return with_precision(config, load_config(saved).settings.train.precision)
 
 
 def _open_folder(config: Config, folder: Path, resume: str) -> tuple[State, list[str]] | None:
-    """Return the state to go on from, or None for a new run.
+    """Return the state to resume from and notes on damaged ones, or None for a new run.
 
     Raises:
-        UsageError: the folder holds a run that cannot go on so.
+        UsageError: the folder holds a run that cannot resume with this configuration.
 
     """
     saved = folder / CONFIG
     if not saved.is_file():
         return None
     if not states(folder / STATES):
-        # A run that failed before its first state has made nothing that could be gone on with, or lost.
+        # A run that failed before its first state has made nothing that could be resumed or lost.
         models = [name for name in ("best", "last") if (folder / name).exists()]
         if not models:
             return None
@@ -185,7 +221,7 @@ def _open_folder(config: Config, folder: Path, resume: str) -> tuple[State, list
         )
     train = config.settings.train
     free = CHANGEABLE if train.schedule == "cosine" and train.minutes is None else (*CHANGEABLE, *RUN_LENGTH)
-    changed = [d for d in differences(saved_config(saved), config.plain()) if not d.startswith(free)]
+    changed = [d for d in differences(load_config(saved).plain(), config.plain()) if not d.startswith(free)]
     if changed:
         raise UsageError(
             "the configuration is not that of the run in this folder",
@@ -198,12 +234,12 @@ def _open_folder(config: Config, folder: Path, resume: str) -> tuple[State, list
 
 
 def _keep_threads(state: State, tell: Callable[[str], None]) -> None:
-    """Compute with as many threads as the run began with: sums are taken in their order, and round as it was."""
+    """Compute with as many threads as the run began with, because their number decides how sums are rounded."""
     before, now = state.get("threads"), torch.get_num_threads()
     if before is None or before == now:
         return
     if os.environ.get("OMP_NUM_THREADS"):
-        tell(f"it began with {before} threads and goes on with {now}, as OMP_NUM_THREADS says: not bit for bit")
+        tell(f"it began with {before} threads and resumes with {now}, as OMP_NUM_THREADS says: not bit for bit")
         return
     torch.set_num_threads(before)
     tell(f"computes with {before} threads, as it began; OMP_NUM_THREADS overrides it")
@@ -214,14 +250,14 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
     begun = clock = last_save = time.perf_counter()
     first = t.step
 
-    def spend() -> None:
+    def count_seconds() -> None:
         nonlocal clock
         now = time.perf_counter()
         t.seconds, clock = t.seconds + now - clock, now
 
     def save() -> None:
         nonlocal last_save
-        spend()
+        count_seconds()
         if t.is_main:
             save_state(t.folder / STATES, t.step, t.state())
         last_save = time.perf_counter()
@@ -245,11 +281,10 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
         rate = learning_rate(train, t.step, t.total, t.progress)
         loss, norm = t.advance(batches)
         t.window.append(loss)
-        spend()
+        count_seconds()
         if t.step % train.log_every == 0 or t.step == t.total:
-            line: dict[str, object] = {"step": t.step, "loss": sum(t.window) / len(t.window), "gradient": norm}
-            line |= {"lr": rate, "seconds": t.seconds}
-            here = time.perf_counter() - begun
+            mean, here = sum(t.window) / len(t.window), time.perf_counter() - begun
+            line = {"step": t.step, "loss": mean, "gradient": norm, "lr": rate, "seconds": t.seconds}
             log.write(line | {"steps/s": (t.step - first) / here} | t.loader.statistics())
             t.window = []
         if progress:
@@ -266,45 +301,43 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
 
 
 def _validate(t: Trainer, log: Log, tell: Callable[[str], None]) -> None:
-    """Validate, keep the best and the last model, and say how it goes."""
-    heading = f"{t.settings.method}, step {t.step}"
+    """Validate, export the last and the best model, and report the scores."""
     begun = time.monotonic()
     with t.averaged() as model:
-        found = t.validate(model, t.folder / "panels" / f"step-{t.step:08d}.png", heading)
-    t.scores, t.validated_step = found.scores, t.step
-    better = t.best is None or found.selection_score > t.best
-    t.best, t.stale_validations = (found.selection_score, 0) if better else (t.best, t.stale_validations + 1)
-    log.write({"step": t.step, "validation": found.scores, "seconds": t.seconds})
+        heading = f"{t.settings.method}, step {t.step}"
+        validation = t.validate(model, t.folder / "panels" / f"step-{t.step:08d}.png", heading)
+    t.scores, t.validated_step = validation.scores, t.step
+    score = validation.selection_score
+    better = t.best is None or score > t.best
+    t.best, t.stale_validations = (score, 0) if better else (t.best, t.stale_validations + 1)
+    log.write({"step": t.step, "validation": t.scores, "seconds": t.seconds})
     if t.is_main:
         t.export("last")
         if better:
             t.export("best")
-    shown = ", ".join(f"{k} {v:.4g}" for k, v in found.scores.items() if v is not None)
+    shown = ", ".join(f"{k} {v:.4g}" for k, v in t.scores.items() if v is not None)
     zero = ", ".join(f"{v:.4g}" for v in t.zero_filled.values() if v is not None)
     t.clock.record_validation(time.monotonic() - begun)
-    of = "" if t.settings.train.minutes is not None else f" of {t.total}"
-    tell(f"step {t.step}{of}: {shown} (zero-filled {zero}){', best so far' if better else ''}")
+    tell(f"step {t.step}{_of_total(t)}: {shown} (zero-filled {zero}){', best so far' if better else ''}")
 
 
-def _validate_untrained(t: Trainer, tell: Callable[[str], None]) -> dict[str, float | None]:
-    found = t.validate(t.model.eval(), t.folder / "panels" / "untrained.png", t.settings.method)
-    tell(f"{t.settings.method} has no weights to learn: it was validated as it is")
-    return found.scores
+def _of_total(t: Trainer) -> str:
+    return "" if t.settings.train.minutes is not None else f" of {t.total}"
 
 
 @contextmanager
 def _signals(trainer: Trainer) -> Iterator[None]:
-    """Note signals, so that the step in progress is finished and saved; a second one ends at once."""
+    """Record signals, so that the current step is finished and saved; a second one stops at once."""
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         if trainer.signal:
             raise Stopped(number, "at once; the last saved state is whole")
         trainer.signal = number
 
-    if threading.current_thread() is not threading.main_thread():  # signals come to the main one alone
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
-    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    before = {n: signal.signal(n, record) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:

@@ -1,17 +1,18 @@
-"""What a run is made of, from its settings: processes, data, model, optimizer, learning rate."""
+"""Set up a run from its settings: processes, samples, model, optimizer, learning rate."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from mrirecon.data.items import SampleFactory
-from mrirecon.data.sources import SliceRef, SliceSources
+from mrirecon.data.samples import SampleFactory
+from mrirecon.data.sources import SliceSources
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import UsageError
 from mrirecon.methods.registry import build, find_method
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'mrirecon[train]'"
 _WARMUP_SHARE = 0.1  # of a budget of time
-RANK_TIMEOUT = timedelta(minutes=30)  # a rank that says nothing for so long is lost; one that dies is noticed at once
+RANK_TIMEOUT = timedelta(minutes=30)  # a silent rank is given up then; one that dies is noticed at once
 
 
 def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) -> Fabric:
@@ -34,10 +35,10 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
     Args:
         settings: the batch.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
-        unused: whether a loss may leave weights without a gradient, which several ranks have to know.
+        unused: whether the loss may leave weights without a gradient, which several ranks have to know.
 
     Raises:
-        UsageError: lightning is not installed; a device that is not here; a batch that the ranks cannot share.
+        UsageError: lightning is not installed; the device is not there; the ranks cannot share the batch.
 
     """
     try:
@@ -51,34 +52,25 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
         raise UsageError(
             f"{ranks} processes cannot share a batch of {settings.batch}",
             where="train.batch",
-            fix=f"set train.batch to a multiple of {ranks}: it counts the items of all processes together",
+            fix=f"set train.batch to a multiple of {ranks}: it counts the samples of all processes together",
         )
     kind, _, number = device.partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"device {device!r} cannot be used here", fix="use --device cpu")
-    devices: int | list[int] = here if ranks > 1 else [int(number)] if number and kind == "cuda" else 1
-    strategy = (
-        DDPStrategy(
-            find_unused_parameters=unused,
-            process_group_backend="nccl" if kind == "cuda" else "gloo",
-            timeout=RANK_TIMEOUT,
-        )
-        if ranks > 1
-        else "auto"
+    precision: Literal["32-true"] = (
+        "32-true"  # networks convert inputs and weights to bfloat16 themselves, see `Reconstructor`
     )
-    fabric = Fabric(
-        accelerator=kind,
-        devices=devices,
-        num_nodes=max(1, ranks // here) if ranks > 1 else 1,
-        strategy=strategy,
-        # Alone within an allocation of SLURM, this is not one of its tasks.
-        plugins=None if ranks > 1 else LightningEnvironment(),
-        precision="32-true",  # networks take their inputs and weights in bfloat16 themselves (`Reconstructor`)
-    )
-    if ranks > 1:
-        fabric.launch()
+    if ranks == 1:
+        # Without srun, a process in an allocation of Slurm is not one of its tasks, but Fabric would think so.
+        devices: int | list[int] = [int(number)] if number and kind == "cuda" else 1
+        return Fabric(accelerator=kind, devices=devices, plugins=LightningEnvironment(), precision=precision)
+    backend = "nccl" if kind == "cuda" else "gloo"
+    strategy = DDPStrategy(find_unused_parameters=unused, process_group_backend=backend, timeout=RANK_TIMEOUT)
+    nodes = max(1, ranks // here)
+    fabric = Fabric(accelerator=kind, devices=here, num_nodes=nodes, strategy=strategy, precision=precision)
+    fabric.launch()
     return fabric
 
 
@@ -86,7 +78,7 @@ def processes() -> tuple[int, int]:
     """Return how many processes torchrun or srun started, in all and on this node; (1, 1) for neither."""
     environment = os.environ
     ranks = int(environment.get("WORLD_SIZE") or environment.get("SLURM_STEP_NUM_TASKS") or 1)
-    # such as "4(x2),3": of the first node, and Fabric wants nodes alike
+    # Such as "4(x2),3"; that of the first node counts, as Fabric needs equal nodes.
     slurm = environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0].partition(",")[0]
     return ranks, int(environment.get("LOCAL_WORLD_SIZE") or slurm or ranks)
 
@@ -99,20 +91,21 @@ def rank_of_process() -> int:
 
 
 def make_model(settings: Settings) -> Reconstructor:
-    """Build the method; its first weights are a function of the seed, or those of ``train.initial_weights``.
+    """Build the method with initial weights that are a function of the seed, or those of ``train.initial_weights``.
 
     Raises:
         InputError, ModelMismatchError: see `mrirecon.models.checkpoints.load_model`.
         UsageError: the weights of ``train.initial_weights`` do not fit the model.
 
     """
-    torch.manual_seed(settings.train.seed)
+    train = settings.train
+    torch.manual_seed(train.seed)
     model = build(settings.method, settings.model)
     channels_last(model)
-    if settings.train.initial_weights is not None:
-        _load_initial_weights(model, settings.train.initial_weights)
-    if settings.train.precision != "auto":
-        model.precision = settings.train.precision
+    if train.initial_weights is not None:
+        _load_initial_weights(model, train.initial_weights)
+    if train.precision != "auto":
+        model.precision = train.precision
     return model
 
 
@@ -122,26 +115,36 @@ def _load_initial_weights(model: Reconstructor, folder: str) -> None:
     wrong = sorted(set(weights) ^ set(wanted)) or [n for n, w in wanted.items() if weights[n].shape != w.shape]
     if wrong:
         raise UsageError(
-            "the weights to start from do not fit the model",
+            "the initial weights do not fit the model",
             where="train.initial_weights",
             why=f"{folder} holds a {trained.method}, and {len(wrong)} weights differ, such as {wrong[0]}",
-            fix="give `model` the sizes that the folder's config.json states, or leave train.initial_weights out",
+            fix="give `model` the sizes that the folder's config.json states, or leave out train.initial_weights",
         )
-    with torch.no_grad():
-        for name, weight in wanted.items():
-            weight.copy_(weights[name])
+    copy_weights(wanted, weights)
+
+
+@torch.no_grad()
+def copy_weights(to: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
+    """Set weights to values of the same names."""
+    for name, weight in to.items():
+        weight.copy_(values[name])
+
+
+def with_precision(config: Config, precision: str) -> Config:
+    """Return the configuration with another ``train.precision``."""
+    train = config.settings.train.model_copy(update={"precision": precision})
+    return replace(config, settings=config.settings.model_copy(update={"train": train}))
 
 
 def resolve_precision(config: Config, fabric: Fabric) -> tuple[Config, str]:
-    """Return the configuration with ``train.precision: auto`` decided for this device, and that in a sentence.
+    """Return the configuration with ``train.precision: auto`` resolved for this device, and a note on it.
 
-    What is decided is saved with the run, so that it is kept where the run goes on. The first process decides for all.
+    The precision is saved with the run, which keeps it when it resumes. The first process decides for all.
     """
     settings = config.settings
     exact = settings.model.get("memory") == "invert"
-    precision, told = fabric.broadcast(pick_precision(settings.train.precision, fabric.device, exact=exact))
-    train = settings.train.model_copy(update={"precision": precision})
-    return replace(config, settings=settings.model_copy(update={"train": train})), told
+    precision, note = fabric.broadcast(pick_precision(settings.train.precision, fabric.device, exact=exact))
+    return with_precision(config, precision), note
 
 
 def make_optimizer(settings: Train, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -156,13 +159,13 @@ def learning_rate(settings: Train, step: int, total: int, progress: float = 0.0)
 
     Args:
         settings: the schedule.
-        step: whose rate it is.
+        step: the step.
         total: steps of the run.
         progress: under a budget of time (``train.minutes``), the share of it that has passed.
 
     """
     warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
-    if settings.minutes is not None:  # it is warm after a tenth of the budget, however few steps that is
+    if settings.minutes is not None:  # warm-up ends after a tenth of the budget at the latest
         warm = min(1.0, max(warm, progress / _WARMUP_SHARE))
     if settings.schedule == "cosine":
         done = min(1.0, max(0, step - settings.warmup) / max(1, total - settings.warmup))
@@ -180,21 +183,21 @@ def learning_rate(settings: Train, step: int, total: int, progress: float = 0.0)
 def make_factories(
     settings: Settings, model: Reconstructor, sources: SliceSources
 ) -> tuple[SampleFactory, SampleFactory]:
-    """Return how training and validation items are made.
+    """Return the factories of training and of validation samples.
 
-    Validation looks at slices spread evenly over its people, each drawn once and for all.
+    Validation uses slices spread evenly over its subjects, each with the same draws every time.
     """
-    maps = find_method(settings.method).maps and model.prepare is None
-    split = 0.0 if settings.loss.supervised else settings.loss.held_out_share
-    full = settings.loss.full
-    informed = find_method(settings.method).learned
-    start = None if model.start is None or not maps else model.start
+    method, loss, seed = find_method(settings.method), settings.loss, settings.train.seed
+    maps = method.maps and model.prepare is None
+    share = 0.0 if loss.supervised else loss.held_out_share
+    start = model.start if maps else None
     chunk = settings.train.batch * settings.data.buffer.batches_per_chunk
-    learn = SampleFactory(sources.train, settings.data, settings.train.seed, chunk, full, split, maps, informed, start)
     count = min(settings.data.val_items, len(sources.val))
-    chosen: list[SliceRef] = [sources.val[i * len(sources.val) // count] for i in range(count)]
-    # Of scans without a reference, a part of the samples is kept back to be predicted.
-    kept = 0.1 if not any(s.simulated for s in chosen) and not settings.loss.supervised else 0.0
-    return learn, SampleFactory(
-        chosen, settings.data, settings.train.seed + 1_000_003, 1, False, kept, maps, informed, start
+    chosen = [sources.val[i * len(sources.val) // count] for i in range(count)]
+    # Of scans without a reference, some samples are held out and predicted.
+    val_share = 0.1 if not loss.supervised and not any(s.simulated for s in chosen) else 0.0
+    common = (maps, method.learned, start)
+    return (
+        SampleFactory(sources.train, settings.data, seed, chunk, loss.full, share, *common),
+        SampleFactory(chosen, settings.data, seed + 1_000_003, 1, False, val_share, *common),
     )

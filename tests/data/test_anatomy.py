@@ -13,7 +13,7 @@ from mrirecon.data.anatomy import AIR, FAT, GYROMAGNETIC, Anatomy, dipole_fields
 from mrirecon.data.phantom import phantom
 from mrirecon.data.scene import draw_scene
 from mrirecon.data.settings import Simulation
-from mrirecon.data.simulator import Grid
+from mrirecon.data.simulate import Grid
 from mrirecon.data.volumes import Volume, read_volumes
 
 STILL = {

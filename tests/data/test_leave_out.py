@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from mrirecon import training
-from mrirecon.data.leave_out import empty_items, excluded_items
 from mrirecon.data.phantom import phantom
 from mrirecon.data.settings import Data
 from mrirecon.data.simulate import simulate_kspace
-from mrirecon.data.sources import open_sources
+from mrirecon.data.sources import empty_items, excluded_items, open_sources
 from mrirecon.errors import UsageError
 from mrirecon.io import read, write_kspace
 from mrirecon.models.checkpoints import load_model

@@ -19,17 +19,14 @@ import torch
 from scipy import ndimage
 
 from mrirecon.data import loading
-from mrirecon.data.batch import stack
-from mrirecon.data.draws import draw_mask, split_samples
-from mrirecon.data.items import SampleFactory
+from mrirecon.data.batch import pack, stack, unpack
 from mrirecon.data.lesions import insert_lesions
 from mrirecon.data.loading import EpochSampler, SampleLoader, workers_for
-from mrirecon.data.packing import pack, unpack
 from mrirecon.data.phantom import phantom
+from mrirecon.data.samples import SampleFactory, draw_mask, split_samples
 from mrirecon.data.scene import draw_scene
 from mrirecon.data.settings import Buffer, Data, Lesions, MaskFamily, Simulation
-from mrirecon.data.simulate import coil_maps
-from mrirecon.data.simulator import one_thread, resample_kspace, simulate, true_maps
+from mrirecon.data.simulate import coil_maps, one_thread, resample_kspace, simulate, true_maps
 from mrirecon.data.sources import open_sources, subject_of
 from mrirecon.data.volumes import Volume, is_volume, measured_support, prepare, read_volumes
 from mrirecon.errors import InputError, SignalError, UsageError
@@ -367,7 +364,7 @@ def test_people_are_kept_apart(tmp_path):
     assert set(found.subjects["train"]) | set(found.subjects["val"]) == {"patient01", "patient02", "patient03"}
     assert not set(found.subjects["train"]) & set(found.subjects["val"])
     assert {s.subject for s in found.train} == set(found.subjects["train"])
-    with pytest.raises(UsageError, match="the same person") as caught:
+    with pytest.raises(UsageError, match="the same subject") as caught:
         open_sources(settings(train=[str(tmp_path / "*_a.npz")], val=[str(tmp_path / "*_b.npz")]))
     assert caught.value.why == "patient01"
     with pytest.raises(UsageError, match="no file matches"):
@@ -581,13 +578,13 @@ def test_another_setting_slice_or_simulator_is_another_item(tmp_path, monkeypatc
     starts = [partial(compressed_sensing_start, iterations=n) for n in (1, 2)]
     assert [count(kept(tmp_path), start=s) for s in starts] == [6, 7]
     # a mended simulator does not serve samples of the one before it
-    monkeypatch.setattr("mrirecon.data.items.simulator_version", lambda: "another")
+    monkeypatch.setattr("mrirecon.data.samples.simulator_version", lambda: "another")
     assert count(kept(tmp_path)) == 8
 
 
 def test_the_version_of_the_simulator_is_that_of_its_code(tmp_path, monkeypatch):
     import mrirecon
-    from mrirecon.data.packing import simulator_version
+    from mrirecon.data.samples import simulator_version
 
     before = simulator_version.__wrapped__()
     shutil.copytree(Path(mrirecon.__file__).parent, tmp_path / "mrirecon", ignore=shutil.ignore_patterns("weights"))

@@ -9,7 +9,7 @@ import torch
 
 from mrirecon.coils.noise import measure_noise
 from mrirecon.data.batch import part_of
-from mrirecon.data.items import SampleFactory
+from mrirecon.data.samples import SampleFactory
 from mrirecon.data.settings import Data, MaskFamily, Simulation
 from mrirecon.data.sources import open_sources
 from mrirecon.methods.regularization import weight_by_noise

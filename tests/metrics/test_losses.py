@@ -10,7 +10,7 @@ from mrirecon.errors import UsageError
 from mrirecon.methods.registry import build
 from mrirecon.metrics import object_mask, ssim
 from mrirecon.physics.scale import percentile_scale
-from mrirecon.training.config.loss import LossSettings
+from mrirecon.training.config.settings import LossSettings
 from mrirecon.training.objective import Loss, step_weights
 from tests.problems import random_problem
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_compared_is_refused(batch):
         Loss(settings(ssdu=1.0), p, None, None, None)
     with pytest.raises(UsageError, match="no phase"):
         Loss(settings(l1=1.0, compare="complex"), p, target, None, None)(target.abs())
-    with pytest.raises(ValidationError, match="mixes with no term"):
+    with pytest.raises(ValidationError, match="cannot be mixed"):
         settings(ssdu=1.0, l1=1.0)
     with pytest.raises(ValidationError, match="at least one"):
         settings()

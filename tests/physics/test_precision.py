@@ -11,7 +11,7 @@ from mrirecon.physics.problem import Problem
 from mrirecon.physics.regularizers import TotalVariation, WaveletL1
 from mrirecon.physics.scale import percentile_scale, smooth_phase
 from mrirecon.physics.solvers import conjugate_gradient
-from mrirecon.training.config.loss import LossSettings
+from mrirecon.training.config.settings import LossSettings
 from mrirecon.training.objective import Loss
 from tests.methods.test_methods import ALL, CLASSICAL, LEARNED, make
 from tests.physics.test_operators import examples

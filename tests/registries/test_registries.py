@@ -23,7 +23,7 @@ from mrirecon.metrics.scoring import Score
 from mrirecon.physics.operators import Fourier, root_sum_of_squares
 from mrirecon.physics.scale import percentile_scale
 from mrirecon.registries import Entry, Registry
-from mrirecon.training.config.loss import LossSettings
+from mrirecon.training.config.settings import LossSettings
 from mrirecon.training.objective import Loss
 from tests.io.reader_files import make
 from tests.problems import known_problem, random_problem
@@ -364,5 +364,5 @@ def test_the_readme_lists_all_families_and_presets():
 
 def test_percentile_scale_is_the_unit_of_losses():
     loss, target = compared("l1")
-    assert torch.equal(loss.scale, percentile_scale(loss.about.problem.adjoint))
+    assert torch.equal(loss.scale, percentile_scale(loss.comparison.problem.adjoint))
     del target

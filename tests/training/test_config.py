@@ -263,6 +263,8 @@ def test_one_stands_for_a_list(write):
     assert (data.train, data.val, data.crop, data.simulation.snr) == (["a.npz"], ["b.npz"], [96, 96], [30.0, 30.0])
     assert (data.masks[0].acceleration, data.masks[0].calibration) == ([4.0], [16])
     assert load_config(write(GOOD), ["data.val=0.2"]).settings.data.val == 0.2
+    (one,) = load_config(write(GOOD), [masks, "data.masks.0.family=poisson"]).settings.data.masks
+    assert (one.family, one.acceleration) == ("poisson", [4.0]), "an entry of a list can be changed"
 
 
 def test_schema_knows_the_options():

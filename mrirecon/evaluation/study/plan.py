@@ -274,7 +274,7 @@ def _plan_method(name: str, m: MethodSetting, settings: StudySettings, path: Pat
             fix="give train: CONFIG.yaml or model: FOLDER",
         )
     resolve(m.method, m.options)
-    if m.lam is not None and not has_weight(m.method):
+    if m.lam is not None and not find_method(m.method).has_weight:
         raise UsageError(f"method {m.method!r} has no regularization weight", fix="leave lam out")
     given = ", ".join(f"{k}={v}" for k, v in (m.options | ({} if m.lam is None else {"lam": m.lam})).items())
     return PlannedMethod(name, f"{m.method}{f' ({given})' if given else ''}", m.method, dict(m.options), m.lam)

@@ -1,11 +1,12 @@
-"""Training configurations: strict YAML, inherited, overridden, checked, and shown with the origin of each value."""
+"""Read training configurations: strict YAML, bases, overrides, checks, and the origin of each value."""
 
-from mrirecon.training.config.load import Config, load_as, load_config, origin_of, saved_config
-from mrirecon.training.config.settings import Settings, Train
+from mrirecon.training.config.load import Config, load_as, load_config, origin_of
+from mrirecon.training.config.settings import LossSettings, Settings, Train
 from mrirecon.training.config.show import differences, render, schema, template
 
 __all__ = [
     "Config",
+    "LossSettings",
     "Settings",
     "Train",
     "differences",
@@ -13,7 +14,6 @@ __all__ = [
     "load_config",
     "origin_of",
     "render",
-    "saved_config",
     "schema",
     "template",
 ]

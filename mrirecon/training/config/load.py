@@ -1,4 +1,4 @@
-"""From files and `--set` to checked settings: bases below, overrides above, every error with its line."""
+"""Load configurations: merge bases and `--set`, check the values, and report errors with file, line and key."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from mrirecon.data.sources import matches
 from mrirecon.data.volumes import PHANTOM
 from mrirecon.errors import UsageError
 from mrirecon.methods.registry import methods, resolve
+from mrirecon.registries import nearest
 from mrirecon.renames import new_key, new_value
 from mrirecon.training.config.settings import Settings
 from mrirecon.training.config.strict_yaml import KeyPath, Origin, Parsed, Plain, parse_yaml, read_yaml
 
-BASES = 8  # files that may stand on each other
+MOST_BASES = 8  # in a chain
+LENGTHS = {"steps", "epochs", "minutes"}  # of a run
+SEE_SCHEMA = "see `mrirecon config schema`"
 Form = TypeVar("Form", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Config:
-    """Checked settings, and where each value comes from.
+    """Hold checked settings, and the origin of each value.
 
     Attributes:
         settings: every value; ``model`` holds all options of the method.
-        origins: by path; what is missing is a default.
-        path: the file that was asked for.
+        origins: by path of keys; those of defaults are missing.
+        path: the file.
 
     """
 
@@ -43,25 +46,34 @@ class Config:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a configuration, what it is based on, and overrides like ``model.cascades=4``.
+    """Read a training configuration, its bases, and overrides such as ``model.cascades=4``.
 
-    ``base: FILE`` (or a list of files) names what it stands on, relative to the file: mappings are merged key by key,
+    ``base: FILE`` (or a list of files) names its bases, relative to the file: mappings are merged key by key, and
     everything else is replaced.
 
     Raises:
         InputError: a file that cannot be read.
-        UsageError: whatever is wrong in it, with file, line, key, and the nearest right one.
+        UsageError: any mistake in it, with file, line, key, and the nearest right one.
 
     """
     path = Path(path)
-    merged = _merge_bases(path, ())
-    for text in overrides:
-        merged = _override(merged, text)
-    return check(merged, path)
+    settings, origins = load_as(Settings, path, overrides)
+    try:
+        options = resolve(settings.method, settings.model)
+    except UsageError as error:
+        key = ("model", *error.where.split(".")) if error.where else ("method",)
+        error.where = origin_of(origins, key, path)
+        raise
+    data = settings.data
+    anchored: dict[str, object] = {"train": [_absolute_source(t, path.parent) for t in data.train]}
+    if isinstance(data.val, list):
+        anchored["val"] = [_absolute_source(t, path.parent) for t in data.val]
+    update = {"model": options, "data": data.model_copy(update=anchored)}
+    return Config(settings.model_copy(update=update), origins, path)
 
 
 def load_as(schema: type[Form], path: str | Path, overrides: Sequence[str] = ()) -> tuple[Form, dict[KeyPath, Origin]]:
-    """Read a configuration of another form, with the same bases, overrides and errors.
+    """Read a configuration of any schema, with bases, overrides and errors as in `load_config`.
 
     Args:
         schema: a model that forbids unknown keys.
@@ -92,92 +104,46 @@ def origin_of(origins: dict[KeyPath, Origin], key: KeyPath, path: Path) -> str:
     return f"{_origin(origins, key, path)}, {'.'.join(map(str, key))}"
 
 
-def saved_config(path: str | Path) -> dict[str, Any]:
-    """Return the resolved configuration that was saved with a run, as plain data."""
-    return load_config(path).plain()
-
-
-def check(parsed: Parsed, path: Path) -> Config:
-    """Validate values.
-
-    Raises:
-        UsageError: with file, line and key.
-
-    """
-    values, origins = parsed.values, parsed.origins
-    if not isinstance(values, dict):
-        raise UsageError("a configuration is a mapping", where=str(path), fix="start with `method: cirim`")
-    name = values.get("method")
-    if not isinstance(name, str):
-        where = str(origins.get(("method",), path))
-        raise UsageError(
-            "the configuration names no method", where=where, fix=f"method: {' | '.join(sorted(methods()))}"
-        )
-    try:
-        settings = Settings.model_validate(values)
-    except ValidationError as error:
-        raise _explain(error, origins, path) from None
-    try:
-        options = resolve(name, settings.model)
-    except UsageError as error:
-        key = ("model", *(error.where or "").split(".")) if error.where else ("method",)
-        error.where = f"{_origin(origins, key, path)}, {'.'.join(key)}"
-        raise
-    data = settings.data
-    anchored: dict[str, object] = {"train": [_absolute_source(t, path.parent) for t in data.train]}
-    if isinstance(data.val, list):
-        anchored["val"] = [_absolute_source(t, path.parent) for t in data.val]
-    data = data.model_copy(update=anchored)
-    return Config(settings.model_copy(update={"model": options, "data": data}), origins, path)
-
-
 def _merge_bases(path: Path, above: tuple[Path, ...]) -> Parsed:
+    """Read a file and put it over its bases; ``above`` are the files that it is a base of."""
     resolved = path.resolve()
-    if resolved in above or len(above) >= BASES:
+    if resolved in above or len(above) >= MOST_BASES:
         chain = " -> ".join(p.name for p in (*above, resolved))
-        raise UsageError("configurations stand on each other in a circle", where=str(path), why=chain, fix="cut it")
+        raise UsageError("configurations are bases of each other in a circle", where=str(path), why=chain, fix="cut it")
     parsed = read_yaml(path)
-    values = parsed.values
-    if not isinstance(values, dict) or "base" not in values:
+    if not isinstance(parsed.values, dict) or "base" not in parsed.values:
         return parsed
-    given = values.pop("base")
-    names = given if isinstance(given, list) else [given]
+    given = parsed.values.pop("base")
+    where = str(parsed.origins[("base",)])
     below: Parsed | None = None
-    for name in names:
+    for name in given if isinstance(given, list) else [given]:
         if not isinstance(name, str):
-            raise UsageError(
-                "base must be a file name", where=str(parsed.origins[("base",)]), fix="base: base/brain.yaml"
-            )
+            raise UsageError("base must be a file name", where=where, fix="base: base/brain.yaml")
         target = path.parent / name
         if not target.is_file():
             near = difflib.get_close_matches(target.name, [p.name for p in target.parent.glob("*.yaml")], n=1)
             raise UsageError(
                 f"the base {name!r} does not exist",
-                where=str(parsed.origins[("base",)]),
+                where=where,
                 why=f"there is no {target}",
                 fix=f"did you mean {near[0]!r}?" if near else "name it relative to this file",
             )
-        found = _merge_bases(target, (*above, resolved))
-        if not isinstance(found.values, dict):
-            kind = "it is empty" if found.values is None else f"it holds {_kind(found.values)}"
+        base = _merge_bases(target, (*above, resolved))
+        if not isinstance(base.values, dict):
+            kind = "a list" if isinstance(base.values, list) else f"the single value {str(base.values)[:60]!r}"
             raise UsageError(
                 f"the base {name!r} is no configuration",
-                where=str(parsed.origins[("base",)]),
-                why=f"{kind}, and a configuration is a mapping: {target}",
+                where=where,
+                why=f"{'it is empty' if base.values is None else f'it holds {kind}'}, not a mapping: {target}",
                 fix="name a file of keys and values, such as those in configs/base/",
             )
-        below = found if below is None else _merge(below, found)
-    assert below is not None or not names, "every name gave a file"
+        below = base if below is None else _merge(below, base)
     return parsed if below is None else _merge(below, parsed)
 
 
-def _kind(values: Plain) -> str:
-    return "a list" if isinstance(values, list) else f"the single value {str(values)[:60]!r}"
-
-
 def _merge(below: Parsed, above: Parsed) -> Parsed:
-    """Put values over others: mappings key by key, everything else whole; a new method drops the old one's options."""
-    values, origins = below.values, dict(below.origins)
+    """Put values over others: mappings key by key, everything else whole."""
+    origins = dict(below.origins)
 
     def put(old: Plain, new: Plain, at: KeyPath) -> Plain:
         if at in above.origins:
@@ -189,51 +155,43 @@ def _merge(below: Parsed, above: Parsed) -> Parsed:
         origins.update({p: o for p, o in above.origins.items() if p[: len(at)] == at})
         return new
 
-    changed = isinstance(values, dict) and isinstance(above.values, dict) and "method" in above.values
-    values = _drop_run_length(values, above.values)
-    if changed and isinstance(values, dict) and values.get("method") != above.values["method"]:  # type: ignore[index, call-overload]
-        values = {k: v for k, v in values.items() if k != "model"}
-    return Parsed(put(values, above.values, ()), origins)
+    return Parsed(put(_without_replaced(below.values, above.values), above.values, ()), origins)
 
 
-def _override(parsed: Parsed, text: str, schema: type[BaseModel] = Settings) -> Parsed:
+def _override(parsed: Parsed, text: str, schema: type[BaseModel]) -> Parsed:
+    """Put one value of ``--set`` over others, whole."""
     key, sign, value = text.partition("=")
     name = f"--set {text}"
     if not sign or not key.strip():
         raise UsageError(f"{name} is not an override", fix="write --set model.cascades=4")
-    parts = [int(p) if p.isdigit() else p for p in key.strip().split(".")]
-    found = parse_yaml(value, name, line=0).values
+    parts = tuple(int(p) if p.isdigit() else p for p in key.strip().split("."))
+    new = parse_yaml(value, name, line=0).values
     if parts[0] not in schema.model_fields:
-        raise UsageError(
-            f"unknown key {parts[0]!r}", where=name, fix=_nearest(str(parts[0]), list(schema.model_fields))
-        )
-    values = _drop_run_length(parsed.values, _set_value({}, parts, found, name))
-    values = _set_value(values, parts, found, name)
-    at = tuple(parts)
-    kept = {p: o for p, o in parsed.origins.items() if p[: len(at)] != at}
-    if (
-        parts == ["method"]
-        and isinstance(values, dict)
-        and isinstance(parsed.values, dict)
-        and found != parsed.values.get("method")
-    ):
-        values = {k: v for k, v in values.items() if k != "model"}
-    return Parsed(values, kept | {at: Origin(name, 0)})
+        fix = nearest(str(parts[0]), list(schema.model_fields))
+        raise UsageError(f"unknown key {parts[0]!r}", where=name, fix=fix)
+    top = new if len(parts) == 1 else {str(parts[1]): new}
+    below = _without_replaced(parsed.values, {str(parts[0]): top})
+    origins = {p: o for p, o in parsed.origins.items() if p[: len(parts)] != parts}
+    return Parsed(_set_value(below, parts, new, name), origins | {parts: Origin(name, 0)})
 
 
-LENGTHS = {"steps", "epochs", "minutes"}  # of a run
+def _without_replaced(below: Plain, above: Plain) -> Plain:
+    """Return values without those that others replace under another key.
 
-
-def _drop_run_length(below: Plain, above: Plain) -> Plain:
-    """Drop the length of a run where what lies above gives another: steps, epochs and minutes."""
-    old, new = (v.get("train") if isinstance(v, dict) else None for v in (below, above))
-    given = LENGTHS & set(new) if isinstance(new, dict) else set()
-    if not given or not isinstance(old, dict) or not isinstance(below, dict):
+    Those are the length of a run (steps, epochs or minutes), and the options of another method.
+    """
+    if not isinstance(below, dict) or not isinstance(above, dict):
         return below
-    return below | {"train": {k: v for k, v in old.items() if k not in LENGTHS}}
+    old, new = below.get("train"), above.get("train")
+    if isinstance(old, dict) and isinstance(new, dict) and LENGTHS & set(new):
+        below = below | {"train": {k: v for k, v in old.items() if k not in LENGTHS}}
+    if "method" in above and above["method"] != below.get("method"):
+        below = {k: v for k, v in below.items() if k != "model"}
+    return below
 
 
-def _set_value(values: Plain, parts: list[str | int], new: Plain, name: str) -> Plain:
+def _set_value(values: Plain, parts: KeyPath, new: Plain, name: str) -> Plain:
+    """Return values with a new one at a path of keys and indices."""
     if not parts:
         return new
     key, rest = parts[0], parts[1:]
@@ -248,28 +206,28 @@ def _set_value(values: Plain, parts: list[str | int], new: Plain, name: str) -> 
     return below | {str(key): _set_value(below.get(str(key)), rest, new, name)}
 
 
-def _explain(
-    error: ValidationError, origins: dict[KeyPath, Origin], path: Path, schema: type[BaseModel] = Settings
-) -> UsageError:
+def _explain(error: ValidationError, origins: dict[KeyPath, Origin], path: Path, schema: type[BaseModel]) -> UsageError:
+    """Return pydantic's first error as ours, with file, line and key."""
     first = error.errors()[0]
     loc: KeyPath = tuple(first["loc"])
     known = _key_path(loc)
-    where = f"{_origin(origins, loc, path)}, {'.'.join(map(str, known))}"
+    key = ".".join(map(str, known))
+    where = f"{_origin(origins, loc, path)}, {key}"
+    if first["type"] == "missing" and loc == ("method",):
+        fix = f"method: {' | '.join(sorted(methods()))}"
+        return UsageError("the configuration names no method", where=str(path), fix=fix)
     if first["type"] == "extra_forbidden":
         choices = list(_section(loc[:-1], schema).model_fields)
-        new = new_key(".".join(str(part) for part in loc))
-        fix = f"it is now called {new!r}" if new in choices else _nearest(str(loc[-1]), choices)
+        new = new_key(".".join(map(str, loc)))
+        fix = f"it is now called {new!r}" if new in choices else nearest(str(loc[-1]), choices)
         return UsageError(f"unknown key {loc[-1]!r}", where=where, fix=fix)
-    why = first["msg"][0].lower() + first["msg"][1:]
+    why = (first["msg"][0].lower() + first["msg"][1:]).removeprefix("value error, ")
     given = first["input"]
-    present = new_value(".".join(map(str, known)), given)
-    fix = _fix_for(known, schema) if present is None else f"it is now {present!r}"
-    what = (
-        f"{'.'.join(map(str, known))} cannot be {given!r}"
-        if not isinstance(given, dict)
-        else f"{'.'.join(map(str, known)) or 'the configuration'} cannot be used"
-    )
-    return UsageError(what, where=where, why=why.removeprefix("value error, "), fix=fix)
+    present = new_value(key, given)
+    fix = _description(known, schema) if present is None else f"it is now {present!r}"
+    if isinstance(given, dict):
+        return UsageError(f"{key or 'the configuration'} cannot be used", where=where, why=why, fix=fix)
+    return UsageError(f"{key} cannot be {given!r}", where=where, why=why, fix=fix)
 
 
 def _key_path(loc: KeyPath) -> KeyPath:
@@ -297,34 +255,25 @@ def _section(loc: KeyPath, schema: type[BaseModel]) -> type[BaseModel]:
     return model
 
 
-def _fix_for(loc: KeyPath, schema: type[BaseModel]) -> str:
-    if not loc:
-        return "see `mrirecon config schema`"
-    field = _section(loc[:-1], schema).model_fields.get(str(loc[-1]))
-    if field is None or not field.description:
-        return "see `mrirecon config schema`"
-    return f"{loc[-1]}: {field.description}"
+def _description(loc: KeyPath, schema: type[BaseModel]) -> str:
+    """Return what a key means."""
+    field = _section(loc[:-1], schema).model_fields.get(str(loc[-1])) if loc else None
+    return SEE_SCHEMA if field is None or not field.description else f"{loc[-1]}: {field.description}"
 
 
 def _origin(origins: dict[KeyPath, Origin], loc: KeyPath, path: Path) -> str:
-    below = [o for p, o in origins.items() if p[: len(loc)] == loc]
-    if below:  # the place itself, or the first thing in it
-        return str(origins.get(loc, below[0]))
-    for length in range(len(loc), -1, -1):
-        if loc[:length] in origins:
-            return str(origins[loc[:length]])
-    return str(path)
+    """Return the place of a value, of the first value in it, or else of the nearest value around it."""
+    inside = [o for p, o in origins.items() if p[: len(loc)] == loc]
+    if inside:
+        return str(origins.get(loc, inside[0]))
+    around = (origins[loc[:length]] for length in range(len(loc), -1, -1) if loc[:length] in origins)
+    return str(next(around, path))
 
 
 def _absolute_source(text: str, folder: Path) -> str:
-    """Return a path that means the same from here: relative ones may start from the configuration's folder."""
+    """Return a source as an absolute path where it lies relative to the configuration's folder."""
     if text.split(":")[0] == PHANTOM or "$" in text or Path(text).is_absolute() or matches(text.partition("#")[0]):
         return text
     name, sign, part = text.partition("#")
     there = folder / name
     return f"{there.resolve()}{sign}{part}" if matches(there) else text
-
-
-def _nearest(name: str, choices: list[str]) -> str:
-    near = difflib.get_close_matches(name, choices, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"choices: {', '.join(sorted(choices))}"

@@ -1,28 +1,73 @@
-"""All that a training run is told."""
+"""Define the settings of a training run, with its sections ``loss`` and ``train``."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from mrirecon.data.settings import Data, Section
-from mrirecon.training.config.loss import LossSettings
+from mrirecon.metrics.registry import LOSSES
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
+if TYPE_CHECKING:
+    _LossWeights = Section
+else:  # one weight for each loss that is registered when configurations are first read
+    _weight = Annotated[float, Field(ge=0, lt=float("inf"))]
+    _fields = {name: (_weight, Field(0.0, description=loss.summary)) for name, loss in LOSSES.items()}
+    _LossWeights = create_model("LossWeights", __base__=Section, **_fields)
+
+
+class LossSettings(_LossWeights):
+    """Set the weights of the losses, and what they compare."""
+
+    log: bool = Field(False, description="the logarithm of each term, so that good and bad samples count alike")
+    compare: Literal["magnitude", "complex"] = Field("magnitude", description="what l1 and l2 compare")
+    region: Literal["field_of_view", "object"] = Field("field_of_view", description="where images are compared")
+    steps: Literal["last", "mean", "log"] = Field(
+        "log", description="steps of a recurrence: the last, all alike, or 10^(-(T-t)/(T-1)) as in the CIRIM paper"
+    )
+    cascades: Literal["last", "mean"] = Field("mean", description="cascades: the last, or all alike")
+    held_out_share: float = Field(0.4, gt=0, lt=1, description="share of the samples that only the loss ssdu sees")
+
+    @model_validator(mode="after")
+    def _check_terms(self) -> LossSettings:
+        if not self.active:
+            raise ValueError(f"give at least one of {', '.join(_LossWeights.model_fields)} a weight")
+        alone = [name for name in self.active if not LOSSES[name].supervised]
+        if alone and len(self.active) > len(alone):
+            raise ValueError(f"{alone[0]} needs no reference, and cannot be mixed with terms that need one")
+        return self
+
+    @property
+    def active(self) -> dict[str, float]:
+        """The losses that have a weight, and their weights."""
+        return {name: weight for name in _LossWeights.model_fields if (weight := getattr(self, name))}
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the loss needs a reference image."""
+        return all(LOSSES[name].supervised for name in self.active)
+
+    @property
+    def full(self) -> bool:
+        """Whether the loss needs full k-space."""
+        return any(LOSSES[name].domain == "kspace" for name in self.active) and self.supervised
+
+
 class Train(Section):
-    """How weights are learned."""
+    """Set how weights are learned."""
 
     steps: Count | None = Field(None, description="optimizer steps; or give epochs")
     epochs: Count | None = Field(None, description="passes over the data; or give steps")
     minutes: Positive | None = Field(
-        None, description="of wall time of a call, all included, in place of steps and epochs; the schedule spans them"
+        None, description="wall time of a call, all included, in place of steps and epochs; the schedule spans it"
     )
-    batch: Count = Field(1, description="items of a step, all processes together")
+    batch: Count = Field(1, description="samples of a step, all processes together")
     accumulate: Count = Field(1, description="batches whose gradients are added up before a step")
     initial_weights: str | None = Field(
         None, description="folder of a trained model of the same method and sizes, whose weights training starts from"
@@ -35,11 +80,11 @@ class Train(Section):
     schedule: Literal["constant", "cosine", "step", "inverse-sqrt"] = "constant"
     lr_decay_every: Count = Field(10_000, description="steps, of the schedule step")
     lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor, of the schedule step")
-    final_lr_share: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="share of lr that the cosine ends at")
+    final_lr_share: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="share of lr at the cosine's end")
     gradient_clip: Positive | None = Field(None, description="largest norm of the gradient")
     ema: Fraction = Field(0.0, description="decay of the moving average of the weights; 0 for none")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
-        "auto", description="of the networks; auto is bfloat16 where AMX or a GPU makes it faster, and stays in a run"
+        "auto", description="of the networks; auto is bfloat16 where AMX or a GPU makes it faster, and is kept in a run"
     )
     seed: Annotated[int, Field(ge=0)] = 0
     validate_every: Count | None = Field(None, description="steps; by default an epoch")
@@ -48,20 +93,19 @@ class Train(Section):
     checkpoint_seconds: Positive = Field(300.0, description="and seconds")
     log_every: Count = Field(10, description="steps of a line in log.jsonl")
     validation_images: Annotated[int, Field(ge=0, le=16)] = Field(3, description="validation slices drawn")
-    workers: Annotated[int, Field(ge=0, le=256)] | None = Field(None, description="processes that make items")
+    workers: Annotated[int, Field(ge=0, le=256)] | None = Field(None, description="processes that make samples")
     tensorboard: bool = Field(False, description="also write TensorBoard's files")
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError("give either steps or epochs")
-        if self.steps is None and self.epochs is None and self.minutes is None:
+        given = [length for length in (self.steps, self.epochs) if length is not None]
+        if len(given) == 2 or not (given or self.minutes):
             raise ValueError("give either steps or epochs, or minutes")
         return self
 
 
 class Settings(Section):
-    """A whole configuration, every value resolved."""
+    """Hold a whole configuration, every value resolved."""
 
     method: str = Field(description="a registered method, see `mrirecon methods`")
     model: dict[str, Any] = Field(default_factory=dict, description="options of the method")

@@ -1,4 +1,4 @@
-"""Configurations to read: resolved with the origin of each value, as a template, as a JSON schema, as a difference."""
+"""Write configurations: resolved with the origin of each value, as a template, as a JSON schema, as differences."""
 
 from __future__ import annotations
 
@@ -8,69 +8,69 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from mrirecon.data.settings import Data
 from mrirecon.methods.registry import find_method
 from mrirecon.training.config.load import Config
-from mrirecon.training.config.settings import Settings
+from mrirecon.training.config.settings import LossSettings, Settings, Train
 from mrirecon.training.config.strict_yaml import KeyPath, Origin
 
 _COLUMN = 56
 
 
 def render(config: Config, *, origins: bool = False) -> str:
-    """Return a configuration as YAML that can be loaded again; with the origin of each value as a comment."""
+    """Return a configuration as YAML that can be loaded, on request with the origin of each value as a comment."""
     return "\n".join(_lines(config.plain(), (), config.origins if origins else None)) + "\n"
 
 
 def schema(method: str | None = None) -> dict[str, Any]:
     """Return the JSON schema of configurations, with the options of a method where one is named."""
-    found = Settings.model_json_schema()
+    definition = Settings.model_json_schema()
     if method is not None:
-        found["properties"]["method"] = {"const": method}
-        found["properties"]["model"] = find_method(method).schema.model_json_schema()
-    return found
+        options = find_method(method).schema.model_json_schema()
+        definition["properties"] |= {"method": {"const": method}, "model": options}
+    return definition
 
 
 def template(method: str) -> str:
-    """Return a configuration to start from: what is needed, and everything else as comments with its default."""
+    """Return a configuration to start from: the needed values, and all others as comments with their defaults."""
     chosen = find_method(method)
-    out = [f"# {chosen.summary}", f"method: {chosen.name}", "", "# model:"]
-    out += [f"#   {name}: {_flow(field.default)}" for name, field in chosen.schema.model_fields.items()]
-    if not chosen.schema.model_fields:
-        out[-1] = "# model: {}"
-    needed = {
+    options = [f"#   {name}: {_flow(field.default)}" for name, field in chosen.schema.model_fields.items()]
+    lines = [f"# {chosen.summary}", f"method: {chosen.name}", "", "# model:" if options else "# model: {}", *options]
+    needed: dict[str, dict[str, Any]] = {
         "data": {"train": ["phantom:0", "phantom:1"], "val": ["phantom:100"], "crop": [128, 160]},
         "loss": {"l1": 1.0},
         "train": {"steps": 1000},
     }
-    for section in ("data", "loss", "train"):
-        out += ["", f"{section}:"]
-        model = Settings.model_fields[section].annotation
-        assert isinstance(model, type), "every section is a model"
-        assert issubclass(model, BaseModel), "every section is a model"
-        given: dict[str, object] = needed[section]  # type: ignore[assignment]  # values of many types
-        for name, value in given.items():
-            out.append(_comment(f"  {name}: {_flow(value)}", model.model_fields[name].description or ""))
-        for name, field in model.model_fields.items():
-            if name in given:
-                continue
-            value = field.get_default(call_default_factory=True)
-            value = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-            if isinstance(value, list) and value and isinstance(value[0], BaseModel):
-                value = [v.model_dump(mode="json", exclude_defaults=True) for v in value]
-            out.append(_comment(f"  # {name}: {_flow(value)}", field.description or ""))
-    return "\n".join(out) + "\n"
+    sections: dict[str, type[BaseModel]] = {"data": Data, "loss": LossSettings, "train": Train}
+    for section, model in sections.items():
+        lines += ["", f"{section}:"]
+        fields, given = model.model_fields, needed[section]
+        lines += [_comment(f"  {name}: {_flow(given[name])}", fields[name].description or "") for name in given]
+        for name in (name for name in fields if name not in given):
+            value = _plain(fields[name].get_default(call_default_factory=True))
+            lines.append(_comment(f"  # {name}: {_flow(value)}", fields[name].description or ""))
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: object) -> object:
+    """Return a default as plain data; in lists of sections, only what is not itself a default."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, list):
+        return [v.model_dump(mode="json", exclude_defaults=True) if isinstance(v, BaseModel) else v for v in value]
+    return value
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return one line for every value that differs: key, old, new."""
-    out: list[str] = []
+    lines: list[str] = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            out += differences(a, b, f"{prefix}{key}.")
+            lines += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            out.append(f"{prefix}{key}: {_flow(a)} -> {_flow(b)}")
-    return out
+            lines.append(f"{prefix}{key}: {_flow(a)} -> {_flow(b)}")
+    return lines
 
 
 def _lines(values: Mapping[str, Any], at: KeyPath, origins: Mapping[KeyPath, Origin] | None) -> Iterator[str]:
@@ -88,11 +88,11 @@ def _lines(values: Mapping[str, Any], at: KeyPath, origins: Mapping[KeyPath, Ori
 
 
 def _from(path: KeyPath, origins: Mapping[KeyPath, Origin]) -> str:
-    # A mapping that was replaced whole is one origin for all that lies in it.
-    for length in range(len(path), 1, -1):
+    # Values in a mapping that was replaced whole have the origin of the mapping.
+    for length in (*range(len(path), 1, -1), len(path)):
         if path[:length] in origins:
             return str(origins[path[:length]])
-    return str(origins[path]) if path in origins else "default"
+    return "default"
 
 
 def _comment(line: str, text: str) -> str:

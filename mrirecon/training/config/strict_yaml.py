@@ -1,4 +1,4 @@
-"""YAML as people mean it: no duplicate keys, no aliases, no tags, 1e-3 is a number, and every value knows its line."""
+"""Read a strict subset of YAML: no duplicate keys, aliases or tags; 1e-3 is a number; every value has its line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WORDS |= {".inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan")}
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value was written."""
+    """Hold the place of a value."""
 
     file: str
     line: int  # from 1; 0 where there are no lines
@@ -35,7 +35,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Parsed:
-    """Values, and the origin of each by its path of keys and indices."""
+    """Hold values, and the origin of each by its path of keys and indices."""
 
     values: Plain
     origins: dict[KeyPath, Origin]
@@ -45,8 +45,8 @@ def read_yaml(path: Path) -> Parsed:
     """Return the content of a file.
 
     Raises:
-        InputError: it is not there, too large, or not text.
-        UsageError: it is not the YAML that is accepted; the line is named.
+        InputError: it is missing, too large, or not text.
+        UsageError: it is not in the accepted subset of YAML; the line is named.
 
     """
     try:
@@ -61,15 +61,15 @@ def read_yaml(path: Path) -> Parsed:
 
 
 def parse_yaml(text: str, name: str, line: int | None = None) -> Parsed:
-    """Return the values of a text; ``line`` replaces the text's own lines.
+    """Return the values of a text; ``line`` replaces the lines of the text.
 
     Raises:
-        UsageError: it is not the YAML that is accepted; the line is named.
+        UsageError: it is not in the accepted subset of YAML; the line is named.
 
     """
     builder = _Builder(name, line)
     try:
-        builder.survey(text)
+        builder.check_events(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = None if node is None else builder.build(node, ())
     except yaml.MarkedYAMLError as error:
@@ -86,14 +86,12 @@ def parse_yaml(text: str, name: str, line: int | None = None) -> Parsed:
 
 
 def scalar(text: str) -> Plain:
-    """Return what an unquoted word means, by YAML 1.2: yes, no, on and off are words."""
+    """Return the value of an unquoted word by YAML 1.2, in which yes, no, on and off are words."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     if _INTEGER.match(text):
         return int(text.replace("_", ""))
-    if _NUMBER.match(text):
-        return float(text)
-    return text
+    return float(text) if _NUMBER.match(text) else text
 
 
 class _Builder:
@@ -110,8 +108,8 @@ class _Builder:
         """Return a place in the text as file and line."""
         return Origin(self.name, mark.line + 1 if self.line is None else self.line)
 
-    def survey(self, text: str) -> None:
-        """Refuse, before anything is built, what could make it large or run code."""
+    def check_events(self, text: str) -> None:
+        """Refuse what could take much memory or run code, before values are built."""
         depth = documents = 0
         events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)  # their classes share no typed base
         for nodes, event in enumerate(events):
@@ -120,18 +118,18 @@ class _Builder:
             if depth > DEPTH or nodes > NODES:
                 raise self.error(event.start_mark, f"more than {DEPTH} levels or {NODES} values", "make it smaller")
             if documents > 1:
-                raise self.error(event.start_mark, "there is a second document in it", "keep one, without ---")
+                raise self.error(event.start_mark, "there is a second document", "keep one, without ---")
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 raise self.error(event.start_mark, "anchors and aliases (& and *) are not accepted", "write it out")
             if getattr(event, "tag", None):
                 raise self.error(event.start_mark, f"the tag {event.tag} is not accepted", "write plain values")
 
     def build(self, node: yaml.Node, path: KeyPath) -> Plain:
-        """Return the value of a node, and note where it and its parts stand."""
+        """Return the value of a node, and record the origins of it and its parts."""
         self.origins[path] = self.origin(node.start_mark)
         if isinstance(node, yaml.ScalarNode):
             text: str = node.value
-            if "\0" in text:  # which no name of a file can hold
+            if "\0" in text:  # which no file name can hold
                 raise self.error(node.start_mark, "there is a NUL character", "write plain text")
             return scalar(text) if node.style is None else text
         if isinstance(node, yaml.SequenceNode):
@@ -143,9 +141,7 @@ class _Builder:
                 raise self.error(key.start_mark, "a key must be a word", "quote it, or write it out")
             if key.value in values:
                 first = self.origins[(*path, key.value)]
-                raise self.error(
-                    key.start_mark, f"the key {key.value!r} stands there twice (first in {first})", "keep one"
-                )
+                raise self.error(key.start_mark, f"the key {key.value!r} is given twice (first in {first})", "keep one")
             values[key.value] = self.build(child, (*path, key.value))
             self.origins[(*path, key.value)] = self.origin(key.start_mark)
         return values

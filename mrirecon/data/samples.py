@@ -1,0 +1,481 @@
+"""Make the samples to learn from: each is a function of (seed, epoch, number), whoever makes it and in any order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, lru_cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import mrirecon
+from mrirecon.coils.calibration import find_calibration
+from mrirecon.coils.espirit import PRIOR_POWER, CoilMaps, crop_weights, espirit
+from mrirecon.data.augmentation import augment
+from mrirecon.data.batch import Batch, pack, read_packed, require_one_size, unpack, write_packed
+from mrirecon.data.fields import generator
+from mrirecon.data.scene import Scene, draw_scene
+from mrirecon.data.settings import Data, MaskFamily
+from mrirecon.data.simulate import one_thread, simulate
+from mrirecon.data.sources import FULLY_SAMPLED_SHARE, SliceRef
+from mrirecon.data.volumes import Volume
+from mrirecon.engine import StartImage
+from mrirecon.errors import InputError, MriReconError, UsageError
+from mrirecon.io import Scan
+from mrirecon.masks import FAMILIES, MaskResult, make_mask
+from mrirecon.masks.result import calibration_sides
+from mrirecon.physics.operators import Fourier, combine, root_sum_of_squares
+from mrirecon.physics.problem import Problem
+from mrirecon.physics.transforms import Prior
+
+_PLANE = (-2, -1)
+KERNEL, CALIBRATION, CROP = 6, 24, 0.8  # of ESPIRiT, as `mrirecon reconstruct` estimates maps
+_SHARED_MASKS = 16  # drawn for each size of a slow family; each is mirrored in four ways
+_CODE = (  # whatever decides over the values of a sample
+    *("data", "coils", "masks", "physics", "engine.py"),
+    *("methods/steps", "methods/cs.py", "methods/regularization.py"),
+)
+SampleKey = tuple[int, int, int]  # epoch, number, index of the slice
+SampleInfo = dict[str, object]
+
+
+class _FullKspace(NamedTuple):
+    """Samples before they are undersampled."""
+
+    kspace: Tensor  # (B, C, y, x)
+    clean: Tensor | None  # (B, C, y, x), coil images to learn from; None for those of ``kspace``
+    labels: Tensor | None  # (B, 1, y, x)
+    acquired: list[np.ndarray | None]  # (y, x), of measured k-space
+    info: list[SampleInfo]
+    noise: Tensor | None = None  # (B, C, C), its covariance where it is known
+
+
+@dataclass(frozen=True)
+class SampleFactory:
+    """Make samples from slices.
+
+    Args:
+        slices: the slices.
+        data: settings of the simulation, the masks and the coil maps.
+        seed: of the run.
+        batch: samples that share a size, so that they can be stacked.
+        with_kspace: whether the loss compares k-space.
+        held_out_share: share of the acquired samples of k-space that only the loss sees (SSDU); 0 for none.
+        maps: whether the method takes coil maps.
+        uncropped_maps: whether maps go on beyond the object; see `mrirecon.reconstruction.run.build_problem`.
+        start: makes the initial image that the method refines; None leaves it to the method.
+
+    """
+
+    slices: Sequence[SliceRef]
+    data: Data
+    seed: int
+    batch: int = 1
+    with_kspace: bool = False
+    held_out_share: float = 0.0
+    maps: bool = True
+    uncropped_maps: bool = True
+    start: StartImage | None = None
+
+    def sample(self, epoch: int, number: int, index: int, device: torch.device | str = "cpu") -> Batch:
+        """Return sample ``number`` of an epoch, a batch of one, as it is augmented for its first draw.
+
+        Raises:
+            MriReconError: with the sample's name.
+
+        """
+        keys = [(epoch, number, index)]
+        return self.augment(self.load_or_make(keys, device), keys, 0)
+
+    def load_or_make(self, keys: Sequence[SampleKey], device: torch.device | str = "cpu") -> Batch:
+        """Return samples that share a size, not augmented: from the buffer's folder, where there is one, or new.
+
+        New samples for a folder are packed and unpacked, so that they are the same whether they were there or not.
+        """
+        path = self.cache_file(keys)
+        if path is None:
+            return self.make(keys, device)
+        stored = read_packed(path)
+        if stored is None:
+            packed = pack(self.make(keys, device))
+            write_packed(path, packed)
+            stored = unpack(packed)
+        return stored.to(device)
+
+    def cache_file(self, keys: Sequence[SampleKey]) -> Path | None:
+        """Return the file that stores samples; None where the buffer has no folder.
+
+        Raises:
+            UsageError: the folder's name holds a variable that is not set.
+
+        """
+        folder = self.data.buffer.folder()
+        if folder is None:
+            return None
+        text = " ".join(f"{epoch} {number} {self.slices[index].fingerprint}" for epoch, number, index in keys)
+        return folder / self._cache_key / f"{keys[0][0]}-{keys[0][1]}-{_short_hash(text)}.pt"
+
+    @cached_property
+    def _cache_key(self) -> str:
+        """A hash of all that decides over samples, except their slices: the settings and the simulator's code."""
+        start = self.start
+        if isinstance(start, partial):
+            named = f"{start.func.__qualname__} {sorted(start.keywords.items())}"
+        else:
+            named = "" if start is None else start.__qualname__
+        data = self.data.model_dump(mode="json", include={"axes", "maps", "target", "crop", "simulation", "masks"})
+        del data["simulation"]["cavities"]  # drawn by `augment`
+        numbers = [self.seed, self.batch, self.with_kspace, self.held_out_share, self.maps, self.uncropped_maps]
+        return _short_hash(json.dumps([data, *numbers, named, simulator_version()], sort_keys=True))
+
+    def augment(self, batch: Batch, keys: Sequence[SampleKey], use: int) -> Batch:
+        """Return a batch as it is augmented when it is drawn for the ``use``-th time, counted from 0."""
+        simulated = self.maps and all(self.slices[index].simulated for _, _, index in keys)
+        low, high = self.data.simulation.cavities if simulated else (0, 0)
+        with one_thread():
+            return augment(batch, [(self.seed, epoch, number) for epoch, number, _ in keys], use, (low, high))
+
+    def make(self, keys: Sequence[SampleKey], device: torch.device | str = "cpu") -> Batch:
+        """Make samples that share a size, and stack them.
+
+        Args:
+            keys: (epoch, number, index of the slice) of each.
+            device: where to compute, and where the result is.
+
+        Raises:
+            MriReconError: with the name of the sample that cannot be made.
+
+        """
+        try:
+            with one_thread():
+                return self._make(keys, torch.device(device))
+        except MriReconError as error:
+            if len(keys) > 1:
+                for key in keys:  # find out which one fails
+                    self.make([key], device)
+                raise
+            epoch, number, index = keys[0]
+            named = f"{self.slices[index].name} (epoch {epoch}, item {number})"
+            error.where = named + (f": {error.where}" if error.where else "")
+            raise
+
+    def _make(self, keys: Sequence[SampleKey], device: torch.device) -> Batch:
+        slices = [self.slices[index] for _, _, index in keys]
+        own = [generator(self.seed, epoch, number, 1) for epoch, number, _ in keys]
+        # The samples of a batch share the draws that decide over sizes.
+        shared = [generator(self.seed, epoch, number // self.batch, 0) for epoch, number, _ in keys]
+        simulated = all(s.simulated for s in slices)
+        full = self._simulated(slices, own, shared, device) if simulated else self._measured(slices, shared, device)
+        space = (int(full.kspace.shape[-2]), int(full.kspace.shape[-1]))
+        prospective = [a is not None and float(a.mean()) < FULLY_SAMPLED_SHARE for a in full.acquired]
+        masks: list[np.ndarray] = []
+        for rng, acquired, undersampled, info in zip(own, full.acquired, prospective, full.info, strict=True):
+            if acquired is not None and undersampled:
+                masks.append(acquired)
+                continue
+            mask, drawn = draw_mask(self.data.masks, space, rng, self.maps and self.data.maps == "espirit")
+            info |= drawn
+            masks.append(mask if acquired is None else mask & acquired)
+        sampled = _stack_masks(masks, device)
+        y = full.kspace * sampled
+        maps, prior = self._maps(y, masks, slices)
+        image = Fourier(_PLANE).adjoint(full.kspace) if full.clean is None else full.clean
+        target = None
+        if not any(prospective):
+            target = self._target(image, full.kspace, maps, noisy=full.clean is None or self.data.target == "measured")
+        compared = loss_mask = None
+        if self.held_out_share:
+            parts = [split_samples(mask, self.held_out_share, rng) for mask, rng in zip(masks, own, strict=True)]
+            sampled, loss_mask = (_stack_masks(part, device) for part in zip(*parts, strict=True))
+            y, compared = y * sampled, y
+        elif self.with_kspace:
+            seen = [m if p else np.ones_like(m) for m, p in zip(masks, prospective, strict=True)]
+            loss_mask = _stack_masks(seen, device)
+            measured = torch.tensor(prospective, device=device).reshape(-1, 1, 1, 1)
+            compared = torch.where(measured, y, Fourier(_PLANE)(image))
+        problem = Problem(y, sampled.to(y.real.dtype), maps, noise=full.noise)
+        if self.start is not None:
+            with torch.no_grad():
+                problem = replace(problem, initial_image=_start_images(self.start, problem, prior))
+        return Batch(
+            problem,
+            target,
+            compared,
+            None if loss_mask is None else loss_mask.to(y.real.dtype),
+            full.labels,
+            [f"{s.name}, epoch {epoch}, item {n}" for s, (epoch, n, _) in zip(slices, keys, strict=True)],
+            full.info,
+        )
+
+    def _target(self, image: Tensor, kspace: Tensor, maps: Tensor, *, noisy: bool) -> Tensor:
+        """Return the reference (B, 1, y, x) of coil images (B, C, y, x): root sum of squares, with the maps' phase.
+
+        Maps from a small calibration region combine what they hardly resolve, such as the scalp, too darkly, and a
+        network would learn to darken it. A root sum of squares of noise is biased, so noisy images are combined with
+        maps of all of k-space, as is the reference that reconstructions are compared with.
+        """
+        if not self.maps:
+            return root_sum_of_squares(image, 1, keepdim=True)
+        combined = combine(maps, image)
+        if not noisy:
+            return root_sum_of_squares(image, 1, keepdim=True) * torch.sgn(combined)
+        if self.data.maps != "espirit" or image.shape[1] == 1:
+            return combined
+        everything = np.ones(tuple(kspace.shape[2:]), dtype=bool)
+        return combine(_cropped(_espirit(kspace, [everything] * len(kspace))), image)
+
+    def _simulated(
+        self,
+        slices: Sequence[SliceRef],
+        own: Sequence[np.random.Generator],
+        shared: Sequence[np.random.Generator],
+        device: torch.device,
+    ) -> _FullKspace:
+        scans = simulate([self.scene(*one) for one in zip(slices, own, shared, strict=True)], device)
+        clean = Fourier(_PLANE).adjoint(scans.kspace) if self.data.target == "measured" else scans.clean
+        coils = scans.kspace.shape[1]
+        info: list[SampleInfo] = [
+            {"coils": coils, "snr": round(snr, 1), "lesions": len(lesions)}
+            for snr, lesions in zip(scans.snr, scans.lesions, strict=True)
+        ]
+        return _FullKspace(scans.kspace, clean, scans.labels, [None] * len(slices), info, scans.covariance)
+
+    def scene(self, ref: SliceRef, own: np.random.Generator, shared: np.random.Generator) -> Scene:
+        """Draw the scene of a slice: what decides over sizes from ``shared``, all else from ``own``."""
+        assert isinstance(ref.source, Volume), "only volumes are simulated from"
+        low, high = self.data.simulation.coils
+        coils = max(1, round(math.exp(shared.uniform(math.log(low - 0.49), math.log(high + 0.49)))))
+        return draw_scene(ref.source, ref.index, self.data.simulation, own, coils=coils, window=self._window(shared))
+
+    def _measured(
+        self, slices: Sequence[SliceRef], shared: Sequence[np.random.Generator], device: torch.device
+    ) -> _FullKspace:
+        all_kspace: list[Tensor] = []
+        masks: list[np.ndarray | None] = []
+        for ref, rng in zip(slices, shared, strict=True):
+            assert isinstance(ref.source, Scan), "simulated and measured slices are never in one batch"
+            kspace, mask = torch.from_numpy(ref.source.kspace(ref.index)), ref.source.mask(ref.index)
+            window = self._window(rng)
+            if window is not None and mask.mean() >= FULLY_SAMPLED_SHARE:
+                size = [min(a, b) for a, b in zip(window, mask.shape, strict=True)]
+                starts = [n // 2 - m // 2 for n, m in zip(mask.shape, size, strict=True)]
+                rows, columns = (slice(a, a + m) for a, m in zip(starts, size, strict=True))
+                kspace = Fourier(_PLANE)(Fourier(_PLANE).adjoint(kspace)[..., rows, columns].contiguous())
+                mask = np.ones(size, dtype=bool)
+            all_kspace.append(kspace)
+            masks.append(mask)
+        require_one_size([tuple(k.shape) for k in all_kspace])
+        info: list[SampleInfo] = [{"coils": len(k)} for k in all_kspace]
+        return _FullKspace(torch.stack(all_kspace).to(device), None, None, masks, info)
+
+    def _window(self, shared: np.random.Generator) -> tuple[int, int] | None:
+        crop = self.data.crop
+        if crop is None:
+            return None
+        low, high = math.ceil(crop[0] / 8), crop[1] // 8
+        if high < low:
+            return crop[0], crop[0]
+        y, x = shared.integers(low, high + 1, 2) * 8
+        return int(y), int(x)
+
+    def _maps(self, y: Tensor, masks: Sequence[np.ndarray], slices: Sequence[SliceRef]) -> tuple[Tensor, Tensor | None]:
+        """Return coil maps (B, 1, C, y, x) as inference will have them, and the prior (B, 1, y, x) of estimated ones.
+
+        They are estimated from the calibration region of each sample, or read from the file.
+        """
+        batch, coils, *space = y.shape
+        from_file = self.data.maps == "file" and isinstance(slices[0].source, Scan)
+        if not self.maps or self.data.maps == "none" or (coils == 1 and not from_file):
+            return torch.full((batch, 1, coils, *space), coils**-0.5, dtype=y.dtype, device=y.device), None
+        if self.data.maps == "file":
+            stored = torch.stack([_stored_maps(ref, tuple(space)) for ref in slices]).to(y.device)
+            return stored / root_sum_of_squares(stored, 2).flatten(1).amax(1).reshape(-1, 1, 1, 1, 1), None
+        estimated = _espirit(y, masks)
+        if self.uncropped_maps:
+            return estimated.maps, estimated.values**PRIOR_POWER
+        return _cropped(estimated), None
+
+
+@cache
+def simulator_version() -> str:
+    """Return a hash of the code that makes samples, so that samples stored by other code are not used."""
+    package = Path(mrirecon.__file__).parent
+    code = hashlib.sha256(f"{mrirecon.__version__} {torch.__version__}".encode())
+    for name in _CODE:
+        path = package / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            code.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    return code.hexdigest()[:16]
+
+
+def draw_mask(
+    families: Sequence[MaskFamily], space: tuple[int, int], rng: np.random.Generator, calibrated: bool
+) -> tuple[np.ndarray, SampleInfo]:
+    """Draw a family, an acceleration and a calibration region that fit together, and a mask of them.
+
+    Args:
+        families: the families with their choices.
+        space: (y, x).
+        rng: of all draws.
+        calibrated: whether coil maps have to be estimated from the calibration region.
+
+    Returns:
+        The mask (y, x), and its family, acceleration and calibration region.
+
+    Raises:
+        UsageError: no combination fits.
+
+    """
+    weights = np.array([f.weight for f in families])
+    choice = families[int(rng.choice(len(families), p=weights / weights.sum()))]
+    axis = int(rng.integers(2)) if choice.axis == "either" else ("y", "x").index(choice.axis)
+    family = FAMILIES[choice.family]
+    lines = family.over == "lines"
+    sides = (space[axis],) if lines else space
+    seed = int(rng.integers(2**31))
+    least = KERNEL if calibrated else 0
+    fitting: list[tuple[float, int | tuple[int, ...]]] = []
+    regions: list[int | None] = [*choice.calibration] or [None]
+    for acceleration in choice.acceleration:
+        count = round(math.prod(sides) / acceleration)
+        for wanted in regions:
+            try:
+                box = calibration_sides(sides, count, wanted)
+            except UsageError:
+                continue
+            # At least a third of the samples must lie outside the region.
+            if min(box) >= least and math.prod(box) <= 0.67 * count:
+                fitting.append((acceleration, box if len(box) > 1 else box[0]))
+    if not fitting:
+        raise UsageError(
+            f"no mask of {choice.family} fits",
+            where="data.masks",
+            why=f"{'×'.join(map(str, sides))} samples at acceleration {choice.acceleration} with calibration "
+            f"{choice.calibration or '32 %'}; coil maps need {least} along each axis",
+            fix="lower the acceleration, change the calibration, or enlarge data.crop",
+        )
+    acceleration, region = fitting[int(rng.integers(len(fitting)))]
+    flips = rng.random(2) < 0.5
+    if family.slow and not lines:
+        result = _shared_mask(choice.family, space, acceleration, region, seed % _SHARED_MASKS)
+        mask = result.mask[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
+        # The calibration region, which need not lie symmetrically, goes back to its place.
+        shifts = [
+            int(f) * (2 * (n // 2 - c // 2) + c - n) for f, n, c in zip(flips, space, result.calibration, strict=True)
+        ]
+        mask = np.roll(mask, shifts, (0, 1))
+    else:
+        result = make_mask(choice.family, space, acceleration, calibration=region, seed=seed, axis=axis)
+        mask = result.mask
+    achieved = round(result.acceleration, 2)
+    return mask, {"mask": choice.family, "acceleration": achieved, "calibration": list(result.calibration)}
+
+
+@lru_cache(maxsize=256)
+def _shared_mask(
+    family: str, space: tuple[int, int], acceleration: float, region: int | tuple[int, ...], seed: int
+) -> MaskResult:
+    """Return one of a few masks of a size: drawing a Poisson disc takes longer than all the rest of a sample."""
+    return make_mask(family, space, acceleration, calibration=region, seed=seed)
+
+
+def split_samples(
+    mask: np.ndarray, share: float, rng: np.random.Generator, keep: int = 4
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split the acquired samples into those that the network sees and those that the loss compares (SSDU).
+
+    Yaman et al., MRM 84:3172, 2020: the second are drawn with a Gaussian density around the centre, of which a small
+    box stays with the first. Where whole lines are acquired, single samples of them are split.
+
+    Args:
+        mask: (y, x), what was acquired.
+        share: of the samples, for the loss.
+        rng: of the draw.
+        keep: side of the centre box that the network keeps.
+
+    Returns:
+        Two masks (y, x) without common samples, together ``mask``.
+
+    """
+    y, x = ((np.arange(n) - n // 2) / (n / 2) for n in mask.shape)
+    weight = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * 0.5**2)) * mask
+    weight[tuple(slice(n // 2 - keep // 2, n // 2 - keep // 2 + keep) for n in mask.shape)] = 0
+    candidates = np.flatnonzero(weight)
+    count = min(len(candidates), round(share * int(mask.sum())))
+    # Sorting E / w, E exponential, draws without replacement.
+    race = rng.exponential(size=len(candidates)) / weight.flat[candidates]
+    held = np.zeros(mask.shape, dtype=bool)
+    held.flat[candidates[np.argpartition(race, count - 1)[:count]] if count else candidates[:0]] = True
+    return mask & ~held, held
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _group(keys: Iterable[Hashable]) -> list[list[int]]:
+    """Return the indices of equal keys together, in the order of their first appearance."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
+
+
+def _stored_maps(ref: SliceRef, space: tuple[int, ...]) -> Tensor:
+    """Return the coil maps (1, C, y, x) of a file.
+
+    Raises:
+        InputError: it holds none, or maps of another shape.
+
+    """
+    stored = ref.source.maps(ref.index) if isinstance(ref.source, Scan) else None
+    if stored is None or stored.shape[0] != 1 or stored.shape[2:] != space:
+        raise InputError(
+            "the file holds no coil maps that fit" if stored is None else "the maps do not fit what is cut out",
+            where=ref.name,
+            fix="use data.maps: espirit",
+        )
+    return torch.from_numpy(np.ascontiguousarray(stored))
+
+
+def _stack_masks(masks: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.stack(masks))[:, None].to(device)
+
+
+def _start_images(start: StartImage, p: Problem, prior: Tensor | None) -> Tensor:
+    """Return initial images (B, 1, y, x).
+
+    On a CPU, samples whose masks vary along the same axes are solved together: lines need transforms along one axis.
+    """
+    if p.y.device.type != "cpu":
+        return start(p.prepared(), None if prior is None else Prior(prior))
+    out = torch.empty_like(p.maps[:, :, 0])
+    for members in _group(tuple(bool((m != m.narrow(a, 0, 1)).any()) for a in _PLANE) for m in p.mask):
+        noise, weight = (None if v is None else v[members] for v in (p.noise, prior))
+        part = Problem(p.y[members], p.mask[members], p.maps[members], noise=noise)
+        out[members] = start(part.prepared(), None if weight is None else Prior(weight))
+    return out
+
+
+def _espirit(y: Tensor, masks: Sequence[np.ndarray]) -> CoilMaps:
+    """Return uncropped maps of the calibration regions of samples (B, C, y, x); regions of one size are batched."""
+    boxes = [find_calibration(mask, CALIBRATION) for mask in masks]
+    parts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    for members in _group(tuple(side.stop - side.start for side in box) for box in boxes):
+        regions = torch.stack([y[i][(slice(None), *boxes[i])] for i in members])
+        found = espirit(regions, (y.shape[-2], y.shape[-1]), kernel=KERNEL, crop=0)
+        parts |= zip(members, zip(found.maps, found.values, found.spectrum, strict=True), strict=True)
+    ordered = zip(*(parts[i] for i in range(len(masks))), strict=True)
+    return CoilMaps(*(torch.stack(part) for part in ordered))
+
+
+def _cropped(estimated: CoilMaps) -> Tensor:
+    """Return maps (B, 1, C, y, x) that end where the object does."""
+    return estimated.maps * crop_weights(estimated.values, CROP).unsqueeze(2)
