@@ -21,7 +21,7 @@ from mrirecon.coils.noise import noise_deviation
 from mrirecon.engine import Reconstructor
 from mrirecon.io import Scan, read
 from mrirecon.masks import make_mask
-from mrirecon.methods.heldout import Blended
+from mrirecon.methods.cross_validation import Blended
 from mrirecon.methods.registry import build
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import scores

@@ -2,8 +2,7 @@
 
 python scripts/ship_model.py RUN NAME     # mrirecon/models/weights/NAME, scripts/runs/NAME/{log.jsonl,curve.png}
 
-What comes along is weighed by held-out samples (see `mrirecon.methods.heldout`), which training and its validation are
-not.
+A shipped model blends by cross-validation (`mrirecon.methods.cross_validation`); training and its validation do not.
 The curve is drawn by matplotlib: `pip install matplotlib`.
 """
 

@@ -1,4 +1,4 @@
-"""The zero-filled image."""
+"""Zero-filled image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ZeroFilled(Step[Tensor]):
     """x = Aᴴ y."""
 
     def init(self, p: Problem) -> Tensor:
-        """Return Aᴴ y."""
+        """Return Aᴴ y (B, M, *space)."""
         return p.adjoint
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
@@ -21,7 +21,7 @@ class ZeroFilled(Step[Tensor]):
         return s
 
     def image(self, s: Tensor, p: Problem) -> Tensor:
-        """Return it."""
+        """Return it unchanged."""
         return s
 
 

@@ -141,7 +141,7 @@ def test_better_methods_are_better():
     assert errors["cs"] < errors["sense"] < errors["zero-filled"], errors
 
 
-def test_stopping_is_told():
+def test_reasons_say_why_an_iteration_stopped():
     p, _ = known_problem()
     with torch.inference_mode():
         done = build("cs", {"tolerance": 0.01}).run(p)
@@ -150,7 +150,7 @@ def test_stopping_is_told():
     assert "converged" in done.reasons[0]
     assert int(done.iterations[0]) < 100
     assert "limit of 2" in cut.reasons[0]
-    assert direct.reasons == ["ran its 1 steps"]
+    assert direct.reasons == ["completed 1 step"]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ WITH = {("e2evn", "blend", "cross_validated"): {"combine": "sense", "sensitivity
 IDLE = {"engine.blocks.0.part.consistency.weight"}
 # Changes how a result is computed, and not the result.
 SAME = {"memory"}
-# What is refused, by a rule in `mrirecon.methods.shared.refuse`.
+# What is refused, by a rule in `mrirecon.methods.shared`.
 REFUSED = {(name, "memory", "invert") for name in LEARNED} - {("invertible-rim", "memory", "invert")}
 
 
@@ -139,14 +139,14 @@ MAGNITUDE = {"domain": "magnitude"}
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("unet", {**MAGNITUDE, "start": "cs"}, "refines no first image"),
+        ("unet", {**MAGNITUDE, "start": "cs"}, "does not refine an initial image"),
         ("unet", {**MAGNITUDE, "phase": "removed"}, "no phase"),
         ("unet", {**MAGNITUDE, "blend": "cross_validated"}, "predicts no samples"),
         ("unet", {**MAGNITUDE, "dc": "soft"}, "no data consistency"),
         ("e2evn", {"blend": "cross_validated", "sensitivity": False}, "predicts no samples"),
-        ("e2evn", {"blend": "cross_validated", "combine": "sense"}, "makes its own"),
-        ("rim", {"start_iterations": 3}, "takes no iterations"),
-        ("rim", {"memory": "invert"}, "cannot be undone"),
+        ("e2evn", {"blend": "cross_validated", "combine": "sense"}, "estimates its own"),
+        ("rim", {"start_iterations": 3}, "has no effect"),
+        ("rim", {"memory": "invert"}, "not invertible"),
         ("e2evn", {"segment": 2}, "applied once"),
     ],
 )

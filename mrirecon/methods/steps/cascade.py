@@ -1,29 +1,19 @@
-"""Cascades of parts, on images or on k-space."""
+"""Apply the parts of a cascade to images or to k-space."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 from torch import Tensor
 
 from mrirecon.engine import Step
-from mrirecon.methods.updates import Part
+from mrirecon.methods.updates import Part, Refine
 from mrirecon.physics.operators import Fourier, root_sum_of_squares
 from mrirecon.physics.problem import Problem
 
-Combine = Literal["sense", "rss"]
 
-
-class InImage(Step[Tensor]):
-    """x⁺ = part(x), from the initial image."""
-
+class _ApplyPart(Step[Tensor]):
     def __init__(self, part: Part) -> None:
         super().__init__()
         self.part = part
-
-    def init(self, p: Problem) -> Tensor:
-        """Start at the initial image: Aᴴ y, if no other is given."""
-        return p.starting_image
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Apply the part."""
@@ -31,38 +21,42 @@ class InImage(Step[Tensor]):
         return out
 
     def zero_init_output(self) -> None:
-        """Let the part leave the state as it is."""
-        self.part.zero_init_output()
+        """Initialize the refinements such that they add nothing."""
+        for module in self.part.modules():
+            if isinstance(module, Refine):
+                module.zero_init_output()
+
+
+class InImage(_ApplyPart):
+    """x⁺ = part(x), from the initial image."""
+
+    def init(self, p: Problem) -> Tensor:
+        """Start at the initial image (B, M, *space); Aᴴ y by default."""
+        return p.starting_image
 
     def image(self, s: Tensor, p: Problem) -> Tensor:
         """Return x."""
         return s
 
 
-class InKspace(Step[Tensor]):
+class InKspace(_ApplyPart):
     """k⁺ = part(k), from the measured k-space, completed by the initial image if there is one.
 
-    The image is Sᴴ Fᴴ k or the root sum of squares of the coil images.
+    Args:
+        part: for k-space (B, C, *space).
+        combine: ``sense`` returns the image Sᴴ Fᴴ k, ``rss`` the root sum of squares of the coil images.
+
     """
 
     needs_cartesian = True
 
-    def __init__(self, part: Part, combine: Combine = "sense") -> None:
-        super().__init__()
-        self.part, self.combine, self.magnitude = part, combine, combine == "rss"
+    def __init__(self, part: Part, combine: str = "sense") -> None:
+        super().__init__(part)
+        self.combine, self.magnitude = combine, combine == "rss"
 
     def init(self, p: Problem) -> Tensor:
-        """Start at y, and at the samples of the initial image where none were measured."""
+        """Start at y, with the samples of the initial image where nothing was measured."""
         return p.y if p.initial_image is None else p.y + (1 - p.mask) * p.encode(p.initial_image)
-
-    def forward(self, s: Tensor, p: Problem) -> Tensor:
-        """Apply the part."""
-        out: Tensor = self.part(s, p)
-        return out
-
-    def zero_init_output(self) -> None:
-        """Let the part leave the state as it is."""
-        self.part.zero_init_output()
 
     def image(self, s: Tensor, p: Problem) -> Tensor:
         """Combine the coils."""

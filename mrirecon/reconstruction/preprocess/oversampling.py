@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from mrirecon.errors import UsageError
-from mrirecon.physics.centred import to_image, to_kspace
+from mrirecon.physics.fourier import to_image, to_kspace
 
 
 def crop_slice(size: int, kept: int) -> slice:

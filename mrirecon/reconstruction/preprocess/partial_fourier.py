@@ -21,7 +21,7 @@ import numpy as np
 
 from mrirecon.errors import InputError, UsageError
 from mrirecon.masks.extent import Extent
-from mrirecon.physics.centred import along, spatial, to_image, to_kspace
+from mrirecon.physics.fourier import along, spatial, to_image, to_kspace
 
 Fill = Literal["pocs", "homodyne", "zero"]
 _FEWEST = 4  # samples to each side of the centre from which a phase can be told

@@ -11,8 +11,7 @@ from mrirecon.data.simulate import coil_maps
 from mrirecon.engine import Reconstructor, Step, Unrolled
 from mrirecon.errors import UsageError
 from mrirecon.masks import make_mask
-from mrirecon.methods.heldout import Blended, choose_hidden_samples, cross_validated_weight
-from mrirecon.methods.heldout import _remove_samples as heldout_without
+from mrirecon.methods.cross_validation import Blended, _remove_samples, choose_hidden_samples, cross_validated_weight
 from mrirecon.methods.registry import build, methods
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Prior
@@ -194,7 +193,7 @@ def test_a_start_without_the_hidden_samples_does_not_know_them():
     for prior in (None, torch.full_like(truth.real, 0.5)):
         q = Problem(p.y, p.mask, p.maps)
         x = truth if prior is None else truth * prior
-        left = heldout_without(q, x, held, None if prior is None else Prior(prior))
+        left = _remove_samples(q, x, held, None if prior is None else Prior(prior))
         told = p.encode.adjoint(held * p.encode(x)) * (1 if prior is None else 0.25)
         assert torch.allclose(left, x - told, atol=1e-6)
 
