@@ -55,6 +55,16 @@ def test_the_method_that_it_adds_works(monkeypatch):
         mrirecon.methods.registry.build("gradient-net", {"cascade": 3})
 
 
+def test_the_mask_family_that_it_adds_works(monkeypatch):
+    from mrirecon.masks import FAMILIES, make_mask
+
+    assert "cosine" not in FAMILIES
+    monkeypatch.setattr(FAMILIES, "_entries", dict(FAMILIES._entries))
+    exec(compile(PYTHON[2], "README.md", "exec"), {"__name__": "cosine"})
+    made = make_mask("cosine", (64, 60), 4.0, calibration=8, seed=1, options={"power": 3.0})
+    assert made.mask.sum() == 64 * 15
+
+
 def test_commands_run_in_their_order(here):
     assert len(COMMANDS) >= 9
     for command in COMMANDS:

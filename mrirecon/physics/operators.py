@@ -64,7 +64,8 @@ class Fourier(LinearOperator):
 
 def _shifted(transform: Callable[..., Tensor], x: Tensor, axes: tuple[int, ...]) -> Tensor:
     # ifftshift before and fftshift after: the other order is wrong for odd sizes.
-    return torch.fft.fftshift(transform(torch.fft.ifftshift(x, axes), dim=axes, norm="ortho"), axes)
+    shifted: Tensor = torch.fft.fftshift(transform(torch.fft.ifftshift(x, axes), dim=axes, norm="ortho"), axes)
+    return shifted
 
 
 @dataclass(frozen=True)
