@@ -86,7 +86,7 @@ def _keep_failure(open_scan: Any) -> tuple[str, list[str]]:
     try:
         scan = open_scan()
         plan = choose(scan)
-        note = small_field_of_view(scan, scan.example()) if len(scan.space) == 2 else None  # a volume takes a while
+        note = small_field_of_view(scan, scan.representative_item()) if len(scan.space) == 2 else None  # a volume takes a while
     except MriReconError as error:
         return f"reconstruct would refuse it: {error.what}", []
     would = f"reconstruct by {plan.method}: {plan.reason}" if len(plan.groups) == 1 else f"reconstruct {plan.reason}"
@@ -118,7 +118,7 @@ def _describe(one: dict[str, Any]) -> str:
             lines.append(f"  {name.replace('_', ' '):12s} {one[name]['name']} {tuple(one[name]['shape'])}")
     lines += _describe_raw(one)
     lines += [f"  {name:12s} {value}" for name, value in one["attributes"].items()]
-    lines += [f"  {c['verdict']:4s} {c['name']:12s} {c['told']}" for c in one.get("checks", ())]
+    lines += [f"  {c['verdict']:4s} {c['name']:12s} {c['message']}" for c in one.get("checks", ())]
     return "\n".join([*lines, *(f"  note         {note}" for note in one["notes"]), f"  next         {one['would']}"])
 
 

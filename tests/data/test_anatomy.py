@@ -115,7 +115,7 @@ def test_the_phase_is_that_of_the_echo():
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_sphere_of_air_is_the_closed_form_too(axis):
-    scene = one(air=[0, 0], veins=[0, 0], fat=[0, 0], field=[3.0], echo=[0.1, 0.1])
+    scene = one(air=[0, 0], veins=[0, 0], fat=[0, 0], field_strength=[3.0], echo_time=[0.1, 0.1])
     still = replace(scene, change=np.zeros_like(scene.change), axis=axis)
     radius, height = 6.0, 9.0
     seen = phase(replace(still, air=np.array([[0.0, 0.0, height, radius]])))
@@ -131,7 +131,7 @@ def test_a_sphere_of_air_is_the_closed_form_too(axis):
 
 
 def test_a_vein_is_off_resonance_along_its_arc():
-    scene = one(air=[0, 0], veins=[0, 0], fat=[0, 0], field=[3.0], echo=[5.0, 5.0])
+    scene = one(air=[0, 0], veins=[0, 0], fat=[0, 0], field_strength=[3.0], echo_time=[5.0, 5.0])
     vein = np.array([[0.0, -100.0, 100.0, 0.0, 0.0, 10.0, 1.5, 0.2]])  # through the centre pixel, along y
     seen = phase(replace(scene, change=np.zeros_like(scene.change), veins=vein)).angle()
     assert float(seen[32, 30]) == pytest.approx(0.2 * scene.radians, rel=1e-4)

@@ -262,7 +262,7 @@ def test_lesions_are_where_the_mask_says():
 
 
 def test_items_are_functions_of_their_number():
-    made = recipe(batch=2, full=True)
+    made = recipe(batch=2, with_kspace=True)
     order = EpochSampler(made)
     straight = SampleLoader(order).batches(0)
     batches = [next(straight) for _ in range(5)]
@@ -276,9 +276,9 @@ def test_items_are_functions_of_their_number():
     threads = torch.get_num_threads()
     torch.set_num_threads(2 if threads == 1 else 1)
     try:
-        assert equal(made.sample(*order.chunks_of(0)[0][0]), made.sample(*order.chunks_of(0)[0][0]))
+        assert equal(made.sample(*order.epoch(0)[0][0]), made.sample(*order.epoch(0)[0][0]))
         assert equal(next(SampleLoader(order).batches(0)), batches[0])
-        assert near(stack([made.sample(*a) for a in order.chunks_of(0)[0]]), batches[0])
+        assert near(stack([made.sample(*a) for a in order.epoch(0)[0]]), batches[0])
     finally:
         torch.set_num_threads(threads)
     assert not equal(made.sample(0, 0, 0), made.sample(1, 0, 0))
@@ -287,12 +287,12 @@ def test_items_are_functions_of_their_number():
 
 def test_an_epoch_is_every_slice_once():
     order = EpochSampler(recipe())
-    first, second = ([slot for b in order.chunks_of(e) for _, _, slot in b] for e in (0, 1))
+    first, second = ([slot for b in order.epoch(e) for _, _, slot in b] for e in (0, 1))
     assert sorted(first) == sorted(second) == list(range(len(order.factory.slices)))
     assert first != second
     short = EpochSampler(recipe(batch=5), items_per_epoch=12)
     assert short.chunks_per_epoch == 2
-    assert [len(b) for b in short.chunks_of(0)] == [5, 5]
+    assert [len(b) for b in short.epoch(0)] == [5, 5]
 
 
 def test_a_batch_has_one_size_and_sizes_vary():
@@ -373,12 +373,12 @@ def test_people_are_kept_apart(tmp_path):
     with pytest.raises(UsageError, match="no file matches"):
         open_sources(settings(train=[str(tmp_path / "nothing*")]))
     with pytest.raises(UsageError, match="not a regular expression"):
-        open_sources(settings(person="("))
+        open_sources(settings(subject="("))
     for wrong in ("a**b/c.nii", "", "#x", "~nobody-of-this-name/x", "$UNSET_AND_EMPTY_"[:0]):
         with pytest.raises(UsageError, match="names no file"):
             open_sources(settings(train=[wrong]))
     with pytest.raises(UsageError, match="no group"):  # each file would be a person of its own, on both sides
-        open_sources(settings(train=[str(tmp_path)], val=0.3, person="patient[0-9]+"))
+        open_sources(settings(train=[str(tmp_path)], val=0.3, subject="patient[0-9]+"))
     with pytest.raises(UsageError, match="no file matches 'patient03") as caught:
         open_sources(settings(train=[str(tmp_path), "patient03*.npz"]))
     assert "each entry stands by itself" in caught.value.why
@@ -577,7 +577,7 @@ def test_another_setting_slice_or_simulator_is_another_item(tmp_path, monkeypatc
     assert count(kept(tmp_path), slot=1) == 2
     assert count(kept(tmp_path, crop=[80, 96])) == 3
     assert count(kept(tmp_path, target="measured")) == 4
-    assert count(kept(tmp_path), informed=False) == 5
+    assert count(kept(tmp_path), uncropped_maps=False) == 5
     starts = [partial(compressed_sensing_start, iterations=n) for n in (1, 2)]
     assert [count(kept(tmp_path), start=s) for s in starts] == [6, 7]
     # a mended simulator does not serve samples of the one before it
@@ -642,7 +642,7 @@ def test_a_sample_is_drawn_as_often_as_asked_for(uses, samples, together):
 
 
 def test_what_is_drawn_again_is_turned():
-    found, loader = drawn(6, uses=3, samples=2)
+    found, loader = drawn(6, draws_per_sample=3, capacity=2)
     names = [batch.names for batch in found]
     assert names[0] == names[1] == names[2] != names[3]
     assert loader.statistics()["uses"] == 3
@@ -696,10 +696,10 @@ def test_a_run_that_goes_on_draws_what_it_would_have_drawn(buffer):
 
 
 def test_a_folder_serves_the_next_run(tmp_path):
-    first, _ = drawn(4, uses=2, samples=4, where=str(tmp_path))
+    first, _ = drawn(4, draws_per_sample=2, capacity=4, location=str(tmp_path))
     files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.pt")}
-    again, _ = drawn(4, workers=1, uses=2, samples=4, where=str(tmp_path))
-    memory, _ = drawn(4, uses=2, samples=4)
+    again, _ = drawn(4, workers=1, draws_per_sample=2, capacity=4, location=str(tmp_path))
+    memory, _ = drawn(4, draws_per_sample=2, capacity=4)
     for a, b, c in zip(first, again, memory, strict=True):
         assert equal(a, b)
         assert equal(a, c)
@@ -715,12 +715,12 @@ def test_a_gpu_is_fed_by_cores_where_there_are_enough_and_room_for_what_they_sen
 
 
 def test_what_is_packed_is_the_same_again():
-    batch = recipe(batch=2, full=True, start=first_image).make([(0, 0, 0), (0, 1, 3)])
+    batch = recipe(batch=2, with_kspace=True, start=first_image).make([(0, 0, 0), (0, 1, 3)])
     packed = pack(batch)
     again = unpack(packed)
     assert again.names == batch.names
     assert again.info == batch.info
-    for name in ("target", "full", "held", "lesions"):
+    for name in ("target", "kspace", "loss_mask", "lesions"):
         assert torch.equal(getattr(batch, name), getattr(again, name))
     for name in ("y", "mask", "initial_image", "noise"):
         assert torch.equal(getattr(batch.problem, name), getattr(again.problem, name))
@@ -741,7 +741,7 @@ def test_an_epoch_is_as_long_as_it_says(length, batch):
     """A run that is resumed finds its place by it."""
     order = EpochSampler(recipe(batch=batch), length)
     for epoch in (0, 3):
-        found = order.chunks_of(epoch)
+        found = order.epoch(epoch)
         assert len(found) == order.chunks_per_epoch
         assert all(len(b) == batch for b in found)
 
@@ -770,8 +770,8 @@ def test_workers_do_not_outlive_a_training_that_is_killed():
     code = """
 import multiprocessing, sys, time
 sys.path.insert(0, sys.argv[1])
-from test_training_data import Loader, Order, recipe, settings
-batches = Loader(Order(recipe(settings())), workers=2).batches(0)
+from test_training_data import EpochSampler, SampleLoader, recipe, settings
+batches = SampleLoader(EpochSampler(recipe(settings())), workers=2).batches(0)
 next(batches)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 time.sleep(60)
@@ -792,9 +792,9 @@ def test_memory_that_is_held_is_not_mapped_anew():
     code = """
 import resource, sys
 import numpy as np
-from mrirecon.data.loading import hold_memory
+from mrirecon.data.loading import keep_freed_memory
 if sys.argv[1] == "held":
-    hold_memory()
+    keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3):

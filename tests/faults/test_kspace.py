@@ -70,7 +70,7 @@ def test_values_that_are_not_numbers(cli, rejects, bad, head, case):
     rejects(bad / "bad.h5", 3, "coil 1, y 3, x 4", "--nan zero", options=method)
     code, found = verdicts(cli, bad / "bad.h5")
     assert (code, found["numbers"]["verdict"]) == (3, "bad")
-    assert "coil 1, y 3, x 4" in found["numbers"]["told"]
+    assert "coil 1, y 3, x 4" in found["numbers"]["message"]
     # As if nobody had measured that sample, which is what a mask without it says of the undamaged data.
     code, _, err = cli("reconstruct", bad / "bad.h5", "-m", "sense", "--nan", "zero", "-o", "zero.h5")
     assert code == 0
@@ -135,7 +135,7 @@ def test_mask_against_data(cli, rejects, bad, head, case):
     io.write_kspace(bad / "bad.h5", head * used, mask=marked)
     code, found = verdicts(cli, bad / "bad.h5")
     assert (code, found["mask"]["verdict"]) == (0, "look")
-    assert "%" in found["mask"]["told"]
+    assert "%" in found["mask"]["message"]
     rejects(bad / "bad.h5", 3, "%", "--strict", options=("--strict",))
     code, _, err = cli("reconstruct", bad / "bad.h5", "-m", "sense", "-o", "x.h5")
     assert code == 0
@@ -168,7 +168,7 @@ def test_axes_in_another_order(cli, rejects, bad, head, case):
         io.write_kspace(path, kspace)
         code, found = verdicts(cli, path)
         assert (code, found["axes"]["verdict"]) == (0, "look")
-        assert found["axes"]["told"].startswith("x has no peak")
+        assert found["axes"]["message"].startswith("x has no peak")
         return
     with h5py.File(path, "w") as file:
         file["kspace"] = random(*((3, 64, 64, 8) if case == "coil last" else (70, 70, 70)))
@@ -193,7 +193,7 @@ def test_conventions_of_the_transform(cli, bad, head, case):
         reference = np.flip(np.sqrt((abs(image) ** 2).sum(1)), -2)
     io.write_kspace(bad / "k.h5", kspace, reference=reference)
     code, found = verdicts(cli, bad / "k.h5")
-    strange = {name: one["told"] for name, one in found.items() if one["verdict"] != "ok"}
+    strange = {name: one["message"] for name, one in found.items() if one["verdict"] != "ok"}
     if case == "right":
         assert strange == {}
         return
@@ -344,7 +344,7 @@ def test_parts_of_k_space(cli, bad, case):
     assert code == 0
     out = cli("info", bad / "k.h5")[1]
     if case == "oversampled":
-        assert found["oversampling"]["told"].startswith("the outer half of the field of view is empty along y:")
+        assert found["oversampling"]["message"].startswith("the outer half of the field of view is empty along y:")
     else:
         assert ("only a part measured along x" if case == "partial Fourier" else "2D pattern") in out
         assert "oversampling" not in found
@@ -381,7 +381,7 @@ def test_noise_alone(cli, bad, case):
     code, found = verdicts(cli, path)
     assert code == 0
     assert found["axes"]["verdict"] == "look"
-    assert "noise alone" in found["axes"]["told"]
+    assert "noise alone" in found["axes"]["message"]
     assert found["noise"]["verdict"] == "look"
     assert cli("reconstruct", path, "-m", case, "-o", "x.h5")[0] == 0
     assert np.isfinite(io.read_image("x.h5")).all()

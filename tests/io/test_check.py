@@ -114,7 +114,7 @@ def test_exit_code_and_json(tmp_path, head, capfd):
         assert ended.value.code == code
         told = json.loads(capfd.readouterr().out)
         one = told if len(names) == 1 else told[-1]
-        worst = {c["name"]: c["told"] for c in one["checks"] if c["verdict"] == "bad"}
+        worst = {c["name"]: c["message"] for c in one["checks"] if c["verdict"] == "bad"}
         assert bool(worst) == (code == 3)
         if worst:
             assert "slice 1, coil 2, y 3, x 4" in worst["numbers"]

@@ -859,7 +859,7 @@ def test_pictures_stand_upright(brain, plane, rows, columns, swap, read_sign, ph
 def test_reconstruct_turns_dicom_and_leaves_nifti_as_it_was(run, tmp_path):
     point = np.array([12.0, -7.0, 31.0]) + 24 * P
     scan = scan_of_a_point(tmp_path / "x.h5", "axial", point)  # its readout, from right to left, is stored along y
-    kspace = np.stack([scan.raw(i) for i in range(3)])
+    kspace = np.stack([scan.unmasked_kspace(i) for i in range(3)])
     io.write_kspace(tmp_path / "k.h5", kspace, beside=stored_geometry(scan.geometry))
     for name in ("o.dicom", "o.nii.gz", "o.h5"):
         code, _, err = run("reconstruct", "k.h5", "-m", "rss", "-o", name)

@@ -34,9 +34,9 @@ def test_terms_are_what_they_are_called(batch):
     a, b = x / scale, target / scale
     loss = Loss(settings(l1=1.0), p, target, None, None)(x)
     assert torch.allclose(loss, (a.abs() - b.abs()).abs().mean((1, 2, 3)))
-    loss = Loss(settings(l1=2.0, on="complex"), p, target, None, None)(x)
+    loss = Loss(settings(l1=2.0, compare="complex"), p, target, None, None)(x)
     assert torch.allclose(loss, 2 * (a - b).abs().mean((1, 2, 3)))
-    loss = Loss(settings(l2=1.0, on="complex"), p, target, None, None)(x)
+    loss = Loss(settings(l2=1.0, compare="complex"), p, target, None, None)(x)
     assert torch.allclose(loss, (a - b).abs().square().mean((1, 2, 3)))
     loss = Loss(settings(ssim=1.0), p, target, None, None)(x)
     magnitudes = a.abs()[:, 0], b.abs()[:, 0]
@@ -142,7 +142,7 @@ def test_what_cannot_be_compared_is_refused(batch):
     with pytest.raises(UsageError, match="no k-space"):
         Loss(settings(ssdu=1.0), p, None, None, None)
     with pytest.raises(UsageError, match="no phase"):
-        Loss(settings(l1=1.0, on="complex"), p, target, None, None)(target.abs())
+        Loss(settings(l1=1.0, compare="complex"), p, target, None, None)(target.abs())
     with pytest.raises(ValidationError, match="mixes with no term"):
         settings(ssdu=1.0, l1=1.0)
     with pytest.raises(ValidationError, match="at least one"):

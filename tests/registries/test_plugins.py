@@ -82,7 +82,7 @@ def test_an_installed_plugin_runs_through_everything(installed, tmp_path):
     told = run(installed, "doctor", "--json", cwd=tmp_path)
     plugins = [f for f in json.loads(told[: told.rindex("}") + 1])["findings"] if f["name"] == "plug-in"]
     assert {f["verdict"] for f in plugins} == {"ok"}
-    assert all("mrirecon-example 1.0" in f["told"] for f in plugins)
+    assert all("mrirecon-example 1.0" in f["message"] for f in plugins)
     assert len(plugins) == 6
     assert "cosine" in run(installed, "masks", "make", "--help", cwd=tmp_path)
     assert "example-net" in run(installed, "methods", cwd=tmp_path)

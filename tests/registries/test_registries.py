@@ -196,7 +196,7 @@ def compared(name: str):
     p = random_problem((24, 28), batch=2).prepared()
     target = torch.randn(p.adjoint.shape, dtype=p.y.dtype, generator=torch.Generator().manual_seed(3)) + 2
     full, held = p.encode(target), torch.ones_like(p.mask).expand(2, -1, -1, -1)
-    settings = LossSettings.model_validate({name: 1.0, "on": "complex"})
+    settings = LossSettings.model_validate({name: 1.0, "compare": "complex"})
     return Loss(settings, p, target if LOSSES[name].supervised else None, full, held), target
 
 

@@ -403,7 +403,7 @@ def test_workers_that_die_are_started_again(config, tmp_path):
     names += [next(batches).names for _ in range(4)]
     assert names == [
         [f"{trainer.train_samples.slices[s].name}, epoch {e}, item {n}"]
-        for b in trainer.sampler.chunks_of(0)[:6]
+        for b in trainer.sampler.epoch(0)[:6]
         for e, n, s in b
     ]
     assert trainer.loader.notes
