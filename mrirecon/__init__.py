@@ -1,7 +1,6 @@
 """mrirecon: accelerated MRI reconstruction, y = M F S x + n.
 
-The names of `__all__` are imported when they are first asked for: `import mrirecon` alone imports neither torch nor
-NumPy.
+The public names (`__all__`) are imported when they are first used, so that `import mrirecon` alone is fast.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _HOMES = {  # module and name there
     "train": ("training.loop", "train"),
 }
 
-if not TYPE_CHECKING:  # a type checker would take every name for known
+if not TYPE_CHECKING:  # or a type checker would accept any name
 
     def __getattr__(name: str) -> object:
         """Import a name of `__all__` from its module."""
