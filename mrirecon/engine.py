@@ -120,12 +120,12 @@ class Unrolled(nn.Module):
     """Apply each block ``repeats`` times. 1×T is a classical or recurrent method, K×1 a cascade, C×T a CIRIM.
 
     Args:
-        blocks: the steps, one a block.
+        blocks: one step for each block.
         repeats: how often each block is applied.
-        tolerance: an item stops when its relative change falls below this; one value for all items or one each (B,).
+        tolerance: an item stops when its relative change falls below this; one value, or one for each item (B,).
             With 0, and while gradients are recorded, all steps run.
         memory: how training limits its memory. ``store`` keeps what all steps need for the backward pass;
-            ``checkpoint`` keeps one state a segment and computes the steps again; ``invert`` keeps the last state only
+            ``checkpoint`` keeps one state for each segment and repeats the steps; ``invert`` keeps the last state only
             and computes the others back from it, for invertible steps.
         segment: steps between two checkpoints.
 
@@ -260,7 +260,7 @@ class Normalized:
 
 
 class Reconstructor(nn.Module):
-    """Reconstruct images: scale the data by one number an item, prepare the maps, iterate, undo the scale.
+    """Reconstruct images: divide the data by one number, prepare the maps, iterate, undo the scale.
 
     Args:
         engine: the iteration.
@@ -291,7 +291,7 @@ class Reconstructor(nn.Module):
 
     @property
     def precision(self) -> Precision:
-        """The type that networks compute in; a setting of the run, not an option of the method.
+        """Return the type that networks compute in; a setting of the run, not an option of the method.
 
         ``bfloat16`` casts the inputs and weights of networks only: physics stays in complex64, and the stored weights
         and their gradients in float32.
@@ -307,7 +307,7 @@ class Reconstructor(nn.Module):
 
     @property
     def needs_cartesian(self) -> bool:
-        """Whether a part reads the samples or the mask; what makes a first image does."""
+        """Return whether a part reads the samples or the mask, as what makes a first image does."""
         parts = (module for module in self.modules() if module is not self)
         return self.start is not None or any(getattr(module, "needs_cartesian", False) for module in parts)
 

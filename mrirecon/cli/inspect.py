@@ -86,7 +86,9 @@ def _keep_failure(open_scan: Any) -> tuple[str, list[str]]:
     try:
         scan = open_scan()
         plan = choose(scan)
-        note = small_field_of_view(scan, scan.representative_item()) if len(scan.space) == 2 else None  # a volume takes a while
+        note = (
+            small_field_of_view(scan, scan.representative_item()) if len(scan.space) == 2 else None
+        )  # a volume takes a while
     except MriReconError as error:
         return f"reconstruct would refuse it: {error.what}", []
     would = f"reconstruct by {plan.method}: {plan.reason}" if len(plan.groups) == 1 else f"reconstruct {plan.reason}"

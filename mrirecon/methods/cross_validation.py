@@ -146,12 +146,12 @@ class Blended(Reconstructor):
 
     @property
     def needs_cartesian(self) -> bool:
-        """Whether it reads the samples or the mask: it hides samples."""
+        """Return True: samples are hidden."""
         return True
 
     @property
     def unblended(self) -> Reconstructor:
-        """The reconstructor without blending, with the same modules."""
+        """Return the reconstructor without blending, with the same modules."""
         plain = Reconstructor(self.engine, self.prepare, scale=self.scale, start=self.start, phase=self.phase)
         plain.precision = self.precision
         return plain.train(self.training)

@@ -23,7 +23,9 @@ WIDTHS = (1, 1, 2, 2, 4, 16, 16, 4, 2, 2, 1, 1)  # times the option ``width``
 
 
 class InvertibleRim(RunsNetwork, Step[Tensor]):
-    """z₂ += Aᴴ(A z₁ − y), then z⁺ = network(z), for z = [z₁, z₂, …]: the image z₁ and latent channels.
+    """Add the gradient, z₂ += Aᴴ(A z₁ − y), then apply the network, z⁺ = network(z).
+
+    The state z = [z₁, z₂, …] has the image z₁ and latent channels.
 
     Putzky and Welling, arXiv 1911.10914. Both operations are invertible, so that training with ``memory="invert"``
     stores one state, whatever the number of steps.

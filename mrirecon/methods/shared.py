@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mrirecon.engine import Memory, Phase, Reconstructor, ScaleRule, Schedule, Step, Unrolled
+from mrirecon.engine import Memory, Phase, Reconstructor, ScaleRule, Schedule, StartImage, Step, Unrolled
 from mrirecon.errors import UsageError
 from mrirecon.methods.cross_validation import Blended
 from mrirecon.methods.cs import compressed_sensing_start
@@ -49,15 +49,13 @@ def complete(
 
     """
     _check(schedule, start, start_iterations, phase, blend, memory, segment)
-    first = None
+    first: StartImage | None = None
     if start == "cs":
-        first = (
-            partial(compressed_sensing_start, iterations=start_iterations)
-            if start_iterations
-            else (compressed_sensing_start)
-        )
+        first = compressed_sensing_start
         for block in schedule.blocks:  # the start is good already: begin with networks that add nothing
             block.zero_init_output()
+    if start_iterations:
+        first = partial(compressed_sensing_start, iterations=start_iterations)
     engine = Unrolled(schedule.blocks, schedule.repeats, tolerance=schedule.tolerance, memory=memory, segment=segment)
     model = Reconstructor(engine, schedule.prepare, scale=scale, start=first, phase=phase)
     if blend == "none":

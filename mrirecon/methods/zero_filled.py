@@ -10,7 +10,7 @@ from mrirecon.physics.problem import Problem
 
 
 class ZeroFilled(Step[Tensor]):
-    """x = Aᴴ y."""
+    """Return x = Aᴴ y; there is nothing to iterate."""
 
     def init(self, p: Problem) -> Tensor:
         """Return Aᴴ y (B, M, *space)."""

@@ -31,7 +31,7 @@ class ConvStack(nn.Module):
 
     @property
     def final(self) -> nn.Module:
-        """The last convolution."""
+        """Return the last convolution."""
         return self.conv[-1]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -49,7 +49,10 @@ class Cell(nn.Module, ABC):
 
 
 class Gru(Cell):
-    """r = σ(W_r x + U_r h), z = σ(W_z x + U_z h), n = tanh(W x + r U h), h⁺ = (1 − z) n + z h. Cho et al., 2014."""
+    """Gated recurrent unit (Cho et al., 2014).
+
+    r = σ(W_r x + U_r h), z = σ(W_z x + U_z h), n = tanh(W x + r U h), h⁺ = (1 − z) n + z h.
+    """
 
     gates = 3
 
@@ -68,9 +71,9 @@ class Gru(Cell):
 
 
 class Mgu(Cell):
-    """f = σ(W_f x + U_f h), c = tanh(W x + f U h), h⁺ = c + f (h − c).
+    """Minimal gated unit (Zhou et al., 2016), with the gate of the released code: f = 1 keeps the past.
 
-    Minimal gated unit (Zhou et al., 2016), with the gate of the released code: f = 1 keeps the past.
+    f = σ(W_f x + U_f h), c = tanh(W x + f U h), h⁺ = c + f (h − c).
     """
 
     gates = 2
@@ -90,7 +93,7 @@ class Mgu(Cell):
 
 
 class IndRnn(Cell):
-    """h⁺ = ReLU(W x + b + u ⊙ h), with one recurrent weight u for each channel. Li et al., CVPR 2018."""
+    """Independently recurrent unit: h⁺ = ReLU(W x + b + u ⊙ h), one weight u for each channel. Li et al., CVPR 2018."""
 
     gates = 1
 
@@ -185,7 +188,7 @@ class RecurrentNet(nn.Module):
 
     @property
     def final(self) -> nn.Module:
-        """The last convolution."""
+        """Return the last convolution."""
         return self.final_layer
 
     def start(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -73,7 +73,7 @@ class Unet(nn.Module):
 
     @property
     def final(self) -> nn.Module:
-        """The last convolution."""
+        """Return the last convolution."""
         return cast("nn.Sequential", self.up_conv[-1])[1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class NormUnet(nn.Module):
 
     @property
     def final(self) -> nn.Module:
-        """The last convolution."""
+        """Return the last convolution."""
         return self.unet.final
 
     def forward(self, x: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class Compose(LinearOperator):
 
 @dataclass(frozen=True)
 class Fourier(LinearOperator):
-    """Centred, unitary Fourier transform over ``axes``. The centre of k-space is sample n // 2, also for odd n."""
+    """Apply the centred, unitary Fourier transform over ``axes``; the centre is sample n // 2, also for odd n."""
 
     axes: tuple[int, ...] = (-2, -1)
 
@@ -133,7 +133,7 @@ class Gradient(LinearOperator):
 
     @property
     def norm2(self) -> float:
-        """An upper bound of the largest eigenvalue of Gᴴ G: 4 for each axis."""
+        """Return an upper bound of the largest eigenvalue of Gᴴ G: 4 for each axis."""
         return 4.0 * self.ndim
 
 

@@ -105,17 +105,17 @@ class Problem(FullPrecision):
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """The spatial axes, counted from the end."""
+        """Return the spatial axes, counted from the end."""
         return tuple(range(3 - self.maps.ndim, 0))
 
     @property
     def encode(self) -> LinearOperator:
-        """F S: images to the fully sampled k-space of every coil."""
+        """Return F S: images to the fully sampled k-space of every coil."""
         return Fourier(self.axes) @ Coils(self.maps)
 
     @property
     def A(self) -> LinearOperator:
-        """M F S: images to the measured k-space."""
+        """Return M F S: images to the measured k-space."""
         return Mask(self.mask) @ self.encode
 
     def prepared(self) -> Problem:
@@ -152,17 +152,17 @@ class Problem(FullPrecision):
 
     @property
     def adjoint(self) -> Tensor:
-        """Aᴴ y, the zero-filled image (B, M, *space)."""
+        """Return Aᴴ y, the zero-filled image (B, M, *space)."""
         return self.A.adjoint(self.y) if self.cache is None else self.cache.adjoint
 
     @property
     def starting_image(self) -> Tensor:
-        """The image (B, M, *space) that an iteration starts from: `initial_image`, or else Aᴴ y."""
+        """Return the image (B, M, *space) that an iteration starts from: `initial_image`, or else Aᴴ y."""
         return self.adjoint if self.initial_image is None else self.initial_image
 
     @property
     def lipschitz(self) -> Tensor:
-        """(B,) upper bound of the largest eigenvalue of Aᴴ A: gradient steps of 1/lipschitz converge."""
+        """Return an upper bound (B,) of the largest eigenvalue of Aᴴ A: gradient steps of 1/lipschitz converge."""
         cache = self.prepared().cache
         assert cache is not None
         return cache.lipschitz

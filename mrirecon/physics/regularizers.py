@@ -40,7 +40,7 @@ class Regularizer(FullPrecision, ABC):
     @property
     @abstractmethod
     def norm2(self) -> float:
-        """An upper bound of the largest eigenvalue of Gᴴ G."""
+        """Return an upper bound of the largest eigenvalue of Gᴴ G."""
 
     @abstractmethod
     def value(self, x: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class WaveletL1(Regularizer):
 
     @property
     def norm2(self) -> float:
-        """1, because G is orthogonal."""
+        """Return 1: G is orthogonal."""
         return 1.0
 
     def value(self, x: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ class TotalVariation(Regularizer):
 
     @property
     def norm2(self) -> float:
-        """At most 4 for each axis."""
+        """Return 4 for each axis."""
         return self.operator().norm2
 
     def value(self, x: Tensor) -> Tensor:

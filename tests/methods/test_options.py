@@ -127,6 +127,13 @@ def test_every_value_gives_an_image(name, option):
         assert option not in SAME or torch.equal(images[-1], images[0]), value
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_every_option_is_described_in_one_sentence(name):
+    for key, field in find_method(name).schema.model_fields.items():
+        assert field.description, key
+        assert field.description.endswith("."), key
+
+
 def test_all_learned_methods_share_their_options():
     shared = {"start", "start_iterations", "phase", "blend", "scale", "memory", "segment"}
     for name in LEARNED:

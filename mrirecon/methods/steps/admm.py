@@ -23,8 +23,9 @@ class AdmmState(NamedTuple):
 
 
 class Admm(Step[AdmmState]):
-    """x⁺ = argmin ½‖A x − y‖² + ½ρ‖G x − v + u‖²,  v⁺ = prox_{λφ/ρ}(G x⁺ + u),  u⁺ = u + G x⁺ − v⁺.
+    """Update x, v and u in turn.
 
+    x⁺ = argmin ½‖A x − y‖² + ½ρ‖G x − v + u‖²,  v⁺ = prox_{λφ/ρ}(G x⁺ + u),  u⁺ = u + G x⁺ − v⁺.
     Boyd et al., Found. Trends Mach. Learn. 3:1, 2011. CG solves for x⁺, starting at x.
 
     Args:

@@ -28,7 +28,7 @@ class _ApplyPart(Step[Tensor]):
 
 
 class InImage(_ApplyPart):
-    """x⁺ = part(x), from the initial image."""
+    """Apply a part to the image, x⁺ = part(x), from the initial image."""
 
     def init(self, p: Problem) -> Tensor:
         """Start at the initial image (B, M, *space); Aᴴ y by default."""
@@ -40,7 +40,7 @@ class InImage(_ApplyPart):
 
 
 class InKspace(_ApplyPart):
-    """k⁺ = part(k), from the measured k-space, completed by the initial image if there is one.
+    """Apply a part to k-space, k⁺ = part(k), from the measured samples and the initial image, if there is one.
 
     Args:
         part: for k-space (B, C, *space).

@@ -29,8 +29,9 @@ class PrimalDualState(NamedTuple):
 
 
 class PrimalDual(Step[PrimalDualState]):
-    """h⁺ = prox_{σF*}(h + σ K x̄),  x⁺ = x − τ Kᴴ h⁺,  x̄⁺ = 2x⁺ − x,  with K = [A; G] and στ‖K‖² < 1.
+    """Take a dual step, a primal step, and extrapolate.
 
+    h⁺ = prox_{σF*}(h + σ K x̄),  x⁺ = x − τ Kᴴ h⁺,  x̄⁺ = 2x⁺ − x,  with K = [A; G] and στ‖K‖² < 1.
     F* is the conjugate of F(Ax, Gx) = ½‖Ax − y‖² + λφ(Gx). Chambolle and Pock, J. Math. Imaging Vis. 40:120, 2011.
 
     Args:
