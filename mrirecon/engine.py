@@ -237,7 +237,6 @@ class Result(NamedTuple):
     """Hold a reconstruction."""
 
     image: Tensor  # (B, M, *space) in the scale of the data
-    scale: Tensor  # (B,) by which the data were divided during the iteration
     iterations: Tensor  # (B,)
     reasons: list[str]  # why the iteration of each item ended
 
@@ -320,7 +319,7 @@ class Reconstructor(nn.Module):
         n = self.begin(p, prior, consume)
         outcome = self.engine.solve(n.problem)
         image = n.undo(self.engine.image(outcome.state, n.problem))
-        return Result(image, n.scale.factor, outcome.iterations, n.explain(outcome.reasons(self.engine.tolerance)))
+        return Result(image, outcome.iterations, n.explain(outcome.reasons(self.engine.tolerance)))
 
     def images(self, p: Problem, *, prior: Prior | None = None) -> Iterator[Tensor]:
         """Yield the image (B, M, *space) after every step, in the scale of the data; the last is that of `run`."""
