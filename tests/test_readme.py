@@ -46,11 +46,11 @@ def test_the_method_that_it_adds_works(monkeypatch):
     import mrirecon.methods.registry
 
     monkeypatch.setattr(mrirecon.methods.registry, "_METHODS", dict(mrirecon.methods.registry._METHODS))
-    space = {"__name__": "gradient_net"}
-    exec(compile(PYTHON[1], "README.md", "exec"), space)
+    exec(compile(PYTHON[1], "README.md", "exec"), {"__name__": "gradient_net"})
     p = random_problem((16, 18))
-    space["model"].double()(p).abs().sum().backward()
-    assert all(bool(w.grad.any()) for w in space["model"].parameters())
+    model = mrirecon.methods.registry.build("gradient-net", {"cascades": 3}).double()
+    model(p).abs().sum().backward()
+    assert all(bool(w.grad.any()) for w in model.parameters())
     with pytest.raises(UsageError, match="unknown option"):
         mrirecon.methods.registry.build("gradient-net", {"cascade": 3})
 
