@@ -61,9 +61,9 @@ class Step(nn.Module, Generic[S], ABC):
     def forward(self, s: S, p: Problem) -> S:
         """Return the next state."""
 
-    @abstractmethod
     def image(self, s: S, p: Problem) -> Tensor:
-        """Return the image (B, M, *space) of a state."""
+        """Return the image (B, M, *space) of a state; by default the state itself, or its field ``x``."""
+        return s if isinstance(s, Tensor) else cast("Any", s).x
 
     def inverse(self, s: S, p: Problem) -> S:
         """Return the state that ``forward`` maps to ``s``; only invertible steps define it."""

@@ -59,10 +59,6 @@ class Rim(RunsNetwork, Step[RimState]):
         x = s.x + to_complex(update, s.x.shape[1])
         return RimState(x if self.consistency is None else self.consistency(x, p), hidden)
 
-    def image(self, s: RimState, p: Problem) -> Tensor:
-        """Return x."""
-        return s.x
-
     def zero_init_output(self) -> None:
         """Initialize the network such that Δ = 0."""
         zero_init_output(self.network)

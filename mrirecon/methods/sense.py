@@ -36,10 +36,6 @@ class ConjugateGradient(Step[CgState]):
         """Return the state after one CG step."""
         return cg_step(self._operator(p), s)
 
-    def image(self, s: CgState, p: Problem) -> Tensor:
-        """Return x."""
-        return s.x
-
     def change(self, old: CgState, new: CgState, p: Problem) -> Tensor:
         """Return the residual of the normal equations over ‖Aᴴ y‖ (B,)."""
         return new.rr.sqrt() / norm(p.adjoint).clamp_min(torch.finfo(new.rr.dtype).tiny)

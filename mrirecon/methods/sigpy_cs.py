@@ -66,10 +66,6 @@ class SigpyL1Wavelet(Step[SigpyState]):
         x = torch.from_numpy(np.stack([app.alg.x for app in s.solvers])[:, None])
         return SigpyState(x.to(p.adjoint), s.solvers)
 
-    def image(self, s: SigpyState, p: Problem) -> Tensor:
-        """Return x."""
-        return s.x
-
 
 @register(map_sets=1)
 def sigpy_cs(*, lam: Lam = 0.005, iterations: Iterations = 100) -> Schedule[SigpyState]:

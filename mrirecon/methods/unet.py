@@ -53,10 +53,6 @@ class MagnitudeNet(RunsNetwork, Step[Tensor]):
         out: Tensor = apply_network(self.network, normalized.to(self.network_dtype or s.dtype))
         return out.to(s.dtype) * deviation + mean
 
-    def image(self, s: Tensor, p: Problem) -> Tensor:
-        """Return s."""
-        return s
-
 
 @register(learned=True)
 def unet(

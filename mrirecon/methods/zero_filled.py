@@ -20,10 +20,6 @@ class ZeroFilled(Step[Tensor]):
         """Return it unchanged."""
         return s
 
-    def image(self, s: Tensor, p: Problem) -> Tensor:
-        """Return it unchanged."""
-        return s
-
 
 @register()
 def zero_filled() -> Schedule[Tensor]:

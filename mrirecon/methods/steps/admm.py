@@ -54,10 +54,6 @@ class Admm(Step[AdmmState]):
         v = self.regularizer.shrink(gx + s.u, self.lam / rho)
         return AdmmState(x, v, s.u + gx - v)
 
-    def image(self, s: AdmmState, p: Problem) -> Tensor:
-        """Return x."""
-        return s.x
-
     def change(self, old: AdmmState, new: AdmmState, p: Problem) -> Tensor:
         """Return max(‖x⁺ − x‖, ‖u⁺ − u‖) / ‖x⁺‖ (B,); u⁺ − u is the disagreement G x⁺ − v⁺."""
         size = norm(new.x)

@@ -34,10 +34,6 @@ class InImage(_ApplyPart):
         """Start at the initial image (B, M, *space); Aᴴ y by default."""
         return p.starting_image
 
-    def image(self, s: Tensor, p: Problem) -> Tensor:
-        """Return x."""
-        return s
-
 
 class InKspace(_ApplyPart):
     """Apply a part to k-space, k⁺ = part(k), from the measured samples and the initial image, if there is one.

@@ -66,10 +66,6 @@ class PrimalDual(Step[PrimalDualState]):
         x = s.x - per_item(tau, s.x) * (p.A.adjoint(data) + g.adjoint(sparse))
         return PrimalDualState(x, 2 * x - s.x, Dual(data, sparse))
 
-    def image(self, s: PrimalDualState, p: Problem) -> Tensor:
-        """Return x."""
-        return s.x
-
     def change(self, old: PrimalDualState, new: PrimalDualState, p: Problem) -> Tensor:
         """Return ‖x⁺ − x‖ / ‖x⁺‖ (B,)."""
         size = norm(new.x)
