@@ -299,6 +299,7 @@ class Reconstructor(nn.Module):
 
     @precision.setter
     def precision(self, value: Precision) -> None:
+        """Set the type in every module that calls a network."""
         self._precision = value
         for module in self.modules():
             if isinstance(module, RunsNetwork):

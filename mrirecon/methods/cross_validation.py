@@ -197,7 +197,9 @@ class _BlendedProblem(Normalized):
     weight: Tensor  # g, (B,)
 
     def undo(self, u: Tensor) -> Tensor:
+        """Return the blended image x (B, M, *space)."""
         return super().undo(self.rest + per_item(self.weight, u) * (u - self.rest))
 
     def explain(self, reasons: list[str]) -> list[str]:
+        """Add the weight to each reason."""
         return [f"{r}, taken at {w:.0%}" for r, w in zip(reasons, self.weight.tolist(), strict=True)]
