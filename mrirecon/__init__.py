@@ -1,7 +1,6 @@
 """mrirecon: accelerated MRI reconstruction, y = M F S x + n.
 
-The names of `__all__` are imported when they are first asked for: `import mrirecon` alone imports neither torch nor
-NumPy.
+The public names (`__all__`) are imported when they are first used, so that `import mrirecon` alone is fast.
 """
 
 from __future__ import annotations

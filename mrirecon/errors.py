@@ -1,7 +1,7 @@
-"""Every error that a user can cause, with what happened, where, why, and what to do about it.
+"""The errors that a user can cause: what happened, where, why, and what to do.
 
-The library raises these; the command line turns them into a message and an exit code. Anything else that escapes is
-a fault of ours, and exits with 1.
+The library raises them, and the command line turns them into a message and an exit code. Any other exception is a bug
+of mrirecon, with exit code 1.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE}
 
 
 class MriReconError(Exception):
-    """Base of all errors that are the user's to mend.
+    """Report an error that the user can fix; the base of all others.
 
     Args:
-        what: one sentence that says what went wrong.
-        where: the file, dataset, key or index concerned.
+        what: what went wrong, in one sentence.
+        where: the file, dataset, key or index.
         why: the cause, with the numbers that show it.
-        fix: what to do next.
+        fix: what to do.
 
     """
 
@@ -37,77 +37,71 @@ class MriReconError(Exception):
         return "\n".join(parts)
 
     def as_dict(self) -> dict[str, str | int | None]:
-        """Return the error as plain data, for ``--json`` and for failure lists."""
-        return {
-            "code": self.code,
-            "exit_code": self.exit_code,
-            "what": self.what,
-            "where": self.where,
-            "why": self.why,
-            "fix": self.fix,
-        }
+        """Return the error as plain data, for ``--json`` and lists of failures."""
+        fields = ("code", "exit_code", "what", "where", "why", "fix")
+        return {name: getattr(self, name) for name in fields}
 
 
 class UsageError(MriReconError):
-    """An option, a configuration key or a combination of them that cannot be meant (exit 2)."""
+    """Report a wrong option or configuration key, or a wrong combination of them (exit 2)."""
 
     code, exit_code = "MRI-E-USAGE", 2
 
 
 class InputError(MriReconError):
-    """A file or an array that cannot be used as it is (exit 3)."""
+    """Report a file or an array that cannot be used (exit 3)."""
 
     code, exit_code = "MRI-E-INPUT", 3
 
 
 class BusyError(InputError):
-    """A file that another program is writing or making at this moment (exit 3); a batch tries it again later."""
+    """Report a file that another program is writing (exit 3); a batch tries it again later."""
 
     code = "MRI-E-BUSY"
 
 
 class SignalError(InputError):
-    """k-space that holds nothing to reconstruct, or values that are not numbers (exit 3)."""
+    """Report k-space without signal, or with values that are not numbers (exit 3)."""
 
     code = "MRI-E-SIGNAL"
 
 
 class NoSignalError(SignalError):
-    """k-space that is zero everywhere (exit 3); in a scan of several items, the image of such an item is zero."""
+    """Report k-space that is zero everywhere (exit 3); in a scan of several items, the image of that item is zero."""
 
 
 class CalibrationError(InputError):
-    """A calibration region that is missing or too small to estimate coil maps from (exit 3)."""
+    """Report a calibration region that is missing, or too small for coil maps (exit 3)."""
 
     code = "MRI-E-CALIBRATION"
 
 
 class PartialFailure(MriReconError):
-    """Some items of a batch failed, and the others are done (exit 4)."""
+    """Report that some items of a batch failed, and the others are done (exit 4)."""
 
     code, exit_code = "MRI-E-PARTIAL", 4
 
 
 class ResourceError(MriReconError):
-    """Disk or memory ran out (exit 5)."""
+    """Report that disk or memory is full (exit 5)."""
 
     code, exit_code = "MRI-E-RESOURCE", 5
 
 
 class UnsafeContentError(MriReconError):
-    """A file that reaches outside itself: links, external or virtual storage (exit 6)."""
+    """Report a file that refers to other files: links, external or virtual storage (exit 6)."""
 
     code, exit_code = "MRI-E-UNSAFE", 6
 
 
 class ModelMismatchError(MriReconError):
-    """Weights that do not belong to the data or to the configuration (exit 7)."""
+    """Report weights that do not match the data or the configuration (exit 7)."""
 
     code, exit_code = "MRI-E-MODEL", 7
 
 
 def as_known(error: Exception) -> MriReconError | None:
-    """Return an error of any kind as one of ours; None for a fault of our own."""
+    """Return the error that a user can fix, or None for a bug."""
     if isinstance(error, MriReconError):
         return error
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower()):
@@ -124,17 +118,17 @@ def as_known(error: Exception) -> MriReconError | None:
 
 
 def as_project_error(error: Exception) -> MriReconError:
-    """Return an error of any kind as one of ours: what is not known is our fault, and says so."""
+    """Return any error as an error of this module; one that is not known is reported as a bug."""
     return as_known(error) or MriReconError(
         "an unexpected error, which is a fault of mrirecon",
         why=f"{type(error).__name__}: {error}",
-        fix="run it again with --traceback, and report what that prints",
+        fix="run it again with --traceback, and report the output",
     )
 
 
 class Stopped(BaseException):
-    """A signal asked to end: unwind, so that temporary files go, and exit with 128 and the signal's number."""
+    """Stop because of a signal: clean up temporary files, and exit with 128 plus the number of the signal."""
 
-    def __init__(self, number: int, told: str = "nothing half written remains") -> None:
-        super().__init__(told)
+    def __init__(self, number: int, message: str = "no incomplete file remains") -> None:
+        super().__init__(message)
         self.number = number

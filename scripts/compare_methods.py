@@ -18,7 +18,7 @@ import torch
 from measured import LINES, PLANES, draw_mask, undersample
 
 from mrirecon.io import Scan, read
-from mrirecon.methods.heldout import choose_hidden_samples
+from mrirecon.methods.cross_validation import choose_hidden_samples
 from mrirecon.methods.registry import build
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import Score, scores

@@ -21,7 +21,7 @@ from torch import Tensor
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.engine import Reconstructor
 from mrirecon.io import Scan, read
-from mrirecon.methods.heldout import Blended
+from mrirecon.methods.cross_validation import Blended
 from mrirecon.metrics import scores
 from mrirecon.models.checkpoints import load_model, shipped_models
 from mrirecon.physics.operators import Fourier

@@ -49,7 +49,7 @@ class Halve(Step[Counting]):
 def test_blocks_times_repeats_and_enter_at_each_boundary():
     p = random_problem()
     engine = Unrolled([Halve(), Halve(), Halve()], repeats=4)
-    states = list(engine.iterates(p))
+    states = [outcome.state for _, outcome in engine.iterates(p)]
     assert len(states) == 12
     assert [int(s.entered[0]) for s in states] == [0] * 4 + [1] * 4 + [2] * 4
     torch.testing.assert_close(engine(p), (p.adjoint.abs() + 0j) / 2**12)

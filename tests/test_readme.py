@@ -47,13 +47,23 @@ def test_the_method_that_it_adds_works(monkeypatch):
 
     methods = mrirecon.methods.registry.METHODS
     monkeypatch.setattr(methods, "_entries", dict(methods.loaded))
-    space = {"__name__": "gradient_net"}
-    exec(compile(PYTHON[1], "README.md", "exec"), space)
+    exec(compile(PYTHON[1], "README.md", "exec"), {"__name__": "gradient_net"})
     p = random_problem((16, 18))
-    space["model"].double()(p).abs().sum().backward()
-    assert all(bool(w.grad.any()) for w in space["model"].parameters())
+    model = mrirecon.methods.registry.build("gradient-net", {"cascades": 3}).double()
+    model(p).abs().sum().backward()
+    assert all(bool(w.grad.any()) for w in model.parameters())
     with pytest.raises(UsageError, match="unknown option"):
         mrirecon.methods.registry.build("gradient-net", {"cascade": 3})
+
+
+def test_the_mask_family_that_it_adds_works(monkeypatch):
+    from mrirecon.masks import FAMILIES, make_mask
+
+    assert "cosine" not in FAMILIES
+    monkeypatch.setattr(FAMILIES, "_entries", dict(FAMILIES._entries))
+    exec(compile(PYTHON[2], "README.md", "exec"), {"__name__": "cosine"})
+    made = make_mask("cosine", (64, 60), 4.0, calibration=8, seed=1, options={"power": 3.0})
+    assert made.mask.sum() == 64 * 15
 
 
 def test_commands_run_in_their_order(here):

@@ -15,7 +15,7 @@ import numpy as np
 
 from mrirecon.coils.whitening import mix_coils
 from mrirecon.errors import SignalError, UsageError
-from mrirecon.physics.centred import to_image, to_kspace
+from mrirecon.physics.fourier import to_image, to_kspace
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from mrirecon.coils.noise import NoiseLevel
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError
 from mrirecon.io import Scan
-from mrirecon.methods.heldout import choose_hidden_samples
+from mrirecon.methods.cross_validation import choose_hidden_samples
 from mrirecon.methods.registry import Use, build, find_method
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.physics.operators import norm, root_sum_of_squares

@@ -1,1 +1,1 @@
-"""Every method as a short composition on the one engine; the keyword-only signature is its configuration."""
+"""The reconstruction methods, one file a method, each a list of steps for `mrirecon.engine`."""

@@ -1,4 +1,4 @@
-"""The deep cascade of convolutional networks."""
+"""Deep cascade of convolutional networks."""
 
 from __future__ import annotations
 
@@ -8,29 +8,35 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mrirecon.engine import Schedule, Step
-from mrirecon.methods.options import Count, copies
+from mrirecon.methods.options import Cascades, Channels, DataConsistency, ShareWeights, Skip, copies
 from mrirecon.methods.registry import register
 from mrirecon.methods.steps import InImage, InKspace
-from mrirecon.methods.updates import DataConsistency, ImagePart, NetworkPart, Refine, cascade, data_consistency, then
+from mrirecon.methods.updates import ImagePart, NetworkPart, Refine, cascade, data_consistency, then
 from mrirecon.networks import ConvStack
+
+Layers = Annotated[int, Field(ge=2, description="Number of convolutions in a cascade.")]
+Order = Annotated[
+    Literal["sequential", "parallel"],
+    Field(description="Data consistency after the network, or at the same state (the released multi-coil form)."),
+]
+SharedPrelu = Annotated[bool, Field(description="Use one PReLU for all layers of all cascades, as released.")]
 
 
 @register(learned=True)
 def cascadenet(
     *,
-    cascades: Count = 10,
-    channels: Count = 64,
-    layers: Annotated[int, Field(ge=2)] = 5,
+    cascades: Cascades = 10,
+    channels: Channels = 64,
+    layers: Layers = 5,
     dc: DataConsistency = "soft",
-    skip: bool = True,
-    dc_order: Literal["sequential", "parallel"] = "sequential",
-    shared_prelu: bool = False,
-    share_weights: bool = False,
+    skip: Skip = True,
+    dc_order: Order = "sequential",
+    shared_prelu: SharedPrelu = False,
+    share_weights: ShareWeights = False,
 ) -> Schedule[Tensor]:
     """Deep cascade of convolutions and data consistency (Schlemper et al., IEEE TMI 37:491, 2018).
 
-    x⁺ = DC(x + CNN(x)). dc_order="parallel" is the released multi-coil form, on k-space, with both terms at the same
-    state; there, one PReLU serves all layers of all cascades (shared_prelu).
+    Sequential: x⁺ = DC(x + CNN(x)). Parallel, on k-space: k⁺ = DC(k) − F S CNN(Sᴴ Fᴴ k).
     """
     activation = nn.PReLU() if shared_prelu else None
 

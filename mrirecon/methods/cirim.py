@@ -1,46 +1,47 @@
-"""Cascades of independently recurrent inference machines."""
+"""Cascades of independently recurrent inference machines (CIRIM)."""
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+from pydantic import Field
+
 from mrirecon.engine import Schedule
-from mrirecon.methods.options import Count, Kernel, copies
+from mrirecon.methods.options import Cascades, Cell, DataConsistency, Features, Kernel, ShareWeights, Steps, copies
 from mrirecon.methods.registry import register
-from mrirecon.methods.released import Compat, released_cirim
+from mrirecon.methods.released import released_cirim
 from mrirecon.methods.rim import Rim, RimState
-from mrirecon.methods.updates import DataConsistency, data_consistency
-from mrirecon.networks.recurrent import CellName, RecurrentNet
+from mrirecon.methods.updates import data_consistency
+from mrirecon.networks import RecurrentNet
+
+Detach = Annotated[bool, Field(description="Train each cascade by itself: stop gradients between cascades.")]
+CarryHidden = Annotated[bool, Field(description="Pass the hidden states on to the next cascade.")]
+Compat = Annotated[
+    Literal["none", "mridc-0.0.1", "mridc-0.2", "atommic-1.0", "direct-2.1"],
+    Field(description="Form that another toolkit released; it sets detach and carry_hidden."),
+]
 
 
 @register(learned=True)
 def cirim(
     *,
-    cascades: Count = 5,
-    steps: Count = 8,
-    features: Count = 64,
-    cell: CellName = "indrnn",
+    cascades: Cascades = 5,
+    steps: Steps = 8,
+    features: Features = 64,
+    cell: Cell = "indrnn",
     recurrent_kernel: Kernel = 1,
     dc: DataConsistency = "none",
-    detach: bool = False,
-    carry_hidden: bool = False,
-    share_weights: bool = False,
+    detach: Detach = False,
+    carry_hidden: CarryHidden = False,
+    share_weights: ShareWeights = False,
     compat: Compat = "none",
 ) -> Schedule[RimState]:
     """Cascades of independently recurrent inference machines (arXiv 2111.15498).
 
-    Each cascade starts at the image of the one before (`Rim.enter`). ``compat`` is a form that another toolkit
-    released, and overrides detach and carry; see `mrirecon.methods.released`.
+    x_t+1 = x_t + RIM(x_t, Aᴴ(A x_t − y)), ``steps`` times; the next cascade starts at the last image of the one before.
     """
     if compat != "none":
-        return released_cirim(
-            compat,
-            cascades=cascades,
-            steps=steps,
-            features=features,
-            cell=cell,
-            recurrent_kernel=recurrent_kernel,
-            dc=dc,
-            share=share_weights,
-        )
+        return released_cirim(compat, cascades, steps, features, cell, recurrent_kernel, dc, share_weights)
 
     def block() -> Rim:
         network = RecurrentNet(4, 2, features, cell, recurrent_kernel)

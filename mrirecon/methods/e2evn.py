@@ -1,33 +1,40 @@
-"""The end-to-end variational network."""
+"""End-to-end variational network (E2EVN)."""
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+from pydantic import Field
 from torch import Tensor
 
 from mrirecon.coils.sensitivity_net import SensitivityNet
 from mrirecon.engine import Schedule
-from mrirecon.methods.options import Count, Pools, copies
+from mrirecon.methods.options import Cascades, Channels, DataConsistency, Pools, ShareWeights, Sign, Skip, copies
 from mrirecon.methods.registry import register
 from mrirecon.methods.steps import InKspace
-from mrirecon.methods.steps.cascade import Combine
-from mrirecon.methods.updates import DataConsistency, ImagePart, NetworkPart, Sign, cascade
+from mrirecon.methods.updates import ImagePart, NetworkPart, cascade
 from mrirecon.networks import NormUnet
+
+Combine = Annotated[
+    Literal["sense", "rss"], Field(description="Combine the coils by the maps, or as root sum of squares.")
+]
+Sensitivity = Annotated[bool, Field(description="Estimate the coil maps by a network of its own.")]
 
 
 @register(learned=True)
 def e2evn(
     *,
-    cascades: Count = 12,
-    channels: Count = 18,
+    cascades: Cascades = 12,
+    channels: Channels = 18,
     pools: Pools = 4,
     dc: DataConsistency = "soft",
-    skip: bool = True,
+    skip: Skip = True,
     sign: Sign = -1,
     combine: Combine = "rss",
-    sensitivity: bool = True,
-    sensitivity_channels: Count = 8,
+    sensitivity: Sensitivity = True,
+    sensitivity_channels: Channels = 8,
     sensitivity_pools: Pools = 4,
-    share_weights: bool = False,
+    share_weights: ShareWeights = False,
 ) -> Schedule[Tensor]:
     """End-to-end variational network on k-space, with its own or with given coil maps (Sriram et al., MICCAI 2020).
 
@@ -35,8 +42,8 @@ def e2evn(
     """
 
     def block() -> InKspace:
-        refine = cascade(ImagePart(NetworkPart(NormUnet(channels, pools))), dc, "kspace", skip=skip, sign=sign)
-        return InKspace(refine, combine)
+        network = ImagePart(NetworkPart(NormUnet(channels, pools)))
+        return InKspace(cascade(network, dc, "kspace", skip=skip, sign=sign), combine)
 
     prepare = SensitivityNet(sensitivity_channels, sensitivity_pools) if sensitivity else None
     return Schedule(copies(cascades, share_weights, block), prepare=prepare)

@@ -1,26 +1,26 @@
-"""Networks on k-space and on the image in turn."""
+"""KIKI-net: networks on k-space and on the image in turn."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from mrirecon.engine import Schedule
-from mrirecon.methods.options import Count, Pools, copies
+from mrirecon.methods.options import Cascades, Channels, DataConsistency, Pools, ShareWeights, Skip, copies
 from mrirecon.methods.registry import register
 from mrirecon.methods.steps import InKspace
-from mrirecon.methods.updates import Chain, DataConsistency, ImagePart, NetworkPart, Refine, data_consistency, then
+from mrirecon.methods.updates import Chain, ImagePart, NetworkPart, Refine, data_consistency, then
 from mrirecon.networks import NormUnet
 
 
 @register(learned=True)
 def kikinet(
     *,
-    cascades: Count = 2,
-    channels: Count = 16,
+    cascades: Cascades = 2,
+    channels: Channels = 16,
     pools: Pools = 2,
     dc: DataConsistency = "soft",
-    skip: bool = True,
-    share_weights: bool = False,
+    skip: Skip = True,
+    share_weights: ShareWeights = False,
 ) -> Schedule[Tensor]:
     """KIKI-net: networks on k-space and on the image in turn (Eo et al., MRM 80:2188, 2018).
 

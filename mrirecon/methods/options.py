@@ -1,4 +1,8 @@
-"""The types of options that several methods have."""
+"""The options that several methods have: type, range and description.
+
+A method's keyword-only parameters are its options. A parameter annotated with one of these types needs no words of its
+own: the descriptions go into the schema of every method that uses them.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,40 @@ from pydantic import Field
 
 from mrirecon.engine import Step
 
-Weight = Annotated[float, Field(ge=0, lt=float("inf"))]
-Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
 Count = Annotated[int, Field(ge=1)]
-Pools = Annotated[int, Field(ge=1, le=8)]
-Kernel = Literal[1, 3, 5]
-Dims = Annotated[int, Field(ge=2, le=3)]
-Iterations = Annotated[int, Field(ge=0, le=200)]  # 0: until the solver converges
+Weight = Annotated[float, Field(ge=0, lt=float("inf"))]
+
+# iterations
+Lam = Annotated[Weight, Field(description="Regularization weight, relative to the scale of the data.")]
+Iterations = Annotated[Count, Field(description="Largest number of iterations.")]
+Tolerance = Annotated[
+    Weight, Field(description="Stop when the relative change falls below this; 0 runs all iterations.")
+]
+Ndim = Annotated[int, Field(ge=2, le=3, description="Spatial axes that the regularization acts on.")]
+Solver = Annotated[
+    Literal["fista", "admm", "primal-dual"], Field(description="Algorithm that minimizes the objective.")
+]
+Rho = Annotated[float, Field(gt=0, lt=float("inf"), description="Weight of the splitting, for admm.")]
+
+# networks
+Cascades = Annotated[Count, Field(description="Number of cascades.")]
+Steps = Annotated[Count, Field(description="Number of time steps of a cascade.")]
+Channels = Annotated[Count, Field(description="Channels of the network's first level.")]
+Features = Annotated[Count, Field(description="Channels of the hidden states.")]
+Pools = Annotated[int, Field(ge=1, le=8, description="How often the U-Net halves the resolution.")]
+Cell = Annotated[Literal["gru", "mgu", "indrnn"], Field(description="Type of the recurrent units.")]
+Kernel = Annotated[Literal[1, 3, 5], Field(description="Kernel size of the recurrent units.")]
+ShareWeights = Annotated[bool, Field(description="Use one set of weights for all cascades.")]
+
+# data consistency
+DataConsistency = Annotated[
+    Literal["none", "gradient", "soft", "hard", "proximal"],
+    Field(description="Explicit data consistency: none, a gradient step, samples mixed in or replaced, or CG (MoDL)."),
+]
+Skip = Annotated[bool, Field(description="Add the network's output to its input (residual connection).")]
+Sign = Annotated[Literal[-1, 1], Field(description="Sign of the network's output in the sum.")]
 
 
 def copies(count: int, share: bool, make: Callable[[], Step[Any]]) -> list[Step[Any]]:
-    """Return ``count`` new steps, or, with ``share``, one step that many times."""
+    """Return ``count`` new steps, or with ``share`` one step that many times."""
     return [make()] * count if share else [make() for _ in range(count)]

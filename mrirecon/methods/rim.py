@@ -1,4 +1,4 @@
-"""Recurrent inference machines: a network with a memory that learns to use the gradient."""
+"""Recurrent inference machines: a recurrent network that learns to use the gradient of the data term."""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mrirecon.engine import Schedule, Step
-from mrirecon.methods.options import Count, Kernel
+from mrirecon.methods.options import Cell, DataConsistency, Features, Kernel, Steps
 from mrirecon.methods.registry import register
-from mrirecon.methods.updates import DataConsistency, Part, data_consistency
-from mrirecon.networks.crossing import apply_network, to_complex, to_real, zero_init_output
-from mrirecon.networks.recurrent import CellName, RecurrentNet
+from mrirecon.methods.updates import Part, data_consistency
+from mrirecon.networks import RecurrentNet, apply_network, to_complex, to_real, zero_init_output
 from mrirecon.physics.precision import RunsNetwork
 from mrirecon.physics.problem import Problem
 
 
 class RimState(NamedTuple):
-    """The image, the hidden states of the network, and, for released forms alone, where the cascade started."""
+    """Hold the image, the hidden states, and where the cascade started (`mrirecon.methods.released` only)."""
 
-    x: Tensor
+    x: Tensor  # (B, M, y, x)
     hidden: tuple[Tensor, ...]
     k: Tensor | None = None
 
 
 class Rim(RunsNetwork, Step[RimState]):
-    """h⁺, Δ = network([x, Aᴴ(A x − y)], h),  x⁺ = x + Δ, then data consistency if asked for.
+    """Take one time step: h⁺, Δ = network([x, Aᴴ(A x − y)], h);  x⁺ = x + Δ;  then explicit data consistency, if any.
 
-    Lønning et al., Med. Image Anal. 53:64, 2019; arXiv 2012.07819 eq. of the update; arXiv 2111.15498 for the cascade.
+    Lønning et al., Med. Image Anal. 53:64, 2019; Karkalousos et al., arXiv 2012.07819 (cells), 2111.15498 (cascades).
 
     Args:
-        network: its parameters are shared over the steps.
-        consistency: explicit data consistency after each step; None for implicit consistency, by the gradient alone.
-        detach: no gradient flows into the previous cascade: each cascade is trained by itself, as in the first release.
-        carry: the hidden states are passed on to the next cascade.
+        network: its weights are shared over the time steps.
+        consistency: explicit data consistency after each step; None for the implicit one, by the gradient alone.
+        detach: stop gradients from flowing into the previous cascade.
+        carry: pass the hidden states on to the next cascade, which otherwise starts with zeros.
 
     """
 
@@ -44,37 +43,33 @@ class Rim(RunsNetwork, Step[RimState]):
         self.network, self.consistency, self.detach, self.carry = network, consistency, detach, carry
 
     def init(self, p: Problem) -> RimState:
-        """Start at the initial image, without memory."""
+        """Start at the initial image, with hidden states of zeros."""
         x = p.starting_image
         return RimState(x, self.network.start(to_real(x, dtype=self.network_dtype)))
 
     def enter(self, previous: RimState, p: Problem) -> RimState:
-        """Start at the previous cascade's image."""
+        """Start at the last image of the previous cascade."""
         x = previous.x.detach() if self.detach else previous.x
         hidden = previous.hidden if self.carry else self.network.start(to_real(x, dtype=self.network_dtype))
         return RimState(x, tuple(h.detach() for h in hidden) if self.detach else hidden)
 
     def forward(self, s: RimState, p: Problem) -> RimState:
-        """Take one step."""
+        """Return the next image and hidden states."""
         update, hidden = apply_network(self.network, to_real(s.x, p.gradient(s.x), dtype=self.network_dtype), s.hidden)
         x = s.x + to_complex(update, s.x.shape[1])
         return RimState(x if self.consistency is None else self.consistency(x, p), hidden)
 
-    def image(self, s: RimState, p: Problem) -> Tensor:
-        """Return x."""
-        return s.x
-
     def zero_init_output(self) -> None:
-        """Let the network's update be zero."""
+        """Initialize the network such that Δ = 0."""
         zero_init_output(self.network)
 
 
 @register(learned=True)
 def rim(
     *,
-    cell: CellName = "gru",
-    steps: Count = 8,
-    features: Count = 64,
+    cell: Cell = "gru",
+    steps: Steps = 8,
+    features: Features = 64,
     recurrent_kernel: Kernel = 1,
     dc: DataConsistency = "none",
 ) -> Schedule[RimState]:
@@ -85,7 +80,7 @@ def rim(
 
 @register(learned=True)
 def irim(
-    *, steps: Count = 8, features: Count = 64, recurrent_kernel: Kernel = 1, dc: DataConsistency = "none"
+    *, steps: Steps = 8, features: Features = 64, recurrent_kernel: Kernel = 1, dc: DataConsistency = "none"
 ) -> Schedule[RimState]:
     """Independently recurrent inference machine: one cascade of a CIRIM (arXiv 2111.15498). Not the invertible RIM."""
     return rim(cell="indrnn", steps=steps, features=features, recurrent_kernel=recurrent_kernel, dc=dc)

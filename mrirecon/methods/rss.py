@@ -1,4 +1,4 @@
-"""The root sum of squares of the coil images."""
+"""Root sum of squares of the coil images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mrirecon.physics.problem import Problem
 
 
 class CoilImages(Step[Tensor]):
-    """x = (Σ_c |Fᴴ y_c|²)^½ (Roemer et al., MRM 16:192, 1990). It needs no maps, and has no phase."""
+    """Combine the coil images: x = (Σ_c |Fᴴ y_c|²)^½ (Roemer et al., MRM 16:192, 1990)."""
 
     needs_cartesian = True
 
@@ -25,7 +25,7 @@ class CoilImages(Step[Tensor]):
         return s
 
     def image(self, s: Tensor, p: Problem) -> Tensor:
-        """Return their root sum of squares (B, 1, *space)."""
+        """Return their root sum of squares (B, 1, *space), complex with phase zero."""
         magnitude = root_sum_of_squares(s, 1, keepdim=True)
         return torch.complex(magnitude, torch.zeros_like(magnitude))
 

@@ -1,100 +1,131 @@
-"""The options that all learned methods share: `register` adds them, so that every such method has them all."""
+"""Add the options that all learned methods share; `mrirecon.methods.registry.register` calls `complete`."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from mrirecon.engine import Memory, Phase, Reconstructor, ScaleRule, Schedule, Step, Unrolled
+from pydantic import Field
+
+from mrirecon.engine import Memory, Phase, Reconstructor, ScaleRule, Schedule, StartImage, Step, Unrolled
 from mrirecon.errors import UsageError
+from mrirecon.methods.cross_validation import Blended
 from mrirecon.methods.cs import compressed_sensing_start
-from mrirecon.methods.heldout import Blended
-from mrirecon.methods.options import Count, Iterations
+from mrirecon.methods.options import Count
 
-Start = Literal["zero-filled", "cs"]
-Blend = Literal["none", "cross_validated"]
+Start = Annotated[Literal["zero-filled", "cs"], Field(description="Image that the networks refine.")]
+StartIterations = Annotated[
+    int, Field(ge=0, le=200, description="Iterations of start=cs; 0 runs it until it converges.")
+]
+PhaseOption = Annotated[Phase, Field(description="Whether the smooth phase of the first image is removed.")]
+Blend = Annotated[
+    Literal["none", "cross_validated"],
+    Field(description="Blend the image with its start, by how well it predicts hidden samples."),
+]
+ScaleOption = Annotated[
+    ScaleRule, Field(description="Scale the data by the 99th percentile of the zero-filled image, or not at all.")
+]
+MemoryOption = Annotated[
+    Memory, Field(description="Store, recompute (checkpoint) or invert the steps for the backward pass of training.")
+]
+Segment = Annotated[Count, Field(description="Steps between two checkpoints, for memory=checkpoint.")]
 
 
 def complete(
     schedule: Schedule[Any],
     *,
     start: Start = "zero-filled",
-    start_iterations: Iterations = 0,
-    phase: Phase = "kept",
+    start_iterations: StartIterations = 0,
+    phase: PhaseOption = "kept",
     blend: Blend = "none",
-    scale: ScaleRule = "percentile",
-    memory: Memory = "store",
-    segment: Count = 1,
+    scale: ScaleOption = "percentile",
+    memory: MemoryOption = "store",
+    segment: Segment = 1,
 ) -> Reconstructor:
-    """Return the reconstructor of a learned method.
-
-    Args:
-        schedule: of the method.
-        start: the image that is refined.
-        start_iterations: of compressed sensing, after which its image is refined, converged or not; 0: converged.
-        phase: see `Reconstructor`.
-        blend: how much of the refinement is taken; see `mrirecon.methods.heldout`.
-        scale: see `Reconstructor`.
-        memory: see `Unrolled`.
-        segment: see `Unrolled`.
+    """Return the reconstructor of a learned method: its schedule, with the options that all of them share.
 
     Raises:
-        UsageError: an option that makes no sense for this method, and why.
+        UsageError: an option that does not fit the method.
 
     """
-    refuse(schedule, start, start_iterations, phase, blend, memory, segment)
-    if start == "cs":  # a good image already: the networks begin by adding nothing
-        for block in schedule.blocks:
+    _check(schedule, start, start_iterations, phase, blend, memory, segment)
+    first: StartImage | None = None
+    if start == "cs":
+        first = compressed_sensing_start
+        for block in schedule.blocks:  # the start is good already: begin with networks that add nothing
             block.zero_init_output()
-    # A short start is for a network to go on from; what is not taken of the network falls back to the converged image.
-    short = partial(compressed_sensing_start, iterations=start_iterations) if start_iterations else None
-    first = None if start == "zero-filled" else short or compressed_sensing_start
+    if start_iterations:
+        first = partial(compressed_sensing_start, iterations=start_iterations)
     engine = Unrolled(schedule.blocks, schedule.repeats, tolerance=schedule.tolerance, memory=memory, segment=segment)
     model = Reconstructor(engine, schedule.prepare, scale=scale, start=first, phase=phase)
-    return model if blend == "none" else Blended(model, fallback=None if short is None else compressed_sensing_start)
+    if blend == "none":
+        return model
+    # An unfinished start is not good enough to fall back to.
+    return Blended(model, fallback=compressed_sensing_start if start_iterations else None)
 
 
-def refuse(
+def _check(
     schedule: Schedule[Any],
-    start: Start,
+    start: str,
     start_iterations: int,
-    phase: Phase,
-    blend: Blend,
-    memory: Memory,
+    phase: str,
+    blend: str,
+    memory: str,
     segment: int,
 ) -> None:
-    """Refuse options that make no sense for a schedule.
-
-    Raises:
-        UsageError: which, and why.
-
-    """
     blocks = schedule.blocks
-    if start == "zero-filled" and start_iterations:
-        raise UsageError(
-            "a zero-filled image takes no iterations",
-            where="start_iterations",
-            fix="use start=cs, or leave it away",
-        )
-    refined = all(block.takes_initial_image for block in blocks)
-    if start != "zero-filled" and not refined:
-        why = "it starts from the magnitude of the coil images"
-        raise UsageError("this method refines no first image", where="start", why=why, fix="leave start out")
-    if phase == "removed" and not refined:
-        raise UsageError("a magnitude has no phase to remove", where="phase", fix="use phase=kept")
-    if blend != "none" and blocks[-1].magnitude:
-        fix = "use combine=sense, or blend=none"
-        raise UsageError("a magnitude predicts no samples to weigh it by", where="blend", fix=fix)
-    if blend != "none" and schedule.prepare is not None:
-        why = "hidden samples are predicted by the coil maps that are given, and this method makes its own"
-        raise UsageError(
-            "this method cannot be blended", where="blend", why=why, fix="use sensitivity=false, or blend=none"
-        )
-    if memory == "invert" and any(type(block).inverse is Step.inverse for block in blocks):
-        why = "its steps cannot be undone"
-        raise UsageError("this method has no memory=invert", where="memory", why=why, fix="use memory=checkpoint")
-    if segment > 1 and schedule.repeats == 1:
-        why = "each of its blocks is applied once, and a segment lies within a block"
-        raise UsageError(
-            "this method has no steps to recompute together", where="segment", why=why, fix="use segment=1"
-        )
+    refines = all(block.takes_initial_image for block in blocks)
+    rules = [  # (whether it is violated, option, what is wrong, why, what to do)
+        (
+            start == "zero-filled" and start_iterations > 0,
+            "start_iterations",
+            "start_iterations has no effect on a zero-filled start",
+            "a zero-filled image is not iterated",
+            "use start=cs, or leave start_iterations out",
+        ),
+        (
+            start != "zero-filled" and not refines,
+            "start",
+            "this method does not refine an initial image",
+            "it starts from the magnitude of the coil images",
+            "leave start out",
+        ),
+        (
+            phase == "removed" and not refines,
+            "phase",
+            "a magnitude has no phase to remove",
+            "this method starts from the magnitude of the coil images",
+            "use phase=kept",
+        ),
+        (
+            blend != "none" and blocks[-1].magnitude,
+            "blend",
+            "a magnitude image cannot be blended",
+            "it has no phase, and predicts no samples",
+            "use combine=sense, or blend=none",
+        ),
+        (
+            blend != "none" and schedule.prepare is not None,
+            "blend",
+            "this method cannot be blended",
+            "hidden samples are predicted with the given coil maps, and this method estimates its own",
+            "use sensitivity=false, or blend=none",
+        ),
+        (
+            memory == "invert" and any(type(block).inverse is Step.inverse for block in blocks),
+            "memory",
+            "this method has no memory=invert",
+            "its steps are not invertible",
+            "use memory=checkpoint",
+        ),
+        (
+            segment > 1 and schedule.repeats == 1,
+            "segment",
+            "this method has no steps to recompute together",
+            "each of its blocks is applied once, and a segment lies within a block",
+            "use segment=1",
+        ),
+    ]
+    for violated, option, what, why, fix in rules:
+        if violated:
+            raise UsageError(what, where=option, why=why, fix=fix)

@@ -1,4 +1,4 @@
-"""sigpy's compressed sensing, to compare with. sigpy is imported only when it is used."""
+"""Compressed sensing by sigpy, for comparison. sigpy is imported when the method runs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 from mrirecon.engine import Schedule, Step
 from mrirecon.errors import UsageError
-from mrirecon.methods.options import Count, Weight
+from mrirecon.methods.options import Iterations, Lam
 from mrirecon.methods.registry import register
 from mrirecon.physics.problem import Problem
 
 
 class SigpyState(NamedTuple):
-    """The image, and sigpy's solver of each item, which holds the rest."""
+    """Hold the image, and sigpy's solver of each item."""
 
-    x: Tensor
+    x: Tensor  # (B, 1, *space)
     solvers: list[Any]
 
 
 class SigpyL1Wavelet(Step[SigpyState]):
-    """One iteration of `sigpy.mri.app.L1WaveletRecon`: FISTA for ½‖A x − y‖² + λ‖W x‖₁ with db4 wavelets."""
+    """Take one iteration of `sigpy.mri.app.L1WaveletRecon`: FISTA for ½‖A x − y‖² + λ‖W x‖₁ with db4 wavelets."""
 
     needs_cartesian = True
     takes_initial_image = False
@@ -35,15 +35,21 @@ class SigpyL1Wavelet(Step[SigpyState]):
     def init(self, p: Problem) -> SigpyState:
         """Set the solvers up, at zero."""
         if p.maps.shape[1] > 1:
-            raise UsageError("sigpy-cs takes one set of maps", fix="leave --map-sets out, or use --method cs")
-        solvers = [self._solver(y, maps[0]) for y, maps in zip(p.y, p.maps, strict=True)]
-        return SigpyState(torch.zeros_like(p.adjoint), solvers)
+            raise UsageError(
+                "sigpy-cs takes one set of maps",
+                why=f"the problem has {p.maps.shape[1]}",
+                fix="leave --map-sets out, or use --method cs",
+            )
+        return SigpyState(
+            torch.zeros_like(p.adjoint), [self._solver(y, s[0]) for y, s in zip(p.y, p.maps, strict=True)]
+        )
 
     def _solver(self, y: Tensor, maps: Tensor) -> Any:
-        """Return sigpy's solver of one item; its power method draws from NumPy's generator, alike for every item."""
+        """Return sigpy's solver of one item."""
         import sigpy.mri
 
-        before = np.random.get_state()  # noqa: NPY002 - sigpy draws from it
+        # sigpy's power method draws from NumPy's global generator: use the same numbers for every item.
+        before = np.random.get_state()  # noqa: NPY002
         np.random.seed(0)  # noqa: NPY002
         try:
             return sigpy.mri.app.L1WaveletRecon(
@@ -53,19 +59,15 @@ class SigpyL1Wavelet(Step[SigpyState]):
             np.random.set_state(before)  # noqa: NPY002
 
     def forward(self, s: SigpyState, p: Problem) -> SigpyState:
-        """Update each item, until it is solved."""
+        """Update each item that is not finished."""
         for app in s.solvers:
             if not app.alg.done():
                 app.alg.update()
         x = torch.from_numpy(np.stack([app.alg.x for app in s.solvers])[:, None])
         return SigpyState(x.to(p.adjoint), s.solvers)
 
-    def image(self, s: SigpyState, p: Problem) -> Tensor:
-        """Return x."""
-        return s.x
-
 
 @register(map_sets=1)
-def sigpy_cs(*, lam: Weight = 0.005, iterations: Count = 100) -> Schedule[SigpyState]:
-    """l1-wavelet reconstruction by sigpy, as a second opinion."""
+def sigpy_cs(*, lam: Lam = 0.005, iterations: Iterations = 100) -> Schedule[SigpyState]:
+    """Compressed sensing with wavelets by sigpy, for comparison."""
     return Schedule([SigpyL1Wavelet(lam, iterations)], iterations)

@@ -1,7 +1,8 @@
-"""Parts of cascades: maps from an image to an image or from k-space to k-space, for one problem.
+"""The parts of a cascade: maps from an image to an image, or from k-space to k-space, for one problem.
 
-The residual skip, the sign of the network and data consistency are parts of their own, so that the question "implicit
-or explicit?" (CIRIM, arXiv 2111.15498) can be asked of every method by configuration alone.
+The network, the residual skip, the sign of the network's output and data consistency are parts of their own, so that a
+configuration alone can ask of every method whether data consistency should be implicit or explicit (CIRIM, arXiv
+2111.15498).
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mrirecon.networks.crossing import apply_network, to_complex, to_real, zero_init_output
+from mrirecon.methods.options import DataConsistency
+from mrirecon.networks.complex_channels import apply_network, to_complex, to_real, zero_init_output
 from mrirecon.physics.precision import RunsNetwork
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.solvers import conjugate_gradient
 
-DataConsistency = Literal["none", "gradient", "soft", "hard", "proximal"]
 Domain = Literal["image", "kspace"]
-Sign = Literal[-1, 1]
 
 
 class Part(nn.Module, ABC):
@@ -36,66 +36,29 @@ class Part(nn.Module, ABC):
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Return the new state."""
 
-    def zero_init_output(self) -> None:
-        """Make the part leave its state as it is before training, where a network adds to the state."""
-
 
 class NetworkPart(RunsNetwork, Part):
-    """Apply a network on real channels to each image or each coil."""
+    """Apply a network with two real channels, U(s), to each image or to each coil."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
-        """Return the network's output as complex numbers."""
+        """Return the network's output, complex, in the shape of s."""
         return to_complex(apply_network(self.network, to_real(s, dtype=self.network_dtype)), s.shape[1])
-
-    def zero_init_output(self) -> None:
-        """Let the network return zero."""
-        zero_init_output(self.network)
 
 
 class ImagePart(Part):
-    """Apply an image part to k-space: F S part(Sᴴ Fᴴ k). It does not see what lies outside the range of F S."""
+    """Apply a part for images to k-space: F S part(Sᴴ Fᴴ k). The result lies in the range of F S."""
 
     def __init__(self, part: Part) -> None:
         super().__init__()
         self.part = part
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
-        """Return k-space of every coil."""
+        """Return k-space (B, C, y, x)."""
         return p.encode(self.part(p.encode.adjoint(s), p))
-
-    def zero_init_output(self) -> None:
-        """Let the image part begin as it should."""
-        self.part.zero_init_output()
-
-
-class Refine(Part):
-    """Add a part to the state: s ± part(s), without the skip ``s`` as an option, and data consistency at s.
-
-    With soft consistency and sign −1 this is E2EVN's equation k − η M(k − y) − F S U(Sᴴ Fᴴ k) (Sriram et al., MICCAI
-    2020).
-    """
-
-    def __init__(self, part: Part, *, consistency: Part | None = None, skip: bool = True, sign: Sign = -1) -> None:
-        super().__init__()
-        self.part, self.consistency, self.skip, self.sign = part, consistency, skip, sign
-
-    def forward(self, s: Tensor, p: Problem) -> Tensor:
-        """Return the refined state."""
-        refinement = self.part(s, p)
-        kept = s if self.consistency is None else self.consistency(s, p)
-        if not self.skip:
-            kept = kept - s
-        out: Tensor = kept + refinement if self.sign > 0 else kept - refinement
-        return out
-
-    def zero_init_output(self) -> None:
-        """Let the part add nothing, where it adds to the state."""
-        if self.skip:
-            self.part.zero_init_output()
 
 
 class Chain(Part):
@@ -106,19 +69,49 @@ class Chain(Part):
         self.parts = nn.ModuleList(parts)
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
-        """Return the last part's state."""
+        """Return the state after the last part."""
         for part in self.parts:
             s = part(s, p)
         return s
 
+
+class Refine(Part):
+    """Add a part to the state: s ± part(s), with data consistency at the same state.
+
+    With soft consistency and sign −1 this is E2EVN's k − η M(k − y) − F S U(Sᴴ Fᴴ k) (Sriram et al., MICCAI 2020).
+
+    Args:
+        part: the refinement.
+        consistency: data consistency at s; None for none.
+        skip: whether s itself is part of the sum.
+        sign: of the refinement.
+
+    """
+
+    def __init__(self, part: Part, *, consistency: Part | None = None, skip: bool = True, sign: int = -1) -> None:
+        super().__init__()
+        self.part, self.consistency, self.skip, self.sign = part, consistency, skip, sign
+
+    def forward(self, s: Tensor, p: Problem) -> Tensor:
+        """Return the refined state."""
+        refinement = self.part(s, p)
+        consistent = s if self.consistency is None else self.consistency(s, p)
+        base = consistent if self.skip else consistent - s
+        out: Tensor = base + refinement if self.sign > 0 else base - refinement
+        return out
+
     def zero_init_output(self) -> None:
-        """Let each part begin as it should."""
-        for part in self.parts:
-            cast("Part", part).zero_init_output()
+        """Initialize the networks of the refinement such that s stays as it is; do nothing without the skip."""
+        for module in self.part.modules() if self.skip else ():
+            if isinstance(module, NetworkPart):
+                zero_init_output(module.network)
 
 
 class GradientConsistency(Part):
-    """Take a gradient step: x − η Aᴴ(A x − y), with η learned from 1; for k-space, k − η F S Sᴴ Fᴴ M(k − y)."""
+    """Take a gradient step, with η learned from 1.
+
+    Images: x − η Aᴴ(A x − y). K-space: k − η F S Sᴴ Fᴴ M(k − y).
+    """
 
     def __init__(self, domain: Domain) -> None:
         super().__init__()
@@ -126,17 +119,16 @@ class GradientConsistency(Part):
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
-        """Return the state after one gradient step."""
+        """Return the state after the step."""
         if self.domain == "image":
             return s - self.weight * p.gradient(s)
-        encode = p.encode
-        return s - self.weight * encode(encode.adjoint(p.mask * (s - p.y)))
+        return s - self.weight * p.encode(p.encode.adjoint(p.mask * (s - p.y)))
 
 
 class SampleConsistency(Part):
-    """Mix the measured samples into k-space: k − η M(k − y), with η learned, or 1 to replace the samples.
+    """Mix the measured samples into k-space: k − η M(k − y), with η learned from 1, or fixed at 1.
 
-    For an image, k = F S x, and the coils are combined again. With several coils no image holds noisy samples exactly.
+    For images, k = F S x, and the result is Sᴴ Fᴴ k: x becomes Sᴴ S x − η Aᴴ(A x − y).
     """
 
     def __init__(self, domain: Domain, learned: bool) -> None:
@@ -153,9 +145,9 @@ class SampleConsistency(Part):
 
 
 class ProximalConsistency(Part):
-    """Solve argmin_z ‖A z − y‖² + μ‖z − x‖², with μ > 0 learned, by conjugate gradients.
+    """Solve argmin_z ‖A z − y‖² + μ‖z − x‖² by conjugate gradients, with μ > 0 learned.
 
-    Aggarwal, Mani, Jacob, MoDL, IEEE TMI 38:394, 2019. For k-space, x = Sᴴ Fᴴ k and the result is F S z.
+    MoDL: Aggarwal, Mani, Jacob, IEEE TMI 38:394, 2019. For k-space, x = Sᴴ Fᴴ k, and the result is F S z.
     """
 
     def __init__(self, domain: Domain, iterations: int = 6, start: float = 0.05) -> None:
@@ -164,7 +156,7 @@ class ProximalConsistency(Part):
         self.log_weight = nn.Parameter(torch.tensor([start]).log())
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
-        """Return the proximal point."""
+        """Return the solution."""
         x = s if self.domain == "image" else p.encode.adjoint(s)
         mu = self.log_weight.exp()
         z = conjugate_gradient(lambda v: p.normal(v) + mu * v, p.adjoint + mu * x, x, self.iterations)
@@ -172,7 +164,7 @@ class ProximalConsistency(Part):
 
 
 def data_consistency(kind: DataConsistency, domain: Domain) -> Part | None:
-    """Return a new part of that kind, with parameters of its own; None for ``none``."""
+    """Return a new part with its own parameters; None for ``none``."""
     if kind == "none":
         return None
     if kind == "gradient":
@@ -187,8 +179,11 @@ def then(part: Part, last: Part | None) -> Part:
     return part if last is None else Chain(part, last)
 
 
-def cascade(part: Part, kind: DataConsistency, domain: Domain, *, skip: bool = True, sign: Sign = -1) -> Part:
-    """Return one cascade: refinement and consistency at the same state; hard and proximal consistency after it."""
+def cascade(part: Part, kind: DataConsistency, domain: Domain, *, skip: bool = True, sign: int = -1) -> Part:
+    """Return one cascade: a refinement and data consistency.
+
+    Gradient and soft consistency act at the same state as the refinement, hard and proximal consistency after it.
+    """
     consistency = data_consistency(kind, domain)
     if kind in ("hard", "proximal"):
         return Chain(Refine(part, skip=skip, sign=sign), cast("Part", consistency))

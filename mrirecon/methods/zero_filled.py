@@ -1,4 +1,4 @@
-"""The zero-filled image."""
+"""Zero-filled image."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from mrirecon.physics.problem import Problem
 
 
 class ZeroFilled(Step[Tensor]):
-    """x = Aᴴ y."""
+    """Return x = Aᴴ y; there is nothing to iterate."""
 
     def init(self, p: Problem) -> Tensor:
-        """Return Aᴴ y."""
+        """Return Aᴴ y (B, M, *space)."""
         return p.adjoint
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Return it unchanged."""
-        return s
-
-    def image(self, s: Tensor, p: Problem) -> Tensor:
-        """Return it."""
         return s
 
 

@@ -1,9 +1,9 @@
-"""Networks on real tensors. They know nothing of MRI; `to_real` and `to_complex` are the only way in and out."""
+"""Networks on real tensors, independent of MRI. `to_real` and `to_complex` convert from and to complex images."""
 
 from __future__ import annotations
 
 from mrirecon.networks.cnn import ConvStack
-from mrirecon.networks.crossing import apply_network, channels_last, to_complex, to_real, zero_init_output
+from mrirecon.networks.complex_channels import apply_network, channels_last, to_complex, to_real, zero_init_output
 from mrirecon.networks.invertible import InvertibleNet
 from mrirecon.networks.recurrent import RecurrentNet
 from mrirecon.networks.unet import NormUnet, Unet

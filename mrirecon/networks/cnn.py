@@ -1,4 +1,4 @@
-"""The plain stack of convolutions of the deep cascade (Schlemper et al., IEEE TMI 37:491, 2018)."""
+"""Stack of convolutions of the deep cascade (Schlemper et al., IEEE TMI 37:491, 2018)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 
 class ConvStack(nn.Module):
-    """3×3 convolutions with a PReLU of its own after each but the last; the image keeps its size.
+    """Apply 3×3 convolutions, with a PReLU after each but the last; the image keeps its size.
 
     Args:
         width: channels in and out.
         channels: channels between.
-        layers: how many convolutions.
-        activation: one for all, in place of PReLUs of their own: what a default argument made of the released code.
+        layers: number of convolutions.
+        activation: one module for all layers, as in the released code; by default each layer has its own PReLU.
 
     """
 
@@ -31,7 +31,7 @@ class ConvStack(nn.Module):
 
     @property
     def final(self) -> nn.Module:
-        """The convolution that the output comes from."""
+        """Return the last convolution."""
         return self.conv[-1]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""The layers of a recurrent network as single operations: fewer passes over feature maps than their parts take.
+"""Fused layers of a recurrent network: fewer passes over feature maps than separate operations.
 
-A feature map of 64 channels at 320² is 13 MB in bfloat16. On a CPU with matrix units a convolution of it costs little
-more than reading it, so that padding, bias, ReLU and recurrence as operations of their own would take most of the time.
-Therefore feature maps carry a *halo*: their edge, repeated outward as far as the convolutions that follow reach. It is
-renewed where it lies. Each operation keeps only its inputs and its output for the backward pass.
+A feature map of 64 channels at 320² is 13 MB in bfloat16. On a CPU with matrix units, a convolution of it costs little
+more than reading it, and separate operations for padding, bias, ReLU and recurrence would take most of the time.
+Instead of padding, feature maps carry a *halo*: their edge, repeated outward as far as the next convolutions reach. The
+halo is renewed in place. Each operation saves only its inputs and its output for the backward pass.
 
-The gradient of a halo is added to that of the edge which it repeats, and is zero afterwards.
+The gradient of the halo is added to that of the edge.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _below = torch.ops.aten.threshold_backward
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, relu: bool) -> Tensor:
-    """Return the convolution of feature maps, of the same size, with ReLU after it if asked for.
+    """Return the convolution of feature maps, of the same size, with an optional ReLU.
 
-    What comes out is right but in the outermost ``dilation`` · (kernel // 2) pixels, for there is nothing around x.
+    The outermost ``dilation`` · (kernel // 2) pixels are not valid: x is padded with zeros.
 
     Args:
         x: (N, inputs, y, x).
         weight: (outputs, inputs, kernel, kernel), the kernel odd, in the type of x.
         bias: (outputs,) or None.
         dilation: of the kernel.
-        relu: whether negative values become zero.
+        relu: whether to apply a ReLU.
 
     Returns:
         (N, outputs, y, x).
@@ -43,34 +43,34 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, relu
 
 
 def recur(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, recurrent: Tensor, halo: int) -> Tensor:
-    """Return ReLU(W x + b + u ⊙ h), the next state of an independently recurrent unit, its halo renewed.
+    """Return ReLU(W x + b + u ⊙ h), the next state of an independently recurrent unit, with its halo renewed.
 
     Li et al., CVPR 2018.
 
     Args:
-        x: (N, F, y, x), what is in its halo does not matter.
-        h: the state before, (N, F, y, x).
+        x: (N, F, y, x); its halo is ignored.
+        h: the previous state, (N, F, y, x).
         weight: W, (F, F, 1, 1), in the type of x.
         bias: b, (F,) or None.
         recurrent: u, (1, F, 1, 1).
-        halo: its width.
+        halo: width of the halo.
 
     """
     return _call(_Recurrence, x, h, weight, bias, recurrent, halo)
 
 
 def widen(x: Tensor, halo: int) -> Tensor:
-    """Return an image with a halo around it, its channels last in memory: (N, C, y, x) ↦ (N, C, y + 2h, x + 2h)."""
+    """Add a halo of width h, with channels last in memory: (N, C, y, x) ↦ (N, C, y + 2h, x + 2h)."""
     return cast("Tensor", _Widened.apply(x, halo)) if halo else x  # type: ignore[no-untyped-call]  # torch's
 
 
 def inside(x: Tensor, halo: int) -> Tensor:
-    """Return what lies within the halo, a view."""
+    """Remove the halo: return a view of the image within it."""
     return x[..., halo:-halo, halo:-halo] if halo else x
 
 
 def _call(function: type[torch.autograd.Function], x: Tensor, *more: object) -> Tensor:
-    """Apply an operation, in the type that autocast asks for where that is on; inside, it is off."""
+    """Apply an operation in the type of autocast, if that is on."""
     kind = x.device.type
     arguments: list[object] = [x, *more]
     if torch.is_autocast_enabled(kind):
@@ -98,7 +98,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Pass the gradient on to image, weight and bias."""
+        """Return the gradients of image, weight and bias."""
         x, weight, out = ctx.saved_tensors
         if out is not None:
             gradient = _below(gradient, out, 0)
@@ -130,10 +130,10 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Pass the gradient on to features, state, weight, bias and recurrent weight."""
+        """Return the gradients of features, state, weight, bias and recurrent weight."""
         x, h, weight, recurrent, out = ctx.saved_tensors
         for_x, for_h, for_weight, for_bias, for_recurrent, _ = ctx.needs_input_grad
-        # The halo is ReLU's where the edge is, so the one may come before the other.
+        # The halo repeats the edge, so that its ReLU is that of the edge: ReLU and halo may be undone in any order.
         gradient = _fold(_channels_last(_below(gradient, out, 0)), ctx.halo)
         to_x, to_weight, to_bias = _backward(
             gradient, x, weight, ctx.biases, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [for_x, for_weight, for_bias]
@@ -157,12 +157,12 @@ class _Widened(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Pass the gradient on to the image."""
+        """Return the gradient of the image."""
         return inside(_fold(gradient.clone(), ctx.halo), ctx.halo), None
 
 
 def _renew(x: Tensor, halo: int) -> None:
-    """Repeat the edge of an image over its halo, in place."""
+    """Fill the halo with the edge of the image, in place."""
     if halo:
         within, first, last = slice(halo, -halo), slice(halo, halo + 1), slice(-halo - 1, -halo)
         x[..., :halo, within] = x[..., first, within]
@@ -172,9 +172,9 @@ def _renew(x: Tensor, halo: int) -> None:
 
 
 def _fold(x: Tensor, halo: int) -> Tensor:
-    """Add the halo of a gradient to its edge and leave zero there, in place: the adjoint of `_renew`."""
+    """Add the halo of a gradient to its edge and set it to zero, in place: the adjoint of `_renew`."""
     for axis in (-1, -2) if halo else ():
-        # Row by row: a sum over a few strided rows takes five times as long as adding them.
+        # Row by row, which is five times faster than a sum over a few strided rows.
         for edge, outer in ((halo, range(halo)), (-halo - 1, range(-halo, 0))):
             for row in outer:
                 x.select(axis, edge).add_(x.select(axis, row))
@@ -187,6 +187,6 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _fuses(x: Tensor) -> bool:
-    """Whether bias, ReLU and sum are best done by the convolution: bfloat16 on a CPU; float32 is slower so."""
-    built: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's
-    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and built
+    """Return whether to fuse bias, ReLU and sum into the convolution: only bfloat16 on a CPU is faster fused."""
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and available

@@ -1,4 +1,4 @@
-"""An invertible network: what goes in can be computed back from what comes out, so that training need not store it.
+"""An invertible network: its input can be computed from its output, so that training need not store it.
 
 Putzky and Welling, Invert to Learn to Invert, NeurIPS 2019 (arXiv 1911.10914).
 """
@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 
 class Residual(nn.Module):
-    """conv (kernel = stride = dilation) → ReLU → conv 3×3 → ReLU → transposed conv → gated linear unit."""
+    """Apply conv (kernel = stride = dilation) → ReLU → conv 3×3 → ReLU → transposed conv → gated linear unit."""
 
     def __init__(self, channels: int, outputs: int, width: int, dilation: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Residual(nn.Module):
         self.up = weight_norm(nn.ConvTranspose2d(width, 2 * outputs, dilation, stride=dilation), dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, channels, y, x) to (N, outputs, y, x); what a stride leaves over is padded and cut off again."""
+        """Map (N, channels, y, x) to (N, outputs, y, x); sizes are padded to a multiple of the stride."""
         rows, columns = x.shape[-2:]
         x = F.pad(x, (0, -columns % self.dilation, 0, -rows % self.dilation))
         x = F.relu(self.middle(F.relu(self.down(x))))
@@ -33,9 +33,16 @@ class Residual(nn.Module):
 
 
 class Coupling(nn.Module):
-    """Turn the channels, right half += residual(left half), turn them back: invertible whatever the residual is.
+    """Rotate the channels, add residual(left half) to the right half, rotate back: an additive coupling.
 
-    The rotation is a product of ``reflections`` Householder matrices I − 2 v vᵀ / ‖v‖².
+    It is invertible for any residual. The rotation is a product of Householder matrices I − 2 v vᵀ / ‖v‖².
+
+    Args:
+        channels: C, of the state.
+        width: channels inside the residual.
+        dilation: by which the residual reduces the resolution.
+        reflections: number of Householder matrices.
+
     """
 
     def __init__(self, channels: int, width: int, dilation: int, reflections: int = 3) -> None:
@@ -52,7 +59,7 @@ class Coupling(nn.Module):
         return q
 
     def forward(self, x: Tensor, sign: int = 1) -> Tensor:
-        """Map (N, C, y, x) to the same shape; with sign −1, back."""
+        """Map (N, C, y, x) to the same shape; with sign −1, apply the inverse."""
         q = self.rotation()
         x = F.conv2d(x, q[..., None, None])
         left, right = x[:, : self.left], x[:, self.left :]
@@ -61,12 +68,12 @@ class Coupling(nn.Module):
 
 
 class InvertibleNet(nn.Module):
-    """A sequence of couplings, coarser in the middle.
+    """Apply couplings in turn.
 
     Args:
-        channels: of the state, even.
+        channels: of the state; an even number.
         widths: channels inside each coupling.
-        dilations: by how much each coupling coarsens.
+        dilations: of each coupling.
 
     """
 
@@ -82,7 +89,7 @@ class InvertibleNet(nn.Module):
         return x
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Return what ``forward`` maps to x."""
+        """Return the input that ``forward`` maps to x."""
         for layer in reversed(self.layers):
             x = cast("Tensor", layer(x, -1))
         return x

@@ -1,4 +1,4 @@
-"""Instance normalisation that leaves channels where they are, with the leaky ReLU that follows it."""
+"""Instance normalization and leaky ReLU for tensors with channels last in memory."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.autograd.function import once_differentiable
 
 from mrirecon.physics.precision import full_precision
 
-_EPSILON = 1e-5  # torch's, and so fastMRI's
+_EPSILON = 1e-5  # as in torch and fastMRI
 
 
 class InstanceNorm(nn.Module):
-    """Each channel of each image to mean 0 and variance 1, without parameters, then a leaky ReLU.
+    """Normalize each channel of each image to mean 0 and variance 1, without parameters, then apply a leaky ReLU.
 
-    Ulyanov et al., arXiv 1607.08022. On a CPU torch moves channels first for this, and the convolutions that follow run
-    up to four times slower there: here, channels that come last stay last, with gradients and without.
+    Ulyanov et al., arXiv 1607.08022. On a CPU, torch's own moves channels first, and the convolutions that follow are
+    up to four times slower. This one keeps channels last.
 
     Args:
-        slope: of the leaky ReLU where its input is negative.
+        slope: of the leaky ReLU for negative input.
 
     """
 
@@ -34,16 +34,16 @@ class InstanceNorm(nn.Module):
         if x.device.type != "cpu":
             return F.leaky_relu(F.instance_norm(x, eps=_EPSILON), self.slope, inplace=True)
         if x.shape[-2] * x.shape[-1] == 1:
-            raise ValueError("one pixel has no spread to normalise by")
-        return cast("Tensor", full_precision(_Normalised.apply)(x, self.slope))
+            raise ValueError("one pixel cannot be normalized")
+        return cast("Tensor", full_precision(_Normalized.apply)(x, self.slope))
 
 
-class _Normalised(torch.autograd.Function):
-    """On rows of pixels and channels (N, y, x · C): numbers that belong to channels, repeated x times, go with them."""
+class _Normalized(torch.autograd.Function):
+    # The arithmetic runs on rows (N, y, x · C), with values of channels repeated x times: the fastest on a CPU.
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
-        """See `InstanceNorm`; only the output is kept, for it tells the normalised input."""
+        """See `InstanceNorm`. Only the output is saved: the normalized input follows from it."""
         last = x.movedim(1, -1).contiguous()
         centred = _rows(last) - _repeated(_mean(last), last)
         spread = (_mean((centred * centred).view(last.shape)) + _EPSILON).rsqrt()
@@ -55,7 +55,7 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Return (g − mean(g) − y · mean(g y)) / deviation, y the normalised input, g the gradient behind the ReLU."""
+        """Return (g − mean(g) − y · mean(g y)) / deviation for the normalized input y and the gradient g at it."""
         out, spread = ctx.saved_tensors
         last = gradient.movedim(1, -1).contiguous()
         g = torch.ops.aten.leaky_relu_backward(last, out, ctx.slope, True)
@@ -67,7 +67,7 @@ class _Normalised(torch.autograd.Function):
 
 
 def _mean(x: Tensor) -> Tensor:
-    """Return the mean over y and x of (N, y, x, C) as (N, C): row by row, which keeps rounding small."""
+    """Return the mean over y and x of (N, y, x, C) as (N, C), summed row by row to keep rounding small."""
     rows, columns = x.shape[1:3]
     sums = (x.new_ones(1, columns) @ x).squeeze(2)
     if x.dtype in (torch.bfloat16, torch.float16):
@@ -80,5 +80,5 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _repeated(values: Tensor, like: Tensor) -> Tensor:
-    """Return one number a channel (N, C) as rows (N, 1, x · C) that fit (N, y, x, C), in its type."""
+    """Return one value for each channel (N, C) as rows (N, 1, x · C), in the type of ``like`` (N, y, x, C)."""
     return values.to(like.dtype).repeat(1, like.shape[2]).unsqueeze(1)

@@ -1,7 +1,7 @@
-"""The network of a recurrent inference machine: convolutions with recurrent units between them.
+"""The network of a recurrent inference machine: convolutions and recurrent units in turn.
 
 Putzky and Welling, arXiv 1706.04008; Lønning et al., Med. Image Anal. 53:64, 2019; arXiv 2012.07819 (GRU, MGU, IndRNN).
-Parameters are named as in the papers' released code, so that its weights fit.
+Parameters have the names of the released code, so that its weights fit.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ CellName = Literal["gru", "mgu", "indrnn"]
 
 
 class Cell(nn.Module, ABC):
-    """A convolutional recurrent unit: features x and hidden state h, both (N, F, y, x), to the next hidden state."""
+    """Define a convolutional recurrent unit: features x and hidden state h, both (N, F, y, x), give the next h."""
 
-    gates: int  # how many maps the input is turned into, for each feature
+    gates: int  # maps for each feature that the convolutions return
 
     def __init__(self, features: int, kernel: int = 1) -> None:
         super().__init__()
@@ -34,8 +34,8 @@ class Cell(nn.Module, ABC):
         )
 
     def forward(self, x: Tensor, h: Tensor, halo: int = 0) -> Tensor:
-        """Return the next hidden state, its halo renewed (see `mrirecon.networks.fused`)."""
-        if self.ih.kernel_size == (1, 1):  # what is computed in the halo is thrown away
+        """Return the next hidden state, with its halo renewed (`mrirecon.networks.fused`)."""
+        if self.ih.kernel_size == (1, 1):  # values in the halo are replaced
             return widen(inside(self.update(x, h), halo), halo)
         return widen(self.update(inside(x, halo), inside(h, halo)), halo)
 
@@ -49,7 +49,10 @@ class Cell(nn.Module, ABC):
 
 
 class Gru(Cell):
-    """r = σ(W_r x + U_r h), z = σ(W_z x + U_z h), n = tanh(W x + r U h), h⁺ = (1 − z) n + z h. Cho et al., 2014."""
+    """Gated recurrent unit (Cho et al., 2014).
+
+    r = σ(W_r x + U_r h), z = σ(W_z x + U_z h), n = tanh(W x + r U h), h⁺ = (1 − z) n + z h.
+    """
 
     gates = 3
 
@@ -68,9 +71,9 @@ class Gru(Cell):
 
 
 class Mgu(Cell):
-    """f = σ(W_f x + U_f h), c = tanh(W x + f U h), h⁺ = c + f (h − c).
+    """Minimal gated unit (Zhou et al., 2016), with the gate of the released code: f = 1 keeps the past.
 
-    The minimal gated unit (Zhou et al., 2016), with the gate as in the paper's released code: f = 1 keeps the past.
+    f = σ(W_f x + U_f h), c = tanh(W x + f U h), h⁺ = c + f (h − c).
     """
 
     gates = 2
@@ -90,7 +93,7 @@ class Mgu(Cell):
 
 
 class IndRnn(Cell):
-    """h⁺ = ReLU(W x + b + u ⊙ h), one recurrent weight a channel. Li et al., CVPR 2018."""
+    """Independently recurrent unit: h⁺ = ReLU(W x + b + u ⊙ h), one weight u for each channel. Li et al., CVPR 2018."""
 
     gates = 1
 
@@ -105,7 +108,7 @@ class IndRnn(Cell):
         self.hh = nn.Parameter(torch.empty(1, features, 1, 1))
 
     def forward(self, x: Tensor, h: Tensor, halo: int = 0) -> Tensor:
-        """Return the next hidden state, its halo renewed."""
+        """Return the next hidden state, with its halo renewed."""
         if self.ih.kernel_size == (1, 1):
             return recur(x, h, self.ih.weight, self.ih.bias, cast("Tensor", self.hh), halo)
         return super().forward(x, h, halo)
@@ -119,7 +122,7 @@ CELLS: dict[CellName, type[Cell]] = {"gru": Gru, "mgu": Mgu, "indrnn": IndRnn}
 
 
 class Convolution(nn.Module):
-    """Convolution of feature maps with a halo as wide as it reaches at least; ReLU, if asked for, after it."""
+    """Convolve feature maps whose halo is at least as wide as the kernel reaches, with an optional ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int, bias: bool, relu: bool) -> None:
         super().__init__()
@@ -136,7 +139,7 @@ class Convolution(nn.Module):
 
 
 class Layer(nn.Module):
-    """A convolution and the recurrent unit that follows it."""
+    """Apply a convolution, then a recurrent unit."""
 
     def __init__(self, inputs: int, features: int, kernel: int, dilation: int, cell: CellName, recurrent: int) -> None:
         super().__init__()
@@ -144,22 +147,22 @@ class Layer(nn.Module):
         self.rnn = CELLS[cell](features, recurrent)
 
     def forward(self, x: Tensor, h: Tensor, halo: int) -> Tensor:
-        """Return the next hidden state, which is also what the next layer reads."""
+        """Return the next hidden state, which is also the output of the layer."""
         return cast("Tensor", self.rnn(self.convs(x), h, halo))
 
 
 class RecurrentNet(nn.Module):
-    """conv 5×5 → unit → conv 3×3, dilation 2 → unit → conv 3×3 without bias to ``outputs`` channels.
+    """Apply conv 5×5 → unit → conv 3×3, dilation 2 → unit → conv 3×3 without bias.
 
-    Convolutions see the edge of the image repeated outward. Hidden states carry that as a halo (N, F, y + 2h, x + 2h).
+    Convolutions pad the image by repeating its edge. Hidden states carry that as a halo: (N, F, y + 2h, x + 2h).
 
     Args:
         inputs: channels in.
         outputs: channels out.
         features: channels of both hidden states.
         cell: the recurrent unit.
-        recurrent_kernel: its kernel.
-        positive: a ReLU at the end, as DIRECT has it.
+        recurrent_kernel: kernel size of the unit.
+        positive: whether to end in a ReLU, as DIRECT does.
 
     """
 
@@ -185,17 +188,17 @@ class RecurrentNet(nn.Module):
 
     @property
     def final(self) -> nn.Module:
-        """The convolution that the output comes from."""
+        """Return the last convolution."""
         return self.final_layer
 
     def start(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return hidden states of zeros for inputs like x (N, inputs, y, x)."""
+        """Return hidden states of zeros for an input x (N, inputs, y, x)."""
         rows, columns = (side + 2 * self.halo for side in x.shape[2:])
         zero = x.new_zeros(x.shape[0], rows, columns, self.features).movedim(-1, 1)
         return tuple(zero for _ in self.layers)
 
     def forward(self, x: Tensor, hidden: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the update (N, outputs, y, x) and the next hidden states."""
+        """Return the output (N, outputs, y, x) and the next hidden states."""
         states, x = [], widen(x, self.halo)
         for layer, h in zip(self.layers, hidden, strict=True):
             x = layer(x, h, self.halo)

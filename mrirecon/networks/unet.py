@@ -1,4 +1,4 @@
-"""U-Net as the fastMRI baselines have it, key by key, so that their published weights fit.
+"""U-Net of the fastMRI baselines, with the same parameter names, so that their published weights fit.
 
 Ronneberger et al., MICCAI 2015; Zbontar et al., arXiv 1811.08839; Sriram et al., MICCAI 2020.
 """
@@ -16,23 +16,23 @@ from mrirecon.networks.normalise import InstanceNorm
 
 
 class ConvBlock(nn.Module):
-    """Twice: 3×3 convolution without bias, instance norm without parameters, leaky ReLU (0.2), dropout of channels."""
+    """Apply twice: 3×3 convolution without bias, instance norm, leaky ReLU (0.2), dropout of channels."""
 
     def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__()
         steps: list[nn.Module] = []
         for width in (inputs, outputs):
             steps += [nn.Conv2d(width, outputs, 3, padding=1, bias=False), InstanceNorm(0.2)]
-            steps += [nn.Identity(), nn.Dropout2d(dropout)]  # published weights count the ReLU as a layer of its own
+            steps += [nn.Identity(), nn.Dropout2d(dropout)]  # the published weights number the ReLU as a layer
         self.layers = nn.Sequential(*steps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features at the same resolution."""
+        """Map (N, inputs, y, x) to (N, outputs, y, x)."""
         return cast("Tensor", self.layers(x))
 
 
 class UpBlock(nn.Module):
-    """Transposed 2×2 convolution of stride 2 without bias, instance norm, leaky ReLU (0.2)."""
+    """Apply a transposed 2×2 convolution of stride 2 without bias, instance norm, leaky ReLU (0.2)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -42,18 +42,18 @@ class UpBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features at twice the resolution."""
+        """Map (N, inputs, y, x) to (N, outputs, 2y, 2x)."""
         return cast("Tensor", self.layers(x))
 
 
 class Unet(nn.Module):
-    """U-Net of ``pools`` levels, ``channels`` wide at the first and twice as wide at each next.
+    """U-Net with ``channels`` features at the first level and twice as many at each next one.
 
     Args:
         inputs: channels in.
         outputs: channels out.
-        channels: width of the first level.
-        pools: how often the resolution is halved.
+        channels: features of the first level.
+        pools: number of times that the resolution is halved.
         dropout: probability that a channel is dropped in training.
 
     """
@@ -73,11 +73,11 @@ class Unet(nn.Module):
 
     @property
     def final(self) -> nn.Module:
-        """The convolution that the output comes from."""
+        """Return the last convolution."""
         return cast("nn.Sequential", self.up_conv[-1])[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, inputs, y, x) to (N, outputs, y, x), any size that every level still holds.
+        """Map (N, inputs, y, x) to (N, outputs, y, x).
 
         Raises:
             UsageError: the image is too small for the number of pools.
@@ -86,7 +86,7 @@ class Unet(nn.Module):
         if min(x.shape[-2:]) < 2**self.pools or max(x.shape[-2:]) < 2 ** (self.pools + 1):
             raise UsageError(
                 f"the image is too small for a U-Net of {self.pools} pools",
-                why=f"{x.shape[-2]}×{x.shape[-1]}; at its coarsest level, one pixel has no spread to normalise by",
+                why=f"{x.shape[-2]}×{x.shape[-1]}: its coarsest level has one pixel, which cannot be normalized",
                 fix="use fewer pools",
             )
         skips = []
@@ -97,7 +97,7 @@ class Unet(nn.Module):
         x = self.conv(x)
         for grow, merge, skip in zip(self.up_transpose_conv, self.up_conv, reversed(skips), strict=True):
             x = grow(x)
-            # An odd level loses its last row or column when it is halved: reflect it back.
+            # Halving an odd size loses the last row or column: reflect it.
             missing = (0, skip.shape[-1] - x.shape[-1], 0, skip.shape[-2] - x.shape[-2])
             if any(missing):
                 x = F.pad(x, missing, "reflect")
@@ -106,10 +106,14 @@ class Unet(nn.Module):
 
 
 class NormUnet(nn.Module):
-    """U-Net between a normalisation of every input channel to mean 0 and deviation 1, and its undoing.
+    """Normalize every channel to mean 0 and deviation 1, apply a U-Net, and undo the normalization.
 
-    Real and imaginary part are normalised each by themselves; the image is padded with zeros to a multiple of 2^pools.
-    The number of channels out equals that of channels in.
+    Real and imaginary part have their own mean and deviation. The image is padded with zeros to a multiple of 2^pools.
+
+    Args:
+        channels, pools, dropout: see `Unet`.
+        width: channels in and out.
+
     """
 
     def __init__(self, channels: int, pools: int, width: int = 2, dropout: float = 0.0) -> None:
@@ -118,14 +122,14 @@ class NormUnet(nn.Module):
 
     @property
     def final(self) -> nn.Module:
-        """The convolution that the output comes from."""
+        """Return the last convolution."""
         return self.unet.final
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, width, y, x) to the same shape."""
         flat = x.flatten(2)
         mean, deviation = flat.mean(2)[..., None, None], flat.std(2)[..., None, None]
-        # Only what is exactly constant has no deviation: it stays as it is, and nothing else is touched.
+        # A constant channel has deviation 0.
         deviation = deviation.clamp_min(torch.finfo(deviation.dtype).tiny)
         multiple = 2**self.unet.pools
         sides = [(-n) % multiple for n in x.shape[-2:]]

@@ -1,1 +1,1 @@
-"""The measurement y = M F S x + n and its problem: operators, transforms, regularizers, solvers."""
+"""The physics of y = M F S x + n: operators, problems, changes of variable, regularizers and solvers."""

@@ -1,7 +1,7 @@
-"""The operators of y = M F S x as plain, frozen data on native complex tensors.
+"""The linear operators of y = M F S x, as frozen data on complex tensors.
 
-Layout everywhere: images x (B, M, *space), coil images and k-space y (B, C, *space), coil maps S (B, M, C, *space) with
-batch B, sets of maps M, coils C and two or three spatial axes. An operator is built per batch and holds no parameter.
+Shapes: images x (B, M, *space), coil images and k-space y (B, C, *space), coil maps S (B, M, C, *space), with batch B,
+sets of maps M, coils C, and two or three spatial axes. An operator is made for one batch and has no parameters.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mrirecon.physics.precision import FullPrecision, full_precision
 
 
 class LinearOperator(FullPrecision, ABC):
-    """y = A x, with its adjoint; ``outer @ inner`` composes. Autocast does not reach into one."""
+    """Define y = A x and its adjoint. ``outer @ inner`` composes two. Autocast does not apply inside."""
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class LinearOperator(FullPrecision, ABC):
 
 @dataclass(frozen=True)
 class Compose(LinearOperator):
-    """x ↦ outer(inner(x))."""
+    """Apply two operators: x ↦ outer(inner(x))."""
 
     outer: LinearOperator
     inner: LinearOperator
@@ -50,19 +50,8 @@ class Compose(LinearOperator):
 
 
 @dataclass(frozen=True)
-class Identity(LinearOperator):
-    """x ↦ x."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return y
-
-
-@dataclass(frozen=True)
 class Fourier(LinearOperator):
-    """Centred, unitary Fourier transform over ``axes``: the k-space centre is sample n // 2, also for odd n."""
+    """Apply the centred, unitary Fourier transform over ``axes``; the centre is sample n // 2, also for odd n."""
 
     axes: tuple[int, ...] = (-2, -1)
 
@@ -75,14 +64,13 @@ class Fourier(LinearOperator):
 
 def _shifted(transform: Callable[..., Tensor], x: Tensor, axes: tuple[int, ...]) -> Tensor:
     # ifftshift before and fftshift after: the other order is wrong for odd sizes.
-    moved = transform(torch.fft.ifftshift(x, axes), dim=axes, norm="ortho")
-    out: Tensor = torch.fft.fftshift(moved, axes)
-    return out
+    shifted: Tensor = torch.fft.fftshift(transform(torch.fft.ifftshift(x, axes), dim=axes, norm="ortho"), axes)
+    return shifted
 
 
 @dataclass(frozen=True)
 class Coils(LinearOperator):
-    """Weight images by coil sensitivities: (B, M, *space) ↦ (B, C, *space), the sum over the sets of maps.
+    """Multiply images by coil sensitivities, and add up the sets of maps: (B, M, *space) ↦ (B, C, *space).
 
     Pruessmann et al., SENSE, MRM 42:952, 1999; several sets: Uecker et al., ESPIRiT, MRM 71:990, 2014.
     """
@@ -116,7 +104,7 @@ def combine(maps: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Mask(LinearOperator):
-    """Sampling: multiply by a real mask (B or 1, 1, *space) of 0 and 1. Self-adjoint and idempotent."""
+    """Sample: multiply by a real mask (B or 1, 1, *space) of 0 and 1. Self-adjoint and idempotent."""
 
     mask: Tensor
 
@@ -129,7 +117,7 @@ class Mask(LinearOperator):
 
 @dataclass(frozen=True)
 class Gradient(LinearOperator):
-    """Periodic backward differences, as BART's, over the last ``ndim`` axes: (B, M, *space) ↦ (B, M, ndim, *space)."""
+    """Take periodic backward differences, as BART: (B, M, *space) ↦ (B, M, ndim, *space)."""
 
     ndim: int = 2
 
@@ -145,15 +133,15 @@ class Gradient(LinearOperator):
 
     @property
     def norm2(self) -> float:
-        """The largest eigenvalue of Gᴴ G is at most 4 an axis."""
+        """Return an upper bound of the largest eigenvalue of Gᴴ G: 4 for each axis."""
         return 4.0 * self.ndim
 
 
 @full_precision
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """Real part of the inner product of each item: (B, ...) × (B, ...) ↦ (B,).
+    """Return the real part of the inner product of each item: (B, ...), (B, ...) ↦ (B,).
 
-    Shapes must be equal: broadcasting here would hide an operator that returns the wrong shape.
+    Shapes must be equal: broadcasting would hide an operator that returns the wrong shape.
     """
     _require(a.shape == b.shape, a, b)
     if a.is_complex():
@@ -163,8 +151,8 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 @full_precision
 def norm(a: Tensor) -> Tensor:
-    """Euclidean norm of each item: (B, ...) ↦ (B,)."""
-    # On the real view: torch's norm of complex numbers is fifty times slower.
+    """Return the Euclidean norm of each item: (B, ...) ↦ (B,)."""
+    # On the real view, because torch's norm of complex numbers is fifty times slower.
     real = torch.view_as_real(a.resolve_conj()) if a.is_complex() else a
     out: Tensor = torch.linalg.vector_norm(real.flatten(1), dim=1)
     return out
@@ -172,19 +160,19 @@ def norm(a: Tensor) -> Tensor:
 
 @full_precision
 def root_sum_of_squares(a: Tensor, dim: int, keepdim: bool = False) -> Tensor:
-    """Euclidean length along one axis, such as coils, of complex or real numbers; its gradient at zero is zero."""
+    """Return the Euclidean length along one axis, such as the coils; its gradient at zero is zero."""
     power = torch.view_as_real(a.resolve_conj()).square().sum(-1) if a.is_complex() else a.square()
     power = power.sum(dim % a.ndim, keepdim=keepdim)
-    if power.requires_grad:  # the root's own gradient there is infinite, and makes NaN of every weight
+    if power.requires_grad:  # the gradient of the root is infinite at zero, and would make all weights NaN
         power = power.clamp_min(torch.finfo(power.dtype).tiny)
     return power.sqrt()
 
 
 def per_item(value: Tensor, like: Tensor) -> Tensor:
-    """Shape one value an item (B,) so that it broadcasts over ``like`` (B, ...)."""
+    """Reshape one value for each item (B,) such that it broadcasts over ``like`` (B, ...)."""
     return value.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _require(fits: bool, a: Tensor, b: Tensor) -> None:
     if not fits:
-        raise ValueError(f"shapes do not fit: {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"shapes do not match: {tuple(a.shape)} and {tuple(b.shape)}")

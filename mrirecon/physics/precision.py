@@ -1,8 +1,7 @@
-"""Physics stays in full precision, whoever calls it: what networks gain by autocast costs operators and solvers digits.
+"""Keep physics in full precision under autocast.
 
-Under `torch.autocast`, matrix products and convolutions of real numbers run in half precision. Networks may; a wavelet
-transform, a sum over coils or a loss must not. Everything physical therefore switches autocast off around itself, so
-that no caller has to think of it.
+Under `torch.autocast`, matrix products and convolutions of real numbers run in half precision. Networks may do that; a
+wavelet transform, a sum over coils or a loss must not. Physics therefore switches autocast off for itself.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ R = TypeVar("R")
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Return the function, which runs with autocast switched off; what it calls in turn does too."""
+    """Return the function with autocast switched off, also in what it calls."""
 
     @functools.wraps(function)
     def precise(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -37,7 +36,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class FullPrecision:
-    """A base of classes whose methods, those of their subclasses too, run with autocast switched off."""
+    """Switch autocast off in all methods and properties of subclasses."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -49,6 +48,6 @@ class FullPrecision:
 
 
 class RunsNetwork:
-    """A base of modules that call a network; `mrirecon.engine.Reconstructor.precision` sets what it computes in."""
+    """Mark a module that calls a network; `mrirecon.engine.Reconstructor.precision` sets its type."""
 
-    network_dtype: torch.dtype | None = None  # None: the precision of the data
+    network_dtype: torch.dtype | None = None  # None for the precision of the data

@@ -1,6 +1,6 @@
-"""The inverse problem y = M F S x + n of one batch, and the fast paths behind it.
+"""The inverse problem y = M F S x + n of one batch, with fast paths for what iterations repeat.
 
-Methods read nothing else. Every fast path equals the composed operators to rounding, and a test holds it.
+Methods read nothing else. Every fast path equals the composed operators to rounding, as a test holds.
 """
 
 from __future__ import annotations
@@ -15,36 +15,35 @@ from mrirecon.errors import InputError
 from mrirecon.physics.operators import Coils, Fourier, LinearOperator, Mask, combine, root_sum_of_squares, weight
 from mrirecon.physics.precision import FullPrecision
 
-_AT_A_TIME = 2**18  # complex numbers of k-space, 2 MiB: few enough for the cache, enough to keep the threads busy
+_AT_A_TIME = 2**18  # complex numbers of k-space (2 MiB): few enough for the cache, enough to keep the threads busy
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """Hold what every iteration reads, computed once before the first step: checkpointing takes it as given."""
+    """Hold what every iteration reads, computed once before the first step."""
 
     adjoint: Tensor  # Aᴴ y (B, M, *space)
-    # M over the number of samples transformed, k-space origin at index 0, of length 1 where it is constant
-    mask: Tensor
-    axes: tuple[int, ...]  # the axes along which the mask varies: along the others Fᴴ F cancels
+    mask: Tensor  # M / n for n transformed samples, with the centre at index 0; of length 1 along constant axes
+    axes: tuple[int, ...]  # axes along which the mask varies; along the others Fᴴ F cancels
     lipschitz: Tensor  # (B,) upper bound of the largest eigenvalue of Aᴴ A
 
 
 @dataclass(frozen=True)
 class Problem(FullPrecision):
-    """One batch of y = M F S x + n.
+    """Hold one batch of y = M F S x + n.
 
-    A method reads `adjoint`, `normal`, `gradient`, `lipschitz`, `encode` and `initial_image`, and nothing else, unless
-    one of its parts declares ``needs_cartesian``. Changes of variable x = T u are in `mrirecon.physics.transforms`.
+    A method reads `adjoint`, `normal`, `gradient`, `lipschitz`, `encode` and `initial_image` only, unless one of its
+    parts declares ``needs_cartesian``. Changes of variable x = T u are in `mrirecon.physics.transforms`.
 
     Attributes:
-        y: (B, C, *space) complex, centred k-space; samples outside the mask are set to zero.
-        mask: (B or 1, 1, *space) real, 1 where sampled and 0 elsewhere; a bool mask is converted.
-        maps: (B, M, C, *space) complex coil sensitivities, M sets of them.
+        y: (B, C, *space) complex, centred k-space. Samples outside the mask are set to zero.
+        mask: (B or 1, 1, *space) real, 1 where sampled and 0 elsewhere. A bool mask is converted.
+        maps: S, (B, M, C, *space) complex, M sets of coil sensitivities.
         initial_image: (B, M, *space) complex, where iterations start; None for the zero-filled image Aᴴ y.
-        noise: (B, C, C) complex, covariance over the coils of n, the noise of one sample; None where it is not known.
+        noise: (B, C, C) complex, covariance over the coils of the noise of one sample; None if it is not known.
 
     Raises:
-        InputError: the shapes or the types do not belong together; a mask with other values than 0 and 1.
+        InputError: shapes or types that do not match, or a mask with values other than 0 and 1.
 
     """
 
@@ -54,117 +53,116 @@ class Problem(FullPrecision):
     initial_image: Tensor | None = None
     noise: Tensor | None = None
     cache: _Prepared | None = field(default=None, repr=False, compare=False)
-    # The y and the mask that were checked together: copies of a problem that keep both are not checked again.
+    # The y and mask that were checked together: copies of a problem with both are not checked again.
     verified: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         y, mask, maps = self.y, self.mask, self.maps
-        shapes = f"y {tuple(y.shape)}, mask {tuple(mask.shape)}, maps {tuple(maps.shape)}"
         fits = (
             y.ndim in (4, 5)
-            and maps.ndim == y.ndim + 1
-            and mask.ndim == y.ndim
-            and maps.shape[0] == y.shape[0]
-            and maps.shape[2:] == y.shape[1:]
+            and (maps.ndim, mask.ndim) == (y.ndim + 1, y.ndim)
+            and (maps.shape[0], *maps.shape[2:]) == y.shape
             and mask.shape[0] in (1, y.shape[0])
-            and mask.shape[1] == 1
-            and mask.shape[2:] == y.shape[2:]
+            and mask.shape[1:] == (1, *y.shape[2:])
         )
         if not fits:
             raise InputError(
-                "k-space, mask and coil maps do not belong together",
-                why=shapes,
+                "the shapes of k-space, mask and coil maps do not match",
+                why=f"y {tuple(y.shape)}, mask {tuple(mask.shape)}, maps {tuple(maps.shape)}",
                 fix="give y (B, C, *space), mask (B or 1, 1, *space), maps (B, M, C, *space), *space of 2 or 3 axes",
             )
         if not (y.is_complex() and maps.is_complex()) or mask.is_complex():
             raise InputError(
                 "k-space and coil maps must be complex, the mask real",
                 why=f"y {y.dtype}, mask {mask.dtype}, maps {maps.dtype}",
+                fix="convert them",
             )
         if self.verified is None or self.verified[0] is not y or self.verified[1] is not mask:
-            self._check_mask()
+            self._apply_mask()
 
-    def _check_mask(self) -> None:
-        """Refuse a mask with other values than 0 and 1, and set k-space to zero outside it.
+    def _apply_mask(self) -> None:
+        """Refuse a mask with values other than 0 and 1, and set k-space to zero outside it.
 
-        A method may use y without the mask, as E2EVN's k − η M(k − y) does in its first k.
+        A method may use y without the mask, as the first step of E2EVN does in k − η M(k − y) with k = y.
         """
         y = self.y
         mask = self.mask if self.mask.is_floating_point() else self.mask.to(y.real.dtype)
         unsampled = mask == 0
         wrong = ~unsampled & (mask != 1)
-        outside = torch.zeros((), dtype=torch.bool, device=y.device)
-        for c in range(y.shape[1]):  # one coil at a time: k-space may fill the memory
-            outside = outside | ((y[:, c : c + 1] != 0) & unsampled).any()
         if bool(wrong.any()):
             raise InputError(
-                "a mask holds other values than 0 and 1",
+                "a mask holds values other than 0 and 1",
                 where="the mask of a problem",
                 why=f"{int(wrong.sum())} of its {mask.numel()} values, the first is {mask[wrong][0].item():g}",
                 fix="give 1 where a sample was measured and 0 elsewhere; divide averages by their number before",
             )
-        if bool(outside):
+        # One coil at a time: k-space may fill the memory.
+        outside = [((y[:, c : c + 1] != 0) & unsampled).any() for c in range(y.shape[1])]
+        if bool(torch.stack(outside).any()):
             y = torch.where(unsampled, torch.zeros((), dtype=y.dtype, device=y.device), y)
-        for name, value in (("y", y), ("mask", mask), ("checked", (y, mask))):
-            object.__setattr__(self, name, value)
+        for name, value in (("y", y), ("mask", mask), ("verified", (y, mask))):
+            object.__setattr__(self, name, value)  # the dataclass is frozen
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """The spatial axes, counted from the end."""
+        """Return the spatial axes, counted from the end."""
         return tuple(range(3 - self.maps.ndim, 0))
 
     @property
     def encode(self) -> LinearOperator:
-        """F S: images to the fully sampled k-space of every coil."""
+        """Return F S: images to the fully sampled k-space of every coil."""
         return Fourier(self.axes) @ Coils(self.maps)
 
     @property
     def A(self) -> LinearOperator:
-        """M F S: images to the acquired k-space."""
+        """Return M F S: images to the measured k-space."""
         return Mask(self.mask) @ self.encode
 
     def prepared(self) -> Problem:
-        """Return the same problem with everything that iterations reuse computed now (a no-op the second time)."""
+        """Return the problem with everything that iterations reuse computed; itself if that is done."""
         if self.cache is not None:
             return self
-        varying = tuple(a for a in self.axes if not bool((self.mask == self.mask.narrow(a, 0, 1)).all()))
-        # Gershgorin: the row sums of the M×M Gram matrix of each voxel bound its largest eigenvalue; exact for one set
-        # of maps and for orthogonal ones, which is what ESPIRiT gives.
-        maps = self.maps.detach()  # a step size is not to be learned through
-        rows = torch.zeros_like(maps[:, :, 0].real)
-        if maps.shape[1] > 1:
-            rows = (maps.conj().unsqueeze(2) * maps.unsqueeze(1)).sum(3).abs().sum(2)
-        else:
-            for c in self._coil_groups():
-                rows = rows + root_sum_of_squares(maps[:, :, c], 2).square()
-        mask = self.mask
-        for a in set(self.axes) - set(varying):
-            mask = mask.narrow(a, 0, 1)
+        mask, varying = self.mask, []
+        for axis in self.axes:
+            if bool((mask == mask.narrow(axis, 0, 1)).all()):
+                mask = mask.narrow(axis, 0, 1)
+            else:
+                varying.append(axis)
         adjoint = torch.zeros_like(self.maps[:, :, 0])
         for c in self._coil_groups():
             images = Fourier(self.axes).adjoint(self.mask * self.y[:, c])
             adjoint = adjoint + combine(self.maps[:, :, c], images)
-        cache = _Prepared(
-            adjoint=adjoint,
-            mask=torch.fft.ifftshift(mask, self.axes) / math.prod(mask.shape[2:]),
-            axes=varying,
-            lipschitz=rows.flatten(1).amax(1),
-        )
-        return replace(self, cache=cache)
+        mask = torch.fft.ifftshift(mask, self.axes) / math.prod(mask.shape[2:])
+        return replace(self, cache=_Prepared(adjoint, mask, tuple(varying), self._largest_eigenvalue()))
+
+    def _largest_eigenvalue(self) -> Tensor:
+        """Return an upper bound (B,) of the largest eigenvalue of Aᴴ A.
+
+        Gershgorin: the row sums of the M×M Gram matrix of a voxel bound its largest eigenvalue. The bound is exact for
+        one set of maps and for orthogonal sets, as ESPIRiT's.
+        """
+        maps = self.maps.detach()  # no gradients through a step size
+        if maps.shape[1] > 1:
+            rows = (maps.conj().unsqueeze(2) * maps.unsqueeze(1)).sum(3).abs().sum(2)
+        else:
+            rows = torch.zeros_like(maps[:, :, 0].real)
+            for c in self._coil_groups():
+                rows = rows + root_sum_of_squares(maps[:, :, c], 2).square()
+        return rows.flatten(1).amax(1)
 
     @property
     def adjoint(self) -> Tensor:
-        """Aᴴ y, the zero-filled image (B, M, *space)."""
+        """Return Aᴴ y, the zero-filled image (B, M, *space)."""
         return self.A.adjoint(self.y) if self.cache is None else self.cache.adjoint
 
     @property
     def starting_image(self) -> Tensor:
-        """The image (B, M, *space) that an iteration starts from: `initial_image`, or Aᴴ y where there is none."""
+        """Return the image (B, M, *space) that an iteration starts from: `initial_image`, or else Aᴴ y."""
         return self.adjoint if self.initial_image is None else self.initial_image
 
     @property
     def lipschitz(self) -> Tensor:
-        """(B,) upper bound of the largest eigenvalue of Aᴴ A: gradient steps of 1/lipschitz are safe."""
+        """Return an upper bound (B,) of the largest eigenvalue of Aᴴ A: gradient steps of 1/lipschitz converge."""
         cache = self.prepared().cache
         assert cache is not None
         return cache.lipschitz
@@ -173,21 +171,21 @@ class Problem(FullPrecision):
         """Return Aᴴ A x for x (B, M, *space)."""
         if self.cache is None:
             return self.A.normal(x)
-        # The image's origin needs no moving: a shift is a phase in k-space, which commutes with the mask and cancels.
+        # No shifts: moving the image's origin multiplies k-space by a phase, which commutes with the mask and cancels.
         mask, axes = self.cache.mask, self.cache.axes
         out = None
         for c in self._coil_groups():
             maps = self.maps[:, :, c]
             k = weight(maps, x)
             k = torch.fft.fftn(k, dim=axes).mul_(mask) if axes else k * mask
-            # Both transforms go unnormalised: the mask carries 1/n.
+            # Neither transform is normalized: the mask carries 1/n.
             part = combine(maps, torch.fft.ifftn(k, dim=axes, norm="forward") if axes else k)
             out = part if out is None else out.add_(part)
         assert out is not None, "a problem has at least one coil"
         return out
 
     def _coil_groups(self) -> list[slice]:
-        """Return the coils to take at a time: all, or on a CPU without gradients as many as its cache holds."""
+        """Return the coils to process together: all, or on a CPU without gradients as many as fit its cache."""
         group = coils = self.y.shape[1]
         if self.y.device.type == "cpu" and not torch.is_grad_enabled():
             group = max(1, min(coils, _AT_A_TIME * coils // max(1, self.y.numel())))

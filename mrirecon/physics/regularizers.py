@@ -1,7 +1,7 @@
-"""Regularizers: the l1 norm of wavelet details, isotropic total variation.
+"""Regularizers: the l1 norm of wavelet details, and isotropic total variation.
 
-A regularizer R knows its value, its proximal map and its splitting R(x) = φ(G x), so that FISTA, ADMM and primal-dual
-solve the same objective through whichever of the three they need.
+A regularizer R(x) = φ(G x) has a value, a proximal map, and the operator G with the proximal map of φ, so that FISTA,
+ADMM and primal-dual minimize the same objective.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from mrirecon.physics.wavelets import Wavelet, check_wavelet, corner
 
 @full_precision
 def soft_threshold(x: Tensor, t: Tensor | float, dim: int | None = None) -> Tensor:
-    """Shrink magnitudes by t and keep the phase; over ``dim``, shrink the joint Euclidean norm (isotropic)."""
+    """Shrink magnitudes by t and keep the phase; with ``dim``, shrink the Euclidean norm over that axis."""
     v = torch.view_as_real(x.resolve_conj())
     power = v.square().sum(-1)
     if dim is not None:
         power = power.sum(dim, keepdim=True)
-    # rsqrt of a tiny positive number is large, so zero stays zero without a division by zero.
+    # No division by zero: rsqrt of a tiny number is large, and zero stays zero.
     tiny = torch.finfo(power.dtype).tiny
     return x * (1 - t * power.clamp_min(tiny).rsqrt()).clamp_min(0)
 
 
 class Regularizer(FullPrecision, ABC):
-    """R(x) = λ φ(G x), with λ one value for each item (B,) or for all."""
+    """Define R(x) = φ(G x)."""
 
     @abstractmethod
     def operator(self) -> LinearOperator:
@@ -40,29 +40,42 @@ class Regularizer(FullPrecision, ABC):
     @property
     @abstractmethod
     def norm2(self) -> float:
-        """The largest eigenvalue of Gᴴ G, or a bound of it."""
+        """Return an upper bound of the largest eigenvalue of Gᴴ G."""
 
     @abstractmethod
     def value(self, x: Tensor) -> Tensor:
-        """Return R(x) of each item (B,), without λ."""
+        """Return R(x) of each item (B,)."""
 
     @abstractmethod
     def shrink(self, v: Tensor, t: Tensor | float) -> Tensor:
-        """Return the proximal map of t φ at v, v in the range of G."""
+        """Return argmin_w ½‖w − v‖² + t φ(w), for v in the range of G."""
 
     @abstractmethod
     def prox(self, x: Tensor, t: Tensor | float, iteration: int, warm: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return argmin_u ½‖u − x‖² + t φ(G u), and what the next call may start from."""
+        """Return argmin_u ½‖u − x‖² + t φ(G u), and what the next call can start from.
+
+        Args:
+            x: (B, M, *space).
+            t: one value for all items, or shaped to broadcast over x.
+            iteration: number of the call, for random shifts and for growing accuracy.
+            warm: what the call before returned; None at first.
+
+        """
 
 
 @dataclass(frozen=True)
 class WaveletL1(Regularizer):
-    """φ = ℓ1 norm of the wavelet details; the approximation, which is not sparse, is not penalised.
+    """Take the ℓ1 norm of the wavelet details; the approximation, which is not sparse, is not penalized.
 
-    With ``shifts`` the grid is moved at random at every iteration, which removes the block artefacts of a decimated
-    transform (random cycle spinning: Kamilov et al., IEEE TIP 21:3048, 2012; BART does the same). In the same way
-    several wavelets, separated by commas, take turns at random: short filters keep edges, long ones smooth texture.
-    Shift and turn are functions of (seed, iteration), equal for all items. Value and splitting use the first wavelet.
+    Attributes:
+        ndim: number of spatial axes.
+        wavelet: names of orthogonal wavelets of PyWavelets, separated by commas. `prox` draws one of them in every
+            call, if ``shifts``: short filters keep edges, long ones smooth texture. The rest uses the first.
+        coarsest: see `mrirecon.physics.wavelets.Wavelet`.
+        shifts: shift the grid at random in every call of `prox`, which removes the block artefacts of a decimated
+            transform (random cycle spinning: Kamilov et al., IEEE TIP 21:3048, 2012; as in BART).
+        seed: of the draws, which are functions of (seed, iteration) and the same for all items.
+
     """
 
     ndim: int = 2
@@ -75,46 +88,47 @@ class WaveletL1(Regularizer):
         for name in self.wavelet.split(","):
             check_wavelet(name)
 
-    def operator(self, turn: int = 0) -> Wavelet:
-        """Return the wavelet transform, of the first wavelet or of another."""
-        return Wavelet(self.ndim, self.wavelet.split(",")[turn], self.coarsest)
+    def operator(self, index: int = 0) -> Wavelet:
+        """Return the transform with the wavelet of that index."""
+        return Wavelet(self.ndim, self.wavelet.split(",")[index], self.coarsest)
 
     @property
     def norm2(self) -> float:
-        """Orthogonal: 1."""
+        """Return 1: G is orthogonal."""
         return 1.0
 
     def value(self, x: Tensor) -> Tensor:
-        """Return Σ |details| (B,)."""
+        """Return Σ|details| (B,)."""
         w = self.operator()(x)
         return (w.abs() * self._details(w)).flatten(1).sum(1)
 
     def shrink(self, v: Tensor, t: Tensor | float) -> Tensor:
         """Soft-threshold the details (B, M, *space)."""
         out = soft_threshold(v, t)
-        # The corner has the same place for every wavelet.
+        # The approximation lies in the same corner for every wavelet.
         where = corner(self.operator().shapes(tuple(v.shape[-self.ndim :]))[-1])
         out[where] = v[where]
         return out
 
     def prox(self, x: Tensor, t: Tensor | float, iteration: int, warm: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return Wᴴ shrink(W x, t), on the grid of this iteration."""
-        turn, shift = self._draw(tuple(x.shape[-self.ndim :]), iteration)
-        w, axes = self.operator(turn), tuple(range(-self.ndim, 0))
+        index, shift = self._draw(tuple(x.shape[-self.ndim :]), iteration)
+        w, axes = self.operator(index), tuple(range(-self.ndim, 0))
         moved = x.roll(shift, axes) if any(shift) else x
         out = w.adjoint(self.shrink(w(moved), t))
         return out.roll(tuple(-s for s in shift), axes) if any(shift) else out, None
 
     def _draw(self, space: tuple[int, ...], iteration: int) -> tuple[int, tuple[int, ...]]:
-        """Return whose turn it is, and the shift of the grid."""
+        """Return the index of the wavelet and the shift of the grid."""
         if not self.shifts:
             return 0, (0,) * self.ndim
-        # One level doubles the period of the grid: beyond 2**levels a shift repeats.
+        # Shifts by 2**levels give the same grid.
         period = 2 ** (len(self.operator().shapes(space)) - 1)
         rng = np.random.default_rng([self.seed, iteration])
         return int(rng.integers(self.wavelet.count(",") + 1)), tuple(int(rng.integers(period)) for _ in space)
 
     def _details(self, w: Tensor) -> Tensor:
+        """Return a mask (*space) of the details."""
         keep = torch.ones(w.shape[-self.ndim :], dtype=w.real.dtype, device=w.device)
         keep[corner(self.operator().shapes(tuple(keep.shape))[-1])] = 0
         return keep
@@ -122,12 +136,17 @@ class WaveletL1(Regularizer):
 
 @dataclass(frozen=True)
 class TotalVariation(Regularizer):
-    """φ = Σ over voxels of the Euclidean norm of the complex gradient: isotropic TV, periodic at the edges.
+    """Sum the Euclidean norm of the complex gradient over the voxels: isotropic total variation, periodic at the edges.
 
-    Rudin, Osher, Fatemi, Physica D 60:259, 1992. The proximal map has no closed form: it is solved on its dual by
-    fast gradient projection (Beck, Teboulle, IEEE TIP 18:2419, 2009), started from the previous iteration's dual.
-    Its iterations grow by one every fourth time: FISTA converges only where the error of an inexact proximal map falls
-    (Schmidt et al., NIPS 2011).
+    Rudin, Osher, Fatemi, Physica D 60:259, 1992. The proximal map has no closed form. It is solved in its dual by fast
+    gradient projection (Beck, Teboulle, IEEE TIP 18:2419, 2009), starting from the dual of the last call. FISTA only
+    converges if the error of an inexact proximal map falls (Schmidt et al., NIPS 2011): every fourth call takes one
+    iteration more.
+
+    Attributes:
+        ndim: number of spatial axes.
+        inner: iterations of the first call.
+
     """
 
     ndim: int = 2
@@ -139,20 +158,20 @@ class TotalVariation(Regularizer):
 
     @property
     def norm2(self) -> float:
-        """At most 4 an axis."""
+        """Return 4 for each axis."""
         return self.operator().norm2
 
     def value(self, x: Tensor) -> Tensor:
-        """Return Σ |∇x| (B,)."""
+        """Return Σ|∇x| (B,)."""
         g = torch.view_as_real(self.operator()(x).resolve_conj())
         return g.square().sum(-1).sum(-self.ndim - 1).sqrt().flatten(1).sum(1)
 
     def shrink(self, v: Tensor, t: Tensor | float) -> Tensor:
-        """Shrink the gradient's length at every voxel (B, M, ndim, *space)."""
+        """Shrink the length of the gradient at every voxel; v is (B, M, ndim, *space)."""
         return soft_threshold(v, t, dim=-self.ndim - 1)
 
     def prox(self, x: Tensor, t: Tensor | float, iteration: int, warm: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return x − Gᴴ u with u the dual solution, kept in the ball of radius t at every voxel."""
+        """Return x − Gᴴ u and u, the dual solution, of length ≤ t at every voxel."""
         g, axis = self.operator(), -self.ndim - 1
         u = torch.zeros_like(g(x)) if warm is None else warm
         radius = t if isinstance(t, float) else per_item(t.reshape(-1), u)
@@ -167,8 +186,8 @@ class TotalVariation(Regularizer):
 
 @full_precision
 def project_ball(v: Tensor, radius: Tensor | float, dim: int) -> Tensor:
-    """Project onto joint Euclidean length ≤ radius over ``dim``."""
+    """Project onto Euclidean length ≤ radius over the axis ``dim``."""
     power = torch.view_as_real(v.resolve_conj()).square().sum(-1).sum(dim, keepdim=True)
-    # rsqrt of a tiny positive number is large, so what is zero stays zero.
+    # No division by zero: rsqrt of a tiny number is large, and zero stays zero.
     scale = radius * power.clamp_min(torch.finfo(power.dtype).tiny).rsqrt()
     return v * scale.clamp_max(1)

@@ -1,4 +1,4 @@
-"""What is taken out of an image before a network sees it: its scale, and its smooth phase."""
+"""Estimate the scale and the smooth phase of an image, which are removed before a network sees it."""
 
 from __future__ import annotations
 
@@ -14,28 +14,42 @@ from mrirecon.physics.precision import full_precision
 
 @full_precision
 def smooth_phase(image: Tensor, axes: tuple[int, ...], width: int = 64) -> Tensor:
-    """Return exp(iφ), φ the phase of the image behind a Hann window over ``width`` samples of the k-space centre."""
+    """Return exp(iφ), with φ the phase of the image low-passed by a Hann window.
+
+    Args:
+        image: (B, M, *space) complex.
+        axes: the spatial axes, counted from the end.
+        width: samples at the centre of k-space that the window covers.
+
+    Returns:
+        (B, M, *space) complex of magnitude 1.
+
+    """
     k = Fourier(axes)(image)
     for axis in axes:
         n = image.shape[axis]
-        away = (torch.arange(n, device=image.device) - n // 2).abs().to(image.real.dtype) / (width / 2)
-        window = torch.where(away < 1, (math.pi / 2 * away).cos().square(), 0)
+        distance = (torch.arange(n, device=image.device) - n // 2).abs().to(image.real.dtype) / (width / 2)
+        window = torch.where(distance < 1, (math.pi / 2 * distance).cos().square(), 0)
         k = k * window.reshape(-1, *[1] * (-axis - 1))
     return torch.sgn(Fourier(axes).adjoint(k))
 
 
 @full_precision
 def percentile_scale(image: Tensor, fraction: float = 0.99) -> Tensor:
-    """Return the ``fraction`` quantile of the magnitude of each item (B,), the sets of maps combined.
+    """Return the ``fraction`` quantile of the magnitude of each item (B,); several sets of maps are combined first.
+
+    Args:
+        image: (B, M, *space) complex.
+        fraction: of the voxels.
 
     Raises:
-        SignalError: it is zero or not a number for some item.
+        SignalError: the quantile of an item is zero or not a number.
 
     """
     magnitude = root_sum_of_squares(image.detach(), 1).flatten(1)
     count = magnitude.shape[1]
     scale = magnitude.kthvalue(max(1, min(count, round(fraction * count))), dim=1).values
-    # An image that is mostly empty (a point source) still has a largest value.
+    # For an image that is mostly empty, such as a point source.
     scale = torch.where(scale > 0, scale, magnitude.amax(1))
     bad = ~(torch.isfinite(scale) & (scale > 0))
     if bool(bad.any()):

@@ -1,4 +1,4 @@
-"""Conjugate gradients on batches: the inner solver of CG-SENSE, ADMM and proximal data consistency."""
+"""Conjugate gradients (CG) on batches, for CG-SENSE, ADMM and proximal data consistency."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from mrirecon.physics.precision import full_precision
 
 
 class CgState(NamedTuple):
-    """x, the residual b − Hx, the search direction, and ‖r‖² (B,)."""
+    """Hold the state of CG on H x = b."""
 
-    x: Tensor
-    r: Tensor
-    d: Tensor
-    rr: Tensor
+    x: Tensor  # (B, ...)
+    r: Tensor  # residual b − H x
+    d: Tensor  # search direction
+    rr: Tensor  # ‖r‖² (B,)
 
 
 @full_precision
 def cg_start(operator: Callable[[Tensor], Tensor], b: Tensor, x: Tensor | None) -> CgState:
-    """Return the state of CG on H x = b at x, or at zero, where H x needs not be computed."""
+    """Return the state of CG on H x = b at x; None starts at zero, without computing H x."""
     r = b if x is None else b - operator(x)
     return CgState(torch.zeros_like(b) if x is None else x, r, r, inner(r, r))
 
 
 @full_precision
 def cg_step(operator: Callable[[Tensor], Tensor], s: CgState) -> CgState:
-    """Return the next state. Every item has its own step sizes; an item that is solved exactly stays where it is."""
+    """Return the next state. Each item has its own step sizes; an item that is solved exactly keeps its x."""
     tiny = torch.finfo(s.rr.dtype).tiny
     hd = operator(s.d)
     alpha = s.rr / inner(s.d, hd).clamp_min(tiny)
@@ -45,7 +45,16 @@ def cg_step(operator: Callable[[Tensor], Tensor], s: CgState) -> CgState:
 def conjugate_gradient(
     operator: Callable[[Tensor], Tensor], b: Tensor, x: Tensor | None, iterations: int, tolerance: float = 0.0
 ) -> Tensor:
-    """Return x after ``iterations`` of CG on H x = b from x (None: 0), or when every item has ‖r‖ ≤ tolerance·‖b‖."""
+    """Solve H x = b by CG.
+
+    Args:
+        operator: H, Hermitian and positive definite on each item.
+        b: (B, ...).
+        x: where to start; None for zero.
+        iterations: largest number of iterations.
+        tolerance: stop when every item has ‖r‖ ≤ tolerance · ‖b‖; 0 runs all iterations.
+
+    """
     s, limit = cg_start(operator, b, x), tolerance * norm(b)
     for _ in range(iterations):
         if tolerance and bool((s.rr.sqrt() <= limit).all()):

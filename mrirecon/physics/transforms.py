@@ -1,7 +1,7 @@
-"""Changes of variable x = T u of a problem y = A x + n: scale, smooth phase, prior and gain.
+"""Changes of variable x = T u for a problem y = A x + n: scale, smooth phase, prior and gain.
 
-A transform turns the problem for x into one for u, and the image u that solves it into x. `@` composes two, the outer
-one first: x = T₁ T₂ u is ``t1 @ t2``.
+``apply`` turns the problem for x into the problem for u, and ``undo`` turns the image u into x. ``t1 @ t2`` is
+x = T₁ T₂ u.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mrirecon.physics.operators import per_item
 from mrirecon.physics.precision import FullPrecision
 from mrirecon.physics.problem import Problem
 
-_NO_SIGNAL = 1e-12  # a prior below this leaves no image to divide
+_NO_SIGNAL = 1e-12  # of a prior; below it, u is zero
 
 
 class Transform(FullPrecision, ABC):
@@ -65,11 +65,11 @@ class Identity(Transform):
 
 @dataclass(frozen=True)
 class Scale(Transform):
-    """Solve in units of one number an item: x = s u, by the data y / s.
+    """Divide the data by one number for each item: x = s u, by the data y / s.
 
     Attributes:
         factor: (B,) real, s.
-        consume: divide y in place. K-space is then held once, and the caller's problem is lost.
+        consume: divide y in place, to save memory; the caller's problem is then overwritten.
 
     """
 
@@ -95,23 +95,22 @@ class Scale(Transform):
 class SmoothPhase(Transform):
     """Move a phase from the image into the maps: x = φ u with |φ| = 1, by the maps S φ.
 
-    u is nearly real where φ is the smooth phase of the image, as in homodyne detection (Noll, Nishimura, Macovski,
-    IEEE TMI 10:154, 1991). `mrirecon.physics.scale.smooth_phase` estimates it. A magnitude, which is real, keeps no
-    phase: ``undo`` returns it unchanged.
+    u is nearly real if φ is the smooth phase of the image (`mrirecon.physics.scale.smooth_phase`), as in homodyne
+    detection (Noll, Nishimura, Macovski, IEEE TMI 10:154, 1991). ``undo`` returns a real image, a magnitude, unchanged.
 
     Attributes:
-        phase: (B, M, *space) complex of magnitude 1, φ.
+        phase: φ, (B, M, *space) complex of magnitude 1.
 
     """
 
     phase: Tensor
 
     def apply(self, p: Problem) -> Problem:
-        """Return the problem with the maps S φ: the samples are the same."""
-        against, cache, initial = self.phase.conj(), p.cache, p.initial_image
+        """Return the problem with the maps S φ and the same samples."""
+        conjugate, cache, initial = self.phase.conj(), p.cache, p.initial_image
         if cache is not None:
-            cache = replace(cache, adjoint=cache.adjoint * against)
-        initial = None if initial is None else initial * against
+            cache = replace(cache, adjoint=cache.adjoint * conjugate)
+        initial = None if initial is None else initial * conjugate
         return replace(p, maps=p.maps * self.phase.unsqueeze(2), initial_image=initial, cache=cache)
 
     def undo(self, u: Tensor) -> Tensor:
@@ -125,12 +124,12 @@ class SmoothPhase(Transform):
 
 @dataclass(frozen=True)
 class Prior(Transform):
-    """Weight the image by how likely there is signal: x = w u, by the maps S w.
+    """Weight the image by where signal is expected: x = w u, by the maps S w.
 
-    A penalty on u makes signal expensive where w is small; see `mrirecon.reconstruction.calibrate.ItemMaps.prior`.
+    A penalty on u = x / w penalizes signal more where w is small (`mrirecon.reconstruction.calibrate.ItemMaps.prior`).
 
     Attributes:
-        weight: (B, M, *space) real in [0, 1], w.
+        weight: w, (B, M, *space) real in [0, 1].
 
     """
 
@@ -152,7 +151,7 @@ class Gain(Transform):
     """Divide coil maps by their gain: x = u / g, by the maps S / g.
 
     Attributes:
-        factor: g, the largest length of the maps over the coils.
+        factor: g, the largest root sum of squares of the maps over the coils.
 
     """
 

@@ -1,4 +1,4 @@
-"""Orthogonal wavelets of any length: exact, banded, and differentiable."""
+"""Orthogonal wavelet transforms of arrays of any size, by products with banded matrices."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mrirecon.physics.operators import LinearOperator
 
 
 def check_wavelet(name: str) -> pywt.Wavelet:
-    """Return an orthogonal wavelet by name.
+    """Return an orthogonal wavelet of PyWavelets by name.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is no orthogonal wavelet of that name.
 
     """
     if name not in pywt.wavelist(kind="discrete") or not pywt.Wavelet(name).orthogonal:
@@ -32,11 +32,11 @@ def check_wavelet(name: str) -> pywt.Wavelet:
 
 @lru_cache(maxsize=64)
 def _dwt_matrix(n: int, wavelet: str) -> np.ndarray:
-    """One level of the orthogonal periodic wavelet transform of length n, as an n×n matrix: low-pass rows, then high.
+    """Return one level of the orthogonal periodic wavelet transform of length n: an n×n matrix, low-pass rows first.
 
-    Daubechies, Ten Lectures on Wavelets, 1992; filters from PyWavelets. An even length gives the usual periodised
-    transform. On a circle of odd length the rows that meet at the seam overlap, so they are orthogonalised there
-    (Löwdin, which moves every row as little as possible): the transform stays orthogonal and no sample is set aside.
+    Daubechies, Ten Lectures on Wavelets, 1992; filters from PyWavelets. An even length gives the usual periodized
+    transform. For an odd length, rows overlap where the ends meet. They are orthogonalized (Löwdin's method, which
+    changes the rows as little as possible).
     """
     filters = check_wavelet(wavelet)
     lo, hi = np.array(filters.rec_lo), np.array(filters.rec_hi)
@@ -59,26 +59,26 @@ def _dwt_matrix(n: int, wavelet: str) -> np.ndarray:
 
 
 class _Banded(NamedTuple):
-    """A banded matrix as one small matrix that acts on overlapping windows of its input, all alike."""
+    """Hold a banded matrix as one small matrix that is applied to overlapping windows of the input."""
 
-    block: Tensor  # (rows of a block, inputs of a block)
-    taken: Tensor | None  # which inputs the blocks read, block after block; None: one block reads all, in order
-    order: Tensor | None  # where to find each output among the blocks' rows
+    block: Tensor  # (outputs of a window, inputs of a window)
+    inputs: Tensor | None  # indices of the inputs, window after window; None for one window, the whole input
+    outputs: Tensor | None  # where each output lies among those of the windows; None if they are in order
 
 
 @lru_cache(maxsize=64)
 def _banded(n: int, wavelet: str, inverse: bool, dtype: torch.dtype, device: torch.device) -> _Banded:
-    """Return the one-level transform of length n, or its inverse, cut into blocks where the length allows it.
+    """Return the one-level transform of length n, or its inverse, in windows if the length allows it.
 
     A product with the whole n×n matrix spends most of its time on zeros.
     """
     whole = _dwt_matrix(n, wavelet)
-    half, pairs = n // 2, _block_pairs(n)
+    half, pairs = n // 2, _window_pairs(n)
     matrix = whole.T if inverse else whole
     if pairs == 0:
         return _Banded(torch.from_numpy(matrix.copy()).to(device, dtype), None, None)
     count = half // pairs
-    # Samples run 2·pairs to a block; coefficients pairs low-pass ones and pairs high-pass ones.
+    # A window has 2·pairs samples, or pairs low-pass and pairs high-pass coefficients.
     samples = np.arange(n).reshape(count, 2 * pairs)
     low = np.arange(half).reshape(count, pairs)
     rows = samples if inverse else np.concatenate([low, low + half], 1)
@@ -96,8 +96,8 @@ def _banded(n: int, wavelet: str, inverse: bool, dtype: torch.dtype, device: tor
     )
 
 
-def _block_pairs(n: int) -> int:
-    """Return how many low-pass rows a block has: 16 to 32 where that divides the length, 0 to take it whole."""
+def _window_pairs(n: int) -> int:
+    """Return the low-pass rows of a window: 16 to 32, a divisor of n / 2; 0 for one window."""
     if n % 2 or n < 96:
         return 0
     return next((pairs for pairs in range(32, 15, -1) if (n // 2) % pairs == 0), 0)
@@ -105,10 +105,10 @@ def _block_pairs(n: int) -> int:
 
 @dataclass(frozen=True)
 class Wavelet(LinearOperator):
-    """Orthogonal discrete wavelet transform over the last ``ndim`` axes, any size; coefficients have the image's shape.
+    """Transform the last ``ndim`` axes by an orthogonal discrete wavelet transform; the shape stays the same.
 
-    Mallat layout: the approximation in the leading corner. Each level is a product with a banded matrix along every
-    axis: exact at any length, and on images faster than the convolution that it stands for.
+    The approximation lies in the leading corner (Mallat's layout). Each level is a product with a banded matrix along
+    every axis, which is faster on images than a convolution.
 
     Attributes:
         ndim: number of spatial axes.
@@ -122,9 +122,9 @@ class Wavelet(LinearOperator):
     coarsest: int = 16
 
     def shapes(self, space: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Return the block that each level transforms, finest first, and last the approximation that remains.
+        """Return the shape that each level transforms, finest first, and last that of the approximation.
 
-        One level at least, so that an image smaller than ``coarsest`` is regularized too.
+        There is at least one level, so that an image smaller than ``coarsest`` is regularized too.
         """
         out = [tuple(space)]
         while True:
@@ -160,7 +160,7 @@ class Wavelet(LinearOperator):
 
     @staticmethod
     def _planes(x: Tensor) -> Tensor:
-        # Real matrices act on the real and the imaginary plane: half the arithmetic of a complex product.
+        # The matrices are real: acting on real and imaginary planes takes half the arithmetic of a complex product.
         return torch.view_as_real(x.resolve_conj()).movedim(-1, 0).contiguous()
 
     @staticmethod
@@ -169,17 +169,17 @@ class Wavelet(LinearOperator):
 
 
 def corner(shape: tuple[int, ...]) -> tuple[EllipsisType | slice, ...]:
-    """Index the leading block of that shape on the last axes."""
+    """Return the index of the leading block of that shape on the last axes."""
     return (..., *(slice(n) for n in shape))
 
 
 def _apply(w: _Banded, x: Tensor, axis: int) -> Tensor:
     """Multiply along one axis by a banded matrix."""
     if axis == -1:
-        return x @ w.block.T if w.taken is None else _apply(w, x.mT.contiguous(), -2).mT.contiguous()
+        return x @ w.block.T if w.inputs is None else _apply(w, x.mT.contiguous(), -2).mT.contiguous()
     shape = x.shape
-    if w.taken is None:
+    if w.inputs is None:
         return (w.block @ x.flatten(axis + 1)).reshape(shape) if axis < -2 else w.block @ x
-    windows = x.index_select(axis, w.taken).reshape(*shape[:axis], -1, w.block.shape[1], math.prod(shape[axis + 1 :]))
+    windows = x.index_select(axis, w.inputs).reshape(*shape[:axis], -1, w.block.shape[1], math.prod(shape[axis + 1 :]))
     out = (w.block @ windows).reshape(shape)
-    return out if w.order is None else out.index_select(axis, w.order)
+    return out if w.outputs is None else out.index_select(axis, w.outputs)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mrirecon.methods.registry import build
 from mrirecon.models.hardware import pick_device
-from mrirecon.physics.operators import Coils, Fourier, Gradient, Identity, LinearOperator, Mask, inner, norm
+from mrirecon.physics.operators import Coils, Fourier, Gradient, LinearOperator, Mask, inner, norm
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Scale
 from mrirecon.physics.wavelets import Wavelet
@@ -78,7 +78,6 @@ def _problem(draw: Callable[..., Tensor]) -> Problem:
 def _operators(p: Problem, draw: Callable[..., Tensor]) -> dict[str, tuple[LinearOperator, Tensor]]:
     image, volume = draw(2, 2, 21, 18), draw(1, 1, 7, 9, 10)
     return {
-        "Identity": (Identity(), image),
         "Fourier 2D": (Fourier((-2, -1)), image),
         "Fourier 3D": (Fourier((-3, -2, -1)), volume),
         "Coils, two sets": (Coils(p.maps), image),

@@ -352,7 +352,7 @@ def test_signals_leave_nothing_behind(tmp_path, number, code):
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == code, err
-    assert "nothing half written" in err
+    assert "no incomplete file remains" in err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""A method reads a problem's operators alone, unless a part of it declares that it needs Cartesian k-space."""
+"""A method reads only the operators of a problem, unless a part declares that it needs Cartesian k-space."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mrirecon.physics.problem import Problem
 from tests.methods.test_methods import ALL, make
 from tests.problems import random_problem
 
-# The samples and the mask, and what is made of them but Aᴴ A and Aᴴ y.
+# Samples and mask, and what is computed from them except Aᴴ A and Aᴴ y.
 HIDDEN = {"y", "mask", "A", "residual", "data_term"}
 # Modules that may read them: the problem itself, and what changes its variable.
 PHYSICS = {"problem", "transforms", "precision"}  # the last parts of their names

@@ -158,7 +158,7 @@ def test_cascade_boundaries_of_a_cirim(carry, detach):
     model(p).abs().sum().backward()
     first = next(iter(model.engine.blocks[0].parameters()))
     assert (first.grad is None) == detach
-    states = list(model.engine.iterates(p))
+    states = [outcome.state for _, outcome in model.engine.iterates(p)]
     assert len(states) == 4
     block = model.engine.blocks[1]
     entered = block.enter(states[1], p)

@@ -141,7 +141,7 @@ def test_better_methods_are_better():
     assert errors["cs"] < errors["sense"] < errors["zero-filled"], errors
 
 
-def test_stopping_is_told():
+def test_reasons_say_why_an_iteration_stopped():
     p, _ = known_problem()
     with torch.inference_mode():
         done = build("cs", {"tolerance": 0.01}).run(p)

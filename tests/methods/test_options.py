@@ -22,13 +22,13 @@ from tests.problems import random_problem
 
 def choices(name):
     """Return the values of each option of a method that is one of several words, numbers, or yes and no."""
-    found = {}
+    values = {}
     for key, field in find_method(name).schema.model_fields.items():
         if get_origin(field.annotation) is Literal:
-            found[key] = list(get_args(field.annotation))
+            values[key] = list(get_args(field.annotation))
         elif field.annotation is bool:
-            found[key] = [True, False]
-    return found
+            values[key] = [True, False]
+    return values
 
 
 CASES = [(n, k, v) for n in ALL for k, values in choices(n).items() for v in values]
@@ -40,7 +40,7 @@ WITH = {("e2evn", "blend", "cross_validated"): {"combine": "sense", "sensitivity
 IDLE = {"engine.blocks.0.part.consistency.weight"}
 # Changes how a result is computed, and not the result.
 SAME = {"memory"}
-# What is refused, by a rule in `mrirecon.methods.shared.refuse`.
+# Refused by a rule of `mrirecon.methods.shared`.
 REFUSED = {(name, "memory", "invert") for name in LEARNED} - {("invertible-rim", "memory", "invert")}
 
 
@@ -53,7 +53,7 @@ def problem(seed=0):
 
 
 def with_random_weights(name, **options):
-    """Return a small model with all weights non-zero, those of networks that begin by adding nothing as well."""
+    """Return a small model whose weights are all non-zero, also those that start at zero."""
     model = make(name, **options).float()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -127,6 +127,13 @@ def test_every_value_gives_an_image(name, option):
         assert option not in SAME or torch.equal(images[-1], images[0]), value
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_every_option_is_described_in_one_sentence(name):
+    for key, field in find_method(name).schema.model_fields.items():
+        assert field.description, key
+        assert field.description.endswith("."), key
+
+
 def test_all_learned_methods_share_their_options():
     shared = {"start", "start_iterations", "phase", "blend", "scale", "memory", "segment"}
     for name in LEARNED:
@@ -139,14 +146,14 @@ MAGNITUDE = {"domain": "magnitude"}
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("unet", {**MAGNITUDE, "start": "cs"}, "refines no first image"),
+        ("unet", {**MAGNITUDE, "start": "cs"}, "does not refine an initial image"),
         ("unet", {**MAGNITUDE, "phase": "removed"}, "no phase"),
         ("unet", {**MAGNITUDE, "blend": "cross_validated"}, "predicts no samples"),
         ("unet", {**MAGNITUDE, "dc": "soft"}, "no data consistency"),
         ("e2evn", {"blend": "cross_validated", "sensitivity": False}, "predicts no samples"),
-        ("e2evn", {"blend": "cross_validated", "combine": "sense"}, "makes its own"),
-        ("rim", {"start_iterations": 3}, "takes no iterations"),
-        ("rim", {"memory": "invert"}, "cannot be undone"),
+        ("e2evn", {"blend": "cross_validated", "combine": "sense"}, "estimates its own"),
+        ("rim", {"start_iterations": 3}, "has no effect"),
+        ("rim", {"memory": "invert"}, "not invertible"),
         ("e2evn", {"segment": 2}, "applied once"),
     ],
 )

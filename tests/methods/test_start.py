@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mrirecon.errors import UsageError
+from mrirecon.methods.cross_validation import Blended
 from mrirecon.methods.cs import compressed_sensing_start
-from mrirecon.methods.heldout import Blended
 from mrirecon.methods.registry import build, find_method
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.physics.operators import norm
@@ -195,7 +195,7 @@ def test_models_that_do_not_say_start_at_the_converged_image():
     assert model.start is compressed_sensing_start
     blended = build("cirim", {"start": "cs", "cascades": 1, "features": 8, "blend": "cross_validated"})
     assert blended.fallback is None
-    with pytest.raises(UsageError, match="takes no iterations"):
+    with pytest.raises(UsageError, match="has no effect"):
         build("cirim", {"start_iterations": 4})
 
 

@@ -81,7 +81,7 @@ def test_only_the_network_is_given_bfloat16():
     model.precision = "bfloat16"
     step = model.engine.blocks[0]
     step.network.register_forward_pre_hook(lambda module, args: seen.append((args[0].dtype, args[1][0].dtype)))
-    states = list(model.engine.iterates(model.normalize(p).problem))
+    states = [outcome.state for _, outcome in model.engine.iterates(model.normalize(p).problem)]
     assert seen == [(torch.bfloat16, torch.bfloat16)] * 2
     assert {s.x.dtype for s in states} == {torch.complex64}
     assert {s.hidden[0].dtype for s in states} == {torch.bfloat16}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mrirecon.networks import RecurrentNet
-from mrirecon.networks.crossing import apply_network
+from mrirecon.networks.complex_channels import apply_network
 from mrirecon.networks.fused import convolve, inside, recur, widen
 from mrirecon.networks.normalise import InstanceNorm
 

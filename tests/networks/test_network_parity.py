@@ -1,4 +1,4 @@
-"""The same numbers as networks that we did not write: fastMRI's and ATOMMIC's, with the same weights.
+"""With the same weights, the networks give the numbers of fastMRI's and ATOMMIC's.
 
 The outputs lie in goldens/networks.npz, which goldens/make_networks.py makes in an environment of its own.
 """
@@ -144,7 +144,7 @@ def test_directs_cascade_never_moves_its_image():
 
 
 def test_the_weights_matter():
-    """The comparison can fail: another weight, another image."""
+    """Another weight gives another image: the comparison can fail."""
     model = weigh(Unet(1, 1, 4, 3))
     with torch.no_grad():
         model.up_conv[-1][1].bias += 0.01

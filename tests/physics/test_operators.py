@@ -13,7 +13,6 @@ from mrirecon.physics.operators import (
     Compose,
     Fourier,
     Gradient,
-    Identity,
     LinearOperator,
     Mask,
     inner,
@@ -30,7 +29,6 @@ def examples(space, sets, dtype):
     image, coils = draw(2, sets, *space, dtype=dtype), draw(2, 3, *space, dtype=dtype)
     axes = tuple(range(-len(space), 0))
     return [
-        (Identity(), image),
         (Fourier(axes), image),
         (Fourier((-1,)), coils),
         (Coils(p.maps), image),

@@ -1,4 +1,4 @@
-"""Steps that several methods share: one file an algorithm, its equation in the docstring."""
+"""The steps that several methods share, one algorithm a file, with its equation in the docstring."""
 
 from mrirecon.methods.steps.admm import Admm
 from mrirecon.methods.steps.cascade import InImage, InKspace

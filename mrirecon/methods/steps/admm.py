@@ -1,4 +1,4 @@
-"""ADMM: the penalty is split from the data term."""
+"""ADMM: alternate between the data term and the penalty."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mrirecon.physics.solvers import conjugate_gradient
 
 
 class AdmmState(NamedTuple):
-    """The image x, the split variable v ≈ G x, and the scaled dual u."""
+    """Hold the image x, the split variable v ≈ G x, and the scaled dual u."""
 
     x: Tensor
     v: Tensor
@@ -23,10 +23,17 @@ class AdmmState(NamedTuple):
 
 
 class Admm(Step[AdmmState]):
-    """x⁺ = argmin ½‖A x − y‖² + ½ρ‖G x − v + u‖²,  v⁺ = prox_{λφ/ρ}(G x⁺ + u),  u⁺ = u + G x⁺ − v⁺.
+    """Update x, v and u in turn.
 
-    Boyd et al., Found. Trends Mach. Learn. 3:1, 2011. The x-update is solved by CG from the last x. The wavelet grid is
-    not shifted: a split variable cannot follow random shifts.
+    x⁺ = argmin ½‖A x − y‖² + ½ρ‖G x − v + u‖²,  v⁺ = prox_{λφ/ρ}(G x⁺ + u),  u⁺ = u + G x⁺ − v⁺.
+    Boyd et al., Found. Trends Mach. Learn. 3:1, 2011. CG solves for x⁺, starting at x.
+
+    Args:
+        regularizer: φ and G; without random shifts, which v could not follow.
+        lam: λ.
+        rho: ρ, relative to AᴴA of norm 1.
+        inner: CG iterations in one step.
+
     """
 
     def __init__(self, regularizer: Regularizer, lam: float, rho: float, inner: int = 10) -> None:
@@ -47,12 +54,8 @@ class Admm(Step[AdmmState]):
         v = self.regularizer.shrink(gx + s.u, self.lam / rho)
         return AdmmState(x, v, s.u + gx - v)
 
-    def image(self, s: AdmmState, p: Problem) -> Tensor:
-        """Return x."""
-        return s.x
-
     def change(self, old: AdmmState, new: AdmmState, p: Problem) -> Tensor:
-        """Return the larger of the primal change of x and of the split's disagreement, relative to x."""
+        """Return max(‖x⁺ − x‖, ‖u⁺ − u‖) / ‖x⁺‖ (B,); u⁺ − u is the disagreement G x⁺ − v⁺."""
         size = norm(new.x)
         size = size.clamp_min(torch.finfo(size.dtype).tiny)
         return torch.maximum(norm(new.x - old.x), norm(new.u - old.u)) / size

@@ -1,68 +1,58 @@
-"""Cascades of parts, on images or on k-space."""
+"""Apply the parts of a cascade to images or to k-space."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 from torch import Tensor
 
 from mrirecon.engine import Step
-from mrirecon.methods.updates import Part
+from mrirecon.methods.updates import Part, Refine
 from mrirecon.physics.operators import Fourier, root_sum_of_squares
 from mrirecon.physics.problem import Problem
 
-Combine = Literal["sense", "rss"]
 
-
-class InImage(Step[Tensor]):
-    """x⁺ = part(x), from the initial image."""
-
+class _ApplyPart(Step[Tensor]):
     def __init__(self, part: Part) -> None:
         super().__init__()
         self.part = part
 
-    def init(self, p: Problem) -> Tensor:
-        """Start at the initial image: Aᴴ y, if no other is given."""
-        return p.starting_image
-
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Apply the part."""
         out: Tensor = self.part(s, p)
         return out
 
     def zero_init_output(self) -> None:
-        """Let the part leave the state as it is."""
-        self.part.zero_init_output()
-
-    def image(self, s: Tensor, p: Problem) -> Tensor:
-        """Return x."""
-        return s
+        """Initialize the refinements such that they add nothing."""
+        for module in self.part.modules():
+            if isinstance(module, Refine):
+                module.zero_init_output()
 
 
-class InKspace(Step[Tensor]):
-    """k⁺ = part(k), from the measured k-space, completed by the initial image if there is one.
+class InImage(_ApplyPart):
+    """Apply a part to the image, x⁺ = part(x), from the initial image."""
 
-    The image is Sᴴ Fᴴ k or the root sum of squares of the coil images.
+    def init(self, p: Problem) -> Tensor:
+        """Start at the initial image (B, M, *space); Aᴴ y by default."""
+        return p.starting_image
+
+
+class InKspace(_ApplyPart):
+    """Apply a part to k-space, k⁺ = part(k), from the measured samples and the initial image, if there is one.
+
+    Args:
+        part: for k-space (B, C, *space).
+        combine: ``sense`` returns the image Sᴴ Fᴴ k, ``rss`` the root sum of squares of the coil images.
+
     """
 
     needs_cartesian = True
 
-    def __init__(self, part: Part, combine: Combine = "sense") -> None:
-        super().__init__()
-        self.part, self.combine, self.magnitude = part, combine, combine == "rss"
+    def __init__(self, part: Part, combine: str = "sense") -> None:
+        super().__init__(part)
+        self.combine, self.magnitude = combine, combine == "rss"
 
     def init(self, p: Problem) -> Tensor:
-        """Start at y, and at the samples of the initial image where none were measured."""
+        """Start at y, with the samples of the initial image where nothing was measured."""
         return p.y if p.initial_image is None else p.y + (1 - p.mask) * p.encode(p.initial_image)
-
-    def forward(self, s: Tensor, p: Problem) -> Tensor:
-        """Apply the part."""
-        out: Tensor = self.part(s, p)
-        return out
-
-    def zero_init_output(self) -> None:
-        """Let the part leave the state as it is."""
-        self.part.zero_init_output()
 
     def image(self, s: Tensor, p: Problem) -> Tensor:
         """Combine the coils."""

@@ -13,32 +13,35 @@ from mrirecon.physics.problem import Problem
 from mrirecon.physics.regularizers import Regularizer
 from mrirecon.physics.solvers import conjugate_gradient
 
+_DAMPING = 0.01  # Tikhonov weight of the first iterations
+
 
 class FistaState(NamedTuple):
-    """x, its running mean, the extrapolated point z, the momentum t (B,), the prox's restart, the iteration count."""
+    """Hold the image and what the next iteration needs."""
 
-    x: Tensor
-    mean: Tensor
-    z: Tensor
-    t: Tensor
-    warm: Tensor | None
+    x: Tensor  # (B, M, *space)
+    mean: Tensor  # running mean of x
+    z: Tensor  # extrapolated point
+    t: Tensor  # (B,) momentum
+    warm: Tensor | None  # what the proximal map starts from
     iteration: int
 
 
 class Fista(Step[FistaState]):
-    """x⁺ = prox_{λR/L}(z − ∇f(z)/L),  t⁺ = (1 + √(1 + 4t²))/2,  z⁺ = x⁺ + (t − 1)/t⁺ (x⁺ − x).
+    """Take a proximal gradient step with momentum.
 
+    x⁺ = prox_{λR/L}(z − ∇f(z)/L),  t⁺ = (1 + √(1 + 4t²))/2,  z⁺ = x⁺ + (t − 1)/t⁺ (x⁺ − x).
     f(x) = ½‖A x − y‖², L ≥ λ_max(AᴴA) from the maps. Beck and Teboulle, SIAM J. Imaging Sci. 2:183, 2009. The
     momentum restarts for an item when it points uphill (O'Donoghue and Candès, Found. Comput. Math. 15:715, 2015).
 
-    It starts after a few iterations of CG-SENSE, and therefore with momentum: from t₀ instead of 1 the error is still
-    at most (t₀² (F(x₀) − F*) + ½L‖x₀ − x*‖²) / t², and t is large at once.
+    A few iterations of CG-SENSE come first, and therefore the momentum starts at t₀ > 1. The error is still bounded,
+    by (t₀² (F(x₀) − F*) + ½L‖x₀ − x*‖²) / t².
 
     Args:
-        regularizer: R. One that draws its basis at random keeps x moving about the solution.
+        regularizer: R.
         lam: λ, one for all items or (B,).
-        average: the image is a running mean over the last third of the iterations, at most over this many. It removes
-            that jitter, so that the stopping rule sees convergence; 1 for x itself.
+        average: the image is the running mean of x over the last third of the iterations, at most over this many; 1
+            for x itself. A regularizer with random shifts keeps x moving about the solution, and the mean converges.
         start: iterations of CG-SENSE.
         momentum: t₀; with 10, the first extrapolation is by (t₀ − 1)/t₁ = 0.86.
 
@@ -56,25 +59,23 @@ class Fista(Step[FistaState]):
         self.regularizer, self.lam, self.average = regularizer, lam, average
         self.start, self.momentum = start, momentum
 
-    damping = 0.01  # Tikhonov weight of the start, which keeps unsampled directions from growing
-
     def init(self, p: Problem) -> FistaState:
-        """Return the image after ``start`` iterations of CG-SENSE, from the initial image or from zero.
+        """Return the state after ``start`` iterations of CG-SENSE, from the initial image or from zero.
 
-        The damping draws directions that were not sampled towards the initial image.
+        Its Tikhonov term ½·0.01·‖x − x₀‖² draws what was not sampled towards the initial image x₀, or zero.
         """
         near = p.initial_image
         x = p.adjoint if near is None else near
         if self.start:
-            right = p.adjoint if near is None else p.adjoint + self.damping * near
-            x = conjugate_gradient(lambda v: p.normal(v) + self.damping * v, right, near, self.start)
+            right = p.adjoint if near is None else p.adjoint + _DAMPING * near
+            x = conjugate_gradient(lambda v: p.normal(v) + _DAMPING * v, right, near, self.start)
         return FistaState(x, x, x, torch.full_like(p.lipschitz, self.momentum), None, 0)
 
     def forward(self, s: FistaState, p: Problem) -> FistaState:
         """Take one proximal gradient step and extrapolate."""
         step = 1 / p.lipschitz.clamp_min(torch.finfo(p.lipschitz.dtype).tiny)
-        descended = s.z - per_item(step, s.z) * p.gradient(s.z)
-        x, warm = self.regularizer.prox(descended, per_item(self.lam * step, s.z), s.iteration, s.warm)
+        descent = s.z - per_item(step, s.z) * p.gradient(s.z)
+        x, warm = self.regularizer.prox(descent, per_item(self.lam * step, s.z), s.iteration, s.warm)
         moved = x - s.x
         t_next = (1 + (1 + 4 * s.t * s.t).sqrt()) / 2
         uphill = inner(s.z - x, moved) > 0
@@ -84,9 +85,9 @@ class Fista(Step[FistaState]):
         return FistaState(x, x if window == 1 else s.mean + (x - s.mean) / window, z, t, warm, s.iteration + 1)
 
     def image(self, s: FistaState, p: Problem) -> Tensor:
-        """Return the running mean."""
+        """Return the running mean of x."""
         return s.mean
 
     def change(self, old: FistaState, new: FistaState, p: Problem) -> Tensor:
-        """Return how far the running mean moved, relative to it."""
+        """Return the relative change of the running mean (B,)."""
         return norm(new.mean - old.mean) / norm(new.mean).clamp_min(torch.finfo(new.t.dtype).tiny)

@@ -1,4 +1,4 @@
-"""The primal-dual method of Chambolle and Pock, which needs no linear solve."""
+"""Primal-dual method of Chambolle and Pock: no linear system to solve."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mrirecon.physics.regularizers import Regularizer
 
 
 class Dual(NamedTuple):
-    """The dual variable of K = [A; G], one part for each."""
+    """Hold the dual variable h of K = [A; G], one part for each."""
 
     data: Tensor  # (B, C, *space)
     sparse: Tensor  # range of G
 
 
 class PrimalDualState(NamedTuple):
-    """The image, its extrapolation, and the dual."""
+    """Hold the image x, its extrapolation x̄, and the dual h."""
 
     x: Tensor
     bar: Tensor
@@ -29,13 +29,19 @@ class PrimalDualState(NamedTuple):
 
 
 class PrimalDual(Step[PrimalDualState]):
-    """h⁺ = prox_{σF*}(h + σ K x̄),  x⁺ = x − τ Kᴴ h⁺,  x̄⁺ = 2x⁺ − x,  with K = [A; G] and στ‖K‖² < 1.
+    """Take a dual step, a primal step, and extrapolate.
 
-    F*(h) is the conjugate of ½‖· − y‖² + λφ. Chambolle and Pock, J. Math. Imaging Vis. 40:120, 2011. ``balance`` is
-    √(τ/σ): at unit scale, primal steps longer than the dual ones make λ act early.
+    h⁺ = prox_{σF*}(h + σ K x̄),  x⁺ = x − τ Kᴴ h⁺,  x̄⁺ = 2x⁺ − x,  with K = [A; G] and στ‖K‖² < 1.
+    F* is the conjugate of F(Ax, Gx) = ½‖Ax − y‖² + λφ(Gx). Chambolle and Pock, J. Math. Imaging Vis. 40:120, 2011.
+
+    Args:
+        regularizer: φ and G.
+        lam: λ.
+        balance: √(τ/σ). At unit scale, primal steps longer than the dual ones make λ act early.
+
     """
 
-    needs_cartesian = True  # its dual variable lives in k-space
+    needs_cartesian = True  # the dual variable is in k-space
 
     def __init__(self, regularizer: Regularizer, lam: float, balance: float = 3.0) -> None:
         super().__init__()
@@ -48,23 +54,19 @@ class PrimalDual(Step[PrimalDualState]):
         return PrimalDualState(x, x, zero)
 
     def forward(self, s: PrimalDualState, p: Problem) -> PrimalDualState:
-        """Ascend in the dual, descend in the image, extrapolate."""
+        """Take a step up in the dual and a step down in the image, and extrapolate."""
         g = self.regularizer.operator()
         size = 0.99 / (p.lipschitz + self.regularizer.norm2).sqrt()
         sigma, tau = size / self.balance, size * self.balance
         sd, sg = per_item(sigma, s.dual.data), per_item(sigma, s.dual.sparse)
         data = (s.dual.data + sd * p.residual(s.bar)) / (1 + sd)
         w = s.dual.sparse + sg * g(s.bar)
-        # Moreau: prox of the conjugate from the proximal map that the regularizer has.
+        # Moreau: the prox of the conjugate, from the proximal map of φ.
         sparse = w - sg * self.regularizer.shrink(w / sg, self.lam / sg)
         x = s.x - per_item(tau, s.x) * (p.A.adjoint(data) + g.adjoint(sparse))
         return PrimalDualState(x, 2 * x - s.x, Dual(data, sparse))
 
-    def image(self, s: PrimalDualState, p: Problem) -> Tensor:
-        """Return x."""
-        return s.x
-
     def change(self, old: PrimalDualState, new: PrimalDualState, p: Problem) -> Tensor:
-        """Return ‖x⁺ − x‖ / ‖x⁺‖."""
+        """Return ‖x⁺ − x‖ / ‖x⁺‖ (B,)."""
         size = norm(new.x)
         return norm(new.x - old.x) / size.clamp_min(torch.finfo(size.dtype).tiny)

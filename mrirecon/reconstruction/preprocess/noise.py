@@ -7,7 +7,7 @@ import numpy as np
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.noise import outer_samples
 from mrirecon.errors import InputError
-from mrirecon.physics.centred import along, spatial, to_image
+from mrirecon.physics.fourier import along, spatial, to_image
 
 SAMPLES = 10  # for every coil: a covariance of C coils from N samples is wrong by about √(C / N)
 SMALLEST = 48  # samples along each axis: the images of a smaller box show more side lobes than background

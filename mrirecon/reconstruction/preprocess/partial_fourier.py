@@ -20,7 +20,7 @@ import numpy as np
 
 from mrirecon.errors import InputError, UsageError
 from mrirecon.masks.extent import Extent
-from mrirecon.physics.centred import along, spatial, to_image, to_kspace
+from mrirecon.physics.fourier import along, spatial, to_image, to_kspace
 
 _FEWEST = 4  # samples to each side of the centre: fewer do not show a phase
 

@@ -17,7 +17,7 @@ from mrirecon.coils.whitening import Whitening, mix_coils
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io import Scan
 from mrirecon.io.scan import Layout
-from mrirecon.physics.centred import to_image, to_kspace
+from mrirecon.physics.fourier import to_image, to_kspace
 
 AVERAGED = ("average", "repetition", "repetition2")  # loop axes over which the object and its contrast stay the same
 _KEPT = 64  # compressions, each a few kB to a few MB

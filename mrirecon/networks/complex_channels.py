@@ -1,4 +1,4 @@
-"""The one crossing between complex images and real channels."""
+"""Convert complex images to real channels for a network, and back."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from mrirecon.errors import UsageError
 def to_real(*images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return real and imaginary channels of images: (B, M, y, x) complex each ↦ (B·M, 2·images, y, x) real.
 
-    They come in ``dtype``, by default in the images' own precision, and a network computes in what it is given (see
-    `apply_network`). Several sets of maps share one network: they go into the batch. Channels come last in memory,
-    which is how complex numbers lie there already and how convolutions on a CPU are quickest.
+    The sets of maps go into the batch: they share one network. Channels are last in memory, as in complex numbers;
+    convolutions on a CPU are fastest so.
+
+    Args:
+        *images: of the same shape.
+        dtype: of the channels, and so of the network (`apply_network`); by default the precision of the images.
 
     Raises:
-        UsageError: volumes.
+        UsageError: the images are volumes.
 
     """
     if images[0].ndim != 4:
         raise UsageError(
             "networks take two-dimensional images",
-            why=f"this one has {images[0].ndim - 2} spatial axes",
+            why=f"this image has {images[0].ndim - 2} spatial axes",
             fix="transform along a fully sampled axis and reconstruct slice by slice, or use cs",
         )
     parts = [torch.view_as_real(x.resolve_conj()).flatten(0, 1) for x in images]
@@ -34,40 +37,34 @@ def to_real(*images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def apply_network(network: nn.Module, x: Tensor, *more: object) -> Any:
-    """Call a network in the type of its input x: weights of another type are cast for the call.
+    """Call a network in the type of its input x, with its weights cast to that type.
 
-    They stay as they are, and so does the sum of their gradients over several calls: what is learned in bfloat16 is
-    accumulated in float32.
+    The weights themselves keep their type, and so do their gradients: those of bfloat16 calls add up in float32.
     """
     weights = {name: w.to(x.dtype) for name, w in network.named_parameters() if w.dtype != x.dtype}
     if not weights:
         return network(x, *more)
-    # What layers share is one module under several names. Tied, it would be replaced once a name, and not put back.
+    # tie_weights=True would replace a module that layers share once for each of its names, and not restore it.
     return functional_call(network, weights, (x, *more), tie_weights=False)
 
 
 def zero_init_output(network: nn.Module) -> None:
-    """Set the weights of a network's ``final`` layer to zero, in place: it begins by adding nothing to what it refines.
-
-    Raises:
-        AttributeError: a network without a ``final`` layer.
-
-    """
-    for weight in network.final.parameters():  # type: ignore[union-attr]  # nn.Module tells no types
+    """Set the weights of a network's ``final`` layer to zero, in place, so that its output is zero before training."""
+    for weight in network.final.parameters():  # type: ignore[union-attr]  # nn.Module does not know the type
         nn.init.zeros_(weight)
 
 
 def channels_last(model: nn.Module) -> None:
-    """Lay a model's convolution weights out for inputs whose channels come last, in place."""
+    """Reorder a model's convolution weights in memory, in place, for inputs with channels last."""
     for weight in model.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def to_complex(channels: Tensor, sets: int) -> Tensor:
-    """Return the complex image of two channels: (B·M, 2, y, x) real ↦ (B, M, y, x), M = ``sets``.
+    """Return the complex image of two channels: (B·M, 2, y, x) real ↦ (B, M, y, x), with M = ``sets``.
 
-    Networks may run in half precision; physics does not, so 16-bit channels come out as complex64.
+    Channels of 16 bits give complex64.
     """
     if channels.dtype in (torch.float16, torch.bfloat16):
         channels = channels.float()

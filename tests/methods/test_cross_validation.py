@@ -1,4 +1,4 @@
-"""Weights by held-out samples: what is hidden, the closed form, and that a bad network does no harm."""
+"""Cross-validated blending: the choice of samples, the closed form, and that a bad network does no harm."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from mrirecon.data.simulate import coil_maps
 from mrirecon.engine import Reconstructor, Step, Unrolled
 from mrirecon.errors import UsageError
 from mrirecon.masks import make_mask
-from mrirecon.methods.heldout import Blended, choose_hidden_samples, cross_validated_weight
-from mrirecon.methods.heldout import _remove_samples as heldout_without
+from mrirecon.methods.cross_validation import Blended, _remove_samples, choose_hidden_samples, cross_validated_weight
 from mrirecon.methods.registry import build, methods
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Prior
@@ -25,7 +24,7 @@ def mask_of(family, rate=3.0, seed=0):
 
 
 def problem(family="poisson", noise=0.0, seeds=(0,)):
-    """Return a problem and its truth, an image that any start is far from."""
+    """Return a problem and its true image, which is far from any start."""
     maps = torch.from_numpy(np.asarray(coil_maps((NY, NX), COILS, seed=0))).to(torch.complex64)
     maps = (maps / maps.abs().square().sum(0).sqrt())[None, None].expand(len(seeds), -1, -1, -1, -1).contiguous()
     mask = torch.from_numpy(np.stack([mask_of(family, seed=s) for s in seeds])).float()[:, None]
@@ -55,10 +54,10 @@ class Towards(Step[torch.Tensor]):
 
 
 def network(goal):
-    """A network that answers with one image; at the data's own scale."""
+    """Return a model whose network outputs one given image, in the scale of the data."""
     start = torch.zeros_like(goal)
-    made = Reconstructor(Unrolled([Towards(goal)]), scale="none", start=lambda p, prior: start)
-    return Blended(made).eval()
+    model = Reconstructor(Unrolled([Towards(goal)]), scale="none", start=lambda p, prior: start)
+    return Blended(model).eval()
 
 
 @pytest.mark.parametrize("family", ["poisson", "gaussian2d", "random", "equispaced"])
@@ -137,7 +136,7 @@ def test_it_is_not_for_training():
 
 
 @pytest.mark.parametrize("name", [n for n, m in methods().items() if m.learned])
-def test_every_method_that_can_be_weighed_is(name):
+def test_every_method_that_can_be_blended_is(name):
     small = {
         "cascades": 1,
         "steps": 1,
@@ -160,7 +159,7 @@ def test_every_method_that_can_be_weighed_is(name):
 
 
 def test_compressed_sensing_is_solved_once():
-    """The problem with hidden samples starts from the solution, without what they say: its weight hardly differs."""
+    """The problem without the hidden samples starts near the solution, and the weight hardly changes."""
     p, _ = problem("random", noise=0.02)
     smooth = torch.linspace(-1, 1, NY)[:, None].square() + torch.linspace(-1, 1, NX).square() < 0.7
     truth = smooth.to(torch.complex64)[None, None]
@@ -194,11 +193,11 @@ def test_a_start_without_the_hidden_samples_does_not_know_them():
     for prior in (None, torch.full_like(truth.real, 0.5)):
         q = Problem(p.y, p.mask, p.maps)
         x = truth if prior is None else truth * prior
-        left = heldout_without(q, x, held, None if prior is None else Prior(prior))
-        told = p.encode.adjoint(held * p.encode(x)) * (1 if prior is None else 0.25)
-        assert torch.allclose(left, x - told, atol=1e-6)
+        left = _remove_samples(q, x, held, None if prior is None else Prior(prior))
+        contribution = p.encode.adjoint(held * p.encode(x)) * (1 if prior is None else 0.25)
+        assert torch.allclose(left, x - contribution, atol=1e-6)
 
 
-def test_a_magnitude_cannot_be_weighed():
+def test_a_magnitude_cannot_be_blended():
     with pytest.raises(UsageError, match="predicts no samples"):
         build("e2evn", {"blend": "cross_validated"})

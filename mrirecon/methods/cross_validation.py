@@ -1,0 +1,205 @@
+"""Blend a network's refinement with its start, by how well the network predicts samples hidden from it.
+
+A network trained on simulations may harm a good start on a scanner that the simulations do not cover. Hidden samples
+measure that. Let x₀ be the start and x₁ the output of the network, both computed without the hidden samples, and let
+d = E(x₁ − x₀) and e = y − E x₀ at the hidden samples. Then g = Re⟨d, e⟩ / ⟨d, d⟩ minimizes ‖e − g d‖², and the blend is
+x₀ + g (x₁ − x₀). This is the least-squares weight of a model by cross-validation (Stone, J. R. Stat. Soc. B 36:111,
+1974; "stacking": Breiman, Machine Learning 24:49, 1996).
+
+Hidden samples should resemble those that were not measured. For a mask scattered along all its axes, scattered samples
+do. For a mask of lines, scattered samples are easier to predict than missing lines, which favours the start, and hidden
+lines leave wider gaps than the mask itself, which favours the network. The geometric mean of both weights is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrirecon.coils.calibration import find_calibration
+from mrirecon.engine import Normalized, Reconstructor, StartImage
+from mrirecon.physics.operators import per_item
+from mrirecon.physics.problem import Problem
+from mrirecon.physics.transforms import Prior
+
+HELD_OUT_SHARE = 0.1  # of the samples outside the calibration region
+_FEWEST = 8  # with fewer lines or samples outside the calibration region, none are hidden
+
+# From a problem: the start of a network, and the network's output, both (B, M, *space) complex.
+Refine = Callable[[Problem], tuple[Tensor, Tensor]]
+BlendWeight = Callable[[Refine, Problem, Prior | None], Tensor]
+
+
+def choose_hidden_samples(
+    mask: np.ndarray, share: float = HELD_OUT_SHARE, seed: int = 0, *, lines: bool = False
+) -> np.ndarray | None:
+    """Choose samples of a mask to hide, outside the calibration region; return None if there are too few.
+
+    Args:
+        mask: (*space) bool.
+        share: share of the samples outside the calibration region to hide.
+        seed: seed of the choice.
+        lines: hide whole lines along the axes in which the mask is constant, rather than scattered samples.
+
+    Returns:
+        (*space) bool.
+
+    """
+    mask = np.asarray(mask, dtype=bool)
+    free = mask.copy()
+    free[find_calibration(mask)] = False
+    for axis in _line_axes(mask) if lines else []:
+        free = free.take([0], axis)
+    candidates = np.flatnonzero(free)
+    if len(candidates) < _FEWEST:
+        return None
+    count = max(2, round(share * len(candidates)))
+    chosen = np.zeros(free.size, dtype=bool)
+    chosen[np.random.default_rng(seed).choice(candidates, count, replace=False)] = True
+    hidden: np.ndarray = chosen.reshape(free.shape) & mask
+    return hidden
+
+
+def _line_axes(mask: np.ndarray) -> list[int]:
+    """Return the axes along which a mask is constant."""
+    return [axis for axis in range(mask.ndim) if bool((mask == mask.take([0], axis)).all())]
+
+
+def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = None) -> Tensor:
+    """Return the weight g (B,) in [0, 1] of a network's output; see the docstring of this module.
+
+    The weight is 1 where too few samples could be hidden, and where the network changes nothing. Scattered samples and
+    lines are hidden together, so that one reconstruction predicts both.
+
+    Args:
+        refine: returns the start of a problem and the network's output.
+        p: the measured problem. If it has an ``initial_image``, the start without the hidden samples is solved for
+            from there.
+        prior: the prior of a regularized start.
+
+    """
+    masks = p.mask.expand(p.y.shape[0], *p.mask.shape[1:])[:, 0].cpu().numpy() > 0
+    scattered = [choose_hidden_samples(m) for m in masks]
+    kinds = [scattered]
+    if any(_line_axes(m) and not m.all() for m in masks):
+        lines = [choose_hidden_samples(m, lines=not m.all()) for m in masks]
+        # A mask with too few lines hides scattered samples only.
+        kinds.append([s if h is None else h for h, s in zip(lines, scattered, strict=True)])
+    hidden = [
+        torch.from_numpy(np.stack([np.zeros_like(m) if h is None else h for h, m in zip(kind, masks, strict=True)]))
+        for kind in kinds
+    ]
+    hidden = [h[:, None].to(p.y.device) for h in hidden]
+    union = torch.stack(hidden).any(0)
+    if not bool(union.any()):
+        return torch.ones(p.y.shape[0], dtype=p.mask.dtype, device=p.y.device)
+    visible = p.mask * ~union
+    near = None if p.initial_image is None else _remove_samples(p, p.initial_image, union, prior)
+    start, output = refine(Problem(p.y * visible, visible, p.maps, near, noise=p.noise))
+    d, e = p.encode(output - start), p.y - p.encode(start)
+    weights = torch.stack([_least_squares(d * h, e * h) for h in hidden])
+    return weights[0] if len(weights) == 1 else weights.prod(0).sqrt()
+
+
+def _remove_samples(p: Problem, image: Tensor, hidden: Tensor, prior: Prior | None) -> Tensor:
+    """Subtract from an image what the hidden samples contribute to it, to start near the solution without them.
+
+    With a prior, the image was solved for as u = x / w, and the contribution is that to u.
+    """
+    contribution = p.encode.adjoint(hidden * p.encode(image))
+    return image - (contribution if prior is None else contribution * prior.weight.square())
+
+
+def _least_squares(d: Tensor, e: Tensor) -> Tensor:
+    """Return argmin_g ‖e − g d‖² of each item (B,), clamped to [0, 1]; 1 where d is zero."""
+    d, e = d.flatten(1), e.flatten(1)
+    product, power = (d.conj() * e).sum(1).real, d.abs().square().sum(1)
+    return torch.where(power > 0, product / power.clamp_min(torch.finfo(power.dtype).tiny), 1.0).clamp(0, 1)
+
+
+class Blended(Reconstructor):
+    """Wrap a reconstructor: blend its image with its start, by one weight for each item.
+
+    It has the modules of the reconstructor under the same names, so that the same weights fit. In training mode it is
+    the reconstructor itself.
+
+    Args:
+        reconstructor: a learned method.
+        weight: returns the weight (B,) of the network's output.
+        fallback: makes the image to blend with, for a reconstructor that starts from a rough image.
+
+    """
+
+    def __init__(
+        self,
+        reconstructor: Reconstructor,
+        weight: BlendWeight = cross_validated_weight,
+        fallback: StartImage | None = None,
+    ) -> None:
+        r = reconstructor
+        super().__init__(r.engine, r.prepare, scale=r.scale, start=r.start, phase=r.phase)
+        self.precision, self.weight, self.fallback = r.precision, weight, fallback
+
+    @property
+    def needs_cartesian(self) -> bool:
+        """Return True: samples are hidden."""
+        return True
+
+    @property
+    def unblended(self) -> Reconstructor:
+        """Return the reconstructor without blending, with the same modules."""
+        plain = Reconstructor(self.engine, self.prepare, scale=self.scale, start=self.start, phase=self.phase)
+        plain.precision = self.precision
+        return plain.train(self.training)
+
+    def begin(self, p: Problem, prior: Prior | None = None, consume: bool = False) -> Normalized:
+        """Return the problem that the engine solves, whose image is then blended."""
+        if self.training:
+            return super().begin(p, prior, consume)
+        with torch.no_grad():
+            if self.start is not None and p.initial_image is None:  # solve for the start once
+                n = self.normalize(p, prior=prior)
+                p = replace(p, initial_image=n.undo(n.problem.starting_image))
+            weight = self.weight(lambda q: self.parts(q, prior=prior), p, prior)
+        n = self.normalize(p, prior=prior, consume=consume)
+        return _BlendedProblem(n.problem, n.scale, n.phase, self._rest(n, weight, prior), weight)
+
+    def parts(self, p: Problem, *, prior: Prior | None = None) -> tuple[Tensor, Tensor]:
+        """Return the image to blend with and the network's output, both (B, M, *space).
+
+        From an ``initial_image`` near the start, a short start comes as far as the image without the network.
+        """
+        warm = p.initial_image is not None
+        n = self.normalize(p, prior=prior, warm=warm)
+        image = self.engine.image(self.engine.solve(n.problem).state, n.problem)
+        rest = n.problem.starting_image if warm else self._rest(n, torch.zeros_like(n.scale.factor), prior)
+        return n.undo(rest), n.undo(image)
+
+    @torch.no_grad()
+    def _rest(self, n: Normalized, weight: Tensor, prior: Prior | None) -> Tensor:
+        """Return the image (B, M, *space), at unit scale, that the network's output is blended with."""
+        if self.fallback is None or bool((weight >= 1).all()):
+            return n.problem.starting_image
+        q = n.problem if n.phase is None else n.phase.inverse().apply(n.problem)
+        u = self.fallback(replace(q, initial_image=None), None if self.prepare is not None else prior)
+        return u if n.phase is None else u * n.phase.phase.conj()
+
+
+@dataclass(frozen=True)
+class _BlendedProblem(Normalized):
+    """Blend the engine's image u with the image r: x = s φ (r + g (u − r))."""
+
+    rest: Tensor  # r, (B, M, *space)
+    weight: Tensor  # g, (B,)
+
+    def undo(self, u: Tensor) -> Tensor:
+        """Return the blended image x (B, M, *space)."""
+        return super().undo(self.rest + per_item(self.weight, u) * (u - self.rest))
+
+    def explain(self, reasons: list[str]) -> list[str]:
+        """Add the weight to each reason."""
+        return [f"{r}, taken at {w:.0%}" for r, w in zip(reasons, self.weight.tolist(), strict=True)]
