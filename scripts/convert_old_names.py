@@ -18,7 +18,7 @@ import yaml
 
 from mrirecon.io import atomic_path, write_json
 from mrirecon.models.checkpoints import CONFIG, SEAL, describe_model, seal_model
-from mrirecon.renames import CARD_KEYS, KEYS, STUDY_KEYS, VALUES, new_option
+from mrirecon.registries.renames import CARD_KEYS, KEYS, STUDY_KEYS, VALUES, new_option
 
 
 def main() -> None:

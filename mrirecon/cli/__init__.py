@@ -25,7 +25,7 @@ from mrirecon.cli.options import Derived
 from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError, as_project_error
 from mrirecon.models.hardware import wait_passively
 from mrirecon.registries import plugins
-from mrirecon.renames import new_flag
+from mrirecon.registries.renames import new_flag
 
 EPILOG = (
     "Anywhere: --traceback shows where an error arose, --quiet leaves narration and progress out. Results go to "

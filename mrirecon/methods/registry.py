@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 from mrirecon.engine import Reconstructor, Schedule, Unrolled
 from mrirecon.errors import UsageError
 from mrirecon.registries import Entry, Registry, option_fields
-from mrirecon.renames import new_option
+from mrirecon.registries.renames import new_option
 
 Use = Literal["cropped", "weighted", "informed"]
 Factory = TypeVar("Factory", bound=Callable[..., "Schedule[Any]"])

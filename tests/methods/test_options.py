@@ -15,7 +15,7 @@ from mrirecon.errors import UsageError
 from mrirecon.methods.registry import build, find_method
 from mrirecon.physics.operators import norm
 from mrirecon.physics.problem import Problem
-from mrirecon.renames import MOVED_OPTIONS, OPTION_VALUES, OPTIONS
+from mrirecon.registries.renames import MOVED_OPTIONS, OPTION_VALUES, OPTIONS
 from tests.methods.test_methods import ALL, LEARNED, make
 from tests.problems import random_problem
 

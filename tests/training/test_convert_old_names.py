@@ -12,7 +12,7 @@ import pytest
 from mrirecon import training
 from mrirecon.errors import UsageError
 from mrirecon.models.checkpoints import SEAL, compute_seal, load_model, verify_model
-from mrirecon.renames import KEYS, OPTIONS
+from mrirecon.registries.renames import KEYS, OPTIONS
 from mrirecon.training.config import load_config
 from tests.training.test_training import TINY, last_state, same
 

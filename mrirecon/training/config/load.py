@@ -15,7 +15,7 @@ from mrirecon.data.volumes import PHANTOM
 from mrirecon.errors import UsageError
 from mrirecon.methods.registry import methods, resolve
 from mrirecon.registries import nearest
-from mrirecon.renames import new_key, new_value
+from mrirecon.registries.renames import new_key, new_value
 from mrirecon.training.config.settings import Settings
 from mrirecon.training.config.strict_yaml import KeyPath, Origin, Parsed, Plain, parse_yaml, read_yaml
 
