@@ -211,9 +211,13 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def _import_package(self) -> None:
         if not self._imported:
-            self._imported = True
-            for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
-                importlib.import_module(f"{self._package}.{module.name}")
+            self._imported = True  # already here: a module may look entries up while it is imported
+            try:
+                for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
+                    importlib.import_module(f"{self._package}.{module.name}")
+            except BaseException:
+                self._imported = False  # the next look fails for the same reason, not for lack of entries
+                raise
 
 
 class OneOf:
