@@ -28,7 +28,7 @@ def main() -> None:
     lines = [json.loads(line) for line in (options.run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     checks = [{"step": row["step"], **row["validation"]} for row in lines if "validation" in row]
     trained, told = load_model(options.run / "best"), describe_model(options.run / "best")
-    card = dict(told["card"])  # type: ignore[call-overload]  # describe_model checks it
+    card = dict(told["card"])  # describe_model checks it
     card["curve"] = {str(row["step"]): f"SSIM {row['ssim']:.4f}, PSNR {row['psnr']:.2f} dB" for row in checks}
     card["blend"] = "cross_validated, set after training: the scores of validation are those of the network alone"
     target = ROOT / "mrirecon/models/weights" / options.name
