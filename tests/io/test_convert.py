@@ -117,7 +117,7 @@ def test_calibration_noise_and_place_are_kept(tmp_path):
     convert(tmp_path / "a.npz", tmp_path / "e.h5")
     np.testing.assert_array_equal(io.read(tmp_path / "e.h5").calibration, acs)
     done = convert(tmp_path / "b.h5", tmp_path / "f.cfl")
-    assert any("does not hold" in n and "noise" in n and "where it lies" in n for n in done.notes)
+    assert any("does not hold" in n and "noise" in n and "its position" in n for n in done.notes)
 
 
 @pytest.mark.parametrize("wrong", ["shape", "nan", "axes", "fov", "directions"])

@@ -46,7 +46,7 @@ def encode_nifti(volumes: np.ndarray, grid: Grid, *, compressed: bool) -> Encode
     stored = volumes[:, :, ::-1].transpose(3, 2, 1, 0)
     stored = stored[..., 0] if stored.shape[3] == 1 else stored
     affine = grid.nifti(volumes.shape[2])
-    image = nibabel.Nifti1Image(stored, affine, dtype=np.float32)  # type: ignore[no-untyped-call]
+    image: Any = nibabel.Nifti1Image(stored, affine, dtype=np.float32)  # type: ignore[no-untyped-call]
     header = image.header
     header["descrip"] = f"mrirecon {__version__}, for research only".encode()
     if affine is not None:
