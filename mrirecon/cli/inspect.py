@@ -46,7 +46,7 @@ def info(
     as_json: opt.AsJson = False,
 ) -> None:
     """Describe a file: axes, coils, mask, calibration region, and how it would be reconstructed."""
-    from mrirecon.io import describe, describe_images
+    from mrirecon.io.info import describe, describe_images
     from mrirecon.io.readers.images import holds_images
     from mrirecon.io.safe.probe import probe
     from mrirecon.reconstruction.choose import preview

@@ -50,7 +50,7 @@ def make(
 ) -> None:
     """Draw a mask and write it; the same options give the same mask everywhere."""
     given = {key: value for key, value in locals().items() if key in DRAWN}
-    from mrirecon.io import atomic_path
+    from mrirecon.io.safe.atomic import atomic_path
     from mrirecon.masks import make_mask, mask_bytes
 
     result = make_mask(family, opt.sizes(shape, "--shape"), name=name, slice=slice, **_drawing(given))
@@ -68,7 +68,7 @@ def show(
 ) -> None:
     """Draw a mask with its point spread function, and say what acceleration it reaches."""
     from mrirecon.evaluation.pictures import save_mask_picture
-    from mrirecon.io import refuse_overwrite
+    from mrirecon.io.safe.atomic import refuse_overwrite
     from mrirecon.masks import load_mask
 
     if output.suffix.lower() != ".png":
@@ -103,7 +103,7 @@ def apply(
     """Undersample a k-space file in retrospect; each file name and seed has its own mask."""
     given = {key: value for key, value in locals().items() if key in DRAWN}
     from mrirecon.data.undersample import undersample
-    from mrirecon.io import read
+    from mrirecon.io.readers.reader import read
     from mrirecon.masks import make_mask
     from mrirecon.masks.registry import describe_families
 

@@ -122,7 +122,8 @@ def calibrate(
 ) -> None:
     """Estimate coil maps by ESPIRiT, for --maps."""
     opt.require_free(output, overwrite)
-    from mrirecon.io import read, write_maps
+    from mrirecon.io.readers.reader import read
+    from mrirecon.io.writers.write import write_maps
     from mrirecon.reconstruction.calibrate import EspiritOptions
     from mrirecon.reconstruction.calibrate import calibrate as run
 

@@ -90,7 +90,7 @@ def init(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; stdout if left out.")] = None,
 ) -> None:
     """Write a configuration to start from, with every option, its default and what it means."""
-    from mrirecon.io import atomic_path
+    from mrirecon.io.safe.atomic import atomic_path
     from mrirecon.training.config import template
 
     text = template(method)

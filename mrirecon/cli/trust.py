@@ -49,7 +49,7 @@ def trust(
     import numpy as np
 
     from mrirecon.evaluation.trust import examine
-    from mrirecon.io import read
+    from mrirecon.io.readers.reader import read
     from mrirecon.models.checkpoints import load_model, shipped_models
     from mrirecon.reconstruction.preprocess import Preprocess, prepare
 
@@ -92,7 +92,7 @@ def trust(
 def _write(path: Path, maps: dict[str, Any], heading: str) -> None:
     import numpy as np
 
-    from mrirecon.io import atomic_path
+    from mrirecon.io.safe.atomic import atomic_path
     from mrirecon.io.writers.pictures import Panel, save_panels
 
     if path.suffix == ".npz":

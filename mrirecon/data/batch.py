@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mrirecon.errors import InputError
-from mrirecon.io import atomic_path
+from mrirecon.io.safe.atomic import atomic_path
 from mrirecon.io.safe.text import parse_json
 from mrirecon.physics.problem import Problem
 

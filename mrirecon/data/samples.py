@@ -28,7 +28,7 @@ from mrirecon.data.sources import FULLY_SAMPLED_SHARE, SliceRef
 from mrirecon.data.volumes import Volume
 from mrirecon.engine import StartImage
 from mrirecon.errors import InputError, MriReconError, UsageError
-from mrirecon.io import Scan
+from mrirecon.io.scan import Scan
 from mrirecon.masks import FAMILIES, MaskResult, make_mask
 from mrirecon.masks.result import calibration_sides
 from mrirecon.physics.operators import Fourier, combine, root_sum_of_squares

@@ -15,7 +15,8 @@ from mrirecon.data.settings import Lesions, Simulation
 from mrirecon.data.simulate import one_thread, simulate, true_maps
 from mrirecon.data.volumes import PHANTOM, Volume, read_volumes
 from mrirecon.errors import UsageError
-from mrirecon.io import sha256, sidecar_path, write_image, write_json, write_kspace
+from mrirecon.io.safe.atomic import sha256
+from mrirecon.io.writers.write import sidecar_path, write_image, write_json, write_kspace
 from mrirecon.physics.operators import root_sum_of_squares
 
 

@@ -16,10 +16,10 @@ import numpy as np
 from mrirecon.data.settings import Data
 from mrirecon.data.volumes import PHANTOM, Volume, is_volume, read_volumes
 from mrirecon.errors import InputError, UsageError
-from mrirecon.io import Scan, read
+from mrirecon.io.readers.reader import read
 from mrirecon.io.readers.registry import suffixes
 from mrirecon.io.sampling import format_items
-from mrirecon.io.scan import to_complex64
+from mrirecon.io.scan import Scan, to_complex64
 
 FULLY_SAMPLED_SHARE = 0.9  # share of k-space sampled, above which a scan counts as fully sampled
 _BY_ITEM = re.compile(r"(?P<name>.+):(?P<items>\d+(-\d+)?(,\d+(-\d+)?)*)")

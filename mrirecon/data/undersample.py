@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io import Scan, write_kspace
 from mrirecon.io.sampling import format_items
+from mrirecon.io.scan import Scan
+from mrirecon.io.writers.write import write_kspace
 from mrirecon.masks import MaskResult, achieved_acceleration
 
 

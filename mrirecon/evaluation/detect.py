@@ -18,7 +18,10 @@ from scipy import ndimage
 
 from mrirecon.data.scan import pick_volume, simulate_scan
 from mrirecon.errors import InputError, UsageError
-from mrirecon.io import Scan, read, read_image, write_kspace
+from mrirecon.io.readers.images import read_image
+from mrirecon.io.readers.reader import read
+from mrirecon.io.scan import Scan
+from mrirecon.io.writers.write import write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.metrics import least_squares_scale, object_mask
 from mrirecon.metrics.lesions import Detectability, detectability

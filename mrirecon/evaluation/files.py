@@ -15,9 +15,9 @@ import numpy as np
 from mrirecon.errors import InputError, MriReconError
 from mrirecon.evaluation.paired import RESAMPLES, Summary, summarize
 from mrirecon.evaluation.pairing import by_name, pair_up
-from mrirecon.io import atomic_path
 from mrirecon.io.geometry import Grid
 from mrirecon.io.readers.images import read_placed_image
+from mrirecon.io.safe.atomic import atomic_path
 from mrirecon.io.safe.text import parse_json, utf8
 from mrirecon.io.select import select_images
 from mrirecon.metrics.align import aligned, apart

@@ -7,11 +7,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from mrirecon.errors import InputError, UsageError
-from mrirecon.io import sidecar_path
 from mrirecon.io.readers.dicom import is_dicom
 from mrirecon.io.readers.registry import suffixes
 from mrirecon.io.safe.text import parse_json
 from mrirecon.io.writers.bids import DESCRIPTION
+from mrirecon.io.writers.write import sidecar_path
 from mrirecon.methods.registry import methods
 
 ITERATES = "_iterates"  # ends the names of files with the image of every step, see `reconstruct --save-iterates`

@@ -24,7 +24,7 @@ from torch import Tensor
 from mrirecon.coils.noise import NoiseLevel
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError
-from mrirecon.io import Scan
+from mrirecon.io.scan import Scan
 from mrirecon.methods.cross_validation import choose_hidden_samples
 from mrirecon.methods.registry import Use, build, find_method
 from mrirecon.methods.regularization import weight_by_noise

@@ -26,13 +26,13 @@ from mrirecon.errors import (
     UsageError,
     as_project_error,
 )
-from mrirecon.io import read, sidecar_path
 from mrirecon.io.readers.bruker import bruker
+from mrirecon.io.readers.reader import read
 from mrirecon.io.readers.registry import suffixes
 from mrirecon.io.safe.atomic import resources
 from mrirecon.io.safe.text import parse_json, portable, utf8
 from mrirecon.io.writers.bids import bids_path
-from mrirecon.io.writers.write import named_format
+from mrirecon.io.writers.write import named_format, sidecar_path
 from mrirecon.methods.registry import methods
 from mrirecon.reconstruction.file import finished, finished_result, output_path, reconstruct_file, stamp
 from mrirecon.reconstruction.plan import Request

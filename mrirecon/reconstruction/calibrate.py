@@ -16,7 +16,7 @@ from mrirecon.coils.espirit import PRIOR_POWER, SECOND_SET_SHARE, CoilMaps, crop
 from mrirecon.coils.noise import NoiseLevel, measure_noise
 from mrirecon.coils.registry import CALIBRATIONS, Calibration
 from mrirecon.errors import CalibrationError, InputError, UsageError
-from mrirecon.io import Scan
+from mrirecon.io.scan import Scan
 
 MapSets = Literal[1, 2, "auto"]
 MapsSource = str  # "auto", or the name of a registered calibration, see `mrirecon.coils.registry.CALIBRATIONS`

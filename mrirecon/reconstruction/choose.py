@@ -19,9 +19,10 @@ import torch
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.noise import noise_deviation
 from mrirecon.errors import BusyError, InputError, ModelMismatchError, MriReconError, UsageError
-from mrirecon.io import Scan, read
+from mrirecon.io.readers.reader import read
 from mrirecon.io.safe.scratch import scratch_folders
 from mrirecon.io.sampling import format_items, group_by_sampling
+from mrirecon.io.scan import Scan
 from mrirecon.methods.registry import METHODS, find_method, resolve
 from mrirecon.metrics import object_mask
 from mrirecon.models.checkpoints import TrainedModel, describe_model, shipped_models

@@ -14,15 +14,17 @@ import torch
 
 from mrirecon import __version__
 from mrirecon.errors import UsageError
-from mrirecon.io import Scan, read, refuse_overwrite, safe_name, sha256, sidecar_path, write_image
 from mrirecon.io.geometry import Grid, grid_of, in_seconds, sequence
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.readers.images import holds_images
+from mrirecon.io.readers.reader import read
+from mrirecon.io.safe.atomic import refuse_overwrite, safe_name, sha256
 from mrirecon.io.safe.lock import output_lock
 from mrirecon.io.safe.manifest import verify
 from mrirecon.io.safe.probe import probe
 from mrirecon.io.safe.scratch import scratch_folders
 from mrirecon.io.safe.text import local, parse_json
+from mrirecon.io.scan import Scan
 from mrirecon.io.writers.bids import bids_fields, bids_path, describe_dataset
 from mrirecon.io.writers.encode_dicom import Series
 from mrirecon.io.writers.write import (
@@ -34,6 +36,8 @@ from mrirecon.io.writers.write import (
     image_format,
     named_format,
     require,
+    sidecar_path,
+    write_image,
 )
 from mrirecon.metrics.align import aligned, apart, upright
 from mrirecon.metrics.evaluation import compare

@@ -16,7 +16,7 @@ from mrirecon import __version__
 from mrirecon.coils.registry import Calibration
 from mrirecon.engine import Precision
 from mrirecon.errors import UsageError
-from mrirecon.io import sha256
+from mrirecon.io.safe.atomic import sha256
 from mrirecon.io.sampling import format_items
 from mrirecon.io.scan import Nan
 from mrirecon.io.writers.write import ImageFormat, image_format, require

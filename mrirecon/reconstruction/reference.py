@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io import Scan, read
 from mrirecon.io.geometry import Grid, grid_of
 from mrirecon.io.readers.images import holds_images, open_store, read_placed_image
+from mrirecon.io.readers.reader import read
 from mrirecon.io.readers.registry import sniff
+from mrirecon.io.scan import Scan
 from mrirecon.io.select import select_images
 from mrirecon.metrics.presets import SIGNED, Preset
 from mrirecon.metrics.shapes import BESIDE, FASTMRI

@@ -20,9 +20,9 @@ from mrirecon.coils.noise import measure_noise
 from mrirecon.coils.trivial import unit
 from mrirecon.engine import Precision
 from mrirecon.errors import BusyError, InputError, MriReconError, NoSignalError
-from mrirecon.io import Scan
 from mrirecon.io.safe.scratch import Rows
 from mrirecon.io.sampling import format_items
+from mrirecon.io.scan import Scan
 from mrirecon.methods.registry import Use
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.physics.operators import root_sum_of_squares

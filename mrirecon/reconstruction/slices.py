@@ -16,9 +16,8 @@ import numpy as np
 import torch
 
 from mrirecon.errors import InputError
-from mrirecon.io import Scan
 from mrirecon.io.safe.scratch import Rows, scratch_folders
-from mrirecon.io.scan import SPACE, WHOLE_LINE, Layout, check_finite, check_scale, largest_part
+from mrirecon.io.scan import SPACE, WHOLE_LINE, Layout, Scan, check_finite, check_scale, largest_part
 from mrirecon.physics.operators import Fourier
 
 _BLOCK = 64 << 20  # bytes of k-space at a time

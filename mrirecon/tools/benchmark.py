@@ -26,7 +26,8 @@ from mrirecon.coils.espirit import espirit
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import UsageError
-from mrirecon.io import read_image, write_kspace
+from mrirecon.io.readers.images import read_image
+from mrirecon.io.writers.write import write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.methods.registry import build
 from mrirecon.reconstruction.calibrate import ItemMaps

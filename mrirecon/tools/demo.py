@@ -14,7 +14,9 @@ from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import InputError
 from mrirecon.evaluation.pictures import save_comparison
-from mrirecon.io import Scan, read, write_image, write_kspace
+from mrirecon.io.readers.reader import read
+from mrirecon.io.scan import Scan
+from mrirecon.io.writers.write import write_image, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.metrics import mean_score, score_metrics, scores
 from mrirecon.reconstruction.reference import sense_reference

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mrirecon.errors import UsageError
-from mrirecon.io import atomic_path
+from mrirecon.io.safe.atomic import atomic_path
 from mrirecon.io.safe.text import parse_json
 
 NAME = "log.jsonl"

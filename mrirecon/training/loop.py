@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from mrirecon.errors import BusyError, Stopped, UsageError
-from mrirecon.io import atomic_path
+from mrirecon.io.safe.atomic import atomic_path
 from mrirecon.io.safe.lock import output_lock
 from mrirecon.models.costs import peak_allocation
 from mrirecon.training.config import Config, differences, load_config, render

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mrirecon.errors import InputError, ModelMismatchError, UnsafeContentError
-from mrirecon.io import atomic_path
+from mrirecon.io.safe.atomic import atomic_path
 
 KEPT = 2
 FORMAT = 1  # raised when this version can no longer resume the states of earlier ones

@@ -21,10 +21,12 @@ from mrirecon.evaluation.files import compare_placed, own_options
 from mrirecon.evaluation.pairing import by_name, case_of, files_in, first_names
 from mrirecon.evaluation.report.cases import ZERO_FILLED, Case, Result
 from mrirecon.evaluation.report.sidecars import Image, is_image, iterates_path, read_sidecar, without_folders
-from mrirecon.io import Scan, read, sha256
 from mrirecon.io.geometry import Grid
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.readers.images import IMAGE_NAMES, open_store, pick, read_placed_image
+from mrirecon.io.readers.reader import read
+from mrirecon.io.safe.atomic import sha256
+from mrirecon.io.scan import Scan
 from mrirecon.metrics import least_squares_scale, magnitude, nmse, object_mask
 from mrirecon.metrics.presets import SIGNED
 from mrirecon.metrics.region import read_region

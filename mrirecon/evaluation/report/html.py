@@ -36,7 +36,7 @@ from mrirecon.evaluation.report.tables import (
     summed_up,
     worst_first,
 )
-from mrirecon.io import atomic_path
+from mrirecon.io.safe.atomic import atomic_path
 from mrirecon.io.safe.text import utf8
 from mrirecon.metrics import METRICS
 

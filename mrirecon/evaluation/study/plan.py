@@ -15,7 +15,7 @@ from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.evaluation import Options
 from mrirecon.evaluation.paired import SUBJECT
 from mrirecon.evaluation.study.settings import MaskSetting, MethodSetting, Source, StudySettings
-from mrirecon.io import safe_name, sha256
+from mrirecon.io.safe.atomic import safe_name, sha256
 from mrirecon.masks import FAMILIES, MaskResult, make_mask
 from mrirecon.methods.registry import find_method, resolve
 from mrirecon.models.checkpoints import describe_model, shipped_models

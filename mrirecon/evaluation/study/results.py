@@ -13,8 +13,10 @@ from mrirecon.evaluation import Difference, Summary, compare_runs, summarize, wr
 from mrirecon.evaluation.paired import LEAST, SUBJECT
 from mrirecon.evaluation.pictures import save_comparison
 from mrirecon.evaluation.study.plan import Plan
-from mrirecon.io import atomic_path, read_image, write_json
+from mrirecon.io.readers.images import read_image
+from mrirecon.io.safe.atomic import atomic_path
 from mrirecon.io.safe.text import utf8
+from mrirecon.io.writers.write import write_json
 from mrirecon.metrics import METRICS
 
 Record = dict[str, Any]

@@ -28,9 +28,11 @@ from mrirecon.errors import MriReconError, ResourceError, Stopped
 from mrirecon.evaluation import evaluate, reference_images
 from mrirecon.evaluation.study.plan import Cell, Plan, PlannedMethod, PlannedScan
 from mrirecon.evaluation.study.results import write_results
-from mrirecon.io import atomic_path, read, sidecar_path, write_image, write_json
+from mrirecon.io.readers.reader import read
+from mrirecon.io.safe.atomic import atomic_path
 from mrirecon.io.safe.lock import output_lock
 from mrirecon.io.safe.text import parse_json
+from mrirecon.io.writers.write import sidecar_path, write_image, write_json
 from mrirecon.masks import MaskResult, mask_bytes, seed_from
 from mrirecon.metrics.presets import Preset
 from mrirecon.reconstruction.file import finished, reconstruct_file, versions

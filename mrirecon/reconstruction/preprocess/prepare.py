@@ -17,8 +17,8 @@ from mrirecon.coils.compression import compression
 from mrirecon.coils.noise import measure_noise, relative_noise
 from mrirecon.coils.whitening import Whitening, noise_covariance, whitening
 from mrirecon.errors import BusyError, InputError, MriReconError, UsageError
-from mrirecon.io import Scan
 from mrirecon.io.safe.scratch import Rows
+from mrirecon.io.scan import Scan
 from mrirecon.masks.extent import Extent, partial_axes
 from mrirecon.reconstruction.preprocess.noise import SMALLEST, background_noise, full_centre, rim_noise
 from mrirecon.reconstruction.preprocess.partial_fourier import homodyne, pocs, symmetry_error

@@ -15,8 +15,7 @@ import numpy as np
 from mrirecon.coils.compression import Compression, compress, compress_maps, compression
 from mrirecon.coils.whitening import Whitening, mix_coils
 from mrirecon.errors import InputError, UsageError
-from mrirecon.io import Scan
-from mrirecon.io.scan import Layout
+from mrirecon.io.scan import Layout, Scan
 from mrirecon.physics.fourier import to_image, to_kspace
 
 AVERAGED = ("average", "repetition", "repetition2")  # loop axes over which the object and its contrast stay the same
