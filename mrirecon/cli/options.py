@@ -86,7 +86,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON.")]
 Axes = Annotated[str | None, typer.Option(help='Axes as stored, where the file leaves them open: "slice,coil,y,x".')]
 Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Format = Annotated[str | None, choice("io.writers.formats:ImageFormat", help="By default that of the file name.")]
+Format = Annotated[str | None, choice("io.writers.write:ImageFormat", help="By default that of the file name.")]
 Items = Annotated[str | None, typer.Option("--items", help="Which of them, counted from 0, such as 3-17 or 0,5-.")]
 Lambda = Annotated[
     str | None, typer.Option("--lambda", help="Regularization: a number; auto, the default: by the noise.")
