@@ -44,7 +44,7 @@ def test_blocks_equal_the_whole_matrix(monkeypatch):
 
     x = draw(1, 1, 320, 216)
     blocked = Wavelet(2, "db4")(x)
-    monkeypatch.setattr(module, "_block_pairs", lambda n: 0)
+    monkeypatch.setattr(module, "_window_pairs", lambda n: 0)
     module._banded.cache_clear()
     whole = Wavelet(2, "db4")(x)
     module._banded.cache_clear()
