@@ -26,7 +26,7 @@ LISTS = {
     "families": ("masks.registry", "describe_families", ", "),
     "compats": ("masks.registry", "compats", ", "),
     "mask_files": ("masks.files", "SUFFIXES", " or "),
-    "arrays": ("io.writers.formats", "ARRAY_FORMATS", ", "),
+    "arrays": ("io.writers.write", "ARRAY_FORMATS", ", "),
     "metrics": ("metrics", "METRICS", ","),
     "score": ("metrics", "score_metrics", ","),
     "presets": ("metrics.presets", "PRESETS", ", "),

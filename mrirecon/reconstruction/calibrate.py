@@ -18,7 +18,7 @@ from mrirecon.coils.registry import CALIBRATIONS, Calibration
 from mrirecon.errors import CalibrationError, InputError, UsageError
 from mrirecon.io.scan import Scan
 
-MapSets = Literal[1, 2, "auto"]
+MapSets = Literal["auto", 1, 2]
 MapsSource = str  # "auto", or the name of a registered calibration, see `mrirecon.coils.registry.CALIBRATIONS`
 
 

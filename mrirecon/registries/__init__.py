@@ -33,8 +33,7 @@ class Entry:
     Attributes:
         name: what users write.
         build: the function.
-        rank: place in lists, and in the order of asking where entries are asked in turn; entries of one rank keep the
-            order of their registration.
+        rank: place in lists, and in the order in which entries are tried; entries of one rank are sorted by name.
         about: what lists and reports say of it; by default the first line of the docstring.
 
     """
@@ -207,7 +206,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return self.loaded.items()
 
     def _sort(self) -> None:
-        self._entries = dict(sorted(self._entries.items(), key=lambda item: item[1].rank))
+        self._entries = dict(sorted(self._entries.items(), key=lambda item: (item[1].rank, item[0])))
 
     def _import_package(self) -> None:
         if not self._imported:
