@@ -117,7 +117,7 @@ def resident():
 def look():
     scan = io.read(sys.argv[1])
     scan.kspace(0), scan.attributes, scan.reference
-for _ in range(100):
+for _ in range(300):
     look()
 seen = [resident()]
 for _ in range(10):
@@ -191,7 +191,7 @@ def test_clocks_and_file_systems(cli, good, tmp_path, monkeypatch, case):
         assert cli("reconstruct", good, "-m", "rss", "-o", tmp_path / "x.h5")[0] == 0
         assert left.exists(), "younger than now: it may be in use"
         os.utime(left, (0, 0))
-        atomic._LOOKED.clear()  # as in a process that starts later
+        atomic._CLEANED.clear()  # as in a process that starts later
         assert cli("reconstruct", good, "-m", "rss", "-o", tmp_path / "y.h5")[0] == 0
         assert not left.exists()
     else:

@@ -91,7 +91,7 @@ def main() -> None:
             for one in left:
                 os.utime(one, (time.time() - AGED,) * 2)
             last += 1
-            atomic._LOOKED.clear()  # as in a process that starts then
+            atomic._CLEANED.clear()  # as in a process that starts then
             write(path, last)
             told["not removed"] += len(list(folder.glob(".mrirecon-*")))
     print(json.dumps(told))

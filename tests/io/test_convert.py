@@ -36,7 +36,7 @@ def same_scan(one, other):
     assert {k: n for k, n in one.shape.items() if n > 1} == {k: n for k, n in other.shape.items() if n > 1}
     assert len(one) == len(other)
     for item in range(len(one)):
-        np.testing.assert_array_equal(one.raw(item), other.raw(item))
+        np.testing.assert_array_equal(one.unmasked_kspace(item), other.unmasked_kspace(item))
         np.testing.assert_array_equal(one.mask(item), other.mask(item))
         for a, b in ((one.maps(item), other.maps(item)),):
             np.testing.assert_array_equal(a, b)

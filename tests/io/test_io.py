@@ -558,7 +558,7 @@ def test_what_a_killed_process_left_is_removed_later(tmp_path: Path, monkeypatch
         os.utime(path, (time.time() - 3600,) * 2)
     io.write_json(tmp_path / "c.json", {})
     assert old.exists(), "a process looks once in ten minutes, for a folder may hold thousands"
-    monkeypatch.setattr("mrirecon.io.safe.atomic._LOOKED", {})
+    monkeypatch.setattr("mrirecon.io.safe.atomic._CLEANED", {})
     io.write_json(tmp_path / "c.json", {})
     assert not old.exists()
     assert new.exists()

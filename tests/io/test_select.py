@@ -132,6 +132,6 @@ def test_raw_data_tell_what_was_sampled_without_being_read(tmp_path, monkeypatch
     assert wanted[0].any(0).sum() == len(kept)
     scan = io.read(path)
     monkeypatch.setattr(type(scan.store), "flat", lambda *_: pytest.fail("it was read"))
-    monkeypatch.setattr(type(scan.store), "fetch", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(type(scan.store), "_samples", lambda *_: pytest.fail("it was read"))
     for item in range(2):
         np.testing.assert_array_equal(scan.quick_mask(item), wanted[item])
