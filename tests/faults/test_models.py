@@ -129,7 +129,7 @@ def test_data_that_a_model_was_not_trained_for(cli, told, model, good, case):
         return
     code, _, err = cli("reconstruct", good, "--model", model, "-o", "x.h5")
     assert code == 0
-    assert "outside what the model was trained for" in err
+    assert "outside the training range of the model" in err
     assert "trained for 4 to 16" in json.dumps(json.loads(Path("x.h5.json").read_text())["notes"])
 
 

@@ -353,4 +353,4 @@ def test_lost_samples_are_solved_as_a_volume(tmp_path, volume):
     assert done.images.shape == (2, *SHAPE)
     assert np.isfinite(done.images).all()
     assert any("solved as a volume" in note for note in done.notes)
-    assert any("taken as not measured" in note for note in done.notes)
+    assert any("treated as not measured" in note for note in done.notes)

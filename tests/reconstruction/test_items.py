@@ -96,7 +96,7 @@ def test_info_says_what_reconstruct_does(tmp_path, full, run, capfd):
         assert words in told
     assert run("info", path, "--json") == 0
     info = json.loads(capfd.readouterr().out)
-    assert [group["items"] for group in info["alike"]] == [[0], [1], [2]]
+    assert [group["items"] for group in info["sampling_groups"]] == [[0], [1], [2]]
     assert run("reconstruct", path, "-o", tmp_path / "o.h5") == 0
     done = json.loads((tmp_path / "o.h5.json").read_text())
     assert info["would"] == f"reconstruct {done['why']}"
@@ -126,7 +126,7 @@ def test_an_item_without_signal_is_zero_and_noted(tmp_path, full, method, batch)
     for item in (1, 3):
         assert distance(found.images[item], alone) < 1e-6
     assert found.reasons[0] == found.reasons[2] == "no signal"
-    assert "no signal in items 0, 2: the image is zero there" in found.notes
+    assert "no signal in items 0, 2: the image is zero" in found.notes
     assert found.failed == []
 
 

@@ -1,4 +1,4 @@
-"""Sort readouts: find those of the image and of calibration, and the place of each on the grid of k-space."""
+"""Sort readouts: find those of the image and of calibration, and the position of each on the grid of k-space."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _LARGEST = 1 << 14
 
 
 def make_plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str]) -> Plan:
-    """Return the grid, and the place of every readout on it.
+    """Return the grid, and the position of every readout on it.
 
-    Lines and partitions are placed by the counter that the header states as the centre of k-space, and readouts by the
-    sample of the echo, so that partial Fourier and asymmetric echoes leave gaps where nothing was measured.
+    Lines and partitions are placed relative to the counter that the header states as the centre of k-space, and
+    samples of a readout relative to the echo. Partial Fourier and asymmetric echoes so leave unmeasured parts empty.
 
     Args:
         table: the readouts.
-        encodings: those of the header, one for each `Readouts.encoding`.
+        encodings: encodings of the header, one for each `Readouts.encoding`.
         path: the file, for messages.
-        notes: receives what was concluded.
+        notes: list to which conclusions are added.
 
     Raises:
-        InputError: no imaging readouts, several coil counts, lines or samples outside the matrix.
+        InputError: no imaging readouts, different numbers of coils, lines or samples outside the matrix.
 
     """
     image = table.rows(IMAGE, BOTH)
@@ -82,7 +82,7 @@ def make_plan(table: Readouts, encodings: list[Encoding], path: Path, notes: lis
     calibration, box = _place_calibration(
         table, separate, encodings, grid, centres, number, coils, sizes["slice"], path, notes
     )
-    # Lines beyond the header's matrix make voxels finer, not the field of view larger.
+    # Lines beyond the matrix of the header make voxels smaller; the field of view does not change.
     whole = (fov, encoding.fov_mm[1], encoding.fov_mm[2])
     box = tuple(_cropped(part, grid[0], kept) if i == len(box) - 2 else part for i, part in enumerate(box))
     return Plan(layout, grid[0], placed, calibration, box, whole, _assign_phase_lines(table, grid[0], path))
@@ -96,9 +96,9 @@ def _one(values: np.ndarray, name: str, path: Path) -> int:
 
 
 def _centres(table: Readouts, rows: np.ndarray, encoding: Encoding, notes: list[str]) -> tuple[int | None, int, int]:
-    """Return the echo's sample (None: as each readout states), and the counters of the central line and partition."""
-    # A field that a writer left empty is 0. An echo at the first sample of a full readout is such a field, and a centre
-    # before which no line lies although the lines fill the matrix.
+    """Return the sample of the echo (None: stated per readout), and the counters of the central line and partition."""
+    # An empty field of a header is 0. So 0 counts as empty for the echo of a full readout, and for the central line if
+    # the lines fill the upper half of the matrix.
     echo = None
     if not table.centre[rows].any() and (table.samples[rows] > 1).all():
         echo = 0
@@ -125,14 +125,14 @@ def _grid(
     path: Path,
     notes: list[str],
 ) -> tuple[int, int, int]:
-    """Return the size of the grid along readout, lines and partitions: that of the header, or what readouts need."""
+    """Return the size of the grid along readout, lines and partitions: that of the header, or larger if needed."""
     grid = list(encoding.matrix)
     for axis, name in ((1, "line"), (2, "partition")):
         first, last = span(table.counters[name][rows])
         centre = centres[axis] or 0
         below, above = centre - first, last - centre
         if below > grid[axis] // 2 or above > grid[axis] - 1 - grid[axis] // 2:
-            # The smallest even or odd size whose index n // 2 has so many on either side.
+            # The smallest size n for which all indices lie within 0 and n - 1 when the centre is at n // 2.
             need = max(1, min(2 * max(below, above + 1), 2 * max(below, above) + 1))
             notes.append(f"{name}s {first} to {last} do not fit the header's {grid[axis]}: the grid has {need}")
             grid[axis] = need
@@ -156,13 +156,16 @@ def _loops(table: Readouts, rows: np.ndarray, path: Path) -> tuple[dict[str, int
 
 
 def _removed(encoding: Encoding, samples: int, notes: list[str]) -> tuple[int, float]:
-    """Return the readout's length without oversampling, and its field of view in mm."""
+    """Return the length of the readout without oversampling, and its field of view in mm."""
     fov, wanted = encoding.fov_mm[0], encoding.image_fov_mm[0]
     kept = samples * wanted / fov if fov > 0 else samples
     if kept > samples * (1 - 1e-3):
         return samples, fov
     if abs(kept - round(kept)) > 0.05 or round(kept) < 2:
-        notes.append(f"the readout covers {fov:g} mm for an image of {wanted:g} mm: kept, as no whole crop fits")
+        notes.append(
+            f"the readout covers {fov:g} mm for an image of {wanted:g} mm: "
+            "not cropped, because the size would not be a whole number"
+        )
         return samples, fov
     notes.append(
         f"readout oversampling removed: {samples} samples over {fov:g} mm, cropped in the image to {round(kept)} over "
@@ -221,12 +224,12 @@ def _note_coverage(
         _, once = np.unique(place * averages + table.counters["average"][placed.rows], return_counts=True)
         same = int((once - 1).sum())
         if repeated - same:
-            notes.append(f"{averages} averages: {repeated - same} readouts averaged with others of the same place")
+            notes.append(f"{averages} averages: {repeated - same} readouts averaged with others at the same position")
         if same:
             notes.append(f"{same} readouts measured twice (same counters): averaged")
     for name, values, size in (("lines", placed.line, grid[1]), ("partitions", placed.partition, grid[2])):
         first, last = span(values)
-        # The first index may lie farther from the centre than the last by one.
+        # The first index may be one farther from the centre than the last.
         below, above = size // 2 - first, last - size // 2 + 1
         known = np.unique(values)
         gap = int(np.diff(known).max(initial=1))
@@ -239,7 +242,7 @@ def _note_coverage(
         notes.append(f"asymmetric echo or short readout: samples {starts[0]} to {stops[1] - 1} of {grid[0]} measured")
     turned = int(table.reversed[placed.rows].sum())
     if turned:
-        notes.append(f"{turned} readouts were measured backwards and are reversed")
+        notes.append(f"{turned} readouts were measured backwards and are flipped")
     empty = layout.count - len(np.unique(placed.item))
     if empty:
         notes.append(f"{empty} of {layout.count} images have no readouts: the scan seems to be incomplete")
@@ -252,9 +255,9 @@ def _note_coverage(
 
 
 def _assign_phase_lines(table: Readouts, samples: int, path: Path) -> dict[int, int]:
-    """Return the first sample of phase-correction readouts, by row: with their echo in the centre, as in the image.
+    """Return the first sample of phase-correction readouts by row, so that their echo is in the centre.
 
-    Where their header does not state the echo, or one that is impossible, it is taken as the middle.
+    If their header states no echo, or an impossible one, the middle of the readout is used.
     """
     rows = table.rows(PHASE_CORRECTION)
     if not rows.size:
@@ -270,7 +273,7 @@ def _assign_phase_lines(table: Readouts, samples: int, path: Path) -> dict[int, 
 
 
 def _first_of_loops(table: Readouts, rows: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Return the calibration readouts of one echo, repetition, set and phase: with others their mean could cancel."""
+    """Return the calibration readouts of the first echo, repetition, set and phase: a mean of several could cancel."""
     kept = np.ones(len(rows), dtype=bool)
     for name in LOOPED:
         if name != "slice" and rows.size:
@@ -293,7 +296,7 @@ def _place_calibration(
     path: Path,
     notes: list[str],
 ) -> tuple[Placement | None, tuple[slice, ...]]:
-    """Place a separate calibration scan on the grid of the image, and find the full box around its centre."""
+    """Place a separate calibration scan on the grid of the image, and find the fully sampled box around its centre."""
     if not rows.size:
         return None, ()
     which = int(table.encoding[rows[0]])
@@ -322,7 +325,7 @@ def _place_calibration(
     full = np.zeros((slices, grid[2], grid[1]), dtype=bool)
     full[item[inside], partition[inside], line[inside]] = True
     common: np.ndarray = np.asarray(full.all(axis=0))
-    # The central lines of the central partition, and the partitions that hold all of them.
+    # Take the central lines of the central partition, and the partitions that hold all of these lines.
     lines = _around(common[grid[2] // 2], grid[1] // 2)
     planes = _around(np.asarray(common[:, lines].all(axis=1)), grid[2] // 2) if grid[2] > 1 else slice(0, 1)
     low, high = int(start[inside].max(initial=0)), int((start + kept)[inside].min(initial=grid[0]))
@@ -337,7 +340,7 @@ def _place_calibration(
 
 
 def _around(full: np.ndarray, centre: int) -> slice:
-    """Return the largest even range around the centre in which all is true."""
+    """Return the largest even range around the centre in which all values are true."""
     half = 0
     while centre - half - 1 >= 0 and centre + half < len(full) and full[centre - half - 1] and full[centre + half]:
         half += 1
@@ -345,6 +348,6 @@ def _around(full: np.ndarray, centre: int) -> slice:
 
 
 def _cropped(part: slice, samples: int, kept: int) -> slice:
-    """Return a range around the centre of the oversampled readout as one of the cropped readout."""
+    """Convert a range around the centre of the oversampled readout to a range of the cropped readout."""
     half = int((samples // 2 - part.start) * kept / samples)
     return slice(kept // 2 - half, kept // 2 + half)
