@@ -68,24 +68,24 @@ def evaluate(
     alone = not any(path.is_dir() and not is_dicom(path) for path in (prediction, reference))
     if not alone:
         with progress("evaluate") as callback:
-            found = evaluate_folders(prediction, reference, options=options, progress=callback, **named)
+            scored = evaluate_folders(prediction, reference, options=options, progress=callback, **named)
     elif volumes is not None:
         raise UsageError("--volumes needs two folders", fix="give folders, or --csv")
     else:
-        found = Evaluations([run(prediction, reference, options=options, **named)], [], [], [], options)
+        scored = Evaluations([run(prediction, reference, options=options, **named)], [], [], [], options)
     if csv is not None:
-        found.write_slices(csv)
+        scored.write_slices(csv)
     if volumes is not None:
-        found.write_volumes(volumes)
+        scored.write_volumes(volumes)
     if as_json:
-        print_json((found.done[0] if alone else found).as_dict())
+        print_json((scored.done[0] if alone else scored).as_dict())
     elif alone:
-        _print_one(found.done[0])
+        _print_one(scored.done[0])
     else:
-        _print_all(found)
-    lacking = found.lacking()
+        _print_all(scored)
+    lacking = scored.lacking()
     if lacking:
-        why = "; ".join([*lacking[1:], *(f"{e.where}: {e.what}" for e in found.failed)]) or None
+        why = "; ".join([*lacking[1:], *(f"{e.where}: {e.what}" for e in scored.failed)]) or None
         fix = "all defined scores are written; repair the other files, or remove them"
         fail(PartialFailure(lacking[0], why=why, fix=fix), as_json)
 
@@ -119,7 +119,7 @@ def compare(
                 raise UsageError("folders of images need references", where=str(run), fix="give --reference FOLDER")
             scored = evaluate_folders(run, reference, options=options, axes=axes)
             definitions[label] = preset
-            values[label] = {str(one.case): one.mean for one in scored.done}
+            values[label] = {str(result.case): result.mean for result in scored.done}
             lacking += [f"{e.where}: {e.what}" for e in scored.failed]
             lacking += [f"{path}: no reference found" for path in scored.without_reference]
         else:
@@ -130,8 +130,8 @@ def compare(
             why=", ".join(f"{label} by {definition}" for label, definition in definitions.items()),
             fix="evaluate all with the same --preset, which is also used for folders",
         )
-    found = compare_runs(values, options.metrics, subject=subject)
-    _print_differences(found, as_json)
+    differences = compare_runs(values, options.metrics, subject=subject)
+    _print_differences(differences, as_json)
     if lacking:
         what, fix = f"{len(lacking)} files could not be scored and are left out", "repair them, and compare again"
         fail(PartialFailure(what, why="; ".join(lacking), fix=fix), as_json)
@@ -170,8 +170,8 @@ def _print_one(one: Evaluation) -> None:
     print_line(f"reference: {one.kind}; definition: {one.options.preset}")
     for note in one.notes:
         print_line(f"note: {note}")
-    places = (f"{r['item']}" if r["slice"] is None else f"{r['item']}, z {r['slice']}" for r in one.rows())
-    rows = [[place, *(r[n] for n in names), r["reason"] or ""] for place, r in zip(places, one.rows(), strict=True)]
+    labels = (f"{r['item']}" if r["slice"] is None else f"{r['item']}, z {r['slice']}" for r in one.rows())
+    rows = [[label, *(r[n] for n in names), r["reason"] or ""] for label, r in zip(labels, one.rows(), strict=True)]
     lost = ", ".join(f"{_title(n)} in {k} of {len(one.slices)}" for n, k in one.undefined.items() if k)
     undefined = f"undefined: {lost} slices" if lost else ""
     rows.append(["mean" if one.options.preset == "mrirecon" else "volume", *(one.mean[n] for n in names), undefined])
@@ -207,10 +207,10 @@ def _print_all(scored: Evaluations) -> None:
     for paths, what in ((scored.without_reference, "reference"), (scored.without_prediction, "prediction")):
         if paths:
             print_line(f"no {what} for {len(paths)}: {', '.join(p.name for p in paths)}")
-    for one in scored.done:
-        for note in one.notes:
-            print_line(f"note: {one.prediction.name}: {note}")
-    rows = [[one.prediction.name, len(one.slices), *(one.mean[n] for n in names)] for one in scored.done]
+    for result in scored.done:
+        for note in result.notes:
+            print_line(f"note: {result.prediction.name}: {note}")
+    rows = [[result.prediction.name, len(result.slices), *(result.mean[n] for n in names)] for result in scored.done]
     typer.echo(table(("file", "slices", *(_title(n) for n in names)), rows))
     summary = scored.summary()
     heads = ("over volumes", "mean", "SD", "95 % interval", "volumes", "undefined")

@@ -22,8 +22,8 @@ def demo(
     from mrirecon.tools.demo import FULL, PICTURE
     from mrirecon.tools.demo import demo as run
 
-    here = Path("data_samples")
-    folder = samples or (here if (here / FULL).exists() else None)
+    local_samples = Path("data_samples")
+    folder = samples or (local_samples if (local_samples / FULL).exists() else None)
     print_line(f"scan: {folder or 'simulated from a phantom'}; reference: the fully sampled scan, its coils combined")
     with progress("demo") as callback:
         rows = run(output, folder, progress=callback)
@@ -60,16 +60,19 @@ def info(
         if axes is None and dataset is None and holds_images(path):
             records.append(describe_images(path))
             continue
-        one = describe(path, axes=axes, dataset=dataset, items=items, check=check)
-        one["would"], notes = preview(path, axes=axes, dataset=dataset, items=items)
-        one["notes"] = list(dict.fromkeys([*one["notes"], *notes]))  # type: ignore[misc]  # a list of texts
-        records.append(one)
+        description = describe(path, axes=axes, dataset=dataset, items=items, check=check)
+        description["would"], notes = preview(path, axes=axes, dataset=dataset, items=items)
+        description["notes"] = list(dict.fromkeys([*description["notes"], *notes]))  # type: ignore[misc]  # a list of texts
+        records.append(description)
     if as_json:
         print_json(records[0] if len(records) == 1 else records)
     else:
-        texts = (_describe_images(one) if one.get("kind") == "images" else _describe(one) for one in records)
+        texts = (
+            _describe_images(description) if description.get("kind") == "images" else _describe(description)
+            for description in records
+        )
         typer.echo("\n\n".join(texts))
-    if any(finding["verdict"] == "bad" for one in records for finding in one.get("checks", ())):
+    if any(finding["verdict"] == "bad" for description in records for finding in description.get("checks", ())):
         raise typer.Exit(InputError.exit_code)
 
 
@@ -166,16 +169,16 @@ def doctor(as_json: opt.AsJson = False) -> None:
     """Examine this machine: packages, cores, memory, disks, HDF5, GPU, self-test. Exit code 1 if something is bad."""
     from mrirecon.tools.doctor import examine
 
-    found = examine()
-    bad = sum(finding.verdict == "bad" for finding in found)
+    findings = examine()
+    bad = sum(finding.verdict == "bad" for finding in findings)
     if as_json:
-        print_json({"ok": not bad, "findings": [asdict(finding) for finding in found]})
+        print_json({"ok": not bad, "findings": [asdict(finding) for finding in findings]})
     else:
-        for finding in found:
+        for finding in findings:
             typer.echo(f"{finding.verdict:4s}  {finding.name:24s}  {finding.message}")
             if finding.fix:
                 typer.echo(f"{'':30s}  -> {finding.fix}")
-    print_line(f"{bad} of {len(found)} bad" if bad else "nothing is bad")
+    print_line(f"{bad} of {len(findings)} bad" if bad else "nothing is bad")
     if bad:
         raise typer.Exit(1)
 

@@ -49,11 +49,11 @@ def make(
     as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
 ) -> None:
     """Draw a mask and write it; the same options always give the same mask."""
-    given = {key: value for key, value in locals().items() if key in DRAWN}
+    arguments = {key: value for key, value in locals().items() if key in DRAWN}
     from mrirecon.io.safe.atomic import atomic_path
     from mrirecon.masks import make_mask, mask_bytes
 
-    result = make_mask(family, opt.sizes(shape, "--shape"), name=name, slice=slice, **_drawing(given))
+    result = make_mask(family, opt.sizes(shape, "--shape"), name=name, slice=slice, **_drawing(arguments))
     content = mask_bytes(result, output.suffix)
     with atomic_path(output) as temporary:
         temporary.write_bytes(content)
@@ -103,7 +103,7 @@ def apply(
     as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
 ) -> None:
     """Undersample a k-space file retrospectively; each file name and seed has its own mask."""
-    given = {key: value for key, value in locals().items() if key in DRAWN}
+    arguments = {key: value for key, value in locals().items() if key in DRAWN}
     from mrirecon.data.undersample import undersample
     from mrirecon.io.readers.reader import read
     from mrirecon.masks import make_mask
@@ -114,16 +114,16 @@ def apply(
     if name is None:
         # fastMRI seeds only by the file name; a seed on the command line replaces it.
         name = "" if compat == "fastmri" and seed is not None else kspace.name
-    scan, drawing = read(kspace, axes=axes), _drawing(given) | {"name": name, "path": mask}
-    done = undersample(
+    scan, drawing = read(kspace, axes=axes), _drawing(arguments) | {"name": name, "path": mask}
+    result = undersample(
         scan,
         output,
         lambda index: make_mask(family or "file", scan.space_shape, slice=index, **drawing),
         per_slice=per_slice,
         keep_reference=keep_reference,
     )
-    written = [str(path) for path in done.paths]
-    print_mask(done.mask, as_json, notes=done.notes, written=written, kept_acceleration=done.acceleration)
+    written = [str(path) for path in result.paths]
+    print_mask(result.mask, as_json, notes=result.notes, written=written, kept_acceleration=result.acceleration)
 
 
 def _drawing(given: dict[str, Any]) -> dict[str, Any]:

@@ -44,15 +44,15 @@ def verify(
     failed: list[MriReconError] = []
     for folder in folders or list(shipped_models().values()):
         try:
-            found = verify_model(folder)
+            model = verify_model(folder)
         except MriReconError as error:
             error.where = error.where or str(folder)
             failed.append(error)
             rows.append((str(folder), None, None, False, None))
             continue
-        covered = "weights alone" if found.seal is None else "weights, options, card"
-        rows.append((str(folder), found.method, found.sha256, True, covered))
-        if found.seal is None:
+        covered = "only weights" if model.seal is None else "weights, options, card"
+        rows.append((str(folder), model.method, model.sha256, True, covered))
+        if model.seal is None:
             print_line(f"note: {folder}: {UNSEALED}")
     if as_json:
         records = [dict(zip(heads, row, strict=True)) for row in rows]

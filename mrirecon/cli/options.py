@@ -45,8 +45,8 @@ def look_up(module: str, name: str) -> Any:
 def list_text(name: str) -> str:
     """Return the text for {name} in help texts; ``module:Literal`` gives the values of a Literal."""
     module, _, literal = name.partition(":")
-    place, key, between = (module, literal, "|") if literal else LISTS[name]
-    entries = look_up(place, key)
+    home, key, between = (module, literal, "|") if literal else LISTS[name]
+    entries = look_up(home, key)
     return entries if isinstance(entries, str) else between.join(entries)
 
 

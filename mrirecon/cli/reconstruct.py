@@ -78,17 +78,21 @@ def reconstruct(
     as_json: opt.AsJson = False,
 ) -> None:
     """Reconstruct k-space files; by default, choose a method for the data and print the reason."""
-    given: dict[str, Any] = locals()
+    arguments: dict[str, Any] = locals()
     from mrirecon.reconstruction.batch import reconstruct_files
     from mrirecon.reconstruction.calibrate import EspiritOptions, map_option
     from mrirecon.reconstruction.plan import Request
 
     if bids is not None and output != Path():
         raise UsageError("--bids defines the output names", why=f"--output is {output}", fix="omit one of them")
-    steps = {name: given[name] for name in ("whiten", "readout", "oversampling", "partial_fourier")}
-    given |= {"preprocess": opt.preprocess(combine, compress, compress_by, **steps)}
-    given |= {"lam": opt.weight(lam), "options": opt.pairs(options), "espirit": EspiritOptions(opt.map_sets(map_sets))}
-    request = Request.from_options(given | map_option(maps))
+    steps = {name: arguments[name] for name in ("whiten", "readout", "oversampling", "partial_fourier")}
+    arguments |= {"preprocess": opt.preprocess(combine, compress, compress_by, **steps)}
+    arguments |= {
+        "lam": opt.weight(lam),
+        "options": opt.pairs(options),
+        "espirit": EspiritOptions(opt.map_sets(map_sets)),
+    }
+    request = Request.from_options(arguments | map_option(maps))
     work, outcomes = reconstruct_files(
         files,
         bids or output,
@@ -148,11 +152,11 @@ def convert(
     from mrirecon.io.writers.convert import convert as run
 
     chosen: dict[str, Any] = {"format": format, "kind": kind, "axes": axes, "dataset": dataset, "items": items}
-    done = run(file, output, overwrite=overwrite, command=sys.argv, **chosen)
-    print_line(f"{file}: {done.kind} of shape {done.shape}")
-    for note in done.notes:
+    result = run(file, output, overwrite=overwrite, command=sys.argv, **chosen)
+    print_line(f"{file}: {result.kind} of shape {result.shape}")
+    for note in result.notes:
         print_line(f"  note: {note}")
-    for path in done.outputs:
+    for path in result.outputs:
         typer.echo(path)
 
 
@@ -180,8 +184,10 @@ def _report(outcomes: Iterator[Outcome], failures: Path | None, as_json: bool) -
         results.append(record if as_json else {})
         _narrate(outcome.source, record)
         lost += record.get("failed_items", [])
-        for one in record.get("failed_items", []):
-            print_line(f"error {one['code']}: {one['what']}\n  where: {one['where']}\n  fix: {one['fix']}")
+        for failure in record.get("failed_items", []):
+            print_line(
+                f"error {failure['code']}: {failure['what']}\n  where: {failure['where']}\n  fix: {failure['fix']}"
+            )
         for name in () if as_json else record["outputs"]:
             typer.echo(name)
     if as_json and (results or not failed):

@@ -33,17 +33,17 @@ def study(
         return print_json(preview) if as_json else typer.echo(_plan_text(preview))
     with progress(f"study {config.name}") as callback:
         lines = callback or ProgressLines("cell")
-        done = studies.run_study(plan, folder, device=device, progress=lines, tell=print_line, command=sys.argv)
+        result = studies.run_study(plan, folder, device=device, progress=lines, tell=print_line, command=sys.argv)
     if as_json:
-        print_json(done)
+        print_json(result)
     else:
         typer.echo((folder / "table.md").read_text(encoding="utf-8"))
         typer.echo(str(folder / "report.md"))
-    if done["failed"]:
+    if result["failed"]:
         error = PartialFailure(
-            f"{len(done['failed'])} of {len(plan.cells())} cells failed",
+            f"{len(result['failed'])} of {len(plan.cells())} cells failed",
             where=str(folder / "report.md"),
-            why="; ".join(sorted({f["error"]["what"] for f in done["failed"]})),
+            why="; ".join(sorted({f["error"]["what"] for f in result["failed"]})),
             fix="repair the causes and run it again: finished cells are kept",
         )
         fail(error, as_json)

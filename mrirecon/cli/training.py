@@ -50,7 +50,7 @@ def train(
         return print_json(plan) if as_json else typer.echo(_plan_text(plan))
     keep_freed_memory()
     with progress(f"train {config.name}") as callback:
-        done = training.train(
+        result = training.train(
             loaded,
             folder,
             resume=resume,
@@ -60,15 +60,15 @@ def train(
             command=sys.argv,
             begun=ConsoleSettings.begun,
         )
-    if done["rank"]:
+    if result["rank"]:
         return None  # only the first process prints
     if as_json:
-        return print_json(done)
-    if done["learned"]:
+        return print_json(result)
+    if result["learned"]:
         typer.echo(f"model: {folder / 'best'}\nlast:  {folder / 'last'}\nlog:   {folder / 'log.jsonl'}")
         print_line(f"use it: mrirecon reconstruct FILE --model {folder / 'best'}")
     else:
-        typer.echo(", ".join(f"{k} {v:.4g}" for k, v in done["scores"].items() if v is not None))
+        typer.echo(", ".join(f"{k} {v:.4g}" for k, v in result["scores"].items() if v is not None))
 
 
 def _plan_text(plan: dict[str, Any]) -> str:
@@ -154,7 +154,7 @@ def simulate(
     """Simulate a fully sampled multi-coil scan of a magnitude volume, with its reference."""
     from mrirecon.data.scan import simulate_scan
 
-    done = simulate_scan(
+    result = simulate_scan(
         volume,
         output,
         volume=name,
@@ -173,8 +173,8 @@ def simulate(
         command=sys.argv,
     )
     if as_json:
-        return print_json(done)
-    for note in done["notes"]:  # type: ignore[attr-defined]  # a list of texts
+        return print_json(result)
+    for note in result["notes"]:  # type: ignore[attr-defined]  # a list of texts
         print_line(note)
-    for path in done["outputs"]:  # type: ignore[attr-defined]
+    for path in result["outputs"]:  # type: ignore[attr-defined]
         typer.echo(path)

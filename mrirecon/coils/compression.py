@@ -61,15 +61,15 @@ def compression(
     grams = _grams(kspace, readout)
     values, vectors = np.linalg.eigh(grams)  # in ascending order
     strongest = np.maximum(values[:, ::-1], 0)
-    kept = np.cumsum(strongest.sum(0)) / max(float(strongest.sum()), np.finfo(float).tiny)
+    cumulative = np.cumsum(strongest.sum(0)) / max(float(strongest.sum()), np.finfo(float).tiny)
     if strongest.sum() == 0:
         raise SignalError("coils cannot be compressed without signal", fix="check the data with `mrirecon info FILE`")
     # The last of the sums is 1 up to rounding, and may be slightly below an energy of 1.
-    wanted = coils if energy is None else min(total, int(np.searchsorted(kept, energy - 1e-12)) + 1)
-    assert wanted is not None
-    matrices = vectors[:, :, ::-1][:, :, :wanted].conj().swapaxes(1, 2)
+    number = coils if energy is None else min(total, int(np.searchsorted(cumulative, energy - 1e-12)) + 1)
+    assert number is not None
+    matrices = vectors[:, :, ::-1][:, :, :number].conj().swapaxes(1, 2)
     matrices = _aligned(matrices, int(strongest.sum(1).argmax()))
-    return Compression(matrices, float(kept[wanted - 1]), 0 if readout is None else readout)
+    return Compression(matrices, float(cumulative[number - 1]), 0 if readout is None else readout)
 
 
 def compress(kspace: np.ndarray, how: Compression) -> np.ndarray:
@@ -80,10 +80,10 @@ def compress(kspace: np.ndarray, how: Compression) -> np.ndarray:
     """
     if how.axis == 0:
         return mix_coils(kspace, how.matrices[0])
-    places, size = len(how.matrices), kspace.shape[how.axis]
-    start = places // 2 - size // 2
+    positions, size = len(how.matrices), kspace.shape[how.axis]
+    start = positions // 2 - size // 2
     lines = np.moveaxis(kspace, how.axis, 1)  # (C, readout, …)
-    whole = np.zeros((len(lines), places, *lines.shape[2:]), lines.dtype)
+    whole = np.zeros((len(lines), positions, *lines.shape[2:]), lines.dtype)
     whole[:, start : start + size] = lines
     mixed = to_kspace(_mix_places(to_image(whole, (1,)), how.matrices), (1,))[:, start : start + size]
     return np.ascontiguousarray(np.moveaxis(mixed, 1, how.axis))
@@ -93,16 +93,16 @@ def compress_maps(maps: np.ndarray, how: Compression) -> np.ndarray:
     """Compute the sensitivities of the virtual coils: (M, C, *space) ↦ (M, V, *space)."""
     if how.axis == 0:
         return mix_coils(maps, how.matrices[0], axis=1)
-    mixed = [_mix_places(np.moveaxis(one, how.axis, 1), how.matrices) for one in maps]
-    return np.stack([np.moveaxis(one, 1, how.axis) for one in mixed])
+    mixed = [_mix_places(np.moveaxis(map_set, how.axis, 1), how.matrices) for map_set in maps]
+    return np.stack([np.moveaxis(map_set, 1, how.axis) for map_set in mixed])
 
 
 def _mix_places(images: np.ndarray, matrices: np.ndarray) -> np.ndarray:
     """Combine coils, (C, n, …) ↦ (V, n, …), with one matrix (V, C) for each of the n positions."""
-    coils, places = images.shape[:2]
-    flat = images.reshape(coils, places, -1).swapaxes(0, 1)  # (n, C, …)
+    coils, positions = images.shape[:2]
+    flat = images.reshape(coils, positions, -1).swapaxes(0, 1)  # (n, C, …)
     mixed: np.ndarray = np.matmul(matrices.astype(images.dtype), flat).swapaxes(0, 1)
-    return np.ascontiguousarray(mixed).reshape(matrices.shape[1], places, *images.shape[2:])
+    return np.ascontiguousarray(mixed).reshape(matrices.shape[1], positions, *images.shape[2:])
 
 
 def _grams(kspace: np.ndarray, readout: int | None) -> np.ndarray:
@@ -125,8 +125,8 @@ def _aligned(matrices: np.ndarray, first: int) -> np.ndarray:
     out = matrices.copy()
     strongest = np.take_along_axis(out[first], np.abs(out[first]).argmax(1)[:, None], axis=1)
     out[first] *= strongest.conj() / np.abs(strongest)  # fix the arbitrary phase of the eigenvectors
-    for places, step in ((range(first + 1, len(out)), 1), (range(first - 1, -1, -1), -1)):
-        for place in places:
-            u, _, v = np.linalg.svd(out[place - step] @ out[place].conj().T)
-            out[place] = u @ v @ out[place]
+    for positions, step in ((range(first + 1, len(out)), 1), (range(first - 1, -1, -1), -1)):
+        for position in positions:
+            u, _, v = np.linalg.svd(out[position - step] @ out[position].conj().T)
+            out[position] = u @ v @ out[position]
     return out

@@ -182,13 +182,13 @@ def kernel_taps(calibration: Tensor, kernel: int, threshold: float, noise: float
     power, vectors = _row_space(matrix)
     least = torch.clamp_min(threshold**2 * power[-1], noise)
     # Rows of the matrix are patches; as columns, they are in the span of the conjugate right singular vectors.
-    kept = vectors[:, power > least].conj()
-    projector = (kept @ kept.mH).reshape(coils, *[kernel] * ndim, coils, *[kernel] * ndim)
+    signal_vectors = vectors[:, power > least].conj()
+    projector = (signal_vectors @ signal_vectors.mH).reshape(coils, *[kernel] * ndim, coils, *[kernel] * ndim)
     projector = projector.movedim(ndim + 1, 1).flip(tuple(range(-ndim, 0)))  # (C, C, a…, −b…)
     taps = projector.new_zeros(coils, coils, *[2 * kernel - 1] * ndim)
     for a in torch.cartesian_prod(*[torch.arange(kernel)] * ndim).reshape(-1, ndim).tolist():
-        place = [slice(None), slice(None), *(slice(i, i + kernel) for i in a)]
-        taps[tuple(place)] += projector[:, :, *a]
+        window = [slice(None), slice(None), *(slice(i, i + kernel) for i in a)]
+        taps[tuple(window)] += projector[:, :, *a]
     scaled: Tensor = taps / kernel**ndim
     return scaled
 
@@ -221,8 +221,8 @@ def _waves(taps: Tensor, axis: int, size: int) -> Tensor:
     """Return the matrix exp(2πi d r / n) of tap offsets d and centred positions r."""
     reach = taps.shape[axis] // 2
     order = torch.arange(-reach, reach + 1, device=taps.device, dtype=torch.float64)
-    place = (torch.arange(size, device=taps.device, dtype=torch.float64) - size // 2) / size
-    return torch.exp(2j * torch.pi * order[:, None] * place).to(taps.dtype)
+    position = (torch.arange(size, device=taps.device, dtype=torch.float64) - size // 2) / size
+    return torch.exp(2j * torch.pi * order[:, None] * position).to(taps.dtype)
 
 
 def _refine(
@@ -337,12 +337,12 @@ def low_resolution(calibration: Tensor, grid: tuple[int, ...]) -> Tensor:
     padded = calibration.new_zeros(len(calibration), *grid)
     inside = []
     for axis, (n, size) in enumerate(zip(calibration.shape[1:], grid, strict=True), start=1):
-        place = torch.arange(1, n + 1, dtype=calibration.real.dtype, device=calibration.device) / (n + 1)
-        window = torch.sin(torch.pi * place)
+        position = torch.arange(1, n + 1, dtype=calibration.real.dtype, device=calibration.device) / (n + 1)
+        window = torch.sin(torch.pi * position)
         calibration = calibration * window.reshape([-1 if a == axis else 1 for a in range(calibration.ndim)])
-        kept = min(n, size)
-        calibration = calibration.narrow(axis, n // 2 - kept // 2, kept)
-        inside.append(slice(size // 2 - kept // 2, size // 2 - kept // 2 + kept))
+        size_kept = min(n, size)
+        calibration = calibration.narrow(axis, n // 2 - size_kept // 2, size_kept)
+        inside.append(slice(size // 2 - size_kept // 2, size // 2 - size_kept // 2 + size_kept))
     padded[(slice(None), *inside)] = calibration
     return Fourier(axes).adjoint(padded)
 
@@ -465,18 +465,18 @@ def interpolate(vectors: Tensor, space: tuple[int, ...], rows: slice) -> Tensor:
 
 def _between(n: int, small: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return for n points the two neighbours on a coarse grid of ``small`` points, and the distance to the first."""
-    place = (torch.arange(n, device=device) - n // 2) * (small / n) + small // 2
-    low = place.floor()
-    return low.long() % small, (low.long() + 1) % small, place - low
+    position = (torch.arange(n, device=device) - n // 2) * (small / n) + small // 2
+    low = position.floor()
+    return low.long() % small, (low.long() + 1) % small, position - low
 
 
 def _multiply(h: Tensor, v: Tensor) -> Tensor:
     """Compute H v at every voxel: (C, C, …), (M, C, …) ↦ (M, C, …)."""
     out = []
-    for one in v:
-        total = h[:, 0] * one[0]
+    for vector in v:
+        total = h[:, 0] * vector[0]
         for c in range(1, h.shape[1]):
-            total.addcmul_(h[:, c], one[c])
+            total.addcmul_(h[:, c], vector[c])
         out.append(total)
     return torch.stack(out)
 
@@ -518,7 +518,7 @@ def _ritz(v: Tensor, hv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def reference_phase(vectors: Tensor, principal: Tensor) -> Tensor:
     """Set the phase of every set (M, C, …) to that of the principal coil, except where this coil has no signal."""
-    seen = torch.tensordot(principal.conj(), vectors, dims=([0], [1]))  # (M, …)
-    size = seen.abs()
-    turn = torch.where(size > 1e-6, seen.conj() / size.clamp_min(1e-6), torch.ones_like(seen))
+    projection = torch.tensordot(principal.conj(), vectors, dims=([0], [1]))  # (M, …)
+    size = projection.abs()
+    turn = torch.where(size > 1e-6, projection.conj() / size.clamp_min(1e-6), torch.ones_like(projection))
     return vectors * turn.unsqueeze(1)

@@ -26,7 +26,7 @@ from mrirecon.coils.calibration import find_calibration
 
 LOUD_COIL = 5.0  # ratio to the noise of the other coils from which a coil counts as loud
 
-_SMALLEST = 12  # smallest calibration region (along some axis) whose images have a background
+_SMALLEST = 12  # smallest size of a calibration region, along at least one axis, for a background in its images
 _NARROWEST = 6  # fewest lines along each undersampled axis: fewer lines have no null space
 _LONGEST = (64, 24, 16)  # largest size of the calibration region along its axes, the longest first, to limit the time
 _ROUNDING = 5e-7  # ratio to the largest sample, below which noise is the rounding of single precision
@@ -177,9 +177,9 @@ def _by_null_space(region: np.ndarray, far: np.ndarray, rough: np.ndarray) -> Nu
     if region.shape[axis] >= 2 * _LONGEST[0] and (result is None or not result.reliable):
         # The ends of a long readout hold less signal, and give a better guess.
         end = region.take(np.arange(region.shape[axis] - _LONGEST[0], region.shape[axis]), axis)
-        there = null_space_noise(_middle(end), guesses)
-        if there is not None and np.isfinite(there.error):
-            again = null_space_noise(_middle(region), [there.covariance, *guesses])
+        estimate = null_space_noise(_middle(end), guesses)
+        if estimate is not None and np.isfinite(estimate.error):
+            again = null_space_noise(_middle(region), [estimate.covariance, *guesses])
             result = result if again is None or (result is not None and result.error <= again.error) else again
     return result
 
@@ -189,10 +189,10 @@ def _middle(region: np.ndarray) -> np.ndarray:
     order = np.argsort([-n for n in region.shape[1:]], kind="stable")
     most = _LONGEST[-1:] * 3 if region.ndim > 3 else _LONGEST
     cut: list[slice] = [slice(None)] * region.ndim
-    for place, axis in enumerate(order.tolist()):
+    for rank, axis in enumerate(order.tolist()):
         n = region.shape[axis + 1]
-        kept = min(n, most[place])
-        cut[axis + 1] = slice((n - kept) // 2, (n - kept) // 2 + kept)
+        size = min(n, most[rank])
+        cut[axis + 1] = slice((n - size) // 2, (n - size) // 2 + size)
     return region[tuple(cut)]
 
 
@@ -480,8 +480,8 @@ def _kernel(coils: int, box: tuple[int, ...]) -> int:
     """Return the largest affordable kernel side with more patches than samples per patch; 0 if there is none."""
     for side in range(min(_LARGEST_KERNEL, *box), 0, -1):
         size = coils * side ** len(box)
-        places = int(np.prod([n - side + 1 for n in box]))
-        if places > size and (size <= _ROWS or side <= 2):
+        positions = int(np.prod([n - side + 1 for n in box]))
+        if positions > size and (size <= _ROWS or side <= 2):
             return side
     return 0
 

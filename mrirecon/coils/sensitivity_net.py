@@ -47,8 +47,8 @@ class SensitivityNet(RunsNetwork, nn.Module):
     def centre(mask: Tensor) -> Tensor:
         """Return 1 on the calibration region of each mask (B or 1, 1, y, x) and 0 elsewhere."""
         centre = torch.zeros_like(mask)
-        for number, one in enumerate(mask[:, 0]):
-            box = find_calibration(one.cpu().numpy() > 0)
+        for number, item_mask in enumerate(mask[:, 0]):
+            box = find_calibration(item_mask.cpu().numpy() > 0)
             if any(side.stop <= side.start for side in box):
                 raise CalibrationError(
                     "there is no calibration region for the sensitivity network",

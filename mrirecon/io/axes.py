@@ -44,8 +44,8 @@ def make_layout(axes: Sequence[str] | str, shape: tuple[int, ...], where: str, *
 
     """
     error: type[MriReconError] = UsageError if asked else InputError
-    given = axes.split(",") if isinstance(axes, str) else axes
-    names = [_ALIASES.get(name, name) for name in (str(g).strip().lower() for g in given)]
+    names_given = axes.split(",") if isinstance(axes, str) else axes
+    names = [_ALIASES.get(name, name) for name in (str(g).strip().lower() for g in names_given)]
     joined = ",".join(names)
     for name in names:
         if name not in _KNOWN:

@@ -26,7 +26,7 @@ DEAD, WEAK = (
 )  # energy relative to the median coil; power at the centre of k-space relative to the power outside
 SATURATED = 6  # number of values equal to the largest: two are equal by symmetry, some more by chance
 QUIET = 5.0  # signal-to-noise ratio below which an image shows little
-# Power relative to the noise: an inner half above the first is clear; averages of noise alone stay below the second.
+# Power relative to the noise: an inner half above the first is clear; averages of pure noise stay below the second.
 _CLEAR, _NOISE = 25.0, 1.25
 
 
@@ -55,7 +55,7 @@ class Statistics:
         coils: energy of each coil.
         energy: of each item, by number.
         not_finite: number of values that are NaN or infinite.
-        first_not_finite: index of the first of them, in words.
+        first_not_finite: description of the index of the first of these.
         empty: items that are zero everywhere.
         largest: largest magnitude of all items.
         smallest: smallest of the items' largest magnitudes.
@@ -245,9 +245,11 @@ def _convention(scan: Scan, item: int, kspace: np.ndarray, power: np.ndarray) ->
     if alternates:
         why = "the phase of k-space alternates from sample to sample (a checkerboard), which shifts the image by"
         return Finding("convention", "look", f"{words}: {why} half of it; multiply by (-1)^index along it")
-    turned = None if scan.reference is None else _orientation(np.sqrt(power), scan.reference[item], scan.space)
-    if turned is not None:
-        return Finding("convention", "look", f"the image looks like its reference {turned}: another sign of the FFT?")
+    orientation = None if scan.reference is None else _orientation(np.sqrt(power), scan.reference[item], scan.space)
+    if orientation is not None:
+        return Finding(
+            "convention", "look", f"the image looks like its reference {orientation}: another sign of the FFT?"
+        )
     return Finding("convention", "ok", words)
 
 
@@ -256,18 +258,18 @@ def _orientation(image: np.ndarray, reference: np.ndarray, space: tuple[str, ...
     if image.ndim != reference.ndim or any(r > n for r, n in zip(reference.shape, image.shape, strict=True)):
         return None
     cut = tuple(slice((n - r) // 2, (n - r) // 2 + r) for r, n in zip(reference.shape, image.shape, strict=True))
-    turned: dict[str, np.ndarray] = {}
+    variants: dict[str, np.ndarray] = {}
     for axis, name in enumerate(space):
-        turned[f"mirrored along {name}"] = np.flip(image, axis)
-        turned[f"shifted by half the field of view along {name}"] = np.roll(image, image.shape[axis] // 2, axis)
-    turned["mirrored along every axis"] = np.flip(image)
-    turned["shifted by half the field of view"] = np.fft.fftshift(image)
+        variants[f"mirrored along {name}"] = np.flip(image, axis)
+        variants[f"shifted by half the field of view along {name}"] = np.roll(image, image.shape[axis] // 2, axis)
+    variants["mirrored along every axis"] = np.flip(image)
+    variants["shifted by half the field of view"] = np.fft.fftshift(image)
 
     def correlation(other: np.ndarray) -> float:
         return float(np.nan_to_num(np.corrcoef(other[cut].ravel(), reference.ravel())[0, 1]))
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        scores = {name: correlation(other) for name, other in turned.items()}
+        scores = {name: correlation(other) for name, other in variants.items()}
         best = max(scores, key=scores.__getitem__)
         return best if scores[best] > max(correlation(image) + 0.1, 0.5) else None
 

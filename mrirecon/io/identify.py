@@ -22,7 +22,7 @@ _LOOKS: tuple[tuple[bytes, str], ...] = (
     (JCAMP, "a parameter file of a Bruker scan (JCAMP-DX)"),
     (b"\x80\x02", "a Python pickle, which is not opened for safety"),
     (b"\x80\x04", "a Python pickle, which is not opened for safety"),
-    (b"# Dimensions", "a BART header; it needs the extension .hdr and its .cfl beside it"),
+    (b"# Dimensions", "a BART header; it needs the suffix .hdr, and its .cfl file in the same folder"),
 )
 
 
@@ -107,7 +107,7 @@ def looks_like(head: bytes) -> str:
         (is_nifti_header(head, analyze=False), "a NIfTI image"),
         (is_nifti_header(head), "an image of ANALYZE 7.5"),
         *((head.startswith(signature), words) for signature, words in _LOOKS),
-        (not head.strip(b"\0"), "zeros only"),
+        (not head.strip(b"\0"), "nothing but zeros"),
         (page, "a web page (often a login or error page saved instead of the data)"),
         (text.startswith("<"), "XML text"),
         (text.startswith(("{", "[")), "JSON text"),

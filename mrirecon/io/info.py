@@ -140,7 +140,7 @@ def _describe_sampling(scan: Scan, item: int, notes: list[str]) -> dict[str, obj
         if missing:
             notes.append(f"{missing:.1%} of the samples that the mask marks are zero in every coil: not sampled")
         if extra and not scan.retrospective:
-            notes.append(f"{extra:.1%} of the k-space samples lie outside the mask: they will be set to zero")
+            notes.append(f"{extra:.1%} of the k-space samples are outside the mask: they will be set to zero")
         if not used.any():
             notes.append("the mask marks none of the samples that were acquired")
             return {}

@@ -67,14 +67,14 @@ def format_items(items: Sequence[int]) -> str:
             ranges[-1][1] = item
         else:
             ranges.append([item, item])
-    shown = [str(a) if a == b else f"{a}-{b}" for a, b in ranges[:8]] + (["…"] if len(ranges) > 8 else [])
-    return f"{'item' if len(items) == 1 else 'items'} {', '.join(shown)}"
+    parts = [str(a) if a == b else f"{a}-{b}" for a, b in ranges[:8]] + (["…"] if len(ranges) > 8 else [])
+    return f"{'item' if len(items) == 1 else 'items'} {', '.join(parts)}"
 
 
 def _ranks(values: Sequence[float]) -> list[int]:
     """Rank values from 1 on by size; a value within the factor `ALIKE_RATIO` of the next smaller one gets its rank."""
     ranks, rank, last = [0] * len(values), 0, -np.inf
-    for place in np.argsort(values, kind="stable").tolist():
-        rank += values[place] > ALIKE_RATIO * last
-        ranks[place], last = rank, values[place]
+    for index in np.argsort(values, kind="stable").tolist():
+        rank += values[index] > ALIKE_RATIO * last
+        ranks[index], last = rank, values[index]
     return ranks

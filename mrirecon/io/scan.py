@@ -430,19 +430,22 @@ class Scan:
         if item in self._masks:
             return self._masks[item].copy()
         known = getattr(self.store, "sampled", None)  # the headers of raw data state the sampling
-        index, seen = list(self.layout.index(item)), np.zeros(self.space_shape, bool) if known is None else known(item)
+        index, sampled = (
+            list(self.layout.index(item)),
+            np.zeros(self.space_shape, bool) if known is None else known(item),
+        )
         for coil in dict.fromkeys((self.coils // 2, *range(self.coils))) if known is None else ():
             if "coil" in self.layout.axes:
                 index[self.layout.axes.index("coil")] = slice(coil, coil + 1)
             values = self._read(self.roles.kspace, tuple(index))
             values = to_complex64(values, self.where(item)) if values.dtype.fields else values
-            seen = support(self.layout.arrange(values))
-            if seen.any():
+            sampled = support(self.layout.arrange(values))
+            if sampled.any():
                 break
         marked = self.marked(item)
         if marked is not None:
-            seen = reconcile(marked, seen)[0]
-        return seen if seen.any() else None
+            sampled = reconcile(marked, sampled)[0]
+        return sampled if sampled.any() else None
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file (of the data file of a BART pair)."""

@@ -215,7 +215,7 @@ def describe_model(folder: str | Path, *, sealed: bool = True) -> dict[str, Any]
         )
     seal = compute_seal(config)
     if sealed and config.get(SEAL, seal) != seal:
-        what = "the options or the card are not those that were saved"
+        what = "the options or the card were changed"
         why = f"its seal is {str(config[SEAL])[:16]}…, and its content makes {seal[:16]}…"
         raise ModelMismatchError(what, where=where, why=why, fix=_AGAIN)
     return config
@@ -239,8 +239,8 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
 def _check_hash(folder: Path, config: Mapping[str, Any]) -> None:
     digest = sha256(folder / WEIGHTS)
     if digest != config["sha256"]:
-        why = f"SHA-256 {digest[:16]}…, and {CONFIG} says {str(config['sha256'])[:16]}…"
-        what = "the weights are not those that were saved"
+        why = f"SHA-256 {digest[:16]}…, but {CONFIG} states {str(config['sha256'])[:16]}…"
+        what = "the weights were changed"
         raise ModelMismatchError(what, where=str(folder / WEIGHTS), why=why, fix=_AGAIN)
 
 

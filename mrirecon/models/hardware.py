@@ -83,8 +83,8 @@ def bfloat16_unit(device: torch.device) -> str | None:
     import torch
 
     if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.cuda.get_device_name(device) if able else None
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.get_device_name(device) if supported else None
     built: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's
     return "AMX" if device.type == "cpu" and built and torch.cpu.get_capabilities().get("amx_bf16") else None
 

@@ -73,22 +73,22 @@ class Shard:
             return Shard(int(match[1]), int(match[2]))
 
         def value(name: str, default: int) -> int:
-            given = environment.get(name, "")
-            return int(given) if given.isdecimal() else default
+            text = environment.get(name, "")
+            return int(text) if text.isdecimal() else default
 
         if environment.get("SLURM_ARRAY_TASK_ID", "").isdecimal():
             first, step = value("SLURM_ARRAY_TASK_MIN", 0), max(1, value("SLURM_ARRAY_TASK_STEP", 1))
-            place = (value("SLURM_ARRAY_TASK_ID", 0) - first) // step
+            index = (value("SLURM_ARRAY_TASK_ID", 0) - first) // step
             name, count = "SLURM_ARRAY_TASK_ID", value("SLURM_ARRAY_TASK_COUNT", 1)
         else:
-            place, name, count = value("RANK", 0), "RANK", value("WORLD_SIZE", 1)
-        if not 0 <= place < count:
+            index, name, count = value("RANK", 0), "RANK", value("WORLD_SIZE", 1)
+        if not 0 <= index < count:
             raise UsageError(
                 "the environment does not define a valid part of the files",
-                why=f"{name} is {environment[name]}, number {place + 1} of {count}",
+                why=f"{name} is {environment[name]}, number {index + 1} of {count}",
                 fix="give --shard i/N, or --shard 1/1 for all files",
             )
-        return Shard(place + 1, count, name)
+        return Shard(index + 1, count, name)
 
     def select(self, sources: Sequence[Path]) -> list[Path]:
         """Return the files of this part."""
@@ -150,8 +150,8 @@ def expand(files: Sequence[Path], output: Path, request: Request | None = None) 
     sources: list[Path] = []
     for path in files:
         if path.is_dir():
-            there = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-            inside = [p for p in there if p.name.lower().endswith(suffixes("kspace")) and not _is_own_output(p)]
+            entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+            inside = [p for p in entries if p.name.lower().endswith(suffixes("kspace")) and not _is_own_output(p)]
             fix, why = "give a folder with k-space files", f"none of {', '.join(suffixes('kspace'))}"
         elif has_magic(str(path)) and not path.exists():
             inside = [Path(p) for p in sorted(glob(str(path), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
@@ -191,16 +191,16 @@ def refuse_same_targets(sources: Sequence[Path], output: Path, request: Request)
         UsageError: two files with the same output.
 
     """
-    places: dict[Path, list[Path]] = {}
+    by_target: dict[Path, list[Path]] = {}
     for source in sources:
-        place = _place(source, output, request)
-        if place is not None:
-            places.setdefault(place, []).append(source)
-    for place, several in places.items():
+        target = _place(source, output, request)
+        if target is not None:
+            by_target.setdefault(target, []).append(source)
+    for target, several in by_target.items():
         if len(several) > 1 and request.bids is not None:
-            _refuse_same_contrast(several, place, request)
+            _refuse_same_contrast(several, target, request)
         elif len(several) > 1:
-            raise _same(several[0], several[1], place)
+            raise _same(several[0], several[1], target)
 
 
 def _place(source: Path, output: Path, request: Request) -> Path | None:
@@ -218,7 +218,7 @@ def _place(source: Path, output: Path, request: Request) -> Path | None:
 def _refuse_same_contrast(several: Sequence[Path], place: Path, request: Request) -> None:
     """Refuse files with the same BIDS labels, unless their headers state different contrasts."""
     root = request.bids or ""
-    taken: dict[Path, Path] = {}
+    by_target: dict[Path, Path] = {}
     unread: Path | None = None
     for source in several:
         try:
@@ -231,9 +231,9 @@ def _refuse_same_contrast(several: Sequence[Path], place: Path, request: Request
                 continue
             except MriReconError:  # the file may be readable later
                 unread, target = source, place
-        if target in taken or (unread is not None and taken):
-            raise _same(taken.get(target) or next(iter(taken.values())), source, target)
-        taken[target] = source
+        if target in by_target or (unread is not None and by_target):
+            raise _same(by_target.get(target) or next(iter(by_target.values())), source, target)
+        by_target[target] = source
 
 
 def _same(first: Path, second: Path, place: Path) -> UsageError:
@@ -422,10 +422,10 @@ def _append_failure(failures: Path, outcome: Outcome) -> None:
     """Add a failed file, or its failed items, to the list of failures, if it can be written."""
     items = (outcome.record or {}).get("failed_items", [])
     assert isinstance(items, list), "a sidecar of ours"
-    wrong = items if outcome.error is None else [outcome.error.as_dict()]
-    if not wrong:
+    failed = items if outcome.error is None else [outcome.error.as_dict()]
+    if not failed:
         return
-    lines = [json.dumps({"file": str(outcome.source), **one}, ensure_ascii=False) + "\n" for one in wrong]
+    lines = [json.dumps({"file": str(outcome.source), **failure}, ensure_ascii=False) + "\n" for failure in failed]
     with suppress(OSError):
         failures.parent.mkdir(parents=True, exist_ok=True)
         with failures.open("ab") as file:
@@ -434,10 +434,10 @@ def _append_failure(failures: Path, outcome: Outcome) -> None:
 
 def _probe(folder: Path, error: ResourceError) -> None:
     """Raise the error if the folder is no longer writable."""
-    place = folder / f".mrirecon-probe-{os.getpid()}.tmp"
+    probe_file = folder / f".mrirecon-probe-{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with place.open("wb") as file:
+        with probe_file.open("wb") as file:
             file.write(bytes(_PROBE))
             file.flush()
             os.fsync(file.fileno())
@@ -448,4 +448,4 @@ def _probe(folder: Path, error: ResourceError) -> None:
         raise error from None
     finally:
         with suppress(OSError):
-            place.unlink()
+            probe_file.unlink()

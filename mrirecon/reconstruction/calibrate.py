@@ -162,10 +162,10 @@ def item_maps(
     region, separate = calibration_data(scan, item, kspace, mask, o.size)
     share, noise = (0.0, None) if o.sets == 2 else _folded_share(region, separate, kspace, mask, o)
     two = o.sets == 2 or (o.sets == "auto" and "sets" in calibration.options and share > SECOND_SET_SHARE)
-    given = {"sets": 2 if two else 1, "kernel": o.kernel, "threshold": o.threshold}
-    given = {name: value for name, value in given.items() if name in calibration.options}
+    available = {"sets": 2 if two else 1, "kernel": o.kernel, "threshold": o.threshold}
+    available = {name: value for name, value in available.items() if name in calibration.options}
     try:
-        built = calibration.build(torch.from_numpy(region)[None], tuple(mask.shape), **given)
+        built = calibration.build(torch.from_numpy(region)[None], tuple(mask.shape), **available)
     except CalibrationError as error:
         error.where = error.where or scan.where(item)
         raise
@@ -260,8 +260,8 @@ def calibrate(scan: Scan, *, options: EspiritOptions | None = None) -> np.ndarra
             for item in items
         }
 
-    found = estimate(options)
-    if len({len(maps) for maps in found.values()}) > 1:
-        found = estimate(replace(options or EspiritOptions(), sets=2))
-    nothing = np.zeros_like(next(iter(found.values())))
-    return np.stack([found.get(item, nothing) for item in range(len(scan))])
+    estimates = estimate(options)
+    if len({len(maps) for maps in estimates.values()}) > 1:
+        estimates = estimate(replace(options or EspiritOptions(), sets=2))
+    nothing = np.zeros_like(next(iter(estimates.values())))
+    return np.stack([estimates.get(item, nothing) for item in range(len(scan))])

@@ -212,11 +212,11 @@ def _inspect_alike(
     for items, candidates in groups:
         for item in candidates:
             try:
-                part, place = scan, item
+                part, index = scan, item
                 if slicing is not None:
                     part = first if first and first.volume == item else open_slices(scan, item, slicing)
-                    place = len(part) // 2
-                yield items, part.where(place), inspect(part, place)
+                    index = len(part) // 2
+                yield items, part.where(index), inspect(part, index)
                 break
             except BusyError:
                 raise

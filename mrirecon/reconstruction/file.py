@@ -125,9 +125,9 @@ def reconstruct_file(
         notes = [*scan.notes, *(plan.notes if plan is not None else ())]
         return {**record, "outputs": [str(target)], "dry_run": True, "notes": notes}
     with output_lock(target, wait=wait):
-        done = None if overwrite else finished(request, path, beside)
-        if done is not None:
-            return finished_result(done, target)
+        existing = None if overwrite else finished(request, path, beside)
+        if existing is not None:
+            return finished_result(existing, target)
         _refuse_existing(target, [*files, beside], request, overwrite)
         source["sha256"] = scan.sha256()
         plan = plan or choose(scan, request, scratch)
@@ -141,16 +141,16 @@ def reconstruct_file(
             scratch=scratch,
             skip_failed=skip_failed,
         )
-        sidecar, images, place = _describe(scan, request, plan, result, record, format, command)
+        sidecar, images, position = _describe(scan, request, plan, result, record, format, command)
         written: list[Path] = []
         if request.save_iterates:
             steps = {"input": source, "iterates of": target.name, "request": request.digest}
             written = write_image(_iterates(target), _filled(iterates), sidecar=steps, inputs=inputs)
         if request.bids is not None:
             describe_dataset(request.bids, scan.path)
-        place["series"] = Series(method, str(source["sha256"]), place.pop("sequence"))
+        position["series"] = Series(method, str(source["sha256"]), position.pop("sequence"))
         written[:0] = write_image(
-            target, images, format=format, sidecar=sidecar, keep_complex=True, inputs=inputs, **place
+            target, images, format=format, sidecar=sidecar, keep_complex=True, inputs=inputs, **position
         )
     outputs = [str(path) for path in written]
     return {**sidecar, "outputs": outputs, "total_seconds": time.perf_counter() - start}
@@ -197,8 +197,8 @@ def _describe(
     stated = sequence(scan.attributes, loops)
     # Viewers rotate NIfTI images by the affine, but not DICOM and PNG images.
     unturned: tuple[np.ndarray, Grid, list[str]] = (result.images, grid, [])
-    shown, placed, turned = upright(result.images, grid) if format in ("dicom", "png") else unturned
-    notes += [*(unknown if format in ("nii", "dicom") else []), *turned]
+    images, placed, rotated = upright(result.images, grid) if format in ("dicom", "png") else unturned
+    notes += [*(unknown if format in ("nii", "dicom") else []), *rotated]
     notes += format_losses(format, result.images, grid, loops)
     bids = {} if request.bids is None else bids_fields(request.bids, scan.path) | in_seconds(stated)
     sidecar: dict[str, object] = {
@@ -227,12 +227,16 @@ def _describe(
     if request.reference is not None:
         # A fully sampled reference scan has the same axes as the undersampled scan.
         axes = None if holds_images(request.reference) else request.axes
-        truth, kind, place = placed_reference(request.reference, axes=axes, like=scan, items=request.items)
-        mine, lies, of_place = aligned(np.abs(result.images), grid, place if set(loops) <= {"slice"} else Grid())
+        truth, kind, reference_grid = placed_reference(request.reference, axes=axes, like=scan, items=request.items)
+        mine, is_aligned, of_place = aligned(
+            np.abs(result.images), grid, reference_grid if set(loops) <= {"slice"} else Grid()
+        )
         scores = compare(mine, truth, prediction=scan.path, reference=request.reference, kind=kind)
-        scores.notes[:0] = of_place + (apart(mine.shape[-3:], lies, place) if mine.shape == truth.shape else [])
+        scores.notes[:0] = of_place + (
+            apart(mine.shape[-3:], is_aligned, reference_grid) if mine.shape == truth.shape else []
+        )
         sidecar["scores"] = scores.as_dict()
-    return sidecar, shown, {"grid": placed, "loops": loops, "sequence": stated}
+    return sidecar, images, {"grid": placed, "loops": loops, "sequence": stated}
 
 
 def finished(request: Request, source: Path, sidecar: Path) -> dict[str, object] | None:
@@ -323,11 +327,11 @@ def _refuse_existing(target: Path, wanted: list[Path], request: Request, overwri
         steps = _iterates(target)
         wanted = [*wanted, steps, sidecar_path(steps)]
         begun |= _left_by_killed_run(wanted[-1], request.digest)
-    for there in wanted:
-        if (there.exists() or there.is_symlink()) and there not in begun:
+    for target_file in wanted:
+        if (target_file.exists() or target_file.is_symlink()) and target_file not in begun:
             raise UsageError(
                 "the output exists already",
-                where=str(there),
+                where=str(target_file),
                 why="it has other options or another input, or was not written by mrirecon",
                 fix="choose another name, or pass --overwrite",
             )
@@ -354,8 +358,13 @@ def _iterates(target: Path) -> Path:
 
 def _filled(iterates: Sequence[np.ndarray]) -> np.ndarray:
     """Return the iterates of all items in one array, with zeros for items without iterates."""
-    steps = max(len(one) for one in iterates)
-    return np.concatenate([one if len(one) else np.zeros((steps, *one.shape[1:]), one.dtype) for one in iterates])
+    steps = max(len(steps_of_item) for steps_of_item in iterates)
+    return np.concatenate(
+        [
+            steps_of_item if len(steps_of_item) else np.zeros((steps, *steps_of_item.shape[1:]), steps_of_item.dtype)
+            for steps_of_item in iterates
+        ]
+    )
 
 
 def versions() -> dict[str, str]:

@@ -160,8 +160,8 @@ class Request:
         if self.model is not None:
             self.load(self.model)
         elif self.method != "auto":
-            given = isinstance(self.lam, float) and find_method(self.method).has_weight
-            resolve(self.method, {**(self.options or {}), **({"lam": self.lam} if given else {})})
+            has_number = isinstance(self.lam, float) and find_method(self.method).has_weight
+            resolve(self.method, {**(self.options or {}), **({"lam": self.lam} if has_number else {})})
         pick_device(self.device)
         if self.format is not None or self.bids is not None:
             require(image_format("", self.format or "nii"))

@@ -77,8 +77,8 @@ def _fastmri_target(path: str | Path) -> str | None:
     """Return the name of the target in a file in fastMRI's layout; None for any other file."""
     if not Path(path).is_file() or sniff(path) != "hdf5":
         return None
-    there = open_store(path).arrays
-    return next((name for name in FASTMRI_TARGETS if name in there), None)
+    arrays = open_store(path).arrays
+    return next((name for name in FASTMRI_TARGETS if name in arrays), None)
 
 
 def sense_reference(scan: Scan) -> np.ndarray:

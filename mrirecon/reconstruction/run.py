@@ -152,13 +152,13 @@ def reconstruct(
     start = time.perf_counter()
     batches = _results(scan, groups, plan, max(1, request.batch), failures, on_iterates is not None, scratch)
     for items, solved in batches:
-        taken = (time.perf_counter() - start) / len(items)
+        duration = (time.perf_counter() - start) / len(items)
         for item, result in zip(items, solved, strict=True):
             rows.write(len(results), result.image)
             if on_iterates is not None:
                 nothing = np.zeros((0, *shape), np.complex64)
                 on_iterates(item, nothing if result.iterates is None else result.iterates)
-            results.append(replace(result, image=np.empty(0), iterates=None, seconds=taken))
+            results.append(replace(result, image=np.empty(0), iterates=None, seconds=duration))
         del solved, result  # their images are already stored
         report(len(results), total, main)
         start = time.perf_counter()
@@ -268,7 +268,7 @@ def _solve_what_can_be(
         _solve_what_can_be(part, [place], [item], group, plan, failures, iterates, blank)
         for place, item in zip(places, items, strict=True)
     )
-    return [result for one in each for result in one]
+    return [result for batch_results in each for result in batch_results]
 
 
 def _solve(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Plan, iterates: bool) -> list[ItemResult]:
@@ -325,9 +325,9 @@ def _solve_together(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Pl
         if not np.isfinite(image).all():
             fix, where = "check the data with `mrirecon info FILE`", scan.where(item)
             raise InputError("the reconstruction holds NaN or infinite values", where=where, fix=fix)
-        shown = np.stack([join_map_sets(transform.undo(step[own])[0]) for step in steps]) if iterates else None
+        images = np.stack([join_map_sets(transform.undo(step[own])[0]) for step in steps]) if iterates else None
         lam = cast("float | None", settings.get("lam"))
-        results.append(replace(draft, image=image, reason=solution.reasons[number], lam=lam, iterates=shown))
+        results.append(replace(draft, image=image, reason=solution.reasons[number], lam=lam, iterates=images))
     return results
 
 

@@ -61,11 +61,11 @@ def find_slicing(scan: Scan, options: Mapping[str, object] | None = None) -> tup
         return None, []  # strict must compare whole items with their mask
     if scan.nan == "zero" and _has_missing_samples(scan):
         return None, ["solved as a volume: a lost sample would affect its whole readout"]
-    each = {v: there for v in range(len(scan)) if (there := _readouts(scan, v)) is not None}
-    shared = [a for a in next(iter(each.values()), {}) if all(a in there for there in each.values())]
+    each = {v: readouts for v in range(len(scan)) if (readouts := _readouts(scan, v)) is not None}
+    shared = [a for a in next(iter(each.values()), {}) if all(a in readouts for readouts in each.values())]
     if shared:
         axis = shared[0]
-        return Slicing(axis, scan.space[axis], {volume: there[axis] for volume, there in each.items()}), []
+        return Slicing(axis, scan.space[axis], {volume: readouts[axis] for volume, readouts in each.items()}), []
     if len(scan) > 1 and any(each.values()):
         return None, ["no axis is fully sampled in every volume: they are solved as volumes"]
     return None, []
@@ -282,21 +282,21 @@ def _readouts(scan: Scan, volume: int) -> dict[int, np.ndarray] | None:
     """Return the lines along each fully sampled axis, the preferred axis first; None without signal."""
     marked = _marked(scan, volume)
     candidates = [a for a in range(3) if marked is None or bool((marked == marked.take([0], axis=a)).all())]
-    seen = _first_coil(scan, volume) if candidates else None
-    if seen is not None and not seen.any():
+    acquired = _first_coil(scan, volume) if candidates else None
+    if acquired is not None and not acquired.any():
         return None
     readouts = {}
     for axis in sorted(candidates, key=lambda a: SPACE.index(scan.space[a])):
-        assert seen is not None, "read if an axis is possible"
-        lines = _full_lines(seen, None if marked is None else marked.take(0, axis=axis), axis)
+        assert acquired is not None, "read if an axis is possible"
+        lines = _full_lines(acquired, None if marked is None else marked.take(0, axis=axis), axis)
         if lines is not None:
             readouts[axis] = lines
     return readouts
 
 
 def _marked(scan: Scan, volume: int) -> np.ndarray | None:
-    given = scan.given_mask
-    return None if given is None else given[volume if len(given) > 1 else 0]
+    mask = scan.given_mask
+    return None if mask is None else mask[volume if len(mask) > 1 else 0]
 
 
 def _full_lines(seen: np.ndarray, plane: np.ndarray | None, axis: int) -> np.ndarray | None:
@@ -308,12 +308,12 @@ def _full_lines(seen: np.ndarray, plane: np.ndarray | None, axis: int) -> np.nda
 
 def _first_coil(scan: Scan, volume: int) -> np.ndarray:
     """Return the nonzero samples of the first coil with data, (*space) booleans."""
-    seen = np.zeros(scan.space_shape, bool)
+    acquired = np.zeros(scan.space_shape, bool)
     for channels, part, block in _blocks(scan, volume, 0, one_by_one=True):
-        if part[1].start == 0 and channels.start and seen.any():
+        if part[1].start == 0 and channels.start and acquired.any():
             break
-        seen[part] |= (block != 0).any(axis=0)
-    return seen
+        acquired[part] |= (block != 0).any(axis=0)
+    return acquired
 
 
 def _parts(shape: tuple[int, ...], axis: int) -> list[tuple[slice, ...]]:

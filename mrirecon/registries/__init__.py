@@ -135,7 +135,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return a decorator that registers a function.
 
         Args:
-            name: of the entry; by default that of the function.
+            name: name of the entry; by default that of the function.
             **facts: fields of the class of entries.
 
         Raises:
@@ -148,8 +148,8 @@ class Registry(Mapping[str, T], Generic[T]):
                 self._import_package()  # a plug-in must not replace a built-in entry
             entry = self._entry(name or build.__name__, build, **facts)
             if entry.name in self._entries:
-                taken = self._entries[entry.name].build.__module__
-                raise ValueError(f"there is a {self.kind} {entry.name!r} already, from {taken}")
+                owner = self._entries[entry.name].build.__module__
+                raise ValueError(f"there is a {self.kind} {entry.name!r} already, from {owner}")
             if not inspect.getdoc(build):
                 raise ValueError(f"{self.kind} {entry.name!r} has no docstring")
             untyped = set(entry.options) - set(build.__annotations__)

@@ -69,8 +69,8 @@ def new_option(method: str, name: str, value: object) -> tuple[str, object]:
 
 def new_key(key: str) -> str | None:
     """Return the new name of a configuration key ``section.key``, or None if it was not renamed."""
-    found = KEYS.get(key) or next((new for old, new in STUDY_KEYS.items() if fnmatch(key, old)), None)
-    return None if found is None else found.rpartition(".")[2]
+    new_name = KEYS.get(key) or next((new for old, new in STUDY_KEYS.items() if fnmatch(key, old)), None)
+    return None if new_name is None else new_name.rpartition(".")[2]
 
 
 def new_value(key: str, value: object) -> object | None:

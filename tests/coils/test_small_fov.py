@@ -205,7 +205,7 @@ def mixed(tmp_path):
 def test_each_item_has_the_sets_that_it_needs(mixed, tmp_path):
     told = reconstruct_file(mixed, tmp_path / "image.h5", method="cs")
     assert told["maps"]["sets"] == [1, 2, 1]
-    assert sum("two sets are taken" in note.lower() for note in told["notes"]) == 1
+    assert sum("two sets are used" in note.lower() for note in told["notes"]) == 1
     assert "slice 1" in next(note for note in told["notes"] if "two sets" in note.lower())
     assert calibrate(read(mixed)).shape[:2] == (3, 2)
     assert calibrate(read(mixed), options=EspiritOptions(sets=1)).shape[:2] == (3, 1)

@@ -290,7 +290,7 @@ def test_nifti(cli, bad, good, case):
         if case == "NaN affine":
             header[254:256] = (1).to_bytes(2, "little")  # sform_code: the affine is taken from srow_x, ...
             header[280:284] = np.float32(np.nan).tobytes()
-            words = "not numbers"
+            words = "NaN or infinite"
         elif case == "float16":
             header[70:72], header[72:74] = (16384).to_bytes(2, "little"), (16).to_bytes(2, "little")
             words = "NIfTI|damaged"

@@ -623,7 +623,7 @@ def test_acquisitions_that_cannot_be_meant(tmp_path, k):
     refused("no imaging readouts", mrd.lines(k, mrd.NOISE))
     refused("differ in coils", [*mrd.lines(k), mrd.acquisition(random(2, NX), 3)])
     refused("compressed", mrd.lines(k, 53))
-    refused("lies outside its matrix", [*mrd.lines(k), mrd.acquisition(k[..., 0], 3, centre=1)])
+    refused("is outside its matrix", [*mrd.lines(k), mrd.acquisition(k[..., 0], 3, centre=1)])
     refused("lacks encoding 3", [mrd.acquisition(k[..., i], i, reference=3) for i in range(NY)])
     refused(
         "the limit is", [*mrd.lines(k), *(mrd.acquisition(k[..., 0], 0, slice=60000, repetition=60000) for _ in "a")]

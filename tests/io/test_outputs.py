@@ -504,7 +504,7 @@ WRONG = {
     "another series": ({"SeriesInstanceUID": "1.2.3"}, "2 series"),
     "another size": ({"Rows": 5, "Columns": 7}, "differ in size"),
     "a direction of its own": ({"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, "differ in orientation"),
-    "colours": ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "no grey"),
+    "colours": ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "not a grey"),
     "frames": ({"NumberOfFrames": 3}, "several slices in one"),
     "a mosaic": ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "several slices in one"),
     "a number twice": ({"InstanceNumber": 1}, "instance number"),

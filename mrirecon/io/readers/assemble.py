@@ -141,23 +141,23 @@ def assemble(
         maps_store, maps_name = source.maps
     if maps_name is not None:
         layout.maps_index(maps_store.arrays[maps_name][0], 0, f"{maps_store.path}:{maps_name}")
-    given, origin = None, "the mask in the file"
+    given_mask, origin = None, "the mask in the file"
     if source.mask is not None:
-        given, origin = fit_mask(source.mask[0], layout, source.mask[1]), f"the mask of {source.mask[1]}"
+        given_mask, origin = fit_mask(source.mask[0], layout, source.mask[1]), f"the mask of {source.mask[1]}"
         if mask_name is not None:
             remarks.append(f"{origin} replaces the mask in the file")
     elif mask_name is not None:
-        given = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}")
-    if given is not None and given.all():
+        given_mask = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}")
+    if given_mask is not None and given_mask.all():
         remarks.append(f"{origin} samples everything (acceleration 1)")
-    noise_name, *places = (others.pop(n, None) for n in ("noise", *GEOMETRY_NAMES))
+    noise_name, *geometry_names = (others.pop(n, None) for n in ("noise", *GEOMETRY_NAMES))
     if noise_name is not None and noise is None:
         box, kind = arrays[noise_name]
         if complex_dtype(kind) and len(box) == 2 and box[0] == layout.shape["coil"]:
             noise = to_complex64(store.read(noise_name), f"{path}:{noise_name}")
         else:
             remarks.append(f"{noise_name} {box} {kind} is not used: a noise scan is complex, (coil, samples)")
-    geometry = geometry or restored_geometry({leaf(n).lower(): store.read(n) for n in places if n is not None})
+    geometry = geometry or restored_geometry({leaf(n).lower(): store.read(n) for n in geometry_names if n is not None})
     for name in others.values():
         if complex_dtype(arrays[name][1]):
             remarks.append(f"also in the file, not used: {name} {arrays[name][0]}")
@@ -171,7 +171,7 @@ def assemble(
         attributes=public_attributes(attributes or {}, remarks),
         header=header,
         notes=remarks,
-        given_mask=given,
+        given_mask=given_mask,
         maps_store=maps_store if source.maps is not None else None,
         retrospective=source.mask is not None,
         noise=noise,
@@ -192,11 +192,11 @@ def _key(name: str) -> str:
 
 def public_attributes(values: Mapping[str, object], notes: list[str]) -> dict[str, Scalar]:
     """Keep the header values that cannot identify a person, and note the number of the others."""
-    kept: dict[str, Scalar] = {}
+    public: dict[str, Scalar] = {}
     for name, value in values.items():
         key = _key(name)
         if is_public(name) and isinstance(value, (str, int, float, bool)):
-            kept[key] = "".join(c for c in value if c.isprintable())[:300] if isinstance(value, str) else value
-    if len(kept) < len(values):
-        notes.append(f"{len(values) - len(kept)} header values are not shown: they could identify a person")
-    return kept
+            public[key] = "".join(c for c in value if c.isprintable())[:300] if isinstance(value, str) else value
+    if len(public) < len(values):
+        notes.append(f"{len(values) - len(public)} header values are not shown: they could identify a person")
+    return public

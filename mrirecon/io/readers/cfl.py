@@ -35,11 +35,11 @@ class CflStore:
         self.path = data
         self.files: tuple[Path, ...] = (regular_file(header), regular_file(data))
         self.dims = read_dims(header)
-        size, wanted = data.stat().st_size, 8 * math.prod(self.dims)
-        if size != wanted:
+        size, expected = data.stat().st_size, 8 * math.prod(self.dims)
+        if size != expected:
             raise InputError(
-                f"{data} is {'truncated' if size < wanted else 'larger than its header says'}",
-                why=f"{size} bytes for dimensions {list(self.dims)}, which need {wanted}",
+                f"{data} is {'truncated' if size < expected else 'larger than its header states'}",
+                why=f"{size} bytes for dimensions {list(self.dims)}, which need {expected}",
                 fix="copy both files again",
             )
         self.arrays: ArrayTypes = {"cfl": (self.dims, np.dtype("<c8"))}
@@ -153,12 +153,12 @@ def read_cfl(source: Source, *, axes: str | None = None) -> Scan:
     space = space_dims(store.dims)
     loops = tuple(d for d in range(_MAPS + 1, len(store.dims)) if store.dims[d] != 1)
     named = dict(zip(space, ("z", "y", "x")[-len(space) :], strict=True))
-    kept = tuple(sorted((*space, _COIL, *loops)))
-    names = [named.get(d) or BART[d] for d in kept]
-    shape = tuple(store.dims[d] for d in kept)
+    dimensions = tuple(sorted((*space, _COIL, *loops)))
+    names = [named.get(d) or BART[d] for d in dimensions]
+    shape = tuple(store.dims[d] for d in dimensions)
     notes = [f"BART dimensions {', '.join(map(str, space))} read as {','.join(named.values())}"]
     layout = make_layout(names, shape, str(store.path))
-    return assemble(source, ReshapedStore(store, kept), "cfl", "cfl", layout, notes=notes)
+    return assemble(source, ReshapedStore(store, dimensions), "cfl", "cfl", layout, notes=notes)
 
 
 def maps_store(path: Path) -> ReshapedStore:

@@ -90,9 +90,9 @@ def read_dicom(path: str | Path) -> tuple[np.ndarray, Grid]:
             raise InputError(
                 "slices differ in orientation or pixel spacing", where=f"{files[0]} and {file}", fix="give one series"
             )
-    order, places = _ordered(pages, path)
+    order, positions = _ordered(pages, path)
     volumes = np.stack([[pages[i].values for i in volume] for volume in order])
-    return volumes, _grid(first, places)
+    return volumes, _grid(first, positions)
 
 
 def dicom_files(folder: Path) -> list[Path]:
@@ -124,8 +124,8 @@ def _ordered(pages: list[_Page], path: Path) -> tuple[list[list[int]], np.ndarra
     heights = [height[level[0]] for level in levels]
     if heights not in (sorted(heights), sorted(heights, reverse=True)):
         levels.sort(key=lambda level: height[level[0]])
-    places = np.array([pages[level[0]].position for level in levels])
-    return [list(volume) for volume in zip(*levels, strict=True)], places
+    positions = np.array([pages[level[0]].position for level in levels])
+    return [list(volume) for volume in zip(*levels, strict=True)], positions
 
 
 def _grid(page: _Page, places: np.ndarray | None) -> Grid:

@@ -43,21 +43,21 @@ def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: 
 
     """
     length, before, behind = table.samples[rows], table.before[rows], table.behind[rows]
-    turned = table.reversed[rows]
+    is_reversed = table.reversed[rows]
     if middle:
-        return np.asarray(length // 2 - np.where(turned, behind, before))
+        return np.asarray(length // 2 - np.where(is_reversed, behind, before))
     forward = table.centre[rows] - before
-    if not turned.any():
+    if not is_reversed.any():
         return np.asarray(forward)
-    kept = length - before - behind
-    known = set(zip(kept[~turned].tolist(), forward[~turned].tolist(), strict=True))
-    centres = {way: _counted(table, rows[turned], way) for way in table.ways}
-    inside = [way for way, where in centres.items() if _fits(where, kept[turned], samples)]
-    lengths = kept[turned].tolist()
+    lengths_kept = length - before - behind
+    known = set(zip(lengths_kept[~is_reversed].tolist(), forward[~is_reversed].tolist(), strict=True))
+    centres = {way: _counted(table, rows[is_reversed], way) for way in table.ways}
+    inside = [way for way, where in centres.items() if _fits(where, lengths_kept[is_reversed], samples)]
+    lengths = lengths_kept[is_reversed].tolist()
     agreeing = [way for way in inside if known.issuperset(zip(lengths, centres[way].tolist(), strict=True))]
     if not inside:
         listed = ", ".join(f"{where[0]} if counted {way}" for way, where in centres.items())
-        row = int(rows[turned][0])
+        row = int(rows[is_reversed][0])
         raise InputError(
             f"the reversed readouts of {path} state an impossible centre",
             why=f"readout {row}: sample {table.centre[row]} of {table.samples[row]} puts its echo, after the reversal, "
@@ -65,10 +65,10 @@ def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: 
             fix="convert the raw data again, with center_sample the index of the sample as stored",
         )
     way = (agreeing or inside)[0]
-    if way != STORED and (centres[way] != _counted(table, rows[turned], STORED)).any():
+    if way != STORED and (centres[way] != _counted(table, rows[is_reversed], STORED)).any():
         notes.append(f"the centre of reversed readouts is counted {way}, which agrees with the other lines")
     out: np.ndarray = np.array(forward)
-    out[turned] = centres[way]
+    out[is_reversed] = centres[way]
     return out
 
 
@@ -93,20 +93,20 @@ def echo_from_samples(
 
     """
     rows = placed.rows
-    turned, kept = table.reversed[rows], (table.samples - table.before - table.behind)[rows]
-    lengths = np.intersect1d(kept[turned], kept[~turned])
+    is_reversed, kept = table.reversed[rows], (table.samples - table.before - table.behind)[rows]
+    lengths = np.intersect1d(kept[is_reversed], kept[~is_reversed])
     if not lengths.size or not table.centre[rows].any():
         return None
     away = np.abs(placed.line - centre[0]) + np.abs(placed.partition - centre[1])
     nearest = np.argsort(away, kind="stable")
     nearest = nearest[kept[nearest] == lengths[-1]]
-    backward, forward = (rows[nearest[turned[nearest] == side]][:_LINES] for side in (True, False))
+    backward, forward = (rows[nearest[is_reversed[nearest] == side]][:_LINES] for side in (True, False))
     echo = float(np.median(table.centre[forward] - table.before[forward]))
-    every = rows[turned]
+    every = rows[is_reversed]
     shifts = {
         way: float(np.median(_counted(table, backward, way))) - echo
         for way in table.ways
-        if _fits(_counted(table, every, way), kept[turned], samples)
+        if _fits(_counted(table, every, way), kept[is_reversed], samples)
     }
     if not shifts or max(shifts.values()) - min(shifts.values()) < _APART:
         return None

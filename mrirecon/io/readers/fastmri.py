@@ -76,7 +76,7 @@ def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = 
     repetitions = _other_repetitions(path)
     if repetitions:
         notes.append(
-            f"named as a repetition of M4Raw, beside {', '.join(repetitions)}: each is read as a scan of its own, and "
+            f"the file name is that of an M4Raw repetition, as are {', '.join(repetitions)}: each is a separate scan, and "
             "the mean of their images has less noise"
         )
     scan = assemble(

@@ -64,13 +64,13 @@ def read_header(text: str, path: Path) -> dict[str, str] | None:
     named, encodings, entries = "", 0, 0
     stack: list[tuple[tuple[str, ...], ElementTree.Element]] = [((), root)]
     while stack:
-        place, element = stack.pop()
-        stack += [((*place, child.tag.rpartition("}")[2]), child) for child in reversed(element)]
+        parent, element = stack.pop()
+        stack += [((*parent, child.tag.rpartition("}")[2]), child) for child in reversed(element)]
         entries += 1
-        encodings += place == ("encoding",)
-        if len(place) >= _MAX_DEPTH or entries > _MAX_ENTRIES:
+        encodings += parent == ("encoding",)
+        if len(parent) >= _MAX_DEPTH or entries > _MAX_ENTRIES:
             return None
-        key, value = "/".join(place), (element.text or "").strip()
+        key, value = "/".join(parent), (element.text or "").strip()
         if len(element) or not value or len(value) > _MAX_VALUE:
             continue
         if key.startswith(_TRAIN) and key.endswith("/name"):
@@ -108,12 +108,12 @@ def write_header(values: dict[str, str]) -> str:
 def sequence_values(values: dict[str, str]) -> dict[str, str]:
     """Return the values about scanner and sequence by their names in `Scan.attributes`."""
     system, sequence = "acquisitionSystemInformation/", "sequenceParameters/"
-    wanted = {
+    paths = {
         **{"vendor": system + "systemVendor", "model": system + "systemModel"},
         **{"field_strength_T": system + "systemFieldStrength_T", "TR": sequence + "TR", "TE": sequence + "TE"},
         **{"TI": sequence + "TI", "flip_angle_deg": sequence + "flipAngle_deg"},
     }
-    return {name: values[key] for name, key in wanted.items() if key in values}
+    return {name: values[key] for name, key in paths.items() if key in values}
 
 
 def padding(values: dict[str, str], width: int) -> tuple[int, int] | None:

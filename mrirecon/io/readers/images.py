@@ -60,9 +60,9 @@ def pick(store: Store, names: Sequence[str], dataset: str | None = None) -> str:
     inside = [[n for n in numeric if "/" in n and leaf(n).lower() == name] for name in names]
     named = named or [group[0] for group in inside if len(group) == 1] or (numeric if len(numeric) == 1 else [])
     if dataset is not None or not named:
-        wanted = repr(dataset) if dataset is not None else " or ".join(names)
+        description = repr(dataset) if dataset is not None else " or ".join(names)
         fix = "rename the array, or select one with --dataset NAME"
-        raise InputError(f"{store.path} holds no {wanted}", why=f"it holds {list_arrays(store.arrays)}", fix=fix)
+        raise InputError(f"{store.path} holds no {description}", why=f"it holds {list_arrays(store.arrays)}", fix=fix)
     return named[0]
 
 

@@ -85,10 +85,10 @@ def _heads(store: Store, name: str, count: int) -> np.ndarray | None:
     if beside not in store.arrays:
         return None
     shape, dtype = store.arrays[beside]
-    wanted = {*_LOOPS, "slice", *_VECTORS}
-    if shape != (count,) or not wanted <= set(dtype.names or ()) or count * dtype.itemsize > _HEADS:
+    fields = {*_LOOPS, "slice", *_VECTORS}
+    if shape != (count,) or not fields <= set(dtype.names or ()) or count * dtype.itemsize > _HEADS:
         return None
-    if any(dtype[n].base.kind not in "iuf" for n in wanted):
+    if any(dtype[n].base.kind not in "iuf" for n in fields):
         return None
     with open_hdf5(store.path) as file:
         return file[beside].records()

@@ -183,7 +183,7 @@ def _checked(image: Any, path: Path, canonical: bool) -> tuple[np.ndarray, np.nd
     shape, affine = _space(image.shape, path), np.asarray(image.affine, dtype=np.float64)
     wrong = ""
     if not np.isfinite(affine).all():
-        wrong = "its affine holds values that are not numbers"
+        wrong = "its affine holds NaN or infinite values"
     elif np.linalg.det(affine[:3, :3]) == 0:
         wrong = "its affine gives voxels of zero volume"
     if wrong:
@@ -198,7 +198,7 @@ def _checked(image: Any, path: Path, canonical: bool) -> tuple[np.ndarray, np.nd
         raise InputError(f"{path} is too large", why=f"{size / 2**30:.1f} GiB in single precision", fix="crop it")
     values = np.asarray(image.dataobj, dtype=kind).reshape(shape)
     if not np.isfinite(values).all():
-        raise InputError(f"{path} holds values that are not numbers", fix="replace them first: numpy.nan_to_num")
+        raise InputError(f"{path} holds NaN or infinite values", fix="replace them first: numpy.nan_to_num")
     if canonical:
         turn = nibabel.io_orientation(affine)  # type: ignore[no-untyped-call]
         values = nibabel.apply_orientation(values, turn)  # type: ignore[no-untyped-call]

@@ -157,11 +157,11 @@ class NpzStore:
     @staticmethod
     def _header(file: IO[bytes], member: zipfile.ZipInfo, where: str) -> Header:
         header = read_header(file, where)
-        wanted = header.offset + header.nbytes
-        if wanted != member.file_size:
+        expected = header.offset + header.nbytes
+        if expected != member.file_size:
             raise InputError(
                 f"{where} is truncated or damaged",
-                why=f"{member.file_size} of {wanted} bytes are present",
+                why=f"{member.file_size} of {expected} bytes are present",
                 fix="copy or download it again",
             )
         return header
@@ -200,7 +200,7 @@ def _is_zip(source: Source) -> bool:
 def read_arrays(source: Source, *, axes: str | None = None, dataset: str | None = None) -> Scan:
     """Read a .npz or .npy file; see `mrirecon.io.read`.
 
-    The axes come from, in this order: `axes`; a JSON sidecar beside the file with ``{"axes": ["coil", "y", "x"]}``; an
+    The axes come from, in this order: `axes`; a JSON sidecar in the same folder with ``{"axes": ["coil", "y", "x"]}``; an
     entry `axes` in the archive; a statement ``axes: ...`` in its entry `meta`; the shape, with a note, if it leaves
     hardly any doubt. Otherwise an error asks the user for them.
     """

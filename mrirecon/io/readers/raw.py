@@ -98,10 +98,10 @@ def raw_scan(
         remarks.append(f"noise scan of {noise.shape[1]} samples per coil, for prewhitening")
     elif counts.get("noise"):
         remarks.append("the noise scan has a different number of coils and is not used")
-    guides, turned = table.rows(PHASE_CORRECTION).size, table.reversed[plan.image.rows].any()
-    if turned and guides:
+    guides, any_reversed = table.rows(PHASE_CORRECTION).size, table.reversed[plan.image.rows].any()
+    if any_reversed and guides:
         remarks.append("reversed readouts are corrected by the linear phase of the phase-correction readouts")
-    elif turned:
+    elif any_reversed:
         remarks.append("no phase-correction readouts: expect ghosts at half the field of view")
     geometry = _geometry(table, plan, positions, remarks)
     return assemble(
@@ -173,8 +173,8 @@ def _separate_echoes(table: Readouts, store: RawStore, path: Path) -> list[str]:
     """
     placed, shape = store.plan.image, store.plan.layout.shape
     average = table.counters["average"][placed.rows]
-    place = (placed.item * shape.get("z", 1) + placed.partition) * shape["x"] + placed.line
-    _, key, counts = np.unique(place * (int(average.max()) + 1) + average, return_inverse=True, return_counts=True)
+    position = (placed.item * shape.get("z", 1) + placed.partition) * shape["x"] + placed.line
+    _, key, counts = np.unique(position * (int(average.max()) + 1) + average, return_inverse=True, return_counts=True)
     if counts.max() == 1:
         return []
     with np.errstate(all="ignore"):  # the scan reports NaN later

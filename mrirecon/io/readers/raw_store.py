@@ -82,9 +82,9 @@ class RawStore:
     def sampled(self, item: int) -> np.ndarray:
         """Return the sampled positions of an item, (*space) booleans, from the headers: readouts count as complete."""
         shape, placed = self.plan.layout.shape, self.plan.image
-        here = placed.item == item
+        of_item = placed.item == item
         lines = np.zeros((shape.get("z", 1), shape["x"]), dtype=bool)
-        lines[placed.partition[here], placed.line[here]] = True
+        lines[placed.partition[of_item], placed.line[of_item]] = True
         mask = np.broadcast_to(lines[:, None], (len(lines), shape["y"], shape["x"]))
         return mask.copy() if "z" in shape else mask[0].copy()
 
@@ -136,9 +136,9 @@ class RawStore:
         if not unchanged.all() or self.table.before[rows].any() or self.table.behind[rows].any():
             return None
         item = placed.item[chosen] - placed.item[chosen].min()
-        place = np.ravel_multi_index((item, placed.partition[chosen], placed.line[chosen]), shape)
-        order = np.argsort(place, kind="stable")
-        return chosen[order] if np.array_equal(place[order], np.arange(len(place))) else None
+        position = np.ravel_multi_index((item, placed.partition[chosen], placed.line[chosen]), shape)
+        order = np.argsort(position, kind="stable")
+        return chosen[order] if np.array_equal(position[order], np.arange(len(position))) else None
 
     def _fill(self, grid: np.ndarray, placed: Placement, chosen: np.ndarray, first: int) -> None:
         """Put readouts into `grid` (item, z, x, coil, y), and average several at the same position."""
@@ -149,10 +149,10 @@ class RawStore:
             if not part.size:
                 continue
             for number, (start, values) in zip(part, self._lines(placed, part, corrections), strict=True):
-                place = (placed.item[number] - first, placed.partition[number], placed.line[number])
+                position = (placed.item[number] - first, placed.partition[number], placed.line[number])
                 stop = start + values.shape[1]
-                grid[place][:, start:stop] += values
-                times[place][start:stop] += 1
+                grid[position][:, start:stop] += values
+                times[position][start:stop] += 1
         if times.max() > 1:
             grid /= np.maximum(times, 1)[:, :, :, None]
 
@@ -160,18 +160,18 @@ class RawStore:
         self, placed: Placement, part: np.ndarray, corrections: dict[int, np.ndarray]
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the start of each readout on the cropped grid, and its samples (coil, y)."""
-        wide, kept = self.plan.oversampled, self.plan.layout.shape["y"]
+        wide, narrow = self.plan.oversampled, self.plan.layout.shape["y"]
         for number, values in zip(part, self.forward(placed.rows[part]), strict=True):
             start = int(placed.start[number])
             factor = corrections.get(int(number))
-            if factor is None and kept == wide:
+            if factor is None and narrow == wide:
                 yield start, values
                 continue
             image = to_image(_padded(values, start, wide))
             if factor is not None:
                 image *= factor
-            first = wide // 2 - kept // 2
-            line = to_kspace(image[:, first : first + kept])
+            first = wide // 2 - narrow // 2
+            line = to_kspace(image[:, first : first + narrow])
             a, b = self._measured(start, start + values.shape[1])
             yield a, line[:, a:b]
 
@@ -189,19 +189,19 @@ class RawStore:
         """Return readouts (coil, samples) without discarded samples, reversed ones flipped."""
         readouts = []
         for row, values in zip(rows, self._readouts(rows), strict=True):
-            kept = values[:, int(self.table.before[row]) : values.shape[1] - int(self.table.behind[row])]
-            readouts.append(kept[:, ::-1] if self.table.reversed[row] else kept)
+            valid = values[:, int(self.table.before[row]) : values.shape[1] - int(self.table.behind[row])]
+            readouts.append(valid[:, ::-1] if self.table.reversed[row] else valid)
         return readouts
 
     def _measured(self, start: int, stop: int) -> tuple[int, int]:
         """Return the range of the cropped readout for a range of the oversampled readout."""
-        wide, kept = self.plan.oversampled, self.plan.layout.shape["y"]
+        wide, narrow = self.plan.oversampled, self.plan.layout.shape["y"]
         if start == 0 and stop == wide:
-            return 0, kept
+            return 0, narrow
         # A crop in the image spreads each end over nearby samples; samples outside count as not measured.
-        first = -((wide // 2 - start) * kept // wide) + kept // 2
-        last = (stop - 1 - wide // 2) * kept // wide + kept // 2
-        return max(0, first), min(kept, last + 1)
+        first = -((wide // 2 - start) * narrow // wide) + narrow // 2
+        last = (stop - 1 - wide // 2) * narrow // wide + narrow // 2
+        return max(0, first), min(narrow, last + 1)
 
     def _corrections(self, placed: Placement, chosen: np.ndarray) -> dict[int, np.ndarray]:
         """Return the correction factor along the readout for each reversed readout with phase-correction lines."""

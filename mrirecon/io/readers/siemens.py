@@ -48,7 +48,10 @@ def forward_transform(vendor: object, sequence: str | None) -> tuple[bool, str |
             f"ISMRMRD in {SEQUENCE_NAME})"
         )
     if _PULSEQ in (sequence or "").lower():
-        return False, f"k-space not conjugated: the sequence {name!r} is Pulseq, whose directions are right as they are"
+        return (
+            False,
+            f"k-space not conjugated: the sequence {name!r} is Pulseq, for which the directions are already right",
+        )
     why = f"Siemens states directions for a forward transform, and the sequence {name!r} is not Pulseq"
     return True, f"k-space conjugated: {why}"
 

@@ -51,7 +51,7 @@ def make_plan(table: Readouts, encodings: list[Encoding], path: Path, notes: lis
         raise InputError(
             f"{path} holds no imaging readouts",
             why=describe_counts(table.counts()) or "it holds no readouts",
-            fix="give the file of the scan itself; readouts of which all samples must be discarded count as other",
+            fix="give the file of the scan itself; readouts without valid samples do not count",
         )
     number = int(table.encoding[image[0]])
     others = image[table.encoding[image] != number]
@@ -158,20 +158,20 @@ def _loops(table: Readouts, rows: np.ndarray, path: Path) -> tuple[dict[str, int
 def _removed(encoding: Encoding, samples: int, notes: list[str]) -> tuple[int, float]:
     """Return the length of the readout without oversampling, and its field of view in mm."""
     fov, wanted = encoding.fov_mm[0], encoding.image_fov_mm[0]
-    kept = samples * wanted / fov if fov > 0 else samples
-    if kept > samples * (1 - 1e-3):
+    size = samples * wanted / fov if fov > 0 else samples
+    if size > samples * (1 - 1e-3):
         return samples, fov
-    if abs(kept - round(kept)) > 0.05 or round(kept) < 2:
+    if abs(size - round(size)) > 0.05 or round(size) < 2:
         notes.append(
             f"the readout covers {fov:g} mm for an image of {wanted:g} mm: "
             "not cropped, because the size would not be a whole number"
         )
         return samples, fov
     notes.append(
-        f"readout oversampling removed: {samples} samples over {fov:g} mm, cropped in the image to {round(kept)} over "
+        f"readout oversampling removed: {samples} samples over {fov:g} mm, cropped in the image to {round(size)} over "
         f"{wanted:g} mm"
     )
-    return round(kept), wanted
+    return round(size), wanted
 
 
 def _place(
@@ -185,21 +185,21 @@ def _place(
 ) -> Placement:
     line = table.counters["line"][rows] - centres[1] + grid[1] // 2
     partition = table.counters["partition"][rows] - centres[2] + grid[2] // 2
-    kept = table.samples[rows] - table.before[rows] - table.behind[rows]
+    lengths = table.samples[rows] - table.before[rows] - table.behind[rows]
     echo = echoes(table, rows, grid[0], centres[0] is not None, path, notes)
     start = grid[0] // 2 - echo
     for values, size, name in ((line, grid[1], "line"), (partition, grid[2], "partition")):
         if (values < 0).any() or (values >= size).any():
             raise InputError(
-                f"a {name} of {path} lies outside its matrix",
+                f"a {name} of {path} is outside its matrix",
                 why=f"index {int(values.min())} to {int(values.max())} of {size}",
                 fix="the header is wrong: convert the raw data again",
             )
-    if (start < 0).any() or (start + kept > grid[0]).any():
-        bad = int(np.flatnonzero((start < 0) | (start + kept > grid[0]))[0])
+    if (start < 0).any() or (start + lengths > grid[0]).any():
+        bad = int(np.flatnonzero((start < 0) | (start + lengths > grid[0]))[0])
         raise InputError(
-            f"a readout of {path} lies outside its matrix",
-            why=f"readout {rows[bad]}: {kept[bad]} samples, echo at {echo[bad]}, in a matrix of {grid[0]}",
+            f"a readout of {path} is outside its matrix",
+            why=f"readout {rows[bad]}: {lengths[bad]} samples, echo at {echo[bad]}, in a matrix of {grid[0]}",
             fix="the header is wrong: convert the raw data again",
         )
     item = np.zeros(len(rows), dtype=np.int64)
@@ -216,12 +216,12 @@ def _note_coverage(
     layout: Layout,
     notes: list[str],
 ) -> None:
-    place = (placed.item * grid[2] + placed.partition) * grid[1] + placed.line
-    _, times = np.unique(place, return_counts=True)
+    position = (placed.item * grid[2] + placed.partition) * grid[1] + placed.line
+    _, times = np.unique(position, return_counts=True)
     repeated = int((times - 1).sum())
     if repeated:
         averages = int(table.counters["average"][placed.rows].max()) + 1
-        _, once = np.unique(place * averages + table.counters["average"][placed.rows], return_counts=True)
+        _, once = np.unique(position * averages + table.counters["average"][placed.rows], return_counts=True)
         same = int((once - 1).sum())
         if repeated - same:
             notes.append(f"{averages} averages: {repeated - same} readouts averaged with others at the same position")
@@ -236,13 +236,13 @@ def _note_coverage(
         if size > 1 and len(known) > 1 and max(first, size - 1 - last) > gap:
             what = "partial Fourier" if abs(below - above) > max(2, size // 32) else "the outer ones not measured"
             notes.append(f"{what}: {name} {first} to {last} of {size}")
-    kept = (table.samples - table.before - table.behind)[placed.rows]
-    starts, stops = span(placed.start), span(placed.start + kept)
+    lengths = (table.samples - table.before - table.behind)[placed.rows]
+    starts, stops = span(placed.start), span(placed.start + lengths)
     if starts[1] > 0 or stops[0] < grid[0]:
         notes.append(f"asymmetric echo or short readout: samples {starts[0]} to {stops[1] - 1} of {grid[0]} measured")
-    turned = int(table.reversed[placed.rows].sum())
-    if turned:
-        notes.append(f"{turned} readouts were measured backwards and are flipped")
+    reversed_count = int(table.reversed[placed.rows].sum())
+    if reversed_count:
+        notes.append(f"{reversed_count} readouts were measured backwards and are flipped")
     empty = layout.count - len(np.unique(placed.item))
     if empty:
         notes.append(f"{empty} of {layout.count} images have no readouts: the scan seems to be incomplete")
@@ -262,26 +262,28 @@ def _assign_phase_lines(table: Readouts, samples: int, path: Path) -> dict[int, 
     rows = table.rows(PHASE_CORRECTION)
     if not rows.size:
         return {}
-    kept = (table.samples - table.before - table.behind)[rows]
-    start = samples // 2 - kept // 2
+    lengths = (table.samples - table.before - table.behind)[rows]
+    start = samples // 2 - lengths // 2
     if table.centre[rows].all():
         with suppress(InputError):
             stated = samples // 2 - echoes(table, rows, samples, False, path, [])
-            if (stated >= 0).all() and (stated + kept <= samples).all():
+            if (stated >= 0).all() and (stated + lengths <= samples).all():
                 start = stated
     return dict(zip(rows.tolist(), start.tolist(), strict=True))
 
 
 def _first_of_loops(table: Readouts, rows: np.ndarray, notes: list[str]) -> np.ndarray:
     """Return the calibration readouts of the first echo, repetition, set and phase: a mean of several could cancel."""
-    kept = np.ones(len(rows), dtype=bool)
+    selected = np.ones(len(rows), dtype=bool)
     for name in LOOPED:
         if name != "slice" and rows.size:
             values = table.counters[name][rows]
-            kept &= values == values[kept].min()
-    if not kept.all():
-        notes.append(f"{np.count_nonzero(~kept)} calibration readouts of further echoes or repetitions are not used")
-    return rows[kept]
+            selected &= values == values[selected].min()
+    if not selected.all():
+        notes.append(
+            f"{np.count_nonzero(~selected)} calibration readouts of further echoes or repetitions are not used"
+        )
+    return rows[selected]
 
 
 def _place_calibration(
@@ -312,7 +314,7 @@ def _place_calibration(
         partition_centre = own.partition_centre if own.partition_centre is not None else own.matrix[2] // 2
     line = table.counters["line"][rows] - line_centre + grid[1] // 2
     partition = table.counters["partition"][rows] - partition_centre + grid[2] // 2
-    kept = table.samples[rows] - table.before[rows] - table.behind[rows]
+    lengths = table.samples[rows] - table.before[rows] - table.behind[rows]
     try:
         echo = echoes(table, rows, grid[0], centres[0] is not None, path, notes)
     except InputError as error:
@@ -321,14 +323,14 @@ def _place_calibration(
     start = grid[0] // 2 - echo
     inside = (line >= 0) & (line < grid[1]) & (partition >= 0) & (partition < grid[2])
     item = table.counters["slice"][rows]
-    inside &= (start >= 0) & (start + kept <= grid[0]) & (item < slices)
+    inside &= (start >= 0) & (start + lengths <= grid[0]) & (item < slices)
     full = np.zeros((slices, grid[2], grid[1]), dtype=bool)
     full[item[inside], partition[inside], line[inside]] = True
     common: np.ndarray = np.asarray(full.all(axis=0))
     # Take the central lines of the central partition, and the partitions that hold all of these lines.
     lines = _around(common[grid[2] // 2], grid[1] // 2)
     planes = _around(np.asarray(common[:, lines].all(axis=1)), grid[2] // 2) if grid[2] > 1 else slice(0, 1)
-    low, high = int(start[inside].max(initial=0)), int((start + kept)[inside].min(initial=grid[0]))
+    low, high = int(start[inside].max(initial=0)), int((start + lengths)[inside].min(initial=grid[0]))
     half = min(grid[0] // 2 - low, high - grid[0] // 2)
     if lines.stop - lines.start < 2 or half < 1:
         notes.append(f"{rows.size} calibration readouts are not used: they do not fill the centre of k-space")

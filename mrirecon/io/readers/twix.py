@@ -293,13 +293,13 @@ class Version(NamedTuple):
     @property
     def dtype(self) -> np.dtype:
         """Return the numpy type of a header; `position` is sagittal, coronal, transversal in mm."""
-        places = {name: (kind, self.mask + at) for name, (kind, at) in _FIELDS.items()}
-        places |= {"position": (("<f4", 3), self.slice), "quaternion": (("<f4", 4), self.slice + 12)}
+        fields = {name: (kind, self.mask + at) for name, (kind, at) in _FIELDS.items()}
+        fields |= {"position": (("<f4", 3), self.slice), "quaternion": (("<f4", 4), self.slice + 12)}
         return np.dtype(
             {
-                "names": list(places),
-                "formats": [kind for kind, _ in places.values()],
-                "offsets": [at for _, at in places.values()],
+                "names": list(fields),
+                "formats": [kind for kind, _ in fields.values()],
+                "offsets": [at for _, at in fields.values()],
                 "itemsize": self.head or self.channel_head,
             }
         )
@@ -349,8 +349,8 @@ class Protocol:
 
     def values(self, buffer: str, name: str) -> list[str]:
         """Return the words of a parameter in another buffer, such as "Meas"; empty if there is no such parameter."""
-        wanted = rf'<Param(?:Bool|Long|Double|String)\."{re.escape(name)}">\s*\{{([^{{}}]{{0,20000}})\}}'
-        match = re.search(wanted, self.texts.get(buffer, ""))
+        pattern = rf'<Param(?:Bool|Long|Double|String)\."{re.escape(name)}">\s*\{{([^{{}}]{{0,20000}})\}}'
+        match = re.search(pattern, self.texts.get(buffer, ""))
         if match is None:
             return []
         body = re.sub(r"<Precision>\s*\d+|<\w+>[^\n]*", " ", match[1])
@@ -385,19 +385,19 @@ def read_headers(path: Path) -> Headers:
         if end > size:
             raise _truncated(path, f"{size} of {end} bytes are present")
         version = MODERN if _u32(data, 0) < 10_000 else OLD
-        places: list[int] = []
+        offsets: list[int] = []
         last: list[bool] = []
         for begin, stop in parts:
             length = _u32(data, begin)
             if not 8 <= length <= min(_HEADER_LIMIT, stop - begin):
                 raise InputError(f"{path} is a damaged twix file", why=f"it states a protocol of {length} bytes")
             readouts = _find_readouts(data, begin + length, min(stop, size), version, path)
-            places += readouts
+            offsets += readouts
             last += [begin == start] * len(readouts)
         kind = version.dtype
-        heads = np.frombuffer(b"".join(data[at : at + kind.itemsize] for at in places), dtype=kind)
+        heads = np.frombuffer(b"".join(data[at : at + kind.itemsize] for at in offsets), dtype=kind)
         protocol = Protocol(_texts(data[start : start + _u32(data, start)]))
-    return Headers(version, heads, np.asarray(places, dtype=np.int64), np.asarray(last, bool), len(parts), protocol)
+    return Headers(version, heads, np.asarray(offsets, dtype=np.int64), np.asarray(last, bool), len(parts), protocol)
 
 
 def _u32(data: bytes | mmap.mmap, at: int) -> int:
@@ -411,35 +411,35 @@ def _truncated(path: Path, why: str) -> InputError:
 def _find_readouts(data: mmap.mmap, place: int, end: int, version: Version, path: Path) -> list[int]:
     """Return the offsets of the readouts of a measurement, up to the one marked as the last."""
     size = version.head or version.channel_head
-    places: list[int] = []
+    offsets: list[int] = []
     while place + size <= end:
         mask, samples, coils = struct.unpack_from("<QHH", data, place + version.mask)
         if mask >> _END & 1:
-            return places
+            return offsets
         if mask >> _SYNC & 1:
             length = _u32(data, place) % (1 << _DMA_BITS)
         else:
             length = version.head + coils * (version.channel_head + 8 * samples)
             if place + length > end:
-                raise _truncated(path, f"readout {len(places)} needs {place + length - end} bytes more")
-            places.append(place)
-        if length < size or len(places) > _READOUT_LIMIT:
-            why = f"a readout of {length} bytes, after {len(places)} readouts"
+                raise _truncated(path, f"readout {len(offsets)} needs {place + length - end} bytes more")
+            offsets.append(place)
+        if length < size or len(offsets) > _READOUT_LIMIT:
+            why = f"a readout of {length} bytes, after {len(offsets)} readouts"
             raise InputError(f"{path} is a damaged twix file", why=why, fix="copy or export it again")
         place += length
-    raise _truncated(path, f"it ends after {len(places)} readouts, none of which is marked as the last")
+    raise _truncated(path, f"it ends after {len(offsets)} readouts, and none is marked as the last")
 
 
 def _texts(header: bytes) -> dict[str, str]:
     """Split a protocol into its named texts: each is a name, a zero byte, a length, and that number of bytes."""
     texts: dict[str, str] = {}
-    place = 8
+    offset = 8
     for _ in range(min(64, _u32(header, 4))):
-        name = re.match(rb"(\w{1,40})\0", header[place : place + 41])
+        name = re.match(rb"(\w{1,40})\0", header[offset : offset + 41])
         if name is None:
             break
-        place += name.end() + 4
-        length = _u32(header, place - 4)
-        texts[name[1].decode("ascii", "replace")] = header[place : place + length].decode("latin-1")
-        place += length
+        offset += name.end() + 4
+        length = _u32(header, offset - 4)
+        texts[name[1].decode("ascii", "replace")] = header[offset : offset + length].decode("latin-1")
+        offset += length
     return texts

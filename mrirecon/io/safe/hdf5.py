@@ -295,16 +295,16 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         # MATLAB stores the content of its cells under names that begin with "#".
         groups = {name: self.is_group(name) for name in self if not name.startswith("#")}
         paths = [name for name, is_group in groups.items() if not is_group]
-        seen: set[object] = set()
+        visited: set[object] = set()
         queue = [(name, 1) for name, is_group in groups.items() if is_group]
         while queue:
             path, depth = queue.pop(0)
             with suppress(InputError), typed_errors(f"{self.path}:{path}"):
                 group = self._node[path]
                 address = getattr(h5py.h5o.get_info(group.id), "addr", path)
-                if address in seen or len(group) > NAME_LIMIT:
+                if address in visited or len(group) > NAME_LIMIT:
                     continue
-                seen.add(address)
+                visited.add(address)
                 for part in group:
                     if not isinstance(part, str) or not _is_hard(group, part):
                         continue

@@ -38,19 +38,19 @@ def output_lock(target: Path, *, wait: bool) -> Iterator[None]:
     folder = target.absolute().parent
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     name = hashlib.sha256(target.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    place = folder / f".mrirecon-{name}.lock"
-    handle = _acquire(place, target, wait)
-    _remove_stale_locks(folder, place)
+    lock_file = folder / f".mrirecon-{name}.lock"
+    handle = _acquire(lock_file, target, wait)
+    _remove_stale_locks(folder, lock_file)
     try:
         yield
     finally:
         # Remove the file while it is locked: a waiting process notices this, and locks a new file.
         with suppress(OSError):
-            place.unlink()
+            lock_file.unlink()
         os.close(handle)
-        for made in missing:
+        for created in missing:
             with suppress(OSError):
-                made.rmdir()
+                created.rmdir()
 
 
 def _remove_stale_locks(folder: Path, mine: Path) -> None:
@@ -58,13 +58,13 @@ def _remove_stale_locks(folder: Path, mine: Path) -> None:
     if folder in _CLEANED:
         return
     _CLEANED.add(folder)
-    for place in folder.glob(".mrirecon-*.lock"):
+    for lock_file in folder.glob(".mrirecon-*.lock"):
         with suppress(OSError):
-            handle = os.open(place, os.O_RDWR | os.O_CLOEXEC)
+            handle = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
             try:
-                if place != mine:
+                if lock_file != mine:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    place.unlink()
+                    lock_file.unlink()
             finally:
                 os.close(handle)
 

@@ -78,6 +78,6 @@ def _from_lines(text: str) -> list[tuple[str, str]] | None:
 def _from_json(text: str) -> list[tuple[str, str]] | None:
     try:
         outputs = parse_json(text)["outputs"]
-        return [(str(one["file"]), str(one["sha256"])) for one in outputs]
+        return [(str(output["file"]), str(output["sha256"])) for output in outputs]
     except (ValueError, KeyError, TypeError):
         return None

@@ -70,11 +70,11 @@ class Rows:
             return
         assert self._file is not None
         left: memoryview = values.reshape(-1).view(np.uint8).data
-        place = row * self.row_bytes + start * self.dtype.itemsize
+        offset = row * self.row_bytes + start * self.dtype.itemsize
         with resources(self.folder / f"a temporary file for {self._what}"):
             while left:
-                done = os.pwrite(self._file.fileno(), left, place)
-                left, place = left[done:], place + done
+                done = os.pwrite(self._file.fileno(), left, offset)
+                left, offset = left[done:], offset + done
 
     def read(self, row: int) -> np.ndarray:
         """Return a copy of a row."""
@@ -83,13 +83,13 @@ class Rows:
         assert self._file is not None
         out = np.empty(self.shape, self.dtype)
         left: memoryview = out.reshape(-1).view(np.uint8).data
-        place = row * self.row_bytes
+        offset = row * self.row_bytes
         with resources(self.folder / f"a temporary file for {self._what}"):
             while left:
-                done = os.preadv(self._file.fileno(), [left], place)
+                done = os.preadv(self._file.fileno(), [left], offset)
                 if not done:
                     raise OSError(f"row {row} of {self.count} does not exist")
-                left, place = left[done:], place + done
+                left, offset = left[done:], offset + done
         return out
 
     def view(self) -> np.ndarray:

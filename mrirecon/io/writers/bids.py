@@ -102,15 +102,15 @@ def describe_dataset(root: str | Path, source: str | Path) -> Path:
         )
     stated = old.get("SourceDatasets")
     sources = stated if isinstance(stated, list) else []
-    here = {"URL": _relative(Path(source).parent, Path(root))}
-    if here not in sources or not old:
+    source_dataset = {"URL": _relative(Path(source).parent, Path(root))}
+    if source_dataset not in sources or not old:
         new: dict[str, object] = {
             "Name": "mrirecon reconstructions",
             "BIDSVersion": VERSION,
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": "mrirecon", "Version": __version__}],
             **old,
-            "SourceDatasets": sources if here in sources else [*sources, here],
+            "SourceDatasets": sources if source_dataset in sources else [*sources, source_dataset],
         }
         write_json(path, new, inputs=[source])
     return path

@@ -62,12 +62,12 @@ def background_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1
     region = kspace[(slice(None), *box)].astype(np.complex128)
     space = region.shape[1:]
     axes = spatial(len(space))
-    places = [np.abs(np.arange(n) - n // 2) / (n / 2) for n in space]
+    distances = [np.abs(np.arange(n) - n // 2) / (n / 2) for n in space]
     ndim = len(space)
-    radius = np.sqrt(sum(along(p**2, a, ndim) for a, p in enumerate(places)))
+    radius = np.sqrt(sum(along(p**2, a, ndim) for a, p in enumerate(distances)))
     low = np.cos(np.pi / 2 * np.clip(radius / _LOW, 0, 1)) ** 2
     high = np.sin(np.pi / 2 * np.clip((radius - _LOW) / 0.2, 0, 1)) ** 2
-    for a, p in enumerate(places):
+    for a, p in enumerate(distances):
         high = high * along(np.sin(np.pi / 2 * np.clip((1 - p) / _TAPER, 0, 1)) ** 2, a, ndim)
     power = (np.abs(to_image(region * low, axes)) ** 2).sum(0)
     inner = np.zeros(space, dtype=bool)

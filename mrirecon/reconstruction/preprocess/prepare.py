@@ -415,24 +415,24 @@ def _readout(scan: Scan, options: Preprocess) -> str:
 def _cropped(scan: Scan, options: Preprocess) -> Cropped:
     readout = _readout(scan, options)
     size = scan.shape[readout]
-    kept = size / options.oversampling
-    if not math.isclose(kept, round(kept), abs_tol=1e-9) or round(kept) < 1:
+    size_kept = size / options.oversampling
+    if not math.isclose(size_kept, round(size_kept), abs_tol=1e-9) or round(size_kept) < 1:
         raise UsageError(
             f"{size} samples along {readout} cannot be oversampled {options.oversampling:g}-fold",
-            why=f"{kept:.3f} would be left",
+            why=f"{size_kept:.3f} would be left",
             fix="give a factor that divides them",
         )
     check_readout(scan.mask(scan.representative_item()), scan.space.index(readout) - len(scan.space), readout)
-    return Cropped(scan, readout, round(kept))
+    return Cropped(scan, readout, round(size_kept))
 
 
 def _compressed(scan: Scan, options: Preprocess) -> tuple[Scan, list[str]]:
     if scan.coils == 1:
         raise UsageError("one coil cannot be compressed", where=str(scan.path), fix="omit --compress")
-    axis, place = None, ""
+    axis, where = None, ""
     if options.compress == "geometric":
         readout = _readout(scan, options)
-        axis, place = scan.space.index(readout) - len(scan.space), f" at every position along {readout}"
+        axis, where = scan.space.index(readout) - len(scan.space), f" at every position along {readout}"
         check_readout(scan.mask(scan.representative_item()), axis, readout)
     notes = []
     if options.whiten in ("none", "loud"):
@@ -440,18 +440,18 @@ def _compressed(scan: Scan, options: Preprocess) -> tuple[Scan, list[str]]:
     if options.energy is not None:
         # All items get the same number of coils, and each must keep the requested energy.
         each = [compression(scan.kspace(i), energy=options.energy, readout=axis) for i in scan.items_with_signal()]
-        coils = max(one.matrices.shape[1] for one in each)
-        kept = min(one.energy for one in each)
-        energy = f"at least {kept:.2%} of the energy of every item, {options.energy:.4g} requested"
+        coils = max(compression_of_item.matrices.shape[1] for compression_of_item in each)
+        energy_kept = min(compression_of_item.energy for compression_of_item in each)
+        energy = f"at least {energy_kept:.2%} of the energy of every item, {options.energy:.4g} requested"
     else:
         assert options.coils is not None
-        able = scan.items_with_signal() or [scan.representative_item()]
-        coils, middle = options.coils, able[len(able) // 2]
+        readable = scan.items_with_signal() or [scan.representative_item()]
+        coils, middle = options.coils, readable[len(readable) // 2]
         try:
-            kept = compression(scan.kspace(middle), coils=coils, readout=axis).energy
+            energy_kept = compression(scan.kspace(middle), coils=coils, readout=axis).energy
         except MriReconError as error:
             error.where = error.where or str(scan.path)
             raise
-        energy = f"{kept:.2%} of the energy (of item {middle})"
-    notes.append(f"{scan.coils} coils compressed to {coils} virtual ones{place}: they keep {energy}")
+        energy = f"{energy_kept:.2%} of the energy (of item {middle})"
+    notes.append(f"{scan.coils} coils compressed to {coils} virtual ones{where}: they keep {energy}")
     return Compressed(scan, coils, axis), notes

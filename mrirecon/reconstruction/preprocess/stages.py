@@ -69,9 +69,9 @@ class DerivedScan(Scan):
 
     def with_notes(self, notes: Iterable[str]) -> Self:
         """Return a copy of the scan with further notes."""
-        found = copy.copy(self)
-        found.notes = [*self._own_notes, *notes]
-        return found
+        copied = copy.copy(self)
+        copied.notes = [*self._own_notes, *notes]
+        return copied
 
     def _note(self, text: str) -> None:
         if text not in self._own_notes:
@@ -137,8 +137,8 @@ class Averaged(DerivedScan):
     """Take the complex mean of k-space over repetitions and averages."""
 
     def __init__(self, base: Scan) -> None:
-        gone = [a for a in base.layout.loops if a in AVERAGED and base.shape[a] > 1]
-        if not gone:
+        averaged_axes = [a for a in base.layout.loops if a in AVERAGED and base.shape[a] > 1]
+        if not averaged_axes:
             raise UsageError(
                 "the scan has no repetitions or averages",
                 where=str(base.path),
@@ -146,13 +146,13 @@ class Averaged(DerivedScan):
                 fix="omit --combine average, or name the axes with --axes repetition,...",
             )
         super().__init__(base)
-        kept = [(a, n) for a, n in zip(base.layout.axes, base.layout.sizes, strict=True) if a not in gone]
+        kept = [(a, n) for a, n in zip(base.layout.axes, base.layout.sizes, strict=True) if a not in averaged_axes]
         self.layout = Layout(tuple(a for a, _ in kept), tuple(n for _, n in kept))
         self.members: list[list[int]] = [[] for _ in range(len(self))]
-        places = {tuple(index.values()): item for item, index in enumerate(self.items)}
+        item_by_index = {tuple(index.values()): item for item, index in enumerate(self.items)}
         for item, index in enumerate(base.items):
-            self.members[places[tuple(n for a, n in index.items() if a not in gone)]].append(item)
-        self.axes, self.count = tuple(gone), len(self.members[0])
+            self.members[item_by_index[tuple(n for a, n in index.items() if a not in averaged_axes)]].append(item)
+        self.axes, self.count = tuple(averaged_axes), len(self.members[0])
 
     def kspace(self, item: int) -> np.ndarray:
         """Return the mean of each sample over the repetitions that acquired it."""
@@ -177,11 +177,11 @@ class Averaged(DerivedScan):
         NaN and infinite values are refused, because users do not expect a mean to leave them out.
         """
         members = self.members[item]
-        able = [i for i in members if self.base.quick_mask(i) is not None]
-        if able and len(able) < len(members):
-            lost = len(members) - len(able)
+        with_signal = [i for i in members if self.base.quick_mask(i) is not None]
+        if with_signal and len(with_signal) < len(members):
+            lost = len(members) - len(with_signal)
             self._note(f"{lost} of {len(members)} repetitions of {self.where(item)} hold no signal")
-        return able or members
+        return with_signal or members
 
     def maps(self, item: int) -> np.ndarray | None:
         """Return the maps of the first repetition."""
@@ -370,6 +370,8 @@ def pool_noise_samples(
     scan: Scan, samples: Callable[[np.ndarray, np.ndarray], np.ndarray], most: int = 5
 ) -> np.ndarray:
     """Return noise samples (C, N) of up to ``most`` evenly spread items."""
-    able = scan.items_with_signal() or [scan.representative_item()]
-    items = [able[i] for i in np.unique(np.linspace(0, len(able) - 1, min(most, len(able))).round().astype(int))]
+    readable = scan.items_with_signal() or [scan.representative_item()]
+    items = [
+        readable[i] for i in np.unique(np.linspace(0, len(readable) - 1, min(most, len(readable))).round().astype(int))
+    ]
     return np.concatenate([samples(scan.kspace(i), scan.mask(i)) for i in items], axis=1)
