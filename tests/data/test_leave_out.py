@@ -69,7 +69,7 @@ def test_slices_of_volumes_are_excluded_by_name(tmp_path):
 
 @pytest.mark.parametrize("entry", ["case.h5:5", "case.h5:0,3-9", "case.h5:3-1"])
 def test_items_that_are_not_there_are_named(entry):
-    with pytest.raises(UsageError, match="do not exist") as caught:
+    with pytest.raises(UsageError, match="there are no items") as caught:
         excluded_items(["case.h5"], 5, [entry])
     assert entry in caught.value.where
     assert "from 0 to 4" in caught.value.why

@@ -76,7 +76,7 @@ def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = 
     repetitions = _other_repetitions(path)
     if repetitions:
         notes.append(
-            f"the file name is that of an M4Raw repetition, as are {', '.join(repetitions)}: each is a separate scan, and "
+            f"M4Raw repetition by its name, like {', '.join(repetitions)}: each file is a separate scan, and "
             "the mean of their images has less noise"
         )
     scan = assemble(

@@ -108,7 +108,7 @@ def read_image(path: str | Path, *, dataset: str | None = None) -> np.ndarray:
         dataset: name of the array.
 
     Raises:
-        InputError: no such array, fewer than two axes, values that are not numbers.
+        InputError: no such array, fewer than two axes, NaN or infinite values.
 
     """
     return read_placed_image(path, dataset=dataset)[0]

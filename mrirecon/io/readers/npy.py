@@ -200,8 +200,8 @@ def _is_zip(source: Source) -> bool:
 def read_arrays(source: Source, *, axes: str | None = None, dataset: str | None = None) -> Scan:
     """Read a .npz or .npy file; see `mrirecon.io.read`.
 
-    The axes come from, in this order: `axes`; a JSON sidecar in the same folder with ``{"axes": ["coil", "y", "x"]}``; an
-    entry `axes` in the archive; a statement ``axes: ...`` in its entry `meta`; the shape, with a note, if it leaves
+    The axes come from, in this order: `axes`; a JSON sidecar in the same folder with ``{"axes": ["coil", "y", "x"]}``;
+    an entry `axes` in the archive; a statement ``axes: ...`` in its entry `meta`; the shape, with a note, if it leaves
     hardly any doubt. Otherwise an error asks the user for them.
     """
     path = source.path
