@@ -1,6 +1,6 @@
-"""The command line: thin commands over library functions. Nothing heavy is imported before a command runs.
+"""Run the command line: thin commands over library functions, without heavy imports before a command runs.
 
-Around every command: errors in one form, documented exit codes, and signals that leave nothing half done.
+For every command, errors have one form, exit codes are documented, and signals leave no partial output.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mrirecon.registries import plugins
 from mrirecon.registries.renames import new_flag
 
 EPILOG = (
-    "Anywhere: --traceback shows where an error arose, --quiet leaves narration and progress out. Results go to "
+    "With any command: --traceback shows the origin of an error, --quiet hides messages and progress. Results go to "
     "stdout, narration to stderr. Exit codes: 0 done, 1 our fault, 2 wrong option, 3 unusable input, 4 some items "
     "failed, 5 disk or memory, 6 unsafe file, 7 weights that do not fit, 130 and 143 interrupted."
 )
@@ -92,8 +92,8 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (BrokenPipeError, SystemExit):
-        # The reader of stdout closed it; typer exits then, and only then. Without this, Python would complain once more
-        # when it closes the stream.
+        # The reader of stdout closed the pipe, for which typer exits. This prevents a second error when Python
+        # closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Stopped as stopped:
@@ -107,7 +107,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _take_settings(arguments: list[str]) -> list[str]:
-    """Apply the options that may stand anywhere, and return the other arguments."""
+    """Apply the options that are valid for any command, and return the other arguments."""
     ConsoleSettings.quiet = ConsoleSettings.traceback = False
     end = arguments.index("--") if "--" in arguments else len(arguments)
     for argument in arguments[:end]:
@@ -117,10 +117,10 @@ def _take_settings(arguments: list[str]) -> list[str]:
 
 
 def _require_working_folder(arguments: list[str]) -> None:
-    """Refuse to work in a folder that was deleted: relative paths fail there, and libraries of torch end the process.
+    """Refuse to run in a deleted folder, in which relative paths fail and libraries of torch end the process.
 
     Raises:
-        ResourceError: it was deleted.
+        ResourceError: the folder was deleted.
 
     """
     if {"--help", "--version"} & set(arguments):
@@ -128,7 +128,7 @@ def _require_working_folder(arguments: list[str]) -> None:
     try:
         Path.cwd()
     except FileNotFoundError:
-        raise ResourceError("the working folder is gone", fix="change to a folder that exists: cd FOLDER") from None
+        raise ResourceError("the working folder was deleted", fix="change to a folder that exists: cd FOLDER") from None
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -136,11 +136,11 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def as_known(error: Exception) -> MriReconError | None:
-    """Return the error as a project error; None for a fault of our own."""
+    """Convert an exception to a project error; return None for an internal error."""
     if isinstance(error, MriReconError):
         return error
     explain = getattr(error, "format_message", None)
-    if explain is not None:  # the parser's, whose classes typer keeps in different places from version to version
+    if explain is not None:  # an error of the parser, whose classes move between versions of typer
         context = getattr(error, "ctx", None)
         command = getattr(context, "command_path", None) or "mrirecon"
         flag = new_flag(command.rpartition(" ")[2], str(getattr(error, "option_name", "")))
@@ -153,7 +153,7 @@ def _report(error: Exception, as_json: bool) -> int:
     known = as_known(error)
     if ConsoleSettings.traceback:
         print_error("".join(traceback.format_exception(error)).rstrip())
-    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+    if type(error).__name__ == "NoArgsIsHelpError":  # the message is the help text
         print_error(str(error))
         return UsageError.exit_code
     known = known or as_project_error(error)

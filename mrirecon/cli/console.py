@@ -1,4 +1,4 @@
-"""The output of commands: results to stdout, narration and progress to stderr."""
+"""Print the output of commands: results to stdout, messages and progress to stderr."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from mrirecon.io.safe.text import utf8
 
 
 class ConsoleSettings:
-    """The settings of `--quiet` and `--traceback`, and the time when the command began."""
+    """Hold the settings of `--quiet` and `--traceback`, and the start time of the command."""
 
     quiet = False
     traceback = False
-    begun: float | None = None  # of `time.monotonic`
+    begun: float | None = None  # value of `time.monotonic`
 
 
 def prepare_streams() -> None:
-    """Open stdin, stdout and stderr where the shell closed them, and let them write any name of a file in any locale.
+    """Open standard streams that the shell has closed, and let them write any file name in any locale.
 
-    The number of a closed stream would go to the next file that is opened, and libraries would print into that file. In
-    an ASCII locale, text is written as UTF-8; a byte of a name that could not be decoded is written as it was, and a
-    character that the locale lacks is written as an escape sequence.
+    Otherwise the next opened file would get the number of a closed stream, and libraries would print into this file. In
+    an ASCII locale, text is written as UTF-8. An undecoded byte of a name is written unchanged, and a character that
+    the locale does not have is written as an escape sequence.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one or one before it
+            nowhere = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is at most this one
             if nowhere != number:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
@@ -51,7 +51,7 @@ def prepare_streams() -> None:
 
 
 def _escape_surrogates(error: UnicodeError) -> tuple[str | bytes, int]:
-    if not isinstance(error, UnicodeEncodeError):  # reading text that was written this way
+    if not isinstance(error, UnicodeEncodeError):  # to read text that was written in this way
         return codecs.lookup_error("surrogateescape")(error)
     part = error.object[error.start : error.end]
     escaped = (
@@ -61,7 +61,7 @@ def _escape_surrogates(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def print_line(text: str) -> None:
-    """Print narration, to stderr."""
+    """Print a message to stderr, unless ``--quiet`` is set."""
     if not ConsoleSettings.quiet:
         print_error(text)
 
@@ -73,7 +73,7 @@ def print_error(text: str) -> None:
 
 
 def print_json(data: object) -> None:
-    """Print plain data as JSON, to stdout."""
+    """Print plain data as JSON to stdout."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=str)
     if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8":
         text = json.dumps(data, indent=2, allow_nan=False, default=str)
@@ -81,11 +81,11 @@ def print_json(data: object) -> None:
 
 
 def fail(error: MriReconError, as_json: bool) -> NoReturn:
-    """End a command whose result was printed: raise the error, or narrate it where stdout holds one JSON document.
+    """End a command after its result was printed: raise the error, or print it to stderr if stdout holds JSON.
 
     Raises:
-        MriReconError: that error.
-        typer.Exit: with its exit code.
+        MriReconError: the error.
+        typer.Exit: exit with the code of the error.
 
     """
     if not as_json:
@@ -95,7 +95,7 @@ def fail(error: MriReconError, as_json: bool) -> NoReturn:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return aligned columns: text to the left, numbers to the right."""
+    """Format a table with aligned columns: text to the left, numbers to the right."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(head), *(len(row[i]) for row in cells), 0) for i, head in enumerate(heads)]
     numbers = [all(not isinstance(row[i], str) for row in rows) for i in range(len(heads))]
@@ -115,7 +115,7 @@ def _cell(value: object) -> str:
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int, str], None] | None]:
-    """Give a callback (done, total, what) that draws a bar; None where stderr is no terminal or ``--quiet`` is set."""
+    """Yield a callback (done, total, what) that draws a progress bar; None without a terminal or with ``--quiet``."""
     if ConsoleSettings.quiet or not sys.stderr.isatty():
         yield None
         return
@@ -128,7 +128,7 @@ def progress(title: str) -> Iterator[Callable[[int, int, str], None] | None]:
 
 
 class ProgressLines:
-    """Progress for a stderr that is no terminal: at most one line a minute, with the time left."""
+    """Print progress without a terminal: at most one line per minute, with the remaining time."""
 
     def __init__(self, unit: str = "step") -> None:
         self.unit = unit
@@ -136,7 +136,7 @@ class ProgressLines:
         self.last = 0.0
 
     def __call__(self, step: int, total: int, what: str) -> None:
-        """Print how far it is."""
+        """Print the progress."""
         now = time.monotonic()
         self.begun = self.begun or (now, step)
         if now - self.last < 60 or step == self.begun[1]:
@@ -147,6 +147,6 @@ class ProgressLines:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration as "1 h 05 min" or "3 min 07 s"."""
+    """Format a duration as "1 h 05 min" or "3 min 07 s"."""
     hours, minutes = divmod(round(seconds) // 60, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {round(seconds) % 60:02d} s"

@@ -1,4 +1,4 @@
-"""Commands that score images and compare runs."""
+"""Define the commands `evaluate` and `compare`, which score images and compare runs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mrirecon.errors import PartialFailure, UsageError
 if TYPE_CHECKING:
     from mrirecon.evaluation import Difference, Evaluation, Evaluations, Options
 
-Preset = Annotated[str, typer.Option(help="Whose definition: {presets}.")]
+Preset = Annotated[str, typer.Option(help="Definition of the scores: {presets}.")]
 Metrics = Annotated[str | None, typer.Option(help="Any of {metrics}; by default {score}.")]
 
 
 def _options(preset: str, metrics: str | None, *more: Any) -> Options:
-    """Return the options of an evaluation; the default metrics are those of our own score."""
+    """Return the options of an evaluation."""
     from mrirecon.evaluation import Options
     from mrirecon.metrics import score_metrics
 
-    return Options(preset, score_metrics() if metrics is None else opt.words(metrics), *more)  # type: ignore[arg-type]  # it checks the words
+    return Options(preset, score_metrics() if metrics is None else opt.words(metrics), *more)  # type: ignore[arg-type]  # the callee checks the names
 
 
 def _title(metric: str) -> str:
@@ -37,15 +37,15 @@ def evaluate(
     reference: Annotated[Path, typer.Argument(help="Reference images, or fully sampled scans: a file or a folder.")],
     preset: Preset = "mrirecon",
     metrics: Metrics = None,
-    mask: Annotated[Path | None, typer.Option(help="Pixels that count in place of the object.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Pixels to evaluate instead of the object.")] = None,
     region: Annotated[
         Path | None, typer.Option(help="Lesions to measure: labels, or a mask. NIfTI is resampled to NIfTI images.")
     ] = None,
     spacing: Annotated[
-        tuple[float, float] | None, typer.Option(help="y and x distance of pixels in mm, where files do not say.")
+        tuple[float, float] | None, typer.Option(help="Pixel spacing along y and x in mm, if files do not state it.")
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the scores of every slice here.")] = None,
-    volumes: Annotated[Path | None, typer.Option(help="Write the scores of every file of two folders here.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="File for the scores of every slice.")] = None,
+    volumes: Annotated[Path | None, typer.Option(help="File for the scores of every file of two folders.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Name of the images in the prediction.")] = None,
     reference_dataset: Annotated[str | None, typer.Option(help="Name of the images in the reference.")] = None,
     axes: opt.Axes = None,
@@ -53,12 +53,12 @@ def evaluate(
     overwrite: opt.Overwrite = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Score images: by our own score (inside the object, after one least-squares scale), or as others do."""
+    """Score images by mrirecon's definition (inside the object, after a least-squares scale) or by others."""
     for path in (csv, volumes):
         if path is not None:
             opt.require_free(path, overwrite)
     if csv is not None and volumes is not None and csv.resolve() == volumes.resolve():
-        raise UsageError("--csv and --volumes are one file", where=str(csv), fix="give each a name of its own")
+        raise UsageError("--csv and --volumes are the same file", where=str(csv), fix="give two different names")
     from mrirecon.evaluation import Evaluations, evaluate_folders
     from mrirecon.evaluation import evaluate as run
     from mrirecon.io.readers.dicom import is_dicom
@@ -68,44 +68,45 @@ def evaluate(
     alone = not any(path.is_dir() and not is_dicom(path) for path in (prediction, reference))
     if not alone:
         with progress("evaluate") as callback:
-            found = evaluate_folders(prediction, reference, options=options, progress=callback, **named)
+            scored = evaluate_folders(prediction, reference, options=options, progress=callback, **named)
     elif volumes is not None:
-        raise UsageError("--volumes is of two folders", fix="give folders, or --csv")
+        raise UsageError("--volumes needs two folders", fix="give folders, or --csv")
     else:
-        found = Evaluations([run(prediction, reference, options=options, **named)], [], [], [], options)
+        scored = Evaluations([run(prediction, reference, options=options, **named)], [], [], [], options)
     if csv is not None:
-        found.write_slices(csv)
+        scored.write_slices(csv)
     if volumes is not None:
-        found.write_volumes(volumes)
+        scored.write_volumes(volumes)
     if as_json:
-        print_json((found.done[0] if alone else found).as_dict())
+        print_json((scored.done[0] if alone else scored).as_dict())
     elif alone:
-        _print_one(found.done[0])
+        _print_one(scored.done[0])
     else:
-        _print_all(found)
-    lacking = found.lacking()
+        _print_all(scored)
+    lacking = scored.lacking()
     if lacking:
-        why = "; ".join([*lacking[1:], *(f"{e.where}: {e.what}" for e in found.failed)]) or None
-        fix = "what is defined is scored; mend the rest, or leave it out"
+        why = "; ".join([*lacking[1:], *(f"{e.where}: {e.what}" for e in scored.failed)]) or None
+        fix = "all defined scores are written; repair the other files, or remove them"
         fail(PartialFailure(lacking[0], why=why, fix=fix), as_json)
 
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(help="Two or more: folders of images, or what `evaluate --json` printed of folders.")
+        list[Path],
+        typer.Argument(help="Two or more: folders of images, or the output of `evaluate --json` for folders."),
     ],
     reference: Annotated[
-        Path | None, typer.Option("--reference", "-r", help="Folder of references, where runs are folders of images.")
+        Path | None, typer.Option("--reference", "-r", help="Folder of references, if runs are folders of images.")
     ] = None,
     preset: Preset = "mrirecon",
     metrics: Metrics = None,
     subject: Annotated[
-        str | None, typer.Option(help="Regular expression whose first group names the subject in a file's name.")
+        str | None, typer.Option(help="Regular expression whose first group is the subject in a file name.")
     ] = None,
     axes: opt.Axes = None,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Say whether runs differ, paired by subject: differences with intervals, and a test from six subjects on."""
+    """Compare runs, paired by subject: differences with intervals, and a test for six subjects or more."""
     from mrirecon.evaluation import compare_runs, evaluate_folders, read_scores
 
     options = _options(preset, metrics)
@@ -118,21 +119,21 @@ def compare(
                 raise UsageError("folders of images need references", where=str(run), fix="give --reference FOLDER")
             scored = evaluate_folders(run, reference, options=options, axes=axes)
             definitions[label] = preset
-            values[label] = {str(one.case): one.mean for one in scored.done}
+            values[label] = {str(result.case): result.mean for result in scored.done}
             lacking += [f"{e.where}: {e.what}" for e in scored.failed]
-            lacking += [f"{path}: there is no reference" for path in scored.without_reference]
+            lacking += [f"{path}: no reference found" for path in scored.without_reference]
         else:
             values[label], definitions[label] = read_scores(run)
     if len(set(definitions.values())) > 1:
         raise UsageError(
-            "the runs were scored by different definitions",
+            "the runs were scored with different definitions",
             why=", ".join(f"{label} by {definition}" for label, definition in definitions.items()),
-            fix="evaluate them with the same --preset; folders are scored by the one that is given here",
+            fix="evaluate all with the same --preset, which is also used for folders",
         )
-    found = compare_runs(values, options.metrics, subject=subject)
-    _print_differences(found, as_json)
+    differences = compare_runs(values, options.metrics, subject=subject)
+    _print_differences(differences, as_json)
     if lacking:
-        what, fix = f"{len(lacking)} files could not be scored, and are left out", "mend them, and compare again"
+        what, fix = f"{len(lacking)} files could not be scored and are left out", "repair them, and compare again"
         fail(PartialFailure(what, why="; ".join(lacking), fix=fix), as_json)
 
 
@@ -141,7 +142,7 @@ def _print_differences(differences: list[Difference], as_json: bool) -> None:
         return print_json([d.as_dict() for d in differences])
     for d in differences:
         if d.left_out:
-            print_line(f"{d.metric}: {d.left_out} subjects have a value in one run alone, and are left out")
+            print_line(f"{d.metric}: {d.left_out} subjects have a value in only one run, and are left out")
     heads = ("runs", "metric", "difference", "95 % interval", "effect", "subjects", "p (Holm)", "")
     rows: list[list[object]] = []
     for d in differences:
@@ -160,7 +161,7 @@ def _labels(runs: list[Path]) -> list[str]:
         return short
     labels = [str(run) for run in runs]
     if len(set(labels)) < len(labels):
-        raise UsageError("one run is given twice", fix="a run equals itself")
+        raise UsageError("one run is given twice", fix="a run cannot be compared with itself")
     return labels
 
 
@@ -169,8 +170,8 @@ def _print_one(one: Evaluation) -> None:
     print_line(f"reference: {one.kind}; definition: {one.options.preset}")
     for note in one.notes:
         print_line(f"note: {note}")
-    places = (f"{r['item']}" if r["slice"] is None else f"{r['item']}, z {r['slice']}" for r in one.rows())
-    rows = [[place, *(r[n] for n in names), r["reason"] or ""] for place, r in zip(places, one.rows(), strict=True)]
+    labels = (f"{r['item']}" if r["slice"] is None else f"{r['item']}, z {r['slice']}" for r in one.rows())
+    rows = [[label, *(r[n] for n in names), r["reason"] or ""] for label, r in zip(labels, one.rows(), strict=True)]
     lost = ", ".join(f"{_title(n)} in {k} of {len(one.slices)}" for n, k in one.undefined.items() if k)
     undefined = f"undefined: {lost} slices" if lost else ""
     rows.append(["mean" if one.options.preset == "mrirecon" else "volume", *(one.mean[n] for n in names), undefined])
@@ -190,7 +191,7 @@ def _print_lesions(found: dict[str, Any]) -> None:
 
 
 def _print_sizes(groups: list[dict[str, Any]]) -> None:
-    """Print the medians of each group of diameters."""
+    """Print medians for each group of diameters."""
     columns = ("lesions", "contrast", "contrast_reference", "recovery", "cnr", "cnr_reference", "sharpness")
     heads = ("mm", "lesions", "contrast", "of reference", "recovery", "CNR", "of reference", "sharpness (1/mm)")
     spans = [f"{g['from mm']:g} to {g['to mm']:g}" if g["to mm"] else f"{g['from mm']:g} and more" for g in groups]
@@ -206,10 +207,10 @@ def _print_all(scored: Evaluations) -> None:
     for paths, what in ((scored.without_reference, "reference"), (scored.without_prediction, "prediction")):
         if paths:
             print_line(f"no {what} for {len(paths)}: {', '.join(p.name for p in paths)}")
-    for one in scored.done:
-        for note in one.notes:
-            print_line(f"note: {one.prediction.name}: {note}")
-    rows = [[one.prediction.name, len(one.slices), *(one.mean[n] for n in names)] for one in scored.done]
+    for result in scored.done:
+        for note in result.notes:
+            print_line(f"note: {result.prediction.name}: {note}")
+    rows = [[result.prediction.name, len(result.slices), *(result.mean[n] for n in names)] for result in scored.done]
     typer.echo(table(("file", "slices", *(_title(n) for n in names)), rows))
     summary = scored.summary()
     heads = ("over volumes", "mean", "SD", "95 % interval", "volumes", "undefined")

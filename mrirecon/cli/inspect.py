@@ -1,4 +1,4 @@
-"""Commands that show and check: demo, info, methods, selftest, doctor, benchmark."""
+"""Define the commands `demo`, `info`, `methods`, `selftest`, `doctor` and `benchmark`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def demo(
     samples: Annotated[Path | None, typer.Option(help="Folder with the sample scan; simulated if absent.")] = None,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Reconstruct the sample scan by four methods, score them, and draw them side by side."""
+    """Reconstruct the sample scan with four methods, score the images, and draw them side by side."""
     from mrirecon.tools.demo import FULL, PICTURE
     from mrirecon.tools.demo import demo as run
 
-    here = Path("data_samples")
-    folder = samples or (here if (here / FULL).exists() else None)
+    local_samples = Path("data_samples")
+    folder = samples or (local_samples if (local_samples / FULL).exists() else None)
     print_line(f"scan: {folder or 'simulated from a phantom'}; reference: the fully sampled scan, its coils combined")
     with progress("demo") as callback:
         rows = run(output, folder, progress=callback)
@@ -40,12 +40,14 @@ def info(
     dataset: Annotated[str | None, typer.Option(help="Name of the k-space array.")] = None,
     items: opt.Items = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Look at all values: ok, look or bad; exit code 3 where one is bad.")
+        bool, typer.Option("--check", help="Check all values: ok, look or bad; exit code 3 if one is bad.")
     ] = False,
-    isolate: Annotated[bool, typer.Option("--isolate", help="First read HDF5 in a process that may crash.")] = False,
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="First read HDF5 in a separate process, which may crash.")
+    ] = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Describe a file: axes, coils, mask, calibration region, and how it would be reconstructed."""
+    """Describe a file: axes, coils, mask, calibration region, and the proposed reconstruction."""
     from mrirecon.io.info import describe, describe_images
     from mrirecon.io.readers.images import holds_images
     from mrirecon.io.safe.probe import probe
@@ -58,16 +60,19 @@ def info(
         if axes is None and dataset is None and holds_images(path):
             records.append(describe_images(path))
             continue
-        one = describe(path, axes=axes, dataset=dataset, items=items, check=check)
-        one["would"], notes = preview(path, axes=axes, dataset=dataset, items=items)
-        one["notes"] = list(dict.fromkeys([*one["notes"], *notes]))  # type: ignore[misc]  # a list of texts
-        records.append(one)
+        description = describe(path, axes=axes, dataset=dataset, items=items, check=check)
+        description["would"], notes = preview(path, axes=axes, dataset=dataset, items=items)
+        description["notes"] = list(dict.fromkeys([*description["notes"], *notes]))  # type: ignore[misc]  # a list of texts
+        records.append(description)
     if as_json:
         print_json(records[0] if len(records) == 1 else records)
     else:
-        texts = (_describe_images(one) if one.get("kind") == "images" else _describe(one) for one in records)
+        texts = (
+            _describe_images(description) if description.get("kind") == "images" else _describe(description)
+            for description in records
+        )
         typer.echo("\n\n".join(texts))
-    if any(finding["verdict"] == "bad" for one in records for finding in one.get("checks", ())):
+    if any(finding["verdict"] == "bad" for description in records for finding in description.get("checks", ())):
         raise typer.Exit(InputError.exit_code)
 
 
@@ -79,17 +84,17 @@ def _describe(one: dict[str, Any]) -> str:
     lines = [f"{one['path']}: {one['format']}{mark}, {one['bytes'] / 1e6:.1f} MB, {one['dtype']}"]
     lines.append(f"  shape        {size}")
     sampling, region = one["sampling"], one["calibration"]
-    for group in one["alike"] if len(one["alike"]) > 1 else ():
+    for group in one["sampling_groups"] if len(one["sampling_groups"]) > 1 else ():
         box = " x ".join(f"{axis} {size}" for axis, size in group["calibration"].items())
         rate = f"{group['acceleration']:.2f}-fold, {group['pattern']}"
         lines.append(f"  sampling     {format_items(group['items'])}: {rate}; fully sampled centre {box}")
-    if sampling and len(one["alike"]) < 2:
+    if sampling and len(one["sampling_groups"]) < 2:
         rate = f"{sampling['acceleration']:.2f}-fold, {sampling['pattern']} (mask: {sampling['source']})"
         lines.append(f"  sampling     {rate}")
         box = " x ".join(f"{axis} {part['size']}" for axis, part in region.items())
         lines.append(f"  calibration  fully sampled centre {box}")
     values = one["values"]
-    checked = f"{values['items_checked']} of {one['items']} items looked at"
+    checked = f"{values['items_checked']} of {one['items']} items checked"
     lines.append(f"  values       largest {values['largest']:.4g}, {values['not_finite']} not finite ({checked})")
     for name in ("reference", "maps", "calibration_scan"):
         if one[name]:
@@ -161,32 +166,32 @@ def selftest(device: opt.Device = "auto", as_json: opt.AsJson = False) -> None:
 
 
 def doctor(as_json: opt.AsJson = False) -> None:
-    """Examine this machine: packages, cores, memory, disks, HDF5, GPU, a self-test. Exit code 1 if something is bad."""
+    """Examine this machine: packages, cores, memory, disks, HDF5, GPU, self-test. Exit code 1 if something is bad."""
     from mrirecon.tools.doctor import examine
 
-    found = examine()
-    bad = sum(finding.verdict == "bad" for finding in found)
+    findings = examine()
+    bad = sum(finding.verdict == "bad" for finding in findings)
     if as_json:
-        print_json({"ok": not bad, "findings": [asdict(finding) for finding in found]})
+        print_json({"ok": not bad, "findings": [asdict(finding) for finding in findings]})
     else:
-        for finding in found:
+        for finding in findings:
             typer.echo(f"{finding.verdict:4s}  {finding.name:24s}  {finding.message}")
             if finding.fix:
                 typer.echo(f"{'':30s}  -> {finding.fix}")
-    print_line(f"{bad} of {len(found)} bad" if bad else "nothing is bad")
+    print_line(f"{bad} of {len(findings)} bad" if bad else "nothing is bad")
     if bad:
         raise typer.Exit(1)
 
 
 def benchmark(
-    cases: Annotated[list[str] | None, typer.Argument(help="espirit, wavelet, wavelet2d, tv; all if left out.")] = None,
+    cases: Annotated[list[str] | None, typer.Argument(help="espirit, wavelet, wavelet2d, tv; by default all.")] = None,
     size: Annotated[int, typer.Option(min=64, help="Matrix size.")] = 320,
     coils: Annotated[int, typer.Option(min=1)] = 8,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed pairs.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of timed pairs.")] = 5,
     threads: Annotated[int, typer.Option(min=1)] = 2,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Compare time and memory of reconstruction with BART on this machine, in pairs of runs."""
+    """Compare time and memory of reconstructions with BART on this machine, in pairs of runs."""
     from mrirecon.tools.benchmark import CASES, run
 
     with progress("benchmark") as callback:

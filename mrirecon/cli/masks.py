@@ -1,4 +1,4 @@
-"""`mrirecon masks`: make, show and apply sampling masks."""
+"""Define the commands `masks make`, `masks show` and `masks apply`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Rate = Annotated[float | None, typer.Option("--acceleration", "-R", help="Calibr
 Calibration = Annotated[
     str | None, typer.Option(help="Fully sampled centre: lines (24) or a box (24, 24x16). 0 for none.")
 ]
-Seed = Annotated[int | None, typer.Option(help="Any integer; 0 if left away.")]
-Compat = Annotated[str, typer.Option(help="Draw as others do: {compats}.")]
-Axis = Annotated[int, typer.Option(help="The undersampled axis of lines: 0 is the first axis of space, -1 the last.")]
-Readout = Annotated[int, typer.Option(help="Of three axes, the fully sampled one of a plane.")]
-Fraction = Annotated[float | None, typer.Option("--center-fraction", help="fastMRI's way to say --calibration.")]
+Seed = Annotated[int | None, typer.Option(help="Any integer; by default 0.")]
+Compat = Annotated[str, typer.Option(help="Draw the mask of another toolkit: {compats}.")]
+Axis = Annotated[int, typer.Option(help="The undersampled axis of lines: 0 is the first spatial axis, -1 the last.")]
+Readout = Annotated[int, typer.Option(help="The fully sampled axis of a 2D mask in 3D.")]
+Fraction = Annotated[float | None, typer.Option("--center-fraction", help="Calibration as a fraction, as in fastMRI.")]
 Options = Annotated[list[str] | None, typer.Option("--set", help="Option of the family: key=value.")]
 DRAWN = ("acceleration", "calibration", "seed", "compat", "axis", "readout", "center_fraction", "fwhm", "options")
 Fwhm = Annotated[float | None, typer.Option(help="Width of the Gaussian families at half maximum, k-space -1 to 1.")]
@@ -34,12 +34,12 @@ Fwhm = Annotated[float | None, typer.Option(help="Width of the Gaussian families
 def make(
     family: Annotated[str, typer.Argument(help="{families}")],
     output: Annotated[Path, typer.Option("--output", "-o", help="{mask_files}")],
-    shape: Annotated[str, typer.Option(help="Axes of k-space in space, such as 320x320.")],
+    shape: Annotated[str, typer.Option(help="Spatial size of k-space, such as 320x320.")],
     acceleration: Rate = None,
     calibration: Calibration = None,
     seed: Seed = None,
-    name: Annotated[str, typer.Option(help="File that the mask is for: each has its own.")] = "",
-    slice: Annotated[int, typer.Option(help="Slice that the mask is for: each has its own.")] = 0,
+    name: Annotated[str, typer.Option(help="File name for the random numbers: each file has its own mask.")] = "",
+    slice: Annotated[int, typer.Option(help="Slice for the random numbers: each slice has its own mask.")] = 0,
     compat: Compat = "none",
     axis: Axis = -1,
     readout: Readout = -1,
@@ -48,12 +48,12 @@ def make(
     options: Options = None,
     as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
 ) -> None:
-    """Draw a mask and write it; the same options give the same mask everywhere."""
-    given = {key: value for key, value in locals().items() if key in DRAWN}
+    """Draw a mask and write it; the same options always give the same mask."""
+    arguments = {key: value for key, value in locals().items() if key in DRAWN}
     from mrirecon.io.safe.atomic import atomic_path
     from mrirecon.masks import make_mask, mask_bytes
 
-    result = make_mask(family, opt.sizes(shape, "--shape"), name=name, slice=slice, **_drawing(given))
+    result = make_mask(family, opt.sizes(shape, "--shape"), name=name, slice=slice, **_drawing(arguments))
     content = mask_bytes(result, output.suffix)
     with atomic_path(output) as temporary:
         temporary.write_bytes(content)
@@ -63,16 +63,16 @@ def make(
 @app.command(cls=opt.Derived)
 def show(
     mask: Annotated[Path, typer.Argument(help="Mask file: {mask_files}")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write, .png")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Image to write, .png")],
     as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
 ) -> None:
-    """Draw a mask with its point spread function, and say what acceleration it reaches."""
+    """Draw a mask with its point spread function, and print its acceleration."""
     from mrirecon.evaluation.pictures import save_mask_picture
     from mrirecon.io.safe.atomic import refuse_overwrite
     from mrirecon.masks import load_mask
 
     if output.suffix.lower() != ".png":
-        raise UsageError("The picture must be a .png file.", why=f"--output is {output}", fix="add .png to its name")
+        raise UsageError("the image must be a .png file", why=f"--output is {output}", fix="add .png to its name")
     refuse_overwrite([output], [mask])
     result = load_mask(mask)
     highest = save_mask_picture(output, result)
@@ -83,14 +83,16 @@ def show(
 def apply(
     kspace: Annotated[Path, typer.Argument(help="k-space file, fully sampled")],
     output: Annotated[Path, typer.Option("--output", "-o", help="{arrays}")],
-    mask: Annotated[Path | None, typer.Option(help="Mask file; in its place, a --family.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Mask file, instead of a --family.")] = None,
     family: Annotated[str | None, typer.Option(help="{families}")] = None,
-    axes: Annotated[str | None, typer.Option(help='Axes of the file where it leaves them open: "coil,y,x"')] = None,
+    axes: Annotated[str | None, typer.Option(help='Axes of the file, if it does not state them: "coil,y,x"')] = None,
     acceleration: Rate = None,
     calibration: Calibration = None,
     seed: Seed = None,
-    name: Annotated[str | None, typer.Option(help="Drawn for that file name in place of the file's own.")] = None,
-    per_slice: Annotated[bool, typer.Option("--per-slice", help="A mask for every slice.")] = False,
+    name: Annotated[
+        str | None, typer.Option(help="File name for the random numbers, instead of that of the file.")
+    ] = None,
+    per_slice: Annotated[bool, typer.Option("--per-slice", help="Draw a different mask for every slice.")] = False,
     compat: Compat = "none",
     axis: Axis = -1,
     readout: Readout = -1,
@@ -100,38 +102,38 @@ def apply(
     keep_reference: Annotated[bool, typer.Option("--keep-reference", help="Copy the file's reference image.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
 ) -> None:
-    """Undersample a k-space file in retrospect; each file name and seed has its own mask."""
-    given = {key: value for key, value in locals().items() if key in DRAWN}
+    """Undersample a k-space file retrospectively; each file name and seed has its own mask."""
+    arguments = {key: value for key, value in locals().items() if key in DRAWN}
     from mrirecon.data.undersample import undersample
     from mrirecon.io.readers.reader import read
     from mrirecon.masks import make_mask
     from mrirecon.masks.registry import describe_families
 
     if (mask is None) == (family is None):
-        raise UsageError("Give either --mask FILE or --family NAME.", fix=f"families: {describe_families()}")
+        raise UsageError("give either --mask FILE or --family NAME", fix=f"families: {describe_families()}")
     if name is None:
-        # fastMRI seeds by the name alone; a seed on the command line replaces it.
+        # fastMRI seeds only by the file name; a seed on the command line replaces it.
         name = "" if compat == "fastmri" and seed is not None else kspace.name
-    scan, drawing = read(kspace, axes=axes), _drawing(given) | {"name": name, "path": mask}
-    done = undersample(
+    scan, drawing = read(kspace, axes=axes), _drawing(arguments) | {"name": name, "path": mask}
+    result = undersample(
         scan,
         output,
         lambda index: make_mask(family or "file", scan.space_shape, slice=index, **drawing),
         per_slice=per_slice,
         keep_reference=keep_reference,
     )
-    written = [str(path) for path in done.paths]
-    print_mask(done.mask, as_json, notes=done.notes, written=written, kept_acceleration=done.acceleration)
+    written = [str(path) for path in result.paths]
+    print_mask(result.mask, as_json, notes=result.notes, written=written, kept_acceleration=result.acceleration)
 
 
 def _drawing(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `make_mask` for the options that `make` and `apply` share."""
+    """Convert the options that `make` and `apply` share to arguments of `make_mask`."""
     read = {"calibration": opt.box(given["calibration"]), "seed": given["seed"] or 0}
     return given | read | {"options": opt.pairs(given["options"])}
 
 
 def print_mask(result: MaskResult, as_json: bool, notes: tuple[str, ...] | None = None, **more: object) -> None:
-    """Print a description of a mask, or JSON."""
+    """Print a description of a mask, as text or JSON."""
     notes = result.notes if notes is None else notes
     if as_json:
         typer.echo(json.dumps(result.as_dict() | {"notes": list(notes)} | more))

@@ -1,4 +1,4 @@
-"""`mrirecon models`: the learned methods, and trained models in folders."""
+"""Define the commands `models list`, `models verify` and `models show`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ app = typer.Typer(name="models", help="Learned methods and trained models.", no_
 
 @app.command("list")
 def list_models(as_json: opt.AsJson = False) -> None:
-    """List the learned methods with their sizes, and which come trained."""
+    """List the learned methods with their sizes and shipped models."""
     from mrirecon.methods.registry import methods
     from mrirecon.models.checkpoints import describe_model, shipped_models
     from mrirecon.models.costs import parameters
@@ -31,10 +31,12 @@ def list_models(as_json: opt.AsJson = False) -> None:
 
 @app.command()
 def verify(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Trained models; those that come along if none.")] = None,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Trained models; by default those shipped with mrirecon.")
+    ] = None,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Check trained models: weights, options and card are those that were saved, fit together and load."""
+    """Verify that weights, options and card of trained models are unchanged, consistent and loadable."""
     from mrirecon.models.checkpoints import UNSEALED, shipped_models, verify_model
 
     heads = ("model", "method", "sha256", "in order", "covered")
@@ -42,15 +44,15 @@ def verify(
     failed: list[MriReconError] = []
     for folder in folders or list(shipped_models().values()):
         try:
-            found = verify_model(folder)
+            model = verify_model(folder)
         except MriReconError as error:
             error.where = error.where or str(folder)
             failed.append(error)
             rows.append((str(folder), None, None, False, None))
             continue
-        covered = "weights alone" if found.seal is None else "weights, options, card"
-        rows.append((str(folder), found.method, found.sha256, True, covered))
-        if found.seal is None:
+        covered = "only weights" if model.seal is None else "weights, options, card"
+        rows.append((str(folder), model.method, model.sha256, True, covered))
+        if model.seal is None:
             print_line(f"note: {folder}: {UNSEALED}")
     if as_json:
         records = [dict(zip(heads, row, strict=True)) for row in rows]
@@ -61,7 +63,7 @@ def verify(
         partial: MriReconError = failed[0]
         if len(rows) > 1:
             why = "; ".join(f"{e.where}: {e.what}" for e in failed)
-            fix = "the others are in order; mend these and check them alone"
+            fix = "copy or train these models again; all others are valid"
             partial = PartialFailure(f"{len(failed)} of {len(rows)} models failed", why=why, fix=fix)
         fail(partial, as_json)
 
@@ -74,7 +76,7 @@ def show(
     coils: Annotated[int, typer.Option(min=1)] = 8,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Say what a model is, its options, and what a slice costs."""
+    """Describe a model: options, and costs of a slice."""
     from mrirecon.methods.registry import find_method, resolve
     from mrirecon.models.checkpoints import describe_model
     from mrirecon.models.costs import costs

@@ -1,7 +1,7 @@
-"""Options that several commands share, and functions that read their values.
+"""Define options that several commands share, and parse their values.
 
-Choices and lists in help texts are derived from the library, which is imported only when help is printed or a value is
-checked: the command line starts fast.
+Choices and lists in help texts come from the library, which is imported only when help is printed or a value is
+checked, so that the command line starts fast.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from mrirecon.errors import UsageError
 if TYPE_CHECKING:
     from mrirecon.reconstruction.preprocess import Preprocess
 
-# What {name} stands for in a help text: module, name there, and text between the entries. The name is that of a
-# sequence, a mapping, a Literal, or a function that returns one of them or a text.
+# Value of {name} in a help text: module, name in the module, and separator of the entries. The name refers to a
+# sequence, a mapping, a Literal, or a function that returns one of these or a text.
 LISTS = {
     "families": ("masks.registry", "describe_families", ", "),
     "compats": ("masks.registry", "compats", ", "),
@@ -35,7 +35,7 @@ LISTS = {
 
 
 def look_up(module: str, name: str) -> Any:
-    """Return an object of the library, called where it is a function; of a Literal, its values as texts."""
+    """Look up an object of the library: call a function, and convert a Literal to its values as texts."""
     target = getattr(import_module(f"mrirecon.{module}"), name)
     if get_args(target):
         return [str(value) for value in get_args(target)]
@@ -43,17 +43,17 @@ def look_up(module: str, name: str) -> Any:
 
 
 def list_text(name: str) -> str:
-    """Return the text that {name} stands for, in help texts; ``module:Literal`` for the values of a Literal."""
+    """Return the text for {name} in help texts; ``module:Literal`` gives the values of a Literal."""
     module, _, literal = name.partition(":")
-    place, key, between = (module, literal, "|") if literal else LISTS[name]
-    entries = look_up(place, key)
+    home, key, between = (module, literal, "|") if literal else LISTS[name]
+    entries = look_up(home, key)
     return entries if isinstance(entries, str) else between.join(entries)
 
 
 class Derived(TyperCommand):
-    """A command in whose help texts {families}, {metrics} and the like stand for the entries that are registered."""
+    """Replace {families}, {metrics} and similar in the help texts of a command by the registered entries."""
 
-    def format_help(self, context: Any, formatter: Any) -> None:  # classes that typer keeps to itself
+    def format_help(self, context: Any, formatter: Any) -> None:  # private classes of typer
         """Print the help."""
         for parameter in self.params:
             for key in ("help", "metavar"):
@@ -64,11 +64,11 @@ class Derived(TyperCommand):
 
 
 def choice(home: str, *flags: str, **more: Any) -> Any:
-    """Return an option whose value must be one of the values of a Literal of the library.
+    """Make an option whose value must be one of the values of a Literal of the library.
 
     Args:
         home: ``module:Literal``.
-        *flags: of the option, by default that of the parameter.
+        *flags: flags of the option, by default from the name of the parameter.
         **more: further arguments of `typer.Option`.
 
     """
@@ -83,18 +83,18 @@ def choice(home: str, *flags: str, **more: Any) -> Any:
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON.")]
-Axes = Annotated[str | None, typer.Option(help='Axes as stored, where the file leaves them open: "slice,coil,y,x".')]
-Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, where the file leaves it open.")]
+Axes = Annotated[str | None, typer.Option(help='Axes as stored, if the file does not state them: "slice,coil,y,x".')]
+Dataset = Annotated[str | None, typer.Option(help="Name of the k-space array, if there are several.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Format = Annotated[str | None, choice("io.writers.write:ImageFormat", help="By default that of the file name.")]
-Items = Annotated[str | None, typer.Option("--items", help="Which of them, counted from 0, such as 3-17 or 0,5-.")]
+Items = Annotated[str | None, typer.Option("--items", help="Items, counted from 0, such as 3-17 or 0,5-.")]
 Lambda = Annotated[
-    str | None, typer.Option("--lambda", help="Regularization: a number; auto, the default: by the noise.")
+    str | None, typer.Option("--lambda", help="Regularization weight; auto, the default: from the noise.")
 ]
 LesionContrast = Annotated[str, typer.Option(help="Lowest-highest |lesion - tissue| / tissue.")]
 LesionSize = Annotated[str, typer.Option(help="Lowest-highest diameter in mm.")]
 MapSets = Annotated[
-    str, choice("reconstruction.calibrate:MapSets", help="Two where the object exceeds the field of view.")
+    str, choice("reconstruction.calibrate:MapSets", help="Two sets if the object exceeds the field of view.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")]
@@ -104,58 +104,58 @@ Combine = Annotated[
     list[str] | None,
     choice(
         "reconstruction.preprocess:Combine",
-        help="average: the mean of repetitions and averages; echoes: root sum of squares. Else each is an item.",
+        help="average: mean of repetitions and averages; echoes: root sum of squares. By default each is an item.",
         **PREPROCESSING,
     ),
 ]
 Compress = Annotated[
-    str | None, typer.Option(help="Virtual coils: how many, or the energy to keep, such as 0.95.", **PREPROCESSING)
+    str | None, typer.Option(help="Number of virtual coils, or the energy to keep, such as 0.95.", **PREPROCESSING)
 ]
 CompressBy = Annotated[
     str,
     choice(
         "reconstruction.preprocess:Compress",
-        help="geometric: one matrix for each place along the readout.",
+        help="geometric: one matrix for each position along the readout.",
         **PREPROCESSING,
     ),
 ]
 Oversampling = Annotated[
-    float, typer.Option("--remove-oversampling", help="Of the readout, by this factor.", **PREPROCESSING)
+    float, typer.Option("--remove-oversampling", help="Remove readout oversampling by this factor.", **PREPROCESSING)
 ]
 PartialFourier = Annotated[
     str,
-    choice("reconstruction.preprocess:PartialFourier", help="zero: nothing is filled in by symmetry.", **PREPROCESSING),
+    choice("reconstruction.preprocess:PartialFourier", help="zero: do not fill in by symmetry.", **PREPROCESSING),
 ]
-Readout = Annotated[str | None, typer.Option(help="Name of the readout axis, where it is not known.", **PREPROCESSING)]
+Readout = Annotated[str | None, typer.Option(help="Name of the readout axis, if it is not known.", **PREPROCESSING)]
 Whiten = Annotated[
     str,
     choice(
         "reconstruction.preprocess:Whiten",
-        help="loud: only coils much louder than others; noise: by the noise scan.",
+        help="loud: only scale very noisy coils; noise: use the noise scan.",
         **PREPROCESSING,
     ),
 ]
 
 
 def preprocess(combine: Iterable[str] | None, compress: str | None, compress_by: str, **options: Any) -> Preprocess:
-    """Return the preprocessing that the options ask for.
+    """Convert options to the requested preprocessing.
 
     Raises:
-        UsageError: a value that makes no sense.
+        UsageError: an invalid value.
 
     """
     from mrirecon.reconstruction.preprocess import Preprocess
 
     if compress is None and compress_by != "svd":
-        raise UsageError("--compress-by says how, but not to how many coils", fix="give --compress 8, or 0.95, too")
+        raise UsageError("--compress-by needs a number of coils", fix="also give --compress 8, or --compress 0.95")
     coils, energy = _coils_or_energy(compress)
     chosen = set(combine or ())
     averaging = {"average": "average" in chosen, "echoes": "echoes" in chosen}
-    return Preprocess(**averaging, coils=coils, energy=energy, compress=compress_by, **options)  # type: ignore[arg-type]  # it checks the words
+    return Preprocess(**averaging, coils=coils, energy=energy, compress=compress_by, **options)  # type: ignore[arg-type]  # the callee checks the values
 
 
 def _coils_or_energy(text: str | None) -> tuple[int | None, float | None]:
-    """Read --compress: a whole number is a number of coils, one with a point a share of the energy."""
+    """Parse --compress: an integer is a number of coils, a decimal number a share of the energy."""
     if text is None:
         return None, None
     try:
@@ -167,10 +167,10 @@ def _coils_or_energy(text: str | None) -> tuple[int | None, float | None]:
 
 
 def weight(text: str | None) -> Any:
-    """Read --lambda: None, "auto", or a number.
+    """Parse --lambda: None, "auto", or a number.
 
     Raises:
-        UsageError: something else.
+        UsageError: another text.
 
     """
     if text is None or text == "auto":
@@ -182,10 +182,10 @@ def weight(text: str | None) -> Any:
 
 
 def pairs(options: list[str] | None) -> dict[str, object]:
-    """Read key=value options; values are YAML scalars, and 1e-3 is a number.
+    """Parse key=value options; values are YAML scalars, and 1e-3 is a number.
 
     Raises:
-        UsageError: no key, no value, or a value that cannot be read.
+        UsageError: no key, no value, or an invalid value.
 
     """
     import yaml
@@ -204,20 +204,20 @@ def pairs(options: list[str] | None) -> dict[str, object]:
 
 
 def map_sets(text: str) -> Any:
-    """Read --map-sets: "auto" or a number."""
+    """Parse --map-sets: "auto" or a number."""
     return text if text == "auto" else int(text)
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Read words that commas separate."""
+    """Parse words separated by commas."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def numbers(text: str, between: str, option: str, kind: Callable[[str], Any] = int) -> tuple[Any, Any]:
-    """Read the two numbers of an option such as 3-10.
+    """Parse the two numbers of an option such as 3-10.
 
     Raises:
-        UsageError: no two numbers.
+        UsageError: not two numbers.
 
     """
     try:
@@ -228,10 +228,10 @@ def numbers(text: str, between: str, option: str, kind: Callable[[str], Any] = i
 
 
 def sizes(text: str, option: str) -> tuple[int, ...]:
-    """Read "320x320" as (320, 320).
+    """Parse "320x320" as (320, 320).
 
     Raises:
-        UsageError: no whole numbers.
+        UsageError: not integers.
 
     """
     try:
@@ -241,7 +241,7 @@ def sizes(text: str, option: str) -> tuple[int, ...]:
 
 
 def box(text: str | None) -> int | tuple[int, ...] | None:
-    """Read --calibration: "24" as 24, "24x16" as (24, 16)."""
+    """Parse --calibration: "24" as 24, "24x16" as (24, 16)."""
     if text is None:
         return None
     sides = sizes(text, "--calibration")
@@ -252,7 +252,7 @@ def require_free(path: Path, overwrite: bool) -> None:
     """Refuse an output that exists.
 
     Raises:
-        UsageError: it does.
+        UsageError: the output exists.
 
     """
     from mrirecon.io.safe.atomic import refuse_existing

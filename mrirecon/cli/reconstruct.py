@@ -1,4 +1,4 @@
-"""Commands that work on scans: reconstruct, calibrate, convert."""
+"""Define the commands `reconstruct`, `calibrate` and `convert`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def reconstruct(
     files: Annotated[list[Path], typer.Argument(help="k-space files, folders of them, or quoted patterns.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File, or folder for NAME_METHOD.h5; here if left out.")
+        Path, typer.Option("--output", "-o", help="File, or folder for NAME_METHOD.h5; by default the current folder.")
     ] = Path(),
-    method: Annotated[str, typer.Option("--method", "-m", help="auto, or one that `mrirecon methods` lists.")] = "auto",
+    method: Annotated[str, typer.Option("--method", "-m", help="auto, or a method of `mrirecon methods`.")] = "auto",
     maps: Annotated[str, typer.Option(help="{calibrations}, or a file with coil maps.")] = "auto",
     map_sets: opt.MapSets = "auto",
     combine: opt.Combine = None,
@@ -34,63 +34,65 @@ def reconstruct(
     compress_by: opt.CompressBy = "svd",
     partial_fourier: opt.PartialFourier = "zero",
     mask: Annotated[Path | None, typer.Option(help="Mask file; undersamples fully sampled data.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Folder of a trained model, in place of a method.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of a trained model, instead of a method.")] = None,
     strict_model: Annotated[
-        bool, typer.Option("--strict-model", help="Refuse data that the model was not trained for.")
+        bool, typer.Option("--strict-model", help="Refuse data for which the model was not trained.")
     ] = False,
     lam: opt.Lambda = None,
     options: opt.Settings = None,
     axes: opt.Axes = None,
     dataset: opt.Dataset = None,
     items: opt.Items = None,
-    nan: Annotated[
-        str, opt.choice("io.scan:Nan", help="Samples that are no numbers; zero: as if not measured.")
-    ] = "refuse",
+    nan: Annotated[str, opt.choice("io.scan:Nan", help="NaN samples; zero: treat as not measured.")] = "refuse",
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse defects that are only noted otherwise, of masks and chunks.")
+        bool, typer.Option("--strict", help="Refuse defects of masks and chunks instead of a note.")
     ] = False,
-    manifest: Annotated[
-        Path | None, typer.Option("--verify", help="SHA256SUMS that the files must agree with.")
-    ] = None,
+    manifest: Annotated[Path | None, typer.Option("--verify", help="SHA256SUMS that the files must match.")] = None,
     isolate: Annotated[
         bool | None,
-        typer.Option("--isolate/--no-isolate", help="First read HDF5 in a process that may crash; if several files."),
+        typer.Option(
+            "--isolate/--no-isolate", help="First read HDF5 in a separate process; default for several files."
+        ),
     ] = None,
     device: opt.Device = "auto",
     precision: Annotated[
         str,
-        opt.choice("models.hardware:PrecisionChoice", help="Of a model's networks; auto: bfloat16 where it is faster."),
+        opt.choice("models.hardware:PrecisionChoice", help="Precision of networks; auto: bfloat16 if it is faster."),
     ] = "float32",
     format: opt.Format = None,
-    reference: Annotated[Path | None, typer.Option(help="Images, or the full scan, to score against.")] = None,
-    bids: Annotated[
-        Path | None, typer.Option(help="Folder of a BIDS derivative dataset to write into, in place of -o.")
-    ] = None,
+    reference: Annotated[Path | None, typer.Option(help="Reference for scores: images, or the full scan.")] = None,
+    bids: Annotated[Path | None, typer.Option(help="Folder of a BIDS derivative dataset, instead of -o.")] = None,
     contrast: Annotated[
-        str | None, typer.Option(help="With --bids: T1w, T2w, ..., where the scan does not say.")
+        str | None, typer.Option(help="With --bids: T1w, T2w, ..., if the scan does not state it.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of methods that draw random numbers.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Slices that a model takes at a time.")] = 1,
-    save_iterates: Annotated[bool, typer.Option("--save-iterates", help="Also write the image of every step.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of random numbers.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Number of slices that a model processes at a time.")] = 1,
+    save_iterates: Annotated[
+        bool, typer.Option("--save-iterates", help="Also write the image after every step.")
+    ] = False,
     shard: Annotated[
-        str | None, typer.Option(help="Part i/N of the files; by default what a Slurm array or torchrun says.")
+        str | None, typer.Option(help="Part i/N of the files; by default from a Slurm array or torchrun.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")] = False,
     overwrite: opt.Overwrite = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Reconstruct k-space files; without a method it chooses one for what it finds, and says why."""
-    given: dict[str, Any] = locals()
+    """Reconstruct k-space files; by default, choose a method for the data and print the reason."""
+    arguments: dict[str, Any] = locals()
     from mrirecon.reconstruction.batch import reconstruct_files
     from mrirecon.reconstruction.calibrate import EspiritOptions, map_option
     from mrirecon.reconstruction.plan import Request
 
     if bids is not None and output != Path():
-        raise UsageError("--bids names the outputs itself", why=f"--output is {output}", fix="leave one of them out")
-    steps = {name: given[name] for name in ("whiten", "readout", "oversampling", "partial_fourier")}
-    given |= {"preprocess": opt.preprocess(combine, compress, compress_by, **steps)}
-    given |= {"lam": opt.weight(lam), "options": opt.pairs(options), "espirit": EspiritOptions(opt.map_sets(map_sets))}
-    request = Request.from_options(given | map_option(maps))
+        raise UsageError("--bids defines the output names", why=f"--output is {output}", fix="omit one of them")
+    steps = {name: arguments[name] for name in ("whiten", "readout", "oversampling", "partial_fourier")}
+    arguments |= {"preprocess": opt.preprocess(combine, compress, compress_by, **steps)}
+    arguments |= {
+        "lam": opt.weight(lam),
+        "options": opt.pairs(options),
+        "espirit": EspiritOptions(opt.map_sets(map_sets)),
+    }
+    request = Request.from_options(arguments | map_option(maps))
     work, outcomes = reconstruct_files(
         files,
         bids or output,
@@ -113,7 +115,7 @@ def calibrate(
     map_sets: opt.MapSets = "auto",
     kernel: Annotated[int, typer.Option(min=2, help="Side of the k-space kernel.")] = 6,
     size: Annotated[int, typer.Option(min=2, help="Largest calibration region used.")] = 24,
-    threshold: Annotated[float, typer.Option(help="Singular values below this share are noise.")] = 0.02,
+    threshold: Annotated[float, typer.Option(help="Singular values below this share of the largest are noise.")] = 0.02,
     crop: Annotated[float, typer.Option(help="Eigenvalue below which a voxel is empty; 0 keeps all.")] = 0.8,
     axes: opt.Axes = None,
     dataset: opt.Dataset = None,
@@ -140,26 +142,26 @@ def convert(
     format: Annotated[
         str | None, opt.choice("io.writers.convert:Format", help="By default that of the file name.")
     ] = None,
-    kind: Annotated[str, opt.choice("io.writers.convert:Kind", "--as", help="What the file holds.")] = "auto",
+    kind: Annotated[str, opt.choice("io.writers.convert:Kind", "--as", help="Content of the file.")] = "auto",
     axes: opt.Axes = None,
-    dataset: Annotated[str | None, typer.Option(help="Name of the array, where there are several.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the array, if there are several.")] = None,
     items: opt.Items = None,
     overwrite: opt.Overwrite = False,
 ) -> None:
-    """Write a file in another format, k-space also as ISMRMRD (.mrd); notes say what that cannot hold."""
+    """Convert a file to another format, k-space also to ISMRMRD (.mrd); notes list data that are lost."""
     from mrirecon.io.writers.convert import convert as run
 
     chosen: dict[str, Any] = {"format": format, "kind": kind, "axes": axes, "dataset": dataset, "items": items}
-    done = run(file, output, overwrite=overwrite, command=sys.argv, **chosen)
-    print_line(f"{file}: {done.kind} of shape {done.shape}")
-    for note in done.notes:
+    result = run(file, output, overwrite=overwrite, command=sys.argv, **chosen)
+    print_line(f"{file}: {result.kind} of shape {result.shape}")
+    for note in result.notes:
         print_line(f"  note: {note}")
-    for path in done.outputs:
+    for path in result.outputs:
         typer.echo(path)
 
 
 def _report(outcomes: Iterator[Outcome], failures: Path | None, as_json: bool) -> None:
-    """Print each outcome as it comes, and end with the exit code for all.
+    """Print each outcome, and end with the exit code for all.
 
     Raises:
         PartialFailure: some of several files, or some items, failed.
@@ -182,8 +184,10 @@ def _report(outcomes: Iterator[Outcome], failures: Path | None, as_json: bool) -
         results.append(record if as_json else {})
         _narrate(outcome.source, record)
         lost += record.get("failed_items", [])
-        for one in record.get("failed_items", []):
-            print_line(f"error {one['code']}: {one['what']}\n  where: {one['where']}\n  fix: {one['fix']}")
+        for failure in record.get("failed_items", []):
+            print_line(
+                f"error {failure['code']}: {failure['what']}\n  where: {failure['where']}\n  fix: {failure['fix']}"
+            )
         for name in () if as_json else record["outputs"]:
             typer.echo(name)
     if as_json and (results or not failed):
@@ -195,11 +199,11 @@ def _report(outcomes: Iterator[Outcome], failures: Path | None, as_json: bool) -
     if failed:
         what = f"{len(failed)} of {len(failed) + len(results)} files failed"
         causes = [f"{e.where}: {e.what}" for e in failed]
-        fix, where = "mend them and run the same command again: what is done is left as it is", str(failures)
+        fix, where = "repair them and run the same command again: finished files are kept", str(failures)
     else:
-        what = f"not reconstructed, and zero in the output: {len(lost)} item{'s' if len(lost) > 1 else ''}"
+        what = f"not reconstructed, zero in the output: {len(lost)} item{'s' if len(lost) > 1 else ''}"
         causes = [f"{e['where']}: {e['what']}" for e in lost]
-        fix, where = "mend them, or leave them out with --items; the other items are done", None
+        fix, where = "repair them, or leave them out with --items; the other items are finished", None
     why = "; ".join([*causes[:3], *(["..."] if len(causes) > 3 else [])])
     raise PartialFailure(what, where=where, why=why, fix=fix)
 

@@ -1,4 +1,4 @@
-"""The command that runs a study."""
+"""Define the command `study`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mrirecon.errors import PartialFailure
 def study(
     config: Annotated[Path, typer.Argument(help="Configuration of a study, .yaml; see configs/studies.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder; studies/NAME of the configuration if left out.")
+        Path | None, typer.Option("--output", "-o", help="Folder; by default studies/NAME of the configuration.")
     ] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Override: budget.steps=9. May be repeated.")] = None,
     device: opt.Device = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and what would be trained.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and the models to train.")] = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Compare methods on the same data and masks: train what is missing, reconstruct, score; run it again to go on."""
+    """Compare methods on the same data and masks: train, reconstruct, score. Run it again to continue."""
     from mrirecon.evaluation import study as studies
 
     plan = studies.load_study(config, sets or [])
@@ -33,18 +33,18 @@ def study(
         return print_json(preview) if as_json else typer.echo(_plan_text(preview))
     with progress(f"study {config.name}") as callback:
         lines = callback or ProgressLines("cell")
-        done = studies.run_study(plan, folder, device=device, progress=lines, tell=print_line, command=sys.argv)
+        result = studies.run_study(plan, folder, device=device, progress=lines, tell=print_line, command=sys.argv)
     if as_json:
-        print_json(done)
+        print_json(result)
     else:
         typer.echo((folder / "table.md").read_text(encoding="utf-8"))
         typer.echo(str(folder / "report.md"))
-    if done["failed"]:
+    if result["failed"]:
         error = PartialFailure(
-            f"{len(done['failed'])} of {len(plan.cells())} cells failed",
+            f"{len(result['failed'])} of {len(plan.cells())} cells failed",
             where=str(folder / "report.md"),
-            why="; ".join(sorted({f["error"]["what"] for f in done["failed"]})),
-            fix="mend the causes and run it again: what is done is kept",
+            why="; ".join(sorted({f["error"]["what"] for f in result["failed"]})),
+            fix="repair the causes and run it again: finished cells are kept",
         )
         fail(error, as_json)
 
@@ -56,4 +56,4 @@ def _plan_text(preview: dict[str, Any]) -> str:
     lines += [f"{m['name']}: {m['what']}" for m in preview["methods"]]
     left = sum(not c["done"] for c in cells)
     trained = ", ".join(preview["to be trained"]) or "nothing"
-    return "\n".join([*lines, f"{left} of {len(cells)} cells to do; to be trained: {trained}", preview["folder"]])
+    return "\n".join([*lines, f"{left} of {len(cells)} cells remain; to be trained: {trained}", preview["folder"]])

@@ -1,4 +1,4 @@
-"""Commands that train models and prepare their input: train, config, simulate."""
+"""Define the commands `train`, `config` and `simulate`."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ def train(
     config: File,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder of the run; runs/NAME of the configuration if left out."),
+        typer.Option("--output", "-o", help="Folder of the run; by default runs/NAME of the configuration."),
     ] = None,
     sets: Sets = None,
     resume: Annotated[
-        Literal["auto", "never"], typer.Option(help="auto goes on with the run in the folder; never refuses one.")
+        Literal["auto", "never"],
+        typer.Option(help="auto continues the run in the folder; never refuses an existing run."),
     ] = "auto",
     minutes: Annotated[
         float | None,
-        typer.Option(help="Wall time of this call, all included; the schedule spans it (train.minutes)."),
+        typer.Option(help="Wall time of this call; the schedule is adapted to it (train.minutes)."),
     ] = None,
     device: opt.Device = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show time and memory; write nothing.")] = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Train a method from a configuration; stop it at any time, and start it again to go on."""
+    """Train a method from a configuration; stop it at any time, and start it again to continue."""
     from mrirecon import training
     from mrirecon.data.loading import keep_freed_memory
     from mrirecon.training.config import load_config
@@ -49,7 +50,7 @@ def train(
         return print_json(plan) if as_json else typer.echo(_plan_text(plan))
     keep_freed_memory()
     with progress(f"train {config.name}") as callback:
-        done = training.train(
+        result = training.train(
             loaded,
             folder,
             resume=resume,
@@ -59,15 +60,15 @@ def train(
             command=sys.argv,
             begun=ConsoleSettings.begun,
         )
-    if done["rank"]:
-        return None  # the first process speaks for all
+    if result["rank"]:
+        return None  # only the first process prints
     if as_json:
-        return print_json(done)
-    if done["learned"]:
+        return print_json(result)
+    if result["learned"]:
         typer.echo(f"model: {folder / 'best'}\nlast:  {folder / 'last'}\nlog:   {folder / 'log.jsonl'}")
         print_line(f"use it: mrirecon reconstruct FILE --model {folder / 'best'}")
     else:
-        typer.echo(", ".join(f"{k} {v:.4g}" for k, v in done["scores"].items() if v is not None))
+        typer.echo(", ".join(f"{k} {v:.4g}" for k, v in result["scores"].items() if v is not None))
 
 
 def _plan_text(plan: dict[str, Any]) -> str:
@@ -77,19 +78,19 @@ def _plan_text(plan: dict[str, Any]) -> str:
         lines += [
             f"{plan['steps']} steps of {plan['seconds a step']:.2f} s ({plan['waited']:.0%} of it waiting for data): "
             f"about {format_duration(plan['seconds in all'])} with validation",
-            f"a step takes {plan['memory (MiB)']:.0f} MiB beside the weights",
+            f"a step needs {plan['memory (MiB)']:.0f} MiB in addition to the weights",
         ]
     else:
-        lines.append("nothing to learn: it would be validated")
+        lines.append("no parameters to train: it would only be validated")
     return "\n".join([*lines, f"it would write to {plan['folder']}"])
 
 
 @app.command()
 def init(
     method: Annotated[str, typer.Argument(help="A registered method, see `mrirecon methods`.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; stdout if left out.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; by default stdout.")] = None,
 ) -> None:
-    """Write a configuration to start from, with every option, its default and what it means."""
+    """Write a template of a configuration, with the default and the meaning of every option."""
     from mrirecon.io.safe.atomic import atomic_path
     from mrirecon.training.config import template
 
@@ -115,7 +116,7 @@ def validate(files: Annotated[list[Path], typer.Argument(help="Configurations, .
 
 @app.command()
 def show(config: File, sets: Sets = None, as_json: opt.AsJson = False) -> None:
-    """Print every value, and the file and line that it comes from."""
+    """Print every value with the file and line of its origin."""
     from mrirecon.training.config import load_config, render
 
     loaded = load_config(config, sets or [])
@@ -124,9 +125,9 @@ def show(config: File, sets: Sets = None, as_json: opt.AsJson = False) -> None:
 
 @app.command("schema")
 def show_schema(
-    method: Annotated[str | None, typer.Argument(help="With the options of this method.")] = None,
+    method: Annotated[str | None, typer.Argument(help="Include the options of this method.")] = None,
 ) -> None:
-    """Print the JSON schema, for editors that complete and check."""
+    """Print the JSON schema, for completion and checks in editors."""
     from mrirecon.training.config import schema
 
     typer.echo(json.dumps(schema(method), indent=2))
@@ -135,25 +136,25 @@ def show_schema(
 def simulate(
     volume: Annotated[str, typer.Argument(help="NIfTI, .npz, .npy or .h5 of magnitudes, or phantom:SEED.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="k-space: {arrays}")],
-    name: Annotated[str | None, typer.Option("--volume", help="Its name, where the file holds several.")] = None,
-    slices: Annotated[str | None, typer.Option(help="Which, such as 10:20.")] = None,
-    coils: Annotated[int, typer.Option(min=1, help="Receiver coils.")] = 8,
-    snr: Annotated[float, typer.Option(help="Mean signal over the noise of an average coil image.")] = 30.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
-    lesions: Annotated[int, typer.Option(min=0, help="To insert into each slice.")] = 0,
+    name: Annotated[str | None, typer.Option("--volume", help="Name of the array, if there are several.")] = None,
+    slices: Annotated[str | None, typer.Option(help="Slices, such as 10:20.")] = None,
+    coils: Annotated[int, typer.Option(min=1, help="Number of receiver coils.")] = 8,
+    snr: Annotated[float, typer.Option(help="Mean signal divided by the noise of an average coil image.")] = 30.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random numbers.")] = 0,
+    lesions: Annotated[int, typer.Option(min=0, help="Number of lesions to insert into each slice.")] = 0,
     lesion_size: opt.LesionSize = "3-10",
     lesion_contrast: opt.LesionContrast = "0.15-0.6",
-    resolution: Annotated[float, typer.Option(help="Pixel density relative to the volume's.")] = 1.0,
+    resolution: Annotated[float, typer.Option(help="Pixel density relative to that of the volume.")] = 1.0,
     bias: Annotated[float, typer.Option(min=0, help="Strength of the bias field.")] = 0.0,
     phase: Annotated[bool, typer.Option("--phase/--no-phase", help="Whether the object has a phase.")] = True,
-    size: Annotated[str | None, typer.Option(help="Samples of the field of view, such as 256x256.")] = None,
+    size: Annotated[str | None, typer.Option(help="Matrix size of the field of view, such as 256x256.")] = None,
     keep_maps: Annotated[bool, typer.Option("--keep-maps", help="Also write the true coil maps.")] = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Simulate a multi-coil scan of a magnitude volume, fully sampled, with its reference."""
+    """Simulate a fully sampled multi-coil scan of a magnitude volume, with its reference."""
     from mrirecon.data.scan import simulate_scan
 
-    done = simulate_scan(
+    result = simulate_scan(
         volume,
         output,
         volume=name,
@@ -172,8 +173,8 @@ def simulate(
         command=sys.argv,
     )
     if as_json:
-        return print_json(done)
-    for note in done["notes"]:  # type: ignore[attr-defined]  # a list of texts
+        return print_json(result)
+    for note in result["notes"]:  # type: ignore[attr-defined]  # a list of texts
         print_line(note)
-    for path in done["outputs"]:  # type: ignore[attr-defined]
+    for path in result["outputs"]:  # type: ignore[attr-defined]
         typer.echo(path)

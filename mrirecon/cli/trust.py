@@ -1,4 +1,4 @@
-"""Commands that measure how far an image can be trusted: without a reference, and with known lesions."""
+"""Define the commands `trust` and `detect`, which measure the reliability of images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mrirecon.errors import UsageError
 
 _MEANING = {
     "residual": "misfit of the acquired samples, relative",
-    "noise_share": "  of which noise accounts for",
+    "noise_share": "  expected from noise",
     "noise_deviation": "noise of a sample, root mean square over coils",
     "noise_low": "  at least",
     "noise_high": "  at most",
     "held_out": "error of hidden samples, relative",
     "held_out_zero_filled": "  of the zero-filled image",
-    "null_share": "energy that the samples do not see, of the image's",
+    "null_share": "share of the image energy that is not measured",
     "g_median": "g-factor, median over the object",
     "g_high": "  95th percentile",
 }
@@ -29,14 +29,14 @@ Models = Annotated[list[Path] | None, typer.Option("--model", help="A trained mo
 
 def trust(
     scan: Annotated[Path, typer.Argument(help="Undersampled k-space.")],
-    method: Annotated[str, typer.Option("--method", "-m", help="The method that is examined.")] = "cs",
-    model: Annotated[Path | None, typer.Option(help="A trained model, in place of a method.")] = None,
-    item: Annotated[int, typer.Option(min=0, help="Which item of the scan.")] = 0,
-    replicas: Annotated[int, typer.Option(min=2, help="Reconstructions with added noise.")] = 64,
+    method: Annotated[str, typer.Option("--method", "-m", help="The method to examine.")] = "cs",
+    model: Annotated[Path | None, typer.Option(help="A trained model, instead of a method.")] = None,
+    item: Annotated[int, typer.Option(min=0, help="Number of the item.")] = 0,
+    replicas: Annotated[int, typer.Option(min=2, help="Number of reconstructions with added noise.")] = 64,
     held_out_share: Annotated[
-        float, typer.Option(help="Of the samples outside the calibration region that are hidden.")
+        float, typer.Option(help="Share of the samples outside the calibration region to hide.")
     ] = 0.05,
-    seed: Annotated[int, typer.Option(min=0, help="Of noise and hidden samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of noise and hidden samples.")] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Maps of noise, g-factor and null space: .png or .npz")
     ] = None,
@@ -56,7 +56,7 @@ def trust(
     if output is not None:
         opt.require_free(output, overwrite)
         if output.suffix not in (".png", ".npz"):
-            raise UsageError("maps go to .png or .npz", where=str(output))
+            raise UsageError("maps must be .png or .npz", where=str(output))
     if not 0 < held_out_share < 1:
         raise UsageError(f"--held-out-share cannot be {held_out_share:g}", fix="give a number between 0 and 1")
     weights = model or shipped_models().get(method)
@@ -84,7 +84,7 @@ def trust(
     for note in opened.notes:
         print_line(f"note: {note}")
     if result.held_out is None:
-        print_line("no sample could be spared outside the calibration region")
+        print_line("there are too few samples outside the calibration region to hide some")
     if output is not None:
         typer.echo(output)
 
@@ -99,8 +99,8 @@ def _write(path: Path, maps: dict[str, Any], heading: str) -> None:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **maps)
         return
-    # The g-factor's scale begins at 0, so that it also shows values below 1, where regularization denoises.
-    titles = {"null_space": "not seen by the samples", "noise": "noise in the image", "g": "g-factor"}
+    # The scale of the g-factor starts at 0, to show values below 1, where regularization reduces noise.
+    titles = {"null_space": "not measured", "noise": "noise in the image", "g": "g-factor"}
     panels = [Panel(titles[k], v, colours="heat", note=f"white: {np.quantile(v, 0.998):.3g}") for k, v in maps.items()]
     save_panels(path, panels, columns=len(panels), heading=heading)
 
@@ -109,20 +109,20 @@ def detect(
     volume: Annotated[str, typer.Argument(help="NIfTI, .npz, .npy or .h5 of magnitudes, or phantom:SEED.")],
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="May be repeated.")] = None,
     model: Models = None,
-    name: Annotated[str | None, typer.Option("--volume", help="Its name, where the file holds several.")] = None,
-    pairs: Annotated[int, typer.Option(min=2, help="Lesions, each with a twin without it.")] = 200,
-    lesions: Annotated[int, typer.Option(min=1, help="In each slice.")] = 4,
+    name: Annotated[str | None, typer.Option("--volume", help="Name of the array, if there are several.")] = None,
+    pairs: Annotated[int, typer.Option(min=2, help="Number of pairs of slices, with and without lesions.")] = 200,
+    lesions: Annotated[int, typer.Option(min=1, help="Number of lesions in each slice.")] = 4,
     lesion_size: opt.LesionSize = "3-10",
     lesion_contrast: opt.LesionContrast = "0.15-0.6",
     family: Annotated[str, typer.Option(help="Of the masks.")] = "gaussian1d",
     acceleration: Annotated[float, typer.Option(help="Of the masks.")] = 4.0,
-    calibration: Annotated[int, typer.Option(help="Lines or samples in the centre.")] = 20,
-    coils: Annotated[int, typer.Option(min=1, help="Receiver coils.")] = 8,
-    snr: Annotated[float, typer.Option(help="Mean signal over the noise of an average coil image.")] = 30.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    calibration: Annotated[int, typer.Option(help="Number of central lines or samples.")] = 20,
+    coils: Annotated[int, typer.Option(min=1, help="Number of receiver coils.")] = 8,
+    snr: Annotated[float, typer.Option(help="Mean signal divided by the noise of an average coil image.")] = 30.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random numbers.")] = 0,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Insert lesions into a volume, reconstruct it with and without them, and measure how well they are detected."""
+    """Insert lesions into a volume, reconstruct it with and without them, and measure their detection."""
     from mrirecon.evaluation.detect import Setting, as_rows
     from mrirecon.evaluation.detect import detect as run
     from mrirecon.models.checkpoints import load_model
@@ -145,5 +145,5 @@ def detect(
         rows = as_rows(run(volume, methods, models=models, name=name, setting=setting, progress=callback))
     if as_json:
         return print_json({"methods": rows, "setting": setting.__dict__})
-    heads = ("method", "pairs", "d'", "contrast recovered", "missed", "seen where none is")
+    heads = ("method", "pairs", "d'", "contrast recovered", "missed", "false positives")
     typer.echo(table(heads, [list(row.values()) for row in rows]))

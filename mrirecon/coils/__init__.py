@@ -1,1 +1,1 @@
-"""Coil sensitivities, coil noise, whitening and compression."""
+"""Estimate coil sensitivities and coil noise; whiten and compress coils."""

@@ -8,16 +8,16 @@ import numpy as np
 def find_calibration(mask: np.ndarray, limit: int | None = None) -> tuple[slice, ...]:
     """Return the fully sampled box that grows from the k-space centre, as one slice per spatial axis.
 
-    Starting from the centre sample (index n // 2), the box takes one line or plane at a time from whichever side is
-    fully sampled, every axis in turn, so that it ends as a square inside a disc and as a full-readout band inside
-    line masks. It is the region that ESPIRiT (Uecker et al., MRM 71:990, 2014) slides its kernel over.
+    The box starts at the centre sample (index n // 2). It grows by one line or plane on a fully sampled side, for each
+    axis in turn: it becomes a square inside a disc, and a band with the full readout inside line masks. ESPIRiT (Uecker
+    et al., MRM 71:990, 2014) moves its kernel over this region.
 
     Args:
         mask: (*space), true where k-space was sampled.
         limit: the largest number of samples along an axis; ``None`` for no limit.
 
     Returns:
-        One slice per axis; every slice is empty when the centre itself was not sampled.
+        One slice per axis; all slices are empty if the centre sample was not acquired.
 
     """
     sampled = np.asarray(mask, dtype=bool)
@@ -29,7 +29,7 @@ def find_calibration(mask: np.ndarray, limit: int | None = None) -> tuple[slice,
     while growing:
         growing = False
         for axis, length in enumerate(sampled.shape):
-            # Lower side first: an even box then reaches from n//2 - size/2 to n//2 + size/2 - 1, as scanners centre it.
+            # Lower side first: an even box then extends from n//2 - size/2 to n//2 + size/2 - 1, as on scanners.
             for side in (-1, 1):
                 if limit is not None and stop[axis] - start[axis] >= limit:
                     break

@@ -1,11 +1,11 @@
-"""ESPIRiT: coil sensitivity maps from the autocalibration region of k-space, by eigenvalues.
+"""Estimate ESPIRiT coil sensitivity maps from the autocalibration region of k-space.
 
-Uecker et al., MRM 71:990, 2014. Every patch of k-space of the size of a small kernel lies in a subspace that the
-calibration matrix spans. Seen from image space, projecting onto that subspace acts on the coil vector of each voxel as
-a small matrix H(r) with eigenvalues in [0, 1]; the sensitivities are its eigenvectors of eigenvalue one.
+Uecker et al., MRM 71:990, 2014. Every patch of k-space of the size of a small kernel is in a subspace spanned by the
+calibration matrix. In image space, the projection onto this subspace is a small matrix H(r) for the coil vector of each
+voxel, with eigenvalues in [0, 1]; the sensitivities are its eigenvectors of eigenvalue one.
 
-The file has three parts: the maps (`espirit`), the number of sets that the calibration data ask for
-(`second_set_share`), and the eigenvectors of H at every voxel, interpolated from a coarse grid.
+The file has three parts: the maps (`espirit`), the test whether a second set of maps is needed (`second_set_share`),
+and the eigenvectors of H at every voxel, interpolated from a coarse grid.
 """
 
 from __future__ import annotations
@@ -20,26 +20,31 @@ from mrirecon.coils.registry import register_calibration
 from mrirecon.errors import CalibrationError, SignalError, UsageError
 from mrirecon.physics.operators import Fourier, root_sum_of_squares
 
-PRIOR_POWER = 8.0  # of the eigenvalue, for the weight of signal; see `mrirecon.reconstruction.calibrate.ItemMaps`
-# Share of the energy above which a second set is needed. Measured scans whose field of view is large enough reach
-# 0.00005 (calibration regions of 12 to 24 samples, as measured and with noise added down to SNR 5); a simulated head as
-# wide as its field of view reaches 0.0003, where a second set does no harm; with every second line left out it reaches
-# 0.0006 to 0.02 (SNR 15 or more, regions of 24 × 12 samples or more). 12 × 12 samples are too few for a kernel of 6.
+PRIOR_POWER = (
+    8.0  # exponent of the eigenvalue in the weight of a voxel; see `mrirecon.reconstruction.calibrate.ItemMaps`
+)
+# Share of the energy above which a second set is needed. Measured scans with a sufficient field of view have up to
+# 0.00005 (calibration regions of 12 to 24 samples, with and without added noise, down to SNR 5). A simulated head as
+# wide as the field of view has 0.0003, and a second set does not harm it; with every second line left out, it has
+# 0.0006 to 0.02 (SNR of at least 15, regions of at least 24 × 12 samples). 12 × 12 samples are too few for a kernel
+# of 6.
 SECOND_SET_SHARE = 0.0001
-_NOISE_MARGIN = 1.5  # on the largest power of white noise, because the noise of neighbouring coils is correlated
-_POINTS = 7  # of the coarse grid along an axis, for every sample of the kernel
-_SLAB = 2**19  # complex numbers of H at a time: 4 MiB, of which each of two threads has half in its cache
-_SINE = 0.02  # largest sine of the angle between an eigenvector and what is returned for it
-_COSINE = 0.5  # least cosine of the angle between neighbours on the coarse grid, for a vector between them to be used
-_OBJECT = 0.6  # eigenvalue below which there is no object, and any vector will do
-_GAP = 1e-3  # between eigenvalues: what separates them better than float32 can tell
+_NOISE_MARGIN = 1.5  # factor on the largest power of white noise, because the noise of neighbouring coils is correlated
+_POINTS = 7  # points of the coarse grid along an axis, per sample of the kernel
+_SLAB = (
+    2**19
+)  # complex numbers of H to process at a time: 4 MiB, so that half of it fits into the cache of each of two threads
+_SINE = 0.02  # largest sine of the angle between an eigenvector and its approximation
+_COSINE = 0.5  # smallest cosine of the angle between neighbours on the coarse grid for interpolation
+_OBJECT = 0.6  # eigenvalue below which there is no object, so that the vector does not matter
+_GAP = 1e-3  # smallest difference of eigenvalues that float32 can resolve
 
 
 def require_region(box: tuple[int, ...], kernel: int) -> None:
-    """Refuse a calibration region that is too small for a kernel, and say where maps can come from instead.
+    """Refuse a calibration region that is too small for a kernel; the message lists other sources of maps.
 
     Raises:
-        CalibrationError: the region is too small; the error gives both sizes.
+        CalibrationError: the region is too small; the message has both sizes.
 
     """
     if min(box) < kernel:
@@ -55,24 +60,26 @@ def normalized(calibration: Tensor) -> Tensor:
     """Return calibration regions (B, C, *box) divided by their largest magnitudes.
 
     Raises:
-        SignalError: a region holds only zeros, or values that are not finite.
+        SignalError: a region holds only zeros, or NaN or infinite values.
 
     """
     if not bool(torch.isfinite(torch.view_as_real(calibration)).all()):
-        raise SignalError("the calibration region holds NaN or infinite values", fix="look with `mrirecon info FILE`")
+        raise SignalError(
+            "the calibration region holds NaN or infinite values", fix="check the data with `mrirecon info FILE`"
+        )
     scale = calibration.abs().flatten(1).amax(1)
     if bool((scale == 0).any()):
-        raise SignalError("the calibration region holds only zeros", fix="look with `mrirecon info FILE`")
+        raise SignalError("the calibration region holds only zeros", fix="check the data with `mrirecon info FILE`")
     return calibration / scale.reshape(-1, *[1] * (calibration.ndim - 1))
 
 
 @dataclass(frozen=True)
 class CoilMaps:
-    """Coil sensitivities with the eigenvalues that say how reliable they are.
+    """Hold coil sensitivities, and eigenvalues as a measure of their reliability.
 
     Attributes:
-        maps: (B, M, C, *space) complex; unit length over the coils where an object is, weighted to zero elsewhere.
-        values: (B, M, *space) eigenvalues in [0, 1], largest set first: near one where the set is a true sensitivity.
+        maps: (B, M, C, *space) complex; unit length over the coils inside the object, weighted to zero outside.
+        values: (B, M, *space) eigenvalues in [0, 1], largest set first: near one for a true sensitivity.
         spectrum: (B, C, *coarse) all eigenvalues, largest first, on the coarse grid.
 
     """
@@ -86,7 +93,7 @@ class CoilMaps:
 def uncropped_espirit(
     calibration: Tensor, space: tuple[int, ...], *, sets: int = 1, kernel: int = 6, threshold: float = 0.02
 ) -> CoilMaps:
-    """Estimate maps as `espirit` does, without a crop: each use of the maps crops them in its own way."""
+    """Estimate ESPIRiT maps without a crop, because each use of the maps crops them in a different way."""
     return espirit(calibration, space, sets=sets, kernel=kernel, threshold=threshold, crop=0)
 
 
@@ -107,35 +114,35 @@ def espirit(
     Args:
         calibration: (B, C, *box) complex, the fully sampled centre of k-space.
         space: size of the maps along each spatial axis.
-        sets: 1, or 2 where the object exceeds the field of view.
+        sets: 1, or 2 if the object exceeds the field of view.
         kernel: side of the k-space kernel.
         threshold: singular values of the calibration matrix below this fraction of the largest are noise.
-        crop: eigenvalue below which a voxel is taken to be empty; 0 keeps all.
-        soft: let the weight rise smoothly around ``crop`` instead of cutting there.
-        coarse: the eigenvalue problem is solved on a grid coarser by this factor and refined at full resolution; on
-            one coarser still where that has more points than the kernel's Fourier series needs. 1 solves every voxel.
+        crop: eigenvalue below which a voxel counts as empty; 0 keeps all voxels.
+        soft: let the weight rise smoothly around ``crop`` instead of a hard crop.
+        coarse: factor of the coarse grid on which the eigenvalue problem is solved before refinement at full
+            resolution; the grid is still coarser if the Fourier series of the kernel allows it. 1 solves every voxel.
         power_steps: power iterations at full resolution, from the interpolated solution.
 
     Returns:
-        Maps whose phase is that of the first principal coil, so that it is smooth and the same for every caller.
+        Maps with the phase of the first principal coil, so that the phase is smooth and reproducible.
 
     Raises:
         CalibrationError: the region is smaller than the kernel along an axis, or empty.
-        SignalError: the region holds only zeros, or values that are not finite.
-        UsageError: more sets than coils, or another number than one or two.
+        SignalError: the region holds only zeros, or NaN or infinite values.
+        UsageError: more sets than coils, or a number of sets other than 1 or 2.
 
     """
     coils, box = calibration.shape[1], tuple(calibration.shape[2:])
     if sets not in (1, 2) or sets > coils:
         raise UsageError(
-            f"cannot estimate {sets} sets of maps from {coils} coils", fix="ask for 1 set, or 2 of ≥ 2 coils"
+            f"cannot estimate {sets} sets of maps from {coils} coils", fix="use 1 set, or 2 sets for 2 coils or more"
         )
     require_region(box, kernel)
     calibration = normalized(calibration)
     items = [
         _one(item, space, sets, min(kernel, *box), threshold, coarse, power_steps) for item in calibration.unbind(0)
     ]
-    # A batch of one, the common case, is not copied.
+    # A batch of one, the usual case, is not copied.
     maps = torch.stack([m for m, _, _ in items]) if len(items) > 1 else items[0][0].unsqueeze(0)
     values, spectrum = (torch.stack(part) for part in list(zip(*items, strict=True))[1:])
     return CoilMaps(maps.mul_(crop_weights(values, crop, soft).unsqueeze(2)) if crop > 0 else maps, values, spectrum)
@@ -144,9 +151,9 @@ def espirit(
 def _one(
     calibration: Tensor, space: tuple[int, ...], sets: int, kernel: int, threshold: float, coarse: int, steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return maps (M, C, *space) of unit length, eigenvalues (M, *space) and all of them (C, *coarse) for one item."""
+    """Estimate unit-length maps (M, C, *space), their eigenvalues, and all eigenvalues (C, *coarse) of one item."""
     taps = kernel_taps(calibration, kernel, threshold)
-    # H(r) has the bandwidth of the kernel, whatever the size of the image.
+    # The bandwidth of H(r) is that of the kernel, independent of the image size.
     small = tuple(min(-(-n // coarse), _POINTS * kernel) for n in space) if coarse > 1 else space
     spectrum, vectors = eigenvectors(fourier_series(taps, small), sets)
     principal = principal_coil(calibration)
@@ -163,7 +170,7 @@ def kernel_taps(calibration: Tensor, kernel: int, threshold: float, noise: float
         calibration: (C, *box) complex.
         kernel: side k of the kernel.
         threshold: singular values of the calibration matrix below this fraction of the largest are noise.
-        noise: singular values whose square is below this are noise, too.
+        noise: singular values with a square below this value are also noise.
 
     """
     coils, ndim = calibration.shape[0], calibration.ndim - 1
@@ -174,14 +181,14 @@ def kernel_taps(calibration: Tensor, kernel: int, threshold: float, noise: float
     matrix = patches.movedim(0, ndim).reshape(-1, coils * kernel**ndim)
     power, vectors = _row_space(matrix)
     least = torch.clamp_min(threshold**2 * power[-1], noise)
-    # Rows of the matrix are patches, so patches as columns lie in the span of the conjugate right singular vectors.
-    kept = vectors[:, power > least].conj()
-    projector = (kept @ kept.mH).reshape(coils, *[kernel] * ndim, coils, *[kernel] * ndim)
+    # Rows of the matrix are patches; as columns, they are in the span of the conjugate right singular vectors.
+    signal_vectors = vectors[:, power > least].conj()
+    projector = (signal_vectors @ signal_vectors.mH).reshape(coils, *[kernel] * ndim, coils, *[kernel] * ndim)
     projector = projector.movedim(ndim + 1, 1).flip(tuple(range(-ndim, 0)))  # (C, C, a…, −b…)
     taps = projector.new_zeros(coils, coils, *[2 * kernel - 1] * ndim)
     for a in torch.cartesian_prod(*[torch.arange(kernel)] * ndim).reshape(-1, ndim).tolist():
-        place = [slice(None), slice(None), *(slice(i, i + kernel) for i in a)]
-        taps[tuple(place)] += projector[:, :, *a]
+        window = [slice(None), slice(None), *(slice(i, i + kernel) for i in a)]
+        taps[tuple(window)] += projector[:, :, *a]
     scaled: Tensor = taps / kernel**ndim
     return scaled
 
@@ -189,43 +196,45 @@ def kernel_taps(calibration: Tensor, kernel: int, threshold: float, noise: float
 def _row_space(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Return squared singular values, ascending, and the right singular vectors (columns) of a matrix.
 
-    From the smaller of the two Gram matrices: a small calibration region has fewer patches than a patch has samples.
+    They are computed from the smaller Gram matrix: a small calibration region has fewer patches than samples per patch.
     """
     if matrix.shape[0] >= matrix.shape[1]:
         power, vectors = torch.linalg.eigh(matrix.mH @ matrix)
         return power, vectors
     power, left = torch.linalg.eigh(matrix @ matrix.mH)
-    # No threshold keeps vectors of rounding errors; they only must not be divided by zero.
+    # Vectors of rounding errors are below every threshold; this only avoids a division by zero.
     size = power.clamp_min(torch.finfo(power.dtype).eps * power[-1]).sqrt()
     return power, matrix.mH @ left / size
 
 
 def fourier_series(taps: Tensor, space: tuple[int, ...]) -> Tensor:
-    """Return H (C, C, *space): the Fourier series of the taps on a centred grid, one matrix product an axis."""
+    """Return H (C, C, *space): the Fourier series of the taps on a centred grid, by a matrix product for each axis."""
     for axis in range(len(space)):
         taps = torch.tensordot(taps, _waves(taps, axis=2, size=space[axis]), dims=([2], [0]))
     evaluated: Tensor = taps
-    return evaluated  # each product removes the leading tap axis and appends its grid axis, so they end in order
+    return (
+        evaluated  # each product removes the leading tap axis and appends its grid axis, so the final order is correct
+    )
 
 
 def _waves(taps: Tensor, axis: int, size: int) -> Tensor:
-    """Return exp(2πi d r / n), tap offset d × centred position r."""
+    """Return the matrix exp(2πi d r / n) of tap offsets d and centred positions r."""
     reach = taps.shape[axis] // 2
     order = torch.arange(-reach, reach + 1, device=taps.device, dtype=torch.float64)
-    place = (torch.arange(size, device=taps.device, dtype=torch.float64) - size // 2) / size
-    return torch.exp(2j * torch.pi * order[:, None] * place).to(taps.dtype)
+    position = (torch.arange(size, device=taps.device, dtype=torch.float64) - size // 2) / size
+    return torch.exp(2j * torch.pi * order[:, None] * position).to(taps.dtype)
 
 
 def _refine(
     taps: Tensor, coarse: Tensor, spectrum: Tensor, space: tuple[int, ...], principal: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Return maps (M, C, *space) and eigenvalues (M, *space) on the full grid from the solution on the coarse one.
+    """Compute maps (M, C, *space) and eigenvalues (M, *space) on the full grid from the solution on the coarse grid.
 
-    Slab by slab along the first axis, so that H stays in the cache and nothing but the result is held whole.
+    It works in slabs along the first axis, so that H stays in the cache and only the result needs full memory.
     """
     sets, coils = coarse.shape[:2]
     first = _waves(taps, axis=2, size=space[0]).T.contiguous()
-    for n in space[1:]:  # each product moves its axis last, and the next tap axis to place 3
+    for n in space[1:]:  # each product moves its axis to the end, and the next tap axis to position 3
         taps = torch.tensordot(taps, _waves(taps, axis=3, size=n), dims=([3], [0]))
     slab = max(1, _SLAB // (coils**2 * max(1, taps[0, 0, 0].numel())))
     taps = taps.movedim(2, 0).contiguous()  # (taps, C, C, …)
@@ -242,16 +251,16 @@ def _refine(
 
 
 def principal_coil(calibration: Tensor) -> Tensor:
-    """Return the unit coil combination (C,) that holds most of the calibration signal."""
+    """Return the unit coil combination (C,) with most of the calibration signal."""
     flat = calibration.flatten(1)
     principal: Tensor = torch.linalg.eigh(flat @ flat.mH).eigenvectors[:, -1]
-    # An eigenvector's own phase is arbitrary: fix it, so that the same data gives the same maps everywhere.
+    # The phase of an eigenvector is arbitrary: fix it, so that maps are reproducible.
     largest = principal[principal.abs().argmax()]
     return principal * (largest.conj() / largest.abs())
 
 
 def crop_weights(values: Tensor, crop: float, soft: bool = True) -> Tensor:
-    """Return the weight of each voxel by its eigenvalue: a cut at ``crop``, or a smooth rise around it."""
+    """Return the weight of each voxel by its eigenvalue: a step at ``crop``, or a smooth rise around it."""
     if crop <= 0:
         return torch.ones_like(values)
     if not soft:
@@ -267,19 +276,19 @@ def crop_weights(values: Tensor, crop: float, soft: bool = True) -> Tensor:
 def second_set_share(
     calibration: Tensor, *, noise: Tensor | None = None, kernel: int = 6, threshold: float = 0.02
 ) -> Tensor:
-    """Return the share (B,) of the energy of the calibration images that only a second set of maps explains.
+    """Compute the share (B,) of the energy of the calibration images that only a second set of maps explains.
 
-    Where an object exceeds the field of view and folds onto itself, two places share a voxel, and the coil images there
-    span two directions: H has a second eigenvalue near one, and the images have energy along its eigenvector. The share
-    asks for both. Noise and the edges of a small region put energy into the second direction, but give it no eigenvalue
-    near one; noise that passes for signal raises all eigenvalues, but puts no more energy into the second direction
-    than into the third. So it is Σ λ₂⁸ |⟨v₂, m⟩|² − λ₃⁸ |⟨v₃, m⟩|² over Σ |m|², with eigenpairs λ, v of H and
-    low-resolution coil images m; the weights are those of the sets in a reconstruction. Two coils span no third
-    direction to compare with: their share is 0.
+    If an object exceeds the field of view, it aliases: two positions share a voxel, and their coil images span two
+    directions. H then has a second eigenvalue near one, and the images have energy along its eigenvector. The share
+    requires both. Noise and the edges of a small region add energy to the second direction, but without an eigenvalue
+    near one. Noise above the threshold raises all eigenvalues, but adds the same energy to the second and the third
+    direction. So the share is Σ λ₂⁸ |⟨v₂, m⟩|² − λ₃⁸ |⟨v₃, m⟩|² divided by Σ |m|², with eigenpairs λ, v of H and
+    low-resolution coil images m; the weights are those of the sets in a reconstruction. For two coils there is no third
+    direction, and the share is 0.
 
     Args:
         calibration: (B, C, *box) complex, the fully sampled centre of k-space.
-        noise: (B, C) standard deviation of the complex noise of each coil; None where it is not known.
+        noise: (B, C) standard deviation of the complex noise of each coil; None if it is not known.
         kernel: side of the k-space kernel.
         threshold: singular values of the calibration matrix below this fraction of the largest are noise.
 
@@ -301,11 +310,11 @@ def second_set_share(
 
 
 def noise_power(deviation: Tensor, box: tuple[int, ...], kernel: int) -> float:
-    """Return the largest squared singular value of the calibration matrix of noise alone.
+    """Return the largest squared singular value of a calibration matrix that holds only noise.
 
-    That of a matrix of P rows and Q columns of independent noise is σ² (√P + √Q)² (Marčenko and Pastur, Math. USSR Sb.
-    1:457, 1967). The rows here are patches that overlap; measured, the value is within 9 % of that (2 to 32 coils,
-    regions of 8 to 32 samples). Where one coil is louder than the others, the matrix of that coil alone counts as well.
+    For P rows and Q columns of independent noise it is σ² (√P + √Q)² (Marčenko and Pastur, Math. USSR Sb. 1:457, 1967).
+    Here the rows are overlapping patches; measured values are within 9 % of this formula (2 to 32 coils, regions of 8
+    to 32 samples). If one coil is louder than the others, the value of its own matrix can be larger, and is used.
 
     Args:
         deviation: (C,) standard deviation of the complex noise of each coil.
@@ -320,30 +329,30 @@ def noise_power(deviation: Tensor, box: tuple[int, ...], kernel: int) -> float:
 
 
 def low_resolution(calibration: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Return the images (C, *grid) of the calibration region behind a cosine window, which reduces their ringing.
+    """Return the images (C, *grid) of the calibration region with a cosine window, which reduces ringing.
 
-    A narrower window blurs the maps; without one, edges ring into their neighbours.
+    A narrower window would blur the maps.
     """
     axes = tuple(range(-len(grid), 0))
     padded = calibration.new_zeros(len(calibration), *grid)
     inside = []
     for axis, (n, size) in enumerate(zip(calibration.shape[1:], grid, strict=True), start=1):
-        place = torch.arange(1, n + 1, dtype=calibration.real.dtype, device=calibration.device) / (n + 1)
-        window = torch.sin(torch.pi * place)
+        position = torch.arange(1, n + 1, dtype=calibration.real.dtype, device=calibration.device) / (n + 1)
+        window = torch.sin(torch.pi * position)
         calibration = calibration * window.reshape([-1 if a == axis else 1 for a in range(calibration.ndim)])
-        kept = min(n, size)
-        calibration = calibration.narrow(axis, n // 2 - kept // 2, kept)
-        inside.append(slice(size // 2 - kept // 2, size // 2 - kept // 2 + kept))
+        size_kept = min(n, size)
+        calibration = calibration.narrow(axis, n // 2 - size_kept // 2, size_kept)
+        inside.append(slice(size // 2 - size_kept // 2, size // 2 - size_kept // 2 + size_kept))
     padded[(slice(None), *inside)] = calibration
     return Fourier(axes).adjoint(padded)
 
 
 # --- the eigenvectors of H ---
 #
-# Where H turns slowly, its eigenvectors are interpolated and improved by power iterations. That fails where the order
-# of two eigenvalues changes between two points of the coarse grid, where a reference phase jumps, and where eigenvalues
-# lie so close that power iterations do not separate them. The angle between neighbours on the coarse grid and the
-# residual of the eigenvalue equation show such voxels; there the matrix is diagonalized.
+# Where H varies slowly, its eigenvectors are interpolated and improved by power iterations. This fails if the order of
+# two eigenvalues changes between two points of the coarse grid, if the reference phase jumps, or if eigenvalues are so
+# close that power iterations do not separate them. The angle between neighbours on the coarse grid and the residual of
+# the eigenvalue equation detect such voxels, and H is diagonalized there.
 
 
 def eigenvectors(h: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -351,7 +360,7 @@ def eigenvectors(h: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     Args:
         h: (C, C, *space) Hermitian.
-        count: of eigenvectors to return.
+        count: number of eigenvectors to return.
 
     Returns:
         All eigenvalues (C, *space), largest first, and the first eigenvectors (count, C, *space).
@@ -363,19 +372,19 @@ def eigenvectors(h: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 class CoarseEigenvectors:
-    """Interpolate eigenpairs from a coarse grid to the full one.
+    """Interpolate eigenpairs from a coarse grid to the full grid.
 
-    Both grids are centred on n // 2, and periodic, as the Fourier series H(r) is.
+    Both grids are centred on n // 2 and periodic, like the Fourier series H(r).
 
     Args:
-        vectors: (M, C, *coarse) eigenvectors of the largest eigenvalues, of a phase that is continuous where it can be.
+        vectors: (M, C, *coarse) eigenvectors of the largest eigenvalues, with a phase as continuous as possible.
         spectrum: (C, *coarse) all eigenvalues, largest first.
         space: the full grid.
 
     """
 
     def __init__(self, vectors: Tensor, spectrum: Tensor, space: tuple[int, ...]) -> None:
-        # Along all axes but the first: `refined` interpolates rows of that.
+        # Interpolate along all axes except the first; `refined` interpolates along the first.
         self.vectors = interpolate(vectors, (vectors.shape[2], *space[1:]), slice(None))
         self.space = space
         sets = len(vectors)
@@ -386,23 +395,25 @@ class CoarseEigenvectors:
             unsafe = unsafe.index_select(axis, low)
             following = torch.maximum(following.index_select(axis, low), following.index_select(axis, high))
         self.unsafe = unsafe  # (*space): voxels where interpolation fails
-        self.tracked = following  # (*space): the first eigenvalue of no set, the larger one of the points around
+        self.tracked = (
+            following  # (*space): the largest eigenvalue without a map set, the maximum over the neighbouring points
+        )
 
     def refined(self, h: Tensor, rows: slice, steps: int) -> tuple[Tensor, Tensor]:
-        """Return eigenvectors (M, C, rows, …) and eigenvalues (M, rows, …) on some rows of the full grid.
+        """Compute eigenvectors (M, C, rows, …) and eigenvalues (M, rows, …) on some rows of the full grid.
 
         Args:
-            h: (C, C, rows, …), H there.
-            rows: which, along the first axis.
-            steps: power iterations.
+            h: (C, C, rows, …), H on these rows.
+            rows: indices along the first axis.
+            steps: number of power iterations.
 
         """
         v = interpolate(self.vectors, self.space, rows)
         for _ in range(steps):
             v = _orthonormal(_multiply(h, v))
         v, value, hv = _ritz(v, _multiply(h, v))
-        # ‖H v − λ v‖ over the distance to the other eigenvalues bounds the sine of the remaining angle. More power
-        # iterations would not help: a component of a close eigenvalue, which has a small residual, decays slowly.
+        # ‖H v − λ v‖ divided by the distance to the other eigenvalues bounds the sine of the angle error. More
+        # power iterations would not help: a component of a close eigenvalue has a small residual and decays slowly.
         wrong = root_sum_of_squares(hv - value.unsqueeze(1) * v, 1)
         allowed = _SINE * (value - self.tracked[rows]).clamp_min(_GAP)
         failed = self.unsafe[rows] | ((value > _OBJECT) & (wrong > allowed)).any(0)
@@ -413,11 +424,11 @@ class CoarseEigenvectors:
 
 
 def _far_apart(vectors: Tensor, spectrum: Tensor) -> Tensor:
-    """Return the cells (*coarse), each named by its lowest corner, in which vectors cannot be interpolated.
+    """Return the cells (*coarse), indexed by their lowest corner, in which vectors cannot be interpolated.
 
-    A cell is unsafe if a vector of the object turns by more than 60° along one of its edges. Of two vectors, the plane
-    that they span has to be kept: the frame at one end, projected onto that at the other, must not come near a
-    reflection of itself.
+    A cell is unsafe if a vector inside the object rotates by more than 60° along one of its edges. For two vectors, the
+    spanned plane must be preserved: the frame at one end, projected onto that at the other end, must not be close to a
+    reflection.
     """
     unsafe = torch.zeros(spectrum.shape[1:], dtype=torch.bool, device=vectors.device)
     axes = range(unsafe.ndim)
@@ -453,25 +464,25 @@ def interpolate(vectors: Tensor, space: tuple[int, ...], rows: slice) -> Tensor:
 
 
 def _between(n: int, small: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, for each of n places, its two neighbours on a coarse grid of ``small``, and the distance to the first."""
-    place = (torch.arange(n, device=device) - n // 2) * (small / n) + small // 2
-    low = place.floor()
-    return low.long() % small, (low.long() + 1) % small, place - low
+    """Return for n points the two neighbours on a coarse grid of ``small`` points, and the distance to the first."""
+    position = (torch.arange(n, device=device) - n // 2) * (small / n) + small // 2
+    low = position.floor()
+    return low.long() % small, (low.long() + 1) % small, position - low
 
 
 def _multiply(h: Tensor, v: Tensor) -> Tensor:
-    """Return H v at every voxel: (C, C, …), (M, C, …) ↦ (M, C, …)."""
+    """Compute H v at every voxel: (C, C, …), (M, C, …) ↦ (M, C, …)."""
     out = []
-    for one in v:
-        total = h[:, 0] * one[0]
+    for vector in v:
+        total = h[:, 0] * vector[0]
         for c in range(1, h.shape[1]):
-            total.addcmul_(h[:, c], one[c])
+            total.addcmul_(h[:, c], vector[c])
         out.append(total)
     return torch.stack(out)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Return ⟨a, b⟩ over the coils (axis 0) at every voxel."""
+    """Compute ⟨a, b⟩ over the coils (axis 0) at every voxel."""
     return (a.conj() * b).sum(0)
 
 
@@ -481,7 +492,7 @@ def _unit(v: Tensor) -> Tensor:
 
 
 def _orthonormal(v: Tensor) -> Tensor:
-    """Return one or two orthonormal coil vectors at every voxel (Gram–Schmidt)."""
+    """Orthonormalize one or two coil vectors at every voxel (Gram–Schmidt)."""
     first = _unit(v[0])
     if v.shape[0] == 1:
         return first.unsqueeze(0)
@@ -489,7 +500,7 @@ def _orthonormal(v: Tensor) -> Tensor:
 
 
 def _ritz(v: Tensor, hv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the best eigenpairs within the span of orthonormal v, largest first (Rayleigh–Ritz), and H times them."""
+    """Return the best eigenpairs in the span of orthonormal v (Rayleigh–Ritz), largest first, and H times them."""
     if v.shape[0] == 1:
         return v, _dot(v[0], hv[0]).real.unsqueeze(0), hv
     a, d, b = _dot(v[0], hv[0]).real, _dot(v[1], hv[1]).real, _dot(v[0], hv[1])
@@ -506,8 +517,8 @@ def _ritz(v: Tensor, hv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def reference_phase(vectors: Tensor, principal: Tensor) -> Tensor:
-    """Turn the phase of every set (M, C, …) to that of the principal coil; keep it where that coil sees nothing."""
-    seen = torch.tensordot(principal.conj(), vectors, dims=([0], [1]))  # (M, …)
-    size = seen.abs()
-    turn = torch.where(size > 1e-6, seen.conj() / size.clamp_min(1e-6), torch.ones_like(seen))
+    """Set the phase of every set (M, C, …) to that of the principal coil, except where this coil has no signal."""
+    projection = torch.tensordot(principal.conj(), vectors, dims=([0], [1]))  # (M, …)
+    size = projection.abs()
+    turn = torch.where(size > 1e-6, projection.conj() / size.clamp_min(1e-6), torch.ones_like(projection))
     return vectors * turn.unsqueeze(1)

@@ -1,16 +1,16 @@
-"""Noise covariance of the coils, measured from the k-space itself.
+"""Measure the noise covariance of the coils from k-space.
 
-Two sources show the noise. Samples far from the k-space centre and the background of the images hold little signal, and
-give upper bounds. The null space of the calibration matrix holds no signal, and gives the level itself.
+There are two sources of noise samples. Samples far from the centre of k-space and the background of the images hold
+little signal, and give upper bounds. The null space of the calibration matrix holds no signal, and gives the level.
 
-Every patch of k-space of the size of a small kernel is a column of the calibration matrix. Signal of an object of
-finite size, seen by coils of smooth sensitivity, fills few dimensions of it (Uecker et al., MRM 71:990, 2014); noise
-fills all. The largest singular value of noise alone is the edge of its spectrum (Marchenko and Pastur, Math. USSR Sb.
-1:457, 1967): what lies above it is signal, the rest is noise.
+Every patch of k-space of the size of a small kernel is a column of the calibration matrix. The signal of an object of
+finite size, measured by coils with smooth sensitivities, spans few dimensions (Uecker et al., MRM 71:990, 2014); noise
+spans all. The largest singular value of pure noise is the edge of its spectrum (Marchenko and Pastur, Math. USSR Sb.
+1:457, 1967): larger singular values are signal, all others noise.
 
-Patches overlap, and the subspace of the signal has fitted a part of the noise. So the share of the noise that is left,
-and the edge of its spectrum, come from simulated white noise that undergoes the same projections, not from a formula
-for independent entries. The covariance of the coils is then the most likely one of what the projection leaves, by
+Patches overlap, and the subspace of the signal also contains a part of the noise. Therefore the remaining share of the
+noise and the edge of its spectrum are computed from simulated white noise with the same projections, not from a formula
+for independent entries. The covariance of the coils is the maximum-likelihood estimate for the projected data, by
 expectation maximization (Dempster et al., J. R. Stat. Soc. B 39:1, 1977).
 """
 
@@ -24,43 +24,48 @@ import numpy as np
 
 from mrirecon.coils.calibration import find_calibration
 
-LOUD_COIL = 5.0  # a coil is loud whose noise exceeds that of the others by this factor
+LOUD_COIL = 5.0  # ratio to the noise of the other coils from which a coil counts as loud
 
-_SMALLEST = 12  # a calibration region narrower than this along every axis shows no background
-_NARROWEST = 6  # along each axis that is undersampled: fewer lines are all signal, and show no null space
-_LONGEST = (64, 24, 16)  # samples of the calibration region along its axes, the longest first: more cost more
-_ROUNDING = 5e-7  # of the largest sample: noise below it is that of single precision
-_MARGIN = 2.0  # on the bound by the dimensions of least energy, because the coils' noise may not be white
-_DARKEST = 100.0  # largest ratio of the deviation far out to that of the background; a larger one is not noise
+_SMALLEST = 12  # smallest size of a calibration region, along at least one axis, for a background in its images
+_NARROWEST = 6  # fewest lines along each undersampled axis: fewer lines have no null space
+_LONGEST = (64, 24, 16)  # largest size of the calibration region along its axes, the longest first, to limit the time
+_ROUNDING = 5e-7  # ratio to the largest sample, below which noise is the rounding of single precision
+_MARGIN = (
+    2.0  # factor on the bound from the dimensions of least energy, because the noise of the coils may not be white
+)
+_DARKEST = 100.0  # largest ratio of the deviation of outer samples to that of the background for pure noise
 _TINY = 1e-30
-_NO_SIGNAL = 1.3  # largest ratio of all samples to those far out, in a coil that receives nothing
-_TWICE = 2.0  # standard errors to each side of the interval, for 95 %
-_SIGNAL = 0.05  # share of the deviation that weak signal in the null space may add
+_NO_SIGNAL = 1.3  # largest ratio of all samples to outer samples, in a coil without signal
+_TWICE = 2.0  # half width of a 95 % interval in standard errors
+_SIGNAL = 0.05  # share of the deviation that may be due to weak signal in the null space
 
-_ROWS = 130  # of the calibration matrix: kernel and cost follow; 4 coils have a kernel of 5×5, 8 of 4×4, 14 of 3×3
+_ROWS = 130  # size of the calibration matrix, which limits the kernel: 5×5 for 4 coils, 4×4 for 8, 3×3 for 14
 _LARGEST_KERNEL = 6
-# Least share of a direction of coils that the null space has to cover: for the first guess to stand where it proves
-# right, and for a solution to be taken without trying others.
+# Smallest share of a direction of coils that the null space must cover: to keep the first guess if it is confirmed, and
+# to take a solution without further trials.
 _SEEN, _WELL_SEEN = 0.05, 0.25
-_FEWEST = 6  # dimensions that have to be left to the noise
+_FEWEST = 6  # fewest dimensions of noise
 _RANKS, _STEPS = 8, 12  # iterations for the rank, and for the covariance
-_AGAIN = 8  # most solutions in turn, each with coils whitened by the one before
-_SHARES, _LOOKS = (0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8), 6  # supposed sizes of the null space, and iterations of each
-_QUIETEST = 1e-3  # of the mean variance: the least that a direction of coils is supposed to have
-_ALIKE_SHARE = 0.9  # null spaces count as equally large from this ratio on
-_NEARLY = 0.85  # a solution may be right, too, whose null space has this size relative to the largest
-_ALIKE = 1.3  # ratio of deviations after whitening, over all directions, below which whitening was good enough
+_AGAIN = 8  # largest number of repeated solutions, each with coils whitened by the previous one
+_SHARES, _LOOKS = (
+    (0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    6,
+)  # assumed sizes of the null space, and number of iterations for each
+_QUIETEST = 1e-3  # smallest assumed variance of a direction of coils, relative to the mean
+_ALIKE_SHARE = 0.9  # smallest ratio of null spaces that count as equally large
+_NEARLY = 0.85  # smallest null space, relative to the largest, of a solution that may also be right
+_ALIKE = 1.3  # largest ratio of deviations over all directions after sufficient whitening
 
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """The noise of the samples of k-space.
+    """Hold the noise of the samples of k-space.
 
     Attributes:
         covariance: (C, C) complex128, Σ = E[n nᴴ].
-        low: least factor from these deviations to the true ones.
+        low: smallest factor from these deviations to the true ones.
         high: largest factor from these deviations to the true ones.
-        source: how it was measured, in words.
+        source: description of the measurement.
 
     """
 
@@ -71,16 +76,16 @@ class NoiseLevel:
 
     @property
     def deviation(self) -> np.ndarray:
-        """Standard deviations σ (C,) with E|n|² = σ²; zero where the data are free of noise."""
+        """Return the standard deviations σ (C,) with E|n|² = σ²; zero for data without noise."""
         return np.asarray(np.sqrt(np.real(np.diagonal(self.covariance)).clip(min=0)))
 
 
 def measure_noise(kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
     """Measure the noise covariance of the coils.
 
-    The null space of the calibration matrix shows it without signal. Without a null space, the result is the smaller
-    of two upper bounds, by the samples far from the k-space centre and by the background of the images, and the
-    interval reaches down to zero.
+    The null space of the calibration matrix holds noise without signal. Without a null space, the result is the smaller
+    of two upper bounds, from samples far from the centre of k-space and from the background of the images, and the
+    interval starts at zero.
 
     Args:
         kspace: (C, *space) complex, centred.
@@ -114,7 +119,7 @@ def measure_noise(kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
         deviation[heard] = np.minimum(outer[heard], np.where(bound > floor, _MARGIN * bound, 0))
     if coils > 1 and max(s.stop - s.start for s in box) >= _SMALLEST:
         deviation = np.minimum(deviation, _background(region))
-    source = "samples far out and the background: signal there adds to it"
+    source = "outer samples and the background, which may include signal"
     return NoiseLevel(np.diag(deviation**2).astype(np.complex128), 0.0, 1.1, source)
 
 
@@ -124,10 +129,10 @@ def noise_deviation(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def relative_noise(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the factor (C,) by which the noise of each coil exceeds that of the others; up to `LOUD_COIL` it is 1.
+    """Return the ratio (C,) of the noise of each coil to that of the others; 1 if it is at most `LOUD_COIL`.
 
-    Samples far from the centre give a first answer. Signal there can look like noise, so `measure_noise` has to agree,
-    unless the coil receives nothing but noise.
+    Samples far from the centre give a first estimate. They may hold signal, so `measure_noise` must confirm it, unless
+    the coil receives only noise.
 
     Args:
         kspace: (C, *space) complex, centred.
@@ -146,21 +151,21 @@ def relative_noise(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _ratio_to_other_coils(deviation: np.ndarray) -> np.ndarray:
-    """Return deviations (C,) over the median of those that are not zero."""
+    """Divide deviations (C,) by the median of those that are not zero."""
     positive = deviation[deviation > 0]
     return np.asarray(deviation / np.median(positive) if positive.size else np.zeros(len(deviation)))
 
 
 def _by_null_space(region: np.ndarray, far: np.ndarray, rough: np.ndarray) -> NullSpace | None:
-    """Return the noise in the null space of a fully sampled box (C, *box).
+    """Estimate the noise from the null space of a fully sampled box (C, *box).
 
     Args:
-        region: with the k-space centre in it.
-        far: (C, N) samples far from the centre, where noise is most of what there is.
-        rough: (C,) their deviations.
+        region: fully sampled box around the centre of k-space.
+        far: (C, N) samples far from the centre, mostly noise.
+        rough: (C,) deviations of these samples.
 
     """
-    # Signal adds to all coils' samples far out, and not by the same factor; a loud coil is louder than that.
+    # Signal adds to the outer samples of all coils by different factors; the noise of a loud coil exceeds this.
     usual = float(np.median(rough))
     even = np.where(rough > LOUD_COIL * usual, rough, usual)
     guesses = [np.diag(even**2), _correlated(far, even), np.diag(rough**2), _correlated(far, rough)]
@@ -170,41 +175,41 @@ def _by_null_space(region: np.ndarray, far: np.ndarray, rough: np.ndarray) -> Nu
     axis = int(np.argmax(region.shape[1:])) + 1
     result = null_space_noise(_middle(region), guesses)
     if region.shape[axis] >= 2 * _LONGEST[0] and (result is None or not result.reliable):
-        # The end of a long readout holds less signal, and so gives a better guess.
+        # The ends of a long readout hold less signal, and give a better guess.
         end = region.take(np.arange(region.shape[axis] - _LONGEST[0], region.shape[axis]), axis)
-        there = null_space_noise(_middle(end), guesses)
-        if there is not None and np.isfinite(there.error):
-            again = null_space_noise(_middle(region), [there.covariance, *guesses])
+        estimate = null_space_noise(_middle(end), guesses)
+        if estimate is not None and np.isfinite(estimate.error):
+            again = null_space_noise(_middle(region), [estimate.covariance, *guesses])
             result = result if again is None or (result is not None and result.error <= again.error) else again
     return result
 
 
 def _middle(region: np.ndarray) -> np.ndarray:
-    """Return the middle of a calibration region, small enough for the analysis to be fast."""
+    """Crop a calibration region to its middle, so that the analysis is fast."""
     order = np.argsort([-n for n in region.shape[1:]], kind="stable")
     most = _LONGEST[-1:] * 3 if region.ndim > 3 else _LONGEST
     cut: list[slice] = [slice(None)] * region.ndim
-    for place, axis in enumerate(order.tolist()):
+    for rank, axis in enumerate(order.tolist()):
         n = region.shape[axis + 1]
-        kept = min(n, most[place])
-        cut[axis + 1] = slice((n - kept) // 2, (n - kept) // 2 + kept)
+        size = min(n, most[rank])
+        cut[axis + 1] = slice((n - size) // 2, (n - size) // 2 + size)
     return region[tuple(cut)]
 
 
 def outer_samples(mask: np.ndarray, fraction: float) -> np.ndarray:
-    """Return the ``fraction`` of the samples of a mask that lie farthest from the centre, (*space) booleans."""
+    """Return the ``fraction`` of the samples of a mask that is farthest from the centre, (*space) booleans."""
     axes = [((np.arange(n) - n // 2) / (n / 2)) ** 2 for n in mask.shape]
     radius = sum(a.reshape([-1 if i == axis else 1 for i in range(mask.ndim)]) for axis, a in enumerate(axes))
     return np.asarray(mask & (radius >= np.quantile(np.broadcast_to(radius, mask.shape)[mask], 1 - fraction)))
 
 
 def _median_deviation(samples: np.ndarray) -> np.ndarray:
-    """Return σ (C,) of samples (C, N) by the median of |y|², σ² ln 2, which stray signal hardly changes."""
+    """Estimate σ (C,) of samples (C, N) from the median of |y|², σ² ln 2, which is robust to some signal."""
     return np.asarray(np.sqrt(np.median(np.abs(samples) ** 2, axis=1) / np.log(2)))
 
 
 def _correlated(samples: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Return a covariance (C, C) of given deviations, with the correlations of samples (C, N), some signal included."""
+    """Return a covariance (C, C) with given deviations and the correlations of samples (C, N) with some signal."""
     products = samples.astype(np.complex128) @ samples.conj().T
     power = np.sqrt(np.real(np.diagonal(products)).clip(min=_TINY))
     share = 0.9 if samples.shape[1] > 4 * len(samples) else 0.0
@@ -214,9 +219,9 @@ def _correlated(samples: np.ndarray, deviation: np.ndarray) -> np.ndarray:
 
 
 def _background(calibration: np.ndarray, fraction: float = 0.05) -> np.ndarray:
-    """Return σ (C,) of the darkest pixels of the calibration images, under a window with low side lobes.
+    """Estimate σ (C,) from the darkest pixels of the calibration images, with a window of low side lobes.
 
-    The other coils choose the pixels: a coil's own darkest pixels are those where its noise happens to be small.
+    The pixels are selected by the other coils: the darkest pixels of the same coil would have little noise by chance.
     """
     image = calibration
     for axis, n in enumerate(calibration.shape[1:], start=1):
@@ -225,11 +230,11 @@ def _background(calibration: np.ndarray, fraction: float = 0.05) -> np.ndarray:
         window = 0.35875 - 0.48829 * np.cos(phase) + 0.14128 * np.cos(2 * phase) - 0.01168 * np.cos(3 * phase)
         window /= np.sqrt((window**2).sum())
         image = np.fft.fft(image * window.reshape([-1 if a == axis else 1 for a in range(image.ndim)]), axis=axis)
-    # Without the outer tenth at each end: receivers filter along the readout, and attenuate noise there, too.
+    # Leave out the outer tenth at each end, where the receiver filter attenuates noise.
     inner = [slice(0, n) if n < _SMALLEST else slice(n // 10, n - n // 10) for n in image.shape[1:]]
     image = np.fft.fftshift(image, axes=tuple(range(1, image.ndim)))[(slice(None), *inner)]
     power = (np.abs(image) ** 2).reshape(len(image), -1)
-    # Relative to each coil's own median, so that all coils count alike.
+    # Divide by the median of each coil, so that all coils have equal weight.
     shares = power / np.maximum(np.median(power, axis=1, keepdims=True), np.finfo(power.dtype).tiny)
     others = shares.sum(0) - shares
     deviation = [np.sqrt(p[o <= np.quantile(o, fraction)].mean()) for p, o in zip(power, others, strict=True)]
@@ -238,19 +243,21 @@ def _background(calibration: np.ndarray, fraction: float = 0.05) -> np.ndarray:
 
 # --- the null space of the calibration matrix ---
 
-Products = tuple[np.ndarray, np.ndarray, np.ndarray]  # of data and data, data and noise, noise and noise (P, P)
+Products = tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]  # products of data and data, data and noise, noise and noise (P, P)
 
 
 @dataclass(frozen=True)
 class NullSpace:
-    """The noise in the null space of the calibration matrix.
+    """Hold the noise in the null space of the calibration matrix.
 
     Attributes:
         covariance: (C, C) complex128, Σ = E[n nᴴ] of a sample.
-        error: relative standard error of the noise level, which follows from the number of samples.
+        error: relative standard error of the noise level, from the number of samples.
         reliable: whether the null space covers all combinations of coils well.
-        low: lowest level among the solutions with about as large a null space, relative to this one; at most 1.
-        high: highest level among them; at least 1.
+        low: lowest level of solutions with a null space of similar size, relative to this one; at most 1.
+        high: highest level of these solutions; at least 1.
 
     """
 
@@ -264,17 +271,17 @@ class NullSpace:
 def null_space_noise(region: np.ndarray, guesses: Sequence[np.ndarray]) -> NullSpace | None:
     """Estimate the noise covariance from a fully sampled box of k-space.
 
-    A rough covariance whitens the coils first, because a loud coil would pass for signal. If the first guess proves
-    wrong, or its null space covers too little, further guesses and larger null spaces are tried. The right covariance
-    leaves the largest null space; solutions with almost as large a null space bound the level from both sides.
+    A rough covariance first whitens the coils, because a loud coil would count as signal. If the first guess is wrong,
+    or its null space covers too little, further guesses and larger null spaces are tried. The right covariance gives
+    the largest null space; solutions with almost the same size bound the level on both sides.
 
     Args:
         region: (C, *box) complex.
-        guesses: rough covariances (C, C), positive definite, the likeliest first.
+        guesses: rough covariances (C, C), positive definite, the most likely first.
 
     Returns:
-        None for a box that is too small. If signal leaves no null space, as in data without noise, or of one coil whose
-        object fills the field of view: an upper bound with infinite error.
+        The estimate, or None for a box that is too small. If there is no null space (data without noise, or one coil
+        with an object that fills the field of view), it is an upper bound with infinite error.
 
     """
     kernel = _kernel(len(region), region.shape[1:])
@@ -282,12 +289,12 @@ def null_space_noise(region: np.ndarray, guesses: Sequence[np.ndarray]) -> NullS
         return None
     try:
         return _estimate(region, kernel, guesses)
-    except np.linalg.LinAlgError:  # data without noise, whose matrices are singular
+    except np.linalg.LinAlgError:  # data without noise have singular matrices
         return None
 
 
 def _estimate(region: np.ndarray, kernel: int, guesses: Sequence[np.ndarray]) -> NullSpace:
-    """Return what `null_space_noise` does, for one size of the kernel."""
+    """Estimate the noise as in `null_space_noise` for one size of the kernel."""
     data, probe = _patches(region.astype(np.complex128), kernel), _patches(_unit_noise(region.shape), kernel)
     products = data @ data.conj().T, data @ probe.conj().T, probe @ probe.conj().T
     solution = _solve_whitened(products, guesses[0])
@@ -303,7 +310,7 @@ def _estimate(region: np.ndarray, kernel: int, guesses: Sequence[np.ndarray]) ->
         candidates = [_iterate(products, max(candidates, key=lambda f: f.share))]
         if candidates[0].weakest_coverage <= _WELL_SEEN:
             candidates += _grow_null_space(products, guesses[0])
-    # The lowest of the solutions with equally large null spaces: signal may have raised the others.
+    # Take the lowest solution among equally large null spaces: signal may have raised the others.
     largest = max(f.share for f in candidates)
     alike = (f for f in candidates if f.share >= _ALIKE_SHARE * largest)
     solution = min(alike, key=lambda f: np.trace(f.covariance).real)
@@ -317,7 +324,7 @@ def _estimate(region: np.ndarray, kernel: int, guesses: Sequence[np.ndarray]) ->
 
 
 def _bound(products: Products, guess: np.ndarray) -> np.ndarray:
-    """Return an upper bound: a guess scaled to the level of the dimensions of least energy, signal there included."""
+    """Return an upper bound: a guess scaled to the energy of the dimensions of least energy, which may hold signal."""
     inverse = np.linalg.inv(np.linalg.cholesky(guess.astype(np.complex128)))
     power = np.linalg.eigvalsh(_mix(inverse, _mix(inverse, products[0]).conj().T))
     least = slice(0, max(2, len(power) // 12))
@@ -326,19 +333,19 @@ def _bound(products: Products, guess: np.ndarray) -> np.ndarray:
 
 class _Solution(NamedTuple):
     covariance: np.ndarray  # (C, C)
-    share: float  # of the dimensions that are noise alone; 0 where it was not found
+    share: float  # share of the dimensions of pure noise; 0 if there is none
     spread: float  # largest over smallest variance of the whitened coils
-    weakest_coverage: float  # share of the direction of coils that the null space covers least
+    weakest_coverage: float  # coverage of the direction of coils that the null space covers least
 
 
 def _iterate(products: Products, found: _Solution) -> _Solution:
-    """Repeat the solution with coils whitened by its covariance, until that changes little."""
+    """Repeat the solution with coils whitened by its covariance until it changes little."""
     for _ in range(_AGAIN):
         if found.share == 0:
             break
         before = found
         found = _solve_whitened(products, before.covariance)
-        # A smaller null space: the solution before was better.
+        # The null space is smaller, so the previous solution was better.
         if found.share < 0.9 * before.share:
             return before
         if found.spread < _ALIKE**2 and found.share < 1.03 * before.share:
@@ -347,7 +354,7 @@ def _iterate(products: Products, found: _Solution) -> _Solution:
 
 
 def _solve_whitened(products: Products, guess: np.ndarray) -> _Solution:
-    """Return the solution for coils whitened by a guess."""
+    """Solve for the covariance with coils whitened by a guess."""
     coils = len(guess)
     factor = np.linalg.cholesky(guess.astype(np.complex128))
     inverse = np.linalg.inv(factor)
@@ -367,10 +374,10 @@ def _solve_whitened(products: Products, guess: np.ndarray) -> _Solution:
 
 
 def _grow_null_space(products: Products, guess: np.ndarray) -> list[_Solution]:
-    """Return the solutions for ever larger supposed null spaces, as long as they grow.
+    """Return the solutions for increasing assumed sizes of the null space, as long as it grows.
 
-    Noise along a direction of coils that is far louder than the guess passes for signal. Supposing the size of the null
-    space, not the edge of its spectrum, whitens quieter directions first, and brings louder ones down to them.
+    Noise along a direction of coils that is far louder than the guess counts as signal. With an assumed size of the
+    null space, instead of the edge of its spectrum, quieter directions are whitened first, then louder ones.
     """
     solutions: list[_Solution] = []
     largest = 0.0
@@ -391,7 +398,7 @@ def _grow_null_space(products: Products, guess: np.ndarray) -> list[_Solution]:
 
 
 def _assume_share(products: Products, guess: np.ndarray, share: float) -> np.ndarray:
-    """Return the covariance (C, C) if the given share of the dimensions, those of least energy, is noise."""
+    """Return the covariance (C, C), assuming that the given share of the dimensions, of least energy, is noise."""
     coils = len(guess)
     factor = np.linalg.cholesky(guess.astype(np.complex128))
     inverse = np.linalg.inv(factor)
@@ -431,14 +438,14 @@ def _separate(data: np.ndarray, mixed: np.ndarray, probe: np.ndarray) -> tuple[n
             break
         tried.add(rank)
         rank = above
-    count = spectrum.sum() / len(spectrum)  # the effective number of independent patches
+    count = spectrum.sum() / len(spectrum)  # effective number of independent patches
     return vectors[:, rank : rank + len(spectrum)], power[rank : rank + len(spectrum)] / count
 
 
 def _axes(data: np.ndarray, mixed: np.ndarray, probe: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return power (P,) and principal axes (P, P) of the data, the largest first, and unit noise along them.
+    """Return power (P,) and principal axes (P, P) of the data, the largest first, and unit noise along the axes.
 
-    The latter is its covariance (P, P), and its part in the row space of the data (P, P); see `_residual_noise`.
+    The noise is its covariance (P, P), and its part in the row space of the data (P, P); see `_residual_noise`.
     """
     power, vectors = np.linalg.eigh((data + data.conj().T) / 2)
     power, vectors = power[::-1].clip(min=0), vectors[:, ::-1]
@@ -448,14 +455,14 @@ def _axes(data: np.ndarray, mixed: np.ndarray, probe: np.ndarray) -> tuple[np.nd
 
 
 def _residual_noise(noise: np.ndarray, rows: np.ndarray, rank: int) -> np.ndarray:
-    """Return the covariance of unit noise beyond a signal of some rank, less the part that the signal has fitted."""
+    """Return the covariance of unit noise outside a signal of some rank, without the part fitted by the signal."""
     return np.asarray(noise[rank:, rank:] - rows[:rank, rank:].conj().T @ rows[:rank, rank:])
 
 
 def _most_likely(vectors: np.ndarray, values: np.ndarray, coils: int) -> np.ndarray:
-    """Return Σ (C, C) such that noise of covariance Σ ⊗ I has the variances ``values`` along ``vectors``.
+    """Estimate Σ (C, C) so that noise of covariance Σ ⊗ I has the variances ``values`` along ``vectors``.
 
-    Directions that the null space hardly covers stay at the mean level.
+    Directions that the null space hardly covers get the mean level.
     """
     covariance: np.ndarray = np.eye(coils, dtype=np.complex128) * values.mean()
     measured = np.diag(values)
@@ -470,11 +477,11 @@ def _most_likely(vectors: np.ndarray, values: np.ndarray, coils: int) -> np.ndar
 
 
 def _kernel(coils: int, box: tuple[int, ...]) -> int:
-    """Return the largest affordable side of a kernel that has more patches than samples in a patch; 0 if none has."""
+    """Return the largest affordable kernel side with more patches than samples per patch; 0 if there is none."""
     for side in range(min(_LARGEST_KERNEL, *box), 0, -1):
         size = coils * side ** len(box)
-        places = int(np.prod([n - side + 1 for n in box]))
-        if places > size and (size <= _ROWS or side <= 2):
+        positions = int(np.prod([n - side + 1 for n in box]))
+        if positions > size and (size <= _ROWS or side <= 2):
             return side
     return 0
 
@@ -488,7 +495,7 @@ def _patches(region: np.ndarray, kernel: int) -> np.ndarray:
 
 
 def _mix(matrix: np.ndarray, patches: np.ndarray) -> np.ndarray:
-    """Return (matrix ⊗ I) patches: the coils of patches mixed, (C, C), (C · kernel…, N)."""
+    """Apply (matrix ⊗ I), with matrix (C, C), to the coils of patches (C · kernel…, N)."""
     return np.asarray((matrix @ patches.reshape(len(matrix), -1)).reshape(patches.shape))
 
 

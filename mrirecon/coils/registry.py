@@ -1,4 +1,4 @@
-"""The registry of coil calibrations: where coil maps come from."""
+"""Register coil calibrations, the sources of coil maps."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from mrirecon.registries import Entry, Registry
 
 @dataclass(frozen=True)
 class Calibration(Entry):
-    """A coil calibration.
+    """Hold a coil calibration.
 
-    What its function takes depends on ``reads``:
+    The arguments of its function depend on ``reads``:
 
     - ``calibration``: ``(region, space)``, the fully sampled centre of k-space (B, C, *box) complex, and the size of
-      the maps. It may take any of the options ``sets`` (of maps), ``kernel`` and ``threshold``, by these names. It
+      the maps. It may take any of the options ``sets`` (of maps), ``kernel`` and ``threshold`` by these names. It
       returns maps (B, M, C, *space) complex, at most of unit length over the coils, or
-      `mrirecon.coils.espirit.CoilMaps`, and raises a `CalibrationError` where the region does not suffice.
-    - ``file``: ``(stored)``, maps (B, M, C, *space) as the scan's file has them. It returns maps and their gain.
+      `mrirecon.coils.espirit.CoilMaps`, and raises a `CalibrationError` if the region is not sufficient.
+    - ``file``: ``(stored)``, maps (B, M, C, *space) in the file of the scan. It returns maps and their gain.
     - ``nothing``: ``(coils, space)``. It returns maps.
 
     Attributes:
-        reads: the source of the maps.
-        label: its name in notes and sidecars; by default the name of the entry.
+        reads: source of the maps.
+        label: name in notes and sidecars; by default the name of the entry.
 
     """
 

@@ -1,4 +1,4 @@
-"""Coil maps by a network, from the calibration region alone (Sriram et al., MICCAI 2020)."""
+"""Estimate coil maps from the calibration region by a network (Sriram et al., MICCAI 2020)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mrirecon.physics.problem import Problem
 
 
 class SensitivityNet(RunsNetwork, nn.Module):
-    """S = U(Fᴴ centre(y)) / length over the coils, the same network U for each coil.
+    """Estimate S = U(Fᴴ centre(y)) / length over the coils, with the same network U for each coil.
 
     Args:
-        channels: width of the U-Net's first level.
-        pools: its levels.
+        channels: number of channels of the first level of the U-Net.
+        pools: number of levels.
 
     """
 
@@ -31,10 +31,10 @@ class SensitivityNet(RunsNetwork, nn.Module):
         self.norm_unet = NormUnet(channels, pools)
 
     def forward(self, p: Problem) -> Problem:
-        """Return the problem with maps (B, 1, C, y, x) made from its own calibration region, one- or two-dimensional.
+        """Return the problem with maps (B, 1, C, y, x) estimated from its calibration region (1D or 2D).
 
         Raises:
-            CalibrationError: there is no fully sampled centre.
+            CalibrationError: no fully sampled centre.
 
         """
         images = Fourier(p.axes).adjoint(p.y * self.centre(p.mask))
@@ -47,13 +47,13 @@ class SensitivityNet(RunsNetwork, nn.Module):
     def centre(mask: Tensor) -> Tensor:
         """Return 1 on the calibration region of each mask (B or 1, 1, y, x) and 0 elsewhere."""
         centre = torch.zeros_like(mask)
-        for number, one in enumerate(mask[:, 0]):
-            box = find_calibration(one.cpu().numpy() > 0)
+        for number, item_mask in enumerate(mask[:, 0]):
+            box = find_calibration(item_mask.cpu().numpy() > 0)
             if any(side.stop <= side.start for side in box):
                 raise CalibrationError(
                     "there is no calibration region for the sensitivity network",
                     where=f"item {number} of the batch",
-                    fix="give maps from a file, with sensitivity=false",
+                    fix="give maps from a file, and set sensitivity=false",
                 )
             centre[number, 0][box] = 1
         return centre

@@ -1,4 +1,4 @@
-"""ESPIRiT maps by sigpy, to compare with our own. sigpy is imported only when they are asked for."""
+"""Estimate ESPIRiT maps with sigpy, for comparison. sigpy is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def sigpy_maps(
     """Estimate ESPIRiT maps (1, 1, C, *space) with sigpy from a calibration region (1, C, *box).
 
     Args:
-        region: of one item.
+        region: calibration region of one item.
         space: size of the maps.
         kernel: side of the kernel.
-        threshold: of singular values, relative to the largest.
-        crop: eigenvalue below which sigpy sets maps to zero; its own default.
+        threshold: threshold for singular values, relative to the largest.
+        crop: eigenvalue below which sigpy sets maps to zero; the default is that of sigpy.
 
     Raises:
-        CalibrationError: sigpy's maps are not finite, or the region is too small for it.
+        CalibrationError: the maps of sigpy are not finite, or the region is too small.
 
     """
     import sigpy
     import sigpy.mri
 
-    # sigpy takes a box of equal sides out of the centre of k-space of the full size.
+    # sigpy extracts a box of equal sides from the centre of full-size k-space.
     calibration = region[0].numpy()
     require_region(calibration.shape[1:], kernel)
     width = min(calibration.shape[1:])
@@ -48,5 +48,5 @@ def sigpy_maps(
     except (ValueError, np.linalg.LinAlgError) as error:
         raise CalibrationError("sigpy cannot estimate maps", why=str(error), fix="use --maps espirit") from error
     if not np.isfinite(maps).all():
-        raise CalibrationError("sigpy's maps hold values that are not numbers", fix="use --maps espirit")
+        raise CalibrationError("the maps of sigpy hold NaN or infinite values", fix="use --maps espirit")
     return torch.from_numpy(maps)[None, None]

@@ -1,4 +1,4 @@
-"""Read and write files, and check whatever comes from outside; nothing here needs torch.
+"""Read, check and write files, without torch.
 
 The names of `__all__` are imported when they are first used, so that the command line starts fast.
 """

@@ -1,4 +1,4 @@
-"""Work out the layout of arrays: the names of k-space's axes, as stated or concluded, and a mask that fits them."""
+"""Find the layout of k-space: the names of its axes, stated or guessed, and a mask that fits them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _EXAMPLES = {2: "y,x", 4: "slice,coil,y,x", 5: "repetition,slice,coil,y,x"}
 
 
 def make_layout(axes: Sequence[str] | str, shape: tuple[int, ...], where: str, *, asked: bool = False) -> Layout:
-    """Return the layout of an array of `shape` whose axes are named.
+    """Return the layout of an array of `shape` with named axes.
 
     Args:
         axes: names, or one string of names separated by commas.
@@ -44,8 +44,8 @@ def make_layout(axes: Sequence[str] | str, shape: tuple[int, ...], where: str, *
 
     """
     error: type[MriReconError] = UsageError if asked else InputError
-    given = axes.split(",") if isinstance(axes, str) else axes
-    names = [_ALIASES.get(name, name) for name in (str(g).strip().lower() for g in given)]
+    names_given = axes.split(",") if isinstance(axes, str) else axes
+    names = [_ALIASES.get(name, name) for name in (str(g).strip().lower() for g in names_given)]
     joined = ",".join(names)
     for name in names:
         if name not in _KNOWN:
@@ -69,14 +69,14 @@ def make_layout(axes: Sequence[str] | str, shape: tuple[int, ...], where: str, *
 
 
 def guess_axes(shape: tuple[int, ...]) -> tuple[str, str] | None:
-    """Name the axes of an array from its shape alone, where another reading is hardly possible.
+    """Guess the axes of an array from its shape, if the shape leaves hardly any doubt.
 
     Returns:
-        The axes and a note that states the conclusion; None where the user has to name them.
+        The axes and a note that states the guess; None if the user must name the axes.
 
     """
     if len(shape) == 2 and min(shape) >= 1:
-        return "y,x", f"2 axes {shape} read as y,x of a single coil; if not so, pass --axes"
+        return "y,x", f"2 axes {shape} read as y,x of a single coil; if this is wrong, pass --axes"
     if len(shape) == 3 and 1 <= shape[0] <= 64 and min(shape[1:]) >= max(32, 2 * shape[0]):
         note = f"3 axes {shape} read as coil,y,x (the first is short); if they are slices, pass --axes slice,y,x"
         return "coil,y,x", note
@@ -90,7 +90,7 @@ def ask_axes(shape: tuple[int, ...], where: str, why: str | None = None) -> Inpu
 
 
 def axes_in_text(text: str) -> str | None:
-    """Return the axes that free text states as `axes: coil,y,x` or `"axes": ["coil", "y", "x"]`, if it does."""
+    """Find the axes in free text (`axes: coil,y,x` or `"axes": ["coil", "y", "x"]`); return None if it has none."""
     match = re.search(r"\baxes\b[\"']?\s*[:=]\s*([^;}\]]{0,200})", text[:100_000])
     if not match:
         return None
@@ -100,7 +100,7 @@ def axes_in_text(text: str) -> str | None:
 
 
 def sidecar_candidates(path: Path) -> tuple[Path, Path]:
-    """Return the possible paths of a sidecar of `path`: `data.npz.json`, which we write, or `data.json`."""
+    """Return the possible paths of a sidecar of `path`: `data.npz.json` (as mrirecon writes it) and `data.json`."""
     return Path(f"{path}.json"), path.with_suffix(".json")
 
 
@@ -136,7 +136,7 @@ def fit_mask(values: np.ndarray, layout: Layout, where: str) -> np.ndarray:
 
 
 def _binary(values: np.ndarray, where: str) -> np.ndarray:
-    """Return the values of a mask as booleans; refuse values other than 0 and 1, and a mask that samples nothing."""
+    """Convert a mask to booleans; refuse values other than 0 and 1, and a mask that samples nothing."""
     if values.dtype.kind not in "biufc" or not values.size:
         raise InputError("a mask must hold 0 and 1", where=where, why=f"{values.dtype} of shape {values.shape}")
     mask = np.asarray(values == 1)

@@ -1,7 +1,7 @@
 """Check the values of a scan (`mrirecon info --check`): a verdict on each question.
 
-Thresholds were set by measured scans (brain, knee, phantom; 1 to 16 coils) and by simulated faults; they raise
-suspicion, and prove nothing. ``bad`` is reserved for what cannot be reconstructed as it is.
+The thresholds were set with measured scans (brain, knee, phantom; 1 to 16 coils) and simulated faults. A verdict of
+``look`` is a suspicion, not a proof. ``bad`` means that the data cannot be reconstructed as they are.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ from mrirecon.io.scan import LARGEST, SMALLEST, Scan, reconcile, support
 
 Verdict = Literal["ok", "look", "bad"]
 
-NEAR = 0.05  # share of an axis by which its peak may lie off the centre
-FLAT = 0.25  # share of an axis's energy in a tenth of it: below, there is no peak (white noise: 0.1)
-DEAD, WEAK = 1e-8, 1.6  # energy over the median coil's; power at the k-space centre over that outside
-SATURATED = 6  # values that equal the largest one: two by symmetry, some more by chance
+NEAR = 0.05  # largest distance of the peak from the centre, as a share of the axis
+FLAT = 0.25  # smallest share of the energy in a tenth of the axis that counts as a peak (white noise: 0.1)
+DEAD, WEAK = (
+    1e-8,
+    1.6,
+)  # energy relative to the median coil; power at the centre of k-space relative to the power outside
+SATURATED = 6  # number of values equal to the largest: two are equal by symmetry, some more by chance
 QUIET = 5.0  # signal-to-noise ratio below which an image shows little
-# Power over that of the noise: of an inner half that stands out, and what averages of noise alone stay below.
+# Power relative to the noise: an inner half above the first is clear; averages of pure noise stay below the second.
 _CLEAR, _NOISE = 25.0, 1.25
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to one question.
+    """Hold the result of one check.
 
     Attributes:
-        name: of the question.
+        name: name of the check.
         verdict: ``ok``, ``look`` (may be intended) or ``bad`` (cannot be reconstructed as it is).
-        message: in words, with numbers.
+        message: the reason, with numbers.
 
     """
 
@@ -45,21 +48,21 @@ class Finding:
 
 @dataclass
 class Statistics:
-    """Statistics of the k-space of several items.
+    """Hold statistics of the k-space of several items.
 
     Attributes:
         profiles: energy along each spatial axis.
         coils: energy of each coil.
         energy: of each item, by number.
         not_finite: number of values that are NaN or infinite.
-        first_not_finite: index of the first of them, in words.
+        first_not_finite: description of the index of the first of these.
         empty: items that are zero everywhere.
         largest: largest magnitude of all items.
         smallest: smallest of the items' largest magnitudes.
         saturated: largest number of real and imaginary parts in an item that equal its largest.
         missing: largest share of the samples that the mask marks without data.
         extra: largest share of the data outside the mask.
-        unmarked: items of which the mask marks no data.
+        unmarked: items for which the mask marks no data.
 
     """
 
@@ -78,7 +81,7 @@ class Statistics:
 
 
 def measure(scan: Scan, items: Iterable[int]) -> Statistics:
-    """Read items of a scan, and return statistics of their values.
+    """Compute statistics of the values of some items of a scan.
 
     Raises:
         InputError: see `Scan.unmasked_kspace`.
@@ -118,11 +121,11 @@ def measure(scan: Scan, items: Iterable[int]) -> Statistics:
 
 
 def check(scan: Scan, total: Statistics | None = None) -> list[Finding]:
-    """Return the answer to each question on the values of a scan.
+    """Check the values of a scan; return one finding for each check.
 
     Args:
         scan: the scan.
-        total: statistics of all its items, if they were measured already.
+        total: statistics of all its items, if they were computed before.
 
     Raises:
         InputError: see `Scan.unmasked_kspace`.
@@ -153,7 +156,7 @@ def check(scan: Scan, total: Statistics | None = None) -> list[Finding]:
 
 def _numbers(total: Statistics) -> Finding:
     if total.not_finite:
-        fix = "--nan zero takes them as not measured"
+        fix = "--nan zero treats them as not measured"
         words = f"{total.not_finite} values are NaN or infinite, first {total.first_not_finite}; {fix}"
         return Finding("numbers", "bad", words)
     return Finding("numbers", "ok", "no NaN, nothing infinite")
@@ -167,11 +170,9 @@ def _signal(scan: Scan, total: Statistics) -> Finding:
         words = f"{len(total.empty)} of {len(scan)} items are zero everywhere ({few}): their images will be zero"
         return Finding("signal", "look", words)
     if not (total.smallest >= SMALLEST and total.largest <= LARGEST):
-        words = (
-            f"largest values from {total.smallest:.3g} to {total.largest:.3g}: scale them, to maximum 1 for instance"
-        )
+        words = f"largest values from {total.smallest:.3g} to {total.largest:.3g}: scale them, for example to maximum 1"
         return Finding("signal", "bad", words)
-    return Finding("signal", "ok", f"all {len(scan)} items hold some; the largest value is {total.largest:.4g}")
+    return Finding("signal", "ok", f"no item of {len(scan)} is empty; the largest value is {total.largest:.4g}")
 
 
 def _centre(scan: Scan, total: Statistics) -> Finding:
@@ -186,24 +187,22 @@ def _centre(scan: Scan, total: Statistics) -> Finding:
     if ends:
         why = f"along {' and '.join(ends)} k-space has its centre at the ends: apply numpy.fft.fftshift"
         return Finding("centre", "bad", f"strongest at {words}: {why}")
-    return Finding("centre", "look", f"strongest at {words}: a partial echo, or samples cut off at one side?")
+    return Finding("centre", "look", f"strongest at {words}: check for a partial echo, or samples cut off at one side")
 
 
 def _axes(scan: Scan, total: Statistics) -> Finding:
     shares = {}
     for axis, profile in zip(scan.space, total.profiles, strict=True):
-        if len(profile) >= 16:  # energy in the strongest tenth, which may extend over the end
+        if len(profile) >= 16:  # energy in the strongest tenth, which may wrap around the end
             width = max(1, round(len(profile) / 10))
             sums = np.convolve(np.r_[profile, profile[: width - 1]], np.ones(width), "valid")
             shares[axis] = float(sums.max() / profile.sum())
     flat = [axis for axis, share in shares.items() if share < FLAT]
     words = ", ".join(f"{axis} {share:.0%}" for axis, share in shares.items())
     if flat and len(flat) == len(shares):
-        return Finding(
-            "axes", "look", f"no axis has a peak ({words} in its strongest tenth): noise alone, or an image?"
-        )
+        return Finding("axes", "look", f"no axis has a peak ({words} in its strongest tenth): noise only, or an image?")
     if flat:
-        why = "already transformed to an image along it, or not an axis of space"
+        why = "already transformed to an image along this axis, or not a spatial axis"
         return Finding("axes", "look", f"{' and '.join(flat)} has no peak ({words} in its strongest tenth): {why}?")
     return Finding("axes", "ok", f"energy in the strongest tenth of each: {words or 'too short to tell'}")
 
@@ -212,9 +211,9 @@ def _mask(scan: Scan, total: Statistics) -> Finding | None:
     if scan.given_mask is None:
         return None
     if total.unmarked:
-        words = f"it marks none of the samples of {len(total.unmarked)} items: inverted, or another scan's?"
+        words = f"it marks no measured sample of {len(total.unmarked)} items: inverted, or from another scan?"
         return Finding("mask", "bad", words)
-    words = f"{total.missing:.1%} of its samples hold nothing, {total.extra:.1%} of the data lie outside"
+    words = f"{total.missing:.1%} of its samples are empty, {total.extra:.1%} of the data are outside"
     if total.extra and not scan.retrospective:
         return Finding("mask", "look", f"{words} and will be set to zero")
     return Finding("mask", "look" if total.missing else "ok", words)
@@ -222,7 +221,7 @@ def _mask(scan: Scan, total: Statistics) -> Finding | None:
 
 def _clipping(total: Statistics) -> Finding:
     if total.saturated >= SATURATED:
-        words = f"{total.saturated} values equal the largest, {total.largest:.4g}: the receiver was overdriven?"
+        words = f"{total.saturated} values equal the largest, {total.largest:.4g}: was the receiver overdriven?"
         return Finding("clipping", "look", words)
     return Finding("clipping", "ok", f"{total.saturated} values equal the largest")
 
@@ -230,8 +229,9 @@ def _clipping(total: Statistics) -> Finding:
 def _convention(scan: Scan, item: int, kspace: np.ndarray, power: np.ndarray) -> Finding:
     """Look for a shifted or mirrored image.
 
-    Neighbouring samples of k-space differ in phase by the position of the object: the sum of conj(k_j) k_(j+1) is that
-    of |x_r|² exp(-2 pi i r / n), whose angle is the circular mean of r. It requires no more than pairs of samples.
+    The phase difference of neighbouring samples of k-space depends on the position of the object: the sum of
+    conj(k_j) k_(j+1) equals the sum of |x_r|² exp(-2 pi i r / n), and its angle gives the circular mean of r. Only
+    pairs of neighbouring samples are needed.
     """
     parts, alternates = [], False
     for axis, name in enumerate(scan.space, start=1):
@@ -243,31 +243,33 @@ def _convention(scan: Scan, item: int, kspace: np.ndarray, power: np.ndarray) ->
         alternates |= abs(offset) > 0.35 and abs(total) > 0.2 * whole
     words = f"object's centre at {', '.join(parts)} of the field of view"
     if alternates:
-        why = "the phase of k-space alternates from sample to sample (a checkerboard), so that the image is shifted by"
+        why = "the phase of k-space alternates from sample to sample (a checkerboard), which shifts the image by"
         return Finding("convention", "look", f"{words}: {why} half of it; multiply by (-1)^index along it")
-    turned = None if scan.reference is None else _orientation(np.sqrt(power), scan.reference[item], scan.space)
-    if turned is not None:
-        return Finding("convention", "look", f"the image looks like its reference {turned}: another sign of the FFT?")
+    orientation = None if scan.reference is None else _orientation(np.sqrt(power), scan.reference[item], scan.space)
+    if orientation is not None:
+        return Finding(
+            "convention", "look", f"the image looks like its reference {orientation}: another sign of the FFT?"
+        )
     return Finding("convention", "ok", words)
 
 
 def _orientation(image: np.ndarray, reference: np.ndarray, space: tuple[str, ...]) -> str | None:
-    """Return how the image has to be turned to look like its (cropped) reference; None if it need not."""
+    """Return the flip or shift after which the image looks like its (cropped) reference; None if neither is needed."""
     if image.ndim != reference.ndim or any(r > n for r, n in zip(reference.shape, image.shape, strict=True)):
         return None
     cut = tuple(slice((n - r) // 2, (n - r) // 2 + r) for r, n in zip(reference.shape, image.shape, strict=True))
-    turned: dict[str, np.ndarray] = {}
+    variants: dict[str, np.ndarray] = {}
     for axis, name in enumerate(space):
-        turned[f"mirrored along {name}"] = np.flip(image, axis)
-        turned[f"shifted by half the field of view along {name}"] = np.roll(image, image.shape[axis] // 2, axis)
-    turned["mirrored along every axis"] = np.flip(image)
-    turned["shifted by half the field of view"] = np.fft.fftshift(image)
+        variants[f"mirrored along {name}"] = np.flip(image, axis)
+        variants[f"shifted by half the field of view along {name}"] = np.roll(image, image.shape[axis] // 2, axis)
+    variants["mirrored along every axis"] = np.flip(image)
+    variants["shifted by half the field of view"] = np.fft.fftshift(image)
 
     def correlation(other: np.ndarray) -> float:
         return float(np.nan_to_num(np.corrcoef(other[cut].ravel(), reference.ravel())[0, 1]))
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        scores = {name: correlation(other) for name, other in turned.items()}
+        scores = {name: correlation(other) for name, other in variants.items()}
         best = max(scores, key=scores.__getitem__)
         return best if scores[best] > max(correlation(image) + 0.1, 0.5) else None
 
@@ -277,15 +279,15 @@ def _coils(total: Statistics, kspace: np.ndarray, used: np.ndarray) -> Finding:
     dead = [c for c in range(count) if total.coils[c] <= DEAD * np.median(total.coils)]
     deaf = [c for c, ratio in enumerate(_reception(kspace, used)) if c not in dead and ratio < WEAK]
     if not dead and not deaf:
-        return Finding("coils", "ok", f"all {count} receive")
-    parts = [f"{', '.join(map(str, c))} {what}" for c, what in ((dead, "dead"), (deaf, "noise alone")) if c]
+        return Finding("coils", "ok", f"all {count} coils receive signal")
+    parts = [f"{', '.join(map(str, c))} {what}" for c, what in ((dead, "dead"), (deaf, "noise only")) if c]
     return Finding("coils", "look", f"of {count}: {'; '.join(parts)}")
 
 
 def _reception(kspace: np.ndarray, used: np.ndarray) -> list[float]:
-    """Return, for each coil, the mean power of its samples near the peak of k-space over that of the others.
+    """Return, for each coil, the ratio of mean power near the peak of k-space to mean power elsewhere.
 
-    White noise has 1; any signal that a coil receives has more there.
+    The ratio is 1 for white noise, and larger if the coil receives signal.
     """
     near = np.ones(used.shape, dtype=bool)
     power = np.abs(kspace) ** 2
@@ -293,7 +295,9 @@ def _reception(kspace: np.ndarray, used: np.ndarray) -> list[float]:
     peak = np.unravel_index(int(combined.argmax()), combined.shape)
     for axis, n in enumerate(used.shape):
         distance = np.abs(np.arange(n) - peak[axis])
-        inside = np.minimum(distance, n - distance) <= max(1, n // 16)  # k-space may lie around its corner
+        inside = np.minimum(distance, n - distance) <= max(
+            1, n // 16
+        )  # distances wrap around: the peak may be at a corner
         near &= np.expand_dims(inside, _others(near.ndim, axis))
     inner, outer = near & used, ~near & used
     if not inner.any() or not outer.any():
@@ -307,7 +311,7 @@ def _reception(kspace: np.ndarray, used: np.ndarray) -> list[float]:
 def _noise(power: np.ndarray, noise: np.ndarray, used: np.ndarray) -> Finding:
     """Compare the root sum of squares inside the object with the noise of an average coil."""
     if not noise.any():
-        return Finding("noise", "ok", "none to be measured: simulated, or denoised data")
+        return Finding("noise", "ok", "no noise found: simulated or denoised data")
     magnitude = np.sqrt(power)
     inside = magnitude > 0.15 * np.quantile(magnitude, 0.99)
     ratio = float(magnitude[inside].mean() / np.sqrt((noise**2).mean())) if inside.any() else 0.0
@@ -317,17 +321,17 @@ def _noise(power: np.ndarray, noise: np.ndarray, used: np.ndarray) -> Finding:
 
 
 def _oversampling(scan: Scan, power: np.ndarray, noise: np.ndarray, used: np.ndarray) -> Finding | None:
-    """Look for axes whose outer half of the field of view holds noise alone.
+    """Look for axes along which the outer half of the field of view holds only noise.
 
-    Only axes without gaps in the sampling are examined, since aliasing would fill the outer half, and only where the
-    inner half exceeds the noise so far that noise cannot hide an object in the outer one: what is hidden there has at
-    most a hundredth of the inner half's power (one part in 500 where there is hardly any noise).
+    Only axes without gaps in the sampling are examined, because aliasing would fill the outer half. The inner half
+    must exceed the noise so far that noise cannot hide an object in the outer half: a hidden object has at most a
+    hundredth of the power of the inner half (one part in 500 if there is hardly any noise).
     """
     box, level, empty = find_calibration(used), float((noise**2).sum()) * used.mean(), []
     for axis, n in enumerate(used.shape):
         if n >= 64 and box[axis].stop - box[axis].start >= 0.9 * n:
             profile = power.mean(axis=_others(used.ndim, axis))
-            # Without the samples beside the edge, where a filter has not yet closed.
+            # Leave out the samples next to the edge, where the receiver's filter still passes signal.
             outer = np.r_[profile[: n * 7 // 32], profile[n - n * 7 // 32 :]].max()
             inner = profile[n // 4 : n - n // 4].mean()
             if inner > _CLEAR * level and outer < max(_NOISE * level, 2e-3 * inner):
@@ -335,7 +339,7 @@ def _oversampling(scan: Scan, power: np.ndarray, noise: np.ndarray, used: np.nda
     if not empty:
         return None
     words = f"the outer half of the field of view is empty along {' and '.join(empty)}"
-    return Finding("oversampling", "look", f"{words}: twofold readout oversampling costs time, and shows nothing")
+    return Finding("oversampling", "look", f"{words}: twofold readout oversampling, which only costs time")
 
 
 def _others(ndim: int, axis: int) -> tuple[int, ...]:

@@ -1,26 +1,26 @@
-"""Position of scans and images in the patient, and timing of the sequence, as headers state them.
+"""Convert the position of scans and images in the patient, and the timing of the sequence, as headers state them.
 
-`Geometry` is that of a scan, as raw-data headers state it; `Grid` is that of the voxels of its images, as NIfTI and
-DICOM want it. Both use DICOM's convention: millimetres in LPS (towards left, posterior, superior). Voxels are named by
-(x, y, slice), that is (column, row, slice) of `images[slice, y, x]`, and an affine maps these indices to a voxel's
-**centre**:
+`Geometry` is the position of a scan, as headers of raw data state it. `Grid` is the position of the voxels of its
+images, as NIfTI and DICOM need it. Both use DICOM's convention: millimetres in LPS (towards left, posterior, superior).
+A voxel has the indices (x, y, slice), that is (column, row, slice) of `images[slice, y, x]`, and an affine maps these
+indices to the **centre** of the voxel:
 
     r = A (x, y, slice, 1)^T,    A = [ a_x  a_y  a_slice | r_0 ]
 
 With k-space s(k) = ∫ m(r) exp(-2πi k·(r - p)) dr, measured at k = j / FOV for j = -n//2 … about the position p (raw
 data of the other sign are conjugated when they are read, see `mrirecon.io.readers.siemens`), the centred transform of
-this toolkit gives voxel i the value at (i - n//2) FOV / n from p. So voxel n // 2 of every encoded axis lies at p, half
-a voxel beside the middle of an even matrix, whose corner voxel has its centre at
+this toolkit gives voxel i the value at (i - n//2) FOV / n from p. So voxel n // 2 of every encoded axis is at p. In an
+even matrix, that is half a voxel from the middle. The corner voxel has its centre at
 
     r_0 = p - Σ_axis (n_axis // 2) a_axis,    a_axis = FOV_axis / N_axis · direction,
 
-where N is the matrix that the field of view belongs to, and n that of the image, which may be cropped about its centre.
-Slices of a 2D scan are not encoded: each lies at its own stated centre, and a_slice is the step from one to the next,
-which includes gaps, and follows the order in which they were stored.
+where N is the matrix size for the field of view, and n that of the image, which may be cropped about its centre. Slices
+of a 2D scan are not encoded: each slice is at its own stated centre, and a_slice is the step from one slice to the
+next, which includes gaps and follows the stored order.
 
-NIfTI wants RAS, which changes the signs of the first two rows. It displays j upwards where an image's rows run
-downwards, so rows are stored in reverse, y = n_y - 1 - j, as dcm2niix does; then A_nifti = diag(-1, -1, 1, 1) A F with
-F that reversal.
+NIfTI uses RAS, which changes the signs of the first two rows. It displays j upwards, but the rows of an image run
+downwards. So rows are stored in reverse, y = n_y - 1 - j, as dcm2niix does: A_nifti = diag(-1, -1, 1, 1) A F, where F
+is this reversal.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from mrirecon.io.scan import SPACE, Scan
 Vector = tuple[float, float, float]
 Rows = tuple[tuple[float, float, float, float], ...]
 Spacing = tuple[float | None, float | None, float | None]
-GEOMETRY_NAMES = ("geometry_lps_mm", "geometry_axes")  # of the arrays beside k-space in HDF5 and npz
-GRID_NAMES = ("affine_lps_mm", "spacing_mm", "thickness_mm")  # of the arrays beside images in HDF5 and npz
-TO_LPS = np.diag([-1.0, -1.0, 1.0])  # and back
+GEOMETRY_NAMES = ("geometry_lps_mm", "geometry_axes")  # names of the arrays stored with k-space in HDF5 and npz
+GRID_NAMES = ("affine_lps_mm", "spacing_mm", "thickness_mm")  # names of the arrays stored with images in HDF5 and npz
+TO_LPS = np.diag([-1.0, -1.0, 1.0])  # also converts LPS to RAS
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_UNIT = 1e-2  # tolerance of unit length and right angles: headers have single precision
-_EVEN = 1e-2  # mm that a slice may lie beside the line through the others
-# DICOM's keyword (BIDS has the same): header values of that meaning, and whether BIDS wants seconds.
+_UNIT = 1e-2  # tolerance for unit length and right angles: headers have single precision
+_EVEN = 1e-2  # largest distance of a slice from the line through the others, in mm
+# Keyword of DICOM and BIDS: header values with this meaning, and whether BIDS uses seconds.
 _SEQUENCE: dict[str, tuple[tuple[str, ...], bool]] = {
     "RepetitionTime": (("tr_ms", "tr"), True),
     "EchoTime": (("te_ms", "te"), True),
@@ -57,21 +57,21 @@ _SEQUENCE: dict[str, tuple[tuple[str, ...], bool]] = {
 
 @dataclass(frozen=True)
 class Geometry:
-    """Position and directions of a scan in the patient, LPS, in millimetres.
+    """Hold position and directions of a scan in the patient, LPS, in millimetres.
 
-    As in ISMRMRD, `position_mm` is the centre of the field of view: not a corner, as in DICOM. With the centred
-    transform of this toolkit it is the centre of voxel n // 2 along every axis. Voxel indices increase along `read`,
+    `position_mm` is the centre of the field of view (as in ISMRMRD), not a corner (as in DICOM). With the centred
+    transform of this toolkit, it is the centre of voxel n // 2 along every axis. Voxel indices increase along `read`,
     `phase` and `slice`, which are orthogonal unit vectors.
 
     Args:
-        fov_mm: extent of the matrix of the scan (as `Scan.shape` has it, oversampling removed where a note says so)
-            along read, phase and slice. In 2D the last is the thickness of one slice.
-        position_mm: centre of the one slice, of the 3D slab, or of the stack of slices.
+        fov_mm: extent of the matrix `Scan.shape` along read, phase and slice (after removal of oversampling, if a note
+            states it). In 2D, the last is the thickness of one slice.
+        position_mm: centre of the single slice, the 3D slab, or the stack of slices.
         read: direction of frequency encoding.
         phase: direction of the first phase encoding.
         slice: direction through the slices, or of the second phase encoding.
-        slices_mm: centre of each slice, in the order of the axis `slice`; one entry where there is no such axis.
-        axes: the axes of `Scan.space` along read, phase and slice; "z" is the last one only in 3D.
+        slices_mm: centre of each slice, in the order of the axis `slice`; one entry if there is no such axis.
+        axes: the axes of `Scan.space` along read, phase and slice; the last one is "z" in 3D only.
 
     """
 
@@ -87,7 +87,7 @@ class Geometry:
 def make_geometry(
     fov_mm: Vector, slices_mm: tuple[Vector, ...], read: Vector, phase: Vector, slice: Vector
 ) -> Geometry | None:
-    """Return the geometry of slices in their order, or None where the header's values are not valid.
+    """Return the geometry of slices in their order, or None if the values of the header are not valid.
 
     Args:
         fov_mm: along read, phase and slice.
@@ -105,7 +105,7 @@ def make_geometry(
 
 
 def stored_geometry(geometry: Geometry) -> dict[str, np.ndarray]:
-    """Return a geometry as arrays by name, as HDF5 and npz k-space store it.
+    """Convert a geometry to arrays by name, which HDF5 and npz store with k-space.
 
     `geometry_lps_mm` has three columns and the rows field of view (read, phase, slice), position (L, P, S), directions
     of read, phase and slice, and then the centre of every slice; `geometry_axes` numbers the axes of k-space along
@@ -117,7 +117,7 @@ def stored_geometry(geometry: Geometry) -> dict[str, np.ndarray]:
 
 
 def restored_geometry(arrays: Mapping[str, np.ndarray]) -> Geometry | None:
-    """Return what `stored_geometry` stored, or None where the arrays are not valid."""
+    """Convert the arrays of `stored_geometry` back to a geometry; return None if they are not valid."""
     rows, axes = (arrays.get(name) for name in GEOMETRY_NAMES)
     if rows is None or axes is None or rows.ndim != 2 or rows.shape[1] != 3 or len(rows) < 5 or rows.dtype.kind != "f":
         return None
@@ -133,7 +133,7 @@ def restored_geometry(arrays: Mapping[str, np.ndarray]) -> Geometry | None:
 
 
 def _valid(rows: np.ndarray) -> bool:
-    """Whether rows of field of view, three directions and slice centres are finite, positive and orthonormal."""
+    """Return whether all rows are finite, the field of view positive, and the three directions orthonormal."""
     directions = rows[1:4]
     if not np.isfinite(rows).all() or (rows[0] <= 0).any():
         return False
@@ -142,12 +142,12 @@ def _valid(rows: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class Grid:
-    """Position of the voxels of a volume (slice, y, x), as far as it is known.
+    """Hold the position of the voxels of a volume (slice, y, x), as far as it is known.
 
     Args:
-        spacing: distance in mm of neighbouring voxel centres along (slice, y, x); None where unknown.
-        affine: the first three rows of A, in mm, LPS; see above. None where unknown.
-        thickness: of a slice in mm, less than the spacing where there are gaps; None where unknown.
+        spacing: distance in mm of neighbouring voxel centres along (slice, y, x); None if unknown.
+        affine: the first three rows of A, in mm, LPS (see this module); None if unknown.
+        thickness: thickness of a slice in mm, less than the spacing if there are gaps; None if unknown.
 
     """
 
@@ -157,11 +157,11 @@ class Grid:
 
     @property
     def matrix(self) -> np.ndarray | None:
-        """A as a (4, 4) array."""
+        """Return the affine A as a (4, 4) array."""
         return None if self.affine is None else np.array([*self.affine, (0, 0, 0, 1)], dtype=np.float64)
 
     def nifti(self, rows: int) -> np.ndarray | None:
-        """Return the affine of NIfTI, (4, 4), mm in RAS, of data stored as [x, rows - 1 - y, slice]."""
+        """Return the affine of NIfTI, (4, 4), mm in RAS, for data stored as [x, rows - 1 - y, slice]."""
         return None if self.matrix is None else _TO_RAS @ self.matrix @ _reversal(rows)
 
 
@@ -184,18 +184,18 @@ def _reversal(rows: int) -> np.ndarray:
 
 
 def grid_of(scan: Scan, shape: tuple[int, ...]) -> tuple[Grid, list[str]]:
-    """Return the grid of the images of a scan, and notes on what is not known of it.
+    """Return the grid of the images of a scan, and notes on the values that are not known.
 
     Args:
         scan: the scan from which the images were reconstructed.
-        shape: of one image, (y, x) or (z, y, x); smaller than the scan's where it was cropped about its centre.
+        shape: shape of one image, (y, x) or (z, y, x); smaller than that of the scan if cropped about its centre.
 
     """
     geometry = scan.geometry
     if geometry is None:
         spacing, thickness = _sizes(scan, len(shape))
         known = [f"{name} {value:.4g} mm" for name, value in zip(("slice", "y", "x"), spacing, strict=True) if value]
-        sizes = f"voxel sizes known: {', '.join(known)}" if known else "voxel sizes are not known, either"
+        sizes = f"voxel sizes known: {', '.join(known)}" if known else "the voxel sizes are not known either"
         return Grid(spacing, None, thickness), [f"the position of the images in the patient is not known; {sizes}"]
     steps = {axis: _step(geometry, axis, scan.shape[axis]) for axis in scan.space}
     origin, slices = np.array(geometry.position_mm), scan.shape.get("slice", 1)
@@ -234,10 +234,10 @@ def _step(geometry: Geometry, axis: str, length: int) -> np.ndarray:
 
 
 def _sizes(scan: Scan, depth: int) -> tuple[Spacing, float | None]:
-    """Return voxel sizes and slice thickness that the reduced ISMRMRD header of fastMRI's layout states.
+    """Read voxel sizes and slice thickness from the reduced ISMRMRD header of fastMRI's layout.
 
-    There the readout is stored along the image's rows (y) and the first phase encoding along x; the header is used only
-    where its matrix is that of k-space.
+    In this layout the readout is along y and the first phase encoding along x. The header is used only if its matrix
+    equals that of k-space.
     """
     header = read_header(scan.header, Path(scan.path)) if scan.header else None
     if not header or scan.space[-2:] != ("y", "x"):
@@ -255,10 +255,10 @@ def _sizes(scan: Scan, depth: int) -> tuple[Spacing, float | None]:
 
 
 def stored_grid(grid: Grid) -> dict[str, np.ndarray]:
-    """Return a grid as arrays by name, as HDF5 and npz images store it.
+    """Convert a grid to arrays by name, which HDF5 and npz store with images.
 
-    `affine_lps_mm` is A, (4, 4); without it, `spacing_mm` is (slice, y, x), NaN where unknown; `thickness_mm` is that
-    of a slice.
+    `affine_lps_mm` is A, (4, 4); without it, `spacing_mm` is (slice, y, x), NaN if unknown. `thickness_mm` is the
+    thickness of a slice.
     """
     arrays: dict[str, np.ndarray] = {}
     if grid.matrix is not None:
@@ -271,7 +271,7 @@ def stored_grid(grid: Grid) -> dict[str, np.ndarray]:
 
 
 def restored_grid(arrays: Mapping[str, np.ndarray]) -> Grid:
-    """Return the grid that `stored_grid` stored; invalid arrays count as unknown."""
+    """Convert the arrays of `stored_grid` back to a grid; treat invalid arrays as unknown."""
     matrix, spacing, thickness = (arrays.get(name) for name in GRID_NAMES)
     thick = float(thickness) if thickness is not None and thickness.size == 1 and thickness > 0 else None
     if matrix is not None and matrix.shape == (4, 4) and np.isfinite(matrix).all():
@@ -283,12 +283,12 @@ def restored_grid(arrays: Mapping[str, np.ndarray]) -> Grid:
 
 
 def encode_loops(loops: Mapping[str, int] | None) -> str:
-    """Return loop axes and lengths as HDF5 and npz images keep them, "repetition=2,slice=3"; "" for slices alone."""
+    """Encode loop axes and lengths for HDF5 and npz images: "repetition=2,slice=3"; "" for slices only."""
     return ",".join(f"{name}={n}" for name, n in (loops or {}).items()) if loops and set(loops) != {"slice"} else ""
 
 
 def decode_loops(text: str | None, count: int) -> dict[str, int] | None:
-    """Return the loops that `encode_loops` encoded for `count` images; None where the text is not valid."""
+    """Decode the text of `encode_loops` for `count` images; return None if it is not valid."""
     parts = [part.partition("=") for part in (text or "").split(",")]
     if not all(name.isidentifier() and n.isdecimal() and len(n) < 10 for name, _, n in parts):
         return None
@@ -297,7 +297,7 @@ def decode_loops(text: str | None, count: int) -> dict[str, int] | None:
 
 
 def as_volumes(images: np.ndarray, loops: Mapping[str, int] | None = None) -> np.ndarray:
-    """Return images as (volume, slice, y, x), one volume per repetition, echo or other loop but slices.
+    """Return images as (volume, slice, y, x), one volume for each repetition, echo or other loop except slices.
 
     Args:
         images: (item, y, x) or (item, z, y, x).
@@ -305,14 +305,14 @@ def as_volumes(images: np.ndarray, loops: Mapping[str, int] | None = None) -> np
             and volumes in 3D.
 
     Raises:
-        UsageError: lengths that do not make the number of items.
+        UsageError: the product of the lengths is not the number of items.
 
     """
     if images.ndim == 4:
         return images
     loops = dict(loops or {"slice": len(images)})
     if math.prod(loops.values()) != len(images):
-        raise UsageError("the loops are not those of the images", why=f"{loops} for {len(images)} images")
+        raise UsageError("the loops do not match the number of images", why=f"{loops} for {len(images)} images")
     unfolded = images.reshape(*loops.values(), *images.shape[1:])
     if "slice" in loops:
         unfolded = np.moveaxis(unfolded, list(loops).index("slice"), len(loops) - 1)
@@ -322,12 +322,12 @@ def as_volumes(images: np.ndarray, loops: Mapping[str, int] | None = None) -> np
 
 
 def sequence(attributes: Mapping[str, object], loops: Mapping[str, int] | None = None) -> dict[str, float]:
-    """Return times in ms, angle in degrees and field in T by DICOM's keywords, as far as the attributes state them.
+    """Return times in ms, flip angle in degrees and field in T by DICOM's keywords, as far as the attributes hold them.
 
-    The echo time is left out where it varies over a loop: the stated one is not that of every image.
+    The echo time is left out if it varies over a loop, because the stated value is not that of every image.
 
     Args:
-        attributes: of the scan.
+        attributes: attributes of the scan.
         loops: lengths of its loop axes.
 
     """
@@ -341,7 +341,7 @@ def sequence(attributes: Mapping[str, object], loops: Mapping[str, int] | None =
 
 
 def in_seconds(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the values of `sequence` with times in seconds, as BIDS wants them."""
+    """Convert the times of `sequence` to seconds, as BIDS requires."""
     return {keyword: value / 1000 if _SEQUENCE[keyword][1] else value for keyword, value in values.items()}
 
 

@@ -1,4 +1,4 @@
-"""Identify files from their bytes, never from their names alone."""
+"""Identify files from their bytes, never only from their names."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ MATLAB_5 = b"MATLAB 5.0"
 MAX_USER_BLOCK = 1 << 20
 
 _LOOKS: tuple[tuple[bytes, str], ...] = (
-    (b"version https://git-lfs", "a Git LFS pointer: the data itself was never downloaded"),
+    (b"version https://git-lfs", "a Git LFS pointer: the data were not downloaded"),
     (b"\x1f\x8b", "gzip-compressed data"),
     (b"\x89PNG", "a PNG image"),
     (b"%PDF", "a PDF document"),
     (MATLAB_5, "a MATLAB v5 file"),
     (JCAMP, "a parameter file of a Bruker scan (JCAMP-DX)"),
-    (b"\x80\x02", "a Python pickle, which is never opened"),
-    (b"\x80\x04", "a Python pickle, which is never opened"),
-    (b"# Dimensions", "a BART header; it needs the extension .hdr and its .cfl beside it"),
+    (b"\x80\x02", "a Python pickle, which is not opened for safety"),
+    (b"\x80\x04", "a Python pickle, which is not opened for safety"),
+    (b"# Dimensions", "a BART header; it needs the suffix .hdr, and its .cfl file in the same folder"),
 )
 
 
@@ -59,7 +59,7 @@ def cfl_pair(path: str | Path) -> tuple[Path, Path]:
 
 
 def read_head(path: Path, size: int = 1024, offset: int = 0) -> bytes:
-    """Return the first bytes of a file, or some from an offset on."""
+    """Return `size` bytes of a file, from `offset` on."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -69,7 +69,7 @@ def read_head(path: Path, size: int = 1024, offset: int = 0) -> bytes:
 
 
 def has_hdf5_signature(path: Path) -> bool:
-    """Whether the HDF5 signature stands at byte 0, 512, 1024, 2048, ... (a user block may precede it)."""
+    """Return whether the HDF5 signature is at byte 0, 512, 1024, 2048, ... (a user block may precede it)."""
     offset = 0
     while offset <= MAX_USER_BLOCK and (head := read_head(path, len(HDF5_SIGNATURE), offset)):
         if head == HDF5_SIGNATURE:
@@ -79,7 +79,7 @@ def has_hdf5_signature(path: Path) -> bool:
 
 
 def unreadable(path: Path, wanted: str) -> InputError:
-    """Return the error for a file that is not what was wanted: its size, what it looks like, or its vendor."""
+    """Return the error for a file of another type, with its size and its probable type or vendor."""
     head = read_head(path)
     fix = "download or export it again, or convert it to HDF5, npz or cfl"
     if head.startswith(MATLAB_5):
@@ -91,14 +91,14 @@ def unreadable(path: Path, wanted: str) -> InputError:
 
 
 def is_nifti_header(head: bytes, *, analyze: bool = True) -> bool:
-    """Whether the first 352 bytes of a file are a header of NIfTI, or of ANALYZE 7.5, from which it was derived."""
+    """Return whether the first 352 bytes of a file are a header of NIfTI (or of ANALYZE 7.5, its predecessor)."""
     if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] in (b"n+2\0", b"ni2\0"):
         return True
     return analyze and len(head) >= 348 and 348 in (int.from_bytes(head[:4], order) for order in ("little", "big"))
 
 
 def looks_like(head: bytes) -> str:
-    """Return what the first bytes of a file look like, in words."""
+    """Describe the probable type of a file from its first bytes."""
     text = head.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n").lower()
     page = text.startswith(("<!doctype html", "<html")) or "<head>" in text
     printable = bool(text) and all((c.isprintable() or c.isspace()) and c != "\ufffd" for c in text)
@@ -117,7 +117,7 @@ def looks_like(head: bytes) -> str:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file of that name exists; False for an invalid name."""
+    """Return whether a file of that name exists; False for an invalid name."""
     try:
         path.stat()
     except (OSError, ValueError):

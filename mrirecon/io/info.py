@@ -16,7 +16,7 @@ from mrirecon.io.sampling import group_by_sampling
 from mrirecon.io.scan import Scan, complex_dtype, reconcile, support
 from mrirecon.masks.extent import partial_axes
 
-_BUDGET = 64 << 20  # bytes of values to read without `check`: enough to see a damaged file, and still fast
+_BUDGET = 64 << 20  # bytes of values to read without `check`: enough to detect a damaged file, and fast
 _FAR_FROM_CENTRE = 0.1
 
 
@@ -29,7 +29,7 @@ def describe(
     check: bool = False,
     items: str | None = None,
 ) -> dict[str, object]:
-    """Describe a k-space file as plain data that JSON can hold. Bad values are counted, and not refused.
+    """Describe a k-space file as plain data for JSON. Bad values are counted, not refused.
 
     Args:
         path: see `read`.
@@ -37,19 +37,20 @@ def describe(
         mask: see `read`.
         dataset: see `read`.
         items: see `read`.
-        check: examine the values of every item, and not of a few.
+        check: examine the values of all items, not only of a few.
 
     Returns:
         path, format, unverified (see `Scan`), bytes, dtype, layout (axes as stored), shape (by name), items, coils,
         space, notes, attributes;
-        sampling: source of the mask, whether it is full, lines or 2D, acceleration (samples over sampled ones), by axis
-        the share of an extent that was measured to one side (partial Fourier), of one item (its number is ``item``);
-        alike: the groups of items that are sampled alike, each with items, pattern, acceleration and calibration;
-        calibration: start and size of the fully sampled box by axis; peak: index of the strongest sample by axis, its
-        offset from the centre n // 2, and whether it is near; values: items examined, NaN or infinite ones, items
-        that are zero, largest magnitude; reference, maps, calibration_scan: name and shape, or None; checks (with
-        `check`): name, verdict and words of each `mrirecon.io.check.Finding`. Of raw data also acquisitions (readouts
-        by kind), noise (shape, or None), geometry (field of view, position and directions in LPS mm, or None).
+        sampling (of the item ``item``): source of the mask; full, lines or 2D; acceleration (all samples over measured
+        samples); for partial Fourier, the measured share of the extent by axis;
+        sampling_groups: groups of items with the same sampling, each with items, pattern, acceleration and
+        calibration; calibration: start and size of the fully sampled box by axis; peak: index of the strongest sample
+        by axis, its offset from the centre n // 2, and whether it is near; values: number of items examined, of NaN or
+        infinite values and of zero items, and the largest magnitude; reference, maps, calibration_scan: name and
+        shape, or None; checks (with `check`): name, verdict and message of each `mrirecon.io.check.Finding`. For raw
+        data also acquisitions (readouts by kind), noise (shape, or None), geometry (field of view, position and
+        directions in LPS mm, or None).
 
     Raises:
         InputError, UnsafeContentError, UsageError: as `read`.
@@ -57,7 +58,7 @@ def describe(
     """
     scan = read(path, axes=axes, mask=mask, dataset=dataset, items=items)
     notes = list(scan.notes)
-    # The middle item first, then as many, evenly spread, as the budget allows.
+    # Take the middle item, then as many evenly spread items as the budget allows.
     size = 8 * scan.coils * int(np.prod(scan.space_shape))
     count = len(scan) if check else max(1, min(len(scan), _BUDGET // max(1, size)))
     middle, spread = len(scan) // 2, np.linspace(0, len(scan) - 1, count).round().astype(int).tolist()
@@ -80,7 +81,7 @@ def describe(
         "coils": scan.coils,
         "space": list(scan.space),
         **{"sampling": None, "calibration": None, "peak": None},
-        "alike": _describe_groups(scan),
+        "sampling_groups": _describe_groups(scan),
         "values": {**values, "largest": total.largest},
         **{name: _describe_array(scan, name) for name in ("reference", "maps")},
         "calibration_scan": _describe_array(scan, "calibration"),
@@ -99,11 +100,11 @@ def describe(
 
 
 def describe_images(path: str | Path) -> dict[str, object]:
-    """Describe a file of images (`mrirecon.io.readers.images.holds_images`) as plain data that JSON can hold.
+    """Describe a file of images (`mrirecon.io.readers.images.holds_images`) as plain data for JSON.
 
     Returns:
-        path, kind ("images"), bytes, array (its name in the file, where it has one), shape (item, *space), complex,
-        loops (lengths by name, or None), spacing_mm (slice, y, x; None where unknown), placed (whether the file states
+        path, kind ("images"), bytes, array (its name in the file, or None), shape (item, *space), complex,
+        loops (lengths by name, or None), spacing_mm (slice, y, x; None if unknown), placed (whether the file states
         a position), arrays: all that the file holds, by name.
 
     Raises:
@@ -129,7 +130,7 @@ def describe_images(path: str | Path) -> dict[str, object]:
 
 
 def _describe_sampling(scan: Scan, item: int, notes: list[str]) -> dict[str, object]:
-    """Describe sampling, calibration region and peak of an item, with notes on what is unusual."""
+    """Describe sampling, calibration region and peak of an item, with notes on unusual values."""
     kspace = scan.unmasked_kspace(item)
     kspace[~np.isfinite(kspace)] = 0
     used, source, marked = support(kspace), "data", scan.marked(item)
@@ -139,7 +140,7 @@ def _describe_sampling(scan: Scan, item: int, notes: list[str]) -> dict[str, obj
         if missing:
             notes.append(f"{missing:.1%} of the samples that the mask marks are zero in every coil: not sampled")
         if extra and not scan.retrospective:
-            notes.append(f"{extra:.1%} of the k-space samples lie outside the mask: they will be set to zero")
+            notes.append(f"{extra:.1%} of the k-space samples are outside the mask: they will be set to zero")
         if not used.any():
             notes.append("the mask marks none of the samples that were acquired")
             return {}
@@ -147,7 +148,7 @@ def _describe_sampling(scan: Scan, item: int, notes: list[str]) -> dict[str, obj
     for name, fraction in partial.items():
         words = f"partial Fourier: {fraction:.0%} of the extent along {name} was measured"
         notes.append(f"{words}, to one side of the centre (--partial-fourier)")
-    # Scaled first: squares of extreme values would overflow.
+    # Scale first: squares of extreme values would overflow.
     energy = np.square(np.abs(kspace) / np.abs(kspace).max()).sum(axis=0)
     peak = [int(i) for i in np.unravel_index(int(energy.argmax()), energy.shape)]
     offset = [p - n // 2 for p, n in zip(peak, used.shape, strict=True)]
@@ -174,7 +175,7 @@ def _describe_sampling(scan: Scan, item: int, notes: list[str]) -> dict[str, obj
 
 
 def _describe_groups(scan: Scan) -> list[dict[str, object]]:
-    """Describe the groups of items that are sampled alike, by the item in the middle of each."""
+    """Describe each group of items with the same sampling by its middle item."""
     return [
         {
             "items": list(group.items),
@@ -189,7 +190,7 @@ def _describe_groups(scan: Scan) -> list[dict[str, object]]:
 
 
 def _pattern(mask: np.ndarray, space: tuple[str, ...]) -> str:
-    """Return a mask in words: full, lines with gaps along an axis, a smaller box, or a pattern in the plane."""
+    """Describe a mask: full, lines with gaps along an axis, a smaller box, or a 2D or 3D pattern."""
     if mask.all():
         return "full"
     others = [tuple(b for b in range(mask.ndim) if b != a) for a in range(mask.ndim)]

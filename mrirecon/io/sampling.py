@@ -1,4 +1,4 @@
-"""Group the items of a scan by how they are sampled."""
+"""Group the items of a scan by their sampling."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mrirecon.coils.calibration import find_calibration
 from mrirecon.io.scan import Scan
 
 FULLY_SAMPLED_RATE = 1.01  # acceleration below which k-space counts as fully sampled
-ALIKE_RATIO = 1.1  # ratio of neighbouring accelerations, or sides of a calibration region, that count as alike
+ALIKE_RATIO = 1.1  # largest ratio of accelerations, or sides of a calibration region, that count as equal
 
 
 @dataclass(frozen=True)
 class SamplingGroup:
-    """Items that are sampled alike: all fully, or with about the same acceleration and calibration region.
+    """Hold items with the same sampling: full, or about the same acceleration and calibration region.
 
     Attributes:
-        items: in order.
-        mask: (*space), that of the item in their middle, as one coil shows it.
+        items: items in order.
+        mask: (*space), mask of the middle item, from one coil.
 
     """
 
@@ -29,14 +29,14 @@ class SamplingGroup:
 
     @property
     def representatives(self) -> list[int]:
-        """All items, the middle one first, then those nearest to it."""
+        """Return all items, the middle one first, then those nearest to it."""
         middle = (len(self.items) - 1) / 2
         order = sorted(range(len(self.items)), key=lambda place: (abs(place - middle), place))
         return [self.items[place] for place in order]
 
 
 def group_by_sampling(scan: Scan, items: Iterable[int] | None = None) -> list[SamplingGroup]:
-    """Return the items of a scan (or some of them) by how they are sampled; items without signal are left out.
+    """Group items of a scan by their sampling; leave out items without signal.
 
     Raises:
         BusyError: the file changed since it was opened.
@@ -60,21 +60,21 @@ def group_by_sampling(scan: Scan, items: Iterable[int] | None = None) -> list[Sa
 
 
 def format_items(items: Sequence[int]) -> str:
-    """Return items in words, stretches as ranges: "item 3", "items 0-2, 5"."""
+    """Describe items, with ranges: "item 3", "items 0-2, 5"."""
     ranges: list[list[int]] = []
     for item in sorted(items):
         if ranges and item == ranges[-1][1] + 1:
             ranges[-1][1] = item
         else:
             ranges.append([item, item])
-    shown = [str(a) if a == b else f"{a}-{b}" for a, b in ranges[:8]] + (["…"] if len(ranges) > 8 else [])
-    return f"{'item' if len(items) == 1 else 'items'} {', '.join(shown)}"
+    parts = [str(a) if a == b else f"{a}-{b}" for a, b in ranges[:8]] + (["…"] if len(ranges) > 8 else [])
+    return f"{'item' if len(items) == 1 else 'items'} {', '.join(parts)}"
 
 
 def _ranks(values: Sequence[float]) -> list[int]:
-    """Number values from 1 on by size; values within `ALIKE_RATIO` of the next smaller one share its number."""
+    """Rank values from 1 on by size; a value within the factor `ALIKE_RATIO` of the next smaller one gets its rank."""
     ranks, rank, last = [0] * len(values), 0, -np.inf
-    for place in np.argsort(values, kind="stable").tolist():
-        rank += values[place] > ALIKE_RATIO * last
-        ranks[place], last = rank, values[place]
+    for index in np.argsort(values, kind="stable").tolist():
+        rank += values[index] > ALIKE_RATIO * last
+        ranks[index], last = rank, values[index]
     return ranks

@@ -1,4 +1,4 @@
-"""One measured scan: named axes, and k-space, mask, coil maps and reference, read and checked one item at a time."""
+"""Represent a measured scan: named axes, and k-space, mask, coil maps and reference, read item by item and checked."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 Scalar = str | int | float | bool
 Nan = Literal["refuse", "zero"]
 SPACE = ("z", "y", "x")
-LARGEST, SMALLEST = 1e30, 1e-30  # beyond these, squares and sums of an FFT leave the range of single precision
-WHOLE_LINE = 0.98  # share of nonzero values from which on a line counts as acquired, zeros included
+LARGEST, SMALLEST = 1e30, 1e-30  # outside this range, squares and sums of an FFT leave the range of single precision
+WHOLE_LINE = 0.98  # smallest share of nonzero values for which a whole line counts as acquired
 _CACHED_MASKS = 64
 _COMPLEX_FIELDS = ({"r", "i"}, {"real", "imag"}, {"re", "im"})
 
 
 class Store(Protocol):
-    """The arrays of a file: their shapes and types, and a way to read parts of them. It keeps no file open."""
+    """Read parts of the arrays of a file, with known shapes and types, without keeping the file open."""
 
     path: Path
     files: tuple[Path, ...]
@@ -44,7 +44,7 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Roles:
-    """Names of the arrays in a store, by their role."""
+    """Hold the names of the arrays in a store by their role."""
 
     kspace: str
     mask: str | None = None
@@ -55,13 +55,13 @@ class Roles:
 
 @dataclass(frozen=True)
 class Layout:
-    """The axes of k-space as stored, and how the arrays of one item are cut out of those of the file.
+    """Hold the axes of k-space as stored, and select the part of an array that belongs to an item.
 
     An item is one 2D or 3D problem: one combination of the indices of the loop axes.
 
     Args:
-        axes: one name per stored axis, in the file's order.
-        sizes: their lengths.
+        axes: one name per stored axis, in the order of the file.
+        sizes: lengths of the axes.
 
     """
 
@@ -70,38 +70,38 @@ class Layout:
 
     @cached_property
     def space(self) -> tuple[str, ...]:
-        """Spatial axes in the file's order."""
+        """Return the spatial axes in the order of the file."""
         return tuple(a for a in self.axes if a in SPACE)
 
     @cached_property
     def loops(self) -> tuple[str, ...]:
-        """Axes over which separate problems are solved, in the file's order."""
+        """Return the axes over which separate problems are solved, in the order of the file."""
         return tuple(a for a in self.axes if a not in SPACE and a != "coil")
 
     @cached_property
     def shape(self) -> dict[str, int]:
-        """Lengths by name: loops, then coil (1 where the file has no such axis), then space."""
+        """Return the lengths by name: loops, then coil (1 if the file has no such axis), then space."""
         sizes = {"coil": 1, **dict(zip(self.axes, self.sizes, strict=True))}
         return {name: sizes[name] for name in (*self.loops, "coil", *self.space)}
 
     @cached_property
     def space_shape(self) -> tuple[int, ...]:
-        """Lengths of the spatial axes."""
+        """Return the lengths of the spatial axes."""
         return tuple(self.shape[a] for a in self.space)
 
     @cached_property
     def loop_shape(self) -> tuple[int, ...]:
-        """Lengths of the loop axes."""
+        """Return the lengths of the loop axes."""
         return tuple(self.shape[a] for a in self.loops)
 
     @cached_property
     def count(self) -> int:
-        """Number of items."""
+        """Return the number of items."""
         return math.prod(self.loop_shape)
 
     @property
     def items(self) -> list[dict[str, int]]:
-        """Every combination of loop indices, the last loop axis fastest."""
+        """Return every combination of loop indices, the last loop axis fastest."""
         ranges = (range(n) for n in self.loop_shape)
         return [dict(zip(self.loops, index, strict=True)) for index in itertools.product(*ranges)]
 
@@ -112,30 +112,30 @@ class Layout:
         return tuple(int(i) for i in np.unravel_index(item, self.loop_shape)) if self.loops else ()
 
     def index(self, item: int) -> tuple[int | slice, ...]:
-        """Return the index that cuts an item out of the stored array."""
+        """Return the index that selects an item in the stored array."""
         loops = dict(zip(self.loops, self.loop_index(item), strict=True))
         return tuple(loops.get(a, slice(None)) for a in self.axes)
 
     def arrange(self, block: np.ndarray) -> np.ndarray:
-        """Transpose what `index` cut out to (coil, *space)."""
+        """Transpose a part selected by `index` to (coil, *space)."""
         if "coil" not in self.axes:
             return block[None]
         remaining = [a for a in self.axes if a not in self.loops]
         return np.moveaxis(block, remaining.index("coil"), 0)
 
     def maps_index(self, shape: tuple[int, ...], item: int, where: str) -> tuple[int, ...]:
-        """Return the leading index that cuts the coil maps of an item, ([M,] coil, *space), out of an array.
+        """Return the leading index that selects the coil maps of an item, ([M,] coil, *space), in an array.
 
         Accepted are (coil, *space), (M, coil, *space), (item, M, coil, *space), and (item, coil, *space) if there are
         more than two items: M is 1 or 2.
 
         Args:
-            shape: of the array.
-            item: which.
+            shape: shape of the array.
+            item: number of the item.
             where: file and array, for the message.
 
         Raises:
-            InputError: another shape, or one that can be read in two ways.
+            InputError: another shape, or an ambiguous one.
 
         """
         inner = (self.shape["coil"], *self.space_shape)
@@ -159,7 +159,7 @@ class Layout:
     def reference_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """Return the shape (item, *image) for a reference of `shape`; None if it does not have one image per item.
 
-        Its images may be smaller than k-space: fastMRI crops its references.
+        The images may be smaller than k-space, because fastMRI crops its references.
         """
         depth = len(self.space_shape)
         lead, image = shape[: len(shape) - depth], shape[-depth:]
@@ -181,39 +181,41 @@ class Layout:
         return (max(1, math.prod(lead[:-1])), coils, *box)
 
     def compare(self, name: str, shape: tuple[int, ...]) -> str:
-        """Return an array's shape beside that of k-space, for messages."""
+        """Describe the shapes of an array and of k-space, for messages."""
         return f"{name} {tuple(shape)}, k-space {', '.join(f'{axis} {n}' for axis, n in self.shape.items())}"
 
 
 @dataclass
 class Scan:
-    """A scan in a file. An item is one 2D or 3D problem: one combination of the loop axes (slice, repetition, ...).
+    """Read a scan from a file, item by item.
 
-    Values are read when needed, from a file that is opened anew each time (so that workers may fork), and checked.
+    An item is one 2D or 3D problem: one combination of the loop axes (slice, repetition, ...).
+
+    Values are read when needed and checked. The file is opened for each access, so that workers may fork.
 
     Args:
         path: the file.
-        format: "hdf5" (fastMRI's and our own), "npz", "npy", "cfl", "ismrmrd", "twix", "calgary-campinas", "skm-tea",
-            "cmrxrecon" or "m4raw".
+        format: "hdf5" (layout of fastMRI and mrirecon), "npz", "npy", "cfl", "ismrmrd", "twix", "calgary-campinas",
+            "skm-tea", "cmrxrecon" or "m4raw".
         layout: the axes as stored.
         dtype: the type as stored; `kspace` always returns complex64.
         store: the arrays.
         roles: names of the arrays.
         attributes: header values that cannot identify a person.
-        header: the ISMRMRD header, reduced to values that cannot identify a person; None where there is none.
-        notes: what the reader concluded or corrected, for the user; reading items adds to it.
-        given_mask: (1 or item, *space), the mask from this file or another; None if only the data show the sampling.
-        maps_store: the store of the coil maps if it is not `store`; `roles.maps` is their name there.
+        header: the ISMRMRD header, reduced to values that cannot identify a person; None if there is none.
+        notes: conclusions and corrections of the reader, for the user; reading items adds more.
+        given_mask: (1 or item, *space), mask from this file or another; None if only the data show the sampling.
+        maps_store: store of the coil maps if it is not `store`; `roles.maps` is their name in it.
         retrospective: whether `given_mask` came from another file, to undersample these data.
         nan: ``refuse`` samples that are NaN or infinite, or set them to ``zero`` and count them as not measured.
-        strict: refuse what is otherwise noted and worked around; see `warn_or_refuse`.
-        warnings: those notes that warn.
+        strict: refuse data that otherwise only cause a note; see `warn_or_refuse`.
+        warnings: notes that are warnings.
         noise: noise measured without signal, (coil, samples) complex64 in the scale and coil order of k-space, for
-            prewhitening; the attributes `noise_dwell_us` and `dwell_us` state the time per sample of noise and of
-            k-space where the file does. None if the file has none.
+            prewhitening; the attributes `noise_dwell_us` and `dwell_us` hold the time per sample of noise and of
+            k-space, if the file states them. None if the file has no noise scan.
         geometry: position of the scan in the patient, or None if the file does not state it.
-        acquisitions: of raw data, the number of readouts of each kind ("image", "noise", "navigator", ...).
-        unverified: whether the reader of this format was tested only on files written after its specification.
+        acquisitions: for raw data, the number of readouts of each kind ("image", "noise", "navigator", ...).
+        unverified: whether the reader was tested only with files written from the specification of the format.
         prepared: the preprocessing that was applied, see `mrirecon.reconstruction.preprocess`; None for a scan as read.
 
     """
@@ -249,32 +251,32 @@ class Scan:
 
     @property
     def shape(self) -> dict[str, int]:
-        """Lengths by name, in order: loop axes, coil (1 where the file has none), space."""
+        """Return the lengths by name, in order: loop axes, coil (1 if the file has none), space."""
         return self.layout.shape
 
     @property
     def space(self) -> tuple[str, ...]:
-        """Names of the spatial axes, in the file's order."""
+        """Return the names of the spatial axes, in the order of the file."""
         return self.layout.space
 
     @property
     def space_shape(self) -> tuple[int, ...]:
-        """Lengths of the spatial axes."""
+        """Return the lengths of the spatial axes."""
         return self.layout.space_shape
 
     @property
     def coils(self) -> int:
-        """Number of receiver channels."""
+        """Return the number of receiver channels."""
         return self.shape["coil"]
 
     @property
     def items(self) -> list[dict[str, int]]:
-        """Loop indices of each item, for instance ``{"slice": 3}``."""
+        """Return the loop indices of each item, for example ``{"slice": 3}``."""
         return self.layout.items
 
     @property
     def has_mask(self) -> bool:
-        """Whether a mask was in the file or given; otherwise the data themselves show what was sampled."""
+        """Return whether the file or the user gives a mask; otherwise the data show which samples were acquired."""
         return self.given_mask is not None
 
     def where(self, item: int) -> str:
@@ -292,8 +294,8 @@ class Scan:
         """Return a part of an item's k-space as stored, (coil, *part) complex64, unmasked and unchecked.
 
         Args:
-            item: which.
-            coils: which coils.
+            item: number of the item.
+            coils: indices of the coils.
             part: one slice per spatial axis.
 
         """
@@ -306,34 +308,34 @@ class Scan:
         """Return k-space of an item, (coil, *space) complex64, zero where not sampled.
 
         Raises:
-            SignalError: only zeros, or values that are not numbers (the first is named).
+            SignalError: only zeros, or NaN or infinite values (the message names the first).
             InputError: the mask marks none of the data, or the file changed since it was opened.
 
         """
         return self.samples(item)[0]
 
     def mask(self, item: int) -> np.ndarray:
-        """Return the usable samples of an item, (*space) booleans: marked by the mask, if any, and acquired."""
+        """Return the usable samples of an item, (*space) booleans: acquired, and marked by the mask, if any."""
         if item not in self._masks:
             self.samples(item)
         return self._masks[item].copy()
 
     def marked(self, item: int) -> np.ndarray | None:
-        """Return the samples of an item that the given mask marks, (*space) booleans, or None where there is none."""
+        """Return the samples of an item that the given mask marks, (*space) booleans, or None without a mask."""
         return None if self.given_mask is None else self.given_mask[item if len(self.given_mask) > 1 else 0]
 
     def maps(self, item: int) -> np.ndarray | None:
-        """Return the coil maps of an item, (M, coil, *space) complex64, or None where there are none."""
+        """Return the coil maps of an item, (M, coil, *space) complex64, or None if there are none."""
         if self.roles.maps is None:
             return None
         store, where, index = self._stored_maps(item)
         maps = to_complex64(store.read(self.roles.maps, index), where)
         if not np.isfinite(maps).all():
-            raise InputError("the coil maps hold values that are not numbers", where=where, fix="estimate them again")
+            raise InputError("the coil maps hold NaN or infinite values", where=where, fix="estimate them again")
         return maps.reshape(-1, self.coils, *self.space_shape)
 
     def map_sets(self, item: int) -> int:
-        """Return the number of sets of coil maps that are stored for an item."""
+        """Return the number of stored sets of coil maps of an item."""
         store, _, index = self._stored_maps(item)
         size = math.prod(store.arrays[str(self.roles.maps)][0][len(index) :])
         return size // (self.coils * math.prod(self.space_shape))
@@ -342,8 +344,8 @@ class Scan:
         """Return a part of one coil map of an item as stored, (*part) complex64, unchecked.
 
         Args:
-            item: which.
-            number: of the map: the coils of the first set, then those of the next.
+            item: number of the item.
+            number: number of the map: coils of the first set, then coils of the next.
             part: one slice per spatial axis.
 
         """
@@ -362,7 +364,7 @@ class Scan:
 
     @property
     def reference(self) -> np.ndarray | None:
-        """Magnitude of the fully sampled image, (item, *image) float32, or None; fastMRI's is cropped in the plane."""
+        """Return the magnitude of the fully sampled image, (item, *image) float32 (fastMRI: cropped), or None."""
         if self.roles.reference is None:
             return None
         values = magnitude_of(self._read(self.roles.reference), f"{self.path}:{self.roles.reference}")
@@ -370,7 +372,7 @@ class Scan:
 
     @property
     def calibration(self) -> np.ndarray | None:
-        """Separate, fully sampled calibration k-space, (1 or item, coil, *box) complex64, or None."""
+        """Return separate, fully sampled calibration k-space, (1 or item, coil, *box) complex64, or None."""
         if self.roles.calibration is None:
             return None
         where = f"{self.path}:{self.roles.calibration}"
@@ -381,11 +383,11 @@ class Scan:
         return values
 
     def is_blank(self, item: int) -> bool:
-        """Whether an item is known to hold no signal, so that its image is zero; of a file, only reading shows it."""
+        """Return whether an item is known to hold no signal, so that its image is zero; False until it is read."""
         return False
 
     def items_with_signal(self, items: Iterable[int] | None = None) -> list[int]:
-        """Return those items (of all, or of some) that hold finite signal of which the mask marks a part.
+        """Return the items (of all, or of some) with finite signal inside the mask.
 
         Raises:
             BusyError: the file changed since it was opened.
@@ -406,7 +408,7 @@ class Scan:
         """Return the first item that can be read, for properties that all items share.
 
         Raises:
-            InputError: there is none; the error of the first item.
+            InputError: no item can be read; the error of the first.
 
         """
         first = next((item for item in range(len(self)) if self.items_with_signal([item])), None)
@@ -415,7 +417,7 @@ class Scan:
         return first or 0
 
     def is_empty(self, item: int) -> bool:
-        """Whether an item holds no signal, and another one does.
+        """Return whether an item holds no signal, and another item does.
 
         Raises:
             InputError: no item can be read; the error of the first.
@@ -424,23 +426,26 @@ class Scan:
         return self.quick_mask(item) is None and self.representative_item() != item
 
     def quick_mask(self, item: int) -> np.ndarray | None:
-        """Return roughly what `mask` does, from one coil and unchecked, and so faster; None without any signal."""
+        """Return an approximation of `mask`, from one coil and unchecked, which is faster; None without any signal."""
         if item in self._masks:
             return self._masks[item].copy()
-        known = getattr(self.store, "sampled", None)  # the headers of raw data state it
-        index, seen = list(self.layout.index(item)), np.zeros(self.space_shape, bool) if known is None else known(item)
+        known = getattr(self.store, "sampled", None)  # the headers of raw data state the sampling
+        index, sampled = (
+            list(self.layout.index(item)),
+            np.zeros(self.space_shape, bool) if known is None else known(item),
+        )
         for coil in dict.fromkeys((self.coils // 2, *range(self.coils))) if known is None else ():
             if "coil" in self.layout.axes:
                 index[self.layout.axes.index("coil")] = slice(coil, coil + 1)
             values = self._read(self.roles.kspace, tuple(index))
             values = to_complex64(values, self.where(item)) if values.dtype.fields else values
-            seen = support(self.layout.arrange(values))
-            if seen.any():
+            sampled = support(self.layout.arrange(values))
+            if sampled.any():
                 break
         marked = self.marked(item)
         if marked is not None:
-            seen = reconcile(marked, seen)[0]
-        return seen if seen.any() else None
+            sampled = reconcile(marked, sampled)[0]
+        return sampled if sampled.any() else None
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file (of the data file of a BART pair)."""
@@ -453,7 +458,7 @@ class Scan:
         return noted
 
     def _note(self, text: str) -> None:
-        """Add a note unless it is there."""
+        """Add a note unless it is already present."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -465,8 +470,10 @@ class Scan:
 
         """
         if self.strict:
-            fix = "leave --strict out"
-            raise InputError("this is noted otherwise, and refused with --strict", where=where, why=text, fix=fix)
+            fix = "omit --strict"
+            raise InputError(
+                "--strict refuses it; without --strict there is only a note", where=where, why=text, fix=fix
+            )
         self._note(text)
         if text not in self.warnings:
             self.warnings.append(text)
@@ -479,7 +486,9 @@ class Scan:
         mask = acquired = support(kspace)
         if lost is not None and lost.any():
             acquired &= ~lost
-            self._note(f"{int(lost.sum())} samples of {where} are NaN or infinite in some coil: taken as not measured")
+            self._note(
+                f"{int(lost.sum())} samples of {where} are NaN or infinite in some coil: treated as not measured"
+            )
         marked = self.marked(item)
         if marked is not None:
             mask = self.reconciled(marked, acquired, where)
@@ -492,15 +501,15 @@ class Scan:
         return kspace, mask.copy()
 
     def reconciled(self, marked: np.ndarray, acquired: np.ndarray, where: str) -> np.ndarray:
-        """Return the samples that are both marked and acquired; note or refuse where the two differ.
+        """Return the samples that are both marked and acquired; note or refuse differences.
 
         Args:
-            marked: by the mask, booleans.
-            acquired: by the data, booleans of the same shape.
+            marked: samples that the mask marks, booleans.
+            acquired: samples that the data show, booleans of the same shape.
             where: file and item, for the message.
 
         Raises:
-            InputError: they have nothing in common, the mask is transposed, or ``strict`` refuses that they differ.
+            InputError: no sample in common, a transposed mask, or a difference with ``strict``.
 
         """
         mask, missing, extra = reconcile(marked, acquired)
@@ -509,18 +518,20 @@ class Scan:
         extra = 0 if self.retrospective else extra
         if (missing or extra) and marked.T.shape == acquired.shape and (acquired == marked.T).all():
             why = "transposed, it marks exactly the samples that were acquired"
-            raise InputError("the mask lies along the wrong axis", where=where, why=why, fix="transpose the mask")
+            raise InputError("the mask is along the wrong axis", where=where, why=why, fix="transpose the mask")
         if missing:
             what = f"{missing:.1%} of the samples that the mask marks are zero in every coil"
-            self.warn_or_refuse(f"{what} (first seen in {where}): taken as not sampled", where)
+            self.warn_or_refuse(f"{what} (first in {where}): treated as not sampled", where)
         if extra:
-            what = f"{extra:.1%} of the k-space samples lie outside the mask"
-            self.warn_or_refuse(f"{what} (first seen in {where}): set to zero", where)
+            what = f"{extra:.1%} of the k-space samples are outside the mask"
+            self.warn_or_refuse(f"{what} (first in {where}): set to zero", where)
         return mask
 
     def _read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
         if self._stat() != self._fingerprint:
-            raise BusyError(f"{self.path} has changed since it was opened", fix="start again when it is complete")
+            raise BusyError(
+                f"{self.path} has changed since it was opened", fix="run the command again when the file is complete"
+            )
         return self.store.read(name, index)
 
     def _stat(self) -> tuple[tuple[int, int], ...]:
@@ -531,14 +542,14 @@ class Scan:
 
 
 def complex_dtype(dtype: np.dtype) -> bool:
-    """Whether a type holds complex numbers, natively or as two fields for the real and imaginary parts."""
+    """Return whether a type is complex, natively or as two fields for real and imaginary parts."""
     if dtype.fields:
         return {name.lower() for name in dtype.fields} in _COMPLEX_FIELDS
     return dtype.kind == "c"
 
 
 def to_complex64(values: np.ndarray, where: str) -> np.ndarray:
-    """Return complex values of any byte order and precision, or pairs of fields such as (r, i), as native complex64.
+    """Convert complex values of any byte order and precision, or pairs of fields such as (r, i), to native complex64.
 
     Raises:
         InputError: a real array.
@@ -557,7 +568,7 @@ def to_complex64(values: np.ndarray, where: str) -> np.ndarray:
             result = values.astype(np.complex64)
             finite = values.dtype.itemsize > 8 and np.isfinite(values).all()
     if finite and not np.isfinite(result).all():
-        fix = "scale the data, for instance to maximum 1"
+        fix = "scale the data, for example to maximum 1"
         raise SignalError("k-space values do not fit in single precision", where=where, fix=fix)
     return result
 
@@ -573,7 +584,7 @@ def real_kspace(dtype: np.dtype, shape: tuple[int, ...], where: str) -> InputErr
 
 
 def check_kspace(kspace: np.ndarray, axes: tuple[str, ...], where: str) -> None:
-    """Refuse k-space of one item that holds no signal or values that are not numbers.
+    """Refuse k-space of one item without signal or with NaN or infinite values.
 
     Args:
         kspace: complex64, one axis per name in `axes`.
@@ -589,7 +600,7 @@ def check_kspace(kspace: np.ndarray, axes: tuple[str, ...], where: str) -> None:
 
 
 def check_finite(kspace: np.ndarray, axes: tuple[str, ...], where: str, start: tuple[int, ...] | None = None) -> None:
-    """Refuse a part of k-space, which begins at index `start`, with values that are not numbers.
+    """Refuse NaN or infinite values in a part of k-space that begins at index `start`.
 
     Raises:
         SignalError: NaN or infinity, with the first index.
@@ -601,20 +612,20 @@ def check_finite(kspace: np.ndarray, axes: tuple[str, ...], where: str, start: t
         begin = start or (0,) * kspace.ndim
         index = ", ".join(f"{name} {int(i) + s}" for name, i, s in zip(axes, first, begin, strict=True))
         raise SignalError(
-            "k-space holds values that are not numbers",
+            "k-space holds NaN or infinite values",
             where=f"{where}, {index}",
             why=f"{finite.size - int(np.count_nonzero(finite))} NaN or infinite of {finite.size} samples",
-            fix="export the data again; if few are lost, --nan zero takes them as not measured",
+            fix="export the data again; if they are few, --nan zero treats them as not measured",
         )
 
 
 def largest_part(kspace: np.ndarray) -> float:
-    """Return the largest magnitude among real and imaginary parts of complex64 values."""
+    """Return the largest absolute value of the real and imaginary parts of complex64 values."""
     return float(np.abs(np.ascontiguousarray(kspace).view(np.float32)).max())
 
 
 def check_scale(peak: float, where: str) -> None:
-    """Refuse k-space whose largest value is `peak` if that is zero or out of range.
+    """Refuse k-space if its largest value `peak` is zero or out of range.
 
     Raises:
         NoSignalError: zero.
@@ -625,17 +636,17 @@ def check_scale(peak: float, where: str) -> None:
         raise NoSignalError("k-space is zero everywhere", where=where, fix="choose another slice or file")
     if not SMALLEST <= peak <= LARGEST:
         raise SignalError(
-            "k-space has a scale that single precision cannot work with",
+            "the scale of k-space is out of range for single precision",
             where=where,
-            why=f"its largest value is {peak:.3g}; {SMALLEST:g} to {LARGEST:g} will do",
-            fix="scale the data, for instance to maximum 1",
+            why=f"its largest value is {peak:.3g}; it must be {SMALLEST:g} to {LARGEST:g}",
+            fix="scale the data, for example to maximum 1",
         )
 
 
 def without_nan(kspace: np.ndarray) -> np.ndarray:
     """Set samples that are NaN or infinite in some coil to zero in every coil, in place.
 
-    Zero in one coil alone would contradict the other coils; a sample that is missing in all of them does not.
+    A zero in only one coil would contradict the other coils; a sample that is missing in all coils does not.
 
     Args:
         kspace: (coil, *space) complex.
@@ -653,7 +664,7 @@ def magnitude_of(values: np.ndarray, where: str) -> np.ndarray:
     """Return the magnitude of real or complex values as float32.
 
     Raises:
-        InputError: values that are not numbers, or not of a numeric type.
+        InputError: NaN or infinite values, or not a numeric type.
 
     """
     if not is_numeric(values.dtype):
@@ -664,15 +675,15 @@ def magnitude_of(values: np.ndarray, where: str) -> np.ndarray:
     wrong = magnitude.size - int(np.count_nonzero(np.isfinite(magnitude)))
     if wrong:
         why = f"{wrong} of {magnitude.size} pixels"
-        raise InputError("the images hold values that are not numbers", where=where, why=why, fix="make them again")
+        raise InputError("the images hold NaN or infinite values", where=where, why=why, fix="compute them again")
     return magnitude
 
 
 def real_of(values: np.ndarray, where: str) -> np.ndarray:
-    """Return real values as they are, negative ones included, and the magnitude of complex ones, as float32.
+    """Return real values unchanged (also negative ones) and the magnitude of complex values, as float32.
 
     Raises:
-        InputError: values that are not numbers, or not of a numeric type.
+        InputError: NaN or infinite values, or not a numeric type.
 
     """
     magnitude = magnitude_of(values, where)  # checks the values
@@ -680,10 +691,10 @@ def real_of(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def support(kspace: np.ndarray) -> np.ndarray:
-    """Return the samples of k-space (coil, *space) that were acquired: not zero in some coil.
+    """Return the acquired samples of k-space (coil, *space): those that are not zero in at least one coil.
 
-    Integer data hold exact zeros that were measured. If every line along some axis is either empty or nearly full,
-    whole lines were acquired, and such zeros count as samples.
+    Integer data can hold measured values that are exactly zero. If every line along some axis is either empty or nearly
+    full, whole lines were acquired, and such zeros count as samples.
     """
     some = np.asarray((kspace != 0).any(axis=0))
     for axis in range(some.ndim):
@@ -696,15 +707,15 @@ def support(kspace: np.ndarray) -> np.ndarray:
 def reconcile(mask: np.ndarray, acquired: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Combine the samples that a mask marks with those that the data show.
 
-    A mask that varies along one axis only describes lines, and a line counts as acquired if any sample of it is: exact
-    zeros inside it were measured. fastMRI's masks mark zero-padded columns as sampled; these are dropped.
+    A mask that varies along only one axis describes lines. A line counts as acquired if any of its samples is, because
+    exact zeros inside it were measured. fastMRI's masks mark zero-padded columns as sampled; these are dropped.
 
     Args:
-        mask: (*space), what the mask marks.
-        acquired: (*space), from `support`.
+        mask: (*space), samples that the mask marks.
+        acquired: (*space), result of `support`.
 
     Returns:
-        The samples to use, (*space); the share of the mask that has no data; the share of the data outside the mask.
+        The samples to use, (*space); the share of the mask without data; the share of the data outside the mask.
 
     """
     varying = [a for a in range(mask.ndim) if (mask != mask.take([0], axis=a)).any()]

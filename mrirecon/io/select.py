@@ -1,4 +1,4 @@
-"""Select some items of a scan, as a scan of their own, or of images: `--items 3-17`."""
+"""Select some items of a scan or of images: `--items 3-17`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mrirecon.io.scan import Layout, Scan
 
 
 def parse_items(text: str, count: int, where: str | None = None) -> list[int]:
-    """Return the items that a text names, in order: numbers and ranges with both ends, such as "0,3-17" or "20-".
+    """Parse a list of items: numbers and inclusive ranges, such as "0,3-17" or "20-".
 
     Args:
-        text: the request; items are counted from 0.
+        text: the list; items are counted from 0.
         count: number of items.
         where: the file, for the message.
 
@@ -35,13 +35,13 @@ def parse_items(text: str, count: int, where: str | None = None) -> list[int]:
         last = first if match[2] is None else count - 1 if match[3] is None else int(match[3])
         if not first <= last < count:
             why = f"there are {count}, from 0 to {count - 1}"
-            raise UsageError(f"there are no items {part.strip()!r}", where=where, why=why, fix="choose from these")
+            raise UsageError(f"items {part.strip()!r} do not exist", where=where, why=why, fix="choose from these")
         items |= set(range(first, last + 1))
     return sorted(items)
 
 
 def select(scan: Scan, items: str | None) -> Scan:
-    """Return the items of a scan that a text names (see `parse_items`), or the scan itself where it is None.
+    """Return a scan with the selected items (see `parse_items`), or the scan itself if `items` is None.
 
     Raises:
         UsageError: see `parse_items`.
@@ -54,7 +54,7 @@ def select(scan: Scan, items: str | None) -> Scan:
 
 
 def select_images(images: np.ndarray, grid: Grid, items: str | None, path: str | Path) -> tuple[np.ndarray, Grid]:
-    """Return the images (item, *space) that a text names, and their position.
+    """Return the selected images (item, *space) and their position.
 
     Raises:
         UsageError: see `parse_items`.
@@ -74,9 +74,9 @@ def select_images(images: np.ndarray, grid: Grid, items: str | None, path: str |
 
 
 class Selected(Scan):
-    """Some items of another scan; in messages they keep the numbers that they have there.
+    """Select some items of another scan; messages use the numbers of that scan.
 
-    If the scan has one loop axis, its items stay on an axis of that name; items of several lie along `batch`.
+    If the scan has one loop axis, the items stay on an axis of that name; items of several loop axes are along `batch`.
     """
 
     def __init__(self, base: Scan, chosen: Sequence[int], note: str) -> None:
@@ -97,11 +97,11 @@ class Selected(Scan):
         return self.base.where(self.chosen[item])
 
     def maps(self, item: int) -> np.ndarray | None:
-        """Return the coil maps of an item, (M, coil, *space), or None where there are none."""
+        """Return the coil maps of an item, (M, coil, *space), or None if there are none."""
         return self.base.maps(self.chosen[item])
 
     def map_sets(self, item: int) -> int:
-        """Return the number of sets of coil maps that are stored for an item."""
+        """Return the number of stored sets of coil maps of an item."""
         return self.base.map_sets(self.chosen[item])
 
     def maps_block(self, item: int, number: int, part: tuple[slice, ...]) -> np.ndarray:
@@ -110,27 +110,27 @@ class Selected(Scan):
 
     @property
     def reference(self) -> np.ndarray | None:
-        """Magnitude of the fully sampled image, (item, *image) float32, or None."""
+        """Return the magnitude of the fully sampled image, (item, *image) float32, or None."""
         images = self.base.reference
         return None if images is None else images[list(self.chosen)]
 
     @property
     def calibration(self) -> np.ndarray | None:
-        """Separate calibration k-space, (1 or item, coil, *box) complex64, or None."""
+        """Return separate calibration k-space, (1 or item, coil, *box) complex64, or None."""
         data = self.base.calibration
         return data if data is None or len(data) == 1 else data[list(self.chosen)]
 
     def quick_mask(self, item: int) -> np.ndarray | None:
-        """Return roughly what `mask` does, faster; see `Scan.quick_mask`."""
+        """Return an approximation of `mask`, which is faster; see `Scan.quick_mask`."""
         return self.base.quick_mask(self.chosen[item])
 
     def is_blank(self, item: int) -> bool:
-        """Whether an item is known to hold no signal."""
+        """Return whether an item is known to hold no signal."""
         return self.base.is_blank(self.chosen[item])
 
 
 class _SelectedStore:
-    """The store of a `Selected` scan: k-space with its items along the first axis, and the other arrays as stored."""
+    """Read arrays of a `Selected` scan: k-space with items along the first axis, the other arrays as stored."""
 
     def __init__(self, scan: Selected) -> None:
         base = scan.base
@@ -157,7 +157,7 @@ class _SelectedStore:
 
 
 def _geometry(scan: Scan, chosen: Sequence[int], name: str) -> Geometry | None:
-    """Return the geometry of the chosen items; None where items are no longer slices of one stack."""
+    """Return the geometry of the selected items; None if they are no longer slices of one stack."""
     geometry, slices = scan.geometry, scan.shape.get("slice", 1)
     if geometry is None or slices == 1:
         return geometry

@@ -1,1 +1,1 @@
-"""Trained models: their folders, their costs, and the device, precision and threads that run them."""
+"""Load and save trained models, measure their costs, and select device, precision and threads."""

@@ -1,6 +1,6 @@
-"""Save and load trained models as folders: weights (safetensors), the configuration that rebuilds the model, a card.
+"""Save and load trained models as folders with weights (safetensors), configuration and card.
 
-Loading executes nothing from the folder. Whatever does not fit is refused, with the first names that differ.
+Loading never executes code from the folder. Weights that do not match are refused; the message has the first names.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from mrirecon.methods.registry import build, find_method, resolve
 from mrirecon.networks import channels_last
 
 WEIGHTS, CONFIG, CARD = "weights.safetensors", "config.json", "card.md"
-FORMAT = 1  # increased when this version could no longer read an older folder correctly
+FORMAT = 1  # to be increased when older folders can no longer be read correctly
 CARD_HASH = "card_sha256"  # key of the SHA-256 of the card
-SEAL = "seal"  # key of the hash over the rest of the configuration
-UNSEALED = "it has no seal, as folders of earlier versions: its options and its card may have been changed"
-_LARGEST = 16 << 20  # bytes of a configuration
-_AGAIN = "copy the folder again, and look with `mrirecon models verify FOLDER`"
+SEAL = "seal"  # key of the hash of all other entries of the configuration
+UNSEALED = "it has no seal, like folders of earlier versions: its options and its card may have been changed"
+_LARGEST = 16 << 20  # largest size of a configuration in bytes
+_AGAIN = "copy the folder again, and check it with `mrirecon models verify FOLDER`"
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model with its weights and its description.
+    """Hold a model with its weights and its description.
 
     Attributes:
-        folder: its path.
-        method: the registered method.
-        options: all its options.
-        model: ready to reconstruct.
-        sha256: of the weights file.
-        card: plain data on how it was trained.
-        seal: hash over weights, options and card; None for a folder that an earlier version wrote.
+        folder: path of the folder.
+        method: name of the registered method.
+        options: all options of the method.
+        model: the model, ready to reconstruct.
+        sha256: SHA-256 of the weights file.
+        card: plain data that describe the training.
+        seal: hash of weights, options and card; None for a folder of an earlier version.
 
     """
 
@@ -60,7 +60,7 @@ class TrainedModel:
 
 
 def shipped_models() -> dict[str, Path]:
-    """Return the folders of the models that mrirecon ships, by method."""
+    """Return the folders of the models shipped with mrirecon, by method."""
     return {path.parent.name: path.parent for path in sorted((Path(__file__).parent / "weights").glob(f"*/{CONFIG}"))}
 
 
@@ -71,24 +71,24 @@ def save_model(
     model: Reconstructor,
     card: Mapping[str, object] | None = None,
 ) -> Path:
-    """Write a model's folder; files appear whole, the configuration last, so that a folder with one is complete.
+    """Save a model as a folder; the configuration is written last, so that a folder with one is complete.
 
     Args:
         folder: created if missing.
         method: name of the registered method that built the model.
-        options: those that differ from the defaults; all are written, so that a later default changes nothing.
-        model: its weights are saved.
+        options: options that differ from the defaults; all are written, so that later defaults have no effect.
+        model: the model whose weights are saved.
         card: plain data on training data, acceleration, scores, licence.
 
     Raises:
         UsageError: the method and options do not build this model.
-        ModelMismatchError: weights that are not finite.
+        ModelMismatchError: NaN or infinite weights.
 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     resolved = resolve(method, options)
-    # Shared weights are stored once, under the first of their names.
+    # Shared weights are stored once, under their first name.
     weights = {name: w.detach().cpu().contiguous() for name, w in model.named_parameters()}
     _check_weights(weights, build(method, resolved), str(folder))
     with atomic_path(folder / WEIGHTS) as temporary:
@@ -101,12 +101,12 @@ def save_model(
 
 
 def seal_model(folder: str | Path) -> Path:
-    """Seal a folder again: write the seal and the card that belong to its present configuration and weights.
+    """Write a new seal and card for the present configuration and weights of a folder.
 
-    Use it for a folder that an earlier version wrote, or whose configuration was changed on purpose.
+    Use it for a folder of an earlier version, or after an intended change of the configuration.
 
     Raises:
-        InputError, ModelMismatchError: see `describe_model`; weights that are not those that the configuration names.
+        InputError, ModelMismatchError: see `describe_model`; weights that do not match the hash in the configuration.
 
     """
     folder = Path(folder)
@@ -118,9 +118,9 @@ def seal_model(folder: str | Path) -> Path:
 
 
 def compute_seal(config: Mapping[str, object]) -> str:
-    """Return the seal of a configuration: SHA-256 over all its entries but the seal, the weights' hash included.
+    """Compute the seal of a configuration: SHA-256 of all entries except the seal, with the hash of the weights.
 
-    It reveals an accidental change, or one by a program that does not know the seal; anybody can compute it again.
+    It detects accidental changes. It does not protect from intended changes, because anybody can compute it.
     """
     unsealed = {key: value for key, value in config.items() if key != SEAL}
     text = json.dumps(unsealed, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
@@ -128,12 +128,12 @@ def compute_seal(config: Mapping[str, object]) -> str:
 
 
 def load_model(folder: str | Path) -> TrainedModel:
-    """Return the model of a folder, on the CPU, in evaluation mode.
+    """Load the model of a folder on the CPU, in evaluation mode.
 
     Raises:
         InputError: no such folder, or files that are missing or cannot be read.
-        ModelMismatchError: weights, options or a card that are not those that were saved; weights that do not fit the
-            configuration, or are not finite; a folder of a later version.
+        ModelMismatchError: weights, options or card were changed; weights do not match the configuration, or are NaN or
+            infinite; a folder of a later version.
 
     """
     folder = Path(folder)
@@ -147,7 +147,7 @@ def load_model(folder: str | Path) -> TrainedModel:
     try:
         model = build(config["method"], config["options"])
     except UsageError as error:
-        what, where = "the configuration does not build a model here", str(folder / CONFIG)
+        what, where = "the configuration does not build a model", str(folder / CONFIG)
         raise ModelMismatchError(what, where=where, why=str(error), fix=error.fix) from None
     _check_weights(weights, model, str(folder))
     with torch.no_grad():
@@ -159,7 +159,7 @@ def load_model(folder: str | Path) -> TrainedModel:
 
 
 def verify_model(folder: str | Path) -> TrainedModel:
-    """Load a model, and check also that its card is the one that was saved.
+    """Load a model, and also check that its card is unchanged.
 
     Raises:
         InputError, ModelMismatchError: see `load_model`; a card that was changed.
@@ -170,20 +170,20 @@ def verify_model(folder: str | Path) -> TrainedModel:
     if digest is not None and not card.is_file():
         raise ModelMismatchError("the card is missing", where=str(card), fix=_AGAIN)
     if digest is not None and sha256(card) != digest:
-        raise ModelMismatchError("the card is not the one that was saved", where=str(card), fix=_AGAIN)
+        raise ModelMismatchError("the card was changed", where=str(card), fix=_AGAIN)
     return model
 
 
 def describe_model(folder: str | Path, *, sealed: bool = True) -> dict[str, Any]:
-    """Return the configuration of a model (plain data from JSON), without building it.
+    """Return the configuration of a model (plain data from JSON) without building the model.
 
     Args:
-        folder: the model.
-        sealed: whether a seal must fit, if there is one.
+        folder: folder of the model.
+        sealed: whether a seal, if present, must match.
 
     Raises:
-        InputError: not a model's folder.
-        ModelMismatchError: written by a later version, or changed since it was sealed.
+        InputError: not the folder of a model.
+        ModelMismatchError: the folder was written by a later version, or changed since it was sealed.
 
     """
     folder = Path(folder)
@@ -215,14 +215,14 @@ def describe_model(folder: str | Path, *, sealed: bool = True) -> dict[str, Any]
         )
     seal = compute_seal(config)
     if sealed and config.get(SEAL, seal) != seal:
-        what = "the options or the card are not those that were saved"
+        what = "the options or the card were changed"
         why = f"its seal is {str(config[SEAL])[:16]}…, and its content makes {seal[:16]}…"
         raise ModelMismatchError(what, where=where, why=why, fix=_AGAIN)
     return config
 
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write the card, and the configuration with the card's hash and the seal."""
+    """Write the card, and the configuration with the hash of the card and the seal."""
     training = "\n".join(f"- {key}: {value}" for key, value in config["card"].items()) or "- nothing is recorded"
     card = (
         f"# {config['method']}\n\n{find_method(config['method']).summary}\n\n"
@@ -232,20 +232,20 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     with atomic_path(folder / CARD) as temporary:
         temporary.write_bytes(utf8(card))
     config = {**config, CARD_HASH: sha256(folder / CARD)}
-    as_read = parse_json(json_text(config))  # with lists in place of tuples
+    as_read = parse_json(json_text(config))  # with lists instead of tuples
     write_json(folder / CONFIG, {**config, SEAL: compute_seal(as_read)})
 
 
 def _check_hash(folder: Path, config: Mapping[str, Any]) -> None:
     digest = sha256(folder / WEIGHTS)
     if digest != config["sha256"]:
-        why = f"SHA-256 {digest[:16]}…, and {CONFIG} says {str(config['sha256'])[:16]}…"
-        what = "the weights are not those that were saved"
+        why = f"SHA-256 {digest[:16]}…, but {CONFIG} states {str(config['sha256'])[:16]}…"
+        what = "the weights were changed"
         raise ModelMismatchError(what, where=str(folder / WEIGHTS), why=why, fix=_AGAIN)
 
 
 def _check_weights(weights: Mapping[str, Tensor], model: Reconstructor, where: str) -> None:
-    """Refuse weights whose names and shapes are not those of the model, or whose values are not finite."""
+    """Refuse weights with other names and shapes than the model, or with NaN or infinite values."""
     expected = {name: tuple(w.shape) for name, w in model.named_parameters()}
     shapes = {name: tuple(w.shape) for name, w in weights.items()}
     wrong = [f"{n} is missing" for n in expected if n not in shapes]
@@ -253,9 +253,11 @@ def _check_weights(weights: Mapping[str, Tensor], model: Reconstructor, where: s
     wrong += [f"{n} is {shapes[n]}, not {expected[n]}" for n in expected if shapes.get(n, expected[n]) != expected[n]]
     if wrong:
         why = "; ".join(wrong[:5] + ([f"and {len(wrong) - 5} more"] if len(wrong) > 5 else []))
-        fix = f"use the {CONFIG} that belongs to them"
-        raise ModelMismatchError("the weights do not fit the model", where=where, why=why, fix=fix)
+        fix = f"use the {CONFIG} of these weights"
+        raise ModelMismatchError("the weights do not match the model", where=where, why=why, fix=fix)
     bad = [name for name, w in weights.items() if not bool(torch.isfinite(w).all())]
     if bad:
         why = f"{len(bad)} of {len(weights)} tensors, such as {bad[0]}"
-        raise ModelMismatchError("the weights hold NaN or infinite values", where=where, why=why, fix="train it again")
+        raise ModelMismatchError(
+            "the weights hold NaN or infinite values", where=where, why=why, fix="train the model again"
+        )

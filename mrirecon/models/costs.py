@@ -14,17 +14,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from mrirecon.methods.registry import build
 from mrirecon.physics.problem import Problem
 
-_PROBE = 64  # operations and memory grow with the number of pixels: they are counted on a small image
+_PROBE = 64  # operations and memory are proportional to the number of pixels, so they are measured on a small image
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of one slice.
+    """Hold the costs of one slice.
 
     Attributes:
-        parameters: distinct ones.
+        parameters: number of distinct parameters.
         operations: multiplications and additions of the networks, in 10⁹; Fourier transforms are not counted.
-        memory: peak of what reconstruction allocates, in MiB, beside the weights.
+        memory: peak memory of the reconstruction, in MiB, without the weights.
 
     """
 
@@ -34,7 +34,7 @@ class Costs:
 
 
 def peak_allocation(run: Callable[[], object]) -> int:
-    """Return the largest number of bytes that torch allocates at once while running, beside those held before."""
+    """Measure the peak memory in bytes that torch allocates during a call, in addition to that before."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with _suppress_output(), torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         run()
@@ -48,7 +48,7 @@ def peak_allocation(run: Callable[[], object]) -> int:
 
 @contextmanager
 def _suppress_output() -> Iterator[None]:
-    """Discard stderr: the profiler's library writes there from C++, with no option against it."""
+    """Discard stderr, because the C++ library of the profiler prints to it and has no option to turn this off."""
     sys.stderr.flush()
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -61,7 +61,7 @@ def _suppress_output() -> Iterator[None]:
 
 
 def parameters(method: str, options: Mapping[str, object] | None = None) -> int:
-    """Return the number of distinct parameters, without allocating or drawing weights."""
+    """Count the distinct parameters, without allocation or random weights."""
     with torch.device("meta"):
         return sum(w.numel() for w in build(method, options).parameters())
 

@@ -1,1 +1,1 @@
-"""From a scan to images: preprocess, choose a method, estimate maps, solve and write; one file or many."""
+"""Reconstruct images from scans: preprocess, choose a method, estimate maps, solve and write; one file or many."""

@@ -1,6 +1,6 @@
-"""Reconstruct many files into one folder: shared among processes, each file once, with retries of unfinished files.
+"""Reconstruct many files into one folder, divided among processes, with retries of unfinished files.
 
-The names of all outputs are checked before the first file: no two may be equal.
+The names of all outputs are checked before the first file: two files must not have the same output.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from mrirecon.reconstruction.file import finished, finished_result, output_path,
 from mrirecon.reconstruction.plan import Request
 from mrirecon.reconstruction.run import Progress
 
-RETRY_DELAYS = (1.0, 5.0, 15.0)  # seconds before each further try of a file that is still being written
-_RECENT = 10.0  # seconds after the last change of a file, during which it may be unfinished
+RETRY_DELAYS = (1.0, 5.0, 15.0)  # seconds to wait before each new try of a file that is still being written
+_RECENT = 10.0  # seconds after the last change of a file in which it counts as unfinished
 _PROBE = 64 << 10  # bytes
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One process's part of a list of files: every count-th file.
+    """Select the part of a list of files for one process: every count-th file.
 
     Attributes:
-        number: of the part, from 1.
-        count: of parts.
-        origin: the option or the variable that says so.
+        number: number of the part, from 1.
+        count: number of parts.
+        origin: the option or environment variable that defines the part.
 
     """
 
@@ -60,10 +60,10 @@ class Shard:
 
     @staticmethod
     def parse(text: str | None, environment: Mapping[str, str] = os.environ) -> Shard:
-        """Read ``i/N``, or take it from a Slurm array or from torchrun's RANK and WORLD_SIZE; else it is 1/1.
+        """Parse ``i/N``, or take it from a Slurm array or from torchrun's RANK and WORLD_SIZE; the default is 1/1.
 
         Raises:
-            UsageError: something else, or i outside 1 to N.
+            UsageError: another text, or i outside 1 to N.
 
         """
         if text is not None:
@@ -73,37 +73,37 @@ class Shard:
             return Shard(int(match[1]), int(match[2]))
 
         def value(name: str, default: int) -> int:
-            given = environment.get(name, "")
-            return int(given) if given.isdecimal() else default
+            text = environment.get(name, "")
+            return int(text) if text.isdecimal() else default
 
         if environment.get("SLURM_ARRAY_TASK_ID", "").isdecimal():
             first, step = value("SLURM_ARRAY_TASK_MIN", 0), max(1, value("SLURM_ARRAY_TASK_STEP", 1))
-            place = (value("SLURM_ARRAY_TASK_ID", 0) - first) // step
+            index = (value("SLURM_ARRAY_TASK_ID", 0) - first) // step
             name, count = "SLURM_ARRAY_TASK_ID", value("SLURM_ARRAY_TASK_COUNT", 1)
         else:
-            place, name, count = value("RANK", 0), "RANK", value("WORLD_SIZE", 1)
-        if not 0 <= place < count:
+            index, name, count = value("RANK", 0), "RANK", value("WORLD_SIZE", 1)
+        if not 0 <= index < count:
             raise UsageError(
-                "the environment does not say which part of the files is meant",
-                why=f"{name} is {environment[name]}, number {place + 1} of {count}",
-                fix="say it: --shard i/N, or --shard 1/1 for all",
+                "the environment does not define a valid part of the files",
+                why=f"{name} is {environment[name]}, number {index + 1} of {count}",
+                fix="give --shard i/N, or --shard 1/1 for all files",
             )
-        return Shard(place + 1, count, name)
+        return Shard(index + 1, count, name)
 
     def select(self, sources: Sequence[Path]) -> list[Path]:
-        """Return this part of a list."""
+        """Return the files of this part."""
         return list(sources[self.number - 1 :: self.count])
 
 
 @dataclass(frozen=True)
 class Work:
-    """The files that this process reconstructs.
+    """Hold the files that this process reconstructs.
 
     Attributes:
         sources: the files.
-        several: whether more than one file was named; a single file is never shared, and has no list of failures.
-        part: which part of the named files they are.
-        failures: file to list failures in; None for a single file.
+        several: whether there is more than one file in all; a single file has no list of failures.
+        part: the part of all files for this process.
+        failures: file for the list of failures; None for a single file.
 
     """
 
@@ -114,7 +114,7 @@ class Work:
 
     @staticmethod
     def of(files: Sequence[Path], output: Path, shard: str | None, request: Request | None = None) -> Work:
-        """Expand files, folders and patterns, and take the part that `shard` or the environment names.
+        """Expand files, folders and patterns, and select the part given by `shard` or the environment.
 
         Raises:
             UsageError: see `expand` and `Shard.parse`.
@@ -131,7 +131,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome for one file: the result of `reconstruct_file`, or an error."""
+    """Hold the outcome for one file: the result of `reconstruct_file`, or an error."""
 
     source: Path
     record: dict[str, object] | None = None
@@ -139,25 +139,23 @@ class Outcome:
 
 
 def expand(files: Sequence[Path], output: Path, request: Request | None = None) -> list[Path]:
-    """Return the files that names, folders and patterns stand for.
+    """Expand names, folders and patterns to a list of files.
 
-    In folders, hidden files are left out (systems add some, such as ``._scan.h5``), and so are images with a sidecar of
-    `reconstruct`.
+    In folders, hidden files (such as ``._scan.h5``) and images with a sidecar of `reconstruct` are left out.
 
     Raises:
-        UsageError: several files for one output (see `refuse_same_targets`), an empty folder, or a pattern without
-            files.
+        UsageError: several files for one output file, an empty folder, or a pattern without matches.
 
     """
     sources: list[Path] = []
     for path in files:
         if path.is_dir():
-            there = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-            inside = [p for p in there if p.name.lower().endswith(suffixes("kspace")) and not _is_own_output(p)]
-            fix, why = "name a folder with k-space files", f"none of {', '.join(suffixes('kspace'))}"
+            entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+            inside = [p for p in entries if p.name.lower().endswith(suffixes("kspace")) and not _is_own_output(p)]
+            fix, why = "give a folder with k-space files", f"none of {', '.join(suffixes('kspace'))}"
         elif has_magic(str(path)) and not path.exists():
             inside = [Path(p) for p in sorted(glob(str(path), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
-            fix, why = "check the pattern; ** stands for any folders", "nothing matches"
+            fix, why = "check the pattern; ** matches any folders", "no file matches"
         else:
             inside = [path]
         if not inside:
@@ -179,48 +177,48 @@ def _is_own_output(path: Path) -> bool:
 
 
 def refuse_same_targets(sources: Sequence[Path], output: Path, request: Request) -> None:
-    """Refuse files whose images would replace each other.
+    """Refuse files with the same output.
 
-    The name of an output leaves out folders, all after the first dot, and characters that not every system allows; a
-    label of BIDS holds letters and digits alone. So different files can have the same name of output.
+    The name of an output leaves out folders, everything after the first dot, and characters that some systems do not
+    allow. A label of BIDS holds only letters and digits. So different files can have the same output name.
 
     Args:
         sources: the files.
-        output: folder.
-        request: what the user asks for; with ``bids``, headers are read if two names alone lead to the same output.
+        output: output folder.
+        request: the user's request; with ``bids``, headers are read if two file names give the same output.
 
     Raises:
         UsageError: two files with the same output.
 
     """
-    places: dict[Path, list[Path]] = {}
+    by_target: dict[Path, list[Path]] = {}
     for source in sources:
-        place = _place(source, output, request)
-        if place is not None:
-            places.setdefault(place, []).append(source)
-    for place, several in places.items():
+        target = _place(source, output, request)
+        if target is not None:
+            by_target.setdefault(target, []).append(source)
+    for target, several in by_target.items():
         if len(several) > 1 and request.bids is not None:
-            _refuse_same_contrast(several, place, request)
+            _refuse_same_contrast(several, target, request)
         elif len(several) > 1:
-            raise _same(several[0], several[1], place)
+            raise _same(several[0], several[1], target)
 
 
 def _place(source: Path, output: Path, request: Request) -> Path | None:
-    """Return the output as far as the name of the source determines it: equal for all files that could collide."""
+    """Return the output as far as the name of the source defines it; files that could collide get the same result."""
     if request.bids is not None:
         try:
             return bids_path(request.bids, source, request.method, contrast=request.contrast or "T1w")
-        except UsageError:  # raised again when that file is reconstructed
+        except UsageError:  # the error is raised again when the file is reconstructed
             return None
-    # The longest ending leaves the least room for the name, so that names that are cut are compared as well.
+    # Reserve room for the longest suffix, so that names that are cut are compared correctly.
     known = [request.method] if request.method != "auto" else sorted(methods())
     return output_path(source, output, max(known, key=len), request.format)
 
 
 def _refuse_same_contrast(several: Sequence[Path], place: Path, request: Request) -> None:
-    """Refuse files with the same labels of BIDS, unless their headers state different contrasts."""
+    """Refuse files with the same BIDS labels, unless their headers state different contrasts."""
     root = request.bids or ""
-    taken: dict[Path, Path] = {}
+    by_target: dict[Path, Path] = {}
     unread: Path | None = None
     for source in several:
         try:
@@ -229,18 +227,18 @@ def _refuse_same_contrast(several: Sequence[Path], place: Path, request: Request
             try:
                 attributes = read(source, axes=request.axes, dataset=request.dataset).attributes
                 target = bids_path(root, source, request.method, attributes=attributes)
-            except UsageError:  # without a contrast, nothing is written for it
+            except UsageError:  # without a contrast, nothing is written for this file
                 continue
-            except MriReconError:  # it may be readable when its turn comes
+            except MriReconError:  # the file may be readable later
                 unread, target = source, place
-        if target in taken or (unread is not None and taken):
-            raise _same(taken.get(target) or next(iter(taken.values())), source, target)
-        taken[target] = source
+        if target in by_target or (unread is not None and by_target):
+            raise _same(by_target.get(target) or next(iter(by_target.values())), source, target)
+        by_target[target] = source
 
 
 def _same(first: Path, second: Path, place: Path) -> UsageError:
     names = [p.name.split(".")[0] for p in (first, second)]
-    what = f"two of the files are called {names[0]!r}" if names[0] == names[1] else "two of the files have one output"
+    what = f"two files have the name {names[0]!r}" if names[0] == names[1] else "two files have the same output"
     return UsageError(
         what,
         where=None if names[0] == names[1] else str(place),
@@ -264,18 +262,18 @@ def reconstruct_files(
     """Reconstruct files, folders and patterns, as `mrirecon reconstruct` does.
 
     Args:
-        files: names of files and folders, and patterns.
-        output: folder, or a file where there is one source.
-        request: what the user asks for; with several files, it is checked before the first.
+        files: files, folders and patterns.
+        output: folder, or a file if there is one source.
+        request: the user's request; with several files, it is checked before the first.
         shard: the part of the files for this process, as "i/N"; None takes it from the environment, see `Shard.parse`.
-        isolate: see `Request`; None isolates if several files are named.
+        isolate: see `Request`; None isolates if there are several files.
         overwrite: replace outputs that exist.
         dry_run: write nothing.
         command: the command line, for sidecars.
-        progress: makes a callback for a file of this name.
+        progress: function that makes a progress callback for a file name.
 
     Returns:
-        The files of this process, and the outcome of each, as it comes.
+        The files of this process, and an iterator over their outcomes.
 
     Raises:
         UsageError: see `expand` and `Shard.parse`.
@@ -311,25 +309,26 @@ def run(
     waits: Sequence[float] | None = None,
     progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
 ) -> Iterator[Outcome]:
-    """Reconstruct files one after the other, and yield the outcome of each; a failure does not stop the others.
+    """Reconstruct files one after another and yield the outcome of each; a failure does not stop the others.
 
-    Finished outputs are kept (see `mrirecon.reconstruction.file.finished`). Outputs that another process is making, and
-    files that are still being written, come later; a file that did not change between two tries has failed.
+    Finished outputs are kept (see `mrirecon.reconstruction.file.finished`). Outputs that another process is writing,
+    and inputs that are still being written, are tried again later; an input that did not change between two tries has
+    failed.
 
     Args:
         sources: k-space files.
-        output: folder, or a file where existing is one source.
-        request: what the user asks for.
+        output: folder, or a file if there is one source.
+        request: the user's request.
         overwrite: replace outputs that exist.
         dry_run: write nothing.
-        failures: file to list failures in as they come, one JSON object a line; an older one is removed.
+        failures: file for the list of failures, one JSON object per line; an older file is removed.
         command: the command line, for sidecars.
-        waits: seconds to wait before each further try; None takes `RETRY_DELAYS`.
-        progress: makes a callback for a file of this name.
+        waits: seconds to wait before each new try; None takes `RETRY_DELAYS`.
+        progress: function that makes a progress callback for a file name.
 
     Raises:
-        ResourceError: the disk is full, so that the other files would fail, too.
-        UsageError: two sources have the same output; nothing is written then.
+        ResourceError: the disk is full, so that the other files would fail too.
+        UsageError: two sources have the same output; nothing is written.
 
     """
     if len(sources) > 1:
@@ -376,7 +375,7 @@ def _attempt(
     make: Callable[..., dict[str, object]],
     progress: Callable[[str], AbstractContextManager[Progress | None]] | None,
 ) -> Outcome:
-    """Return the outcome for a source: its finished output, if one of the existing sidecars names it, or a new one."""
+    """Return the outcome for a source: its finished output if an existing sidecar records it, or a new one."""
     try:
         for target in _candidates(source, output, request, existing):
             record = finished(request, source, sidecar_path(target))
@@ -393,9 +392,9 @@ def _attempt(
 
 
 def _candidates(source: Path, output: Path, request: Request, existing: set[str]) -> list[Path]:
-    """Return possible outputs for a source whose sidecars exist, without reading the source."""
+    """Return possible outputs of a source that have a sidecar, without reading the source."""
     if request.bids is not None:
-        return []  # the name depends on the source's header
+        return []  # the name depends on the header of the source
     names = [request.method]
     if request.model is not None:
         names = [request.load(request.model).method]
@@ -412,7 +411,7 @@ def _sidecars(output: Path) -> set[str]:
 
 
 def _unfinished(error: MriReconError, state: dict[str, int] | None) -> bool:
-    """Whether a file that could not be read may become readable."""
+    """Return whether a file that could not be read may become readable."""
     if isinstance(error, BusyError):
         return True
     recent = state is not None and abs(time.time() - state["mtime_ns"] / 1e9) < _RECENT
@@ -420,13 +419,13 @@ def _unfinished(error: MriReconError, state: dict[str, int] | None) -> bool:
 
 
 def _append_failure(failures: Path, outcome: Outcome) -> None:
-    """Add a failed file, or its failed items, to the list, if the list can be written."""
+    """Add a failed file, or its failed items, to the list of failures, if it can be written."""
     items = (outcome.record or {}).get("failed_items", [])
     assert isinstance(items, list), "a sidecar of ours"
-    wrong = items if outcome.error is None else [outcome.error.as_dict()]
-    if not wrong:
+    failed = items if outcome.error is None else [outcome.error.as_dict()]
+    if not failed:
         return
-    lines = [json.dumps({"file": str(outcome.source), **one}, ensure_ascii=False) + "\n" for one in wrong]
+    lines = [json.dumps({"file": str(outcome.source), **failure}, ensure_ascii=False) + "\n" for failure in failed]
     with suppress(OSError):
         failures.parent.mkdir(parents=True, exist_ok=True)
         with failures.open("ab") as file:
@@ -434,17 +433,19 @@ def _append_failure(failures: Path, outcome: Outcome) -> None:
 
 
 def _probe(folder: Path, error: ResourceError) -> None:
-    """Raise the error if nothing can be written to a folder any more."""
-    place = folder / f".mrirecon-probe-{os.getpid()}.tmp"
+    """Raise the error if the folder is no longer writable."""
+    probe_file = folder / f".mrirecon-probe-{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with place.open("wb") as file:
+        with probe_file.open("wb") as file:
             file.write(bytes(_PROBE))
             file.flush()
             os.fsync(file.fileno())
     except OSError:
-        error.fix = f"{error.fix or 'make room'}; then run the same command again, which does what is left"
+        error.fix = (
+            f"{error.fix or 'make room'}; then run the same command again, which continues with the remaining files"
+        )
         raise error from None
     finally:
         with suppress(OSError):
-            place.unlink()
+            probe_file.unlink()

@@ -1,4 +1,4 @@
-"""Estimate what one item's own data show before it is solved: coil maps, how many sets of them, and noise."""
+"""Estimate coil maps, their number of sets, and the noise of an item from its own data."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from mrirecon.errors import CalibrationError, InputError, UsageError
 from mrirecon.io.scan import Scan
 
 MapSets = Literal["auto", 1, 2]
-MapsSource = str  # "auto", or the name of a registered calibration, see `mrirecon.coils.registry.CALIBRATIONS`
+MapsSource = str  # "auto", or the name of a registered calibration; see `mrirecon.coils.registry.CALIBRATIONS`
 
 
 @dataclass(frozen=True)
 class EspiritOptions:
-    """Options of the estimate of coil maps; see `mrirecon.coils.espirit.espirit`.
+    """Hold options of the estimate of coil maps; see `mrirecon.coils.espirit.espirit`.
 
-    ``sets``: 1, 2, or ``auto``: 2 where the calibration data show that the object exceeds the field of view, see
-    `mrirecon.coils.espirit.second_set_share`.
+    ``sets``: 1, 2, or ``auto``: 2 if the calibration data show that the object exceeds the field of view (see
+    `mrirecon.coils.espirit.second_set_share`).
     """
 
     sets: MapSets = "auto"
-    size: int = 24  # the calibration region is limited to this many samples along each axis
+    size: int = 24  # largest number of samples of the calibration region along each axis
     kernel: int = 6
     threshold: float = 0.02
     crop: float = 0.8
@@ -39,16 +39,16 @@ class EspiritOptions:
 
 @dataclass(frozen=True)
 class ItemMaps:
-    """The coil maps of one item, as a batch of one.
+    """Hold the coil maps of one item, as a batch of one.
 
     Attributes:
         maps: (1, M, C, *space), at most of unit length over the coils.
-        source: where they come from, in words.
-        gain: the number that maps from a file were divided by.
-        values: (1, M, *space), ESPIRiT's eigenvalues; None where there are none.
-        crop: eigenvalue around which a plain combination ends the object.
-        note: a note for the user where the field of view seems smaller than the object; else None.
-        noise: noise of the item's k-space, where it was measured on the way.
+        source: description of the source of the maps.
+        gain: number by which maps from a file were divided.
+        values: (1, M, *space), eigenvalues of ESPIRiT; None for other maps.
+        crop: eigenvalue at which a plain combination crops the object.
+        note: note for the user if the field of view seems smaller than the object; else None.
+        noise: noise of the item's k-space, if it was measured for the maps.
 
     """
 
@@ -62,7 +62,7 @@ class ItemMaps:
 
     @cached_property
     def object_weights(self) -> Tensor | None:
-        """Weights (1, M, *space) for a plain combination: one inside the object, zero outside; None for one."""
+        """Return weights (1, M, *space) for a plain combination: 1 in the object, else 0; None for 1 everywhere."""
         return None if self.values is None else crop_weights(self.values, self.crop)
 
     def cropped(self) -> Tensor:
@@ -71,33 +71,33 @@ class ItemMaps:
 
     @property
     def is_empty(self) -> bool:
-        """Whether a plain combination is zero everywhere, as in a slice beyond the object."""
+        """Return whether a plain combination is zero everywhere, as in a slice outside the object."""
         return self.object_weights is not None and not bool(self.object_weights.any())
 
     def prior(self, power: float = PRIOR_POWER) -> Tensor:
-        """Return a weight w in [0, 1] for regularized reconstruction (1, M, *space): eigenvalue to the ``power``.
+        """Return weights w in [0, 1] for regularized reconstruction, (1, M, *space): eigenvalue to the ``power``.
 
-        An eigenvalue below one means that the calibration data show no clear signal in that voxel. With maps S·w, the
-        penalty on u = x/w makes signal there costly, but possible: a thin scalp that the calibration data hardly
-        resolve survives, and aliasing into empty space does not. A hard crop loses one or keeps the other.
+        An eigenvalue below one means that the calibration data show no clear signal in a voxel. With maps S·w, the
+        penalty on u = x/w makes signal in this voxel costly, but possible: a thin scalp, which the calibration data
+        hardly resolve, is kept, and aliasing in empty space is suppressed. A hard crop cannot do both.
         """
         return torch.ones_like(self.maps[:, :, 0].real) if self.values is None else self.values**power
 
 
 def map_option(text: str) -> dict[str, object]:
-    """Return the fields of a `Request` for a text that names a source of coil maps, or a file of maps."""
+    """Convert the name of a source of coil maps, or of a file, to fields of a `Request`."""
     known = text == "auto" or text in CALIBRATIONS
     return {"maps": text} if known else {"maps": "file", "maps_file": Path(text)}
 
 
 def find_source(scan: Scan, source: MapsSource = "auto", options: EspiritOptions | None = None) -> Calibration:
-    """Return where the coil maps of a scan's items come from.
+    """Return the source of the coil maps of a scan.
 
-    ``auto`` takes the file's maps where it has any, unit maps for a single coil, and ESPIRiT otherwise.
+    ``auto`` takes the maps of the file if it has any, unit maps for a single coil, and ESPIRiT otherwise.
 
     Raises:
-        InputError: ``file`` asked for and the file has none.
-        UsageError: two sets asked for of a source that has one; no such source.
+        InputError: ``file`` is requested, but the file has no maps.
+        UsageError: two sets are requested of a source with one set; no such source.
 
     """
     if scan.roles.maps is not None and source in ("auto", "file"):
@@ -107,14 +107,14 @@ def find_source(scan: Scan, source: MapsSource = "auto", options: EspiritOptions
     calibration = CALIBRATIONS.find("unit" if scan.coils == 1 else "espirit" if source == "auto" else source)
     several = calibration.reads != "calibration" or "sets" in calibration.options
     if options is not None and options.sets == 2 and not several:
-        raise UsageError(f"--maps {source} gives one set of maps", fix="leave --map-sets out, or use --maps espirit")
+        raise UsageError(f"--maps {source} gives one set of maps", fix="omit --map-sets, or use --maps espirit")
     return calibration
 
 
 def calibration_data(
     scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray, limit: int
 ) -> tuple[np.ndarray, bool]:
-    """Return the calibration region (C, *box), and whether it was acquired separately.
+    """Return the calibration region (C, *box), and whether it is from a separate scan.
 
     Without separate calibration data, it is the fully sampled centre of k-space.
     """
@@ -137,15 +137,15 @@ def item_maps(
     """Return the coil maps of one item.
 
     Args:
-        scan: the item's scan.
-        item: which.
+        scan: scan of the item.
+        item: number of the item.
         kspace: (C, *space) complex, centred.
         mask: (*space), true where sampled.
-        source: where maps come from; a name is looked up by `find_source`.
-        options: of the estimate.
+        source: source of the maps; a name is resolved by `find_source`.
+        options: options of the estimate.
 
     Raises:
-        CalibrationError: no region to estimate maps from, or one that is too small.
+        CalibrationError: the calibration region is missing or too small.
         InputError, UsageError: see `find_source`.
 
     """
@@ -162,10 +162,10 @@ def item_maps(
     region, separate = calibration_data(scan, item, kspace, mask, o.size)
     share, noise = (0.0, None) if o.sets == 2 else _folded_share(region, separate, kspace, mask, o)
     two = o.sets == 2 or (o.sets == "auto" and "sets" in calibration.options and share > SECOND_SET_SHARE)
-    given = {"sets": 2 if two else 1, "kernel": o.kernel, "threshold": o.threshold}
-    given = {name: value for name, value in given.items() if name in calibration.options}
+    available = {"sets": 2 if two else 1, "kernel": o.kernel, "threshold": o.threshold}
+    available = {name: value for name, value in available.items() if name in calibration.options}
     try:
-        built = calibration.build(torch.from_numpy(region)[None], tuple(mask.shape), **given)
+        built = calibration.build(torch.from_numpy(region)[None], tuple(mask.shape), **available)
     except CalibrationError as error:
         error.where = error.where or scan.where(item)
         raise
@@ -184,9 +184,9 @@ def item_maps(
 def _folded_share(
     region: np.ndarray, separate: bool, kspace: np.ndarray, mask: np.ndarray, options: EspiritOptions
 ) -> tuple[float, NoiseLevel | None]:
-    """Return the share of energy that needs a second set of maps (`second_set_share`), and the noise it is judged by.
+    """Return the share of energy that needs a second set of maps (`second_set_share`), and the noise used.
 
-    The share is 0 for a region from which no maps can be estimated; the calibration raises the error.
+    The share is 0 if no maps can be estimated from the region; the calibration raises the error later.
     """
     if min(region.shape[1:]) < options.kernel or not np.isfinite(region).all() or not region.any():
         return 0.0, None
@@ -201,16 +201,16 @@ def _folded_share(
 def _field_of_view_note(scan: Scan, item: int, share: float, two: bool) -> str | None:
     if share <= SECOND_SET_SHARE:
         return None
-    advice = "Two sets are taken; --map-sets 1 takes one" if two else "--maps espirit --map-sets 2 shows both parts"
+    advice = "Two sets are used; --map-sets 1 uses one" if two else "use --maps espirit --map-sets 2"
     return (
         "the field of view seems smaller than the object: a second set of coil maps explains "
-        f"{share:.2%} of the energy of the calibration data more than noise does (first seen in {scan.where(item)}). "
+        f"{share:.2%} of the energy of the calibration data more than noise does (first in {scan.where(item)}). "
         + advice
     )
 
 
 def small_field_of_view(scan: Scan, item: int = 0) -> str | None:
-    """Return a note where the calibration data show that the object exceeds the field of view; else None."""
+    """Return a note if the calibration data show that the object exceeds the field of view; else None."""
     if scan.coils == 1:
         return None
     (kspace, mask), options = scan.samples(item), EspiritOptions()
@@ -221,18 +221,18 @@ def small_field_of_view(scan: Scan, item: int = 0) -> str | None:
 def item_noise(
     scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray, own: NoiseLevel | None = None
 ) -> NoiseLevel:
-    """Measure the noise of one item from its own k-space, or from a separate calibration scan where that shows more.
+    """Measure the noise of one item from its own k-space, or from a separate calibration scan if that is better.
 
-    Without a calibration region in the k-space, only upper bounds can be measured from it (`measure_noise`); signal
-    raises them, and with them every weight that follows the noise. A calibration region acquired separately has a null
-    space. Its bandwidth may differ, so its covariance is scaled down to those bounds where it exceeds them.
+    k-space without a calibration region gives only upper bounds (`measure_noise`). Signal raises these bounds, and so
+    every weight that depends on the noise. A separate calibration region has a null space, which gives the noise. Its
+    bandwidth may differ, so its covariance is scaled down to the upper bounds if it exceeds them.
 
     Args:
-        scan: the item's scan.
-        item: which.
+        scan: scan of the item.
+        item: number of the item.
         kspace: (C, *space) complex, centred.
         mask: (*space), true where sampled.
-        own: the noise of that k-space, where it was measured before.
+        own: noise of this k-space, if it was measured before.
 
     """
     own = own or measure_noise(kspace, mask)
@@ -250,7 +250,7 @@ def item_noise(
 def calibrate(scan: Scan, *, options: EspiritOptions | None = None) -> np.ndarray:
     """Estimate ESPIRiT maps of every item: (item, M, C, *space) complex64; zero for items without signal.
 
-    With ``sets="auto"``, all items have two sets where one needs them.
+    With ``sets="auto"``, all items have two sets if one item needs them.
     """
 
     def estimate(options: EspiritOptions | None) -> dict[int, np.ndarray]:
@@ -260,8 +260,8 @@ def calibrate(scan: Scan, *, options: EspiritOptions | None = None) -> np.ndarra
             for item in items
         }
 
-    found = estimate(options)
-    if len({len(maps) for maps in found.values()}) > 1:
-        found = estimate(replace(options or EspiritOptions(), sets=2))
-    nothing = np.zeros_like(next(iter(found.values())))
-    return np.stack([found.get(item, nothing) for item in range(len(scan))])
+    estimates = estimate(options)
+    if len({len(maps) for maps in estimates.values()}) > 1:
+        estimates = estimate(replace(options or EspiritOptions(), sets=2))
+    nothing = np.zeros_like(next(iter(estimates.values())))
+    return np.stack([estimates.get(item, nothing) for item in range(len(scan))])

@@ -1,7 +1,7 @@
-"""Choose how a scan is reconstructed: `choose(scan, request)` decides once, and returns the `Plan`.
+"""Decide how to reconstruct a scan: `choose(scan, request)` makes all decisions once, and returns the `Plan`.
 
-Items that are sampled alike are reconstructed alike. A learned method is chosen only where the card of its model covers
-the scan: acceleration, calibration region, size, coils, SNR, contrast.
+Items with the same sampling are reconstructed by the same method. A learned method is chosen only if the card of its
+model covers the scan: acceleration, calibration region, size, coils, SNR, contrast.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from mrirecon.reconstruction.plan import Plan, PlanGroup, Request
 from mrirecon.reconstruction.preprocess.prepare import note_loud_coils
 from mrirecon.reconstruction.slices import HybridSlices, Slicing, find_slicing, open_slices
 
-# Rates and sizes of masks vary around those asked for in training; measured SNR is an estimate.
+# Tolerance factor: masks vary around the acceleration and size requested in training; measured SNR is an estimate.
 DOMAIN_TOLERANCE = {"acceleration": 1.15, "calibration": 1.0, "size": 1.7, "coils": 1.3, "snr": 1.5}
-PREFERRED = "cirim"  # the learned method that is chosen where its card covers the data
+PREFERRED = "cirim"  # the learned method to choose if its card covers the data
 CONTRASTS = {"t1w": r"t1", "t2w": r"t2|tse|haste", "flair": r"flair|tirm", "pdw": r"pd", "t2*w": r"swi|t2s|flash"}
 
 Found = TypeVar("Found")
 
 
 def choose(scan: Scan, request: Request | None = None, scratch: Sequence[Path] | None = None) -> Plan:
-    """Decide how a scan is reconstructed.
+    """Decide how to reconstruct a scan.
 
     Args:
-        scan: from `mrirecon.io.read`, or `mrirecon.reconstruction.preprocess.prepare`.
-        request: what the user asks for; by default everything is automatic.
-        scratch: folders for temporary files, in order of preference: volumes that are solved slice by slice are stored
-            there, the first of them now.
+        scan: result of `mrirecon.io.read` or `mrirecon.reconstruction.preprocess.prepare`.
+        request: the user's request; by default everything is automatic.
+        scratch: folders for temporary files, in order of preference, for volumes that are solved slice by slice; this
+            function stores the first volume.
 
     Raises:
         UsageError: a method, option or device that does not exist; a learned method without a model.
         ModelMismatchError: with ``strict_model``, data that the model was not trained for.
         InputError: no item can be read; the error is that of the first.
-        ResourceError: no room for a temporary file.
+        ResourceError: not enough disk space for a temporary file.
 
     """
     request = request or Request()
@@ -63,19 +63,19 @@ def choose(scan: Scan, request: Request | None = None, scratch: Sequence[Path] |
     model = None if request.model is None else request.load(request.model)
     automatic = model is None and request.method == "auto"
     if model is None and not automatic:
-        resolve(request.method, options)  # before a long pass over the file
+        resolve(request.method, options)  # check this before a long pass over the file
     slicing, notes = find_slicing(scan, options)
     first, representative = None, (scan, 0)
     if slicing is not None:
         first, representative = _first_volume(scan, slicing, scratch)
         if first is None:
-            notes.append(f"the mask is constant along {slicing.readout}, but not every coil's data: solved as a volume")
+            notes.append(f"the mask is constant along {slicing.readout}, but some coils lack data: solved as a volume")
             slicing = None
     notes += note_loud_coils(*representative)
     if automatic:
         chosen = _methods_by_items(scan, slicing, first, request.maps)
     else:
-        method, reason = (request.method, "as asked") if model is None else (model.method, f"model {request.model}")
+        method, reason = (request.method, "as requested") if model is None else (model.method, f"model {request.model}")
         chosen = [(tuple(range(len(scan))), method, reason)]
     groups: list[PlanGroup] = []
     planned: dict[str, PlanGroup] = {}
@@ -92,18 +92,20 @@ def choose(scan: Scan, request: Request | None = None, scratch: Sequence[Path] |
     if not any(group.model for group in groups):
         precision, precision_note = "float32", None
         if request.precision == "bfloat16":
-            precision_note = f"{groups[0].method} has no network to compute in bfloat16: all of it is float32"
+            precision_note = (
+                f"{groups[0].method} has no network, so that nothing is computed in bfloat16: all is float32"
+            )
     return Plan(tuple(groups), slicing, device, precision, tuple(notes), precision_note, tuple(outside), first)
 
 
 def preview(
     path: str | Path, *, axes: str | None = None, dataset: str | None = None, items: str | None = None
 ) -> tuple[str, list[str]]:
-    """Return how a file would be reconstructed by default, in words, and notes; see `mrirecon.io.read`."""
+    """Describe how a file would be reconstructed by default, with notes; see `mrirecon.io.read`."""
     try:
         scan = read(path, axes=axes, dataset=dataset, items=items)
         plan = choose(scan)
-        # For a volume this would take a while.
+        # For a volume this would take too long.
         note = small_field_of_view(scan, scan.representative_item()) if len(scan.space) == 2 else None
     except MriReconError as error:
         return f"reconstruct would refuse it: {error.what}", []
@@ -112,13 +114,13 @@ def preview(
 
 
 def choose_method(scan: Scan, item: int = 0, maps: MapsSource = "auto") -> tuple[str, str]:
-    """Return the method that suits the data of an item, and the reason in words."""
+    """Choose the method for the data of an item; return it with the reason."""
     kspace, mask = scan.samples(item)
     rate = mask.size / mask.sum()
     box = [s.stop - s.start for s in find_calibration(mask)]
     separate = scan.calibration is not None
     if rate < 1.01:
-        return "zero-filled", "fully sampled: combining the coils is the least-squares solution"
+        return "zero-filled", "fully sampled: the coil combination is the least-squares solution"
     if scan.coils == 1:
         return "cs", f"one coil, {rate:.1f}-fold undersampled"
     if maps in ("auto", "file") and scan.roles.maps is not None:
@@ -131,11 +133,11 @@ def choose_method(scan: Scan, item: int = 0, maps: MapsSource = "auto") -> tuple
         if folder is None:
             return "cs", why
         card = describe_model(folder)["card"]
-        assert isinstance(card, dict), "describe_model checks it"
+        assert isinstance(card, dict), "describe_model checks this"
         reasons = out_of_domain_reasons(card, scan, kspace, mask)
         if reasons:
             return "cs", f"{why}; not {PREFERRED}: {reasons[0]}"
-        return PREFERRED, f"{why}, as it was trained for"
+        return PREFERRED, f"{why}, for which it was trained"
     return "rss", (
         f"{rate:.1f}-fold undersampled, and its calibration region of {'×'.join(map(str, box))} is too small for coil "
         f"maps ({kernel} samples along each axis): aliasing remains. Give maps with --maps FILE to remove it"
@@ -145,10 +147,10 @@ def choose_method(scan: Scan, item: int = 0, maps: MapsSource = "auto") -> tuple
 def _first_volume(
     scan: Scan, slicing: Slicing, scratch: Sequence[Path] | None
 ) -> tuple[HybridSlices | None, tuple[Scan, int]]:
-    """Return the first readable volume as slices, and the item that represents the scan: the slice in its middle.
+    """Return the first readable volume as slices, and the representative item: its middle slice.
 
-    If some coil's data are less complete along the readout than those of the first coil, there are no slices, and the
-    volume represents the scan.
+    If the data of some coil are less complete along the readout than those of the first coil, there are no slices, and
+    the volume is the representative item.
     """
     folders = scratch_folders(None) if scratch is None else scratch
     failed: InputError | None = None
@@ -162,17 +164,17 @@ def _first_volume(
             failed = failed or error
             continue
         return (slices, (slices, len(slices) // 2)) if complete else (None, (scan, volume))
-    assert failed is not None, "slices are of some volume"
+    assert failed is not None, "slices belong to a volume"
     raise failed
 
 
 def _methods_by_items(
     scan: Scan, slicing: Slicing | None, first: HybridSlices | None, maps: MapsSource
 ) -> list[tuple[tuple[int, ...], str, str]]:
-    """Return items with the method that suits them and the reason, the most frequent method first.
+    """Return groups of items with their method and the reason, the most frequent method first.
 
-    One item decides for all that are sampled alike: the one in their middle, or another one where that cannot be read.
-    Items without signal are left out.
+    One item decides for all with the same sampling: the middle one, or another if it cannot be read. Items without
+    signal are left out.
 
     Raises:
         InputError: no item can be read; the error is that of the first.
@@ -183,7 +185,7 @@ def _methods_by_items(
     chosen = [(items, *choice) for items, _, choice in alike]
     if not chosen:
         if not failures:
-            scan.mask(scan.representative_item())  # raises the error of a scan without signal
+            scan.mask(scan.representative_item())  # raises the error for a scan without signal
         raise failures[0]
     count = Counter(method for items, method, _ in chosen for _ in items)
     return sorted(chosen, key=lambda group: (group[1] == "zero-filled", -count[group[1]]))
@@ -196,25 +198,25 @@ def _inspect_alike(
     inspect: Callable[[Scan, int], Found],
     failures: list[InputError] | None = None,
 ) -> Iterator[tuple[tuple[int, ...], str, Found]]:
-    """Yield items that are sampled alike, the place of the item that represents them, and the result of inspecting it.
+    """Yield items with the same sampling, the location of their representative item, and its inspection result.
 
     Args:
         scan: the scan.
-        slicing: how its volumes are solved slice by slice; then the middle slice represents a volume.
-        first: the volume that was read already.
-        inspect: called with (scan, item); if it raises `InputError`, the next item is tried.
-        failures: such errors are added here.
+        slicing: how volumes are solved slice by slice; then the middle slice represents a volume.
+        first: the volume that was already read.
+        inspect: function of (scan, item); if it raises `InputError`, the next item is tried.
+        failures: dictionary to which these errors are added.
 
     """
     groups = [((0,), [0])] if len(scan) == 1 else [(g.items, g.representatives) for g in group_by_sampling(scan)]
     for items, candidates in groups:
         for item in candidates:
             try:
-                part, place = scan, item
+                part, index = scan, item
                 if slicing is not None:
                     part = first if first and first.volume == item else open_slices(scan, item, slicing)
-                    place = len(part) // 2
-                yield items, part.where(place), inspect(part, place)
+                    index = len(part) // 2
+                yield items, part.where(index), inspect(part, index)
                 break
             except BusyError:
                 raise
@@ -226,10 +228,10 @@ def _inspect_alike(
 def _outside(
     model: TrainedModel, scan: Scan, slicing: Slicing | None, first: HybridSlices | None, *, strict: bool
 ) -> list[str]:
-    """Return notes on data that a model was not trained for, one for each group of items that are sampled alike.
+    """Return notes on data for which a model was not trained, one for each group of items with the same sampling.
 
     Raises:
-        ModelMismatchError: with ``strict``, there are such data.
+        ModelMismatchError: there are such data, and ``strict`` is set.
 
     """
     notes = []
@@ -240,30 +242,30 @@ def _outside(
     for items, where, reasons in _inspect_alike(scan, slicing, first, inspect):
         if reasons and strict:
             raise ModelMismatchError(
-                "the model was not trained for such data",
+                "the model was not trained for these data",
                 where=where,
                 why="; ".join(reasons),
-                fix="use --method cs, a model that was, or leave --strict-model out",
+                fix="use --method cs or another model, or omit --strict-model",
             )
         if reasons:
             of = f" ({format_items(items)})" if len(items) < len(scan) else ""
-            notes.append(f"outside what the model was trained for{of}: {'; '.join(reasons)}")
+            notes.append(f"outside the training range of the model{of}: {'; '.join(reasons)}")
     return notes
 
 
 def _plan_method(name: str, scan: Scan, request: Request, *, ndim: int, main: bool) -> PlanGroup:
-    """Return a group without items for a method: its model, its settings and its coil maps.
+    """Return a plan group (without items) for a method: model, settings and coil maps.
 
     Args:
-        name: of the method.
+        name: name of the method.
         scan: the scan.
-        request: what the user asks for. Options and weight are meant for the main method; others take them where they
-            have such options, and else their own.
-        ndim: number of spatial axes of what is solved.
+        request: the user's request. Options and weight are for the main method; other methods use them if they have
+            these options, and their defaults otherwise.
+        ndim: number of spatial axes of a problem.
         main: whether it is the main method.
 
     Raises:
-        UsageError: options or a weight for a method that has none; a learned method without a model.
+        UsageError: options or a weight that the method does not have; a learned method without a model.
 
     """
     source = request.model if request.model is not None else shipped_models().get(name)
@@ -274,21 +276,21 @@ def _plan_method(name: str, scan: Scan, request: Request, *, ndim: int, main: bo
         settings = settings if model is None and set(settings) <= set(method.fields) else {}
         lam = lam if model is None and method.has_weight else None
     if model is not None and settings:
-        raise UsageError(f"{name} comes trained, with its own options", fix="leave --set out, or train your own")
+        raise UsageError(f"{name} is a trained model with fixed options", fix="omit --set, or train a model")
     if model is not None and lam is not None:
-        raise UsageError("a trained model has no regularization weight to set", fix="leave --lambda out")
+        raise UsageError("a trained model has no regularization weight", fix="omit --lambda")
     if model is None and method.learned:
         fix = "give a trained model with --model DIR"
-        raise UsageError(f"method {name!r} is learned: it needs weights", fix=fix)
+        raise UsageError(f"method {name!r} is learned and needs weights", fix=fix)
     if lam is not None and not method.has_weight:
         having = ", ".join(sorted(other.name for other in METHODS.values() if other.has_weight))
-        raise UsageError(f"method {name!r} has no regularization weight", fix=f"leave --lambda out, or use {having}")
+        raise UsageError(f"method {name!r} has no regularization weight", fix=f"omit --lambda, or use {having}")
     for key, value in (("ndim", ndim), ("seed", request.seed)):
         if key in method.fields:
             settings.setdefault(key, value)
     if lam is not None and lam != "auto":
         settings["lam"] = lam
-    if method.has_weight and not method.weighted:  # its weight does not follow the noise
+    if method.has_weight and not method.weighted:  # its weight does not depend on the noise
         settings.setdefault("lam", method.fields["lam"][1])
     if model is None:
         resolved = method.resolve(settings)
@@ -296,15 +298,17 @@ def _plan_method(name: str, scan: Scan, request: Request, *, ndim: int, main: bo
     espirit = request.espirit or EspiritOptions()
     if method.map_sets == 1 and espirit.sets == "auto":
         espirit = replace(espirit, sets=1)
-    takes_maps = method.maps and (model is None or model.model.prepare is None)  # else a network makes its own
+    takes_maps = method.maps and (
+        model is None or model.model.prepare is None
+    )  # otherwise a network estimates the maps
     calibration = find_source(scan, request.maps, espirit) if takes_maps else None
     return PlanGroup((), "", method, model, settings, calibration, espirit)
 
 
 def domain_measures(kspace: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """Return what a model's card is compared with: acceleration, calibration, smallest and largest side, coils, SNR.
+    """Measure the quantities of a model's card: acceleration, calibration, smallest and largest side, coils, SNR.
 
-    The SNR is that of the zero-filled image inside the object, over the noise of an average coil.
+    The SNR is the mean of the zero-filled image inside the object, divided by the noise of an average coil.
     """
     images = Fourier(tuple(range(-mask.ndim, 0))).adjoint(torch.from_numpy(kspace))
     magnitude = root_sum_of_squares(images, 0)
@@ -322,20 +326,20 @@ def domain_measures(kspace: np.ndarray, mask: np.ndarray) -> dict[str, float]:
 
 
 def out_of_domain_reasons(card: Mapping[str, object], scan: Scan, kspace: np.ndarray, mask: np.ndarray) -> list[str]:
-    """Return what a model's card does not cover, in words; empty where it covers everything.
+    """Return the reasons why a model's card does not cover the data; empty if it covers them.
 
-    A card that does not say what it covers is a reason, too.
+    A card without a training range is also a reason.
 
     Args:
-        card: of the model.
-        scan: the scan, whose axes and protocol count.
-        kspace: of one item, (C, *space) complex.
+        card: card of the model.
+        scan: the scan, for its axes and protocol.
+        kspace: k-space of one item, (C, *space) complex.
         mask: (*space), true where sampled.
 
     """
     covers = card.get("covers")
     if not isinstance(covers, Mapping):
-        return ["its card does not say what it was trained for"]
+        return ["its card does not state its training data"]
     measures, reasons = domain_measures(kspace, mask), []
     for key, measure, unit, low, high in (
         ("acceleration", "acceleration", "-fold", False, True),
@@ -343,7 +347,7 @@ def out_of_domain_reasons(card: Mapping[str, object], scan: Scan, kspace: np.nda
         ("size", "smallest side", "", True, False),
         ("size", "largest side", "", False, True),
         ("coils", "coils", "", True, True),
-        ("snr", "snr", "", True, False),  # less noise than in training does no harm
+        ("snr", "snr", "", True, False),  # less noise than in training is not a problem
     ):
         span = covers.get(key)
         if not isinstance(span, list) or len(span) < 2 or not all(isinstance(v, int | float) for v in span):
@@ -361,6 +365,6 @@ def out_of_domain_reasons(card: Mapping[str, object], scan: Scan, kspace: np.nda
 
 
 def contrast_of(text: str) -> str | None:
-    """Return the contrast that the name of a protocol contains, or None."""
+    """Find the contrast in the name of a protocol; return None if there is none."""
     lowered = text.lower()
     return next((name for name in ("flair", "t2*w", "t1w", "t2w", "pdw") if re.search(CONTRASTS[name], lowered)), None)

@@ -1,4 +1,4 @@
-"""Reconstruct one file into one file: read, preprocess, choose, reconstruct, score and write."""
+"""Reconstruct one file: read, preprocess, choose, reconstruct, score and write."""
 
 from __future__ import annotations
 
@@ -61,38 +61,38 @@ def reconstruct_file(
     skip_failed: bool = False,
     command: Sequence[str] | None = None,
     progress: Progress | None = None,
-    **options: Any,  # the fields of `Request`, which names those that it does not know
+    **options: Any,  # the fields of `Request`, which checks their names
 ) -> dict[str, object]:
-    """Reconstruct one file, and write its images with a JSON sidecar that says how.
+    """Reconstruct one file, and write its images with a JSON sidecar that records how.
 
-    An output that was made in the same way from the same file (see `finished`) is kept.
+    An existing output of the same request and the same input (see `finished`) is kept.
 
     Args:
         path: k-space file, see `mrirecon.io.read`.
         out: output file, or a folder for ``NAME_METHOD.h5``.
-        request: what the user asks for; by default made from ``options``, which are its fields: method, maps, ...
+        request: the user's request; by default made from ``options``, which are its fields: method, maps, ...
         overwrite: replace an output that exists.
         dry_run: return what would be done, and write nothing.
-        wait: for another process that makes the same output.
+        wait: wait for another process that writes the same output.
         skip_failed: skip items that cannot be reconstructed: their images are zero, and ``failed_items`` lists them.
         command: the command line, for the sidecar.
-        progress: called as items are done.
+        progress: function called after each item.
         options: see `Request`.
 
     Returns:
-        The sidecar's content, with ``outputs`` (paths), ``finished`` if the output existed, and ``scores`` with a
-        reference.
+        The content of the sidecar, with ``outputs`` (paths), ``finished`` if the output existed, and ``scores`` if
+        there is a reference.
 
     Raises:
-        BusyError: another process makes the same output, and ``wait`` is false; or writes the input.
-        MriReconError: see `reconstruct` and `mrirecon.io`; nothing is written then.
+        BusyError: another process writes the same output, and ``wait`` is false; or it writes the input.
+        MriReconError: see `reconstruct` and `mrirecon.io`; nothing is written.
 
     """
     start = time.perf_counter()
     request = request or Request(**options)
     path, out = Path(path), Path(out)
     scan, stored_shape = _read_and_prepare(path, request)
-    # The name of the output needs the method; only where that is chosen automatically is it decided from the data.
+    # The output name contains the method. Only an automatic choice needs the data.
     scratch = scratch_folders(_output_folder(out, request))
     plan = choose(scan, request, scratch) if request.method == "auto" and request.model is None else None
     if plan is not None:
@@ -125,9 +125,9 @@ def reconstruct_file(
         notes = [*scan.notes, *(plan.notes if plan is not None else ())]
         return {**record, "outputs": [str(target)], "dry_run": True, "notes": notes}
     with output_lock(target, wait=wait):
-        done = None if overwrite else finished(request, path, beside)
-        if done is not None:
-            return finished_result(done, target)
+        existing = None if overwrite else finished(request, path, beside)
+        if existing is not None:
+            return finished_result(existing, target)
         _refuse_existing(target, [*files, beside], request, overwrite)
         source["sha256"] = scan.sha256()
         plan = plan or choose(scan, request, scratch)
@@ -141,23 +141,23 @@ def reconstruct_file(
             scratch=scratch,
             skip_failed=skip_failed,
         )
-        sidecar, images, place = _describe(scan, request, plan, result, record, format, command)
+        sidecar, images, position = _describe(scan, request, plan, result, record, format, command)
         written: list[Path] = []
         if request.save_iterates:
             steps = {"input": source, "iterates of": target.name, "request": request.digest}
             written = write_image(_iterates(target), _filled(iterates), sidecar=steps, inputs=inputs)
         if request.bids is not None:
             describe_dataset(request.bids, scan.path)
-        place["series"] = Series(method, str(source["sha256"]), place.pop("sequence"))
+        position["series"] = Series(method, str(source["sha256"]), position.pop("sequence"))
         written[:0] = write_image(
-            target, images, format=format, sidecar=sidecar, keep_complex=True, inputs=inputs, **place
+            target, images, format=format, sidecar=sidecar, keep_complex=True, inputs=inputs, **position
         )
     outputs = [str(path) for path in written]
     return {**sidecar, "outputs": outputs, "total_seconds": time.perf_counter() - start}
 
 
 def _read_and_prepare(path: Path, request: Request) -> tuple[Scan, dict[str, int]]:
-    """Return the scan of a file, preprocessed as asked, and the shape that is stored."""
+    """Read a file and preprocess it as requested; return the scan and the stored shape."""
     if request.manifest is not None:
         verify(path, request.manifest)
     if request.isolate:
@@ -186,7 +186,7 @@ def _describe(
     format: ImageFormat,
     command: Sequence[str] | None,
 ) -> tuple[dict[str, object], np.ndarray, dict[str, Any]]:
-    """Return the sidecar's content; the images, upright where the format needs it; their grid, loops and sequence."""
+    """Return the content of the sidecar, the images (upright if the format needs it), grid, loops and sequence."""
     notes = list(result.notes)
     model = plan.model
     if model is not None and model.seal is None:
@@ -195,10 +195,10 @@ def _describe(
     together = {"echo"} if request.preprocess.echoes else set()
     loops = {axis: scan.shape[axis] for axis in scan.layout.loops if axis not in together}
     stated = sequence(scan.attributes, loops)
-    # Viewers of NIfTI turn images by its affine; those of DICOM and PNG do not.
+    # Viewers rotate NIfTI images by the affine, but not DICOM and PNG images.
     unturned: tuple[np.ndarray, Grid, list[str]] = (result.images, grid, [])
-    shown, placed, turned = upright(result.images, grid) if format in ("dicom", "png") else unturned
-    notes += [*(unknown if format in ("nii", "dicom") else []), *turned]
+    images, placed, rotated = upright(result.images, grid) if format in ("dicom", "png") else unturned
+    notes += [*(unknown if format in ("nii", "dicom") else []), *rotated]
     notes += format_losses(format, result.images, grid, loops)
     bids = {} if request.bids is None else bids_fields(request.bids, scan.path) | in_seconds(stated)
     sidecar: dict[str, object] = {
@@ -225,21 +225,25 @@ def _describe(
         "command": None if command is None else list(command),
     }
     if request.reference is not None:
-        # A fully sampled scan is stored like the undersampled one that it belongs to.
+        # A fully sampled reference scan has the same axes as the undersampled scan.
         axes = None if holds_images(request.reference) else request.axes
-        truth, kind, place = placed_reference(request.reference, axes=axes, like=scan, items=request.items)
-        mine, lies, of_place = aligned(np.abs(result.images), grid, place if set(loops) <= {"slice"} else Grid())
+        truth, kind, reference_grid = placed_reference(request.reference, axes=axes, like=scan, items=request.items)
+        mine, is_aligned, of_place = aligned(
+            np.abs(result.images), grid, reference_grid if set(loops) <= {"slice"} else Grid()
+        )
         scores = compare(mine, truth, prediction=scan.path, reference=request.reference, kind=kind)
-        scores.notes[:0] = of_place + (apart(mine.shape[-3:], lies, place) if mine.shape == truth.shape else [])
+        scores.notes[:0] = of_place + (
+            apart(mine.shape[-3:], is_aligned, reference_grid) if mine.shape == truth.shape else []
+        )
         sidecar["scores"] = scores.as_dict()
-    return sidecar, shown, {"grid": placed, "loops": loops, "sequence": stated}
+    return sidecar, images, {"grid": placed, "loops": loops, "sequence": stated}
 
 
 def finished(request: Request, source: Path, sidecar: Path) -> dict[str, object] | None:
-    """Return the content of a sidecar if it records this request for the same input and existing outputs; else None.
+    """Return the content of a sidecar if it records this request, the same input and existing outputs; else None.
 
-    A file is the same if its size, its time of modification and, for the input, its inode are; if only the size is, its
-    SHA-256 decides.
+    A file counts as unchanged if its size, its modification time and (for the input) its inode are equal. If only the
+    size is equal, the SHA-256 decides.
     """
     try:
         content = parse_json(sidecar.read_bytes())
@@ -250,23 +254,23 @@ def finished(request: Request, source: Path, sidecar: Path) -> dict[str, object]
             _same(output, _stat(path), ("mtime_ns",), path)
             for output, path in zip(content["outputs"], paths, strict=True)
         )
-    except (OSError, ValueError, KeyError, TypeError):  # no sidecar, or not one of ours
+    except (OSError, ValueError, KeyError, TypeError):  # no sidecar, or not one of mrirecon
         return None
     return dict(content) if same else None
 
 
 def finished_result(content: dict[str, object], target: Path) -> dict[str, object]:
-    """Return the result of `reconstruct_file` for an existing output, from the content of its sidecar."""
+    """Return the result of `reconstruct_file` for an existing output from the content of its sidecar."""
     outputs = content["outputs"]
-    assert isinstance(outputs, list), "`finished` checked it"
+    assert isinstance(outputs, list), "`finished` checked this"
     return {**content, "outputs": [str(target.parent / local(o["file"])) for o in outputs], "finished": True}
 
 
 def stamp(source: Path) -> dict[str, int]:
-    """Return size in bytes, time of modification and inode of a k-space file (of the data file of a BART pair).
+    """Return size in bytes, modification time and inode of a k-space file (of a BART pair, of its data file).
 
     Raises:
-        OSError: it is not there.
+        OSError: the file does not exist.
 
     """
     try:
@@ -287,15 +291,15 @@ def _same(noted: Mapping[str, object], now: Mapping[str, int], quick: tuple[str,
 
 
 def output_path(source: Path, out: Path, method: str, format: ImageFormat | None) -> Path:
-    """Return where the images of ``source`` go: ``out`` itself if it names a file, else a name of its own in it.
+    """Return the output path for ``source``: ``out`` itself if it is a file name, else a file in this folder.
 
     Raises:
-        UsageError: the name of a format that is not written, and of no existing folder.
+        UsageError: ``out`` has the suffix of a format that is never written, and is not a folder.
 
     """
     named = named_format(out)
     if named is None and out.suffix.lower() in FOREIGN and not out.is_dir() and format is None:
-        image_format(out)  # raises the error of an unknown format
+        image_format(out)  # raises the error for an unknown format
     if named is not None and (not out.is_dir() or named == "dicom"):
         return out
     ending = f"_{method}{EXTENSION[format or 'h5']}"
@@ -303,14 +307,14 @@ def output_path(source: Path, out: Path, method: str, format: ImageFormat | None
 
 
 def _output_folder(out: Path, request: Request) -> Path:
-    """Return the folder for images, as far as it is known before the scan is read."""
+    """Return the output folder, as far as it is known before the scan is read."""
     if request.bids is not None:
         return Path(request.bids)
     return out.parent if named_format(out) is not None and not out.is_dir() else out
 
 
 def _refuse_existing(target: Path, wanted: list[Path], request: Request, overwrite: bool) -> None:
-    """Refuse to replace existing outputs, other than the remains of a killed run of our own.
+    """Refuse to replace existing outputs, except the remains of a killed run of mrirecon.
 
     Raises:
         UsageError: an output exists.
@@ -323,20 +327,20 @@ def _refuse_existing(target: Path, wanted: list[Path], request: Request, overwri
         steps = _iterates(target)
         wanted = [*wanted, steps, sidecar_path(steps)]
         begun |= _left_by_killed_run(wanted[-1], request.digest)
-    for there in wanted:
-        if (there.exists() or there.is_symlink()) and there not in begun:
+    for target_file in wanted:
+        if (target_file.exists() or target_file.is_symlink()) and target_file not in begun:
             raise UsageError(
                 "the output exists already",
-                where=str(there),
-                why="it was made in another way, from another file, or not by mrirecon",
+                where=str(target_file),
+                why="it has other options or another input, or was not written by mrirecon",
                 fix="choose another name, or pass --overwrite",
             )
 
 
 def _left_by_killed_run(sidecar: Path, digest: str | None) -> set[Path]:
-    """Return a sidecar and the outputs that it names, if a killed run left only some of them.
+    """Return a sidecar and its outputs if a killed run left only some of them.
 
-    All of them are returned as well if the sidecar records the request `digest`: the same would be written again.
+    They are also returned if the sidecar records the request `digest`, because the same data would be written again.
     """
     try:
         content = parse_json(sidecar.read_bytes())
@@ -353,13 +357,18 @@ def _iterates(target: Path) -> Path:
 
 
 def _filled(iterates: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the iterates of all items in one array, zeros for items without iterates."""
-    steps = max(len(one) for one in iterates)
-    return np.concatenate([one if len(one) else np.zeros((steps, *one.shape[1:]), one.dtype) for one in iterates])
+    """Return the iterates of all items in one array, with zeros for items without iterates."""
+    steps = max(len(steps_of_item) for steps_of_item in iterates)
+    return np.concatenate(
+        [
+            steps_of_item if len(steps_of_item) else np.zeros((steps, *steps_of_item.shape[1:]), steps_of_item.dtype)
+            for steps_of_item in iterates
+        ]
+    )
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
+    """Return the versions of the software on which a result depends."""
     return {
         "mrirecon": __version__,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""The `Request` says what the user asks for, the `Plan` what is done: decided once, and read by all later steps."""
+"""Define the `Request` of the user and the `Plan`, which holds all decisions and is read by all later steps."""
 
 from __future__ import annotations
 
@@ -30,43 +30,42 @@ from mrirecon.reconstruction.slices import HybridSlices, Slicing
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks for: how scans are to be reconstructed.
+    """Hold the user's request: how to reconstruct scans.
 
     Attributes:
         method: ``auto``, or a registered method.
-        maps: where coil maps come from; ``maps_file`` names a file to take them from.
+        maps: source of the coil maps.
         maps_file: file with coil maps.
-        espirit: how maps are estimated.
-        preprocess: steps before the reconstruction, and on its images; by default none but for loud coils.
+        espirit: options for the estimate of maps.
+        preprocess: steps before and after the reconstruction; by default, only loud coils are scaled.
         mask: file with a sampling mask; undersamples fully sampled data.
-        axes: names of the stored axes, where the file leaves them open.
-        dataset: name of the k-space array, where the file leaves it open.
-        items: which items, such as "3-17"; None for all.
+        axes: names of the stored axes, if the file does not state them.
+        dataset: name of the k-space array, if the file does not define it.
+        items: items to reconstruct, such as "3-17"; None for all.
         nan: ``zero`` treats samples that are NaN or infinite as not measured.
-        strict: refuse defects that are otherwise only noted, see `mrirecon.io.read`.
-        manifest: list of checksums that the file must match, see `mrirecon.io.safe.manifest`.
-        isolate: read the file first in a process that may crash, see `mrirecon.io.safe.probe`.
-        lam: regularization weight relative to the scale of the data; ``auto`` and None let it follow the mask and the
-            measured noise (`mrirecon.methods.regularization.weight_by_noise`).
-        device: where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
-        precision: what a model's networks compute in; ``auto`` takes bfloat16 where it is faster, see
-            `mrirecon.models.hardware`. Methods without networks compute in float32.
+        strict: refuse defects that otherwise only cause a note; see `mrirecon.io.read`.
+        manifest: list of checksums that the file must match; see `mrirecon.io.safe.manifest`.
+        isolate: first read the file in a separate process, which may crash; see `mrirecon.io.safe.probe`.
+        lam: regularization weight relative to the scale of the data; ``auto`` and None compute it from the mask and
+            the measured noise (`mrirecon.methods.regularization.weight_by_noise`).
+        device: device to compute on: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
+        precision: precision of networks; ``auto`` takes bfloat16 if it is faster, see `mrirecon.models.hardware`.
+            Methods without networks compute in float32.
         format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``nii``, ``dicom`` (a folder), ``png``; by default by
-            the name of the output.
-        seed: of random draws.
-        batch: items that a model takes at a time; halved where memory does not suffice.
+            the suffix of the output.
+        seed: seed of random numbers.
+        batch: number of items that a model processes at a time; halved if memory is not sufficient.
         options: further options of the method.
-        model: a trained model or its folder, in place of a method; a learned method without one takes the model that
-            comes with mrirecon.
-        strict_model: refuse data that the model was not trained for, instead of noting it.
-        save_iterates: also write the image after every step, as NAME_iterates.h5 with items and steps in turn.
-        reference: image file or fully sampled k-space to score against.
-        bids: folder of a BIDS derivative dataset, in place of an output: NIfTI, named as `mrirecon.io.writers.bids`
-            says.
-        contrast: BIDS's word for the contrast, such as T1w, where the scan does not tell.
+        model: a trained model or its folder, instead of a method; a learned method without a model uses the model
+            shipped with mrirecon.
+        strict_model: refuse data for which the model was not trained, instead of a note.
+        save_iterates: also write the image after every step to NAME_iterates.h5.
+        reference: image file or fully sampled k-space to compute scores with.
+        bids: folder of a BIDS derivative dataset, instead of an output; see `mrirecon.io.writers.bids`.
+        contrast: contrast in BIDS, such as T1w, if the scan does not state it.
 
     Raises:
-        UsageError: a model together with a method or options of one.
+        UsageError: a model together with a method or its options.
 
     """
 
@@ -100,20 +99,20 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.model is not None and (self.method != "auto" or self.options):
-            raise UsageError("a model brings its own method and options", fix="leave --method and --set out")
+            raise UsageError("a model defines its own method and options", fix="omit --method and --set")
         if self.bids is not None and self.format not in (None, "nii"):
-            raise UsageError("a BIDS dataset holds NIfTI", fix="leave --format out")
+            raise UsageError("a BIDS dataset requires NIfTI", fix="omit --format")
         if self.maps_file is not None:
             object.__setattr__(self, "maps", "file")
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Request:
-        """Return the request for options by name; it leaves out values of None and names of no field."""
+        """Build a request from options by name; skip values of None and unknown names."""
         names = {f.name for f in fields(cls) if f.init}
         return cls(**{name: value for name, value in options.items() if name in names and value is not None})
 
     def load(self, model: TrainedModel | str | Path) -> TrainedModel:
-        """Return the model of a folder, loaded once for all files; or the model itself."""
+        """Load the model of a folder once for all files; return a loaded model unchanged."""
         if isinstance(model, TrainedModel):
             return model
         if str(model) not in self._loaded:
@@ -122,10 +121,10 @@ class Request:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of everything besides the input that the images depend on: options, other files, models, version.
+        """Return a SHA-256 of all that defines the images except the input: options, other files, model, version.
 
-        The device and the batch are left out, because they change no more than rounding. ``strict`` and the list of
-        checksums are included: a result made without them does not count as finished where they are asked for.
+        Device and batch are left out, because they change only rounding. ``strict`` and the list of checksums are
+        included: a result without them does not count as finished if they are requested.
         """
         names = ("mask", "maps_file", "reference", "manifest")
         files: dict[str, str | Path | None] = {name: getattr(self, name) for name in names}
@@ -152,7 +151,7 @@ class Request:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
     def check(self) -> None:
-        """Check options, models and other files before the first of many inputs is read.
+        """Check options, models and other files before the first input is read.
 
         Raises:
             MriReconError: the error that `mrirecon.reconstruction.run.reconstruct` would raise for every input.
@@ -161,27 +160,27 @@ class Request:
         if self.model is not None:
             self.load(self.model)
         elif self.method != "auto":
-            given = isinstance(self.lam, float) and find_method(self.method).has_weight
-            resolve(self.method, {**(self.options or {}), **({"lam": self.lam} if given else {})})
+            has_number = isinstance(self.lam, float) and find_method(self.method).has_weight
+            resolve(self.method, {**(self.options or {}), **({"lam": self.lam} if has_number else {})})
         pick_device(self.device)
         if self.format is not None or self.bids is not None:
             require(image_format("", self.format or "nii"))
-        assert self.digest, "computed here because it reads the other files"
+        assert self.digest, "computed now because it reads the other files"
 
 
 @dataclass(frozen=True)
 class PlanGroup:
-    """Items that are reconstructed alike.
+    """Hold a group of items that are reconstructed in the same way.
 
     Attributes:
-        items: of the scan.
-        reason: why by this method, in words.
+        items: items of the scan.
+        reason: reason for this method.
         entry: the method.
-        model: its weights, where it is learned.
-        settings: options of the method, completed by what follows from the scan; ``lam`` only where it does not follow
+        model: the trained model, if the method is learned.
+        settings: options of the method, with values that depend on the scan; ``lam`` only if it does not depend on
             the noise of each item.
-        calibration: where its coil maps come from; None where it takes none from here.
-        espirit: how maps are estimated, and in how many sets.
+        calibration: source of the coil maps; None if the method needs none, or estimates them itself.
+        espirit: options for the estimate of maps, with the number of sets.
 
     """
 
@@ -195,23 +194,23 @@ class PlanGroup:
 
     @property
     def method(self) -> str:
-        """Name of the method."""
+        """Return the name of the method."""
         return self.entry.name
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is decided before the items of a scan are reconstructed, by `mrirecon.reconstruction.choose`.
+    """Hold all decisions of `mrirecon.reconstruction.choose` on how to reconstruct the items of a scan.
 
     Attributes:
-        groups: which items are reconstructed by which method, the most frequent method first.
-        slicing: how volumes are solved slice by slice; None where every item is solved as a whole.
-        device: where to compute.
-        precision: what networks compute in.
-        notes: what the user should know of these decisions.
-        precision_note: why networks compute in that, where it was asked.
-        outside: what of the scan the model was not trained for, one note a group of items.
-        first_volume: the first of the volumes that are solved slice by slice, which was read to decide.
+        groups: groups of items by method, the most frequent method first.
+        slicing: how volumes are solved slice by slice; None if every item is solved as a whole.
+        device: device to compute on.
+        precision: precision of networks.
+        notes: notes on these decisions for the user.
+        precision_note: reason for the precision, if a precision was requested.
+        outside: notes on data for which the model was not trained, one for each group of items.
+        first_volume: the first volume as slices, which was read for the decisions.
 
     """
 
@@ -226,17 +225,17 @@ class Plan:
 
     @property
     def method(self) -> str:
-        """The method of most items; of those that undo undersampling, if any do."""
+        """Return the method of most items, among those that remove aliasing if there are any."""
         return self.groups[0].method
 
     @property
     def model(self) -> TrainedModel | None:
-        """The model of that method."""
+        """Return the model of the main method."""
         return self.groups[0].model
 
     @property
     def reason(self) -> str:
-        """Why the methods were chosen: one reason for all items, or which items have which."""
+        """Return the reason for the methods: one reason for all items, or one for each group."""
         if len(self.groups) == 1:
             return self.groups[0].reason
         return "; ".join(f"{format_items(g.items)} by {g.method}: {g.reason}" for g in self.groups)

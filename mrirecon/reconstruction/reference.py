@@ -1,4 +1,4 @@
-"""Reference images to compare a reconstruction with: stored images, or the combination of fully sampled k-space."""
+"""Get reference images for a reconstruction: stored images, or the coil combination of fully sampled k-space."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mrirecon.reconstruction.calibrate import item_maps
 from mrirecon.reconstruction.preprocess import prepare_like
 from mrirecon.reconstruction.run import build_problem, join_map_sets
 
-# The single-coil files hold both, and their challenge scores against the first.
+# Single-coil files hold both; the challenge uses the first for its scores.
 FASTMRI_TARGETS = ("reconstruction_esc", "reconstruction_rss")
 
 
@@ -44,13 +44,13 @@ def placed_reference(
     preset: Preset = "mrirecon",
     items: str | None = None,
 ) -> tuple[np.ndarray, str, Grid]:
-    """Return reference images (item, *space), a description, and their place in the scanner.
+    """Return reference images (item, *space), a description, and their position in the scanner.
 
-    Images are taken as they are; fully sampled k-space is combined with ESPIRiT maps of the full data; an undersampled
-    file must hold a reference of its own. With ``like``, k-space is averaged, whitened and cropped first
-    as that scan was, whose images it is compared with. The preset ``fastmri`` takes the target that a fastMRI file
-    holds beside its k-space, as `fastmri/evaluate.py` does. Images are magnitudes, but for presets that take values as
-    they are (`mrirecon.metrics.presets.SIGNED`). ``items`` names those that are wanted, such as "3-17".
+    Stored images are used unchanged. Fully sampled k-space is combined with ESPIRiT maps of the full data. An
+    undersampled file must hold a reference. With ``like``, k-space is first averaged, whitened and cropped in the same
+    way as that scan. The preset ``fastmri`` uses the target in a fastMRI file, as `fastmri/evaluate.py` does. Images
+    are magnitudes, except for presets that use signed values (`mrirecon.metrics.presets.SIGNED`). ``items`` selects
+    items, such as "3-17".
 
     Raises:
         InputError, UnsafeContentError: see `mrirecon.io.read`; undersampled k-space without a reference.
@@ -74,15 +74,15 @@ def placed_reference(
 
 
 def _fastmri_target(path: str | Path) -> str | None:
-    """Return the name of the target in a file of fastMRI's layout; None for any other file."""
+    """Return the name of the target in a file in fastMRI's layout; None for any other file."""
     if not Path(path).is_file() or sniff(path) != "hdf5":
         return None
-    there = open_store(path).arrays
-    return next((name for name in FASTMRI_TARGETS if name in there), None)
+    arrays = open_store(path).arrays
+    return next((name for name in FASTMRI_TARGETS if name in arrays), None)
 
 
 def sense_reference(scan: Scan) -> np.ndarray:
-    """Return the magnitude (item, *space) of the SENSE combination by ESPIRiT maps, the reference of scores.
+    """Return the magnitude (item, *space) of the SENSE combination with ESPIRiT maps, the reference for scores.
 
     Raises:
         InputError: the scan is undersampled.
@@ -94,7 +94,7 @@ def sense_reference(scan: Scan) -> np.ndarray:
             out.append(np.zeros(scan.space_shape, np.float32))
             continue
         kspace, mask = scan.samples(item)
-        # Scanners leave the outermost lines empty (fastMRI's padding), which is no undersampling.
+        # Scanners leave the outermost lines empty (fastMRI's padding), which is not undersampling.
         if mask.mean() < 0.9:
             raise InputError(
                 "an undersampled scan cannot be the reference",

@@ -1,6 +1,6 @@
-"""Reconstruct a scan as a `Plan` says: for each item estimate coil maps, build the problem, solve it, and finish.
+"""Reconstruct a scan by a `Plan`: for each item, estimate coil maps, build the problem, solve it, and finish.
 
-`reconstruct` does all of it; `_solve_together` does it for the items of one batch.
+`reconstruct` does this for a scan, `_solve_together` for the items of one batch.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass
 class Reconstruction:
-    """The images of a scan, and how they were made.
+    """Hold the images of a scan, and how they were reconstructed.
 
     Attributes:
-        images: (item, *space) complex64, in the scale of the data; magnitudes where the method shows no phase.
-        method: the method used; where items differ, that of most of those with gaps, see `methods`.
-        why: why it was chosen.
-        maps: where the coil maps come from.
-        lam: regularization weight of each item, relative to its scale, whose method has one.
-        reasons: why the iterations of each item stopped.
-        seconds: wall time of each item, reading and calibration included. Weights, reasons and seconds are those of
-            slices where volumes are solved slice by slice.
-        notes: what else the user should know.
-        methods: the method of each item, where it is not the same for all.
-        failed: the errors of items that were skipped; their images are zero.
-        precision: what networks computed in; float32 where there are none.
+        images: (item, *space) complex64, in the scale of the data; magnitudes if the method has no phase.
+        method: the method; if items differ, that of most undersampled items, see `methods`.
+        why: reason for the method.
+        maps: source of the coil maps.
+        lam: regularization weight of each item, relative to its scale, if the method has one.
+        reasons: reason why the iterations of each item stopped.
+        seconds: wall time of each item, with reading and calibration. If volumes are solved slice by slice, weights,
+            reasons and seconds are those of slices.
+        notes: further notes for the user.
+        methods: the method of each item, if items differ.
+        failed: errors of skipped items, whose images are zero.
+        precision: precision of networks; float32 without networks.
         sets: number of sets of coil maps of each item.
 
     """
@@ -74,16 +74,16 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class ItemResult:
-    """The image of one item, or of one slice of a volume, and how it was made.
+    """Hold the image of one item, or of one slice of a volume, and how it was reconstructed.
 
     Attributes:
         image: (*space) complex64.
-        reason: why the iterations stopped, or why the image is zero.
-        lam: regularization weight; None where the method has none.
+        reason: reason why the iterations stopped, or why the image is zero.
+        lam: regularization weight; None if the method has none.
         sets: number of sets of coil maps.
-        maps: where they come from; None where the item was not read that far.
-        iterates: (step, *space), the image after every step, where asked for.
-        notes: what the user should know.
+        maps: source of the coil maps; None for an item without an image.
+        iterates: (step, *space), the image after every step, if requested.
+        notes: notes for the user.
         seconds: wall time.
 
     """
@@ -107,29 +107,29 @@ def reconstruct(
     on_iterates: Callable[[int, np.ndarray], None] | None = None,
     scratch: Sequence[Path] | None = None,
     skip_failed: bool = False,
-    **options: Any,  # the fields of `Request`, which names those that it does not know
+    **options: Any,  # the fields of `Request`, which checks their names
 ) -> Reconstruction:
     """Reconstruct every item of a scan.
 
-    A volume that is fully sampled along its readout is solved slice by slice, unless ``ndim=3``. The image of an item
-    without signal is zero, and noted.
+    A volume with a fully sampled readout is solved slice by slice, unless ``ndim=3``. The image of an item without
+    signal is zero, with a note.
 
     Args:
-        scan: from `mrirecon.io.read`, or `mrirecon.reconstruction.preprocess.prepare`.
-        request: what the user asks for; by default made from ``options``, which are its fields: method, maps, model,
+        scan: result of `mrirecon.io.read` or `mrirecon.reconstruction.preprocess.prepare`.
+        request: the user's request; by default made from ``options``, which are its fields: method, maps, model,
             and so on.
-        plan: the plan that `mrirecon.reconstruction.choose.choose` returned for this scan, where there is one already.
-        progress: called with (items done, items, what is being done), or slices of volumes where those are solved.
-        on_iterates: called with (item, images (step, *space)) to see every iterate, in the scale of the data.
-        scratch: folders for temporary files, in order of preference; large images are stored there as well.
-        skip_failed: skip items that cannot be reconstructed (see `Reconstruction.failed`), where it would raise.
+        plan: the plan of `mrirecon.reconstruction.choose.choose` for this scan; by default it is made here.
+        progress: function of (items done, items, current work); counts slices if volumes are solved slice by slice.
+        on_iterates: function of (item, images (step, *space)) that gets every iterate, in the scale of the data.
+        scratch: folders for temporary files (also of large images), in order of preference.
+        skip_failed: skip items that cannot be reconstructed (see `Reconstruction.failed`) instead of an error.
         options: see `mrirecon.reconstruction.plan.Request`.
 
     Raises:
         UsageError: a method, option or device that does not exist; a learned method without a model.
         ModelMismatchError: with ``strict_model``, data that the model was not trained for.
-        InputError: data that cannot be reconstructed; the item is named.
-        ResourceError: no room for a temporary file.
+        InputError: data that cannot be reconstructed; the message names the item.
+        ResourceError: not enough disk space for a temporary file.
 
     """
     request = request or Request(**options)
@@ -141,7 +141,7 @@ def reconstruct(
     length, shape = (1, scan.space_shape) if first is None else (len(first), first.space_shape)
     total = len(scan) * length
     rows = Rows(total, shape, np.complex64, scratch, f"images of {scan.path.name}")
-    # An item without signal is in no group, and counts with the first.
+    # An item without signal is in no group, and is assigned to the first.
     group_of = dict.fromkeys(range(len(scan)), plan.groups[0])
     group_of |= {item: group for group in plan.groups for item in group.items}
     groups = [group_of[item] for item in range(len(scan))]
@@ -152,14 +152,14 @@ def reconstruct(
     start = time.perf_counter()
     batches = _results(scan, groups, plan, max(1, request.batch), failures, on_iterates is not None, scratch)
     for items, solved in batches:
-        taken = (time.perf_counter() - start) / len(items)
+        duration = (time.perf_counter() - start) / len(items)
         for item, result in zip(items, solved, strict=True):
             rows.write(len(results), result.image)
             if on_iterates is not None:
                 nothing = np.zeros((0, *shape), np.complex64)
                 on_iterates(item, nothing if result.iterates is None else result.iterates)
-            results.append(replace(result, image=np.empty(0), iterates=None, seconds=taken))
-        del solved, result  # their images are stored
+            results.append(replace(result, image=np.empty(0), iterates=None, seconds=duration))
+        del solved, result  # their images are already stored
         report(len(results), total, main)
         start = time.perf_counter()
 
@@ -202,13 +202,13 @@ def _results(
     iterates: bool,
     scratch: Sequence[Path] | None,
 ) -> Iterator[tuple[list[int], list[ItemResult]]]:
-    """Yield items with their results, a batch at a time; of volumes as slices, the volume of each slice."""
+    """Yield items (for slices, their volumes) with their results, one batch at a time."""
     if plan.slicing is None:
         for items, blank in _batches(scan, groups, batch):
             yield items, _solve_what_can_be(scan, items, items, groups[items[0]], plan, failures, iterates, blank)
         return
     first = plan.first_volume
-    assert first is not None, "read to decide the slicing"
+    assert first is not None, "the plan has read it"
     for volume, group in enumerate(groups):
         try:
             part = first if first.volume == volume else read_slices(scan, volume, plan.slicing, scratch)
@@ -223,7 +223,7 @@ def _results(
 
 
 def _batches(part: Scan, groups: Sequence[PlanGroup], size: int) -> Iterator[tuple[list[int], bool]]:
-    """Yield items that are solved together, and whether they are blank; only networks take several at a time."""
+    """Yield items to solve as one batch, and whether they are blank; only networks take several items."""
     for (blank, _), alike in itertools.groupby(range(len(part)), lambda i: (part.is_blank(i), groups[i].entry.name)):
         items = list(alike)
         step = size if blank or groups[items[0]].model is not None else 1
@@ -241,17 +241,17 @@ def _solve_what_can_be(
     iterates: bool,
     blank: bool,
 ) -> list[ItemResult]:
-    """Solve a batch; where it cannot be solved as one, solve each item alone, and leave out those that fail.
+    """Solve a batch; if this fails, solve each item alone, and leave out those that fail.
 
     Args:
         part: the scan, or one volume of it as slices.
-        places: items of that.
-        items: of the scan: the same, or the volume of each slice.
+        places: items of ``part``.
+        items: items of the scan: the same, or the volume of each slice.
         group: method and settings.
         plan: all other decisions.
-        failures: collects the items that are left out.
-        iterates: return the image after every step as well.
-        blank: there is no signal.
+        failures: records items that are left out.
+        iterates: also return the image after every step.
+        blank: whether the items hold no signal.
 
     """
     if blank:
@@ -268,11 +268,11 @@ def _solve_what_can_be(
         _solve_what_can_be(part, [place], [item], group, plan, failures, iterates, blank)
         for place, item in zip(places, items, strict=True)
     )
-    return [result for one in each for result in one]
+    return [result for batch_results in each for result in batch_results]
 
 
 def _solve(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Plan, iterates: bool) -> list[ItemResult]:
-    """Reconstruct items with signal as one batch, which is halved where it does not fit into memory."""
+    """Reconstruct items with signal as one batch; halve it if it does not fit into memory."""
     try:
         return _solve_together(scan, items, group, plan, iterates)
     except (RuntimeError, MemoryError) as error:
@@ -297,7 +297,7 @@ def _solve_together(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Pl
         else:
             maps = item_maps(scan, item, kspace, mask, source=group.calibration, options=group.espirit)
         notes = () if maps.note is None else (maps.note,)
-        if method.use == "cropped" and maps.is_empty:  # a batch of one, for it is no network
+        if method.use == "cropped" and maps.is_empty:  # a batch of one, because only networks take several items
             reason = "no object: its coil maps are empty"
             return [replace(_zero_image(scan.space_shape, group, reason), maps=maps.source, notes=notes)]
         noise = None
@@ -306,13 +306,13 @@ def _solve_together(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Pl
         problems.append(build_problem(kspace, mask, maps, method.use, device=plan.device, noise=noise))
         gains.append(Gain(maps.gain))
         drafts.append(ItemResult(np.empty(0), "", sets=maps.maps.shape[1], maps=maps.source, notes=notes))
-        del maps  # the problem has its own, weighted
-    if len({draft.sets for draft in drafts}) > 1:  # they cannot be stacked
+        del maps  # the problem holds the weighted maps
+    if len({draft.sets for draft in drafts}) > 1:  # problems of different sizes cannot be stacked
         runs = itertools.groupby(zip(drafts, items, strict=True), lambda pair: pair[0].sets)
         each = (_solve_together(scan, [item for _, item in run], group, plan, iterates) for _, run in runs)
         return [result for one in each for result in one]
     problem, prior = _stack(problems)
-    if weight_follows_noise:  # a batch of one, for it is no network
+    if weight_follows_noise:  # a batch of one, because only networks take several items
         settings["lam"] = float(weight_by_noise(method.name, problem)[0])
     reconstructor = network or method.reconstructor(settings).to(plan.device)
     with torch.inference_mode():
@@ -323,26 +323,26 @@ def _solve_together(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Pl
         transform, own = gain @ one.transform, slice(number, number + 1)
         image = join_map_sets(transform.undo(solution.image[own])[0])
         if not np.isfinite(image).all():
-            fix, where = "look with `mrirecon info FILE`", scan.where(item)
-            raise InputError("the reconstruction holds values that are not numbers", where=where, fix=fix)
-        shown = np.stack([join_map_sets(transform.undo(step[own])[0]) for step in steps]) if iterates else None
+            fix, where = "check the data with `mrirecon info FILE`", scan.where(item)
+            raise InputError("the reconstruction holds NaN or infinite values", where=where, fix=fix)
+        images = np.stack([join_map_sets(transform.undo(step[own])[0]) for step in steps]) if iterates else None
         lam = cast("float | None", settings.get("lam"))
-        results.append(replace(draft, image=image, reason=solution.reasons[number], lam=lam, iterates=shown))
+        results.append(replace(draft, image=image, reason=solution.reasons[number], lam=lam, iterates=images))
     return results
 
 
 def _zero_image(shape: tuple[int, ...], group: PlanGroup, reason: str) -> ItemResult:
-    """Return an image of zeros, with the reason."""
+    """Return a result with an image of zeros and the reason."""
     return ItemResult(np.zeros(shape, np.complex64), reason, 0.0 if group.entry.has_weight else None)
 
 
 class ItemProblem(NamedTuple):
-    """The problem of one item, and the transform from its image to that of the scan.
+    """Hold the problem of one item, and the transform from its image to that of the scan.
 
     Attributes:
-        problem: for the image u.
+        problem: problem for the image u.
         transform: x = T u, where x is the image of the scan.
-        prior: for `mrirecon.engine.Reconstructor.run` of an informed method; None for others.
+        prior: prior for `mrirecon.engine.Reconstructor.run` of an informed method; None for others.
 
     """
 
@@ -360,25 +360,25 @@ def build_problem(
     device: torch.device | str = "cpu",
     noise: np.ndarray | None = None,
 ) -> ItemProblem:
-    """Return the problem of one item as a batch of one, and the transform to the image of the item.
+    """Build the problem of one item as a batch of one, and the transform to the image of the item.
 
-    Maps show where there is an object, and methods use that in three ways (see `ItemMaps.prior`). A plain combination
-    is ``cropped`` to the object. A regularized method is ``weighted``: it solves for u with the maps S·w, and its image
-    is x = w·u. A network is ``informed``: it gets S everywhere, so that its image can explain all data, and w
-    separately; with cropped maps it could not explain the signal of a scalp at the edge of the crop.
+    Maps show the extent of the object, and methods use it in three ways (see `ItemMaps.prior`). A plain combination is
+    ``cropped`` to the object. A regularized method is ``weighted``: it solves for u with the maps S·w, and its image is
+    x = w·u. A network is ``informed``: it gets S everywhere, so that its image can explain all data, and separately w.
+    With cropped maps it could not explain the signal of a scalp at the edge of the crop.
 
     Args:
         kspace: (C, *space) complex, centred.
         mask: (*space), true where sampled.
-        maps: of the item.
-        use: how the method uses them.
-        device: of the problem.
-        noise: (C, C) covariance of the samples; None: an informed method has it measured from the k-space.
+        maps: maps of the item.
+        use: how the method uses the maps.
+        device: device of the problem.
+        noise: (C, C) covariance of the samples; if None, it is measured from k-space for an informed method.
 
     """
     y, sampled = torch.from_numpy(kspace)[None], torch.from_numpy(mask.astype(np.float32))[None, None]
     sensitivities = maps.cropped() if use == "cropped" else maps.maps
-    if noise is None and use == "informed":  # measured once, for all parts of the method that need it
+    if noise is None and use == "informed":  # measured once for all parts of the method that need it
         noise = measure_noise(kspace, mask).covariance
     covariance = None if noise is None else torch.from_numpy(noise).to(sensitivities.dtype)[None]
     problem = Problem(y, sampled, sensitivities, noise=covariance).to(device)
@@ -391,7 +391,7 @@ def build_problem(
 
 
 def _stack(items: list[ItemProblem]) -> tuple[Problem, Prior | None]:
-    """Return problems of one size as one batch, with the prior of all."""
+    """Stack problems of one size to one batch, with their priors."""
     if len(items) == 1:
         return items[0].problem, items[0].prior
     problems = [item.problem for item in items]
@@ -403,7 +403,7 @@ def _stack(items: list[ItemProblem]) -> tuple[Problem, Prior | None]:
 
 
 def join_map_sets(image: Tensor) -> np.ndarray:
-    """Join the sets of maps (M, *space): the root sum of squares, with the phase of the first."""
+    """Combine the images of map sets (M, *space): root sum of squares, with the phase of the first."""
     if image.shape[0] == 1:
         return np.asarray(image[0].cpu().numpy(), dtype=np.complex64)
     magnitude = root_sum_of_squares(image, 0)
@@ -413,17 +413,17 @@ def join_map_sets(image: Tensor) -> np.ndarray:
 
 @dataclass
 class ItemFailures:
-    """Collects the items of one scan that cannot be reconstructed.
+    """Record the items of one scan that cannot be reconstructed.
 
-    The image of an item without signal is zero, and noted. Another failure stops the scan, unless such items are to be
-    skipped. A scan in which every item fails is refused in either case.
+    The image of an item without signal is zero, with a note. Another failure stops the scan, unless failed items are
+    skipped. A scan in which every item fails is always refused.
 
     Attributes:
-        scan: whose items they are.
-        skip_failed: go on with the other items after a failure.
-        empty: items without signal; volumes, where those are solved slice by slice.
-        errors: other failures, in their order.
-        count: number of images that are lost.
+        scan: scan of the items.
+        skip_failed: continue with the other items after a failure.
+        empty: items without signal (volumes, if they are solved slice by slice).
+        errors: other failures in their order.
+        count: number of lost images.
 
     """
 
@@ -437,17 +437,17 @@ class ItemFailures:
     def lose(
         self, error: InputError, item: int, group: PlanGroup, shape: tuple[int, ...], count: int = 1
     ) -> ItemResult:
-        """Return an image of zeros for an item that cannot be reconstructed.
+        """Record an item that cannot be reconstructed, and return an image of zeros.
 
         Args:
-            error: what is wrong with it.
+            error: the error.
             item: the item of the scan, or the volume.
-            group: its method.
-            shape: of an image.
-            count: number of images that are lost by it.
+            group: group of the item.
+            shape: shape of an image.
+            count: number of images that are lost.
 
         Raises:
-            InputError: that error, where failed items are not skipped.
+            InputError: the error, if failed items are not skipped.
 
         """
         empty = isinstance(error, NoSignalError)
@@ -462,16 +462,16 @@ class ItemFailures:
         return _zero_image(shape, group, "no signal" if empty else f"not reconstructed: {error.what}")
 
     def final_notes(self, total: int) -> list[str]:
-        """Return notes on the failures, once all ``total`` images were tried.
+        """Return notes on the failures, after all ``total`` images were tried.
 
         Raises:
-            InputError: every image is lost; the first error.
+            InputError: every image is lost; the first error is raised.
 
         """
         if self.count >= total and (self.errors or self._no_signal):
             raise [*self.errors, self._no_signal][0]  # type: ignore[misc]  # one of the two is an error
-        notes = [f"no signal in {format_items(self.empty)}: the image is zero there"] if self.empty else []
-        return notes + [f"not reconstructed, and zero in the output: {e.where}: {e.what}" for e in self.errors[:8]]
+        notes = [f"no signal in {format_items(self.empty)}: the image is zero"] if self.empty else []
+        return notes + [f"not reconstructed, zero in the output: {e.where}: {e.what}" for e in self.errors[:8]]
 
 
 def _where(scan: Scan, item: int, error: MriReconError) -> str:
@@ -479,7 +479,7 @@ def _where(scan: Scan, item: int, error: MriReconError) -> str:
 
 
 def _one_of_each_kind(notes: Iterable[str]) -> list[str]:
-    """Return the notes, without those that begin, up to a colon, as one before them does."""
+    """Remove notes with the same text before the colon as an earlier note."""
     kinds: dict[str, str] = {}
     for note in notes:
         kinds.setdefault(note.partition(":")[0], note)

@@ -1,8 +1,8 @@
-"""Split volumes with a fully sampled readout into slices: an inverse FFT along it leaves independent 2D problems.
+"""Split volumes with a fully sampled readout into slices: an inverse FFT along it gives independent 2D problems.
 
-With F = F_readout ⊗ F_2D and a mask that is constant along the readout, F_readoutᴴ turns y = M F S x + n into
-y_r = M F_2D S_r x_r + n_r for every position r along it, and white noise stays white. Hybrid k-space is written slice
-by slice to a temporary file where it does not fit into memory, so that neither the scan nor a volume is held whole.
+With F = F_readout ⊗ F_2D and a mask that is constant along the readout, F_readoutᴴ transforms y = M F S x + n to
+y_r = M F_2D S_r x_r + n_r for every position r along the readout, and white noise stays white. If hybrid k-space does
+not fit into memory, it is written slice by slice to a temporary file, so that no whole volume is in memory.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ from mrirecon.io.safe.scratch import Rows, scratch_folders
 from mrirecon.io.scan import SPACE, WHOLE_LINE, Layout, Scan, check_finite, check_scale, largest_part
 from mrirecon.physics.operators import Fourier
 
-_BLOCK = 64 << 20  # bytes of k-space at a time
+_BLOCK = 64 << 20  # bytes of k-space to process at a time
 
 
 @dataclass(frozen=True)
 class Slicing:
-    """How the volumes of a scan are solved slice by slice.
+    """Describe how the volumes of a scan are solved slice by slice.
 
     Attributes:
-        axis: which of the spatial axes is the readout of every volume.
-        readout: its name.
-        lines: by volume with signal, which readout lines may be used: booleans over the other two axes, as the first
-            coil shows it.
+        axis: index of the spatial axis that is the readout of every volume.
+        readout: name of this axis.
+        lines: usable readout lines of each volume with signal: booleans over the other two axes, from the first coil.
 
     """
 
@@ -41,46 +40,46 @@ class Slicing:
 
     @property
     def note(self) -> str:
-        """A note for the user."""
+        """Return a note for the user."""
         return f"solved slice by slice: the readout, {self.readout}, is fully sampled"
 
 
 def find_slicing(scan: Scan, options: Mapping[str, object] | None = None) -> tuple[Slicing | None, list[str]]:
-    """Return how the volumes of a scan can be solved slice by slice, with notes; None where they are solved whole.
+    """Find out how to solve the volumes of a scan slice by slice, with notes; None if they are solved as a whole.
 
-    The readout is an axis along which the mask of every volume is constant and its data (of the first coil that has
-    any) are complete. Of several axes, z comes before y before x, so that slices lie in the plane of y and x if
+    The readout is an axis along which the mask of every volume is constant and its data (of the first coil with data)
+    are complete. If there are several, z is preferred to y, and y to x, so that slices are in the plane of y and x if
     possible.
 
     Args:
-        scan: any. It is solved whole if its items are slices already, if it is read with ``strict``, or if samples are
-            lost (``nan="zero"``).
-        options: of the method; ``ndim=3`` asks for volumes as a whole.
+        scan: any scan. It is solved as a whole if its items are already slices, if it is read with ``strict``, or if
+            samples are lost (``nan="zero"``).
+        options: options of the method; ``ndim=3`` requests whole volumes.
 
     """
     if len(scan.space) != 3 or (options or {}).get("ndim") == 3 or scan.strict:
-        return None, []  # strict compares whole items with their mask
+        return None, []  # strict must compare whole items with their mask
     if scan.nan == "zero" and _has_missing_samples(scan):
-        return None, ["solved as a volume: a lost sample would spoil its whole readout"]
-    each = {v: there for v in range(len(scan)) if (there := _readouts(scan, v)) is not None}
-    shared = [a for a in next(iter(each.values()), {}) if all(a in there for there in each.values())]
+        return None, ["solved as a volume: a lost sample would affect its whole readout"]
+    each = {v: readouts for v in range(len(scan)) if (readouts := _readouts(scan, v)) is not None}
+    shared = [a for a in next(iter(each.values()), {}) if all(a in readouts for readouts in each.values())]
     if shared:
         axis = shared[0]
-        return Slicing(axis, scan.space[axis], {volume: there[axis] for volume, there in each.items()}), []
+        return Slicing(axis, scan.space[axis], {volume: readouts[axis] for volume, readouts in each.items()}), []
     if len(scan) > 1 and any(each.values()):
         return None, ["no axis is fully sampled in every volume: they are solved as volumes"]
     return None, []
 
 
 def open_slices(scan: Scan, volume: int, slicing: Slicing) -> HybridSlices:
-    """Return one volume of a scan as slices, not yet spooled.
+    """Return one volume of a scan as slices, before it is spooled.
 
     Raises:
-        InputError: it has no signal, or is not fully sampled along the readout.
+        InputError: the volume has no signal, or is not fully sampled along the readout.
 
     """
     if volume not in slicing.lines:
-        scan.mask(volume)  # raises the error of a volume without signal
+        scan.mask(volume)  # raises the error for a volume without signal
         raise _not_alike(scan, volume, slicing)
     names, sizes = list(scan.space), list(scan.space_shape)
     names.pop(slicing.axis)
@@ -104,17 +103,17 @@ def open_slices(scan: Scan, volume: int, slicing: Slicing) -> HybridSlices:
 
 
 def read_slices(scan: Scan, volume: int, slicing: Slicing, scratch: Sequence[Path] | None) -> HybridSlices:
-    """Return one volume of a scan as slices, read once and stored where reading is fast.
+    """Read one volume of a scan once, and store it as slices for fast access.
 
     Args:
         scan: the scan.
-        volume: which of its items.
+        volume: number of the item.
         slicing: see `find_slicing`.
-        scratch: folders for temporary files; None takes the system's.
+        scratch: folders for temporary files; None takes those of the system.
 
     Raises:
         InputError: the volume cannot be read, or not every coil is fully sampled along the readout.
-        ResourceError: no room for the temporary file.
+        ResourceError: not enough disk space for the temporary file.
 
     """
     slices = open_slices(scan, volume, slicing)
@@ -125,24 +124,24 @@ def read_slices(scan: Scan, volume: int, slicing: Slicing, scratch: Sequence[Pat
 
 def _not_alike(scan: Scan, volume: int, slicing: Slicing) -> InputError:
     return InputError(
-        f"this volume is not fully sampled along {slicing.readout}, as the first is",
+        f"this volume is not fully sampled along {slicing.readout}, but the first volume is",
         where=scan.where(volume),
-        fix="write volumes that were sampled differently to files of their own",
+        fix="write volumes with different sampling to separate files",
     )
 
 
 @dataclass(kw_only=True)
 class HybridSlices(Scan):
-    """One volume of a scan as a scan of slices along its readout.
+    """Represent one volume of a scan as a scan of slices along its readout.
 
-    Its items are positions along the readout, its spatial axes the other two. Before `spool`, reading an item takes a
-    pass over the whole file.
+    Items are positions along the readout; the other two axes are the spatial axes. Before `spool`, reading an item
+    needs a pass over the whole file.
 
     Attributes:
-        parent: the scan that the volume is an item of.
-        volume: which item.
-        axis: which of the parent's spatial axes is the readout.
-        sampled_lines: which readout lines may be used, booleans over the other two axes.
+        parent: the scan of the volume.
+        volume: number of the item in ``parent``.
+        axis: index of the spatial axis of ``parent`` that is the readout.
+        sampled_lines: usable readout lines, booleans over the other two axes.
 
     """
 
@@ -157,15 +156,15 @@ class HybridSlices(Scan):
 
     @property
     def readout(self) -> str:
-        """Name of the readout axis."""
+        """Return the name of the readout axis."""
         return self.parent.space[self.axis]
 
     def where(self, item: int) -> str:
-        """Return file, volume and position in words."""
+        """Describe file, volume and position, for messages."""
         return f"{self.parent.where(self.volume)}, {self.readout} {item}"
 
     def unmasked_kspace(self, item: int) -> np.ndarray:
-        """Return hybrid k-space at one position, (coil, *space) complex64, unmasked unless it was spooled."""
+        """Return hybrid k-space at one position, (coil, *space) complex64; it is masked only after `spool`."""
         if self._rows is not None:
             return self._rows.read(item)
         n = len(self)
@@ -178,7 +177,7 @@ class HybridSlices(Scan):
         return out
 
     def maps(self, item: int) -> np.ndarray | None:
-        """Return the coil maps at one position, (M, coil, *space) complex64, or None where the file has none."""
+        """Return the coil maps at one position, (M, coil, *space) complex64, or None if the file has none."""
         if self.roles.maps is None:
             return None
         if self._maps is None:
@@ -189,7 +188,7 @@ class HybridSlices(Scan):
 
     @property
     def calibration(self) -> np.ndarray | None:
-        """Separate calibration data at every position, (item, coil, *box), transformed along the readout."""
+        """Return separate calibration data at every position, (item, coil, *box), transformed along the readout."""
         separate = self.parent.calibration
         if separate is None:
             return None
@@ -203,22 +202,22 @@ class HybridSlices(Scan):
         return self._boxes
 
     def is_blank(self, item: int) -> bool:
-        """Whether there is no signal, or no coil that sees any, at this position."""
+        """Return whether there is no signal or no coil sensitivity at this position."""
         return self._blank is not None and bool(self._blank[item])
 
     def spool(self, folders: Sequence[Path]) -> bool:
-        """Read the volume once, transform it, and store its slices where reading is fast.
+        """Read the volume once, transform it, and store its slices for fast access.
 
         Args:
-            folders: where a temporary file may lie, in order of preference; see `mrirecon.io.safe.scratch.Rows`.
+            folders: folders for a temporary file, in order of preference; see `mrirecon.io.safe.scratch.Rows`.
 
         Returns:
             False if the data of all coils show that the readout is not fully sampled.
 
         Raises:
-            SignalError: values that are not numbers, nothing but zeros, or an impossible scale.
+            SignalError: NaN or infinite values, only zeros, or a scale out of range.
             InputError: a mask that marks none of the data, or a file that changes while it is read.
-            ResourceError: no room for the temporary file.
+            ResourceError: not enough disk space for the temporary file.
 
         """
         scan, where = self.parent, self.parent.where(self.volume)
@@ -267,58 +266,58 @@ class HybridSlices(Scan):
         return self.unmasked_kspace(item) * self.sampled_lines, self.sampled_lines.copy()
 
     def mask(self, item: int) -> np.ndarray:
-        """Return which samples may be used: the same at every position."""
+        """Return the usable samples, which are the same at every position."""
         return self.sampled_lines.copy()
 
     quick_mask = mask
 
 
 def _has_missing_samples(scan: Scan) -> bool:
-    """Whether any volume holds a sample that is no number; one decides for all, which are solved in the same way."""
+    """Return whether any volume holds NaN or infinite values; one decides for all, so that all are solved alike."""
     volumes = range(len(scan))
     return any(not np.isfinite(block).all() for volume in volumes for *_, block in _blocks(scan, volume, 0))
 
 
 def _readouts(scan: Scan, volume: int) -> dict[int, np.ndarray] | None:
-    """Return lines by axis, the preferred axis first, where a volume is fully sampled along it; None without signal."""
+    """Return the lines along each fully sampled axis, the preferred axis first; None without signal."""
     marked = _marked(scan, volume)
-    able = [a for a in range(3) if marked is None or bool((marked == marked.take([0], axis=a)).all())]
-    seen = _first_coil(scan, volume) if able else None
-    if seen is not None and not seen.any():
+    candidates = [a for a in range(3) if marked is None or bool((marked == marked.take([0], axis=a)).all())]
+    acquired = _first_coil(scan, volume) if candidates else None
+    if acquired is not None and not acquired.any():
         return None
     readouts = {}
-    for axis in sorted(able, key=lambda a: SPACE.index(scan.space[a])):
-        assert seen is not None, "read where an axis is able"
-        lines = _full_lines(seen, None if marked is None else marked.take(0, axis=axis), axis)
+    for axis in sorted(candidates, key=lambda a: SPACE.index(scan.space[a])):
+        assert acquired is not None, "read if an axis is possible"
+        lines = _full_lines(acquired, None if marked is None else marked.take(0, axis=axis), axis)
         if lines is not None:
             readouts[axis] = lines
     return readouts
 
 
 def _marked(scan: Scan, volume: int) -> np.ndarray | None:
-    given = scan.given_mask
-    return None if given is None else given[volume if len(given) > 1 else 0]
+    mask = scan.given_mask
+    return None if mask is None else mask[volume if len(mask) > 1 else 0]
 
 
 def _full_lines(seen: np.ndarray, plane: np.ndarray | None, axis: int) -> np.ndarray | None:
-    """Return the lines along an axis that were acquired and are marked, or None where one of them is not whole."""
+    """Return the acquired and marked lines along an axis, or None if one of them is incomplete."""
     share = seen.mean(axis=axis)
     used = share > 0 if plane is None else plane & (share > 0)
     return used if used.any() and (share[used] >= WHOLE_LINE).all() else None
 
 
 def _first_coil(scan: Scan, volume: int) -> np.ndarray:
-    """Return where the first coil that holds anything is not zero, (*space) booleans."""
-    seen = np.zeros(scan.space_shape, bool)
+    """Return the nonzero samples of the first coil with data, (*space) booleans."""
+    acquired = np.zeros(scan.space_shape, bool)
     for channels, part, block in _blocks(scan, volume, 0, one_by_one=True):
-        if part[1].start == 0 and channels.start and seen.any():
+        if part[1].start == 0 and channels.start and acquired.any():
             break
-        seen[part] |= (block != 0).any(axis=0)
-    return seen
+        acquired[part] |= (block != 0).any(axis=0)
+    return acquired
 
 
 def _parts(shape: tuple[int, ...], axis: int) -> list[tuple[slice, ...]]:
-    """Cut a volume into blocks across the first axis that is not `axis`."""
+    """Divide a volume into blocks along the first axis that is not `axis`."""
     split = 1 if axis == 0 else 0
     step = max(1, shape[split] * _BLOCK // (8 * math.prod(shape)))
     whole = [slice(0, n) for n in shape]
@@ -329,7 +328,7 @@ def _parts(shape: tuple[int, ...], axis: int) -> list[tuple[slice, ...]]:
 def _blocks(
     scan: Scan, volume: int, axis: int, *, one_by_one: bool = False
 ) -> Iterator[tuple[slice, tuple[slice, ...], np.ndarray]]:
-    """Yield k-space of a volume block by block: which coils, which part of space, values (coil, *part) complex64."""
+    """Yield k-space of a volume in blocks: coils, part of space, and values (coil, *part) complex64."""
     shape = scan.space_shape
     group = 1 if one_by_one else max(1, _BLOCK // (8 * math.prod(shape)))
     for first in range(0, scan.coils, group):
@@ -339,7 +338,7 @@ def _blocks(
 
 
 def _inverse(block: np.ndarray, axis: int) -> np.ndarray:
-    """Transform (coil, *space) back along one spatial axis."""
+    """Apply the inverse transform to (coil, *space) along one spatial axis."""
     return np.asarray(Fourier((axis - 3,)).adjoint(torch.from_numpy(block)).numpy())
 
 

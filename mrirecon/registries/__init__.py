@@ -1,8 +1,8 @@
-"""A registry: register a function once, and the command line, configurations, documentation and tests know it.
+"""Register functions once for the command line, configurations, documentation and tests.
 
-There is one for methods, mask families, readers, metrics, losses and coil calibrations. A function is registered where
-it is written. Its name is what users write, the first line of its docstring describes it, and its keyword-only
-parameters are its options: their types and defaults are the schema that options are checked against.
+There are registries for methods, mask families, readers, metrics, losses and coil calibrations. A function is
+registered where it is defined. Users select it by its name, and the first line of its docstring describes it. Its
+keyword-only parameters are its options; their types and defaults are the schema for checks of options.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered function.
+    """Hold a registered function.
 
     Attributes:
-        name: what users write.
+        name: name for users.
         build: the function.
-        rank: place in lists, and in the order in which entries are tried; entries of one rank are sorted by name.
-        about: what lists and reports say of it; by default the first line of the docstring.
+        rank: position in lists and in the order of trials; entries of equal rank are sorted by name.
+        about: description in lists and reports; by default the first line of the docstring.
 
     """
 
@@ -45,34 +45,34 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """What lists and reports say of it."""
+        """Return the description for lists and reports."""
         return self.about or (inspect.getdoc(self.build) or "").split("\n")[0]
 
     @cached_property
     def options(self) -> tuple[str, ...]:
-        """Names of the keyword-only parameters of the function."""
+        """Return the names of the keyword-only parameters of the function."""
         parameters = inspect.signature(self.build).parameters.values()
         return tuple(q.name for q in parameters if q.kind is q.KEYWORD_ONLY)
 
     @cached_property
     def fields(self) -> dict[str, tuple[Any, Any]]:
-        """Type and default of every option; the default is ... where there is none."""
+        """Return type and default of every option; the default is ... if there is none."""
         return option_fields(self.build)
 
     @cached_property
     def schema(self) -> type[BaseModel]:
-        """A pydantic model of the options, which refuses unknown keys and wrong types."""
+        """Return a pydantic model of the options, which refuses unknown keys and wrong types."""
         from pydantic import ConfigDict, create_model
 
         config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
-        fields: dict[str, Any] = dict(self.fields)  # the stub of create_model wants Any
+        fields: dict[str, Any] = dict(self.fields)  # the type stub of create_model requires Any
         return create_model(f"{self.name}-options", __config__=config, **fields)
 
     def resolve(self, options: Mapping[str, object] | None = None) -> dict[str, Any]:
-        """Return all options: the given ones checked, the others at their defaults.
+        """Check the given options, and return all options with defaults for the others.
 
         Raises:
-            UsageError: an unknown option, with the nearest one; or a value of the wrong type or outside its range.
+            UsageError: an unknown option (the message has the nearest one), or a value of wrong type or out of range.
 
         """
         from pydantic import ValidationError
@@ -84,7 +84,7 @@ class Entry:
         return {key: getattr(valid, key) for key in self.fields}
 
     def explain(self, error: Any) -> UsageError:
-        """Return the error for options that a pydantic ``ValidationError`` refuses."""
+        """Convert a pydantic ``ValidationError`` on options to a project error."""
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
@@ -100,7 +100,7 @@ class Entry:
 
 
 def option_fields(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """Return type and default of every keyword-only parameter; the default is ... where there is none."""
+    """Return type and default of every keyword-only parameter; the default is ... if there is none."""
     hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters
     return {
@@ -114,14 +114,13 @@ T = TypeVar("T", bound=Entry)
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Entries by name, in the order of their ranks.
+    """Map names to entries, in the order of their ranks.
 
     Args:
-        kind: what messages call an entry.
-        entry: the class of entries, whose fields are what `register` takes.
-        package: the package whose modules register the built-in entries; they are imported when an entry is first
-            looked up.
-        group: the group of plug-ins, see `mrirecon.registries.plugins`.
+        kind: description of an entry in messages.
+        entry: the class of entries; `register` takes its fields.
+        package: the package whose modules register the built-in entries; they are imported at the first look-up.
+        group: the group of plug-ins; see `mrirecon.registries.plugins`.
 
     """
 
@@ -136,7 +135,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return a decorator that registers a function.
 
         Args:
-            name: of the entry; by default that of the function.
+            name: name of the entry; by default that of the function.
             **facts: fields of the class of entries.
 
         Raises:
@@ -146,11 +145,11 @@ class Registry(Mapping[str, T], Generic[T]):
 
         def enrol(build: Function) -> Function:
             if not build.__module__.startswith("mrirecon."):
-                self._import_package()  # the built-in entry keeps its name: the plug-in that takes it is refused
+                self._import_package()  # a plug-in must not replace a built-in entry
             entry = self._entry(name or build.__name__, build, **facts)
             if entry.name in self._entries:
-                taken = self._entries[entry.name].build.__module__
-                raise ValueError(f"there is a {self.kind} {entry.name!r} already, from {taken}")
+                owner = self._entries[entry.name].build.__module__
+                raise ValueError(f"there is a {self.kind} {entry.name!r} already, from {owner}")
             if not inspect.getdoc(build):
                 raise ValueError(f"{self.kind} {entry.name!r} has no docstring")
             untyped = set(entry.options) - set(build.__annotations__)
@@ -164,10 +163,10 @@ class Registry(Mapping[str, T], Generic[T]):
         return enrol
 
     def find(self, name: str) -> T:
-        """Return an entry.
+        """Return the entry of a name.
 
         Raises:
-            UsageError: there is none of that name; the nearest name and all choices are given.
+            UsageError: no such entry; the message has the nearest name and all choices.
 
         """
         if name not in self.loaded:
@@ -176,10 +175,10 @@ class Registry(Mapping[str, T], Generic[T]):
 
     @property
     def loaded(self) -> dict[str, T]:
-        """All entries by name, after built-in modules and installed plug-ins were imported."""
+        """Import built-in modules and installed plug-ins, and return all entries by name."""
         if not self._complete:
             self._import_package()
-            self._complete = True  # already here, because a plug-in may look entries up while it is imported
+            self._complete = True  # set before the import, because a plug-in may look up entries during its import
             try:
                 plugins.load_installed(self.group)
             except BaseException:
@@ -210,20 +209,20 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def _import_package(self) -> None:
         if not self._imported:
-            self._imported = True  # already here: a module may look entries up while it is imported
+            self._imported = True  # set before the import, because a module may look up entries during its import
             try:
                 for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
                     importlib.import_module(f"{self._package}.{module.name}")
             except BaseException:
-                self._imported = False  # the next look fails for the same reason, not for lack of entries
+                self._imported = False  # the next look-up must raise the same error again
                 raise
 
 
 class OneOf:
-    """Annotate a string that has to be one of some names, which pydantic looks up when it checks a value.
+    """Annotate a string that must be one of some names, which pydantic looks up when it checks a value.
 
     Args:
-        names: returns the choices, in the order in which they are listed.
+        names: function that returns the choices in order.
 
     """
 
@@ -231,7 +230,7 @@ class OneOf:
         self.names = names
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return pydantic's schema, with the message of a `Literal`."""
+        """Return the schema of pydantic, with the message of a `Literal`."""
         from pydantic_core import PydanticCustomError, core_schema
 
         def check(value: object) -> object:
@@ -244,11 +243,11 @@ class OneOf:
         return core_schema.no_info_plain_validator_function(check)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Return the JSON schema of one of the names."""
+        """Return the JSON schema of the names."""
         return {"type": "string", "enum": list(self.names())}
 
 
 def nearest(name: str, choices: Sequence[str]) -> str:
-    """Return what to suggest in place of a name: the nearest choice, and all choices."""
+    """Suggest a replacement for a name: the nearest choice, and all choices."""
     near = difflib.get_close_matches(name, choices, n=1)
     return (f"did you mean {near[0]!r}? " if near else "") + f"choices: {', '.join(choices) or 'none'}"

@@ -1,7 +1,7 @@
-"""Names that users wrote before and that are refused now, each with its new name.
+"""Map old names, which are now refused, to their new names.
 
-The registry of methods consults it for options, `mrirecon.training.config` for keys of YAML files and ``--set``, the
-command line for flags. `scripts/convert_old_names.py` rewrites files of before.
+The registry of methods uses this module for options, `mrirecon.training.config` for keys of YAML files and ``--set``,
+and the command line for flags. `scripts/convert_old_names.py` converts old files.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ OPTIONS = {
     "carry": "carry_hidden",
     "order": "dc_order",
 }
-# Values that an option had, by method and option: the option that has them now.
+# Old values by method and option, with the option that now has them.
 MOVED_OPTIONS = {("lpdnet", "start"): ("dual_start", ("data", "zero"))}
-OPTION_VALUES: dict[str, dict[object, object]] = {  # by the new name of the option
+OPTION_VALUES: dict[str, dict[object, object]] = {  # values by the new name of the option
     "blend": {"held-out": "cross_validated"},
     "sign": {False: -1, True: 1},
     "dc_order": {"network first": "sequential", "together": "parallel"},
 }
-KEYS = {  # of a training configuration; those of a study below
+KEYS = {  # keys of a training configuration, then of a study
     "data.person": "data.subject",
     "data.epoch": "data.items_per_epoch",
     "data.buffer.uses": "data.buffer.draws_per_sample",
@@ -48,17 +48,19 @@ KEYS = {  # of a training configuration; those of a study below
     "train.panels": "train.validation_images",
 }
 STUDY_KEYS = {"person": "subject", "methods.*.set": "methods.*.overrides"}
-VALUES: dict[str, dict[object, object]] = {"loss.region": {"field": "field_of_view"}}  # by the new name of the key
-FLAGS = {  # by command and flag
+VALUES: dict[str, dict[object, object]] = {
+    "loss.region": {"field": "field_of_view"}
+}  # values by the new name of the key
+FLAGS = {  # flags by command and old name
     "compare --person": "--subject",
     "report --whole": "--full-images",
     "trust --share": "--held-out-share",
 }
-CARD_KEYS = {"people": "subjects", "person": "subject"}  # of a model's card
+CARD_KEYS = {"people": "subjects", "person": "subject"}  # keys of a model's card
 
 
 def new_option(method: str, name: str, value: object) -> tuple[str, object]:
-    """Return the present name and value of a method's option; both as given where they have not changed."""
+    """Return the new name and value of a method's option, unchanged if they were not renamed."""
     moved, values = MOVED_OPTIONS.get((method, name), (name, ()))
     new = moved if value in values else OPTIONS.get(name, name)
     choices = OPTION_VALUES.get(new, {}) if isinstance(value, str | bool) else {}
@@ -66,18 +68,18 @@ def new_option(method: str, name: str, value: object) -> tuple[str, object]:
 
 
 def new_key(key: str) -> str | None:
-    """Return the new name of a configuration's key, given as ``section.key``, or None where it has not changed."""
-    found = KEYS.get(key) or next((new for old, new in STUDY_KEYS.items() if fnmatch(key, old)), None)
-    return None if found is None else found.rpartition(".")[2]
+    """Return the new name of a configuration key ``section.key``, or None if it was not renamed."""
+    new_name = KEYS.get(key) or next((new for old, new in STUDY_KEYS.items() if fnmatch(key, old)), None)
+    return None if new_name is None else new_name.rpartition(".")[2]
 
 
 def new_value(key: str, value: object) -> object | None:
-    """Return the new form of a value of ``section.key``, or None where it has not changed."""
+    """Return the new form of a value of ``section.key``, or None if it was not renamed."""
     choices = VALUES.get(key, {})
     same_type = {old: new for old, new in choices.items() if type(old) is type(value)}
     return same_type.get(value) if isinstance(value, str | bool) else None
 
 
 def new_flag(command: str, flag: str) -> str | None:
-    """Return the new name of a flag of a command, or None where it has not changed."""
+    """Return the new name of a flag of a command, or None if it was not renamed."""
     return FLAGS.get(f"{command} {flag}")

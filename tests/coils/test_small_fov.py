@@ -156,8 +156,8 @@ def test_two_sets_are_taken_where_the_object_exceeds_the_field_of_view(real_kspa
     score = {sets: psnr(tmp_path / "k.h5", kspace, method="cs", espirit=EspiritOptions(sets=sets)) for sets in (1, 2)}
     auto, found = psnr(tmp_path / "k.h5", kspace, method="cs")
     assert found.sets == [2]
-    assert any("Two sets are taken" in note for note in found.notes)
-    assert any("--map-sets 2 shows both" in note for note in score[1][1].notes)
+    assert any("Two sets are used" in note for note in found.notes)
+    assert any("use --maps espirit --map-sets 2" in note for note in score[1][1].notes)
     assert auto > score[2][0] - 0.05
     assert auto > score[1][0] + 2  # dB
     assert score[1][1].sets == [1]
@@ -205,7 +205,7 @@ def mixed(tmp_path):
 def test_each_item_has_the_sets_that_it_needs(mixed, tmp_path):
     told = reconstruct_file(mixed, tmp_path / "image.h5", method="cs")
     assert told["maps"]["sets"] == [1, 2, 1]
-    assert sum("two sets are taken" in note.lower() for note in told["notes"]) == 1
+    assert sum("two sets are used" in note.lower() for note in told["notes"]) == 1
     assert "slice 1" in next(note for note in told["notes"] if "two sets" in note.lower())
     assert calibrate(read(mixed)).shape[:2] == (3, 2)
     assert calibrate(read(mixed), options=EspiritOptions(sets=1)).shape[:2] == (3, 1)

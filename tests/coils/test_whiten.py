@@ -140,7 +140,7 @@ def test_what_cannot_be_whitened():
             noise_covariance(wrong)
     with pytest.raises(UsageError, match="bandwidth"):
         noise_covariance(noise, bandwidth=0)
-    with pytest.raises(InputError, match="as many coils"):
+    with pytest.raises(InputError, match="number of coils differs"):
         mix_coils(noise[:3], np.eye(6))
 
 

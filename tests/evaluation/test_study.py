@@ -259,7 +259,7 @@ def test_what_was_noticed_and_what_is_left_over_is_told(write, tmp_path):
     one = ["data.phantoms.volumes=phantom:100", "data.phantoms.coils=2", "pictures=false"]
     run_study(load_study(path, one), tmp_path / "out")
     report = (tmp_path / "out/report.md").read_text()
-    assert "unet (2 of 2): outside what the model was trained for" in report
+    assert "unet (2 of 2): outside the training range of the model" in report
     told = []
     fewer = [*one, "masks={lines: {family: random, acceleration: 3, calibration: 16}}"]
     run_study(load_study(path, fewer), tmp_path / "out", tell=told.append)
@@ -360,7 +360,7 @@ def test_the_verb_lists_what_it_would_do(write, tmp_path, capfd, monkeypatch):
     code, out, _ = run("--dry-run")
     assert code == 0
     assert "own: cirim, to be trained for 2 steps" in out
-    assert "12 of 12 cells to do; to be trained: own\nstudies/study" in out
+    assert "12 of 12 cells remain; to be trained: own\nstudies/study" in out
     code, out, _ = run("--dry-run", "--json", "--set", "methods.own.steps=3")
     assert [c["done"] for c in json.loads(out)["cells"]] == [False] * 12
     assert not (tmp_path / "studies").exists()

@@ -89,7 +89,7 @@ def test_flipped_bit_without_a_checksum(cli, rejects, bad, case):
     content[-100] ^= 0x10
     path.write_bytes(content)
     assert cli("reconstruct", path, "-m", "rss", "-o", "silent.h5")[0] == 0
-    rejects(path, 3, "not what its checksum says", options=("--verify", listed))
+    rejects(path, 3, "does not match its checksum", options=("--verify", listed))
 
 
 @row("F06", ["an item", "a part"])
@@ -130,19 +130,19 @@ def test_external_link_within_a_path(rejects, bad, case):
 
 @row("F10", [hostile.dangling, hostile.circle])
 def test_soft_link_to_nowhere(rejects, bad, case):
-    rejects(hdf5(bad / "bad.h5", case), 3, "nowhere" if case is hostile.dangling else "circle")
+    rejects(hdf5(bad / "bad.h5", case), 3, "without a target" if case is hostile.dangling else "circular")
 
 
 @row("F11")
 def test_external_storage(rejects, bad, case):
     """Whatever the storage names (here a file beside it) is not opened, let alone shown."""
-    rejects(hdf5(bad / "bad.h5", hostile.external_storage), 6, "keeps its data in another file")
+    rejects(hdf5(bad / "bad.h5", hostile.external_storage), 6, "stores its data in another file")
 
 
 @row("F12", [hostile.virtual_dataset, hostile.virtual_through_external_link, hostile.missing_source])
 def test_virtual_dataset(rejects, bad, case):
     inside = case is hostile.missing_source
-    rejects(hdf5(bad / "bad.h5", case), 3 if inside else 6, "nowhere" if inside else "file")
+    rejects(hdf5(bad / "bad.h5", case), 3 if inside else 6, "without a target" if inside else "file")
 
 
 @row("F13", [hostile.shape_bomb, hostile.shape_bomb_contiguous, hostile.item_bomb])
@@ -290,7 +290,7 @@ def test_nifti(cli, bad, good, case):
         if case == "NaN affine":
             header[254:256] = (1).to_bytes(2, "little")  # sform_code: the affine is taken from srow_x, ...
             header[280:284] = np.float32(np.nan).tobytes()
-            words = "not numbers"
+            words = "NaN or infinite"
         elif case == "float16":
             header[70:72], header[72:74] = (16384).to_bytes(2, "little"), (16).to_bytes(2, "little")
             words = "NIfTI|damaged"

@@ -381,7 +381,7 @@ def test_noise_alone(cli, bad, case):
     code, found = verdicts(cli, path)
     assert code == 0
     assert found["axes"]["verdict"] == "look"
-    assert "noise alone" in found["axes"]["message"]
+    assert "noise only" in found["axes"]["message"]
     assert found["noise"]["verdict"] == "look"
     assert cli("reconstruct", path, "-m", case, "-o", "x.h5")[0] == 0
     assert np.isfinite(io.read_image("x.h5")).all()

@@ -43,7 +43,7 @@ def test_coils_that_do_not_receive(tmp_path, head):
     kspace[:, 1] = 0
     noise = rng.standard_normal((2, 64, 56)) + 1j * rng.standard_normal((2, 64, 56))
     kspace[:, 4] = noise * np.median(np.abs(head))
-    assert strange(findings(tmp_path, kspace)) == {"coils": "of 6: 1 dead; 4 noise alone"}
+    assert strange(findings(tmp_path, kspace)) == {"coils": "of 6: 1 dead; 4 noise only"}
 
 
 def test_a_receiver_that_was_overdriven(tmp_path, head):

@@ -353,7 +353,7 @@ def test_an_old_mask_is_not_taken_for_the_new_one(tmp_path):
     kspace = random(2, 3, 9, 8)
     io.write_kspace(tmp_path / "b.cfl", kspace * (np.arange(8) % 2), mask=np.arange(8) % 2)
     io.write_kspace(tmp_path / "a.h5", kspace)
-    with pytest.raises(UsageError, match="there is a file of that name"):
+    with pytest.raises(UsageError, match="a file with this name exists"):
         convert(tmp_path / "a.h5", tmp_path / "b.cfl", overwrite=True)
 
 

@@ -151,7 +151,7 @@ def test_cmrxrecon_with_many_coils(tmp_path, chunks):
         np.testing.assert_allclose(scan.kspace(item), kspace[:, :, :, slice_, frame].transpose(), atol=1e-6)
     assert said(scan, "reverse order")
     if isinstance(chunks, tuple):
-        assert said(scan, "read whole") == (chunks[0] > 1)
+        assert said(scan, "extend over several images") == (chunks[0] > 1)
 
 
 def test_cmrxrecon_with_one_coil_and_what_is_asked_for(tmp_path):

@@ -279,8 +279,8 @@ REACHING = {
     external_link: "links to another file",
     external_link_beside: "links to another file",
     soft_link_through_external: "links to another file",
-    external_storage: "keeps its data in another file",
-    virtual_dataset: "virtual dataset over other files",
+    external_storage: "stores its data in another file",
+    virtual_dataset: "virtual dataset that refers to other files",
     virtual_through_external_link: "links to another file",
     plugin_filter: "filter that is not built in",
     doctype: "document type",
@@ -455,10 +455,10 @@ def nan_maps(_: Path, file: h5py.File) -> None:
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (dangling, "link to nowhere"),
-        (circle, "in a circle"),
-        (missing_source, "link to nowhere"),
-        (own_source, "virtual dataset under another"),
+        (dangling, "link without a target"),
+        (circle, "circular links"),
+        (missing_source, "link without a target"),
+        (own_source, "virtual dataset inside another"),
         (a_group, "no k-space"),
         (nothing, "no k-space"),
         (images_only, "no k-space"),
@@ -482,8 +482,8 @@ def nan_maps(_: Path, file: h5py.File) -> None:
         (two_candidates, "several arrays"),
         (bad_maps, "maps do not fit"),
         (maps_in_two_ways, "maps do not fit"),
-        (nan_reference, "not numbers"),
-        (nan_maps, "not numbers"),
+        (nan_reference, "NaN or infinite"),
+        (nan_maps, "NaN or infinite"),
     ],
     ids=lambda v: v.__name__ if callable(v) else "",
 )
@@ -659,7 +659,7 @@ def test_values_that_are_not_numbers_are_named_by_index(tmp_path: Path, value: c
     kspace[2, 1, 3, 4] = value
     for suffix in ("h5", "npz", "cfl"):
         io.write_kspace(tmp_path / f"k.{suffix}", kspace)
-        error = refused(tmp_path / f"k.{suffix}", SignalError, "not numbers")
+        error = refused(tmp_path / f"k.{suffix}", SignalError, "NaN or infinite")
         assert "slice 2, coil 1, y 3, x 4" in str(error)
         io.read(tmp_path / f"k.{suffix}").kspace(0)
 
@@ -754,7 +754,7 @@ def test_a_mask_of_another_file_undersamples(tmp_path: Path, suffix: str, shape:
     for item in range(2):
         np.testing.assert_array_equal(scan.mask(item), full[item])
         np.testing.assert_array_equal(scan.kspace(item), kspace[item] * full[item])
-    assert any("in place of" in note for note in scan.notes)
+    assert any("replace" in note for note in scan.notes)
 
 
 def test_padded_columns_that_the_mask_calls_sampled(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_echoes_that_share_counters_are_told_apart(tmp_path, factor, told):
     assert scan.shape == {"echo": 2, "slice": 1, "coil": COILS, "y": NX, "x": NY}
     for item in range(2):
         np.testing.assert_array_equal(scan.kspace(item), noisy[item].astype(np.complex64))
-    assert said(scan, "2 readouts share all counters at every place of k-space, and they differ: taken as 2 echoes")
+    assert said(scan, "2 readouts share all counters at every position of k-space, and they differ: taken as 2 echoes")
     assert not said(scan, "averaged")
 
 
@@ -390,7 +390,7 @@ def test_slices_come_in_the_order_of_their_position(tmp_path):
     for item, number in enumerate((1, 2, 0)):
         np.testing.assert_array_equal(scan.kspace(item), many[number])
     assert scan.geometry.slices_mm == ((0, 0, 0), (0, 0, 5), (0, 0, 10))
-    assert said(scan, "sorted by their position")
+    assert said(scan, "sorted by position")
 
 
 def test_slices_of_several_orientations_have_no_common_place(tmp_path):
@@ -623,7 +623,7 @@ def test_acquisitions_that_cannot_be_meant(tmp_path, k):
     refused("no imaging readouts", mrd.lines(k, mrd.NOISE))
     refused("differ in coils", [*mrd.lines(k), mrd.acquisition(random(2, NX), 3)])
     refused("compressed", mrd.lines(k, 53))
-    refused("lies outside its matrix", [*mrd.lines(k), mrd.acquisition(k[..., 0], 3, centre=1)])
+    refused("is outside its matrix", [*mrd.lines(k), mrd.acquisition(k[..., 0], 3, centre=1)])
     refused("lacks encoding 3", [mrd.acquisition(k[..., i], i, reference=3) for i in range(NY)])
     refused(
         "the limit is", [*mrd.lines(k), *(mrd.acquisition(k[..., 0], 0, slice=60000, repetition=60000) for _ in "a")]
@@ -637,7 +637,7 @@ def test_samples_that_are_not_there_are_missed(tmp_path, k):
         row["head"]["number_of_samples"] = NX - 2
         file["dataset/data"][5] = row
     scan = io.read(path)
-    with pytest.raises(InputError, match=r"acquisition 5 .* not as long as its head says"):
+    with pytest.raises(InputError, match=r"acquisition 5 .* not as long as its header states"):
         scan.unmasked_kspace(0)
 
 

@@ -504,7 +504,7 @@ WRONG = {
     "another series": ({"SeriesInstanceUID": "1.2.3"}, "2 series"),
     "another size": ({"Rows": 5, "Columns": 7}, "differ in size"),
     "a direction of its own": ({"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, "differ in orientation"),
-    "colours": ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "no grey"),
+    "colours": ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "not a grey"),
     "frames": ({"NumberOfFrames": 3}, "several slices in one"),
     "a mosaic": ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "several slices in one"),
     "a number twice": ({"InstanceNumber": 1}, "instance number"),
@@ -659,7 +659,7 @@ def test_bad_nifti(tmp_path, read):
     with pytest.raises(InputError, match="damaged"):
         read(tmp_path / "flip.nii.gz")
     (tmp_path / "long.nii.gz").write_bytes(gzip.compress(gzip.decompress(content) + bytes(30 << 20)))
-    with pytest.raises(InputError, match="more than its header says"):
+    with pytest.raises(InputError, match="more data than its header states"):
         read(tmp_path / "long.nii.gz")
     image = nibabel.Nifti1Image(np.ones((3, 4, 5), np.float32), np.eye(4))
     image.header["srow_x"] = (1, 0, 0, np.nan)
@@ -721,7 +721,7 @@ def test_bids_descriptions_gather_sources_and_spare_raw_data(tmp_path):
     assert bids_fields(root, tmp_path / "in" / "a.h5")["Sources"] == ["../../in/a.h5"]
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "dataset_description.json").write_text('{"Name": "raw", "BIDSVersion": "1.9.0"}')
-    with pytest.raises(UsageError, match="no derivative"):
+    with pytest.raises(UsageError, match="not a derivative"):
         describe_dataset(tmp_path / "raw", "a.h5")
     (tmp_path / "raw" / "dataset_description.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):

@@ -47,7 +47,7 @@ def test_only_one_image_is_a_picture(image):
 def test_numbers_that_are_none_are_not_painted_over():
     image = np.ones((4, 4))
     image[1, 2] = np.nan
-    with pytest.raises(SignalError, match="not numbers") as caught:
+    with pytest.raises(SignalError, match="NaN or infinite") as caught:
         to_gray(image)
     assert "1 of 16" in caught.value.why
 

@@ -64,10 +64,10 @@ def test_two_files_with_one_output_are_refused_before_anything_is_written(tmp_pa
     monkeypatch.chdir(tmp_path)
     for name in names:
         make(tmp_path / "in" / name, acquisition="AXT1")
-    with pytest.raises(UsageError, match="two of the files") as error:
+    with pytest.raises(UsageError, match="two files have") as error:
         expand([Path("in")], Path("out"), request_)
     assert all(f"in/{name}" in str(error.value.why) for name in sorted(names)[:2])
-    with pytest.raises(UsageError, match="two of the files"):
+    with pytest.raises(UsageError, match="two files have"):
         list(batch.run(sorted(Path("in").iterdir()), Path("out"), request_, overwrite=True))
     assert not Path("out").exists()
 
@@ -94,7 +94,7 @@ def test_headers_tell_contrasts_apart_where_names_do_not(tmp_path, monkeypatch):
     asked = Request(method="rss", bids="out")
     assert len(expand([Path("in")], Path("out"), asked)) == 2
     (tmp_path / "in" / "sub-1_y.h5").write_bytes(b"still being copied")
-    with pytest.raises(UsageError, match="two of the files"):
+    with pytest.raises(UsageError, match="two files have"):
         expand([Path("in")], Path("out"), asked)
 
 

@@ -111,7 +111,7 @@ def test_two_axes():
     zero = to_image(to_kspace(truth) * mask)
     # A corner has no partner that was measured, so that less is won than along one axis.
     assert error(pocs(zero, where), truth) < 0.6 * error(zero, truth)
-    with pytest.raises(UsageError, match="fills in one axis"):
+    with pytest.raises(UsageError, match="fills in only one axis"):
         homodyne(zero, where)
 
 
@@ -159,7 +159,7 @@ def test_extent():
 
 def test_half_without_a_centre_is_refused():
     where = {-1: Extent(32, 64, 64)}
-    with pytest.raises(InputError, match="one side of its centre only"):
+    with pytest.raises(InputError, match="only one side of its centre"):
         smooth_phase(np.ones((64, 64), dtype=np.complex64), where)
     with pytest.raises(UsageError, match="POCS"):
         pocs(np.ones((64, 64), dtype=np.complex64), {-1: Extent(16, 64, 64)}, iterations=0)
@@ -233,4 +233,4 @@ def test_measured_spin_echo_gains_and_gradient_echo_is_warned_of(real_kspace, tm
         )
         nearer = error(np.abs(filled.images[0]), truth) < 0.9 * error(np.abs(zero.images[0]), truth)
         assert nearer == gains
-        assert any("zero filling would be nearer" in note for note in filled.notes) != gains
+        assert any("zero filling would be more accurate" in note for note in filled.notes) != gains

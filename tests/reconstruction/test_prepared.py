@@ -103,7 +103,7 @@ def test_a_cropped_scan(tmp_path):
     assert small.calibration.shape == (1, 4, 24, 19)
     assert small.geometry.fov_mm == (150.0, 200.0, 5.0)
     assert scan.geometry.fov_mm[0] == 300
-    assert any("the middle 40 of 80 places along x" in note for note in small.notes)
+    assert any("40 of 80 positions along x are kept" in note for note in small.notes)
     from_maps = reconstruct(small, method="sense", maps="file").images[0]
     assert from_maps.shape == SIZE
     for wrong, match in (
@@ -118,7 +118,7 @@ def test_a_cropped_scan(tmp_path):
 def test_the_readout_is_told_by_the_mask_or_asked_for(tmp_path):
     wide, _, _ = oversampled()
     write_kspace(tmp_path / "full.h5", wide[None])
-    with pytest.raises(UsageError, match="which axis is the readout") as refused:
+    with pytest.raises(UsageError, match="the readout axis is not known") as refused:
         prepare(read(tmp_path / "full.h5"), Preprocess(oversampling=2))
     assert "y and x are fully sampled" in refused.value.why
     assert prepare(read(tmp_path / "full.h5"), Preprocess(oversampling=2, readout="x")).space_shape == SIZE
@@ -141,7 +141,7 @@ def test_the_mean_of_repetitions(tmp_path):
     write_kspace(tmp_path / "k.h5", kspace[:, 0], axes="repetition,coil,y,x")
     plain = prepare(read(tmp_path / "k.h5"), Preprocess())
     assert len(plain) == 4
-    assert any("4 repetitions: each is an item of its own" in note for note in plain.notes)
+    assert any("4 repetitions: each is a separate item" in note for note in plain.notes)
     mean = prepare(read(tmp_path / "k.h5"), Preprocess(average=True))
     assert (len(mean), mean.items) == (1, [{}])
     np.testing.assert_allclose(mean.kspace(0), kspace[:, 0].mean(0), atol=1e-6 * np.abs(clean).max())
@@ -302,7 +302,7 @@ def test_three_dimensions(tmp_path):
     [
         (["--combine", "sum"], "'sum' is not one of 'average', 'echoes'"),
         (["--compress", "few"], "--compress cannot be 'few'"),
-        (["--compress-by", "geometric"], "not to how many"),
+        (["--compress-by", "geometric"], "needs a number of coils"),
         (["--whiten", "noise"], "no noise scan"),
         (["--partial-fourier", "fill"], "'pocs', 'homodyne', 'zero', 'refuse'"),
         (["--remove-oversampling", "0"], "oversampling cannot be 0"),

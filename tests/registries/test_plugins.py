@@ -151,7 +151,7 @@ def test_a_broken_file_is_named_with_its_line(kind, tmp_path):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    assert "there is no such file" in run(sys.executable, "--plugin", "no.py", "doctor", cwd=tmp_path, code=2)
+    assert "the file does not exist" in run(sys.executable, "--plugin", "no.py", "doctor", cwd=tmp_path, code=2)
     (tmp_path / "a.yaml").write_text("{}")
     assert "does not end in .py" in run(sys.executable, "--plugin", "a.yaml", "doctor", cwd=tmp_path, code=2)
 

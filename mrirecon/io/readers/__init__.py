@@ -1,1 +1,1 @@
-"""Readers: one registered file a format, `reader.read` for k-space and `images.read_image` for images."""
+"""Read files: one registered module for each format, `reader.read` for k-space, `images.read_image` for images."""

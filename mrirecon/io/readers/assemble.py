@@ -1,4 +1,4 @@
-"""Build a scan from a store of arrays: the part that all formats share."""
+"""Build a scan from a store of arrays, for all formats."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CALIBRATION_NAMES = ("calibration", "acs", "ref")
 # An array of these names that cannot be read is an error; any other is ignored with a note.
 NEEDED_NAMES = frozenset((*KSPACE_NAMES, *MAPS_NAMES, "mask"))
 
-# Header values about the measurement, which identify nobody. All others stay in the file.
+# Header values about the measurement, which cannot identify a person. All others are not read.
 ATTRIBUTES = frozenset(
     (
         *("acquisition", "acceleration", "num_low_frequency", "max", "norm", "axes", "padding_left", "padding_right"),
@@ -41,15 +41,15 @@ def leaf(name: str) -> str:
 
 
 def list_arrays(arrays: ArrayTypes) -> str:
-    """Return names, shapes and types of arrays in words, at most twelve."""
+    """List names, shapes and types of at most twelve arrays."""
     return ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in list(arrays.items())[:12]) or "no arrays"
 
 
 def select_kspace(arrays: ArrayTypes, path: Path, dataset: str | None, named: Sequence[str] = ()) -> str:
-    """Return the name of the array that is k-space.
+    """Find the array that holds k-space; return its name.
 
-    That is the one asked for, else that of `named`, else `kspace` or `ksp`, else the only complex one. Arrays inside of
-    groups count where the root holds no complex array.
+    It is `dataset` if given, else `named`, else `kspace` or `ksp`, else the only complex array. Arrays inside groups
+    are considered only if the root holds no complex array.
 
     Raises:
         InputError: none, or several that could be meant (the arrays are listed), or one that is not complex.
@@ -93,15 +93,15 @@ def assemble(
     acquisitions: Mapping[str, int] | None = None,
     unverified: bool = False,
 ) -> Scan:
-    """Return the scan of a store; mask, maps and other arrays beside k-space are found by name and checked by shape.
+    """Build the scan of a store; find mask, maps and other arrays by name, and check their shapes.
 
     Args:
-        source: the file. Its mask and maps take the place of those in the store.
+        source: the file. A mask and maps that the user gives replace those in the store.
         store: the arrays.
         file_format: see `Scan.format`.
         kspace: name of the k-space array.
         layout: its axes.
-        notes: conclusions and corrections of the reader, in words for the user.
+        notes: conclusions and corrections of the reader, for the user.
         attributes: header values; only those in `ATTRIBUTES` are kept.
         header: the reduced ISMRMRD header.
         noise: see `Scan`.
@@ -116,7 +116,7 @@ def assemble(
     path, arrays = store.path, store.arrays
     remarks = list(notes)
     if unverified:
-        remarks.append("unverified: no file of this format was available to test the reader: check the image first")
+        remarks.append("unverified: the reader was not tested with a real file of this format: check the image first")
     others = {leaf(name).lower(): name for name in arrays if name != kspace}
 
     def find(names: Sequence[str]) -> str | None:
@@ -137,27 +137,27 @@ def assemble(
     maps_store = store
     if source.maps is not None:
         if maps_name is not None:
-            remarks.append(f"the maps of {source.maps[0].path} are used in place of those in the file")
+            remarks.append(f"the maps of {source.maps[0].path} replace those in the file")
         maps_store, maps_name = source.maps
     if maps_name is not None:
         layout.maps_index(maps_store.arrays[maps_name][0], 0, f"{maps_store.path}:{maps_name}")
-    given, origin = None, "the mask in the file"
+    given_mask, origin = None, "the mask in the file"
     if source.mask is not None:
-        given, origin = fit_mask(source.mask[0], layout, source.mask[1]), f"the mask of {source.mask[1]}"
+        given_mask, origin = fit_mask(source.mask[0], layout, source.mask[1]), f"the mask of {source.mask[1]}"
         if mask_name is not None:
-            remarks.append(f"{origin} is used in place of the one in the file")
+            remarks.append(f"{origin} replaces the mask in the file")
     elif mask_name is not None:
-        given = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}")
-    if given is not None and given.all():
+        given_mask = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}")
+    if given_mask is not None and given_mask.all():
         remarks.append(f"{origin} samples everything (acceleration 1)")
-    noise_name, *places = (others.pop(n, None) for n in ("noise", *GEOMETRY_NAMES))
+    noise_name, *geometry_names = (others.pop(n, None) for n in ("noise", *GEOMETRY_NAMES))
     if noise_name is not None and noise is None:
         box, kind = arrays[noise_name]
         if complex_dtype(kind) and len(box) == 2 and box[0] == layout.shape["coil"]:
             noise = to_complex64(store.read(noise_name), f"{path}:{noise_name}")
         else:
             remarks.append(f"{noise_name} {box} {kind} is not used: a noise scan is complex, (coil, samples)")
-    geometry = geometry or restored_geometry({leaf(n).lower(): store.read(n) for n in places if n is not None})
+    geometry = geometry or restored_geometry({leaf(n).lower(): store.read(n) for n in geometry_names if n is not None})
     for name in others.values():
         if complex_dtype(arrays[name][1]):
             remarks.append(f"also in the file, not used: {name} {arrays[name][0]}")
@@ -171,7 +171,7 @@ def assemble(
         attributes=public_attributes(attributes or {}, remarks),
         header=header,
         notes=remarks,
-        given_mask=given,
+        given_mask=given_mask,
         maps_store=maps_store if source.maps is not None else None,
         retrospective=source.mask is not None,
         noise=noise,
@@ -182,7 +182,7 @@ def assemble(
 
 
 def is_public(name: str) -> bool:
-    """Tell whether a header value of this name is known to identify nobody."""
+    """Return whether a header value of this name cannot identify a person."""
     return _key(name) in ATTRIBUTES
 
 
@@ -191,12 +191,12 @@ def _key(name: str) -> str:
 
 
 def public_attributes(values: Mapping[str, object], notes: list[str]) -> dict[str, Scalar]:
-    """Keep the header values that are known to identify nobody; a note states the number of the others."""
-    kept: dict[str, Scalar] = {}
+    """Keep the header values that cannot identify a person, and note the number of the others."""
+    public: dict[str, Scalar] = {}
     for name, value in values.items():
         key = _key(name)
         if is_public(name) and isinstance(value, (str, int, float, bool)):
-            kept[key] = "".join(c for c in value if c.isprintable())[:300] if isinstance(value, str) else value
-    if len(kept) < len(values):
-        notes.append(f"{len(values) - len(kept)} header values are not shown: they could identify a person")
-    return kept
+            public[key] = "".join(c for c in value if c.isprintable())[:300] if isinstance(value, str) else value
+    if len(public) < len(values):
+        notes.append(f"{len(values) - len(public)} header values are not shown: they could identify a person")
+    return public

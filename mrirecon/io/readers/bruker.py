@@ -1,4 +1,4 @@
-"""Recognise files of Bruker's ParaVision, which are not read, and say how to convert them."""
+"""Recognise files of Bruker's ParaVision, which are not supported, and state how to convert them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 
 from mrirecon.errors import InputError
 
-# Raw data, older raw data of several scans, raw data of ParaVision 360, images.
+# Current raw data, older raw data, raw data of ParaVision 360, images.
 _SAMPLES = ("fid", "ser", "rawdata.job0", "2dseq")
 _PARAMETERS = ("acqp", "method", "visu_pars", "reco")
 JCAMP = b"##TITLE="
-_MOST = 200  # entries of a folder that are examined, for a study
+_MOST = 200  # largest number of entries of a study's folder to examine
 
 
 def bruker(path: Path) -> InputError | None:
-    """Return the error for a file or folder of a ParaVision scan, or of a study of several; None for any other.
+    """Return the error for a file or folder of a ParaVision scan or study; None for any other.
 
-    Such files have no signature: the parameter files beside them, which are text in JCAMP-DX, identify them.
+    Such files have no signature. The parameter files in the same folder (JCAMP-DX text) identify them.
     """
     scans = _scans(path)
     if not scans:
@@ -26,15 +26,15 @@ def bruker(path: Path) -> InputError | None:
     data = str(scan / samples)
     several = f"; it holds {len(scans)} scans" if len(scans) > 1 else ""
     return InputError(
-        f"{path} is of a Bruker ParaVision scan, which is not read",
-        why=f"{', '.join(name for name in _PARAMETERS if (scan / name).is_file())} lie in {scan}{several}",
+        f"{path} belongs to a Bruker ParaVision scan, which is not supported",
+        why=f"{', '.join(name for name in _PARAMETERS if (scan / name).is_file())} are in {scan}{several}",
         fix=f"store its k-space as an array: with the Python package brukerapi, Dataset({data!r}).kspace; "
         "then numpy.savez('scan.npz', kspace=..., axes='coil,y,x'), with the names of its axes in their order",
     )
 
 
 def _scans(path: Path) -> list[Path]:
-    """Return the folders of the scan that `path` is or belongs to, or of the scans in the study that it is."""
+    """Return the folder of the scan that `path` belongs to, or the folders of all scans if `path` is a study."""
     try:
         if not path.is_dir():
             known = path.name in (*_SAMPLES, *_PARAMETERS) or path.name.startswith("rawdata.job")

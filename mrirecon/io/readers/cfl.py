@@ -21,25 +21,26 @@ _COIL, _MAPS = 3, 4
 
 
 class CflStore:
-    """One BART array, mapped into memory so that items are read alone.
+    """Read one BART array, mapped into memory so that single items can be read.
 
-    Its dimensions keep BART's order: numpy indexes Fortran order without a transpose. An index may name all sixteen.
+    The dimensions keep BART's order, because numpy indexes Fortran order without a transpose. An index may have all
+    sixteen.
     """
 
     def __init__(self, path: str | Path) -> None:
         header, data = cfl_pair(path)
         for one, other in ((header, data), (data, header)):
             if not one.exists() and other.exists():
-                raise InputError(f"{one} is missing", why=f"{other.name} is there, and BART arrays are pairs of files")
+                raise InputError(f"{one} is missing", why=f"{other.name} exists, but a BART array is a pair of files")
         self.path = data
         self.files: tuple[Path, ...] = (regular_file(header), regular_file(data))
         self.dims = read_dims(header)
-        size, wanted = data.stat().st_size, 8 * math.prod(self.dims)
-        if size != wanted:
+        size, expected = data.stat().st_size, 8 * math.prod(self.dims)
+        if size != expected:
             raise InputError(
-                f"{data} is {'truncated' if size < wanted else 'larger than its header says'}",
-                why=f"{size} bytes for dimensions {list(self.dims)}, which need {wanted}",
-                fix="copy both files of the pair again",
+                f"{data} is {'truncated' if size < expected else 'larger than its header states'}",
+                why=f"{size} bytes for dimensions {list(self.dims)}, which need {expected}",
+                fix="copy both files again",
             )
         self.arrays: ArrayTypes = {"cfl": (self.dims, np.dtype("<c8"))}
 
@@ -54,7 +55,7 @@ class CflStore:
 
 
 class ReshapedStore:
-    """A BART array with chosen dimensions in a chosen order; the others have length 1 and are dropped."""
+    """Read a BART array with selected dimensions in a given order; all others have length 1 and are dropped."""
 
     def __init__(self, store: CflStore, kept: tuple[int, ...]) -> None:
         self.path = store.path
@@ -75,7 +76,7 @@ class ReshapedStore:
 
 
 def read_dims(header: Path) -> tuple[int, ...]:
-    """Return the dimensions in a BART header, without trailing ones but at least five.
+    """Read the dimensions in a BART header; drop trailing ones, but keep at least five.
 
     Raises:
         InputError: no dimensions, or one that is zero, negative, or impossibly large.
@@ -104,7 +105,7 @@ def read_dims(header: Path) -> tuple[int, ...]:
 
 
 def space_dims(dims: tuple[int, ...]) -> tuple[int, ...]:
-    """Return which of the first three dimensions are space: two, unless none of them is 1."""
+    """Return which of the first three dimensions are spatial: two, or three if none of them is 1."""
     for flat in (2, 0, 1):
         if dims[flat] == 1:
             return tuple(d for d in range(3) if d != flat)
@@ -112,7 +113,7 @@ def space_dims(dims: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _is_cfl(source: Source) -> bool:
-    """Tell whether a name is that of a BART pair; a header without .cfl may be NIfTI's, whose voxels are in an .img."""
+    """Return whether the file is part of a BART pair; a header without .cfl may be that of a NIfTI pair."""
     path = source.path
     header, data = cfl_pair(path)
     named_so = path.suffix in (".cfl", ".hdr") or not is_there(path)
@@ -124,40 +125,40 @@ def _is_cfl(source: Source) -> bool:
 def read_cfl(source: Source, *, axes: str | None = None) -> Scan:
     """Read BART k-space; see `mrirecon.io.read`.
 
-    The two dimensions of space are named y and x (three: z, y, x), in their order, so that an image has rows and
-    columns as `bart toimg` shows them. Dimension 3 is the coils; the later ones are loops.
+    The spatial dimensions are named y, x (or z, y, x) in their order, so that an image has the rows and columns that
+    `bart toimg` shows. Dimension 3 is the coils; the later ones are loops.
 
     Args:
         source: either file of the pair, or their common name.
-        axes: names for the leading dimensions where they do not mean what BART's do.
+        axes: names of the leading dimensions, if they differ from BART's meaning.
 
     Raises:
-        InputError: files that do not fit together.
+        InputError: files that do not match.
 
     """
     store = CflStore(source.path)
     if axes is not None:
         count = axes.count(",") + 1
         beyond = any(n != 1 for n in store.dims[count:])
-        # Dimensions of length 1 need no names; all the others do.
+        # Dimensions of length 1 need no names.
         shape = store.dims if beyond else (*store.dims, *(1,) * _MAX_DIMS)[:count]
         layout = make_layout(axes, shape, str(store.path), asked=True)
         return assemble(source, ReshapedStore(store, tuple(range(count))), "cfl", "cfl", layout)
     if store.dims[_MAPS] != 1:
         raise InputError(
             f"{store.path} has {store.dims[_MAPS]} sets of maps",
-            why="dimension 4 is not 1, so this is not k-space",
+            why="dimension 4 (maps) is not 1, so this is not k-space",
             fix="give coil maps with --maps, and k-space as the input",
         )
     space = space_dims(store.dims)
     loops = tuple(d for d in range(_MAPS + 1, len(store.dims)) if store.dims[d] != 1)
     named = dict(zip(space, ("z", "y", "x")[-len(space) :], strict=True))
-    kept = tuple(sorted((*space, _COIL, *loops)))
-    names = [named.get(d) or BART[d] for d in kept]
-    shape = tuple(store.dims[d] for d in kept)
+    dimensions = tuple(sorted((*space, _COIL, *loops)))
+    names = [named.get(d) or BART[d] for d in dimensions]
+    shape = tuple(store.dims[d] for d in dimensions)
     notes = [f"BART dimensions {', '.join(map(str, space))} read as {','.join(named.values())}"]
     layout = make_layout(names, shape, str(store.path))
-    return assemble(source, ReshapedStore(store, kept), "cfl", "cfl", layout, notes=notes)
+    return assemble(source, ReshapedStore(store, dimensions), "cfl", "cfl", layout, notes=notes)
 
 
 def maps_store(path: Path) -> ReshapedStore:
@@ -172,7 +173,9 @@ def image_store(path: Path) -> ReshapedStore:
     store = CflStore(path)
     if store.dims[_COIL] != 1:
         raise InputError(
-            f"{store.path} has {store.dims[_COIL]} coils", why="an image has none", fix="combine them first"
+            f"{store.path} has {store.dims[_COIL]} coils",
+            why="an image has no coil dimension",
+            fix="combine the coils first",
         )
     loops = tuple(d for d in range(_MAPS, len(store.dims)) if store.dims[d] != 1)
     return ReshapedStore(store, (*loops, *space_dims(store.dims)))

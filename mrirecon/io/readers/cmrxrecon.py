@@ -1,8 +1,8 @@
-"""Read CMRxRecon raw data: cardiac k-space in MATLAB files, version 7.3, which are HDF5 with axes in reverse order.
+"""Read CMRxRecon raw data: cardiac k-space in MATLAB files of version 7.3 (HDF5 with axes in reverse order).
 
-The layout is that of the challenge's description (Wang et al., Scientific Data 11:687, 2024): MATLAB's (kx, ky, coil,
-slice, frame or weighting), so (frame, slice, coil, ky, kx) in HDF5, complex numbers as pairs of `real` and `imag`, the
-centre of k-space in the middle. No file of it was available: the reader is unverified.
+The layout is that of the challenge's description (Wang et al., Scientific Data 11:687, 2024): (kx, ky, coil, slice,
+frame or weighting) in MATLAB, so (frame, slice, coil, ky, kx) in HDF5. Complex numbers are pairs of `real` and `imag`.
+The centre of k-space is in the middle. No real file was available for a test: the reader is unverified.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from mrirecon.io.safe.hdf5 import ArrayTypes, GuardedFile, Hdf5Store
 from mrirecon.io.scan import Layout, Scan, complex_dtype
 
 _MULTI, _SINGLE = "phase,slice,coil,y,x", "phase,slice,y,x"
-# MATLAB's chunks may reach through all frames, so that one image costs the whole array. An array of up to so many
-# bytes is then read once and kept.
+# Chunks of MATLAB may extend over all frames, so that reading one image reads the whole array. An array of up to this
+# many bytes is then read once and kept in memory.
 MAX_WHOLE = 4 << 30
 
 
 class MatlabStore(Hdf5Store):
-    """The arrays of a MATLAB file; the array `whole` is read at once and kept."""
+    """Read the arrays of a MATLAB file; the array `whole` is read at once and kept in memory."""
 
     def __init__(self, path: Path, arrays: ArrayTypes, whole: str | None) -> None:
         super().__init__(path, arrays)
@@ -47,7 +47,7 @@ class MatlabStore(Hdf5Store):
 
 
 def is_matlab(file: GuardedFile) -> bool:
-    """Tell whether MATLAB wrote an array of the file, or something that writes as MATLAB does."""
+    """Return whether an array of the file has MATLAB's attributes."""
     for name in file:
         if not name.startswith("#") and not file.is_group(name):
             with suppress(InputError, KeyError):
@@ -60,11 +60,11 @@ def is_matlab(file: GuardedFile) -> bool:
 def read_cmrxrecon(source: Source, *, axes: str | None = None, dataset: str | None = None) -> Scan:
     """Read a MATLAB v7.3 file in CMRxRecon's layout; see `mrirecon.io.read`.
 
-    Five axes are (frame, slice, coil, ky, kx) as HDF5 has them; four are that without coils where the name of the array
-    contains `single`, and are asked for otherwise. The array is the complex one whose name starts with "k".
+    Five axes are (frame, slice, coil, ky, kx) in HDF5. Four axes are the same without coils if the name of the array
+    contains `single`; otherwise the user must name them. The array is the complex one whose name starts with "k".
 
     Raises:
-        InputError: no or several such arrays, axes that have to be asked for, and as `open_hdf5`.
+        InputError: no or several such arrays; axes that the user must name; see also `open_hdf5`.
 
     """
     path = source.path
@@ -74,12 +74,12 @@ def read_cmrxrecon(source: Source, *, axes: str | None = None, dataset: str | No
     name = select_kspace(arrays, path, dataset, named)
     shape, kind = arrays[name]
     layout = _layout(name, shape, axes, f"{path}:{name}", notes)
-    # A chunk may reach through several images.
+    # A chunk may extend over several images.
     chunks = zip(source.hdf5[name].chunks or (), layout.axes, strict=False)
     scattered = any(n > 1 for n, axis in chunks if axis in layout.loops)
     whole = name if scattered and math.prod(shape) * kind.itemsize <= MAX_WHOLE else None
     if whole is not None:
-        notes.append(f"{name} is stored across its images, so it is read whole and kept in memory")
+        notes.append(f"{name} has chunks that extend over several images: it is read at once and kept in memory")
     store = MatlabStore(path, arrays, whole)
     return assemble(source, store, "cmrxrecon", name, layout, notes=notes, unverified=True)
 

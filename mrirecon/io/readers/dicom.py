@@ -22,7 +22,7 @@ from mrirecon.io.writers.encode_dicom import INSTALL
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-# Transfer syntaxes without compression, or with DICOM's run lengths, which expand 64-fold at most.
+# Transfer syntaxes without compression, or with DICOM's run-length encoding, which expands 64-fold at most.
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _TAGS = [
@@ -31,12 +31,12 @@ _TAGS = [
     *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelData"),
 ]
-_TOLERANCE = 1e-3  # mm or unit length
+_TOLERANCE = 1e-3  # tolerance in mm, or relative to unit length
 
 
 @dataclass(frozen=True)
 class _Page:
-    """One slice: values in the units of the file, with its place in the series and in space."""
+    """Hold one slice: values in the units of the file, number in the series, and position in space."""
 
     values: np.ndarray
     series: str
@@ -48,7 +48,7 @@ class _Page:
 
 
 def is_dicom(path: str | Path) -> bool:
-    """Tell whether `path` is a DICOM file, or a folder whose first file is one."""
+    """Return whether `path` is a DICOM file, or a folder whose first file is one."""
     path = Path(path)
     try:
         files = dicom_files(path) if path.is_dir() else [path] if path.is_file() else []
@@ -59,19 +59,19 @@ def is_dicom(path: str | Path) -> bool:
 
 @register_reader("dicom", rank=98, signature=lambda c: is_dicom(c.path), holds=("images",), needs=("pydicom",))
 def read_dicom(path: str | Path) -> tuple[np.ndarray, Grid]:
-    """Return a series as (volume, slice, y, x) float32, and its grid.
+    """Read a series as (volume, slice, y, x) float32, and its grid.
 
-    Slices are in the order of their instance numbers if that is their order in space, else in space. A position that
-    occurs several times gives several volumes.
+    Slices are ordered by instance number if that is also their order in space, else by position. If each position
+    occurs several times, there are several volumes.
 
     Args:
         path: folder of the series, or one file.
 
     Raises:
         UsageError: pydicom is not installed.
-        InputError: not DICOM, damaged, compressed, coloured, several frames or several series in one, slices that are
-            missing or differ in size or direction.
-        UnsafeContentError: a deflated file, which could expand without end.
+        InputError: not DICOM; damaged, compressed or coloured; several frames or series; slices that are missing or
+            differ in size or direction.
+        UnsafeContentError: a deflated file, which could expand without limit.
 
     """
     path = Path(path)
@@ -90,21 +90,23 @@ def read_dicom(path: str | Path) -> tuple[np.ndarray, Grid]:
             raise InputError(
                 "slices differ in orientation or pixel spacing", where=f"{files[0]} and {file}", fix="give one series"
             )
-    order, places = _ordered(pages, path)
+    order, positions = _ordered(pages, path)
     volumes = np.stack([[pages[i].values for i in volume] for volume in order])
-    return volumes, _grid(first, places)
+    return volumes, _grid(first, positions)
 
 
 def dicom_files(folder: Path) -> list[Path]:
-    """Return the files of a folder, by name, that may be a series: not hidden ones, no JSON."""
+    """Return the files of a folder that may be a series, sorted by name; skip hidden files and JSON."""
     return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.suffix != ".json")
 
 
 def _ordered(pages: list[_Page], path: Path) -> tuple[list[list[int]], np.ndarray | None]:
-    """Return indices by volume and slice, and the position of each slice; None if the files do not state it."""
+    """Return indices by volume and slice, and the position of each slice (None if the files do not state it)."""
     by_number = sorted(range(len(pages)), key=lambda i: pages[i].instance)
     if len({page.instance for page in pages}) < len(pages):
-        raise InputError(f"{path} holds two slices of one instance number", fix="give one series, each slice once")
+        raise InputError(
+            f"{path} holds two slices with the same instance number", fix="give one series, each slice once"
+        )
     normal = _normal(pages[0])
     if normal is None or any(page.position is None for page in pages):
         return [by_number], None
@@ -122,8 +124,8 @@ def _ordered(pages: list[_Page], path: Path) -> tuple[list[list[int]], np.ndarra
     heights = [height[level[0]] for level in levels]
     if heights not in (sorted(heights), sorted(heights, reverse=True)):
         levels.sort(key=lambda level: height[level[0]])
-    places = np.array([pages[level[0]].position for level in levels])
-    return [list(volume) for volume in zip(*levels, strict=True)], places
+    positions = np.array([pages[level[0]].position for level in levels])
+    return [list(volume) for volume in zip(*levels, strict=True)], positions
 
 
 def _grid(page: _Page, places: np.ndarray | None) -> Grid:
@@ -167,22 +169,22 @@ def _read(path: Path) -> _Page:
         syntax = str(pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID", ""))
         if syntax == _DEFLATED:
             raise UnsafeContentError(
-                f"{path} is deflated as a whole, and was not inflated",
-                why="it could expand a thousandfold",
-                fix="store it uncompressed first, for instance with dcmconv",
+                f"{path} is compressed as a whole (deflated), and was not opened",
+                why="it could expand to a thousand times its size",
+                fix="store it uncompressed first, for example with dcmconv",
             )
         if syntax not in _PLAIN:
             raise InputError(
                 f"{path} is compressed",
                 why=f"transfer syntax {syntax[:64]}",
-                fix="store it uncompressed first, for instance with gdcmconv --raw",
+                fix="store it uncompressed first, for example with gdcmconv --raw",
             )
         return _page(pydicom.dcmread(path, specific_tags=list(_TAGS)), path, size)
 
 
 @contextmanager
 def _silence_pydicom() -> Iterator[None]:
-    """Suppress the parser's warnings, which would quote values of the header."""
+    """Suppress the warnings of pydicom, which would quote values of the header."""
     log = logging.getLogger("pydicom")
     before = log.disabled
     log.disabled = True
@@ -198,23 +200,25 @@ def _page(dataset: Dataset, path: Path, size: int) -> _Page:
     frames = int(dataset.get("NumberOfFrames", 1) or 1)
     kinds = [str(kind) for kind in dataset.get("ImageType", [])]
     if frames != 1 or "MOSAIC" in kinds:
-        raise InputError(f"{path} holds several slices in one", fix="convert the series to NIfTI first, with dcm2niix")
+        raise InputError(
+            f"{path} holds several slices in one file", fix="convert the series to NIfTI first, with dcm2niix"
+        )
     if dataset.get("SamplesPerPixel", 1) != 1 or dataset.get("PhotometricInterpretation") != "MONOCHROME2":
         raise InputError(
-            f"{path} is no grey picture", why=f"it is {str(dataset.get('PhotometricInterpretation'))[:40]}"
+            f"{path} is not a grey-scale image", why=f"it is {str(dataset.get('PhotometricInterpretation'))[:40]}"
         )
     if "PixelData" not in dataset:
-        raise InputError(f"{path} holds no picture", fix="give the images of a series")
+        raise InputError(f"{path} holds no image", fix="give the images of a series")
     rows, columns, bits = (int(dataset.get(name, 0) or 0) for name in ("Rows", "Columns", "BitsAllocated"))
     if min(rows, columns) < 1 or bits not in (8, 16, 32):
-        raise InputError(f"{path} declares an impossible picture", why=f"{rows} × {columns} of {bits} bits")
+        raise InputError(f"{path} declares an impossible image size", why=f"{rows} × {columns} of {bits} bits")
     refuse_bomb(rows * columns * bits // 8, size, READ_LIMIT // 4, str(path))
     slope, intercept = (_numbers(dataset, n, 1) for n in ("RescaleSlope", "RescaleIntercept"))
     values = dataset.pixel_array * (slope or (1.0,))[0] + (intercept or (0.0,))[0]
     if values.shape != (rows, columns):
-        raise InputError(f"{path} is no single slice", why=f"shape {values.shape}")
+        raise InputError(f"{path} is not a single slice", why=f"shape {values.shape}")
     if "InstanceNumber" not in dataset or dataset.InstanceNumber is None:
-        raise InputError(f"{path} has no instance number", fix="give files as a scanner or an archive writes them")
+        raise InputError(f"{path} has no instance number", fix="give the original files of a scanner or an archive")
     spacing = _numbers(dataset, "PixelSpacing", 2)
     if spacing is not None and min(spacing) <= 0:
         spacing = None
@@ -241,7 +245,7 @@ def _orthonormal(orientation: tuple[float, ...]) -> bool:
 
 
 def _numbers(dataset: Dataset, name: str, count: int) -> tuple[float, ...] | None:
-    """Return so many finite numbers; None if they are missing, or another number of them."""
+    """Return `count` finite numbers of a header value; None if they are missing or not `count`."""
     value: Any = dataset.get(name)
     if value is None or value == "":
         return None

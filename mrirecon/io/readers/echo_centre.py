@@ -1,10 +1,10 @@
-"""Find the sample of a readout at which the echo lies: writers count reversed readouts in three ways.
+"""Find the sample of the echo in a readout: writers count it in three ways for reversed readouts.
 
-ISMRMRD defines `center_sample` as the index of a sample as stored. Reversed, sample c of n lies at n - 1 - c: the
-echo of a line of 64 samples that is at 32 forwards is at 31 backwards. Siemens, and files converted from it, state
-n // 2 for either direction, so at an even n one more than the index as stored (mrpro's pull request 832 found the
-same). Other writers state the index after the reversal. No file states which it means, but all lines of a scan have one
-centre of k-space, and none can begin before the matrix.
+ISMRMRD defines `center_sample` as the index of a sample as stored. After the reversal, sample c of n is at n - 1 - c:
+the echo of a line of 64 samples is at 32 forwards and at 31 backwards. Siemens, and files converted from Siemens, state
+n // 2 for both directions, which for an even n is one more than the index as stored (see mrpro's pull request 832).
+Other writers state the index after the reversal. No file states which way it uses. But all lines of a scan have the
+same centre of k-space, and no line can start before the matrix.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import numpy as np
 from mrirecon.errors import InputError
 from mrirecon.io.readers.readouts import STORED, Placement, Readouts, Way
 
-# Samples by which two ways must differ for the data to distinguish them: delays of the gradient shift an echo by less.
+# Smallest difference in samples that the data can show: gradient delays shift an echo by less.
 _APART = 3
 _LINES = 16
-_PEAK = 4  # times the median, above which an echo is seen
+_PEAK = 4  # ratio to the median energy above which a sample counts as an echo
 
 
 def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: Path, notes: list[str]) -> np.ndarray:
-    """Return the index of the echo among the samples that are kept, with reversed readouts put forwards.
+    """Return the index of the echo among the samples that are not discarded, after reversed readouts are flipped.
 
-    Of the ways to count, in the order of `Readouts.ways`, the first is taken with which every reversed readout has its
-    echo where forward readouts of the same length have theirs. Without such readouts, or if no way agrees, it is the
-    first with which all lie inside of the matrix.
+    The ways to count are tried in the order of `Readouts.ways`. The first is used for which the echo of every reversed
+    readout agrees with forward readouts of the same length. Without such readouts, or if no way agrees, the first is
+    used for which all readouts lie inside the matrix.
 
     Args:
         table: the readouts.
@@ -36,39 +36,39 @@ def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: 
         samples: size of the matrix along the readout.
         middle: take the middle of each readout, because the header does not state the echo.
         path: the file, for messages.
-        notes: receives what was concluded.
+        notes: list to which conclusions are added.
 
     Raises:
-        InputError: reversed readouts whose stated centre fits in no way.
+        InputError: no way to count puts all reversed readouts inside the matrix.
 
     """
     length, before, behind = table.samples[rows], table.before[rows], table.behind[rows]
-    turned = table.reversed[rows]
+    is_reversed = table.reversed[rows]
     if middle:
-        return np.asarray(length // 2 - np.where(turned, behind, before))
+        return np.asarray(length // 2 - np.where(is_reversed, behind, before))
     forward = table.centre[rows] - before
-    if not turned.any():
+    if not is_reversed.any():
         return np.asarray(forward)
-    kept = length - before - behind
-    known = set(zip(kept[~turned].tolist(), forward[~turned].tolist(), strict=True))
-    centres = {way: _counted(table, rows[turned], way) for way in table.ways}
-    inside = [way for way, where in centres.items() if _fits(where, kept[turned], samples)]
-    lengths = kept[turned].tolist()
+    lengths_kept = length - before - behind
+    known = set(zip(lengths_kept[~is_reversed].tolist(), forward[~is_reversed].tolist(), strict=True))
+    centres = {way: _counted(table, rows[is_reversed], way) for way in table.ways}
+    inside = [way for way, where in centres.items() if _fits(where, lengths_kept[is_reversed], samples)]
+    lengths = lengths_kept[is_reversed].tolist()
     agreeing = [way for way in inside if known.issuperset(zip(lengths, centres[way].tolist(), strict=True))]
     if not inside:
         listed = ", ".join(f"{where[0]} if counted {way}" for way, where in centres.items())
-        row = int(rows[turned][0])
+        row = int(rows[is_reversed][0])
         raise InputError(
             f"the reversed readouts of {path} state an impossible centre",
             why=f"readout {row}: sample {table.centre[row]} of {table.samples[row]} puts its echo, after the reversal, "
-            f"at {listed}; with none do all reversed readouts fit a matrix of {samples}",
+            f"at {listed}; in no case do all reversed readouts fit a matrix of {samples}",
             fix="convert the raw data again, with center_sample the index of the sample as stored",
         )
     way = (agreeing or inside)[0]
-    if way != STORED and (centres[way] != _counted(table, rows[turned], STORED)).any():
-        notes.append(f"the centre of reversed readouts is counted {way}: then it agrees with the other lines")
+    if way != STORED and (centres[way] != _counted(table, rows[is_reversed], STORED)).any():
+        notes.append(f"the centre of reversed readouts is counted {way}, which agrees with the other lines")
     out: np.ndarray = np.array(forward)
-    out[turned] = centres[way]
+    out[is_reversed] = centres[way]
     return out
 
 
@@ -79,34 +79,34 @@ def echo_from_samples(
     samples: int,
     fetch: Callable[[np.ndarray], list[np.ndarray]],
 ) -> Way | None:
-    """Return the way to count that the samples show, where the ways that fit differ by much; else None.
+    """Choose the way to count from the samples, if the possible ways differ enough; return None otherwise.
 
-    An echo that is asymmetric in time covers the other side of k-space backwards; a writer that states the index after
-    the reversal means the same side. The headers of both are alike, but their strongest samples differ.
+    A reversed readout with an asymmetric echo covers the other side of k-space, but the same side if the writer states
+    the index after the reversal. Both have the same header, but different strongest samples.
 
     Args:
         table: the readouts.
-        placed: those of the image.
+        placed: placement of the readouts of the image.
         centre: line and partition through the centre of k-space.
         samples: size of the matrix along the readout.
-        fetch: returns readouts (coil, sample) by their rows, put forwards.
+        fetch: function that returns readouts (coil, sample) by row, after reversed ones are flipped.
 
     """
     rows = placed.rows
-    turned, kept = table.reversed[rows], (table.samples - table.before - table.behind)[rows]
-    lengths = np.intersect1d(kept[turned], kept[~turned])
+    is_reversed, kept = table.reversed[rows], (table.samples - table.before - table.behind)[rows]
+    lengths = np.intersect1d(kept[is_reversed], kept[~is_reversed])
     if not lengths.size or not table.centre[rows].any():
         return None
     away = np.abs(placed.line - centre[0]) + np.abs(placed.partition - centre[1])
     nearest = np.argsort(away, kind="stable")
     nearest = nearest[kept[nearest] == lengths[-1]]
-    backward, forward = (rows[nearest[turned[nearest] == side]][:_LINES] for side in (True, False))
+    backward, forward = (rows[nearest[is_reversed[nearest] == side]][:_LINES] for side in (True, False))
     echo = float(np.median(table.centre[forward] - table.before[forward]))
-    every = rows[turned]
+    every = rows[is_reversed]
     shifts = {
         way: float(np.median(_counted(table, backward, way))) - echo
         for way in table.ways
-        if _fits(_counted(table, every, way), kept[turned], samples)
+        if _fits(_counted(table, every, way), kept[is_reversed], samples)
     }
     if not shifts or max(shifts.values()) - min(shifts.values()) < _APART:
         return None
@@ -119,14 +119,14 @@ def echo_from_samples(
 
 
 def _profile(lines: list[np.ndarray]) -> np.ndarray:
-    """Return the energy of readouts (coil, sample) by sample, 0 where it is not a number."""
-    with np.errstate(all="ignore"):  # the scan finds values that are not numbers
+    """Return the energy of readouts (coil, sample) by sample, 0 instead of NaN."""
+    with np.errstate(all="ignore"):  # the scan reports NaN later
         energies = [np.square(np.abs(line), dtype=np.float64).sum(axis=0) for line in lines]
     return np.asarray(np.nan_to_num(np.sum(energies, axis=0), posinf=0))
 
 
 def _counted(table: Readouts, rows: np.ndarray, way: Way) -> np.ndarray:
-    """Return the echoes of reversed readouts among the samples kept, put forwards, counted in one way."""
+    """Return the echoes of reversed readouts for one way to count, after the readouts are flipped."""
     length, centre, behind = table.samples[rows], table.centre[rows], table.behind[rows]
     first = {"as stored": length - 1 - centre, "as stored and one late": 2 * (length // 2) - centre}
     return np.asarray(first.get(way, centre) - behind)

@@ -14,22 +14,22 @@ from mrirecon.io.safe.hdf5 import Hdf5Store
 from mrirecon.io.scan import Layout, Scan
 
 _HEADER = "ismrmrd_header"
-# Any of these marks a file of fastMRI, or in its layout.
+# Any of these names marks a file in fastMRI's layout.
 _FASTMRI = ("reconstruction_rss", "reconstruction_esc", _HEADER)
 _FASTMRI_ATTRIBUTES = ("acquisition", "patient_id", "norm", "max")
 _MANY_COILS = 32
-# Subject, contrast, and the number of the repetition.
+# Name of an M4Raw file: subject and contrast, then the number of the repetition.
 _M4RAW = re.compile(r"(\d{10}_(?:T1|T2|FLAIR))\d\d\.h5")
 
 
 @register_hdf5_reader("fastmri", rank=90, suffixes=(".h5", ".hdf5"), holds=("kspace", "images"))
 def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = None) -> Scan:
-    """Read HDF5 in the layout of fastMRI, which is also our own, and any other if `axes` names its axes.
+    """Read HDF5 in fastMRI's layout, which mrirecon also writes, or in any other layout if `axes` names its axes.
 
-    Beside `kspace` it may hold `mask` (along the last axis, or 2D), a reference (`reference`, `reconstruction_rss`,
-    `reconstruction_esc`), `maps` (slice, M, coil, y, x), `calibration` and `ismrmrd_header`. An attribute `axes` of
-    the k-space dataset names its axes. Without it, three axes are ambiguous unless the file is marked as fastMRI's,
-    and `axes` is asked for.
+    Besides `kspace`, the file may hold `mask` (along the last axis, or 2D), a reference (`reference`,
+    `reconstruction_rss`, `reconstruction_esc`), `maps` (slice, M, coil, y, x), `calibration` and `ismrmrd_header`. The
+    attribute `axes` of the k-space dataset names its axes. Without it, three axes are ambiguous, unless the file has
+    the marks of fastMRI, and the user must name them.
 
     Raises:
         InputError, UnsafeContentError: see `open_hdf5`.
@@ -45,8 +45,8 @@ def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = 
             notes.append(f"not used: {error.what}")
     name = select_kspace(arrays, path, dataset)
     if "/" in name and dataset is None:
-        notes.append(f"k-space is {name}: the only array in the file that can be")
-    # What belongs to k-space lies beside it, in the same group.
+        notes.append(f"{name} is taken as k-space: no other array in the file can be")
+    # Arrays that belong to k-space are in the same group.
     group = name[: -len(leaf(name))]
     arrays = {n: array for n, array in arrays.items() if n[: -len(leaf(n))] == group}
     kspace = file[name]
@@ -76,7 +76,7 @@ def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = 
     repetitions = _other_repetitions(path)
     if repetitions:
         notes.append(
-            f"named as a repetition of M4Raw, beside {', '.join(repetitions)}: each is read as a scan of its own, and "
+            f"M4Raw repetition by its name, like {', '.join(repetitions)}: each file is a separate scan, and "
             "the mean of their images has less noise"
         )
     scan = assemble(
@@ -97,7 +97,7 @@ def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = 
 
 
 def _other_repetitions(path: Path) -> list[str] | None:
-    """Return the names of the other repetitions beside a file of M4Raw (Lyu et al., 2023); None for any other name."""
+    """Return the names of the other repetitions of an M4Raw file (Lyu et al., 2023); none for other names."""
     match = _M4RAW.fullmatch(path.name)
     if match is None:
         return None
@@ -112,7 +112,7 @@ def _layout(
     if stated is not None:
         return make_layout(stated, shape, f"{where}, attribute axes")
     if len(shape) == 4:
-        # More coils than any scanner has, and fewer columns than coils: the coil axis is probably the last.
+        # More coils than any scanner has, and more coils than columns: the coil axis is probably the last.
         if shape[1] > max(_MANY_COILS, shape[3]):
             raise ask_axes(
                 shape, where, f"read as slice,coil,y,x it would have {shape[1]} coils and {shape[3]} columns"

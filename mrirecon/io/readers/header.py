@@ -1,4 +1,4 @@
-"""Read the ISMRMRD header (XML), reduced to values about the measurement that identify nobody."""
+"""Read the ISMRMRD header (XML), reduced to values about the measurement that cannot identify a person."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from mrirecon.errors import UnsafeContentError
 from mrirecon.io.readers.siemens import SEQUENCE_NAME
 
-# Paths kept, without namespaces. Below an entry that ends in "/", only numbers are kept: they identify nobody.
+# Paths to keep, without namespaces. Below an entry that ends in "/", only numbers are kept, which identify nobody.
 _KEPT = (
     *("experimentalConditions/", "encoding/encodedSpace/", "encoding/reconSpace/", "encoding/encodingLimits/"),
     *(
@@ -25,7 +25,7 @@ _KEPT = (
     *("acquisitionSystemInformation/systemFieldStrength_T", "acquisitionSystemInformation/receiverChannels"),
     "acquisitionSystemInformation/relativeReceiverNoiseBandwidth",
 )
-# Description of an echo train by siemens_to_ismrmrd, as pairs of a name and a number; times in microseconds.
+# Values of siemens_to_ismrmrd that describe an echo train, as pairs of a name and a number; times in microseconds.
 _TRAIN = "encoding/trajectoryDescription/userParameter"
 ECHO_TRAIN = ("rampUpTime", "rampDownTime", "flatTopTime", "acqDelayTime", "numSamples", "dwellTime")
 _MAX_DEPTH, _MAX_ENTRIES, _MAX_VALUE = 32, 10_000, 200
@@ -35,16 +35,16 @@ class _Builder(ElementTree.TreeBuilder):
     path: Path
 
     def doctype(self, *_: object) -> None:
-        """Refuse a document type declaration, with which entities could expand without end."""
+        """Refuse a document type declaration, because its entities could expand without limit."""
         raise UnsafeContentError(
-            f"the header of {self.path} declares a document type, which was not followed",
-            why="no scanner writes one; it serves to expand entities or to fetch files",
+            f"the header of {self.path} declares a document type, which is refused",
+            why="no scanner writes one; it can expand entities or fetch files",
             fix="do not trust this file; remove its ismrmrd_header to read the k-space",
         )
 
 
 def read_header(text: str, path: Path) -> dict[str, str] | None:
-    """Return the kept values by path ("sequenceParameters/TR"), the first of repeated ones; None if not XML.
+    """Return the header's values by path ("sequenceParameters/TR"), the first of repeated ones; None if not XML.
 
     Values of the second encoding have paths under "encoding#1/", those of the third under "encoding#2/". The numbers
     that describe an echo train (`ECHO_TRAIN`) have paths "encoding/trajectoryDescription/NAME".
@@ -64,13 +64,13 @@ def read_header(text: str, path: Path) -> dict[str, str] | None:
     named, encodings, entries = "", 0, 0
     stack: list[tuple[tuple[str, ...], ElementTree.Element]] = [((), root)]
     while stack:
-        place, element = stack.pop()
-        stack += [((*place, child.tag.rpartition("}")[2]), child) for child in reversed(element)]
+        parent, element = stack.pop()
+        stack += [((*parent, child.tag.rpartition("}")[2]), child) for child in reversed(element)]
         entries += 1
-        encodings += place == ("encoding",)
-        if len(place) >= _MAX_DEPTH or entries > _MAX_ENTRIES:
+        encodings += parent == ("encoding",)
+        if len(parent) >= _MAX_DEPTH or entries > _MAX_ENTRIES:
             return None
-        key, value = "/".join(place), (element.text or "").strip()
+        key, value = "/".join(parent), (element.text or "").strip()
         if len(element) or not value or len(value) > _MAX_VALUE:
             continue
         if key.startswith(_TRAIN) and key.endswith("/name"):
@@ -93,7 +93,7 @@ def _is_number(value: str) -> bool:
 
 
 def write_header(values: dict[str, str]) -> str:
-    """Return the kept values as a small ISMRMRD document with the first encoding, without the sequence's name."""
+    """Write the values as a small ISMRMRD document with the first encoding, without the name of the sequence."""
     root = ElementTree.Element("ismrmrdHeader", xmlns="http://www.ismrm.org/ISMRMRD")
     for key, value in values.items():
         if "#" not in key and key != SEQUENCE_NAME:
@@ -106,18 +106,18 @@ def write_header(values: dict[str, str]) -> str:
 
 
 def sequence_values(values: dict[str, str]) -> dict[str, str]:
-    """Return the values about scanner and sequence, by their names in `Scan.attributes`."""
+    """Return the values about scanner and sequence by their names in `Scan.attributes`."""
     system, sequence = "acquisitionSystemInformation/", "sequenceParameters/"
-    wanted = {
+    paths = {
         **{"vendor": system + "systemVendor", "model": system + "systemModel"},
         **{"field_strength_T": system + "systemFieldStrength_T", "TR": sequence + "TR", "TE": sequence + "TE"},
         **{"TI": sequence + "TI", "flip_angle_deg": sequence + "flipAngle_deg"},
     }
-    return {name: values[key] for name, key in wanted.items() if key in values}
+    return {name: values[key] for name, key in paths.items() if key in values}
 
 
 def padding(values: dict[str, str], width: int) -> tuple[int, int] | None:
-    """Return the range of columns that were acquired, as (left, right), where fastMRI's header states it.
+    """Return the range of acquired columns, (left, right), if fastMRI's header states it.
 
     Columns before `left` and from `right` on are zero-padded (fastMRI, `padding_left`, `padding_right`).
     """

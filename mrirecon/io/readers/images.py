@@ -1,4 +1,4 @@
-"""Read arrays that are not k-space: images for evaluation, masks, coil maps."""
+"""Read images for evaluation, masks and coil maps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IMAGE_NAMES = ("reconstruction", "reference", "reconstruction_rss", "reconstruct
 
 
 def open_store(path: str | Path) -> Store:
-    """Return the arrays of a file of any format, checked as `read` checks them.
+    """Open the arrays of a file of any format, with the same checks as `read`.
 
     Raises:
         InputError, UnsafeContentError: see `read`.
@@ -44,12 +44,12 @@ def open_store(path: str | Path) -> Store:
 
 
 def pick(store: Store, names: Sequence[str], dataset: str | None = None) -> str:
-    """Return the name of an array: the one asked for, else the first of `names`, else the only array of numbers.
+    """Return the name of an array: `dataset`, else the first of `names`, else the only array of numbers.
 
-    A name counts in the root, or inside of groups where only one array has it.
+    A name is searched in the root, then inside groups if only one array has this name.
 
     Raises:
-        InputError: there is none; the arrays of the file are listed.
+        InputError: no such array; the message lists the arrays of the file.
 
     """
     if dataset is not None and dataset in store.arrays:
@@ -60,14 +60,14 @@ def pick(store: Store, names: Sequence[str], dataset: str | None = None) -> str:
     inside = [[n for n in numeric if "/" in n and leaf(n).lower() == name] for name in names]
     named = named or [group[0] for group in inside if len(group) == 1] or (numeric if len(numeric) == 1 else [])
     if dataset is not None or not named:
-        wanted = repr(dataset) if dataset is not None else " or ".join(names)
-        fix = "give the array that name, or select one: --dataset NAME"
-        raise InputError(f"{store.path} holds no {wanted}", why=f"it holds {list_arrays(store.arrays)}", fix=fix)
+        description = repr(dataset) if dataset is not None else " or ".join(names)
+        fix = "rename the array, or select one with --dataset NAME"
+        raise InputError(f"{store.path} holds no {description}", why=f"it holds {list_arrays(store.arrays)}", fix=fix)
     return named[0]
 
 
 def read_array(path: str | Path, names: Sequence[str], dataset: str | None = None) -> np.ndarray:
-    """Return an array of a file as stored; `pick` selects it. One of BART's is (loops..., 1, *space), in C order.
+    """Read an array as stored, selected by `pick`. Arrays of BART become (loops..., 1, *space), in C order.
 
     Raises:
         InputError, UnsafeContentError: see `read`.
@@ -81,13 +81,13 @@ def read_array(path: str | Path, names: Sequence[str], dataset: str | None = Non
 
 @dataclass(frozen=True)
 class Images:
-    """Images of a file.
+    """Hold the images of a file.
 
     Attributes:
         values: (item, y, x) or (item, z, y, x), real or complex, of the type stored.
         where: file and array, for messages.
-        grid: their grid, as far as the file states it.
-        loops: lengths of the axes that the items run over; None where the file does not state them: slices.
+        grid: position of the voxels, as far as the file states it.
+        loops: lengths of the loop axes of the items; None if the file does not state them (the items are slices).
 
     """
 
@@ -98,24 +98,24 @@ class Images:
 
 
 def read_image(path: str | Path, *, dataset: str | None = None) -> np.ndarray:
-    """Return the magnitude images of a file, (item, *space) float32: a reconstruction or a reference.
+    """Read the magnitude images of a file, (item, *space) float32: a reconstruction or a reference.
 
     Args:
         path: HDF5 or .npz with one of `IMAGE_NAMES`, a series of ISMRMRD images as Gadgetron writes it, .npy, NIfTI
-            (slices upright), the folder of a DICOM series, or a BART pair. A single 2D array is one item; further
-            leading axes of a BART array are counted as items; a 4D array elsewhere is (item, z, y, x), as `write_image`
-            writes it; further volumes of NIfTI and DICOM are counted among the slices.
+            (slices upright), the folder of a DICOM series, or a BART pair. A single 2D array is one item. Further
+            leading axes of a BART array are items; a 4D array of another format is (item, z, y, x), as `write_image`
+            writes it. The slices of several volumes of NIfTI and DICOM are items one after another.
         dataset: name of the array.
 
     Raises:
-        InputError: no such array, fewer than two axes, values that are not numbers.
+        InputError: no such array, fewer than two axes, NaN or infinite values.
 
     """
     return read_placed_image(path, dataset=dataset)[0]
 
 
 def read_placed_image(path: str | Path, *, dataset: str | None = None, signed: bool = False) -> tuple[np.ndarray, Grid]:
-    """Return the images of `read_image` and their grid, with a position only where each image file is one volume.
+    """Return the images of `read_image` and their grid; its position is unknown if there are several volumes.
 
     With `signed`, real images keep their sign; complex ones are still magnitudes.
 
@@ -130,7 +130,7 @@ def read_placed_image(path: str | Path, *, dataset: str | None = None, signed: b
             return take(upright.values, str(path)), upright.grid
     images = read_images(path, dataset=dataset)
     values, grid = images.values, images.grid
-    several = values.ndim == 3 and images.loops is not None  # other loops than slices
+    several = values.ndim == 3 and images.loops is not None  # loops other than slices
     if is_volumes(path):
         several = values.ndim == 4
         values = values.reshape(-1, *values.shape[-2:])
@@ -138,7 +138,7 @@ def read_placed_image(path: str | Path, *, dataset: str | None = None, signed: b
 
 
 def holds_images(path: str | Path) -> bool:
-    """Tell whether a file holds images and no k-space, judged by names, types and shapes.
+    """Return whether a file holds images and no k-space, judged by names, types and shapes.
 
     Raises:
         InputError, UnsafeContentError: see `mrirecon.io.read`.
@@ -151,7 +151,7 @@ def holds_images(path: str | Path) -> bool:
         return False
     store = open_store(path)
     if kind == "cfl":
-        # Dimension 3 of a BART array is the coils: k-space of one coil looks like an image, and needs `axes`.
+        # Dimension 3 of a BART array is the coils: k-space of one coil looks like an image, so it needs `axes`.
         return next(iter(store.arrays.values()))[0][3] == 1
     if kind == "npy":
         shape, dtype = next(iter(store.arrays.values()))
@@ -162,12 +162,12 @@ def holds_images(path: str | Path) -> bool:
 
 
 def is_volumes(path: str | Path) -> bool:
-    """Tell whether a file is of a format of images alone, such as NIfTI or DICOM, whose arrays have no names."""
+    """Return whether the format of a file holds only images, such as NIfTI or DICOM, whose arrays have no names."""
     return image_reader(path) is not None
 
 
 def read_images(path: str | Path, *, dataset: str | None = None) -> Images:
-    """Return the images of a file as stored, real or complex, with their grid and the axes of the items.
+    """Read the images of a file as stored, real or complex, with their grid and the loop axes of the items.
 
     One volume of NIfTI or DICOM is (slice, y, x); several are (volume, slice, y, x).
 

@@ -1,7 +1,7 @@
 """Read ISMRMRD raw data (MRD version 1, HDF5): acquisitions with flags and counters, and a header in XML.
 
-The package ismrmrd by default opens files for writing, follows links, and expands the header's entities. The layout is
-a table in HDF5, so h5py reads it here, in the sandbox, after its links and storage were checked.
+The package ismrmrd is not used: by default it opens files for writing, follows links and expands entities of the
+header. The layout is a table in HDF5. h5py reads it in the sandbox, after a check of its links and storage.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _COUNTERS = {
     **{name: name for name in ("average", "slice", "phase", "repetition", "set", "segment")},
 }
 _COLUMNS = ("number_of_samples", "active_channels", "center_sample", "discard_pre", "discard_post")
-# Gaps of up to so many readouts are read and discarded: one read of a stretch is faster than several.
+# Gaps of up to this many readouts are read and discarded: one long read is faster than several short ones.
 _GAP = 8
 _CHUNK = 128
-# Damaged files can keep libhdf5 busy for ever; good ones are read a hundred times faster than this.
+# Time limit: damaged files can keep libhdf5 busy for ever; intact files need a hundredth of this time.
 _SECONDS, _BYTES_A_SECOND = 10, 4e6
 
 
 class MrdStore(RawStore):
-    """Acquisitions of a group of an ISMRMRD file."""
+    """Read acquisitions of a group of an ISMRMRD file."""
 
     def __init__(self, path: Path, table: Readouts, plan: Plan, group: str) -> None:
         super().__init__(path, table, plan)
@@ -68,7 +68,7 @@ class MrdStore(RawStore):
 
 
 def raw_group(file: GuardedFile, dataset: str | None = None) -> str | None:
-    """Return the group of ISMRMRD raw data: the one asked for, else "dataset", else the only one; None if none.
+    """Return the group of ISMRMRD raw data: `dataset` if given, else "dataset", else the only one, else None.
 
     Raises:
         InputError: several groups hold raw data, and none is called "dataset".
@@ -87,7 +87,7 @@ def raw_group(file: GuardedFile, dataset: str | None = None) -> str | None:
 
 
 def _is_raw(source: Source) -> bool:
-    """Tell whether an HDF5 file holds ISMRMRD raw data, complete or not.
+    """Return whether an HDF5 file holds ISMRMRD raw data, complete or not.
 
     Raises:
         InputError: see `raw_group`.
@@ -104,17 +104,18 @@ def _is_raw(source: Source) -> bool:
 def read_mrd(source: Source, *, dataset: str | None = None) -> Scan:
     """Read ISMRMRD raw data of a Cartesian or echo-planar scan; see `mrirecon.io.read`.
 
-    Acquisitions are sorted by their flags, placed by their counters and echo, and averaged where several fall on one
-    place; the notes count the others. The readout is along y, phase encoding along x, the second phase encoding along
-    z. Samples of Siemens scanners are conjugated, as `mrirecon.io.readers.siemens` explains. libhdf5 reads the file in
-    the sandbox.
+    Acquisitions are sorted by their flags and placed on the grid by their counters and echo. Several at the same
+    position are averaged. The notes count those that are not used. The readout is along y, phase encoding along x, the
+    second phase encoding along z. Samples of Siemens scanners are conjugated (see `mrirecon.io.readers.siemens`).
+    libhdf5 reads the file in the sandbox.
 
     Args:
         source: the file.
-        dataset: name of the group, where it is not "dataset".
+        dataset: name of the group, if it is not "dataset".
 
     Raises:
-        InputError: a header that lacks what is needed (named), a trajectory that is not Cartesian, damaged data.
+        InputError: a header without required values (the message names them), a trajectory that is not Cartesian,
+            damaged data.
         UnsafeContentError: links out of the file, or a header with a document type.
 
     """
@@ -148,7 +149,7 @@ def read_mrd(source: Source, *, dataset: str | None = None) -> Scan:
 def _table(columns: Arrays, path: Path) -> Readouts:
     flags = columns["flags"]
     if any(is_set(flags, bit).any() for bit in _COMPRESSED):
-        raise InputError(f"{path} holds compressed acquisitions, which are not read", fix="write it uncompressed")
+        raise InputError(f"{path} holds compressed acquisitions, which are not supported", fix="write it uncompressed")
     samples, before, behind = (columns[name] for name in ("number_of_samples", "discard_pre", "discard_post"))
     if not samples.any():
         raise _without_samples(path, len(samples))
@@ -185,7 +186,7 @@ def _encodings(values: dict[str, str], path: Path, notes: list[str]) -> list[Enc
             raise InputError(
                 f"the header of {path} lacks values that reconstruction needs",
                 why=f"missing: {', '.join(missing)}",
-                fix="convert the raw data again, with a header of its own",
+                fix="convert the raw data again, with a complete header",
             )
         trajectory = values[f"{name}/trajectory"].lower()
         if trajectory not in _TRAJECTORIES:
@@ -222,19 +223,19 @@ def _encodings(values: dict[str, str], path: Path, notes: list[str]) -> list[Enc
 
 
 def _refuse_ramps(train: dict[str, float], path: Path) -> None:
-    """Refuse echo trains sampled before the gradient is flat, or after, where the header describes them."""
+    """Refuse echo trains that were sampled on the ramps of the gradient, if the header describes them."""
     begin, end = train["acqDelayTime"], train["acqDelayTime"] + train["numSamples"] * train["dwellTime"]
     flat = (train["rampUpTime"], train["rampUpTime"] + train["flatTopTime"])
     if train["rampUpTime"] and train["numSamples"] and (begin < flat[0] or end > flat[1] + train["dwellTime"]):
         raise InputError(
             f"{path} was sampled on the ramps of the gradient, which is not supported",
             why=f"samples from {begin:g} to {end:g} us, and the gradient is flat from {flat[0]:g} to {flat[1]:g} us",
-            fix="regrid it first, for instance by Gadgetron",
+            fix="regrid it first, for example with Gadgetron",
         )
 
 
 def survey(path: Path, group: str) -> tuple[Arrays, Facts]:
-    """Return the heads of all acquisitions as columns, and the header; runs in the sandbox.
+    """Read the headers of all acquisitions as columns, and the XML header; runs in the sandbox.
 
     Raises:
         InputError: not in the layout of ISMRMRD.
@@ -243,7 +244,7 @@ def survey(path: Path, group: str) -> tuple[Arrays, Facts]:
     """
     with open_hdf5(path) as file:
         try:
-            _, xml = file[f"{group}/data"], file[f"{group}/xml"].text()  # both are checked, and every link on the way
+            _, xml = file[f"{group}/data"], file[f"{group}/xml"].text()  # checks both, and every link in their paths
         except KeyError:
             raise _incomplete(path, group, file.is_group(group) if group in file else False) from None
     with h5py.File(path, "r") as file:
@@ -265,7 +266,7 @@ def survey(path: Path, group: str) -> tuple[Arrays, Facts]:
 
 
 def _heads(data: h5py.Dataset) -> np.ndarray:
-    """Return all heads, if possible from chunks as they are on the disk: libhdf5 converts only 7,000 a second."""
+    """Read the headers of all acquisitions, if possible as raw chunks: libhdf5 converts only 7,000 a second."""
     kind = data.id.get_type()
     head = data.dtype["head"]
     stored = kind.get_member_type(kind.get_member_index(b"head"))
@@ -286,7 +287,7 @@ def acquisitions(path: Path, group: str, rows: list[int], sizes: list[int], out:
     """Read the samples of some acquisitions, one after another, into `out`; runs in the sandbox.
 
     Raises:
-        InputError: another number of samples than a head declares.
+        InputError: the number of samples differs from that in the header of an acquisition.
 
     """
     wanted = np.asarray(rows, dtype=np.int64)
@@ -301,7 +302,7 @@ def acquisitions(path: Path, group: str, rows: list[int], sizes: list[int], out:
                 values = block[wanted[i] - first].view(np.complex64)
                 if values.size != sizes[i]:
                     raise InputError(
-                        f"acquisition {wanted[i]} of {path} is not as long as its head says",
+                        f"acquisition {wanted[i]} of {path} is not as long as its header states",
                         why=f"{values.size} samples are stored, {sizes[i]} are declared",
                         fix="the file is damaged: copy or convert it again",
                     )
@@ -310,13 +311,13 @@ def acquisitions(path: Path, group: str, rows: list[int], sizes: list[int], out:
 
 
 def _stretches(rows: np.ndarray) -> list[np.ndarray]:
-    """Divide the numbers of sorted rows into stretches without long gaps, of at most `_CHUNK`."""
+    """Split sorted rows into runs without long gaps, of at most `_CHUNK` rows."""
     parts = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) > _GAP) + 1)
     return [part[i : i + _CHUNK] for part in parts for i in range(0, len(part), _CHUNK)]
 
 
 def _incomplete(path: Path, group: str, exists: bool) -> InputError:
-    """Return the error for a group without header or acquisitions, with what it holds instead."""
+    """Return the error for a group without header or acquisitions, with a list of its contents."""
     names: list[str] = []
     if exists:
         with h5py.File(path, "r") as file:
@@ -326,7 +327,7 @@ def _incomplete(path: Path, group: str, exists: bool) -> InputError:
         return InputError(
             f"{path} is ISMRMRD without raw data: a header, and no acquisitions",
             why=f"{group!r} holds {held}, and no 'data'",
-            fix="export the raw data again; where only images are in it, there is nothing to reconstruct: evaluate and "
+            fix="export the raw data again; if the file holds only images, it needs no reconstruction: evaluate and "
             "convert read images",
         )
     if "data" in names:
@@ -341,5 +342,5 @@ def _incomplete(path: Path, group: str, exists: bool) -> InputError:
 def _without_samples(path: Path, acquisitions: int) -> InputError:
     """Return the error for a file without samples."""
     why = f"{acquisitions} acquisitions are listed, each of 0 samples" if acquisitions else "'data' is empty"
-    fix = "the samples were not written, or were taken out: export the raw data again"
+    fix = "the samples were not written, or were removed: export the raw data again"
     return InputError(f"{path} is ISMRMRD without samples", why=why, fix=fix)

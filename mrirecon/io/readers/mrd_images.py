@@ -1,4 +1,4 @@
-"""Read series of ISMRMRD images in HDF5, as of Gadgetron and the package ismrmrd: GROUP/image_N/data and header."""
+"""Read series of ISMRMRD images in HDF5 (of Gadgetron and the package ismrmrd): GROUP/image_N/data and header."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mrirecon.io.geometry import Grid, from_matrix
 from mrirecon.io.safe.hdf5 import is_numeric, open_hdf5
 from mrirecon.io.scan import Store
 
-# Loop axes by the header's counters, the last one fastest.
+# Loop axes by the counters of the header, the last one fastest.
 _LOOPS = {"average": "average", "repetition": "repetition", "set": "set", "phase": "phase", "contrast": "echo"}
 _VECTORS = ("position", "read_dir", "phase_dir", "slice_dir", "field_of_view", "matrix_size")
-_HEADS = 1 << 26  # bytes of headers that are read
-_EVEN = 1e-2  # mm by which a slice may deviate from the line through the others
+_HEADS = 1 << 26  # largest size of the headers in bytes
+_EVEN = 1e-2  # largest distance of a slice from the line through the others, in mm
 
 
 def raw_groups(names: Iterable[str]) -> list[str]:
@@ -25,9 +25,9 @@ def raw_groups(names: Iterable[str]) -> list[str]:
 
 
 def series_of(store: Store, dataset: str | None = None) -> list[str]:
-    """Return the names of the arrays that are series of ISMRMRD images: all, or the one whose name or group is given.
+    """Return the names of the arrays that are series of ISMRMRD images: all, or the one selected by name or group.
 
-    They lie in groups, are called `data`, and have five axes (image, channel, z, y, x).
+    Such arrays are in groups, have the name `data` and five axes (image, channel, z, y, x).
     """
     series = [
         name
@@ -40,14 +40,14 @@ def series_of(store: Store, dataset: str | None = None) -> list[str]:
 
 
 def mrd_images(store: Store, series: list[str]) -> tuple[np.ndarray, str, Grid, dict[str, int] | None]:
-    """Return a series of images, (item, y, x) or (item, z, y, x), real or complex, in the order of their counters.
+    """Read a series of images, (item, y, x) or (item, z, y, x), real or complex, in the order of their counters.
 
     Args:
         store: the file.
         series: result of `series_of`.
 
     Returns:
-        Values; file and array; their grid; lengths of the loop axes of the items, None for slices alone.
+        Values; file and array; grid; lengths of the loop axes of the items, None for slices only.
 
     Raises:
         InputError: several series; images of single coils.
@@ -62,7 +62,7 @@ def mrd_images(store: Store, series: list[str]) -> tuple[np.ndarray, str, Grid, 
     where = f"{store.path}:{name}"
     if channels > 1:
         why = f"shape {store.arrays[name][0]}: {channels} channels"
-        raise InputError("the images are those of single coils", where=where, why=why, fix="combine the coils first")
+        raise InputError("the images are of single coils", where=where, why=why, fix="combine the coils first")
     values = store.read(name)
     heads = _heads(store, name, count)
     loops: dict[str, int] | None = None
@@ -80,22 +80,22 @@ def mrd_images(store: Store, series: list[str]) -> tuple[np.ndarray, str, Grid, 
 
 
 def _heads(store: Store, name: str, count: int) -> np.ndarray | None:
-    """Return the headers of a series; None where there are none, or none that can be read."""
+    """Read the headers of a series; return None if they are missing or cannot be read."""
     beside = f"{name[: -len('data')]}header"
     if beside not in store.arrays:
         return None
     shape, dtype = store.arrays[beside]
-    wanted = {*_LOOPS, "slice", *_VECTORS}
-    if shape != (count,) or not wanted <= set(dtype.names or ()) or count * dtype.itemsize > _HEADS:
+    fields = {*_LOOPS, "slice", *_VECTORS}
+    if shape != (count,) or not fields <= set(dtype.names or ()) or count * dtype.itemsize > _HEADS:
         return None
-    if any(dtype[n].base.kind not in "iuf" for n in wanted):
+    if any(dtype[n].base.kind not in "iuf" for n in fields):
         return None
     with open_hdf5(store.path) as file:
         return file[beside].records()
 
 
 def _grid(heads: np.ndarray, depth: int, rows: int, columns: int) -> Grid:
-    """Return the grid of images whose centre, voxel n // 2, is at the stated position; see `mrirecon.io.geometry`."""
+    """Return the grid of images whose voxel n // 2 is at the stated position; see `mrirecon.io.geometry`."""
     first = {n: np.asarray(heads[n][0], dtype=np.float64) for n in _VECTORS}
     if not all(np.isfinite(v).all() for v in first.values()) or first["field_of_view"].min() <= 0:
         return Grid()

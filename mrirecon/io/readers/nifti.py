@@ -18,14 +18,14 @@ from mrirecon.io.readers.registry import register_reader
 from mrirecon.io.safe.hdf5 import READ_LIMIT, typed_errors
 
 SUFFIXES = (".nii", ".nii.gz")
-PAIR = (".hdr", ".img")  # a header and its voxels in two files; BART's headers end in .hdr as well
-_TRAILING = 16 << 20  # bytes that a compressed file may hold behind its voxels
+PAIR = (".hdr", ".img")  # a header and its voxels in two files; headers of BART also end in .hdr
+_TRAILING = 16 << 20  # largest number of bytes after the voxels of a compressed file
 INSTALL = "pip install 'mrirecon[formats]'"
 
 
 @dataclass(frozen=True)
 class Slices:
-    """Slices of a volume.
+    """Hold the slices of a volume.
 
     Attributes:
         values: (slice, y, x), float32 or complex64, in the file's units.
@@ -42,7 +42,7 @@ class Slices:
 
 
 def is_nifti(path: str | Path) -> bool:
-    """Tell whether a file is NIfTI, by its name, or by the header of a pair .hdr and .img."""
+    """Return whether a file is NIfTI, by its name, or by the header of a pair .hdr and .img."""
     path = Path(path)
     if path.name.lower().endswith(SUFFIXES):
         return True
@@ -54,18 +54,18 @@ def is_nifti(path: str | Path) -> bool:
 
 
 def read_nifti(path: str | Path) -> Slices:
-    """Return a volume cut across its coarsest axis (axially where all are alike), the patient's front or top upwards.
+    """Read a volume as slices across its coarsest axis (axial if all are equal), the patient's front or top upwards.
 
-    A fourth axis (echoes, repetitions) is counted among the slices. A file of two axes is one slice; further axes of
-    length 1 are ignored. Complex values stay complex.
+    The volumes of a fourth axis (echoes, repetitions) follow one another in the slices. A file with two axes is one
+    slice; further axes of length 1 are ignored. Complex values stay complex.
 
     Args:
         path: .nii, .nii.gz, or either file of a pair .hdr and .img.
 
     Raises:
         UsageError: nibabel is not installed.
-        InputError: not a NIfTI file, truncated, without a usable geometry, or without numbers; colours, vectors and
-            values on surfaces (CIFTI), which are no volume of an image.
+        InputError: not a NIfTI file; truncated; no usable geometry; values that are not finite; colours, vectors and
+            values on surfaces (CIFTI), which are not an image volume.
 
     """
     return _cut(*_load(path)[:3])
@@ -80,9 +80,9 @@ def read_nifti(path: str | Path) -> Slices:
     needs=("nibabel",),
 )
 def read_stored(path: str | Path) -> tuple[np.ndarray, Grid]:
-    """Return volumes as `mrirecon.io.write_image` stores them, (volume, slice, y, x), and their grid.
+    """Read volumes in the order of `mrirecon.io.write_image`, (volume, slice, y, x), and their grid.
 
-    They are float32 or complex64. The slices are along the file's third axis; the affine changes no order of axes.
+    Values are float32 or complex64. The slices are along the third axis of the file; axes are not reordered.
 
     Raises:
         UsageError, InputError: see `read_nifti`.
@@ -96,28 +96,30 @@ def read_stored(path: str | Path) -> tuple[np.ndarray, Grid]:
 
 
 def resampled_labels(path: str | Path, like: str | Path) -> Slices:
-    """Return a volume of labels on another volume's grid, cut as `read_nifti` cuts that one.
+    """Resample a volume of labels to the grid of another volume, and slice it as `read_nifti` slices that volume.
 
-    Each voxel has the label nearest to its centre in the scanner's coordinates, 0 outside of the labels.
+    Each voxel gets the label nearest to its centre in the coordinates of the scanner, 0 outside the labels.
 
     Raises:
         UsageError, InputError: see `read_nifti`; more than three axes.
 
     """
-    from scipy import ndimage  # here: it is slow to import, and seldom needed
+    from scipy import ndimage  # imported here because it is slow, and seldom needed
 
     (labels, at, *_), (grid, target, placed, _) = _load(path), _load(like)
     if labels.ndim != 3 or grid.ndim != 3:
-        raise InputError("labels are resampled along three axes", where=f"{path} and {like}", why="one file has more")
+        raise InputError(
+            "labels are resampled along three axes", where=f"{path} and {like}", why="one file has more axes"
+        )
     matrix = np.linalg.inv(at) @ target
     resampled = ndimage.affine_transform(labels, matrix[:3, :3], matrix[:3, 3], grid.shape, order=0, cval=0.0)
     return _cut(resampled, target, placed)
 
 
 def _load(path: str | Path, *, canonical: bool = True) -> tuple[np.ndarray, np.ndarray, bool, bool]:
-    """Return values (x, y, z, ...), the affine from voxels to mm in RAS, and whether the file states it, and the unit.
+    """Return values (x, y, z, ...), the affine from voxels to mm in RAS, whether the file states it, and the unit.
 
-    Axes point to the right, front and top of the patient if `canonical`, else as stored.
+    If `canonical`, axes point to the right, front and top of the patient; otherwise they stay as stored.
     """
     try:
         import nibabel
@@ -126,7 +128,9 @@ def _load(path: str | Path, *, canonical: bool = True) -> tuple[np.ndarray, np.n
     path = _voxels(regular_file(path))
     with typed_errors(str(path)):
         try:
-            with nibabel.imageglobals.LoggingOutputSuppressor():  # it prints on stderr what it then raises
+            with (
+                nibabel.imageglobals.LoggingOutputSuppressor()
+            ):  # nibabel prints its errors on stderr before it raises them
                 loaded = nibabel.load(path)
         except nibabel.filebasedimages.ImageFileError as error:
             raise InputError(f"{path} is not a NIfTI file", why=str(error), fix="copy or download it again") from None
@@ -135,7 +139,7 @@ def _load(path: str | Path, *, canonical: bool = True) -> tuple[np.ndarray, np.n
 
 
 def _voxels(path: Path) -> Path:
-    """Return the file to open: of a pair that of the voxels, if both are there and state their orientation.
+    """Return the file to open: for a pair, the file of the voxels, if both files exist and state an orientation.
 
     Raises:
         InputError: half a pair; a header of ANALYZE 7.5.
@@ -146,26 +150,26 @@ def _voxels(path: Path) -> Path:
     header, voxels = path.with_suffix(".hdr"), path.with_suffix(".img")
     for one, other in ((header, voxels), (voxels, header)):
         if not one.is_file():
-            raise InputError(f"{one} is missing", why=f"{other.name} is half of a pair", fix="copy both files")
+            raise InputError(f"{one} is missing", why=f"{other.name} is one file of a pair", fix="copy both files")
     if not is_nifti_header(read_head(header, 352), analyze=False):
         raise InputError(
             f"{header} is a header of ANALYZE 7.5",
-            why="that format does not state which side is left",
-            fix="convert it to NIfTI by a program that knows how it was written",
+            why="this format does not state which side is left",
+            fix="convert it to NIfTI with the program that wrote it",
         )
     return voxels
 
 
 @contextmanager
 def _opened(image: Any, path: Path) -> Iterator[Any]:
-    """Yield an image whose values come from one stream, which is read to its end, where gzip has its checksum."""
+    """Yield an image that is read from one stream; then read the stream to its end to verify the checksum of gzip."""
     if not path.name.lower().endswith(".gz"):
         yield image
         return
     with gzip.open(path) as stream:
         yield type(image).from_stream(stream)
         if len(stream.read(_TRAILING + 1)) > _TRAILING:
-            raise InputError(f"{path} holds more than its header says", fix="copy or download it again")
+            raise InputError(f"{path} holds more data than its header states", fix="copy or download it again")
 
 
 def _checked(image: Any, path: Path, canonical: bool) -> tuple[np.ndarray, np.ndarray, bool, bool]:
@@ -173,15 +177,15 @@ def _checked(image: Any, path: Path, canonical: bool) -> tuple[np.ndarray, np.nd
     import nibabel
 
     _refuse_other(image, path)
-    # Other formats than NIfTI have no codes, and state an affine.
+    # Formats other than NIfTI have no codes, but always state an affine.
     sized = "xyzt_units" not in image.header or bool(int(image.header["xyzt_units"]) & 7)
     codes = [int(image.header[c]) for c in ("qform_code", "sform_code") if c in image.header]
     shape, affine = _space(image.shape, path), np.asarray(image.affine, dtype=np.float64)
     wrong = ""
     if not np.isfinite(affine).all():
-        wrong = "its affine holds values that are not numbers"
+        wrong = "its affine holds NaN or infinite values"
     elif np.linalg.det(affine[:3, :3]) == 0:
-        wrong = "its affine gives voxels no volume"
+        wrong = "its affine gives voxels of zero volume"
     if wrong:
         raise InputError(
             f"{path} is not a volume that can be cut into slices",
@@ -191,10 +195,10 @@ def _checked(image: Any, path: Path, canonical: bool) -> tuple[np.ndarray, np.nd
     kind = np.complex64 if image.get_data_dtype().kind == "c" else np.float32
     size = int(np.prod(shape, dtype=object)) * np.dtype(kind).itemsize
     if size > READ_LIMIT:
-        raise InputError(f"{path} is too large", why=f"{size / 2**30:.1f} GiB in single precision", fix="cut it")
+        raise InputError(f"{path} is too large", why=f"{size / 2**30:.1f} GiB in single precision", fix="crop it")
     values = np.asarray(image.dataobj, dtype=kind).reshape(shape)
     if not np.isfinite(values).all():
-        raise InputError(f"{path} holds values that are not numbers", fix="replace them first: numpy.nan_to_num")
+        raise InputError(f"{path} holds NaN or infinite values", fix="replace them first: numpy.nan_to_num")
     if canonical:
         turn = nibabel.io_orientation(affine)  # type: ignore[no-untyped-call]
         values = nibabel.apply_orientation(values, turn)  # type: ignore[no-untyped-call]
@@ -203,7 +207,7 @@ def _checked(image: Any, path: Path, canonical: bool) -> tuple[np.ndarray, np.nd
 
 
 def _refuse_other(image: Any, path: Path) -> None:
-    """Refuse other content that has the same suffix.
+    """Refuse content other than an image that has the same suffix.
 
     Raises:
         InputError: CIFTI; colours.
@@ -214,15 +218,15 @@ def _refuse_other(image: Any, path: Path) -> None:
     if isinstance(image, nibabel.Cifti2Image):
         raise InputError(
             f"{path} is a CIFTI file",
-            why="it holds values on surfaces and in structures, which are no volume",
+            why="it holds values on surfaces and in structures, not a volume",
             fix="export a volume first: wb_command -cifti-separate",
         )
     colours = image.get_data_dtype().names
     if colours:
         raise InputError(
-            f"{path} is a colour picture",
+            f"{path} is a colour image",
             why=f"each voxel has {', '.join(colours)}",
-            fix="give the image that the colours were made from",
+            fix="give the grey-scale image",
         )
 
 
@@ -242,22 +246,22 @@ def _space(stored: tuple[int, ...], path: Path) -> tuple[int, ...]:
         return shape
     why, fix = f"shape {tuple(stored)}", "give three axes in space with an affine, and at most one axis more"
     if len(shape) > 4 and 0 not in shape:
-        why = f"{why}: {'×'.join(map(str, shape[4:]))} values per voxel, as vectors and tensors have"
-        fix = "give one of them alone"
+        why = f"{why}: {'×'.join(map(str, shape[4:]))} values per voxel (a vector or tensor)"
+        fix = "give one component"
     raise InputError(f"{path} is not a volume that can be cut into slices", why=why, fix=fix)
 
 
 def _cut(values: np.ndarray, affine: np.ndarray, placed: bool) -> Slices:
     shape = values.shape
     steps = [float(s) for s in np.sqrt((affine[:3, :3] ** 2).sum(0))]
-    # Canonical axes point to the right, front and top. If all steps agree to 1 %, the slices are axial, as is usual.
+    # Canonical axes point to the right, front and top. If all voxel sizes agree to 1 %, the slices are axial.
     across = 2 if steps[2] > 0.99 * max(steps) else int(np.argmax(steps))
     rows, columns = {0: (2, 1), 1: (2, 0), 2: (1, 0)}[across]
     if values.ndim == 3:
         values = values[..., None]
     slices = values.transpose(3, across, rows, columns)[:, :, ::-1, ::-1].reshape(-1, shape[rows], shape[columns])
     spacing = steps[across], steps[rows], steps[columns]
-    # Rows and columns run against the canonical axes, from the last voxel of each.
+    # Rows and columns run against the canonical axes, so both are flipped.
     last = [affine[:3, axis] * (shape[axis] - 1) for axis in (columns, rows)]
     origin = affine[:3, 3] + last[0] + last[1]
     matrix = np.column_stack((-affine[:3, columns], -affine[:3, rows], affine[:3, across], origin))

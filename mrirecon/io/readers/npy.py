@@ -1,4 +1,4 @@
-"""Read .npy and .npz, with every declared size checked against the bytes that are there, and never a pickle."""
+"""Read .npy and .npz; compare every declared size with the size of the file, and never load a pickle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HEADER_LIMIT = 64 << 10
 
 @dataclass(frozen=True)
 class Header:
-    """Header of a .npy file, with the offset of its data in bytes."""
+    """Hold the header of a .npy file, with the offset of its data in bytes."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -36,7 +36,7 @@ class Header:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of data declared."""
+        """Return the declared size of the data in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -58,7 +58,7 @@ def read_header(file: IO[bytes], where: str) -> Header:
     if dtype.hasobject:
         raise InputError(
             f"{where} holds Python objects, which are never loaded",
-            why="loading them could run code",
+            why="loading them could execute code",
             fix="save a plain array: numpy.save(path, numpy.asarray(a, dtype=numpy.complex64))",
         )
     if any(type(n) is not int or n < 0 for n in shape):
@@ -67,7 +67,7 @@ def read_header(file: IO[bytes], where: str) -> Header:
 
 
 class NpyStore:
-    """One array in a .npy file, mapped into memory so that items are read alone."""
+    """Read one array of a .npy file, mapped into memory so that single items can be read."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = regular_file(path)
@@ -78,7 +78,7 @@ class NpyStore:
         if header.offset + header.nbytes > size:
             raise InputError(
                 f"{self.path} is truncated",
-                why=f"{size} of {header.offset + header.nbytes} bytes are there",
+                why=f"{size} of {header.offset + header.nbytes} bytes are present",
                 fix="copy or download it again",
             )
         self.arrays: ArrayTypes = {"array": (header.shape, header.dtype)}
@@ -96,7 +96,7 @@ class NpyStore:
 
 
 class NpzStore:
-    """Arrays in a .npz archive. An array that was read stays in memory: compressed data cannot be read in parts."""
+    """Read the arrays of a .npz archive; keep each in memory, because compressed data cannot be read in parts."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = regular_file(path)
@@ -123,19 +123,19 @@ class NpzStore:
             with archive.open(member) as file:
                 header = self._header(file, member, f"{self.path}:{name}")
         except InputError as error:
-            # k-space can be read all the same; the error is raised when this array is asked for.
+            # k-space can still be read; the error is raised when this array is requested.
             self.skipped[name] = error
             return
         self.arrays[name] = (header.shape, header.dtype)
 
     def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
-        """Return a part of an array (a view of the one kept in memory: not to be written to)."""
+        """Return a part of an array, as a view that must not be modified."""
         if name not in self._read:
             self._read[name] = self._load(name)
         return self._read[name][index]
 
     def text(self, name: str) -> str | None:
-        """Return an entry that holds text or several words (joined by commas), or None where it does not."""
+        """Return an entry of text or of several words (joined by commas); None for any other."""
         shape, dtype = self.arrays.get(name, ((), np.dtype(float)))
         if dtype.kind not in "US" or not 1 <= math.prod(shape) * dtype.itemsize <= TEXT_LIMIT:
             return None
@@ -157,11 +157,11 @@ class NpzStore:
     @staticmethod
     def _header(file: IO[bytes], member: zipfile.ZipInfo, where: str) -> Header:
         header = read_header(file, where)
-        wanted = header.offset + header.nbytes
-        if wanted != member.file_size:
+        expected = header.offset + header.nbytes
+        if expected != member.file_size:
             raise InputError(
                 f"{where} is truncated or damaged",
-                why=f"{member.file_size} of {wanted} bytes are there",
+                why=f"{member.file_size} of {expected} bytes are present",
                 fix="copy or download it again",
             )
         return header
@@ -200,9 +200,9 @@ def _is_zip(source: Source) -> bool:
 def read_arrays(source: Source, *, axes: str | None = None, dataset: str | None = None) -> Scan:
     """Read a .npz or .npy file; see `mrirecon.io.read`.
 
-    The axes come from, in this order: `axes`; a JSON sidecar beside the file with ``{"axes": ["coil", "y", "x"]}``; an
-    entry `axes` in the archive; a statement ``axes: ...`` in its entry `meta`; and the shape, with a note, where it is
-    hardly ambiguous. Otherwise an error asks for them.
+    The axes come from, in this order: `axes`; a JSON sidecar in the same folder with ``{"axes": ["coil", "y", "x"]}``;
+    an entry `axes` in the archive; a statement ``axes: ...`` in its entry `meta`; the shape, with a note, if it leaves
+    hardly any doubt. Otherwise an error asks the user for them.
     """
     path = source.path
     store: NpzStore | NpyStore = NpyStore(path) if _is_npy(source) else NpzStore(path)
@@ -263,7 +263,7 @@ def _sidecar_axes(sidecar: Path, notes: list[str]) -> str | None:
 
 
 def _meta(store: NpzStore) -> dict[str, Scalar]:
-    """Return the values of the entry `meta` where it is a JSON object."""
+    """Return the values of the entry `meta` if it is a JSON object."""
     try:
         content = parse_json(store.text("meta") or "{}")
     except ValueError:

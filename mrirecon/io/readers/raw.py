@@ -1,4 +1,4 @@
-"""Build a scan from a table of readouts, with order of the slices, noise and geometry: shared by raw-data formats."""
+"""Build a scan from a table of readouts, with slice order, noise and geometry, for all raw-data formats."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from mrirecon.io.readers.registry import Source
 from mrirecon.io.readers.sorting import make_plan
 from mrirecon.io.scan import Scalar, Scan
 
-_PARALLEL = 1e-2  # difference of unit vectors up to which slices count as parallel
-# Energy of a difference, relative to that of the signal, up to which readouts count as the same: that of a phase of
-# 0.2 rad, or of a signal weaker by a fifth. Drift stays below it, echoes a few milliseconds apart do not.
+_PARALLEL = 1e-2  # largest difference of unit vectors of parallel slices
+# Largest energy of the difference of equal readouts, relative to the signal: a phase of 0.2 rad, or a loss of a fifth
+# of the signal. Drift stays below it; echoes a few milliseconds apart exceed it.
 _SAME = 0.04
 _PLACES, _PARTS = 16, 16
-# Loops that may separate such readouts; the first that is unused is taken.
+# Loops that may separate such readouts; the first unused one is taken.
 _LOOPS = {"echo": "echoes", "set": "sets"}
 
 
@@ -48,15 +48,15 @@ def raw_scan(
     attributes: Mapping[str, Scalar] | None = None,
     header: str | None = None,
 ) -> Scan:
-    """Return the scan that a table of readouts gives.
+    """Build the scan of a table of readouts.
 
     Args:
         source: the file.
         file_format: see `Scan.format`.
-        table: its readouts; slices are renumbered by their position.
-        encodings: those of the header.
-        store: returns the store of the format for a plan.
-        notes: conclusions of the reader, in words for the user.
+        table: the readouts of the file; slices are renumbered by their position.
+        encodings: encodings of the header.
+        store: function that returns the store of the format for a plan.
+        notes: conclusions of the reader, for the user.
         attributes: see `assemble`.
         header: see `assemble`.
 
@@ -69,7 +69,7 @@ def raw_scan(
     positions = _order_slices(table, remarks)
     unused = {name: n for name, n in counts.items() if name in ("navigator", "dummy", "feedback", "other")}
     if unused:
-        remarks.append(f"readouts that make no image and are left out: {describe_counts(unused)}")
+        remarks.append(f"readouts that do not belong to the image and are left out: {describe_counts(unused)}")
 
     def make_store(concluded: list[str]) -> RawStore:
         return store(make_plan(table, list(encodings), path, concluded))
@@ -95,14 +95,14 @@ def raw_scan(
         if rows.size and table.dwell_us[rows[0]] > 0:
             values[name] = round(float(table.dwell_us[rows[0]]), 4)
     if noise is not None:
-        remarks.append(f"noise scan of {noise.shape[1]} samples a coil kept apart, for prewhitening")
+        remarks.append(f"noise scan of {noise.shape[1]} samples per coil, for prewhitening")
     elif counts.get("noise"):
-        remarks.append("the noise scan has other coils and is not used")
-    guides, turned = table.rows(PHASE_CORRECTION).size, table.reversed[plan.image.rows].any()
-    if turned and guides:
+        remarks.append("the noise scan has a different number of coils and is not used")
+    guides, any_reversed = table.rows(PHASE_CORRECTION).size, table.reversed[plan.image.rows].any()
+    if any_reversed and guides:
         remarks.append("reversed readouts are corrected by the linear phase of the phase-correction readouts")
-    elif turned:
-        remarks.append("no phase-correction readouts: expect ghosts half a field of view away")
+    elif any_reversed:
+        remarks.append("no phase-correction readouts: expect ghosts at half the field of view")
     geometry = _geometry(table, plan, positions, remarks)
     return assemble(
         source,
@@ -120,7 +120,7 @@ def raw_scan(
 
 
 def _order_slices(table: Readouts, notes: list[str]) -> list[Vector]:
-    """Renumber slices by their position along the normal, and return their centres in that order."""
+    """Renumber slices by their position along the slice normal; return their centres in this order."""
     rows = table.rows(IMAGE, BOTH, CALIBRATION)
     number = table.counters["slice"]
     known, first = np.unique(number[rows], return_index=True)
@@ -134,13 +134,13 @@ def _order_slices(table: Readouts, notes: list[str]) -> list[Vector]:
             inside = (number >= 0) & (number < len(known))
             table.counters["slice"] = np.where(inside, rank[np.clip(number, 0, len(known) - 1)], number)
             centres = centres[order]
-            notes.append("slices are sorted by their position; the scanner numbered them differently")
+            notes.append("slices are sorted by position; the scanner numbered them differently")
     return [(float(x), float(y), float(z)) for x, y, z in centres]
 
 
 def _geometry(table: Readouts, plan: Plan, positions: list[Vector], notes: list[str]) -> Geometry | None:
     if len(positions) != plan.layout.shape["slice"]:
-        return None  # some slices have no readouts, and so no position
+        return None  # slices without readouts have no position
     rows = plan.image.rows
     _, first = np.unique(table.counters["slice"][rows], return_index=True)
     if np.abs(table.directions[rows[first]] - table.directions[rows[0]]).max() > _PARALLEL:
@@ -151,32 +151,33 @@ def _geometry(table: Readouts, plan: Plan, positions: list[Vector], notes: list[
 
 
 def _separate_echoes(table: Readouts, store: RawStore, path: Path) -> list[str]:
-    """Number readouts that share all counters by their order, where their samples show that they are not the same.
+    """Number readouts with equal counters by their order, if their samples differ.
 
-    They were measured again, and are averaged, or are echoes without a counter. Echoes differ in phase, so that their
-    mean can cancel. No header distinguishes the two; their samples near the centre of k-space do.
+    Such readouts are either repeated measurements, which are averaged, or echoes without a counter. Echoes differ in
+    phase, so that their mean can cancel. No header distinguishes the two cases; the samples near the centre of k-space
+    do.
 
-    Readouts that agree, and a few in which noise hides whether they do, keep their counters, and are averaged.
+    Readouts that agree keep their counters and are averaged, as are a few that noise makes uncertain.
 
     Args:
-        table: the readouts; its counters are changed where something is separated.
-        store: fetches samples.
+        table: the readouts; the counters of separated readouts are changed.
+        store: store that reads the samples.
         path: the file, for messages.
 
     Returns:
-        Notes on what was separated; none where the table stays as it is.
+        Notes on separated readouts; none if the table is unchanged.
 
     Raises:
-        InputError: readouts differ that share all counters, at some places of k-space and not at all of them.
+        InputError: readouts with equal counters differ, but only some positions of k-space have such readouts.
 
     """
     placed, shape = store.plan.image, store.plan.layout.shape
     average = table.counters["average"][placed.rows]
-    place = (placed.item * shape.get("z", 1) + placed.partition) * shape["x"] + placed.line
-    _, key, counts = np.unique(place * (int(average.max()) + 1) + average, return_inverse=True, return_counts=True)
+    position = (placed.item * shape.get("z", 1) + placed.partition) * shape["x"] + placed.line
+    _, key, counts = np.unique(position * (int(average.max()) + 1) + average, return_inverse=True, return_counts=True)
     if counts.max() == 1:
         return []
-    with np.errstate(all="ignore"):  # the scan finds values that are not numbers
+    with np.errstate(all="ignore"):  # the scan reports NaN later
         same = _agree(placed, key, counts, store)
     each = int(counts[0]) if (counts == counts[0]).all() else 0
     free = next((name for name in _LOOPS if not table.counters[name][placed.rows].any()), None)
@@ -185,9 +186,9 @@ def _separate_echoes(table: Readouts, store: RawStore, path: Path) -> list[str]:
     if not each or free is None:
         raise InputError(
             f"readouts of {path} that share all counters differ",
-            why=f"{np.count_nonzero(counts > 1)} of {len(counts)} places of k-space were measured up to {counts.max()} "
-            "times, with other signal each time: their mean could cancel, as that of echoes does",
-            fix="number echoes by the counter contrast (Siemens: Eco), or leave out what is not of this image",
+            why=f"{np.count_nonzero(counts > 1)} of {len(counts)} positions were measured up to {counts.max()} "
+            "times, with a different signal each time: their mean could cancel, as for echoes",
+            fix="number echoes by the counter contrast (Siemens: Eco), or remove readouts of other images",
         )
     order = np.argsort(key, kind="stable")
     number = np.empty(len(key), dtype=np.int64)
@@ -195,11 +196,11 @@ def _separate_echoes(table: Readouts, store: RawStore, path: Path) -> list[str]:
     table.counters[free] = table.counters[free].copy()
     table.counters[free][placed.rows] = number
     why = f"{'they differ' if same is False else 'noise hides whether they agree'}: taken as {each} {_LOOPS[free]}"
-    return [f"{each} readouts share all counters at every place of k-space, and {why}, in order"]
+    return [f"{each} readouts share all counters at every position of k-space, and {why}, in order"]
 
 
 def _agree(placed: Placement, key: np.ndarray, counts: np.ndarray, store: RawStore) -> bool | None:
-    """Return whether readouts of the same counters agree near the centre of k-space; None where noise hides it."""
+    """Return whether readouts with equal counters agree near the centre of k-space; None if noise hides it."""
     shape = store.plan.layout.shape
     away = abs(placed.line - shape["x"] // 2) + abs(placed.partition - shape.get("z", 1) // 2)
     repeated = np.flatnonzero(counts > 1)
@@ -216,7 +217,7 @@ def _agree(placed: Placement, key: np.ndarray, counts: np.ndarray, store: RawSto
             difference[i] += float(np.square(np.abs(lines[i] - lines[0]), dtype=np.float64).sum())
             signal[i] += float(energy[i].sum() + energy[0].sum()) / 2
             samples[i] += energy.shape[1]
-    # Noise is at most what the quiet parts of readouts hold.
+    # The weakest parts of the readouts give an upper limit of the noise.
     parts = [part.mean() for part in np.array_split(np.mean(profiles, axis=0), _PARTS) if part.size]
     noise = samples * float(np.quantile(parts, 0.25))
     if (difference <= _SAME * signal).all():

@@ -1,4 +1,4 @@
-"""Assemble arrays from raw data: readouts are fetched, reversed, cropped, averaged and gridded, a block at a time."""
+"""Assemble arrays from raw data: read, reverse, crop, average and grid readouts, one block at a time."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from mrirecon.errors import SignalError
 from mrirecon.io.readers.readouts import NOISE, PHASE_CORRECTION, Placement, Plan, Readouts
 from mrirecon.io.safe.hdf5 import ArrayTypes
 
-# A block of images, of so many bytes, is read at once and kept until another is asked for.
+# A block of images of at most this many bytes is read at once and kept until another block is requested.
 BLOCK = 256 << 20
 
 
 class RawStore:
-    """The arrays `kspace` and, where there is a separate calibration scan, `calibration`, assembled when read.
+    """Assemble `kspace`, and `calibration` of a separate calibration scan, when they are read.
 
-    Formats differ in `flat` alone.
+    A format overrides only `flat`.
 
     Args:
         path: the file.
-        table: its readouts.
-        plan: where they go.
+        table: the readouts of the file.
+        plan: the grid of k-space and the position of each readout.
 
     """
 
@@ -45,7 +45,7 @@ class RawStore:
         raise NotImplementedError
 
     def _samples(self, rows: np.ndarray) -> np.ndarray:
-        """Return what `flat` does, conjugated where the table says so: before any crop, which is not symmetric."""
+        """Return the samples of `flat`, conjugated if the table requires it (before any crop)."""
         values = self.flat(rows)
         return np.conjugate(values, out=values) if self.table.conjugate else values
 
@@ -58,7 +58,7 @@ class RawStore:
         return [part.reshape(int(count), -1) for part, count in zip(parts, coils, strict=True)]
 
     def __getstate__(self) -> dict[str, object]:
-        # A worker process reads its own.
+        # A worker process reads its own block.
         return {**self.__dict__, "_block": None, "_calibration": None}
 
     def read(self, name: str, index: tuple[int | slice, ...] = ()) -> np.ndarray:
@@ -74,17 +74,17 @@ class RawStore:
         return np.asarray(whole.reshape(layout.sizes)[index])
 
     def noise(self) -> np.ndarray | None:
-        """Return the readouts of the noise scan, (coil, samples) one after another, or None where there is none."""
+        """Return the concatenated readouts of the noise scan, (coil, samples), or None."""
         rows = self.table.rows(NOISE)
         rows = rows[self.table.coils[rows] == self.plan.layout.shape["coil"]]
         return np.concatenate(self._readouts(rows), axis=1) if rows.size else None
 
     def sampled(self, item: int) -> np.ndarray:
-        """Return where the readouts of an item go, (*space) booleans, each as if it were whole; nothing is read."""
+        """Return the sampled positions of an item, (*space) booleans, from the headers: readouts count as complete."""
         shape, placed = self.plan.layout.shape, self.plan.image
-        here = placed.item == item
+        of_item = placed.item == item
         lines = np.zeros((shape.get("z", 1), shape["x"]), dtype=bool)
-        lines[placed.partition[here], placed.line[here]] = True
+        lines[placed.partition[of_item], placed.line[of_item]] = True
         mask = np.broadcast_to(lines[:, None], (len(lines), shape["y"], shape["x"]))
         return mask.copy() if "z" in shape else mask[0].copy()
 
@@ -107,7 +107,7 @@ class RawStore:
         if self._calibration is None:
             whole = self._grid(placed, range(self.plan.layout.shape["slice"]))
             box = np.ascontiguousarray(whole[(slice(None), slice(None), *self.plan.box)])
-            # Slices are the last loop: other loops share their calibration.
+            # Slices are the last loop: all other loops share the calibration of a slice.
             self._calibration = np.concatenate([box] * (self.arrays["calibration"][0][0] // len(box)))
         return self._calibration
 
@@ -116,19 +116,19 @@ class RawStore:
         shape = self.plan.layout.shape
         lead = (len(items), shape.get("z", 1), shape["x"])
         chosen = np.flatnonzero((placed.item >= items.start) & (placed.item < items.stop))
-        # Here readouts are contiguous; in the result they run along y.
+        # Readouts are contiguous here; in the result they are along y.
         order = self._complete(placed, chosen, lead)
         if order is not None:
             grid = self._samples(placed.rows[order]).reshape(*lead, shape["coil"], shape["y"])
         else:
             grid = np.zeros((*lead, shape["coil"], shape["y"]), dtype=np.complex64)
-            with np.errstate(all="ignore"):  # the scan finds values that are not numbers, and names them
+            with np.errstate(all="ignore"):  # the scan reports NaN later
                 self._fill(grid, placed, chosen, items.start)
         grid = grid.transpose(0, 3, 1, 4, 2)
         return grid if "z" in shape else grid[:, :, 0]
 
     def _complete(self, placed: Placement, chosen: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-        """Return readouts in the order of the grid if each place has one that needs no change; else None."""
+        """Return readouts in the order of the grid if each position has exactly one, unchanged; else None."""
         wide, rows = self.plan.oversampled, placed.rows[chosen]
         if len(chosen) != int(np.prod(shape)) or wide != self.plan.layout.shape["y"]:
             return None
@@ -136,12 +136,12 @@ class RawStore:
         if not unchanged.all() or self.table.before[rows].any() or self.table.behind[rows].any():
             return None
         item = placed.item[chosen] - placed.item[chosen].min()
-        place = np.ravel_multi_index((item, placed.partition[chosen], placed.line[chosen]), shape)
-        order = np.argsort(place, kind="stable")
-        return chosen[order] if np.array_equal(place[order], np.arange(len(place))) else None
+        position = np.ravel_multi_index((item, placed.partition[chosen], placed.line[chosen]), shape)
+        order = np.argsort(position, kind="stable")
+        return chosen[order] if np.array_equal(position[order], np.arange(len(position))) else None
 
     def _fill(self, grid: np.ndarray, placed: Placement, chosen: np.ndarray, first: int) -> None:
-        """Put readouts into `grid` (item, z, x, coil, y), and average where several fall on one place."""
+        """Put readouts into `grid` (item, z, x, coil, y), and average several at the same position."""
         corrections = self._corrections(placed, chosen)
         times = np.zeros((*grid.shape[:3], grid.shape[4]), dtype=np.float32)
         step = 8 * self.plan.layout.shape["coil"] * self.plan.oversampled
@@ -149,34 +149,34 @@ class RawStore:
             if not part.size:
                 continue
             for number, (start, values) in zip(part, self._lines(placed, part, corrections), strict=True):
-                place = (placed.item[number] - first, placed.partition[number], placed.line[number])
+                position = (placed.item[number] - first, placed.partition[number], placed.line[number])
                 stop = start + values.shape[1]
-                grid[place][:, start:stop] += values
-                times[place][start:stop] += 1
+                grid[position][:, start:stop] += values
+                times[position][start:stop] += 1
         if times.max() > 1:
             grid /= np.maximum(times, 1)[:, :, :, None]
 
     def _lines(
         self, placed: Placement, part: np.ndarray, corrections: dict[int, np.ndarray]
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield for each readout where it starts on the cropped grid, and its samples (coil, y) there."""
-        wide, kept = self.plan.oversampled, self.plan.layout.shape["y"]
+        """Yield the start of each readout on the cropped grid, and its samples (coil, y)."""
+        wide, narrow = self.plan.oversampled, self.plan.layout.shape["y"]
         for number, values in zip(part, self.forward(placed.rows[part]), strict=True):
             start = int(placed.start[number])
             factor = corrections.get(int(number))
-            if factor is None and kept == wide:
+            if factor is None and narrow == wide:
                 yield start, values
                 continue
             image = to_image(_padded(values, start, wide))
             if factor is not None:
                 image *= factor
-            first = wide // 2 - kept // 2
-            line = to_kspace(image[:, first : first + kept])
+            first = wide // 2 - narrow // 2
+            line = to_kspace(image[:, first : first + narrow])
             a, b = self._measured(start, start + values.shape[1])
             yield a, line[:, a:b]
 
     def lines(self, placed: Placement, numbers: np.ndarray) -> np.ndarray:
-        """Return some readouts of a placement on the grid, each by itself: (readout, coil, y), 0 where not measured."""
+        """Return single readouts of a placement on the grid, (readout, coil, y), 0 where not measured."""
         shape = self.plan.layout.shape
         out = np.zeros((len(numbers), shape["coil"], shape["y"]), dtype=np.complex64)
         with np.errstate(all="ignore"):
@@ -186,25 +186,25 @@ class RawStore:
         return out
 
     def forward(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Return readouts (coil, samples) without the samples to be discarded; reversed ones are put forwards."""
+        """Return readouts (coil, samples) without discarded samples, reversed ones flipped."""
         readouts = []
         for row, values in zip(rows, self._readouts(rows), strict=True):
-            kept = values[:, int(self.table.before[row]) : values.shape[1] - int(self.table.behind[row])]
-            readouts.append(kept[:, ::-1] if self.table.reversed[row] else kept)
+            valid = values[:, int(self.table.before[row]) : values.shape[1] - int(self.table.behind[row])]
+            readouts.append(valid[:, ::-1] if self.table.reversed[row] else valid)
         return readouts
 
     def _measured(self, start: int, stop: int) -> tuple[int, int]:
-        """Return which range of the cropped readout a range of the oversampled one gives."""
-        wide, kept = self.plan.oversampled, self.plan.layout.shape["y"]
+        """Return the range of the cropped readout for a range of the oversampled readout."""
+        wide, narrow = self.plan.oversampled, self.plan.layout.shape["y"]
         if start == 0 and stop == wide:
-            return 0, kept
-        # Cropping in the image smears each end over the samples nearby; those outside are left unmeasured.
-        first = -((wide // 2 - start) * kept // wide) + kept // 2
-        last = (stop - 1 - wide // 2) * kept // wide + kept // 2
-        return max(0, first), min(kept, last + 1)
+            return 0, narrow
+        # A crop in the image spreads each end over nearby samples; samples outside count as not measured.
+        first = -((wide // 2 - start) * narrow // wide) + narrow // 2
+        last = (stop - 1 - wide // 2) * narrow // wide + narrow // 2
+        return max(0, first), min(narrow, last + 1)
 
     def _corrections(self, placed: Placement, chosen: np.ndarray) -> dict[int, np.ndarray]:
-        """Return the factor along the readout for every reversed readout that phase-correction lines can correct."""
+        """Return the correction factor along the readout for each reversed readout with phase-correction lines."""
         table = self.table
         guides = table.rows(PHASE_CORRECTION)
         factors: dict[tuple[int, ...], np.ndarray | None] = {}
@@ -233,7 +233,7 @@ class RawStore:
         offset, slope = linear_phase(forward, backward)
         if not np.isfinite([offset, slope]).all():
             raise SignalError(
-                "the phase-correction readouts hold values that are not numbers",
+                "the phase-correction readouts hold NaN or infinite values",
                 where=str(self.path),
                 fix="the file is damaged: copy or export it again",
             )
@@ -245,7 +245,7 @@ _CORRECTED_BY = ("slice", "repetition", "echo", "set", "phase")
 
 
 def _matching(table: Readouts, guides: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
-    """Return phase-correction lines of both directions: of the same counters, else of the slice; or none."""
+    """Return phase-correction lines of both directions with the same counters, else of the same slice, else none."""
     for depth in (len(_CORRECTED_BY), 2, 1):
         same = np.ones(len(guides), dtype=bool)
         for name, value in zip(_CORRECTED_BY[:depth], key, strict=False):
@@ -257,16 +257,16 @@ def _matching(table: Readouts, guides: np.ndarray, key: tuple[int, ...]) -> np.n
 
 
 def linear_phase(forward: np.ndarray, backward: np.ndarray) -> tuple[float, float]:
-    """Estimate by how much reversed readouts differ from forward ones: phase = offset + slope · (x - n // 2).
+    """Estimate the phase difference of reversed and forward readouts: phase = offset + slope · (x - n // 2).
 
-    Gradient and receiver delays shift a reversed echo against a forward one, and eddy currents change its phase; in the
-    image that leaves a ghost half a field of view away. As in Ahn and Cho (IEEE Trans Med Imaging 6:32, 1987), the
-    slope is the phase of the autocorrelation at lag one of the product of both, and the offset is that of its sum once
-    the slope is removed. Both are weighted by the signal of voxels and coils.
+    Gradient and receiver delays shift a reversed echo relative to a forward one, and eddy currents change its phase.
+    The image then has a ghost at half the field of view. As in Ahn and Cho (IEEE Trans Med Imaging 6:32, 1987), the
+    slope is the phase of the autocorrelation at lag one of the product of both; the offset is the phase of the sum of
+    this product after the slope is removed. Both are weighted by the signal of voxels and coils.
 
     Args:
-        forward: (coil, x), readouts without phase encoding, transformed along x; several are averaged beforehand.
-        backward: (coil, x), the same with the gradient reversed, put forwards before its transform.
+        forward: (coil, x), readouts without phase encoding, transformed along x; several must be averaged before.
+        backward: (coil, x), the same with the gradient reversed, flipped before the transform.
 
     Returns:
         Offset in radians, and slope in radians per voxel; multiply reversed lines by exp(-i · phase).
@@ -279,7 +279,7 @@ def linear_phase(forward: np.ndarray, backward: np.ndarray) -> tuple[float, floa
 
 
 def _padded(values: np.ndarray, start: int, size: int) -> np.ndarray:
-    """Return readouts (coil, samples) on a grid of so many samples, zero elsewhere."""
+    """Put readouts (coil, samples) on a grid of `size` samples, zero elsewhere."""
     line = np.zeros((len(values), size), dtype=np.complex64)
     line[:, start : start + values.shape[1]] = values
     return line

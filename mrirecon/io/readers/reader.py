@@ -26,25 +26,25 @@ def read(
 ) -> Scan:
     """Read a scan of any format, recognised by its content; see `Scan.format`. The file is never modified.
 
-    Only headers are read and checked here (and the noise scan, where there is one). The scan reads and checks the
+    This function reads and checks only headers (and the noise scan, if there is one). The scan reads and checks the
     values, one item at a time.
 
     Args:
-        path: the file; of a BART pair, either file or their common name.
-        axes: names of the stored axes in order, such as "slice,coil,y,x"; needed where the file does not state them.
+        path: the file; for a BART pair, either file or their common name.
+        axes: names of the stored axes in order, such as "slice,coil,y,x"; needed if the file does not state them.
         mask: a file with a sampling mask (.npy, .npz or HDF5 `mask`, .cfl): one value per column, or one per sample.
             It overrides a mask in the file, and undersamples fully sampled data.
         maps: a file with coil maps: `maps` in HDF5 or .npz as (slice, M, coil, y, x), .npy, or BART's (`ecalib`).
-        dataset: name of the k-space array, where it is not `kspace` or the only complex one, with its groups
-            ("acq/kspace"); of ISMRMRD, of the group that holds `xml` and `data`.
+        dataset: name of the k-space array with its groups ("acq/kspace"), if it is not `kspace` or the only complex
+            array; for ISMRMRD, name of the group that holds `xml` and `data`.
         nan: ``zero`` treats samples that are NaN or infinite as not measured; ``refuse`` raises an error.
-        strict: refuse what is otherwise noted and worked around: chunks that were never written, a mask that
+        strict: refuse data that otherwise only cause a note: chunks that were never written, a mask that
             contradicts the data.
-        items: which items, such as "3-17" (see `mrirecon.io.select.parse_items`); None for all.
+        items: items to read, such as "3-17" (see `mrirecon.io.select.parse_items`); None for all.
 
     Raises:
-        InputError: missing, damaged, ambiguous or unfit files; `--axes` is asked for where it helps.
-        UnsafeContentError: a file that reaches outside itself.
+        InputError: missing, damaged, ambiguous or unsuitable files; the message suggests `--axes` if it helps.
+        UnsafeContentError: a file that refers to other files.
         UsageError: axes that do not fit the array.
 
     """
@@ -58,7 +58,7 @@ def read(
         stated = {name: text for name, text in (("axes", axes), ("dataset", dataset)) if text is not None}
         for name in stated:
             if name not in reader.options:
-                why = "such files state it themselves, or have none"
+                why = "such files state it themselves, or do not need it"
                 raise UsageError(f"{reader.name} files take no --{name}", where=str(path), why=why, fix="leave it out")
         scan: Scan = reader.build(source, **stated)
     scan.nan, scan.strict = nan, strict

@@ -1,4 +1,4 @@
-"""Describe readouts as a scanner wrote them, one row each, before they are sorted: shared by all raw-data formats."""
+"""Describe readouts as the scanner wrote them, one row each, before sorting, for all raw-data formats."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COUNTERS = (*LOOPED, "average", "segment", "line", "partition")
 
 @dataclass
 class Readouts:
-    """A table of readouts. Every array has one row per readout, in the order of the file.
+    """Hold a table of readouts. Every array has one row per readout, in the order of the file.
 
     Args:
         kind: index into `KINDS`.
@@ -47,11 +47,11 @@ class Readouts:
         behind: samples to discard at the end.
         reversed: whether the gradient ran backwards.
         encoding: index of the encoding in the header.
-        dwell_us: time per sample in microseconds, 0 where the file does not say.
+        dwell_us: time per sample in microseconds, 0 if the file does not state it.
         position: (n, 3), centre of the slice or slab in LPS mm.
         directions: (n, 3, 3), unit vectors along read, phase and slice, in this order.
-        conjugate: whether samples must be conjugated, as `mrirecon.io.readers.siemens` explains.
-        ways: how `centre` of reversed readouts may be counted, the likeliest first; see `echo_centre`.
+        conjugate: whether samples must be conjugated; see `mrirecon.io.readers.siemens`.
+        ways: possible ways to count `centre` of reversed readouts, the most likely first; see `echo_centre`.
 
     """
 
@@ -74,7 +74,7 @@ class Readouts:
         return len(self.kind)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of readouts of each kind that occurs."""
+        """Return the number of readouts of each kind that is present."""
         numbers = np.bincount(self.kind, minlength=len(KINDS))
         return {name: int(n) for name, n in zip(KINDS, numbers, strict=True) if n}
 
@@ -85,16 +85,16 @@ class Readouts:
 
 @dataclass(frozen=True)
 class Encoding:
-    """A Cartesian encoding of the header; sizes along readout, lines and partitions in this order.
+    """Hold a Cartesian encoding of the header, with sizes along readout, lines and partitions in this order.
 
     Args:
         matrix: size of k-space as acquired, readout oversampling included.
         fov_mm: field of view of that matrix.
-        image: size of the image that the scanner makes.
+        image: size of the image that the scanner reconstructs.
         image_fov_mm: field of view of that image.
-        line_centre: counter of the line through the centre of k-space; None where the header does not state it.
-        partition_centre: the same for the partitions.
-        embedded: whether calibration lines are lines of the image too, and not a separate scan.
+        line_centre: counter of the line through the centre of k-space; None if the header does not state it.
+        partition_centre: the same for partitions.
+        embedded: whether calibration lines also belong to the image, and are not a separate scan.
 
     """
 
@@ -109,14 +109,14 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Placement:
-    """Places of some readouts on the grid of k-space. Every array has one entry per row.
+    """Hold positions of readouts on the grid of k-space. Every array has one entry per row.
 
     Args:
         rows: rows of the table.
         item: number of the item, as `Layout` counts them.
         line: index along the phase encoding.
         partition: index along the second phase encoding; 0 in 2D.
-        start: index along the oversampled readout of the first sample that is kept, with reversed lines put forwards.
+        start: index along the oversampled readout of the first sample that is not discarded, reversed lines flipped.
 
     """
 
@@ -129,13 +129,13 @@ class Placement:
 
 @dataclass(frozen=True)
 class Plan:
-    """The grid of k-space that a table gives, and the place of each readout.
+    """Hold the grid of k-space for a table, and the position of each readout.
 
     Args:
-        layout: axes of that k-space; readout along y, lines along x, partitions along z.
+        layout: axes of k-space; readout along y, lines along x, partitions along z.
         oversampled: samples along the readout before oversampling is removed.
         image: readouts that make the image.
-        calibration: readouts of a separate calibration scan, on the same grid; None where there is none.
+        calibration: readouts of a separate calibration scan, on the same grid; None if there is none.
         box: (partition,) readout and line, as slices of the grid, that the calibration scan fills.
         fov_mm: field of view of the grid along read, phase and slice.
         guides: first sample of each phase-correction readout on the oversampled readout, by its row.
@@ -152,7 +152,7 @@ class Plan:
 
 
 def is_set(mask: np.ndarray, bit: int) -> np.ndarray:
-    """Return which of some masks (uint64) have a bit set."""
+    """Return whether each of the masks (uint64) has a bit set."""
     return np.asarray((mask >> np.uint64(bit)) & np.uint64(1)).astype(bool)
 
 
@@ -161,8 +161,8 @@ def classify(mask: np.ndarray, flags: Sequence[tuple[int, Kind]], samples: np.nd
 
     Args:
         mask: flags of each readout.
-        flags: bits and what they mean; the first that is set counts. Without any it is a readout of the image.
-        samples: number of samples that are not discarded; without any it is no readout, whatever its flags.
+        flags: bits and their meaning; the first set bit decides. Without a set bit, it is a readout of the image.
+        samples: number of samples that are not discarded; with 0 it does not count as a readout, whatever its flags.
 
     """
     kind = np.zeros(len(mask), dtype=np.int64)
@@ -173,10 +173,10 @@ def classify(mask: np.ndarray, flags: Sequence[tuple[int, Kind]], samples: np.nd
 
 
 def span(values: np.ndarray) -> tuple[int, int]:
-    """Return the smallest and the largest of some counters."""
+    """Return the smallest and the largest counter."""
     return int(values.min()), int(values.max())
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
-    """Return in words how many readouts of each kind there are."""
+    """Describe the number of readouts of each kind."""
     return ", ".join(f"{n} {name}" for name, n in counts.items())

@@ -1,4 +1,4 @@
-"""The registry of readers: a format is one function that reads a file, and the tests that recognise the file."""
+"""Register readers: a format is one function that reads a file, and functions that recognise the file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Holds = Literal["kspace", "images"]
 
 @dataclass
 class Source:
-    """A file to be read, and what the user states about it; a context, in which the file is opened once.
+    """Hold a file to read and what the user states about it. As a context, it opens the file once.
 
     Attributes:
         path: the file.
-        dataset: name of the array or group that is asked for, if one is.
-        axes: names of the axes, if they are stated: then nothing is concluded from shapes.
+        dataset: name of the array or group, if the user gives one.
+        axes: names of the axes, if the user gives them: then nothing is guessed from shapes.
         mask: a sampling mask from another file, with the name of that file.
         maps: store and array of coil maps in another file.
 
@@ -48,17 +48,17 @@ class Source:
 
     @cached_property
     def head(self) -> bytes:
-        """The first 1024 bytes.
+        """Return the first 1024 bytes.
 
         Raises:
-            InputError: no ordinary file, or an empty one.
+            InputError: not an ordinary file, or empty.
 
         """
         return read_head(regular_file(self.path))
 
     @cached_property
     def hdf5(self) -> GuardedFile:
-        """The file, opened as HDF5.
+        """Return the file, opened as HDF5.
 
         Raises:
             InputError, UnsafeContentError: see `open_hdf5`.
@@ -67,45 +67,45 @@ class Source:
         return self._open.enter_context(open_hdf5(self.path))
 
     def holds(self, test: Callable[[GuardedFile], bool], kspace: str | None = None) -> bool:
-        """Tell whether the HDF5 file passes a test; a test that fails with an error counts as not passed.
+        """Return whether the HDF5 file passes a test; an error in the test counts as not passed.
 
         Args:
-            test: recognises a layout.
-            kspace: the only k-space array of that layout, whose axes are fixed: a file for which the user states axes,
-                or another array, is not of this layout.
+            test: function that recognises a layout.
+            kspace: the only k-space array of this layout, whose axes are fixed: if the user states axes or another
+                array, the file does not have this layout.
 
         """
         if kspace is not None and (self.axes is not None or self.dataset not in (None, kspace)):
             return False
         try:
             return test(self.hdf5)
-        except (InputError, KeyError):  # another reader says what is wrong with the file
+        except (InputError, KeyError):  # the reader that is chosen reports the error
             return False
 
 
 def is_hdf5(source: Source) -> bool:
-    """Tell whether a file has the signature of HDF5."""
+    """Return whether a file has the signature of HDF5."""
     return bool(source.head) and has_hdf5_signature(source.path)
 
 
 @dataclass(frozen=True)
 class Reader(Entry):
-    """A reader.
+    """Hold a reader and how to recognise its files.
 
-    The function of k-space takes a `Source`, and `axes` and `dataset` as keyword-only parameters where users may state
-    them. It returns a `Scan`; `mrirecon.io.readers.assemble.assemble` makes one from arrays. It reads headers only:
-    values are read by the scan's store, an item at a time. It imports libraries that not everybody has when it is
-    called, and raises an `InputError` for a file that is damaged or ends too early. The function of a format that holds
-    images alone takes ``(path)``, and returns volumes (volume, slice, y, x) and their `Grid`.
+    A function for k-space takes a `Source`, and `axes` and `dataset` as keyword-only parameters if users may state
+    them. It returns a `Scan`; `mrirecon.io.readers.assemble.assemble` builds one from arrays. It reads only headers:
+    the store of the scan reads the values, one item at a time. It imports optional libraries when it is called, and
+    raises an `InputError` for a file that is damaged or truncated. A function for a format of images only takes
+    ``(path)``, and returns volumes (volume, slice, y, x) and their `Grid`.
 
     Attributes:
-        signature: recognises the format's container from the file's first bytes, or its name.
-        layout: recognises the format among several in one container; None for the one that takes the rest.
-        container: what the signature recognises; by default the name of the reader.
-        suffixes: ends of names, by which files are found in folders.
-        holds: what such files hold.
-        needs: packages beside those that mrirecon requires.
-        sample: writes a small file of the format, for the tests.
+        signature: function that recognises the container from the first bytes of the file, or from its name.
+        layout: function that recognises the format among several in one container; None for the default format.
+        container: name of the container; by default the name of the reader.
+        suffixes: endings of file names, used to find files in folders.
+        holds: content of such files.
+        needs: packages in addition to those that mrirecon requires.
+        sample: function that writes a small file of the format, for the tests.
 
     """
 
@@ -119,7 +119,7 @@ class Reader(Entry):
 
     @property
     def kind(self) -> str:
-        """The container."""
+        """Return the name of the container."""
         return self.container or self.name
 
 
@@ -129,10 +129,10 @@ register_hdf5_reader = partial(register_reader, signature=is_hdf5, container="hd
 
 
 def _readers(source: Source) -> list[Reader]:
-    """Return the readers of the container that a file is: those that the first fitting signature names.
+    """Return all readers of the container that the first matching signature recognises.
 
     Raises:
-        InputError: nothing that can be read; the message says what the file looks like.
+        InputError: an unknown format; the message describes the file.
 
     """
     readers = [reader for reader in READERS.values() if "kspace" in reader.holds]
@@ -146,7 +146,7 @@ def reader_of(source: Source) -> Reader:
     """Return the reader of a k-space file, recognised by its content.
 
     Raises:
-        InputError: nothing that can be read; the message says what the file looks like.
+        InputError: an unknown format; the message describes the file.
         InputError, UnsafeContentError: see `open_hdf5`.
 
     """
@@ -158,10 +158,10 @@ def reader_of(source: Source) -> Reader:
 
 
 def sniff(path: str | Path) -> str:
-    """Return the container that a file of k-space or arrays is.
+    """Return the container of a file of k-space or arrays.
 
     Raises:
-        InputError: nothing that can be read; the message says what the file looks like.
+        InputError: an unknown format; the message describes the file.
 
     """
     with Source(Path(path)) as source:
@@ -169,7 +169,7 @@ def sniff(path: str | Path) -> str:
 
 
 def image_reader(path: str | Path) -> Reader | None:
-    """Return the reader of a file of images that is of no k-space format, or None."""
+    """Return the reader for a format that holds only images, or None."""
     with Source(Path(path)) as source:
         for reader in READERS.values():
             if "kspace" not in reader.holds and reader.signature(source):
@@ -178,18 +178,18 @@ def image_reader(path: str | Path) -> Reader | None:
 
 
 def suffixes(*holds: Holds) -> tuple[str, ...]:
-    """Return the ends of the names of files that hold any of these."""
+    """Return the suffixes of formats with any of these contents."""
     ends = [s for reader in READERS.values() if set(holds) & set(reader.holds) for s in reader.suffixes]
     return tuple(dict.fromkeys(ends))
 
 
 def holds_images(kind: str) -> bool:
-    """Tell whether files in a container may hold images."""
+    """Return whether files of a container may hold images."""
     return any(reader.kind == kind and "images" in reader.holds for reader in READERS.values())
 
 
 def describe_readers() -> str:
-    """Return the formats of k-space in one line, with the ends of their names."""
+    """List the formats of k-space with their suffixes in one line."""
     return ", ".join(
         f"{reader.name} ({', '.join(reader.suffixes)})" if reader.suffixes else reader.name
         for reader in READERS.values()

@@ -1,7 +1,7 @@
 """Read SKM-TEA raw data: 3D knees as hybrid slices, `kspace` (x, ky, kz, echo, coil), with coil maps and target image.
 
 The layout is that of the data set's description (Desai et al., NeurIPS Datasets and Benchmarks 2021; DATASET.md of
-StanfordMIMI/skm-tea, v1.0.0). No file of it was available: the reader is unverified.
+StanfordMIMI/skm-tea, v1.0.0). No real file was available for a test: the reader is unverified.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mrirecon.io.scan import Scan, complex_dtype
 
 
 class SkmTeaStore(Hdf5Store):
-    """The arrays of an SKM-TEA file; `maps` as (slice, echo, set, coil, y, x), `target` as (slice, echo, y, x)."""
+    """Read arrays of an SKM-TEA file; `maps` as (slice, echo, set, coil, y, x), `target` as (slice, echo, y, x)."""
 
     def __init__(self, path: Path, kspace: tuple[int, ...], sets: int, kind: np.dtype) -> None:
         slices, y, x, echoes, coils = kspace
@@ -35,14 +35,14 @@ class SkmTeaStore(Hdf5Store):
             return super().read(name, index)
         if name == "maps":
             maps = np.moveaxis(super().read("maps", index[:1]), (-1, -2), (-4, -3))
-            # The echoes share their maps.
+            # All echoes share the same maps.
             return maps[index[2:]] if len(index) >= 2 else np.stack([maps] * self.arrays["kspace"][0][3], axis=-5)
         target = super().read("target", index[:1])[..., 0]
         return np.moveaxis(target, -1, -3)[index[1:]]
 
 
 def is_skmtea(file: GuardedFile) -> bool:
-    """Tell whether a file holds complex `kspace`, `maps` and `target` whose five axes fit together as SKM-TEA's do."""
+    """Return whether a file holds complex `kspace`, `maps` and `target` with the matching shapes of SKM-TEA."""
     if not all(name in file and not file.is_group(name) for name in ("kspace", "maps", "target")):
         return False
     arrays = [file[name] for name in ("kspace", "maps", "target")]
@@ -59,7 +59,7 @@ def read_skmtea(source: Source, *, dataset: str = "kspace") -> Scan:
     path, kspace = source.path, source.hdf5[dataset]
     notes = [
         "read as SKM-TEA raw data: the readout is already an image axis (slices along x), ky is y, kz is x",
-        "one half of the k-space lines was filled in by the scanner (2x1 ARC): it is no independent measurement",
+        "the scanner filled in half of the k-space lines (2x1 ARC): they are not independent measurements",
     ]
     if "masks" in source.hdf5:
         notes.append("the masks in the file are smaller than its zero-padded k-space, and are not applied")

@@ -1,4 +1,4 @@
-"""Sort readouts: find those of the image and of calibration, and the place of each on the grid of k-space."""
+"""Sort readouts: find those of the image and of calibration, and the position of each on the grid of k-space."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _LARGEST = 1 << 14
 
 
 def make_plan(table: Readouts, encodings: list[Encoding], path: Path, notes: list[str]) -> Plan:
-    """Return the grid, and the place of every readout on it.
+    """Return the grid, and the position of every readout on it.
 
-    Lines and partitions are placed by the counter that the header states as the centre of k-space, and readouts by the
-    sample of the echo, so that partial Fourier and asymmetric echoes leave gaps where nothing was measured.
+    Lines and partitions are placed relative to the counter that the header states as the centre of k-space, and
+    samples of a readout relative to the echo. Partial Fourier and asymmetric echoes so leave unmeasured parts empty.
 
     Args:
         table: the readouts.
-        encodings: those of the header, one for each `Readouts.encoding`.
+        encodings: encodings of the header, one for each `Readouts.encoding`.
         path: the file, for messages.
-        notes: receives what was concluded.
+        notes: list to which conclusions are added.
 
     Raises:
-        InputError: no imaging readouts, several coil counts, lines or samples outside the matrix.
+        InputError: no imaging readouts, different numbers of coils, lines or samples outside the matrix.
 
     """
     image = table.rows(IMAGE, BOTH)
@@ -51,7 +51,7 @@ def make_plan(table: Readouts, encodings: list[Encoding], path: Path, notes: lis
         raise InputError(
             f"{path} holds no imaging readouts",
             why=describe_counts(table.counts()) or "it holds no readouts",
-            fix="give the file of the scan itself; readouts of which all samples must be discarded count as other",
+            fix="give the file of the scan itself; readouts without valid samples do not count",
         )
     number = int(table.encoding[image[0]])
     others = image[table.encoding[image] != number]
@@ -82,7 +82,7 @@ def make_plan(table: Readouts, encodings: list[Encoding], path: Path, notes: lis
     calibration, box = _place_calibration(
         table, separate, encodings, grid, centres, number, coils, sizes["slice"], path, notes
     )
-    # Lines beyond the header's matrix make voxels finer, not the field of view larger.
+    # Lines beyond the matrix of the header make voxels smaller; the field of view does not change.
     whole = (fov, encoding.fov_mm[1], encoding.fov_mm[2])
     box = tuple(_cropped(part, grid[0], kept) if i == len(box) - 2 else part for i, part in enumerate(box))
     return Plan(layout, grid[0], placed, calibration, box, whole, _assign_phase_lines(table, grid[0], path))
@@ -96,9 +96,9 @@ def _one(values: np.ndarray, name: str, path: Path) -> int:
 
 
 def _centres(table: Readouts, rows: np.ndarray, encoding: Encoding, notes: list[str]) -> tuple[int | None, int, int]:
-    """Return the echo's sample (None: as each readout states), and the counters of the central line and partition."""
-    # A field that a writer left empty is 0. An echo at the first sample of a full readout is such a field, and a centre
-    # before which no line lies although the lines fill the matrix.
+    """Return the sample of the echo (None: stated per readout), and the counters of the central line and partition."""
+    # An empty field of a header is 0. So 0 counts as empty for the echo of a full readout, and for the central line if
+    # the lines fill the upper half of the matrix.
     echo = None
     if not table.centre[rows].any() and (table.samples[rows] > 1).all():
         echo = 0
@@ -125,14 +125,14 @@ def _grid(
     path: Path,
     notes: list[str],
 ) -> tuple[int, int, int]:
-    """Return the size of the grid along readout, lines and partitions: that of the header, or what readouts need."""
+    """Return the size of the grid along readout, lines and partitions: that of the header, or larger if needed."""
     grid = list(encoding.matrix)
     for axis, name in ((1, "line"), (2, "partition")):
         first, last = span(table.counters[name][rows])
         centre = centres[axis] or 0
         below, above = centre - first, last - centre
         if below > grid[axis] // 2 or above > grid[axis] - 1 - grid[axis] // 2:
-            # The smallest even or odd size whose index n // 2 has so many on either side.
+            # The smallest size n for which all indices lie within 0 and n - 1 when the centre is at n // 2.
             need = max(1, min(2 * max(below, above + 1), 2 * max(below, above) + 1))
             notes.append(f"{name}s {first} to {last} do not fit the header's {grid[axis]}: the grid has {need}")
             grid[axis] = need
@@ -156,19 +156,22 @@ def _loops(table: Readouts, rows: np.ndarray, path: Path) -> tuple[dict[str, int
 
 
 def _removed(encoding: Encoding, samples: int, notes: list[str]) -> tuple[int, float]:
-    """Return the readout's length without oversampling, and its field of view in mm."""
+    """Return the length of the readout without oversampling, and its field of view in mm."""
     fov, wanted = encoding.fov_mm[0], encoding.image_fov_mm[0]
-    kept = samples * wanted / fov if fov > 0 else samples
-    if kept > samples * (1 - 1e-3):
+    size = samples * wanted / fov if fov > 0 else samples
+    if size > samples * (1 - 1e-3):
         return samples, fov
-    if abs(kept - round(kept)) > 0.05 or round(kept) < 2:
-        notes.append(f"the readout covers {fov:g} mm for an image of {wanted:g} mm: kept, as no whole crop fits")
+    if abs(size - round(size)) > 0.05 or round(size) < 2:
+        notes.append(
+            f"the readout covers {fov:g} mm for an image of {wanted:g} mm: "
+            "not cropped, because the size would not be a whole number"
+        )
         return samples, fov
     notes.append(
-        f"readout oversampling removed: {samples} samples over {fov:g} mm, cropped in the image to {round(kept)} over "
+        f"readout oversampling removed: {samples} samples over {fov:g} mm, cropped in the image to {round(size)} over "
         f"{wanted:g} mm"
     )
-    return round(kept), wanted
+    return round(size), wanted
 
 
 def _place(
@@ -182,21 +185,21 @@ def _place(
 ) -> Placement:
     line = table.counters["line"][rows] - centres[1] + grid[1] // 2
     partition = table.counters["partition"][rows] - centres[2] + grid[2] // 2
-    kept = table.samples[rows] - table.before[rows] - table.behind[rows]
+    lengths = table.samples[rows] - table.before[rows] - table.behind[rows]
     echo = echoes(table, rows, grid[0], centres[0] is not None, path, notes)
     start = grid[0] // 2 - echo
     for values, size, name in ((line, grid[1], "line"), (partition, grid[2], "partition")):
         if (values < 0).any() or (values >= size).any():
             raise InputError(
-                f"a {name} of {path} lies outside its matrix",
+                f"a {name} of {path} is outside its matrix",
                 why=f"index {int(values.min())} to {int(values.max())} of {size}",
                 fix="the header is wrong: convert the raw data again",
             )
-    if (start < 0).any() or (start + kept > grid[0]).any():
-        bad = int(np.flatnonzero((start < 0) | (start + kept > grid[0]))[0])
+    if (start < 0).any() or (start + lengths > grid[0]).any():
+        bad = int(np.flatnonzero((start < 0) | (start + lengths > grid[0]))[0])
         raise InputError(
-            f"a readout of {path} lies outside its matrix",
-            why=f"readout {rows[bad]}: {kept[bad]} samples, echo at {echo[bad]}, in a matrix of {grid[0]}",
+            f"a readout of {path} is outside its matrix",
+            why=f"readout {rows[bad]}: {lengths[bad]} samples, echo at {echo[bad]}, in a matrix of {grid[0]}",
             fix="the header is wrong: convert the raw data again",
         )
     item = np.zeros(len(rows), dtype=np.int64)
@@ -213,33 +216,33 @@ def _note_coverage(
     layout: Layout,
     notes: list[str],
 ) -> None:
-    place = (placed.item * grid[2] + placed.partition) * grid[1] + placed.line
-    _, times = np.unique(place, return_counts=True)
+    position = (placed.item * grid[2] + placed.partition) * grid[1] + placed.line
+    _, times = np.unique(position, return_counts=True)
     repeated = int((times - 1).sum())
     if repeated:
         averages = int(table.counters["average"][placed.rows].max()) + 1
-        _, once = np.unique(place * averages + table.counters["average"][placed.rows], return_counts=True)
+        _, once = np.unique(position * averages + table.counters["average"][placed.rows], return_counts=True)
         same = int((once - 1).sum())
         if repeated - same:
-            notes.append(f"{averages} averages: {repeated - same} readouts averaged with others of the same place")
+            notes.append(f"{averages} averages: {repeated - same} readouts averaged with others at the same position")
         if same:
             notes.append(f"{same} readouts measured twice (same counters): averaged")
     for name, values, size in (("lines", placed.line, grid[1]), ("partitions", placed.partition, grid[2])):
         first, last = span(values)
-        # The first index may lie farther from the centre than the last by one.
+        # The first index may be one farther from the centre than the last.
         below, above = size // 2 - first, last - size // 2 + 1
         known = np.unique(values)
         gap = int(np.diff(known).max(initial=1))
         if size > 1 and len(known) > 1 and max(first, size - 1 - last) > gap:
             what = "partial Fourier" if abs(below - above) > max(2, size // 32) else "the outer ones not measured"
             notes.append(f"{what}: {name} {first} to {last} of {size}")
-    kept = (table.samples - table.before - table.behind)[placed.rows]
-    starts, stops = span(placed.start), span(placed.start + kept)
+    lengths = (table.samples - table.before - table.behind)[placed.rows]
+    starts, stops = span(placed.start), span(placed.start + lengths)
     if starts[1] > 0 or stops[0] < grid[0]:
         notes.append(f"asymmetric echo or short readout: samples {starts[0]} to {stops[1] - 1} of {grid[0]} measured")
-    turned = int(table.reversed[placed.rows].sum())
-    if turned:
-        notes.append(f"{turned} readouts were measured backwards and are reversed")
+    reversed_count = int(table.reversed[placed.rows].sum())
+    if reversed_count:
+        notes.append(f"{reversed_count} readouts were measured backwards and are flipped")
     empty = layout.count - len(np.unique(placed.item))
     if empty:
         notes.append(f"{empty} of {layout.count} images have no readouts: the scan seems to be incomplete")
@@ -252,33 +255,35 @@ def _note_coverage(
 
 
 def _assign_phase_lines(table: Readouts, samples: int, path: Path) -> dict[int, int]:
-    """Return the first sample of phase-correction readouts, by row: with their echo in the centre, as in the image.
+    """Return the first sample of phase-correction readouts by row, so that their echo is in the centre.
 
-    Where their header does not state the echo, or one that is impossible, it is taken as the middle.
+    If their header states no echo, or an impossible one, the middle of the readout is used.
     """
     rows = table.rows(PHASE_CORRECTION)
     if not rows.size:
         return {}
-    kept = (table.samples - table.before - table.behind)[rows]
-    start = samples // 2 - kept // 2
+    lengths = (table.samples - table.before - table.behind)[rows]
+    start = samples // 2 - lengths // 2
     if table.centre[rows].all():
         with suppress(InputError):
             stated = samples // 2 - echoes(table, rows, samples, False, path, [])
-            if (stated >= 0).all() and (stated + kept <= samples).all():
+            if (stated >= 0).all() and (stated + lengths <= samples).all():
                 start = stated
     return dict(zip(rows.tolist(), start.tolist(), strict=True))
 
 
 def _first_of_loops(table: Readouts, rows: np.ndarray, notes: list[str]) -> np.ndarray:
-    """Return the calibration readouts of one echo, repetition, set and phase: with others their mean could cancel."""
-    kept = np.ones(len(rows), dtype=bool)
+    """Return the calibration readouts of the first echo, repetition, set and phase: a mean of several could cancel."""
+    selected = np.ones(len(rows), dtype=bool)
     for name in LOOPED:
         if name != "slice" and rows.size:
             values = table.counters[name][rows]
-            kept &= values == values[kept].min()
-    if not kept.all():
-        notes.append(f"{np.count_nonzero(~kept)} calibration readouts of further echoes or repetitions are not used")
-    return rows[kept]
+            selected &= values == values[selected].min()
+    if not selected.all():
+        notes.append(
+            f"{np.count_nonzero(~selected)} calibration readouts of further echoes or repetitions are not used"
+        )
+    return rows[selected]
 
 
 def _place_calibration(
@@ -293,7 +298,7 @@ def _place_calibration(
     path: Path,
     notes: list[str],
 ) -> tuple[Placement | None, tuple[slice, ...]]:
-    """Place a separate calibration scan on the grid of the image, and find the full box around its centre."""
+    """Place a separate calibration scan on the grid of the image, and find the fully sampled box around its centre."""
     if not rows.size:
         return None, ()
     which = int(table.encoding[rows[0]])
@@ -309,7 +314,7 @@ def _place_calibration(
         partition_centre = own.partition_centre if own.partition_centre is not None else own.matrix[2] // 2
     line = table.counters["line"][rows] - line_centre + grid[1] // 2
     partition = table.counters["partition"][rows] - partition_centre + grid[2] // 2
-    kept = table.samples[rows] - table.before[rows] - table.behind[rows]
+    lengths = table.samples[rows] - table.before[rows] - table.behind[rows]
     try:
         echo = echoes(table, rows, grid[0], centres[0] is not None, path, notes)
     except InputError as error:
@@ -318,14 +323,14 @@ def _place_calibration(
     start = grid[0] // 2 - echo
     inside = (line >= 0) & (line < grid[1]) & (partition >= 0) & (partition < grid[2])
     item = table.counters["slice"][rows]
-    inside &= (start >= 0) & (start + kept <= grid[0]) & (item < slices)
+    inside &= (start >= 0) & (start + lengths <= grid[0]) & (item < slices)
     full = np.zeros((slices, grid[2], grid[1]), dtype=bool)
     full[item[inside], partition[inside], line[inside]] = True
     common: np.ndarray = np.asarray(full.all(axis=0))
-    # The central lines of the central partition, and the partitions that hold all of them.
+    # Take the central lines of the central partition, and the partitions that hold all of these lines.
     lines = _around(common[grid[2] // 2], grid[1] // 2)
     planes = _around(np.asarray(common[:, lines].all(axis=1)), grid[2] // 2) if grid[2] > 1 else slice(0, 1)
-    low, high = int(start[inside].max(initial=0)), int((start + kept)[inside].min(initial=grid[0]))
+    low, high = int(start[inside].max(initial=0)), int((start + lengths)[inside].min(initial=grid[0]))
     half = min(grid[0] // 2 - low, high - grid[0] // 2)
     if lines.stop - lines.start < 2 or half < 1:
         notes.append(f"{rows.size} calibration readouts are not used: they do not fill the centre of k-space")
@@ -337,7 +342,7 @@ def _place_calibration(
 
 
 def _around(full: np.ndarray, centre: int) -> slice:
-    """Return the largest even range around the centre in which all is true."""
+    """Return the largest even range around the centre in which all values are true."""
     half = 0
     while centre - half - 1 >= 0 and centre + half < len(full) and full[centre - half - 1] and full[centre + half]:
         half += 1
@@ -345,6 +350,6 @@ def _around(full: np.ndarray, centre: int) -> slice:
 
 
 def _cropped(part: slice, samples: int, kept: int) -> slice:
-    """Return a range around the centre of the oversampled readout as one of the cropped readout."""
+    """Convert a range around the centre of the oversampled readout to a range of the cropped readout."""
     half = int((samples // 2 - part.start) * kept / samples)
     return slice(kept // 2 - half, kept // 2 + half)

@@ -1,8 +1,8 @@
-"""Read Siemens raw data (twix, .dat; VB and VD/VE/XA): a protocol in text, then readouts, each with its header.
+"""Read Siemens raw data (twix, .dat; VB and VD/VE/XA): a text protocol, then readouts, each with its header.
 
-The layout of a header is a C structure, described by a numpy type. The packages that read twix trust the file: a
-readout of length 0 keeps twixtools busy for ever, and an index in the protocol makes it fill the memory. Here sizes
-and offsets are compared with the file before they are used; the tests read the same files with twixtools.
+A numpy type describes the C structure of a header. Other packages for twix trust the file: a readout of length 0 makes
+twixtools loop for ever, and a large index in the protocol makes it fill the memory. Here, sizes and offsets are
+compared with the size of the file before use. The tests read the same files with twixtools.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _COUNTERS = {
     **{"line": "Lin", "average": "Ave", "slice": "Sli", "partition": "Par", "echo": "Eco", "phase": "Phs"},
     **{"repetition": "Rep", "set": "Set", "segment": "Seg"},
 }
-# At most so many measurements, listed from byte 8 in entries of 152 bytes (VD and later).
+# Largest number of measurements, listed from byte 8 in entries of 152 bytes (VD and later).
 _MOST_MEASUREMENTS, _TABLE, _ENTRY = 64, 8, 152
 _BUFFER_NAME = re.compile(rb"^[A-Za-z]\w{3,}\0")
 _HEADER_LIMIT = 64 << 20
@@ -56,7 +56,7 @@ _READOUT_LIMIT = 4_000_000
 _END, _SYNC = 0, 5
 _DMA_BITS = 25
 COUNTERS = ("Lin", "Ave", "Sli", "Par", "Eco", "Phs", "Rep", "Set", "Seg")
-# Types and offsets of the fields that are used, from the evaluation mask on, which VD has at byte 40 and VB at 20.
+# Types and offsets of the fields in use, relative to the evaluation mask (at byte 40 in VD, 20 in VB).
 _FIELDS = {
     **{"mask": ("<u8", 0), "samples": ("<u2", 8), "coils": ("<u2", 10), "counters": (("<u2", 9), 12)},
     **{"before": ("<u2", 40), "behind": ("<u2", 42), "centre": ("<u2", 44)},
@@ -65,14 +65,14 @@ _FIELDS = {
 
 
 class TwixStore(RawStore):
-    """Readouts of a twix file."""
+    """Read readouts of a twix file."""
 
     def __init__(self, path: Path, table: Readouts, plan: Plan, places: np.ndarray, version: Version) -> None:
         super().__init__(path, table, plan)
         self.places, self.version = places, version
 
     def flat(self, rows: np.ndarray) -> np.ndarray:
-        """Return the samples of readouts one after another."""
+        """Return the concatenated samples of readouts."""
         readouts = []
         try:
             with self.path.open("rb") as file:
@@ -95,10 +95,10 @@ def _is_twix(source: Source) -> bool:
 def read_twix(source: Source) -> Scan:
     """Read Siemens raw data of a Cartesian scan; see `mrirecon.io.read`.
 
-    Of several measurements in a file the last is read; the noise scan may be in another. Readouts are sorted by their
-    flags, placed by their counters, and averaged where several fall on one place. The readout is along y, phase
-    encoding along x, the second phase encoding along z. Samples are conjugated, as `mrirecon.io.readers.siemens`
-    explains.
+    If the file holds several measurements, the last is read; the noise scan may be in another. Readouts are sorted by
+    their flags and placed on the grid by their counters. Several at the same position are averaged. The readout is
+    along y, phase encoding along x, the second phase encoding along z. Samples are conjugated (see
+    `mrirecon.io.readers.siemens`).
 
     Raises:
         InputError: a damaged or truncated file, a trajectory that is not Cartesian, ramp sampling, multi-band.
@@ -130,7 +130,7 @@ def _table(headers: Headers) -> Readouts:
     heads = headers.heads
     whole = {name: heads[name].astype(np.int64) for name in ("samples", "coils", "centre", "before", "behind")}
     kind = classify(heads["mask"], _FLAGS, whole["samples"] - whole["before"] - whole["behind"])
-    # Of the other measurements in the file, only noise is used.
+    # Only noise is used from the other measurements in the file.
     kind[~headers.last & (kind != NOISE)] = KINDS.index("other")
     dwell = headers.protocol.yaps("sRXSPEC.alDwellTime[0]") or 0.0
     return Readouts(
@@ -153,7 +153,7 @@ def _table(headers: Headers) -> Readouts:
 def directions(quaternion: np.ndarray) -> np.ndarray:
     """Return unit vectors (n, 3, 3) along read, phase and slice in LPS from Siemens's quaternions (n, 4), scalar first.
 
-    The columns of the rotation matrix are phase, read and slice, as siemens_to_ismrmrd takes them.
+    The columns of the rotation matrix are phase, read and slice, as in siemens_to_ismrmrd.
     """
     r, i, j, k = quaternion.astype(np.float64).T
     phase = np.stack([1 - 2 * (j * j + k * k), 2 * (i * j + k * r), 2 * (i * k - j * r)], axis=-1)
@@ -176,10 +176,12 @@ def _refuse(path: Path, protocol: Protocol, mask: np.ndarray) -> None:
             f"{path} was sampled on the ramps of the gradient, which is not supported",
             why="its samples are evenly spaced in time and not in k-space "
             f"(alRegridMode {regrid:g}, ramps of {ramp:g} us)",
-            fix="regrid it first, for instance by siemens_to_ismrmrd and Gadgetron",
+            fix="regrid it first, for example with siemens_to_ismrmrd and Gadgetron",
         )
     if any(is_set(mask, bit).any() for bit in _MULTIBAND):
-        raise InputError(f"{path} excites several slices at once, which is not supported", fix="unfold it first")
+        raise InputError(
+            f"{path} excites several slices at once, which is not supported", fix="separate the slices first"
+        )
 
 
 def _encodings(table: Readouts, headers: Headers, notes: list[str]) -> list[Encoding]:
@@ -226,7 +228,7 @@ def _encodings(table: Readouts, headers: Headers, notes: list[str]) -> list[Enco
 
 
 def _attributes(protocol: Protocol) -> dict[str, Scalar]:
-    """Return values of the protocol about scanner and sequence that identify nobody."""
+    """Return values of the protocol about scanner and sequence that cannot identify a person."""
     attributes: dict[str, Scalar] = {"vendor": "Siemens"}
     model = "".join(protocol.values("Dicom", "ManufacturersModelName")).strip('"')
     if model:
@@ -244,7 +246,7 @@ def _attributes(protocol: Protocol) -> dict[str, Scalar]:
 
 
 def twix_measurements(head: bytes, size: int) -> list[tuple[int, int]] | None:
-    """Return the measurements of a twix file as byte ranges (start, end), or None where it is no such file.
+    """Return the measurements of a twix file as byte ranges (start, end), or None if it is not a twix file.
 
     Args:
         head: the first 10,240 bytes of the file.
@@ -271,7 +273,7 @@ def twix_measurements(head: bytes, size: int) -> list[tuple[int, int]] | None:
 
 
 def is_twix(path: Path) -> bool:
-    """Tell whether a file is twix: it has a table of measurements, and a protocol that begins with a buffer's name."""
+    """Return whether a file is twix: it has a table of measurements, and a protocol that begins with a buffer name."""
     measurements = twix_measurements(read_head(path, 10_240), path.stat().st_size)
     if not measurements:
         return False
@@ -281,7 +283,7 @@ def is_twix(path: Path) -> bool:
 
 
 class Version(NamedTuple):
-    """Layout of readouts of a scanner generation: bytes before all channels, before each, and offsets of fields."""
+    """Hold the layout of readouts of a scanner generation: header sizes of readout and channel, field offsets."""
 
     head: int
     channel_head: int
@@ -290,14 +292,14 @@ class Version(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """The header as a numpy type; `position` is sagittal, coronal, transversal in mm, `quaternion` scalar first."""
-        places = {name: (kind, self.mask + at) for name, (kind, at) in _FIELDS.items()}
-        places |= {"position": (("<f4", 3), self.slice), "quaternion": (("<f4", 4), self.slice + 12)}
+        """Return the numpy type of a header; `position` is sagittal, coronal, transversal in mm."""
+        fields = {name: (kind, self.mask + at) for name, (kind, at) in _FIELDS.items()}
+        fields |= {"position": (("<f4", 3), self.slice), "quaternion": (("<f4", 4), self.slice + 12)}
         return np.dtype(
             {
-                "names": list(places),
-                "formats": [kind for kind, _ in places.values()],
-                "offsets": [at for _, at in places.values()],
+                "names": list(fields),
+                "formats": [kind for kind, _ in fields.values()],
+                "offsets": [at for _, at in fields.values()],
                 "itemsize": self.head or self.channel_head,
             }
         )
@@ -307,7 +309,7 @@ MODERN, OLD = Version(192, 32, 40, 100), Version(0, 128, 20, 96)
 
 
 class Headers(NamedTuple):
-    """Headers of a file: those of the readouts of all measurements, and the protocol of the last measurement.
+    """Hold the headers of all readouts of a file, and the protocol of the last measurement.
 
     Attributes:
         version: the layout.
@@ -315,7 +317,7 @@ class Headers(NamedTuple):
         places: offset of each readout in the file, in bytes.
         last: whether each readout belongs to the last measurement.
         measurements: number of measurements.
-        protocol: that of the last measurement.
+        protocol: protocol of the last measurement.
 
     """
 
@@ -328,7 +330,7 @@ class Headers(NamedTuple):
 
 
 class Protocol:
-    """The texts of a protocol by name, and single values in them."""
+    """Hold the texts of a protocol by name, and look up values in them."""
 
     def __init__(self, texts: dict[str, str]) -> None:
         self.texts = texts
@@ -336,19 +338,19 @@ class Protocol:
         self._yaps = {pair[1]: pair[2] for pair in pairs}
 
     def yaps(self, key: str) -> float | None:
-        """Return a number from the lines of MeasYaps ("alTR[0]"), or None; some are hexadecimal."""
+        """Return a number from the lines of MeasYaps ("alTR[0]"), which may be hexadecimal, or None."""
         return _number(self._yaps.get(key, ""))
 
     @property
     def sequence(self) -> str | None:
-        r"""The name of the sequence's file, such as ``%CustomerSeq%\gre``, or None where the protocol has none."""
+        r"""Return the name of the sequence's file, such as ``%CustomerSeq%\gre``, or None."""
         named = self._yaps.get("tSequenceFileName") or "".join(self.values("Meas", "tSequenceFileName"))
         return named.strip('"') or None
 
     def values(self, buffer: str, name: str) -> list[str]:
-        """Return the words of a parameter in another buffer, such as "Meas"; none where there is no such parameter."""
-        wanted = rf'<Param(?:Bool|Long|Double|String)\."{re.escape(name)}">\s*\{{([^{{}}]{{0,20000}})\}}'
-        match = re.search(wanted, self.texts.get(buffer, ""))
+        """Return the words of a parameter in another buffer, such as "Meas"; empty if there is no such parameter."""
+        pattern = rf'<Param(?:Bool|Long|Double|String)\."{re.escape(name)}">\s*\{{([^{{}}]{{0,20000}})\}}'
+        match = re.search(pattern, self.texts.get(buffer, ""))
         if match is None:
             return []
         body = re.sub(r"<Precision>\s*\d+|<\w+>[^\n]*", " ", match[1])
@@ -381,21 +383,21 @@ def read_headers(path: Path) -> Headers:
             raise InputError(f"{path} is not a twix file")
         start, end = parts[-1]
         if end > size:
-            raise _truncated(path, f"{size} of {end} bytes are there")
+            raise _truncated(path, f"{size} of {end} bytes are present")
         version = MODERN if _u32(data, 0) < 10_000 else OLD
-        places: list[int] = []
+        offsets: list[int] = []
         last: list[bool] = []
         for begin, stop in parts:
             length = _u32(data, begin)
             if not 8 <= length <= min(_HEADER_LIMIT, stop - begin):
                 raise InputError(f"{path} is a damaged twix file", why=f"it states a protocol of {length} bytes")
             readouts = _find_readouts(data, begin + length, min(stop, size), version, path)
-            places += readouts
+            offsets += readouts
             last += [begin == start] * len(readouts)
         kind = version.dtype
-        heads = np.frombuffer(b"".join(data[at : at + kind.itemsize] for at in places), dtype=kind)
+        heads = np.frombuffer(b"".join(data[at : at + kind.itemsize] for at in offsets), dtype=kind)
         protocol = Protocol(_texts(data[start : start + _u32(data, start)]))
-    return Headers(version, heads, np.asarray(places, dtype=np.int64), np.asarray(last, bool), len(parts), protocol)
+    return Headers(version, heads, np.asarray(offsets, dtype=np.int64), np.asarray(last, bool), len(parts), protocol)
 
 
 def _u32(data: bytes | mmap.mmap, at: int) -> int:
@@ -407,37 +409,37 @@ def _truncated(path: Path, why: str) -> InputError:
 
 
 def _find_readouts(data: mmap.mmap, place: int, end: int, version: Version, path: Path) -> list[int]:
-    """Return the offsets of the readouts of a measurement, up to the one that is marked as the last."""
+    """Return the offsets of the readouts of a measurement, up to the one marked as the last."""
     size = version.head or version.channel_head
-    places: list[int] = []
+    offsets: list[int] = []
     while place + size <= end:
         mask, samples, coils = struct.unpack_from("<QHH", data, place + version.mask)
         if mask >> _END & 1:
-            return places
+            return offsets
         if mask >> _SYNC & 1:
             length = _u32(data, place) % (1 << _DMA_BITS)
         else:
             length = version.head + coils * (version.channel_head + 8 * samples)
             if place + length > end:
-                raise _truncated(path, f"readout {len(places)} needs {place + length - end} bytes more")
-            places.append(place)
-        if length < size or len(places) > _READOUT_LIMIT:
-            why = f"a readout of {length} bytes, after {len(places)} readouts"
+                raise _truncated(path, f"readout {len(offsets)} needs {place + length - end} bytes more")
+            offsets.append(place)
+        if length < size or len(offsets) > _READOUT_LIMIT:
+            why = f"a readout of {length} bytes, after {len(offsets)} readouts"
             raise InputError(f"{path} is a damaged twix file", why=why, fix="copy or export it again")
         place += length
-    raise _truncated(path, f"it ends after {len(places)} readouts, none of which is marked as the last")
+    raise _truncated(path, f"it ends after {len(offsets)} readouts, and none is marked as the last")
 
 
 def _texts(header: bytes) -> dict[str, str]:
-    """Divide a protocol into its named texts: each is a name, a zero byte, a length, and so many bytes."""
+    """Split a protocol into its named texts: each is a name, a zero byte, a length, and that number of bytes."""
     texts: dict[str, str] = {}
-    place = 8
+    offset = 8
     for _ in range(min(64, _u32(header, 4))):
-        name = re.match(rb"(\w{1,40})\0", header[place : place + 41])
+        name = re.match(rb"(\w{1,40})\0", header[offset : offset + 41])
         if name is None:
             break
-        place += name.end() + 4
-        length = _u32(header, place - 4)
-        texts[name[1].decode("ascii", "replace")] = header[place : place + length].decode("latin-1")
-        place += length
+        offset += name.end() + 4
+        length = _u32(header, offset - 4)
+        texts[name[1].decode("ascii", "replace")] = header[offset : offset + length].decode("latin-1")
+        offset += length
     return texts

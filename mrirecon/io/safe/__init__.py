@@ -1,1 +1,1 @@
-"""Guards: bounded reading of untrusted files, child processes, atomic writing, locks and checksums."""
+"""Read untrusted files safely; write files atomically; provide locks and checksums."""

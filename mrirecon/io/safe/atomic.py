@@ -1,4 +1,4 @@
-"""Write files so that they appear whole or not at all: beside their place, flushed to the disk, then moved there."""
+"""Write files so that they appear complete or not at all: to a temporary file, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from mrirecon.io.safe.text import local, portable
 _PREFIX = ".mrirecon-"
 _STALE_SECONDS = 600
 _NAME_BYTES = 200
-_CLEANED: dict[str, float] = {}  # when the temporary files of killed processes were removed from a folder
+_CLEANED: dict[str, float] = {}  # for each folder, when the temporary files of killed processes were last removed
 
 
 @contextmanager
 def atomic_path(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`, which replaces `path` at the end.
 
-    After an error or a kill, `path` is as before. An existing file keeps its permissions; a symbolic link is
+    After an error or a kill, `path` is unchanged. An existing file keeps its permissions; a symbolic link is
     replaced, not followed. Missing folders are created.
 
     Args:
@@ -49,13 +49,13 @@ def atomic_path(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Itera
 def atomic_paths(
     paths: Sequence[str | Path], *, inputs: Iterable[str | Path] = (), never_mixed: bool = False
 ) -> Iterator[list[Path]]:
-    """Yield temporary paths as `atomic_path` does, for files that belong together: all are written before any is moved.
+    """Yield temporary paths for files that belong together: all are written before any is moved; see `atomic_path`.
 
     Args:
         paths: the files to write; they are moved in this order, within a fraction of a millisecond.
         inputs: files that must not be overwritten.
-        never_mixed: never leave an old file beside a new one (a BART header and its data): the old ones are moved
-            aside first, so that after a kill at that moment the last is missing rather than wrong.
+        never_mixed: never leave an old file with a new one (a BART header and its data): old files are moved away
+            first, so that after a kill at that moment a file is missing rather than wrong.
 
     """
     targets = [Path(p) for p in paths]
@@ -84,10 +84,10 @@ def atomic_paths(
 
 
 def move(targets: list[Path], new: list[Path], leftovers: list[Path], *, never_mixed: bool) -> None:
-    """Move new files to their places; old ones moved aside are added to `leftovers`, or moved back on failure."""
+    """Move new files to their targets; add replaced files to `leftovers`, or restore them on failure."""
     aside: list[tuple[Path, Path]] = []
     try:
-        # Renamed, not removed: freeing a file takes milliseconds, and a kill meanwhile would leave half a pair.
+        # Rename, do not remove: removal takes milliseconds, and a kill during this time would leave half a pair.
         for target in reversed(targets) if never_mixed else ():
             if target.exists():
                 aside.append((temporary_name(target.parent), target))
@@ -108,10 +108,10 @@ def temporary_name(folder: Path) -> Path:
 
 
 def refuse_overwrite(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> None:
-    """Refuse outputs that are an input, under whatever name, or a folder.
+    """Refuse outputs that are a folder, or an input under any name.
 
     Raises:
-        UsageError: with both names.
+        UsageError: an output is an input or a folder; the message has both names.
 
     """
     sources = [p for name in inputs for p in (Path(name), *(cfl_pair(name) if not Path(name).is_file() else ()))]
@@ -131,10 +131,10 @@ def refuse_overwrite(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> N
 
 
 def refuse_existing(outputs: Iterable[Path], overwrite: bool) -> None:
-    """Refuse outputs that exist, unless they may be replaced, and names that no file can have.
+    """Refuse outputs that exist, unless they may be replaced, and invalid file names.
 
     Raises:
-        UsageError: with the name.
+        UsageError: an output exists, or its name is invalid.
 
     """
     for output in outputs:
@@ -149,11 +149,11 @@ def refuse_existing(outputs: Iterable[Path], overwrite: bool) -> None:
 
 
 def safe_name(text: str, fallback: str = "item", *, room: int = 0) -> str:
-    """Return a file name made of `text`, which may come from inside a file: no folders, no control characters.
+    """Convert untrusted text to a safe file name without folders and control characters.
 
-    It is the same in every locale, and a byte that is not UTF-8 becomes %XX. It is cut to 200 bytes, less `room` for a
-    longer ending, so that with ending and prefix it fits into the 255 that a name may have. Different texts can give
-    the same name.
+    The name is the same in every locale; a byte that is not UTF-8 becomes %XX. It is cut to 200 bytes, less `room` for
+    a longer suffix, so that with prefix and suffix it stays below the limit of 255. Different texts can give the same
+    name.
     """
     name = unicodedata.normalize("NFC", portable(text)).replace("\\", "/").rsplit("/", 1)[-1]
     name = "".join(_safe(c) for c in name).strip(" .")
@@ -167,7 +167,7 @@ def _safe(character: str) -> str:
 
 
 def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes as hexadecimal text; of a BART pair, that of its data file."""
+    """Return the SHA-256 of a file as hexadecimal text; for a BART pair, that of its data file."""
     path = Path(path)
     if not path.exists() and cfl_pair(path)[1].exists():
         path = cfl_pair(path)[1]
@@ -180,9 +180,9 @@ def sha256(path: str | Path) -> str:
 
 @contextmanager
 def resources(target: Path) -> Iterator[None]:
-    """Turn a failure of disk or memory while writing `target` into a `ResourceError`.
+    """Convert a failure of disk or memory while writing `target` to a `ResourceError`.
 
-    HDF5 reports a full disk as OSError or RuntimeError, with the cause in its text only.
+    HDF5 reports a full disk as OSError or RuntimeError, and gives the cause only in the text.
     """
     try:
         yield
@@ -198,13 +198,13 @@ def resources(target: Path) -> Iterator[None]:
             errno.ENOSPC: "free some space, or write to another disk",
             errno.EDQUOT: "free some of your quota, or write to another disk",
             errno.EROFS: "the disk is read-only: write elsewhere",
-            errno.EACCES: "you may not write there: choose another folder",
-            errno.EPERM: "you may not write there: choose another folder",
+            errno.EACCES: "you have no permission to write there: choose another folder",
+            errno.EPERM: "you have no permission to write there: choose another folder",
             errno.ENAMETOOLONG: "choose a shorter name",
             errno.ENOTDIR: "a part of the path is a file, not a folder",
         }
         raise ResourceError(
-            f"{target} could not be written; nothing was left half done",
+            f"{target} could not be written; no partial file was left",
             why=os.strerror(number) if number else " ".join(str(error).split()),
             fix=advice.get(number, "check the disk's space and permissions"),
         ) from None
@@ -216,7 +216,7 @@ def flush(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network file systems cannot flush a folder; a file that fails is a failed write.
+        # Some network file systems cannot flush a folder; for a file, a failure means that it was not written.
         if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
             raise
     finally:
@@ -228,9 +228,9 @@ def _host() -> str:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove temporary files that a killed process of this host left in the folder more than ten minutes ago.
+    """Remove temporary files that killed processes of this host left in the folder more than ten minutes ago.
 
-    Do so once in ten minutes: listing a folder with many outputs for each of them would take longer than writing them.
+    Do so once in ten minutes: listing a large folder for each output would take longer than writing the output.
     """
     name, now = str(folder.absolute()), time.monotonic()
     if now - _CLEANED.get(name, -_STALE_SECONDS) < _STALE_SECONDS:

@@ -1,10 +1,10 @@
-"""Open HDF5 files read-only, without leaving the file, and refuse sizes that the file cannot hold.
+"""Open HDF5 files read-only; refuse access to other files and sizes that the file cannot hold.
 
-HDF5 follows links, external storage and virtual sources without asking, and allocates what a header declares. A file
-from elsewhere must not open another file of this machine, nor fill its memory, so everything goes through here.
-A damaged value of an odd type can crash libhdf5, so only those attributes and strings are read that are needed, and
-only if their type is plain. Strings of variable length are read in the sandbox: a damaged heap makes libhdf5
-loop for ever or write outside its memory.
+HDF5 follows links, external storage and virtual sources automatically, and allocates the size that a header declares.
+An untrusted file must not open another file of this machine or fill its memory, so all access goes through this module.
+A damaged value of an unusual type can crash libhdf5, so only necessary attributes and strings are read, and only if
+their type is plain. Strings of variable length are read in the sandbox: a damaged heap makes libhdf5 loop for ever or
+write outside its memory.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Index = tuple[int | slice, ...]
 Scalar = str | int | float | bool
 ArrayTypes = dict[str, tuple[tuple[int, ...], np.dtype]]
 
-# Limits for every format. More than SIZE_LIMIT for an array, or READ_LIMIT for a single read, and more than RATIO_LIMIT
-# times what is stored, is refused before anything is allocated. Deflate cannot shrink data by more than about 1000.
+# Limits for every format. A size above SIZE_LIMIT (array) or READ_LIMIT (single read) is refused before allocation if
+# it is also above RATIO_LIMIT times the stored size. Deflate cannot compress by more than a factor of about 1000.
 SIZE_LIMIT = 4 << 30
 READ_LIMIT = 256 << 20
 RATIO_LIMIT = 1000
@@ -38,23 +38,23 @@ ATTRIBUTE_LIMIT = 64 << 10
 LINK_DEPTH = 16
 _STRING_SECONDS, _STRING_MEMORY = 5, 256 << 20
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
-# Built into libhdf5 or into h5py; every other filter would be looked up among plugins and loaded as machine code.
+# Filters built into libhdf5 or h5py; libhdf5 would load any other filter from a plug-in as machine code.
 FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf"}
 _NOT_OPENED = "copy the data into one file if you trust it"
 _COPY_AGAIN = "copy or download it again"
 
 
 def refuse_bomb(nbytes: int, stored: int, limit: int, where: str) -> None:
-    """Refuse a size that is declared but not stored.
+    """Refuse a declared size that far exceeds the stored size.
 
     Args:
-        nbytes: bytes declared.
-        stored: bytes that the file holds for it.
-        limit: declared sizes up to this are accepted.
+        nbytes: declared size in bytes.
+        stored: stored size in bytes.
+        limit: declared sizes up to this limit are accepted.
         where: file and array, for the message.
 
     Raises:
-        InputError: with both numbers.
+        InputError: the declared size is too large; the message has both sizes.
 
     """
     if nbytes > limit and nbytes > RATIO_LIMIT * stored:
@@ -66,7 +66,7 @@ def refuse_bomb(nbytes: int, stored: int, limit: int, where: str) -> None:
 
 
 def is_numeric(dtype: np.dtype) -> bool:
-    """Tell whether a type holds plain numbers: real, complex, or a (real, imaginary) pair of fields."""
+    """Return whether a type holds plain numbers: real, complex, or a (real, imaginary) pair of fields."""
     if dtype.fields:
         return len(dtype.fields) == 2 and all(f[0].kind in "iuf" and not f[0].shape for f in dtype.fields.values())
     return dtype.kind in "biufc" and dtype.itemsize > 0
@@ -74,11 +74,11 @@ def is_numeric(dtype: np.dtype) -> bool:
 
 @contextmanager
 def typed_errors(where: str, *, quote: bool = True) -> Iterator[None]:
-    """Turn what parsers raise on damaged content, which is of many types, into one typed error.
+    """Convert the various exceptions of parsers on damaged content to one typed error.
 
     Args:
         where: file, or file and array, for the message.
-        quote: whether to show the parser's words, which could quote a header that names the patient.
+        quote: whether to include the parser's message, which could quote a header with the patient's name.
 
     Raises:
         InputError: damaged content.
@@ -107,14 +107,14 @@ def typed_errors(where: str, *, quote: bool = True) -> Iterator[None]:
 
 @contextmanager
 def open_hdf5(path: str | Path) -> Iterator[GuardedFile]:
-    """Open an HDF5 file read-only and yield a view of it that refuses whatever reaches outside the file.
+    """Open an HDF5 file read-only; yield a view of it that refuses access to other files.
 
-    The file's bytes and times stay as they are. Open it anew for each access rather than keep it: HDF5 handles do not
-    survive a fork.
+    The bytes and times of the file do not change. Open the file for each access and do not keep it open: HDF5 handles
+    do not survive a fork.
 
     Raises:
-        InputError: not HDF5 (with its size and what it looks like), truncated, damaged, or being written.
-        UnsafeContentError: on access to a link, a storage or a filter that leads out of the file.
+        InputError: not HDF5 (the message has its size and probable type), truncated, damaged, or being written.
+        UnsafeContentError: access to a link, a storage or a filter outside the file.
 
     """
     path = regular_file(path)
@@ -141,7 +141,7 @@ def _open(path: Path) -> Iterator[GuardedFile]:
     try:
         yield GuardedFile(path, file)
     finally:
-        # Nothing was written, so nothing is lost where libhdf5 cannot close a damaged file.
+        # Nothing was written, so nothing is lost if libhdf5 cannot close a damaged file.
         with suppress(Exception):
             file.close()
 
@@ -151,13 +151,13 @@ def _opening_error(path: Path, text: str, busy: bool) -> InputError:
         return BusyError(f"{path} is being written by another program", why=text, fix="wait until it is finished")
     if "truncated file" in text:
         stored = "".join(c for c in text.partition("stored_eof = ")[2] if c.isdigit()) or "an unknown number of"
-        why = f"{path.stat().st_size} of {stored} bytes are there"
+        why = f"{path.stat().st_size} of {stored} bytes are present"
         return InputError(f"{path} is truncated", why=why, fix=_COPY_AGAIN)
     return InputError(f"{path} is a damaged HDF5 file", why=text, fix=_COPY_AGAIN)
 
 
 class _Guarded:
-    """A file or a dataset: what both have, their attributes.
+    """Read the attributes of a file or a dataset.
 
     Attributes:
         path: the file.
@@ -171,7 +171,7 @@ class _Guarded:
 
     @property
     def attribute_names(self) -> list[str]:
-        """Names of the attributes; none is opened.
+        """Return the names of the attributes without opening any.
 
         Raises:
             InputError: damaged, or more than `NAME_LIMIT`.
@@ -185,7 +185,7 @@ class _Guarded:
             return [_as_text(name) for name in self._node.attrs]
 
     def attributes(self, names: Sequence[str]) -> dict[str, Scalar]:
-        """Return those attributes that are there and are scalar numbers or strings; damaged strings are left out.
+        """Return the attributes that exist and are scalar numbers or strings; leave out damaged strings.
 
         Raises:
             InputError: damaged.
@@ -218,20 +218,20 @@ class _Guarded:
         }
 
     def _variable_strings(self, attributes: list[str]) -> dict[str, str]:
-        """Return strings of variable length: attributes by name; without any, the one in the dataset, as ""."""
+        """Return string attributes of variable length by name; without names, the string of the dataset, as ""."""
         limits = {"seconds": _STRING_SECONDS, "memory": _STRING_MEMORY}
         return sandbox.call(read_strings, self.path, dataset=self.name, attributes=attributes, **limits)[1]
 
 
 def read_strings(path: Path, dataset: str | None, attributes: list[str]) -> tuple[sandbox.Arrays, sandbox.Facts]:
-    """Return strings of variable length, see `_Guarded._variable_strings`; runs in the sandbox."""
+    """Read strings of variable length, see `_Guarded._variable_strings`; runs in the sandbox."""
     with open_hdf5(path) as file:
         node = (file if dataset is None else file[dataset])._node
         return {}, {name: _value(node.attrs[name]) for name in attributes} if attributes else {"": _value(node[()])}
 
 
 def _value(stored: object) -> object:
-    """Return a stored scalar as Python's own type, with bytes that are not UTF-8 replaced."""
+    """Convert a stored scalar to a Python type; replace bytes that are not UTF-8."""
     value = np.asarray(stored).reshape(-1)[0]
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
@@ -239,7 +239,7 @@ def _value(stored: object) -> object:
 
 
 class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
-    """Datasets of an open HDF5 file by path; a mapping over the names in the root group."""
+    """Map paths to the datasets of an open HDF5 file, and iterate over the names in the root group."""
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self.path, self.name, self._node = path, None, file
@@ -247,11 +247,11 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         self._datasets: dict[str, GuardedDataset] = {}
 
     def __getitem__(self, name: str) -> GuardedDataset:
-        """Return the dataset at `name`, after checking every component of its path and its storage.
+        """Return the dataset at `name`, after a check of every component of its path and of its storage.
 
         Raises:
-            KeyError: there is no such name.
-            InputError: a group, a dangling or circular link, or a size the file cannot hold.
+            KeyError: no such name.
+            InputError: a group, a dangling or circular link, or a size that the file cannot hold.
             UnsafeContentError: an external link, external or foreign virtual storage, an unknown filter.
 
         """
@@ -261,7 +261,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
 
     @cached_property
     def names(self) -> list[str]:
-        """Names in the root group."""
+        """Return the names in the root group."""
         with typed_errors(str(self.path)):
             if len(self._node) > NAME_LIMIT:
                 raise InputError(f"{self.path} lists {len(self._node)} names", why=f"the limit is {NAME_LIMIT}")
@@ -274,7 +274,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         return len(self.names)
 
     def __contains__(self, name: object) -> bool:
-        # One link at a time: asking libhdf5 about a longer path would follow an external link in the middle of it.
+        # Check one link at a time: libhdf5 would follow an external link inside a longer path.
         if not isinstance(name, str) or "/" in name:
             return False
         try:
@@ -284,27 +284,27 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         return True
 
     def datasets(self) -> list[str]:
-        """Return the paths of all datasets: those in the root (links included) first, then those inside of groups.
+        """Return the paths of all datasets: first those in the root (with links), then those inside groups.
 
-        Groups are entered by hard links alone, each once.
+        Groups are entered only by hard links, each once.
 
         Raises:
             InputError: more than `NAME_LIMIT` of them.
 
         """
-        # MATLAB keeps what its cells refer to under names that begin with "#".
+        # MATLAB stores the content of its cells under names that begin with "#".
         groups = {name: self.is_group(name) for name in self if not name.startswith("#")}
         paths = [name for name, is_group in groups.items() if not is_group]
-        seen: set[object] = set()
+        visited: set[object] = set()
         queue = [(name, 1) for name, is_group in groups.items() if is_group]
         while queue:
             path, depth = queue.pop(0)
             with suppress(InputError), typed_errors(f"{self.path}:{path}"):
                 group = self._node[path]
                 address = getattr(h5py.h5o.get_info(group.id), "addr", path)
-                if address in seen or len(group) > NAME_LIMIT:
+                if address in visited or len(group) > NAME_LIMIT:
                     continue
-                seen.add(address)
+                visited.add(address)
                 for part in group:
                     if not isinstance(part, str) or not _is_hard(group, part):
                         continue
@@ -317,14 +317,14 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         return paths
 
     def survey(self, dataset: str | None = None, needed: Collection[str] = ()) -> tuple[ArrayTypes, list[str]]:
-        """Return shape and type of every dataset, and what is wrong with those in the root that cannot be used.
+        """Return shape and type of every usable dataset, and the errors of those in the root that cannot be used.
 
         Args:
-            dataset: one that must be usable, even where only a link leads to it.
-            needed: names, in lower case, of datasets that must be usable where they are there.
+            dataset: name of a dataset that must be usable, even if only a link leads to it.
+            needed: lower-case names of datasets that must be usable if they exist.
 
         Raises:
-            InputError: one of these cannot be used.
+            InputError: one of these datasets cannot be used.
             UnsafeContentError: see `__getitem__`.
 
         """
@@ -333,7 +333,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         for name in dict.fromkeys((*self.datasets(), *(() if dataset is None else (dataset,)))):
             try:
                 arrays[name] = (self[name].shape, self[name].dtype)
-            except KeyError:  # asked for, and not there
+            except KeyError:  # requested, but missing
                 continue
             except InputError as error:
                 if name == dataset or name.lower() in needed:
@@ -343,19 +343,19 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         return arrays, notes
 
     def is_group(self, name: str) -> bool:
-        """Tell whether `name` in the root is a group held by a hard link."""
+        """Return whether `name` in the root is a group with a hard link."""
         with typed_errors(f"{self.path}:{name}"):
             return name in self and _is_hard(self._node, name) and isinstance(self._node[name], h5py.Group)
 
     def dataset(self, name: str, depth: int) -> GuardedDataset:
-        """Return a dataset; `depth` counts the soft links and virtual datasets that led to it."""
+        """Return a dataset; `depth` counts the soft links and virtual datasets on the way to it."""
         node = self._follow(name, depth)
         if not isinstance(node, h5py.Dataset):
             raise InputError(f"{name} in {self.path} is not a dataset", fix="name a dataset")
         return GuardedDataset(self, name, node, depth)
 
     def _follow(self, name: str, depth: int) -> h5py.Group | h5py.Dataset | h5py.Datatype:
-        """Follow a path one link at a time; h5py itself would follow an external link in the middle of it."""
+        """Follow a path one link at a time, because h5py would follow an external link inside the path."""
         node: h5py.Group = self._node
         parts = [part for part in name.split("/") if part not in ("", ".")]
         while parts:
@@ -367,12 +367,12 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
             except Exception:
                 if depth:
                     fix = "write the file again without it"
-                    raise InputError(f"{self.path} holds a link to nowhere", where=name, fix=fix) from None
+                    raise InputError(f"{self.path} holds a link without a target", where=name, fix=fix) from None
                 raise KeyError(name) from None
             if info.type == h5py.h5l.TYPE_SOFT:
                 depth += 1
                 if depth > LINK_DEPTH:
-                    raise InputError(f"{self.path} holds links that lead in a circle", where=name)
+                    raise InputError(f"{self.path} holds circular links", where=name)
                 with typed_errors(f"{self.path}:{name}"):
                     target = node.id.links.get_val(_as_bytes(part)).decode()
                 parts = [p for p in target.split("/") if p not in ("", ".")] + parts
@@ -391,17 +391,17 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
 
 
 class GuardedDataset(_Guarded):
-    """A dataset that was checked: its storage lies in the file, and its shape and type fit.
+    """Read a checked dataset: its storage is in the file, and its shape and type are valid.
 
     Attributes:
         shape: lengths of the axes.
         dtype: type as stored.
-        chunks: lengths of a chunk along each axis, or None where the dataset is stored in one piece.
+        chunks: lengths of a chunk along each axis, or None if the dataset is contiguous.
         numeric: whether it holds numbers.
         where: file and dataset, for messages.
 
     Raises:
-        InputError: no array, an unusual type of number, or a size that the file cannot hold.
+        InputError: not an array, an unusual type of number, or a size that the file cannot hold.
         UnsafeContentError: external or foreign virtual storage, an unknown filter.
 
     """
@@ -424,15 +424,15 @@ class GuardedDataset(_Guarded):
             standard = not self.numeric or is_standard(dataset.id.get_type())
         if external:
             raise UnsafeContentError(
-                f"{self.path} keeps its data in another file, which was not opened",
+                f"{self.path} stores its data in another file, which was not opened",
                 where=name,
                 why="external raw storage",
                 fix=_NOT_OPENED,
             )
         if not standard:
             raise InputError(
-                f"{self.where} has a number type that is not read",
-                why=f"it is stored otherwise than {self.dtype} usually is, or damaged",
+                f"{self.where} has an unsupported number type",
+                why=f"it differs from the usual storage of {self.dtype}, or is damaged",
                 fix="store it as a plain numpy type",
             )
         unknown = next((number for number in filters if number not in FILTERS), None)
@@ -444,11 +444,14 @@ class GuardedDataset(_Guarded):
             )
         if self._virtual:
             if depth:
-                raise InputError(f"{self.where} is a virtual dataset under another", fix="copy the data out of both")
+                raise InputError(
+                    f"{self.where} is a virtual dataset inside another", fix="copy the data to a plain dataset"
+                )
             named = {(source.file_name, source.dset_name) for source in sources}
             if any(where != "." or "%" in source for where, source in named):
                 raise UnsafeContentError(
-                    f"{self.where} is a virtual dataset over other files, which were not opened", fix=_NOT_OPENED
+                    f"{self.where} is a virtual dataset that refers to other files, which were not opened",
+                    fix=_NOT_OPENED,
                 )
             self.storage = sum(file.dataset(source, depth=1).storage for _, source in named)
         elif not filters and self.storage > file.size:
@@ -465,7 +468,7 @@ class GuardedDataset(_Guarded):
 
     @property
     def unwritten_chunks(self) -> int:
-        """How many chunks were declared and never written: those read as fill values."""
+        """Return the number of chunks that were never written, which are read as fill values."""
         if self.chunks is None or self._virtual:
             return 0
         declared = math.prod(-(-n // c) for n, c in zip(self.shape, self.chunks, strict=True))
@@ -507,7 +510,7 @@ class GuardedDataset(_Guarded):
             return np.asarray(self._node[()])
 
     def text(self) -> str:
-        """Read one string (fastMRI keeps its header so), with bytes that are not UTF-8 replaced.
+        """Read one string, such as fastMRI's header; replace bytes that are not UTF-8.
 
         Raises:
             InputError: not one string, longer than `TEXT_LIMIT`, or damaged.
@@ -527,10 +530,10 @@ class GuardedDataset(_Guarded):
 
 
 class Hdf5Store:
-    """The datasets of an HDF5 file, opened for each access.
+    """Read the datasets of an HDF5 file, which is opened for each access.
 
     Args:
-        path: the file; it is known to be HDF5.
+        path: the file, which must be HDF5.
         arrays: shapes and types of its datasets.
 
     """
@@ -549,9 +552,9 @@ class Hdf5Store:
 
 
 def is_standard(kind: h5py.h5t.TypeID) -> bool:
-    """Tell whether a type is exactly what h5py would store for the numpy type it reads as.
+    """Return whether a type is exactly the one that h5py would store for the same numpy type.
 
-    libhdf5 converts odd types (fields that overlap, bits outside the bytes) without checking where it writes.
+    libhdf5 converts unusual types (overlapping fields, bits outside the bytes) without checks of memory bounds.
     """
     native = (getattr(h5py.h5t, f"COMPLEX_IEEE_F{bits}{order}", None) for bits in (32, 64) for order in ("LE", "BE"))
     return kind == h5py.h5t.py_create(kind.dtype, logical=True) or any(kind == other for other in native)
@@ -566,7 +569,7 @@ def _as_bytes(name: str) -> bytes:
 
 
 def _as_text(name: str | bytes) -> str:
-    """Return a name as text: h5py returns one that is not UTF-8 as bytes."""
+    """Return a name as text; h5py returns names that are not UTF-8 as bytes."""
     return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
 
 

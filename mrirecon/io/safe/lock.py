@@ -1,4 +1,4 @@
-"""Lock an output, so that one process at a time makes it; the lock ends with the process, however that ends."""
+"""Lock an output, so that only one process at a time writes it; the lock is released when the process ends."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from mrirecon.io.safe.atomic import resources
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 _TRIES = 5
-_CLEANED: set[Path] = set()  # folders in which the locks of killed processes were removed
+_CLEANED: set[Path] = set()  # folders from which the locks of killed processes were removed
 
 
 @contextmanager
 def output_lock(target: Path, *, wait: bool) -> Iterator[None]:
     """Hold the lock of an output while the context lasts.
 
-    The lock lies on a hidden file beside the output. The system releases it when the process dies, so that no lock is
-    ever stale. On a file system without locks nothing is held: files still appear whole, and the last one stays.
+    The lock is on a hidden file in the folder of the output. The system releases it when the process dies, so a lock
+    is never stale. On a file system without locks there is no protection: files are still complete, and the last one
+    written remains.
 
     Args:
-        target: the file that is to be made. Its folder is created if need be, and removed again if it stays empty.
+        target: the file to be written. Its folder is created if necessary, and removed again if it stays empty.
         wait: wait for a process that holds the lock.
 
     Raises:
@@ -37,33 +38,33 @@ def output_lock(target: Path, *, wait: bool) -> Iterator[None]:
     folder = target.absolute().parent
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     name = hashlib.sha256(target.name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    place = folder / f".mrirecon-{name}.lock"
-    handle = _acquire(place, target, wait)
-    _remove_stale_locks(folder, place)
+    lock_file = folder / f".mrirecon-{name}.lock"
+    handle = _acquire(lock_file, target, wait)
+    _remove_stale_locks(folder, lock_file)
     try:
         yield
     finally:
-        # Removed while it is locked: a process that waits for it finds another file, or none, and locks that.
+        # Remove the file while it is locked: a waiting process notices this, and locks a new file.
         with suppress(OSError):
-            place.unlink()
+            lock_file.unlink()
         os.close(handle)
-        for made in missing:
+        for created in missing:
             with suppress(OSError):
-                made.rmdir()
+                created.rmdir()
 
 
 def _remove_stale_locks(folder: Path, mine: Path) -> None:
-    """Remove the hidden files that no process has locked, once for each folder."""
+    """Remove the hidden lock files that no process holds, once for each folder."""
     if folder in _CLEANED:
         return
     _CLEANED.add(folder)
-    for place in folder.glob(".mrirecon-*.lock"):
+    for lock_file in folder.glob(".mrirecon-*.lock"):
         with suppress(OSError):
-            handle = os.open(place, os.O_RDWR | os.O_CLOEXEC)
+            handle = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
             try:
-                if place != mine:
+                if lock_file != mine:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    place.unlink()
+                    lock_file.unlink()
             finally:
                 os.close(handle)
 
@@ -76,7 +77,7 @@ def _acquire(place: Path, target: Path, wait: bool) -> int:
             try:
                 handle = os.open(place, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
             except FileNotFoundError:
-                vanished += 1  # another process found the folder empty, and removed it in between
+                vanished += 1  # another process removed the empty folder in between
                 if vanished > _TRIES:
                     raise
                 continue
@@ -87,9 +88,9 @@ def _acquire(place: Path, target: Path, wait: bool) -> int:
         except BlockingIOError:
             os.close(handle)
             fix = "wait for it, or give another output name"
-            raise BusyError("another process is making this output", where=str(target), fix=fix) from None
+            raise BusyError("another process is writing this output", where=str(target), fix=fix) from None
         except FileNotFoundError:
-            pass  # the process that held it has removed it
+            pass  # the process that held the lock has removed the file
         except OSError as error:
             if error.errno in _UNSUPPORTED:
                 return handle

@@ -1,6 +1,6 @@
-"""Check files against checksums that came with them: a list as of `sha256sum`, or the JSON sidecar of an output.
+"""Verify files with checksums: a list of `sha256sum`, or the JSON sidecar of an output.
 
-Most formats of k-space do not notice a flipped bit.
+Most formats of k-space do not detect a flipped bit.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _LIMIT = 64 << 20
 
 
 def read_manifest(path: str | Path) -> dict[str, str]:
-    """Return the SHA-256 of each file in a list, by file name without folders.
+    """Read a list of SHA-256 checksums, by file name without folders.
 
     Args:
         path: lines ``HASH  NAME``, or a JSON with "outputs" as in the sidecars of `mrirecon.io.writers.write`.
 
     Raises:
-        InputError: neither, too large, or one name with two hashes.
+        InputError: neither format, too large, or two checksums for one name.
 
     """
     path = regular_file(path)
@@ -36,7 +36,7 @@ def read_manifest(path: str | Path) -> dict[str, str]:
     for name, digest in pairs or ():
         name = name.replace("\\", "/").rsplit("/", 1)[-1]
         if digests.setdefault(name, digest) != digest:
-            raise InputError(f"{path} gives two checksums for {name}", fix="use one list for each folder")
+            raise InputError(f"{path} gives two checksums for {name}", fix="use a separate list for each folder")
     if not digests:
         fix = "write it with `sha256sum FILE... > SHA256SUMS`"
         raise InputError(f"{path} is not a list of SHA-256 checksums", fix=fix)
@@ -44,10 +44,10 @@ def read_manifest(path: str | Path) -> dict[str, str]:
 
 
 def verify(path: str | Path, manifest: str | Path) -> str:
-    """Check a file, or both files of a BART pair, against a manifest, and return its SHA-256 (of a pair: of the data).
+    """Verify a file, or both files of a BART pair, with a manifest; return its SHA-256 (for a pair, that of the data).
 
     Raises:
-        InputError: the file is not in the manifest, or has changed since it was written.
+        InputError: the file is not in the manifest, or its checksum differs.
 
     """
     expected = read_manifest(manifest)
@@ -62,7 +62,7 @@ def verify(path: str | Path, manifest: str | Path) -> str:
         digest = sha256(file)
         if digest != expected[name].lower():
             raise InputError(
-                f"{file} is not what its checksum says",
+                f"{file} does not match its checksum",
                 where=str(manifest),
                 why=f"SHA-256 {digest[:16]}…, expected {expected[name][:16]}…",
                 fix="it is damaged or was changed: copy it again",
@@ -78,6 +78,6 @@ def _from_lines(text: str) -> list[tuple[str, str]] | None:
 def _from_json(text: str) -> list[tuple[str, str]] | None:
     try:
         outputs = parse_json(text)["outputs"]
-        return [(str(one["file"]), str(one["sha256"])) for one in outputs]
+        return [(str(output["file"]), str(output["sha256"])) for output in outputs]
     except (ValueError, KeyError, TypeError):
         return None

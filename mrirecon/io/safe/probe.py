@@ -1,7 +1,7 @@
-"""Read a whole file in the sandbox first: what libhdf5 crashes on, crashes there.
+"""Read a whole file in the sandbox first: if libhdf5 crashes on it, only the sandbox crashes.
 
-What was read whole there, this process reads without fear. `mrirecon reconstruct` probes where several files are given,
-of which one must not take the others down, and a single file with ``--isolate``.
+After that, this process can read the file safely. `mrirecon reconstruct` probes each of several files, so that one
+cannot stop the others, and a single file with ``--isolate``.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from mrirecon.errors import ResourceError
 from mrirecon.io.identify import has_hdf5_signature
 from mrirecon.io.safe import sandbox
 
-SECONDS_PER_GIGABYTE = 120.0  # a slow network disk
+SECONDS_PER_GIGABYTE = 120.0  # slowest speed of a network disk
 
 
 def probe(path: str | Path, *, axes: str | None = None, dataset: str | None = None) -> None:
-    """Read all of an HDF5 file in the sandbox; return where that went well. Other files are not looked at.
+    """Read all of an HDF5 file in the sandbox; raise an error if this fails. Skip files of other formats.
 
-    It may take a minute, and more for files above half a gigabyte; and 4 GiB of memory and four times the file.
+    The limit of time is a minute, more for files above half a gigabyte. The limit of memory is 4 GiB plus four times
+    the size of the file.
 
     Args:
         path: the file.
@@ -27,7 +28,7 @@ def probe(path: str | Path, *, axes: str | None = None, dataset: str | None = No
 
     Raises:
         InputError: the sandbox crashed, or took too long.
-        ResourceError: the memory did not suffice.
+        ResourceError: not enough memory.
 
     """
     path = Path(path)
@@ -38,7 +39,7 @@ def probe(path: str | Path, *, axes: str | None = None, dataset: str | None = No
 
 
 def read_all(path: Path, axes: str | None, dataset: str | None) -> tuple[sandbox.Arrays, sandbox.Facts]:
-    """Read k-space item by item, then the other arrays in parts; of errors, only those of memory count here."""
+    """Read k-space item by item, then the other arrays in parts; ignore all errors except those of memory."""
     done: set[str] = set()
     for read_part in (_read_kspace, _read_others):
         try:
@@ -51,7 +52,7 @@ def read_all(path: Path, axes: str | None, dataset: str | None) -> tuple[sandbox
 
 
 def _read_kspace(path: Path, axes: str | None, dataset: str | None, done: set[str]) -> None:
-    from mrirecon.io.readers.reader import read  # here: readers stand on this folder
+    from mrirecon.io.readers.reader import read  # imported here because readers import this folder
 
     scan = read(path, axes=axes, dataset=dataset)
     for item in range(len(scan)):

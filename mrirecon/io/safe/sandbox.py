@@ -1,9 +1,9 @@
-"""Run parts of reading untrusted files in a child process: a crash, a loop or full memory ends the child alone.
+"""Read untrusted files in a child process: a crash, an endless loop or full memory ends only the child.
 
-libhdf5 is C, and a damaged file can make it write outside its memory or loop for ever. What it cannot be trusted with
-runs here, under limits of time and memory and without the right to write a file. There is one child, started when it is
-first needed; it serves all files, and one that dies is replaced. It protects from accidents and hostile files; it is no
-jail against code.
+libhdf5 is written in C, and a damaged file can make it write outside its memory or loop for ever. Risky operations run
+in the child, with limits of time and memory and without permission to write files. One child is started when it is
+first needed and serves all files; if it dies, it is replaced. The sandbox protects from accidents and malicious files,
+not from malicious code.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ Arrays = dict[str, np.ndarray]
 Facts = dict[str, Any]
 
 SECONDS = 60.0
-# Wall time for every second of processor time: other programs, and slow disks, may keep the child waiting.
+# Seconds of wall time allowed per second of processor time: other programs and slow disks delay the child.
 WALL_TIME_FACTOR = 20
 MEMORY = 4 << 30
-# What the interpreter and the libraries take before anything is read; address space, most of which is never used.
+# Address space that the interpreter and the libraries need before anything is read; most of it is never used.
 _OWN = 1 << 30
 _FIX = "the file is damaged or malicious: copy or export it again, and do not open it elsewhere"
 
@@ -58,20 +58,19 @@ def call(
 ) -> tuple[Arrays, Facts]:
     """Call ``function(path, **arguments)`` in the child process and return what it returns.
 
-    Within the child itself, the function is called directly.
+    Inside the child, the function is called directly.
 
     Args:
-        function: one of a module; it returns arrays of numbers by name, and facts that JSON can hold.
-        path: the file that it reads, its first argument; named in errors.
-        seconds: processor time after which the child is ended; after `WALL_TIME_FACTOR` times as long it is
-            ended anyway.
-        memory: bytes that it may take.
-        out: where not 0, the function is also given ``out``, an array of so many complex64 numbers to fill, in memory
-            that both processes share; it comes back as the array "out". Nothing is copied.
-        **arguments: further arguments, as JSON can hold them.
+        function: function of a module that returns arrays of numbers by name, and plain data for JSON.
+        path: the file to read, its first argument; used in error messages.
+        seconds: limit of processor time; the limit of wall time is `WALL_TIME_FACTOR` times this.
+        memory: limit of memory in bytes.
+        out: if not 0, the function also gets ``out``, an array of this many complex64 numbers to fill, in memory
+            shared by both processes. It is returned as the array "out" without a copy.
+        **arguments: further arguments, plain data for JSON.
 
     Raises:
-        MriReconError: the error that the function raised.
+        MriReconError: the error raised by the function.
         InputError: the function failed, crashed or took too long.
         ResourceError: it needed more memory.
 
@@ -105,17 +104,17 @@ def call(
                     close()
                 raise
             close()
-            # A file that was read before may have damaged the child: only a fresh one tells that it is this file.
+            # An earlier file may have damaged the child: only a failure in a new child is due to this file.
             if fresh or code == -signal.SIGXCPU:
                 raise _exit_error(path, code, seconds)
 
 
 class _Child:
-    """The process, and the pipe to it."""
+    """Hold the child process and the pipe to it."""
 
     def __init__(self) -> None:
         self.connection, theirs = Pipe()
-        # No `python -m`: the folder that a user stands in must not offer modules.
+        # Not `python -m`, which would import modules from the current folder.
         package = str(Path(__file__).parents[3])
         code = f"import sys; sys.path.append({package!r})\n"
         code += f"from mrirecon.io.safe import sandbox; sandbox.serve({theirs.fileno()}, {files()!r})"
@@ -123,7 +122,7 @@ class _Child:
             [sys.executable, "-P", "-c", code],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,  # what a library prints may name the patient
+            stderr=subprocess.DEVNULL,  # output of a library may contain the patient's name
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             pass_fds=(theirs.fileno(),),
         )
@@ -138,7 +137,7 @@ class _Child:
 
         Raises:
             EOFError, ConnectionError: the child died.
-            TimeoutError: it did not answer in time.
+            TimeoutError: the child did not answer in time.
 
         """
         with _shared_memory(request["out"]) as (number, shared):
@@ -164,7 +163,7 @@ _inside = False
 
 @atexit.register
 def close() -> None:
-    """End the child, if there is one; the next call starts another."""
+    """End the child if it runs; the next call starts a new one."""
     global _child
     child, _child = _child, None
     if child is not None:
@@ -174,12 +173,12 @@ def close() -> None:
 
 
 def _leave_to_parent() -> None:
-    """Forget the child of a process that this one was forked from."""
+    """Forget the child of the parent process after a fork."""
     global _child, _lock
     child, _child, _lock = _child, None, threading.Lock()
     if child is not None:
         child.connection.close()
-        child.process.returncode = 0  # nobody waits for it here
+        child.process.returncode = 0  # this process must not wait for it
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)
@@ -187,7 +186,7 @@ os.register_at_fork(after_in_child=_leave_to_parent)
 
 @contextlib.contextmanager
 def _shared_memory(count: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield a file descriptor of memory that the child can share, and the complex64 array that lies there."""
+    """Yield a file descriptor of shared memory, and the complex64 array in it."""
     if not count:
         yield -1, np.empty(0, np.complex64)
         return
@@ -198,7 +197,7 @@ def _shared_memory(count: int) -> Iterator[tuple[int, np.ndarray]]:
         else:
             number = stack.enter_context(tempfile.TemporaryFile()).fileno()
         os.ftruncate(number, 8 * count)
-        # The array keeps the mapping alive, and the mapping the memory.
+        # The array keeps the mapping alive, and the mapping keeps the memory.
         yield number, np.frombuffer(mmap.mmap(number, 8 * count), dtype=np.complex64)
 
 
@@ -220,14 +219,14 @@ def serve(number: int, plugins: list[str]) -> None:
 
     Args:
         number: file descriptor of the pipe to the parent.
-        plugins: files that the parent was told to load: a reader may be among them.
+        plugins: plug-in files that the parent has loaded, which may contain readers.
 
     """
     global _inside
-    import resource  # here: Windows has none, and no sandbox
+    import resource  # imported here: Windows has no such module, and no sandbox
 
     _inside = True
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is asked, and ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends the child
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
         resource.setrlimit(limit, (0, 0))
     load_files(plugins)
@@ -247,7 +246,7 @@ def serve(number: int, plugins: list[str]) -> None:
             }
             for limit, amount in usage.items():
                 hard = resource.getrlimit(limit)[1]
-                with contextlib.suppress(ValueError, OSError):  # macOS knows some of them by name only
+                with contextlib.suppress(ValueError, OSError):  # macOS defines some limits, but does not support them
                     resource.setrlimit(limit, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard))
             facts, packed = _answer(request)
             connection.send_bytes(json.dumps(facts).encode())
@@ -256,7 +255,7 @@ def serve(number: int, plugins: list[str]) -> None:
 
 
 def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """Return what the function of a request returns: its facts or error, and its arrays as the bytes of an .npz."""
+    """Call the function of a request; return its data or error, and its arrays as the bytes of an .npz."""
     path = request["path"]
     try:
         function = getattr(importlib.import_module(request["module"]), request["name"])
@@ -276,7 +275,7 @@ def _answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
             fix="the file is damaged, or larger than this machine can read",
         )
     except Exception as error:
-        # Only the type and place: the text may quote the file, which may name the patient.
+        # Only type and line: the text may quote the file, which may contain the patient's name.
         last = traceback.extract_tb(error.__traceback__)[-1]
         why = f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
         failure = InputError(f"{path} cannot be read", why=why, fix="the file is damaged: copy or export it again")

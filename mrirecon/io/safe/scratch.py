@@ -16,25 +16,25 @@ import numpy as np
 from mrirecon.errors import ResourceError
 from mrirecon.io.safe.atomic import resources
 
-IN_MEMORY = 64 << 20  # bytes; more goes to the disk
-_SPARE = 64 << 20  # bytes that are left free for everybody else
+IN_MEMORY = 64 << 20  # bytes; larger arrays go to the disk
+_SPARE = 64 << 20  # bytes that stay free for other users
 
 
 class Rows:
-    """Rows, arrays of one shape and type, that are written and read one (or a part of one) at a time.
+    """Store rows (arrays of the same shape and type) that are written and read one row, or part of a row, at a time.
 
-    Up to `IN_MEMORY` bytes they stay in memory. Beyond, they lie in a temporary file that has no name: it disappears
-    with the process, however that ends.
+    Up to `IN_MEMORY` bytes they stay in memory. Above that, they go to a temporary file without a name, which
+    disappears when the process ends, in any way.
 
     Args:
         count: number of rows.
-        shape: of each row.
-        dtype: of the numbers.
-        folders: where the file may lie; the first with enough space is taken. None keeps everything in memory.
-        what: what the rows hold, for messages.
+        shape: shape of each row.
+        dtype: type of the numbers.
+        folders: possible folders of the file; the first with enough space is used. None keeps everything in memory.
+        what: content of the rows, for messages.
 
     Raises:
-        ResourceError: no folder has enough space, which is checked before anything is written; or the disk fails later.
+        ResourceError: no folder has enough space (checked before anything is written), or the disk fails later.
 
     """
 
@@ -51,7 +51,7 @@ class Rows:
         self.folder = _with_space(self.nbytes, folders, what)
         with resources(self.folder / f"a temporary file for {what}"):
             self._file = tempfile.TemporaryFile(dir=self.folder, prefix=".mrirecon-")  # noqa: SIM115
-            weakref.finalize(self, self._file.close)  # a view maps the file by itself
+            weakref.finalize(self, self._file.close)  # a view needs its own mapping of the file
             self._file.truncate(self.nbytes)
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows."""
+        """Return the size of all rows in bytes."""
         return self.count * self.row_bytes
 
     def write(self, row: int, values: np.ndarray, start: int = 0) -> None:
@@ -70,11 +70,11 @@ class Rows:
             return
         assert self._file is not None
         left: memoryview = values.reshape(-1).view(np.uint8).data
-        place = row * self.row_bytes + start * self.dtype.itemsize
+        offset = row * self.row_bytes + start * self.dtype.itemsize
         with resources(self.folder / f"a temporary file for {self._what}"):
             while left:
-                done = os.pwrite(self._file.fileno(), left, place)
-                left, place = left[done:], place + done
+                done = os.pwrite(self._file.fileno(), left, offset)
+                left, offset = left[done:], offset + done
 
     def read(self, row: int) -> np.ndarray:
         """Return a copy of a row."""
@@ -83,17 +83,17 @@ class Rows:
         assert self._file is not None
         out = np.empty(self.shape, self.dtype)
         left: memoryview = out.reshape(-1).view(np.uint8).data
-        place = row * self.row_bytes
+        offset = row * self.row_bytes
         with resources(self.folder / f"a temporary file for {self._what}"):
             while left:
-                done = os.preadv(self._file.fileno(), [left], place)
+                done = os.preadv(self._file.fileno(), [left], offset)
                 if not done:
-                    raise OSError(f"row {row} of {self.count} is not there")
-                left, place = left[done:], place + done
+                    raise OSError(f"row {row} of {self.count} does not exist")
+                left, offset = left[done:], offset + done
         return out
 
     def view(self) -> np.ndarray:
-        """Return all rows as one array (row, *shape): that in memory, or the file mapped into it, copied on writing."""
+        """Return all rows as one array (row, *shape): in memory, or the mapped file, copied on write."""
         if self._array is not None:
             return self._array
         assert self._file is not None
@@ -101,7 +101,7 @@ class Rows:
 
 
 def scratch_folders(output: str | Path | None) -> list[Path]:
-    """Return folders for temporary files: `$TMPDIR` if it is set, then that of the output; else the system's."""
+    """Return folders for temporary files: `$TMPDIR` if set, then the output's; without both, the system's."""
     folders = [Path(os.environ["TMPDIR"])] if os.environ.get("TMPDIR") else []
     if output is not None:
         target = Path(output).absolute()
@@ -120,5 +120,5 @@ def _with_space(need: int, folders: Sequence[Path], what: str) -> Path:
     raise ResourceError(
         f"there is not enough disk space for {what}",
         why=f"{(need + _SPARE) / 2**30:.2f} GiB are needed, and {listed}",
-        fix="free some, or set TMPDIR to a folder on a larger disk",
+        fix="free some space, or set TMPDIR to a folder on a larger disk",
     )

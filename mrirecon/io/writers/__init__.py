@@ -1,1 +1,1 @@
-"""Writers: one file a format, `write.write_image` for images and `convert.convert` between formats."""
+"""Write files: one module for each format, `write.write_image` for images, `convert.convert` between formats."""

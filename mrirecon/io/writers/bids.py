@@ -18,8 +18,8 @@ VERSION = "1.9.0"
 DESCRIPTION = "dataset_description.json"
 SUFFIXES = ("T1w", "T2w", "PDw", "T2starw", "FLAIR", "inplaneT1", "inplaneT2", "PDT2", "angio", "T2star", "FLASH", "PD")
 _NAMED = re.compile(r"(?:^|_)(sub|ses|acq|run|echo)-([A-Za-z0-9]+)(?=_|\.|$)")
-_MOST = 60  # characters of a label
-# Words for the contrast in fastMRI's attribute `acquisition` and others, searched in this order.
+_MOST = 60  # largest number of characters of a label
+# Text that identifies the contrast in fastMRI's attribute `acquisition` and others, searched in this order.
 _CONTRASTS = (("FLAIR", "FLAIR"), ("T2STAR", "T2starw"), ("T1", "T1w"), ("T2", "T2w"), ("PD", "PDw"))
 
 
@@ -33,20 +33,20 @@ def bids_path(
 ) -> Path:
     """Return the path of the images of a scan in a derivative dataset.
 
-    That is ``sub-XX[/ses-YY]/anat/sub-XX[_ses-YY][_acq-..]_rec-METHOD[_run-..][_echo-..]_T1w.nii.gz``.
+    The path is ``sub-XX[/ses-YY]/anat/sub-XX[_ses-YY][_acq-..]_rec-METHOD[_run-..][_echo-..]_T1w.nii.gz``.
 
-    Subject, session, acquisition, run and echo are taken from the scan's name where it states them as BIDS does
-    (``sub-01_run-2.h5``); else its whole name is the subject. Labels hold letters and digits only: others are dropped.
+    Subject, session, acquisition, run and echo are taken from a file name in BIDS style (``sub-01_run-2.h5``);
+    otherwise the whole name is the subject. Labels hold only letters and digits: other characters are dropped.
 
     Args:
         root: folder of the dataset.
-        source: the scan.
-        method: of reconstruction.
-        contrast: BIDS's suffix, such as T1w; by default the end of the scan's name, or what its attributes state.
-        attributes: of the scan.
+        source: file of the scan.
+        method: name of the method.
+        contrast: suffix of BIDS, such as T1w; by default from the end of the file name, or from the attributes.
+        attributes: attributes of the scan.
 
     Raises:
-        UsageError: a contrast that is unknown, or unknown to BIDS; a name that leaves no label.
+        UsageError: a contrast that is missing or not in BIDS; a name without letters and digits.
 
     """
     name = Path(source).name.split(".")[0]
@@ -71,12 +71,12 @@ def bids_path(
 
 
 def label(text: str) -> str:
-    """Return the ASCII letters and digits of a text, which a BIDS label may hold."""
+    """Return the ASCII letters and digits of a text, as allowed in a BIDS label."""
     return "".join(c for c in text if c.isascii() and c.isalnum())[:_MOST]
 
 
 def bids_fields(root: str | Path, source: str | Path) -> dict[str, object]:
-    """Return what BIDS requires in the JSON beside a derivative image."""
+    """Return the fields that BIDS requires in the JSON sidecar of a derivative image."""
     return {
         "Description": "Image reconstructed from k-space, for research only",
         "Sources": [_relative(Path(source), Path(root))],
@@ -88,29 +88,29 @@ def describe_dataset(root: str | Path, source: str | Path) -> Path:
     """Write ``dataset_description.json``, or add the folder of `source` to the sources in an existing one.
 
     Raises:
-        UsageError: the folder is a BIDS dataset of another kind, which derivatives must not be mixed into.
-        InputError: a description that cannot be read.
+        UsageError: the folder is a BIDS dataset of raw data, in which derivatives must not be mixed.
+        InputError: the description cannot be read.
 
     """
     path = Path(root) / DESCRIPTION
     old = _read(path) if path.exists() else {}
     if old and old.get("DatasetType") != "derivative":
         raise UsageError(
-            f"{root} is a BIDS dataset, but no derivative one",
+            f"{root} is a BIDS dataset, but not a derivative one",
             why=f"DatasetType is {str(old.get('DatasetType', 'raw'))[:40]!r}",
-            fix="name a folder of its own, such as derivatives/mrirecon",
+            fix="give a separate folder, such as derivatives/mrirecon",
         )
     stated = old.get("SourceDatasets")
     sources = stated if isinstance(stated, list) else []
-    here = {"URL": _relative(Path(source).parent, Path(root))}
-    if here not in sources or not old:
+    source_dataset = {"URL": _relative(Path(source).parent, Path(root))}
+    if source_dataset not in sources or not old:
         new: dict[str, object] = {
             "Name": "mrirecon reconstructions",
             "BIDSVersion": VERSION,
             "DatasetType": "derivative",
             "GeneratedBy": [{"Name": "mrirecon", "Version": __version__}],
             **old,
-            "SourceDatasets": sources if here in sources else [*sources, here],
+            "SourceDatasets": sources if source_dataset in sources else [*sources, source_dataset],
         }
         write_json(path, new, inputs=[source])
     return path
@@ -121,7 +121,7 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    fix = "mend it, or name another folder"
+    fix = "repair it, or give another folder"
     try:
         if path.stat().st_size > TEXT_LIMIT:
             raise ValueError("it is too large")
@@ -129,5 +129,5 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read", why=str(error)[:200], fix=fix) from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} is no description of a dataset", fix=fix)
+        raise InputError(f"{path} is not a description of a dataset", fix=fix)
     return content

@@ -1,4 +1,4 @@
-"""Convert a file to another format: k-space to k-space, images to images, with all that both formats can hold."""
+"""Convert k-space or images to another format, with all data that both formats can hold."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ COMPLEX = "reconstruction_complex"
 
 @dataclass(frozen=True)
 class Conversion:
-    """The result of a conversion.
+    """Hold the result of a conversion.
 
     Attributes:
         kind: "k-space" or "images".
         outputs: files written, without the sidecar.
-        shape: of the array, as stored.
-        notes: conclusions, and what the new format does not hold.
+        shape: shape of the array, as stored.
+        notes: conclusions, and data that the new format cannot hold.
 
     """
 
@@ -79,24 +79,24 @@ def convert(
 ) -> Conversion:
     """Write k-space or images in another format, with a sidecar that names the source.
 
-    k-space goes to HDF5, npz and BART's cfl, with its axes, mask, coil maps, reference, calibration data, noise scan
-    and position as far as the format holds them; to a BART pair `name` belong `name_mask`, `name_maps` and
-    `name_reference`, in and out. Images go to these, NIfTI, DICOM and PNG. Values are those of the source in single
-    precision; where a format holds less, a note says so.
+    k-space is written as HDF5, npz or BART's cfl, with axes, mask, coil maps, reference, calibration data, noise scan
+    and position as far as the format can hold them. A BART pair `name` is read and written with the pairs `name_mask`,
+    `name_maps` and `name_reference`. Images can also be written as NIfTI, DICOM and PNG. Values are those of the source
+    in single precision; a note states what a format cannot hold.
 
     Args:
         source: any file that `read` or `read_images` reads.
-        target: where to; its name states the format unless `format` does.
-        format: see `write_image`; "mrd" (also by the name, `.mrd`) is ISMRMRD, see `mrirecon.io.writers.encode_mrd`.
-        kind: what the source holds; "auto" takes k-space if there is some.
-        axes: names of the axes of k-space, where its file does not state them.
-        dataset: name of the array, where there are several.
-        items: which of them, such as "3-17"; None for all.
+        target: output path; its suffix states the format unless `format` is given.
+        format: see `write_image`; "mrd" (or the suffix `.mrd`) is ISMRMRD, see `mrirecon.io.writers.encode_mrd`.
+        kind: content of the source; "auto" takes k-space if there is any.
+        axes: names of the axes of k-space, if the file does not state them.
+        dataset: name of the array, if there are several.
+        items: items to convert, such as "3-17"; None for all.
         overwrite: replace an output that exists.
         command: the command line, for the sidecar.
 
     Raises:
-        UsageError: an output that exists, or is the input; k-space to an image format; axes that BART does not have.
+        UsageError: an output that exists or is the input; k-space to an image format; axes that BART does not have.
         InputError, UnsafeContentError, ResourceError: see `read` and `write_image`.
 
     """
@@ -106,7 +106,7 @@ def convert(
     require("mrd" if raw else chosen)
     _refuse_existing(target, chosen, overwrite)
     inputs = _inputs(source)
-    if source.is_dir():  # a series: the hash of its slices' hashes, one per line, in the order of names
+    if source.is_dir():  # for a series: hash of the hashes of its slices, one per line, sorted by name
         digest = hashlib.sha256("".join(f"{sha256(file)}\n" for file in dicom_files(source)).encode()).hexdigest()
     else:
         digest = sha256(inputs[0])
@@ -118,7 +118,7 @@ def convert(
     if raw:
         return _convert_raw(scan, target, inputs, sidecar)
     if chosen == "nii" or chosen == "dicom" or chosen == "png":
-        also = f"; or take its reference: --dataset {scan.roles.reference}" if scan.roles.reference else ""
+        also = f"; or convert its reference: --dataset {scan.roles.reference}" if scan.roles.reference else ""
         what, fix = f"{source} holds k-space, which cannot be written as {chosen}", f"mrirecon reconstruct {source}"
         raise UsageError(what, fix=f"{fix} -o {target}{also}")
     return _convert_kspace(scan, target, chosen, inputs, sidecar)
@@ -131,8 +131,10 @@ def _refuse_existing(target: Path, format: ImageFormat, overwrite: bool) -> None
     for name in ("mask", "maps", "reference") if format == "cfl" else ():
         old = _sibling(data, name)
         if old is not None:
-            why = f"it would be taken for the {name} of {data.name}"
-            raise UsageError("there is a file of that name", where=str(old), why=why, fix="remove it, or rename")
+            why = f"it would be read as the {name} of {data.name}"
+            raise UsageError(
+                "a file with this name exists", where=str(old), why=why, fix="remove it, or choose another output name"
+            )
 
 
 def _inputs(source: Path) -> list[Path]:
@@ -144,7 +146,7 @@ def _inputs(source: Path) -> list[Path]:
 
 
 def read_with_siblings(source: Path, axes: str | None = None, dataset: str | None = None) -> Scan:
-    """Read k-space; of a BART pair with the mask, maps and reference that `write_kspace` puts beside it."""
+    """Read k-space; for a BART pair, also the pairs of mask, maps and reference that `write_kspace` writes."""
     if sniff(source) != "cfl":
         return read(source, axes=axes, dataset=dataset)
     mask, maps = (_sibling(source, name) for name in ("mask", "maps"))
@@ -216,7 +218,7 @@ def _convert_kspace(
     scan: Scan, target: Path, format: ArrayFormat, inputs: list[Path], sidecar: dict[str, object]
 ) -> Conversion:
     layout, notes = scan.layout, list(scan.notes)
-    kspace = np.empty(layout.sizes, np.complex64)  # with its axes in the file's order
+    kspace = np.empty(layout.sizes, np.complex64)  # with its axes in the order of the file
     inner = [axis for axis in layout.axes if axis not in layout.loops]
     for item in range(len(scan)):
         block = scan.unmasked_kspace(item)
@@ -276,7 +278,7 @@ def _convert_raw(scan: Scan, target: Path, inputs: list[Path], sidecar: dict[str
     losses: list[str] = []
     encode = encode_mrd(scan, losses)
     with atomic_paths([target, sidecar_path(target)], inputs=inputs) as (file, sidecar_file):
-        encode(file)  # adds notes to the scan
+        encode(file)  # reading adds notes to the scan
         notes = [*scan.notes, *losses]
         output = {"file": target.name, "bytes": file.stat().st_size, "sha256": sha256(file)}
         write_json(sidecar_file, {**sidecar, "notes": notes, "outputs": [output]})

@@ -1,7 +1,7 @@
-"""Write images as DICOM: one file per slice, marked as derived and for research, without any identity.
+"""Write images as DICOM: one file per slice, marked as derived and for research, without data about the patient.
 
-With a known position, slices are MR Image Storage, for which the standard requires a plane. Otherwise they are
-Secondary Capture, the standard's class for pictures without a plane, so that no viewer displays a left and a right.
+With a known position, slices are MR Image Storage, for which the standard requires an image plane. Otherwise they are
+Secondary Capture, the class for images without a plane, so that no viewer displays a left and a right.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ INSTALL = "pip install 'mrirecon[formats]'"
 MR, SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.7"
 RESEARCH = "RESEARCH ONLY"
 PLACEHOLDER = ("RESEARCH^ONLY", "MRIRECON")
-_TOP = 65535  # largest stored value, and most rows or columns: both have 16 bits
+_TOP = 65535  # largest stored value, and largest number of rows or columns: both have 16 bits
 _MR_ONLY: dict[str, object] = {
-    # The excitation is not known here: research mode, the standard's word for anything else.
+    # The type of excitation is not known, so the sequence is "RM", research mode.
     **{"Modality": "MR", "ScanningSequence": "RM", "SequenceVariant": "NONE", "ScanOptions": ""},
     **{"MRAcquisitionType": "", "EchoTime": None, "EchoTrainLength": None, "RepetitionTime": None},
     **{"PatientPosition": "", "PositionReferenceIndicator": "", "Laterality": "", "SOPClassUID": MR},
@@ -42,10 +42,10 @@ _CAPTURE_ONLY: dict[str, object] = {
 
 @dataclass(frozen=True)
 class Series:
-    """Description and source of a series; nothing in it identifies a person.
+    """Hold description and source of a series, which cannot identify a person.
 
     Args:
-        description: in words, such as the method; DICOM's Series Description.
+        description: DICOM's Series Description, such as the method.
         source: SHA-256 of the k-space; images of the same scan share a study and a frame of reference.
         sequence: see `mrirecon.io.geometry.sequence`.
 
@@ -57,18 +57,17 @@ class Series:
 
 
 def encode_dicom(volumes: np.ndarray, grid: Grid, series: Series) -> dict[str, Encode]:
-    """Return functions that write one slice each, by file name; the same bytes every time.
+    """Return functions by file name that write one slice each, always with the same bytes.
 
     Values are stored as whole numbers of 16 bits with one Rescale Slope for the series, the largest value over 65535:
-    they are rounded by at most half of it (see `rounding`). Image Position is the centre of the first voxel of a
-    slice, and Image Orientation the direction of rising columns, then of rising rows (PS3.3 C.7.6.2). Identifiers are
-    new, of the UUID kind (PS3.5 B.2), and a function of content: the same images of the same scan are the same
-    instances.
+    the rounding error is at most half the slope (see `rounding`). Image Position is the centre of the first voxel of a
+    slice, Image Orientation the direction of increasing columns, then of increasing rows (PS3.3 C.7.6.2). Identifiers
+    are new UUIDs (PS3.5 B.2) and a function of content: the same images of the same scan are the same instances.
 
     Args:
         volumes: (volume, slice, y, x) float32, finite, not negative.
         grid: position of the voxels.
-        series: its description.
+        series: description of the series.
 
     Raises:
         UsageError: more than 65535 rows or columns.
@@ -77,7 +76,7 @@ def encode_dicom(volumes: np.ndarray, grid: Grid, series: Series) -> dict[str, E
     count, slices, *shape = volumes.shape
     if max(shape) > _TOP:
         why = f"{max(shape)} of at most {_TOP}"
-        raise UsageError("DICOM cannot hold so many rows or columns", why=why, fix="write h5 or npz")
+        raise UsageError("the image is too large for DICOM", why=why, fix="write h5 or npz")
     slope = rescale_slope(float(volumes.max()))
     content = hashlib.sha256(np.ascontiguousarray(volumes, dtype="<f4").data)
     content.update(repr((volumes.shape, grid, series, __version__)).encode())
@@ -102,7 +101,7 @@ def encode_dicom(volumes: np.ndarray, grid: Grid, series: Series) -> dict[str, E
 
 
 def rescale_slope(largest: float) -> float:
-    """Return the step of stored values, rounded up to what DICOM's 16 characters can hold; 1 for an empty image."""
+    """Return the step of stored values, rounded up to a number of DICOM's 16 characters; 1 for an empty image."""
     from pydicom.valuerep import format_number_as_ds
 
     if largest <= 0:
@@ -113,7 +112,7 @@ def rescale_slope(largest: float) -> float:
 
 
 def rounding(largest: float) -> str:
-    """Return a note on what 16 bits lose of values up to `largest`."""
+    """Return a note on the rounding of values up to `largest` to 16 bits."""
     half = rescale_slope(largest) / 2
     return f"DICOM holds 16 bits a voxel: values are rounded by at most {half:.3g} (the largest over 131070)"
 
@@ -162,14 +161,14 @@ def _common(rows: int, columns: int, slope: float, series: Series) -> dict[str, 
         **{"Rows": rows, "Columns": columns, "PixelRepresentation": 0},
         **{"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15},
         **{"RescaleSlope": slope, "RescaleIntercept": 0, "RescaleType": "US"},
-        # LINEAR requires windows of at least 1, and magnitudes may be far below.
+        # LINEAR requires a window width of at least 1, but magnitudes may be much smaller.
         **{"WindowCenter": largest / 2, "WindowWidth": largest, "VOILUTFunction": "LINEAR_EXACT"},
         "BurnedInAnnotation": "NO",
     }
 
 
 def _plane(grid: Grid, number: int, slices: int) -> dict[str, object]:
-    """Return what is known of the plane of a slice."""
+    """Return the known values of the image plane of a slice."""
     values: dict[str, object] = {}
     matrix = grid.matrix
     if matrix is not None:
@@ -180,11 +179,11 @@ def _plane(grid: Grid, number: int, slices: int) -> dict[str, object]:
         if slices > 1:
             values["SpacingBetweenSlices"] = grid.spacing[0]
     if None not in grid.spacing[1:]:
-        values["PixelSpacing"] = list(grid.spacing[1:])  # between rows first, then between columns
+        values["PixelSpacing"] = list(grid.spacing[1:])  # spacing between rows, then between columns
     return values
 
 
 def _uid(*parts: str) -> str:
-    """Return an identifier of the kind 2.25.UUID, a hash of what it names."""
+    """Return an identifier 2.25.UUID, a hash of the content."""
     digest = hashlib.sha256("/".join(("mrirecon", *parts)).encode()).digest()[:16]
     return f"2.25.{uuid.UUID(bytes=digest, version=5).int}"

@@ -23,20 +23,20 @@ _UNKNOWN = 1.0  # mm per voxel
 
 
 def encode_mrd(scan: Scan, notes: list[str]) -> Encode:
-    """Return a function that writes a scan as ISMRMRD; add to `notes` what the format does not hold.
+    """Return a function that writes a scan as ISMRMRD; add notes on data that the format cannot hold.
 
-    The readout is the axis that the scan's geometry names, else y, as in fastMRI's layout. Lines that were not measured
-    are left out; a readout begins and ends with its first and last measured sample, and includes the centre: zeros
-    reach that far where it was not measured. The header states the centre of k-space as n // 2, and positions and
-    directions where the scan has them, else 0. Where it states Siemens as the vendor, samples are conjugated, as
-    readers of Siemens data expect (see `mrirecon.io.readers.siemens`); the sequence's name is not written.
+    The readout is the axis in the geometry of the scan, else y, as in fastMRI's layout. Lines that were not measured
+    are left out. A readout extends from its first to its last measured sample; if this range does not include the
+    centre, it is extended to it with zeros. The header states the centre of k-space as n // 2, and positions and
+    directions if the scan has them, else 0. If the vendor is Siemens, samples are conjugated, as readers of Siemens
+    data expect (see `mrirecon.io.readers.siemens`); the name of the sequence is not written.
 
     Args:
         scan: any Cartesian scan.
-        notes: added to.
+        notes: list to which notes are added.
 
     Raises:
-        UsageError: readouts with gaps; loops or sizes that ISMRMRD has no counters for.
+        UsageError: readouts with gaps; loops or sizes without a counter in ISMRMRD.
 
     """
     import ismrmrd
@@ -44,7 +44,7 @@ def encode_mrd(scan: Scan, notes: list[str]) -> Encode:
     others = [name for name in scan.layout.loops if name not in _COUNTER and scan.shape[name] > 1]
     if others or max(scan.shape.values()) > _MOST:
         why = f"axes {', '.join(others)}" if others else f"{max(scan.shape.values())} along one axis"
-        raise UsageError("ISMRMRD has no counter for these data here", where=str(scan.path), why=why, fix="write h5")
+        raise UsageError("ISMRMRD has no counter for these data", where=str(scan.path), why=why, fix="write h5")
     notes += _losses(scan)
     header = _header(scan)
 
@@ -60,11 +60,14 @@ def _losses(scan: Scan) -> list[str]:
     missing = [name for name in ("maps", "reference", "calibration") if getattr(scan.roles, name) is not None]
     unplaced, unsized = scan.geometry is None, scan.geometry is None and None in _sizes(scan)
     losses = (
-        (bool(missing), f"ISMRMRD does not hold {', '.join(missing)} here"),
-        (scan.has_mask, "the lines in the file are those of the mask; samples outside of it are left out"),
+        (bool(missing), f"ISMRMRD cannot hold {', '.join(missing)}; not written"),
+        (scan.has_mask, "only lines of the mask are written; samples outside the mask are left out"),
         (unplaced, "the position of the scan is not known: positions and directions are 0"),
         (unsized, "the voxel size is not known, but the header must state one: it states 1 mm"),
-        (_conjugated(scan), "k-space is conjugated in the file, as Siemens's is, whose name the header states"),
+        (
+            _conjugated(scan),
+            "the header states Siemens as the vendor, so k-space is conjugated in the file, as in Siemens data",
+        ),
         (
             "field_strength_t" not in scan.attributes,
             "the field strength is not known: the header states a resonance frequency of 0",
@@ -74,7 +77,7 @@ def _losses(scan: Scan) -> list[str]:
 
 
 def _conjugated(scan: Scan) -> bool:
-    """Whether readers will conjugate the file: they see the vendor, and no name of a sequence."""
+    """Return whether readers will conjugate the file: they decide by the vendor, since no sequence name is written."""
     return forward_transform(scan.attributes.get("vendor"), None)[0]
 
 
@@ -85,7 +88,7 @@ def _order(scan: Scan) -> list[int]:
 
 
 def _sizes(scan: Scan) -> tuple[float | None, ...]:
-    """Return the sizes of a voxel along readout, first and second phase encoding, for a scan without geometry."""
+    """Return the voxel sizes along readout, first and second phase encoding, for a scan without geometry."""
     grid = grid_of(scan, scan.space_shape)[0]
     through, y, x = grid.spacing
     return y, x, through if len(scan.space) == 3 else grid.thickness
@@ -146,7 +149,7 @@ def _acquisitions(scan: Scan) -> Iterator[Any]:
     order = _order(scan)
     for item, loops in enumerate(scan.items):
         if scan.is_empty(item):
-            continue  # no signal: no readout was measured there
+            continue  # without signal, no readout was measured
         # (coil, readout, phase[, partition]) and (readout, ...)
         kspace, mask = scan.kspace(item).transpose(0, *(i + 1 for i in order)), scan.mask(item).transpose(order)
         lines = np.argwhere(mask.any(axis=0))
@@ -160,7 +163,7 @@ def _acquisitions(scan: Scan) -> Iterator[Any]:
                     why=f"{len(measured)} of {last - first} samples of a readout along {scan.space[order[0]]}",
                     fix="write h5, npz or cfl",
                 )
-            # The centre must lie inside, and not at index 0, which means that it is not stated.
+            # The readout must contain the centre, but not at index 0, which means "not stated".
             centre = len(mask) // 2
             first, last = min(first, max(0, centre - 1)), max(last, centre + 1)
             readout = _acquisition(scan, kspace[(slice(None), slice(first, last), *line)], "dwell_us", loops)

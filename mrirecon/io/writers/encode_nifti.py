@@ -1,4 +1,4 @@
-"""Write images as a NIfTI-1 file: magnitudes in float32, with the affine of their `Grid` or none."""
+"""Write images as a NIfTI-1 file: magnitudes in float32, with the affine of their `Grid`, if any."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from mrirecon.io.writers.write import Encode
 
 _MOST = 32767  # a NIfTI-1 header counts voxels in 16 bits
-_SQUARE = 1e-4  # cosine between axes up to which a quaternion describes them
+_SQUARE = 1e-4  # largest cosine between axes for which a quaternion can describe them
 _SCANNER, _UNKNOWN = 1, 0
 
 
 def encode_nifti(volumes: np.ndarray, grid: Grid, *, compressed: bool) -> Encode:
-    """Return a function that writes magnitudes as NIfTI-1, the same bytes every time.
+    """Return a function that writes magnitudes as NIfTI-1, always with the same bytes.
 
-    Voxels are stored as [x, n_y - 1 - y, slice, volume]: j runs upwards where images have their first row on top. A
-    known affine is stored as both sform and qform, code 1 (the scanner's coordinates); an unknown one as code 0 in
-    both, with the voxel sizes as far as they are known. A size that is not known is 1, since NIfTI requires a number,
-    and then the unit is left out too.
+    Voxels are stored as [x, n_y - 1 - y, slice, volume]: j runs upwards, but the first row of an image is at the top. A
+    known affine is stored as both sform and qform with code 1 (scanner coordinates). Otherwise both have code 0, and
+    the voxel sizes are stored as far as they are known. An unknown size is 1, because NIfTI requires a number, and then
+    the unit is left out.
 
     Args:
         volumes: (volume, slice, y, x) float32, finite.
@@ -42,7 +42,7 @@ def encode_nifti(volumes: np.ndarray, grid: Grid, *, compressed: bool) -> Encode
 
     if max(volumes.shape) > _MOST:
         why = f"{max(volumes.shape)} of at most {_MOST}"
-        raise UsageError("NIfTI cannot hold so many voxels along one axis", why=why, fix="write h5 or npz")
+        raise UsageError("the image is too large for NIfTI", why=why, fix="write h5 or npz")
     stored = volumes[:, :, ::-1].transpose(3, 2, 1, 0)
     stored = stored[..., 0] if stored.shape[3] == 1 else stored
     affine = grid.nifti(volumes.shape[2])
@@ -53,7 +53,7 @@ def encode_nifti(volumes: np.ndarray, grid: Grid, *, compressed: bool) -> Encode
         axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         square = np.abs(axes.T @ axes - np.eye(3)).max() < _SQUARE
         image.set_sform(affine, _SCANNER)
-        # A quaternion cannot describe slices that are shifted against each other; then the sform alone does.
+        # A quaternion cannot describe sheared axes (shifted slices); then only the sform is stored.
         image.set_qform(affine if square else None, _SCANNER if square else _UNKNOWN)
     else:
         header.set_sform(None, _UNKNOWN)
@@ -69,6 +69,6 @@ def _write(path: Path, image: Any, compressed: bool) -> None:
         if not compressed:
             image.to_stream(file)
             return
-        # No name and no time in the header, so that bytes repeat; noise hardly shrinks at any level.
+        # No name and time in the gzip header, so that bytes are reproducible. Level 1: noise hardly compresses.
         with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed:
             image.to_stream(packed)

@@ -1,4 +1,4 @@
-"""Write a folder of files that appears whole or not at all, such as a DICOM series."""
+"""Write a folder of files, such as a DICOM series, so that it appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mrirecon.io.safe.atomic import atomic_paths, flush, move, resources, tempor
 def atomic_folder(
     path: str | Path, *, beside: Iterable[str | Path] = (), inputs: Iterable[str | Path] = (), ours: str = r"$^"
 ) -> Iterator[tuple[Path, list[Path]]]:
-    """Yield a temporary folder that takes the place of `path` at the end, and temporary paths of files beside it.
+    """Yield a temporary folder that replaces `path` at the end, and temporary paths of further files.
 
-    After an error or a kill, `path` is what it was before, except between the two renames that replace an existing
-    folder: then it is missing, and nothing is mixed. The folder that was replaced is removed.
+    After an error or a kill, `path` is unchanged. Only after a kill between the two renames that replace an existing
+    folder is it missing; old and new files are never mixed. The replaced folder is removed.
 
     Args:
-        path: the folder to write. One that exists is replaced if it holds only files named as `ours`.
-        beside: files that belong to it, moved right after it.
-        inputs: files that must not be overwritten, nor be in a folder that is replaced.
-        ours: regular expression of the names of files that may be replaced.
+        path: the folder to write. An existing folder is replaced if all its files match `ours`.
+        beside: further files that belong to it, moved right after it.
+        inputs: files that must not be overwritten, and must not be in a folder that is replaced.
+        ours: regular expression for the names of files that may be replaced.
 
     Raises:
         UsageError: `path` is a file, holds an input, or holds other files.
@@ -68,6 +68,4 @@ def _refuse(target: Path, inputs: list[str | Path], ours: str) -> None:
         raise UsageError(f"{str(target)[:200]!r} cannot be written", why=str(error), fix="check the path") from None
     if others:
         why = ", ".join(others[:4])
-        raise UsageError(
-            f"the folder {target} holds other files, and is not replaced", why=why, fix="name a new folder"
-        )
+        raise UsageError(f"the folder {target} holds other files and is not replaced", why=why, fix="name a new folder")

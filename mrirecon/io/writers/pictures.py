@@ -1,4 +1,4 @@
-"""Write grey pictures and labelled side-by-side panels as PNG, with Pillow alone."""
+"""Write grey-scale images and labelled side-by-side panels as PNG with Pillow."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 BACKGROUND, TITLE, NOTE, HEADING = (17, 19, 24), (236, 239, 244), (150, 158, 172), (255, 255, 255)
 GAP, MARGIN = 14, 20
-SMALLEST_SIDE = 300  # shorter panels are enlarged by the whole factor that brings their longer side to this or past it
-# Substitutes for letters that Pillow's own font does not have.
+SMALLEST_SIDE = (
+    300  # smaller panels are enlarged by the smallest whole factor that gives their longer side at least this size
+)
+# Substitutes for letters that the font of Pillow does not have.
 GREEK = {"λ": "lambda", "σ": "sigma", "µ": "u", "Δ": "delta"}
 SPELLED = str.maketrans({"×": "x", "−": "-", "–": "-", "≤": "<=", "≥": ">=", "≈": "~", "→": "->", "ℓ": "l"} | GREEK)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a sheet.
+    """Hold one panel of a figure.
 
     Args:
-        title: the line above it.
-        image: (y, x), real; of complex values the magnitude is drawn.
+        title: the line above the image.
+        image: (y, x), real; for complex values the magnitude is drawn.
         vmin: the value drawn as black.
         vmax: the value drawn as white; None takes the 99.8th percentile of the image.
-        note: the line below it, a score for instance; may be empty.
+        note: the line below the image, for example a score; may be empty.
         colours: ``gray``, or ``heat`` (black, red, yellow, white) for error maps.
 
     """
@@ -54,7 +56,8 @@ def to_gray(image: Numbers, vmax: float | None = None, vmin: float = 0.0) -> npt
 
     Args:
         image: (y, x), real or complex (then its magnitude), in any unit.
-        vmax: white, in the image's unit; None takes the 99.8th percentile, so that one bright pixel hides nothing.
+        vmax: white, in the unit of the image; None takes the 99.8th percentile, so that a few bright pixels do not
+            darken the image.
         vmin: black, in the image's unit.
 
     Returns:
@@ -62,20 +65,20 @@ def to_gray(image: Numbers, vmax: float | None = None, vmin: float = 0.0) -> npt
 
     Raises:
         InputError: not two-dimensional, or empty.
-        SignalError: a value is NaN or infinite: a grey level would hide it.
+        SignalError: NaN or infinite values, which have no grey level.
 
     """
     values = np.abs(image) if np.iscomplexobj(image) else np.asarray(image)
     if values.ndim != 2 or values.size == 0:
         why = f"the array has the shape {tuple(values.shape)}"
-        raise InputError("a picture needs one image with two axes", why=why, fix="pick one slice: image[item]")
+        raise InputError("an image for PNG must have two axes", why=why, fix="select one slice: image[item]")
     values = values.astype(np.float64)
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
         raise SignalError(
-            "the image holds values that are not numbers, and no grey level can show them",
+            "the image holds NaN or infinite values, which have no grey level",
             why=f"{bad} of {values.size} pixels are NaN or infinite",
-            fix="look for the cause in the reconstruction, or replace them first: numpy.nan_to_num(image)",
+            fix="find the cause in the reconstruction, or replace them first: numpy.nan_to_num(image)",
         )
     white = float(np.percentile(values, 99.8)) if vmax is None else float(vmax)
     if white <= vmin:
@@ -86,24 +89,24 @@ def to_gray(image: Numbers, vmax: float | None = None, vmin: float = 0.0) -> npt
 def save_panels(
     path: str | Path, panels: Sequence[Panel], columns: int | None = None, heading: str | None = None
 ) -> None:
-    """Write pictures side by side as one labelled PNG on a dark ground.
+    """Write panels side by side as one labelled PNG on a dark background.
 
-    Small images are enlarged by a whole factor, without smoothing, so that pixels keep their values. Panels of
-    different sizes are centred in cells of the largest. The file appears whole or not at all.
+    Small images are enlarged by a whole factor without smoothing, so that pixels keep their values. Panels of different
+    sizes are centred in cells of the largest size. The file appears complete or not at all.
 
     Args:
-        path: where to; an existing file is replaced.
-        panels: row by row.
-        columns: cells in a row; None puts up to 5 in one row, and more in a grid that is nearly square.
-        heading: one line over everything.
+        path: output path; an existing file is replaced.
+        panels: panels, row by row.
+        columns: panels in a row; None puts up to 5 in one row, and more in a nearly square grid.
+        heading: one line above all panels.
 
     Raises:
-        InputError: no panels, or a column count below 1; an image that ``to_gray`` refuses.
+        InputError: no panels, fewer than 1 column, or an image that ``to_gray`` refuses.
 
     """
     if not panels or (columns is not None and columns < 1):
         raise InputError(
-            "a sheet of pictures needs at least one panel and one column",
+            "a figure needs at least one panel and one column",
             where=str(path),
             why=f"{len(panels)} panels, columns={columns}",
             fix="pass at least one Panel and columns=1 or more",
@@ -112,7 +115,7 @@ def save_panels(
     across = min(count, columns or (count if count <= 5 else math.ceil(math.sqrt(count))))
     pictures = [_picture(p) for p in panels]
     width, height = max(p.width for p in pictures), max(p.height for p in pictures)
-    # Letters scale with the pictures: sheets of 300-pixel and of 900-pixel panels look alike on a screen.
+    # The font scales with the panels, so that text has the same relative size for panels of 300 and of 900 pixels.
     big, small = max(15, round(width / 18)), max(13, round(width / 22))
     above = big + 12 if any(p.title for p in panels) else 0
     below = small + 12 if any(p.note for p in panels) else 0
@@ -143,13 +146,13 @@ def _picture(panel: Panel) -> Image.Image:
     factor = max(1, math.ceil(SMALLEST_SIDE / max(levels.shape)))
     ramp = np.repeat(np.arange(256)[:, None], 3, axis=-1)
     if panel.colours == "heat":
-        ramp = np.clip(3 * ramp - np.array([0, 255, 510]), 0, 255)  # red fills up first, then green, then blue
+        ramp = np.clip(3 * ramp - np.array([0, 255, 510]), 0, 255)  # red saturates first, then green, then blue
     return Image.fromarray(ramp.astype(np.uint8)[levels].repeat(factor, axis=0).repeat(factor, axis=1))
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> tuple[str, Font]:
-    """Return the text and font that fit into ``width`` pixels: smaller letters first, then an ellipsis."""
-    text = " ".join(_plain(text).split())  # one line: a line break would run over the neighbours
+    """Fit text into ``width`` pixels: reduce the font size first, then shorten with an ellipsis."""
+    text = " ".join(_plain(text).split())  # one line: a line break would overlap neighbouring panels
     for smaller in range(size, max(11, round(size * 0.7)) - 1, -1):
         font = ImageFont.load_default(size=smaller)
         if draw.textlength(text, font=font) <= width:
@@ -160,7 +163,7 @@ def _fit(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> tuple[s
 
 
 def _plain(text: str) -> str:
-    """Return the text in letters that the font has: accents are dropped, and other letters become question marks."""
+    """Replace letters that the font does not have: drop accents, and use question marks for others."""
     letters = unicodedata.normalize("NFKD", text.translate(SPELLED))
     return "".join(c if c.isascii() or c in "…·±°" else "?" for c in letters if not unicodedata.combining(c))
 

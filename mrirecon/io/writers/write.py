@@ -1,4 +1,4 @@
-"""Write images, k-space, coil maps and their JSON sidecars: whole or not at all, and never over an input."""
+"""Write images, k-space, coil maps and their JSON sidecars, complete or not at all, and never over an input."""
 
 from __future__ import annotations
 
@@ -31,32 +31,43 @@ ImageFormat = Literal["h5", "npz", "cfl", "nii", "dicom", "png"]
 ArrayFormat = Literal["h5", "npz", "cfl"]
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 ARRAY_FORMATS: tuple[ArrayFormat, ...] = get_args(ArrayFormat)
-# The end of a name where only a folder is given; a DICOM series is a folder itself.
+# Suffix of output names that are built for a folder; a DICOM series is itself a folder.
 EXTENSION: dict[ImageFormat, str] = {f: f".{f}" for f in FORMATS} | {"nii": ".nii.gz"}
-FOREIGN = (".dcm", ".mrd", ".mat", ".jpg", ".jpeg", ".tif", ".tiff", ".mha", ".mgz", ".npy")  # images, never written
+FOREIGN = (
+    ".dcm",
+    ".mrd",
+    ".mat",
+    ".jpg",
+    ".jpeg",
+    ".tif",
+    ".tiff",
+    ".mha",
+    ".mgz",
+    ".npy",
+)  # image formats that are never written
 _ENDINGS: dict[str, ImageFormat] = {
     **{".h5": "h5", ".hdf5": "h5", ".npz": "npz", ".cfl": "cfl", ".hdr": "cfl"},
     **{".nii": "nii", ".nii.gz": "nii", ".dicom": "dicom", ".png": "png"},
 }
 _NAMES = {"cfl": "BART's format", "nii": "NIfTI", "dicom": "DICOM", "mrd": "ISMRMRD", "png": "PNG"}
 _DIMENSION = {name: number for number, name in enumerate(BART) if name} | {"item": BART.index("slice")}
-_HDF5_OVERHEAD = 64 << 10  # bytes of a file beside its arrays
+_HDF5_OVERHEAD = 64 << 10  # bytes of a file in addition to its arrays
 
-Encode = Callable[[Path], object]  # writes a file
+Encode = Callable[[Path], object]  # function that writes a file
 Attributes = Mapping[str, str | int | float | bool]
 
 
 def named_format(path: str | Path) -> ImageFormat | None:
-    """Return the format that the end of a name stands for, or None."""
+    """Return the format of a suffix, or None."""
     name = Path(path).name.lower()
     return next((format for ending, format in _ENDINGS.items() if name.endswith(ending) and name != ending), None)
 
 
 def image_format(path: str | Path, format: str | None = None) -> ImageFormat:
-    """Return the format to write: the one asked for, else that of the name.
+    """Return the format to write: `format` if given, else that of the suffix.
 
     Raises:
-        UsageError: an unknown format, or a name without one.
+        UsageError: an unknown format, or a name without a known suffix.
 
     """
     chosen = format or named_format(path)
@@ -73,7 +84,7 @@ def require(format: ImageFormat | Literal["mrd"]) -> None:
     """Refuse a format whose library is not installed, before anything is computed.
 
     Raises:
-        UsageError: with the command that installs it.
+        UsageError: the library is not installed; the message has the command that installs it.
 
     """
     library = {"nii": "nibabel", "dicom": "pydicom", "mrd": "ismrmrd"}.get(format)
@@ -84,12 +95,12 @@ def require(format: ImageFormat | Literal["mrd"]) -> None:
 def format_losses(
     format: ImageFormat, images: np.ndarray, grid: Grid | None = None, loops: Mapping[str, int] | None = None
 ) -> list[str]:
-    """Return notes on what a format does not keep of images.
+    """Return notes on the data of images that a format cannot hold.
 
     Args:
-        format: the one written.
+        format: format to write.
         images: (item, *space), real or complex.
-        grid: where they lie.
+        grid: position of the voxels.
         loops: lengths of the axes that items run over.
 
     """
@@ -97,9 +108,9 @@ def format_losses(
     magnitude = format in ("nii", "dicom", "png") and np.iscomplexobj(images) and bool(images.imag.any())
     unnamed = format in ("cfl", "png") and loops is not None and bool(set(loops) - {"slice"})
     losses = (
-        (magnitude, f"{name} holds magnitudes here: the phase is not in it"),
+        (magnitude, f"{name} is written with magnitudes only: the phase is lost"),
         (format == "dicom", rounding(float(np.abs(images).max())) if format == "dicom" else ""),
-        (format == "png", "PNG is for looking at: grey levels, not values"),
+        (format == "png", "PNG holds grey levels for display, not values"),
         (placed and format in ("cfl", "png"), f"{name} does not hold the position of the images"),
         (not placed and format == "nii", "NIfTI states no position: sform and qform have code 0"),
         (not placed and format == "dicom", "DICOM states no position: written as secondary captures"),
@@ -109,12 +120,12 @@ def format_losses(
 
 
 def image_files(path: Path, format: ImageFormat, pages: int) -> list[Path]:
-    """Return all files that images are written to: those of a BART pair, the pages of a PNG; of DICOM, the folder.
+    """Return all files of the images: both of a BART pair, the pages of a PNG; for DICOM, the folder.
 
     Args:
-        path: where they are to go.
-        format: the one written.
-        pages: planes of all items.
+        path: output path.
+        format: format to write.
+        pages: number of planes of all items.
 
     """
     if format == "cfl":
@@ -127,7 +138,7 @@ def image_files(path: Path, format: ImageFormat, pages: int) -> list[Path]:
 def sidecar_path(path: str | Path) -> Path:
     """Return the path of an output's sidecar: `out.h5.json`; for a BART pair, that of its data file.
 
-    That of `out.nii.gz` is `out.json`, as BIDS and dcm2niix have it.
+    The sidecar of `out.nii.gz` is `out.json`, as in BIDS and dcm2niix.
     """
     path = Path(path)
     for ending in (".nii.gz", ".nii"):
@@ -151,28 +162,29 @@ def write_image(
     """Write reconstructed images and, if given, their sidecar `path`.json.
 
     HDF5 and npz hold `reconstruction`, the magnitude in float32, with `keep_complex` also `reconstruction_complex`, and
-    the position of the images, if known (`affine_lps_mm`, see `mrirecon.io.geometry`, or `spacing_mm`); cfl holds
-    complex values, items along BART's slice dimension. NIfTI holds magnitudes in float32, DICOM in 16 bits, a folder of
-    slices. PNG is for looking at: one grey picture of 8 bits per item (and plane, in 3D), black at 0 and white at the
-    largest magnitude of all; several are numbered `name_000.png`. `format_losses` lists what a format leaves out.
+    the position of the images, if known (`affine_lps_mm`, see `mrirecon.io.geometry`, or `spacing_mm`). cfl holds
+    complex values, with items along BART's slice dimension. NIfTI holds magnitudes in float32. DICOM holds magnitudes
+    in 16 bits, in a folder of slices. PNG is for display: one 8-bit grey-scale image per item (and plane, in 3D), black
+    at 0 and white at the largest magnitude of all; several are numbered `name_000.png`. `format_losses` lists the data
+    that a format cannot hold.
 
     Args:
-        path: where to; a BART pair by either name or their common one; for DICOM, a folder. A folder that exists is
-            replaced only if it holds nothing but such slices.
+        path: output path; for a BART pair, either file or their common name; for DICOM, a folder. An existing folder
+            is replaced only if it holds nothing but such slices.
         images: (item, y, x) or (item, z, y, x), real or complex.
-        format: by default from the extension of `path`.
+        format: output format; by default from the suffix of `path`.
         sidecar: plain data for the JSON; the outputs, their sizes and SHA-256 are added under "outputs".
         keep_complex: also keep the complex values.
         inputs: files that must not be overwritten.
         grid: position of the images.
-        loops: lengths of the axes that the items run over, the last fastest; slices, if left out.
+        loops: lengths of the loop axes of the items, the last fastest; by default items are slices.
         series: description of a DICOM series.
 
     Returns:
         The image files written, without the sidecar.
 
     Raises:
-        SignalError: values that are not numbers; nothing is written.
+        SignalError: NaN or infinite values; nothing is written.
         UsageError: an unknown format, or one whose library is not installed; a path that is an input or a folder.
         ResourceError: the disk is full or read-only, or permission is missing.
 
@@ -198,7 +210,7 @@ def write_image(
     if chosen == "dicom":
         volumes = as_volumes(np.abs(images).astype(np.float32), loops)
         return _commit_folder(encode_dicom(volumes, grid, series or Series()), path, sidecar, inputs)
-    # The magnitude in the precision of the input: squares of 1e-30 would vanish in float32.
+    # Compute the magnitude in the precision of the input: squares of 1e-30 would vanish in float32.
     arrays: dict[str, np.ndarray | Converted] = {"reconstruction": Converted(images, np.float32, np.abs)}
     if keep_complex:
         arrays["reconstruction_complex"] = Converted(images, np.complex64, np.asarray)
@@ -226,10 +238,10 @@ def write_kspace(
     inputs: Iterable[str | Path] = (),
     beside: Mapping[str, np.ndarray] | None = None,
 ) -> list[Path]:
-    """Write k-space so that `read` gives it back: fastMRI's HDF5 layout, npz, or a BART pair.
+    """Write k-space so that `read` can read it: fastMRI's HDF5 layout, npz, or a BART pair.
 
-    The axes are stored in the file (HDF5: attribute of `kspace`; npz: entry `axes`). A BART pair holds one array:
-    mask, reference and maps go to further pairs `name_mask`, `name_reference`, `name_maps`.
+    The names of the axes are stored in the file (HDF5: attribute of `kspace`; npz: entry `axes`). A BART pair holds one
+    array: mask, reference and maps are written as further pairs `name_mask`, `name_reference`, `name_maps`.
 
     Args:
         path: where to.
@@ -237,10 +249,10 @@ def write_kspace(
         format: by default from the extension.
         axes: one name per axis of `kspace`.
         mask: 0/1, along the last axis or (*space), stored as uint8.
-        reference: (slice, y, x), of which the magnitude is stored as float32.
-        reference_name: its name in HDF5; `reconstruction_rss` is by convention a root sum of squares.
+        reference: (slice, y, x); its magnitude is stored as float32.
+        reference_name: name of the reference in HDF5; `reconstruction_rss` is by convention a root sum of squares.
         maps: (slice, M, coil, y, x).
-        attributes: scalar header values; HDF5 keeps them on the root, npz as JSON in the entry `meta`.
+        attributes: scalar header values; HDF5 stores them as attributes of the root, npz as JSON in the entry `meta`.
         sidecar: as in `write_image`.
         inputs: files that must not be overwritten.
         beside: further arrays of HDF5 and npz, by name.
@@ -296,7 +308,7 @@ def write_maps(
     sidecar: Mapping[str, object] | None = None,
     inputs: Iterable[str | Path] = (),
 ) -> list[Path]:
-    """Write coil maps so that ``read(..., maps=path)`` takes them: array `maps`, or a BART pair.
+    """Write coil maps so that ``read(..., maps=path)`` can read them: array `maps`, or a BART pair.
 
     Args:
         path: where to.
@@ -324,10 +336,10 @@ def write_maps(
 
 
 def write_json(path: str | Path, content: object, *, inputs: Iterable[str | Path] = ()) -> Path:
-    """Write plain data as JSON, indented, in UTF-8; numpy numbers and arrays, paths and tuples are converted.
+    """Write plain data as indented JSON in UTF-8; convert numpy numbers and arrays, paths and tuples.
 
     Raises:
-        UsageError: NaN or infinity (no JSON), or something that is not plain data.
+        UsageError: NaN or infinity, which JSON cannot hold, or data that are not plain.
         ResourceError: see `write_image`.
 
     """
@@ -338,7 +350,7 @@ def write_json(path: str | Path, content: object, *, inputs: Iterable[str | Path
 
 
 def json_text(content: object) -> str:
-    """Return plain data as JSON, as `write_json` writes it.
+    """Convert plain data to JSON text; see `write_json`.
 
     Raises:
         UsageError: see `write_json`.
@@ -347,7 +359,7 @@ def json_text(content: object) -> str:
     try:
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
     except (TypeError, ValueError) as error:
-        raise UsageError("this cannot be written as JSON", why=str(error)) from None
+        raise UsageError("these data cannot be written as JSON", why=str(error)) from None
 
 
 def _plain(value: object) -> object:
@@ -365,9 +377,9 @@ def _commit(
     inputs: Iterable[str | Path],
     never_mixed: bool = False,
 ) -> list[Path]:
-    """Write files, and a sidecar that names them with their hashes, and only then move them to their places.
+    """Write files and a sidecar with their hashes, then move all to their targets.
 
-    The sidecar is moved first: after a kill between two moves, it names files that are missing, and is not trusted.
+    The sidecar is moved first: after a kill between two moves, files that it lists are missing, so it is not trusted.
     """
     sidecars = [] if sidecar is None else [sidecar_path(path)]
     with atomic_paths([*sidecars, *files], inputs=inputs, never_mixed=never_mixed) as temporaries:
@@ -379,7 +391,7 @@ def _commit(
 def _commit_folder(
     files: Mapping[str, Encode], path: Path, sidecar: Mapping[str, object] | None, inputs: Iterable[str | Path]
 ) -> list[Path]:
-    """Write the files of a folder, and a sidecar beside it, as `_commit` does."""
+    """Write the files of a folder and its sidecar; see `_commit`."""
     sidecars = [] if sidecar is None else [sidecar_path(path)]
     with atomic_folder(path, beside=sidecars, inputs=inputs, ours=r"slice-\d{4,}\.dcm") as (folder, temporaries):
         named = {f"{path.name}/{name}": (folder / name, encode) for name, encode in files.items()}
@@ -388,7 +400,7 @@ def _commit_folder(
 
 
 def _encode(files: Mapping[str, tuple[Path, Encode]], sidecar: Mapping[str, object] | None, sidecar_file: Path) -> None:
-    """Write each named file and, if there is one, the sidecar with size, time and hash of each."""
+    """Write all files and, if given, the sidecar with size, time and hash of each."""
     outputs = []
     for name, (file, encode) in files.items():
         encode(file)
@@ -404,15 +416,15 @@ def _refuse_nan(values: np.ndarray, where: str) -> None:
     wrong = sum(int(np.count_nonzero(~np.isfinite(values[i]))) for i in _pieces(values.shape, values.itemsize))
     if wrong:
         raise SignalError(
-            "the result holds values that are not numbers, and was not written",
+            "the result holds NaN or infinite values and was not written",
             where=where,
             why=f"{wrong} of {values.size}",
-            fix="look at the input with `mrirecon info`; try another method or another lambda",
+            fix="check the input with `mrirecon info`; try another method or another lambda",
         )
 
 
 def _pieces(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[int, ...]]:
-    """Return the leading indices that cut an array into pieces of at most `IN_MEMORY` bytes (or single rows)."""
+    """Return the leading indices that divide an array into pieces of at most `IN_MEMORY` bytes (or single rows)."""
     lead = 0
     while lead < len(shape) - 1 and math.prod(shape[lead:]) * itemsize > scratch.IN_MEMORY:
         lead += 1
@@ -420,12 +432,12 @@ def _pieces(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[int, ...]]:
 
 
 class Converted:
-    """An array of another type that is computed piece by piece, as it is written.
+    """Convert an array to another type piece by piece while it is written.
 
     Args:
         array: the values to convert.
         dtype: type of the result.
-        convert: function of a part of the array that keeps its shape.
+        convert: function that converts a part of the array and keeps its shape.
 
     """
 
@@ -442,25 +454,25 @@ def _hdf5(
     root: Attributes | None = None,
     attributes: Mapping[str, Attributes] | None = None,
 ) -> None:
-    """Write arrays as contiguous HDF5 datasets, without times, so that bytes repeat.
+    """Write arrays as contiguous HDF5 datasets without times, so that bytes are reproducible.
 
     Args:
         path: the file.
         arrays: datasets by name.
-        root: attributes of the file.
-        attributes: attributes by dataset.
+        root: attributes of the root.
+        attributes: attributes of each dataset.
 
     """
     import h5py
 
     def fixed(values: Attributes | None) -> dict[str, object]:
-        # Strings of fixed length need no heap, the part that breaks in a damaged file.
+        # Strings of fixed length need no heap, which is fragile in damaged files.
         return {k: np.bytes_(v.encode("utf-8")) if isinstance(v, str) and v else v for k, v in (values or {}).items()}
 
     size = sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays.values()) + _HDF5_OVERHEAD
     _reserve(path, size)
     with h5py.File(path, "w") as file:
-        _reserve(path, size)  # opening the file for writing has freed the space
+        _reserve(path, size)  # opening the file for writing has freed the reserved space
         for name, array in arrays.items():
             dataset = file.create_dataset(name, array.shape, array.dtype, track_times=False)
             for index in _pieces(array.shape, array.dtype.itemsize):
@@ -469,11 +481,11 @@ def _hdf5(
         file.attrs.update(fixed(root))
         file.flush()
         end = file.id.get_filesize()
-    os.truncate(path, end)  # libhdf5 keeps the space that it did not allocate itself
+    os.truncate(path, end)  # libhdf5 does not free space that it did not allocate
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Reserve disk space, so that a full disk fails here and not within libhdf5, which crashes on it (seen in 2.0).
+    """Reserve disk space, so that a full disk fails here and not inside libhdf5, which crashes (version 2.0).
 
     Raises:
         OSError: the disk is full.
@@ -485,7 +497,7 @@ def _reserve(path: Path, size: int) -> None:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot reserve space
                 raise
 
 
@@ -516,7 +528,7 @@ def _write_cfl(
     sidecar: Mapping[str, object] | None,
     inputs: Iterable[str | Path],
 ) -> list[Path]:
-    """Write an array with named axes as a BART pair, header and data."""
+    """Write an array with named axes as a BART pair (header and data)."""
     space = [axis for axis in axes if axis in SPACE]
     dimensions = [space.index(axis) if axis in SPACE else _DIMENSION.get(axis, -1) for axis in axes]
     if min(dimensions) < 0:
@@ -524,7 +536,7 @@ def _write_cfl(
         raise UsageError(f"BART has no dimension for the axis {axis!r}", fix="write h5 or npz")
     lengths = dict(zip(dimensions, array.shape, strict=True))
     text = "# Dimensions\n" + " ".join(str(lengths.get(d, 1)) for d in range(len(BART))) + "\n"
-    # BART's lowest dimension runs fastest: in C order, it is the last.
+    # BART's first dimension is the fastest; in C order, it is the last.
     transposed = array.transpose(np.argsort(dimensions)[::-1].tolist())
 
     def encode(path: Path) -> None:

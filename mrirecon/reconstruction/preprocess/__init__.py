@@ -1,8 +1,8 @@
-"""Steps before a reconstruction, and on its images afterwards.
+"""Preprocess scans before a reconstruction, and postprocess its images.
 
-`prepare`, before it, averages repetitions, whitens noise, removes readout oversampling and compresses coils, in this
-order; `finish`, after it, fills in partial Fourier and combines echoes. The functions on arrays that they call take and
-return NumPy arrays, coil axis first and spatial axes last, and do not change their arguments.
+`prepare` averages repetitions, whitens noise, removes readout oversampling and compresses coils, in this order, before
+the reconstruction. `finish` fills in partial Fourier and combines echoes after it. Functions on arrays take and return
+NumPy arrays, coil axis first and spatial axes last, and do not change their arguments.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Samples of noise from the k-space itself: from its rim, or from the background of its images."""
+"""Extract noise samples from k-space: from its rim, or from the background of its images."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from mrirecon.coils.noise import outer_samples
 from mrirecon.errors import InputError
 from mrirecon.physics.fourier import along, spatial, to_image
 
-SAMPLES = 10  # for every coil: a covariance of C coils from N samples is wrong by about √(C / N)
-SMALLEST = 48  # samples along each axis: the images of a smaller box show more side lobes than background
-_LOW = 0.4  # of the half width of k-space: the part inside finds the background, the part outside shows its noise
-_TAPER = 0.3  # of the half width, at the rim: keeps the side lobes of bright edges out of the background
+SAMPLES = 10  # fewest noise samples per coil: a covariance of C coils from N samples has an error of about √(C / N)
+SMALLEST = 48  # fewest samples along each axis: in images of a smaller box, side lobes cover the background
+_LOW = 0.4  # share of the half width of k-space: the inner part finds the background, the outer part gives its noise
+_TAPER = 0.3  # share of the half width, at the rim: reduces the side lobes of bright edges in the background
 
 
 def rim_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float | None = None) -> np.ndarray:
-    """Return the samples (C, N) farthest from the k-space centre, where little signal is left.
+    """Return the samples (C, N) farthest from the centre of k-space, which hold little signal.
 
-    Signal there counts as noise: at a high SNR, or a low resolution, `background_noise` is more accurate.
+    Signal in these samples counts as noise: at high SNR or low resolution, `background_noise` is more accurate.
 
     Args:
         kspace: (C, *space) complex, centred.
-        mask: (*space) bool, where it was sampled.
-        fraction: of the samples; by default 5 %, and up to 15 % where fewer would not do.
+        mask: (*space) bool, true where sampled.
+        fraction: share of the samples; by default 5 %, and up to 15 % if these are too few.
 
     Raises:
         InputError: fewer than ten samples for every coil.
@@ -38,18 +38,18 @@ def rim_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float | None = Non
 def background_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1) -> np.ndarray:
     """Return the pixels (C, N) of the background of the fully sampled part of k-space.
 
-    In the darkest pixels of an image the noise happens to be small, and would be underestimated. So the centre of
-    k-space chooses the pixels, and the rest of it, which is independent of the choice, shows their noise. A taper at
-    the rim keeps side lobes out; both weights are divided out, so that E[n nᴴ] is that of a sample. It is more accurate
-    than the rim where at least three quarters of every axis are fully sampled.
+    The darkest pixels of an image have little noise by chance, so it would be underestimated. Therefore the pixels are
+    selected in an image of the centre of k-space, and the noise is taken from the rest of k-space, which is independent
+    of the selection. A taper at the rim reduces side lobes. The energy of both weights is divided out, so that E[n nᴴ]
+    is that of a sample. This is more accurate than the rim if at least three quarters of every axis are fully sampled.
 
     Args:
         kspace: (C, *space) complex, centred.
-        mask: (*space) bool, where it was sampled: the fully sampled box around the centre is used.
-        fraction: of the pixels, those that are darkest in all coils together.
+        mask: (*space) bool, true where sampled; the fully sampled box around the centre is used.
+        fraction: share of the pixels, those that are darkest in all coils together.
 
     Raises:
-        InputError: less than 48 samples along an axis are fully sampled, or fewer than ten pixels for every coil.
+        InputError: fewer than 48 fully sampled positions along an axis, or fewer than ten pixels for every coil.
 
     """
     box = full_centre(mask)
@@ -62,23 +62,23 @@ def background_noise(kspace: np.ndarray, mask: np.ndarray, fraction: float = 0.1
     region = kspace[(slice(None), *box)].astype(np.complex128)
     space = region.shape[1:]
     axes = spatial(len(space))
-    places = [np.abs(np.arange(n) - n // 2) / (n / 2) for n in space]
+    distances = [np.abs(np.arange(n) - n // 2) / (n / 2) for n in space]
     ndim = len(space)
-    radius = np.sqrt(sum(along(p**2, a, ndim) for a, p in enumerate(places)))
+    radius = np.sqrt(sum(along(p**2, a, ndim) for a, p in enumerate(distances)))
     low = np.cos(np.pi / 2 * np.clip(radius / _LOW, 0, 1)) ** 2
     high = np.sin(np.pi / 2 * np.clip((radius - _LOW) / 0.2, 0, 1)) ** 2
-    for a, p in enumerate(places):
+    for a, p in enumerate(distances):
         high = high * along(np.sin(np.pi / 2 * np.clip((1 - p) / _TAPER, 0, 1)) ** 2, a, ndim)
     power = (np.abs(to_image(region * low, axes)) ** 2).sum(0)
     inner = np.zeros(space, dtype=bool)
-    # Receivers filter along the readout: towards the ends of the field of view even noise fades.
+    # The receiver filter attenuates noise towards the ends of the field of view along the readout.
     inner[tuple(slice(n // 10, n - n // 10) for n in space)] = True
     chosen = inner & (power <= np.quantile(power[inner], fraction))
     return _enough(to_image(region * high, axes)[:, chosen] / np.sqrt((high**2).mean()), "the background")
 
 
 def full_centre(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the fully sampled box (`find_calibration`) as far as it reaches to both sides of the k-space centre."""
+    """Return the part of the fully sampled box (`find_calibration`) that is symmetric about the centre of k-space."""
     box = []
     for side, n in zip(find_calibration(mask), mask.shape, strict=True):
         reach = min(n // 2 - side.start, side.stop - n // 2)
@@ -91,7 +91,7 @@ def _enough(samples: np.ndarray, source: str) -> np.ndarray:
     if count < SAMPLES * coils:
         raise InputError(
             f"{source} has too few samples for the noise covariance of {coils} coils",
-            why=f"{count} of them, and {SAMPLES * coils} are needed",
-            fix="give a noise scan, or leave the noise as it is (--whiten none)",
+            why=f"it has {count}, and {SAMPLES * coils} are needed",
+            fix="give a noise scan, or do not whiten (--whiten none)",
         )
     return samples

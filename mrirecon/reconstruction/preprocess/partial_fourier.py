@@ -1,14 +1,14 @@
-"""Partial Fourier: fill in the side of k-space that was not measured, from the symmetry of images of smooth phase.
+"""Fill in the unmeasured side of partial Fourier k-space, using the symmetry of images with smooth phase.
 
-k-space of a real image is Hermitian, K(-k) = K(k)*, so that half of it determines the image. Images are not real, but
-their phase φ is mostly smooth, and the symmetric part of the measured k-space shows it:
+k-space of a real image is Hermitian, K(-k) = K(k)*, so that half of it defines the image. Images are not real, but
+their phase φ is mostly smooth, and can be estimated from the symmetric part of the measured k-space:
 
-- POCS (Haacke, Lindskog and Lin, JMR 92:126, 1991; McGibbon et al., MRM 30:51, 1993) projects in turn onto images with
-  that phase, and onto images with the measured samples;
-- homodyne (Noll, Nishimura and Macovski, IEEE TMI 10:154, 1991) weighs k-space so that both halves count once, removes
-  φ, and keeps the real part.
+- POCS (Haacke, Lindskog and Lin, JMR 92:126, 1991; McGibbon et al., MRM 30:51, 1993) projects alternately onto images
+  with this phase and onto images with the measured samples;
+- homodyne (Noll, Nishimura and Macovski, IEEE TMI 10:154, 1991) weights k-space so that both halves count once, removes
+  φ, and takes the real part.
 
-Both work on the image of one coil, or better on the combination of all coils after parallel imaging.
+Both work on the image of one coil, or better on the combined image after parallel imaging.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from mrirecon.errors import InputError, UsageError
 from mrirecon.masks.extent import Extent
 from mrirecon.physics.fourier import along, spatial, to_image, to_kspace
 
-_FEWEST = 4  # samples to each side of the centre: fewer do not show a phase
+_FEWEST = 4  # fewest samples on each side of the centre from which a phase can be estimated
 
 
 def symmetry_error(image: np.ndarray, where: Mapping[int, Extent], mask: np.ndarray) -> float:
-    """Return how well symmetry predicts samples that were measured: ‖filled − measured‖ / ‖measured‖.
+    """Return the relative error of measured samples predicted by symmetry: ‖filled − measured‖ / ‖measured‖.
 
-    The outermost third of the shorter side is hidden and filled in by POCS. Zeros have an error of 1; from there on
-    symmetry does harm, because the phase turns fast (fat beside water, air beside tissue, flow), or is noise.
+    The outermost third of the shorter side is hidden and filled in by POCS. Zeros have an error of 1. With a larger
+    error, symmetry is harmful, because the phase varies fast (fat next to water, air next to tissue, flow) or is noise.
 
     Args:
         image: (*space) complex, as reconstructed.
-        where: the sampled extent along every axis that is partial, by axis counted from the end.
-        mask: (*space) bool, the samples that were measured.
+        where: sampled extent along every partial axis, by axis counted from the end.
+        mask: (*space) bool, true where measured.
 
     """
     axes = spatial(mask.ndim)
@@ -48,7 +48,7 @@ def symmetry_error(image: np.ndarray, where: Mapping[int, Extent], mask: np.ndar
 
 
 def measured_part(kspace: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
-    """Return k-space (…, *space) that is zero outside the sampled extent."""
+    """Set k-space (…, *space) to zero outside the sampled extent."""
     out = np.zeros_like(kspace)
     inside = _box(kspace.ndim, {axis: slice(e.start, e.stop) for axis, e in where.items()})
     out[inside] = kspace[inside]
@@ -56,18 +56,18 @@ def measured_part(kspace: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray
 
 
 def smooth_phase(kspace: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
-    """Return exp(iφ) of the symmetric part of k-space, (…, *space), behind a Hann window along the partial axes.
+    """Return exp(iφ) of the symmetric part of k-space, (…, *space), with a Hann window along the partial axes.
 
     Raises:
-        InputError: the centre was not measured to both sides.
+        InputError: too few samples on one side of the centre.
 
     """
     window = np.ones([1] * kspace.ndim)
     for axis, extent in where.items():
         if extent.reach < _FEWEST:
             raise InputError(
-                "k-space is sampled to one side of its centre only: its phase is unknown",
-                why=f"{extent.reach} samples to the shorter side, {_FEWEST} are needed",
+                "k-space is sampled on only one side of its centre: the phase is unknown",
+                why=f"{extent.reach} samples on the shorter side, {_FEWEST} are needed",
                 fix="use --partial-fourier zero",
             )
         away = np.abs(np.arange(extent.size) - extent.size // 2) / (extent.reach + 1)
@@ -82,15 +82,15 @@ def smooth_phase(kspace: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
 def pocs(
     image: np.ndarray, where: Mapping[int, Extent], *, iterations: int = 30, tolerance: float = 1e-4
 ) -> np.ndarray:
-    """Fill in by projections onto convex sets: non-negative images of phase φ, and images with the measured samples.
+    """Fill in k-space by projections onto convex sets: non-negative images with phase φ, images with measured samples.
 
-    The result has the measured samples. A smooth transition to the filled-in ones, as is often used against ringing,
+    The result contains the measured samples. A smooth transition to the filled-in samples, often used against ringing,
     did not help on measured data (PSNR lower by 0.1 dB).
 
     Args:
         image: (…, *space) complex, of the measured part; samples outside the extent are ignored.
-        where: the sampled extent along every axis that is partial, by axis counted from the end.
-        iterations: at most.
+        where: sampled extent along every partial axis, by axis counted from the end.
+        iterations: largest number of iterations.
         tolerance: relative change of the image at which the iterations stop.
 
     Raises:
@@ -99,7 +99,7 @@ def pocs(
 
     """
     if iterations < 1:
-        raise UsageError(f"POCS cannot take {iterations} iterations")
+        raise UsageError(f"POCS needs at least one iteration, not {iterations}")
     axes = tuple(where)
     measured = measured_part(to_kspace(image, axes), where)
     phase = smooth_phase(measured, where)
@@ -117,23 +117,24 @@ def pocs(
 
 
 def homodyne(image: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
-    """Fill in by homodyne detection: Re(F⁻¹(W K) e^{-iφ}) e^{iφ}.
+    """Fill in k-space by homodyne detection: Re(F⁻¹(W K) e^{-iφ}) e^{iφ}.
 
-    W is a ramp across the symmetric part, 1 at the centre, which rises to 2 where only one side was measured and falls
-    to 0 on the other, so that W(k) + W(-k) = 2 everywhere. It takes one transform. Where φ is wrong or noisy, the real
-    part loses signal.
+    W is a ramp across the symmetric part: 1 at the centre, 2 at the measured side, 0 at the other side, so that
+    W(k) + W(-k) = 2 everywhere. It needs one transform. If φ is wrong or noisy, the real part loses signal.
 
     Args:
         image: (…, *space) complex, of the measured part.
-        where: the sampled extent along the one axis that is partial, by axis counted from the end.
+        where: sampled extent along the only partial axis, by axis counted from the end.
 
     Raises:
-        UsageError: two axes are partial; symmetry fills in one of them.
+        UsageError: two axes are partial; homodyne fills in only one.
         InputError: see `smooth_phase`.
 
     """
     if len(where) != 1:
-        raise UsageError(f"homodyne fills in one axis, and {len(where)} are partial", fix="use --partial-fourier pocs")
+        raise UsageError(
+            f"homodyne fills in only one axis, but {len(where)} are partial", fix="use --partial-fourier pocs"
+        )
     ((axis, extent),) = where.items()
     measured = measured_part(to_kspace(image, (axis,)), where)
     phase = smooth_phase(measured, where)
@@ -141,7 +142,7 @@ def homodyne(image: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
     long_side = 1 if extent.stop - 1 - extent.size // 2 > extent.size // 2 - extent.start else -1
     ramp = along(1 + np.clip(long_side * offset, -1, 1), axis, image.ndim)
     if extent.size % 2 == 0 and extent.start == 0:
-        # The lowest sample of an even matrix is its own partner.
+        # The first sample of an even matrix is its own partner.
         edge = [slice(None) if n > 1 else slice(0, 1) for n in ramp.shape]
         edge[axis] = slice(0, 1)
         ramp[tuple(edge)] = 1
@@ -149,7 +150,7 @@ def homodyne(image: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
 
 
 def _of_phase(x: np.ndarray, phase: np.ndarray, signed: bool = False) -> np.ndarray:
-    """Return the part of x that has the phase: the real part of x without φ, negative values only if signed."""
+    """Project x onto images with the given phase; negative values are kept only if ``signed``."""
     real = (x * phase.conj()).real
     out: np.ndarray = (real if signed else np.maximum(real, 0)) * phase
     return out

@@ -1,6 +1,6 @@
-"""Steps before a reconstruction and after it: `Preprocess` names them, `prepare` and `finish` do them.
+"""Apply the steps before and after a reconstruction: `Preprocess` holds options, `prepare` and `finish` apply them.
 
-Each step adds a note; the notes are part of the scan that `prepare` returns.
+Each step adds a note to the scan that `prepare` returns.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ PartialFourier = Literal["pocs", "homodyne", "zero", "refuse"]
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Options of preprocessing, in the order of the steps; the defaults change only loud coils.
+    """Hold options of preprocessing, in the order of the steps; the defaults scale only loud coils.
 
     Attributes:
-        average: take the complex mean of k-space over repetitions and averages; else each is an item.
-        whiten: source of the noise covariance for prewhitening: the scan's ``noise``, the ``background`` of its images,
-            or the ``rim`` of its k-space. ``auto`` takes the noise scan; without one, the background if k-space is
+        average: take the complex mean of k-space over repetitions and averages; otherwise each is an item.
+        whiten: source of the noise covariance for prewhitening: the ``noise`` scan, the ``background`` of the images,
+            or the ``rim`` of k-space. ``auto`` takes the noise scan; without one, the background if k-space is
             almost fully sampled, then the null space of the calibration region, then the rim. ``loud`` scales down only
             coils whose noise is many times that of the others; ``none`` changes nothing.
-        readout: name of the fully sampled readout, for the steps below; None for the one that the file or mask shows.
-        oversampling: factor by which the field of view along the readout is too large; 1 leaves it.
-        coils: number of virtual coils; None, with ``energy`` None too, leaves the coils.
-        energy: in place of the number, the share of the energy to keep, such as 0.95.
-        compress: one matrix (``svd``), or one for each place along the readout (``geometric``).
-        partial_fourier: how to complete k-space that was measured to one side: ``pocs``, ``homodyne``, ``zero``
+        readout: name of the fully sampled readout, for the steps below; None to find it from the file or the mask.
+        oversampling: factor of readout oversampling to remove; 1 for none.
+        coils: number of virtual coils; if ``energy`` is also None, None for no compression.
+        energy: share of the energy to keep, such as 0.95, instead of the number of coils.
+        compress: one matrix (``svd``), or one for each position along the readout (``geometric``).
+        partial_fourier: how to complete partial Fourier k-space: ``pocs``, ``homodyne``, ``zero``
             (nothing is filled in by symmetry), or ``refuse``.
-        echoes: combine echoes by the root sum of squares; else each is an item.
+        echoes: combine echoes by the root sum of squares; otherwise each is an item.
 
     Raises:
-        UsageError: a value that makes no sense.
+        UsageError: an invalid value.
 
     """
 
@@ -78,7 +78,9 @@ class Preprocess:
             if value not in choices:
                 raise UsageError(f"{name} cannot be {value!r}", fix=f"choose {', '.join(choices)}")
         if not 1 <= self.oversampling < 100:
-            raise UsageError(f"oversampling cannot be {self.oversampling:g}", fix="give a factor from 1 on, such as 2")
+            raise UsageError(
+                f"oversampling cannot be {self.oversampling:g}", fix="give a factor of at least 1, such as 2"
+            )
         if self.coils is not None and self.energy is not None:
             raise UsageError("coils are compressed to a number, or by the energy to keep: give one of them")
         if self.coils is not None and self.coils < 1:
@@ -90,12 +92,12 @@ class Preprocess:
 
     @property
     def compressing(self) -> bool:
-        """Whether coils are compressed."""
+        """Return whether coils are compressed."""
         return self.coils is not None or self.energy is not None
 
     @property
     def geometry(self) -> Preprocess:
-        """The steps that change shape or number of the images, which a reference needs, too."""
+        """Return the steps that change shape or number of the images, which a reference also needs."""
         return Preprocess(whiten="none", average=self.average, readout=self.readout, oversampling=self.oversampling)
 
     def as_dict(self) -> dict[str, object]:
@@ -106,11 +108,11 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` did to a scan; `finish` applies the other steps to its images.
+    """Record the steps of `prepare`; `finish` applies the other steps to the images.
 
     Attributes:
-        options: of preprocessing.
-        whitening: the whitening of its coils; None for none.
+        options: options of preprocessing.
+        whitening: whitening of the coils, or None.
 
     """
 
@@ -119,25 +121,25 @@ class Prepared:
 
 
 def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) -> Scan:
-    """Return a scan whose items are averaged, whitened, cropped and compressed as they are read.
+    """Return a scan whose items are averaged, whitened, cropped and compressed when they are read.
 
     Args:
-        scan: as read; it is not changed.
+        scan: scan as read; it is not changed.
         options: the steps, applied in their order: noise is measured after averaging, and coils are compressed after
-            their noise was whitened.
-        white: the whitening, in place of the one that ``options.whiten`` names.
+            whitening.
+        white: whitening to use instead of ``options.whiten``.
 
     Raises:
-        UsageError: options that do not fit the scan.
+        UsageError: options that the scan does not support.
         InputError: noise that cannot be measured or whitened.
 
     """
     repeated = [a for a in scan.layout.loops if a in (*AVERAGED, "echo") and scan.shape[a] > 1]
     alone = [a for a in repeated if not (options.echoes if a == "echo" else options.average)]
-    notes = [f"{scan.shape[a]} {a}s: each is an item of its own (--combine puts them together)" for a in alone]
+    notes = [f"{scan.shape[a]} {a}s: each is a separate item (--combine combines them)" for a in alone]
     if options.echoes and "echo" not in repeated:
         raise UsageError(
-            "there are no echoes to combine", where=str(scan.path), why=f"its axes are {', '.join(scan.shape)}"
+            "the scan has no echoes to combine", where=str(scan.path), why=f"its axes are {', '.join(scan.shape)}"
         )
     prepared: Scan = scan
     if options.average:
@@ -151,9 +153,9 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
     if options.oversampling > 1:
         prepared = cropped = _cropped(prepared, options)
         notes.append(
-            f"readout oversampling removed: the middle {cropped.kept} of {cropped.size} places along {cropped.readout}"
+            f"readout oversampling removed: {cropped.kept} of {cropped.size} positions along {cropped.readout} are kept"
         )
-        options = replace(options, readout=cropped.readout)  # a fully sampled reference does not show it
+        options = replace(options, readout=cropped.readout)  # a fully sampled reference does not show partial Fourier
     if options.compressing:
         prepared, more = _compressed(prepared, options)
         notes += more
@@ -167,9 +169,9 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
 
 
 def prepare_like(scan: Scan, other: Scan) -> Scan:
-    """Return a reference that is averaged, cropped and whitened like another scan, whose images it is compared with.
+    """Average, crop and whiten a reference scan in the same way as the scan that is compared with it.
 
-    Whitening changes the brightness of the coils, and with it the shading of the image.
+    Whitening changes the scale of the coils, and so the shading of the image.
     """
     if other.prepared is None:
         return scan
@@ -177,19 +179,19 @@ def prepare_like(scan: Scan, other: Scan) -> Scan:
 
 
 def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None) -> tuple[np.ndarray, list[str]]:
-    """Return images (item, *space) as they are to be shown, with notes: partial Fourier filled in, echoes combined.
+    """Fill in partial Fourier and combine echoes of reconstructed images; return images (item, *space) and notes.
 
-    Images of a scan that was not prepared stay as they are.
+    Images of a scan that was not prepared are not changed.
 
-    One item (or the echoes of one) is worked on at a time, so that images may lie in a file.
+    One item (or the echoes of one item) is processed at a time, so that images may be in a file.
 
     Args:
-        scan: what `prepare` returned.
-        images: as reconstructed; they are not changed.
-        scratch: folders for a temporary file, in which large images are then kept; None keeps them in memory.
+        scan: result of `prepare`.
+        images: reconstructed images; they are not changed.
+        scratch: folders for a temporary file for large images; None keeps them in memory.
 
     Raises:
-        UsageError: magnitude images, which have no symmetry to be filled in by.
+        UsageError: magnitude images, for which symmetry cannot be used.
         InputError: see `mrirecon.reconstruction.preprocess.partial_fourier.smooth_phase`.
 
     """
@@ -200,10 +202,10 @@ def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None
     notes: list[str] = []
     if options.partial_fourier in ("pocs", "homodyne"):
         partial = {item: where for item in scan.items_with_signal() if (where := partial_axes(scan.mask(item)))}
-    elif len(scan.space) == 2:  # a volume would be read once more for it
+    elif len(scan.space) == 2:  # this would read a volume once more
         where = partial_axes(scan.mask(scan.representative_item()))
         if where:
-            notes.append(f"{_partial(scan, where)}; nothing is filled in by symmetry (--partial-fourier zero)")
+            notes.append(f"{_partial(scan, where)}; not filled in by symmetry (--partial-fourier zero)")
     if not partial and not options.echoes:
         return images, notes
     together = np.arange(len(images))[:, None]
@@ -216,11 +218,11 @@ def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None
         filled = []
         for item in items:
             image = images[item]
-            if item in partial and image.any():  # a slice without an object has nothing to fill in
+            if item in partial and image.any():  # a slice without an object needs no filling
                 image, note = _filled(scan, item, partial[item], image, options.partial_fourier)
                 notes += [note] if note not in notes else []
             filled.append(image)
-        # Echoes differ in contrast and phase: their magnitudes can be combined, their complex values cannot.
+        # Echoes differ in contrast and phase, so only their magnitudes can be combined.
         combined = np.sqrt(np.square(np.abs(filled), dtype=np.float64).sum(0)) if options.echoes else filled[0]
         rows.write(row, np.asarray(combined, images.dtype))
     return rows.view(), notes
@@ -229,20 +231,20 @@ def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None
 def _filled(
     scan: Scan, item: int, where: dict[int, Extent], image: np.ndarray, how: PartialFourier
 ) -> tuple[np.ndarray, str]:
-    """Return an image filled in by symmetry, and a note on how well symmetry predicts it."""
+    """Fill in an image by symmetry; return it with a note on the prediction error."""
     measured = _partial(scan, where)
     if not image.imag.any():
         raise UsageError(
-            "a magnitude image has no symmetry to be filled in by",
+            "symmetry cannot fill in a magnitude image",
             where=scan.where(item),
             why=measured,
-            fix="use a method that shows phase, such as sense, or --partial-fourier zero",
+            fix="use a method with phase, such as sense, or --partial-fourier zero",
         )
     error = symmetry_error(image, where, scan.mask(item))
-    harm = ": zero filling would be nearer" if error >= 1 else ""
+    harm = ": zero filling would be more accurate" if error >= 1 else ""
     note = (
         f"{measured}; filled in by {'POCS' if how == 'pocs' else how}. Symmetry predicts samples that were "
-        f"measured with a relative error of {error:.2f} (1 is that of zeros){harm}"
+        f"measured with a relative error of {error:.2f} (1 for zeros){harm}"
     )
     return (pocs if how == "pocs" else homodyne)(image, where), note
 
@@ -251,7 +253,7 @@ def _refuse_partial_fourier(scan: Scan) -> None:
     """Refuse a scan with partial Fourier items.
 
     Raises:
-        UsageError: there is such an item.
+        UsageError: an item is partial Fourier.
 
     """
     for item in scan.items_with_signal():
@@ -271,27 +273,29 @@ def _partial(scan: Scan, where: dict[int, Extent]) -> str:
 
 
 def _equalize_loud_coils(scan: Scan) -> tuple[Whitening | None, list[str]]:
-    """Return a whitening that divides loud coils by the factor of their noise, with a note; None without loud coils.
+    """Return a whitening that divides loud coils by their noise factor, with a note; None without loud coils.
 
-    Volumes are left out, because they would be read once more: `note_loud_coils` notes their loud coils.
+    Volumes are left out, because they would be read once more. `note_loud_coils` notes their loud coils.
     """
     middle = len(scan) // 2
     if scan.coils < 3 or len(scan.space) > 2 or scan.is_blank(middle):
         return None, []
     try:
         factor = relative_noise(*scan.samples(middle))
-    except MriReconError:  # raised again when that item is reconstructed
+    except MriReconError:  # the error is raised again when the item is reconstructed
         return None, []
     if factor.max() == 1:
         return None, []
-    note = f"{_loud_coils(factor)}: divided by that (--whiten none leaves it, --whiten auto whitens all coils)"
+    note = (
+        f"{_loud_coils(factor)}: divided by this factor (--whiten none turns this off, --whiten auto whitens all coils)"
+    )
     return Whitening(np.diag(1 / factor).astype(np.complex128), 1.0), [note]
 
 
 def note_loud_coils(scan: Scan, item: int) -> list[str]:
-    """Return a note on coils of an item whose noise is many times that of the others, and spoils the image.
+    """Return a note on coils of an item whose noise is many times that of the others.
 
-    A scan that `prepare` whitened, or whose loud coils it looked for, needs no such note.
+    A scan for which `prepare` whitened the coils, or searched for loud coils, needs no such note.
     """
     whitened = scan.prepared is not None and scan.prepared.whitening is not None
     searched = scan.prepared is not None and scan.prepared.options.whiten == "loud" and len(scan.space) == 2
@@ -301,24 +305,24 @@ def note_loud_coils(scan: Scan, item: int) -> list[str]:
         kspace, mask = scan.samples(item)
     except BusyError:
         raise
-    except InputError:  # raised again when that item is reconstructed
+    except InputError:  # the error is raised again when the item is reconstructed
         return []
     factor = relative_noise(kspace, mask)
     if factor.max() == 1:
         return []
-    return [f"{_loud_coils(factor)}: the image will suffer by it; --whiten auto prevents that"]
+    return [f"{_loud_coils(factor)}: this increases the noise of the image; --whiten auto prevents it"]
 
 
 def _loud_coils(factor: np.ndarray) -> str:
-    """Return words on the loud coils, by the factors (C,) of `mrirecon.coils.noise.relative_noise`."""
+    """Describe the loud coils by the factors (C,) of `mrirecon.coils.noise.relative_noise`."""
     each = ", ".join(f"{c} ({f:.3g} times)" for c, f in enumerate(factor.tolist()) if f > 1)
     return f"coils whose noise is many times that of the others, counted from 0: {each}"
 
 
 def _whitening(scan: Scan, options: Preprocess) -> tuple[Whitening | None, list[str]]:
-    """Return the whitening that the options ask for, with notes; None where there is nothing to whiten."""
+    """Return the requested whitening with notes; None for no whitening."""
     if scan.coils == 1 and options.whiten == "auto":
-        return None, ["one coil: there is nothing to whiten"]
+        return None, ["one coil: whitening has no effect"]
     if options.whiten == "noise" and scan.noise is None:
         raise UsageError(
             "the file holds no noise scan", where=str(scan.path), fix="use --whiten background or --whiten rim"
@@ -345,7 +349,7 @@ def _whitening(scan: Scan, options: Preprocess) -> tuple[Whitening | None, list[
 
 
 def _by_null_space(scan: Scan) -> tuple[Whitening | None, list[str]]:
-    """Return the whitening for the noise in the calibration region of the middle item, with a note; or None."""
+    """Return the whitening by the noise of the calibration region of the middle item, with a note; or None."""
     middle = len(scan) // 2
     if scan.is_blank(middle):
         return None, []
@@ -354,7 +358,7 @@ def _by_null_space(scan: Scan) -> tuple[Whitening | None, list[str]]:
         return None, []
     how = whitening(level.covariance)
     note = (
-        f"noise whitened by {level.source} of item {middle}: its level is good to about {level.high - 1:.0%}, "
+        f"noise whitened by {level.source} of item {middle}: its level is accurate to about {level.high - 1:.0%}, "
         f"condition of the correlations {how.condition:.3g}; images are in units of the noise, E|n|² = 1, and shaded "
         "as the whitened coils are"
     )
@@ -362,12 +366,12 @@ def _by_null_space(scan: Scan) -> tuple[Whitening | None, list[str]]:
 
 
 def _bandwidth(scan: Scan) -> tuple[float, list[str]]:
-    """Return the factor from the noise scan's variance to that of k-space, by bandwidth and averaging, with notes."""
+    """Return the ratio of the noise variance of k-space to that of the noise scan, with notes."""
     averaged = scan.count if isinstance(scan, Averaged) else 1
     dwell, of_noise = scan.attributes.get("dwell_us"), scan.attributes.get("noise_dwell_us")
     if isinstance(dwell, int | float) and isinstance(of_noise, int | float) and dwell > 0 and of_noise > 0:
         return float(of_noise) / float(dwell) / averaged, []
-    note = "the file does not state dwell times: noise scan and k-space are taken to have the same bandwidth"
+    note = "the file does not state dwell times: noise scan and k-space are assumed to have the same bandwidth"
     return 1.0 / averaged, [note]
 
 
@@ -377,14 +381,14 @@ def _nearly_full(scan: Scan) -> bool:
 
 
 def _measured(scan: Scan, how: str) -> tuple[np.ndarray, str]:
-    """Return noise samples (C, N) from the data, and their source in words."""
+    """Return noise samples (C, N) from the data, and a description of their source."""
     if how == "background" or (how == "auto" and _nearly_full(scan)):
         return pool_noise_samples(scan, background_noise), "the background of its images"
     return pool_noise_samples(scan, rim_noise), "the rim of its k-space (signal there counts as noise)"
 
 
 def _readout(scan: Scan, options: Preprocess) -> str:
-    """Return the name of the readout: as asked, as the file states it, or the only axis whose lines are whole."""
+    """Return the name of the readout: as requested, as the file states it, or the only fully sampled axis."""
     if options.readout is not None:
         if options.readout not in scan.space:
             raise UsageError(f"there is no axis {options.readout!r}", fix=f"choose from {', '.join(scan.space)}")
@@ -401,53 +405,53 @@ def _readout(scan: Scan, options: Preprocess) -> str:
     if len(whole) == 1:
         return whole[0]
     raise UsageError(
-        "which axis is the readout is not known",
+        "the readout axis is not known",
         where=str(scan.path),
         why=f"{' and '.join(whole) or 'no axis'} {'are' if len(whole) > 1 else 'is'} fully sampled",
-        fix=f"name it, such as --readout {scan.space[-1]}",
+        fix=f"give it, for example --readout {scan.space[-1]}",
     )
 
 
 def _cropped(scan: Scan, options: Preprocess) -> Cropped:
     readout = _readout(scan, options)
     size = scan.shape[readout]
-    kept = size / options.oversampling
-    if not math.isclose(kept, round(kept), abs_tol=1e-9) or round(kept) < 1:
+    size_kept = size / options.oversampling
+    if not math.isclose(size_kept, round(size_kept), abs_tol=1e-9) or round(size_kept) < 1:
         raise UsageError(
             f"{size} samples along {readout} cannot be oversampled {options.oversampling:g}-fold",
-            why=f"{kept:.3f} would be left",
+            why=f"{size_kept:.3f} would be left",
             fix="give a factor that divides them",
         )
     check_readout(scan.mask(scan.representative_item()), scan.space.index(readout) - len(scan.space), readout)
-    return Cropped(scan, readout, round(kept))
+    return Cropped(scan, readout, round(size_kept))
 
 
 def _compressed(scan: Scan, options: Preprocess) -> tuple[Scan, list[str]]:
     if scan.coils == 1:
-        raise UsageError("one coil cannot be compressed", where=str(scan.path), fix="leave --compress out")
-    axis, place = None, ""
+        raise UsageError("one coil cannot be compressed", where=str(scan.path), fix="omit --compress")
+    axis, where = None, ""
     if options.compress == "geometric":
         readout = _readout(scan, options)
-        axis, place = scan.space.index(readout) - len(scan.space), f" at every place along {readout}"
+        axis, where = scan.space.index(readout) - len(scan.space), f" at every position along {readout}"
         check_readout(scan.mask(scan.representative_item()), axis, readout)
     notes = []
     if options.whiten in ("none", "loud"):
-        notes.append("coils are compressed without whitening their noise: a loud coil gets too much weight")
+        notes.append("coils are compressed without whitening: a loud coil gets too much weight")
     if options.energy is not None:
-        # All items get the same number of coils, and each must keep the energy that was asked for.
+        # All items get the same number of coils, and each must keep the requested energy.
         each = [compression(scan.kspace(i), energy=options.energy, readout=axis) for i in scan.items_with_signal()]
-        coils = max(one.matrices.shape[1] for one in each)
-        kept = min(one.energy for one in each)
-        energy = f"at least {kept:.2%} of the energy of every item, {options.energy:.4g} asked for"
+        coils = max(compression_of_item.matrices.shape[1] for compression_of_item in each)
+        energy_kept = min(compression_of_item.energy for compression_of_item in each)
+        energy = f"at least {energy_kept:.2%} of the energy of every item, {options.energy:.4g} requested"
     else:
         assert options.coils is not None
-        able = scan.items_with_signal() or [scan.representative_item()]
-        coils, middle = options.coils, able[len(able) // 2]
+        readable = scan.items_with_signal() or [scan.representative_item()]
+        coils, middle = options.coils, readable[len(readable) // 2]
         try:
-            kept = compression(scan.kspace(middle), coils=coils, readout=axis).energy
+            energy_kept = compression(scan.kspace(middle), coils=coils, readout=axis).energy
         except MriReconError as error:
             error.where = error.where or str(scan.path)
             raise
-        energy = f"{kept:.2%} of the energy (of item {middle})"
-    notes.append(f"{scan.coils} coils compressed to {coils} virtual ones{place}: they keep {energy}")
+        energy = f"{energy_kept:.2%} of the energy (of item {middle})"
+    notes.append(f"{scan.coils} coils compressed to {coils} virtual ones{where}: they keep {energy}")
     return Compressed(scan, coils, axis), notes

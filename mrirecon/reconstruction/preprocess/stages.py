@@ -1,6 +1,6 @@
-"""Scans that change another scan as it is read: averaged, whitened, cropped along the readout, coils compressed.
+"""Derive scans that change another scan when it is read: average, whiten, crop the readout, compress coils.
 
-Each step is a scan itself, so that whatever takes a scan takes the result, and nothing is read before it is needed.
+The result of each step is again a scan, so that it can be used as one, and nothing is read before it is needed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ from mrirecon.io.scan import Layout, Scan
 from mrirecon.physics.fourier import to_image, to_kspace
 
 AVERAGED = ("average", "repetition", "repetition2")  # loop axes over which the object and its contrast stay the same
-_KEPT = 64  # compressions, each a few kB to a few MB
+_KEPT = 64  # number of compressions in the cache, each a few kB to a few MB
 
 
 class DerivedScan(Scan):
-    """A scan made from another one, item by item as it is read.
+    """Derive a scan from another one, item by item when it is read.
 
-    What a subclass does to k-space, masks, maps and separate calibration data is in its methods `_kspace`, `_mask`,
-    `_maps` and `_calibration`, which change nothing by default. Its notes are those of the other scan, followed by its
-    own.
+    Subclasses override `_kspace`, `_mask`, `_maps` and `_calibration` to change k-space, masks, maps and separate
+    calibration data; by default these change nothing. The notes are those of the other scan, followed by new ones.
 
     Args:
         base: the other scan.
-        **sizes: of the axes whose length changes.
+        **sizes: lengths of the axes whose length changes.
 
     """
 
@@ -60,19 +59,19 @@ class DerivedScan(Scan):
 
     @property
     def notes(self) -> list[str]:
-        """Notes for the user: those of the other scan, then its own."""
+        """Return the notes for the user: those of the other scan, then those of this step."""
         return [*self.base.notes, *self._own_notes]
 
     @notes.setter
     def notes(self, own: list[str]) -> None:
-        """Set its own notes."""
+        """Set the notes of this step."""
         self._own_notes = own
 
     def with_notes(self, notes: Iterable[str]) -> Self:
-        """Return the same scan with further notes; this one keeps its own."""
-        found = copy.copy(self)
-        found.notes = [*self._own_notes, *notes]
-        return found
+        """Return a copy of the scan with further notes."""
+        copied = copy.copy(self)
+        copied.notes = [*self._own_notes, *notes]
+        return copied
 
     def _note(self, text: str) -> None:
         if text not in self._own_notes:
@@ -80,15 +79,15 @@ class DerivedScan(Scan):
 
     @property
     def has_mask(self) -> bool:
-        """Whether a mask was in the file or given."""
+        """Return whether the file or the user gives a mask."""
         return self.base.has_mask
 
     def unmasked_kspace(self, item: int) -> np.ndarray:
-        """Return what `kspace` returns: nothing is stored in this form."""
+        """Return the result of `kspace`, because derived k-space is not stored."""
         return self.kspace(item)
 
     def block(self, item: int, coils: slice, part: tuple[slice, ...]) -> np.ndarray:
-        """Return a part of an item's k-space (coil, *part); the whole item is kept for its other parts."""
+        """Return a part of an item's k-space (coil, *part); keep the whole item in memory for other parts."""
         if self._last is None or self._last[0] != item:
             self._last = (item, self.kspace(item))
         return np.ascontiguousarray(self._last[1][(coils, *part)])
@@ -98,7 +97,7 @@ class DerivedScan(Scan):
         return self._kspace(self.base.kspace(item), item)
 
     def mask(self, item: int) -> np.ndarray:
-        """Return which samples of an item may be used, (*space) booleans."""
+        """Return the usable samples of an item, (*space) booleans."""
         return self._mask(self.base.mask(item))
 
     def samples(self, item: int) -> tuple[np.ndarray, np.ndarray]:
@@ -106,17 +105,17 @@ class DerivedScan(Scan):
         return self.kspace(item), self.mask(item)
 
     def quick_mask(self, item: int) -> np.ndarray | None:
-        """Return about what `mask` returns, quickly; see `Scan.quick_mask`."""
+        """Return an approximation of `mask`, which is faster; see `Scan.quick_mask`."""
         mask = self.base.quick_mask(item)
         return None if mask is None else self._mask(mask)
 
     def maps(self, item: int) -> np.ndarray | None:
-        """Return the coil maps of an item, (M, coil, *space) complex64, or None where there are none."""
+        """Return the coil maps of an item, (M, coil, *space) complex64, or None if there are none."""
         maps = self.base.maps(item)
         return None if maps is None else self._maps(maps, item)
 
     def map_sets(self, item: int) -> int:
-        """Return how many sets of coil maps are stored for an item."""
+        """Return the number of stored sets of coil maps of an item."""
         return self.base.map_sets(item)
 
     def maps_block(self, item: int, number: int, part: tuple[slice, ...]) -> np.ndarray:
@@ -129,60 +128,60 @@ class DerivedScan(Scan):
 
     @property
     def calibration(self) -> np.ndarray | None:
-        """Separate calibration k-space, (1 or item, coil, *box) complex64, or None."""
+        """Return separate calibration k-space, (1 or item, coil, *box) complex64, or None."""
         region = self.base.calibration
         return None if region is None else self._calibration(region)
 
 
 class Averaged(DerivedScan):
-    """The complex mean over repetitions and averages."""
+    """Take the complex mean of k-space over repetitions and averages."""
 
     def __init__(self, base: Scan) -> None:
-        gone = [a for a in base.layout.loops if a in AVERAGED and base.shape[a] > 1]
-        if not gone:
+        averaged_axes = [a for a in base.layout.loops if a in AVERAGED and base.shape[a] > 1]
+        if not averaged_axes:
             raise UsageError(
-                "there are no repetitions or averages to take the mean of",
+                "the scan has no repetitions or averages",
                 where=str(base.path),
                 why=f"its axes are {', '.join(base.shape)}",
-                fix="leave --combine average out, or name the axes with --axes repetition,...",
+                fix="omit --combine average, or name the axes with --axes repetition,...",
             )
         super().__init__(base)
-        kept = [(a, n) for a, n in zip(base.layout.axes, base.layout.sizes, strict=True) if a not in gone]
+        kept = [(a, n) for a, n in zip(base.layout.axes, base.layout.sizes, strict=True) if a not in averaged_axes]
         self.layout = Layout(tuple(a for a, _ in kept), tuple(n for _, n in kept))
         self.members: list[list[int]] = [[] for _ in range(len(self))]
-        places = {tuple(index.values()): item for item, index in enumerate(self.items)}
+        item_by_index = {tuple(index.values()): item for item, index in enumerate(self.items)}
         for item, index in enumerate(base.items):
-            self.members[places[tuple(n for a, n in index.items() if a not in gone)]].append(item)
-        self.axes, self.count = tuple(gone), len(self.members[0])
+            self.members[item_by_index[tuple(n for a, n in index.items() if a not in averaged_axes)]].append(item)
+        self.axes, self.count = tuple(averaged_axes), len(self.members[0])
 
     def kspace(self, item: int) -> np.ndarray:
-        """Return the mean, of each sample over the repetitions that acquired it."""
+        """Return the mean of each sample over the repetitions that acquired it."""
         members = self._with_signal(item)
         masks = [self.base.mask(i) for i in members]
         if any((m != masks[0]).any() for m in masks):
-            self._note("repetitions sampled different places: noise differs from sample to sample of their mean")
+            self._note("repetitions have different sampling: the noise of their mean differs from sample to sample")
         return mean_kspace([self.base.kspace(i) for i in members], masks)[0]
 
     def mask(self, item: int) -> np.ndarray:
-        """Return the samples that any repetition acquired."""
+        """Return the samples acquired by any repetition."""
         return np.asarray(np.any([self.base.mask(i) for i in self._with_signal(item)], axis=0))
 
     def quick_mask(self, item: int) -> np.ndarray | None:
-        """Return about what `mask` returns, quickly; see `Scan.quick_mask`."""
+        """Return an approximation of `mask`, which is faster; see `Scan.quick_mask`."""
         masks = [mask for i in self.members[item] if (mask := self.base.quick_mask(i)) is not None]
         return np.asarray(np.any(masks, axis=0)) if masks else None
 
     def _with_signal(self, item: int) -> list[int]:
-        """Return the repetitions of an item that have signal; if none has, all of them: reading them raises the error.
+        """Return the repetitions of an item with signal; without any, return all, so that reading raises the error.
 
-        Values that are not numbers are refused, because nobody expects a mean to leave them out.
+        NaN and infinite values are refused, because users do not expect a mean to leave them out.
         """
         members = self.members[item]
-        able = [i for i in members if self.base.quick_mask(i) is not None]
-        if able and len(able) < len(members):
-            lost = len(members) - len(able)
+        with_signal = [i for i in members if self.base.quick_mask(i) is not None]
+        if with_signal and len(with_signal) < len(members):
+            lost = len(members) - len(with_signal)
             self._note(f"{lost} of {len(members)} repetitions of {self.where(item)} hold no signal")
-        return able or members
+        return with_signal or members
 
     def maps(self, item: int) -> np.ndarray | None:
         """Return the maps of the first repetition."""
@@ -193,7 +192,7 @@ class Averaged(DerivedScan):
 
 
 class Whitened(DerivedScan):
-    """Channels whose noise is white."""
+    """Whiten the noise of the coils."""
 
     def __init__(self, base: Scan, whitening: Whitening) -> None:
         super().__init__(base)
@@ -211,7 +210,7 @@ class Whitened(DerivedScan):
 
 
 class Cropped(DerivedScan):
-    """The middle of an oversampled readout: its lines are shorter by the factor."""
+    """Crop the field of view to the middle of an oversampled readout, so that lines are shorter by the factor."""
 
     def __init__(self, base: Scan, readout: str, kept: int) -> None:
         super().__init__(base, **{readout: kept})
@@ -231,7 +230,7 @@ class Cropped(DerivedScan):
         return crop_mask(mask, self.axis, self.kept)
 
     def mask(self, item: int) -> np.ndarray:
-        """Return the mask of the shorter lines, which have to be sampled whole."""
+        """Return the mask of the shorter lines, which must be fully sampled."""
         mask = self.base.mask(item)
         check_readout(mask, self.axis, self.readout)
         return self._mask(mask)
@@ -240,20 +239,20 @@ class Cropped(DerivedScan):
         return crop_image(maps, self.axis, self.kept)
 
     def _calibration(self, region: np.ndarray) -> np.ndarray:
-        """Return the middle of the largest part of the region that the factor divides."""
+        """Return the region, cropped in the image; before, cut it to a length that the factor divides."""
         step = self.size // np.gcd(self.size, self.kept)
         length = region.shape[self.axis] // step * step
         if not length:
             raise InputError(
-                "the calibration data are too short along the readout to be cropped",
+                "the calibration data are too short along the readout for a crop",
                 why=f"{region.shape[self.axis]} samples for a factor of {self.size / self.kept:g}",
-                fix="leave the oversampling in",
+                fix="do not remove the oversampling",
             )
         return remove_oversampling(crop_image(region, self.axis, length), self.axis, length * self.kept // self.size)
 
 
 class Compressed(DerivedScan):
-    """Virtual coils, found for every item from its own samples."""
+    """Compress to virtual coils, computed for every item from its own samples."""
 
     def __init__(self, base: Scan, coils: int, readout: int | None) -> None:
         super().__init__(base, coil=coils)
@@ -262,7 +261,7 @@ class Compressed(DerivedScan):
         self._compressed: np.ndarray | None = None
 
     def compression(self, item: int, kspace: np.ndarray | None = None) -> Compression:
-        """Return how the coils of an item become virtual ones."""
+        """Return the coil compression of an item."""
         if item not in self._found:
             if len(self._found) >= _KEPT:
                 self._found.pop(next(iter(self._found)))
@@ -278,7 +277,7 @@ class Compressed(DerivedScan):
         return compress_maps(maps, self.compression(item))
 
     def _calibration(self, region: np.ndarray) -> np.ndarray:
-        """Return the region of every item, whose virtual coils are its own; computed once."""
+        """Return the compressed region of every item, because each item has its own virtual coils; computed once."""
         if self._compressed is None:
             each = [compress(region[i if len(region) > 1 else 0], self.compression(i)) for i in range(len(self))]
             self._compressed = np.stack(each)
@@ -287,20 +286,20 @@ class Compressed(DerivedScan):
 
 # --- functions on arrays ---
 #
-# Sampling a readout more densely costs no time and prevents aliasing of the surroundings; afterwards it only adds size.
-# The crop in image space removes the margins alone, where dropping every second sample would fold them in with their
-# noise. It has to be the readout: along an undersampled axis the image is folded until it is reconstructed.
+# Readout oversampling needs no scan time and prevents aliasing of the surroundings; after that it only adds size. The
+# crop in image space removes only the margins, while dropping every second sample would alias them and their noise into
+# the image. The axis must be the readout: along an undersampled axis, the image is aliased until it is reconstructed.
 
 
 def mean_kspace(kspaces: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the complex mean of k-space over acquisitions, each sample over those that acquired it, and their union.
+    """Return the complex mean of each sample over the acquisitions that contain it, and the union of their masks.
 
-    N acquisitions lower the noise by √N where all were sampled; the mean of magnitudes would add up noise. Motion and
-    drift between them blur the result.
+    N acquisitions lower the noise by √N where all are sampled; a mean of magnitudes would have a noise bias. Motion and
+    drift between acquisitions blur the result.
 
     Args:
-        kspaces: each (C, *space) complex, zero where not sampled.
-        masks: each (*space) bool.
+        kspaces: arrays (C, *space) complex, zero where not sampled.
+        masks: arrays (*space) bool.
 
     """
     count = np.sum(masks, axis=0)
@@ -309,15 +308,15 @@ def mean_kspace(kspaces: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> t
 
 
 def check_readout(mask: np.ndarray, axis: int, name: str) -> None:
-    """Refuse an axis along which not every line was sampled whole.
+    """Refuse an axis along which some lines are not fully sampled.
 
     Args:
         mask: (*space) bool.
-        axis: counted from the end.
-        name: of the axis.
+        axis: axis, counted from the end.
+        name: name of the axis.
 
     Raises:
-        UsageError: it is undersampled, or a part of it was never measured (an asymmetric echo).
+        UsageError: the axis is undersampled, or a part was never measured (an asymmetric echo).
 
     """
     lines = mask.any(axis=axis, keepdims=True)
@@ -325,23 +324,23 @@ def check_readout(mask: np.ndarray, axis: int, name: str) -> None:
         share = float(mask.sum() / (lines.sum() * mask.shape[axis]))
         raise UsageError(
             f"the axis {name} is not a fully sampled readout",
-            why=f"{share:.0%} of its samples were acquired in the lines that were: its images are folded or blurred",
-            fix="name the readout with --readout, or leave out what needs it",
+            why=f"{share:.0%} of the samples in acquired lines were measured, so that images are aliased or blurred",
+            fix="give the readout with --readout, or omit the options that need it",
         )
 
 
 def remove_oversampling(kspace: np.ndarray, axis: int, kept: int) -> np.ndarray:
-    """Return k-space whose field of view along the readout is the middle ``kept`` of its n places.
+    """Crop the field of view of k-space along the readout to the middle ``kept`` of n positions.
 
-    Values of the image, and the noise in them, stay what they are.
+    The values and the noise of the image do not change.
 
     Args:
         kspace: (…, *space) complex, centred, fully sampled along ``axis`` (`check_readout`).
-        axis: of the readout, counted from the end.
-        kept: places to keep, at most n.
+        axis: axis of the readout, counted from the end.
+        kept: number of positions to keep, at most n.
 
     Raises:
-        UsageError: more places than there are, or none.
+        UsageError: ``kept`` is less than 1 or more than n.
 
     """
     image = to_image(kspace, (axis,))
@@ -349,28 +348,30 @@ def remove_oversampling(kspace: np.ndarray, axis: int, kept: int) -> np.ndarray:
 
 
 def crop_image(image: np.ndarray, axis: int, kept: int) -> np.ndarray:
-    """Return the middle ``kept`` places of an image, or of maps, along an axis counted from the end.
+    """Return the middle ``kept`` positions of an image, or of maps, along an axis counted from the end.
 
     Raises:
-        UsageError: more places than there are, or none.
+        UsageError: ``kept`` is less than 1 or more than n.
 
     """
     size = image.shape[axis]
     if not 1 <= kept <= size:
-        raise UsageError(f"{kept} of {size} places cannot be kept", fix=f"keep 1 to {size}")
-    start = size // 2 - kept // 2  # n // 2 stays the centre
+        raise UsageError(f"{kept} of {size} positions cannot be kept", fix=f"keep 1 to {size}")
+    start = size // 2 - kept // 2  # n // 2 remains the centre
     return np.ascontiguousarray(image.take(range(start, start + kept), axis))
 
 
 def crop_mask(mask: np.ndarray, axis: int, kept: int) -> np.ndarray:
-    """Return the mask (*space) of the cropped field of view: lines stay lines, of ``kept`` samples."""
+    """Return the mask (*space) for the cropped field of view, with lines of ``kept`` samples."""
     return np.repeat(np.asarray(mask.any(axis=axis, keepdims=True)), kept, axis=axis)
 
 
 def pool_noise_samples(
     scan: Scan, samples: Callable[[np.ndarray, np.ndarray], np.ndarray], most: int = 5
 ) -> np.ndarray:
-    """Return noise samples (C, N) of up to ``most`` items, evenly spread."""
-    able = scan.items_with_signal() or [scan.representative_item()]
-    items = [able[i] for i in np.unique(np.linspace(0, len(able) - 1, min(most, len(able))).round().astype(int))]
+    """Return noise samples (C, N) of up to ``most`` evenly spread items."""
+    readable = scan.items_with_signal() or [scan.representative_item()]
+    items = [
+        readable[i] for i in np.unique(np.linspace(0, len(readable) - 1, min(most, len(readable))).round().astype(int))
+    ]
     return np.concatenate([samples(scan.kspace(i), scan.mask(i)) for i in items], axis=1)
