@@ -154,7 +154,7 @@ def test_simulate(run, tmp_path):
 @pytest.mark.parametrize(
     ("more", "word"),
     [
-        (("--slices", "5:3"), "no slices"),
+        (("--slices", "5:3"), "do not exist"),
         (("--slices", "x"), "--slices"),
         (("--snr", "0"), "positive SNR"),
         (("--resolution", "2"), "resolution"),

@@ -63,7 +63,7 @@ def test_slices_of_volumes_are_excluded_by_name(tmp_path):
     assert [s.index for s in found.train] == [3]
     assert [s.index for s in found.val] == [1, 2, 3]
     assert found.files[0]["excluded slices"] == [0, 1, 2]
-    with pytest.raises(UsageError, match="nothing to train on"):
+    with pytest.raises(UsageError, match="no training data"):
         open_sources(Data(train=[f"{pack}#patient01*"], val=[f"{pack}#patient02*"], exclude=["patient01*:0-3"]))
 
 

@@ -364,7 +364,7 @@ def test_people_are_kept_apart(tmp_path):
     assert set(found.subjects["train"]) | set(found.subjects["val"]) == {"patient01", "patient02", "patient03"}
     assert not set(found.subjects["train"]) & set(found.subjects["val"])
     assert {s.subject for s in found.train} == set(found.subjects["train"])
-    with pytest.raises(UsageError, match="the same subject") as caught:
+    with pytest.raises(UsageError, match="a subject is in both") as caught:
         open_sources(settings(train=[str(tmp_path / "*_a.npz")], val=[str(tmp_path / "*_b.npz")]))
     assert caught.value.why == "patient01"
     with pytest.raises(UsageError, match="no file matches"):
@@ -378,12 +378,12 @@ def test_people_are_kept_apart(tmp_path):
         open_sources(settings(train=[str(tmp_path)], val=0.3, subject="patient[0-9]+"))
     with pytest.raises(UsageError, match="no file matches 'patient03") as caught:
         open_sources(settings(train=[str(tmp_path), "patient03*.npz"]))
-    assert "each entry stands by itself" in caught.value.why
+    assert "entries are independent" in caught.value.why
     assert f"write '{tmp_path}/patient03*.npz' in place of '{tmp_path}'" in caught.value.fix
     (tmp_path / "volumes" / "below").mkdir(parents=True)
     with pytest.raises(UsageError, match="no file matches") as caught:
         open_sources(settings(train=[str(tmp_path / "volumes")]))
-    assert "holds no file that ends in" in caught.value.why
+    assert "has no file with a suffix of" in caught.value.why
     assert "volumes/**/" in caught.value.fix
     kept = open_sources(settings(train=[str(tmp_path)], exclude=["patient03*"])).subjects["train"]
     assert kept == ["patient01", "patient02"]
@@ -396,7 +396,7 @@ def test_people_in_a_packed_file(tmp_path):
     found = open_sources(settings(train=[f"{pack}#patient01*", f"{pack}#knee"], val=[f"{pack}#patient02*"]))
     assert found.subjects == {"train": ["pack:knee", "patient01"], "val": ["patient02"]}
     assert len(found.train) == 6
-    with pytest.raises(UsageError, match="nothing to train on"):
+    with pytest.raises(UsageError, match="no training data"):
         open_sources(settings(train=[f"{pack}#patient09*"], val=[f"{pack}#patient02*"]))
 
 
@@ -432,7 +432,7 @@ def test_maps_from_the_file(tmp_path):
     true = true_maps([one])[0]
     assert torch.allclose(batch.problem.maps[0, 0], true / root_sum_of_squares(true, 0).max(), atol=1e-6)
     cut = data.model_copy(update={"crop": [48, 48]})
-    with pytest.raises(InputError, match="do not fit what is cut out"):
+    with pytest.raises(InputError, match="do not match cropped samples"):
         SampleFactory(open_sources(cut).train, cut, 0).sample(0, 0, 0)
     none = data.model_copy(update={"maps": "none"})
     unit = SampleFactory(open_sources(none).train, none, 0).sample(0, 0, 0).problem.maps
@@ -600,7 +600,7 @@ def test_the_version_of_the_simulator_is_that_of_its_code(tmp_path, monkeypatch)
 
 def test_the_folder_may_be_a_variable(tmp_path, monkeypatch):
     data = kept("$HERE/kept")
-    with pytest.raises(UsageError, match="no such variable"):
+    with pytest.raises(UsageError, match="variable is not set"):
         recipe(data).sample(0, 0, 0)
     monkeypatch.setenv("HERE", str(tmp_path))
     recipe(data).sample(0, 0, 0)
@@ -729,7 +729,7 @@ def test_options_of_before_are_told_what_took_their_place():
     for old, new in (("bank", "buffer.location"), ("rounds", "buffer.draws_per_sample")):
         with pytest.raises(ValueError, match=f"{old} is no longer an option.*{new}"):
             Data(**{old: 1})
-    with pytest.raises(ValueError, match="fat is a share"):
+    with pytest.raises(ValueError, match="fat is a fraction"):
         Simulation(fat=[0.0, 3.2])
 
 
