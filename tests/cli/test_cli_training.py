@@ -53,7 +53,7 @@ def test_train_and_use(run, tmp_path):
     assert "model.features: 8 -> 9" in err
     code, _, err = run("train", "tiny.yaml", "--set", "train.steps=2", "--resume", "never")
     assert code == 2
-    assert "there is a run in this folder" in err
+    assert "the folder contains a run" in err
 
 
 def test_dry_run(run, tmp_path):
@@ -97,7 +97,7 @@ def test_a_method_without_weights_is_validated(run):
     code, out, err = run("train", "tiny.yaml", "--set", "method=sense", "-o", "sense")
     assert code == 0
     assert "ssim" in out
-    assert "no weights to learn" in err
+    assert "no trainable weights" in err
 
 
 def test_progress_without_a_terminal_and_signals(tmp_path):
@@ -112,7 +112,7 @@ def test_progress_without_a_terminal_and_signals(tmp_path):
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
-    assert "is saved; go on with --resume auto" in err
+    assert "is saved; continue with --resume auto" in err
     assert " left" in err
 
 

@@ -99,7 +99,7 @@ MISTAKES = [
     ("method: cirim\ntrain:\n  lr: '1e-3'\n", ["'1e-3'", "number"], 3),
     ("method: cirim\ntrain:\n  lr: .nan\n", ["nan"], 3),
     ("method: cirim\ntrain:\n  tensorboard: yes\n", ["'yes'", "boolean"], 3),
-    ("method: cirim\ntrain:\n  steps: 5\n  epochs: 2\n", ["either steps or epochs"], 2),
+    ("method: cirim\ntrain:\n  steps: 5\n  epochs: 2\n", ["one of steps, epochs"], 2),
     ("method: cirim\nloss:\n  ssdu: 1.0\n  l1: 1.0\n", ["ssdu"], 2),
     ("method: cirim\nloss:\n  l1: 0\n", ["at least one"], 2),
     ("method: cirim\ndata:\n  crop: [200, 100]\n", ["must not exceed"], 3),
@@ -107,12 +107,12 @@ MISTAKES = [
     ("method: cirim\n\ttrain: 3\n", ["tab", "spaces"], 2),
     ("method: &a cirim\nmodel: *a\n", ["anchors and aliases"], 1),
     ("method: !!python/object/apply:os.system [true]\n", ["tag"], 1),
-    ("method: cirim\n---\nmethod: rim\n", ["second document"], 2),
+    ("method: cirim\n---\nmethod: rim\n", ["more than one YAML document"], 2),
     ("method: [cirim\n", ["cannot be read"], 2),
     ("- cirim\n", ["a mapping"], None),
     ("", ["a mapping"], None),
-    ("train: {steps: 3}\n", ["names no method"], None),
-    ("method: cirim\n? [a, b]\n: 3\n", ["a key must be a word"], 2),
+    ("train: {steps: 3}\n", ["has no method"], None),
+    ("method: cirim\n? [a, b]\n: 3\n", ["a key must be a single value"], 2),
     ("base: nowhere.yaml\nmethod: cirim\n", ["'nowhere.yaml' does not exist"], 1),
     ("base: [run.yaml]\nmethod: cirim\n", ["circle"], None),
     ("[" * 30_000, ["cannot be read"], None),
@@ -209,7 +209,7 @@ def test_a_base_that_is_no_mapping_is_refused(write, text, why, deep):
     write("base: a.yaml\n", "base/b.yaml")
     name = "base/b.yaml" if deep else "[base/a.yaml]"
     path = write(f"{GOOD}base: {name}\n")
-    with pytest.raises(UsageError, match=r"the base '.*a\.yaml' is no configuration") as caught:
+    with pytest.raises(UsageError, match=r"the base '.*a\.yaml' is not a configuration") as caught:
         load_config(path)
     assert why in str(caught.value.why)
     assert str(caught.value.where).endswith("b.yaml:1" if deep else "run.yaml:4")

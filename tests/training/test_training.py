@@ -244,9 +244,9 @@ def test_a_changed_configuration_is_refused(straight, config):
         training.train(load_config(config, ["model.features=16", "train.lr=0.01"]), straight)
     assert "model.features: 8 -> 16" in caught.value.why
     assert "train.lr: 0.001 -> 0.01" in caught.value.why
-    with pytest.raises(UsageError, match="there is a run in this folder"):
+    with pytest.raises(UsageError, match="the folder contains a run"):
         training.train(load_config(config), straight, resume="never")
-    with pytest.raises(UsageError, match="not that of the run"):  # a cosine that ends elsewhere is another run
+    with pytest.raises(UsageError, match="differs from that of the run"):  # a cosine that ends elsewhere is another run
         training.train(load_config(config, ["train.steps=12"]), straight)
 
 
@@ -509,7 +509,7 @@ def test_self_supervision_needs_no_reference(config, tmp_path):
     assert done["scores"]["ssim"] is None
     assert 0 < done["scores"]["held_error"] < 2
     assert load_model(tmp_path / "run" / "best").card["measured or simulated"] == "measured k-space"
-    with pytest.raises(UsageError, match="no reference to compare with"):
+    with pytest.raises(UsageError, match="no reference for the loss"):
         training.train(load_config(config, data), tmp_path / "other")
 
 
