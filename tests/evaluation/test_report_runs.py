@@ -157,7 +157,7 @@ def test_different_data_are_told(scans, tmp_path):
     image = read_image(scans / "runs" / "sense" / "anna_sense.h5")
     write_image(tmp_path / "sense" / "anna_sense.h5", image, sidecar=sidecar)
     (case,) = gather(Sources([scans / "runs" / "cs" / "anna_cs.h5", tmp_path / "sense"])).cases
-    assert any("2 different scans" in n and "that of cs" in n for n in case.notes)
+    assert any("2 different scans" in n and "the one of cs" in n for n in case.notes)
 
 
 def test_references_must_fit(scans, tmp_path):

@@ -861,7 +861,7 @@ def test_reconstruct_turns_dicom_and_leaves_nifti_as_it_was(run, tmp_path):
     for name in ("o.dicom", "o.nii.gz", "o.h5"):
         code, _, err = run("reconstruct", "k.h5", "-m", "rss", "-o", name)
         assert code == 0, err
-        assert ("turned upright" in err) == (name == "o.dicom")
+        assert ("reoriented for display" in err) == (name == "o.dicom")
     turned, stored = read_images("o.dicom"), read_images("o.h5")
     assert (turned.values.shape, stored.values.shape) == ((3, 20, 24), (3, 24, 20))
     for found in (turned, stored, read_images("o.nii.gz")):
