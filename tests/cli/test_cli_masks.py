@@ -1,4 +1,4 @@
-"""`mrirecon masks make|show|apply` from the command line, on real files."""
+"""Test `mrirecon masks make|show|apply` from the command line on real files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_show_draws_the_mask_beside_its_point_spread(tmp_path: Path, shape: str,
         pixels = np.asarray(picture.convert("L"))
     middle = pixels.shape[1] // 2
     assert pixels[:, :middle].max() == 255
-    # the peak of the point spread function is white and in the middle of its panel
+    # the peak of the point spread function is white and in the centre of its panel
     assert pixels[60:-30, middle:].max() == 255
 
 

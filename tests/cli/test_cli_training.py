@@ -1,4 +1,4 @@
-"""`train`, `config` and `simulate` as a user meets them."""
+"""Test `train`, `config` and `simulate` as a user runs them."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_simulate(run, tmp_path):
     run("simulate", "phantom:4", "-o", "b.h5", *options)
     again = read("b.h5")
     assert all(np.array_equal(scan.kspace(i), again.kspace(i)) for i in range(3))
-    # with lesions or without, the scan is otherwise the same: pairs for detection
+    # with or without lesions, the scan is otherwise equal, as needed for detection
     run("simulate", "phantom:4", "-o", "c.h5", *[o for o in options if o not in ("--lesions", "2")])
     without = read("c.h5")
     changed = np.abs(without.reference[1] - reference) > 1e-3 * reference.max()

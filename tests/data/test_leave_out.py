@@ -1,4 +1,4 @@
-"""Items that are not learned from: named in the configuration, or of nothing but zeros."""
+"""Test items excluded from training: listed in the configuration, or containing only zeros."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def files(tmp_path):
     for name, empty in (("case1", (1, 4)), ("case2", ())):
         made = simulate_kspace(phantom((64, 72), 5, 1), 3, 40.0, 1).kspace.astype(np.complex64)
         made[list(empty)] = 0
-        made[0, :, 32] = 0  # a line of zeros is no empty item
+        made[0, :, 32] = 0  # a line of zeros is not an empty item
         write_kspace(tmp_path / f"{name}.h5", made)
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""Items to learn from: functions of (seed, epoch, number), of people kept apart, and like what inference will see."""
+"""Test training samples: functions of (seed, epoch, number), split by subject, and similar to inference data."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_interpolated_volumes_are_cut_to_what_was_measured():
     assert volume.slices.shape[2] < 160
     assert volume.spacing[2] == pytest.approx(224 / volume.slices.shape[2])
     assert volume.zeros > 0.2
-    # what is simulated from it has no empty rim: the outermost tenth holds more than noise
+    # the simulated k-space has no empty edge: its outermost tenth contains more than noise
     made = simulate([scene(volume, **CALM, snr=[1e6, 1e6])])
     k = made.kspace[0].abs().sum(0).numpy()
     rim, next_to_it = k[:, :4].mean() + k[:, -4:].mean(), k[:, 8:16].mean() + k[:, -16:-8].mean()
@@ -374,7 +374,7 @@ def test_people_are_kept_apart(tmp_path):
     for wrong in ("a**b/c.nii", "", "#x", "~nobody-of-this-name/x", "$UNSET_AND_EMPTY_"[:0]):
         with pytest.raises(UsageError, match="names no file"):
             open_sources(settings(train=[wrong]))
-    with pytest.raises(UsageError, match="no group"):  # each file would be a person of its own, on both sides
+    with pytest.raises(UsageError, match="no group"):  # each file would be a subject of its own, in both groups
         open_sources(settings(train=[str(tmp_path)], val=0.3, subject="patient[0-9]+"))
     with pytest.raises(UsageError, match="no file matches 'patient03") as caught:
         open_sources(settings(train=[str(tmp_path), "patient03*.npz"]))
@@ -504,7 +504,7 @@ def test_items_of_several_sizes_are_refused_with_advice():
     assert "data.crop" in caught.value.fix
 
 
-# phase that turns fast
+# phase that varies rapidly
 
 
 def test_cavities_move_phase_from_the_maps_into_the_object_and_keep_the_samples():
@@ -522,7 +522,7 @@ def test_cavities_move_phase_from_the_maps_into_the_object_and_keep_the_samples(
     assert not torch.equal(other.problem.maps, b.problem.maps)
 
 
-# samples that are kept
+# stored samples
 
 
 def kept(path, **more):
@@ -577,7 +577,7 @@ def test_another_setting_slice_or_simulator_is_another_item(tmp_path, monkeypatc
     assert count(kept(tmp_path), uncropped_maps=False) == 5
     starts = [partial(compressed_sensing_start, iterations=n) for n in (1, 2)]
     assert [count(kept(tmp_path), start=s) for s in starts] == [6, 7]
-    # a mended simulator does not serve samples of the one before it
+    # after a change of the simulator, old samples are not reused
     monkeypatch.setattr("mrirecon.data.samples.simulator_version", lambda: "another")
     assert count(kept(tmp_path)) == 8
 

@@ -1,4 +1,4 @@
-"""Scores of files against files: the reference found, shapes checked, tables written."""
+"""Test scores of files against files: choice of the reference, checks of shapes, tables."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_a_region_is_resampled_by_its_coordinates(tmp_path):
     assert diameters == {round(2 * np.sqrt(80 * 4 / np.pi), 3)}, "in the millimetres of the file"
 
 
-# what is not where it should be
+# missing or misplaced files
 
 
 @pytest.mark.parametrize(

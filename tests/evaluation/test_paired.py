@@ -1,4 +1,4 @@
-"""Comparisons: a planted difference is found, a planted tie is not, and few persons get no verdict."""
+"""Test comparisons: a true difference is detected, a tie is not, and few subjects give no verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What belongs to what: images of `reconstruct` find the scans and references that they are of."""
+"""Test matching: images of `reconstruct` are matched with their scans and references."""
 
 from __future__ import annotations
 

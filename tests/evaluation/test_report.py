@@ -1,4 +1,4 @@
-"""Reports: what goes in comes out, whole and exact, and nothing in a name can become a program."""
+"""Test reports: the page contains the exact images, and no name can run as a script."""
 
 from __future__ import annotations
 

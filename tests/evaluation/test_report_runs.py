@@ -1,4 +1,4 @@
-"""Reports of folders: what belongs together, what is missing, what is kept to itself."""
+"""Test reports of folders: matching, missing files, and private data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies: what is crossed and shared, what is kept after a kill, what is made again, and how failures are shown."""
+"""Test studies: combinations, shared inputs, resumption after a kill, recomputation, and failures."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_killed_study_goes_on_and_ends_alike(write, tmp_path, one_thread):
     assert 2 <= len(kept) < 8
     run_study(load_study(path), out)
     assert all(times(out)[cell] == before[cell] for cell in kept), "what was done is not done again"
-    # a temporary file of the killed process goes when it is ten minutes old
+    # a temporary file of the killed process is removed after ten minutes
     assert [f for f in files(out) if not f.endswith(".tmp")] == files(whole)
     assert (out / "study.yaml").read_bytes() == (whole / "study.yaml").read_bytes()
     for name in files(whole):

@@ -1,4 +1,4 @@
-"""Faults of trained models (rows M)."""
+"""Test faults of trained models (rows M)."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_truncated_weights(told, model, case):
     whole = (model / WEIGHTS).read_bytes()
     (model / WEIGHTS).write_bytes(whole[:kept])
     told(model, 7, "not those that were saved", "models verify")
-    checkpoints.cut(model, kept)  # and a checksum of what is left
+    checkpoints.cut(model, kept)  # and a checksum of the remaining content
     told(model, 3, "cannot be read", "corrupt", "models verify")
 
 

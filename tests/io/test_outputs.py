@@ -1,4 +1,4 @@
-"""Images out, in the formats that say where they lie: NIfTI, DICOM, BIDS; and back in."""
+"""Test writing and reading images in formats with a position: NIfTI, DICOM, BIDS."""
 
 from __future__ import annotations
 
@@ -338,7 +338,7 @@ def test_a_kill_while_writing_never_mixes_series(tmp_path):
             time.sleep(rng.uniform(0.4, 0.7))
             child.kill()
         if not path.exists():
-            continue  # killed between two renames: nothing rather than something wrong
+            continue  # killed between two renames: no output instead of a wrong one
         values, _ = read_dicom(path)
         number = values.max()
         assert values.shape == (1, 2 + number, 40, 50)
@@ -451,7 +451,7 @@ def test_images_are_turned_by_their_coordinates(tmp_path, brain, ending, flip, o
     assert found.mean["ssim"] == pytest.approx(1, abs=1e-5)
     assert found.mean["nmse"] == pytest.approx(0, abs=1e-8)
     if ending == "nii.gz":
-        return  # NIfTI is read upright whatever its order, and may have to be turned or not
+        return  # NIfTI is read in display orientation whatever its storage order
     assert bool(found.notes) == (words is not None)
     assert words is None or words in found.notes[0]
 
@@ -641,7 +641,7 @@ def test_what_is_no_dicom(tmp_path):
         read_dicom(tmp_path / "a.dcm")
 
 
-# NIfTI that is not what it should be (F23) ---------------------------------------------------------------------------
+# Invalid NIfTI (F23) ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("read", [read_images, io.read_image])

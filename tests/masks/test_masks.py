@@ -1,4 +1,4 @@
-"""Masks: exact, reproducible, and the same as fastMRI's and mridc's where that is promised."""
+"""Test masks: exact, reproducible, and equal to fastMRI's and mridc's with `compat`."""
 
 from __future__ import annotations
 
@@ -193,7 +193,9 @@ def test_poisson_keeps_its_distance(rate: float) -> None:
     assert (distance >= own[pairs].min(axis=1) * 0.995 - DITHER).all()
     nearest = points.query(points.data, k=2)[0][:, 1]
     assert np.median(nearest / own) > 0.9
-    assert (nearest < 2 * own + 1).all()  # and no holes: where none is within 2 r, one more would have fitted
+    assert (
+        nearest < 2 * own + 1
+    ).all()  # and no holes: without a sample within 2 r, another one would have been accepted
 
 
 def test_poisson_density_falls_without_rings() -> None:

@@ -1,4 +1,4 @@
-"""Losses are what they are called, an item each, and their weights are really applied."""
+"""Test losses: their definition, one value per item, and their weights."""
 
 from __future__ import annotations
 

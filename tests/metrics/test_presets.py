@@ -1,4 +1,4 @@
-"""Others' metrics, digit by digit: against their packages' figures, and their formulas computed by scikit-image."""
+"""Test the presets against results of the other toolkits, and against their formulas with scikit-image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Networks in bfloat16: asked for or chosen by the hardware, kept in a run, near float32 in image and in learning."""
+"""Test networks in bfloat16: requested or chosen by the hardware, fixed per run, close to float32 in image and
+training.
+"""
 
 from __future__ import annotations
 

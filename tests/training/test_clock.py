@@ -1,4 +1,4 @@
-"""A budget of time, the end of a Slurm job, one process a folder, and threads that sleep."""
+"""Test a time budget, the end of a Slurm job, one process per folder, and sleeping threads."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_the_clock(monkeypatch):
     assert c.progress == pytest.approx(300 / (300 + whole))
     at.now += whole / 2
     assert c.progress == pytest.approx((300 + whole / 2) / (300 + whole))
-    c.record_step(500.0)  # the first, with all that is done once, says little of the others
+    c.record_step(500.0)  # the first step includes one-time work and does not predict the others
     c.record_step(6.0)
     at.now = 700 - 30 - 20 - 9.1
     assert not c.out_of_time

@@ -1,4 +1,4 @@
-"""Configurations say what is wrong, where, and what would be right (M10, M11)."""
+"""Test that errors in configurations give cause, location and correction (M10, M11)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_configurations_are_short_and_override_only(path, write):
     bases = [values["base"]] if isinstance(values["base"], str) else values["base"]
     values["base"] = [str((path.parent / b).resolve()) for b in bases]
     for leaf in leaves(values):
-        if leaf[0] in ("base", "method") or path.parent.name == "papers":  # those say all that the papers say
+        if leaf[0] in ("base", "method") or path.parent.name == "papers":  # these contain all settings of the papers
             continue
         less = copy.deepcopy(values)
         part = less
@@ -186,7 +186,7 @@ def test_bases_below_overrides_above(write):
     assert "b.yaml:1" in origin["lr"]
     assert "--set train.warmup=4" in origin["warmup"]
     assert "# default" in origin["gradient_clip"]
-    # another method does not inherit the options of the old one
+    # another method does not inherit the options of the previous one
     other = load_config(path, ["method=unet"])
     assert "features" not in other.settings.model
     # a length in epochs takes the place of one in steps

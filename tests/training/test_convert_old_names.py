@@ -1,4 +1,4 @@
-"""`scripts/convert_old_names.py`: files of before the rename load again, and a run of then resumes bit for bit."""
+"""Test `scripts/convert_old_names.py`: old files load after conversion, and an old run resumes bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resumable states that are none: nothing in them runs, and what they are is said."""
+"""Test invalid states: nothing in them is executed, and the error names the cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run can be stopped at any moment, goes on bit for bit, and leaves what it promises."""
+"""Test that a run can be stopped at any time, resumes bit for bit, and writes its outputs."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_killed_at_random_moments(config, tmp_path):
             _, told = process.communicate(timeout=60)
         if process.returncode == 0:  # it was quicker
             break
-        # Outside the command's own handlers, while Python starts or ends, a signal ends it as it ends any process.
+        # Outside the command's own handlers, while Python starts or ends, a signal ends the process as usual.
         assert process.returncode in (-number, 128 + number), told
         assert "Traceback" not in told
     finish(config, folder)
@@ -334,7 +334,7 @@ def test_accumulated_batches_are_one_large_batch(config, tmp_path):
         trainer = parts.Trainer(c, tmp_path, make_fabric(c.settings.train, "cpu"))
         trainer.advance(trainer.loader.batches(0))
         found.append(trainer.state())
-    # what decides over sizes is drawn for a batch; with one size there is nothing left to differ
+    # the size is drawn per batch; with one size, nothing else differs
     for name, weight in found[0]["model"].items():
         assert torch.allclose(weight, found[1]["model"][name], rtol=1e-4, atol=2e-6), name
 
