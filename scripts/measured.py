@@ -39,7 +39,7 @@ class Undersampled:
 
 
 def draw_mask(scan: Scan, family: str, rate: float, seed: int, size: int | None = None) -> np.ndarray:
-    """Draw a mask (y, x), by default with a calibration region of 40 % of the lines, at most 24, or 16 to 20 a side."""
+    """Draw a mask (y, x); the default calibration region has 40 % of the lines, at most 24, or 16 or 20 per side."""
     if size is None:
         size = min(24, round(scan.space_shape[-1] / rate * 0.4)) if family in LINES else 20 if rate < 12 else 16
     return make_mask(family, scan.space_shape, rate, calibration=size, seed=seed).mask

@@ -162,7 +162,7 @@ def test_errors_keep_their_type_and_write_nothing(full: Path, tmp_path: Path) ->
     run("make", "random", "--shape", "8x8", "-R", 2, "-o", tmp_path / "same.png")
     with pytest.raises(UsageError, match="is an input"):
         run("show", tmp_path / "same.png", "-o", tmp_path / "same.png")
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(InputError, match="does not match"):
         run("apply", full, "--mask", out, "-o", out.with_suffix(".h5"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full.h5", "m.npy", "same.png"]
 

@@ -42,7 +42,7 @@ def test_items_of_zeros_are_left_out_before_the_first_step(files, tmp_path):
     card = load_model(tmp_path / "run" / "last").card
     assert card["slices"]["train"] == 3
     assert card["files"][0]["items of nothing but zeros, left out"] == [1, 4]
-    assert any("left out" in n for n in card["notes"])
+    assert any("are excluded" in n for n in card["notes"])
 
 
 def test_items_are_excluded_by_name(files):
@@ -69,7 +69,7 @@ def test_slices_of_volumes_are_excluded_by_name(tmp_path):
 
 @pytest.mark.parametrize("entry", ["case.h5:5", "case.h5:0,3-9", "case.h5:3-1"])
 def test_items_that_are_not_there_are_named(entry):
-    with pytest.raises(UsageError, match="there are no items") as caught:
+    with pytest.raises(UsageError, match="do not exist") as caught:
         excluded_items(["case.h5"], 5, [entry])
     assert entry in caught.value.where
     assert "from 0 to 4" in caught.value.why

@@ -157,10 +157,10 @@ def test_a_mask_says_which_pixels_count(prediction, truth, tmp_path):
     assert none.mean["ssim"] is None
     assert "zero" in none.rows()[0]["reason"]
     np.save(tmp_path / "wrong.npy", mask[:, 1:])
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(InputError, match="does not match"):
         evaluate(prediction, FULL, options=Options(mask=tmp_path / "wrong.npy"))
     np.save(tmp_path / "half.npy", mask * 0.5)
-    with pytest.raises(InputError, match="whole numbers"):
+    with pytest.raises(InputError, match="not integers"):
         evaluate(prediction, FULL, options=Options(mask=tmp_path / "half.npy"))
 
 

@@ -216,7 +216,7 @@ def test_what_is_missing_is_trained_within_the_budget_and_once(write, tmp_path):
     text += "  own: {train: tiny.yaml}\n  other: {train: tiny.yaml, overrides: model.features=6, steps: 1}\n"
     text += "  wild: {train: tiny.yaml, overrides: train.lr=1e30}\nbudget: {steps: 2}\ncompare: [[own, other]]\n"
     plan = load_study(write(text))
-    assert [n for n in plan.notes if "equally long: 1 steps, 2 steps" in n]
+    assert [n for n in plan.notes if "for different lengths: 1 steps, 2 steps" in n]
     assert dry_run(plan, tmp_path / "out")["to be trained"] == ["own", "other", "wild"]
     assert not (tmp_path / "out").exists()
     told = []
@@ -226,14 +226,14 @@ def test_what_is_missing_is_trained_within_the_budget_and_once(write, tmp_path):
     assert {f["method"] for f in done["failed"]} == {"wild"}
     assert "not a number" in done["failed"][0]["error"]["what"]
     assert [(d["a"], d["b"]) for d in done["differences"]] == [("own", "other")]
-    assert sum(t.startswith("trains") for t in told) == 3
+    assert sum(t.startswith("training ") for t in told) == 3
     model = json.loads((tmp_path / "out/images/lines-3x/own/phantom-100.h5.json").read_text())["model"]
     assert model["folder"] == by["own"]["model"]
     told.clear()
     before = times(tmp_path / "out")
     again = load_study(tmp_path / "study.yaml", ["methods.own.overrides=model.steps=1"])
     run_study(again, tmp_path / "out", tell=told.append)
-    assert [t.split(":")[0] for t in told if t.startswith("trains")] == ["trains own", "trains wild"]
+    assert [t.split(":")[0] for t in told if t.startswith("training ")] == ["training own", "training wild"]
     changed = {p.parts[1] for p, at in times(tmp_path / "out").items() if before.get(p) != at}
     assert changed == {"own"}
     assert len(list((tmp_path / "out/models").glob("own-*/best"))) == 2, "the run of before is kept"
@@ -342,7 +342,7 @@ def test_data_may_be_optional(write):
     text = SMALL.replace("masks:", '  more: {files: "$NOT_THERE/*.h5", optional: true}\nmasks:', 1)
     plan = load_study(write(text))
     assert len(plan.scans) == 2
-    assert "a part of more is left out" in plan.notes[0]
+    assert "part of more is omitted" in plan.notes[0]
     with pytest.raises(UsageError, match="no file matches"):
         load_study(write(text.replace(", optional: true", "")))
 
@@ -394,7 +394,7 @@ def test_the_studies_that_come_along_are_in_order(name, monkeypatch):
     # or no difference could be shown, however large
     assert len(pairs) * len(plan.masks) * 2.0 ** (1 - len(subjects)) < 0.05
     trained = [m for m in plan.methods if m.config is not None]
-    assert not [n for n in plan.notes if "trained here" in n], "they learn alike"
+    assert not [n for n in plan.notes if "for different lengths" in n or "does not train all" in n], "they learn alike"
     if name == "dc":
         plain = {m.name: m.config.plain() for m in trained}
         for a, b in pairs:

@@ -468,7 +468,7 @@ def test_a_mirrored_image_whose_coordinates_say_otherwise_is_named(tmp_path, bra
     turned = matrix.copy()
     turned[:3, :3] = Rotation.from_euler("z", 8, degrees=True).as_matrix() @ turned[:3, :3]
     found = evaluate(with_grid(tmp_path / "t.h5", brain, turned), reference)
-    assert any("turned by 8.0 degrees" in note for note in found.notes), found.notes
+    assert any("rotated by 8.0 degrees" in note for note in found.notes), found.notes
 
 
 def test_dicom_series_are_scored_as_files_and_in_folders(tmp_path, brain, capsys):

@@ -139,7 +139,7 @@ def test_what_cannot_be_compared_is_refused(batch):
     p, target = batch
     with pytest.raises(UsageError, match="no reference"):
         Loss(settings(l1=1.0), p, None, None, None)
-    with pytest.raises(UsageError, match="no k-space"):
+    with pytest.raises(UsageError, match="no reference k-space"):
         Loss(settings(ssdu=1.0), p, None, None, None)
     with pytest.raises(UsageError, match="no phase"):
         Loss(settings(l1=1.0, compare="complex"), p, target, None, None)(target.abs())

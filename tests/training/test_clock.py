@@ -92,7 +92,7 @@ def test_validation_is_cut_to_the_time(config, tmp_path, now):
     told = []
     folder = tmp_path / "run"
     training.train(load_config(config, ["train.minutes=2.5"]), folder, tell=told.append)
-    assert any("validates with 1 of 2 items" in t for t in told)
+    assert any("validating with 1 of 2 items" in t for t in told)
     assert load_model(folder / "last").card["validation"]["items"] == 1
     assert last_state(folder)["items"] == 1
 

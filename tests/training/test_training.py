@@ -533,5 +533,5 @@ def test_a_run_starts_from_the_weights_of_another(straight, config, tmp_path):
     assert ours.card["started from"] == str(straight / "best")
     other = tmp_path / "other.yaml"
     other.write_text(begun.read_text().replace("features: 8", "features: 12"))
-    with pytest.raises(UsageError, match="do not fit"):
+    with pytest.raises(UsageError, match="do not match"):
         training.train(load_config(other), tmp_path / "other")
