@@ -126,9 +126,9 @@ class SampleLoader:
     def statistics(self) -> dict[str, float]:
         """Return the fraction of time spent waiting, the new samples per second, and the draws per sample."""
         seconds = time.perf_counter() - self._started
-        made = self.chunks_made * (self.sampler.factory.batch // self.ranks)
-        uses = self._samples_drawn / max(1, made)
-        return {"waited": self.seconds_waited / seconds, "fresh samples/s": made / seconds, "uses": uses}
+        samples = self.chunks_made * (self.sampler.factory.batch // self.ranks)
+        uses = self._samples_drawn / max(1, samples)
+        return {"waited": self.seconds_waited / seconds, "fresh samples/s": samples / seconds, "uses": uses}
 
     def batches(self, first: int) -> Iterator[Batch]:
         """Yield batches without end, starting with number ``first`` of the run.
@@ -146,11 +146,11 @@ class SampleLoader:
             source = self._make_chunks(self._sample_keys(chunk) for chunk in needed)
             try:
                 for chunk, use in self._draws(draw):
-                    begun = time.perf_counter()
+                    start = time.perf_counter()
                     batch = self._augmented(self._cached_chunk(chunk, source), chunk, use)
                     if use == self.buffer.draws_per_sample - 1:
                         del self._cached[chunk]
-                    self.seconds_waited += time.perf_counter() - begun
+                    self.seconds_waited += time.perf_counter() - start
                     draw, first_part = self._position
                     for part in range(first_part, per_chunk):
                         self._samples_drawn += share

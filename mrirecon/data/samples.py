@@ -472,8 +472,8 @@ def _espirit(y: Tensor, masks: Sequence[np.ndarray]) -> CoilMaps:
     parts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
     for members in _group(tuple(side.stop - side.start for side in box) for box in boxes):
         regions = torch.stack([y[i][(slice(None), *boxes[i])] for i in members])
-        found = espirit(regions, (y.shape[-2], y.shape[-1]), kernel=KERNEL, crop=0)
-        parts |= zip(members, zip(found.maps, found.values, found.spectrum, strict=True), strict=True)
+        result = espirit(regions, (y.shape[-2], y.shape[-1]), kernel=KERNEL, crop=0)
+        parts |= zip(members, zip(result.maps, result.values, result.spectrum, strict=True), strict=True)
     ordered = zip(*(parts[i] for i in range(len(masks))), strict=True)
     return CoilMaps(*(torch.stack(part) for part in ordered))
 

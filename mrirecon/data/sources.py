@@ -139,10 +139,10 @@ def expand(
         named, (text, sign, part) = text, os.path.expandvars(text).partition("#")
         _check_pattern(text, named, key)
         places = (Path(text).expanduser(), folder / Path(text).expanduser())
-        found = next((m for p in places if (m := matches(p))), [])
-        if not found:
+        matched = next((m for p in places if (m := matches(p))), [])
+        if not matched:
             raise _no_match_error(named, text, folder, key, [*given, *beside])
-        files += [f"{path}{sign}{part}" for path in found]
+        files += [f"{path}{sign}{part}" for path in matched]
     return [f for f in dict.fromkeys(files) if not any(fnmatch.fnmatch(Path(f).name, e) for e in exclude)]
 
 
@@ -204,9 +204,9 @@ def matches(path: str | Path) -> list[str]:
 
 def subject_of(text: str, expression: str) -> str:
     """Return the subject of a file: the first group that the expression matches in its name, or the whole name."""
-    found = re.search(expression, text)
+    match = re.search(expression, text)
     name = re.sub(r"\.(nii\.gz|nii|img|npz|npy|h5|hdf5|cfl|dat|mat)", "", text)
-    return next((g for g in found.groups() if g), name) if found else name
+    return next((g for g in match.groups() if g), name) if match else name
 
 
 def check_subject_expression(expression: str, option: str, where: str | None = None) -> None:

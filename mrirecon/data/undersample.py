@@ -82,7 +82,7 @@ def undersample(
         lost += int((result.mask & ~acquired).sum())
         masks.append(result.mask & acquired)
         kspace.append(scan.kspace(item) * masks[-1])
-    kept = np.stack(masks)
+    retained = np.stack(masks)
     notes = list(first.notes)
     if empty:
         notes.append(f"no signal in {format_items(empty)}")
@@ -95,14 +95,14 @@ def undersample(
         path,
         np.stack(kspace).reshape(sizes),
         axes=",".join((*scan.layout.loops, "coil", *scan.space)),
-        mask=_stored(kept, scan),
+        mask=_stored(retained, scan),
         reference=reference,
         reference_name=scan.roles.reference if scan.format == "hdf5" and scan.roles.reference else "reference",
         attributes=scan.attributes,
         sidecar={"input": str(scan.path), "sha256": scan.sha256(), "mask": first.as_dict(), "per_slice": per_slice},
         inputs=scan.store.files,
     )
-    return Undersampled(written, achieved_acceleration(kept), first, tuple(notes))
+    return Undersampled(written, achieved_acceleration(retained), first, tuple(notes))
 
 
 def _stored(masks: np.ndarray, scan: Scan) -> np.ndarray:

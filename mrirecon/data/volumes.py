@@ -142,19 +142,19 @@ def prepare(name: str, values: Real, spacing: tuple[float, float, float]) -> Vol
         )
     peak = float(np.percentile(values, 99.9))
     if peak == 0:
-        raise InputError(f"{name} is empty", why="99.9 % of its voxels are zero", fix="leave it out")
+        raise InputError(f"{name} is empty", why="99.9 % of its voxels are zero", fix="remove it from the data")
     values = values / peak
     full = np.array([(s > 0.1).mean() for s in values]) >= EMPTY
     if not full.any():
-        raise InputError(f"{name} has no slice with an object", fix="leave it out")
+        raise InputError(f"{name} has no slice with an object", fix="remove it from the data")
     zeros = float((values == 0).mean())
-    kept = values[full]
-    support = measured_support(kept)
+    retained = values[full]
+    support = measured_support(retained)
     shape = tuple(
-        max(SMALLEST, 2 * round(n * s / 2)) if s < 1 else n for n, s in zip(kept.shape[1:], support, strict=True)
+        max(SMALLEST, 2 * round(n * s / 2)) if s < 1 else n for n, s in zip(retained.shape[1:], support, strict=True)
     )
-    cropped = np.stack([resample(image, (shape[0], shape[1])) for image in kept])
-    after = tuple(d * n / m for d, n, m in zip(spacing[1:], kept.shape[1:], shape, strict=True))
+    cropped = np.stack([resample(image, (shape[0], shape[1])) for image in retained])
+    after = tuple(d * n / m for d, n, m in zip(spacing[1:], retained.shape[1:], shape, strict=True))
     return Volume(
         name,
         np.clip(cropped, 0, 16).astype(np.float16),

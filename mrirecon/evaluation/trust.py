@@ -194,8 +194,8 @@ def null_space(problem: Problem, image: Tensor, ridge: float = RIDGE) -> Tensor:
     """Return the part (B, M, *space) of an image in the null space of a problem."""
     p = problem.prepared()
     epsilon = ridge * float(p.lipschitz.max())
-    seen = conjugate_gradient(lambda v: p.normal(v) + epsilon * v, p.normal(image), None, _STEPS)
-    return image - seen
+    in_range = conjugate_gradient(lambda v: p.normal(v) + epsilon * v, p.normal(image), None, _STEPS)
+    return image - in_range
 
 
 def hidden_samples(
@@ -222,14 +222,14 @@ def hidden_samples(
     hidden = choose_hidden_samples(mask, share, seed)
     if hidden is None:
         return None, None
-    kept = mask & ~hidden
-    seen = (kspace * kept).astype(np.complex64)
-    maps: ItemMaps = item_maps(scan, item, seen, kept)
+    remaining = mask & ~hidden
+    samples = (kspace * remaining).astype(np.complex64)
+    maps: ItemMaps = item_maps(scan, item, samples, remaining)
     truth = kspace[:, hidden]
     errors = []
     with torch.inference_mode():
-        problem, _, prior = build_problem(seen, kept, maps, use)
-        plain = build_problem(seen, kept, maps, "cropped").problem
+        problem, _, prior = build_problem(samples, remaining, maps, use)
+        plain = build_problem(samples, remaining, maps, "cropped").problem
         for p, x in ((problem, solve(problem, prior)), (plain, plain.adjoint)):
             predicted = p.encode(x)[0].numpy()[:, hidden]
             errors.append(float(np.linalg.norm(predicted - truth) / np.linalg.norm(truth)))

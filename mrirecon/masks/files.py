@@ -47,11 +47,11 @@ def load_mask(
     levels = np.unique(values) if values.size else np.zeros(0)
     one = 255 if path.suffix.lower() == ".png" else 1
     if not set(levels.tolist()) <= {0, one}:
-        strange = levels[(levels != 0) & (levels != one)]
+        invalid = levels[(levels != 0) & (levels != one)]
         raise InputError(
             f"a mask must contain only 0 and {one}",
             where=str(path),
-            why=f"{len(levels)} different values, such as {', '.join(f'{v:g}' for v in strange[:3])}",
+            why=f"{len(levels)} different values, such as {', '.join(f'{v:g}' for v in invalid[:3])}",
             fix="check that this is the mask, or threshold its values",
         )
     if not values.any():

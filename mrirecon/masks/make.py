@@ -208,9 +208,7 @@ def _check(family: str, shape: tuple[int, ...], acceleration: float | None, comp
         raise UsageError(f"compat={compat!r} is not known", fix=f"choose one of {', '.join(compats())}")
     if compat != "none" and compat not in FAMILIES[family].compat:
         having = ", ".join(name for name, one in FAMILIES.items() if compat in one.compat)
-        raise UsageError(
-            f"{compat} has no masks of the family {family}", fix=f"choose one of {having}, or leave compat out"
-        )
+        raise UsageError(f"{compat} has no masks of the family {family}", fix=f"choose one of {having}, or omit compat")
     if len(shape) not in (2, 3) or not all(n > 0 for n in shape):
         raise UsageError(
             "a mask needs two or three axes of at least one sample",

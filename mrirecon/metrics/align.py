@@ -24,22 +24,22 @@ def aligned(images: np.ndarray, grid: Grid, reference: Grid) -> tuple[np.ndarray
         The images, their new position, and notes; unchanged if a position is missing.
 
     """
-    mine, theirs = grid.matrix, reference.matrix
-    if mine is None or theirs is None:
+    affine, reference_affine = grid.matrix, reference.matrix
+    if affine is None or reference_affine is None:
         return images, grid, []
-    cosines = _directions(theirs).T @ _directions(mine)  # cosines between the axes (x, y, slice) of both
+    cosines = _directions(reference_affine).T @ _directions(affine)  # cosines between the axes (x, y, slice) of both
     target = np.abs(cosines).argmax(0)
     if sorted(target) != [0, 1, 2] or np.abs(cosines).max(0).min() < np.sqrt(0.5):
         return images, grid, []
     mirrored = [bool(cosines[target[a], a] < 0) for a in range(3)]
-    matrix = np.empty_like(mine)
-    matrix[3], matrix[:3, 3] = (0, 0, 0, 1), mine[:3, 3]
+    matrix = np.empty_like(affine)
+    matrix[3], matrix[:3, 3] = (0, 0, 0, 1), affine[:3, 3]
     for axis in range(3):
         length = images.shape[-1 - axis]
         sign = -1 if mirrored[axis] else 1
-        matrix[:3, target[axis]] = sign * mine[:3, axis]
+        matrix[:3, target[axis]] = sign * affine[:3, axis]
         if mirrored[axis]:
-            matrix[:3, 3] += (length - 1) * mine[:3, axis]
+            matrix[:3, 3] += (length - 1) * affine[:3, axis]
     # numpy's last axis is x: axis a of the matrix is axis -1 - a of the array.
     lead = images.ndim - 3
     order = [lead + 2 - int(np.flatnonzero(target == 2 - position)[0]) for position in range(3)]
@@ -80,14 +80,16 @@ def apart(shape: tuple[int, ...], grid: Grid, reference: Grid) -> list[str]:
         reference: position of the reference.
 
     """
-    mine, theirs = grid.matrix, reference.matrix
-    if mine is None or theirs is None:
+    affine, reference_affine = grid.matrix, reference.matrix
+    if affine is None or reference_affine is None:
         return []
     corners = np.array([[x, y, z, 1] for x in (0, shape[2] - 1) for y in (0, shape[1] - 1) for z in (0, shape[0] - 1)])
-    distance = float(np.linalg.norm(((mine - theirs) @ corners.T)[:3], axis=0).max())
+    distance = float(np.linalg.norm(((affine - reference_affine) @ corners.T)[:3], axis=0).max())
     if distance <= _APART * min(float(s) for s in reference.spacing if s):
         return []
-    turn = np.degrees(np.arccos(np.clip((np.trace(_directions(theirs).T @ _directions(mine)) - 1) / 2, -1, 1)))
+    turn = np.degrees(
+        np.arccos(np.clip((np.trace(_directions(reference_affine).T @ _directions(affine)) - 1) / 2, -1, 1))
+    )
     how = f", rotated by {turn:.1f} degrees" if turn > 0.1 else ""
     return [f"by their coordinates, both differ by up to {distance:.3g} mm{how}; they were compared voxel by voxel"]
 

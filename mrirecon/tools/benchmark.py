@@ -83,8 +83,8 @@ class _Scan:
     def maps(self) -> ItemMaps:
         """Estimate the coil maps."""
         region = torch.from_numpy(np.ascontiguousarray(self.kspace[(slice(None), *self.box)]))[None]
-        found = espirit(region, self.mask.shape, crop=0)
-        return ItemMaps(found.maps, "ESPIRiT", values=found.values)
+        result = espirit(region, self.mask.shape, crop=0)
+        return ItemMaps(result.maps, "ESPIRiT", values=result.values)
 
     def error(self, image: np.ndarray) -> float:
         """Return the NRMSE inside the object after a least-squares scale."""
@@ -190,14 +190,16 @@ def _theirs(case: Case, scan: _Scan) -> Callable[[float], str]:
 
 
 def _simulate(case: Case, size: int, coils: int, threads: int, folder: Path) -> _Scan:
-    made = simulate_kspace(phantom((size, size), 1, 1), coils, 30.0, 1)
+    simulated = simulate_kspace(phantom((size, size), 1, 1), coils, 30.0, 1)
     if case == "wavelet2d":
         mask = make_mask("poisson", (size, size), 8, calibration=24, seed=1).mask
     else:
         mask = make_mask("equispaced", (size, size), 4, calibration=24, seed=1).mask
-    kspace = np.ascontiguousarray(made.kspace[0] * mask, dtype=np.complex64)
+    kspace = np.ascontiguousarray(simulated.kspace[0] * mask, dtype=np.complex64)
     # With maps normalized over the coils, the image contains the length of the true maps.
-    truth = np.abs(made.image).reshape(size, size) * np.linalg.norm(made.maps.reshape(coils, size, size), axis=0)
+    truth = np.abs(simulated.image).reshape(size, size) * np.linalg.norm(
+        simulated.maps.reshape(coils, size, size), axis=0
+    )
     return _Scan(kspace, mask, truth, threads, folder)
 
 

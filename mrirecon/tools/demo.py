@@ -60,14 +60,14 @@ def demo(out: Path, samples: Path | None = None, *, progress: Progress | None = 
         start = time.perf_counter()
         result = reconstruct(twin, method=method, progress=progress)
         seconds = time.perf_counter() - start
-        found = scores(result.images, reference)
-        mean = mean_score(found)
+        metrics = scores(result.images, reference)
+        mean = mean_score(metrics)
         file = out / f"{method}.h5"
         write_image(file, result.images, sidecar=_sidecar(twin, result), inputs=[folder / FULL, folder / UNDERSAMPLED])
         rows.append({"method": method, **{name: getattr(mean, name) for name in score_metrics()}})
         rows[-1] |= {"seconds": seconds, "file": str(file)}
         item = len(reference) // 2
-        shown.append(np.abs(result.images[item]) * (found[item].scale or 0))
+        shown.append(np.abs(result.images[item]) * (metrics[item].scale or 0))
     _draw_picture(out / PICTURE, twin, reference, rows, shown)
     return rows
 
@@ -75,11 +75,11 @@ def demo(out: Path, samples: Path | None = None, *, progress: Progress | None = 
 def _simulate(out: Path, seed: int = 1) -> Path:
     """Write a simulated scan of the phantom and its undersampled version into ``out``, instead of data_samples/."""
     shape, coils = (176, 144), 8
-    made = simulate_kspace(2e-4 * phantom((264, 216), 3, seed), coils, 35.0, seed, shape=shape, spacing=0.12)
+    simulated = simulate_kspace(2e-4 * phantom((264, 216), 3, seed), coils, 35.0, seed, shape=shape, spacing=0.12)
     mask = make_mask("random", shape, 4, calibration=20, seed=seed, name="phantom").mask[0]
     about: dict[str, str | bool] = {"simulated": True, "source": "mrirecon.data.phantom", "acquisition": "AXT1"}
-    write_kspace(out / FULL, made.kspace, attributes=about)
-    write_kspace(out / UNDERSAMPLED, np.where(mask, made.kspace, 0), mask=mask, attributes=about)
+    write_kspace(out / FULL, simulated.kspace, attributes=about)
+    write_kspace(out / UNDERSAMPLED, np.where(mask, simulated.kspace, 0), mask=mask, attributes=about)
     return out
 
 

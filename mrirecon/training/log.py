@@ -54,9 +54,11 @@ class Log:
             return
         if self.path.is_file():
             lines = [] if new else self.path.read_text(encoding="utf-8").splitlines()
-            kept = [x for x in lines if _step(x) < step or (_step(x) == step and (validated or "validation" not in x))]
+            retained = [
+                x for x in lines if _step(x) < step or (_step(x) == step and (validated or "validation" not in x))
+            ]
             with atomic_path(self.path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+                temporary.write_text("".join(line + "\n" for line in retained), encoding="utf-8")
         self.write({"step": step, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command})
 
     def write(self, line: Mapping[str, object]) -> None:

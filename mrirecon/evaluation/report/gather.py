@@ -342,12 +342,12 @@ class _CaseReader:
 
     def _find_scan(self) -> Scan | None:
         """Return the undersampled scan of the images, if it exists and is unchanged."""
-        made = {method: i for method, i in self.images.items() if i.scan is not None}
-        method, image = next(iter(made.items()), ("", None))
+        with_scan = {method: i for method, i in self.images.items() if i.scan is not None}
+        method, image = next(iter(with_scan.items()), ("", None))
         path = self.scan or (image.scan if image is not None else None)
         if path is None:
             return None
-        different = len({(i.scan_hash, i.mask) for i in made.values()})
+        different = len({(i.scan_hash, i.mask) for i in with_scan.values()})
         if different > 1:
             self.notes.append(
                 f"the images come from {different} different scans or masks; the one of {method} is shown"

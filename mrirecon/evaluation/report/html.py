@@ -1,7 +1,7 @@
 """Write a report as one HTML file with scores, pictures and settings.
 
-    found = compare(images, truth, prediction="scan.h5", reference="full.h5", kind="images")
-    case = Case("scan", [Result("cs", images, found)], truth, "images")
+    evaluation = compare(images, truth, prediction="scan.h5", reference="full.h5", kind="images")
+    case = Case("scan", [Result("cs", images, evaluation)], truth, "images")
     write_report("report.html", [case], About("My study"))
 
 The file contains pictures, styles and script, and loads nothing from elsewhere. Its content security policy allows this

@@ -275,7 +275,7 @@ def _plan_method(name: str, m: MethodSetting, settings: StudySettings, path: Pat
         )
     resolve(m.method, m.options)
     if m.lam is not None and not find_method(m.method).has_weight:
-        raise UsageError(f"method {m.method!r} has no regularization weight", fix="leave lam out")
+        raise UsageError(f"method {m.method!r} has no regularization weight", fix="omit lam")
     given = ", ".join(f"{k}={v}" for k, v in (m.options | ({} if m.lam is None else {"lam": m.lam})).items())
     return PlannedMethod(name, f"{m.method}{f' ({given})' if given else ''}", m.method, dict(m.options), m.lam)
 
