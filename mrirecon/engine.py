@@ -2,8 +2,8 @@
 
     state = step.init(p);  state = step(state, p) ...;  image = step.image(state, p)
 
-`Step` is one iteration, `Unrolled` repeats steps, and `Reconstructor` adds what all methods share: it scales the data,
-makes the first image, iterates, and undoes the scale.
+`Step` is one iteration, and `Unrolled` repeats steps. `Reconstructor` has the parts that all methods share: it scales
+the data, computes the initial image, iterates, and undoes the scale.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ScaleRule = Literal["percentile", "none"]
 Phase = Literal["kept", "removed"]
 Memory = Literal["store", "checkpoint", "invert"]
 Precision = Literal["float32", "bfloat16"]
-# Makes the image (B, M, *space) that a method starts from. A problem with an `initial_image` starts near its solution.
+# Computes the initial image (B, M, *space) of a method. A problem with an `initial_image` starts near its solution.
 StartImage = Callable[[Problem, Prior | None], Tensor]
 S = TypeVar("S")  # the state of a step: a tensor, or a named tuple of tensors with the batch first
 
@@ -37,8 +37,8 @@ class Step(nn.Module, Generic[S], ABC):
     """Define one iteration of a method: the first state, the next state, and the image of a state.
 
     Attributes:
-        needs_cartesian: whether the step reads the samples or the mask (``p.y``, ``p.mask``, ``p.A``), which requires
-            Cartesian k-space. Other steps read ``adjoint``, ``normal``, ``gradient``, ``lipschitz``, ``encode`` and
+        needs_cartesian: whether the step uses the samples or the mask (``p.y``, ``p.mask``, ``p.A``), which requires
+            Cartesian k-space. Other steps use ``adjoint``, ``normal``, ``gradient``, ``lipschitz``, ``encode`` and
             ``initial_image`` only.
         takes_initial_image: whether the step starts from the problem's initial image.
         magnitude: whether the image is a magnitude, without phase.
@@ -54,7 +54,7 @@ class Step(nn.Module, Generic[S], ABC):
         """Return the first state."""
 
     def enter(self, previous: S, p: Problem) -> S:
-        """Return the first state of this block when the block before it ended in ``previous``."""
+        """Return the first state of this block, given the last state ``previous`` of the block before."""
         return previous
 
     @abstractmethod
@@ -74,16 +74,16 @@ class Step(nn.Module, Generic[S], ABC):
         return None
 
     def zero_init_output(self) -> None:
-        """Initialize networks that add to the state such that they add nothing before training."""
+        """Initialize networks that add to the state so that they add nothing before training."""
 
 
 @dataclass(frozen=True)
 class Schedule(Generic[S]):
-    """List the steps of a method; a function registered with `mrirecon.methods.registry.register` returns it.
+    """List the steps of a method, as returned by functions registered with `mrirecon.methods.registry.register`.
 
     Attributes:
         blocks, repeats, tolerance: see `Unrolled`.
-        prepare: completes the problem before the iteration, for example with coil maps from a network.
+        prepare: function that completes the problem before the iteration, for example with coil maps from a network.
 
     """
 
@@ -94,15 +94,15 @@ class Schedule(Generic[S]):
 
 
 class Outcome(NamedTuple):
-    """Hold the state after a step, and how far each item of the batch has come."""
+    """Hold the state after a step, and the progress of each item of the batch."""
 
-    state: Any  # of the step that ran last
-    iterations: Tensor  # (B,) steps taken
+    state: Any  # state after the last step
+    iterations: Tensor  # (B,) number of steps
     change: Tensor  # (B,) relative change at the last step; NaN without a stopping rule
     converged: Tensor  # (B,) whether the change fell below the tolerance
 
     def reasons(self, tolerance: float | Tensor) -> list[str]:
-        """Return one sentence for each item: why its iteration ended."""
+        """Return one sentence per item with the reason why its iteration ended."""
         limits = torch.as_tensor(tolerance).expand(len(self.iterations))
         columns = (v.tolist() for v in (self.iterations, self.change, self.converged, limits))
         return [_reason(*row) for row in zip(*columns, strict=True)]
@@ -117,17 +117,17 @@ def _reason(count: int, change: float, converged: bool, tolerance: float) -> str
 
 
 class Unrolled(nn.Module):
-    """Apply each block ``repeats`` times. 1×T is a classical or recurrent method, K×1 a cascade, C×T a CIRIM.
+    """Apply each block ``repeats`` times: 1×T for classical and recurrent methods, K×1 for cascades, C×T for CIRIM.
 
     Args:
-        blocks: one step for each block.
-        repeats: how often each block is applied.
-        tolerance: an item stops when its relative change falls below this; one value, or one for each item (B,).
-            With 0, and while gradients are recorded, all steps run.
-        memory: how training limits its memory. ``store`` keeps what all steps need for the backward pass;
-            ``checkpoint`` keeps one state for each segment and repeats the steps; ``invert`` keeps the last state only
-            and computes the others back from it, for invertible steps.
-        segment: steps between two checkpoints.
+        blocks: one step per block.
+        repeats: number of applications of each block.
+        tolerance: an item stops when its relative change falls below this; one value, or one per item (B,). With 0, or
+            while gradients are recorded, all steps run.
+        memory: in training, ``store`` stores the values of all steps for the backward pass; ``checkpoint`` stores
+            one state per segment and repeats the steps; ``invert`` stores the last state only and recomputes the
+            others from it, for invertible steps.
+        segment: number of steps between two checkpoints.
 
     """
 
@@ -154,7 +154,7 @@ class Unrolled(nn.Module):
         return self._steps[-1].image(state, p)
 
     def solve(self, p: Problem) -> Outcome:
-        """Run to the end: until every item meets the tolerance, or through the whole schedule."""
+        """Run all steps, or stop when every item meets the tolerance; return the outcome."""
         for _, latest in self.iterates(p):
             outcome = latest
         return outcome
@@ -162,8 +162,8 @@ class Unrolled(nn.Module):
     def iterates(self, p: Problem) -> Iterator[tuple[Step[Any], Outcome]]:
         """Yield (step, outcome) after every step, until every item meets the tolerance.
 
-        An item that has converged keeps its state while others go on, so that its result does not depend on the batch.
-        While gradients are recorded with ``memory="invert"``, only the last step is yielded.
+        A converged item keeps its state while others continue, so that its result does not depend on the batch. While
+        gradients are recorded with ``memory="invert"``, only the last step is yielded.
         """
         p = p.prepared()
         batch, device = p.adjoint.shape[0], p.adjoint.device
@@ -243,7 +243,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Normalized:
-    """Hold the problem that the engine solves for u, and the transforms of the image x = s φ u."""
+    """Hold the problem for u that the engine solves, and the transforms of the image x = s φ u."""
 
     problem: Problem
     scale: Scale
@@ -254,23 +254,23 @@ class Normalized:
         return self.scale.undo(u if self.phase is None else self.phase.undo(u))
 
     def explain(self, reasons: list[str]) -> list[str]:
-        """Return why the iteration of each item ended, with what else there is to say of its image."""
+        """Return the reason why the iteration of each item ended, with further information on its image."""
         return reasons
 
 
 class Reconstructor(nn.Module):
-    """Reconstruct images: divide the data by one number, prepare the maps, iterate, undo the scale.
+    """Reconstruct images: scale the data, prepare the maps, iterate, undo the scale.
 
     Args:
-        engine: the iteration.
-        prepare: completes the scaled problem, for example with coil maps from a network.
-        scale: ``percentile`` divides by the 99th percentile of |Aᴴy|, so that a regularization weight or a network
-            means the same on every scanner. The magnitudes of several sets of maps are combined first. ``none`` is for
-            weights that were trained in the unit of the data.
-        start: makes the image that a learned method refines in place of the zero-filled one, without gradients. A
-            problem that has an ``initial_image`` is refined from that image.
-        phase: ``removed`` moves the smooth phase of the first image into the maps, so that a network sees a nearly
-            real image on every scanner and at every echo time (`mrirecon.physics.transforms.SmoothPhase`).
+        engine: iteration.
+        prepare: function that completes the scaled problem, for example with coil maps from a network.
+        scale: ``percentile`` divides by the 99th percentile of |Aᴴy|, so that a regularization weight or a network is
+            independent of the scanner. The magnitudes of several sets of maps are combined first. ``none`` is for
+            weights trained in the unit of the data.
+        start: function that computes the initial image of a learned method without gradients; by default, the
+            zero-filled image. If the problem has an ``initial_image``, it is used instead.
+        phase: ``removed`` moves the smooth phase of the initial image into the maps, so that the input of a network is
+            nearly real for every scanner and echo time (`mrirecon.physics.transforms.SmoothPhase`).
 
     """
 
@@ -290,16 +290,16 @@ class Reconstructor(nn.Module):
 
     @property
     def precision(self) -> Precision:
-        """Return the type that networks compute in; a setting of the run, not an option of the method.
+        """Return the data type of the networks, which is a setting of the run, not an option of the method.
 
-        ``bfloat16`` casts the inputs and weights of networks only: physics stays in complex64, and the stored weights
-        and their gradients in float32.
+        ``bfloat16`` applies to the inputs and weights of networks only: physics is computed in complex64, and the
+        stored weights and their gradients are float32.
         """
         return self._precision
 
     @precision.setter
     def precision(self, value: Precision) -> None:
-        """Set the type in every module that calls a network."""
+        """Set the data type in every module that calls a network."""
         self._precision = value
         for module in self.modules():
             if isinstance(module, RunsNetwork):
@@ -307,7 +307,7 @@ class Reconstructor(nn.Module):
 
     @property
     def needs_cartesian(self) -> bool:
-        """Return whether a part reads the samples or the mask, as what makes a first image does."""
+        """Return whether a part uses the samples or the mask, as the computation of an initial image does."""
         parts = (module for module in self.modules() if module is not self)
         return self.start is not None or any(getattr(module, "needs_cartesian", False) for module in parts)
 
@@ -316,32 +316,32 @@ class Reconstructor(nn.Module):
         return self.run(p, prior=prior).image
 
     def run(self, p: Problem, *, prior: Prior | None = None, consume: bool = False) -> Result:
-        """Reconstruct, and say why each item stopped; see `normalize` for ``prior`` and ``consume``."""
+        """Reconstruct, and return why each item stopped; see `normalize` for ``prior`` and ``consume``."""
         n = self.begin(p, prior, consume)
         outcome = self.engine.solve(n.problem)
         image = n.undo(self.engine.image(outcome.state, n.problem))
         return Result(image, outcome.iterations, n.explain(outcome.reasons(self.engine.tolerance)))
 
     def images(self, p: Problem, *, prior: Prior | None = None) -> Iterator[Tensor]:
-        """Yield the image (B, M, *space) after every step, in the scale of the data; the last is that of `run`."""
+        """Yield the image (B, M, *space) after every step, in the scale of the data; the last is the image of `run`."""
         n = self.begin(p, prior)
         for step, outcome in self.engine.iterates(n.problem):
             yield n.undo(step.image(outcome.state, n.problem))
 
     def begin(self, p: Problem, prior: Prior | None = None, consume: bool = False) -> Normalized:
-        """Return the problem that the engine solves, and how its image becomes the result."""
+        """Return the problem for the engine, with the transforms from its image to the result."""
         return self.normalize(p, prior=prior, consume=consume)
 
     def normalize(
         self, p: Problem, *, prior: Prior | None = None, consume: bool = False, warm: bool = False
     ) -> Normalized:
-        """Return the problem that the engine solves: at unit scale, prepared, with its first image.
+        """Return the problem for the engine: at unit scale, prepared, with the initial image.
 
         Args:
-            p: the problem.
-            prior: where signal is expected, for a first image whose solver is regularized.
+            p: problem.
+            prior: expected signal, for the regularized solver of an initial image.
             consume: divide k-space in place; see `mrirecon.physics.transforms.Scale`.
-            warm: solve for the first image from the problem's ``initial_image``, which is only near it.
+            warm: compute the initial image iteratively from the problem's ``initial_image``, which is only near it.
 
         Raises:
             SignalError: the zero-filled image of an item is zero or not a number.
@@ -354,7 +354,7 @@ class Reconstructor(nn.Module):
         q = (q if self.prepare is None else self.prepare(q)).prepared()
         with torch.no_grad():
             if self.start is not None and (q.initial_image is None or warm):
-                # The prior belongs to the given maps, not to those of a network.
+                # The prior belongs to the given maps, not to maps from a network.
                 q = replace(q, initial_image=self.start(q, None if self.prepare is not None else prior))
             phase = SmoothPhase(smooth_phase(q.starting_image, q.axes)) if self.phase == "removed" else None
         # With gradients: the maps may come from a network.

@@ -1,7 +1,7 @@
-"""The errors that a user can cause: what happened, where, why, and what to do.
+"""Define the errors that a user can cause: what happened, where, why, and what to do.
 
-The library raises them, and the command line turns them into a message and an exit code. Any other exception is a bug
-of mrirecon, with exit code 1.
+The library raises these errors, and the command line converts them to a message and an exit code. Any other exception
+is a bug in mrirecon, with exit code 1.
 """
 
 from __future__ import annotations
@@ -49,25 +49,25 @@ class UsageError(MriReconError):
 
 
 class InputError(MriReconError):
-    """Report a file or an array that cannot be used (exit 3)."""
+    """Report an unusable file or array (exit 3)."""
 
     code, exit_code = "MRI-E-INPUT", 3
 
 
 class BusyError(InputError):
-    """Report a file that another program is writing (exit 3); a batch tries it again later."""
+    """Report a file that another program is writing (exit 3); a batch retries it later."""
 
     code = "MRI-E-BUSY"
 
 
 class SignalError(InputError):
-    """Report k-space without signal, or with values that are not numbers (exit 3)."""
+    """Report k-space without signal, or with NaN or infinity (exit 3)."""
 
     code = "MRI-E-SIGNAL"
 
 
 class NoSignalError(SignalError):
-    """Report k-space that is zero everywhere (exit 3); in a scan of several items, the image of that item is zero."""
+    """Report k-space that is zero everywhere (exit 3); in a scan of several items, this item's image is zero."""
 
 
 class CalibrationError(InputError):
@@ -77,7 +77,7 @@ class CalibrationError(InputError):
 
 
 class PartialFailure(MriReconError):
-    """Report that some items of a batch failed, and the others are done (exit 4)."""
+    """Report that some items of a batch failed and the others succeeded (exit 4)."""
 
     code, exit_code = "MRI-E-PARTIAL", 4
 
@@ -106,29 +106,34 @@ def as_known(error: Exception) -> MriReconError | None:
         return error
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error).lower()):
         fix = "reconstruct fewer or smaller slices at a time, or use a machine with more memory"
-        return ResourceError("memory ran out", why=str(error).splitlines()[0] if str(error) else None, fix=fix)
+        return ResourceError("out of memory", why=str(error).splitlines()[0] if str(error) else None, fix=fix)
     if isinstance(error, OSError):
         name = str(error.filename) if error.filename else None
         if error.errno in _FULL:
             return ResourceError(
-                "disk or memory ran out", where=name, why=error.strerror, fix="free some, and try again"
+                "the disk or the memory is full",
+                where=name,
+                why=error.strerror,
+                fix="free disk space or memory, and try again",
             )
-        return InputError("a file cannot be used", where=name, why=error.strerror or str(error), fix="check the path")
+        return InputError(
+            "a file cannot be accessed", where=name, why=error.strerror or str(error), fix="check the path"
+        )
     return None
 
 
 def as_project_error(error: Exception) -> MriReconError:
-    """Return any error as an error of this module; one that is not known is reported as a bug."""
+    """Convert any error to an error of this module; an unknown error is reported as a bug."""
     return as_known(error) or MriReconError(
-        "an unexpected error, which is a fault of mrirecon",
+        "unexpected error, a bug in mrirecon",
         why=f"{type(error).__name__}: {error}",
-        fix="run it again with --traceback, and report the output",
+        fix="run the command again with --traceback, and report the output",
     )
 
 
 class Stopped(BaseException):
-    """Stop because of a signal: clean up temporary files, and exit with 128 plus the number of the signal."""
+    """Report a signal that stopped the program: exit code 128 plus the number of the signal."""
 
-    def __init__(self, number: int, message: str = "no incomplete file remains") -> None:
+    def __init__(self, number: int, message: str = "no incomplete files remain") -> None:
         super().__init__(message)
         self.number = number

@@ -7,8 +7,8 @@ Cases: inference (CIRIM 8×8×64, 8 coils 320²), step (CIRIM 5×8×64, 8 coils 
 shipped model on the scan in data_samples); all by default. For ATOMMIC's source see compare_networks.py.
 
 In each round every variant runs once. Prints the medians over the rounds, and the medians of the ratios to the last
-variant of each case. ``cpu`` is the share of the threads' time that this process had: much less than 100 % means that
-other programs were running, and that the time is worthless.
+variant of each case. ``cpu`` is the fraction of the threads' time that this process used: far below 100 %, other
+programs were running, and the times are invalid.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    keep_freed_memory()  # as `mrirecon train` does, for all of them alike
+    keep_freed_memory()  # as in `mrirecon train`, equal for all variants
     print(f"bfloat16 pays here: {bfloat16_unit(torch.device('cpu')) or 'no'}; {options.threads} threads", flush=True)
     for case in options.cases or CASES:
         if case == "accuracy":
@@ -138,7 +138,7 @@ def _difference(model: Reconstructor, p: Problem) -> None:
 
 
 def _peer(source: Path | None, rounds: int) -> None:
-    """Compare a training step with ATOMMIC's of the same size; ours also without checkpoints."""
+    """Compare a training step with an equal step of ATOMMIC; ours also without checkpoints."""
     p = make_problem(320)
     variants: Variants = {}
     for precision in ("bfloat16", "float32"):

@@ -1,10 +1,10 @@
-"""Time how many training samples a second are made, and how long each part takes.
+"""Measure the number of training samples per second, and the time of each part.
 
     python scripts/benchmark_pipeline.py [VOLUMES...] [--device cuda] [--threads 1] [--coils 8] [--size 160]
 
 A sample is an undersampled multi-coil slice with ESPIRiT maps of its own calibration region, its reference, and an
-initial image by compressed sensing; slices come from phantoms or the volumes given. With --threads 1 on a CPU the
-result is that of one core. Prints seconds a sample, medians of rounds without the first, which fills caches.
+initial image by compressed sensing; slices come from phantoms or the given volumes. With --threads 1 on a CPU, the
+result is for one core. Prints seconds per sample: medians over rounds without the first, which fills caches.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FAMILIES: tuple[Family, ...] = ("random", "equispaced", "gaussian1d", "gaussian2
 
 
 def main() -> None:
-    """Print a row for each part, and samples a second."""
+    """Print a row for each part, and the samples per second."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("volumes", nargs="*", default=["phantom:0", "phantom:1"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

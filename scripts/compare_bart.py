@@ -1,10 +1,10 @@
-"""Compare compressed sensing with BART's l1-wavelet `pics` on measured scans that are undersampled in retrospect.
+"""Compare compressed sensing with BART's l1-wavelet `pics` on retrospectively undersampled measured scans.
 
     python scripts/compare_bart.py FULL_SCAN... [--seed 1] [--lines 2,3,4] [--planes 4,8,12]
 
-Both get the same mask and calibration region, and are scored alike (SSIM, PSNR). Each takes its own best weight of a
-sweep (BART: seven weights, 60 iterations, its own ESPIRiT maps); ours is also scored at its default. Prints a row for
-each mask, then the mean and the worst difference. `bart` has to be on the PATH.
+Both use the same mask and calibration region and the same scores (SSIM, PSNR). Each uses its best weight of a sweep
+(BART: seven weights, 60 iterations, its own ESPIRiT maps); ours is also scored at its default. Prints a row for each
+mask, then the mean and the worst difference. `bart` must be on the PATH.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Compare trained models with compressed sensing on measured scans that are undersampled in retrospect.
+"""Compare trained models with compressed sensing on retrospectively undersampled measured scans.
 
     python scripts/compare_methods.py FULL_SCAN... [--models DIR...] [--seed 5] [--oracle]
 
-All get the same masks and coil maps, and are scored alike (SSIM, PSNR). cs has its default weight, and with --oracle
-also the best of a sweep, which no user can know. Without --models the shipped models are compared. Prints a row for
-each mask, then the mean, the worst difference from cs, and the share of masks won. Of prospective scans, 5 % of the
-samples outside the calibration region are held out, and the relative error of their prediction is printed.
+All methods use the same masks, coil maps and scores (SSIM, PSNR). cs uses its default weight, and with --oracle also
+the best weight of a sweep, which is unknown in practice. Without --models, the shipped models are compared. Prints a
+row for each mask, then the mean, the worst difference from cs, and the fraction of masks on which the model is better.
+For prospective scans, 5 % of the samples outside the calibration region are held out, and the relative error of their
+prediction is printed.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
             _predict(scan, models, options.seed)
             continue
         truth = sense_reference(scan)
-        # as in compare_bart.py: small matrices allow less
+        # as in compare_bart.py, because small matrices allow less
         rates = (2, 3, 4) if scan.space_shape[-1] <= 160 else (4, 6, 8)
         points = [(f, float(r)) for r in rates for f in LINES] + [(f, float(r)) for r in (4, 8, 12) for f in PLANES]
         for family, rate in points[:: options.every]:
@@ -81,7 +82,7 @@ def _point(
 
 
 def _predict(scan: Scan, models: list[TrainedModel], seed: int) -> None:
-    """Print how well held-out samples of a prospective scan are predicted."""
+    """Print the relative error of predicted held-out samples of a prospective scan."""
     kspace, mask = scan.kspace(0), scan.mask(0)
     held = choose_hidden_samples(mask, 0.05, seed)
     assert held is not None, "a scan for reconstruction has samples to spare"

@@ -2,9 +2,9 @@
 
     python scripts/compare_networks.py ATOMMIC_SOURCE [--rounds 5] [--size 320] [--coils 8] [--threads 2]
 
-Run it in the environment of the peers that tests/goldens/make_networks.py describes, with mrirecon installed in it
-(`peer/bin/pip install .`; no test tools needed). In each round both run once. Prints median seconds, the median of the
-ratios of the rounds, and the largest difference of the outputs relative to the network's own update.
+Run it in the environment described in tests/goldens/make_networks.py, with mrirecon installed (`peer/bin/pip install
+.`; no test tools needed). In each round, both run once. Prints median seconds, the median of the ratios of the rounds,
+and the largest difference of the outputs relative to the network's own update.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def make_problem(size: int, coils: int = 8) -> Problem:
-    """Return the problem of the scan that `tests.goldens.make_networks` draws, size × size."""
+    """Return the problem of the scan of `tests.goldens.make_networks`, size × size."""
     kspace, mask, maps = (t.float() for t in draw_scan((size, size), coils))
     full = mask[..., 0].expand(1, 1, size, size).contiguous()
     return Problem(torch.view_as_complex(kspace), full, torch.view_as_complex(maps).unsqueeze(1))
@@ -97,7 +97,7 @@ def _compare(name: str, ours: Callable[[], Tensor], theirs: Callable[[], Tensor]
 
 
 def _with_drawn_weights(model: nn.Module, renames: list[tuple[str, str]] | None = None) -> nn.Module:
-    """Draw the weights by the peer's names, so that both have the same."""
+    """Draw weights by the peer's names, so that both networks have equal weights."""
     named = {}
     for name, parameter in model.named_parameters():
         for ours, theirs in renames or []:
@@ -105,7 +105,7 @@ def _with_drawn_weights(model: nn.Module, renames: list[tuple[str, str]] | None 
         named[name] = parameter
     draw_weights(named)
     with torch.no_grad():
-        # Small enough that 64 recurrent steps stay finite.
+        # Small enough to keep 64 recurrent steps finite.
         for name, parameter in named.items():
             if not name.endswith("dc_weight"):
                 parameter.mul_(0.3)

@@ -2,17 +2,15 @@
 
     python scripts/compare_simulation.py SCAN... [--config configs/base/brain.yaml] [--items 40]
 
-Scans have to be fully sampled. Prints a row for each, and the 10th, 50th and 90th percentile of simulated samples:
-decay      slope of log amplitude over log frequency, 10 to 60 % of the band
-rim        amplitude in the outermost twentieth of the band, over what that slope lets expect
-snr        mean of the object in the combined image over the noise of an average coil
-rho        mean |correlation| of the noise of two coils, in the darkest corner of the image
-sigma      largest over smallest noise of a coil
-falloff    of a coil's share of the signal, 95th over 5th percentile inside the object, median over coils
-coils      effective number: (sum of eigenvalues)² / sum of squares, of the coils' covariance, over their number
-phase      mean |difference| of the phase of neighbouring pixels inside the object, in radians
-fast       rms of the phase φ inside the object without its smooth part (behind a Hann window over 64 samples)
-f32 f16 f8 spectrum of exp(iφ): rms around 1/32, 1/16 and 1/8 of a cycle a pixel
+Scans must be fully sampled. Prints a row for each scan, and the 10th, 50th and 90th percentile of simulated samples:
+decay      slope of log amplitude over log frequency, 10 to 60 % of the band rim        amplitude in the outermost
+twentieth of the band, over the amplitude expected from this slope snr        mean of the object in the combined image
+over the noise of an average coil rho        mean |correlation| of the noise of two coils, in the darkest corner of the
+image sigma      largest over smallest noise of a coil falloff    of a coil's share of the signal, 95th over 5th
+percentile inside the object, median over coils coils      effective number: (sum of eigenvalues)² / sum of squares, of
+the coils' covariance, over their number phase      mean |difference| of the phase of neighbouring pixels inside the
+object, in radians fast       rms of the phase φ inside the object without its smooth part (behind a Hann window over 64
+samples) f32 f16 f8 spectrum of exp(iφ): rms around 1/32, 1/16 and 1/8 of a cycle a pixel
 """
 
 from __future__ import annotations
@@ -76,7 +74,7 @@ def measures(kspace: Complex, maps: Complex) -> list[float]:
     amplitude = np.sqrt((np.abs(kspace) ** 2).sum(0))
     sigma = noise_deviation(kspace, np.ones(kspace.shape[1:], bool))
     radius = np.maximum(np.abs(y)[:, None], np.abs(x)[None, :])
-    # without the noise's power, so that what decays is the signal
+    # minus the noise power, to measure the decay of the signal
     clean = np.sqrt(np.maximum(amplitude**2 - (sigma**2).sum(), 0))
     edges = np.linspace(0.1, 1.0, 19)
     shells = np.array([clean[(radius >= a) & (radius < b)].mean() for a, b in pairwise(edges)])
@@ -106,8 +104,8 @@ def measures(kspace: Complex, maps: Complex) -> list[float]:
 def fast_phase(image: Complex, inside: npt.NDArray[np.bool_]) -> tuple[float, list[float]]:
     """Return the rms of the phase of an image (y, x) without its smooth part, in radians, and its spectrum.
 
-    The spectrum is that of exp(iφ) inside the object, φ what is left: the root of the power between half and twice each
-    of three frequencies, relative to that of all.
+    The spectrum is that of exp(iφ) inside the object, with φ the remaining phase: the square root of the power between
+    half and twice each of three frequencies, relative to the total power.
     """
     whole = torch.from_numpy(image)[None, None]
     left = torch.sgn(whole * smooth_phase(whole, (-2, -1)).conj())[0, 0].numpy()

@@ -2,9 +2,9 @@
 
     python scripts/convert_old_names.py my_model runs/mine configs/mine.yaml
 
-In a model's folder the options and the card are rewritten, and it is sealed again, if its seal was valid. In a run's
-folder ``config.yaml`` and the models are rewritten; states need no conversion, as they hold no names of options.
-Comments and layout of a YAML file stay. Converted files are left alone.
+In a model's folder, the options and the card are rewritten, and the folder is sealed again if its seal was valid. In a
+run's folder, ``config.yaml`` and the models are rewritten; states have no names of options and need no conversion.
+Comments and layout of YAML files are preserved. Converted files are not changed again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mrirecon.registries.renames import CARD_KEYS, KEYS, STUDY_KEYS, VALUES, new
 
 
 def main() -> None:
-    """Convert the files of the command line, and print what was changed."""
+    """Convert the files of the command line, and print the changes."""
     for name in sys.argv[1:]:
         path = Path(name)
         files = [path] if path.is_file() else [*sorted(path.rglob("*.yaml")), *sorted(path.rglob(CONFIG))]
@@ -33,7 +33,7 @@ def main() -> None:
 
 def _convert_model(folder: Path) -> bool:
     """Rewrite a model's options and card, and seal it again."""
-    about = describe_model(folder)  # refuses a folder that was changed since it was sealed
+    about = describe_model(folder)  # raises an error if the folder was changed after it was sealed
     old = json.dumps(about)
     options = about["options"]
     assert isinstance(options, dict), "describe_model checks it"
@@ -75,7 +75,7 @@ def _convert_yaml(path: Path) -> bool:
 
 
 def _method(root: yaml.Node) -> str:
-    """Return the method that a configuration names at its top, or an empty string."""
+    """Return the method at the top level of a configuration, or an empty string."""
     pairs = root.value if isinstance(root, yaml.MappingNode) else []
     return next((str(value.value) for key, value in pairs if key.value == "method"), "")
 
@@ -116,7 +116,7 @@ def _override(node: yaml.ScalarNode, path: tuple[str, ...], edits: list[tuple[in
 
 
 def _renamed(path: tuple[str, ...], method: str, value: object) -> tuple[str, object]:
-    """Return the present name and value of a key; the value as it was given where it has not changed."""
+    """Return the present name and value of a key; an unchanged value is returned as given."""
     if path[:-1] == ("model",):
         return new_option(method, path[-1], value)
     if len(path) == 4 and path[0] == "methods" and path[2] == "options":

@@ -1,11 +1,11 @@
-"""Find what limits the gain of a trained model over compressed sensing on a measured scan: noise, maps or phase.
+"""Find the limit of a model's gain over compressed sensing on a measured scan: noise, maps or phase.
 
     python scripts/explain_gain.py FULL_SCAN... [--model DIR] [--seed 5]
 
-Four versions of the scan are undersampled: as measured; made consistent (its SENSE image through its own maps, with
-white noise of the scan's strength); without noise; and with only the smooth part of its phase. A gain on the last that
-the others lack is lost to phase that varies faster than in training. Prints a row for each mask and version: SSIM and
-PSNR of compressed sensing, and the gains of the model, blended by held-out samples as in use, and alone.
+Four versions of the scan are undersampled: the measured scan; a consistent scan (its SENSE image encoded with its own
+maps, plus white noise of equal strength); the same without noise; and the same with only the smooth part of its phase.
+If only the last version has a gain, the phase varies faster than in training. Prints a row for each mask and version:
+SSIM and PSNR of compressed sensing, and the gains of the model with and without blending.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _versions(scan: Scan, seed: int) -> dict[str, Tensor]:
-    """Return k-space (C, y, x) as measured, and with less of what models leave out."""
+    """Return k-space (C, y, x) as measured, and versions with fewer unmodelled effects."""
     kspace, full = scan.kspace(0), np.ones(scan.space_shape, dtype=bool)
     maps = item_maps(scan, 0, kspace, full)
     problem = build_problem(kspace, full, maps, "cropped").problem

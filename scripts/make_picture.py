@@ -3,7 +3,7 @@
     python scripts/make_picture.py FULL_SCAN -o docs/brain.png [--family gaussian1d] [--rate 4] [--seed 5]
 
 Prints SSIM, PSNR, NMSE and seconds of zero filling, compressed sensing and each shipped model. Seconds are medians of
-three runs of one slice, coil calibration included, on as many threads as torch takes.
+three runs of one slice, including coil calibration, with torch's number of threads.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _timed(model: Reconstructor | None, use: Use, scan: Scan, mask: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return the image and the median of three times; without a model, of `cs` at its weight for the noise."""
+    """Return the image and the median of three times; without a model, for `cs` with its weight from the noise."""
     kspace, seconds = scan.kspace(0), []
     for _ in range(3):
         start = time.perf_counter()

@@ -1,9 +1,9 @@
-"""Make data_samples/: a multi-coil scan simulated from Colin27, fully sampled and undersampled.
+"""Create data_samples/: a multi-coil scan simulated from Colin27, fully sampled and undersampled.
 
     python scripts/make_samples.py [--output data_samples] [--format h5] [--volume ch2.nii.gz]
 
 The volume is in Debian's package `mricron-data` (apt-get install mricron-data); reading it needs nibabel (the extra
-`samples`). All draws have a fixed seed: the same volume gives the same arrays on every machine.
+`samples`). All random draws have fixed seeds, so that the same volume gives the same arrays on all machines.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ Real = npt.NDArray[np.floating[Any]]
 
 
 def anatomy(path: Path) -> Real:
-    """Cut axial slices (slice, y, x) out of the volume: 1 mm pixels, forehead up, the patient's right on the left.
+    """Extract axial slices (slice, y, x) with 1 mm pixels, anterior at the top, the patient's right on the left.
 
-    The field of view is the measurement's; a slice is the mean of the planes it is thick.
+    The field of view is that of the measurement; a slice is the mean of the planes within its thickness.
     """
     import nibabel
 
@@ -44,7 +44,7 @@ def anatomy(path: Path) -> Real:
         raise SystemExit(f"{path} has pixels of {image.header.get_zooms()} mm; this script expects 1 mm")
     volume = np.asarray(image.dataobj, dtype=np.float64)
     half = THICKNESS // 2
-    # canonical axes run to the right, the front and the top of the patient
+    # canonical axes point to the patient's right, anterior and superior
     planes = np.stack([volume[::-1, ::-1, z - half : z + half + 1].mean(axis=-1).T for z in HEIGHTS])
     wanted = [round(n * PIXEL) for n in SHAPE]
     margins = [(n - m) // 2 for n, m in zip(wanted, planes.shape[1:], strict=True)]
@@ -55,7 +55,7 @@ def anatomy(path: Path) -> Real:
 def scan(path: Path) -> dict[str, Any]:
     """Simulate the scan; return its fully sampled k-space and the mask."""
     image = anatomy(path)
-    # fastMRI's files hold values of about 1e-4, too.
+    # fastMRI files also have values of about 1e-4.
     image *= 1e-4 / image.max()
     spacing = (HEIGHTS[1] - HEIGHTS[0]) / (max(SHAPE) * PIXEL / 2)
     made = simulate_kspace(image, COILS, SNR, SEED, shape=SHAPE, spacing=spacing)
@@ -90,7 +90,7 @@ def write(path: Path, kspace: npt.NDArray[np.complex64], **options: Any) -> None
 
 
 def pack(path: Path) -> None:
-    """Compress the datasets of an HDF5 file, one chunk a coil image: rounded k-space packs to a third."""
+    """Compress the datasets of an HDF5 file, one chunk per coil image; rounded k-space shrinks to a third."""
     import h5py
 
     temporary = path.with_suffix(".packing")

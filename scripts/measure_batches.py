@@ -1,11 +1,11 @@
-"""Measure the overhead of a batch beside its reconstructions: growing memory, time an item, and a second run.
+"""Measure the overhead of a batch besides its reconstructions: memory growth, time per item, and a second run.
 
     python scripts/measure_batches.py --items 2000
 
 Writes small synthetic scans (hard links to a few files) to a temporary folder, reconstructs them all, and runs the same
-batch again, which finds them finished. Prints the slope of resident memory after the first fifth (Theil-Sen: the median
-over pairs of items), milliseconds an item besides reading, calibration and solving, and items a second of the second
-run.
+batch again, which recognizes the finished items. Prints the slope of resident memory after the first fifth (Theil-Sen:
+median over pairs of items), milliseconds per item without reading, calibration and solving, and items per second of the
+second run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mrirecon.reconstruction.plan import Request
 
 
 def resident() -> int:
-    """Return the bytes of memory that this process holds."""
+    """Return the resident memory of this process in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -73,7 +73,7 @@ def main() -> None:
             memory.append(resident())
         wall, processor = time.perf_counter() - start, time.process_time() - processor
         late = np.array(memory[len(memory) // 5 :: 5], dtype=float)
-        slope = float(theilslopes(late, 5 * np.arange(len(late))).slope)  # a single step of the allocator is no leak
+        slope = float(theilslopes(late, 5 * np.arange(len(late))).slope)  # a single step of the allocator is not a leak
         gc.collect()
         start = time.perf_counter()
         left = sum(bool(o.record and o.record.get("finished")) for o in batch.run(sources, out, request))

@@ -1,4 +1,4 @@
-"""Undersample measured scans in retrospect: what the scripts that compare methods on such scans share; no command."""
+"""Undersample measured scans retrospectively; shared code of the scripts that compare methods, not a command."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Undersampled:
     maps: ItemMaps
 
     def build(self, use: Use) -> ItemProblem:
-        """Return problem, transform and prior for a method that uses the maps in this way."""
+        """Return problem, transform and prior for a method with this use of the maps."""
         return build_problem(self.kspace, self.mask, self.maps, use)
 
     def reconstruct(self, method: str = "cs", lam: float | None = None) -> torch.Tensor:
-        """Return the image (1, 1, y, x) of a regularized method, by default at the weight for the noise."""
+        """Return the image (1, 1, y, x) of a regularized method, by default with the weight from the noise."""
         problem, transform, _ = self.build("weighted")
         lam = float(weight_by_noise(method, problem)[0]) if lam is None else lam
         with torch.inference_mode():
@@ -39,14 +39,14 @@ class Undersampled:
 
 
 def draw_mask(scan: Scan, family: str, rate: float, seed: int, size: int | None = None) -> np.ndarray:
-    """Draw a mask (y, x), by default with a calibration region of 40 % of the lines, at most 24, or 16 or 20 a side."""
+    """Draw a mask (y, x); the default calibration region has 40 % of the lines, at most 24, or 16 or 20 per side."""
     if size is None:
         size = min(24, round(scan.space_shape[-1] / rate * 0.4)) if family in LINES else 20 if rate < 12 else 16
     return make_mask(family, scan.space_shape, rate, calibration=size, seed=seed).mask
 
 
 def undersample(scan: Scan, kspace: np.ndarray, mask: np.ndarray) -> Undersampled:
-    """Undersample k-space (C, y, x) and estimate the coil maps from what is left."""
+    """Undersample k-space (C, y, x) and estimate the coil maps from the remaining samples."""
     seen = (kspace * mask).astype(np.complex64)
     return Undersampled(seen, mask, item_maps(scan, 0, seen, mask))
 

@@ -1,10 +1,10 @@
-"""Pack magnitude volumes into one file to train from: k-space cropped to what was measured, 16 bits a pixel.
+"""Pack magnitude volumes into one training file: k-space cropped to its measured part, 16 bits per pixel.
 
     python scripts/pack_volumes.py VOLUMES... -o packed.npz [--every 2] [--exclude "*_BRAIN*"] [--limit 50]
 
 VOLUMES are files, folders and patterns of NIfTI, .npz or .npy. Every array of the result is one volume (slice, y, x),
-named after its file, or after its array where the file holds several, so that subjects stay apart. Its pixels are
-square, with the finest side that was measured along both axes. Its spacing (slice, y, x) is the array NAME_spacing.
+named after its file, or after its array if the file has several, to distinguish subjects. Its pixels are square, with
+the smallest size measured along both axes. Its spacing (slice, y, x) is the array NAME_spacing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mrirecon.io import atomic_path
 
 
 def main() -> None:
-    """Pack, and print what was packed."""
+    """Pack the volumes, and print a summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("volumes", nargs="+")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -43,7 +43,7 @@ def main() -> None:
                         2 * round(n * d / pixel / 2) for n, d in zip(kept.shape[1:], volume.spacing[1:], strict=True)
                     ]
                     small = np.stack([resample(s, (shape[0], shape[1])) for s in kept])
-                    # 1024 levels up to the volume's 99.9th percentile: finer than the noise of any of them
+                    # 1024 levels up to the volume's 99.9th percentile, finer than the noise
                     values = np.clip(np.rint(small * 1024), 0, 65535).astype(np.uint16)
                     # The field of the tissue and the size of lesions depend on the spacing.
                     sides = [n * d / m for n, d, m in zip(kept.shape[1:], volume.spacing[1:], shape, strict=True)]

@@ -1,4 +1,4 @@
-"""Seal the folders of trained models again, after their configuration was changed on purpose; see `seal_model`.
+"""Seal the folders of trained models again after an intended change of their configuration; see `seal_model`.
 
 python scripts/seal_model.py mrirecon/models/weights/cirim      # or several folders
 """

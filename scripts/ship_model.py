@@ -1,9 +1,9 @@
-"""Put the best model of a run into the package, with the scores of its validations in the card, and keep its log.
+"""Copy the best model of a run into the package, with its validation scores in the card, and its log.
 
     python scripts/ship_model.py RUN NAME     # writes mrirecon/models/weights/NAME and scripts/runs/NAME/log.jsonl
 
-Shipped models blend their image with that of compressed sensing by held-out samples (`blend=cross_validated`), which
-training and its validations do not.
+Shipped models blend their image with compressed sensing by cross-validation (`blend=cross_validated`), unlike in
+training and its validations.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
     lines = [json.loads(line) for line in (options.run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     checks = [{"step": row["step"], **row["validation"]} for row in lines if "validation" in row]
     trained, told = load_model(options.run / "best"), describe_model(options.run / "best")
-    card = dict(told["card"])  # describe_model checks it
+    card = dict(told["card"])  # describe_model checks the folder
     card["curve"] = {str(row["step"]): f"SSIM {row['ssim']:.4f}, PSNR {row['psnr']:.2f} dB" for row in checks}
     card["blend"] = "cross_validated, set after training: the scores of validation are those of the network alone"
     target = ROOT / "mrirecon/models/weights" / options.name

@@ -1,12 +1,12 @@
-"""Compare the default weight with the best one on measured scans, with noise added and undersampled in retrospect.
+"""Compare the default weight with the best one on measured scans with added noise, undersampled retrospectively.
 
     python scripts/sweep_weights.py FULL_SCAN... [--method cs] [--quick] [--seed 0] [--rate 4]
 
-SNR is the mean of the object over √E|n|² of a coil image. The reference is the scan before noise was added, the error
+SNR is the mean of the object over √E|n|² of a coil image. The reference is the scan without added noise; the error is
 the NRMSE of magnitudes inside the object. Prints a row for each noise level and mask: the error of zero filling, of the
-weight by the mask alone (the default before weights followed the noise), of the default, and of the best weight of a
-sweep, which ends when the best weight lies between two others. ``--method auto`` reports the method that is chosen for
-the scan in place of the default of `cs`.
+weight from the mask only, of the default (from mask and noise), and of the best weight of a sweep, which ends when the
+best weight lies between two others. ``--method auto`` reports the automatically chosen method instead of `cs` with its
+default.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _point(
 
 
 def _chosen(kspace: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return the image of the method that `auto` chooses."""
+    """Return the image of the method chosen by `auto`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scan.npz"
         np.savez(path, kspace=kspace, mask=mask)

@@ -1,9 +1,10 @@
-"""Time how many readouts a second the reader of ISMRMRD reads.
+"""Measure how many readouts per second the ISMRMRD reader reads.
 
     python scripts/time_raw_data.py [READOUTS]
 
-Writes a file of 16 coils × 512 samples a readout to a temporary folder, and reads it as `reconstruct` does: headers,
-then one image after the other. Also times h5py reading only the samples in a loop. Needs the extra `test`.
+Writes a file of 16 coils × 512 samples per readout to a temporary folder, and reads it as `reconstruct`: headers, then
+one image after the other. For comparison, also measures h5py reading only the samples in a loop. Needs the extra
+`test`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ COILS, SAMPLES, LINES = 16, 512, 500
 
 
 def main() -> None:
-    """Write, read, and print the rates, in wall and in processor time."""
+    """Write and read the file, and print the rates in wall time and CPU time."""
     from tests.io import mrd_files as mrd
 
     slices = max(1, int(sys.argv[1]) // LINES if len(sys.argv) > 1 else 8)

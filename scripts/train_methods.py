@@ -1,12 +1,11 @@
-"""Train several methods one after the other within a budget of time; `scripts/train_on_gpu.sh` prepares the machine.
+"""Train several methods one after the other within a time budget; `scripts/train_on_gpu.sh` prepares the machine.
 
     bash scripts/train_on_gpu.sh VOLUMES... -o FOLDER [--minutes 9] [--methods cirim:4,rim:2,e2evn:2,unet:1]
 
-A method is a name in `scripts/runs/large/` or a configuration, with its share of the time after the colon. FOLDER gets
-one archive a method: the best model, its log, and the state from which `--resume FOLDER` resumes later. log.jsonl has
-the losses and scores of all steps. Archives are cut into parts of at most 15 MB; `cat METHOD.tar.gz.part-* | tar xz`
-extracts them by hand. Where the volumes are not those of the configurations, a fifth of their subjects is kept for
-validation.
+A method is a name in `scripts/runs/large/` or a configuration, with its relative time after the colon. One archive per
+method is written to FOLDER: the best model, its log, and the state for `--resume FOLDER`. log.jsonl has the losses and
+scores of all steps. Archives are split into parts of at most 15 MB; `cat METHOD.tar.gz.part-* | tar xz` extracts them
+by hand. If the volumes are not those of the configurations, a fifth of their subjects is held out for validation.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "scripts" / "runs" / "large"
 MEGA = 1_000_000
 PACKED_LIMIT = 24  # MB
-FINISH = 6.0  # seconds that packing a method's results takes, and starting the next
-GRACE = 20.0  # seconds that a run may take over its budget before it is stopped
-SHORTEST = 10.0  # seconds, below which no method is begun
+FINISH = 6.0  # seconds for packing the results of a method and starting the next
+GRACE = 20.0  # seconds that a run may exceed its budget before it is stopped
+SHORTEST = 10.0  # minimum seconds to start a method
 
 
 @dataclass
 class Method:
-    """Hold one run: its configuration, its share of the time, and its results."""
+    """Hold one run: configuration, relative time, and results."""
 
     name: str
     config: Path
@@ -48,14 +47,14 @@ class Method:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, pack, and report; return 4 where a method failed."""
+    """Train, pack, and report; return 4 if a method failed."""
     started = time.monotonic()
     options = _options(arguments)
     end = started - options.elapsed + 60 * options.minutes
     methods = [_method(text) for text in options.methods.split(",")]
     output = options.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
-    room = Room(output, options.largest, options.total, options.files - 1)  # one is the summary
+    room = Room(output, options.largest, options.total, options.files - 1)  # one of them is the summary
     with tempfile.TemporaryDirectory(prefix="mrirecon-", dir=options.work) as folder:
         work = Path(folder)
         packed = _packed(options.volumes, work)
@@ -72,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if seconds < SHORTEST:
                     raise RuntimeError(f"no time is left: {max(0, seconds):.0f} s of {SHORTEST:g}")
                 method.record = _train(method, run, seconds, environment, options.device, more)
-            except Exception as error:  # the other methods are still trained
+            except Exception as error:  # continue with the other methods
                 method.record = {"error": str(error) or type(error).__name__}
             method.record["files"] = room.take(method.name, run) if run.is_dir() else []
             say(f"{method.name}: {json.dumps(method.record)}")
@@ -132,7 +131,7 @@ def _device() -> str:
 
 
 def _packed(volumes: Sequence[Path], work: Path) -> Path:
-    """Return the packed volumes: those given, or packed here with as many slices as fit."""
+    """Return the packed volumes: the given ones, or volumes packed here with as many slices as fit."""
     if len(volumes) == 1 and volumes[0].suffix == ".npz":
         if not volumes[0].is_file():
             raise SystemExit(f"{volumes[0]} is not there")
@@ -150,7 +149,7 @@ def _packed(volumes: Sequence[Path], work: Path) -> Path:
 
 
 def _own_data(packed: Path, config: Path) -> list[str]:
-    """Return the overrides where the volumes are not those of the configurations."""
+    """Return the overrides if the volumes are not those of the configurations."""
     from mrirecon.training.config import load_config
 
     data = load_config(config).settings.data
@@ -171,7 +170,7 @@ def _own_data(packed: Path, config: Path) -> list[str]:
 def _train(
     method: Method, run: Path, seconds: float, environment: dict[str, str], device: str, more: Sequence[str]
 ) -> dict[str, object]:
-    """Run `mrirecon train` for so long, and return its result."""
+    """Run `mrirecon train` for the given time, and return its result."""
     command = [sys.executable, "-m", "mrirecon", "train", str(method.config), "-o", str(run), "--json"]
     command += ["--minutes", f"{seconds / 60:.3f}", "--device", device]
     for one in more:
@@ -182,7 +181,7 @@ def _train(
         try:
             process.wait(seconds + GRACE / 2)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)  # it saves its state
+            process.send_signal(signal.SIGTERM)  # the run saves its state
             try:
                 process.wait(GRACE / 2)
             except subprocess.TimeoutExpired:
@@ -201,7 +200,7 @@ def _train(
 
 
 def _unpack(folder: Path, name: str, run: Path) -> None:
-    """Extract the run of a method that an earlier call archived, if any."""
+    """Extract the run of a method from the archive of an earlier call, if any."""
     parts = sorted(folder.glob(f"{name}.tar.gz")) + sorted(folder.glob(f"{name}.tar.gz.part-*"))
     if not parts:
         say(f"{name}: {folder} holds no archive of it, so it begins anew")
@@ -209,7 +208,7 @@ def _unpack(folder: Path, name: str, run: Path) -> None:
     whole = io.BytesIO(b"".join(p.read_bytes() for p in parts))
     with tarfile.open(fileobj=whole, mode="r:gz") as archive:
         archive.extractall(run, filter="data")
-    if not list((run / "states").glob("*.pt")):  # its state was left out because it did not fit
+    if not list((run / "states").glob("*.pt")):  # the state was omitted because it did not fit
         say(f"{name}: its archive holds no state, so it begins anew")
         shutil.rmtree(run)
 
@@ -218,10 +217,10 @@ class Room:
     """Fill the output folder, with limits on the number and sizes of files.
 
     Args:
-        folder: the folder.
-        largest: MB of a file.
-        total: MB of all.
-        files: how many.
+        folder: output folder.
+        largest: maximum size of a file in MB.
+        total: maximum total size in MB.
+        files: maximum number of files.
 
     """
 
@@ -230,7 +229,7 @@ class Room:
         self.left, self.files = int(total * MEGA), files
 
     def take(self, name: str, run: Path) -> list[str]:
-        """Archive a run, with its state where that fits, and return the names of the files."""
+        """Archive a run, with its state if it fits, and return the names of the files."""
         for old in self.folder.glob(f"{name}.tar.gz*"):
             old.unlink()
         for with_state in (True, False):

@@ -1,4 +1,4 @@
-"""What several test files need: real scans and BART, where they are there, and quiet threads."""
+"""Provide fixtures for several test files: real scans and BART, if available, and thread settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-# A continuous-integration machine judges a change, not what a new random example finds in the code that was there.
+# Continuous integration checks a change, so it uses fixed examples instead of new random ones.
 settings.register_profile("ci", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 REAL = Path(os.environ.get("MRIRECON_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -1,4 +1,4 @@
-"""Small random problems, and a scan that is known, for the tests of the core."""
+"""Provide small random problems and a known scan for the tests of the core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names that `import mrirecon` offers: all are there, and none is imported before it is asked for."""
+"""Test the public names of `mrirecon`: all exist, and each is imported on first use only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine: stopping item by item, memory, block boundaries, scale."""
+"""Test the engine: stopping per item, memory, block boundaries, scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of the house, and habits that a program can check."""
+"""Test the order of folders, and rules that a program can check."""
 
 from __future__ import annotations
 

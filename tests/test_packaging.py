@@ -1,4 +1,4 @@
-"""One pinned version for everything that an installation brings, and the terms that the archive goes out under."""
+"""Test the pinned versions of all dependencies, and the licence of the archive."""
 
 from __future__ import annotations
 

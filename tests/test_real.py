@@ -1,4 +1,4 @@
-"""Measured scans: they reconstruct, and the methods come in the order that they should. Skipped without the data."""
+"""Test measured scans: they are reconstructed, and the methods have the expected ranking. Skipped without the data."""
 
 from __future__ import annotations
 

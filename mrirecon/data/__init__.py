@@ -1,1 +1,1 @@
-"""Provide data to learn from: simulated from volumes, or measured and undersampled."""
+"""Provide training data: simulated from volumes, or measured and undersampled."""

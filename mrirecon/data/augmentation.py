@@ -1,6 +1,6 @@
-"""Augment samples each time they are drawn: mirror, transpose, turn the phase.
+"""Augment samples each time they are drawn: mirror them, transpose them, change their phase.
 
-All of it is exact: k-space, mask, maps, reference and initial image change together and stay consistent.
+The augmentations are exact: k-space, mask, maps, reference and initial image change consistently.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from mrirecon.data.fields import generator
 
 
 def augment(batch: Batch, keys: Sequence[tuple[int, int, int]], use: int, cavities: tuple[int, int]) -> Batch:
-    """Return a batch as it is drawn for the ``use``-th time, counted from 0.
+    """Augment a batch for its draw number ``use``, counted from 0.
 
-    From the second time on it is mirrored along each axis and transposed, or not, all samples alike, and each sample is
-    multiplied by a phase. Each time, ``cavities`` places where the phase varies fast move from the maps into the
-    object, which leaves k-space as it is.
+    From the second draw on, all samples are randomly mirrored along each axis and transposed, in the same way, and each
+    sample is multiplied by a phase. At each draw, the phase at ``cavities`` places is moved from the maps into the
+    object, which does not change k-space.
 
     Args:
-        batch: the batch.
-        keys: (seed, epoch, number) of each sample, which with ``use`` decide over all draws.
-        use: how often it was drawn before.
-        cavities: least and most of such places; (0, 0) for none.
+        batch: batch of samples.
+        keys: (seed, epoch, number) of each sample; with ``use``, they seed all random draws.
+        use: number of earlier draws of the batch.
+        cavities: minimum and maximum number of such places; (0, 0) for none.
 
     """
     generators = [generator(*key, 3, use) if use else generator(*key, 3) for key in keys]
@@ -55,11 +55,11 @@ def augment(batch: Batch, keys: Sequence[tuple[int, int, int]], use: int, caviti
 
 
 def _mirror(v: Tensor, rows: bool, columns: bool, transpose: bool) -> Tensor:
-    """Mirror (…, y, x) about the centre pixel n // 2 and exchange its axes: images and k-space in the same way."""
+    """Mirror (…, y, x) about the centre pixel n // 2 and transpose it; the same for images and k-space."""
     for axis, wanted in ((-2, rows), (-1, columns)):
         if wanted:
             v = v.flip(axis)
-            # In an even number of pixels, pixel 0 has no mirror image but itself.
+            # If the number of pixels is even, pixel 0 is its own mirror image.
             v = v.roll(1, axis) if v.shape[axis] % 2 == 0 else v
     return (v.mT if transpose else v).contiguous()
 
@@ -73,8 +73,8 @@ def _multiply_image(batch: Batch, factor: Tensor) -> Batch:
 
 
 def cavity_phase(space: tuple[int, int], count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a phase (y, x) in radians that varies fast at ``count`` places: Gaussians 1.5 to 12 pixels wide."""
-    rows, columns = (np.empty((count, n)) for n in space)  # each Gaussian is a product of one along y and one along x
+    """Return a phase (y, x) in radians that varies rapidly at ``count`` places: Gaussians 1.5 to 12 pixels wide."""
+    rows, columns = (np.empty((count, n)) for n in space)  # each Gaussian is a product over y and x
     for number in range(count):
         centre = rng.uniform(0.1, 0.9, 2) * space
         width = math.exp(rng.uniform(math.log(1.5), math.log(12)))

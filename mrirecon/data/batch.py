@@ -1,4 +1,4 @@
-"""Hold problems to learn from with their references (`Batch`), and pack them for a buffer or a file."""
+"""Hold training problems with their references (`Batch`), and pack them for the buffer or a file."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _REFERENCES = ("target", "kspace", "loss_mask", "lesions")
 
 @dataclass(frozen=True)
 class Batch:
-    """Problems of one size, and the references of their solutions.
+    """Hold problems of one size and the references of their solutions.
 
     Attributes:
         problem: y = M F S x + n.
         target: (B, 1, y, x), complex: coil images combined with the problem's maps; or real: their root sum of squares
-            where no maps are used. None for scans that were never fully sampled.
-        kspace: (B, C, y, x), the k-space to compare with, all of it or what was acquired; None unless asked for.
-        loss_mask: (B, 1, y, x), 1 where ``kspace`` is to be compared.
-        lesions: (B, 1, y, x) uint8, the inserted lesions by number; None for measured scans.
+            if no maps are used. None for scans that were not fully sampled.
+        kspace: (B, C, y, x), reference k-space, full or as acquired; None unless requested.
+        loss_mask: (B, 1, y, x), 1 for the samples of ``kspace`` that the loss compares.
+        lesions: (B, 1, y, x) uint8, labels of the inserted lesions; None for measured scans.
         names: file, slice and number of each sample.
         info: mask, acceleration, coils and SNR of each sample.
 
@@ -50,7 +50,7 @@ class Batch:
         return len(self.names)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of the problem and of the references by name, without those that are None."""
+        """Return the tensors of the problem and the references by name, without None."""
         named = {name: getattr(self.problem, name) for name in _PROBLEM}
         named |= {name: getattr(self, name) for name in _REFERENCES}
         return {name: value for name, value in named.items() if value is not None}
@@ -62,7 +62,7 @@ class Batch:
 
 
 def from_tensors(tensors: Mapping[str, Tensor], names: list[str], info: list[dict[str, object]]) -> Batch:
-    """Return the batch of named tensors, see `Batch.tensors`.
+    """Create a batch from named tensors; see `Batch.tensors`.
 
     Raises:
         KeyError, InputError: the tensors do not belong together.
@@ -75,7 +75,7 @@ def from_tensors(tensors: Mapping[str, Tensor], names: list[str], info: list[dic
 
 
 def part_of(batch: Batch, which: slice) -> Batch:
-    """Return some samples of a batch."""
+    """Return a part of a batch: the samples with these indices."""
     if range(len(batch))[which] == range(len(batch)):
         return batch
     tensors = {name: value[which] for name, value in batch.tensors().items()}
@@ -83,10 +83,10 @@ def part_of(batch: Batch, which: slice) -> Batch:
 
 
 def stack(samples: Sequence[Batch]) -> Batch:
-    """Return samples of one size as one batch; a tensor that some of them lack is left out.
+    """Stack samples of one size into a batch; omit tensors that some samples lack.
 
     Raises:
-        InputError: sizes that differ.
+        InputError: the sizes differ.
 
     """
     if len(samples) == 1:
@@ -98,10 +98,10 @@ def stack(samples: Sequence[Batch]) -> Batch:
 
 
 def require_one_size(shapes: Sequence[tuple[int, ...]]) -> None:
-    """Refuse samples that cannot be stacked.
+    """Raise an error if samples cannot be stacked.
 
     Raises:
-        InputError: sizes (C, y, x) that differ.
+        InputError: the sizes (C, y, x) differ.
 
     """
     if len(set(shapes)) > 1:
@@ -113,7 +113,7 @@ def require_one_size(shapes: Sequence[tuple[int, ...]]) -> None:
 
 
 def pack(batch: Batch) -> Packed:
-    """Return a batch as named tensors of a third of its size: only sampled k-space, and coil maps in half precision."""
+    """Return a batch as named tensors of a third of the size: sampled k-space only, coil maps in half precision."""
     tensors = batch.tensors()
     sampled = tensors["mask"][:, 0] > 0
     tensors["mask"] = sampled
@@ -125,7 +125,7 @@ def pack(batch: Batch) -> Packed:
 
 
 def unpack(packed: Packed) -> Batch:
-    """Return the batch, on the device of its parts.
+    """Restore a packed batch on the device of its tensors.
 
     Raises:
         KeyError, RuntimeError, ValueError, InputError: the parts do not belong together.
@@ -144,13 +144,13 @@ def unpack(packed: Packed) -> Batch:
 
 
 def write_packed(path: Path, packed: Packed) -> None:
-    """Write a batch, whole or not at all."""
+    """Write a batch atomically."""
     with atomic_path(path) as temporary:
         torch.save({name: value.cpu() for name, value in packed.items()}, temporary)
 
 
 def read_packed(path: Path) -> Batch | None:
-    """Return the batch of a file, or None where there is no file that can be read."""
+    """Read the batch of a file; return None if the file is missing or unreadable."""
     try:
         return unpack(torch.load(io.BytesIO(path.read_bytes()), weights_only=True))
     except (OSError, EOFError, KeyError, RuntimeError, ValueError, TypeError, pickle.UnpicklingError, InputError):

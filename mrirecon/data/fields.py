@@ -1,8 +1,8 @@
 """Draw and evaluate the smooth fields of a simulated scan: coil sensitivities and object phase.
 
-Lengths are in halves of the longer side of the field of view (of a head in a 23 cm field: 11.5 cm), with 0 at the
-centre pixel ``n // 2``. Draws are functions of an integer seed; fields are evaluated in torch for a batch, on any grid
-and device. Smooth fields are evaluated on a coarse grid and interpolated by cubic splines.
+The unit of length is half of the longer side of the field of view (11.5 cm for a head in a field of 23 cm), with 0 at
+the centre pixel ``n // 2``. Random draws depend on an integer seed only; fields are evaluated in torch for a batch, on
+any grid and device. Smooth fields are evaluated on a coarse grid and interpolated by cubic splines.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from torch import Tensor
 Real = npt.NDArray[np.floating[Any]]
 Complex = npt.NDArray[np.complexfloating[Any, Any]]
 
-WIRE = 0.2  # thickness of a loop's conductor; keeps the field finite where a corner of the image lies on the wire
-SEGMENTS = 32  # of a loop: with that thickness the sum is the integral to better than 1e-4
-DISTANCE = 1.3  # of the loops from the centre, relative to the field of view's half axes
-HEAD = 0.85  # part of the field of view that the object may fill; maps are normalised inside this ellipse
-COARSE = 32  # points along an axis at which smooth fields are evaluated
+WIRE = 0.2  # thickness of a loop's conductor; keeps the field finite if a corner of the image lies on the wire
+SEGMENTS = 32  # segments of a loop: for this thickness, the sum approximates the integral within 1e-4
+DISTANCE = 1.3  # distance of the loops from the centre, relative to the half axes of the field of view
+HEAD = 0.85  # largest object relative to the field of view; maps are normalised inside this ellipse
+COARSE = 32  # points per axis at which smooth fields are evaluated
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Return a random generator seeded by integers, such as a seed and a number of its use."""
+    """Return a random generator that is seeded by integers, such as a seed and a purpose number."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(list(key))))
 
 
@@ -39,12 +39,12 @@ class Loops:
     """Hold receiver coils: round loops of wire around the object.
 
     Attributes:
-        centre: (L, 3), x, y, z.
-        normal: (L, 3), of unit length.
-        radius: (L,).
-        gain: (L,), complex: amplifier and cable.
-        coils: L, or 1 where the loops are one volume coil.
-        half: (y, x) half axes of the field of view.
+        centre: (L, 3), position (x, y, z).
+        normal: (L, 3), unit normal vector.
+        radius: (L,), radius.
+        gain: (L,), complex gain of amplifier and cable.
+        coils: number of coils: L, or 1 if the loops form one volume coil.
+        half: (y, x), half axes of the field of view.
 
     """
 
@@ -56,7 +56,7 @@ class Loops:
     half: tuple[float, float]
 
     def wire(self) -> tuple[Real, Real]:
-        """Return the segments of every loop (L, SEGMENTS, 3): their positions, and their lengths and directions."""
+        """Return the segments of every loop (L, SEGMENTS, 3): positions and length vectors."""
         other = np.where(np.abs(self.normal[:, 2:]) < 0.9, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])
         side = np.cross(self.normal, other)
         side /= np.linalg.norm(side, axis=1, keepdims=True)
@@ -71,14 +71,14 @@ class Loops:
 def draw_loops(view: tuple[int, int], coils: int, seed: int, distance: float = DISTANCE) -> Loops:
     """Draw loops of slightly irregular position, size, tilt and gain on an ellipse around the field of view.
 
-    One ring of up to 10 coils, more rings along z beyond; each coil has its own cable phase. One coil is a volume coil:
-    eight loops driven in quadrature.
+    Up to 10 coils form one ring, more coils form several rings along z; each coil has its own cable phase. A single
+    coil is a volume coil: eight loops driven in quadrature.
 
     Args:
-        view: (y, x) pixels of the field of view, taken as square ones.
-        coils: how many.
-        seed: of the irregularities.
-        distance: of the loops from the centre, relative to the field of view's half axes.
+        view: (y, x) size of the field of view in square pixels.
+        coils: number of coils.
+        seed: seed of the irregularities.
+        distance: distance of the loops from the centre, relative to the half axes of the field of view.
 
     """
     rng = generator(seed, 1)
@@ -98,7 +98,7 @@ def draw_loops(view: tuple[int, int], coils: int, seed: int, distance: float = D
             normal = -centre + [*rng.uniform(-0.12, 0.12, 2), rng.uniform(-0.15, 0.15)]
             centres[coil], normals[coil] = centre, normal / np.linalg.norm(normal)
             radii[coil] = min(0.9, 0.65 * around / len(members)) * rng.uniform(0.92, 1.08)
-            # The loops of a volume coil have equal gains; those of an array differ, and each has its own cable.
+            # The loops of a volume coil have equal gains; the loops of an array have different gains and cables.
             cable = angle if coils == 1 else rng.uniform(0, 2 * math.pi)
             volume = 1.0 if coils == 1 else rng.uniform(0.8, 1.25)
             gains[coil] = volume * np.exp(1j * cable)
@@ -112,9 +112,9 @@ def loop_field(places: Tensor, steps: Tensor, points: Tensor) -> Tensor:
     matrix products with the inverse cubed distances.
 
     Args:
-        places: (B, L, S, 3), of the wire's segments.
-        steps: (B, L, S, 3), their lengths and directions.
-        points: (B, P, 3).
+        places: (B, L, S, 3), positions of the wire segments.
+        steps: (B, L, S, 3), length vectors of the segments.
+        points: (B, P, 3), positions at which to evaluate the field.
 
     Returns:
         (B, L, P, 3), real.
@@ -138,10 +138,10 @@ def sensitivities(loops: Sequence[Loops], y: Tensor, x: Tensor, z: Tensor) -> Te
     Reciprocity: Hoult and Richards, J Magn Reson 24 (1976) 71.
 
     Args:
-        loops: of each slice, with the same number of coils.
-        y: (B, m) positions along y; their dtype and device are those of the result.
+        loops: loops of each slice, with equal numbers of coils.
+        y: (B, m) positions along y; the result has their dtype and device.
         x: (B, n) positions along x.
-        z: (B,) positions of the slices.
+        z: (B,) positions of the slices along z.
 
     Returns:
         (B, C, m, n), complex, not normalised; see `mean_power`.
@@ -164,21 +164,21 @@ def mean_power(maps: Tensor, loops: Sequence[Loops], y: Tensor, x: Tensor) -> Te
 
     Args:
         maps: (B, C, m, n), complex.
-        loops: that made them.
+        loops: loops of the maps.
         y: (B, m) positions along y.
         x: (B, n) positions along x.
 
     """
     half = torch.tensor([one.half for one in loops], dtype=y.dtype, device=y.device)
     inside = (y / (HEAD * half[:, :1])).square()[..., None] + (x / (HEAD * half[:, 1:])).square()[:, None] < 1
-    inside = inside | ~inside.flatten(1).any(1)[:, None, None]  # where the grid lies in a corner of the field of view
+    inside = inside | ~inside.flatten(1).any(1)[:, None, None]  # if the grid lies in a corner of the field of view
     power = torch.view_as_real(maps).square().sum((1, 4)) * inside
     return (power.sum((1, 2)) / inside.sum((1, 2)))[:, None, None, None]
 
 
 @dataclass(frozen=True)
 class Waves:
-    """Hold a smooth phase: constant and ramp (receiver, shifted echo), slow waves (B0) and one steep spot (air nearby).
+    """Hold a smooth phase: constant and ramp (receiver, echo shift), slow waves (B0) and one steep spot (air).
 
     Attributes:
         plane: (3,), radians: constant, along y, along x.
@@ -203,7 +203,7 @@ class Waves:
 
 
 def draw_waves(seed: int) -> Waves:
-    """Draw a smooth phase of some ±π over the object."""
+    """Draw a smooth phase with a range of about ±π over the object."""
     rng = generator(seed, 2)
     plane = np.array([rng.uniform(-math.pi, math.pi), rng.uniform(-1, 1), rng.uniform(-1, 1)])
     waves = np.empty((8, 5))
@@ -214,18 +214,18 @@ def draw_waves(seed: int) -> Waves:
 
 
 def noise_covariance(maps: Tensor, gains: Tensor, shared: Tensor) -> Tensor:
-    """Return the covariance of the coils' noise: a part shared through the body, a part of each coil, unequal gains.
+    """Return the noise covariance of the coils: body noise, noise of each coil's electronics, unequal gains.
 
-    Noise from the body is correlated as the sensitivities overlap (Roemer et al., Magn Reson Med 16 (1990)); noise of
-    the electronics is not.
+    The overlap of the sensitivities correlates the body noise (Roemer et al., Magn Reson Med 16 (1990)); the noise of
+    the electronics is uncorrelated.
 
     Args:
         maps: (B, C, m, n), complex.
-        gains: (B, C), of the amplifiers.
-        shared: (B,), part of each coil's variance that comes from the body.
+        gains: (B, C), gains of the amplifiers.
+        shared: (B,), fraction of each coil's noise variance from the body.
 
     Returns:
-        (B, C, C), complex, Hermitian, positive definite, with a mean diagonal of 1.
+        (B, C, C), complex, Hermitian, positive definite, with a mean of 1 on the diagonal.
 
     """
     flat = maps.flatten(2)
@@ -245,12 +245,12 @@ def draw_gains(coils: int, seed: int) -> Real:
 
 @lru_cache(maxsize=4)
 def _splines(points: int) -> npt.NDArray[np.float64]:
-    """Return the coefficients (4, points − 1, points) of cubic interpolation from unit-spaced points."""
+    """Return the coefficients (4, points − 1, points) of cubic spline interpolation from unit-spaced points."""
     return np.asarray(CubicSpline(np.arange(points), np.eye(points)).c)
 
 
 def spline_matrix(places: Real, points: int = COARSE) -> npt.NDArray[np.float64]:
-    """Return the matrix (n, points) that interpolates from points 0, 1, … to ``places`` (n,) between them."""
+    """Return the matrix (n, points) that interpolates from points 0, 1, … to ``places`` (n,)."""
     cell = np.clip(np.floor(places).astype(int), 0, points - 2)
     away = (places - cell)[:, None]
     c = _splines(points)
@@ -258,18 +258,18 @@ def spline_matrix(places: Real, points: int = COARSE) -> npt.NDArray[np.float64]
 
 
 def sinc_matrix(fine: int, samples: int, first: int, size: int, *, exact: bool = False) -> npt.NDArray[Any]:
-    """Return the matrix (size, fine) from an object's fine pixels to the pixels of a measurement with fewer samples.
+    """Return the matrix (size, fine) from the object's fine pixels to the pixels of a coarser measurement.
 
-    It is the periodic sinc: a Fourier transform of the fine pixels, cropped to ``samples``, and transformed back. Rows
-    are the pixels of a window that starts at pixel ``first`` of the measured field of view; outside they are zero.
+    The matrix is a periodic sinc: Fourier transform the fine pixels, crop to ``samples``, and transform back. Its rows
+    are the pixels of a window that starts at pixel ``first`` of the measured field of view; rows outside it are zero.
 
     Args:
-        fine: pixels of the object.
-        samples: of k-space, over the same field of view; at most ``fine``.
-        first: pixel at which the window starts.
-        size: of the window.
-        exact: with an even number of samples, k-space has one sample more at its lower end. By default the mean of
-            both ends is measured, which makes the matrix real; the exact matrix is complex.
+        fine: number of pixels of the object.
+        samples: number of k-space samples over the same field of view; at most ``fine``.
+        first: first pixel of the window.
+        size: number of pixels of the window.
+        exact: return the exact, complex matrix. An even number of samples has one more sample at the lower end of
+            k-space; by default, the mean of both ends is measured, which makes the matrix real.
 
     """
     row = np.arange(size) + first

@@ -1,4 +1,4 @@
-"""Insert lesions like those of white matter into images, and return a mask of them."""
+"""Insert lesions, similar to white-matter lesions, into images and return their mask."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from scipy import ndimage
 
 Real = npt.NDArray[np.floating[Any]]
 
-SMOOTH = 0.12  # relative standard deviation in 5×5 pixels, below which tissue counts as homogeneous
-TISSUE = 0.3  # of the image's 95th percentile, above which a pixel is tissue
-MARGIN = 0.06  # of the shorter side: least depth of a lesion's centre below the surface of the object
+SMOOTH = 0.12  # maximum relative standard deviation in 5×5 pixels of homogeneous tissue
+TISSUE = 0.3  # minimum value of tissue, relative to the image's 95th percentile
+MARGIN = 0.06  # minimum depth of a lesion's centre below the object's surface, relative to the shorter side
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Lesion:
     """Describe an inserted lesion.
 
     Attributes:
-        label: its value in the mask.
+        label: value in the mask.
         centre: (y, x) in pixels.
-        diameter: mean of its axes, in the unit of the spacing.
-        contrast: (lesion − tissue) / tissue at its centre; negative where darker.
+        diameter: mean of both axes, in the unit of the spacing.
+        contrast: (lesion − tissue) / tissue at the centre; negative for dark lesions.
 
     """
 
@@ -46,17 +46,17 @@ def insert_lesions(
     spacing: tuple[float, float] = (1.0, 1.0),
     region: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[Real, npt.NDArray[np.uint8], list[Lesion]]:
-    """Insert lesions into homogeneous tissue: bent ellipses, whose edge is one pixel wide, as partial volume makes it.
+    """Insert lesions into homogeneous tissue: deformed ellipses with an edge one pixel wide (partial volume).
 
     Args:
-        image: (y, x), real, not negative.
-        rng: of place, size, form and contrast.
-        count: how many; fewer where they would overlap.
-        size: lowest and highest mean diameter, in the unit of ``spacing``.
+        image: (y, x), real, nonnegative.
+        rng: random generator of position, size, shape and contrast.
+        count: number of lesions; fewer are inserted if they would overlap.
+        size: smallest and largest mean diameter, in the unit of ``spacing``.
         contrast: lowest and highest |lesion − tissue| / tissue.
         sign: +1 for brighter, −1 for darker lesions; None draws one sign for the image.
-        spacing: (y, x) distances of pixels.
-        region: (y, x), where centres may lie; by default homogeneous tissue below the surface of the object.
+        spacing: (y, x) pixel spacing.
+        region: (y, x), mask of allowed centres; by default, homogeneous tissue below the object's surface.
 
     Returns:
         The image with lesions; their mask (y, x), 0 outside and 1, 2, … inside; and their descriptions.
@@ -68,7 +68,7 @@ def insert_lesions(
     places = lesion_places(out) if region is None else region
     lesions: list[Lesion] = []
     for _ in range(count):
-        # The form is drawn before the place, so that it does not depend on the places of other lesions.
+        # The shape is drawn before the position, so that it does not depend on the positions of other lesions.
         diameter, strength = math.exp(rng.uniform(*np.log(size))), rng.uniform(*contrast)
         stretch, angle, pick = rng.uniform(0.7, 1.4), rng.uniform(0, math.pi), rng.random()
         bend = rng.normal(0, 0.12, 3), rng.uniform(0, 2 * math.pi, 3)
@@ -84,7 +84,7 @@ def insert_lesions(
         along, across = dy * math.cos(angle) + dx * math.sin(angle), dx * math.cos(angle) - dy * math.sin(angle)
         polar = np.arctan2(across, along)
         edge = 1 + sum(a * np.cos((k + 2) * polar + p) for k, (a, p) in enumerate(zip(*bend, strict=True)))
-        distance = np.hypot(along / stretch, across * stretch) - radius * edge  # below zero inside
+        distance = np.hypot(along / stretch, across * stretch) - radius * edge  # negative inside
         weight = np.clip(0.5 - distance / max(spacing), 0, 1)
         if not (weight > 0.5).any() or (labels[box][weight > 0] > 0).any():
             continue
@@ -95,7 +95,7 @@ def insert_lesions(
 
 
 def lesion_places(image: Real) -> npt.NDArray[np.bool_]:
-    """Return (y, x) where the centre of a lesion may lie: in homogeneous tissue below the surface of the object."""
+    """Return the mask (y, x) of allowed lesion centres: homogeneous tissue below the object's surface."""
     mean = ndimage.uniform_filter(image, 5)
     deviation = np.sqrt(np.maximum(ndimage.uniform_filter(image**2, 5) - mean**2, 0))
     level = float(np.percentile(image, 95))

@@ -1,17 +1,17 @@
 """Order samples into epochs, buffer them, and load them with worker processes.
 
-Samples are made in chunks of ``data.buffer.batches_per_chunk`` batches, in a fixed order. Each is drawn
-``data.buffer.draws_per_sample`` times, first when it is made and last when ``data.buffer.capacity`` samples were made
-after it; then it is dropped. Which chunk is drawn when is a function of the number of the draw alone, so that a resumed
-run continues as it would have: chunks that it needs again are made again, or read from the buffer's folder.
+Samples are computed in chunks of ``data.buffer.batches_per_chunk`` batches, in a fixed order. Each sample is drawn
+``data.buffer.draws_per_sample`` times: first when it is computed, last when ``data.buffer.capacity`` later samples have
+been computed; then it is discarded. The chunk of a draw depends on the number of the draw only, so that a resumed run
+continues in the same order; it recomputes the chunks that it needs, or reads them from the buffer's folder.
 
-How to choose the sizes. Training takes b samples a step of t seconds, and a core makes a sample in m seconds: with w
-worker cores (``train.workers``), training never waits where draws_per_sample · w / m ≥ b / t. Without workers samples
-are made on the training device between steps, in b · m / draws_per_sample seconds a step; on a GPU, a larger
-``batches_per_chunk`` lowers m until the GPU is busy. With workers a smaller one is better: the first step waits for a
-whole chunk of one core. ``capacity`` should be some hundreds, so that the draws of a sample lie far apart; 8 coils of
-160 × 160 take 1.6 MB. A method whose step takes less time than making a sample should draw each up to four
-times. A folder pays off where several runs learn from the same samples.
+To choose the sizes: let training use b samples per step of t seconds, and let a core compute a sample in m seconds.
+With w worker cores (``train.workers``), training never waits if draws_per_sample · w / m ≥ b / t. Without workers,
+samples are computed on the training device between steps, which takes b · m / draws_per_sample seconds per step; on a
+GPU, a larger ``batches_per_chunk`` reduces m until the GPU is fully used. With workers, a smaller value is better,
+because the first step waits for a whole chunk of one core. ``capacity`` should be several hundred, so that the draws of
+a sample are far apart; a sample of 8 coils of 160 × 160 takes 1.6 MB. If a training step is faster than computing a
+sample, draw each sample up to four times. A folder is useful if several runs use the same samples.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from mrirecon.data.samples import SampleFactory, SampleKey
 from mrirecon.errors import MriReconError, ResourceError
 from mrirecon.registries import plugins
 
-_RESTARTS = 3  # of dead workers, without a batch in between
-_PREFETCH = 2  # chunks that each worker may be ahead
-_SAMPLE_BYTES = 4 * 2**20  # of a large sample as it is sent: 16 coils of 176 × 176
-_FEED_A_GPU = 8  # with fewer workers than that, a GPU makes samples faster itself
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt(3)
-# An error is passed as a value: raised in a worker, it would arrive as text, without where, why and fix.
+_RESTARTS = 3  # restarts of dead workers in a row, without a batch in between
+_PREFETCH = 2  # chunks that each worker prepares in advance
+_SAMPLE_BYTES = 4 * 2**20  # bytes of a large sample in transfer: 16 coils of 176 × 176
+_FEED_A_GPU = 8  # with fewer workers, the GPU computes samples faster
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # constants of mallopt(3)
+# Errors are passed as values: an exception raised in a worker arrives as text, without its fields where, why and fix.
 Chunk = Batch | Packed | MriReconError
 
 
 @dataclass(frozen=True)
 class EpochSampler:
-    """Choose the slices of each epoch: a function of (seed, epoch) alone.
+    """Choose the slices of each epoch as a function of (seed, epoch) only.
 
     Args:
-        factory: makes the samples; its batch is a chunk of all ranks together.
-        items_per_epoch: samples in an epoch; None for every slice once.
+        factory: factory of the samples, whose batch size is a chunk of all ranks together.
+        items_per_epoch: number of samples in an epoch; None to use every slice once.
 
     """
 
@@ -59,11 +59,11 @@ class EpochSampler:
 
     @property
     def chunks_per_epoch(self) -> int:
-        """Chunks in an epoch; samples that do not fill a chunk are left for another epoch."""
+        """Return the number of full chunks in an epoch; the remaining samples are not used in this epoch."""
         return max(1, (self.items_per_epoch or len(self.factory.slices)) // self.factory.batch)
 
     def epoch(self, epoch: int) -> list[list[SampleKey]]:
-        """Return the chunks of an epoch: (epoch, number, slice) of each sample, slices of one size together."""
+        """Return the chunks of an epoch: (epoch, number, slice) of each sample; a chunk has slices of one size."""
         slices, size = self.factory.slices, self.factory.batch
         rng = generator(self.factory.seed, epoch, 2)
         wanted = self.chunks_per_epoch * size
@@ -71,33 +71,33 @@ class EpochSampler:
         groups: dict[tuple[int, ...], list[int]] = {}
         chunks: list[list[int]] = []
         for index in drawn.tolist():
-            # With a window, volumes give samples of one size; scans keep their coils.
+            # With a window, all samples of volumes have one size; scans keep their number of coils.
             cropped = slices[index].simulated and self.factory.data.crop is not None
             key = () if cropped else slices[index].shape
             group = groups.setdefault(key, [])
             group.append(index)
             if len(group) == size:
                 chunks.append(groups.pop(key))
-        # Sizes too rare to fill a chunk are repeated.
+        # Slices of a size that is too rare to fill a chunk are repeated.
         chunks += [[group[i % len(group)] for i in range(size)] for group in groups.values()]
         chosen = enumerate(chunks[: self.chunks_per_epoch])
         return [[(epoch, number * size + i, index) for i, index in enumerate(chunk)] for number, chunk in chosen]
 
 
 class SampleLoader:
-    """Yield batches from any step on, and count waiting time and fresh samples.
+    """Yield batches, starting at any step, and measure the waiting time and the number of new samples.
 
     Args:
-        sampler: chooses the chunks.
-        workers: processes that make them; 0 makes them in this one.
-        rank: of this process, which takes its share of every batch.
-        ranks: processes that train together.
-        device: where batches are wanted; without workers they are made there.
+        sampler: sampler that chooses the chunks.
+        workers: number of processes that compute samples; 0 computes them in this process.
+        rank: rank of this process, which takes its part of every batch.
+        ranks: number of processes that train together.
+        device: device of the batches; without workers, they are also computed there.
 
     Attributes:
-        seconds_waited: for samples.
-        chunks_made: since `batches` was called.
-        notes: on workers that were restarted.
+        seconds_waited: time spent waiting for samples.
+        chunks_made: number of chunks computed since `batches` was called.
+        notes: notes on restarted workers.
 
     """
 
@@ -113,29 +113,29 @@ class SampleLoader:
     def _start(self, first: int) -> None:
         self.seconds_waited, self.chunks_made, self._samples_drawn = 0.0, 0, 0
         self._started = time.perf_counter()
-        self._position = divmod(first, self.buffer.batches_per_chunk)  # the next draw, and the batch of its chunk
+        self._position = divmod(first, self.buffer.batches_per_chunk)  # next draw, batch within its chunk
         self._cached = dict[int, Batch | Packed]()
 
     def chunks_before(self, batches: int) -> int:
-        """Return how many chunks have to be made before the next so many batches can be had."""
+        """Return the number of chunks that must be computed before the next given number of batches."""
         draw, part = self._position
-        begun = part > 0  # the chunk of this draw was made, though it may have been dropped
+        begun = part > 0  # the chunk of this draw was computed, but may have been discarded
         draws = range(draw + begun, draw - (-(part + batches) // self.buffer.batches_per_chunk))
         return sum(1 for _ in self._needed(islice(self._draws(draws.start), len(draws)), set(self._cached)))
 
     def statistics(self) -> dict[str, float]:
-        """Return the share of time waited, fresh samples a second, and draws of each sample, since the start."""
+        """Return the fraction of time spent waiting, the new samples per second, and the draws per sample."""
         seconds = time.perf_counter() - self._started
-        made = self.chunks_made * (self.sampler.factory.batch // self.ranks)
-        uses = self._samples_drawn / max(1, made)
-        return {"waited": self.seconds_waited / seconds, "fresh samples/s": made / seconds, "uses": uses}
+        samples = self.chunks_made * (self.sampler.factory.batch // self.ranks)
+        uses = self._samples_drawn / max(1, samples)
+        return {"waited": self.seconds_waited / seconds, "fresh samples/s": samples / seconds, "uses": uses}
 
     def batches(self, first: int) -> Iterator[Batch]:
-        """Yield batches for ever, starting with number ``first`` of the run.
+        """Yield batches without end, starting with number ``first`` of the run.
 
         Raises:
-            MriReconError: a sample that cannot be made.
-            ResourceError: workers die again and again.
+            MriReconError: a sample cannot be computed.
+            ResourceError: workers die repeatedly.
 
         """
         self._start(first)
@@ -146,11 +146,11 @@ class SampleLoader:
             source = self._make_chunks(self._sample_keys(chunk) for chunk in needed)
             try:
                 for chunk, use in self._draws(draw):
-                    begun = time.perf_counter()
+                    start = time.perf_counter()
                     batch = self._augmented(self._cached_chunk(chunk, source), chunk, use)
                     if use == self.buffer.draws_per_sample - 1:
                         del self._cached[chunk]
-                    self.seconds_waited += time.perf_counter() - begun
+                    self.seconds_waited += time.perf_counter() - start
                     draw, first_part = self._position
                     for part in range(first_part, per_chunk):
                         self._samples_drawn += share
@@ -161,21 +161,21 @@ class SampleLoader:
                 failures += 1
                 if failures > _RESTARTS:
                     raise ResourceError(
-                        "the processes that make samples keep dying",
+                        "the worker processes that compute samples die repeatedly",
                         why=str(error),
-                        fix="give them more memory (in a container shared memory, too), or fewer: train.workers",
+                        fix="provide more memory (in a container, also shared memory), or reduce train.workers",
                     ) from None
                 draw, part = self._position
-                self.notes.append(f"workers were started again before step {draw * per_chunk + part}: {error}")
+                self.notes.append(f"workers were restarted before step {draw * per_chunk + part}: {error}")
 
     def _cached_chunk(self, chunk: int, source: Iterator[Chunk]) -> Batch | Packed:
-        """Return a chunk from the buffer, or the next one made, which goes to the buffer."""
+        """Return a chunk from the buffer, or take the next computed chunk and store it in the buffer."""
         if chunk not in self._cached:
             made = next(source)
             if isinstance(made, MriReconError):
                 raise made
             if self.workers and not isinstance(made, Batch):
-                # Workers send chunks in shared memory, which is scarce: they are copied out of it.
+                # Workers send chunks in shared memory, which is scarce, so they are copied to normal memory.
                 place = self.device if self.buffer.location == "device" else torch.device("cpu")
                 made = {k: v.to(place, copy=True) for k, v in made.items()}
             self._cached[chunk] = made
@@ -183,7 +183,7 @@ class SampleLoader:
         return self._cached[chunk]
 
     def _augmented(self, made: Batch | Packed, chunk: int, use: int) -> Batch:
-        """Return a chunk as it is augmented when it is drawn for the ``use``-th time."""
+        """Augment a chunk for its draw number ``use``."""
         keys = self._sample_keys(chunk)
         if self.buffer.folder() is not None:
             batch = self.sampler.factory.load_or_make(keys, self.device)
@@ -194,24 +194,23 @@ class SampleLoader:
         return self.sampler.factory.augment(batch, keys, use)
 
     def _draws(self, first: int) -> Iterator[tuple[int, int]]:
-        """Yield (chunk, how often it was drawn before) for ever, from a draw on, counted from 0.
+        """Yield (chunk, number of its earlier draws) without end, starting at a draw, counted from 0.
 
-        Draws come in rounds, one for each new chunk: it is drawn, and so is each older chunk that has reached one of
-        fixed ages.
+        Each round draws one new chunk, and each older chunk that has reached one of several fixed ages.
         """
         uses = self.buffer.draws_per_sample
         chunks = max(1, self.buffer.capacity * self.ranks // self.sampler.factory.batch)
         ages = [use * (chunks - 1) // max(1, uses - 1) for use in range(uses)]
         newest = 0
         while True:
-            if ages[-1] <= newest:  # from here on all rounds are of one length
+            if ages[-1] <= newest:  # from here on, all rounds have the same length
                 newest, first = newest + first // uses, first % uses
             now = [(newest - age, use) for use, age in enumerate(ages) if age <= newest]
             yield from now[first:]
             newest, first = newest + 1, max(0, first - len(now))
 
     def _needed(self, draws: Iterable[tuple[int, int]], held: set[int]) -> Iterator[int]:
-        """Yield the chunks that have to be made for these draws, in order, where some are held."""
+        """Yield the chunks that must be computed for these draws, in order, except for buffered chunks."""
         for chunk, use in draws:
             if chunk not in held:
                 held.add(chunk)
@@ -220,30 +219,30 @@ class SampleLoader:
                 held.discard(chunk)
 
     def _sample_keys(self, chunk: int) -> list[SampleKey]:
-        """Return this rank's share of every batch of a chunk."""
+        """Return this rank's part of every batch of a chunk."""
         epoch, number = divmod(chunk, self.sampler.chunks_per_epoch)
         whole, share = self.sampler.epoch(epoch)[number], self.batch // self.ranks
         starts = range(self.rank * share, len(whole), self.batch)
         return [key for start in starts for key in whole[start : start + share]]
 
     def _make_chunks(self, wanted: Iterable[Sequence[SampleKey]]) -> Iterator[Chunk]:
-        """Yield chunks as they are made."""
+        """Compute and yield chunks."""
         if self.workers:
             return _from_workers(_ChunkDataset(self.sampler.factory), wanted, self.workers)
         return (_make_chunk(self.sampler.factory, keys, self.device) for keys in wanted)
 
 
 def workers_for(device: torch.device, chunk: int, cores: int, shared: int) -> int:
-    """Return how many processes should make samples beside the training.
+    """Return the number of worker processes for samples.
 
-    A core makes two samples a second (8 to 16 coils, 150 × 150, with maps and initial image). A process that makes them
-    on a GPU makes at most fifteen, as drawing the scene and the mask on the CPU takes 65 ms a sample.
+    A core computes two samples per second (8 to 16 coils, 150 × 150, with maps and initial image). On a GPU, a process
+    computes at most fifteen, because drawing the scene and the mask on the CPU takes 65 ms per sample.
 
     Args:
-        device: of the training.
-        chunk: samples that are made at once.
-        cores: that may be used.
-        shared: bytes that are free for what processes send each other.
+        device: device of the training.
+        chunk: number of samples that are computed together.
+        cores: number of usable cores.
+        shared: free bytes of shared memory.
 
     """
     if device.type == "cpu":
@@ -253,15 +252,15 @@ def workers_for(device: torch.device, chunk: int, cores: int, shared: int) -> in
 
 
 def free_shared_memory() -> int:
-    """Return the bytes that are free for what processes send each other; in containers that is often little."""
+    """Return the free bytes of shared memory, which is often small in containers."""
     try:
         return shutil.disk_usage("/dev/shm").free
-    except OSError:  # outside of Linux nothing limits it
+    except OSError:  # unlimited outside Linux
         return 2**40
 
 
 def _make_chunk(factory: SampleFactory, keys: Sequence[SampleKey], device: torch.device | str = "cpu") -> Chunk:
-    """Return a chunk: packed, where it is drawn again; empty, where the buffer's folder holds it."""
+    """Compute a chunk: packed if it is drawn again; empty if it is stored in the buffer's folder."""
     buffer = factory.data.buffer
     try:
         batch = factory.load_or_make(keys, device)
@@ -275,18 +274,18 @@ def _make_chunk(factory: SampleFactory, keys: Sequence[SampleKey], device: torch
 
 
 class _WorkerDied(Exception):
-    """A process died."""
+    """Report that a worker process died."""
 
 
 class _ChunkDataset(Dataset[Chunk]):
-    """Make chunks in a worker."""
+    """Compute chunks in a worker."""
 
     def __init__(self, factory: SampleFactory) -> None:
         self.factory = factory
         self.plugins = plugins.files()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load the parent's plug-ins, which a worker that was not forked lacks."""
+        """Load the parent's plug-ins, which are missing in a worker that was not forked."""
         self.__dict__ |= state
         plugins.load_files(self.plugins)
 
@@ -295,10 +294,10 @@ class _ChunkDataset(Dataset[Chunk]):
 
 
 def _from_workers(chunks: _ChunkDataset, wanted: Iterable[Sequence[SampleKey]], workers: int) -> Iterator[Chunk]:
-    """Yield the chunks that processes make, in order.
+    """Yield the chunks from worker processes, in order.
 
     Raises:
-        _WorkerDied: one of them died.
+        _WorkerDied: a worker died.
 
     """
     before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
@@ -308,18 +307,18 @@ def _from_workers(chunks: _ChunkDataset, wanted: Iterable[Sequence[SampleKey]], 
         batch_size=None,
         num_workers=workers,
         prefetch_factor=_PREFETCH,
-        collate_fn=cast("Any", _identity),  # torch annotates it for lists of samples
+        collate_fn=cast("Any", _identity),  # torch's type annotation expects lists of samples
         worker_init_fn=_init_worker,
     )
     try:
         source = iter(loader)
         if before is not None and signal.getsignal(signal.SIGCHLD) is not before:
-            # torch's handler would raise at any place in the trainer; a dead process is noticed below within seconds
+            # torch's handler could raise anywhere in the trainer; the code below detects a dead process within seconds
             signal.signal(signal.SIGCHLD, before)
         while True:
             yield next(source)
     except (EOFError, OSError) as error:
-        raise _WorkerDied(str(error) or "one of them died") from None
+        raise _WorkerDied(str(error) or "a worker died") from None
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
@@ -331,7 +330,7 @@ def _identity(made: Chunk) -> Chunk:
 
 
 def _init_worker(number: int) -> None:
-    """Prepare a worker: one thread, and signals are left to the parent."""
+    """Prepare a worker: use one thread, and leave signals to the parent."""
     keep_freed_memory()
     torch.set_num_threads(1)
     for name, action in (("SIGINT", signal.SIG_IGN), ("SIGUSR1", signal.SIG_IGN), ("SIGTERM", signal.SIG_DFL)):
@@ -340,10 +339,10 @@ def _init_worker(number: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the rest of this process; does nothing elsewhere.
+    """Make glibc keep freed memory in this process; do nothing with other C libraries.
 
-    Otherwise the memory of each batch, tens of megabytes, is mapped anew: to receive 8 samples of 16 coils of 160 × 160
-    took 74 ms of processor time with 19,000 page faults, and 55 ms with 2,700 so.
+    Otherwise, the memory of each batch (tens of megabytes) is mapped again: receiving 8 samples of 16 coils of 160 ×
+    160 took 74 ms of CPU time and 19,000 page faults, compared with 55 ms and 2,700 page faults.
     """
     try:
         library = ctypes.CDLL("libc.so.6")

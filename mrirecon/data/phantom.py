@@ -1,4 +1,4 @@
-"""Draw an analytic phantom of a head, with folds and texture, where no file is at hand."""
+"""Draw an analytic head phantom with cortical folds and texture, which needs no input file."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ from mrirecon.errors import InputError
 
 Real = npt.NDArray[np.floating[Any]]
 
-# T1-weighted grey levels, white matter = 1 (the order is that of a T1-weighted spin echo at 1.5 T; the values are free)
+# T1-weighted grey levels, white matter = 1 (ordered as in a T1-weighted spin echo at 1.5 T; the values are arbitrary)
 AIR, BONE, FLUID, GREY, WHITE, MUSCLE, FAT = 0.0, 0.06, 0.22, 0.66, 1.0, 0.55, 1.35
-# nuclei, as (y, x, half height, half width, tilt in degrees, level) in halves of the field's longer side; mirrored in x
+# nuclei, as (y, x, half height, half width, tilt in degrees, level) in halves of the longer side of the field of view;
+# mirrored in x
 NUCLEI = (
     (-0.13, 0.075, 0.10, 0.035, -18, GREY),  # caudate
     (-0.02, 0.155, 0.14, 0.055, -14, 0.72),  # putamen and pallidum
     (0.12, 0.075, 0.10, 0.065, 25, 0.78),  # thalamus
-    (-0.16, 0.035, 0.13, 0.030, -16, FLUID),  # front horn of the ventricle
-    (0.24, 0.135, 0.14, 0.028, 22, FLUID),  # back horn
+    (-0.16, 0.035, 0.13, 0.030, -16, FLUID),  # anterior horn of the ventricle
+    (0.24, 0.135, 0.14, 0.028, 22, FLUID),  # posterior horn
 )
 
 
 def phantom(shape: tuple[int, int], slices: int, seed: int) -> Real:
     """Draw axial slices of a head: scalp fat, bone, fluid, folded cortex, white matter, nuclei, ventricles, lesions.
 
-    In the manner of Shepp and Logan (IEEE Trans Nucl Sci 21 (1974) 21), with boundaries bent by smooth random fields
-    and 3 % of tissue texture, so that it is neither piecewise constant nor symmetric. Each pixel is the mean of 3 x 3
-    points: edges are one pixel wide, as partial volume makes them.
+    Similar to the phantom of Shepp and Logan (IEEE Trans Nucl Sci 21 (1974) 21), with boundaries deformed by smooth
+    random fields and 3 % tissue texture, so that the phantom is neither piecewise constant nor symmetric. Each pixel is
+    the mean of 3 x 3 points, so that edges are one pixel wide (partial volume).
 
     Args:
-        shape: (y, x) pixels, taken as square ones; the head fits whatever the aspect.
-        slices: how many, from the ventricles upwards; neighbours resemble each other.
-        seed: of the folds, the texture and the lesions.
+        shape: (y, x) size in square pixels; the head fits any aspect ratio.
+        slices: number of slices, from the ventricles upwards; adjacent slices are similar.
+        seed: seed of folds, texture and lesions.
 
     Returns:
         (slice, y, x), float32, 0 (air) to about 1.4 (fat), white matter about 1.
 
     Raises:
-        InputError: fewer than 1 slice, or a side below 16 pixels.
+        InputError: the number of slices is below 1, or a side is below 16 pixels.
 
     """
     if slices < 1 or min(shape) < 16:
-        raise InputError("a phantom has at least one slice of 16 x 16 pixels", why=f"shape={shape}, slices={slices}")
+        raise InputError("a phantom needs at least one slice of 16 x 16 pixels", why=f"shape={shape}, slices={slices}")
     heights = np.linspace(0.0, 0.35, slices) if slices > 1 else np.zeros(1)
     fine = (3 * shape[0], 3 * shape[1])
     drawn = (_slice(fine, float(z), seed).reshape(shape[0], 3, shape[1], 3).mean(axis=(1, 3)) for z in heights)
@@ -57,7 +58,7 @@ def _slice(shape: tuple[int, int], z: float, seed: int) -> Real:
     y, x = np.broadcast_arrays(y[:, None], x[None, :])
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 5])))
     head = (0.86 * shape[0] / max(shape), 0.86 * shape[1] / max(shape))
-    # heads are longer than wide, whatever the field of view
+    # a head is longer than wide, whatever the field of view
     head = (min(head[0], head[1] * 1.25) * (1 - 0.25 * z), min(head[1], head[0] / 1.2) * (1 - 0.25 * z))
     size = min(head)
     outline = _field(rng, y, x, z, 2.5, 10)
@@ -71,7 +72,7 @@ def _slice(shape: tuple[int, int], z: float, seed: int) -> Real:
     for edge, level in ((0.0, MUSCLE), (0.014, FAT), (0.062, BONE), (0.115, FLUID)):
         image[depth > edge] = level
     brain = depth - 0.14
-    # sulci: valleys where a band of a random field crosses zero, deepest at the surface
+    # sulci: valleys at the zero crossings of a band-limited random field, deepest at the surface
     valley = np.abs(bending + 0.35 * folds)
     furrow = (brain > 0) & (valley < 0.19 - 0.42 * brain)
     image[brain > 0] = GREY

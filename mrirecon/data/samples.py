@@ -1,4 +1,4 @@
-"""Make the samples to learn from: each is a function of (seed, epoch, number), whoever makes it and in any order."""
+"""Compute training samples; each depends on (seed, epoch, number) only, whatever the process and the order."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Prior
 
 _PLANE = (-2, -1)
-KERNEL, CALIBRATION, CROP = 6, 24, 0.8  # of ESPIRiT, as `mrirecon reconstruct` estimates maps
-_SHARED_MASKS = 16  # drawn for each size of a slow family; each is mirrored in four ways
-_CODE = (  # whatever decides over the values of a sample
+KERNEL, CALIBRATION, CROP = 6, 24, 0.8  # parameters of ESPIRiT, as in `mrirecon reconstruct`
+_SHARED_MASKS = 16  # masks drawn for each size of a slow family; each is mirrored in four ways
+_CODE = (  # modules that determine the values of a sample
     *("data", "coils", "masks", "physics", "engine.py"),
     *("methods/steps", "methods/cs.py", "methods/regularization.py"),
 )
@@ -47,30 +47,30 @@ SampleInfo = dict[str, object]
 
 
 class _FullKspace(NamedTuple):
-    """Samples before they are undersampled."""
+    """Hold samples before undersampling."""
 
     kspace: Tensor  # (B, C, y, x)
-    clean: Tensor | None  # (B, C, y, x), coil images to learn from; None for those of ``kspace``
+    clean: Tensor | None  # (B, C, y, x), coil images of the reference; None for those of ``kspace``
     labels: Tensor | None  # (B, 1, y, x)
     acquired: list[np.ndarray | None]  # (y, x), of measured k-space
     info: list[SampleInfo]
-    noise: Tensor | None = None  # (B, C, C), its covariance where it is known
+    noise: Tensor | None = None  # (B, C, C), noise covariance if known
 
 
 @dataclass(frozen=True)
 class SampleFactory:
-    """Make samples from slices.
+    """Compute samples from slices.
 
     Args:
-        slices: the slices.
+        slices: source slices.
         data: settings of the simulation, the masks and the coil maps.
-        seed: of the run.
-        batch: samples that share a size, so that they can be stacked.
+        seed: seed of the run.
+        batch: number of samples with equal size, so that they can be stacked.
         with_kspace: whether the loss compares k-space.
-        held_out_share: share of the acquired samples of k-space that only the loss sees (SSDU); 0 for none.
-        maps: whether the method takes coil maps.
-        uncropped_maps: whether maps go on beyond the object; see `mrirecon.reconstruction.run.build_problem`.
-        start: makes the initial image that the method refines; None leaves it to the method.
+        held_out_share: fraction of the acquired k-space samples that only the loss uses (SSDU); 0 for none.
+        maps: whether the method uses coil maps.
+        uncropped_maps: whether maps extend beyond the object; see `mrirecon.reconstruction.run.build_problem`.
+        start: function that computes the initial image; None leaves this to the method.
 
     """
 
@@ -85,19 +85,19 @@ class SampleFactory:
     start: StartImage | None = None
 
     def sample(self, epoch: int, number: int, index: int, device: torch.device | str = "cpu") -> Batch:
-        """Return sample ``number`` of an epoch, a batch of one, as it is augmented for its first draw.
+        """Return sample ``number`` of an epoch as a batch of one, augmented for its first draw.
 
         Raises:
-            MriReconError: with the sample's name.
+            MriReconError: the sample cannot be computed; the message gives its name.
 
         """
         keys = [(epoch, number, index)]
         return self.augment(self.load_or_make(keys, device), keys, 0)
 
     def load_or_make(self, keys: Sequence[SampleKey], device: torch.device | str = "cpu") -> Batch:
-        """Return samples that share a size, not augmented: from the buffer's folder, where there is one, or new.
+        """Return samples of one size, not augmented: read from the buffer's folder, or computed.
 
-        New samples for a folder are packed and unpacked, so that they are the same whether they were there or not.
+        New samples for a folder are packed and unpacked, so that computed and stored samples are equal.
         """
         path = self.cache_file(keys)
         if path is None:
@@ -110,10 +110,10 @@ class SampleFactory:
         return stored.to(device)
 
     def cache_file(self, keys: Sequence[SampleKey]) -> Path | None:
-        """Return the file that stores samples; None where the buffer has no folder.
+        """Return the file that stores samples; None if the buffer has no folder.
 
         Raises:
-            UsageError: the folder's name holds a variable that is not set.
+            UsageError: the folder's name contains a variable that is not set.
 
         """
         folder = self.data.buffer.folder()
@@ -124,7 +124,7 @@ class SampleFactory:
 
     @cached_property
     def _cache_key(self) -> str:
-        """A hash of all that decides over samples, except their slices: the settings and the simulator's code."""
+        """Return a hash of everything that determines the samples except their slices: settings and code."""
         start = self.start
         if isinstance(start, partial):
             named = f"{start.func.__qualname__} {sorted(start.keywords.items())}"
@@ -136,21 +136,21 @@ class SampleFactory:
         return _short_hash(json.dumps([data, *numbers, named, simulator_version()], sort_keys=True))
 
     def augment(self, batch: Batch, keys: Sequence[SampleKey], use: int) -> Batch:
-        """Return a batch as it is augmented when it is drawn for the ``use``-th time, counted from 0."""
+        """Augment a batch for its draw number ``use``, counted from 0."""
         simulated = self.maps and all(self.slices[index].simulated for _, _, index in keys)
         low, high = self.data.simulation.cavities if simulated else (0, 0)
         with one_thread():
             return augment(batch, [(self.seed, epoch, number) for epoch, number, _ in keys], use, (low, high))
 
     def make(self, keys: Sequence[SampleKey], device: torch.device | str = "cpu") -> Batch:
-        """Make samples that share a size, and stack them.
+        """Compute samples of one size and stack them.
 
         Args:
-            keys: (epoch, number, index of the slice) of each.
-            device: where to compute, and where the result is.
+            keys: (epoch, number, index of the slice) of each sample.
+            device: device of the computation and of the result.
 
         Raises:
-            MriReconError: with the name of the sample that cannot be made.
+            MriReconError: a sample cannot be computed; the message gives its name.
 
         """
         try:
@@ -158,7 +158,7 @@ class SampleFactory:
                 return self._make(keys, torch.device(device))
         except MriReconError as error:
             if len(keys) > 1:
-                for key in keys:  # find out which one fails
+                for key in keys:  # find the sample that fails
                     self.make([key], device)
                 raise
             epoch, number, index = keys[0]
@@ -169,7 +169,7 @@ class SampleFactory:
     def _make(self, keys: Sequence[SampleKey], device: torch.device) -> Batch:
         slices = [self.slices[index] for _, _, index in keys]
         own = [generator(self.seed, epoch, number, 1) for epoch, number, _ in keys]
-        # The samples of a batch share the draws that decide over sizes.
+        # The samples of a batch share the random draws that determine the size.
         shared = [generator(self.seed, epoch, number // self.batch, 0) for epoch, number, _ in keys]
         simulated = all(s.simulated for s in slices)
         full = self._simulated(slices, own, shared, device) if simulated else self._measured(slices, shared, device)
@@ -215,11 +215,11 @@ class SampleFactory:
         )
 
     def _target(self, image: Tensor, kspace: Tensor, maps: Tensor, *, noisy: bool) -> Tensor:
-        """Return the reference (B, 1, y, x) of coil images (B, C, y, x): root sum of squares, with the maps' phase.
+        """Combine coil images (B, C, y, x) to the reference (B, 1, y, x): root sum of squares, phase of the maps.
 
-        Maps from a small calibration region combine what they hardly resolve, such as the scalp, too darkly, and a
-        network would learn to darken it. A root sum of squares of noise is biased, so noisy images are combined with
-        maps of all of k-space, as is the reference that reconstructions are compared with.
+        Maps from a small calibration region attenuate thin structures such as the scalp, and a network would learn this
+        attenuation. The root sum of squares of noise is biased, so noisy images are combined with maps from the full
+        k-space, like the reference images of the evaluation.
         """
         if not self.maps:
             return root_sum_of_squares(image, 1, keepdim=True)
@@ -248,7 +248,7 @@ class SampleFactory:
         return _FullKspace(scans.kspace, clean, scans.labels, [None] * len(slices), info, scans.covariance)
 
     def scene(self, ref: SliceRef, own: np.random.Generator, shared: np.random.Generator) -> Scene:
-        """Draw the scene of a slice: what decides over sizes from ``shared``, all else from ``own``."""
+        """Draw the scene of a slice: quantities that determine the size from ``shared``, all others from ``own``."""
         assert isinstance(ref.source, Volume), "only volumes are simulated from"
         low, high = self.data.simulation.coils
         coils = max(1, round(math.exp(shared.uniform(math.log(low - 0.49), math.log(high + 0.49)))))
@@ -286,9 +286,9 @@ class SampleFactory:
         return int(y), int(x)
 
     def _maps(self, y: Tensor, masks: Sequence[np.ndarray], slices: Sequence[SliceRef]) -> tuple[Tensor, Tensor | None]:
-        """Return coil maps (B, 1, C, y, x) as inference will have them, and the prior (B, 1, y, x) of estimated ones.
+        """Return coil maps (B, 1, C, y, x) as in a reconstruction, and the prior (B, 1, y, x) of estimated maps.
 
-        They are estimated from the calibration region of each sample, or read from the file.
+        The maps are estimated from the calibration region of each sample, or read from the file.
         """
         batch, coils, *space = y.shape
         from_file = self.data.maps == "file" and isinstance(slices[0].source, Scan)
@@ -305,7 +305,7 @@ class SampleFactory:
 
 @cache
 def simulator_version() -> str:
-    """Return a hash of the code that makes samples, so that samples stored by other code are not used."""
+    """Return a hash of the code that computes samples, so that samples of other versions are not reused."""
     package = Path(mrirecon.__file__).parent
     code = hashlib.sha256(f"{mrirecon.__version__} {torch.__version__}".encode())
     for name in _CODE:
@@ -318,16 +318,16 @@ def simulator_version() -> str:
 def draw_mask(
     families: Sequence[MaskFamily], space: tuple[int, int], rng: np.random.Generator, calibrated: bool
 ) -> tuple[np.ndarray, SampleInfo]:
-    """Draw a family, an acceleration and a calibration region that fit together, and a mask of them.
+    """Draw a compatible family, acceleration and calibration region, and a mask with them.
 
     Args:
-        families: the families with their choices.
-        space: (y, x).
-        rng: of all draws.
-        calibrated: whether coil maps have to be estimated from the calibration region.
+        families: families with their choices.
+        space: (y, x) size of the mask.
+        rng: random generator.
+        calibrated: whether coil maps are estimated from the calibration region.
 
     Returns:
-        The mask (y, x), and its family, acceleration and calibration region.
+        The mask (y, x), with its family, acceleration and calibration region.
 
     Raises:
         UsageError: no combination fits.
@@ -366,7 +366,7 @@ def draw_mask(
     if family.slow and not lines:
         result = _shared_mask(choice.family, space, acceleration, region, seed % _SHARED_MASKS)
         mask = result.mask[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
-        # The calibration region, which need not lie symmetrically, goes back to its place.
+        # The calibration region may be asymmetric, so it is restored after mirroring.
         shifts = [
             int(f) * (2 * (n // 2 - c // 2) + c - n) for f, n, c in zip(flips, space, result.calibration, strict=True)
         ]
@@ -382,26 +382,27 @@ def draw_mask(
 def _shared_mask(
     family: str, space: tuple[int, int], acceleration: float, region: int | tuple[int, ...], seed: int
 ) -> MaskResult:
-    """Return one of a few masks of a size: drawing a Poisson disc takes longer than all the rest of a sample."""
+    """Return one of a few stored masks of a size, because drawing a Poisson-disc mask takes longest."""
     return make_mask(family, space, acceleration, calibration=region, seed=seed)
 
 
 def split_samples(
     mask: np.ndarray, share: float, rng: np.random.Generator, keep: int = 4
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split the acquired samples into those that the network sees and those that the loss compares (SSDU).
+    """Split the acquired samples into network input and samples for the loss (SSDU).
 
-    Yaman et al., MRM 84:3172, 2020: the second are drawn with a Gaussian density around the centre, of which a small
-    box stays with the first. Where whole lines are acquired, single samples of them are split.
+    Yaman et al., MRM 84:3172, 2020: the samples for the loss are drawn with a Gaussian density around the centre,
+    except for a small centre box, which stays in the input. If whole lines are acquired, their single samples are
+    split.
 
     Args:
-        mask: (y, x), what was acquired.
-        share: of the samples, for the loss.
-        rng: of the draw.
-        keep: side of the centre box that the network keeps.
+        mask: (y, x), acquired samples.
+        share: fraction of the samples for the loss.
+        rng: random generator.
+        keep: side of the centre box that stays in the input.
 
     Returns:
-        Two masks (y, x) without common samples, together ``mask``.
+        Two disjoint masks (y, x) whose union is ``mask``.
 
     """
     y, x = ((np.arange(n) - n // 2) / (n / 2) for n in mask.shape)
@@ -409,7 +410,7 @@ def split_samples(
     weight[tuple(slice(n // 2 - keep // 2, n // 2 - keep // 2 + keep) for n in mask.shape)] = 0
     candidates = np.flatnonzero(weight)
     count = min(len(candidates), round(share * int(mask.sum())))
-    # Sorting E / w, E exponential, draws without replacement.
+    # Sorting E / w, with E exponentially distributed, draws without replacement.
     race = rng.exponential(size=len(candidates)) / weight.flat[candidates]
     held = np.zeros(mask.shape, dtype=bool)
     held.flat[candidates[np.argpartition(race, count - 1)[:count]] if count else candidates[:0]] = True
@@ -421,7 +422,7 @@ def _short_hash(text: str) -> str:
 
 
 def _group(keys: Iterable[Hashable]) -> list[list[int]]:
-    """Return the indices of equal keys together, in the order of their first appearance."""
+    """Group the indices of equal keys, in order of first appearance."""
     groups: dict[Hashable, list[int]] = {}
     for index, key in enumerate(keys):
         groups.setdefault(key, []).append(index)
@@ -432,13 +433,13 @@ def _stored_maps(ref: SliceRef, space: tuple[int, ...]) -> Tensor:
     """Return the coil maps (1, C, y, x) of a file.
 
     Raises:
-        InputError: it holds none, or maps of another shape.
+        InputError: the file has no maps, or maps of another shape.
 
     """
     stored = ref.source.maps(ref.index) if isinstance(ref.source, Scan) else None
     if stored is None or stored.shape[0] != 1 or stored.shape[2:] != space:
         raise InputError(
-            "the file holds no coil maps that fit" if stored is None else "the maps do not fit what is cut out",
+            "the file has no matching coil maps" if stored is None else "stored maps do not match cropped samples",
             where=ref.name,
             fix="use data.maps: espirit",
         )
@@ -452,7 +453,8 @@ def _stack_masks(masks: Sequence[np.ndarray], device: torch.device) -> Tensor:
 def _start_images(start: StartImage, p: Problem, prior: Tensor | None) -> Tensor:
     """Return initial images (B, 1, y, x).
 
-    On a CPU, samples whose masks vary along the same axes are solved together: lines need transforms along one axis.
+    On a CPU, samples whose masks vary along the same axes are solved together, because masks of lines need transforms
+    along one axis only.
     """
     if p.y.device.type != "cpu":
         return start(p.prepared(), None if prior is None else Prior(prior))
@@ -465,17 +467,17 @@ def _start_images(start: StartImage, p: Problem, prior: Tensor | None) -> Tensor
 
 
 def _espirit(y: Tensor, masks: Sequence[np.ndarray]) -> CoilMaps:
-    """Return uncropped maps of the calibration regions of samples (B, C, y, x); regions of one size are batched."""
+    """Estimate uncropped maps from the calibration regions of samples (B, C, y, x), batched by region size."""
     boxes = [find_calibration(mask, CALIBRATION) for mask in masks]
     parts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
     for members in _group(tuple(side.stop - side.start for side in box) for box in boxes):
         regions = torch.stack([y[i][(slice(None), *boxes[i])] for i in members])
-        found = espirit(regions, (y.shape[-2], y.shape[-1]), kernel=KERNEL, crop=0)
-        parts |= zip(members, zip(found.maps, found.values, found.spectrum, strict=True), strict=True)
+        result = espirit(regions, (y.shape[-2], y.shape[-1]), kernel=KERNEL, crop=0)
+        parts |= zip(members, zip(result.maps, result.values, result.spectrum, strict=True), strict=True)
     ordered = zip(*(parts[i] for i in range(len(masks))), strict=True)
     return CoilMaps(*(torch.stack(part) for part in ordered))
 
 
 def _cropped(estimated: CoilMaps) -> Tensor:
-    """Return maps (B, 1, C, y, x) that end where the object does."""
+    """Crop maps (B, 1, C, y, x) to the object."""
     return estimated.maps * crop_weights(estimated.values, CROP).unsqueeze(2)

@@ -21,10 +21,10 @@ from mrirecon.physics.operators import root_sum_of_squares
 
 
 def pick_volume(path: str | Path, name: str | None = None) -> Volume:
-    """Return the volume of a file, by name where it holds several.
+    """Return the volume of a file, selected by name if there are several.
 
     Raises:
-        UsageError: several volumes and no name, or no such name.
+        UsageError: there are several volumes and no name, or no volume has the name.
 
     """
     volumes = read_volumes(path)
@@ -59,44 +59,45 @@ def simulate_scan(
     keep_maps: bool = False,
     command: Sequence[str] | None = None,
 ) -> dict[str, object]:
-    """Simulate the fully sampled multi-coil scan of a volume, with the simulator that training uses.
+    """Simulate the fully sampled multi-coil scan of a volume with the simulator of the training data.
 
     Args:
         path: NIfTI, .npz, .npy or HDF5 with a magnitude volume, or ``phantom:SEED``.
-        out: .h5, .npz or .cfl to write k-space to, with the noise-free root sum of squares as its reference.
-        volume: the name of the volume, where the file holds several.
+        out: output file (.h5, .npz or .cfl) for k-space, with the noise-free root sum of squares as reference.
+        volume: name of the volume, if the file holds several.
         slices: first and last + 1; None takes all.
-        coils: receiver coils; they do not move from slice to slice.
+        coils: number of receiver coils; they have the same position for all slices.
         snr: mean signal of the object over the noise of an average coil image.
-        seed: of every draw.
-        lesions: how many to insert into each slice; masks go to ``NAME_lesions.npz``, descriptions to its sidecar.
-        lesion_size: lowest and highest diameter in mm.
+        seed: seed of all random draws.
+        lesions: number of lesions to insert into each slice; masks are written to ``NAME_lesions.npz``, descriptions to
+            its sidecar.
+        lesion_size: smallest and largest diameter in mm.
         lesion_contrast: lowest and highest |lesion − tissue| / tissue.
         resolution: pixel density relative to the volume's own, at most 1.
         bias: standard deviation of the logarithm of the bias field.
-        phase: whether the object has a phase.
-        size: (y, x) samples of the field of view; None keeps the volume's.
+        phase: simulate a phase of the object.
+        size: (y, x) number of samples; None keeps the size of the volume.
         keep_maps: also write the true sensitivities.
         command: the command line, for the sidecar.
 
     Returns:
-        Plain data: the files written, the shape, the volume, the settings, and notes.
+        Plain data: written files, shape, volume, settings, and notes.
 
     Raises:
-        UsageError, InputError: impossible numbers; files that cannot be used.
+        UsageError, InputError: a parameter is out of range, or a file cannot be used.
 
     """
     if coils < 1 or not snr > 0 or not 0 < resolution <= 1 or lesions < 0:
         raise UsageError(
-            "a scan cannot be simulated with these numbers",
+            "a scan cannot be simulated with these parameters",
             why=f"coils={coils}, snr={snr}, resolution={resolution}, lesions={lesions}",
-            fix="give at least 1 coil, a positive SNR, a resolution above 0 and at most 1, and no negative count",
+            fix="give at least 1 coil, a positive SNR, a resolution in (0, 1], and at least 0 lesions",
         )
     source = pick_volume(path, volume)
     first, last = slices or (0, len(source))
     if not 0 <= first < last <= len(source):
         raise UsageError(
-            f"there are no slices {first}:{last}", why=f"the volume has {len(source)}", fix="choose slices that it has"
+            f"slices {first}:{last} do not exist", why=f"the volume has {len(source)}", fix="choose existing slices"
         )
     settings = Simulation(
         coils=[coils, coils],
@@ -166,7 +167,7 @@ def simulate_scan(
     notes = []
     if source.support != (1.0, 1.0):
         shares = " and ".join(f"{s:.0%}" for s in source.support)
-        notes.append(f"the volume had been interpolated: {shares} of its k-space (y, x) were measured and are kept")
+        notes.append(f"the volume was interpolated: only the measured part of its k-space, {shares} (y, x), is used")
     if lesions:
         target = Path(out).with_name(Path(out).name.split(".")[0] + "_lesions.npz")
         written += write_image(target, np.stack(labels))

@@ -1,4 +1,4 @@
-"""Draw all random numbers of a simulated slice (`Scene`), on the CPU; `mrirecon.data.simulate` computes with them."""
+"""Draw all random numbers of a simulated slice (`Scene`), on the CPU, for `mrirecon.data.simulate`."""
 
 from __future__ import annotations
 
@@ -27,43 +27,44 @@ from mrirecon.data.settings import Simulation
 from mrirecon.data.volumes import Volume
 
 Real = npt.NDArray[np.floating[Any]]
-ACROSS = 0.7  # share of slices with B0 across them, as in axial ones
+ACROSS = 0.7  # fraction of slices perpendicular to B0, such as axial slices
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Hold one slice and its measurement; arrays lie on its own fine grid (y, x), or on the measured window (h, w).
+    """Hold one slice and its measurement; arrays are on its fine grid (y, x), or on the measured window (h, w).
 
     Attributes:
-        seed: of coils, phase and noise.
-        number: of the slice: with the same seed, slices of different numbers differ only in noise and lesions.
+        seed: seed of coils, phase and noise.
+        number: number of the slice; with the same seed, slices of different numbers differ only in noise and lesions.
         image: (y, x) float32, magnitudes with lesions.
-        labels: (h, w) uint8, the lesions by number.
-        lesions: the inserted lesions, in pixels of the volume.
-        depth: (y, x) float32, below the skin, in halves of the shorter side.
-        change: (y, x) float32, of B0 in ppm.
-        spacing: (y, x) distances of pixels in mm.
-        radians: phase of the echo per ppm.
-        exponent: of the magnitude.
-        rows: (h, y), from the object's pixels to the measured ones along y.
+        labels: (h, w) uint8, labels of the lesions.
+        lesions: inserted lesions, in pixels of the volume.
+        depth: (y, x) float32, depth below the skin, in halves of the shorter side.
+        change: (y, x) float32, change of B0 in ppm.
+        spacing: (y, x) pixel spacing in mm.
+        radians: phase of the echo in radians per ppm.
+        exponent: exponent of the magnitude.
+        rows: (h, y), matrix from the object's pixels to the measured pixels along y.
         columns: (w, x), the same along x.
-        waves: the smooth part of the phase.
-        strength: factor of it.
+        waves: smooth part of the phase.
+        strength: factor of the smooth phase.
         bias: (4, 3), waves of the logarithm of the bias field: radians along y and x, and phase.
         deviation: standard deviation of the logarithm of the bias field.
-        detail: radians per contrast of fine structures.
-        fat: share; depth at which it begins and ends under the skin; depth at which marrow begins and ends.
+        detail: phase of fine structures in radians per contrast.
+        fat: signal fraction of fat; depths at which subcutaneous fat begins and ends; depths at which marrow begins and
+            ends.
         air: (n, 4), spheres: y, x and z in mm from the centre pixel, and radius in mm.
         axis: direction of B0: 0 across the slice, 1 along y, 2 along x.
         veins: (n, 8), arcs: centre y, x and radius, middle y, x and length, width, all in mm; and ppm.
-        loops: the coils.
-        height: of the slice along z, in halves of the longer field of view.
+        loops: receiver coils.
+        height: position of the slice along z, in halves of the longer side of the field of view.
         points: positions along y and x of the coarse grid at which the coils are evaluated.
         window: positions along y and x of the measured pixels, for the true maps.
-        gains: (C,), of the amplifiers.
-        shared: part of the noise that coils have in common.
+        gains: (C,), gains of the amplifiers.
+        shared: fraction of the noise variance from the body.
         snr: mean signal over the noise of an average coil image.
-        level: the mean signal for ``snr``; None for that of the slice.
+        level: mean signal for ``snr``; None uses the mean of the slice.
 
     """
 
@@ -99,7 +100,7 @@ class Scene:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(h, w) of the measured window."""
+        """Return the size (h, w) of the measured window."""
         return len(self.rows), len(self.columns)
 
 
@@ -118,17 +119,17 @@ def draw_scene(
     """Draw coils, phase, lesions, bias field, resolution and noise of one slice.
 
     Args:
-        volume: the slices and their tissue.
-        index: of the slice.
+        volume: slices and their tissue maps.
+        index: index of the slice.
         settings: ranges to draw from.
-        rng: of all draws.
-        coils: receiver coils.
-        window: (y, x) samples of the field of view: cut out around a place in the object, or padded with air. None
-            keeps the object's own field of view.
-        centred: put the window in the middle.
-        number: of the slice: with generators in the same state, slices of different numbers differ only in noise and
-            lesions.
-        level: the mean signal for the SNR; None takes that of the slice.
+        rng: random generator.
+        coils: number of receiver coils.
+        window: (y, x) size of the field of view in samples: cropped around a position in the object, or padded with
+            air. None keeps the object's field of view.
+        centred: centre the window.
+        number: number of the slice; with generators in the same state, slices of different numbers differ only in noise
+            and lesions.
+        level: mean signal for the SNR; None uses the mean of the slice.
 
     """
     seed = int(rng.integers(2**31))
@@ -181,7 +182,7 @@ def draw_scene(
         axis=axis,
         veins=_draw_veins(image.shape, spacing, settings, rng),
         loops=draw_loops(view, coils, seed, _between(rng, settings.coil_distance)),
-        # No slice of a long volume lies outside the coils.
+        # All slices of a long volume lie inside the coils.
         height=float(np.clip(height, -0.6, 0.6)),
         points=(points[0], points[1]),
         window=(places[0], places[1]),
@@ -211,8 +212,8 @@ def _with_lesions(
 
 
 def _draw_fat(settings: Simulation, rng: np.random.Generator) -> tuple[float, float, float, float, float]:
-    """Return the share of fat, and the depths at which it begins and ends: under the skin, and in marrow."""
-    # In units of some 75 mm: above the brain, which begins 12 mm below the skin.
+    """Return the signal fraction of fat, and the depths of its limits: under the skin, and in marrow."""
+    # The unit is about 75 mm; fat ends above the brain, which begins 12 mm below the skin.
     skin, thickness = rng.uniform(0.0, 0.015), rng.uniform(0.02, 0.07)
     gap, marrow = rng.uniform(0.015, 0.045), rng.uniform(0.01, 0.03)
     with_marrow = rng.random() < settings.marrow_fat_share
@@ -224,7 +225,7 @@ def _draw_fat(settings: Simulation, rng: np.random.Generator) -> tuple[float, fl
 def _draw_air(
     shape: tuple[int, ...], spacing: tuple[float, float], settings: Simulation, rng: np.random.Generator
 ) -> Real:
-    """Return spheres (n, 4) of air, most of them above or below the slice, so that only their field is seen."""
+    """Return spheres (n, 4) of air; most are above or below the slice, so that only their field affects it."""
     count = int(rng.integers(settings.air[0], settings.air[1] + 1))
     radius = np.exp(rng.uniform(math.log(3), math.log(16), count))
     half = np.array([n * d / 2 for n, d in zip(shape, spacing, strict=True)])
@@ -236,7 +237,7 @@ def _draw_air(
 def _draw_veins(
     shape: tuple[int, ...], spacing: tuple[float, float], settings: Simulation, rng: np.random.Generator
 ) -> Real:
-    """Return arcs (n, 8) through the object: venous blood is shifted by 0.1 to 0.4 ppm, by its oxygen and direction."""
+    """Return veins as arcs (n, 8), shifted by 0.1 to 0.4 ppm, depending on oxygenation and direction."""
     count = int(rng.integers(settings.veins[0], settings.veins[1] + 1))
     half = np.array([n * d / 2 for n, d in zip(shape, spacing, strict=True)])
     middle = rng.uniform(-0.7, 0.7, (count, 2)) * half
@@ -264,7 +265,7 @@ def _mirror_and_transpose(
 def _matrix(
     shape: tuple[int, ...], spacing: tuple[float, float], settings: Simulation, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """Return the number of measured samples (y, x): nearly square pixels, no finer than the volume's."""
+    """Return the number of measured samples (y, x) for nearly square pixels, not smaller than the volume's."""
     aspect = math.sqrt(_geometric(rng, settings.aspect))
     pixel = max(spacing) / _geometric(rng, settings.resolution)
     sides = (pixel * aspect, pixel / aspect)
@@ -273,7 +274,7 @@ def _matrix(
 
 
 def _place(image: Real, shape: tuple[int, int], size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-    """Return the first pixel (y, x) of a window around a random place in the object; negative where it lies outside."""
+    """Return the first pixel (y, x) of a window around a random position in the object; negative if outside."""
     inside = np.flatnonzero(image > 0.1 * image.max())
     centre = np.unravel_index(inside[int(rng.random() * len(inside))], image.shape)
     starts = []
@@ -286,7 +287,7 @@ def _place(image: Real, shape: tuple[int, int], size: tuple[int, int], rng: np.r
 def _nearest(
     labels: npt.NDArray[np.uint8], shape: tuple[int, int], start: tuple[int, int], size: tuple[int, int]
 ) -> npt.NDArray[np.uint8]:
-    """Return the labels at the measured pixels of the window, 0 outside the object's field of view."""
+    """Return the nearest labels at the measured pixels of the window, 0 outside the object's field of view."""
     indices, inside = [], []
     for fine, n, a, m in zip(labels.shape, shape, start, size, strict=True):
         position = np.arange(m) + a
@@ -310,16 +311,16 @@ def _upsampled(coarse: npt.NDArray[np.float16], shape: tuple[int, ...]) -> Real:
 
 
 def _between(rng: np.random.Generator, pair: list[float]) -> float:
-    """Draw uniformly between two numbers."""
+    """Draw a number from a uniform distribution."""
     return float(rng.uniform(pair[0], pair[1]))
 
 
 def _geometric(rng: np.random.Generator, pair: list[float]) -> float:
-    """Draw between two numbers, uniformly in the logarithm."""
+    """Draw a number from a log-uniform distribution."""
     return math.exp(rng.uniform(math.log(pair[0]), math.log(pair[1])))
 
 
 @lru_cache(maxsize=256)
 def splines_over(n: int) -> npt.NDArray[np.float32]:
-    """Return the matrix (n, COARSE) that interpolates from a coarse grid over n pixels to all of them."""
+    """Return the matrix (n, COARSE) that interpolates from a coarse grid to all n pixels."""
     return spline_matrix(np.linspace(0, COARSE - 1, n)).astype(np.float32)

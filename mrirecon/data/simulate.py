@@ -1,13 +1,13 @@
 """Simulate multi-coil k-space from magnitude images: y = F S (m e^{iφ}) + n.
 
 `simulate` measures a batch of scenes on any device, for training, `mrirecon simulate` and `mrirecon detect`. Coils and
-phase multiply the object on its own, fine grid; the product is then truncated to the measured resolution, as a scanner
-does it. So edges ring, a phase that varies fast within a pixel cancels signal, and no reconstruction on the measured
-grid is exact. Random numbers are drawn on the CPU beforehand (`mrirecon.data.scene`): up to rounding, a slice depends
-neither on the device nor on the rest of its batch.
+phase multiply the object on its own, fine grid; the product is then truncated to the measured resolution, as on a
+scanner. Therefore edges have Gibbs ringing, a phase that varies rapidly within a pixel cancels signal, and no
+reconstruction on the measured grid is exact. Random numbers are drawn on the CPU beforehand (`mrirecon.data.scene`): up
+to rounding, a slice does not depend on the device or on the rest of its batch.
 
-`simulate_kspace` measures an image as it is: every field is evaluated at every pixel, in double precision. Each draw is
-a function of an integer seed.
+`simulate_kspace` measures an image on its own grid: it evaluates every field at every pixel in double precision. Random
+draws depend on an integer seed only.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from mrirecon.physics.operators import Fourier
 
 Complex = npt.NDArray[np.complexfloating[Any, Any]]
 Real = npt.NDArray[np.floating[Any]]
-SHARED = 0.6  # part of each coil's noise that comes from the body
+SHARED = 0.6  # fraction of each coil's noise variance from the body
 _PLANE = (-2, -1)
 _FAT_EDGE = 0.012  # width of the border of fat, in halves of the shorter side
-_FAR = 30.0  # exp(−30) is negligible, and denormal numbers are slow
-_AIR_EDGE = 1.0  # mm: width of the border of a sphere of air
+_FAR = 30.0  # exp(−30) is negligible; denormal numbers would be slow
+_AIR_EDGE = 1.0  # mm, width of the border of a sphere of air
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class SimulatedItems:
         kspace: (B, C, y, x) complex64, fully sampled, with noise; centred and unitary.
         clean: (B, C, y, x) complex64, the coil images without noise.
         image: (B, 1, y, x) complex64, the object with its phase, as measured without coils.
-        covariance: (B, C, C) complex64, of the noise of one sample.
-        snr: of each slice, mean signal of the object over the noise of an average coil image.
-        labels: (B, 1, y, x) uint8, the lesions.
-        lesions: the lesions inserted into each slice.
+        covariance: (B, C, C) complex64, noise covariance of one sample.
+        snr: SNR of each slice: mean signal of the object over the noise of an average coil image.
+        labels: (B, 1, y, x) uint8, labels of the lesions.
+        lesions: inserted lesions of each slice.
 
     """
 
@@ -78,7 +78,7 @@ class SimulatedItems:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread and, on a GPU, in full float32, so that the result does not depend on who computes."""
+    """Compute on one thread and, on a GPU, in full float32, so that the result is reproducible."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("highest")
@@ -94,11 +94,11 @@ def simulate(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> Sim
     """Measure a batch of slices.
 
     Args:
-        scenes: with the same number of coils and the same window size.
-        device: where to compute, and where the result is.
+        scenes: scenes with equal numbers of coils and window sizes.
+        device: device of the computation and of the result.
 
     Raises:
-        InputError: sizes that differ.
+        InputError: the sizes differ.
 
     """
     require_one_size([(len(s.gains), *s.size) for s in scenes])
@@ -160,7 +160,7 @@ def resample_kspace(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """
     if rows.is_complex() or columns.is_complex():
         return rows.to(values) @ values @ columns.to(values).mT
-    # Two real products cost half of a complex one.
+    # Two real products take half the time of a complex product.
     parts = torch.stack([values.real, values.imag])
     parts = rows @ (parts @ columns.mT)
     return torch.complex(parts[0], parts[1])
@@ -172,7 +172,7 @@ def _white(scene: Scene, coils: int, samples: int) -> Tensor:
 
 
 class Grid:
-    """Put slices of different sizes on one grid, padded with air after their last row and column."""
+    """Place slices of different sizes on one grid, padded with air after the last row and column."""
 
     def __init__(self, scenes: Sequence[Scene], device: torch.device) -> None:
         self.scenes, self.device = scenes, device
@@ -182,11 +182,11 @@ class Grid:
         self.columns = self._matrices([s.columns for s in scenes], self.shape[1])
 
     def numbers(self, name: str) -> Tensor:
-        """Return one attribute of all scenes (B,)."""
+        """Return one attribute of all scenes as a tensor (B,)."""
         return torch.tensor([getattr(s, name) for s in self.scenes], dtype=torch.float32, device=self.device)
 
     def points(self) -> tuple[Tensor, Tensor]:
-        """Return the positions (B, COARSE) along y and x that the coils are evaluated at."""
+        """Return the positions (B, COARSE) along y and x at which the coils are evaluated."""
         return _along_both(lambda a: torch.from_numpy(np.stack([s.points[a] for s in self.scenes])).to(self.device))
 
     def splines(self, item: int) -> tuple[Tensor, Tensor]:
@@ -196,14 +196,14 @@ class Grid:
         return _along_both(lambda a: functional.pad(matrices[a], (0, 0, 0, self.shape[a] - shape[a])))
 
     def magnitude(self) -> Tensor:
-        """Return the magnitude (B, y, x) with its contrast and bias field; sets ``relative``, which `phase` reads."""
+        """Return the magnitude (B, y, x) with its contrast and bias field; set ``relative`` for `phase`."""
         peak = self.image.amax(_PLANE, keepdim=True).clamp_min(1e-30)
         self.relative = self.image / peak
         bias = torch.stack([self._bias(i) for i in range(len(self.scenes))])
         return peak * self.relative.pow(self.numbers("exponent")[:, None, None]) * bias
 
     def phase(self) -> Tensor:
-        """Return the factor of the magnitude (B, y, x), complex64: phase and fat, and zero in air."""
+        """Return the complex64 factor of the magnitude (B, y, x) for phase and fat; zero in air."""
         x = self.relative
         rows = functional.avg_pool2d(x[:, None], (15, 1), 1, (7, 0))
         local = functional.avg_pool2d(rows, (1, 15), 1, (0, 7))[:, 0]
@@ -247,7 +247,7 @@ class Grid:
         return rows @ (scene.strength * scene.waves.at(*self._coarse(item), scene.height)) @ columns.T
 
     def _bias(self, item: int) -> Tensor:
-        """Return a smooth positive field: the exponential of a few slow waves (transmit field, dielectric shading)."""
+        """Return a smooth positive bias field, the exponential of a few slow waves (transmit field, dielectrics)."""
         scene = self.scenes[item]
         y, x = self._coarse(item)
         waves = torch.from_numpy(scene.bias).to(y)[..., None, None]
@@ -266,7 +266,7 @@ class Grid:
         return along(0)[:, :, None], along(1)[:, None, :]
 
     def _drawn(self, name: str, number: int, missing: Sequence[float]) -> list[Tensor]:
-        """Return the columns (B, 1, 1) of row ``number`` of a table that each scene has, such as ``veins``."""
+        """Return the columns (B, 1, 1) of row ``number`` of a table in each scene, such as ``veins``."""
         rows = [getattr(s, name)[number] if number < len(getattr(s, name)) else missing for s in self.scenes]
         table = torch.tensor(np.array(rows), dtype=torch.float32, device=self.device)
         return list(table.T[..., None, None])
@@ -284,7 +284,7 @@ class Grid:
         signal *= ((distance - radius) / _AIR_EDGE + 0.5).clamp(0, 1)
 
     def _add_vein(self, number: int, y: Tensor, x: Tensor, change: Tensor) -> None:
-        """Add the field inside a vein, which its blood changes."""
+        """Add the change of the field inside a vein."""
         none = (0.0, 0.0, 1.0, 1e3, 1e3, 1.0, 1.0, 0.0)
         centre_y, centre_x, radius, at_y, at_x, length, width, strength = self._drawn("veins", number, none)
         across = ((y - centre_y).square() + (x - centre_x).square()).sqrt() - radius
@@ -293,21 +293,21 @@ class Grid:
         change += strength * torch.exp(-away.clamp_max(_FAR))
 
     def _fat(self) -> Tensor:
-        """Return the share of fat in the signal (B, y, x), from the depth below the skin."""
+        """Return the signal fraction of fat (B, y, x) as a function of the depth below the skin."""
         depth = self._stacked([s.depth for s in self.scenes])
         share, first, last, marrow, end = torch.tensor(
             [s.fat for s in self.scenes], dtype=torch.float32, device=self.device
         ).T[..., None, None]
         under = ((depth - first) / _FAT_EDGE).clamp(0, 1) * ((last - depth) / _FAT_EDGE).clamp(0, 1)
         inner = ((depth - marrow) / _FAT_EDGE).clamp(0, 1) * ((end - depth) / _FAT_EDGE).clamp(0, 1)
-        bright = (self.relative / 0.15).clamp(0, 1)  # the skull between them shows no fat
+        bright = (self.relative / 0.15).clamp(0, 1)  # the skull between them has no fat signal
         fat: Tensor = share * bright * torch.maximum(under, inner) * (depth > 0)
         return fat
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """Hold a simulated scan; the axis ``slice`` is absent where the image had none.
+    """Hold a simulated scan; the axis ``slice`` is absent if the image has none.
 
     Attributes:
         kspace: (slice, coil, y, x), complex64, centred and unitary, noise added.
@@ -332,22 +332,22 @@ def simulate_kspace(
     shape: tuple[int, int] | None = None,
     spacing: float = 0.05,
 ) -> Simulated:
-    """Measure a magnitude image with an array of coils, whose places, noise and phase are drawn from the seed.
+    """Measure a magnitude image with a coil array; coil positions, noise and phase depend on the seed.
 
-    The coils do not move from slice to slice; their sensitivities change with the slice's position.
+    The coils have the same position for all slices; their sensitivities change with the slice position.
 
     Args:
-        image: (y, x) or (slice, y, x), real, not negative.
-        coils: how many; 1 is a volume coil.
+        image: (y, x) or (slice, y, x), real, nonnegative.
+        coils: number of coils; 1 is a volume coil.
         snr: mean signal of the object (pixels above 5 % of the maximum) over √(E|n|²) of one pixel of an average coil
-            image; near it is the SNR of a fully sampled combined image. ``math.inf`` adds no noise.
-        seed: of all draws.
-        shape: (y, x) samples to measure, at most the image's: the object is then finer than the measurement, and its
-            edges ring as measured ones do. None measures all samples.
-        spacing: distance of neighbouring slices, in halves of the longer field of view.
+            image. The SNR of a fully sampled combined image is similar. ``math.inf`` adds no noise.
+        seed: seed of all random draws.
+        shape: (y, x) number of samples, at most the size of the image. With fewer samples than pixels, edges have Gibbs
+            ringing as in a measurement. None measures all samples.
+        spacing: distance of adjacent slices, in halves of the longer side of the field of view.
 
     Raises:
-        InputError: an image, coil count, SNR or shape that cannot be simulated.
+        InputError: the image, number of coils, SNR or shape is invalid.
 
     """
     stack = np.asarray(image)
@@ -357,19 +357,19 @@ def simulate_kspace(
     if stack.ndim not in (2, 3) or 0 in stack.shape or not np.isfinite(stack).all() or stack.min() < 0:
         raise InputError(
             "only a magnitude image can be simulated from",
-            why=f"shape {stack.shape}, {np.count_nonzero(~np.isfinite(stack))} values not finite, or some negative",
-            fix="pass (y, x) or (slice, y, x), real, finite and not negative",
+            why=f"shape {stack.shape}, {np.count_nonzero(~np.isfinite(stack))} values not finite; or negative values",
+            fix="pass a real, finite, nonnegative image (y, x) or (slice, y, x)",
         )
     if coils < 1 or not snr > 0:
-        raise InputError("a simulation needs coils and a positive SNR", why=f"coils={coils}, snr={snr}")
+        raise InputError("the simulation needs at least one coil and a positive SNR", why=f"coils={coils}, snr={snr}")
     stack = stack if stack.ndim == 3 else stack[None]
     fine = stack.shape[-2:]
     shape = fine if shape is None else shape
     if any(a > b or a < 1 for a, b in zip(shape, fine, strict=True)):
         raise InputError(
             "the measurement cannot have more samples than the image",
-            why=f"shape={shape} of an image of {fine}",
-            fix="ask for fewer samples, or interpolate the image first",
+            why=f"shape={shape}, image {fine}",
+            fix="reduce shape, or interpolate the image first",
         )
     height = (np.arange(len(stack)) - (len(stack) - 1) / 2) * spacing
     objects = torch.from_numpy(stack) * torch.stack(
@@ -403,11 +403,11 @@ def coil_maps(
     """Return the receive sensitivities of an array of loops around the object; see `mrirecon.data.fields`.
 
     Args:
-        shape: (y, x) pixels, taken as square ones.
-        coils: how many.
-        seed: of the irregularities.
-        offset: the slice's position along z, in halves of the longer field of view.
-        distance: of the loops from the centre, relative to the field of view's half axes.
+        shape: (y, x) size in square pixels.
+        coils: number of coils.
+        seed: seed of the irregularities.
+        offset: position of the slice along z, in halves of the longer side of the field of view.
+        distance: distance of the loops from the centre, relative to the half axes of the field of view.
 
     Returns:
         (coil, y, x), complex128, with Σ|S|² = 1 on average over the ellipse of 0.85 of the field of view.
@@ -422,12 +422,12 @@ def object_phase(shape: tuple[int, int], seed: int, *, offset: float = 0.0) -> R
     """Return a smooth random phase of the object; see `mrirecon.data.fields.Waves`.
 
     Args:
-        shape: (y, x).
-        seed: of the draw; the field does not depend on the number of pixels.
-        offset: position along z, in halves of the longer field of view; neighbouring slices have similar phases.
+        shape: (y, x) size.
+        seed: seed of the draw; the field does not depend on the number of pixels.
+        offset: position along z, in halves of the longer side of the field of view; adjacent slices are similar.
 
     Returns:
-        (y, x), radians, not wrapped; some ±π over the object.
+        (y, x), radians, not wrapped; about ±π over the object.
 
     """
     return np.asarray(draw_waves(seed).at(*_positions(shape), offset))
@@ -439,7 +439,7 @@ def add_noise(kspace: Complex, covariance: Complex, seed: int) -> Complex:
     Args:
         kspace: (..., coil, y, x).
         covariance: (coil, coil), Hermitian; zero adds nothing.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Returns:
         A new array like ``kspace``, complex128.
@@ -459,5 +459,5 @@ def _positions(shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def _along_both(values: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
-    """Return a value for each axis, y and x."""
+    """Return one value per axis (y, x)."""
     return values(0), values(1)

@@ -1,4 +1,4 @@
-"""Find the slices to learn from and their subjects, and keep some subjects for validation."""
+"""Find the training slices and their subjects, and hold out some subjects for validation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mrirecon.io.readers.registry import suffixes
 from mrirecon.io.sampling import format_items
 from mrirecon.io.scan import Scan, to_complex64
 
-FULLY_SAMPLED_SHARE = 0.9  # share of k-space sampled, above which a scan counts as fully sampled
+FULLY_SAMPLED_SHARE = 0.9  # minimum sampled fraction of k-space of a fully sampled scan
 _BY_ITEM = re.compile(r"(?P<name>.+):(?P<items>\d+(-\d+)?(,\d+(-\d+)?)*)")
 FileInfo = dict[str, object]
 
@@ -31,10 +31,10 @@ class SliceRef:
     """Refer to one slice of a subject.
 
     Attributes:
-        source: the volume or the scan.
-        index: of the slice in it.
-        subject: whose it is.
-        name: for messages.
+        source: volume or scan.
+        index: index of the slice in the source.
+        subject: subject of the slice.
+        name: name for messages.
         shape: (C, y, x) of k-space; (y, x) of a volume.
 
     """
@@ -47,12 +47,12 @@ class SliceRef:
 
     @property
     def simulated(self) -> bool:
-        """Whether its k-space is simulated."""
+        """Return whether the k-space is simulated."""
         return isinstance(self.source, Volume)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash that no other slice has, nor the same slice of a changed file."""
+        """Return a unique hash of the slice, which changes with its file."""
         if isinstance(self.source, Volume):
             text = np.ascontiguousarray(self.source.slices[self.index]).tobytes() + repr(self.source.spacing).encode()
         else:
@@ -63,13 +63,13 @@ class SliceRef:
 
 @dataclass(frozen=True)
 class SliceSources:
-    """The slices of a run.
+    """Hold the slices of a run.
 
     Attributes:
-        train: to learn from.
-        val: to validate on, of other subjects.
-        subjects: names of both groups.
-        files: a description of each file, for the card.
+        train: training slices.
+        val: validation slices, of other subjects.
+        subjects: names of the subjects in both groups.
+        files: description of each file, for the card.
         notes: notes for the user.
 
     """
@@ -82,15 +82,15 @@ class SliceSources:
 
 
 def open_sources(data: Data, folder: Path = Path()) -> SliceSources:
-    """Read volumes and list the items of scans; subjects are kept apart.
+    """Read volumes, list the items of scans, and split them by subject.
 
     Args:
-        data: what to read.
-        folder: that relative paths start from, unless they exist from where the command runs.
+        data: settings of the data.
+        folder: folder of relative paths that do not exist in the current folder.
 
     Raises:
-        InputError: files that cannot be used.
-        UsageError: no files, or a subject in both groups.
+        InputError: a file cannot be used.
+        UsageError: there are no files, or a subject is in both groups.
 
     """
     files: list[FileInfo] = []
@@ -104,17 +104,17 @@ def open_sources(data: Data, folder: Path = Path()) -> SliceSources:
     both = sorted(set(subjects["train"]) & set(subjects["val"]))
     if both:
         raise UsageError(
-            "the same subject is in the training and in the validation data",
+            "a subject is in both the training and the validation data",
             where="data.val",
             why=", ".join(both[:5]),
-            fix="give files of other subjects, or an expression data.subject that finds the subject in file names",
+            fix="use files of other subjects, or set data.subject so that it finds the subject in file names",
         )
     if not train or not val:
         raise UsageError(
-            "there is nothing to train on" if not train else "there is nothing to validate on",
+            "no training data" if not train else "no validation data",
             where="data.train" if not train else "data.val",
-            why=f"the subjects are {', '.join(subjects['train'] + subjects['val']) or 'none'}",
-            fix="give more files, or another share",
+            why=f"subjects: {', '.join(subjects['train'] + subjects['val']) or 'none'}",
+            fix="add files, or change the fraction data.val",
         )
     return SliceSources(train, val, subjects, files, notes)
 
@@ -122,13 +122,13 @@ def open_sources(data: Data, folder: Path = Path()) -> SliceSources:
 def expand(
     given: Sequence[str], exclude: Sequence[str], folder: Path, key: str, beside: Sequence[str] = ()
 ) -> list[str]:
-    """Return the files that names, folders and patterns stand for, in order and once each.
+    """Expand names, folders and patterns to files, in order and without duplicates.
 
-    A ``#`` and the pattern of array names after it stay with their file. Each entry stands by itself; ``beside`` are
-    further entries of the same list, for the error about a pattern that was meant for the folder of another entry.
+    A ``#`` with a pattern of array names remains attached to its file. Entries are independent; ``beside`` are other
+    entries of the same list, for an error message about a pattern that was meant for another entry's folder.
 
     Raises:
-        UsageError: an entry that matches nothing.
+        UsageError: an entry matches no file.
 
     """
     files: list[str] = []
@@ -139,27 +139,27 @@ def expand(
         named, (text, sign, part) = text, os.path.expandvars(text).partition("#")
         _check_pattern(text, named, key)
         places = (Path(text).expanduser(), folder / Path(text).expanduser())
-        found = next((m for p in places if (m := matches(p))), [])
-        if not found:
+        matched = next((m for p in places if (m := matches(p))), [])
+        if not matched:
             raise _no_match_error(named, text, folder, key, [*given, *beside])
-        files += [f"{path}{sign}{part}" for path in found]
+        files += [f"{path}{sign}{part}" for path in matched]
     return [f for f in dict.fromkeys(files) if not any(fnmatch.fnmatch(Path(f).name, e) for e in exclude)]
 
 
 def _check_pattern(text: str, named: str, key: str) -> None:
-    """Refuse what can be no file, folder or pattern.
+    """Raise an error if the text cannot be a file, folder or pattern.
 
     Raises:
-        UsageError: with the reason.
+        UsageError: the text is invalid; the message gives the reason.
 
     """
     parts = Path(text).parts
     if not text.strip():
         why = "the name is empty"
     elif any("**" in part and part != "**" for part in parts):
-        why = "** stands for any folders, and must stand alone between two slashes"
-    elif parts[0].startswith("~") and str(Path(parts[0])) == os.path.expanduser(parts[0]):  # noqa: PTH111  # it raises
-        why = f"there is no home folder {parts[0]}"
+        why = "** matches any folders and must be alone between two slashes"
+    elif parts[0].startswith("~") and str(Path(parts[0])) == os.path.expanduser(parts[0]):  # noqa: PTH111  # raises an error
+        why = f"no home folder {parts[0]}"
     else:
         return
     fix = "write a file, a folder, or a pattern such as 'folder/**/*.nii.gz'"
@@ -167,7 +167,7 @@ def _check_pattern(text: str, named: str, key: str) -> None:
 
 
 def _no_match_error(named: str, text: str, folder: Path, key: str, beside: Sequence[str]) -> UsageError:
-    """Return the error for an entry that matches nothing, with advice where a folder holds what it names."""
+    """Return the error for an entry without a match, with advice if another entry's folder has matching files."""
     what = f"no file matches {text!r}"
     around = [Path(os.path.expandvars(other)).expanduser() for other in beside if "#" not in other]
     for other in [p for p in around for p in (p, folder / p) if p.is_dir()]:
@@ -175,24 +175,24 @@ def _no_match_error(named: str, text: str, folder: Path, key: str, beside: Seque
             return UsageError(
                 what,
                 where=key,
-                why="each entry stands by itself: a folder is all files in it, and a pattern starts from where the "
-                "command runs, or from the configuration's folder",
-                fix=f"write {str(other / text)!r} in place of {str(other)!r} and {text!r}",
+                why="entries are independent: a folder means all files in it; a pattern is relative to the current "
+                "folder or to the configuration's folder",
+                fix=f"write {str(other / text)!r} instead of {str(other)!r} and {text!r}",
             )
     for place in (Path(text).expanduser(), folder / Path(text).expanduser()):
         if place.is_dir():
             return UsageError(
                 what,
                 where=key,
-                why=f"{place} holds no file that ends in {', '.join(suffixes('kspace', 'images'))}",
-                fix=f"a folder is the files in it, not those below: write {str(place / '**/*.nii.gz')!r}, or the like",
+                why=f"{place} has no file with a suffix of {', '.join(suffixes('kspace', 'images'))}",
+                fix=f"subfolders are not searched: write a pattern such as {str(place / '**/*.nii.gz')!r}",
             )
     unset = f"set the environment variable of {named}, or " if "$" in text else ""
-    return UsageError(what, where=key, fix=f"{unset}check the path; a folder or a pattern will do")
+    return UsageError(what, where=key, fix=f"{unset}check the path; it may be a file, a folder or a pattern")
 
 
 def matches(path: str | Path) -> list[str]:
-    """Return the files of a name or a pattern, and of a folder the files in it that can be read."""
+    """Return the files that match a name or pattern; for a folder, its readable files."""
     path = Path(path)
     if path.is_dir():
         ends = suffixes("kspace", "images")
@@ -203,17 +203,17 @@ def matches(path: str | Path) -> list[str]:
 
 
 def subject_of(text: str, expression: str) -> str:
-    """Return the subject of a file: the first group of the expression in its name, or the whole name."""
-    found = re.search(expression, text)
+    """Return the subject of a file: the first group that the expression matches in its name, or the whole name."""
+    match = re.search(expression, text)
     name = re.sub(r"\.(nii\.gz|nii|img|npz|npy|h5|hdf5|cfl|dat|mat)", "", text)
-    return next((g for g in found.groups() if g), name) if found else name
+    return next((g for g in match.groups() if g), name) if match else name
 
 
 def check_subject_expression(expression: str, option: str, where: str | None = None) -> None:
-    """Refuse an expression that cannot name a subject: without a group, each file would be its own subject.
+    """Raise an error if an expression has no group, because each file would then be a subject of its own.
 
     Raises:
-        UsageError: no regular expression, or one without a group.
+        UsageError: the regular expression is invalid or has no group.
 
     """
     try:
@@ -222,23 +222,23 @@ def check_subject_expression(expression: str, option: str, where: str | None = N
         raise UsageError(f"{option} is not a regular expression", where=where or option, why=str(error)) from None
     if not groups:
         raise UsageError(
-            f"{option} has no group, which would name the subject",
+            f"{option} has no group for the subject",
             where=where or option,
-            why=f"{expression!r} has no parentheses, so every file would be its own subject",
-            fix=f"put what names a subject into parentheses: ({expression})",
+            why=f"{expression!r} has no parentheses, so every file would be a subject of its own",
+            fix=f"put the part that identifies the subject into parentheses, such as ({expression})",
         )
 
 
 def excluded_items(names: Iterable[str], count: int, exclude: Sequence[str]) -> set[int]:
-    """Return the items of a file that entries ``NAME:ITEMS`` of ``data.exclude`` name, such as ``knee*.h5:0-2,17``.
+    """Return the items of a file that ``data.exclude`` lists as ``NAME:ITEMS``, such as ``knee*.h5:0-2,17``.
 
     Args:
-        names: of the file and the array in it; the pattern of an entry has to match one of them.
-        count: items in it.
-        exclude: the entries.
+        names: names of the file and of the array in it; the pattern of an entry must match one of them.
+        count: number of items in the file.
+        exclude: entries of ``data.exclude``.
 
     Raises:
-        UsageError: an entry that names items which the file does not have, or a range backwards.
+        UsageError: an entry lists items that the file does not have, or a reversed range.
 
     """
     excluded: set[int] = set()
@@ -251,19 +251,19 @@ def excluded_items(names: Iterable[str], count: int, exclude: Sequence[str]) -> 
             chosen = range(int(first), int(last or first) + 1)
             if not chosen or chosen[-1] >= count:
                 raise UsageError(
-                    f"there are no items {part}",
+                    f"items {part} do not exist",
                     where=f"data.exclude: {entry}",
-                    why=f"{next(iter(names))} has {count}, from 0 to {count - 1}",
-                    fix="name items that it has, the lower one first: 0-2,17",
+                    why=f"{next(iter(names))} has {count} items, from 0 to {count - 1}",
+                    fix="list existing items in ascending order, such as 0-2,17",
                 )
             excluded |= set(chosen)
     return excluded
 
 
 def empty_items(scan: Scan, items: Iterable[int]) -> set[int]:
-    """Return the items of a scan that hold only zeros.
+    """Return the items of a scan that contain only zeros.
 
-    One line through the centre of one coil shows that most items are not empty; more is read only where it is zero.
+    One central line of one coil is read first; more is read only if this line is zero.
     """
     return {i for i in items if not _central_line(scan, i).any() and scan.quick_mask(i) is None}
 
@@ -278,7 +278,7 @@ def _central_line(scan: Scan, item: int) -> np.ndarray:
 
 
 def _slices(paths: list[str], data: Data, files: list[FileInfo], notes: list[str]) -> list[SliceRef]:
-    """Return the slices of files; appends to ``files`` and ``notes``."""
+    """Return the slices of files, and append to ``files`` and ``notes``."""
     check_subject_expression(data.subject, "data.subject")
     slices: list[SliceRef] = []
     for entry in paths:
@@ -292,16 +292,16 @@ def _slices(paths: list[str], data: Data, files: list[FileInfo], notes: list[str
     interpolated = sum(1 for f in files if f.get("measured share of k-space (y, x)", [1, 1]) != [1, 1])
     if interpolated:
         text = (
-            f"{interpolated} volumes had been interpolated: their k-space is cut to what was measured, and coil noise "
+            f"{interpolated} volumes were interpolated: their k-space is cropped to the measured part, and coil noise "
         )
-        text += "fills a background that was exactly zero"
+        text += "fills their background, which was exactly zero"
         notes[:] = [n for n in notes if "had been interpolated" not in n] + [text]
     return slices
 
 
 def _volume_slices(volume: Volume, path: str, data: Data, files: list[FileInfo]) -> list[SliceRef]:
     array = volume.name.partition(":")[2]
-    # An array in a packed file bears the name of the file that it came from; otherwise the file's own name counts.
+    # An array in a packed file is named after its original file; otherwise, the name of the file is used.
     named = bool(re.search(data.subject, array)) and path.split(":")[0] != PHANTOM
     subject = subject_of(array if named else volume.name, data.subject)
     excluded = excluded_items((volume.name, array, Path(path).name), len(volume), data.exclude)
@@ -327,17 +327,17 @@ def _scan_slices(path: str, data: Data, files: list[FileInfo], notes: list[str])
     scan = read(path, axes=data.axes)
     if len(scan.space) != 2:
         raise InputError(
-            "training takes two-dimensional k-space",
+            "training needs two-dimensional k-space",
             where=path,
             why=f"its axes are {', '.join(scan.shape)}",
-            fix="transform the fully sampled axis and save the slices",
+            fix="Fourier transform the fully sampled axis and save the slices",
         )
     shape = (scan.coils, *scan.space_shape)
     subject = subject_of(Path(path).name, data.subject)
     excluded = excluded_items((Path(path).name,), len(scan), data.exclude)
     empty = empty_items(scan, (i for i in range(len(scan)) if i not in excluded))
     if empty:
-        notes.append(f"{path}: {format_items(sorted(empty))} hold nothing but zeros, and are left out")
+        notes.append(f"{path}: {format_items(sorted(empty))} contain only zeros and are excluded")
     kept = [i for i in range(len(scan)) if i not in excluded | empty]
     files.append(
         {
@@ -354,7 +354,7 @@ def _scan_slices(path: str, data: Data, files: list[FileInfo], notes: list[str])
 
 
 def _split_by_subject(slices: list[SliceRef], share: float) -> tuple[list[SliceRef], list[SliceRef]]:
-    """Hold out the subjects whose names have the lowest hashes: more data moves nobody to the other group."""
+    """Hold out the subjects with the lowest hashes of their names, so that more data moves no subject."""
     subjects = sorted({s.subject for s in slices}, key=lambda p: hashlib.sha256(p.encode()).digest())
     held = set(subjects[: max(1, round(share * len(subjects)))]) if len(subjects) > 1 else set()
     return [s for s in slices if s.subject not in held], [s for s in slices if s.subject in held]

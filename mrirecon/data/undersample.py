@@ -1,4 +1,4 @@
-"""Undersample a fully sampled scan, so that reconstructions can be compared with it."""
+"""Undersample a fully sampled scan to compare reconstructions with it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mrirecon.masks import MaskResult, achieved_acceleration
 
 @dataclass(frozen=True)
 class Undersampled:
-    """Describe the files written.
+    """Describe the written files.
 
     Attributes:
-        paths: the files.
-        acceleration: achieved over all items: samples in k-space / samples kept.
-        mask: the mask of the first item, as drawn or read.
+        paths: written files.
+        acceleration: acceleration achieved over all items: samples in k-space / retained samples.
+        mask: mask of the first item, as drawn or read.
         notes: notes for the user.
 
     """
@@ -41,26 +41,26 @@ def undersample(
     per_slice: bool = False,
     keep_reference: bool = False,
 ) -> Undersampled:
-    """Write a scan with only the samples that a mask keeps; all others are 0.
+    """Write a scan with the samples of a mask; all other samples are 0.
 
-    The mask written is that of the samples which were acquired and which the mask keeps. Coil maps in the file are not
-    copied, as they were made from all samples.
+    The written mask contains the samples that were acquired and are in the drawn mask. Coil maps in the file are not
+    copied, because they were estimated from all samples.
 
     Args:
-        scan: the scan, fully sampled or nearly so.
-        path: the file to write (.h5 in fastMRI's layout, .npz, .cfl).
-        draw: returns the mask (*space) for a slice.
-        per_slice: draw a mask for every slice; otherwise that of slice 0 is used for all, as on a scanner.
+        scan: scan, fully sampled or nearly so.
+        path: output file (.h5 in fastMRI's layout, .npz, .cfl).
+        draw: function that returns the mask (*space) of a slice.
+        per_slice: draw a mask for every slice; otherwise, the mask of slice 0 is used for all, as on a scanner.
         keep_reference: also copy the fully sampled image, if the file holds one.
 
     Raises:
         UsageError: `path` is the input.
-        InputError: a mask of another shape, or no reference to keep.
+        InputError: the mask has another shape, or there is no reference to copy.
 
     """
     reference = scan.reference if keep_reference else None
     if keep_reference and reference is None:
-        raise InputError("there is no reference to keep", where=str(scan.path), fix="leave out --keep-reference")
+        raise InputError("no reference to copy", where=str(scan.path), fix="omit --keep-reference")
     first = draw(0)
     kspace, masks = [], []
     lost, empty = 0, list[int]()
@@ -68,10 +68,10 @@ def undersample(
         result = draw(where.get("slice", 0)) if per_slice else first
         if result.mask.shape != scan.space_shape:
             raise InputError(
-                "the mask does not fit k-space",
+                "the mask does not match k-space",
                 where=scan.where(item),
-                why=f"its shape is {result.mask.shape}, and that of k-space {scan.space_shape}",
-                fix="draw it for that shape",
+                why=f"mask {result.mask.shape}, k-space {scan.space_shape}",
+                fix="draw the mask for the shape of k-space",
             )
         if scan.is_empty(item):  # an item without signal stays empty
             empty.append(item)
@@ -82,31 +82,31 @@ def undersample(
         lost += int((result.mask & ~acquired).sum())
         masks.append(result.mask & acquired)
         kspace.append(scan.kspace(item) * masks[-1])
-    kept = np.stack(masks)
+    retained = np.stack(masks)
     notes = list(first.notes)
     if empty:
         notes.append(f"no signal in {format_items(empty)}")
     if lost:
-        notes.append(f"{lost} samples of the mask were never acquired, which raises the acceleration")
+        notes.append(f"{lost} samples of the mask were not acquired, which increases the acceleration")
     if scan.roles.maps is not None:
-        notes.append("the coil maps in the file are not copied: they were made from all samples")
+        notes.append("coil maps in the file are not copied, because they were estimated from all samples")
     sizes = (*scan.layout.loop_shape, scan.coils, *scan.space_shape)
     written = write_kspace(
         path,
         np.stack(kspace).reshape(sizes),
         axes=",".join((*scan.layout.loops, "coil", *scan.space)),
-        mask=_stored(kept, scan),
+        mask=_stored(retained, scan),
         reference=reference,
         reference_name=scan.roles.reference if scan.format == "hdf5" and scan.roles.reference else "reference",
         attributes=scan.attributes,
         sidecar={"input": str(scan.path), "sha256": scan.sha256(), "mask": first.as_dict(), "per_slice": per_slice},
         inputs=scan.store.files,
     )
-    return Undersampled(written, achieved_acceleration(kept), first, tuple(notes))
+    return Undersampled(written, achieved_acceleration(retained), first, tuple(notes))
 
 
 def _stored(masks: np.ndarray, scan: Scan) -> np.ndarray:
-    """Return the masks (item, *space) in the smallest form that ``read`` accepts: lines as fastMRI stores them."""
+    """Return the masks (item, *space) in the smallest form that ``read`` accepts, such as fastMRI's mask of lines."""
     if not (masks == masks[0]).all():
         return masks.reshape(*scan.layout.loop_shape, *scan.space_shape)
     mask = masks[0]

@@ -1,7 +1,7 @@
-"""Read magnitude volumes to simulate from, and undo the interpolation of their vendor.
+"""Read magnitude volumes for the simulation, and undo the vendor's interpolation.
 
-Scanners interpolate images to a finer grid than they measured, filter them, and set the background to zero. The k-space
-of such an image has an empty rim, and a network that learns from it would leave the rim empty.
+Scanners interpolate images to a finer grid than measured, filter them, and set the background to zero. The k-space of
+such an image is empty at its edges, and a network trained on it would learn to leave them empty.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from mrirecon.io.readers.registry import holds_images, sniff
 
 Real = npt.NDArray[np.floating[Any]]
 
-PHANTOM = "phantom"  # name of volumes that need no file: phantom, phantom:7
-SMALLEST = 48  # samples along an axis, below which a slice shows no anatomy
-LOSS = 0.5  # of the expected amplitude of the spectrum; a filter causes what is below
-EMPTY = 0.05  # of the field: a slice with a smaller object is left out
+PHANTOM = "phantom"  # name of volumes without a file: phantom, phantom:7
+SMALLEST = 48  # minimum samples along an axis to show anatomy
+LOSS = 0.5  # relative to the expected amplitude of the spectrum; lower values indicate a filter
+EMPTY = 0.05  # relative to the field of view: a slice with a smaller object is omitted
 
 
 @dataclass(frozen=True)
 class Volume:
-    """Hold slices to simulate from.
+    """Hold slices for the simulation.
 
     Attributes:
-        name: of the file, and of the array in it.
-        slices: (slice, y, x) float16, 0 to 1, 1 being the 99.9th percentile of the volume.
-        spacing: (slice, y, x) distances of voxels, in mm, or in units of x where the file does not state them.
-        support: share of the stored samples (y, x) that was measured, and is kept.
-        zeros: share of the stored voxels that were exactly zero.
-        left_out: slices without an object.
+        name: name of the file and of the array in it.
+        slices: (slice, y, x) float16, from 0 to 1, scaled to a 99.9th percentile of 1.
+        spacing: (slice, y, x) voxel spacing in mm, or in units of the spacing along x if the file does not state it.
+        support: measured fraction of the stored samples (y, x), which is retained.
+        zeros: fraction of the stored voxels that are exactly zero.
+        left_out: omitted slices without an object.
 
     """
 
@@ -56,19 +56,19 @@ class Volume:
 
     @cached_property
     def anatomy(self) -> Anatomy:
-        """Maps of the tissue, each computed when it is asked for."""
+        """Return maps of the tissue, each computed on demand."""
         return Anatomy(self.slices, self.spacing)
 
 
 def read_volumes(path: str | Path) -> list[Volume]:
-    """Return the magnitude volumes of a NIfTI, .npz, .npy or HDF5 file, or the phantom (``phantom:SEED``).
+    """Read the magnitude volumes of a NIfTI, .npz, .npy or HDF5 file, or draw the phantom (``phantom:SEED``).
 
-    In .npz and HDF5 every real array with three or more axes is a volume; its last two axes are y and x. Its spacing
-    (slice, y, x) is the array of its name with ``_spacing`` appended; without one, slices count as four pixels apart,
-    as in most clinical scans.
+    In .npz and HDF5, every real array with three or more axes is a volume; its last two axes are y and x. The array
+    with the same name and ``_spacing`` appended is its spacing (slice, y, x); without it, the slice distance is assumed
+    to be four pixels, as in most clinical scans.
 
     Raises:
-        InputError: a file that holds no volume, or one that cannot be used.
+        InputError: the file has no volume or cannot be used.
 
     """
     text = str(path)
@@ -89,28 +89,28 @@ def read_volumes(path: str | Path) -> list[Volume]:
     if not volumes:
         listed = ", ".join(f"{n} {s} {d}" for n, (s, d) in list(store.arrays.items())[:8]) or "no arrays"
         raise InputError(
-            f"{path} holds no magnitude volume",
-            why=f"it holds {listed}",
+            f"{path} has no magnitude volume",
+            why=f"content: {listed}",
             fix=f"give real arrays (slice, y, x) of at least {SMALLEST} pixels along y and x",
         )
     return volumes
 
 
 def _spacing(stated: Real, where: str) -> tuple[float, float, float]:
-    """Return the spacing that a file states.
+    """Return the spacing stored in a file.
 
     Raises:
-        InputError: it is not three positive numbers.
+        InputError: the spacing is not three positive numbers.
 
     """
     spacing = np.asarray(stated, np.float64).ravel()
     if spacing.shape != (3,) or not np.isfinite(spacing).all() or spacing.min() <= 0:
-        raise InputError("a spacing is three positive numbers", where=where, why=f"it is {spacing.tolist()}")
+        raise InputError("the spacing must be three positive numbers", where=where, why=f"it is {spacing.tolist()}")
     return float(spacing[0]), float(spacing[1]), float(spacing[2])
 
 
 def is_volume(path: str | Path) -> bool:
-    """Return whether a file holds magnitude volumes to simulate from, rather than k-space."""
+    """Return whether a file contains magnitude volumes for the simulation instead of k-space."""
     text = str(path)
     if text.split(":")[0] == PHANTOM or is_nifti(path):
         return True
@@ -122,39 +122,39 @@ def is_volume(path: str | Path) -> bool:
 
 
 def prepare(name: str, values: Real, spacing: tuple[float, float, float]) -> Volume:
-    """Return a volume, cropped in k-space to what was measured, without empty slices.
+    """Return a volume cropped in k-space to its measured part, without empty slices.
 
     Args:
-        name: for messages and the card.
+        name: name for messages and the card.
         values: (slice, y, x), any unit; complex values are replaced by their magnitude.
-        spacing: (slice, y, x) distances of voxels.
+        spacing: (slice, y, x) voxel spacing.
 
     Raises:
-        InputError: values that are negative or not finite, or no object in any slice.
+        InputError: values are negative or not finite, or no slice has an object.
 
     """
     values = np.asarray(np.abs(values) if np.iscomplexobj(values) else values, dtype=np.float32)
     if not np.isfinite(values).all() or values.min() < 0:
         raise InputError(
             f"{name} is not a magnitude volume",
-            why="it holds values that are not finite" if not np.isfinite(values).all() else "it holds negative values",
-            fix="give magnitudes",
+            why="some values are not finite" if not np.isfinite(values).all() else "some values are negative",
+            fix="use magnitude images",
         )
     peak = float(np.percentile(values, 99.9))
     if peak == 0:
-        raise InputError(f"{name} is empty", why="99.9 % of its voxels are zero", fix="leave it out")
+        raise InputError(f"{name} is empty", why="99.9 % of its voxels are zero", fix="remove it from the data")
     values = values / peak
     full = np.array([(s > 0.1).mean() for s in values]) >= EMPTY
     if not full.any():
-        raise InputError(f"{name} shows an object in no slice", fix="leave it out")
+        raise InputError(f"{name} has no slice with an object", fix="remove it from the data")
     zeros = float((values == 0).mean())
-    kept = values[full]
-    support = measured_support(kept)
+    retained = values[full]
+    support = measured_support(retained)
     shape = tuple(
-        max(SMALLEST, 2 * round(n * s / 2)) if s < 1 else n for n, s in zip(kept.shape[1:], support, strict=True)
+        max(SMALLEST, 2 * round(n * s / 2)) if s < 1 else n for n, s in zip(retained.shape[1:], support, strict=True)
     )
-    cropped = np.stack([resample(image, (shape[0], shape[1])) for image in kept])
-    after = tuple(d * n / m for d, n, m in zip(spacing[1:], kept.shape[1:], shape, strict=True))
+    cropped = np.stack([resample(image, (shape[0], shape[1])) for image in retained])
+    after = tuple(d * n / m for d, n, m in zip(spacing[1:], retained.shape[1:], shape, strict=True))
     return Volume(
         name,
         np.clip(cropped, 0, 16).astype(np.float16),
@@ -166,13 +166,13 @@ def prepare(name: str, values: Real, spacing: tuple[float, float, float]) -> Vol
 
 
 def measured_support(slices: Real) -> tuple[float, float]:
-    """Return the share of k-space along (y, x) that was measured, 1 where there is no sign of interpolation.
+    """Return the measured fraction of k-space along (y, x); 1 without signs of interpolation.
 
     The amplitude of an image's k-space decays as a power of the frequency, which is fitted between 8 and 40 % of the
-    band. Where it falls below half of that and stays there, zeros were filled in or a filter attenuated it.
+    band. If the amplitude falls below half of the fit and stays there, the scanner zero-filled or filtered it.
 
     Args:
-        slices: (slice, y, x).
+        slices: (slice, y, x) magnitudes.
 
     """
     shares = []
@@ -186,7 +186,7 @@ def measured_support(slices: Real) -> tuple[float, float]:
         band = (np.arange(1, half)) / half
         inner = (band > 0.08) & (band < 0.4)
         x, y = np.log(band[inner]), np.log(np.maximum(amplitude[inner], 1e-12))
-        # Edges decay as 1/f. A flatter fit is texture, whose end would be mistaken for a filter.
+        # Edges decay as 1/f. A flatter fit indicates texture, whose end would be mistaken for a filter.
         slope = min(-1.0, float(np.polyfit(x, y, 1)[0]))
         expected = np.exp((y - slope * x).mean()) * band**slope
         enough = np.flatnonzero(amplitude >= LOSS * expected)
@@ -196,7 +196,7 @@ def measured_support(slices: Real) -> tuple[float, float]:
 
 
 def resample(image: Real, shape: tuple[int, int]) -> Real:
-    """Return the magnitude of an image (y, x) on a coarser grid, by cropping its k-space; a no-op at the same size."""
+    """Resample the magnitude of an image (y, x) to a coarser grid by cropping its k-space."""
     if shape == image.shape:
         return image
     k = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image)))
@@ -205,10 +205,10 @@ def resample(image: Real, shape: tuple[int, int]) -> Real:
     return np.abs(small).astype(np.float32) * np.float32(np.prod(shape) / image.size)
 
 
-@lru_cache(maxsize=16)  # drawing one takes as long as simulating its scan
+@lru_cache(maxsize=16)  # cached, because drawing a phantom takes as long as simulating its scan
 def _phantom(text: str) -> Volume:
     number = text.partition(":")[2] or "0"
     if not number.isdigit():
-        raise UsageError(f"{text!r} is not a phantom", fix="write phantom or phantom:7, with the seed of its anatomy")
+        raise UsageError(f"{text!r} is not a phantom", fix="write phantom, or phantom:7 with a seed of the anatomy")
     slices = phantom((232, 192), 6, int(number))
     return Volume(f"phantom:{number}", (slices / 1.4).astype(np.float16), (5.0, 1.0, 1.0))

@@ -1,7 +1,7 @@
-"""Measure whether lesions survive reconstruction: simulate slices with and without them, and tell these apart.
+"""Measure lesion detectability: reconstruct simulated slices with and without lesions, and compare them.
 
-Both of a pair have the same coils, phase, noise and samples, and differ by lesions whose true signal is known. Each
-lesion makes a pair; see `mrirecon.metrics.lesions.detectability` for the matched filter that tells them apart.
+The two images of a pair share coils, phase, noise and samples; they differ only in lesions whose true signal is known.
+Each lesion is one pair; see `mrirecon.metrics.lesions.detectability` for the matched filter that detects them.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from mrirecon.models.checkpoints import TrainedModel
 from mrirecon.reconstruction.reference import sense_reference
 from mrirecon.reconstruction.run import reconstruct
 
-FULL = "fully sampled"  # the row that a method surpasses by denoising alone
-_MARGIN = 3  # pixels around a lesion, into which reconstruction blurs it
-_AT_A_TIME = 16  # slices, so that a volume of any size fits into memory
+FULL = "fully sampled"  # denoising alone can exceed this row
+_MARGIN = 3  # pixels around a lesion, to include its blur
+_AT_A_TIME = 16  # slices per batch; limits the memory used
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How pairs are simulated.
+    """Define how the pairs are simulated.
 
     Attributes:
-        pairs: at least so many.
-        lesions: in each slice, kept apart.
-        size: lowest and highest diameter in mm.
+        pairs: minimum number of pairs.
+        lesions: number of lesions in each slice; they do not overlap.
+        size: smallest and largest diameter in mm.
         contrast: lowest and highest |lesion − tissue| / tissue.
-        family: of masks.
-        acceleration: of masks.
-        calibration: lines or samples in the centre.
-        coils: receiver coils.
+        family: family of the masks.
+        acceleration: acceleration factor of the masks.
+        calibration: size of the calibration region in lines or samples.
+        coils: number of receiver coils.
         snr: mean signal over the noise of an average coil image.
-        seed: of every draw.
+        seed: seed of all random draws.
 
     """
 
@@ -85,19 +85,19 @@ def detect(
     setting: Setting | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Detectability]:
-    """Return, for each method and for the fully sampled data, how well lesions are told from their absence.
+    """Return the lesion detectability for each method and for the fully sampled data.
 
     Args:
-        volume: magnitudes: NIfTI, .npz, .npy, .h5, or ``phantom:SEED``.
-        methods: registered names; learned ones with the weights that come along.
-        models: further trained models.
-        name: of the volume, where the file holds several.
-        setting: of pairs, masks and scan.
+        volume: magnitude images: NIfTI, .npz, .npy, .h5, or ``phantom:SEED``.
+        methods: registered names; learned methods use the shipped weights.
+        models: additional trained models.
+        name: name of the volume, if the file holds several.
+        setting: settings of the pairs, masks and scan.
         progress: called with (pairs done, pairs, method).
 
     Raises:
-        UsageError: no method, or one that is there twice.
-        InputError: no place for so many lesions.
+        UsageError: no method is given, or one is given twice.
+        InputError: the object has no room for this number of lesions.
 
     """
     s = setting or Setting()
@@ -131,7 +131,7 @@ def detect(
 
 
 class _Pair(NamedTuple):
-    """Some slices of a volume with and without lesions, in this order."""
+    """Hold a batch of slices, first with and then without lesions."""
 
     full: list[Scan]
     scans: list[Scan]  # undersampled
@@ -159,7 +159,7 @@ def _simulate_pair(
 
 
 def _cut_patches(pair: _Pair, images: Sequence[np.ndarray]) -> list[_Patch]:
-    """Return the surroundings of each lesion in images with and without lesions, in the scale of the truth."""
+    """Return a patch around each lesion from the images with and without lesions, in the scale of the truth."""
     patches = []
     for labels, *slices in zip(pair.labels, *images, *pair.truth, strict=True):
         present, absent, truth, background = slices
@@ -176,5 +176,5 @@ def _cut_patches(pair: _Pair, images: Sequence[np.ndarray]) -> list[_Patch]:
 
 
 def as_rows(results: dict[str, Detectability]) -> list[dict[str, Any]]:
-    """Return plain data, one row a method."""
+    """Return plain data, one row per method."""
     return [{"method": method, **asdict(d)} for method, d in results.items()]

@@ -1,4 +1,4 @@
-"""Score files of images against their references, one file or two folders of them, and write and read the scores."""
+"""Score image files against references, as single files or whole folders, and write and read the scores."""
 
 from __future__ import annotations
 
@@ -40,19 +40,20 @@ def evaluate(
     """Score the images of a file.
 
     Args:
-        prediction: images: HDF5 or .npz (`reconstruction`, ...), .npy, NIfTI, a DICOM folder, a BART pair: see
-            `read_image`. Where both files state their position, the images are turned to lie as the reference.
-        reference: images likewise, or fully sampled k-space: then the magnitude of the SENSE combination with ESPIRiT
-            maps of the full data. A file that holds both is taken as k-space; name a dataset to take its images. The
-            preset ``fastmri`` takes the target of a fastMRI file.
-        options: what is measured; by default the score of `mrirecon.metrics.scoring`.
-        dataset: name of the images in `prediction`.
-        reference_dataset: name of the images in `reference`.
-        axes: names of the axes of the reference's k-space, where its file leaves them open.
-        items: which of the reference's, such as "3-17"; of as many images, all are taken, else those of these numbers.
+        prediction: image file: HDF5 or .npz (`reconstruction`, ...), .npy, NIfTI, a DICOM folder, a BART pair: see
+            `read_image`. If both files state their position, the images are reoriented to the reference.
+        reference: image file, or fully sampled k-space. From k-space, the reference is the magnitude of the SENSE
+            combination with ESPIRiT maps of the full data. If a file holds both, its k-space is used, unless
+            `reference_dataset` names its images. The preset ``fastmri`` uses the target stored in a fastMRI file.
+        options: settings of the metrics; by default those of `mrirecon.metrics.scoring`.
+        dataset: name of the image dataset in `prediction`.
+        reference_dataset: name of the image dataset in `reference`.
+        axes: axis names of the reference's k-space, if its file does not state them.
+        items: items of the reference, such as "3-17". If the numbers of images and selected items are equal, all images
+            are used; otherwise, the images with these numbers.
 
     Raises:
-        InputError: files that cannot be read; images that differ in number or size; an undersampled reference.
+        InputError: a file cannot be read, images differ in number or size, or the reference is undersampled.
 
     """
     options = options or Options()
@@ -77,20 +78,20 @@ def compare_placed(
     kind: str,
     options: Options,
 ) -> tuple[np.ndarray, Evaluation]:
-    """Turn images to lie as their reference, as far as both positions are known, and score them (see `compare`).
+    """Reorient images to their reference, if both positions are known, and score them (see `compare`).
 
     Args:
         images: (item, *space).
-        grid: their position.
+        grid: position of the images.
         truth: reference images.
-        place: their position; its spacing holds where the options have none.
+        place: position of the reference; its spacing is used if the options have none.
         prediction: file of the images.
         reference: file of the reference.
         kind: description of the reference.
-        options: what is measured.
+        options: settings of the metrics.
 
     Returns:
-        The images as they were scored, and their scores.
+        The images after reorientation, and their scores.
 
     Raises:
         InputError: see `compare`.
@@ -114,14 +115,14 @@ def compare_placed(
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Scores of the files of two folders.
+    """Hold the scores of the files of two folders.
 
     Attributes:
-        done: one a pair of files.
-        failed: why files could not be compared.
-        without_reference: predictions without a partner.
-        without_prediction: references without a partner.
-        options: what was measured.
+        done: scores, one per pair of files.
+        failed: reasons why pairs could not be compared.
+        without_reference: predictions without a matching reference.
+        without_prediction: references without a matching prediction.
+        options: settings of the metrics.
 
     """
 
@@ -132,7 +133,7 @@ class Evaluations:
     options: Options
 
     def volumes(self) -> list[Row]:
-        """Return one row a file: the mean over its slices, or the preset's score of the whole volume."""
+        """Return one row per file: the mean over its slices, or the preset's score of the whole volume."""
         return [
             {
                 "file": one.prediction.name,
@@ -145,14 +146,14 @@ class Evaluations:
         ]
 
     def summary(self) -> dict[str, Summary]:
-        """Return each metric over files, with a bootstrap interval."""
+        """Return the mean of each metric over the files, with a bootstrap interval."""
         rows = [one.mean for one in self.done]
         return {name: summarize([row[name] for row in rows]) for name in self.options.metrics}
 
     def lacking(self) -> list[str]:
-        """Say which files have no score: pairs that failed, files without a partner, metrics undefined in a whole file.
+        """Return messages on missing scores: failed pairs, unmatched files, undefined metrics.
 
-        Single slices in which a metric is undefined are counted beside the scores.
+        Single slices with an undefined metric are counted in the scores instead.
         """
         pairs = len(self.failed) + len(self.done)
         out = [f"{len(self.failed)} of {pairs} pairs could not be compared"] if self.failed else []
@@ -183,12 +184,12 @@ class Evaluations:
         }
 
     def write_slices(self, path: str | Path) -> None:
-        """Write one row a slice as CSV; see `Evaluation.rows`."""
+        """Write one row per slice as CSV; see `Evaluation.rows`."""
         rows = [{"file": one.prediction.name, **row} for one in self.done for row in one.rows()]
         write_csv(path, ("file", "item", "slice", *self.options.metrics, "scale", "reason"), rows, self._inputs())
 
     def write_volumes(self, path: str | Path) -> None:
-        """Write one row a file as CSV; see `volumes`."""
+        """Write one row per file as CSV; see `volumes`."""
         columns = ("file", "items", "slices", *self.options.metrics, "notes")
         write_csv(path, columns, self.volumes(), self._inputs())
 
@@ -204,21 +205,21 @@ def evaluate_folders(
     progress: Callable[[int, int, str], None] | None = None,
     **names: Any,
 ) -> Evaluations:
-    """Score every file of a folder against the one of the same scan; one pair is in memory at a time.
+    """Score every file of a folder against the reference of the same scan, with one pair in memory at a time.
 
-    Files are matched by the sidecars of the images, and by names up to their first dot: see
-    `mrirecon.evaluation.pairing.pair_up`. If options name a mask or a region that is a folder, each pair takes the
-    file of its scan there.
+    Files are matched by the images' sidecars, else by their names up to the first dot: see
+    `mrirecon.evaluation.pairing.pair_up`. If the mask or region in `options` is a folder, each pair uses the file of
+    its scan in it.
 
     Args:
-        predictions: folder of images.
+        predictions: folder of image files.
         references: folder of images or fully sampled scans.
-        options: what is measured.
-        progress: called with (done, of, name).
-        names: passed on to `evaluate`.
+        options: settings of the metrics.
+        progress: called with (number done, total, name).
+        names: further arguments of `evaluate`.
 
     Raises:
-        InputError: nothing fits together; a folder holds two files of one name.
+        InputError: no files match, or a folder holds two files with the same name.
 
     """
     options = options or Options()
@@ -238,10 +239,10 @@ def evaluate_folders(
 
 
 def own_options(options: Options, *names: str) -> Options:
-    """Return the options for one scan: where the mask or the region is a folder, its file of the first name there is.
+    """Return the options for one scan, with a folder of masks or regions replaced by the scan's file in it.
 
     Raises:
-        InputError: there is none.
+        InputError: the folder has no such file.
 
     """
 
@@ -251,7 +252,7 @@ def own_options(options: Options, *names: str) -> Options:
         files = by_name(path)
         file = next((files[n] for n in names if n in files), None)
         if file is None:
-            raise InputError(f"there is no {key} for {names[0]}", where=str(path), fix=f"add one, or leave out --{key}")
+            raise InputError(f"no {key} for {names[0]}", where=str(path), fix=f"add one, or leave out --{key}")
         return file
 
     return replace(options, mask=own("mask", options.mask), region=own("region", options.region))
@@ -260,8 +261,8 @@ def own_options(options: Options, *names: str) -> Options:
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Row], inputs: Sequence[Path] = ()) -> None:
     """Write rows as CSV, atomically.
 
-    Texts that a spreadsheet would run as a formula (=, +, -, @ or a tab first) get an apostrophe before them, as OWASP
-    advises against CSV injection: names of files are not ours. Numbers stay what they are, and None is empty.
+    Text that a spreadsheet would run as a formula (starting with =, +, -, @ or a tab) gets a leading apostrophe, as
+    OWASP advises against CSV injection, because file names are untrusted. Numbers are unchanged; None is an empty cell.
     """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns)
@@ -279,7 +280,7 @@ def read_scores(path: str | Path) -> tuple[dict[str, dict[str, float | None]], s
     """Return the metrics of each scan, and the preset, from the output of ``evaluate FOLDER FOLDER --json``.
 
     Raises:
-        InputError: the file holds something else, metrics that are no numbers, or a scan twice.
+        InputError: the file has another content, a metric is not a number, or a scan occurs twice.
 
     """
     path = Path(path)
@@ -287,15 +288,15 @@ def read_scores(path: str | Path) -> tuple[dict[str, dict[str, float | None]], s
     try:
         content = parse_json(path.read_bytes())
         for one in content["files"]:
-            # earlier versions did not name the case, and matched by name alone
+            # earlier versions did not write the case and matched by name only
             case = str(one.get("case") or Path(one["prediction"]).name.split(".")[0])
             if case in scores:
-                raise ValueError(f"{case} is there twice")
+                raise ValueError(f"{case} occurs twice")
             scores[case] = {str(name): _metric(value) for name, value in one["mean"].items()}
         return scores, str(content.get("preset", "mrirecon"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            "this is no evaluation of two folders",
+            "not an evaluation of two folders",
             where=str(path),
             why=f"{type(error).__name__}: {error}",
             fix="write one with `mrirecon evaluate PREDICTIONS REFERENCES --json > run.json`",
@@ -306,5 +307,5 @@ def _metric(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{str(value)[:40]!r} is no metric")
+        raise ValueError(f"{str(value)[:40]!r} is not the value of a metric")
     return float(value)

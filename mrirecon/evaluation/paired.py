@@ -1,15 +1,15 @@
-"""Compare runs, paired by subject: differences with intervals, and a test where it can show something.
+"""Compare runs, paired by subject: differences with intervals, and a significance test if there are enough subjects.
 
-For each metric and each pair of runs, with d the differences of subjects' means:
+For each metric and each pair of runs, with d the difference of the means of each subject:
 
 - the mean of d, with a 95 % percentile bootstrap interval over subjects (three subjects or more);
 - effect size: the matched-pairs rank-biserial correlation, (W₊ − W₋) / (W₊ + W₋) (Kerby, Compr. Psychol. 3, 2014), from
-  −1 to 1, the share of evidence for A less that for B;
-- from six subjects on, the two-sided Wilcoxon signed-rank test (Biometrics Bull. 1:80, 1945), exact where there are no
-  ties: with five, its p cannot fall below 0.0625. All tests of a comparison together are adjusted by Holm (Scand. J.
-  Stat. 6:65, 1979).
+  −1 to 1: the share of evidence for A minus the share for B;
+- from six subjects on, the two-sided Wilcoxon signed-rank test (Biometrics Bull. 1:80, 1945), exact without ties; with
+  five subjects, p is at least 0.0625. Holm's method adjusts all tests of a comparison together (Scand. J. Stat. 6:65,
+  1979).
 
-Slices of a volume, and volumes of a subject, are no independent draws: they are averaged first.
+Slices of a volume and volumes of a subject are not independent, so they are averaged first.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from mrirecon.metrics import METRICS
 
 RESAMPLES = 10_000
 LEAST_FOR_INTERVAL = 3  # volumes, or subjects
-LEAST = 6  # subjects for a test
+LEAST = 6  # fewest subjects for a test
 LEVEL = 0.05
 SUBJECT: str = Data.model_fields["subject"].default
-Values = Mapping[str, Mapping[str, float | None]]  # by scan, then by metric
-Means = Mapping[str, Mapping[str, float]]  # by subject, then by metric
+Values = Mapping[str, Mapping[str, float | None]]  # keys: scan, metric
+Means = Mapping[str, Mapping[str, float]]  # keys: subject, metric
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One metric over volumes.
+    """Summarize one metric over volumes.
 
     Attributes:
-        volumes: where it is defined.
-        undefined: where it is not; they are in no mean.
-        mean: over volumes, each of which counts once, however many slices it has.
-        deviation: sample standard deviation between volumes; None for one.
+        volumes: number of volumes in which the metric is defined.
+        undefined: number of volumes in which it is undefined; the mean excludes them.
+        mean: mean over volumes, each with weight 1, whatever its number of slices.
+        deviation: sample standard deviation over volumes; None for one volume.
         low: lower end of the 95 % interval of the mean; None for fewer than three volumes.
-        high: its upper end.
+        high: upper end of the interval.
 
     """
 
@@ -63,8 +63,8 @@ def summarize(values: Sequence[float | None], seed: int = 0) -> Summary:
     """Return the mean over volumes with a 95 % interval by the percentile bootstrap (Efron, Ann. Stat. 7:1, 1979).
 
     Args:
-        values: one a volume; slices of one volume are no independent draws, and must be averaged before.
-        seed: of the resamples.
+        values: one value per volume; average the slices of a volume first, because they are not independent.
+        seed: seed of the resampling.
 
     """
     defined = np.array([v for v in values if v is not None])
@@ -81,22 +81,22 @@ def summarize(values: Sequence[float | None], seed: int = 0) -> Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of two runs.
+    """Hold the difference of two runs in one metric.
 
     Attributes:
-        metric: its name.
+        metric: name of the metric.
         a: first run.
         b: second run.
-        subjects: with a value in both.
-        left_out: subjects with a value in one alone, or none.
-        mean: of a − b over subjects.
+        subjects: number of subjects with a value in both runs.
+        left_out: subjects with a value in at most one run.
+        mean: mean of a − b over subjects.
         low: lower end of its 95 % interval; None for fewer than three subjects.
-        high: upper end.
-        effect: rank-biserial correlation; None where all differences are zero.
-        p: of the test; None for fewer than six subjects, or where all differences are zero.
-        adjusted: by Holm, over all tests of the comparison.
-        verdict: in words.
-        each: the difference of each subject.
+        high: upper end of the interval.
+        effect: rank-biserial correlation; None if all differences are zero.
+        p: p-value of the test; None for fewer than six subjects or if all differences are zero.
+        adjusted: p-value adjusted by Holm's method over all tests of the comparison.
+        verdict: conclusion in words.
+        each: difference of each subject.
 
     """
 
@@ -131,21 +131,21 @@ def compare_runs(
     """Compare pairs of runs in every metric.
 
     Args:
-        runs: by name; each gives the metrics of each scan, by the scan's name.
-        metrics: names.
-        subject: regular expression whose first group names the subject in a file's name; see `subject_of`.
-        seed: of the bootstrap.
-        pairs: of runs; all by default. A few planned pairs leave the test more power than all pairs.
-        higher: for each of `metrics`, whether more is better; by default as the registered metric of that name says;
-            else less is better.
+        runs: keys: run, scan, metric.
+        metrics: names of the metrics.
+        subject: regular expression whose first group matches the subject in a file name; see `subject_of`.
+        seed: seed of the bootstrap.
+        pairs: pairs of runs; all by default. A few planned pairs give each test more power.
+        higher: for each metric, whether a higher value is better; by default, as registered for the metric of that
+            name, else False.
 
     Raises:
-        UsageError: fewer than two runs; a `subject` without a group.
+        UsageError: there are fewer than two runs, or `subject` has no group.
         InputError: two runs have no subject in common.
 
     """
     if len(runs) < 2:
-        raise UsageError("a comparison needs two runs or more", why=f"there is {', '.join(runs) or 'none'}")
+        raise UsageError("a comparison needs two runs or more", why=f"given: {', '.join(runs) or 'none'}")
     check_subject_expression(subject or SUBJECT, "--subject")
     means = {name: _by_subject(values, metrics, subject or SUBJECT) for name, values in runs.items()}
     differences = [
@@ -176,7 +176,7 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
 
 def _by_subject(values: Values, metrics: Sequence[str], subject: str) -> dict[str, dict[str, float]]:
-    """Return the mean of each metric over the files of a subject that have it."""
+    """Return the mean of each metric over the files of each subject, without undefined values."""
     files: dict[str, list[Mapping[str, float | None]]] = {}
     for file, row in values.items():
         files.setdefault(subject_of(file.split(".")[0], subject), []).append(row)
@@ -215,14 +215,14 @@ def _difference(metric: str, a: str, b: str, first: Means, second: Means, seed: 
 
 def _verdict(d: Difference, tests: int, higher: Mapping[str, bool]) -> str:
     if d.subjects == 0:
-        return "no subject has a value in both"
+        return "no subject has a value in both runs"
     if d.effect is None:
         return "equal for every subject"
     if d.subjects < LEAST:
         return f"no verdict: {d.subjects} {'subject' if d.subjects == 1 else 'subjects'}, a test needs {LEAST}"
-    if tests * 2.0 ** (1 - d.subjects) >= LEVEL:  # the smallest p there is, after Holm's first step
+    if tests * 2.0 ** (1 - d.subjects) >= LEVEL:  # the smallest possible p after Holm's first step
         return f"no verdict: {d.subjects} subjects are too few for {tests} tests at once"
     if d.adjusted is None or d.adjusted >= LEVEL:
-        return "no difference shown; that is not a proof of none"
+        return "no difference shown; this does not prove that there is none"
     better = d.a if (d.effect > 0) == higher.get(d.metric, False) else d.b
     return f"{better} is better on these {d.subjects} subjects"

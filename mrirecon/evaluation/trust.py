@@ -1,15 +1,16 @@
-"""Measure how far an image can be trusted without a reference.
+"""Assess the reliability of an image without a reference.
 
-- data consistency: ‖A x − y‖ / ‖y‖ over the acquired samples; much below the noise's share, the image fits noise; much
+- data consistency: ‖A x − y‖ / ‖y‖ over the acquired samples; far below the relative noise, the image fits noise; far
   above it, the image does not explain the data;
-- held-out samples: a few acquired samples are hidden, the rest is reconstructed, and the hidden ones are predicted. The
-  error's floor is the noise in them;
-- output noise: the deviation of the image over replicas with noise of the measured covariance added (pseudo-replicas;
-  Robson et al., MRM 60:895, 2008). Of a linear method this is its noise; of another, how it answers to noise here;
+- held-out samples: a few acquired samples are withheld, the rest is reconstructed, and the withheld samples are
+  predicted. Their noise is the lower bound of the error;
+- output noise: the standard deviation of the image over replicas with added noise of the measured covariance
+  (pseudo-replicas; Robson et al., MRM 60:895, 2008). For a linear method, this is its noise; for a nonlinear method,
+  its local response to noise;
 - g-factor: that noise over the noise of the fully sampled combination, over √R (Pruessmann et al., MRM 42:952, 1999).
-  Their least squares weigh coils by the inverse of their noise covariance: whiten the scan for that one;
-- null space: the part of the image that the samples do not see, x − (AᴴA + ε)⁻¹AᴴA x. It comes from the method
-  alone.
+  Their least squares weights the coils by the inverse noise covariance: whiten the scan to get the same;
+- null space: the part of the image that does not affect the samples, x − (AᴴA + ε)⁻¹AᴴA x. It comes from the method,
+  not from the data.
 """
 
 from __future__ import annotations
@@ -36,28 +37,28 @@ from mrirecon.reconstruction.calibrate import ItemMaps, item_maps, item_noise
 from mrirecon.reconstruction.run import build_problem
 
 Solve = Callable[[Problem, Prior | None], Tensor]
-RIDGE = 1e-3  # ε, relative to the largest eigenvalue of AᴴA: singular values below 3 % count as unseen
+RIDGE = 1e-3  # ε, relative to the largest eigenvalue of AᴴA: singular values below 3 % belong to the null space
 _STEPS = 60
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Measures of one item; see the head of this file.
+    """Hold the measures of one item; see the module's docstring.
 
     Attributes:
-        residual: relative, of the acquired samples.
-        noise_share: share of noise in the acquired samples, ‖n‖ / ‖y‖, as measured.
-        noise_deviation: of a sample, √E|n|², root mean square over the coils.
+        residual: relative residual of the acquired samples.
+        noise_share: measured relative noise in the acquired samples, ‖n‖ / ‖y‖.
+        noise_deviation: standard deviation of a sample, √E|n|², root mean square over the coils.
         noise_low: lower end of its 95 % interval.
-        noise_high: upper end.
-        held_out: relative error of the hidden samples.
+        noise_high: upper end of the interval.
+        held_out: relative error of the withheld samples.
         held_out_zero_filled: the same of the zero-filled image, for comparison.
-        null_share: energy in the null space over that of the image.
-        g_median: over the object.
+        null_share: energy in the null space over the energy of the image.
+        g_median: median g-factor over the object.
         g_high: 95th percentile over the object.
-        null_space: (*space) magnitude.
-        noise: (*space), in the image's unit; of two sets of coil maps, both together.
-        g: (*space); 0 outside the object; of two sets, the larger one.
+        null_space: (*space) magnitude of the part in the null space.
+        noise: (*space) output noise in the image's unit; for two sets of coil maps, of both combined.
+        g: (*space) g-factor; 0 outside the object; for two sets, the larger value.
 
     """
 
@@ -86,24 +87,24 @@ def examine(
     share: float = 0.05,
     seed: int = 0,
 ) -> Trust:
-    """Examine the image of one item by a method.
+    """Compute the measures of one item for a method.
 
     Args:
-        scan: undersampled.
-        item: which.
-        method: a registered method, at its default weight.
-        model: its trained network, for a learned one.
-        replicas: with added noise.
-        share: of the samples outside the calibration region that are hidden.
-        seed: of noise and hidden samples.
+        scan: undersampled scan.
+        item: index of the item.
+        method: registered method, at its default weight.
+        model: trained network of a learned method.
+        replicas: number of replicas with added noise.
+        share: fraction of the samples outside the calibration region to withhold.
+        seed: seed of noise and withheld samples.
 
     Raises:
-        InputError: fully sampled data.
+        InputError: the scan is fully sampled.
 
     """
     kspace, mask = scan.kspace(item), scan.mask(item)
     if mask.all():
-        raise InputError("a fully sampled scan needs no such check", where=scan.where(item))
+        raise InputError("fully sampled data need no such check", where=scan.where(item))
     maps = item_maps(scan, item, kspace, mask)
     use = find_method(method).use
     level = _level(scan, item, kspace, mask)
@@ -113,7 +114,7 @@ def examine(
         solve = _solver(method, model, problem)
         u = solve(problem, prior)
         noise = pseudo_replicas(lambda p: transform.undo(solve(p, prior)), problem, level.covariance, replicas, seed)[0]
-        # What the samples see depends on the maps alone, however the method uses them.
+        # The null space depends on the maps only, whatever the method.
         plain = build_problem(kspace, mask, maps, "cropped").problem
         image = transform.undo(u)
         unseen = null_space(plain, image * (plain.maps.abs().sum(2) > 0))
@@ -142,7 +143,7 @@ def examine(
 
 
 def _level(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
-    """Return the noise of an item: white where the scan was whitened by a noise scan, else estimated from its data."""
+    """Return the noise of an item: white if a noise scan whitened the scan, else estimated from the data."""
     if scan.prepared is not None and scan.prepared.whitening is not None and scan.noise is not None:
         error = (len(kspace) * scan.noise.shape[1]) ** -0.5
         return NoiseLevel(np.eye(len(kspace), dtype=np.complex128), 1 - error, 1 + error, "the noise scan")
@@ -154,19 +155,19 @@ def pseudo_replicas(
 ) -> Tensor:
     """Return the standard deviation (B, M, *space) of images over replicas of the data with added noise.
 
-    Complex noise of covariance Σ = E[n nᴴ] over the coils gives complex images whose E|x − x̄|² is the square of the
-    returned value.
+    The square of the result is E|x − x̄|² of the complex images, for complex noise of covariance Σ = E[n nᴴ] over the
+    coils.
 
     Args:
-        solve: problem to image.
-        problem: with measured data.
-        noise: (C, C) covariance Σ; or (C,) deviations of coils whose noise is independent.
-        replicas: two or more.
-        seed: of the noise.
+        solve: maps a problem to an image.
+        problem: problem with measured data.
+        noise: (C, C) covariance Σ; or (C,) standard deviations for independent coils.
+        replicas: number of replicas, at least two.
+        seed: seed of the noise.
 
     """
     if replicas < 2:
-        raise InputError("noise needs two replicas or more", why=f"{replicas} were asked for")
+        raise InputError("the output noise needs two replicas or more", why=f"given: {replicas}")
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.from_numpy(_square_root(noise)).to(torch.complex64) / 2**0.5
     total, power = torch.zeros((), dtype=torch.complex128), torch.zeros((), dtype=torch.float64)
@@ -181,7 +182,7 @@ def pseudo_replicas(
 
 
 def _square_root(noise: np.ndarray) -> np.ndarray:
-    """Return a matrix F (C, C) of F Fᴴ = Σ; of a covariance that is singular, too."""
+    """Return a matrix F (C, C) with F Fᴴ = Σ, also for a singular covariance."""
     if noise.ndim == 1:
         return np.diag(noise).astype(np.complex128)
     values, vectors = np.linalg.eigh(noise)
@@ -190,11 +191,11 @@ def _square_root(noise: np.ndarray) -> np.ndarray:
 
 
 def null_space(problem: Problem, image: Tensor, ridge: float = RIDGE) -> Tensor:
-    """Return the part (B, M, *space) of an image that the samples of a problem do not see."""
+    """Return the part (B, M, *space) of an image in the null space of a problem."""
     p = problem.prepared()
     epsilon = ridge * float(p.lipschitz.max())
-    seen = conjugate_gradient(lambda v: p.normal(v) + epsilon * v, p.normal(image), None, _STEPS)
-    return image - seen
+    in_range = conjugate_gradient(lambda v: p.normal(v) + epsilon * v, p.normal(image), None, _STEPS)
+    return image - in_range
 
 
 def hidden_samples(
@@ -206,29 +207,29 @@ def hidden_samples(
     share: float = 0.05,
     seed: int = 0,
 ) -> tuple[float | None, float | None]:
-    """Return the relative error of samples that a method did not see, and that of zero filling; None if there are none.
+    """Return the relative error of withheld samples for a method and for zero filling; None if no samples are withheld.
 
     Args:
-        scan: undersampled.
-        item: which.
-        solve: problem and prior to image.
-        use: of the coil maps; see `build_problem`.
-        share: of the samples outside the calibration region that are hidden.
-        seed: of their choice.
+        scan: undersampled scan.
+        item: index of the item.
+        solve: maps a problem and a prior to an image.
+        use: use of the coil maps; see `build_problem`.
+        share: fraction of the samples outside the calibration region to withhold.
+        seed: seed of their selection.
 
     """
     kspace, mask = scan.kspace(item), scan.mask(item)
     hidden = choose_hidden_samples(mask, share, seed)
     if hidden is None:
         return None, None
-    kept = mask & ~hidden
-    seen = (kspace * kept).astype(np.complex64)
-    maps: ItemMaps = item_maps(scan, item, seen, kept)
+    remaining = mask & ~hidden
+    samples = (kspace * remaining).astype(np.complex64)
+    maps: ItemMaps = item_maps(scan, item, samples, remaining)
     truth = kspace[:, hidden]
     errors = []
     with torch.inference_mode():
-        problem, _, prior = build_problem(seen, kept, maps, use)
-        plain = build_problem(seen, kept, maps, "cropped").problem
+        problem, _, prior = build_problem(samples, remaining, maps, use)
+        plain = build_problem(samples, remaining, maps, "cropped").problem
         for p, x in ((problem, solve(problem, prior)), (plain, plain.adjoint)):
             predicted = p.encode(x)[0].numpy()[:, hidden]
             errors.append(float(np.linalg.norm(predicted - truth) / np.linalg.norm(truth)))
@@ -236,7 +237,7 @@ def hidden_samples(
 
 
 def _solver(method: str, model: Reconstructor | None, problem: Problem) -> Solve:
-    """Return a solver of problems made from a measured one, at the regularization weight of the measured one."""
+    """Return a solver for problems derived from a measured one, with the measured one's regularization weight."""
     if model is not None:
         return lambda p, prior: model.run(p, prior=prior).image
     options = {"lam": float(weight_by_noise(method, problem)[0])} if find_method(method).weighted else {}
@@ -244,12 +245,12 @@ def _solver(method: str, model: Reconstructor | None, problem: Problem) -> Solve
 
 
 def _g_factor(plain: Problem, noise: Tensor, covariance: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return g (*space): the noise over that of the fully sampled least-squares combination, over √R."""
+    """Return g (*space): the noise over the noise of the fully sampled least-squares combination, over √R."""
     maps = plain.maps[0, 0].flatten(1)
     sigma = torch.from_numpy(covariance).to(maps.dtype)
     total = maps.abs().square().sum(0)
     full = ((maps.conj() * (sigma @ maps)).sum(0).real.clamp_min(0).sqrt() / total).reshape(noise.shape)
     rate = mask.size / float(mask.sum())
-    # cropped maps fade out: only where they are whole
+    # cropped maps decrease at their edge: use their full-weight region only
     factor = torch.where(total.reshape(noise.shape) > 0.9, noise / full / rate**0.5, 0.0)
     return np.asarray(factor.nan_to_num().numpy())

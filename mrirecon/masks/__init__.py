@@ -1,4 +1,4 @@
-"""Draw and read sampling masks: seeded, of the exact size asked for, with the acceleration stated (numpy only)."""
+"""Draw and read sampling masks: seeded, with an exact number of samples and the achieved acceleration (numpy only)."""
 
 from mrirecon.masks.compat import fastmri_lines
 from mrirecon.masks.files import load_mask, mask_bytes

@@ -1,4 +1,4 @@
-"""Draw masks exactly as fastMRI and mridc draw them, written from what their code does, not from its text."""
+"""Draw the same masks as fastMRI and mridc, in an independent implementation."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MRIDC_FWHM, MRIDC_CENTRE = 0.7, 0.02
 def equispaced_fraction(
     rng: np.random.RandomState, space: tuple[int, ...], count: int, box: tuple[slice, ...]
 ) -> tuple[Bools, str]:
-    """Draw equispaced lines at fastMRI's fractional spacing; only with ``compat="fastmri"``."""
+    """Draw equispaced lines with fastMRI's fractional spacing; only for ``compat="fastmri"``."""
     raise UsageError(
-        "equispaced_fraction is fastMRI's way to reach an acceleration with equispaced lines",
-        fix="add compat='fastmri', or choose equispaced, which always reaches it",
+        "equispaced_fraction is a fastMRI family",
+        fix="add compat='fastmri', or use equispaced, which always achieves the acceleration",
     )
 
 
@@ -35,12 +35,12 @@ def fastmri(
     center_fraction: float | None,
     seed: int | tuple[int, ...],
 ) -> Drawn:
-    """Draw fastMRI's lines; the arguments are those of ``make_mask``, the seed that of `fastmri_seed`."""
+    """Draw fastMRI's lines with the arguments of ``make_mask`` and the seed of `fastmri_seed`."""
     if calibration is not None and center_fraction is not None:
         raise UsageError(
-            "calibration and center_fraction say the same thing twice",
+            "calibration and center_fraction are two settings of the same size",
             why=f"calibration is {calibration}, center_fraction is {center_fraction:g}",
-            fix="leave one out",
+            fix="omit one of them",
         )
     if calibration is not None:
         center_fraction = calibration_sides((n,), n, calibration)[0] / n
@@ -53,16 +53,16 @@ def fastmri(
             fix="fastMRI uses 0.08 and 0.04",
         )
     lines, low, _ = fastmri_lines(family, n, [acceleration], [center_fraction], seed)
-    return lines, (low,), "fastMRI's rule: the acceleration asked is met on average, or before the centre is added"
+    return lines, (low,), "fastMRI's rule: the requested acceleration holds on average, or without the centre"
 
 
 def fastmri_seed(seed: int | tuple[int, ...], name: str, slice: int) -> int | tuple[int, ...]:
-    """Return what fastMRI seeds with: the character codes of the file's name, or the seed given."""
+    """Return fastMRI's seed: the character codes of the file name, or the given seed."""
     if name and (seed != 0 or slice != 0):
         raise UsageError(
-            "fastMRI seeds by the name of the file alone, the same for every slice",
+            "fastMRI's seed depends on the file name only and is equal for all slices",
             why=f"name is {name!r}, seed is {seed}, slice is {slice}",
-            fix="leave seed and slice at 0, or leave name out (seed_from combines all three in one seed)",
+            fix="leave seed and slice at 0, or omit name (seed_from combines all three in one seed)",
         )
     return tuple(map(ord, name)) if name else seed
 
@@ -82,15 +82,15 @@ def fastmri_lines(
             (EquispacedMaskFractionFunc: the fractional spacing that would give R with the centre; its lines lie at
             rounded positions, hence not quite equispaced, and never include the last line).
         n: number of lines.
-        accelerations: one is chosen at random, as in training; pass a single one to fix it.
-        center_fractions: share of the lines in the fully sampled centre, one for each acceleration.
+        accelerations: acceleration factors, of which one is drawn, as in training.
+        center_fractions: fraction of the lines in the fully sampled centre, one per acceleration.
         seed: 0 to 2**32 - 1, or several such numbers: fastMRI seeds with the character codes of the file name.
 
     Returns:
-        (n,) the lines, the number of lines in the fully sampled centre, and the acceleration chosen.
+        The lines (n,), the number of lines in the fully sampled centre, and the drawn acceleration.
 
     Raises:
-        UsageError: numbers for which fastMRI has no mask, or stops with an error.
+        UsageError: fastMRI has no mask for these numbers, or fails with an error.
 
     """
     rng = legacy_generator(seed)
@@ -102,7 +102,7 @@ def fastmri_lines(
             raise UsageError(
                 f"fastMRI has no such mask: {what}",
                 why=f"{n} lines, acceleration {acceleration:g}, {low} lines in the centre",
-                fix="choose a smaller centre or another acceleration, or leave compat out: our own masks are exact",
+                fix="use a smaller centre or another acceleration, or omit compat, whose default has exact masks",
             )
 
     lines = np.zeros(n, dtype=bool)
@@ -110,10 +110,10 @@ def fastmri_lines(
         refuse_if(low >= n, "all lines are in the fully sampled centre")
         lines |= rng.uniform(size=n) < (n / acceleration - low) / (n - low)
     elif kind == "equispaced":
-        refuse_if(acceleration != int(acceleration), "the acceleration is not a whole number")
+        refuse_if(acceleration != int(acceleration), "the acceleration is not an integer")
         lines[rng.randint(0, high=round(acceleration)) :: int(acceleration)] = True
     else:
-        refuse_if(n <= low * acceleration, "the fully sampled centre alone uses up the lines")
+        refuse_if(n <= low * acceleration, "the fully sampled centre has all the lines")
         spacing = acceleration * (low - n) / (low * acceleration - n)
         first = rng.randint(0, high=round(spacing))
         lines[np.around(np.arange(first, n - 1, spacing)).astype(int)] = True
@@ -130,20 +130,20 @@ def mridc(
     fwhm: float | None,
     seed: int,
 ) -> Drawn:
-    """Draw Gaussian masks as the RIM and CIRIM papers did with mridc; the arguments are those of ``make_mask``.
+    """Draw Gaussian masks as in the RIM and CIRIM papers (mridc), with the arguments of ``make_mask``.
 
-    int(N / R) samples are drawn without replacement. Along lines (Gaussian1DMaskFunc) the density is
-    g(x) = exp(-x² / (2 s²)), s = fwhm / 2.3548, x from -1 to 1 inclusive. In a plane (Gaussian2DMaskFunc) it is
-    √(g(y) g(x)): the root widens the Gaussian, to a full width at half maximum of 0.99. The centre comes on top, so
-    that the acceleration achieved is at most about R: int(0.02 n) lines, or the filled ellipse with half axes of 2 % of
-    each axis around n / 2. mridc's own line class shifts its mask out of the centre afterwards and reads it along the
-    wrong axis; here it stays where it belongs.
+    int(N / R) samples are drawn without replacement. Along lines (Gaussian1DMaskFunc) the density is g(x) = exp(-x² /
+    (2 s²)), s = fwhm / 2.3548, x from -1 to 1 inclusive. In a plane (Gaussian2DMaskFunc) it is √(g(y) g(x)): the root
+    widens the Gaussian, to a full width at half maximum of 0.99. The centre is added to these samples, so that the
+    achieved acceleration is at most about R: int(0.02 n) lines, or the filled ellipse with half axes of 2 % of each
+    axis around n / 2. mridc's own line class then shifts the mask away from the centre and applies it along the wrong
+    axis; this function does neither.
     """
     if calibration is not None:
         raise UsageError(
-            "mridc's masks have a centre of their own, 2 % of each axis",
+            "mridc's masks have a fixed centre of 2 % of each axis",
             why=f"calibration is {calibration}",
-            fix="leave out calibration or compat",
+            fix="omit calibration or compat",
         )
     sigma = (fwhm or MRIDC_FWHM) / math.sqrt(8 * math.log(2))
     bells = [np.exp(-(np.linspace(-1, 1, n) ** 2 / (2 * sigma**2))) for n in space]
@@ -159,17 +159,17 @@ def mridc(
     size, possible = int(density.size / acceleration), int(np.count_nonzero(density))
     if possible < size:
         raise UsageError(
-            "the Gaussian is too narrow for the number of samples",
-            why=f"{size} samples are to be drawn, and the density is above 0 at {possible}",
-            fix="ask for a larger fwhm (the papers took 0.7) or a higher acceleration",
+            "the Gaussian density is too narrow for the number of samples",
+            why=f"{size} samples must be drawn, but the density is above 0 at {possible} only",
+            fix="use a larger fwhm (0.7 in the papers) or a higher acceleration",
         )
     rng = legacy_generator(seed)
     chosen = rng.choice(density.size, size=size, replace=False, p=(density / density.sum()).ravel())
     centre.flat[chosen] = True
     box = tuple(side.stop - side.start for side in find_calibration(centre))
-    return centre, box, "mridc's rule: the centre comes on top of the samples that the acceleration asked leaves"
+    return centre, box, "mridc's rule: the centre is added to the samples of the requested acceleration"
 
 
 def mridc_seed(seed: int, name: str, slice: int) -> int:
-    """Return what mridc's masks are seeded with: the seed itself, or a hash where a name or a slice is given."""
+    """Return the seed of mridc's masks: the given seed, or a hash if a name or a slice is given."""
     return seed_from(seed, name, slice) if name or slice else seed

@@ -1,4 +1,4 @@
-"""Measure how far k-space was sampled on both sides of its centre: one short side means partial Fourier."""
+"""Measure the sampled extent of k-space on both sides of its centre, to detect partial Fourier."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_MIN_SHORTFALL = 0.05  # of the matrix: a side is short only by at least this much,
-_MIN_GAPS = 3.0  # and by this many times the widest gap between samples, so that it is not chance
+_MIN_SHORTFALL = 0.05  # minimum asymmetry relative to the matrix size,
+_MIN_GAPS = 3.0  # and in units of the widest gap between samples, to exclude chance
 
 
 @dataclass(frozen=True)
 class Extent:
-    """The sampled extent along one axis of n samples, whose centre is sample n // 2.
+    """Hold the sampled extent along one axis of n samples with centre n // 2.
 
     Attributes:
         start: first acquired sample.
@@ -27,26 +27,26 @@ class Extent:
 
     @property
     def reach(self) -> int:
-        """Samples between the centre and the nearer end of the extent."""
+        """Return the number of samples between the centre and the nearer end of the extent."""
         centre = self.size // 2
         return max(0, min(centre - self.start, self.stop - 1 - centre))
 
     @property
     def symmetric(self) -> slice:
-        """The part that is sampled on both sides of the centre."""
+        """Return the part that is sampled symmetrically around the centre."""
         centre = self.size // 2
         return slice(centre - self.reach, centre + self.reach + 1)
 
     @property
     def fraction(self) -> float:
-        """Share of the matrix that the extent covers, such as 6/8."""
+        """Return the fraction of the matrix that the extent covers, such as 6/8."""
         return (self.stop - self.start) / self.size
 
     @property
     def asymmetry(self) -> int:
-        """Number of samples by which one side is shorter than the other."""
+        """Return the number of samples by which one side is shorter than the other."""
         centre = self.size // 2
-        # An even matrix has one sample more on the lower side, which is no asymmetry.
+        # An even matrix has one more sample on the lower side, which does not count as asymmetry.
         low, high = centre - self.start, self.stop - 1 - centre
         return max(0, abs(low - high) - (1 - self.size % 2))
 
@@ -60,11 +60,11 @@ def extents(mask: np.ndarray) -> list[Extent]:
 
 
 def partial_axes(mask: np.ndarray) -> dict[int, Extent]:
-    """Return the axes, counted from the end, along which a mask is partial Fourier or the echo asymmetric.
+    """Return the axes (counted from the end) with partial Fourier or an asymmetric echo in a mask.
 
     One side must be shorter than the other by 5 % of the matrix and by three times the widest gap within the extent.
-    Otherwise a random pattern whose outermost line happens to lie further in would count: with this rule 5 of 14 700
-    axes of our own masks do, 2- to 8-fold. The price is that a partial pattern with wide gaps is missed.
+    Otherwise, random patterns whose outermost line is missing by chance would be detected; with this rule, 5 of 14 700
+    axes of our own 2- to 8-fold masks are. In return, partial patterns with wide gaps are missed.
     """
     partial = {}
     for axis, (extent, sampled) in enumerate(zip(extents(mask), _sampled_positions(mask), strict=True)):
@@ -75,6 +75,6 @@ def partial_axes(mask: np.ndarray) -> dict[int, Extent]:
 
 
 def _sampled_positions(mask: np.ndarray) -> list[np.ndarray]:
-    """Return the positions along each axis at which anything was sampled."""
+    """Return the sampled positions along each axis."""
     axes = range(mask.ndim)
     return [np.flatnonzero(mask.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]

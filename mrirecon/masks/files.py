@@ -27,19 +27,19 @@ def load_mask(
 ) -> MaskResult:
     """Read the mask in a file.
 
-    ``.npy`` and ``.npz`` hold an array of zeros and ones (an npz with several arrays: the one named ``mask``), ``.png``
-    a picture in black (not sampled) and white, ``.txt`` zeros and ones, a row a line. Superfluous axes of length 1 are
-    dropped.
+    ``.npy`` and ``.npz`` contain an array of zeros and ones (in an npz with several arrays, the array ``mask``);
+    ``.png`` a picture in white (sampled) and black; ``.txt`` zeros and ones, one row per line. Additional axes of
+    length 1 are removed.
 
     Args:
-        path: the file.
-        shape: (*space) that the mask is for; None takes the file's own.
-        axis: the undersampled axis, where the file holds lines (one axis).
-        readout: the fully sampled axis, where the file holds two axes and k-space has three.
+        path: mask file.
+        shape: (*space) required shape of the mask; None uses the shape in the file.
+        axis: undersampled axis, if the file contains lines (one axis).
+        readout: fully sampled axis, if the file has two axes and k-space has three.
 
     Raises:
-        InputError: not a mask, or not one for this shape.
-        UsageError: an unknown suffix, or no such axis.
+        InputError: the file is not a mask or does not match the shape.
+        UsageError: the suffix is unknown, or the axis does not exist.
 
     """
     path = Path(path)
@@ -47,19 +47,19 @@ def load_mask(
     levels = np.unique(values) if values.size else np.zeros(0)
     one = 255 if path.suffix.lower() == ".png" else 1
     if not set(levels.tolist()) <= {0, one}:
-        strange = levels[(levels != 0) & (levels != one)]
+        invalid = levels[(levels != 0) & (levels != one)]
         raise InputError(
-            f"a mask must hold nothing but 0 and {one}",
+            f"a mask must contain only 0 and {one}",
             where=str(path),
-            why=f"it holds {len(levels)} different values, such as {', '.join(f'{v:g}' for v in strange[:3])}",
-            fix="check that this is the mask, and threshold it",
+            why=f"{len(levels)} different values, such as {', '.join(f'{v:g}' for v in invalid[:3])}",
+            fix="check that this is the mask, or threshold its values",
         )
     if not values.any():
         raise InputError(
-            "the mask samples nothing", where=str(path), why=f"all {values.size} values are 0", fix="use another mask"
+            "the mask has no samples", where=str(path), why=f"all {values.size} values are 0", fix="use another mask"
         )
     mask, axes = _fit(values != 0, shape, axis, readout, str(path))
-    notes = ["the mask leaves nothing out: its acceleration is 1"] if mask.all() else []
+    notes = ["the mask is fully sampled: its acceleration is 1"] if mask.all() else []
     if note := readout_note(mask.shape, axes):
         notes.append(note)
     return MaskResult(
@@ -74,15 +74,15 @@ def load_mask(
 
 
 def mask_bytes(result: MaskResult, suffix: str) -> bytes:
-    """Return a mask as the bytes of a file that ``load_mask`` reads back.
+    """Encode a mask as the bytes of a file for ``load_mask``.
 
     Args:
-        result: the mask; for ``.png`` and ``.txt`` it has two axes.
+        result: mask; for ``.png`` and ``.txt``, with two axes.
         suffix: ``.npy`` (the array alone), ``.npz`` (``mask`` and ``meta``, its JSON description), ``.png`` (0 and 255,
             and the description as text), ``.txt``.
 
     Raises:
-        UsageError: another suffix, or a mask with too many axes for it.
+        UsageError: the suffix is unknown, or does not support the number of axes.
 
     """
     suffix, buffer = suffix.lower(), io.BytesIO()
@@ -91,7 +91,9 @@ def mask_bytes(result: MaskResult, suffix: str) -> bytes:
         raise UsageError(f"masks cannot be written as {suffix or 'a file without suffix'}", fix=CHOOSE_SUFFIX)
     if suffix in (".png", ".txt") and result.mask.ndim != 2:
         raise UsageError(
-            f"a {suffix} file holds two axes", why=f"the mask has {result.mask.ndim}", fix="write .npy or .npz"
+            f"a {suffix} file needs a mask of two axes",
+            why=f"the mask has {result.mask.ndim}",
+            fix="write .npy or .npz",
         )
     if suffix == ".npy":
         np.save(buffer, result.mask)
@@ -113,7 +115,7 @@ def _read(path: Path) -> np.ndarray:
     if suffix not in SUFFIXES:
         raise UsageError(f"{path.name} is not a mask file by its name", where=str(path), fix=CHOOSE_SUFFIX)
     if not path.is_file():
-        raise InputError("there is no such mask file", where=str(path), fix="check the path")
+        raise InputError("no such mask file", where=str(path), fix="check the path")
     try:
         if suffix == ".npy":
             with path.open("rb") as file:
@@ -127,10 +129,10 @@ def _read(path: Path) -> np.ndarray:
         raise
     except Exception as error:  # zipfile, zlib, numpy, tokenize and pillow raise errors of many types
         raise InputError(
-            f"this is not a readable {suffix} file",
+            f"not a readable {suffix} file",
             where=str(path),
             why=str(error) or type(error).__name__,
-            fix="write it again, such as with numpy.save(path, mask)",
+            fix="write it again, for example with numpy.save(path, mask)",
         ) from None
 
 
@@ -141,13 +143,15 @@ def _array(file: IO[bytes], size: int, where: str) -> np.ndarray:
     shape, _, dtype = header(file)
     if any(type(n) is not int or n < 0 for n in shape):
         raise InputError(
-            "the file declares impossible lengths", where=where, why=f"shape {shape}", fix="write it again"
+            "the header of the file has impossible lengths", where=where, why=f"shape {shape}", fix="write it again"
         )
     if dtype.kind not in "biuf":
-        raise InputError("a mask must hold real numbers", where=where, why=f"it holds {dtype}", fix="save 0 and 1")
+        raise InputError(
+            "a mask must contain real numbers", where=where, why=f"its type is {dtype}", fix="save 0 and 1"
+        )
     _check_size(math.prod(shape), where)
     if size - file.tell() < math.prod(shape) * dtype.itemsize:
-        raise InputError("the file ends too early", where=where, why=f"it should hold {shape}", fix="copy it again")
+        raise InputError("the file is truncated", where=where, why=f"expected shape {shape}", fix="copy it again")
     file.seek(0)
     return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
@@ -157,9 +161,9 @@ def _read_npz(path: Path) -> np.ndarray:
         members = {Path(m.filename).stem: m for m in archive.infolist() if m.filename.endswith(".npy")}
         if "mask" not in members and len(members) != 1:
             raise InputError(
-                "the file does not say which of its arrays is the mask",
+                "several arrays, none of which is named mask",
                 where=str(path),
-                why=f"it holds {', '.join(sorted(members)[:8]) or 'no array'}",
+                why=f"arrays: {', '.join(sorted(members)[:8]) or 'none'}",
                 fix="save it as numpy.savez(path, mask=mask)",
             )
         member = members.get("mask") or next(iter(members.values()))
@@ -173,7 +177,9 @@ def _read_text(path: Path) -> np.ndarray:
     rows = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if row and not row[0].startswith("#")]
     if not rows or len({len(row) for row in rows}) != 1:
-        raise InputError("the rows of a mask must be of one length", where=str(path), fix="write 0 and 1, with spaces")
+        raise InputError(
+            "the rows of a mask must have equal lengths", where=str(path), fix="write 0 and 1, with spaces"
+        )
     return np.array([[float(word) for word in row] for row in rows])
 
 
@@ -187,7 +193,7 @@ def _read_png(path: Path) -> np.ndarray:
     with picture:
         _check_size(picture.width * picture.height, str(path))
         levels = np.asarray(picture.convert("I") if picture.mode.startswith("I") else picture.convert("L"))
-    # White is 65535 in pictures of 16 bits. The caller refuses other grey levels.
+    # White is 65535 in 16-bit pictures. The caller rejects other grey levels.
     return np.where(levels == 65535, 255, levels) if levels.max(initial=0) == 65535 else levels
 
 
@@ -210,7 +216,7 @@ def _fit(
     for number, option in ((axis, "axis"), (readout, "readout")):
         if not -len(shape) <= number < len(shape):
             raise UsageError(
-                f"there is no axis {number}", why=f"{option}={number}, shape {shape}", fix="choose another"
+                f"axis {number} does not exist", why=f"{option}={number}, shape {shape}", fix="choose another"
             )
     axis, readout = axis % len(shape), readout % len(shape)
     if mask.shape == shape:
@@ -223,14 +229,14 @@ def _fit(
         return spread_over(mask, shape, plane), plane
     others = [a for a, n in enumerate(shape) if mask.ndim == 1 and mask.size == n]
     if others:
-        fix = f"its lines fit axis {others[0]}: give axis={others[0]}"
+        fix = f"set axis={others[0]}, which has this number of lines"
     elif mask.ndim == len(shape) and mask.shape == shape[::-1]:
         fix = "transpose the mask"
     else:
-        fix = "give a mask of that shape, or one value for each line and the undersampled axis"
+        fix = "use a mask of that shape, or one value per line with the undersampled axis"
     raise InputError(
-        "the mask does not fit",
+        "the mask does not match k-space",
         where=where,
-        why=f"it has the shape {mask.shape}, and k-space has {shape} (the undersampled axis is {axis})",
+        why=f"mask {mask.shape}, k-space {shape}, undersampled axis {axis}",
         fix=fix,
     )

@@ -1,4 +1,4 @@
-"""Make a mask of any family: check what is asked for, draw, and state what was achieved."""
+"""Draw a mask of any family: check the arguments, draw, and describe the result."""
 
 from __future__ import annotations
 
@@ -39,38 +39,39 @@ def make_mask(
     path: str | Path | None = None,
     options: Mapping[str, object] | None = None,
 ) -> MaskResult:
-    """Return a sampling mask: a function of the arguments alone, the same on every machine.
+    """Draw a sampling mask, which depends on the arguments only and is the same on all machines.
 
-    With ``compat="none"`` the number of lines (or, in a plane, of samples) is n / R rounded to the nearest, calibration
-    region included. The region is the box from n // 2 - c // 2 to n // 2 - c // 2 + c - 1 along each axis, as scanners
-    centre it. The draw depends on the stable hash of (seed, name, slice).
+    With ``compat="none"``, the number of lines (in a plane, of samples) including the calibration region is n / R,
+    rounded to the nearest integer. The region is the box from n // 2 - c // 2 to n // 2 - c // 2 + c - 1 along each
+    axis, centred as on scanners. The draw depends on the stable hash of (seed, name, slice).
 
-    ``compat="fastmri"`` gives fastMRI's own masks for a seed, bit for bit. With ``name`` the seed is fastMRI's for that
-    file, the character codes of its name, and the same for every slice; ``seed`` and ``slice`` must then stay 0.
-    ``compat="mridc"`` draws as the CIRIM papers did: from ``seed`` itself, or the hash where name or slice is given.
+    ``compat="fastmri"`` reproduces fastMRI's masks bit for bit. With ``name``, the seed consists of the character codes
+    of the name, as in fastMRI, and is the same for every slice; ``seed`` and ``slice`` must then be 0.
+    ``compat="mridc"`` reproduces the masks of the CIRIM papers, with ``seed`` itself, or with the hash if name or slice
+    is given.
 
     Args:
         family: a registered family, see `mrirecon.masks.FAMILIES`: lines across ``axis``, a plane over two axes, or
             ``file``.
         shape: (*space), two or three axes.
         acceleration: R >= 1, for every family but ``file``.
-        calibration: number of calibration lines, or the box of a plane family (one number for both axes, or one each);
-            0 for none. None: 32 % of the samples that R leaves, and in a plane at most 24 a side.
-        seed: any integer; for ``compat``, one or (fastmri) several integers of 32 bits.
-        name: name of the file, without folders, so that every file has its own mask.
-        slice: index of the slice, so that every slice has its own mask; leave at 0 for one mask per file.
-        compat: whose rules to follow: ``none`` (our own), or one that the family names.
-        axis: the undersampled axis of a line family or of a file that holds lines.
-        readout: with three axes, the fully sampled one of a plane family or of a file that holds a plane.
-        center_fraction: for ``compat="fastmri"``, in place of ``calibration``; default 0.32 / R.
-        fwhm: for the Gaussian families, full width at half maximum, where k-space reaches from -1 to 1. Default 1, and
-            0.7 with ``compat="mridc"``.
-        path: for ``file``: see ``load_mask``.
-        options: options of the family by name: the keyword-only parameters of its function.
+        calibration: number of calibration lines, or the box of a plane family (one number for both axes, or one per
+            axis); 0 for none. None: 32 % of the samples, and in a plane at most 24 per side.
+        seed: any integer; for ``compat``, one or (fastmri) several 32-bit integers.
+        name: name of the file without folders, to draw a different mask for every file.
+        slice: index of the slice, to draw a different mask for every slice; 0 for one mask per file.
+        compat: toolkit whose masks are reproduced, if the family supports it; ``none`` for our own masks.
+        axis: undersampled axis of a line family or of a file with lines.
+        readout: with three axes, the fully sampled axis of a plane family or of a file with a plane.
+        center_fraction: for ``compat="fastmri"``, instead of ``calibration``; default 0.32 / R.
+        fwhm: for the Gaussian families, full width at half maximum; k-space extends from -1 to 1. Default 1, or 0.7
+            with ``compat="mridc"``.
+        path: for ``file``; see ``load_mask``.
+        options: further options of the family: the keyword-only parameters of its function.
 
     Raises:
-        UsageError: no such mask exists; the message gives the numbers.
-        InputError: a mask file that cannot be used.
+        UsageError: no mask is possible; the message gives the numbers.
+        InputError: the mask file cannot be used.
 
     """
     shape = tuple(int(n) for n in shape)
@@ -82,18 +83,22 @@ def make_mask(
     if chosen.over == "file":
         if path is None or acceleration is not None or calibration is not None:
             raise UsageError(
-                "the family file takes its mask from a file, and nothing but its path",
+                "the family file needs a path and no other setting",
                 why=f"path is {path}, acceleration is {acceleration}, calibration is {calibration}",
-                fix="give path, and leave acceleration and calibration out",
+                fix="set path, and omit acceleration and calibration",
             )
         result: MaskResult = chosen.build(path, shape, axis=axis, readout=readout)
         return result
     _refuse_unused(path is not None, "path", "file", family)
     _refuse_unused(bool(options) and compat != "none", "options", "our own masks", f"compat={compat!r}")
     if fwhm is not None and not (math.isfinite(fwhm) and fwhm > 0):
-        raise UsageError("fwhm must be a positive number", why=f"it is {fwhm}", fix="leave it out, or try 0.7")
+        raise UsageError("fwhm must be a positive number", why=f"it is {fwhm}", fix="omit it, or use 0.7")
     if isinstance(seed, tuple) and compat != "fastmri":
-        raise UsageError("seed must be one integer", why=f"it is {seed}", fix="several belong to compat='fastmri'")
+        raise UsageError(
+            "seed must be one integer",
+            why=f"it is {seed}",
+            fix="give one integer; only compat='fastmri' accepts several",
+        )
     settings = chosen.resolve({**(options or {}), **({} if fwhm is None else {"fwhm": fwhm})})
     axes = phase_axes(family, len(shape), axis, readout)
     space = tuple(shape[a] for a in axes)
@@ -102,7 +107,7 @@ def make_mask(
         seed = fastmri_seed(seed, name, slice)
         drawn, box, note = fastmri(family, space[0], rate, calibration, center_fraction, seed)
     else:
-        seed = int(seed)  # type: ignore[arg-type]  # no tuple, see above
+        seed = int(seed)  # type: ignore[arg-type]  # not a tuple, see above
         if compat == "mridc":
             drawn, box, note = mridc(family, space, rate, calibration, fwhm, mridc_seed(seed, name, slice))
         else:
@@ -110,9 +115,9 @@ def make_mask(
             drawn, box, note = _draw(rng, chosen, space, rate, calibration, settings)
     if not drawn.any():
         raise UsageError(
-            "these numbers give a mask that samples nothing",
+            "these settings give a mask without samples",
             why=f"{math.prod(space)} lines or samples, acceleration {rate:g}, calibration region {box}",
-            fix="ask for a lower acceleration or a larger calibration region",
+            fix="use a lower acceleration or a larger calibration region",
         )
     mask = spread_over(drawn, shape, axes)
     return MaskResult(
@@ -138,10 +143,10 @@ def _draw(
     calibration: int | tuple[int, ...] | None,
     options: Mapping[str, object],
 ) -> Drawn:
-    """Draw a mask by our own rule: exactly as many samples as the acceleration leaves, calibration region included.
+    """Draw a mask with the exact number of samples of the acceleration, including the calibration region.
 
     Raises:
-        UsageError: the numbers do not fit together, or the family broke its contract.
+        UsageError: the settings are incompatible, or the family's mask is invalid.
 
     """
     total = math.prod(space)
@@ -149,9 +154,9 @@ def _draw(
     unit = "lines" if len(space) == 1 else "samples"
     if count < 1:
         raise UsageError(
-            f"an acceleration of {acceleration:g} leaves nothing to sample",
+            f"an acceleration of {acceleration:g} leaves no samples",
             why=f"there are {total} {unit}",
-            fix=f"ask for at most {total}",
+            fix=f"use at most {total}",
         )
     sides = calibration_sides(space, count, calibration)
     if count == total:
@@ -159,36 +164,36 @@ def _draw(
     if math.prod(sides) > count:
         most = math.floor(100 * total / math.prod(sides)) / 100
         raise UsageError(
-            "the calibration region alone has more samples than the acceleration leaves",
+            "the calibration region has more samples than the acceleration allows",
             why=f"{total} {unit} at acceleration {acceleration:g} leave {count}, and the region "
             f"{'×'.join(str(c) for c in sides)} takes {math.prod(sides)}",
-            fix=f"ask for an acceleration of at most {most:g}, or for a smaller region",
+            fix=f"use an acceleration of at most {most:g}, or a smaller region",
         )
     boxes = tuple(centred(n, c) for n, c in zip(space, sides, strict=True))
     drawn, note = family.build(rng, space, count, boxes, **options)
     if drawn.shape != space or drawn.dtype != bool or int(drawn.sum()) != count or not drawn[boxes].all():
         raise UsageError(
-            f"the mask family {family.name} did not draw what it was asked for",
+            f"the mask family {family.name} returned an invalid mask",
             where=family.build.__module__,
-            why=f"asked for {count} of {space} with the region {boxes}, it drew {drawn.sum()} of {drawn.shape}",
-            fix="correct the family: its mask has exactly as many samples, those of the region among them",
+            why=f"requested: {count} of {space} with the region {boxes}; drawn: {drawn.sum()} of {drawn.shape}",
+            fix="correct the family: its mask must have exactly this number of samples, including the region",
         )
     return drawn, sides, note
 
 
 def phase_axes(family: str, dimensions: int, axis: int, readout: int) -> tuple[int, ...]:
-    """Return the axes that a family undersamples, ascending.
+    """Return the undersampled axes of a family in ascending order.
 
     Raises:
-        UsageError: no such axis.
+        UsageError: the axis does not exist.
 
     """
     lines = FAMILIES[family].over == "lines"
     given, option = (axis, "axis") if lines else (readout, "readout")
     if not -dimensions <= given < dimensions:
         raise UsageError(
-            f"there is no axis {given}",
-            why=f"{option}={given}, and there are {dimensions} axes",
+            f"axis {given} does not exist",
+            why=f"{option}={given}, number of axes: {dimensions}",
             fix=f"choose {option} from {-dimensions} to {dimensions - 1}",
         )
     if lines:
@@ -203,12 +208,12 @@ def _check(family: str, shape: tuple[int, ...], acceleration: float | None, comp
         raise UsageError(f"compat={compat!r} is not known", fix=f"choose one of {', '.join(compats())}")
     if compat != "none" and compat not in FAMILIES[family].compat:
         having = ", ".join(name for name, one in FAMILIES.items() if compat in one.compat)
-        raise UsageError(
-            f"{compat} has no masks of the family {family}", fix=f"choose one of {having}, or leave compat out"
-        )
+        raise UsageError(f"{compat} has no masks of the family {family}", fix=f"choose one of {having}, or omit compat")
     if len(shape) not in (2, 3) or not all(n > 0 for n in shape):
         raise UsageError(
-            "a mask has two or three axes of at least one sample", why=f"shape is {shape}", fix="give the axes of space"
+            "a mask needs two or three axes of at least one sample",
+            why=f"shape is {shape}",
+            fix="give the lengths of the spatial axes",
         )
     drawn = FAMILIES[family].over != "file"
     if drawn and (acceleration is None or not math.isfinite(acceleration) or acceleration < 1):
@@ -221,4 +226,4 @@ def _check(family: str, shape: tuple[int, ...], acceleration: float | None, comp
 
 def _refuse_unused(given: bool, option: str, owner: str, found: str) -> None:
     if given:
-        raise UsageError(f"{option} belongs to {owner} only", why=f"asked with {found}", fix=f"leave {option} out")
+        raise UsageError(f"{option} is only valid with {owner}", why=f"asked with {found}", fix=f"omit {option}")

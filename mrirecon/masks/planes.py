@@ -1,4 +1,4 @@
-"""Draw masks over two phase-encoding axes by our own rule, exact in number: Gaussian and Poisson disc."""
+"""Draw masks over two phase-encoding axes with an exact number of samples: Gaussian and Poisson disc."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mrirecon.masks.lines import FWHM, draw_weighted, log_gaussian
 from mrirecon.masks.registry import register_mask
 from mrirecon.masks.result import Bools
 
-DITHER = 0.5  # of a sample
+DITHER = 0.5  # in samples
 _TOLERANCE = 0.005
 _RUNS = 24
 
@@ -19,14 +19,14 @@ _RUNS = 24
 def gaussian2d(
     rng: np.random.RandomState, space: tuple[int, ...], count: int, box: tuple[slice, ...], *, fwhm: float = FWHM
 ) -> tuple[Bools, str]:
-    """Draw the calibration box, and the other samples by a Gaussian density around the centre.
+    """Draw the calibration box, and other samples with a Gaussian density around the centre.
 
     Args:
-        rng: the generator to draw from.
-        space: the two phase-encoding axes.
-        count: number of samples, those of the box included.
-        box: the calibration box.
-        fwhm: full width at half maximum of the density, where k-space reaches from -1 to 1 along each axis.
+        rng: random generator.
+        space: lengths of the two phase-encoding axes.
+        count: number of samples, including the box.
+        box: calibration box.
+        fwhm: full width at half maximum of the density; k-space extends from -1 to 1 along each axis.
 
     """
     log_density = np.add.outer(log_gaussian(space[0], fwhm), log_gaussian(space[1], fwhm))
@@ -37,16 +37,17 @@ def gaussian2d(
 def poisson(
     rng: np.random.RandomState, space: tuple[int, ...], count: int, box: tuple[slice, ...]
 ) -> tuple[Bools, str]:
-    """Draw the calibration box, and the other samples as a variable-density Poisson disc.
+    """Draw the calibration box, and other samples as a variable-density Poisson disc.
 
-    Samples are tried in random order and taken unless one taken before excludes them (dart throwing on the k-space
+    Samples are tried in random order and accepted unless an earlier sample excludes them (dart throwing on the k-space
     grid: Cook, ACM Trans. Graph. 5:51, 1986; for MRI: Vasanawala et al., Proc. ISBI 2011, 1039). A sample excludes
-    others nearer than r = 1 + slope * rho, in samples, where rho is its distance from the box, 1 at the edge of
-    k-space along each axis: next to the box k-space is full. The slope is bisected to a few samples too many, of which
-    the last ones are dropped; none is ever added, so that the distance holds.
+    others closer than r = 1 + slope * rho, in samples, where rho is its distance from the box, normalized to 1 at the
+    edge of k-space along each axis, so that k-space is full next to the box. Bisection of the slope gives a few samples
+    too many, of which the last ones are removed; none is added, so that the distance holds.
 
-    Distances on a grid take few values (1, 1.41, 2, ...), which would make rings of constant density. So a random part
-    of up to ``DITHER`` is taken off each r. Any two samples outside the box have a distance >= min(r) - ``DITHER``.
+    Distances on a grid have few values (1, 1.41, 2, ...), which would cause rings of constant density. Therefore, a
+    random number of up to ``DITHER`` is subtracted from each r. Any two samples outside the box have a distance >=
+    min(r) - ``DITHER``.
     """
     shape, box = (space[0], space[1]), (box[0], box[1])
     blocked = np.zeros(shape, dtype=bool)
@@ -76,7 +77,7 @@ def poisson(
 
 
 def distance_from_box(shape: tuple[int, int], box: tuple[slice, slice]) -> np.ndarray:
-    """Return (*shape) the distance from the box (from the centre sample if it is empty), 1 at the end of each axis."""
+    """Return the distance (*shape) from the box (or from the centre if it is empty), 1 at the end of each axis."""
     parts = []
     for n, side in zip(shape, box, strict=True):
         start, stop = side.start, max(side.stop, side.start + 1)
@@ -87,13 +88,13 @@ def distance_from_box(shape: tuple[int, int], box: tuple[slice, slice]) -> np.nd
 
 
 def _throw(shape: tuple[int, int], blocked: np.ndarray, order: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Try the samples in the order given, and return those taken, as flat indices in the same order.
+    """Try the samples in the given order, and return the flat indices of accepted samples.
 
-    A sample taken blocks all others nearer than its radius. On a padded row-major grid of bytes a disc is a few slice
-    assignments of about 1 µs together; with arrays of booleans it takes 100.
+    An accepted sample excludes all others closer than its radius. On a padded row-major grid of bytes, a disc takes a
+    few slice assignments of about 1 µs in total; with boolean arrays, it takes 100 µs.
     """
-    # The largest squared integer distance d² with d < r. A disc as wide as the grid already blocks all of it; a larger
-    # one would only need more memory for its margin.
+    # The largest squared integer distance d² with d < r. A disc as wide as the grid already excludes all samples; a
+    # larger disc would only need more memory.
     reach = np.clip(np.ceil(radius**2) - 1, 0, shape[0] ** 2 + shape[1] ** 2).astype(int)
     margin = math.isqrt(int(reach.max()))
     width = shape[1] + 2 * margin
@@ -114,7 +115,7 @@ def _throw(shape: tuple[int, int], blocked: np.ndarray, order: np.ndarray, radiu
 
 
 def _disc(squared: int, width: int) -> list[tuple[int, int, bytes]]:
-    """Return the rows of a disc on a grid of that width: first and last offset from its centre, and bytes to write."""
+    """Return the rows of a disc on a grid of the given width: first and last offset from the centre, and bytes."""
     rows = []
     for down in range(-math.isqrt(squared), math.isqrt(squared) + 1):
         half = math.isqrt(squared - down * down)

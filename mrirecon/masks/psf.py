@@ -12,13 +12,13 @@ def point_spread(mask: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], float]:
     """Return the point spread function of a mask, and the height of its highest sidelobe.
 
     Args:
-        mask: (*space), sampled or not, centred.
+        mask: (*space), True where sampled, centred.
 
     Returns:
-        (*space) |F^-1 mask| with its peak, 1, at index n // 2; and the largest value outside the main lobe, 0 where
-        nothing lies outside. The lobe is the ellipsoid that ends, along each axis, where the function first stops
-        falling. (Lustig et al., MRM 58:1182, 2007, eq. 4, exclude only the peak itself, which measures the width of the
-        main lobe where the density varies.)
+        |F^-1 mask| (*space) with its peak of 1 at index n // 2; and the largest value outside the main lobe, or 0 if
+        nothing is outside. The lobe is the ellipsoid that extends along each axis to the first point where the function
+        stops decreasing. (Lustig et al., MRM 58:1182, 2007, eq. 4, exclude only the peak, which measures the width of
+        the main lobe for a variable density.)
 
     """
     sampled = np.asarray(mask, dtype=np.float64)
@@ -28,7 +28,8 @@ def point_spread(mask: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], float]:
     for axis, n in enumerate(spread.shape):
         along = spread[tuple(slice(None) if a == axis else c for a, c in enumerate(centre))]
         away = np.abs(np.arange(n) - n // 2)
-        # The mask is real, so the function is even and one side is enough; on even axes the negative one is longer.
+        # The mask is real, so the function is symmetric and one side is sufficient; on even axes, the negative side is
+        # longer.
         side = along[n // 2 :: -1]
         falls = np.append(side[1:] < side[:-1], False)
         end = int(np.argmin(falls))

@@ -1,4 +1,4 @@
-"""Register mask families: a family is one function that draws lines or a plane."""
+"""Register mask families, each a function that draws lines or a plane."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from mrirecon.registries import Entry, Registry
 
 @dataclass(frozen=True)
 class Family(Entry):
-    """A mask family.
+    """Describe a mask family.
 
     The function takes ``(rng, space, count, box)``: a `numpy.random.RandomState`, the lengths of the undersampled axes,
-    the number of samples to take, those of the calibration region included, and that region as one slice an axis. It
-    returns ``(mask, note)``: booleans of the shape ``space`` with exactly ``count`` true, the region among them, and a
-    note for the user, or "". It draws from no other generator.
+    the number of samples including the calibration region, and this region as one slice per axis. It returns ``(mask,
+    note)``: booleans of the shape ``space`` with exactly ``count`` true values, including the region, and a note for
+    the user or "". It uses no other random generator.
 
     Attributes:
         over: ``lines`` (one undersampled axis), ``plane`` (two), or ``file``, whose function reads a mask.
-        own: whether the family can be drawn by our own rule, not only by those of ``compat``.
-        compat: toolkits whose masks of this family can be drawn exactly as they do.
-        slow: whether drawing takes so long that training samples share a few masks of a size, mirrored.
+        own: whether the family exists without ``compat``.
+        compat: toolkits whose masks of this family can be reproduced exactly.
+        slow: whether drawing is slow, so that training samples share a few masks per size, mirrored.
 
     """
 
@@ -36,22 +36,22 @@ register_mask = FAMILIES.register
 
 
 def drawn_families() -> tuple[str, ...]:
-    """Return the families that can be drawn by our own rule, which training and simulation use."""
+    """Return the families that can be drawn without ``compat``, for training and simulation."""
     return tuple(name for name, family in FAMILIES.items() if family.over != "file" and family.own)
 
 
 def seeded_families() -> tuple[str, ...]:
-    """Return the families that are drawn rather than read, by our own rule or another toolkit's."""
+    """Return the families that are drawn, not read from a file, with or without ``compat``."""
     return tuple(name for name, family in FAMILIES.items() if family.over != "file")
 
 
 def compats() -> tuple[str, ...]:
-    """Return ``none`` and the toolkits whose masks can be drawn."""
+    """Return ``none`` and the toolkits whose masks can be reproduced."""
     return ("none", *dict.fromkeys(name for family in FAMILIES.values() for name in family.compat))
 
 
 def describe_families() -> str:
-    """Return all drawn families and what they undersample in one line, for help texts."""
+    """Return one line that lists all drawn families and their undersampled axes, for help texts."""
     parts = [
         f"{', '.join(names)} ({what})"
         for over, what in (("lines", "lines"), ("plane", "planes"))

@@ -1,4 +1,4 @@
-"""Describe a mask (`MaskResult`), and the seeds, calibration regions and draws that the families share."""
+"""Describe a mask (`MaskResult`), and provide seeds, calibration regions and draws for all families."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from mrirecon.errors import InputError, UsageError
 
 Bools = npt.NDArray[np.bool_]
 
-# Share of the samples that the calibration region takes by default: that of fastMRI's pairs, 4x with 8 % and 8x with
-# 4 %. In a plane the box has at most 24 samples a side.
+# Default fraction of the samples in the calibration region, as in fastMRI: 8 % at 4x and 4 % at 8x. In a plane, the box
+# has at most 24 samples per side.
 CALIBRATION_SHARE, CALIBRATION_SIDE = 0.32, 24
 
 
 @dataclass(frozen=True, eq=False)
 class MaskResult:
-    """A sampling mask and its description.
+    """Hold a sampling mask and its description.
 
     Attributes:
-        mask: (*space), true where k-space is sampled; the k-space centre is at index n // 2.
-        acceleration: the acceleration achieved, calibration region included: size / number of samples.
-        calibration: (*space), size of the fully sampled box around the centre, 0 where there is none; measured for
-            masks from a file and those of mridc, otherwise the box that was asked for.
+        mask: (*space), True where k-space is sampled; the k-space centre is at index n // 2.
+        acceleration: achieved acceleration, including the calibration region: size / number of samples.
+        calibration: (*space), size of the fully sampled box around the centre, or 0; measured for masks from a file and
+            of mridc, otherwise as requested.
         family: name of a registered family, see `mrirecon.masks.FAMILIES`.
-        asked: the acceleration asked for; None for a file.
-        seed: the seed given, or fastMRI's tuple of character codes.
-        name: the file name that the mask was drawn for, or empty.
-        slice: the slice that the mask was drawn for.
+        asked: requested acceleration; None for a file.
+        seed: given seed, or fastMRI's tuple of character codes.
+        name: file name for which the mask was drawn, or empty.
+        slice: index of the slice for which the mask was drawn.
         compat: ``none``, ``fastmri`` or ``mridc``.
-        axes: the undersampled axes, in ascending order; all others are fully sampled.
+        axes: undersampled axes in ascending order; all others are fully sampled.
         notes: notes for the user.
 
     """
@@ -54,7 +54,7 @@ class MaskResult:
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Return one line of text: family, acceleration achieved, calibration region."""
+        """Return one line of text: family, achieved acceleration, calibration region."""
         size = "×".join(str(n) for n in self.mask.shape)
         box = "×".join(str(n) for n in self.calibration) if all(self.calibration) else "none"
         asked = "" if self.asked is None else f" (asked {self.asked:g})"
@@ -83,28 +83,28 @@ class MaskResult:
 
 
 def achieved_acceleration(mask: npt.ArrayLike) -> float:
-    """Return size / number of samples of a mask of any shape.
+    """Return the acceleration of a mask of any shape: size / number of samples.
 
     Raises:
-        InputError: nothing is sampled.
+        InputError: the mask has no samples.
 
     """
     sampled = np.asarray(mask, dtype=bool)
     count = int(sampled.sum())
     if count == 0:
-        raise InputError("the mask samples nothing", why=f"all {sampled.size} values are 0", fix="use another mask")
+        raise InputError("the mask has no samples", why=f"all {sampled.size} values are 0", fix="use another mask")
     return float(sampled.size / count)
 
 
 def seed_from(seed: int, name: str = "", slice: int = 0) -> int:
     """Return a 32-bit seed that depends only on (seed, file name, slice): the same on every machine.
 
-    It seeds ``numpy.random.RandomState``, whose streams numpy has frozen (NEP 19), so that a mask can be drawn again
-    with any later numpy; ``numpy.random.Generator`` does not promise that.
+    The seed is for ``numpy.random.RandomState``, whose streams are frozen (NEP 19), so that later versions of numpy
+    draw the same mask; ``numpy.random.Generator`` does not guarantee this.
 
     Args:
         seed: any integer.
-        name: name of the file, without folders; composed and decomposed accents count as the same.
+        name: name of the file without folders; composed and decomposed accents are equivalent.
         slice: index of the slice.
 
     """
@@ -113,16 +113,16 @@ def seed_from(seed: int, name: str = "", slice: int = 0) -> int:
 
 
 def legacy_generator(seed: int | Sequence[int]) -> np.random.RandomState:
-    """Return a generator with the stream that ``numpy.random.seed(seed)`` starts.
+    """Return a random generator with the stream of ``numpy.random.seed(seed)``.
 
     Raises:
-        UsageError: numpy's legacy generator does not take the seed.
+        UsageError: numpy's legacy generator does not accept the seed.
 
     """
     numbers = tuple(int(s) for s in seed) if isinstance(seed, Sequence) else (int(seed),)
     if not numbers or not all(0 <= s < 2**32 for s in numbers):
         raise UsageError(
-            "this seed cannot start the generator of compatible masks",
+            "invalid seed for compatible masks",
             why=f"seed is {seed}; numpy's RandomState takes 0 to 2**32 - 1",
             fix="choose a seed in that range",
         )
@@ -130,10 +130,10 @@ def legacy_generator(seed: int | Sequence[int]) -> np.random.RandomState:
 
 
 def calibration_sides(space: tuple[int, ...], count: int, asked: int | tuple[int, ...] | None) -> tuple[int, ...]:
-    """Return the sides of the calibration box along the undersampled axes, of which ``count`` samples are taken.
+    """Return the sides of the calibration box along the undersampled axes of a mask with ``count`` samples.
 
     Raises:
-        UsageError: a box that does not fit.
+        UsageError: the box is larger than k-space.
 
     """
     if asked is None:
@@ -144,32 +144,32 @@ def calibration_sides(space: tuple[int, ...], count: int, asked: int | tuple[int
     sides = tuple(int(c) for c in asked) if isinstance(asked, tuple) else (int(asked),) * len(space)
     if len(sides) != len(space) or not all(0 <= c <= n for c, n in zip(sides, space, strict=True)):
         raise UsageError(
-            "the calibration region does not fit",
-            why=f"it is {'×'.join(str(c) for c in sides)}, and the undersampled axes have the lengths {space}",
-            fix="give one number, or one for each undersampled axis, none longer than its axis",
+            "the calibration region is larger than k-space",
+            why=f"region {'×'.join(str(c) for c in sides)}, undersampled axes {space}",
+            fix="give one number, or one per undersampled axis, at most the length of the axis",
         )
     return tuple(0 for _ in sides) if 0 in sides else sides
 
 
 def centred(n: int, size: int) -> slice:
-    """Return the ``size`` samples around the centre of n, as scanners and ``find_calibration`` centre them."""
+    """Return the ``size`` samples around the centre of n, centred as on scanners and in ``find_calibration``."""
     start = n // 2 - size // 2
     return slice(start, start + size)
 
 
 def spread_over(drawn: Bools, shape: tuple[int, ...], axes: tuple[int, ...]) -> Bools:
-    """Repeat a mask over some axes along all others, to (*shape)."""
+    """Repeat a mask over some axes along all other axes, to the shape (*shape)."""
     return np.ascontiguousarray(
         np.broadcast_to(drawn.reshape([n if a in axes else 1 for a, n in enumerate(shape)]), shape)
     )
 
 
 def readout_note(shape: tuple[int, ...], axes: tuple[int, ...]) -> str:
-    """Return a note that names the axis taken as the readout of a plane among three axes, or an empty text."""
+    """Return a note on the assumed readout axis of a plane in three axes, or an empty text."""
     whole = [a for a in range(len(shape)) if a not in axes]
     if len(shape) != 3 or len(axes) != 2:
         return ""
-    return f"axis {whole[0]} ({shape[whole[0]]} samples) is taken as the readout, fully sampled"
+    return f"axis {whole[0]} ({shape[whole[0]]} samples) is assumed to be the readout, fully sampled"
 
 
 def weighted_sample(
@@ -177,8 +177,8 @@ def weighted_sample(
 ) -> npt.NDArray[np.intp]:
     """Draw ``count`` indices without replacement, each with probability proportional to its weight.
 
-    Sorts by E / w, E exponential (Efraimidis and Spirakis, Inf. Process. Lett. 97:181, 2006), in logarithms, so that
-    tiny weights stay distinct.
+    Sorts by E / w, with E exponentially distributed (Efraimidis and Spirakis, Inf. Process. Lett. 97:181, 2006), in
+    logarithms, so that tiny weights stay distinct.
     """
     race = np.log(-np.log1p(-rng.random_sample(log_weights.size))) - log_weights
     return np.argsort(race, kind="stable")[:count]

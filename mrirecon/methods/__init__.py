@@ -1,1 +1,1 @@
-"""The reconstruction methods, one file a method, each a list of steps for `mrirecon.engine`."""
+"""Define the reconstruction methods, one file per method, each a list of steps for `mrirecon.engine`."""

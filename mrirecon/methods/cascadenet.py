@@ -1,4 +1,4 @@
-"""Deep cascade of convolutional networks."""
+"""Define the deep cascade of convolutional networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mrirecon.networks import ConvStack
 Layers = Annotated[int, Field(ge=2, description="Number of convolutions in a cascade.")]
 Order = Annotated[
     Literal["sequential", "parallel"],
-    Field(description="Data consistency after the network, or at the same state (the released multi-coil form)."),
+    Field(description="Data consistency after the network, or parallel to it as in the released multi-coil form."),
 ]
 SharedPrelu = Annotated[bool, Field(description="Use one PReLU for all layers of all cascades, as released.")]
 

@@ -1,4 +1,4 @@
-"""Cascades of independently recurrent inference machines (CIRIM)."""
+"""Define cascades of independently recurrent inference machines (CIRIM)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mrirecon.methods.rim import Rim, RimState
 from mrirecon.methods.updates import data_consistency
 from mrirecon.networks import RecurrentNet
 
-Detach = Annotated[bool, Field(description="Train each cascade by itself: stop gradients between cascades.")]
+Detach = Annotated[bool, Field(description="Train each cascade separately: stop gradients between cascades.")]
 CarryHidden = Annotated[bool, Field(description="Pass the hidden states on to the next cascade.")]
 Compat = Annotated[
     Literal["none", "mridc-0.0.1", "mridc-0.2", "atommic-1.0", "direct-2.1"],
-    Field(description="Form that another toolkit released; it sets detach and carry_hidden."),
+    Field(description="Variant released by another toolkit; it sets detach and carry_hidden."),
 ]
 
 

@@ -1,14 +1,15 @@
-"""Blend a network's refinement with its start, by how well the network predicts samples hidden from it.
+"""Blend a network's output with its initial image by cross-validation on withheld samples.
 
-A network trained on simulations may harm a good start on a scanner that the simulations do not cover. Hidden samples
-measure that. Let x₀ be the start and x₁ the output of the network, both computed without the hidden samples, and let
-d = E(x₁ − x₀) and e = y − E x₀ at the hidden samples. Then g = Re⟨d, e⟩ / ⟨d, d⟩ minimizes ‖e − g d‖², and the blend is
-x₀ + g (x₁ − x₀). This is the least-squares weight of a model by cross-validation (Stone, J. R. Stat. Soc. B 36:111,
-1974; "stacking": Breiman, Machine Learning 24:49, 1996).
+A network trained on simulations may degrade a good initial image on a scanner that the simulations do not cover.
+Withheld samples measure this. Let x₀ be the initial image and x₁ the output of the network, both computed without the
+withheld samples, and let d = E(x₁ − x₀) and e = y − E x₀ at the withheld samples. Then g = Re⟨d, e⟩ / ⟨d, d⟩ minimizes
+‖e − g d‖², and the blend is x₀ + g (x₁ − x₀). This is the least-squares weight of a model by cross-validation (Stone,
+J. R. Stat. Soc. B 36:111, 1974; "stacking": Breiman, Machine Learning 24:49, 1996).
 
-Hidden samples should resemble those that were not measured. For a mask scattered along all its axes, scattered samples
-do. For a mask of lines, scattered samples are easier to predict than missing lines, which favours the start, and hidden
-lines leave wider gaps than the mask itself, which favours the network. The geometric mean of both weights is used.
+Withheld samples should resemble those that were not acquired. For a mask scattered along all its axes, scattered
+samples do. For a mask of lines, scattered samples are easier to predict than missing lines, which favours the initial
+image, and withheld lines leave wider gaps than the mask itself, which favours the network. The geometric mean of both
+weights is used.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from mrirecon.physics.operators import per_item
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Prior
 
-HELD_OUT_SHARE = 0.1  # of the samples outside the calibration region
-_FEWEST = 8  # with fewer lines or samples outside the calibration region, none are hidden
+HELD_OUT_SHARE = 0.1  # fraction of the samples outside the calibration region to withhold
+_FEWEST = 8  # with fewer lines or samples outside the calibration region, none are withheld
 
-# From a problem: the start of a network, and the network's output, both (B, M, *space) complex.
+# Maps a problem to a network's initial image and output, both (B, M, *space) complex.
 Refine = Callable[[Problem], tuple[Tensor, Tensor]]
 BlendWeight = Callable[[Refine, Problem, Prior | None], Tensor]
 
@@ -37,13 +38,13 @@ BlendWeight = Callable[[Refine, Problem, Prior | None], Tensor]
 def choose_hidden_samples(
     mask: np.ndarray, share: float = HELD_OUT_SHARE, seed: int = 0, *, lines: bool = False
 ) -> np.ndarray | None:
-    """Choose samples of a mask to hide, outside the calibration region; return None if there are too few.
+    """Choose samples of a mask to withhold, outside the calibration region; return None if there are too few.
 
     Args:
         mask: (*space) bool.
-        share: share of the samples outside the calibration region to hide.
+        share: fraction of the samples outside the calibration region to withhold.
         seed: seed of the choice.
-        lines: hide whole lines along the axes in which the mask is constant, rather than scattered samples.
+        lines: withhold whole lines along the axes in which the mask is constant, instead of scattered samples.
 
     Returns:
         (*space) bool.
@@ -72,14 +73,14 @@ def _line_axes(mask: np.ndarray) -> list[int]:
 def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = None) -> Tensor:
     """Return the weight g (B,) in [0, 1] of a network's output; see the docstring of this module.
 
-    The weight is 1 where too few samples could be hidden, and where the network changes nothing. Scattered samples and
-    lines are hidden together, so that one reconstruction predicts both.
+    The weight is 1 if too few samples can be withheld, or if the network changes nothing. Scattered samples and lines
+    are withheld together, so that one reconstruction predicts both.
 
     Args:
-        refine: returns the start of a problem and the network's output.
-        p: the measured problem. If it has an ``initial_image``, the start without the hidden samples is solved for
-            from there.
-        prior: the prior of a regularized start.
+        refine: maps a problem to the initial image and the network's output.
+        p: the measured problem. If it has an ``initial_image``, the iteration without the withheld samples starts
+            there.
+        prior: prior of a regularized initial image.
 
     """
     masks = p.mask.expand(p.y.shape[0], *p.mask.shape[1:])[:, 0].cpu().numpy() > 0
@@ -87,7 +88,7 @@ def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = Non
     kinds = [scattered]
     if any(_line_axes(m) and not m.all() for m in masks):
         lines = [choose_hidden_samples(m, lines=not m.all()) for m in masks]
-        # A mask with too few lines hides scattered samples only.
+        # For a mask with too few lines, only scattered samples are withheld.
         kinds.append([s if h is None else h for h, s in zip(lines, scattered, strict=True)])
     hidden = [
         torch.from_numpy(np.stack([np.zeros_like(m) if h is None else h for h, m in zip(kind, masks, strict=True)]))
@@ -106,31 +107,31 @@ def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = Non
 
 
 def _remove_samples(p: Problem, image: Tensor, hidden: Tensor, prior: Prior | None) -> Tensor:
-    """Subtract from an image what the hidden samples contribute to it, to start near the solution without them.
+    """Subtract the contribution of the withheld samples from an image, to start near the solution without them.
 
-    With a prior, the image was solved for as u = x / w, and the contribution is that to u.
+    With a prior, the unknown is u = x / w, and the contribution to u is subtracted.
     """
     contribution = p.encode.adjoint(hidden * p.encode(image))
     return image - (contribution if prior is None else contribution * prior.weight.square())
 
 
 def _least_squares(d: Tensor, e: Tensor) -> Tensor:
-    """Return argmin_g ‖e − g d‖² of each item (B,), clamped to [0, 1]; 1 where d is zero."""
+    """Return argmin_g ‖e − g d‖² of each item (B,), clamped to [0, 1]; 1 if d is zero."""
     d, e = d.flatten(1), e.flatten(1)
     product, power = (d.conj() * e).sum(1).real, d.abs().square().sum(1)
     return torch.where(power > 0, product / power.clamp_min(torch.finfo(power.dtype).tiny), 1.0).clamp(0, 1)
 
 
 class Blended(Reconstructor):
-    """Wrap a reconstructor: blend its image with its start, by one weight for each item.
+    """Wrap a reconstructor to blend its image with its initial image, with one weight per item.
 
-    It has the modules of the reconstructor under the same names, so that the same weights fit. In training mode it is
-    the reconstructor itself.
+    It has the modules of the reconstructor with the same names, so that the same weights fit. In training mode, it acts
+    as the reconstructor itself.
 
     Args:
-        reconstructor: a learned method.
-        weight: returns the weight (B,) of the network's output.
-        fallback: makes the image to blend with, for a reconstructor that starts from a rough image.
+        reconstructor: learned method.
+        weight: function that returns the weight (B,) of the network's output.
+        fallback: function that computes the image to blend with, if the initial image is too rough.
 
     """
 
@@ -146,7 +147,7 @@ class Blended(Reconstructor):
 
     @property
     def needs_cartesian(self) -> bool:
-        """Return True: samples are hidden."""
+        """Return True, because samples are withheld."""
         return True
 
     @property
@@ -157,11 +158,11 @@ class Blended(Reconstructor):
         return plain.train(self.training)
 
     def begin(self, p: Problem, prior: Prior | None = None, consume: bool = False) -> Normalized:
-        """Return the problem that the engine solves, whose image is then blended."""
+        """Return the problem for the engine, whose image is then blended."""
         if self.training:
             return super().begin(p, prior, consume)
         with torch.no_grad():
-            if self.start is not None and p.initial_image is None:  # solve for the start once
+            if self.start is not None and p.initial_image is None:  # compute the initial image once
                 n = self.normalize(p, prior=prior)
                 p = replace(p, initial_image=n.undo(n.problem.starting_image))
             weight = self.weight(lambda q: self.parts(q, prior=prior), p, prior)
@@ -171,7 +172,7 @@ class Blended(Reconstructor):
     def parts(self, p: Problem, *, prior: Prior | None = None) -> tuple[Tensor, Tensor]:
         """Return the image to blend with and the network's output, both (B, M, *space).
 
-        From an ``initial_image`` near the start, a short start comes as far as the image without the network.
+        If the problem has an ``initial_image``, a few iterations give the image without the network.
         """
         warm = p.initial_image is not None
         n = self.normalize(p, prior=prior, warm=warm)
@@ -181,7 +182,7 @@ class Blended(Reconstructor):
 
     @torch.no_grad()
     def _rest(self, n: Normalized, weight: Tensor, prior: Prior | None) -> Tensor:
-        """Return the image (B, M, *space), at unit scale, that the network's output is blended with."""
+        """Return the image (B, M, *space), at unit scale, to blend with the network's output."""
         if self.fallback is None or bool((weight >= 1).all()):
             return n.problem.starting_image
         q = n.problem if n.phase is None else n.phase.inverse().apply(n.problem)
@@ -202,4 +203,4 @@ class _BlendedProblem(Normalized):
 
     def explain(self, reasons: list[str]) -> list[str]:
         """Add the weight to each reason."""
-        return [f"{r}, taken at {w:.0%}" for r, w in zip(reasons, self.weight.tolist(), strict=True)]
+        return [f"{r}, blended with weight {w:.0%}" for r, w in zip(reasons, self.weight.tolist(), strict=True)]

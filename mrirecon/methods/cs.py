@@ -1,4 +1,4 @@
-"""Compressed sensing with wavelets: as a method, and as the start of a learned method."""
+"""Define compressed sensing with wavelets, as a method and as the initial image of a learned method."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from mrirecon.physics.transforms import Identity, Prior
 
 _ITERATIONS, _TOLERANCE = 100, 1.5e-3
 _WAVELET = "haar,haar,db2,db4"
-_AVERAGE = 20  # iterations in the running mean of the image
-_SHORT_RUN_MOMENTUM = 30.0  # for a run that ends before it converges
-_WARM_START_ITERATIONS = 16  # blend weights are then within 0.13 of those of a converged solution
+_AVERAGE = 20  # number of iterations in the running mean of the image
+_SHORT_RUN_MOMENTUM = 30.0  # for a run that stops before convergence
+_WARM_START_ITERATIONS = 16  # the blend weights then differ by less than 0.13 from those of a converged solution
 
-Wavelet = Annotated[str, Field(description="Orthogonal wavelets of PyWavelets; of several, each iteration draws one.")]
+Wavelet = Annotated[str, Field(description="Orthogonal wavelets of PyWavelets; each iteration draws one of them.")]
 Shifts = Annotated[bool, Field(description="Shift the wavelet grid at random in every iteration (fista only).")]
 Seed = Annotated[int, Field(description="Seed of the random shifts and wavelets.")]
 
@@ -47,7 +47,7 @@ def cs(
     x = argmin ½‖A x − y‖² + λ‖W x‖₁, without the approximation coefficients. For a small λ the tolerance is lowered
     (`tolerance_factor`).
     """
-    # The split variables of ADMM and primal-dual cannot follow a moving grid.
+    # ADMM and primal-dual have variables on a fixed grid, so they cannot use random shifts.
     moving = shifts and solver == "fista"
     regularizer = WaveletL1(ndim, wavelet, shifts=moving, seed=seed)
     step = solver_step(solver, regularizer, lam, rho, average=_AVERAGE if moving else 1)
@@ -64,19 +64,19 @@ def solver_step(solver: Solver, regularizer: Regularizer, lam: float, rho: float
 def tolerance_factor(lam: float) -> float:
     """Return the factor of the tolerance: below 1 for λ < 0.0025.
 
-    Small weights are for data with little noise, whose error is small too. They also take more iterations to act, each
-    of which changes less.
+    Small weights are used for data with little noise and a small error. They also need more iterations, each with a
+    smaller change.
     """
     return min(1.0, lam / 0.0025)
 
 
 def compressed_sensing_start(p: Problem, prior: Prior | None = None, *, iterations: int = 0) -> Tensor:
-    """Return the image (B, M, *space) of `cs`, with λ for the noise of each item, for a learned method to refine.
+    """Return the image (B, M, *space) of `cs`, with λ from the noise of each item, as initial image of a network.
 
     Args:
-        p: the problem. If it has an ``initial_image``, a few iterations lead from there to the solution.
-        prior: solve for u with x = w u, as `cs` does when it is used alone.
-        iterations: stop after so many, before convergence; 0 for those of `cs`.
+        p: the problem. If it has an ``initial_image``, a few iterations from there reach the solution.
+        prior: solve for u with x = w u, as `cs` alone.
+        iterations: stop after this number, before convergence; 0 uses the limit of `cs`.
 
     """
     transform = Identity() if prior is None else prior

@@ -1,4 +1,4 @@
-"""End-to-end variational network (E2EVN)."""
+"""Define the end-to-end variational network (E2EVN)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mrirecon.methods.updates import ImagePart, NetworkPart, cascade
 from mrirecon.networks import NormUnet
 
 Combine = Annotated[
-    Literal["sense", "rss"], Field(description="Combine the coils by the maps, or as root sum of squares.")
+    Literal["sense", "rss"], Field(description="Combine the coils with the maps, or by root sum of squares.")
 ]
-Sensitivity = Annotated[bool, Field(description="Estimate the coil maps by a network of its own.")]
+Sensitivity = Annotated[bool, Field(description="Estimate the coil maps by a separate network.")]
 
 
 @register(learned=True)
@@ -36,9 +36,9 @@ def e2evn(
     sensitivity_pools: Pools = 4,
     share_weights: ShareWeights = False,
 ) -> Schedule[Tensor]:
-    """End-to-end variational network on k-space, with its own or with given coil maps (Sriram et al., MICCAI 2020).
+    """End-to-end variational network on k-space, with estimated or given coil maps (Sriram et al., MICCAI 2020).
 
-    k⁺ = k − η M(k − y) − F S U(Sᴴ Fᴴ k), with a U-Net U and a weight η of its own in each cascade.
+    k⁺ = k − η M(k − y) − F S U(Sᴴ Fᴴ k), with a U-Net U and a weight η for each cascade.
     """
 
     def block() -> InKspace:

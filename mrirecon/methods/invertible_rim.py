@@ -1,4 +1,4 @@
-"""Invertible recurrent inference machine (i-RIM)."""
+"""Define the invertible recurrent inference machine (i-RIM)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mrirecon.networks import InvertibleNet, apply_network, to_complex, to_real
 from mrirecon.physics.precision import RunsNetwork
 from mrirecon.physics.problem import Problem
 
-StepCount = Annotated[Count, Field(description="Number of steps, each with a network of its own.")]
+StepCount = Annotated[Count, Field(description="Number of steps, each with a separate network.")]
 StateChannels = Annotated[int, Field(ge=4, multiple_of=2, description="Channels of the state.")]
 Width = Annotated[Count, Field(description="Channels inside the finest layers of the network.")]
 DILATIONS = (1, 1, 2, 2, 4, 8, 8, 4, 2, 2, 1, 1)
-WIDTHS = (1, 1, 2, 2, 4, 16, 16, 4, 2, 2, 1, 1)  # times the option ``width``
+WIDTHS = (1, 1, 2, 2, 4, 16, 16, 4, 2, 2, 1, 1)  # multiplied by the option ``width``
 
 
 class InvertibleRim(RunsNetwork, Step[Tensor]):

@@ -1,4 +1,4 @@
-"""KIKI-net: networks on k-space and on the image in turn."""
+"""Define KIKI-net: alternating networks on k-space and on the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learned primal-dual network (LPD)."""
+"""Define the learned primal-dual network (LPD)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from mrirecon.networks import Unet, apply_network, to_complex, to_real, zero_ini
 from mrirecon.physics.precision import RunsNetwork
 from mrirecon.physics.problem import Problem
 
-BufferCount = Annotated[Count, Field(description="Number of images, and of k-spaces, in the state.")]
-DualStart = Annotated[Literal["data", "zero"], Field(description="Start the dual at copies of the data, or at zero.")]
+BufferCount = Annotated[Count, Field(description="Number of images and of k-spaces in the state.")]
+DualStart = Annotated[
+    Literal["data", "zero"], Field(description="Start the dual variables with copies of the data, or with zero.")
+]
 Residual = Annotated[bool, Field(description="Add the networks' output to the buffers, instead of replacing them.")]
 
 

@@ -1,7 +1,7 @@
-"""The options that several methods have: type, range and description.
+"""Define the options that several methods have: type, range and description.
 
-A method's keyword-only parameters are its options. A parameter annotated with one of these types needs no words of its
-own: the descriptions go into the schema of every method that uses them.
+A method's keyword-only parameters are its options. A parameter annotated with one of these types gets its description
+in the schema of the method.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Weight = Annotated[float, Field(ge=0, lt=float("inf"))]
 
 # iterations
 Lam = Annotated[Weight, Field(description="Regularization weight, relative to the scale of the data.")]
-Iterations = Annotated[Count, Field(description="Largest number of iterations.")]
+Iterations = Annotated[Count, Field(description="Maximum number of iterations.")]
 Tolerance = Annotated[
     Weight, Field(description="Stop when the relative change falls below this; 0 runs all iterations.")
 ]
@@ -31,9 +31,9 @@ Rho = Annotated[float, Field(gt=0, lt=float("inf"), description="Weight of the s
 # networks
 Cascades = Annotated[Count, Field(description="Number of cascades.")]
 Steps = Annotated[Count, Field(description="Number of time steps of a cascade.")]
-Channels = Annotated[Count, Field(description="Channels of the network's first level.")]
+Channels = Annotated[Count, Field(description="Channels of the first level of the network.")]
 Features = Annotated[Count, Field(description="Channels of the hidden states.")]
-Pools = Annotated[int, Field(ge=1, le=8, description="How often the U-Net halves the resolution.")]
+Pools = Annotated[int, Field(ge=1, le=8, description="Number of times that the U-Net halves the resolution.")]
 Cell = Annotated[Literal["gru", "mgu", "indrnn"], Field(description="Type of the recurrent units.")]
 Kernel = Annotated[Literal[1, 3, 5], Field(description="Kernel size of the recurrent units.")]
 ShareWeights = Annotated[bool, Field(description="Use one set of weights for all cascades.")]
@@ -41,12 +41,12 @@ ShareWeights = Annotated[bool, Field(description="Use one set of weights for all
 # data consistency
 DataConsistency = Annotated[
     Literal["none", "gradient", "soft", "hard", "proximal"],
-    Field(description="Explicit data consistency: none, a gradient step, samples mixed in or replaced, or CG (MoDL)."),
+    Field(description="Explicit data consistency: none, a gradient step, soft or hard replacement, or CG (MoDL)."),
 ]
 Skip = Annotated[bool, Field(description="Add the network's output to its input (residual connection).")]
 Sign = Annotated[Literal[-1, 1], Field(description="Sign of the network's output in the sum.")]
 
 
 def copies(count: int, share: bool, make: Callable[[], Step[Any]]) -> list[Step[Any]]:
-    """Return ``count`` new steps, or with ``share`` one step that many times."""
+    """Return ``count`` new steps, or with ``share`` the same step ``count`` times."""
     return [make()] * count if share else [make() for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Register a method once: its keyword-only signature is its configuration schema, and the tests enrol it."""
+"""Register methods; the keyword-only signature of a method is its configuration schema."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Factory = TypeVar("Factory", bound=Callable[..., "Schedule[Any]"])
 
 @dataclass(frozen=True)
 class Method(Entry):
-    """A method.
+    """Describe a method.
 
     Its function takes the method's own options, all keyword-only, and returns a `Schedule` of steps. A learned method
-    has the options of `mrirecon.methods.shared.complete` besides.
+    also has the options of `mrirecon.methods.shared.complete`.
 
     Attributes:
-        maps: whether it reads coil maps.
-        map_sets: how many sets of maps it can use; None for any number.
-        weighted: whether it is regularized: maps may carry a prior on where signal is, and λ follows the noise.
-        learned: whether it has weights to be trained.
-        shared: its own defaults of the options that all learned methods share.
+        maps: whether the method uses coil maps.
+        map_sets: maximum number of sets of maps; None for any number.
+        weighted: whether the method is regularized; then it uses the maps' prior, and λ depends on the noise.
+        learned: whether the method has trainable weights.
+        shared: the method's defaults of the options that all learned methods share.
 
     """
 
@@ -41,17 +41,17 @@ class Method(Entry):
 
     @property
     def use(self) -> Use:
-        """How coil maps are used beyond the object; see `mrirecon.reconstruction.run.build_problem`."""
+        """Return the use of coil maps beyond the object; see `mrirecon.reconstruction.run.build_problem`."""
         return "informed" if self.learned else "weighted" if self.weighted else "cropped"
 
     @property
     def has_weight(self) -> bool:
-        """Whether it has a regularization weight to set."""
+        """Return whether the method has a regularization weight."""
         return "lam" in self.fields
 
     @cached_property
     def fields(self) -> dict[str, tuple[Any, Any]]:
-        """Type and default of every option, those that learned methods share included."""
+        """Return type and default of every option, including those that learned methods share."""
         own = option_fields(self.build)
         if not self.learned:
             return own
@@ -59,17 +59,17 @@ class Method(Entry):
         return own | {key: (hint, self.shared.get(key, default)) for key, (hint, default) in shared.items()}
 
     def explain(self, error: Any) -> UsageError:
-        """Return the error for refused options; one that has another name since an earlier version is told it."""
+        """Return the error for invalid options; for a renamed option, with its new name."""
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         new, value = new_option(self.name, key, first["input"])
         if new in self.fields and (new != key or value is not first["input"]):
-            what = f"option {key!r} of method {self.name!r} has another name now"
+            what = f"option {key!r} of method {self.name!r} was renamed"
             return UsageError(what, where=key, fix=f"write {new}: {value}")
         return super().explain(error)
 
     def reconstructor(self, options: Mapping[str, Any]) -> Reconstructor:
-        """Return the reconstructor for options that were checked by `resolve`; those left out take their defaults."""
+        """Return the reconstructor for options validated by `resolve`; missing options take their defaults."""
         own = {key: value for key, value in options.items() if key in self.options}
         schedule = self.build(**own)
         if self.learned:
@@ -79,7 +79,7 @@ class Method(Entry):
 
 
 def _complete() -> Callable[..., Reconstructor]:
-    from mrirecon.methods.shared import complete  # here, because methods import this file
+    from mrirecon.methods.shared import complete  # imported here, because methods import this file
 
     return complete
 
@@ -95,7 +95,7 @@ def register(**facts: Any) -> Callable[[Factory], Factory]:
         **facts: fields of `Method`, such as ``learned=True``.
 
     Raises:
-        ValueError: an option that is not keyword-only; and see `mrirecon.registries.Registry.register`.
+        ValueError: an option is not keyword-only; see also `mrirecon.registries.Registry.register`.
 
     """
 
@@ -126,7 +126,7 @@ def build(name: str, options: Mapping[str, object] | None = None) -> Reconstruct
 
 
 def resolve(name: str, options: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """Return all options of a method: the given ones checked, the others at their defaults.
+    """Return all options of a method: given options validated, others at their defaults.
 
     Raises:
         UsageError: unknown method or option, or a value of the wrong type or outside its range.

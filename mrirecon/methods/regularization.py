@@ -1,4 +1,4 @@
-"""Choose the weight λ of a regularized method from the mask and from the noise."""
+"""Choose the regularization weight λ of a method from the mask and the noise."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from mrirecon.physics.problem import Problem
 from mrirecon.physics.scale import percentile_scale
 
 # With s, the noise of the zero-filled image relative to its scale:
-#   below QUIET, λ falls with s; between QUIET and the knee, λ follows the mask only (it was found on measured scans,
-#   whose noise is in that range); above the knee, λ grows by slope · (s − knee), about one deviation of the noise.
+#   below QUIET, λ decreases with s; between QUIET and the knee, λ depends on the mask only (determined on measured
+#   scans, whose noise is in that range); above the knee, λ increases by slope · (s − knee), about one standard
+#   deviation of the noise.
 # Knee and slope, for lines and for samples scattered over a plane, come from scripts/sweep_weights.py.
 QUIET = 0.0085
 _BY_NOISE = {
@@ -21,15 +22,15 @@ _BY_NOISE = {
     "cs-tv": ((0.0165, 0.45), (0.018, 0.55)),
     "sense": ((0.0165, 0.9), (0.013, 1.9)),
 }
-_DEFAULT = ((0.02, 0.9), (0.02, 0.9))  # for other methods
-# The smallest share of the weight by the mask, for lines and for scattered samples: without noise, aliasing and errors
+_DEFAULT = ((0.02, 0.9), (0.02, 0.9))  # for all other methods
+# Minimum fraction of the weight from the mask, for lines and for scattered samples: without noise, aliasing and errors
 # of the coil maps remain, and they are more coherent for lines.
 _LEAST = (0.35, 0.05)
-_VOXELS = 4096  # enough for a mean over the maps
+_VOXELS = 4096  # number of voxels that is sufficient for a mean over the maps
 
 
 def default_weight(method: str, mask: np.ndarray | Tensor) -> float:
-    """Return λ for a mask (*space) when the noise is not known.
+    """Return λ for a mask (*space) if the noise is not known.
 
     The method's default is for lines undersampled 4-fold. The best λ on measured scans, from 2- to 12-fold, falls with
     the undersampling R: as R^(−1/3) for lines. Aliasing of samples scattered over a plane is as incoherent as noise:
@@ -41,14 +42,14 @@ def default_weight(method: str, mask: np.ndarray | Tensor) -> float:
 
 
 def weight_by_noise(method: str, problem: Problem) -> Tensor:
-    """Return λ (B,) for the noise of each item: the noise of the problem, or else measured from its k-space.
+    """Return λ (B,) for the noise of each item, given in the problem or measured from its k-space.
 
-    Noise of deviation σ a sample has deviation σ/√R in a zero-filled image of R-fold undersampled data. λ is relative
+    Noise of standard deviation σ per sample has σ/√R in a zero-filled image of R-fold undersampled data. λ is relative
     to the scale of `mrirecon.engine.Reconstructor`.
 
     Args:
         method: a method with an option ``lam``.
-        problem: with the maps that the method will use.
+        problem: problem with the maps that the method will use.
 
     """
     p = problem.prepared()

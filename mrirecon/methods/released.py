@@ -1,4 +1,4 @@
-"""CIRIM as other toolkits released it, for weights that were trained there."""
+"""Define the CIRIM variants of other toolkits, for weights trained there."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from mrirecon.physics.problem import Problem
 class ReleasedRim(Rim):
     """End each cascade with the explicit consistency of mridc 0.0.1 to 0.2: k⁺ = y − η M(k − y) − F S x.
 
-    The sign of F S x is wrong: the network has to output minus the missing part of the image, while the gradient that
-    it reads pulls M F S x to y. `Rim` with ``consistency`` has the right sign. Here, k is the k-space that the cascade
-    started with.
+    The sign of F S x is wrong: the network must output the negative of the missing part of the image, while its input
+    gradient drives M F S x towards y. `Rim` with ``consistency`` has the correct sign. Here, k is the k-space at the
+    start of the cascade.
     """
 
     needs_cartesian = True
@@ -33,7 +33,7 @@ class ReleasedRim(Rim):
         return super().init(p)._replace(k=p.y)
 
     def enter(self, previous: RimState, p: Problem) -> RimState:
-        """Start at the k-space that the previous cascade ended with, and its image."""
+        """Start at the last k-space and image of the previous cascade."""
         k = self._end(previous, p)
         k = k.detach() if self.detach else k
         return super().enter(previous, p)._replace(x=p.encode.adjoint(k), k=k)
@@ -47,7 +47,7 @@ class ReleasedRim(Rim):
         return p.encode.adjoint(self._end(s, p))
 
     def zero_init_output(self) -> None:
-        """Do nothing: k⁺ is not the start where the network adds nothing."""
+        """Do nothing: with zero network output, k⁺ is not the initial k-space."""
 
     def _end(self, s: RimState, p: Problem) -> Tensor:
         assert s.k is not None, "the state of another step"
@@ -55,9 +55,9 @@ class ReleasedRim(Rim):
 
 
 class FrozenRim(Rim):
-    """Return x₀ + ReLU(Δ) at every step, as DIRECT 2.1: x₀ is the image that the cascade started with.
+    """Return x₀ + ReLU(Δ) at every step, as DIRECT 2.1, with x₀ the image at the start of the cascade.
 
-    The network reads the gradient at x₀ before x₀ itself, and only its hidden states change from step to step. Its
+    The network's input is the gradient at x₀ followed by x₀, and only the hidden states change from step to step. Its
     cascades are detached (direct/nn/cirim/cirim.py, `no_parameter_sharing`). The state's k holds x₀.
     """
 
@@ -80,7 +80,7 @@ class FrozenRim(Rim):
         return RimState(s.k + to_complex(update, s.k.shape[1]), hidden, s.k)
 
     def zero_init_output(self) -> None:
-        """Do nothing: a ReLU has no gradient where its input is zero."""
+        """Do nothing: a ReLU has no gradient at zero."""
 
 
 def released_cirim(
@@ -93,13 +93,13 @@ def released_cirim(
     dc: DataConsistency,
     share_weights: bool,
 ) -> Schedule[RimState]:
-    """Return the schedule of a release; the arguments are options of `mrirecon.methods.cirim.cirim`.
+    """Return the schedule of a variant; the arguments are options of `mrirecon.methods.cirim.cirim`.
 
     mridc and DIRECT stop gradients between cascades, ATOMMIC passes the hidden states on. mridc 0.2 and ATOMMIC round
     the number of steps up to a multiple of 8. ``dc="soft"`` is `ReleasedRim`.
 
     Raises:
-        UsageError: data consistency that the release does not have.
+        UsageError: the variant does not have this data consistency.
 
     """
     detach, carry = compat.startswith("mridc"), compat == "atommic-1.0"
@@ -109,7 +109,7 @@ def released_cirim(
         raise UsageError(
             f"{compat} has no dc={dc} for {cascades} cascades",
             where="dc",
-            why="mridc has soft consistency only, ATOMMIC for one cascade only, and that of DIRECT is not available",
+            why="mridc supports dc=soft, ATOMMIC supports dc=soft for one cascade, DIRECT supports dc=none",
             fix="use dc=none, or compat=none, or compat=mridc-0.2 with dc=soft",
         )
 

@@ -1,4 +1,4 @@
-"""Recurrent inference machines: a recurrent network that learns to use the gradient of the data term."""
+"""Define recurrent inference machines (RIM): recurrent networks whose input is the gradient of the data term."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mrirecon.physics.problem import Problem
 
 
 class RimState(NamedTuple):
-    """Hold the image, the hidden states, and where the cascade started (`mrirecon.methods.released` only)."""
+    """Hold the image, the hidden states, and the start of the cascade (`mrirecon.methods.released` only)."""
 
     x: Tensor  # (B, M, y, x)
     hidden: tuple[Tensor, ...]
@@ -29,10 +29,10 @@ class Rim(RunsNetwork, Step[RimState]):
     Lønning et al., Med. Image Anal. 53:64, 2019; Karkalousos et al., arXiv 2012.07819 (cells), 2111.15498 (cascades).
 
     Args:
-        network: its weights are shared over the time steps.
-        consistency: explicit data consistency after each step; None for the implicit one, by the gradient alone.
+        network: recurrent network, whose weights are shared over the time steps.
+        consistency: explicit data consistency after each step; None for implicit consistency by the gradient only.
         detach: stop gradients from flowing into the previous cascade.
-        carry: pass the hidden states on to the next cascade, which otherwise starts with zeros.
+        carry: pass the hidden states to the next cascade, which otherwise starts with zeros.
 
     """
 

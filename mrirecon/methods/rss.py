@@ -1,4 +1,4 @@
-"""Root sum of squares of the coil images."""
+"""Define the root sum of squares of the coil images."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class CoilImages(Step[Tensor]):
         return Fourier(p.axes).adjoint(p.y)
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
-        """Return them unchanged."""
+        """Return the coil images unchanged."""
         return s
 
     def image(self, s: Tensor, p: Problem) -> Tensor:
-        """Return their root sum of squares (B, 1, *space), complex with phase zero."""
+        """Return the root sum of squares (B, 1, *space), complex with phase zero."""
         magnitude = root_sum_of_squares(s, 1, keepdim=True)
         return torch.complex(magnitude, torch.zeros_like(magnitude))
 
 
 @register(maps=False)
 def rss() -> Schedule[Tensor]:
-    """Root sum of squares of the zero-filled coil images; no maps needed, no phase left."""
+    """Root sum of squares of the zero-filled coil images; needs no maps and loses the phase."""
     return Schedule([CoilImages()])

@@ -1,4 +1,4 @@
-"""CG-SENSE with Tikhonov regularization."""
+"""Define CG-SENSE with Tikhonov regularization."""
 
 from __future__ import annotations
 

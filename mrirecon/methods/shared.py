@@ -13,14 +13,14 @@ from mrirecon.methods.cross_validation import Blended
 from mrirecon.methods.cs import compressed_sensing_start
 from mrirecon.methods.options import Count
 
-Start = Annotated[Literal["zero-filled", "cs"], Field(description="Image that the networks refine.")]
+Start = Annotated[Literal["zero-filled", "cs"], Field(description="Initial image of the networks.")]
 StartIterations = Annotated[
-    int, Field(ge=0, le=200, description="Iterations of start=cs; 0 runs it until it converges.")
+    int, Field(ge=0, le=200, description="Iterations of start=cs; 0 iterates until convergence.")
 ]
-PhaseOption = Annotated[Phase, Field(description="Whether the smooth phase of the first image is removed.")]
+PhaseOption = Annotated[Phase, Field(description="Remove or keep the smooth phase of the initial image.")]
 Blend = Annotated[
     Literal["none", "cross_validated"],
-    Field(description="Blend the image with its start, by how well it predicts hidden samples."),
+    Field(description="Blend the image with the initial image by cross-validation on withheld samples."),
 ]
 ScaleOption = Annotated[
     ScaleRule, Field(description="Scale the data by the 99th percentile of the zero-filled image, or not at all.")
@@ -42,17 +42,17 @@ def complete(
     memory: MemoryOption = "store",
     segment: Segment = 1,
 ) -> Reconstructor:
-    """Return the reconstructor of a learned method: its schedule, with the options that all of them share.
+    """Return the reconstructor of a learned method: its schedule with the shared options.
 
     Raises:
-        UsageError: an option that does not fit the method.
+        UsageError: an option is not possible for the method.
 
     """
     _check(schedule, start, start_iterations, phase, blend, memory, segment)
     first: StartImage | None = None
     if start == "cs":
         first = compressed_sensing_start
-        for block in schedule.blocks:  # the start is good already: begin with networks that add nothing
+        for block in schedule.blocks:  # the initial image is already good: initialize the networks to add nothing
             block.zero_init_output()
     if start_iterations:
         first = partial(compressed_sensing_start, iterations=start_iterations)
@@ -60,7 +60,7 @@ def complete(
     model = Reconstructor(engine, schedule.prepare, scale=scale, start=first, phase=phase)
     if blend == "none":
         return model
-    # An unfinished start is not good enough to fall back to.
+    # An initial image before convergence is not good enough for blending.
     return Blended(model, fallback=compressed_sensing_start if start_iterations else None)
 
 
@@ -75,20 +75,20 @@ def _check(
 ) -> None:
     blocks = schedule.blocks
     refines = all(block.takes_initial_image for block in blocks)
-    rules = [  # (whether it is violated, option, what is wrong, why, what to do)
+    rules = [  # (condition of the error, option, what, why, fix)
         (
             start == "zero-filled" and start_iterations > 0,
             "start_iterations",
             "start_iterations has no effect on a zero-filled start",
-            "a zero-filled image is not iterated",
-            "use start=cs, or leave start_iterations out",
+            "a zero-filled image needs no iterations",
+            "use start=cs, or omit start_iterations",
         ),
         (
             start != "zero-filled" and not refines,
             "start",
             "this method does not refine an initial image",
             "it starts from the magnitude of the coil images",
-            "leave start out",
+            "omit start",
         ),
         (
             phase == "removed" and not refines,
@@ -101,14 +101,14 @@ def _check(
             blend != "none" and blocks[-1].magnitude,
             "blend",
             "a magnitude image cannot be blended",
-            "it has no phase, and predicts no samples",
+            "it has no phase and cannot predict samples",
             "use combine=sense, or blend=none",
         ),
         (
             blend != "none" and schedule.prepare is not None,
             "blend",
             "this method cannot be blended",
-            "hidden samples are predicted with the given coil maps, and this method estimates its own",
+            "withheld samples are predicted with the given coil maps, but this method estimates its own maps",
             "use sensitivity=false, or blend=none",
         ),
         (
@@ -121,8 +121,8 @@ def _check(
         (
             segment > 1 and schedule.repeats == 1,
             "segment",
-            "this method has no steps to recompute together",
-            "each of its blocks is applied once, and a segment lies within a block",
+            "this method has only segments of one step",
+            "each of its blocks is applied once, and a segment cannot span blocks",
             "use segment=1",
         ),
     ]

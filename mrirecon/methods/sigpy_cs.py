@@ -1,4 +1,4 @@
-"""Compressed sensing by sigpy, for comparison. sigpy is imported when the method runs."""
+"""Define compressed sensing by sigpy, for comparison. sigpy is imported when the method runs."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class SigpyL1Wavelet(Step[SigpyState]):
         self.lam, self.iterations = lam, iterations
 
     def init(self, p: Problem) -> SigpyState:
-        """Set the solvers up, at zero."""
+        """Create the solvers, starting at zero."""
         if p.maps.shape[1] > 1:
             raise UsageError(
-                "sigpy-cs takes one set of maps",
+                "sigpy-cs supports only one set of maps",
                 why=f"the problem has {p.maps.shape[1]}",
-                fix="leave --map-sets out, or use --method cs",
+                fix="omit --map-sets, or use --method cs",
             )
         return SigpyState(
             torch.zeros_like(p.adjoint), [self._solver(y, s[0]) for y, s in zip(p.y, p.maps, strict=True)]
@@ -48,7 +48,7 @@ class SigpyL1Wavelet(Step[SigpyState]):
         """Return sigpy's solver of one item."""
         import sigpy.mri
 
-        # sigpy's power method draws from NumPy's global generator: use the same numbers for every item.
+        # sigpy's power method uses NumPy's global random generator: seed it equally for every item.
         before = np.random.get_state()  # noqa: NPY002
         np.random.seed(0)  # noqa: NPY002
         try:

@@ -1,4 +1,4 @@
-"""U-Net: one network applied to one image."""
+"""Define the U-Net: one network applied to one image."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mrirecon.physics.operators import Fourier, per_item, root_sum_of_squares
 from mrirecon.physics.precision import RunsNetwork
 from mrirecon.physics.problem import Problem
 
-Dropout = Annotated[float, Field(ge=0, lt=1, description="Probability that a channel is dropped in training.")]
+Dropout = Annotated[float, Field(ge=0, lt=1, description="Probability of dropping a channel in training.")]
 ImageKind = Annotated[
     Literal["complex", "magnitude"],
-    Field(description="Input: the complex image combined by the maps, or the root sum of squares as fastMRI."),
+    Field(description="Input: the complex image combined with the maps, or the root sum of squares as in fastMRI."),
 ]
 
 

@@ -1,8 +1,7 @@
-"""The parts of a cascade: maps from an image to an image, or from k-space to k-space, for one problem.
+"""Define the parts of a cascade, which map an image to an image, or k-space to k-space, for one problem.
 
-The network, the residual skip, the sign of the network's output and data consistency are parts of their own, so that a
-configuration alone can ask of every method whether data consistency should be implicit or explicit (CIRIM, arXiv
-2111.15498).
+The network, the residual connection, the sign of the network's output and data consistency are separate parts, so that
+implicit and explicit data consistency (CIRIM, arXiv 2111.15498) can be compared for every method by configuration only.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ class Chain(Part):
 
 
 class Refine(Part):
-    """Add a part to the state: s ± part(s), with data consistency at the same state.
+    """Add a refinement to the state, s ± part(s), with data consistency at the same state.
 
     With soft consistency and sign −1 this is E2EVN's k − η M(k − y) − F S U(Sᴴ Fᴴ k) (Sriram et al., MICCAI 2020).
 
@@ -84,7 +83,7 @@ class Refine(Part):
         part: the refinement.
         consistency: data consistency at s; None for none.
         skip: whether s itself is part of the sum.
-        sign: of the refinement.
+        sign: sign of the refinement.
 
     """
 
@@ -101,7 +100,7 @@ class Refine(Part):
         return out
 
     def zero_init_output(self) -> None:
-        """Initialize the networks of the refinement such that s stays as it is; do nothing without the skip."""
+        """Initialize the networks of the refinement so that s is unchanged; do nothing without the skip."""
         for module in self.part.modules() if self.skip else ():
             if isinstance(module, NetworkPart):
                 zero_init_output(module.network)
@@ -126,7 +125,7 @@ class GradientConsistency(Part):
 
 
 class SampleConsistency(Part):
-    """Mix the measured samples into k-space: k − η M(k − y), with η learned from 1, or fixed at 1.
+    """Replace or mix the measured samples in k-space: k − η M(k − y), with η learned from 1, or fixed at 1.
 
     For images, k = F S x, and the result is Sᴴ Fᴴ k: x becomes Sᴴ S x − η Aᴴ(A x − y).
     """
@@ -164,7 +163,7 @@ class ProximalConsistency(Part):
 
 
 def data_consistency(kind: DataConsistency, domain: Domain) -> Part | None:
-    """Return a new part with its own parameters; None for ``none``."""
+    """Create a data consistency part with its own parameters; None for ``none``."""
     if kind == "none":
         return None
     if kind == "gradient":
@@ -175,12 +174,12 @@ def data_consistency(kind: DataConsistency, domain: Domain) -> Part | None:
 
 
 def then(part: Part, last: Part | None) -> Part:
-    """Return a part followed by another one, if there is one."""
+    """Chain a part with another one, if there is one."""
     return part if last is None else Chain(part, last)
 
 
 def cascade(part: Part, kind: DataConsistency, domain: Domain, *, skip: bool = True, sign: int = -1) -> Part:
-    """Return one cascade: a refinement and data consistency.
+    """Create one cascade: a refinement and data consistency.
 
     Gradient and soft consistency act at the same state as the refinement, hard and proximal consistency after it.
     """

@@ -1,4 +1,4 @@
-"""Zero-filled image."""
+"""Define the zero-filled image."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from mrirecon.physics.problem import Problem
 
 
 class ZeroFilled(Step[Tensor]):
-    """Return x = Aᴴ y; there is nothing to iterate."""
+    """Return x = Aᴴ y, without iterations."""
 
     def init(self, p: Problem) -> Tensor:
         """Return Aᴴ y (B, M, *space)."""
         return p.adjoint
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
-        """Return it unchanged."""
+        """Return the image unchanged."""
         return s
 
 
 @register()
 def zero_filled() -> Schedule[Tensor]:
-    """Zero-filled image: the SENSE combination of what was measured, Aᴴ y."""
+    """Zero-filled image: the SENSE combination of the measured data, Aᴴ y."""
     return Schedule([ZeroFilled()])

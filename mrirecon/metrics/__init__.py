@@ -1,4 +1,4 @@
-"""Metrics, one registered function each; the one score that everything is compared by; presets of others; losses."""
+"""Score images: registered metrics, mrirecon's own score, presets of other toolkits, and losses."""
 
 from mrirecon.metrics.arrays import Array, magnitude
 from mrirecon.metrics.error import mse, nmse, psnr

@@ -1,4 +1,4 @@
-"""Turn images to lie as their reference, where both files state their position in the patient."""
+"""Reorient images to their reference if both files state their position in the patient."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import numpy as np
 
 from mrirecon.io.geometry import Grid, from_matrix
 
-_APART = 0.1  # voxels that corresponding voxels may lie apart
+_APART = 0.1  # maximum distance of corresponding voxels, in voxels
 _WORDS = {0: "left-right", 1: "up-down"}
 
 
 def aligned(images: np.ndarray, grid: Grid, reference: Grid) -> tuple[np.ndarray, Grid, list[str]]:
-    """Exchange and mirror axes of images so that they lie as the reference, and say how.
+    """Exchange and mirror axes of images to match the orientation of the reference, and describe it.
 
-    Nothing is interpolated: a different order of storing is undone, and nothing else.
+    Only the storage order is changed; nothing is interpolated.
 
     Args:
         images: (slice, y, x), or volumes (item, z, y, x).
-        grid: their position.
-        reference: the reference's position.
+        grid: position of the images.
+        reference: position of the reference.
 
     Returns:
-        The images, their new position, and notes; unchanged where one of the two has no position.
+        The images, their new position, and notes; unchanged if a position is missing.
 
     """
-    mine, theirs = grid.matrix, reference.matrix
-    if mine is None or theirs is None:
+    affine, reference_affine = grid.matrix, reference.matrix
+    if affine is None or reference_affine is None:
         return images, grid, []
-    cosines = _directions(theirs).T @ _directions(mine)  # of each axis (x, y, slice) here with each one there
+    cosines = _directions(reference_affine).T @ _directions(affine)  # cosines between the axes (x, y, slice) of both
     target = np.abs(cosines).argmax(0)
     if sorted(target) != [0, 1, 2] or np.abs(cosines).max(0).min() < np.sqrt(0.5):
         return images, grid, []
     mirrored = [bool(cosines[target[a], a] < 0) for a in range(3)]
-    matrix = np.empty_like(mine)
-    matrix[3], matrix[:3, 3] = (0, 0, 0, 1), mine[:3, 3]
+    matrix = np.empty_like(affine)
+    matrix[3], matrix[:3, 3] = (0, 0, 0, 1), affine[:3, 3]
     for axis in range(3):
         length = images.shape[-1 - axis]
         sign = -1 if mirrored[axis] else 1
-        matrix[:3, target[axis]] = sign * mine[:3, axis]
+        matrix[:3, target[axis]] = sign * affine[:3, axis]
         if mirrored[axis]:
-            matrix[:3, 3] += (length - 1) * mine[:3, axis]
+            matrix[:3, 3] += (length - 1) * affine[:3, axis]
     # numpy's last axis is x: axis a of the matrix is axis -1 - a of the array.
     lead = images.ndim - 3
     order = [lead + 2 - int(np.flatnonzero(target == 2 - position)[0]) for position in range(3)]
@@ -49,15 +49,15 @@ def aligned(images: np.ndarray, grid: Grid, reference: Grid) -> tuple[np.ndarray
 
 
 def upright(images: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid, list[str]]:
-    """Turn images within their planes as radiologists look at them; return them, their position, and a note.
+    """Rotate images in-plane to the radiological display convention; return them, their position, and a note.
 
-    Axial slices have the patient's right on the left and the front on top, coronal ones the right on the left and the
-    head on top, sagittal ones the front on the left and the head on top; slices keep their order. Viewers of DICOM
-    show images as stored, those of NIfTI turn them.
+    In axial slices, the patient's right is on the left and anterior is at the top; in coronal slices, right is on the
+    left and the head at the top; in sagittal slices, anterior is on the left and the head at the top. The order of
+    slices does not change. DICOM viewers show images as stored; NIfTI viewers reorient them.
 
     Args:
         images: (item, y, x) or (item, z, y, x).
-        grid: their position; without one, nothing is turned.
+        grid: position of the images; without it, nothing is changed.
 
     """
     matrix = grid.matrix
@@ -68,28 +68,30 @@ def upright(images: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid, list[str]
     x, y = ((back, -head), (left, -head), (left, back))[normal]
     wanted = from_matrix(np.column_stack((x, y, _directions(matrix)[:, 2], (0, 0, 0))))
     turned, position, notes = aligned(images, grid, wanted)
-    return turned, position, ["turned upright, by its coordinates"] if notes else []
+    return turned, position, ["reoriented for display, by its coordinates"] if notes else []
 
 
 def apart(shape: tuple[int, ...], grid: Grid, reference: Grid) -> list[str]:
-    """Say how far voxels of the same index lie apart in the patient; nothing where they agree or a position is missing.
+    """Describe the distance in the patient of voxels with equal index; empty if they agree or it is unknown.
 
     Args:
         shape: (slice, y, x) of both.
-        grid: the images' position.
-        reference: the reference's position.
+        grid: position of the images.
+        reference: position of the reference.
 
     """
-    mine, theirs = grid.matrix, reference.matrix
-    if mine is None or theirs is None:
+    affine, reference_affine = grid.matrix, reference.matrix
+    if affine is None or reference_affine is None:
         return []
     corners = np.array([[x, y, z, 1] for x in (0, shape[2] - 1) for y in (0, shape[1] - 1) for z in (0, shape[0] - 1)])
-    distance = float(np.linalg.norm(((mine - theirs) @ corners.T)[:3], axis=0).max())
+    distance = float(np.linalg.norm(((affine - reference_affine) @ corners.T)[:3], axis=0).max())
     if distance <= _APART * min(float(s) for s in reference.spacing if s):
         return []
-    turn = np.degrees(np.arccos(np.clip((np.trace(_directions(theirs).T @ _directions(mine)) - 1) / 2, -1, 1)))
-    how = f", turned by {turn:.1f} degrees" if turn > 0.1 else ""
-    return [f"by their coordinates, the two lie up to {distance:.3g} mm apart{how}: they were compared voxel by voxel"]
+    turn = np.degrees(
+        np.arccos(np.clip((np.trace(_directions(reference_affine).T @ _directions(affine)) - 1) / 2, -1, 1))
+    )
+    how = f", rotated by {turn:.1f} degrees" if turn > 0.1 else ""
+    return [f"by their coordinates, both differ by up to {distance:.3g} mm{how}; they were compared voxel by voxel"]
 
 
 def _directions(matrix: np.ndarray) -> np.ndarray:
@@ -104,4 +106,4 @@ def _describe(target: np.ndarray, mirrored: list[bool]) -> list[str]:
             words.append(f"mirrored {_WORDS[there]}" if there in _WORDS else "with slices in reverse order")
     if not words:
         return []
-    return [f"stored {' and '.join(words)}, relative to the reference: turned to lie as it does, by their coordinates"]
+    return [f"stored {' and '.join(words)}, relative to the reference: reoriented to match it, by their coordinates"]

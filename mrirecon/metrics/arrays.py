@@ -1,4 +1,4 @@
-"""Magnitudes of arrays of any kind, and means over regions and over what is defined."""
+"""Compute magnitudes of arrays, and means over regions and over defined values."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Array = Tensor | np.ndarray
 
 
 def average(values: Tensor, region: Tensor | None) -> Tensor:
-    """Return the mean over the last two axes, of the pixels in the region."""
+    """Return the mean over the last two axes of the pixels in the region."""
     if region is None:
         return values.mean((-2, -1))
     count = region.expand(values.shape).sum((-2, -1))
     if not bool((count > 0).all()):
-        raise InputError("the region to average over is empty", fix="leave out slices without an object")
+        raise InputError("the region to average over is empty", fix="exclude slices without an object")
     return torch.where(region, values, 0.0).sum((-2, -1)) / count
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Return the mean of the values that are defined, or None."""
+    """Return the mean of the defined values, or None."""
     defined = [v for v in values if v is not None]
     return math.fsum(defined) / len(defined) if defined else None
 
@@ -33,7 +33,7 @@ def mean(values: Iterable[float | None]) -> float | None:
 def magnitude(values: Array, *, signed: bool = False) -> Tensor:
     """Return the magnitude of (...), a real or complex array or tensor, as a float64 tensor.
 
-    With ``signed``, real values stay as they are.
+    With ``signed``, real values keep their sign.
     """
     if isinstance(values, np.ndarray):
         wide = values.astype(np.complex128 if np.iscomplexobj(values) else np.float64)
@@ -43,10 +43,10 @@ def magnitude(values: Array, *, signed: bool = False) -> Tensor:
 
 
 def require_same_shape(image: Array, reference: Array) -> None:
-    """Refuse images that differ in shape.
+    """Raise an error if images differ in shape.
 
     Raises:
-        InputError: they do.
+        InputError: the shapes differ.
 
     """
     if image.shape != reference.shape:

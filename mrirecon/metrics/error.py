@@ -1,4 +1,4 @@
-"""Errors of pixels: PSNR, NMSE and MSE."""
+"""Compute pixel-wise errors: PSNR, NMSE and MSE."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def psnr(
     Args:
         image: (..., y, x).
         reference: (..., y, x).
-        data_range: the peak, one number or one an image (...); the maximum of each reference by default.
+        data_range: peak value, one number or one per image (...); by default, the maximum of each reference.
         region: (..., y, x) booleans, the pixels that count.
 
     Raises:
@@ -50,13 +50,13 @@ def nmse(image: Tensor, reference: Tensor, *, region: Tensor | None = None) -> T
         region: (..., y, x) booleans, the pixels that count.
 
     Raises:
-        InputError: shapes that differ, an empty region, a reference that is zero in it.
+        InputError: the shapes differ, the region is empty, or the reference is zero in it.
 
     """
     require_same_shape(image, reference)
     power = average(reference.abs().square(), region)
     if not bool((power > 0).all()):
-        raise InputError("the NMSE against a zero reference is undefined", fix="leave out slices without signal")
+        raise InputError("the NMSE against a zero reference is undefined", fix="exclude slices without signal")
     return average((image - reference).abs().square(), region) / power
 
 

@@ -23,15 +23,15 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured.
+    """Set the metrics and their definition.
 
     Attributes:
-        preset: whose definition: ``mrirecon`` is that of `mrirecon.metrics.scoring`, others of
+        preset: definition of the metrics: ``mrirecon`` is that of `mrirecon.metrics.scoring`, others of
             `mrirecon.metrics.presets`.
         metrics: names of registered metrics, see `mrirecon.metrics.METRICS`.
-        mask: file of the pixels that count.
-        region: file of labelled lesions, each of which is measured.
-        spacing: (y, x) of pixels in mm; None takes that of the reference's file, else 1 mm.
+        mask: file with the mask of the evaluated pixels.
+        region: file with labels of the lesions to measure.
+        spacing: (y, x) pixel spacing in mm; None uses that of the reference file, else 1 mm.
 
     """
 
@@ -45,36 +45,39 @@ class Options:
         unknown = [m for m in self.metrics if m not in METRICS]
         if unknown or not self.metrics:
             fix = f"choose {', '.join(METRICS)}"
-            raise UsageError(f"there is no metric {', '.join(unknown)}".rstrip(), fix=fix)
+            raise UsageError(f"unknown metric {', '.join(unknown)}".rstrip(), fix=fix)
         if self.preset not in PRESETS:
-            raise UsageError(f"there is no preset {self.preset!r}", fix=f"choose one of {', '.join(PRESETS)}")
+            raise UsageError(f"unknown preset {self.preset!r}", fix=f"choose one of {', '.join(PRESETS)}")
         unscaled = [METRICS[m].title for m in self.metrics if METRICS[m].given == "preset"]
         if self.preset == "mrirecon" and unscaled:
             raise UsageError(
-                f"our own score has no {unscaled[0]}: images are scaled first", fix="take nmse, or another preset"
+                f"the preset mrirecon has no {unscaled[0]}, because it scales the images first",
+                fix="use nmse, or another preset",
             )
         if self.spacing is not None and not all(0 < side < math.inf for side in self.spacing):
-            raise UsageError(f"pixels cannot lie {self.spacing} mm apart", fix="give --spacing two positive numbers")
+            raise UsageError(f"invalid pixel spacing {self.spacing} mm", fix="set --spacing to two positive numbers")
         if self.mask is not None and self.preset not in ("mrirecon", "mridc"):
-            raise UsageError(f"the preset {self.preset} has no mask", fix="leave --mask out, or --preset mrirecon")
+            raise UsageError(
+                f"the preset {self.preset} does not support a mask", fix="omit --mask, or use --preset mrirecon"
+            )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of every slice, every item, and their mean.
+    """Hold the scores of every slice and every item, and their mean.
 
     Attributes:
-        prediction: the file scored.
-        reference: the file compared with.
+        prediction: scored file.
+        reference: reference file.
         kind: description of the reference.
-        shape: of the images, (item, *space).
-        options: what was measured.
-        slices: the metrics of each slice and ``scale``; None where undefined.
-        why: of each slice, why something is undefined.
-        items: the metrics of each item: of the volume as a whole where the preset says so, else the mean over slices.
-        notes: what the user should know, such as that an image seems to be mirrored.
-        lesions: by item.
-        case: name of the scan, where files of folders were matched.
+        shape: shape of the images, (item, *space).
+        options: settings of the metrics.
+        slices: metrics of each slice, and ``scale``; None if undefined.
+        why: reason for undefined values of each slice.
+        items: metrics of each item: of the whole volume if the preset defines it so, else the mean over slices.
+        notes: notes to the user, for example on an image that seems to be mirrored.
+        lesions: scores of the lesions, keyed by item.
+        case: name of the scan, if files of folders were matched.
 
     """
 
@@ -92,18 +95,18 @@ class Evaluation:
 
     @property
     def mean(self) -> Values:
-        """The mean of each metric: of our own score over all slices where it is defined, of a preset over the items."""
+        """Return the mean of each metric: over defined slices for our own score, over items for other presets."""
         rows = self.slices if self.options.preset == "mrirecon" else self.items
         return {name: mean(row.get(name) for row in rows) for name in self.options.metrics}
 
     @property
     def undefined(self) -> dict[str, int]:
-        """The number of slices where a metric is undefined, of each metric that is given slice by slice."""
+        """Return the number of slices with an undefined value, for each metric that is computed per slice."""
         given = [m for m in self.options.metrics if any(m in row for row in self.slices)]
         return {name: sum(row.get(name) is None for row in self.slices) for name in given}
 
     def rows(self) -> list[Row]:
-        """Return one row a slice: item, slice (None where items are 2D), metrics, scale, and why one is undefined."""
+        """Return one row per slice: item, slice (None for 2D items), metrics, scale, reason for undefined values."""
         depth = self.shape[1] if len(self.shape) == 4 else None
         return [
             {
@@ -116,7 +119,7 @@ class Evaluation:
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data that JSON can hold; what is undefined is null."""
+        """Return plain data for JSON; undefined values are null."""
         content: dict[str, Any] = {} if self.case is None else {"case": self.case}
         content |= {
             "prediction": str(self.prediction),
@@ -150,17 +153,17 @@ def compare(
     """Score images (item, *space) against reference images of the same shape.
 
     Args:
-        images: magnitudes or complex.
+        images: magnitude or complex images.
         truth: reference images.
         prediction: file of the images, for errors and reports.
         reference: file of the reference.
         kind: description of the reference.
-        options: what is measured.
-        placed: whether the two lie alike by the coordinates of their files; an image that seems mirrored is then noted
-            as a contradiction.
+        options: settings of the metrics.
+        placed: whether both positions agree by the coordinates of the files; an image that seems mirrored is then
+            reported as a contradiction.
 
     Raises:
-        InputError: the images differ in number or size; a mask or region that does not fit.
+        InputError: the images differ in number or size, or the mask or region does not match.
 
     """
     options = options or Options()
@@ -175,7 +178,7 @@ def compare(
     check_shapes(images, truth, prediction, reference)
     images, truth = (v if options.preset in SIGNED and not np.iscomplexobj(v) else np.abs(v) for v in (images, truth))
     notes += [
-        f"{np.count_nonzero(v < 0)} of {v.size} values of the {name} are negative, and taken as they are"
+        f"{np.count_nonzero(v < 0)} of {v.size} values of the {name} are negative and keep their sign"
         for name, v in (("images", images), ("reference", truth))
         if (v < 0).any()
     ]
@@ -183,7 +186,7 @@ def compare(
     labels = None if options.region is None else read_region(options.region, images.shape, reference)
     evaluation = Evaluation(prediction, reference, kind, images.shape, options, [], [], [], notes)
     misaligned: dict[str, list[str]] = {}
-    # By a preset, items that are slices make up one volume.
+    # With a preset, items that are slices form one volume.
     step = 1 if images.ndim == 4 or own else len(images)
     groups = [slice(i, i + step) for i in range(0, len(images), step)]
     for group in groups:
@@ -193,7 +196,7 @@ def compare(
         evaluation.why.extend(why)
         evaluation.items.append(whole)
         scale = mean(row.get("scale") for row in rows) if own else _volume_scale(x, r)
-        scaled = own or options.preset == "mridc"  # the latter divides each by its own maximum
+        scaled = own or options.preset == "mridc"  # mridc divides each slice by its own maximum
         x, r = np.abs(x), np.abs(r)
         for what, how in misalignments(x, r, scale, placed=placed, scaled=scaled):
             misaligned.setdefault(what, []).append(how)
@@ -209,7 +212,7 @@ def compare(
 def _measure(
     x: np.ndarray, r: np.ndarray, inside: np.ndarray | None, options: Options
 ) -> tuple[list[Values], list[str], Values]:
-    """Return the metrics of each slice, why some are undefined, and those of the whole."""
+    """Return the metrics of each slice, the reasons for undefined values, and the metrics of the whole."""
     whole: Values = {}
     if options.preset == "mrirecon":
         results = scores(x, r, region=inside)
@@ -243,6 +246,6 @@ def _measure(
 
 
 def _volume_scale(x: np.ndarray, r: np.ndarray) -> float | None:
-    """Return the least-squares factor that brings a volume to its reference; None where the volume is zero."""
+    """Return the least-squares factor that scales a volume to its reference; None if the volume is zero."""
     power = float(np.vdot(x, x))
     return float(np.vdot(x, r)) / power if power > 0 and math.isfinite(power) else None

@@ -1,19 +1,19 @@
-"""Measure lesions: their contrast, sharpness and recovery, and how well they are told from their absence.
+"""Measure the contrast, sharpness, recovery and detectability of lesions.
 
-Lesions are given as labels. Each is compared, slice by slice in its plane, with a shell of the tissue around it: from 2
-to 5 pixels away, inside the object, outside every lesion. With means m and the shell's standard deviation s:
+Lesions are given as labels. Each lesion is compared, slice by slice, with a shell of surrounding tissue: at a distance
+of 2 to 5 pixels, inside the object, outside all lesions. With means m and the shell's standard deviation s:
 
 - contrast (m_lesion − m_shell) / m_shell, Weber's (Peli, J. Opt. Soc. Am. A 7:2032, 1990); negative for dark lesions;
 - contrast-to-noise ratio (m_lesion − m_shell) / s (Welvaert and Rosseel, PLoS ONE 8:e77089, 2013, list it and others),
-  where s also holds the tissue's own structure;
-- sharpness: the mean slope across the border over the lesion's height, in 1/mm; the reciprocal of the edge's width. The
-  slope is that of a line through all pixels within 2 pixels of the border: the definition is ours;
-- recovery: contrast in the image over contrast in the reference (the recovery coefficient of emission tomography); 1 is
-  what is wanted.
+  where s includes the structure of the tissue;
+- sharpness: the mean slope across the border over the lesion's height, in 1/mm, which is the reciprocal of the edge
+  width. The slope is that of a line fitted to all pixels within 2 pixels of the border (our own definition);
+- recovery: contrast in the image over contrast in the reference (the recovery coefficient of emission tomography); the
+  ideal value is 1.
 
-Of pairs of images with and without a lesion, `detectability` measures how well an observer who knows the signal tells
-them apart (the signal-known-exactly matched filter: Barrett and Myers, Foundations of Image Science, 2004, ch. 13), and
-how often a reconstruction shows a lesion that does not exist, or misses one that does.
+For pairs of images with and without a lesion, `detectability` measures how well an observer who knows the signal
+distinguishes them (the signal-known-exactly matched filter: Barrett and Myers, Foundations of Image Science, 2004, ch.
+13), and how often a reconstruction shows a false lesion or misses a true one.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from scipy import ndimage
 from mrirecon.errors import InputError
 from mrirecon.metrics import Array, magnitude, object_mask
 
-NEAR, FAR = 2.0, 5.0  # the shell, in pixels from the lesion
-REACH = 2.0  # of the border's profile, in pixels to both sides
-LEAST = 4  # pixels that a lesion, and the tissue around it, must have
+NEAR, FAR = 2.0, 5.0  # limits of the shell, in pixels from the lesion
+REACH = 2.0  # width of the border's profile, in pixels to both sides
+LEAST = 4  # minimum number of pixels of a lesion and of its shell
 SIZES = (0.0, 4.0, 8.0, math.inf)  # bounds of the groups by diameter, in mm
 
 
 @dataclass(frozen=True)
 class LesionScore:
-    """Measures of one lesion; see the head of this file. None where it is too small, or has no tissue around it.
+    """Hold the measures of one lesion; None if it is too small or has no tissue around it.
 
     Attributes:
-        label: its value in the mask.
-        slices: how many it is seen in.
-        pixels: in all of them.
-        diameter: of a circle of its largest section's area, in mm.
-        contrast: in the image.
-        contrast_reference: in the reference.
-        recovery: the first over the second.
-        cnr: in the image.
-        cnr_reference: in the reference.
-        sharpness: in the image, 1/mm.
-        sharpness_reference: in the reference, 1/mm.
-        reason: why something is None.
+        label: value in the mask.
+        slices: number of slices that contain the lesion.
+        pixels: total number of pixels.
+        diameter: diameter in mm of a circle with the area of the largest section.
+        contrast: contrast in the image.
+        contrast_reference: contrast in the reference.
+        recovery: contrast in the image over contrast in the reference.
+        cnr: contrast-to-noise ratio in the image.
+        cnr_reference: contrast-to-noise ratio in the reference.
+        sharpness: sharpness in the image, 1/mm.
+        sharpness_reference: sharpness in the reference, 1/mm.
+        reason: reason for values that are None.
 
     """
 
@@ -79,11 +79,11 @@ def measure_lesions(
     """Measure every lesion of a volume in an image and in its reference.
 
     Args:
-        image: (z, y, x) or (y, x), scaled like the reference or not: contrasts do not depend on it.
-        reference: the same shape.
-        labels: the same shape, integers; 0 outside, and one value a lesion. A mask of zeros and ones is taken apart
-            into connected lesions (through edges and corners).
-        spacing: (y, x) distance of pixels in mm.
+        image: (z, y, x) or (y, x); the contrast does not depend on its scale.
+        reference: same shape.
+        labels: same shape, integers: 0 outside, and one value per lesion. A mask of zeros and ones is split into
+            connected lesions (including connections at edges and corners).
+        spacing: (y, x) pixel spacing in mm.
 
     Raises:
         InputError: shapes that differ.
@@ -116,7 +116,7 @@ def measure_lesions(
 
 
 def separate(labels: np.ndarray) -> np.ndarray:
-    """Return labels (z, y, x) with one number a lesion; zeros and ones are taken apart into connected parts."""
+    """Return labels (z, y, x) with one number per lesion; split zeros and ones into connected components."""
     values = np.unique(labels)
     if set(values.tolist()) <= {0, 1}:
         parts, _ = ndimage.label(labels > 0, np.ones((3, 3, 3)))
@@ -138,10 +138,10 @@ def _measure(
             continue
         outer, inner = ndimage.distance_transform_edt(~inside[z]), ndimage.distance_transform_edt(inside[z])
         shell[z] = tissue[z] & (outer >= NEAR) & (outer <= FAR)
-        # distance from the border, which lies half a pixel outside the last pixel
+        # distance from the border, which is half a pixel outside the last pixel
         signed[z] = np.where(inside[z], 0.5 - inner, outer - 0.5)
     if pixels < LEAST or shell.sum() < LEAST:
-        why = f"{pixels} pixels, {int(shell.sum())} of tissue around them: {LEAST} are needed"
+        why = f"{pixels} pixels, {int(shell.sum())} in the surrounding tissue; at least {LEAST} are needed"
         return LesionScore(label, slices, pixels, diameter, reason=why)
     border = (np.abs(signed) <= REACH) & (inside | tissue)
     step = math.sqrt(spacing[0] * spacing[1])
@@ -156,14 +156,14 @@ def _measure(
 
 
 def _contrast(v: np.ndarray, inside: np.ndarray, shell: np.ndarray) -> tuple[float | None, float | None, float]:
-    """Return contrast, contrast-to-noise ratio and height."""
+    """Return contrast, contrast-to-noise ratio and height of a lesion."""
     around, spread = float(v[shell].mean()), float(v[shell].std(ddof=1))
     height = float(v[inside].mean()) - around
     return height / around if around > 0 else None, height / spread if spread > 0 else None, height
 
 
 def _sharpness(v: np.ndarray, distance: np.ndarray, border: np.ndarray, height: float) -> float | None:
-    """Return the slope of a line through the border's pixels, downwards, over the height."""
+    """Return the negative slope of a line fitted to the border's pixels, over the lesion's height."""
     at, values = distance[border], v[border]
     at = at - at.mean()
     spread = float((at**2).sum())
@@ -173,7 +173,7 @@ def _sharpness(v: np.ndarray, distance: np.ndarray, border: np.ndarray, height: 
 
 
 def by_size(lesions: Sequence[LesionScore], bounds: Sequence[float] = SIZES) -> list[dict[str, object]]:
-    """Return, for each group of diameters, how many lesions it has, and the median of what is defined."""
+    """Return the number of lesions and the median of defined values for each group of diameters."""
     rows: list[dict[str, object]] = []
     for low, high in pairwise(bounds):
         group = [s for s in lesions if low <= s.diameter < high]
@@ -187,14 +187,14 @@ def by_size(lesions: Sequence[LesionScore], bounds: Sequence[float] = SIZES) -> 
 
 @dataclass(frozen=True)
 class Detectability:
-    """Results of a matched filter on pairs of images with and without lesions; see the head of this file.
+    """Hold the results of a matched filter on pairs of images with and without lesions.
 
     Attributes:
-        pairs: how many.
+        pairs: number of pairs.
         d_prime: (mean response with − without) / root mean of both variances.
         recovered: mean response with a lesion; 1 if the matched filter finds all of its contrast.
-        missed: share of lesions with a response below one half.
-        hallucinated: share of absent lesions with a response above one half.
+        missed: fraction of lesions with a response below one half.
+        hallucinated: fraction of absent lesions with a response above one half.
 
     """
 
@@ -211,24 +211,24 @@ def detectability(
     true_present: Sequence[np.ndarray],
     true_absent: Sequence[np.ndarray],
 ) -> Detectability:
-    """Measure how well a matched filter tells images with a lesion from images without it.
+    """Measure how well a matched filter distinguishes images with and without a lesion.
 
     The response of image x of pair i is ⟨s, x − b⟩ / ⟨s, s⟩, with the lesion's true signal s = r₁ − r₀ and the true
     background b = r₀: 1 for the whole lesion, 0 for none.
 
     Args:
-        present: reconstructions (y, x), one a pair, in the scale of the truth.
-        absent: of the same without the lesion.
-        true_present: references with it.
-        true_absent: references without it.
+        present: reconstructions (y, x) with the lesion, one per pair, in the scale of the truth.
+        absent: reconstructions without the lesion.
+        true_present: references with the lesion.
+        true_absent: references without the lesion.
 
     Raises:
-        InputError: fewer than two pairs, numbers that differ, a pair without a lesion.
+        InputError: there are fewer than two pairs, the numbers differ, or a pair has no lesion.
 
     """
     counts = {len(present), len(absent), len(true_present), len(true_absent)}
     if len(counts) > 1 or min(counts) < 2:
-        raise InputError("detectability needs two pairs or more, all complete", why=f"numbers {sorted(counts)}")
+        raise InputError("detectability needs at least two complete pairs", why=f"numbers of images: {sorted(counts)}")
     responses = np.empty((2, len(present)))
     pairs = zip(present, absent, true_present, true_absent, strict=True)
     for i, (with_it, without, truth, background) in enumerate(pairs):

@@ -1,7 +1,7 @@
-"""Losses, one registered function each: one number an item, so that means over batches and ranks agree.
+"""Define the registered losses; each returns one number per item, so that means over batches and ranks agree.
 
-Images are compared in units of the 99th percentile of |Aᴴy|, the scale that methods work at, so that every item weighs
-the same whatever its scanner's gain.
+Images are compared in units of the 99th percentile of |Aᴴy|, the scale of the methods, so that all items have the same
+weight, whatever the scanner's gain.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from mrirecon.physics.problem import Problem
 
 @dataclass(frozen=True)
 class Comparison:
-    """Reference and k-space that the images of one batch are compared with.
+    """Hold the reference and k-space with which the images of one batch are compared.
 
     Attributes:
-        problem: the batch.
+        problem: problems of the batch.
         scale: (B,), the 99th percentile of |Aᴴy|.
-        on: whether magnitudes or complex values of images are compared.
-        target: (B, M, y, x) reference in units of ``scale``; None where there is none.
-        region: (B, y, x) booleans, where images are compared; None for everywhere.
-        full: (B, C, y, x) k-space to compare with; None where no loss does.
-        held: (B, 1, y, x), 1 where ``full`` counts.
+        on: values of images that are compared: magnitudes or complex values.
+        target: (B, M, y, x) reference in units of ``scale``, or None.
+        region: (B, y, x) booleans, region of the comparison; None for the whole image.
+        full: (B, C, y, x) reference k-space; None if no loss needs it.
+        held: (B, 1, y, x), 1 for the samples of ``full`` that are compared.
 
     """
 
@@ -45,13 +45,13 @@ class Comparison:
 
     @cached_property
     def reference(self) -> Tensor:
-        """Magnitude of the target (B, y, x)."""
+        """Return the magnitude of the target (B, y, x)."""
         assert self.target is not None, "checked before a loss of images is computed"
         return magnitude_of_sets(self.target)
 
     @cached_property
     def peak(self) -> Tensor:
-        """Largest magnitude of each target (B,), above zero."""
+        """Return the largest magnitude of each target (B,), above zero."""
         reference = self.reference
         return reference.flatten(1).amax(1).clamp_min(torch.finfo(reference.dtype).tiny)
 
@@ -59,7 +59,7 @@ class Comparison:
         """Return |x − r| (B, y, x).
 
         Raises:
-            UsageError: complex values are compared, and the image has no phase.
+            UsageError: complex values are compared, but the image has no phase.
 
         """
         assert self.target is not None, "checked before a loss of images is computed"
@@ -67,9 +67,9 @@ class Comparison:
             return (magnitude_of_sets(image) - self.reference).abs()
         if not (image.is_complex() and self.target.is_complex()):
             raise UsageError(
-                "this method gives no phase to compare",
+                "the image of this method has no phase",
                 where="loss.compare",
-                why="its image is a root sum of squares",
+                why="it is a root sum of squares",
                 fix="use loss.compare: magnitude",
             )
         return magnitude_of_sets(image - self.target)
@@ -83,7 +83,7 @@ class Comparison:
         return torch.where(region, values, 0.0).flatten(1).sum(1) / count
 
     def residual(self, image: Tensor) -> Tensor:
-        """Return the error of an image in k-space, where it counts, (B, n) complex.
+        """Return the error of an image at the compared k-space samples, (B, n) complex.
 
         Raises:
             UsageError: the image has no phase.
@@ -93,16 +93,16 @@ class Comparison:
         assert self.held is not None, "checked before a loss of k-space is computed"
         if not image.is_complex():
             raise UsageError(
-                "this method's image has no k-space",
+                "the image of this method has no k-space",
                 where="loss",
                 why="it is a root sum of squares",
-                fix="use a method that combines coils by maps, or another loss",
+                fix="use a method that combines coils with maps, or another loss",
             )
         return (self.held * (self.problem.encode(image) - self.full)).flatten(1)
 
 
 def magnitude_of_sets(image: Tensor) -> Tensor:
-    """Return the magnitude (B, y, x) of (B, M, y, x), sets of maps combined."""
+    """Return the magnitude (B, y, x) of (B, M, y, x), with the sets of maps combined."""
     return root_sum_of_squares(image, 1)
 
 
@@ -139,10 +139,10 @@ def kspace_l1(image: Tensor, about: Comparison) -> Tensor:
     rank=5,
     domain="kspace",
     supervised=False,
-    about="self-supervised: error at acquired samples that the network did not see",
+    about="self-supervised: error at acquired samples that were withheld from the network",
 )
 def ssdu(image: Tensor, about: Comparison) -> Tensor:
-    """Return the error at acquired samples that the network did not see (Yaman et al., MRM 84:3172, 2020), (B,)."""
+    """Return the error at withheld acquired samples (Yaman et al., MRM 84:3172, 2020), (B,)."""
     assert about.held is not None, "checked before a loss of k-space is computed"
     assert about.full is not None, "checked before a loss of k-space is computed"
     wrong, measured = about.residual(image), (about.held * about.full).flatten(1)

@@ -1,9 +1,9 @@
-"""Score volumes as other toolkits do, digit by digit, so that figures can be compared with theirs.
+"""Score volumes exactly as other toolkits, so that the numbers can be compared.
 
-SSIM and PSNR are one formula each with several unspoken choices: over which pixels, with which data range, of images
-scaled how. A preset is one set of these choices. All compute in float64; where others compute in the files' float32,
-figures agree to its precision. Real values are taken as they are, negative ones included, except for mridc, which takes
-magnitudes; of complex images, all take magnitudes. What is undefined is None, with the reason.
+SSIM and PSNR depend on choices that are often not stated: the pixels, the data range, and the scale of the images. A
+preset is one set of these choices. All presets compute in float64; if a toolkit computes in float32, the numbers agree
+to that precision. Real values keep their sign, except for mridc, which uses magnitudes; complex images are always
+converted to magnitudes. Undefined values are None, with the reason.
 
 =========  =======================  ===========================  ===============================  ===================
 preset     images                   data range                   SSIM, PSNR, NMSE of              source
@@ -20,8 +20,8 @@ skimage    unscaled                 span of the reference slice  every slice    
                                                                                                   defaults
 =========  =======================  ===========================  ===============================  ===================
 
-fastmri and atommic give PSNR and NMSE once for a volume, and SSIM as the mean over its slices. mridc can mask the
-background, which is then zero in both images, and so counts as equal.
+fastmri and atommic compute PSNR and NMSE of the whole volume, and SSIM as the mean over its slices. mridc can mask the
+background, which is then zero and therefore equal in both images.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ from mrirecon.metrics.similarity import WINDOW, ssim
 
 Preset = Literal["mrirecon", "fastmri", "calgary", "atommic", "mridc", "skimage"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
-SIGNED = frozenset({"fastmri", "calgary", "atommic", "skimage"})  # presets that take real values as they are
+SIGNED = frozenset({"fastmri", "calgary", "atommic", "skimage"})  # presets in which real values keep their sign
 Values = dict[str, float | None]
 _METRICS = ("ssim", "psnr", "nmse", "mse")
 
 
-Slices = Callable[[int], tuple[Tensor, Tensor]]  # a slice of the prediction and of the reference, by number
+Slices = Callable[[int], tuple[Tensor, Tensor]]  # returns a slice of the prediction and of the reference
 Scale = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, float]]
 
 
 @dataclass(frozen=True)
 class VolumeScore:
-    """Scores of one volume by a preset.
+    """Hold the scores of one volume with a preset.
 
     Attributes:
-        volume: ssim, psnr, nmse, mse of the volume; None where undefined.
-        slices: the same of each slice, as far as the preset defines them slice by slice.
-        reasons: by name, why a value of the volume is None, or in how many slices one is.
+        volume: ssim, psnr, nmse and mse of the volume; None if undefined.
+        slices: the same for each slice, if the preset defines them per slice.
+        reasons: keys: metrics; values: why the volume's value is None, or in how many slices it is undefined.
 
     """
 
@@ -67,31 +67,32 @@ class VolumeScore:
 
 
 def score_volume(prediction: Array, reference: Array, preset: Preset, *, mask: Array | None = None) -> VolumeScore:
-    """Score one volume as others do; slice by slice, so that a volume of any size takes no more memory.
+    """Score one volume with a preset, slice by slice to limit the memory.
 
     Args:
-        prediction: (z, y, x); real values as they are where the preset is one of `SIGNED`, else magnitudes.
+        prediction: (z, y, x); real values keep their sign if the preset is in `SIGNED`, else magnitudes are used.
         reference: (z, y, x), likewise.
-        preset: whose choices; not ``mrirecon``, for which see `mrirecon.metrics.scores`.
-        mask: (z, y, x), for ``mridc`` alone: what lies outside becomes zero in both.
+        preset: name of the preset; not ``mrirecon``, for which see `mrirecon.metrics.scores`.
+        mask: (z, y, x), for ``mridc`` only: both images are set to zero outside.
 
     Raises:
-        InputError: shapes that differ, slices smaller than SSIM's window, no such preset, a mask for another preset.
+        InputError: the shapes differ, slices are smaller than SSIM's window, the preset is unknown, or does not support
+            a mask.
 
     """
     if preset not in PRESETS[1:]:
-        raise InputError(f"there is no preset {preset!r} for volumes", fix=f"choose one of {', '.join(PRESETS[1:])}")
+        raise InputError(f"no preset {preset!r} for volumes", fix=f"choose one of {', '.join(PRESETS[1:])}")
     shape = tuple(reference.shape)
     if tuple(prediction.shape) != shape or len(shape) != 3 or min(shape[-2:]) < WINDOW:
         raise InputError(
-            "two volumes (z, y, x) of one size are compared",
-            why=f"{tuple(prediction.shape)} and {shape}; SSIM looks at {WINDOW}×{WINDOW} pixels",
+            "the comparison needs two volumes (z, y, x) of one size",
+            why=f"{tuple(prediction.shape)} and {shape}; SSIM needs {WINDOW}×{WINDOW} pixels",
         )
     if mask is not None and preset != "mridc":
-        raise InputError(f"the preset {preset} has no mask", fix="leave --mask out, or use the preset mridc")
+        raise InputError(f"the preset {preset} does not support a mask", fix="omit --mask, or use the preset mridc")
     count, height, width = shape
-    if preset == "fastmri" and height < width:  # their crop refuses it too
-        return _undefined(f"slices of {height}×{width} are not as high as wide, which this preset needs", count)
+    if preset == "fastmri" and height < width:  # their crop also fails
+        return _undefined(f"slices of {height}×{width} are not square, as this preset requires", count)
     top = (height - width) // 2
     rows = slice(top, top + width) if preset == "fastmri" else slice(None)
 
@@ -107,7 +108,7 @@ def score_volume(prediction: Array, reference: Array, preset: Preset, *, mask: A
         x, r = slices(i)
         for name, values in (("prediction", x), ("reference", r)):
             if not bool(torch.isfinite(values).all()):
-                return _undefined(f"the {name} holds values that are not numbers", count)
+                return _undefined(f"the {name} contains NaN or infinity", count)
         ranges.append([[float(v.min()), float(v.max())] for v in (x, r)])
     if preset in _SCALES:
         return _score_slices(slices, count, _SCALES[preset])
@@ -132,7 +133,7 @@ def _score_whole(slices: Slices, count: int, peak: float, least: float) -> Volum
 
 
 def _score_slices(slices: Slices, count: int, scale: Scale) -> VolumeScore:
-    """Score every slice by itself, after a scale; the volume's scores are means."""
+    """Score every slice separately after scaling; the volume's scores are means."""
     rows: list[Values] = []
     why: dict[str, list[str]] = {}
     for one, reference in map(slices, range(count)):
@@ -163,7 +164,7 @@ def _calgary(x: Tensor, r: Tensor) -> tuple[Tensor, Tensor, float]:
     return x, r, max(float(x.max()), float(r.max())) - min(float(x.min()), float(r.min()))
 
 
-# For presets that score every slice by itself: both as they are compared, and the data range.
+# For presets that score every slice separately: both images as compared, and the data range.
 _SCALES: dict[str, Scale] = {
     "calgary": _calgary,
     "mridc": lambda x, r: (x / x.max(), r / r.max(), 1.0),
@@ -172,7 +173,7 @@ _SCALES: dict[str, Scale] = {
 
 
 def _errors(error: float, power: float, pixels: int, peak: float) -> tuple[Values, dict[str, str]]:
-    """Return PSNR, NMSE and MSE, and why one is undefined, by the sums of squares of difference and reference."""
+    """Return PSNR, NMSE and MSE from sums of squares of difference and reference, with reasons if undefined."""
     mse, reasons = error / pixels, {}
     if not mse:
         reasons["psnr"] = "the images are equal: the PSNR is infinite"

@@ -1,4 +1,4 @@
-"""Read masks and labelled regions from files, on the grid of the images that they belong to."""
+"""Read masks and labelled regions from files on the grid of their images."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ NAMES = ("labels", "lesions", "mask", "region", "segmentation")
 
 
 def read_region(path: str | Path, shape: tuple[int, ...], like: str | Path) -> np.ndarray:
-    """Return labels of every pixel, of the images' shape.
+    """Read a label for every pixel, in the shape of the images.
 
     Args:
-        path: HDF5, .npz or .npy with whole numbers; or NIfTI, which is resampled to the grid of ``like`` if that is
-            NIfTI too, each pixel by the label nearest to its centre in the scanner's coordinates.
-        shape: (item, *space) of the images.
-        like: the images' file.
+        path: HDF5, .npz or .npy with integers; or NIfTI, which is resampled to the grid of ``like`` if that is also
+            NIfTI, by the nearest label in scanner coordinates.
+        shape: (item, *space) shape of the images.
+        like: file of the images.
 
     Raises:
-        InputError: it cannot be read, holds no labels, or does not fit.
+        InputError: the file cannot be read, has no labels, or does not match.
 
     """
     path, like = Path(path), Path(like)
@@ -38,11 +38,13 @@ def read_region(path: str | Path, shape: tuple[int, ...], like: str | Path) -> n
             raise InputError(f"{path} holds no labels", why=f"{name} is {store.arrays[name][1]}")
         labels = np.asarray(store.read(name))
     if np.iscomplexobj(labels) or not np.isfinite(labels).all() or bool((labels != np.rint(labels)).any()):
-        raise InputError(f"{path} holds no labels", why="its values are not whole numbers", fix="give a mask or labels")
+        raise InputError(
+            f"{path} holds no labels", why="its values are not integers", fix="use a mask or integer labels"
+        )
     if labels.size != int(np.prod(shape)) or labels.shape[-2:] != shape[-2:]:
         raise InputError(
-            f"{path} does not fit the images",
+            f"{path} does not match the images",
             why=f"shapes {times(labels.shape)} and {times(shape)} (items first)",
-            fix="give it on the images' grid, or both as NIfTI files, whose coordinates state their position",
+            fix="use the grid of the images, or NIfTI files with coordinates for both",
         )
     return labels.reshape(shape).astype(np.int32)

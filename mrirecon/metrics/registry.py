@@ -10,19 +10,19 @@ from mrirecon.registries import Entry, Registry
 
 @dataclass(frozen=True)
 class Metric(Entry):
-    """A metric.
+    """Describe a metric.
 
-    The function takes ``(image, reference)``: magnitudes (..., y, x) of one shape, the image after the least-squares
-    scale. It returns one value an image (...), and raises an `InputError` where it is undefined. One that has the
-    option ``region`` is given the pixels that count, where the user names them.
+    The function takes ``(image, reference)``: magnitudes (..., y, x) of equal shape, with the image scaled by least
+    squares. It returns one value per image (...), and raises an `InputError` if it is undefined. If it has an option
+    ``region``, it gets the evaluated pixels, if the user sets them.
 
     Attributes:
-        label: its name in tables, with its unit.
-        higher: whether more is better.
+        label: name in tables, with unit.
+        higher: whether a higher value is better.
         digits: significant digits in reports.
-        given: how it is computed: ``slice`` calls the function for every slice; ``score`` is a part of our own score
-            and of the presets; ``preset`` is a part of the presets alone, because it is in units of the images, which
-            our own score scales first.
+        given: how the metric is computed: ``slice`` calls the function for every slice; ``score`` is a part of our own
+            score and of the presets; ``preset`` is a part of the presets only, because it depends on the scale of the
+            images, which our own score changes.
 
     """
 
@@ -33,21 +33,21 @@ class Metric(Entry):
 
     @property
     def title(self) -> str:
-        """The label, or the name in capitals."""
+        """Return the label, or the name in capitals."""
         return self.label or self.name.upper()
 
 
 @dataclass(frozen=True)
 class LossTerm(Entry):
-    """A loss.
+    """Describe a loss.
 
-    The function takes ``(image, about)``: an image (B, M, y, x) and its reference, see
-    `mrirecon.metrics.losses.Comparison`. It returns one number an item (B,), zero at equality, with a gradient.
+    The function takes ``(image, about)``: an image (B, M, y, x) and its reference; see
+    `mrirecon.metrics.losses.Comparison`. It returns one differentiable number per item (B,), zero for equal images.
 
     Attributes:
-        domain: ``image`` compares images, in units of the 99th percentile of |Aᴴy|; ``kspace`` compares samples, and is
-            given the image in the data's own scale.
-        supervised: whether it needs a fully sampled reference.
+        domain: ``image`` compares images, in units of the 99th percentile of |Aᴴy|; ``kspace`` compares samples, and
+            gets the image in the scale of the data.
+        supervised: whether the loss needs a fully sampled reference.
 
     """
 
@@ -62,5 +62,5 @@ register_loss = LOSSES.register
 
 
 def score_metrics() -> tuple[str, ...]:
-    """Return the metrics of our own score, the default where none are named."""
+    """Return the metrics of our own score, which are the default."""
     return tuple(name for name, metric in METRICS.items() if metric.given == "score")

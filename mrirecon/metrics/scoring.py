@@ -1,14 +1,14 @@
-"""Score images by SSIM, PSNR and NMSE inside the object, after one least-squares scale: mrirecon's own definition.
+"""Score images by SSIM, PSNR and NMSE inside the object after a least-squares scale (mrirecon's own definition).
 
 The score of a slice, for a reference r and an image x, both as magnitudes in float64:
 
 1. object: r > 5 % of its 99.8th percentile, closed by 2 pixels, holes filled (`object_mask`);
 2. scale: one factor s = ⟨x, r⟩ / ⟨x, x⟩ over the object, then x ← s·x (`least_squares_scale`);
 3. SSIM: the map as scikit-image computes it (7×7 uniform window, K₁ = 0.01, K₂ = 0.03, sample covariance, data range
-   the maximum of r) of the whole images, nothing zeroed, averaged over the object without the 3 pixels at the border;
+   the maximum of r) of the whole images, without zeroing, averaged over the object without the 3 pixels at the border;
 4. PSNR (dB, the same range) and NMSE = ‖x − r‖² / ‖r‖² over the object.
 
-A volume (z, y, x) is scored slice by slice along z. What is undefined is None, with the reason; never NaN or infinity.
+A volume (z, y, x) is scored slice by slice along z. Undefined values are None, with the reason; never NaN or infinity.
 """
 
 from __future__ import annotations
@@ -30,34 +30,35 @@ from mrirecon.metrics.similarity import WINDOW, ssim
 
 
 def object_mask(reference: Array) -> Tensor:
-    """Return the object, (..., y, x) booleans: the pixels whose magnitude exceeds 5 % of its 99.8th percentile.
+    """Return the mask (..., y, x) of the object: pixels whose magnitude exceeds 5 % of the 99.8th percentile.
 
-    Slice by slice; then closed by 2 pixels (a cross, twice) and holes filled. All false where the reference is zero.
+    Computed slice by slice, then closed by 2 pixels (a cross, twice), with holes filled. All false if the reference is
+    zero.
     """
     values = magnitude(reference)
     slices = values.reshape(-1, *values.shape[-2:]).cpu().numpy()
     masks = np.empty(slices.shape, dtype=bool)
     for i, r in enumerate(slices):
         inside = r > 0.05 * np.percentile(r, 99.8)
-        # Closing reaches 2 pixels outside; without room for them it would erode an object that the image cuts off.
+        # Closing extends 2 pixels outside; without padding, it would erode an object at the edge of the image.
         closed = ndimage.binary_closing(np.pad(inside, 2), iterations=2)[2:-2, 2:-2]
         masks[i] = ndimage.binary_fill_holes(inside | closed)
     return torch.from_numpy(masks).reshape(values.shape).to(values.device)
 
 
 def least_squares_scale(image: Array, reference: Array, region: Array) -> Tensor:
-    """Return s that minimises ‖s·image − reference‖ over the region, for each image (...); 0 for an image that is 0.
+    """Return the s that minimizes ‖s·image − reference‖ over the region, for each image (...); 0 for a zero image.
 
     Args:
-        image: (..., y, x); its magnitude counts.
-        reference: (..., y, x); its magnitude counts.
+        image: (..., y, x), of which the magnitude is used.
+        reference: (..., y, x), of which the magnitude is used.
         region: (..., y, x) booleans.
 
     """
     x, r = magnitude(image), magnitude(reference)
     require_same_shape(x, r)
     inside = (region if isinstance(region, Tensor) else torch.from_numpy(region.copy())).to(x.device)
-    # By its maximum first: squares of tiny values would vanish.
+    # Divide by the maximum first, because squares of tiny values would underflow.
     peak = (x * inside).amax((-2, -1))
     unit = x / torch.where(peak > 0, peak, 1.0)[..., None, None] * inside
     power = unit.square().sum((-2, -1))
@@ -66,14 +67,14 @@ def least_squares_scale(image: Array, reference: Array, region: Array) -> Tensor
 
 @dataclass(frozen=True)
 class Score:
-    """Score of a slice or a volume; see the head of this file.
+    """Hold the score of a slice or a volume; see the module's docstring.
 
     Attributes:
         ssim: mean structural similarity inside the object.
-        psnr: in dB.
-        nmse: normalised squared error.
-        scale: the factor that the image was multiplied with.
-        reasons: by name, why something is None, or how many slices a mean leaves out.
+        psnr: peak signal-to-noise ratio in dB.
+        nmse: normalized squared error.
+        scale: factor by which the image was multiplied.
+        reasons: keys: metrics; values: why the value is None, or how many slices the mean excludes.
 
     """
 
@@ -85,14 +86,14 @@ class Score:
 
 
 def score(image: Array, reference: Array) -> Score:
-    """Score one image; see the head of this file. A volume gets the mean over its slices.
+    """Score one image, or a volume by the mean over its slices; see the module's docstring.
 
     Args:
         image: (y, x) or (z, y, x), real or complex.
         reference: the same shape.
 
     Raises:
-        InputError: shapes that differ; fewer than 7 pixels along an axis.
+        InputError: the shapes differ, or an axis has fewer than 7 pixels.
 
     """
     slices = scores(image, reference)
@@ -105,7 +106,7 @@ def scores(images: Array, reference: Array, *, region: Array | None = None) -> l
     Args:
         images: (..., y, x), real or complex.
         reference: the same shape.
-        region: the same shape, booleans: what counts in place of the object.
+        region: the same shape, booleans: evaluated pixels instead of the object.
 
     Raises:
         InputError: see `score`.
@@ -115,15 +116,15 @@ def scores(images: Array, reference: Array, *, region: Array | None = None) -> l
     if len(images.shape) < 2 or min(images.shape[-2:]) < WINDOW:
         raise InputError(
             f"images of shape {tuple(images.shape)} cannot be scored",
-            why=f"SSIM looks at {WINDOW}×{WINDOW} pixels",
+            why=f"SSIM needs {WINDOW}×{WINDOW} pixels",
             fix=f"give (..., y, x) with at least {WINDOW} pixels along y and x",
         )
     if region is not None:
         require_same_shape(region, reference)
     results = []
-    # Slice by slice, so that float64 takes no more memory however many there are.
+    # Slice by slice, to limit the memory of float64.
     for at in np.ndindex(*images.shape[:-2]):
-        # On the CPU: not every accelerator has float64.
+        # On the CPU, because not every accelerator supports float64.
         x, r = (magnitude(a[at].cpu() if isinstance(a, Tensor) else a[at]) for a in (images, reference))
         inside = None if region is None else magnitude(region[at]).cpu() > 0
         results.append(_score(x, r, inside))
@@ -133,15 +134,15 @@ def scores(images: Array, reference: Array, *, region: Array | None = None) -> l
 def _score(x: Tensor, r: Tensor, region: Tensor | None = None) -> Score:
     for name, values in (("image", x), ("reference", r)):
         if not bool(torch.isfinite(values).all()):
-            return _undefined(f"the {name} holds values that are not numbers")
+            return _undefined(f"the {name} contains NaN or infinity")
     peak = float(r.amax())
     if peak == 0:
         return _undefined("the reference is zero")
-    # At unit range, so that squares neither vanish nor overflow.
+    # At unit range, so that squares do not underflow or overflow.
     r = r / peak
     region = object_mask(r) if region is None else region
     if not bool((region & (r > 0)).any()):
-        return _undefined("the reference is zero where it counts")
+        return _undefined("the reference is zero in the region")
     scale = float(least_squares_scale(x, r, region))
     if not math.isfinite(scale):
         return _undefined("the image is too faint to be scaled")
@@ -152,7 +153,7 @@ def _score(x: Tensor, r: Tensor, region: Tensor | None = None) -> Score:
     if bool(region[edge:-edge, edge:-edge].any()):
         similarity = float(ssim(x, r, 1.0, region=region))
     else:
-        reasons["ssim"] = f"what counts lies within {edge} pixels of the border"
+        reasons["ssim"] = f"the region lies within {edge} pixels of the border"
     error = float(average((x - r).square(), region))
     if error > (4 * torch.finfo(torch.float64).eps) ** 2:
         noise = -10 * math.log10(error)
@@ -166,7 +167,7 @@ def _undefined(reason: str) -> Score:
 
 
 def mean_score(slices: Sequence[Score]) -> Score:
-    """Return the mean of each metric over the slices where it is defined; `reasons` counts those where it is not."""
+    """Return the mean of each metric over the slices in which it is defined; `reasons` counts the others."""
     means, reasons = {}, {}
     for name in (*score_metrics(), "scale"):
         values = [getattr(s, name) for s in slices]

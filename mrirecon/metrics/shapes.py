@@ -1,4 +1,4 @@
-"""Bring images and references of unlike sizes to one size where a definition says so, else refuse them."""
+"""Crop images and references to one size if the preset defines it, else reject different sizes."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from scipy import ndimage
 from mrirecon.errors import InputError
 from mrirecon.metrics.misalignment import correlation, fullest_slice
 
-# What fastMRI's files hold is cut around its centre: where these are the reference, the image is cut as well.
-BESIDE, FASTMRI = "the reference beside its k-space", "the cropped images of fastMRI"
+# References in fastMRI files are cropped around the centre, so the image is cropped as well.
+BESIDE, FASTMRI = "the reference in the k-space file", "the cropped images of fastMRI"
 CROPPED = (BESIDE, FASTMRI)
-_LEAST = 0.5  # correlation from which on one image is taken for a part of the other, or for its resampled copy
+_LEAST = 0.5  # minimum correlation to assume that one image is a part or a resampled copy of the other
 
 
 def common_centre(images: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
-    """Cut both to what they share around their centres, as fastMRI's `center_crop_to_smallest` does, and say so."""
+    """Crop both to their common size around the centre, as fastMRI's `center_crop_to_smallest`, and return a note."""
     return _cut(images, truth, [min(a, b) for a, b in zip(images.shape[1:], truth.shape[1:], strict=True)])
 
 
 def centre_square(
     images: np.ndarray, truth: np.ndarray, prediction: Path, reference: Path
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Cut both to the square of the reference's width around their centres, as `fastmri/evaluate.py` does.
+    """Crop both around the centre to a square of the reference's width, as `fastmri/evaluate.py`.
 
     Raises:
-        InputError: one of them is smaller than that.
+        InputError: one of them is smaller than the square.
 
     """
     side = truth.shape[-1]
     for values, path in ((truth, reference), (images, prediction)):
         if min(values.shape[-2:]) < side:
             raise InputError(
-                f"there is no centre of {side}×{side} in images of {times(values.shape[-2:])}",
+                f"images of {times(values.shape[-2:])} are smaller than the central {side}×{side}",
                 where=str(path),
                 why="the preset fastmri compares the square of the reference's width",
                 fix="reconstruct the whole field of view, or use another preset",
@@ -49,17 +49,17 @@ def _cut(images: np.ndarray, truth: np.ndarray, size: Sequence[int]) -> tuple[np
 
 
 def _centre(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Return the centre, of this size along the last axes."""
+    """Crop the last axes to this size around the centre."""
     lead = [slice(None)] * (values.ndim - len(size))
     starts = [(n - s) // 2 for n, s in zip(values.shape[-len(size) :], size, strict=True)]
     return values[(*lead, *(slice(a, a + s) for a, s in zip(starts, size, strict=True)))]
 
 
 def check_shapes(images: np.ndarray, truth: np.ndarray, prediction: Path, reference: Path) -> None:
-    """Refuse images and references that differ in number or size, and say how they might come from each other.
+    """Raise an error if images and references differ in number or size, with a possible explanation.
 
     Raises:
-        InputError: with both shapes.
+        InputError: the number or the size differs; the message gives both shapes.
 
     """
     if images.shape == truth.shape:
@@ -68,7 +68,7 @@ def check_shapes(images: np.ndarray, truth: np.ndarray, prediction: Path, refere
     if len(images) != len(truth):
         what = f"{len(images)} {'image' if len(images) == 1 else 'images'} cannot be compared with {len(truth)}"
     elif images.shape[1:] == truth.shape[:0:-1] and images.ndim == 3:
-        what, fix = "the images lie across each other", "transpose one of them"
+        what, fix = "the images are transposed relative to each other", "transpose one of them"
     else:
         what, fix = "the images differ in size", "; ".join(filter(None, (fix, _resized(np.abs(images), np.abs(truth)))))
     raise InputError(
@@ -80,9 +80,9 @@ def check_shapes(images: np.ndarray, truth: np.ndarray, prediction: Path, refere
 
 
 def _resized(image: np.ndarray, truth: np.ndarray) -> str:
-    """Say whether images (item, *space) of unlike sizes seem to be cropped or resized; nothing if neither.
+    """Describe whether images (item, *space) of different sizes seem to be cropped or resized; else return "".
 
-    The centre of the larger one, and the image resampled to the other's size, are correlated with the reference.
+    Compares correlations of the larger image's centre, and of the image resampled to the other size.
     """
     if image.ndim != truth.ndim:
         return ""
@@ -99,10 +99,10 @@ def _resized(image: np.ndarray, truth: np.ndarray) -> str:
     if max(crop, whole) < _LEAST or abs(crop - whole) < 0.02:
         return ""
     if crop > whole:
-        return f"one seems to be cropped: their centres correlate by {crop:.2f}"
-    return f"one seems to be resized: resampled to one size they correlate by {whole:.2f}"
+        return f"one seems to be cropped: the correlation of their centres is {crop:.2f}"
+    return f"one seems to be resized: the correlation after resampling is {whole:.2f}"
 
 
 def times(shape: Sequence[int]) -> str:
-    """Return a shape in words: 3×176×144."""
+    """Return a shape as text, such as 3×176×144."""
     return "×".join(map(str, shape))

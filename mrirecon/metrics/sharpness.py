@@ -1,7 +1,6 @@
-"""Metrics of edges and structure beside SSIM: HFEN and GMSD, each with its definition pinned.
+"""Compute metrics of edges and structure: HFEN and GMSD, with exact definitions.
 
-Both look at magnitudes in float64, slice by slice. They are what they are called only with these kernels, sizes and
-borders; others' choices give other numbers.
+Both use magnitudes in float64, slice by slice. Other kernels, sizes and borders give other numbers.
 """
 
 from __future__ import annotations

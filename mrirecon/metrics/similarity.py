@@ -1,4 +1,4 @@
-"""Structural similarity: SSIM, as scikit-image computes it."""
+"""Compute the structural similarity (SSIM) as scikit-image."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def ssim_map(
 ) -> Tensor:
     """Return the structural similarity at every pixel whose window lies inside the image.
 
-    Wang et al., IEEE TIP 13:600, 2004, as `skimage.metrics.structural_similarity` computes it by default. It has a
-    finite gradient everywhere, at equal and at constant images too.
+    Wang et al., IEEE TIP 13:600, 2004, as `skimage.metrics.structural_similarity` computes it by default. Its gradient
+    is finite everywhere, also for equal and constant images.
 
     Args:
         image: (..., y, x) real.
         reference: (..., y, x) real, the same shape.
-        data_range: the span of values, one number or one an image (...).
+        data_range: range of values, one number or one per image (...).
         window: side of the uniform window, odd.
         k1: weight of the data range in the comparison of means.
         k2: weight of the data range in the comparison of variances.
@@ -39,17 +39,18 @@ def ssim_map(
         (..., y − window + 1, x − window + 1), in the precision of the input.
 
     Raises:
-        InputError: shapes that differ, complex values, images smaller than the window, a range that is not positive.
+        InputError: the shapes differ, values are complex, images are smaller than the window, or the range is not
+            positive.
 
     """
     require_same_shape(image, reference)
     if image.is_complex() or reference.is_complex():
-        raise InputError("SSIM compares real images", why=f"{image.dtype} and {reference.dtype}", fix="take magnitudes")
+        raise InputError("SSIM needs real images", why=f"{image.dtype} and {reference.dtype}", fix="take magnitudes")
     if window % 2 == 0 or window < 3 or min(image.shape[-2:]) < window:
         raise InputError(
             f"images of {tuple(image.shape[-2:])} are too small for SSIM",
             why=f"its window is {window}×{window}",
-            fix="it takes an odd window of 3 or more, and at least as many pixels along each axis",
+            fix="use an odd window of at least 3, and images of at least this size",
         )
     span = torch.as_tensor(data_range, dtype=image.dtype, device=image.device)
     if not bool((torch.isfinite(span) & (span > 0)).all()):
@@ -57,7 +58,7 @@ def ssim_map(
             "the data range of SSIM must be positive", why=f"it is {data_range}", fix="take the reference's maximum"
         )
     span = span[..., None, None] if span.ndim else span
-    # Variances do not change when both images move by one number, and rounding errors shrink.
+    # Subtracting the same number from both images does not change variances and reduces rounding errors.
     anchor = reference.detach().mean((-2, -1), keepdim=True)
     x, y = image - anchor, reference - anchor
     mx, my, xx, yy, xy = _local_means(torch.stack([x, y, x * x, y * y, x * y]), window)
@@ -70,7 +71,7 @@ def ssim_map(
 
 
 def _local_means(x: Tensor, window: int) -> Tensor:
-    """Return means over the windows that lie inside (..., y, x), axis by axis; no running sums, which lose digits."""
+    """Return means over all windows inside (..., y, x), axis by axis, without running sums, which lose precision."""
     flat = x.reshape(-1, 1, *x.shape[-2:])
     flat = functional.avg_pool2d(functional.avg_pool2d(flat, (window, 1), stride=1), (1, window), stride=1)
     means: Tensor = flat.reshape(*x.shape[:-2], *flat.shape[-2:])
@@ -93,12 +94,12 @@ def ssim(
     Args:
         image: (..., y, x) real.
         reference: (..., y, x) real.
-        data_range: see `ssim_map`; the maximum of each reference by default.
-        region: (..., y, x) booleans; the map is averaged over it, except for the 3 pixels at the border, where
-            windows would reach outside. All of the image by default.
+        data_range: see `ssim_map`; by default, the maximum of each reference.
+        region: (..., y, x) booleans; the map is averaged over it, except for the 3 pixels at the border, whose windows
+            extend outside. By default, the whole image.
 
     Raises:
-        InputError: see `ssim_map`; a region without pixels inside the border.
+        InputError: see `ssim_map`; or the region has no pixels inside the border.
 
     """
     if data_range is None:

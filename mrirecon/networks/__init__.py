@@ -1,4 +1,4 @@
-"""Networks on real tensors, independent of MRI. `to_real` and `to_complex` convert from and to complex images."""
+"""Define networks on real tensors, independent of MRI. `to_real` and `to_complex` convert complex images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stack of convolutions of the deep cascade (Schlemper et al., IEEE TMI 37:491, 2018)."""
+"""Define the stack of convolutions of the deep cascade (Schlemper et al., IEEE TMI 37:491, 2018)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 
 class ConvStack(nn.Module):
-    """Apply 3×3 convolutions, with a PReLU after each but the last; the image keeps its size.
+    """Apply 3×3 convolutions, with a PReLU after each except the last; the image size does not change.
 
     Args:
-        width: channels in and out.
-        channels: channels between.
+        width: number of input and output channels.
+        channels: number of channels in between.
         layers: number of convolutions.
-        activation: one module for all layers, as in the released code; by default each layer has its own PReLU.
+        activation: one module for all layers, as in the released code; by default, each layer has its own PReLU.
 
     """
 

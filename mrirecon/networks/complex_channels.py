@@ -12,14 +12,14 @@ from mrirecon.errors import UsageError
 
 
 def to_real(*images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return real and imaginary channels of images: (B, M, y, x) complex each ↦ (B·M, 2·images, y, x) real.
+    """Convert images to real and imaginary channels: (B, M, y, x) complex each ↦ (B·M, 2·images, y, x) real.
 
-    The sets of maps go into the batch: they share one network. Channels are last in memory, as in complex numbers;
-    convolutions on a CPU are fastest so.
+    The sets of maps are moved into the batch, because they share one network. Channels are last in memory, as in
+    complex numbers, which is fastest for convolutions on a CPU.
 
     Args:
-        *images: of the same shape.
-        dtype: of the channels, and so of the network (`apply_network`); by default the precision of the images.
+        *images: images of equal shape.
+        dtype: type of the channels and therefore of the network (`apply_network`); by default, that of the images.
 
     Raises:
         UsageError: the images are volumes.
@@ -27,9 +27,9 @@ def to_real(*images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """
     if images[0].ndim != 4:
         raise UsageError(
-            "networks take two-dimensional images",
+            "networks need two-dimensional images",
             why=f"this image has {images[0].ndim - 2} spatial axes",
-            fix="transform along a fully sampled axis and reconstruct slice by slice, or use cs",
+            fix="Fourier transform a fully sampled axis and reconstruct slice by slice, or use cs",
         )
     parts = [torch.view_as_real(x.resolve_conj()).flatten(0, 1) for x in images]
     channels = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
@@ -37,32 +37,32 @@ def to_real(*images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def apply_network(network: nn.Module, x: Tensor, *more: object) -> Any:
-    """Call a network in the type of its input x, with its weights cast to that type.
+    """Apply a network in the type of its input x, with its weights cast to that type.
 
-    The weights themselves keep their type, and so do their gradients: those of bfloat16 calls add up in float32.
+    The stored weights and their gradients keep their type: gradients of bfloat16 calls are accumulated in float32.
     """
     weights = {name: w.to(x.dtype) for name, w in network.named_parameters() if w.dtype != x.dtype}
     if not weights:
         return network(x, *more)
-    # tie_weights=True would replace a module that layers share once for each of its names, and not restore it.
+    # tie_weights=True would replace a shared module once per name and not restore it.
     return functional_call(network, weights, (x, *more), tie_weights=False)
 
 
 def zero_init_output(network: nn.Module) -> None:
-    """Set the weights of a network's ``final`` layer to zero, in place, so that its output is zero before training."""
+    """Set the weights of a network's ``final`` layer to zero in place, so that its initial output is zero."""
     for weight in network.final.parameters():  # type: ignore[union-attr]  # nn.Module does not know the type
         nn.init.zeros_(weight)
 
 
 def channels_last(model: nn.Module) -> None:
-    """Reorder a model's convolution weights in memory, in place, for inputs with channels last."""
+    """Reorder a model's convolution weights in place for inputs with channels last in memory."""
     for weight in model.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def to_complex(channels: Tensor, sets: int) -> Tensor:
-    """Return the complex image of two channels: (B·M, 2, y, x) real ↦ (B, M, y, x), with M = ``sets``.
+    """Convert two channels to a complex image: (B·M, 2, y, x) real ↦ (B, M, y, x), with M = ``sets``.
 
     Channels of 16 bits give complex64.
     """

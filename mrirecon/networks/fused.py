@@ -1,11 +1,11 @@
-"""Fused layers of a recurrent network: fewer passes over feature maps than separate operations.
+"""Define fused layers of a recurrent network, with fewer passes over feature maps than separate operations.
 
 A feature map of 64 channels at 320² is 13 MB in bfloat16. On a CPU with matrix units, a convolution of it costs little
 more than reading it, and separate operations for padding, bias, ReLU and recurrence would take most of the time.
-Instead of padding, feature maps carry a *halo*: their edge, repeated outward as far as the next convolutions reach. The
-halo is renewed in place. Each operation saves only its inputs and its output for the backward pass.
+Instead of padding, feature maps have a *halo*: their edge, repeated outward as far as the next convolutions reach. The
+halo is updated in place. Each operation stores only its inputs and its output for the backward pass.
 
-The gradient of the halo is added to that of the edge.
+The gradient of the halo is added to the gradient of the edge.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _below = torch.ops.aten.threshold_backward
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, relu: bool) -> Tensor:
-    """Return the convolution of feature maps, of the same size, with an optional ReLU.
+    """Convolve feature maps without changing their size, with an optional ReLU.
 
     The outermost ``dilation`` · (kernel // 2) pixels are not valid: x is padded with zeros.
 
@@ -32,7 +32,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, relu
         x: (N, inputs, y, x).
         weight: (outputs, inputs, kernel, kernel), the kernel odd, in the type of x.
         bias: (outputs,) or None.
-        dilation: of the kernel.
+        dilation: dilation of the kernel.
         relu: whether to apply a ReLU.
 
     Returns:
@@ -43,13 +43,13 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, relu
 
 
 def recur(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None, recurrent: Tensor, halo: int) -> Tensor:
-    """Return ReLU(W x + b + u ⊙ h), the next state of an independently recurrent unit, with its halo renewed.
+    """Return ReLU(W x + b + u ⊙ h), the next state of an independently recurrent unit, with updated halo.
 
     Li et al., CVPR 2018.
 
     Args:
         x: (N, F, y, x); its halo is ignored.
-        h: the previous state, (N, F, y, x).
+        h: previous state, (N, F, y, x).
         weight: W, (F, F, 1, 1), in the type of x.
         bias: b, (F,) or None.
         recurrent: u, (1, F, 1, 1).
@@ -65,12 +65,12 @@ def widen(x: Tensor, halo: int) -> Tensor:
 
 
 def inside(x: Tensor, halo: int) -> Tensor:
-    """Remove the halo: return a view of the image within it."""
+    """Return a view of the image without its halo."""
     return x[..., halo:-halo, halo:-halo] if halo else x
 
 
 def _call(function: type[torch.autograd.Function], x: Tensor, *more: object) -> Tensor:
-    """Apply an operation in the type of autocast, if that is on."""
+    """Apply an operation in the type of autocast, if autocast is on."""
     kind = x.device.type
     arguments: list[object] = [x, *more]
     if torch.is_autocast_enabled(kind):
@@ -133,7 +133,7 @@ class _Recurrence(torch.autograd.Function):
         """Return the gradients of features, state, weight, bias and recurrent weight."""
         x, h, weight, recurrent, out = ctx.saved_tensors
         for_x, for_h, for_weight, for_bias, for_recurrent, _ = ctx.needs_input_grad
-        # The halo repeats the edge, so that its ReLU is that of the edge: ReLU and halo may be undone in any order.
+        # The halo repeats the edge, so that ReLU and halo can be reversed in any order.
         gradient = _fold(_channels_last(_below(gradient, out, 0)), ctx.halo)
         to_x, to_weight, to_bias = _backward(
             gradient, x, weight, ctx.biases, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [for_x, for_weight, for_bias]
@@ -174,7 +174,7 @@ def _renew(x: Tensor, halo: int) -> None:
 def _fold(x: Tensor, halo: int) -> Tensor:
     """Add the halo of a gradient to its edge and set it to zero, in place: the adjoint of `_renew`."""
     for axis in (-1, -2) if halo else ():
-        # Row by row, which is five times faster than a sum over a few strided rows.
+        # Adding row by row is five times faster than a sum over a few strided rows.
         for edge, outer in ((halo, range(halo)), (-halo - 1, range(-halo, 0))):
             for row in outer:
                 x.select(axis, edge).add_(x.select(axis, row))
@@ -187,6 +187,6 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 def _fuses(x: Tensor) -> bool:
-    """Return whether to fuse bias, ReLU and sum into the convolution: only bfloat16 on a CPU is faster fused."""
+    """Return whether to fuse bias, ReLU and sum into the convolution, which is only faster for bfloat16 on a CPU."""
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's
     return x.device.type == "cpu" and x.dtype == torch.bfloat16 and available

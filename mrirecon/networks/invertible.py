@@ -1,4 +1,4 @@
-"""An invertible network: its input can be computed from its output, so that training need not store it.
+"""Define an invertible network, whose input is computed from its output instead of being stored in training.
 
 Putzky and Welling, Invert to Learn to Invert, NeurIPS 2019 (arXiv 1911.10914).
 """
@@ -38,9 +38,9 @@ class Coupling(nn.Module):
     It is invertible for any residual. The rotation is a product of Householder matrices I − 2 v vᵀ / ‖v‖².
 
     Args:
-        channels: C, of the state.
-        width: channels inside the residual.
-        dilation: by which the residual reduces the resolution.
+        channels: number of channels of the state, C.
+        width: number of channels inside the residual.
+        dilation: factor by which the residual reduces the resolution.
         reflections: number of Householder matrices.
 
     """
@@ -68,12 +68,12 @@ class Coupling(nn.Module):
 
 
 class InvertibleNet(nn.Module):
-    """Apply couplings in turn.
+    """Apply several couplings.
 
     Args:
-        channels: of the state; an even number.
-        widths: channels inside each coupling.
-        dilations: of each coupling.
+        channels: number of channels of the state; even.
+        widths: numbers of channels inside each coupling.
+        dilations: dilation of each coupling.
 
     """
 

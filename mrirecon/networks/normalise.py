@@ -1,4 +1,4 @@
-"""Instance normalization and leaky ReLU for tensors with channels last in memory."""
+"""Define instance normalization and leaky ReLU for tensors with channels last in memory."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _EPSILON = 1e-5  # as in torch and fastMRI
 class InstanceNorm(nn.Module):
     """Normalize each channel of each image to mean 0 and variance 1, without parameters, then apply a leaky ReLU.
 
-    Ulyanov et al., arXiv 1607.08022. On a CPU, torch's own moves channels first, and the convolutions that follow are
-    up to four times slower. This one keeps channels last.
+    Ulyanov et al., arXiv 1607.08022. On a CPU, torch's implementation moves channels first, and the following
+    convolutions are up to four times slower. This implementation keeps channels last.
 
     Args:
-        slope: of the leaky ReLU for negative input.
+        slope: slope of the leaky ReLU for negative input.
 
     """
 
@@ -39,11 +39,11 @@ class InstanceNorm(nn.Module):
 
 
 class _Normalized(torch.autograd.Function):
-    # The arithmetic runs on rows (N, y, x · C), with values of channels repeated x times: the fastest on a CPU.
+    # The arithmetic runs on rows (N, y, x · C), with channel values repeated x times, which is fastest on a CPU.
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: float) -> Tensor:
-        """See `InstanceNorm`. Only the output is saved: the normalized input follows from it."""
+        """See `InstanceNorm`. Only the output is stored; the normalized input is computed from it."""
         last = x.movedim(1, -1).contiguous()
         centred = _rows(last) - _repeated(_mean(last), last)
         spread = (_mean((centred * centred).view(last.shape)) + _EPSILON).rsqrt()

@@ -1,7 +1,7 @@
-"""The network of a recurrent inference machine: convolutions and recurrent units in turn.
+"""Define the network of a recurrent inference machine: alternating convolutions and recurrent units.
 
 Putzky and Welling, arXiv 1706.04008; Lønning et al., Med. Image Anal. 53:64, 2019; arXiv 2012.07819 (GRU, MGU, IndRNN).
-Parameters have the names of the released code, so that its weights fit.
+Parameters have the names of the released code, so that released weights can be loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CellName = Literal["gru", "mgu", "indrnn"]
 class Cell(nn.Module, ABC):
     """Define a convolutional recurrent unit: features x and hidden state h, both (N, F, y, x), give the next h."""
 
-    gates: int  # maps for each feature that the convolutions return
+    gates: int  # number of feature maps per feature from the convolutions
 
     def __init__(self, features: int, kernel: int = 1) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Cell(nn.Module, ABC):
         )
 
     def forward(self, x: Tensor, h: Tensor, halo: int = 0) -> Tensor:
-        """Return the next hidden state, with its halo renewed (`mrirecon.networks.fused`)."""
+        """Return the next hidden state with updated halo (`mrirecon.networks.fused`)."""
         if self.ih.kernel_size == (1, 1):  # values in the halo are replaced
             return widen(inside(self.update(x, h), halo), halo)
         return widen(self.update(inside(x, halo), inside(h, halo)), halo)
@@ -71,7 +71,7 @@ class Gru(Cell):
 
 
 class Mgu(Cell):
-    """Minimal gated unit (Zhou et al., 2016), with the gate of the released code: f = 1 keeps the past.
+    """Minimal gated unit (Zhou et al., 2016), with the gate of the released code: f = 1 keeps the previous state.
 
     f = σ(W_f x + U_f h), c = tanh(W x + f U h), h⁺ = c + f (h − c).
     """
@@ -108,7 +108,7 @@ class IndRnn(Cell):
         self.hh = nn.Parameter(torch.empty(1, features, 1, 1))
 
     def forward(self, x: Tensor, h: Tensor, halo: int = 0) -> Tensor:
-        """Return the next hidden state, with its halo renewed."""
+        """Return the next hidden state with updated halo."""
         if self.ih.kernel_size == (1, 1):
             return recur(x, h, self.ih.weight, self.ih.bias, cast("Tensor", self.hh), halo)
         return super().forward(x, h, halo)
@@ -154,15 +154,16 @@ class Layer(nn.Module):
 class RecurrentNet(nn.Module):
     """Apply conv 5×5 → unit → conv 3×3, dilation 2 → unit → conv 3×3 without bias.
 
-    Convolutions pad the image by repeating its edge. Hidden states carry that as a halo: (N, F, y + 2h, x + 2h).
+    Convolutions pad the image by repeating its edge. Hidden states contain the padding as a halo: (N, F, y + 2h, x +
+    2h).
 
     Args:
-        inputs: channels in.
-        outputs: channels out.
-        features: channels of both hidden states.
-        cell: the recurrent unit.
+        inputs: number of input channels.
+        outputs: number of output channels.
+        features: number of channels of both hidden states.
+        cell: type of the recurrent unit.
         recurrent_kernel: kernel size of the unit.
-        positive: whether to end in a ReLU, as DIRECT does.
+        positive: whether to apply a final ReLU, as in DIRECT.
 
     """
 

@@ -1,4 +1,4 @@
-"""U-Net of the fastMRI baselines, with the same parameter names, so that their published weights fit.
+"""Define the U-Net of the fastMRI baselines, with the same parameter names, to load their published weights.
 
 Ronneberger et al., MICCAI 2015; Zbontar et al., arXiv 1811.08839; Sriram et al., MICCAI 2020.
 """
@@ -16,14 +16,14 @@ from mrirecon.networks.normalise import InstanceNorm
 
 
 class ConvBlock(nn.Module):
-    """Apply twice: 3×3 convolution without bias, instance norm, leaky ReLU (0.2), dropout of channels."""
+    """Apply two layers of 3×3 convolution without bias, instance norm, leaky ReLU (0.2), dropout of channels."""
 
     def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__()
         steps: list[nn.Module] = []
         for width in (inputs, outputs):
             steps += [nn.Conv2d(width, outputs, 3, padding=1, bias=False), InstanceNorm(0.2)]
-            steps += [nn.Identity(), nn.Dropout2d(dropout)]  # the published weights number the ReLU as a layer
+            steps += [nn.Identity(), nn.Dropout2d(dropout)]  # the published weights count the ReLU as a layer
         self.layers = nn.Sequential(*steps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,11 +50,11 @@ class Unet(nn.Module):
     """U-Net with ``channels`` features at the first level and twice as many at each next one.
 
     Args:
-        inputs: channels in.
-        outputs: channels out.
-        channels: features of the first level.
+        inputs: number of input channels.
+        outputs: number of output channels.
+        channels: number of features of the first level.
         pools: number of times that the resolution is halved.
-        dropout: probability that a channel is dropped in training.
+        dropout: probability of dropping a channel in training.
 
     """
 
@@ -97,7 +97,7 @@ class Unet(nn.Module):
         x = self.conv(x)
         for grow, merge, skip in zip(self.up_transpose_conv, self.up_conv, reversed(skips), strict=True):
             x = grow(x)
-            # Halving an odd size loses the last row or column: reflect it.
+            # Halving an odd size loses the last row or column, so it is padded by reflection.
             missing = (0, skip.shape[-1] - x.shape[-1], 0, skip.shape[-2] - x.shape[-2])
             if any(missing):
                 x = F.pad(x, missing, "reflect")

@@ -1,1 +1,1 @@
-"""The physics of y = M F S x + n: operators, problems, changes of variable, regularizers and solvers."""
+"""Model y = M F S x + n: operators, problems, changes of variable, regularizers and solvers."""

@@ -1,4 +1,4 @@
-"""The centred, unitary Fourier transform of `mrirecon.physics.operators.Fourier`, for NumPy arrays."""
+"""Apply the centred, unitary Fourier transform of `mrirecon.physics.operators.Fourier` to NumPy arrays."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def along(values: np.ndarray, axis: int, ndim: int) -> np.ndarray:
 
 
 def spatial(ndim: int) -> tuple[int, ...]:
-    """Return the numbers of the last ``ndim`` axes, counted from the end: (-2, -1) for 2."""
+    """Return the last ``ndim`` axes, counted from the end: (-2, -1) for 2."""
     return tuple(range(-ndim, 0))

@@ -1,7 +1,8 @@
-"""The linear operators of y = M F S x, as frozen data on complex tensors.
+"""Define the linear operators of y = M F S x on complex tensors, as frozen dataclasses.
 
 Shapes: images x (B, M, *space), coil images and k-space y (B, C, *space), coil maps S (B, M, C, *space), with batch B,
-sets of maps M, coils C, and two or three spatial axes. An operator is made for one batch and has no parameters.
+sets of maps M, coils C, and two or three spatial axes. An operator belongs to one batch and has no trainable
+parameters.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Fourier(LinearOperator):
 
 
 def _shifted(transform: Callable[..., Tensor], x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    # ifftshift before and fftshift after: the other order is wrong for odd sizes.
+    # ifftshift before and fftshift after, because the other order is wrong for odd sizes.
     shifted: Tensor = torch.fft.fftshift(transform(torch.fft.ifftshift(x, axes), dim=axes, norm="ortho"), axes)
     return shifted
 
@@ -104,7 +105,7 @@ def combine(maps: Tensor, y: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Mask(LinearOperator):
-    """Sample: multiply by a real mask (B or 1, 1, *space) of 0 and 1. Self-adjoint and idempotent."""
+    """Multiply by a real sampling mask (B or 1, 1, *space) of 0 and 1; self-adjoint and idempotent."""
 
     mask: Tensor
 
@@ -152,7 +153,7 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 @full_precision
 def norm(a: Tensor) -> Tensor:
     """Return the Euclidean norm of each item: (B, ...) ↦ (B,)."""
-    # On the real view, because torch's norm of complex numbers is fifty times slower.
+    # Use the real view, because torch's norm of complex numbers is fifty times slower.
     real = torch.view_as_real(a.resolve_conj()) if a.is_complex() else a
     out: Tensor = torch.linalg.vector_norm(real.flatten(1), dim=1)
     return out

@@ -1,7 +1,7 @@
 """Keep physics in full precision under autocast.
 
-Under `torch.autocast`, matrix products and convolutions of real numbers run in half precision. Networks may do that; a
-wavelet transform, a sum over coils or a loss must not. Physics therefore switches autocast off for itself.
+Under `torch.autocast`, matrix products and convolutions of real numbers run in half precision. This is acceptable for
+networks, but not for wavelet transforms, sums over coils or losses. Therefore, physics code switches autocast off.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Return the function with autocast switched off, also in what it calls."""
+    """Wrap a function so that it and its callees run without autocast."""
 
     @functools.wraps(function)
     def precise(*args: P.args, **kwargs: P.kwargs) -> R:

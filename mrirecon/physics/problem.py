@@ -1,6 +1,6 @@
-"""The inverse problem y = M F S x + n of one batch, with fast paths for what iterations repeat.
+"""Define the inverse problem y = M F S x + n of one batch, with fast paths for repeated operations.
 
-Methods read nothing else. Every fast path equals the composed operators to rounding, as a test holds.
+Methods use this interface only. A test checks that every fast path equals the composed operators up to rounding.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from mrirecon.errors import InputError
 from mrirecon.physics.operators import Coils, Fourier, LinearOperator, Mask, combine, root_sum_of_squares, weight
 from mrirecon.physics.precision import FullPrecision
 
-_AT_A_TIME = 2**18  # complex numbers of k-space (2 MiB): few enough for the cache, enough to keep the threads busy
+_AT_A_TIME = 2**18  # complex numbers of k-space (2 MiB): small enough for the cache, large enough to use all threads
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """Hold what every iteration reads, computed once before the first step."""
+    """Hold values that every iteration uses, computed once before the first step."""
 
     adjoint: Tensor  # Aᴴ y (B, M, *space)
     mask: Tensor  # M / n for n transformed samples, with the centre at index 0; of length 1 along constant axes
@@ -32,15 +32,15 @@ class _Prepared:
 class Problem(FullPrecision):
     """Hold one batch of y = M F S x + n.
 
-    A method reads `adjoint`, `normal`, `gradient`, `lipschitz`, `encode` and `initial_image` only, unless one of its
+    A method uses `adjoint`, `normal`, `gradient`, `lipschitz`, `encode` and `initial_image` only, unless one of its
     parts declares ``needs_cartesian``. Changes of variable x = T u are in `mrirecon.physics.transforms`.
 
     Attributes:
         y: (B, C, *space) complex, centred k-space. Samples outside the mask are set to zero.
         mask: (B or 1, 1, *space) real, 1 where sampled and 0 elsewhere. A bool mask is converted.
         maps: S, (B, M, C, *space) complex, M sets of coil sensitivities.
-        initial_image: (B, M, *space) complex, where iterations start; None for the zero-filled image Aᴴ y.
-        noise: (B, C, C) complex, covariance over the coils of the noise of one sample; None if it is not known.
+        initial_image: (B, M, *space) complex, start of the iterations; None for the zero-filled image Aᴴ y.
+        noise: (B, C, C) complex, noise covariance of the coils for one sample; None if unknown.
 
     Raises:
         InputError: shapes or types that do not match, or a mask with values other than 0 and 1.
@@ -53,7 +53,7 @@ class Problem(FullPrecision):
     initial_image: Tensor | None = None
     noise: Tensor | None = None
     cache: _Prepared | None = field(default=None, repr=False, compare=False)
-    # The y and mask that were checked together: copies of a problem with both are not checked again.
+    # The last checked pair of y and mask: copies of a problem with both are not checked again.
     verified: tuple[Tensor, Tensor] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -81,9 +81,9 @@ class Problem(FullPrecision):
             self._apply_mask()
 
     def _apply_mask(self) -> None:
-        """Refuse a mask with values other than 0 and 1, and set k-space to zero outside it.
+        """Reject a mask with values other than 0 and 1, and set k-space to zero outside the mask.
 
-        A method may use y without the mask, as the first step of E2EVN does in k − η M(k − y) with k = y.
+        A method may use y without the mask, such as the first step of E2EVN, k − η M(k − y) with k = y.
         """
         y = self.y
         mask = self.mask if self.mask.is_floating_point() else self.mask.to(y.real.dtype)
@@ -91,12 +91,12 @@ class Problem(FullPrecision):
         wrong = ~unsampled & (mask != 1)
         if bool(wrong.any()):
             raise InputError(
-                "a mask holds values other than 0 and 1",
+                "a mask has values other than 0 and 1",
                 where="the mask of a problem",
                 why=f"{int(wrong.sum())} of its {mask.numel()} values, the first is {mask[wrong][0].item():g}",
-                fix="give 1 where a sample was measured and 0 elsewhere; divide averages by their number before",
+                fix="use 1 for measured samples and 0 elsewhere; divide sums of averages by their number first",
             )
-        # One coil at a time: k-space may fill the memory.
+        # One coil at a time, because k-space may be large.
         outside = [((y[:, c : c + 1] != 0) & unsampled).any() for c in range(y.shape[1])]
         if bool(torch.stack(outside).any()):
             y = torch.where(unsampled, torch.zeros((), dtype=y.dtype, device=y.device), y)
@@ -110,16 +110,16 @@ class Problem(FullPrecision):
 
     @property
     def encode(self) -> LinearOperator:
-        """Return F S: images to the fully sampled k-space of every coil."""
+        """Return F S, which maps images to the fully sampled k-space of every coil."""
         return Fourier(self.axes) @ Coils(self.maps)
 
     @property
     def A(self) -> LinearOperator:
-        """Return M F S: images to the measured k-space."""
+        """Return M F S, which maps images to the measured k-space."""
         return Mask(self.mask) @ self.encode
 
     def prepared(self) -> Problem:
-        """Return the problem with everything that iterations reuse computed; itself if that is done."""
+        """Return the problem with precomputed values for the iterations; itself if they are computed."""
         if self.cache is not None:
             return self
         mask, varying = self.mask, []
@@ -157,7 +157,7 @@ class Problem(FullPrecision):
 
     @property
     def starting_image(self) -> Tensor:
-        """Return the image (B, M, *space) that an iteration starts from: `initial_image`, or else Aᴴ y."""
+        """Return the initial image (B, M, *space) of iterations: `initial_image`, or else Aᴴ y."""
         return self.adjoint if self.initial_image is None else self.initial_image
 
     @property
@@ -178,14 +178,14 @@ class Problem(FullPrecision):
             maps = self.maps[:, :, c]
             k = weight(maps, x)
             k = torch.fft.fftn(k, dim=axes).mul_(mask) if axes else k * mask
-            # Neither transform is normalized: the mask carries 1/n.
+            # The transforms are not normalized: the mask contains the factor 1/n.
             part = combine(maps, torch.fft.ifftn(k, dim=axes, norm="forward") if axes else k)
             out = part if out is None else out.add_(part)
         assert out is not None, "a problem has at least one coil"
         return out
 
     def _coil_groups(self) -> list[slice]:
-        """Return the coils to process together: all, or on a CPU without gradients as many as fit its cache."""
+        """Return the groups of coils to process together; on a CPU without gradients, they fit the cache."""
         group = coils = self.y.shape[1]
         if self.y.device.type == "cpu" and not torch.is_grad_enabled():
             group = max(1, min(coils, _AT_A_TIME * coils // max(1, self.y.numel())))

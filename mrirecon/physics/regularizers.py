@@ -1,4 +1,4 @@
-"""Regularizers: the l1 norm of wavelet details, and isotropic total variation.
+"""Define regularizers: the l1 norm of wavelet details, and isotropic total variation.
 
 A regularizer R(x) = φ(G x) has a value, a proximal map, and the operator G with the proximal map of φ, so that FISTA,
 ADMM and primal-dual minimize the same objective.
@@ -52,29 +52,30 @@ class Regularizer(FullPrecision, ABC):
 
     @abstractmethod
     def prox(self, x: Tensor, t: Tensor | float, iteration: int, warm: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return argmin_u ½‖u − x‖² + t φ(G u), and what the next call can start from.
+        """Return argmin_u ½‖u − x‖² + t φ(G u), and the warm start of the next call.
 
         Args:
             x: (B, M, *space).
-            t: one value for all items, or shaped to broadcast over x.
-            iteration: number of the call, for random shifts and for growing accuracy.
-            warm: what the call before returned; None at first.
+            t: one value for all items, or a tensor that broadcasts over x.
+            iteration: number of the call, for random shifts and increasing accuracy.
+            warm: state that the previous call returned; None at first.
 
         """
 
 
 @dataclass(frozen=True)
 class WaveletL1(Regularizer):
-    """Take the ℓ1 norm of the wavelet details; the approximation, which is not sparse, is not penalized.
+    """Take the ℓ1 norm of the wavelet details; the approximation is not sparse and not penalized.
 
     Attributes:
         ndim: number of spatial axes.
-        wavelet: names of orthogonal wavelets of PyWavelets, separated by commas. `prox` draws one of them in every
-            call, if ``shifts``: short filters keep edges, long ones smooth texture. The rest uses the first.
+        wavelet: names of orthogonal wavelets of PyWavelets, separated by commas. With ``shifts``, `prox` draws one of
+            them in every call: short filters preserve edges, long filters smooth texture. Other functions use the
+            first.
         coarsest: see `mrirecon.physics.wavelets.Wavelet`.
         shifts: shift the grid at random in every call of `prox`, which removes the block artefacts of a decimated
             transform (random cycle spinning: Kamilov et al., IEEE TIP 21:3048, 2012; as in BART).
-        seed: of the draws, which are functions of (seed, iteration) and the same for all items.
+        seed: seed of the draws, which depend on (seed, iteration) and are equal for all items.
 
     """
 
@@ -140,12 +141,12 @@ class TotalVariation(Regularizer):
 
     Rudin, Osher, Fatemi, Physica D 60:259, 1992. The proximal map has no closed form. It is solved in its dual by fast
     gradient projection (Beck, Teboulle, IEEE TIP 18:2419, 2009), starting from the dual of the last call. FISTA only
-    converges if the error of an inexact proximal map falls (Schmidt et al., NIPS 2011): every fourth call takes one
-    iteration more.
+    converges if the error of an inexact proximal map falls (Schmidt et al., NIPS 2011): every fourth call uses one more
+    iteration.
 
     Attributes:
         ndim: number of spatial axes.
-        inner: iterations of the first call.
+        inner: number of iterations of the first call.
 
     """
 

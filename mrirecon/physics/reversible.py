@@ -30,7 +30,7 @@ def run_invertible(steps: Sequence[Any], p: Problem) -> tuple[Tensor, Tensor]:
     if dtypes - {None, p.adjoint.real.dtype} or torch.is_autocast_enabled(p.adjoint.device.type):
         raise UsageError(
             "memory=invert needs full precision",
-            why="digits that half precision rounds off cannot be computed back",
+            why="values rounded to half precision cannot be inverted",
             fix="compute in float32, or use memory=checkpoint",
         )
     weights = {w: None for step in steps for w in step.parameters() if w.requires_grad}
@@ -49,7 +49,7 @@ class _Inverted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Go through the steps in reverse: compute the input, repeat the step with gradients, pass them on."""
+        """Run the steps in reverse: compute the input, repeat the step with gradients, and propagate them."""
         (state,), gradient = ctx.saved_tensors, gradients[0]
         totals: dict[Tensor, Tensor] = {}
         for step in reversed(ctx.steps):

@@ -1,4 +1,4 @@
-"""Estimate the scale and the smooth phase of an image, which are removed before a network sees it."""
+"""Estimate the scale and the smooth phase of an image, which are removed before the networks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def smooth_phase(image: Tensor, axes: tuple[int, ...], width: int = 64) -> Tenso
 
     Args:
         image: (B, M, *space) complex.
-        axes: the spatial axes, counted from the end.
-        width: samples at the centre of k-space that the window covers.
+        axes: spatial axes, counted from the end.
+        width: width of the window in samples at the centre of k-space.
 
     Returns:
         (B, M, *space) complex of magnitude 1.
@@ -36,11 +36,11 @@ def smooth_phase(image: Tensor, axes: tuple[int, ...], width: int = 64) -> Tenso
 
 @full_precision
 def percentile_scale(image: Tensor, fraction: float = 0.99) -> Tensor:
-    """Return the ``fraction`` quantile of the magnitude of each item (B,); several sets of maps are combined first.
+    """Return the ``fraction`` quantile of the magnitude of each item (B,), with sets of maps combined.
 
     Args:
         image: (B, M, *space) complex.
-        fraction: of the voxels.
+        fraction: fraction of the voxels below the quantile.
 
     Raises:
         SignalError: the quantile of an item is zero or not a number.
@@ -49,15 +49,15 @@ def percentile_scale(image: Tensor, fraction: float = 0.99) -> Tensor:
     magnitude = root_sum_of_squares(image.detach(), 1).flatten(1)
     count = magnitude.shape[1]
     scale = magnitude.kthvalue(max(1, min(count, round(fraction * count))), dim=1).values
-    # For an image that is mostly empty, such as a point source.
+    # The quantile is zero for an image that is mostly empty, such as a point source.
     scale = torch.where(scale > 0, scale, magnitude.amax(1))
     bad = ~(torch.isfinite(scale) & (scale > 0))
     if bool(bad.any()):
         index = int(bad.nonzero()[0])
         raise SignalError(
-            "there is no signal to reconstruct" if bool(scale[index] == 0) else "the data holds NaN or infinite values",
+            "no signal to reconstruct" if bool(scale[index] == 0) else "the data contain NaN or infinity",
             where=f"item {index} of the batch",
             why=f"the 99th percentile of the zero-filled image is {scale[index].item()}",
-            fix="look at the k-space and the mask with `mrirecon info FILE`",
+            fix="check the k-space and the mask with `mrirecon info FILE`",
         )
     return scale

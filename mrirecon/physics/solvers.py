@@ -1,4 +1,4 @@
-"""Conjugate gradients (CG) on batches, for CG-SENSE, ADMM and proximal data consistency."""
+"""Solve linear systems by conjugate gradients (CG) on batches, for CG-SENSE, ADMM and data consistency."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cg_start(operator: Callable[[Tensor], Tensor], b: Tensor, x: Tensor | None) 
 
 @full_precision
 def cg_step(operator: Callable[[Tensor], Tensor], s: CgState) -> CgState:
-    """Return the next state. Each item has its own step sizes; an item that is solved exactly keeps its x."""
+    """Return the next state, with separate step sizes for each item; an exactly solved item keeps its x."""
     tiny = torch.finfo(s.rr.dtype).tiny
     hd = operator(s.d)
     alpha = s.rr / inner(s.d, hd).clamp_min(tiny)
@@ -50,8 +50,8 @@ def conjugate_gradient(
     Args:
         operator: H, Hermitian and positive definite on each item.
         b: (B, ...).
-        x: where to start; None for zero.
-        iterations: largest number of iterations.
+        x: initial value; None for zero.
+        iterations: maximum number of iterations.
         tolerance: stop when every item has ‖r‖ ≤ tolerance · ‖b‖; 0 runs all iterations.
 
     """

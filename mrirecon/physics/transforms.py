@@ -1,7 +1,7 @@
-"""Changes of variable x = T u for a problem y = A x + n: scale, smooth phase, prior and gain.
+"""Define changes of variable x = T u for a problem y = A x + n: scale, smooth phase, prior and gain.
 
-``apply`` turns the problem for x into the problem for u, and ``undo`` turns the image u into x. ``t1 @ t2`` is
-x = T₁ T₂ u.
+``apply`` converts the problem for x to the problem for u, and ``undo`` converts the image u to x. ``t1 @ t2`` is x = T₁
+T₂ u.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mrirecon.physics.operators import per_item
 from mrirecon.physics.precision import FullPrecision
 from mrirecon.physics.problem import Problem
 
-_NO_SIGNAL = 1e-12  # of a prior; below it, u is zero
+_NO_SIGNAL = 1e-12  # minimum of a prior; below it, u is zero
 
 
 class Transform(FullPrecision, ABC):
@@ -52,7 +52,7 @@ class Composed(Transform):
 
 @dataclass(frozen=True)
 class Identity(Transform):
-    """Leave the variable as it is: x = u."""
+    """Leave the variable unchanged: x = u."""
 
     def apply(self, p: Problem) -> Problem:
         """Return the problem unchanged."""
@@ -65,11 +65,11 @@ class Identity(Transform):
 
 @dataclass(frozen=True)
 class Scale(Transform):
-    """Divide the data by one number for each item: x = s u, by the data y / s.
+    """Divide the data by one number per item: x = s u, with the data y / s.
 
     Attributes:
         factor: (B,) real, s.
-        consume: divide y in place, to save memory; the caller's problem is then overwritten.
+        consume: divide y in place to save memory; this overwrites the caller's problem.
 
     """
 
@@ -93,7 +93,7 @@ class Scale(Transform):
 
 @dataclass(frozen=True)
 class SmoothPhase(Transform):
-    """Move a phase from the image into the maps: x = φ u with |φ| = 1, by the maps S φ.
+    """Move a phase from the image into the maps: x = φ u with |φ| = 1, with the maps S φ.
 
     u is nearly real if φ is the smooth phase of the image (`mrirecon.physics.scale.smooth_phase`), as in homodyne
     detection (Noll, Nishimura, Macovski, IEEE TMI 10:154, 1991). ``undo`` returns a real image, a magnitude, unchanged.
@@ -124,7 +124,7 @@ class SmoothPhase(Transform):
 
 @dataclass(frozen=True)
 class Prior(Transform):
-    """Weight the image by where signal is expected: x = w u, by the maps S w.
+    """Weight the image by the expected signal: x = w u, with the maps S w.
 
     A penalty on u = x / w penalizes signal more where w is small (`mrirecon.reconstruction.calibrate.ItemMaps.prior`).
 
@@ -148,7 +148,7 @@ class Prior(Transform):
 
 @dataclass(frozen=True)
 class Gain(Transform):
-    """Divide coil maps by their gain: x = u / g, by the maps S / g.
+    """Divide coil maps by their gain: x = u / g, with the maps S / g.
 
     Attributes:
         factor: g, the largest root sum of squares of the maps over the coils.

@@ -1,4 +1,4 @@
-"""Orthogonal wavelet transforms of arrays of any size, by products with banded matrices."""
+"""Compute orthogonal wavelet transforms of arrays of any size, by products with banded matrices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_wavelet(name: str) -> pywt.Wavelet:
     """Return an orthogonal wavelet of PyWavelets by name.
 
     Raises:
-        UsageError: there is no orthogonal wavelet of that name.
+        UsageError: PyWavelets has no orthogonal wavelet of that name.
 
     """
     if name not in pywt.wavelist(kind="discrete") or not pywt.Wavelet(name).orthogonal:
@@ -62,15 +62,15 @@ class _Banded(NamedTuple):
     """Hold a banded matrix as one small matrix that is applied to overlapping windows of the input."""
 
     block: Tensor  # (outputs of a window, inputs of a window)
-    inputs: Tensor | None  # indices of the inputs, window after window; None for one window, the whole input
-    outputs: Tensor | None  # where each output lies among those of the windows; None if they are in order
+    inputs: Tensor | None  # indices of the inputs of all windows; None for one window with the whole input
+    outputs: Tensor | None  # position of each output among those of the windows; None if they are in order
 
 
 @lru_cache(maxsize=64)
 def _banded(n: int, wavelet: str, inverse: bool, dtype: torch.dtype, device: torch.device) -> _Banded:
     """Return the one-level transform of length n, or its inverse, in windows if the length allows it.
 
-    A product with the whole n×n matrix spends most of its time on zeros.
+    A product with the full n×n matrix would spend most of its time on zeros.
     """
     whole = _dwt_matrix(n, wavelet)
     half, pairs = n // 2, _window_pairs(n)
@@ -97,7 +97,7 @@ def _banded(n: int, wavelet: str, inverse: bool, dtype: torch.dtype, device: tor
 
 
 def _window_pairs(n: int) -> int:
-    """Return the low-pass rows of a window: 16 to 32, a divisor of n / 2; 0 for one window."""
+    """Return the number of low-pass rows of a window: 16 to 32, a divisor of n / 2; 0 for one window."""
     if n % 2 or n < 96:
         return 0
     return next((pairs for pairs in range(32, 15, -1) if (n // 2) % pairs == 0), 0)
@@ -122,9 +122,9 @@ class Wavelet(LinearOperator):
     coarsest: int = 16
 
     def shapes(self, space: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Return the shape that each level transforms, finest first, and last that of the approximation.
+        """Return the shape that each level transforms, finest first, and finally that of the approximation.
 
-        There is at least one level, so that an image smaller than ``coarsest`` is regularized too.
+        There is at least one level, so that an image smaller than ``coarsest`` is also regularized.
         """
         out = [tuple(space)]
         while True:
@@ -146,7 +146,7 @@ class Wavelet(LinearOperator):
         return self._complex(planes)
 
     def _replace(self, planes: Tensor, shape: tuple[int, ...], inverse: bool) -> Tensor:
-        """Transform the leading block of ``shape`` and leave the rest."""
+        """Transform the leading block of ``shape`` and leave the rest unchanged."""
         where = corner(shape)
         block = planes[where]
         for axis in range(-self.ndim, 0):
@@ -160,7 +160,8 @@ class Wavelet(LinearOperator):
 
     @staticmethod
     def _planes(x: Tensor) -> Tensor:
-        # The matrices are real: acting on real and imaginary planes takes half the arithmetic of a complex product.
+        # The matrices are real: applying them to real and imaginary parts takes half the arithmetic of a complex
+        # product.
         return torch.view_as_real(x.resolve_conj()).movedim(-1, 0).contiguous()
 
     @staticmethod
@@ -169,7 +170,7 @@ class Wavelet(LinearOperator):
 
 
 def corner(shape: tuple[int, ...]) -> tuple[EllipsisType | slice, ...]:
-    """Return the index of the leading block of that shape on the last axes."""
+    """Return the index of the leading block of a shape on the last axes."""
     return (..., *(slice(n) for n in shape))
 
 

@@ -1,1 +1,1 @@
-"""Commands on mrirecon itself: selftest, doctor, benchmark and demo."""
+"""Provide tools that check and demonstrate mrirecon: selftest, doctor, benchmark and demo."""

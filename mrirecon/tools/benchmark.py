@@ -1,7 +1,7 @@
-"""Measure time and memory against BART, paired: both do the same job in turn, round by round, in one run.
+"""Compare time and memory with BART: both run the same job alternately in one session.
 
-The scan is simulated (a phantom, loop coils, correlated noise), so that errors are known. Every regularized method is
-first swept over λ, and timed at its own best: speed counts only at equal or lower error.
+The scan is simulated (phantom, loop coils, correlated noise), so that errors are known. Each regularized method is
+first run with several λ and then timed at its best λ, because speed is only relevant at equal or lower error.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ _SWEEP = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 
 @dataclass(frozen=True)
 class Timing:
-    """Time, error and memory of one job: medians over the rounds, and the median of their ratios.
+    """Hold time, error and memory of one job: medians over the rounds, and the median of their ratios.
 
     Attributes:
         case: name of the job.
-        ours_s: seconds.
-        bart_s: seconds, the process with its files included; None without BART.
+        ours_s: our time in seconds.
+        bart_s: BART's time in seconds, including process and files; None without BART.
         ratio: BART's time over ours.
         ours_error: NRMSE inside the object, at our best λ; None for maps.
-        bart_error: at BART's best λ.
-        ours_mib: peak memory, data included, above that of the program.
-        bart_mib: likewise.
-        settings: the commands, with λ.
+        bart_error: the same for BART, at its best λ.
+        ours_mib: our peak memory including data, minus that of the idle program.
+        bart_mib: the same for BART.
+        settings: commands with λ.
 
     """
 
@@ -77,17 +77,17 @@ class _Scan:
 
     @property
     def box(self) -> tuple[slice, ...]:
-        """The calibration region."""
+        """Return the calibration region."""
         return find_calibration(self.mask, 24)
 
     def maps(self) -> ItemMaps:
         """Estimate the coil maps."""
         region = torch.from_numpy(np.ascontiguousarray(self.kspace[(slice(None), *self.box)]))[None]
-        found = espirit(region, self.mask.shape, crop=0)
-        return ItemMaps(found.maps, "ESPIRiT", values=found.values)
+        result = espirit(region, self.mask.shape, crop=0)
+        return ItemMaps(result.maps, "ESPIRiT", values=result.values)
 
     def error(self, image: np.ndarray) -> float:
-        """NRMSE inside the object, after one least-squares scale."""
+        """Return the NRMSE inside the object after a least-squares scale."""
         inside = self.truth > 0.05 * self.truth.max()
         a, b = np.abs(image)[inside], self.truth[inside]
         return float(np.linalg.norm(a * (a @ b) / (a @ a) - b) / np.linalg.norm(b))
@@ -105,15 +105,15 @@ def run(
     """Run the benchmark.
 
     Args:
-        cases: which jobs.
+        cases: names of the jobs.
         size: matrix size of the square image.
         coils: number of coils.
         rounds: timed repetitions of each pair.
-        threads: for both.
+        threads: number of threads of both programs.
         progress: called with lines for the user.
 
     Raises:
-        UsageError: an unknown case.
+        UsageError: a case is unknown.
 
     """
     unknown = set(cases) - set(CASES)
@@ -142,7 +142,7 @@ def _case(
         progress(f"{case}: sweep over λ")
         lam = min(_SWEEP, key=lambda value: scan.error(ours(value)))
         other_lam = min(_SWEEP, key=lambda value: scan.error(theirs(value))) if has_bart else 0.0
-    ours(lam)  # one round that does not count
+    ours(lam)  # one round to warm up
     pairs: list[tuple[float, float]] = []
     for number in range(rounds):
         progress(f"{case}: round {number + 1} of {rounds}")
@@ -167,7 +167,7 @@ def _case(
 def _ours(
     case: Case, scan: _Scan, maps: ItemMaps | None = None, *, once: bool = False
 ) -> Callable[[float], np.ndarray]:
-    """Return our job as a function of λ, with maps of the scan or these; with ``once``, it may overwrite k-space."""
+    """Return our job as a function of λ, with given or estimated maps; with ``once``, it may overwrite k-space."""
     if case == "espirit":
         return lambda _: scan.maps().cropped().numpy()
     built = build_problem(scan.kspace, scan.mask, maps or scan.maps(), "weighted")
@@ -182,7 +182,7 @@ def _ours(
 
 
 def _theirs(case: Case, scan: _Scan) -> Callable[[float], str]:
-    """Return BART's command as a function of λ."""
+    """Return BART's job as a function of λ."""
     if case == "espirit":
         return lambda _: _ECALIB
     term, steps = ("T", 100) if case == "tv" else ("W", 60)
@@ -190,14 +190,16 @@ def _theirs(case: Case, scan: _Scan) -> Callable[[float], str]:
 
 
 def _simulate(case: Case, size: int, coils: int, threads: int, folder: Path) -> _Scan:
-    made = simulate_kspace(phantom((size, size), 1, 1), coils, 30.0, 1)
+    simulated = simulate_kspace(phantom((size, size), 1, 1), coils, 30.0, 1)
     if case == "wavelet2d":
         mask = make_mask("poisson", (size, size), 8, calibration=24, seed=1).mask
     else:
         mask = make_mask("equispaced", (size, size), 4, calibration=24, seed=1).mask
-    kspace = np.ascontiguousarray(made.kspace[0] * mask, dtype=np.complex64)
-    # Maps of unit length over the coils put the true ones' length into the image.
-    truth = np.abs(made.image).reshape(size, size) * np.linalg.norm(made.maps.reshape(coils, size, size), axis=0)
+    kspace = np.ascontiguousarray(simulated.kspace[0] * mask, dtype=np.complex64)
+    # With maps normalized over the coils, the image contains the length of the true maps.
+    truth = np.abs(simulated.image).reshape(size, size) * np.linalg.norm(
+        simulated.maps.reshape(coils, size, size), axis=0
+    )
     return _Scan(kspace, mask, truth, threads, folder)
 
 
@@ -207,7 +209,7 @@ def _bart(scan: _Scan, command: str, result: str | None = None) -> np.ndarray:
     return np.empty(0) if result is None else read_image(scan.folder / f"{result}.cfl")[0]
 
 
-# A child inherits its parent's peak across exec, so BART is started, and weighed, by a small process of its own.
+# A child inherits its parent's peak memory across exec, so a small separate process starts and measures BART.
 _WEIGH = (
     "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
     "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
@@ -216,13 +218,13 @@ _WEIGH_OURS = "import sys; from mrirecon.tools.benchmark import weigh; weigh(*sy
 
 
 def _bart_memory(scan: _Scan, command: str) -> float:
-    """Return BART's peak memory in MiB, its data included, above that of a job of nothing, by the kernel's account."""
+    """Return BART's peak memory in MiB including data, minus that of an empty job, from the kernel's statistics."""
     nothing = _run_child(scan, ["-c", _WEIGH, "bart", "ones", "2", "8", "8", "none"])
     return (_run_child(scan, ["-c", _WEIGH, "bart", *command.split()]) - nothing) / 1024
 
 
 def _our_memory(scan: _Scan, case: Case, lam: float) -> float:
-    """Return our peak memory in MiB, its data included, above that of the program, in a process of its own."""
+    """Return our peak memory in MiB including data, minus that of the idle program, in a separate process."""
     maps = scan.maps()
     assert maps.values is not None
     stored = {"maps": maps.maps.numpy(), "values": maps.values.numpy(), "mask": scan.mask}
@@ -238,9 +240,9 @@ def _run_child(scan: _Scan, arguments: list[str]) -> float:
 
 
 def weigh(case: Case, lam: str, threads: str, folder: str) -> None:
-    """Print the rise of this process's peak memory by one job and its data, in KiB; `run` calls it in a process."""
+    """Print the increase of this process's peak memory by one job and its data in KiB, for `run`."""
     torch.set_num_threads(int(threads))
-    # A small one first: libraries that load on first use are not the job's, as BART's are not.
+    # A small job first, because libraries loaded on first use do not count, as for BART.
     small = _simulate(case, 128, 4, int(threads), Path(folder))
     _ours(case, small)(float(lam))
     Path("/proc/self/clear_refs").write_text("5")
@@ -248,7 +250,7 @@ def weigh(case: Case, lam: str, threads: str, folder: str) -> None:
     with np.load(Path(folder) / "scan.npz") as stored:
         scan = _Scan(stored["kspace"], stored["mask"], np.empty(0), int(threads), Path(folder))
         maps = ItemMaps(torch.from_numpy(stored["maps"]), "file", values=torch.from_numpy(stored["values"]))
-    # As `mrirecon.reconstruction.run` does: the problem has its own maps, and k-space is read for this alone.
+    # As in `mrirecon.reconstruction.run`: the problem has its own maps, and k-space is used for this job only.
     job = _ours(case, scan, maps, once=True)
     del maps
     job(float(lam))

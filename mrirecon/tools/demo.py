@@ -1,4 +1,4 @@
-"""Run the main job on a sample scan: reconstruct undersampled k-space, score the images and draw a picture."""
+"""Demonstrate mrirecon on a sample scan: reconstruct undersampled k-space, score the images and draw a picture."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ Real = npt.NDArray[np.floating[Any]]
 
 
 def demo(out: Path, samples: Path | None = None, *, progress: Progress | None = None) -> list[dict[str, Any]]:
-    """Reconstruct the sample scan by each method, score the images, and write them with a side-by-side picture.
+    """Reconstruct the sample scan with each method, score the images, and write them with a comparison picture.
 
     Writes into ``out``: one HDF5 file with a sidecar for each method, ``reference.h5`` (coils of the fully sampled scan
     combined with ESPIRiT maps) and ``comparison.png`` (the middle slice; errors five times as bright).
 
     Args:
-        out: a folder; made where it does not exist.
-        samples: the folder with ``brain_full.h5`` and ``brain_4x.h5``. None simulates a scan from the phantom and
-            leaves it in ``out`` under these names.
+        out: output folder; created if missing.
+        samples: folder with ``brain_full.h5`` and ``brain_4x.h5``. None simulates a scan of the phantom, written to
+            ``out`` under these names.
         progress: as for ``reconstruct``.
 
     Returns:
-        One row a method: method, ssim, psnr (dB), nmse (means over the slices), seconds (all slices, reading and
-        calibration included), file. In the order of the pictures.
+        One row per method, in the order of the pictures: method, ssim, psnr (dB), nmse (means over the slices), seconds
+        (all slices, including reading and calibration), file.
 
     Raises:
-        InputError: the folder lacks a sample, or the two are not the same scan.
+        InputError: a sample is missing, or the samples are not the same scan.
 
     """
     out.mkdir(parents=True, exist_ok=True)
     folder = _simulate(out) if samples is None else samples
     full, twin = read(folder / FULL), read(folder / UNDERSAMPLED)
     if full.shape != twin.shape:
-        raise InputError("the two samples are not the same scan", where=str(folder), why=f"{full.shape}, {twin.shape}")
+        raise InputError("the samples are not the same scan", where=str(folder), why=f"{full.shape}, {twin.shape}")
     reference = sense_reference(full)
     write_image(out / "reference.h5", reference)
     rows: list[dict[str, Any]] = []
@@ -60,26 +60,26 @@ def demo(out: Path, samples: Path | None = None, *, progress: Progress | None = 
         start = time.perf_counter()
         result = reconstruct(twin, method=method, progress=progress)
         seconds = time.perf_counter() - start
-        found = scores(result.images, reference)
-        mean = mean_score(found)
+        metrics = scores(result.images, reference)
+        mean = mean_score(metrics)
         file = out / f"{method}.h5"
         write_image(file, result.images, sidecar=_sidecar(twin, result), inputs=[folder / FULL, folder / UNDERSAMPLED])
         rows.append({"method": method, **{name: getattr(mean, name) for name in score_metrics()}})
         rows[-1] |= {"seconds": seconds, "file": str(file)}
         item = len(reference) // 2
-        shown.append(np.abs(result.images[item]) * (found[item].scale or 0))
+        shown.append(np.abs(result.images[item]) * (metrics[item].scale or 0))
     _draw_picture(out / PICTURE, twin, reference, rows, shown)
     return rows
 
 
 def _simulate(out: Path, seed: int = 1) -> Path:
-    """Write a scan of the phantom and its undersampled twin into ``out``, in place of data_samples/."""
+    """Write a simulated scan of the phantom and its undersampled version into ``out``, instead of data_samples/."""
     shape, coils = (176, 144), 8
-    made = simulate_kspace(2e-4 * phantom((264, 216), 3, seed), coils, 35.0, seed, shape=shape, spacing=0.12)
+    simulated = simulate_kspace(2e-4 * phantom((264, 216), 3, seed), coils, 35.0, seed, shape=shape, spacing=0.12)
     mask = make_mask("random", shape, 4, calibration=20, seed=seed, name="phantom").mask[0]
     about: dict[str, str | bool] = {"simulated": True, "source": "mrirecon.data.phantom", "acquisition": "AXT1"}
-    write_kspace(out / FULL, made.kspace, attributes=about)
-    write_kspace(out / UNDERSAMPLED, np.where(mask, made.kspace, 0), mask=mask, attributes=about)
+    write_kspace(out / FULL, simulated.kspace, attributes=about)
+    write_kspace(out / UNDERSAMPLED, np.where(mask, simulated.kspace, 0), mask=mask, attributes=about)
     return out
 
 

@@ -1,6 +1,6 @@
 """Examine this machine for `mrirecon doctor`: packages, threads, memory, disks, HDF5, GPU, plug-ins and a self-test.
 
-Packages are looked up in their metadata first. Where one is a known malicious upload, nothing is imported.
+The metadata of packages are checked first. If a package is a known malicious upload, nothing is imported.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from mrirecon.registries import plugins
 
 Verdict = Literal["ok", "look", "bad"]
 
-# Malicious uploads under a good name: they send away what they find. pyproject.toml keeps pip from taking them.
+# Malicious releases of known packages, which steal credentials. pyproject.toml excludes them.
 COMPROMISED = {"lightning": ("2.6.2", "2.6.3"), "pytorch-lightning": ("2.6.2", "2.6.3")}
 LITTLE_DISK, HARDLY_ANY, LITTLE_MEMORY = 5e9, 2e8, 1e9  # bytes
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to one question.
+    """Hold the result of one check.
 
     Attributes:
-        name: of the question.
-        verdict: ``bad`` stops or endangers work, ``look`` is worth knowing.
-        message: the answer.
-        fix: what to do; empty where nothing is to be done.
+        name: name of the check.
+        verdict: ``bad`` prevents or endangers work; ``look`` needs attention.
+        message: result in words.
+        fix: what to do; may be empty.
 
     """
 
@@ -48,11 +48,11 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Return every finding; write one empty file into the current and the temporary folder, and remove it."""
+    """Run all checks; write an empty file into the current and the temporary folder, and remove it."""
     questions: tuple[Callable[[], list[Finding]], ...] = (_packages, _threads, _memory, _disks)
     findings = [finding for question in questions for finding in question()]
     if any(version(name) in versions for name, versions in COMPROMISED.items()):
-        return findings  # what is imported from here on might run it
+        return findings  # imports from here on could run it
     return [*findings, *_hdf5(), *_gpu(), *_plugins(), *_selftest()]
 
 
@@ -76,8 +76,8 @@ def _packages() -> list[Finding]:
         for name, versions in COMPROMISED.items()
         if version(name) in versions
     ]
-    groups: dict[str, list[str]] = {"": []}  # names by extra; test tools are left out
-    with suppress(metadata.PackageNotFoundError):  # run from a folder
+    groups: dict[str, list[str]] = {"": []}  # keys: extras; values: package names, without test tools
+    with suppress(metadata.PackageNotFoundError):  # run from a source folder
         for line in metadata.requires("mrirecon") or []:
             name, extra = re.split(r"[^\w.-]", line, maxsplit=1)[0], re.search(r"extra == [\"']([\w-]+)", line)
             group = extra[1] if extra else ""
@@ -91,7 +91,7 @@ def _packages() -> list[Finding]:
         title = f"extra {group}" if group else "packages"
         verdict: Verdict = "ok" if not missing else "look" if group else "bad"
         fix = f"pip install 'mrirecon{f'[{group}]' if group else ''}'" if missing else ""
-        findings.append(Finding(title, verdict, message or "mrirecon runs from a folder", fix))
+        findings.append(Finding(title, verdict, message or "mrirecon runs from a source folder", fix))
     return findings
 
 
@@ -100,14 +100,14 @@ def _threads() -> list[Finding]:
     message = f"{cores:g} usable of {os.cpu_count()}; OMP_NUM_THREADS {asked or 'not set'}"
     fix = f"export OMP_NUM_THREADS={max(1, int(cores))}"
     if asked and asked.isdecimal() and int(asked) > max(1, round(cores)):
-        return [Finding("cores", "look", f"{message}: more threads than cores slow each other", fix)]
+        return [Finding("cores", "look", f"{message}: more threads than cores are slow", fix)]
     if asked is None and cores < (os.cpu_count() or 1) - 0.5:
         return [Finding("cores", "look", f"{message}: torch would start a thread for each core of the machine", fix)]
     return [Finding("cores", "ok", message)]
 
 
 def usable_memory(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Return the bytes that this process may still take, by the kernel and the control group; None if unknown."""
+    """Return the bytes available to this process, by the kernel and the control group; None if unknown."""
     free: list[float] = []
     with suppress(OSError, IndexError, ValueError):
         free.append(1024.0 * int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0]))
@@ -125,7 +125,7 @@ def _memory() -> list[Finding]:
     if free is None:
         return []
     little = free < LITTLE_MEMORY
-    fix = "close programs, or ask for more" if little else ""
+    fix = "close programs, or use a machine with more memory" if little else ""
     return [Finding("memory", "look" if little else "ok", f"{free / 1e9:.1f} GB free", fix)]
 
 
@@ -151,7 +151,7 @@ def _hdf5() -> list[Finding]:
     from mrirecon.io.safe.hdf5 import FILTERS
 
     locking = os.environ.get("HDF5_USE_FILE_LOCKING")
-    message = f"{h5py.version.hdf5_version}; reads {', '.join(FILTERS.values())}, and loads no filter plug-ins"
+    message = f"{h5py.version.hdf5_version}; reads {', '.join(FILTERS.values())}, no filter plug-ins are loaded"
     if locking and locking.upper() in ("TRUE", "1"):
         fix = "unset HDF5_USE_FILE_LOCKING, because disks without locks (some NFS) then refuse every file"
         return [Finding("HDF5", "look", f"{message}; HDF5_USE_FILE_LOCKING is {locking}", fix)]
@@ -167,11 +167,11 @@ def _gpu() -> list[Finding]:
     if shutil.which("nvidia-smi") is None:
         return [Finding("GPU", "ok", f"none; torch {torch.__version__}")]
     fix = "check the driver with nvidia-smi, and install a build of torch for CUDA: https://pytorch.org/get-started"
-    return [Finding("GPU", "look", f"there is a driver, and torch {torch.__version__} cannot use a GPU", fix)]
+    return [Finding("GPU", "look", f"a driver is installed, but torch {torch.__version__} cannot use a GPU", fix)]
 
 
 def _plugins() -> list[Finding]:
-    """Import all plug-ins, as every command does that uses them."""
+    """Import all plug-ins, as the commands that use them."""
     broken = [
         Finding("plug-in", "bad", f"{error.what}: {error.why}, {error.where}", error.fix or "")
         for error in plugins.load_all()
@@ -186,6 +186,6 @@ def _selftest() -> list[Finding]:
     checks = selftest()
     failed = [check.name for check in checks if not check.ok]
     if failed:
-        fix = "run `mrirecon selftest --device cpu`, and report what it prints"
+        fix = "run `mrirecon selftest --device cpu`, and report its output"
         return [Finding("self-test", "bad", f"failed: {'; '.join(failed)}", fix)]
     return [Finding("self-test", "ok", f"{len(checks)} properties of operators and methods hold")]

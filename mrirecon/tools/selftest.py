@@ -1,4 +1,4 @@
-"""Check the physics on the user's own machine and device: adjoints, unitarity, gradients, solvers."""
+"""Check the physics on the user's machine and device: adjoints, unitarity, gradients, solvers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mrirecon.physics.wavelets import Wavelet
 
 @dataclass(frozen=True)
 class Check:
-    """One property, with its error and its tolerance.
+    """Hold one property, with its error and its tolerance.
 
     Attributes:
-        name: what was checked.
-        error: relative error found.
-        limit: largest error that rounding explains.
+        name: checked property.
+        error: relative error.
+        limit: largest error that rounding can cause.
 
     """
 
@@ -33,7 +33,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether the property holds; with an error that is not a number it does not."""
+        """Return whether the property holds; False if the error is NaN."""
         return self.error <= self.limit
 
 
@@ -42,20 +42,20 @@ def selftest(device: str = "auto", *, operators: dict[str, tuple[LinearOperator,
 
     Args:
         device: ``auto``, ``cpu``, ``cuda``, …
-        operators: further operators by name, each with an input of the right shape.
+        operators: additional operators by name, each with an input of the right shape.
 
     Returns:
-        Every check, passed or not.
+        All checks, passed or not.
 
     Raises:
-        UsageError: there is no such device.
+        UsageError: the device does not exist.
 
     """
     where = pick_device(device)
     cpu = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
-        # Drawn on the CPU: the same numbers on every device.
+        # Drawn on the CPU, for the same numbers on every device.
         return torch.randn(*shape, dtype=torch.complex64, generator=cpu).to(where)
 
     problem = _problem(draw)

@@ -1,4 +1,4 @@
-"""Train methods: one loop, states that resume it bit for bit, validation, and exported models with their cards."""
+"""Train methods: training loop, states for bit-exact resumption, validation, and export of models with cards."""
 
 from mrirecon.training.loop import Progress, dry_run, train
 

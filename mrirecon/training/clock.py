@@ -1,6 +1,6 @@
-"""Limit the duration of a run: by a budget of time that its schedule spans, or by the end of a Slurm job.
+"""Limit the duration of a run by a time budget, which its schedule spans, or by the end of a Slurm job.
 
-Either way the run ends whole: the last step ends early enough for the validation, the models and the state after it.
+In both cases, the last step ends early enough to validate and to write the models and the state.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ import os
 import time
 from collections import deque
 
-END_OF_JOB = "SLURM_JOB_END_TIME"  # seconds since 1970, which Slurm sets from version 22.05 on
-MARGIN, LONGEST_MARGIN, SPARE = 0.05, 30.0, 2.0  # unused share of the time, its largest and its least seconds
-VALIDATION_INTERVAL = 9.0  # under a budget, validation takes at most a tenth of the time
+END_OF_JOB = "SLURM_JOB_END_TIME"  # seconds since 1970; set by Slurm from version 22.05 on
+MARGIN, LONGEST_MARGIN, SPARE = 0.05, 30.0, 2.0  # unused fraction of the time, and its maximum and minimum in seconds
+VALIDATION_INTERVAL = 9.0  # maximum fraction of a time budget for validation
 
 
 class _Durations:
-    """Predict how long the next event takes from the last ones; the first, which compiles and loads, counts alone."""
+    """Predict the duration of the next event from the last ones, without the first, which compiles and loads."""
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=20)
         self._count = 0
 
     def add(self, seconds: float) -> None:
-        """Record how long an event took."""
+        """Record the duration of an event."""
         if self._count == 1:
             self._seconds.clear()
         self._seconds.append(seconds)
@@ -30,17 +30,17 @@ class _Durations:
 
     @property
     def expected(self) -> float:
-        """Seconds to allow for the next event."""
+        """Return the expected duration of the next event in seconds."""
         return (1.5 if self._count > 1 else 1.0) * max(self._seconds, default=0.0)
 
 
 class Clock:
-    """Measure the time that a call of `train` has left.
+    """Measure the remaining time of a call of `train`.
 
     Args:
-        minutes: of wall time, all included; None for no budget.
-        begun: when they began, of `time.monotonic`.
-        spent: seconds that the run took in earlier calls.
+        minutes: wall-time budget of the call, including everything; None for no budget.
+        begun: start of the budget, from `time.monotonic`.
+        spent: seconds that earlier calls of the run took.
 
     """
 
@@ -51,18 +51,21 @@ class Clock:
         if job.isdecimal():
             ends.append(time.monotonic() + int(job) - time.time())
         self.end = min(ends) if ends else None
-        self._steps, self._chunks = _Durations(), _Durations()  # of steps without waiting; of waiting for a new chunk
-        self._chunks_ahead = 0  # new chunks that the next step has to wait for
+        self._steps, self._chunks = (
+            _Durations(),
+            _Durations(),
+        )  # durations of steps without waiting, and of waiting for a new chunk
+        self._chunks_ahead = 0  # number of new chunks that the next step must wait for
         self.start(0.0)
 
     def start(self, validation_seconds: float) -> None:
-        """Begin the loop, with the seconds that a validation and the writing after it are expected to take."""
+        """Start the loop, with the expected seconds of a validation and the writing after it."""
         self.loop_start = self.last_validation = time.monotonic()
         self.validation_seconds = validation_seconds
 
     @property
     def remaining(self) -> float:
-        """Seconds until the end, less the margin."""
+        """Return the seconds until the end, minus the margin."""
         return float("inf") if self.end is None else self.end - self._margin - time.monotonic()
 
     @property
@@ -74,10 +77,10 @@ class Clock:
         """Record the duration of a step.
 
         Args:
-            seconds: in all.
-            waited: of them, for samples.
-            made: chunks of samples that were made for it.
-            ahead: chunks that have to be made for the next one.
+            seconds: total duration.
+            waited: part of it spent waiting for samples.
+            made: number of chunks of samples computed for the step.
+            ahead: number of chunks that must be computed for the next step.
 
         """
         self._steps.add(seconds - waited)
@@ -95,9 +98,9 @@ class Clock:
 
     @property
     def progress(self) -> float:
-        """Progress of the schedule from 0 to 1: the time of all calls over that at the end of the budget.
+        """Return the progress of the schedule from 0 to 1: elapsed time over total time of all calls.
 
-        A further budget lowers it: the schedule continues as if the sum had been known from the start.
+        A further call with a new budget lowers the progress, as if the total time had been known from the start.
         """
         if self.minutes is None or self.end is None:
             return 0.0
@@ -107,12 +110,12 @@ class Clock:
 
     @property
     def out_of_time(self) -> bool:
-        """Whether one more step and the validation might not fit."""
+        """Return whether the remaining time may be too short for one more step and the validation."""
         return self.remaining < self._next_step + self.validation_seconds
 
     @property
     def validation_due(self) -> bool:
-        """Whether there is time for a validation before the last one; always where there is no end."""
+        """Return whether there is time for a validation before the last one; True without a time limit."""
         if self.end is None:
             return True
         if self.remaining < 2 * self.validation_seconds + self._next_step:

@@ -1,4 +1,4 @@
-"""Write the log of a run: one JSON object a line, and TensorBoard's files if asked for."""
+"""Write the log of a run: one JSON object per line, and optionally TensorBoard files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NAME = "log.jsonl"
 
 
 class Log:
-    """Write the lines of a run.
+    """Write the log lines of a run.
 
     Args:
-        folder: of the run.
-        tensorboard: whether to write TensorBoard's files.
-        writes: whether this process is the one that writes.
+        folder: folder of the run.
+        tensorboard: write TensorBoard files.
+        writes: whether this process writes the log.
 
     Raises:
-        UsageError: TensorBoard is wanted and not installed.
+        UsageError: TensorBoard is not installed.
 
     """
 
@@ -41,12 +41,12 @@ class Log:
             self.board = SummaryWriter(str(folder / "tensorboard"))
 
     def begin(self, step: int, command: Sequence[str] | None, *, new: bool, validated: bool) -> None:
-        """Remove the lines after the state from which the run resumes, and write when it starts.
+        """Remove the lines after the state from which the run resumes, and log the start.
 
         Args:
-            step: of that state.
-            command: the command line.
-            new: whether there is no state, and the run begins.
+            step: step of that state.
+            command: command line.
+            new: whether the run is new, without a state.
             validated: whether the state was validated.
 
         """
@@ -54,13 +54,15 @@ class Log:
             return
         if self.path.is_file():
             lines = [] if new else self.path.read_text(encoding="utf-8").splitlines()
-            kept = [x for x in lines if _step(x) < step or (_step(x) == step and (validated or "validation" not in x))]
+            retained = [
+                x for x in lines if _step(x) < step or (_step(x) == step and (validated or "validation" not in x))
+            ]
             with atomic_path(self.path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+                temporary.write_text("".join(line + "\n" for line in retained), encoding="utf-8")
         self.write({"step": step, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command})
 
     def write(self, line: Mapping[str, object]) -> None:
-        """Append a line; what is not a finite number is null."""
+        """Append a line; numbers that are not finite become null."""
         if not self.writes:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,13 +76,13 @@ class Log:
                     self.board.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
-        """Finish TensorBoard's files."""
+        """Close the TensorBoard files."""
         if self.board is not None:
             self.board.close()
 
 
 def _step(line: str) -> float:
-    """Return the step of a line; infinity for a line that a kill cut off."""
+    """Return the step of a line; infinity for an incomplete line."""
     try:
         return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Run the training loop: optimizer steps, each a function of the state before it and of the settings alone."""
+"""Run the training loop; each optimizer step depends only on the state before it and on the settings."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from mrirecon.training.trainer import Trainer
 
 Progress = Callable[[int, int, str], None]
 CONFIG, STATES = "config.yaml", "states"
-# Settings that may differ when a run resumes: they change none of its numbers, or each call has its own, as minutes.
+# Settings that may change when a run resumes: they do not affect its results, or apply to one call, such as minutes.
 CHANGEABLE = (
     *("train.workers", "train.tensorboard", "train.checkpoint", "train.validation_images", "train.log_every"),
     *("train.minutes", "data.licence"),
 )
 RUN_LENGTH = ("train.steps", "train.epochs")
-TIMED_STEPS = 2  # of a dry run, after the first
+TIMED_STEPS = 2  # number of steps of a dry run after the first
 
 
 def train(
@@ -46,47 +46,47 @@ def train(
     command: Sequence[str] | None = None,
     begun: float | None = None,
 ) -> dict[str, Any]:
-    """Train a method as configured; leaves ``best`` and ``last`` (models), log.jsonl, panels and resumable states.
+    """Train a method; write the models ``best`` and ``last``, log.jsonl, panels and resumable states.
 
     Args:
         config: from `mrirecon.training.config.load_config`.
-        folder: of the run; made where it does not exist.
-        resume: ``auto`` resumes the run in the folder, ``never`` refuses a folder with a run in it.
+        folder: folder of the run; created if missing.
+        resume: ``auto`` resumes the run in the folder, ``never`` rejects a folder that contains a run.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
-        progress: called with (step, steps, what happens).
+        progress: called with (step, steps, message).
         tell: called with messages for the user.
-        command: the command line, for the log.
-        begun: when the time of ``train.minutes`` began to count, of `time.monotonic`; now by default.
+        command: command line for the log.
+        begun: start of the budget ``train.minutes``, from `time.monotonic`; by default now.
 
     Returns:
-        Plain data: steps, scores of the last validation, the best, folders, seconds, and whether the run is finished,
-        which it is not where the time of a Slurm job ended it.
+        Plain data: steps, last and best validation scores, folders, seconds, and whether the run is finished; it is not
+        if the time limit of a Slurm job stopped it.
 
     Raises:
-        UsageError: a run that cannot resume as configured, with the differences.
+        UsageError: the run cannot resume with this configuration; the message lists the differences.
         BusyError: another process trains in this folder.
-        SignalError: a loss that is not a number; the sample is named.
-        Stopped: by SIGINT, SIGTERM or SIGUSR1, after the step was saved.
+        SignalError: the loss is not a number; the message gives the sample.
+        Stopped: SIGINT, SIGTERM or SIGUSR1 stopped the run; its state was saved.
 
     """
     begun, folder = time.monotonic() if begun is None else begun, Path(folder)
     with _run_lock(folder):
         given, config = config, _keep_precision(config, folder)
         start = _open_folder(config, folder, resume)
-        # Cascades that are detached, and whose images do not count, get no gradient.
+        # Detached cascades whose images are not in the loss get no gradient.
         fabric = make_fabric(config.settings.train, device, unused=config.settings.loss.cascades == "last")
         fabric.barrier()
         t = Trainer(config, folder, fabric, begun=begun)
         if not t.is_main:
             tell, progress = (lambda text: None), None
         settings = t.settings.train
-        kept = f"networks compute in {settings.precision}, as when the run began"
+        kept = f"networks compute in {settings.precision}, as at the start of the run"
         for note in (*t.sources.notes, t.precision_note if config is given else kept):
             tell(note)
         log = Log(folder, settings.tensorboard, t.is_main)
         if not t.learnable:
             scores = t.validate(t.model.eval(), folder / "panels" / "untrained.png", t.settings.method).scores
-            tell(f"{t.settings.method} has no weights to learn: it was validated as it is")
+            tell(f"{t.settings.method} has no trainable weights: it was only validated")
             log.write({"step": 0, "validation": scores})
             return {"steps": 0, "scores": scores, "folder": str(folder), "learned": False, "rank": fabric.global_rank}
         if start is not None:
@@ -95,7 +95,7 @@ def train(
                 tell(note)
             _keep_threads(state, tell)
             t.restore(state)
-            tell(f"resumes after step {t.step}{_of_total(t)}")
+            tell(f"resuming after step {t.step}{_of_total(t)}")
         if t.is_main:
             with atomic_path(folder / CONFIG) as temporary:
                 temporary.write_text(render(t.config), encoding="utf-8")
@@ -117,14 +117,14 @@ def train(
 
 
 def dry_run(config: Config, folder: str | Path, device: str = "auto") -> dict[str, Any]:
-    """Take a few steps without writing anything, and return what the whole run would need.
+    """Run a few steps without writing files, and estimate the resources of the whole run.
 
     Returns:
-        Plain data: subjects, slices, steps, parameters, seconds a step and in all, share of them spent waiting for
-        samples, peak memory of a step in MiB beside the weights, and notes.
+        Plain data: subjects, slices, steps, parameters, seconds per step and in total, fraction of the time spent
+        waiting for samples, peak memory of a step in MiB without the weights, and notes.
 
     Raises:
-        MriReconError: whatever would stop the run at its beginning.
+        MriReconError: the run would fail at its start.
 
     """
     t = Trainer(config, Path(folder), make_fabric(config.settings.train, device))
@@ -159,7 +159,7 @@ def dry_run(config: Config, folder: str | Path, device: str = "auto") -> dict[st
         whole = step * t.total + validation * (t.total // t.validate_every + 1)
     else:
         whole = 60 * minutes
-        plan["steps"] = max(1, round((whole - 2 * validation) / step))  # two validations, at least
+        plan["steps"] = max(1, round((whole - 2 * validation) / step))  # at least two validations
     return plan | {
         "seconds a step": step,
         "waited": waited / spent,
@@ -170,7 +170,7 @@ def dry_run(config: Config, folder: str | Path, device: str = "auto") -> dict[st
 
 @contextmanager
 def _run_lock(folder: Path) -> Iterator[None]:
-    """Lock the folder, as only one process may write to it; the first of several ranks does so for all.
+    """Lock the folder, because only one process may write to it; rank 0 locks it for all ranks.
 
     Raises:
         BusyError: another process holds the lock.
@@ -187,7 +187,7 @@ def _run_lock(folder: Path) -> Iterator[None]:
 
 
 def _keep_precision(config: Config, folder: Path) -> Config:
-    """Return the configuration with ``train.precision: auto`` replaced by that of the run in the folder."""
+    """Replace ``train.precision: auto`` by the precision of the run in the folder."""
     saved = folder / CONFIG
     if config.settings.train.precision != "auto" or not (saved.is_file() and states(folder / STATES)):
         return config
@@ -195,54 +195,52 @@ def _keep_precision(config: Config, folder: Path) -> Config:
 
 
 def _open_folder(config: Config, folder: Path, resume: str) -> tuple[State, list[str]] | None:
-    """Return the state to resume from and notes on damaged ones, or None for a new run.
+    """Return the state to resume from, or None for a new run, and notes on damaged states.
 
     Raises:
-        UsageError: the folder holds a run that cannot resume with this configuration.
+        UsageError: the run in the folder cannot resume with this configuration.
 
     """
     saved = folder / CONFIG
     if not saved.is_file():
         return None
     if not states(folder / STATES):
-        # A run that failed before its first state has made nothing that could be resumed or lost.
+        # A run that failed before its first state has nothing to resume or to lose.
         models = [name for name in ("best", "last") if (folder / name).exists()]
         if not models:
             return None
         raise UsageError(
-            "there is a model in this folder, and no state to go on from",
+            "the folder contains a model but no state to resume from",
             where=str(folder / STATES),
-            why=f"it holds {' and '.join(models)}",
-            fix="put the states back, or use another --output",
+            why=f"models: {' and '.join(models)}",
+            fix="restore the states, or use another --output",
         )
     if resume == "never":
-        raise UsageError(
-            "there is a run in this folder", where=str(folder), fix="use --resume auto, or another --output"
-        )
+        raise UsageError("the folder contains a run", where=str(folder), fix="use --resume auto, or another --output")
     train = config.settings.train
     free = CHANGEABLE if train.schedule == "cosine" and train.minutes is None else (*CHANGEABLE, *RUN_LENGTH)
     changed = [d for d in differences(load_config(saved).plain(), config.plain()) if not d.startswith(free)]
     if changed:
         raise UsageError(
-            "the configuration is not that of the run in this folder",
+            "the configuration differs from that of the run in this folder",
             where=str(folder),
             why="\n       ".join(changed),
-            fix="change it back, or use another --output",
+            fix="restore these values, or use another --output",
         )
     state, notes = load_state(folder / STATES)
     return None if state is None else (state, notes)
 
 
 def _keep_threads(state: State, tell: Callable[[str], None]) -> None:
-    """Compute with as many threads as the run began with, because their number decides how sums are rounded."""
+    """Use the same number of threads as at the start of the run, because it affects the rounding of sums."""
     before, now = state.get("threads"), torch.get_num_threads()
     if before is None or before == now:
         return
     if os.environ.get("OMP_NUM_THREADS"):
-        tell(f"it began with {before} threads and resumes with {now}, as OMP_NUM_THREADS says: not bit for bit")
+        tell(f"the run started with {before} threads and resumes with {now} (OMP_NUM_THREADS): not bit-identical")
         return
     torch.set_num_threads(before)
-    tell(f"computes with {before} threads, as it began; OMP_NUM_THREADS overrides it")
+    tell(f"using {before} threads, as at the start of the run; OMP_NUM_THREADS overrides this")
 
 
 def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], None]) -> None:
@@ -263,7 +261,7 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
         last_save = time.perf_counter()
 
     if train.minutes is not None and (train.steps or train.epochs):
-        tell(f"trains for {train.minutes:g} minutes, whatever train.steps and train.epochs say")
+        tell(f"training for {train.minutes:g} minutes; train.steps and train.epochs are ignored")
     for note in t.fit_to_clock():
         tell(note)
     if not t.zero_filled:
@@ -271,9 +269,9 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
         log.write({"step": 0, "zero_filled": t.zero_filled})
     batches = t.loader.batches(t.step * train.accumulate)
     while True:
-        last = t.step >= t.total or (t.out_of_time and t.step > first)  # one step at least
+        last = t.step >= t.total or (t.out_of_time and t.step > first)  # at least one step
         if t.step and t.validated_step != t.step and (last or (t.step % t.validate_every == 0 and t.validation_due)):
-            save()  # a signal may come while it validates
+            save()  # a signal may arrive during validation
             _validate(t, log, tell)
             save()
         if last or (train.patience and t.stale_validations >= train.patience):
@@ -294,8 +292,8 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
             save()
             t.stop()
     if t.out_of_time:
-        what = "the budget is used up" if train.minutes is not None else "the job's time is almost up"
-        tell(f"{what} after step {t.step}; run it again to go on")
+        what = "the time budget is used up" if train.minutes is not None else "the job's time is almost up"
+        tell(f"{what} after step {t.step}; run the command again to continue")
     for note in t.loader.notes:
         tell(note)
 
@@ -327,14 +325,14 @@ def _of_total(t: Trainer) -> str:
 
 @contextmanager
 def _signals(trainer: Trainer) -> Iterator[None]:
-    """Record signals, so that the current step is finished and saved; a second one stops at once."""
+    """Handle signals: finish and save the current step; a second signal stops at once."""
 
     def record(number: int, frame: FrameType | None) -> None:
         if trainer.signal:
-            raise Stopped(number, "at once; the last saved state is whole")
+            raise Stopped(number, "at once; the last saved state is intact")
         trainer.signal = number
 
-    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
     before = {n: signal.signal(n, record) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}

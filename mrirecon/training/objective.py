@@ -1,4 +1,4 @@
-"""Compute the training loss: registered losses, weighted, over all iterates of a batch; one number a sample."""
+"""Compute the training loss: a weighted sum of registered losses over all iterates, one number per sample."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mrirecon.training.config.settings import LossSettings
 
 
 def step_weights(settings: LossSettings, cascades: int, steps: int) -> list[float]:
-    """Return the weight of every iterate, cascade by cascade; their sum is 1.
+    """Return the weight of every iterate, ordered by cascade; the weights sum to 1.
 
-    L = (1/K) Σ_k Σ_t w_t ℓ(x_t^k) / Σ_t w_t with w_t = 10^(−(T−t)/(T−1)), the logarithmic weights of arXiv 2111.15498.
+    L = (1/K) Σ_k Σ_t w_t ℓ(x_t^k) / Σ_t w_t with w_t = 10^(−(T−t)/(T−1)), the weights of arXiv 2111.15498.
 
     Args:
-        settings: which iterates count.
-        cascades: blocks of the engine, K.
-        steps: repetitions of a block, T.
+        settings: selection of the iterates.
+        cascades: number of blocks of the engine, K.
+        steps: number of repetitions of a block, T.
 
     """
     if settings.steps == "last" or steps == 1:
@@ -44,13 +44,13 @@ class Loss(FullPrecision):
 
     Args:
         settings: terms and weights.
-        problem: the batch, on its device.
+        problem: problems of the batch.
         target: (B, M, y, x), complex or real; see `mrirecon.data.batch.Batch`. None for self-supervision.
-        full: (B, C, y, x) k-space to compare with, where a term does.
-        held: (B, 1, y, x), 1 where ``full`` counts.
+        full: (B, C, y, x) reference k-space, if a term needs it.
+        held: (B, 1, y, x), 1 for the samples of ``full`` that are compared.
 
     Raises:
-        UsageError: a term needs what the batch does not have.
+        UsageError: the batch lacks the data that a term needs.
 
     """
 
@@ -63,13 +63,15 @@ class Loss(FullPrecision):
         self.kspace_terms = [(loss, weight) for loss, weight in terms if loss.domain == "kspace"]
         if target is None and any(loss.supervised for loss, _ in self.image_terms):
             raise UsageError(
-                "there is no reference to compare with",
+                "no reference for the loss",
                 where="loss",
-                why="the scan was never fully sampled",
-                fix="use the loss ssdu, or leave such scans out with data.exclude",
+                why="the scan is not fully sampled",
+                fix="use the loss ssdu, or exclude such scans with data.exclude",
             )
         if self.kspace_terms and (full is None or held is None):
-            raise UsageError("there is no k-space to compare with", where="loss", fix="make samples with their k-space")
+            raise UsageError(
+                "no reference k-space for the loss", where="loss", fix="create the samples with with_kspace"
+            )
         self.scale = percentile_scale(problem.adjoint)
         target = None if target is None else target / per_item(self.scale, target)
         self.comparison = Comparison(problem, self.scale, settings.compare, target, None, full, held)
@@ -90,17 +92,17 @@ class Loss(FullPrecision):
         return total
 
     def _weighted(self, weight: float, term: Tensor) -> Tensor:
-        """Return the weighted term, or its logarithm.
+        """Return the weighted term or its weighted logarithm.
 
-        Errors of 2-fold and 12-fold undersampled samples differ tenfold, so that the worst dominate their mean. The
-        mean of logarithms corresponds to the mean PSNR.
+        Errors of samples with 2-fold and 12-fold undersampling differ by a factor of ten, so that the largest errors
+        dominate the mean. The mean of the logarithms corresponds to the mean PSNR.
         """
         return weight * (term.clamp_min(1e-12).log() if self.settings.log else term)
 
     def weighted_sum(self, images: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
-        """Return the weighted sum over iterates (B,); iterates of weight zero are not compared.
+        """Return the weighted sum over iterates (B,), skipping iterates of weight zero.
 
-        A single image (memory="invert" keeps only the last) has weight 1.
+        A single image (memory="invert" stores only the last) has weight 1.
         """
         total: Tensor | None = None
         for number, image in enumerate(images):

@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 INSTALL = "pip install 'mrirecon[train]'"
-_WARMUP_SHARE = 0.1  # of a budget of time
-RANK_TIMEOUT = timedelta(minutes=30)  # a silent rank is given up then; one that dies is noticed at once
+_WARMUP_SHARE = 0.1  # fraction of a time budget
+RANK_TIMEOUT = timedelta(minutes=30)  # timeout for a rank that does not respond; a dead rank is detected at once
 
 
 def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) -> Fabric:
-    """Return the processes of this run: one, or those that torchrun or srun started.
+    """Create the Fabric of this run: one process, or the processes of torchrun or srun.
 
     Args:
-        settings: the batch.
+        settings: training settings with the batch size.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
-        unused: whether the loss may leave weights without a gradient, which several ranks have to know.
+        unused: whether some weights may get no gradient, which several ranks must handle.
 
     Raises:
-        UsageError: lightning is not installed; the device is not there; the ranks cannot share the batch.
+        UsageError: lightning is not installed, the device does not exist, or the batch is not divisible by the ranks.
 
     """
     try:
@@ -63,7 +63,7 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
         "32-true"  # networks convert inputs and weights to bfloat16 themselves, see `Reconstructor`
     )
     if ranks == 1:
-        # Without srun, a process in an allocation of Slurm is not one of its tasks, but Fabric would think so.
+        # Without srun, a process in a Slurm allocation is not a Slurm task, but Fabric would treat it as one.
         devices: int | list[int] = [int(number)] if number and kind == "cuda" else 1
         return Fabric(accelerator=kind, devices=devices, plugins=LightningEnvironment(), precision=precision)
     backend = "nccl" if kind == "cuda" else "gloo"
@@ -75,27 +75,27 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
 
 
 def processes() -> tuple[int, int]:
-    """Return how many processes torchrun or srun started, in all and on this node; (1, 1) for neither."""
+    """Return the number of processes of torchrun or srun, in total and on this node; (1, 1) without them."""
     environment = os.environ
     ranks = int(environment.get("WORLD_SIZE") or environment.get("SLURM_STEP_NUM_TASKS") or 1)
-    # Such as "4(x2),3"; that of the first node counts, as Fabric needs equal nodes.
+    # Such as "4(x2),3"; the first number is used, because Fabric needs equal nodes.
     slurm = environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0].partition(",")[0]
     return ranks, int(environment.get("LOCAL_WORLD_SIZE") or slurm or ranks)
 
 
 def rank_of_process() -> int:
-    """Return the number of this process among those that torchrun or srun started."""
+    """Return the rank of this process among the processes of torchrun or srun."""
     if processes()[0] == 1:
         return 0
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
 def make_model(settings: Settings) -> Reconstructor:
-    """Build the method with initial weights that are a function of the seed, or those of ``train.initial_weights``.
+    """Build the method with weights initialized from the seed or from ``train.initial_weights``.
 
     Raises:
         InputError, ModelMismatchError: see `mrirecon.models.checkpoints.load_model`.
-        UsageError: the weights of ``train.initial_weights`` do not fit the model.
+        UsageError: the weights of ``train.initial_weights`` do not match the model.
 
     """
     train = settings.train
@@ -115,31 +115,31 @@ def _load_initial_weights(model: Reconstructor, folder: str) -> None:
     wrong = sorted(set(weights) ^ set(wanted)) or [n for n, w in wanted.items() if weights[n].shape != w.shape]
     if wrong:
         raise UsageError(
-            "the initial weights do not fit the model",
+            "the initial weights do not match the model",
             where="train.initial_weights",
-            why=f"{folder} holds a {trained.method}, and {len(wrong)} weights differ, such as {wrong[0]}",
-            fix="give `model` the sizes that the folder's config.json states, or leave out train.initial_weights",
+            why=f"{folder} contains {trained.method}; {len(wrong)} weights differ, such as {wrong[0]}",
+            fix="set `model` to the sizes in the folder's config.json, or omit train.initial_weights",
         )
     copy_weights(wanted, weights)
 
 
 @torch.no_grad()
 def copy_weights(to: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
-    """Set weights to values of the same names."""
+    """Copy values to the weights with the same names."""
     for name, weight in to.items():
         weight.copy_(values[name])
 
 
 def with_precision(config: Config, precision: str) -> Config:
-    """Return the configuration with another ``train.precision``."""
+    """Return a copy of the configuration with another ``train.precision``."""
     train = config.settings.train.model_copy(update={"precision": precision})
     return replace(config, settings=config.settings.model_copy(update={"train": train}))
 
 
 def resolve_precision(config: Config, fabric: Fabric) -> tuple[Config, str]:
-    """Return the configuration with ``train.precision: auto`` resolved for this device, and a note on it.
+    """Resolve ``train.precision: auto`` for this device, and return a note on it.
 
-    The precision is saved with the run, which keeps it when it resumes. The first process decides for all.
+    The precision is saved with the run and does not change when it resumes. Rank 0 decides for all ranks.
     """
     settings = config.settings
     exact = settings.model.get("memory") == "invert"
@@ -158,14 +158,14 @@ def learning_rate(settings: Train, step: int, total: int, progress: float = 0.0)
     """Return the learning rate of a step, counted from 0.
 
     Args:
-        settings: the schedule.
-        step: the step.
-        total: steps of the run.
-        progress: under a budget of time (``train.minutes``), the share of it that has passed.
+        settings: training settings with the schedule.
+        step: index of the step.
+        total: number of steps of the run.
+        progress: with a time budget (``train.minutes``), the elapsed fraction of it.
 
     """
     warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
-    if settings.minutes is not None:  # warm-up ends after a tenth of the budget at the latest
+    if settings.minutes is not None:  # warm-up takes at most a tenth of the budget
         warm = min(1.0, max(warm, progress / _WARMUP_SHARE))
     if settings.schedule == "cosine":
         done = min(1.0, max(0, step - settings.warmup) / max(1, total - settings.warmup))
@@ -185,7 +185,7 @@ def make_factories(
 ) -> tuple[SampleFactory, SampleFactory]:
     """Return the factories of training and of validation samples.
 
-    Validation uses slices spread evenly over its subjects, each with the same draws every time.
+    Validation uses slices spread evenly over its subjects, with the same random draws every time.
     """
     method, loss, seed = find_method(settings.method), settings.loss, settings.train.seed
     maps = method.maps and model.prepare is None
@@ -194,7 +194,7 @@ def make_factories(
     chunk = settings.train.batch * settings.data.buffer.batches_per_chunk
     count = min(settings.data.val_items, len(sources.val))
     chosen = [sources.val[i * len(sources.val) // count] for i in range(count)]
-    # Of scans without a reference, some samples are held out and predicted.
+    # Without references, some acquired samples are held out and predicted.
     val_share = 0.1 if not loss.supervised and not any(s.simulated for s in chosen) else 0.0
     common = (maps, method.learned, start)
     return (

@@ -1,4 +1,4 @@
-"""Save and load resumable states: written whole, named by their content, the previous one kept."""
+"""Save and load resumable states: written atomically, named by their hash, with the previous state retained."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mrirecon.errors import InputError, ModelMismatchError, UnsafeContentError
 from mrirecon.io.safe.atomic import atomic_path
 
 KEPT = 2
-FORMAT = 1  # raised when this version can no longer resume the states of earlier ones
+FORMAT = 1  # incremented when this version cannot resume the states of earlier versions
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt$")
-State = dict[str, Any]  # tensors and plain data, which torch.load(weights_only=True) accepts
+State = dict[str, Any]  # tensors and plain data that torch.load(weights_only=True) accepts
 
 
 def save_state(folder: Path, step: int, state: State) -> Path:
-    """Write a state and keep the one before it; older ones are deleted.
+    """Write a state, retain the previous one, and delete older ones.
 
-    The name holds the first digits of the content's SHA-256, so that damage is noticed.
+    The file name contains the first digits of the content's SHA-256, so that damage is detected.
 
     Raises:
-        ResourceError: it cannot be written; earlier states are untouched.
+        ResourceError: the state cannot be written; earlier states are unchanged.
 
     """
     buffer = io.BytesIO()
@@ -42,19 +42,19 @@ def save_state(folder: Path, step: int, state: State) -> Path:
 
 
 def states(folder: Path) -> list[Path]:
-    """Return the states in a folder, the latest first."""
+    """Return the state files in a folder, latest first."""
     paths = [p for p in folder.glob("step-*.pt") if _NAME.search(p.name)] if folder.is_dir() else []
     return sorted(paths, key=lambda p: (p.name[:13], p.stat().st_mtime), reverse=True)
 
 
 def load_state(folder: Path) -> tuple[State | None, list[str]]:
-    """Return the latest undamaged state, or None where there is none, and notes on damaged later ones.
+    """Return the latest intact state, or None, and notes on damaged later states.
 
     Nothing in the file is executed.
 
     Raises:
-        InputError: all states are damaged; a file of that name is no state.
-        UnsafeContentError: a file of that name holds more than tensors and plain data, which could run code.
+        InputError: all states are damaged, or a file with such a name is not a state.
+        UnsafeContentError: a file contains more than tensors and plain data, and could run code.
         ModelMismatchError: the state has another format.
 
     """
@@ -62,15 +62,15 @@ def load_state(folder: Path) -> tuple[State | None, list[str]]:
     for path in states(folder):
         content = path.read_bytes()
         if _short_hash(content) != path.stem.rpartition("-")[2]:
-            notes.append(f"{path.name} is damaged ({len(content)} bytes): the state before it is used")
+            notes.append(f"{path.name} is damaged ({len(content)} bytes): using the previous state")
             continue
         state = _unpickled(content, path)
         if state.get("format") != FORMAT:
             raise ModelMismatchError(
-                "the run was begun by another version of mrirecon",
+                "the run was started with another version of mrirecon",
                 where=str(path),
-                why=f"its state has the format {state.get('format')}, and this version writes {FORMAT}",
-                fix="resume with the version that card.md names, or start anew with another --output",
+                why=f"its state has format {state.get('format')}; this version uses {FORMAT}",
+                fix="resume with the version in card.md, or start a new run with another --output",
             )
         return state, notes
     if notes:
@@ -91,19 +91,19 @@ def _unpickled(content: bytes, path: Path) -> State:
     error_class: type[InputError | UnsafeContentError] = InputError
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of some content before it refuses it
+            warnings.simplefilter("ignore")  # torch warns about some content before rejecting it
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         if isinstance(state, dict):
             return state
-        why = f"it is a {type(state).__name__}"
+        why = f"the content is a {type(state).__name__}"
     except pickle.UnpicklingError as error:
-        text = " ".join(str(error).split("\n\n")[-1].split())[:300] or "it is a pickle of more than plain data"
-        why, error_class = f"refused: {text}", UnsafeContentError
+        text = " ".join(str(error).split("\n\n")[-1].split())[:300] or "the pickle contains more than plain data"
+        why, error_class = f"rejected: {text}", UnsafeContentError
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError) as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     raise error_class(
-        "this is no state of a run",
+        "not a state of a run",
         where=str(path),
         why=why,
-        fix="remove it, to resume from the state before it, and find out who put it there",
+        fix="remove it to resume from the previous state, and find out where it came from",
     )

@@ -1,4 +1,4 @@
-"""Hold what a run has while it goes on: model, optimizer and averages; take steps, validate, and export models."""
+"""Hold the model, optimizer and averages of a run; take steps, validate, and export models."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
-VALIDATION_SHARE = 0.1  # of the time that a run has, for its last validation
+VALIDATION_SHARE = 0.1  # maximum fraction of the run's time for its last validation
 Scores = dict[str, float | None]
 
 
 class Objective(nn.Module):
-    """Wrap the loss of a batch as a module's forward, which Fabric needs for several ranks."""
+    """Wrap the loss of a batch as a module's forward method, which Fabric needs for several ranks."""
 
     def __init__(self, model: Reconstructor, settings: LossSettings) -> None:
         super().__init__()
         self.model, self.settings = model, settings
         self.weights = step_weights(settings, len(model.engine.blocks), model.engine.repeats)
-        self.batch: Batch | None = None  # set beforehand: Fabric would copy an argument field by field
+        self.batch: Batch | None = None  # set before the call, because Fabric would copy an argument field by field
 
     def forward(self) -> Tensor:
         """Return the loss of each sample (B,)."""
         batch = self.batch
-        assert batch is not None, "the batch is set before"
+        assert batch is not None, "the batch must be set first"
         with torch.no_grad():
             problem = batch.problem.prepared()
         loss = Loss(self.settings, problem, batch.target, batch.kspace, batch.loss_mask)
@@ -95,12 +95,12 @@ class Trainer:
         self.loader = SampleLoader(self.sampler, self._workers(), fabric.global_rank, fabric.world_size, self.device)
         self.step, self.seconds, self.validated_step, self.stale_validations = 0, 0.0, 0, 0
         self.best: float | None = None
-        self.best_items = len(self.val_samples.slices)  # of the validation that found the best model
-        self.window: list[float] = []  # losses since the last line of the log
+        self.best_items = len(self.val_samples.slices)  # step of the best validation
+        self.window: list[float] = []  # losses since the last log line
         self.scores: Scores = {}
         self.zero_filled: Scores = {}
         self.signal = 0
-        # Progress of the schedule, whether time is up, and whether to validate: the same on all ranks.
+        # Progress of the schedule, end of the time, and need of a validation, equal on all ranks.
         self.progress, self.out_of_time, self.validation_due = 0.0, False, True
         self.weights = dict(self.model.named_parameters())
         self.learnable = any(w.requires_grad for w in self.weights.values())
@@ -113,19 +113,19 @@ class Trainer:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes."""
+        """Return whether this process writes files."""
         return bool(self.fabric.is_global_zero)
 
     def _workers(self) -> int:
         wanted = self.settings.train.workers
         if wanted is not None:
             return wanted
-        here = max(1, processes()[1])  # ranks on this machine, each with workers of its own
+        here = max(1, processes()[1])  # ranks on this machine, each with its own workers
         chunk = self.sampler.factory.batch // self.fabric.world_size
         return workers_for(self.device, chunk, math.floor(usable_cores()) // here, free_shared_memory() // here)
 
     def state(self) -> State:
-        """Return everything that the rest of the run depends on."""
+        """Return the complete state of the run."""
         return {
             "step": self.step,
             "seconds": self.seconds,
@@ -163,7 +163,7 @@ class Trainer:
         rate = learning_rate(train, self.step, self.total, self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # No random state is carried from step to step: dropout, too, is a function of the step.
+        # No random state is carried over between steps: dropout also depends on the step only.
         torch.manual_seed((train.seed * 1_000_003 + self.step) * 64 + self.fabric.global_rank)
         self.model.train()
         total = 0.0
@@ -190,13 +190,13 @@ class Trainer:
                     self.ema[name].lerp_(weight, 1 - decay)
         waited, made = self.loader.seconds_waited - waited, self.loader.chunks_made - made
         self.clock.record_step(time.monotonic() - begun, waited, made, self.loader.chunks_before(train.accumulate))
-        # All ranks stop after the same step: a signal to one of them counts for all, and so does its clock.
+        # All ranks stop after the same step: a signal to one rank, or its time limit, applies to all.
         mean, stop = self._all_reduce(total, float(self.signal))
         self.signal = self.signal or (signal.SIGTERM if stop else 0)
         return mean, norm
 
     def _all_reduce(self, *values: float) -> list[float]:
-        """Return the means over all ranks, and synchronise their clocks."""
+        """Return the means over all ranks, and synchronize their clocks."""
         clock = self.clock
         mine = [clock.progress, float(clock.out_of_time), float(clock.validation_due), *values]
         reduced = self.fabric.all_reduce(torch.tensor(mine, dtype=torch.float64, device=self.device))
@@ -206,32 +206,32 @@ class Trainer:
 
     @property
     def expected_steps(self) -> int:
-        """Number of steps at the end of the run; an estimate under a budget of time."""
+        """Return the total number of steps of the run; with a time budget, an estimate."""
         if self.settings.train.minutes is None:
             return self.total
         return max(self.step, round(self.step / self.progress)) if self.progress > 0 else self.step
 
     def fit_to_clock(self) -> list[str]:
-        """Start the clock, reduce validation to what the time allows, and return notes on that.
+        """Start the clock, reduce the validation to fit into the time, and return notes.
 
-        The score of a best model that was found with other validation samples is dropped.
+        The best score is reset if it was computed with other validation samples.
         """
         notes: list[str] = []
         seconds = 0.0
         if self.clock.end is not None:
-            for _ in range(2 if self.device.type == "cuda" else 1):  # on a GPU, the first call takes longer
+            for _ in range(2 if self.device.type == "cuda" else 1):  # the first call takes longer on a GPU
                 begun = time.monotonic()
                 self.validate_one()
                 seconds = time.monotonic() - begun
             seconds, left = self._all_reduce(seconds, self.clock.remaining)
             slices, ranks = self.val_samples.slices, self.fabric.world_size
             count = len(slices)
-            # The share leaves time for the zero-filled images, which are validated too.
+            # The fraction leaves time to validate the zero-filled images.
             most = max(1, int(VALIDATION_SHARE * left / max(seconds, 1e-6))) * ranks
             if most < count:
                 chosen = [slices[i * count // most] for i in range(most)]
                 self.val_samples = replace(self.val_samples, slices=chosen)
-                notes.append(f"it validates with {most} of {count} items: all would take too much of the time")
+                notes.append(f"validating with {most} of {count} items, because all would take too long")
             seconds *= -(-min(most, count) // ranks)
         if self.best_items != len(self.val_samples.slices):
             self.best_items, self.best, self.zero_filled = len(self.val_samples.slices), None, {}
@@ -239,7 +239,7 @@ class Trainer:
         return notes
 
     def validate_one(self) -> None:
-        """Make and reconstruct one validation sample, for the time that it takes."""
+        """Compute and reconstruct one validation sample, to measure the time."""
         with self.averaged() as model, torch.no_grad():
             model.run(self.val_samples.sample(0, 0, 0, self.device).problem).image.cpu()
 
@@ -251,12 +251,12 @@ class Trainer:
             f"the {'gradient' if losses is None else 'loss'} is not a number at step {self.step}",
             where="; ".join(names),
             why=f"mask, coils and SNR: {json.dumps(batch.info)}",
-            fix="lower train.lr or set train.gradient_clip; the last state is kept, and --resume auto resumes from it",
+            fix="lower train.lr or set train.gradient_clip; --resume auto resumes from the last state",
         )
 
     @contextmanager
     def averaged(self) -> Iterator[Reconstructor]:
-        """Give the model in evaluation mode, with the averaged weights where there are any."""
+        """Provide the model in evaluation mode, with averaged weights if there are any."""
         self.model.eval()
         if self.ema is None:
             yield self.model
@@ -269,15 +269,15 @@ class Trainer:
             copy_weights(self.weights, own)
 
     def validate_zero_filled(self) -> Validation:
-        """Score the zero-filled images, combined as by `reconstruct --method zero-filled`."""
-        # without maps, images can only be combined to their root sum of squares
+        """Score the zero-filled images, with coils combined as in `reconstruct --method zero-filled`."""
+        # without maps, coil images can only be combined by their root sum of squares
         model = build("zero-filled" if self.val_samples.maps else "rss").to(self.device)
         return self.validate(model, factory=replace(self.val_samples, uncropped_maps=False, start=None))
 
     def validate(
         self, model: Reconstructor, picture: Path | None = None, heading: str = "", factory: SampleFactory | None = None
     ) -> Validation:
-        """Score a model on the validation samples, all ranks together."""
+        """Score a model on the validation samples, shared by all ranks."""
         return validate(
             model,
             factory or self.val_samples,
@@ -289,22 +289,24 @@ class Trainer:
         )
 
     def stop(self) -> None:
-        """Stop where a signal asked to.
+        """Stop if a signal was received.
 
         Raises:
-            Stopped: with what to do next.
+            Stopped: a signal was received; the message gives the next step.
 
         """
         if self.signal:
-            raise Stopped(self.signal, f"step {self.step} of {self.expected_steps} is saved; go on with --resume auto")
+            raise Stopped(
+                self.signal, f"step {self.step} of {self.expected_steps} is saved; continue with --resume auto"
+            )
 
     def export(self, name: str) -> Path:
-        """Write the folder of the model."""
+        """Write the model's folder."""
         with self.averaged() as model:
             return save_model(self.folder / name, self.settings.method, self.settings.model, model, self.card())
 
     def card(self) -> dict[str, object]:
-        """Return the model's card as plain data: how to repeat the training, and what the model may be used for."""
+        """Return the model card as plain data: settings of the training, and intended use."""
         data, train, sources = self.settings.data, self.settings.train, self.sources
         simulated = any("simulated" in str(f["kind"]) for f in sources.files)
         rates = [r for m in data.masks for r in m.acceleration]
@@ -314,7 +316,7 @@ class Trainer:
             "acceleration": [min(rates), max(rates)],
             "masks": sorted({m.family for m in data.masks}),
             "calibration": [min(calibration), max(calibration)] if calibration else "32 % of the samples",
-            # a window shows a part of a slice, at the slice's own resolution
+            # a window is a part of a slice with the same resolution
             "size": [min(*data.crop, *sides), max(sides)] if data.crop else sides,
             **({"contrasts": list(data.contrasts)} if data.contrasts else {}),
             **({"coils": data.simulation.coils, "snr": data.simulation.snr} if simulated else {}),

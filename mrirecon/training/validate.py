@@ -1,4 +1,4 @@
-"""Score a model on the validation samples, of subjects that it does not learn from, and draw some of them."""
+"""Score a model on the validation samples, whose subjects are not in the training data, and draw some."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 ERROR_GAIN = 5
-COLUMNS = 4  # panels of a sample
+COLUMNS = 4  # number of panels per sample
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Validation:
     """Hold the means over the validation samples.
 
     Attributes:
-        scores: ssim, psnr, nmse against references; held_error where there are none. None where undefined.
+        scores: ssim, psnr and nmse with references, else held_error; None if undefined.
         items: number of samples.
 
     """
@@ -41,7 +41,7 @@ class Validation:
 
     @property
     def selection_score(self) -> float:
-        """The number of which the best model has the largest."""
+        """Return the score by which the best model is selected; higher is better."""
         if self.scores.get("ssim") is not None:
             return float(self.scores["ssim"] or 0)
         return -float(self.scores.get("held_error") or np.inf)
@@ -57,21 +57,21 @@ def validate(
     picture: Path | None,
     heading: str,
 ) -> Validation:
-    """Reconstruct and score the validation samples; rank r of n takes every n-th.
+    """Reconstruct and score the validation samples; each rank takes every n-th sample.
 
     Args:
-        model: in evaluation mode.
-        factory: makes the samples, one of each slice.
-        fabric: the device, and the ranks.
+        model: model in evaluation mode.
+        factory: factory of the samples, one per slice.
+        fabric: device and ranks.
         stop: called before each sample; may raise.
-        panels: how many samples to draw.
-        picture: the file to draw them to; None draws none.
-        heading: above the picture.
+        panels: number of samples to draw.
+        picture: file of the picture; None draws none.
+        heading: heading of the picture.
 
     """
     rank, count, device = fabric.global_rank, fabric.world_size, fabric.device
     names = (*score_metrics(), "held_error")
-    # sum and number of the values that are defined, by metric
+    # keys: metrics; values: sum and number of the defined values
     sums = torch.zeros(2, len(names), dtype=torch.float64)
     drawn: list[Panel] = []
     for number in range(rank, len(factory.slices), count):

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: every verb, every exit code, stdout and stderr kept apart."""
+"""Test the command line as a user runs it: every command and exit code, stdout separate from stderr."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_an_unexpected_error_says_so(run, monkeypatch):
     monkeypatch.setattr(mrirecon.tools.selftest, "selftest", broken)
     code, _, err = run("selftest")
     assert code == 1
-    assert "fault of mrirecon" in err
+    assert "bug in mrirecon" in err
     assert "--traceback" in err
     assert "Traceback" not in err
 
@@ -352,7 +352,7 @@ def test_signals_leave_nothing_behind(tmp_path, number, code):
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == code, err
-    assert "no incomplete file remains" in err
+    assert "no incomplete files remain" in err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""`mrirecon masks make|show|apply` from the command line, on real files."""
+"""Test `mrirecon masks make|show|apply` from the command line on real files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_show_draws_the_mask_beside_its_point_spread(tmp_path: Path, shape: str,
         pixels = np.asarray(picture.convert("L"))
     middle = pixels.shape[1] // 2
     assert pixels[:, :middle].max() == 255
-    # the peak of the point spread function is white and in the middle of its panel
+    # the peak of the point spread function is white and in the centre of its panel
     assert pixels[60:-30, middle:].max() == 255
 
 
@@ -127,7 +127,7 @@ def test_apply_a_file_across_the_first_axis(full: Path, tmp_path: Path) -> None:
 def test_apply_to_what_is_undersampled_already_says_so(full: Path, tmp_path: Path) -> None:
     run("apply", full, "--family", "random", "-R", 2, "-o", tmp_path / "half.h5")
     said = run("apply", tmp_path / "half.h5", "--family", "poisson", "-R", 2, "-o", tmp_path / "less.h5")
-    assert "never acquired" in said
+    assert "not acquired" in said
     mask = read(tmp_path / "less.h5").mask(0)
     assert f"kept acceleration: {mask.size / mask.sum():.4g}" in said
 
@@ -162,7 +162,7 @@ def test_errors_keep_their_type_and_write_nothing(full: Path, tmp_path: Path) ->
     run("make", "random", "--shape", "8x8", "-R", 2, "-o", tmp_path / "same.png")
     with pytest.raises(UsageError, match="is an input"):
         run("show", tmp_path / "same.png", "-o", tmp_path / "same.png")
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(InputError, match="does not match"):
         run("apply", full, "--mask", out, "-o", out.with_suffix(".h5"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["full.h5", "m.npy", "same.png"]
 

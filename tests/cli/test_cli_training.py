@@ -1,4 +1,4 @@
-"""`train`, `config` and `simulate` as a user meets them."""
+"""Test `train`, `config` and `simulate` as a user runs them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_train_and_use(run, tmp_path):
     assert "model.features: 8 -> 9" in err
     code, _, err = run("train", "tiny.yaml", "--set", "train.steps=2", "--resume", "never")
     assert code == 2
-    assert "there is a run in this folder" in err
+    assert "the folder contains a run" in err
 
 
 def test_dry_run(run, tmp_path):
@@ -97,7 +97,7 @@ def test_a_method_without_weights_is_validated(run):
     code, out, err = run("train", "tiny.yaml", "--set", "method=sense", "-o", "sense")
     assert code == 0
     assert "ssim" in out
-    assert "no weights to learn" in err
+    assert "no trainable weights" in err
 
 
 def test_progress_without_a_terminal_and_signals(tmp_path):
@@ -112,7 +112,7 @@ def test_progress_without_a_terminal_and_signals(tmp_path):
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
-    assert "is saved; go on with --resume auto" in err
+    assert "is saved; continue with --resume auto" in err
     assert " left" in err
 
 
@@ -141,7 +141,7 @@ def test_simulate(run, tmp_path):
     run("simulate", "phantom:4", "-o", "b.h5", *options)
     again = read("b.h5")
     assert all(np.array_equal(scan.kspace(i), again.kspace(i)) for i in range(3))
-    # with lesions or without, the scan is otherwise the same: pairs for detection
+    # with or without lesions, the scan is otherwise equal, as needed for detection
     run("simulate", "phantom:4", "-o", "c.h5", *[o for o in options if o not in ("--lesions", "2")])
     without = read("c.h5")
     changed = np.abs(without.reference[1] - reference) > 1e-3 * reference.max()
@@ -154,7 +154,7 @@ def test_simulate(run, tmp_path):
 @pytest.mark.parametrize(
     ("more", "word"),
     [
-        (("--slices", "5:3"), "no slices"),
+        (("--slices", "5:3"), "do not exist"),
         (("--slices", "x"), "--slices"),
         (("--snr", "0"), "positive SNR"),
         (("--resolution", "2"), "resolution"),

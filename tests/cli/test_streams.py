@@ -1,4 +1,4 @@
-"""Streams that are closed, full, or of another encoding: the work is done, and the exit code is that of the work."""
+"""Test closed, full or differently encoded streams: the work is done, and the exit code is that of the work."""
 
 from __future__ import annotations
 

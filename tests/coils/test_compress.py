@@ -1,4 +1,4 @@
-"""Coil compression: what it keeps, what it leaves as it was, and BART's beside it."""
+"""Test coil compression: retained energy, unchanged data, and agreement with BART."""
 
 from __future__ import annotations
 
@@ -116,7 +116,8 @@ def test_all_coils_are_a_rotation(made, tmp_path):
         images[options] = np.abs(found.images[0])
     plain, svd, geometric = images.values()
     assert np.linalg.norm(svd - plain) < 1e-3 * np.linalg.norm(plain)
-    # Where matrices change along the readout, so does what a kernel of ESPIRiT sees: near, and not the same.
+    # If the matrices change along the readout, the data in an ESPIRiT kernel change as well: the maps are close, not
+    # equal.
     assert np.linalg.norm(geometric - plain) < 0.05 * np.linalg.norm(plain)
 
 

@@ -1,4 +1,4 @@
-"""Coil maps: against sigpy and BART, against the truth, and at the edges of what can be asked."""
+"""Test coil maps against sigpy, BART and the true maps, and at the limits of their parameters."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_sigpy_agrees_to_the_edge_of_the_field_of_view():
     """An object as wide as the field of view: where there is one map, it is sigpy's in every voxel."""
     kspace = simulate_kspace(phantom((128, 128), 1, 2), 8, 60.0, 2).kspace[0].astype(np.complex64)[:, :, ::2]
     region = middle(kspace)
-    # sigpy iterates without a stopping rule: where two eigenvalues are close, it has not arrived
+    # sigpy iterates without a stopping rule: if two eigenvalues are close, it has not converged
     exact = espirit(region, (90, 75), sets=2, crop=0, coarse=1, power_steps=0)
     one = ((exact.values[0, 0] > 0.7) & (exact.values[0, 0] - exact.values[0, 1] > 0.1)).numpy()
     theirs = sigpy_maps(region, (90, 75), kernel=6, threshold=0.02, crop=0)[0, 0].numpy()
@@ -202,7 +202,8 @@ def test_a_batch_is_its_items(scan):
     both = espirit(torch.cat([a, b]), (40, 40)).maps
     torch.testing.assert_close(both[:1], espirit(a, (40, 40)).maps)
     torch.testing.assert_close(both[1:], espirit(b, (40, 40)).maps)
-    # Loudness is not part of a map. A power of two rounds alike; where two eigenvalues meet, rounding turns vectors.
+    # The gain of a coil is not part of a map. A power of two does not change rounding; near equal eigenvalues, rounding
+    # rotates eigenvectors.
     torch.testing.assert_close(espirit(a * 2**-17, (40, 40)).maps, both[:1], rtol=1e-4, atol=1e-5)
 
 

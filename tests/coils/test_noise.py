@@ -1,4 +1,4 @@
-"""Noise as it is measured from undersampled k-space, against known noise; the weights that follow it; loud coils."""
+"""Test noise measured from undersampled k-space against known noise, the weights derived from it, and noisy coils."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ FAMILIES, COILS, SNRS = ("poisson", "equispaced"), (4, 8, 16), (5, 60, 120)
 
 @pytest.mark.parametrize(
     ("family", "coils", "snr"),
-    # each pair of coils and SNR with one family; with the other among the slow tests
+    # each pair of coils and SNR with one family; the other family is in the slow tests
     [
         pytest.param(family, coils, snr, marks=() if (f + c + s) % 2 == 0 else pytest.mark.slow)
         for f, family in enumerate(FAMILIES)
@@ -263,7 +263,7 @@ def test_with_little_noise_stopping_costs_nothing():
     assert steps <= 100
 
 
-# Loud coils.
+# Noisy coils.
 
 
 def loud(kspace, mask, coil, factor, *, alone):

@@ -1,4 +1,4 @@
-"""A field of view smaller than the object: noticed, and shown by two sets of maps where one leaves ghosts."""
+"""Test a field of view smaller than the object: detection, and two sets of maps without the ghosts of one set."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ SNRS, BOXES = [np.inf, 15, 8, 5], [(24, 24), (16, 16), (24, 12), (12, 24)]
 @pytest.mark.parametrize("name", MEASURED)
 @pytest.mark.parametrize(
     ("snr", "box"),
-    # each value of both, and every pair among the slow tests
+    # each value of both; every pair is in the slow tests
     [
         pytest.param(snr, box, marks=() if i == j else pytest.mark.slow)
         for i, snr in enumerate(SNRS)
@@ -129,7 +129,7 @@ def lines(shape, axis, rate, width=24):
 
 def psnr(path, kspace, **options):
     if options.get("method") == "cs":
-        options["options"] = {"iterations": 30}  # ghosts do not go away with more of them
+        options["options"] = {"iterations": 30}  # more sets do not remove the ghosts
     found = reconstruct(read(path), **options)
     return mean_score(scores(found.images, combined(kspace)[None])).psnr, found
 

@@ -1,4 +1,4 @@
-"""Adaptive coil maps: true where they can be known, and as good as ESPIRiT's where the centre is large enough."""
+"""Test adaptive coil maps against known maps, and against ESPIRiT for a large calibration region."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_maps_are_the_true_ones_of_unit_length(made):
     truth = made.maps[0] / np.linalg.norm(made.maps[0], axis=0)
     inside = np.abs(made.image[0]) > 0.2 * np.abs(made.image[0]).max()
     found = maps[0, 0].numpy()
-    along = np.abs((truth.conj() * found).sum(0))[inside]  # 1 where they agree up to phase
+    along = np.abs((truth.conj() * found).sum(0))[inside]  # 1 if they agree up to phase
     assert np.median(np.sqrt(np.maximum(0, 1 - along**2))) < 0.05
 
 

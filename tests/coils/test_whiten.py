@@ -1,4 +1,4 @@
-"""Prewhitening: the covariance as it is defined, white noise afterwards, and images in units of the noise."""
+"""Test prewhitening: definition of the covariance, white noise afterwards, and images in units of the noise."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ def test_what_cannot_be_whitened():
     found = whitening(noise_covariance(nearly))
     assert found.condition > 1e4
     assert found.loading > 0
-    assert np.linalg.cond(found.matrix) < 1e4  # else 1e3 times the noise of that channel would pass for signal
+    assert (
+        np.linalg.cond(found.matrix) < 1e4
+    )  # otherwise, 1e3 times the noise of that channel would be taken for signal
     with pytest.raises(InputError, match="Hermitian"):
         whitening(np.array([[1, 1], [0, 1]], dtype=complex))
     for wrong in (noise.real, noise[:, :4], noise[0]):

@@ -1,4 +1,4 @@
-"""The phase of a simulated object follows from physics: closed forms that the fields must meet."""
+"""Test the phase of a simulated object against closed forms of the fields."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_phase_is_that_of_the_echo():
     assert scene.radians == pytest.approx(2 * math.pi * GYROMAGNETIC * 3.0 * 5e-3, rel=1e-6)
     assert scene.radians == pytest.approx(4.01, abs=0.01)
     seen, water = phase(scene), phase(one(**quiet, fat=[0.0, 0.0]))
-    # where it is fat alone, it turns against water
+    # pure fat precesses relative to water
     share, first, last = scene.fat[:3]
     middle = np.abs(scene.depth - (first + last) / 2) < (last - first) / 4
     assert share == 1.0

@@ -1,4 +1,4 @@
-"""Items that are not learned from: named in the configuration, or of nothing but zeros."""
+"""Test items excluded from training: listed in the configuration, or containing only zeros."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def files(tmp_path):
     for name, empty in (("case1", (1, 4)), ("case2", ())):
         made = simulate_kspace(phantom((64, 72), 5, 1), 3, 40.0, 1).kspace.astype(np.complex64)
         made[list(empty)] = 0
-        made[0, :, 32] = 0  # a line of zeros is no empty item
+        made[0, :, 32] = 0  # a line of zeros is not an empty item
         write_kspace(tmp_path / f"{name}.h5", made)
     return tmp_path
 
@@ -38,11 +38,11 @@ def test_items_of_zeros_are_left_out_before_the_first_step(files, tmp_path):
     data = [f"data.train=[{files}/case1.h5]", f"data.val=[{files}/case2.h5]", "data.crop=null"]
     told = []
     training.train(load_config(config, [*data, "train.steps=4"]), tmp_path / "run", tell=told.append)
-    assert any("items 1, 4 hold nothing but zeros" in t for t in told)
+    assert any("items 1, 4 contain only zeros" in t for t in told)
     card = load_model(tmp_path / "run" / "last").card
     assert card["slices"]["train"] == 3
     assert card["files"][0]["items of nothing but zeros, left out"] == [1, 4]
-    assert any("left out" in n for n in card["notes"])
+    assert any("are excluded" in n for n in card["notes"])
 
 
 def test_items_are_excluded_by_name(files):
@@ -63,13 +63,13 @@ def test_slices_of_volumes_are_excluded_by_name(tmp_path):
     assert [s.index for s in found.train] == [3]
     assert [s.index for s in found.val] == [1, 2, 3]
     assert found.files[0]["excluded slices"] == [0, 1, 2]
-    with pytest.raises(UsageError, match="nothing to train on"):
+    with pytest.raises(UsageError, match="no training data"):
         open_sources(Data(train=[f"{pack}#patient01*"], val=[f"{pack}#patient02*"], exclude=["patient01*:0-3"]))
 
 
 @pytest.mark.parametrize("entry", ["case.h5:5", "case.h5:0,3-9", "case.h5:3-1"])
 def test_items_that_are_not_there_are_named(entry):
-    with pytest.raises(UsageError, match="there are no items") as caught:
+    with pytest.raises(UsageError, match="do not exist") as caught:
         excluded_items(["case.h5"], 5, [entry])
     assert entry in caught.value.where
     assert "from 0 to 4" in caught.value.why

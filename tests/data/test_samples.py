@@ -1,4 +1,4 @@
-"""The committed sample: what it promises in its README, and that its script makes it again."""
+"""Test the committed sample: statements of its README, and reproduction by its script."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_script_makes_the_committed_arrays_again(script, kspace):
     needs_volume(script)
     made, again = script.scan(script.VOLUME), script.scan(script.VOLUME)
     np.testing.assert_array_equal(made["kspace"], again["kspace"])
-    # another processor may round a value to the neighbouring step, hardly more than one of them
+    # on another processor, a few values may be rounded to the adjacent step
     difference = np.abs(made["kspace"] - kspace)
     assert (difference > 0).mean() < 1e-4
     np.testing.assert_array_equal(made["mask"], read(SAMPLES / "brain_4x.h5").mask(0)[0])

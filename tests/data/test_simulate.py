@@ -52,7 +52,7 @@ def test_fewer_samples_are_the_middle_of_the_same_kspace(head):
     fine, coarse = (simulate_kspace(head, 3, math.inf, 1, shape=shape) for shape in (None, (31, 26)))
     ratio = math.sqrt(31 * 26 / (48 * 40))
     np.testing.assert_allclose(coarse.kspace, ratio * fine.kspace[..., 24 - 15 : 24 + 16, 20 - 13 : 20 + 13], atol=1e-5)
-    # the band-limited image keeps its values, but for the ringing
+    # the band-limited image keeps its values, except for ringing
     assert np.abs(coarse.image).mean() == pytest.approx(np.abs(fine.image).mean(), rel=0.1)
 
 
@@ -64,7 +64,7 @@ def test_noise_has_the_covariance_and_the_snr_that_were_asked(head):
     np.testing.assert_allclose(measured, noisy.noise_covariance, atol=0.06 * sigma2)
     assert np.abs(noise @ noise.T / noise.shape[1]).max() < 0.06 * sigma2, "real and imaginary part must be alike"
     assert head[head > 0.05 * head.max()].mean() / math.sqrt(sigma2) == pytest.approx(12.0, rel=1e-5)
-    # to the corners: noise is what fills them
+    # into the corners, which are filled by noise
     assert np.abs(noisy.kspace[..., :4, :4]).std() > 0.3 * math.sqrt(sigma2)
 
 
@@ -109,7 +109,7 @@ def test_maps_are_smooth_varied_and_normalised(coils):
     for axis in (1, 2):
         assert (np.abs(np.diff(maps, axis=axis)).max(axis=(1, 2)) < 0.35 * strongest).all()
     if coils > 1:
-        # falloff, and phase that a receiver measures: neither flat
+        # neither magnitude nor phase of the sensitivities is constant
         assert (np.abs(maps).min(axis=(1, 2)) < 0.4 * strongest).all()
         assert (np.abs(np.angle(maps * maps[:, :1, :1].conj())).max(axis=(1, 2)) > 0.3).all()
         flat = maps.reshape(coils, -1) / np.linalg.norm(maps.reshape(coils, -1), axis=1, keepdims=True)

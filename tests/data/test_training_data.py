@@ -1,4 +1,4 @@
-"""Items to learn from: functions of (seed, epoch, number), of people kept apart, and like what inference will see."""
+"""Test training samples: functions of (seed, epoch, number), split by subject, and similar to inference data."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_interpolated_volumes_are_cut_to_what_was_measured():
     assert volume.slices.shape[2] < 160
     assert volume.spacing[2] == pytest.approx(224 / volume.slices.shape[2])
     assert volume.zeros > 0.2
-    # what is simulated from it has no empty rim: the outermost tenth holds more than noise
+    # the simulated k-space has no empty edge: its outermost tenth contains more than noise
     made = simulate([scene(volume, **CALM, snr=[1e6, 1e6])])
     k = made.kspace[0].abs().sum(0).numpy()
     rim, next_to_it = k[:, :4].mean() + k[:, -4:].mean(), k[:, 8:16].mean() + k[:, -16:-8].mean()
@@ -364,7 +364,7 @@ def test_people_are_kept_apart(tmp_path):
     assert set(found.subjects["train"]) | set(found.subjects["val"]) == {"patient01", "patient02", "patient03"}
     assert not set(found.subjects["train"]) & set(found.subjects["val"])
     assert {s.subject for s in found.train} == set(found.subjects["train"])
-    with pytest.raises(UsageError, match="the same subject") as caught:
+    with pytest.raises(UsageError, match="a subject is in both") as caught:
         open_sources(settings(train=[str(tmp_path / "*_a.npz")], val=[str(tmp_path / "*_b.npz")]))
     assert caught.value.why == "patient01"
     with pytest.raises(UsageError, match="no file matches"):
@@ -374,16 +374,16 @@ def test_people_are_kept_apart(tmp_path):
     for wrong in ("a**b/c.nii", "", "#x", "~nobody-of-this-name/x", "$UNSET_AND_EMPTY_"[:0]):
         with pytest.raises(UsageError, match="names no file"):
             open_sources(settings(train=[wrong]))
-    with pytest.raises(UsageError, match="no group"):  # each file would be a person of its own, on both sides
+    with pytest.raises(UsageError, match="no group"):  # each file would be a subject of its own, in both groups
         open_sources(settings(train=[str(tmp_path)], val=0.3, subject="patient[0-9]+"))
     with pytest.raises(UsageError, match="no file matches 'patient03") as caught:
         open_sources(settings(train=[str(tmp_path), "patient03*.npz"]))
-    assert "each entry stands by itself" in caught.value.why
+    assert "entries are independent" in caught.value.why
     assert f"write '{tmp_path}/patient03*.npz' in place of '{tmp_path}'" in caught.value.fix
     (tmp_path / "volumes" / "below").mkdir(parents=True)
     with pytest.raises(UsageError, match="no file matches") as caught:
         open_sources(settings(train=[str(tmp_path / "volumes")]))
-    assert "holds no file that ends in" in caught.value.why
+    assert "has no file with a suffix of" in caught.value.why
     assert "volumes/**/" in caught.value.fix
     kept = open_sources(settings(train=[str(tmp_path)], exclude=["patient03*"])).subjects["train"]
     assert kept == ["patient01", "patient02"]
@@ -396,7 +396,7 @@ def test_people_in_a_packed_file(tmp_path):
     found = open_sources(settings(train=[f"{pack}#patient01*", f"{pack}#knee"], val=[f"{pack}#patient02*"]))
     assert found.subjects == {"train": ["pack:knee", "patient01"], "val": ["patient02"]}
     assert len(found.train) == 6
-    with pytest.raises(UsageError, match="nothing to train on"):
+    with pytest.raises(UsageError, match="no training data"):
         open_sources(settings(train=[f"{pack}#patient09*"], val=[f"{pack}#patient02*"]))
 
 
@@ -432,7 +432,7 @@ def test_maps_from_the_file(tmp_path):
     true = true_maps([one])[0]
     assert torch.allclose(batch.problem.maps[0, 0], true / root_sum_of_squares(true, 0).max(), atol=1e-6)
     cut = data.model_copy(update={"crop": [48, 48]})
-    with pytest.raises(InputError, match="do not fit what is cut out"):
+    with pytest.raises(InputError, match="do not match cropped samples"):
         SampleFactory(open_sources(cut).train, cut, 0).sample(0, 0, 0)
     none = data.model_copy(update={"maps": "none"})
     unit = SampleFactory(open_sources(none).train, none, 0).sample(0, 0, 0).problem.maps
@@ -504,7 +504,7 @@ def test_items_of_several_sizes_are_refused_with_advice():
     assert "data.crop" in caught.value.fix
 
 
-# phase that turns fast
+# phase that varies rapidly
 
 
 def test_cavities_move_phase_from_the_maps_into_the_object_and_keep_the_samples():
@@ -522,7 +522,7 @@ def test_cavities_move_phase_from_the_maps_into_the_object_and_keep_the_samples(
     assert not torch.equal(other.problem.maps, b.problem.maps)
 
 
-# samples that are kept
+# stored samples
 
 
 def kept(path, **more):
@@ -577,7 +577,7 @@ def test_another_setting_slice_or_simulator_is_another_item(tmp_path, monkeypatc
     assert count(kept(tmp_path), uncropped_maps=False) == 5
     starts = [partial(compressed_sensing_start, iterations=n) for n in (1, 2)]
     assert [count(kept(tmp_path), start=s) for s in starts] == [6, 7]
-    # a mended simulator does not serve samples of the one before it
+    # after a change of the simulator, old samples are not reused
     monkeypatch.setattr("mrirecon.data.samples.simulator_version", lambda: "another")
     assert count(kept(tmp_path)) == 8
 
@@ -600,7 +600,7 @@ def test_the_version_of_the_simulator_is_that_of_its_code(tmp_path, monkeypatch)
 
 def test_the_folder_may_be_a_variable(tmp_path, monkeypatch):
     data = kept("$HERE/kept")
-    with pytest.raises(UsageError, match="no such variable"):
+    with pytest.raises(UsageError, match="variable is not set"):
         recipe(data).sample(0, 0, 0)
     monkeypatch.setenv("HERE", str(tmp_path))
     recipe(data).sample(0, 0, 0)
@@ -729,7 +729,7 @@ def test_options_of_before_are_told_what_took_their_place():
     for old, new in (("bank", "buffer.location"), ("rounds", "buffer.draws_per_sample")):
         with pytest.raises(ValueError, match=f"{old} is no longer an option.*{new}"):
             Data(**{old: 1})
-    with pytest.raises(ValueError, match="fat is a share"):
+    with pytest.raises(ValueError, match="fat is a fraction"):
         Simulation(fat=[0.0, 3.2])
 
 

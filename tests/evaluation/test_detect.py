@@ -1,4 +1,4 @@
-"""Lesions told from their absence, and the verbs that say how far an image can be trusted."""
+"""Test lesion detectability, and the commands that assess the reliability of an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of files against files: the reference found, shapes checked, tables written."""
+"""Test scores of files against files: choice of the reference, checks of shapes, tables."""
 
 from __future__ import annotations
 
@@ -157,10 +157,10 @@ def test_a_mask_says_which_pixels_count(prediction, truth, tmp_path):
     assert none.mean["ssim"] is None
     assert "zero" in none.rows()[0]["reason"]
     np.save(tmp_path / "wrong.npy", mask[:, 1:])
-    with pytest.raises(InputError, match="does not fit"):
+    with pytest.raises(InputError, match="does not match"):
         evaluate(prediction, FULL, options=Options(mask=tmp_path / "wrong.npy"))
     np.save(tmp_path / "half.npy", mask * 0.5)
-    with pytest.raises(InputError, match="whole numbers"):
+    with pytest.raises(InputError, match="not integers"):
         evaluate(prediction, FULL, options=Options(mask=tmp_path / "half.npy"))
 
 
@@ -236,7 +236,7 @@ def test_a_region_is_resampled_by_its_coordinates(tmp_path):
     assert diameters == {round(2 * np.sqrt(80 * 4 / np.pi), 3)}, "in the millimetres of the file"
 
 
-# what is not where it should be
+# missing or misplaced files
 
 
 @pytest.mark.parametrize(

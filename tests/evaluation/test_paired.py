@@ -1,4 +1,4 @@
-"""Comparisons: a planted difference is found, a planted tie is not, and few persons get no verdict."""
+"""Test comparisons: a true difference is detected, a tie is not, and few subjects give no verdict."""
 
 from __future__ import annotations
 
@@ -139,5 +139,5 @@ def test_a_run_is_read_from_an_evaluation(tmp_path):
     numbers = [json.dumps(told).replace("0.5", wrong) for wrong in ('"0.5"', "NaN", "Infinity", "true", "[1]")]
     for wrong in ("", "[]", '{"files": [{"mean": 3}]}', twice, *numbers, "[" * 9999):
         (tmp_path / "run.json").write_text(wrong)
-        with pytest.raises(InputError, match="no evaluation"):
+        with pytest.raises(InputError, match="not an evaluation"):
             read_scores(tmp_path / "run.json")[0]

@@ -1,4 +1,4 @@
-"""What belongs to what: images of `reconstruct` find the scans and references that they are of."""
+"""Test matching: images of `reconstruct` are matched with their scans and references."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_two_images_of_one_scan_are_not_guessed_between(tmp_path):
     image(tmp_path / "p" / "a_cs.h5", "a.h5")
     image(tmp_path / "p" / "a_sense.h5", "a.h5")
     image(tmp_path / "r" / "a.h5")
-    with pytest.raises(InputError, match="two images are of a") as error:
+    with pytest.raises(InputError, match="two images belong to a") as error:
         evaluate_folders(tmp_path / "p", tmp_path / "r")
     assert "a_cs.h5, a_sense.h5" in str(error.value.why)
     image(tmp_path / "r" / "a_sense.h5")
@@ -146,7 +146,7 @@ def test_two_images_of_one_scan_are_not_guessed_between(tmp_path):
         pair_up(tmp_path / "p", tmp_path / "r")
     shutil.rmtree(tmp_path / "r")
     image(tmp_path / "r" / "z.h5")
-    with pytest.raises(InputError, match="belongs to one"):
+    with pytest.raises(InputError, match="matches a file"):
         pair_up(tmp_path / "p", tmp_path / "r")
 
 

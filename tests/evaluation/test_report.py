@@ -1,4 +1,4 @@
-"""Reports: what goes in comes out, whole and exact, and nothing in a name can become a program."""
+"""Test reports: the page contains the exact images, and no name can run as a script."""
 
 from __future__ import annotations
 
@@ -297,12 +297,12 @@ def test_a_small_limit_leaves_slices_out_and_says_so(tmp_path, head):
 
 
 def test_results_have_names_of_their_own(tmp_path, head):
-    with pytest.raises(InputError, match="two results are called 'cs'"):
+    with pytest.raises(InputError, match="two results have the name 'cs'"):
         write_report(tmp_path / "a.html", [Case("one", [Result("cs", head[1]), Result("cs", head[1])])])
 
 
 def test_there_must_be_something_to_report(tmp_path):
-    with pytest.raises(InputError, match="nothing to report"):
+    with pytest.raises(InputError, match="no cases to report"):
         write_report(tmp_path / "a.html", [])
     assert not list(tmp_path.iterdir())
 
@@ -330,7 +330,7 @@ def test_volumes_of_three_axes_are_cut_and_values_that_are_no_numbers_fail(head)
     album = pack_slices(Case("deep", results, reference, "images", masks, region), Options())
     assert album.columns == ["reference", "cs"]
     assert [one["name"] for one in album.slices] == [f"volume 1, slice {i}" for i in (1, 2, 3)]
-    assert album.light.results[1].failure == "its images hold values that are not numbers"
+    assert album.light.results[1].failure == "the images contain NaN or infinity"
     assert album.lesions == {(0, 1): 1}, "the slice with most of it"
     assert album.sampling["mask"]["shape"] == [40, 36]
     assert len(album.sampling["line"]) == 36

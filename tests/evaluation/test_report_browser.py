@@ -1,4 +1,4 @@
-"""The page in a browser: headless Chromium opens it, looks at pixels, presses keys. Skipped where there is none."""
+"""Test the page in headless Chromium: pixels and keys. Skipped without Chromium."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports of folders: what belongs together, what is missing, what is kept to itself."""
+"""Test reports of folders: matching, missing files, and private data."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_folder_of_folders_is_all_of_them(scans, tmp_path):
     assert set(find_images([scans / "runs" / "cs" / "anna_cs.h5"])["anna"]) == {"cs"}
     with pytest.raises(UsageError, match="no images"):
         find_images([tmp_path])
-    with pytest.raises(UsageError, match="no such run"):
+    with pytest.raises(UsageError, match="no such file or folder"):
         find_images([scans / "nowhere"])
 
 
@@ -97,7 +97,7 @@ def test_one_method_twice_is_told_apart_by_its_run(scans, tmp_path):
         write_image(tmp_path / run / "anna.h5", factor * np.ones((1, 8, 8)), sidecar=sidecar)
     assert set(find_images([tmp_path / "weak", tmp_path / "strong"])["anna"]) == {"weak: cs", "strong: cs"}
     write_image(tmp_path / "weak" / "anna2.h5", np.ones((1, 8, 8)), sidecar=sidecar)
-    with pytest.raises(UsageError, match="two images are weak: cs of anna"):
+    with pytest.raises(UsageError, match="two images of anna have the label weak: cs"):
         find_images([tmp_path / "weak", tmp_path / "strong"])
 
 
@@ -137,7 +137,7 @@ def test_what_fails_is_in_its_place_with_the_reason(scans, tmp_path):
     assert "is not one of" in broken.failure
     lonely = gather(Sources([scans / "runs" / "cs", scans / "runs" / "sense" / "bert_sense.h5"])).cases
     missing = next(r for r in next(lonely).results if r.method == "sense")
-    assert missing.failure == "there is no image of this case"
+    assert missing.failure == "no image of this case"
 
 
 def test_a_scan_that_changed_is_not_believed(scans, tmp_path):
@@ -146,7 +146,7 @@ def test_a_scan_that_changed_is_not_believed(scans, tmp_path):
     other = Sources([path], scans / "full" / "anna.h5", scans / "scans" / "bert.h5")
     (case,) = gather(other).cases
     assert case.masks is None
-    assert any("not the file that the images were made of" in n for n in case.notes)
+    assert any("has changed since the images were reconstructed" in n for n in case.notes)
     assert image.scan_hash
     assert [r.method for r in case.results] == ["cs"]
 
@@ -157,11 +157,11 @@ def test_different_data_are_told(scans, tmp_path):
     image = read_image(scans / "runs" / "sense" / "anna_sense.h5")
     write_image(tmp_path / "sense" / "anna_sense.h5", image, sidecar=sidecar)
     (case,) = gather(Sources([scans / "runs" / "cs" / "anna_cs.h5", tmp_path / "sense"])).cases
-    assert any("2 different scans" in n and "that of cs" in n for n in case.notes)
+    assert any("2 different scans" in n and "the one of cs" in n for n in case.notes)
 
 
 def test_references_must_fit(scans, tmp_path):
-    with pytest.raises(UsageError, match="one file, and there are 2 cases"):
+    with pytest.raises(UsageError, match="a single file for 2 cases"):
         gather(sources(scans).__class__([scans / "runs"], scans / "full" / "anna.h5"))
     write_image(tmp_path / "others" / "carla.h5", np.ones((1, 8, 8)))
     with pytest.raises(InputError, match="no reference has the name"):
@@ -171,7 +171,7 @@ def test_references_must_fit(scans, tmp_path):
     assert "1 of 2 references have no image" in found.notes[0]
     anna, bert = found.cases
     assert all(r.failure for r in anna.results)
-    assert "no reference of its name" in bert.notes[0]
+    assert "no reference with its name" in bert.notes[0]
     assert all(r.failure is None and r.evaluation is None for r in bert.results)
 
 

@@ -1,4 +1,4 @@
-"""Studies: what is crossed and shared, what is kept after a kill, what is made again, and how failures are shown."""
+"""Test studies: combinations, shared inputs, resumption after a kill, recomputation, and failures."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_killed_study_goes_on_and_ends_alike(write, tmp_path, one_thread):
     assert 2 <= len(kept) < 8
     run_study(load_study(path), out)
     assert all(times(out)[cell] == before[cell] for cell in kept), "what was done is not done again"
-    # a temporary file of the killed process goes when it is ten minutes old
+    # a temporary file of the killed process is removed after ten minutes
     assert [f for f in files(out) if not f.endswith(".tmp")] == files(whole)
     assert (out / "study.yaml").read_bytes() == (whole / "study.yaml").read_bytes()
     for name in files(whole):
@@ -216,7 +216,7 @@ def test_what_is_missing_is_trained_within_the_budget_and_once(write, tmp_path):
     text += "  own: {train: tiny.yaml}\n  other: {train: tiny.yaml, overrides: model.features=6, steps: 1}\n"
     text += "  wild: {train: tiny.yaml, overrides: train.lr=1e30}\nbudget: {steps: 2}\ncompare: [[own, other]]\n"
     plan = load_study(write(text))
-    assert [n for n in plan.notes if "equally long: 1 steps, 2 steps" in n]
+    assert [n for n in plan.notes if "for different lengths: 1 steps, 2 steps" in n]
     assert dry_run(plan, tmp_path / "out")["to be trained"] == ["own", "other", "wild"]
     assert not (tmp_path / "out").exists()
     told = []
@@ -226,14 +226,14 @@ def test_what_is_missing_is_trained_within_the_budget_and_once(write, tmp_path):
     assert {f["method"] for f in done["failed"]} == {"wild"}
     assert "not a number" in done["failed"][0]["error"]["what"]
     assert [(d["a"], d["b"]) for d in done["differences"]] == [("own", "other")]
-    assert sum(t.startswith("trains") for t in told) == 3
+    assert sum(t.startswith("training ") for t in told) == 3
     model = json.loads((tmp_path / "out/images/lines-3x/own/phantom-100.h5.json").read_text())["model"]
     assert model["folder"] == by["own"]["model"]
     told.clear()
     before = times(tmp_path / "out")
     again = load_study(tmp_path / "study.yaml", ["methods.own.overrides=model.steps=1"])
     run_study(again, tmp_path / "out", tell=told.append)
-    assert [t.split(":")[0] for t in told if t.startswith("trains")] == ["trains own", "trains wild"]
+    assert [t.split(":")[0] for t in told if t.startswith("training ")] == ["training own", "training wild"]
     changed = {p.parts[1] for p, at in times(tmp_path / "out").items() if before.get(p) != at}
     assert changed == {"own"}
     assert len(list((tmp_path / "out/models").glob("own-*/best"))) == 2, "the run of before is kept"
@@ -242,14 +242,14 @@ def test_what_is_missing_is_trained_within_the_budget_and_once(write, tmp_path):
 def test_nothing_is_tested_on_what_it_learned_from(write, tmp_path):
     write(LEARN.replace("[phantom:0, phantom:1]", "[phantom:0, phantom:101]"), "tiny.yaml")
     path = write(SMALL + "  own: {train: tiny.yaml}\n")
-    with pytest.raises(UsageError, match="learn from what it is tested on") as told:
+    with pytest.raises(UsageError, match="be trained on test data") as told:
         load_study(path)
     assert told.value.why == "phantom:101"
-    with pytest.raises(UsageError, match="learn from what it is tested on"):
+    with pytest.raises(UsageError, match="be trained on test data"):
         load_study(path, ["methods.own.overrides=['data.train=[phantom:0]', 'data.val=[phantom:100]']"])
     np.savez(tmp_path / "phantom-101.npz", head=phantom((64, 64), 3, 5))
     write(LEARN.replace("[phantom:0, phantom:1]", "[phantom:0, phantom-101.npz]"), "tiny.yaml")
-    assert [n for n in load_study(path).notes if "subjects of the same name: phantom-101" in n]
+    assert [n for n in load_study(path).notes if "subjects with the same names: phantom-101" in n]
 
 
 def test_what_was_noticed_and_what_is_left_over_is_told(write, tmp_path):
@@ -263,7 +263,7 @@ def test_what_was_noticed_and_what_is_left_over_is_told(write, tmp_path):
     told = []
     fewer = [*one, "masks={lines: {family: random, acceleration: 3, calibration: 16}}"]
     run_study(load_study(path, fewer), tmp_path / "out", tell=told.append)
-    assert [t for t in told if "2 images are of a former configuration" in t and "plane-4x/unet/phantom-100" in t]
+    assert [t for t in told if "2 images belong to an earlier configuration" in t and "plane-4x/unet/phantom-100" in t]
     assert "plane-4x" not in (tmp_path / "out/table.md").read_text()
 
 
@@ -283,7 +283,7 @@ def test_shipped_models_and_folders_of_models(write, tmp_path):
     text = SMALL.replace("cs: {method: cs, options: {iterations: 5}}", "unet: {method: unet}")
     one = "data.phantoms.volumes=phantom:100"
     plan = load_study(write(text), [one])
-    assert plan.methods[1].what == "unet, as it comes along"
+    assert plan.methods[1].what == "unet, shipped weights"
     done = run_study(plan, tmp_path / "out")
     assert not done["failed"]
     from mrirecon.models.checkpoints import shipped_models
@@ -306,7 +306,7 @@ def test_shipped_models_and_folders_of_models(write, tmp_path):
         ("method: cs,", "method: ccs,", 10, "did you mean 'cs'"),
         ("iterations: 5", "iteration: 5", 10, "did you mean 'iterations'"),
         ("iterations: 5", "iterations: many", 10, "iterations"),
-        ("{method: zero-filled}", "{method: lpdnet}", 9, "without weights"),
+        ("{method: zero-filled}", "{method: lpdnet}", 9, "no shipped weights"),
         ("{method: zero-filled}", "{method: zero-filled, lam: 0.1}", 9, "no regularization weight"),
         ("{method: zero-filled}", "{method: zero-filled, steps: 3}", 9, "belong to train"),
         ("{method: zero-filled}", "{method: zero-filled, model: x}", 9, "one of method, model and train"),
@@ -342,7 +342,7 @@ def test_data_may_be_optional(write):
     text = SMALL.replace("masks:", '  more: {files: "$NOT_THERE/*.h5", optional: true}\nmasks:', 1)
     plan = load_study(write(text))
     assert len(plan.scans) == 2
-    assert "a part of more is left out" in plan.notes[0]
+    assert "part of more is omitted" in plan.notes[0]
     with pytest.raises(UsageError, match="no file matches"):
         load_study(write(text.replace(", optional: true", "")))
 
@@ -381,7 +381,7 @@ def test_names_do_not_become_markup(write, tmp_path):
     )
     report = (tmp_path / "o/report.md").read_text()
     assert "<script" not in report
-    assert "There are no two methods" in report
+    assert "There are fewer than two methods" in report
 
 
 @pytest.mark.parametrize("name", ["cirim", "rim-cells", "dc"])
@@ -394,7 +394,7 @@ def test_the_studies_that_come_along_are_in_order(name, monkeypatch):
     # or no difference could be shown, however large
     assert len(pairs) * len(plan.masks) * 2.0 ** (1 - len(subjects)) < 0.05
     trained = [m for m in plan.methods if m.config is not None]
-    assert not [n for n in plan.notes if "trained here" in n], "they learn alike"
+    assert not [n for n in plan.notes if "for different lengths" in n or "does not train all" in n], "they learn alike"
     if name == "dc":
         plain = {m.name: m.config.plain() for m in trained}
         for a, b in pairs:

@@ -1,4 +1,4 @@
-"""What is said of an image without a reference: against closed forms, and on a sample scan."""
+"""Test the assessment without a reference against closed forms and on a sample scan."""
 
 from __future__ import annotations
 

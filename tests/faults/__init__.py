@@ -1,1 +1,1 @@
-"""The fault list, row by row: one parametrised test each, whose ids start with the row's name (`pytest -k F13`)."""
+"""Test the fault list: one parametrized test per row, whose ids start with the row's name (`pytest -k F13`)."""

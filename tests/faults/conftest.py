@@ -1,4 +1,4 @@
-"""The command line as a user meets it, on hostile files: in one process, for a start costs seconds."""
+"""Provide the command line for tests with hostile files, in one process, because a start takes seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cli(capfd, monkeypatch, tmp_path) -> Callable[..., Told]:
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    # Files were made just now, and might still be being written: as often, but not as long.
+    # New files may still be in writing: check as often, but wait for a shorter time.
     monkeypatch.setattr("mrirecon.reconstruction.batch.RETRY_DELAYS", (0.01, 0.01, 0.01))
 
     def call(*arguments: object) -> Told:

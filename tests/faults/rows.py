@@ -1,4 +1,4 @@
-"""The rows of the fault list that this folder holds, and the mark that ties a test to its row."""
+"""List the rows of the fault list in this folder, and define the mark of a test's row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROWS = (
     *(f"M{n:02d}" for n in range(1, 9)),
     *("R03", "R04", "R07", "R11", "R12", "R13", "R15", "R16", "R17"),
 )
-# Rows that are tested beside what they are about, by file and function.
+# Rows that are tested in other folders: file and function.
 ELSEWHERE: dict[str, list[tuple[str, str]]] = {
     "F24": [("io/test_outputs.py", "test_nested_sequences_are_refused_or_passed_over")],
     "F25": [("io/test_mrd.py", "test_headers_that_cannot_be_meant")],  # fastMRI's header: F25 here

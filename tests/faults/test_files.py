@@ -1,4 +1,4 @@
-"""Faults of files and containers (rows F): what the command line does with each."""
+"""Test faults of files and containers (rows F) on the command line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_truncated(rejects, bad, case):
     path = scan_file(bad / "bad.h5", 2, 3, 24, 20)
     whole = path.stat().st_size
     os.truncate(path, int(float(case) * whole))
-    # Of a thousandth there is not even the superblock.
+    # A thousandth of the file does not even contain the superblock.
     words = ("truncated", f"{int(float(case) * whole)} of {whole} bytes") if float(case) > 0.01 else ("damaged",)
     rejects(path, 3, *words)
 
@@ -350,7 +350,7 @@ def test_odd_names(cli, good, case):
     code, _, err = cli("reconstruct", "-m", "rss", "-o", "out", "--json", "--", target)
     assert code == 0, err
     written = [p.name for p in Path("out").iterdir()]
-    # What no file system should have to bear, control characters and great lengths, is replaced and cut.
+    # Control characters are replaced, and long names are truncated.
     assert sorted(name.rpartition("_")[2] for name in written) == ["rss.h5", "rss.h5.json"]
     assert all(name.isprintable() and len(name.encode()) < 255 for name in written)
 

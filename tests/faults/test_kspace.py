@@ -1,4 +1,4 @@
-"""Faults of what k-space means (rows K): values, masks, axes, sizes, conventions."""
+"""Test faults in the meaning of k-space (rows K): values, masks, axes, sizes, conventions."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_values_that_are_not_numbers(cli, rejects, bad, head, case):
     code, found = verdicts(cli, bad / "bad.h5")
     assert (code, found["numbers"]["verdict"]) == (3, "bad")
     assert "coil 1, y 3, x 4" in found["numbers"]["message"]
-    # As if nobody had measured that sample, which is what a mask without it says of the undamaged data.
+    # Equal to the undamaged data with a mask that excludes this sample.
     code, _, err = cli("reconstruct", bad / "bad.h5", "-m", "sense", "--nan", "zero", "-o", "zero.h5")
     assert code == 0
     assert "1 samples" in err
@@ -321,7 +321,7 @@ def test_background_that_no_coil_sees(cli, bad, head, case):
     image = io.read_image("x.h5")
     assert np.isfinite(image).all()
     assert image[:, 10:].any()
-    if case == "sense":  # the others fill what no coil sees as their penalty likes it
+    if case == "sense":  # the other methods fill regions without coil sensitivity by their penalty
         assert (image[:, :10] == 0).all()
 
 

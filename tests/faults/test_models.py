@@ -1,4 +1,4 @@
-"""Faults of trained models (rows M)."""
+"""Test faults of trained models (rows M)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No row of the fault list is silently missing."""
+"""Test that no row of the fault list is missing."""
 
 from __future__ import annotations
 

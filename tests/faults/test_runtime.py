@@ -1,4 +1,4 @@
-"""Faults of the machine and of what is told of people (rows R)."""
+"""Test faults of the machine and of privacy (rows R)."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_scores_that_are_not_defined(cli, tmp_path, case):
         Path("theirs/b.npz").unlink()
     code, out, err = cli("evaluate", "ours", "theirs", "--json")
     told = json.JSONDecoder().raw_decode(out)[0]  # an error may follow
-    # Whatever is undefined in a file, cannot be compared or has no partner makes it 4.
+    # Undefined scores, failed comparisons and unmatched files give exit code 4.
     assert code == (0 if case in ("zero reference", "zero prediction") else 4), err
     text = json.dumps(told)
     assert "NaN" not in text

@@ -1,4 +1,4 @@
-"""Write fastmri_masks.json: what fastMRI's and mridc's own code draws for a seed.
+"""Write fastmri_masks.json: masks that fastMRI's and mridc's own code draws for a seed.
 
 Run it in an environment of its own, never in this project's:
 

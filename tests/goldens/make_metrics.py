@@ -1,4 +1,4 @@
-"""Write metrics.json: what fastMRI's own evaluation says of two volumes; run with fastmri 0.3.0 installed.
+"""Write metrics.json: results of fastMRI's own evaluation of two volumes; needs fastmri 0.3.0.
 
     python -m tests.goldens.make_metrics
 

@@ -1,4 +1,4 @@
-"""Outputs of fastMRI's and ATOMMIC's networks with known weights, for tests/networks/test_network_parity.py.
+"""Compute outputs of fastMRI's and ATOMMIC's networks with known weights, for tests/networks/test_network_parity.py.
 
     python -m venv peer
     peer/bin/pip install torch numpy h5py pyyaml requests pandas omegaconf
@@ -25,7 +25,7 @@ import torch
 SIZES = [(20, 16), (17, 23)]
 WIDE = [(36, 20), (17, 39)]  # for four pools: a norm over one or two pixels amplifies rounding
 LOW = 6  # lines of the calibration region
-# Patterns of our weights' names, and what the peers call them.
+# Patterns of our weights' names, and the peers' names.
 VARNET = [
     (r"engine\.blocks\.(\d+)\.part\.consistency\.weight", r"cascades.\1.dc_weight"),
     (r"engine\.blocks\.(\d+)\.part\.part\.part\.network\.", r"cascades.\1.model."),

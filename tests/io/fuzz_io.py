@@ -1,4 +1,4 @@
-"""Mutate the bytes of good files many times and read each: a typed error or success, in bounded time and memory.
+"""Mutate valid files and read them: a typed error or success, in bounded time and memory.
 
 Run by test_fuzz.py in a process of its own, for a crash of libhdf5 would end the tests:
     python fuzz_io.py FOLDER KINDS COUNT SEED [SECONDS]
@@ -278,9 +278,9 @@ def run(name: str, folder: Path, count: int, seed: int, seconds: float, told: di
         for file, data in zip(files, good, strict=True):
             file.write_bytes(data)
         files[victim].write_bytes(mutate(good[victim], rng))
-        # Where the process dies, the last line tells on which mutation, and the file is still there.
+        # If the process dies, the last line gives the mutation, and the file still exists.
         print(f"{name} {number}", file=sys.stderr, flush=True)
-        start = time.process_time()  # others may keep the processor busy; a hang ends by the caller's limit
+        start = time.process_time()  # CPU time, because other programs may run; the caller's limit ends a hang
         try:
             kind.read(files)
             done["read"] += 1

@@ -1,4 +1,4 @@
-"""Kill a writing process at random instants, many times, and look at what it leaves (run by test_fuzz.py).
+"""Kill a writing process at random times and check its files (run by test_fuzz.py).
 
     python kill_writer.py FOLDER FORMAT CYCLES SEED
 A child (a fork: 2 ms, where a start takes 200) writes one version of a file after the other until it is killed. Each
@@ -37,7 +37,7 @@ def seen(path: Path) -> int | None:
     """Return which version stands there, after looking at every value; None where there is none."""
     header = path.with_suffix(".hdr")
     if not path.exists() or (path.suffix == ".cfl" and not header.exists()):
-        return None  # between its two moves a pair may be without its header; it is never wrong
+        return None  # between its two renames, a pair may lack its header, but it is never wrong
     kspace = io.read(path).kspace(0)
     number = int(kspace[0, 0, 0].real)
     np.testing.assert_array_equal(kspace, content(number)[0])
@@ -85,7 +85,7 @@ def main() -> None:
         told["versions"] += found - last
         last = max(last, found)
         if cycle % 50 == 49 or cycle == cycles - 1:
-            # Ten minutes later, the next to write in this folder removes what the killed ones left.
+            # After ten minutes, the next writer in this folder removes the files of killed processes.
             left = list(folder.glob(".mrirecon-*"))
             told["left"] += len(left)
             for one in left:

@@ -1,4 +1,4 @@
-"""ISMRMRD files made by the package ismrmrd, for the tests of the reader."""
+"""Write ISMRMRD files with the package ismrmrd for the tests of the reader."""
 
 from __future__ import annotations
 

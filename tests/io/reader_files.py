@@ -1,4 +1,4 @@
-"""A small file of every format that is read, for tests that go over all readers."""
+"""Write a small file of every readable format, for tests of all readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bruker's ParaVision is not read, and whoever tries is told what it is and what to do."""
+"""Test that Bruker ParaVision data are rejected with an explanation and advice."""
 
 from __future__ import annotations
 

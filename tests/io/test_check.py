@@ -1,4 +1,4 @@
-"""What `info --check` says of values (conventions, masks and axes: K06, K08, K09, K17 in faults/)."""
+"""Test the messages of `info --check` on values (conventions, masks and axes: K06, K08, K09, K17 in faults/)."""
 
 from __future__ import annotations
 

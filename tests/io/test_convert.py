@@ -1,4 +1,4 @@
-"""`mrirecon convert`: what goes from one format to another comes back as it was, and what cannot is told."""
+"""Test `mrirecon convert`: round trips between formats, and messages on lost information."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calgary-Campinas, SKM-TEA, CMRxRecon and M4Raw: files made after the descriptions of their layouts."""
+"""Test Calgary-Campinas, SKM-TEA, CMRxRecon and M4Raw with files in their described layouts."""
 
 from __future__ import annotations
 

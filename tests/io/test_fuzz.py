@@ -1,4 +1,5 @@
-"""Whatever stands in a file: a typed error or success, under 2 s and 512 MB; whenever a writer dies: a whole file.
+"""Test that reading any file gives a typed error or success within 2 s and 512 MB, and that killed writers leave whole
+files.
 
 Bytes are mutated and writers killed in processes of their own (fuzz_io.py, kill_writer.py): a few seconds of it in the
 ordinary suite, much more with ``-m slow``. Values are drawn by Hypothesis.

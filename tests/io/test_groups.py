@@ -1,4 +1,4 @@
-"""Arrays inside of groups of an HDF5 file: k-space by its path, ISMRMRD raw data in any group, ISMRMRD images."""
+"""Test arrays in groups of an HDF5 file: k-space by its path, ISMRMRD raw data in any group, ISMRMRD images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading and writing: what goes in comes out, in every format, and files appear whole or not at all."""
+"""Test reading and writing: exact round trips in every format, and atomic writing."""
 
 from __future__ import annotations
 
@@ -361,7 +361,7 @@ def test_bart_reads_what_we_write(tmp_path: Path) -> None:
     io.write_kspace(tmp_path / "k.cfl", kspace)
     assert CflStore(tmp_path / "k").dims == (9, 8, 1, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 3)
     bart(tmp_path, "scale", "2", "k", "double")
-    # Slice 1, coil 1, row 4, column 5, told by BART's numbers for the dimensions.
+    # Slice 1, coil 1, row 4, column 5, in BART's order of dimensions.
     bart(tmp_path, *["slice", "13", "1", "3", "1", "0", "4", "1", "5", "k", "sample"])
     doubled = io.read(tmp_path / "double.hdr")
     for item in range(3):
@@ -525,7 +525,7 @@ def test_a_kill_while_writing_leaves_the_file_before_or_after(tmp_path: Path, su
             time.sleep(0.03 + 0.05 * rng.random())
             child.send_signal(signal.SIGKILL)
         if suffix == "cfl" and not path.with_suffix(".hdr").exists():
-            # Between its two moves a pair may be without its header; it is never wrong.
+            # Between its two renames, a pair may lack its header, but it is never wrong.
             continue
         kspace = io.read(path).kspace(0)
         number = kspace[0, 0, 0].real
@@ -701,7 +701,7 @@ def test_describe(tmp_path: Path) -> None:
     assert calibration["x"]["size"] >= 8
     assert peak["centred"]
     assert info["reference"] == {"name": "reconstruction_rss", "shape": [4, 32, 32]}
-    # Corner-centred data and values that are not numbers are told of, and do not stop it.
+    # Corner-centred data, NaN and infinity are reported and do not stop it.
     shifted = np.fft.ifftshift(kspace, axes=(-2, -1))
     shifted[1, 0, 3, 4] = np.nan
     io.write_kspace(tmp_path / "s.h5", shifted)

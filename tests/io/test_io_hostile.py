@@ -1,4 +1,4 @@
-"""Hostile, damaged and senseless files: a typed error that says what is wrong, and the input as it was.
+"""Test hostile, damaged and meaningless files: a typed error with the cause, and an unchanged input.
 
 Each row of the fault list is one case; the files are made by code.
 """
@@ -760,7 +760,7 @@ def test_a_mask_of_another_file_undersamples(tmp_path: Path, suffix: str, shape:
 def test_padded_columns_that_the_mask_calls_sampled(tmp_path: Path) -> None:
     mask = lines(0, 1, 4, 5, 6, 9)
     kspace = random(1, 3, 12, 10) * lines(4, 5, 6)
-    kspace[0, :, 3, 5] = 0  # A zero that was measured: its line was.
+    kspace[0, :, 3, 5] = 0  # A measured zero, because its line was acquired.
     io.write_kspace(tmp_path / "k.h5", kspace, mask=mask)
     scan = io.read(tmp_path / "k.h5")
     np.testing.assert_array_equal(scan.mask(0), np.broadcast_to(lines(4, 5, 6) == 1, (12, 10)))

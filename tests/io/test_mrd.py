@@ -1,4 +1,4 @@
-"""ISMRMRD: what is sorted out, where readouts go, what is refused, and what is told."""
+"""Test ISMRMRD: sorting and placement of readouts, rejected data, and messages."""
 
 from __future__ import annotations
 
@@ -343,7 +343,7 @@ def test_readout_oversampling_is_cropped_in_the_image(tmp_path, factor):
     wanted = to_image(k.swapaxes(1, 2))[..., first : first + NX]
     np.testing.assert_allclose(to_image(scan.kspace(0).swapaxes(1, 2)), wanted, atol=1e-5 * abs(wanted).max())
     assert said(scan, "readout oversampling removed")
-    # A unitary crop keeps white noise what it was.
+    # A unitary crop preserves white noise.
     noisy = mrd.write(tmp_path / "n.h5", mrd.lines(random(COILS, wide, NY)), text)
     assert abs(np.abs(io.read(noisy).unmasked_kspace(0)).std() / np.abs(random(COILS, wide, NY)).std() - 1) < 0.05
 
@@ -358,7 +358,7 @@ def test_an_asymmetric_echo_survives_the_crop(tmp_path):
     found = scan.kspace(0)
     assert not found[:, :8].any()
     assert scan.mask(0)[8:].all()
-    # The sharp end smears over the samples beside it, and hardly beyond.
+    # The sharp end affects the adjacent samples, and hardly any others.
     assert np.abs(found - full)[:, 14:].max() < 0.02 * np.abs(full).max()
 
 
@@ -486,7 +486,7 @@ def test_echo_trains_lose_their_ghost(tmp_path, numbered):
     scan = read(mrd.write(tmp_path / "epi.h5", train, text))
     assert said(scan, "corrected by the linear phase")
     np.testing.assert_allclose(scan.kspace(0), k, atol=1e-4 * np.abs(k).max())
-    # Without the three lines there is a ghost: the test would see one.
+    # Without the three lines there is a ghost, which the test would detect.
     uncorrected = read(mrd.write(tmp_path / "bad.h5", train[3:], text))
     assert np.abs(uncorrected.kspace(0) - k).max() > 0.3 * np.abs(k).max()
 

@@ -1,4 +1,4 @@
-"""NIfTI as others write it: complex values, pairs of files, two or five axes; and what is no image of a volume."""
+"""Test NIfTI of other programs: complex values, pairs of files, two or five axes, and files without an image volume."""
 
 from __future__ import annotations
 

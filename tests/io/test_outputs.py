@@ -1,4 +1,4 @@
-"""Images out, in the formats that say where they lie: NIfTI, DICOM, BIDS; and back in."""
+"""Test writing and reading images in formats with a position: NIfTI, DICOM, BIDS."""
 
 from __future__ import annotations
 
@@ -338,7 +338,7 @@ def test_a_kill_while_writing_never_mixes_series(tmp_path):
             time.sleep(rng.uniform(0.4, 0.7))
             child.kill()
         if not path.exists():
-            continue  # killed between two renames: nothing rather than something wrong
+            continue  # killed between two renames: no output instead of a wrong one
         values, _ = read_dicom(path)
         number = values.max()
         assert values.shape == (1, 2 + number, 40, 50)
@@ -451,7 +451,7 @@ def test_images_are_turned_by_their_coordinates(tmp_path, brain, ending, flip, o
     assert found.mean["ssim"] == pytest.approx(1, abs=1e-5)
     assert found.mean["nmse"] == pytest.approx(0, abs=1e-8)
     if ending == "nii.gz":
-        return  # NIfTI is read upright whatever its order, and may have to be turned or not
+        return  # NIfTI is read in display orientation whatever its storage order
     assert bool(found.notes) == (words is not None)
     assert words is None or words in found.notes[0]
 
@@ -468,7 +468,7 @@ def test_a_mirrored_image_whose_coordinates_say_otherwise_is_named(tmp_path, bra
     turned = matrix.copy()
     turned[:3, :3] = Rotation.from_euler("z", 8, degrees=True).as_matrix() @ turned[:3, :3]
     found = evaluate(with_grid(tmp_path / "t.h5", brain, turned), reference)
-    assert any("turned by 8.0 degrees" in note for note in found.notes), found.notes
+    assert any("rotated by 8.0 degrees" in note for note in found.notes), found.notes
 
 
 def test_dicom_series_are_scored_as_files_and_in_folders(tmp_path, brain, capsys):
@@ -641,7 +641,7 @@ def test_what_is_no_dicom(tmp_path):
         read_dicom(tmp_path / "a.dcm")
 
 
-# NIfTI that is not what it should be (F23) ---------------------------------------------------------------------------
+# Invalid NIfTI (F23) ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("read", [read_images, io.read_image])
@@ -861,7 +861,7 @@ def test_reconstruct_turns_dicom_and_leaves_nifti_as_it_was(run, tmp_path):
     for name in ("o.dicom", "o.nii.gz", "o.h5"):
         code, _, err = run("reconstruct", "k.h5", "-m", "rss", "-o", name)
         assert code == 0, err
-        assert ("turned upright" in err) == (name == "o.dicom")
+        assert ("reoriented for display" in err) == (name == "o.dicom")
     turned, stored = read_images("o.dicom"), read_images("o.h5")
     assert (turned.values.shape, stored.values.shape) == ((3, 20, 24), (3, 24, 20))
     for found in (turned, stored, read_images("o.nii.gz")):

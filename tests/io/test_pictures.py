@@ -74,7 +74,7 @@ def test_titles_notes_and_heading_are_written_outside_the_pictures(tmp_path):
     low, high = pixels(bare), pixels(titled)
     assert high.shape[0] > low.shape[0] + 60
     assert high.shape[1] == low.shape[1]
-    # as many grey pixels as before: no letter lies on a picture
+    # as many grey pixels as before: no text overlaps a picture
     grey = (high == 128).all(-1).sum()
     assert grey >= (low == 128).all(-1).sum() == 2 * 320 * 320
     rows = np.flatnonzero((high != BACKGROUND).any(axis=(1, 2)))

@@ -1,4 +1,6 @@
-"""A child process that crashes, loops, or fills the memory ends alone; what it reads comes back whole."""
+"""Test that a child process that crashes, loops or fills the memory does not affect the parent, and returns complete
+data.
+"""
 
 from __future__ import annotations
 

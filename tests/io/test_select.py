@@ -1,4 +1,4 @@
-"""`--items 3-17`: some items of a scan are what they are among all of them."""
+"""Test `--items 3-17`: selected items equal the same items of the whole scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readouts cut out of a known k-space in every way that scanners do, and put together again."""
+"""Test the sorting of readouts: extract them from a known k-space as scanners do, and reassemble it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Siemens raw data: the measured files, and small ones written here for what those do not have."""
+"""Test Siemens raw data with measured files, and with small written files for other features."""
 
 from __future__ import annotations
 
@@ -355,7 +355,7 @@ def test_sizes_and_offsets_are_checked(tmp_path, k):
         (damaged(good, 16, struct.pack("<Q", 1 << 60)), "is not one of"),  # its offset
         (damaged(good, 10240, struct.pack("<I", 1 << 30)), "a protocol of"),
         (damaged(good, readout + used, b"\xff\xff"), "truncated"),  # channels
-        (damaged(good, readout, bytes(loop)), "a readout of 0 bytes"),  # would loop for ever
+        (damaged(good, readout, bytes(loop)), "a readout of 0 bytes"),  # would loop without end
         (good[: readout + 500], "truncated"),
     ):
         path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Small Siemens raw-data files written byte by byte, for the tests of the reader: VD's layout and VB's."""
+"""Write small Siemens raw-data files byte by byte for the tests of the reader, in the layouts VD and VB."""
 
 from __future__ import annotations
 

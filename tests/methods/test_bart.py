@@ -1,4 +1,4 @@
-"""The same objective as BART's, solved to the same value; wavelets by the quality of the image."""
+"""Test that the objective of BART is minimized to the same value; for wavelets, compare the image quality."""
 
 from __future__ import annotations
 

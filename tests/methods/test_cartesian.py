@@ -1,4 +1,4 @@
-"""A method reads only the operators of a problem, unless a part declares that it needs Cartesian k-space."""
+"""Test that a method uses only the operators of a problem, unless a part declares that it needs Cartesian k-space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross-validated blending: the choice of samples, the closed form, and that a bad network does no harm."""
+"""Test cross-validated blending: choice of samples, closed form, and a bad network that does no harm."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_weight_is_what_undoes_a_network_s_wrong_gain(family, factor):
     assert float(cross_validated_weight(model.parts, p)) == pytest.approx(wanted, abs=1e-4)
     result = model.run(p)
     assert torch.allclose(result.image, truth * factor * wanted, atol=1e-4)
-    assert f"taken at {wanted:.0%}" in result.reasons[0]
+    assert f"blended with weight {wanted:.0%}" in result.reasons[0]
     assert torch.allclose(list(model.images(p))[-1], result.image)
 
 
@@ -154,7 +154,7 @@ def test_every_method_that_can_be_blended_is(name):
     with torch.inference_mode():
         first, image = model.parts(p)
         result = model.run(p, consume=True)
-    weight = float(result.reasons[0].split("taken at ")[1].rstrip("%")) / 100
+    weight = float(result.reasons[0].split("blended with weight ")[1].rstrip("%")) / 100
     assert torch.allclose(result.image, first + weight * (image - first), atol=0.02 * float(image.abs().max()))
 
 
@@ -182,7 +182,7 @@ def test_compressed_sensing_is_solved_once():
         cold = float(cross_validated_weight(model.parts, p))
     assert [near for near, _ in calls] == [False, True, False], "once for the image, and from there for what is hidden"
     assert calls[1][1] < calls[0][1]
-    weight = float(result.reasons[0].split("taken at ")[1].rstrip("%")) / 100
+    weight = float(result.reasons[0].split("blended with weight ")[1].rstrip("%")) / 100
     assert weight == pytest.approx(cold, abs=0.15)
 
 
@@ -199,5 +199,5 @@ def test_a_start_without_the_hidden_samples_does_not_know_them():
 
 
 def test_a_magnitude_cannot_be_blended():
-    with pytest.raises(UsageError, match="predicts no samples"):
+    with pytest.raises(UsageError, match="cannot predict samples"):
         build("e2evn", {"blend": "cross_validated"})

@@ -1,4 +1,4 @@
-"""Noise that is known needs no measuring, and is that of the problem on all its ways."""
+"""Test known noise: it replaces the measurement and follows all changes of the problem."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_simulated_sample_knows_its_noise(monkeypatch):
     known = weight_by_noise("cs", p)
     assert torch.allclose(known, measured, rtol=0.3)
     assert known[0] != known[1]
-    # λ is relative to the scale, and the noise goes with it
+    # λ and the noise are relative to the scale
     assert torch.allclose(weight_by_noise("cs", Scale(torch.tensor([3.0, 1e-4])).apply(p)), known, rtol=1e-4)
     assert torch.equal(weight_by_noise("cs", p.to("cpu")), known)
 

@@ -1,4 +1,4 @@
-"""Promises of the learned methods, kept by registering them."""
+"""Test the properties of all registered learned methods."""
 
 from __future__ import annotations
 

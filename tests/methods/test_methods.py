@@ -1,4 +1,4 @@
-"""Promises that every registered method keeps; registering one enrols it here."""
+"""Test the properties of all registered methods; new methods are included automatically."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEARNED = [name for name in ALL if find_method(name).learned]
 SPACES = [(16, 16), (17, 19), (11, 24), (23, 8)]
 
 
-# Sizes by the names of options, so that a new method is small here without anyone writing its own.
+# Sizes by the names of options, so that new methods are small without further settings.
 SMALL = {"channels": 4, "features": 6, "cascades": 2, "steps": 2, "pools": 2, "buffers": 2, "layers": 3}
 SMALL |= {"width": 2, "sensitivity_channels": 3, "sensitivity_pools": 2}
 

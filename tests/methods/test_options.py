@@ -1,4 +1,4 @@
-"""Every value of every option that is a choice, of every method: it runs, and every weight learns.
+"""Test every value of every choice option of all methods: it runs, and every weight gets a gradient.
 
 The registry enrols them: a new option or value is tested here without anyone writing a test.
 """
@@ -34,13 +34,13 @@ def choices(name):
 CASES = [(n, k, v) for n in ALL for k, values in choices(n).items() for v in values]
 LEARNED_CASES = [case for case in CASES if case[0] in LEARNED]
 TOGETHER = ("start", "phase", "memory")
-# What another value requires of the other options.
+# Other options that a value requires.
 WITH = {("e2evn", "blend", "cross_validated"): {"combine": "sense", "sensitivity": False}}
 # The first consistency on k-space has nothing to do where no network's part comes before it: its k holds the samples.
 IDLE = {"engine.blocks.0.part.consistency.weight"}
-# Changes how a result is computed, and not the result.
+# Changes the computation, but not the result.
 SAME = {"memory"}
-# Refused by a rule of `mrirecon.methods.shared`.
+# Rejected by a rule of `mrirecon.methods.shared`.
 REFUSED = {(name, "memory", "invert") for name in LEARNED} - {("invertible-rim", "memory", "invert")}
 
 
@@ -148,9 +148,9 @@ MAGNITUDE = {"domain": "magnitude"}
     [
         ("unet", {**MAGNITUDE, "start": "cs"}, "does not refine an initial image"),
         ("unet", {**MAGNITUDE, "phase": "removed"}, "no phase"),
-        ("unet", {**MAGNITUDE, "blend": "cross_validated"}, "predicts no samples"),
+        ("unet", {**MAGNITUDE, "blend": "cross_validated"}, "cannot predict samples"),
         ("unet", {**MAGNITUDE, "dc": "soft"}, "no data consistency"),
-        ("e2evn", {"blend": "cross_validated", "sensitivity": False}, "predicts no samples"),
+        ("e2evn", {"blend": "cross_validated", "sensitivity": False}, "cannot predict samples"),
         ("e2evn", {"blend": "cross_validated", "combine": "sense"}, "estimates its own"),
         ("rim", {"start_iterations": 3}, "has no effect"),
         ("rim", {"memory": "invert"}, "not invertible"),
@@ -178,7 +178,7 @@ def test_options_that_make_no_sense_are_refused(name, options, words):
     ],
 )
 def test_options_of_before_are_refused_with_their_new_names(name, options, fix):
-    with pytest.raises(UsageError, match="another name now") as caught:
+    with pytest.raises(UsageError, match="was renamed") as caught:
         build(name, options)
     assert caught.value.where == next(iter(options))
     assert fix in caught.value.fix

@@ -1,4 +1,4 @@
-"""A learned method may refine the image of compressed sensing in place of the zero-filled one."""
+"""Test learned methods with the compressed-sensing image as initial image instead of the zero-filled one."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_with_its_phase_removed_an_image_is_the_same_at_every_phase(name, start)
     turned = replace(p, y=p.y * torch.exp(torch.tensor(2.1j)))
 
     def gap(phase):
-        # not quiet: the networks do something
+        # the output is not initialized to zero, so the networks have an effect
         torch.manual_seed(3)
         model = _small(name, start=start, phase=phase)
         for weight in model.parameters():
@@ -156,7 +156,7 @@ def test_moving_a_phase_into_the_maps_keeps_the_samples():
         assert norm(q.A(x * phase.conj()) - p.A(x)).max() < 1e-5 * norm(p.A(x)).max()
         assert norm(q.adjoint - x * phase.conj()).max() < 1e-5 * norm(x).max()
         assert torch.allclose(transform.inverse().apply(q).maps, p.maps, atol=1e-5)
-    # what is smooth goes, as far as the window sees it
+    # the smooth phase is removed, up to the resolution of the window
     rows = torch.linspace(-2, 2, 48)[:, None].expand(48, 40)
     bent = torch.complex(rows.cos(), rows.sin())[None, None]
     left = (bent * smooth_phase(bent, (-2, -1)).conj())[..., 8:-8, 8:-8]

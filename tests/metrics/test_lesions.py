@@ -1,4 +1,4 @@
-"""Lesions of known contrast, size and sharpness are measured as what they are."""
+"""Test the measures of lesions with known contrast, size and sharpness."""
 
 from __future__ import annotations
 

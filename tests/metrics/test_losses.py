@@ -1,4 +1,4 @@
-"""Losses are what they are called, an item each, and their weights are really applied."""
+"""Test losses: their definition, one value per item, and their weights."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_what_cannot_be_compared_is_refused(batch):
     p, target = batch
     with pytest.raises(UsageError, match="no reference"):
         Loss(settings(l1=1.0), p, None, None, None)
-    with pytest.raises(UsageError, match="no k-space"):
+    with pytest.raises(UsageError, match="no reference k-space"):
         Loss(settings(ssdu=1.0), p, None, None, None)
     with pytest.raises(UsageError, match="no phase"):
         Loss(settings(l1=1.0, compare="complex"), p, target, None, None)(target.abs())

@@ -1,4 +1,4 @@
-"""The score: equal to scikit-image where it is defined, None with a reason where it is not."""
+"""Test the score: equal to scikit-image if defined, else None with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Networks in bfloat16: asked for or chosen by the hardware, kept in a run, near float32 in image and in learning."""
+"""Test networks in bfloat16: requested or chosen by the hardware, fixed per run, close to float32 in image and
+training.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +149,7 @@ def test_a_run_keeps_its_precision(config, tmp_path, monkeypatch):
     monkeypatch.setattr(hardware, "bfloat16_unit", lambda device: None)
     training.train(load_config(config, ["train.steps=3"]), folder)
     assert load_config(folder / "config.yaml").settings.train.precision == "bfloat16"
-    with pytest.raises(UsageError, match="configuration is not that"):
+    with pytest.raises(UsageError, match="configuration differs from that"):
         training.train(load_config(config, ["train.steps=4", "train.precision=float32"]), folder)
 
 

@@ -1,4 +1,4 @@
-"""Models in folders: saved, loaded, refused when they are not what they say."""
+"""Test model folders: saving, loading, and rejection of inconsistent content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models that come along, on measured scans that none has seen: nowhere worse than compressed sensing by much."""
+"""Test the shipped models on measured scans outside their training data: never much worse than compressed sensing."""
 
 from __future__ import annotations
 

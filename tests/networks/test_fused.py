@@ -1,4 +1,4 @@
-"""The operations that a recurrent network is made of equal the layers that they fuse, in value and in gradient."""
+"""Test that fused operations equal the separate layers, in value and gradient."""
 
 from __future__ import annotations
 

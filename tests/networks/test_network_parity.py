@@ -1,4 +1,4 @@
-"""With the same weights, the networks give the numbers of fastMRI's and ATOMMIC's.
+"""Test that our networks with equal weights give the same output as those of fastMRI and ATOMMIC.
 
 The outputs lie in goldens/networks.npz, which goldens/make_networks.py makes in an environment of its own.
 """

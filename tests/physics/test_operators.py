@@ -1,4 +1,4 @@
-"""Every linear operator has the adjoint that it says it has."""
+"""Test that the adjoint of every linear operator is correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Under autocast networks run in half precision, and physics does not."""
+"""Test that autocast applies to networks, but not to physics."""
 
 from __future__ import annotations
 

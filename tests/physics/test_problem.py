@@ -1,4 +1,4 @@
-"""The fast paths behind the problem equal the composed operators."""
+"""Test that the fast paths of the problem equal the composed operators."""
 
 from __future__ import annotations
 

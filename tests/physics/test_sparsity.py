@@ -1,4 +1,4 @@
-"""Wavelets are orthogonal at every size; proximal maps solve what they say they solve."""
+"""Test that wavelets are orthogonal at every size, and that proximal maps solve their minimization problem."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_even_sizes_agree_with_pywavelets(name, n):
     low, (lh, hl, hh) = pywt.dwt2(x, name, mode="periodization")
     h = n // 2
     for mine, theirs in ((ours[:h, :h], low), (ours[h:, :h], lh), (ours[:h, h:], hl), (ours[h:, h:], hh)):
-        # The same coefficients; where on the circle a transform starts is its own affair.
+        # The same coefficients, up to a cyclic shift.
         np.testing.assert_allclose(np.sort(np.abs(mine), None), np.sort(np.abs(theirs), None), atol=1e-10)
 
 

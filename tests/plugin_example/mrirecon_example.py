@@ -1,4 +1,4 @@
-"""A plug-in of mrirecon: one thing of each kind that can be registered."""
+"""Define a plug-in of mrirecon with one entry of each kind that can be registered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many files: what is finished is left, what fails is listed, and processes share the work without a collision."""
+"""Test batches: finished files are skipped, failures are listed, and processes share the work without collisions."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ def test_one_failure_of_the_disk_does_not_end_the_batch(scans, tmp_path, monkeyp
 
     def broken(scan, *given, **options):
         if scan.path.stem == "s2":
-            raise ResourceError("memory ran out")
+            raise ResourceError("out of memory")
         return real(scan, *given, **options)
 
     monkeypatch.setattr(file, "reconstruct", broken)

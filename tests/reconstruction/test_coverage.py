@@ -1,4 +1,4 @@
-"""A model is chosen, noted or refused by what its card says it was trained for (M06)."""
+"""Test that a model is chosen, noted or rejected by the training data in its card (M06)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_facts_of_a_scan():
         ({"size": [300, 400]}, "smallest side 144"),
         ({"coils": [16, 32]}, "coils 8"),
         ({"snr": [200, 300]}, "snr"),
-        ({"snr": [1, 5]}, None),  # less noise than it knows is no harm
+        ({"snr": [1, 5]}, None),  # less noise than in training does no harm
         ({"contrasts": ["t2w"]}, "contrast t1w"),
         ({"contrasts": ["t1w"]}, None),
     ],

@@ -1,4 +1,4 @@
-"""Volumes whose readout is fully sampled are solved slice by slice, and give what the whole problem gives."""
+"""Test that volumes with a fully sampled readout are solved slice by slice, with equal results."""
 
 from __future__ import annotations
 

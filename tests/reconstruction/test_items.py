@@ -1,4 +1,4 @@
-"""Items of one file that differ: in sampling, without signal, or bad. Each is reconstructed as it would be alone."""
+"""Test files whose items differ in sampling, signal or validity: each item is reconstructed as if it were alone."""
 
 from __future__ import annotations
 
@@ -177,10 +177,10 @@ def test_one_bad_item_leaves_the_others_to_be_done(tmp_path, full, run, capfd, m
     bad[0, 32, 32] = np.nan
     good = lines(full, 1, 2)
     path = stack(tmp_path / "a.h5", good, bad, 0 * full, good)
-    with pytest.raises(SignalError, match="NaN or infinite"):  # the library does not go on unless told
+    with pytest.raises(SignalError, match="NaN or infinite"):  # the library stops by default
         reconstruct(io.read(path), method=method)
     command = ("reconstruct", path, "-m", method, "-o", tmp_path / "o.h5")
-    for _ in range(2):  # what is done is left, and still incomplete
+    for _ in range(2):  # finished items are skipped, and the result is still incomplete
         assert run(*command) == 4
         said = capfd.readouterr().err
         assert "slice 1" in said

@@ -1,4 +1,4 @@
-"""Names of files: what makes two of them one output, bytes that are no UTF-8, and what is there already."""
+"""Test names of files: equal outputs, names that are not UTF-8, and existing files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Partial Fourier: told from chance, and filled in where the phase is smooth."""
+"""Test partial Fourier: detection without false alarms, and filling for a smooth phase."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_two_axes():
     where = partial_axes(mask)
     assert set(where) == {-1, -2}
     zero = to_image(to_kspace(truth) * mask)
-    # A corner has no partner that was measured, so that less is won than along one axis.
+    # A corner has no measured conjugate sample, so the gain is smaller than along one axis.
     assert error(pocs(zero, where), truth) < 0.6 * error(zero, truth)
     with pytest.raises(UsageError, match="fills in only one axis"):
         homodyne(zero, where)

@@ -1,4 +1,4 @@
-"""A scan that is averaged, cropped, whitened and compressed as it is read, and what the command line says of it."""
+"""Test a scan that is averaged, cropped, whitened and compressed when read, and the messages of the command line."""
 
 from __future__ import annotations
 

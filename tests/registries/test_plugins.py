@@ -1,4 +1,4 @@
-"""Plug-ins: a package that is built, installed and used, and files named on the command line; broken ones say where."""
+"""Test plug-ins: a built and installed package, files on the command line, and errors with their location."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is registered is enrolled here: no mask, metric, loss, reader or coil calibration goes untested."""
+"""Test all registered masks, metrics, losses, readers and coil calibrations."""
 
 from __future__ import annotations
 

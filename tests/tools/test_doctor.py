@@ -1,4 +1,4 @@
-"""Findings of `mrirecon doctor`: on this machine, and on one with faults (M12)."""
+"""Test the findings of `mrirecon doctor` on this machine, and on one with faults (M12)."""
 
 from __future__ import annotations
 

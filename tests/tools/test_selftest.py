@@ -1,4 +1,4 @@
-"""The self-test passes here, and catches operators that are wrong."""
+"""Test that the self-test passes here and detects wrong operators."""
 
 from __future__ import annotations
 

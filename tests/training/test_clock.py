@@ -1,4 +1,4 @@
-"""A budget of time, the end of a Slurm job, one process a folder, and threads that sleep."""
+"""Test a time budget, the end of a Slurm job, one process per folder, and sleeping threads."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_validation_is_cut_to_the_time(config, tmp_path, now):
     told = []
     folder = tmp_path / "run"
     training.train(load_config(config, ["train.minutes=2.5"]), folder, tell=told.append)
-    assert any("validates with 1 of 2 items" in t for t in told)
+    assert any("validating with 1 of 2 items" in t for t in told)
     assert load_model(folder / "last").card["validation"]["items"] == 1
     assert last_state(folder)["items"] == 1
 
@@ -140,7 +140,7 @@ def test_the_clock(monkeypatch):
     assert c.progress == pytest.approx(300 / (300 + whole))
     at.now += whole / 2
     assert c.progress == pytest.approx((300 + whole / 2) / (300 + whole))
-    c.record_step(500.0)  # the first, with all that is done once, says little of the others
+    c.record_step(500.0)  # the first step includes one-time work and does not predict the others
     c.record_step(6.0)
     at.now = 700 - 30 - 20 - 9.1
     assert not c.out_of_time
@@ -207,7 +207,7 @@ def test_a_run_that_failed_before_its_first_state_blocks_nothing(config, tmp_pat
     assert load_config(folder / "config.yaml").settings.train.lr == 0.002
     for path in (folder / "states").iterdir():
         path.unlink()
-    with pytest.raises(UsageError, match="no state to go on from"):
+    with pytest.raises(UsageError, match="no state to resume from"):
         training.train(load_config(config, ["train.lr=0.002", "train.steps=2"]), folder)
 
 
@@ -223,12 +223,12 @@ def test_a_state_keeps_threads_and_precision(config, tmp_path, monkeypatch):
         torch.set_num_threads(threads + 1)
         training.train(load_config(config, [*constant, "train.steps=3"]), folder, tell=told.append)
         assert torch.get_num_threads() == threads
-        assert any(f"computes with {threads} threads" in t for t in told)
+        assert any(f"using {threads} threads" in t for t in told)
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads + 1))
         torch.set_num_threads(threads + 1)
         training.train(load_config(config, [*constant, "train.steps=4"]), folder, tell=told.append)
         assert torch.get_num_threads() == threads + 1
-        assert any("not bit for bit" in t for t in told)
+        assert any("not bit-identical" in t for t in told)
     finally:
         torch.set_num_threads(threads)
     assert last_state(folder)["precision"] == "bfloat16"

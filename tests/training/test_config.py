@@ -1,4 +1,4 @@
-"""Configurations say what is wrong, where, and what would be right (M10, M11)."""
+"""Test that errors in configurations give cause, location and correction (M10, M11)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_configurations_are_short_and_override_only(path, write):
     bases = [values["base"]] if isinstance(values["base"], str) else values["base"]
     values["base"] = [str((path.parent / b).resolve()) for b in bases]
     for leaf in leaves(values):
-        if leaf[0] in ("base", "method") or path.parent.name == "papers":  # those say all that the papers say
+        if leaf[0] in ("base", "method") or path.parent.name == "papers":  # these contain all settings of the papers
             continue
         less = copy.deepcopy(values)
         part = less
@@ -99,7 +99,7 @@ MISTAKES = [
     ("method: cirim\ntrain:\n  lr: '1e-3'\n", ["'1e-3'", "number"], 3),
     ("method: cirim\ntrain:\n  lr: .nan\n", ["nan"], 3),
     ("method: cirim\ntrain:\n  tensorboard: yes\n", ["'yes'", "boolean"], 3),
-    ("method: cirim\ntrain:\n  steps: 5\n  epochs: 2\n", ["either steps or epochs"], 2),
+    ("method: cirim\ntrain:\n  steps: 5\n  epochs: 2\n", ["one of steps, epochs"], 2),
     ("method: cirim\nloss:\n  ssdu: 1.0\n  l1: 1.0\n", ["ssdu"], 2),
     ("method: cirim\nloss:\n  l1: 0\n", ["at least one"], 2),
     ("method: cirim\ndata:\n  crop: [200, 100]\n", ["must not exceed"], 3),
@@ -107,12 +107,12 @@ MISTAKES = [
     ("method: cirim\n\ttrain: 3\n", ["tab", "spaces"], 2),
     ("method: &a cirim\nmodel: *a\n", ["anchors and aliases"], 1),
     ("method: !!python/object/apply:os.system [true]\n", ["tag"], 1),
-    ("method: cirim\n---\nmethod: rim\n", ["second document"], 2),
+    ("method: cirim\n---\nmethod: rim\n", ["more than one YAML document"], 2),
     ("method: [cirim\n", ["cannot be read"], 2),
     ("- cirim\n", ["a mapping"], None),
     ("", ["a mapping"], None),
-    ("train: {steps: 3}\n", ["names no method"], None),
-    ("method: cirim\n? [a, b]\n: 3\n", ["a key must be a word"], 2),
+    ("train: {steps: 3}\n", ["has no method"], None),
+    ("method: cirim\n? [a, b]\n: 3\n", ["a key must be a single value"], 2),
     ("base: nowhere.yaml\nmethod: cirim\n", ["'nowhere.yaml' does not exist"], 1),
     ("base: [run.yaml]\nmethod: cirim\n", ["circle"], None),
     ("[" * 30_000, ["cannot be read"], None),
@@ -186,7 +186,7 @@ def test_bases_below_overrides_above(write):
     assert "b.yaml:1" in origin["lr"]
     assert "--set train.warmup=4" in origin["warmup"]
     assert "# default" in origin["gradient_clip"]
-    # another method does not inherit the options of the old one
+    # another method does not inherit the options of the previous one
     other = load_config(path, ["method=unet"])
     assert "features" not in other.settings.model
     # a length in epochs takes the place of one in steps
@@ -209,7 +209,7 @@ def test_a_base_that_is_no_mapping_is_refused(write, text, why, deep):
     write("base: a.yaml\n", "base/b.yaml")
     name = "base/b.yaml" if deep else "[base/a.yaml]"
     path = write(f"{GOOD}base: {name}\n")
-    with pytest.raises(UsageError, match=r"the base '.*a\.yaml' is no configuration") as caught:
+    with pytest.raises(UsageError, match=r"the base '.*a\.yaml' is not a configuration") as caught:
         load_config(path)
     assert why in str(caught.value.why)
     assert str(caught.value.where).endswith("b.yaml:1" if deep else "run.yaml:4")

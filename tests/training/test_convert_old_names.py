@@ -1,4 +1,4 @@
-"""`scripts/convert_old_names.py`: files of before the rename load again, and a run of then resumes bit for bit."""
+"""Test `scripts/convert_old_names.py`: old files load after conversion, and an old run resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_configuration_keeps_its_layout(tmp_path, monkeypatch):
     path.write_text(OLD)
     with pytest.raises(UsageError, match="unknown key") as caught:
         load_config(path)
-    assert "it is now called" in caught.value.fix
+    assert "the new name is" in caught.value.fix
     convert(path, monkeypatch=monkeypatch)
     text = path.read_text()
     assert "# a comment" in text

@@ -1,4 +1,4 @@
-"""Resumable states that are none: nothing in them runs, and what they are is said."""
+"""Test invalid states: nothing in them is executed, and the error names the cause."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_malicious_pickle_runs_nothing(tmp_path, form):
     trap = Trap(tmp_path / "ran")
     content = pickle.dumps(trap) if form == "plain" else zipped({"format": 1, "x": trap} if "state" in form else trap)
     path = plant(tmp_path / "states", content)
-    with pytest.raises(UnsafeContentError, match="no state of a run") as caught:
+    with pytest.raises(UnsafeContentError, match="not a state of a run") as caught:
         load_state(tmp_path / "states")
     assert caught.value.exit_code == 6
     assert caught.value.where == str(path)
@@ -82,7 +82,7 @@ def test_the_command_line_says_so_too(tmp_path, capfd):
 )
 def test_what_is_no_state_is_refused_as_an_error_of_ours(tmp_path, content):
     plant(tmp_path, content)
-    with pytest.raises(MriReconError, match="no state of a run") as caught:
+    with pytest.raises(MriReconError, match="not a state of a run") as caught:
         load_state(tmp_path)
     assert isinstance(caught.value, InputError | UnsafeContentError)
 

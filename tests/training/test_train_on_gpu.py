@@ -1,4 +1,4 @@
-"""`scripts/train_on_gpu.sh`: several methods in a budget of time, and what fits through a narrow door."""
+"""Test `scripts/train_on_gpu.sh`: several methods within a time budget, and limits on the output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run can be stopped at any moment, goes on bit for bit, and leaves what it promises."""
+"""Test that a run can be stopped at any time, resumes bit for bit, and writes its outputs."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_killed_at_random_moments(config, tmp_path):
             _, told = process.communicate(timeout=60)
         if process.returncode == 0:  # it was quicker
             break
-        # Outside the command's own handlers, while Python starts or ends, a signal ends it as it ends any process.
+        # Outside the command's own handlers, while Python starts or ends, a signal ends the process as usual.
         assert process.returncode in (-number, 128 + number), told
         assert "Traceback" not in told
     finish(config, folder)
@@ -244,9 +244,9 @@ def test_a_changed_configuration_is_refused(straight, config):
         training.train(load_config(config, ["model.features=16", "train.lr=0.01"]), straight)
     assert "model.features: 8 -> 16" in caught.value.why
     assert "train.lr: 0.001 -> 0.01" in caught.value.why
-    with pytest.raises(UsageError, match="there is a run in this folder"):
+    with pytest.raises(UsageError, match="the folder contains a run"):
         training.train(load_config(config), straight, resume="never")
-    with pytest.raises(UsageError, match="not that of the run"):  # a cosine that ends elsewhere is another run
+    with pytest.raises(UsageError, match="differs from that of the run"):  # a cosine that ends elsewhere is another run
         training.train(load_config(config, ["train.steps=12"]), straight)
 
 
@@ -334,7 +334,7 @@ def test_accumulated_batches_are_one_large_batch(config, tmp_path):
         trainer = parts.Trainer(c, tmp_path, make_fabric(c.settings.train, "cpu"))
         trainer.advance(trainer.loader.batches(0))
         found.append(trainer.state())
-    # what decides over sizes is drawn for a batch; with one size there is nothing left to differ
+    # the size is drawn per batch; with one size, nothing else differs
     for name, weight in found[0]["model"].items():
         assert torch.allclose(weight, found[1]["model"][name], rtol=1e-4, atol=2e-6), name
 
@@ -509,7 +509,7 @@ def test_self_supervision_needs_no_reference(config, tmp_path):
     assert done["scores"]["ssim"] is None
     assert 0 < done["scores"]["held_error"] < 2
     assert load_model(tmp_path / "run" / "best").card["measured or simulated"] == "measured k-space"
-    with pytest.raises(UsageError, match="no reference to compare with"):
+    with pytest.raises(UsageError, match="no reference for the loss"):
         training.train(load_config(config, data), tmp_path / "other")
 
 
@@ -533,5 +533,5 @@ def test_a_run_starts_from_the_weights_of_another(straight, config, tmp_path):
     assert ours.card["started from"] == str(straight / "best")
     other = tmp_path / "other.yaml"
     other.write_text(begun.read_text().replace("features: 8", "features: 12"))
-    with pytest.raises(UsageError, match="do not fit"):
+    with pytest.raises(UsageError, match="do not match"):
         training.train(load_config(other), tmp_path / "other")

@@ -1,1 +1,1 @@
-"""Pictures and tables that people look at."""
+"""Write reports with pictures and tables."""

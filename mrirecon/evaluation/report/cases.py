@@ -1,4 +1,4 @@
-"""Data of a report: cases, and the results of methods in each."""
+"""Define the data of a report: cases, and the results of each method."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ ZERO_FILLED = "zero-filled"
 
 @dataclass(frozen=True)
 class Result:
-    """Result of one method in one case.
+    """Hold the result of one method in one case.
 
     Attributes:
-        method: its name in the report; the same in every case.
-        images: (item, *space), magnitudes or complex, in any scale; None where there are none.
-        evaluation: its scores; None without a reference, or where it failed.
-        failure: why there are no images or no scores; None where all is well.
-        seconds: of each item.
-        stopped: why each item stopped.
-        notes: of the reconstruction.
-        settings: how it was run: maps, weight, options, model, seed, device, versions, command, in words or numbers.
-        steps: of an iteration, the relative error of each step's image, or without a reference its relative change.
+        method: name of the method in the report; the same in every case.
+        images: (item, *space), magnitudes or complex, in any scale; None if there are none.
+        evaluation: scores; None without a reference or after a failure.
+        failure: why images or scores are missing; None if nothing failed.
+        seconds: time of each item.
+        stopped: stopping reason of each item.
+        notes: notes on the reconstruction.
+        settings: maps, weight, options, model, seed, device, versions and command, as text or numbers.
+        steps: relative error of the image after each step, or without a reference its relative change.
         steps_are: description of ``steps``.
 
     """
@@ -44,18 +44,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Case:
-    """One scan, and the results of all methods.
+    """Hold one scan and the results of all methods.
 
     Attributes:
-        name: of the case; escaped wherever it is shown.
-        results: one a method, zero filling among them where it is wanted.
-        reference: (item, *space) magnitudes; None where there is none.
+        name: name of the case; escaped wherever it is shown.
+        results: one per method, including zero filling if wanted.
+        reference: (item, *space) magnitudes, or None.
         kind: description of the reference.
-        masks: (1 or item, *space) booleans, what was sampled; None where that is not known.
-        region: (item, *space) labels of lesions; None without.
-        spacing: (y, x) distance of pixels in mm; None where it is not known, and pixels are taken for square.
-        notes: what the reader should know of this case.
-        group: name of the cases that it is averaged with, such as an acceleration; each group has tables of its own.
+        masks: (1 or item, *space) booleans, True where sampled; None if unknown.
+        region: (item, *space) labels of lesions, or None.
+        spacing: (y, x) pixel spacing in mm; None if unknown, then pixels are assumed to be square.
+        notes: notes to the reader on this case.
+        group: name of the group in which scores are averaged, such as an acceleration; each group has its own tables.
 
     """
 
@@ -72,15 +72,15 @@ class Case:
 
 @dataclass(frozen=True)
 class About:
-    """Settings of the whole report.
+    """Hold the settings of the whole report.
 
     Attributes:
-        title: its heading.
-        options: of the scores; the same as those of the evaluations.
-        command: the command line that made the report, word by word; None where there was none.
-        versions: of the programs.
-        settings: further settings of the comparison, by name; a study's configuration, for instance.
-        notes: what the reader should know.
+        title: heading.
+        options: settings of the metrics; the same as in the evaluations.
+        command: arguments of the command line that wrote the report, or None.
+        versions: versions of the programs.
+        settings: further settings by name, such as a study's configuration.
+        notes: notes to the reader.
 
     """
 

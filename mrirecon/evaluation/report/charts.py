@@ -1,4 +1,4 @@
-"""Compute the geometry of charts, in the units of their pictures; the page's template draws them as SVG."""
+"""Compute the geometry of charts in SVG units; the page's template draws them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 WIDTH, HEIGHT = 460.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 56.0, 10.0, 12.0, 34.0
-LEAST = 4  # volumes for a box
-LETTER = 5.8  # width of a letter
+LEAST = 4  # fewest volumes for a box
+LETTER = 5.8  # width of a character
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A value on an axis: where, and in words."""
+    """Hold the position and the label of a value on an axis."""
 
     at: float
     text: str
@@ -24,14 +24,14 @@ class Tick:
 
 @dataclass(frozen=True)
 class Point:
-    """One volume (`large`) or one slice.
+    """Hold the point of one volume (`large`) or one slice.
 
     Attributes:
-        x: across.
-        y: down.
-        text: what it is.
-        case: number of its case, from 0.
-        large: whether it is a volume.
+        x: horizontal position.
+        y: vertical position, downwards.
+        text: tooltip.
+        case: index of the case.
+        large: True for a volume.
 
     """
 
@@ -44,7 +44,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Box:
-    """One method: quartiles and whiskers of its volumes, as y; None with fewer than `LEAST`.
+    """Hold the quartiles and whiskers of one method as y positions; None for fewer than `LEAST` volumes.
 
     Whiskers end at the last volume within 1.5 interquartile ranges of the box (Tukey, Exploratory Data Analysis, 1977).
     """
@@ -60,7 +60,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Boxes:
-    """One metric of all methods."""
+    """Hold the box plot of one metric for all methods."""
 
     title: str
     ticks: list[Tick]
@@ -69,7 +69,7 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Lines:
-    """Curves over steps: (method's number, method, points of the SVG's polyline, last value)."""
+    """Hold curves over steps: (index of the method, method, points of the SVG polyline, last value)."""
 
     title: str
     ticks: list[Tick]
@@ -77,15 +77,17 @@ class Lines:
     curves: list[tuple[int, str, str, float]]
 
 
-Values = Sequence[tuple[int, str, float | None, Sequence[float | None]]]  # case, its name, volume, slices
+Values = Sequence[
+    tuple[int, str, float | None, Sequence[float | None]]
+]  # index of the case, its name, value of the volume, values of the slices
 
 
 def box_plot(title: str, methods: Mapping[str, Values]) -> Boxes | None:
-    """Return the box plot of a metric; None where no value is defined.
+    """Return the box plot of a metric; None if no value is defined.
 
     Args:
-        title: the metric.
-        methods: of each, every case with its value and those of its slices.
+        title: name of the metric.
+        methods: for each method, the value of every case and of its slices.
 
     """
     every = [v for cases in methods.values() for _, _, volume, slices in cases for v in (volume, *slices)]
@@ -119,7 +121,7 @@ def box_plot(title: str, methods: Mapping[str, Values]) -> Boxes | None:
 
 
 def _five_numbers(values: Sequence[float]) -> tuple[float, ...] | None:
-    """Return the ends of the whiskers and the quartiles, ascending; None with fewer than `LEAST` values."""
+    """Return the whisker ends and the quartiles in ascending order; None for fewer than `LEAST` values."""
     if len(values) < LEAST:
         return None
     first, half, third = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
@@ -129,11 +131,11 @@ def _five_numbers(values: Sequence[float]) -> tuple[float, ...] | None:
 
 
 def line_plot(title: str, curves: Mapping[str, tuple[int, Sequence[float]]]) -> Lines | None:
-    """Return curves over steps, on a logarithmic axis; None where there are none.
+    """Return curves over steps on a logarithmic axis; None if there are none.
 
     Args:
-        title: what is drawn.
-        curves: by method, its number and its positive values from step 1 on; others are left out.
+        title: title of the chart.
+        curves: for each method, its index and its values from step 1 on; values that are not positive are omitted.
 
     """
     positive = {m: (n, [(k, v) for k, v in enumerate(c, start=1) if v > 0]) for m, (n, c) in curves.items()}
@@ -172,12 +174,12 @@ def spread_line(decibels: np.ndarray, floor: float) -> str:
 
 
 def _scatter(number: int) -> float:
-    """Return a fixed number from −1 to 1 that looks random: fractions of the golden ratio's multiples."""
+    """Return a quasi-random number in [−1, 1]: the fractional part of a multiple of the golden ratio."""
     return 2 * math.modf((number + 1) * 0.6180339887498949)[0] - 1
 
 
 def _scale(low: float, high: float) -> tuple[float, float, list[tuple[float, str]]]:
-    """Return the ends of an axis, a little beyond the values, and round values on it."""
+    """Return the ends of an axis, slightly beyond the values, and its tick values."""
     span = high - low or abs(high) or 1.0
     low, high = low - 0.05 * span, high + 0.05 * span
     rough = (high - low) / 5

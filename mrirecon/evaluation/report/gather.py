@@ -1,6 +1,6 @@
-"""Gather the cases of a report from folders: find images, references, masks and lesions of each scan, and score them.
+"""Collect the cases of a report from folders: find the images, references, masks and lesions of each scan, and score.
 
-What cannot be read or compared stays in its place as failed, with the reason.
+A result that cannot be read or compared is listed as failed, with the reason.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from mrirecon.metrics.shapes import common_centre
 from mrirecon.reconstruction.reference import placed_reference
 from mrirecon.reconstruction.run import reconstruct
 
-_NO_IMAGE = "there is no image of this case"
+_NO_IMAGE = "no image of this case"
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a report takes its images from.
+    """Hold the input paths of a report.
 
     Attributes:
-        runs: folders of images, files, folders of such folders, or studies.
-        reference: folder of references or fully sampled scans, by the names of cases; a file, where there is one case.
-        scans: folder of undersampled scans by the names of cases, or a file; by default those that sidecars name.
-        options: of the scores; a mask or a region may be a folder with a file for each case.
-        axes: of k-space, where files leave them open.
-        anonymous: call cases by numbers, and leave commands out.
+        runs: image files, folders of images, folders of such folders, or studies.
+        reference: folder of references or fully sampled scans named like the cases; for a single case, a file.
+        scans: folder of undersampled scans named like the cases, or a file; by default, the scans in the sidecars.
+        options: settings of the metrics; the mask or region may be a folder with a file for each case.
+        axes: axis names of k-space, if the files do not state them.
+        anonymous: number the cases instead of naming them, and omit commands.
 
     """
 
@@ -61,12 +61,12 @@ class Sources:
 
 @dataclass(frozen=True)
 class GatheredCases:
-    """The content of a report.
+    """Hold the content of a report.
 
     Attributes:
-        notes: on files that are left out.
-        count: of cases.
-        cases: one after the other, each read when it is asked for.
+        notes: notes on omitted files.
+        count: number of cases.
+        cases: iterator over the cases, each read on demand.
 
     """
 
@@ -76,11 +76,11 @@ class GatheredCases:
 
 
 def gather(sources: Sources) -> GatheredCases:
-    """Find the cases of runs, each with its images, scores, mask and lesions; of studies, a group for each mask.
+    """Find the cases of all runs with their images, scores, mask and lesions; for studies, group them by mask.
 
     Raises:
-        UsageError: see `find_images`; a reference file for several cases.
-        InputError: references are given, and none fits any case; a study without images, or whose table cannot be read.
+        UsageError: see `find_images`; or a single reference file is given for several cases.
+        InputError: no reference matches a case, or a study has no images or an unreadable table.
 
     """
     others = [run for run in sources.runs if not _is_study(run)]
@@ -88,10 +88,10 @@ def gather(sources: Sources) -> GatheredCases:
     for study in (run for run in sources.runs if _is_study(run)):
         cells = _read_cells(study / "cells.csv")
         masks = [p.name for p in sorted((study / "images").iterdir()) if p.is_dir()]
-        if cells is not None:  # images of a former configuration may lie beside
+        if cells is not None:  # the folder may also hold images of an earlier configuration
             masks = list(dict.fromkeys(mask for mask, _, _ in cells))
         if not masks:
-            raise InputError("the study has no images yet", where=str(study), fix="run it: `mrirecon study`")
+            raise InputError("the study has no images yet", where=str(study), fix="run `mrirecon study` first")
         reference = sources.reference or (study / "references")
         for mask in masks:
             own = replace(sources, runs=[study / "images" / mask], reference=reference if reference.exists() else None)
@@ -109,7 +109,7 @@ def _is_study(folder: Path) -> bool:
 
 
 def _read_cells(path: Path) -> dict[tuple[str, str, str], str] | None:
-    """Return why each cell (mask, method, scan) of a study has no image, or ""; None where no table was written yet."""
+    """Return why each cell (mask, method, scan) of a study has no image, or ""; None if there is no table yet."""
     if not path.is_file():
         return None
     try:
@@ -124,12 +124,12 @@ def _read_cells(path: Path) -> dict[tuple[str, str, str], str] | None:
 def _gather_group(
     sources: Sources, group: str = "", planned: Mapping[tuple[str, str], str] | None = None
 ) -> GatheredCases:
-    """Gather cases that are averaged together.
+    """Collect cases whose scores are averaged together.
 
     Args:
-        sources: of their images.
-        group: mask of a study; its methods are called by their runs.
-        planned: why each method and scan of a study has no image, or ""; None where that is not known.
+        sources: input paths.
+        group: mask of a study, whose methods are named after their runs.
+        planned: why each method and scan of a study has no image, or ""; None if unknown.
 
     """
     none = bool(planned) and all((planned or {}).values())
@@ -140,7 +140,7 @@ def _gather_group(
         images = {scan: images.get(scan, {}) for _, scan in planned}
         images = {s: {m: i for m, i in row.items() if not planned.get((m, s))} for s, row in images.items()}
     baseline = {label for row in images.values() for label, image in row.items() if image.method == ZERO_FILLED}
-    if len(baseline) == 1 and ZERO_FILLED not in methods:  # under the name that a study gives it
+    if len(baseline) == 1 and ZERO_FILLED not in methods:  # named as in the study
         images = {n: {ZERO_FILLED if m in baseline else m: i for m, i in row.items()} for n, row in images.items()}
         methods = [ZERO_FILLED if m in baseline else m for m in methods]
     references = _by_case(sources.reference, images, "--reference")
@@ -149,7 +149,7 @@ def _gather_group(
         raise InputError(
             "no reference has the name of a case",
             where=str(sources.reference),
-            why=f"cases are called {first_names(images)}; references {first_names(references)}",
+            why=f"cases: {first_names(images)}; references: {first_names(references)}",
             fix="give references the names of the scans up to the first dot",
         )
     alone = sorted(set(references) - set(images))
@@ -166,19 +166,19 @@ def _gather_group(
 
 
 def find_images(runs: Sequence[Path], *, by_run: bool = False) -> dict[str, dict[str, Image]]:
-    """Return all images by case, and by the method's name in the report.
+    """Return all images, keyed by case and by the method's name in the report.
 
-    A method is called by its name where every case has it once, else by its run and its name (``run: method``);
-    with ``by_run``, by its run.
+    A method keeps its name if every case has it once; otherwise its name is ``run: method``, or with ``by_run`` the
+    name of its run.
 
     Raises:
-        UsageError: no images, or two of one case, run and method.
+        UsageError: there are no images, or two with the same case, run and method.
 
     """
     images = [read_sidecar(path, run) for path, run in _image_files(runs)]
     if not images:
         raise UsageError(
-            "there are no images",
+            "no images",
             where=", ".join(map(str, runs)),
             fix="name folders as `mrirecon reconstruct SCANS -o FOLDER` leaves them",
         )
@@ -190,19 +190,19 @@ def find_images(runs: Sequence[Path], *, by_run: bool = False) -> dict[str, dict
         row = cases.setdefault(image.case, {})
         if label in row:
             raise UsageError(
-                f"two images are {label} of {image.case}",
+                f"two images of {image.case} have the label {label}",
                 where=f"{row[label].path} and {image.path}",
-                fix="keep one, or put them into folders of different names",
+                fix="keep one, or put them into folders with different names",
             )
         row[label] = image
     return cases
 
 
 def _image_files(runs: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Yield the files of images of runs, each with the name of its folder."""
+    """Yield the image files of the runs, each with the name of its folder."""
     for run in runs:
         if not run.exists():
-            raise UsageError("there is no such run", where=str(run), fix="name a folder of images, or a file")
+            raise UsageError("no such file or folder", where=str(run), fix="name a folder of images, or a file")
         if run.is_file():
             yield run, run.resolve().parent.name
         else:
@@ -215,25 +215,25 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _by_case(source: Path | None, images: Mapping[str, object], option: str) -> dict[str, Path]:
-    """Return the files of a folder by the case that they belong to; a file belongs to the only case."""
+    """Return the files of a folder, keyed by case; a single file belongs to the only case."""
     if source is None:
         return {}
     if source.is_dir():
         named = by_name(source)
         files = {name: path for name, path in named.items() if name in images}
-        for name, path in named.items():  # images that serve as references may be named after their method as well
+        for name, path in named.items():  # names of reference images may end with their method, too
             if name not in files:
                 case = case_of(path)
                 files.setdefault(name if case in files or case not in images else case, path)
         return files
     if len(images) > 1:
-        what = f"{option} is one file, and there are {len(images)} cases"
+        what = f"{option} is a single file for {len(images)} cases"
         raise UsageError(what, where=str(source), fix="give a folder")
     return dict.fromkeys(images, source)
 
 
 class _CaseReader:
-    """Read the files of one case, and collect notes on what cannot be read."""
+    """Read the files of one case, and collect notes on unreadable files."""
 
     def __init__(
         self,
@@ -252,7 +252,7 @@ class _CaseReader:
         self.paths = [str(p) for p in paths if p is not None] + [p for i in images.values() for p in i.paths]
 
     def read(self, name: str, methods: Sequence[str], group: str) -> Case:
-        """Return the case with a result of each method."""
+        """Return the case with the result of each method."""
         self._read_reference(name)
         scan = self._find_scan()
         results = [self._result(method) for method in methods]
@@ -268,19 +268,19 @@ class _CaseReader:
         return Case(name, results, self.truth, self.kind, masks, region, spacing, notes, group)
 
     def _public(self, text: str) -> str:
-        """Return a text as the report may show it: folders may name people."""
+        """Remove folders from a text, because they may contain names of persons."""
         return without_folders(text, self.paths, names=not self.sources.anonymous)
 
     def _read_reference(self, name: str) -> None:
         if self.reference is None:
             if self.sources.reference is not None:
-                self.notes.append("there is no reference of its name: it is shown, and not scored")
+                self.notes.append("no reference with its name: shown without scores")
             return
         try:
             axes = None if holds_images(self.reference) else self.sources.axes
             self.truth, self.kind, self.place = placed_reference(self.reference, axes=axes, preset=self.options.preset)
         except MriReconError as error:
-            self.notes.append(f"its reference cannot be used: {_short(error)}")
+            self.notes.append(f"reference cannot be used: {_short(error)}")
         try:
             self.options = own_options(self.sources.options, name)
         except MriReconError as error:
@@ -311,20 +311,20 @@ class _CaseReader:
         if self.reference is None:
             return replace(result, images=images)
         if self.truth is None:
-            return replace(result, images=images, failure="its reference cannot be used")
+            return replace(result, images=images, failure="reference cannot be used")
         about: dict[str, Any] = {"prediction": path, "reference": self.reference, "kind": self.kind}
         try:
             images, evaluation = compare_placed(images, grid, self.truth, self.place, options=self.options, **about)
         except MriReconError as error:
             return replace(result, images=images, failure=self._public(_short(error)))
-        # Beside a reference that is cut around its centre, the images are shown as they were scored.
+        # If the reference was cropped, show the images cropped as for the scores.
         if images.ndim == self.truth.ndim and images.shape != self.truth.shape:
             larger = all(a >= b for a, b in zip(images.shape, self.truth.shape, strict=True))
             images = common_centre(images, self.truth)[0] if larger else images
         return replace(result, images=images, evaluation=evaluation)
 
     def _steps(self, path: Path, items: int) -> tuple[list[float], str, list[str]]:
-        """Return the error of the image after every step, or how much each step changed it; means over items."""
+        """Return the error of the image after every step, or the change by every step, averaged over items."""
         if not path.is_file():
             return [], "", []
         try:
@@ -336,27 +336,27 @@ class _CaseReader:
                 steps = np.abs(store.read(name, (slice(i * count, (i + 1) * count),)))
                 curves.append(_changes(steps) if self.truth is None else _errors(steps, self.truth[i]))
         except (MriReconError, IndexError, ValueError) as error:
-            return [], "", [f"its iterates cannot be read: {type(error).__name__}"]
+            return [], "", [f"iterates cannot be read: {type(error).__name__}"]
         means = [math.fsum(v) / len(v) for v in zip(*filter(None, curves), strict=True)]
         return means, "relative change" if self.truth is None else "relative error inside the object", []
 
     def _find_scan(self) -> Scan | None:
-        """Return the undersampled scan that the images were made of, if it is there and still the same."""
-        made = {method: i for method, i in self.images.items() if i.scan is not None}
-        method, image = next(iter(made.items()), ("", None))
+        """Return the undersampled scan of the images, if it exists and is unchanged."""
+        with_scan = {method: i for method, i in self.images.items() if i.scan is not None}
+        method, image = next(iter(with_scan.items()), ("", None))
         path = self.scan or (image.scan if image is not None else None)
         if path is None:
             return None
-        different = len({(i.scan_hash, i.mask) for i in made.values()})
+        different = len({(i.scan_hash, i.mask) for i in with_scan.values()})
         if different > 1:
             self.notes.append(
-                f"its images were made of {different} different scans or masks: shown is that of {method}"
+                f"the images come from {different} different scans or masks; the one of {method} is shown"
             )
         try:
             if not path.is_file() and not cfl_pair(path)[1].is_file():
-                why = "is not there"
+                why = "does not exist"
             elif image is not None and image.scan_hash is not None and sha256(path) != image.scan_hash:
-                why = "is not the file that the images were made of"
+                why = "has changed since the images were reconstructed"
             else:
                 scan = read(path, axes=self.sources.axes, mask=None if image is None else image.mask)
                 return None if all(scan.mask(item).all() for item in scan.items_with_signal()) else scan
@@ -387,18 +387,18 @@ class _CaseReader:
         if self.options.region is None:
             return None
         if self.reference is None:
-            self.notes.append("its lesions are neither shown nor measured, as that takes a reference")
+            self.notes.append("lesions are not shown or measured, because there is no reference")
             return None
         try:
             return read_region(self.options.region, shape, self.reference)
         except MriReconError as error:
-            self.notes.append(f"its lesions are not shown: {_short(error)}")
+            self.notes.append(f"lesions are not shown: {_short(error)}")
             return None
 
 
 def _errors(steps: np.ndarray, truth: np.ndarray) -> list[float]:
-    """Return the relative error of steps (step, *space) inside the object, each after one least-squares scale."""
-    inside = object_mask(truth).flatten(0, -2)  # of a volume, all slices are one image
+    """Return the relative error of steps (step, *space) inside the object, each after a least-squares scale."""
+    inside = object_mask(truth).flatten(0, -2)  # all slices of a volume are one image
     if not inside.any():
         return []
     x = magnitude(steps).reshape(-1, *inside.shape)
@@ -409,7 +409,7 @@ def _errors(steps: np.ndarray, truth: np.ndarray) -> list[float]:
 
 
 def _changes(steps: np.ndarray) -> list[float]:
-    """Return how much each step changed an image, relative to the image after it."""
+    """Return the change of the image by each step, relative to the image after the step."""
     return [float(np.linalg.norm(b - a)) / max(float(np.linalg.norm(b)), 1e-30) for a, b in pairwise(steps)]
 
 

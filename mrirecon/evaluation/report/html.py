@@ -1,11 +1,11 @@
-"""Write a report as one HTML file: scores, pictures, and how both were made.
+"""Write a report as one HTML file with scores, pictures and settings.
 
-    found = compare(images, truth, prediction="scan.h5", reference="full.h5", kind="images")
-    case = Case("scan", [Result("cs", images, found)], truth, "images")
+    evaluation = compare(images, truth, prediction="scan.h5", reference="full.h5", kind="images")
+    case = Case("scan", [Result("cs", images, evaluation)], truth, "images")
     write_report("report.html", [case], About("My study"))
 
-Nothing is fetched: the file holds pictures, style and program, and its content security policy lets the browser run
-that one program and no other, whatever the names in it say.
+The file contains pictures, styles and script, and loads nothing from elsewhere. Its content security policy allows this
+one script only, so that no name in the report can run as a script.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ from mrirecon.io.safe.atomic import atomic_path
 from mrirecon.io.safe.text import utf8
 from mrirecon.metrics import METRICS
 
-LIMIT = 20e6  # bytes; what most mail still takes
+LIMIT = 20e6  # bytes; most mail servers accept this size
 INSTALL = "pip install 'mrirecon[report]'"
-GAIN = 5  # of error maps, at first
+GAIN = 5  # initial gain of error maps
 _PROGRAM = ("pixels.js", "drawing.js", "viewer.js", "page.js")
 
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """What was written.
+    """Hold the size and the number of cases and slices of a written report.
 
     Attributes:
-        path: the file.
-        bytes: its size.
-        cases: how many it shows.
-        slices: how many there are.
-        shown: how many slices have pictures.
-        failed: how many results failed.
+        path: file of the report.
+        bytes: size of the file.
+        cases: number of cases.
+        slices: number of slices.
+        shown: number of slices with pictures.
+        failed: number of failed results.
 
     """
 
@@ -78,23 +78,23 @@ def write_report(
     inputs: Sequence[str | Path] = (),
     progress: Callable[[int, str], None] | None = None,
 ) -> WrittenReport:
-    """Write a report of cases as one HTML file, which appears whole or not at all.
+    """Write a report of cases as one HTML file, atomically.
 
     Args:
-        path: where to.
-        cases: one after the other; each is packed and let go before the next is asked for, so an iterator that reads
-            them needs the memory of one.
+        path: output file.
+        cases: iterable of cases; each is packed and released before the next, so that an iterator needs the memory of
+            one case.
         about: title, scores and settings.
-        limit: size in bytes, above which values are rounded more coarsely, and then slices are left out evenly; the
-            report says so.
-        whole: show the whole field of view, and not the object with a margin.
-        inputs: files that must not be overwritten.
+        limit: maximum size in bytes; to stay below it, values are rounded more coarsely, then slices are omitted
+            evenly, and the report states this.
+        whole: show the whole field of view instead of the object with a margin.
+        inputs: input files, which must not be overwritten.
         progress: called with (cases done, name of the last).
 
     Raises:
         UsageError: jinja2 is not installed.
-        InputError: there are no cases, or two results of one go by one name.
-        ResourceError: the disk is full, or may not be written to.
+        InputError: there are no cases, or two results of a case have the same name.
+        ResourceError: the disk is full or not writable.
 
     """
     about = about or About()
@@ -105,7 +105,7 @@ def write_report(
         if progress is not None:
             progress(len(albums), case.name)
     if not albums:
-        raise InputError("there is nothing to report", where=str(path), fix="name folders that hold images")
+        raise InputError("no cases to report", where=str(path), fix="name folders that hold images")
     albums = [albums[i] for i in worst_first([a.light for a in albums], about.options.metrics[0])]
     bare = len(utf8(_page(environment, albums, about, limit, empty=True)))
     choose_slices(albums, limit - bare)
@@ -126,7 +126,7 @@ def _environment() -> Any:
     try:
         import jinja2
     except ImportError:
-        raise UsageError("reports are laid out by jinja2, which is not installed", fix=INSTALL) from None
+        raise UsageError("reports need jinja2, which is not installed", fix=INSTALL) from None
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mrirecon.evaluation.report", "page"),
         autoescape=True,
@@ -139,7 +139,7 @@ def _environment() -> Any:
 
 
 def _page(environment: Any, albums: list[SliceImages], about: About, limit: float, *, empty: bool = False) -> str:
-    """Return the page; with ``empty``, without pictures."""
+    """Return the page, without pictures if ``empty``."""
     cases = [a.light for a in albums]
     methods = method_names(cases)
     groups = list(dict.fromkeys(sorted((case.group for case in cases), key=natural)))
@@ -173,7 +173,7 @@ def _page(environment: Any, albums: list[SliceImages], about: About, limit: floa
 
 
 def _group_context(cases: list[Case], group: str, methods: list[str], about: About) -> dict[str, Any]:
-    """Return the scores over the cases of a group, for the template."""
+    """Return the template context of a group: scores over its cases."""
     members = [case for case in cases if case.group == group]
     pairs, why_not = differences(members, about.options)
     plots = [_box_plot(cases, group, methods, metric) for metric in about.options.metrics]
@@ -199,7 +199,7 @@ def _box_plot(cases: list[Case], group: str, methods: list[str], metric: str) ->
 
 
 def _case_context(number: int, album: SliceImages, methods: list[str], about: About, empty: bool) -> dict[str, Any]:
-    """Return one case for the template: tables, charts, and the JSON that the viewer reads."""
+    """Return the template context of a case: tables, charts, and the JSON for the viewer."""
     case, kept, metric = album.light, [] if empty else album.kept_slices, about.options.metrics[0]
     evaluated = [(r.method, r.evaluation) for r in case.results if r.evaluation is not None]
     data = {
@@ -218,7 +218,7 @@ def _case_context(number: int, album: SliceImages, methods: list[str], about: Ab
         "reference": album.truth,
         "sampling": {key: value for key, value in album.sampling.items() if key != "line"},
         "floor": FLOOR,
-        # the first metric of every slice, whether its pictures are kept or not
+        # the first metric of every slice, also of slices without pictures
         "profile": {
             "metric": METRICS[metric].title,
             "curves": [
@@ -229,7 +229,7 @@ def _case_context(number: int, album: SliceImages, methods: list[str], about: Ab
     }
     lesions, line = lesion_rows(case), album.sampling.get("line")
     curves = {r.method: (methods.index(r.method), r.steps) for r in case.results if len(r.steps)}
-    notes: dict[str, list[str]] = {}  # methods by note
+    notes: dict[str, list[str]] = {}  # keys: notes; values: methods
     for r in case.results:
         for note in (*r.notes, *(r.evaluation.notes if r.evaluation is not None else ())):
             notes.setdefault(note, []).append(r.method)
@@ -251,22 +251,22 @@ def _case_context(number: int, album: SliceImages, methods: list[str], about: Ab
 
 
 def _lesion_place(album: SliceImages, where: tuple[int, int], kept: list[int]) -> tuple[str, int | None]:
-    """Return the name of a lesion, and which of the kept slices shows it."""
+    """Return the name of a lesion and the index of the slice that shows it."""
     at = album.lesions.get(where)
     name = f"item {where[0] + 1}" if at is None else album.slices[at]["name"]
     return f"{name}, lesion {where[1]}", kept.index(at) if at in kept else None
 
 
 def _cell(case: Case, method: str, metric: str) -> dict[str, Any]:
-    """Return the first score of one method for the list of cases, or why there is none."""
+    """Return the first score of a method for the list of cases, or why it is missing."""
     result = result_of(case, method)
     failed = result is not None and result.failure is not None
     if result is None:
-        text, why = "not run", "there is no such image"
+        text, why = "not run", "no such image"
     elif result.failure is not None:
         text, why = "failed", result.failure
     elif result.evaluation is None:
-        text, why = "no reference", "images without a reference are shown, not scored"
+        text, why = "no reference", "images without a reference have no scores"
     else:
         missing = sum(result.evaluation.undefined.values())
         text = _number(result.evaluation.mean[metric], METRICS[metric].digits)
@@ -275,7 +275,7 @@ def _cell(case: Case, method: str, metric: str) -> dict[str, Any]:
 
 
 def _settings(cases: list[Case], method: str) -> list[tuple[str, list[str]]]:
-    """Return each setting of a method and its values, in words; once each."""
+    """Return each setting of a method with its distinct values as text."""
     settings: dict[str, dict[str, None]] = {}
     for case in cases:
         result = result_of(case, method)
@@ -285,7 +285,7 @@ def _settings(cases: list[Case], method: str) -> list[tuple[str, list[str]]]:
 
 
 def json_text(data: object) -> str:
-    """Return JSON that may stand in a script element: no text in it can end that, or be taken for a mark-up."""
+    """Return JSON that is safe in a script element: no text in it can end the element or act as markup."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -301,7 +301,7 @@ def _number(value: float | None, digits: int = 4) -> str:
 
 
 def _plain(value: object) -> str:
-    """Return plain data in words; nothing for what is empty."""
+    """Return plain data as text; "" for empty values."""
     if value is None:
         return ""
     if isinstance(value, dict):

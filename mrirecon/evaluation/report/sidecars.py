@@ -1,4 +1,4 @@
-"""Read the sidecar of an image for a report: how it was made, without what names people and places."""
+"""Read an image's sidecar for a report, without names of persons and folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mrirecon.evaluation.pairing import ITERATES, last_part, load_sidecar, sourc
 from mrirecon.io.readers.registry import suffixes
 from mrirecon.io.safe.text import local
 
-# Shown as they are. All else that a sidecar may hold stays out of a report: it may name a patient.
+# Settings that a report shows. All others are omitted, because they may identify a patient.
 _SHOWN = ("why", "device", "lambda", "seed", "options")
 _LONGEST = 1e9  # seconds
 _WORDS = 300  # characters of a text from a sidecar
@@ -19,21 +19,21 @@ _WORDS = 300  # characters of a text from a sidecar
 
 @dataclass(frozen=True)
 class Image:
-    """One file of reconstructed images, and what its sidecar says.
+    """Hold one file of reconstructed images and the content of its sidecar.
 
     Attributes:
-        path: the file.
-        run: name of its folder.
-        case: the scan that it was made of, by the scan's file name up to the first dot.
-        method: by the sidecar, else the run's name.
-        scan: the scan's file; None where that is not known.
-        scan_hash: its SHA-256 when it was read.
-        mask: file of the mask that undersampled it, by the sidecar.
-        paths: named by the sidecar; a report shows their last part at most.
-        seconds: of each item.
-        stopped: why each item stopped.
-        notes: of the reconstruction.
-        settings: shown in a report.
+        path: image file.
+        run: name of the folder.
+        case: name of the scan's file up to the first dot.
+        method: method in the sidecar, else the name of the run.
+        scan: file of the scan; None if unknown.
+        scan_hash: SHA-256 of the scan when it was read.
+        mask: file of the undersampling mask in the sidecar.
+        paths: paths in the sidecar; a report shows at most their last part.
+        seconds: time of each item.
+        stopped: stopping reason of each item.
+        notes: notes on the reconstruction.
+        settings: settings that a report shows.
 
     """
 
@@ -52,7 +52,7 @@ class Image:
 
 
 def read_sidecar(path: Path, run: str) -> Image:
-    """Return what is known of a file of images; without a sidecar, that is its name and that of its folder."""
+    """Read an image's sidecar; without one, return only the names of the file and its folder."""
     sidecar, fault = load_sidecar(path)
     method = _text(sidecar.get("method")) or run
     scan, digest = source_of(sidecar)
@@ -85,12 +85,12 @@ def read_sidecar(path: Path, run: str) -> Image:
 
 
 def command_line(words: list[Any]) -> str:
-    """Return a command as one line, its paths without their folders, which may name people and machines."""
+    """Return a command as one line without folders, because they may contain names of persons and machines."""
     return " ".join(_name_of(w) if "/" in str(w) or "\\" in str(w) else _text(w) for w in words)
 
 
 def without_folders(text: str, paths: Iterable[str], *, names: bool = True) -> str:
-    """Return a text in which paths have lost their folders, and without ``names`` their last part too."""
+    """Remove the folders from all paths in a text; without ``names``, replace the whole path."""
     for path in sorted(set(paths), key=len, reverse=True):
         last = _name_of(path)
         text = text.replace(path, last)
@@ -100,18 +100,18 @@ def without_folders(text: str, paths: Iterable[str], *, names: bool = True) -> s
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file is one of images, by its name: not hidden, not an iteration's steps, of a known suffix."""
+    """Return whether a name is that of an image file: not hidden, no images of all steps, a known suffix."""
     name = path.name.lower()
     return not name.startswith(".") and name.endswith(suffixes("images")) and not name.split(".")[0].endswith(ITERATES)
 
 
 def iterates_path(path: Path) -> Path:
-    """Return where `mrirecon reconstruct --save-iterates` leaves the image of every step."""
+    """Return the file to which `mrirecon reconstruct --save-iterates` writes the image of every step."""
     return path.with_name(f"{path.name.split('.')[0]}{ITERATES}.h5")
 
 
 def _name_of(path: object) -> str:
-    """Return the last part of a path of this system or of Windows."""
+    """Return the last part of a path with the separators of this system or of Windows."""
     return last_part(_text(path))
 
 
@@ -125,7 +125,7 @@ def _list(value: object) -> list[Any]:
 
 
 def _value(value: object, depth: int = 4) -> object:
-    """Return plain data, cut to a size that a page can show."""
+    """Return plain data, truncated to fit into a page."""
     if isinstance(value, dict | list) and not depth:
         return "…"
     if isinstance(value, dict):

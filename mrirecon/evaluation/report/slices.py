@@ -1,19 +1,20 @@
-"""Pack the images of a case slice by slice, small enough to be mailed, and exact enough to be measured.
+"""Compress the images of a case slice by slice, with rounding errors below the noise.
 
-Values are whole numbers of steps, predicted, and deflated. All images of a case have the same step, so that their
-differences are exact multiples of it: a quarter of the noise's standard deviation σ of the reference, and at least 256
-steps to white; or, where the page would grow too large, half of σ and at least 64 steps, whose rounding adds 2 % to the
-noise's variance. From each value a prediction is subtracted, either
+Values are rounded to integer multiples of a step, predicted, and deflated. All images of a case have the same step, so
+that their differences are exact multiples of it. The step is a quarter of the noise's standard deviation σ of the
+reference, and at least 256 steps to white; or, if the page would be too large, half of σ and at least 64 steps to
+white, whose rounding adds 2 % to the noise variance. From each value a prediction is subtracted, either
 
 - MED: that of LOCO-I (Weinberger et al., IEEE TIP 9:1309, 2000, eq. 1) from the pixels to the left, above and above
   left, zero outside; or
-- the same pixel of an image before it: that of a method whose result looks alike leaves least;
+- the same pixel of an earlier image, ideally of a method with a similar result;
 
-whichever packs best. The differences are folded to positive numbers (0, −1, 1, −2, ...: 0, 1, 2, 3, ...), all low bytes
-are put before all high ones (which are left out where they are zero), and that is deflated, with runs of one value and
-no other repetitions (noise has none; looking for them costs time and space). `page/pixels.js` undoes it.
+whichever compresses best. The differences are mapped to nonnegative numbers (0, −1, 1, −2, ...: 0, 1, 2, 3, ...), all
+low bytes are stored before all high bytes (which are omitted if they are all zero), and deflate compresses the result
+with run-length matches only (noise has no other repetitions, and the search costs time and space). `page/pixels.js`
+decodes it.
 
-Where a page may not be large, `choose_slices` takes the coarser steps, and then leaves slices out.
+To limit the size of a page, `choose_slices` takes coarser steps, then omits slices.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ from mrirecon.metrics import METRICS, least_squares_scale, magnitude, object_mas
 from mrirecon.metrics.lesions import separate
 
 MED = 0
-WHITE = 99.8  # percentile of the reference that is shown white
+WHITE = 99.8  # percentile of the reference that is displayed as white
 FINEST = 4096  # steps to white
-DEPTHS = ((4.0, 256), (2.0, 64))  # steps to the noise's standard deviation, and at least to white
-LARGEST = 2**15 - 1  # so that a folded difference has two bytes
-MARGIN = 0.06  # of the field of view, around the object
+DEPTHS = ((4.0, 256), (2.0, 64))  # steps per noise standard deviation, and fewest steps from black to white
+LARGEST = 2**15 - 1  # so that a mapped difference fits into two bytes
+MARGIN = 0.06  # margin around the object, relative to the field of view
 FLOOR = -60  # dB: black in the picture of a point spread function
-OVERHEAD = 100  # bytes of a slice in the page beside its pictures and texts
+OVERHEAD = 100  # bytes of a slice in the page besides pictures and texts
 
 
 class Plane(NamedTuple):
-    """One image of one slice.
+    """Hold one compressed image of one slice.
 
     Attributes:
-        predictor: `MED`, or k for the k-th image of the slice, counted from 1.
-        data: deflated, in base64.
+        predictor: `MED`, or k to predict from the k-th image of the slice, counted from 1.
+        data: deflated values in base64.
 
     """
 
@@ -62,12 +63,12 @@ class Plane(NamedTuple):
 
 @dataclass(frozen=True)
 class Depth:
-    """The steps in which the values of a case are stored.
+    """Hold the quantization step of a case.
 
     Attributes:
-        step: in the reference's unit.
-        noise: standard deviation of the noise, in the same unit; 0 where none was found.
-        white: the value shown white, in steps.
+        step: step in the reference's unit.
+        noise: standard deviation of the noise, in the same unit; 0 if none was measured.
+        white: value displayed as white, in steps.
 
     """
 
@@ -78,22 +79,22 @@ class Depth:
 
 @dataclass
 class SliceImages:
-    """The packed slices of one case.
+    """Hold the compressed slices of one case.
 
     Attributes:
-        light: the case without its arrays.
-        shape: (y, x) of what is stored.
-        field: (y, x) of the images.
+        light: case without its arrays.
+        shape: (y, x) size of the stored region.
+        field: (y, x) size of the images.
         truth: whether the first image is a reference.
-        columns: names of the images; all are scaled to the first.
-        depths: steps in which they are stored, finest first; empty without images.
-        drawn: the slices at each depth, as the page needs them; see `page/viewer.js`.
-        sampling: mask and point spread function, or empty.
-        lesions: by item and label, the slice that shows most of it.
-        start: the slice that is shown first.
-        important: the slices that are left out last.
-        fineness: which of the depths the page gets.
-        kept_slices: which slices the page gets.
+        columns: names of the images; all images are scaled to the first.
+        depths: quantization steps, finest first; empty without images.
+        drawn: slices at each depth, in the format of `page/viewer.js`.
+        sampling: mask and point spread function; may be empty.
+        lesions: keys: item and label; values: the slice that shows most of the lesion.
+        start: slice that is shown first.
+        important: slices that are omitted last.
+        fineness: index of the depth in the page.
+        kept_slices: indices of the slices in the page.
 
     """
 
@@ -113,61 +114,61 @@ class SliceImages:
 
     @property
     def slices(self) -> list[dict[str, Any]]:
-        """All slices at the depth that the page gets."""
+        """Return all slices at the depth of the page."""
         return self.drawn[self.fineness] if self.drawn else []
 
     @property
     def depth(self) -> Depth | None:
-        """The steps that the page gets."""
+        """Return the quantization step of the page."""
         return self.depths[self.fineness] if self.depths else None
 
     @property
     def size(self) -> int:
-        """About how many bytes the slices take in the page."""
+        """Return the approximate size of the slices in the page in bytes."""
         return sum(map(self.slice_size, self.kept_slices))
 
     def slice_size(self, number: int) -> int:
-        """Return about how many bytes one slice takes in the page."""
+        """Return the approximate size of one slice in the page in bytes."""
         one = self.slices[number]
         texts = sum(len(utf8(t)) + 3 for t in (one["name"], *one["scores"]))
         return OVERHEAD + texts + sum(len(p.data) + 8 for p in (*one["planes"], one["region"]) if p)
 
 
 def pack_slices(case: Case, options: Options, *, whole: bool = False) -> SliceImages:
-    """Pack the images of a case.
+    """Compress the images of a case.
 
     Args:
-        case: with its arrays.
-        options: of its scores.
-        whole: keep the whole field of view, and not the object with a margin.
+        case: case with its arrays.
+        options: settings of the metrics.
+        whole: store the whole field of view instead of the object with a margin.
 
     Raises:
-        InputError: two results go by one name.
+        InputError: two results have the same name.
 
     """
     names = [r.method for r in case.results]
     twice = [n for n in names if names.count(n) > 1]
     if twice:
-        fix = "give each method a name of its own"
-        raise InputError(f"two results are called {twice[0]!r}", where=case.name, fix=fix)
+        fix = "give each method a unique name"
+        raise InputError(f"two results have the name {twice[0]!r}", where=case.name, fix=fix)
     named = [] if case.reference is None else [("reference", case.reference)]
     results = []
     for r in case.results:
         finite = r.images is None or bool(np.isfinite(r.images).all())
-        failure = r.failure or (None if finite else "its images hold values that are not numbers")
+        failure = r.failure or (None if finite else "the images contain NaN or infinity")
         results.append(replace(r, images=None, failure=failure))
         if r.images is not None and finite:
             named.append((r.method, r.images))
     kind = "" if case.reference is None else case.kind or "its reference"
     album = SliceImages(replace(case, reference=None, region=None, masks=None, results=results, kind=kind))
-    # Images of another size have failed; they are named, and cannot be shown beside the others.
+    # Images of another size count as failed; they are listed, but not shown.
     named = [(name, v) for name, v in named if v.shape == named[0][1].shape]
     if not named:
         return album
     base = _slices(named[0][1])
     depth = named[0][1].shape[1] if named[0][1].ndim == 4 else 1
     box = (slice(None), slice(None)) if whole else crop_box(base)
-    # one after the other: float64 volumes are large
+    # one at a time, because float64 volumes are large
     images = [base[:, *box], *(scaled_to(_slices(v), base)[:, *box] for _, v in named[1:])]
     labels = None if case.region is None else case.region.reshape(base.shape)[:, *box]
     album.field, album.shape = (base.shape[1], base.shape[2]), (images[0].shape[1], images[0].shape[2])
@@ -200,7 +201,7 @@ def _slices(images: np.ndarray) -> np.ndarray:
 
 
 def crop_box(slices: np.ndarray) -> tuple[slice, slice]:
-    """Return the part (y, x) of the plane that holds the object of all slices (z, y, x), with a margin around it."""
+    """Return the bounding box (y, x) of the object in all slices (z, y, x), with a margin."""
     inside = np.any(object_mask(slices).numpy(), axis=0)
     box = []
     for axis, n in enumerate(inside.shape):
@@ -211,9 +212,9 @@ def crop_box(slices: np.ndarray) -> tuple[slice, slice]:
 
 
 def scaled_to(images: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return slices (z, y, x), each by its least-squares factor inside the object of ``first`` (z, y, x).
+    """Scale each slice (z, y, x) by its least-squares factor inside the object of ``first`` (z, y, x).
 
-    A slice in which that is undefined takes the median of the others' factors.
+    A slice without a defined factor gets the median of the others.
     """
     factors = least_squares_scale(images, first, object_mask(first)).numpy()
     usable = np.isfinite(factors) & (factors > 0)
@@ -224,8 +225,8 @@ def scaled_to(images: np.ndarray, first: np.ndarray) -> np.ndarray:
 def noise_level(image: np.ndarray, inside: np.ndarray) -> float:
     """Return the standard deviation of a magnitude image's noise inside the object.
 
-    From the median of |diagonal differences of 2×2 pixels|, as Donoho and Johnstone do from the finest wavelets
-    (Biometrika 81:425, 1994). Fine structure raises it a little.
+    Computed from the median of |diagonal differences of 2×2 pixels|, as by Donoho and Johnstone from the finest wavelet
+    coefficients (Biometrika 81:425, 1994). Fine structure increases it slightly.
 
     Args:
         image: (y, x).
@@ -242,8 +243,8 @@ def choose_depths(slices: np.ndarray, others: Sequence[np.ndarray]) -> list[Dept
     """Return the steps for a case, finest first; see `DEPTHS`.
 
     Args:
-        slices: (z, y, x) magnitudes of the first image, by which the noise is measured.
-        others: the further images, scaled to it.
+        slices: (z, y, x) magnitudes of the first image, in which the noise is measured.
+        others: the other images, scaled to the first.
 
     """
     inside = object_mask(slices).numpy()
@@ -258,11 +259,11 @@ def choose_depths(slices: np.ndarray, others: Sequence[np.ndarray]) -> list[Dept
 
 
 def pack(values: np.ndarray, earlier: Sequence[np.ndarray] = ()) -> Plane:
-    """Pack one slice.
+    """Compress one image of one slice.
 
     Args:
-        values: (y, x) whole numbers from 0 to `LARGEST`.
-        earlier: (y, x) each, the images of the same slice that are unpacked before this one.
+        values: (y, x) integers from 0 to `LARGEST`.
+        earlier: (y, x) images of the same slice that are decoded before this one.
 
     """
     v = np.asarray(values, np.int32)
@@ -283,7 +284,7 @@ def _deflate(rest: np.ndarray) -> bytes:
 
 
 def _scores_of(case: Case, method: str, i: int, options: Options) -> str:
-    """Return the scores of one slice in words; why one is undefined, if it is."""
+    """Return the scores of one slice as text, with the reason if one is undefined."""
     evaluation = next((r.evaluation for r in case.results if r.method == method), None)
     if evaluation is None:
         return ""
@@ -298,7 +299,7 @@ def _scores_of(case: Case, method: str, i: int, options: Options) -> str:
 
 
 def _lesion_slices(region: np.ndarray) -> dict[tuple[int, int], int]:
-    """Return, by item and label of (item, z, y, x), the slice in which most of a lesion lies."""
+    """Return the slice with most pixels of each lesion, keyed by item and label, from labels (item, z, y, x)."""
     slices = {}
     for item, labels in enumerate(region):
         numbered = separate(labels)
@@ -317,7 +318,7 @@ def _sampling(case: Case, item: int) -> dict[str, Any]:
     axes = [a for a in range(mask.ndim) if bool((mask != mask.take([0], a)).any())]
     spread, highest = point_spread(mask)
     decibels = 20 * np.log10(np.maximum(spread, 10 ** (FLOOR / 20)))
-    # of three axes the plane through the centre that holds the undersampled ones
+    # for three axes, the central plane that contains the undersampled axes
     keep = sorted([*axes, *(a for a in reversed(range(mask.ndim)) if a not in axes)][:2])
     plane = tuple(slice(None) if a in keep else n // 2 for a, n in enumerate(mask.shape))
     mask, decibels = mask[plane], decibels[plane]
@@ -335,10 +336,10 @@ def _sampling(case: Case, item: int) -> dict[str, Any]:
 
 
 def choose_slices(albums: list[SliceImages], limit: float) -> None:
-    """Take coarser steps, then leave out slices, until all together take at most ``limit`` bytes.
+    """Take coarser steps, then omit slices, until the total size is at most ``limit`` bytes.
 
-    Every case loses the same share, evenly; the slice shown first and those with lesions go last. Where even one slice
-    a case is too much, the last cases lose all of theirs: so give the worst first.
+    Every case loses the same share, evenly; the slice shown first and those with lesions go last. If even one slice per
+    case is too large, the last cases lose all slices; therefore pass the worst cases first.
     """
     total = sum(album.size for album in albums)
     if total > limit:
@@ -360,6 +361,6 @@ def choose_slices(albums: list[SliceImages], limit: float) -> None:
 
 
 def _evenly(album: SliceImages, count: int) -> list[int]:
-    """Return so many slices of a case, the important ones first, then evenly spread ones."""
+    """Return the given number of slices of a case: the important ones first, then evenly spaced ones."""
     even = np.linspace(0, len(album.slices) - 1, count).round().astype(int).tolist()
     return sorted(list(dict.fromkeys([*album.important, *even]))[:count])

@@ -15,7 +15,7 @@ from mrirecon.metrics import METRICS
 from mrirecon.metrics.arrays import mean
 from mrirecon.metrics.lesions import LesionScore
 
-VISIBLE = 1.0  # contrast-to-noise ratio in the reference, below which a lesion can hardly be seen
+VISIBLE = 1.0  # below this contrast-to-noise ratio in the reference, a lesion is hardly visible
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 PRESETS = {
     "mrirecon": "Magnitudes. The object is where the reference exceeds 5 % of its 99.8th percentile, closed by 2 "
@@ -26,22 +26,22 @@ PRESETS = {
     "volume, SSIM as the mean over slices.",
     "calgary": "As the Calgary-Campinas challenge: every slice divided by the maximum of the reference slice.",
     "atommic": "As ATOMMIC 1.0: unscaled, range of the larger of both volumes' spans, for SSIM at least 1.",
-    "mridc": "As mridc 0.2: every slice brought to its own range, range 1.",
+    "mridc": "As mridc 0.2: every slice normalized to its own range, range 1.",
     "skimage": "As scikit-image's functions, called with the reference's range.",
 }
 
 
 @dataclass(frozen=True)
 class MethodRow:
-    """One method over all volumes.
+    """Hold one method's scores over all volumes.
 
     Attributes:
-        method: its name.
-        number: its place, which gives its colour.
-        summaries: of each metric.
-        failed: cases without a score, though they have a reference.
-        seconds: mean of an item; None where it is not known.
-        best: metrics in which no other method's mean is better.
+        method: name of the method.
+        number: index of the method, which selects its colour.
+        summaries: summary of each metric.
+        failed: number of cases with a reference but without a score.
+        seconds: mean time of an item; None if unknown.
+        best: metrics in which no other method has a better mean.
 
     """
 
@@ -54,17 +54,17 @@ class MethodRow:
 
 
 def method_names(cases: Sequence[Case]) -> list[str]:
-    """Return the methods of all cases, in the order in which they first appear."""
+    """Return the methods of all cases in order of first appearance."""
     return list(dict.fromkeys(r.method for case in cases for r in case.results))
 
 
 def result_of(case: Case, method: str) -> Result | None:
-    """Return the result of a method; None where the case has none."""
+    """Return the result of a method; None if the case has none."""
     return next((r for r in case.results if r.method == method), None)
 
 
 def method_rows(cases: Sequence[Case], methods: Sequence[str], options: Options) -> list[MethodRow]:
-    """Return one row for each of the methods that these cases have: metrics over volumes, undefined ones counted."""
+    """Return one row per method: metrics over volumes, and the number of undefined values."""
     rows = []
     for number, method in enumerate(methods):
         results = [r for case in cases for r in case.results if r.method == method]
@@ -89,17 +89,17 @@ def method_rows(cases: Sequence[Case], methods: Sequence[str], options: Options)
 
 
 def differences(cases: Sequence[Case], options: Options) -> tuple[list[Difference], str]:
-    """Return every pair of methods in every metric, paired by subject (see `compare_runs`), or why there are none."""
+    """Return the difference of every pair of methods in every metric (see `compare_runs`), or why there is none."""
     values: dict[str, dict[str, Mapping[str, float | None]]] = {}
     names = [case.name for case in cases]
     for number, case in enumerate(cases):
-        # Names that differ only behind their first dot are still two cases.
+        # The number keeps cases apart whose names differ only after the first dot.
         name = f"{case.name} {number}" if names.count(case.name) > 1 else case.name
         for r in case.results:
             if r.evaluation is not None:
                 values.setdefault(r.method, {})[name] = r.evaluation.mean
     if len(values) < 2:
-        return [], "there are scores of fewer than two methods"
+        return [], "fewer than two methods have scores"
     try:
         return compare_runs(values, options.metrics), ""
     except MriReconError as error:
@@ -107,7 +107,7 @@ def differences(cases: Sequence[Case], options: Options) -> tuple[list[Differenc
 
 
 def worst_first(cases: Sequence[Case], metric: str) -> list[int]:
-    """Return the cases' numbers: those with failures first, then by their worst score, without zero filling."""
+    """Return the indices of the cases: failed cases first, then by their worst score, ignoring zero filling."""
 
     def key(number: int) -> tuple[bool, float, int]:
         case = cases[number]
@@ -119,7 +119,7 @@ def worst_first(cases: Sequence[Case], metric: str) -> list[int]:
 
 
 def worst_slice(case: Case, metric: str, count: int) -> int:
-    """Return the worst of ``count`` slices by any method but zero filling; without scores the middle one."""
+    """Return the slice with the worst score of any method but zero filling; without scores, the middle slice."""
     evaluations = [case.results[number].evaluation for number in _judged(case)]
     scored = [(_goodness(row, metric), i) for e in evaluations if e is not None for i, row in enumerate(e.slices)]
     worst, at = min(scored, key=lambda one: one[0], default=(math.inf, 0))
@@ -127,22 +127,22 @@ def worst_slice(case: Case, metric: str, count: int) -> int:
 
 
 def _goodness(row: Mapping[str, float | None], metric: str) -> float:
-    """Return a metric so that more is better; infinity where it is undefined."""
+    """Return a score, negated if lower is better; infinity if it is undefined."""
     value = row.get(metric)
     return math.inf if value is None else value if METRICS[metric].higher else -value
 
 
 @dataclass(frozen=True)
 class LesionRow:
-    """One lesion of a case.
+    """Hold one lesion of a case.
 
     Attributes:
-        where: its item and its label.
-        diameter: in mm, or in pixels where their distance is not known.
-        contrast: in the reference.
-        cnr: in the reference.
-        faint: whether its contrast in the reference is too low for its recovery to say much.
-        each: its measures in each result.
+        where: item and label.
+        diameter: diameter in mm, or in pixels if the spacing is unknown.
+        contrast: contrast in the reference.
+        cnr: contrast-to-noise ratio in the reference.
+        faint: whether the CNR in the reference is too low for a reliable recovery value.
+        each: measures of the lesion in each result.
 
     """
 
@@ -155,9 +155,9 @@ class LesionRow:
 
 
 def lesion_rows(case: Case) -> list[LesionRow]:
-    """Return one row a lesion; empty where no region was given.
+    """Return one row per lesion; empty without a region.
 
-    Those that any method but zero filling recovers least come first, those below `VISIBLE` last.
+    Lesions with the lowest recovery by any method but zero filling come first, lesions below `VISIBLE` last.
     """
     lesions: dict[tuple[int, int], list[LesionScore | None]] = {}
     for column, r in enumerate(case.results):
@@ -180,7 +180,7 @@ def lesion_rows(case: Case) -> list[LesionRow]:
 
 
 def median_recoveries(case: Case, rows: Sequence[LesionRow]) -> list[tuple[int, float | None]]:
-    """Return, for each result, the number of visible lesions with a recovery, and its median."""
+    """Return the number of visible lesions and their median recovery for each result."""
     medians = []
     for column in range(len(case.results)):
         scores = [row.each[column] for row in rows if not row.faint]
@@ -190,18 +190,18 @@ def median_recoveries(case: Case, rows: Sequence[LesionRow]) -> list[tuple[int, 
 
 
 def _judged(case: Case) -> list[int]:
-    """Return the results among which the worst is looked for: all but zero filling, if there are others."""
+    """Return all results but zero filling, or all if there are no others."""
     others = [i for i, r in enumerate(case.results) if r.method != ZERO_FILLED]
     return others or list(range(len(case.results)))
 
 
 def natural(text: str) -> list[tuple[bool, float, str]]:
-    """Return a key that sorts texts as people do: 4× before 10×."""
+    """Return a key for natural sorting: 4× before 10×."""
     return [(not p[:1].isdigit(), float(p) if p[:1].isdigit() else 0.0, p) for p in re.split(r"(\d+(?:\.\d+)?)", text)]
 
 
 def summed_up(texts: Sequence[str]) -> list[tuple[str, int]]:
-    """Return texts that differ in their numbers alone as one, with the range of each number, and how many they are."""
+    """Merge texts that differ only in their numbers: return the text with the range of each number, and the count."""
     groups: dict[str, list[list[str]]] = {}
     for text in texts:
         groups.setdefault(_NUMBER.sub("\0", text), []).append(_NUMBER.findall(text))

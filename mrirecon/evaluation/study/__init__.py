@@ -1,4 +1,4 @@
-"""Studies: methods × data × masks under the same conditions, resumable, with tables and a report."""
+"""Run studies: compare methods × data × masks under equal conditions, with tables and a report; resumable."""
 
 from mrirecon.evaluation.study.plan import Plan, load_study
 from mrirecon.evaluation.study.run import dry_run, run_study

@@ -23,20 +23,20 @@ from mrirecon.training.config import Config, differences, load_as, load_config, 
 from mrirecon.training.config.strict_yaml import KeyPath, Origin
 from mrirecon.training.loop import CHANGEABLE
 
-_SHOWN = 4  # entries of a list in a message
+_SHOWN = 4  # maximum number of list entries in a message
 
 
 @dataclass(frozen=True)
 class PlannedScan:
-    """One scan: a file of fully sampled k-space, or a volume to simulate it from.
+    """Hold one scan: a file of fully sampled k-space, or a volume to simulate it from.
 
     Attributes:
-        name: of its files in the study.
-        entry: of the configuration's data that it comes from.
-        source: the file, or the volume.
-        subject: by its name.
-        setting: the entry.
-        key: hash of all that the scan depends on.
+        name: name of its files in the study.
+        entry: its entry in the configuration's data.
+        source: file or volume.
+        subject: subject, derived from the name.
+        setting: settings of the entry.
+        key: hash of everything that determines the scan.
 
     """
 
@@ -50,21 +50,21 @@ class PlannedScan:
 
 @dataclass(frozen=True)
 class PlannedMask:
-    """One family of masks at one acceleration."""
+    """Hold one family of masks at one acceleration."""
 
     name: str
     acceleration: float
     setting: MaskSetting
 
     def draw(self, shape: tuple[int, ...], name: str, seed: int) -> MaskResult:
-        """Draw the mask of a scan (see `make_mask`): a function of the study's seed and the scan's name."""
+        """Draw the mask of a scan (see `make_mask`) from the study's seed and the scan's name."""
         m = self.setting
         return make_mask(
             m.family,
             shape,
             self.acceleration,
             calibration=m.calibration,
-            # fastMRI seeds by the name alone
+            # fastMRI derives its seed from the name only
             seed=0 if m.compat == "fastmri" else seed,
             name=name,
             compat=m.compat,
@@ -74,18 +74,18 @@ class PlannedMask:
 
 @dataclass(frozen=True)
 class PlannedMethod:
-    """One method; see `MethodSetting`.
+    """Hold one method; see `MethodSetting`.
 
     Attributes:
-        name: in the study.
-        what: description.
+        name: name in the study.
+        what: description of the method.
         method: registered name.
-        options: of the method, as given.
+        options: options of the method in the configuration.
         lam: regularization weight.
         model: folder of a trained model.
         config: configuration to train the method with, where the study trains it.
-        minutes: duration of the training; None where ``config`` gives its steps.
-        folder: name of the run of the training; a changed configuration has another one.
+        minutes: duration of the training; None if ``config`` gives the steps.
+        folder: name of the training's folder, which contains a hash of the configuration.
 
     """
 
@@ -101,7 +101,7 @@ class PlannedMethod:
 
     @property
     def length(self) -> str:
-        """How long the method is trained."""
+        """Return the length of the training as text."""
         assert self.config is not None, "the study trains it"
         train = self.config.settings.train
         if self.minutes is not None:
@@ -111,7 +111,7 @@ class PlannedMethod:
 
 @dataclass(frozen=True)
 class Cell:
-    """One image of the study."""
+    """Hold one image of the study."""
 
     scan: PlannedScan
     mask: PlannedMask
@@ -119,21 +119,21 @@ class Cell:
 
     @property
     def place(self) -> Path:
-        """Folders and name of the image, without suffix: mask, method, scan."""
+        """Return the path of the image without suffix: mask, method, scan."""
         return Path(self.mask.name) / self.method.name / self.scan.name
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study, resolved.
+    """Hold a resolved study.
 
     Attributes:
-        settings: the configuration.
-        path: its file.
-        scans: in order.
-        masks: in order.
-        methods: in order.
-        notes: what the user should know.
+        settings: configuration.
+        path: file of the configuration.
+        scans: scans in order.
+        masks: masks in order.
+        methods: methods in order.
+        notes: notes to the user.
 
     """
 
@@ -145,29 +145,29 @@ class Plan:
     notes: list[str]
 
     def cells(self) -> list[Cell]:
-        """Return all cells, the methods of a mask and scan one after the other."""
+        """Return all cells, ordered by mask, scan and method."""
         return [Cell(s, m, x) for m in self.masks for s in self.scans for x in self.methods]
 
     @property
     def options(self) -> Options:
-        """What is measured."""
+        """Return the settings of the metrics."""
         return Options(self.settings.preset, tuple(self.settings.metrics))
 
     @property
     def trained(self) -> list[PlannedMethod]:
-        """The methods that the study trains."""
+        """Return the methods that the study trains."""
         return [m for m in self.methods if m.config is not None]
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
-    """Read a study's configuration and resolve it; write nothing.
+    """Read a study's configuration and resolve it, without writing files.
 
-    Relative paths start from the configuration's folder, unless they exist from where the command runs.
+    Relative paths are resolved from the current folder if they exist there, else from the configuration's folder.
 
     Raises:
-        UsageError: an error in the configuration, with file, line, key and the nearest right one; a method that would
-            be trained on a scan of the study.
-        InputError: files that cannot be read.
+        UsageError: the configuration has an error (the message gives file, line, key and the closest valid key), or a
+            method would be trained on a scan of the study.
+        InputError: a file cannot be read.
 
     """
     path = Path(path)
@@ -200,7 +200,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Plan:
 
 
 def _located(error: MriReconError, origins: dict[KeyPath, Origin], key: KeyPath, path: Path) -> MriReconError:
-    """Add the line of the study that an error comes from to where the error points."""
+    """Add the file and line of the study's entry to the location of an error."""
     place = origin_of(origins, key, path)
     inside = error.where if error.where and (":" in error.where or "/" in error.where) else None
     error.where = f"{place}; {inside}" if inside else place
@@ -221,7 +221,7 @@ def _plan_scans(
             except UsageError as error:
                 if not source.optional:
                     raise
-                notes.append(f"a part of {entry} is left out: {error.what}")
+                notes.append(f"part of {entry} is omitted: {error.what}")
         for text in dict.fromkeys(files):
             file, _, part = text.partition("#")
             phantom = file.split(":")[0] == PHANTOM
@@ -230,26 +230,26 @@ def _plan_scans(
                 name = safe_name("-".join(p for p in (Path(file).name.split(".")[0], part) if p))
             if name in scans:
                 raise UsageError(
-                    f"two scans are called {name!r}",
+                    f"two scans have the name {name!r}",
                     where=where,
                     why=f"{scans[name].source} and {text}",
-                    fix="rename one: masks and images go by the name",
+                    fix="rename one: masks and images are named after the scan",
                 )
             key = [
                 source.model_dump(exclude={"files", "volumes", "optional"}),
                 text if phantom else [sha256(file), part],
-                # the seed and the name draw what is simulated
+                # simulated scans depend on the seed and the name
                 [settings.seed, name, __version__] if source.volumes else [],
             ]
             subject = subject_of(name, settings.subject or SUBJECT)
             scans[name] = PlannedScan(name, entry, text, subject, source, _digest(key))
     if not scans:
-        raise UsageError("the study has no data", where=str(path), why="; ".join(notes), fix="add some under data")
+        raise UsageError("the study has no data", where=str(path), why="; ".join(notes), fix="add entries under data")
     return list(scans.values())
 
 
 def _probe(mask: PlannedMask) -> None:
-    """Draw a mask to find errors that no size of a scan would avoid; other errors fail with their scan."""
+    """Draw a mask of a large size to find errors early; errors that depend on the size appear with their scan."""
     if FAMILIES[mask.setting.family].over == "lines":
         mask.draw((4096, 1) if mask.setting.axis == "y" else (1, 4096), "probe", 0)
     else:
@@ -266,16 +266,16 @@ def _plan_method(name: str, m: MethodSetting, settings: StudySettings, path: Pat
         return PlannedMethod(name, f"{method}, trained, {m.model}", method, {}, model=folder)
     assert m.method is not None, "one of the three is given"
     if m.method in shipped_models() and not m.options:
-        return PlannedMethod(name, f"{m.method}, as it comes along", m.method, {}, model=shipped_models()[m.method])
+        return PlannedMethod(name, f"{m.method}, shipped weights", m.method, {}, model=shipped_models()[m.method])
     if find_method(m.method).learned:
         raise UsageError(
-            f"method {m.method!r} is learned, and comes without weights",
-            why=f"with weights come {', '.join(sorted(shipped_models()))}, with options of their own",
+            f"method {m.method!r} is learned and has no shipped weights",
+            why=f"shipped weights: {', '.join(sorted(shipped_models()))}, with fixed options",
             fix="give train: CONFIG.yaml or model: FOLDER",
         )
     resolve(m.method, m.options)
     if m.lam is not None and not find_method(m.method).has_weight:
-        raise UsageError(f"method {m.method!r} has no regularization weight", fix="leave lam out")
+        raise UsageError(f"method {m.method!r} has no regularization weight", fix="omit lam")
     given = ", ".join(f"{k}={v}" for k, v in (m.options | ({} if m.lam is None else {"lam": m.lam})).items())
     return PlannedMethod(name, f"{m.method}{f' ({given})' if given else ''}", m.method, dict(m.options), m.lam)
 
@@ -290,10 +290,12 @@ def _plan_training(name: str, m: MethodSetting, settings: StudySettings, path: P
     config = load_config(file, [*m.overrides, *([f"train.steps={steps}"] if steps is not None else [])])
     method = config.settings.method
     if not find_method(method).learned:
-        raise UsageError(f"method {method!r} has nothing to learn", where=str(file), fix="give it as method")
+        raise UsageError(
+            f"method {method!r} has no trainable parameters", where=str(file), fix="use method: instead of train:"
+        )
     plain = config.plain()
     free = [key for key in CHANGEABLE if key != "train.minutes"]
-    if minutes is not None:  # its steps are not known yet, and those of the file do not hold
+    if minutes is not None:  # the number of steps is not known yet, and the file's number does not apply
         free += ["train.steps", "train.epochs"]
     plain["train"] = {k: v for k, v in plain["train"].items() if not f"train.{k}".startswith(tuple(free))}
     folder = f"{name}-{_digest([plain, minutes])[:8]}"
@@ -302,30 +304,30 @@ def _plan_training(name: str, m: MethodSetting, settings: StudySettings, path: P
 
 
 def _digest(values: object) -> str:
-    """Return a hash of plain data that is the same on every machine."""
+    """Return a hash of plain data; the same on all machines."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode("ascii")).hexdigest()
 
 
 def _unequal_training(methods: Sequence[PlannedMethod]) -> list[str]:
-    """Say where methods that the study trains do not learn under the same conditions."""
+    """Return messages on methods that the study trains under unequal conditions."""
     trained = [(m.config.plain(), m.length) for m in methods if m.config is not None]
     notes = []
-    for words, part in (("from the same data", "data"), ("with the same loss", "loss")):
+    for words, part in (("on the same data", "data"), ("with the same loss", "loss")):
         changed = [d for plain, _ in trained[1:] for d in differences(trained[0][0][part], plain[part])]
         if changed:
             listed = "; ".join(f"{part}.{d}" for d in dict.fromkeys(changed[:_SHOWN]))
-            notes.append(f"the methods that are trained here do not all learn {words}: {listed}")
+            notes.append(f"the study does not train all methods {words}: {listed}")
     lengths = sorted({length for _, length in trained})
     if len(lengths) > 1:
-        notes.append(f"the methods that are trained here are not trained equally long: {', '.join(lengths)}")
+        notes.append(f"the study trains the methods for different lengths: {', '.join(lengths)}")
     return notes
 
 
 def _possible_leaks(methods: Sequence[PlannedMethod], scans: Sequence[PlannedScan]) -> list[str]:
-    """Say where a model may have learned from a subject that the study tests it on, as far as names tell.
+    """Return messages on models that may have been trained on a test subject, judged by names.
 
     Raises:
-        UsageError: a method would be trained, or its best weights chosen, on a scan of the study.
+        UsageError: a scan of the study would be training or validation data of a method.
 
     """
     tested = {_resolved(s.source) for s in scans}
@@ -340,24 +342,24 @@ def _possible_leaks(methods: Sequence[PlannedMethod], scans: Sequence[PlannedSca
             both = [f for f in files if _resolved(f) in tested]
             if both:
                 raise UsageError(
-                    f"{m.name} would learn from what it is tested on",
+                    f"{m.name} would be trained on test data",
                     where=str(m.config.path),
                     why=", ".join(both[:_SHOWN]),
-                    fix="test on other scans: take them out of the study's data, or of the training's",
+                    fix="remove these scans from the study's data or from the training data",
                 )
             known = {subject_of(Path(f.partition("#")[0]).name, data.subject) for f in files}
         elif m.model is not None:
             card = describe_model(m.model)["card"]
-            # cards of earlier versions say people
+            # earlier versions wrote `people`
             listed = card.get("subjects", card.get("people")) if isinstance(card, dict) else None
             known = {str(s) for group in listed.values() for s in group} if isinstance(listed, dict) else set()
         shared = sorted(known & subjects)
         if shared:
-            notes.append(f"{m.name} has learned from subjects of the same name: {', '.join(shared[:_SHOWN])}")
+            notes.append(f"{m.name} was trained on subjects with the same names: {', '.join(shared[:_SHOWN])}")
     return notes
 
 
 def _resolved(text: str) -> str:
-    """Return the name of a file, with ``#ARRAY``, by which two names of one file are equal."""
+    """Return the resolved path of a file, with its ``#ARRAY``, so that equal files compare equal."""
     file, sign, part = text.partition("#")
     return text if file.split(":")[0] == PHANTOM else f"{Path(file).resolve()}{sign}{part}"

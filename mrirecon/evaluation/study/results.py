@@ -28,12 +28,12 @@ def write_results(
     """Write all tables, pictures and the report into a study's folder; return the content of ``table.json``.
 
     Args:
-        plan: the study.
-        records: of its cells, in order: data, scan, subject, mask, method, status; achieved acceleration, seconds a
-            slice, scores and notes where there is an image; the error where the cell failed.
-        models: steps, seconds and folder of the methods that were trained here, by name.
-        out: the folder.
-        versions: of the programs.
+        plan: plan of the study.
+        records: one per cell, in order: data, scan, subject, mask, method, status; for an image, also the achieved
+            acceleration, seconds per slice, scores and notes; for a failed cell, the error.
+        models: steps, seconds and folder of each method trained by the study, keyed by name.
+        out: output folder.
+        versions: versions of the programs.
 
     """
     metrics = plan.settings.metrics
@@ -79,7 +79,7 @@ def _rows(plan: Plan, records: Sequence[Record]) -> list[Record]:
         row: Record = {"data": entry, "mask": mask_name, "acceleration": None, "method": method_name}
         row["acceleration"] = float(np.mean(drawn)) if len(drawn) == len(mine) else None
         row |= {"scans": len(mine), "failed": len(mine) - len(seconds)}
-        # what failed has no score, and counts as undefined
+        # failed cells have no score and count as undefined
         row["scores"] = {n: vars(summarize([_score(r, n) for r in mine])) for n in plan.settings.metrics}
         row["seconds a slice"] = float(np.mean(seconds)) if seconds else None
         rows.append(row)
@@ -92,7 +92,7 @@ def _score(record: Record, metric: str) -> float | None:
 
 
 def _differences(plan: Plan, records: Sequence[Record]) -> list[Difference]:
-    """Compare methods under each mask in the first metric, paired by subject; all tests are adjusted together."""
+    """Compare the first metric of the methods under each mask, paired by subject, and adjust all tests together."""
     metric, masks = plan.settings.metrics[0], [m.name for m in plan.masks]
     runs: dict[str, dict[str, dict[str, float | None]]] = {}
     for r in records:
@@ -100,7 +100,7 @@ def _differences(plan: Plan, records: Sequence[Record]) -> list[Difference]:
     if len(runs) < 2:
         return []
     pairs = plan.settings.compare
-    # Masks take the place of metrics: one family of tests, the first metric under each mask.
+    # Pass each mask as a metric, so that all masks form one family of tests.
     differences = compare_runs(
         runs,
         masks,
@@ -138,7 +138,7 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> list[st
 
 
 def _safe(text: object) -> str:
-    """Return text for Markdown: names come from files, and nothing in them may end a cell or begin markup."""
+    """Escape text for Markdown, so that no name can end a table cell or start markup."""
     return str(text).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
@@ -177,7 +177,7 @@ def _report(
     metric = METRICS[settings.metrics[0]].title
     reference = "coils of the full scan combined with ESPIRiT maps of all samples"
     if settings.preset == "fastmri":
-        reference = f"reconstruction_rss or reconstruction_esc where the file holds it, else {reference}"
+        reference = f"reconstruction_rss or reconstruction_esc from the file, else {reference}"
     definition = ": inside the object, after one least-squares scale" if settings.preset == "mrirecon" else ""
     lines = [
         f"# {_safe(settings.title or plan.path.stem)}",
@@ -195,7 +195,7 @@ def _report(
         "",
     ]
     if content["failed"]:
-        lines += ["## Failed", "", "These have no score, and are in no mean.", ""]
+        lines += ["## Failed", "", "These cells have no score and are excluded from the means.", ""]
         for f in content["failed"]:
             why = f" ({_safe(f['error']['why'])})" if f["error"]["why"] else ""
             lines.append(f"- {_safe(', '.join((f['mask'], f['method'], f['scan'])))}: {_safe(f['error']['what'])}{why}")
@@ -205,22 +205,22 @@ def _report(
         lines += ["## Notes on images", "", *(f"- {_safe(text)}" for text in notes), ""]
     lines += ["## Methods", "", *(f"- **{_safe(m['name'])}**: {_method_line(m)}" for m in content["methods"])]
     if plan.trained:
-        lines += ["", "Each was trained once, from one seed: the spread between trainings is not known."]
+        lines += ["", "Each method was trained once with one seed, so the variation between trainings is unknown."]
     if any(s.source.startswith(PHANTOM) for s in plan.scans):
-        lines += ["", "Phantoms count as subjects here; what holds for them need not hold for people."]
+        lines += ["", "Phantoms count as subjects here; the results may not apply to human subjects."]
     if plan.notes:
         lines += ["", "## Notes", "", *(f"- {_safe(n)}" for n in plan.notes)]
     if pictures:
-        lines += ["", "## Pictures", "", "The middle slice of the first scan; below each image its error, five times."]
+        lines += ["", "## Pictures", "", "The middle slice of the first scan; below each image, its error × 5."]
         lines += ["", *(f"![{_safe(p)}]({p})" for p in pictures)]
     lines += ["", f"mrirecon {content['versions']['mrirecon']}, torch {content['versions']['torch']}. For research."]
     return "\n".join(lines)
 
 
 def _notes(records: Sequence[Record]) -> list[str]:
-    """Return the notes on images, once for each method, with the number of cells that have them.
+    """Return the notes on images, merged by method, with the number of cells.
 
-    Notes that differ after their first colon alone count as one.
+    Notes that are equal up to their first colon are merged.
     """
     cells: dict[str, int] = {}
     by_kind: dict[tuple[str, str], list[str]] = {}
@@ -239,11 +239,11 @@ def _notes(records: Sequence[Record]) -> list[str]:
 
 def _difference_lines(pairs: Sequence[Difference]) -> list[str]:
     if not pairs:
-        return ["There are no two methods to compare."]
+        return ["There are fewer than two methods to compare."]
     most = max(d.subjects for d in pairs)
     words = "Paired by subject: Wilcoxon's test, adjusted by Holm for all rows together."
     if most < LEAST:
-        words = f"A test needs {LEAST} subjects, and here are {most}: nothing is said of other subjects than these."
+        words = f"A test needs {LEAST} subjects; there are {most}. The results apply to these subjects only."
     rows = [
         [
             *(d.metric, f"{d.a} - {d.b}", _number(d.mean)),
@@ -264,7 +264,7 @@ def _method_line(m: Record) -> str:
 
 
 def _draw_pictures(plan: Plan, records: Sequence[Record], out: Path) -> list[str]:
-    """Draw, for each mask and kind of data, the middle slice of the first scan by all methods that did it."""
+    """Draw the middle slice of the first scan by all successful methods, for each mask and data entry."""
     first = {s.entry: s for s in reversed(plan.scans)}
     names = []
     for entry in dict.fromkeys(s.entry for s in plan.scans):

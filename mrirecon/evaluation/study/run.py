@@ -1,14 +1,13 @@
 """Run a study: prepare scans, masks and models, reconstruct each cell and score it, and write tables and a report.
 
-A run after a kill goes on where it was: images by their sidecars, as `mrirecon reconstruct` does; trainings by their
-states; simulated scans and references by a hash in their sidecars. Scores and tables are computed anew each time. The
-folder holds::
+An interrupted study resumes: finished images are recognized by their sidecars, as in `mrirecon reconstruct`; trainings
+by their states; simulated scans and references by a hash in their sidecars. Scores and tables are always recomputed.
+The folder holds::
 
-    study.yaml                        the configuration, resolved
-    scans/, references/, masks/MASK/  what all methods share, one file a scan
-    models/METHOD-HASH/               runs of training, as `mrirecon train` leaves them
-    images/MASK/METHOD/SCAN.h5        and its sidecar, as `mrirecon reconstruct` leaves them
-    cells.csv, table.csv, table.json, table.md, report.md, pictures/
+    study.yaml                        the configuration, resolved scans/, references/, masks/MASK/  inputs shared by all
+    methods, one file per scan models/METHOD-HASH/               training runs, as written by `mrirecon train`
+    images/MASK/METHOD/SCAN.h5        images and sidecars, as written by `mrirecon reconstruct` cells.csv, table.csv,
+    table.json, table.md, report.md, pictures/
 
 """
 
@@ -46,7 +45,7 @@ TRAINED, BUDGET, KEY = "study.json", "budget.json", "study key"
 
 
 def dry_run(plan: Plan, out: Path) -> dict[str, Any]:
-    """Return what a study consists of, and what of it is done already; write nothing."""
+    """Return the content and the progress of a study, without writing files."""
     return {
         "folder": str(out),
         "scans": [{"name": s.name, "of": s.entry, "subject": s.subject, "source": s.source} for s in plan.scans],
@@ -67,22 +66,22 @@ def run_study(
     tell: Tell = lambda text: None,
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Do what is left of a study, write its tables and its report, and return the content of ``table.json``.
+    """Run the unfinished part of a study, write tables and report, and return the content of ``table.json``.
 
-    A cell that fails is listed with the reason, and tried again the next time; the others go on.
+    A failed cell is listed with the reason and retried in the next run; the other cells continue.
 
     Args:
         plan: from `load_study`.
-        out: folder; made where it does not exist.
-        device: where to compute.
-        progress: called with (cells done, cells, which).
-        tell: called with lines for the user.
+        out: output folder; created if missing.
+        device: device of the computation.
+        progress: called with (cells done, cells, name of the cell).
+        tell: called with messages to the user.
         command: the command line, for the sidecars.
 
     Raises:
         BusyError: another process runs a study in the folder.
-        ResourceError: disk or memory ran out; what is done is kept.
-        Stopped: by a signal.
+        ResourceError: disk or memory is full; finished cells are kept.
+        Stopped: a signal stopped the study.
 
     """
     out = Path(out)
@@ -95,25 +94,25 @@ def run_study(
         try:
             return _Run(plan, out, device, tell, command).run(progress)
         except Stopped as stopped:
-            raise Stopped(stopped.number, "what is done is kept; run the study again to go on") from None
+            raise Stopped(stopped.number, "finished cells are kept; run the study again to continue") from None
 
 
 class _Run:
-    """Run a study. Steps that cells share are taken once; if one fails, the cells that need it fail."""
+    """Run a study. Run each shared step once; if it fails, fail the cells that need it."""
 
     def __init__(self, plan: Plan, out: Path, device: str, tell: Tell, command: Sequence[str] | None) -> None:
         self.plan, self.out, self.device, self.tell, self.command = plan, out, device, tell, command
         self.results: dict[str, Any] = {}
 
     def run(self, progress: Progress | None) -> Record:
-        """Train what is to be trained, do all cells, and write the results."""
-        for method in self.plan.trained:  # first, because what takes longest should fail first
+        """Train the methods, run all cells, and write the results."""
+        for method in self.plan.trained:  # first, so that the longest step fails early
             try:
                 self.model(method)
             except ResourceError:
                 raise
             except MriReconError:
-                continue  # its cells list it
+                continue  # listed with its cells
         cells = self.plan.cells()
         records = []
         for number, cell in enumerate(cells):
@@ -126,7 +125,7 @@ class _Run:
         return write_results(self.plan, records, models, self.out, versions())
 
     def once(self, what: str, step: Callable[[], Any]) -> Any:
-        """Return the result of a step, taken at the first call, or raise the error that it failed with."""
+        """Run a step at the first call; return its result, or raise its error, at every call."""
         if what not in self.results:
             try:
                 self.results[what] = step()
@@ -141,14 +140,14 @@ class _Run:
         return result
 
     def model(self, method: PlannedMethod) -> Path | None:
-        """Return the folder of a method's weights, trained first where the study trains it."""
+        """Return the folder of a method's weights, after training if the study trains it."""
         if method.config is None:
             return method.model
         done = self.once(f"model {method.name}", lambda: _train(method, self.out, self.device, self.tell))
         return Path(done["model"])
 
     def cell(self, cell: Cell) -> Record:
-        """Reconstruct and score the image of a cell; return its scores, or why there are none."""
+        """Reconstruct and score the image of a cell; return its scores or its error."""
         scan, settings, out = cell.scan, self.plan.settings, self.out
         record: Record = {"data": scan.entry, "scan": scan.name, "subject": scan.subject}
         record |= {"mask": cell.mask.name, "method": cell.method.name}
@@ -182,7 +181,7 @@ class _Run:
 
 
 def _as_failure(error: Exception) -> MriReconError:
-    """Return the error of a step as one of ours."""
+    """Convert the error of a step to an MriReconError."""
     if isinstance(error, MriReconError):
         return error
     why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -200,7 +199,7 @@ def _request(plan: Plan, cell: Cell, model: Path | None, device: str, mask: Path
         model=model,
         options=m.options,
         lam=m.lam,  # type: ignore[arg-type]  # checked with the settings
-        maps="espirit",  # of the samples that are left, whatever maps the file may hold of all of them
+        maps="espirit",  # from the undersampled data, even if the file has maps of the full data
         mask=mask,
         axes=cell.scan.setting.axes,
         device=device,
@@ -209,13 +208,13 @@ def _request(plan: Plan, cell: Cell, model: Path | None, device: str, mask: Path
 
 
 def _prepare_scan(scan: PlannedScan, out: Path, seed: int, preset: Preset) -> tuple[Path, Path]:
-    """Return the file of a scan and of its reference, each made where it is missing or out of date.
+    """Return the files of a scan and its reference; write them if missing or outdated.
 
-    The reference is the SENSE combination of all samples (`sense_reference`); by the preset ``fastmri`` the target that
-    a file of fastMRI holds.
+    The reference is the SENSE combination of all samples (`sense_reference`); with the preset ``fastmri``, the target
+    stored in the fastMRI file.
 
     Raises:
-        MriReconError: a scan that cannot be read, or is not fully sampled.
+        MriReconError: the scan cannot be read or is not fully sampled.
 
     """
     path, s = _scan_file(scan, out), scan.setting
@@ -250,10 +249,10 @@ def _is_current(path: Path, key: str) -> bool:
 
 
 def _prepare_mask(cell: Cell, path: Path, out: Path, seed: int) -> tuple[Path, MaskResult]:
-    """Return the file of a scan's mask, which is the same for all methods, and the mask.
+    """Return the file of a scan's mask, shared by all methods, and the mask.
 
     Raises:
-        UsageError: the mask cannot be drawn in the scan's size.
+        UsageError: the mask cannot be drawn for the scan's size.
 
     """
     file, drawn, content = _draw_mask(cell, path, out, seed)
@@ -269,7 +268,7 @@ def _draw_mask(cell: Cell, path: Path, out: Path, seed: int) -> tuple[Path, Mask
 
 
 def _is_done(plan: Plan, cell: Cell, out: Path) -> bool:
-    """Return whether the image of a cell exists, and is the one that would be made now."""
+    """Return whether the image of a cell exists and is up to date."""
     m, path = cell.method, _scan_file(cell.scan, out)
     model = m.model if m.config is None else out / "models" / m.folder / "best"
     try:
@@ -278,16 +277,16 @@ def _is_done(plan: Plan, cell: Cell, out: Path) -> bool:
         file, _, content = _draw_mask(cell, path, out, plan.settings.seed)
         request = _request(plan, cell, model, "auto", file)
         return file.read_bytes() == content and finished(request, path, sidecar_path(_image(cell, out))) is not None
-    except (OSError, MriReconError):  # something that it needs is missing
+    except (OSError, MriReconError):  # an input is missing
         return False
 
 
 def _train(method: PlannedMethod, out: Path, device: str, tell: Tell) -> Record:
-    """Train a method, or go on where its training was stopped; return the model's folder, steps and scores.
+    """Train a method or resume its training; return the model's folder, steps and scores.
 
     Raises:
         MriReconError: see `mrirecon.training.train`.
-        Stopped: by a signal, or because the time of a job is up, after the step was saved.
+        Stopped: a signal or the time limit of the job stopped the training; its state was saved.
 
     """
     assert method.config is not None, "the study trains it"
@@ -296,10 +295,10 @@ def _train(method: PlannedMethod, out: Path, device: str, tell: Tell) -> Record:
     if done and (folder / "best").is_dir():
         return done
     config = method.config if method.minutes is None else _within(method.config, method.minutes, folder, device, tell)
-    tell(f"trains {method.name}: {method.method}, {method.length}")
+    tell(f"training {method.name}: {method.method}, {method.length}")
     run = training.train(config, folder, device=device, tell=lambda t: tell(f"  {t}"))
     if not run.get("finished", True):
-        raise Stopped(signal.SIGTERM)  # the time of the Slurm job is up
+        raise Stopped(signal.SIGTERM)  # the time of the Slurm job has expired
     done = {"model": str(folder / "best"), "steps": run["steps"], "validation": run["scores"]}
     done["seconds"] = run.get("seconds", 0.0)
     write_json(folder / TRAINED, done)
@@ -307,9 +306,9 @@ def _train(method: PlannedMethod, out: Path, device: str, tell: Tell) -> Record:
 
 
 def _within(config: Config, minutes: float, folder: Path, device: str, tell: Tell) -> Config:
-    """Return the configuration with as many steps as fit into the time; a resumed training keeps their number.
+    """Set the number of training steps that fit into the time; a resumed training keeps its number.
 
-    Steps are timed, and a quarter of the time is left for validation and for writing.
+    A few steps are timed, and a quarter of the time is reserved for validation and writing.
     """
     steps = _read_json(folder / BUDGET).get("steps")
     if steps is None:
@@ -323,18 +322,18 @@ def _within(config: Config, minutes: float, folder: Path, device: str, tell: Tel
 
 
 def _former_images(plan: Plan, out: Path) -> list[str]:
-    """Say which images of a former configuration are in the folder; they are kept, and are in no table."""
+    """Return messages on images of an earlier configuration; they are kept, but not in the tables."""
     wanted = {str(c.place) for c in plan.cells()}
     images = (str(p.relative_to(out / "images").with_suffix("")) for p in sorted(out.glob("images/*/*/*.h5")))
     rest = [name for name in images if name not in wanted]
     if not rest:
         return []
     listed = ", ".join(rest[:3]) + (", ..." if len(rest) > 3 else "")
-    return [f"{len(rest)} images are of a former configuration, and in no table: {listed}"]
+    return [f"{len(rest)} images belong to an earlier configuration and are in no table: {listed}"]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file; nothing where there is none that can be read."""
+    """Return the content of a JSON file; empty if it is missing or unreadable."""
     try:
         content = parse_json(path.read_bytes())
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""The schema of a study's configuration: data, masks, methods, a budget for training, and metrics.
+"""Define the schema of a study's configuration: data, masks, methods, training budget and metrics.
 
-A study crosses its three lists. Entries are named, and names become folders; ``--set methods.rim-gru.steps=500``
-reaches any value.
+A study combines all data, masks and methods. The names of entries become folders; ``--set methods.rim-gru.steps=500``
+sets any value.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mrirecon.registries import OneOf
 
 
 def _several(value: object) -> object:
-    """Return one number as a list."""
+    """Wrap a single number in a list."""
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -30,16 +30,21 @@ Pair = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_leng
 
 
 class Source(Section):
-    """Scans of one kind: measured and fully sampled, or simulated from magnitudes."""
+    """Set one entry of data: measured, fully sampled scans, or scans simulated from magnitudes."""
 
-    files: Names = Field([], description="fully sampled k-space: files, folders, patterns, $VARIABLES in them")
+    files: Names = Field([], description="fully sampled k-space: files, folders or patterns; $VARIABLES are expanded")
     volumes: Names = Field([], description="magnitudes to simulate scans from: files, FILE#ARRAY, phantom:SEED")
-    axes: str | None = Field(None, description="names of the stored axes of k-space, where files leave them open")
-    optional: bool = Field(False, description="leave out, with a note, files that are missing")
-    slices: Pair | None = Field(None, description="of simulated scans, first and last + 1; all by default")
+    axes: str | None = Field(None, description="names of the stored axes of k-space, if the files do not state them")
+    optional: bool = Field(False, description="omit missing files, with a note")
+    slices: Pair | None = Field(None, description="slices to simulate, first and last + 1; all by default")
     coils: Count = Field(8, description="of simulated scans")
-    snr: Positive = Field(30.0, description="of simulated scans: mean signal over the noise of an average coil image")
-    resolution: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="of simulated scans, of the volume's own")
+    snr: Positive = Field(
+        30.0,
+        description="signal-to-noise ratio of simulated scans: mean signal over the noise of an average coil image",
+    )
+    resolution: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="fraction of the volume's resolution, for simulated scans"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Source:
@@ -49,32 +54,32 @@ class Source(Section):
 
 
 class MaskSetting(Section):
-    """One family of masks, at one or several accelerations; each scan has a mask of its own, the same for all."""
+    """Set one family of masks at one or several accelerations; each scan has its own mask, shared by all methods."""
 
     family: Annotated[str, OneOf(seeded_families)]
-    acceleration: Rates = Field(description="one or several")
+    acceleration: Rates = Field(description="one or several acceleration factors")
     calibration: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="lines or side of the box; by default 32 % of the samples"
+        None, description="calibration lines, or side of the box; by default 32 % of the samples"
     )
-    axis: Literal["x", "y"] = Field("x", description="undersampled axis of lines")
-    compat: Annotated[str, OneOf(compats)] = Field("none", description="draw as another toolkit does")
+    axis: Literal["x", "y"] = Field("x", description="undersampled axis of masks of lines")
+    compat: Annotated[str, OneOf(compats)] = Field("none", description="draw the mask as another toolkit does")
 
 
 class MethodSetting(Section):
-    """One method: registered, trained before, or to be trained."""
+    """Set one method: registered, trained before, or to be trained."""
 
     method: str | None = Field(
         None, description="registered; a learned one takes shipped weights, see `mrirecon methods`"
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="of the registered method")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the registered method")
     lam: Annotated[float, Field(ge=0)] | Literal["auto"] | None = Field(
-        None, description="regularization weight; its default, or by noise: auto"
+        None, description="regularization weight; by default the method's; auto: from the noise"
     )
     model: str | None = Field(None, description="folder of a trained model")
     train: str | None = Field(None, description="training configuration, .yaml")
     overrides: Names = Field([], description="overrides of that configuration, such as model.cell=mgu")
-    steps: Count | None = Field(None, description="length of its training, in place of the budget's")
-    minutes: Positive | None = Field(None, description="the same as time, on the machine that trains it")
+    steps: Count | None = Field(None, description="number of training steps; replaces the budget")
+    minutes: Positive | None = Field(None, description="minutes of training on this machine; replaces the budget")
 
     @model_validator(mode="after")
     def _one_kind(self) -> MethodSetting:
@@ -89,10 +94,12 @@ class MethodSetting(Section):
 
 
 class Budget(Section):
-    """Length of training of each method that does not set its own."""
+    """Set the training length of all methods that do not set their own."""
 
-    steps: Count | None = Field(None, description="optimizer steps")
-    minutes: Positive | None = Field(None, description="minutes; the steps that fit are measured first, and kept")
+    steps: Count | None = Field(None, description="number of optimizer steps")
+    minutes: Positive | None = Field(
+        None, description="minutes; the number of steps that fit is measured once and kept"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Budget:
@@ -102,24 +109,26 @@ class Budget(Section):
 
 
 class StudySettings(Section):
-    """A whole study."""
+    """Set a whole study."""
 
-    title: str = Field("", description="the heading of its report")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of masks and simulated scans")
+    title: str = Field("", description="heading of the report")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of masks and simulated scans")
     data: dict[Name, Source] = Field(min_length=1, description="scans to reconstruct, by name")
-    masks: dict[Name, MaskSetting] = Field(min_length=1, description="how they are undersampled, by name")
-    methods: dict[Name, MethodSetting] = Field(min_length=1, description="what reconstructs them, by name")
-    budget: Budget = Field(default_factory=Budget, description="for training: steps or minutes of each method")
-    preset: Preset = Field("mrirecon", description="whose definition of the scores")
+    masks: dict[Name, MaskSetting] = Field(min_length=1, description="masks, by name")
+    methods: dict[Name, MethodSetting] = Field(min_length=1, description="methods, by name")
+    budget: Budget = Field(default_factory=Budget, description="training budget: steps or minutes of each method")
+    preset: Preset = Field("mrirecon", description="preset that defines the scores")
     metrics: Annotated[Names, Field(min_length=1)] = Field(
         default_factory=lambda: list(score_metrics()),
         description=f"any of {', '.join(METRICS)}; differences are of the first",
     )
-    subject: str | None = Field(None, description="expression whose first group names the subject in a scan's name")
-    compare: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | None = Field(
-        None, description="pairs of methods whose difference is asked; all by default, which leaves each less power"
+    subject: str | None = Field(
+        None, description="regular expression whose first group matches the subject in a scan's name"
     )
-    pictures: bool = Field(True, description="draw all methods side by side, for the first scan of each kind")
+    compare: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | None = Field(
+        None, description="pairs of methods to compare; by default all, which reduces the power of each test"
+    )
+    pictures: bool = Field(True, description="draw all methods side by side, for the first scan of each entry")
 
     @model_validator(mode="after")
     def _known_pairs(self) -> StudySettings:

@@ -1,4 +1,4 @@
-"""The steps that several methods share, one algorithm a file, with its equation in the docstring."""
+"""Define the steps that several methods share, one algorithm per file, with its equation in the docstring."""
 
 from mrirecon.methods.steps.admm import Admm
 from mrirecon.methods.steps.cascade import InImage, InKspace

@@ -1,4 +1,4 @@
-"""ADMM: alternate between the data term and the penalty."""
+"""Minimize an objective by ADMM: alternate between the data term and the penalty."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class AdmmState(NamedTuple):
 
 
 class Admm(Step[AdmmState]):
-    """Update x, v and u in turn.
+    """Take one ADMM iteration.
 
     x⁺ = argmin ½‖A x − y‖² + ½ρ‖G x − v + u‖²,  v⁺ = prox_{λφ/ρ}(G x⁺ + u),  u⁺ = u + G x⁺ − v⁺.
     Boyd et al., Found. Trends Mach. Learn. 3:1, 2011. CG solves for x⁺, starting at x.
 
     Args:
-        regularizer: φ and G; without random shifts, which v could not follow.
+        regularizer: φ and G; without random shifts, because v has a fixed grid.
         lam: λ.
         rho: ρ, relative to AᴴA of norm 1.
-        inner: CG iterations in one step.
+        inner: number of CG iterations in one step.
 
     """
 

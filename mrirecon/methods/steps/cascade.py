@@ -21,7 +21,7 @@ class _ApplyPart(Step[Tensor]):
         return out
 
     def zero_init_output(self) -> None:
-        """Initialize the refinements such that they add nothing."""
+        """Initialize the refinements so that they add nothing."""
         for module in self.part.modules():
             if isinstance(module, Refine):
                 module.zero_init_output()

@@ -1,4 +1,4 @@
-"""FISTA: accelerated proximal gradient descent."""
+"""Minimize an objective by FISTA (accelerated proximal gradient descent)."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ _DAMPING = 0.01  # Tikhonov weight of the first iterations
 
 
 class FistaState(NamedTuple):
-    """Hold the image and what the next iteration needs."""
+    """Hold the image and the variables of the next iteration."""
 
     x: Tensor  # (B, M, *space)
     mean: Tensor  # running mean of x
     z: Tensor  # extrapolated point
     t: Tensor  # (B,) momentum
-    warm: Tensor | None  # what the proximal map starts from
+    warm: Tensor | None  # warm start of the proximal map
     iteration: int
 
 
 class Fista(Step[FistaState]):
     """Take a proximal gradient step with momentum.
 
-    x⁺ = prox_{λR/L}(z − ∇f(z)/L),  t⁺ = (1 + √(1 + 4t²))/2,  z⁺ = x⁺ + (t − 1)/t⁺ (x⁺ − x).
-    f(x) = ½‖A x − y‖², L ≥ λ_max(AᴴA) from the maps. Beck and Teboulle, SIAM J. Imaging Sci. 2:183, 2009. The
-    momentum restarts for an item when it points uphill (O'Donoghue and Candès, Found. Comput. Math. 15:715, 2015).
+    x⁺ = prox_{λR/L}(z − ∇f(z)/L),  t⁺ = (1 + √(1 + 4t²))/2,  z⁺ = x⁺ + (t − 1)/t⁺ (x⁺ − x). f(x) = ½‖A x − y‖², L ≥
+    λ_max(AᴴA) from the maps. Beck and Teboulle, SIAM J. Imaging Sci. 2:183, 2009. The momentum of an item is reset when
+    it points uphill (O'Donoghue and Candès, Found. Comput. Math. 15:715, 2015).
 
-    A few iterations of CG-SENSE come first, and therefore the momentum starts at t₀ > 1. The error is still bounded,
-    by (t₀² (F(x₀) − F*) + ½L‖x₀ − x*‖²) / t².
+    A few iterations of CG-SENSE come first; therefore, the momentum starts at t₀ > 1. The error is still bounded, by
+    (t₀² (F(x₀) − F*) + ½L‖x₀ − x*‖²) / t².
 
     Args:
         regularizer: R.
         lam: λ, one for all items or (B,).
-        average: the image is the running mean of x over the last third of the iterations, at most over this many; 1
-            for x itself. A regularizer with random shifts keeps x moving about the solution, and the mean converges.
-        start: iterations of CG-SENSE.
+        average: the image is the running mean of x over the last third of the iterations, at most over this number; 1
+            uses x itself. With random shifts, x does not converge, but the mean does.
+        start: number of initial iterations of CG-SENSE.
         momentum: t₀; with 10, the first extrapolation is by (t₀ − 1)/t₁ = 0.86.
 
     """
@@ -62,7 +62,7 @@ class Fista(Step[FistaState]):
     def init(self, p: Problem) -> FistaState:
         """Return the state after ``start`` iterations of CG-SENSE, from the initial image or from zero.
 
-        Its Tikhonov term ½·0.01·‖x − x₀‖² draws what was not sampled towards the initial image x₀, or zero.
+        The Tikhonov term ½·0.01·‖x − x₀‖² keeps unsampled components near the initial image x₀, or zero.
         """
         near = p.initial_image
         x = p.adjoint if near is None else near

@@ -1,4 +1,4 @@
-"""Primal-dual method of Chambolle and Pock: no linear system to solve."""
+"""Minimize an objective by the primal-dual method of Chambolle and Pock, which solves no linear system."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mrirecon.physics.regularizers import Regularizer
 
 
 class Dual(NamedTuple):
-    """Hold the dual variable h of K = [A; G], one part for each."""
+    """Hold the dual variable h of K = [A; G], with one part per operator."""
 
     data: Tensor  # (B, C, *space)
     sparse: Tensor  # range of G
@@ -37,7 +37,7 @@ class PrimalDual(Step[PrimalDualState]):
     Args:
         regularizer: φ and G.
         lam: λ.
-        balance: √(τ/σ). At unit scale, primal steps longer than the dual ones make λ act early.
+        balance: √(τ/σ). At unit scale, longer primal steps make λ effective early.
 
     """
 
@@ -54,7 +54,7 @@ class PrimalDual(Step[PrimalDualState]):
         return PrimalDualState(x, x, zero)
 
     def forward(self, s: PrimalDualState, p: Problem) -> PrimalDualState:
-        """Take a step up in the dual and a step down in the image, and extrapolate."""
+        """Take an ascent step in the dual and a descent step in the image, and extrapolate."""
         g = self.regularizer.operator()
         size = 0.99 / (p.lipschitz + self.regularizer.norm2).sqrt()
         sigma, tau = size / self.balance, size * self.balance

@@ -19,20 +19,20 @@ from mrirecon.registries.renames import new_key, new_value
 from mrirecon.training.config.settings import Settings
 from mrirecon.training.config.strict_yaml import KeyPath, Origin, Parsed, Plain, parse_yaml, read_yaml
 
-MOST_BASES = 8  # in a chain
-LENGTHS = {"steps", "epochs", "minutes"}  # of a run
+MOST_BASES = 8  # maximum depth of a chain of bases
+LENGTHS = {"steps", "epochs", "minutes"}  # keys that set the length of a run
 SEE_SCHEMA = "see `mrirecon config schema`"
 Form = TypeVar("Form", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Config:
-    """Hold checked settings, and the origin of each value.
+    """Hold validated settings and the origin of each value.
 
     Attributes:
-        settings: every value; ``model`` holds all options of the method.
-        origins: by path of keys; those of defaults are missing.
-        path: the file.
+        settings: all values; ``model`` holds all options of the method.
+        origins: origin of each value, keyed by the path of keys; defaults have none.
+        path: file of the configuration.
 
     """
 
@@ -41,19 +41,19 @@ class Config:
     path: Path
 
     def plain(self) -> dict[str, Any]:
-        """Return everything as plain data, as it is saved with a run."""
+        """Return all values as plain data, in the form saved with a run."""
         return self.settings.model_dump(mode="json")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a training configuration, its bases, and overrides such as ``model.cascades=4``.
 
-    ``base: FILE`` (or a list of files) names its bases, relative to the file: mappings are merged key by key, and
-    everything else is replaced.
+    ``base: FILE`` (or a list of files) names its bases, relative to the file: mappings are merged key by key; other
+    values are replaced.
 
     Raises:
-        InputError: a file that cannot be read.
-        UsageError: any mistake in it, with file, line, key, and the nearest right one.
+        InputError: a file cannot be read.
+        UsageError: the configuration has an error; the message gives file, line, key and the closest valid key.
 
     """
     path = Path(path)
@@ -73,15 +73,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def load_as(schema: type[Form], path: str | Path, overrides: Sequence[str] = ()) -> tuple[Form, dict[KeyPath, Origin]]:
-    """Read a configuration of any schema, with bases, overrides and errors as in `load_config`.
+    """Read a configuration with any schema; bases, overrides and errors as in `load_config`.
 
     Args:
-        schema: a model that forbids unknown keys.
-        path: the file.
-        overrides: such as ``methods.cs.lambda=0.01``.
+        schema: pydantic model that forbids unknown keys.
+        path: file of the configuration.
+        overrides: overrides such as ``methods.cs.lambda=0.01``.
 
     Returns:
-        The checked values, and where each comes from.
+        The validated values, and the origin of each.
 
     Raises:
         InputError, UsageError: see `load_config`.
@@ -92,7 +92,7 @@ def load_as(schema: type[Form], path: str | Path, overrides: Sequence[str] = ())
     for text in overrides:
         merged = _override(merged, text, schema)
     if not isinstance(merged.values, dict):
-        raise UsageError("a configuration is a mapping", where=str(path), fix="see the examples in configs/")
+        raise UsageError("the configuration must be a mapping", where=str(path), fix="see the examples in configs/")
     try:
         return schema.model_validate(merged.values), merged.origins
     except ValidationError as error:
@@ -100,16 +100,18 @@ def load_as(schema: type[Form], path: str | Path, overrides: Sequence[str] = ())
 
 
 def origin_of(origins: dict[KeyPath, Origin], key: KeyPath, path: Path) -> str:
-    """Return file, line and key of a value, for an error about it."""
+    """Return file, line and key of a value for an error message."""
     return f"{_origin(origins, key, path)}, {'.'.join(map(str, key))}"
 
 
 def _merge_bases(path: Path, above: tuple[Path, ...]) -> Parsed:
-    """Read a file and put it over its bases; ``above`` are the files that it is a base of."""
+    """Read a file and merge it over its bases; ``above`` are the files that use it as a base."""
     resolved = path.resolve()
     if resolved in above or len(above) >= MOST_BASES:
         chain = " -> ".join(p.name for p in (*above, resolved))
-        raise UsageError("configurations are bases of each other in a circle", where=str(path), why=chain, fix="cut it")
+        raise UsageError(
+            "the bases of the configuration form a cycle", where=str(path), why=chain, fix="remove one base"
+        )
     parsed = read_yaml(path)
     if not isinstance(parsed.values, dict) or "base" not in parsed.values:
         return parsed
@@ -126,23 +128,23 @@ def _merge_bases(path: Path, above: tuple[Path, ...]) -> Parsed:
                 f"the base {name!r} does not exist",
                 where=where,
                 why=f"there is no {target}",
-                fix=f"did you mean {near[0]!r}?" if near else "name it relative to this file",
+                fix=f"did you mean {near[0]!r}?" if near else "write a path relative to this file",
             )
         base = _merge_bases(target, (*above, resolved))
         if not isinstance(base.values, dict):
             kind = "a list" if isinstance(base.values, list) else f"the single value {str(base.values)[:60]!r}"
             raise UsageError(
-                f"the base {name!r} is no configuration",
+                f"the base {name!r} is not a configuration",
                 where=where,
                 why=f"{'it is empty' if base.values is None else f'it holds {kind}'}, not a mapping: {target}",
-                fix="name a file of keys and values, such as those in configs/base/",
+                fix="use a file of keys and values, such as those in configs/base/",
             )
         below = base if below is None else _merge(below, base)
     return parsed if below is None else _merge(below, parsed)
 
 
 def _merge(below: Parsed, above: Parsed) -> Parsed:
-    """Put values over others: mappings key by key, everything else whole."""
+    """Merge values over others: mappings key by key, other values replaced."""
     origins = dict(below.origins)
 
     def put(old: Plain, new: Plain, at: KeyPath) -> Plain:
@@ -159,7 +161,7 @@ def _merge(below: Parsed, above: Parsed) -> Parsed:
 
 
 def _override(parsed: Parsed, text: str, schema: type[BaseModel]) -> Parsed:
-    """Put one value of ``--set`` over others, whole."""
+    """Set one value of ``--set``, replacing the old value."""
     key, sign, value = text.partition("=")
     name = f"--set {text}"
     if not sign or not key.strip():
@@ -176,9 +178,9 @@ def _override(parsed: Parsed, text: str, schema: type[BaseModel]) -> Parsed:
 
 
 def _without_replaced(below: Plain, above: Plain) -> Plain:
-    """Return values without those that others replace under another key.
+    """Remove values that others replace under another key.
 
-    Those are the length of a run (steps, epochs or minutes), and the options of another method.
+    These are the length of a run (steps, epochs or minutes) and the options of another method.
     """
     if not isinstance(below, dict) or not isinstance(above, dict):
         return below
@@ -191,23 +193,23 @@ def _without_replaced(below: Plain, above: Plain) -> Plain:
 
 
 def _set_value(values: Plain, parts: KeyPath, new: Plain, name: str) -> Plain:
-    """Return values with a new one at a path of keys and indices."""
+    """Return values with one value set at a path of keys and indices."""
     if not parts:
         return new
     key, rest = parts[0], parts[1:]
     if isinstance(values, list):
         if not isinstance(key, int) or key >= len(values):
-            why = f"it is a list of {len(values)}"
-            raise UsageError(f"there is no entry {key!r}", where=name, why=why, fix=f"choose 0 to {len(values) - 1}")
+            why = f"the list has {len(values)} entries"
+            raise UsageError(f"no entry {key!r}", where=name, why=why, fix=f"choose 0 to {len(values) - 1}")
         return [_set_value(v, rest, new, name) if i == key else v for i, v in enumerate(values)]
     if isinstance(key, int) and not isinstance(values, dict):
-        raise UsageError(f"there is no entry {key!r}", where=name, why="there is no list", fix="give the whole list")
+        raise UsageError(f"no entry {key!r}", where=name, why="not a list", fix="give the whole list")
     below = values if isinstance(values, dict) else {}
     return below | {str(key): _set_value(below.get(str(key)), rest, new, name)}
 
 
 def _explain(error: ValidationError, origins: dict[KeyPath, Origin], path: Path, schema: type[BaseModel]) -> UsageError:
-    """Return pydantic's first error as ours, with file, line and key."""
+    """Convert pydantic's first error to a UsageError with file, line and key."""
     first = error.errors()[0]
     loc: KeyPath = tuple(first["loc"])
     known = _key_path(loc)
@@ -215,23 +217,23 @@ def _explain(error: ValidationError, origins: dict[KeyPath, Origin], path: Path,
     where = f"{_origin(origins, loc, path)}, {key}"
     if first["type"] == "missing" and loc == ("method",):
         fix = f"method: {' | '.join(sorted(methods()))}"
-        return UsageError("the configuration names no method", where=str(path), fix=fix)
+        return UsageError("the configuration has no method", where=str(path), fix=fix)
     if first["type"] == "extra_forbidden":
         choices = list(_section(loc[:-1], schema).model_fields)
         new = new_key(".".join(map(str, loc)))
-        fix = f"it is now called {new!r}" if new in choices else nearest(str(loc[-1]), choices)
+        fix = f"the new name is {new!r}" if new in choices else nearest(str(loc[-1]), choices)
         return UsageError(f"unknown key {loc[-1]!r}", where=where, fix=fix)
     why = (first["msg"][0].lower() + first["msg"][1:]).removeprefix("value error, ")
     given = first["input"]
     present = new_value(key, given)
-    fix = _description(known, schema) if present is None else f"it is now {present!r}"
+    fix = _description(known, schema) if present is None else f"the new value is {present!r}"
     if isinstance(given, dict):
         return UsageError(f"{key or 'the configuration'} cannot be used", where=where, why=why, fix=fix)
     return UsageError(f"{key} cannot be {given!r}", where=where, why=why, fix=fix)
 
 
 def _key_path(loc: KeyPath) -> KeyPath:
-    """Drop what pydantic appends for the branches of a union."""
+    """Remove the parts that pydantic appends for the branches of a union."""
     kept: list[str | int] = []
     for part in loc:
         if isinstance(part, str) and (not part.replace("_", "").isalnum() or part in ("constrained", "float", "int")):
@@ -241,10 +243,10 @@ def _key_path(loc: KeyPath) -> KeyPath:
 
 
 def _section(loc: KeyPath, schema: type[BaseModel]) -> type[BaseModel]:
-    """Return the model that a path leads to."""
+    """Return the pydantic model at a path of keys."""
     model, named = schema, False
     for part in loc:
-        if isinstance(part, int) or named:  # an entry of a list, or the name of one in a mapping
+        if isinstance(part, int) or named:  # an entry of a list, or a name in a mapping
             named = False
             continue
         field = model.model_fields.get(part)
@@ -256,13 +258,13 @@ def _section(loc: KeyPath, schema: type[BaseModel]) -> type[BaseModel]:
 
 
 def _description(loc: KeyPath, schema: type[BaseModel]) -> str:
-    """Return what a key means."""
+    """Return the description of a key."""
     field = _section(loc[:-1], schema).model_fields.get(str(loc[-1])) if loc else None
     return SEE_SCHEMA if field is None or not field.description else f"{loc[-1]}: {field.description}"
 
 
 def _origin(origins: dict[KeyPath, Origin], loc: KeyPath, path: Path) -> str:
-    """Return the place of a value, of the first value in it, or else of the nearest value around it."""
+    """Return the origin of a value, of the first value in it, or of the closest enclosing value."""
     inside = [o for p, o in origins.items() if p[: len(loc)] == loc]
     if inside:
         return str(origins.get(loc, inside[0]))
@@ -271,7 +273,7 @@ def _origin(origins: dict[KeyPath, Origin], loc: KeyPath, path: Path) -> str:
 
 
 def _absolute_source(text: str, folder: Path) -> str:
-    """Return a source as an absolute path where it lies relative to the configuration's folder."""
+    """Return a source as an absolute path if it exists relative to the configuration's folder."""
     if text.split(":")[0] == PHANTOM or "$" in text or Path(text).is_absolute() or matches(text.partition("#")[0]):
         return text
     name, sign, part = text.partition("#")

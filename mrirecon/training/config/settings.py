@@ -16,23 +16,31 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 if TYPE_CHECKING:
     _LossWeights = Section
-else:  # one weight for each loss that is registered when configurations are first read
+else:  # one weight per loss that is registered when configurations are first read
     _weight = Annotated[float, Field(ge=0, lt=float("inf"))]
     _fields = {name: (_weight, Field(0.0, description=loss.summary)) for name, loss in LOSSES.items()}
     _LossWeights = create_model("LossWeights", __base__=Section, **_fields)
 
 
 class LossSettings(_LossWeights):
-    """Set the weights of the losses, and what they compare."""
+    """Set the weights of the losses and the images that they compare."""
 
-    log: bool = Field(False, description="the logarithm of each term, so that good and bad samples count alike")
-    compare: Literal["magnitude", "complex"] = Field("magnitude", description="what l1 and l2 compare")
-    region: Literal["field_of_view", "object"] = Field("field_of_view", description="where images are compared")
-    steps: Literal["last", "mean", "log"] = Field(
-        "log", description="steps of a recurrence: the last, all alike, or 10^(-(T-t)/(T-1)) as in the CIRIM paper"
+    log: bool = Field(
+        False,
+        description="use the logarithm of each term, so that small and large errors have equal weight",
     )
-    cascades: Literal["last", "mean"] = Field("mean", description="cascades: the last, or all alike")
-    held_out_share: float = Field(0.4, gt=0, lt=1, description="share of the samples that only the loss ssdu sees")
+    compare: Literal["magnitude", "complex"] = Field("magnitude", description="values that l1 and l2 compare")
+    region: Literal["field_of_view", "object"] = Field(
+        "field_of_view", description="region in which images are compared"
+    )
+    steps: Literal["last", "mean", "log"] = Field(
+        "log",
+        description="weights of the steps of a recurrence: last, equal, or 10^(-(T-t)/(T-1)) as in the CIRIM paper",
+    )
+    cascades: Literal["last", "mean"] = Field("mean", description="weights of the cascades: last only, or equal")
+    held_out_share: float = Field(
+        0.4, gt=0, lt=1, description="fraction of the acquired samples that only the loss ssdu uses"
+    )
 
     @model_validator(mode="after")
     def _check_terms(self) -> LossSettings:
@@ -45,67 +53,75 @@ class LossSettings(_LossWeights):
 
     @property
     def active(self) -> dict[str, float]:
-        """The losses that have a weight, and their weights."""
+        """Return the losses with a weight, and their weights."""
         return {name: weight for name in _LossWeights.model_fields if (weight := getattr(self, name))}
 
     @property
     def supervised(self) -> bool:
-        """Whether the loss needs a reference image."""
+        """Return whether the loss needs a reference image."""
         return all(LOSSES[name].supervised for name in self.active)
 
     @property
     def full(self) -> bool:
-        """Whether the loss needs full k-space."""
+        """Return whether the loss needs full k-space."""
         return any(LOSSES[name].domain == "kspace" for name in self.active) and self.supervised
 
 
 class Train(Section):
-    """Set how weights are learned."""
+    """Set the optimization of the weights."""
 
-    steps: Count | None = Field(None, description="optimizer steps; or give epochs")
-    epochs: Count | None = Field(None, description="passes over the data; or give steps")
+    steps: Count | None = Field(None, description="number of optimizer steps; or set epochs")
+    epochs: Count | None = Field(None, description="number of passes over the data; or set steps")
     minutes: Positive | None = Field(
-        None, description="wall time of a call, all included, in place of steps and epochs; the schedule spans it"
+        None, description="total wall time of a call, instead of steps and epochs; the schedule spans it"
     )
-    batch: Count = Field(1, description="samples of a step, all processes together")
-    accumulate: Count = Field(1, description="batches whose gradients are added up before a step")
+    batch: Count = Field(1, description="samples per step over all processes")
+    accumulate: Count = Field(1, description="number of batches whose gradients are accumulated per step")
     initial_weights: str | None = Field(
-        None, description="folder of a trained model of the same method and sizes, whose weights training starts from"
+        None,
+        description="folder of a trained model with the same method and sizes, whose weights are the initial weights",
     )
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: Positive = Field(1e-3, description="learning rate")
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field([0.9, 0.999], description="of Adam")
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(
+        [0.9, 0.999], description="coefficients beta of Adam"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="steps over which the learning rate rises from zero")
     schedule: Literal["constant", "cosine", "step", "inverse-sqrt"] = "constant"
-    lr_decay_every: Count = Field(10_000, description="steps, of the schedule step")
-    lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor, of the schedule step")
-    final_lr_share: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="share of lr at the cosine's end")
-    gradient_clip: Positive | None = Field(None, description="largest norm of the gradient")
+    lr_decay_every: Count = Field(10_000, description="steps between decays of the schedule step")
+    lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor of each decay of the schedule step")
+    final_lr_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="fraction of lr at the end of the cosine schedule"
+    )
+    gradient_clip: Positive | None = Field(None, description="maximum norm of the gradient")
     ema: Fraction = Field(0.0, description="decay of the moving average of the weights; 0 for none")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
-        "auto", description="of the networks; auto is bfloat16 where AMX or a GPU makes it faster, and is kept in a run"
+        "auto",
+        description="precision of the networks; auto: bfloat16 if AMX or a GPU makes it faster, fixed per run",
     )
     seed: Annotated[int, Field(ge=0)] = 0
-    validate_every: Count | None = Field(None, description="steps; by default an epoch")
-    patience: Count | None = Field(None, description="validations without a better score before it stops early")
+    validate_every: Count | None = Field(None, description="steps between validations; by default an epoch")
+    patience: Count | None = Field(None, description="validations without a better score before the run stops early")
     checkpoint_every: Count = Field(200, description="steps between resumable states")
-    checkpoint_seconds: Positive = Field(300.0, description="and seconds")
-    log_every: Count = Field(10, description="steps of a line in log.jsonl")
-    validation_images: Annotated[int, Field(ge=0, le=16)] = Field(3, description="validation slices drawn")
-    workers: Annotated[int, Field(ge=0, le=256)] | None = Field(None, description="processes that make samples")
-    tensorboard: bool = Field(False, description="also write TensorBoard's files")
+    checkpoint_seconds: Positive = Field(300.0, description="seconds between resumable states")
+    log_every: Count = Field(10, description="steps per line of log.jsonl")
+    validation_images: Annotated[int, Field(ge=0, le=16)] = Field(3, description="number of validation slices to draw")
+    workers: Annotated[int, Field(ge=0, le=256)] | None = Field(
+        None, description="number of worker processes that compute samples"
+    )
+    tensorboard: bool = Field(False, description="also write TensorBoard files")
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:
         given = [length for length in (self.steps, self.epochs) if length is not None]
         if len(given) == 2 or not (given or self.minutes):
-            raise ValueError("give either steps or epochs, or minutes")
+            raise ValueError("set one of steps, epochs and minutes")
         return self
 
 
 class Settings(Section):
-    """Hold a whole configuration, every value resolved."""
+    """Define a whole configuration."""
 
     method: str = Field(description="a registered method, see `mrirecon methods`")
     model: dict[str, Any] = Field(default_factory=dict, description="options of the method")

@@ -1,4 +1,4 @@
-"""Write configurations: resolved with the origin of each value, as a template, as a JSON schema, as differences."""
+"""Format configurations: with the origin of each value, as a template, as a JSON schema, and as differences."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _COLUMN = 56
 
 
 def render(config: Config, *, origins: bool = False) -> str:
-    """Return a configuration as YAML that can be loaded, on request with the origin of each value as a comment."""
+    """Return a configuration as YAML that can be loaded, optionally with the origin of each value as a comment."""
     return "\n".join(_lines(config.plain(), (), config.origins if origins else None)) + "\n"
 
 
 def schema(method: str | None = None) -> dict[str, Any]:
-    """Return the JSON schema of configurations, with the options of a method where one is named."""
+    """Return the JSON schema of configurations, with the options of a method if its name is given."""
     definition = Settings.model_json_schema()
     if method is not None:
         options = find_method(method).schema.model_json_schema()
@@ -32,7 +32,7 @@ def schema(method: str | None = None) -> dict[str, Any]:
 
 
 def template(method: str) -> str:
-    """Return a configuration to start from: the needed values, and all others as comments with their defaults."""
+    """Return a template of a configuration: required values, and all others with their defaults as comments."""
     chosen = find_method(method)
     options = [f"#   {name}: {_flow(field.default)}" for name, field in chosen.schema.model_fields.items()]
     lines = [f"# {chosen.summary}", f"method: {chosen.name}", "", "# model:" if options else "# model: {}", *options]
@@ -53,7 +53,7 @@ def template(method: str) -> str:
 
 
 def _plain(value: object) -> object:
-    """Return a default as plain data; in lists of sections, only what is not itself a default."""
+    """Return a default as plain data; in lists of sections, without the sections' own defaults."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if isinstance(value, list):
@@ -88,7 +88,7 @@ def _lines(values: Mapping[str, Any], at: KeyPath, origins: Mapping[KeyPath, Ori
 
 
 def _from(path: KeyPath, origins: Mapping[KeyPath, Origin]) -> str:
-    # Values in a mapping that was replaced whole have the origin of the mapping.
+    # Values in a mapping that was replaced as a whole have the origin of the mapping.
     for length in (*range(len(path), 1, -1), len(path)):
         if path[:length] in origins:
             return str(origins[path[:length]])

@@ -1,4 +1,4 @@
-"""Read a strict subset of YAML: no duplicate keys, aliases or tags; 1e-3 is a number; every value has its line."""
+"""Read a strict subset of YAML with line numbers: no duplicate keys, aliases or tags; 1e-3 is a number."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _WORDS |= {".inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan")}
 
 @dataclass(frozen=True)
 class Origin:
-    """Hold the place of a value."""
+    """Hold the origin of a value."""
 
     file: str
-    line: int  # from 1; 0 where there are no lines
+    line: int  # counted from 1; 0 without lines
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}" if self.line else self.file
@@ -35,7 +35,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Parsed:
-    """Hold values, and the origin of each by its path of keys and indices."""
+    """Hold values, and the origin of each, keyed by its path of keys and indices."""
 
     values: Plain
     origins: dict[KeyPath, Origin]
@@ -45,7 +45,7 @@ def read_yaml(path: Path) -> Parsed:
     """Return the content of a file.
 
     Raises:
-        InputError: it is missing, too large, or not text.
+        InputError: the file is missing, too large, or not text.
         UsageError: it is not in the accepted subset of YAML; the line is named.
 
     """
@@ -75,18 +75,18 @@ def parse_yaml(text: str, name: str, line: int | None = None) -> Parsed:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         if "'\\t'" in str(error.problem):
-            raise builder.error(mark, "there is a tab", "indent with spaces") from None
-        why = error.problem or "it cannot be parsed"
+            raise builder.error(mark, "tab character", "indent with spaces") from None
+        why = error.problem or "invalid YAML"
         raise builder.error(mark, why, "check the indentation, colons and brackets") from None
     except yaml.YAMLError as error:
         raise builder.error(None, " ".join(str(error).split()), "use plain text") from None
     except RecursionError:
-        raise builder.error(None, "it is nested too deeply", "flatten it") from None
+        raise builder.error(None, "nested too deeply", "reduce the nesting") from None
     return Parsed(values, builder.origins)
 
 
 def scalar(text: str) -> Plain:
-    """Return the value of an unquoted word by YAML 1.2, in which yes, no, on and off are words."""
+    """Return the value of an unquoted scalar by YAML 1.2, in which yes, no, on and off are strings."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     if _INTEGER.match(text):
@@ -100,25 +100,25 @@ class _Builder:
         self.origins: dict[KeyPath, Origin] = {}
 
     def error(self, mark: yaml.Mark | None, why: str, fix: str) -> UsageError:
-        """Return the error at a place in the text."""
+        """Return an error with its line in the text."""
         where = str(self.origin(mark)) if mark is not None else self.name
         return UsageError("the configuration cannot be read", where=where, why=why, fix=fix)
 
     def origin(self, mark: yaml.Mark) -> Origin:
-        """Return a place in the text as file and line."""
+        """Return a position in the text as file and line."""
         return Origin(self.name, mark.line + 1 if self.line is None else self.line)
 
     def check_events(self, text: str) -> None:
-        """Refuse what could take much memory or run code, before values are built."""
+        """Reject content that could use much memory or run code, before values are built."""
         depth = documents = 0
-        events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)  # their classes share no typed base
+        events: Iterator[Any] = yaml.parse(text, Loader=yaml.SafeLoader)  # their classes have no common typed base
         for nodes, event in enumerate(events):
             documents += isinstance(event, yaml.DocumentStartEvent)
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEPTH or nodes > NODES:
-                raise self.error(event.start_mark, f"more than {DEPTH} levels or {NODES} values", "make it smaller")
+                raise self.error(event.start_mark, f"more than {DEPTH} levels or {NODES} values", "reduce its size")
             if documents > 1:
-                raise self.error(event.start_mark, "there is a second document", "keep one, without ---")
+                raise self.error(event.start_mark, "more than one YAML document", "keep one document, without ---")
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 raise self.error(event.start_mark, "anchors and aliases (& and *) are not accepted", "write it out")
             if getattr(event, "tag", None):
@@ -129,16 +129,16 @@ class _Builder:
         self.origins[path] = self.origin(node.start_mark)
         if isinstance(node, yaml.ScalarNode):
             text: str = node.value
-            if "\0" in text:  # which no file name can hold
-                raise self.error(node.start_mark, "there is a NUL character", "write plain text")
+            if "\0" in text:  # not allowed in file names
+                raise self.error(node.start_mark, "NUL character", "write plain text")
             return scalar(text) if node.style is None else text
         if isinstance(node, yaml.SequenceNode):
             return [self.build(child, (*path, i)) for i, child in enumerate(node.value)]
-        assert isinstance(node, yaml.MappingNode), "YAML has no other nodes"
+        assert isinstance(node, yaml.MappingNode), "unknown YAML node"
         values: dict[str, Plain] = {}
         for key, child in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise self.error(key.start_mark, "a key must be a word", "quote it, or write it out")
+                raise self.error(key.start_mark, "a key must be a single value", "write the key as text in quotes")
             if key.value in values:
                 first = self.origins[(*path, key.value)]
                 raise self.error(key.start_mark, f"the key {key.value!r} is given twice (first in {first})", "keep one")
