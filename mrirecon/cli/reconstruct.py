@@ -24,7 +24,7 @@ def reconstruct(
         Path, typer.Option("--output", "-o", help="File, or folder for NAME_METHOD.h5; by default the current folder.")
     ] = Path(),
     method: Annotated[str, typer.Option("--method", "-m", help="auto, or a method of `mrirecon methods`.")] = "auto",
-    maps: Annotated[str, typer.Option(help="{calibrations}, or a file with coil maps.")] = "auto",
+    maps: Annotated[str, typer.Option(help="auto, {calibrations}, or a file with coil maps.")] = "auto",
     map_sets: opt.MapSets = "auto",
     combine: opt.Combine = None,
     whiten: opt.Whiten = "loud",

@@ -153,7 +153,7 @@ def test_every_item_keeps_what_was_asked(made, tmp_path):
     assert scan.shape["coil"] == scan.coils == len(scan.kspace(0))
     for item in range(2):
         assert np.linalg.norm(scan.kspace(item)) ** 2 >= 0.97 * np.linalg.norm(plain.kspace(item)) ** 2
-    assert any(f"compressed to {scan.coils}" in note and "0.97 asked for" in note for note in scan.notes)
+    assert any(f"compressed to {scan.coils}" in note and "0.97 requested" in note for note in scan.notes)
     assert any("without whitening" in note for note in scan.notes)
 
 

@@ -379,7 +379,7 @@ def test_people_are_kept_apart(tmp_path):
     with pytest.raises(UsageError, match="no file matches 'patient03") as caught:
         open_sources(settings(train=[str(tmp_path), "patient03*.npz"]))
     assert "entries are independent" in caught.value.why
-    assert f"write '{tmp_path}/patient03*.npz' in place of '{tmp_path}'" in caught.value.fix
+    assert f"write '{tmp_path}/patient03*.npz' instead of '{tmp_path}'" in caught.value.fix
     (tmp_path / "volumes" / "below").mkdir(parents=True)
     with pytest.raises(UsageError, match="no file matches") as caught:
         open_sources(settings(train=[str(tmp_path / "volumes")]))

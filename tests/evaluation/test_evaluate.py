@@ -77,7 +77,7 @@ def test_an_undersampled_scan_is_no_reference(prediction):
 
 @pytest.mark.parametrize(
     ("shape", "word"),
-    [((2, 176, 144), "2 images"), ((3, 144, 176), "across"), ((3, 160, 144), "size"), ((3, 100, 100), "size")],
+    [((2, 176, 144), "2 images"), ((3, 144, 176), "transposed"), ((3, 160, 144), "size"), ((3, 100, 100), "size")],
 )
 def test_images_that_do_not_fit(truth, shape, word):
     with pytest.raises(InputError, match=word):

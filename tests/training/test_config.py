@@ -114,7 +114,7 @@ MISTAKES = [
     ("train: {steps: 3}\n", ["has no method"], None),
     ("method: cirim\n? [a, b]\n: 3\n", ["a key must be a single value"], 2),
     ("base: nowhere.yaml\nmethod: cirim\n", ["'nowhere.yaml' does not exist"], 1),
-    ("base: [run.yaml]\nmethod: cirim\n", ["circle"], None),
+    ("base: [run.yaml]\nmethod: cirim\n", ["cycle"], None),
     ("[" * 30_000, ["cannot be read"], None),
     ("a: " + "[" * 40 + "]" * 40, ["levels"], 1),
 ]
