@@ -34,7 +34,7 @@ def test_a_good_scan_is_good(tmp_path, head):
     found = findings(tmp_path, head)
     assert strange(found) == {}
     assert {"numbers", "signal", "centre", "axes", "clipping", "convention", "coils", "noise"} == set(found)
-    assert "all 6 receive" in found["coils"].message
+    assert "all 6 coils receive" in found["coils"].message
 
 
 def test_coils_that_do_not_receive(tmp_path, head):

@@ -464,7 +464,7 @@ def test_a_mirrored_image_whose_coordinates_say_otherwise_is_named(tmp_path, bra
     away = matrix.copy()
     away[:3, 3] += 30
     found = evaluate(with_grid(tmp_path / "q.h5", brain, away), reference)
-    assert any("52 mm apart" in note for note in found.notes), found.notes
+    assert any("differ by up to 52 mm" in note for note in found.notes), found.notes
     turned = matrix.copy()
     turned[:3, :3] = Rotation.from_euler("z", 8, degrees=True).as_matrix() @ turned[:3, :3]
     found = evaluate(with_grid(tmp_path / "t.h5", brain, turned), reference)
