@@ -138,7 +138,7 @@ def test_some_readouts_that_share_counters_and_differ_are_refused(tmp_path):
     acquisitions = [*mrd.lines(k), *mrd.lines(-k, order=range(NY // 2 - 2, NY // 2 + 2))]
     with pytest.raises(InputError, match="share all counters differ") as caught:
         read(mrd.write(tmp_path / "k.h5", acquisitions, PLAIN))
-    assert "4 of 24 places" in caught.value.why
+    assert "4 of 24 positions" in caught.value.why
     assert "contrast" in caught.value.fix
 
 
