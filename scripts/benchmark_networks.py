@@ -171,14 +171,14 @@ def _accuracy() -> None:
     data = Path(__file__).parents[1] / "data_samples"
     with tempfile.TemporaryDirectory() as folder:
         for precision in ("float32", "bfloat16"):
-            found = reconstruct_file(
+            summary = reconstruct_file(
                 data / "brain_4x.h5",
                 Path(folder) / f"{precision}.h5",
                 method="cirim",
                 precision=precision,
                 reference=data / "brain_full.h5",
             )
-            mean: dict[str, float] = found["scores"]["mean"]  # type: ignore[index]  # plain data
+            mean: dict[str, float] = summary["scores"]["mean"]  # type: ignore[index]  # plain data
             print(f"{precision}, shipped cirim on brain_4x: PSNR {mean['psnr']:.3f} dB, SSIM {mean['ssim']:.5f}")
 
 

@@ -58,10 +58,10 @@ def scan(path: Path) -> dict[str, Any]:
     # fastMRI files also have values of about 1e-4.
     image *= 1e-4 / image.max()
     spacing = (HEIGHTS[1] - HEIGHTS[0]) / (max(SHAPE) * PIXEL / 2)
-    made = simulate_kspace(image, COILS, SNR, SEED, shape=SHAPE, spacing=spacing)
-    sigma = math.sqrt(np.trace(made.noise_covariance).real / COILS)
+    simulated = simulate_kspace(image, COILS, SNR, SEED, shape=SHAPE, spacing=spacing)
+    sigma = math.sqrt(np.trace(simulated.noise_covariance).real / COILS)
     step = 2.0 ** math.floor(math.log2(sigma / 2**BITS))
-    kspace = np.round(made.kspace.view(np.float32) / step).astype(np.float32) * np.float32(step)
+    kspace = np.round(simulated.kspace.view(np.float32) / step).astype(np.float32) * np.float32(step)
     mask = make_mask("random", SHAPE, ACCELERATION, calibration=LINES, seed=SEED, name="brain").mask[0]
     return {"kspace": kspace.view(np.complex64), "mask": mask}
 
@@ -114,8 +114,8 @@ def main() -> None:
     if not given.volume.exists():
         raise SystemExit(f"{given.volume} is not there. On Debian and Ubuntu: apt-get install mricron-data")
     given.output.mkdir(parents=True, exist_ok=True)
-    made = scan(given.volume)
-    kspace, mask = made["kspace"], made["mask"]
+    arrays = scan(given.volume)
+    kspace, mask = arrays["kspace"], arrays["mask"]
     reference = root_sum_of_squares(kspace)
     write(given.output / f"brain_full.{given.format}", kspace, reference=reference)
     write(given.output / f"brain_{ACCELERATION:g}x.{given.format}", np.where(mask, kspace, 0), mask=mask)

@@ -26,8 +26,8 @@ def main() -> None:
     options = parser.parse_args()
     lines = [json.loads(line) for line in (options.run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     checks = [{"step": row["step"], **row["validation"]} for row in lines if "validation" in row]
-    trained, told = load_model(options.run / "best"), describe_model(options.run / "best")
-    card = dict(told["card"])  # describe_model checks the folder
+    trained, description = load_model(options.run / "best"), describe_model(options.run / "best")
+    card = dict(description["card"])  # describe_model checks the folder
     card["curve"] = {str(row["step"]): f"SSIM {row['ssim']:.4f}, PSNR {row['psnr']:.2f} dB" for row in checks}
     card["blend"] = "cross_validated, set after training: the scores of validation are those of the network alone"
     target = ROOT / "mrirecon/models/weights" / options.name

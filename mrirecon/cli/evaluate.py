@@ -180,14 +180,14 @@ def _print_one(one: Evaluation) -> None:
         _print_lesions(one.as_dict()["lesions"])
 
 
-def _print_lesions(found: dict[str, Any]) -> None:
+def _print_lesions(lesions: dict[str, Any]) -> None:
     columns = ("diameter", "contrast", "contrast_reference", "recovery", "cnr", "cnr_reference", "sharpness")
     heads = ("lesion", "mm", "contrast", "of reference", "recovery", "CNR", "of reference", "sharpness (1/mm)", "")
-    rows = [[f"{s['item']}, {s['label']}", *(s[c] for c in columns), s["reason"] or ""] for s in found["each"]]
+    rows = [[f"{s['item']}, {s['label']}", *(s[c] for c in columns), s["reason"] or ""] for s in lesions["each"]]
     if not rows:
         return typer.echo("no lesions in the region")
     typer.echo(table(heads, rows))
-    _print_sizes(found["by_size"])
+    _print_sizes(lesions["by_size"])
 
 
 def _print_sizes(groups: list[dict[str, Any]]) -> None:

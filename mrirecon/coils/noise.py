@@ -338,19 +338,19 @@ class _Solution(NamedTuple):
     weakest_coverage: float  # coverage of the direction of coils that the null space covers least
 
 
-def _iterate(products: Products, found: _Solution) -> _Solution:
+def _iterate(products: Products, solution: _Solution) -> _Solution:
     """Repeat the solution with coils whitened by its covariance until it changes little."""
     for _ in range(_AGAIN):
-        if found.share == 0:
+        if solution.share == 0:
             break
-        before = found
-        found = _solve_whitened(products, before.covariance)
+        before = solution
+        solution = _solve_whitened(products, before.covariance)
         # The null space is smaller, so the previous solution was better.
-        if found.share < 0.9 * before.share:
+        if solution.share < 0.9 * before.share:
             return before
-        if found.spread < _ALIKE**2 and found.share < 1.03 * before.share:
+        if solution.spread < _ALIKE**2 and solution.share < 1.03 * before.share:
             break
-    return found
+    return solution
 
 
 def _solve_whitened(products: Products, guess: np.ndarray) -> _Solution:

@@ -171,26 +171,26 @@ class SampleLoader:
     def _cached_chunk(self, chunk: int, source: Iterator[Chunk]) -> Batch | Packed:
         """Return a chunk from the buffer, or take the next computed chunk and store it in the buffer."""
         if chunk not in self._cached:
-            made = next(source)
-            if isinstance(made, MriReconError):
-                raise made
-            if self.workers and not isinstance(made, Batch):
+            content = next(source)
+            if isinstance(content, MriReconError):
+                raise content
+            if self.workers and not isinstance(content, Batch):
                 # Workers send chunks in shared memory, which is scarce, so they are copied to normal memory.
                 place = self.device if self.buffer.location == "device" else torch.device("cpu")
-                made = {k: v.to(place, copy=True) for k, v in made.items()}
-            self._cached[chunk] = made
+                content = {k: v.to(place, copy=True) for k, v in content.items()}
+            self._cached[chunk] = content
             self.chunks_made += 1
         return self._cached[chunk]
 
-    def _augmented(self, made: Batch | Packed, chunk: int, use: int) -> Batch:
+    def _augmented(self, content: Batch | Packed, chunk: int, use: int) -> Batch:
         """Augment a chunk for its draw number ``use``."""
         keys = self._sample_keys(chunk)
         if self.buffer.folder() is not None:
             batch = self.sampler.factory.load_or_make(keys, self.device)
-        elif isinstance(made, Batch):
-            batch = made.to(self.device)
+        elif isinstance(content, Batch):
+            batch = content.to(self.device)
         else:
-            batch = unpack({k: v.to(self.device) for k, v in made.items()})
+            batch = unpack({k: v.to(self.device) for k, v in content.items()})
         return self.sampler.factory.augment(batch, keys, use)
 
     def _draws(self, first: int) -> Iterator[tuple[int, int]]:
@@ -325,8 +325,8 @@ def _from_workers(chunks: _ChunkDataset, wanted: Iterable[Sequence[SampleKey]], 
         raise _WorkerDied(str(error).partition("\n")[0]) from None
 
 
-def _identity(made: Chunk) -> Chunk:
-    return made
+def _identity(chunk: Chunk) -> Chunk:
+    return chunk
 
 
 def _init_worker(number: int) -> None:

@@ -224,6 +224,6 @@ def _check(family: str, shape: tuple[int, ...], acceleration: float | None, comp
         )
 
 
-def _refuse_unused(given: bool, option: str, owner: str, found: str) -> None:
+def _refuse_unused(given: bool, option: str, owner: str, source: str) -> None:
     if given:
-        raise UsageError(f"{option} is only valid with {owner}", why=f"asked with {found}", fix=f"omit {option}")
+        raise UsageError(f"{option} is only valid with {owner}", why=f"asked with {source}", fix=f"omit {option}")

@@ -73,19 +73,19 @@ class Clock:
         whole = 0.0 if self.end is None else self.end - self.begun
         return min(SPARE + MARGIN * whole, LONGEST_MARGIN)
 
-    def record_step(self, seconds: float, waited: float = 0.0, made: int = 0, ahead: int = 0) -> None:
+    def record_step(self, seconds: float, waited: float = 0.0, chunks_made: int = 0, ahead: int = 0) -> None:
         """Record the duration of a step.
 
         Args:
             seconds: total duration.
             waited: part of it spent waiting for samples.
-            made: number of chunks of samples computed for the step.
+            chunks_made: number of chunks of samples computed for the step.
             ahead: number of chunks that must be computed for the next step.
 
         """
         self._steps.add(seconds - waited)
-        if made:
-            self._chunks.add(waited / made)
+        if chunks_made:
+            self._chunks.add(waited / chunks_made)
         self._chunks_ahead = ahead
 
     @property

@@ -159,7 +159,7 @@ class Trainer:
     def advance(self, batches: Iterator[Batch]) -> tuple[float, float]:
         """Take one optimizer step and return the mean loss and the norm of the gradient."""
         train = self.settings.train
-        begun, waited, made = time.monotonic(), self.loader.seconds_waited, self.loader.chunks_made
+        begun, waited, chunks_made = time.monotonic(), self.loader.seconds_waited, self.loader.chunks_made
         rate = learning_rate(train, self.step, self.total, self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -188,8 +188,10 @@ class Trainer:
             with torch.no_grad():
                 for name, weight in self.weights.items():
                     self.ema[name].lerp_(weight, 1 - decay)
-        waited, made = self.loader.seconds_waited - waited, self.loader.chunks_made - made
-        self.clock.record_step(time.monotonic() - begun, waited, made, self.loader.chunks_before(train.accumulate))
+        waited, chunks_made = self.loader.seconds_waited - waited, self.loader.chunks_made - chunks_made
+        self.clock.record_step(
+            time.monotonic() - begun, waited, chunks_made, self.loader.chunks_before(train.accumulate)
+        )
         # All ranks stop after the same step: a signal to one rank, or its time limit, applies to all.
         mean, stop = self._all_reduce(total, float(self.signal))
         self.signal = self.signal or (signal.SIGTERM if stop else 0)

@@ -146,7 +146,7 @@ def test_the_clock(monkeypatch):
     assert not c.out_of_time
     at.now += 0.2
     assert c.out_of_time
-    c.record_step(30.0, waited=24.0, made=1, ahead=0)
+    c.record_step(30.0, waited=24.0, chunks_made=1, ahead=0)
     at.now -= 0.2
     assert not c.out_of_time, "a chunk of samples is made for this step alone"
     c.record_step(6.0, ahead=1)

@@ -153,7 +153,7 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
     if options.oversampling > 1:
         prepared = cropped = _cropped(prepared, options)
         notes.append(
-            f"readout oversampling removed: {cropped.kept} of {cropped.size} positions along {cropped.readout} are kept"
+            f"readout oversampling removed: {cropped.cropped_size} of {cropped.size} positions kept along {cropped.readout}"
         )
         options = replace(options, readout=cropped.readout)  # a fully sampled reference does not show partial Fourier
     if options.compressing:

@@ -146,8 +146,8 @@ class Averaged(DerivedScan):
                 fix="omit --combine average, or name the axes with --axes repetition,...",
             )
         super().__init__(base)
-        kept = [(a, n) for a, n in zip(base.layout.axes, base.layout.sizes, strict=True) if a not in averaged_axes]
-        self.layout = Layout(tuple(a for a, _ in kept), tuple(n for _, n in kept))
+        remaining = [(a, n) for a, n in zip(base.layout.axes, base.layout.sizes, strict=True) if a not in averaged_axes]
+        self.layout = Layout(tuple(a for a, _ in remaining), tuple(n for _, n in remaining))
         self.members: list[list[int]] = [[] for _ in range(len(self))]
         item_by_index = {tuple(index.values()): item for item, index in enumerate(self.items)}
         for item, index in enumerate(base.items):
@@ -212,22 +212,22 @@ class Whitened(DerivedScan):
 class Cropped(DerivedScan):
     """Crop the field of view to the middle of an oversampled readout, so that lines are shorter by the factor."""
 
-    def __init__(self, base: Scan, readout: str, kept: int) -> None:
-        super().__init__(base, **{readout: kept})
-        self.readout, self.kept, self.size = readout, kept, base.shape[readout]
+    def __init__(self, base: Scan, readout: str, cropped_size: int) -> None:
+        super().__init__(base, **{readout: cropped_size})
+        self.readout, self.cropped_size, self.size = readout, cropped_size, base.shape[readout]
         self.axis = base.space.index(readout) - len(base.space)
         where = base.geometry
         if where is not None:
             fov = list(where.fov_mm)
-            fov[where.axes.index(readout)] *= kept / self.size
+            fov[where.axes.index(readout)] *= cropped_size / self.size
             self.geometry = replace(where, fov_mm=(fov[0], fov[1], fov[2]))
 
     def _kspace(self, kspace: np.ndarray, item: int) -> np.ndarray:
         check_readout(self.base.mask(item), self.axis, self.readout)
-        return remove_oversampling(kspace, self.axis, self.kept)
+        return remove_oversampling(kspace, self.axis, self.cropped_size)
 
     def _mask(self, mask: np.ndarray) -> np.ndarray:
-        return crop_mask(mask, self.axis, self.kept)
+        return crop_mask(mask, self.axis, self.cropped_size)
 
     def mask(self, item: int) -> np.ndarray:
         """Return the mask of the shorter lines, which must be fully sampled."""
@@ -236,19 +236,21 @@ class Cropped(DerivedScan):
         return self._mask(mask)
 
     def _maps(self, maps: np.ndarray, item: int) -> np.ndarray:
-        return crop_image(maps, self.axis, self.kept)
+        return crop_image(maps, self.axis, self.cropped_size)
 
     def _calibration(self, region: np.ndarray) -> np.ndarray:
         """Return the region, cropped in the image; before, cut it to a length that the factor divides."""
-        step = self.size // np.gcd(self.size, self.kept)
+        step = self.size // np.gcd(self.size, self.cropped_size)
         length = region.shape[self.axis] // step * step
         if not length:
             raise InputError(
                 "the calibration data are too short along the readout for a crop",
-                why=f"{region.shape[self.axis]} samples for a factor of {self.size / self.kept:g}",
+                why=f"{region.shape[self.axis]} samples for a factor of {self.size / self.cropped_size:g}",
                 fix="do not remove the oversampling",
             )
-        return remove_oversampling(crop_image(region, self.axis, length), self.axis, length * self.kept // self.size)
+        return remove_oversampling(
+            crop_image(region, self.axis, length), self.axis, length * self.cropped_size // self.size
+        )
 
 
 class Compressed(DerivedScan):
@@ -329,41 +331,41 @@ def check_readout(mask: np.ndarray, axis: int, name: str) -> None:
         )
 
 
-def remove_oversampling(kspace: np.ndarray, axis: int, kept: int) -> np.ndarray:
-    """Crop the field of view of k-space along the readout to the middle ``kept`` of n positions.
+def remove_oversampling(kspace: np.ndarray, axis: int, cropped_size: int) -> np.ndarray:
+    """Crop the field of view of k-space along the readout to the middle ``cropped_size`` of n positions.
 
     The values and the noise of the image do not change.
 
     Args:
         kspace: (…, *space) complex, centred, fully sampled along ``axis`` (`check_readout`).
         axis: axis of the readout, counted from the end.
-        kept: number of positions to keep, at most n.
+        cropped_size: number of positions to keep, at most n.
 
     Raises:
-        UsageError: ``kept`` is less than 1 or more than n.
+        UsageError: ``cropped_size`` is less than 1 or more than n.
 
     """
     image = to_image(kspace, (axis,))
-    return to_kspace(crop_image(image, axis, kept), (axis,))
+    return to_kspace(crop_image(image, axis, cropped_size), (axis,))
 
 
-def crop_image(image: np.ndarray, axis: int, kept: int) -> np.ndarray:
-    """Return the middle ``kept`` positions of an image, or of maps, along an axis counted from the end.
+def crop_image(image: np.ndarray, axis: int, cropped_size: int) -> np.ndarray:
+    """Return the middle ``cropped_size`` positions of an image, or of maps, along an axis counted from the end.
 
     Raises:
-        UsageError: ``kept`` is less than 1 or more than n.
+        UsageError: ``cropped_size`` is less than 1 or more than n.
 
     """
     size = image.shape[axis]
-    if not 1 <= kept <= size:
-        raise UsageError(f"{kept} of {size} positions cannot be kept", fix=f"keep 1 to {size}")
-    start = size // 2 - kept // 2  # n // 2 remains the centre
-    return np.ascontiguousarray(image.take(range(start, start + kept), axis))
+    if not 1 <= cropped_size <= size:
+        raise UsageError(f"{cropped_size} of {size} positions cannot be kept", fix=f"keep 1 to {size}")
+    start = size // 2 - cropped_size // 2  # n // 2 remains the centre
+    return np.ascontiguousarray(image.take(range(start, start + cropped_size), axis))
 
 
-def crop_mask(mask: np.ndarray, axis: int, kept: int) -> np.ndarray:
-    """Return the mask (*space) for the cropped field of view, with lines of ``kept`` samples."""
-    return np.repeat(np.asarray(mask.any(axis=axis, keepdims=True)), kept, axis=axis)
+def crop_mask(mask: np.ndarray, axis: int, cropped_size: int) -> np.ndarray:
+    """Return the mask (*space) for the cropped field of view, with lines of ``cropped_size`` samples."""
+    return np.repeat(np.asarray(mask.any(axis=axis, keepdims=True)), cropped_size, axis=axis)
 
 
 def pool_noise_samples(
