@@ -153,7 +153,8 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
     if options.oversampling > 1:
         prepared = cropped = _cropped(prepared, options)
         notes.append(
-            f"readout oversampling removed: {cropped.cropped_size} of {cropped.size} positions kept along {cropped.readout}"
+            f"readout oversampling removed: {cropped.cropped_size} of {cropped.size} positions along "
+            f"{cropped.readout} are kept"
         )
         options = replace(options, readout=cropped.readout)  # a fully sampled reference does not show partial Fourier
     if options.compressing:
