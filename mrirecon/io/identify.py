@@ -116,15 +116,6 @@ def looks_like(head: bytes) -> str:
     return next((words for applies, words in looks if applies), "unknown binary data")
 
 
-def is_there(path: Path) -> bool:
-    """Return whether a file of that name exists; False for an invalid name."""
-    try:
-        path.stat()
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def _suggestion(path: Path) -> str:
     try:
         names = [entry.name for entry in path.parent.iterdir()]

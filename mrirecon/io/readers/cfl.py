@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 
 from mrirecon.errors import InputError
 from mrirecon.io.axes import BART, make_layout
-from mrirecon.io.identify import cfl_pair, is_nifti_header, is_there, read_head, regular_file
+from mrirecon.io.identify import cfl_pair, is_nifti_header, read_head, regular_file
 from mrirecon.io.readers.assemble import assemble
 from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.safe.hdf5 import ArrayTypes
@@ -112,16 +113,17 @@ def space_dims(dims: tuple[int, ...]) -> tuple[int, ...]:
     return (0, 1, 2)
 
 
-def _is_cfl(source: Source) -> bool:
+def _is_pair(source: Source) -> bool:
     """Return whether the file is part of a BART pair; a header without .cfl may be that of a NIfTI pair."""
     path = source.path
-    header, data = cfl_pair(path)
-    named_so = path.suffix in (".cfl", ".hdr") or not is_there(path)
-    image = path.suffix == ".hdr" and not is_there(data) and path.is_file() and is_nifti_header(read_head(path))
-    return named_so and not image and (is_there(header) or is_there(data))
+    present = list(filter(os.path.exists, cfl_pair(path)))
+    header_only = present == [path] and path.suffix == ".hdr" and path.is_file()
+    return bool(present) and not (header_only and is_nifti_header(read_head(path)))
 
 
-@register_reader("cfl", rank=1, signature=_is_cfl, suffixes=(".cfl",), holds=("kspace", "images"))
+@register_reader(
+    "cfl", rank=1, names=(".cfl", ".hdr"), recognise=_is_pair, suffixes=(".cfl",), holds=("kspace", "images")
+)
 def read_cfl(source: Source, *, axes: str | None = None) -> Scan:
     """Read BART k-space; see `mrirecon.io.read`.
 

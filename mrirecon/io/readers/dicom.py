@@ -57,7 +57,9 @@ def is_dicom(path: str | Path) -> bool:
         return False
 
 
-@register_reader("dicom", rank=98, signature=lambda c: is_dicom(c.path), holds=("images",), needs=("pydicom",))
+@register_reader(
+    "dicom", rank=98, recognise=lambda source: is_dicom(source.path), holds=("images",), needs=("pydicom",)
+)
 def read_dicom(path: str | Path) -> tuple[np.ndarray, Grid]:
     """Read a series as (volume, slice, y, x) float32, and its grid.
 

@@ -18,7 +18,7 @@ from mrirecon.io.readers.mrd_images import raw_groups
 from mrirecon.io.readers.raw import raw_scan
 from mrirecon.io.readers.raw_store import RawStore
 from mrirecon.io.readers.readouts import Encoding, Kind, Plan, Readouts, classify, is_set
-from mrirecon.io.readers.registry import Source, register_hdf5_reader
+from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.readers.siemens import SEQUENCE_NAME, SIEMENS_WAYS, forward_transform, is_siemens
 from mrirecon.io.safe import sandbox
 from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5
@@ -87,20 +87,15 @@ def raw_group(file: GuardedFile, dataset: str | None = None) -> str | None:
 
 
 def _is_raw(source: Source) -> bool:
-    """Return whether an HDF5 file holds ISMRMRD raw data, complete or not.
-
-    Raises:
-        InputError: see `raw_group`.
-
-    """
-    file, dataset = source.hdf5, source.dataset
-    if not dataset and any(name.lower() in KSPACE_NAMES for name in file):
-        return False
-    name = dataset or "dataset"
-    return ("/" not in name and name in file and file.is_group(name)) or raw_group(file, dataset) is not None
+    """Return whether an HDF5 file holds ISMRMRD raw data, complete or not."""
+    file, name = source.hdf5, source.dataset or "dataset"
+    if "/" not in name and name in file and file.is_group(name):
+        return True
+    groups = raw_groups(file.datasets())
+    return bool(groups) if source.dataset is None else name.strip("/") in groups
 
 
-@register_hdf5_reader("ismrmrd", rank=10, layout=_is_raw, suffixes=(".mrd",))
+@register_reader("ismrmrd", rank=10, hdf5=True, lacks=KSPACE_NAMES, recognise=_is_raw, suffixes=(".mrd",))
 def read_mrd(source: Source, *, dataset: str | None = None) -> Scan:
     """Read ISMRMRD raw data of a Cartesian or echo-planar scan; see `mrirecon.io.read`.
 

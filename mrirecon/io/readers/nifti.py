@@ -74,7 +74,7 @@ def read_nifti(path: str | Path) -> Slices:
 @register_reader(
     "nifti",
     rank=97,
-    signature=lambda c: is_nifti(c.path),
+    recognise=lambda source: is_nifti(source.path),
     suffixes=(*SUFFIXES, ".img"),
     holds=("images",),
     needs=("nibabel",),

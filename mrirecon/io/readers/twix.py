@@ -87,11 +87,7 @@ class TwixStore(RawStore):
         return np.concatenate(readouts)
 
 
-def _is_twix(source: Source) -> bool:
-    return bool(source.head) and is_twix(source.path)
-
-
-@register_reader("twix", rank=95, signature=_is_twix, suffixes=(".dat",))
+@register_reader("twix", rank=95, recognise=lambda source: is_twix(source.path), suffixes=(".dat",))
 def read_twix(source: Source) -> Scan:
     """Read Siemens raw data of a Cartesian scan; see `mrirecon.io.read`.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -120,12 +120,13 @@ def open_hdf5(path: str | Path) -> Iterator[GuardedFile]:
     path = regular_file(path)
     if not has_hdf5_signature(path):
         raise unreadable(path, "an HDF5 file")
-    with _open(path) as file:
+    with open_recognised(path) as file:
         yield file
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[GuardedFile]:
+def open_recognised(path: Path) -> Iterator[GuardedFile]:
+    """Open an ordinary file whose HDF5 signature was checked before; see `open_hdf5`."""
     for wait in (0.05, 0.2, None):
         try:
             file = h5py.File(path, "r", locking="best-effort")
@@ -316,31 +317,35 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
                 raise InputError(f"{self.path} lists {len(paths)} names", why=f"the limit is {NAME_LIMIT}")
         return paths
 
-    def survey(self, dataset: str | None = None, needed: Collection[str] = ()) -> tuple[ArrayTypes, list[str]]:
-        """Return shape and type of every usable dataset, and the errors of those in the root that cannot be used.
+    def survey(self, dataset: str | None = None) -> tuple[ArrayTypes, dict[str, InputError]]:
+        """Return shape and type of every usable dataset, and the errors of the others, by name.
 
         Args:
-            dataset: name of a dataset that must be usable, even if only a link leads to it.
-            needed: lower-case names of datasets that must be usable if they exist.
+            dataset: name of a further dataset, to which perhaps only a link leads.
 
         Raises:
-            InputError: one of these datasets cannot be used.
             UnsafeContentError: see `__getitem__`.
 
         """
         arrays: ArrayTypes = {}
-        notes = []
+        unusable: dict[str, InputError] = {}
         for name in dict.fromkeys((*self.datasets(), *(() if dataset is None else (dataset,)))):
             try:
                 arrays[name] = (self[name].shape, self[name].dtype)
             except KeyError:  # requested, but missing
                 continue
             except InputError as error:
-                if name == dataset or name.lower() in needed:
-                    raise
-                if "/" not in name:
-                    notes.append(f"not used: {error.what}")
-        return arrays, notes
+                unusable[name] = error
+        return arrays, unusable
+
+    def marked_by(self, attribute: str) -> bool:
+        """Return whether an array in the root has an attribute of this name."""
+        for name in self.names:
+            if not name.startswith("#") and not self.is_group(name):
+                with suppress(InputError, KeyError):
+                    if attribute in self[name].attribute_names:
+                        return True
+        return False
 
     def is_group(self, name: str) -> bool:
         """Return whether `name` in the root is a group with a hard link."""
@@ -544,7 +549,7 @@ class Hdf5Store:
 
     def read(self, name: str, index: Index = ()) -> np.ndarray:
         """Return a part of a dataset."""
-        with _open(self.path) as file:
+        with open_recognised(self.path) as file:
             try:
                 return file[name][index]
             except KeyError:

@@ -21,7 +21,7 @@ from mrirecon.io.geometry import Grid, as_volumes, encode_loops, stored_grid
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.safe import scratch
 from mrirecon.io.safe.atomic import atomic_path, atomic_paths, sha256
-from mrirecon.io.safe.text import utf8
+from mrirecon.io.safe.text import json_text, utf8
 from mrirecon.io.scan import SPACE
 from mrirecon.io.writers.encode_dicom import INSTALL, Series, encode_dicom, rounding
 from mrirecon.io.writers.encode_nifti import encode_nifti
@@ -347,27 +347,6 @@ def write_json(path: str | Path, content: object, *, inputs: Iterable[str | Path
     with atomic_path(path, inputs=inputs) as temporary:
         temporary.write_bytes(text)
     return Path(path)
-
-
-def json_text(content: object) -> str:
-    """Convert plain data to JSON text; see `write_json`.
-
-    Raises:
-        UsageError: see `write_json`.
-
-    """
-    try:
-        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
-    except (TypeError, ValueError) as error:
-        raise UsageError("these data cannot be written as JSON", why=str(error)) from None
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} is not plain data")
 
 
 def _commit(
