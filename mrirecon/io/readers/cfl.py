@@ -58,22 +58,22 @@ class CflStore:
 class ReshapedStore:
     """Read a BART array with selected dimensions in a given order; all others have length 1 and are dropped."""
 
-    def __init__(self, store: CflStore, kept: tuple[int, ...]) -> None:
+    def __init__(self, store: CflStore, selected: tuple[int, ...]) -> None:
         self.path = store.path
         self.files: tuple[Path, ...] = store.files
-        self._store, self._kept = store, kept
+        self._store, self._selected = store, selected
         self.depth = len(space_dims(store.dims))
         dims = (*store.dims, *(1,) * _MAX_DIMS)
-        self.arrays: ArrayTypes = {"cfl": (tuple(dims[d] for d in kept), np.dtype("<c8"))}
+        self.arrays: ArrayTypes = {"cfl": (tuple(dims[d] for d in selected), np.dtype("<c8"))}
 
     def read(self, name: str = "cfl", index: tuple[int | slice, ...] = ()) -> np.ndarray:
         """Return a copy of a part of the array."""
         full: list[int | slice] = [0] * _MAX_DIMS
-        for position, dim in enumerate(self._kept):
+        for position, dim in enumerate(self._selected):
             full[dim] = index[position] if position < len(index) else slice(None)
         part = self._store.read(name, tuple(full))
-        left = [dim for dim in self._kept if isinstance(full[dim], slice)]
-        return part.transpose([sorted(left).index(dim) for dim in left])
+        remaining = [dim for dim in self._selected if isinstance(full[dim], slice)]
+        return part.transpose([sorted(remaining).index(dim) for dim in remaining])
 
 
 def read_dims(header: Path) -> tuple[int, ...]:

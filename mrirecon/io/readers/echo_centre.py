@@ -49,11 +49,11 @@ def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: 
     forward = table.centre[rows] - before
     if not is_reversed.any():
         return np.asarray(forward)
-    lengths_kept = length - before - behind
-    known = set(zip(lengths_kept[~is_reversed].tolist(), forward[~is_reversed].tolist(), strict=True))
+    valid = length - before - behind
+    known = set(zip(valid[~is_reversed].tolist(), forward[~is_reversed].tolist(), strict=True))
     centres = {way: _counted(table, rows[is_reversed], way) for way in table.ways}
-    inside = [way for way, where in centres.items() if _fits(where, lengths_kept[is_reversed], samples)]
-    lengths = lengths_kept[is_reversed].tolist()
+    inside = [way for way, where in centres.items() if _fits(where, valid[is_reversed], samples)]
+    lengths = valid[is_reversed].tolist()
     agreeing = [way for way in inside if known.issuperset(zip(lengths, centres[way].tolist(), strict=True))]
     if not inside:
         listed = ", ".join(f"{where[0]} if counted {way}" for way, where in centres.items())
@@ -93,20 +93,20 @@ def echo_from_samples(
 
     """
     rows = placed.rows
-    is_reversed, kept = table.reversed[rows], (table.samples - table.before - table.behind)[rows]
-    lengths = np.intersect1d(kept[is_reversed], kept[~is_reversed])
+    is_reversed, valid = table.reversed[rows], (table.samples - table.before - table.behind)[rows]
+    lengths = np.intersect1d(valid[is_reversed], valid[~is_reversed])
     if not lengths.size or not table.centre[rows].any():
         return None
     away = np.abs(placed.line - centre[0]) + np.abs(placed.partition - centre[1])
     nearest = np.argsort(away, kind="stable")
-    nearest = nearest[kept[nearest] == lengths[-1]]
+    nearest = nearest[valid[nearest] == lengths[-1]]
     backward, forward = (rows[nearest[is_reversed[nearest] == side]][:_LINES] for side in (True, False))
     echo = float(np.median(table.centre[forward] - table.before[forward]))
     every = rows[is_reversed]
     shifts = {
         way: float(np.median(_counted(table, backward, way))) - echo
         for way in table.ways
-        if _fits(_counted(table, every, way), kept[is_reversed], samples)
+        if _fits(_counted(table, every, way), valid[is_reversed], samples)
     }
     if not shifts or max(shifts.values()) - min(shifts.values()) < _APART:
         return None
@@ -132,6 +132,6 @@ def _counted(table: Readouts, rows: np.ndarray, way: Way) -> np.ndarray:
     return np.asarray(first.get(way, centre) - behind)
 
 
-def _fits(echo: np.ndarray, kept: np.ndarray, samples: int) -> bool:
+def _fits(echo: np.ndarray, valid: np.ndarray, samples: int) -> bool:
     start = samples // 2 - echo
-    return bool(((start >= 0) & (start + kept <= samples)).all())
+    return bool(((start >= 0) & (start + valid <= samples)).all())

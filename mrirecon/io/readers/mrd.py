@@ -21,7 +21,7 @@ from mrirecon.io.readers.readouts import Encoding, Kind, Plan, Readouts, classif
 from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.readers.siemens import SEQUENCE_NAME, SIEMENS_WAYS, forward_transform, is_siemens
 from mrirecon.io.safe import sandbox
-from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5
+from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5, open_recognised
 from mrirecon.io.safe.sandbox import Arrays, Facts
 from mrirecon.io.scan import Scan
 
@@ -239,11 +239,9 @@ def survey(path: Path, group: str) -> tuple[Arrays, Facts]:
     """
     with open_hdf5(path) as file:
         try:
-            _, xml = file[f"{group}/data"], file[f"{group}/xml"].text()  # checks both, and every link in their paths
+            data, xml = file[f"{group}/data"].node, file[f"{group}/xml"].text()
         except KeyError:
-            raise _incomplete(path, group, file.is_group(group) if group in file else False) from None
-    with h5py.File(path, "r") as file:
-        data = file[f"{group}/data"]
+            raise _incomplete(file, group) from None
         names = data.dtype.names or ()
         if (
             data.ndim != 1
@@ -288,8 +286,8 @@ def acquisitions(path: Path, group: str, rows: list[int], sizes: list[int], out:
     wanted = np.asarray(rows, dtype=np.int64)
     ends = np.cumsum([0, *sizes])
     order = np.argsort(wanted, kind="stable")
-    with h5py.File(path, "r") as file:
-        data = file[f"{group}/data"].fields("data")
+    with open_recognised(path) as file:
+        data = file[f"{group}/data"].node.fields("data")
         for stretch in _stretches(wanted[order]):
             first = int(wanted[order[stretch[0]]])
             block = data[first : int(wanted[order[stretch[-1]]]) + 1]
@@ -311,12 +309,10 @@ def _stretches(rows: np.ndarray) -> list[np.ndarray]:
     return [part[i : i + _CHUNK] for part in parts for i in range(0, len(part), _CHUNK)]
 
 
-def _incomplete(path: Path, group: str, exists: bool) -> InputError:
+def _incomplete(file: GuardedFile, group: str) -> InputError:
     """Return the error for a group without header or acquisitions, with a list of its contents."""
-    names: list[str] = []
-    if exists:
-        with h5py.File(path, "r") as file:
-            names = sorted(str(name) for name in file[group])
+    path, exists = file.path, file.is_group(group)
+    names = sorted(str(name) for name in file.node[group]) if exists else []
     held = ", ".join(names[:12]) or "nothing"
     if "xml" in names:
         return InputError(

@@ -128,9 +128,8 @@ def _load(path: str | Path, *, canonical: bool = True) -> tuple[np.ndarray, np.n
     path = _voxels(regular_file(path))
     with typed_errors(str(path)):
         try:
-            with (
-                nibabel.imageglobals.LoggingOutputSuppressor()
-            ):  # nibabel prints its errors on stderr before it raises them
+            # nibabel prints its errors on stderr before it raises them.
+            with nibabel.imageglobals.LoggingOutputSuppressor():
                 loaded = nibabel.load(path)
         except nibabel.filebasedimages.ImageFileError as error:
             raise InputError(f"{path} is not a NIfTI file", why=str(error), fix="copy or download it again") from None

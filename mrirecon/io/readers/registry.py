@@ -83,15 +83,16 @@ class Reader(Entry):
     """Hold a reader and how its files are recognised. Of the readers that recognise a file, the lowest rank reads it.
 
     A function for k-space takes a `Source`, and `axes` and `dataset` as keyword-only parameters if users may state
-    them. It returns a `Scan`; `mrirecon.io.readers.assemble.assemble` builds one from arrays. It reads only headers:
-    the store of the scan reads the values, one item at a time. It imports optional libraries when it is called, and
-    raises an `InputError` for a file that is damaged or truncated. A function for a format of images only takes
-    ``(path)``, and returns volumes (volume, slice, y, x) and their `Grid`.
+    them. It reads only headers, and returns a `Scan`. `mrirecon.io.readers.assemble.assemble` builds it from a layout
+    (`mrirecon.io.axes.make_layout`) and a `mrirecon.io.scan.Store`, which reads the values, one item at a time. The
+    function imports optional libraries when it is called, and raises an `InputError` for a file that is damaged or
+    truncated. A function for a format of images only takes ``(path)``, and returns volumes (volume, slice, y, x) and
+    their `Grid`.
 
     A reader declares at least `signature`, `hdf5` or `recognise`, and a file must satisfy all that it declares.
 
     Attributes:
-        signature: bytes that its files begin with; one of them is enough.
+        signature: possible first bytes of its files, at most 1024.
         hdf5: its files are HDF5.
         datasets: names that the root of its HDF5 files holds. The first is k-space, with fixed axes: a file for which
             the user states axes or names another array is left to other readers.
@@ -103,7 +104,7 @@ class Reader(Entry):
         names: suffixes of file names that `recognise` is limited to; it is also asked for names without a file.
         holds: content of such files.
         needs: packages in addition to those that mrirecon requires.
-        sample: function that writes a small file of the format, for the tests.
+        sample: function that writes a small file of the format to a path, for the tests; a new reader needs it.
 
     """
 

@@ -69,11 +69,11 @@ def make_plan(table: Readouts, encodings: list[Encoding], path: Path, notes: lis
     centres = _centres(table, image, encoding, notes)
     grid = _grid(table, image, encoding, centres, path, notes)
     sizes, loops = _loops(table, image, path)
-    kept, fov = _removed(encoding, grid[0], notes)
+    readout, fov = _without_oversampling(encoding, grid[0], notes)
     placed = _place(table, image, grid, centres, sizes, path, notes)
     volume = grid[2] > 1
     axes = (*loops, "coil", *(("z",) if volume else ()), "y", "x")
-    shape = (*(sizes[name] for name in loops), coils, *((grid[2],) if volume else ()), kept, grid[1])
+    shape = (*(sizes[name] for name in loops), coils, *((grid[2],) if volume else ()), readout, grid[1])
     layout = make_layout(axes, shape, str(path))
     one = 8 * coils * math.prod(grid)
     refuse_bomb(one, 8 * int((table.samples * table.coils)[image].sum()), READ_LIMIT, f"an image of {path}")
@@ -84,7 +84,7 @@ def make_plan(table: Readouts, encodings: list[Encoding], path: Path, notes: lis
     )
     # Lines beyond the matrix of the header make voxels smaller; the field of view does not change.
     whole = (fov, encoding.fov_mm[1], encoding.fov_mm[2])
-    box = tuple(_cropped(part, grid[0], kept) if i == len(box) - 2 else part for i, part in enumerate(box))
+    box = tuple(_cropped(part, grid[0], readout) if i == len(box) - 2 else part for i, part in enumerate(box))
     return Plan(layout, grid[0], placed, calibration, box, whole, _assign_phase_lines(table, grid[0], path))
 
 
@@ -155,7 +155,7 @@ def _loops(table: Readouts, rows: np.ndarray, path: Path) -> tuple[dict[str, int
     return sizes, tuple(name for name in LOOPED if sizes[name] > 1 or name == "slice")
 
 
-def _removed(encoding: Encoding, samples: int, notes: list[str]) -> tuple[int, float]:
+def _without_oversampling(encoding: Encoding, samples: int, notes: list[str]) -> tuple[int, float]:
     """Return the length of the readout without oversampling, and its field of view in mm."""
     fov, wanted = encoding.fov_mm[0], encoding.image_fov_mm[0]
     size = samples * wanted / fov if fov > 0 else samples
@@ -349,7 +349,7 @@ def _around(full: np.ndarray, centre: int) -> slice:
     return slice(centre - half, centre + half)
 
 
-def _cropped(part: slice, samples: int, kept: int) -> slice:
+def _cropped(part: slice, samples: int, readout: int) -> slice:
     """Convert a range around the centre of the oversampled readout to a range of the cropped readout."""
-    half = int((samples // 2 - part.start) * kept / samples)
-    return slice(kept // 2 - half, kept // 2 + half)
+    half = int((samples // 2 - part.start) * readout / samples)
+    return slice(readout // 2 - half, readout // 2 + half)

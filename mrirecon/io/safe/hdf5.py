@@ -163,12 +163,13 @@ class _Guarded:
     Attributes:
         path: the file.
         name: path of the dataset; None for the file itself.
+        node: the object of h5py, for access in the sandbox that this module does not offer.
 
     """
 
     path: Path
     name: str | None
-    _node: h5py.Group | h5py.Dataset
+    node: h5py.Group | h5py.Dataset
 
     @property
     def attribute_names(self) -> list[str]:
@@ -179,11 +180,11 @@ class _Guarded:
 
         """
         with typed_errors(f"{self.path}: attributes"):
-            if len(self._node.attrs) > NAME_LIMIT:
+            if len(self.node.attrs) > NAME_LIMIT:
                 raise InputError(
-                    f"{self.path} holds {len(self._node.attrs)} attributes", why=f"the limit is {NAME_LIMIT}"
+                    f"{self.path} holds {len(self.node.attrs)} attributes", why=f"the limit is {NAME_LIMIT}"
                 )
-            return [_as_text(name) for name in self._node.attrs]
+            return [_as_text(name) for name in self.node.attrs]
 
     def attributes(self, names: Sequence[str]) -> dict[str, Scalar]:
         """Return the attributes that exist and are scalar numbers or strings; leave out damaged strings.
@@ -196,9 +197,9 @@ class _Guarded:
         variable = []
         for name in names:
             with typed_errors(f"{self.path}: attribute {name!r}"):
-                if not h5py.h5a.exists(self._node.id, _as_bytes(name)):
+                if not h5py.h5a.exists(self.node.id, _as_bytes(name)):
                     continue
-                attribute = h5py.h5a.open(self._node.id, _as_bytes(name))
+                attribute = h5py.h5a.open(self.node.id, _as_bytes(name))
                 kind = attribute.get_type()
                 text = kind.get_class() == h5py.h5t.STRING
                 plain = text or (kind.get_class() in _NUMBERS and is_standard(kind))
@@ -207,7 +208,7 @@ class _Guarded:
                 if text and kind.is_variable_str():
                     variable.append(name)
                 elif attribute.get_storage_size() <= ATTRIBUTE_LIMIT:
-                    values[name] = _value(self._node.attrs[name])
+                    values[name] = _value(self.node.attrs[name])
         if variable:
             with suppress(InputError):
                 values |= self._variable_strings(variable)
@@ -227,7 +228,7 @@ class _Guarded:
 def read_strings(path: Path, dataset: str | None, attributes: list[str]) -> tuple[sandbox.Arrays, sandbox.Facts]:
     """Read strings of variable length, see `_Guarded._variable_strings`; runs in the sandbox."""
     with open_hdf5(path) as file:
-        node = (file if dataset is None else file[dataset])._node
+        node = (file if dataset is None else file[dataset]).node
         return {}, {name: _value(node.attrs[name]) for name in attributes} if attributes else {"": _value(node[()])}
 
 
@@ -243,7 +244,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
     """Map paths to the datasets of an open HDF5 file, and iterate over the names in the root group."""
 
     def __init__(self, path: Path, file: h5py.File) -> None:
-        self.path, self.name, self._node = path, None, file
+        self.path, self.name, self.node = path, None, file
         self.size = path.stat().st_size
         self._datasets: dict[str, GuardedDataset] = {}
 
@@ -264,9 +265,9 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
     def names(self) -> list[str]:
         """Return the names in the root group."""
         with typed_errors(str(self.path)):
-            if len(self._node) > NAME_LIMIT:
-                raise InputError(f"{self.path} lists {len(self._node)} names", why=f"the limit is {NAME_LIMIT}")
-            return [_as_text(name) for name in self._node]
+            if len(self.node) > NAME_LIMIT:
+                raise InputError(f"{self.path} lists {len(self.node)} names", why=f"the limit is {NAME_LIMIT}")
+            return [_as_text(name) for name in self.node]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -279,7 +280,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         if not isinstance(name, str) or "/" in name:
             return False
         try:
-            self._node.id.links.get_info(_as_bytes(name))
+            self.node.id.links.get_info(_as_bytes(name))
         except Exception:
             return False
         return True
@@ -301,7 +302,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         while queue:
             path, depth = queue.pop(0)
             with suppress(InputError), typed_errors(f"{self.path}:{path}"):
-                group = self._node[path]
+                group = self.node[path]
                 address = getattr(h5py.h5o.get_info(group.id), "addr", path)
                 if address in visited or len(group) > NAME_LIMIT:
                     continue
@@ -350,7 +351,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
     def is_group(self, name: str) -> bool:
         """Return whether `name` in the root is a group with a hard link."""
         with typed_errors(f"{self.path}:{name}"):
-            return name in self and _is_hard(self._node, name) and isinstance(self._node[name], h5py.Group)
+            return name in self and _is_hard(self.node, name) and isinstance(self.node[name], h5py.Group)
 
     def dataset(self, name: str, depth: int) -> GuardedDataset:
         """Return a dataset; `depth` counts the soft links and virtual datasets on the way to it."""
@@ -361,7 +362,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
 
     def _follow(self, name: str, depth: int) -> h5py.Group | h5py.Dataset | h5py.Datatype:
         """Follow a path one link at a time, because h5py would follow an external link inside the path."""
-        node: h5py.Group = self._node
+        node: h5py.Group = self.node
         parts = [part for part in name.split("/") if part not in ("", ".")]
         while parts:
             part = parts.pop(0)
@@ -381,7 +382,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
                 with typed_errors(f"{self.path}:{name}"):
                     target = node.id.links.get_val(_as_bytes(part)).decode()
                 parts = [p for p in target.split("/") if p not in ("", ".")] + parts
-                node = self._node if target.startswith("/") else node
+                node = self.node if target.startswith("/") else node
             elif info.type == h5py.h5l.TYPE_HARD:
                 with typed_errors(f"{self.path}:{name}"):
                     node = node[part]
@@ -412,7 +413,7 @@ class GuardedDataset(_Guarded):
     """
 
     def __init__(self, file: GuardedFile, name: str, dataset: h5py.Dataset, depth: int) -> None:
-        self.path, self.name, self._node, self._file = file.path, name, dataset, file
+        self.path, self.name, self.node, self._file = file.path, name, dataset, file
         self.where = f"{file.path}:{name}"
         with typed_errors(self.where):
             if dataset.shape is None:
@@ -478,7 +479,7 @@ class GuardedDataset(_Guarded):
             return 0
         declared = math.prod(-(-n // c) for n, c in zip(self.shape, self.chunks, strict=True))
         with typed_errors(self.where):
-            return declared - int(self._node.id.get_num_chunks())
+            return declared - int(self.node.id.get_num_chunks())
 
     def __getitem__(self, index: int | slice | Index) -> np.ndarray:
         """Read a hyperslab of numbers.
@@ -498,7 +499,7 @@ class GuardedDataset(_Guarded):
         lengths = [len(range(n)[i]) if isinstance(i, slice) else 1 for n, i in zip(self.shape, index, strict=False)]
         self._refuse_bomb(math.prod(lengths) * math.prod(self.shape[len(index) :]), READ_LIMIT)
         with typed_errors(self.where):
-            return np.asarray(self._node[index])
+            return np.asarray(self.node[index])
 
     def records(self) -> np.ndarray:
         """Read records of plain numbers (a compound type), such as headers.
@@ -512,7 +513,7 @@ class GuardedDataset(_Guarded):
             raise InputError(f"{self.where} does not hold records of numbers", why=f"its type is {self.dtype}")
         self._refuse_bomb(math.prod(self.shape), READ_LIMIT)
         with typed_errors(self.where):
-            return np.asarray(self._node[()])
+            return np.asarray(self.node[()])
 
     def text(self) -> str:
         """Read one string, such as fastMRI's header; replace bytes that are not UTF-8.
@@ -522,13 +523,13 @@ class GuardedDataset(_Guarded):
 
         """
         with typed_errors(self.where):
-            kind = self._node.id.get_type()
+            kind = self.node.id.get_type()
             if kind.get_class() != h5py.h5t.STRING or math.prod(self.shape) != 1:
                 raise InputError(f"{self.where} is not one string", why=f"{self.dtype} of shape {self.shape}")
             if kind.is_variable_str():
                 value: object = self._variable_strings([])[""]
             else:
-                value = _value(self._node[()]) if kind.get_size() <= TEXT_LIMIT else None
+                value = _value(self.node[()]) if kind.get_size() <= TEXT_LIMIT else None
         if not isinstance(value, str) or len(value) > TEXT_LIMIT:
             raise InputError(f"{self.where} is longer than {TEXT_LIMIT} bytes")
         return value

@@ -33,18 +33,8 @@ FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 ARRAY_FORMATS: tuple[ArrayFormat, ...] = get_args(ArrayFormat)
 # Suffix of output names that are built for a folder; a DICOM series is itself a folder.
 EXTENSION: dict[ImageFormat, str] = {f: f".{f}" for f in FORMATS} | {"nii": ".nii.gz"}
-FOREIGN = (
-    ".dcm",
-    ".mrd",
-    ".mat",
-    ".jpg",
-    ".jpeg",
-    ".tif",
-    ".tiff",
-    ".mha",
-    ".mgz",
-    ".npy",
-)  # image formats that are never written
+# Suffixes of formats of images that are never written.
+FOREIGN = (".dcm", ".mrd", ".mat", ".jpg", ".jpeg", ".tif", ".tiff", ".mha", ".mgz", ".npy")
 _ENDINGS: dict[str, ImageFormat] = {
     **{".h5": "h5", ".hdf5": "h5", ".npz": "npz", ".cfl": "cfl", ".hdr": "cfl"},
     **{".nii": "nii", ".nii.gz": "nii", ".dicom": "dicom", ".png": "png"},
