@@ -26,7 +26,7 @@ from mrirecon.errors import (
     UsageError,
     as_project_error,
 )
-from mrirecon.io.readers.bruker import bruker
+from mrirecon.io.identify import bruker_error
 from mrirecon.io.readers.reader import read
 from mrirecon.io.readers.registry import suffixes
 from mrirecon.io.safe.atomic import resources
@@ -159,7 +159,7 @@ def expand(files: Sequence[Path], output: Path, request: Request | None = None) 
         else:
             inside = [path]
         if not inside:
-            raise bruker(path) or UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
+            raise bruker_error(path) or UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
         sources += inside
     if len(sources) > 1 and named_format(output) is not None and not output.is_dir():
         raise UsageError(f"{len(sources)} files cannot go into one output", where=str(output), fix="give a folder")

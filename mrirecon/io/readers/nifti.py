@@ -16,11 +16,11 @@ from mrirecon.io.geometry import TO_LPS, Grid, from_matrix, from_nifti
 from mrirecon.io.identify import is_nifti_header, read_head, regular_file
 from mrirecon.io.readers.registry import register_reader
 from mrirecon.io.safe.hdf5 import READ_LIMIT, typed_errors
+from mrirecon.io.writers.encode_dicom import INSTALL
 
 SUFFIXES = (".nii", ".nii.gz")
 PAIR = (".hdr", ".img")  # a header and its voxels in two files; headers of BART also end in .hdr
 _TRAILING = 16 << 20  # largest number of bytes after the voxels of a compressed file
-INSTALL = "pip install 'mrirecon[formats]'"
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mrirecon.errors import UsageError
 
 DEPTH = 64  # largest number of levels in JSON; mrirecon writes fewer than ten
@@ -53,6 +51,8 @@ def json_text(content: object) -> str:
 
 
 def _plain(value: object) -> object:
+    import numpy as np  # imported here, so that the command line starts faster
+
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, Path):

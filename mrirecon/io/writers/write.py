@@ -20,12 +20,11 @@ from mrirecon.io.axes import BART, make_layout
 from mrirecon.io.geometry import Grid, as_volumes, encode_loops, stored_grid
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.safe import scratch
-from mrirecon.io.safe.atomic import atomic_path, atomic_paths, sha256
+from mrirecon.io.safe.atomic import atomic_folder, atomic_path, atomic_paths, sha256
 from mrirecon.io.safe.text import json_text, utf8
 from mrirecon.io.scan import SPACE
 from mrirecon.io.writers.encode_dicom import INSTALL, Series, encode_dicom, rounding
 from mrirecon.io.writers.encode_nifti import encode_nifti
-from mrirecon.io.writers.folder import atomic_folder
 
 ImageFormat = Literal["h5", "npz", "cfl", "nii", "dicom", "png"]
 ArrayFormat = Literal["h5", "npz", "cfl"]
