@@ -27,20 +27,20 @@ _KNOWN = (*SPACE, "coil", *LOOPS)
 _EXAMPLES = {2: "y,x", 4: "slice,coil,y,x", 5: "repetition,slice,coil,y,x"}
 
 
-def make_layout(axes: Sequence[str] | str, shape: tuple[int, ...], where: str, *, asked: bool = False) -> Layout:
+def make_layout(axes: Sequence[str] | str, shape: tuple[int, ...], where: str, *, from_user: bool = False) -> Layout:
     """Return the layout of an array of `shape` with named axes.
 
     Args:
         axes: names, or one string of names separated by commas.
         shape: lengths of the array's axes.
         where: file and array, for the message.
-        asked: whether the names come from the user (`--axes`) and not from a file.
+        from_user: whether the names come from the user (`--axes`) and not from a file.
 
     Raises:
         UsageError, InputError: unknown or repeated name, no y or x, a wrong number of names, an empty axis.
 
     """
-    error: type[MriReconError] = UsageError if asked else InputError
+    error: type[MriReconError] = UsageError if from_user else InputError
     names_given = axes.split(",") if isinstance(axes, str) else axes
     names = [_ALIASES.get(name, name) for name in (str(g).strip().lower() for g in names_given)]
     joined = ",".join(names)
@@ -80,7 +80,7 @@ def guess_axes(shape: tuple[int, ...]) -> tuple[str, str] | None:
     return None
 
 
-def ask_axes(shape: tuple[int, ...], where: str, why: str | None = None) -> InputError:
+def unknown_axes(shape: tuple[int, ...], where: str, why: str | None = None) -> InputError:
     """Return the error that asks the user to name the axes."""
     why = why or "the file does not state them, and its shape does not show them"
     return InputError(f"the axes of an array of shape {shape} are not known", where=where, why=why, fix=_advice(shape))

@@ -144,7 +144,7 @@ def read_cfl(source: Source, *, axes: str | None = None) -> Scan:
         beyond = any(n != 1 for n in store.dims[count:])
         # Dimensions of length 1 need no names.
         shape = store.dims if beyond else (*store.dims, *(1,) * _MAX_DIMS)[:count]
-        layout = make_layout(axes, shape, str(store.path), asked=True)
+        layout = make_layout(axes, shape, str(store.path), from_user=True)
         return assemble(source, ReshapedStore(store, tuple(range(count))), "cfl", "cfl", layout)
     if store.dims[_MAPS] != 1:
         raise InputError(

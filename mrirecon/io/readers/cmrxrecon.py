@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mrirecon.io.axes import ask_axes, make_layout
+from mrirecon.io.axes import make_layout, unknown_axes
 from mrirecon.io.readers.assemble import assemble, note_unusable, select_kspace
 from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.safe.hdf5 import ArrayTypes, Hdf5Store
@@ -76,10 +76,10 @@ def read_cmrxrecon(source: Source, *, axes: str | None = None, dataset: str | No
 
 def _layout(name: str, shape: tuple[int, ...], axes: str | None, where: str, notes: list[str]) -> Layout:
     if axes is not None:
-        return make_layout(axes, shape, where, asked=True)
+        return make_layout(axes, shape, where, from_user=True)
     single = "single" in name.lower()
     if len(shape) == (4 if single else 5):
         names = _SINGLE if single else _MULTI
         notes.append(f"read as CMRxRecon: MATLAB's axes in reverse order, {names}; the first is time or weighting")
         return make_layout(names, shape, where)
-    raise ask_axes(shape, where, "MATLAB stores the axes in reverse order")
+    raise unknown_axes(shape, where, "MATLAB stores the axes in reverse order")

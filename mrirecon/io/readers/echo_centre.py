@@ -42,14 +42,14 @@ def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: 
         InputError: no way to count puts all reversed readouts inside the matrix.
 
     """
-    length, before, behind = table.samples[rows], table.before[rows], table.behind[rows]
+    length, pre, post = table.samples[rows], table.discard_pre[rows], table.discard_post[rows]
     is_reversed = table.reversed[rows]
     if middle:
-        return np.asarray(length // 2 - np.where(is_reversed, behind, before))
-    forward = table.centre[rows] - before
+        return np.asarray(length // 2 - np.where(is_reversed, post, pre))
+    forward = table.centre[rows] - pre
     if not is_reversed.any():
         return np.asarray(forward)
-    valid = length - before - behind
+    valid = table.valid[rows]
     known = set(zip(valid[~is_reversed].tolist(), forward[~is_reversed].tolist(), strict=True))
     centres = {way: _counted(table, rows[is_reversed], way) for way in table.ways}
     inside = [way for way, where in centres.items() if _fits(where, valid[is_reversed], samples)]
@@ -93,7 +93,7 @@ def echo_from_samples(
 
     """
     rows = placed.rows
-    is_reversed, valid = table.reversed[rows], (table.samples - table.before - table.behind)[rows]
+    is_reversed, valid = table.reversed[rows], table.valid[rows]
     lengths = np.intersect1d(valid[is_reversed], valid[~is_reversed])
     if not lengths.size or not table.centre[rows].any():
         return None
@@ -101,7 +101,7 @@ def echo_from_samples(
     nearest = np.argsort(away, kind="stable")
     nearest = nearest[valid[nearest] == lengths[-1]]
     backward, forward = (rows[nearest[is_reversed[nearest] == side]][:_LINES] for side in (True, False))
-    echo = float(np.median(table.centre[forward] - table.before[forward]))
+    echo = float(np.median(table.centre[forward] - table.discard_pre[forward]))
     every = rows[is_reversed]
     shifts = {
         way: float(np.median(_counted(table, backward, way))) - echo
@@ -113,8 +113,8 @@ def echo_from_samples(
     profiles = [_profile(fetch(part)) for part in (backward, forward)]
     if any(profile.max() <= _PEAK * np.median(profile) for profile in profiles):
         return None
-    turned_round, other = (np.maximum(profile - np.median(profile), 0) for profile in profiles)
-    lag = int(np.correlate(turned_round, other, mode="full").argmax()) - (len(other) - 1)
+    backward_peaks, forward_peaks = (np.maximum(profile - np.median(profile), 0) for profile in profiles)
+    lag = int(np.correlate(backward_peaks, forward_peaks, mode="full").argmax()) - (len(forward_peaks) - 1)
     return min(shifts, key=lambda way: abs(shifts[way] - lag))
 
 
@@ -127,9 +127,9 @@ def _profile(lines: list[np.ndarray]) -> np.ndarray:
 
 def _counted(table: Readouts, rows: np.ndarray, way: Way) -> np.ndarray:
     """Return the echoes of reversed readouts for one way to count, after the readouts are flipped."""
-    length, centre, behind = table.samples[rows], table.centre[rows], table.behind[rows]
-    first = {"as stored": length - 1 - centre, "as stored and one late": 2 * (length // 2) - centre}
-    return np.asarray(first.get(way, centre) - behind)
+    length, centre = table.samples[rows], table.centre[rows]
+    ways = {"as stored": length - 1 - centre, "as stored and one late": 2 * (length // 2) - centre}
+    return np.asarray(ways.get(way, centre) - table.discard_post[rows])
 
 
 def _fits(echo: np.ndarray, valid: np.ndarray, samples: int) -> bool:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import ask_axes, guess_axes, make_layout
+from mrirecon.io.axes import guess_axes, make_layout, unknown_axes
 from mrirecon.io.readers.assemble import assemble, is_public, leaf, note_unusable, select_kspace
 from mrirecon.io.readers.header import padding, read_header, sequence_values, write_header
 from mrirecon.io.readers.registry import Source, register_reader
@@ -61,7 +61,7 @@ def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = 
         notes.append(f"{len(named) - len(attributes)} header values were not read: they could identify a person")
     where = f"{path}:{name}"
     if axes is None and stated is None and "axes" in kspace.attribute_names:
-        raise ask_axes(kspace.shape, where, "its attribute 'axes' cannot be read: write it as numpy.bytes_")
+        raise unknown_axes(kspace.shape, where, "its attribute 'axes' cannot be read: write it as numpy.bytes_")
     layout = _layout(kspace.shape, where, axes, None if stated is None else str(stated), known, notes)
     header = None
     if header_text is not None:
@@ -110,13 +110,13 @@ def _layout(
     shape: tuple[int, ...], where: str, axes: str | None, stated: str | None, known: bool, notes: list[str]
 ) -> Layout:
     if axes is not None:
-        return make_layout(axes, shape, where, asked=True)
+        return make_layout(axes, shape, where, from_user=True)
     if stated is not None:
         return make_layout(stated, shape, f"{where}, attribute axes")
     if len(shape) == 4:
         # More coils than any scanner has, and more coils than columns: the coil axis is probably the last.
         if shape[1] > max(_MANY_COILS, shape[3]):
-            raise ask_axes(
+            raise unknown_axes(
                 shape, where, f"read as slice,coil,y,x it would have {shape[1]} coils and {shape[3]} columns"
             )
         return make_layout("slice,coil,y,x", shape, where)
@@ -127,4 +127,4 @@ def _layout(
         if guessed is not None:
             notes.append(guessed[1])
             return make_layout(guessed[0], shape, where)
-    raise ask_axes(shape, where)
+    raise unknown_axes(shape, where)

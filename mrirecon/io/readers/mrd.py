@@ -145,17 +145,17 @@ def _table(columns: Arrays, path: Path) -> Readouts:
     flags = columns["flags"]
     if any(is_set(flags, bit).any() for bit in _COMPRESSED):
         raise InputError(f"{path} holds compressed acquisitions, which are not supported", fix="write it uncompressed")
-    samples, before, behind = (columns[name] for name in ("number_of_samples", "discard_pre", "discard_post"))
+    samples, pre, post = (columns[name] for name in ("number_of_samples", "discard_pre", "discard_post"))
     if not samples.any():
         raise _without_samples(path, len(samples))
     return Readouts(
-        kind=classify(flags, _FLAGS, samples - before - behind),
+        kind=classify(flags, _FLAGS, samples - pre - post),
         counters={name: columns[stored] for name, stored in _COUNTERS.items()},
         samples=samples,
         coils=columns["active_channels"],
         centre=columns["center_sample"],
-        before=before,
-        behind=behind,
+        discard_pre=pre,
+        discard_post=post,
         reversed=is_set(flags, _REVERSE),
         encoding=columns["encoding_space_ref"],
         dwell_us=columns["sample_time_us"],

@@ -14,7 +14,7 @@ from typing import IO, Literal
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import ask_axes, axes_in_text, guess_axes, make_layout, sidecar_candidates
+from mrirecon.io.axes import axes_in_text, guess_axes, make_layout, sidecar_candidates, unknown_axes
 from mrirecon.io.identify import regular_file
 from mrirecon.io.readers.assemble import assemble, note_unusable, select_kspace
 from mrirecon.io.readers.registry import Source, register_reader
@@ -215,7 +215,7 @@ def read_arrays(source: Source, *, axes: str | None = None, dataset: str | None 
 def _layout(store: NpzStore | NpyStore, name: str, axes: str | None, notes: list[str]) -> Layout:
     shape, where = store.arrays[name][0], f"{store.path}:{name}"
     if axes is not None:
-        return make_layout(axes, shape, where, asked=True)
+        return make_layout(axes, shape, where, from_user=True)
     for sidecar in sidecar_candidates(store.path):
         stated = _sidecar_axes(sidecar, notes)
         if stated is not None:
@@ -231,7 +231,7 @@ def _layout(store: NpzStore | NpyStore, name: str, axes: str | None, notes: list
             return make_layout(stated, shape, f"{where}, axes from the entry 'meta'")
     guessed = guess_axes(shape)
     if guessed is None:
-        raise ask_axes(shape, where)
+        raise unknown_axes(shape, where)
     notes.append(guessed[1])
     return make_layout(guessed[0], shape, where)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -21,9 +21,8 @@ from mrirecon.registries import Entry, Registry
 Holds = Literal["kspace", "images"]
 
 
-@dataclass
-class Source:
-    """Hold a file to read and what the user states about it. As a context, it opens the file once.
+class Source(ExitStack):
+    """Hold a file to read and what the user states about it. As a context, it opens the file once and closes it.
 
     Attributes:
         path: the file.
@@ -34,18 +33,11 @@ class Source:
 
     """
 
-    path: Path
-    dataset: str | None = None
-    axes: str | None = None
-    mask: tuple[np.ndarray, str] | None = None
-    maps: tuple[Store, str] | None = None
-    _open: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
-
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._open.close()
+    def __init__(self, path: Path, dataset: str | None = None, axes: str | None = None) -> None:
+        super().__init__()
+        self.path, self.dataset, self.axes = path, dataset, axes
+        self.mask: tuple[np.ndarray, str] | None = None
+        self.maps: tuple[Store, str] | None = None
 
     @cached_property
     def head(self) -> bytes:
@@ -75,7 +67,7 @@ class Source:
             InputError, UnsafeContentError: see `mrirecon.io.open_hdf5`.
 
         """
-        return self._open.enter_context(open_recognised(self.path))
+        return self.enter_context(open_recognised(self.path))
 
 
 @dataclass(frozen=True)
@@ -187,8 +179,7 @@ def sniff(path: str | Path) -> str:
         InputError: an unknown format; the message describes the file.
 
     """
-    with Source(Path(path)) as source:
-        return _first(source, Reader.matches_container).container
+    return _first(Source(Path(path)), Reader.matches_container).container
 
 
 def _first(source: Source, test: Callable[[Reader, Source], bool]) -> Reader:
@@ -200,11 +191,11 @@ def _first(source: Source, test: Callable[[Reader, Source], bool]) -> Reader:
 
 def image_reader(path: str | Path) -> Reader | None:
     """Return the reader for a format that holds only images, or None."""
-    with Source(Path(path)) as source:
-        for reader in READERS.values():
-            with suppress(InputError):  # a folder, or the common name of a BART pair
-                if "kspace" not in reader.holds and reader.matches_container(source):
-                    return reader
+    source = Source(Path(path))
+    for reader in READERS.values():
+        with suppress(InputError):  # a folder, or the common name of a BART pair
+            if "kspace" not in reader.holds and reader.matches_container(source):
+                return reader
     return None
 
 

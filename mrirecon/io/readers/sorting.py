@@ -138,7 +138,7 @@ def _grid(
             grid[axis] = need
     if max(grid) > _LARGEST or min(grid) < 1:
         raise InputError(f"{path} has a matrix of {grid[0]} x {grid[1]} x {grid[2]}", why=f"the limit is {_LARGEST}")
-    longest = int((table.samples - table.before - table.behind)[rows].max())
+    longest = int(table.valid[rows].max())
     if longest > grid[0]:
         raise InputError(
             f"the readouts of {path} do not fit its matrix",
@@ -185,7 +185,7 @@ def _place(
 ) -> Placement:
     line = table.counters["line"][rows] - centres[1] + grid[1] // 2
     partition = table.counters["partition"][rows] - centres[2] + grid[2] // 2
-    lengths = table.samples[rows] - table.before[rows] - table.behind[rows]
+    lengths = table.valid[rows]
     echo = echoes(table, rows, grid[0], centres[0] is not None, path, notes)
     start = grid[0] // 2 - echo
     for values, size, name in ((line, grid[1], "line"), (partition, grid[2], "partition")):
@@ -236,7 +236,7 @@ def _note_coverage(
         if size > 1 and len(known) > 1 and max(first, size - 1 - last) > gap:
             what = "partial Fourier" if abs(below - above) > max(2, size // 32) else "the outer ones not measured"
             notes.append(f"{what}: {name} {first} to {last} of {size}")
-    lengths = (table.samples - table.before - table.behind)[placed.rows]
+    lengths = table.valid[placed.rows]
     starts, stops = span(placed.start), span(placed.start + lengths)
     if starts[1] > 0 or stops[0] < grid[0]:
         notes.append(f"asymmetric echo or short readout: samples {starts[0]} to {stops[1] - 1} of {grid[0]} measured")
@@ -262,7 +262,7 @@ def _assign_phase_lines(table: Readouts, samples: int, path: Path) -> dict[int, 
     rows = table.rows(PHASE_CORRECTION)
     if not rows.size:
         return {}
-    lengths = (table.samples - table.before - table.behind)[rows]
+    lengths = table.valid[rows]
     start = samples // 2 - lengths // 2
     if table.centre[rows].all():
         with suppress(InputError):
@@ -314,7 +314,7 @@ def _place_calibration(
         partition_centre = own.partition_centre if own.partition_centre is not None else own.matrix[2] // 2
     line = table.counters["line"][rows] - line_centre + grid[1] // 2
     partition = table.counters["partition"][rows] - partition_centre + grid[2] // 2
-    lengths = table.samples[rows] - table.before[rows] - table.behind[rows]
+    lengths = table.valid[rows]
     try:
         echo = echoes(table, rows, grid[0], centres[0] is not None, path, notes)
     except InputError as error:

@@ -256,7 +256,7 @@ def write_kspace(
     chosen = image_format(path, format)
     if chosen not in ARRAY_FORMATS:
         raise UsageError(f"k-space cannot be written as {chosen}", fix="choose h5, npz or cfl")
-    layout = make_layout(axes, kspace.shape, str(path), asked=True)
+    layout = make_layout(axes, kspace.shape, str(path), from_user=True)
     data = np.ascontiguousarray(kspace, dtype=np.complex64)
     if chosen == "cfl":
         written = _write_cfl(path, data, layout.axes, sidecar, inputs)
