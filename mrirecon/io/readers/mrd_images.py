@@ -103,12 +103,13 @@ def _grid(heads: np.ndarray, depth: int, rows: int, columns: int) -> Grid:
     if np.abs(turn @ turn.T - np.eye(3)).max() > _UNIT:
         return Grid()
     x, y = turn[0] * fov[0] / columns, turn[1] * fov[1] / rows
-    across: np.ndarray | None = turn[2] * fov[2] / depth
+    across: np.ndarray = turn[2] * fov[2] / depth
     thickness = float(fov[2] / depth)
     centres = np.asarray(heads["position"], dtype=np.float64)
     if depth == 1 and len(centres) > 1:
-        across = slice_step(centres)
-        if across is None:
+        step = slice_step(centres)
+        if step is None:
             return Grid((None, float(np.linalg.norm(y)), float(np.linalg.norm(x))), None, thickness)
+        across = step
     origin = centres[0] - columns // 2 * x - rows // 2 * y - (depth // 2 * across if depth > 1 else 0)
     return from_matrix(np.column_stack((x, y, across, origin)), thickness)

@@ -76,7 +76,7 @@ class Readouts:
     @property
     def valid(self) -> np.ndarray:
         """Return the number of samples per coil that are not discarded."""
-        return self.samples - self.discard_pre - self.discard_post
+        return np.asarray(self.samples - self.discard_pre - self.discard_post)
 
     def counts(self) -> dict[str, int]:
         """Return the number of readouts of each kind that is present."""

@@ -133,7 +133,11 @@ def _table(headers: Headers) -> Readouts:
     return Readouts(
         kind=kind,
         counters={n: heads["counters"][:, COUNTERS.index(c)].astype(np.int64) for n, c in _COUNTERS.items()},
-        **columns,
+        samples=columns["samples"],
+        coils=columns["coils"],
+        centre=columns["centre"],
+        discard_pre=columns["discard_pre"],
+        discard_post=columns["discard_post"],
         reversed=is_set(heads["mask"], _REFLECT),
         encoding=(kind == CALIBRATION).astype(np.int64),
         dwell_us=np.where(kind == NOISE, 0.0, dwell / 1000),
