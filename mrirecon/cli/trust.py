@@ -110,7 +110,7 @@ def detect(
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="May be repeated.")] = None,
     model: Models = None,
     name: Annotated[str | None, typer.Option("--volume", help="Name of the array, if there are several.")] = None,
-    pairs: Annotated[int, typer.Option(min=2, help="Number of pairs of slices, with and without lesions.")] = 200,
+    pairs: Annotated[int, typer.Option(min=2, help="Number of pairs: one for each lesion, with and without it.")] = 200,
     lesions: Annotated[int, typer.Option(min=1, help="Number of lesions in each slice.")] = 4,
     lesion_size: opt.LesionSize = "3-10",
     lesion_contrast: opt.LesionContrast = "0.15-0.6",

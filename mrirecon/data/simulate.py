@@ -357,7 +357,7 @@ def simulate_kspace(
     if stack.ndim not in (2, 3) or 0 in stack.shape or not np.isfinite(stack).all() or stack.min() < 0:
         raise InputError(
             "only a magnitude image can be simulated from",
-            why=f"shape {stack.shape}, {np.count_nonzero(~np.isfinite(stack))} values not finite; or negative values",
+            why=f"shape {stack.shape}, {np.count_nonzero(~np.isfinite(stack))} values are NaN or infinite, or some are negative",
             fix="pass a real, finite, nonnegative image (y, x) or (slice, y, x)",
         )
     if coils < 1 or not snr > 0:

@@ -130,14 +130,14 @@ def prepare(name: str, values: Real, spacing: tuple[float, float, float]) -> Vol
         spacing: (slice, y, x) voxel spacing.
 
     Raises:
-        InputError: values are negative or not finite, or no slice has an object.
+        InputError: values are negative, NaN or infinite, or no slice has an object.
 
     """
     values = np.asarray(np.abs(values) if np.iscomplexobj(values) else values, dtype=np.float32)
     if not np.isfinite(values).all() or values.min() < 0:
         raise InputError(
             f"{name} is not a magnitude volume",
-            why="some values are not finite" if not np.isfinite(values).all() else "some values are negative",
+            why="some values are NaN or infinite" if not np.isfinite(values).all() else "some values are negative",
             fix="use magnitude images",
         )
     peak = float(np.percentile(values, 99.9))

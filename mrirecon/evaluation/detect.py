@@ -7,6 +7,7 @@ Each lesion is one pair; see `mrirecon.metrics.lesions.detectability` for the ma
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -39,7 +40,7 @@ class Setting:
     """Define how the pairs are simulated.
 
     Attributes:
-        pairs: minimum number of pairs.
+        pairs: number of pairs.
         lesions: number of lesions in each slice; they do not overlap.
         size: smallest and largest diameter in mm.
         contrast: lowest and highest |lesion − tissue| / tissue.
@@ -65,8 +66,11 @@ class Setting:
 
     def __post_init__(self) -> None:
         if self.pairs < 2 or self.lesions < 1:
-            why = f"{self.pairs} pairs, {self.lesions} a slice"
-            raise UsageError("detection needs two pairs or more, and a lesion in each slice", why=why)
+            raise UsageError(
+                "detection needs at least two pairs and one lesion per slice",
+                why=f"{self.pairs} pairs, {self.lesions} lesions per slice",
+                fix="increase --pairs or --lesions",
+            )
 
 
 class _Patch(NamedTuple):
@@ -104,30 +108,39 @@ def detect(
     known: dict[str, dict[str, Any]] = {m: {"method": m} for m in methods}
     known |= {m.folder.name: {"model": m} for m in models}
     if not known or len(known) < len(methods) + len(models):
-        raise UsageError("name each method once, and at least one", why=", ".join(methods) or "there is none")
+        raise UsageError(
+            "each method must be named once, and at least one",
+            why=f"methods: {', '.join([*methods, *(str(m.folder) for m in models)]) or 'none'}",
+            fix="remove repetitions, or name a method",
+        )
     slices = len(pick_volume(volume, name))
-    parts = [(first, min(first + _AT_A_TIME, slices)) for first in range(0, slices, _AT_A_TIME)]
     patches: dict[str, list[_Patch]] = {FULL: [], **{n: [] for n in known}}
-    before = -1
-    for number, part in enumerate(itertools.cycle(parts)):
+    first = before = 0  # first slice of the next batch; number of pairs after the last pass through the volume
+    for number in itertools.count():
         done = len(patches[FULL])
         if done >= s.pairs:
             break
-        if number % len(parts) == 0:
-            if done == before:
-                why = "in the whole volume, none did"
-                raise InputError("no lesion finds a place", where=str(volume), why=why, fix="make them smaller")
-            before = done
+        last = min(slices, first + min(_AT_A_TIME, math.ceil((s.pairs - done) / s.lesions)))
         with tempfile.TemporaryDirectory(prefix="mrirecon-") as folder:
-            pair = _simulate_pair(Path(folder), volume, name, part, s, s.seed + number)
+            pair = _simulate_pair(Path(folder), volume, name, (first, last), s, s.seed + number)
             for method, options in known.items():
                 if progress:
                     progress(done, s.pairs, method)
                 patches[method] += _cut_patches(pair, [reconstruct(scan, **options).images for scan in pair.scans])
             patches[FULL] += _cut_patches(pair, [sense_reference(scan) for scan in pair.full])
+        first = last % slices
+        if first == 0:
+            if len(patches[FULL]) == before:
+                raise InputError(
+                    "no lesion can be placed",
+                    where=str(volume),
+                    why="no slice has homogeneous tissue of this size",
+                    fix="use smaller lesions",
+                )
+            before = len(patches[FULL])
     if progress:
-        progress(len(patches[FULL]), s.pairs, "")
-    return {method: detectability(*zip(*pairs, strict=True)) for method, pairs in patches.items()}
+        progress(s.pairs, s.pairs, "")
+    return {method: detectability(*zip(*pairs[: s.pairs], strict=True)) for method, pairs in patches.items()}
 
 
 class _Pair(NamedTuple):

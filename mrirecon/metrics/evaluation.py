@@ -19,6 +19,7 @@ from mrirecon.metrics.region import read_region
 from mrirecon.metrics.shapes import CROPPED, centre_square, check_shapes, common_centre
 
 Row = dict[str, object]
+_LEAST_SPAN = 0.5  # of images for ATOMMIC's SSIM, whose data range is at least 1
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,12 @@ def compare(
         for name, v in (("images", images), ("reference", truth))
         if (v < 0).any()
     ]
+    span = max(float(np.ptp(v)) for v in (images, truth))
+    if options.preset == "atommic" and "ssim" in options.metrics and span < _LEAST_SPAN:
+        notes.append(
+            f"the values span {span:.3g}, but the preset atommic computes SSIM with a range of at least 1, so it is "
+            "near 1 for any image: scale images and reference to a maximum of 1, or use another preset"
+        )
     mask = None if options.mask is None else read_region(options.mask, images.shape, reference) > 0
     labels = None if options.region is None else read_region(options.region, images.shape, reference)
     evaluation = Evaluation(prediction, reference, kind, images.shape, options, [], [], [], notes)
@@ -238,7 +245,7 @@ def _measure(
             if math.isfinite(value):
                 row[name] = value
             elif scale is not None:
-                reasons[i][name] = f"the {metric.title} is not a finite number"
+                reasons[i][name] = f"the {metric.title} is NaN or infinite"
     means = {m: mean(row.get(m) for row in rows) for m in options.metrics if any(m in row for row in rows)}
     overall = means | {m: v for m, v in whole.items() if m in options.metrics}
     why = ["; ".join(dict.fromkeys(t for m, t in one.items() if m in options.metrics)) for one in reasons]

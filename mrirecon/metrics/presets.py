@@ -108,7 +108,7 @@ def score_volume(prediction: Array, reference: Array, preset: Preset, *, mask: A
         x, r = slices(i)
         for name, values in (("prediction", x), ("reference", r)):
             if not bool(torch.isfinite(values).all()):
-                return _undefined(f"the {name} contains NaN or infinity", count)
+                return _undefined(f"the {name} contains NaN or infinite values", count)
         ranges.append([[float(v.min()), float(v.max())] for v in (x, r)])
     if preset in _SCALES:
         return _score_slices(slices, count, _SCALES[preset])

@@ -134,7 +134,7 @@ def scores(images: Array, reference: Array, *, region: Array | None = None) -> l
 def _score(x: Tensor, r: Tensor, region: Tensor | None = None) -> Score:
     for name, values in (("image", x), ("reference", r)):
         if not bool(torch.isfinite(values).all()):
-            return _undefined(f"the {name} contains NaN or infinity")
+            return _undefined(f"the {name} contains NaN or infinite values")
     peak = float(r.amax())
     if peak == 0:
         return _undefined("the reference is zero")

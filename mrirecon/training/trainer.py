@@ -173,13 +173,13 @@ class Trainer:
             with self.fabric.no_backward_sync(self.ddp_objective, enabled=number < train.accumulate - 1):
                 losses = self.ddp_objective()
                 if not bool(torch.isfinite(losses).all()):
-                    raise self._not_a_number(batch, losses)
+                    raise self._not_finite_error(batch, losses)
                 self.fabric.backward(losses.mean() / train.accumulate)
             total += float(losses.detach().mean()) / train.accumulate
         parameters = [w for w in self.weights.values() if w.grad is not None]
         norm = float(nn.utils.clip_grad_norm_(parameters, train.gradient_clip or math.inf))
         if not math.isfinite(norm):
-            raise self._not_a_number(batch, None)
+            raise self._not_finite_error(batch, None)
         self.ddp_optimizer.step()
         self.ddp_optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -245,12 +245,12 @@ class Trainer:
         with self.averaged() as model, torch.no_grad():
             model.run(self.val_samples.sample(0, 0, 0, self.device).problem).image.cpu()
 
-    def _not_a_number(self, batch: Batch, losses: Tensor | None) -> SignalError:
+    def _not_finite_error(self, batch: Batch, losses: Tensor | None) -> SignalError:
         names = batch.names
         if losses is not None:
             names = [n for n, v in zip(names, losses, strict=True) if not v.isfinite()]
         return SignalError(
-            f"the {'gradient' if losses is None else 'loss'} is not a number at step {self.step}",
+            f"the {'gradient' if losses is None else 'loss'} is NaN or infinite at step {self.step}",
             where="; ".join(names),
             why=f"mask, coils and SNR: {json.dumps(batch.info)}",
             fix="lower train.lr or set train.gradient_clip; --resume auto resumes from the last state",

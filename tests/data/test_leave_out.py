@@ -37,7 +37,7 @@ def test_items_of_zeros_are_left_out_before_the_first_step(files, tmp_path):
     config.write_text(TINY)
     data = [f"data.train=[{files}/case1.h5]", f"data.val=[{files}/case2.h5]", "data.crop=null"]
     told = []
-    training.train(load_config(config, [*data, "train.steps=4"]), tmp_path / "run", tell=told.append)
+    training.train(load_config(config, [*data, "train.steps=4"]), tmp_path / "run", on_message=told.append)
     assert any("items 1, 4 contain only zeros" in t for t in told)
     card = load_model(tmp_path / "run" / "last").card
     assert card["slices"]["train"] == 3

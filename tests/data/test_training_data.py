@@ -138,7 +138,7 @@ def test_volumes_that_are_none(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((3, 4)))
     with pytest.raises(InputError, match="no magnitude volume"):
         read_volumes(tmp_path / "a.npz")
-    for values, word in ((-np.ones((2, 64, 64)), "negative"), (np.full((2, 64, 64), np.nan), "not finite")):
+    for values, word in ((-np.ones((2, 64, 64)), "negative"), (np.full((2, 64, 64), np.nan), "NaN or infinite")):
         with pytest.raises(InputError, match="not a magnitude volume") as caught:
             prepare("x", values, (1, 1, 1))
         assert word in caught.value.why

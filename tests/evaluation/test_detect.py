@@ -34,7 +34,7 @@ def test_fully_sampled_lesions_are_all_there(found):
     rows, _ = found
     assert list(rows) == [FULL, "zero-filled", "cs"]
     full = rows[FULL]
-    assert full.pairs >= 12
+    assert full.pairs == 12
     assert full.recovered == pytest.approx(1, abs=0.05)
     assert full.missed == full.hallucinated == 0
     assert full.d_prime > 10
@@ -49,7 +49,7 @@ def test_better_reconstruction_tells_them_better(found):
 def test_progress_is_told(found):
     _, calls = found
     assert calls[0] == (0, 12, "zero-filled")
-    assert calls[-1][:2] == (found[0][FULL].pairs, 12)
+    assert calls[-1][:2] == (12, 12)
 
 
 def test_it_is_a_function_of_its_seed():
@@ -74,11 +74,11 @@ def test_what_cannot_be_asked(tmp_path):
         detect("phantom:2")
     with pytest.raises(UsageError, match="once"):
         detect("phantom:2", ["cs", "cs"])
-    with pytest.raises(UsageError, match="needs two pairs"):
+    with pytest.raises(UsageError, match="at least two pairs"):
         Setting(pairs=1)
     noise = np.random.default_rng(0).uniform(0, 1, (1, 64, 64)).astype(np.float32)  # nowhere homogeneous
     np.save(tmp_path / "noise.npy", noise)
-    with pytest.raises(InputError, match="finds a place"):
+    with pytest.raises(InputError, match="can be placed"):
         detect(
             tmp_path / "noise.npy",
             ["zero-filled"],

@@ -128,6 +128,19 @@ def test_a_preset_takes_a_file_for_a_volume(prediction, truth, preset):
     json.dumps(found.as_dict(), allow_nan=False)
 
 
+def test_the_preset_atommic_warns_of_small_values(truth):
+    about = {"prediction": "x.h5", "reference": "r.h5", "kind": "images", "options": Options("atommic")}
+    flat = np.full_like(truth, truth.mean())
+    peak = truth.max()
+    small, large = (
+        compare(1e-3 * flat / peak, 1e-3 * truth / peak, **about),
+        compare(flat / peak, truth / peak, **about),
+    )
+    assert small.mean["ssim"] > 0.99 > 0.5 > large.mean["ssim"], "the warning is needed"
+    assert [note for note in small.notes if "near 1 for any image" in note]
+    assert not [note for note in large.notes if "near 1 for any image" in note]
+
+
 def read_back(path):
     return reference_images(path, dataset="reconstruction")[0]
 

@@ -32,7 +32,7 @@ from mrirecon.evaluation.report.tables import (
     median_recoveries,
     method_rows,
     natural,
-    summed_up,
+    merge_texts,
     worst_first,
     worst_slice,
 )
@@ -142,7 +142,7 @@ def test_images_are_shown_in_one_scale(head):
 
 
 def test_an_album_holds_the_values_to_half_a_step(head):
-    album = pack_slices(case_of(head), Options(), whole=True)
+    album = pack_slices(case_of(head), Options(), full_images=True)
     planes = album.slices[1]["planes"]
     step, images = album.depth.step, []
     for predictor, data in planes:
@@ -164,16 +164,16 @@ def test_slices_are_left_out_evenly_and_the_worst_last(head):
     assert albums[0].start == 7
     total = sum(a.slice_size(i) for a in albums for i in range(12))
     choose_slices(albums, total)
-    assert all(a.kept_slices == list(range(12)) for a in albums)
+    assert all(a.shown_slices == list(range(12)) for a in albums)
     choose_slices(albums, total - 1)
-    assert all(a.kept_slices == list(range(12)) and a.fineness == 1 for a in albums), "coarser first"
+    assert all(a.shown_slices == list(range(12)) and a.fineness == 1 for a in albums), "coarser first"
     coarse = sum(a.slice_size(i) for a in albums for i in range(12))
     assert coarse < total
     choose_slices(albums, 0.5 * coarse)
-    assert {len(a.kept_slices) for a in albums} == {5}
-    assert all(7 in a.kept_slices and a.kept_slices == sorted(a.kept_slices) for a in albums)
+    assert {len(a.shown_slices) for a in albums} == {5}
+    assert all(7 in a.shown_slices and a.shown_slices == sorted(a.shown_slices) for a in albums)
     choose_slices(albums, 1.5 * albums[0].slice_size(7))
-    assert [a.kept_slices for a in albums] == [[7], [], []]
+    assert [a.shown_slices for a in albums] == [[7], [], []]
 
 
 def test_the_worst_come_first(head):
@@ -330,7 +330,7 @@ def test_volumes_of_three_axes_are_cut_and_values_that_are_no_numbers_fail(head)
     album = pack_slices(Case("deep", results, reference, "images", masks, region), Options())
     assert album.columns == ["reference", "cs"]
     assert [one["name"] for one in album.slices] == [f"volume 1, slice {i}" for i in (1, 2, 3)]
-    assert album.light.results[1].failure == "the images contain NaN or infinity"
+    assert album.case.results[1].failure == "the images contain NaN or infinite values"
     assert album.lesions == {(0, 1): 1}, "the slice with most of it"
     assert album.sampling["mask"]["shape"] == [40, 36]
     assert len(album.sampling["line"]) == 36
@@ -365,10 +365,10 @@ def test_lesions_that_can_be_seen_and_are_not_recovered_come_first():
     assert median_recoveries(case, rows) == [(2, pytest.approx(0.105)), (2, pytest.approx(0.85))]
 
 
-def test_reasons_are_summed_up():
+def test_stopping_reasons_are_merged():
     texts = ["converged after 40 iterations", "converged after 9 iterations", "stopped at 100", "stopped at 100"]
-    assert summed_up(texts) == [("converged after 9 to 40 iterations", 2), ("stopped at 100", 2)]
-    assert summed_up([]) == []
+    assert merge_texts(texts) == [("converged after 9 to 40 iterations", 2), ("stopped at 100", 2)]
+    assert merge_texts([]) == []
 
 
 def test_without_jinja_it_says_how_to_get_it(tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ def page(browser, images, tmp_path_factory):
     mask = np.random.default_rng(0).random((1, 48, 40)) < 0.3
     cases = [Case(EVIL, results, reference, "images", mask, region), Case("blind", [Result("zero-filled", poor)])]
     path = tmp_path_factory.mktemp("page") / "report.html"
-    write_report(path, cases, About(EVIL), whole=True)
+    write_report(path, cases, About(EVIL), full_images=True)
     browser.get(path.as_uri())
     ready(browser)
     return path

@@ -153,7 +153,19 @@ def test_what_changed_is_made_again_and_nothing_else(write, tmp_path):
         done = run_study(load_study(tmp_path / "study.yaml", sets), out)
         return {p for p, at in times(out).items() if before.get(p) != at}, done
 
-    assert again() == (set(), json.loads((out / "table.json").read_text()))
+    before = {f: (out / f).stat().st_mtime_ns for f in files(out)}
+    messages = []
+    content = run_study(load_study(tmp_path / "study.yaml"), out, on_message=messages.append)
+    assert content == json.loads((out / "table.json").read_text())
+    assert messages == ["the study is complete: all 8 cells are done and unchanged"]
+    after = {f: (out / f).stat().st_mtime_ns for f in files(out)}
+    assert {f for f in after if before.get(f) != after[f]} == {"study.yaml"}
+    for lost in ("report.md", "references/phantom-100.h5"):
+        (out / lost).unlink()
+        changed, done = again()
+        assert changed == set(), "images are kept"
+        assert (out / lost).is_file()
+        assert done["rows"] == content["rows"]
     changed, _ = again("methods.cs.options.iterations=6")
     assert {p.parts[1] for p in changed} == {"cs"}
     assert len(changed) == 4
@@ -201,7 +213,7 @@ def test_a_scan_that_is_not_whole_fails_in_all_its_cells_and_is_read_once(write,
     text = SMALL.replace("masks:", f"  twin: {{files: {twin}}}\nmasks:", 1)
     told = []
     plan = load_study(write(text), ["data.phantoms.volumes=phantom:100", "pictures=false"])
-    done = run_study(plan, tmp_path / "out", tell=told.append)
+    done = run_study(plan, tmp_path / "out", on_message=told.append)
     assert {f["scan"] for f in done["failed"]} == {"brain_4x"}
     assert len(done["failed"]) == 4
     assert {f["error"]["what"] for f in done["failed"]} == {"an undersampled scan cannot be the reference"}
@@ -220,11 +232,11 @@ def test_what_is_missing_is_trained_within_the_budget_and_once(write, tmp_path):
     assert dry_run(plan, tmp_path / "out")["to be trained"] == ["own", "other", "wild"]
     assert not (tmp_path / "out").exists()
     told = []
-    done = run_study(plan, tmp_path / "out", tell=told.append)
+    done = run_study(plan, tmp_path / "out", on_message=told.append)
     by = {m["name"]: m for m in done["methods"]}
     assert (by["own"]["steps"], by["other"]["steps"]) == (2, 1)
     assert {f["method"] for f in done["failed"]} == {"wild"}
-    assert "not a number" in done["failed"][0]["error"]["what"]
+    assert "NaN or infinite" in done["failed"][0]["error"]["what"]
     assert [(d["a"], d["b"]) for d in done["differences"]] == [("own", "other")]
     assert sum(t.startswith("training ") for t in told) == 3
     model = json.loads((tmp_path / "out/images/lines-3x/own/phantom-100.h5.json").read_text())["model"]
@@ -232,7 +244,7 @@ def test_what_is_missing_is_trained_within_the_budget_and_once(write, tmp_path):
     told.clear()
     before = times(tmp_path / "out")
     again = load_study(tmp_path / "study.yaml", ["methods.own.overrides=model.steps=1"])
-    run_study(again, tmp_path / "out", tell=told.append)
+    run_study(again, tmp_path / "out", on_message=told.append)
     assert [t.split(":")[0] for t in told if t.startswith("training ")] == ["training own", "training wild"]
     changed = {p.parts[1] for p, at in times(tmp_path / "out").items() if before.get(p) != at}
     assert changed == {"own"}
@@ -262,7 +274,7 @@ def test_what_was_noticed_and_what_is_left_over_is_told(write, tmp_path):
     assert "unet (2 of 2): outside the training range of the model" in report
     told = []
     fewer = [*one, "masks={lines: {family: random, acceleration: 3, calibration: 16}}"]
-    run_study(load_study(path, fewer), tmp_path / "out", tell=told.append)
+    run_study(load_study(path, fewer), tmp_path / "out", on_message=told.append)
     assert [t for t in told if "2 images belong to an earlier configuration" in t and "plane-4x/unet/phantom-100" in t]
     assert "plane-4x" not in (tmp_path / "out/table.md").read_text()
 
@@ -272,7 +284,7 @@ def test_minutes_become_steps_that_a_resumed_study_keeps(write, tmp_path):
     text = SMALL + "  own: {train: tiny.yaml, minutes: 0.02}\n"
     short = ["masks={lines: {family: random, acceleration: 3, calibration: 16}}", "pictures=false"]
     plan = load_study(write(text), [*short, "data.phantoms.volumes=phantom:100"])
-    done = run_study(plan, tmp_path / "out", tell=lambda text: None)
+    done = run_study(plan, tmp_path / "out", on_message=lambda text: None)
     (folder,) = (tmp_path / "out/models").iterdir()
     budget = json.loads((folder / "budget.json").read_text())
     assert budget["steps"] == max(1, int(0.02 * 60 * 0.75 / budget["seconds a step"]))

@@ -58,7 +58,7 @@ def now(monkeypatch):
 def test_the_schedule_spans_the_budget_and_the_run_ends_whole(config, tmp_path, now):
     told = []
     folder, minutes = tmp_path / "run", ["train.minutes=5", "train.validate_every=1"]
-    done = training.train(load_config(config, minutes), folder, tell=told.append)
+    done = training.train(load_config(config, minutes), folder, on_message=told.append)
     assert 1000 + 0.75 * 300 < now.seconds < 1000 + 300, "used, and not overrun"
     assert done["finished"]
     assert any("budget is used up" in t for t in told)
@@ -91,7 +91,7 @@ def test_a_budget_too_short_still_leaves_a_model(config, tmp_path, now):
 def test_validation_is_cut_to_the_time(config, tmp_path, now):
     told = []
     folder = tmp_path / "run"
-    training.train(load_config(config, ["train.minutes=2.5"]), folder, tell=told.append)
+    training.train(load_config(config, ["train.minutes=2.5"]), folder, on_message=told.append)
     assert any("validating with 1 of 2 items" in t for t in told)
     assert load_model(folder / "last").card["validation"]["items"] == 1
     assert last_state(folder)["items"] == 1
@@ -101,7 +101,7 @@ def test_a_slurm_job_ends_whole_and_is_gone_on_with(config, tmp_path, now, monke
     """The schedule spans the steps, and the time of a job ends them early."""
     folder, told = tmp_path / "run", []
     monkeypatch.setenv("SLURM_JOB_END_TIME", "1250")
-    done = training.train(load_config(config), folder, tell=told.append)
+    done = training.train(load_config(config), folder, on_message=told.append)
     assert not done["finished"]
     assert 1 < done["steps"] < 8
     assert now.seconds < 1250
@@ -221,12 +221,12 @@ def test_a_state_keeps_threads_and_precision(config, tmp_path, monkeypatch):
     told = []
     try:
         torch.set_num_threads(threads + 1)
-        training.train(load_config(config, [*constant, "train.steps=3"]), folder, tell=told.append)
+        training.train(load_config(config, [*constant, "train.steps=3"]), folder, on_message=told.append)
         assert torch.get_num_threads() == threads
         assert any(f"using {threads} threads" in t for t in told)
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads + 1))
         torch.set_num_threads(threads + 1)
-        training.train(load_config(config, [*constant, "train.steps=4"]), folder, tell=told.append)
+        training.train(load_config(config, [*constant, "train.steps=4"]), folder, on_message=told.append)
         assert torch.get_num_threads() == threads + 1
         assert any("not bit-identical" in t for t in told)
     finally:

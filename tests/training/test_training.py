@@ -265,7 +265,7 @@ def test_a_damaged_state_falls_back(straight, config):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     told = []
-    training.train(load_config(config), straight, tell=told.append)
+    training.train(load_config(config), straight, on_message=told.append)
     assert any("damaged" in t for t in told)
     same(good, last_state(straight))
     for path in states(straight / "states"):
@@ -309,7 +309,7 @@ def test_a_loss_that_is_not_a_number_stops(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(parts.Loss, "weighted_sum", spoilt)
     monkeypatch.setattr(parts.Trainer, "advance", counted)
-    with pytest.raises(SignalError, match="not a number at step 5") as caught:
+    with pytest.raises(SignalError, match="NaN or infinite at step 5") as caught:
         training.train(load_config(config), tmp_path / "run")
     assert "phantom:" in caught.value.where
     assert "item 5" in caught.value.where

@@ -242,7 +242,7 @@ def _plan_scans(
                 [settings.seed, name, __version__] if source.volumes else [],
             ]
             subject = subject_of(name, settings.subject or SUBJECT)
-            scans[name] = PlannedScan(name, entry, text, subject, source, _digest(key))
+            scans[name] = PlannedScan(name, entry, text, subject, source, digest(key))
     if not scans:
         raise UsageError("the study has no data", where=str(path), why="; ".join(notes), fix="add entries under data")
     return list(scans.values())
@@ -298,12 +298,12 @@ def _plan_training(name: str, m: MethodSetting, settings: StudySettings, path: P
     if minutes is not None:  # the number of steps is not known yet, and the file's number does not apply
         free += ["train.steps", "train.epochs"]
     plain["train"] = {k: v for k, v in plain["train"].items() if not f"train.{k}".startswith(tuple(free))}
-    folder = f"{name}-{_digest([plain, minutes])[:8]}"
+    folder = f"{name}-{digest([plain, minutes])[:8]}"
     planned = PlannedMethod(name, "", method, {}, config=config, minutes=minutes, folder=folder)
     return replace(planned, what=f"{method}, to be trained for {planned.length}")
 
 
-def _digest(values: object) -> str:
+def digest(values: object) -> str:
     """Return a hash of plain data; the same on all machines."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode("ascii")).hexdigest()
 

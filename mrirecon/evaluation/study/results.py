@@ -23,7 +23,12 @@ Record = dict[str, Any]
 
 
 def write_results(
-    plan: Plan, records: Sequence[Record], models: Mapping[str, Record], out: Path, versions: Mapping[str, str]
+    plan: Plan,
+    records: Sequence[Record],
+    models: Mapping[str, Record],
+    out: Path,
+    versions: Mapping[str, str],
+    inputs: str,
 ) -> Record:
     """Write all tables, pictures and the report into a study's folder; return the content of ``table.json``.
 
@@ -34,6 +39,7 @@ def write_results(
         models: steps, seconds and folder of each method trained by the study, keyed by name.
         out: output folder.
         versions: versions of the programs.
+        inputs: hash of everything from which the tables are computed.
 
     """
     metrics = plan.settings.metrics
@@ -49,8 +55,8 @@ def write_results(
         "methods": [{"name": m.name, "what": m.what, **models.get(m.name, {})} for m in plan.methods],
         "notes": plan.notes,
         "versions": dict(versions),
+        "inputs": inputs,
     }
-    write_json(out / "table.json", content)
     for name, table in (
         ("table.csv", [_table_row(row, metrics) for row in rows]),
         ("cells.csv", [_cell_row(r, metrics) for r in records]),
@@ -62,6 +68,8 @@ def write_results(
     for name, text in (("table.md", summary), ("report.md", report)):
         with atomic_path(out / name) as temporary:
             temporary.write_bytes(utf8(text + "\n"))
+    content["files"] = ["cells.csv", "table.csv", "table.md", "report.md", *pictures]
+    write_json(out / "table.json", content)  # last, because it states that the other files are complete
     return content
 
 

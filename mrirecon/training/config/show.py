@@ -34,7 +34,10 @@ def schema(method: str | None = None) -> dict[str, Any]:
 def template(method: str) -> str:
     """Return a template of a configuration: required values, and all others with their defaults as comments."""
     chosen = find_method(method)
-    options = [f"#   {name}: {_flow(field.default)}" for name, field in chosen.schema.model_fields.items()]
+    options = [
+        _comment(f"#   {name}: {_flow(field.default)}", field.description or "")
+        for name, field in chosen.schema.model_fields.items()
+    ]
     lines = [f"# {chosen.summary}", f"method: {chosen.name}", "", "# model:" if options else "# model: {}", *options]
     needed: dict[str, dict[str, Any]] = {
         "data": {"train": ["phantom:0", "phantom:1"], "val": ["phantom:100"], "crop": [128, 160]},
