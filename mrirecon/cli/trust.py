@@ -123,7 +123,7 @@ def detect(
     as_json: opt.AsJson = False,
 ) -> None:
     """Insert lesions into a volume, reconstruct it with and without them, and measure their detection."""
-    from mrirecon.evaluation.detect import Setting, as_rows
+    from mrirecon.evaluation.detect import Setting
     from mrirecon.evaluation.detect import detect as run
     from mrirecon.models.checkpoints import load_model
 
@@ -142,7 +142,8 @@ def detect(
     methods = method or ([] if model else ["zero-filled", "cs", "cirim"])
     models = [load_model(folder) for folder in model or []]
     with progress("detect") as callback:
-        rows = as_rows(run(volume, methods, models=models, name=name, setting=setting, progress=callback))
+        results = run(volume, methods, models=models, name=name, setting=setting, progress=callback)
+    rows = [{"method": method, **vars(one)} for method, one in results.items()]
     if as_json:
         return print_json({"methods": rows, "setting": setting.__dict__})
     heads = ("method", "pairs", "d'", "contrast recovered", "missed", "false positives")

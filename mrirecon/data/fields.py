@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -243,17 +243,17 @@ def draw_gains(coils: int, seed: int) -> Real:
     return generator(seed, 3).uniform(0.75, 1.3, coils)
 
 
-@lru_cache(maxsize=4)
-def _splines(points: int) -> npt.NDArray[np.float64]:
-    """Return the coefficients (4, points − 1, points) of cubic spline interpolation from unit-spaced points."""
-    return np.asarray(CubicSpline(np.arange(points), np.eye(points)).c)
+@cache
+def _splines() -> npt.NDArray[np.float64]:
+    """Return the coefficients (4, COARSE − 1, COARSE) of cubic spline interpolation from unit-spaced points."""
+    return np.asarray(CubicSpline(np.arange(COARSE), np.eye(COARSE)).c)
 
 
-def spline_matrix(places: Real, points: int = COARSE) -> npt.NDArray[np.float64]:
-    """Return the matrix (n, points) that interpolates from points 0, 1, … to ``places`` (n,)."""
-    cell = np.clip(np.floor(places).astype(int), 0, points - 2)
+def spline_matrix(places: Real) -> npt.NDArray[np.float64]:
+    """Return the matrix (n, COARSE) that interpolates from points 0, 1, … to ``places`` (n,)."""
+    cell = np.clip(np.floor(places).astype(int), 0, COARSE - 2)
     away = (places - cell)[:, None]
-    c = _splines(points)
+    c = _splines()
     return np.asarray(((c[0, cell] * away + c[1, cell]) * away + c[2, cell]) * away + c[3, cell])
 
 

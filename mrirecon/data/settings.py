@@ -37,12 +37,13 @@ def _listed(value: object) -> object:
     return value if value is None or isinstance(value, list | float) else [value]
 
 
-def _choices(value: object) -> object:
+def as_list(value: object) -> object:
     """Wrap a single number in a list."""
     return [value] if _is_number(value) else value
 
 
 Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
+Count = Annotated[int, Field(ge=1)]
 _PAIR = (Field(min_length=2, max_length=2), BeforeValidator(_both_ends), AfterValidator(_ascending))
 Range = Annotated[list[Positive], *_PAIR]
 Counts = Annotated[list[Annotated[int, Field(ge=0, le=4096)]], *_PAIR]
@@ -78,7 +79,7 @@ class Simulation(Section):
         [1.0, 1.4], description="distance of the coils from the centre, in halves of the field of view"
     )
     phase: Strength = Field([0.5, 3.0], description="strength of the object's phase; [0, 0] for none")
-    field_strength: Annotated[list[Positive], Field(min_length=1), BeforeValidator(_choices)] = Field(
+    field_strength: Annotated[list[Positive], Field(min_length=1), BeforeValidator(as_list)] = Field(
         [1.5, 3.0], description="choices of B0 in tesla; field and echo time determine the phase from susceptibility"
     )
     echo_time: Strength = Field([1.5, 12.0], description="echo time of gradient echoes in ms")
@@ -116,8 +117,8 @@ class Buffer(Section):
     draws_per_sample: int = Field(
         1, ge=1, le=4, description="number of draws per sample, each with another augmentation"
     )
-    capacity: Annotated[int, Field(ge=1)] = Field(256, description="number of samples that each process holds")
-    batches_per_chunk: Annotated[int, Field(ge=1)] = Field(
+    capacity: Count = Field(256, description="number of samples that each process holds")
+    batches_per_chunk: Count = Field(
         1, description="number of batches that are computed together, with samples of one size"
     )
     location: str = Field("host", description="memory of host or device, or a folder, whose samples later runs reuse")
@@ -144,10 +145,10 @@ class MaskFamily(Section):
     """Set one family of undersampling masks."""
 
     family: Annotated[str, OneOf(drawn_families)]
-    acceleration: Annotated[list[Annotated[float, Field(ge=1, le=64)]], BeforeValidator(_choices)] = Field(
+    acceleration: Annotated[list[Annotated[float, Field(ge=1, le=64)]], BeforeValidator(as_list)] = Field(
         min_length=1, description="choices"
     )
-    calibration: Annotated[list[Annotated[int, Field(ge=0, le=512)]], BeforeValidator(_choices)] = Field(
+    calibration: Annotated[list[Annotated[int, Field(ge=0, le=512)]], BeforeValidator(as_list)] = Field(
         [], description="choices of the size of the calibration region; none: 32 % of the samples"
     )
     axis: Literal["x", "y", "either"] = Field("either", description="undersampled axis of masks of lines")
@@ -193,11 +194,9 @@ class Data(Section):
     crop: CropRange | None = Field(
         None, description="smallest and largest side of the window that is cropped before undersampling"
     )
-    items_per_epoch: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="number of samples in an epoch; by default all slices"
-    )
+    items_per_epoch: Count | None = Field(None, description="number of samples in an epoch; by default all slices")
     buffer: Buffer = Field(default_factory=Buffer)
-    val_items: Annotated[int, Field(ge=1)] = Field(24, description="number of samples of a validation")
+    val_items: Count = Field(24, description="number of samples of a validation")
     simulation: Simulation = Field(default_factory=Simulation)
     masks: list[MaskFamily] = Field(default_factory=_default_masks, min_length=1)
 

@@ -23,6 +23,7 @@ from mrirecon.io.scan import Scan, to_complex64
 
 FULLY_SAMPLED_SHARE = 0.9  # minimum sampled fraction of k-space of a fully sampled scan
 _BY_ITEM = re.compile(r"(?P<name>.+):(?P<items>\d+(-\d+)?(,\d+(-\d+)?)*)")
+_SUPPORT = "measured share of k-space (y, x)"
 FileInfo = dict[str, object]
 
 
@@ -115,6 +116,12 @@ def open_sources(data: Data, folder: Path = Path()) -> SliceSources:
             where="data.train" if not train else "data.val",
             why=f"subjects: {', '.join(subjects['train'] + subjects['val']) or 'none'}",
             fix="add files, or change the fraction data.val",
+        )
+    interpolated = sum(f.get(_SUPPORT, [1, 1]) != [1, 1] for f in files)
+    if interpolated:
+        notes.append(
+            f"{interpolated} volumes were interpolated: their k-space is cropped to the measured part, and coil noise "
+            "fills their background, which was exactly zero"
         )
     return SliceSources(train, val, subjects, files, notes)
 
@@ -289,13 +296,6 @@ def _slices(paths: list[str], data: Data, files: list[FileInfo], notes: list[str
                     slices += _volume_slices(volume, path, data, files)
         else:
             slices += _scan_slices(path, data, files, notes)
-    interpolated = sum(1 for f in files if f.get("measured share of k-space (y, x)", [1, 1]) != [1, 1])
-    if interpolated:
-        text = (
-            f"{interpolated} volumes were interpolated: their k-space is cropped to the measured part, and coil noise "
-        )
-        text += "fills their background, which was exactly zero"
-        notes[:] = [n for n in notes if "had been interpolated" not in n] + [text]
     return slices
 
 
@@ -315,12 +315,12 @@ def _volume_slices(volume: Volume, path: str, data: Data, files: list[FileInfo])
             "left out": volume.left_out,
             **({"excluded slices": sorted(excluded)} if excluded else {}),
             "size": list(shape),
-            "measured share of k-space (y, x)": [round(s, 2) for s in volume.support],
+            _SUPPORT: [round(s, 2) for s in volume.support],
             "voxels exactly zero": round(volume.zeros, 2),
         }
     )
-    kept = (i for i in range(len(volume)) if i not in excluded)
-    return [SliceRef(volume, i, subject, f"{volume.name}, slice {i}", shape) for i in kept]
+    included = (i for i in range(len(volume)) if i not in excluded)
+    return [SliceRef(volume, i, subject, f"{volume.name}, slice {i}", shape) for i in included]
 
 
 def _scan_slices(path: str, data: Data, files: list[FileInfo], notes: list[str]) -> list[SliceRef]:
@@ -338,19 +338,19 @@ def _scan_slices(path: str, data: Data, files: list[FileInfo], notes: list[str])
     empty = empty_items(scan, (i for i in range(len(scan)) if i not in excluded))
     if empty:
         notes.append(f"{path}: {format_items(sorted(empty))} contain only zeros and are excluded")
-    kept = [i for i in range(len(scan)) if i not in excluded | empty]
+    included = [i for i in range(len(scan)) if i not in excluded | empty]
     files.append(
         {
             "file": Path(path).name,
             "subject": subject,
             "kind": "k-space",
-            "slices": len(kept),
+            "slices": len(included),
             **({"excluded items": sorted(excluded)} if excluded else {}),
             **({"items of nothing but zeros, left out": sorted(empty)} if empty else {}),
             "size": list(shape),
         }
     )
-    return [SliceRef(scan, i, subject, scan.where(i), shape) for i in kept]
+    return [SliceRef(scan, i, subject, scan.where(i), shape) for i in included]
 
 
 def _split_by_subject(slices: list[SliceRef], share: float) -> tuple[list[SliceRef], list[SliceRef]]:

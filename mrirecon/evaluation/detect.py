@@ -10,7 +10,7 @@ import itertools
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,8 +186,3 @@ def _cut_patches(pair: _Pair, images: Sequence[np.ndarray]) -> list[_Patch]:
                 _Patch(scale * np.abs(present)[box], scale * np.abs(absent)[box], truth[box], background[box])
             )
     return patches
-
-
-def as_rows(results: dict[str, Detectability]) -> list[dict[str, Any]]:
-    """Return plain data, one row per method."""
-    return [{"method": method, **asdict(d)} for method, d in results.items()]

@@ -190,10 +190,10 @@ def _square_root(noise: np.ndarray) -> np.ndarray:
     return root
 
 
-def null_space(problem: Problem, image: Tensor, ridge: float = RIDGE) -> Tensor:
+def null_space(problem: Problem, image: Tensor) -> Tensor:
     """Return the part (B, M, *space) of an image in the null space of a problem."""
     p = problem.prepared()
-    epsilon = ridge * float(p.lipschitz.max())
+    epsilon = RIDGE * float(p.lipschitz.max())
     in_range = conjugate_gradient(lambda v: p.normal(v) + epsilon * v, p.normal(image), None, _STEPS)
     return image - in_range
 

@@ -136,7 +136,7 @@ class Evaluation:
         if self.options.region is not None:
             content["lesions"] = {
                 "by_size": by_size([s for item in self.lesions for s in item]),
-                "each": [{"item": i, **s.as_dict()} for i, item in enumerate(self.lesions) for s in item],
+                "each": [{"item": i, **vars(s)} for i, item in enumerate(self.lesions) for s in item],
             }
         return content
 

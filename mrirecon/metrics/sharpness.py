@@ -47,10 +47,10 @@ def hfen(image: Array, reference: Array) -> Tensor:
     return error / edges
 
 
-def laplacian_of_gaussian(side: int = LOG_SIDE, sigma: float = LOG_SIGMA) -> Tensor:
-    """Return the kernel (side, side): h·(x² + y² − 2σ²)/σ⁴ with h a Gaussian of sum 1, less its mean."""
-    at = np.arange(side) - (side - 1) / 2
-    square = at[:, None] ** 2 + at[None, :] ** 2
+def laplacian_of_gaussian() -> Tensor:
+    """Return the kernel (15, 15): h·(x² + y² − 2σ²)/σ⁴ minus its mean, with a Gaussian h of sum 1."""
+    sigma, position = LOG_SIGMA, np.arange(LOG_SIDE) - (LOG_SIDE - 1) / 2
+    square = position[:, None] ** 2 + position[None, :] ** 2
     h = np.exp(-square / (2 * sigma**2))
     kernel = h / h.sum() * (square - 2 * sigma**2) / sigma**4
     return torch.from_numpy(kernel - kernel.mean())

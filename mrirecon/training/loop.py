@@ -71,7 +71,7 @@ def train(
     """
     begun, folder = time.monotonic() if begun is None else begun, Path(folder)
     with _run_lock(folder):
-        given, config = config, _keep_precision(config, folder)
+        given, config = config, _saved_precision(config, folder)
         start = _open_folder(config, folder, resume)
         # Detached cascades whose images are not in the loss get no gradient.
         fabric = make_fabric(config.settings.train, device, unused=config.settings.loss.cascades == "last")
@@ -80,8 +80,8 @@ def train(
         if not t.is_main:
             on_message, progress = (lambda text: None), None
         settings = t.settings.train
-        kept = f"networks compute in {settings.precision}, as at the start of the run"
-        for note in (*t.sources.notes, t.precision_note if config is given else kept):
+        saved = f"networks compute in {settings.precision}, as at the start of the run"
+        for note in (*t.sources.notes, t.precision_note if config is given else saved):
             on_message(note)
         log = Log(folder, settings.tensorboard, t.is_main)
         if not t.learnable:
@@ -93,7 +93,7 @@ def train(
             state, notes = start
             for note in notes:
                 on_message(note)
-            _keep_threads(state, on_message)
+            _restore_threads(state, on_message)
             t.restore(state)
             on_message(f"resuming after step {t.step}{_of_total(t)}")
         if t.is_main:
@@ -186,7 +186,7 @@ def _run_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _keep_precision(config: Config, folder: Path) -> Config:
+def _saved_precision(config: Config, folder: Path) -> Config:
     """Replace ``train.precision: auto`` by the precision of the run in the folder."""
     saved = folder / CONFIG
     if config.settings.train.precision != "auto" or not (saved.is_file() and states(folder / STATES)):
@@ -231,7 +231,7 @@ def _open_folder(config: Config, folder: Path, resume: str) -> tuple[State, list
     return None if state is None else (state, notes)
 
 
-def _keep_threads(state: State, on_message: Callable[[str], None]) -> None:
+def _restore_threads(state: State, on_message: Callable[[str], None]) -> None:
     """Use the same number of threads as at the start of the run, because it affects the rounding of sums."""
     before, now = state.get("threads"), torch.get_num_threads()
     if before is None or before == now:

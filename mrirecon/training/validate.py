@@ -32,12 +32,10 @@ class Validation:
 
     Attributes:
         scores: ssim, psnr and nmse with references, else held_error; None if undefined.
-        items: number of samples.
 
     """
 
     scores: dict[str, float | None]
-    items: int
 
     @property
     def selection_score(self) -> float:
@@ -92,7 +90,7 @@ def validate(
     }
     if picture is not None and drawn:
         save_panels(picture, drawn, columns=COLUMNS, heading=heading)
-    return Validation(means, len(factory.slices))
+    return Validation(means)
 
 
 def _scores(batch: Batch, image: torch.Tensor) -> dict[str, float | None]:

@@ -30,9 +30,9 @@ from mrirecon.evaluation.report.slices import (
 from mrirecon.evaluation.report.tables import (
     lesion_rows,
     median_recoveries,
+    merge_texts,
     method_rows,
     natural,
-    merge_texts,
     worst_first,
     worst_slice,
 )
@@ -361,7 +361,7 @@ def test_lesions_that_can_be_seen_and_are_not_recovered_come_first():
     cs = result("cs", lesion(1, 0.9, 3.0), lesion(2, 0.8, 3.0), lesion(3, -2.0, 0.2))
     case = Case("one", [zero, cs])
     rows = lesion_rows(case)
-    assert [row.where for row in rows] == [(0, 2), (0, 1), (0, 3)], "zero filling does not count, nor the invisible"
+    assert [row.lesion for row in rows] == [(0, 2), (0, 1), (0, 3)], "zero filling does not count, nor the invisible"
     assert median_recoveries(case, rows) == [(2, pytest.approx(0.105)), (2, pytest.approx(0.85))]
 
 

@@ -29,11 +29,11 @@ from mrirecon.evaluation.report.tables import (
     differences,
     lesion_rows,
     median_recoveries,
+    merge_texts,
     method_names,
     method_rows,
     natural,
     result_of,
-    merge_texts,
     worst_first,
 )
 from mrirecon.io.safe.atomic import atomic_path

@@ -50,7 +50,7 @@ def write_results(
         "title": plan.settings.title,
         "preset": plan.settings.preset,
         "rows": rows,
-        "differences": [d.as_dict() | {"metric": metrics[0], "mask": d.metric} for d in pairs],
+        "differences": [vars(d) | {"metric": metrics[0], "mask": d.metric} for d in pairs],
         "failed": [{k: r[k] for k in (*place, "error")} for r in records if r["status"] == "failed"],
         "methods": [{"name": m.name, "what": m.what, **models.get(m.name, {})} for m in plan.methods],
         "notes": plan.notes,

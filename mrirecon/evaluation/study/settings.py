@@ -10,22 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from mrirecon.data.settings import Names, Section
+from mrirecon.data.settings import Count, Names, Positive, Section, as_list
 from mrirecon.masks.registry import compats, seeded_families
 from mrirecon.metrics import METRICS, score_metrics
 from mrirecon.metrics.presets import Preset
 from mrirecon.registries import OneOf
 
-
-def _several(value: object) -> object:
-    """Wrap a single number in a list."""
-    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]{0,63}$")]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
-Rates = Annotated[list[Annotated[float, Field(ge=1, le=64)]], BeforeValidator(_several), Field(min_length=1)]
+Rates = Annotated[list[Annotated[float, Field(ge=1, le=64)]], BeforeValidator(as_list), Field(min_length=1)]
 Pair = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 
 
@@ -98,7 +90,7 @@ class Budget(Section):
 
     steps: Count | None = Field(None, description="number of optimizer steps")
     minutes: Positive | None = Field(
-        None, description="minutes; the number of steps that fit is measured once and kept"
+        None, description="minutes; the number of steps that fit is measured at the first run"
     )
 
     @model_validator(mode="after")

@@ -234,12 +234,12 @@ def _explain(error: ValidationError, origins: dict[KeyPath, Origin], path: Path,
 
 def _key_path(loc: KeyPath) -> KeyPath:
     """Remove the parts that pydantic appends for the branches of a union."""
-    kept: list[str | int] = []
+    keys: list[str | int] = []
     for part in loc:
         if isinstance(part, str) and (not part.replace("_", "").isalnum() or part in ("constrained", "float", "int")):
             break
-        kept.append(part)
-    return tuple(kept)
+        keys.append(part)
+    return tuple(keys)
 
 
 def _section(loc: KeyPath, schema: type[BaseModel]) -> type[BaseModel]:

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from mrirecon.data.settings import Data, Section
+from mrirecon.data.settings import Count, Data, Positive, Section, Share
 from mrirecon.metrics.registry import LOSSES
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -91,9 +89,7 @@ class Train(Section):
     schedule: Literal["constant", "cosine", "step", "inverse-sqrt"] = "constant"
     lr_decay_every: Count = Field(10_000, description="steps between decays of the schedule step")
     lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor of each decay of the schedule step")
-    final_lr_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.01, description="fraction of lr at the end of the cosine schedule"
-    )
+    final_lr_share: Share = Field(0.01, description="fraction of lr at the end of the cosine schedule")
     gradient_clip: Positive | None = Field(None, description="maximum norm of the gradient")
     ema: Fraction = Field(0.0, description="decay of the moving average of the weights; 0 for none")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
