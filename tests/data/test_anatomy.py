@@ -68,16 +68,16 @@ def test_air_beside_tissue_changes_the_field_most():
         "fluid": (np.hypot(y, x) < 9).astype(np.float16),
         "bone": (np.abs(y - 28) < 2) * (np.abs(x) < 15).astype(np.float16),
     }
-    found = {}
+    result = {}
     for name, hole in holes.items():
         anatomy = Anatomy(np.stack([body * (1 - hole)] * 3).astype(np.float16), (5.0, 1.5, 1.5))
         field, depth = anatomy.field(1, 1).astype(np.float32), anatomy.depth(1).astype(np.float32)
         assert field.shape == depth.shape == (64, 60)
         assert np.isfinite(field).all()
         inside = (depth > 0.2) & (hole[::2, ::2] == 0)
-        found[name] = float(np.abs(field[inside]).max())
-    assert found["air"] > 1.0
-    assert max(found["fluid"], found["bone"], found["none"]) < 0.6 * found["air"]
+        result[name] = float(np.abs(field[inside]).max())
+    assert result["air"] > 1.0
+    assert max(result["fluid"], result["bone"], result["none"]) < 0.6 * result["air"]
     assert depth.max() == pytest.approx(50 / 60, abs=0.05)
     assert not depth[:4].any()
 
@@ -142,7 +142,7 @@ def test_a_vein_is_off_resonance_along_its_arc():
 def test_spacing_comes_with_a_packed_volume(tmp_path):
     image = phantom((64, 64), 3, 1)
     np.savez(tmp_path / "pack.npz", a=image, b=image, a_spacing=np.array([3.0, 0.5, 0.5]))
-    found = {v.name.split(":")[1]: v.spacing for v in read_volumes(tmp_path / "pack.npz")}
-    assert found["a"][0] == 3.0
-    assert found["a"][1] == pytest.approx(0.5 * 64 / read_volumes(tmp_path / "pack.npz")[0].slices.shape[1])
-    assert found["b"][0] == 4.0
+    result = {v.name.split(":")[1]: v.spacing for v in read_volumes(tmp_path / "pack.npz")}
+    assert result["a"][0] == 3.0
+    assert result["a"][1] == pytest.approx(0.5 * 64 / read_volumes(tmp_path / "pack.npz")[0].slices.shape[1])
+    assert result["b"][0] == 4.0

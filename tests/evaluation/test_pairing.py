@@ -66,9 +66,9 @@ def call(capfd):
 def test_what_reconstruct_leaves_is_scored_and_compared(batch, call, tmp_path):
     code, out, err = call("evaluate", batch / "cs", batch / "full", "--json")
     assert code == 0, err
-    told = json.loads(out)
-    assert [one["case"] for one in told["files"]] == ["sub-1", "sub-2", "sub-3"]
-    assert [Path(one["prediction"]).name for one in told["files"]] == [f"sub-{n}_cs.h5" for n in (1, 2, 3)]
+    printed = json.loads(out)
+    assert [one["case"] for one in printed["files"]] == ["sub-1", "sub-2", "sub-3"]
+    assert [Path(one["prediction"]).name for one in printed["files"]] == [f"sub-{n}_cs.h5" for n in (1, 2, 3)]
     code, out, err = call("compare", batch / "cs", batch / "zero-filled", "-r", batch / "full", "--json")
     assert code == 0, err
     ssim = json.loads(out)[0]
@@ -87,8 +87,8 @@ def test_one_table_does_not_replace_the_other(batch, call, tmp_path):
 
 
 def test_images_of_a_bids_dataset_are_scored_and_reported(batch, call, tmp_path):
-    made = ["reconstruct", batch / "scans", "-m", "zero-filled", "--bids", tmp_path / "bids", "--contrast", "T1w"]
-    assert call(*made)[0] == 0
+    arguments = ["reconstruct", batch / "scans", "-m", "zero-filled", "--bids", tmp_path / "bids", "--contrast", "T1w"]
+    assert call(*arguments)[0] == 0
     code, out, err = call("evaluate", tmp_path / "bids", batch / "full", "--json")
     assert code == 0, err
     assert [one["case"] for one in json.loads(out)["files"]] == ["sub-1", "sub-2", "sub-3"]
@@ -172,7 +172,7 @@ def test_compare_says_what_has_no_reference(batch, call, tmp_path):
 
 def test_what_earlier_versions_printed_is_read(tmp_path):
     for name in ("a", "b"):
-        told = {"files": [{"prediction": f"{name}/sub-1.h5", "mean": {"ssim": 0.5}}]}
-        (tmp_path / f"{name}.json").write_text(json.dumps(told))
+        content = {"files": [{"prediction": f"{name}/sub-1.h5", "mean": {"ssim": 0.5}}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
     runs = {name: read_scores(tmp_path / f"{name}.json")[0] for name in ("a", "b")}
     assert compare_runs(runs, ["ssim"])[0].subjects == 1

@@ -148,8 +148,8 @@ def test_an_album_holds_the_values_to_half_a_step(head):
     for predictor, data in planes:
         images.append(unpack(Plane(predictor, data), album.shape, images))
     wanted = [head[0], *(scaled_to(v, head[0]) for v in (head[2], head[1]))]
-    for found, values in zip(images, wanted, strict=True):
-        assert np.abs(found * step - values[1]).max() <= step / 2 + 1e-12
+    for decoded, values in zip(images, wanted, strict=True):
+        assert np.abs(decoded * step - values[1]).max() <= step / 2 + 1e-12
     assert album.columns == ["reference", "zero-filled", "cs"]
 
 

@@ -77,9 +77,9 @@ def viewer(browser, page):
 
     browser.get(page.as_uri())
     ready(browser)
-    found = browser.find_element(By.CSS_SELECTOR, "#case-0 .viewer")
-    browser.execute_script("arguments[0].focus()", found)
-    return found
+    element = browser.find_element(By.CSS_SELECTOR, "#case-0 .viewer")
+    browser.execute_script("arguments[0].focus()", element)
+    return element
 
 
 def ready(browser):
@@ -267,9 +267,9 @@ def test_the_mouse_reads_values(browser, viewer, images):
 
     canvas = viewer.find_elements(By.CSS_SELECTOR, ".panel.image canvas")[0]
     ActionChains(browser).move_to_element(canvas).perform()
-    told = viewer.find_element(By.CSS_SELECTOR, ".probe").text
-    row, column = (int(part.split()[-1]) for part in told.split(",")[:2])
+    text = viewer.find_element(By.CSS_SELECTOR, ".probe").text
+    row, column = (int(part.split()[-1]) for part in text.split(",")[:2])
     reference = images[0]
     depth = choose_depths(reference, [])[0]
     wanted = 100 * reference[2, row, column] / (depth.white * depth.step)
-    assert float(told.split("reference ")[1].split(",")[0]) == pytest.approx(wanted, abs=0.5)
+    assert float(text.split("reference ")[1].split(",")[0]) == pytest.approx(wanted, abs=0.5)

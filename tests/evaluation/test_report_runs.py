@@ -61,10 +61,10 @@ def sources(scans, **more):
 
 
 def test_cases_hold_what_belongs_together(scans):
-    found = gather(sources(scans))
-    cases = list(found.cases)
+    gathered = gather(sources(scans))
+    cases = list(gathered.cases)
     assert [c.name for c in cases] == ["anna", "bert"]
-    assert found.count == 2
+    assert gathered.count == 2
     for case in cases:
         assert [r.method for r in case.results] == ["zero-filled", "cs", "sense"], "zero filling is made from the scan"
         assert all(r.failure is None for r in case.results)
@@ -167,9 +167,9 @@ def test_references_must_fit(scans, tmp_path):
     with pytest.raises(InputError, match="no reference has the name"):
         gather(Sources([scans / "runs"], tmp_path / "others"))
     write_image(tmp_path / "others" / "anna.h5", np.ones((1, 8, 8)))
-    found = gather(Sources([scans / "runs"], tmp_path / "others"))
-    assert "1 of 2 references have no image" in found.notes[0]
-    anna, bert = found.cases
+    gathered = gather(Sources([scans / "runs"], tmp_path / "others"))
+    assert "1 of 2 references have no image" in gathered.notes[0]
+    anna, bert = gathered.cases
     assert all(r.failure for r in anna.results)
     assert "no reference with its name" in bert.notes[0]
     assert all(r.failure is None and r.evaluation is None for r in bert.results)
@@ -203,9 +203,9 @@ def test_a_study_has_a_group_for_each_mask_and_says_what_failed(scans, tmp_path)
     shutil.copytree(scans / "full", tmp_path / "study" / "references")
     (tmp_path / "study" / "study.yaml").write_text("title: x")
     (tmp_path / "study" / "cells.csv").write_text("\n".join(rows))
-    found = gather(Sources([tmp_path / "study"]))
-    cases = list(found.cases)
-    assert found.count == 6
+    gathered = gather(Sources([tmp_path / "study"]))
+    cases = list(gathered.cases)
+    assert gathered.count == 6
     assert [(c.group, c.name) for c in cases] == [
         ("random-4x", "anna"), ("random-4x", "bert"), ("random-10x", "anna"), ("random-10x", "bert"),
         ("bare-3x", "anna"), ("bare-3x", "bert"),
@@ -230,8 +230,8 @@ def test_report_writes_one_page(run, scans, tmp_path):
     assert "relative error inside the object, by step" in page
     assert SECRET not in page
     code, out, _ = run("report", scans / "runs", "-o", "again.html", "--json", "--limit", "1")
-    told = json.loads(out)
-    assert (code, told["cases"], told["path"]) == (0, 2, "again.html")
+    printed = json.loads(out)
+    assert (code, printed["cases"], printed["path"]) == (0, 2, "again.html")
     assert run("report", scans / "runs", "-o", "page.h5")[0] == 2, "an image must not be lost to a slip"
     before = Path("page.html").read_bytes()
     assert run("report", scans / "runs", "-o", "page.html")[0] == 2
@@ -241,8 +241,14 @@ def test_report_writes_one_page(run, scans, tmp_path):
 def test_report_tells_failures_and_leaves_nobody_named(run, scans, tmp_path):
     folder = tmp_path / SECRET / "bad"
     where = f"/home/{SECRET}/{SECRET}.h5"
-    told = {"method": "bad", "input": where, "patient": SECRET, "notes": [f"see {where}:kspace, slice 3"], "why": where}
-    write_image(folder / "anna.h5", np.ones((1, 60, 64)), sidecar=told)
+    sidecar = {
+        "method": "bad",
+        "input": where,
+        "patient": SECRET,
+        "notes": [f"see {where}:kspace, slice 3"],
+        "why": where,
+    }
+    write_image(folder / "anna.h5", np.ones((1, 60, 64)), sidecar=sidecar)
     (folder / "bert.h5").write_bytes(b"no image")
     code, out, err = run("report", scans / "runs", folder, "-r", scans / "full", "-o", "p.html", "--anonymous")
     assert code == 4

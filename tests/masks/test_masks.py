@@ -112,9 +112,9 @@ def test_no_spacing_is_wide_enough_for_a_single_sample(seed: int) -> None:
 @pytest.mark.parametrize("rate", [1, 1.5, 2, 4, 12])
 def test_calibration_without_a_number_fits_every_shape(family: str, shape: tuple[int, int], rate: float) -> None:
     result = make_mask(family, shape, rate, seed=3)
-    found = tuple(s.stop - s.start for s in find_calibration(result.mask))
-    assert all(a >= b > 0 for a, b in zip(found, result.calibration, strict=True))
-    assert (found == shape) == (rate == 1)
+    region = tuple(s.stop - s.start for s in find_calibration(result.mask))
+    assert all(a >= b > 0 for a, b in zip(region, result.calibration, strict=True))
+    assert (region == shape) == (rate == 1)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, -3, -1])
@@ -272,9 +272,9 @@ def test_fastmri_masks_are_bit_identical() -> None:
         assert centre == low
         assert chosen in accelerations
         if len(accelerations) == 1:
-            made = make_mask(kind, (2, n), accelerations[0], center_fraction=fractions[0], seed=start, compat="fastmri")
-            assert (made.mask == ours).all()
-            assert made.calibration == (2, low)
+            mask = make_mask(kind, (2, n), accelerations[0], center_fraction=fractions[0], seed=start, compat="fastmri")
+            assert (mask.mask == ours).all()
+            assert mask.calibration == (2, low)
     assert len(GOLDENS["fastmri"]) == 360
 
 

@@ -35,33 +35,33 @@ def config(tmp_path):
 @pytest.fixture
 def now(monkeypatch):
     """A clock on which making a batch, or an item to validate, takes 20 s, and all else no time."""
-    told = SimpleNamespace(seconds=1000.0)
-    fake = SimpleNamespace(monotonic=lambda: told.seconds, time=lambda: told.seconds, perf_counter=lambda: told.seconds)
+    time = SimpleNamespace(seconds=1000.0)
+    fake = SimpleNamespace(monotonic=lambda: time.seconds, time=lambda: time.seconds, perf_counter=lambda: time.seconds)
     for module in (clock, parts, loop):
         monkeypatch.setattr(module, "time", fake)
     item, batches = parts.SampleFactory.sample, parts.SampleLoader.batches
 
     def slow_item(self, *address):
-        told.seconds += 20.0
+        time.seconds += 20.0
         return item(self, *address)
 
     def slow_batches(self, first):
         for batch in batches(self, first):
-            told.seconds += 20.0
+            time.seconds += 20.0
             yield batch
 
     monkeypatch.setattr(parts.SampleFactory, "sample", slow_item)
     monkeypatch.setattr(parts.SampleLoader, "batches", slow_batches)
-    return told
+    return time
 
 
 def test_the_schedule_spans_the_budget_and_the_run_ends_whole(config, tmp_path, now):
-    told = []
+    messages = []
     folder, minutes = tmp_path / "run", ["train.minutes=5", "train.validate_every=1"]
-    done = training.train(load_config(config, minutes), folder, on_message=told.append)
+    done = training.train(load_config(config, minutes), folder, on_message=messages.append)
     assert 1000 + 0.75 * 300 < now.seconds < 1000 + 300, "used, and not overrun"
     assert done["finished"]
-    assert any("budget is used up" in t for t in told)
+    assert any("budget is used up" in t for t in messages)
     rates = [x["lr"] for x in logged(folder) if "lr" in x]
     assert len(rates) == done["steps"]
     assert rates == sorted(rates, reverse=True) or rates.index(max(rates)) <= 2, "after the warm-up it only falls"
@@ -89,23 +89,23 @@ def test_a_budget_too_short_still_leaves_a_model(config, tmp_path, now):
 
 
 def test_validation_is_cut_to_the_time(config, tmp_path, now):
-    told = []
+    messages = []
     folder = tmp_path / "run"
-    training.train(load_config(config, ["train.minutes=2.5"]), folder, on_message=told.append)
-    assert any("validating with 1 of 2 items" in t for t in told)
+    training.train(load_config(config, ["train.minutes=2.5"]), folder, on_message=messages.append)
+    assert any("validating with 1 of 2 items" in t for t in messages)
     assert load_model(folder / "last").card["validation"]["items"] == 1
     assert last_state(folder)["items"] == 1
 
 
 def test_a_slurm_job_ends_whole_and_is_gone_on_with(config, tmp_path, now, monkeypatch):
     """The schedule spans the steps, and the time of a job ends them early."""
-    folder, told = tmp_path / "run", []
+    folder, messages = tmp_path / "run", []
     monkeypatch.setenv("SLURM_JOB_END_TIME", "1250")
-    done = training.train(load_config(config), folder, on_message=told.append)
+    done = training.train(load_config(config), folder, on_message=messages.append)
     assert not done["finished"]
     assert 1 < done["steps"] < 8
     assert now.seconds < 1250
-    assert any("job's time is almost up" in t for t in told)
+    assert any("job's time is almost up" in t for t in messages)
     assert load_model(folder / "last").card["steps"] == done["steps"]
     monkeypatch.setenv("SLURM_JOB_END_TIME", "9999")
     done = training.train(load_config(config), folder)
@@ -165,11 +165,11 @@ def test_a_chunk_of_samples_made_at_times_does_not_end_a_run_early(config, tmp_p
         "train.minutes=15",
         "train.accumulate=1",
     ]
-    made = loading._make_chunk
+    make_chunk = loading._make_chunk
 
     def slowly(*given):
         now.seconds += 80.0
-        return made(*given)
+        return make_chunk(*given)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "_make_chunk", slowly)
@@ -218,17 +218,17 @@ def test_a_state_keeps_threads_and_precision(config, tmp_path, monkeypatch):
     training.train(load_config(config, [*constant, "train.steps=2"]), folder)
     state = last_state(folder)
     assert (state["threads"], state["precision"]) == (threads, "bfloat16")
-    told = []
+    messages = []
     try:
         torch.set_num_threads(threads + 1)
-        training.train(load_config(config, [*constant, "train.steps=3"]), folder, on_message=told.append)
+        training.train(load_config(config, [*constant, "train.steps=3"]), folder, on_message=messages.append)
         assert torch.get_num_threads() == threads
-        assert any(f"using {threads} threads" in t for t in told)
+        assert any(f"using {threads} threads" in t for t in messages)
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads + 1))
         torch.set_num_threads(threads + 1)
-        training.train(load_config(config, [*constant, "train.steps=4"]), folder, on_message=told.append)
+        training.train(load_config(config, [*constant, "train.steps=4"]), folder, on_message=messages.append)
         assert torch.get_num_threads() == threads + 1
-        assert any("not bit-identical" in t for t in told)
+        assert any("not bit-identical" in t for t in messages)
     finally:
         torch.set_num_threads(threads)
     assert last_state(folder)["precision"] == "bfloat16"

@@ -125,10 +125,10 @@ def test_mistakes_are_named(write, text, words, line):
     path = write(text)
     with pytest.raises(UsageError) as caught:
         load_config(path)
-    told = str(caught.value)
+    message = str(caught.value)
     for word in words:
-        assert word in told, told
-    assert (f"{path}:{line}" if line else str(path)) in told
+        assert word in message, message
+    assert (f"{path}:{line}" if line else str(path)) in message
 
 
 def test_an_alias_bomb_is_small(write):
@@ -268,9 +268,9 @@ def test_one_stands_for_a_list(write):
 
 
 def test_schema_knows_the_options():
-    found = json.dumps(schema("cirim"))
+    result = json.dumps(schema("cirim"))
     for word in ("cascades", "acceleration", "additionalProperties", "indrnn"):
-        assert word in found
+        assert word in result
 
 
 def test_differences_are_lines():

@@ -89,5 +89,5 @@ def test_what_is_no_state_is_refused_as_an_error_of_ours(tmp_path, content):
 
 def test_a_state_is_still_read(tmp_path):
     save_state(tmp_path, 3, {"step": 3, "w": torch.ones(2)})
-    found, notes = load_state(tmp_path)
-    assert (found["step"], notes) == (3, [])
+    loaded, notes = load_state(tmp_path)
+    assert (loaded["step"], notes) == (3, [])

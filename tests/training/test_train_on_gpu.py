@@ -65,9 +65,9 @@ def test_shares_of_the_time_and_one_that_fails(packed, tmp_path, fake):
         [str(packed), "-o", str(out), "--methods", "cirim:2,rim:1,unet", "--elapsed", "40", "--minutes", "9"]
     )
     assert code == 4
-    told = json.loads((out / "summary.json").read_text())["methods"]
-    assert told["rim"]["error"] == "it did not learn"
-    assert told["cirim"]["files"] == ["cirim.tar.gz"]
+    content = json.loads((out / "summary.json").read_text())["methods"]
+    assert content["rim"]["error"] == "it did not learn"
+    assert content["cirim"]["files"] == ["cirim.tar.gz"]
     first, second, third = (c.seconds for c in fake)
     assert first == pytest.approx(500 / 2 - script.FINISH)
     assert second == pytest.approx((500 - first) / 2 - script.FINISH)
@@ -105,8 +105,8 @@ def test_states_give_way_where_there_is_no_room(packed, tmp_path, fake, capsys):
 
 def test_no_time_is_left(packed, tmp_path, fake):
     assert script.main([str(packed), "-o", str(tmp_path / "o"), "--minutes", "0.5", "--methods", "cirim,unet:9"]) == 4
-    told = json.loads((tmp_path / "o" / "summary.json").read_text())["methods"]
-    assert "no time is left" in told["cirim"]["error"]
+    content = json.loads((tmp_path / "o" / "summary.json").read_text())["methods"]
+    assert "no time is left" in content["cirim"]["error"]
     assert [c.name for c in fake] == ["unet"]
 
 
@@ -128,8 +128,8 @@ def test_volumes_that_are_packed_again_keep_their_names(packed, tmp_path):
     command = [sys.executable, ROOT / "scripts/pack_volumes.py", packed, tmp_path / "anna.npz", "-o", out]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
     with np.load(out) as archive:
-        found = sorted(n for n in archive.files if not n.endswith("_spacing"))
-    assert found == ["anna", "patient01_T1W", "patient03_T1W"]
+        listed = sorted(n for n in archive.files if not n.endswith("_spacing"))
+    assert listed == ["anna", "patient01_T1W", "patient03_T1W"]
 
 
 @pytest.mark.parametrize("text", ["cirm:2", "cirim:0", "cirim:much"])
@@ -179,9 +179,9 @@ def test_from_volumes_to_weights_and_on(packed, tmp_path):
             [*command, "-o", str(out), *more], env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        told = json.loads((out / "summary.json").read_text())
-        assert told["seconds"] < 60
-        steps.append(told["methods"]["cirim"]["steps"])
+        content = json.loads((out / "summary.json").read_text())
+        assert content["seconds"] < 60
+        steps.append(content["methods"]["cirim"]["steps"])
         with tarfile.open(out / "cirim.tar.gz") as archive:
             archive.extractall(out / "run", filter="data")
         assert load_model(out / "run" / "best").method == "cirim"

@@ -176,8 +176,8 @@ def test_an_error_at_any_step_is_made_up_for(straight, config, tmp_path, monkeyp
 def finish(config, folder, *more):
     """Run to the end in a process of its own."""
     with start(config, folder, *more) as process:
-        _, told = process.communicate(timeout=120)
-    assert process.returncode == 0, told
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
 
 
 def test_killed_at_random_moments(config, tmp_path):
@@ -189,12 +189,12 @@ def test_killed_at_random_moments(config, tmp_path):
             wait_for_step(folder, step, process)
             time.sleep(rng.uniform(0, 0.15))
             process.send_signal(number)
-            _, told = process.communicate(timeout=60)
+            _, stderr = process.communicate(timeout=60)
         if process.returncode == 0:  # it was quicker
             break
         # Outside the command's own handlers, while Python starts or ends, a signal ends the process as usual.
-        assert process.returncode in (-number, 128 + number), told
-        assert "Traceback" not in told
+        assert process.returncode in (-number, 128 + number), stderr
+        assert "Traceback" not in stderr
     finish(config, folder)
     same(last_state(tmp_path / "straight"), last_state(folder))
     assert logged(tmp_path / "straight") == logged(folder)
@@ -264,9 +264,9 @@ def test_a_damaged_state_falls_back(straight, config):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    told = []
-    training.train(load_config(config), straight, on_message=told.append)
-    assert any("damaged" in t for t in told)
+    messages = []
+    training.train(load_config(config), straight, on_message=messages.append)
+    assert any("damaged" in t for t in messages)
     same(good, last_state(straight))
     for path in states(straight / "states"):
         path.write_bytes(b"")
@@ -318,7 +318,7 @@ def test_a_loss_that_is_not_a_number_stops(config, tmp_path, monkeypatch):
 
 def test_accumulated_batches_are_one_large_batch(config, tmp_path):
     """Losses are means over items, so it does not matter how they come together, but for rounding."""
-    found = []
+    results = []
     for more in (["train.batch=4"], ["train.batch=2", "train.accumulate=2"]):
         c = load_config(
             config,
@@ -333,17 +333,17 @@ def test_accumulated_batches_are_one_large_batch(config, tmp_path):
         )
         trainer = parts.Trainer(c, tmp_path, make_fabric(c.settings.train, "cpu"))
         trainer.advance(trainer.loader.batches(0))
-        found.append(trainer.state())
+        results.append(trainer.state())
     # the size is drawn per batch; with one size, nothing else differs
-    for name, weight in found[0]["model"].items():
-        assert torch.allclose(weight, found[1]["model"][name], rtol=1e-4, atol=2e-6), name
+    for name, weight in results[0]["model"].items():
+        assert torch.allclose(weight, results[1]["model"][name], rtol=1e-4, atol=2e-6), name
 
 
 def test_early_stop(config, tmp_path, monkeypatch):
     merits = iter([0.5, 0.4, 0.3, 0.9])
     monkeypatch.setattr(parts.Validation, "selection_score", property(lambda self: next(merits)))
-    told = training.train(load_config(config, ["train.patience=2", "train.validate_every=1"]), tmp_path / "run")
-    assert (told["steps"], told["best"]) == (3, 0.5)
+    result = training.train(load_config(config, ["train.patience=2", "train.validate_every=1"]), tmp_path / "run")
+    assert (result["steps"], result["best"]) == (3, 0.5)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "step", "inverse-sqrt"])
@@ -420,8 +420,8 @@ def test_two_ranks_are_one_process(config, tmp_path):
     """A batch is that of all processes together: they share it, and find the same weights."""
     more = ["--set", "train.batch=2", "--set", "train.steps=4", "--set", *EXACT]
     with ranks(config, tmp_path / "two", *more) as process:
-        out, told = process.communicate(timeout=120)
-    assert process.returncode == 0, told
+        out, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
     assert out.count("model: ") == 1
     finish(config, tmp_path / "one", *more)
     one, two = last_state(tmp_path / "one"), last_state(tmp_path / "two")
