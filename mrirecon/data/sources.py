@@ -127,7 +127,7 @@ def open_sources(data: Data, folder: Path = Path()) -> SliceSources:
 
 
 def expand(
-    given: Sequence[str], exclude: Sequence[str], folder: Path, key: str, beside: Sequence[str] = ()
+    entries: Sequence[str], exclude: Sequence[str], folder: Path, key: str, beside: Sequence[str] = ()
 ) -> list[str]:
     """Expand names, folders and patterns to files, in order and without duplicates.
 
@@ -139,7 +139,7 @@ def expand(
 
     """
     files: list[str] = []
-    for text in given:
+    for text in entries:
         if text.split(":")[0] == PHANTOM and not Path(text).exists():
             files.append(text)
             continue
@@ -148,7 +148,7 @@ def expand(
         places = (Path(text).expanduser(), folder / Path(text).expanduser())
         matched = next((m for p in places if (m := matches(p))), [])
         if not matched:
-            raise _no_match_error(named, text, folder, key, [*given, *beside])
+            raise _no_match_error(named, text, folder, key, [*entries, *beside])
         files += [f"{path}{sign}{part}" for path in matched]
     return [f for f in dict.fromkeys(files) if not any(fnmatch.fnmatch(Path(f).name, e) for e in exclude)]
 
@@ -216,7 +216,7 @@ def subject_of(text: str, expression: str) -> str:
     return next((g for g in match.groups() if g), name) if match else name
 
 
-def check_subject_expression(expression: str, option: str, where: str | None = None) -> None:
+def check_subject_expression(expression: str, option: str, location: str | None = None) -> None:
     """Raise an error if an expression has no group, because each file would then be a subject of its own.
 
     Raises:
@@ -226,11 +226,11 @@ def check_subject_expression(expression: str, option: str, where: str | None = N
     try:
         groups = re.compile(expression).groups
     except re.error as error:
-        raise UsageError(f"{option} is not a regular expression", where=where or option, why=str(error)) from None
+        raise UsageError(f"{option} is not a regular expression", where=location or option, why=str(error)) from None
     if not groups:
         raise UsageError(
             f"{option} has no group for the subject",
-            where=where or option,
+            where=location or option,
             why=f"{expression!r} has no parentheses, so every file would be a subject of its own",
             fix=f"put the part that identifies the subject into parentheses, such as ({expression})",
         )

@@ -96,7 +96,7 @@ def read_volumes(path: str | Path) -> list[Volume]:
     return volumes
 
 
-def _spacing(stated: Real, where: str) -> tuple[float, float, float]:
+def _spacing(stated: Real, location: str) -> tuple[float, float, float]:
     """Return the spacing stored in a file.
 
     Raises:
@@ -105,7 +105,7 @@ def _spacing(stated: Real, where: str) -> tuple[float, float, float]:
     """
     spacing = np.asarray(stated, np.float64).ravel()
     if spacing.shape != (3,) or not np.isfinite(spacing).all() or spacing.min() <= 0:
-        raise InputError("the spacing must be three positive numbers", where=where, why=f"it is {spacing.tolist()}")
+        raise InputError("the spacing must be three positive numbers", where=location, why=f"it is {spacing.tolist()}")
     return float(spacing[0]), float(spacing[1]), float(spacing[2])
 
 

@@ -201,8 +201,10 @@ def _difference(metric: str, a: str, b: str, first: Means, second: Means) -> Dif
         effect = float((ranks[moved > 0].sum() - ranks[moved < 0].sum()) / ranks.sum())
         if len(each) >= LEAST:
             p = float(stats.wilcoxon(np.array(list(each.values()))).pvalue)
-    left = len(subjects) - len(each)
-    return Difference(metric, a, b, len(each), left, summary.mean, summary.low, summary.high, effect, p, None, "", each)
+    left_out = len(subjects) - len(each)
+    return Difference(
+        metric, a, b, len(each), left_out, summary.mean, summary.low, summary.high, effect, p, None, "", each
+    )
 
 
 def _verdict(d: Difference, tests: int, higher: Mapping[str, bool]) -> str:

@@ -189,16 +189,16 @@ def phase_axes(family: str, dimensions: int, axis: int, readout: int) -> tuple[i
 
     """
     lines = FAMILIES[family].over == "lines"
-    given, option = (axis, "axis") if lines else (readout, "readout")
-    if not -dimensions <= given < dimensions:
+    chosen, option = (axis, "axis") if lines else (readout, "readout")
+    if not -dimensions <= chosen < dimensions:
         raise UsageError(
-            f"axis {given} does not exist",
-            why=f"{option}={given}, number of axes: {dimensions}",
+            f"axis {chosen} does not exist",
+            why=f"{option}={chosen}, number of axes: {dimensions}",
             fix=f"choose {option} from {-dimensions} to {dimensions - 1}",
         )
     if lines:
-        return (given % dimensions,)
-    return (0, 1) if dimensions == 2 else tuple(a for a in range(3) if a != given % 3)
+        return (chosen % dimensions,)
+    return (0, 1) if dimensions == 2 else tuple(a for a in range(3) if a != chosen % 3)
 
 
 def _check(family: str, shape: tuple[int, ...], acceleration: float | None, compat: str) -> None:
@@ -224,6 +224,6 @@ def _check(family: str, shape: tuple[int, ...], acceleration: float | None, comp
         )
 
 
-def _refuse_unused(given: bool, option: str, owner: str, source: str) -> None:
-    if given:
+def _refuse_unused(is_set: bool, option: str, owner: str, source: str) -> None:
+    if is_set:
         raise UsageError(f"{option} is only valid with {owner}", why=f"asked with {source}", fix=f"omit {option}")

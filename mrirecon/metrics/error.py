@@ -15,7 +15,7 @@ from mrirecon.metrics.registry import register_metric
     label="PSNR (dB)",
     higher=True,
     digits=4,
-    given="score",
+    scope="score",
     about="peak signal-to-noise ratio, 10 log₁₀(range² / mean squared error); higher is better",
 )
 def psnr(
@@ -40,7 +40,7 @@ def psnr(
     return 10 * torch.log10(torch.as_tensor(data_range, dtype=error.dtype, device=error.device) ** 2 / error)
 
 
-@register_metric(rank=3, label="NMSE", given="score", about="squared error over squared reference; 0 is equality")
+@register_metric(rank=3, label="NMSE", scope="score", about="squared error over squared reference; 0 is equality")
 def nmse(image: Tensor, reference: Tensor, *, region: Tensor | None = None) -> Tensor:
     """Return ‖image − reference‖² / ‖reference‖² of each image (...).
 
@@ -60,7 +60,7 @@ def nmse(image: Tensor, reference: Tensor, *, region: Tensor | None = None) -> T
     return average((image - reference).abs().square(), region) / power
 
 
-@register_metric(rank=4, label="MSE", given="preset", about="mean squared error, in the images' units; 0 is equality")
+@register_metric(rank=4, label="MSE", scope="preset", about="mean squared error, in the images' units; 0 is equality")
 def mse(image: Tensor, reference: Tensor, *, region: Tensor | None = None) -> Tensor:
     """Return the mean |image − reference|² of each image (...).
 

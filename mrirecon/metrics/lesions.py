@@ -160,12 +160,12 @@ def _contrast(v: np.ndarray, inside: np.ndarray, shell: np.ndarray) -> tuple[flo
 
 def _sharpness(v: np.ndarray, distance: np.ndarray, border: np.ndarray, height: float) -> float | None:
     """Return the negative slope of a line fitted to the border's pixels, over the lesion's height."""
-    at, values = distance[border], v[border]
-    at = at - at.mean()
-    spread = float((at**2).sum())
+    position, values = distance[border], v[border]
+    position = position - position.mean()
+    spread = float((position**2).sum())
     if not height or not spread:
         return None
-    return -float((at * (values - values.mean())).sum()) / spread / height
+    return -float((position * (values - values.mean())).sum()) / spread / height
 
 
 def by_size(lesions: Sequence[LesionScore]) -> list[dict[str, object]]:

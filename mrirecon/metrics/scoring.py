@@ -123,10 +123,10 @@ def scores(images: Array, reference: Array, *, region: Array | None = None) -> l
         require_same_shape(region, reference)
     results = []
     # Slice by slice, to limit the memory of float64.
-    for at in np.ndindex(*images.shape[:-2]):
+    for index in np.ndindex(*images.shape[:-2]):
         # On the CPU, because not every accelerator supports float64.
-        x, r = (magnitude(a[at].cpu() if isinstance(a, Tensor) else a[at]) for a in (images, reference))
-        inside = None if region is None else magnitude(region[at]).cpu() > 0
+        x, r = (magnitude(a[index].cpu() if isinstance(a, Tensor) else a[index]) for a in (images, reference))
+        inside = None if region is None else magnitude(region[index]).cpu() > 0
         results.append(_score(x, r, inside))
     return results
 

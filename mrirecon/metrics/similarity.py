@@ -73,7 +73,7 @@ def _local_means(x: Tensor) -> Tensor:
     label="SSIM",
     higher=True,
     digits=4,
-    given="score",
+    scope="score",
     about="structural similarity (Wang et al., 2004; 7×7 uniform window, K₁ = 0.01, K₂ = 0.03); 1 is equality",
 )
 def ssim(

@@ -104,9 +104,9 @@ class Clock:
         """
         if self.minutes is None or self.end is None:
             return 0.0
-        here = time.monotonic() - self.loop_start
+        elapsed = time.monotonic() - self.loop_start
         whole = self.end - self._margin - self.validation_seconds - self.loop_start
-        return min(1.0, max(0.0, (self.spent + here) / max(self.spent + whole, 1e-9)))
+        return min(1.0, max(0.0, (self.spent + elapsed) / max(self.spent + whole, 1e-9)))
 
     @property
     def out_of_time(self) -> bool:

@@ -281,9 +281,9 @@ def _run(t: Trainer, log: Log, progress: Progress | None, on_message: Callable[[
         t.window.append(loss)
         count_seconds()
         if t.step % train.log_every == 0 or t.step == t.total:
-            mean, here = sum(t.window) / len(t.window), time.perf_counter() - begun
+            mean, seconds = sum(t.window) / len(t.window), time.perf_counter() - begun
             line = {"step": t.step, "loss": mean, "gradient": norm, "lr": rate, "seconds": t.seconds}
-            log.write(line | {"steps/s": (t.step - first) / here} | t.loader.statistics())
+            log.write(line | {"steps/s": (t.step - first) / seconds} | t.loader.statistics())
             t.window = []
         if progress:
             progress(t.step, t.expected_steps, f"loss {loss:.4f}")

@@ -47,7 +47,7 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
         from lightning.fabric.strategies.ddp import DDPStrategy
     except ImportError:
         raise UsageError("training needs Lightning Fabric, which is not installed", fix=INSTALL) from None
-    ranks, here = processes()
+    ranks, ranks_here = processes()
     if settings.batch % ranks:
         raise UsageError(
             f"{ranks} processes cannot share a batch of {settings.batch}",
@@ -68,8 +68,8 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
         return Fabric(accelerator=kind, devices=devices, plugins=LightningEnvironment(), precision=precision)
     backend = "nccl" if kind == "cuda" else "gloo"
     strategy = DDPStrategy(find_unused_parameters=unused, process_group_backend=backend, timeout=RANK_TIMEOUT)
-    nodes = max(1, ranks // here)
-    fabric = Fabric(accelerator=kind, devices=here, num_nodes=nodes, strategy=strategy, precision=precision)
+    nodes = max(1, ranks // ranks_here)
+    fabric = Fabric(accelerator=kind, devices=ranks_here, num_nodes=nodes, strategy=strategy, precision=precision)
     fabric.launch()
     return fabric
 

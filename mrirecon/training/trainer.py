@@ -120,9 +120,9 @@ class Trainer:
         wanted = self.settings.train.workers
         if wanted is not None:
             return wanted
-        here = max(1, processes()[1])  # ranks on this machine, each with its own workers
+        ranks = max(1, processes()[1])  # ranks on this machine, each with its own workers
         chunk = self.sampler.factory.batch // self.fabric.world_size
-        return workers_for(self.device, chunk, math.floor(usable_cores()) // here, free_shared_memory() // here)
+        return workers_for(self.device, chunk, math.floor(usable_cores()) // ranks, free_shared_memory() // ranks)
 
     def state(self) -> State:
         """Return the complete state of the run."""
@@ -225,11 +225,11 @@ class Trainer:
                 begun = time.monotonic()
                 self.validate_one()
                 seconds = time.monotonic() - begun
-            seconds, left = self._all_reduce(seconds, self.clock.remaining)
+            seconds, remaining = self._all_reduce(seconds, self.clock.remaining)
             slices, ranks = self.val_samples.slices, self.fabric.world_size
             count = len(slices)
             # The fraction leaves time to validate the zero-filled images.
-            most = max(1, int(VALIDATION_SHARE * left / max(seconds, 1e-6))) * ranks
+            most = max(1, int(VALIDATION_SHARE * remaining / max(seconds, 1e-6))) * ranks
             if most < count:
                 chosen = [slices[i * count // most] for i in range(most)]
                 self.val_samples = replace(self.val_samples, slices=chosen)

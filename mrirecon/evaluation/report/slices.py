@@ -276,8 +276,8 @@ def pack(values: np.ndarray, earlier: Sequence[np.ndarray] = ()) -> Plane:
     return Plane(best, base64.b64encode(packed[best]).decode("ascii"))
 
 
-def _deflate(rest: np.ndarray) -> bytes:
-    folded = np.where(rest < 0, -2 * rest - 1, 2 * rest)
+def _deflate(differences: np.ndarray) -> bytes:
+    folded = np.where(differences < 0, -2 * differences - 1, 2 * differences)
     low, high = (folded & 255).astype(np.uint8), (folded >> 8).astype(np.uint8)
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zlib.Z_RLE)
     return packer.compress(low.tobytes() + (high.tobytes() if high.any() else b"")) + packer.flush()
@@ -289,13 +289,13 @@ def _scores_of(case: Case, method: str, i: int, options: Options) -> str:
     if evaluation is None:
         return ""
     row = evaluation.slices[i]
-    words = [
+    texts = [
         f"{metric.title.split()[0]} {row[metric.name]:#.{metric.digits}g}{' dB' if '(dB)' in metric.title else ''}"
         for metric in map(METRICS.find, options.metrics)
         if row.get(metric.name) is not None
     ]
-    reason = evaluation.why[i] if len(words) < len(options.metrics) else ""
-    return " · ".join([*words, reason] if reason else words)
+    reason = evaluation.reasons[i] if len(texts) < len(options.metrics) else ""
+    return " · ".join([*texts, reason] if reason else texts)
 
 
 def _lesion_slices(region: np.ndarray) -> dict[tuple[int, int], int]:

@@ -213,11 +213,11 @@ def _plan_scans(
     scans: dict[str, PlannedScan] = {}
     for entry, source in settings.data.items():
         patterns = source.files or source.volumes
-        where = origin_of(origins, ("data", entry, "files" if source.files else "volumes"), path)
+        location = origin_of(origins, ("data", entry, "files" if source.files else "volumes"), path)
         files: list[str] = []
         for pattern in patterns:
             try:
-                files += expand([pattern], [], path.parent, where, patterns)
+                files += expand([pattern], [], path.parent, location, patterns)
             except UsageError as error:
                 if not source.optional:
                     raise
@@ -231,7 +231,7 @@ def _plan_scans(
             if name in scans:
                 raise UsageError(
                     f"two scans have the name {name!r}",
-                    where=where,
+                    where=location,
                     why=f"{scans[name].source} and {text}",
                     fix="rename one: masks and images are named after the scan",
                 )
@@ -276,8 +276,10 @@ def _plan_method(name: str, m: MethodSetting, settings: StudySettings, path: Pat
     resolve(m.method, m.options)
     if m.lam is not None and not find_method(m.method).has_weight:
         raise UsageError(f"method {m.method!r} has no regularization weight", fix="omit lam")
-    given = ", ".join(f"{k}={v}" for k, v in (m.options | ({} if m.lam is None else {"lam": m.lam})).items())
-    return PlannedMethod(name, f"{m.method}{f' ({given})' if given else ''}", m.method, dict(m.options), m.lam)
+    settings_text = ", ".join(f"{k}={v}" for k, v in (m.options | ({} if m.lam is None else {"lam": m.lam})).items())
+    return PlannedMethod(
+        name, f"{m.method}{f' ({settings_text})' if settings_text else ''}", m.method, dict(m.options), m.lam
+    )
 
 
 def _plan_training(name: str, m: MethodSetting, settings: StudySettings, path: Path) -> PlannedMethod:
@@ -312,11 +314,11 @@ def _unequal_training(methods: Sequence[PlannedMethod]) -> list[str]:
     """Return messages on methods that the study trains under unequal conditions."""
     trained = [(m.config.plain(), m.length) for m in methods if m.config is not None]
     notes = []
-    for words, part in (("on the same data", "data"), ("with the same loss", "loss")):
+    for condition, part in (("on the same data", "data"), ("with the same loss", "loss")):
         changed = [d for plain, _ in trained[1:] for d in differences(trained[0][0][part], plain[part])]
         if changed:
             listed = "; ".join(f"{part}.{d}" for d in dict.fromkeys(changed[:_SHOWN]))
-            notes.append(f"the study does not train all methods {words}: {listed}")
+            notes.append(f"the study does not train all methods {condition}: {listed}")
     lengths = sorted({length for _, length in trained})
     if len(lengths) > 1:
         notes.append(f"the study trains the methods for different lengths: {', '.join(lengths)}")
@@ -337,8 +339,8 @@ def _possible_leaks(methods: Sequence[PlannedMethod], scans: Sequence[PlannedSca
         known: set[str] = set()
         if m.config is not None:
             data = m.config.settings.data
-            given = [*data.train, *(data.val if isinstance(data.val, list) else [])]
-            files = expand(given, data.exclude, m.config.path.parent, f"data of {m.config.path}")
+            sources = [*data.train, *(data.val if isinstance(data.val, list) else [])]
+            files = expand(sources, data.exclude, m.config.path.parent, f"data of {m.config.path}")
             both = [f for f in files if _resolved(f) in tested]
             if both:
                 raise UsageError(

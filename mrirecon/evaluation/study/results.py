@@ -205,8 +205,10 @@ def _report(
     if content["failed"]:
         lines += ["## Failed", "", "These cells have no score and are excluded from the means.", ""]
         for f in content["failed"]:
-            why = f" ({_safe(f['error']['why'])})" if f["error"]["why"] else ""
-            lines.append(f"- {_safe(', '.join((f['mask'], f['method'], f['scan'])))}: {_safe(f['error']['what'])}{why}")
+            reason = f" ({_safe(f['error']['why'])})" if f["error"]["why"] else ""
+            lines.append(
+                f"- {_safe(', '.join((f['mask'], f['method'], f['scan'])))}: {_safe(f['error']['what'])}{reason}"
+            )
         lines.append("")
     notes = _notes(records)
     if notes:
@@ -249,9 +251,9 @@ def _difference_lines(pairs: Sequence[Difference]) -> list[str]:
     if not pairs:
         return ["There are fewer than two methods to compare."]
     most = max(d.subjects for d in pairs)
-    words = "Paired by subject: Wilcoxon's test, adjusted by Holm for all rows together."
+    text = "Paired by subject: Wilcoxon's test, adjusted by Holm for all rows together."
     if most < LEAST:
-        words = f"A test needs {LEAST} subjects; there are {most}. The results apply to these subjects only."
+        text = f"A test needs {LEAST} subjects; there are {most}. The results apply to these subjects only."
     rows = [
         [
             *(d.metric, f"{d.a} - {d.b}", _number(d.mean)),
@@ -261,7 +263,7 @@ def _difference_lines(pairs: Sequence[Difference]) -> list[str]:
         for d in pairs
     ]
     heads = ("mask", "methods", "difference", "95 % interval", "effect", "subjects", "verdict")
-    return [words, "", *_markdown(heads, rows)]
+    return [text, "", *_markdown(heads, rows)]
 
 
 def _method_line(m: Record) -> str:
@@ -294,8 +296,8 @@ def _draw_picture(out: Path, name: str, records: Sequence[Record], scan: str) ->
         image = _middle(np.abs(read_image(out / "images" / mask / r["method"] / f"{scan}.h5"))[item])
         scale = float((image * truth).sum() / max(float((image * image).sum()), 1e-30))
         scores = [(METRICS[k].title.removesuffix(" (dB)"), v) for k, v in list(r["scores"].items())[:2]]
-        words = ", ".join(f"{title} {v:.4g}" for title, v in scores if v is not None)
-        images.append((r["method"], scale * image, words))
+        text = ", ".join(f"{title} {v:.4g}" for title, v in scores if v is not None)
+        images.append((r["method"], scale * image, text))
     sampled = _middle(np.load(out / "masks" / mask / f"{scan}.npy"))
     save_comparison(out / name, truth, sampled, images, f"{scan}, {mask} (scores: mean over slices)")
 

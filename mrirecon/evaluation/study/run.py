@@ -384,11 +384,11 @@ def _former_images(plan: Plan, out: Path) -> list[str]:
     """Return messages on images of an earlier configuration; they are kept, but not in the tables."""
     wanted = {str(c.place) for c in plan.cells()}
     images = (str(p.relative_to(out / "images").with_suffix("")) for p in sorted(out.glob("images/*/*/*.h5")))
-    rest = [name for name in images if name not in wanted]
-    if not rest:
+    outdated = [name for name in images if name not in wanted]
+    if not outdated:
         return []
-    listed = ", ".join(rest[:3]) + (", ..." if len(rest) > 3 else "")
-    return [f"{len(rest)} images belong to an earlier configuration and are in no table: {listed}"]
+    listed = ", ".join(outdated[:3]) + (", ..." if len(outdated) > 3 else "")
+    return [f"{len(outdated)} images belong to an earlier configuration and are in no table: {listed}"]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -75,9 +75,9 @@ class MethodSetting(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> MethodSetting:
-        given = [n for n in ("method", "model", "train") if getattr(self, n) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give one of method, model and train, not {' and '.join(given) or 'none'}")
+        kinds = [n for n in ("method", "model", "train") if getattr(self, n) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"give one of method, model and train, not {' and '.join(kinds) or 'none'}")
         if self.train is None and (self.overrides or self.steps or self.minutes):
             raise ValueError("overrides, steps and minutes belong to train")
         if self.method is None and (self.options or self.lam is not None):

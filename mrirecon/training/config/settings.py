@@ -110,8 +110,8 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:
-        given = [length for length in (self.steps, self.epochs) if length is not None]
-        if len(given) == 2 or not (given or self.minutes):
+        lengths = [length for length in (self.steps, self.epochs) if length is not None]
+        if len(lengths) == 2 or not (lengths or self.minutes):
             raise ValueError("set one of steps, epochs and minutes")
         return self
 
