@@ -70,7 +70,7 @@ def trust(
         method=trained.method if trained else method,
         model=trained.model if trained else None,
         replicas=replicas,
-        share=held_out_share,
+        held_out_share=held_out_share,
         seed=seed,
     )
     values = {f.name: getattr(result, f.name) for f in fields(result)}

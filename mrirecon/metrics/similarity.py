@@ -74,7 +74,7 @@ def _local_means(x: Tensor) -> Tensor:
     higher=True,
     digits=4,
     scope="score",
-    about="structural similarity (Wang et al., 2004; 7×7 uniform window, K₁ = 0.01, K₂ = 0.03); 1 is equality",
+    about="structural similarity (Wang et al., 2004; 7×7 uniform window, K₁ = 0.01, K₂ = 0.03); 1 for equal images",
 )
 def ssim(
     image: Tensor, reference: Tensor, data_range: float | Tensor | None = None, *, region: Tensor | None = None

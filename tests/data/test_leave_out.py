@@ -23,7 +23,7 @@ from tests.training.test_training import TINY
 
 @pytest.fixture
 def files(tmp_path):
-    """Two people with five slices each; two of the first are zero."""
+    """Write two subjects with five slices each; two slices of the first are zero."""
     for name, empty in (("case1", (1, 4)), ("case2", ())):
         simulated = simulate_kspace(phantom((64, 72), 5, 1), 3, 40.0, 1).kspace.astype(np.complex64)
         simulated[list(empty)] = 0
@@ -92,7 +92,7 @@ def test_one_line_tells_most_and_the_rest_is_looked_at(files):
 
 
 def test_scripts_need_no_test_tools(monkeypatch):
-    """`compare_networks.py` runs in the environment of the peers, where pytest is not."""
+    """Check the exclusion in `compare_networks.py`, which runs in an environment without pytest."""
     monkeypatch.setitem(sys.modules, "pytest", None)
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))

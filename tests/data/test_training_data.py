@@ -62,7 +62,7 @@ def scene(image, seed=0, coils=4, window=None, spacing=(4.0, 1.0, 1.0), **simula
 
 
 def near(a, b, tolerance=2e-5):
-    """Tell whether two batches are the same, to rounding."""
+    """Return whether two batches are equal up to rounding."""
     parts = [(a.target, b.target), *((getattr(a.problem, n), getattr(b.problem, n)) for n in ("y", "maps", "mask"))]
     return a.names == b.names and all(torch.allclose(x, y, atol=tolerance * float(x.abs().max())) for x, y in parts)
 
@@ -78,7 +78,7 @@ def equal(a, b):
 
 
 def test_interpolated_volumes_are_cut_to_what_was_measured():
-    """Trap (a): a vendor's zero filling is found, along each axis by itself, and nothing else is cut."""
+    """Check that zero filling by the scanner is detected along each axis, and nothing else is cropped (trap a)."""
     whole = phantom((256, 224), 4, 3)
     noise = np.random.default_rng(0).normal(0, 0.01, (4, 256, 224))
     measured = np.abs(whole + noise)
@@ -104,7 +104,7 @@ def test_interpolated_volumes_are_cut_to_what_was_measured():
 
 
 def test_the_background_is_noise():
-    """Trap (a): where the volume is exactly zero, what is measured is the coils' noise."""
+    """Check that the zero background of a volume contains coil noise in the simulated scan (trap a)."""
     image = np.zeros((96, 96), np.float32)
     image[30:66, 30:66] = 1
     simulated = simulate([scene(image, 1, window=(96, 96), **CALM)])
@@ -164,7 +164,7 @@ def test_volumes_that_are_none(tmp_path):
 
 
 def test_coils_are_those_of_the_fields_at_every_pixel():
-    """Sensitivities are evaluated on a coarse grid, and interpolated: as good as at every pixel."""
+    """Check that interpolated sensitivities equal those evaluated at every pixel."""
     plain = {
         "phase": [0, 0],
         "spin_echo_share": 1.0,
@@ -184,7 +184,7 @@ def test_coils_are_those_of_the_fields_at_every_pixel():
 
 
 def test_coils_multiply_the_object_before_it_is_truncated():
-    """No inverse crime: what is measured is not exactly coils times an image on the measured grid."""
+    """Check that there is no inverse crime: the data are not exactly coils times an image on the measured grid."""
     image = phantom((128, 120), 1, 2)[0]
     one = scene(image, 3, 6, **CALM | {"resolution": [0.5, 0.5]}, snr=[1e6, 1e6])
     simulated, maps = simulate([one]), true_maps([one])
@@ -198,7 +198,7 @@ def test_coils_multiply_the_object_before_it_is_truncated():
 
 
 def test_who_else_is_in_a_batch_does_not_matter():
-    """Slices of different sizes share a grid; the values of each are what they are alone."""
+    """Check that slices of different sizes on one grid equal those simulated alone."""
     images = [phantom((96, 80), 1, 2)[0], phantom((120, 128), 1, 3)[0], phantom((64, 150), 1, 4)[0]]
     scenes = [scene(image, n, 5, (64, 72), air=[n, n], veins=[3 - n, 3 - n]) for n, image in enumerate(images)]
     together = simulate(scenes)
@@ -293,7 +293,7 @@ def test_an_epoch_is_every_slice_once():
 
 
 def test_a_batch_has_one_size_and_sizes_vary():
-    """Trap (c): windows are cut before masking, and every batch has its own size and coils."""
+    """Check that windows are cropped before masking, and that each batch has its own size and coils (trap c)."""
     order = EpochSampler(recipe(batch=2), items_per_epoch=40)
     batches = SampleLoader(order).batches(0)
     shapes = [tuple(next(batches).problem.y.shape) for _ in range(12)]
@@ -303,7 +303,7 @@ def test_a_batch_has_one_size_and_sizes_vary():
 
 
 def test_amplitudes_are_those_of_use():
-    """Trap (c): whatever is cut out, the scale that methods work at is near the object's."""
+    """Check that the scale of a cropped sample is near that of the object (trap c)."""
     factory = recipe()
     scales = []
     for number in range(8):
@@ -316,7 +316,7 @@ def test_amplitudes_are_those_of_use():
 
 
 def test_maps_are_what_inference_will_have(tmp_path):
-    """Trap (b): estimated from each item's own calibration region, by the code that reconstruction uses."""
+    """Check that maps are estimated from the calibration region of each item, as in a reconstruction (trap b)."""
     factory = recipe(settings(simulation={"snr": [40.0, 50.0], "cavities": [0, 0]}))
     batch = factory.sample(0, 3, 5)
     p = batch.problem
@@ -530,7 +530,7 @@ def with_folder(path, **more):
 
 
 def test_a_kept_item_may_have_any_phase(tmp_path):
-    """Phase is drawn when an item is read: it costs nothing, and every run may have its own."""
+    """Check that the phase is drawn when an item is read, so that stored samples serve runs with other settings."""
     for cavities in ([0, 0], [6, 6]):
         stored = recipe(with_folder(tmp_path, simulation={"cavities": cavities})).sample(0, 0, 0)
         sample = recipe(settings(simulation={"cavities": cavities})).sample(0, 0, 0)
@@ -664,7 +664,7 @@ def test_what_is_drawn_again_is_turned():
     ],
 )
 def test_what_the_next_batches_wait_for_is_known_beforehand(first, buffer, monkeypatch):
-    """A run that ends in time has to know, for making a chunk takes longer than many steps."""
+    """Check the predicted number of chunks, because computing a chunk takes longer than many steps."""
     monkeypatch.setattr(loading, "_make_chunk", lambda recipe, addresses, device="cpu": None)
     monkeypatch.setattr(SampleLoader, "_augmented", lambda self, content, chunk, use: (chunk, use))
     monkeypatch.setattr(loading, "part_of", lambda batch, which: (*batch, which.start))
@@ -735,7 +735,7 @@ def test_options_of_before_are_told_what_took_their_place():
 
 @pytest.mark.parametrize(("length", "batch"), [(None, 1), (5, 1), (12, 5), (13, 1), (17, 4), (40, 3)])
 def test_an_epoch_is_as_long_as_it_says(length, batch):
-    """A run that is resumed finds its place by it."""
+    """Check the length of an epoch, from which a resumed run derives its position."""
     order = EpochSampler(recipe(batch=batch), length)
     for epoch in (0, 3):
         result = order.epoch(epoch)
@@ -748,7 +748,7 @@ def first_image(problem, near=None):
 
 
 def test_workers_killed_at_any_moment_cost_time_alone():
-    """R05: whoever dies holding a lock, no batch is lost, doubled or waited for in vain."""
+    """Kill workers that hold a lock: no batch is lost or repeated, and nothing waits forever (R05)."""
     order, rng = EpochSampler(recipe(settings())), np.random.default_rng(0)
     wanted = [next(SampleLoader(order).batches(n)).names for n in range(12)]
     loader = SampleLoader(order, workers=2)
@@ -810,7 +810,7 @@ print(faults() - before)
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_makes_the_same_samples():
-    """Random numbers are drawn on the CPU: what is left is rounding, and voxels at a threshold."""
+    """Check that devices agree up to rounding and voxels at a threshold: random numbers are drawn on the CPU."""
     start = partial(compressed_sensing_start, iterations=4)
     factory = recipe(settings(target="measured"), batch=3, start=start)
     addresses = [(0, n, 2 * n) for n in range(3)]

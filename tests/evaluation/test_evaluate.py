@@ -433,7 +433,7 @@ def test_the_verb_tells_lesions_by_size(folders, truth, capfd):
 
 
 def test_float64_is_made_of_one_slice_at_a_time(monkeypatch):
-    """Of 200 slices, copies of all in float64 took ten times the memory of the files."""
+    """Check that slices are converted one at a time: 200 slices in float64 took ten times the memory of the files."""
     volume = np.random.default_rng(0).random((20, 32, 32)).astype(np.float32)
     sizes = []
 
@@ -450,7 +450,7 @@ def test_float64_is_made_of_one_slice_at_a_time(monkeypatch):
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():
-    """Of 400 studies of 30 volumes, the 95 % interval should hold the truth in about 93 to 95 %."""
+    """Check that the 95 % interval contains the true mean in about 93 to 95 % of 400 studies of 30 volumes."""
     rng = np.random.default_rng(0)
     inside = 0
     for study in range(400):

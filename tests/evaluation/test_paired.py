@@ -15,7 +15,7 @@ from mrirecon.evaluation.paired import holm
 
 
 def run(shift=0.0, persons=12, volumes=2, noise=0.01, seed=0, metric="ssim"):
-    """Persons differ much from one another, runs on one person little."""
+    """Return scores that vary much between subjects and little between runs."""
     level = np.random.default_rng(99).uniform(0.6, 0.95, persons)
     rng = np.random.default_rng(seed)
     return {
@@ -87,7 +87,7 @@ def test_planned_pairs_are_adjusted_for_themselves_alone():
 
 
 def test_of_a_hundred_ties_few_are_called_a_difference():
-    """Three runs that do not differ, three tests: with Holm at most 5 % of comparisons may claim something."""
+    """Check that Holm limits false positives to 5 % of comparisons of three equal runs."""
     claimed = 0
     for study in range(200):
         runs = {n: run(seed=3 * study + i, persons=10, volumes=1) for i, n in enumerate("abc")}
@@ -112,7 +112,7 @@ def test_what_is_missing_is_left_out_and_counted():
 
 @pytest.mark.parametrize(("expression", "word"), [("patient[0-9]+", "no group"), ("(", "not a regular expression")])
 def test_an_expression_that_names_nobody_is_refused(expression, word):
-    """Without a group, two files of one person would count as two."""
+    """Check that an expression without a group is refused, because it would count every file as a subject."""
     runs = {"a": run(0.1), "b": run()}
     with pytest.raises(UsageError, match=word) as caught:
         compare_runs(runs, ["ssim"], subject=expression)

@@ -31,7 +31,7 @@ def names(predictions: Path, references: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory):
-    """Scans, full and undersampled, and what two methods leave of them."""
+    """Write full and undersampled scans, and their images by two methods."""
     folder = tmp_path_factory.mktemp("bat")
     y, x = np.mgrid[-1:1:32j, -1:1:32j]
     coils = np.exp(-((x - np.array([-1, 1])[:, None, None]) ** 2) / 2)
@@ -98,7 +98,7 @@ def test_images_of_a_bids_dataset_are_scored_and_reported(batch, call, tmp_path)
 
 
 def test_references_that_are_images_of_reconstruct(batch, call, tmp_path):
-    """Of the full scans, named after their method too."""
+    """Check references that are images of the full scans with names that end with the method."""
     assert call("reconstruct", batch / "full", "-m", "rss", "-o", tmp_path / "ref")[0] == 0
     assert (tmp_path / "ref" / "sub-1_rss.h5").exists()
     code, out, err = call("evaluate", batch / "cs", tmp_path / "ref", "--json")
@@ -127,7 +127,7 @@ def test_the_scan_that_the_sidecar_names_comes_before_the_name(tmp_path):
 
 
 def test_a_name_is_enough_where_a_sidecar_tells_of_no_reference(tmp_path):
-    """As of simulated scans, whose sidecars name the volume that they are of."""
+    """Check references of simulated scans, whose sidecars name the source volume."""
     for name in ("a", "b"):
         image(tmp_path / "p" / f"{name}.h5", "brain.nii.gz")
         image(tmp_path / "r" / f"{name}.h5", "brain.nii.gz")

@@ -43,7 +43,7 @@ EVIL = "<script>window.bad=1</script><img src=x onerror='window.bad=2'>\"'&amp;{
 
 
 def unpack(plane, shape, earlier=()):
-    """What page/pixels.js does, pixel by pixel, written anew."""
+    """Decode an image pixel by pixel, as page/pixels.js."""
     raw = zlib.decompress(base64.b64decode(plane.data), -15)
     n = shape[0] * shape[1]
     folded = np.frombuffer(raw[:n], np.uint8).astype(int)
@@ -63,7 +63,7 @@ def unpack(plane, shape, earlier=()):
 
 @pytest.fixture(scope="module")
 def head():
-    """A reference of three slices, and noisy images of it, in other scales."""
+    """Return a reference of three slices, and noisy images of it with other scales."""
     y, x = np.mgrid[-1:1:40j, -1:1:36j]
     disc = (y**2 + x**2 < 0.6).astype(float) * (1 + 0.3 * np.cos(9 * y))
     reference = np.stack([disc, 0.8 * disc, 0.5 * disc]) + 1e-3
@@ -82,7 +82,7 @@ def case_of(head, name="one", **more):
 
 
 class Texts(HTMLParser):
-    """Elements, attributes and texts of a page, as a browser takes them."""
+    """Collect the elements, attributes and texts of a page."""
 
     def __init__(self, page):
         super().__init__()

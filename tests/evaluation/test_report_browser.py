@@ -53,7 +53,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def page(browser, images, tmp_path_factory):
-    """The page of two cases, opened once; what it asked of the network and said on its console is kept."""
+    """Open the page of two cases once, and record its network requests and console output."""
     reference, poor, good = images
     region = np.zeros(reference.shape, int)
     region[1:3, 20:26, 15:22] = 1
@@ -72,7 +72,7 @@ def page(browser, images, tmp_path_factory):
 
 @pytest.fixture
 def viewer(browser, page):
-    """The first case's viewer, with the focus, as it is at first."""
+    """Return the viewer of the first case in its initial state, with the focus."""
     from selenium.webdriver.common.by import By
 
     browser.get(page.as_uri())
@@ -99,7 +99,7 @@ def state(browser):
 
 
 def pixels(browser, panel, selector="image"):
-    """What a panel of the first case shows, picture element by picture element: (y, x, rgb)."""
+    """Return the pixels (y, x, rgb) of a panel of the first case."""
     ready(browser)
     script = """
         const v = viewers.get(document.querySelector('#case-0 .viewer'));
@@ -109,7 +109,7 @@ def pixels(browser, panel, selector="image"):
 
 
 def seen(browser, panel=0):
-    """A number that stands for what is on the canvas itself, zoomed and outlined; and the canvas's size."""
+    """Return a hash of the canvas with zoom and outlines, and its size."""
     ready(browser)
     script = """
         const canvas = viewers.get(document.querySelector('#case-0 .viewer')).each()[arguments[0]].canvas;

@@ -24,7 +24,7 @@ SECRET = "Erika Mustermann"
 
 @pytest.fixture
 def run(capfd, monkeypatch, tmp_path):
-    """Run the command line in a folder of its own; return exit code, stdout, stderr."""
+    """Run the command line in a separate folder; return exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
@@ -39,7 +39,7 @@ def run(capfd, monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    """Two small scans, full and undersampled, and three methods' images of them, as the command line leaves them."""
+    """Write two small scans, full and undersampled, and reconstruct them with three methods by the command line."""
     folder = tmp_path_factory.mktemp("study")
     with h5py.File(SAMPLES / "brain_full.h5") as file:
         kspace = file["kspace"][:2, :4, 56:120, 40:104]
@@ -269,7 +269,7 @@ def test_commands_lose_their_folders():
 
 
 def test_images_beside_a_reference_that_is_cut(scans, tmp_path):
-    """As files of fastMRI hold it: it is the reference by that preset, and the same part of the images is shown."""
+    """Check the target in fastMRI files: the preset uses it as the reference, and images are cropped to it."""
     target = read_image(scans / "runs" / "sense" / "anna_sense.h5")[:, 8:56, 8:56]
     with h5py.File(scans / "full" / "anna.h5") as file:
         kspace = file["kspace"][:]

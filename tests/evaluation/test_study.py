@@ -49,7 +49,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def one_thread():
-    """Sums differ in their last bit with the number of threads."""
+    """Use one thread, because the number of threads affects the last bit of sums."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -113,7 +113,7 @@ def test_its_folders_are_what_evaluate_and_compare_read(write, tmp_path, capfd):
 
 
 def test_a_killed_study_goes_on_and_ends_alike(write, tmp_path, one_thread):
-    """SIGKILL after the second image: what is done is kept, and the rest comes out as if nothing had happened."""
+    """Kill a study after the second image: the resumed study keeps finished images and gives equal results."""
     path = write(SMALL.replace("iterations: 5", "iterations: 60, tolerance: 0"))
     whole, out = tmp_path / "whole", tmp_path / "killed"
     run_study(load_study(path), whole)
@@ -265,7 +265,7 @@ def test_nothing_is_tested_on_what_it_learned_from(write, tmp_path):
 
 
 def test_what_was_noticed_and_what_is_left_over_is_told(write, tmp_path):
-    """A model that comes along notes phantoms of two coils: it was trained with four and more."""
+    """Check the note of a shipped model on two coils: it was trained with four or more."""
     text = SMALL.replace("  cs: {method: cs, options: {iterations: 5}}", "  unet: {method: unet}")
     path = write(text)
     one = ["data.phantoms.volumes=phantom:100", "data.phantoms.coils=2", "pictures=false"]

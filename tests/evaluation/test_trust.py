@@ -39,7 +39,7 @@ def least_squares(p):
 
 
 def analytic(sensitivities, rate):
-    """Pruessmann's g: √([(SᴴS)⁻¹]ᵢᵢ [SᴴS]ᵢᵢ) over the pixels that fold onto each other."""
+    """Return Pruessmann's g-factor, √([(SᴴS)⁻¹]ᵢᵢ [SᴴS]ᵢᵢ), over pixels that alias onto each other."""
     s = sensitivities[0, 0].numpy()
     g = np.zeros((NY, NX))
     step = NX // rate

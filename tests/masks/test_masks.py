@@ -99,7 +99,7 @@ def test_planes_reach_the_acceleration_to_one_sample(
 
 @pytest.mark.parametrize("seed", range(40))
 def test_no_spacing_is_wide_enough_for_a_single_sample(seed: int) -> None:
-    """The bisection doubles the spacing in vain; it must not double the memory with it."""
+    """Check that the memory does not grow with the spacing that the bisection doubles."""
     tracemalloc.start()
     assert make_mask("poisson", (9, 8), 72, calibration=(0, 0), seed=seed).mask.sum() == 1
     peak = tracemalloc.get_traced_memory()[1]

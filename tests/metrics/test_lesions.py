@@ -11,7 +11,7 @@ from mrirecon.metrics.lesions import by_size, detectability, measure_lesions, se
 
 
 def brain(contrast=0.4, blur=0.0, radius=6.0, noise=0.0, seed=0, shape=(96, 96)):
-    """A disc of tissue of value 1 with one round lesion of a contrast, its edge blurred; and the lesion's mask."""
+    """Return a disc of tissue of value 1 with a blurred round lesion, and the mask of the lesion."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: shape[0], : shape[1]]
     tissue = (np.hypot(y - shape[0] / 2, x - shape[1] / 2) < 40).astype(float)
@@ -124,7 +124,7 @@ def pairs(count, *, share=1.0, noise=0.1, invented=0.0, seed=0):
 
 
 def test_detectability_in_white_noise_is_the_textbook_s():
-    """d' = ‖s‖ / σ: 36 pixels of 0.5 in noise of 1 make 3."""
+    """Check d' = ‖s‖ / σ: 3 for 36 pixels of 0.5 in noise of 1."""
     result = detectability(*pairs(2000, noise=1.0))
     assert result.d_prime == pytest.approx(3, rel=0.06)
     assert result.recovered == pytest.approx(1, abs=0.03)

@@ -29,7 +29,7 @@ from mrirecon.metrics import (
 
 
 def disc(ny: int = 48, nx: int = 40, seed: int = 0) -> np.ndarray:
-    """A round object with texture and a hole, on a dark ground with faint noise."""
+    """Return a round object with texture and a hole on a dark background with faint noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:ny, :nx]
     r = np.hypot((y - ny / 2) / ny, (x - nx / 2) / nx)

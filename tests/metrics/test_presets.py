@@ -42,7 +42,7 @@ def test_fastmri_as_its_own_package_says_on_float32(seed):
 
 
 def test_fastmri_as_its_own_script_says_on_files(tmp_path):
-    """Values as they are, cut to the square of the target's width, the range that square's largest value."""
+    """Check fastMRI's scores: unscaled values, centre square of the target's width, range of the square's maximum."""
     target, prediction = files()
     with h5py.File(tmp_path / "target.h5", "w") as file:
         file["kspace"] = np.ones((3, 4, 52, 44), np.complex64)
@@ -92,7 +92,7 @@ def test_fastmri_by_formula(signed):
 @SIGNS
 @pytest.mark.parametrize("seed", [0, 1])
 def test_atommic_by_formula(seed, signed):
-    """Its SSIM has a data range of 1 at least, which makes all faint images look alike."""
+    """Check ATOMMIC's scores, whose SSIM has a data range of at least 1."""
     x, r = double(seed, signed)
     peak = max(np.ptp(x), np.ptp(r))
     slices = [oracle.structural_similarity(b, a, data_range=max(peak, 1)) for a, b in zip(x, r, strict=True)]
@@ -119,14 +119,14 @@ def test_calgary_by_formula(signed):
 
 
 def otsu_hull(reference):
-    """mridc's --mask_background: the convex hull of what exceeds Otsu's threshold, slice by slice."""
+    """Check mridc's --mask_background: the convex hull of pixels above Otsu's threshold, slice by slice."""
     return np.stack([convex_hull_image(r > threshold_otsu(r)) for r in np.abs(reference)])
 
 
 @SIGNS
 @pytest.mark.parametrize("masked", [False, True])
 def test_mridc_by_formula(masked, signed):
-    """Its script takes magnitudes of both."""
+    """Check mridc's scores of the magnitudes of both images."""
     x, r = double(signed=signed)
     mask = otsu_hull(r) if masked else None
     rows = []
@@ -165,7 +165,7 @@ def exact(scored, *values):
 
 
 def test_definitions_disagree_about_one_image():
-    """What this is for: the same two images, six opinions."""
+    """Check that the presets give different scores for the same two images."""
     x, r = double()
     scored = [score_volume(x, r, p).volume["ssim"] for p in PRESETS if p != "mrirecon"]
     assert max(scored) - min(scored) > 0.15

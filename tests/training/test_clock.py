@@ -34,7 +34,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def now(monkeypatch):
-    """A clock on which making a batch, or an item to validate, takes 20 s, and all else no time."""
+    """Provide a clock on which a batch or a validation item takes 20 s and everything else no time."""
     time = SimpleNamespace(seconds=1000.0)
     fake = SimpleNamespace(monotonic=lambda: time.seconds, time=lambda: time.seconds, perf_counter=lambda: time.seconds)
     for module in (clock, parts, loop):
@@ -98,7 +98,7 @@ def test_validation_is_cut_to_the_time(config, tmp_path, now):
 
 
 def test_a_slurm_job_ends_whole_and_is_gone_on_with(config, tmp_path, now, monkeypatch):
-    """The schedule spans the steps, and the time of a job ends them early."""
+    """Check that the schedule spans the steps, and that the end of a job stops them early."""
     folder, messages = tmp_path / "run", []
     monkeypatch.setenv("SLURM_JOB_END_TIME", "1250")
     done = training.train(load_config(config), folder, on_message=messages.append)
@@ -158,7 +158,7 @@ def test_the_clock(monkeypatch):
 
 
 def test_a_chunk_of_samples_made_at_times_does_not_end_a_run_early(config, tmp_path, now):
-    """Every fourth step takes 100 s, for a chunk is made, and the others 20 s."""
+    """Let every fourth step take 100 s, because it computes a chunk, and the others 20 s."""
     slow = [
         "data.buffer.batches_per_chunk=4",
         "data.buffer.draws_per_sample=1",

@@ -289,7 +289,7 @@ def test_paths_start_from_the_file_or_from_here(write, tmp_path, monkeypatch):
 
 
 def test_errors_are_ours_whatever_is_written(write):
-    """Whatever stands in a file, it loads or gives one of our errors."""
+    """Check that any file loads or gives a project error."""
     import random
 
     rng, codes = random.Random(0), set()

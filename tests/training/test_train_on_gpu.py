@@ -22,7 +22,7 @@ import train_methods as script  # noqa: E402 - a script, not a package
 
 @pytest.fixture
 def packed(tmp_path):
-    """Two of the people whom the configurations name."""
+    """Write data of two subjects that the configurations name."""
     image = (phantom((64, 64), 2, 1) * 1000).astype(np.uint16)
     np.savez(tmp_path / "volumes.npz", patient01_T1W=image, patient03_T1W=image)
     return tmp_path / "volumes.npz"
@@ -30,7 +30,7 @@ def packed(tmp_path):
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Training that takes no time: it leaves what a run leaves, and goes on from what is there."""
+    """Replace the training by a fast stub that writes the same files and resumes."""
     calls = []
     clock = SimpleNamespace(seconds=100.0)
     monkeypatch.setattr(script.time, "monotonic", lambda: clock.seconds)
@@ -139,7 +139,7 @@ def test_methods_that_are_none(text):
 
 
 def test_missing_packages_are_named(tmp_path):
-    """On a machine with torch, without pydantic and without a network."""
+    """Run on a machine with torch, without pydantic and without a network."""
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "sitecustomize.py").write_text(
@@ -158,7 +158,7 @@ def test_missing_packages_are_named(tmp_path):
 
 @pytest.mark.slow
 def test_from_volumes_to_weights_and_on(packed, tmp_path):
-    """A minute on the CPU, from the shell: a model that loads, and a state that is gone on with."""
+    """Train for a minute from the shell: the model loads, and the state resumes."""
     from mrirecon.models.checkpoints import load_model
 
     small = [
