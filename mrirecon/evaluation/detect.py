@@ -73,11 +73,8 @@ class Setting:
             )
 
 
-class _Patch(NamedTuple):
-    present: np.ndarray
-    absent: np.ndarray
-    true_present: np.ndarray
-    true_absent: np.ndarray
+# Patches around a lesion: images with and without it, then references with and without it.
+_Patches = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def detect(
@@ -114,7 +111,7 @@ def detect(
             fix="remove repetitions, or name a method",
         )
     slices = len(pick_volume(volume, name))
-    patches: dict[str, list[_Patch]] = {FULL: [], **{n: [] for n in known}}
+    patches: dict[str, list[_Patches]] = {FULL: [], **{n: [] for n in known}}
     first = before = 0  # first slice of the next batch; number of pairs after the last pass through the volume
     for number in itertools.count():
         done = len(patches[FULL])
@@ -171,18 +168,16 @@ def _simulate_pair(
     return pair._replace(labels=np.abs(read_image(folder / "present_lesions.npz")).astype(int))
 
 
-def _cut_patches(pair: _Pair, images: Sequence[np.ndarray]) -> list[_Patch]:
+def _cut_patches(pair: _Pair, images: Sequence[np.ndarray]) -> list[_Patches]:
     """Return a patch around each lesion from the images with and without lesions, in the scale of the truth."""
     patches = []
     for labels, *slices in zip(pair.labels, *images, *pair.truth, strict=True):
         present, absent, truth, background = slices
         scale = float(least_squares_scale(np.abs(absent), background, object_mask(background)))
-        for place in filter(None, ndimage.find_objects(labels)):
+        for bounds in filter(None, ndimage.find_objects(labels)):
             box = tuple(
-                slice(max(0, p.start - _MARGIN), min(n, p.stop + _MARGIN))
-                for p, n in zip(place, labels.shape, strict=True)
+                slice(max(0, side.start - _MARGIN), min(n, side.stop + _MARGIN))
+                for side, n in zip(bounds, labels.shape, strict=True)
             )
-            patches.append(
-                _Patch(scale * np.abs(present)[box], scale * np.abs(absent)[box], truth[box], background[box])
-            )
+            patches.append((scale * np.abs(present)[box], scale * np.abs(absent)[box], truth[box], background[box]))
     return patches

@@ -23,6 +23,7 @@ from mrirecon.training.log import Log
 from mrirecon.training.setup import learning_rate, make_fabric, rank_of_process, with_precision
 from mrirecon.training.state import State, load_state, save_state, states
 from mrirecon.training.trainer import Trainer
+from mrirecon.training.validate import selection_score
 
 Progress = Callable[[int, int, str], None]
 CONFIG, STATES = "config.yaml", "states"
@@ -85,7 +86,7 @@ def train(
             on_message(note)
         log = Log(folder, settings.tensorboard, t.is_main)
         if not t.learnable:
-            scores = t.validate(t.model.eval(), folder / "panels" / "untrained.png", t.settings.method).scores
+            scores = t.validate(t.model.eval(), folder / "panels" / "untrained.png", t.settings.method)
             on_message(f"{t.settings.method} has no trainable weights: it was only validated")
             log.write({"step": 0, "validation": scores})
             return {"steps": 0, "scores": scores, "folder": str(folder), "learned": False, "rank": fabric.global_rank}
@@ -265,7 +266,7 @@ def _run(t: Trainer, log: Log, progress: Progress | None, on_message: Callable[[
     for note in t.fit_to_clock():
         on_message(note)
     if not t.zero_filled:
-        t.zero_filled = t.validate_zero_filled().scores
+        t.zero_filled = t.validate_zero_filled()
         log.write({"step": 0, "zero_filled": t.zero_filled})
     batches = t.loader.batches(t.step * train.accumulate)
     while True:
@@ -303,9 +304,8 @@ def _validate(t: Trainer, log: Log, on_message: Callable[[str], None]) -> None:
     begun = time.monotonic()
     with t.averaged() as model:
         heading = f"{t.settings.method}, step {t.step}"
-        validation = t.validate(model, t.folder / "panels" / f"step-{t.step:08d}.png", heading)
-    t.scores, t.validated_step = validation.scores, t.step
-    score = validation.selection_score
+        t.scores = t.validate(model, t.folder / "panels" / f"step-{t.step:08d}.png", heading)
+    t.validated_step, score = t.step, selection_score(t.scores)
     better = t.best is None or score > t.best
     t.best, t.stale_validations = (score, 0) if better else (t.best, t.stale_validations + 1)
     log.write({"step": t.step, "validation": t.scores, "seconds": t.seconds})

@@ -42,14 +42,13 @@ from mrirecon.training.setup import (
     resolve_precision,
 )
 from mrirecon.training.state import State
-from mrirecon.training.validate import Validation, validate
+from mrirecon.training.validate import Scores, validate
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
 VALIDATION_SHARE = 0.1  # maximum fraction of the run's time for its last validation
-Scores = dict[str, float | None]
 
 
 class Objective(nn.Module):
@@ -270,7 +269,7 @@ class Trainer:
         finally:
             copy_weights(self.weights, own)
 
-    def validate_zero_filled(self) -> Validation:
+    def validate_zero_filled(self) -> Scores:
         """Score the zero-filled images, with coils combined as in `reconstruct --method zero-filled`."""
         # without maps, coil images can only be combined by their root sum of squares
         model = build("zero-filled" if self.val_samples.maps else "rss").to(self.device)
@@ -278,7 +277,7 @@ class Trainer:
 
     def validate(
         self, model: Reconstructor, picture: Path | None = None, heading: str = "", factory: SampleFactory | None = None
-    ) -> Validation:
+    ) -> Scores:
         """Score a model on the validation samples, shared by all ranks."""
         return validate(
             model,

@@ -22,7 +22,7 @@ from mrirecon.errors import InputError, ModelMismatchError, SignalError, Stopped
 from mrirecon.io import read, read_image, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.models.checkpoints import load_model
-from mrirecon.training import state
+from mrirecon.training import loop, state
 from mrirecon.training import trainer as parts
 from mrirecon.training.config import load_config
 from mrirecon.training.setup import learning_rate, make_fabric, processes
@@ -341,7 +341,7 @@ def test_accumulated_batches_are_one_large_batch(config, tmp_path):
 
 def test_early_stop(config, tmp_path, monkeypatch):
     merits = iter([0.5, 0.4, 0.3, 0.9])
-    monkeypatch.setattr(parts.Validation, "selection_score", property(lambda self: next(merits)))
+    monkeypatch.setattr(loop, "selection_score", lambda scores: next(merits))
     result = training.train(load_config(config, ["train.patience=2", "train.validate_every=1"]), tmp_path / "run")
     assert (result["steps"], result["best"]) == (3, 0.5)
 
