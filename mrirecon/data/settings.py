@@ -121,7 +121,7 @@ class Buffer(Section):
     batches_per_chunk: Count = Field(
         1, description="number of batches that are computed together, with samples of one size"
     )
-    location: str = Field("host", description="memory of host or device, or a folder, whose samples later runs reuse")
+    location: str = Field("host", description="host or device (memory), or a folder, whose samples later runs reuse")
 
     def folder(self) -> Path | None:
         """Return the folder that stores samples, with $VARIABLES replaced; None for memory.
@@ -146,10 +146,10 @@ class MaskFamily(Section):
 
     family: Annotated[str, OneOf(drawn_families)]
     acceleration: Annotated[list[Annotated[float, Field(ge=1, le=64)]], BeforeValidator(as_list)] = Field(
-        min_length=1, description="choices"
+        min_length=1, description="acceleration factors, of which one is drawn"
     )
     calibration: Annotated[list[Annotated[int, Field(ge=0, le=512)]], BeforeValidator(as_list)] = Field(
-        [], description="choices of the size of the calibration region; none: 32 % of the samples"
+        [], description="sizes of the calibration region, of which one is drawn; none: 32 % of the samples"
     )
     axis: Literal["x", "y", "either"] = Field("either", description="undersampled axis of masks of lines")
     weight: Positive = Field(1.0, description="relative frequency of the family")
@@ -169,20 +169,23 @@ class Data(Section):
     """Set the sources of samples, the split by subject, and the computation of samples."""
 
     train: Names = Field(
-        ["phantom:0", "phantom:1"], min_length=1, description="files, folders, patterns, FILE#ARRAYS, phantom:SEED"
+        ["phantom:0", "phantom:1"],
+        min_length=1,
+        description="training data: files, folders, patterns, FILE#ARRAYS, phantom:SEED",
     )
     val: Annotated[Names | Annotated[float, Field(gt=0, lt=1)], BeforeValidator(_listed)] = Field(
-        ["phantom:100"], description="the same, or the fraction of the subjects to hold out of train"
+        ["phantom:100"],
+        description="validation data, as for train; or the fraction of subjects to hold out of train",
     )
     exclude: Names = Field([], description="patterns of names to exclude from train and val; items: NAME.h5:0-2,17")
     subject: str = Field(
         r"((?:sub|patient|subject|person|case|file|phantom)[-_:]?[0-9A-Za-z]+)",
         description="regular expression whose first group matches the subject in a file name; else the whole name",
     )
-    licence: str = Field("not stated", description="of the data; goes into the model card")
-    source: str = Field("", description="of the data; goes into the model card")
+    licence: str = Field("not stated", description="licence of the data, for the model card")
+    source: str = Field("", description="source of the data, for the model card")
     contrasts: list[Literal["t1w", "t2w", "t2*w", "flair", "pdw"]] = Field(
-        [], description="of the data; goes into the model card"
+        [], description="contrasts of the data, for the model card"
     )
     axes: str | None = Field(None, description="names of the stored axes of k-space, if the files do not state them")
     maps: Literal["espirit", "file", "none"] = Field(

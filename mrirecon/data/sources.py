@@ -346,7 +346,7 @@ def _scan_slices(path: str, data: Data, files: list[FileInfo], notes: list[str])
             "kind": "k-space",
             "slices": len(included),
             **({"excluded items": sorted(excluded)} if excluded else {}),
-            **({"items of nothing but zeros, left out": sorted(empty)} if empty else {}),
+            **({"empty items, left out": sorted(empty)} if empty else {}),
             "size": list(shape),
         }
     )

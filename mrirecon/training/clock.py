@@ -51,10 +51,8 @@ class Clock:
         if job.isdecimal():
             ends.append(time.monotonic() + int(job) - time.time())
         self.end = min(ends) if ends else None
-        self._steps, self._chunks = (
-            _Durations(),
-            _Durations(),
-        )  # durations of steps without waiting, and of waiting for a new chunk
+        self._steps = _Durations()  # of steps, without waiting
+        self._chunks = _Durations()  # of waiting for a new chunk
         self._chunks_ahead = 0  # number of new chunks that the next step must wait for
         self.start(0.0)
 

@@ -59,9 +59,8 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"device {device!r} cannot be used here", fix="use --device cpu")
-    precision: Literal["32-true"] = (
-        "32-true"  # networks convert inputs and weights to bfloat16 themselves, see `Reconstructor`
-    )
+    # Networks convert inputs and weights to bfloat16 themselves; see `Reconstructor`.
+    precision: Literal["32-true"] = "32-true"
     if ranks == 1:
         # Without srun, a process in a Slurm allocation is not a Slurm task, but Fabric would treat it as one.
         devices: int | list[int] = [int(number)] if number and kind == "cuda" else 1

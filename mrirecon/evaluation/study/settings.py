@@ -29,7 +29,7 @@ class Source(Section):
     axes: str | None = Field(None, description="names of the stored axes of k-space, if the files do not state them")
     optional: bool = Field(False, description="omit missing files, with a note")
     slices: Pair | None = Field(None, description="slices to simulate, first and last + 1; all by default")
-    coils: Count = Field(8, description="of simulated scans")
+    coils: Count = Field(8, description="number of receiver coils of simulated scans")
     snr: Positive = Field(
         30.0,
         description="signal-to-noise ratio of simulated scans: mean signal over the noise of an average coil image",
@@ -61,7 +61,7 @@ class MethodSetting(Section):
     """Set one method: registered, trained before, or to be trained."""
 
     method: str | None = Field(
-        None, description="registered; a learned one takes shipped weights, see `mrirecon methods`"
+        None, description="name of a registered method; a learned method uses its shipped weights"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="options of the registered method")
     lam: Annotated[float, Field(ge=0)] | Literal["auto"] | None = Field(

@@ -68,8 +68,8 @@ class LossSettings(_LossWeights):
 class Train(Section):
     """Set the optimization of the weights."""
 
-    steps: Count | None = Field(None, description="number of optimizer steps; or set epochs")
-    epochs: Count | None = Field(None, description="number of passes over the data; or set steps")
+    steps: Count | None = Field(None, description="number of optimizer steps, instead of epochs")
+    epochs: Count | None = Field(None, description="number of passes over the data, instead of steps")
     minutes: Positive | None = Field(
         None, description="total wall time of a call, instead of steps and epochs; the schedule spans it"
     )
