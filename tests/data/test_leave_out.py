@@ -41,7 +41,7 @@ def test_items_of_zeros_are_left_out_before_the_first_step(files, tmp_path):
     assert any("items 1, 4 contain only zeros" in t for t in messages)
     card = load_model(tmp_path / "run" / "last").card
     assert card["slices"]["train"] == 3
-    assert card["files"][0]["items of nothing but zeros, left out"] == [1, 4]
+    assert card["files"][0]["empty items, left out"] == [1, 4]
     assert any("are excluded" in n for n in card["notes"])
 
 
@@ -51,7 +51,7 @@ def test_items_are_excluded_by_name(files):
     assert [s.index for s in opened.train] == [2]
     assert [s.index for s in opened.val] == [2, 4]
     assert opened.files[1]["excluded items"] == [0, 1, 3]
-    assert opened.files[0]["items of nothing but zeros, left out"] == [4]
+    assert opened.files[0]["empty items, left out"] == [4]
 
 
 def test_slices_of_volumes_are_excluded_by_name(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mrirecon.errors import InputError, MriReconError, UsageError
-from mrirecon.methods.registry import methods
+from mrirecon.methods.registry import find_method, methods
 from mrirecon.training.config import differences, load_config, render, schema, template
 from mrirecon.training.config.strict_yaml import parse_yaml, scalar
 
@@ -227,7 +227,11 @@ def test_what_is_shown_can_be_loaded(path, write):
 def test_templates_load(name, write):
     path = write(template(name))
     assert load_config(path).settings.method == name
-    # with every comment taken away it says the same
+    described = path.read_text().splitlines()
+    for option, field in find_method(name).schema.model_fields.items():
+        (line,) = [x for x in described if x.startswith(f"#   {option}: ")]
+        assert line.endswith(f"# {field.description}" if field.description else ""), option
+    # without the comment signs, it gives the same values
     lines = [
         line.replace("# ", "", 1) if line.startswith(("# model:", "#   ", "  # ")) else line
         for line in path.read_text().splitlines()
