@@ -20,6 +20,7 @@ from mrirecon.io.readers.reader import read
 from mrirecon.io.readers.registry import suffixes
 from mrirecon.io.sampling import format_items
 from mrirecon.io.scan import Scan, to_complex64
+from mrirecon.io.select import parse_items
 
 FULLY_SAMPLED_SHARE = 0.9  # minimum sampled fraction of k-space of a fully sampled scan
 _BY_ITEM = re.compile(r"(?P<name>.+):(?P<items>\d+(-\d+)?(,\d+(-\d+)?)*)")
@@ -245,7 +246,7 @@ def excluded_items(names: Iterable[str], count: int, exclude: Sequence[str]) -> 
         exclude: entries of ``data.exclude``.
 
     Raises:
-        UsageError: an entry lists items that the file does not have, or a reversed range.
+        UsageError: an entry lists items that the file does not have.
 
     """
     excluded: set[int] = set()
@@ -253,17 +254,7 @@ def excluded_items(names: Iterable[str], count: int, exclude: Sequence[str]) -> 
         match = _BY_ITEM.fullmatch(entry)
         if match is None or not any(fnmatch.fnmatch(name, match["name"]) for name in names):
             continue
-        for part in match["items"].split(","):
-            first, _, last = part.partition("-")
-            chosen = range(int(first), int(last or first) + 1)
-            if not chosen or chosen[-1] >= count:
-                raise UsageError(
-                    f"items {part} do not exist",
-                    where=f"data.exclude: {entry}",
-                    why=f"{next(iter(names))} has {count} items, from 0 to {count - 1}",
-                    fix="list existing items in ascending order, such as 0-2,17",
-                )
-            excluded |= set(chosen)
+        excluded |= set(parse_items(match["items"], count, f"data.exclude: {entry}"))
     return excluded
 
 

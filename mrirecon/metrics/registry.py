@@ -41,7 +41,7 @@ class Metric(Entry):
 class LossTerm(Entry):
     """Describe a loss.
 
-    The function takes ``(image, about)``: an image (B, M, y, x) and its reference; see
+    The function takes ``(image, comparison)``: an image (B, M, y, x) and its reference; see
     `mrirecon.metrics.losses.Comparison`. It returns one differentiable number per item (B,), zero for equal images.
 
     Attributes:
