@@ -59,7 +59,7 @@ def save_mask_picture(path: str | Path, result: MaskResult) -> float:
     decibels = 20 * np.log10(np.maximum(spread, 10 ** (FLOOR / 20)))
     shape = "×".join(map(str, result.mask.shape))
     box = "×".join(map(str, result.calibration)) if all(result.calibration) else "none"
-    requested = "" if result.asked is None else f", requested {result.asked:g}"
+    requested = "" if result.requested is None else f", requested {result.requested:g}"
     lobe = f"{20 * math.log10(highest):.1f} dB ({highest:.3g} of the peak)" if highest > 1e-6 else "none"
     note = f"highest sidelobe {lobe}"
     if result.mask.ndim == 1 or len(result.axes) == 1:

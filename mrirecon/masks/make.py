@@ -125,7 +125,7 @@ def make_mask(
         acceleration=achieved_acceleration(mask),
         calibration=tuple(box[axes.index(a)] if a in axes else n for a, n in enumerate(shape)),
         family=family,
-        asked=rate,
+        requested=rate,
         seed=seed,
         name=name,
         slice=slice,
@@ -226,4 +226,4 @@ def _check(family: str, shape: tuple[int, ...], acceleration: float | None, comp
 
 def _refuse_unused(is_set: bool, option: str, owner: str, source: str) -> None:
     if is_set:
-        raise UsageError(f"{option} is only valid with {owner}", why=f"asked with {source}", fix=f"omit {option}")
+        raise UsageError(f"{option} is only valid with {owner}", why=f"given with {source}", fix=f"omit {option}")

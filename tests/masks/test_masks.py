@@ -517,6 +517,6 @@ def test_every_family_is_tested_here() -> None:
 def test_describe_states_what_was_achieved() -> None:
     result = make_mask("gaussian2d", (64, 48), 4, calibration=(12, 8), seed=9)
     assert result.describe() == (
-        "gaussian2d, 64×48: acceleration 4 (asked 4), 768 of 3072 samples, calibration region 12×8"
+        "gaussian2d, 64×48: acceleration 4 (requested 4), 768 of 3072 samples, calibration region 12×8"
     )
     assert json.loads(json.dumps(result.as_dict()))["calibration"] == [12, 8]
