@@ -14,13 +14,13 @@ from mrirecon.evaluation import compare_runs, read_scores
 from mrirecon.evaluation.paired import holm
 
 
-def run(shift=0.0, persons=12, volumes=2, noise=0.01, seed=0, metric="ssim"):
+def run(shift=0.0, subjects=12, volumes=2, noise=0.01, seed=0, metric="ssim"):
     """Return scores that vary much between subjects and little between runs."""
-    level = np.random.default_rng(99).uniform(0.6, 0.95, persons)
+    level = np.random.default_rng(99).uniform(0.6, 0.95, subjects)
     rng = np.random.default_rng(seed)
     return {
         f"patient{i:02d}_study{v}.h5": {metric: float(level[i] + shift + noise * rng.normal())}
-        for i in range(persons)
+        for i in range(subjects)
         for v in range(volumes)
     }
 
@@ -34,7 +34,7 @@ def test_a_planted_difference_is_found_and_a_tie_is_not():
     assert by["a", "b"].low < 0.02 < by["a", "b"].high
     assert by["a", "b"].effect > 0.8
     assert "no difference shown" in by["b", "c"].verdict
-    assert all(d.subjects == 12 for d in differences), "two volumes of one person are one"
+    assert all(d.subjects == 12 for d in differences), "two volumes of one subject count once"
 
 
 def test_less_is_better_where_it_is():
@@ -43,7 +43,7 @@ def test_less_is_better_where_it_is():
 
 
 def test_p_is_the_exact_test_s_and_holm_s():
-    a, b = run(0.004, persons=8, volumes=1), run(persons=8, volumes=1, seed=1)
+    a, b = run(0.004, subjects=8, volumes=1), run(subjects=8, volumes=1, seed=1)
     (difference,) = compare_runs({"a": a, "b": b}, ["ssim"])
     d = np.array([a[k]["ssim"] - b[k]["ssim"] for k in a])
     assert difference.p == pytest.approx(stats.wilcoxon(d, method="exact").pvalue)
@@ -56,18 +56,18 @@ def test_p_is_the_exact_test_s_and_holm_s():
     assert holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06], nan_ok=True)
 
 
-@pytest.mark.parametrize("persons", [1, 2, 5])
-def test_few_persons_get_no_verdict(persons):
-    (difference,) = compare_runs({"a": run(0.1, persons), "b": run(0, persons, seed=1)}, ["ssim"])
+@pytest.mark.parametrize("subjects", [1, 2, 5])
+def test_few_subjects_get_no_verdict(subjects):
+    (difference,) = compare_runs({"a": run(0.1, subjects), "b": run(0, subjects, seed=1)}, ["ssim"])
     assert difference.p is None
     assert difference.adjusted is None
     assert "no verdict" in difference.verdict
-    assert len(difference.each) == persons
-    assert (difference.low is None) == (persons < 3)
+    assert len(difference.each) == subjects
+    assert (difference.low is None) == (subjects < 3)
 
 
 def test_too_few_persons_for_so_many_tests_get_no_verdict():
-    runs = {n: run(0.05 * i, persons=8, volumes=1, seed=i) for i, n in enumerate("abcd")}
+    runs = {n: run(0.05 * i, subjects=8, volumes=1, seed=i) for i, n in enumerate("abcd")}
     differences = compare_runs(runs, ["ssim"])
     assert len(differences) == 6
     assert min(d.adjusted for d in differences) == pytest.approx(12 / 256)
@@ -77,7 +77,7 @@ def test_too_few_persons_for_so_many_tests_get_no_verdict():
 
 
 def test_planned_pairs_are_adjusted_for_themselves_alone():
-    runs = {n: run(0.05 * i, persons=8, volumes=1, seed=i) for i, n in enumerate("abcd")}
+    runs = {n: run(0.05 * i, subjects=8, volumes=1, seed=i) for i, n in enumerate("abcd")}
     differences = compare_runs(runs, ["ssim"], pairs=[("d", "a"), ("b", "c")])
     assert [(d.a, d.b) for d in differences] == [("d", "a"), ("b", "c")]
     assert [d.adjusted for d in differences] == pytest.approx([2 * 2 / 256] * 2)
@@ -90,7 +90,7 @@ def test_of_a_hundred_ties_few_are_called_a_difference():
     """Check that Holm limits false positives to 5 % of comparisons of three equal runs."""
     claimed = 0
     for study in range(200):
-        runs = {n: run(seed=3 * study + i, persons=10, volumes=1) for i, n in enumerate("abc")}
+        runs = {n: run(seed=3 * study + i, subjects=10, volumes=1) for i, n in enumerate("abc")}
         claimed += any("better" in d.verdict for d in compare_runs(runs, ["ssim"]))
     assert claimed / 200 <= 0.08
 
