@@ -69,7 +69,7 @@ def test_the_head_is_whole_and_upright(rss):
         assert columns[-1] < 142
         assert 1.05 < (rows[-1] - rows[0]) / (columns[-1] - columns[0]) < 1.4, "longer from front to back than wide"
         widths = head.sum(axis=1)
-        assert widths.argmax() > (rows[0] + rows[-1]) / 2, "the widest place of this head lies behind its middle"
+        assert widths.argmax() > (rows[0] + rows[-1]) / 2, "the widest part of this head is behind its centre"
 
 
 def test_noise_fills_kspace_and_background(kspace, rss):

@@ -545,7 +545,7 @@ def test_a_kept_item_is_the_same_when_it_is_read_again(tmp_path):
     assert equal(sample, again)
     assert torch.equal(a.initial_image, b.initial_image)
     assert torch.equal(sample.lesions, again.lesions)
-    assert other.problem.initial_image is None, "and what is made otherwise is kept apart"
+    assert other.problem.initial_image is None, "samples of other settings are stored separately"
     assert len(list(tmp_path.rglob("*.pt"))) == 2
     new = recipe(settings(), start=first_image).sample(0, 1, 2)
     assert torch.equal(new.problem.y, a.y)
@@ -627,7 +627,7 @@ def test_a_sample_is_drawn_as_often_as_asked_for(uses, samples, together):
     loader = SampleLoader(EpochSampler(recipe(data, batch=2 * together), 24))
     held, most, counts = set(), 0, {}
     for chunk, use in islice(loader._draws(0), 200):
-        assert use == counts.get(chunk, 0), "one use after the other"
+        assert use == counts.get(chunk, 0), "the uses are in order"
         counts[chunk] = use + 1
         held.add(chunk)
         most = max(most, len(held))
@@ -706,7 +706,7 @@ def test_a_folder_serves_the_next_run(tmp_path):
 def test_a_gpu_is_fed_by_cores_where_there_are_enough_and_room_for_what_they_send():
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     assert workers_for(gpu, 8, cores=16, shared=2**36) == 15
-    assert workers_for(gpu, 8, cores=16, shared=2**26) == 0, "the shared memory of a container by default"
+    assert workers_for(gpu, 8, cores=16, shared=2**26) == 0, "the default of the shared memory of a container"
     assert workers_for(gpu, 8, cores=4, shared=2**36) == 0
     assert [workers_for(cpu, 8, cores, 0) for cores in (1, 2, 4, 64)] == [0, 0, 2, 8]
 
@@ -760,7 +760,7 @@ def test_workers_killed_at_any_moment_cost_time_alone():
             os.kill(child.pid, signal.SIGKILL)
     batches.close()
     assert results == wanted
-    assert len(loader.notes) > 1, "or none died in time"
+    assert len(loader.notes) > 1, "otherwise none died in time"
 
 
 def test_workers_do_not_outlive_a_training_that_is_killed():

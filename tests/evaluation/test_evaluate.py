@@ -109,7 +109,7 @@ def test_csv_holds_every_slice(prediction, tmp_path):
 
 def test_it_is_the_one_score(prediction, truth):
     by_hand = scores(np.asarray(3 * truth), truth)
-    assert by_hand[0].ssim == pytest.approx(1, abs=1e-6), "a factor does not count"
+    assert by_hand[0].ssim == pytest.approx(1, abs=1e-6), "the score does not depend on a factor"
 
 
 # other definitions, other pixels
@@ -246,7 +246,7 @@ def test_a_region_is_resampled_by_its_coordinates(tmp_path):
     assert at[0].as_dict()["lesions"] == at[1].as_dict()["lesions"]
     assert sum(s.pixels for one in at[0].lesions for s in one) == inside.sum()
     diameters = {round(s.diameter, 3) for one in at[0].lesions for s in one}
-    assert diameters == {round(2 * np.sqrt(80 * 4 / np.pi), 3)}, "in the millimetres of the file"
+    assert diameters == {round(2 * np.sqrt(80 * 4 / np.pi), 3)}, "in millimetres, with the spacing of the file"
 
 
 # missing or misplaced files
@@ -416,7 +416,7 @@ def test_what_is_lacking_is_told_and_ends_with_4(folders, capfd):
     assert code == 4
     assert "1 file has no reference" in err
     assert "psnr is undefined in 1 of 4 files" in err
-    assert out.splitlines()[-2].split()[-2:] == ["3", "1"], "the mean is of three, one is undefined"
+    assert out.splitlines()[-2].split()[-2:] == ["3", "1"], "the mean is over three values, one is undefined"
     code, out, err = run("--json")
     assert code == 4
     assert len(json.loads(out)["without reference"]) == 1, "one document"

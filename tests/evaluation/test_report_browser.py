@@ -129,7 +129,7 @@ def test_it_loads_without_errors_or_requests_and_names_are_inert(browser, page):
     assert {url.split(":")[0] for url in asked} <= {"file", "data"}
     assert {url for url in asked if url.startswith("file:")} == {page.as_uri()}
     assert browser.execute_script("return typeof window.bad") == "undefined"
-    assert browser.execute_script("return document.scripts.length") == 3, "two cases' pictures and the program"
+    assert browser.execute_script("return document.scripts.length") == 3, "the pictures of two cases, and the script"
     assert browser.title == EVIL
 
 
@@ -214,7 +214,7 @@ def test_zoom_and_pan_are_linked(browser, viewer):
     chain = ActionChains(browser).move_to_element(canvas).key_down(Keys.SHIFT).click_and_hold()
     chain.move_by_offset(-30, 0).release().key_up(Keys.SHIFT).perform()
     assert state(browser)["x"] > x
-    assert state(browser)["width"] == 100, "a pan is no window"
+    assert state(browser)["width"] == 100, "a pan does not change the window"
     viewer.send_keys("0")
     ActionChains(browser).move_to_element(viewer.find_element(By.CSS_SELECTOR, ".tools")).perform()
     assert all(seen(browser, k) == was for k, was in zip((0, 2), before, strict=True))
@@ -224,7 +224,7 @@ def test_methods_flicker_at_one_place(browser, viewer):
     from selenium.webdriver.common.keys import Keys
 
     viewer.send_keys("f")
-    assert state(browser)["flicker"] == 2, "the method first, not zero filling"
+    assert state(browser)["flicker"] == 2, "the method comes first, not zero filling"
     method = seen(browser)
     viewer.send_keys(Keys.SPACE)
     assert state(browser)["flicker"] == 0

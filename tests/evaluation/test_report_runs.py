@@ -66,7 +66,9 @@ def test_cases_hold_what_belongs_together(scans):
     assert [c.name for c in cases] == ["anna", "bert"]
     assert gathered.count == 2
     for case in cases:
-        assert [r.method for r in case.results] == ["zero-filled", "cs", "sense"], "zero filling is made from the scan"
+        assert [r.method for r in case.results] == ["zero-filled", "cs", "sense"], (
+            "zero filling is computed from the scan"
+        )
         assert all(r.failure is None for r in case.results)
         assert case.masks.shape == (1, 64, 64)
         assert case.masks[0].mean() == pytest.approx(np.mean([i % 3 == 0 or 26 <= i < 38 for i in range(64)]))
@@ -210,8 +212,8 @@ def test_a_study_has_a_group_for_each_mask_and_says_what_failed(scans, tmp_path)
         ("random-4x", "anna"), ("random-4x", "bert"), ("random-10x", "anna"), ("random-10x", "bert"),
         ("bare-3x", "anna"), ("bare-3x", "bert"),
     ]  # fmt: skip
-    assert [r.method for r in cases[0].results] == ["zero-filled", "mine", "plain"], "the former method is in no table"
-    assert cases[1].results[2].failure == "memory ran out; it is small", "its image is a former one"
+    assert [r.method for r in cases[0].results] == ["zero-filled", "mine", "plain"], "the earlier method is in no table"
+    assert cases[1].results[2].failure == "memory ran out; it is small", "its image belongs to an earlier configuration"
     assert all(r.evaluation is not None for r in cases[2].results)
     assert [r.failure for r in cases[4].results] == ["no calibration region"]
 
@@ -225,14 +227,14 @@ def test_report_writes_one_page(run, scans, tmp_path):
     assert "2 cases, 4 of 4 slices" in err
     page = Path("page.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
-    assert f"mrirecon report {scans}" in page, "the command, word by word"
+    assert f"mrirecon report {scans}" in page, "the command is shown literally"
     assert page.count('class="viewer"') == 2
     assert "relative error inside the object, by step" in page
     assert SECRET not in page
     code, out, _ = run("report", scans / "runs", "-o", "again.html", "--json", "--limit", "1")
     printed = json.loads(out)
     assert (code, printed["cases"], printed["path"]) == (0, 2, "again.html")
-    assert run("report", scans / "runs", "-o", "page.h5")[0] == 2, "an image must not be lost to a slip"
+    assert run("report", scans / "runs", "-o", "page.h5")[0] == 2, "an existing image must not be overwritten"
     before = Path("page.html").read_bytes()
     assert run("report", scans / "runs", "-o", "page.html")[0] == 2
     assert Path("page.html").read_bytes() == before

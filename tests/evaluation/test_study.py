@@ -89,7 +89,7 @@ def test_all_is_crossed_and_the_samples_are_the_same_for_all(write, tmp_path):
         assert {s["maps"]["source"].split(",")[0] for s in sidecars} == {"ESPIRiT"}
     masks = [np.load(out / f"masks/lines-3x/phantom-10{i}.npy") for i in (0, 1)]
     assert masks[0].shape == read_image(out / "references/phantom-100.h5").shape[1:]
-    assert (masks[0] != masks[1]).any(), "each scan has its own"
+    assert (masks[0] != masks[1]).any(), "each scan has its own mask"
     assert float(rows(out)[0]["acceleration"]) == pytest.approx(masks[0].size / masks[0].sum())
     table = (out / "table.md").read_text()
     assert table.count("\n") == 6
@@ -132,7 +132,7 @@ def test_a_killed_study_goes_on_and_ends_alike(write, tmp_path, one_thread):
     retained = [Path(c["cell"]).with_suffix(".h5") for c in dry_run(load_study(path), out)["cells"] if c["done"]]
     assert 2 <= len(retained) < 8
     run_study(load_study(path), out)
-    assert all(times(out)[cell] == before[cell] for cell in retained), "what was done is not done again"
+    assert all(times(out)[cell] == before[cell] for cell in retained), "finished cells are not computed again"
     # a temporary file of the killed process is removed after ten minutes
     assert [f for f in files(out) if not f.endswith(".tmp")] == files(whole)
     assert (out / "study.yaml").read_bytes() == (whole / "study.yaml").read_bytes()
@@ -170,7 +170,7 @@ def test_what_changed_is_made_again_and_nothing_else(write, tmp_path):
     assert {p.parts[1] for p in changed} == {"cs"}
     assert len(changed) == 4
     changed, done = again("methods.cs.options.iterations=6", "metrics=[nmse, hfen]", "preset=fastmri")
-    assert changed == set(), "scores are made anew, images are not"
+    assert changed == set(), "scores are recomputed, images are not"
     assert set(done["rows"][0]["scores"]) == {"nmse", "hfen"}
     changed, _ = again("methods.cs.options.iterations=6", "masks.plane.calibration=16")
     assert {p.parts[0] for p in changed} == {"plane-4x"}
@@ -179,7 +179,7 @@ def test_what_changed_is_made_again_and_nothing_else(write, tmp_path):
     )
     assert {p.parts[1] for p in changed} == {"sense"}
     changed, _ = again("data.phantoms.snr=60", "methods.cs.options.iterations=6", "masks.plane.calibration=16")
-    assert len(changed) == 8, "another scan changes all that is made of it"
+    assert len(changed) == 8, "another scan changes all its images"
     assert len(first) == 8
 
 
@@ -248,7 +248,7 @@ def test_what_is_missing_is_trained_within_the_budget_and_once(write, tmp_path):
     assert [t.split(":")[0] for t in lines if t.startswith("training ")] == ["training own", "training wild"]
     changed = {p.parts[1] for p, at in times(tmp_path / "out").items() if before.get(p) != at}
     assert changed == {"own"}
-    assert len(list((tmp_path / "out/models").glob("own-*/best"))) == 2, "the run of before is kept"
+    assert len(list((tmp_path / "out/models").glob("own-*/best"))) == 2, "the earlier run is kept"
 
 
 def test_nothing_is_tested_on_what_it_learned_from(write, tmp_path):
@@ -406,7 +406,9 @@ def test_the_studies_that_come_along_are_in_order(name, monkeypatch):
     # or no difference could be shown, however large
     assert len(pairs) * len(plan.masks) * 2.0 ** (1 - len(subjects)) < 0.05
     trained = [m for m in plan.methods if m.config is not None]
-    assert not [n for n in plan.notes if "for different lengths" in n or "does not train all" in n], "they learn alike"
+    assert not [n for n in plan.notes if "for different lengths" in n or "does not train all" in n], (
+        "all methods are trained equally"
+    )
     if name == "dc":
         plain = {m.name: m.config.plain() for m in trained}
         for a, b in pairs:

@@ -59,7 +59,7 @@ def test_pseudo_replicas_give_sense_s_g_factor(rate):
     result, expected = noise / sigma / rate**0.5, analytic(p.maps, rate)
     assert np.median(result / expected) == pytest.approx(1, abs=0.01)
     assert np.corrcoef(result.ravel(), expected.ravel())[0, 1] > 0.9 if rate == 3 else True
-    assert expected.max() > 1.1, "or there is nothing to tell"
+    assert expected.max() > 1.1, "otherwise the test shows nothing"
 
 
 def test_noise_of_unequal_coils_is_what_it_is():

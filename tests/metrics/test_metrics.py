@@ -105,7 +105,7 @@ def test_the_gradient_is_finite_and_right(case: str) -> None:
     (gradient,) = torch.autograd.grad(value, image)
     assert bool(torch.isfinite(gradient).all())
     if case == "equal":
-        assert float(gradient.abs().max()) < 1e-8, "equal images are the maximum"
+        assert float(gradient.abs().max()) < 1e-8, "equal images have the maximum"
     direction = torch.randn(b.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     step = 1e-5
     change = ssim(t(a) + step * direction, t(b), b.max()) - ssim(t(a) - step * direction, t(b), b.max())
@@ -191,7 +191,7 @@ def test_what_is_undefined_is_none_with_a_reason() -> None:
     assert same.ssim == pytest.approx(1, abs=1e-12)
     assert "infinite" in same.reasons["psnr"]
     scaled = score(3 * b, b)
-    assert scaled.psnr is None, "equal but for scale is equal, to rounding"
+    assert scaled.psnr is None, "images that differ in scale are equal up to rounding"
     for image, reference, word in ((b, 0 * b, "zero"), (b * np.nan, b, "image"), (b, b + np.inf, "reference")):
         scored = score(image, reference)
         assert [getattr(scored, name) for name in (*score_metrics(), "scale")] == [None] * 4

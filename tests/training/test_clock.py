@@ -59,16 +59,18 @@ def test_the_schedule_spans_the_budget_and_the_run_ends_whole(config, tmp_path, 
     messages = []
     folder, minutes = tmp_path / "run", ["train.minutes=5", "train.validate_every=1"]
     done = training.train(load_config(config, minutes), folder, on_message=messages.append)
-    assert 1000 + 0.75 * 300 < now.seconds < 1000 + 300, "used, and not overrun"
+    assert 1000 + 0.75 * 300 < now.seconds < 1000 + 300, "the budget is used and not exceeded"
     assert done["finished"]
     assert any("budget is used up" in t for t in messages)
     rates = [x["lr"] for x in logged(folder) if "lr" in x]
     assert len(rates) == done["steps"]
-    assert rates == sorted(rates, reverse=True) or rates.index(max(rates)) <= 2, "after the warm-up it only falls"
-    assert rates[-1] < 0.1 * max(rates), "it has come to its end"
+    assert rates == sorted(rates, reverse=True) or rates.index(max(rates)) <= 2, (
+        "the learning rate decreases after the warm-up"
+    )
+    assert rates[-1] < 0.1 * max(rates), "the schedule is at its end"
     checked = [x["step"] for x in logged(folder) if "validation" in x]
     assert checked[-1] == done["steps"], "the last step is validated"
-    assert len(checked) <= 3, "and few others, for each takes as long as two steps"
+    assert len(checked) <= 3, "there are few others, because each takes as long as two steps"
     for name in ("best", "last"):
         assert load_model(folder / name).card["steps"] in checked
     assert load_model(folder / "last").card["steps"] == last_state(folder)["step"] == done["steps"]
@@ -76,10 +78,10 @@ def test_the_schedule_spans_the_budget_and_the_run_ends_whole(config, tmp_path, 
     before, now.seconds = done["steps"], 5000.0
     done = training.train(load_config(config, ["train.minutes=10", *minutes[1:]]), folder)
     assert now.seconds < 5000 + 600
-    assert done["steps"] > before + 10, "a further budget goes on from the state"
+    assert done["steps"] > before + 10, "a further budget resumes from the state"
     rates = [x["lr"] for x in logged(folder) if "lr" in x]
     assert rates[-1] < 0.05 * max(rates[before:])
-    assert max(rates[before:]) < max(rates), "from where the whole of both budgets would be"
+    assert max(rates[before:]) < max(rates), "from the progress of both budgets together"
 
 
 def test_a_budget_too_short_still_leaves_a_model(config, tmp_path, now):
@@ -121,7 +123,9 @@ def test_minutes_are_a_length_of_their_own(config, tmp_path):
     train = load_config(config).settings.train
     assert (train.minutes, train.steps) == (2.5, None)
     assert learning_rate(train, 0, sys.maxsize, 0.0) == pytest.approx(train.lr / train.warmup)
-    assert learning_rate(train, 0, sys.maxsize, 0.1) == pytest.approx(train.lr, rel=0.03), "warm after a tenth"
+    assert learning_rate(train, 0, sys.maxsize, 0.1) == pytest.approx(train.lr, rel=0.03), (
+        "the warm-up ends after a tenth"
+    )
     assert learning_rate(train, 500, sys.maxsize, 1.0) == pytest.approx(train.lr * train.final_lr_share)
     config.write_text(TINY.replace("steps: 8", "validation_images: 1").replace("validation_images: 1,\n", "\n"))
     with pytest.raises((UsageError, InputError), match="minutes"):
@@ -148,9 +152,9 @@ def test_the_clock(monkeypatch):
     assert c.out_of_time
     c.record_step(30.0, waited=24.0, chunks_made=1, ahead=0)
     at.now -= 0.2
-    assert not c.out_of_time, "a chunk of samples is made for this step alone"
+    assert not c.out_of_time, "a chunk of samples is computed for this step only"
     c.record_step(6.0, ahead=1)
-    assert c.out_of_time, "and for the next one"
+    assert c.out_of_time, "the next one as well"
     at.now -= 24.0
     assert not c.out_of_time
     at.now += 0.2
@@ -188,7 +192,7 @@ def test_two_runs_in_one_folder(config, tmp_path):
     assert caught.value.fix
     assert not (folder / "log.jsonl").exists()
     training.train(load_config(config, ["train.steps=1"]), folder)
-    assert not list(folder.glob(".mrirecon-*")), "the claim is gone"
+    assert not list(folder.glob(".mrirecon-*")), "the lock is released"
 
 
 def test_a_run_that_failed_before_its_first_state_blocks_nothing(config, tmp_path, monkeypatch):

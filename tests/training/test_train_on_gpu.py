@@ -71,11 +71,11 @@ def test_shares_of_the_time_and_one_that_fails(packed, tmp_path, fake):
     first, second, third = (c.seconds for c in fake)
     assert first == pytest.approx(500 / 2 - script.FINISH)
     assert second == pytest.approx((500 - first) / 2 - script.FINISH)
-    assert third == pytest.approx(500 - first - script.FINISH), "what another does not use is the next one's"
+    assert third == pytest.approx(500 - first - script.FINISH), "unused time is left to the next method"
     with tarfile.open(out / "cirim.tar.gz") as archive:
         names = set(archive.getnames())
     assert {"best/weights.safetensors", "log.jsonl", "last/card.md", "states/10.pt"} <= names
-    assert "last/weights.safetensors" not in names, "they are in the state"
+    assert "last/weights.safetensors" not in names, "the values are in the state"
 
 
 def test_it_goes_on_from_its_own_archives_in_parts(packed, tmp_path, fake):
@@ -100,7 +100,7 @@ def test_states_give_way_where_there_is_no_room(packed, tmp_path, fake, capsys):
         assert not [n for n in archive.getnames() if n.startswith("states")]
     assert sum(p.stat().st_size for p in out.iterdir()) < 100_000
     assert script.main([str(packed), "-o", str(out), "--methods", "unet", "--resume", str(out), "--files", "2"]) == 0
-    assert fake[-1].before == [], "without a state it begins anew"
+    assert fake[-1].before == [], "without a state, the run starts again"
 
 
 def test_no_time_is_left(packed, tmp_path, fake):
@@ -119,7 +119,7 @@ def test_volumes_of_ones_own(tmp_path, fake, packed):
     assert fake[0].more[:2] == ['data.train=["$PACKED"]', "data.val=0.2"]
     assert fake[0].more[-1] == "train.batch=2"
     assert script.main([str(packed), "-o", str(tmp_path / "out"), "--methods", "unet"]) == 0
-    assert fake[1].more == [], "volumes that the configuration names are split as it says"
+    assert fake[1].more == [], "listed volumes are split as in the configuration"
 
 
 def test_volumes_that_are_packed_again_keep_their_names(packed, tmp_path):
