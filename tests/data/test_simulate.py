@@ -62,9 +62,7 @@ def test_noise_has_the_covariance_and_the_snr_that_were_asked(head):
     measured = noise @ noise.conj().T / noise.shape[1]
     sigma2 = np.trace(noisy.noise_covariance).real / 4
     np.testing.assert_allclose(measured, noisy.noise_covariance, atol=0.06 * sigma2)
-    assert np.abs(noise @ noise.T / noise.shape[1]).max() < 0.06 * sigma2, (
-        "real and imaginary part must have equal variance"
-    )
+    assert np.abs(noise @ noise.T / noise.shape[1]).max() < 0.06 * sigma2, "both parts must have equal variance"
     assert head[head > 0.05 * head.max()].mean() / math.sqrt(sigma2) == pytest.approx(12.0, rel=1e-5)
     # into the corners, which are filled by noise
     assert np.abs(noisy.kspace[..., :4, :4]).std() > 0.3 * math.sqrt(sigma2)

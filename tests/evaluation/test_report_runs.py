@@ -66,9 +66,7 @@ def test_cases_hold_what_belongs_together(scans):
     assert [c.name for c in cases] == ["anna", "bert"]
     assert gathered.count == 2
     for case in cases:
-        assert [r.method for r in case.results] == ["zero-filled", "cs", "sense"], (
-            "zero filling is computed from the scan"
-        )
+        assert [r.method for r in case.results] == ["zero-filled", "cs", "sense"], "zero filling of the scan"
         assert all(r.failure is None for r in case.results)
         assert case.masks.shape == (1, 64, 64)
         assert case.masks[0].mean() == pytest.approx(np.mean([i % 3 == 0 or 26 <= i < 38 for i in range(64)]))

@@ -64,9 +64,7 @@ def test_the_schedule_spans_the_budget_and_the_run_ends_whole(config, tmp_path, 
     assert any("budget is used up" in t for t in messages)
     rates = [x["lr"] for x in logged(folder) if "lr" in x]
     assert len(rates) == done["steps"]
-    assert rates == sorted(rates, reverse=True) or rates.index(max(rates)) <= 2, (
-        "the learning rate decreases after the warm-up"
-    )
+    assert rates == sorted(rates, reverse=True) or rates.index(max(rates)) <= 2, "it decreases after the warm-up"
     assert rates[-1] < 0.1 * max(rates), "the schedule is at its end"
     checked = [x["step"] for x in logged(folder) if "validation" in x]
     assert checked[-1] == done["steps"], "the last step is validated"
@@ -123,9 +121,7 @@ def test_minutes_are_a_length_of_their_own(config, tmp_path):
     train = load_config(config).settings.train
     assert (train.minutes, train.steps) == (2.5, None)
     assert learning_rate(train, 0, sys.maxsize, 0.0) == pytest.approx(train.lr / train.warmup)
-    assert learning_rate(train, 0, sys.maxsize, 0.1) == pytest.approx(train.lr, rel=0.03), (
-        "the warm-up ends after a tenth"
-    )
+    assert learning_rate(train, 0, sys.maxsize, 0.1) == pytest.approx(train.lr, rel=0.03), "end of the warm-up"
     assert learning_rate(train, 500, sys.maxsize, 1.0) == pytest.approx(train.lr * train.final_lr_share)
     config.write_text(TINY.replace("steps: 8", "validation_images: 1").replace("validation_images: 1,\n", "\n"))
     with pytest.raises((UsageError, InputError), match="minutes"):
