@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import UsageError
-from mrirecon.masks.compat import Drawn, fastmri, fastmri_seed, mridc, mridc_seed
+from mrirecon.masks.compat import Drawn, fastmri, fastmri_seed, mridc
 from mrirecon.masks.registry import FAMILIES, Family, compats
 from mrirecon.masks.result import (
     MaskResult,
@@ -109,7 +109,8 @@ def make_mask(
     else:
         seed = int(seed)  # type: ignore[arg-type]  # not a tuple, see above
         if compat == "mridc":
-            drawn, box, note = mridc(family, space, rate, calibration, fwhm, mridc_seed(seed, name, slice))
+            start = seed_from(seed, name, slice) if name or slice else seed
+            drawn, box, note = mridc(family, space, rate, calibration, fwhm, start)
         else:
             rng = np.random.RandomState(seed_from(seed, name, slice))
             drawn, box, note = _draw(rng, chosen, space, rate, calibration, settings)
