@@ -295,7 +295,7 @@ def test_shipped_models_and_folders_of_models(write, tmp_path):
     text = SMALL.replace("cs: {method: cs, options: {iterations: 5}}", "unet: {method: unet}")
     one = "data.phantoms.volumes=phantom:100"
     plan = load_study(write(text), [one])
-    assert plan.methods[1].what == "unet, shipped weights"
+    assert plan.methods[1].description == "unet, shipped weights"
     done = run_study(plan, tmp_path / "out")
     assert not done["failed"]
     from mrirecon.models.checkpoints import shipped_models
@@ -342,7 +342,7 @@ def test_what_is_wrong_is_named_with_its_line(write, old, new, line, word):
 
 def test_overrides_are_checked_as_well(write):
     path = write(SMALL)
-    assert load_study(path, ["methods.cs.options.iterations=7"]).methods[1].what == "cs (iterations=7)"
+    assert load_study(path, ["methods.cs.options.iterations=7"]).methods[1].description == "cs (iterations=7)"
     for wrong, word in (("method.cs=1", "did you mean 'methods'"), ("methods.cs.foo=1", "unknown key 'foo'")):
         with pytest.raises(UsageError) as raised:
             load_study(path, [wrong])

@@ -78,7 +78,7 @@ class PlannedMethod:
 
     Attributes:
         name: name in the study.
-        what: description of the method.
+        description: description of the method, for tables.
         method: registered name.
         options: options of the method in the configuration.
         lam: regularization weight.
@@ -90,7 +90,7 @@ class PlannedMethod:
     """
 
     name: str
-    what: str
+    description: str
     method: str
     options: dict[str, object]
     lam: float | str | None = None
@@ -302,7 +302,7 @@ def _plan_training(name: str, m: MethodSetting, settings: StudySettings, path: P
     plain["train"] = {k: v for k, v in plain["train"].items() if not f"train.{k}".startswith(tuple(free))}
     folder = f"{name}-{digest([plain, minutes])[:8]}"
     planned = PlannedMethod(name, "", method, {}, config=config, minutes=minutes, folder=folder)
-    return replace(planned, what=f"{method}, to be trained for {planned.length}")
+    return replace(planned, description=f"{method}, to be trained for {planned.length}")
 
 
 def digest(values: object) -> str:

@@ -52,7 +52,7 @@ def write_results(
         "rows": rows,
         "differences": [vars(d) | {"metric": metrics[0], "mask": d.metric} for d in pairs],
         "failed": [{k: r[k] for k in (*place, "error")} for r in records if r["status"] == "failed"],
-        "methods": [{"name": m.name, "what": m.what, **models.get(m.name, {})} for m in plan.methods],
+        "methods": [{"name": m.name, "what": m.description, **models.get(m.name, {})} for m in plan.methods],
         "notes": plan.notes,
         "versions": dict(versions),
         "inputs": inputs,
@@ -267,10 +267,11 @@ def _difference_lines(pairs: Sequence[Difference]) -> list[str]:
 
 
 def _method_line(m: Record) -> str:
+    description = _safe(m["what"])
     if "steps" not in m:
-        return _safe(m["what"])
-    what = _safe(m["what"]).replace("to be trained for", "trained here for")
-    return f"{what} ({m['steps']} steps in {m['seconds']:.0f} s, {_safe(m['model'])})"
+        return description
+    description = description.replace("to be trained for", "trained here for")
+    return f"{description} ({m['steps']} steps in {m['seconds']:.0f} s, {_safe(m['model'])})"
 
 
 def _draw_pictures(plan: Plan, records: Sequence[Record], out: Path) -> list[str]:

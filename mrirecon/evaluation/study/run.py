@@ -50,7 +50,7 @@ def dry_run(plan: Plan, out: Path) -> dict[str, Any]:
         "folder": str(out),
         "scans": [{"name": s.name, "of": s.entry, "subject": s.subject, "source": s.source} for s in plan.scans],
         "masks": [{"name": m.name, **m.setting.model_dump(), "acceleration": m.acceleration} for m in plan.masks],
-        "methods": [{"name": m.name, "what": m.what} for m in plan.methods],
+        "methods": [{"name": m.name, "what": m.description} for m in plan.methods],
         "to be trained": [m.name for m in plan.trained if not _read_json(out / "models" / m.folder / TRAINED)],
         "cells": [
             {"cell": str(c.place), "done": done} for c, done in zip(plan.cells(), _done_cells(plan, out), strict=True)
@@ -133,17 +133,17 @@ class _Run:
         inputs = _inputs_of_results(self.plan, self.out)
         return write_results(self.plan, records, models, self.out, versions(), inputs)
 
-    def once(self, what: str, step: Callable[[], Any]) -> Any:
+    def once(self, name: str, step: Callable[[], Any]) -> Any:
         """Run a step at the first call; return its result, or raise its error, at every call."""
-        if what not in self.results:
+        if name not in self.results:
             try:
-                self.results[what] = step()
+                self.results[name] = step()
             except ResourceError:
                 raise
             except Exception as error:  # a study lists what failed, and goes on
-                self.results[what] = _as_failure(error)
-                self.on_message(f"{what} failed: {self.results[what]}")
-        result = self.results[what]
+                self.results[name] = _as_failure(error)
+                self.on_message(f"{name} failed: {self.results[name]}")
+        result = self.results[name]
         if isinstance(result, MriReconError):
             raise result
         return result
