@@ -258,7 +258,7 @@ def _scan_file(scan: PlannedScan, out: Path) -> Path:
 
 
 def _is_current(path: Path, key: str) -> bool:
-    """Return whether a file exists, and was made from the inputs with this hash."""
+    """Return whether a file exists and its inputs have this hash."""
     return path.is_file() and _read_json(sidecar_path(path)).get(KEY) == key
 
 
@@ -286,24 +286,23 @@ def _done_cells(plan: Plan, out: Path) -> list[bool]:
     masks: dict[tuple[str, str], Path | None] = {}
     done = []
     for cell in plan.cells():
-        key, method = (cell.mask.name, cell.scan.name), cell.method
+        key = (cell.mask.name, cell.scan.name)
         if key not in masks:
             masks[key] = _current_mask(plan, cell, out)
         mask = masks[key]
-        model = method.model if method.config is None else out / "models" / method.folder / "best"
-        try:
-            done.append(
-                mask is not None
-                and finished(
-                    _request(plan, cell, model, "auto", mask),
-                    _scan_file(cell.scan, out),
-                    sidecar_path(_image(cell, out)),
-                )
-                is not None
-            )
-        except (OSError, MriReconError):  # the model is missing
-            done.append(False)
+        done.append(mask is not None and _is_done(plan, cell, mask, out))
     return done
+
+
+def _is_done(plan: Plan, cell: Cell, mask: Path, out: Path) -> bool:
+    """Return whether the image of a cell exists and is up to date."""
+    m = cell.method
+    model = m.model if m.config is None else out / "models" / m.folder / "best"
+    try:
+        request = _request(plan, cell, model, "auto", mask)
+        return finished(request, _scan_file(cell.scan, out), sidecar_path(_image(cell, out))) is not None
+    except (OSError, MriReconError):  # the model is missing
+        return False
 
 
 def _current_mask(plan: Plan, cell: Cell, out: Path) -> Path | None:
@@ -381,7 +380,7 @@ def _within(config: Config, minutes: float, folder: Path, device: str, on_messag
 
 
 def _former_images(plan: Plan, out: Path) -> list[str]:
-    """Return messages on images of an earlier configuration; they are kept, but not in the tables."""
+    """Return messages on images of an earlier configuration; they stay in the folder, but are in no table."""
     wanted = {str(c.place) for c in plan.cells()}
     images = (str(p.relative_to(out / "images").with_suffix("")) for p in sorted(out.glob("images/*/*/*.h5")))
     outdated = [name for name in images if name not in wanted]
