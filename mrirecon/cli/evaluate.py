@@ -83,7 +83,7 @@ def evaluate(
         _print_one(scored.done[0])
     else:
         _print_all(scored)
-    lacking = scored.lacking()
+    lacking = scored.missing_scores()
     if lacking:
         why = "; ".join([*lacking[1:], *(f"{e.where}: {e.what}" for e in scored.failed)]) or None
         fix = "all defined scores are written; repair the other files, or remove them"

@@ -83,7 +83,7 @@ def pair_up(predictions: Path, references: Path) -> tuple[list[Pair], list[Path]
 
 
 def by_name(folder: Path, *, iterates: bool = True) -> dict[str, Path]:
-    """Return the files of a folder that may hold images or scans, keyed by their name up to the first dot.
+    """Return the files of a folder that may contain images or scans, keyed by their name up to the first dot.
 
     Args:
         folder: folder of files; from a BIDS derivative dataset, the files of all subjects are returned.

@@ -78,7 +78,7 @@ def load_state(folder: Path) -> tuple[State | None, list[str]]:
             "every state of this run is damaged",
             where=str(folder),
             why="; ".join(notes),
-            fix="start anew with another --output",
+            fix="start a new run with another --output",
         )
     return None, notes
 

@@ -88,7 +88,7 @@ def gather(sources: Sources) -> GatheredCases:
     for study in (run for run in sources.runs if _is_study(run)):
         cells = _read_cells(study / "cells.csv")
         masks = [p.name for p in sorted((study / "images").iterdir()) if p.is_dir()]
-        if cells is not None:  # the folder may also hold images of an earlier configuration
+        if cells is not None:  # the folder may also contain images of an earlier configuration
             masks = list(dict.fromkeys(mask for mask, _, _ in cells))
         if not masks:
             raise InputError("the study has no images yet", where=str(study), fix="run `mrirecon study` first")
@@ -182,7 +182,7 @@ def find_images(runs: Sequence[Path], *, by_run: bool = False) -> dict[str, dict
         raise UsageError(
             "no images",
             where=", ".join(map(str, runs)),
-            fix="name folders as `mrirecon reconstruct SCANS -o FOLDER` leaves them",
+            fix="give folders that `mrirecon reconstruct SCANS -o FOLDER` wrote",
         )
     once = len({(i.case, i.method) for i in images}) == len(images)
     cases: dict[str, dict[str, Image]] = {}

@@ -105,7 +105,7 @@ def write_report(
         if progress is not None:
             progress(len(albums), case.name)
     if not albums:
-        raise InputError("no cases to report", where=str(path), fix="name folders that hold images")
+        raise InputError("no cases to report", where=str(path), fix="give folders that contain images")
     albums = [albums[i] for i in worst_first([a.case for a in albums], about.options.metrics[0])]
     bare = len(utf8(_page(environment, albums, about, limit, empty=True)))
     choose_slices(albums, limit - bare)

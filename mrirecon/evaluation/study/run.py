@@ -140,7 +140,7 @@ class _Run:
                 self.results[name] = step()
             except ResourceError:
                 raise
-            except Exception as error:  # a study lists what failed, and goes on
+            except Exception as error:  # the failure is listed, and the study continues
                 self.results[name] = _as_failure(error)
                 self.on_message(f"{name} failed: {self.results[name]}")
         result = self.results[name]
@@ -182,7 +182,7 @@ class _Run:
             }
         except ResourceError:
             raise
-        except Exception as error:  # a study lists what failed, and goes on
+        except Exception as error:  # the failure is listed, and the study continues
             failure = _as_failure(error)
             record |= {"status": "failed", "error": failure.as_dict()}
             self.on_message(f"{cell.place} failed: {failure}")
