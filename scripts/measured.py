@@ -31,7 +31,7 @@ class Undersampled:
         return build_problem(self.kspace, self.mask, self.maps, use)
 
     def reconstruct(self, method: str = "cs", lam: float | None = None) -> torch.Tensor:
-        """Return the image (1, 1, y, x) of a regularized method, by default with the weight from the noise."""
+        """Return the image (1, M, y, x) of a regularized method, by default with the weight from the noise."""
         problem, transform, _ = self.build("weighted")
         lam = float(weight_by_noise(method, problem)[0]) if lam is None else lam
         with torch.inference_mode():

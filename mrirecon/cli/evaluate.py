@@ -83,7 +83,7 @@ def evaluate(
         _print_one(scored.done[0])
     else:
         _print_all(scored)
-    lacking = scored.lacking()
+    lacking = scored.missing_scores()
     if lacking:
         why = "; ".join([*lacking[1:], *(f"{e.where}: {e.what}" for e in scored.failed)]) or None
         fix = "all defined scores are written; repair the other files, or remove them"
@@ -139,7 +139,7 @@ def compare(
 
 def _print_differences(differences: list[Difference], as_json: bool) -> None:
     if as_json:
-        return print_json([d.as_dict() for d in differences])
+        return print_json([vars(d) for d in differences])
     for d in differences:
         if d.left_out:
             print_line(f"{d.metric}: {d.left_out} subjects have a value in only one run, and are left out")

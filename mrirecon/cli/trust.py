@@ -70,7 +70,7 @@ def trust(
         method=trained.method if trained else method,
         model=trained.model if trained else None,
         replicas=replicas,
-        share=held_out_share,
+        held_out_share=held_out_share,
         seed=seed,
     )
     values = {f.name: getattr(result, f.name) for f in fields(result)}
@@ -110,7 +110,7 @@ def detect(
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="May be repeated.")] = None,
     model: Models = None,
     name: Annotated[str | None, typer.Option("--volume", help="Name of the array, if there are several.")] = None,
-    pairs: Annotated[int, typer.Option(min=2, help="Number of pairs of slices, with and without lesions.")] = 200,
+    pairs: Annotated[int, typer.Option(min=2, help="Number of pairs: one for each lesion, with and without it.")] = 200,
     lesions: Annotated[int, typer.Option(min=1, help="Number of lesions in each slice.")] = 4,
     lesion_size: opt.LesionSize = "3-10",
     lesion_contrast: opt.LesionContrast = "0.15-0.6",
@@ -123,7 +123,7 @@ def detect(
     as_json: opt.AsJson = False,
 ) -> None:
     """Insert lesions into a volume, reconstruct it with and without them, and measure their detection."""
-    from mrirecon.evaluation.detect import Setting, as_rows
+    from mrirecon.evaluation.detect import Setting
     from mrirecon.evaluation.detect import detect as run
     from mrirecon.models.checkpoints import load_model
 
@@ -142,7 +142,8 @@ def detect(
     methods = method or ([] if model else ["zero-filled", "cs", "cirim"])
     models = [load_model(folder) for folder in model or []]
     with progress("detect") as callback:
-        rows = as_rows(run(volume, methods, models=models, name=name, setting=setting, progress=callback))
+        results = run(volume, methods, models=models, name=name, setting=setting, progress=callback)
+    rows = [{"method": method, **vars(one)} for method, one in results.items()]
     if as_json:
         return print_json({"methods": rows, "setting": setting.__dict__})
     heads = ("method", "pairs", "d'", "contrast recovered", "missed", "false positives")

@@ -150,7 +150,7 @@ class Evaluations:
         rows = [one.mean for one in self.done]
         return {name: summarize([row[name] for row in rows]) for name in self.options.metrics}
 
-    def lacking(self) -> list[str]:
+    def missing_scores(self) -> list[str]:
         """Return messages on missing scores: failed pairs, unmatched files, undefined metrics.
 
         Single slices with an undefined metric are counted in the scores instead.

@@ -84,7 +84,7 @@ def examine(
     method: str = "cs",
     model: Reconstructor | None = None,
     replicas: int = 64,
-    share: float = 0.05,
+    held_out_share: float = 0.05,
     seed: int = 0,
 ) -> Trust:
     """Compute the measures of one item for a method.
@@ -95,7 +95,7 @@ def examine(
         method: registered method, at its default weight.
         model: trained network of a learned method.
         replicas: number of replicas with added noise.
-        share: fraction of the samples outside the calibration region to withhold.
+        held_out_share: fraction of the samples outside the calibration region to withhold.
         seed: seed of noise and withheld samples.
 
     Raises:
@@ -124,7 +124,7 @@ def examine(
     ]
     factor = np.max(per_set, axis=0)
     inside = factor[factor > 0]
-    held, zero = hidden_samples(scan, item, solve, use, share=share, seed=seed)
+    held, zero = hidden_samples(scan, item, solve, use, held_out_share=held_out_share, seed=seed)
     return Trust(
         float(norm(problem.residual(u))[0] / norm(problem.y)[0]),
         float(deviation * np.sqrt(len(kspace) * mask.sum()) / np.linalg.norm(kspace)),
@@ -190,10 +190,10 @@ def _square_root(noise: np.ndarray) -> np.ndarray:
     return root
 
 
-def null_space(problem: Problem, image: Tensor, ridge: float = RIDGE) -> Tensor:
+def null_space(problem: Problem, image: Tensor) -> Tensor:
     """Return the part (B, M, *space) of an image in the null space of a problem."""
     p = problem.prepared()
-    epsilon = ridge * float(p.lipschitz.max())
+    epsilon = RIDGE * float(p.lipschitz.max())
     in_range = conjugate_gradient(lambda v: p.normal(v) + epsilon * v, p.normal(image), None, _STEPS)
     return image - in_range
 
@@ -204,7 +204,7 @@ def hidden_samples(
     solve: Solve,
     use: Use,
     *,
-    share: float = 0.05,
+    held_out_share: float = 0.05,
     seed: int = 0,
 ) -> tuple[float | None, float | None]:
     """Return the relative error of withheld samples for a method and for zero filling; None if no samples are withheld.
@@ -214,12 +214,12 @@ def hidden_samples(
         item: index of the item.
         solve: maps a problem and a prior to an image.
         use: use of the coil maps; see `build_problem`.
-        share: fraction of the samples outside the calibration region to withhold.
+        held_out_share: fraction of the samples outside the calibration region to withhold.
         seed: seed of their selection.
 
     """
     kspace, mask = scan.kspace(item), scan.mask(item)
-    hidden = choose_hidden_samples(mask, share, seed)
+    hidden = choose_hidden_samples(mask, held_out_share, seed)
     if hidden is None:
         return None, None
     remaining = mask & ~hidden
