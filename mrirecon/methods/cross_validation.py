@@ -157,16 +157,18 @@ class Blended(Reconstructor):
         plain.precision = self.precision
         return plain.train(self.training)
 
-    def begin(self, p: Problem, prior: Prior | None = None, consume: bool = False) -> Normalized:
+    def normalize(
+        self, p: Problem, *, prior: Prior | None = None, consume: bool = False, warm: bool = False
+    ) -> Normalized:
         """Return the problem for the engine, whose image is then blended."""
         if self.training:
-            return super().begin(p, prior, consume)
+            return super().normalize(p, prior=prior, consume=consume, warm=warm)
         with torch.no_grad():
             if self.start is not None and p.initial_image is None:  # compute the initial image once
-                n = self.normalize(p, prior=prior)
+                n = super().normalize(p, prior=prior)
                 p = replace(p, initial_image=n.undo(n.problem.starting_image))
             weight = self.weight(lambda q: self.parts(q, prior=prior), p, prior)
-        n = self.normalize(p, prior=prior, consume=consume)
+        n = super().normalize(p, prior=prior, consume=consume)
         return _BlendedProblem(n.problem, n.scale, n.phase, self._rest(n, weight, prior), weight)
 
     def parts(self, p: Problem, *, prior: Prior | None = None) -> tuple[Tensor, Tensor]:
@@ -175,7 +177,7 @@ class Blended(Reconstructor):
         If the problem has an ``initial_image``, a few iterations give the image without the network.
         """
         warm = p.initial_image is not None
-        n = self.normalize(p, prior=prior, warm=warm)
+        n = super().normalize(p, prior=prior, warm=warm)
         image = self.engine.image(self.engine.solve(n.problem).state, n.problem)
         rest = n.problem.starting_image if warm else self._rest(n, torch.zeros_like(n.scale.factor), prior)
         return n.undo(rest), n.undo(image)

@@ -138,8 +138,9 @@ class _Recurrence(torch.autograd.Function):
         to_x, to_weight, to_bias = _backward(
             gradient, x, weight, ctx.biases, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [for_x, for_weight, for_bias]
         )
-        to_h = gradient * recurrent if for_h else None
-        to_recurrent = (gradient * h).sum((0, 2, 3), keepdim=True) if for_recurrent else None
+        product = gradient * h
+        to_recurrent = product.sum((0, 2, 3), keepdim=True) if for_recurrent else None
+        to_h = torch.mul(gradient, recurrent, out=product) if for_h else None  # memory in use is faster than new memory
         return to_x, to_h, to_weight, to_bias, to_recurrent, None
 
 
