@@ -185,11 +185,11 @@ class Unrolled(nn.Module):
             for start in range(0, self.repeats, length):
                 for new in advance(step, state, p, min(length, self.repeats - start)):
                     iterations = iterations + ~converged
-                    moved = step.change(state, new, p) if has_rule else None
-                    if moved is not None:
+                    distance = step.change(state, new, p) if has_rule else None
+                    if distance is not None:
                         new = _select(converged, state, new) if bool(converged.any()) else new
-                        change = torch.where(converged, change, moved)
-                        converged = converged | (moved < self.tolerance)
+                        change = torch.where(converged, change, distance)
+                        converged = converged | (distance < self.tolerance)
                     state = new
                     yield step, Outcome(state, iterations, change, converged)
                     if has_rule and bool(converged.all()):
@@ -212,13 +212,13 @@ def _repeat(step: Step[S], state: S, p: Problem, count: int) -> list[S]:
     return states
 
 
-def _select(where: Tensor, a: Any, b: Any) -> Any:
-    """Return state ``a`` for the items where ``where`` (B,) is true, and state ``b`` for the others."""
+def _select(condition: Tensor, a: Any, b: Any) -> Any:
+    """Return state ``a`` for the items where ``condition`` (B,) is true, and state ``b`` for the others."""
     if isinstance(a, Tensor):
-        return torch.where(per_item(where, a), a, b)
+        return torch.where(per_item(condition, a), a, b)
     if not isinstance(a, tuple):
         return b
-    parts = [_select(where, u, v) for u, v in zip(a, b, strict=True)]
+    parts = [_select(condition, u, v) for u, v in zip(a, b, strict=True)]
     return type(a)(*parts) if hasattr(a, "_fields") else tuple(parts)
 
 
@@ -227,7 +227,7 @@ class Result(NamedTuple):
 
     image: Tensor  # (B, M, *space) in the scale of the data
     iterations: Tensor  # (B,)
-    reasons: list[str]  # why the iteration of each item ended
+    reasons: list[str]  # one per item: the reason for the end of its iteration
 
 
 @dataclass(frozen=True)

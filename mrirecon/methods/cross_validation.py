@@ -28,7 +28,7 @@ from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Prior
 
 HELD_OUT_SHARE = 0.1  # fraction of the samples outside the calibration region to withhold
-_FEWEST = 8  # with fewer lines or samples outside the calibration region, none are withheld
+_MIN_CANDIDATES = 8  # with fewer lines or samples outside the calibration region, none are withheld
 
 # Maps a problem to a network's initial image and output, both (B, M, *space) complex.
 Refine = Callable[[Problem], tuple[Tensor, Tensor]]
@@ -56,7 +56,7 @@ def choose_hidden_samples(
     for axis in _line_axes(mask) if lines else []:
         free = free.take([0], axis)
     candidates = np.flatnonzero(free)
-    if len(candidates) < _FEWEST:
+    if len(candidates) < _MIN_CANDIDATES:
         return None
     count = max(2, round(share * len(candidates)))
     chosen = np.zeros(free.size, dtype=bool)
@@ -99,8 +99,8 @@ def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = Non
     if not bool(union.any()):
         return torch.ones(p.y.shape[0], dtype=p.mask.dtype, device=p.y.device)
     visible = p.mask * ~union
-    near = None if p.initial_image is None else _remove_samples(p, p.initial_image, union, prior)
-    start, output = refine(Problem(p.y * visible, visible, p.maps, near, noise=p.noise))
+    initial = None if p.initial_image is None else _remove_samples(p, p.initial_image, union, prior)
+    start, output = refine(Problem(p.y * visible, visible, p.maps, initial, noise=p.noise))
     d, e = p.encode(output - start), p.y - p.encode(start)
     weights = torch.stack([_least_squares(d * h, e * h) for h in hidden])
     return weights[0] if len(weights) == 1 else weights.prod(0).sqrt()
