@@ -103,6 +103,15 @@ class Outcome(NamedTuple):
     change: Tensor  # (B,) relative change at the last step; NaN without a stopping rule
     converged: Tensor  # (B,) whether the change fell below the tolerance
 
+    def after(self, new: Any, distance: Tensor | None, tolerance: float | Tensor) -> Outcome:
+        """Return the outcome after a step by the relative change ``distance`` (B,); converged items keep their state."""
+        iterations = self.iterations + ~self.converged
+        if distance is None:
+            return Outcome(new, iterations, self.change, self.converged)
+        state = _select(self.converged, self.state, new) if bool(self.converged.any()) else new
+        change = torch.where(self.converged, self.change, distance)
+        return Outcome(state, iterations, change, self.converged | (distance < tolerance))
+
     def reasons(self, tolerance: float | Tensor) -> list[str]:
         """Return one sentence per item with the reason why its iteration ended."""
         sentences = []
@@ -168,31 +177,25 @@ class Unrolled(nn.Module):
         gradients are recorded with ``memory="invert"``, only the last step is yielded.
         """
         p = p.prepared()
-        iterations = torch.zeros(len(p.y), dtype=torch.long, device=p.y.device)
-        change, converged = torch.full_like(p.lipschitz, float("nan")), iterations > 0
+        none = torch.zeros(len(p.y), dtype=torch.long, device=p.y.device)
+        outcome = Outcome(None, none, torch.full_like(p.lipschitz, float("nan")), none.bool())
         memory = self.memory if torch.is_grad_enabled() else "store"
         if memory == "invert":
             steps = [step for step in self._steps for _ in range(self.repeats)]
-            yield steps[-1], Outcome(run_invertible(steps, p), iterations + len(steps), change, converged)
+            yield steps[-1], outcome._replace(state=run_invertible(steps, p), iterations=none + len(steps))
             return
-        has_rule = bool(torch.as_tensor(self.tolerance).amax() > 0) and not self._records_gradients(p)
-        advance: Callable[..., list[Any]] = _repeat
-        length, state = 1, None
+        advance, length = _repeat, 1
         if memory == "checkpoint":
             advance, length = partial(checkpoint, _repeat, use_reentrant=False), self.segment
+        has_rule = bool(torch.as_tensor(self.tolerance).amax() > 0) and not self._records_gradients(p)
         for number, step in enumerate(self._steps):
-            state = step.enter(state, p) if number else step.init(p)
+            outcome = outcome._replace(state=step.enter(outcome.state, p) if number else step.init(p))
             for start in range(0, self.repeats, length):
-                for new in advance(step, state, p, min(length, self.repeats - start)):
-                    iterations = iterations + ~converged
-                    distance = step.change(state, new, p) if has_rule else None
-                    if distance is not None:
-                        new = _select(converged, state, new) if bool(converged.any()) else new
-                        change = torch.where(converged, change, distance)
-                        converged = converged | (distance < self.tolerance)
-                    state = new
-                    yield step, Outcome(state, iterations, change, converged)
-                    if has_rule and bool(converged.all()):
+                for new in advance(step, outcome.state, p, min(length, self.repeats - start)):
+                    distance = step.change(outcome.state, new, p) if has_rule else None
+                    outcome = outcome.after(new, distance, self.tolerance)
+                    yield step, outcome
+                    if has_rule and bool(outcome.converged.all()):
                         return
 
     @property
@@ -253,13 +256,12 @@ class Reconstructor(nn.Module):
     Args:
         engine: iteration.
         prepare: function that completes the scaled problem, for example with coil maps from a network.
-        scale: ``percentile`` divides by the 99th percentile of |Aᴴy|, so that a regularization weight or a network is
-            independent of the scanner. The magnitudes of several sets of maps are combined first. ``none`` is for
-            weights trained in the unit of the data.
-        start: function that computes the initial image of a learned method without gradients; by default, the
-            zero-filled image. If the problem has an ``initial_image``, it is used instead.
-        phase: ``removed`` moves the smooth phase of the initial image into the maps, so that the input of a network is
-            nearly real for every scanner and echo time (`mrirecon.physics.transforms.SmoothPhase`).
+        scale: ``percentile`` divides by the 99th percentile of |Aᴴy|, which makes regularization weights and networks
+            independent of the scanner; ``none`` is for weights trained in the unit of the data.
+        start: function that computes the initial image, without gradients; by default, it is the zero-filled image. An
+            ``initial_image`` of the problem takes precedence.
+        phase: ``removed`` moves the smooth phase of the initial image into the maps (`SmoothPhase`), which makes the
+            input of a network nearly real for every scanner and echo time.
 
     """
 
