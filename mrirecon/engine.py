@@ -104,7 +104,7 @@ class Outcome(NamedTuple):
     converged: Tensor  # (B,) whether the change fell below the tolerance
 
     def after(self, new: Any, distance: Tensor | None, tolerance: float | Tensor) -> Outcome:
-        """Return the outcome after a step by the relative change ``distance`` (B,); converged items keep their state."""
+        """Return the outcome after a step with relative change ``distance`` (B,); converged items keep their state."""
         iterations = self.iterations + ~self.converged
         if distance is None:
             return Outcome(new, iterations, self.change, self.converged)
