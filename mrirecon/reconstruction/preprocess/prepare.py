@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -102,8 +102,7 @@ class Preprocess:
 
     def as_dict(self) -> dict[str, object]:
         """Return the options that differ from the defaults, for a sidecar."""
-        usual = asdict(Preprocess())
-        return {name: value for name, value in asdict(self).items() if value != usual[name]}
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
 
 @dataclass(frozen=True)
