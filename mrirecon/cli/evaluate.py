@@ -67,6 +67,10 @@ def evaluate(
         _print_all(scored)
     else:
         _print_one(scored.done[0])
+    _fail_if_lacking(scored, as_json)
+
+
+def _fail_if_lacking(scored: Evaluations, as_json: bool) -> None:
     lacking = scored.lacking()
     if lacking:
         why = "; ".join([*lacking[1:], *(f"{e.where}: {e.what}" for e in scored.failed)]) or None

@@ -336,8 +336,8 @@ def run(
             failures.unlink()
     waits = RETRY_DELAYS if waits is None else waits
     existing = set() if overwrite or dry_run else _sidecars(output)
-    how: dict[str, Any] = {"request": request, "overwrite": overwrite, "dry_run": dry_run, "command": command}
-    make = partial(reconstruct_file, out=output, skip_failed=True, **how)
+    settings: dict[str, Any] = {"request": request, "overwrite": overwrite, "dry_run": dry_run, "command": command}
+    make = partial(reconstruct_file, out=output, skip_failed=True, **settings)
     queue, before = list(sources), dict[Path, tuple[dict[str, int] | None, MriReconError]]()
     for number, wait in enumerate((0.0, *waits)):
         if not queue:

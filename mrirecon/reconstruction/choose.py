@@ -142,16 +142,16 @@ def choose_method(scan: Scan, item: int = 0, maps: MapsSource = "auto") -> tuple
     kernel = EspiritOptions().kernel
     if min(box) >= kernel or separate:
         size = "a separate calibration scan" if separate else f"a {'×'.join(map(str, box))} calibration region"
-        why = f"{rate:.1f}-fold undersampled with {size}"
+        sampling = f"{rate:.1f}-fold undersampled with {size}"
         folder = shipped_models().get(PREFERRED)
         if folder is None:
-            return "cs", why
+            return "cs", sampling
         card = describe_model(folder)["card"]
         assert isinstance(card, dict), "describe_model checks this"
         reasons = out_of_domain_reasons(card, scan, kspace, mask)
         if reasons:
-            return "cs", f"{why}; not {PREFERRED}: {reasons[0]}"
-        return PREFERRED, f"{why}, for which it was trained"
+            return "cs", f"{sampling}; not {PREFERRED}: {reasons[0]}"
+        return PREFERRED, f"{sampling}, for which it was trained"
     return "rss", (
         f"{rate:.1f}-fold undersampled, and its calibration region of {'×'.join(map(str, box))} is too small for coil "
         f"maps ({kernel} samples along each axis): aliasing remains. Give maps with --maps FILE to remove it"
