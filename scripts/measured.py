@@ -12,8 +12,7 @@ from mrirecon.masks import make_mask
 from mrirecon.methods.registry import Use, build
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import Score
-from mrirecon.reconstruction.calibrate import ItemMaps, item_maps
-from mrirecon.reconstruction.run import ItemProblem, build_problem
+from mrirecon.reconstruction.calibrate import ItemMaps, ItemProblem, build_problem, item_maps
 
 LINES, PLANES = ("random", "equispaced", "gaussian1d"), ("gaussian2d", "poisson")
 

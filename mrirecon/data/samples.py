@@ -70,7 +70,7 @@ class SampleFactory:
         with_kspace: whether the loss compares k-space.
         held_out_share: fraction of the acquired k-space samples that only the loss uses (SSDU); 0 for none.
         maps: whether the method uses coil maps.
-        uncropped_maps: whether maps extend beyond the object; see `mrirecon.reconstruction.run.build_problem`.
+        uncropped_maps: whether maps extend beyond the object; see `mrirecon.reconstruction.calibrate.build_problem`.
         start: function that computes the initial image; None leaves this to the method.
 
     """

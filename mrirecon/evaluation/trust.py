@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,17 +26,21 @@ from torch import Tensor
 
 from mrirecon.coils.noise import NoiseLevel
 from mrirecon.engine import Reconstructor
-from mrirecon.errors import InputError
+from mrirecon.errors import InputError, UsageError
+from mrirecon.io.readers.reader import read
+from mrirecon.io.safe.atomic import atomic_path, refuse_existing
 from mrirecon.io.scan import Scan
+from mrirecon.io.writers.pictures import Panel, save_panels
 from mrirecon.methods.cross_validation import choose_hidden_samples
 from mrirecon.methods.registry import Use, build, find_method
 from mrirecon.methods.regularization import weight_by_noise
+from mrirecon.models.checkpoints import load_model, shipped_models
 from mrirecon.physics.operators import norm, root_sum_of_squares
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.solvers import conjugate_gradient
 from mrirecon.physics.transforms import Prior
-from mrirecon.reconstruction.calibrate import ItemMaps, item_maps, item_noise
-from mrirecon.reconstruction.run import build_problem
+from mrirecon.reconstruction.calibrate import ItemMaps, build_problem, item_maps, item_noise
+from mrirecon.reconstruction.preprocess import Preprocess, Whiten, prepare
 
 Solve = Callable[[Problem, Prior | None], Tensor]
 RIDGE = 1e-3  # ε, relative to the largest eigenvalue of AᴴA: singular values below 3 % belong to the null space
@@ -99,9 +105,12 @@ def examine(
         seed: seed of noise and withheld samples.
 
     Raises:
+        UsageError: a share outside 0 to 1.
         InputError: the scan is fully sampled.
 
     """
+    if not 0 < held_out_share < 1:
+        raise UsageError(f"--held-out-share cannot be {held_out_share:g}", fix="give a number between 0 and 1")
     kspace, mask = scan.kspace(item), scan.mask(item)
     if mask.all():
         raise InputError("fully sampled data need no such check", where=scan.where(item))
@@ -140,6 +149,64 @@ def examine(
         root_sum_of_squares(noise, 0).numpy(),
         factor,
     )
+
+
+def examine_file(
+    path: Path,
+    item: int = 0,
+    *,
+    method: str = "cs",
+    model: Path | None = None,
+    output: Path | None = None,
+    axes: str | None = None,
+    whiten: Whiten = "loud",
+    overwrite: bool = False,
+    **options: Any,
+) -> tuple[Trust, list[str]]:
+    """Compute the measures of one item of a file, and write their maps; return the measures with the scan's notes.
+
+    Args:
+        path: undersampled scan.
+        item: index of the item.
+        method: registered method; a learned method takes the weights shipped with mrirecon.
+        model: folder of a trained model, instead of a method.
+        output: file for the maps of noise, g-factor and null space: .png or .npz.
+        axes: axis names of the scan, if its file does not state them.
+        whiten: see `mrirecon.reconstruction.preprocess.Preprocess`.
+        overwrite: replace an output that exists.
+        options: further arguments of `examine`.
+
+    Raises:
+        UsageError: an output that exists, or of another format; an item that does not exist.
+        InputError: see `examine` and `mrirecon.io.read`.
+
+    """
+    if output is not None:
+        refuse_existing([output], overwrite)
+        if output.suffix not in (".png", ".npz"):
+            raise UsageError("maps must be .png or .npz", where=str(output))
+    weights = model or shipped_models().get(method)
+    trained = None if weights is None else load_model(weights)
+    name, network = (method, None) if trained is None else (trained.method, trained.model)
+    scan = prepare(read(path, axes=axes), Preprocess(whiten=whiten))
+    if item >= len(scan):
+        raise UsageError(f"there is no item {item}", where=str(path), why=f"it has {len(scan)}, from 0 on")
+    result = examine(scan, item, method=name, model=network, **options)
+    if output is not None:
+        _write_maps(output, result, f"{path.name}, item {item}, {name}")
+    return result, list(scan.notes)
+
+
+def _write_maps(path: Path, result: Trust, heading: str) -> None:
+    # The scale of the g-factor starts at 0, to show values below 1, where regularization reduces noise.
+    titles = {"null_space": "not measured", "noise": "noise in the image", "g": "g-factor"}
+    maps = {name: getattr(result, name) for name in titles}
+    if path.suffix == ".npz":
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **maps)
+        return
+    panels = [Panel(titles[k], v, colours="heat", note=f"white: {np.quantile(v, 0.998):.3g}") for k, v in maps.items()]
+    save_panels(path, panels, columns=len(panels), heading=heading)
 
 
 def _level(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:

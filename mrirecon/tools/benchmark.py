@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from mrirecon.coils.calibration import find_calibration
-from mrirecon.coils.espirit import espirit
+from mrirecon.coils.espirit import crop_weights, espirit
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import UsageError
@@ -30,8 +30,7 @@ from mrirecon.io.readers.images import read_image
 from mrirecon.io.writers.write import write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.methods.registry import build
-from mrirecon.reconstruction.calibrate import ItemMaps
-from mrirecon.reconstruction.run import build_problem
+from mrirecon.reconstruction.calibrate import EspiritOptions, ItemMaps, build_problem
 
 Case = Literal["espirit", "wavelet", "wavelet2d", "tv"]
 CASES: tuple[Case, ...] = ("espirit", "wavelet", "wavelet2d", "tv")
@@ -84,7 +83,8 @@ class _Scan:
         """Estimate the coil maps."""
         region = torch.from_numpy(np.ascontiguousarray(self.kspace[(slice(None), *self.box)]))[None]
         result = espirit(region, self.mask.shape, crop=0)
-        return ItemMaps(result.maps, "ESPIRiT", values=result.values)
+        weights = crop_weights(result.values, EspiritOptions.crop)
+        return ItemMaps(result.maps, "ESPIRiT", values=result.values, object_weights=weights)
 
     def error(self, image: np.ndarray) -> float:
         """Return the NRMSE inside the object after a least-squares scale."""

@@ -23,9 +23,9 @@ from mrirecon.methods.regularization import LOW_NOISE, default_weight, weight_by
 from mrirecon.metrics import object_mask
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.solvers import conjugate_gradient
-from mrirecon.reconstruction.calibrate import item_maps, item_noise
+from mrirecon.reconstruction.calibrate import build_problem, item_maps, item_noise
 from mrirecon.reconstruction.preprocess import Preprocess, prepare
-from mrirecon.reconstruction.run import build_problem, reconstruct
+from mrirecon.reconstruction.run import reconstruct
 
 SPACE = (128, 112)
 

@@ -34,8 +34,7 @@ from mrirecon.io import read, write_kspace
 from mrirecon.methods.cs import compressed_sensing_start
 from mrirecon.physics.operators import Fourier, root_sum_of_squares
 from mrirecon.physics.scale import percentile_scale
-from mrirecon.reconstruction.calibrate import item_maps
-from mrirecon.reconstruction.run import build_problem
+from mrirecon.reconstruction.calibrate import build_problem, item_maps
 
 MASKS = [MaskFamily(family="random", acceleration=[2.0, 3.0], calibration=[12, 16])]
 PLANE = Fourier((-2, -1))
