@@ -42,8 +42,7 @@ from mrirecon.models.costs import peak_allocation
 from mrirecon.models.hardware import bfloat16_unit
 from mrirecon.networks import channels_last
 from mrirecon.physics.problem import Problem
-from mrirecon.reconstruction.calibrate import ItemMaps
-from mrirecon.reconstruction.run import ItemProblem, build_problem
+from mrirecon.reconstruction.calibrate import ItemMaps, ItemProblem, build_problem
 
 PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float32")
 Variants = dict[str, Callable[[], object]]

@@ -19,8 +19,8 @@ from measured import LINES, PLANES, draw_mask, numbers, undersample
 
 from mrirecon.io import Scan, read, read_image, write_kspace
 from mrirecon.metrics import Score, scores
+from mrirecon.reconstruction.calibrate import join_map_sets
 from mrirecon.reconstruction.reference import sense_reference
-from mrirecon.reconstruction.run import join_map_sets
 
 OURS = (0.0015, 0.002, 0.003, 0.004, 0.006)
 THEIRS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)

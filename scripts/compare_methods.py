@@ -24,8 +24,8 @@ from mrirecon.methods.registry import build
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import Score, scores
 from mrirecon.models.checkpoints import TrainedModel, load_model, shipped_models
+from mrirecon.reconstruction.calibrate import join_map_sets
 from mrirecon.reconstruction.reference import sense_reference
-from mrirecon.reconstruction.run import join_map_sets
 
 SWEEP = (0.0015, 0.002, 0.003, 0.004, 0.006)
 

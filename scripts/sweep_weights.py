@@ -21,8 +21,9 @@ from measured import LINES, PLANES, draw_mask, undersample
 from mrirecon.io import Scan, read
 from mrirecon.methods.regularization import default_weight, weight_by_noise
 from mrirecon.metrics import object_mask
+from mrirecon.reconstruction.calibrate import join_map_sets
 from mrirecon.reconstruction.reference import sense_reference
-from mrirecon.reconstruction.run import join_map_sets, reconstruct
+from mrirecon.reconstruction.run import reconstruct
 
 LEVELS = (3, 8, 30, 120, 5, 15, 60, 200)
 STEP = 1.6

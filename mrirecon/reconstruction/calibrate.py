@@ -109,8 +109,7 @@ def calibration_data(
 
     Without separate calibration data, it is the fully sampled centre of k-space.
     """
-    separate = scan.calibration
-    if separate is None:
+    if scan.roles.calibration is None or (separate := scan.calibration) is None:
         return kspace[(slice(None), *find_calibration(mask, limit))], False
     region = separate[item if len(separate) > 1 else 0]
     return region[(slice(None), *find_calibration(np.ones(region.shape[1:], dtype=bool), limit))], True
