@@ -40,7 +40,7 @@ from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.models.checkpoints import load_model, shipped_models
 from mrirecon.models.costs import peak_allocation
 from mrirecon.models.hardware import bfloat16_unit
-from mrirecon.networks import channels_last
+from mrirecon.networks import RecurrentNet, channels_last
 from mrirecon.physics.problem import Problem
 from mrirecon.reconstruction.calibrate import ItemMaps, ItemProblem, build_problem
 
@@ -191,8 +191,10 @@ def _shipped(rounds: int) -> None:
     models = {name: load_model(folder).model for name, folder in shipped_models().items()}
     start = {"dc": "gradient", "start": "cs", "phase": "removed", "blend": "cross_validated"}
     models["CIRIM 5x8x64"] = _model("cirim", **start)
-    for block in models["CIRIM 5x8x64"].engine.blocks:  # start=cs sets the last layer to zero
-        torch.nn.init.normal_(block.network.final_layer[0].conv_layer.weight, std=1e-3)
+    for module in models["CIRIM 5x8x64"].modules():
+        if isinstance(module, RecurrentNet):  # start=cs sets the last layer to zero
+            for weight in module.final.parameters():
+                torch.nn.init.normal_(weight, std=1e-3)
     cs = build("cs", {"lam": float(weight_by_noise("cs", weighted.problem))})
 
     def run(model: Reconstructor, item: ItemProblem) -> object:
