@@ -128,3 +128,18 @@ def test_names_identify_the_subjects():
     # the patient with a tumour was scanned twice
     assert len(subjects) == len(names) - 1
     assert all(re.fullmatch("[0-9a-f]{64}", p.sha256) for p in script.PACKAGES)
+
+
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("subject-01_T1.nii.gz", "subject-01"),
+        ("subject_02_T1.nii.gz", "subject_02"),
+        ("subject3.h5", "subject3"),
+        ("sub-03_T1w.nii.gz", "sub-03"),
+        ("my_patient12_study2.nii", "patient12"),
+        ("subject.h5", "subject.h5"),
+    ],
+)
+def test_file_names_identify_the_subjects(name, subject):
+    assert subject_of(name, Data().subject) == subject
