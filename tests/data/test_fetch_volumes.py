@@ -138,7 +138,7 @@ def test_names_identify_the_subjects():
         ("subject3.h5", "subject3"),
         ("sub-03_T1w.nii.gz", "sub-03"),
         ("my_patient12_study2.nii", "patient12"),
-        ("subject.h5", "subject.h5"),
+        ("subject.h5", "subject"),
     ],
 )
 def test_file_names_identify_the_subjects(name, subject):
