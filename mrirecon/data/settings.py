@@ -179,7 +179,7 @@ class Data(Section):
     )
     exclude: Names = Field([], description="patterns of names to exclude from train and val; items: NAME.h5:0-2,17")
     subject: str = Field(
-        r"((?:sub|patient|subject|person|case|file|phantom)[-_:]?[0-9A-Za-z]+)",
+        r"((?:subject|sub(?!ject)|patient|person|case|file|phantom)[-_:]?[0-9A-Za-z]+)",
         description="regular expression whose first group matches the subject in a file name; else the whole name",
     )
     licence: str = Field("not stated", description="licence of the data, for the model card")
