@@ -177,7 +177,7 @@ class Unrolled(nn.Module):
         gradients are recorded with ``memory="invert"``, only the last step is yielded.
         """
         p = p.prepared()
-        none = torch.zeros(len(p.y), dtype=torch.long, device=p.y.device)
+        none = torch.zeros(len(p.maps), dtype=torch.long, device=p.maps.device)
         outcome = Outcome(None, none, torch.full_like(p.lipschitz, float("nan")), none.bool())
         memory = self.memory if torch.is_grad_enabled() else "store"
         if memory == "invert":

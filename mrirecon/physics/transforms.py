@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,11 +36,11 @@ class Transform(FullPrecision, ABC):
         return Composed(self, inner)
 
 
-def _change_images(p: Problem, change: Callable[[Tensor], Tensor]) -> Problem:
-    """Return the problem with its initial image, and the zero-filled image if it is computed, as images of u."""
+def _replace(p: Problem, change: Callable[[Tensor], Tensor], *, keep_cache: bool = False, **fields: Any) -> Problem:
+    """Return the problem with new fields, and with its images changed: the initial image, and the cached adjoint."""
     initial = None if p.initial_image is None else change(p.initial_image)
-    cache = None if p.cache is None else replace(p.cache, adjoint=change(p.cache.adjoint))
-    return replace(p, initial_image=initial, cache=cache)
+    cache = replace(p.cache, adjoint=change(p.cache.adjoint)) if keep_cache and p.cache is not None else None
+    return replace(p, initial_image=initial, cache=cache, **fields)
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class Scale(Transform):
         divisor = per_item(self.factor, p.y)
         y = p.y.div_(divisor) if self.consume else p.y / divisor
         noise = None if p.noise is None else p.noise / per_item(self.factor, p.noise).square()
-        q = replace(p, y=y, noise=noise, verified=(y, p.mask))
-        return _change_images(q, lambda x: x / per_item(self.factor, x))
+        fields: dict[str, Any] = {"y": y, "noise": noise, "verified": (y, p.mask)}
+        return _replace(p, lambda x: x / per_item(self.factor, x), keep_cache=True, **fields)
 
     def undo(self, u: Tensor) -> Tensor:
         """Return s u."""
@@ -113,8 +114,8 @@ class SmoothPhase(Transform):
 
     def apply(self, p: Problem) -> Problem:
         """Return the problem with the maps S φ and the same samples."""
-        q = replace(p, maps=p.maps * self.phase.unsqueeze(2))
-        return _change_images(q, lambda x: x * self.phase.conj())
+        maps = p.maps * self.phase.unsqueeze(2)
+        return _replace(p, lambda x: x * self.phase.conj(), keep_cache=True, maps=maps)
 
     def undo(self, u: Tensor) -> Tensor:
         """Return φ u."""
@@ -141,8 +142,7 @@ class Prior(Transform):
     def apply(self, p: Problem) -> Problem:
         """Return the problem with the maps S w."""
         w = self.weight
-        q = replace(p, maps=p.maps * w.unsqueeze(2), cache=None)
-        return _change_images(q, lambda x: torch.where(w > _NO_SIGNAL, x / w, 0))
+        return _replace(p, lambda x: torch.where(w > _NO_SIGNAL, x / w, 0), maps=p.maps * w.unsqueeze(2))
 
     def undo(self, u: Tensor) -> Tensor:
         """Return w u."""
@@ -162,7 +162,7 @@ class Gain(Transform):
 
     def apply(self, p: Problem) -> Problem:
         """Return the problem with the maps S / g."""
-        return _change_images(replace(p, maps=p.maps / self.factor, cache=None), lambda x: x * self.factor)
+        return _replace(p, lambda x: x * self.factor, maps=p.maps / self.factor)
 
     def undo(self, u: Tensor) -> Tensor:
         """Return u / g."""
