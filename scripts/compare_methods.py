@@ -1,6 +1,6 @@
 """Compare trained models with compressed sensing on retrospectively undersampled measured scans.
 
-    python scripts/compare_methods.py FULL_SCAN... [--models DIR...] [--seed 5] [--oracle]
+    python scripts/compare_methods.py FULL_SCAN... [--models DIR...] [--seed 5] [--oracle] [--precision bfloat16]
 
 All methods use the same masks, coil maps and scores (SSIM, PSNR). cs uses its default weight, and with --oracle also
 the best weight of a sweep, which is unknown in practice. Without --models, the shipped models are compared. Prints a
@@ -37,8 +37,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--every", type=int, default=1, help="take every n-th mask")
     parser.add_argument("--oracle", action="store_true")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the networks")
     options = parser.parse_args()
     models = [load_model(folder) for folder in options.models or shipped_models().values()]
+    for trained in models:
+        trained.model.precision = options.precision
     names = ["zero-filled", "cs", *(["cs, oracle"] if options.oracle else []), *(str(m.method) for m in models)]
     table: list[list[tuple[float, float]]] = []
     for path in options.scans:

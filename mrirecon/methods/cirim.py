@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mrirecon.engine import Schedule
-from mrirecon.methods.options import Cascades, Cell, DataConsistency, Features, Kernel, ShareWeights, Steps, copies
+from mrirecon.errors import UsageError
+from mrirecon.methods.options import (
+    Cascades,
+    Cell,
+    DataConsistency,
+    Features,
+    Kernel,
+    ShareWeights,
+    Steps,
+    Symmetries,
+    copies,
+)
 from mrirecon.methods.registry import register
 from mrirecon.methods.released import released_cirim
 from mrirecon.methods.rim import Rim, RimState
@@ -34,6 +45,7 @@ def cirim(
     detach: Detach = False,
     carry_hidden: CarryHidden = False,
     share_weights: ShareWeights = False,
+    symmetries: Symmetries = 1,
     compat: Compat = "none",
 ) -> Schedule[RimState]:
     """Cascades of independently recurrent inference machines (arXiv 2111.15498).
@@ -41,10 +53,17 @@ def cirim(
     x_t+1 = x_t + RIM(x_t, Aᴴ(A x_t − y)), ``steps`` times; the next cascade starts at the last image of the one before.
     """
     if compat != "none":
+        if symmetries > 1:
+            raise UsageError(
+                f"{compat} has no symmetries",
+                where="symmetries",
+                why="its network is applied as the toolkit released it",
+                fix="use symmetries=1, or compat=none",
+            )
         return released_cirim(compat, cascades, steps, features, cell, recurrent_kernel, dc, share_weights)
 
     def block() -> Rim:
         network = RecurrentNet(4, 2, features, cell, recurrent_kernel)
-        return Rim(network, data_consistency(dc, "image"), detach=detach, carry=carry_hidden)
+        return Rim(network, data_consistency(dc, "image"), detach=detach, carry=carry_hidden, symmetries=symmetries)
 
     return Schedule(copies(cascades, share_weights, block), steps)

@@ -11,7 +11,14 @@ from mrirecon.data.simulate import coil_maps
 from mrirecon.engine import Reconstructor, Step, Unrolled
 from mrirecon.errors import UsageError
 from mrirecon.masks import make_mask
-from mrirecon.methods.cross_validation import Blended, _remove_samples, choose_hidden_samples, cross_validated_weight
+from mrirecon.methods.cross_validation import (
+    Blended,
+    _importance,
+    _remove_samples,
+    _withhold,
+    choose_hidden_samples,
+    cross_validated_weight,
+)
 from mrirecon.methods.registry import build, methods
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Prior
@@ -112,6 +119,32 @@ def test_a_network_that_is_half_wrong_is_taken_by_half():
     wrong = torch.complex(*(torch.randn(truth.shape, generator=generator) for _ in range(2)))
     wrong = wrong * (truth.norm() / wrong.norm())
     assert float(cross_validated_weight(network(truth + wrong).parts, p)) == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("family", ["poisson", "gaussian2d"])
+def test_withheld_samples_stand_for_those_that_were_not_acquired(family):
+    mask = mask_of(family)
+    outside = np.ones_like(mask)
+    outside[find_calibration(mask)] = False
+    importance = _importance(mask)
+    assert importance[mask & outside].sum() == pytest.approx((~mask).sum(), rel=0.3)
+    y, x = np.indices(mask.shape)
+    far = np.hypot(y / NY - 0.5, x / NX - 0.5) > 0.3
+    assert importance[mask & far].mean() > 2 * importance[mask & outside & ~far].mean()
+
+
+def test_lines_alone_decide_for_a_mask_of_lines():
+    maps = torch.ones(1, 1, 1, NY, NX, dtype=torch.complex64)
+    mask = torch.from_numpy(mask_of("random")).float()[None, None]
+    generator = torch.Generator().manual_seed(1)
+    full = torch.complex(*(torch.randn(1, 1, NY, NX, generator=generator) for _ in range(2)))
+    p = Problem(full * mask, mask, maps)
+    hidden, importance = _withhold(mask[0, 0].numpy() > 0)
+    scattered = torch.from_numpy(hidden & (importance == 0))
+    assert scattered.any()
+    wrong = torch.where(scattered, 30 * full.roll(1, -1), 2 * full)
+    goal = p.encode.adjoint(wrong)
+    assert float(cross_validated_weight(network(goal).parts, p)) == pytest.approx(0.5, abs=1e-4)
 
 
 def test_each_item_of_a_batch_has_its_own_weight():
