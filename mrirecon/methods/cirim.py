@@ -11,6 +11,7 @@ from mrirecon.errors import UsageError
 from mrirecon.methods.options import (
     Cascades,
     Cell,
+    Count,
     DataConsistency,
     Features,
     Kernel,
@@ -27,6 +28,10 @@ from mrirecon.networks import RecurrentNet
 
 Detach = Annotated[bool, Field(description="Train each cascade separately: stop gradients between cascades.")]
 CarryHidden = Annotated[bool, Field(description="Pass the hidden states on to the next cascade.")]
+Passes = Annotated[
+    Count,
+    Field(description="Apply all cascades this many times, each time from the last image: more for few samples."),
+]
 Compat = Annotated[
     Literal["none", "mridc-0.0.1", "mridc-0.2", "atommic-1.0", "direct-2.1"],
     Field(description="Variant released by another toolkit; it sets detach and carry_hidden."),
@@ -46,6 +51,7 @@ def cirim(
     carry_hidden: CarryHidden = False,
     share_weights: ShareWeights = False,
     symmetries: Symmetries = 1,
+    passes: Passes = 1,
     compat: Compat = "none",
 ) -> Schedule[RimState]:
     """Cascades of independently recurrent inference machines (arXiv 2111.15498).
@@ -53,12 +59,12 @@ def cirim(
     x_t+1 = x_t + RIM(x_t, Aᴴ(A x_t − y)), ``steps`` times; the next cascade starts at the last image of the one before.
     """
     if compat != "none":
-        if symmetries > 1:
+        if symmetries > 1 or passes > 1:
             raise UsageError(
-                f"{compat} has no symmetries",
-                where="symmetries",
+                f"{compat} has no symmetries and one pass",
+                where="symmetries" if symmetries > 1 else "passes",
                 why="its network is applied as the toolkit released it",
-                fix="use symmetries=1, or compat=none",
+                fix="use symmetries=1 and passes=1, or compat=none",
             )
         return released_cirim(compat, cascades, steps, features, cell, recurrent_kernel, dc, share_weights)
 
@@ -66,4 +72,4 @@ def cirim(
         network = RecurrentNet(4, 2, features, cell, recurrent_kernel)
         return Rim(network, data_consistency(dc, "image"), detach=detach, carry=carry_hidden, symmetries=symmetries)
 
-    return Schedule(copies(cascades, share_weights, block), steps)
+    return Schedule(copies(cascades, share_weights, block) * passes, steps)

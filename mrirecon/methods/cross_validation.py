@@ -3,17 +3,17 @@
 A network trained on simulations may degrade a good initial image on a scanner that the simulations do not cover.
 Withheld samples measure this. Let x₀ be the initial image and x₁ the output of the network, both computed without the
 withheld samples, and let d = E(x₁ − x₀) and e = y − E x₀ at the withheld samples. Then g = Re⟨d, e⟩ / ⟨d, d⟩ minimizes
-‖e − g d‖², and the blend is x₀ + g (x₁ − x₀). This is the least-squares weight of a model by cross-validation (Stone,
-J. R. Stat. Soc. B 36:111, 1974; "stacking": Breiman, Machine Learning 24:49, 1996).
+‖e − g d‖². This is the least-squares weight of a model by cross-validation (Stone, J. R. Stat. Soc. B 36:111, 1974;
+"stacking": Breiman, Machine Learning 24:49, 1996).
 
-Withheld samples should resemble those that were not acquired.
+The blend is x₀ + √g (x₁ − x₀), with the geometric mean of g and 1 as weight. On measured scans, g alone is too small
+where few samples were acquired (scripts/runs/README.md). If g is exact, the blend is better than x₀ for g > 1/4.
 
-For a mask scattered along all its axes, scattered samples are withheld. Most masks are denser near the centre of
-k-space, where the initial image is better: a sample in a region of density ρ stands for (1 − ρ) / ρ samples that were
-not acquired, and has this weight in the products (importance sampling).
-
-For a mask of lines, whole lines are withheld, because scattered samples are easier to predict than missing lines.
-Scattered samples are withheld as well, without entering the products.
+Withheld samples should resemble those that were not acquired. For a mask scattered along all its axes, scattered
+samples are withheld. Most masks are denser near the centre of k-space, where the initial image is better: a sample in a
+region of density ρ stands for (1 − ρ) / ρ samples that were not acquired, and has this weight in the products
+(importance sampling). For a mask of lines, whole lines are withheld, because scattered samples are easier to predict
+than missing lines. Scattered samples are withheld as well, without entering the products.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _line_axes(mask: np.ndarray) -> list[int]:
 
 
 def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = None) -> Tensor:
-    """Return the weight g (B,) in [0, 1] of a network's output; see the docstring of this module.
+    """Return the weight √g (B,) in [0, 1] of a network's output; see the docstring of this module.
 
     The weight is 1 if too few samples can be withheld, or if the network changes nothing.
 
@@ -100,7 +100,7 @@ def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = Non
     near = None if p.initial_image is None else _remove_samples(p, p.initial_image, hidden, prior)
     start, output = refine(Problem(p.y * visible, visible, p.maps, near, noise=p.noise))
     root = importance.sqrt()
-    return _least_squares(root * p.encode(output - start), root * (p.y - p.encode(start)))
+    return _least_squares(root * p.encode(output - start), root * (p.y - p.encode(start))).sqrt()
 
 
 def _withhold(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -213,10 +213,10 @@ class Blended(Reconstructor):
 
 @dataclass(frozen=True)
 class _BlendedProblem(Normalized):
-    """Blend the engine's image u with the image r: x = s φ (r + g (u − r))."""
+    """Blend the engine's image u with the image r: x = s φ (r + w (u − r))."""
 
     rest: Tensor  # r, (B, M, *space)
-    weight: Tensor  # g, (B,)
+    weight: Tensor  # w, (B,)
 
     def undo(self, u: Tensor) -> Tensor:
         """Return the blended image x (B, M, *space)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -71,6 +73,16 @@ def test_one_copy_is_the_network_itself():
     assert not torch.allclose(plain(p), several(p), atol=1e-4)
 
 
-def test_released_variants_have_no_symmetries():
-    with pytest.raises(UsageError, match=r"mridc-0\.2 has no symmetries"):
-        build("cirim", {"compat": "mridc-0.2", "symmetries": 2})
+@pytest.mark.parametrize("option", ["symmetries", "passes"])
+def test_released_variants_are_applied_as_released(option):
+    with pytest.raises(UsageError, match=r"mridc-0\.2 has no symmetries and one pass") as error:
+        build("cirim", {"compat": "mridc-0.2", option: 2})
+    assert error.value.where == option
+
+
+def test_a_second_pass_is_the_network_applied_to_the_image_of_the_first():
+    p, once, twice = problem(), model("cirim", 1, cascades=2), model("cirim", 1, cascades=2, passes=2)
+    assert [n for n, _ in once.named_parameters()] == [n for n, _ in twice.named_parameters()]
+    q = replace(p, initial_image=once(p))
+    assert torch.allclose(twice(p), once(q), atol=1e-5)
+    assert not torch.allclose(twice(p), once(p), atol=1e-2)
