@@ -1,9 +1,11 @@
 """Compare trained models with compressed sensing on retrospectively undersampled measured scans.
 
-    python scripts/compare_methods.py FULL_SCAN... [--models DIR...] [--seed 5] [--oracle]
+    python scripts/compare_methods.py FULL_SCAN... [--models DIR...] [--seed 5] [--oracle] [--precision bfloat16]
+        [--variant blend=none --variant symmetries=1,passes=1]
 
 All methods use the same masks, coil maps and scores (SSIM, PSNR). cs uses its default weight, and with --oracle also
-the best weight of a sweep, which is unknown in practice. Without --models, the shipped models are compared. Prints a
+the best weight of a sweep, which is unknown in practice. Without --models, the shipped models are compared. With
+--variant, each model is also compared with other options and the same weights. Prints a
 row for each mask, then the mean, the worst difference from cs, and the fraction of masks on which the model is better.
 For prospective scans, 5 % of the samples outside the calibration region are held out, and the relative error of their
 prediction is printed.
@@ -12,12 +14,15 @@ prediction is printed.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from measured import LINES, PLANES, draw_mask, undersample
 
+from mrirecon.engine import Reconstructor
 from mrirecon.io import Scan, read
 from mrirecon.methods.cross_validation import choose_hidden_samples
 from mrirecon.methods.registry import build
@@ -38,9 +43,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--every", type=int, default=1, help="take every n-th mask")
     parser.add_argument("--oracle", action="store_true")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the networks")
+    parser.add_argument("--variant", action="append", default=[], help="options KEY=VALUE,... of a further column")
     options = parser.parse_args()
-    models = [load_model(folder) for folder in options.models or shipped_models().values()]
-    names = ["zero-filled", "cs", *(["cs, oracle"] if options.oracle else []), *(str(m.method) for m in models)]
+    loaded = [load_model(folder) for folder in options.models or shipped_models().values()]
+    methods = [m.method for m in loaded]
+    labels = [m.method if methods.count(m.method) == 1 else f"{m.method} {m.folder.name}" for m in loaded]
+    models = {label: m.model for label, m in zip(labels, loaded, strict=True)}
+    models |= {
+        f"{a} {text}": with_options(m, text) for a, m in zip(labels, loaded, strict=True) for text in options.variant
+    }
+    for model in models.values():
+        model.precision = options.precision
+    names = ["zero-filled", "cs", *(["cs, oracle"] if options.oracle else []), *models]
     table: list[list[tuple[float, float]]] = []
     for path in options.scans:
         scan = read(path)
@@ -60,14 +75,32 @@ def main() -> None:
         return
     values = np.array(table)
     print(f"\n{len(table)} points: SSIM/PSNR, mean; difference from cs, worst; points won")
+    width = max(map(len, names))
     for column, name in enumerate(names):
         mean, gap = values[:, column].mean(0), values[:, column] - values[:, 1]
         won = f"{(gap[:, 0] > 0).mean():.0%}/{(gap[:, 1] > 0).mean():.0%}"
-        print(f"{name:14s} {mean[0]:.4f}/{mean[1]:.2f}   {gap[:, 0].min():+.4f}/{gap[:, 1].min():+.2f}   {won}")
+        print(f"{name:{width}s} {mean[0]:.4f}/{mean[1]:.2f}   {gap[:, 0].min():+.4f}/{gap[:, 1].min():+.2f}   {won}")
+
+
+def with_options(trained: TrainedModel, text: str) -> Reconstructor:
+    """Return a model with the same weights and other options, such as ``symmetries=1,passes=1``."""
+    changed = dict(pair.split("=") for pair in text.split(","))
+    model = build(trained.method, {**trained.options, **{key: yaml.safe_load(v) for key, v in changed.items()}})
+    weights = dict(trained.model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    return model.eval()
 
 
 def _point(
-    scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int, models: list[TrainedModel], oracle: bool
+    scan: Scan,
+    truth: np.ndarray,
+    family: str,
+    rate: float,
+    seed: int,
+    models: Mapping[str, Reconstructor],
+    oracle: bool,
 ) -> list[Score]:
     seen = undersample(scan, scan.kspace(0), draw_mask(scan, family, rate, seed))
 
@@ -79,10 +112,15 @@ def _point(
         informed, _, prior = seen.build("informed")
         cs = [score(seen.reconstruct("cs", lam)) for lam in (None, *(SWEEP if oracle else ()))]
         best = [max(cs, key=lambda s: s.ssim or 0.0)] if oracle else []
-        return [score(plain.adjoint), cs[0], *best, *(score(m.model.run(informed, prior=prior).image) for m in models)]
+        return [
+            score(plain.adjoint),
+            cs[0],
+            *best,
+            *(score(m.run(informed, prior=prior).image) for m in models.values()),
+        ]
 
 
-def _predict(scan: Scan, models: list[TrainedModel], seed: int) -> None:
+def _predict(scan: Scan, models: Mapping[str, Reconstructor], seed: int) -> None:
     """Print the relative error of predicted held-out samples of a prospective scan."""
     kspace, mask = scan.kspace(0), scan.mask(0)
     held = choose_hidden_samples(mask, 0.05, seed)
@@ -94,7 +132,7 @@ def _predict(scan: Scan, models: list[TrainedModel], seed: int) -> None:
         lam = float(weight_by_noise("cs", weighted)[0])
         predictions = {"zero-filled": plain.encode(plain.adjoint)}
         predictions["cs"] = weighted.encode(build("cs", {"lam": lam}).run(weighted).image)
-        predictions |= {str(m.method): informed.encode(m.model.run(informed, prior=prior).image) for m in models}
+        predictions |= {name: informed.encode(m.run(informed, prior=prior).image) for name, m in models.items()}
         for name, predicted in predictions.items():
             error = np.linalg.norm(predicted[0].numpy()[:, held] - kspace[:, held]) / np.linalg.norm(kspace[:, held])
             print(f"{scan.path.stem}: {name} predicts held-out samples with relative error {error:.4f}", flush=True)

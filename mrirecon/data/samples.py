@@ -337,11 +337,36 @@ def draw_mask(
     weights = np.array([f.weight for f in families])
     choice = families[int(rng.choice(len(families), p=weights / weights.sum()))]
     axis = int(rng.integers(2)) if choice.axis == "either" else ("y", "x").index(choice.axis)
+    seed = int(rng.integers(2**31))
+    least = KERNEL if calibrated else 0
+    draw = _own_mask if choice.compat == "none" else _compatible_mask
+    result = draw(choice, space, axis, least, seed, rng)
+    if result is None:
+        size = space if FAMILIES[choice.family].over == "plane" else (space[axis],)
+        raise UsageError(
+            f"no mask of {choice.family} fits",
+            where="data.masks",
+            why=f"{'×'.join(map(str, size))} samples at acceleration {choice.acceleration} with calibration "
+            f"{choice.calibration or ('2 %' if choice.compat == 'mridc' else '32 %')}; coil maps need {least} along "
+            "each axis",
+            fix="lower the acceleration, change the calibration, or enlarge data.crop",
+        )
+    achieved = round(result.acceleration, 2)
+    info: SampleInfo = {
+        "mask": choice.family,
+        "acceleration": achieved,
+        "calibration": list(result.calibration),
+    }
+    return result.mask, info
+
+
+def _own_mask(
+    choice: MaskFamily, space: tuple[int, int], axis: int, least: int, seed: int, rng: np.random.Generator
+) -> MaskResult | None:
+    """Draw an acceleration and a calibration region of at least ``least`` lines that fit, and a mask; None if none."""
     family = FAMILIES[choice.family]
     lines = family.over == "lines"
     sides = (space[axis],) if lines else space
-    seed = int(rng.integers(2**31))
-    least = KERNEL if calibrated else 0
     fitting: list[tuple[float, int | tuple[int, ...]]] = []
     regions: list[int | None] = [*choice.calibration] or [None]
     for acceleration in choice.acceleration:
@@ -355,36 +380,59 @@ def draw_mask(
             if min(box) >= least and math.prod(box) <= 0.67 * count:
                 fitting.append((acceleration, box if len(box) > 1 else box[0]))
     if not fitting:
-        raise UsageError(
-            f"no mask of {choice.family} fits",
-            where="data.masks",
-            why=f"{'×'.join(map(str, sides))} samples at acceleration {choice.acceleration} with calibration "
-            f"{choice.calibration or '32 %'}; coil maps need {least} along each axis",
-            fix="lower the acceleration, change the calibration, or enlarge data.crop",
-        )
+        return None
     acceleration, region = fitting[int(rng.integers(len(fitting)))]
     flips = rng.random(2) < 0.5
-    if family.slow and not lines:
-        result = _shared_mask(choice.family, space, acceleration, region, seed % _SHARED_MASKS)
-        mask = result.mask[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
-        # The calibration region may be asymmetric, so it is restored after mirroring.
-        shifts = [
-            int(f) * (2 * (n // 2 - c // 2) + c - n) for f, n, c in zip(flips, space, result.calibration, strict=True)
-        ]
-        mask = np.roll(mask, shifts, (0, 1))
-    else:
-        result = make_mask(choice.family, space, acceleration, calibration=region, seed=seed, axis=axis)
-        mask = result.mask
-    achieved = round(result.acceleration, 2)
-    return mask, {"mask": choice.family, "acceleration": achieved, "calibration": list(result.calibration)}
+    if not family.slow or lines:
+        return make_mask(choice.family, space, acceleration, calibration=region, seed=seed, axis=axis, fwhm=choice.fwhm)
+    result = _shared_mask(choice.family, space, acceleration, region, seed % _SHARED_MASKS, choice.fwhm)
+    mask = result.mask[:: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
+    # The calibration region may be asymmetric, so it is restored after mirroring.
+    shifts = [
+        int(f) * (2 * (n // 2 - c // 2) + c - n) for f, n, c in zip(flips, space, result.calibration, strict=True)
+    ]
+    return replace(result, mask=np.roll(mask, shifts, (0, 1)))
+
+
+def _compatible_mask(
+    choice: MaskFamily, space: tuple[int, int], axis: int, least: int, seed: int, rng: np.random.Generator
+) -> MaskResult | None:
+    """Draw another toolkit's mask whose calibration region has at least ``least`` lines; None if there is none.
+
+    The size of the region follows the toolkit's rule.
+    """
+    settings = [(rate, region) for rate in choice.acceleration for region in [*choice.calibration] or [None]]
+    for number in rng.permutation(len(settings)):
+        acceleration, region = settings[number]
+        try:
+            result = make_mask(
+                choice.family,
+                space,
+                acceleration,
+                calibration=region,
+                seed=seed,
+                axis=axis,
+                compat=choice.compat,
+                fwhm=choice.fwhm,
+            )
+        except UsageError:
+            continue
+        if min(result.calibration[a] for a in result.axes) >= least:
+            return result
+    return None
 
 
 @lru_cache(maxsize=256)
 def _shared_mask(
-    family: str, space: tuple[int, int], acceleration: float, region: int | tuple[int, ...], seed: int
+    family: str,
+    space: tuple[int, int],
+    acceleration: float,
+    region: int | tuple[int, ...],
+    seed: int,
+    fwhm: float | None,
 ) -> MaskResult:
     """Return one of a few stored masks of a size, because drawing a Poisson-disc mask takes longest."""
-    return make_mask(family, space, acceleration, calibration=region, seed=seed)
+    return make_mask(family, space, acceleration, calibration=region, seed=seed, fwhm=fwhm)
 
 
 def split_samples(mask: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

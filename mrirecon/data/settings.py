@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mrirecon.errors import UsageError
-from mrirecon.masks.registry import drawn_families
+from mrirecon.masks.make import check_family
+from mrirecon.masks.registry import compats, seeded_families
 from mrirecon.registries import OneOf
 
 
@@ -144,15 +145,29 @@ class Buffer(Section):
 class MaskFamily(Section):
     """Set one family of undersampling masks."""
 
-    family: Annotated[str, OneOf(drawn_families)]
+    family: Annotated[str, OneOf(seeded_families)]
     acceleration: Annotated[list[Annotated[float, Field(ge=1, le=64)]], BeforeValidator(as_list)] = Field(
         min_length=1, description="acceleration factors, of which one is drawn"
     )
     calibration: Annotated[list[Annotated[int, Field(ge=0, le=512)]], BeforeValidator(as_list)] = Field(
         [], description="sizes of the calibration region, of which one is drawn; none: 32 % of the samples"
     )
+    compat: Annotated[str, OneOf(compats)] = Field(
+        "none", description="toolkit whose masks are drawn; those of mridc (the CIRIM papers) have a centre of 2 %"
+    )
+    fwhm: Positive | None = Field(
+        None, description="width of a Gaussian family at half maximum, from -1 to 1; none: 1, or 0.7 with compat: mridc"
+    )
     axis: Literal["x", "y", "either"] = Field("either", description="undersampled axis of masks of lines")
     weight: Positive = Field(1.0, description="relative frequency of the family")
+
+    @model_validator(mode="after")
+    def _check_family(self) -> MaskFamily:
+        try:
+            check_family(self.family, self.compat, self.fwhm, bool(self.calibration))
+        except UsageError as error:
+            raise ValueError(f"{error.what}; {error.fix}") from None
+        return self
 
 
 def _default_masks() -> list[MaskFamily]:

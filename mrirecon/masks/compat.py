@@ -21,10 +21,7 @@ def equispaced_fraction(
     rng: np.random.RandomState, space: tuple[int, ...], count: int, box: tuple[slice, ...]
 ) -> tuple[Bools, str]:
     """Draw equispaced lines with fastMRI's fractional spacing; only for ``compat="fastmri"``."""
-    raise UsageError(
-        "equispaced_fraction is a fastMRI family",
-        fix="add compat='fastmri', or use equispaced, which always achieves the acceleration",
-    )
+    raise NotImplementedError("`make_mask` draws this family with `fastmri`")
 
 
 def fastmri(
@@ -126,7 +123,6 @@ def mridc(
     family: str,
     space: tuple[int, ...],
     acceleration: float,
-    calibration: int | tuple[int, ...] | None,
     fwhm: float | None,
     seed: int,
 ) -> Drawn:
@@ -139,12 +135,6 @@ def mridc(
     axis around n / 2. mridc's own line class then shifts the mask away from the centre and applies it along the wrong
     axis; this function does neither.
     """
-    if calibration is not None:
-        raise UsageError(
-            "mridc's masks have a fixed centre of 2 % of each axis",
-            why=f"calibration is {calibration}",
-            fix="omit calibration or compat",
-        )
     sigma = (fwhm or MRIDC_FWHM) / math.sqrt(8 * math.log(2))
     bells = [np.exp(-(np.linspace(-1, 1, n) ** 2 / (2 * sigma**2))) for n in space]
     centre = np.zeros(space, dtype=bool)

@@ -75,10 +75,9 @@ def make_mask(
 
     """
     shape = tuple(int(n) for n in shape)
-    _check(family, shape, acceleration, compat)
+    check_family(family, compat, fwhm, calibration is not None)
+    _check(family, shape, acceleration)
     chosen = FAMILIES[family]
-    having = " and ".join(name for name, one in FAMILIES.items() if "fwhm" in one.options)
-    _refuse_unused(fwhm is not None and "fwhm" not in chosen.options, "fwhm", having, family)
     _refuse_unused(center_fraction is not None and compat != "fastmri", "center_fraction", "compat='fastmri'", compat)
     if chosen.over == "file":
         if path is None or acceleration is not None or calibration is not None:
@@ -91,8 +90,6 @@ def make_mask(
         return result
     _refuse_unused(path is not None, "path", "file", family)
     _refuse_unused(bool(options) and compat != "none", "options", "our own masks", f"compat={compat!r}")
-    if fwhm is not None and not (math.isfinite(fwhm) and fwhm > 0):
-        raise UsageError("fwhm must be a positive number", why=f"it is {fwhm}", fix="omit it, or use 0.7")
     if isinstance(seed, tuple) and compat != "fastmri":
         raise UsageError(
             "seed must be one integer",
@@ -110,7 +107,7 @@ def make_mask(
         seed = int(seed)  # type: ignore[arg-type]  # not a tuple, see above
         if compat == "mridc":
             start = seed_from(seed, name, slice) if name or slice else seed
-            drawn, box, note = mridc(family, space, rate, calibration, fwhm, start)
+            drawn, box, note = mridc(family, space, rate, fwhm, start)
         else:
             rng = np.random.RandomState(seed_from(seed, name, slice))
             drawn, box, note = _draw(rng, chosen, space, rate, calibration, settings)
@@ -202,14 +199,36 @@ def phase_axes(family: str, dimensions: int, axis: int, readout: int) -> tuple[i
     return (0, 1) if dimensions == 2 else tuple(a for a in range(3) if a != chosen % 3)
 
 
-def _check(family: str, shape: tuple[int, ...], acceleration: float | None, compat: str) -> None:
+def check_family(family: str, compat: str = "none", fwhm: float | None = None, calibrated: bool = False) -> None:
+    """Check that a family exists with these settings, as `make_mask` does; ``calibrated``: with a calibration region.
+
+    Raises:
+        UsageError: a family, compat or combination that does not exist.
+
+    """
     if family not in FAMILIES:
         raise UsageError(f"there is no mask family {family!r}", fix=f"choose one of {', '.join(FAMILIES)}")
     if compat not in compats():
         raise UsageError(f"compat={compat!r} is not known", fix=f"choose one of {', '.join(compats())}")
-    if compat != "none" and compat not in FAMILIES[family].compat:
+    chosen = FAMILIES[family]
+    if compat != "none" and compat not in chosen.compat:
         having = ", ".join(name for name, one in FAMILIES.items() if compat in one.compat)
         raise UsageError(f"{compat} has no masks of the family {family}", fix=f"choose one of {having}, or omit compat")
+    if compat == "none" and not chosen.own:
+        raise UsageError(f"{family} needs compat", why=chosen.summary, fix=f"add compat={chosen.compat[0]}")
+    if compat == "mridc" and calibrated:
+        raise UsageError(
+            "mridc's masks have a fixed centre of 2 % of each axis",
+            why="a calibration region is given",
+            fix="omit calibration or compat",
+        )
+    having = " and ".join(name for name, one in FAMILIES.items() if "fwhm" in one.options)
+    _refuse_unused(fwhm is not None and "fwhm" not in chosen.options, "fwhm", having, family)
+    if fwhm is not None and not (math.isfinite(fwhm) and fwhm > 0):
+        raise UsageError("fwhm must be a positive number", why=f"it is {fwhm}", fix="omit it, or use 0.7")
+
+
+def _check(family: str, shape: tuple[int, ...], acceleration: float | None) -> None:
     if len(shape) not in (2, 3) or not all(n > 0 for n in shape):
         raise UsageError(
             "a mask needs two or three axes of at least one sample",

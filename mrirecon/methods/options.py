@@ -36,6 +36,10 @@ Features = Annotated[Count, Field(description="Channels of the hidden states.")]
 Pools = Annotated[int, Field(ge=1, le=8, description="Number of times that the U-Net halves the resolution.")]
 Cell = Annotated[Literal["gru", "mgu", "indrnn"], Field(description="Type of the recurrent units.")]
 Kernel = Annotated[Literal[1, 3, 5], Field(description="Kernel size of the recurrent units.")]
+Symmetries = Annotated[
+    Literal[1, 2, 4, 8],
+    Field(description="Average the network over the image (1), its complex conjugate (2) and mirror images (4, 8)."),
+]
 ShareWeights = Annotated[bool, Field(description="Use one set of weights for all cascades.")]
 
 # data consistency

@@ -7,10 +7,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mrirecon.engine import Schedule, Step
-from mrirecon.methods.options import Cell, DataConsistency, Features, Kernel, Steps
+from mrirecon.methods.options import Cell, DataConsistency, Features, Kernel, Steps, Symmetries
 from mrirecon.methods.registry import register
 from mrirecon.methods.updates import Part, data_consistency
 from mrirecon.networks import RecurrentNet, apply_network, to_complex, to_real, zero_init_output
+from mrirecon.networks.symmetry import symmetric_copies, symmetric_mean
 from mrirecon.physics.precision import RunsNetwork
 from mrirecon.physics.problem import Problem
 
@@ -33,31 +34,43 @@ class Rim(RunsNetwork, Step[RimState]):
         consistency: explicit data consistency after each step; None for implicit consistency by the gradient only.
         detach: stop gradients from flowing into the previous cascade.
         carry: pass the hidden states to the next cascade, which otherwise starts with zeros.
+        symmetries: number of symmetric copies of the input over which Δ is averaged; see `mrirecon.networks.symmetry`.
 
     """
 
     def __init__(
-        self, network: RecurrentNet, consistency: Part | None = None, *, detach: bool = False, carry: bool = False
+        self,
+        network: RecurrentNet,
+        consistency: Part | None = None,
+        *,
+        detach: bool = False,
+        carry: bool = False,
+        symmetries: int = 1,
     ) -> None:
         super().__init__()
         self.network, self.consistency, self.detach, self.carry = network, consistency, detach, carry
+        self.symmetries = symmetries
 
     def init(self, p: Problem) -> RimState:
         """Start at the initial image, with hidden states of zeros."""
         x = p.starting_image
-        return RimState(x, self.network.start(to_real(x, dtype=self.network_dtype)))
+        return RimState(x, self.network.start(self._input(x)))
 
     def enter(self, previous: RimState, p: Problem) -> RimState:
         """Start at the last image of the previous cascade."""
         x = previous.x.detach() if self.detach else previous.x
-        hidden = previous.hidden if self.carry else self.network.start(to_real(x, dtype=self.network_dtype))
+        hidden = previous.hidden if self.carry else self.network.start(self._input(x))
         return RimState(x, tuple(h.detach() for h in hidden) if self.detach else hidden)
 
     def forward(self, s: RimState, p: Problem) -> RimState:
         """Return the next image and hidden states."""
-        update, hidden = apply_network(self.network, to_real(s.x, p.gradient(s.x), dtype=self.network_dtype), s.hidden)
-        x = s.x + to_complex(update, s.x.shape[1])
+        update, hidden = apply_network(self.network, self._input(s.x, p.gradient(s.x)), s.hidden)
+        x = s.x + to_complex(symmetric_mean(update, self.symmetries), s.x.shape[1])
         return RimState(x if self.consistency is None else self.consistency(x, p), hidden)
+
+    def _input(self, *images: Tensor) -> Tensor:
+        """Return the network's input, with its symmetric copies in the batch."""
+        return symmetric_copies(to_real(*images, dtype=self.network_dtype), self.symmetries)
 
     def zero_init_output(self) -> None:
         """Initialize the network such that Δ = 0."""
@@ -72,18 +85,26 @@ def rim(
     features: Features = 64,
     recurrent_kernel: Kernel = 1,
     dc: DataConsistency = "none",
+    symmetries: Symmetries = 1,
 ) -> Schedule[RimState]:
     """Recurrent inference machine with GRU, MGU or IndRNN cells (arXiv 2012.07819).
 
     x⁺ = x + Δ with h⁺, Δ = network([x, Aᴴ(A x − y)], h), ``steps`` times.
     """
     network = RecurrentNet(4, 2, features, cell, recurrent_kernel)
-    return Schedule([Rim(network, data_consistency(dc, "image"))], steps)
+    return Schedule([Rim(network, data_consistency(dc, "image"), symmetries=symmetries)], steps)
 
 
 @register(learned=True)
 def irim(
-    *, steps: Steps = 8, features: Features = 64, recurrent_kernel: Kernel = 1, dc: DataConsistency = "none"
+    *,
+    steps: Steps = 8,
+    features: Features = 64,
+    recurrent_kernel: Kernel = 1,
+    dc: DataConsistency = "none",
+    symmetries: Symmetries = 1,
 ) -> Schedule[RimState]:
     """Independently recurrent inference machine: one cascade of a CIRIM (arXiv 2111.15498). Not the invertible RIM."""
-    return rim(cell="indrnn", steps=steps, features=features, recurrent_kernel=recurrent_kernel, dc=dc)
+    return rim(
+        cell="indrnn", steps=steps, features=features, recurrent_kernel=recurrent_kernel, dc=dc, symmetries=symmetries
+    )

@@ -475,6 +475,32 @@ def test_masks_that_fit_are_drawn():
         draw_mask([MaskFamily(family="random", acceleration=[32.0])], (96, 96), np.random.default_rng(0), True)
 
 
+def test_masks_of_other_toolkits_fit_or_are_refused():
+    draws = [MaskFamily(family="equispaced_fraction", compat="fastmri", acceleration=[4.0, 8.0])]
+    found = {
+        tuple(draw_mask(draws, (128, 128), np.random.default_rng(seed), True)[1]["calibration"]) for seed in range(8)
+    }
+    assert found <= {(128, 10), (10, 128)}, "8-fold has 5 lines in the centre, too few for coil maps"
+    narrow = [MaskFamily(family="gaussian1d", compat="mridc", acceleration=[4.0])]
+    with pytest.raises(UsageError, match="no mask of gaussian1d fits"):
+        draw_mask(narrow, (128, 128), np.random.default_rng(0), True)
+    assert draw_mask(narrow, (128, 128), np.random.default_rng(0), False)[0].any()
+
+
+def test_the_width_of_a_gaussian_is_a_setting():
+    wide, narrow = (
+        draw_mask(
+            [MaskFamily(family="gaussian1d", acceleration=[4.0], calibration=[8], axis="x", fwhm=fwhm)],
+            (96, 192),
+            np.random.default_rng(0),
+            True,
+        )[0][0]
+        for fwhm in (2.0, 0.4)
+    )
+    spread = [np.abs(np.flatnonzero(lines) - 96).mean() for lines in (wide, narrow)]
+    assert spread[0] > 1.5 * spread[1]
+
+
 def test_mirrored_discs_keep_their_calibration_region():
     draws = [MaskFamily(family="poisson", acceleration=[4.0], calibration=[12])]
     seen = set()

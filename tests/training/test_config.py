@@ -6,17 +6,22 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from mrirecon.data.samples import draw_mask
 from mrirecon.errors import InputError, MriReconError, UsageError
+from mrirecon.masks import make_mask
 from mrirecon.methods.registry import find_method, methods
 from mrirecon.training.config import differences, load_config, render, schema, template
 from mrirecon.training.config.strict_yaml import parse_yaml, scalar
+from mrirecon.training.objective import step_weights
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OWN = sorted(CONFIGS.glob("*.yaml"))
 PAPERS = sorted((CONFIGS / "papers").glob("*.yaml"))
+ONE_MASK = "method: cirim\ndata:\n  masks:\n    - "
 GOOD = "method: cirim\ntrain:\n  steps: 10\n"
 
 
@@ -79,10 +84,40 @@ def test_published_sizes():
         "e2evn": 29_936_966,
         "unet": 1_860_866,
     }
-    wanted |= {"lpdnet": 236_532}
+    wanted |= {"lpdnet": 236_532, "e2evn-cirim": 19_634_712}
     for name, count in wanted.items():
         settings = load_config(CONFIGS / "papers" / f"{name}.yaml").settings
         assert parameters(settings.method, settings.model) == count, name
+
+
+@pytest.mark.parametrize("name", ["e2evn", "e2evn-cirim", "cascadenet", "kikinet", "lpdnet"])
+def test_cascades_of_the_papers_are_trained_on_their_output_only(name):
+    settings = load_config(CONFIGS / "papers" / f"{name}.yaml").settings
+    count = settings.model["cascades"]
+    assert step_weights(settings.loss, count, 1) == [0.0] * (count - 1) + [1.0]
+
+
+@pytest.mark.parametrize("name", ["cirim", "rim", "cascadenet"])
+def test_masks_of_the_papers_are_those_of_mridc(name):
+    for family in load_config(CONFIGS / "papers" / f"{name}.yaml").settings.data.masks:
+        drawn, info = draw_mask([family], (368, 384), np.random.default_rng(3), calibrated=True)
+        lines = family.family == "gaussian1d"
+        # int(n / R) samples, and the centre of 2 % in addition
+        rate = next(r for r in family.acceleration if 0.85 * r <= info["acceleration"] <= r)
+        centre = np.abs(np.arange(384) - 192) < 0.02 * 384 / (2 if lines else 1) - 1
+        assert drawn[184, centre].all()
+        seed = _seed_of(3, family.axis)
+        again = [make_mask(family.family, (368, 384), rate, seed=seed, axis=a, compat="mridc").mask for a in range(2)]
+        assert any(np.array_equal(drawn, mask) for mask in again)
+
+
+def _seed_of(seed, axis):
+    """Return the seed of the mask that `draw_mask` draws of one family."""
+    rng = np.random.default_rng(seed)
+    rng.choice(1, p=[1.0])
+    if axis == "either":
+        rng.integers(2)
+    return int(rng.integers(2**31))
 
 
 MISTAKES = [
@@ -94,6 +129,11 @@ MISTAKES = [
     ("method: cirim\nmodel:\n  steps: 0\n", ["cannot be 0", "greater"], 3),
     ("method: cirim\ndata:\n  masks:\n    - family: radial\n      acceleration: [4]\n", ["'radial'", "poisson"], 4),
     ("method: cirim\ndata:\n  masks:\n    - {family: random, acceleration: [4], centre: 3}\n", ["'centre'"], 4),
+    (f"{ONE_MASK}{{family: random, acceleration: [4], compat: mridc}}\n", ["gaussian1d", "no masks of the family"], 4),
+    (f"{ONE_MASK}{{family: gaussian1d, acceleration: [4], compat: mridc, calibration: [8]}}\n", ["centre of 2 %"], 4),
+    (f"{ONE_MASK}{{family: random, acceleration: [4], fwhm: 0.7}}\n", ["fwhm is only valid with"], 4),
+    (f"{ONE_MASK}{{family: equispaced_fraction, acceleration: [4]}}\n", ["needs compat", "fastmri"], 4),
+    (f"{ONE_MASK}{{family: random, acceleration: [4], compat: bart}}\n", ["'bart'", "mridc"], 4),
     ("method: cirim\ntrain:\n  steps: 5\n  steps: 6\n", ["'steps'", "twice", ":3"], 4),
     ("method: cirim\ntrain:\n  lr: yes\n", ["'yes'", "number"], 3),
     ("method: cirim\ntrain:\n  lr: '1e-3'\n", ["'1e-3'", "number"], 3),
