@@ -15,6 +15,7 @@ from mrirecon.cli.console import ConsoleSettings, print_error, print_json, print
 from mrirecon.errors import MriReconError, PartialFailure, UsageError
 
 if TYPE_CHECKING:
+    from mrirecon.reconstruction.adaptation.settings import Adaptation
     from mrirecon.reconstruction.batch import Outcome
 
 
@@ -38,6 +39,10 @@ def reconstruct(
     strict_model: Annotated[
         bool, typer.Option("--strict-model", help="Refuse data for which the model was not trained.")
     ] = False,
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="Adapt the model to each scan first, as `mrirecon models adapt`.")
+    ] = False,
+    minutes: Annotated[float | None, typer.Option(help="With --adapt: limit of its wall time for a scan.")] = None,
     lam: opt.Lambda = None,
     options: opt.Settings = None,
     axes: opt.Axes = None,
@@ -83,6 +88,8 @@ def reconstruct(
     from mrirecon.reconstruction.calibrate import EspiritOptions, map_option
     from mrirecon.reconstruction.plan import Request
 
+    if minutes is not None and not adapt:
+        raise UsageError("--minutes limits the adaptation", fix="also give --adapt, or omit --minutes")
     if bids is not None and output != Path():
         raise UsageError("--bids defines the output names", why=f"--output is {output}", fix="omit one of them")
     steps = {name: arguments[name] for name in ("whiten", "readout", "oversampling", "partial_fourier")}
@@ -91,6 +98,7 @@ def reconstruct(
         "lam": opt.weight(lam),
         "options": opt.pairs(options),
         "espirit": EspiritOptions(opt.map_sets(map_sets)),
+        "adaptation": Adaptation(minutes=minutes, seed=seed) if adapt else None,
     }
     request = Request.from_options(arguments | map_option(maps))
     work, outcomes = reconstruct_files(

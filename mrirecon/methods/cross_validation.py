@@ -14,7 +14,7 @@ weights is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,7 +101,18 @@ def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = Non
     visible = p.mask * ~union
     near = None if p.initial_image is None else _remove_samples(p, p.initial_image, union, prior)
     start, output = refine(Problem(p.y * visible, visible, p.maps, near, noise=p.noise))
-    d, e = p.encode(output - start), p.y - p.encode(start)
+    return blend_weight(p.encode(output - start), p.y - p.encode(start), hidden)
+
+
+def blend_weight(d: Tensor, e: Tensor, hidden: Sequence[Tensor]) -> Tensor:
+    """Return the geometric mean (B,) over the kinds of withheld samples of the weights that fit best.
+
+    Args:
+        d: change of the predicted samples by the network, (B, C, *space).
+        e: error of the samples that the initial image predicts, (B, C, *space).
+        hidden: masks of the withheld samples, (B or 1, 1, *space), one for each kind.
+
+    """
     weights = torch.stack([_least_squares(d * h, e * h) for h in hidden])
     return weights[0] if len(weights) == 1 else weights.prod(0).sqrt()
 

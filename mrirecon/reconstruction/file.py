@@ -91,7 +91,7 @@ def reconstruct_file(
     start = time.perf_counter()
     request = request or Request(**options)
     path, out = Path(path), Path(out)
-    scan, stored_shape = _read_and_prepare(path, request)
+    scan, stored_shape = read_and_prepare(path, request)
     # The output name contains the method. Only an automatic choice needs the data.
     scratch = scratch_folders(_output_folder(out, request))
     plan = choose(scan, request, scratch) if request.method == "auto" and request.model is None else None
@@ -156,7 +156,7 @@ def reconstruct_file(
     return {**sidecar, "outputs": outputs, "total_seconds": time.perf_counter() - start}
 
 
-def _read_and_prepare(path: Path, request: Request) -> tuple[Scan, dict[str, int]]:
+def read_and_prepare(path: Path, request: Request) -> tuple[Scan, dict[str, int]]:
     """Read a file and preprocess it as requested; return the scan and the stored shape."""
     if request.manifest is not None:
         verify(path, request.manifest)
@@ -213,6 +213,7 @@ def _describe(
         "lambda": result.lam,
         "options": dict(request.options or {}) if model is None else model.options,
         "model": None if model is None else {"folder": str(model.folder), "sha256": model.sha256, "seal": model.seal},
+        **({} if result.adaptation is None else {"adaptation": result.adaptation}),
         "precision": result.precision,
         "seed": request.seed,
         "stopped": result.reasons,

@@ -55,6 +55,7 @@ class Reconstruction:
         failed: errors of skipped items, whose images are zero.
         precision: precision of networks; float32 without networks.
         sets: number of sets of coil maps of each item.
+        adaptation: how the model was adapted to the scan, as in the card of an adapted model; None if it was not.
 
     """
 
@@ -70,6 +71,7 @@ class Reconstruction:
     failed: list[InputError] = field(default_factory=list)
     precision: Precision = "float32"
     sets: list[int] = field(default_factory=list)
+    adaptation: dict[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,11 @@ def reconstruct(
     """
     request = request or Request(**options)
     plan = plan or choose(scan, request, scratch)
+    adaptation = None
+    if request.adaptation is not None:
+        from mrirecon.reconstruction.adaptation.scans import adapt_plan  # which imports this file
+
+        plan, adaptation = adapt_plan(scan, plan, request.adaptation, scratch=scratch, progress=progress)
     for group in plan.groups:
         if group.model is not None:
             group.model.model.to(plan.device).precision = plan.precision
@@ -190,6 +197,7 @@ def reconstruct(
         failed=failures.errors,
         precision=plan.precision,
         sets=[result.sets for result in results],
+        adaptation=adaptation,
     )
 
 
