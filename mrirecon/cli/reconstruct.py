@@ -15,7 +15,6 @@ from mrirecon.cli.console import ConsoleSettings, print_error, print_json, print
 from mrirecon.errors import MriReconError, PartialFailure, UsageError
 
 if TYPE_CHECKING:
-    from mrirecon.reconstruction.adaptation.settings import Adaptation
     from mrirecon.reconstruction.batch import Outcome
 
 
@@ -84,6 +83,7 @@ def reconstruct(
 ) -> None:
     """Reconstruct k-space files; by default, choose a method for the data and print the reason."""
     arguments: dict[str, Any] = locals()
+    from mrirecon.reconstruction.adaptation.settings import Adaptation
     from mrirecon.reconstruction.batch import reconstruct_files
     from mrirecon.reconstruction.calibrate import EspiritOptions, map_option
     from mrirecon.reconstruction.plan import Request

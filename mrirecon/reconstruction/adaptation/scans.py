@@ -128,8 +128,8 @@ def adapt(
         chosen = _cases(scan, plan, group, settings, first=len(cases))
         cases += chosen
         notes += [*scan.notes, *plan.notes, *plan.outside]
-        trained, where = _weights_of(group), [case.where for case in chosen]
-        files.append({"file": scan.path.name, "sha256": scan.sha256(), "slices": where})
+        trained, places = _weights_of(group), [_place(case, scan) for case in chosen]
+        files.append({"file": scan.path.name, "sha256": scan.sha256(), "slices": places})
     found = fit(_prepared(trained, plan), cases, settings, begun=begun, progress=progress)
     card = _card(trained, found, settings, files, plan)
     return Adapted(replace(trained, model=found.model, card=card), found, tuple(dict.fromkeys(notes)))
@@ -168,7 +168,7 @@ def adapt_plan(
             continue
         found = fit(_prepared(group.model, plan), cases, settings, begun=begun, progress=progress)
         groups[number] = replace(group, model=replace(group.model, model=found.model))
-        described = _summary(found, settings, plan) | {"slices": [case.where for case in cases]}
+        described = _summary(found, settings, plan) | {"slices": [_place(case, scan) for case in cases]}
         notes.append(sentence(group.method, described))
     return replace(plan, groups=tuple(groups), notes=tuple(notes)), described
 
@@ -281,6 +281,11 @@ def _case(part: Scan, item: int, plan: Plan, group: PlanGroup, settings: Adaptat
     return Case(built.problem, built.prior, parts, part.where(item))
 
 
+def _place(case: Case, scan: Scan) -> str:
+    """Return the location of a slice in its file, without the folder of the file."""
+    return case.where.replace(str(scan.path), scan.path.name)
+
+
 def _summary(found: Fit, settings: Adaptation, plan: Plan) -> dict[str, object]:
     """Return the outcome of an adaptation as plain data."""
     return {
@@ -307,11 +312,11 @@ def _card(
         "adapted from": {
             "model": f"the {trained.method} shipped with mrirecon" if shipped else trained.folder.name,
             "sha256": trained.sha256,
-            "card": trained.card,
         },
         "adapted to": files,
         "adaptation": _summary(found, settings, plan),
         "method": "zero-shot self-supervised learning (Yaman et al., ICLR 2022), from undersampled data alone",
         **{key: trained.card[key] for key in ("covers", "licence") if key in trained.card},
         "versions": {"mrirecon": __version__, "torch": torch.__version__},
+        "card of the model before": trained.card,
     }

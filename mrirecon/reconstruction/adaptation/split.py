@@ -75,18 +75,21 @@ def split_measured(mask: np.ndarray, settings: Adaptation, *, where: str, number
     scattered, lines = choose_hidden_samples(mask), choose_hidden_samples(mask, lines=True)
     if scattered is None:
         raise _too_few(where)
-    has_lines = lines is not None and not np.array_equal(lines, scattered)
-    validation = (scattered, lines) if lines is not None and has_lines else (scattered,)
+    if lines is None or np.array_equal(lines, scattered):
+        lines = None
+    validation = (scattered,) if lines is None else (scattered, lines)
     visible = mask & ~np.any(validation, axis=0)
     splits = []
     for k in range(settings.splits):
-        seed = ((settings.seed * 10_007 + number) * 10_007) + k + 1  # not 0, the seed of the validation part
-        hidden = choose_hidden_samples(visible, settings.share, seed, lines=has_lines and k % 2 == 1)
-        # With too few lines to hide some, scattered samples are hidden.
-        hidden = choose_hidden_samples(visible, settings.share, seed) if hidden is None else hidden
+        seed = (settings.seed * 10_007 + number) * 10_007 + k + 1  # not 0, the seed of the validation part
+        hidden = None
+        if lines is not None and k % 2 == 1:
+            hidden = choose_hidden_samples(mask & ~lines, settings.share, seed, lines=True)
+        if hidden is None:
+            hidden = choose_hidden_samples(visible, settings.share, seed)
         if hidden is None:
             raise _too_few(where)
-        splits.append(Split(visible & ~hidden, hidden))
+        splits.append(Split(visible & ~hidden, visible & hidden))
     return SampleParts(validation, tuple(splits))
 
 
