@@ -13,7 +13,6 @@ and compared with itself before.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +153,7 @@ def _predict(scan: Scan, models: list[TrainedModel], seed: int, adapter: Adapter
     if adapter is not None:
         informed, _, prior = seen.build("informed")  # tensors of inference mode have no gradients
         images = {f"{m.method}, adapted": adapter.run(m, informed, prior, seen.mask) for m in models}
-        adapter.fits.clear()  # the summary is that of scans with a reference
+        del adapter.fits[-len(models) :]  # the summary is that of scans with a reference
         predictions |= {name: informed.encode(image) for name, image in images.items()}
     for name, predicted in predictions.items():
         error = np.linalg.norm(predicted[0].numpy()[:, held] - kspace[:, held]) / np.linalg.norm(kspace[:, held])
