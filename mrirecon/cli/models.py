@@ -10,6 +10,7 @@ import typer
 from mrirecon.cli import options as opt
 from mrirecon.cli.console import ProgressLines, fail, print_json, print_line, progress, table
 from mrirecon.errors import MriReconError, PartialFailure
+from mrirecon.reconstruction.adaptation.settings import Adaptation
 
 app = typer.Typer(name="models", help="Learned methods and trained models.", no_args_is_help=True)
 
@@ -104,10 +105,10 @@ def adapt(
         str | None, typer.Option("--method", "-m", help="A shipped model; by default the one that auto prefers.")
     ] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of a trained model, instead of a method.")] = None,
-    steps: Annotated[int, typer.Option(help="Largest number of steps.")] = 60,
+    steps: Annotated[int, typer.Option(help="Largest number of steps.")] = Adaptation.steps,
     minutes: Annotated[float | None, typer.Option(help="Limit of the wall time.")] = None,
-    slices: Annotated[int, typer.Option(help="Number of slices of each scan to train on.")] = 3,
-    rate: Annotated[float, typer.Option(help="Learning rate.")] = 3e-4,
+    slices: Annotated[int, typer.Option(help="Number of slices of each scan to train on.")] = Adaptation.slices,
+    rate: Annotated[float, typer.Option(help="Learning rate.")] = Adaptation.rate,
     maps: Annotated[str, typer.Option(help="auto, {calibrations}, or a file with coil maps.")] = "auto",
     map_sets: opt.MapSets = "auto",
     mask: Annotated[Path | None, typer.Option(help="Mask file; undersamples fully sampled data.")] = None,
@@ -132,7 +133,6 @@ def adapt(
     """Adapt a model to undersampled scans alone, without references: zero-shot self-supervised learning."""
     arguments: dict[str, Any] = locals()
     from mrirecon.reconstruction.adaptation.scans import adapt_files, sentence
-    from mrirecon.reconstruction.adaptation.settings import Adaptation
     from mrirecon.reconstruction.calibrate import EspiritOptions, map_option
     from mrirecon.reconstruction.plan import Request
 

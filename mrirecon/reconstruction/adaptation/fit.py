@@ -22,6 +22,7 @@ from mrirecon.reconstruction.adaptation.settings import Adaptation
 from mrirecon.reconstruction.adaptation.split import SampleParts
 
 GRADIENT_CLIP = 1.0
+LARGE = 2**17  # voxels from which on steps are computed twice to save memory; a CIRIM needs gigabytes for smaller ones
 Progress = Callable[[int, int, str], None]
 
 
@@ -111,6 +112,8 @@ def fit(
     end = math.inf if settings.minutes is None else (start if begun is None else begun) + 60 * settings.minutes
     report = progress or (lambda done, total, what: None)
     trained = copy.deepcopy(model)
+    if trained.engine.memory == "store" and max(case.problem.mask[0, 0].numel() for case in cases) > LARGE:
+        trained.engine.memory = "checkpoint"
     plain = trained.unblended if isinstance(trained, Blended) else trained
     report(0, settings.steps, "initial images")
     validation = [_restricted(plain, case, case.parts.visible) for case in cases]

@@ -30,7 +30,7 @@ class Adaptation:
 
     steps: int = 60
     minutes: float | None = None
-    rate: float = 3e-4
+    rate: float = 5e-4
     slices: int = 3
     splits: int = 8
     share: float = 0.3
