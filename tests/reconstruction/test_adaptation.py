@@ -58,7 +58,7 @@ def planted(tmp_path_factory, folder):
     """A scan, and the model adapted to it."""
     path = tmp_path_factory.mktemp("scan") / "scan.h5"
     full, scan = write_scan(path, mask_of())
-    settings = replace(QUICK, steps=24)
+    settings = replace(QUICK, steps=16)
     return full, scan, adapt([scan], Request(model=folder), settings), settings
 
 
@@ -161,7 +161,7 @@ def test_it_stops_early_and_in_time(planted, folder):
     assert set(late.errors) == {0, 1}
 
 
-@pytest.mark.parametrize("method", ["e2evn", "unet", "rim", "cascadenet", "lpdnet", "kikinet", "invertible-rim"])
+@pytest.mark.parametrize("method", ["e2evn", "unet", "lpdnet"])
 def test_any_learned_method_adapts(method, planted, tmp_path):
     from tests.models.test_checkpoints import small
 
