@@ -132,7 +132,8 @@ def adapt(
 ) -> None:
     """Adapt a model to undersampled scans alone, without references: zero-shot self-supervised learning."""
     arguments: dict[str, Any] = locals()
-    from mrirecon.reconstruction.adaptation.scans import adapt_files, sentence
+    from mrirecon.reconstruction.adaptation.files import adapt_files
+    from mrirecon.reconstruction.adaptation.scans import sentence
     from mrirecon.reconstruction.calibrate import EspiritOptions, map_option
     from mrirecon.reconstruction.plan import Request
 

@@ -21,7 +21,8 @@ from mrirecon.methods.cross_validation import cross_validated_weight
 from mrirecon.methods.registry import build
 from mrirecon.models.checkpoints import load_model, save_model, verify_model
 from mrirecon.physics.problem import Problem
-from mrirecon.reconstruction.adaptation.scans import adapt, adapt_files
+from mrirecon.reconstruction.adaptation.files import adapt_files
+from mrirecon.reconstruction.adaptation.scans import adapt
 from mrirecon.reconstruction.adaptation.settings import Adaptation
 from mrirecon.reconstruction.adaptation.split import split_measured
 from mrirecon.reconstruction.calibrate import item_maps

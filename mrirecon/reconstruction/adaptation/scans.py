@@ -1,4 +1,4 @@
-"""Adapt models to scans: choose slices, split their samples, train, and describe or write the result."""
+"""Adapt models to scans: choose slices, split their samples, train, and describe the result."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ from mrirecon import __version__
 from mrirecon.coils.trivial import unit
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import BusyError, InputError, UsageError
-from mrirecon.io.safe.atomic import refuse_existing
-from mrirecon.io.safe.lock import output_lock
 from mrirecon.io.safe.scratch import scratch_folders
 from mrirecon.io.scan import Scan
-from mrirecon.io.writers.folder import atomic_folder
-from mrirecon.models.checkpoints import CARD, CONFIG, WEIGHTS, TrainedModel, save_model, shipped_models
+from mrirecon.models.checkpoints import TrainedModel, shipped_models
 from mrirecon.reconstruction.adaptation.fit import Case, Fit, Progress, fit
 from mrirecon.reconstruction.adaptation.settings import Adaptation
 from mrirecon.reconstruction.adaptation.split import split_measured
@@ -28,8 +25,6 @@ from mrirecon.reconstruction.choose import PREFERRED, choose
 from mrirecon.reconstruction.plan import Plan, PlanGroup, Request
 from mrirecon.reconstruction.run import build_problem
 from mrirecon.reconstruction.slices import read_slices
-
-_OURS = "|".join(name.replace(".", r"\.") for name in (WEIGHTS, CONFIG, CARD))
 
 
 @dataclass(frozen=True)
@@ -46,56 +41,6 @@ class Adapted:
     model: TrainedModel
     fit: Fit
     notes: tuple[str, ...]
-
-
-def adapt_files(
-    files: Sequence[str | Path],
-    output: str | Path,
-    request: Request,
-    settings: Adaptation | None = None,
-    *,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, object]:
-    """Adapt a model to the undersampled scans of files, and write it as a folder.
-
-    If no weights have a lower validation error than those of the model, the folder holds these, and its card says so.
-
-    Args:
-        files: k-space files, see `mrirecon.io.read`.
-        output: the folder to write.
-        request: the model (or the method of a shipped model; by default the preferred one), coil maps, preprocessing,
-            device and precision.
-        settings: steps, time, slices and seed.
-        overwrite: replace the folder of a model.
-        progress: function of (steps done, steps, current work).
-
-    Returns:
-        Plain data: ``folder``, the entries ``adapted from``, ``adapted to`` and ``adaptation`` of the card, and
-        ``notes``.
-
-    Raises:
-        UsageError: a method without weights, or a folder that exists.
-        InputError: a scan that is fully sampled, or has too few samples; see `split_measured` and
-            `mrirecon.reconstruction.run.reconstruct`.
-        BusyError: another process writes this folder.
-
-    """
-    from mrirecon.reconstruction.file import read_and_prepare  # which imports this file
-
-    begun, output = time.monotonic(), Path(output)
-    settings = settings or Adaptation()
-    if request.model is None and request.method == "auto":
-        request = replace(request, method=PREFERRED)
-    refuse_existing([output], overwrite)
-    with output_lock(output, wait=False):
-        scans = [read_and_prepare(Path(file), request)[0] for file in files]
-        adapted = adapt(scans, request, settings, begun=begun, progress=progress)
-        model = adapted.model
-        with atomic_folder(output, inputs=files, ours=_OURS) as (folder, _):
-            save_model(folder, model.method, model.options, model.model, model.card)
-    described = {key: model.card[key] for key in ("adapted from", "adapted to", "adaptation")}
-    return {"folder": str(output), **described, "notes": list(adapted.notes)}
 
 
 def adapt(
