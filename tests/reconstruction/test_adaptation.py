@@ -20,6 +20,7 @@ from mrirecon.masks import make_mask
 from mrirecon.methods.cross_validation import cross_validated_weight
 from mrirecon.methods.registry import build
 from mrirecon.models.checkpoints import load_model, save_model, verify_model
+from mrirecon.physics.operators import Fourier
 from mrirecon.physics.problem import Problem
 from mrirecon.reconstruction.adaptation.files import adapt_files
 from mrirecon.reconstruction.adaptation.scans import adapt
@@ -232,6 +233,17 @@ def test_reconstruct_adapts_to_each_scan(run, tmp_path, folder):
     )
     assert run("reconstruct", path, "--model", folder, "--minutes", 1)[0] == 2
     assert run("reconstruct", path, "-m", "cs", "--adapt")[0] == 2
+
+
+def test_volumes_are_adapted_to_by_their_brightest_slices(tmp_path, folder):
+    full, _ = write_scan(tmp_path / "slices.h5", mask_of(), slices=5)
+    volume = Fourier((-4,))(torch.from_numpy(full.astype("c8"))).movedim(0, 1).numpy()  # readout z
+    write_kspace(
+        tmp_path / "volume.h5", volume * mask_of(), axes="coil,z,y,x", mask=np.broadcast_to(mask_of(), volume.shape[1:])
+    )
+    result = reconstruct(read(tmp_path / "volume.h5"), model=folder, adaptation=replace(QUICK, slices=2))
+    assert result.images.shape == (1, 5, *SPACE)
+    assert [place.rpartition(", ")[2] for place in result.adaptation["slices"]] == ["z 0", "z 1"]
 
 
 def test_reconstruct_uses_the_model_as_it_is_if_it_cannot_adapt(tmp_path, folder):
