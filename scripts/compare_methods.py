@@ -31,6 +31,7 @@ from mrirecon.physics.transforms import Prior
 from mrirecon.reconstruction.adaptation.fit import Case, Fit, fit
 from mrirecon.reconstruction.adaptation.settings import Adaptation
 from mrirecon.reconstruction.adaptation.split import split_measured
+from mrirecon.reconstruction.calibrate import join_map_sets
 from mrirecon.reconstruction.reference import sense_reference
 
 SWEEP = (0.0015, 0.002, 0.003, 0.004, 0.006)
@@ -101,7 +102,7 @@ class Adapter:
         """Return the image of the adapted model."""
         precision = trained.model.precision
         trained.model.precision = pick_precision("auto", torch.device("cpu"))[0]
-        case = Case(problem, prior, split_measured(mask, self.settings, where="the slice"), "the slice")
+        case = Case(problem, prior, split_measured(mask, self.settings, location="the slice"), "the slice")
         self.fits.append(fit(trained.model, [case], self.settings))
         trained.model.precision = self.fits[-1].model.precision = precision
         errors = ", ".join(f"{step}: {error:.4f}" for step, error in self.fits[-1].errors.items())
@@ -123,7 +124,7 @@ def _point(
     seen = undersample(scan, scan.kspace(0), draw_mask(scan, family, rate, seed))
 
     def score(image: torch.Tensor) -> Score:
-        return scores(image[0].numpy(), truth[:1])[0]
+        return scores(join_map_sets(image[0])[None], truth[:1])[0]
 
     with torch.inference_mode():
         plain = seen.build("cropped").problem

@@ -131,17 +131,11 @@ def adapt(
     as_json: opt.AsJson = False,
 ) -> None:
     """Adapt a model to undersampled scans alone, without references: zero-shot self-supervised learning."""
-    arguments: dict[str, Any] = locals()
+    request = opt.request({**locals(), "lam": None, "options": None, "partial_fourier": "zero"})
     from mrirecon.reconstruction.adaptation.files import adapt_files
     from mrirecon.reconstruction.adaptation.scans import sentence
-    from mrirecon.reconstruction.calibrate import EspiritOptions, map_option
-    from mrirecon.reconstruction.plan import Request
 
     settings = Adaptation(steps=steps, minutes=minutes, slices=slices, rate=rate, seed=seed)
-    before = {name: arguments[name] for name in ("whiten", "readout", "oversampling")}
-    arguments |= {"preprocess": opt.preprocess(combine, compress, compress_by, **before)}
-    arguments |= {"espirit": EspiritOptions(opt.map_sets(map_sets))}
-    request = Request.from_options(arguments | map_option(maps))
     with progress("adapt") as callback:
         result: dict[str, Any] = adapt_files(
             files, output, request, settings, overwrite=overwrite, progress=callback or ProgressLines()

@@ -13,6 +13,7 @@ import typer
 from mrirecon.cli import options as opt
 from mrirecon.cli.console import ConsoleSettings, print_error, print_json, print_line, progress
 from mrirecon.errors import MriReconError, PartialFailure, UsageError
+from mrirecon.reconstruction.adaptation.settings import Adaptation
 
 if TYPE_CHECKING:
     from mrirecon.reconstruction.batch import Outcome
@@ -82,36 +83,15 @@ def reconstruct(
     as_json: opt.AsJson = False,
 ) -> None:
     """Reconstruct k-space files; by default, choose a method for the data and print the reason."""
-    arguments: dict[str, Any] = locals()
-    from mrirecon.reconstruction.adaptation.settings import Adaptation
-    from mrirecon.reconstruction.batch import reconstruct_files
-    from mrirecon.reconstruction.calibrate import EspiritOptions, map_option
-    from mrirecon.reconstruction.plan import Request
-
     if minutes is not None and not adapt:
         raise UsageError("--minutes limits the adaptation", fix="also give --adapt, or omit --minutes")
+    request = opt.request({**locals(), "adaptation": Adaptation(minutes=minutes, seed=seed) if adapt else None})
+    from mrirecon.reconstruction.batch import reconstruct_files
+
     if bids is not None and output != Path():
         raise UsageError("--bids defines the output names", why=f"--output is {output}", fix="omit one of them")
-    steps = {name: arguments[name] for name in ("whiten", "readout", "oversampling", "partial_fourier")}
-    arguments |= {"preprocess": opt.preprocess(combine, compress, compress_by, **steps)}
-    arguments |= {
-        "lam": opt.weight(lam),
-        "options": opt.pairs(options),
-        "espirit": EspiritOptions(opt.map_sets(map_sets)),
-        "adaptation": Adaptation(minutes=minutes, seed=seed) if adapt else None,
-    }
-    request = Request.from_options(arguments | map_option(maps))
-    work, outcomes = reconstruct_files(
-        files,
-        bids or output,
-        request,
-        shard=shard,
-        isolate=isolate,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        command=sys.argv,
-        progress=progress,
-    )
+    settings: dict[str, Any] = {"overwrite": overwrite, "dry_run": dry_run, "command": sys.argv, "progress": progress}
+    work, outcomes = reconstruct_files(files, bids or output, request, shard=shard, **settings)
     if work.part.count > 1:
         print_line(f"part {work.part.number} of {work.part.count}, by {work.part.origin}: {len(work.sources)} files")
     _report(outcomes, work.failures, as_json)

@@ -49,15 +49,15 @@ def complete(
 
     """
     _check(schedule, start, start_iterations, phase, blend, memory, segment)
-    first: StartImage | None = None
+    initial_image: StartImage | None = None
     if start == "cs":
-        first = compressed_sensing_start
+        initial_image = compressed_sensing_start
         for block in schedule.blocks:  # the initial image is already good: initialize the networks to add nothing
             block.zero_init_output()
     if start_iterations:
-        first = partial(compressed_sensing_start, iterations=start_iterations)
+        initial_image = partial(compressed_sensing_start, iterations=start_iterations)
     engine = Unrolled(schedule.blocks, schedule.repeats, tolerance=schedule.tolerance, memory=memory, segment=segment)
-    model = Reconstructor(engine, schedule.prepare, scale=scale, start=first, phase=phase)
+    model = Reconstructor(engine, schedule.prepare, scale=scale, start=initial_image, phase=phase)
     if blend == "none":
         return model
     # An initial image before convergence is not good enough for blending.

@@ -72,7 +72,7 @@ def weights(model):
 @pytest.mark.parametrize("share", [0.2, 0.4])
 def test_the_three_parts_are_disjoint_and_complete(family, share):
     mask = mask_of(family, 2.0, calibration=10)
-    parts = split_measured(mask, replace(QUICK, share=share), where="here")
+    parts = split_measured(mask, replace(QUICK, share=share), location="here")
     validation = np.any(parts.validation, axis=0)
     assert validation.any()
     assert not validation[find_calibration(mask)].any()
@@ -87,11 +87,11 @@ def test_the_three_parts_are_disjoint_and_complete(family, share):
 
 def test_splits_follow_from_the_seed():
     mask = mask_of()
-    one, same, other = (split_measured(mask, replace(QUICK, seed=s), where="here") for s in (1, 1, 2))
+    one, same, other = (split_measured(mask, replace(QUICK, seed=s), location="here") for s in (1, 1, 2))
     assert all(np.array_equal(a.loss, b.loss) for a, b in zip(one.splits, same.splits, strict=True))
     assert not any(np.array_equal(a.loss, b.loss) for a, b in zip(one.splits, other.splits, strict=True))
     np.testing.assert_array_equal(one.visible, other.visible)
-    slices = [split_measured(mask, QUICK, where="here", number=n).splits[0].loss for n in (0, 1)]
+    slices = [split_measured(mask, QUICK, location="here", number=n).splits[0].loss for n in (0, 1)]
     assert not np.array_equal(*slices)
 
 
@@ -107,7 +107,7 @@ def test_the_validation_part_is_what_the_blend_withholds(family):
         return q.adjoint, 2 * q.adjoint
 
     cross_validated_weight(refine, p)
-    np.testing.assert_array_equal(seen[0], split_measured(mask, QUICK, where="here").visible)
+    np.testing.assert_array_equal(seen[0], split_measured(mask, QUICK, location="here").visible)
 
 
 def test_it_improves_held_out_and_missing_samples(planted, folder):

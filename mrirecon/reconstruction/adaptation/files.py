@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mrirecon.io.safe.atomic import refuse_existing
+from mrirecon.io.safe.atomic import atomic_folder, refuse_existing
 from mrirecon.io.safe.lock import output_lock
-from mrirecon.io.writers.folder import atomic_folder
 from mrirecon.models.checkpoints import CARD, CONFIG, WEIGHTS, save_model
 from mrirecon.reconstruction.adaptation.fit import Progress
 from mrirecon.reconstruction.adaptation.scans import adapt

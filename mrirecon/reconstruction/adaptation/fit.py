@@ -34,14 +34,14 @@ class Case:
         problem: problem with all samples, a batch of one.
         prior: prior of a regularized initial image.
         parts: the parts of its samples.
-        where: location of the slice, for messages.
+        location: file and slice, for messages.
 
     """
 
     problem: Problem
     prior: Prior | None
     parts: SampleParts
-    where: str
+    location: str
 
     def mask(self, values: np.ndarray) -> Tensor:
         """Return a mask (*space) as a tensor (1, 1, *space)."""

@@ -20,10 +20,9 @@ from mrirecon.models.checkpoints import TrainedModel, shipped_models
 from mrirecon.reconstruction.adaptation.fit import Case, Fit, Progress, fit
 from mrirecon.reconstruction.adaptation.settings import Adaptation
 from mrirecon.reconstruction.adaptation.split import split_measured
-from mrirecon.reconstruction.calibrate import ItemMaps, item_maps, item_noise
+from mrirecon.reconstruction.calibrate import ItemMaps, build_problem, item_maps, item_noise
 from mrirecon.reconstruction.choose import PREFERRED, choose
 from mrirecon.reconstruction.plan import Plan, PlanGroup, Request
-from mrirecon.reconstruction.run import build_problem
 from mrirecon.reconstruction.slices import read_slices
 
 
@@ -75,9 +74,9 @@ def adapt(
         notes += [*scan.notes, *plan.notes, *plan.outside]
         trained, places = _weights_of(group), [_place(case, scan) for case in chosen]
         files.append({"file": scan.path.name, "sha256": scan.sha256(), "slices": places})
-    found = fit(_prepared(trained, plan), cases, settings, begun=begun, progress=progress)
-    card = _card(trained, found, settings, files, plan)
-    return Adapted(replace(trained, model=found.model, card=card), found, tuple(dict.fromkeys(notes)))
+    result = fit(_prepared(trained, plan), cases, settings, begun=begun, progress=progress)
+    card = _card(trained, result, settings, files, plan)
+    return Adapted(replace(trained, model=result.model, card=card), result, tuple(dict.fromkeys(notes)))
 
 
 def adapt_plan(
@@ -109,12 +108,12 @@ def adapt_plan(
         except BusyError:
             raise
         except InputError as error:
-            notes.append(f"{group.method} was not adapted to {error.where}: {error.what}")
+            notes.append(f"{group.entry.name} was not adapted to {error.where}: {error.what}")
             continue
-        found = fit(_prepared(group.model, plan), cases, settings, begun=begun, progress=progress)
-        groups[number] = replace(group, model=replace(group.model, model=found.model))
-        described = _summary(found, settings, plan) | {"slices": [_place(case, scan) for case in cases]}
-        notes.append(sentence(group.method, described))
+        result = fit(_prepared(group.model, plan), cases, settings, begun=begun, progress=progress)
+        groups[number] = replace(group, model=replace(group.model, model=result.model))
+        described = _summary(result, settings, plan) | {"slices": [_place(case, scan) for case in cases]}
+        notes.append(sentence(group.entry.name, described))
     return replace(plan, groups=tuple(groups), notes=tuple(notes)), described
 
 
@@ -141,7 +140,7 @@ def _weights_of(group: PlanGroup) -> TrainedModel:
 
 def _no_weights(group: PlanGroup) -> UsageError:
     return UsageError(
-        f"method {group.method!r} has no weights to adapt",
+        f"method {group.entry.name!r} has no weights to adapt",
         why=group.reason,
         fix=f"choose a method with weights, such as --method {PREFERRED}, or give --model DIR",
     )
@@ -170,7 +169,7 @@ def _cases(
     trained = _weights_of(group)
     if trained.model.engine.blocks[-1].magnitude:
         raise UsageError(
-            f"{group.method} with these options cannot be adapted",
+            f"{group.entry.name} with these options cannot be adapted",
             why="its image is a magnitude, and cannot predict samples of k-space",
             fix="use a model whose coils are combined with maps",
         )
@@ -216,7 +215,7 @@ def _brightest(part: Scan, items: Sequence[int], count: int) -> list[int]:
 def _case(part: Scan, item: int, plan: Plan, group: PlanGroup, settings: Adaptation, number: int) -> Case:
     """Return one slice as a problem with split samples."""
     kspace, mask = part.samples(item)
-    parts = split_measured(mask, settings, where=part.where(item), number=number)
+    parts = split_measured(mask, settings, location=part.where(item), number=number)
     if group.calibration is None:
         maps = ItemMaps(unit(len(kspace), mask.shape), "a network's")
     else:
@@ -228,28 +227,28 @@ def _case(part: Scan, item: int, plan: Plan, group: PlanGroup, settings: Adaptat
 
 def _place(case: Case, scan: Scan) -> str:
     """Return the location of a slice in its file, without the folder of the file."""
-    return case.where.replace(str(scan.path), scan.path.name)
+    return case.location.replace(str(scan.path), scan.path.name)
 
 
-def _summary(found: Fit, settings: Adaptation, plan: Plan) -> dict[str, object]:
+def _summary(result: Fit, settings: Adaptation, plan: Plan) -> dict[str, object]:
     """Return the outcome of an adaptation as plain data."""
     return {
-        "weights": "adapted" if found.adapted else "kept: no step lowered the validation error",
-        "steps": found.step,
-        "steps taken": found.taken,
-        "ended": found.reason,
-        "validation error before": float(f"{found.before:.4g}"),
-        "validation error after": float(f"{found.after:.4g}"),
-        "validation errors by step": {str(step): float(f"{e:.4g}") for step, e in found.errors.items()},
+        "weights": "adapted" if result.adapted else "kept: no step lowered the validation error",
+        "steps": result.step,
+        "steps taken": result.taken,
+        "ended": result.reason,
+        "validation error before": float(f"{result.before:.4g}"),
+        "validation error after": float(f"{result.after:.4g}"),
+        "validation errors by step": {str(step): float(f"{e:.4g}") for step, e in result.errors.items()},
         "settings": asdict(settings),
         "precision": plan.precision,
         "device": str(plan.device),
-        "seconds": round(found.seconds, 1),
+        "seconds": round(result.seconds, 1),
     }
 
 
 def _card(
-    trained: TrainedModel, found: Fit, settings: Adaptation, files: list[dict[str, object]], plan: Plan
+    trained: TrainedModel, result: Fit, settings: Adaptation, files: list[dict[str, object]], plan: Plan
 ) -> dict[str, object]:
     """Return the card of an adapted model."""
     shipped = trained.folder in shipped_models().values()
@@ -259,7 +258,7 @@ def _card(
             "sha256": trained.sha256,
         },
         "adapted to": files,
-        "adaptation": _summary(found, settings, plan),
+        "adaptation": _summary(result, settings, plan),
         "method": "zero-shot self-supervised learning (Yaman et al., ICLR 2022), from undersampled data alone",
         **{key: trained.card[key] for key in ("covers", "licence") if key in trained.card},
         "versions": {"mrirecon": __version__, "torch": torch.__version__},

@@ -48,7 +48,7 @@ class SampleParts:
         return self.splits[0].input | self.splits[0].loss
 
 
-def split_measured(mask: np.ndarray, settings: Adaptation, *, where: str, number: int = 0) -> SampleParts:
+def split_measured(mask: np.ndarray, settings: Adaptation, *, location: str, number: int = 0) -> SampleParts:
     """Split the measured samples of a slice.
 
     For a mask of lines, every second split hides whole lines from the input, as missing lines are what the network must
@@ -57,7 +57,7 @@ def split_measured(mask: np.ndarray, settings: Adaptation, *, where: str, number
     Args:
         mask: (*space), true where sampled.
         settings: share of the samples for the loss, number of splits, and seed.
-        where: location of the slice, for messages.
+        location: location of the slice, for messages.
         number: number of the slice, so that slices have different splits.
 
     Raises:
@@ -67,14 +67,14 @@ def split_measured(mask: np.ndarray, settings: Adaptation, *, where: str, number
     if mask.mean() > FULLY_SAMPLED_SHARE:
         raise InputError(
             "the scan is fully sampled: adapting to it gains nothing for its own images",
-            where=where,
+            where=location,
             why="its plain coil combination has no aliasing",
             fix="to adapt to this scanner with it, undersample it as your other scans (`mrirecon masks apply`), and "
             "adapt to the result",
         )
     scattered, lines = choose_hidden_samples(mask), choose_hidden_samples(mask, lines=True)
     if scattered is None:
-        raise _too_few(where)
+        raise _too_few(location)
     if lines is None or np.array_equal(lines, scattered):
         lines = None
     validation = (scattered,) if lines is None else (scattered, lines)
@@ -88,15 +88,15 @@ def split_measured(mask: np.ndarray, settings: Adaptation, *, where: str, number
         if hidden is None:
             hidden = choose_hidden_samples(visible, settings.share, seed)
         if hidden is None:
-            raise _too_few(where)
+            raise _too_few(location)
         splits.append(Split(visible & ~hidden, visible & hidden))
     return SampleParts(validation, tuple(splits))
 
 
-def _too_few(where: str) -> InputError:
+def _too_few(location: str) -> InputError:
     return InputError(
         "too few samples to adapt a model",
-        where=where,
+        where=location,
         why="outside the calibration region, there are not enough samples for the input, the loss and the validation",
         fix="adapt to a scan with more samples, or use the model as it is",
     )
