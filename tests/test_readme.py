@@ -70,8 +70,8 @@ def test_commands_run_in_their_order(here):
     assert len(COMMANDS) >= 9
     for command in COMMANDS:
         long = "mrirecon train" in command or "mrirecon study" in command
-        if "benchmark" in command or (long and "--dry-run" not in command):
-            continue  # minutes; tests/cli and tests/evaluation/test_study.py run them small
+        if "benchmark" in command or "models adapt" in command or (long and "--dry-run" not in command):
+            continue  # minutes; tests/cli, test_study.py and test_adaptation.py run them small
         with pytest.raises(SystemExit) as ended:
             main(shlex.split(command)[1:])
         assert ended.value.code == 0, command

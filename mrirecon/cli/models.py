@@ -1,15 +1,16 @@
-"""Define the commands `models list`, `models verify` and `models show`."""
+"""Define the commands `models list`, `models verify`, `models show` and `models adapt`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mrirecon.cli import options as opt
-from mrirecon.cli.console import fail, print_json, print_line, table
+from mrirecon.cli.console import ProgressLines, fail, print_json, print_line, progress, table
 from mrirecon.errors import MriReconError, PartialFailure
+from mrirecon.reconstruction.adaptation.settings import Adaptation
 
 app = typer.Typer(name="models", help="Learned methods and trained models.", no_args_is_help=True)
 
@@ -94,3 +95,57 @@ def show(
             typer.echo("\n".join([f"{key}:", *(f"  {k} = {v}" for k, v in value.items())]))
         else:
             typer.echo(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+
+
+@app.command(cls=opt.Derived)
+def adapt(
+    files: Annotated[list[Path], typer.Argument(help="Undersampled k-space files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the adapted model.")],
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="A shipped model; by default the one that auto prefers.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of a trained model, instead of a method.")] = None,
+    steps: Annotated[int, typer.Option(help="Largest number of steps.")] = Adaptation.steps,
+    minutes: Annotated[float | None, typer.Option(help="Limit of the wall time.")] = None,
+    slices: Annotated[int, typer.Option(help="Number of slices of each scan to train on.")] = Adaptation.slices,
+    rate: Annotated[float, typer.Option(help="Learning rate.")] = Adaptation.rate,
+    maps: Annotated[str, typer.Option(help="auto, {calibrations}, or a file with coil maps.")] = "auto",
+    map_sets: opt.MapSets = "auto",
+    mask: Annotated[Path | None, typer.Option(help="Mask file; undersamples fully sampled data.")] = None,
+    combine: opt.Combine = None,
+    whiten: opt.Whiten = "loud",
+    readout: opt.Readout = None,
+    oversampling: opt.Oversampling = 1.0,
+    compress: opt.Compress = None,
+    compress_by: opt.CompressBy = "svd",
+    axes: opt.Axes = None,
+    dataset: opt.Dataset = None,
+    items: opt.Items = None,
+    device: opt.Device = "auto",
+    precision: Annotated[
+        str,
+        opt.choice("models.hardware:PrecisionChoice", help="Precision of networks; auto: bfloat16 if it is faster."),
+    ] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the splits of the samples.")] = 0,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Adapt a model to undersampled scans alone, without references: zero-shot self-supervised learning."""
+    request = opt.request({**locals(), "lam": None, "options": None, "partial_fourier": "zero"})
+    from mrirecon.reconstruction.adaptation.files import adapt_files
+    from mrirecon.reconstruction.adaptation.scans import sentence
+
+    settings = Adaptation(steps=steps, minutes=minutes, slices=slices, rate=rate, seed=seed)
+    with progress("adapt") as callback:
+        result: dict[str, Any] = adapt_files(
+            files, output, request, settings, overwrite=overwrite, progress=callback or ProgressLines()
+        )
+    if as_json:
+        return print_json(result)
+    for note in result["notes"]:
+        print_line(f"note: {note}")
+    for file in result["adapted to"]:
+        print_line(f"trained on {', '.join(file['slices'])}")
+    print_line(sentence(result["adapted from"]["model"], result["adaptation"]))
+    print_line(f"use it: mrirecon reconstruct FILE --model {output}")
+    typer.echo(output)

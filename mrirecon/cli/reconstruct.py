@@ -13,6 +13,7 @@ import typer
 from mrirecon.cli import options as opt
 from mrirecon.cli.console import ConsoleSettings, print_error, print_json, print_line, progress
 from mrirecon.errors import MriReconError, PartialFailure, UsageError
+from mrirecon.reconstruction.adaptation.settings import Adaptation
 
 if TYPE_CHECKING:
     from mrirecon.reconstruction.batch import Outcome
@@ -38,6 +39,10 @@ def reconstruct(
     strict_model: Annotated[
         bool, typer.Option("--strict-model", help="Refuse data for which the model was not trained.")
     ] = False,
+    adapt: Annotated[
+        bool, typer.Option("--adapt", help="Adapt the model to each scan first, as `mrirecon models adapt`.")
+    ] = False,
+    minutes: Annotated[float | None, typer.Option(help="With --adapt: limit of its wall time for a scan.")] = None,
     lam: opt.Lambda = None,
     options: opt.Settings = None,
     axes: opt.Axes = None,
@@ -78,7 +83,9 @@ def reconstruct(
     as_json: opt.AsJson = False,
 ) -> None:
     """Reconstruct k-space files; by default, choose a method for the data and print the reason."""
-    request = opt.request(locals())
+    if minutes is not None and not adapt:
+        raise UsageError("--minutes limits the adaptation", fix="also give --adapt, or omit --minutes")
+    request = opt.request({**locals(), "adaptation": Adaptation(minutes=minutes, seed=seed) if adapt else None})
     from mrirecon.reconstruction.batch import reconstruct_files
 
     if bids is not None and output != Path():

@@ -90,7 +90,7 @@ def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = Non
 
     """
     masks = p.mask.expand(p.y.shape[0], *p.mask.shape[1:])[:, 0].cpu().numpy() > 0
-    pairs = [_withhold(mask) for mask in masks]
+    pairs = [withhold(mask) for mask in masks]
     hidden, importance = (
         torch.from_numpy(np.stack(arrays))[:, None].to(p.y.device) for arrays in zip(*pairs, strict=True)
     )
@@ -99,12 +99,24 @@ def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = Non
     visible = p.mask * ~hidden
     initial = None if p.initial_image is None else _remove_samples(p, p.initial_image, hidden, prior)
     start, output = refine(Problem(p.y * visible, visible, p.maps, initial, noise=p.noise))
+    return blend_weight(p.encode(output - start), p.y - p.encode(start), importance)
+
+
+def blend_weight(d: Tensor, e: Tensor, importance: Tensor) -> Tensor:
+    """Return the weight √g (B,) in [0, 1] for withheld samples; see the docstring of this module.
+
+    Args:
+        d: change of the predicted samples by the network, (B, C, *space).
+        e: error of the samples that the initial image predicts, (B, C, *space).
+        importance: of the withheld samples, (B or 1, 1, *space); 0 for all others.
+
+    """
     root = importance.sqrt()
-    return _least_squares(root * p.encode(output - start), root * (p.y - p.encode(start))).sqrt()
+    return _least_squares(root * d, root * e).sqrt()
 
 
-def _withhold(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the samples to withhold, and the importance of each sample in the products, both (*space).
+def withhold(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the samples of a mask to withhold, and the importance of each sample in the products, both (*space).
 
     If too few samples can be withheld, none are.
     """

@@ -90,7 +90,7 @@ def reconstruct_file(
     start = time.perf_counter()
     request = request or Request(**options)
     path, out = Path(path), Path(out)
-    scan, stored_shape = _read_and_prepare(path, request)
+    scan, stored_shape = read_and_prepare(path, request)
     scratch = scratch_folders(request.bids or out)
     plan = choose(scan, request, scratch)
     if request.bids is None:
@@ -148,7 +148,7 @@ def reconstruct_file(
     return {**sidecar, "outputs": outputs, "total_seconds": time.perf_counter() - start}
 
 
-def _read_and_prepare(path: Path, request: Request) -> tuple[Scan, dict[str, int]]:
+def read_and_prepare(path: Path, request: Request) -> tuple[Scan, dict[str, int]]:
     """Read a file and preprocess it as requested; return the scan and the stored shape."""
     if request.manifest is not None:
         verify(path, request.manifest)
@@ -205,6 +205,7 @@ def _describe(
         "lambda": result.lam,
         "options": dict(request.options or {}) if model is None else model.options,
         "model": None if model is None else {"folder": str(model.folder), "sha256": model.sha256, "seal": model.seal},
+        **({} if result.adaptation is None else {"adaptation": result.adaptation}),
         "precision": result.precision,
         "seed": request.seed,
         "stopped": result.reasons,

@@ -22,6 +22,7 @@ from mrirecon.io.writers.write import ImageFormat, image_format, require
 from mrirecon.methods.registry import Method, find_method, resolve
 from mrirecon.models.checkpoints import TrainedModel, compute_seal, describe_model, load_model, shipped_models
 from mrirecon.models.hardware import PrecisionChoice, pick_device
+from mrirecon.reconstruction.adaptation.settings import Adaptation
 from mrirecon.reconstruction.calibrate import EspiritOptions, MapsSource
 from mrirecon.reconstruction.preprocess.prepare import Preprocess
 from mrirecon.reconstruction.slices import HybridSlices, Slicing
@@ -58,6 +59,7 @@ class Request:
         options: further options of the method.
         model: a trained model or its folder, instead of a method; a learned method without a model uses the model
             shipped with mrirecon.
+        adaptation: adapt the model to each scan first (`mrirecon.reconstruction.adaptation`); None does not.
         strict_model: refuse data for which the model was not trained, instead of a note.
         save_iterates: also write the image after every step to NAME_iterates.h5.
         reference: image file or fully sampled k-space to compute scores with.
@@ -90,6 +92,7 @@ class Request:
     batch: int = 1
     options: Mapping[str, object] | None = None
     model: TrainedModel | str | Path | None = None
+    adaptation: Adaptation | None = None
     strict_model: bool = False
     save_iterates: bool = False
     reference: str | Path | None = None
@@ -131,6 +134,7 @@ class Request:
             "mrirecon": __version__,
             **{name: getattr(self, name) for name in ("method", "maps", "axes", "dataset", "lam", "format", "seed")},
             **({} if self.precision == "float32" else {"precision": self.precision}),
+            **({} if self.adaptation is None else {"adaptation": asdict(self.adaptation)}),
             "nan": self.nan,
             "items": self.items,
             "strict": self.strict,

@@ -23,6 +23,7 @@ from mrirecon.io.sampling import format_items
 from mrirecon.io.scan import Scan
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.physics.transforms import Gain
+from mrirecon.reconstruction.adaptation.scans import adapt_plan
 from mrirecon.reconstruction.calibrate import (
     ItemMaps,
     build_problem,
@@ -57,6 +58,7 @@ class Reconstruction:
         failed: errors of skipped items, whose images are zero.
         precision: precision of networks; float32 without networks.
         sets: number of sets of coil maps of each item.
+        adaptation: how the model was adapted to the scan, as in the card of an adapted model; None if it was not.
 
     """
 
@@ -72,6 +74,7 @@ class Reconstruction:
     failed: list[InputError] = field(default_factory=list)
     precision: Precision = "float32"
     sets: list[int] = field(default_factory=list)
+    adaptation: dict[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,9 @@ def reconstruct(
     """
     request = request or Request(**options)
     plan = plan or choose(scan, request, scratch)
+    adaptation = None
+    if request.adaptation is not None:
+        plan, adaptation = adapt_plan(scan, plan, request.adaptation, scratch=scratch, progress=progress)
     for group in plan.groups:
         if group.model is not None:
             group.model.model.to(plan.device).precision = plan.precision
@@ -193,6 +199,7 @@ def reconstruct(
         failed=failures.errors,
         precision=plan.precision,
         sets=[result.sets for result in results],
+        adaptation=adaptation,
     )
 
 
