@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mrirecon.physics.conventions import FourierRule, ScaleRule, Unshifted, scale_by_rule
 from mrirecon.physics.operators import per_item
 from mrirecon.physics.precision import RunsNetwork
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.reversible import run_invertible
-from mrirecon.physics.scale import percentile_scale, smooth_phase
-from mrirecon.physics.transforms import Prior, Scale, SmoothPhase
+from mrirecon.physics.scale import smooth_phase
+from mrirecon.physics.transforms import Prior, SmoothPhase, Transform
 
-ScaleRule = Literal["percentile", "none"]
 Phase = Literal["kept", "removed"]
 Memory = Literal["store", "checkpoint", "invert"]
 Precision = Literal["float32", "bfloat16"]
@@ -246,7 +246,7 @@ class Normalized:
     """Hold the problem for u that the engine solves, and the transforms of the image x = s φ u."""
 
     problem: Problem
-    scale: Scale
+    scale: Transform
     phase: SmoothPhase | None
 
     def undo(self, u: Tensor) -> Tensor:
@@ -266,11 +266,13 @@ class Reconstructor(nn.Module):
         prepare: function that completes the scaled problem, for example with coil maps from a network.
         scale: ``percentile`` divides by the 99th percentile of |Aᴴy|, so that a regularization weight or a network is
             independent of the scanner. The magnitudes of several sets of maps are combined first. ``none`` is for
-            weights trained in the unit of the data.
+            weights trained in the unit of the data. The others are rules of other toolkits, see `scale_by_rule`.
         start: function that computes the initial image of a learned method without gradients; by default, the
             zero-filled image. If the problem has an ``initial_image``, it is used instead.
         phase: ``removed`` moves the smooth phase of the initial image into the maps, so that the input of a network is
             nearly real for every scanner and echo time (`mrirecon.physics.transforms.SmoothPhase`).
+        fourier: ``unshifted`` for weights trained on images of a transform without shifts
+            (`mrirecon.physics.conventions.Unshifted`).
 
     """
 
@@ -282,10 +284,11 @@ class Reconstructor(nn.Module):
         scale: ScaleRule = "percentile",
         start: StartImage | None = None,
         phase: Phase = "kept",
+        fourier: FourierRule = "centred",
     ) -> None:
         super().__init__()
         self.engine, self.prepare = engine, prepare
-        self.scale, self.start, self.phase = scale, start, phase
+        self.scale, self.start, self.phase, self.fourier = scale, start, phase, fourier
         self._precision: Precision = "float32"
 
     @property
@@ -348,9 +351,11 @@ class Reconstructor(nn.Module):
 
         """
         p = p.prepared()
-        factor = percentile_scale(p.adjoint)
-        scale = Scale(torch.ones_like(factor) if self.scale == "none" else factor, consume)
+        scale = scale_by_rule(self.scale, p, scale_maps=self.prepare is None, consume=consume)
         q = scale.apply(p)
+        if self.fourier == "unshifted":
+            signs = Unshifted(tuple(q.y.shape[2:]))
+            q, scale = signs.apply(q), scale @ signs
         q = (q if self.prepare is None else self.prepare(q)).prepared()
         with torch.no_grad():
             if self.start is not None and (q.initial_image is None or warm):

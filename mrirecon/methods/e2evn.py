@@ -9,7 +9,18 @@ from torch import Tensor
 
 from mrirecon.coils.sensitivity_net import SensitivityNet
 from mrirecon.engine import Schedule
-from mrirecon.methods.options import Cascades, Channels, DataConsistency, Pools, ShareWeights, Sign, Skip, copies
+from mrirecon.methods.options import (
+    Cascades,
+    Channels,
+    DataConsistency,
+    NormalizeInput,
+    Padding,
+    Pools,
+    ShareWeights,
+    Sign,
+    Skip,
+    copies,
+)
 from mrirecon.methods.registry import register
 from mrirecon.methods.steps import InKspace
 from mrirecon.methods.updates import ImagePart, NetworkPart, cascade
@@ -35,6 +46,8 @@ def e2evn(
     sensitivity_channels: Channels = 8,
     sensitivity_pools: Pools = 4,
     share_weights: ShareWeights = False,
+    padding: Padding = -1,
+    normalize: NormalizeInput = True,
 ) -> Schedule[Tensor]:
     """End-to-end variational network on k-space, with estimated or given coil maps (Sriram et al., MICCAI 2020).
 
@@ -42,7 +55,8 @@ def e2evn(
     """
 
     def block() -> InKspace:
-        network = ImagePart(NetworkPart(NormUnet(channels, pools)))
+        unet = NormUnet(channels, pools, padding=None if padding < 0 else padding, normalize=normalize)
+        network = ImagePart(NetworkPart(unet))
         return InKspace(cascade(network, dc, "kspace", skip=skip, sign=sign), combine)
 
     prepare = SensitivityNet(sensitivity_channels, sensitivity_pools) if sensitivity else None

@@ -34,6 +34,11 @@ Steps = Annotated[Count, Field(description="Number of time steps of a cascade.")
 Channels = Annotated[Count, Field(description="Channels of the first level of the network.")]
 Features = Annotated[Count, Field(description="Channels of the hidden states.")]
 Pools = Annotated[int, Field(ge=1, le=8, description="Number of times that the U-Net halves the resolution.")]
+Padding = Annotated[
+    int,
+    Field(ge=-1, le=255, description="Pad n pixels to ((n - 1) | padding) + 1; -1 pads to multiples of 2^pools."),
+]
+NormalizeInput = Annotated[bool, Field(description="Normalize the input of the U-Net to mean 0 and deviation 1.")]
 Cell = Annotated[Literal["gru", "mgu", "indrnn"], Field(description="Type of the recurrent units.")]
 Kernel = Annotated[Literal[1, 3, 5], Field(description="Kernel size of the recurrent units.")]
 ShareWeights = Annotated[bool, Field(description="Use one set of weights for all cascades.")]
