@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mrirecon.errors import UsageError
+from mrirecon.methods.conventions import OwnMaps
 from mrirecon.methods.registry import build, find_method
 from mrirecon.physics.operators import norm
 from mrirecon.physics.problem import Problem
@@ -36,8 +37,12 @@ LEARNED_CASES = [case for case in CASES if case[0] in LEARNED]
 TOGETHER = ("start", "phase", "memory")
 # Other options that a value requires.
 WITH = {("e2evn", "blend", "cross_validated"): {"combine": "sense", "sensitivity": False}}
+OWN_MAPS = get_args(OwnMaps)[1:]
+WITH |= {("e2evn", "own_maps", kind): {"sensitivity": False} for kind in OWN_MAPS}
 # The first consistency on k-space has nothing to do where no network's part comes before it: its k holds the samples.
 IDLE = {"engine.blocks.0.part.consistency.weight"}
+# Without shared steps, the reset gates of DIRECT's first step reset hidden states of zeros.
+IDLE |= {f"engine.blocks.0.network.reset_gates.{n}.{w}" for n in (0, 1) for w in ("weight", "bias")}
 # Changes the computation, but not the result.
 SAME = {"memory"}
 # Rejected by a rule of `mrirecon.methods.shared`.
@@ -136,6 +141,7 @@ def test_every_option_is_described_in_one_sentence(name):
 
 def test_all_learned_methods_share_their_options():
     shared = {"start", "start_iterations", "phase", "blend", "scale", "memory", "segment"}
+    shared |= {"fourier", "own_maps", "own_maps_channels", "own_maps_pools"}
     for name in LEARNED:
         assert shared <= set(find_method(name).schema.model_fields), name
 
