@@ -1,4 +1,4 @@
-"""Define the commands `models list`, `models verify` and `models show`."""
+"""Define the commands `models list`, `models import`, `models verify` and `models show`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,44 @@ def list_models(as_json: opt.AsJson = False) -> None:
         return print_json([{"name": n, "parameters": p, "trained": t, "summary": s} for n, p, t, s in rows])
     heads = ("method", "parameters", "comes trained, with", "what it is")
     typer.echo(table(heads, [(n, p, t or "-", s) for n, p, t, s in rows]))
+
+
+@app.command("import")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of fastMRI, ATOMMIC, mridc or DIRECT.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the model to write.")],
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            help="fastmri-varnet, fastmri-unet, atommic-cirim, atommic-rim, atommic-varnet, atommic-unet, "
+            "atommic-cascadenet, mridc-cirim, direct-varnet, direct-cirim or direct-rim; by default recognised.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Settings of the training (YAML), where the file has none.")
+    ] = None,
+    options: opt.Settings = None,
+    source: Annotated[str | None, typer.Option("--source", help="Origin of the file, for the card.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in the folder.")] = False,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Import weights of another toolkit as a model, without executing anything from the file.
+
+    Reads state dictionaries, Lightning checkpoints, .atommic and .nemo archives, DIRECT's checkpoints, and safetensors.
+    mridc's own archives (.mridc) and checkpoints of its release 0.0.1 are read with the format unverified.
+    """
+    from mrirecon.models.checkpoints import describe_model
+    from mrirecon.models.importing import import_model
+
+    settings = opt.pairs(options)
+    folder = import_model(file, out, layout=layout, config=config, options=settings, source=source, overwrite=overwrite)
+    about = describe_model(folder)
+    if as_json:
+        return print_json({"folder": str(folder), **about})
+    typer.echo(f"{folder}: {about['method']}, {about['parameters']} parameters")
+    for key, value in about["card"].items():
+        typer.echo(f"  {key}: {value}")
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Define the options for weights that were trained in other toolkits: scale, Fourier transform, initial image, maps.
 
-Every learned method has them. `mrirecon.models.peers` sets them for imported weights.
+Every learned method has them. `mrirecon.models.importing` sets them for imported weights.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Its gates are separate convolutions with biases, and the hidden states pass a Re
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -32,7 +33,7 @@ class ConvGru(nn.Module):
         widths = [inputs, *[features] * layers, outputs]
         self.conv_blocks = nn.ModuleList(
             nn.Conv2d(a, b, 3 if number else 5, dilation=2 if number == 1 else 1)
-            for number, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            for number, (a, b) in enumerate(pairwise(widths))
         )
         self.update_gates, self.reset_gates, self.out_gates = (
             nn.ModuleList(nn.Conv2d(2 * features, features, 1) for _ in range(layers)) for _ in range(3)

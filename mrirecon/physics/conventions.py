@@ -109,7 +109,7 @@ def scale_by_rule(rule: ScaleRule, p: Problem, *, scale_maps: bool, consume: boo
     Args:
         rule: ``percentile`` divides by the 99th percentile of the zero-filled image, ``none`` by nothing. ``max`` and
             ``minmax`` normalize coil images and maps (`CoilScale`). ``kspace-percentile`` and ``kspace-max`` divide by
-            the 99th percentile or the maximum of \\|y\\|, as DIRECT. With ``-backward`` and ``-forward``, the unit of
+            the 99th percentile or the maximum of |y|, as DIRECT. With ``-backward`` and ``-forward``, the unit of
             the image is that of a Fourier transform with this normalization; otherwise it is unitary.
         p: problem.
         scale_maps: whether ``max`` and ``minmax`` apply to the maps; not to maps that a network estimates.
