@@ -54,7 +54,7 @@ class Source:
 
     def __init__(self, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
         # Lightning modules of fastMRI have the network as an attribute.
-        prefix = re.compile(rf"(?:varnet|unet)\.(?=cascades\.|sens_net\.|{UNET})")
+        prefix = re.compile(rf"^(?:varnet|unet)\.(?=cascades\.|sens_net\.|{UNET})")
         self.weights = {prefix.sub("", name, count=1): w for name, w in checkpoint.weights.items()}
         self.weights |= {f"sensitivity_model.{name}": w for name, w in checkpoint.sensitivity.items()}
         self.settings, self.where = settings, str(checkpoint.path)
@@ -275,7 +275,7 @@ def _atommic_cirim(s: Source) -> Conversion:
 def _atommic_varnet(s: Source) -> Conversion:
     channels, pools = s.unet("cascades.0.model.unet.")
     options = {"cascades": s.count(r"cascades\.(\d+)\."), "channels": channels, "pools": pools, "sensitivity": False}
-    options["padding"] = s.setting("padding_size", 15, int)
+    options["padding"] = s.setting("padding_size", 11, int)
     options["normalize"] = s.setting("normalize", True, bool)
     if s.setting("no_dc", False, bool):
         options |= {"dc": "none", "skip": False, "sign": 1}
