@@ -351,11 +351,11 @@ class Reconstructor(nn.Module):
 
         """
         p = p.prepared()
+        signs = Unshifted(tuple(p.y.shape[2:])) if self.fourier == "unshifted" else None
+        p = p if signs is None else signs.apply(p).prepared()
         scale = scale_by_rule(self.scale, p, scale_maps=self.prepare is None, consume=consume)
         q = scale.apply(p)
-        if self.fourier == "unshifted":
-            signs = Unshifted(tuple(q.y.shape[2:]))
-            q, scale = signs.apply(q), scale @ signs
+        scale = scale if signs is None else signs @ scale
         q = (q if self.prepare is None else self.prepare(q)).prepared()
         with torch.no_grad():
             if self.start is not None and (q.initial_image is None or warm):

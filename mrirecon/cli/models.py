@@ -15,18 +15,26 @@ app = typer.Typer(name="models", help="Learned methods and trained models.", no_
 
 
 @app.command("list")
-def list_models(as_json: opt.AsJson = False) -> None:
-    """List the learned methods with their sizes and shipped models."""
+def list_models(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Further trained or imported models.")] = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """List the learned methods with their sizes, and the shipped models with data, licence and coverage."""
     from mrirecon.methods.registry import methods
     from mrirecon.models.checkpoints import describe_model, shipped_models
     from mrirecon.models.costs import parameters
+    from mrirecon.models.overview import describe_use
 
+    models = {str(f): describe_use(describe_model(f)) for f in (*shipped_models().values(), *(folders or []))}
     own = {name: describe_model(folder).get("parameters") for name, folder in shipped_models().items()}
     rows = [(m.name, parameters(m.name), own.get(m.name), m.summary) for m in methods().values() if m.learned]
     if as_json:
-        return print_json([{"name": n, "parameters": p, "trained": t, "summary": s} for n, p, t, s in rows])
+        records = [{"name": n, "parameters": p, "trained": t, "summary": s} for n, p, t, s in rows]
+        return print_json({"methods": records, "models": models})
     heads = ("method", "parameters", "comes trained, with", "what it is")
     typer.echo(table(heads, [(n, p, t or "-", s) for n, p, t, s in rows]))
+    for folder, use in models.items():
+        typer.echo("\n".join(["", folder, *(f"  {key}: {value}" for key, value in use.items())]))
 
 
 @app.command("import")

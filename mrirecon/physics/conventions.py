@@ -6,7 +6,7 @@ A network is not homogeneous in general: it must see an image in the unit and wi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -24,6 +24,7 @@ ScaleRule = Literal[
     "none-forward",
     "max",
     "minmax",
+    "max-parts",
     "kspace-percentile",
     "kspace-percentile-backward",
     "kspace-max",
@@ -59,7 +60,8 @@ class CoilScale(Transform):
         initial = p.initial_image
         if initial is not None:
             initial = initial * per_item(self.maps_factor / self.factor, initial)
-        return Problem(y / per_item(self.factor, y), p.mask, maps, initial)
+        noise = None if p.noise is None else p.noise / per_item(self.factor, p.noise).square()
+        return replace(p, y=y / per_item(self.factor, y), maps=maps, initial_image=initial, noise=noise, cache=None)
 
     def undo(self, u: Tensor) -> Tensor:
         """Return u s / t."""
@@ -87,7 +89,8 @@ class Unshifted(Transform):
         turn = sum(h * h / n for h, n in zip(halves, self.shape, strict=True))
         phase = complex(math.cos(2 * math.pi * turn), math.sin(2 * math.pi * turn))
         initial = None if p.initial_image is None else p.initial_image * self._signs(p.initial_image)
-        return Problem(phase * p.y.roll(halves, axes), p.mask.roll(halves, axes), p.maps, initial)
+        y, mask = phase * p.y.roll(halves, axes), p.mask.roll(halves, axes)
+        return replace(p, y=y, mask=mask, initial_image=initial, cache=None)
 
     def undo(self, u: Tensor) -> Tensor:
         """Return the image x; a real image, a magnitude, unchanged."""
@@ -108,11 +111,12 @@ def scale_by_rule(rule: ScaleRule, p: Problem, *, scale_maps: bool, consume: boo
 
     Args:
         rule: ``percentile`` divides by the 99th percentile of the zero-filled image, ``none`` by nothing. ``max`` and
-            ``minmax`` normalize coil images and maps (`CoilScale`). ``kspace-percentile`` and ``kspace-max`` divide by
-            the 99th percentile or the maximum of |y|, as DIRECT. With ``-backward`` and ``-forward``, the unit of
+            ``minmax`` normalize coil images and maps as ATOMMIC (`CoilScale`), ``max-parts`` by their largest real or
+            imaginary part as mridc. ``kspace-percentile`` and ``kspace-max`` divide by the 99th percentile or the
+            maximum of |y|, as DIRECT. With ``-backward`` and ``-forward``, the unit of
             the image is that of a Fourier transform with this normalization; otherwise it is unitary.
         p: problem.
-        scale_maps: whether ``max`` and ``minmax`` apply to the maps; not to maps that a network estimates.
+        scale_maps: whether the rules for coil images also apply to the maps; not to maps that a network estimates.
         consume: see `mrirecon.physics.transforms.Scale`.
 
     Raises:
@@ -120,8 +124,8 @@ def scale_by_rule(rule: ScaleRule, p: Problem, *, scale_maps: bool, consume: boo
 
     """
     percentile = percentile_scale(p.adjoint)
-    if rule in ("max", "minmax"):
-        return _coil_scale(p, subtract=rule == "minmax", scale_maps=scale_maps)
+    if rule in ("max", "minmax", "max-parts"):
+        return _coil_scale(p, rule, scale_maps)
     name, _, norm = rule.removeprefix("kspace-").partition("-")
     if rule.startswith("kspace"):
         magnitudes = [_sampled_coils(y).abs().flatten() for y in p.y]
@@ -146,15 +150,17 @@ def _sampled_coils(y: Tensor) -> Tensor:
     return y[used] if bool(used.any()) else y
 
 
-def _coil_scale(p: Problem, *, subtract: bool, scale_maps: bool) -> CoilScale:
-    coils = Fourier(p.axes).adjoint(p.y).abs().flatten(1)
-    ones = torch.ones_like(coils[:, 0])
-    low = coils.amin(1) if subtract else torch.zeros_like(ones)
-    maps_low, maps_high = torch.zeros_like(ones), ones
-    if scale_maps:
-        maps = p.maps.abs().flatten(1)
-        maps_low, maps_high = (maps.amin(1) if subtract else maps_low), maps.amax(1)
-    return CoilScale(low, coils.amax(1) - low, maps_low, _positive(maps_high - maps_low))
+def _coil_scale(p: Problem, rule: ScaleRule, scale_maps: bool) -> CoilScale:
+    low, high = _range(Fourier(p.axes).adjoint(p.y), rule)
+    maps_low, maps_high = _range(p.maps, rule) if scale_maps else (torch.zeros_like(low), torch.ones_like(low))
+    return CoilScale(low, high - low, maps_low, _positive(maps_high - maps_low))
+
+
+def _range(values: Tensor, rule: ScaleRule) -> tuple[Tensor, Tensor]:
+    """Return the values (B,) that a rule maps to 0 and to 1."""
+    sizes = torch.view_as_real(values.resolve_conj()).abs() if rule == "max-parts" else values.abs()
+    high = sizes.flatten(1).amax(1)
+    return (sizes.flatten(1).amin(1) if rule == "minmax" else torch.zeros_like(high)), high
 
 
 def _positive(values: Tensor) -> Tensor:

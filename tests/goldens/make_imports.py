@@ -6,10 +6,10 @@
     peer/bin/python tests/goldens/make_imports.py fastmri . tests/goldens/imports
     peer/bin/python tests/goldens/make_imports.py atommic FOLDER tests/goldens/imports   # and mridc, mridc001, direct
 
-FOLDER contains the package of the toolkit: the wheels of atommic 1.0.1 and mridc 0.2.0, and the sources of mridc v.0.0.1
-and DIRECT 2.1.0, unpacked. Written with fastmri 0.3.0 and torch 2.13.0. The packages do not install on a current torch:
-their modules for training are replaced by empty ones, and a base class holds the settings (`Base`). k-space, maps and
-weights follow from seeds. tests/models/test_importing.py repeats k-space and maps.
+FOLDER contains the package of the toolkit: the wheels of atommic 1.0.1 and mridc 0.2.0, and the sources of mridc
+v.0.0.1 and DIRECT 2.1.0, unpacked. Written with fastmri 0.3.0 and torch 2.13.0. The packages do not install on a
+current torch: their modules for training are replaced by empty ones, and a base class holds the settings (`Base`).
+k-space, maps and weights follow from seeds. tests/models/test_importing.py repeats k-space and maps.
 """
 
 from __future__ import annotations
@@ -52,10 +52,11 @@ RIM = {
 def draw(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return k-space (C, y, x) in an unusual unit, zero where not sampled, a mask (y, x), and maps (C, y, x)."""
     rng = np.random.default_rng(sum(size))
-    rows, columns = size
+    columns = size[1]
     mask = np.zeros(size, np.float32)
     mask[:, ::4] = 1
     first = (columns - LOW + 1) // 2
+    mask[:, first - 1 : first + LOW + 1] = 0
     mask[:, first : first + LOW] = 1
     y, x = (np.linspace(-1, 1, n) for n in size)
     image = np.exp(-2 * (y[:, None] ** 2 + x**2)) * np.exp(1j * (y[:, None] + 2 * x))
@@ -274,7 +275,11 @@ def mridc001(folder: Path, target: Path) -> dict[str, np.ndarray]:
     sys.path.insert(0, str(folder))
     cirim = importlib.import_module("mridc.nn.cirim").CIRIM
     settings = {k: v for k, v in RIM.items() if k not in ("dimensionality", "accumulate_predictions")}
-    model = stir(cirim(recurrent_layer="IndRNN", time_steps=3, num_cascades=2, no_dc=True, keep_eta=True, sens_chans=2, **settings))
+    model = stir(
+        cirim(
+            recurrent_layer="IndRNN", time_steps=3, num_cascades=2, no_dc=True, keep_eta=True, sens_chans=2, **settings
+        )
+    )
     args = Namespace(time_steps=3, normalize_inputs=False, use_sens_net=False, exp_dir=Path("runs"), no_dc=True)
     state = {"epoch": 1, "args": args, "model": model.state_dict(), "optimizer": {}, "exp_dir": Path("runs")}
     torch.save(state, target / "mridc001-cirim.pt")

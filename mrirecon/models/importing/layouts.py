@@ -259,7 +259,7 @@ def _mridc_cirim(s: Source) -> Conversion:
         rules.append((r"sens_net\.(.*)", r"prepare.\1"))
     else:
         unused.append(r"sens_net\..*")
-    options |= {"scale": "max" if normalize else _unit(norm), "fourier": "centred" if centred else "unshifted"}
+    options |= {"scale": "max-parts" if normalize else _unit(norm), "fourier": "centred" if centred else "unshifted"}
     return Conversion("cirim", options, rules, unused, _facts(options, norm))
 
 
@@ -389,6 +389,7 @@ def _facts(options: Mapping[str, Any], norm: str) -> dict[str, str]:
     scale = str(options["scale"])
     rules = {
         "max": "coil images, and given maps, divided by their largest magnitude",
+        "max-parts": "coil images, and given maps, divided by their largest real or imaginary part",
         "minmax": "the smallest magnitude subtracted from coil images and given maps, then divided by the range",
         "kspace-percentile": "k-space divided by the 99th percentile of its magnitude",
         "kspace-max": "k-space divided by its largest magnitude",
