@@ -29,6 +29,7 @@ class SensitivityNet(RunsNetwork, nn.Module):
             (`centre_band`), or the box for a mask of two dimensions. ``rows`` is the same band, as ATOMMIC applies it
             to rows with ``mask_type: 2D``. ``all`` is all of k-space.
         unit_input: whether to divide the input by its length over the coils, as DIRECT.
+        magnitudes: whether to divide by the root of the sum of magnitudes instead of the length, as ATOMMIC does.
         unshifted: whether k-space is that of `mrirecon.physics.conventions.Unshifted`.
 
     """
@@ -44,11 +45,12 @@ class SensitivityNet(RunsNetwork, nn.Module):
         normalize: bool = True,
         region: Region = "box",
         unit_input: bool = False,
+        magnitudes: bool = False,
         unshifted: bool = False,
     ) -> None:
         super().__init__()
         self.norm_unet = NormUnet(channels, pools, padding=padding, normalize=normalize) if channels else None
-        self.region, self.unit_input, self.unshifted = region, unit_input, unshifted
+        self.region, self.unit_input, self.magnitudes, self.unshifted = region, unit_input, magnitudes, unshifted
 
     def forward(self, p: Problem) -> Problem:
         """Return the problem with maps (B, 1, C, y, x) estimated from its calibration region (1D or 2D).
@@ -62,7 +64,12 @@ class SensitivityNet(RunsNetwork, nn.Module):
             maps = _unit_length(maps)
         if self.norm_unet is not None:
             maps = to_complex(apply_network(self.norm_unet, to_real(maps, dtype=self.network_dtype)), maps.shape[1])
-        return replace(p, maps=_unit_length(maps).unsqueeze(1), cache=None)
+        if self.magnitudes:
+            total = maps.abs().sum(1, keepdim=True)
+            maps = maps / total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()
+        else:
+            maps = _unit_length(maps)
+        return replace(p, maps=maps.unsqueeze(1), cache=None)
 
     def centre(self, mask: Tensor) -> Tensor:
         """Return 1 on the calibration region of each mask (B or 1, 1, y, x) and 0 elsewhere."""

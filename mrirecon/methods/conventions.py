@@ -21,7 +21,15 @@ from mrirecon.physics.transforms import Prior
 
 PeerStart = Literal["zero-filled-max", "zero-filled-minmax", "rss", "rss-max", "rss-minmax"]
 OwnMaps = Literal[
-    "none", "fastmri", "atommic-1d", "atommic-2d", "atommic-all", "direct", "direct-norm", "direct-calibration"
+    "none",
+    "fastmri",
+    "mridc-2d",
+    "atommic-1d",
+    "atommic-2d",
+    "atommic-all",
+    "direct",
+    "direct-norm",
+    "direct-calibration",
 ]
 FourierOption = Annotated[
     FourierRule,
@@ -35,9 +43,10 @@ OwnMapsPools = Annotated[int, Field(ge=1, le=8, description="Number of pools of 
 
 _NETWORKS: dict[str, dict[str, Any]] = {
     "fastmri": {"padding": 15, "region": "columns"},
-    "atommic-1d": {"padding": 15, "region": "columns"},
-    "atommic-2d": {"padding": 15, "region": "rows"},
-    "atommic-all": {"padding": 15, "region": "all"},
+    "mridc-2d": {"padding": 15, "region": "rows"},
+    "atommic-1d": {"padding": 15, "region": "columns", "magnitudes": True},
+    "atommic-2d": {"padding": 15, "region": "rows", "magnitudes": True},
+    "atommic-all": {"padding": 15, "region": "all", "magnitudes": True},
     "direct": {"padding": 0, "normalize": False, "unit_input": True},
     "direct-norm": {"padding": 15, "unit_input": True},
 }

@@ -255,7 +255,10 @@ def _mridc_cirim(s: Source) -> Conversion:
         normalize = normalize and s.settings.get(train[:-1], {}).get("max_norm", True)
     rules = _rim_rules(re.escape(head))
     if own:
-        options |= _atommic_maps(s, "sens_net.norm_unet.unet.", s.settings.get("sens_mask_type") or "2D")
+        mask = s.settings.get("sens_mask_type") or "2D"
+        own_maps = _network_maps(s, "sens_net.norm_unet.unet.", mask, "mridc")
+        # With lines, mridc's maps are those of fastMRI.
+        options |= own_maps if mask == "2D" else own_maps | {"own_maps": "fastmri"}
         rules.append((r"sens_net\.(.*)", r"prepare.\1"))
     else:
         unused.append(r"sens_net\..*")
@@ -348,7 +351,7 @@ def _atommic(
         mask = mask if s.settings.get("coil_sensitivity_maps_nn_mask_center", True) else "all"
         if not s.settings.get("coil_sensitivity_maps_nn_normalize", True):
             raise s.refuse("coil_sensitivity_maps_nn_normalize", False)
-        options |= _atommic_maps(s, "coil_sensitivity_maps_nn.norm_unet.unet.", mask)
+        options |= _network_maps(s, "coil_sensitivity_maps_nn.norm_unet.unet.", mask)
         rules = [*rules, (r"coil_sensitivity_maps_nn\.(.*)", r"prepare.\1")]
     if starts:
         start = "rss" if _combination(s) == "rss" else "zero-filled"
@@ -363,11 +366,11 @@ def _combination(s: Source) -> str:
     return kind
 
 
-def _atommic_maps(s: Source, prefix: str, mask: str) -> dict[str, Any]:
+def _network_maps(s: Source, prefix: str, mask: str, toolkit: str = "atommic") -> dict[str, Any]:
     channels, pools = s.unet(prefix)
     if mask not in ("1D", "2D", "all"):
         raise s.refuse("the type of the mask for coil maps", mask)
-    return {"own_maps": f"atommic-{mask.lower()}", "own_maps_channels": channels, "own_maps_pools": pools}
+    return {"own_maps": f"{toolkit}-{mask.lower()}", "own_maps_channels": channels, "own_maps_pools": pools}
 
 
 def _fourier(s: Source) -> tuple[bool, str]:
