@@ -37,7 +37,7 @@ FourierRule = Literal["centred", "unshifted"]
 class CoilScale(Transform):
     """Scale coil images and maps as mridc 0.2 and ATOMMIC 1.0: c ↦ (c − a) / s,  S ↦ (S − b) / t.
 
-    ``undo`` multiplies by s / t. It does not undo the shifts, which are the smallest magnitudes and nearly zero.
+    ``undo`` does not undo the shifts, which are the smallest magnitudes and nearly zero.
 
     Attributes:
         shift, factor: (B,) real, a and s.
@@ -64,8 +64,8 @@ class CoilScale(Transform):
         return replace(p, y=y / per_item(self.factor, y), maps=maps, initial_image=initial, noise=noise, cache=None)
 
     def undo(self, u: Tensor) -> Tensor:
-        """Return u s / t."""
-        return u * per_item(self.factor / self.maps_factor, u)
+        """Return u s / t, or u s for a magnitude of the coil images, which the maps do not change."""
+        return u * per_item(self.factor / self.maps_factor if u.is_complex() else self.factor, u)
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def scale_by_rule(rule: ScaleRule, p: Problem, *, scale_maps: bool, consume: boo
         rule: ``percentile`` divides by the 99th percentile of the zero-filled image, ``none`` by nothing. ``max`` and
             ``minmax`` normalize coil images and maps as ATOMMIC (`CoilScale`), ``max-parts`` by their largest real or
             imaginary part as mridc. ``kspace-percentile`` and ``kspace-max`` divide by the 99th percentile or the
-            maximum of |y|, as DIRECT. With ``-backward`` and ``-forward``, the unit of
-            the image is that of a Fourier transform with this normalization; otherwise it is unitary.
+            maximum of |y|, as DIRECT. With ``-backward`` and ``-forward``, the unit of the image is that of a Fourier
+            transform with this normalization; otherwise it is unitary.
         p: problem.
         scale_maps: whether the rules for coil images also apply to the maps; not to maps that a network estimates.
         consume: see `mrirecon.physics.transforms.Scale`.
