@@ -312,7 +312,8 @@ class Reconstructor(nn.Module):
     def needs_cartesian(self) -> bool:
         """Return whether a part uses the samples or the mask, as the computation of an initial image does."""
         parts = (module for module in self.modules() if module is not self)
-        return self.start is not None or any(getattr(module, "needs_cartesian", False) for module in parts)
+        samples = self.start is not None or self.fourier != "centred" or self.scale.startswith(("max", "min", "kspace"))
+        return samples or any(getattr(module, "needs_cartesian", False) for module in parts)
 
     def forward(self, p: Problem, *, prior: Prior | None = None) -> Tensor:
         """Return the image (B, M, *space) in the scale of the data."""

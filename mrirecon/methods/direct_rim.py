@@ -40,10 +40,9 @@ class DirectRim(RunsNetwork, Step[GruState]):
 
     """
 
-    needs_cartesian = True
-
     def __init__(self, network: ConvGru, skip: bool, first_image: str) -> None:
         super().__init__()
+        self.needs_cartesian = first_image == "sum"
         self.network, self.skip, self.first_image = network, skip, first_image
 
     def init(self, p: Problem) -> GruState:

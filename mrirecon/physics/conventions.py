@@ -134,7 +134,7 @@ def scale_by_rule(rule: ScaleRule, p: Problem, *, scale_maps: bool, consume: boo
         factor = torch.where(factor > 0, factor, percentile)  # mostly unsampled k-space
     else:
         factor = percentile if name == "percentile" else torch.ones_like(percentile)
-    samples = math.prod(p.y.shape[2:])
+    samples = math.prod(p.adjoint.shape[2:])
     unit = {"backward": samples**0.5, "forward": samples**-0.5}.get(norm, 1.0)
     return Scale(factor * unit if unit != 1 else factor, consume)
 

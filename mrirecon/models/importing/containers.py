@@ -11,6 +11,7 @@ import gzip
 import io
 import pickle
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from mrirecon.errors import InputError, MriReconError, UnsafeContentError
+from mrirecon.errors import InputError, UnsafeContentError
 
 _GIB = 1 << 30
 _LARGEST = 16 * _GIB  # the largest published checkpoint, with the states of its optimizer, is below 6 GiB
@@ -208,19 +209,9 @@ def _load(file: BinaryIO, path: Path, size: int, head: bytes) -> Any:
             "this is not a checkpoint", where=str(path), why="its first bytes are of no known form", fix=fix
         )
     try:
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            file.seek(0)
-            # Only for archives: torch lists the classes of these without loading them.
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(file) if head[:2] == b"PK" else []
-            if not names or not all(map(_holds_settings, names)):
-                raise
-            file.seek(0)
-            with torch.serialization.safe_globals([(Record, name) for name in names]):
-                return torch.load(file, map_location="cpu", weights_only=True)
-    except MriReconError:
-        raise
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # on the version of the pickle
+            return _load_restricted(file, is_archive=head[:2] == b"PK")
     except pickle.UnpicklingError as error:
         why = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "nsupported" in line), None)
         raise UnsafeContentError(
@@ -232,6 +223,20 @@ def _load(file: BinaryIO, path: Path, size: int, head: bytes) -> Any:
     except Exception as error:  # torch raises almost any error on damaged files
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise InputError("the checkpoint cannot be read", where=str(path), why=why, fix="download it again") from None
+
+
+def _load_restricted(file: BinaryIO, *, is_archive: bool) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        file.seek(0)
+        # torch lists the classes of archives without loading them.
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(file) if is_archive else []
+        if not names or not all(map(_holds_settings, names)):
+            raise
+    file.seek(0)
+    with torch.serialization.safe_globals([(Record, name) for name in names]):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _holds_settings(name: str) -> bool:
