@@ -188,6 +188,9 @@ def atommic(folder: Path, target: Path) -> dict[str, np.ndarray]:
         settings |= {"train_ds": {"normalize_inputs": True, "normalization_type": rule}}
         model = stir(build(settings_of(settings)))
         save_archive(connector, model, settings, target / f"{case}.atommic")
+        if case == "atommic-rim":  # the settings of a Lightning module as OmegaConf's objects
+            state = {"state_dict": model.state_dict(), "hyper_parameters": {"cfg": settings_of(settings)}}
+            torch.save(state | {"pytorch-lightning_version": "2.0"}, target / f"{case}.ckpt")
         for size in SIZES:
             kspace, mask, maps = draw(size)
             stored = undo_ramp(kspace) if not settings["fft_centered"] else kspace

@@ -160,6 +160,16 @@ def test_other_containers(tmp_path):
     assert describe_model(folder)["options"]["cell"] == "gru"
 
 
+def test_settings_are_read_from_objects_of_other_programs(tmp_path):
+    """OmegaConf is not installed: its objects become records, and the settings in them are used."""
+    options = [
+        describe_model(import_model(FILES / f"atommic-rim.{end}", tmp_path / end))["options"]
+        for end in ("atommic", "ckpt")
+    ]
+    assert options[0] == options[1]
+    assert options[0]["scale"] == "minmax"
+
+
 def test_weights_are_listed_that_have_no_place(tmp_path):
     state = torch.load(CIRIM, weights_only=True)
     first = "cirim.0.layers.0.rnn.ih.weight"

@@ -279,6 +279,7 @@ def _sections(content: Any, path: Path, size: int) -> Checkpoint:
     for key in ("hyper_parameters", "args"):
         if key in content:
             found = _Plain().convert(content[key])
+            found = found.get("cfg", found) if isinstance(found, dict) else {}
             settings |= found if isinstance(found, dict) else {}
     if isinstance(content.get("state_dict"), Mapping):
         kind = "a Lightning checkpoint" if "pytorch-lightning_version" in content else "a dictionary with a state_dict"
@@ -329,6 +330,8 @@ class _Plain:
             return None
         if isinstance(value, Record):
             value = value.content
+            if isinstance(value, Mapping):  # containers and values of OmegaConf
+                value = value.get("_content", value.get("_val", value))
         if isinstance(value, Mapping):
             return {str(k): self.convert(v, depth + 1) for k, v in value.items() if isinstance(k, str | int)}
         if isinstance(value, list | tuple):
