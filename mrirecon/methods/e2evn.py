@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
@@ -12,6 +12,7 @@ from mrirecon.engine import Schedule
 from mrirecon.methods.options import (
     Cascades,
     Channels,
+    Combine,
     DataConsistency,
     NormalizeInput,
     Padding,
@@ -26,9 +27,6 @@ from mrirecon.methods.steps import InKspace
 from mrirecon.methods.updates import ImagePart, NetworkPart, cascade
 from mrirecon.networks import NormUnet
 
-Combine = Annotated[
-    Literal["sense", "rss"], Field(description="Combine the coils with the maps, or by root sum of squares.")
-]
 Sensitivity = Annotated[bool, Field(description="Estimate the coil maps by a separate network.")]
 
 

@@ -28,6 +28,11 @@ Solver = Annotated[
 ]
 Rho = Annotated[float, Field(gt=0, lt=float("inf"), description="Weight of the splitting, for admm.")]
 
+# images
+Combine = Annotated[
+    Literal["sense", "rss"], Field(description="Combine the coils with the maps, or by root sum of squares.")
+]
+
 # networks
 Cascades = Annotated[Count, Field(description="Number of cascades.")]
 Steps = Annotated[Count, Field(description="Number of time steps of a cascade.")]

@@ -175,7 +175,7 @@ def atommic(folder: Path, target: Path) -> dict[str, np.ndarray]:
                 "n_convs": 3,
                 "batchnorm": False,
                 "no_dc": False,
-                **sense,
+                **rss,
                 **CORNER,
             },
             "max",

@@ -37,6 +37,7 @@ LEARNED_CASES = [case for case in CASES if case[0] in LEARNED]
 TOGETHER = ("start", "phase", "memory")
 # Other options that a value requires.
 WITH = {("e2evn", "blend", "cross_validated"): {"combine": "sense", "sensitivity": False}}
+WITH |= {("cascadenet", "combine", "rss"): {"dc_order": "parallel"}}
 OWN_MAPS = get_args(OwnMaps)[1:]
 WITH |= {("e2evn", "own_maps", kind): {"sensitivity": False} for kind in OWN_MAPS}
 # The first consistency on k-space has nothing to do where no network's part comes before it: its k holds the samples.
@@ -159,6 +160,11 @@ MAGNITUDE = {"domain": "magnitude"}
         ("e2evn", {"blend": "cross_validated", "sensitivity": False}, "cannot predict samples"),
         ("e2evn", {"blend": "cross_validated", "combine": "sense"}, "estimates its own"),
         ("rim", {"start_iterations": 3}, "has no effect"),
+        ("rim", {"start": "rss", "start_iterations": 3}, "has no effect"),
+        ("rim", {"scale": "max", "blend": "cross_validated"}, "conventions of another toolkit"),
+        ("rim", {"own_maps": "direct", "blend": "cross_validated"}, "estimates its own"),
+        ("e2evn", {"own_maps": "fastmri"}, "already estimates"),
+        ("cascadenet", {"combine": "rss"}, "needs k-space"),
         ("rim", {"memory": "invert"}, "not invertible"),
         ("e2evn", {"segment": 2}, "applied once"),
     ],

@@ -250,9 +250,9 @@ def _mridc_cirim(s: Source) -> Conversion:
     else:
         centred, norm = _fourier(s)
         own = s.setting("use_sens_net", False, bool) if s.has("sens_net") else False
-        train = "train_ds." if "train_ds" in s.settings else ""
+        train = "train_ds." if s.settings.get("train_ds") else ""
         normalize = s.setting(f"{train}normalize_inputs", True, bool)
-        normalize = normalize and s.settings.get(train[:-1], {}).get("max_norm", True)
+        normalize = normalize and (s.settings.get(train[:-1]) or {}).get("max_norm", True)
     rules = _rim_rules(re.escape(head))
     if own:
         mask = s.settings.get("sens_mask_type") or "2D"
@@ -301,9 +301,8 @@ def _atommic_cascadenet(s: Source) -> Conversion:
         ),
         "dc_order": "parallel",
         "shared_prelu": True,
+        "combine": _combination(s),
     }
-    if _combination(s) == "rss":
-        raise s.refuse("coil_combination_method", "RSS", "this model returns the image combined with the maps")
     block = r"reconstruction_module\.(\d+)\."
     rules = [
         (rf"{block}dc_weight", r"engine.blocks.\1.part.consistency.weight"),
@@ -334,14 +333,14 @@ def _atommic(
 ) -> Conversion:
     """Add the conventions of ATOMMIC to a conversion: scale, Fourier transform, initial image, maps."""
     centred, norm = _fourier(s)
-    data = "train_ds." if "train_ds" in s.settings else ""
+    data = "train_ds." if s.settings.get("train_ds") else ""
     kind = s.setting(f"{data}normalization_type", "max", str)
-    if not s.settings.get("train_ds", {}).get("normalize_inputs", True):
+    if not (s.settings.get("train_ds") or {}).get("normalize_inputs", True):
         kind = None
     if kind not in ("max", "minmax", "None", "none", "", "fft", None):
         raise s.refuse("normalization_type", kind, "max, minmax and none can be imported")
     normalized = kind in ("max", "minmax")
-    if s.settings.get("train_ds", {}).get("kspace_normalization"):
+    if (s.settings.get("train_ds") or {}).get("kspace_normalization"):
         raise s.refuse("kspace_normalization", True)
     scale = str(kind) if normalized else _unit(norm)
     options |= {"scale": scale, "fourier": "centred" if centred else "unshifted"}
