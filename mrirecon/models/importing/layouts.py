@@ -57,7 +57,10 @@ class Source:
         prefix = re.compile(rf"^(?:varnet|unet)\.(?=cascades\.|sens_net\.|{UNET})")
         self.weights = {prefix.sub("", name, count=1): w for name, w in checkpoint.weights.items()}
         self.weights |= {f"sensitivity_model.{name}": w for name, w in checkpoint.sensitivity.items()}
-        self.settings, self.where = settings, str(checkpoint.path)
+        # Configurations of ATOMMIC and mridc for training have those of the model below this key.
+        model = settings.get("model")
+        self.settings = model if isinstance(model, Mapping) and "fft_centered" in model else settings
+        self.where = str(checkpoint.path)
         self.assumed: dict[str, object] = {}
 
     def has(self, pattern: str) -> bool:
