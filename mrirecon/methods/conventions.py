@@ -23,6 +23,7 @@ PeerStart = Literal["zero-filled-max", "zero-filled-minmax", "rss", "rss-max", "
 OwnMaps = Literal[
     "none",
     "fastmri",
+    "fastmri-all",
     "mridc-2d",
     "atommic-1d",
     "atommic-2d",
@@ -43,6 +44,7 @@ OwnMapsPools = Annotated[int, Field(ge=1, le=8, description="Number of pools of 
 
 _NETWORKS: dict[str, dict[str, Any]] = {
     "fastmri": {"padding": 15, "region": "columns"},
+    "fastmri-all": {"padding": 15, "region": "all"},
     "mridc-2d": {"padding": 15, "region": "rows"},
     "atommic-1d": {"padding": 15, "region": "columns", "magnitudes": True},
     "atommic-2d": {"padding": 15, "region": "rows", "magnitudes": True},

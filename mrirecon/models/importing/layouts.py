@@ -144,7 +144,6 @@ class Layout:
         toolkit: toolkit with version, whose code the import was compared with.
         marks: patterns that must all match the start of some name.
         convert: function that returns the conversion.
-        note: what users should know.
 
     """
 
@@ -152,7 +151,6 @@ class Layout:
     toolkit: str
     marks: tuple[str, ...]
     convert: Callable[[Source], Conversion]
-    note: str = ""
 
     def fits(self, source: Source) -> bool:
         """Return whether the weights have the names of this layout."""
@@ -166,11 +164,13 @@ def _fastmri_varnet(s: Source) -> Conversion:
     channels, pools = s.unet("cascades.0.model.unet.")
     maps_channels, maps_pools = s.unet("sens_net.norm_unet.unet.")
     options = {"cascades": s.count(r"cascades\.(\d+)\."), "channels": channels, "pools": pools, "padding": 15}
-    options |= {"sensitivity": False, "own_maps": "fastmri", "own_maps_channels": maps_channels}
+    options |= {"sensitivity": False, "own_maps_channels": maps_channels}
+    centre = s.setting("mask_center", True, bool)
+    options |= {"own_maps": "fastmri" if centre else "fastmri-all"}
     facts = {
         "Fourier transform": "centred, unitary",
         "normalization": "none; the network is homogeneous, so that the scale has no effect",
-        "maps": f"by the network of the model; {_BAND}",
+        "maps": f"by the network of the model; {_BAND if centre else 'from all samples'}",
         "padding": "to multiples of 16, with zeros",
         "image": "root sum of squares; fastMRI crops it to the size in the header of the file afterwards",
     }
@@ -504,7 +504,6 @@ LAYOUTS = {
             "fastMRI 0.3",
             (r"down_sample_layers\.0\.", r"up_conv\."),
             _fastmri_unet,
-            "--set crop=320 where fastMRI cropped the image to 320 pixels",
         ),
         Layout("atommic-cirim", "ATOMMIC 1.0.1", (rf"reconstruction_module\.{_CELL}",), _atommic_cirim),
         Layout("atommic-rim", "ATOMMIC 1.0.1", (rf"reconstruction_module\.{_CELL}",), _atommic_cirim),
