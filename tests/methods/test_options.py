@@ -43,7 +43,7 @@ WITH |= {("e2evn", "own_maps", kind): {"sensitivity": False} for kind in OWN_MAP
 # The first consistency on k-space has nothing to do where no network's part comes before it: its k holds the samples.
 IDLE = {"engine.blocks.0.part.consistency.weight"}
 # Without shared steps, the reset gates of DIRECT's first step reset hidden states of zeros.
-IDLE |= {f"engine.blocks.0.network.reset_gates.{n}.{w}" for n in (0, 1) for w in ("weight", "bias")}
+IDLE |= {f"engine.blocks.0.network.reset_gates.{n}.{w}" for n in range(3) for w in ("weight", "bias")}
 # Changes the computation, but not the result.
 SAME = {"memory"}
 # Rejected by a rule of `mrirecon.methods.shared`.
