@@ -2,15 +2,17 @@
 
     state = step.init(p);  state = step(state, p) ...;  image = step.image(state, p)
 
-`Step` is one iteration, and `Unrolled` repeats steps. `Reconstructor` has the parts that all methods share: it scales
-the data, computes the initial image, iterates, and undoes the scale.
+`Step` is one iteration, `Schedule` lists the steps of a method, and `Unrolled` runs them. `Reconstructor` scales the
+data, computes the initial image, iterates, and undoes the scale, for every method alike.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
 
 import torch
@@ -96,24 +98,33 @@ class Schedule(Generic[S]):
 class Outcome(NamedTuple):
     """Hold the state after a step, and the progress of each item of the batch."""
 
-    state: Any  # state after the last step
+    state: Any
     iterations: Tensor  # (B,) number of steps
     change: Tensor  # (B,) relative change at the last step; NaN without a stopping rule
     converged: Tensor  # (B,) whether the change fell below the tolerance
 
+    def after(self, new: Any, distance: Tensor | None, tolerance: float | Tensor) -> Outcome:
+        """Return the outcome after a step with relative change ``distance`` (B,); converged items keep their state."""
+        iterations = self.iterations + ~self.converged
+        if distance is None:
+            return Outcome(new, iterations, self.change, self.converged)
+        state = _select(self.converged, self.state, new) if bool(self.converged.any()) else new
+        change = torch.where(self.converged, self.change, distance)
+        return Outcome(state, iterations, change, self.converged | (distance < tolerance))
+
     def reasons(self, tolerance: float | Tensor) -> list[str]:
         """Return one sentence per item with the reason why its iteration ended."""
+        sentences = []
         limits = torch.as_tensor(tolerance).expand(len(self.iterations))
         columns = (v.tolist() for v in (self.iterations, self.change, self.converged, limits))
-        return [_reason(*row) for row in zip(*columns, strict=True)]
-
-
-def _reason(count: int, change: float, converged: bool, tolerance: float) -> str:
-    if converged:
-        return f"converged: relative change {change:.1e} < {tolerance:.1e} after {count} iterations"
-    if change == change:  # not NaN: there is a stopping rule
-        return f"stopped at the limit of {count} iterations: relative change {change:.1e}"
-    return f"completed {count} step{'s' if count > 1 else ''}"
+        for count, change, converged, limit in zip(*columns, strict=True):
+            if converged:
+                sentences.append(f"converged: relative change {change:.1e} < {limit:.1e} after {count} iterations")
+            elif math.isnan(change):  # no stopping rule
+                sentences.append(f"completed {count} step{'s' if count > 1 else ''}")
+            else:
+                sentences.append(f"stopped at the limit of {count} iterations: relative change {change:.1e}")
+        return sentences
 
 
 class Unrolled(nn.Module):
@@ -166,45 +177,26 @@ class Unrolled(nn.Module):
         gradients are recorded with ``memory="invert"``, only the last step is yielded.
         """
         p = p.prepared()
-        batch, device = p.adjoint.shape[0], p.adjoint.device
-        has_rule = bool(torch.as_tensor(self.tolerance).amax() > 0) and not self._records_gradients(p)
-        converged = torch.zeros(batch, dtype=torch.bool, device=device)
-        iterations = torch.zeros(batch, dtype=torch.long, device=device)
-        change = torch.full((batch,), float("nan"), dtype=p.adjoint.real.dtype, device=device)
-        final: Any = None  # the last states of the items that have converged
-        for step, old, new in self._transitions(p):
-            iterations = iterations + ~converged
-            moved = step.change(old, new, p) if has_rule else None
-            if moved is not None:
-                change = torch.where(converged, change, moved)
-                newly = ~converged & (moved < self.tolerance)
-                if bool(newly.any()):
-                    final = new if final is None else _select(newly, new, final)
-                    converged = converged | newly
-            yield step, Outcome(new if final is None else _select(converged, final, new), iterations, change, converged)
-            if has_rule and bool(converged.all()):
-                return
-
-    def _transitions(self, p: Problem) -> Iterator[tuple[Step[Any], Any, Any]]:
-        """Yield (step, state before, state after) for every step of the schedule."""
+        none = torch.zeros(len(p.y), dtype=torch.long, device=p.y.device)
+        outcome = Outcome(None, none, torch.full_like(p.lipschitz, float("nan")), none.bool())
         memory = self.memory if torch.is_grad_enabled() else "store"
         if memory == "invert":
             steps = [step for step in self._steps for _ in range(self.repeats)]
-            yield steps[-1], *run_invertible(steps, p)
+            yield steps[-1], outcome._replace(state=run_invertible(steps, p), iterations=none + len(steps))
             return
-        state: Any = None
-        length = self.segment if memory == "checkpoint" else 1
+        advance, length = _repeat, 1
+        if memory == "checkpoint":
+            advance, length = partial(checkpoint, _repeat, use_reentrant=False), self.segment
+        has_rule = bool(torch.as_tensor(self.tolerance).amax() > 0) and not self._records_gradients(p)
         for number, step in enumerate(self._steps):
-            state = step.enter(state, p) if number else step.init(p)
+            outcome = outcome._replace(state=step.enter(outcome.state, p) if number else step.init(p))
             for start in range(0, self.repeats, length):
-                count = min(length, self.repeats - start)
-                if memory == "checkpoint":
-                    states = checkpoint(_repeat, step, state, p, count, use_reentrant=False)
-                else:
-                    states = _repeat(step, state, p, count)
-                for new in states:
-                    yield step, state, new
-                    state = new
+                for new in advance(step, outcome.state, p, min(length, self.repeats - start)):
+                    distance = step.change(outcome.state, new, p) if has_rule else None
+                    outcome = outcome.after(new, distance, self.tolerance)
+                    yield step, outcome
+                    if has_rule and bool(outcome.converged.all()):
+                        return
 
     @property
     def _steps(self) -> list[Step[Any]]:
@@ -223,14 +215,14 @@ def _repeat(step: Step[S], state: S, p: Problem, count: int) -> list[S]:
     return states
 
 
-def _select(where: Tensor, a: Any, b: Any) -> Any:
-    """Return state ``a`` for the items where ``where`` (B,) is true, and state ``b`` for the others."""
+def _select(condition: Tensor, a: Any, b: Any) -> Any:
+    """Return state ``a`` for the items where ``condition`` (B,) is true, and state ``b`` for the others."""
     if isinstance(a, Tensor):
-        return torch.where(per_item(where, a), a, b)
-    if isinstance(a, tuple):
-        parts = [_select(where, u, v) for u, v in zip(a, b, strict=True)]
-        return type(a)(*parts) if hasattr(a, "_fields") else tuple(parts)
-    return b
+        return torch.where(per_item(condition, a), a, b)
+    if not isinstance(a, tuple):
+        return b
+    parts = [_select(condition, u, v) for u, v in zip(a, b, strict=True)]
+    return type(a)(*parts) if hasattr(a, "_fields") else tuple(parts)
 
 
 class Result(NamedTuple):
@@ -238,7 +230,7 @@ class Result(NamedTuple):
 
     image: Tensor  # (B, M, *space) in the scale of the data
     iterations: Tensor  # (B,)
-    reasons: list[str]  # why the iteration of each item ended
+    reasons: list[str]  # one per item: the reason for the end of its iteration
 
 
 @dataclass(frozen=True)
@@ -264,13 +256,13 @@ class Reconstructor(nn.Module):
     Args:
         engine: iteration.
         prepare: function that completes the scaled problem, for example with coil maps from a network.
-        scale: ``percentile`` divides by the 99th percentile of |Aᴴy|, so that a regularization weight or a network is
-            independent of the scanner. The magnitudes of several sets of maps are combined first. ``none`` is for
-            weights trained in the unit of the data. The others are rules of other toolkits, see `scale_by_rule`.
-        start: function that computes the initial image of a learned method without gradients; by default, the
-            zero-filled image. If the problem has an ``initial_image``, it is used instead.
-        phase: ``removed`` moves the smooth phase of the initial image into the maps, so that the input of a network is
-            nearly real for every scanner and echo time (`mrirecon.physics.transforms.SmoothPhase`).
+        scale: ``percentile`` divides by the 99th percentile of |Aᴴy|, which makes regularization weights and networks
+            independent of the scanner; ``none`` is for weights trained in the unit of the data.
+            The others are rules of other toolkits, see `scale_by_rule`.
+        start: function that computes the initial image, without gradients; by default, it is the zero-filled image. An
+            ``initial_image`` of the problem takes precedence.
+        phase: ``removed`` moves the smooth phase of the initial image into the maps (`SmoothPhase`), which makes the
+            input of a network nearly real for every scanner and echo time.
         fourier: ``unshifted`` for weights trained on images of a transform without shifts
             (`mrirecon.physics.conventions.Unshifted`).
 
@@ -293,16 +285,15 @@ class Reconstructor(nn.Module):
 
     @property
     def precision(self) -> Precision:
-        """Return the data type of the networks, which is a setting of the run, not an option of the method.
+        """Return the data type of the networks: a setting of the run, not an option of the method.
 
-        ``bfloat16`` applies to the inputs and weights of networks only: physics is computed in complex64, and the
-        stored weights and their gradients are float32.
+        Physics stays in complex64, and stored weights and their gradients in float32.
         """
         return self._precision
 
     @precision.setter
     def precision(self, value: Precision) -> None:
-        """Set the data type in every module that calls a network."""
+        """Set the data type of the networks."""
         self._precision = value
         for module in self.modules():
             if isinstance(module, RunsNetwork):
@@ -321,20 +312,16 @@ class Reconstructor(nn.Module):
 
     def run(self, p: Problem, *, prior: Prior | None = None, consume: bool = False) -> Result:
         """Reconstruct, and return why each item stopped; see `normalize` for ``prior`` and ``consume``."""
-        n = self.begin(p, prior, consume)
+        n = self.normalize(p, prior=prior, consume=consume)
         outcome = self.engine.solve(n.problem)
         image = n.undo(self.engine.image(outcome.state, n.problem))
         return Result(image, outcome.iterations, n.explain(outcome.reasons(self.engine.tolerance)))
 
     def images(self, p: Problem, *, prior: Prior | None = None) -> Iterator[Tensor]:
         """Yield the image (B, M, *space) after every step, in the scale of the data; the last is the image of `run`."""
-        n = self.begin(p, prior)
+        n = self.normalize(p, prior=prior)
         for step, outcome in self.engine.iterates(n.problem):
             yield n.undo(step.image(outcome.state, n.problem))
-
-    def begin(self, p: Problem, prior: Prior | None = None, consume: bool = False) -> Normalized:
-        """Return the problem for the engine, with the transforms from its image to the result."""
-        return self.normalize(p, prior=prior, consume=consume)
 
     def normalize(
         self, p: Problem, *, prior: Prior | None = None, consume: bool = False, warm: bool = False

@@ -3,8 +3,9 @@
     python scripts/benchmark_networks.py [CASE ...] [--atommic SOURCE] [--rounds 5] [--threads 2]
 
 Cases: inference (CIRIM 8×8×64, 8 coils 320²), step (CIRIM 5×8×64, 8 coils 160²), peer (a training step of CIRIM 2×8×64,
-8 coils 320², checkpointed, beside ATOMMIC's), e2evn and unet (inference and training step, 8 coils 320²), accuracy (the
-shipped model on the scan in data_samples); all by default. For ATOMMIC's source see compare_networks.py.
+8 coils 320², checkpointed, beside ATOMMIC's), e2evn and unet (inference and training step, 8 coils 320²), shipped (the
+shipped models and a CIRIM 5×8×64, with initial image and blend, beside cs, simulated phantom of 8 coils 320²), accuracy
+(the shipped model on the scan in data_samples); all by default. For ATOMMIC's source see compare_networks.py.
 
 In each round every variant runs once. Prints the medians over the rounds, and the medians of the ratios to the last
 variant of each case. ``cpu`` is the fraction of the threads' time that this process used: far below 100 %, other
@@ -18,23 +19,34 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from compare_networks import atommic_blocks, atommic_steps, make_problem
 from torch import Tensor
 
+from mrirecon.coils.calibration import find_calibration
+from mrirecon.coils.espirit import espirit
 from mrirecon.data.loading import keep_freed_memory
+from mrirecon.data.phantom import phantom
+from mrirecon.data.simulate import simulate_kspace
 from mrirecon.engine import Precision, Reconstructor
+from mrirecon.masks import make_mask
 from mrirecon.methods.registry import build
+from mrirecon.methods.regularization import weight_by_noise
+from mrirecon.models.checkpoints import load_model, shipped_models
 from mrirecon.models.costs import peak_allocation
 from mrirecon.models.hardware import bfloat16_unit
-from mrirecon.networks import channels_last
+from mrirecon.networks import RecurrentNet, channels_last
 from mrirecon.physics.problem import Problem
+from mrirecon.reconstruction.calibrate import ItemMaps, ItemProblem, build_problem
 
+PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float32")
 Variants = dict[str, Callable[[], object]]
-CASES = ("inference", "step", "peer", "e2evn", "unet", "accuracy")
+CASES = ("inference", "step", "peer", "e2evn", "unet", "shipped", "accuracy")
 
 
 def main() -> None:
@@ -57,6 +69,8 @@ def main() -> None:
             _compare("CIRIM 8x8x64, 8 coils 320, inference", _inference(model, p), options.rounds)
         elif case == "step":
             _compare("CIRIM 5x8x64, 8 coils 160, step", _steps(_model("cirim"), make_problem(160)), options.rounds)
+        elif case == "shipped":
+            _shipped(options.rounds)
         elif case == "peer":
             _peer(options.atommic, options.rounds)
         elif case in ("e2evn", "unet"):
@@ -163,6 +177,36 @@ def _atommic_step(source: Path, p: Problem) -> Callable[[], None]:
         blocks.zero_grad()
 
     return run
+
+
+def _shipped(rounds: int) -> None:
+    """Compare the shipped models with compressed sensing; ratios are to the time of cs."""
+    simulated = simulate_kspace(phantom((320, 320), 1, 1), 8, 30.0, 1)
+    mask = make_mask("equispaced", (320, 320), 4, calibration=24, seed=1).mask
+    kspace = np.ascontiguousarray(simulated.kspace[0] * mask, dtype=np.complex64)
+    region = torch.from_numpy(np.ascontiguousarray(kspace[(slice(None), *find_calibration(mask, 24))]))[None]
+    result = espirit(region, mask.shape, crop=0)
+    maps = ItemMaps(result.maps, "ESPIRiT", values=result.values)
+    informed, weighted = (build_problem(kspace, mask, maps, use) for use in ("informed", "weighted"))
+    models = {name: load_model(folder).model for name, folder in shipped_models().items()}
+    start = {"dc": "gradient", "start": "cs", "phase": "removed", "blend": "cross_validated"}
+    models["CIRIM 5x8x64"] = _model("cirim", **start)
+    for module in models["CIRIM 5x8x64"].modules():
+        if isinstance(module, RecurrentNet):  # start=cs sets the last layer to zero
+            for weight in module.final.parameters():
+                torch.nn.init.normal_(weight, std=1e-3)
+    cs = build("cs", {"lam": float(weight_by_noise("cs", weighted.problem))})
+
+    def run(model: Reconstructor, item: ItemProblem) -> object:
+        with torch.inference_mode():
+            return model.run(item.problem, prior=item.prior)
+
+    variants: Variants = {
+        f"{name}, {precision}": partial(_as, model, precision, partial(run, model, informed))
+        for name, model in models.items()
+        for precision in PRECISIONS
+    }
+    _compare("8 coils 320, blended", variants | {"cs": partial(run, cs, weighted)}, rounds)
 
 
 def _accuracy() -> None:

@@ -19,6 +19,7 @@ from measured import LINES, PLANES, draw_mask, numbers, undersample
 
 from mrirecon.io import Scan, read, read_image, write_kspace
 from mrirecon.metrics import Score, scores
+from mrirecon.reconstruction.calibrate import join_map_sets
 from mrirecon.reconstruction.reference import sense_reference
 
 OURS = (0.0015, 0.002, 0.003, 0.004, 0.006)
@@ -53,9 +54,9 @@ def _point(scan: Scan, truth: np.ndarray, family: str, rate: float, seed: int) -
     seen = undersample(scan, scan.kspace(0), draw_mask(scan, family, rate, seed))
 
     def ours(method: str, lam: float | None = None) -> Score:
-        return scores(seen.reconstruct(method, lam)[0].numpy(), truth[:1])[0]
+        return scores(join_map_sets(seen.reconstruct(method, lam)[0])[None], truth[:1])[0]
 
-    zero = numbers(scores(seen.build("cropped").problem.adjoint[0].numpy(), truth[:1])[0])
+    zero = numbers(scores(join_map_sets(seen.build("cropped").problem.adjoint[0])[None], truth[:1])[0])
     default, sense = numbers(ours("cs")), _best([ours("sense", lam) for lam in SENSE])
     best = _best([ours("cs", lam) for lam in OURS])
     best = max(best[0], default[0]), max(best[1], default[1])

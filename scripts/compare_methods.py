@@ -24,6 +24,7 @@ from mrirecon.methods.registry import build
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import Score, scores
 from mrirecon.models.checkpoints import TrainedModel, load_model, shipped_models
+from mrirecon.reconstruction.calibrate import join_map_sets
 from mrirecon.reconstruction.reference import sense_reference
 
 SWEEP = (0.0015, 0.002, 0.003, 0.004, 0.006)
@@ -71,7 +72,7 @@ def _point(
     seen = undersample(scan, scan.kspace(0), draw_mask(scan, family, rate, seed))
 
     def score(image: torch.Tensor) -> Score:
-        return scores(image[0].numpy(), truth[:1])[0]
+        return scores(join_map_sets(image[0])[None], truth[:1])[0]
 
     with torch.inference_mode():
         plain = seen.build("cropped").problem

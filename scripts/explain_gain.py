@@ -26,8 +26,7 @@ from mrirecon.metrics import scores
 from mrirecon.models.checkpoints import load_model, shipped_models
 from mrirecon.physics.operators import Fourier
 from mrirecon.physics.scale import smooth_phase
-from mrirecon.reconstruction.calibrate import item_maps
-from mrirecon.reconstruction.run import build_problem
+from mrirecon.reconstruction.calibrate import build_problem, item_maps
 
 POINTS = (("random", 4.0, 20), ("gaussian1d", 3.0, 20), ("gaussian2d", 8.0, 20))
 PLANE = (-2, -1)

@@ -12,8 +12,7 @@ from mrirecon.masks import make_mask
 from mrirecon.methods.registry import Use, build
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import Score
-from mrirecon.reconstruction.calibrate import ItemMaps, item_maps
-from mrirecon.reconstruction.run import ItemProblem, build_problem
+from mrirecon.reconstruction.calibrate import ItemMaps, ItemProblem, build_problem, item_maps
 
 LINES, PLANES = ("random", "equispaced", "gaussian1d"), ("gaussian2d", "poisson")
 
@@ -31,7 +30,7 @@ class Undersampled:
         return build_problem(self.kspace, self.mask, self.maps, use)
 
     def reconstruct(self, method: str = "cs", lam: float | None = None) -> torch.Tensor:
-        """Return the image (1, 1, y, x) of a regularized method, by default with the weight from the noise."""
+        """Return the image (1, M, y, x) of a regularized method, by default with the weight from the noise."""
         problem, transform, _ = self.build("weighted")
         lam = float(weight_by_noise(method, problem)[0]) if lam is None else lam
         with torch.inference_mode():

@@ -21,6 +21,7 @@ from measured import LINES, PLANES, draw_mask, undersample
 from mrirecon.io import Scan, read
 from mrirecon.methods.regularization import default_weight, weight_by_noise
 from mrirecon.metrics import object_mask
+from mrirecon.reconstruction.calibrate import join_map_sets
 from mrirecon.reconstruction.reference import sense_reference
 from mrirecon.reconstruction.run import reconstruct
 
@@ -86,7 +87,7 @@ def _point(
 
     def error(lam: float) -> float:
         if lam not in errors:
-            errors[lam] = nrmse(seen.reconstruct(swept, lam)[0, 0].numpy(), truth)
+            errors[lam] = nrmse(join_map_sets(seen.reconstruct(swept, lam)[0]), truth)
         return errors[lam]
 
     default = float(weight_by_noise(swept, seen.build("weighted").problem)[0])
@@ -96,7 +97,7 @@ def _point(
     while error(best) > min(error(low), error(high)):
         best = low if error(low) < error(high) else high
         low, high = best / STEP, best * STEP
-    zero = nrmse(seen.build("cropped").problem.adjoint[0, 0].numpy(), truth)
+    zero = nrmse(join_map_sets(seen.build("cropped").problem.adjoint[0]), truth)
     before = error(by_mask)
     least = min(errors, key=errors.__getitem__)
     row = f"zero-filled {zero:.4f}  by mask {before:.4f} (λ {by_mask:.4f})  default {ours:.4f} (λ {default:.4f})"

@@ -17,9 +17,9 @@ from mrirecon.methods.registry import build, find_method
 from mrirecon.metrics import mean_score, scores
 from mrirecon.physics.operators import norm
 from mrirecon.physics.problem import Problem
-from mrirecon.reconstruction.calibrate import calibration_data, item_maps
+from mrirecon.reconstruction.calibrate import build_problem, calibration_data, item_maps
 from mrirecon.reconstruction.reference import sense_reference
-from mrirecon.reconstruction.run import build_problem, reconstruct
+from mrirecon.reconstruction.run import reconstruct
 
 EVERY = ["brain_flash_16ch", "brain_t1_7ch", "brain_8ch_poisson8x", "knee_fatsat_1ch", "phantom_flash_16ch"]
 POINTS_1D = {"brain_flash_16ch": (2, 3, 4), "brain_t1_7ch": (4, 6, 8)}

@@ -9,7 +9,7 @@ import typer
 
 from mrirecon.cli import options as opt
 from mrirecon.cli.console import fail, print_json, print_line, progress, table
-from mrirecon.errors import PartialFailure, UsageError
+from mrirecon.errors import PartialFailure
 
 if TYPE_CHECKING:
     from mrirecon.evaluation import Difference, Evaluation, Evaluations, Options
@@ -54,36 +54,24 @@ def evaluate(
     as_json: opt.AsJson = False,
 ) -> None:
     """Score images by mrirecon's definition (inside the object, after a least-squares scale) or by others."""
-    for path in (csv, volumes):
-        if path is not None:
-            opt.require_free(path, overwrite)
-    if csv is not None and volumes is not None and csv.resolve() == volumes.resolve():
-        raise UsageError("--csv and --volumes are the same file", where=str(csv), fix="give two different names")
-    from mrirecon.evaluation import Evaluations, evaluate_folders
-    from mrirecon.evaluation import evaluate as run
-    from mrirecon.io.readers.dicom import is_dicom
+    from mrirecon.evaluation import evaluate_paths
 
-    options = _options(preset, metrics, mask, region, spacing)
     named: dict[str, Any] = {"dataset": dataset, "reference_dataset": reference_dataset, "axes": axes, "items": items}
-    alone = not any(path.is_dir() and not is_dicom(path) for path in (prediction, reference))
-    if not alone:
-        with progress("evaluate") as callback:
-            scored = evaluate_folders(prediction, reference, options=options, progress=callback, **named)
-    elif volumes is not None:
-        raise UsageError("--volumes needs two folders", fix="give folders, or --csv")
-    else:
-        scored = Evaluations([run(prediction, reference, options=options, **named)], [], [], [], options)
-    if csv is not None:
-        scored.write_slices(csv)
-    if volumes is not None:
-        scored.write_volumes(volumes)
+    tables: dict[str, Any] = {"csv": csv, "volumes": volumes, "overwrite": overwrite}
+    options = _options(preset, metrics, mask, region, spacing)
+    with progress("evaluate") as callback:
+        scored = evaluate_paths(prediction, reference, options=options, progress=callback, **tables, **named)
     if as_json:
-        print_json((scored.done[0] if alone else scored).as_dict())
-    elif alone:
-        _print_one(scored.done[0])
-    else:
+        print_json((scored if scored.folders else scored.done[0]).as_dict())
+    elif scored.folders:
         _print_all(scored)
-    lacking = scored.lacking()
+    else:
+        _print_one(scored.done[0])
+    _fail_if_lacking(scored, as_json)
+
+
+def _fail_if_lacking(scored: Evaluations, as_json: bool) -> None:
+    lacking = scored.missing_scores()
     if lacking:
         why = "; ".join([*lacking[1:], *(f"{e.where}: {e.what}" for e in scored.failed)]) or None
         fix = "all defined scores are written; repair the other files, or remove them"
@@ -107,30 +95,10 @@ def compare(
     as_json: opt.AsJson = False,
 ) -> None:
     """Compare runs, paired by subject: differences with intervals, and a test for six subjects or more."""
-    from mrirecon.evaluation import compare_runs, evaluate_folders, read_scores
+    from mrirecon.evaluation import compare_paths
 
     options = _options(preset, metrics)
-    values: dict[str, dict[str, dict[str, float | None]]] = {}
-    definitions: dict[str, str] = {}
-    lacking: list[str] = []
-    for run, label in zip(runs, _labels(runs), strict=True):
-        if run.is_dir():
-            if reference is None:
-                raise UsageError("folders of images need references", where=str(run), fix="give --reference FOLDER")
-            scored = evaluate_folders(run, reference, options=options, axes=axes)
-            definitions[label] = preset
-            values[label] = {str(result.case): result.mean for result in scored.done}
-            lacking += [f"{e.where}: {e.what}" for e in scored.failed]
-            lacking += [f"{path}: no reference found" for path in scored.without_reference]
-        else:
-            values[label], definitions[label] = read_scores(run)
-    if len(set(definitions.values())) > 1:
-        raise UsageError(
-            "the runs were scored with different definitions",
-            why=", ".join(f"{label} by {definition}" for label, definition in definitions.items()),
-            fix="evaluate all with the same --preset, which is also used for folders",
-        )
-    differences = compare_runs(values, options.metrics, subject=subject)
+    differences, lacking = compare_paths(runs, reference, options=options, axes=axes, subject=subject)
     _print_differences(differences, as_json)
     if lacking:
         what, fix = f"{len(lacking)} files could not be scored and are left out", "repair them, and compare again"
@@ -139,7 +107,7 @@ def compare(
 
 def _print_differences(differences: list[Difference], as_json: bool) -> None:
     if as_json:
-        return print_json([d.as_dict() for d in differences])
+        return print_json([vars(d) for d in differences])
     for d in differences:
         if d.left_out:
             print_line(f"{d.metric}: {d.left_out} subjects have a value in only one run, and are left out")
@@ -153,16 +121,6 @@ def _print_differences(differences: list[Difference], as_json: bool) -> None:
         if d.p is None and d.each:
             each = ", ".join(f"{name} {value:+.4g}" for name, value in d.each.items())
             typer.echo(f"{d.a} - {d.b}, {_title(d.metric)}: {each}")
-
-
-def _labels(runs: list[Path]) -> list[str]:
-    short = [run.name.split(".")[0] if run.is_file() else run.resolve().name for run in runs]
-    if len(set(short)) == len(short):
-        return short
-    labels = [str(run) for run in runs]
-    if len(set(labels)) < len(labels):
-        raise UsageError("one run is given twice", fix="a run cannot be compared with itself")
-    return labels
 
 
 def _print_one(one: Evaluation) -> None:

@@ -195,8 +195,8 @@ def benchmark(
     from mrirecon.tools.benchmark import CASES, run
 
     with progress("benchmark") as callback:
-        tell = (lambda text: callback(0, 0, text)) if callback else (lambda _: None)
-        timings = run(cases or CASES, size=size, coils=coils, rounds=rounds, threads=threads, progress=tell)  # type: ignore[arg-type]  # run checks the names
+        report_progress = (lambda text: callback(0, 0, text)) if callback else (lambda _: None)
+        timings = run(cases or CASES, size=size, coils=coils, rounds=rounds, threads=threads, progress=report_progress)  # type: ignore[arg-type]  # run checks the names
     if as_json:
         return print_json([asdict(t) for t in timings])
     heads = ("case", "ours (s)", "BART (s)", "ratio", "our error", "BART's", "our MiB", "BART's")

@@ -7,7 +7,7 @@ checked, so that the command line starts fast.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 from mrirecon.errors import UsageError
 
 if TYPE_CHECKING:
-    from mrirecon.reconstruction.preprocess import Preprocess
+    from mrirecon.reconstruction.plan import Request
 
 # Value of {name} in a help text: module, name in the module, and separator of the entries. The name refers to a
 # sequence, a mapping, a Literal, or a function that returns one of these or a text.
@@ -137,48 +137,54 @@ Whiten = Annotated[
 ]
 
 
-def preprocess(combine: Iterable[str] | None, compress: str | None, compress_by: str, **options: Any) -> Preprocess:
-    """Convert options to the requested preprocessing.
+def request(given: Mapping[str, Any]) -> Request:
+    """Convert the parameters of `mrirecon reconstruct` to a request.
 
     Raises:
         UsageError: an invalid value.
 
     """
+    from mrirecon.coils.registry import CALIBRATIONS
+    from mrirecon.reconstruction.calibrate import EspiritOptions
+    from mrirecon.reconstruction.plan import Request
     from mrirecon.reconstruction.preprocess import Preprocess
 
-    if compress is None and compress_by != "svd":
+    lam, maps, compress, combine = given["lam"], given["maps"], given["compress"], given["combine"] or ()
+    if compress is None and given["compress_by"] != "svd":
         raise UsageError("--compress-by needs a number of coils", fix="also give --compress 8, or --compress 0.95")
-    coils, energy = _coils_or_energy(compress)
-    chosen = set(combine or ())
-    averaging = {"average": "average" in chosen, "echoes": "echoes" in chosen}
-    return Preprocess(**averaging, coils=coils, energy=energy, compress=compress_by, **options)  # type: ignore[arg-type]  # the callee checks the values
+    coils = energy = None
+    if compress is not None and compress.isdigit():
+        coils = int(compress)
+    elif compress is not None:
+        energy = number(compress, "--compress", "give a number of coils, such as 8, or a share, such as 0.95")
+    if lam not in (None, "auto"):
+        lam = number(lam, "--lambda", "give a number, such as 0.003, or auto")
+    values = {name: given[name] for name in Request.__dataclass_fields__ if given.get(name) is not None}
+    values |= {"lam": lam, "options": pairs(given["options"]), "espirit": EspiritOptions(map_sets(given["map_sets"]))}
+    if maps != "auto" and maps not in CALIBRATIONS:
+        values["maps_file"] = Path(values.pop("maps"))
+    values["preprocess"] = Preprocess(
+        average="average" in combine,
+        echoes="echoes" in combine,
+        coils=coils,
+        energy=energy,
+        compress=given["compress_by"],
+        **{name: given[name] for name in ("whiten", "readout", "oversampling", "partial_fourier")},
+    )
+    return Request(**values)
 
 
-def _coils_or_energy(text: str | None) -> tuple[int | None, float | None]:
-    """Parse --compress: an integer is a number of coils, a decimal number a share of the energy."""
-    if text is None:
-        return None, None
-    try:
-        return (int(text), None) if text.isdigit() else (None, float(text))
-    except ValueError:
-        raise UsageError(
-            f"--compress cannot be {text!r}", fix="give a number of coils, such as 8, or a share, such as 0.95"
-        ) from None
-
-
-def weight(text: str | None) -> Any:
-    """Parse --lambda: None, "auto", or a number.
+def number(text: str, option: str, fix: str) -> float:
+    """Parse the number of an option.
 
     Raises:
         UsageError: another text.
 
     """
-    if text is None or text == "auto":
-        return text
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"--lambda cannot be {text!r}", fix="give a number, such as 0.003, or auto") from None
+        raise UsageError(f"{option} cannot be {text!r}", fix=fix) from None
 
 
 def pairs(options: list[str] | None) -> dict[str, object]:

@@ -78,32 +78,13 @@ def reconstruct(
     as_json: opt.AsJson = False,
 ) -> None:
     """Reconstruct k-space files; by default, choose a method for the data and print the reason."""
-    arguments: dict[str, Any] = locals()
+    request = opt.request(locals())
     from mrirecon.reconstruction.batch import reconstruct_files
-    from mrirecon.reconstruction.calibrate import EspiritOptions, map_option
-    from mrirecon.reconstruction.plan import Request
 
     if bids is not None and output != Path():
         raise UsageError("--bids defines the output names", why=f"--output is {output}", fix="omit one of them")
-    steps = {name: arguments[name] for name in ("whiten", "readout", "oversampling", "partial_fourier")}
-    arguments |= {"preprocess": opt.preprocess(combine, compress, compress_by, **steps)}
-    arguments |= {
-        "lam": opt.weight(lam),
-        "options": opt.pairs(options),
-        "espirit": EspiritOptions(opt.map_sets(map_sets)),
-    }
-    request = Request.from_options(arguments | map_option(maps))
-    work, outcomes = reconstruct_files(
-        files,
-        bids or output,
-        request,
-        shard=shard,
-        isolate=isolate,
-        overwrite=overwrite,
-        dry_run=dry_run,
-        command=sys.argv,
-        progress=progress,
-    )
+    settings: dict[str, Any] = {"overwrite": overwrite, "dry_run": dry_run, "command": sys.argv, "progress": progress}
+    work, outcomes = reconstruct_files(files, bids or output, request, shard=shard, **settings)
     if work.part.count > 1:
         print_line(f"part {work.part.number} of {work.part.count}, by {work.part.origin}: {len(work.sources)} files")
     _report(outcomes, work.failures, as_json)

@@ -35,7 +35,7 @@ def report(
     spacing: Annotated[tuple[float, float] | None, typer.Option(help="Pixel spacing along y and x in mm.")] = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Reconstructions compared",
     limit: Annotated[float, typer.Option(min=1, help="Largest size in MB; above it, slices are left out evenly.")] = 20,
-    whole: Annotated[
+    full_images: Annotated[
         bool, typer.Option("--full-images", help="Show the whole field of view, not only the object.")
     ] = False,
     anonymous: Annotated[
@@ -60,8 +60,16 @@ def report(
     command = None if anonymous else ["mrirecon", *sys.argv[1:]]
     about = About(title, options, command, versions(), notes=contents.notes)
     with progress("report") as callback:
-        tell = (lambda done, name: callback(done, contents.count, name)) if callback else None
-        done = write_report(output, contents.cases, about, limit=limit * 1e6, whole=whole, inputs=runs, progress=tell)
+        report_progress = (lambda done, name: callback(done, contents.count, name)) if callback else None
+        done = write_report(
+            output,
+            contents.cases,
+            about,
+            limit=limit * 1e6,
+            full_images=full_images,
+            inputs=runs,
+            progress=report_progress,
+        )
     print_line(f"{done.cases} cases, {done.shown} of {done.slices} slices with images, {done.bytes / 1e6:.1f} MB")
     if as_json:
         print_json({**vars(done), "path": str(done.path)})

@@ -33,7 +33,7 @@ def study(
         return print_json(preview) if as_json else typer.echo(_plan_text(preview))
     with progress(f"study {config.name}") as callback:
         lines = callback or ProgressLines("cell")
-        result = studies.run_study(plan, folder, device=device, progress=lines, tell=print_line, command=sys.argv)
+        result = studies.run_study(plan, folder, device=device, progress=lines, on_message=print_line, command=sys.argv)
     if as_json:
         print_json(result)
     else:

@@ -56,7 +56,7 @@ def train(
             resume=resume,
             device=device,
             progress=callback or ProgressLines(),
-            tell=print_line,
+            on_message=print_line,
             command=sys.argv,
             begun=ConsoleSettings.begun,
         )

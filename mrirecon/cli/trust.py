@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
 from mrirecon.cli import options as opt
 from mrirecon.cli.console import print_json, print_line, progress, table
-from mrirecon.errors import UsageError
 
 _MEANING = {
     "residual": "misfit of the acquired samples, relative",
@@ -46,42 +44,16 @@ def trust(
     as_json: opt.AsJson = False,
 ) -> None:
     """Measure an image without a reference: misfit, noise, hidden samples, null space."""
-    import numpy as np
+    from mrirecon.evaluation.trust import examine_file
 
-    from mrirecon.evaluation.trust import examine
-    from mrirecon.io.readers.reader import read
-    from mrirecon.models.checkpoints import load_model, shipped_models
-    from mrirecon.reconstruction.preprocess import Preprocess, prepare
-
-    if output is not None:
-        opt.require_free(output, overwrite)
-        if output.suffix not in (".png", ".npz"):
-            raise UsageError("maps must be .png or .npz", where=str(output))
-    if not 0 < held_out_share < 1:
-        raise UsageError(f"--held-out-share cannot be {held_out_share:g}", fix="give a number between 0 and 1")
-    weights = model or shipped_models().get(method)
-    trained = None if weights is None else load_model(weights)
-    opened = prepare(read(scan, axes=axes), Preprocess(whiten=cast(Any, whiten)))
-    if item >= len(opened):
-        raise UsageError(f"there is no item {item}", where=str(scan), why=f"it has {len(opened)}, from 0 on")
-    result = examine(
-        opened,
-        item,
-        method=trained.method if trained else method,
-        model=trained.model if trained else None,
-        replicas=replicas,
-        share=held_out_share,
-        seed=seed,
-    )
-    values = {f.name: getattr(result, f.name) for f in fields(result)}
-    numbers = {k: v for k, v in values.items() if not isinstance(v, np.ndarray)}
-    maps = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
-    if output is not None:
-        _write(output, maps, f"{scan.name}, item {item}, {trained.method if trained else method}")
+    named: dict[str, Any] = {"method": method, "model": model, "output": output, "axes": axes, "whiten": whiten}
+    draws: dict[str, Any] = {"replicas": replicas, "seed": seed}
+    result, notes = examine_file(scan, item, **named, overwrite=overwrite, held_out_share=held_out_share, **draws)
+    numbers = {name: getattr(result, name) for name in _MEANING}
     if as_json:
-        return print_json(numbers | {"method": method, "item": item, "replicas": replicas, "seed": seed})
-    typer.echo(table(("", ""), [[_MEANING[k], v] for k, v in numbers.items()]))
-    for note in opened.notes:
+        return print_json(numbers | {"method": method, "item": item, **draws})
+    typer.echo(table(("", ""), [[_MEANING[name], value] for name, value in numbers.items()]))
+    for note in notes:
         print_line(f"note: {note}")
     if result.held_out is None:
         print_line("there are too few samples outside the calibration region to hide some")
@@ -89,28 +61,12 @@ def trust(
         typer.echo(output)
 
 
-def _write(path: Path, maps: dict[str, Any], heading: str) -> None:
-    import numpy as np
-
-    from mrirecon.io.safe.atomic import atomic_path
-    from mrirecon.io.writers.pictures import Panel, save_panels
-
-    if path.suffix == ".npz":
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **maps)
-        return
-    # The scale of the g-factor starts at 0, to show values below 1, where regularization reduces noise.
-    titles = {"null_space": "not measured", "noise": "noise in the image", "g": "g-factor"}
-    panels = [Panel(titles[k], v, colours="heat", note=f"white: {np.quantile(v, 0.998):.3g}") for k, v in maps.items()]
-    save_panels(path, panels, columns=len(panels), heading=heading)
-
-
 def detect(
     volume: Annotated[str, typer.Argument(help="NIfTI, .npz, .npy or .h5 of magnitudes, or phantom:SEED.")],
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="May be repeated.")] = None,
     model: Models = None,
     name: Annotated[str | None, typer.Option("--volume", help="Name of the array, if there are several.")] = None,
-    pairs: Annotated[int, typer.Option(min=2, help="Number of pairs of slices, with and without lesions.")] = 200,
+    pairs: Annotated[int, typer.Option(min=2, help="Number of pairs: one for each lesion, with and without it.")] = 200,
     lesions: Annotated[int, typer.Option(min=1, help="Number of lesions in each slice.")] = 4,
     lesion_size: opt.LesionSize = "3-10",
     lesion_contrast: opt.LesionContrast = "0.15-0.6",
@@ -123,26 +79,18 @@ def detect(
     as_json: opt.AsJson = False,
 ) -> None:
     """Insert lesions into a volume, reconstruct it with and without them, and measure their detection."""
-    from mrirecon.evaluation.detect import Setting, as_rows
+    from mrirecon.evaluation.detect import Setting
     from mrirecon.evaluation.detect import detect as run
     from mrirecon.models.checkpoints import load_model
 
-    setting = Setting(
-        pairs,
-        lesions,
-        opt.numbers(lesion_size, "-", "--lesion-size", float),
-        opt.numbers(lesion_contrast, "-", "--lesion-contrast", float),
-        family,
-        acceleration,
-        calibration,
-        coils,
-        snr,
-        seed,
-    )
+    size = opt.numbers(lesion_size, "-", "--lesion-size", float)
+    contrast = opt.numbers(lesion_contrast, "-", "--lesion-contrast", float)
+    setting = Setting(pairs, lesions, size, contrast, family, acceleration, calibration, coils, snr, seed)
     methods = method or ([] if model else ["zero-filled", "cs", "cirim"])
     models = [load_model(folder) for folder in model or []]
     with progress("detect") as callback:
-        rows = as_rows(run(volume, methods, models=models, name=name, setting=setting, progress=callback))
+        results = run(volume, methods, models=models, name=name, setting=setting, progress=callback)
+    rows = [{"method": method, **vars(one)} for method, one in results.items()]
     if as_json:
         return print_json({"methods": rows, "setting": setting.__dict__})
     heads = ("method", "pairs", "d'", "contrast recovered", "missed", "false positives")

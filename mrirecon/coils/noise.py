@@ -80,7 +80,7 @@ class NoiseLevel:
         return np.asarray(np.sqrt(np.real(np.diagonal(self.covariance)).clip(min=0)))
 
 
-def measure_noise(kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
+def measure_noise(kspace: np.ndarray, mask: np.ndarray, box: tuple[slice, ...] | None = None) -> NoiseLevel:
     """Measure the noise covariance of the coils.
 
     The null space of the calibration matrix holds noise without signal. Without a null space, the result is the smaller
@@ -90,10 +90,11 @@ def measure_noise(kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
     Args:
         kspace: (C, *space) complex, centred.
         mask: (*space), true where sampled.
+        box: the fully sampled box of the mask, if it is known; see `mrirecon.coils.calibration.find_calibration`.
 
     """
     mask = np.asarray(mask, dtype=bool)
-    coils, box = len(kspace), find_calibration(mask)
+    coils, box = len(kspace), box or find_calibration(mask)
     far = kspace[:, outer_samples(mask, 0.1)]
     outer = _median_deviation(far)
     region = kspace[(slice(None), *box)]

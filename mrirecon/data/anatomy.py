@@ -135,12 +135,12 @@ def shimmed(field: Real, inside: Bool) -> Real:
     z, y, x = np.ix_(*(np.linspace(-1, 1, n, dtype=np.float32) for n in field.shape))
     terms = [np.ones_like(z), z, y, x, z * z, y * y, x * x, z * y, z * x, y * x]
     coarse = (slice(None), slice(None, None, 4), slice(None, None, 4))
-    where = inside[coarse]
-    if np.count_nonzero(where) < 4 * len(terms):
+    fitted = inside[coarse]
+    if np.count_nonzero(fitted) < 4 * len(terms):
         return np.clip(field, -LARGEST_CHANGE, LARGEST_CHANGE)
-    matrix = np.stack([np.broadcast_to(t, field.shape)[coarse][where] for t in terms], 1).astype(np.float64)
-    fit, *_ = np.linalg.lstsq(matrix, field[coarse][where].astype(np.float64), rcond=1e-6)
-    rest = field.copy()
+    matrix = np.stack([np.broadcast_to(t, field.shape)[coarse][fitted] for t in terms], 1).astype(np.float64)
+    fit, *_ = np.linalg.lstsq(matrix, field[coarse][fitted].astype(np.float64), rcond=1e-6)
+    residual = field.copy()
     for weight, term in zip(fit, terms, strict=True):
-        rest -= np.float32(weight) * term
-    return np.clip(rest, -LARGEST_CHANGE, LARGEST_CHANGE)
+        residual -= np.float32(weight) * term
+    return np.clip(residual, -LARGEST_CHANGE, LARGEST_CHANGE)

@@ -10,13 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 Real = npt.NDArray[np.floating[Any]]
@@ -241,20 +239,6 @@ def noise_covariance(maps: Tensor, gains: Tensor, shared: Tensor) -> Tensor:
 def draw_gains(coils: int, seed: int) -> Real:
     """Draw the gains (C,) of the coils' amplifiers."""
     return generator(seed, 3).uniform(0.75, 1.3, coils)
-
-
-@lru_cache(maxsize=4)
-def _splines(points: int) -> npt.NDArray[np.float64]:
-    """Return the coefficients (4, points − 1, points) of cubic spline interpolation from unit-spaced points."""
-    return np.asarray(CubicSpline(np.arange(points), np.eye(points)).c)
-
-
-def spline_matrix(places: Real, points: int = COARSE) -> npt.NDArray[np.float64]:
-    """Return the matrix (n, points) that interpolates from points 0, 1, … to ``places`` (n,)."""
-    cell = np.clip(np.floor(places).astype(int), 0, points - 2)
-    away = (places - cell)[:, None]
-    c = _splines(points)
-    return np.asarray(((c[0, cell] * away + c[1, cell]) * away + c[2, cell]) * away + c[3, cell])
 
 
 def sinc_matrix(fine: int, samples: int, first: int, size: int, *, exact: bool = False) -> npt.NDArray[Any]:

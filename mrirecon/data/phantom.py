@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mrirecon.data.fields import generator
 from mrirecon.errors import InputError
 
 Real = npt.NDArray[np.floating[Any]]
@@ -56,7 +57,7 @@ def _slice(shape: tuple[int, int], z: float, seed: int) -> Real:
     """Draw one slice at the height ``z``, from the outside inwards."""
     y, x = ((np.arange(n) - (n - 1) / 2) / (max(shape) / 2) for n in shape)
     y, x = np.broadcast_arrays(y[:, None], x[None, :])
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 5])))
+    rng = generator(seed, 5)
     head = (0.86 * shape[0] / max(shape), 0.86 * shape[1] / max(shape))
     # a head is longer than wide, whatever the field of view
     head = (min(head[0], head[1] * 1.25) * (1 - 0.25 * z), min(head[1], head[0] / 1.2) * (1 - 0.25 * z))

@@ -37,6 +37,7 @@ from mrirecon.physics.transforms import Prior
 
 _PLANE = (-2, -1)
 KERNEL, CALIBRATION, CROP = 6, 24, 0.8  # parameters of ESPIRiT, as in `mrirecon reconstruct`
+_CENTRE = 4  # samples, side of the centre box that is never held out
 _SHARED_MASKS = 16  # masks drawn for each size of a slow family; each is mirrored in four ways
 _CODE = (  # modules that determine the values of a sample
     *("data", "coils", "masks", "physics", "engine.py"),
@@ -69,7 +70,7 @@ class SampleFactory:
         with_kspace: whether the loss compares k-space.
         held_out_share: fraction of the acquired k-space samples that only the loss uses (SSDU); 0 for none.
         maps: whether the method uses coil maps.
-        uncropped_maps: whether maps extend beyond the object; see `mrirecon.reconstruction.run.build_problem`.
+        uncropped_maps: whether maps extend beyond the object; see `mrirecon.reconstruction.calibrate.build_problem`.
         start: function that computes the initial image; None leaves this to the method.
 
     """
@@ -386,20 +387,17 @@ def _shared_mask(
     return make_mask(family, space, acceleration, calibration=region, seed=seed)
 
 
-def split_samples(
-    mask: np.ndarray, share: float, rng: np.random.Generator, keep: int = 4
-) -> tuple[np.ndarray, np.ndarray]:
+def split_samples(mask: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Split the acquired samples into network input and samples for the loss (SSDU).
 
     Yaman et al., MRM 84:3172, 2020: the samples for the loss are drawn with a Gaussian density around the centre,
-    except for a small centre box, which stays in the input. If whole lines are acquired, their single samples are
-    split.
+    except for a box of 4 × 4 at the centre, which stays in the input. If whole lines are acquired, their single samples
+    are split.
 
     Args:
         mask: (y, x), acquired samples.
         share: fraction of the samples for the loss.
         rng: random generator.
-        keep: side of the centre box that stays in the input.
 
     Returns:
         Two disjoint masks (y, x) whose union is ``mask``.
@@ -407,7 +405,7 @@ def split_samples(
     """
     y, x = ((np.arange(n) - n // 2) / (n / 2) for n in mask.shape)
     weight = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * 0.5**2)) * mask
-    weight[tuple(slice(n // 2 - keep // 2, n // 2 - keep // 2 + keep) for n in mask.shape)] = 0
+    weight[tuple(slice(n // 2 - _CENTRE // 2, n // 2 - _CENTRE // 2 + _CENTRE) for n in mask.shape)] = 0
     candidates = np.flatnonzero(weight)
     count = min(len(candidates), round(share * int(mask.sum())))
     # Sorting E / w, with E exponentially distributed, draws without replacement.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.interpolate import CubicSpline
 
 from mrirecon.data.anatomy import GYROMAGNETIC
 from mrirecon.data.fields import (
@@ -20,7 +21,6 @@ from mrirecon.data.fields import (
     draw_waves,
     generator,
     sinc_matrix,
-    spline_matrix,
 )
 from mrirecon.data.lesions import Lesion, insert_lesions
 from mrirecon.data.settings import Simulation
@@ -323,4 +323,5 @@ def _geometric(rng: np.random.Generator, pair: list[float]) -> float:
 @lru_cache(maxsize=256)
 def splines_over(n: int) -> npt.NDArray[np.float32]:
     """Return the matrix (n, COARSE) that interpolates from a coarse grid to all n pixels."""
-    return spline_matrix(np.linspace(0, COARSE - 1, n)).astype(np.float32)
+    spline = CubicSpline(np.arange(COARSE), np.eye(COARSE))
+    return np.asarray(spline(np.linspace(0, COARSE - 1, n)), np.float32)

@@ -37,12 +37,13 @@ def _listed(value: object) -> object:
     return value if value is None or isinstance(value, list | float) else [value]
 
 
-def _choices(value: object) -> object:
+def as_list(value: object) -> object:
     """Wrap a single number in a list."""
     return [value] if _is_number(value) else value
 
 
 Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
+Count = Annotated[int, Field(ge=1)]
 _PAIR = (Field(min_length=2, max_length=2), BeforeValidator(_both_ends), AfterValidator(_ascending))
 Range = Annotated[list[Positive], *_PAIR]
 Counts = Annotated[list[Annotated[int, Field(ge=0, le=4096)]], *_PAIR]
@@ -78,7 +79,7 @@ class Simulation(Section):
         [1.0, 1.4], description="distance of the coils from the centre, in halves of the field of view"
     )
     phase: Strength = Field([0.5, 3.0], description="strength of the object's phase; [0, 0] for none")
-    field_strength: Annotated[list[Positive], Field(min_length=1), BeforeValidator(_choices)] = Field(
+    field_strength: Annotated[list[Positive], Field(min_length=1), BeforeValidator(as_list)] = Field(
         [1.5, 3.0], description="choices of B0 in tesla; field and echo time determine the phase from susceptibility"
     )
     echo_time: Strength = Field([1.5, 12.0], description="echo time of gradient echoes in ms")
@@ -116,11 +117,11 @@ class Buffer(Section):
     draws_per_sample: int = Field(
         1, ge=1, le=4, description="number of draws per sample, each with another augmentation"
     )
-    capacity: Annotated[int, Field(ge=1)] = Field(256, description="number of samples that each process holds")
-    batches_per_chunk: Annotated[int, Field(ge=1)] = Field(
+    capacity: Count = Field(256, description="number of samples that each process holds")
+    batches_per_chunk: Count = Field(
         1, description="number of batches that are computed together, with samples of one size"
     )
-    location: str = Field("host", description="memory of host or device, or a folder, whose samples later runs reuse")
+    location: str = Field("host", description="host or device (memory), or a folder, whose samples later runs reuse")
 
     def folder(self) -> Path | None:
         """Return the folder that stores samples, with $VARIABLES replaced; None for memory.
@@ -144,11 +145,11 @@ class MaskFamily(Section):
     """Set one family of undersampling masks."""
 
     family: Annotated[str, OneOf(drawn_families)]
-    acceleration: Annotated[list[Annotated[float, Field(ge=1, le=64)]], BeforeValidator(_choices)] = Field(
-        min_length=1, description="choices"
+    acceleration: Annotated[list[Annotated[float, Field(ge=1, le=64)]], BeforeValidator(as_list)] = Field(
+        min_length=1, description="acceleration factors, of which one is drawn"
     )
-    calibration: Annotated[list[Annotated[int, Field(ge=0, le=512)]], BeforeValidator(_choices)] = Field(
-        [], description="choices of the size of the calibration region; none: 32 % of the samples"
+    calibration: Annotated[list[Annotated[int, Field(ge=0, le=512)]], BeforeValidator(as_list)] = Field(
+        [], description="sizes of the calibration region, of which one is drawn; none: 32 % of the samples"
     )
     axis: Literal["x", "y", "either"] = Field("either", description="undersampled axis of masks of lines")
     weight: Positive = Field(1.0, description="relative frequency of the family")
@@ -168,20 +169,23 @@ class Data(Section):
     """Set the sources of samples, the split by subject, and the computation of samples."""
 
     train: Names = Field(
-        ["phantom:0", "phantom:1"], min_length=1, description="files, folders, patterns, FILE#ARRAYS, phantom:SEED"
+        ["phantom:0", "phantom:1"],
+        min_length=1,
+        description="training data: files, folders, patterns, FILE#ARRAYS, phantom:SEED",
     )
     val: Annotated[Names | Annotated[float, Field(gt=0, lt=1)], BeforeValidator(_listed)] = Field(
-        ["phantom:100"], description="the same, or the fraction of the subjects to hold out of train"
+        ["phantom:100"],
+        description="validation data, as for train; or the fraction of subjects to hold out of train",
     )
     exclude: Names = Field([], description="patterns of names to exclude from train and val; items: NAME.h5:0-2,17")
     subject: str = Field(
-        r"((?:sub|patient|subject|person|case|file|phantom)[-_:]?[0-9A-Za-z]+)",
+        r"((?:subject|sub(?!ject)|patient|person|case|file|phantom)[-_:]?[0-9A-Za-z]+)",
         description="regular expression whose first group matches the subject in a file name; else the whole name",
     )
-    licence: str = Field("not stated", description="of the data; goes into the model card")
-    source: str = Field("", description="of the data; goes into the model card")
+    licence: str = Field("not stated", description="licence of the data, for the model card")
+    source: str = Field("", description="source of the data, for the model card")
     contrasts: list[Literal["t1w", "t2w", "t2*w", "flair", "pdw"]] = Field(
-        [], description="of the data; goes into the model card"
+        [], description="contrasts of the data, for the model card"
     )
     axes: str | None = Field(None, description="names of the stored axes of k-space, if the files do not state them")
     maps: Literal["espirit", "file", "none"] = Field(
@@ -193,11 +197,9 @@ class Data(Section):
     crop: CropRange | None = Field(
         None, description="smallest and largest side of the window that is cropped before undersampling"
     )
-    items_per_epoch: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="number of samples in an epoch; by default all slices"
-    )
+    items_per_epoch: Count | None = Field(None, description="number of samples in an epoch; by default all slices")
     buffer: Buffer = Field(default_factory=Buffer)
-    val_items: Annotated[int, Field(ge=1)] = Field(24, description="number of samples of a validation")
+    val_items: Count = Field(24, description="number of samples of a validation")
     simulation: Simulation = Field(default_factory=Simulation)
     masks: list[MaskFamily] = Field(default_factory=_default_masks, min_length=1)
 

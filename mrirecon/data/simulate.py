@@ -28,7 +28,6 @@ from mrirecon.data.anatomy import AIR, FAT
 from mrirecon.data.batch import require_one_size
 from mrirecon.data.fields import (
     COARSE,
-    DISTANCE,
     draw_gains,
     draw_loops,
     draw_waves,
@@ -137,11 +136,11 @@ def simulate(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> Sim
     )
 
 
-def true_maps(scenes: Sequence[Scene], device: torch.device | str = "cpu") -> Tensor:
+def true_maps(scenes: Sequence[Scene]) -> Tensor:
     """Return the sensitivities (B, C, y, x) complex64 at the measured pixels."""
-    grid, loops = Grid(scenes, torch.device(device)), [s.loops for s in scenes]
+    grid, loops = Grid(scenes, torch.device("cpu")), [s.loops for s in scenes]
     height = grid.numbers("height").double()
-    y, x = (torch.from_numpy(np.stack([s.window[a] for s in scenes])).to(device) for a in (0, 1))
+    y, x = (torch.from_numpy(np.stack([s.window[a] for s in scenes])) for a in (0, 1))
     power = mean_power(sensitivities(loops, *grid.points(), height), loops, *grid.points())
     return (sensitivities(loops, y, x, height) / power.sqrt()).to(torch.complex64)
 
@@ -357,7 +356,7 @@ def simulate_kspace(
     if stack.ndim not in (2, 3) or 0 in stack.shape or not np.isfinite(stack).all() or stack.min() < 0:
         raise InputError(
             "only a magnitude image can be simulated from",
-            why=f"shape {stack.shape}, {np.count_nonzero(~np.isfinite(stack))} values not finite; or negative values",
+            why=f"shape {stack.shape}, {np.count_nonzero(~np.isfinite(stack))} NaN or infinite; or some negative",
             fix="pass a real, finite, nonnegative image (y, x) or (slice, y, x)",
         )
     if coils < 1 or not snr > 0:
@@ -397,9 +396,7 @@ def simulate_kspace(
     return Simulated(kspace, maps, covariance, truth)
 
 
-def coil_maps(
-    shape: tuple[int, int], coils: int, seed: int, *, offset: float = 0.0, distance: float = DISTANCE
-) -> Complex:
+def coil_maps(shape: tuple[int, int], coils: int, seed: int, *, offset: float = 0.0) -> Complex:
     """Return the receive sensitivities of an array of loops around the object; see `mrirecon.data.fields`.
 
     Args:
@@ -407,13 +404,12 @@ def coil_maps(
         coils: number of coils.
         seed: seed of the irregularities.
         offset: position of the slice along z, in halves of the longer side of the field of view.
-        distance: distance of the loops from the centre, relative to the half axes of the field of view.
 
     Returns:
         (coil, y, x), complex128, with Σ|S|² = 1 on average over the ellipse of 0.85 of the field of view.
 
     """
-    loops, (y, x) = [draw_loops(shape, coils, seed, distance)], _positions(shape)
+    loops, (y, x) = [draw_loops(shape, coils, seed)], _positions(shape)
     maps = sensitivities(loops, y[None], x[None], torch.tensor([offset], dtype=torch.float64))
     return np.asarray((maps / mean_power(maps, loops, y[None], x[None]).sqrt())[0])
 

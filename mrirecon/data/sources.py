@@ -20,9 +20,11 @@ from mrirecon.io.readers.reader import read
 from mrirecon.io.readers.registry import suffixes
 from mrirecon.io.sampling import format_items
 from mrirecon.io.scan import Scan, to_complex64
+from mrirecon.io.select import parse_items
 
 FULLY_SAMPLED_SHARE = 0.9  # minimum sampled fraction of k-space of a fully sampled scan
 _BY_ITEM = re.compile(r"(?P<name>.+):(?P<items>\d+(-\d+)?(,\d+(-\d+)?)*)")
+_SUPPORT = "measured share of k-space (y, x)"
 FileInfo = dict[str, object]
 
 
@@ -116,11 +118,17 @@ def open_sources(data: Data, folder: Path = Path()) -> SliceSources:
             why=f"subjects: {', '.join(subjects['train'] + subjects['val']) or 'none'}",
             fix="add files, or change the fraction data.val",
         )
+    interpolated = sum(f.get(_SUPPORT, [1, 1]) != [1, 1] for f in files)
+    if interpolated:
+        notes.append(
+            f"{interpolated} volumes were interpolated: their k-space is cropped to the measured part, and coil noise "
+            "fills their background, which was exactly zero"
+        )
     return SliceSources(train, val, subjects, files, notes)
 
 
 def expand(
-    given: Sequence[str], exclude: Sequence[str], folder: Path, key: str, beside: Sequence[str] = ()
+    entries: Sequence[str], exclude: Sequence[str], folder: Path, key: str, beside: Sequence[str] = ()
 ) -> list[str]:
     """Expand names, folders and patterns to files, in order and without duplicates.
 
@@ -132,7 +140,7 @@ def expand(
 
     """
     files: list[str] = []
-    for text in given:
+    for text in entries:
         if text.split(":")[0] == PHANTOM and not Path(text).exists():
             files.append(text)
             continue
@@ -141,7 +149,7 @@ def expand(
         places = (Path(text).expanduser(), folder / Path(text).expanduser())
         matched = next((m for p in places if (m := matches(p))), [])
         if not matched:
-            raise _no_match_error(named, text, folder, key, [*given, *beside])
+            raise _no_match_error(named, text, folder, key, [*entries, *beside])
         files += [f"{path}{sign}{part}" for path in matched]
     return [f for f in dict.fromkeys(files) if not any(fnmatch.fnmatch(Path(f).name, e) for e in exclude)]
 
@@ -209,7 +217,7 @@ def subject_of(text: str, expression: str) -> str:
     return next((g for g in match.groups() if g), name) if match else name
 
 
-def check_subject_expression(expression: str, option: str, where: str | None = None) -> None:
+def check_subject_expression(expression: str, option: str, location: str | None = None) -> None:
     """Raise an error if an expression has no group, because each file would then be a subject of its own.
 
     Raises:
@@ -219,11 +227,11 @@ def check_subject_expression(expression: str, option: str, where: str | None = N
     try:
         groups = re.compile(expression).groups
     except re.error as error:
-        raise UsageError(f"{option} is not a regular expression", where=where or option, why=str(error)) from None
+        raise UsageError(f"{option} is not a regular expression", where=location or option, why=str(error)) from None
     if not groups:
         raise UsageError(
             f"{option} has no group for the subject",
-            where=where or option,
+            where=location or option,
             why=f"{expression!r} has no parentheses, so every file would be a subject of its own",
             fix=f"put the part that identifies the subject into parentheses, such as ({expression})",
         )
@@ -238,7 +246,7 @@ def excluded_items(names: Iterable[str], count: int, exclude: Sequence[str]) -> 
         exclude: entries of ``data.exclude``.
 
     Raises:
-        UsageError: an entry lists items that the file does not have, or a reversed range.
+        UsageError: an entry lists items that the file does not have.
 
     """
     excluded: set[int] = set()
@@ -246,17 +254,7 @@ def excluded_items(names: Iterable[str], count: int, exclude: Sequence[str]) -> 
         match = _BY_ITEM.fullmatch(entry)
         if match is None or not any(fnmatch.fnmatch(name, match["name"]) for name in names):
             continue
-        for part in match["items"].split(","):
-            first, _, last = part.partition("-")
-            chosen = range(int(first), int(last or first) + 1)
-            if not chosen or chosen[-1] >= count:
-                raise UsageError(
-                    f"items {part} do not exist",
-                    where=f"data.exclude: {entry}",
-                    why=f"{next(iter(names))} has {count} items, from 0 to {count - 1}",
-                    fix="list existing items in ascending order, such as 0-2,17",
-                )
-            excluded |= set(chosen)
+        excluded |= set(parse_items(match["items"], count, f"data.exclude: {entry}"))
     return excluded
 
 
@@ -289,13 +287,6 @@ def _slices(paths: list[str], data: Data, files: list[FileInfo], notes: list[str
                     slices += _volume_slices(volume, path, data, files)
         else:
             slices += _scan_slices(path, data, files, notes)
-    interpolated = sum(1 for f in files if f.get("measured share of k-space (y, x)", [1, 1]) != [1, 1])
-    if interpolated:
-        text = (
-            f"{interpolated} volumes were interpolated: their k-space is cropped to the measured part, and coil noise "
-        )
-        text += "fills their background, which was exactly zero"
-        notes[:] = [n for n in notes if "had been interpolated" not in n] + [text]
     return slices
 
 
@@ -315,12 +306,12 @@ def _volume_slices(volume: Volume, path: str, data: Data, files: list[FileInfo])
             "left out": volume.left_out,
             **({"excluded slices": sorted(excluded)} if excluded else {}),
             "size": list(shape),
-            "measured share of k-space (y, x)": [round(s, 2) for s in volume.support],
+            _SUPPORT: [round(s, 2) for s in volume.support],
             "voxels exactly zero": round(volume.zeros, 2),
         }
     )
-    kept = (i for i in range(len(volume)) if i not in excluded)
-    return [SliceRef(volume, i, subject, f"{volume.name}, slice {i}", shape) for i in kept]
+    included = (i for i in range(len(volume)) if i not in excluded)
+    return [SliceRef(volume, i, subject, f"{volume.name}, slice {i}", shape) for i in included]
 
 
 def _scan_slices(path: str, data: Data, files: list[FileInfo], notes: list[str]) -> list[SliceRef]:
@@ -338,19 +329,19 @@ def _scan_slices(path: str, data: Data, files: list[FileInfo], notes: list[str])
     empty = empty_items(scan, (i for i in range(len(scan)) if i not in excluded))
     if empty:
         notes.append(f"{path}: {format_items(sorted(empty))} contain only zeros and are excluded")
-    kept = [i for i in range(len(scan)) if i not in excluded | empty]
+    included = [i for i in range(len(scan)) if i not in excluded | empty]
     files.append(
         {
             "file": Path(path).name,
             "subject": subject,
             "kind": "k-space",
-            "slices": len(kept),
+            "slices": len(included),
             **({"excluded items": sorted(excluded)} if excluded else {}),
-            **({"items of nothing but zeros, left out": sorted(empty)} if empty else {}),
+            **({"empty items, left out": sorted(empty)} if empty else {}),
             "size": list(shape),
         }
     )
-    return [SliceRef(scan, i, subject, scan.where(i), shape) for i in kept]
+    return [SliceRef(scan, i, subject, scan.where(i), shape) for i in included]
 
 
 def _split_by_subject(slices: list[SliceRef], share: float) -> tuple[list[SliceRef], list[SliceRef]]:

@@ -64,8 +64,8 @@ def undersample(
     first = draw(0)
     kspace, masks = [], []
     lost, empty = 0, list[int]()
-    for item, where in enumerate(scan.items):
-        result = draw(where.get("slice", 0)) if per_slice else first
+    for item, position in enumerate(scan.items):
+        result = draw(position.get("slice", 0)) if per_slice else first
         if result.mask.shape != scan.space_shape:
             raise InputError(
                 "the mask does not match k-space",

@@ -96,7 +96,7 @@ def read_volumes(path: str | Path) -> list[Volume]:
     return volumes
 
 
-def _spacing(stated: Real, where: str) -> tuple[float, float, float]:
+def _spacing(stated: Real, location: str) -> tuple[float, float, float]:
     """Return the spacing stored in a file.
 
     Raises:
@@ -105,7 +105,7 @@ def _spacing(stated: Real, where: str) -> tuple[float, float, float]:
     """
     spacing = np.asarray(stated, np.float64).ravel()
     if spacing.shape != (3,) or not np.isfinite(spacing).all() or spacing.min() <= 0:
-        raise InputError("the spacing must be three positive numbers", where=where, why=f"it is {spacing.tolist()}")
+        raise InputError("the spacing must be three positive numbers", where=location, why=f"it is {spacing.tolist()}")
     return float(spacing[0]), float(spacing[1]), float(spacing[2])
 
 
@@ -130,14 +130,14 @@ def prepare(name: str, values: Real, spacing: tuple[float, float, float]) -> Vol
         spacing: (slice, y, x) voxel spacing.
 
     Raises:
-        InputError: values are negative or not finite, or no slice has an object.
+        InputError: values are negative, NaN or infinite, or no slice has an object.
 
     """
     values = np.asarray(np.abs(values) if np.iscomplexobj(values) else values, dtype=np.float32)
     if not np.isfinite(values).all() or values.min() < 0:
         raise InputError(
             f"{name} is not a magnitude volume",
-            why="some values are not finite" if not np.isfinite(values).all() else "some values are negative",
+            why="some values are NaN or infinite" if not np.isfinite(values).all() else "some values are negative",
             fix="use magnitude images",
         )
     peak = float(np.percentile(values, 99.9))

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from mrirecon.evaluation.detect import Setting, detect
-from mrirecon.evaluation.files import Evaluations, evaluate, evaluate_folders, read_scores, write_csv
+from mrirecon.evaluation.files import (
+    Evaluations,
+    compare_paths,
+    evaluate,
+    evaluate_folders,
+    evaluate_paths,
+    read_scores,
+    write_csv,
+)
 from mrirecon.evaluation.paired import Difference, Summary, compare_runs, summarize
 from mrirecon.io.readers.images import holds_images
 from mrirecon.metrics.evaluation import Evaluation, Options, compare
@@ -17,10 +25,12 @@ __all__ = [
     "Setting",
     "Summary",
     "compare",
+    "compare_paths",
     "compare_runs",
     "detect",
     "evaluate",
     "evaluate_folders",
+    "evaluate_paths",
     "holds_images",
     "read_scores",
     "reference_images",

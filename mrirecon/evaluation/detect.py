@@ -7,9 +7,10 @@ Each lesion is one pair; see `mrirecon.metrics.lesions.detectability` for the ma
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ class Setting:
     """Define how the pairs are simulated.
 
     Attributes:
-        pairs: minimum number of pairs.
+        pairs: number of pairs.
         lesions: number of lesions in each slice; they do not overlap.
         size: smallest and largest diameter in mm.
         contrast: lowest and highest |lesion − tissue| / tissue.
@@ -65,15 +66,15 @@ class Setting:
 
     def __post_init__(self) -> None:
         if self.pairs < 2 or self.lesions < 1:
-            why = f"{self.pairs} pairs, {self.lesions} a slice"
-            raise UsageError("detection needs two pairs or more, and a lesion in each slice", why=why)
+            raise UsageError(
+                "detection needs at least two pairs and one lesion per slice",
+                why=f"{self.pairs} pairs, {self.lesions} lesions per slice",
+                fix="increase --pairs or --lesions",
+            )
 
 
-class _Patch(NamedTuple):
-    present: np.ndarray
-    absent: np.ndarray
-    true_present: np.ndarray
-    true_absent: np.ndarray
+# Patches around a lesion: images with and without it, then references with and without it.
+_Patches = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def detect(
@@ -104,30 +105,39 @@ def detect(
     known: dict[str, dict[str, Any]] = {m: {"method": m} for m in methods}
     known |= {m.folder.name: {"model": m} for m in models}
     if not known or len(known) < len(methods) + len(models):
-        raise UsageError("name each method once, and at least one", why=", ".join(methods) or "there is none")
+        raise UsageError(
+            "each method must be named once, and at least one",
+            why=f"methods: {', '.join([*methods, *(str(m.folder) for m in models)]) or 'none'}",
+            fix="remove repetitions, or name a method",
+        )
     slices = len(pick_volume(volume, name))
-    parts = [(first, min(first + _AT_A_TIME, slices)) for first in range(0, slices, _AT_A_TIME)]
-    patches: dict[str, list[_Patch]] = {FULL: [], **{n: [] for n in known}}
-    before = -1
-    for number, part in enumerate(itertools.cycle(parts)):
+    patches: dict[str, list[_Patches]] = {FULL: [], **{n: [] for n in known}}
+    first = before = 0  # first slice of the next batch; number of pairs after the last pass through the volume
+    for number in itertools.count():
         done = len(patches[FULL])
         if done >= s.pairs:
             break
-        if number % len(parts) == 0:
-            if done == before:
-                why = "in the whole volume, none did"
-                raise InputError("no lesion finds a place", where=str(volume), why=why, fix="make them smaller")
-            before = done
+        last = min(slices, first + min(_AT_A_TIME, math.ceil((s.pairs - done) / s.lesions)))
         with tempfile.TemporaryDirectory(prefix="mrirecon-") as folder:
-            pair = _simulate_pair(Path(folder), volume, name, part, s, s.seed + number)
+            pair = _simulate_pair(Path(folder), volume, name, (first, last), s, s.seed + number)
             for method, options in known.items():
                 if progress:
                     progress(done, s.pairs, method)
                 patches[method] += _cut_patches(pair, [reconstruct(scan, **options).images for scan in pair.scans])
             patches[FULL] += _cut_patches(pair, [sense_reference(scan) for scan in pair.full])
+        first = last % slices
+        if first == 0:
+            if len(patches[FULL]) == before:
+                raise InputError(
+                    "no lesion can be placed",
+                    where=str(volume),
+                    why="no slice has homogeneous tissue of this size",
+                    fix="use smaller lesions",
+                )
+            before = len(patches[FULL])
     if progress:
-        progress(len(patches[FULL]), s.pairs, "")
-    return {method: detectability(*zip(*pairs, strict=True)) for method, pairs in patches.items()}
+        progress(s.pairs, s.pairs, "")
+    return {method: detectability(*zip(*pairs[: s.pairs], strict=True)) for method, pairs in patches.items()}
 
 
 class _Pair(NamedTuple):
@@ -158,23 +168,16 @@ def _simulate_pair(
     return pair._replace(labels=np.abs(read_image(folder / "present_lesions.npz")).astype(int))
 
 
-def _cut_patches(pair: _Pair, images: Sequence[np.ndarray]) -> list[_Patch]:
+def _cut_patches(pair: _Pair, images: Sequence[np.ndarray]) -> list[_Patches]:
     """Return a patch around each lesion from the images with and without lesions, in the scale of the truth."""
     patches = []
     for labels, *slices in zip(pair.labels, *images, *pair.truth, strict=True):
         present, absent, truth, background = slices
         scale = float(least_squares_scale(np.abs(absent), background, object_mask(background)))
-        for place in filter(None, ndimage.find_objects(labels)):
+        for bounds in filter(None, ndimage.find_objects(labels)):
             box = tuple(
-                slice(max(0, p.start - _MARGIN), min(n, p.stop + _MARGIN))
-                for p, n in zip(place, labels.shape, strict=True)
+                slice(max(0, side.start - _MARGIN), min(n, side.stop + _MARGIN))
+                for side, n in zip(bounds, labels.shape, strict=True)
             )
-            patches.append(
-                _Patch(scale * np.abs(present)[box], scale * np.abs(absent)[box], truth[box], background[box])
-            )
+            patches.append((scale * np.abs(present)[box], scale * np.abs(absent)[box], truth[box], background[box]))
     return patches
-
-
-def as_rows(results: dict[str, Detectability]) -> list[dict[str, Any]]:
-    """Return plain data, one row per method."""
-    return [{"method": method, **asdict(d)} for method, d in results.items()]

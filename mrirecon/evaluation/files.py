@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from mrirecon.errors import InputError, MriReconError
-from mrirecon.evaluation.paired import RESAMPLES, Summary, summarize
+from mrirecon.errors import InputError, MriReconError, UsageError
+from mrirecon.evaluation.paired import RESAMPLES, Difference, Summary, compare_runs, summarize
 from mrirecon.evaluation.pairing import by_name, pair_up
 from mrirecon.io.geometry import Grid
+from mrirecon.io.readers.dicom import is_dicom
 from mrirecon.io.readers.images import read_placed_image
-from mrirecon.io.safe.atomic import atomic_path
+from mrirecon.io.safe.atomic import atomic_path, refuse_existing
 from mrirecon.io.safe.text import parse_json, utf8
 from mrirecon.io.select import select_images
 from mrirecon.metrics.align import aligned, apart
@@ -115,7 +116,7 @@ def compare_placed(
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Hold the scores of the files of two folders.
+    """Hold the scores of one file, or of the files of two folders.
 
     Attributes:
         done: scores, one per pair of files.
@@ -123,6 +124,7 @@ class Evaluations:
         without_reference: predictions without a matching reference.
         without_prediction: references without a matching prediction.
         options: settings of the metrics.
+        folders: whether the files are those of folders.
 
     """
 
@@ -131,6 +133,7 @@ class Evaluations:
     without_reference: list[Path]
     without_prediction: list[Path]
     options: Options
+    folders: bool = True
 
     def volumes(self) -> list[Row]:
         """Return one row per file: the mean over its slices, or the preset's score of the whole volume."""
@@ -150,7 +153,7 @@ class Evaluations:
         rows = [one.mean for one in self.done]
         return {name: summarize([row[name] for row in rows]) for name in self.options.metrics}
 
-    def lacking(self) -> list[str]:
+    def missing_scores(self) -> list[str]:
         """Return messages on missing scores: failed pairs, unmatched files, undefined metrics.
 
         Single slices with an undefined metric are counted in the scores instead.
@@ -236,6 +239,106 @@ def evaluate_folders(
             error.where = error.where or str(pair.prediction)
             failed.append(error)
     return Evaluations(done, failed, alone, unused, options)
+
+
+def evaluate_paths(
+    prediction: Path,
+    reference: Path,
+    *,
+    options: Options,
+    csv: Path | None = None,
+    volumes: Path | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+    **names: Any,
+) -> Evaluations:
+    """Score an image file, or every file of a folder, and write the requested tables.
+
+    Args:
+        prediction: image file, or a folder of image files.
+        reference: reference, or a folder of references.
+        options: settings of the metrics.
+        csv: file for the scores of every slice; see `Evaluations.write_slices`.
+        volumes: file for the scores of every file of two folders; see `Evaluations.write_volumes`.
+        overwrite: replace tables that exist.
+        progress: called with (number done, total, name).
+        names: further arguments of `evaluate`.
+
+    Raises:
+        UsageError: a table that exists, or one name for both tables; ``volumes`` without folders.
+        InputError: see `evaluate` and `evaluate_folders`.
+
+    """
+    refuse_existing([path for path in (csv, volumes) if path is not None], overwrite)
+    if csv is not None and volumes is not None and csv.resolve() == volumes.resolve():
+        raise UsageError("--csv and --volumes are the same file", where=str(csv), fix="give two different names")
+    if any(path.is_dir() and not is_dicom(path) for path in (prediction, reference)):
+        scored = evaluate_folders(prediction, reference, options=options, progress=progress, **names)
+    elif volumes is not None:
+        raise UsageError("--volumes needs two folders", fix="give folders, or --csv")
+    else:
+        one = evaluate(prediction, reference, options=options, **names)
+        scored = Evaluations([one], [], [], [], options, folders=False)
+    if csv is not None:
+        scored.write_slices(csv)
+    if volumes is not None:
+        scored.write_volumes(volumes)
+    return scored
+
+
+def compare_paths(
+    runs: Sequence[Path],
+    reference: Path | None,
+    *,
+    options: Options,
+    axes: str | None = None,
+    subject: str | None = None,
+) -> tuple[list[Difference], list[str]]:
+    """Compare runs, paired by subject; return the differences, and reasons why files are left out.
+
+    Args:
+        runs: folders of images, or files with the scores of folders; see `read_scores`.
+        reference: folder of references for folders of images.
+        options: settings of the metrics for folders of images.
+        axes: axis names of the references' k-space.
+        subject: see `mrirecon.evaluation.paired.compare_runs`.
+
+    Raises:
+        UsageError: a folder without references, one run given twice, or runs with different definitions of the scores.
+        InputError: see `evaluate_folders` and `read_scores`.
+
+    """
+    values: dict[str, dict[str, dict[str, float | None]]] = {}
+    definitions: dict[str, str] = {}
+    lacking: list[str] = []
+    for run, label in zip(runs, _labels(runs), strict=True):
+        if not run.is_dir():
+            values[label], definitions[label] = read_scores(run)
+            continue
+        if reference is None:
+            raise UsageError("folders of images need references", where=str(run), fix="give --reference FOLDER")
+        scored = evaluate_folders(run, reference, options=options, axes=axes)
+        definitions[label] = options.preset
+        values[label] = {str(result.case): result.mean for result in scored.done}
+        lacking += [f"{e.where}: {e.what}" for e in scored.failed]
+        lacking += [f"{path}: no reference found" for path in scored.without_reference]
+    if len(set(definitions.values())) > 1:
+        raise UsageError(
+            "the runs were scored with different definitions",
+            why=", ".join(f"{label} by {definition}" for label, definition in definitions.items()),
+            fix="evaluate all with the same --preset, which is also used for folders",
+        )
+    return compare_runs(values, options.metrics, subject=subject), lacking
+
+
+def _labels(runs: Sequence[Path]) -> list[str]:
+    short = [run.name.split(".")[0] if run.is_file() else run.resolve().name for run in runs]
+    if len(set(short)) == len(short):
+        return short
+    labels = [str(run) for run in runs]
+    if len(set(labels)) < len(labels):
+        raise UsageError("one run is given twice", fix="a run cannot be compared with itself")
+    return labels
 
 
 def own_options(options: Options, *names: str) -> Options:

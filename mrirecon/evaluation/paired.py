@@ -17,8 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -59,12 +58,11 @@ class Summary:
     high: float | None
 
 
-def summarize(values: Sequence[float | None], seed: int = 0) -> Summary:
+def summarize(values: Sequence[float | None]) -> Summary:
     """Return the mean over volumes with a 95 % interval by the percentile bootstrap (Efron, Ann. Stat. 7:1, 1979).
 
     Args:
         values: one value per volume; average the slices of a volume first, because they are not independent.
-        seed: seed of the resampling.
 
     """
     defined = np.array([v for v in values if v is not None])
@@ -72,7 +70,7 @@ def summarize(values: Sequence[float | None], seed: int = 0) -> Summary:
         return Summary(0, len(values), None, None, None, None)
     low = high = None
     if len(defined) >= LEAST_FOR_INTERVAL:
-        rng = np.random.Generator(np.random.PCG64(seed))
+        rng = np.random.Generator(np.random.PCG64(0))
         means = defined[rng.integers(len(defined), size=(RESAMPLES, len(defined)))].mean(1)
         low, high = (float(v) for v in np.quantile(means, (0.025, 0.975)))
     deviation = float(defined.std(ddof=1)) if len(defined) > 1 else None
@@ -88,7 +86,7 @@ class Difference:
         a: first run.
         b: second run.
         subjects: number of subjects with a value in both runs.
-        left_out: subjects with a value in at most one run.
+        left_out: number of subjects with a value in at most one run.
         mean: mean of a − b over subjects.
         low: lower end of its 95 % interval; None for fewer than three subjects.
         high: upper end of the interval.
@@ -114,17 +112,12 @@ class Difference:
     verdict: str
     each: dict[str, float]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
-
 
 def compare_runs(
     runs: Mapping[str, Values],
     metrics: Sequence[str],
     *,
     subject: str | None = None,
-    seed: int = 0,
     pairs: Sequence[tuple[str, str]] | None = None,
     higher: Mapping[str, bool] | None = None,
 ) -> list[Difference]:
@@ -134,7 +127,6 @@ def compare_runs(
         runs: keys: run, scan, metric.
         metrics: names of the metrics.
         subject: regular expression whose first group matches the subject in a file name; see `subject_of`.
-        seed: seed of the bootstrap.
         pairs: pairs of runs; all by default. A few planned pairs give each test more power.
         higher: for each metric, whether a higher value is better; by default, as registered for the metric of that
             name, else False.
@@ -149,7 +141,7 @@ def compare_runs(
     check_subject_expression(subject or SUBJECT, "--subject")
     means = {name: _by_subject(values, metrics, subject or SUBJECT) for name, values in runs.items()}
     differences = [
-        _difference(metric, a, b, means[a], means[b], seed)
+        _difference(metric, a, b, means[a], means[b])
         for a, b in (itertools.combinations(runs, 2) if pairs is None else pairs)
         for metric in metrics
     ]
@@ -188,7 +180,7 @@ def _by_subject(values: Values, metrics: Sequence[str], subject: str) -> dict[st
     return means
 
 
-def _difference(metric: str, a: str, b: str, first: Means, second: Means, seed: int) -> Difference:
+def _difference(metric: str, a: str, b: str, first: Means, second: Means) -> Difference:
     if not set(first) & set(second):
         raise InputError(
             f"{a} and {b} have no subject in common",
@@ -201,7 +193,7 @@ def _difference(metric: str, a: str, b: str, first: Means, second: Means, seed: 
         for name in subjects
         if metric in first.get(name, {}) and metric in second.get(name, {})
     }
-    summary = summarize(list(each.values()), seed)
+    summary = summarize(list(each.values()))
     moved = np.array([d for d in each.values() if d != 0])
     effect = p = None
     if len(moved):
@@ -209,8 +201,10 @@ def _difference(metric: str, a: str, b: str, first: Means, second: Means, seed: 
         effect = float((ranks[moved > 0].sum() - ranks[moved < 0].sum()) / ranks.sum())
         if len(each) >= LEAST:
             p = float(stats.wilcoxon(np.array(list(each.values()))).pvalue)
-    left = len(subjects) - len(each)
-    return Difference(metric, a, b, len(each), left, summary.mean, summary.low, summary.high, effect, p, None, "", each)
+    left_out = len(subjects) - len(each)
+    return Difference(
+        metric, a, b, len(each), left_out, summary.mean, summary.low, summary.high, effect, p, None, "", each
+    )
 
 
 def _verdict(d: Difference, tests: int, higher: Mapping[str, bool]) -> str:

@@ -48,17 +48,17 @@ def pair_up(predictions: Path, references: Path) -> tuple[list[Pair], list[Path]
         InputError: no files match, two images belong to one scan, or two files have the same name.
 
     """
-    left, references_by_name = by_name(predictions, iterates=False), by_name(references)
-    made_of: dict[str | None, list[str]] = {}  # names of references; keys: the scans that they were reconstructed from
+    remaining, references_by_name = by_name(predictions, iterates=False), by_name(references)
+    by_scan: dict[str | None, list[str]] = {}  # names of references; keys: the scans that they were reconstructed from
     for name, path in references_by_name.items():
-        made_of.setdefault(_scan_of(path), []).append(name)
+        by_scan.setdefault(_scan_of(path), []).append(name)
     pairs: dict[str, Pair] = {}
-    wanted: tuple[Callable[[Path], str | None], ...] = (_scan_of, _stem, _stem_without_method)
-    for name_of in wanted:
+    rules: tuple[Callable[[Path], str | None], ...] = (_scan_of, _stem, _stem_without_method)
+    for name_of in rules:
         images: dict[str, list[Path]] = {}  # by reference
-        for path in left.values():
+        for path in remaining.values():
             scan = name_of(path)
-            matching = made_of.get(scan, [])
+            matching = by_scan.get(scan, [])
             case = scan if scan in references_by_name else matching[0] if len(matching) == 1 else None
             if scan is not None and case is not None and case not in pairs:
                 images.setdefault(case, []).append(path)
@@ -70,20 +70,20 @@ def pair_up(predictions: Path, references: Path) -> tuple[list[Pair], list[Path]
                     why=", ".join(p.name for p in paths),
                     fix="put the images of each method into a separate folder, or keep one image",
                 )
-            pairs[case] = Pair(case, left.pop(_stem(paths[0])), references_by_name[case])
+            pairs[case] = Pair(case, remaining.pop(_stem(paths[0])), references_by_name[case])
     if not pairs:
         raise InputError(
             "no file in one folder matches a file in the other",
             where=f"{predictions} and {references}",
-            why=f"{first_names(left)} and {first_names(references_by_name)}",
+            why=f"{first_names(remaining)} and {first_names(references_by_name)}",
             fix="give the files the same names up to the first dot, or keep the images' sidecars",
         )
     unused = [references_by_name[name] for name in sorted(set(references_by_name) - set(pairs))]
-    return [pairs[name] for name in sorted(pairs)], [left[name] for name in sorted(left)], unused
+    return [pairs[name] for name in sorted(pairs)], [remaining[name] for name in sorted(remaining)], unused
 
 
 def by_name(folder: Path, *, iterates: bool = True) -> dict[str, Path]:
-    """Return the files of a folder that may hold images or scans, keyed by their name up to the first dot.
+    """Return the files of a folder that may contain images or scans, keyed by their name up to the first dot.
 
     Args:
         folder: folder of files; from a BIDS derivative dataset, the files of all subjects are returned.

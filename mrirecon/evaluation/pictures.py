@@ -1,4 +1,4 @@
-"""Draw images beside their reference with their errors, and masks beside their point spread functions, as PNG."""
+"""Draw PNG pictures: images with their reference and errors, and masks with their point spread functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mrirecon.io.writers.pictures import Panel, save_panels
 from mrirecon.masks import MaskResult, point_spread
 
 FLOOR = -60.0  # dB: black in the picture of a point spread function
-GAIN = 5  # of errors
+GAIN = 5  # factor of error images
 
 
 def save_comparison(
@@ -22,19 +22,21 @@ def save_comparison(
     images: Sequence[tuple[str, np.ndarray, str]],
     heading: str,
 ) -> None:
-    """Draw the reference and images in one row, and below them the mask and the errors, five times as bright.
+    """Draw the reference and images in one row, and the mask and the errors, five times as bright, below them.
 
     Args:
-        path: where to.
-        truth: magnitude of the reference (y, x).
-        mask: of k-space (ky, kx).
-        images: title, magnitude (y, x) in the scale of the reference, and scores in words.
-        heading: above all.
+        path: output file.
+        truth: (y, x) magnitude of the reference.
+        mask: (ky, kx) mask of k-space.
+        images: title, magnitude (y, x) in the scale of the reference, and scores as text.
+        heading: heading of the picture.
 
     """
     white = float(np.percentile(truth, 99.8))
-    above = [Panel("fully sampled", truth, vmax=white, note="the reference")]
-    below = [Panel("samples of k-space", mask.astype(np.float64), vmax=1, note=f"{mask.size / mask.sum():.3g}x fewer")]
+    above = [Panel("fully sampled", truth, vmax=white, note="reference")]
+    below = [
+        Panel("samples of k-space", mask.astype(np.float64), vmax=1, note=f"{mask.size / mask.sum():.3g}x undersampled")
+    ]
     for title, image, scores in images:
         above.append(Panel(title, image, vmax=white, note=scores))
         below.append(Panel(f"error × {GAIN}", np.abs(image - truth), vmax=white / GAIN))
@@ -42,22 +44,22 @@ def save_comparison(
 
 
 def save_mask_picture(path: str | Path, result: MaskResult) -> float:
-    """Draw a mask and its point spread function, in decibels.
+    """Draw a mask and its point spread function in decibels.
 
     Args:
-        path: where to.
-        result: a mask of one, two or three axes. Of three the plane that holds the undersampled ones is drawn, through
-            the centre, and its point spread function likewise. Of lines the function is drawn as a graph.
+        path: output file.
+        result: mask with one, two or three axes. With three axes, the central plane that contains the undersampled axes
+            is drawn. The function of a mask of lines is drawn as a graph.
 
     Returns:
-        The highest sidelobe, as a share of the peak (see ``point_spread``).
+        Height of the highest sidelobe, relative to the peak (see `point_spread`).
 
     """
     spread, highest = point_spread(result.mask)
     decibels = 20 * np.log10(np.maximum(spread, 10 ** (FLOOR / 20)))
     shape = "×".join(map(str, result.mask.shape))
     box = "×".join(map(str, result.calibration)) if all(result.calibration) else "none"
-    asked = "" if result.asked is None else f", asked {result.asked:g}"
+    requested = "" if result.requested is None else f", requested {result.requested:g}"
     lobe = f"{20 * math.log10(highest):.1f} dB ({highest:.3g} of the peak)" if highest > 1e-6 else "none"
     note = f"highest sidelobe {lobe}"
     if result.mask.ndim == 1 or len(result.axes) == 1:
@@ -67,14 +69,14 @@ def save_mask_picture(path: str | Path, result: MaskResult) -> float:
         plane = _plane(decibels, result.axes)
         beside = Panel(f"point spread function, {FLOOR:g} to 0 dB", plane, vmin=FLOOR, vmax=0, note=note)
     name = result.name if result.family == "file" else result.family
-    title = f"{name} {shape}, {result.acceleration:.4g}× achieved{asked}"
+    title = f"{name} {shape}, {result.acceleration:.4g}× achieved{requested}"
     drawn = _plane(result.mask, result.axes).astype(float)
     save_panels(path, [Panel(title, drawn, vmax=1, note=f"calibration region {box}"), beside])
     return highest
 
 
 def _plane(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Return two axes of one, two or three, the undersampled ones among them."""
+    """Return a plane of an array with one, two or three axes that contains the undersampled axes."""
     if values.ndim == 1:
         return np.broadcast_to(values, (values.size, values.size))
     if values.ndim == 2:
@@ -84,7 +86,7 @@ def _plane(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 
 def _graph(decibels: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Return the function across the lines as a filled graph, white below the curve; as wide as the axis is long."""
+    """Return a graph of the point spread function across the lines, white below the curve, one column per sample."""
     axis = axes[0] if axes else 0
     centre = tuple(slice(None) if a == axis else n // 2 for a, n in enumerate(decibels.shape))
     height = (decibels[centre] - FLOOR) / -FLOOR

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,17 +26,21 @@ from torch import Tensor
 
 from mrirecon.coils.noise import NoiseLevel
 from mrirecon.engine import Reconstructor
-from mrirecon.errors import InputError
+from mrirecon.errors import InputError, UsageError
+from mrirecon.io.readers.reader import read
+from mrirecon.io.safe.atomic import atomic_path, refuse_existing
 from mrirecon.io.scan import Scan
+from mrirecon.io.writers.pictures import Panel, save_panels
 from mrirecon.methods.cross_validation import choose_hidden_samples
 from mrirecon.methods.registry import Use, build, find_method
 from mrirecon.methods.regularization import weight_by_noise
+from mrirecon.models.checkpoints import load_model, shipped_models
 from mrirecon.physics.operators import norm, root_sum_of_squares
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.solvers import conjugate_gradient
 from mrirecon.physics.transforms import Prior
-from mrirecon.reconstruction.calibrate import ItemMaps, item_maps, item_noise
-from mrirecon.reconstruction.run import build_problem
+from mrirecon.reconstruction.calibrate import ItemMaps, build_problem, item_maps, item_noise
+from mrirecon.reconstruction.preprocess import Preprocess, Whiten, prepare
 
 Solve = Callable[[Problem, Prior | None], Tensor]
 RIDGE = 1e-3  # ε, relative to the largest eigenvalue of AᴴA: singular values below 3 % belong to the null space
@@ -84,7 +90,7 @@ def examine(
     method: str = "cs",
     model: Reconstructor | None = None,
     replicas: int = 64,
-    share: float = 0.05,
+    held_out_share: float = 0.05,
     seed: int = 0,
 ) -> Trust:
     """Compute the measures of one item for a method.
@@ -95,13 +101,16 @@ def examine(
         method: registered method, at its default weight.
         model: trained network of a learned method.
         replicas: number of replicas with added noise.
-        share: fraction of the samples outside the calibration region to withhold.
+        held_out_share: fraction of the samples outside the calibration region to withhold.
         seed: seed of noise and withheld samples.
 
     Raises:
+        UsageError: a share outside 0 to 1.
         InputError: the scan is fully sampled.
 
     """
+    if not 0 < held_out_share < 1:
+        raise UsageError(f"--held-out-share cannot be {held_out_share:g}", fix="give a number between 0 and 1")
     kspace, mask = scan.kspace(item), scan.mask(item)
     if mask.all():
         raise InputError("fully sampled data need no such check", where=scan.where(item))
@@ -124,7 +133,7 @@ def examine(
     ]
     factor = np.max(per_set, axis=0)
     inside = factor[factor > 0]
-    held, zero = hidden_samples(scan, item, solve, use, share=share, seed=seed)
+    held, zero = hidden_samples(scan, item, solve, use, held_out_share=held_out_share, seed=seed)
     return Trust(
         float(norm(problem.residual(u))[0] / norm(problem.y)[0]),
         float(deviation * np.sqrt(len(kspace) * mask.sum()) / np.linalg.norm(kspace)),
@@ -140,6 +149,64 @@ def examine(
         root_sum_of_squares(noise, 0).numpy(),
         factor,
     )
+
+
+def examine_file(
+    path: Path,
+    item: int = 0,
+    *,
+    method: str = "cs",
+    model: Path | None = None,
+    output: Path | None = None,
+    axes: str | None = None,
+    whiten: Whiten = "loud",
+    overwrite: bool = False,
+    **options: Any,
+) -> tuple[Trust, list[str]]:
+    """Compute the measures of one item of a file, and write their maps; return the measures with the scan's notes.
+
+    Args:
+        path: undersampled scan.
+        item: index of the item.
+        method: registered method; a learned method takes the weights shipped with mrirecon.
+        model: folder of a trained model, instead of a method.
+        output: file for the maps of noise, g-factor and null space: .png or .npz.
+        axes: axis names of the scan, if its file does not state them.
+        whiten: see `mrirecon.reconstruction.preprocess.Preprocess`.
+        overwrite: replace an output that exists.
+        options: further arguments of `examine`.
+
+    Raises:
+        UsageError: an output that exists, or of another format; an item that does not exist.
+        InputError: see `examine` and `mrirecon.io.read`.
+
+    """
+    if output is not None:
+        refuse_existing([output], overwrite)
+        if output.suffix not in (".png", ".npz"):
+            raise UsageError("maps must be .png or .npz", where=str(output))
+    weights = model or shipped_models().get(method)
+    trained = None if weights is None else load_model(weights)
+    name, network = (method, None) if trained is None else (trained.method, trained.model)
+    scan = prepare(read(path, axes=axes), Preprocess(whiten=whiten))
+    if item >= len(scan):
+        raise UsageError(f"there is no item {item}", where=str(path), why=f"it has {len(scan)}, from 0 on")
+    result = examine(scan, item, method=name, model=network, **options)
+    if output is not None:
+        _write_maps(output, result, f"{path.name}, item {item}, {name}")
+    return result, list(scan.notes)
+
+
+def _write_maps(path: Path, result: Trust, heading: str) -> None:
+    # The scale of the g-factor starts at 0, to show values below 1, where regularization reduces noise.
+    titles = {"null_space": "not measured", "noise": "noise in the image", "g": "g-factor"}
+    maps = {name: getattr(result, name) for name in titles}
+    if path.suffix == ".npz":
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **maps)
+        return
+    panels = [Panel(titles[k], v, colours="heat", note=f"white: {np.quantile(v, 0.998):.3g}") for k, v in maps.items()]
+    save_panels(path, panels, columns=len(panels), heading=heading)
 
 
 def _level(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
@@ -190,10 +257,10 @@ def _square_root(noise: np.ndarray) -> np.ndarray:
     return root
 
 
-def null_space(problem: Problem, image: Tensor, ridge: float = RIDGE) -> Tensor:
+def null_space(problem: Problem, image: Tensor) -> Tensor:
     """Return the part (B, M, *space) of an image in the null space of a problem."""
     p = problem.prepared()
-    epsilon = ridge * float(p.lipschitz.max())
+    epsilon = RIDGE * float(p.lipschitz.max())
     in_range = conjugate_gradient(lambda v: p.normal(v) + epsilon * v, p.normal(image), None, _STEPS)
     return image - in_range
 
@@ -204,7 +271,7 @@ def hidden_samples(
     solve: Solve,
     use: Use,
     *,
-    share: float = 0.05,
+    held_out_share: float = 0.05,
     seed: int = 0,
 ) -> tuple[float | None, float | None]:
     """Return the relative error of withheld samples for a method and for zero filling; None if no samples are withheld.
@@ -214,12 +281,12 @@ def hidden_samples(
         item: index of the item.
         solve: maps a problem and a prior to an image.
         use: use of the coil maps; see `build_problem`.
-        share: fraction of the samples outside the calibration region to withhold.
+        held_out_share: fraction of the samples outside the calibration region to withhold.
         seed: seed of their selection.
 
     """
     kspace, mask = scan.kspace(item), scan.mask(item)
-    hidden = choose_hidden_samples(mask, share, seed)
+    hidden = choose_hidden_samples(mask, held_out_share, seed)
     if hidden is None:
         return None, None
     remaining = mask & ~hidden

@@ -1,15 +1,12 @@
-"""Find the layout of k-space: the names of its axes, stated or guessed, and a mask that fits them."""
+"""Find the layout of k-space: the names of its axes, stated or guessed."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.io.scan import SPACE, Layout
@@ -30,20 +27,20 @@ _KNOWN = (*SPACE, "coil", *LOOPS)
 _EXAMPLES = {2: "y,x", 4: "slice,coil,y,x", 5: "repetition,slice,coil,y,x"}
 
 
-def make_layout(axes: Sequence[str] | str, shape: tuple[int, ...], where: str, *, asked: bool = False) -> Layout:
+def make_layout(axes: Sequence[str] | str, shape: tuple[int, ...], where: str, *, from_user: bool = False) -> Layout:
     """Return the layout of an array of `shape` with named axes.
 
     Args:
         axes: names, or one string of names separated by commas.
         shape: lengths of the array's axes.
         where: file and array, for the message.
-        asked: whether the names come from the user (`--axes`) and not from a file.
+        from_user: whether the names come from the user (`--axes`) and not from a file.
 
     Raises:
         UsageError, InputError: unknown or repeated name, no y or x, a wrong number of names, an empty axis.
 
     """
-    error: type[MriReconError] = UsageError if asked else InputError
+    error: type[MriReconError] = UsageError if from_user else InputError
     names_given = axes.split(",") if isinstance(axes, str) else axes
     names = [_ALIASES.get(name, name) for name in (str(g).strip().lower() for g in names_given)]
     joined = ",".join(names)
@@ -83,7 +80,7 @@ def guess_axes(shape: tuple[int, ...]) -> tuple[str, str] | None:
     return None
 
 
-def ask_axes(shape: tuple[int, ...], where: str, why: str | None = None) -> InputError:
+def unknown_axes(shape: tuple[int, ...], where: str, why: str | None = None) -> InputError:
     """Return the error that asks the user to name the axes."""
     why = why or "the file does not state them, and its shape does not show them"
     return InputError(f"the axes of an array of shape {shape} are not known", where=where, why=why, fix=_advice(shape))
@@ -102,59 +99,6 @@ def axes_in_text(text: str) -> str | None:
 def sidecar_candidates(path: Path) -> tuple[Path, Path]:
     """Return the possible paths of a sidecar of `path`: `data.npz.json` (as mrirecon writes it) and `data.json`."""
     return Path(f"{path}.json"), path.with_suffix(".json")
-
-
-def fit_mask(values: np.ndarray, layout: Layout, where: str) -> np.ndarray:
-    """Return a mask as (1 or item, *space) booleans.
-
-    Accepted: one axis along the last spatial axis; one axis per spatial axis, each of full length or 1; the same with
-    the loop axes (or one item axis) in front; any of these with further axes of length 1.
-
-    Raises:
-        InputError: another shape (both are named), values other than 0 and 1, nothing sampled.
-
-    """
-    space, count = layout.space_shape, layout.count
-    mask = _binary(values, where)
-    for candidate in (mask, mask.squeeze()):
-        shape = candidate.shape
-        if shape == space[-1:] or (len(shape) == len(space) and _covers(shape, space)):
-            return np.broadcast_to(candidate, (1, *space))
-        lead = shape[: -len(space)] if len(shape) > len(space) else ()
-        if lead and lead in ((count,), layout.loop_shape, (1,)) and _covers(shape[-len(space) :], space):
-            folded = candidate.reshape(math.prod(lead), *shape[-len(space) :])
-            empty = np.flatnonzero(~folded.reshape(len(folded), -1).any(axis=1))
-            if empty.size:
-                raise InputError("the mask samples nothing", where=f"{where}, item {empty[0]}")
-            return np.broadcast_to(folded, (len(folded), *space))
-    fix = f"give a mask of shape {space}, or of length {space[-1]} for lines along {layout.space[-2]}"
-    if values.shape == space[::-1]:
-        fix = "its axes seem to be swapped: transpose it"
-    elif values.size == space[-2] and values.ndim == 1:
-        fix = f"it fits the other axis: give it the shape {(*space[:-1], 1)[-2:]}"
-    raise InputError("the mask does not fit k-space", where=where, why=layout.compare("mask", values.shape), fix=fix)
-
-
-def _binary(values: np.ndarray, where: str) -> np.ndarray:
-    """Convert a mask to booleans; refuse values other than 0 and 1, and a mask that samples nothing."""
-    if values.dtype.kind not in "biufc" or not values.size:
-        raise InputError("a mask must hold 0 and 1", where=where, why=f"{values.dtype} of shape {values.shape}")
-    mask = np.asarray(values == 1)
-    wrong = values[~(mask | (values == 0))]
-    if wrong.size:
-        raise InputError(
-            "a mask must hold 0 and 1",
-            where=where,
-            why=f"{wrong.size} of {mask.size} values are neither, such as {', '.join(map(str, wrong[:3]))}",
-            fix="threshold it, and check that it is the mask",
-        )
-    if not mask.any():
-        raise InputError("the mask samples nothing", where=where, why=f"all {mask.size} values are 0")
-    return mask
-
-
-def _covers(shape: tuple[int, ...], space: tuple[int, ...]) -> bool:
-    return all(n in (1, full) for n, full in zip(shape, space, strict=True))
 
 
 def _advice(shape: tuple[int, ...]) -> str:

@@ -20,10 +20,8 @@ Verdict = Literal["ok", "look", "bad"]
 
 NEAR = 0.05  # largest distance of the peak from the centre, as a share of the axis
 FLAT = 0.25  # smallest share of the energy in a tenth of the axis that counts as a peak (white noise: 0.1)
-DEAD, WEAK = (
-    1e-8,
-    1.6,
-)  # energy relative to the median coil; power at the centre of k-space relative to the power outside
+DEAD = 1e-8  # energy relative to the median coil
+WEAK = 1.6  # power at the centre of k-space relative to the power outside
 SATURATED = 6  # number of values equal to the largest: two are equal by symmetry, some more by chance
 QUIET = 5.0  # signal-to-noise ratio below which an image shows little
 # Power relative to the noise: an inner half above the first is clear; averages of pure noise stay below the second.

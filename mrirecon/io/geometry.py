@@ -210,10 +210,7 @@ def grid_of(scan: Scan, shape: tuple[int, ...]) -> tuple[Grid, list[str]]:
         if centres.shape != (slices, 3):
             reason = f"{len(centres)} positions are stated for {slices} slices: positions are not written"
         else:
-            across, origin = (centres[-1] - centres[0]) / (slices - 1), centres[0]
-            on_line = origin + across * np.arange(slices)[:, None]
-            even = np.abs(centres - on_line).max() <= _EVEN < np.linalg.norm(across)
-            across = across if even else None
+            across, origin = slice_step(centres), centres[0]
     else:
         across = np.array(geometry.slice) * geometry.fov_mm[2]
     if across is None or thickness is None:
@@ -225,6 +222,13 @@ def grid_of(scan: Scan, shape: tuple[int, ...]) -> tuple[Grid, list[str]]:
     for axis, length in zip(scan.space, shape, strict=True):
         origin = origin - (length // 2) * steps[axis]
     return from_matrix(np.column_stack((steps[scan.space[-1]], steps[scan.space[-2]], across, origin)), thickness), []
+
+
+def slice_step(centres: np.ndarray) -> np.ndarray | None:
+    """Return the step between centres of slices, (slice, 3) in mm; None if they are not evenly spaced along a line."""
+    step: np.ndarray = (centres[-1] - centres[0]) / (len(centres) - 1)
+    distances = np.abs(centres - (centres[0] + step * np.arange(len(centres))[:, None]))
+    return step if distances.max() <= _EVEN < np.linalg.norm(step) else None
 
 
 def _step(geometry: Geometry, axis: str, length: int) -> np.ndarray:

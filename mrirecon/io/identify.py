@@ -1,4 +1,4 @@
-"""Identify files from their bytes, never only from their names."""
+"""Identify files from their bytes, never only from their names; those of Bruker from the other files in the folder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import stat
 from pathlib import Path
 
 from mrirecon.errors import InputError
-from mrirecon.io.readers.bruker import JCAMP, bruker
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 MATLAB_5 = b"MATLAB 5.0"
 MAX_USER_BLOCK = 1 << 20
+
+# Current raw data, older raw data, raw data of ParaVision 360, images.
+_BRUKER_SAMPLES = ("fid", "ser", "rawdata.job0", "2dseq")
+_BRUKER_PARAMETERS = ("acqp", "method", "visu_pars", "reco")
+_JCAMP = b"##TITLE="
+_STUDY_LIMIT = 200  # largest number of entries of a study's folder to examine
 
 _LOOKS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer: the data were not downloaded"),
@@ -19,7 +24,7 @@ _LOOKS: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG image"),
     (b"%PDF", "a PDF document"),
     (MATLAB_5, "a MATLAB v5 file"),
-    (JCAMP, "a parameter file of a Bruker scan (JCAMP-DX)"),
+    (_JCAMP, "a parameter file of a Bruker scan (JCAMP-DX)"),
     (b"\x80\x02", "a Python pickle, which is not opened for safety"),
     (b"\x80\x04", "a Python pickle, which is not opened for safety"),
     (b"# Dimensions", "a BART header; it needs the suffix .hdr, and its .cfl file in the same folder"),
@@ -43,7 +48,7 @@ def regular_file(path: str | Path) -> Path:
     except (OSError, ValueError) as error:
         raise InputError(f"{str(path)!r} cannot be opened", why=str(error), fix="check the path") from None
     if stat.S_ISDIR(status.st_mode):
-        raise bruker(path) or InputError(f"{path} is a folder", fix="name the file inside it")
+        raise bruker_error(path) or InputError(f"{path} is a folder", fix="name the file inside it")
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is not an ordinary file", fix="copy the data to a file first")
     if status.st_size == 0:
@@ -87,7 +92,54 @@ def unreadable(path: Path, wanted: str) -> InputError:
     if is_nifti_header(head, analyze=False) or path.name.lower().endswith(".nii.gz") or head[128:132] == b"DICM":
         fix = "it holds images: `mrirecon evaluate` and `convert` read them, and reconstruction takes k-space"
     why = f"{path.stat().st_size} bytes that look like {looks_like(head)}"
-    return bruker(path) or InputError(f"{path} is not {wanted}", why=why, fix=fix)
+    return bruker_error(path) or InputError(f"{path} is not {wanted}", why=why, fix=fix)
+
+
+def bruker_error(path: Path) -> InputError | None:
+    """Return the error for a file or folder of a ParaVision scan or study; None for any other.
+
+    Such files have no signature. The parameter files in the same folder (JCAMP-DX text) identify them.
+    """
+    scans = _bruker_scans(path)
+    if not scans:
+        return None
+    scan = scans[0]
+    samples = next((name for name in _BRUKER_SAMPLES if (scan / name).is_file()), "fid")
+    data = str(scan / samples)
+    several = f"; it holds {len(scans)} scans" if len(scans) > 1 else ""
+    return InputError(
+        f"{path} belongs to a Bruker ParaVision scan, which is not supported",
+        why=f"{', '.join(name for name in _BRUKER_PARAMETERS if (scan / name).is_file())} are in {scan}{several}",
+        fix=f"store its k-space as an array: with the Python package brukerapi, Dataset({data!r}).kspace; "
+        "then numpy.savez('scan.npz', kspace=..., axes='coil,y,x'), with the names of its axes in their order",
+    )
+
+
+def _bruker_scans(path: Path) -> list[Path]:
+    """Return the folder of the scan that `path` belongs to, or the folders of all scans if `path` is a study."""
+    try:
+        if not path.is_dir():
+            known = path.name in (*_BRUKER_SAMPLES, *_BRUKER_PARAMETERS) or path.name.startswith("rawdata.job")
+            return [path.parent] if known and _is_bruker_scan(path.parent) else []
+        if _is_bruker_scan(path):
+            return [path]
+        entries = sorted(
+            entry for _, entry in zip(range(_STUDY_LIMIT), path.iterdir(), strict=False) if entry.name.isdecimal()
+        )
+        return [entry for entry in entries if _is_bruker_scan(entry)]
+    except OSError:
+        return []
+
+
+def _is_bruker_scan(folder: Path) -> bool:
+    return any(_is_jcamp(folder / name) for name in _BRUKER_PARAMETERS)
+
+
+def _is_jcamp(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_JCAMP)) == _JCAMP
 
 
 def is_nifti_header(head: bytes, *, analyze: bool = True) -> bool:
@@ -114,15 +166,6 @@ def looks_like(head: bytes) -> str:
         (printable, "plain text"),
     )
     return next((words for applies, words in looks if applies), "unknown binary data")
-
-
-def is_there(path: Path) -> bool:
-    """Return whether a file of that name exists; False for an invalid name."""
-    try:
-        path.stat()
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _suggestion(path: Path) -> str:

@@ -150,7 +150,7 @@ class Layout:
             if len(lead) == 2 and lead[0] in (self.count, 1) and lead[1] in (1, 2):
                 return (item if lead[0] == self.count else 0,)
         raise InputError(
-            "the coil maps do not fit k-space",
+            "the coil maps do not match k-space",
             where=where,
             why=self.compare("maps", shape),
             fix="store them as (slice, M, coil, y, x) with M = 1 or 2 sets",
@@ -430,10 +430,8 @@ class Scan:
         if item in self._masks:
             return self._masks[item].copy()
         known = getattr(self.store, "sampled", None)  # the headers of raw data state the sampling
-        index, sampled = (
-            list(self.layout.index(item)),
-            np.zeros(self.space_shape, bool) if known is None else known(item),
-        )
+        index = list(self.layout.index(item))
+        sampled = np.zeros(self.space_shape, bool) if known is None else known(item)
         for coil in dict.fromkeys((self.coils // 2, *range(self.coils))) if known is None else ():
             if "coil" in self.layout.axes:
                 index[self.layout.axes.index("coil")] = slice(coil, coil + 1)

@@ -40,15 +40,13 @@ def parse_items(text: str, count: int, where: str | None = None) -> list[int]:
     return sorted(items)
 
 
-def select(scan: Scan, items: str | None) -> Scan:
-    """Return a scan with the selected items (see `parse_items`), or the scan itself if `items` is None.
+def select(scan: Scan, items: str) -> Scan:
+    """Return a scan with the selected items (see `parse_items`), or the scan itself if these are all.
 
     Raises:
         UsageError: see `parse_items`.
 
     """
-    if items is None:
-        return scan
     chosen = parse_items(items, len(scan), str(scan.path))
     return scan if len(chosen) == len(scan) else Selected(scan, chosen, f"items {items} of {len(scan)}")
 

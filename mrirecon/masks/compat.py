@@ -10,7 +10,7 @@ import numpy as np
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.errors import UsageError
 from mrirecon.masks.registry import register_mask
-from mrirecon.masks.result import CALIBRATION_SHARE, Bools, calibration_sides, legacy_generator, seed_from
+from mrirecon.masks.result import CALIBRATION_SHARE, Bools, calibration_sides, legacy_generator
 
 Drawn = tuple[Bools, tuple[int, ...], str]  # mask over the undersampled axes, sides of the calibration region, note
 MRIDC_FWHM, MRIDC_CENTRE = 0.7, 0.02
@@ -168,8 +168,3 @@ def mridc(
     centre.flat[chosen] = True
     box = tuple(side.stop - side.start for side in find_calibration(centre))
     return centre, box, "mridc's rule: the centre is added to the samples of the requested acceleration"
-
-
-def mridc_seed(seed: int, name: str, slice: int) -> int:
-    """Return the seed of mridc's masks: the given seed, or a hash if a name or a slice is given."""
-    return seed_from(seed, name, slice) if name or slice else seed

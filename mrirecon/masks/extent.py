@@ -32,12 +32,6 @@ class Extent:
         return max(0, min(centre - self.start, self.stop - 1 - centre))
 
     @property
-    def symmetric(self) -> slice:
-        """Return the part that is sampled symmetrically around the centre."""
-        centre = self.size // 2
-        return slice(centre - self.reach, centre + self.reach + 1)
-
-    @property
     def fraction(self) -> float:
         """Return the fraction of the matrix that the extent covers, such as 6/8."""
         return (self.stop - self.start) / self.size

@@ -136,22 +136,22 @@ def _read(path: Path) -> np.ndarray:
         ) from None
 
 
-def _array(file: IO[bytes], size: int, where: str) -> np.ndarray:
+def _array(file: IO[bytes], size: int, location: str) -> np.ndarray:
     """Read a .npy stream of ``size`` bytes; its header is checked before memory is allocated."""
     version = np.lib.format.read_magic(file)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = header(file)
     if any(type(n) is not int or n < 0 for n in shape):
         raise InputError(
-            "the header of the file has impossible lengths", where=where, why=f"shape {shape}", fix="write it again"
+            "the header of the file has impossible lengths", where=location, why=f"shape {shape}", fix="write it again"
         )
     if dtype.kind not in "biuf":
         raise InputError(
-            "a mask must contain real numbers", where=where, why=f"its type is {dtype}", fix="save 0 and 1"
+            "a mask must contain real numbers", where=location, why=f"its type is {dtype}", fix="save 0 and 1"
         )
-    _check_size(math.prod(shape), where)
+    _check_size(math.prod(shape), location)
     if size - file.tell() < math.prod(shape) * dtype.itemsize:
-        raise InputError("the file is truncated", where=where, why=f"expected shape {shape}", fix="copy it again")
+        raise InputError("the file is truncated", where=location, why=f"expected shape {shape}", fix="copy it again")
     file.seek(0)
     return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
@@ -197,15 +197,15 @@ def _read_png(path: Path) -> np.ndarray:
     return np.where(levels == 65535, 255, levels) if levels.max(initial=0) == 65535 else levels
 
 
-def _check_size(samples: int, where: str) -> None:
+def _check_size(samples: int, location: str) -> None:
     if samples > LARGEST:
         raise InputError(
-            "the mask is too large", where=where, why=f"{samples} samples, more than {LARGEST}", fix="check the file"
+            "the mask is too large", where=location, why=f"{samples} samples, more than {LARGEST}", fix="check the file"
         )
 
 
 def _fit(
-    mask: Bools, shape: tuple[int, ...] | None, axis: int, readout: int, where: str
+    mask: Bools, shape: tuple[int, ...] | None, axis: int, readout: int, location: str
 ) -> tuple[Bools, tuple[int, ...]]:
     """Return a mask (*space) and its undersampled axes."""
     if shape is None:
@@ -236,7 +236,7 @@ def _fit(
         fix = "use a mask of that shape, or one value per line with the undersampled axis"
     raise InputError(
         "the mask does not match k-space",
-        where=where,
+        where=location,
         why=f"mask {mask.shape}, k-space {shape}, undersampled axis {axis}",
         fix=fix,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import UsageError
-from mrirecon.masks.compat import Drawn, fastmri, fastmri_seed, mridc, mridc_seed
+from mrirecon.masks.compat import Drawn, fastmri, fastmri_seed, mridc
 from mrirecon.masks.registry import FAMILIES, Family, compats
 from mrirecon.masks.result import (
     MaskResult,
@@ -109,7 +109,8 @@ def make_mask(
     else:
         seed = int(seed)  # type: ignore[arg-type]  # not a tuple, see above
         if compat == "mridc":
-            drawn, box, note = mridc(family, space, rate, calibration, fwhm, mridc_seed(seed, name, slice))
+            start = seed_from(seed, name, slice) if name or slice else seed
+            drawn, box, note = mridc(family, space, rate, calibration, fwhm, start)
         else:
             rng = np.random.RandomState(seed_from(seed, name, slice))
             drawn, box, note = _draw(rng, chosen, space, rate, calibration, settings)
@@ -125,7 +126,7 @@ def make_mask(
         acceleration=achieved_acceleration(mask),
         calibration=tuple(box[axes.index(a)] if a in axes else n for a, n in enumerate(shape)),
         family=family,
-        asked=rate,
+        requested=rate,
         seed=seed,
         name=name,
         slice=slice,
@@ -189,16 +190,16 @@ def phase_axes(family: str, dimensions: int, axis: int, readout: int) -> tuple[i
 
     """
     lines = FAMILIES[family].over == "lines"
-    given, option = (axis, "axis") if lines else (readout, "readout")
-    if not -dimensions <= given < dimensions:
+    chosen, option = (axis, "axis") if lines else (readout, "readout")
+    if not -dimensions <= chosen < dimensions:
         raise UsageError(
-            f"axis {given} does not exist",
-            why=f"{option}={given}, number of axes: {dimensions}",
+            f"axis {chosen} does not exist",
+            why=f"{option}={chosen}, number of axes: {dimensions}",
             fix=f"choose {option} from {-dimensions} to {dimensions - 1}",
         )
     if lines:
-        return (given % dimensions,)
-    return (0, 1) if dimensions == 2 else tuple(a for a in range(3) if a != given % 3)
+        return (chosen % dimensions,)
+    return (0, 1) if dimensions == 2 else tuple(a for a in range(3) if a != chosen % 3)
 
 
 def _check(family: str, shape: tuple[int, ...], acceleration: float | None, compat: str) -> None:
@@ -224,6 +225,6 @@ def _check(family: str, shape: tuple[int, ...], acceleration: float | None, comp
         )
 
 
-def _refuse_unused(given: bool, option: str, owner: str, source: str) -> None:
-    if given:
-        raise UsageError(f"{option} is only valid with {owner}", why=f"asked with {source}", fix=f"omit {option}")
+def _refuse_unused(is_set: bool, option: str, owner: str, source: str) -> None:
+    if is_set:
+        raise UsageError(f"{option} is only valid with {owner}", why=f"given with {source}", fix=f"omit {option}")

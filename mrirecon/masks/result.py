@@ -31,7 +31,7 @@ class MaskResult:
         calibration: (*space), size of the fully sampled box around the centre, or 0; measured for masks from a file and
             of mridc, otherwise as requested.
         family: name of a registered family, see `mrirecon.masks.FAMILIES`.
-        asked: requested acceleration; None for a file.
+        requested: requested acceleration; None for a file.
         seed: given seed, or fastMRI's tuple of character codes.
         name: file name for which the mask was drawn, or empty.
         slice: index of the slice for which the mask was drawn.
@@ -45,7 +45,7 @@ class MaskResult:
     acceleration: float
     calibration: tuple[int, ...]
     family: str
-    asked: float | None = None
+    requested: float | None = None
     seed: int | tuple[int, ...] = 0
     name: str = ""
     slice: int = 0
@@ -57,10 +57,10 @@ class MaskResult:
         """Return one line of text: family, achieved acceleration, calibration region."""
         size = "×".join(str(n) for n in self.mask.shape)
         box = "×".join(str(n) for n in self.calibration) if all(self.calibration) else "none"
-        asked = "" if self.asked is None else f" (asked {self.asked:g})"
+        requested = "" if self.requested is None else f" (requested {self.requested:g})"
         style = "" if self.compat == "none" else f", as {self.compat}"
         return (
-            f"{self.family}{style}, {size}: acceleration {self.acceleration:.4g}{asked}, "
+            f"{self.family}{style}, {size}: acceleration {self.acceleration:.4g}{requested}, "
             f"{int(self.mask.sum())} of {self.mask.size} samples, calibration region {box}"
         )
 
@@ -70,7 +70,7 @@ class MaskResult:
             "family": self.family,
             "shape": list(self.mask.shape),
             "acceleration": self.acceleration,
-            "asked": self.asked,
+            "requested": self.requested,
             "samples": int(self.mask.sum()),
             "calibration": list(self.calibration),
             "axes": list(self.axes),
@@ -129,19 +129,19 @@ def legacy_generator(seed: int | Sequence[int]) -> np.random.RandomState:
     return np.random.RandomState(numbers if isinstance(seed, Sequence) else numbers[0])
 
 
-def calibration_sides(space: tuple[int, ...], count: int, asked: int | tuple[int, ...] | None) -> tuple[int, ...]:
+def calibration_sides(space: tuple[int, ...], count: int, requested: int | tuple[int, ...] | None) -> tuple[int, ...]:
     """Return the sides of the calibration box along the undersampled axes of a mask with ``count`` samples.
 
     Raises:
         UsageError: the box is larger than k-space.
 
     """
-    if asked is None:
+    if requested is None:
         if len(space) == 1:
             return (round(CALIBRATION_SHARE * count),)
         side = min(CALIBRATION_SIDE, math.isqrt(int(CALIBRATION_SHARE * count)))
         return tuple(min(side, n) for n in space)
-    sides = tuple(int(c) for c in asked) if isinstance(asked, tuple) else (int(asked),) * len(space)
+    sides = tuple(int(c) for c in requested) if isinstance(requested, tuple) else (int(requested),) * len(space)
     if len(sides) != len(space) or not all(0 <= c <= n for c, n in zip(sides, space, strict=True)):
         raise UsageError(
             "the calibration region is larger than k-space",

@@ -28,7 +28,7 @@ from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Prior
 
 HELD_OUT_SHARE = 0.1  # fraction of the samples outside the calibration region to withhold
-_FEWEST = 8  # with fewer lines or samples outside the calibration region, none are withheld
+_MIN_CANDIDATES = 8  # with fewer lines or samples outside the calibration region, none are withheld
 
 # Maps a problem to a network's initial image and output, both (B, M, *space) complex.
 Refine = Callable[[Problem], tuple[Tensor, Tensor]]
@@ -56,7 +56,7 @@ def choose_hidden_samples(
     for axis in _line_axes(mask) if lines else []:
         free = free.take([0], axis)
     candidates = np.flatnonzero(free)
-    if len(candidates) < _FEWEST:
+    if len(candidates) < _MIN_CANDIDATES:
         return None
     count = max(2, round(share * len(candidates)))
     chosen = np.zeros(free.size, dtype=bool)
@@ -99,8 +99,8 @@ def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = Non
     if not bool(union.any()):
         return torch.ones(p.y.shape[0], dtype=p.mask.dtype, device=p.y.device)
     visible = p.mask * ~union
-    near = None if p.initial_image is None else _remove_samples(p, p.initial_image, union, prior)
-    start, output = refine(Problem(p.y * visible, visible, p.maps, near, noise=p.noise))
+    initial = None if p.initial_image is None else _remove_samples(p, p.initial_image, union, prior)
+    start, output = refine(Problem(p.y * visible, visible, p.maps, initial, noise=p.noise))
     d, e = p.encode(output - start), p.y - p.encode(start)
     weights = torch.stack([_least_squares(d * h, e * h) for h in hidden])
     return weights[0] if len(weights) == 1 else weights.prod(0).sqrt()
@@ -157,16 +157,18 @@ class Blended(Reconstructor):
         plain.precision = self.precision
         return plain.train(self.training)
 
-    def begin(self, p: Problem, prior: Prior | None = None, consume: bool = False) -> Normalized:
+    def normalize(
+        self, p: Problem, *, prior: Prior | None = None, consume: bool = False, warm: bool = False
+    ) -> Normalized:
         """Return the problem for the engine, whose image is then blended."""
         if self.training:
-            return super().begin(p, prior, consume)
+            return super().normalize(p, prior=prior, consume=consume, warm=warm)
         with torch.no_grad():
             if self.start is not None and p.initial_image is None:  # compute the initial image once
-                n = self.normalize(p, prior=prior)
+                n = super().normalize(p, prior=prior)
                 p = replace(p, initial_image=n.undo(n.problem.starting_image))
             weight = self.weight(lambda q: self.parts(q, prior=prior), p, prior)
-        n = self.normalize(p, prior=prior, consume=consume)
+        n = super().normalize(p, prior=prior, consume=consume)
         return _BlendedProblem(n.problem, n.scale, n.phase, self._rest(n, weight, prior), weight)
 
     def parts(self, p: Problem, *, prior: Prior | None = None) -> tuple[Tensor, Tensor]:
@@ -175,7 +177,7 @@ class Blended(Reconstructor):
         If the problem has an ``initial_image``, a few iterations give the image without the network.
         """
         warm = p.initial_image is not None
-        n = self.normalize(p, prior=prior, warm=warm)
+        n = super().normalize(p, prior=prior, warm=warm)
         image = self.engine.image(self.engine.solve(n.problem).state, n.problem)
         rest = n.problem.starting_image if warm else self._rest(n, torch.zeros_like(p.y[:, 0, 0, 0].real), prior)
         return n.undo(rest), n.undo(image)

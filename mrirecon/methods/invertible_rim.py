@@ -63,7 +63,10 @@ class InvertibleRim(RunsNetwork, Step[Tensor]):
 def invertible_rim(
     *, steps: StepCount = 8, features: StateChannels = 64, width: Width = 64, share_weights: ShareWeights = False
 ) -> Schedule[Tensor]:
-    """Invertible recurrent inference machine, trained without storing its steps (arXiv 1911.10914). Not the IRIM."""
+    """Invertible recurrent inference machine, trained without storing its steps (arXiv 1911.10914). Not the IRIM.
+
+    z₂ += Aᴴ(A z₁ − y), then z⁺ = network(z), ``steps`` times; the image is z₁.
+    """
     widths = [width * factor for factor in WIDTHS]
     return Schedule(
         copies(steps, share_weights, lambda: InvertibleRim(InvertibleNet(features, widths, DILATIONS), features))

@@ -87,7 +87,10 @@ def lpdnet(
     residual: Residual = True,
     share_weights: ShareWeights = False,
 ) -> Schedule[Buffers]:
-    """Learned primal-dual (Adler and Öktem, IEEE TMI 37:1322, 2018)."""
+    """Learned primal-dual (Adler and Öktem, IEEE TMI 37:1322, 2018).
+
+    h⁺ = h + D(h, A f₂, y), f⁺ = f + P(f, Aᴴ h₁⁺), for images f and k-spaces h, ``buffers`` of each.
+    """
 
     def block() -> LearnedPrimalDual:
         primal = Unet(2 * (buffers + 1), 2 * buffers, channels, pools)

@@ -41,7 +41,7 @@ class Method(Entry):
 
     @property
     def use(self) -> Use:
-        """Return the use of coil maps beyond the object; see `mrirecon.reconstruction.run.build_problem`."""
+        """Return the use of coil maps beyond the object; see `mrirecon.reconstruction.calibrate.build_problem`."""
         return "informed" if self.learned else "weighted" if self.weighted else "cropped"
 
     @property

@@ -12,11 +12,11 @@ from mrirecon.physics.problem import Problem
 from mrirecon.physics.scale import percentile_scale
 
 # With s, the noise of the zero-filled image relative to its scale:
-#   below QUIET, λ decreases with s; between QUIET and the knee, λ depends on the mask only (determined on measured
-#   scans, whose noise is in that range); above the knee, λ increases by slope · (s − knee), about one standard
-#   deviation of the noise.
+#   below LOW_NOISE, λ decreases with s;
+#   between LOW_NOISE and the knee, λ depends on the mask only (determined on measured scans with noise in that range);
+#   above the knee, λ increases by slope · (s − knee), about one standard deviation of the noise.
 # Knee and slope, for lines and for samples scattered over a plane, come from scripts/sweep_weights.py.
-QUIET = 0.0085
+LOW_NOISE = 0.0085
 _BY_NOISE = {
     "cs": ((0.02, 0.95), (0.0135, 1.3)),
     "cs-tv": ((0.0165, 0.45), (0.018, 0.55)),
@@ -25,7 +25,7 @@ _BY_NOISE = {
 _DEFAULT = ((0.02, 0.9), (0.02, 0.9))  # for all other methods
 # Minimum fraction of the weight from the mask, for lines and for scattered samples: without noise, aliasing and errors
 # of the coil maps remain, and they are more coherent for lines.
-_LEAST = (0.35, 0.05)
+_MIN_FRACTION = (0.35, 0.05)
 _VOXELS = 4096  # number of voxels that is sufficient for a mean over the maps
 
 
@@ -36,9 +36,9 @@ def default_weight(method: str, mask: np.ndarray | Tensor) -> float:
     the undersampling R: as R^(−1/3) for lines. Aliasing of samples scattered over a plane is as incoherent as noise:
     there, λ is 1.6 times larger at 4-fold, and falls as R^(−1/2).
     """
-    at_4: float = find_method(method).schema.model_fields["lam"].default
+    default: float = find_method(method).schema.model_fields["lam"].default
     rate, scattered = _sampling(mask)
-    return at_4 * float(1.6 * (4 / rate) ** 0.5 if scattered else (4 / rate) ** (1 / 3))
+    return default * float(1.6 * (4 / rate) ** 0.5 if scattered else (4 / rate) ** (1 / 3))
 
 
 def weight_by_noise(method: str, problem: Problem) -> Tensor:
@@ -64,7 +64,7 @@ def _weight(method: str, noise: float, mask: Tensor) -> float:
     rate, scattered = _sampling(mask)
     s, by_mask = noise / rate**0.5, default_weight(method, mask)
     knee, slope = _BY_NOISE.get(method, _DEFAULT)[scattered]
-    weight: float = by_mask * max(_LEAST[scattered], min(1.0, s / QUIET)) + slope * max(0.0, s - knee)
+    weight: float = by_mask * max(_MIN_FRACTION[scattered], min(1.0, s / LOW_NOISE)) + slope * max(0.0, s - knee)
     return weight
 
 

@@ -73,7 +73,10 @@ def rim(
     recurrent_kernel: Kernel = 1,
     dc: DataConsistency = "none",
 ) -> Schedule[RimState]:
-    """Recurrent inference machine with GRU, MGU or IndRNN cells (arXiv 2012.07819)."""
+    """Recurrent inference machine with GRU, MGU or IndRNN cells (arXiv 2012.07819).
+
+    x⁺ = x + Δ with h⁺, Δ = network([x, Aᴴ(A x − y)], h), ``steps`` times.
+    """
     network = RecurrentNet(4, 2, features, cell, recurrent_kernel)
     return Schedule([Rim(network, data_consistency(dc, "image"))], steps)
 

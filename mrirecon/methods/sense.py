@@ -43,5 +43,8 @@ class ConjugateGradient(Step[CgState]):
 
 @register(weighted=True)
 def sense(*, lam: Lam = 0.015, iterations: Iterations = 50, tolerance: Tolerance = 1e-4) -> Schedule[CgState]:
-    """CG-SENSE: least squares with Tikhonov regularization, by conjugate gradients."""
+    """CG-SENSE: least squares with Tikhonov regularization, by conjugate gradients.
+
+    x = argmin ½‖A x − y‖² + ½λ‖x‖².
+    """
     return Schedule([ConjugateGradient(lam)], iterations, tolerance)

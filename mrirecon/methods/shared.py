@@ -67,16 +67,16 @@ def complete(
 
     """
     _check(schedule, start, start_iterations, phase, blend, memory, segment, scale, fourier, own_maps)
-    first: StartImage | None = peer_start(start)
+    initial_image: StartImage | None = peer_start(start)
     if start == "cs":
-        first = compressed_sensing_start
+        initial_image = compressed_sensing_start
         for block in schedule.blocks:  # the initial image is already good: initialize the networks to add nothing
             block.zero_init_output()
     if start_iterations:
-        first = partial(compressed_sensing_start, iterations=start_iterations)
+        initial_image = partial(compressed_sensing_start, iterations=start_iterations)
     engine = Unrolled(schedule.blocks, schedule.repeats, tolerance=schedule.tolerance, memory=memory, segment=segment)
     prepare = schedule.prepare or maps_estimator(own_maps, own_maps_channels, own_maps_pools, fourier)
-    model = Reconstructor(engine, prepare, scale=scale, start=first, phase=phase, fourier=fourier)
+    model = Reconstructor(engine, prepare, scale=scale, start=initial_image, phase=phase, fourier=fourier)
     if blend == "none":
         return model
     # An initial image before convergence is not good enough for blending.

@@ -90,7 +90,10 @@ def unet(
     normalize: NormalizeInput = True,
     crop: Crop = 0,
 ) -> Schedule[Tensor]:
-    """U-Net on the zero-filled image: complex, combined by maps, or the magnitude as in fastMRI's baseline."""
+    """U-Net on the zero-filled image: complex, combined by maps, or the magnitude as in fastMRI's baseline.
+
+    x = U(Aᴴ y), or Aᴴ y + U(Aᴴ y) with ``skip``, then data consistency.
+    """
     if domain == "magnitude":
         if skip or dc != "none":
             raise UsageError("a U-Net on magnitudes has no skip and no data consistency", fix="use domain=complex")

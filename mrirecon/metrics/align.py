@@ -7,7 +7,7 @@ import numpy as np
 from mrirecon.io.geometry import Grid, from_matrix
 
 _APART = 0.1  # maximum distance of corresponding voxels, in voxels
-_WORDS = {0: "left-right", 1: "up-down"}
+_DIRECTIONS = {0: "left-right", 1: "up-down"}
 
 
 def aligned(images: np.ndarray, grid: Grid, reference: Grid) -> tuple[np.ndarray, Grid, list[str]]:
@@ -90,8 +90,10 @@ def apart(shape: tuple[int, ...], grid: Grid, reference: Grid) -> list[str]:
     turn = np.degrees(
         np.arccos(np.clip((np.trace(_directions(reference_affine).T @ _directions(affine)) - 1) / 2, -1, 1))
     )
-    how = f", rotated by {turn:.1f} degrees" if turn > 0.1 else ""
-    return [f"by their coordinates, both differ by up to {distance:.3g} mm{how}; they were compared voxel by voxel"]
+    rotation = f", rotated by {turn:.1f} degrees" if turn > 0.1 else ""
+    return [
+        f"by their coordinates, both differ by up to {distance:.3g} mm{rotation}; they were compared voxel by voxel"
+    ]
 
 
 def _directions(matrix: np.ndarray) -> np.ndarray:
@@ -99,11 +101,13 @@ def _directions(matrix: np.ndarray) -> np.ndarray:
 
 
 def _describe(target: np.ndarray, mirrored: list[bool]) -> list[str]:
-    words = ["with axes exchanged"] if list(target) != [0, 1, 2] else []
+    changes = ["with axes exchanged"] if list(target) != [0, 1, 2] else []
     for axis, flip in enumerate(mirrored):
         if flip:
-            there = int(target[axis])
-            words.append(f"mirrored {_WORDS[there]}" if there in _WORDS else "with slices in reverse order")
-    if not words:
+            direction = int(target[axis])
+            changes.append(
+                f"mirrored {_DIRECTIONS[direction]}" if direction in _DIRECTIONS else "with slices in reverse order"
+            )
+    if not changes:
         return []
-    return [f"stored {' and '.join(words)}, relative to the reference: reoriented to match it, by their coordinates"]
+    return [f"stored {' and '.join(changes)}, relative to the reference: reoriented to match it, by their coordinates"]

@@ -19,6 +19,7 @@ from mrirecon.metrics.region import read_region
 from mrirecon.metrics.shapes import CROPPED, centre_square, check_shapes, common_centre
 
 Row = dict[str, object]
+_LEAST_SPAN = 0.5  # of images for ATOMMIC's SSIM, whose data range is at least 1
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Options:
             raise UsageError(f"unknown metric {', '.join(unknown)}".rstrip(), fix=fix)
         if self.preset not in PRESETS:
             raise UsageError(f"unknown preset {self.preset!r}", fix=f"choose one of {', '.join(PRESETS)}")
-        unscaled = [METRICS[m].title for m in self.metrics if METRICS[m].given == "preset"]
+        unscaled = [METRICS[m].title for m in self.metrics if METRICS[m].scope == "preset"]
         if self.preset == "mrirecon" and unscaled:
             raise UsageError(
                 f"the preset mrirecon has no {unscaled[0]}, because it scales the images first",
@@ -73,7 +74,7 @@ class Evaluation:
         shape: shape of the images, (item, *space).
         options: settings of the metrics.
         slices: metrics of each slice, and ``scale``; None if undefined.
-        why: reason for undefined values of each slice.
+        reasons: why values of each slice are undefined; "" if none is.
         items: metrics of each item: of the whole volume if the preset defines it so, else the mean over slices.
         notes: notes to the user, for example on an image that seems to be mirrored.
         lesions: scores of the lesions, keyed by item.
@@ -87,7 +88,7 @@ class Evaluation:
     shape: tuple[int, ...]
     options: Options
     slices: list[Values]
-    why: list[str]
+    reasons: list[str]
     items: list[Values]
     notes: list[str] = field(default_factory=list)
     lesions: list[list[LesionScore]] = field(default_factory=list)
@@ -102,8 +103,8 @@ class Evaluation:
     @property
     def undefined(self) -> dict[str, int]:
         """Return the number of slices with an undefined value, for each metric that is computed per slice."""
-        given = [m for m in self.options.metrics if any(m in row for row in self.slices)]
-        return {name: sum(row.get(name) is None for row in self.slices) for name in given}
+        per_slice = [m for m in self.options.metrics if any(m in row for row in self.slices)]
+        return {name: sum(row.get(name) is None for row in self.slices) for name in per_slice}
 
     def rows(self) -> list[Row]:
         """Return one row per slice: item, slice (None for 2D items), metrics, scale, reason for undefined values."""
@@ -113,9 +114,9 @@ class Evaluation:
                 "item": i if depth is None else i // depth,
                 "slice": None if depth is None else i % depth,
                 **{name: row.get(name) for name in (*self.options.metrics, "scale")},
-                "reason": why or None,
+                "reason": reason or None,
             }
-            for i, (row, why) in enumerate(zip(self.slices, self.why, strict=True))
+            for i, (row, reason) in enumerate(zip(self.slices, self.reasons, strict=True))
         ]
 
     def as_dict(self) -> dict[str, Any]:
@@ -135,7 +136,7 @@ class Evaluation:
         if self.options.region is not None:
             content["lesions"] = {
                 "by_size": by_size([s for item in self.lesions for s in item]),
-                "each": [{"item": i, **s.as_dict()} for i, item in enumerate(self.lesions) for s in item],
+                "each": [{"item": i, **vars(s)} for i, item in enumerate(self.lesions) for s in item],
             }
         return content
 
@@ -182,6 +183,12 @@ def compare(
         for name, v in (("images", images), ("reference", truth))
         if (v < 0).any()
     ]
+    span = max(float(np.ptp(v)) for v in (images, truth))
+    if options.preset == "atommic" and "ssim" in options.metrics and span < _LEAST_SPAN:
+        notes.append(
+            f"the values span {span:.3g}, but the preset atommic computes SSIM with a range of at least 1, so it is "
+            "near 1 for any image: scale images and reference to a maximum of 1, or use another preset"
+        )
     mask = None if options.mask is None else read_region(options.mask, images.shape, reference) > 0
     labels = None if options.region is None else read_region(options.region, images.shape, reference)
     evaluation = Evaluation(prediction, reference, kind, images.shape, options, [], [], [], notes)
@@ -191,21 +198,21 @@ def compare(
     groups = [slice(i, i + step) for i in range(0, len(images), step)]
     for group in groups:
         x, r = (v[group].reshape(-1, *v.shape[-2:]) for v in (images, truth))
-        rows, why, whole = _measure(x, r, None if mask is None else mask[group].reshape(x.shape), options)
+        rows, reasons, whole = _measure(x, r, None if mask is None else mask[group].reshape(x.shape), options)
         evaluation.slices.extend(rows)
-        evaluation.why.extend(why)
+        evaluation.reasons.extend(reasons)
         evaluation.items.append(whole)
         scale = mean(row.get("scale") for row in rows) if own else _volume_scale(x, r)
         scaled = own or options.preset == "mridc"  # mridc divides each slice by its own maximum
         x, r = np.abs(x), np.abs(r)
-        for what, how in misalignments(x, r, scale, placed=placed, scaled=scaled):
-            misaligned.setdefault(what, []).append(how)
+        for message, reason in misalignments(x, r, scale, placed=placed, scaled=scaled):
+            misaligned.setdefault(message, []).append(reason)
         if labels is not None:
             spacing = options.spacing or (1.0, 1.0)
             evaluation.lesions.append(measure_lesions(x, r, labels[group].reshape(x.shape), spacing=spacing))
-    for what, reasons in misaligned.items():
-        items = f" ({len(reasons)} of {len(groups)} items)" if len(groups) > 1 else ""
-        notes.append(f"{what}{items}: {reasons[0]}")
+    for message, explanations in misaligned.items():
+        items = f" ({len(explanations)} of {len(groups)} items)" if len(groups) > 1 else ""
+        notes.append(f"{message}{items}: {explanations[0]}")
     return evaluation
 
 
@@ -224,25 +231,25 @@ def _measure(
         reasons = [dict(score.reasons) for _ in rows]
     for name in options.metrics:
         metric = METRICS[name]
-        if metric.given != "slice":
+        if metric.scope != "slice":
             continue
         for i, row in enumerate(rows):
             scale = row.get("scale", 1.0)
             row[name] = None
-            where = {} if inside is None or "region" not in metric.options else {"region": inside[i]}
+            pixels = {} if inside is None or "region" not in metric.options else {"region": inside[i]}
             try:
-                value = math.nan if scale is None else float(metric.build(np.abs(x[i]) * scale, np.abs(r[i]), **where))
+                value = math.nan if scale is None else float(metric.build(np.abs(x[i]) * scale, np.abs(r[i]), **pixels))
             except InputError as error:
                 reasons[i][name] = error.what
                 continue
             if math.isfinite(value):
                 row[name] = value
             elif scale is not None:
-                reasons[i][name] = f"the {metric.title} is not a finite number"
+                reasons[i][name] = f"the {metric.title} is NaN or infinite"
     means = {m: mean(row.get(m) for row in rows) for m in options.metrics if any(m in row for row in rows)}
     overall = means | {m: v for m, v in whole.items() if m in options.metrics}
-    why = ["; ".join(dict.fromkeys(t for m, t in one.items() if m in options.metrics)) for one in reasons]
-    return rows, why, overall
+    texts = ["; ".join(dict.fromkeys(t for m, t in one.items() if m in options.metrics)) for one in reasons]
+    return rows, texts, overall
 
 
 def _volume_scale(x: np.ndarray, r: np.ndarray) -> float | None:

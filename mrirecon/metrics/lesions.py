@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -67,10 +67,6 @@ class LesionScore:
     sharpness: float | None = None
     sharpness_reference: float | None = None
     reason: str | None = None
-
-    def as_dict(self) -> dict[str, object]:
-        """Return plain data."""
-        return asdict(self)
 
 
 def measure_lesions(
@@ -164,18 +160,18 @@ def _contrast(v: np.ndarray, inside: np.ndarray, shell: np.ndarray) -> tuple[flo
 
 def _sharpness(v: np.ndarray, distance: np.ndarray, border: np.ndarray, height: float) -> float | None:
     """Return the negative slope of a line fitted to the border's pixels, over the lesion's height."""
-    at, values = distance[border], v[border]
-    at = at - at.mean()
-    spread = float((at**2).sum())
+    position, values = distance[border], v[border]
+    position = position - position.mean()
+    spread = float((position**2).sum())
     if not height or not spread:
         return None
-    return -float((at * (values - values.mean())).sum()) / spread / height
+    return -float((position * (values - values.mean())).sum()) / spread / height
 
 
-def by_size(lesions: Sequence[LesionScore], bounds: Sequence[float] = SIZES) -> list[dict[str, object]]:
+def by_size(lesions: Sequence[LesionScore]) -> list[dict[str, object]]:
     """Return the number of lesions and the median of defined values for each group of diameters."""
     rows: list[dict[str, object]] = []
-    for low, high in pairwise(bounds):
+    for low, high in pairwise(SIZES):
         group = [s for s in lesions if low <= s.diameter < high]
         row: dict[str, object] = {"from mm": low, "to mm": None if math.isinf(high) else high, "lesions": len(group)}
         for name in ("recovery", "contrast", "contrast_reference", "cnr", "cnr_reference", "sharpness"):

@@ -27,7 +27,7 @@ class Comparison:
     Attributes:
         problem: problems of the batch.
         scale: (B,), the 99th percentile of |Aᴴy|.
-        on: values of images that are compared: magnitudes or complex values.
+        values: values of the images that are compared: magnitudes or complex values.
         target: (B, M, y, x) reference in units of ``scale``, or None.
         region: (B, y, x) booleans, region of the comparison; None for the whole image.
         full: (B, C, y, x) reference k-space; None if no loss needs it.
@@ -37,7 +37,7 @@ class Comparison:
 
     problem: Problem
     scale: Tensor
-    on: Literal["magnitude", "complex"] = "magnitude"
+    values: Literal["magnitude", "complex"] = "magnitude"
     target: Tensor | None = None
     region: Tensor | None = None
     full: Tensor | None = None
@@ -63,7 +63,7 @@ class Comparison:
 
         """
         assert self.target is not None, "checked before a loss of images is computed"
-        if self.on == "magnitude":
+        if self.values == "magnitude":
             return (magnitude_of_sets(image) - self.reference).abs()
         if not (image.is_complex() and self.target.is_complex()):
             raise UsageError(
@@ -82,6 +82,13 @@ class Comparison:
         count = region.flatten(1).sum(1).clamp_min(1)
         return torch.where(region, values, 0.0).flatten(1).sum(1) / count
 
+    @property
+    def samples(self) -> tuple[Tensor, Tensor]:
+        """Return the reference k-space, and the mask of the compared samples."""
+        assert self.full is not None, "checked before a loss of k-space is computed"
+        assert self.held is not None, "checked before a loss of k-space is computed"
+        return self.full, self.held
+
     def residual(self, image: Tensor) -> Tensor:
         """Return the error of an image at the compared k-space samples, (B, n) complex.
 
@@ -89,8 +96,7 @@ class Comparison:
             UsageError: the image has no phase.
 
         """
-        assert self.full is not None, "checked before a loss of k-space is computed"
-        assert self.held is not None, "checked before a loss of k-space is computed"
+        full, held = self.samples
         if not image.is_complex():
             raise UsageError(
                 "the image of this method has no k-space",
@@ -98,7 +104,7 @@ class Comparison:
                 why="it is a root sum of squares",
                 fix="use a method that combines coils with maps, or another loss",
             )
-        return (self.held * (self.problem.encode(image) - self.full)).flatten(1)
+        return (held * (self.problem.encode(image) - full)).flatten(1)
 
 
 def magnitude_of_sets(image: Tensor) -> Tensor:
@@ -107,32 +113,33 @@ def magnitude_of_sets(image: Tensor) -> Tensor:
 
 
 @register_loss(rank=1, about="mean |x - r|")
-def l1(image: Tensor, about: Comparison) -> Tensor:
+def l1(image: Tensor, comparison: Comparison) -> Tensor:
     """Return the mean absolute error of each item (B,)."""
-    return about.mean(about.difference(image))
+    return comparison.mean(comparison.difference(image))
 
 
 @register_loss(rank=2, about="mean |x - r|^2")
-def l2(image: Tensor, about: Comparison) -> Tensor:
+def l2(image: Tensor, comparison: Comparison) -> Tensor:
     """Return the mean squared error of each item (B,)."""
-    return about.mean(about.difference(image).square())
+    return comparison.mean(comparison.difference(image).square())
 
 
 @register_loss("ssim", rank=3, about="1 - SSIM of the magnitudes")
-def ssim_loss(image: Tensor, about: Comparison) -> Tensor:
+def ssim_loss(image: Tensor, comparison: Comparison) -> Tensor:
     """Return one minus the structural similarity of each item (B,)."""
-    values = ssim_map(magnitude_of_sets(image), about.reference, about.peak)
+    values = ssim_map(magnitude_of_sets(image), comparison.reference, comparison.peak)
     edge = (image.shape[-1] - values.shape[-1]) // 2
-    return 1 - about.mean(values, None if about.region is None else about.region[:, edge:-edge, edge:-edge])
+    return 1 - comparison.mean(
+        values, None if comparison.region is None else comparison.region[:, edge:-edge, edge:-edge]
+    )
 
 
 @register_loss(rank=4, domain="kspace", about="mean |F S x - k| over all samples")
-def kspace_l1(image: Tensor, about: Comparison) -> Tensor:
+def kspace_l1(image: Tensor, comparison: Comparison) -> Tensor:
     """Return the mean absolute error of the samples of each item (B,)."""
-    assert about.held is not None, "checked before a loss of k-space is computed"
-    assert about.full is not None, "checked before a loss of k-space is computed"
-    count = about.held.flatten(1).sum(1) * about.full.shape[1]
-    return _sum_of_magnitudes(about.residual(image)) / (count * about.scale)
+    full, held = comparison.samples
+    count = held.flatten(1).sum(1) * full.shape[1]
+    return _sum_of_magnitudes(comparison.residual(image)) / (count * comparison.scale)
 
 
 @register_loss(
@@ -141,12 +148,11 @@ def kspace_l1(image: Tensor, about: Comparison) -> Tensor:
     supervised=False,
     about="self-supervised: error at acquired samples that were withheld from the network",
 )
-def ssdu(image: Tensor, about: Comparison) -> Tensor:
+def ssdu(image: Tensor, comparison: Comparison) -> Tensor:
     """Return the error at withheld acquired samples (Yaman et al., MRM 84:3172, 2020), (B,)."""
-    assert about.held is not None, "checked before a loss of k-space is computed"
-    assert about.full is not None, "checked before a loss of k-space is computed"
-    wrong, measured = about.residual(image), (about.held * about.full).flatten(1)
-    tiny = torch.finfo(about.scale.dtype).tiny
+    full, held = comparison.samples
+    wrong, measured = comparison.residual(image), (held * full).flatten(1)
+    tiny = torch.finfo(comparison.scale.dtype).tiny
     first = _sum_of_magnitudes(wrong) / _sum_of_magnitudes(measured).clamp_min(tiny)
     second = root_sum_of_squares(wrong, 1) / root_sum_of_squares(measured, 1).clamp_min(tiny)
     return 0.5 * (first + second)

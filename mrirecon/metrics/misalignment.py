@@ -44,7 +44,7 @@ def misalignments(
         findings = _orientation(one, reference) or _small_shift(one, reference)
         findings = findings or _order(x, r) or _zoom(one, reference)
     if placed:
-        findings = [(f"{what}, though the coordinates of both files agree", how) for what, how in findings]
+        findings = [(f"{message}, though the coordinates of both files agree", reason) for message, reason in findings]
     if findings and not scaled:
         return findings  # the factor of a misaligned image has little meaning
     least, then = (_SCALE, "scaled first") if scaled else (_SCALE_IF_UNSCALED, "this preset does not scale them")
@@ -100,12 +100,12 @@ def _orientation(x: np.ndarray, r: np.ndarray) -> list[Finding]:
             names = [name for name, flag in flags.items() if flag]
     if best < _LEAST:
         return []
-    how = f"its correlation with the reference would be {best:.2f}, not {here:.2f}"
+    reason = f"its correlation with the reference would be {best:.2f}, not {here:.2f}"
     # mirroring about the centre of an even number of pixels shifts by one pixel
     if not names or max(map(abs, moved)) > step:
-        how = f"by {moved[0]} pixels down and {moved[1]} across; {how}"
+        reason = f"by {moved[0]} pixels down and {moved[1]} across; {reason}"
         names = [*names, "shifted"]
-    return [(f"the image seems to be {' and '.join(names)}", how)]
+    return [(f"the image seems to be {' and '.join(names)}", reason)]
 
 
 def _small_shift(x: np.ndarray, r: np.ndarray) -> list[Finding]:
@@ -115,8 +115,8 @@ def _small_shift(x: np.ndarray, r: np.ndarray) -> list[Finding]:
     best, (down, across) = _best_shift(one, reference)
     if best < max(_LEAST, here + _NUDGE, 1 - _LEFT * (1 - here)) or not (down or across):
         return []
-    how = f"by {down} pixels down and {across} across; its correlation with the reference would be {best:.3f}"
-    return [("the image seems to be shifted", f"{how}, not {here:.3f}")]
+    reason = f"by {down} pixels down and {across} across; its correlation with the reference would be {best:.3f}"
+    return [("the image seems to be shifted", f"{reason}, not {here:.3f}")]
 
 
 def _order(x: np.ndarray, r: np.ndarray) -> list[Finding]:
@@ -124,8 +124,8 @@ def _order(x: np.ndarray, r: np.ndarray) -> list[Finding]:
     here, best = (float(np.mean([correlation(a, b) for a, b in zip(v, r, strict=True)])) for v in (x, x[::-1]))
     if len(r) == 1 or best <= max(_LEAST, here + 0.01, 1 - _LEFT * (1 - here)):
         return []
-    how = f"their correlation with the reference's would be {best:.2f}, not {here:.2f}"
-    return [("the slices seem to be in reverse order", how)]
+    reason = f"their correlation with the reference's would be {best:.2f}, not {here:.2f}"
+    return [("the slices seem to be in reverse order", reason)]
 
 
 def _zoom(x: np.ndarray, r: np.ndarray) -> list[Finding]:
@@ -145,6 +145,6 @@ def _zoom(x: np.ndarray, r: np.ndarray) -> list[Finding]:
     best, zoom = max((undone(zoom * f, axes), zoom * f) for f in _FINER)
     if best < max(_ZOOMED, here + 0.01, 1 - _LEFT * (1 - here)):
         return []
-    where = {(1, 1): "", (1, 0): " along y", (0, 1): " along x"}[axes]
-    how = f"its correlation with the reference would be {best:.2f}, not {here:.2f}"
-    return [("the image seems to be zoomed", f"by {zoom:.2f} about its centre{where}; {how}")]
+    direction = {(1, 1): "", (1, 0): " along y", (0, 1): " along x"}[axes]
+    reason = f"its correlation with the reference would be {best:.2f}, not {here:.2f}"
+    return [("the image seems to be zoomed", f"by {zoom:.2f} about its centre{direction}; {reason}")]

@@ -108,7 +108,7 @@ def score_volume(prediction: Array, reference: Array, preset: Preset, *, mask: A
         x, r = slices(i)
         for name, values in (("prediction", x), ("reference", r)):
             if not bool(torch.isfinite(values).all()):
-                return _undefined(f"the {name} contains NaN or infinity", count)
+                return _undefined(f"the {name} contains NaN or infinite values", count)
         ranges.append([[float(v.min()), float(v.max())] for v in (x, r)])
     if preset in _SCALES:
         return _score_slices(slices, count, _SCALES[preset])
@@ -135,7 +135,7 @@ def _score_whole(slices: Slices, count: int, peak: float, least: float) -> Volum
 def _score_slices(slices: Slices, count: int, scale: Scale) -> VolumeScore:
     """Score every slice separately after scaling; the volume's scores are means."""
     rows: list[Values] = []
-    why: dict[str, list[str]] = {}
+    all_reasons: dict[str, list[str]] = {}
     for one, reference in map(slices, range(count)):
         x, r, peak = scale(one, reference)
         faults = {
@@ -144,7 +144,7 @@ def _score_slices(slices: Slices, count: int, scale: Scale) -> VolumeScore:
             "the prediction is zero": not bool(torch.isfinite(x).all()),
             "the reference is constant": peak <= 0,
         }
-        fault = next((words for words, holds in faults.items() if holds), None)
+        fault = next((text for text, holds in faults.items() if holds), None)
         if fault is not None:
             values, reasons = dict.fromkeys(_METRICS), dict.fromkeys(_METRICS, fault)
         else:
@@ -153,9 +153,9 @@ def _score_slices(slices: Slices, count: int, scale: Scale) -> VolumeScore:
             values["ssim"] = float(ssim(x, r, peak))
         rows.append(values)
         for name, text in reasons.items():
-            why.setdefault(name, []).append(text)
+            all_reasons.setdefault(name, []).append(text)
     volume = {name: mean(row[name] for row in rows) for name in _METRICS}
-    summary = {name: f"undefined in {len(texts)} of {count} slices: {texts[0]}" for name, texts in why.items()}
+    summary = {name: f"undefined in {len(texts)} of {count} slices: {texts[0]}" for name, texts in all_reasons.items()}
     return VolumeScore(volume, rows, summary)
 
 

@@ -20,7 +20,7 @@ class Metric(Entry):
         label: name in tables, with unit.
         higher: whether a higher value is better.
         digits: significant digits in reports.
-        given: how the metric is computed: ``slice`` calls the function for every slice; ``score`` is a part of our own
+        scope: how the metric is computed: ``slice`` calls the function for every slice; ``score`` is a part of our own
             score and of the presets; ``preset`` is a part of the presets only, because it depends on the scale of the
             images, which our own score changes.
 
@@ -29,7 +29,7 @@ class Metric(Entry):
     label: str = ""
     higher: bool = False
     digits: int = 3
-    given: Literal["slice", "score", "preset"] = "slice"
+    scope: Literal["slice", "score", "preset"] = "slice"
 
     @property
     def title(self) -> str:
@@ -41,7 +41,7 @@ class Metric(Entry):
 class LossTerm(Entry):
     """Describe a loss.
 
-    The function takes ``(image, about)``: an image (B, M, y, x) and its reference; see
+    The function takes ``(image, comparison)``: an image (B, M, y, x) and its reference; see
     `mrirecon.metrics.losses.Comparison`. It returns one differentiable number per item (B,), zero for equal images.
 
     Attributes:
@@ -63,4 +63,4 @@ register_loss = LOSSES.register
 
 def score_metrics() -> tuple[str, ...]:
     """Return the metrics of our own score, which are the default."""
-    return tuple(name for name, metric in METRICS.items() if metric.given == "score")
+    return tuple(name for name, metric in METRICS.items() if metric.scope == "score")

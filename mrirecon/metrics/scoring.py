@@ -123,10 +123,10 @@ def scores(images: Array, reference: Array, *, region: Array | None = None) -> l
         require_same_shape(region, reference)
     results = []
     # Slice by slice, to limit the memory of float64.
-    for at in np.ndindex(*images.shape[:-2]):
+    for index in np.ndindex(*images.shape[:-2]):
         # On the CPU, because not every accelerator supports float64.
-        x, r = (magnitude(a[at].cpu() if isinstance(a, Tensor) else a[at]) for a in (images, reference))
-        inside = None if region is None else magnitude(region[at]).cpu() > 0
+        x, r = (magnitude(a[index].cpu() if isinstance(a, Tensor) else a[index]) for a in (images, reference))
+        inside = None if region is None else magnitude(region[index]).cpu() > 0
         results.append(_score(x, r, inside))
     return results
 
@@ -134,7 +134,7 @@ def scores(images: Array, reference: Array, *, region: Array | None = None) -> l
 def _score(x: Tensor, r: Tensor, region: Tensor | None = None) -> Score:
     for name, values in (("image", x), ("reference", r)):
         if not bool(torch.isfinite(values).all()):
-            return _undefined(f"the {name} contains NaN or infinity")
+            return _undefined(f"the {name} contains NaN or infinite values")
     peak = float(r.amax())
     if peak == 0:
         return _undefined("the reference is zero")

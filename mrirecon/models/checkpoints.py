@@ -21,8 +21,8 @@ from mrirecon import __version__
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError, ModelMismatchError, UsageError
 from mrirecon.io.safe.atomic import atomic_path, sha256
-from mrirecon.io.safe.text import parse_json, utf8
-from mrirecon.io.writers.write import json_text, write_json
+from mrirecon.io.safe.text import json_text, parse_json, utf8
+from mrirecon.io.writers.write import write_json
 from mrirecon.methods.registry import build, find_method, resolve
 from mrirecon.networks import channels_last
 

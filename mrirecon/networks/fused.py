@@ -19,8 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from mrirecon.physics.precision import full_precision
 
-_backward = torch.ops.aten.convolution_backward
-_below = torch.ops.aten.threshold_backward
+_convolution_backward = torch.ops.aten.convolution_backward
+_relu_backward = torch.ops.aten.threshold_backward
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, relu: bool) -> Tensor:
@@ -101,9 +101,9 @@ class _Convolution(torch.autograd.Function):
         """Return the gradients of image, weight and bias."""
         x, weight, out = ctx.saved_tensors
         if out is not None:
-            gradient = _below(gradient, out, 0)
+            gradient = _relu_backward(gradient, out, 0)
         needs = list(ctx.needs_input_grad[:3])
-        passed = _backward(
+        passed = _convolution_backward(
             _channels_last(gradient), x, weight, ctx.biases, [1, 1], ctx.reach, ctx.dilation, False, [0, 0], 1, needs
         )
         return *passed, None, None
@@ -132,14 +132,17 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of features, state, weight, bias and recurrent weight."""
         x, h, weight, recurrent, out = ctx.saved_tensors
-        for_x, for_h, for_weight, for_bias, for_recurrent, _ = ctx.needs_input_grad
+        needs_x, needs_h, needs_weight, needs_bias, needs_recurrent, _ = ctx.needs_input_grad
+        needs = [needs_x, needs_weight, needs_bias]
         # The halo repeats the edge, so that ReLU and halo can be reversed in any order.
-        gradient = _fold(_channels_last(_below(gradient, out, 0)), ctx.halo)
-        to_x, to_weight, to_bias = _backward(
-            gradient, x, weight, ctx.biases, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [for_x, for_weight, for_bias]
+        gradient = _fold(_channels_last(_relu_backward(gradient, out, 0)), ctx.halo)
+        to_x, to_weight, to_bias = _convolution_backward(
+            gradient, x, weight, ctx.biases, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, needs
         )
-        to_h = gradient * recurrent if for_h else None
-        to_recurrent = (gradient * h).sum((0, 2, 3), keepdim=True) if for_recurrent else None
+        product = gradient * h
+        to_recurrent = product.sum((0, 2, 3), keepdim=True) if needs_recurrent else None
+        # Writing to the memory of the product is faster than to new memory.
+        to_h = torch.mul(gradient, recurrent, out=product) if needs_h else None
         return to_x, to_h, to_weight, to_bias, to_recurrent, None
 
 

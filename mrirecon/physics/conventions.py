@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -52,10 +52,10 @@ class CoilScale(Transform):
 
     def apply(self, p: Problem) -> Problem:
         """Return the problem of the scaled coil images and maps."""
-        centre = tuple(n // 2 for n in p.y.shape[2:])
+        centre: tuple[Any, ...] = (..., *(n // 2 for n in p.y.shape[2:]))
         y = p.y.clone()
         # A constant in the coil images is the centre sample of k-space, times √n for n samples.
-        y[(..., *centre)] -= self.shift[:, None] * math.sqrt(math.prod(p.y.shape[2:]))
+        y[centre] -= self.shift[:, None] * math.sqrt(math.prod(p.y.shape[2:]))
         maps = (p.maps - per_item(self.maps_shift, p.maps)) / per_item(self.maps_factor, p.maps)
         initial = p.initial_image
         if initial is not None:

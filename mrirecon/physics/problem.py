@@ -15,7 +15,7 @@ from mrirecon.errors import InputError
 from mrirecon.physics.operators import Coils, Fourier, LinearOperator, Mask, combine, root_sum_of_squares, weight
 from mrirecon.physics.precision import FullPrecision
 
-_AT_A_TIME = 2**18  # complex numbers of k-space (2 MiB): small enough for the cache, large enough to use all threads
+_GROUP_SIZE = 2**18  # complex numbers of k-space (2 MiB): small enough for the cache, large enough to use all threads
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class Problem(FullPrecision):
         """Return the groups of coils to process together; on a CPU without gradients, they fit the cache."""
         group = coils = self.y.shape[1]
         if self.y.device.type == "cpu" and not torch.is_grad_enabled():
-            group = max(1, min(coils, _AT_A_TIME * coils // max(1, self.y.numel())))
+            group = max(1, min(coils, _GROUP_SIZE * coils // max(1, self.y.numel())))
         return [slice(c, c + group) for c in range(0, coils, group)]
 
     def gradient(self, x: Tensor) -> Tensor:

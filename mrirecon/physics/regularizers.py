@@ -107,16 +107,16 @@ class WaveletL1(Regularizer):
         """Soft-threshold the details (B, M, *space)."""
         out = soft_threshold(v, t)
         # The approximation lies in the same corner for every wavelet.
-        where = corner(self.operator().shapes(tuple(v.shape[-self.ndim :]))[-1])
-        out[where] = v[where]
+        approximation = corner(self.operator().shapes(tuple(v.shape[-self.ndim :]))[-1])
+        out[approximation] = v[approximation]
         return out
 
     def prox(self, x: Tensor, t: Tensor | float, iteration: int, warm: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return Wᴴ shrink(W x, t), on the grid of this iteration."""
         index, shift = self._draw(tuple(x.shape[-self.ndim :]), iteration)
         w, axes = self.operator(index), tuple(range(-self.ndim, 0))
-        moved = x.roll(shift, axes) if any(shift) else x
-        out = w.adjoint(self.shrink(w(moved), t))
+        shifted = x.roll(shift, axes) if any(shift) else x
+        out = w.adjoint(self.shrink(w(shifted), t))
         return out.roll(tuple(-s for s in shift), axes) if any(shift) else out, None
 
     def _draw(self, space: tuple[int, ...], iteration: int) -> tuple[int, tuple[int, ...]]:

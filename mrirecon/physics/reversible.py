@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,8 +13,8 @@ from mrirecon.physics.precision import RunsNetwork
 from mrirecon.physics.problem import Problem
 
 
-def run_invertible(steps: Sequence[Any], p: Problem) -> tuple[Tensor, Tensor]:
-    """Apply invertible steps in turn (`mrirecon.engine.Step`), and return the first and the last state.
+def run_invertible(steps: Sequence[Any], p: Problem) -> Tensor:
+    """Apply invertible steps in turn (`mrirecon.engine.Step`), and return the last state.
 
     Only the last state is stored. The backward pass computes the input of each step from its output.
 
@@ -34,7 +34,7 @@ def run_invertible(steps: Sequence[Any], p: Problem) -> tuple[Tensor, Tensor]:
             fix="compute in float32, or use memory=checkpoint",
         )
     weights = {w: None for step in steps for w in step.parameters() if w.requires_grad}
-    return start, _Inverted.apply(steps, p, start, *weights)  # type: ignore[no-untyped-call]  # torch's
+    return cast("Tensor", _Inverted.apply(steps, p, start, *weights))  # type: ignore[no-untyped-call]  # torch's
 
 
 class _Inverted(torch.autograd.Function):

@@ -7,6 +7,7 @@ T₂ u.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,6 +33,13 @@ class Transform(FullPrecision, ABC):
 
     def __matmul__(self, inner: Transform) -> Transform:
         return Composed(self, inner)
+
+
+def _change_images(p: Problem, change: Callable[[Tensor], Tensor]) -> Problem:
+    """Return the problem with its initial image, and the zero-filled image if it is computed, as images of u."""
+    initial = None if p.initial_image is None else change(p.initial_image)
+    cache = None if p.cache is None else replace(p.cache, adjoint=change(p.cache.adjoint))
+    return replace(p, initial_image=initial, cache=cache)
 
 
 @dataclass(frozen=True)
@@ -78,13 +86,11 @@ class Scale(Transform):
 
     def apply(self, p: Problem) -> Problem:
         """Return the problem of y / s."""
-        divisor, cache, initial = per_item(self.factor, p.y), p.cache, p.initial_image
-        if cache is not None:
-            cache = replace(cache, adjoint=cache.adjoint / per_item(self.factor, cache.adjoint))
-        initial = None if initial is None else initial / per_item(self.factor, initial)
+        divisor = per_item(self.factor, p.y)
         y = p.y.div_(divisor) if self.consume else p.y / divisor
         noise = None if p.noise is None else p.noise / per_item(self.factor, p.noise).square()
-        return replace(p, y=y, initial_image=initial, noise=noise, cache=cache, verified=(y, p.mask))
+        q = replace(p, y=y, noise=noise, verified=(y, p.mask))
+        return _change_images(q, lambda x: x / per_item(self.factor, x))
 
     def undo(self, u: Tensor) -> Tensor:
         """Return s u."""
@@ -107,11 +113,8 @@ class SmoothPhase(Transform):
 
     def apply(self, p: Problem) -> Problem:
         """Return the problem with the maps S φ and the same samples."""
-        conjugate, cache, initial = self.phase.conj(), p.cache, p.initial_image
-        if cache is not None:
-            cache = replace(cache, adjoint=cache.adjoint * conjugate)
-        initial = None if initial is None else initial * conjugate
-        return replace(p, maps=p.maps * self.phase.unsqueeze(2), initial_image=initial, cache=cache)
+        q = replace(p, maps=p.maps * self.phase.unsqueeze(2))
+        return _change_images(q, lambda x: x * self.phase.conj())
 
     def undo(self, u: Tensor) -> Tensor:
         """Return φ u."""
@@ -137,9 +140,9 @@ class Prior(Transform):
 
     def apply(self, p: Problem) -> Problem:
         """Return the problem with the maps S w."""
-        initial, w = p.initial_image, self.weight
-        initial = None if initial is None else torch.where(w > _NO_SIGNAL, initial / w, 0)
-        return replace(p, maps=p.maps * w.unsqueeze(2), initial_image=initial, cache=None)
+        w = self.weight
+        q = replace(p, maps=p.maps * w.unsqueeze(2), cache=None)
+        return _change_images(q, lambda x: torch.where(w > _NO_SIGNAL, x / w, 0))
 
     def undo(self, u: Tensor) -> Tensor:
         """Return w u."""
@@ -159,8 +162,7 @@ class Gain(Transform):
 
     def apply(self, p: Problem) -> Problem:
         """Return the problem with the maps S / g."""
-        initial = None if p.initial_image is None else p.initial_image * self.factor
-        return replace(p, maps=p.maps / self.factor, initial_image=initial, cache=None)
+        return _change_images(replace(p, maps=p.maps / self.factor, cache=None), lambda x: x * self.factor)
 
     def undo(self, u: Tensor) -> Tensor:
         """Return u / g."""

@@ -147,15 +147,15 @@ class Wavelet(LinearOperator):
 
     def _replace(self, planes: Tensor, shape: tuple[int, ...], inverse: bool) -> Tensor:
         """Transform the leading block of ``shape`` and leave the rest unchanged."""
-        where = corner(shape)
-        block = planes[where]
+        index = corner(shape)
+        block = planes[index]
         for axis in range(-self.ndim, 0):
             w = _banded(shape[axis], self.wavelet, inverse, planes.dtype, planes.device)
             block = _apply(w, block, axis)
         if block.shape == planes.shape:
             return block
         planes = planes.clone() if planes.requires_grad else planes
-        planes[where] = block
+        planes[index] = block
         return planes
 
     @staticmethod

@@ -26,7 +26,7 @@ from mrirecon.errors import (
     UsageError,
     as_project_error,
 )
-from mrirecon.io.readers.bruker import bruker
+from mrirecon.io.identify import bruker_error
 from mrirecon.io.readers.reader import read
 from mrirecon.io.readers.registry import suffixes
 from mrirecon.io.safe.atomic import resources
@@ -159,7 +159,7 @@ def expand(files: Sequence[Path], output: Path, request: Request | None = None) 
         else:
             inside = [path]
         if not inside:
-            raise bruker(path) or UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
+            raise bruker_error(path) or UsageError("there are no k-space files", where=str(path), why=why, fix=fix)
         sources += inside
     if len(sources) > 1 and named_format(output) is not None and not output.is_dir():
         raise UsageError(f"{len(sources)} files cannot go into one output", where=str(output), fix="give a folder")
@@ -253,7 +253,6 @@ def reconstruct_files(
     request: Request,
     *,
     shard: str | None = None,
-    isolate: bool | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     command: Sequence[str] | None = None,
@@ -266,7 +265,6 @@ def reconstruct_files(
         output: folder, or a file if there is one source.
         request: the user's request; with several files, it is checked before the first.
         shard: the part of the files for this process, as "i/N"; None takes it from the environment, see `Shard.parse`.
-        isolate: see `Request`; None isolates if there are several files.
         overwrite: replace outputs that exist.
         dry_run: write nothing.
         command: the command line, for sidecars.
@@ -281,8 +279,8 @@ def reconstruct_files(
 
     """
     work = Work.of(files, output, shard, request)
-    request = replace(request, isolate=work.several if isolate is None else isolate)
     if work.several:
+        request = replace(request, isolate=request.isolate is not False)
         request.check()
     outcomes = run(
         work.sources,
@@ -338,8 +336,8 @@ def run(
             failures.unlink()
     waits = RETRY_DELAYS if waits is None else waits
     existing = set() if overwrite or dry_run else _sidecars(output)
-    how: dict[str, Any] = {"request": request, "overwrite": overwrite, "dry_run": dry_run, "command": command}
-    make = partial(reconstruct_file, out=output, skip_failed=True, **how)
+    settings: dict[str, Any] = {"request": request, "overwrite": overwrite, "dry_run": dry_run, "command": command}
+    make = partial(reconstruct_file, out=output, skip_failed=True, **settings)
     queue, before = list(sources), dict[Path, tuple[dict[str, int] | None, MriReconError]]()
     for number, wait in enumerate((0.0, *waits)):
         if not queue:

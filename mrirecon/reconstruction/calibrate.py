@@ -1,11 +1,9 @@
-"""Estimate coil maps, their number of sets, and the noise of an item from its own data."""
+"""Estimate coil maps and noise of an item from its own data, and build its problem: `item_maps`, `build_problem`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +15,10 @@ from mrirecon.coils.noise import NoiseLevel, measure_noise
 from mrirecon.coils.registry import CALIBRATIONS, Calibration
 from mrirecon.errors import CalibrationError, InputError, UsageError
 from mrirecon.io.scan import Scan
+from mrirecon.methods.registry import Use
+from mrirecon.physics.operators import root_sum_of_squares
+from mrirecon.physics.problem import Problem
+from mrirecon.physics.transforms import Identity, Prior, Transform
 
 MapSets = Literal["auto", 1, 2]
 MapsSource = str  # "auto", or the name of a registered calibration; see `mrirecon.coils.registry.CALIBRATIONS`
@@ -46,7 +48,7 @@ class ItemMaps:
         source: description of the source of the maps.
         gain: number by which maps from a file were divided.
         values: (1, M, *space), eigenvalues of ESPIRiT; None for other maps.
-        crop: eigenvalue at which a plain combination crops the object.
+        object_weights: (1, M, *space), weights for a plain combination: 1 in the object, else 0; None for 1 everywhere.
         note: note for the user if the field of view seems smaller than the object; else None.
         noise: noise of the item's k-space, if it was measured for the maps.
 
@@ -56,14 +58,9 @@ class ItemMaps:
     source: str
     gain: float = 1.0
     values: Tensor | None = None
-    crop: float = 0.8
+    object_weights: Tensor | None = None
     note: str | None = None
     noise: NoiseLevel | None = None
-
-    @cached_property
-    def object_weights(self) -> Tensor | None:
-        """Return weights (1, M, *space) for a plain combination: 1 in the object, else 0; None for 1 everywhere."""
-        return None if self.values is None else crop_weights(self.values, self.crop)
 
     def cropped(self) -> Tensor:
         """Return maps for a plain combination: zero outside the object."""
@@ -82,12 +79,6 @@ class ItemMaps:
         hardly resolve, is kept, and aliasing in empty space is suppressed. A hard crop cannot do both.
         """
         return torch.ones_like(self.maps[:, :, 0].real) if self.values is None else self.values**power
-
-
-def map_option(text: str) -> dict[str, object]:
-    """Convert the name of a source of coil maps, or of a file, to fields of a `Request`."""
-    known = text == "auto" or text in CALIBRATIONS
-    return {"maps": text} if known else {"maps": "file", "maps_file": Path(text)}
 
 
 def find_source(scan: Scan, source: MapsSource = "auto", options: EspiritOptions | None = None) -> Calibration:
@@ -118,8 +109,7 @@ def calibration_data(
 
     Without separate calibration data, it is the fully sampled centre of k-space.
     """
-    separate = scan.calibration
-    if separate is None:
+    if scan.roles.calibration is None or (separate := scan.calibration) is None:
         return kspace[(slice(None), *find_calibration(mask, limit))], False
     region = separate[item if len(separate) > 1 else 0]
     return region[(slice(None), *find_calibration(np.ones(region.shape[1:], dtype=bool), limit))], True
@@ -160,7 +150,8 @@ def item_maps(
             raise InputError("the coil maps are all zero", where=scan.where(item), fix="use --maps espirit")
         return ItemMaps(maps, f"file, divided by {gain:.4g}", gain)
     region, separate = calibration_data(scan, item, kspace, mask, o.size)
-    share, noise = (0.0, None) if o.sets == 2 else _folded_share(region, separate, kspace, mask, o)
+    whole = None if separate else find_calibration(mask)  # without the limit on the size
+    share, noise = (0.0, None) if o.sets == 2 else _folded_share(region, kspace, mask, whole, o)
     two = o.sets == 2 or (o.sets == "auto" and "sets" in calibration.options and share > SECOND_SET_SHARE)
     available = {"sets": 2 if two else 1, "kernel": o.kernel, "threshold": o.threshold}
     available = {name: value for name, value in available.items() if name in calibration.options}
@@ -175,22 +166,30 @@ def item_maps(
         maps,
         f"{label}, {size} calibration region" + (", two sets" if maps.shape[1] == 2 else ""),
         values=values,
-        crop=o.crop,
-        note=_field_of_view_note(scan, item, share, two),
+        object_weights=None if values is None else crop_weights(values, o.crop),
+        note=_field_of_view_note(scan, item, share, two) if share > SECOND_SET_SHARE else None,
         noise=None if separate else noise,
     )
 
 
 def _folded_share(
-    region: np.ndarray, separate: bool, kspace: np.ndarray, mask: np.ndarray, options: EspiritOptions
+    region: np.ndarray, kspace: np.ndarray, mask: np.ndarray, box: tuple[slice, ...] | None, options: EspiritOptions
 ) -> tuple[float, NoiseLevel | None]:
     """Return the share of energy that needs a second set of maps (`second_set_share`), and the noise used.
 
     The share is 0 if no maps can be estimated from the region; the calibration raises the error later.
+
+    Args:
+        region: calibration region (C, *box).
+        kspace: k-space (C, *space) of the item.
+        mask: (*space), true where sampled.
+        box: the fully sampled box of the mask; None if the region is from a separate scan, whose noise is then used.
+        options: options of the estimate.
+
     """
     if min(region.shape[1:]) < options.kernel or not np.isfinite(region).all() or not region.any():
         return 0.0, None
-    level = measure_noise(region, np.ones(region.shape[1:], dtype=bool)) if separate else measure_noise(kspace, mask)
+    level = _noise_of_region(region) if box is None else measure_noise(kspace, mask, box)
     noise = torch.from_numpy(level.deviation)[None]
     share = second_set_share(
         torch.from_numpy(region)[None], noise=noise, kernel=options.kernel, threshold=options.threshold
@@ -198,9 +197,11 @@ def _folded_share(
     return float(share[0]), level
 
 
-def _field_of_view_note(scan: Scan, item: int, share: float, two: bool) -> str | None:
-    if share <= SECOND_SET_SHARE:
-        return None
+def _noise_of_region(region: np.ndarray) -> NoiseLevel:
+    return measure_noise(region, np.ones(region.shape[1:], dtype=bool))
+
+
+def _field_of_view_note(scan: Scan, item: int, share: float, two: bool) -> str:
     advice = "Two sets are used; --map-sets 1 uses one" if two else "use --maps espirit --map-sets 2"
     return (
         "the field of view seems smaller than the object: a second set of coil maps explains "
@@ -215,7 +216,8 @@ def small_field_of_view(scan: Scan, item: int = 0) -> str | None:
         return None
     (kspace, mask), options = scan.samples(item), EspiritOptions()
     region, separate = calibration_data(scan, item, kspace, mask, options.size)
-    return _field_of_view_note(scan, item, _folded_share(region, separate, kspace, mask, options)[0], two=True)
+    share, _ = _folded_share(region, kspace, mask, None if separate else find_calibration(mask), options)
+    return _field_of_view_note(scan, item, share, two=True) if share > SECOND_SET_SHARE else None
 
 
 def item_noise(
@@ -239,12 +241,87 @@ def item_noise(
     if own.low > 0 or scan.calibration is None:
         return own
     region, _ = calibration_data(scan, item, kspace, mask, max(scan.calibration.shape))
-    separate = measure_noise(region, np.ones(region.shape[1:], dtype=bool))
+    separate = _noise_of_region(region)
     total, bound = float((separate.deviation**2).sum()), float((own.deviation**2).sum())
     if separate.low == 0 or total == 0:
         return own
     covariance = separate.covariance * min(1.0, bound / total)
     return replace(separate, covariance=covariance, source=f"{separate.source}, acquired separately")
+
+
+class ItemProblem(NamedTuple):
+    """Hold the problem of one item, and the transform from its image to that of the scan.
+
+    Attributes:
+        problem: problem for the image u.
+        transform: x = T u, where x is the image of the scan.
+        prior: prior for `mrirecon.engine.Reconstructor.run` of an informed method; None for others.
+
+    """
+
+    problem: Problem
+    transform: Transform
+    prior: Prior | None
+
+
+def build_problem(
+    kspace: np.ndarray,
+    mask: np.ndarray,
+    maps: ItemMaps,
+    use: Use,
+    *,
+    device: torch.device | str = "cpu",
+    noise: np.ndarray | None = None,
+) -> ItemProblem:
+    """Build the problem of one item as a batch of one, and the transform to the image of the item.
+
+    Maps show the extent of the object, and methods use it in three ways (see `ItemMaps.prior`). A plain combination is
+    ``cropped`` to the object. A regularized method is ``weighted``: it solves for u with the maps S·w, and its image is
+    x = w·u. A network is ``informed``: it gets S everywhere, so that its image can explain all data, and separately w.
+    With cropped maps it could not explain the signal of a scalp at the edge of the crop.
+
+    Args:
+        kspace: (C, *space) complex, centred.
+        mask: (*space), true where sampled.
+        maps: maps of the item.
+        use: how the method uses the maps.
+        device: device of the problem.
+        noise: (C, C) covariance of the samples; if None, it is measured from k-space for an informed method.
+
+    """
+    y, sampled = torch.from_numpy(kspace)[None], torch.from_numpy(mask.astype(np.float32))[None, None]
+    sensitivities = maps.cropped() if use == "cropped" else maps.maps
+    if noise is None and use == "informed":  # measured once for all parts of the method that need it
+        noise = measure_noise(kspace, mask).covariance
+    covariance = None if noise is None else torch.from_numpy(noise).to(sensitivities.dtype)[None]
+    problem = Problem(y, sampled, sensitivities, noise=covariance).to(device)
+    if use == "cropped":
+        return ItemProblem(problem, Identity(), None)
+    prior = Prior(maps.prior().to(device))
+    if use == "weighted":
+        return ItemProblem(prior.apply(problem), prior, None)
+    return ItemProblem(problem, Identity(), prior)
+
+
+def stack_problems(items: list[ItemProblem]) -> tuple[Problem, Prior | None]:
+    """Stack problems of the same size and number of map sets to one batch, with their priors."""
+    if len(items) == 1:
+        return items[0].problem, items[0].prior
+    problems = [item.problem for item in items]
+    y, mask, maps = (torch.cat(part) for part in zip(*((p.y, p.mask, p.maps) for p in problems), strict=True))
+    noise = [p.noise for p in problems if p.noise is not None]
+    weights = [item.prior.weight for item in items if item.prior is not None]
+    prior = Prior(torch.cat(weights)) if len(weights) == len(items) else None
+    return Problem(y, mask, maps, noise=torch.cat(noise) if len(noise) == len(problems) else None), prior
+
+
+def join_map_sets(image: Tensor) -> np.ndarray:
+    """Combine the images of map sets (M, *space): root sum of squares, with the phase of the first."""
+    if image.shape[0] == 1:
+        return np.asarray(image[0].cpu().numpy(), dtype=np.complex64)
+    magnitude = root_sum_of_squares(image, 0)
+    phase = torch.exp(1j * image[0].angle())
+    return np.asarray((magnitude * phase).cpu().numpy(), dtype=np.complex64)
 
 
 def calibrate(scan: Scan, *, options: EspiritOptions | None = None) -> np.ndarray:

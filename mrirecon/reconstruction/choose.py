@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from mrirecon.coils.calibration import find_calibration
-from mrirecon.coils.noise import noise_deviation
+from mrirecon.coils.noise import measure_noise
+from mrirecon.engine import Precision
 from mrirecon.errors import BusyError, InputError, ModelMismatchError, MriReconError, UsageError
 from mrirecon.io.readers.reader import read
 from mrirecon.io.safe.scratch import scratch_folders
 from mrirecon.io.sampling import format_items, group_by_sampling
 from mrirecon.io.scan import Scan
-from mrirecon.methods.registry import METHODS, find_method, resolve
+from mrirecon.methods.registry import METHODS, find_method
 from mrirecon.metrics import object_mask
 from mrirecon.models.checkpoints import TrainedModel, describe_model, shipped_models
 from mrirecon.models.hardware import pick_device, pick_precision
@@ -38,7 +40,8 @@ DOMAIN_TOLERANCE = {"acceleration": 1.15, "calibration": 1.0, "size": 1.7, "coil
 PREFERRED = "cirim"  # the learned method to choose if its card covers the data
 CONTRASTS = {"t1w": r"t1", "t2w": r"t2|tse|haste", "flair": r"flair|tirm", "pdw": r"pd", "t2*w": r"swi|t2s|flash"}
 
-Found = TypeVar("Found")
+# Function that inspects one item of each group with the same sampling; see `_inspect_alike`.
+Inspector = Callable[[Callable[[Scan, int], Any]], list[tuple[tuple[int, ...], str, Any]]]
 
 
 def choose(scan: Scan, request: Request | None = None, scratch: Sequence[Path] | None = None) -> Plan:
@@ -58,44 +61,55 @@ def choose(scan: Scan, request: Request | None = None, scratch: Sequence[Path] |
 
     """
     request = request or Request()
-    options = request.options or {}
     device = pick_device(request.device)
     model = None if request.model is None else request.load(request.model)
-    automatic = model is None and request.method == "auto"
-    if model is None and not automatic:
-        resolve(request.method, options)  # check this before a long pass over the file
-    slicing, notes = find_slicing(scan, options)
+    groups: list[PlanGroup] = []
+    if model is not None or request.method != "auto":  # check this before a long pass over the file
+        group = _plan_method(request.method if model is None else model.method, scan, request)
+        reason = "as requested" if model is None else f"model {request.model}"
+        groups = [replace(group, items=tuple(range(len(scan))), reason=reason)]
+    ndim = len(scan.space)
+    slicing, notes = find_slicing(scan, request.options) if ndim == 3 else (None, [])
     first, representative = None, (scan, 0)
     if slicing is not None:
         first, representative = _first_volume(scan, slicing, scratch)
         if first is None:
             notes.append(f"the mask is constant along {slicing.readout}, but some coils lack data: solved as a volume")
             slicing = None
+        else:
+            ndim = 2
     notes += note_loud_coils(*representative)
-    if automatic:
-        chosen = _methods_by_items(scan, slicing, first, request.maps)
-    else:
-        method, reason = (request.method, "as requested") if model is None else (model.method, f"model {request.model}")
-        chosen = [(tuple(range(len(scan))), method, reason)]
-    groups: list[PlanGroup] = []
-    planned: dict[str, PlanGroup] = {}
-    for items, method, reason in chosen:
-        if method not in planned:
-            ndim = len(representative[0].space)
-            planned[method] = _plan_method(method, scan, request, ndim=ndim, main=not planned)
-        groups.append(replace(planned[method], items=items, reason=reason))
-    outside: list[str] = []
-    if not automatic and groups[0].model is not None:
-        outside = _outside(groups[0].model, scan, slicing, first, strict=request.strict_model)
-    precision, sentence = pick_precision(request.precision, device)
-    precision_note = None if request.precision == "float32" else sentence
-    if not any(group.model for group in groups):
-        precision, precision_note = "float32", None
-        if request.precision == "bfloat16":
-            precision_note = (
-                f"{groups[0].method} has no network, so that nothing is computed in bfloat16: all is float32"
-            )
-    return Plan(tuple(groups), slicing, device, precision, tuple(notes), precision_note, tuple(outside), first)
+    inspect = partial(_inspect_alike, scan, slicing, first)
+    outside = []
+    if not groups:
+        groups = _choose_groups(scan, request, inspect)
+    elif groups[0].model is not None:
+        outside = _outside(groups[0].model, scan, inspect, strict=request.strict_model)
+    groups = [replace(g, settings={"ndim": ndim, **g.settings}) if "ndim" in g.entry.fields else g for g in groups]
+    main = groups[0]
+    precision: Precision = "float32"
+    precision_note = None
+    if any(group.model for group in groups):
+        precision, sentence = pick_precision(request.precision, device)
+        precision_note = None if request.precision == "float32" else sentence
+    elif request.precision == "bfloat16":
+        precision_note = f"{main.entry.name} has no network, so that nothing is computed in bfloat16: all is float32"
+    reason = main.reason
+    if len(groups) > 1:
+        reason = "; ".join(f"{format_items(g.items)} by {g.entry.name}: {g.reason}" for g in groups)
+    return Plan(
+        method=main.entry.name,
+        model=main.model,
+        reason=reason,
+        groups=tuple(groups),
+        slicing=slicing,
+        device=device,
+        precision=precision,
+        notes=tuple(notes),
+        precision_note=precision_note,
+        outside=tuple(outside),
+        first_volume=first,
+    )
 
 
 def preview(
@@ -128,16 +142,16 @@ def choose_method(scan: Scan, item: int = 0, maps: MapsSource = "auto") -> tuple
     kernel = EspiritOptions().kernel
     if min(box) >= kernel or separate:
         size = "a separate calibration scan" if separate else f"a {'×'.join(map(str, box))} calibration region"
-        why = f"{rate:.1f}-fold undersampled with {size}"
+        sampling = f"{rate:.1f}-fold undersampled with {size}"
         folder = shipped_models().get(PREFERRED)
         if folder is None:
-            return "cs", why
+            return "cs", sampling
         card = describe_model(folder)["card"]
         assert isinstance(card, dict), "describe_model checks this"
         reasons = out_of_domain_reasons(card, scan, kspace, mask)
         if reasons:
-            return "cs", f"{why}; not {PREFERRED}: {reasons[0]}"
-        return PREFERRED, f"{why}, for which it was trained"
+            return "cs", f"{sampling}; not {PREFERRED}: {reasons[0]}"
+        return PREFERRED, f"{sampling}, for which it was trained"
     return "rss", (
         f"{rate:.1f}-fold undersampled, and its calibration region of {'×'.join(map(str, box))} is too small for coil "
         f"maps ({kernel} samples along each axis): aliasing remains. Give maps with --maps FILE to remove it"
@@ -168,46 +182,42 @@ def _first_volume(
     raise failed
 
 
-def _methods_by_items(
-    scan: Scan, slicing: Slicing | None, first: HybridSlices | None, maps: MapsSource
-) -> list[tuple[tuple[int, ...], str, str]]:
+def _choose_groups(scan: Scan, request: Request, inspect: Inspector) -> list[PlanGroup]:
     """Return groups of items with their method and the reason, the most frequent method first.
 
-    One item decides for all with the same sampling: the middle one, or another if it cannot be read. Items without
-    signal are left out.
+    One item decides for all with the same sampling. Items without signal are left out.
 
     Raises:
         InputError: no item can be read; the error is that of the first.
 
     """
-    failures: list[InputError] = []
-    alike = _inspect_alike(scan, slicing, first, lambda part, item: choose_method(part, item, maps), failures)
-    chosen = [(items, *choice) for items, _, choice in alike]
-    if not chosen:
-        if not failures:
-            scan.mask(scan.representative_item())  # raises the error for a scan without signal
-        raise failures[0]
-    count = Counter(method for items, method, _ in chosen for _ in items)
-    return sorted(chosen, key=lambda group: (group[1] == "zero-filled", -count[group[1]]))
+    chosen = inspect(lambda part, item: choose_method(part, item, request.maps))
+    count = Counter(method for items, _, (method, _) in chosen for _ in items)
+    chosen.sort(key=lambda group: (group[2][0] == "zero-filled", -count[group[2][0]]))
+    planned: dict[str, PlanGroup] = {}
+    for _, _, (method, _) in chosen:
+        if method not in planned:
+            planned[method] = _plan_method(method, scan, request, main=not planned)
+    return [replace(planned[method], items=items, reason=reason) for items, _, (method, reason) in chosen]
 
 
 def _inspect_alike(
-    scan: Scan,
-    slicing: Slicing | None,
-    first: HybridSlices | None,
-    inspect: Callable[[Scan, int], Found],
-    failures: list[InputError] | None = None,
-) -> Iterator[tuple[tuple[int, ...], str, Found]]:
-    """Yield items with the same sampling, the location of their representative item, and its inspection result.
+    scan: Scan, slicing: Slicing | None, first: HybridSlices | None, inspect: Callable[[Scan, int], Any]
+) -> list[tuple[tuple[int, ...], str, Any]]:
+    """Return items with the same sampling, the location of their representative item, and its inspection result.
 
     Args:
         scan: the scan.
         slicing: how volumes are solved slice by slice; then the middle slice represents a volume.
         first: the volume that was already read.
-        inspect: function of (scan, item); if it raises `InputError`, the next item is tried.
-        failures: dictionary to which these errors are added.
+        inspect: function of (scan, item). It gets the middle item; if this raises `InputError`, the next one.
+
+    Raises:
+        InputError: no item can be read; the error is that of the first.
 
     """
+    results: list[tuple[tuple[int, ...], str, Any]] = []
+    failures: list[InputError] = []
     groups = [((0,), [0])] if len(scan) == 1 else [(g.items, g.representatives) for g in group_by_sampling(scan)]
     for items, candidates in groups:
         for item in candidates:
@@ -216,34 +226,34 @@ def _inspect_alike(
                 if slicing is not None:
                     part = first if first and first.volume == item else open_slices(scan, item, slicing)
                     index = len(part) // 2
-                yield items, part.where(index), inspect(part, index)
+                results.append((items, part.where(index), inspect(part, index)))
                 break
             except BusyError:
                 raise
             except InputError as error:
-                if failures is not None:
-                    failures.append(error)
+                failures.append(error)
+    if not results:
+        if not failures:
+            scan.mask(scan.representative_item())  # raises the error for a scan without signal
+        raise failures[0]
+    return results
 
 
-def _outside(
-    model: TrainedModel, scan: Scan, slicing: Slicing | None, first: HybridSlices | None, *, strict: bool
-) -> list[str]:
+def _outside(model: TrainedModel, scan: Scan, inspect: Inspector, *, strict: bool) -> list[str]:
     """Return notes on data for which a model was not trained, one for each group of items with the same sampling.
 
     Raises:
         ModelMismatchError: there are such data, and ``strict`` is set.
+        InputError: no item can be read; the error is that of the first.
 
     """
     notes = []
-
-    def inspect(part: Scan, item: int) -> list[str]:
-        return out_of_domain_reasons(model.card, part, *part.samples(item))
-
-    for items, where, reasons in _inspect_alike(scan, slicing, first, inspect):
+    groups = inspect(lambda part, item: out_of_domain_reasons(model.card, part, *part.samples(item)))
+    for items, location, reasons in groups:
         if reasons and strict:
             raise ModelMismatchError(
                 "the model was not trained for these data",
-                where=where,
+                where=location,
                 why="; ".join(reasons),
                 fix="use --method cs or another model, or omit --strict-model",
             )
@@ -253,7 +263,7 @@ def _outside(
     return notes
 
 
-def _plan_method(name: str, scan: Scan, request: Request, *, ndim: int, main: bool) -> PlanGroup:
+def _plan_method(name: str, scan: Scan, request: Request, *, main: bool = True) -> PlanGroup:
     """Return a plan group (without items) for a method: model, settings and coil maps.
 
     Args:
@@ -261,7 +271,6 @@ def _plan_method(name: str, scan: Scan, request: Request, *, ndim: int, main: bo
         scan: the scan.
         request: the user's request. Options and weight are for the main method; other methods use them if they have
             these options, and their defaults otherwise.
-        ndim: number of spatial axes of a problem.
         main: whether it is the main method.
 
     Raises:
@@ -285,9 +294,8 @@ def _plan_method(name: str, scan: Scan, request: Request, *, ndim: int, main: bo
     if lam is not None and not method.has_weight:
         having = ", ".join(sorted(other.name for other in METHODS.values() if other.has_weight))
         raise UsageError(f"method {name!r} has no regularization weight", fix=f"omit --lambda, or use {having}")
-    for key, value in (("ndim", ndim), ("seed", request.seed)):
-        if key in method.fields:
-            settings.setdefault(key, value)
+    if "seed" in method.fields:
+        settings.setdefault("seed", request.seed)
     if lam is not None and lam != "auto":
         settings["lam"] = lam
     if method.has_weight and not method.weighted:  # its weight does not depend on the noise
@@ -298,9 +306,8 @@ def _plan_method(name: str, scan: Scan, request: Request, *, ndim: int, main: bo
     espirit = request.espirit or EspiritOptions()
     if method.map_sets == 1 and espirit.sets == "auto":
         espirit = replace(espirit, sets=1)
-    takes_maps = method.maps and (
-        model is None or model.model.prepare is None
-    )  # otherwise a network estimates the maps
+    # A model that estimates the maps itself has a network for it.
+    takes_maps = method.maps and (model is None or model.model.prepare is None)
     calibration = find_source(scan, request.maps, espirit) if takes_maps else None
     return PlanGroup((), "", method, model, settings, calibration, espirit)
 
@@ -313,11 +320,12 @@ def domain_measures(kspace: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     images = Fourier(tuple(range(-mask.ndim, 0))).adjoint(torch.from_numpy(kspace))
     magnitude = root_sum_of_squares(images, 0)
     inside = object_mask(magnitude.reshape(-1, *magnitude.shape[-2:])).reshape(magnitude.shape)
-    noise = float(np.sqrt((noise_deviation(kspace, mask) ** 2).mean()))
+    box = find_calibration(mask)
+    noise = float(np.sqrt((measure_noise(kspace, mask, box).deviation ** 2).mean()))
     signal = float(magnitude[inside].mean()) if bool(inside.any()) else 0.0
     return {
         "acceleration": mask.size / int(mask.sum()),
-        "calibration": float(min(s.stop - s.start for s in find_calibration(mask))),
+        "calibration": float(min(s.stop - s.start for s in box)),
         "smallest side": float(min(mask.shape)),
         "largest side": float(max(mask.shape)),
         "coils": float(len(kspace)),

@@ -42,7 +42,6 @@ from mrirecon.io.writers.write import (
 from mrirecon.metrics.align import aligned, apart, upright
 from mrirecon.metrics.evaluation import compare
 from mrirecon.models.checkpoints import UNSEALED
-from mrirecon.models.hardware import pick_device
 from mrirecon.reconstruction.choose import choose
 from mrirecon.reconstruction.plan import Plan, Request
 from mrirecon.reconstruction.preprocess.prepare import prepare
@@ -92,45 +91,38 @@ def reconstruct_file(
     request = request or Request(**options)
     path, out = Path(path), Path(out)
     scan, stored_shape = _read_and_prepare(path, request)
-    # The output name contains the method. Only an automatic choice needs the data.
-    scratch = scratch_folders(_output_folder(out, request))
-    plan = choose(scan, request, scratch) if request.method == "auto" and request.model is None else None
-    if plan is not None:
-        method, reason = plan.method, plan.reason
-    elif request.model is not None:
-        method, reason = request.load(request.model).method, f"model {request.model}"
+    scratch = scratch_folders(request.bids or out)
+    plan = choose(scan, request, scratch)
+    if request.bids is None:
+        target = output_path(path, out, plan.method, request.format)
+        format = image_format(target, request.format)
     else:
-        method, reason = request.method, "as asked"
-    target = output_path(path, out, method, request.format)
-    if request.bids is not None:
-        target = bids_path(request.bids, path, method, contrast=request.contrast, attributes=scan.attributes)
-    format = image_format(target, request.format if request.bids is None else "nii")
+        target = bids_path(request.bids, path, plan.method, contrast=request.contrast, attributes=scan.attributes)
+        format = "nii"
     require(format)
     beside, count, space = sidecar_path(target), len(scan), scan.space_shape
+    files = image_files(target, format, count * (space[0] if len(space) == 3 else 1))
     inputs = [p for p in (path, request.mask, request.maps_file, request.reference) if p is not None]
     refuse_overwrite([target] if format != "dicom" else [beside], inputs)
     source = {"file": str(path), "sha256": "", **stamp(path), "shape": stored_shape, "format": scan.format}
     record: dict[str, object] = {
         "input": source,
-        "method": method,
-        "why": reason,
-        "device": str(pick_device(request.device)),
+        "method": plan.method,
+        "why": plan.reason,
+        "device": str(plan.device),
         "items": count,
         **({"chosen_items": request.items} if request.items is not None else {}),
         "preprocess": request.preprocess.as_dict(),
     }
-    files = image_files(target, format, count * (space[0] if len(space) == 3 else 1))
     if dry_run:
         _refuse_existing(target, [*files, beside], request, overwrite)
-        notes = [*scan.notes, *(plan.notes if plan is not None else ())]
-        return {**record, "outputs": [str(target)], "dry_run": True, "notes": notes}
+        return {**record, "outputs": [str(target)], "dry_run": True, "notes": [*scan.notes, *plan.notes]}
     with output_lock(target, wait=wait):
         existing = None if overwrite else finished(request, path, beside)
         if existing is not None:
             return finished_result(existing, target)
         _refuse_existing(target, [*files, beside], request, overwrite)
         source["sha256"] = scan.sha256()
-        plan = plan or choose(scan, request, scratch)
         iterates: list[np.ndarray] = []
         result = reconstruct(
             scan,
@@ -148,7 +140,7 @@ def reconstruct_file(
             written = write_image(_iterates(target), _filled(iterates), sidecar=steps, inputs=inputs)
         if request.bids is not None:
             describe_dataset(request.bids, scan.path)
-        position["series"] = Series(method, str(source["sha256"]), position.pop("sequence"))
+        position["series"] = Series(plan.method, str(source["sha256"]), position.pop("sequence"))
         written[:0] = write_image(
             target, images, format=format, sidecar=sidecar, keep_complex=True, inputs=inputs, **position
         )
@@ -191,9 +183,9 @@ def _describe(
     model = plan.model
     if model is not None and model.seal is None:
         notes.append(f"of the model {model.folder}: {UNSEALED}")
-    grid, unknown = grid_of(scan, result.images.shape[1:])
     together = {"echo"} if request.preprocess.echoes else set()
     loops = {axis: scan.shape[axis] for axis in scan.layout.loops if axis not in together}
+    grid, unknown = grid_of(scan, result.images.shape[1:])
     stated = sequence(scan.attributes, loops)
     # Viewers rotate NIfTI images by the affine, but not DICOM and PNG images.
     unturned: tuple[np.ndarray, Grid, list[str]] = (result.images, grid, [])
@@ -304,13 +296,6 @@ def output_path(source: Path, out: Path, method: str, format: ImageFormat | None
         return out
     ending = f"_{method}{EXTENSION[format or 'h5']}"
     return out / f"{safe_name(source.name.split('.')[0], room=len(ending))}{ending}"
-
-
-def _output_folder(out: Path, request: Request) -> Path:
-    """Return the output folder, as far as it is known before the scan is read."""
-    if request.bids is not None:
-        return Path(request.bids)
-    return out.parent if named_format(out) is not None and not out.is_dir() else out
 
 
 def _refuse_existing(target: Path, wanted: list[Path], request: Request, overwrite: bool) -> None:

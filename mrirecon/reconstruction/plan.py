@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -17,7 +17,6 @@ from mrirecon.coils.registry import Calibration
 from mrirecon.engine import Precision
 from mrirecon.errors import UsageError
 from mrirecon.io.safe.atomic import sha256
-from mrirecon.io.sampling import format_items
 from mrirecon.io.scan import Nan
 from mrirecon.io.writers.write import ImageFormat, image_format, require
 from mrirecon.methods.registry import Method, find_method, resolve
@@ -45,7 +44,8 @@ class Request:
         nan: ``zero`` treats samples that are NaN or infinite as not measured.
         strict: refuse defects that otherwise only cause a note; see `mrirecon.io.read`.
         manifest: list of checksums that the file must match; see `mrirecon.io.safe.manifest`.
-        isolate: first read the file in a separate process, which may crash; see `mrirecon.io.safe.probe`.
+        isolate: first read the file in a separate process, which may crash (see `mrirecon.io.safe.probe`); None does so
+            if there are several files.
         lam: regularization weight relative to the scale of the data; ``auto`` and None compute it from the mask and
             the measured noise (`mrirecon.methods.regularization.weight_by_noise`).
         device: device to compute on: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
@@ -81,7 +81,7 @@ class Request:
     nan: Nan = "refuse"
     strict: bool = False
     manifest: str | Path | None = None
-    isolate: bool = False
+    isolate: bool | None = None
     lam: float | Literal["auto"] | None = None
     device: str = "auto"
     precision: PrecisionChoice = "float32"
@@ -104,12 +104,6 @@ class Request:
             raise UsageError("a BIDS dataset requires NIfTI", fix="omit --format")
         if self.maps_file is not None:
             object.__setattr__(self, "maps", "file")
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Request:
-        """Build a request from options by name; skip values of None and unknown names."""
-        names = {f.name for f in fields(cls) if f.init}
-        return cls(**{name: value for name, value in options.items() if name in names and value is not None})
 
     def load(self, model: TrainedModel | str | Path) -> TrainedModel:
         """Load the model of a folder once for all files; return a loaded model unchanged."""
@@ -192,17 +186,15 @@ class PlanGroup:
     calibration: Calibration | None
     espirit: EspiritOptions
 
-    @property
-    def method(self) -> str:
-        """Return the name of the method."""
-        return self.entry.name
-
 
 @dataclass(frozen=True)
 class Plan:
     """Hold all decisions of `mrirecon.reconstruction.choose` on how to reconstruct the items of a scan.
 
     Attributes:
+        method: the method of most items, among those that remove aliasing if there are any.
+        model: the model of this method, if it is learned.
+        reason: the reason for the methods: one for all items, or one for each group.
         groups: groups of items by method, the most frequent method first.
         slicing: how volumes are solved slice by slice; None if every item is solved as a whole.
         device: device to compute on.
@@ -214,6 +206,9 @@ class Plan:
 
     """
 
+    method: str
+    model: TrainedModel | None = field(repr=False)
+    reason: str
     groups: tuple[PlanGroup, ...]
     slicing: Slicing | None
     device: torch.device
@@ -222,20 +217,3 @@ class Plan:
     precision_note: str | None = None
     outside: tuple[str, ...] = ()
     first_volume: HybridSlices | None = field(default=None, repr=False)
-
-    @property
-    def method(self) -> str:
-        """Return the method of most items, among those that remove aliasing if there are any."""
-        return self.groups[0].method
-
-    @property
-    def model(self) -> TrainedModel | None:
-        """Return the model of the main method."""
-        return self.groups[0].model
-
-    @property
-    def reason(self) -> str:
-        """Return the reason for the methods: one reason for all items, or one for each group."""
-        if len(self.groups) == 1:
-            return self.groups[0].reason
-        return "; ".join(f"{format_items(g.items)} by {g.method}: {g.reason}" for g in self.groups)

@@ -15,9 +15,8 @@ from mrirecon.io.scan import Scan
 from mrirecon.io.select import select_images
 from mrirecon.metrics.presets import SIGNED, Preset
 from mrirecon.metrics.shapes import BESIDE, FASTMRI
-from mrirecon.reconstruction.calibrate import item_maps
+from mrirecon.reconstruction.calibrate import build_problem, item_maps, join_map_sets
 from mrirecon.reconstruction.preprocess import prepare_like
-from mrirecon.reconstruction.run import build_problem, join_map_sets
 
 # Single-coil files hold both; the challenge uses the first for its scores.
 FASTMRI_TARGETS = ("reconstruction_esc", "reconstruction_rss")

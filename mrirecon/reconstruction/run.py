@@ -10,25 +10,27 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from mrirecon.coils.noise import measure_noise
 from mrirecon.coils.trivial import unit
 from mrirecon.engine import Precision
 from mrirecon.errors import BusyError, InputError, MriReconError, NoSignalError
 from mrirecon.io.safe.scratch import Rows
 from mrirecon.io.sampling import format_items
 from mrirecon.io.scan import Scan
-from mrirecon.methods.registry import Use
 from mrirecon.methods.regularization import weight_by_noise
-from mrirecon.physics.operators import root_sum_of_squares
-from mrirecon.physics.problem import Problem
-from mrirecon.physics.transforms import Gain, Identity, Prior, Transform
-from mrirecon.reconstruction.calibrate import ItemMaps, item_maps, item_noise
+from mrirecon.physics.transforms import Gain
+from mrirecon.reconstruction.calibrate import (
+    ItemMaps,
+    build_problem,
+    item_maps,
+    item_noise,
+    join_map_sets,
+    stack_problems,
+)
 from mrirecon.reconstruction.choose import choose
 from mrirecon.reconstruction.plan import Plan, PlanGroup, Request
 from mrirecon.reconstruction.preprocess.prepare import finish
@@ -137,14 +139,14 @@ def reconstruct(
     for group in plan.groups:
         if group.model is not None:
             group.model.model.to(plan.device).precision = plan.precision
-    first = plan.first_volume
+    first, count = plan.first_volume, len(scan)
     length, shape = (1, scan.space_shape) if first is None else (len(first), first.space_shape)
-    total = len(scan) * length
+    total = count * length
     rows = Rows(total, shape, np.complex64, scratch, f"images of {scan.path.name}")
     # An item without signal is in no group, and is assigned to the first.
-    group_of = dict.fromkeys(range(len(scan)), plan.groups[0])
+    group_of = dict.fromkeys(range(count), plan.groups[0])
     group_of |= {item: group for group in plan.groups for item in group.items}
-    groups = [group_of[item] for item in range(len(scan))]
+    groups = [group_of[item] for item in range(count)]
     failures = ItemFailures(scan, skip_failed)
     results: list[ItemResult] = []
     main, report = plan.method, progress or (lambda done, total, what: None)
@@ -165,8 +167,9 @@ def reconstruct(
 
     images = rows.view()
     if plan.slicing is not None:
-        images = np.moveaxis(images.reshape(len(scan), length, *shape), 1, plan.slicing.axis + 1)
-    failed_notes = failures.final_notes(len(results))
+        images = np.moveaxis(images.reshape(count, length, *shape), 1, plan.slicing.axis + 1)
+    failed_notes = failures.notes(len(results))
+    item_notes = _one_of_each_kind(note for result in results for note in result.notes)
     images, finish_notes = finish(scan, images, scratch)
     return Reconstruction(
         images=images,
@@ -179,7 +182,7 @@ def reconstruct(
         notes=[
             *scan.notes,
             *plan.notes,
-            *_one_of_each_kind(note for result in results for note in result.notes),
+            *item_notes,
             *finish_notes,
             *([plan.precision_note] if plan.precision_note else []),
             *failed_notes,
@@ -205,7 +208,8 @@ def _results(
     """Yield items (for slices, their volumes) with their results, one batch at a time."""
     if plan.slicing is None:
         for items, blank in _batches(scan, groups, batch):
-            yield items, _solve_what_can_be(scan, items, items, groups[items[0]], plan, failures, iterates, blank)
+            group = groups[items[0]]
+            yield items, blank or _solve(scan, items, items, group, plan, failures, iterates)
         return
     first = plan.first_volume
     assert first is not None, "the plan has read it"
@@ -213,75 +217,67 @@ def _results(
         try:
             part = first if first.volume == volume else read_slices(scan, volume, plan.slicing, scratch)
         except InputError as error:
-            error.where = _where(scan, volume, error)
-            lost = failures.lose(error, volume, group, first.space_shape, len(first))
+            error.where = _location(scan, volume, error)
+            lost = failures.record(error, volume, group, first.space_shape, len(first))
             yield [volume] * len(first), [lost] * len(first)
             continue
-        for places, blank in _batches(part, [group] * len(part), batch):
-            volumes = [volume] * len(places)
-            yield volumes, _solve_what_can_be(part, places, volumes, group, plan, failures, iterates, blank)
+        for positions, blank in _batches(part, [group] * len(part), batch):
+            volumes = [volume] * len(positions)
+            yield volumes, blank or _solve(part, positions, volumes, group, plan, failures, iterates)
 
 
-def _batches(part: Scan, groups: Sequence[PlanGroup], size: int) -> Iterator[tuple[list[int], bool]]:
-    """Yield items to solve as one batch, and whether they are blank; only networks take several items."""
+def _batches(part: Scan, groups: Sequence[PlanGroup], size: int) -> Iterator[tuple[list[int], list[ItemResult]]]:
+    """Yield items to solve as one batch, with their results if they hold no signal; else with an empty list."""
     for (blank, _), alike in itertools.groupby(range(len(part)), lambda i: (part.is_blank(i), groups[i].entry.name)):
         items = list(alike)
-        step = size if blank or groups[items[0]].model is not None else 1
-        for start in range(0, len(items), step):
-            yield items[start : start + step], blank
+        group = groups[items[0]]
+        if blank:
+            yield items, [_zero_image(part.space_shape, group, "no signal")] * len(items)
+            continue
+        step = size if group.model is not None else 1  # only networks take several items
+        yield from ((items[start : start + step], []) for start in range(0, len(items), step))
 
 
-def _solve_what_can_be(
+def _solve(
     part: Scan,
-    places: Sequence[int],
+    positions: Sequence[int],
     items: Sequence[int],
     group: PlanGroup,
     plan: Plan,
     failures: ItemFailures,
     iterates: bool,
-    blank: bool,
 ) -> list[ItemResult]:
-    """Solve a batch; if this fails, solve each item alone, and leave out those that fail.
+    """Solve items with signal as one batch; halve a batch that fails, and record single items that fail.
 
     Args:
         part: the scan, or one volume of it as slices.
-        places: items of ``part``.
+        positions: items of ``part``.
         items: items of the scan: the same, or the volume of each slice.
         group: method and settings.
         plan: all other decisions.
-        failures: records items that are left out.
+        failures: records items that cannot be reconstructed.
         iterates: also return the image after every step.
-        blank: whether the items hold no signal.
 
     """
-    if blank:
-        return [_zero_image(part.space_shape, group, "no signal")] * len(places)
+    notes: tuple[str, ...] = ()
     try:
-        return _solve(part, places, group, plan, iterates)
+        return _solve_together(part, positions, group, plan, iterates)
     except MriReconError as error:
-        error.where = _where(part, places[0], error)
+        error.where = _location(part, positions[0], error)
         if not isinstance(error, InputError):
             raise
-        if len(places) == 1 or isinstance(error, BusyError):
-            return [failures.lose(error, items[0], group, part.space_shape)]
-    each = (
-        _solve_what_can_be(part, [place], [item], group, plan, failures, iterates, blank)
-        for place, item in zip(places, items, strict=True)
-    )
-    return [result for batch_results in each for result in batch_results]
-
-
-def _solve(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Plan, iterates: bool) -> list[ItemResult]:
-    """Reconstruct items with signal as one batch; halve it if it does not fit into memory."""
-    try:
-        return _solve_together(scan, items, group, plan, iterates)
+        if len(positions) == 1 or isinstance(error, BusyError):
+            return [failures.record(error, items[0], group, part.space_shape)]
     except (RuntimeError, MemoryError) as error:
-        if len(items) == 1 or "memory" not in str(error).lower():
+        if len(positions) == 1 or "memory" not in str(error).lower():
             raise
-    half = len(items) // 2
-    parts = (_solve(scan, part, group, plan, iterates) for part in (items[:half], items[half:]))
-    note = f"a batch of {len(items)} did not fit into memory: it was halved"
-    return [replace(result, notes=(note, *result.notes)) for part in parts for result in part]
+        notes = (f"a batch of {len(positions)} did not fit into memory: it was halved",)
+    half = len(positions) // 2
+    results = [
+        *_solve(part, positions[:half], items[:half], group, plan, failures, iterates),
+        *_solve(part, positions[half:], items[half:], group, plan, failures, iterates),
+    ]
+    return [replace(result, notes=(*notes, *result.notes)) for result in results]
 
 
 def _solve_together(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Plan, iterates: bool) -> list[ItemResult]:
@@ -311,7 +307,7 @@ def _solve_together(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Pl
         runs = itertools.groupby(zip(drafts, items, strict=True), lambda pair: pair[0].sets)
         each = (_solve_together(scan, [item for _, item in run], group, plan, iterates) for _, run in runs)
         return [result for one in each for result in one]
-    problem, prior = _stack(problems)
+    problem, prior = stack_problems(problems)
     if weight_follows_noise:  # a batch of one, because only networks take several items
         settings["lam"] = float(weight_by_noise(method.name, problem)[0])
     reconstructor = network or method.reconstructor(settings).to(plan.device)
@@ -334,81 +330,6 @@ def _solve_together(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Pl
 def _zero_image(shape: tuple[int, ...], group: PlanGroup, reason: str) -> ItemResult:
     """Return a result with an image of zeros and the reason."""
     return ItemResult(np.zeros(shape, np.complex64), reason, 0.0 if group.entry.has_weight else None)
-
-
-class ItemProblem(NamedTuple):
-    """Hold the problem of one item, and the transform from its image to that of the scan.
-
-    Attributes:
-        problem: problem for the image u.
-        transform: x = T u, where x is the image of the scan.
-        prior: prior for `mrirecon.engine.Reconstructor.run` of an informed method; None for others.
-
-    """
-
-    problem: Problem
-    transform: Transform
-    prior: Prior | None
-
-
-def build_problem(
-    kspace: np.ndarray,
-    mask: np.ndarray,
-    maps: ItemMaps,
-    use: Use,
-    *,
-    device: torch.device | str = "cpu",
-    noise: np.ndarray | None = None,
-) -> ItemProblem:
-    """Build the problem of one item as a batch of one, and the transform to the image of the item.
-
-    Maps show the extent of the object, and methods use it in three ways (see `ItemMaps.prior`). A plain combination is
-    ``cropped`` to the object. A regularized method is ``weighted``: it solves for u with the maps S·w, and its image is
-    x = w·u. A network is ``informed``: it gets S everywhere, so that its image can explain all data, and separately w.
-    With cropped maps it could not explain the signal of a scalp at the edge of the crop.
-
-    Args:
-        kspace: (C, *space) complex, centred.
-        mask: (*space), true where sampled.
-        maps: maps of the item.
-        use: how the method uses the maps.
-        device: device of the problem.
-        noise: (C, C) covariance of the samples; if None, it is measured from k-space for an informed method.
-
-    """
-    y, sampled = torch.from_numpy(kspace)[None], torch.from_numpy(mask.astype(np.float32))[None, None]
-    sensitivities = maps.cropped() if use == "cropped" else maps.maps
-    if noise is None and use == "informed":  # measured once for all parts of the method that need it
-        noise = measure_noise(kspace, mask).covariance
-    covariance = None if noise is None else torch.from_numpy(noise).to(sensitivities.dtype)[None]
-    problem = Problem(y, sampled, sensitivities, noise=covariance).to(device)
-    if use == "cropped":
-        return ItemProblem(problem, Identity(), None)
-    prior = Prior(maps.prior().to(device))
-    if use == "weighted":
-        return ItemProblem(prior.apply(problem), prior, None)
-    return ItemProblem(problem, Identity(), prior)
-
-
-def _stack(items: list[ItemProblem]) -> tuple[Problem, Prior | None]:
-    """Stack problems of one size to one batch, with their priors."""
-    if len(items) == 1:
-        return items[0].problem, items[0].prior
-    problems = [item.problem for item in items]
-    y, mask, maps = (torch.cat(part) for part in zip(*((p.y, p.mask, p.maps) for p in problems), strict=True))
-    noise = [p.noise for p in problems if p.noise is not None]
-    weights = [item.prior.weight for item in items if item.prior is not None]
-    prior = Prior(torch.cat(weights)) if len(weights) == len(items) else None
-    return Problem(y, mask, maps, noise=torch.cat(noise) if len(noise) == len(problems) else None), prior
-
-
-def join_map_sets(image: Tensor) -> np.ndarray:
-    """Combine the images of map sets (M, *space): root sum of squares, with the phase of the first."""
-    if image.shape[0] == 1:
-        return np.asarray(image[0].cpu().numpy(), dtype=np.complex64)
-    magnitude = root_sum_of_squares(image, 0)
-    phase = torch.exp(1j * image[0].angle())
-    return np.asarray((magnitude * phase).cpu().numpy(), dtype=np.complex64)
 
 
 @dataclass
@@ -434,7 +355,7 @@ class ItemFailures:
     count: int = 0
     _no_signal: InputError | None = None
 
-    def lose(
+    def record(
         self, error: InputError, item: int, group: PlanGroup, shape: tuple[int, ...], count: int = 1
     ) -> ItemResult:
         """Record an item that cannot be reconstructed, and return an image of zeros.
@@ -461,7 +382,7 @@ class ItemFailures:
             self.errors.append(error)
         return _zero_image(shape, group, "no signal" if empty else f"not reconstructed: {error.what}")
 
-    def final_notes(self, total: int) -> list[str]:
+    def notes(self, total: int) -> list[str]:
         """Return notes on the failures, after all ``total`` images were tried.
 
         Raises:
@@ -474,7 +395,7 @@ class ItemFailures:
         return notes + [f"not reconstructed, zero in the output: {e.where}: {e.what}" for e in self.errors[:8]]
 
 
-def _where(scan: Scan, item: int, error: MriReconError) -> str:
+def _location(scan: Scan, item: int, error: MriReconError) -> str:
     return error.where if error.where and str(scan.path) in error.where else scan.where(item)
 
 

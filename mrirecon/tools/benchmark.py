@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from mrirecon.coils.calibration import find_calibration
-from mrirecon.coils.espirit import espirit
+from mrirecon.coils.espirit import crop_weights, espirit
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import UsageError
@@ -30,8 +30,7 @@ from mrirecon.io.readers.images import read_image
 from mrirecon.io.writers.write import write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.methods.registry import build
-from mrirecon.reconstruction.calibrate import ItemMaps
-from mrirecon.reconstruction.run import build_problem
+from mrirecon.reconstruction.calibrate import EspiritOptions, ItemMaps, build_problem
 
 Case = Literal["espirit", "wavelet", "wavelet2d", "tv"]
 CASES: tuple[Case, ...] = ("espirit", "wavelet", "wavelet2d", "tv")
@@ -84,7 +83,8 @@ class _Scan:
         """Estimate the coil maps."""
         region = torch.from_numpy(np.ascontiguousarray(self.kspace[(slice(None), *self.box)]))[None]
         result = espirit(region, self.mask.shape, crop=0)
-        return ItemMaps(result.maps, "ESPIRiT", values=result.values)
+        weights = crop_weights(result.values, EspiritOptions.crop)
+        return ItemMaps(result.maps, "ESPIRiT", values=result.values, object_weights=weights)
 
     def error(self, image: np.ndarray) -> float:
         """Return the NRMSE inside the object after a least-squares scale."""
@@ -128,20 +128,20 @@ def _case(
     case: Case, size: int, coils: int, rounds: int, threads: int, folder: Path, progress: Callable[[str], None]
 ) -> Timing:
     scan = _simulate(case, size, coils, threads, folder)
-    ours, command = _ours(case, scan), _theirs(case, scan)
+    ours, command = _our_job(case, scan), _bart_job(case, scan)
 
-    def theirs(lam: float) -> np.ndarray:
+    def bart(lam: float) -> np.ndarray:
         return _bart(scan, command(lam), None if case == "espirit" else "x")
 
     has_bart = shutil.which("bart") is not None
     if has_bart:
         write_kspace(folder / "k.cfl", scan.kspace[None])
         _bart(scan, _ECALIB)
-    lam, other_lam = 0.0, 0.0
+    lam, bart_lam = 0.0, 0.0
     if case != "espirit":
         progress(f"{case}: sweep over λ")
         lam = min(_SWEEP, key=lambda value: scan.error(ours(value)))
-        other_lam = min(_SWEEP, key=lambda value: scan.error(theirs(value))) if has_bart else 0.0
+        bart_lam = min(_SWEEP, key=lambda value: scan.error(bart(value))) if has_bart else 0.0
     ours(lam)  # one round to warm up
     pairs: list[tuple[float, float]] = []
     for number in range(rounds):
@@ -149,7 +149,7 @@ def _case(
         start = time.perf_counter()
         image = ours(lam)
         middle = time.perf_counter()
-        other = theirs(other_lam) if has_bart else None
+        other = bart(bart_lam) if has_bart else None
         pairs.append((middle - start, time.perf_counter() - middle))
     return Timing(
         case=case,
@@ -159,12 +159,12 @@ def _case(
         ours_error=None if case == "espirit" else scan.error(image),
         bart_error=None if case == "espirit" or other is None else scan.error(other),
         ours_mib=_our_memory(scan, case, lam),
-        bart_mib=_bart_memory(scan, command(other_lam)) if has_bart else None,
-        settings=f"ours λ = {lam:g}; bart {command(other_lam)}",
+        bart_mib=_bart_memory(scan, command(bart_lam)) if has_bart else None,
+        settings=f"ours λ = {lam:g}; bart {command(bart_lam)}",
     )
 
 
-def _ours(
+def _our_job(
     case: Case, scan: _Scan, maps: ItemMaps | None = None, *, once: bool = False
 ) -> Callable[[float], np.ndarray]:
     """Return our job as a function of λ, with given or estimated maps; with ``once``, it may overwrite k-space."""
@@ -181,7 +181,7 @@ def _ours(
     return job
 
 
-def _theirs(case: Case, scan: _Scan) -> Callable[[float], str]:
+def _bart_job(case: Case, scan: _Scan) -> Callable[[float], str]:
     """Return BART's job as a function of λ."""
     if case == "espirit":
         return lambda _: _ECALIB
@@ -210,17 +210,17 @@ def _bart(scan: _Scan, command: str, result: str | None = None) -> np.ndarray:
 
 
 # A child inherits its parent's peak memory across exec, so a small separate process starts and measures BART.
-_WEIGH = (
+_CHILD_PEAK = (
     "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "
     "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 )
-_WEIGH_OURS = "import sys; from mrirecon.tools.benchmark import weigh; weigh(*sys.argv[1:])"
+_OUR_PEAK = "import sys; from mrirecon.tools.benchmark import print_memory; print_memory(*sys.argv[1:])"
 
 
 def _bart_memory(scan: _Scan, command: str) -> float:
     """Return BART's peak memory in MiB including data, minus that of an empty job, from the kernel's statistics."""
-    nothing = _run_child(scan, ["-c", _WEIGH, "bart", "ones", "2", "8", "8", "none"])
-    return (_run_child(scan, ["-c", _WEIGH, "bart", *command.split()]) - nothing) / 1024
+    idle = _run_child(scan, ["-c", _CHILD_PEAK, "bart", "ones", "2", "8", "8", "none"])
+    return (_run_child(scan, ["-c", _CHILD_PEAK, "bart", *command.split()]) - idle) / 1024
 
 
 def _our_memory(scan: _Scan, case: Case, lam: float) -> float:
@@ -229,7 +229,7 @@ def _our_memory(scan: _Scan, case: Case, lam: float) -> float:
     assert maps.values is not None
     stored = {"maps": maps.maps.numpy(), "values": maps.values.numpy(), "mask": scan.mask}
     np.savez(scan.folder / "scan.npz", allow_pickle=False, kspace=scan.kspace, **stored)
-    return _run_child(scan, ["-c", _WEIGH_OURS, case, str(lam), str(scan.threads), str(scan.folder)]) / 1024
+    return _run_child(scan, ["-c", _OUR_PEAK, case, str(lam), str(scan.threads), str(scan.folder)]) / 1024
 
 
 def _run_child(scan: _Scan, arguments: list[str]) -> float:
@@ -239,19 +239,19 @@ def _run_child(scan: _Scan, arguments: list[str]) -> float:
     return float(done.stdout.split()[-1])
 
 
-def weigh(case: Case, lam: str, threads: str, folder: str) -> None:
+def print_memory(case: Case, lam: str, threads: str, folder: str) -> None:
     """Print the increase of this process's peak memory by one job and its data in KiB, for `run`."""
     torch.set_num_threads(int(threads))
     # A small job first, because libraries loaded on first use do not count, as for BART.
     small = _simulate(case, 128, 4, int(threads), Path(folder))
-    _ours(case, small)(float(lam))
+    _our_job(case, small)(float(lam))
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     with np.load(Path(folder) / "scan.npz") as stored:
         scan = _Scan(stored["kspace"], stored["mask"], np.empty(0), int(threads), Path(folder))
         maps = ItemMaps(torch.from_numpy(stored["maps"]), "file", values=torch.from_numpy(stored["values"]))
     # As in `mrirecon.reconstruction.run`: the problem has its own maps, and k-space is used for this job only.
-    job = _ours(case, scan, maps, once=True)
+    job = _our_job(case, scan, maps, once=True)
     del maps
     job(float(lam))
     print(_status("VmHWM") - before)

@@ -49,26 +49,30 @@ def demo(out: Path, samples: Path | None = None, *, progress: Progress | None = 
     """
     out.mkdir(parents=True, exist_ok=True)
     folder = _simulate(out) if samples is None else samples
-    full, twin = read(folder / FULL), read(folder / UNDERSAMPLED)
-    if full.shape != twin.shape:
-        raise InputError("the samples are not the same scan", where=str(folder), why=f"{full.shape}, {twin.shape}")
+    full, undersampled = read(folder / FULL), read(folder / UNDERSAMPLED)
+    if full.shape != undersampled.shape:
+        raise InputError(
+            "the samples are not the same scan", where=str(folder), why=f"{full.shape}, {undersampled.shape}"
+        )
     reference = sense_reference(full)
     write_image(out / "reference.h5", reference)
     rows: list[dict[str, Any]] = []
-    shown = []
+    images = []
     for method in METHODS:
         start = time.perf_counter()
-        result = reconstruct(twin, method=method, progress=progress)
+        result = reconstruct(undersampled, method=method, progress=progress)
         seconds = time.perf_counter() - start
         metrics = scores(result.images, reference)
         mean = mean_score(metrics)
         file = out / f"{method}.h5"
-        write_image(file, result.images, sidecar=_sidecar(twin, result), inputs=[folder / FULL, folder / UNDERSAMPLED])
+        write_image(
+            file, result.images, sidecar=_sidecar(undersampled, result), inputs=[folder / FULL, folder / UNDERSAMPLED]
+        )
         rows.append({"method": method, **{name: getattr(mean, name) for name in score_metrics()}})
         rows[-1] |= {"seconds": seconds, "file": str(file)}
         item = len(reference) // 2
-        shown.append(np.abs(result.images[item]) * (metrics[item].scale or 0))
-    _draw_picture(out / PICTURE, twin, reference, rows, shown)
+        images.append(np.abs(result.images[item]) * (metrics[item].scale or 0))
+    _draw_picture(out / PICTURE, undersampled, reference, rows, images)
     return rows
 
 
@@ -88,10 +92,10 @@ def _sidecar(scan: Scan, result: Reconstruction) -> dict[str, object]:
     return {"mrirecon": __version__, "input": str(scan.path), "sha256": scan.sha256(), **details}
 
 
-def _draw_picture(path: Path, twin: Scan, reference: Real, rows: list[dict[str, Any]], images: list[Real]) -> None:
+def _draw_picture(path: Path, scan: Scan, reference: Real, rows: list[dict[str, Any]], images: list[Real]) -> None:
     """Draw the middle slice: the reference and the images above, the mask and the errors below."""
     item = len(reference) // 2
     scores = [f"SSIM {row['ssim']:.3f}   PSNR {row['psnr']:.1f} dB   NMSE {row['nmse']:.4f}" for row in rows]
     methods = [row["method"] for row in rows]
-    heading = f"{twin.path.name}, slice {item + 1} of {len(reference)} (scores: mean over the slices)"
-    save_comparison(path, reference[item], twin.mask(item), list(zip(methods, images, scores, strict=True)), heading)
+    heading = f"{scan.path.name}, slice {item + 1} of {len(reference)} (scores: mean over the slices)"
+    save_comparison(path, reference[item], scan.mask(item), list(zip(methods, images, scores, strict=True)), heading)

@@ -26,7 +26,7 @@ Verdict = Literal["ok", "look", "bad"]
 
 # Malicious releases of known packages, which steal credentials. pyproject.toml excludes them.
 COMPROMISED = {"lightning": ("2.6.2", "2.6.3"), "pytorch-lightning": ("2.6.2", "2.6.3")}
-LITTLE_DISK, HARDLY_ANY, LITTLE_MEMORY = 5e9, 2e8, 1e9  # bytes
+LITTLE_DISK, FULL_DISK, LITTLE_MEMORY = 5e9, 2e8, 1e9  # bytes
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Run all checks; write an empty file into the current and the temporary folder, and remove it."""
-    questions: tuple[Callable[[], list[Finding]], ...] = (_packages, _threads, _memory, _disks)
-    findings = [finding for question in questions for finding in question()]
+    checks: tuple[Callable[[], list[Finding]], ...] = (_packages, _threads, _memory, _disks)
+    findings = [finding for check in checks for finding in check()]
     if any(version(name) in versions for name, versions in COMPROMISED.items()):
         return findings  # imports from here on could run it
     return [*findings, *_hdf5(), *_gpu(), *_plugins(), *_selftest()]
@@ -96,12 +96,12 @@ def _packages() -> list[Finding]:
 
 
 def _threads() -> list[Finding]:
-    cores, asked = usable_cores(), os.environ.get("OMP_NUM_THREADS")
-    message = f"{cores:g} usable of {os.cpu_count()}; OMP_NUM_THREADS {asked or 'not set'}"
+    cores, threads = usable_cores(), os.environ.get("OMP_NUM_THREADS")
+    message = f"{cores:g} usable of {os.cpu_count()}; OMP_NUM_THREADS {threads or 'not set'}"
     fix = f"export OMP_NUM_THREADS={max(1, int(cores))}"
-    if asked and asked.isdecimal() and int(asked) > max(1, round(cores)):
+    if threads and threads.isdecimal() and int(threads) > max(1, round(cores)):
         return [Finding("cores", "look", f"{message}: more threads than cores are slow", fix)]
-    if asked is None and cores < (os.cpu_count() or 1) - 0.5:
+    if threads is None and cores < (os.cpu_count() or 1) - 0.5:
         return [Finding("cores", "look", f"{message}: torch would start a thread for each core of the machine", fix)]
     return [Finding("cores", "ok", message)]
 
@@ -139,7 +139,7 @@ def _disks() -> list[Finding]:
         except OSError as error:
             findings.append(Finding(name, "bad", f"{folder.absolute()}: {error.strerror}", "work in another folder"))
             continue
-        verdict: Verdict = "bad" if free < HARDLY_ANY else "look" if free < LITTLE_DISK else "ok"
+        verdict: Verdict = "bad" if free < FULL_DISK else "look" if free < LITTLE_DISK else "ok"
         fix = "" if verdict == "ok" else "free some space"
         findings.append(Finding(name, verdict, f"{free / 1e9:.1f} GB free at {folder.absolute()}", fix))
     return findings

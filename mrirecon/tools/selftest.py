@@ -51,16 +51,16 @@ def selftest(device: str = "auto", *, operators: dict[str, tuple[LinearOperator,
         UsageError: the device does not exist.
 
     """
-    where = pick_device(device)
+    chosen = pick_device(device)
     cpu = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
         # Drawn on the CPU, for the same numbers on every device.
-        return torch.randn(*shape, dtype=torch.complex64, generator=cpu).to(where)
+        return torch.randn(*shape, dtype=torch.complex64, generator=cpu).to(chosen)
 
     problem = _problem(draw)
-    given = _operators(problem, draw) | (operators or {})
-    checks = [check for name, (a, x) in given.items() for check in _adjoint(name, a, x, draw)]
+    all_operators = _operators(problem, draw) | (operators or {})
+    checks = [check for name, (a, x) in all_operators.items() for check in _adjoint(name, a, x, draw)]
     checks += [
         _unitary("Fourier", Fourier((-2, -1)), draw(2, 3, 17, 20)),
         _unitary("Wavelet", Wavelet(), draw(2, 1, 97, 96)),

@@ -51,10 +51,8 @@ class Clock:
         if job.isdecimal():
             ends.append(time.monotonic() + int(job) - time.time())
         self.end = min(ends) if ends else None
-        self._steps, self._chunks = (
-            _Durations(),
-            _Durations(),
-        )  # durations of steps without waiting, and of waiting for a new chunk
+        self._steps = _Durations()  # of steps, without waiting
+        self._chunks = _Durations()  # of waiting for a new chunk
         self._chunks_ahead = 0  # number of new chunks that the next step must wait for
         self.start(0.0)
 
@@ -104,9 +102,9 @@ class Clock:
         """
         if self.minutes is None or self.end is None:
             return 0.0
-        here = time.monotonic() - self.loop_start
+        elapsed = time.monotonic() - self.loop_start
         whole = self.end - self._margin - self.validation_seconds - self.loop_start
-        return min(1.0, max(0.0, (self.spent + here) / max(self.spent + whole, 1e-9)))
+        return min(1.0, max(0.0, (self.spent + elapsed) / max(self.spent + whole, 1e-9)))
 
     @property
     def out_of_time(self) -> bool:

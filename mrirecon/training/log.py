@@ -62,7 +62,7 @@ class Log:
         self.write({"step": step, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command})
 
     def write(self, line: Mapping[str, object]) -> None:
-        """Append a line; numbers that are not finite become null."""
+        """Append a line; NaN and infinite values become null."""
         if not self.writes:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from mrirecon.training.log import Log
 from mrirecon.training.setup import learning_rate, make_fabric, rank_of_process, with_precision
 from mrirecon.training.state import State, load_state, save_state, states
 from mrirecon.training.trainer import Trainer
+from mrirecon.training.validate import selection_score
 
 Progress = Callable[[int, int, str], None]
 CONFIG, STATES = "config.yaml", "states"
@@ -42,7 +43,7 @@ def train(
     resume: Literal["auto", "never"] = "auto",
     device: str = "auto",
     progress: Progress | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    on_message: Callable[[str], None] = lambda text: None,
     command: Sequence[str] | None = None,
     begun: float | None = None,
 ) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def train(
         resume: ``auto`` resumes the run in the folder, ``never`` rejects a folder that contains a run.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
         progress: called with (step, steps, message).
-        tell: called with messages for the user.
+        on_message: called with messages for the user.
         command: command line for the log.
         begun: start of the budget ``train.minutes``, from `time.monotonic`; by default now.
 
@@ -65,43 +66,43 @@ def train(
     Raises:
         UsageError: the run cannot resume with this configuration; the message lists the differences.
         BusyError: another process trains in this folder.
-        SignalError: the loss is not a number; the message gives the sample.
+        SignalError: the loss is NaN or infinite; the message gives the sample.
         Stopped: SIGINT, SIGTERM or SIGUSR1 stopped the run; its state was saved.
 
     """
     begun, folder = time.monotonic() if begun is None else begun, Path(folder)
     with _run_lock(folder):
-        given, config = config, _keep_precision(config, folder)
+        given, config = config, _saved_precision(config, folder)
         start = _open_folder(config, folder, resume)
         # Detached cascades whose images are not in the loss get no gradient.
         fabric = make_fabric(config.settings.train, device, unused=config.settings.loss.cascades == "last")
         fabric.barrier()
         t = Trainer(config, folder, fabric, begun=begun)
         if not t.is_main:
-            tell, progress = (lambda text: None), None
+            on_message, progress = (lambda text: None), None
         settings = t.settings.train
-        kept = f"networks compute in {settings.precision}, as at the start of the run"
-        for note in (*t.sources.notes, t.precision_note if config is given else kept):
-            tell(note)
+        saved = f"networks compute in {settings.precision}, as at the start of the run"
+        for note in (*t.sources.notes, t.precision_note if config is given else saved):
+            on_message(note)
         log = Log(folder, settings.tensorboard, t.is_main)
         if not t.learnable:
-            scores = t.validate(t.model.eval(), folder / "panels" / "untrained.png", t.settings.method).scores
-            tell(f"{t.settings.method} has no trainable weights: it was only validated")
+            scores = t.validate(t.model.eval(), folder / "panels" / "untrained.png", t.settings.method)
+            on_message(f"{t.settings.method} has no trainable weights: it was only validated")
             log.write({"step": 0, "validation": scores})
             return {"steps": 0, "scores": scores, "folder": str(folder), "learned": False, "rank": fabric.global_rank}
         if start is not None:
             state, notes = start
             for note in notes:
-                tell(note)
-            _keep_threads(state, tell)
+                on_message(note)
+            _restore_threads(state, on_message)
             t.restore(state)
-            tell(f"resuming after step {t.step}{_of_total(t)}")
+            on_message(f"resuming after step {t.step}{_of_total(t)}")
         if t.is_main:
             with atomic_path(folder / CONFIG) as temporary:
                 temporary.write_text(render(t.config), encoding="utf-8")
         log.begin(t.step, command, new=start is None, validated=t.validated_step == t.step)
         with _signals(t):
-            _run(t, log, progress, tell)
+            _run(t, log, progress, on_message)
         log.close()
         return {
             "steps": t.step,
@@ -186,7 +187,7 @@ def _run_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _keep_precision(config: Config, folder: Path) -> Config:
+def _saved_precision(config: Config, folder: Path) -> Config:
     """Replace ``train.precision: auto`` by the precision of the run in the folder."""
     saved = folder / CONFIG
     if config.settings.train.precision != "auto" or not (saved.is_file() and states(folder / STATES)):
@@ -231,19 +232,19 @@ def _open_folder(config: Config, folder: Path, resume: str) -> tuple[State, list
     return None if state is None else (state, notes)
 
 
-def _keep_threads(state: State, tell: Callable[[str], None]) -> None:
+def _restore_threads(state: State, on_message: Callable[[str], None]) -> None:
     """Use the same number of threads as at the start of the run, because it affects the rounding of sums."""
     before, now = state.get("threads"), torch.get_num_threads()
     if before is None or before == now:
         return
     if os.environ.get("OMP_NUM_THREADS"):
-        tell(f"the run started with {before} threads and resumes with {now} (OMP_NUM_THREADS): not bit-identical")
+        on_message(f"the run started with {before} threads and resumes with {now} (OMP_NUM_THREADS): not bit-identical")
         return
     torch.set_num_threads(before)
-    tell(f"using {before} threads, as at the start of the run; OMP_NUM_THREADS overrides this")
+    on_message(f"using {before} threads, as at the start of the run; OMP_NUM_THREADS overrides this")
 
 
-def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], None]) -> None:
+def _run(t: Trainer, log: Log, progress: Progress | None, on_message: Callable[[str], None]) -> None:
     train = t.settings.train
     begun = clock = last_save = time.perf_counter()
     first = t.step
@@ -261,18 +262,18 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
         last_save = time.perf_counter()
 
     if train.minutes is not None and (train.steps or train.epochs):
-        tell(f"training for {train.minutes:g} minutes; train.steps and train.epochs are ignored")
+        on_message(f"training for {train.minutes:g} minutes; train.steps and train.epochs are ignored")
     for note in t.fit_to_clock():
-        tell(note)
+        on_message(note)
     if not t.zero_filled:
-        t.zero_filled = t.validate_zero_filled().scores
+        t.zero_filled = t.validate_zero_filled()
         log.write({"step": 0, "zero_filled": t.zero_filled})
     batches = t.loader.batches(t.step * train.accumulate)
     while True:
         last = t.step >= t.total or (t.out_of_time and t.step > first)  # at least one step
         if t.step and t.validated_step != t.step and (last or (t.step % t.validate_every == 0 and t.validation_due)):
             save()  # a signal may arrive during validation
-            _validate(t, log, tell)
+            _validate(t, log, on_message)
             save()
         if last or (train.patience and t.stale_validations >= train.patience):
             break
@@ -281,9 +282,9 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
         t.window.append(loss)
         count_seconds()
         if t.step % train.log_every == 0 or t.step == t.total:
-            mean, here = sum(t.window) / len(t.window), time.perf_counter() - begun
+            mean, seconds = sum(t.window) / len(t.window), time.perf_counter() - begun
             line = {"step": t.step, "loss": mean, "gradient": norm, "lr": rate, "seconds": t.seconds}
-            log.write(line | {"steps/s": (t.step - first) / here} | t.loader.statistics())
+            log.write(line | {"steps/s": (t.step - first) / seconds} | t.loader.statistics())
             t.window = []
         if progress:
             progress(t.step, t.expected_steps, f"loss {loss:.4f}")
@@ -293,19 +294,18 @@ def _run(t: Trainer, log: Log, progress: Progress | None, tell: Callable[[str], 
             t.stop()
     if t.out_of_time:
         what = "the time budget is used up" if train.minutes is not None else "the job's time is almost up"
-        tell(f"{what} after step {t.step}; run the command again to continue")
+        on_message(f"{what} after step {t.step}; run the command again to continue")
     for note in t.loader.notes:
-        tell(note)
+        on_message(note)
 
 
-def _validate(t: Trainer, log: Log, tell: Callable[[str], None]) -> None:
+def _validate(t: Trainer, log: Log, on_message: Callable[[str], None]) -> None:
     """Validate, export the last and the best model, and report the scores."""
     begun = time.monotonic()
     with t.averaged() as model:
         heading = f"{t.settings.method}, step {t.step}"
-        validation = t.validate(model, t.folder / "panels" / f"step-{t.step:08d}.png", heading)
-    t.scores, t.validated_step = validation.scores, t.step
-    score = validation.selection_score
+        t.scores = t.validate(model, t.folder / "panels" / f"step-{t.step:08d}.png", heading)
+    t.validated_step, score = t.step, selection_score(t.scores)
     better = t.best is None or score > t.best
     t.best, t.stale_validations = (score, 0) if better else (t.best, t.stale_validations + 1)
     log.write({"step": t.step, "validation": t.scores, "seconds": t.seconds})
@@ -316,7 +316,7 @@ def _validate(t: Trainer, log: Log, tell: Callable[[str], None]) -> None:
     shown = ", ".join(f"{k} {v:.4g}" for k, v in t.scores.items() if v is not None)
     zero = ", ".join(f"{v:.4g}" for v in t.zero_filled.values() if v is not None)
     t.clock.record_validation(time.monotonic() - begun)
-    tell(f"step {t.step}{_of_total(t)}: {shown} (zero-filled {zero}){', best so far' if better else ''}")
+    on_message(f"step {t.step}{_of_total(t)}: {shown} (zero-filled {zero}){', best so far' if better else ''}")
 
 
 def _of_total(t: Trainer) -> str:

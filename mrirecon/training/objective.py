@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -76,9 +77,8 @@ class Loss(FullPrecision):
         target = None if target is None else target / per_item(self.scale, target)
         self.comparison = Comparison(problem, self.scale, settings.compare, target, None, full, held)
         if target is not None and settings.region == "object":
-            masks = [object_mask(m.double()) for m in self.comparison.reference.cpu()]
-            region = torch.stack(masks).to(target.device)
-            self.comparison = Comparison(problem, self.scale, settings.compare, target, region, full, held)
+            region = object_mask(self.comparison.reference.cpu()).to(target.device)
+            self.comparison = replace(self.comparison, region=region)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return the loss (B,) of an image (B, M, y, x) in the data's own scale."""

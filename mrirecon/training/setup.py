@@ -48,7 +48,7 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
         from lightning.fabric.strategies.ddp import DDPStrategy
     except ImportError:
         raise UsageError("training needs Lightning Fabric, which is not installed", fix=INSTALL) from None
-    ranks, here = processes()
+    ranks, ranks_here = processes()
     if settings.batch % ranks:
         raise UsageError(
             f"{ranks} processes cannot share a batch of {settings.batch}",
@@ -60,17 +60,16 @@ def make_fabric(settings: Train, device: str = "auto", *, unused: bool = False) 
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
         raise UsageError(f"device {device!r} cannot be used here", fix="use --device cpu")
-    precision: Literal["32-true"] = (
-        "32-true"  # networks convert inputs and weights to bfloat16 themselves, see `Reconstructor`
-    )
+    # Networks convert inputs and weights to bfloat16 themselves; see `Reconstructor`.
+    precision: Literal["32-true"] = "32-true"
     if ranks == 1:
         # Without srun, a process in a Slurm allocation is not a Slurm task, but Fabric would treat it as one.
         devices: int | list[int] = [int(number)] if number and kind == "cuda" else 1
         return Fabric(accelerator=kind, devices=devices, plugins=LightningEnvironment(), precision=precision)
     backend = "nccl" if kind == "cuda" else "gloo"
     strategy = DDPStrategy(find_unused_parameters=unused, process_group_backend=backend, timeout=RANK_TIMEOUT)
-    nodes = max(1, ranks // here)
-    fabric = Fabric(accelerator=kind, devices=here, num_nodes=nodes, strategy=strategy, precision=precision)
+    nodes = max(1, ranks // ranks_here)
+    fabric = Fabric(accelerator=kind, devices=ranks_here, num_nodes=nodes, strategy=strategy, precision=precision)
     fabric.launch()
     return fabric
 

@@ -15,7 +15,7 @@ import torch
 from mrirecon.errors import InputError, ModelMismatchError, UnsafeContentError
 from mrirecon.io.safe.atomic import atomic_path
 
-KEPT = 2
+RETAINED = 2  # number of states
 FORMAT = 1  # incremented when this version cannot resume the states of earlier versions
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt$")
 State = dict[str, Any]  # tensors and plain data that torch.load(weights_only=True) accepts
@@ -36,7 +36,7 @@ def save_state(folder: Path, step: int, state: State) -> Path:
     path = folder / f"step-{step:08d}-{_short_hash(content)}.pt"
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
-    for old in states(folder)[KEPT:]:
+    for old in states(folder)[RETAINED:]:
         old.unlink(missing_ok=True)
     return path
 
@@ -78,7 +78,7 @@ def load_state(folder: Path) -> tuple[State | None, list[str]]:
             "every state of this run is damaged",
             where=str(folder),
             why="; ".join(notes),
-            fix="start anew with another --output",
+            fix="start a new run with another --output",
         )
     return None, notes
 

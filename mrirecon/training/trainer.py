@@ -42,14 +42,13 @@ from mrirecon.training.setup import (
     resolve_precision,
 )
 from mrirecon.training.state import State
-from mrirecon.training.validate import Validation, validate
+from mrirecon.training.validate import Scores, validate
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
 VALIDATION_SHARE = 0.1  # maximum fraction of the run's time for its last validation
-Scores = dict[str, float | None]
 
 
 class Objective(nn.Module):
@@ -120,9 +119,9 @@ class Trainer:
         wanted = self.settings.train.workers
         if wanted is not None:
             return wanted
-        here = max(1, processes()[1])  # ranks on this machine, each with its own workers
+        ranks = max(1, processes()[1])  # ranks on this machine, each with its own workers
         chunk = self.sampler.factory.batch // self.fabric.world_size
-        return workers_for(self.device, chunk, math.floor(usable_cores()) // here, free_shared_memory() // here)
+        return workers_for(self.device, chunk, math.floor(usable_cores()) // ranks, free_shared_memory() // ranks)
 
     def state(self) -> State:
         """Return the complete state of the run."""
@@ -173,13 +172,13 @@ class Trainer:
             with self.fabric.no_backward_sync(self.ddp_objective, enabled=number < train.accumulate - 1):
                 losses = self.ddp_objective()
                 if not bool(torch.isfinite(losses).all()):
-                    raise self._not_a_number(batch, losses)
+                    raise self._not_finite_error(batch, losses)
                 self.fabric.backward(losses.mean() / train.accumulate)
             total += float(losses.detach().mean()) / train.accumulate
         parameters = [w for w in self.weights.values() if w.grad is not None]
         norm = float(nn.utils.clip_grad_norm_(parameters, train.gradient_clip or math.inf))
         if not math.isfinite(norm):
-            raise self._not_a_number(batch, None)
+            raise self._not_finite_error(batch, None)
         self.ddp_optimizer.step()
         self.ddp_optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -225,11 +224,11 @@ class Trainer:
                 begun = time.monotonic()
                 self.validate_one()
                 seconds = time.monotonic() - begun
-            seconds, left = self._all_reduce(seconds, self.clock.remaining)
+            seconds, remaining = self._all_reduce(seconds, self.clock.remaining)
             slices, ranks = self.val_samples.slices, self.fabric.world_size
             count = len(slices)
             # The fraction leaves time to validate the zero-filled images.
-            most = max(1, int(VALIDATION_SHARE * left / max(seconds, 1e-6))) * ranks
+            most = max(1, int(VALIDATION_SHARE * remaining / max(seconds, 1e-6))) * ranks
             if most < count:
                 chosen = [slices[i * count // most] for i in range(most)]
                 self.val_samples = replace(self.val_samples, slices=chosen)
@@ -245,12 +244,12 @@ class Trainer:
         with self.averaged() as model, torch.no_grad():
             model.run(self.val_samples.sample(0, 0, 0, self.device).problem).image.cpu()
 
-    def _not_a_number(self, batch: Batch, losses: Tensor | None) -> SignalError:
+    def _not_finite_error(self, batch: Batch, losses: Tensor | None) -> SignalError:
         names = batch.names
         if losses is not None:
             names = [n for n, v in zip(names, losses, strict=True) if not v.isfinite()]
         return SignalError(
-            f"the {'gradient' if losses is None else 'loss'} is not a number at step {self.step}",
+            f"the {'gradient' if losses is None else 'loss'} is NaN or infinite at step {self.step}",
             where="; ".join(names),
             why=f"mask, coils and SNR: {json.dumps(batch.info)}",
             fix="lower train.lr or set train.gradient_clip; --resume auto resumes from the last state",
@@ -270,7 +269,7 @@ class Trainer:
         finally:
             copy_weights(self.weights, own)
 
-    def validate_zero_filled(self) -> Validation:
+    def validate_zero_filled(self) -> Scores:
         """Score the zero-filled images, with coils combined as in `reconstruct --method zero-filled`."""
         # without maps, coil images can only be combined by their root sum of squares
         model = build("zero-filled" if self.val_samples.maps else "rss").to(self.device)
@@ -278,7 +277,7 @@ class Trainer:
 
     def validate(
         self, model: Reconstructor, picture: Path | None = None, heading: str = "", factory: SampleFactory | None = None
-    ) -> Validation:
+    ) -> Scores:
         """Score a model on the validation samples, shared by all ranks."""
         return validate(
             model,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,27 +23,13 @@ if TYPE_CHECKING:
 
 ERROR_GAIN = 5
 COLUMNS = 4  # number of panels per sample
+Scores = dict[str, float | None]
 
 
-@dataclass(frozen=True)
-class Validation:
-    """Hold the means over the validation samples.
-
-    Attributes:
-        scores: ssim, psnr and nmse with references, else held_error; None if undefined.
-        items: number of samples.
-
-    """
-
-    scores: dict[str, float | None]
-    items: int
-
-    @property
-    def selection_score(self) -> float:
-        """Return the score by which the best model is selected; higher is better."""
-        if self.scores.get("ssim") is not None:
-            return float(self.scores["ssim"] or 0)
-        return -float(self.scores.get("held_error") or np.inf)
+def selection_score(scores: Scores) -> float:
+    """Return the score by which the best model is selected; higher is better."""
+    ssim = scores.get("ssim")
+    return -float(scores.get("held_error") or np.inf) if ssim is None else ssim
 
 
 def validate(
@@ -56,7 +41,7 @@ def validate(
     panels: int,
     picture: Path | None,
     heading: str,
-) -> Validation:
+) -> Scores:
     """Reconstruct and score the validation samples; each rank takes every n-th sample.
 
     Args:
@@ -67,6 +52,9 @@ def validate(
         panels: number of samples to draw.
         picture: file of the picture; None draws none.
         heading: heading of the picture.
+
+    Returns:
+        The means over the samples: ssim, psnr and nmse with references, else held_error; None if undefined.
 
     """
     rank, count, device = fabric.global_rank, fabric.world_size, fabric.device
@@ -92,11 +80,11 @@ def validate(
     }
     if picture is not None and drawn:
         save_panels(picture, drawn, columns=COLUMNS, heading=heading)
-    return Validation(means, len(factory.slices))
+    return means
 
 
-def _scores(batch: Batch, image: torch.Tensor) -> dict[str, float | None]:
-    values: dict[str, float | None] = {}
+def _scores(batch: Batch, image: torch.Tensor) -> Scores:
+    values: Scores = {}
     if batch.target is not None:
         score = scores(root_sum_of_squares(image, 1), root_sum_of_squares(batch.target, 1))[0]
         values = {name: getattr(score, name) for name in score_metrics()}
@@ -106,7 +94,7 @@ def _scores(batch: Batch, image: torch.Tensor) -> dict[str, float | None]:
     return values
 
 
-def _panels(batch: Batch, image: torch.Tensor, values: dict[str, float | None]) -> list[Panel]:
+def _panels(batch: Batch, image: torch.Tensor, values: Scores) -> list[Panel]:
     """Return the panels of a sample: zero-filled, reconstruction, reference and error."""
     reference = image if batch.target is None else batch.target
     zero_filled, shown, truth = (root_sum_of_squares(x, 1)[0] for x in (batch.problem.adjoint, image, reference))

@@ -46,7 +46,7 @@ def test_make_writes_the_mask_that_the_library_makes(tmp_path: Path, suffix: str
     expected = make_mask("poisson", (64, 48), 4, calibration=(12, 8), seed=5)
     assert (load_mask(path).mask == expected.mask).all()
     assert expected.describe() in said
-    assert "acceleration 4 (asked 4)" in said
+    assert "acceleration 4 (requested 4)" in said
 
 
 def test_make_in_json(tmp_path: Path) -> None:

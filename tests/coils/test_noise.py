@@ -19,13 +19,13 @@ from mrirecon.io import read, write_kspace
 from mrirecon.io.scan import Roles
 from mrirecon.masks import make_mask
 from mrirecon.methods.registry import build
-from mrirecon.methods.regularization import QUIET, default_weight, weight_by_noise
+from mrirecon.methods.regularization import LOW_NOISE, default_weight, weight_by_noise
 from mrirecon.metrics import object_mask
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.solvers import conjugate_gradient
-from mrirecon.reconstruction.calibrate import item_maps, item_noise
+from mrirecon.reconstruction.calibrate import build_problem, item_maps, item_noise
 from mrirecon.reconstruction.preprocess import Preprocess, prepare
-from mrirecon.reconstruction.run import build_problem, reconstruct
+from mrirecon.reconstruction.run import reconstruct
 
 SPACE = (128, 112)
 
@@ -233,7 +233,7 @@ def test_the_weight_follows_the_noise_at_both_ends():
     by_mask = default_weight("cs", mask)
     assert weights[0] > 10 * by_mask
     assert weights[-1] < 0.3 * by_mask
-    assert 0 < QUIET < 0.02
+    assert 0 < LOW_NOISE < 0.02
 
 
 def test_the_weight_does_not_depend_on_the_unit_or_on_others_in_the_batch():

@@ -36,7 +36,7 @@ def sphere(shape, spacing, radius):
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 1.0, 1.0)])
 def test_the_field_of_a_sphere_is_the_closed_form(spacing):
-    """Outside Δχ/3 (a/r)³ (3 cos² θ − 1), inside nothing, for each direction of B0."""
+    """Check the field of a sphere for each direction of B0: Δχ/3 (a/r)³ (3 cos² θ − 1) outside, 0 inside."""
     shape, radius = (int(64 / spacing[0]), 64, 64), 9.0
     ball, axes, r = sphere(shape, spacing, radius)
     fields = dipole_fields(3 * ball, spacing)
@@ -59,7 +59,7 @@ def test_shim_coils_take_away_what_is_slow():
 
 
 def test_air_beside_tissue_changes_the_field_most():
-    """A wide dark place not deep below the skin is air; a thin one is bone, and a deep one fluid."""
+    """Check that wide shallow dark regions are air, thin ones bone, and deep ones fluid."""
     y, x = np.ogrid[-64:64, -60:60]
     body = (np.hypot(y, x) < 50).astype(np.float16)
     holes = {
@@ -68,16 +68,16 @@ def test_air_beside_tissue_changes_the_field_most():
         "fluid": (np.hypot(y, x) < 9).astype(np.float16),
         "bone": (np.abs(y - 28) < 2) * (np.abs(x) < 15).astype(np.float16),
     }
-    found = {}
+    result = {}
     for name, hole in holes.items():
         anatomy = Anatomy(np.stack([body * (1 - hole)] * 3).astype(np.float16), (5.0, 1.5, 1.5))
         field, depth = anatomy.field(1, 1).astype(np.float32), anatomy.depth(1).astype(np.float32)
         assert field.shape == depth.shape == (64, 60)
         assert np.isfinite(field).all()
         inside = (depth > 0.2) & (hole[::2, ::2] == 0)
-        found[name] = float(np.abs(field[inside]).max())
-    assert found["air"] > 1.0
-    assert max(found["fluid"], found["bone"], found["none"]) < 0.6 * found["air"]
+        result[name] = float(np.abs(field[inside]).max())
+    assert result["air"] > 1.0
+    assert max(result["fluid"], result["bone"], result["none"]) < 0.6 * result["air"]
     assert depth.max() == pytest.approx(50 / 60, abs=0.05)
     assert not depth[:4].any()
 
@@ -95,7 +95,7 @@ def phase(scene):
 
 
 def test_the_phase_is_that_of_the_echo():
-    """2π γ B0 TE δ: at 3 T and 5 ms, 4.01 radians a ppm, and fat turns by 3.4 of them."""
+    """Check 2π γ B0 TE δ: 4.01 radians per ppm at 3 T and 5 ms; fat is shifted by 3.4 ppm."""
     quiet: dict = {"size": (256, 240), "air": [0, 0], "veins": [0, 0], "field_strength": [3.0], "echo_time": [5.0, 5.0]}
     scene = one(**quiet, fat=[1.0, 1.0])
     assert scene.radians == pytest.approx(2 * math.pi * GYROMAGNETIC * 3.0 * 5e-3, rel=1e-6)
@@ -142,7 +142,7 @@ def test_a_vein_is_off_resonance_along_its_arc():
 def test_spacing_comes_with_a_packed_volume(tmp_path):
     image = phantom((64, 64), 3, 1)
     np.savez(tmp_path / "pack.npz", a=image, b=image, a_spacing=np.array([3.0, 0.5, 0.5]))
-    found = {v.name.split(":")[1]: v.spacing for v in read_volumes(tmp_path / "pack.npz")}
-    assert found["a"][0] == 3.0
-    assert found["a"][1] == pytest.approx(0.5 * 64 / read_volumes(tmp_path / "pack.npz")[0].slices.shape[1])
-    assert found["b"][0] == 4.0
+    result = {v.name.split(":")[1]: v.spacing for v in read_volumes(tmp_path / "pack.npz")}
+    assert result["a"][0] == 3.0
+    assert result["a"][1] == pytest.approx(0.5 * 64 / read_volumes(tmp_path / "pack.npz")[0].slices.shape[1])
+    assert result["b"][0] == 4.0

@@ -23,12 +23,12 @@ from tests.training.test_training import TINY
 
 @pytest.fixture
 def files(tmp_path):
-    """Two people with five slices each; two of the first are zero."""
+    """Write two subjects with five slices each; two slices of the first are zero."""
     for name, empty in (("case1", (1, 4)), ("case2", ())):
-        made = simulate_kspace(phantom((64, 72), 5, 1), 3, 40.0, 1).kspace.astype(np.complex64)
-        made[list(empty)] = 0
-        made[0, :, 32] = 0  # a line of zeros is not an empty item
-        write_kspace(tmp_path / f"{name}.h5", made)
+        simulated = simulate_kspace(phantom((64, 72), 5, 1), 3, 40.0, 1).kspace.astype(np.complex64)
+        simulated[list(empty)] = 0
+        simulated[0, :, 32] = 0  # a line of zeros is not an empty item
+        write_kspace(tmp_path / f"{name}.h5", simulated)
     return tmp_path
 
 
@@ -36,22 +36,22 @@ def test_items_of_zeros_are_left_out_before_the_first_step(files, tmp_path):
     config = files / "tiny.yaml"
     config.write_text(TINY)
     data = [f"data.train=[{files}/case1.h5]", f"data.val=[{files}/case2.h5]", "data.crop=null"]
-    told = []
-    training.train(load_config(config, [*data, "train.steps=4"]), tmp_path / "run", tell=told.append)
-    assert any("items 1, 4 contain only zeros" in t for t in told)
+    messages = []
+    training.train(load_config(config, [*data, "train.steps=4"]), tmp_path / "run", on_message=messages.append)
+    assert any("items 1, 4 contain only zeros" in t for t in messages)
     card = load_model(tmp_path / "run" / "last").card
     assert card["slices"]["train"] == 3
-    assert card["files"][0]["items of nothing but zeros, left out"] == [1, 4]
+    assert card["files"][0]["empty items, left out"] == [1, 4]
     assert any("are excluded" in n for n in card["notes"])
 
 
 def test_items_are_excluded_by_name(files):
     data = Data(train=[f"{files}/case1.h5"], val=[f"{files}/case2.h5"], exclude=["case*.h5:0-1,3", "other.h5:99"])
-    found = open_sources(data)
-    assert [s.index for s in found.train] == [2]
-    assert [s.index for s in found.val] == [2, 4]
-    assert found.files[1]["excluded items"] == [0, 1, 3]
-    assert found.files[0]["items of nothing but zeros, left out"] == [4]
+    opened = open_sources(data)
+    assert [s.index for s in opened.train] == [2]
+    assert [s.index for s in opened.val] == [2, 4]
+    assert opened.files[1]["excluded items"] == [0, 1, 3]
+    assert opened.files[0]["empty items, left out"] == [4]
 
 
 def test_slices_of_volumes_are_excluded_by_name(tmp_path):
@@ -59,10 +59,10 @@ def test_slices_of_volumes_are_excluded_by_name(tmp_path):
     np.savez(tmp_path / "pack.npz", patient01_T1=image, patient02_T1=image)
     pack = str(tmp_path / "pack.npz")
     data = Data(train=[f"{pack}#patient01*"], val=[f"{pack}#patient02*"], exclude=["patient01*:1-2", "pack.npz:0"])
-    found = open_sources(data)
-    assert [s.index for s in found.train] == [3]
-    assert [s.index for s in found.val] == [1, 2, 3]
-    assert found.files[0]["excluded slices"] == [0, 1, 2]
+    opened = open_sources(data)
+    assert [s.index for s in opened.train] == [3]
+    assert [s.index for s in opened.val] == [1, 2, 3]
+    assert opened.files[0]["excluded slices"] == [0, 1, 2]
     with pytest.raises(UsageError, match="no training data"):
         open_sources(Data(train=[f"{pack}#patient01*"], val=[f"{pack}#patient02*"], exclude=["patient01*:0-3"]))
 
@@ -92,7 +92,7 @@ def test_one_line_tells_most_and_the_rest_is_looked_at(files):
 
 
 def test_scripts_need_no_test_tools(monkeypatch):
-    """`compare_networks.py` runs in the environment of the peers, where pytest is not."""
+    """Check the exclusion in `compare_networks.py`, which runs in an environment without pytest."""
     monkeypatch.setitem(sys.modules, "pytest", None)
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))

@@ -69,7 +69,7 @@ def test_the_head_is_whole_and_upright(rss):
         assert columns[-1] < 142
         assert 1.05 < (rows[-1] - rows[0]) / (columns[-1] - columns[0]) < 1.4, "longer from front to back than wide"
         widths = head.sum(axis=1)
-        assert widths.argmax() > (rows[0] + rows[-1]) / 2, "the widest place of this head lies behind its middle"
+        assert widths.argmax() > (rows[0] + rows[-1]) / 2, "the widest part of this head is behind its centre"
 
 
 def test_noise_fills_kspace_and_background(kspace, rss):
@@ -95,12 +95,12 @@ def test_the_twin_holds_the_same_samples_and_no_others(full, kspace):
 
 def test_the_script_makes_the_committed_arrays_again(script, kspace):
     needs_volume(script)
-    made, again = script.scan(script.VOLUME), script.scan(script.VOLUME)
-    np.testing.assert_array_equal(made["kspace"], again["kspace"])
+    result, again = script.scan(script.VOLUME), script.scan(script.VOLUME)
+    np.testing.assert_array_equal(result["kspace"], again["kspace"])
     # on another processor, a few values may be rounded to the adjacent step
-    difference = np.abs(made["kspace"] - kspace)
+    difference = np.abs(result["kspace"] - kspace)
     assert (difference > 0).mean() < 1e-4
-    np.testing.assert_array_equal(made["mask"], read(SAMPLES / "brain_4x.h5").mask(0)[0])
+    np.testing.assert_array_equal(result["mask"], read(SAMPLES / "brain_4x.h5").mask(0)[0])
 
 
 @pytest.mark.parametrize("suffix", ["npz", "cfl"])

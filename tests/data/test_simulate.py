@@ -34,18 +34,18 @@ def test_everything_is_a_function_of_the_seed(head):
 
 
 def test_without_noise_the_kspace_is_the_forward_model(head):
-    made = simulate_kspace(head, 5, math.inf, 1)
-    assert made.kspace.shape == made.maps.shape == (2, 5, *SHAPE)
-    assert made.kspace.dtype == made.maps.dtype == made.image.dtype == np.complex64
-    assert not made.noise_covariance.any()
-    np.testing.assert_allclose(to_image(made.kspace), made.maps * made.image[:, None], atol=2e-6)
-    np.testing.assert_allclose(np.abs(made.image), head, atol=1e-6)
+    simulated = simulate_kspace(head, 5, math.inf, 1)
+    assert simulated.kspace.shape == simulated.maps.shape == (2, 5, *SHAPE)
+    assert simulated.kspace.dtype == simulated.maps.dtype == simulated.image.dtype == np.complex64
+    assert not simulated.noise_covariance.any()
+    np.testing.assert_allclose(to_image(simulated.kspace), simulated.maps * simulated.image[:, None], atol=2e-6)
+    np.testing.assert_allclose(np.abs(simulated.image), head, atol=1e-6)
 
 
 def test_one_slice_comes_back_without_a_slice_axis(head):
-    made = simulate_kspace(head[0], 3, 10, 1)
-    assert made.kspace.shape == made.maps.shape == (3, *SHAPE)
-    assert made.image.shape == SHAPE
+    simulated = simulate_kspace(head[0], 3, 10, 1)
+    assert simulated.kspace.shape == simulated.maps.shape == (3, *SHAPE)
+    assert simulated.image.shape == SHAPE
 
 
 def test_fewer_samples_are_the_middle_of_the_same_kspace(head):
@@ -62,7 +62,7 @@ def test_noise_has_the_covariance_and_the_snr_that_were_asked(head):
     measured = noise @ noise.conj().T / noise.shape[1]
     sigma2 = np.trace(noisy.noise_covariance).real / 4
     np.testing.assert_allclose(measured, noisy.noise_covariance, atol=0.06 * sigma2)
-    assert np.abs(noise @ noise.T / noise.shape[1]).max() < 0.06 * sigma2, "real and imaginary part must be alike"
+    assert np.abs(noise @ noise.T / noise.shape[1]).max() < 0.06 * sigma2, "both parts must have equal variance"
     assert head[head > 0.05 * head.max()].mean() / math.sqrt(sigma2) == pytest.approx(12.0, rel=1e-5)
     # into the corners, which are filled by noise
     assert np.abs(noisy.kspace[..., :4, :4]).std() > 0.3 * math.sqrt(sigma2)

@@ -34,8 +34,7 @@ from mrirecon.io import read, write_kspace
 from mrirecon.methods.cs import compressed_sensing_start
 from mrirecon.physics.operators import Fourier, root_sum_of_squares
 from mrirecon.physics.scale import percentile_scale
-from mrirecon.reconstruction.calibrate import item_maps
-from mrirecon.reconstruction.run import build_problem
+from mrirecon.reconstruction.calibrate import build_problem, item_maps
 
 MASKS = [MaskFamily(family="random", acceleration=[2.0, 3.0], calibration=[12, 16])]
 PLANE = Fourier((-2, -1))
@@ -62,7 +61,7 @@ def scene(image, seed=0, coils=4, window=None, spacing=(4.0, 1.0, 1.0), **simula
 
 
 def near(a, b, tolerance=2e-5):
-    """Tell whether two batches are the same, to rounding."""
+    """Return whether two batches are equal up to rounding."""
     parts = [(a.target, b.target), *((getattr(a.problem, n), getattr(b.problem, n)) for n in ("y", "maps", "mask"))]
     return a.names == b.names and all(torch.allclose(x, y, atol=tolerance * float(x.abs().max())) for x, y in parts)
 
@@ -78,7 +77,7 @@ def equal(a, b):
 
 
 def test_interpolated_volumes_are_cut_to_what_was_measured():
-    """Trap (a): a vendor's zero filling is found, along each axis by itself, and nothing else is cut."""
+    """Check that zero filling by the scanner is detected along each axis, and nothing else is cropped (trap a)."""
     whole = phantom((256, 224), 4, 3)
     noise = np.random.default_rng(0).normal(0, 0.01, (4, 256, 224))
     measured = np.abs(whole + noise)
@@ -97,19 +96,19 @@ def test_interpolated_volumes_are_cut_to_what_was_measured():
     assert volume.spacing[2] == pytest.approx(224 / volume.slices.shape[2])
     assert volume.zeros > 0.2
     # the simulated k-space has no empty edge: its outermost tenth contains more than noise
-    made = simulate([scene(volume, **CALM, snr=[1e6, 1e6])])
-    k = made.kspace[0].abs().sum(0).numpy()
+    simulated = simulate([scene(volume, **CALM, snr=[1e6, 1e6])])
+    k = simulated.kspace[0].abs().sum(0).numpy()
     rim, next_to_it = k[:, :4].mean() + k[:, -4:].mean(), k[:, 8:16].mean() + k[:, -16:-8].mean()
     assert rim > 0.25 * next_to_it
 
 
 def test_the_background_is_noise():
-    """Trap (a): where the volume is exactly zero, what is measured is the coils' noise."""
+    """Check that the zero background of a volume contains coil noise in the simulated scan (trap a)."""
     image = np.zeros((96, 96), np.float32)
     image[30:66, 30:66] = 1
-    made = simulate([scene(image, 1, window=(96, 96), **CALM)])
-    empty = PLANE.adjoint(made.kspace[0])[:, :12, :12]
-    seen, wanted = torch.cov(empty.reshape(4, -1)), made.covariance[0]
+    simulated = simulate([scene(image, 1, window=(96, 96), **CALM)])
+    empty = PLANE.adjoint(simulated.kspace[0])[:, :12, :12]
+    seen, wanted = torch.cov(empty.reshape(4, -1)), simulated.covariance[0]
     assert (seen - wanted).abs().max() < 0.35 * wanted.abs().max()
     assert (empty.abs() > 0).all()
 
@@ -138,7 +137,7 @@ def test_volumes_that_are_none(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((3, 4)))
     with pytest.raises(InputError, match="no magnitude volume"):
         read_volumes(tmp_path / "a.npz")
-    for values, word in ((-np.ones((2, 64, 64)), "negative"), (np.full((2, 64, 64), np.nan), "not finite")):
+    for values, word in ((-np.ones((2, 64, 64)), "negative"), (np.full((2, 64, 64), np.nan), "NaN or infinite")):
         with pytest.raises(InputError, match="not a magnitude volume") as caught:
             prepare("x", values, (1, 1, 1))
         assert word in caught.value.why
@@ -164,7 +163,7 @@ def test_volumes_that_are_none(tmp_path):
 
 
 def test_coils_are_those_of_the_fields_at_every_pixel():
-    """Sensitivities are evaluated on a coarse grid, and interpolated: as good as at every pixel."""
+    """Check that interpolated sensitivities equal those evaluated at every pixel."""
     plain = {
         "phase": [0, 0],
         "spin_echo_share": 1.0,
@@ -174,9 +173,9 @@ def test_coils_are_those_of_the_fields_at_every_pixel():
     }
     image = phantom((96, 80), 1, 2)[0]
     one = scene(image, 3, 5, **CALM, **plain, lesions=Lesions(count=[0, 0]))
-    made, exact = simulate([one]), true_maps([one])
-    assert (made.clean - exact * made.image).abs().max() < 2e-4 * made.clean.abs().max()
-    assert torch.allclose(made.image[0, 0].abs(), torch.from_numpy(image.astype(np.float16)).float(), atol=1e-4)
+    simulated, exact = simulate([one]), true_maps([one])
+    assert (simulated.clean - exact * simulated.image).abs().max() < 2e-4 * simulated.clean.abs().max()
+    assert torch.allclose(simulated.image[0, 0].abs(), torch.from_numpy(image.astype(np.float16)).float(), atol=1e-4)
     same = np.abs(coil_maps((96, 80), 5, one.seed))
     turned = [same, same[:, ::-1], same[:, :, ::-1], same[:, ::-1, ::-1]]
     # mirrored about a pixel, an even grid is one pixel off: that is the tolerance
@@ -184,21 +183,21 @@ def test_coils_are_those_of_the_fields_at_every_pixel():
 
 
 def test_coils_multiply_the_object_before_it_is_truncated():
-    """No inverse crime: what is measured is not exactly coils times an image on the measured grid."""
+    """Check that there is no inverse crime: the data are not exactly coils times an image on the measured grid."""
     image = phantom((128, 120), 1, 2)[0]
     one = scene(image, 3, 6, **CALM | {"resolution": [0.5, 0.5]}, snr=[1e6, 1e6])
-    made, maps = simulate([one]), true_maps([one])
-    assert made.kspace.shape == (1, 6, 64, 60)
-    gap = (made.clean - maps * made.image).norm() / made.clean.norm()
+    simulated, maps = simulate([one]), true_maps([one])
+    assert simulated.kspace.shape == (1, 6, 64, 60)
+    gap = (simulated.clean - maps * simulated.image).norm() / simulated.clean.norm()
     assert 2e-3 < gap < 0.05
     fine = simulate([scene(image, 3, 6, **CALM, snr=[1e6, 1e6])])
     # and it is the middle of the k-space of the fine grid; the outermost line is the mean of both ends
     middle = PLANE(fine.clean)[..., 64 - 32 + 1 : 64 + 32, 60 - 30 + 1 : 60 + 30] * (64 * 60 / (128 * 120)) ** 0.5
-    assert (PLANE(made.clean)[..., 1:, 1:] - middle).abs().max() < 1e-4 * middle.abs().max()
+    assert (PLANE(simulated.clean)[..., 1:, 1:] - middle).abs().max() < 1e-4 * middle.abs().max()
 
 
 def test_who_else_is_in_a_batch_does_not_matter():
-    """Slices of different sizes share a grid; the values of each are what they are alone."""
+    """Check that slices of different sizes on one grid equal those simulated alone."""
     images = [phantom((96, 80), 1, 2)[0], phantom((120, 128), 1, 3)[0], phantom((64, 150), 1, 4)[0]]
     scenes = [scene(image, n, 5, (64, 72), air=[n, n], veins=[3 - n, 3 - n]) for n, image in enumerate(images)]
     together = simulate(scenes)
@@ -214,8 +213,8 @@ def test_who_else_is_in_a_batch_does_not_matter():
 def test_a_window_larger_than_the_object_is_filled_with_air():
     image = np.ones((64, 60), np.float32)
     plain = {"phase": [0, 0], "spin_echo_share": 1.0, "fine_phase": [0, 0], "lesions": Lesions(count=[0, 0])}
-    made = simulate([scene(image, 0, 4, (96, 80), **CALM, **plain)])
-    shown = made.image[0, 0].abs()
+    simulated = simulate([scene(image, 0, 4, (96, 80), **CALM, **plain)])
+    shown = simulated.image[0, 0].abs()
     assert torch.allclose(shown[16:80, 10:70], torch.ones(64, 60), atol=1e-4)
     assert not shown[:16].any()
     assert not shown[:, 70:].any()
@@ -223,10 +222,10 @@ def test_a_window_larger_than_the_object_is_filled_with_air():
 
 
 def test_snr_and_size_are_those_asked_for():
-    made = simulate([scene(phantom((120, 96), 1, 2)[0], 0, 8, (128, 104), **CALM, snr=[20.0, 20.0])])
-    assert made.kspace.shape == (1, 8, 128, 104)
-    noise = (PLANE.adjoint(made.kspace) - made.clean).abs().square().mean().sqrt()
-    magnitude = made.image.abs()
+    simulated = simulate([scene(phantom((120, 96), 1, 2)[0], 0, 8, (128, 104), **CALM, snr=[20.0, 20.0])])
+    assert simulated.kspace.shape == (1, 8, 128, 104)
+    noise = (PLANE.adjoint(simulated.kspace) - simulated.clean).abs().square().mean().sqrt()
+    magnitude = simulated.image.abs()
     signal = magnitude[magnitude > 0.1 * magnitude.max()].mean()
     assert float(signal / noise) == pytest.approx(20, rel=0.02)
 
@@ -234,11 +233,11 @@ def test_snr_and_size_are_those_asked_for():
 def test_lesions_are_where_the_mask_says():
     image = phantom((160, 128), 1, 4)[0]
     rng = np.random.default_rng(5)
-    out, labels, found = insert_lesions(image, rng, 4, size=(6, 12), contrast=(0.3, 0.5), sign=1)
-    assert len(found) >= 2
-    assert labels.max() == len(found)
+    out, labels, lesions = insert_lesions(image, rng, 4, size=(6, 12), contrast=(0.3, 0.5), sign=1)
+    assert len(lesions) >= 2
+    assert labels.max() == len(lesions)
     assert np.abs(out - image)[ndimage.binary_dilation(labels > 0, iterations=2) == 0].max() == 0
-    for lesion in found:
+    for lesion in lesions:
         inside = labels == lesion.label
         area = np.pi * (lesion.diameter / 2) ** 2
         assert 0.6 * area < inside.sum() < 1.6 * area
@@ -250,8 +249,8 @@ def test_lesions_are_where_the_mask_says():
     assert np.array_equal(out, again)
     inside = np.zeros(image.shape, bool)
     inside[70:90, 60:70] = True
-    _, labels, found = insert_lesions(image, rng, 1, region=inside)
-    assert inside[int(found[0].centre[0]), int(found[0].centre[1])]
+    _, labels, lesions = insert_lesions(image, rng, 1, region=inside)
+    assert inside[int(lesions[0].centre[0]), int(lesions[0].centre[1])]
     assert insert_lesions(np.zeros((64, 64), np.float32), rng, 3)[2] == []
 
 
@@ -259,8 +258,8 @@ def test_lesions_are_where_the_mask_says():
 
 
 def test_items_are_functions_of_their_number():
-    made = recipe(batch=2, with_kspace=True)
-    order = EpochSampler(made)
+    factory = recipe(batch=2, with_kspace=True)
+    order = EpochSampler(factory)
     straight = SampleLoader(order).batches(0)
     batches = [next(straight) for _ in range(5)]
     later = SampleLoader(order, workers=2).batches(3)  # R06, and starting anywhere
@@ -273,13 +272,13 @@ def test_items_are_functions_of_their_number():
     threads = torch.get_num_threads()
     torch.set_num_threads(2 if threads == 1 else 1)
     try:
-        assert equal(made.sample(*order.epoch(0)[0][0]), made.sample(*order.epoch(0)[0][0]))
+        assert equal(factory.sample(*order.epoch(0)[0][0]), factory.sample(*order.epoch(0)[0][0]))
         assert equal(next(SampleLoader(order).batches(0)), batches[0])
-        assert near(stack([made.sample(*a) for a in order.epoch(0)[0]]), batches[0])
+        assert near(stack([factory.sample(*a) for a in order.epoch(0)[0]]), batches[0])
     finally:
         torch.set_num_threads(threads)
-    assert not equal(made.sample(0, 0, 0), made.sample(1, 0, 0))
-    assert not equal(made.sample(0, 0, 0), SampleFactory(made.slices, made.data, 8, batch=2).sample(0, 0, 0))
+    assert not equal(factory.sample(0, 0, 0), factory.sample(1, 0, 0))
+    assert not equal(factory.sample(0, 0, 0), SampleFactory(factory.slices, factory.data, 8, batch=2).sample(0, 0, 0))
 
 
 def test_an_epoch_is_every_slice_once():
@@ -293,7 +292,7 @@ def test_an_epoch_is_every_slice_once():
 
 
 def test_a_batch_has_one_size_and_sizes_vary():
-    """Trap (c): windows are cut before masking, and every batch has its own size and coils."""
+    """Check that windows are cropped before masking, and that each batch has its own size and coils (trap c)."""
     order = EpochSampler(recipe(batch=2), items_per_epoch=40)
     batches = SampleLoader(order).batches(0)
     shapes = [tuple(next(batches).problem.y.shape) for _ in range(12)]
@@ -303,11 +302,11 @@ def test_a_batch_has_one_size_and_sizes_vary():
 
 
 def test_amplitudes_are_those_of_use():
-    """Trap (c): whatever is cut out, the scale that methods work at is near the object's."""
-    made = recipe()
+    """Check that the scale of a cropped sample is near that of the object (trap c)."""
+    factory = recipe()
     scales = []
     for number in range(8):
-        batch = made.sample(0, number, number)
+        batch = factory.sample(0, number, number)
         magnitude = batch.target.abs()
         scales.append(float(percentile_scale(batch.problem.adjoint)[0] / percentile_scale(batch.target)[0]))
         assert magnitude.max() > 0
@@ -316,9 +315,9 @@ def test_amplitudes_are_those_of_use():
 
 
 def test_maps_are_what_inference_will_have(tmp_path):
-    """Trap (b): estimated from each item's own calibration region, by the code that reconstruction uses."""
-    made = recipe(settings(simulation={"snr": [40.0, 50.0], "cavities": [0, 0]}))
-    batch = made.sample(0, 3, 5)
+    """Check that maps are estimated from the calibration region of each item, as in a reconstruction (trap b)."""
+    factory = recipe(settings(simulation={"snr": [40.0, 50.0], "cavities": [0, 0]}))
+    batch = factory.sample(0, 3, 5)
     p = batch.problem
     write_kspace(tmp_path / "x.h5", p.y.numpy(), mask=p.mask[0, 0].numpy().astype(np.uint8))
     scan = read(tmp_path / "x.h5")
@@ -326,7 +325,7 @@ def test_maps_are_what_inference_will_have(tmp_path):
         there = item_maps(scan, 0, scan.kspace(0), scan.mask(0))
     posed = build_problem(scan.kspace(0), scan.mask(0), there, "informed")
     assert torch.allclose(posed.problem.maps, p.maps, atol=1e-5)
-    _, prior = made._maps(p.y, [p.mask[0, 0].numpy() > 0], [made.slices[5]])
+    _, prior = factory._maps(p.y, [p.mask[0, 0].numpy() > 0], [factory.slices[5]])
     assert torch.allclose(posed.prior.weight, prior, atol=1e-4)
     # the target is what these maps make of the noise-free coils: consistent with the data up to the noise
     residual = (p.A(batch.target) - p.y).norm() / p.y.norm()
@@ -360,10 +359,10 @@ def test_people_are_kept_apart(tmp_path):
     for name in ("patient01_a", "patient01_b", "patient02_a", "patient03_a"):
         np.savez(tmp_path / f"{name}.npz", vol=image)
     data = settings(train=[str(tmp_path)], val=0.3)
-    found = open_sources(data)
-    assert set(found.subjects["train"]) | set(found.subjects["val"]) == {"patient01", "patient02", "patient03"}
-    assert not set(found.subjects["train"]) & set(found.subjects["val"])
-    assert {s.subject for s in found.train} == set(found.subjects["train"])
+    opened = open_sources(data)
+    assert set(opened.subjects["train"]) | set(opened.subjects["val"]) == {"patient01", "patient02", "patient03"}
+    assert not set(opened.subjects["train"]) & set(opened.subjects["val"])
+    assert {s.subject for s in opened.train} == set(opened.subjects["train"])
     with pytest.raises(UsageError, match="a subject is in both") as caught:
         open_sources(settings(train=[str(tmp_path / "*_a.npz")], val=[str(tmp_path / "*_b.npz")]))
     assert caught.value.why == "patient01"
@@ -385,38 +384,38 @@ def test_people_are_kept_apart(tmp_path):
         open_sources(settings(train=[str(tmp_path / "volumes")]))
     assert "has no file with a suffix of" in caught.value.why
     assert "volumes/**/" in caught.value.fix
-    kept = open_sources(settings(train=[str(tmp_path)], exclude=["patient03*"])).subjects["train"]
-    assert kept == ["patient01", "patient02"]
+    retained = open_sources(settings(train=[str(tmp_path)], exclude=["patient03*"])).subjects["train"]
+    assert retained == ["patient01", "patient02"]
 
 
 def test_people_in_a_packed_file(tmp_path):
     image = phantom((64, 64), 2, 1)
     np.savez(tmp_path / "pack.npz", patient01_T1=image, patient01_T2=image, patient02_T1=image, knee=image)
     pack = str(tmp_path / "pack.npz")
-    found = open_sources(settings(train=[f"{pack}#patient01*", f"{pack}#knee"], val=[f"{pack}#patient02*"]))
-    assert found.subjects == {"train": ["pack:knee", "patient01"], "val": ["patient02"]}
-    assert len(found.train) == 6
+    opened = open_sources(settings(train=[f"{pack}#patient01*", f"{pack}#knee"], val=[f"{pack}#patient02*"]))
+    assert opened.subjects == {"train": ["pack:knee", "patient01"], "val": ["patient02"]}
+    assert len(opened.train) == 6
     with pytest.raises(UsageError, match="no training data"):
         open_sources(settings(train=[f"{pack}#patient09*"], val=[f"{pack}#patient02*"]))
 
 
 def test_scans_are_undersampled_and_combined(tmp_path):
-    made = recipe(settings(crop=None)).sample(0, 0, 0)
+    sample = recipe(settings(crop=None)).sample(0, 0, 0)
     one = scene(phantom((64, 72), 1, 1)[0], window=(64, 72))
     full = simulate([one]).kspace[0]
     for name in ("case1", "case2"):
         write_kspace(tmp_path / f"{name}.h5", full.numpy()[None])
     data = settings(train=[str(tmp_path / "case1.h5")], val=[str(tmp_path / "case2.h5")], crop=None)
-    found = open_sources(data)
-    batch = SampleFactory(found.train, data, 0).sample(0, 0, 0)
+    opened = open_sources(data)
+    batch = SampleFactory(opened.train, data, 0).sample(0, 0, 0)
     mask = batch.problem.mask.bool()[0, 0]
     assert torch.allclose(batch.problem.y[0][:, mask], full[:, mask])
     assert not batch.problem.y[0][:, ~mask].any()
     combined = root_sum_of_squares(PLANE.adjoint(full), 0)
     inside = combined > 0.4 * combined.max()
     assert torch.allclose(batch.target.abs()[0, 0][inside], combined[inside], rtol=0.1)
-    assert made.target is not None
-    cut = SampleFactory(found.train, data.model_copy(update={"crop": [48, 48]}), 0).sample(0, 0, 0)
+    assert sample.target is not None
+    cut = SampleFactory(opened.train, data.model_copy(update={"crop": [48, 48]}), 0).sample(0, 0, 0)
     assert tuple(cut.problem.y.shape[1:]) == (4, 48, 48)
 
 
@@ -467,10 +466,10 @@ def test_masks_that_fit_are_drawn():
     draws = [MaskFamily(family="random", acceleration=[2.0, 8.0], calibration=[8, 24])]
     seen = set()
     for seed in range(40):
-        mask, told = draw_mask(draws, (96, 96), np.random.default_rng(seed), True)
+        mask, info = draw_mask(draws, (96, 96), np.random.default_rng(seed), True)
         lines = mask.all(0).sum() if mask.all(0).any() else mask.all(1).sum()
-        seen.add((round(told["acceleration"]), min(told["calibration"])))
-        assert lines == round(96 / told["acceleration"])
+        seen.add((round(info["acceleration"]), min(info["calibration"])))
+        assert lines == round(96 / info["acceleration"])
     assert seen == {(2, 8), (2, 24), (8, 8)}  # 24 lines do not fit into 12
     with pytest.raises(UsageError, match="no mask of random fits"):
         draw_mask([MaskFamily(family="random", acceleration=[32.0])], (96, 96), np.random.default_rng(0), True)
@@ -480,10 +479,10 @@ def test_mirrored_discs_keep_their_calibration_region():
     draws = [MaskFamily(family="poisson", acceleration=[4.0], calibration=[12])]
     seen = set()
     for seed in range(12):
-        mask, told = draw_mask(draws, (64, 65), np.random.default_rng(seed), True)
+        mask, info = draw_mask(draws, (64, 65), np.random.default_rng(seed), True)
         assert mask[26:38, 26:38].all()
         assert mask.sum() == round(64 * 65 / 4)
-        assert told["acceleration"] == 4.0
+        assert info["acceleration"] == 4.0
         seen.add(mask.tobytes())
     assert len(seen) > 8
 
@@ -498,9 +497,9 @@ def test_samples_are_split():
 
 
 def test_items_of_several_sizes_are_refused_with_advice():
-    made = recipe(settings(crop=None))
+    factory = recipe(settings(crop=None))
     with pytest.raises(InputError, match="different sizes") as caught:
-        stack([made.sample(0, n, n) for n in range(4)])
+        stack([factory.sample(0, n, n) for n in range(4)])
     assert "data.crop" in caught.value.fix
 
 
@@ -525,42 +524,42 @@ def test_cavities_move_phase_from_the_maps_into_the_object_and_keep_the_samples(
 # stored samples
 
 
-def kept(path, **more):
+def with_folder(path, **more):
     return settings(**more, buffer=Buffer(location=str(path)))
 
 
 def test_a_kept_item_may_have_any_phase(tmp_path):
-    """Phase is drawn when an item is read: it costs nothing, and every run may have its own."""
+    """Check that the phase is drawn when an item is read, so that stored samples serve runs with other settings."""
     for cavities in ([0, 0], [6, 6]):
-        stored = recipe(kept(tmp_path, simulation={"cavities": cavities})).sample(0, 0, 0)
-        made = recipe(settings(simulation={"cavities": cavities})).sample(0, 0, 0)
-        assert torch.allclose(stored.problem.maps, made.problem.maps, atol=1e-3)
+        stored = recipe(with_folder(tmp_path, simulation={"cavities": cavities})).sample(0, 0, 0)
+        sample = recipe(settings(simulation={"cavities": cavities})).sample(0, 0, 0)
+        assert torch.allclose(stored.problem.maps, sample.problem.maps, atol=1e-3)
     assert len(list(tmp_path.rglob("*.pt"))) == 1
 
 
 def test_a_kept_item_is_the_same_when_it_is_read_again(tmp_path):
-    data = kept(tmp_path)
-    made, again, other = (recipe(data, start=s).sample(0, 1, 2) for s in (first_image, first_image, None))
-    (a, b) = (r.problem for r in (made, again))
-    assert equal(made, again)
+    data = with_folder(tmp_path)
+    sample, again, other = (recipe(data, start=s).sample(0, 1, 2) for s in (first_image, first_image, None))
+    (a, b) = (r.problem for r in (sample, again))
+    assert equal(sample, again)
     assert torch.equal(a.initial_image, b.initial_image)
-    assert torch.equal(made.lesions, again.lesions)
-    assert other.problem.initial_image is None, "and what is made otherwise is kept apart"
+    assert torch.equal(sample.lesions, again.lesions)
+    assert other.problem.initial_image is None, "samples of other settings are stored separately"
     assert len(list(tmp_path.rglob("*.pt"))) == 2
     new = recipe(settings(), start=first_image).sample(0, 1, 2)
     assert torch.equal(new.problem.y, a.y)
-    assert torch.equal(new.target, made.target)
+    assert torch.equal(new.target, sample.target)
     assert torch.allclose(new.problem.maps, a.maps, atol=1e-3)
 
 
 def test_what_cannot_be_read_is_made_again(tmp_path):
-    data = kept(tmp_path)
-    made = recipe(data).sample(0, 0, 0)
+    data = with_folder(tmp_path)
+    sample = recipe(data).sample(0, 0, 0)
     (path,) = tmp_path.rglob("*.pt")
     whole = path.read_bytes()
     for broken in (b"", whole[: len(whole) // 2], b"not an item"):
         path.write_bytes(broken)
-        assert equal(recipe(data).sample(0, 0, 0), made)
+        assert equal(recipe(data).sample(0, 0, 0), sample)
         assert path.stat().st_size == len(whole)
 
 
@@ -569,17 +568,17 @@ def test_another_setting_slice_or_simulator_is_another_item(tmp_path, monkeypatc
         recipe(data, **more).sample(0, 0, slot)
         return len(list(tmp_path.rglob("*.pt")))
 
-    assert count(kept(tmp_path)) == 1
-    assert count(kept(tmp_path, val_items=3, licence="x")) == 1
-    assert count(kept(tmp_path), slot=1) == 2
-    assert count(kept(tmp_path, crop=[80, 96])) == 3
-    assert count(kept(tmp_path, target="measured")) == 4
-    assert count(kept(tmp_path), uncropped_maps=False) == 5
+    assert count(with_folder(tmp_path)) == 1
+    assert count(with_folder(tmp_path, val_items=3, licence="x")) == 1
+    assert count(with_folder(tmp_path), slot=1) == 2
+    assert count(with_folder(tmp_path, crop=[80, 96])) == 3
+    assert count(with_folder(tmp_path, target="measured")) == 4
+    assert count(with_folder(tmp_path), uncropped_maps=False) == 5
     starts = [partial(compressed_sensing_start, iterations=n) for n in (1, 2)]
-    assert [count(kept(tmp_path), start=s) for s in starts] == [6, 7]
+    assert [count(with_folder(tmp_path), start=s) for s in starts] == [6, 7]
     # after a change of the simulator, old samples are not reused
     monkeypatch.setattr("mrirecon.data.samples.simulator_version", lambda: "another")
-    assert count(kept(tmp_path)) == 8
+    assert count(with_folder(tmp_path)) == 8
 
 
 def test_the_version_of_the_simulator_is_that_of_its_code(tmp_path, monkeypatch):
@@ -599,12 +598,12 @@ def test_the_version_of_the_simulator_is_that_of_its_code(tmp_path, monkeypatch)
 
 
 def test_the_folder_may_be_a_variable(tmp_path, monkeypatch):
-    data = kept("$HERE/kept")
+    data = with_folder("$HERE/stored")
     with pytest.raises(UsageError, match="variable is not set"):
         recipe(data).sample(0, 0, 0)
     monkeypatch.setenv("HERE", str(tmp_path))
     recipe(data).sample(0, 0, 0)
-    assert len(list((tmp_path / "kept").rglob("*.pt"))) == 1
+    assert len(list((tmp_path / "stored").rglob("*.pt"))) == 1
 
 
 # the buffer
@@ -616,9 +615,9 @@ def drawn(count, first=0, workers=0, batch=2, device="cpu", **buffer):
         EpochSampler(recipe(data, batch=batch * data.buffer.batches_per_chunk), 24), workers, device=device
     )
     batches = loader.batches(first)
-    found = [next(batches) for _ in range(count)]
+    result = [next(batches) for _ in range(count)]
     batches.close()
-    return found, loader
+    return result, loader
 
 
 @pytest.mark.parametrize(("uses", "samples", "together"), [(1, 8, 1), (2, 6, 1), (3, 2, 2), (4, 24, 3)])
@@ -627,7 +626,7 @@ def test_a_sample_is_drawn_as_often_as_asked_for(uses, samples, together):
     loader = SampleLoader(EpochSampler(recipe(data, batch=2 * together), 24))
     held, most, counts = set(), 0, {}
     for chunk, use in islice(loader._draws(0), 200):
-        assert use == counts.get(chunk, 0), "one use after the other"
+        assert use == counts.get(chunk, 0), "the uses are in order"
         counts[chunk] = use + 1
         held.add(chunk)
         most = max(most, len(held))
@@ -639,11 +638,11 @@ def test_a_sample_is_drawn_as_often_as_asked_for(uses, samples, together):
 
 
 def test_what_is_drawn_again_is_turned():
-    found, loader = drawn(6, draws_per_sample=3, capacity=2)
-    names = [batch.names for batch in found]
+    result, loader = drawn(6, draws_per_sample=3, capacity=2)
+    names = [batch.names for batch in result]
     assert names[0] == names[1] == names[2] != names[3]
     assert loader.statistics()["uses"] == 3
-    first, *later = found[:3]
+    first, *later = result[:3]
     for batch in later:
         p = batch.problem
         assert not torch.equal(p.y, first.problem.y)
@@ -664,20 +663,20 @@ def test_what_is_drawn_again_is_turned():
     ],
 )
 def test_what_the_next_batches_wait_for_is_known_beforehand(first, buffer, monkeypatch):
-    """A run that ends in time has to know, for making a chunk takes longer than many steps."""
+    """Check the predicted number of chunks, because computing a chunk takes longer than many steps."""
     monkeypatch.setattr(loading, "_make_chunk", lambda recipe, addresses, device="cpu": None)
-    monkeypatch.setattr(SampleLoader, "_augmented", lambda self, made, chunk, use: (chunk, use))
+    monkeypatch.setattr(SampleLoader, "_augmented", lambda self, content, chunk, use: (chunk, use))
     monkeypatch.setattr(loading, "part_of", lambda batch, which: (*batch, which.start))
     loader = SampleLoader(
         EpochSampler(recipe(settings(buffer=Buffer(**buffer)), batch=2 * buffer.get("batches_per_chunk", 1)), 24)
     )
     whole = list(islice(loader.batches(0), first + 40))
-    batches, found = loader.batches(first), []
+    batches, results = loader.batches(first), []
     for count in (1, 2, 7) * 3:
-        before, ahead = (loader.chunks_made, loader.chunks_before(count)) if found else (0, 1)
-        found += islice(batches, count)
+        before, ahead = (loader.chunks_made, loader.chunks_before(count)) if results else (0, 1)
+        results += islice(batches, count)
         assert loader.chunks_made - before == ahead
-    assert found == whole[first : first + len(found)]
+    assert results == whole[first : first + len(results)]
 
 
 @pytest.mark.parametrize(
@@ -706,7 +705,7 @@ def test_a_folder_serves_the_next_run(tmp_path):
 def test_a_gpu_is_fed_by_cores_where_there_are_enough_and_room_for_what_they_send():
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     assert workers_for(gpu, 8, cores=16, shared=2**36) == 15
-    assert workers_for(gpu, 8, cores=16, shared=2**26) == 0, "the shared memory of a container by default"
+    assert workers_for(gpu, 8, cores=16, shared=2**26) == 0, "the default of the shared memory of a container"
     assert workers_for(gpu, 8, cores=4, shared=2**36) == 0
     assert [workers_for(cpu, 8, cores, 0) for cores in (1, 2, 4, 64)] == [0, 0, 2, 8]
 
@@ -735,12 +734,12 @@ def test_options_of_before_are_told_what_took_their_place():
 
 @pytest.mark.parametrize(("length", "batch"), [(None, 1), (5, 1), (12, 5), (13, 1), (17, 4), (40, 3)])
 def test_an_epoch_is_as_long_as_it_says(length, batch):
-    """A run that is resumed finds its place by it."""
+    """Check the length of an epoch, from which a resumed run derives its position."""
     order = EpochSampler(recipe(batch=batch), length)
     for epoch in (0, 3):
-        found = order.epoch(epoch)
-        assert len(found) == order.chunks_per_epoch
-        assert all(len(b) == batch for b in found)
+        result = order.epoch(epoch)
+        assert len(result) == order.chunks_per_epoch
+        assert all(len(b) == batch for b in result)
 
 
 def first_image(problem, near=None):
@@ -748,19 +747,19 @@ def first_image(problem, near=None):
 
 
 def test_workers_killed_at_any_moment_cost_time_alone():
-    """R05: whoever dies holding a lock, no batch is lost, doubled or waited for in vain."""
+    """Kill workers that hold a lock: no batch is lost or repeated, and nothing waits forever (R05)."""
     order, rng = EpochSampler(recipe(settings())), np.random.default_rng(0)
     wanted = [next(SampleLoader(order).batches(n)).names for n in range(12)]
     loader = SampleLoader(order, workers=2)
-    batches, found = loader.batches(0), []
+    batches, results = loader.batches(0), []
     for _ in range(12):
-        found.append(next(batches).names)
+        results.append(next(batches).names)
         time.sleep(float(rng.uniform(0, 0.1)))
         for child in multiprocessing.active_children()[:1]:  # none, between two sets of workers
             os.kill(child.pid, signal.SIGKILL)
     batches.close()
-    assert found == wanted
-    assert len(loader.notes) > 1, "or none died in time"
+    assert results == wanted
+    assert len(loader.notes) > 1, "otherwise none died in time"
 
 
 def test_workers_do_not_outlive_a_training_that_is_killed():
@@ -801,20 +800,20 @@ for _ in range(10):
     np.ones(4 << 20)
 print(faults() - before)
 """
-    found = {
-        how: int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
-        for how in ("held", "freed")
+    result = {
+        mode: int(subprocess.run([sys.executable, "-c", code, mode], capture_output=True, text=True, check=True).stdout)
+        for mode in ("held", "freed")
     }
-    assert found["held"] < 0.1 * found["freed"]
+    assert result["held"] < 0.1 * result["freed"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_makes_the_same_samples():
-    """Random numbers are drawn on the CPU: what is left is rounding, and voxels at a threshold."""
+    """Check that devices agree up to rounding and voxels at a threshold: random numbers are drawn on the CPU."""
     start = partial(compressed_sensing_start, iterations=4)
-    made = recipe(settings(target="measured"), batch=3, start=start)
+    factory = recipe(settings(target="measured"), batch=3, start=start)
     addresses = [(0, n, 2 * n) for n in range(3)]
-    cpu, gpu = made.make(addresses), made.make(addresses, "cuda")
+    cpu, gpu = factory.make(addresses), factory.make(addresses, "cuda")
     assert gpu.problem.y.device.type == "cuda"
     again = gpu.to("cpu")
     parts = [(cpu.target, again.target)]
@@ -823,4 +822,4 @@ def test_a_gpu_makes_the_same_samples():
         gap = (a - b).abs() / a.abs().max()
         assert (gap > 1e-4).float().mean() < 1e-3
         assert gap.median() < 1e-5
-    assert near(made.augment(cpu, addresses, 1), made.augment(gpu, addresses, 1).to("cpu"), 1e-2)
+    assert near(factory.augment(cpu, addresses, 1), factory.augment(gpu, addresses, 1).to("cpu"), 1e-2)

@@ -48,14 +48,14 @@ def prediction(truth, tmp_path):
 
 
 def test_k_space_is_combined_into_the_reference(prediction, truth):
-    found = evaluate(prediction, FULL)
-    assert "SENSE" in found.kind
+    evaluation = evaluate(prediction, FULL)
+    assert "SENSE" in evaluation.kind
     again = evaluate(prediction, FULL)
-    assert found.as_dict() == again.as_dict()
-    assert len(found.slices) == 3
-    assert 0.5 < found.mean["ssim"] < 1
-    assert found.mean["psnr"] == pytest.approx(np.mean([s["psnr"] for s in found.slices]))
-    assert found.slices[0]["scale"] == pytest.approx(1 / 3, rel=0.05)
+    assert evaluation.as_dict() == again.as_dict()
+    assert len(evaluation.slices) == 3
+    assert 0.5 < evaluation.mean["ssim"] < 1
+    assert evaluation.mean["psnr"] == pytest.approx(np.mean([s["psnr"] for s in evaluation.slices]))
+    assert evaluation.slices[0]["scale"] == pytest.approx(1 / 3, rel=0.05)
 
 
 def test_images_serve_as_reference_and_a_perfect_prediction_is_perfect(truth, tmp_path):
@@ -65,9 +65,9 @@ def test_images_serve_as_reference_and_a_perfect_prediction_is_perfect(truth, tm
         images, kind = reference_images(tmp_path / name)
         assert kind == "images"
         np.testing.assert_allclose(np.abs(images), truth, rtol=1e-6)
-    found = evaluate(tmp_path / "a.h5", tmp_path / "a.npz")
-    assert found.mean["ssim"] == pytest.approx(1)
-    assert found.mean["nmse"] == pytest.approx(0, abs=1e-12)
+    evaluation = evaluate(tmp_path / "a.h5", tmp_path / "a.npz")
+    assert evaluation.mean["ssim"] == pytest.approx(1)
+    assert evaluation.mean["nmse"] == pytest.approx(0, abs=1e-12)
 
 
 def test_an_undersampled_scan_is_no_reference(prediction):
@@ -87,21 +87,21 @@ def test_images_that_do_not_fit(truth, shape, word):
 def test_an_empty_slice_is_told_and_left_out_of_the_mean(truth):
     dark = truth.copy()
     dark[1] = 0
-    found = compare(truth, dark, prediction="p.h5", reference="r.h5", kind="images")
-    assert found.slices[1]["ssim"] is None
-    assert found.undefined["ssim"] == 1
-    assert found.mean["ssim"] == pytest.approx(1)
-    assert found.rows()[1]["reason"]
-    assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["slices"][1]["ssim"] is None
+    evaluation = compare(truth, dark, prediction="p.h5", reference="r.h5", kind="images")
+    assert evaluation.slices[1]["ssim"] is None
+    assert evaluation.undefined["ssim"] == 1
+    assert evaluation.mean["ssim"] == pytest.approx(1)
+    assert evaluation.rows()[1]["reason"]
+    assert json.loads(json.dumps(evaluation.as_dict(), allow_nan=False))["slices"][1]["ssim"] is None
 
 
 def test_csv_holds_every_slice(prediction, tmp_path):
-    found = evaluate(prediction, FULL)
-    tables = Evaluations([found], [], [], [], Options())
+    evaluation = evaluate(prediction, FULL)
+    tables = Evaluations([evaluation], [], [], [], Options())
     tables.write_slices(tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["psnr"]) for row in rows] == pytest.approx([s["psnr"] for s in found.slices])
+    assert [float(row["psnr"]) for row in rows] == pytest.approx([s["psnr"] for s in evaluation.slices])
     assert rows[0]["file"] == "prediction.h5"
     with pytest.raises(UsageError, match="input"):
         tables.write_slices(prediction)
@@ -109,7 +109,7 @@ def test_csv_holds_every_slice(prediction, tmp_path):
 
 def test_it_is_the_one_score(prediction, truth):
     by_hand = scores(np.asarray(3 * truth), truth)
-    assert by_hand[0].ssim == pytest.approx(1, abs=1e-6), "a factor does not count"
+    assert by_hand[0].ssim == pytest.approx(1, abs=1e-6), "the score does not depend on a factor"
 
 
 # other definitions, other pixels
@@ -118,14 +118,27 @@ def test_it_is_the_one_score(prediction, truth):
 @pytest.mark.parametrize("preset", [p for p in PRESETS if p != "mrirecon"])
 def test_a_preset_takes_a_file_for_a_volume(prediction, truth, preset):
     options = Options(preset, ("ssim", "psnr", "nmse", "mse"))
-    found = evaluate(prediction, FULL, options=options)
+    evaluation = evaluate(prediction, FULL, options=options)
     expected = score_volume(3 * truth, truth, preset)
-    assert found.items == [found.mean]
+    assert evaluation.items == [evaluation.mean]
     against = reference_images(FULL, dataset="reconstruction_rss")[0] if preset == "fastmri" else truth
-    assert found.mean["nmse"] == pytest.approx(score_volume(read_back(prediction), against, preset).volume["nmse"])
-    assert set(expected.volume) == set(found.mean)
-    assert len(found.rows()) == 3
-    json.dumps(found.as_dict(), allow_nan=False)
+    assert evaluation.mean["nmse"] == pytest.approx(score_volume(read_back(prediction), against, preset).volume["nmse"])
+    assert set(expected.volume) == set(evaluation.mean)
+    assert len(evaluation.rows()) == 3
+    json.dumps(evaluation.as_dict(), allow_nan=False)
+
+
+def test_the_preset_atommic_warns_of_small_values(truth):
+    about = {"prediction": "x.h5", "reference": "r.h5", "kind": "images", "options": Options("atommic")}
+    flat = np.full_like(truth, truth.mean())
+    peak = truth.max()
+    small, large = (
+        compare(1e-3 * flat / peak, 1e-3 * truth / peak, **about),
+        compare(flat / peak, truth / peak, **about),
+    )
+    assert small.mean["ssim"] > 0.99 > 0.5 > large.mean["ssim"], "the warning is needed"
+    assert [note for note in small.notes if "near 1 for any image" in note]
+    assert not [note for note in large.notes if "near 1 for any image" in note]
 
 
 def read_back(path):
@@ -133,25 +146,25 @@ def read_back(path):
 
 
 def test_edges_are_measured_after_the_one_scale(prediction, truth):
-    found = evaluate(prediction, FULL, options=Options(metrics=("hfen", "gmsd")))
+    evaluation = evaluate(prediction, FULL, options=Options(metrics=("hfen", "gmsd")))
     scale = scores(read_back(prediction), truth)[1].scale
-    assert found.slices[1]["hfen"] == pytest.approx(float(hfen(read_back(prediction)[1] * scale, truth[1])))
-    assert found.slices[1]["gmsd"] == pytest.approx(float(gmsd(read_back(prediction)[1] * scale, truth[1])))
-    assert "ssim" not in found.mean
+    assert evaluation.slices[1]["hfen"] == pytest.approx(float(hfen(read_back(prediction)[1] * scale, truth[1])))
+    assert evaluation.slices[1]["gmsd"] == pytest.approx(float(gmsd(read_back(prediction)[1] * scale, truth[1])))
+    assert "ssim" not in evaluation.mean
 
 
 def test_a_mask_says_which_pixels_count(prediction, truth, tmp_path):
     mask = np.zeros(truth.shape, bool)
     mask[:, 60:90, 50:90] = True
     np.save(tmp_path / "mask.npy", mask)
-    found = evaluate(prediction, FULL, options=Options(mask=tmp_path / "mask.npy"))
-    assert found.mean["psnr"] == pytest.approx(
+    evaluation = evaluate(prediction, FULL, options=Options(mask=tmp_path / "mask.npy"))
+    assert evaluation.mean["psnr"] == pytest.approx(
         np.mean([s.psnr for s in scores(read_back(prediction), truth, region=mask)])
     )
     x, r = read_back(prediction)[0], truth[0] / truth[0].max()
     s = (x * r)[mask[0]].sum() / (x * x)[mask[0]].sum()
     by_hand = -10 * np.log10(((s * x - r)[mask[0]].astype(float) ** 2).mean())
-    assert found.slices[0]["psnr"] == pytest.approx(by_hand, rel=1e-5)
+    assert evaluation.slices[0]["psnr"] == pytest.approx(by_hand, rel=1e-5)
     np.save(tmp_path / "none.npy", np.zeros(truth.shape, bool))
     none = evaluate(prediction, FULL, options=Options(mask=tmp_path / "none.npy"))
     assert none.mean["ssim"] is None
@@ -196,13 +209,13 @@ def test_lesions_are_measured_where_the_region_says(truth, tmp_path):
         write_image(tmp_path / name, image.astype(np.float32))
     np.savez(tmp_path / "lesions.npz", labels=labels)
     options = Options(region=tmp_path / "lesions.npz", spacing=(1.5, 1.5))
-    found = evaluate(tmp_path / "half.h5", tmp_path / "full.h5", options=options).as_dict()["lesions"]
-    assert [(s["item"], s["label"]) for s in found["each"]] == [(1, 1), (2, 2)]
-    assert found["each"][0]["diameter"] == pytest.approx(2 * np.sqrt((labels == 1).sum() / np.pi) * 1.5)
-    for one in found["each"]:
+    evaluation = evaluate(tmp_path / "half.h5", tmp_path / "full.h5", options=options).as_dict()["lesions"]
+    assert [(s["item"], s["label"]) for s in evaluation["each"]] == [(1, 1), (2, 2)]
+    assert evaluation["each"][0]["diameter"] == pytest.approx(2 * np.sqrt((labels == 1).sum() / np.pi) * 1.5)
+    for one in evaluation["each"]:
         assert one["contrast_reference"] == pytest.approx(0.5)
         assert one["contrast"] == pytest.approx(0.25)
-    assert sum(row["lesions"] for row in found["by_size"]) == 2
+    assert sum(row["lesions"] for row in evaluation["by_size"]) == 2
 
 
 def test_a_region_is_resampled_by_its_coordinates(tmp_path):
@@ -233,7 +246,7 @@ def test_a_region_is_resampled_by_its_coordinates(tmp_path):
     assert at[0].as_dict()["lesions"] == at[1].as_dict()["lesions"]
     assert sum(s.pixels for one in at[0].lesions for s in one) == inside.sum()
     diameters = {round(s.diameter, 3) for one in at[0].lesions for s in one}
-    assert diameters == {round(2 * np.sqrt(80 * 4 / np.pi), 3)}, "in the millimetres of the file"
+    assert diameters == {round(2 * np.sqrt(80 * 4 / np.pi), 3)}, "in millimetres, with the spacing of the file"
 
 
 # missing or misplaced files
@@ -252,28 +265,28 @@ def test_a_region_is_resampled_by_its_coordinates(tmp_path):
     ],
 )
 def test_images_that_lie_otherwise_are_named(truth, change, word):
-    found = compare(change(truth), truth, prediction="p", reference="r", kind="images")
-    assert len(found.notes) == 1
-    assert word in found.notes[0]
-    assert "3 of 3 items" in found.notes[0]
+    evaluation = compare(change(truth), truth, prediction="p", reference="r", kind="images")
+    assert len(evaluation.notes) == 1
+    assert word in evaluation.notes[0]
+    assert "3 of 3 items" in evaluation.notes[0]
 
 
 def test_a_shift_by_one_pixel_and_a_zoom_are_named(truth):
-    ((note, how),) = misalignments(np.roll(truth, 1, 1), truth, 1.0)
+    ((note, reason),) = misalignments(np.roll(truth, 1, 1), truth, 1.0)
     assert note.endswith("shifted")
-    assert "by 1 pixels down and 0 across" in how
+    assert "by 1 pixels down and 0 across" in reason
     larger = ndimage.affine_transform(truth[1], (1 / 1.2, 1 / 1.2), (88 - 88 / 1.2, 72 - 72 / 1.2), order=1)
-    ((note, how),) = misalignments(larger, truth[1], 1.0)
+    ((note, reason),) = misalignments(larger, truth[1], 1.0)
     assert note.endswith("zoomed")
-    assert "by 1.2" in how
+    assert "by 1.2" in reason
 
 
 def test_other_sizes_are_told_apart(truth):
     half = truth.reshape(3, 88, 2, 72, 2).mean((2, 4))
     for image, word in ((half, "resized"), (truth[:, 20:-20, 20:-20], "cropped")):
-        with pytest.raises(InputError) as told:
+        with pytest.raises(InputError) as raised:
             compare(image, truth, prediction="p", reference="r", kind="images")
-        assert f"seems to be {word}" in told.value.fix
+        assert f"seems to be {word}" in raised.value.fix
 
 
 def test_a_scale_is_told_where_the_definition_does_not_undo_it(truth):
@@ -320,33 +333,33 @@ def folders(truth, tmp_path):
 def test_folders_are_matched_by_name_and_summed_over_volumes(folders):
     write_image(folders / "ours/only.h5", np.ones((1, 9, 9), np.float32))
     (folders / "theirs/case4.h5").unlink()
-    found = evaluate_folders(folders / "ours", folders / "theirs")
-    assert [one.prediction.name for one in found.done] == [f"case{i}.npz" for i in range(4)]
-    assert [p.name for p in found.without_reference] == ["case4.npz", "only.h5"]
-    assert found.without_prediction == []
-    values = [one.mean["psnr"] for one in found.done]
-    summary = found.summary()["psnr"]
+    evaluations = evaluate_folders(folders / "ours", folders / "theirs")
+    assert [one.prediction.name for one in evaluations.done] == [f"case{i}.npz" for i in range(4)]
+    assert [p.name for p in evaluations.without_reference] == ["case4.npz", "only.h5"]
+    assert evaluations.without_prediction == []
+    values = [one.mean["psnr"] for one in evaluations.done]
+    summary = evaluations.summary()["psnr"]
     assert (summary.volumes, summary.undefined) == (4, 0)
     assert summary.mean == pytest.approx(np.mean(values))
     assert summary.deviation == pytest.approx(np.std(values, ddof=1))
     assert min(values) < summary.low < summary.mean < summary.high < max(values)
-    found.write_volumes(folders / "volumes.csv")
-    found.write_slices(folders / "slices.csv")
+    evaluations.write_volumes(folders / "volumes.csv")
+    evaluations.write_slices(folders / "slices.csv")
     with (folders / "volumes.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["slices"] for row in rows] == ["3"] * 4
     with (folders / "slices.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 12
-    json.dumps(found.as_dict(), allow_nan=False)
+    json.dumps(evaluations.as_dict(), allow_nan=False)
 
 
 def test_one_bad_pair_does_not_stop_the_others(folders, truth):
     write_image(folders / "bad.h5", truth[:2].astype(np.float32))
     (folders / "bad.h5").replace(folders / "theirs/case2.h5")
-    found = evaluate_folders(folders / "ours", folders / "theirs")
-    assert len(found.done) == 4
-    assert "3 images" in found.failed[0].what
-    assert found.as_dict()["failed"][0]["file"]
+    evaluations = evaluate_folders(folders / "ours", folders / "theirs")
+    assert len(evaluations.done) == 4
+    assert "3 images" in evaluations.failed[0].what
+    assert evaluations.as_dict()["failed"][0]["file"]
 
 
 def test_folders_with_nothing_in_common_are_refused(folders):
@@ -366,8 +379,8 @@ def test_each_file_has_its_own_region(folders, truth):
         labels = np.zeros(truth.shape, np.uint8)
         labels[0, 60 + i : 70 + i, 60:70] = 1
         np.save(folders / f"regions/case{i}.npy", labels)
-    found = evaluate_folders(folders / "ours", folders / "theirs", options=Options(region=folders / "regions"))
-    assert [len(one.lesions[0]) for one in found.done] == [1] * 5
+    evaluations = evaluate_folders(folders / "ours", folders / "theirs", options=Options(region=folders / "regions"))
+    assert [len(one.lesions[0]) for one in evaluations.done] == [1] * 5
     (folders / "regions/case3.npy").unlink()
     again = evaluate_folders(folders / "ours", folders / "theirs", options=Options(region=folders / "regions"))
     assert len(again.done) == 4
@@ -378,9 +391,9 @@ def test_names_that_are_formulas_do_no_harm_in_a_table(folders):
     evil = "=HYPERLINK(1)"
     for name, suffix in (("ours", "npz"), ("theirs", "h5")):
         (folders / f"{name}/case0.{suffix}").rename(folders / f"{name}/{evil}.{suffix}")
-    found = evaluate_folders(folders / "ours", folders / "theirs")
-    found.write_volumes(folders / "volumes.csv")
-    found.write_slices(folders / "slices.csv")
+    evaluations = evaluate_folders(folders / "ours", folders / "theirs")
+    evaluations.write_volumes(folders / "volumes.csv")
+    evaluations.write_slices(folders / "slices.csv")
     for table in ("volumes.csv", "slices.csv"):
         with (folders / table).open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -403,7 +416,7 @@ def test_what_is_lacking_is_told_and_ends_with_4(folders, capfd):
     assert code == 4
     assert "1 file has no reference" in err
     assert "psnr is undefined in 1 of 4 files" in err
-    assert out.splitlines()[-2].split()[-2:] == ["3", "1"], "the mean is of three, one is undefined"
+    assert out.splitlines()[-2].split()[-2:] == ["3", "1"], "the mean is over three values, one is undefined"
     code, out, err = run("--json")
     assert code == 4
     assert len(json.loads(out)["without reference"]) == 1, "one document"
@@ -420,13 +433,13 @@ def test_the_verb_tells_lesions_by_size(folders, truth, capfd):
 
 
 def test_float64_is_made_of_one_slice_at_a_time(monkeypatch):
-    """Of 200 slices, copies of all in float64 took ten times the memory of the files."""
+    """Check that slices are converted one at a time: 200 slices in float64 took ten times the memory of the files."""
     volume = np.random.default_rng(0).random((20, 32, 32)).astype(np.float32)
     sizes = []
 
-    def watched(values, **how):
+    def watched(values, **options):
         sizes.append(int(np.prod(values.shape)))
-        return magnitude(values, **how)
+        return magnitude(values, **options)
 
     for module in ("presets", "scoring", "sharpness"):
         monkeypatch.setattr(f"mrirecon.metrics.{module}.magnitude", watched)
@@ -437,12 +450,12 @@ def test_float64_is_made_of_one_slice_at_a_time(monkeypatch):
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():
-    """Of 400 studies of 30 volumes, the 95 % interval should hold the truth in about 93 to 95 %."""
+    """Check that the 95 % interval contains the true mean in about 93 to 95 % of 400 studies of 30 volumes."""
     rng = np.random.default_rng(0)
     inside = 0
-    for study in range(400):
-        found = summarize(list(rng.normal(3, 1, 30)), study)
-        inside += found.low <= 3 <= found.high
+    for _ in range(400):
+        result = summarize(list(rng.normal(3, 1, 30)))
+        inside += result.low <= 3 <= result.high
     assert 0.90 <= inside / 400 <= 0.98
 
 

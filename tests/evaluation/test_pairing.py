@@ -31,7 +31,7 @@ def names(predictions: Path, references: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory):
-    """Scans, full and undersampled, and what two methods leave of them."""
+    """Write full and undersampled scans, and their images by two methods."""
     folder = tmp_path_factory.mktemp("bat")
     y, x = np.mgrid[-1:1:32j, -1:1:32j]
     coils = np.exp(-((x - np.array([-1, 1])[:, None, None]) ** 2) / 2)
@@ -66,9 +66,9 @@ def call(capfd):
 def test_what_reconstruct_leaves_is_scored_and_compared(batch, call, tmp_path):
     code, out, err = call("evaluate", batch / "cs", batch / "full", "--json")
     assert code == 0, err
-    told = json.loads(out)
-    assert [one["case"] for one in told["files"]] == ["sub-1", "sub-2", "sub-3"]
-    assert [Path(one["prediction"]).name for one in told["files"]] == [f"sub-{n}_cs.h5" for n in (1, 2, 3)]
+    printed = json.loads(out)
+    assert [one["case"] for one in printed["files"]] == ["sub-1", "sub-2", "sub-3"]
+    assert [Path(one["prediction"]).name for one in printed["files"]] == [f"sub-{n}_cs.h5" for n in (1, 2, 3)]
     code, out, err = call("compare", batch / "cs", batch / "zero-filled", "-r", batch / "full", "--json")
     assert code == 0, err
     ssim = json.loads(out)[0]
@@ -87,8 +87,8 @@ def test_one_table_does_not_replace_the_other(batch, call, tmp_path):
 
 
 def test_images_of_a_bids_dataset_are_scored_and_reported(batch, call, tmp_path):
-    made = ["reconstruct", batch / "scans", "-m", "zero-filled", "--bids", tmp_path / "bids", "--contrast", "T1w"]
-    assert call(*made)[0] == 0
+    arguments = ["reconstruct", batch / "scans", "-m", "zero-filled", "--bids", tmp_path / "bids", "--contrast", "T1w"]
+    assert call(*arguments)[0] == 0
     code, out, err = call("evaluate", tmp_path / "bids", batch / "full", "--json")
     assert code == 0, err
     assert [one["case"] for one in json.loads(out)["files"]] == ["sub-1", "sub-2", "sub-3"]
@@ -98,7 +98,7 @@ def test_images_of_a_bids_dataset_are_scored_and_reported(batch, call, tmp_path)
 
 
 def test_references_that_are_images_of_reconstruct(batch, call, tmp_path):
-    """Of the full scans, named after their method too."""
+    """Check references that are images of the full scans with names that end with the method."""
     assert call("reconstruct", batch / "full", "-m", "rss", "-o", tmp_path / "ref")[0] == 0
     assert (tmp_path / "ref" / "sub-1_rss.h5").exists()
     code, out, err = call("evaluate", batch / "cs", tmp_path / "ref", "--json")
@@ -127,7 +127,7 @@ def test_the_scan_that_the_sidecar_names_comes_before_the_name(tmp_path):
 
 
 def test_a_name_is_enough_where_a_sidecar_tells_of_no_reference(tmp_path):
-    """As of simulated scans, whose sidecars name the volume that they are of."""
+    """Check references of simulated scans, whose sidecars name the source volume."""
     for name in ("a", "b"):
         image(tmp_path / "p" / f"{name}.h5", "brain.nii.gz")
         image(tmp_path / "r" / f"{name}.h5", "brain.nii.gz")
@@ -172,7 +172,7 @@ def test_compare_says_what_has_no_reference(batch, call, tmp_path):
 
 def test_what_earlier_versions_printed_is_read(tmp_path):
     for name in ("a", "b"):
-        told = {"files": [{"prediction": f"{name}/sub-1.h5", "mean": {"ssim": 0.5}}]}
-        (tmp_path / f"{name}.json").write_text(json.dumps(told))
+        content = {"files": [{"prediction": f"{name}/sub-1.h5", "mean": {"ssim": 0.5}}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
     runs = {name: read_scores(tmp_path / f"{name}.json")[0] for name in ("a", "b")}
     assert compare_runs(runs, ["ssim"])[0].subjects == 1

@@ -30,9 +30,9 @@ from mrirecon.evaluation.report.slices import (
 from mrirecon.evaluation.report.tables import (
     lesion_rows,
     median_recoveries,
+    merge_texts,
     method_rows,
     natural,
-    summed_up,
     worst_first,
     worst_slice,
 )
@@ -43,7 +43,7 @@ EVIL = "<script>window.bad=1</script><img src=x onerror='window.bad=2'>\"'&amp;{
 
 
 def unpack(plane, shape, earlier=()):
-    """What page/pixels.js does, pixel by pixel, written anew."""
+    """Decode an image pixel by pixel, as page/pixels.js."""
     raw = zlib.decompress(base64.b64decode(plane.data), -15)
     n = shape[0] * shape[1]
     folded = np.frombuffer(raw[:n], np.uint8).astype(int)
@@ -63,7 +63,7 @@ def unpack(plane, shape, earlier=()):
 
 @pytest.fixture(scope="module")
 def head():
-    """A reference of three slices, and noisy images of it, in other scales."""
+    """Return a reference of three slices, and noisy images of it with other scales."""
     y, x = np.mgrid[-1:1:40j, -1:1:36j]
     disc = (y**2 + x**2 < 0.6).astype(float) * (1 + 0.3 * np.cos(9 * y))
     reference = np.stack([disc, 0.8 * disc, 0.5 * disc]) + 1e-3
@@ -82,7 +82,7 @@ def case_of(head, name="one", **more):
 
 
 class Texts(HTMLParser):
-    """Elements, attributes and texts of a page, as a browser takes them."""
+    """Collect the elements, attributes and texts of a page."""
 
     def __init__(self, page):
         super().__init__()
@@ -109,7 +109,7 @@ def test_what_is_packed_is_unpacked(top):
     for values in (first, smooth, np.zeros((9, 13), int)):
         np.testing.assert_array_equal(unpack(pack(values), values.shape), values)
     near = pack(second, [smooth, first])
-    assert near.predictor == (2 if top > 1 else near.predictor), "what looks alike predicts best"
+    assert near.predictor == (2 if top > 1 else near.predictor), "a similar image predicts best"
     np.testing.assert_array_equal(unpack(near, second.shape, [smooth, first]), second)
 
 
@@ -124,10 +124,10 @@ def test_noise_is_measured_and_the_step_follows_it():
     assert coarse.step == pytest.approx(coarse.noise / 2)
     assert coarse.white * coarse.step == pytest.approx(3.1, rel=0.05)
     fine, coarse = choose_depths(disc[None], [])
-    assert fine.step == coarse.step == pytest.approx(3 / 4096, rel=0.05), "twelve bits where there is no noise"
+    assert fine.step == coarse.step == pytest.approx(3 / 4096, rel=0.05), "twelve bits without noise"
     spike = disc.copy()
     spike[0, 0] = 1e6
-    assert choose_depths(disc[None], [spike[None]])[0].step * LARGEST >= 1e6, "nothing is cut off"
+    assert choose_depths(disc[None], [spike[None]])[0].step * LARGEST >= 1e6, "nothing is cropped"
 
 
 def test_images_are_shown_in_one_scale(head):
@@ -142,14 +142,14 @@ def test_images_are_shown_in_one_scale(head):
 
 
 def test_an_album_holds_the_values_to_half_a_step(head):
-    album = pack_slices(case_of(head), Options(), whole=True)
+    album = pack_slices(case_of(head), Options(), full_images=True)
     planes = album.slices[1]["planes"]
     step, images = album.depth.step, []
     for predictor, data in planes:
         images.append(unpack(Plane(predictor, data), album.shape, images))
     wanted = [head[0], *(scaled_to(v, head[0]) for v in (head[2], head[1]))]
-    for found, values in zip(images, wanted, strict=True):
-        assert np.abs(found * step - values[1]).max() <= step / 2 + 1e-12
+    for decoded, values in zip(images, wanted, strict=True):
+        assert np.abs(decoded * step - values[1]).max() <= step / 2 + 1e-12
     assert album.columns == ["reference", "zero-filled", "cs"]
 
 
@@ -164,16 +164,16 @@ def test_slices_are_left_out_evenly_and_the_worst_last(head):
     assert albums[0].start == 7
     total = sum(a.slice_size(i) for a in albums for i in range(12))
     choose_slices(albums, total)
-    assert all(a.kept_slices == list(range(12)) for a in albums)
+    assert all(a.shown_slices == list(range(12)) for a in albums)
     choose_slices(albums, total - 1)
-    assert all(a.kept_slices == list(range(12)) and a.fineness == 1 for a in albums), "coarser first"
+    assert all(a.shown_slices == list(range(12)) and a.fineness == 1 for a in albums), "steps become coarser first"
     coarse = sum(a.slice_size(i) for a in albums for i in range(12))
     assert coarse < total
     choose_slices(albums, 0.5 * coarse)
-    assert {len(a.kept_slices) for a in albums} == {5}
-    assert all(7 in a.kept_slices and a.kept_slices == sorted(a.kept_slices) for a in albums)
+    assert {len(a.shown_slices) for a in albums} == {5}
+    assert all(7 in a.shown_slices and a.shown_slices == sorted(a.shown_slices) for a in albums)
     choose_slices(albums, 1.5 * albums[0].slice_size(7))
-    assert [a.kept_slices for a in albums] == [[7], [], []]
+    assert [a.shown_slices for a in albums] == [[7], [], []]
 
 
 def test_the_worst_come_first(head):
@@ -184,7 +184,7 @@ def test_the_worst_come_first(head):
     assert worst_first([better, worse], "nmse") == [1, 0]
     assert worst_slice(better, "ssim", 3) == min(
         range(3), key=lambda i: better.results[1].evaluation.slices[i]["ssim"]
-    ), "zero filling is always the worst, and tells nothing"
+    ), "zero filling is always the worst"
     assert worst_slice(failed, "ssim", 5) == 2
 
 
@@ -216,13 +216,13 @@ def test_box_plots_hold_quartiles_points_and_round_ticks():
     assert third == pytest.approx(points[3])
     assert high == pytest.approx(points[3]), "the outlier is beyond the whisker"
     assert low == pytest.approx(points[0])
-    assert points[4] < points[3], "up is more"
+    assert points[4] < points[3], "dragging up increases the level"
     assert b.lines is None
     assert not c.points
     assert len(a.points) == 5 + 10
     assert all(float(t.text) == pytest.approx(float(f"{float(t.text):.2g}")) for t in plot.ticks)
     assert box_plot("SSIM", {"a": [(0, "v", None, [])]}) is None
-    assert box_plot("SSIM", {"a": [(0, "v", 0.5, [0.5])]}).boxes[0].points, "one value alone has an axis too"
+    assert box_plot("SSIM", {"a": [(0, "v", 0.5, [0.5])]}).boxes[0].points, "a single value has an axis as well"
 
 
 def test_line_plots_are_logarithmic_and_leave_zeros_out():
@@ -274,7 +274,7 @@ def test_names_are_inert(tmp_path, head):
     about = About(EVIL, command=[EVIL], notes=[EVIL], settings={EVIL: EVIL})
     _, page = write(tmp_path, [Case(EVIL, results, case.reference, EVIL, notes=[EVIL])], about)
     tags = Texts(page)
-    assert tags.tags.count("script") == 2, "the pictures and the program"
+    assert tags.tags.count("script") == 2, "the pictures and the script"
     assert "img" not in tags.tags
     assert not [k for k, _ in tags.attributes if k.startswith("on")]
     assert EVIL in tags.texts
@@ -330,8 +330,8 @@ def test_volumes_of_three_axes_are_cut_and_values_that_are_no_numbers_fail(head)
     album = pack_slices(Case("deep", results, reference, "images", masks, region), Options())
     assert album.columns == ["reference", "cs"]
     assert [one["name"] for one in album.slices] == [f"volume 1, slice {i}" for i in (1, 2, 3)]
-    assert album.light.results[1].failure == "the images contain NaN or infinity"
-    assert album.lesions == {(0, 1): 1}, "the slice with most of it"
+    assert album.case.results[1].failure == "the images contain NaN or infinite values"
+    assert album.lesions == {(0, 1): 1}, "the slice with the largest part of the lesion"
     assert album.sampling["mask"]["shape"] == [40, 36]
     assert len(album.sampling["line"]) == 36
     assert album.sampling["line"].argmax() == 18
@@ -343,7 +343,7 @@ def test_point_spread_of_planes(head):
     assert album.sampling["kinds"] == 2
     assert album.sampling["item"] == album.start
     predictor, data = album.sampling["spread"]["plane"]
-    assert unpack(Plane(predictor, data), (40, 36))[20, 18] == 60, "0 dB in the middle, 60 above the floor"
+    assert unpack(Plane(predictor, data), (40, 36))[20, 18] == 60, "the centre is 0 dB, 60 dB above the floor"
     assert "line" not in album.sampling
 
 
@@ -361,14 +361,14 @@ def test_lesions_that_can_be_seen_and_are_not_recovered_come_first():
     cs = result("cs", lesion(1, 0.9, 3.0), lesion(2, 0.8, 3.0), lesion(3, -2.0, 0.2))
     case = Case("one", [zero, cs])
     rows = lesion_rows(case)
-    assert [row.where for row in rows] == [(0, 2), (0, 1), (0, 3)], "zero filling does not count, nor the invisible"
+    assert [row.lesion for row in rows] == [(0, 2), (0, 1), (0, 3)], "zero filling and invisible lesions do not count"
     assert median_recoveries(case, rows) == [(2, pytest.approx(0.105)), (2, pytest.approx(0.85))]
 
 
-def test_reasons_are_summed_up():
+def test_stopping_reasons_are_merged():
     texts = ["converged after 40 iterations", "converged after 9 iterations", "stopped at 100", "stopped at 100"]
-    assert summed_up(texts) == [("converged after 9 to 40 iterations", 2), ("stopped at 100", 2)]
-    assert summed_up([]) == []
+    assert merge_texts(texts) == [("converged after 9 to 40 iterations", 2), ("stopped at 100", 2)]
+    assert merge_texts([]) == []
 
 
 def test_without_jinja_it_says_how_to_get_it(tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def page(browser, images, tmp_path_factory):
-    """The page of two cases, opened once; what it asked of the network and said on its console is kept."""
+    """Open the page of two cases once, and record its network requests and console output."""
     reference, poor, good = images
     region = np.zeros(reference.shape, int)
     region[1:3, 20:26, 15:22] = 1
@@ -64,7 +64,7 @@ def page(browser, images, tmp_path_factory):
     mask = np.random.default_rng(0).random((1, 48, 40)) < 0.3
     cases = [Case(EVIL, results, reference, "images", mask, region), Case("blind", [Result("zero-filled", poor)])]
     path = tmp_path_factory.mktemp("page") / "report.html"
-    write_report(path, cases, About(EVIL), whole=True)
+    write_report(path, cases, About(EVIL), full_images=True)
     browser.get(path.as_uri())
     ready(browser)
     return path
@@ -72,14 +72,14 @@ def page(browser, images, tmp_path_factory):
 
 @pytest.fixture
 def viewer(browser, page):
-    """The first case's viewer, with the focus, as it is at first."""
+    """Return the viewer of the first case in its initial state, with the focus."""
     from selenium.webdriver.common.by import By
 
     browser.get(page.as_uri())
     ready(browser)
-    found = browser.find_element(By.CSS_SELECTOR, "#case-0 .viewer")
-    browser.execute_script("arguments[0].focus()", found)
-    return found
+    element = browser.find_element(By.CSS_SELECTOR, "#case-0 .viewer")
+    browser.execute_script("arguments[0].focus()", element)
+    return element
 
 
 def ready(browser):
@@ -99,7 +99,7 @@ def state(browser):
 
 
 def pixels(browser, panel, selector="image"):
-    """What a panel of the first case shows, picture element by picture element: (y, x, rgb)."""
+    """Return the pixels (y, x, rgb) of a panel of the first case."""
     ready(browser)
     script = """
         const v = viewers.get(document.querySelector('#case-0 .viewer'));
@@ -109,7 +109,7 @@ def pixels(browser, panel, selector="image"):
 
 
 def seen(browser, panel=0):
-    """A number that stands for what is on the canvas itself, zoomed and outlined; and the canvas's size."""
+    """Return a hash of the canvas with zoom and outlines, and its size."""
     ready(browser)
     script = """
         const canvas = viewers.get(document.querySelector('#case-0 .viewer')).each()[arguments[0]].canvas;
@@ -129,7 +129,7 @@ def test_it_loads_without_errors_or_requests_and_names_are_inert(browser, page):
     assert {url.split(":")[0] for url in asked} <= {"file", "data"}
     assert {url for url in asked if url.startswith("file:")} == {page.as_uri()}
     assert browser.execute_script("return typeof window.bad") == "undefined"
-    assert browser.execute_script("return document.scripts.length") == 3, "two cases' pictures and the program"
+    assert browser.execute_script("return document.scripts.length") == 3, "the pictures of two cases, and the script"
     assert browser.title == EVIL
 
 
@@ -214,7 +214,7 @@ def test_zoom_and_pan_are_linked(browser, viewer):
     chain = ActionChains(browser).move_to_element(canvas).key_down(Keys.SHIFT).click_and_hold()
     chain.move_by_offset(-30, 0).release().key_up(Keys.SHIFT).perform()
     assert state(browser)["x"] > x
-    assert state(browser)["width"] == 100, "a pan is no window"
+    assert state(browser)["width"] == 100, "a pan does not change the window"
     viewer.send_keys("0")
     ActionChains(browser).move_to_element(viewer.find_element(By.CSS_SELECTOR, ".tools")).perform()
     assert all(seen(browser, k) == was for k, was in zip((0, 2), before, strict=True))
@@ -224,7 +224,7 @@ def test_methods_flicker_at_one_place(browser, viewer):
     from selenium.webdriver.common.keys import Keys
 
     viewer.send_keys("f")
-    assert state(browser)["flicker"] == 2, "the method first, not zero filling"
+    assert state(browser)["flicker"] == 2, "the method comes first, not zero filling"
     method = seen(browser)
     viewer.send_keys(Keys.SPACE)
     assert state(browser)["flicker"] == 0
@@ -267,9 +267,9 @@ def test_the_mouse_reads_values(browser, viewer, images):
 
     canvas = viewer.find_elements(By.CSS_SELECTOR, ".panel.image canvas")[0]
     ActionChains(browser).move_to_element(canvas).perform()
-    told = viewer.find_element(By.CSS_SELECTOR, ".probe").text
-    row, column = (int(part.split()[-1]) for part in told.split(",")[:2])
+    text = viewer.find_element(By.CSS_SELECTOR, ".probe").text
+    row, column = (int(part.split()[-1]) for part in text.split(",")[:2])
     reference = images[0]
     depth = choose_depths(reference, [])[0]
     wanted = 100 * reference[2, row, column] / (depth.white * depth.step)
-    assert float(told.split("reference ")[1].split(",")[0]) == pytest.approx(wanted, abs=0.5)
+    assert float(text.split("reference ")[1].split(",")[0]) == pytest.approx(wanted, abs=0.5)

@@ -24,7 +24,7 @@ SECRET = "Erika Mustermann"
 
 @pytest.fixture
 def run(capfd, monkeypatch, tmp_path):
-    """Run the command line in a folder of its own; return exit code, stdout, stderr."""
+    """Run the command line in a separate folder; return exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
@@ -39,7 +39,7 @@ def run(capfd, monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    """Two small scans, full and undersampled, and three methods' images of them, as the command line leaves them."""
+    """Write two small scans, full and undersampled, and reconstruct them with three methods by the command line."""
     folder = tmp_path_factory.mktemp("study")
     with h5py.File(SAMPLES / "brain_full.h5") as file:
         kspace = file["kspace"][:2, :4, 56:120, 40:104]
@@ -61,12 +61,12 @@ def sources(scans, **more):
 
 
 def test_cases_hold_what_belongs_together(scans):
-    found = gather(sources(scans))
-    cases = list(found.cases)
+    gathered = gather(sources(scans))
+    cases = list(gathered.cases)
     assert [c.name for c in cases] == ["anna", "bert"]
-    assert found.count == 2
+    assert gathered.count == 2
     for case in cases:
-        assert [r.method for r in case.results] == ["zero-filled", "cs", "sense"], "zero filling is made from the scan"
+        assert [r.method for r in case.results] == ["zero-filled", "cs", "sense"], "zero filling of the scan"
         assert all(r.failure is None for r in case.results)
         assert case.masks.shape == (1, 64, 64)
         assert case.masks[0].mean() == pytest.approx(np.mean([i % 3 == 0 or 26 <= i < 38 for i in range(64)]))
@@ -167,9 +167,9 @@ def test_references_must_fit(scans, tmp_path):
     with pytest.raises(InputError, match="no reference has the name"):
         gather(Sources([scans / "runs"], tmp_path / "others"))
     write_image(tmp_path / "others" / "anna.h5", np.ones((1, 8, 8)))
-    found = gather(Sources([scans / "runs"], tmp_path / "others"))
-    assert "1 of 2 references have no image" in found.notes[0]
-    anna, bert = found.cases
+    gathered = gather(Sources([scans / "runs"], tmp_path / "others"))
+    assert "1 of 2 references have no image" in gathered.notes[0]
+    anna, bert = gathered.cases
     assert all(r.failure for r in anna.results)
     assert "no reference with its name" in bert.notes[0]
     assert all(r.failure is None and r.evaluation is None for r in bert.results)
@@ -203,15 +203,15 @@ def test_a_study_has_a_group_for_each_mask_and_says_what_failed(scans, tmp_path)
     shutil.copytree(scans / "full", tmp_path / "study" / "references")
     (tmp_path / "study" / "study.yaml").write_text("title: x")
     (tmp_path / "study" / "cells.csv").write_text("\n".join(rows))
-    found = gather(Sources([tmp_path / "study"]))
-    cases = list(found.cases)
-    assert found.count == 6
+    gathered = gather(Sources([tmp_path / "study"]))
+    cases = list(gathered.cases)
+    assert gathered.count == 6
     assert [(c.group, c.name) for c in cases] == [
         ("random-4x", "anna"), ("random-4x", "bert"), ("random-10x", "anna"), ("random-10x", "bert"),
         ("bare-3x", "anna"), ("bare-3x", "bert"),
     ]  # fmt: skip
-    assert [r.method for r in cases[0].results] == ["zero-filled", "mine", "plain"], "the former method is in no table"
-    assert cases[1].results[2].failure == "memory ran out; it is small", "its image is a former one"
+    assert [r.method for r in cases[0].results] == ["zero-filled", "mine", "plain"], "the earlier method is in no table"
+    assert cases[1].results[2].failure == "memory ran out; it is small", "its image belongs to an earlier configuration"
     assert all(r.evaluation is not None for r in cases[2].results)
     assert [r.failure for r in cases[4].results] == ["no calibration region"]
 
@@ -225,14 +225,14 @@ def test_report_writes_one_page(run, scans, tmp_path):
     assert "2 cases, 4 of 4 slices" in err
     page = Path("page.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
-    assert f"mrirecon report {scans}" in page, "the command, word by word"
+    assert f"mrirecon report {scans}" in page, "the command is shown literally"
     assert page.count('class="viewer"') == 2
     assert "relative error inside the object, by step" in page
     assert SECRET not in page
     code, out, _ = run("report", scans / "runs", "-o", "again.html", "--json", "--limit", "1")
-    told = json.loads(out)
-    assert (code, told["cases"], told["path"]) == (0, 2, "again.html")
-    assert run("report", scans / "runs", "-o", "page.h5")[0] == 2, "an image must not be lost to a slip"
+    printed = json.loads(out)
+    assert (code, printed["cases"], printed["path"]) == (0, 2, "again.html")
+    assert run("report", scans / "runs", "-o", "page.h5")[0] == 2, "an existing image must not be overwritten"
     before = Path("page.html").read_bytes()
     assert run("report", scans / "runs", "-o", "page.html")[0] == 2
     assert Path("page.html").read_bytes() == before
@@ -241,8 +241,14 @@ def test_report_writes_one_page(run, scans, tmp_path):
 def test_report_tells_failures_and_leaves_nobody_named(run, scans, tmp_path):
     folder = tmp_path / SECRET / "bad"
     where = f"/home/{SECRET}/{SECRET}.h5"
-    told = {"method": "bad", "input": where, "patient": SECRET, "notes": [f"see {where}:kspace, slice 3"], "why": where}
-    write_image(folder / "anna.h5", np.ones((1, 60, 64)), sidecar=told)
+    sidecar = {
+        "method": "bad",
+        "input": where,
+        "patient": SECRET,
+        "notes": [f"see {where}:kspace, slice 3"],
+        "why": where,
+    }
+    write_image(folder / "anna.h5", np.ones((1, 60, 64)), sidecar=sidecar)
     (folder / "bert.h5").write_bytes(b"no image")
     code, out, err = run("report", scans / "runs", folder, "-r", scans / "full", "-o", "p.html", "--anonymous")
     assert code == 4
@@ -263,7 +269,7 @@ def test_commands_lose_their_folders():
 
 
 def test_images_beside_a_reference_that_is_cut(scans, tmp_path):
-    """As files of fastMRI hold it: it is the reference by that preset, and the same part of the images is shown."""
+    """Check the target in fastMRI files: the preset uses it as the reference, and images are cropped to it."""
     target = read_image(scans / "runs" / "sense" / "anna_sense.h5")[:, 8:56, 8:56]
     with h5py.File(scans / "full" / "anna.h5") as file:
         kspace = file["kspace"][:]

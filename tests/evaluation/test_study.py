@@ -49,7 +49,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def one_thread():
-    """Sums differ in their last bit with the number of threads."""
+    """Use one thread, because the number of threads affects the last bit of sums."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -89,7 +89,7 @@ def test_all_is_crossed_and_the_samples_are_the_same_for_all(write, tmp_path):
         assert {s["maps"]["source"].split(",")[0] for s in sidecars} == {"ESPIRiT"}
     masks = [np.load(out / f"masks/lines-3x/phantom-10{i}.npy") for i in (0, 1)]
     assert masks[0].shape == read_image(out / "references/phantom-100.h5").shape[1:]
-    assert (masks[0] != masks[1]).any(), "each scan has its own"
+    assert (masks[0] != masks[1]).any(), "each scan has its own mask"
     assert float(rows(out)[0]["acceleration"]) == pytest.approx(masks[0].size / masks[0].sum())
     table = (out / "table.md").read_text()
     assert table.count("\n") == 6
@@ -106,14 +106,14 @@ def test_its_folders_are_what_evaluate_and_compare_read(write, tmp_path, capfd):
     capfd.readouterr()
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", str(out / "images/lines-3x/cs"), str(out / "references"), "--json"])
-    told = json.loads(capfd.readouterr().out)
+    printed = json.loads(capfd.readouterr().out)
     assert ended.value.code == 0
     mine = [float(r["ssim"]) for r in rows(out) if (r["mask"], r["method"]) == ("lines-3x", "cs")]
-    assert [v["ssim"] for v in told["volumes"]] == pytest.approx(mine)
+    assert [v["ssim"] for v in printed["volumes"]] == pytest.approx(mine)
 
 
 def test_a_killed_study_goes_on_and_ends_alike(write, tmp_path, one_thread):
-    """SIGKILL after the second image: what is done is kept, and the rest comes out as if nothing had happened."""
+    """Kill a study after the second image: the resumed study keeps finished images and gives equal results."""
     path = write(SMALL.replace("iterations: 5", "iterations: 60, tolerance: 0"))
     whole, out = tmp_path / "whole", tmp_path / "killed"
     run_study(load_study(path), whole)
@@ -129,10 +129,10 @@ def test_a_killed_study_goes_on_and_ends_alike(write, tmp_path, one_thread):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     before = times(out)
-    kept = [Path(c["cell"]).with_suffix(".h5") for c in dry_run(load_study(path), out)["cells"] if c["done"]]
-    assert 2 <= len(kept) < 8
+    retained = [Path(c["cell"]).with_suffix(".h5") for c in dry_run(load_study(path), out)["cells"] if c["done"]]
+    assert 2 <= len(retained) < 8
     run_study(load_study(path), out)
-    assert all(times(out)[cell] == before[cell] for cell in kept), "what was done is not done again"
+    assert all(times(out)[cell] == before[cell] for cell in retained), "finished cells are not computed again"
     # a temporary file of the killed process is removed after ten minutes
     assert [f for f in files(out) if not f.endswith(".tmp")] == files(whole)
     assert (out / "study.yaml").read_bytes() == (whole / "study.yaml").read_bytes()
@@ -153,12 +153,24 @@ def test_what_changed_is_made_again_and_nothing_else(write, tmp_path):
         done = run_study(load_study(tmp_path / "study.yaml", sets), out)
         return {p for p, at in times(out).items() if before.get(p) != at}, done
 
-    assert again() == (set(), json.loads((out / "table.json").read_text()))
+    before = {f: (out / f).stat().st_mtime_ns for f in files(out)}
+    messages = []
+    content = run_study(load_study(tmp_path / "study.yaml"), out, on_message=messages.append)
+    assert content == json.loads((out / "table.json").read_text())
+    assert messages == ["the study is complete: all 8 cells are done and unchanged"]
+    after = {f: (out / f).stat().st_mtime_ns for f in files(out)}
+    assert {f for f in after if before.get(f) != after[f]} == {"study.yaml"}
+    for lost in ("report.md", "references/phantom-100.h5"):
+        (out / lost).unlink()
+        changed, done = again()
+        assert changed == set(), "images are kept"
+        assert (out / lost).is_file()
+        assert done["rows"] == content["rows"]
     changed, _ = again("methods.cs.options.iterations=6")
     assert {p.parts[1] for p in changed} == {"cs"}
     assert len(changed) == 4
     changed, done = again("methods.cs.options.iterations=6", "metrics=[nmse, hfen]", "preset=fastmri")
-    assert changed == set(), "scores are made anew, images are not"
+    assert changed == set(), "scores are recomputed, images are not"
     assert set(done["rows"][0]["scores"]) == {"nmse", "hfen"}
     changed, _ = again("methods.cs.options.iterations=6", "masks.plane.calibration=16")
     assert {p.parts[0] for p in changed} == {"plane-4x"}
@@ -167,7 +179,7 @@ def test_what_changed_is_made_again_and_nothing_else(write, tmp_path):
     )
     assert {p.parts[1] for p in changed} == {"sense"}
     changed, _ = again("data.phantoms.snr=60", "methods.cs.options.iterations=6", "masks.plane.calibration=16")
-    assert len(changed) == 8, "another scan changes all that is made of it"
+    assert len(changed) == 8, "another scan changes all its images"
     assert len(first) == 8
 
 
@@ -185,13 +197,13 @@ def test_a_cell_that_fails_is_shown_and_the_others_go_on(write, tmp_path, capfd)
     assert "| bare-3x | cs | - | - | - | 0 | **2** | - |" in out
     report = (tmp_path / "out/report.md").read_text()
     assert "## Failed" in report
-    told = json.loads((tmp_path / "out/table.json").read_text())
-    assert len(told["failed"]) == len(failed)
+    written = json.loads((tmp_path / "out/table.json").read_text())
+    assert len(written["failed"]) == len(failed)
     with pytest.raises(SystemExit) as ended:
         main(["study", str(path), "-o", str(tmp_path / "out"), "--json"])
     assert ended.value.code == 4
-    assert json.loads(capfd.readouterr().out)["failed"] == told["failed"]
-    row = next(r for r in told["rows"] if (r["mask"], r["method"]) == ("bare-3x", "cs"))
+    assert json.loads(capfd.readouterr().out)["failed"] == written["failed"]
+    row = next(r for r in written["rows"] if (r["mask"], r["method"]) == ("bare-3x", "cs"))
     assert row["scores"]["ssim"]["mean"] is None
     assert row["scores"]["ssim"]["undefined"] == 2
 
@@ -199,14 +211,14 @@ def test_a_cell_that_fails_is_shown_and_the_others_go_on(write, tmp_path, capfd)
 def test_a_scan_that_is_not_whole_fails_in_all_its_cells_and_is_read_once(write, tmp_path):
     twin = Path(__file__).parents[2] / "data_samples" / "brain_4x.h5"
     text = SMALL.replace("masks:", f"  twin: {{files: {twin}}}\nmasks:", 1)
-    told = []
+    lines = []
     plan = load_study(write(text), ["data.phantoms.volumes=phantom:100", "pictures=false"])
-    done = run_study(plan, tmp_path / "out", tell=told.append)
+    done = run_study(plan, tmp_path / "out", on_message=lines.append)
     assert {f["scan"] for f in done["failed"]} == {"brain_4x"}
     assert len(done["failed"]) == 4
     assert {f["error"]["what"] for f in done["failed"]} == {"an undersampled scan cannot be the reference"}
     assert [r["acceleration"] is None for r in done["rows"]] == [False] * 4 + [True] * 4
-    assert sum(t.startswith("scan brain_4x failed") for t in told) == 1
+    assert sum(t.startswith("scan brain_4x failed") for t in lines) == 1
 
 
 def test_what_is_missing_is_trained_within_the_budget_and_once(write, tmp_path):
@@ -219,32 +231,32 @@ def test_what_is_missing_is_trained_within_the_budget_and_once(write, tmp_path):
     assert [n for n in plan.notes if "for different lengths: 1 steps, 2 steps" in n]
     assert dry_run(plan, tmp_path / "out")["to be trained"] == ["own", "other", "wild"]
     assert not (tmp_path / "out").exists()
-    told = []
-    done = run_study(plan, tmp_path / "out", tell=told.append)
+    lines = []
+    done = run_study(plan, tmp_path / "out", on_message=lines.append)
     by = {m["name"]: m for m in done["methods"]}
     assert (by["own"]["steps"], by["other"]["steps"]) == (2, 1)
     assert {f["method"] for f in done["failed"]} == {"wild"}
-    assert "not a number" in done["failed"][0]["error"]["what"]
+    assert "NaN or infinite" in done["failed"][0]["error"]["what"]
     assert [(d["a"], d["b"]) for d in done["differences"]] == [("own", "other")]
-    assert sum(t.startswith("training ") for t in told) == 3
+    assert sum(t.startswith("training ") for t in lines) == 3
     model = json.loads((tmp_path / "out/images/lines-3x/own/phantom-100.h5.json").read_text())["model"]
     assert model["folder"] == by["own"]["model"]
-    told.clear()
+    lines.clear()
     before = times(tmp_path / "out")
     again = load_study(tmp_path / "study.yaml", ["methods.own.overrides=model.steps=1"])
-    run_study(again, tmp_path / "out", tell=told.append)
-    assert [t.split(":")[0] for t in told if t.startswith("training ")] == ["training own", "training wild"]
+    run_study(again, tmp_path / "out", on_message=lines.append)
+    assert [t.split(":")[0] for t in lines if t.startswith("training ")] == ["training own", "training wild"]
     changed = {p.parts[1] for p, at in times(tmp_path / "out").items() if before.get(p) != at}
     assert changed == {"own"}
-    assert len(list((tmp_path / "out/models").glob("own-*/best"))) == 2, "the run of before is kept"
+    assert len(list((tmp_path / "out/models").glob("own-*/best"))) == 2, "the earlier run is kept"
 
 
 def test_nothing_is_tested_on_what_it_learned_from(write, tmp_path):
     write(LEARN.replace("[phantom:0, phantom:1]", "[phantom:0, phantom:101]"), "tiny.yaml")
     path = write(SMALL + "  own: {train: tiny.yaml}\n")
-    with pytest.raises(UsageError, match="be trained on test data") as told:
+    with pytest.raises(UsageError, match="be trained on test data") as raised:
         load_study(path)
-    assert told.value.why == "phantom:101"
+    assert raised.value.why == "phantom:101"
     with pytest.raises(UsageError, match="be trained on test data"):
         load_study(path, ["methods.own.overrides=['data.train=[phantom:0]', 'data.val=[phantom:100]']"])
     np.savez(tmp_path / "phantom-101.npz", head=phantom((64, 64), 3, 5))
@@ -253,17 +265,17 @@ def test_nothing_is_tested_on_what_it_learned_from(write, tmp_path):
 
 
 def test_what_was_noticed_and_what_is_left_over_is_told(write, tmp_path):
-    """A model that comes along notes phantoms of two coils: it was trained with four and more."""
+    """Check the note of a shipped model on two coils: it was trained with four or more."""
     text = SMALL.replace("  cs: {method: cs, options: {iterations: 5}}", "  unet: {method: unet}")
     path = write(text)
     one = ["data.phantoms.volumes=phantom:100", "data.phantoms.coils=2", "pictures=false"]
     run_study(load_study(path, one), tmp_path / "out")
     report = (tmp_path / "out/report.md").read_text()
     assert "unet (2 of 2): outside the training range of the model" in report
-    told = []
+    lines = []
     fewer = [*one, "masks={lines: {family: random, acceleration: 3, calibration: 16}}"]
-    run_study(load_study(path, fewer), tmp_path / "out", tell=told.append)
-    assert [t for t in told if "2 images belong to an earlier configuration" in t and "plane-4x/unet/phantom-100" in t]
+    run_study(load_study(path, fewer), tmp_path / "out", on_message=lines.append)
+    assert [t for t in lines if "2 images belong to an earlier configuration" in t and "plane-4x/unet/phantom-100" in t]
     assert "plane-4x" not in (tmp_path / "out/table.md").read_text()
 
 
@@ -272,7 +284,7 @@ def test_minutes_become_steps_that_a_resumed_study_keeps(write, tmp_path):
     text = SMALL + "  own: {train: tiny.yaml, minutes: 0.02}\n"
     short = ["masks={lines: {family: random, acceleration: 3, calibration: 16}}", "pictures=false"]
     plan = load_study(write(text), [*short, "data.phantoms.volumes=phantom:100"])
-    done = run_study(plan, tmp_path / "out", tell=lambda text: None)
+    done = run_study(plan, tmp_path / "out", on_message=lambda text: None)
     (folder,) = (tmp_path / "out/models").iterdir()
     budget = json.loads((folder / "budget.json").read_text())
     assert budget["steps"] == max(1, int(0.02 * 60 * 0.75 / budget["seconds a step"]))
@@ -283,7 +295,7 @@ def test_shipped_models_and_folders_of_models(write, tmp_path):
     text = SMALL.replace("cs: {method: cs, options: {iterations: 5}}", "unet: {method: unet}")
     one = "data.phantoms.volumes=phantom:100"
     plan = load_study(write(text), [one])
-    assert plan.methods[1].what == "unet, shipped weights"
+    assert plan.methods[1].description == "unet, shipped weights"
     done = run_study(plan, tmp_path / "out")
     assert not done["failed"]
     from mrirecon.models.checkpoints import shipped_models
@@ -322,20 +334,20 @@ def test_shipped_models_and_folders_of_models(write, tmp_path):
 )
 def test_what_is_wrong_is_named_with_its_line(write, old, new, line, word):
     path = write(SMALL.replace(old, new, 1))
-    with pytest.raises((UsageError, InputError)) as told:
+    with pytest.raises((UsageError, InputError)) as raised:
         load_study(path)
-    assert f"study.yaml:{line}" in str(told.value.where)
-    assert word in str(told.value)
+    assert f"study.yaml:{line}" in str(raised.value.where)
+    assert word in str(raised.value)
 
 
 def test_overrides_are_checked_as_well(write):
     path = write(SMALL)
-    assert load_study(path, ["methods.cs.options.iterations=7"]).methods[1].what == "cs (iterations=7)"
+    assert load_study(path, ["methods.cs.options.iterations=7"]).methods[1].description == "cs (iterations=7)"
     for wrong, word in (("method.cs=1", "did you mean 'methods'"), ("methods.cs.foo=1", "unknown key 'foo'")):
-        with pytest.raises(UsageError) as told:
+        with pytest.raises(UsageError) as raised:
             load_study(path, [wrong])
-        assert word in str(told.value)
-        assert f"--set {wrong}" in str(told.value.where)
+        assert word in str(raised.value)
+        assert f"--set {wrong}" in str(raised.value.where)
 
 
 def test_data_may_be_optional(write):
@@ -394,7 +406,9 @@ def test_the_studies_that_come_along_are_in_order(name, monkeypatch):
     # or no difference could be shown, however large
     assert len(pairs) * len(plan.masks) * 2.0 ** (1 - len(subjects)) < 0.05
     trained = [m for m in plan.methods if m.config is not None]
-    assert not [n for n in plan.notes if "for different lengths" in n or "does not train all" in n], "they learn alike"
+    assert not [n for n in plan.notes if "for different lengths" in n or "does not train all" in n], (
+        "all methods are trained equally"
+    )
     if name == "dc":
         plain = {m.name: m.config.plain() for m in trained}
         for a, b in pairs:

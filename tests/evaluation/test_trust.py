@@ -22,9 +22,9 @@ NY, NX = 40, 48
 
 
 def maps(coils=6):
-    found = np.asarray(coil_maps((NY, NX), coils, seed=0))
-    found = found / np.sqrt((np.abs(found) ** 2).sum(0))
-    return torch.from_numpy(found).to(torch.complex64)[None, None]
+    estimated = np.asarray(coil_maps((NY, NX), coils, seed=0))
+    estimated = estimated / np.sqrt((np.abs(estimated) ** 2).sum(0))
+    return torch.from_numpy(estimated).to(torch.complex64)[None, None]
 
 
 def problem(rate, coils=6):
@@ -39,7 +39,7 @@ def least_squares(p):
 
 
 def analytic(sensitivities, rate):
-    """Pruessmann's g: √([(SᴴS)⁻¹]ᵢᵢ [SᴴS]ᵢᵢ) over the pixels that fold onto each other."""
+    """Return Pruessmann's g-factor, √([(SᴴS)⁻¹]ᵢᵢ [SᴴS]ᵢᵢ), over pixels that alias onto each other."""
     s = sensitivities[0, 0].numpy()
     g = np.zeros((NY, NX))
     step = NX // rate
@@ -56,10 +56,10 @@ def test_pseudo_replicas_give_sense_s_g_factor(rate):
     p, sigma = problem(rate), 0.3
     noise = pseudo_replicas(least_squares, p, np.full(6, sigma), 300)[0, 0].numpy()
     # fully sampled and with maps of unit power the combination's noise is σ
-    found, expected = noise / sigma / rate**0.5, analytic(p.maps, rate)
-    assert np.median(found / expected) == pytest.approx(1, abs=0.01)
-    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.9 if rate == 3 else True
-    assert expected.max() > 1.1, "or there is nothing to tell"
+    result, expected = noise / sigma / rate**0.5, analytic(p.maps, rate)
+    assert np.median(result / expected) == pytest.approx(1, abs=0.01)
+    assert np.corrcoef(result.ravel(), expected.ravel())[0, 1] > 0.9 if rate == 3 else True
+    assert expected.max() > 1.1, "otherwise the test shows nothing"
 
 
 def test_noise_of_unequal_coils_is_what_it_is():
@@ -99,17 +99,17 @@ def test_several_coils_see_what_one_cannot():
 @pytest.mark.parametrize("method", ["sense", "cs"])
 def test_a_sample_scan_is_examined(method):
     scan = read(SAMPLES / "brain_4x.h5")
-    found = examine(scan, method=method, replicas=6)
-    assert 0 < found.residual < 0.5
-    assert 0 < found.noise_share < found.residual * 3
-    assert found.noise_share < found.held_out < found.held_out_zero_filled
-    assert 0 < found.null_share < 1
-    assert 0.2 < found.g_median < found.g_high
-    assert found.null_space.shape == found.noise.shape == found.g.shape == scan.space_shape
-    assert np.isfinite(found.g).all()
+    trust = examine(scan, method=method, replicas=6)
+    assert 0 < trust.residual < 0.5
+    assert 0 < trust.noise_share < trust.residual * 3
+    assert trust.noise_share < trust.held_out < trust.held_out_zero_filled
+    assert 0 < trust.null_share < 1
+    assert 0.2 < trust.g_median < trust.g_high
+    assert trust.null_space.shape == trust.noise.shape == trust.g.shape == scan.space_shape
+    assert np.isfinite(trust.g).all()
     again = examine(scan, method=method, replicas=6)
-    assert again.held_out == found.held_out
-    np.testing.assert_array_equal(again.noise, found.noise)
+    assert again.held_out == trust.held_out
+    np.testing.assert_array_equal(again.noise, trust.noise)
 
 
 def test_regularization_answers_less_to_noise_than_least_squares():

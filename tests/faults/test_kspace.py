@@ -122,7 +122,7 @@ def test_mask_of_another_size(rejects, bad, case):
     scan_file(bad / "bad.h5", 1, 2, 12, 10)
     np.save(bad / "mask.npy", np.ones(shape))
     options = ("--mask", bad / "mask.npy")
-    rejects(bad / "bad.h5", 3, "does not fit", str(shape), "y 12, x 10", options=options)
+    rejects(bad / "bad.h5", 3, "does not match", str(shape), "y 12, x 10", options=options)
 
 
 @row("K06", ["marked and empty", "data outside", "padded columns"])
@@ -156,7 +156,7 @@ def test_masks_that_make_no_sense(cli, rejects, bad, case):
         assert code == 0
         assert "acceleration 1" in err
         return
-    words = {"all zero": "samples nothing", "not binary": "0 and 1", "wrong axis": "wrong axis"}.get(case, "none of")
+    words = {"all zero": "has no samples", "not binary": "0 and 1", "wrong axis": "wrong axis"}.get(case, "none of")
     rejects(bad / "bad.h5", 3, words, options=options)
 
 

@@ -126,7 +126,7 @@ def test_maps_of_another_file(tmp_path: Path, suffix: str, sets: int) -> None:
     for item in range(3):
         np.testing.assert_array_equal(scan.maps(item), maps[item])
     io.write_maps(tmp_path / f"wrong.{suffix}", maps[..., :-1])
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match="do not match"):
         io.read(tmp_path / f"scan.{suffix}", maps=tmp_path / f"wrong.{suffix}")
 
 

@@ -700,18 +700,18 @@ def lines(*columns: int, width: int = 10) -> np.ndarray:
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
-        (np.ones(9), "does not fit"),
+        (np.ones(9), "does not match"),
         (np.ones(12), "fits the other axis"),
         (np.ones((10, 12)), "transpose"),
-        (np.ones((3, 12, 10)), "does not fit"),
-        (np.ones((2, 2, 12, 10)), "does not fit"),
-        (np.zeros(10), "samples nothing"),
+        (np.ones((3, 12, 10)), "does not match"),
+        (np.ones((2, 2, 12, 10)), "does not match"),
+        (np.zeros(10), "has no samples"),
         (lines(1, 2) * 2, "0 and 1"),
         (np.full(10, 0.5), "0 and 1"),
         (np.where(lines(3) > 0, np.nan, 1), "0 and 1"),
         (np.array(["1"] * 10), "holds no mask|0 and 1|does not hold"),
         (np.ones(0), "0 and 1"),
-        (np.stack([np.ones((12, 10)), np.zeros((12, 10))]), "samples nothing"),
+        (np.stack([np.ones((12, 10)), np.zeros((12, 10))]), "has no samples"),
     ],
     ids=str,
 )

@@ -178,7 +178,7 @@ def echo_at(size, centre, stated, matrix, forward=True):
     ("size", "centre", "stated", "matrix"),
     [
         (64, 32, 31, 64),  # the standard's definition
-        (64, 32, 32, 64),  # Siemens's, and the index after turning
+        (64, 32, 32, 64),  # Siemens's, and the index after the reversal
         (65, 32, 32, 65),
         (26, 10, 15, 32),  # a partial echo: the standard's
         (27, 10, 16, 33),
@@ -190,7 +190,7 @@ def test_the_echo_of_reversed_readouts_lies_where_that_of_others_does(tmp_path, 
     np.testing.assert_array_equal(read(mrd.write(tmp_path / "k.h5", lines, text)).kspace(0), wanted)
 
 
-@pytest.mark.parametrize(("stated", "words"), [(16, "as stored and one late"), (10, "after turning")])
+@pytest.mark.parametrize(("stated", "words"), [(16, "as stored and one late"), (10, "after the reversal")])
 def test_other_ways_to_count_the_echo_are_told_by_the_other_lines(tmp_path, stated, words):
     lines, text, wanted = echo_at(26, 10, stated, 32)
     scan = read(mrd.write(tmp_path / "k.h5", lines, text))

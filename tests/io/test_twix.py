@@ -180,7 +180,14 @@ def test_headers_and_protocol_are_what_twixtools_reads(native, name):
         mdh = block.mdh
         assert place == block.mem_pos
         assert head["mask"] == mdh.EvalInfoMask
-        ours = (head["samples"], head["coils"], head["centre"], head["before"], head["behind"], head["centre_line"])
+        ours = (
+            head["samples"],
+            head["coils"],
+            head["centre"],
+            head["discard_pre"],
+            head["discard_post"],
+            head["centre_line"],
+        )
         assert ours == (
             *(mdh.SamplesInScan, mdh.UsedChannels, mdh.CenterCol, mdh.CutOff.Pre, mdh.CutOff.Post, mdh.CenterLin),
         )

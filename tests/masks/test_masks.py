@@ -99,7 +99,7 @@ def test_planes_reach_the_acceleration_to_one_sample(
 
 @pytest.mark.parametrize("seed", range(40))
 def test_no_spacing_is_wide_enough_for_a_single_sample(seed: int) -> None:
-    """The bisection doubles the spacing in vain; it must not double the memory with it."""
+    """Check that the memory does not grow with the spacing that the bisection doubles."""
     tracemalloc.start()
     assert make_mask("poisson", (9, 8), 72, calibration=(0, 0), seed=seed).mask.sum() == 1
     peak = tracemalloc.get_traced_memory()[1]
@@ -112,9 +112,9 @@ def test_no_spacing_is_wide_enough_for_a_single_sample(seed: int) -> None:
 @pytest.mark.parametrize("rate", [1, 1.5, 2, 4, 12])
 def test_calibration_without_a_number_fits_every_shape(family: str, shape: tuple[int, int], rate: float) -> None:
     result = make_mask(family, shape, rate, seed=3)
-    found = tuple(s.stop - s.start for s in find_calibration(result.mask))
-    assert all(a >= b > 0 for a, b in zip(found, result.calibration, strict=True))
-    assert (found == shape) == (rate == 1)
+    region = tuple(s.stop - s.start for s in find_calibration(result.mask))
+    assert all(a >= b > 0 for a, b in zip(region, result.calibration, strict=True))
+    assert (region == shape) == (rate == 1)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, -3, -1])
@@ -272,9 +272,9 @@ def test_fastmri_masks_are_bit_identical() -> None:
         assert centre == low
         assert chosen in accelerations
         if len(accelerations) == 1:
-            made = make_mask(kind, (2, n), accelerations[0], center_fraction=fractions[0], seed=start, compat="fastmri")
-            assert (made.mask == ours).all()
-            assert made.calibration == (2, low)
+            mask = make_mask(kind, (2, n), accelerations[0], center_fraction=fractions[0], seed=start, compat="fastmri")
+            assert (mask.mask == ours).all()
+            assert mask.calibration == (2, low)
     assert len(GOLDENS["fastmri"]) == 360
 
 
@@ -517,6 +517,6 @@ def test_every_family_is_tested_here() -> None:
 def test_describe_states_what_was_achieved() -> None:
     result = make_mask("gaussian2d", (64, 48), 4, calibration=(12, 8), seed=9)
     assert result.describe() == (
-        "gaussian2d, 64×48: acceleration 4 (asked 4), 768 of 3072 samples, calibration region 12×8"
+        "gaussian2d, 64×48: acceleration 4 (requested 4), 768 of 3072 samples, calibration region 12×8"
     )
     assert json.loads(json.dumps(result.as_dict()))["calibration"] == [12, 8]

@@ -16,8 +16,7 @@ from mrirecon.physics.operators import norm
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.scale import smooth_phase
 from mrirecon.physics.transforms import Scale, SmoothPhase
-from mrirecon.reconstruction.calibrate import ItemMaps
-from mrirecon.reconstruction.run import build_problem
+from mrirecon.reconstruction.calibrate import ItemMaps, build_problem
 from tests.methods.test_methods import LEARNED
 from tests.problems import known_problem
 

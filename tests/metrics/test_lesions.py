@@ -11,7 +11,7 @@ from mrirecon.metrics.lesions import by_size, detectability, measure_lesions, se
 
 
 def brain(contrast=0.4, blur=0.0, radius=6.0, noise=0.0, seed=0, shape=(96, 96)):
-    """A disc of tissue of value 1 with one round lesion of a contrast, its edge blurred; and the lesion's mask."""
+    """Return a disc of tissue of value 1 with a blurred round lesion, and the mask of the lesion."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[: shape[0], : shape[1]]
     tissue = (np.hypot(y - shape[0] / 2, x - shape[1] / 2) < 40).astype(float)
@@ -25,31 +25,31 @@ def brain(contrast=0.4, blur=0.0, radius=6.0, noise=0.0, seed=0, shape=(96, 96))
 @pytest.mark.parametrize("contrast", [0.4, -0.3, 0.05])
 def test_contrast_is_what_was_inserted(contrast):
     image, mask = brain(contrast)
-    (found,) = measure_lesions(image, image, mask)
-    assert found.contrast == pytest.approx(contrast, rel=1e-9)
-    assert found.recovery == pytest.approx(1)
-    assert found.diameter == pytest.approx(12, rel=0.05)
-    assert found.pixels == mask.sum()
-    assert found.reason is None
+    (measured,) = measure_lesions(image, image, mask)
+    assert measured.contrast == pytest.approx(contrast, rel=1e-9)
+    assert measured.recovery == pytest.approx(1)
+    assert measured.diameter == pytest.approx(12, rel=0.05)
+    assert measured.pixels == mask.sum()
+    assert measured.reason is None
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
 def test_recovery_is_the_share_of_contrast_that_is_left_at_any_scale(share):
     (image, mask), (reference, _) = brain(0.4 * share), brain(0.4)
-    (found,) = measure_lesions(image * 3.7e-6, reference, mask)
-    assert found.recovery == pytest.approx(share)
+    (measured,) = measure_lesions(image * 3.7e-6, reference, mask)
+    assert measured.recovery == pytest.approx(share)
 
 
 def test_contrast_to_noise_has_the_tissue_s_deviation():
     image, mask = brain(0.5, noise=0.05, radius=8)
-    (found,) = measure_lesions(image, image, mask)
+    (measured,) = measure_lesions(image, image, mask)
     # about 200 pixels of shell: the deviation is known to 5 %
-    assert found.cnr == pytest.approx(0.5 / 0.05, rel=0.15)
+    assert measured.cnr == pytest.approx(0.5 / 0.05, rel=0.15)
 
 
 def test_sharpness_falls_with_blur_and_not_with_contrast_and_has_units():
     sharp, mask = brain(0.4, 0.5)
-    found = [
+    measured = [
         measure_lesions(brain(c, b)[0], sharp, mask, spacing=s)[0].sharpness
         for c, b, s in (
             (0.4, 0.5, (1, 1)),
@@ -59,9 +59,9 @@ def test_sharpness_falls_with_blur_and_not_with_contrast_and_has_units():
             (0.4, 1.5, (2, 2)),
         )
     ]
-    assert found[0] > found[1] > found[2] > 0
-    assert found[3] == pytest.approx(found[1], rel=0.02)
-    assert found[4] == pytest.approx(found[1] / 2, rel=1e-6)
+    assert measured[0] > measured[1] > measured[2] > 0
+    assert measured[3] == pytest.approx(measured[1], rel=0.02)
+    assert measured[4] == pytest.approx(measured[1] / 2, rel=1e-6)
 
 
 def test_connected_parts_are_lesions_and_labels_are_kept():
@@ -92,15 +92,15 @@ def test_what_cannot_be_measured_says_why():
     image, mask = brain()
     tiny = np.zeros_like(mask)
     tiny[40, 52] = 1
-    (found,) = measure_lesions(image, image, tiny)
-    assert found.contrast is None
-    assert "4 are needed" in found.reason
-    (found,) = measure_lesions(image, brain(0.0)[0], mask)
-    assert found.recovery is None
-    assert found.contrast is not None
-    assert "no contrast" in found.reason
-    (found,) = measure_lesions(image, image, np.ones_like(mask))
-    assert found.contrast is None
+    (measured,) = measure_lesions(image, image, tiny)
+    assert measured.contrast is None
+    assert "4 are needed" in measured.reason
+    (measured,) = measure_lesions(image, brain(0.0)[0], mask)
+    assert measured.recovery is None
+    assert measured.contrast is not None
+    assert "no contrast" in measured.reason
+    (measured,) = measure_lesions(image, image, np.ones_like(mask))
+    assert measured.contrast is None
     assert measure_lesions(image, image, np.zeros_like(mask)) == []
     with pytest.raises(InputError, match="differ in shape"):
         measure_lesions(image, image, mask[:-1])
@@ -124,13 +124,13 @@ def pairs(count, *, share=1.0, noise=0.1, invented=0.0, seed=0):
 
 
 def test_detectability_in_white_noise_is_the_textbook_s():
-    """d' = ‖s‖ / σ: 36 pixels of 0.5 in noise of 1 make 3."""
-    found = detectability(*pairs(2000, noise=1.0))
-    assert found.d_prime == pytest.approx(3, rel=0.06)
-    assert found.recovered == pytest.approx(1, abs=0.03)
+    """Check d' = ‖s‖ / σ: 3 for 36 pixels of 0.5 in noise of 1."""
+    result = detectability(*pairs(2000, noise=1.0))
+    assert result.d_prime == pytest.approx(3, rel=0.06)
+    assert result.recovered == pytest.approx(1, abs=0.03)
     # half the height is 1.5 deviations away from both means
-    assert found.missed == pytest.approx(0.0668, abs=0.02)
-    assert found.hallucinated == pytest.approx(0.0668, abs=0.02)
+    assert result.missed == pytest.approx(0.0668, abs=0.02)
+    assert result.hallucinated == pytest.approx(0.0668, abs=0.02)
 
 
 def test_lesions_that_are_wiped_out_or_invented_are_seen():

@@ -81,7 +81,7 @@ def test_kspace_terms(batch):
 
 
 def test_logarithmic_weights_are_applied(batch):
-    """The released code multiplies every term by all weights, which weights nothing (methods.md 1.1)."""
+    """Check weights per term; the released code multiplies every term by all weights (methods.md 1.1)."""
     p, target = batch
     weights = step_weights(settings(l1=1.0), 2, 4)
     assert sum(weights) == pytest.approx(1)
@@ -117,7 +117,7 @@ def test_a_schedule_of_one_step():
 @pytest.mark.parametrize("name", ["cirim", "e2evn", "unet", "invertible-rim"])
 @pytest.mark.parametrize("terms", [{"l1": 1.0}, {"l2": 1.0, "region": "object"}, {"ssim": 1.0}])
 def test_gradients_are_finite_at_zeros(name, terms):
-    """Background that is exactly zero, in the target and in the image (D17)."""
+    """Check a background of exact zeros in the target and in the image (D17)."""
     small = {"cirim": {"cascades": 2, "steps": 2, "features": 8}, "unet": {"channels": 4}}
     small |= {"e2evn": {"cascades": 1, "channels": 4, "pools": 1, "sensitivity": False}}
     small |= {"invertible-rim": {"steps": 2, "features": 8, "width": 4}}

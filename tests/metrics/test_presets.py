@@ -36,13 +36,13 @@ SIGNS = pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fastmri_as_its_own_package_says_on_float32(seed):
     reference, prediction = volumes(seed)
-    found = score_volume(prediction, reference, "fastmri").volume
+    scored = score_volume(prediction, reference, "fastmri").volume
     for name, value in GOLDENS[str(seed)].items():
-        assert found[name] == pytest.approx(value, rel=1e-6), name
+        assert scored[name] == pytest.approx(value, rel=1e-6), name
 
 
 def test_fastmri_as_its_own_script_says_on_files(tmp_path):
-    """Values as they are, cut to the square of the target's width, the range that square's largest value."""
+    """Check fastMRI's scores: unscaled values, centre square of the target's width, range of the square's maximum."""
     target, prediction = files()
     with h5py.File(tmp_path / "target.h5", "w") as file:
         file["kspace"] = np.ones((3, 4, 52, 44), np.complex64)
@@ -52,14 +52,14 @@ def test_fastmri_as_its_own_script_says_on_files(tmp_path):
         file["reconstruction"] = prediction
     assert (prediction < 0).mean() > 0.1
     for name in ("target.h5", "full.h5"):
-        found = evaluate(
+        evaluation = evaluate(
             tmp_path / "prediction.h5", tmp_path / name, options=Options("fastmri", ("ssim", "psnr", "nmse", "mse"))
         )
         for metric, value in GOLDENS["files"].items():
-            assert found.mean[metric] == pytest.approx(value, rel=1e-6), metric
-        assert found.shape == (3, 40, 40)
-        assert "fastMRI" in found.kind
-        assert any("negative" in note for note in found.notes)
+            assert evaluation.mean[metric] == pytest.approx(value, rel=1e-6), metric
+        assert evaluation.shape == (3, 40, 40)
+        assert "fastMRI" in evaluation.kind
+        assert any("negative" in note for note in evaluation.notes)
     write_image(tmp_path / "small.h5", np.abs(prediction[:, :38]))
     with pytest.raises(InputError, match="smaller than the central 40×40"):
         evaluate(tmp_path / "small.h5", tmp_path / "full.h5", options=Options("fastmri"))
@@ -77,28 +77,28 @@ def test_the_target_of_a_single_coil_file_is_its_own(tmp_path):
 @SIGNS
 def test_fastmri_by_formula(signed):
     x, r = (v[:, 6:46] for v in double(signed=signed))
-    found = score_volume(*double(signed=signed), "fastmri")
+    scored = score_volume(*double(signed=signed), "fastmri")
     peak = r.max()
     slices = [oracle.structural_similarity(b, a, data_range=peak) for a, b in zip(x, r, strict=True)]
     exact(
-        found.volume,
+        scored.volume,
         np.mean(slices),
         10 * np.log10(peak**2 / ((r - x) ** 2).mean()),
         ((r - x) ** 2).sum() / (r**2).sum(),
     )
-    assert [s["ssim"] for s in found.slices] == pytest.approx(slices, rel=1e-12)
+    assert [s["ssim"] for s in scored.slices] == pytest.approx(slices, rel=1e-12)
 
 
 @SIGNS
 @pytest.mark.parametrize("seed", [0, 1])
 def test_atommic_by_formula(seed, signed):
-    """Its SSIM has a data range of 1 at least, which makes all faint images look alike."""
+    """Check ATOMMIC's scores, whose SSIM has a data range of at least 1."""
     x, r = double(seed, signed)
     peak = max(np.ptp(x), np.ptp(r))
     slices = [oracle.structural_similarity(b, a, data_range=max(peak, 1)) for a, b in zip(x, r, strict=True)]
     mse = ((r - x) ** 2).mean()
-    found = score_volume(x, r, "atommic").volume
-    exact(found, np.mean(slices), 10 * np.log10(peak**2 / mse), ((r - x) ** 2).sum() / (r**2).sum())
+    scored = score_volume(x, r, "atommic").volume
+    exact(scored, np.mean(slices), 10 * np.log10(peak**2 / mse), ((r - x) ** 2).sum() / (r**2).sum())
 
 
 @SIGNS
@@ -119,14 +119,14 @@ def test_calgary_by_formula(signed):
 
 
 def otsu_hull(reference):
-    """mridc's --mask_background: the convex hull of what exceeds Otsu's threshold, slice by slice."""
+    """Check mridc's --mask_background: the convex hull of pixels above Otsu's threshold, slice by slice."""
     return np.stack([convex_hull_image(r > threshold_otsu(r)) for r in np.abs(reference)])
 
 
 @SIGNS
 @pytest.mark.parametrize("masked", [False, True])
 def test_mridc_by_formula(masked, signed):
-    """Its script takes magnitudes of both."""
+    """Check mridc's scores of the magnitudes of both images."""
     x, r = double(signed=signed)
     mask = otsu_hull(r) if masked else None
     rows = []
@@ -159,16 +159,16 @@ def test_skimage_by_formula(signed):
     exact(score_volume(x, r, "skimage").volume, *np.mean(rows, 0))
 
 
-def exact(found, *values):
+def exact(scored, *values):
     for name, value in zip(NAMES, values, strict=True):
-        assert found[name] == pytest.approx(value, rel=1e-12), name
+        assert scored[name] == pytest.approx(value, rel=1e-12), name
 
 
 def test_definitions_disagree_about_one_image():
-    """What this is for: the same two images, six opinions."""
+    """Check that the presets give different scores for the same two images."""
     x, r = double()
-    found = [score_volume(x, r, p).volume["ssim"] for p in PRESETS if p != "mrirecon"]
-    assert max(found) - min(found) > 0.15
+    scored = [score_volume(x, r, p).volume["ssim"] for p in PRESETS if p != "mrirecon"]
+    assert max(scored) - min(scored) > 0.15
 
 
 @pytest.mark.parametrize("preset", [p for p in PRESETS if p != "mrirecon"])
@@ -184,10 +184,10 @@ def test_what_is_undefined_is_none_with_a_reason(preset):
     one = score_volume(x, empty, preset)
     none = score_volume(x, np.zeros_like(r), preset)
     nan = score_volume(np.where(x == x.max(), np.nan, x), r, preset)
-    for found in (none, nan):
+    for undefined in (none, nan):
         # against nothing, ATOMMIC still has the prediction's span
-        assert found.volume["nmse"] is None
-        assert found.reasons
+        assert undefined.volume["nmse"] is None
+        assert undefined.reasons
     assert nan.volume["ssim"] is None
     if preset in ("calgary", "mridc", "skimage"):
         assert one.slices[1]["ssim"] is None

@@ -140,7 +140,7 @@ def test_a_run_keeps_its_precision(config, tmp_path, monkeypatch):
     """`auto` is decided once: what is saved is what was decided, and going on elsewhere changes nothing."""
     folder, told = tmp_path / "run", []
     monkeypatch.setattr(hardware, "bfloat16_unit", lambda device: "AMX")
-    training.train(load_config(config, ["train.steps=2"]), folder, tell=told.append)
+    training.train(load_config(config, ["train.steps=2"]), folder, on_message=told.append)
     assert any("bfloat16" in t and "AMX" in t for t in told)
     saved = load_config(folder / "config.yaml").settings.train
     assert saved.precision == "bfloat16"

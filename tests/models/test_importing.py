@@ -76,7 +76,7 @@ def test_the_image_is_that_of_the_toolkit(case, file, layout, options, tmp_path)
             p, theirs = problem(size), torch.from_numpy(stored[label(case, size)])
             with torch.no_grad():
                 if case.startswith(IN_UNIT):
-                    n = model.begin(p)
+                    n = model.normalize(p)
                     image = model.engine.image(model.engine.solve(n.problem).state, n.problem)
                 else:
                     image = model(p)

@@ -24,7 +24,7 @@ AXES = [(), (-1,), (-2,), (-2, -1)]
 @pytest.mark.parametrize("sets", [1, 2])
 def test_fast_paths_equal_the_composition(space, axes, sets, per_item, grad, monkeypatch):
     # Groups of one and two coils, so that the sum over groups is tried.
-    monkeypatch.setattr(mrirecon.physics.problem, "_AT_A_TIME", 2 * 2 * int(torch.tensor(space).prod()))
+    monkeypatch.setattr(mrirecon.physics.problem, "_GROUP_SIZE", 2 * 2 * int(torch.tensor(space).prod()))
     p = random_problem(space, sets=sets, axes=axes, per_item=per_item)
     x = draw(2, sets, *space)
     with torch.set_grad_enabled(grad):

@@ -53,7 +53,7 @@ def cosine(rng, space, count, box, *, power: Annotated[float, Field(gt=0)] = 2.0
 MAGIC = b"EXAMPLE1"
 
 
-@register_reader("example", signature=lambda source: source.head.startswith(MAGIC), suffixes=(".example",))
+@register_reader("example", signature=(MAGIC,), suffixes=(".example",))
 def read_example(source: Source, *, axes: str | None = None) -> Scan:
     """Read one slice: a mark of 8 bytes, three numbers of 4 bytes (coils, y, x), then complex64."""
     shape = struct.unpack_from("<3I", source.head, len(MAGIC))

@@ -113,7 +113,7 @@ def test_items_that_scatter_a_little_are_alike(tmp_path, full):
     assert [g.items for g in groups] == [(0, 1, 2, 3, 4, 5), (6,)]
     assert groups[0].representatives[:3] == [2, 3, 1]
     assert format_items([0, 1, 2, 5]) == "items 0-2, 5"
-    assert [(g.method, len(g.items)) for g in choose(io.read(path)).groups] == [("cs", 6), ("zero-filled", 1)]
+    assert [(g.entry.name, len(g.items)) for g in choose(io.read(path)).groups] == [("cs", 6), ("zero-filled", 1)]
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -116,7 +116,7 @@ def test_a_file_is_a_plugin(tmp_path):
     plugin = EXAMPLE / "mrirecon_example.py"
     told = run(sys.executable, "--plugin", plugin, "masks", "make", "cosine", "--shape", "32x48", "-R", "4", "-o",
                "mask.npy", cwd=tmp_path)  # fmt: skip
-    assert told.startswith("cosine, 32×48: acceleration 4 (asked 4)")
+    assert told.startswith("cosine, 32×48: acceleration 4 (requested 4)")
     mask = np.load(tmp_path / "mask.npy")
     assert mask.sum() == 32 * 12
     told = run(sys.executable, "--plugin", plugin, "--plugin", plugin, "doctor", cwd=tmp_path)

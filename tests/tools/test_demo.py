@@ -59,7 +59,7 @@ def test_the_picture_shows_reference_methods_mask_and_errors(done):
     upper = [c[90 : 90 + 340].mean() for c in columns]
     assert min(upper) > 20
     lower = [c[-400:-50].mean() for c in columns[1:]]
-    assert lower[0] > lower[1] > lower[2] > lower[3], "the errors get darker from method to method"
+    assert lower[0] > lower[1] > lower[2] > lower[3], "the errors become darker from method to method"
 
 
 def test_progress_is_told(done):

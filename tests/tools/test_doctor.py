@@ -15,7 +15,7 @@ from mrirecon.tools.doctor import examine, usable_memory
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Pretend that a version of a package is installed, by the metadata that pip would leave."""
+    """Pretend that a version of a package is installed, by writing pip's metadata."""
 
     def put(name: str, version: str) -> None:
         folder = tmp_path / "site" / f"{name}-{version}.dist-info"

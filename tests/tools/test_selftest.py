@@ -14,7 +14,7 @@ from mrirecon.tools.selftest import Check, selftest
 
 @dataclass(frozen=True)
 class Forgetful(LinearOperator):
-    """Multiplies by i, and forgets to conjugate it in the adjoint."""
+    """Multiply by i without conjugating it in the adjoint."""
 
     def __call__(self, x):
         return 1j * x
@@ -25,7 +25,7 @@ class Forgetful(LinearOperator):
 
 @dataclass(frozen=True)
 class Quick(LinearOperator):
-    """Has a shortcut for AᴴA that is not AᴴA."""
+    """Provide a wrong shortcut for AᴴA."""
 
     def __call__(self, x):
         return 2 * x

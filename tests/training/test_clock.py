@@ -34,41 +34,41 @@ def config(tmp_path):
 
 @pytest.fixture
 def now(monkeypatch):
-    """A clock on which making a batch, or an item to validate, takes 20 s, and all else no time."""
-    told = SimpleNamespace(seconds=1000.0)
-    fake = SimpleNamespace(monotonic=lambda: told.seconds, time=lambda: told.seconds, perf_counter=lambda: told.seconds)
+    """Provide a clock on which a batch or a validation item takes 20 s and everything else no time."""
+    time = SimpleNamespace(seconds=1000.0)
+    fake = SimpleNamespace(monotonic=lambda: time.seconds, time=lambda: time.seconds, perf_counter=lambda: time.seconds)
     for module in (clock, parts, loop):
         monkeypatch.setattr(module, "time", fake)
     item, batches = parts.SampleFactory.sample, parts.SampleLoader.batches
 
     def slow_item(self, *address):
-        told.seconds += 20.0
+        time.seconds += 20.0
         return item(self, *address)
 
     def slow_batches(self, first):
         for batch in batches(self, first):
-            told.seconds += 20.0
+            time.seconds += 20.0
             yield batch
 
     monkeypatch.setattr(parts.SampleFactory, "sample", slow_item)
     monkeypatch.setattr(parts.SampleLoader, "batches", slow_batches)
-    return told
+    return time
 
 
 def test_the_schedule_spans_the_budget_and_the_run_ends_whole(config, tmp_path, now):
-    told = []
+    messages = []
     folder, minutes = tmp_path / "run", ["train.minutes=5", "train.validate_every=1"]
-    done = training.train(load_config(config, minutes), folder, tell=told.append)
-    assert 1000 + 0.75 * 300 < now.seconds < 1000 + 300, "used, and not overrun"
+    done = training.train(load_config(config, minutes), folder, on_message=messages.append)
+    assert 1000 + 0.75 * 300 < now.seconds < 1000 + 300, "the budget is used and not exceeded"
     assert done["finished"]
-    assert any("budget is used up" in t for t in told)
+    assert any("budget is used up" in t for t in messages)
     rates = [x["lr"] for x in logged(folder) if "lr" in x]
     assert len(rates) == done["steps"]
-    assert rates == sorted(rates, reverse=True) or rates.index(max(rates)) <= 2, "after the warm-up it only falls"
-    assert rates[-1] < 0.1 * max(rates), "it has come to its end"
+    assert rates == sorted(rates, reverse=True) or rates.index(max(rates)) <= 2, "it decreases after the warm-up"
+    assert rates[-1] < 0.1 * max(rates), "the schedule is at its end"
     checked = [x["step"] for x in logged(folder) if "validation" in x]
     assert checked[-1] == done["steps"], "the last step is validated"
-    assert len(checked) <= 3, "and few others, for each takes as long as two steps"
+    assert len(checked) <= 3, "there are few others, because each takes as long as two steps"
     for name in ("best", "last"):
         assert load_model(folder / name).card["steps"] in checked
     assert load_model(folder / "last").card["steps"] == last_state(folder)["step"] == done["steps"]
@@ -76,10 +76,10 @@ def test_the_schedule_spans_the_budget_and_the_run_ends_whole(config, tmp_path, 
     before, now.seconds = done["steps"], 5000.0
     done = training.train(load_config(config, ["train.minutes=10", *minutes[1:]]), folder)
     assert now.seconds < 5000 + 600
-    assert done["steps"] > before + 10, "a further budget goes on from the state"
+    assert done["steps"] > before + 10, "a further budget resumes from the state"
     rates = [x["lr"] for x in logged(folder) if "lr" in x]
     assert rates[-1] < 0.05 * max(rates[before:])
-    assert max(rates[before:]) < max(rates), "from where the whole of both budgets would be"
+    assert max(rates[before:]) < max(rates), "from the progress of both budgets together"
 
 
 def test_a_budget_too_short_still_leaves_a_model(config, tmp_path, now):
@@ -89,23 +89,23 @@ def test_a_budget_too_short_still_leaves_a_model(config, tmp_path, now):
 
 
 def test_validation_is_cut_to_the_time(config, tmp_path, now):
-    told = []
+    messages = []
     folder = tmp_path / "run"
-    training.train(load_config(config, ["train.minutes=2.5"]), folder, tell=told.append)
-    assert any("validating with 1 of 2 items" in t for t in told)
+    training.train(load_config(config, ["train.minutes=2.5"]), folder, on_message=messages.append)
+    assert any("validating with 1 of 2 items" in t for t in messages)
     assert load_model(folder / "last").card["validation"]["items"] == 1
     assert last_state(folder)["items"] == 1
 
 
 def test_a_slurm_job_ends_whole_and_is_gone_on_with(config, tmp_path, now, monkeypatch):
-    """The schedule spans the steps, and the time of a job ends them early."""
-    folder, told = tmp_path / "run", []
+    """Check that the schedule spans the steps, and that the end of a job stops them early."""
+    folder, messages = tmp_path / "run", []
     monkeypatch.setenv("SLURM_JOB_END_TIME", "1250")
-    done = training.train(load_config(config), folder, tell=told.append)
+    done = training.train(load_config(config), folder, on_message=messages.append)
     assert not done["finished"]
     assert 1 < done["steps"] < 8
     assert now.seconds < 1250
-    assert any("job's time is almost up" in t for t in told)
+    assert any("job's time is almost up" in t for t in messages)
     assert load_model(folder / "last").card["steps"] == done["steps"]
     monkeypatch.setenv("SLURM_JOB_END_TIME", "9999")
     done = training.train(load_config(config), folder)
@@ -121,7 +121,7 @@ def test_minutes_are_a_length_of_their_own(config, tmp_path):
     train = load_config(config).settings.train
     assert (train.minutes, train.steps) == (2.5, None)
     assert learning_rate(train, 0, sys.maxsize, 0.0) == pytest.approx(train.lr / train.warmup)
-    assert learning_rate(train, 0, sys.maxsize, 0.1) == pytest.approx(train.lr, rel=0.03), "warm after a tenth"
+    assert learning_rate(train, 0, sys.maxsize, 0.1) == pytest.approx(train.lr, rel=0.03), "end of the warm-up"
     assert learning_rate(train, 500, sys.maxsize, 1.0) == pytest.approx(train.lr * train.final_lr_share)
     config.write_text(TINY.replace("steps: 8", "validation_images: 1").replace("validation_images: 1,\n", "\n"))
     with pytest.raises((UsageError, InputError), match="minutes"):
@@ -148,9 +148,9 @@ def test_the_clock(monkeypatch):
     assert c.out_of_time
     c.record_step(30.0, waited=24.0, chunks_made=1, ahead=0)
     at.now -= 0.2
-    assert not c.out_of_time, "a chunk of samples is made for this step alone"
+    assert not c.out_of_time, "a chunk of samples is computed for this step only"
     c.record_step(6.0, ahead=1)
-    assert c.out_of_time, "and for the next one"
+    assert c.out_of_time, "the next one as well"
     at.now -= 24.0
     assert not c.out_of_time
     at.now += 0.2
@@ -158,18 +158,18 @@ def test_the_clock(monkeypatch):
 
 
 def test_a_chunk_of_samples_made_at_times_does_not_end_a_run_early(config, tmp_path, now):
-    """Every fourth step takes 100 s, for a chunk is made, and the others 20 s."""
+    """Let every fourth step take 100 s, because it computes a chunk, and the others 20 s."""
     slow = [
         "data.buffer.batches_per_chunk=4",
         "data.buffer.draws_per_sample=1",
         "train.minutes=15",
         "train.accumulate=1",
     ]
-    made = loading._make_chunk
+    make_chunk = loading._make_chunk
 
     def slowly(*given):
         now.seconds += 80.0
-        return made(*given)
+        return make_chunk(*given)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "_make_chunk", slowly)
@@ -188,7 +188,7 @@ def test_two_runs_in_one_folder(config, tmp_path):
     assert caught.value.fix
     assert not (folder / "log.jsonl").exists()
     training.train(load_config(config, ["train.steps=1"]), folder)
-    assert not list(folder.glob(".mrirecon-*")), "the claim is gone"
+    assert not list(folder.glob(".mrirecon-*")), "the lock is released"
 
 
 def test_a_run_that_failed_before_its_first_state_blocks_nothing(config, tmp_path, monkeypatch):
@@ -218,17 +218,17 @@ def test_a_state_keeps_threads_and_precision(config, tmp_path, monkeypatch):
     training.train(load_config(config, [*constant, "train.steps=2"]), folder)
     state = last_state(folder)
     assert (state["threads"], state["precision"]) == (threads, "bfloat16")
-    told = []
+    messages = []
     try:
         torch.set_num_threads(threads + 1)
-        training.train(load_config(config, [*constant, "train.steps=3"]), folder, tell=told.append)
+        training.train(load_config(config, [*constant, "train.steps=3"]), folder, on_message=messages.append)
         assert torch.get_num_threads() == threads
-        assert any(f"using {threads} threads" in t for t in told)
+        assert any(f"using {threads} threads" in t for t in messages)
         monkeypatch.setenv("OMP_NUM_THREADS", str(threads + 1))
         torch.set_num_threads(threads + 1)
-        training.train(load_config(config, [*constant, "train.steps=4"]), folder, tell=told.append)
+        training.train(load_config(config, [*constant, "train.steps=4"]), folder, on_message=messages.append)
         assert torch.get_num_threads() == threads + 1
-        assert any("not bit-identical" in t for t in told)
+        assert any("not bit-identical" in t for t in messages)
     finally:
         torch.set_num_threads(threads)
     assert last_state(folder)["precision"] == "bfloat16"

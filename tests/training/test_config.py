@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mrirecon.errors import InputError, MriReconError, UsageError
-from mrirecon.methods.registry import methods
+from mrirecon.methods.registry import find_method, methods
 from mrirecon.training.config import differences, load_config, render, schema, template
 from mrirecon.training.config.strict_yaml import parse_yaml, scalar
 
@@ -125,10 +125,10 @@ def test_mistakes_are_named(write, text, words, line):
     path = write(text)
     with pytest.raises(UsageError) as caught:
         load_config(path)
-    told = str(caught.value)
+    message = str(caught.value)
     for word in words:
-        assert word in told, told
-    assert (f"{path}:{line}" if line else str(path)) in told
+        assert word in message, message
+    assert (f"{path}:{line}" if line else str(path)) in message
 
 
 def test_an_alias_bomb_is_small(write):
@@ -227,7 +227,11 @@ def test_what_is_shown_can_be_loaded(path, write):
 def test_templates_load(name, write):
     path = write(template(name))
     assert load_config(path).settings.method == name
-    # with every comment taken away it says the same
+    described = path.read_text().splitlines()
+    for option, field in find_method(name).schema.model_fields.items():
+        (line,) = [x for x in described if x.startswith(f"#   {option}: ")]
+        assert line.endswith(f"# {field.description}" if field.description else ""), option
+    # without the comment signs, it gives the same values
     lines = [
         line.replace("# ", "", 1) if line.startswith(("# model:", "#   ", "  # ")) else line
         for line in path.read_text().splitlines()
@@ -268,9 +272,9 @@ def test_one_stands_for_a_list(write):
 
 
 def test_schema_knows_the_options():
-    found = json.dumps(schema("cirim"))
+    result = json.dumps(schema("cirim"))
     for word in ("cascades", "acceleration", "additionalProperties", "indrnn"):
-        assert word in found
+        assert word in result
 
 
 def test_differences_are_lines():
@@ -289,7 +293,7 @@ def test_paths_start_from_the_file_or_from_here(write, tmp_path, monkeypatch):
 
 
 def test_errors_are_ours_whatever_is_written(write):
-    """Whatever stands in a file, it loads or gives one of our errors."""
+    """Check that any file loads or gives a project error."""
     import random
 
     rng, codes = random.Random(0), set()

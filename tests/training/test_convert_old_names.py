@@ -52,7 +52,7 @@ def test_a_configuration_keeps_its_layout(tmp_path, monkeypatch):
     assert (settings.loss.compare, settings.loss.region) == ("complex", "field_of_view")
     assert (settings.train.gradient_clip, settings.train.validation_images) == (1.0, 0)
     convert(path, monkeypatch=monkeypatch)
-    assert path.read_text() == text, "what is converted is left alone"
+    assert path.read_text() == text, "converted files are not changed again"
 
 
 def with_old_names(run):

@@ -16,7 +16,7 @@ from mrirecon.training.state import load_state, save_state
 
 
 class Trap:
-    """Creates a file when unpickled."""
+    """Create a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -26,7 +26,7 @@ class Trap:
 
 
 def plant(folder: Path, content: bytes, step: int = 9) -> Path:
-    """Put a file there that has the name of a state, with the right hash."""
+    """Write a file with the name and hash of a state."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:08d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     path.write_bytes(content)
@@ -89,5 +89,5 @@ def test_what_is_no_state_is_refused_as_an_error_of_ours(tmp_path, content):
 
 def test_a_state_is_still_read(tmp_path):
     save_state(tmp_path, 3, {"step": 3, "w": torch.ones(2)})
-    found, notes = load_state(tmp_path)
-    assert (found["step"], notes) == (3, [])
+    loaded, notes = load_state(tmp_path)
+    assert (loaded["step"], notes) == (3, [])

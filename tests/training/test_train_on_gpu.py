@@ -22,7 +22,7 @@ import train_methods as script  # noqa: E402 - a script, not a package
 
 @pytest.fixture
 def packed(tmp_path):
-    """Two of the people whom the configurations name."""
+    """Write data of two subjects that the configurations name."""
     image = (phantom((64, 64), 2, 1) * 1000).astype(np.uint16)
     np.savez(tmp_path / "volumes.npz", patient01_T1W=image, patient03_T1W=image)
     return tmp_path / "volumes.npz"
@@ -30,7 +30,7 @@ def packed(tmp_path):
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Training that takes no time: it leaves what a run leaves, and goes on from what is there."""
+    """Replace the training by a fast stub that writes the same files and resumes."""
     calls = []
     clock = SimpleNamespace(seconds=100.0)
     monkeypatch.setattr(script.time, "monotonic", lambda: clock.seconds)
@@ -65,17 +65,17 @@ def test_shares_of_the_time_and_one_that_fails(packed, tmp_path, fake):
         [str(packed), "-o", str(out), "--methods", "cirim:2,rim:1,unet", "--elapsed", "40", "--minutes", "9"]
     )
     assert code == 4
-    told = json.loads((out / "summary.json").read_text())["methods"]
-    assert told["rim"]["error"] == "it did not learn"
-    assert told["cirim"]["files"] == ["cirim.tar.gz"]
+    content = json.loads((out / "summary.json").read_text())["methods"]
+    assert content["rim"]["error"] == "it did not learn"
+    assert content["cirim"]["files"] == ["cirim.tar.gz"]
     first, second, third = (c.seconds for c in fake)
     assert first == pytest.approx(500 / 2 - script.FINISH)
     assert second == pytest.approx((500 - first) / 2 - script.FINISH)
-    assert third == pytest.approx(500 - first - script.FINISH), "what another does not use is the next one's"
+    assert third == pytest.approx(500 - first - script.FINISH), "unused time is left to the next method"
     with tarfile.open(out / "cirim.tar.gz") as archive:
         names = set(archive.getnames())
     assert {"best/weights.safetensors", "log.jsonl", "last/card.md", "states/10.pt"} <= names
-    assert "last/weights.safetensors" not in names, "they are in the state"
+    assert "last/weights.safetensors" not in names, "the values are in the state"
 
 
 def test_it_goes_on_from_its_own_archives_in_parts(packed, tmp_path, fake):
@@ -100,13 +100,13 @@ def test_states_give_way_where_there_is_no_room(packed, tmp_path, fake, capsys):
         assert not [n for n in archive.getnames() if n.startswith("states")]
     assert sum(p.stat().st_size for p in out.iterdir()) < 100_000
     assert script.main([str(packed), "-o", str(out), "--methods", "unet", "--resume", str(out), "--files", "2"]) == 0
-    assert fake[-1].before == [], "without a state it begins anew"
+    assert fake[-1].before == [], "without a state, the run starts again"
 
 
 def test_no_time_is_left(packed, tmp_path, fake):
     assert script.main([str(packed), "-o", str(tmp_path / "o"), "--minutes", "0.5", "--methods", "cirim,unet:9"]) == 4
-    told = json.loads((tmp_path / "o" / "summary.json").read_text())["methods"]
-    assert "no time is left" in told["cirim"]["error"]
+    content = json.loads((tmp_path / "o" / "summary.json").read_text())["methods"]
+    assert "no time is left" in content["cirim"]["error"]
     assert [c.name for c in fake] == ["unet"]
 
 
@@ -119,7 +119,7 @@ def test_volumes_of_ones_own(tmp_path, fake, packed):
     assert fake[0].more[:2] == ['data.train=["$PACKED"]', "data.val=0.2"]
     assert fake[0].more[-1] == "train.batch=2"
     assert script.main([str(packed), "-o", str(tmp_path / "out"), "--methods", "unet"]) == 0
-    assert fake[1].more == [], "volumes that the configuration names are split as it says"
+    assert fake[1].more == [], "listed volumes are split as in the configuration"
 
 
 def test_volumes_that_are_packed_again_keep_their_names(packed, tmp_path):
@@ -128,8 +128,8 @@ def test_volumes_that_are_packed_again_keep_their_names(packed, tmp_path):
     command = [sys.executable, ROOT / "scripts/pack_volumes.py", packed, tmp_path / "anna.npz", "-o", out]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
     with np.load(out) as archive:
-        found = sorted(n for n in archive.files if not n.endswith("_spacing"))
-    assert found == ["anna", "patient01_T1W", "patient03_T1W"]
+        listed = sorted(n for n in archive.files if not n.endswith("_spacing"))
+    assert listed == ["anna", "patient01_T1W", "patient03_T1W"]
 
 
 @pytest.mark.parametrize("text", ["cirm:2", "cirim:0", "cirim:much"])
@@ -139,7 +139,7 @@ def test_methods_that_are_none(text):
 
 
 def test_missing_packages_are_named(tmp_path):
-    """On a machine with torch, without pydantic and without a network."""
+    """Run on a machine with torch, without pydantic and without a network."""
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "sitecustomize.py").write_text(
@@ -158,7 +158,7 @@ def test_missing_packages_are_named(tmp_path):
 
 @pytest.mark.slow
 def test_from_volumes_to_weights_and_on(packed, tmp_path):
-    """A minute on the CPU, from the shell: a model that loads, and a state that is gone on with."""
+    """Train for a minute from the shell: the model loads, and the state resumes."""
     from mrirecon.models.checkpoints import load_model
 
     small = [
@@ -179,9 +179,9 @@ def test_from_volumes_to_weights_and_on(packed, tmp_path):
             [*command, "-o", str(out), *more], env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        told = json.loads((out / "summary.json").read_text())
-        assert told["seconds"] < 60
-        steps.append(told["methods"]["cirim"]["steps"])
+        content = json.loads((out / "summary.json").read_text())
+        assert content["seconds"] < 60
+        steps.append(content["methods"]["cirim"]["steps"])
         with tarfile.open(out / "cirim.tar.gz") as archive:
             archive.extractall(out / "run", filter="data")
         assert load_model(out / "run" / "best").method == "cirim"

@@ -22,7 +22,7 @@ from mrirecon.errors import InputError, ModelMismatchError, SignalError, Stopped
 from mrirecon.io import read, read_image, write_kspace
 from mrirecon.masks import make_mask
 from mrirecon.models.checkpoints import load_model
-from mrirecon.training import state
+from mrirecon.training import loop, state
 from mrirecon.training import trainer as parts
 from mrirecon.training.config import load_config
 from mrirecon.training.setup import learning_rate, make_fabric, processes
@@ -55,7 +55,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def straight(config, tmp_path):
-    """A run that nothing disturbs."""
+    """Run a training to its end without interruption."""
     training.train(load_config(config), tmp_path / "straight")
     return tmp_path / "straight"
 
@@ -67,7 +67,7 @@ def last_state(folder):
 
 
 def same(a, b, path=""):
-    """Compare nested tensors and data bit for bit, wall time apart."""
+    """Compare nested tensors and data bit for bit, except for the wall time."""
     assert type(a) is type(b), path
     if isinstance(a, dict):
         assert a.keys() == b.keys(), path
@@ -85,7 +85,7 @@ def same(a, b, path=""):
 
 
 def logged(folder):
-    """The log without what differs from run to run: when it started and how long things took."""
+    """Return the log without the times, which differ between runs."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [
         {k: v for k, v in x.items() if k in ("step", "loss", "gradient", "lr", "validation")}
@@ -102,7 +102,7 @@ def start(config, folder, *more, **environment):
 
 
 def wait_for_step(folder, step, process, seconds=600):
-    """Wait until a step is logged, or the run ends."""
+    """Wait until a step is logged or the run ends."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         path = folder / "log.jsonl"
@@ -156,7 +156,7 @@ def test_the_same_run_twice_is_the_same(straight, config, tmp_path):
 
 @pytest.mark.parametrize("at", [1, 3, 5])
 def test_an_error_at_any_step_is_made_up_for(straight, config, tmp_path, monkeypatch, at):
-    """A crash inside a step, after which memory is worth nothing."""
+    """Crash inside a step, which leaves invalid data in memory."""
     folder, advance = tmp_path / "run", parts.Trainer.advance
 
     def crash(self, batches):
@@ -174,14 +174,14 @@ def test_an_error_at_any_step_is_made_up_for(straight, config, tmp_path, monkeyp
 
 
 def finish(config, folder, *more):
-    """Run to the end in a process of its own."""
+    """Run to the end in a separate process."""
     with start(config, folder, *more) as process:
-        _, told = process.communicate(timeout=120)
-    assert process.returncode == 0, told
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
 
 
 def test_killed_at_random_moments(config, tmp_path):
-    """R01, R02, R08: SIGKILL, SIGTERM and SIGUSR1, at whatever moment, and the rest of the run is the same."""
+    """Stop by SIGKILL, SIGTERM or SIGUSR1 at any time: the resumed run is identical (R01, R02, R08)."""
     finish(config, tmp_path / "straight")
     folder, rng = tmp_path / "run", random.Random(4)
     for number, step in ((signal.SIGKILL, 1), (signal.SIGTERM, 3), (signal.SIGUSR1, 4), (signal.SIGKILL, 6)):
@@ -189,12 +189,12 @@ def test_killed_at_random_moments(config, tmp_path):
             wait_for_step(folder, step, process)
             time.sleep(rng.uniform(0, 0.15))
             process.send_signal(number)
-            _, told = process.communicate(timeout=60)
+            _, stderr = process.communicate(timeout=60)
         if process.returncode == 0:  # it was quicker
             break
         # Outside the command's own handlers, while Python starts or ends, a signal ends the process as usual.
-        assert process.returncode in (-number, 128 + number), told
-        assert "Traceback" not in told
+        assert process.returncode in (-number, 128 + number), stderr
+        assert "Traceback" not in stderr
     finish(config, folder)
     same(last_state(tmp_path / "straight"), last_state(folder))
     assert logged(tmp_path / "straight") == logged(folder)
@@ -202,7 +202,7 @@ def test_killed_at_random_moments(config, tmp_path):
 
 @pytest.mark.slow
 def test_killed_many_times(config, tmp_path):
-    """Twenty signals at moments that nothing chooses."""
+    """Send twenty signals at random times."""
     finish(config, tmp_path / "straight")
     folder, rng, kills = tmp_path / "run", random.Random(0), 0
     while kills < 20:
@@ -264,9 +264,9 @@ def test_a_damaged_state_falls_back(straight, config):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    told = []
-    training.train(load_config(config), straight, tell=told.append)
-    assert any("damaged" in t for t in told)
+    messages = []
+    training.train(load_config(config), straight, on_message=messages.append)
+    assert any("damaged" in t for t in messages)
     same(good, last_state(straight))
     for path in states(straight / "states"):
         path.write_bytes(b"")
@@ -294,7 +294,7 @@ def test_states_are_written_whole(tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_not_a_number_stops(config, tmp_path, monkeypatch):
-    """R09: the item is named, and the last state is kept."""
+    """Check that the error names the item and the last state is intact (R09)."""
     loss = parts.Loss.weighted_sum
 
     def spoilt(self, images, weights):
@@ -309,7 +309,7 @@ def test_a_loss_that_is_not_a_number_stops(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(parts.Loss, "weighted_sum", spoilt)
     monkeypatch.setattr(parts.Trainer, "advance", counted)
-    with pytest.raises(SignalError, match="not a number at step 5") as caught:
+    with pytest.raises(SignalError, match="NaN or infinite at step 5") as caught:
         training.train(load_config(config), tmp_path / "run")
     assert "phantom:" in caught.value.where
     assert "item 5" in caught.value.where
@@ -317,8 +317,8 @@ def test_a_loss_that_is_not_a_number_stops(config, tmp_path, monkeypatch):
 
 
 def test_accumulated_batches_are_one_large_batch(config, tmp_path):
-    """Losses are means over items, so it does not matter how they come together, but for rounding."""
-    found = []
+    """Check that losses do not depend on the grouping of items, up to rounding."""
+    results = []
     for more in (["train.batch=4"], ["train.batch=2", "train.accumulate=2"]):
         c = load_config(
             config,
@@ -333,17 +333,17 @@ def test_accumulated_batches_are_one_large_batch(config, tmp_path):
         )
         trainer = parts.Trainer(c, tmp_path, make_fabric(c.settings.train, "cpu"))
         trainer.advance(trainer.loader.batches(0))
-        found.append(trainer.state())
+        results.append(trainer.state())
     # the size is drawn per batch; with one size, nothing else differs
-    for name, weight in found[0]["model"].items():
-        assert torch.allclose(weight, found[1]["model"][name], rtol=1e-4, atol=2e-6), name
+    for name, weight in results[0]["model"].items():
+        assert torch.allclose(weight, results[1]["model"][name], rtol=1e-4, atol=2e-6), name
 
 
 def test_early_stop(config, tmp_path, monkeypatch):
     merits = iter([0.5, 0.4, 0.3, 0.9])
-    monkeypatch.setattr(parts.Validation, "selection_score", property(lambda self: next(merits)))
-    told = training.train(load_config(config, ["train.patience=2", "train.validate_every=1"]), tmp_path / "run")
-    assert (told["steps"], told["best"]) == (3, 0.5)
+    monkeypatch.setattr(loop, "selection_score", lambda scores: next(merits))
+    result = training.train(load_config(config, ["train.patience=2", "train.validate_every=1"]), tmp_path / "run")
+    assert (result["steps"], result["best"]) == (3, 0.5)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "step", "inverse-sqrt"])
@@ -391,7 +391,7 @@ def test_without_lightning_there_is_an_install_line(config, tmp_path, monkeypatc
 
 
 def test_workers_that_die_are_started_again(config, tmp_path):
-    """R05: the items are functions of their number, so nothing is lost."""
+    """Check that killed workers lose no items, which are functions of their number (R05)."""
     c = load_config(config, ["train.workers=1"])
     trainer = parts.Trainer(c, tmp_path, make_fabric(c.settings.train, "cpu"))
     batches = trainer.loader.batches(0)
@@ -417,11 +417,11 @@ def ranks(config, folder, *more):
 
 
 def test_two_ranks_are_one_process(config, tmp_path):
-    """A batch is that of all processes together: they share it, and find the same weights."""
+    """Check that processes share a batch and get the weights of one process."""
     more = ["--set", "train.batch=2", "--set", "train.steps=4", "--set", *EXACT]
     with ranks(config, tmp_path / "two", *more) as process:
-        out, told = process.communicate(timeout=120)
-    assert process.returncode == 0, told
+        out, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
     assert out.count("model: ") == 1
     finish(config, tmp_path / "one", *more)
     one, two = last_state(tmp_path / "one"), last_state(tmp_path / "two")
@@ -432,7 +432,7 @@ def test_two_ranks_are_one_process(config, tmp_path):
 
 
 def test_slurm(config, tmp_path, monkeypatch):
-    """In an allocation but not started by srun, it is alone; started by srun, one of its tasks."""
+    """Check the number of processes in a Slurm allocation, with and without srun."""
     monkeypatch.setenv("SLURM_NTASKS", "4")
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
     monkeypatch.setenv("SLURM_JOB_NAME", "train")
@@ -450,7 +450,7 @@ def test_ranks_must_share_a_batch(config, tmp_path, monkeypatch):
 
 
 def test_a_rank_that_dies_ends_all(config, tmp_path):
-    """R10: within a minute, and with an error."""
+    """Check that a dead rank ends the run within a minute, with an error (R10)."""
     with ranks(config, tmp_path / "run", "--set", "train.batch=2", "--set", "train.steps=2000") as process:
         wait_for_step(tmp_path / "run", 2, process)
         children = [int(x) for x in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
@@ -497,7 +497,7 @@ def test_other_losses_run(config, tmp_path, loss):
 
 
 def test_self_supervision_needs_no_reference(config, tmp_path):
-    """SSDU on scans that were never fully sampled; the best is the one that predicts what it was not shown."""
+    """Train by SSDU on undersampled scans; the best model predicts held-out samples best."""
     image = phantom((64, 72), 3, 1)
     for name, seed in (("case1", 1), ("case2", 2)):
         full = simulate_kspace(image, 4, 40.0, seed).kspace
@@ -515,7 +515,7 @@ def test_self_supervision_needs_no_reference(config, tmp_path):
 
 @pytest.mark.slow
 def test_it_learns(config, tmp_path):
-    """The point of it all: the configuration as it comes, a few minutes long, beats zero filling clearly."""
+    """Check that the shipped configuration, trained for a few minutes, clearly exceeds zero filling."""
     done = training.train(load_config(CONFIGS / "cirim.yaml", ["train.steps=600"]), tmp_path / "run")
     assert done["scores"]["ssim"] > done["zero_filled"]["ssim"] + 0.03
     assert done["scores"]["nmse"] < 0.7 * done["zero_filled"]["nmse"]

@@ -18,7 +18,7 @@ LETTER = 5.8  # width of a character
 class Tick:
     """Hold the position and the label of a value on an axis."""
 
-    at: float
+    position: float
     text: str
 
 

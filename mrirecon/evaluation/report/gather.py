@@ -88,14 +88,16 @@ def gather(sources: Sources) -> GatheredCases:
     for study in (run for run in sources.runs if _is_study(run)):
         cells = _read_cells(study / "cells.csv")
         masks = [p.name for p in sorted((study / "images").iterdir()) if p.is_dir()]
-        if cells is not None:  # the folder may also hold images of an earlier configuration
+        if cells is not None:  # the folder may also contain images of an earlier configuration
             masks = list(dict.fromkeys(mask for mask, _, _ in cells))
         if not masks:
             raise InputError("the study has no images yet", where=str(study), fix="run `mrirecon study` first")
         reference = sources.reference or (study / "references")
         for mask in masks:
             own = replace(sources, runs=[study / "images" / mask], reference=reference if reference.exists() else None)
-            planned = None if cells is None else {(m, s): why for (name, m, s), why in cells.items() if name == mask}
+            planned = (
+                None if cells is None else {(m, s): reason for (name, m, s), reason in cells.items() if name == mask}
+            )
             groups.append(_gather_group(own, mask, planned))
     cases = (case for group in groups for case in group.cases)
     if sources.anonymous:
@@ -180,7 +182,7 @@ def find_images(runs: Sequence[Path], *, by_run: bool = False) -> dict[str, dict
         raise UsageError(
             "no images",
             where=", ".join(map(str, runs)),
-            fix="name folders as `mrirecon reconstruct SCANS -o FOLDER` leaves them",
+            fix="give folders that `mrirecon reconstruct SCANS -o FOLDER` wrote",
         )
     once = len({(i.case, i.method) for i in images}) == len(images)
     cases: dict[str, dict[str, Image]] = {}
@@ -206,8 +208,8 @@ def _image_files(runs: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         if run.is_file():
             yield run, run.resolve().parent.name
         else:
-            here = [run] if _images_in(run) else sorted(p for p in run.iterdir() if p.is_dir())
-            yield from ((path, folder.resolve().name) for folder in here for path in _images_in(folder))
+            folders = [run] if _images_in(run) else sorted(p for p in run.iterdir() if p.is_dir())
+            yield from ((path, folder.resolve().name) for folder in folders for path in _images_in(folder))
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -262,12 +264,12 @@ class _CaseReader:
         first = self.truth if self.truth is not None else next(shown, None)
         masks = None if scan is None else self._masks(scan)
         region = None if first is None else self._region(first.shape)
-        notes = [self._public(n) for n in self.notes]
+        notes = [self._without_folders(n) for n in self.notes]
         _, y, x = self.place.spacing
         spacing = self.options.spacing or ((y, x) if y and x else None)
         return Case(name, results, self.truth, self.kind, masks, region, spacing, notes, group)
 
-    def _public(self, text: str) -> str:
+    def _without_folders(self, text: str) -> str:
         """Remove folders from a text, because they may contain names of persons."""
         return without_folders(text, self.paths, names=not self.sources.anonymous)
 
@@ -290,16 +292,16 @@ class _CaseReader:
     def _result(self, method: str) -> Result:
         image = self.images.get(method)
         if image is None:
-            return Result(method, failure=self._public(self.reasons[method]))
-        settings = {k: self._public(v) if isinstance(v, str) else v for k, v in image.settings.items()}
+            return Result(method, failure=self._without_folders(self.reasons[method]))
+        settings = {k: self._without_folders(v) if isinstance(v, str) else v for k, v in image.settings.items()}
         if self.sources.anonymous:
             settings.pop("command", None)
-        notes = [self._public(n) for n in image.notes]
+        notes = [self._without_folders(n) for n in image.notes]
         result = Result(method, seconds=image.seconds, stopped=image.stopped, notes=notes, settings=settings)
         try:
             images, grid = read_placed_image(image.path, signed=self.options.preset in SIGNED)
         except MriReconError as error:
-            return replace(result, failure=self._public(_short(error)))
+            return replace(result, failure=self._without_folders(_short(error)))
         steps, steps_are, more = self._steps(iterates_path(image.path), len(images))
         result = replace(result, steps=steps, steps_are=steps_are, notes=[*notes, *more])
         return self._scored(result, images, grid, image.path)
@@ -316,7 +318,7 @@ class _CaseReader:
         try:
             images, evaluation = compare_placed(images, grid, self.truth, self.place, options=self.options, **about)
         except MriReconError as error:
-            return replace(result, images=images, failure=self._public(_short(error)))
+            return replace(result, images=images, failure=self._without_folders(_short(error)))
         # If the reference was cropped, show the images cropped as for the scores.
         if images.ndim == self.truth.ndim and images.shape != self.truth.shape:
             larger = all(a >= b for a, b in zip(images.shape, self.truth.shape, strict=True))
@@ -354,23 +356,23 @@ class _CaseReader:
             )
         try:
             if not path.is_file() and not cfl_pair(path)[1].is_file():
-                why = "does not exist"
+                reason = "does not exist"
             elif image is not None and image.scan_hash is not None and sha256(path) != image.scan_hash:
-                why = "has changed since the images were reconstructed"
+                reason = "has changed since the images were reconstructed"
             else:
                 scan = read(path, axes=self.sources.axes, mask=None if image is None else image.mask)
                 return None if all(scan.mask(item).all() for item in scan.items_with_signal()) else scan
         except MriReconError as error:
-            why = f"cannot be used: {_short(error)}"
-        self.notes.append(f"no mask is shown: its scan {path} {why}")
+            reason = f"cannot be used: {_short(error)}"
+        self.notes.append(f"no mask is shown: its scan {path} {reason}")
         return None
 
     def _zero_filled(self, scan: Scan) -> Result:
         try:
             done = reconstruct(scan, method=ZERO_FILLED)
         except MriReconError as error:
-            return Result(ZERO_FILLED, failure=self._public(_short(error)))
-        settings = {"why": "made for this report, from the scan", "maps": done.maps}
+            return Result(ZERO_FILLED, failure=self._without_folders(_short(error)))
+        settings = {"why": "computed for this report from the scan", "maps": done.maps}
         result = Result(ZERO_FILLED, seconds=done.seconds, settings=settings)
         return self._scored(result, np.abs(done.images), Grid(), scan.path)
 

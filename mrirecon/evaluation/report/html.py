@@ -29,11 +29,11 @@ from mrirecon.evaluation.report.tables import (
     differences,
     lesion_rows,
     median_recoveries,
+    merge_texts,
     method_names,
     method_rows,
     natural,
     result_of,
-    summed_up,
     worst_first,
 )
 from mrirecon.io.safe.atomic import atomic_path
@@ -74,7 +74,7 @@ def write_report(
     about: About | None = None,
     *,
     limit: float = LIMIT,
-    whole: bool = False,
+    full_images: bool = False,
     inputs: Sequence[str | Path] = (),
     progress: Callable[[int, str], None] | None = None,
 ) -> WrittenReport:
@@ -87,7 +87,7 @@ def write_report(
         about: title, scores and settings.
         limit: maximum size in bytes; to stay below it, values are rounded more coarsely, then slices are omitted
             evenly, and the report states this.
-        whole: show the whole field of view instead of the object with a margin.
+        full_images: show the whole field of view instead of the object with a margin.
         inputs: input files, which must not be overwritten.
         progress: called with (cases done, name of the last).
 
@@ -101,12 +101,12 @@ def write_report(
     environment = _environment()
     albums: list[SliceImages] = []
     for case in cases:
-        albums.append(pack_slices(case, about.options, whole=whole))
+        albums.append(pack_slices(case, about.options, full_images=full_images))
         if progress is not None:
             progress(len(albums), case.name)
     if not albums:
-        raise InputError("no cases to report", where=str(path), fix="name folders that hold images")
-    albums = [albums[i] for i in worst_first([a.light for a in albums], about.options.metrics[0])]
+        raise InputError("no cases to report", where=str(path), fix="give folders that contain images")
+    albums = [albums[i] for i in worst_first([a.case for a in albums], about.options.metrics[0])]
     bare = len(utf8(_page(environment, albums, about, limit, empty=True)))
     choose_slices(albums, limit - bare)
     content = utf8(_page(environment, albums, about, limit))
@@ -117,8 +117,8 @@ def write_report(
         len(content),
         len(albums),
         sum(len(a.slices) for a in albums),
-        sum(len(a.kept_slices) for a in albums),
-        sum(r.failure is not None for a in albums for r in a.light.results),
+        sum(len(a.shown_slices) for a in albums),
+        sum(r.failure is not None for a in albums for r in a.case.results),
     )
 
 
@@ -140,14 +140,14 @@ def _environment() -> Any:
 
 def _page(environment: Any, albums: list[SliceImages], about: About, limit: float, *, empty: bool = False) -> str:
     """Return the page, without pictures if ``empty``."""
-    cases = [a.light for a in albums]
+    cases = [a.case for a in albums]
     methods = method_names(cases)
     groups = list(dict.fromkeys(sorted((case.group for case in cases), key=natural)))
     metrics = {m: METRICS[m] for m in about.options.metrics}
     program, style = _joined(*_PROGRAM), _joined("page.css")
     text: str = environment.get_template("page.html").render(
         about=about,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         program=program,
         style=style,
         hashes={"program": _hash(program), "style": _hash(style)},
@@ -158,7 +158,7 @@ def _page(environment: Any, albums: list[SliceImages], about: About, limit: floa
         definitions={m: metric.summary for m, metric in metrics.items()},
         methods=methods,
         blocks=[_group_context(cases, group, methods, about) for group in groups],
-        shown=[_case_context(number, album, methods, about, empty) for number, album in enumerate(albums)],
+        contexts=[_case_context(number, album, methods, about, empty) for number, album in enumerate(albums)],
         settings=[(m, _settings(cases, m)) for m in methods],
         chart=charts,
         floor=FLOOR,
@@ -167,7 +167,7 @@ def _page(environment: Any, albums: list[SliceImages], about: About, limit: floa
         coarse=any(a.fineness > 0 for a in albums),
         white=WHITE,
         slices=sum(len(a.slices) for a in albums),
-        kept=sum(len(a.kept_slices) for a in albums),
+        shown_slices=sum(len(a.shown_slices) for a in albums),
     )
     return text
 
@@ -175,14 +175,14 @@ def _page(environment: Any, albums: list[SliceImages], about: About, limit: floa
 def _group_context(cases: list[Case], group: str, methods: list[str], about: About) -> dict[str, Any]:
     """Return the template context of a group: scores over its cases."""
     members = [case for case in cases if case.group == group]
-    pairs, why_not = differences(members, about.options)
+    pairs, reason = differences(members, about.options)
     plots = [_box_plot(cases, group, methods, metric) for metric in about.options.metrics]
     return {
         "group": group,
         "rows": method_rows(members, methods, about.options),
         "plots": [plot for plot in plots if plot is not None],
         "differences": pairs,
-        "why_no_differences": why_not,
+        "differences_missing": reason,
     }
 
 
@@ -200,7 +200,7 @@ def _box_plot(cases: list[Case], group: str, methods: list[str], metric: str) ->
 
 def _case_context(number: int, album: SliceImages, methods: list[str], about: About, empty: bool) -> dict[str, Any]:
     """Return the template context of a case: tables, charts, and the JSON for the viewer."""
-    case, kept, metric = album.light, [] if empty else album.kept_slices, about.options.metrics[0]
+    case, shown, metric = album.case, [] if empty else album.shown_slices, about.options.metrics[0]
     evaluated = [(r.method, r.evaluation) for r in case.results if r.evaluation is not None]
     data = {
         "ny": album.shape[0],
@@ -212,9 +212,9 @@ def _case_context(number: int, album: SliceImages, methods: list[str], about: Ab
         "columns": [
             {"name": name, "number": methods.index(name) if name in methods else None} for name in album.columns
         ],
-        "slices": [album.slices[i] for i in kept],
+        "slices": [album.slices[i] for i in shown],
         "flicker": next((k for k, n in enumerate(album.columns) if k and n != ZERO_FILLED), 0),
-        "start": kept.index(album.start) if album.start in kept else 0,
+        "start": shown.index(album.start) if album.start in shown else 0,
         "reference": album.truth,
         "sampling": {key: value for key, value in album.sampling.items() if key != "line"},
         "floor": FLOOR,
@@ -225,7 +225,7 @@ def _case_context(number: int, album: SliceImages, methods: list[str], about: Ab
                 {"number": methods.index(m), "values": [row.get(metric) for row in e.slices]} for m, e in evaluated
             ],
         },
-        "shown": kept,
+        "shown": shown,
     }
     lesions, line = lesion_rows(case), album.sampling.get("line")
     curves = {r.method: (methods.index(r.method), r.steps) for r in case.results if len(r.steps)}
@@ -237,24 +237,25 @@ def _case_context(number: int, album: SliceImages, methods: list[str], about: Ab
         "number": number,
         "case": case,
         "album": album,
-        "kept": kept,
+        "shown_slices": shown,
         "data": json_text(data),
         "line": None if line is None else charts.spread_line(line, float(FLOOR)),
-        "lesions": [(row, *_lesion_place(album, row.where, kept)) for row in lesions],
+        "lesions": [(row, *_lesion_slice(album, row.lesion, shown)) for row in lesions],
         "medians": median_recoveries(case, lesions),
         "convergence": charts.line_plot(next((r.steps_are for r in case.results if len(r.steps)), ""), curves),
         "failed": [r for r in case.results if r.failure is not None],
         "notes": [(", ".join(dict.fromkeys(names)), note) for note, names in notes.items()],
         "cells": [_cell(case, m, metric) for m in methods],
-        "stopped": {r.method: summed_up(r.stopped) for r in case.results},
+        "stopped": {r.method: merge_texts(r.stopped) for r in case.results},
     }
 
 
-def _lesion_place(album: SliceImages, where: tuple[int, int], kept: list[int]) -> tuple[str, int | None]:
-    """Return the name of a lesion and the index of the slice that shows it."""
-    at = album.lesions.get(where)
-    name = f"item {where[0] + 1}" if at is None else album.slices[at]["name"]
-    return f"{name}, lesion {where[1]}", kept.index(at) if at in kept else None
+def _lesion_slice(album: SliceImages, lesion: tuple[int, int], shown: list[int]) -> tuple[str, int | None]:
+    """Return the name of a lesion (item, label), and the index of the slice that shows it among the shown ones."""
+    item, label = lesion
+    index = album.lesions.get(lesion)
+    name = f"item {item + 1}" if index is None else album.slices[index]["name"]
+    return f"{name}, lesion {label}", shown.index(index) if index in shown else None
 
 
 def _cell(case: Case, method: str, metric: str) -> dict[str, Any]:
@@ -262,16 +263,16 @@ def _cell(case: Case, method: str, metric: str) -> dict[str, Any]:
     result = result_of(case, method)
     failed = result is not None and result.failure is not None
     if result is None:
-        text, why = "not run", "no such image"
+        text, reason = "not run", "there is no image"
     elif result.failure is not None:
-        text, why = "failed", result.failure
+        text, reason = "failed", result.failure
     elif result.evaluation is None:
-        text, why = "no reference", "images without a reference have no scores"
+        text, reason = "no reference", "images without a reference have no scores"
     else:
         missing = sum(result.evaluation.undefined.values())
         text = _number(result.evaluation.mean[metric], METRICS[metric].digits)
-        why = f"{missing} values are undefined" if missing else ""
-    return {"text": text, "failed": failed, "why": why}
+        reason = f"{missing} values are undefined" if missing else ""
+    return {"text": text, "failed": failed, "reason": reason}
 
 
 def _settings(cases: list[Case], method: str) -> list[tuple[str, list[str]]]:

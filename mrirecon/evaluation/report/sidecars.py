@@ -84,9 +84,9 @@ def read_sidecar(path: Path, run: str) -> Image:
     )
 
 
-def command_line(words: list[Any]) -> str:
+def command_line(arguments: list[Any]) -> str:
     """Return a command as one line without folders, because they may contain names of persons and machines."""
-    return " ".join(_name_of(w) if "/" in str(w) or "\\" in str(w) else _text(w) for w in words)
+    return " ".join(_name_of(w) if "/" in str(w) or "\\" in str(w) else _text(w) for w in arguments)
 
 
 def without_folders(text: str, paths: Iterable[str], *, names: bool = True) -> str:

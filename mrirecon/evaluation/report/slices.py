@@ -82,7 +82,7 @@ class SliceImages:
     """Hold the compressed slices of one case.
 
     Attributes:
-        light: case without its arrays.
+        case: case without its arrays.
         shape: (y, x) size of the stored region.
         field: (y, x) size of the images.
         truth: whether the first image is a reference.
@@ -94,11 +94,11 @@ class SliceImages:
         start: slice that is shown first.
         important: slices that are omitted last.
         fineness: index of the depth in the page.
-        kept_slices: indices of the slices in the page.
+        shown_slices: indices of the slices in the page.
 
     """
 
-    light: Case
+    case: Case
     shape: tuple[int, int] = (0, 0)
     field: tuple[int, int] = (0, 0)
     truth: bool = False
@@ -110,7 +110,7 @@ class SliceImages:
     start: int = 0
     important: list[int] = dataclasses.field(default_factory=list)
     fineness: int = 0
-    kept_slices: list[int] = dataclasses.field(default_factory=list)
+    shown_slices: list[int] = dataclasses.field(default_factory=list)
 
     @property
     def slices(self) -> list[dict[str, Any]]:
@@ -125,7 +125,7 @@ class SliceImages:
     @property
     def size(self) -> int:
         """Return the approximate size of the slices in the page in bytes."""
-        return sum(map(self.slice_size, self.kept_slices))
+        return sum(map(self.slice_size, self.shown_slices))
 
     def slice_size(self, number: int) -> int:
         """Return the approximate size of one slice in the page in bytes."""
@@ -134,13 +134,13 @@ class SliceImages:
         return OVERHEAD + texts + sum(len(p.data) + 8 for p in (*one["planes"], one["region"]) if p)
 
 
-def pack_slices(case: Case, options: Options, *, whole: bool = False) -> SliceImages:
+def pack_slices(case: Case, options: Options, *, full_images: bool = False) -> SliceImages:
     """Compress the images of a case.
 
     Args:
         case: case with its arrays.
         options: settings of the metrics.
-        whole: store the whole field of view instead of the object with a margin.
+        full_images: store the whole field of view instead of the object with a margin.
 
     Raises:
         InputError: two results have the same name.
@@ -155,7 +155,7 @@ def pack_slices(case: Case, options: Options, *, whole: bool = False) -> SliceIm
     results = []
     for r in case.results:
         finite = r.images is None or bool(np.isfinite(r.images).all())
-        failure = r.failure or (None if finite else "the images contain NaN or infinity")
+        failure = r.failure or (None if finite else "the images contain NaN or infinite values")
         results.append(replace(r, images=None, failure=failure))
         if r.images is not None and finite:
             named.append((r.method, r.images))
@@ -167,7 +167,7 @@ def pack_slices(case: Case, options: Options, *, whole: bool = False) -> SliceIm
         return album
     base = _slices(named[0][1])
     depth = named[0][1].shape[1] if named[0][1].ndim == 4 else 1
-    box = (slice(None), slice(None)) if whole else crop_box(base)
+    box = (slice(None), slice(None)) if full_images else crop_box(base)
     # one at a time, because float64 volumes are large
     images = [base[:, *box], *(scaled_to(_slices(v), base)[:, *box] for _, v in named[1:])]
     labels = None if case.region is None else case.region.reshape(base.shape)[:, *box]
@@ -182,13 +182,13 @@ def pack_slices(case: Case, options: Options, *, whole: bool = False) -> SliceIm
                     "name": f"slice {i + 1}" if depth == 1 else f"volume {i // depth + 1}, slice {i % depth + 1}",
                     "planes": [pack(v[i], [earlier[i] for earlier in numbers[:k]]) for k, v in enumerate(numbers)],
                     "region": None if labels is None or not labels[i].any() else pack(labels[i]),
-                    "scores": [_scores_of(album.light, name, i, options) for name in album.columns],
+                    "scores": [_scores_of(album.case, name, i, options) for name in album.columns],
                 }
                 for i in range(len(base))
             ]
         )
-    album.kept_slices = list(range(len(base)))
-    album.start = worst_slice(album.light, options.metrics[0], len(base))
+    album.shown_slices = list(range(len(base)))
+    album.start = worst_slice(album.case, options.metrics[0], len(base))
     if case.region is not None:
         album.lesions = _lesion_slices(case.region.reshape(-1, depth, *base.shape[1:]))
     album.important = list(dict.fromkeys([album.start, *album.lesions.values()]))
@@ -276,8 +276,8 @@ def pack(values: np.ndarray, earlier: Sequence[np.ndarray] = ()) -> Plane:
     return Plane(best, base64.b64encode(packed[best]).decode("ascii"))
 
 
-def _deflate(rest: np.ndarray) -> bytes:
-    folded = np.where(rest < 0, -2 * rest - 1, 2 * rest)
+def _deflate(differences: np.ndarray) -> bytes:
+    folded = np.where(differences < 0, -2 * differences - 1, 2 * differences)
     low, high = (folded & 255).astype(np.uint8), (folded >> 8).astype(np.uint8)
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zlib.Z_RLE)
     return packer.compress(low.tobytes() + (high.tobytes() if high.any() else b"")) + packer.flush()
@@ -289,13 +289,13 @@ def _scores_of(case: Case, method: str, i: int, options: Options) -> str:
     if evaluation is None:
         return ""
     row = evaluation.slices[i]
-    words = [
+    texts = [
         f"{metric.title.split()[0]} {row[metric.name]:#.{metric.digits}g}{' dB' if '(dB)' in metric.title else ''}"
         for metric in map(METRICS.find, options.metrics)
         if row.get(metric.name) is not None
     ]
-    reason = evaluation.why[i] if len(words) < len(options.metrics) else ""
-    return " · ".join([*words, reason] if reason else words)
+    reason = evaluation.reasons[i] if len(texts) < len(options.metrics) else ""
+    return " · ".join([*texts, reason] if reason else texts)
 
 
 def _lesion_slices(region: np.ndarray) -> dict[tuple[int, int], int]:
@@ -351,13 +351,13 @@ def choose_slices(albums: list[SliceImages], limit: float) -> None:
     while total > limit and share * longest >= 1:
         share *= min(0.97, limit / total)
         for album in albums:
-            album.kept_slices = _evenly(album, max(1, int(share * len(album.slices)))) if album.slices else []
+            album.shown_slices = _evenly(album, max(1, int(share * len(album.slices)))) if album.slices else []
         total = sum(album.size for album in albums)
     spent = 0
     for album in albums:
         spent += album.size
         if spent > limit:
-            album.kept_slices = []
+            album.shown_slices = []
 
 
 def _evenly(album: SliceImages, count: int) -> list[int]:

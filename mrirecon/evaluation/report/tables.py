@@ -111,8 +111,8 @@ def worst_first(cases: Sequence[Case], metric: str) -> list[int]:
 
     def key(number: int) -> tuple[bool, float, int]:
         case = cases[number]
-        evaluations = [case.results[i].evaluation for i in _judged(case)]
-        worst = min((_goodness(e.mean, metric) for e in evaluations if e is not None), default=math.inf)
+        evaluations = [case.results[i].evaluation for i in _compared(case)]
+        worst = min((_ascending(e.mean, metric) for e in evaluations if e is not None), default=math.inf)
         return not any(r.failure for r in case.results), worst, number
 
     return sorted(range(len(cases)), key=key)
@@ -120,14 +120,14 @@ def worst_first(cases: Sequence[Case], metric: str) -> list[int]:
 
 def worst_slice(case: Case, metric: str, count: int) -> int:
     """Return the slice with the worst score of any method but zero filling; without scores, the middle slice."""
-    evaluations = [case.results[number].evaluation for number in _judged(case)]
-    scored = [(_goodness(row, metric), i) for e in evaluations if e is not None for i, row in enumerate(e.slices)]
-    worst, at = min(scored, key=lambda one: one[0], default=(math.inf, 0))
-    return at if worst < math.inf else count // 2
+    evaluations = [case.results[number].evaluation for number in _compared(case)]
+    scored = [(_ascending(row, metric), i) for e in evaluations if e is not None for i, row in enumerate(e.slices)]
+    worst, index = min(scored, key=lambda one: one[0], default=(math.inf, 0))
+    return index if worst < math.inf else count // 2
 
 
-def _goodness(row: Mapping[str, float | None], metric: str) -> float:
-    """Return a score, negated if lower is better; infinity if it is undefined."""
+def _ascending(row: Mapping[str, float | None], metric: str) -> float:
+    """Return a score that is higher for better images: negated if lower is better; infinity if undefined."""
     value = row.get(metric)
     return math.inf if value is None else value if METRICS[metric].higher else -value
 
@@ -137,7 +137,7 @@ class LesionRow:
     """Hold one lesion of a case.
 
     Attributes:
-        where: item and label.
+        lesion: item and label.
         diameter: diameter in mm, or in pixels if the spacing is unknown.
         contrast: contrast in the reference.
         cnr: contrast-to-noise ratio in the reference.
@@ -146,7 +146,7 @@ class LesionRow:
 
     """
 
-    where: tuple[int, int]
+    lesion: tuple[int, int]
     diameter: float
     contrast: float | None
     cnr: float | None
@@ -165,16 +165,16 @@ def lesion_rows(case: Case) -> list[LesionRow]:
             for one in group:
                 lesions.setdefault((item, one.label), [None] * len(case.results))[column] = one
     rows = []
-    for where, each in lesions.items():
+    for lesion, each in lesions.items():
         first = next(s for s in each if s is not None)
         cnr = first.cnr_reference
         faint = cnr is None or abs(cnr) < VISIBLE
-        rows.append(LesionRow(where, first.diameter, first.contrast_reference, cnr, faint, each))
-    columns = _judged(case)
+        rows.append(LesionRow(lesion, first.diameter, first.contrast_reference, cnr, faint, each))
+    columns = _compared(case)
 
     def key(row: LesionRow) -> tuple[bool, float, tuple[int, int]]:
         recovered = [s.recovery for i in columns if (s := row.each[i]) is not None and s.recovery is not None]
-        return row.faint, min(recovered, default=math.inf), row.where
+        return row.faint, min(recovered, default=math.inf), row.lesion
 
     return sorted(rows, key=key)
 
@@ -189,8 +189,8 @@ def median_recoveries(case: Case, rows: Sequence[LesionRow]) -> list[tuple[int, 
     return medians
 
 
-def _judged(case: Case) -> list[int]:
-    """Return all results but zero filling, or all if there are no others."""
+def _compared(case: Case) -> list[int]:
+    """Return the indices of all results but zero filling, or of all if there are no others."""
     others = [i for i, r in enumerate(case.results) if r.method != ZERO_FILLED]
     return others or list(range(len(case.results)))
 
@@ -200,7 +200,7 @@ def natural(text: str) -> list[tuple[bool, float, str]]:
     return [(not p[:1].isdigit(), float(p) if p[:1].isdigit() else 0.0, p) for p in re.split(r"(\d+(?:\.\d+)?)", text)]
 
 
-def summed_up(texts: Sequence[str]) -> list[tuple[str, int]]:
+def merge_texts(texts: Sequence[str]) -> list[tuple[str, int]]:
     """Merge texts that differ only in their numbers: return the text with the range of each number, and the count."""
     groups: dict[str, list[list[str]]] = {}
     for text in texts:

@@ -78,7 +78,7 @@ class PlannedMethod:
 
     Attributes:
         name: name in the study.
-        what: description of the method.
+        description: description of the method, for tables.
         method: registered name.
         options: options of the method in the configuration.
         lam: regularization weight.
@@ -90,7 +90,7 @@ class PlannedMethod:
     """
 
     name: str
-    what: str
+    description: str
     method: str
     options: dict[str, object]
     lam: float | str | None = None
@@ -213,11 +213,11 @@ def _plan_scans(
     scans: dict[str, PlannedScan] = {}
     for entry, source in settings.data.items():
         patterns = source.files or source.volumes
-        where = origin_of(origins, ("data", entry, "files" if source.files else "volumes"), path)
+        location = origin_of(origins, ("data", entry, "files" if source.files else "volumes"), path)
         files: list[str] = []
         for pattern in patterns:
             try:
-                files += expand([pattern], [], path.parent, where, patterns)
+                files += expand([pattern], [], path.parent, location, patterns)
             except UsageError as error:
                 if not source.optional:
                     raise
@@ -231,7 +231,7 @@ def _plan_scans(
             if name in scans:
                 raise UsageError(
                     f"two scans have the name {name!r}",
-                    where=where,
+                    where=location,
                     why=f"{scans[name].source} and {text}",
                     fix="rename one: masks and images are named after the scan",
                 )
@@ -242,7 +242,7 @@ def _plan_scans(
                 [settings.seed, name, __version__] if source.volumes else [],
             ]
             subject = subject_of(name, settings.subject or SUBJECT)
-            scans[name] = PlannedScan(name, entry, text, subject, source, _digest(key))
+            scans[name] = PlannedScan(name, entry, text, subject, source, digest(key))
     if not scans:
         raise UsageError("the study has no data", where=str(path), why="; ".join(notes), fix="add entries under data")
     return list(scans.values())
@@ -276,8 +276,10 @@ def _plan_method(name: str, m: MethodSetting, settings: StudySettings, path: Pat
     resolve(m.method, m.options)
     if m.lam is not None and not find_method(m.method).has_weight:
         raise UsageError(f"method {m.method!r} has no regularization weight", fix="omit lam")
-    given = ", ".join(f"{k}={v}" for k, v in (m.options | ({} if m.lam is None else {"lam": m.lam})).items())
-    return PlannedMethod(name, f"{m.method}{f' ({given})' if given else ''}", m.method, dict(m.options), m.lam)
+    settings_text = ", ".join(f"{k}={v}" for k, v in (m.options | ({} if m.lam is None else {"lam": m.lam})).items())
+    return PlannedMethod(
+        name, f"{m.method}{f' ({settings_text})' if settings_text else ''}", m.method, dict(m.options), m.lam
+    )
 
 
 def _plan_training(name: str, m: MethodSetting, settings: StudySettings, path: Path) -> PlannedMethod:
@@ -298,12 +300,12 @@ def _plan_training(name: str, m: MethodSetting, settings: StudySettings, path: P
     if minutes is not None:  # the number of steps is not known yet, and the file's number does not apply
         free += ["train.steps", "train.epochs"]
     plain["train"] = {k: v for k, v in plain["train"].items() if not f"train.{k}".startswith(tuple(free))}
-    folder = f"{name}-{_digest([plain, minutes])[:8]}"
+    folder = f"{name}-{digest([plain, minutes])[:8]}"
     planned = PlannedMethod(name, "", method, {}, config=config, minutes=minutes, folder=folder)
-    return replace(planned, what=f"{method}, to be trained for {planned.length}")
+    return replace(planned, description=f"{method}, to be trained for {planned.length}")
 
 
-def _digest(values: object) -> str:
+def digest(values: object) -> str:
     """Return a hash of plain data; the same on all machines."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode("ascii")).hexdigest()
 
@@ -312,11 +314,11 @@ def _unequal_training(methods: Sequence[PlannedMethod]) -> list[str]:
     """Return messages on methods that the study trains under unequal conditions."""
     trained = [(m.config.plain(), m.length) for m in methods if m.config is not None]
     notes = []
-    for words, part in (("on the same data", "data"), ("with the same loss", "loss")):
+    for condition, part in (("on the same data", "data"), ("with the same loss", "loss")):
         changed = [d for plain, _ in trained[1:] for d in differences(trained[0][0][part], plain[part])]
         if changed:
             listed = "; ".join(f"{part}.{d}" for d in dict.fromkeys(changed[:_SHOWN]))
-            notes.append(f"the study does not train all methods {words}: {listed}")
+            notes.append(f"the study does not train all methods {condition}: {listed}")
     lengths = sorted({length for _, length in trained})
     if len(lengths) > 1:
         notes.append(f"the study trains the methods for different lengths: {', '.join(lengths)}")
@@ -337,8 +339,8 @@ def _possible_leaks(methods: Sequence[PlannedMethod], scans: Sequence[PlannedSca
         known: set[str] = set()
         if m.config is not None:
             data = m.config.settings.data
-            given = [*data.train, *(data.val if isinstance(data.val, list) else [])]
-            files = expand(given, data.exclude, m.config.path.parent, f"data of {m.config.path}")
+            sources = [*data.train, *(data.val if isinstance(data.val, list) else [])]
+            files = expand(sources, data.exclude, m.config.path.parent, f"data of {m.config.path}")
             both = [f for f in files if _resolved(f) in tested]
             if both:
                 raise UsageError(

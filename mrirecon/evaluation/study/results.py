@@ -23,7 +23,12 @@ Record = dict[str, Any]
 
 
 def write_results(
-    plan: Plan, records: Sequence[Record], models: Mapping[str, Record], out: Path, versions: Mapping[str, str]
+    plan: Plan,
+    records: Sequence[Record],
+    models: Mapping[str, Record],
+    out: Path,
+    versions: Mapping[str, str],
+    inputs: str,
 ) -> Record:
     """Write all tables, pictures and the report into a study's folder; return the content of ``table.json``.
 
@@ -34,6 +39,7 @@ def write_results(
         models: steps, seconds and folder of each method trained by the study, keyed by name.
         out: output folder.
         versions: versions of the programs.
+        inputs: hash of everything from which the tables are computed.
 
     """
     metrics = plan.settings.metrics
@@ -44,13 +50,13 @@ def write_results(
         "title": plan.settings.title,
         "preset": plan.settings.preset,
         "rows": rows,
-        "differences": [d.as_dict() | {"metric": metrics[0], "mask": d.metric} for d in pairs],
+        "differences": [vars(d) | {"metric": metrics[0], "mask": d.metric} for d in pairs],
         "failed": [{k: r[k] for k in (*place, "error")} for r in records if r["status"] == "failed"],
-        "methods": [{"name": m.name, "what": m.what, **models.get(m.name, {})} for m in plan.methods],
+        "methods": [{"name": m.name, "what": m.description, **models.get(m.name, {})} for m in plan.methods],
         "notes": plan.notes,
         "versions": dict(versions),
+        "inputs": inputs,
     }
-    write_json(out / "table.json", content)
     for name, table in (
         ("table.csv", [_table_row(row, metrics) for row in rows]),
         ("cells.csv", [_cell_row(r, metrics) for r in records]),
@@ -62,6 +68,8 @@ def write_results(
     for name, text in (("table.md", summary), ("report.md", report)):
         with atomic_path(out / name) as temporary:
             temporary.write_bytes(utf8(text + "\n"))
+    content["files"] = ["cells.csv", "table.csv", "table.md", "report.md", *pictures]
+    write_json(out / "table.json", content)  # last, because it states that the other files are complete
     return content
 
 
@@ -197,8 +205,10 @@ def _report(
     if content["failed"]:
         lines += ["## Failed", "", "These cells have no score and are excluded from the means.", ""]
         for f in content["failed"]:
-            why = f" ({_safe(f['error']['why'])})" if f["error"]["why"] else ""
-            lines.append(f"- {_safe(', '.join((f['mask'], f['method'], f['scan'])))}: {_safe(f['error']['what'])}{why}")
+            reason = f" ({_safe(f['error']['why'])})" if f["error"]["why"] else ""
+            lines.append(
+                f"- {_safe(', '.join((f['mask'], f['method'], f['scan'])))}: {_safe(f['error']['what'])}{reason}"
+            )
         lines.append("")
     notes = _notes(records)
     if notes:
@@ -241,9 +251,9 @@ def _difference_lines(pairs: Sequence[Difference]) -> list[str]:
     if not pairs:
         return ["There are fewer than two methods to compare."]
     most = max(d.subjects for d in pairs)
-    words = "Paired by subject: Wilcoxon's test, adjusted by Holm for all rows together."
+    text = "Paired by subject: Wilcoxon's test, adjusted by Holm for all rows together."
     if most < LEAST:
-        words = f"A test needs {LEAST} subjects; there are {most}. The results apply to these subjects only."
+        text = f"A test needs {LEAST} subjects; there are {most}. The results apply to these subjects only."
     rows = [
         [
             *(d.metric, f"{d.a} - {d.b}", _number(d.mean)),
@@ -253,14 +263,15 @@ def _difference_lines(pairs: Sequence[Difference]) -> list[str]:
         for d in pairs
     ]
     heads = ("mask", "methods", "difference", "95 % interval", "effect", "subjects", "verdict")
-    return [words, "", *_markdown(heads, rows)]
+    return [text, "", *_markdown(heads, rows)]
 
 
 def _method_line(m: Record) -> str:
+    description = _safe(m["what"])
     if "steps" not in m:
-        return _safe(m["what"])
-    what = _safe(m["what"]).replace("to be trained for", "trained here for")
-    return f"{what} ({m['steps']} steps in {m['seconds']:.0f} s, {_safe(m['model'])})"
+        return description
+    description = description.replace("to be trained for", "trained here for")
+    return f"{description} ({m['steps']} steps in {m['seconds']:.0f} s, {_safe(m['model'])})"
 
 
 def _draw_pictures(plan: Plan, records: Sequence[Record], out: Path) -> list[str]:
@@ -286,8 +297,8 @@ def _draw_picture(out: Path, name: str, records: Sequence[Record], scan: str) ->
         image = _middle(np.abs(read_image(out / "images" / mask / r["method"] / f"{scan}.h5"))[item])
         scale = float((image * truth).sum() / max(float((image * image).sum()), 1e-30))
         scores = [(METRICS[k].title.removesuffix(" (dB)"), v) for k, v in list(r["scores"].items())[:2]]
-        words = ", ".join(f"{title} {v:.4g}" for title, v in scores if v is not None)
-        images.append((r["method"], scale * image, words))
+        text = ", ".join(f"{title} {v:.4g}" for title, v in scores if v is not None)
+        images.append((r["method"], scale * image, text))
     sampled = _middle(np.load(out / "masks" / mask / f"{scan}.npy"))
     save_comparison(out / name, truth, sampled, images, f"{scan}, {mask} (scores: mean over slices)")
 

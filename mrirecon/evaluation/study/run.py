@@ -1,14 +1,14 @@
 """Run a study: prepare scans, masks and models, reconstruct each cell and score it, and write tables and a report.
 
 An interrupted study resumes: finished images are recognized by their sidecars, as in `mrirecon reconstruct`; trainings
-by their states; simulated scans and references by a hash in their sidecars. Scores and tables are always recomputed.
-The folder holds::
+by their states; simulated scans and references by a hash in their sidecars. Scores and tables are recomputed, unless
+all cells are done and nothing has changed since ``table.json`` was written. The folder holds:
 
-    study.yaml                        the configuration, resolved scans/, references/, masks/MASK/  inputs shared by all
-    methods, one file per scan models/METHOD-HASH/               training runs, as written by `mrirecon train`
-    images/MASK/METHOD/SCAN.h5        images and sidecars, as written by `mrirecon reconstruct` cells.csv, table.csv,
-    table.json, table.md, report.md, pictures/
-
+- study.yaml: the configuration, resolved
+- scans/, references/, masks/MASK/: inputs shared by all methods, one file per scan
+- models/METHOD-HASH/: training runs, as written by `mrirecon train`
+- images/MASK/METHOD/SCAN.h5: images and sidecars, as written by `mrirecon reconstruct`
+- cells.csv, table.csv, table.json, table.md, report.md, pictures/: results
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from mrirecon import training
 from mrirecon.data.scan import simulate_scan
 from mrirecon.errors import MriReconError, ResourceError, Stopped
 from mrirecon.evaluation import evaluate, reference_images
-from mrirecon.evaluation.study.plan import Cell, Plan, PlannedMethod, PlannedScan
+from mrirecon.evaluation.study.plan import Cell, Plan, PlannedMethod, PlannedScan, digest
 from mrirecon.evaluation.study.results import write_results
 from mrirecon.io.readers.reader import read
-from mrirecon.io.safe.atomic import atomic_path
+from mrirecon.io.safe.atomic import atomic_path, sha256
 from mrirecon.io.safe.lock import output_lock
 from mrirecon.io.safe.text import parse_json
 from mrirecon.io.writers.write import sidecar_path, write_image, write_json
@@ -39,7 +39,7 @@ from mrirecon.reconstruction.plan import Request
 from mrirecon.training.config import Config
 
 Progress = Callable[[int, int, str], None]
-Tell = Callable[[str], None]
+OnMessage = Callable[[str], None]
 Record = dict[str, Any]
 TRAINED, BUDGET, KEY = "study.json", "budget.json", "study key"
 
@@ -50,9 +50,11 @@ def dry_run(plan: Plan, out: Path) -> dict[str, Any]:
         "folder": str(out),
         "scans": [{"name": s.name, "of": s.entry, "subject": s.subject, "source": s.source} for s in plan.scans],
         "masks": [{"name": m.name, **m.setting.model_dump(), "acceleration": m.acceleration} for m in plan.masks],
-        "methods": [{"name": m.name, "what": m.what} for m in plan.methods],
+        "methods": [{"name": m.name, "what": m.description} for m in plan.methods],
         "to be trained": [m.name for m in plan.trained if not _read_json(out / "models" / m.folder / TRAINED)],
-        "cells": [{"cell": str(c.place), "done": _is_done(plan, c, out)} for c in plan.cells()],
+        "cells": [
+            {"cell": str(c.place), "done": done} for c, done in zip(plan.cells(), _done_cells(plan, out), strict=True)
+        ],
         "notes": plan.notes,
     }
 
@@ -63,7 +65,7 @@ def run_study(
     *,
     device: str = "auto",
     progress: Progress | None = None,
-    tell: Tell = lambda text: None,
+    on_message: OnMessage = lambda text: None,
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Run the unfinished part of a study, write tables and report, and return the content of ``table.json``.
@@ -75,7 +77,7 @@ def run_study(
         out: output folder; created if missing.
         device: device of the computation.
         progress: called with (cells done, cells, name of the cell).
-        tell: called with messages to the user.
+        on_message: called with messages to the user.
         command: the command line, for the sidecars.
 
     Raises:
@@ -90,9 +92,13 @@ def run_study(
             text = yaml.safe_dump(plan.settings.model_dump(mode="json"), sort_keys=False)
             temporary.write_text(text, encoding="utf-8")
         for note in [*plan.notes, *_former_images(plan, out)]:
-            tell(f"note: {note}")
+            on_message(f"note: {note}")
+        complete = _complete_results(plan, out)
+        if complete is not None:
+            on_message(f"the study is complete: all {len(plan.cells())} cells are done and unchanged")
+            return complete
         try:
-            return _Run(plan, out, device, tell, command).run(progress)
+            return _Run(plan, out, device, on_message, command).run(progress)
         except Stopped as stopped:
             raise Stopped(stopped.number, "finished cells are kept; run the study again to continue") from None
 
@@ -100,8 +106,10 @@ def run_study(
 class _Run:
     """Run a study. Run each shared step once; if it fails, fail the cells that need it."""
 
-    def __init__(self, plan: Plan, out: Path, device: str, tell: Tell, command: Sequence[str] | None) -> None:
-        self.plan, self.out, self.device, self.tell, self.command = plan, out, device, tell, command
+    def __init__(
+        self, plan: Plan, out: Path, device: str, on_message: OnMessage, command: Sequence[str] | None
+    ) -> None:
+        self.plan, self.out, self.device, self.on_message, self.command = plan, out, device, on_message, command
         self.results: dict[str, Any] = {}
 
     def run(self, progress: Progress | None) -> Record:
@@ -122,19 +130,20 @@ class _Run:
         if progress:
             progress(len(cells), len(cells), "tables")
         models = {m.name: _read_json(self.out / "models" / m.folder / TRAINED) for m in self.plan.trained}
-        return write_results(self.plan, records, models, self.out, versions())
+        inputs = _inputs_of_results(self.plan, self.out)
+        return write_results(self.plan, records, models, self.out, versions(), inputs)
 
-    def once(self, what: str, step: Callable[[], Any]) -> Any:
+    def once(self, name: str, step: Callable[[], Any]) -> Any:
         """Run a step at the first call; return its result, or raise its error, at every call."""
-        if what not in self.results:
+        if name not in self.results:
             try:
-                self.results[what] = step()
+                self.results[name] = step()
             except ResourceError:
                 raise
-            except Exception as error:  # a study lists what failed, and goes on
-                self.results[what] = _as_failure(error)
-                self.tell(f"{what} failed: {self.results[what]}")
-        result = self.results[what]
+            except Exception as error:  # the failure is listed, and the study continues
+                self.results[name] = _as_failure(error)
+                self.on_message(f"{name} failed: {self.results[name]}")
+        result = self.results[name]
         if isinstance(result, MriReconError):
             raise result
         return result
@@ -143,7 +152,7 @@ class _Run:
         """Return the folder of a method's weights, after training if the study trains it."""
         if method.config is None:
             return method.model
-        done = self.once(f"model {method.name}", lambda: _train(method, self.out, self.device, self.tell))
+        done = self.once(f"model {method.name}", lambda: _train(method, self.out, self.device, self.on_message))
         return Path(done["model"])
 
     def cell(self, cell: Cell) -> Record:
@@ -173,10 +182,10 @@ class _Run:
             }
         except ResourceError:
             raise
-        except Exception as error:  # a study lists what failed, and goes on
+        except Exception as error:  # the failure is listed, and the study continues
             failure = _as_failure(error)
             record |= {"status": "failed", "error": failure.as_dict()}
-            self.tell(f"{cell.place} failed: {failure}")
+            self.on_message(f"{cell.place} failed: {failure}")
         return record
 
 
@@ -232,11 +241,16 @@ def _prepare_scan(scan: PlannedScan, out: Path, seed: int, preset: Preset) -> tu
         )
         beside = sidecar_path(path)
         write_json(beside, {**_read_json(beside), KEY: scan.key})
-    reference, key = out / "references" / f"{scan.name}.h5", f"{scan.key}, {preset == 'fastmri'}"
+    reference, key = _reference(scan, out, preset)
     if not _is_current(reference, key):
         images, kind = reference_images(path, axes=s.axes, preset=preset)
         write_image(reference, images, sidecar={"input": scan.source, "reference": kind, KEY: key}, inputs=[path])
     return path, reference
+
+
+def _reference(scan: PlannedScan, out: Path, preset: Preset) -> tuple[Path, str]:
+    """Return the file of a scan's reference, and the hash of its inputs."""
+    return out / "references" / f"{scan.name}.h5", f"{scan.key}, {preset == 'fastmri'}"
 
 
 def _scan_file(scan: PlannedScan, out: Path) -> Path:
@@ -244,7 +258,7 @@ def _scan_file(scan: PlannedScan, out: Path) -> Path:
 
 
 def _is_current(path: Path, key: str) -> bool:
-    """Return whether a file exists, and was made from the inputs with this hash."""
+    """Return whether a file exists and its inputs have this hash."""
     return path.is_file() and _read_json(sidecar_path(path)).get(KEY) == key
 
 
@@ -267,21 +281,63 @@ def _draw_mask(cell: Cell, path: Path, out: Path, seed: int) -> tuple[Path, Mask
     return out / "masks" / cell.mask.name / f"{cell.scan.name}.npy", drawn, mask_bytes(drawn, ".npy")
 
 
-def _is_done(plan: Plan, cell: Cell, out: Path) -> bool:
+def _done_cells(plan: Plan, out: Path) -> list[bool]:
+    """Return for each cell whether its image exists and is up to date."""
+    masks: dict[tuple[str, str], Path | None] = {}
+    done = []
+    for cell in plan.cells():
+        key = (cell.mask.name, cell.scan.name)
+        if key not in masks:
+            masks[key] = _current_mask(plan, cell, out)
+        mask = masks[key]
+        done.append(mask is not None and _is_done(plan, cell, mask, out))
+    return done
+
+
+def _is_done(plan: Plan, cell: Cell, mask: Path, out: Path) -> bool:
     """Return whether the image of a cell exists and is up to date."""
-    m, path = cell.method, _scan_file(cell.scan, out)
+    m = cell.method
     model = m.model if m.config is None else out / "models" / m.folder / "best"
     try:
-        if cell.scan.setting.volumes and not _is_current(path, cell.scan.key):
-            return False
-        file, _, content = _draw_mask(cell, path, out, plan.settings.seed)
-        request = _request(plan, cell, model, "auto", file)
-        return file.read_bytes() == content and finished(request, path, sidecar_path(_image(cell, out))) is not None
-    except (OSError, MriReconError):  # an input is missing
+        request = _request(plan, cell, model, "auto", mask)
+        return finished(request, _scan_file(cell.scan, out), sidecar_path(_image(cell, out))) is not None
+    except (OSError, MriReconError):  # the model is missing
         return False
 
 
-def _train(method: PlannedMethod, out: Path, device: str, tell: Tell) -> Record:
+def _current_mask(plan: Plan, cell: Cell, out: Path) -> Path | None:
+    """Return the file of a scan's mask, or None if the mask or the scan is missing or outdated."""
+    path = _scan_file(cell.scan, out)
+    if cell.scan.setting.volumes and not _is_current(path, cell.scan.key):
+        return None
+    try:
+        file, _, content = _draw_mask(cell, path, out, plan.settings.seed)
+        return file if file.read_bytes() == content else None
+    except (OSError, MriReconError):
+        return None
+
+
+def _inputs_of_results(plan: Plan, out: Path) -> str:
+    """Return a hash of everything from which the tables are computed: settings, images, references and models."""
+    files = [sidecar_path(_image(cell, out)) for cell in plan.cells()]
+    files += [out / "models" / m.folder / TRAINED for m in plan.trained]
+    references = [out / "references" / f"{s.name}.h5" for s in plan.scans]
+    stamps = [(r.stat().st_size, r.stat().st_mtime_ns) for r in references if r.is_file()]
+    contents = [sha256(f) for f in files if f.is_file()]
+    return digest([plan.settings.model_dump(mode="json"), str(plan.path), plan.notes, versions(), stamps, contents])
+
+
+def _complete_results(plan: Plan, out: Path) -> Record | None:
+    """Return the content of ``table.json``, or None if a cell is not done or anything has changed since."""
+    content = _read_json(out / "table.json")
+    if not content.get("files") or content.get("failed") or content.get("inputs") != _inputs_of_results(plan, out):
+        return None
+    written = all((out / name).is_file() for name in content["files"])
+    current = all(_is_current(*_reference(scan, out, plan.settings.preset)) for scan in plan.scans)
+    return content if written and current and all(_done_cells(plan, out)) else None
+
+
+def _train(method: PlannedMethod, out: Path, device: str, on_message: OnMessage) -> Record:
     """Train a method or resume its training; return the model's folder, steps and scores.
 
     Raises:
@@ -294,9 +350,11 @@ def _train(method: PlannedMethod, out: Path, device: str, tell: Tell) -> Record:
     done = _read_json(folder / TRAINED)
     if done and (folder / "best").is_dir():
         return done
-    config = method.config if method.minutes is None else _within(method.config, method.minutes, folder, device, tell)
-    tell(f"training {method.name}: {method.method}, {method.length}")
-    run = training.train(config, folder, device=device, tell=lambda t: tell(f"  {t}"))
+    config = (
+        method.config if method.minutes is None else _within(method.config, method.minutes, folder, device, on_message)
+    )
+    on_message(f"training {method.name}: {method.method}, {method.length}")
+    run = training.train(config, folder, device=device, on_message=lambda t: on_message(f"  {t}"))
     if not run.get("finished", True):
         raise Stopped(signal.SIGTERM)  # the time of the Slurm job has expired
     done = {"model": str(folder / "best"), "steps": run["steps"], "validation": run["scores"]}
@@ -305,7 +363,7 @@ def _train(method: PlannedMethod, out: Path, device: str, tell: Tell) -> Record:
     return done
 
 
-def _within(config: Config, minutes: float, folder: Path, device: str, tell: Tell) -> Config:
+def _within(config: Config, minutes: float, folder: Path, device: str, on_message: OnMessage) -> Config:
     """Set the number of training steps that fit into the time; a resumed training keeps its number.
 
     A few steps are timed, and a quarter of the time is reserved for validation and writing.
@@ -314,7 +372,7 @@ def _within(config: Config, minutes: float, folder: Path, device: str, tell: Tel
     if steps is None:
         per_step = float(training.dry_run(config, folder, device)["seconds a step"])
         steps = max(1, int(60 * minutes / per_step * 0.75))
-        tell(f"{steps} steps of {per_step:.2f} s fit into {minutes:g} minutes, validation included")
+        on_message(f"{steps} steps of {per_step:.2f} s fit into {minutes:g} minutes, validation included")
         write_json(folder / BUDGET, {"steps": steps, "seconds a step": per_step, "minutes": minutes})
     settings = config.settings
     train = settings.train.model_copy(update={"steps": int(steps), "epochs": None})
@@ -322,14 +380,14 @@ def _within(config: Config, minutes: float, folder: Path, device: str, tell: Tel
 
 
 def _former_images(plan: Plan, out: Path) -> list[str]:
-    """Return messages on images of an earlier configuration; they are kept, but not in the tables."""
+    """Return messages on images of an earlier configuration; they stay in the folder, but are in no table."""
     wanted = {str(c.place) for c in plan.cells()}
     images = (str(p.relative_to(out / "images").with_suffix("")) for p in sorted(out.glob("images/*/*/*.h5")))
-    rest = [name for name in images if name not in wanted]
-    if not rest:
+    outdated = [name for name in images if name not in wanted]
+    if not outdated:
         return []
-    listed = ", ".join(rest[:3]) + (", ..." if len(rest) > 3 else "")
-    return [f"{len(rest)} images belong to an earlier configuration and are in no table: {listed}"]
+    listed = ", ".join(outdated[:3]) + (", ..." if len(outdated) > 3 else "")
+    return [f"{len(outdated)} images belong to an earlier configuration and are in no table: {listed}"]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

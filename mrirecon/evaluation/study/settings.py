@@ -10,22 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from mrirecon.data.settings import Names, Section
+from mrirecon.data.settings import Count, Names, Positive, Section, as_list
 from mrirecon.masks.registry import compats, seeded_families
 from mrirecon.metrics import METRICS, score_metrics
 from mrirecon.metrics.presets import Preset
 from mrirecon.registries import OneOf
 
-
-def _several(value: object) -> object:
-    """Wrap a single number in a list."""
-    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]{0,63}$")]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
-Rates = Annotated[list[Annotated[float, Field(ge=1, le=64)]], BeforeValidator(_several), Field(min_length=1)]
+Rates = Annotated[list[Annotated[float, Field(ge=1, le=64)]], BeforeValidator(as_list), Field(min_length=1)]
 Pair = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]
 
 
@@ -37,7 +29,7 @@ class Source(Section):
     axes: str | None = Field(None, description="names of the stored axes of k-space, if the files do not state them")
     optional: bool = Field(False, description="omit missing files, with a note")
     slices: Pair | None = Field(None, description="slices to simulate, first and last + 1; all by default")
-    coils: Count = Field(8, description="of simulated scans")
+    coils: Count = Field(8, description="number of receiver coils of simulated scans")
     snr: Positive = Field(
         30.0,
         description="signal-to-noise ratio of simulated scans: mean signal over the noise of an average coil image",
@@ -69,7 +61,7 @@ class MethodSetting(Section):
     """Set one method: registered, trained before, or to be trained."""
 
     method: str | None = Field(
-        None, description="registered; a learned one takes shipped weights, see `mrirecon methods`"
+        None, description="name of a registered method; a learned method uses its shipped weights"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="options of the registered method")
     lam: Annotated[float, Field(ge=0)] | Literal["auto"] | None = Field(
@@ -83,9 +75,9 @@ class MethodSetting(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> MethodSetting:
-        given = [n for n in ("method", "model", "train") if getattr(self, n) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give one of method, model and train, not {' and '.join(given) or 'none'}")
+        kinds = [n for n in ("method", "model", "train") if getattr(self, n) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"give one of method, model and train, not {' and '.join(kinds) or 'none'}")
         if self.train is None and (self.overrides or self.steps or self.minutes):
             raise ValueError("overrides, steps and minutes belong to train")
         if self.method is None and (self.options or self.lam is not None):
@@ -98,7 +90,7 @@ class Budget(Section):
 
     steps: Count | None = Field(None, description="number of optimizer steps")
     minutes: Positive | None = Field(
-        None, description="minutes; the number of steps that fit is measured once and kept"
+        None, description="minutes; the number of steps that fit is measured at the first run"
     )
 
     @model_validator(mode="after")

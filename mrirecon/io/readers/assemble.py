@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import fit_mask
 from mrirecon.io.geometry import GEOMETRY_NAMES, Geometry, restored_geometry
 from mrirecon.io.readers.registry import Source
 from mrirecon.io.safe.hdf5 import ArrayTypes
@@ -43,6 +43,15 @@ def leaf(name: str) -> str:
 def list_arrays(arrays: ArrayTypes) -> str:
     """List names, shapes and types of at most twelve arrays."""
     return ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in list(arrays.items())[:12]) or "no arrays"
+
+
+def note_unusable(errors: Mapping[str, InputError], dataset: str | None, notes: list[str]) -> None:
+    """Note arrays that cannot be used; raise the error of `dataset`, or of an array in `NEEDED_NAMES`."""
+    for name, error in errors.items():
+        if name == dataset or name.lower() in NEEDED_NAMES:
+            raise error
+        if "/" not in name:
+            notes.append(f"not used: {error.what}")
 
 
 def select_kspace(arrays: ArrayTypes, path: Path, dataset: str | None, named: Sequence[str] = ()) -> str:
@@ -150,14 +159,16 @@ def assemble(
         given_mask = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}")
     if given_mask is not None and given_mask.all():
         remarks.append(f"{origin} samples everything (acceleration 1)")
-    noise_name, *geometry_names = (others.pop(n, None) for n in ("noise", *GEOMETRY_NAMES))
+    noise_name = others.pop("noise", None)
     if noise_name is not None and noise is None:
         box, kind = arrays[noise_name]
         if complex_dtype(kind) and len(box) == 2 and box[0] == layout.shape["coil"]:
             noise = to_complex64(store.read(noise_name), f"{path}:{noise_name}")
         else:
             remarks.append(f"{noise_name} {box} {kind} is not used: a noise scan is complex, (coil, samples)")
-    geometry = geometry or restored_geometry({leaf(n).lower(): store.read(n) for n in geometry_names if n is not None})
+    position = {name: others.pop(name) for name in GEOMETRY_NAMES if name in others}
+    if geometry is None and position:
+        geometry = restored_geometry({role: store.read(name) for role, name in position.items()})
     for name in others.values():
         if complex_dtype(arrays[name][1]):
             remarks.append(f"also in the file, not used: {name} {arrays[name][0]}")
@@ -179,6 +190,59 @@ def assemble(
         acquisitions=dict(acquisitions or {}),
         unverified=unverified,
     )
+
+
+def fit_mask(values: np.ndarray, layout: Layout, where: str) -> np.ndarray:
+    """Return a mask as (1 or item, *space) booleans.
+
+    Accepted: one axis along the last spatial axis; one axis per spatial axis, each of full length or 1; the same with
+    the loop axes (or one item axis) in front; any of these with further axes of length 1.
+
+    Raises:
+        InputError: another shape (both are named), values other than 0 and 1, no samples.
+
+    """
+    space, count = layout.space_shape, layout.count
+    mask = _binary(values, where)
+    for candidate in (mask, mask.squeeze()):
+        shape = candidate.shape
+        if shape == space[-1:] or (len(shape) == len(space) and _covers(shape, space)):
+            return np.broadcast_to(candidate, (1, *space))
+        lead = shape[: -len(space)] if len(shape) > len(space) else ()
+        if lead and lead in ((count,), layout.loop_shape, (1,)) and _covers(shape[-len(space) :], space):
+            folded = candidate.reshape(math.prod(lead), *shape[-len(space) :])
+            empty = np.flatnonzero(~folded.reshape(len(folded), -1).any(axis=1))
+            if empty.size:
+                raise InputError("the mask has no samples", where=f"{where}, item {empty[0]}")
+            return np.broadcast_to(folded, (len(folded), *space))
+    fix = f"give a mask of shape {space}, or of length {space[-1]} for lines along {layout.space[-2]}"
+    if values.shape == space[::-1]:
+        fix = "its axes seem to be swapped: transpose it"
+    elif values.size == space[-2] and values.ndim == 1:
+        fix = f"it fits the other axis: give it the shape {(*space[:-1], 1)[-2:]}"
+    raise InputError("the mask does not match k-space", where=where, why=layout.compare("mask", values.shape), fix=fix)
+
+
+def _binary(values: np.ndarray, where: str) -> np.ndarray:
+    """Convert a mask to booleans; refuse values other than 0 and 1, and a mask without samples."""
+    if values.dtype.kind not in "biufc" or not values.size:
+        raise InputError("a mask must hold 0 and 1", where=where, why=f"{values.dtype} of shape {values.shape}")
+    mask = np.asarray(values == 1)
+    wrong = values[~(mask | (values == 0))]
+    if wrong.size:
+        raise InputError(
+            "a mask must hold 0 and 1",
+            where=where,
+            why=f"{wrong.size} of {mask.size} values are neither, such as {', '.join(map(str, wrong[:3]))}",
+            fix="threshold it, and check that it is the mask",
+        )
+    if not mask.any():
+        raise InputError("the mask has no samples", where=where, why=f"all {mask.size} values are 0")
+    return mask
+
+
+def _covers(shape: tuple[int, ...], space: tuple[int, ...]) -> bool:
+    return all(n in (1, full) for n, full in zip(shape, space, strict=True))
 
 
 def is_public(name: str) -> bool:

@@ -13,8 +13,8 @@ import numpy as np
 
 from mrirecon.io.axes import make_layout
 from mrirecon.io.readers.assemble import assemble
-from mrirecon.io.readers.registry import Source, register_hdf5_reader
-from mrirecon.io.safe.hdf5 import GuardedFile, Hdf5Store
+from mrirecon.io.readers.registry import Source, register_reader
+from mrirecon.io.safe.hdf5 import Hdf5Store
 from mrirecon.io.scan import Scan
 
 # Two numbers for each of 12 or 32 coils.
@@ -47,16 +47,14 @@ def _ramp(size: int) -> np.ndarray:
     return ramp
 
 
-def _is_calgary(file: GuardedFile) -> bool:
-    """Return whether the file holds only a real `kspace` (x, ky, kz, 2 · coil), unlike all other formats."""
-    if file.names != ["kspace"] or file.is_group("kspace"):
-        return False
-    kspace = file["kspace"]
+def _is_calgary(source: Source) -> bool:
+    """Return whether `kspace` is real, (x, ky, kz, 2 · coil), unlike in all other formats."""
+    kspace = source.hdf5["kspace"]
     packed = len(kspace.shape) == 4 and kspace.shape[3] in PACKED and min(kspace.shape[:3]) >= SMALLEST
     return packed and kspace.dtype.kind == "f"
 
 
-@register_hdf5_reader("calgary-campinas", rank=30, layout=lambda source: source.holds(_is_calgary, "kspace"))
+@register_reader("calgary-campinas", rank=30, hdf5=True, datasets=("kspace",), alone=True, recognise=_is_calgary)
 def read_calgary(source: Source, *, dataset: str = "kspace") -> Scan:
     """Read Calgary-Campinas raw data; see `mrirecon.io.read`."""
     path, shape = source.path, source.hdf5[dataset].shape

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 
 from mrirecon.errors import InputError
 from mrirecon.io.axes import BART, make_layout
-from mrirecon.io.identify import cfl_pair, is_nifti_header, is_there, read_head, regular_file
+from mrirecon.io.identify import cfl_pair, is_nifti_header, read_head, regular_file
 from mrirecon.io.readers.assemble import assemble
 from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.safe.hdf5 import ArrayTypes
@@ -57,22 +58,22 @@ class CflStore:
 class ReshapedStore:
     """Read a BART array with selected dimensions in a given order; all others have length 1 and are dropped."""
 
-    def __init__(self, store: CflStore, kept: tuple[int, ...]) -> None:
+    def __init__(self, store: CflStore, selected: tuple[int, ...]) -> None:
         self.path = store.path
         self.files: tuple[Path, ...] = store.files
-        self._store, self._kept = store, kept
+        self._store, self._selected = store, selected
         self.depth = len(space_dims(store.dims))
         dims = (*store.dims, *(1,) * _MAX_DIMS)
-        self.arrays: ArrayTypes = {"cfl": (tuple(dims[d] for d in kept), np.dtype("<c8"))}
+        self.arrays: ArrayTypes = {"cfl": (tuple(dims[d] for d in selected), np.dtype("<c8"))}
 
     def read(self, name: str = "cfl", index: tuple[int | slice, ...] = ()) -> np.ndarray:
         """Return a copy of a part of the array."""
         full: list[int | slice] = [0] * _MAX_DIMS
-        for position, dim in enumerate(self._kept):
+        for position, dim in enumerate(self._selected):
             full[dim] = index[position] if position < len(index) else slice(None)
         part = self._store.read(name, tuple(full))
-        left = [dim for dim in self._kept if isinstance(full[dim], slice)]
-        return part.transpose([sorted(left).index(dim) for dim in left])
+        remaining = [dim for dim in self._selected if isinstance(full[dim], slice)]
+        return part.transpose([sorted(remaining).index(dim) for dim in remaining])
 
 
 def read_dims(header: Path) -> tuple[int, ...]:
@@ -112,16 +113,17 @@ def space_dims(dims: tuple[int, ...]) -> tuple[int, ...]:
     return (0, 1, 2)
 
 
-def _is_cfl(source: Source) -> bool:
+def _is_pair(source: Source) -> bool:
     """Return whether the file is part of a BART pair; a header without .cfl may be that of a NIfTI pair."""
     path = source.path
-    header, data = cfl_pair(path)
-    named_so = path.suffix in (".cfl", ".hdr") or not is_there(path)
-    image = path.suffix == ".hdr" and not is_there(data) and path.is_file() and is_nifti_header(read_head(path))
-    return named_so and not image and (is_there(header) or is_there(data))
+    present = list(filter(os.path.exists, cfl_pair(path)))
+    header_only = present == [path] and path.suffix == ".hdr" and path.is_file()
+    return bool(present) and not (header_only and is_nifti_header(read_head(path)))
 
 
-@register_reader("cfl", rank=1, signature=_is_cfl, suffixes=(".cfl",), holds=("kspace", "images"))
+@register_reader(
+    "cfl", rank=1, names=(".cfl", ".hdr"), recognise=_is_pair, suffixes=(".cfl",), holds=("kspace", "images")
+)
 def read_cfl(source: Source, *, axes: str | None = None) -> Scan:
     """Read BART k-space; see `mrirecon.io.read`.
 
@@ -142,7 +144,7 @@ def read_cfl(source: Source, *, axes: str | None = None) -> Scan:
         beyond = any(n != 1 for n in store.dims[count:])
         # Dimensions of length 1 need no names.
         shape = store.dims if beyond else (*store.dims, *(1,) * _MAX_DIMS)[:count]
-        layout = make_layout(axes, shape, str(store.path), asked=True)
+        layout = make_layout(axes, shape, str(store.path), from_user=True)
         return assemble(source, ReshapedStore(store, tuple(range(count))), "cfl", "cfl", layout)
     if store.dims[_MAPS] != 1:
         raise InputError(

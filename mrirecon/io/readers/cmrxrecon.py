@@ -8,16 +8,14 @@ The centre of k-space is in the middle. No real file was available for a test: t
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from mrirecon.errors import InputError
-from mrirecon.io.axes import ask_axes, make_layout
-from mrirecon.io.readers.assemble import assemble, select_kspace
-from mrirecon.io.readers.registry import Source, register_hdf5_reader
-from mrirecon.io.safe.hdf5 import ArrayTypes, GuardedFile, Hdf5Store
+from mrirecon.io.axes import make_layout, unknown_axes
+from mrirecon.io.readers.assemble import assemble, note_unusable, select_kspace
+from mrirecon.io.readers.registry import Source, register_reader
+from mrirecon.io.safe.hdf5 import ArrayTypes, Hdf5Store
 from mrirecon.io.scan import Layout, Scan, complex_dtype
 
 _MULTI, _SINGLE = "phase,slice,coil,y,x", "phase,slice,y,x"
@@ -46,17 +44,7 @@ class MatlabStore(Hdf5Store):
         return self._values[index]
 
 
-def is_matlab(file: GuardedFile) -> bool:
-    """Return whether an array of the file has MATLAB's attributes."""
-    for name in file:
-        if not name.startswith("#") and not file.is_group(name):
-            with suppress(InputError, KeyError):
-                if "MATLAB_class" in file[name].attribute_names:
-                    return True
-    return False
-
-
-@register_hdf5_reader("cmrxrecon", rank=40, layout=lambda source: source.holds(is_matlab), suffixes=(".mat",))
+@register_reader("cmrxrecon", rank=40, hdf5=True, attribute="MATLAB_class", suffixes=(".mat",))
 def read_cmrxrecon(source: Source, *, axes: str | None = None, dataset: str | None = None) -> Scan:
     """Read a MATLAB v7.3 file in CMRxRecon's layout; see `mrirecon.io.read`.
 
@@ -68,7 +56,9 @@ def read_cmrxrecon(source: Source, *, axes: str | None = None, dataset: str | No
 
     """
     path = source.path
-    arrays, notes = source.hdf5.survey(dataset)
+    notes: list[str] = []
+    arrays, unusable = source.hdf5.survey(dataset)
+    note_unusable(unusable, dataset, notes)
     arrays = {name: array for name, array in arrays.items() if "/" not in name}
     named = [name for name, (_, kind) in arrays.items() if complex_dtype(kind) and name.lower().startswith("k")]
     name = select_kspace(arrays, path, dataset, named)
@@ -86,10 +76,10 @@ def read_cmrxrecon(source: Source, *, axes: str | None = None, dataset: str | No
 
 def _layout(name: str, shape: tuple[int, ...], axes: str | None, where: str, notes: list[str]) -> Layout:
     if axes is not None:
-        return make_layout(axes, shape, where, asked=True)
+        return make_layout(axes, shape, where, from_user=True)
     single = "single" in name.lower()
     if len(shape) == (4 if single else 5):
         names = _SINGLE if single else _MULTI
         notes.append(f"read as CMRxRecon: MATLAB's axes in reverse order, {names}; the first is time or weighting")
         return make_layout(names, shape, where)
-    raise ask_axes(shape, where, "MATLAB stores the axes in reverse order")
+    raise unknown_axes(shape, where, "MATLAB stores the axes in reverse order")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrirecon.errors import InputError, UnsafeContentError, UsageError
-from mrirecon.io.geometry import Grid, from_matrix
+from mrirecon.io.geometry import Grid, from_matrix, slice_step
 from mrirecon.io.identify import read_head, regular_file
 from mrirecon.io.readers.registry import register_reader
 from mrirecon.io.safe.hdf5 import READ_LIMIT, refuse_bomb, typed_errors
@@ -57,7 +57,9 @@ def is_dicom(path: str | Path) -> bool:
         return False
 
 
-@register_reader("dicom", rank=98, signature=lambda c: is_dicom(c.path), holds=("images",), needs=("pydicom",))
+@register_reader(
+    "dicom", rank=98, recognise=lambda source: is_dicom(source.path), holds=("images",), needs=("pydicom",)
+)
 def read_dicom(path: str | Path) -> tuple[np.ndarray, Grid]:
     """Read a series as (volume, slice, y, x) float32, and its grid.
 
@@ -133,11 +135,9 @@ def _grid(page: _Page, places: np.ndarray | None) -> Grid:
     if places is None or page.spacing is None or page.orientation is None:
         return Grid((None, y, x), None, page.thickness)
     rows, columns = np.array(page.orientation[:3]), np.array(page.orientation[3:])
-    step = np.cross(rows, columns) * (page.thickness or 1.0)
-    if len(places) > 1:
-        step = (places[-1] - places[0]) / (len(places) - 1)
-        if np.abs(places - places[0] - step * np.arange(len(places))[:, None]).max() > 10 * _TOLERANCE:
-            return Grid((None, y, x), None, page.thickness)
+    step = slice_step(places) if len(places) > 1 else np.cross(rows, columns) * (page.thickness or 1.0)
+    if step is None:
+        return Grid((None, y, x), None, page.thickness)
     return from_matrix(
         np.column_stack((rows * page.spacing[1], columns * page.spacing[0], step, places[0])), page.thickness
     )

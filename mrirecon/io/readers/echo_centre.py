@@ -42,18 +42,18 @@ def echoes(table: Readouts, rows: np.ndarray, samples: int, middle: bool, path: 
         InputError: no way to count puts all reversed readouts inside the matrix.
 
     """
-    length, before, behind = table.samples[rows], table.before[rows], table.behind[rows]
+    length, pre, post = table.samples[rows], table.discard_pre[rows], table.discard_post[rows]
     is_reversed = table.reversed[rows]
     if middle:
-        return np.asarray(length // 2 - np.where(is_reversed, behind, before))
-    forward = table.centre[rows] - before
+        return np.asarray(length // 2 - np.where(is_reversed, post, pre))
+    forward = table.centre[rows] - pre
     if not is_reversed.any():
         return np.asarray(forward)
-    lengths_kept = length - before - behind
-    known = set(zip(lengths_kept[~is_reversed].tolist(), forward[~is_reversed].tolist(), strict=True))
+    valid = table.valid[rows]
+    known = set(zip(valid[~is_reversed].tolist(), forward[~is_reversed].tolist(), strict=True))
     centres = {way: _counted(table, rows[is_reversed], way) for way in table.ways}
-    inside = [way for way, where in centres.items() if _fits(where, lengths_kept[is_reversed], samples)]
-    lengths = lengths_kept[is_reversed].tolist()
+    inside = [way for way, where in centres.items() if _fits(where, valid[is_reversed], samples)]
+    lengths = valid[is_reversed].tolist()
     agreeing = [way for way in inside if known.issuperset(zip(lengths, centres[way].tolist(), strict=True))]
     if not inside:
         listed = ", ".join(f"{where[0]} if counted {way}" for way, where in centres.items())
@@ -93,28 +93,28 @@ def echo_from_samples(
 
     """
     rows = placed.rows
-    is_reversed, kept = table.reversed[rows], (table.samples - table.before - table.behind)[rows]
-    lengths = np.intersect1d(kept[is_reversed], kept[~is_reversed])
+    is_reversed, valid = table.reversed[rows], table.valid[rows]
+    lengths = np.intersect1d(valid[is_reversed], valid[~is_reversed])
     if not lengths.size or not table.centre[rows].any():
         return None
     away = np.abs(placed.line - centre[0]) + np.abs(placed.partition - centre[1])
     nearest = np.argsort(away, kind="stable")
-    nearest = nearest[kept[nearest] == lengths[-1]]
+    nearest = nearest[valid[nearest] == lengths[-1]]
     backward, forward = (rows[nearest[is_reversed[nearest] == side]][:_LINES] for side in (True, False))
-    echo = float(np.median(table.centre[forward] - table.before[forward]))
+    echo = float(np.median(table.centre[forward] - table.discard_pre[forward]))
     every = rows[is_reversed]
     shifts = {
         way: float(np.median(_counted(table, backward, way))) - echo
         for way in table.ways
-        if _fits(_counted(table, every, way), kept[is_reversed], samples)
+        if _fits(_counted(table, every, way), valid[is_reversed], samples)
     }
     if not shifts or max(shifts.values()) - min(shifts.values()) < _APART:
         return None
     profiles = [_profile(fetch(part)) for part in (backward, forward)]
     if any(profile.max() <= _PEAK * np.median(profile) for profile in profiles):
         return None
-    turned_round, other = (np.maximum(profile - np.median(profile), 0) for profile in profiles)
-    lag = int(np.correlate(turned_round, other, mode="full").argmax()) - (len(other) - 1)
+    backward_peaks, forward_peaks = (np.maximum(profile - np.median(profile), 0) for profile in profiles)
+    lag = int(np.correlate(backward_peaks, forward_peaks, mode="full").argmax()) - (len(forward_peaks) - 1)
     return min(shifts, key=lambda way: abs(shifts[way] - lag))
 
 
@@ -127,11 +127,11 @@ def _profile(lines: list[np.ndarray]) -> np.ndarray:
 
 def _counted(table: Readouts, rows: np.ndarray, way: Way) -> np.ndarray:
     """Return the echoes of reversed readouts for one way to count, after the readouts are flipped."""
-    length, centre, behind = table.samples[rows], table.centre[rows], table.behind[rows]
-    first = {"as stored": length - 1 - centre, "as stored and one late": 2 * (length // 2) - centre}
-    return np.asarray(first.get(way, centre) - behind)
+    length, centre = table.samples[rows], table.centre[rows]
+    ways = {"as stored": length - 1 - centre, "as stored and one late": 2 * (length // 2) - centre}
+    return np.asarray(ways.get(way, centre) - table.discard_post[rows])
 
 
-def _fits(echo: np.ndarray, kept: np.ndarray, samples: int) -> bool:
+def _fits(echo: np.ndarray, valid: np.ndarray, samples: int) -> bool:
     start = samples // 2 - echo
-    return bool(((start >= 0) & (start + kept <= samples)).all())
+    return bool(((start >= 0) & (start + valid <= samples)).all())

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import ask_axes, guess_axes, make_layout
-from mrirecon.io.readers.assemble import NEEDED_NAMES, assemble, is_public, leaf, select_kspace
+from mrirecon.io.axes import guess_axes, make_layout, unknown_axes
+from mrirecon.io.readers.assemble import assemble, is_public, leaf, note_unusable, select_kspace
 from mrirecon.io.readers.header import padding, read_header, sequence_values, write_header
-from mrirecon.io.readers.registry import Source, register_hdf5_reader
+from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.safe.hdf5 import Hdf5Store
 from mrirecon.io.scan import Layout, Scan
 
@@ -22,7 +22,7 @@ _MANY_COILS = 32
 _M4RAW = re.compile(r"(\d{10}_(?:T1|T2|FLAIR))\d\d\.h5")
 
 
-@register_hdf5_reader("fastmri", rank=90, suffixes=(".h5", ".hdf5"), holds=("kspace", "images"))
+@register_reader("fastmri", rank=90, hdf5=True, suffixes=(".h5", ".hdf5"), holds=("kspace", "images"))
 def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = None) -> Scan:
     """Read HDF5 in fastMRI's layout, which mrirecon also writes, or in any other layout if `axes` names its axes.
 
@@ -36,7 +36,10 @@ def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = 
 
     """
     path, file = source.path, source.hdf5
-    arrays, notes = file.survey(dataset, NEEDED_NAMES)
+    notes: list[str] = []
+    arrays, unusable = file.survey(dataset)
+    named = file.attribute_names
+    note_unusable(unusable, dataset, notes)
     header_text = None
     if arrays.pop(_HEADER, None) is not None:
         try:
@@ -49,17 +52,16 @@ def read_hdf5(source: Source, *, axes: str | None = None, dataset: str | None = 
     # Arrays that belong to k-space are in the same group.
     group = name[: -len(leaf(name))]
     arrays = {n: array for n, array in arrays.items() if n[: -len(leaf(n))] == group}
-    kspace = file[name]
-    named, beside = file.attribute_names, kspace.attribute_names
-    attributes = file.attributes([name for name in named if is_public(name)])
+    public = [name for name in named if is_public(name)]
+    attributes, kspace = file.attributes(public), file[name]
     stated = kspace.attributes(["axes"]).get("axes")
     known = header_text is not None or any(n in arrays for n in _FASTMRI)
     known = known or any(a in named for a in _FASTMRI_ATTRIBUTES)
     if len(attributes) < len(named):
         notes.append(f"{len(named) - len(attributes)} header values were not read: they could identify a person")
     where = f"{path}:{name}"
-    if axes is None and stated is None and "axes" in beside:
-        raise ask_axes(kspace.shape, where, "its attribute 'axes' cannot be read: write it as numpy.bytes_")
+    if axes is None and stated is None and "axes" in kspace.attribute_names:
+        raise unknown_axes(kspace.shape, where, "its attribute 'axes' cannot be read: write it as numpy.bytes_")
     layout = _layout(kspace.shape, where, axes, None if stated is None else str(stated), known, notes)
     header = None
     if header_text is not None:
@@ -108,13 +110,13 @@ def _layout(
     shape: tuple[int, ...], where: str, axes: str | None, stated: str | None, known: bool, notes: list[str]
 ) -> Layout:
     if axes is not None:
-        return make_layout(axes, shape, where, asked=True)
+        return make_layout(axes, shape, where, from_user=True)
     if stated is not None:
         return make_layout(stated, shape, f"{where}, attribute axes")
     if len(shape) == 4:
         # More coils than any scanner has, and more coils than columns: the coil axis is probably the last.
         if shape[1] > max(_MANY_COILS, shape[3]):
-            raise ask_axes(
+            raise unknown_axes(
                 shape, where, f"read as slice,coil,y,x it would have {shape[1]} coils and {shape[3]} columns"
             )
         return make_layout("slice,coil,y,x", shape, where)
@@ -125,4 +127,4 @@ def _layout(
         if guessed is not None:
             notes.append(guessed[1])
             return make_layout(guessed[0], shape, where)
-    raise ask_axes(shape, where)
+    raise unknown_axes(shape, where)

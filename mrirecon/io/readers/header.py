@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 from mrirecon.errors import UnsafeContentError
 from mrirecon.io.readers.siemens import SEQUENCE_NAME
 
-# Paths to keep, without namespaces. Below an entry that ends in "/", only numbers are kept, which identify nobody.
-_KEPT = (
+# Paths to read, without namespaces. Below an entry that ends in "/", only numbers are kept, which identify nobody.
+_ALLOWED = (
     *("experimentalConditions/", "encoding/encodedSpace/", "encoding/reconSpace/", "encoding/encodingLimits/"),
     *(
         "encoding/trajectory",
@@ -77,8 +77,8 @@ def read_header(text: str, path: Path) -> dict[str, str] | None:
             named = value if value in ECHO_TRAIN else ""
         elif key.startswith(_TRAIN) and key.endswith("/value") and named:
             key = f"encoding/trajectoryDescription/{named}"
-        below = any(k[-1] == "/" and key.startswith(k) for k in _KEPT) and _is_number(value)
-        if key in _KEPT or below:
+        below = any(k[-1] == "/" and key.startswith(k) for k in _ALLOWED) and _is_number(value)
+        if key in _ALLOWED or below:
             if encodings > 1 and key.startswith("encoding/"):
                 key = f"encoding#{encodings - 1}/{key.removeprefix('encoding/')}"
             values.setdefault(key, "".join(c for c in value if c.isprintable()))

@@ -35,7 +35,7 @@ def open_store(path: str | Path) -> Store:
     kind = sniff(path)
     if kind == "npy":
         return NpyStore(path)
-    if kind == "zip":
+    if kind == "npz":
         return NpzStore(path)
     if kind == "cfl":
         return CflStore(path)

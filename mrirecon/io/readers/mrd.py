@@ -18,10 +18,10 @@ from mrirecon.io.readers.mrd_images import raw_groups
 from mrirecon.io.readers.raw import raw_scan
 from mrirecon.io.readers.raw_store import RawStore
 from mrirecon.io.readers.readouts import Encoding, Kind, Plan, Readouts, classify, is_set
-from mrirecon.io.readers.registry import Source, register_hdf5_reader
+from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.readers.siemens import SEQUENCE_NAME, SIEMENS_WAYS, forward_transform, is_siemens
 from mrirecon.io.safe import sandbox
-from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5
+from mrirecon.io.safe.hdf5 import GuardedFile, open_hdf5, open_recognised
 from mrirecon.io.safe.sandbox import Arrays, Facts
 from mrirecon.io.scan import Scan
 
@@ -87,20 +87,15 @@ def raw_group(file: GuardedFile, dataset: str | None = None) -> str | None:
 
 
 def _is_raw(source: Source) -> bool:
-    """Return whether an HDF5 file holds ISMRMRD raw data, complete or not.
-
-    Raises:
-        InputError: see `raw_group`.
-
-    """
-    file, dataset = source.hdf5, source.dataset
-    if not dataset and any(name.lower() in KSPACE_NAMES for name in file):
-        return False
-    name = dataset or "dataset"
-    return ("/" not in name and name in file and file.is_group(name)) or raw_group(file, dataset) is not None
+    """Return whether an HDF5 file holds ISMRMRD raw data, complete or not."""
+    file, name = source.hdf5, source.dataset or "dataset"
+    if "/" not in name and name in file and file.is_group(name):
+        return True
+    groups = raw_groups(file.datasets())
+    return bool(groups) if source.dataset is None else name.strip("/") in groups
 
 
-@register_hdf5_reader("ismrmrd", rank=10, layout=_is_raw, suffixes=(".mrd",))
+@register_reader("ismrmrd", rank=10, hdf5=True, lacks=KSPACE_NAMES, recognise=_is_raw, suffixes=(".mrd",))
 def read_mrd(source: Source, *, dataset: str | None = None) -> Scan:
     """Read ISMRMRD raw data of a Cartesian or echo-planar scan; see `mrirecon.io.read`.
 
@@ -150,17 +145,17 @@ def _table(columns: Arrays, path: Path) -> Readouts:
     flags = columns["flags"]
     if any(is_set(flags, bit).any() for bit in _COMPRESSED):
         raise InputError(f"{path} holds compressed acquisitions, which are not supported", fix="write it uncompressed")
-    samples, before, behind = (columns[name] for name in ("number_of_samples", "discard_pre", "discard_post"))
+    samples, pre, post = (columns[name] for name in ("number_of_samples", "discard_pre", "discard_post"))
     if not samples.any():
         raise _without_samples(path, len(samples))
     return Readouts(
-        kind=classify(flags, _FLAGS, samples - before - behind),
+        kind=classify(flags, _FLAGS, samples - pre - post),
         counters={name: columns[stored] for name, stored in _COUNTERS.items()},
         samples=samples,
         coils=columns["active_channels"],
         centre=columns["center_sample"],
-        before=before,
-        behind=behind,
+        discard_pre=pre,
+        discard_post=post,
         reversed=is_set(flags, _REVERSE),
         encoding=columns["encoding_space_ref"],
         dwell_us=columns["sample_time_us"],
@@ -244,11 +239,9 @@ def survey(path: Path, group: str) -> tuple[Arrays, Facts]:
     """
     with open_hdf5(path) as file:
         try:
-            _, xml = file[f"{group}/data"], file[f"{group}/xml"].text()  # checks both, and every link in their paths
+            data, xml = file[f"{group}/data"].node, file[f"{group}/xml"].text()
         except KeyError:
-            raise _incomplete(path, group, file.is_group(group) if group in file else False) from None
-    with h5py.File(path, "r") as file:
-        data = file[f"{group}/data"]
+            raise _incomplete(file, group) from None
         names = data.dtype.names or ()
         if (
             data.ndim != 1
@@ -293,8 +286,8 @@ def acquisitions(path: Path, group: str, rows: list[int], sizes: list[int], out:
     wanted = np.asarray(rows, dtype=np.int64)
     ends = np.cumsum([0, *sizes])
     order = np.argsort(wanted, kind="stable")
-    with h5py.File(path, "r") as file:
-        data = file[f"{group}/data"].fields("data")
+    with open_recognised(path) as file:
+        data = file[f"{group}/data"].node.fields("data")
         for stretch in _stretches(wanted[order]):
             first = int(wanted[order[stretch[0]]])
             block = data[first : int(wanted[order[stretch[-1]]]) + 1]
@@ -316,12 +309,10 @@ def _stretches(rows: np.ndarray) -> list[np.ndarray]:
     return [part[i : i + _CHUNK] for part in parts for i in range(0, len(part), _CHUNK)]
 
 
-def _incomplete(path: Path, group: str, exists: bool) -> InputError:
+def _incomplete(file: GuardedFile, group: str) -> InputError:
     """Return the error for a group without header or acquisitions, with a list of its contents."""
-    names: list[str] = []
-    if exists:
-        with h5py.File(path, "r") as file:
-            names = sorted(str(name) for name in file[group])
+    path, exists = file.path, file.is_group(group)
+    names = sorted(str(name) for name in file.node[group]) if exists else []
     held = ", ".join(names[:12]) or "nothing"
     if "xml" in names:
         return InputError(

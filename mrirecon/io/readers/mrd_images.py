@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.geometry import Grid, from_matrix
+from mrirecon.io.geometry import Grid, from_matrix, slice_step
 from mrirecon.io.safe.hdf5 import is_numeric, open_hdf5
 from mrirecon.io.scan import Store
 
@@ -15,7 +15,7 @@ from mrirecon.io.scan import Store
 _LOOPS = {"average": "average", "repetition": "repetition", "set": "set", "phase": "phase", "contrast": "echo"}
 _VECTORS = ("position", "read_dir", "phase_dir", "slice_dir", "field_of_view", "matrix_size")
 _HEADS = 1 << 26  # largest size of the headers in bytes
-_EVEN = 1e-2  # largest distance of a slice from the line through the others, in mm
+_UNIT = 1e-2  # tolerance for unit length and right angles: headers have single precision
 
 
 def raw_groups(names: Iterable[str]) -> list[str]:
@@ -100,15 +100,16 @@ def _grid(heads: np.ndarray, depth: int, rows: int, columns: int) -> Grid:
     if not all(np.isfinite(v).all() for v in first.values()) or first["field_of_view"].min() <= 0:
         return Grid()
     fov, turn = first["field_of_view"], np.stack([first[n] for n in ("read_dir", "phase_dir", "slice_dir")])
-    if np.abs(turn @ turn.T - np.eye(3)).max() > _EVEN:
+    if np.abs(turn @ turn.T - np.eye(3)).max() > _UNIT:
         return Grid()
-    x, y, across = turn[0] * fov[0] / columns, turn[1] * fov[1] / rows, turn[2] * fov[2] / depth
+    x, y = turn[0] * fov[0] / columns, turn[1] * fov[1] / rows
+    across: np.ndarray = turn[2] * fov[2] / depth
     thickness = float(fov[2] / depth)
     centres = np.asarray(heads["position"], dtype=np.float64)
     if depth == 1 and len(centres) > 1:
-        across = (centres[-1] - centres[0]) / (len(centres) - 1)
-        apart = centres - centres[0] - across * np.arange(len(centres))[:, None]
-        if np.abs(apart).max() > _EVEN or not np.linalg.norm(across) > _EVEN:
+        step = slice_step(centres)
+        if step is None:
             return Grid((None, float(np.linalg.norm(y)), float(np.linalg.norm(x))), None, thickness)
+        across = step
     origin = centres[0] - columns // 2 * x - rows // 2 * y - (depth // 2 * across if depth > 1 else 0)
     return from_matrix(np.column_stack((x, y, across, origin)), thickness)

@@ -16,11 +16,11 @@ from mrirecon.io.geometry import TO_LPS, Grid, from_matrix, from_nifti
 from mrirecon.io.identify import is_nifti_header, read_head, regular_file
 from mrirecon.io.readers.registry import register_reader
 from mrirecon.io.safe.hdf5 import READ_LIMIT, typed_errors
+from mrirecon.io.writers.encode_dicom import INSTALL
 
 SUFFIXES = (".nii", ".nii.gz")
 PAIR = (".hdr", ".img")  # a header and its voxels in two files; headers of BART also end in .hdr
 _TRAILING = 16 << 20  # largest number of bytes after the voxels of a compressed file
-INSTALL = "pip install 'mrirecon[formats]'"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def read_nifti(path: str | Path) -> Slices:
 @register_reader(
     "nifti",
     rank=97,
-    signature=lambda c: is_nifti(c.path),
+    recognise=lambda source: is_nifti(source.path),
     suffixes=(*SUFFIXES, ".img"),
     holds=("images",),
     needs=("nibabel",),
@@ -128,9 +128,8 @@ def _load(path: str | Path, *, canonical: bool = True) -> tuple[np.ndarray, np.n
     path = _voxels(regular_file(path))
     with typed_errors(str(path)):
         try:
-            with (
-                nibabel.imageglobals.LoggingOutputSuppressor()
-            ):  # nibabel prints its errors on stderr before it raises them
+            # nibabel prints its errors on stderr before it raises them.
+            with nibabel.imageglobals.LoggingOutputSuppressor():
                 loaded = nibabel.load(path)
         except nibabel.filebasedimages.ImageFileError as error:
             raise InputError(f"{path} is not a NIfTI file", why=str(error), fix="copy or download it again") from None

@@ -14,9 +14,9 @@ from typing import IO, Literal
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.io.axes import ask_axes, axes_in_text, guess_axes, make_layout, sidecar_candidates
+from mrirecon.io.axes import axes_in_text, guess_axes, make_layout, sidecar_candidates, unknown_axes
 from mrirecon.io.identify import regular_file
-from mrirecon.io.readers.assemble import NEEDED_NAMES, assemble, select_kspace
+from mrirecon.io.readers.assemble import assemble, note_unusable, select_kspace
 from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.safe.hdf5 import NAME_LIMIT, READ_LIMIT, TEXT_LIMIT, ArrayTypes, is_numeric, refuse_bomb, typed_errors
 from mrirecon.io.safe.text import parse_json
@@ -102,7 +102,7 @@ class NpzStore:
         self.path = regular_file(path)
         self.files: tuple[Path, ...] = (self.path,)
         self.arrays: ArrayTypes = {}
-        self.skipped: dict[str, InputError] = {}
+        self.unusable: dict[str, InputError] = {}
         self._read: dict[str, np.ndarray] = {}
         with self._archive() as archive:
             members = archive.infolist()
@@ -111,7 +111,7 @@ class NpzStore:
             for member in members:
                 if member.filename.endswith(".npy"):
                     self._survey(archive, member)
-        if not self.arrays and not self.skipped:
+        if not self.arrays and not self.unusable:
             names = ", ".join(m.filename[:60] for m in members[:3]) or "nothing"
             raise InputError(
                 f"{self.path} is a zip archive without arrays", why=f"it holds {names}", fix="save it with numpy.savez"
@@ -124,7 +124,7 @@ class NpzStore:
                 header = self._header(file, member, f"{self.path}:{name}")
         except InputError as error:
             # k-space can still be read; the error is raised when this array is requested.
-            self.skipped[name] = error
+            self.unusable[name] = error
             return
         self.arrays[name] = (header.shape, header.dtype)
 
@@ -183,20 +183,11 @@ def _require_numbers(dtype: np.dtype, where: str) -> None:
         raise InputError(f"{where} does not hold numbers", why=f"its type is {dtype}", fix="name another array")
 
 
-_NPY_SIGNATURE = b"\x93NUMPY"
-_ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+_NPY, _ZIP = (b"\x93NUMPY",), (b"PK\x03\x04", b"PK\x05\x06")
 
 
-def _is_npy(source: Source) -> bool:
-    return source.head.startswith(_NPY_SIGNATURE)
-
-
-def _is_zip(source: Source) -> bool:
-    return source.head.startswith(_ZIP_SIGNATURES)
-
-
-@register_reader("npy", rank=2, signature=_is_npy, suffixes=(".npy",), holds=("kspace", "images"))
-@register_reader("npz", rank=3, signature=_is_zip, container="zip", suffixes=(".npz",), holds=("kspace", "images"))
+@register_reader("npy", rank=2, signature=_NPY, suffixes=(".npy",), holds=("kspace", "images"))
+@register_reader("npz", rank=3, signature=_ZIP, suffixes=(".npz",), holds=("kspace", "images"))
 def read_arrays(source: Source, *, axes: str | None = None, dataset: str | None = None) -> Scan:
     """Read a .npz or .npy file; see `mrirecon.io.read`.
 
@@ -205,15 +196,12 @@ def read_arrays(source: Source, *, axes: str | None = None, dataset: str | None 
     hardly any doubt. Otherwise an error asks the user for them.
     """
     path = source.path
-    store: NpzStore | NpyStore = NpyStore(path) if _is_npy(source) else NpzStore(path)
+    store: NpzStore | NpyStore = NpyStore(path) if source.head.startswith(_NPY) else NpzStore(path)
     notes: list[str] = []
     attributes: dict[str, Scalar] = {}
     name = "array"
     if isinstance(store, NpzStore):
-        for skipped, error in store.skipped.items():
-            if skipped == dataset or skipped.lower() in NEEDED_NAMES:
-                raise error
-            notes.append(f"not used: {error.what}")
+        note_unusable(store.unusable, dataset, notes)
         name = select_kspace(store.arrays, path, dataset)
         attributes = _meta(store)
     shape, dtype = store.arrays[name]
@@ -227,7 +215,7 @@ def read_arrays(source: Source, *, axes: str | None = None, dataset: str | None 
 def _layout(store: NpzStore | NpyStore, name: str, axes: str | None, notes: list[str]) -> Layout:
     shape, where = store.arrays[name][0], f"{store.path}:{name}"
     if axes is not None:
-        return make_layout(axes, shape, where, asked=True)
+        return make_layout(axes, shape, where, from_user=True)
     for sidecar in sidecar_candidates(store.path):
         stated = _sidecar_axes(sidecar, notes)
         if stated is not None:
@@ -243,7 +231,7 @@ def _layout(store: NpzStore | NpyStore, name: str, axes: str | None, notes: list
             return make_layout(stated, shape, f"{where}, axes from the entry 'meta'")
     guessed = guess_axes(shape)
     if guessed is None:
-        raise ask_axes(shape, where)
+        raise unknown_axes(shape, where)
     notes.append(guessed[1])
     return make_layout(guessed[0], shape, where)
 

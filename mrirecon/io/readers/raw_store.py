@@ -133,7 +133,7 @@ class RawStore:
         if len(chosen) != int(np.prod(shape)) or wide != self.plan.layout.shape["y"]:
             return None
         unchanged = (self.table.samples[rows] == wide) & ~self.table.reversed[rows]
-        if not unchanged.all() or self.table.before[rows].any() or self.table.behind[rows].any():
+        if not unchanged.all() or self.table.discard_pre[rows].any() or self.table.discard_post[rows].any():
             return None
         item = placed.item[chosen] - placed.item[chosen].min()
         position = np.ravel_multi_index((item, placed.partition[chosen], placed.line[chosen]), shape)
@@ -189,7 +189,7 @@ class RawStore:
         """Return readouts (coil, samples) without discarded samples, reversed ones flipped."""
         readouts = []
         for row, values in zip(rows, self._readouts(rows), strict=True):
-            valid = values[:, int(self.table.before[row]) : values.shape[1] - int(self.table.behind[row])]
+            valid = values[:, int(self.table.discard_pre[row]) : values.shape[1] - int(self.table.discard_post[row])]
             readouts.append(valid[:, ::-1] if self.table.reversed[row] else valid)
         return readouts
 

@@ -64,4 +64,4 @@ def read(
     scan.nan, scan.strict = nan, strict
     if strict and scan.warnings:
         scan.warn_or_refuse(scan.warnings[0], str(path))
-    return select(scan, items)
+    return scan if items is None else select(scan, items)

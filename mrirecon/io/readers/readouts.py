@@ -21,10 +21,10 @@ Kind = Literal[
     "feedback",
     "other",
 ]
-Way = Literal["as stored", "as stored and one late", "after turning"]
+Way = Literal["as stored", "as stored and one late", "after the reversal"]
 STORED: Way = "as stored"
 LATE: Way = "as stored and one late"
-TURNED: Way = "after turning"
+REVERSED: Way = "after the reversal"
 # A row's `kind` is an index into this.
 KINDS: tuple[Kind, ...] = get_args(Kind)
 IMAGE, BOTH, CALIBRATION, NOISE, PHASE_CORRECTION = range(5)
@@ -43,8 +43,8 @@ class Readouts:
         samples: complex samples per coil.
         coils: receiver channels.
         centre: sample of the echo, as the header states it; see `mrirecon.io.readers.echo_centre`.
-        before: samples to discard at the start.
-        behind: samples to discard at the end.
+        discard_pre: samples to discard at the start.
+        discard_post: samples to discard at the end.
         reversed: whether the gradient ran backwards.
         encoding: index of the encoding in the header.
         dwell_us: time per sample in microseconds, 0 if the file does not state it.
@@ -60,18 +60,23 @@ class Readouts:
     samples: np.ndarray
     coils: np.ndarray
     centre: np.ndarray
-    before: np.ndarray
-    behind: np.ndarray
+    discard_pre: np.ndarray
+    discard_post: np.ndarray
     reversed: np.ndarray
     encoding: np.ndarray
     dwell_us: np.ndarray
     position: np.ndarray
     directions: np.ndarray
     conjugate: bool = False
-    ways: tuple[Way, ...] = (STORED, LATE, TURNED)
+    ways: tuple[Way, ...] = (STORED, LATE, REVERSED)
 
     def __len__(self) -> int:
         return len(self.kind)
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Return the number of samples per coil that are not discarded."""
+        return np.asarray(self.samples - self.discard_pre - self.discard_post)
 
     def counts(self) -> dict[str, int]:
         """Return the number of readouts of each kind that is present."""

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import re
 
-from mrirecon.io.readers.readouts import LATE, STORED, TURNED, Way
+from mrirecon.io.readers.readouts import LATE, REVERSED, STORED, Way
 
 SEQUENCE_NAME = "measurementInformation/sequenceName"  # in the ISMRMRD header
-SIEMENS_WAYS: tuple[Way, ...] = (LATE, STORED, TURNED)
+SIEMENS_WAYS: tuple[Way, ...] = (LATE, STORED, REVERSED)
 _PULSEQ = "pulseq"
 
 

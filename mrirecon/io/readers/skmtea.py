@@ -12,8 +12,8 @@ import numpy as np
 
 from mrirecon.io.axes import make_layout
 from mrirecon.io.readers.assemble import assemble
-from mrirecon.io.readers.registry import Source, register_hdf5_reader
-from mrirecon.io.safe.hdf5 import GuardedFile, Hdf5Store
+from mrirecon.io.readers.registry import Source, register_reader
+from mrirecon.io.safe.hdf5 import Hdf5Store
 from mrirecon.io.scan import Scan, complex_dtype
 
 
@@ -41,11 +41,12 @@ class SkmTeaStore(Hdf5Store):
         return np.moveaxis(target, -1, -3)[index[1:]]
 
 
-def is_skmtea(file: GuardedFile) -> bool:
-    """Return whether a file holds complex `kspace`, `maps` and `target` with the matching shapes of SKM-TEA."""
-    if not all(name in file and not file.is_group(name) for name in ("kspace", "maps", "target")):
-        return False
-    arrays = [file[name] for name in ("kspace", "maps", "target")]
+_DATASETS = ("kspace", "maps", "target")
+
+
+def _is_skmtea(source: Source) -> bool:
+    """Return whether the arrays are complex, with the matching shapes of SKM-TEA."""
+    arrays = [source.hdf5[name] for name in _DATASETS]
     if any(len(array.shape) != 5 or not complex_dtype(array.dtype) for array in arrays):
         return False
     kspace, maps, target = (array.shape for array in arrays)
@@ -53,7 +54,7 @@ def is_skmtea(file: GuardedFile) -> bool:
     return same and maps[4] == target[4] and maps[4] in (1, 2)
 
 
-@register_hdf5_reader("skm-tea", rank=20, layout=lambda source: source.holds(is_skmtea, "kspace"))
+@register_reader("skm-tea", rank=20, hdf5=True, datasets=_DATASETS, recognise=_is_skmtea)
 def read_skmtea(source: Source, *, dataset: str = "kspace") -> Scan:
     """Read SKM-TEA raw data; see `mrirecon.io.read`."""
     path, kspace = source.path, source.hdf5[dataset]

@@ -69,11 +69,11 @@ def make_plan(table: Readouts, encodings: list[Encoding], path: Path, notes: lis
     centres = _centres(table, image, encoding, notes)
     grid = _grid(table, image, encoding, centres, path, notes)
     sizes, loops = _loops(table, image, path)
-    kept, fov = _removed(encoding, grid[0], notes)
+    readout, fov = _without_oversampling(encoding, grid[0], notes)
     placed = _place(table, image, grid, centres, sizes, path, notes)
     volume = grid[2] > 1
     axes = (*loops, "coil", *(("z",) if volume else ()), "y", "x")
-    shape = (*(sizes[name] for name in loops), coils, *((grid[2],) if volume else ()), kept, grid[1])
+    shape = (*(sizes[name] for name in loops), coils, *((grid[2],) if volume else ()), readout, grid[1])
     layout = make_layout(axes, shape, str(path))
     one = 8 * coils * math.prod(grid)
     refuse_bomb(one, 8 * int((table.samples * table.coils)[image].sum()), READ_LIMIT, f"an image of {path}")
@@ -84,7 +84,7 @@ def make_plan(table: Readouts, encodings: list[Encoding], path: Path, notes: lis
     )
     # Lines beyond the matrix of the header make voxels smaller; the field of view does not change.
     whole = (fov, encoding.fov_mm[1], encoding.fov_mm[2])
-    box = tuple(_cropped(part, grid[0], kept) if i == len(box) - 2 else part for i, part in enumerate(box))
+    box = tuple(_cropped(part, grid[0], readout) if i == len(box) - 2 else part for i, part in enumerate(box))
     return Plan(layout, grid[0], placed, calibration, box, whole, _assign_phase_lines(table, grid[0], path))
 
 
@@ -138,7 +138,7 @@ def _grid(
             grid[axis] = need
     if max(grid) > _LARGEST or min(grid) < 1:
         raise InputError(f"{path} has a matrix of {grid[0]} x {grid[1]} x {grid[2]}", why=f"the limit is {_LARGEST}")
-    longest = int((table.samples - table.before - table.behind)[rows].max())
+    longest = int(table.valid[rows].max())
     if longest > grid[0]:
         raise InputError(
             f"the readouts of {path} do not fit its matrix",
@@ -155,7 +155,7 @@ def _loops(table: Readouts, rows: np.ndarray, path: Path) -> tuple[dict[str, int
     return sizes, tuple(name for name in LOOPED if sizes[name] > 1 or name == "slice")
 
 
-def _removed(encoding: Encoding, samples: int, notes: list[str]) -> tuple[int, float]:
+def _without_oversampling(encoding: Encoding, samples: int, notes: list[str]) -> tuple[int, float]:
     """Return the length of the readout without oversampling, and its field of view in mm."""
     fov, wanted = encoding.fov_mm[0], encoding.image_fov_mm[0]
     size = samples * wanted / fov if fov > 0 else samples
@@ -185,7 +185,7 @@ def _place(
 ) -> Placement:
     line = table.counters["line"][rows] - centres[1] + grid[1] // 2
     partition = table.counters["partition"][rows] - centres[2] + grid[2] // 2
-    lengths = table.samples[rows] - table.before[rows] - table.behind[rows]
+    lengths = table.valid[rows]
     echo = echoes(table, rows, grid[0], centres[0] is not None, path, notes)
     start = grid[0] // 2 - echo
     for values, size, name in ((line, grid[1], "line"), (partition, grid[2], "partition")):
@@ -236,7 +236,7 @@ def _note_coverage(
         if size > 1 and len(known) > 1 and max(first, size - 1 - last) > gap:
             what = "partial Fourier" if abs(below - above) > max(2, size // 32) else "the outer ones not measured"
             notes.append(f"{what}: {name} {first} to {last} of {size}")
-    lengths = (table.samples - table.before - table.behind)[placed.rows]
+    lengths = table.valid[placed.rows]
     starts, stops = span(placed.start), span(placed.start + lengths)
     if starts[1] > 0 or stops[0] < grid[0]:
         notes.append(f"asymmetric echo or short readout: samples {starts[0]} to {stops[1] - 1} of {grid[0]} measured")
@@ -262,7 +262,7 @@ def _assign_phase_lines(table: Readouts, samples: int, path: Path) -> dict[int, 
     rows = table.rows(PHASE_CORRECTION)
     if not rows.size:
         return {}
-    lengths = (table.samples - table.before - table.behind)[rows]
+    lengths = table.valid[rows]
     start = samples // 2 - lengths // 2
     if table.centre[rows].all():
         with suppress(InputError):
@@ -314,7 +314,7 @@ def _place_calibration(
         partition_centre = own.partition_centre if own.partition_centre is not None else own.matrix[2] // 2
     line = table.counters["line"][rows] - line_centre + grid[1] // 2
     partition = table.counters["partition"][rows] - partition_centre + grid[2] // 2
-    lengths = table.samples[rows] - table.before[rows] - table.behind[rows]
+    lengths = table.valid[rows]
     try:
         echo = echoes(table, rows, grid[0], centres[0] is not None, path, notes)
     except InputError as error:
@@ -349,7 +349,7 @@ def _around(full: np.ndarray, centre: int) -> slice:
     return slice(centre - half, centre + half)
 
 
-def _cropped(part: slice, samples: int, kept: int) -> slice:
+def _cropped(part: slice, samples: int, readout: int) -> slice:
     """Convert a range around the centre of the oversampled readout to a range of the cropped readout."""
-    half = int((samples // 2 - part.start) * kept / samples)
-    return slice(kept // 2 - half, kept // 2 + half)
+    half = int((samples // 2 - part.start) * readout / samples)
+    return slice(readout // 2 - half, readout // 2 + half)

@@ -59,7 +59,7 @@ COUNTERS = ("Lin", "Ave", "Sli", "Par", "Eco", "Phs", "Rep", "Set", "Seg")
 # Types and offsets of the fields in use, relative to the evaluation mask (at byte 40 in VD, 20 in VB).
 _FIELDS = {
     **{"mask": ("<u8", 0), "samples": ("<u2", 8), "coils": ("<u2", 10), "counters": (("<u2", 9), 12)},
-    **{"before": ("<u2", 40), "behind": ("<u2", 42), "centre": ("<u2", 44)},
+    **{"discard_pre": ("<u2", 40), "discard_post": ("<u2", 42), "centre": ("<u2", 44)},
     **{"centre_line": ("<u2", 56), "centre_partition": ("<u2", 58)},
 }
 
@@ -87,11 +87,7 @@ class TwixStore(RawStore):
         return np.concatenate(readouts)
 
 
-def _is_twix(source: Source) -> bool:
-    return bool(source.head) and is_twix(source.path)
-
-
-@register_reader("twix", rank=95, signature=_is_twix, suffixes=(".dat",))
+@register_reader("twix", rank=95, recognise=lambda source: is_twix(source.path), suffixes=(".dat",))
 def read_twix(source: Source) -> Scan:
     """Read Siemens raw data of a Cartesian scan; see `mrirecon.io.read`.
 
@@ -128,19 +124,20 @@ def read_twix(source: Source) -> Scan:
 
 def _table(headers: Headers) -> Readouts:
     heads = headers.heads
-    whole = {name: heads[name].astype(np.int64) for name in ("samples", "coils", "centre", "before", "behind")}
-    kind = classify(heads["mask"], _FLAGS, whole["samples"] - whole["before"] - whole["behind"])
+    names = ("samples", "coils", "centre", "discard_pre", "discard_post")
+    columns = {name: heads[name].astype(np.int64) for name in names}
+    kind = classify(heads["mask"], _FLAGS, columns["samples"] - columns["discard_pre"] - columns["discard_post"])
     # Only noise is used from the other measurements in the file.
     kind[~headers.last & (kind != NOISE)] = KINDS.index("other")
     dwell = headers.protocol.yaps("sRXSPEC.alDwellTime[0]") or 0.0
     return Readouts(
         kind=kind,
         counters={n: heads["counters"][:, COUNTERS.index(c)].astype(np.int64) for n, c in _COUNTERS.items()},
-        samples=whole["samples"],
-        coils=whole["coils"],
-        centre=whole["centre"],
-        before=whole["before"],
-        behind=whole["behind"],
+        samples=columns["samples"],
+        coils=columns["coils"],
+        centre=columns["centre"],
+        discard_pre=columns["discard_pre"],
+        discard_post=columns["discard_post"],
         reversed=is_set(heads["mask"], _REFLECT),
         encoding=(kind == CALIBRATION).astype(np.int64),
         dwell_us=np.where(kind == NOISE, 0.0, dwell / 1000),

@@ -1,4 +1,4 @@
-"""Write files so that they appear complete or not at all: to a temporary file, flushed to the disk, then renamed."""
+"""Write files and folders so that they appear complete or not at all: temporary first, flushed to the disk, renamed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import socket
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from mrirecon.errors import InputError, MriReconError, ResourceError, UsageError
@@ -66,21 +66,80 @@ def atomic_paths(
             for target in targets:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _remove_stale(target.parent)
-                temporary = temporary_name(target.parent)
+                temporary = _temporary_name(target.parent)
                 os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
                 temporaries.append(temporary)
             yield temporaries
             for target, temporary in zip(targets, temporaries, strict=True):
-                flush(temporary)
+                _flush(temporary)
                 with suppress(FileNotFoundError):
                     temporary.chmod(target.stat().st_mode & 0o777)
             move(targets, list(temporaries), temporaries, never_mixed=never_mixed)
             for folder in {target.parent for target in targets}:
-                flush(folder)
+                _flush(folder)
     finally:
         for temporary in temporaries:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(
+    path: str | Path, *, beside: Iterable[str | Path] = (), inputs: Iterable[str | Path] = (), ours: str = r"$^"
+) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield a temporary folder that replaces `path` at the end, and temporary paths of further files.
+
+    After an error or a kill, `path` is unchanged. Only after a kill between the two renames that replace an existing
+    folder is it missing; old and new files are never mixed. The replaced folder is removed.
+
+    Args:
+        path: the folder to write. An existing folder is replaced if all its files match `ours`.
+        beside: further files that belong to it, moved right after it.
+        inputs: files that must not be overwritten, and must not be in a folder that is replaced.
+        ours: regular expression for the names of files that may be replaced.
+
+    Raises:
+        UsageError: `path` is a file, holds an input, or holds other files.
+        ResourceError: no space, no permission, a read-only disk.
+
+    """
+    target, beside, inputs = Path(path), list(beside), list(inputs)
+    _refuse_folder(target, inputs, ours)
+    folder = _temporary_name(target.parent)
+    leftovers = [folder]
+    files: AbstractContextManager[list[Path]] = atomic_paths(beside, inputs=inputs) if beside else nullcontext([])
+    try:
+        with resources(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+            with files as temporaries:
+                yield folder, temporaries
+                for file in (*folder.iterdir(), folder):
+                    _flush(file)
+                if target.exists():
+                    folder.chmod(target.stat().st_mode & 0o777)
+                move([target], [folder], leftovers, never_mixed=True)
+            _flush(target.parent)
+    finally:
+        for leftover in leftovers:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _refuse_folder(target: Path, inputs: list[str | Path], ours: str) -> None:
+    try:
+        if not target.exists():
+            return
+        if not target.is_dir() or target.is_symlink():
+            raise UsageError(f"{target} is a file", fix="name a new folder")
+        for source in inputs:
+            if Path(source).resolve().is_relative_to(target.resolve()):
+                raise UsageError(f"{target} holds an input", why=str(source), fix="give another output name")
+        others = [p.name for p in target.iterdir() if not (re.fullmatch(ours, p.name) and p.is_file())]
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{str(target)[:200]!r} cannot be written", why=str(error), fix="check the path") from None
+    if others:
+        why = ", ".join(others[:4])
+        raise UsageError(f"the folder {target} holds other files and is not replaced", why=why, fix="name a new folder")
 
 
 def move(targets: list[Path], new: list[Path], leftovers: list[Path], *, never_mixed: bool) -> None:
@@ -90,7 +149,7 @@ def move(targets: list[Path], new: list[Path], leftovers: list[Path], *, never_m
         # Rename, do not remove: removal takes milliseconds, and a kill during this time would leave half a pair.
         for target in reversed(targets) if never_mixed else ():
             if target.exists():
-                aside.append((temporary_name(target.parent), target))
+                aside.append((_temporary_name(target.parent), target))
                 target.rename(aside[-1][0])
         for target, temporary in zip(targets, new, strict=True):
             temporary.replace(target)
@@ -102,7 +161,7 @@ def move(targets: list[Path], new: list[Path], leftovers: list[Path], *, never_m
     leftovers.extend(old for old, _ in aside)
 
 
-def temporary_name(folder: Path) -> Path:
+def _temporary_name(folder: Path) -> Path:
     """Return an unused name in `folder` that `_remove_stale` recognises."""
     return folder / f"{_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(6)}.tmp"
 
@@ -210,7 +269,7 @@ def resources(target: Path) -> Iterator[None]:
         ) from None
 
 
-def flush(path: Path) -> None:
+def _flush(path: Path) -> None:
     """Flush a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

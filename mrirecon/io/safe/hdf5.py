@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -120,12 +120,13 @@ def open_hdf5(path: str | Path) -> Iterator[GuardedFile]:
     path = regular_file(path)
     if not has_hdf5_signature(path):
         raise unreadable(path, "an HDF5 file")
-    with _open(path) as file:
+    with open_recognised(path) as file:
         yield file
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[GuardedFile]:
+def open_recognised(path: Path) -> Iterator[GuardedFile]:
+    """Open an ordinary file whose HDF5 signature was checked before; see `open_hdf5`."""
     for wait in (0.05, 0.2, None):
         try:
             file = h5py.File(path, "r", locking="best-effort")
@@ -162,12 +163,13 @@ class _Guarded:
     Attributes:
         path: the file.
         name: path of the dataset; None for the file itself.
+        node: the object of h5py, for access in the sandbox that this module does not offer.
 
     """
 
     path: Path
     name: str | None
-    _node: h5py.Group | h5py.Dataset
+    node: h5py.Group | h5py.Dataset
 
     @property
     def attribute_names(self) -> list[str]:
@@ -178,11 +180,11 @@ class _Guarded:
 
         """
         with typed_errors(f"{self.path}: attributes"):
-            if len(self._node.attrs) > NAME_LIMIT:
+            if len(self.node.attrs) > NAME_LIMIT:
                 raise InputError(
-                    f"{self.path} holds {len(self._node.attrs)} attributes", why=f"the limit is {NAME_LIMIT}"
+                    f"{self.path} holds {len(self.node.attrs)} attributes", why=f"the limit is {NAME_LIMIT}"
                 )
-            return [_as_text(name) for name in self._node.attrs]
+            return [_as_text(name) for name in self.node.attrs]
 
     def attributes(self, names: Sequence[str]) -> dict[str, Scalar]:
         """Return the attributes that exist and are scalar numbers or strings; leave out damaged strings.
@@ -195,9 +197,9 @@ class _Guarded:
         variable = []
         for name in names:
             with typed_errors(f"{self.path}: attribute {name!r}"):
-                if not h5py.h5a.exists(self._node.id, _as_bytes(name)):
+                if not h5py.h5a.exists(self.node.id, _as_bytes(name)):
                     continue
-                attribute = h5py.h5a.open(self._node.id, _as_bytes(name))
+                attribute = h5py.h5a.open(self.node.id, _as_bytes(name))
                 kind = attribute.get_type()
                 text = kind.get_class() == h5py.h5t.STRING
                 plain = text or (kind.get_class() in _NUMBERS and is_standard(kind))
@@ -206,7 +208,7 @@ class _Guarded:
                 if text and kind.is_variable_str():
                     variable.append(name)
                 elif attribute.get_storage_size() <= ATTRIBUTE_LIMIT:
-                    values[name] = _value(self._node.attrs[name])
+                    values[name] = _value(self.node.attrs[name])
         if variable:
             with suppress(InputError):
                 values |= self._variable_strings(variable)
@@ -226,7 +228,7 @@ class _Guarded:
 def read_strings(path: Path, dataset: str | None, attributes: list[str]) -> tuple[sandbox.Arrays, sandbox.Facts]:
     """Read strings of variable length, see `_Guarded._variable_strings`; runs in the sandbox."""
     with open_hdf5(path) as file:
-        node = (file if dataset is None else file[dataset])._node
+        node = (file if dataset is None else file[dataset]).node
         return {}, {name: _value(node.attrs[name]) for name in attributes} if attributes else {"": _value(node[()])}
 
 
@@ -242,7 +244,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
     """Map paths to the datasets of an open HDF5 file, and iterate over the names in the root group."""
 
     def __init__(self, path: Path, file: h5py.File) -> None:
-        self.path, self.name, self._node = path, None, file
+        self.path, self.name, self.node = path, None, file
         self.size = path.stat().st_size
         self._datasets: dict[str, GuardedDataset] = {}
 
@@ -263,9 +265,9 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
     def names(self) -> list[str]:
         """Return the names in the root group."""
         with typed_errors(str(self.path)):
-            if len(self._node) > NAME_LIMIT:
-                raise InputError(f"{self.path} lists {len(self._node)} names", why=f"the limit is {NAME_LIMIT}")
-            return [_as_text(name) for name in self._node]
+            if len(self.node) > NAME_LIMIT:
+                raise InputError(f"{self.path} lists {len(self.node)} names", why=f"the limit is {NAME_LIMIT}")
+            return [_as_text(name) for name in self.node]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -278,7 +280,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         if not isinstance(name, str) or "/" in name:
             return False
         try:
-            self._node.id.links.get_info(_as_bytes(name))
+            self.node.id.links.get_info(_as_bytes(name))
         except Exception:
             return False
         return True
@@ -300,7 +302,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
         while queue:
             path, depth = queue.pop(0)
             with suppress(InputError), typed_errors(f"{self.path}:{path}"):
-                group = self._node[path]
+                group = self.node[path]
                 address = getattr(h5py.h5o.get_info(group.id), "addr", path)
                 if address in visited or len(group) > NAME_LIMIT:
                     continue
@@ -316,36 +318,40 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
                 raise InputError(f"{self.path} lists {len(paths)} names", why=f"the limit is {NAME_LIMIT}")
         return paths
 
-    def survey(self, dataset: str | None = None, needed: Collection[str] = ()) -> tuple[ArrayTypes, list[str]]:
-        """Return shape and type of every usable dataset, and the errors of those in the root that cannot be used.
+    def survey(self, dataset: str | None = None) -> tuple[ArrayTypes, dict[str, InputError]]:
+        """Return shape and type of every usable dataset, and the errors of the others, by name.
 
         Args:
-            dataset: name of a dataset that must be usable, even if only a link leads to it.
-            needed: lower-case names of datasets that must be usable if they exist.
+            dataset: name of a further dataset, to which perhaps only a link leads.
 
         Raises:
-            InputError: one of these datasets cannot be used.
             UnsafeContentError: see `__getitem__`.
 
         """
         arrays: ArrayTypes = {}
-        notes = []
+        unusable: dict[str, InputError] = {}
         for name in dict.fromkeys((*self.datasets(), *(() if dataset is None else (dataset,)))):
             try:
                 arrays[name] = (self[name].shape, self[name].dtype)
             except KeyError:  # requested, but missing
                 continue
             except InputError as error:
-                if name == dataset or name.lower() in needed:
-                    raise
-                if "/" not in name:
-                    notes.append(f"not used: {error.what}")
-        return arrays, notes
+                unusable[name] = error
+        return arrays, unusable
+
+    def marked_by(self, attribute: str) -> bool:
+        """Return whether an array in the root has an attribute of this name."""
+        for name in self.names:
+            if not name.startswith("#") and not self.is_group(name):
+                with suppress(InputError, KeyError):
+                    if attribute in self[name].attribute_names:
+                        return True
+        return False
 
     def is_group(self, name: str) -> bool:
         """Return whether `name` in the root is a group with a hard link."""
         with typed_errors(f"{self.path}:{name}"):
-            return name in self and _is_hard(self._node, name) and isinstance(self._node[name], h5py.Group)
+            return name in self and _is_hard(self.node, name) and isinstance(self.node[name], h5py.Group)
 
     def dataset(self, name: str, depth: int) -> GuardedDataset:
         """Return a dataset; `depth` counts the soft links and virtual datasets on the way to it."""
@@ -356,7 +362,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
 
     def _follow(self, name: str, depth: int) -> h5py.Group | h5py.Dataset | h5py.Datatype:
         """Follow a path one link at a time, because h5py would follow an external link inside the path."""
-        node: h5py.Group = self._node
+        node: h5py.Group = self.node
         parts = [part for part in name.split("/") if part not in ("", ".")]
         while parts:
             part = parts.pop(0)
@@ -376,7 +382,7 @@ class GuardedFile(_Guarded, Mapping[str, "GuardedDataset"]):
                 with typed_errors(f"{self.path}:{name}"):
                     target = node.id.links.get_val(_as_bytes(part)).decode()
                 parts = [p for p in target.split("/") if p not in ("", ".")] + parts
-                node = self._node if target.startswith("/") else node
+                node = self.node if target.startswith("/") else node
             elif info.type == h5py.h5l.TYPE_HARD:
                 with typed_errors(f"{self.path}:{name}"):
                     node = node[part]
@@ -407,7 +413,7 @@ class GuardedDataset(_Guarded):
     """
 
     def __init__(self, file: GuardedFile, name: str, dataset: h5py.Dataset, depth: int) -> None:
-        self.path, self.name, self._node, self._file = file.path, name, dataset, file
+        self.path, self.name, self.node, self._file = file.path, name, dataset, file
         self.where = f"{file.path}:{name}"
         with typed_errors(self.where):
             if dataset.shape is None:
@@ -473,7 +479,7 @@ class GuardedDataset(_Guarded):
             return 0
         declared = math.prod(-(-n // c) for n, c in zip(self.shape, self.chunks, strict=True))
         with typed_errors(self.where):
-            return declared - int(self._node.id.get_num_chunks())
+            return declared - int(self.node.id.get_num_chunks())
 
     def __getitem__(self, index: int | slice | Index) -> np.ndarray:
         """Read a hyperslab of numbers.
@@ -493,7 +499,7 @@ class GuardedDataset(_Guarded):
         lengths = [len(range(n)[i]) if isinstance(i, slice) else 1 for n, i in zip(self.shape, index, strict=False)]
         self._refuse_bomb(math.prod(lengths) * math.prod(self.shape[len(index) :]), READ_LIMIT)
         with typed_errors(self.where):
-            return np.asarray(self._node[index])
+            return np.asarray(self.node[index])
 
     def records(self) -> np.ndarray:
         """Read records of plain numbers (a compound type), such as headers.
@@ -507,7 +513,7 @@ class GuardedDataset(_Guarded):
             raise InputError(f"{self.where} does not hold records of numbers", why=f"its type is {self.dtype}")
         self._refuse_bomb(math.prod(self.shape), READ_LIMIT)
         with typed_errors(self.where):
-            return np.asarray(self._node[()])
+            return np.asarray(self.node[()])
 
     def text(self) -> str:
         """Read one string, such as fastMRI's header; replace bytes that are not UTF-8.
@@ -517,13 +523,13 @@ class GuardedDataset(_Guarded):
 
         """
         with typed_errors(self.where):
-            kind = self._node.id.get_type()
+            kind = self.node.id.get_type()
             if kind.get_class() != h5py.h5t.STRING or math.prod(self.shape) != 1:
                 raise InputError(f"{self.where} is not one string", why=f"{self.dtype} of shape {self.shape}")
             if kind.is_variable_str():
                 value: object = self._variable_strings([])[""]
             else:
-                value = _value(self._node[()]) if kind.get_size() <= TEXT_LIMIT else None
+                value = _value(self.node[()]) if kind.get_size() <= TEXT_LIMIT else None
         if not isinstance(value, str) or len(value) > TEXT_LIMIT:
             raise InputError(f"{self.where} is longer than {TEXT_LIMIT} bytes")
         return value
@@ -544,7 +550,7 @@ class Hdf5Store:
 
     def read(self, name: str, index: Index = ()) -> np.ndarray:
         """Return a part of a dataset."""
-        with _open(self.path) as file:
+        with open_recognised(self.path) as file:
             try:
                 return file[name][index]
             except KeyError:

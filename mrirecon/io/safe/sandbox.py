@@ -33,7 +33,6 @@ import numpy as np
 
 from mrirecon import errors
 from mrirecon.errors import InputError, MriReconError, ResourceError
-from mrirecon.registries.plugins import files, load_files
 
 Arrays = dict[str, np.ndarray]
 Facts = dict[str, Any]
@@ -113,6 +112,8 @@ class _Child:
     """Hold the child process and the pipe to it."""
 
     def __init__(self) -> None:
+        from mrirecon.registries.plugins import files  # imported here, so that the child starts faster
+
         self.connection, theirs = Pipe()
         # Not `python -m`, which would import modules from the current folder.
         package = str(Path(__file__).parents[3])
@@ -229,7 +230,10 @@ def serve(number: int, plugins: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends the child
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
         resource.setrlimit(limit, (0, 0))
-    load_files(plugins)
+    if plugins:
+        from mrirecon.registries.plugins import load_files
+
+        load_files(plugins)
     connection = Connection(number)
     connection.send_bytes(b"ready")
     with contextlib.suppress(EOFError):

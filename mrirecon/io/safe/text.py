@@ -1,4 +1,4 @@
-"""Convert file names of any bytes to UTF-8, and parse JSON from untrusted files.
+"""Convert file names of any bytes to UTF-8, write JSON, and parse JSON from untrusted files.
 
 Python represents each byte of a file name that the locale cannot decode by a lone surrogate (PEP 383). Under
 ``LC_ALL=C`` this affects every name that is not ASCII. Text in files must not depend on the locale, and is UTF-8.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
+
+from mrirecon.errors import UsageError
 
 DEPTH = 64  # largest number of levels in JSON; mrirecon writes fewer than ten
 
@@ -32,6 +35,29 @@ def local(text: str) -> str:
 def utf8(text: str) -> bytes:
     r"""Encode text as UTF-8; write a byte that is not UTF-8 as ``\udcXX``, from which JSON restores it."""
     return portable(text).encode("utf-8", "backslashreplace")
+
+
+def json_text(content: object) -> str:
+    """Convert plain data to indented JSON; convert numpy numbers and arrays, paths and tuples, too.
+
+    Raises:
+        UsageError: NaN or infinity, which JSON cannot hold, or data that are not plain.
+
+    """
+    try:
+        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+    except (TypeError, ValueError) as error:
+        raise UsageError("these data cannot be written as JSON", why=str(error)) from None
+
+
+def _plain(value: object) -> object:
+    import numpy as np  # imported here, so that the command line starts faster
+
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not plain data")
 
 
 def parse_json(text: str | bytes) -> Any:

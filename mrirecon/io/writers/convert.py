@@ -114,7 +114,9 @@ def convert(
     sidecar["command"] = None if command is None else list(command)
     if kind == "images" or (not raw and kind == "auto" and axes is None and _is_image(source, dataset)):
         return _convert_images(source, target, chosen, dataset, items, inputs, sidecar, digest)
-    scan = select(read_with_siblings(source, axes, dataset), items)
+    scan = read_with_siblings(source, axes, dataset)
+    if items is not None:
+        scan = select(scan, items)
     if raw:
         return _convert_raw(scan, target, inputs, sidecar)
     if chosen == "nii" or chosen == "dicom" or chosen == "png":

@@ -21,9 +21,8 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 BACKGROUND, TITLE, NOTE, HEADING = (17, 19, 24), (236, 239, 244), (150, 158, 172), (255, 255, 255)
 GAP, MARGIN = 14, 20
-SMALLEST_SIDE = (
-    300  # smaller panels are enlarged by the smallest whole factor that gives their longer side at least this size
-)
+# Smaller panels are enlarged by the smallest whole factor that gives their longer side at least this size.
+SMALLEST_SIDE = 300
 # Substitutes for letters that the font of Pillow does not have.
 GREEK = {"λ": "lambda", "σ": "sigma", "µ": "u", "Δ": "delta"}
 SPELLED = str.maketrans({"×": "x", "−": "-", "–": "-", "≤": "<=", "≥": ">=", "≈": "~", "→": "->", "ℓ": "l"} | GREEK)

@@ -20,12 +20,11 @@ from mrirecon.io.axes import BART, make_layout
 from mrirecon.io.geometry import Grid, as_volumes, encode_loops, stored_grid
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.safe import scratch
-from mrirecon.io.safe.atomic import atomic_path, atomic_paths, sha256
-from mrirecon.io.safe.text import utf8
+from mrirecon.io.safe.atomic import atomic_folder, atomic_path, atomic_paths, sha256
+from mrirecon.io.safe.text import json_text, utf8
 from mrirecon.io.scan import SPACE
 from mrirecon.io.writers.encode_dicom import INSTALL, Series, encode_dicom, rounding
 from mrirecon.io.writers.encode_nifti import encode_nifti
-from mrirecon.io.writers.folder import atomic_folder
 
 ImageFormat = Literal["h5", "npz", "cfl", "nii", "dicom", "png"]
 ArrayFormat = Literal["h5", "npz", "cfl"]
@@ -33,18 +32,8 @@ FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 ARRAY_FORMATS: tuple[ArrayFormat, ...] = get_args(ArrayFormat)
 # Suffix of output names that are built for a folder; a DICOM series is itself a folder.
 EXTENSION: dict[ImageFormat, str] = {f: f".{f}" for f in FORMATS} | {"nii": ".nii.gz"}
-FOREIGN = (
-    ".dcm",
-    ".mrd",
-    ".mat",
-    ".jpg",
-    ".jpeg",
-    ".tif",
-    ".tiff",
-    ".mha",
-    ".mgz",
-    ".npy",
-)  # image formats that are never written
+# Suffixes of formats of images that are never written.
+FOREIGN = (".dcm", ".mrd", ".mat", ".jpg", ".jpeg", ".tif", ".tiff", ".mha", ".mgz", ".npy")
 _ENDINGS: dict[str, ImageFormat] = {
     **{".h5": "h5", ".hdf5": "h5", ".npz": "npz", ".cfl": "cfl", ".hdr": "cfl"},
     **{".nii": "nii", ".nii.gz": "nii", ".dicom": "dicom", ".png": "png"},
@@ -267,7 +256,7 @@ def write_kspace(
     chosen = image_format(path, format)
     if chosen not in ARRAY_FORMATS:
         raise UsageError(f"k-space cannot be written as {chosen}", fix="choose h5, npz or cfl")
-    layout = make_layout(axes, kspace.shape, str(path), asked=True)
+    layout = make_layout(axes, kspace.shape, str(path), from_user=True)
     data = np.ascontiguousarray(kspace, dtype=np.complex64)
     if chosen == "cfl":
         written = _write_cfl(path, data, layout.axes, sidecar, inputs)
@@ -347,27 +336,6 @@ def write_json(path: str | Path, content: object, *, inputs: Iterable[str | Path
     with atomic_path(path, inputs=inputs) as temporary:
         temporary.write_bytes(text)
     return Path(path)
-
-
-def json_text(content: object) -> str:
-    """Convert plain data to JSON text; see `write_json`.
-
-    Raises:
-        UsageError: see `write_json`.
-
-    """
-    try:
-        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
-    except (TypeError, ValueError) as error:
-        raise UsageError("these data cannot be written as JSON", why=str(error)) from None
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} is not plain data")
 
 
 def _commit(

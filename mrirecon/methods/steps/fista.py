@@ -64,11 +64,11 @@ class Fista(Step[FistaState]):
 
         The Tikhonov term ½·0.01·‖x − x₀‖² keeps unsampled components near the initial image x₀, or zero.
         """
-        near = p.initial_image
-        x = p.adjoint if near is None else near
+        initial = p.initial_image
+        x = p.adjoint if initial is None else initial
         if self.start:
-            right = p.adjoint if near is None else p.adjoint + _DAMPING * near
-            x = conjugate_gradient(lambda v: p.normal(v) + _DAMPING * v, right, near, self.start)
+            right = p.adjoint if initial is None else p.adjoint + _DAMPING * initial
+            x = conjugate_gradient(lambda v: p.normal(v) + _DAMPING * v, right, initial, self.start)
         return FistaState(x, x, x, torch.full_like(p.lipschitz, self.momentum), None, 0)
 
     def forward(self, s: FistaState, p: Problem) -> FistaState:
@@ -76,11 +76,11 @@ class Fista(Step[FistaState]):
         step = 1 / p.lipschitz.clamp_min(torch.finfo(p.lipschitz.dtype).tiny)
         descent = s.z - per_item(step, s.z) * p.gradient(s.z)
         x, warm = self.regularizer.prox(descent, per_item(self.lam * step, s.z), s.iteration, s.warm)
-        moved = x - s.x
+        difference = x - s.x
         t_next = (1 + (1 + 4 * s.t * s.t).sqrt()) / 2
-        uphill = inner(s.z - x, moved) > 0
+        uphill = inner(s.z - x, difference) > 0
         t = torch.where(uphill, torch.full_like(s.t, self.momentum), t_next)
-        z = x + per_item(torch.where(uphill, torch.zeros_like(s.t), (s.t - 1) / t_next), x) * moved
+        z = x + per_item(torch.where(uphill, torch.zeros_like(s.t), (s.t - 1) / t_next), x) * difference
         window = min(max((s.iteration + 1) / 3, 1), self.average)
         return FistaState(x, x if window == 1 else s.mean + (x - s.mean) / window, z, t, warm, s.iteration + 1)
 

@@ -163,7 +163,12 @@ _BAND = "the calibration lines are those that fastMRI's code finds in the mask"
 def _fastmri_varnet(s: Source) -> Conversion:
     channels, pools = s.unet("cascades.0.model.unet.")
     maps_channels, maps_pools = s.unet("sens_net.norm_unet.unet.")
-    options = {"cascades": s.count(r"cascades\.(\d+)\."), "channels": channels, "pools": pools, "padding": 15}
+    options: dict[str, Any] = {
+        "cascades": s.count(r"cascades\.(\d+)\."),
+        "channels": channels,
+        "pools": pools,
+        "padding": 15,
+    }
     options |= {"sensitivity": False, "own_maps_channels": maps_channels}
     centre = s.setting("mask_center", True, bool)
     options |= {"own_maps": "fastmri" if centre else "fastmri-all"}
@@ -188,7 +193,7 @@ _VARNET = [
 def _fastmri_unet(s: Source) -> Conversion:
     channels, pools = s.unet("")
     crop = s.setting("crop", 0, int)
-    options = {"domain": "magnitude", "channels": channels, "pools": pools, "crop": crop}
+    options: dict[str, Any] = {"domain": "magnitude", "channels": channels, "pools": pools, "crop": crop}
     facts = {
         "Fourier transform": "centred, unitary",
         "normalization": "the root sum of squares to mean 0 and deviation 1, clamped to ±6",
@@ -212,7 +217,7 @@ def _rim_options(s: Source, head: str, cell_name: str = "rnn") -> dict[str, Any]
     """Return the options of a CIRIM that the shapes of its weights show."""
     first = f"{head}0.layers.0."
     features = s.size(f"{first}convs.conv_layer.weight", 0)
-    options = {"cascades": s.count(rf"{re.escape(head)}(\d+)\."), "features": features}
+    options: dict[str, Any] = {"cascades": s.count(rf"{re.escape(head)}(\d+)\."), "features": features}
     cell = "indrnn"
     if f"{first}{cell_name}.hh.weight" in s.weights:
         gates = s.size(f"{first}{cell_name}.hh.weight", 0) / features
@@ -280,7 +285,12 @@ def _atommic_cirim(s: Source) -> Conversion:
 
 def _atommic_varnet(s: Source) -> Conversion:
     channels, pools = s.unet("cascades.0.model.unet.")
-    options = {"cascades": s.count(r"cascades\.(\d+)\."), "channels": channels, "pools": pools, "sensitivity": False}
+    options: dict[str, Any] = {
+        "cascades": s.count(r"cascades\.(\d+)\."),
+        "channels": channels,
+        "pools": pools,
+        "sensitivity": False,
+    }
     options["padding"] = s.setting("padding_size", 11, int)
     options["normalize"] = s.setting("normalize", True, bool)
     if s.setting("no_dc", False, bool):
@@ -296,7 +306,7 @@ def _atommic_cascadenet(s: Source) -> Conversion:
         raise s.refuse("batchnorm", True)
     if s.setting("no_dc", False, bool):
         raise s.refuse("no_dc", True)
-    options = {
+    options: dict[str, Any] = {
         "cascades": s.count(r"reconstruction_module\.(\d+)\."),
         "channels": s.size("reconstruction_module.0.model.conv.0.weight", 0),
         "layers": sum(
@@ -319,7 +329,7 @@ def _atommic_unet(s: Source) -> Conversion:
     for key, wanted in (("in_channels", 2), ("out_channels", 2), ("norm_groups", 2)):
         if s.settings.get(key, wanted) != wanted:
             raise s.refuse(key, s.settings[key])
-    options = {"channels": channels, "pools": pools, "padding": s.setting("padding_size", 11, int)}
+    options: dict[str, Any] = {"channels": channels, "pools": pools, "padding": s.setting("padding_size", 11, int)}
     options["normalize"] = s.setting("normalize", True, bool)
     rules = [(r"reconstruction_module\.(unet\..*)", r"engine.blocks.0.part.part.network.\1")]
     return _atommic(s, "unet", options, rules, starts=True)
@@ -439,7 +449,12 @@ def _lookup(settings: Mapping[str, Any], key: str) -> Any:
 
 def _direct_varnet(s: Source) -> Conversion:
     channels, pools = s.unet("layers_list.0.regularizer_model.")
-    options = {"cascades": s.count(r"layers_list\.(\d+)\."), "channels": channels, "pools": pools, "sensitivity": False}
+    options: dict[str, Any] = {
+        "cascades": s.count(r"layers_list\.(\d+)\."),
+        "channels": channels,
+        "pools": pools,
+        "sensitivity": False,
+    }
     options |= {"padding": 0, "normalize": False, "sign": 1}
     rules = [
         (r"layers_list\.(\d+)\.learning_rate", r"engine.blocks.\1.part.consistency.weight"),
@@ -472,7 +487,7 @@ def _direct_rim(s: Source) -> Conversion:
             raise s.refuse(key, True)
     cells = s.count(r"cell_list\.(\d+)\.")
     shared = not s.setting("model.no_parameter_sharing", cells > 1, bool)
-    options = {
+    options: dict[str, Any] = {
         "features": s.size("cell_list.0.conv_blocks.0.1.weight", 0),
         "layers": s.count(r"cell_list\.0\.reset_gates\.(\d+)\."),
         "share_steps": shared,

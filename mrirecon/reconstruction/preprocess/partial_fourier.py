@@ -25,7 +25,7 @@ from mrirecon.physics.fourier import along, spatial, to_image, to_kspace
 _FEWEST = 4  # fewest samples on each side of the centre from which a phase can be estimated
 
 
-def symmetry_error(image: np.ndarray, where: Mapping[int, Extent], mask: np.ndarray) -> float:
+def symmetry_error(image: np.ndarray, extents: Mapping[int, Extent], mask: np.ndarray) -> float:
     """Return the relative error of measured samples predicted by symmetry: ‖filled − measured‖ / ‖measured‖.
 
     The outermost third of the shorter side is hidden and filled in by POCS. Zeros have an error of 1. With a larger
@@ -33,12 +33,12 @@ def symmetry_error(image: np.ndarray, where: Mapping[int, Extent], mask: np.ndar
 
     Args:
         image: (*space) complex, as reconstructed.
-        where: sampled extent along every partial axis, by axis counted from the end.
+        extents: sampled extent along every partial axis, by axis counted from the end.
         mask: (*space) bool, true where measured.
 
     """
     axes = spatial(mask.ndim)
-    shorter = {axis: _shorter(e) for axis, e in where.items()}
+    shorter = {axis: _shorter(e) for axis, e in extents.items()}
     hidden = mask.copy()
     hidden[_box(mask.ndim, {axis: slice(e.start, e.stop) for axis, e in shorter.items()})] = False
     truth = to_kspace(image, axes)[hidden]
@@ -47,15 +47,15 @@ def symmetry_error(image: np.ndarray, where: Mapping[int, Extent], mask: np.ndar
     return float(np.linalg.norm(predicted - truth)) / size if size else 1.0
 
 
-def measured_part(kspace: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
+def measured_part(kspace: np.ndarray, extents: Mapping[int, Extent]) -> np.ndarray:
     """Set k-space (…, *space) to zero outside the sampled extent."""
     out = np.zeros_like(kspace)
-    inside = _box(kspace.ndim, {axis: slice(e.start, e.stop) for axis, e in where.items()})
+    inside = _box(kspace.ndim, {axis: slice(e.start, e.stop) for axis, e in extents.items()})
     out[inside] = kspace[inside]
     return out
 
 
-def smooth_phase(kspace: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
+def smooth_phase(kspace: np.ndarray, extents: Mapping[int, Extent]) -> np.ndarray:
     """Return exp(iφ) of the symmetric part of k-space, (…, *space), with a Hann window along the partial axes.
 
     Raises:
@@ -63,7 +63,7 @@ def smooth_phase(kspace: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
 
     """
     window = np.ones([1] * kspace.ndim)
-    for axis, extent in where.items():
+    for axis, extent in extents.items():
         if extent.reach < _FEWEST:
             raise InputError(
                 "k-space is sampled on only one side of its centre: the phase is unknown",
@@ -72,7 +72,7 @@ def smooth_phase(kspace: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
             )
         away = np.abs(np.arange(extent.size) - extent.size // 2) / (extent.reach + 1)
         window = window * along(np.cos(np.pi / 2 * np.clip(away, 0, 1)) ** 2, axis, kspace.ndim)
-    low = to_image((kspace * window).astype(kspace.dtype), tuple(where))
+    low = to_image((kspace * window).astype(kspace.dtype), tuple(extents))
     size = np.abs(low)
     tiny = np.finfo(size.dtype).tiny
     phase: np.ndarray = np.where(size > tiny, low / np.maximum(size, tiny), 1).astype(kspace.dtype)
@@ -80,7 +80,7 @@ def smooth_phase(kspace: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
 
 
 def pocs(
-    image: np.ndarray, where: Mapping[int, Extent], *, iterations: int = 30, tolerance: float = 1e-4
+    image: np.ndarray, extents: Mapping[int, Extent], *, iterations: int = 30, tolerance: float = 1e-4
 ) -> np.ndarray:
     """Fill in k-space by projections onto convex sets: non-negative images with phase φ, images with measured samples.
 
@@ -89,7 +89,7 @@ def pocs(
 
     Args:
         image: (…, *space) complex, of the measured part; samples outside the extent are ignored.
-        where: sampled extent along every partial axis, by axis counted from the end.
+        extents: sampled extent along every partial axis, by axis counted from the end.
         iterations: largest number of iterations.
         tolerance: relative change of the image at which the iterations stop.
 
@@ -100,10 +100,10 @@ def pocs(
     """
     if iterations < 1:
         raise UsageError(f"POCS needs at least one iteration, not {iterations}")
-    axes = tuple(where)
-    measured = measured_part(to_kspace(image, axes), where)
-    phase = smooth_phase(measured, where)
-    inside = _box(image.ndim, {axis: slice(e.start, e.stop) for axis, e in where.items()})
+    axes = tuple(extents)
+    measured = measured_part(to_kspace(image, axes), extents)
+    phase = smooth_phase(measured, extents)
+    inside = _box(image.ndim, {axis: slice(e.start, e.stop) for axis, e in extents.items()})
     x = to_image(measured, axes)
     for _ in range(iterations):
         k = to_kspace(_of_phase(x, phase), axes)
@@ -116,7 +116,7 @@ def pocs(
     return x
 
 
-def homodyne(image: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
+def homodyne(image: np.ndarray, extents: Mapping[int, Extent]) -> np.ndarray:
     """Fill in k-space by homodyne detection: Re(F⁻¹(W K) e^{-iφ}) e^{iφ}.
 
     W is a ramp across the symmetric part: 1 at the centre, 2 at the measured side, 0 at the other side, so that
@@ -124,20 +124,20 @@ def homodyne(image: np.ndarray, where: Mapping[int, Extent]) -> np.ndarray:
 
     Args:
         image: (…, *space) complex, of the measured part.
-        where: sampled extent along the only partial axis, by axis counted from the end.
+        extents: sampled extent along the only partial axis, by axis counted from the end.
 
     Raises:
         UsageError: two axes are partial; homodyne fills in only one.
         InputError: see `smooth_phase`.
 
     """
-    if len(where) != 1:
+    if len(extents) != 1:
         raise UsageError(
-            f"homodyne fills in only one axis, but {len(where)} are partial", fix="use --partial-fourier pocs"
+            f"homodyne fills in only one axis, but {len(extents)} are partial", fix="use --partial-fourier pocs"
         )
-    ((axis, extent),) = where.items()
-    measured = measured_part(to_kspace(image, (axis,)), where)
-    phase = smooth_phase(measured, where)
+    ((axis, extent),) = extents.items()
+    measured = measured_part(to_kspace(image, (axis,)), extents)
+    phase = smooth_phase(measured, extents)
     offset = (np.arange(extent.size) - extent.size // 2) / (extent.reach + 0.5)
     long_side = 1 if extent.stop - 1 - extent.size // 2 > extent.size // 2 - extent.start else -1
     ramp = along(1 + np.clip(long_side * offset, -1, 1), axis, image.ndim)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -102,8 +102,7 @@ class Preprocess:
 
     def as_dict(self) -> dict[str, object]:
         """Return the options that differ from the defaults, for a sidecar."""
-        usual = asdict(Preprocess())
-        return {name: value for name, value in asdict(self).items() if value != usual[name]}
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
 
 @dataclass(frozen=True)
@@ -202,11 +201,11 @@ def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None
     partial: dict[int, dict[int, Extent]] = {}
     notes: list[str] = []
     if options.partial_fourier in ("pocs", "homodyne"):
-        partial = {item: where for item in scan.items_with_signal() if (where := partial_axes(scan.mask(item)))}
+        partial = {item: extents for item in scan.items_with_signal() if (extents := partial_axes(scan.mask(item)))}
     elif len(scan.space) == 2:  # this would read a volume once more
-        where = partial_axes(scan.mask(scan.representative_item()))
-        if where:
-            notes.append(f"{_partial(scan, where)}; not filled in by symmetry (--partial-fourier zero)")
+        extents = partial_axes(scan.mask(scan.representative_item()))
+        if extents:
+            notes.append(f"{_partial(scan, extents)}; not filled in by symmetry (--partial-fourier zero)")
     if not partial and not options.echoes:
         return images, notes
     together = np.arange(len(images))[:, None]
@@ -230,10 +229,10 @@ def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None
 
 
 def _filled(
-    scan: Scan, item: int, where: dict[int, Extent], image: np.ndarray, how: PartialFourier
+    scan: Scan, item: int, extents: dict[int, Extent], image: np.ndarray, method: PartialFourier
 ) -> tuple[np.ndarray, str]:
     """Fill in an image by symmetry; return it with a note on the prediction error."""
-    measured = _partial(scan, where)
+    measured = _partial(scan, extents)
     if not image.imag.any():
         raise UsageError(
             "symmetry cannot fill in a magnitude image",
@@ -241,13 +240,13 @@ def _filled(
             why=measured,
             fix="use a method with phase, such as sense, or --partial-fourier zero",
         )
-    error = symmetry_error(image, where, scan.mask(item))
+    error = symmetry_error(image, extents, scan.mask(item))
     harm = ": zero filling would be more accurate" if error >= 1 else ""
     note = (
-        f"{measured}; filled in by {'POCS' if how == 'pocs' else how}. Symmetry predicts samples that were "
+        f"{measured}; filled in by {'POCS' if method == 'pocs' else method}. Symmetry predicts samples that were "
         f"measured with a relative error of {error:.2f} (1 for zeros){harm}"
     )
-    return (pocs if how == "pocs" else homodyne)(image, where), note
+    return (pocs if method == "pocs" else homodyne)(image, extents), note
 
 
 def _refuse_partial_fourier(scan: Scan) -> None:
@@ -258,18 +257,18 @@ def _refuse_partial_fourier(scan: Scan) -> None:
 
     """
     for item in scan.items_with_signal():
-        where = partial_axes(scan.mask(item))
-        if where:
+        extents = partial_axes(scan.mask(item))
+        if extents:
             raise UsageError(
                 "k-space is partial Fourier",
                 where=scan.where(item),
-                why=_partial(scan, where),
+                why=_partial(scan, extents),
                 fix="choose --partial-fourier pocs, homodyne or zero",
             )
 
 
-def _partial(scan: Scan, where: dict[int, Extent]) -> str:
-    parts = [f"{e.fraction:.0%} of the extent along {scan.space[axis]}" for axis, e in where.items()]
+def _partial(scan: Scan, extents: dict[int, Extent]) -> str:
+    parts = [f"{e.fraction:.0%} of the extent along {scan.space[axis]}" for axis, e in extents.items()]
     return f"only {' and '.join(parts)} was measured"
 
 
@@ -334,19 +333,19 @@ def _whitening(scan: Scan, options: Preprocess) -> tuple[Whitening | None, list[
         share, notes = _bandwidth(scan)
     else:
         if options.whiten == "auto" and not _nearly_full(scan):
-            how, notes = _by_null_space(scan)
-            if how is not None:
-                return how, notes
+            by_null_space, notes = _by_null_space(scan)
+            if by_null_space is not None:
+                return by_null_space, notes
         noise, source = _measured(scan, options.whiten)
         share = 1.0
-    how = whitening(noise_covariance(noise, share))
-    loaded = f"; ill-conditioned ({how.condition:.1e}): loaded by {how.loading:.1e}" if how.loading else ""
+    result = whitening(noise_covariance(noise, share))
+    loaded = f"; ill-conditioned ({result.condition:.1e}): loaded by {result.loading:.1e}" if result.loading else ""
     notes.append(
         f"noise whitened by {source}: covariance of {scan.coils} coils from {noise.shape[1]} samples, good to about "
-        f"{math.sqrt(scan.coils / noise.shape[1]):.0%}, condition of the correlations {how.condition:.3g}"
+        f"{math.sqrt(scan.coils / noise.shape[1]):.0%}, condition of the correlations {result.condition:.3g}"
         f"{loaded}; images are in units of the noise, E|n|² = 1, and shaded as the whitened coils are"
     )
-    return how, notes
+    return result, notes
 
 
 def _by_null_space(scan: Scan) -> tuple[Whitening | None, list[str]]:
@@ -357,13 +356,13 @@ def _by_null_space(scan: Scan) -> tuple[Whitening | None, list[str]]:
     level = measure_noise(*scan.samples(middle))
     if level.low == 0 or not level.deviation.all():
         return None, []
-    how = whitening(level.covariance)
+    result = whitening(level.covariance)
     note = (
         f"noise whitened by {level.source} of item {middle}: its level is accurate to about {level.high - 1:.0%}, "
-        f"condition of the correlations {how.condition:.3g}; images are in units of the noise, E|n|² = 1, and shaded "
-        "as the whitened coils are"
+        f"condition of the correlations {result.condition:.3g}; images are in units of the noise, E|n|² = 1, and "
+        "shaded as the whitened coils are"
     )
-    return how, [note]
+    return result, [note]
 
 
 def _bandwidth(scan: Scan) -> tuple[float, list[str]]:
@@ -381,9 +380,9 @@ def _nearly_full(scan: Scan) -> bool:
     return all(s.stop - s.start >= max(SMALLEST, 0.75 * n) for s, n in zip(box, size, strict=True))
 
 
-def _measured(scan: Scan, how: str) -> tuple[np.ndarray, str]:
+def _measured(scan: Scan, source: Whiten) -> tuple[np.ndarray, str]:
     """Return noise samples (C, N) from the data, and a description of their source."""
-    if how == "background" or (how == "auto" and _nearly_full(scan)):
+    if source == "background" or (source == "auto" and _nearly_full(scan)):
         return pool_noise_samples(scan, background_noise), "the background of its images"
     return pool_noise_samples(scan, rim_noise), "the rim of its k-space (signal there counts as noise)"
 
@@ -430,10 +429,10 @@ def _cropped(scan: Scan, options: Preprocess) -> Cropped:
 def _compressed(scan: Scan, options: Preprocess) -> tuple[Scan, list[str]]:
     if scan.coils == 1:
         raise UsageError("one coil cannot be compressed", where=str(scan.path), fix="omit --compress")
-    axis, where = None, ""
+    axis, place = None, ""
     if options.compress == "geometric":
         readout = _readout(scan, options)
-        axis, where = scan.space.index(readout) - len(scan.space), f" at every position along {readout}"
+        axis, place = scan.space.index(readout) - len(scan.space), f" at every position along {readout}"
         check_readout(scan.mask(scan.representative_item()), axis, readout)
     notes = []
     if options.whiten in ("none", "loud"):
@@ -454,5 +453,5 @@ def _compressed(scan: Scan, options: Preprocess) -> tuple[Scan, list[str]]:
             error.where = error.where or str(scan.path)
             raise
         energy = f"{energy_kept:.2%} of the energy (of item {middle})"
-    notes.append(f"{scan.coils} coils compressed to {coils} virtual ones{where}: they keep {energy}")
+    notes.append(f"{scan.coils} coils compressed to {coils} virtual ones{place}: they keep {energy}")
     return Compressed(scan, coils, axis), notes

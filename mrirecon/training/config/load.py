@@ -115,18 +115,18 @@ def _merge_bases(path: Path, above: tuple[Path, ...]) -> Parsed:
     parsed = read_yaml(path)
     if not isinstance(parsed.values, dict) or "base" not in parsed.values:
         return parsed
-    given = parsed.values.pop("base")
-    where = str(parsed.origins[("base",)])
+    bases = parsed.values.pop("base")
+    location = str(parsed.origins[("base",)])
     below: Parsed | None = None
-    for name in given if isinstance(given, list) else [given]:
+    for name in bases if isinstance(bases, list) else [bases]:
         if not isinstance(name, str):
-            raise UsageError("base must be a file name", where=where, fix="base: base/brain.yaml")
+            raise UsageError("base must be a file name", where=location, fix="base: base/brain.yaml")
         target = path.parent / name
         if not target.is_file():
             near = difflib.get_close_matches(target.name, [p.name for p in target.parent.glob("*.yaml")], n=1)
             raise UsageError(
                 f"the base {name!r} does not exist",
-                where=where,
+                where=location,
                 why=f"there is no {target}",
                 fix=f"did you mean {near[0]!r}?" if near else "write a path relative to this file",
             )
@@ -135,7 +135,7 @@ def _merge_bases(path: Path, above: tuple[Path, ...]) -> Parsed:
             kind = "a list" if isinstance(base.values, list) else f"the single value {str(base.values)[:60]!r}"
             raise UsageError(
                 f"the base {name!r} is not a configuration",
-                where=where,
+                where=location,
                 why=f"{'it is empty' if base.values is None else f'it holds {kind}'}, not a mapping: {target}",
                 fix="use a file of keys and values, such as those in configs/base/",
             )
@@ -147,14 +147,14 @@ def _merge(below: Parsed, above: Parsed) -> Parsed:
     """Merge values over others: mappings key by key, other values replaced."""
     origins = dict(below.origins)
 
-    def put(old: Plain, new: Plain, at: KeyPath) -> Plain:
-        if at in above.origins:
-            origins[at] = above.origins[at]
+    def put(old: Plain, new: Plain, key: KeyPath) -> Plain:
+        if key in above.origins:
+            origins[key] = above.origins[key]
         if isinstance(old, dict) and isinstance(new, dict):
-            return old | {k: put(old.get(k), v, (*at, k)) for k, v in new.items()}
-        for path in [p for p in origins if p[: len(at)] == at and p != at]:
+            return old | {k: put(old.get(k), v, (*key, k)) for k, v in new.items()}
+        for path in [p for p in origins if p[: len(key)] == key and p != key]:
             del origins[path]
-        origins.update({p: o for p, o in above.origins.items() if p[: len(at)] == at})
+        origins.update({p: o for p, o in above.origins.items() if p[: len(key)] == key})
         return new
 
     return Parsed(put(_without_replaced(below.values, above.values), above.values, ()), origins)
@@ -214,7 +214,7 @@ def _explain(error: ValidationError, origins: dict[KeyPath, Origin], path: Path,
     loc: KeyPath = tuple(first["loc"])
     known = _key_path(loc)
     key = ".".join(map(str, known))
-    where = f"{_origin(origins, loc, path)}, {key}"
+    location = f"{_origin(origins, loc, path)}, {key}"
     if first["type"] == "missing" and loc == ("method",):
         fix = f"method: {' | '.join(sorted(methods()))}"
         return UsageError("the configuration has no method", where=str(path), fix=fix)
@@ -222,24 +222,24 @@ def _explain(error: ValidationError, origins: dict[KeyPath, Origin], path: Path,
         choices = list(_section(loc[:-1], schema).model_fields)
         new = new_key(".".join(map(str, loc)))
         fix = f"the new name is {new!r}" if new in choices else nearest(str(loc[-1]), choices)
-        return UsageError(f"unknown key {loc[-1]!r}", where=where, fix=fix)
+        return UsageError(f"unknown key {loc[-1]!r}", where=location, fix=fix)
     why = (first["msg"][0].lower() + first["msg"][1:]).removeprefix("value error, ")
-    given = first["input"]
-    present = new_value(key, given)
+    value = first["input"]
+    present = new_value(key, value)
     fix = _description(known, schema) if present is None else f"the new value is {present!r}"
-    if isinstance(given, dict):
-        return UsageError(f"{key or 'the configuration'} cannot be used", where=where, why=why, fix=fix)
-    return UsageError(f"{key} cannot be {given!r}", where=where, why=why, fix=fix)
+    if isinstance(value, dict):
+        return UsageError(f"{key or 'the configuration'} cannot be used", where=location, why=why, fix=fix)
+    return UsageError(f"{key} cannot be {value!r}", where=location, why=why, fix=fix)
 
 
 def _key_path(loc: KeyPath) -> KeyPath:
     """Remove the parts that pydantic appends for the branches of a union."""
-    kept: list[str | int] = []
+    keys: list[str | int] = []
     for part in loc:
         if isinstance(part, str) and (not part.replace("_", "").isalnum() or part in ("constrained", "float", "int")):
             break
-        kept.append(part)
-    return tuple(kept)
+        keys.append(part)
+    return tuple(keys)
 
 
 def _section(loc: KeyPath, schema: type[BaseModel]) -> type[BaseModel]:
@@ -277,5 +277,5 @@ def _absolute_source(text: str, folder: Path) -> str:
     if text.split(":")[0] == PHANTOM or "$" in text or Path(text).is_absolute() or matches(text.partition("#")[0]):
         return text
     name, sign, part = text.partition("#")
-    there = folder / name
-    return f"{there.resolve()}{sign}{part}" if matches(there) else text
+    source = folder / name
+    return f"{source.resolve()}{sign}{part}" if matches(source) else text

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from mrirecon.data.settings import Data, Section
+from mrirecon.data.settings import Count, Data, Positive, Section, Share
 from mrirecon.metrics.registry import LOSSES
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, lt=float("inf"))]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -70,8 +68,8 @@ class LossSettings(_LossWeights):
 class Train(Section):
     """Set the optimization of the weights."""
 
-    steps: Count | None = Field(None, description="number of optimizer steps; or set epochs")
-    epochs: Count | None = Field(None, description="number of passes over the data; or set steps")
+    steps: Count | None = Field(None, description="number of optimizer steps, instead of epochs")
+    epochs: Count | None = Field(None, description="number of passes over the data, instead of steps")
     minutes: Positive | None = Field(
         None, description="total wall time of a call, instead of steps and epochs; the schedule spans it"
     )
@@ -95,9 +93,7 @@ class Train(Section):
     schedule: Literal["constant", "cosine", "step", "inverse-sqrt"] = "constant"
     lr_decay_every: Count = Field(10_000, description="steps between decays of the schedule step")
     lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor of each decay of the schedule step")
-    final_lr_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.01, description="fraction of lr at the end of the cosine schedule"
-    )
+    final_lr_share: Share = Field(0.01, description="fraction of lr at the end of the cosine schedule")
     gradient_clip: Positive | None = Field(None, description="maximum norm of the gradient")
     ema: Fraction = Field(0.0, description="decay of the moving average of the weights; 0 for none")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
@@ -118,8 +114,8 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:
-        given = [length for length in (self.steps, self.epochs) if length is not None]
-        if len(given) == 2 or not (given or self.minutes):
+        lengths = [length for length in (self.steps, self.epochs) if length is not None]
+        if len(lengths) == 2 or not (lengths or self.minutes):
             raise ValueError("set one of steps, epochs and minutes")
         return self
 

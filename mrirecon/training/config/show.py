@@ -34,7 +34,10 @@ def schema(method: str | None = None) -> dict[str, Any]:
 def template(method: str) -> str:
     """Return a template of a configuration: required values, and all others with their defaults as comments."""
     chosen = find_method(method)
-    options = [f"#   {name}: {_flow(field.default)}" for name, field in chosen.schema.model_fields.items()]
+    options = [
+        _comment(f"#   {name}: {_flow(field.default)}", field.description or "")
+        for name, field in chosen.schema.model_fields.items()
+    ]
     lines = [f"# {chosen.summary}", f"method: {chosen.name}", "", "# model:" if options else "# model: {}", *options]
     needed: dict[str, dict[str, Any]] = {
         "data": {"train": ["phantom:0", "phantom:1"], "val": ["phantom:100"], "crop": [128, 160]},
@@ -44,9 +47,9 @@ def template(method: str) -> str:
     sections: dict[str, type[BaseModel]] = {"data": Data, "loss": LossSettings, "train": Train}
     for section, model in sections.items():
         lines += ["", f"{section}:"]
-        fields, given = model.model_fields, needed[section]
-        lines += [_comment(f"  {name}: {_flow(given[name])}", fields[name].description or "") for name in given]
-        for name in (name for name in fields if name not in given):
+        fields, required = model.model_fields, needed[section]
+        lines += [_comment(f"  {name}: {_flow(required[name])}", fields[name].description or "") for name in required]
+        for name in (name for name in fields if name not in required):
             value = _plain(fields[name].get_default(call_default_factory=True))
             lines.append(_comment(f"  # {name}: {_flow(value)}", fields[name].description or ""))
     return "\n".join(lines) + "\n"
@@ -73,10 +76,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return lines
 
 
-def _lines(values: Mapping[str, Any], at: KeyPath, origins: Mapping[KeyPath, Origin] | None) -> Iterator[str]:
-    margin = "  " * len(at)
+def _lines(values: Mapping[str, Any], parent: KeyPath, origins: Mapping[KeyPath, Origin] | None) -> Iterator[str]:
+    margin = "  " * len(parent)
     for key, value in values.items():
-        path = (*at, key)
+        path = (*parent, key)
         if isinstance(value, Mapping) and value:
             yield f"{margin}{key}:"
             yield from _lines(value, path, origins)

@@ -101,8 +101,8 @@ class _Builder:
 
     def error(self, mark: yaml.Mark | None, why: str, fix: str) -> UsageError:
         """Return an error with its line in the text."""
-        where = str(self.origin(mark)) if mark is not None else self.name
-        return UsageError("the configuration cannot be read", where=where, why=why, fix=fix)
+        location = str(self.origin(mark)) if mark is not None else self.name
+        return UsageError("the configuration cannot be read", where=location, why=why, fix=fix)
 
     def origin(self, mark: yaml.Mark) -> Origin:
         """Return a position in the text as file and line."""

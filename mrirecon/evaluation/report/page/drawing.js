@@ -1,4 +1,4 @@
-// Colours, and the drawing of a plane of numbers onto a canvas.
+// Define colours, and draw arrays of numbers onto a canvas.
 
 const opaque = (r, g, b) => (255 << 24) | (b << 16) | (g << 8) | r;
 
@@ -14,11 +14,11 @@ function ramp(stops) {
 }
 
 const GREY = ramp([[0, 0, 0], [255, 255, 255]]);
-// Lightness grows evenly with the error: black, violet, red, orange, yellow, near white.
+// The lightness increases evenly with the error: black, violet, red, orange, yellow, nearly white.
 const HEAT = ramp([[0, 0, 0], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 200]]);
 const SIGNED = ramp([[130, 200, 255], [40, 110, 220], [12, 36, 90], [0, 0, 0], [96, 40, 8], [225, 110, 25], [255, 210, 130]]);
 
-// Colours of whole numbers 0 … top, black at low and white at high.
+// Return the colours of the integers from 0 to top: black at low, white at high.
 function greyTable(top, low, high) {
   const table = new Uint32Array(top + 1);
   const span = Math.max(high - low, 1e-9);
@@ -45,7 +45,7 @@ class Picture {
     this.finish();
   }
 
-  // |values − first|, or its signed form, at `full` the last colour.
+  // Draw |values − first|, or the signed difference; `full` has the last colour.
   error(values, first, full, signed) {
     const factor = (signed ? 127.5 : 255) / full;
     for (let i = 0; i < values.length; i++) {

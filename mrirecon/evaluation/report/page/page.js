@@ -1,4 +1,4 @@
-// What the page does as a whole: viewers when they come into sight, help, and the way from case to case.
+// Control the page: create viewers when they scroll into view, show the help, and move between cases.
 
 const viewers = new Map();
 
@@ -46,9 +46,9 @@ function main() {
   });
   const roots = [...document.querySelectorAll(".viewer")];
   if (typeof DecompressionStream === "undefined") {
-    const told = document.getElementById("too-old");
-    told.textContent = "This browser cannot unpack the pictures: it takes Chrome or Edge 103, Firefox 113 or Safari 16.4, or newer. Scores and settings are below all the same.";
-    told.hidden = false;
+    const warning = document.getElementById("too-old");
+    warning.textContent = "This browser cannot decode the pictures, which need Chrome or Edge 103, Firefox 113 or Safari 16.4, or newer. Scores and settings are shown below.";
+    warning.hidden = false;
     for (const root of roots) root.hidden = true;
     return;
   }
@@ -57,7 +57,7 @@ function main() {
     { rootMargin: "600px" },
   );
   for (const root of roots) seen.observe(root);
-  // On paper all are wanted: the rest is unpacked while there is nothing else to do.
+  // A printed page needs all pictures, so the others are decoded when the browser is idle.
   const later = window.requestIdleCallback || ((work) => setTimeout(work, 200));
   const next = () => {
     const root = roots.find((one) => !viewers.has(one));

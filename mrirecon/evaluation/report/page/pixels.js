@@ -1,5 +1,6 @@
 "use strict";
-// Unpacks what mrirecon/evaluation/report/pack.py packed: base64, deflate, folded differences, a prediction: MED, or an image before.
+// Decode the images that mrirecon/evaluation/report/slices.py compressed: base64, deflate, mapped differences, and a
+// prediction: MED, or an earlier image of the slice.
 
 const MED = 0;
 
@@ -11,7 +12,7 @@ async function inflate(text) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-// [predictor, text] of a plane of ny × nx, and the images of its slice that came before, to Uint16Array.
+// Return an image of ny × nx pixels as a Uint16Array, from [predictor, text] and the earlier images of its slice.
 async function unpack(plane, ny, nx, earlier) {
   const bytes = await inflate(plane[1]);
   const n = ny * nx;
@@ -40,7 +41,7 @@ async function unpack(plane, ny, nx, earlier) {
   return out;
 }
 
-// One slice: {images: [Uint16Array], region: Uint16Array or null}.
+// Return the images of a slice: {images: [Uint16Array], region: Uint16Array or null}.
 async function unpackSlice(one, ny, nx) {
   const images = [];
   for (const plane of one.planes) images.push(await unpack(plane, ny, nx, images));

@@ -1,17 +1,17 @@
-// The images of one case: panels that share slice, window, zoom and place.
+// Show the images of one case in panels that share slice, window, zoom and position.
 
-const KEPT_SLICES = 12;
+const CACHED_SLICES = 12;
 const GAINS = [1, 2, 5, 10, 20];
 
 class Viewer {
   constructor(root, data) {
     this.root = root;
     this.data = data;
-    this.slices = new Map(); // by number, promises of what unpackSlice returns
+    this.slices = new Map(); // promises of decoded slices, by number
     this.first = { slice: data.start, level: 50, width: 100, zoom: 1, y: data.ny / 2, x: data.nx / 2 };
     this.view = { ...this.first, gain: data.gain, signed: false, smooth: false, outline: true, error: false };
-    this.flicker = null; // number of the column shown alone
-    this.before = 0; // and the one before it
+    this.flicker = null; // index of the column shown alone
+    this.before = 0; // index of the column shown alone before
     this.timer = null;
     this.pointer = null;
     this.build();
@@ -19,7 +19,7 @@ class Viewer {
     this.show(this.view.slice);
   }
 
-  // ---- building -----------------------------------------------------------------------------------------------
+  // ---- construction -------------------------------------------------------------------------------------------
   build() {
     const { data, root } = this;
     root.append(document.getElementById("viewer-parts").content.cloneNode(true));
@@ -50,11 +50,11 @@ class Viewer {
     title.title = name;
     const score = element("span", "score", node);
     const canvas = element("canvas", "", node);
-    canvas.style.aspectRatio = `${nx * this.data.dx} / ${ny * this.data.dy}`; // but for the height that CSS allows
+    canvas.style.aspectRatio = `${nx * this.data.dx} / ${ny * this.data.dy}`; // CSS limits the height
     return { node, kind, column, title, score, canvas, picture: new Picture(ny, nx) };
   }
 
-  // Below the reference: the mask, a plane's point spread function, and the colours of errors.
+  // Draw the mask, its point spread function and the colours of errors below the reference.
   still(k) {
     const node = element("div", "panel still", this.grid);
     if (k) return null;
@@ -90,8 +90,8 @@ class Viewer {
     const values = profile.curves.flatMap((c) => c.values).filter((v) => v !== null);
     if (longest < 2 || !values.length) return null;
     const [low, high] = [Math.min(...values), Math.max(...values)];
-    const told = element("p", "profile-name", null, `${profile.metric} by slice, ${low.toPrecision(3)} to ${high.toPrecision(3)}`);
-    this.root.insertBefore(told, this.root.querySelector(".tools"));
+    const label = element("p", "profile-name", null, `${profile.metric} by slice, ${low.toPrecision(3)} to ${high.toPrecision(3)}`);
+    this.root.insertBefore(label, this.root.querySelector(".tools"));
     const box = svg("svg", { viewBox: "0 0 1000 44", preserveAspectRatio: "none", class: "profile" });
     this.root.insertBefore(box, this.root.querySelector(".tools"));
     const x = (i) => (1000 * (i + 0.5)) / longest;
@@ -117,7 +117,7 @@ class Viewer {
     if (!this.slices.has(number)) {
       const { slices, ny, nx } = this.data;
       this.slices.set(number, unpackSlice(slices[number], ny, nx));
-      if (this.slices.size > KEPT_SLICES) this.slices.delete(this.slices.keys().next().value);
+      if (this.slices.size > CACHED_SLICES) this.slices.delete(this.slices.keys().next().value);
     }
     return this.slices.get(number);
   }
@@ -126,12 +126,12 @@ class Viewer {
     const last = this.data.slices.length - 1;
     this.view.slice = Math.max(0, Math.min(last, number));
     const wanted = this.view.slice;
-    const got = await this.slice(wanted);
-    if (wanted !== this.view.slice) return; // another was asked for meanwhile
-    this.now = got;
+    const decoded = await this.slice(wanted);
+    if (wanted !== this.view.slice) return; // another slice was requested in the meantime
+    this.now = decoded;
     this.drawn = wanted;
-    this.top = Math.max(...got.images.map((v) => v.reduce((a, b) => (a > b ? a : b), 0)));
-    this.path = got.region ? outlines(got.region, this.data.ny, this.data.nx) : null;
+    this.top = Math.max(...decoded.images.map((v) => v.reduce((a, b) => (a > b ? a : b), 0)));
+    this.path = decoded.region ? outlines(decoded.region, this.data.ny, this.data.nx) : null;
     const one = this.data.slices[wanted];
     this.panels.forEach((panel, k) => { panel.score.textContent = one.scores[k]; });
     this.paint();
@@ -144,7 +144,7 @@ class Viewer {
     return [...this.panels, ...this.errors.filter(Boolean)];
   }
 
-  // New colours for every picture, then draw.
+  // Compute the colours of all pictures, and draw them.
   paint() {
     if (!this.now) return;
     const { data, view, now } = this;
@@ -156,7 +156,7 @@ class Viewer {
       if (panel.kind === "error") panel.picture.error(values, now.images[0], data.white / view.gain, view.signed);
       else panel.picture.grey(values, table);
     }
-    this.tell();
+    this.updateTools();
     this.redraw();
   }
 
@@ -197,8 +197,8 @@ class Viewer {
     }
   }
 
-  // What the tools and the line below the images say.
-  tell() {
+  // Update the values of the tools and the text below the images.
+  updateTools() {
     const { data, view, tools } = this;
     tools.slice.value = view.slice;
     tools["slice-name"].textContent = `${data.slices[view.slice].name} (${view.slice + 1} of ${data.slices.length} shown)`;
@@ -235,7 +235,7 @@ class Viewer {
     this.single.score.textContent = `${data.slices[view.slice].scores[this.flicker] || "—"}  (back with Space: ${this.before + 1} ${data.columns[this.before].name})`;
   }
 
-  // ---- what the user does -------------------------------------------------------------------------------------
+  // ---- interaction --------------------------------------------------------------------------------------------
   set(changes) {
     Object.assign(this.view, changes);
     const view = this.view;
@@ -253,7 +253,7 @@ class Viewer {
     this.set({ level, width, zoom, y, x });
   }
 
-  // Zoom by a factor about a point of the image, or about the middle.
+  // Zoom by a factor around a point of the image, or around the centre.
   zoom(factor, point) {
     const { view } = this;
     const before = view.zoom;
@@ -262,7 +262,7 @@ class Viewer {
     this.set({ zoom, y: y + ((view.y - y) * before) / zoom, x: x + ((view.x - x) * before) / zoom });
   }
 
-  // Show one column alone, or all again.
+  // Show one column alone, or all columns.
   alternate(column) {
     clearInterval(this.timer);
     this.timer = null;
@@ -287,20 +287,20 @@ class Viewer {
     if (this.flicker === null) this.alternate(0);
     else {
       const timer = this.timer;
-      this.timer = null; // it goes on
+      this.timer = null; // `alternate` must not stop it
       this.alternate(this.before);
       this.timer = timer;
     }
   }
 
-  // How large a picture element is, [across, down], on a canvas of that size: at 100 % the whole image fits.
+  // Return the size [horizontal, vertical] of a pixel on a canvas of this size; at 100 %, the whole image fits.
   scale(width, height) {
     const { nx, ny, dx, dy } = this.data;
     const unit = Math.min(width / (nx * dx), height / (ny * dy)) * this.view.zoom;
     return [unit * dx, unit * dy];
   }
 
-  // (y, x) of the image under a mouse event.
+  // Return the position (y, x) in the image of a mouse event.
   place(event, canvas) {
     const rect = canvas.getBoundingClientRect();
     const [sx, sy] = this.scale(rect.width, rect.height);
@@ -386,7 +386,7 @@ class Viewer {
       this.zoom(Math.exp(-event.deltaY * 0.002 * (event.deltaMode ? 20 : 1)), this.place(event, canvas));
       return;
     }
-    // Without further slices, or before the images were clicked, the page scrolls.
+    // With a single slice, or before the images are clicked, the page scrolls.
     if (this.data.slices.length < 2 || document.activeElement !== this.root) return;
     event.preventDefault();
     this.turned = (this.turned || 0) + event.deltaY * (event.deltaMode ? 20 : 1);
