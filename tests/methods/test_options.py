@@ -44,6 +44,8 @@ WITH |= {("e2evn", "own_maps", kind): {"sensitivity": False} for kind in OWN_MAP
 IDLE = {"engine.blocks.0.part.consistency.weight"}
 # Without shared steps, the reset gates of DIRECT's first step reset hidden states of zeros.
 IDLE |= {f"engine.blocks.0.network.reset_gates.{n}.{w}" for n in range(3) for w in ("weight", "bias")}
+# Images in the unit of a transform that is not unitary are so small that the random biases decide the sign.
+SIGN_OF_BIAS = {"engine.blocks.0.part.parts.0.part.network.conv.1.weight"}
 # Changes the computation, but not the result.
 SAME = {"memory"}
 # Rejected by a rule of `mrirecon.methods.shared`.
@@ -99,7 +101,8 @@ def test_every_weight_learns(name, option, value, precision):
             return
         images = learn(model, problem())
     assert all(x.dtype in (torch.complex64, torch.float32) and torch.isfinite(x.abs()).all() for x in images)
-    assert without_gradient(model) <= IDLE
+    small = option == "scale" and value in ("kspace-percentile-backward", "kspace-max-backward")
+    assert without_gradient(model) <= (IDLE | SIGN_OF_BIAS if small else IDLE)
 
 
 @pytest.mark.parametrize(
