@@ -113,11 +113,10 @@ def _fill(conversion: Conversion, source: Source) -> tuple[Reconstructor, list[s
     """Return the model with the weights of the checkpoint, and the names that were left out."""
     weights, left_out, unknown = rename(conversion, source.weights)
     with torch.device("meta"):
-        expected = dict(build(conversion.method, conversion.options).named_parameters(remove_duplicate=False))
-    _merge_shared(weights, conversion, source.where)
-    first = {id(w): name for name, w in reversed(expected.items())}
-    wanted = {name: w for name, w in expected.items() if first[id(w)] == name}
-    duplicates = set(expected) - set(wanted)
+        template = build(conversion.method, conversion.options)
+    wanted = dict(template.named_parameters())  # a shared weight once
+    expected = dict(template.named_parameters(remove_duplicate=False))
+    _check_shared(weights, conversion, source.where)
     wrong = [f"{name} has no place" for name in unknown]
     wrong += [f"{name} has no place" for name in weights if name not in expected]
     wrong += [f"{name} is missing" for name in wanted if name not in weights]
@@ -142,11 +141,10 @@ def _fill(conversion: Conversion, source: Source) -> tuple[Reconstructor, list[s
     model = build(conversion.method, conversion.options)
     for name, parameter in model.named_parameters():
         parameter.copy_(weights[name])
-    assert duplicates.isdisjoint(dict(model.named_parameters())), "shared weights have one name"
     return model.eval(), left_out
 
 
-def _merge_shared(weights: Mapping[str, Tensor], conversion: Conversion, where: str) -> None:
+def _check_shared(weights: Mapping[str, Tensor], conversion: Conversion, where: str) -> None:
     """Refuse different values where the network has one shared weight, as the PReLU of a CascadeNet."""
     if not conversion.options.get("shared_prelu"):
         return
