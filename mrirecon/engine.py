@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mrirecon.physics.conventions import FourierRule, ScaleRule, Unshifted, scale_by_rule
 from mrirecon.physics.operators import per_item
 from mrirecon.physics.precision import RunsNetwork
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.reversible import run_invertible
-from mrirecon.physics.scale import percentile_scale, smooth_phase
-from mrirecon.physics.transforms import Prior, Scale, SmoothPhase
+from mrirecon.physics.scale import smooth_phase
+from mrirecon.physics.transforms import Prior, SmoothPhase, Transform
 
-ScaleRule = Literal["percentile", "none"]
 Phase = Literal["kept", "removed"]
 Memory = Literal["store", "checkpoint", "invert"]
 Precision = Literal["float32", "bfloat16"]
@@ -238,7 +238,7 @@ class Normalized:
     """Hold the problem for u that the engine solves, and the transforms of the image x = s φ u."""
 
     problem: Problem
-    scale: Scale
+    scale: Transform
     phase: SmoothPhase | None
 
     def undo(self, u: Tensor) -> Tensor:
@@ -258,10 +258,13 @@ class Reconstructor(nn.Module):
         prepare: function that completes the scaled problem, for example with coil maps from a network.
         scale: ``percentile`` divides by the 99th percentile of |Aᴴy|, which makes regularization weights and networks
             independent of the scanner; ``none`` is for weights trained in the unit of the data.
+            The others are rules of other toolkits, see `scale_by_rule`.
         start: function that computes the initial image, without gradients; by default, it is the zero-filled image. An
             ``initial_image`` of the problem takes precedence.
         phase: ``removed`` moves the smooth phase of the initial image into the maps (`SmoothPhase`), which makes the
             input of a network nearly real for every scanner and echo time.
+        fourier: ``unshifted`` for weights trained on images of a transform without shifts
+            (`mrirecon.physics.conventions.Unshifted`).
 
     """
 
@@ -273,10 +276,11 @@ class Reconstructor(nn.Module):
         scale: ScaleRule = "percentile",
         start: StartImage | None = None,
         phase: Phase = "kept",
+        fourier: FourierRule = "centred",
     ) -> None:
         super().__init__()
         self.engine, self.prepare = engine, prepare
-        self.scale, self.start, self.phase = scale, start, phase
+        self.scale, self.start, self.phase, self.fourier = scale, start, phase, fourier
         self._precision: Precision = "float32"
 
     @property
@@ -299,7 +303,8 @@ class Reconstructor(nn.Module):
     def needs_cartesian(self) -> bool:
         """Return whether a part uses the samples or the mask, as the computation of an initial image does."""
         parts = (module for module in self.modules() if module is not self)
-        return self.start is not None or any(getattr(module, "needs_cartesian", False) for module in parts)
+        samples = self.start is not None or self.fourier != "centred" or self.scale.startswith(("max", "min", "kspace"))
+        return samples or any(getattr(module, "needs_cartesian", False) for module in parts)
 
     def forward(self, p: Problem, *, prior: Prior | None = None) -> Tensor:
         """Return the image (B, M, *space) in the scale of the data."""
@@ -334,9 +339,11 @@ class Reconstructor(nn.Module):
 
         """
         p = p.prepared()
-        factor = percentile_scale(p.adjoint)
-        scale = Scale(torch.ones_like(factor) if self.scale == "none" else factor, consume)
+        signs = Unshifted(tuple(p.y.shape[2:])) if self.fourier == "unshifted" else None
+        p = p if signs is None else signs.apply(p).prepared()
+        scale = scale_by_rule(self.scale, p, scale_maps=self.prepare is None, consume=consume)
         q = scale.apply(p)
+        scale = scale if signs is None else signs @ scale
         q = (q if self.prepare is None else self.prepare(q)).prepared()
         with torch.no_grad():
             if self.start is not None and (q.initial_image is None or warm):

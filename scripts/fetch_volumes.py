@@ -196,7 +196,7 @@ def _members(archive: Path) -> Iterator[tuple[str, Any]]:
         with tarfile.open(archive) as tar:
             for member in tar:
                 if member.isfile():
-                    yield member.name, lambda member=member: tar.extractfile(member).read()
+                    yield member.name, lambda member=member: tar.extractfile(member).read()  # type: ignore[union-attr]  # it is a file
 
 
 def _nrrd_to_nifti(path: Path) -> Path:

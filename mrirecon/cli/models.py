@@ -1,4 +1,4 @@
-"""Define the commands `models list`, `models verify`, `models show` and `models adapt`."""
+"""Define the commands `models list`, `models import`, `models adapt`, `models verify` and `models show`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,64 @@ app = typer.Typer(name="models", help="Learned methods and trained models.", no_
 
 
 @app.command("list")
-def list_models(as_json: opt.AsJson = False) -> None:
-    """List the learned methods with their sizes and shipped models."""
+def list_models(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Further trained or imported models.")] = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """List the learned methods with their sizes, and the shipped models with data, licence and coverage."""
     from mrirecon.methods.registry import methods
     from mrirecon.models.checkpoints import describe_model, shipped_models
     from mrirecon.models.costs import parameters
+    from mrirecon.models.overview import describe_use
 
+    models = {str(f): describe_use(describe_model(f)) for f in (*shipped_models().values(), *(folders or []))}
     own = {name: describe_model(folder).get("parameters") for name, folder in shipped_models().items()}
     rows = [(m.name, parameters(m.name), own.get(m.name), m.summary) for m in methods().values() if m.learned]
     if as_json:
-        return print_json([{"name": n, "parameters": p, "trained": t, "summary": s} for n, p, t, s in rows])
+        records = [{"name": n, "parameters": p, "trained": t, "summary": s} for n, p, t, s in rows]
+        return print_json({"methods": records, "models": models})
     heads = ("method", "parameters", "comes trained, with", "what it is")
     typer.echo(table(heads, [(n, p, t or "-", s) for n, p, t, s in rows]))
+    for folder, use in models.items():
+        typer.echo("\n".join(["", folder, *(f"  {key}: {value}" for key, value in use.items())]))
+
+
+@app.command("import")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of fastMRI, ATOMMIC, mridc or DIRECT.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the model to write.")],
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            help="fastmri-varnet, fastmri-unet, atommic-cirim, atommic-rim, atommic-varnet, atommic-unet, "
+            "atommic-cascadenet, mridc-cirim, direct-varnet, direct-cirim or direct-rim; by default recognised.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Settings of the training (YAML), where the file has none.")
+    ] = None,
+    options: opt.Settings = None,
+    source: Annotated[str | None, typer.Option("--source", help="Origin of the file, for the card.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model in the folder.")] = False,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Import weights of another toolkit as a model, without executing anything from the file.
+
+    Reads state dictionaries, Lightning checkpoints, .atommic and .nemo archives, DIRECT's checkpoints, and safetensors.
+    mridc's own archives (.mridc) and checkpoints of its release 0.0.1 are read with the format unverified.
+    """
+    from mrirecon.models.checkpoints import describe_model
+    from mrirecon.models.importing import import_model
+
+    settings = opt.pairs(options)
+    folder = import_model(file, out, layout=layout, config=config, options=settings, source=source, overwrite=overwrite)
+    about = describe_model(folder)
+    if as_json:
+        return print_json({"folder": str(folder), **about})
+    typer.echo(f"{folder}: {about['method']}, {about['parameters']} parameters")
+    for key, value in about["card"].items():
+        typer.echo(f"  {key}: {value}")
 
 
 @app.command()

@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mrirecon.engine import Schedule, Step
-from mrirecon.methods.options import Cascades, Channels, DataConsistency, ShareWeights, Skip, copies
+from mrirecon.errors import UsageError
+from mrirecon.methods.options import Cascades, Channels, Combine, DataConsistency, ShareWeights, Skip, copies
 from mrirecon.methods.registry import register
 from mrirecon.methods.steps import InImage, InKspace
 from mrirecon.methods.updates import ImagePart, NetworkPart, Refine, cascade, data_consistency, then
@@ -33,17 +34,20 @@ def cascadenet(
     dc_order: Order = "sequential",
     shared_prelu: SharedPrelu = False,
     share_weights: ShareWeights = False,
+    combine: Combine = "sense",
 ) -> Schedule[Tensor]:
     """Deep cascade of convolutions and data consistency (Schlemper et al., IEEE TMI 37:491, 2018).
 
     Sequential: x⁺ = DC(x + CNN(x)). Parallel, on k-space: k⁺ = DC(k) − F S CNN(Sᴴ Fᴴ k).
     """
+    if combine == "rss" and dc_order == "sequential":
+        raise UsageError("combine=rss needs k-space", where="combine", fix="use dc_order=parallel, or combine=sense")
     activation = nn.PReLU() if shared_prelu else None
 
     def block() -> Step[Tensor]:
         net = NetworkPart(ConvStack(2, channels, layers, activation))
         if dc_order == "parallel":
-            return InKspace(cascade(ImagePart(net), dc, "kspace", skip=skip))
+            return InKspace(cascade(ImagePart(net), dc, "kspace", skip=skip), combine)
         return InImage(then(Refine(net, skip=skip, sign=1), data_consistency(dc, "image")))
 
     return Schedule(copies(cascades, share_weights, block))

@@ -212,7 +212,7 @@ class Blended(Reconstructor):
         warm = p.initial_image is not None
         n = super().normalize(p, prior=prior, warm=warm)
         image = self.engine.image(self.engine.solve(n.problem).state, n.problem)
-        rest = n.problem.starting_image if warm else self._rest(n, torch.zeros_like(n.scale.factor), prior)
+        rest = n.problem.starting_image if warm else self._rest(n, torch.zeros_like(p.y[:, 0, 0, 0].real), prior)
         return n.undo(rest), n.undo(image)
 
     @torch.no_grad()

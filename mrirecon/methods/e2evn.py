@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
 from mrirecon.coils.sensitivity_net import SensitivityNet
 from mrirecon.engine import Schedule
-from mrirecon.methods.options import Cascades, Channels, DataConsistency, Pools, ShareWeights, Sign, Skip, copies
+from mrirecon.methods.options import (
+    Cascades,
+    Channels,
+    Combine,
+    DataConsistency,
+    NormalizeInput,
+    Padding,
+    Pools,
+    ShareWeights,
+    Sign,
+    Skip,
+    copies,
+)
 from mrirecon.methods.registry import register
 from mrirecon.methods.steps import InKspace
 from mrirecon.methods.updates import ImagePart, NetworkPart, cascade
 from mrirecon.networks import NormUnet
 
-Combine = Annotated[
-    Literal["sense", "rss"], Field(description="Combine the coils with the maps, or by root sum of squares.")
-]
 Sensitivity = Annotated[bool, Field(description="Estimate the coil maps by a separate network.")]
 
 
@@ -35,6 +44,8 @@ def e2evn(
     sensitivity_channels: Channels = 8,
     sensitivity_pools: Pools = 4,
     share_weights: ShareWeights = False,
+    padding: Padding = -1,
+    normalize: NormalizeInput = True,
 ) -> Schedule[Tensor]:
     """End-to-end variational network on k-space, with estimated or given coil maps (Sriram et al., MICCAI 2020).
 
@@ -42,7 +53,8 @@ def e2evn(
     """
 
     def block() -> InKspace:
-        network = ImagePart(NetworkPart(NormUnet(channels, pools)))
+        unet = NormUnet(channels, pools, padding=None if padding < 0 else padding, normalize=normalize)
+        network = ImagePart(NetworkPart(unet))
         return InKspace(cascade(network, dc, "kspace", skip=skip, sign=sign), combine)
 
     prepare = SensitivityNet(sensitivity_channels, sensitivity_pools) if sensitivity else None

@@ -28,12 +28,22 @@ Solver = Annotated[
 ]
 Rho = Annotated[float, Field(gt=0, lt=float("inf"), description="Weight of the splitting, for admm.")]
 
+# images
+Combine = Annotated[
+    Literal["sense", "rss"], Field(description="Combine the coils with the maps, or by root sum of squares.")
+]
+
 # networks
 Cascades = Annotated[Count, Field(description="Number of cascades.")]
 Steps = Annotated[Count, Field(description="Number of time steps of a cascade.")]
 Channels = Annotated[Count, Field(description="Channels of the first level of the network.")]
 Features = Annotated[Count, Field(description="Channels of the hidden states.")]
 Pools = Annotated[int, Field(ge=1, le=8, description="Number of times that the U-Net halves the resolution.")]
+Padding = Annotated[
+    int,
+    Field(ge=-1, le=255, description="Pad n pixels to ((n - 1) | padding) + 1; -1 pads to multiples of 2^pools."),
+]
+NormalizeInput = Annotated[bool, Field(description="Normalize the input of the U-Net to mean 0 and deviation 1.")]
 Cell = Annotated[Literal["gru", "mgu", "indrnn"], Field(description="Type of the recurrent units.")]
 Kernel = Annotated[Literal[1, 3, 5], Field(description="Kernel size of the recurrent units.")]
 Symmetries = Annotated[

@@ -7,13 +7,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mrirecon.engine import Memory, Phase, Reconstructor, ScaleRule, Schedule, StartImage, Step, Unrolled
+from mrirecon.engine import Memory, Phase, Reconstructor, Schedule, StartImage, Step, Unrolled
 from mrirecon.errors import UsageError
+from mrirecon.methods.conventions import (
+    FourierOption,
+    OwnMapsChannels,
+    OwnMapsOption,
+    OwnMapsPools,
+    PeerStart,
+    maps_estimator,
+    peer_start,
+)
 from mrirecon.methods.cross_validation import Blended
 from mrirecon.methods.cs import compressed_sensing_start
 from mrirecon.methods.options import Count
+from mrirecon.physics.conventions import ScaleRule
 
-Start = Annotated[Literal["zero-filled", "cs"], Field(description="Initial image of the networks.")]
+Start = Annotated[
+    Literal["zero-filled", "cs", PeerStart],
+    Field(description="Initial image of the networks; rss, max and minmax are those of ATOMMIC."),
+]
 StartIterations = Annotated[
     int, Field(ge=0, le=200, description="Iterations of start=cs; 0 iterates until convergence.")
 ]
@@ -23,7 +36,8 @@ Blend = Annotated[
     Field(description="Blend the image with the initial image by cross-validation on withheld samples."),
 ]
 ScaleOption = Annotated[
-    ScaleRule, Field(description="Scale the data by the 99th percentile of the zero-filled image, or not at all.")
+    ScaleRule,
+    Field(description="Scale the data by the 99th percentile of the zero-filled image, not at all, or as a toolkit."),
 ]
 MemoryOption = Annotated[
     Memory, Field(description="Store, recompute (checkpoint) or invert the steps for the backward pass of training.")
@@ -41,6 +55,10 @@ def complete(
     scale: ScaleOption = "percentile",
     memory: MemoryOption = "store",
     segment: Segment = 1,
+    fourier: FourierOption = "centred",
+    own_maps: OwnMapsOption = "none",
+    own_maps_channels: OwnMapsChannels = 8,
+    own_maps_pools: OwnMapsPools = 4,
 ) -> Reconstructor:
     """Return the reconstructor of a learned method: its schedule with the shared options.
 
@@ -48,8 +66,8 @@ def complete(
         UsageError: an option is not possible for the method.
 
     """
-    _check(schedule, start, start_iterations, phase, blend, memory, segment)
-    initial_image: StartImage | None = None
+    _check(schedule, start, start_iterations, phase, blend, memory, segment, scale, fourier, own_maps)
+    initial_image: StartImage | None = peer_start(start)
     if start == "cs":
         initial_image = compressed_sensing_start
         for block in schedule.blocks:  # the initial image is already good: initialize the networks to add nothing
@@ -57,7 +75,8 @@ def complete(
     if start_iterations:
         initial_image = partial(compressed_sensing_start, iterations=start_iterations)
     engine = Unrolled(schedule.blocks, schedule.repeats, tolerance=schedule.tolerance, memory=memory, segment=segment)
-    model = Reconstructor(engine, schedule.prepare, scale=scale, start=initial_image, phase=phase)
+    prepare = schedule.prepare or maps_estimator(own_maps, own_maps_channels, own_maps_pools, fourier)
+    model = Reconstructor(engine, prepare, scale=scale, start=initial_image, phase=phase, fourier=fourier)
     if blend == "none":
         return model
     # An initial image before convergence is not good enough for blending.
@@ -72,15 +91,18 @@ def _check(
     blend: str,
     memory: str,
     segment: int,
+    scale: str,
+    fourier: str,
+    own_maps: str,
 ) -> None:
     blocks = schedule.blocks
     refines = all(block.takes_initial_image for block in blocks)
     rules = [  # (condition of the error, option, what, why, fix)
         (
-            start == "zero-filled" and start_iterations > 0,
+            start != "cs" and start_iterations > 0,
             "start_iterations",
-            "start_iterations has no effect on a zero-filled start",
-            "a zero-filled image needs no iterations",
+            f"start_iterations has no effect on a {start} start",
+            "only compressed sensing iterates",
             "use start=cs, or omit start_iterations",
         ),
         (
@@ -105,11 +127,25 @@ def _check(
             "use combine=sense, or blend=none",
         ),
         (
-            blend != "none" and schedule.prepare is not None,
+            own_maps != "none" and schedule.prepare is not None,
+            "own_maps",
+            "this method already estimates its own maps",
+            "sensitivity=true is a network for coil maps",
+            "use sensitivity=false, or own_maps=none",
+        ),
+        (
+            blend != "none" and (scale not in ("percentile", "none") or fourier != "centred"),
+            "blend",
+            "an image in the conventions of another toolkit cannot be blended",
+            f"scale={scale}, fourier={fourier}",
+            "use blend=none",
+        ),
+        (
+            blend != "none" and (schedule.prepare is not None or own_maps != "none"),
             "blend",
             "this method cannot be blended",
             "withheld samples are predicted with the given coil maps, but this method estimates its own maps",
-            "use sensitivity=false, or blend=none",
+            "use sensitivity=false and own_maps=none, or blend=none",
         ),
         (
             memory == "invert" and any(type(block).inverse is Step.inverse for block in blocks),

@@ -113,12 +113,26 @@ class NormUnet(nn.Module):
     Args:
         channels, pools, dropout: see `Unet`.
         width: channels in and out.
+        padding: pad n to ((n − 1) | padding) + 1 pixels, with a bitwise or: 0 for no padding, 15 for multiples of 16;
+            None for multiples of 2^pools.
+        normalize: whether to normalize; otherwise only pad.
 
     """
 
-    def __init__(self, channels: int, pools: int, width: int = 2, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        pools: int,
+        width: int = 2,
+        dropout: float = 0.0,
+        *,
+        padding: int | None = None,
+        normalize: bool = True,
+    ) -> None:
         super().__init__()
         self.unet = Unet(width, width, channels, pools, dropout)
+        self.padding = 2**pools - 1 if padding is None else padding
+        self.normalize = normalize
 
     @property
     def final(self) -> nn.Module:
@@ -127,13 +141,17 @@ class NormUnet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, width, y, x) to the same shape."""
+        if not self.normalize:
+            return self._padded(x)
         flat = x.flatten(2)
         mean, deviation = flat.mean(2)[..., None, None], flat.std(2)[..., None, None]
         # A constant channel has deviation 0.
         deviation = deviation.clamp_min(torch.finfo(deviation.dtype).tiny)
-        multiple = 2**self.unet.pools
-        sides = [(-n) % multiple for n in x.shape[-2:]]
+        return self._padded((x - mean) / deviation) * deviation + mean
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """Apply the U-Net to the padded image, and crop its output."""
+        sides = [((n - 1) | self.padding) + 1 - n for n in x.shape[-2:]]
         (top, left), (rows, columns) = (side // 2 for side in sides), x.shape[-2:]
         pads = (left, sides[1] - left, top, sides[0] - top)
-        y = self.unet(F.pad((x - mean) / deviation, pads))
-        return cast("Tensor", y[..., top : top + rows, left : left + columns] * deviation + mean)
+        return cast("Tensor", self.unet(F.pad(x, pads))[..., top : top + rows, left : left + columns])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +19,7 @@ from mrirecon.methods.registry import build, find_method
 from mrirecon.models.checkpoints import load_model
 from mrirecon.models.hardware import pick_precision
 from mrirecon.networks import channels_last
+from mrirecon.registries import nearest
 from mrirecon.training.config import Config, Settings, Train
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def make_model(settings: Settings) -> Reconstructor:
 
     Raises:
         InputError, ModelMismatchError: see `mrirecon.models.checkpoints.load_model`.
-        UsageError: the weights of ``train.initial_weights`` do not match the model.
+        UsageError: the weights of ``train.initial_weights`` do not match the model; no weight has a name of
+            ``train.freeze``.
 
     """
     train = settings.train
@@ -103,6 +105,7 @@ def make_model(settings: Settings) -> Reconstructor:
     channels_last(model)
     if train.initial_weights is not None:
         _load_initial_weights(model, train.initial_weights)
+    _freeze(model, train.freeze)
     if train.precision != "auto":
         model.precision = train.precision
     return model
@@ -120,6 +123,18 @@ def _load_initial_weights(model: Reconstructor, folder: str) -> None:
             fix="set `model` to the sizes in the folder's config.json, or omit train.initial_weights",
         )
     copy_weights(wanted, weights)
+
+
+def _freeze(model: Reconstructor, names: Sequence[str]) -> None:
+    weights = dict(model.named_parameters())
+    for name in names:
+        found = [w for key, w in weights.items() if f"{key}.".startswith(f"{name}.")]
+        if not found:
+            parts = sorted({key.rsplit(".", depth)[0] for key in weights for depth in (0, 1, 2)})
+            why, fix = f"{name!r} is no name of a weight, and no beginning of one", nearest(name, parts[:50])
+            raise UsageError("there is nothing to freeze", where="train.freeze", why=why, fix=fix)
+        for weight in found:
+            weight.requires_grad_(False)
 
 
 @torch.no_grad()

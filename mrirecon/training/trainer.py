@@ -339,6 +339,7 @@ class Trainer:
             "epochs": round(self.step / self.per_epoch, 2),
             **({"budget (min)": train.minutes} if train.minutes is not None else {}),
             **({"started from": train.initial_weights} if train.initial_weights is not None else {}),
+            **({"frozen": train.freeze} if train.freeze else {}),
             "effective batch": train.batch * train.accumulate,
             "processes": self.fabric.world_size,
             "optimizer": f"{train.optimizer}, lr {train.lr:g}, {train.schedule}, warm-up {train.warmup}",

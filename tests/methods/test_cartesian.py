@@ -66,6 +66,12 @@ OPTIONS = [
     ("cirim", {"compat": "direct-2.1"}, False),
     ("cirim", {"compat": "mridc-0.2", "dc": "soft"}, True),
     ("cascadenet", {"dc_order": "parallel"}, True),
+    ("direct-rim", {"first_image": "sum"}, True),
+    ("rim", {"scale": "none-backward"}, False),
+    ("rim", {"scale": "max"}, True),
+    ("rim", {"scale": "kspace-percentile"}, True),
+    ("rim", {"fourier": "unshifted"}, True),
+    ("rim", {"own_maps": "direct-calibration"}, True),
     ("unet", {"domain": "magnitude"}, True),
 ]
 

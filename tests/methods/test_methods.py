@@ -22,7 +22,7 @@ SPACES = [(16, 16), (17, 19), (11, 24), (23, 8)]
 
 # Sizes by the names of options, so that new methods are small without further settings.
 SMALL = {"channels": 4, "features": 6, "cascades": 2, "steps": 2, "pools": 2, "buffers": 2, "layers": 3}
-SMALL |= {"width": 2, "sensitivity_channels": 3, "sensitivity_pools": 2}
+SMALL |= {"width": 2, "sensitivity_channels": 3, "sensitivity_pools": 2, "own_maps_channels": 3, "own_maps_pools": 2}
 
 
 def make(name, ndim=2, **options):

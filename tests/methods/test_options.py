@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mrirecon.errors import UsageError
+from mrirecon.methods.conventions import OwnMaps
 from mrirecon.methods.registry import build, find_method
 from mrirecon.physics.operators import norm
 from mrirecon.physics.problem import Problem
@@ -36,8 +37,15 @@ LEARNED_CASES = [case for case in CASES if case[0] in LEARNED]
 TOGETHER = ("start", "phase", "memory")
 # Other options that a value requires.
 WITH = {("e2evn", "blend", "cross_validated"): {"combine": "sense", "sensitivity": False}}
+WITH |= {("cascadenet", "combine", "rss"): {"dc_order": "parallel"}}
+OWN_MAPS = get_args(OwnMaps)[1:]
+WITH |= {("e2evn", "own_maps", kind): {"sensitivity": False} for kind in OWN_MAPS}
 # The first consistency on k-space has nothing to do where no network's part comes before it: its k holds the samples.
 IDLE = {"engine.blocks.0.part.consistency.weight"}
+# Without shared steps, the reset gates of DIRECT's first step reset hidden states of zeros.
+IDLE |= {f"engine.blocks.0.network.reset_gates.{n}.{w}" for n in range(3) for w in ("weight", "bias")}
+# Images in the unit of a transform that is not unitary are so small that the random biases decide the sign.
+SIGN_OF_BIAS = {"engine.blocks.0.part.parts.0.part.network.conv.1.weight"}
 # Changes the computation, but not the result.
 SAME = {"memory"}
 # Rejected by a rule of `mrirecon.methods.shared`.
@@ -93,7 +101,8 @@ def test_every_weight_learns(name, option, value, precision):
             return
         images = learn(model, problem())
     assert all(x.dtype in (torch.complex64, torch.float32) and torch.isfinite(x.abs()).all() for x in images)
-    assert without_gradient(model) <= IDLE
+    small = option == "scale" and value in ("kspace-percentile-backward", "kspace-max-backward")
+    assert without_gradient(model) <= (IDLE | SIGN_OF_BIAS if small else IDLE)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +145,7 @@ def test_every_option_is_described_in_one_sentence(name):
 
 def test_all_learned_methods_share_their_options():
     shared = {"start", "start_iterations", "phase", "blend", "scale", "memory", "segment"}
+    shared |= {"fourier", "own_maps", "own_maps_channels", "own_maps_pools"}
     for name in LEARNED:
         assert shared <= set(find_method(name).schema.model_fields), name
 
@@ -153,6 +163,11 @@ MAGNITUDE = {"domain": "magnitude"}
         ("e2evn", {"blend": "cross_validated", "sensitivity": False}, "cannot predict samples"),
         ("e2evn", {"blend": "cross_validated", "combine": "sense"}, "estimates its own"),
         ("rim", {"start_iterations": 3}, "has no effect"),
+        ("rim", {"start": "rss", "start_iterations": 3}, "has no effect"),
+        ("rim", {"scale": "max", "blend": "cross_validated"}, "conventions of another toolkit"),
+        ("rim", {"own_maps": "direct", "blend": "cross_validated"}, "estimates its own"),
+        ("e2evn", {"own_maps": "fastmri"}, "already estimates"),
+        ("cascadenet", {"combine": "rss"}, "needs k-space"),
         ("rim", {"memory": "invert"}, "not invertible"),
         ("e2evn", {"segment": 2}, "applied once"),
     ],

@@ -532,6 +532,17 @@ def test_a_run_starts_from_the_weights_of_another(straight, config, tmp_path):
         torch.testing.assert_close(dict(ours.model.named_parameters())[name], weight, rtol=0, atol=1e-9)
     assert ours.card["started from"] == str(straight / "best")
     other = tmp_path / "other.yaml"
+    other.write_text(begun.read_text().replace("lr: 1e-12,", "lr: 1e-3, freeze: [engine.blocks.0.network.layers],"))
+    training.train(load_config(other), tmp_path / "frozen")
+    frozen = load_model(tmp_path / "frozen" / "last")
+    for name, weight in theirs.model.named_parameters():
+        moved = not torch.equal(dict(frozen.model.named_parameters())[name], weight)
+        assert moved != name.startswith("engine.blocks.0.network.layers."), name
+    assert frozen.card["frozen"] == ["engine.blocks.0.network.layers"]
+    other.write_text(begun.read_text().replace("lr: 1e-12,", "freeze: [engine.block],"))
+    with pytest.raises(UsageError, match="nothing to freeze") as caught:
+        training.train(load_config(other), tmp_path / "nothing")
+    assert "engine.blocks" in caught.value.fix
     other.write_text(begun.read_text().replace("features: 8", "features: 12"))
     with pytest.raises(UsageError, match="do not match"):
         training.train(load_config(other), tmp_path / "other")

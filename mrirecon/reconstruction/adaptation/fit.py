@@ -17,7 +17,7 @@ from mrirecon.methods.cross_validation import Blended, blend_weight, withhold
 from mrirecon.metrics.losses import Comparison, ssdu
 from mrirecon.physics.operators import norm, per_item
 from mrirecon.physics.problem import Problem
-from mrirecon.physics.transforms import Prior
+from mrirecon.physics.transforms import Prior, Scale
 from mrirecon.reconstruction.adaptation.settings import Adaptation
 from mrirecon.reconstruction.adaptation.split import SampleParts
 
@@ -173,19 +173,20 @@ def _restricted(plain: Reconstructor, case: Case, mask: np.ndarray) -> Problem:
         return Problem(p.y, p.mask, p.maps, n.undo(n.problem.starting_image), p.noise)
 
 
-def _run(plain: Reconstructor, p: Problem, prior: Prior | None) -> tuple[Normalized, Tensor]:
-    """Return the problem at unit scale and the network's image for it."""
+def _run(plain: Reconstructor, p: Problem, prior: Prior | None) -> tuple[Normalized, Tensor, Tensor]:
+    """Return the problem at unit scale, its scale (1,), and the network's image for it."""
     n = plain.normalize(p, prior=prior)
-    return n, plain.engine.image(plain.engine.solve(n.problem).state, n.problem)
+    assert isinstance(n.scale, Scale), "checked before the first step"
+    return n, n.scale.factor, plain.engine.image(plain.engine.solve(n.problem).state, n.problem)
 
 
 def _step(plain: Reconstructor, optimizer: torch.optim.Optimizer, case: Case, p: Problem, hidden: np.ndarray) -> float:
     """Take one optimizer step and return the loss; without a step if it is not a number."""
     plain.train()
-    n, image = _run(plain, p, case.prior)
+    n, scale, image = _run(plain, p, case.prior)
     # At unit scale, the problem has the maps of the network, if it estimates them.
-    full = case.problem.y / per_item(n.scale.factor, case.problem.y)
-    loss = ssdu(image, Comparison(n.problem, n.scale.factor, full=full, held=case.mask(hidden))).mean()
+    full = case.problem.y / per_item(scale, case.problem.y)
+    loss = ssdu(image, Comparison(n.problem, scale, full=full, held=case.mask(hidden))).mean()
     if bool(torch.isfinite(loss)):
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
         norm_of_gradient = nn.utils.clip_grad_norm_(plain.parameters(), GRADIENT_CLIP)
@@ -201,8 +202,8 @@ def _validation_error(model: Reconstructor, plain: Reconstructor, case: Case, p:
 
     The prediction is that of the image which the model would return, blended with its initial image if it blends.
     """
-    n, image = _run(plain, p, case.prior)
-    full = case.problem.y / per_item(n.scale.factor, case.problem.y)
+    n, scale, image = _run(plain, p, case.prior)
+    full = case.problem.y / per_item(scale, case.problem.y)
     hidden = [case.mask(kind) for kind in case.parts.validation]
     change = n.problem.encode(image - n.problem.starting_image)
     wrong = full - n.problem.encode(n.problem.starting_image)

@@ -65,7 +65,8 @@ def adapt(
     """
     begun, settings = time.monotonic() if begun is None else begun, settings or Adaptation()
     cases: list[Case] = []
-    files, notes = [], []
+    files: list[dict[str, object]] = []
+    notes: list[str] = []
     for scan in scans:
         plan = choose(scan, request)
         group = plan.groups[0]
@@ -172,6 +173,13 @@ def _cases(
             f"{group.entry.name} with these options cannot be adapted",
             why="its image is a magnitude, and cannot predict samples of k-space",
             fix="use a model whose coils are combined with maps",
+        )
+    scale, fourier = trained.model.scale, trained.model.fourier
+    if scale in ("max", "minmax", "max-parts") or fourier != "centred":
+        raise UsageError(
+            f"{group.entry.name} with scale={scale}, fourier={fourier} cannot be adapted",
+            why="its images are not a multiple of the scan's, so that the loss cannot compare samples of k-space",
+            fix="use a model of mrirecon, or the model as it is",
         )
     part, items = scan, group.items
     if plan.slicing is not None:

@@ -45,7 +45,8 @@ class SampleParts:
     @property
     def visible(self) -> np.ndarray:
         """Return all samples outside the validation part, which are the input of a validation."""
-        return self.splits[0].input | self.splits[0].loss
+        visible: np.ndarray = self.splits[0].input | self.splits[0].loss
+        return visible
 
 
 def split_measured(mask: np.ndarray, settings: Adaptation, *, location: str, number: int = 0) -> SampleParts:

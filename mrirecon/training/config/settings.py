@@ -79,6 +79,10 @@ class Train(Section):
         None,
         description="folder of a trained model with the same method and sizes, whose weights are the initial weights",
     )
+    freeze: list[str] = Field(
+        default_factory=list,
+        description="weights that keep their initial values: names, or beginnings of names such as engine.blocks.0",
+    )
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: Positive = Field(1e-3, description="learning rate")
     betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(
