@@ -2,8 +2,8 @@
 
     python scripts/ship_model.py RUN NAME [--set symmetries=2 --set passes=2]
 
-It writes mrirecon/models/weights/NAME and scripts/runs/NAME/log.jsonl. Shipped models blend their image with compressed sensing by cross-validation (`blend=cross_validated`), unlike in
-training and its validations.
+It writes mrirecon/models/weights/NAME and scripts/runs/NAME/log.jsonl. Shipped models blend their image with compressed
+sensing by cross-validation (`blend=cross_validated`), unlike in training and its validations.
 """
 
 from __future__ import annotations
