@@ -401,7 +401,8 @@ def _compatible_mask(
 
     The size of the region follows the toolkit's rule.
     """
-    settings = [(rate, region) for rate in choice.acceleration for region in [*choice.calibration] or [None]]
+    regions: list[int | None] = [*choice.calibration] or [None]
+    settings = [(rate, region) for rate in choice.acceleration for region in regions]
     for number in rng.permutation(len(settings)):
         acceleration, region = settings[number]
         try:
