@@ -7,7 +7,7 @@ withheld samples, and let d = E(x₁ − x₀) and e = y − E x₀ at the withh
 "stacking": Breiman, Machine Learning 24:49, 1996).
 
 The blend is x₀ + √g (x₁ − x₀), with the geometric mean of g and 1 as weight. On measured scans, g alone is too small
-where few samples were acquired (scripts/runs/README.md). If g is exact, the blend is better than x₀ for g > 1/4.
+where few samples were acquired. If g is exact, the blend is better than x₀ for g > 1/4.
 
 Withheld samples should resemble those that were not acquired. For a mask scattered along all its axes, scattered
 samples are withheld. Most masks are denser near the centre of k-space, where the initial image is better: a sample in a

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# (conjugate?, mirrored axes); the first two gain most, see scripts/compare_methods.py
+# (whether to conjugate, mirrored axes)
 _SYMMETRIES: tuple[tuple[bool, tuple[int, ...]], ...] = (
     (False, ()),
     (True, ()),
