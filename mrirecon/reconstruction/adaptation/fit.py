@@ -143,12 +143,13 @@ def fit(
             report(step, settings.steps, f"loss {loss:.4f}")
             late = time.monotonic() + 1.5 * longest > end
             if late or step % settings.validate_every == 0 or step == settings.steps:
-                errors[step] = error()
-                if errors[step] < errors[best]:
-                    best, best_weights = step, _weights(trained)
-                elif not math.isfinite(errors[step]):
+                now = error()
+                if not math.isfinite(now):
                     reason = f"the prediction is not a number at step {step}"
                     break
+                errors[step] = now
+                if now < errors[best]:
+                    best, best_weights = step, _weights(trained)
                 elif sum(s > best for s in errors) >= settings.patience:
                     reason = f"no lower validation error since step {best}"
                     break
