@@ -15,9 +15,9 @@ from mrirecon.methods.cross_validation import (
     Blended,
     _importance,
     _remove_samples,
-    _withhold,
     choose_hidden_samples,
     cross_validated_weight,
+    withhold,
 )
 from mrirecon.methods.registry import build, methods
 from mrirecon.physics.problem import Problem
@@ -139,7 +139,7 @@ def test_lines_alone_decide_for_a_mask_of_lines():
     generator = torch.Generator().manual_seed(1)
     full = torch.complex(*(torch.randn(1, 1, NY, NX, generator=generator) for _ in range(2)))
     p = Problem(full * mask, mask, maps)
-    hidden, importance = _withhold(mask[0, 0].numpy() > 0)
+    hidden, importance = withhold(mask[0, 0].numpy() > 0)
     scattered = torch.from_numpy(hidden & (importance == 0))
     assert scattered.any()
     wrong = torch.where(scattered, 30 * full.roll(1, -1), 2 * full)

@@ -48,8 +48,16 @@ IDLE |= {f"engine.blocks.0.network.reset_gates.{n}.{w}" for n in range(3) for w 
 SIGN_OF_BIAS = {"engine.blocks.0.part.parts.0.part.network.conv.1.weight"}
 # Changes the computation, but not the result.
 SAME = {"memory"}
+# Conventions of other toolkits are the same code for all methods: in half precision, all methods are slow tests.
+CONVENTIONS = ("scale", "fourier", "own_maps", "start")
 # Rejected by a rule of `mrirecon.methods.shared`.
 REFUSED = {(name, "memory", "invert") for name in LEARNED} - {("invertible-rim", "memory", "invert")}
+
+
+def is_slow(precision, name, option, value):
+    """Return whether a case is another toolkit's convention in half precision, for a method other than the RIM."""
+    default = find_method(name).schema.model_fields[option].default
+    return precision != "float32" and name != "rim" and option in CONVENTIONS and value not in (default, "cs")
 
 
 def problem(seed=0):
@@ -82,9 +90,15 @@ def without_gradient(model):
     return {k for k, w in model.named_parameters() if w.grad is None or not (w.grad.isfinite().all() and w.grad.any())}
 
 
-@pytest.mark.parametrize(("name", "option", "value"), LEARNED_CASES)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "autocast"])
-def test_every_weight_learns(name, option, value, precision):
+@pytest.mark.parametrize(
+    ("precision", "name", "option", "value"),
+    [
+        pytest.param(precision, *case, marks=[pytest.mark.slow] * is_slow(precision, *case))
+        for precision in ("float32", "bfloat16", "autocast")
+        for case in LEARNED_CASES
+    ],
+)
+def test_every_weight_learns(precision, name, option, value):
     options = {option: value, **WITH.get((name, option, value), {})}
     if (name, option, value) in REFUSED:
         with pytest.raises(UsageError) as caught:
@@ -108,7 +122,7 @@ def test_every_weight_learns(name, option, value, precision):
 @pytest.mark.parametrize(
     ("name", "start", "phase", "memory"),
     [
-        (n, *v)
+        pytest.param(n, *v, marks=[pytest.mark.slow] * (v[0] not in ("zero-filled", "cs")))
         for n in LEARNED
         for v in product(*(choices(n)[k] for k in TOGETHER))
         if (n, "memory", v[2]) not in REFUSED and v[:2] != ("zero-filled", "kept")
