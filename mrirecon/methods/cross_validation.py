@@ -6,19 +6,19 @@ withheld samples, and let d = E(x₁ − x₀) and e = y − E x₀ at the withh
 ‖e − g d‖². This is the least-squares weight of a model by cross-validation (Stone, J. R. Stat. Soc. B 36:111, 1974;
 "stacking": Breiman, Machine Learning 24:49, 1996).
 
-The blend is x₀ + √g (x₁ − x₀), with the geometric mean of g and 1 as weight. On measured scans, g alone is too small
-where few samples were acquired. If g is exact, the blend is better than x₀ for g > 1/4.
+The blend is x₀ + g (x₁ − x₀). If g is exact, it is not worse than x₀.
 
 Withheld samples should resemble those that were not acquired. For a mask scattered along all its axes, scattered
 samples are withheld. Most masks are denser near the centre of k-space, where the initial image is better: a sample in a
 region of density ρ stands for (1 − ρ) / ρ samples that were not acquired, and has this weight in the products
-(importance sampling). For a mask of lines, whole lines are withheld, because scattered samples are easier to predict
-than missing lines. Scattered samples are withheld as well, without entering the products.
+(importance sampling). For a mask of lines, scattered samples are easier to predict than missing lines. So whole lines
+are withheld as well, and g is the geometric mean of the weights for both: lines alone are few and favour a network that
+harms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,7 +78,7 @@ def _line_axes(mask: np.ndarray) -> list[int]:
 
 
 def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = None) -> Tensor:
-    """Return the weight √g (B,) in [0, 1] of a network's output; see the docstring of this module.
+    """Return the weight g (B,) in [0, 1] of a network's output; see the docstring of this module.
 
     The weight is 1 if too few samples can be withheld, or if the network changes nothing.
 
@@ -90,10 +90,9 @@ def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = Non
 
     """
     masks = p.mask.expand(p.y.shape[0], *p.mask.shape[1:])[:, 0].cpu().numpy() > 0
-    pairs = [withhold(mask) for mask in masks]
-    hidden, importance = (
-        torch.from_numpy(np.stack(arrays))[:, None].to(p.y.device) for arrays in zip(*pairs, strict=True)
-    )
+    arrays = np.stack([withhold(mask) for mask in masks])
+    importance = [torch.from_numpy(arrays[:, kind])[:, None].to(p.y.device) for kind in range(arrays.shape[1])]
+    hidden = torch.stack(importance).any(0)
     if not bool(hidden.any()):
         return torch.ones(p.y.shape[0], dtype=p.mask.dtype, device=p.y.device)
     visible = p.mask * ~hidden
@@ -102,31 +101,32 @@ def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = Non
     return blend_weight(p.encode(output - start), p.y - p.encode(start), importance)
 
 
-def blend_weight(d: Tensor, e: Tensor, importance: Tensor) -> Tensor:
-    """Return the weight √g (B,) in [0, 1] for withheld samples; see the docstring of this module.
+def blend_weight(d: Tensor, e: Tensor, importance: Sequence[Tensor]) -> Tensor:
+    """Return the weight g (B,) in [0, 1] for withheld samples; see the docstring of this module.
 
     Args:
         d: change of the predicted samples by the network, (B, C, *space).
         e: error of the samples that the initial image predicts, (B, C, *space).
-        importance: of the withheld samples, (B or 1, 1, *space); 0 for all others.
+        importance: of the withheld samples of each kind, (B or 1, 1, *space); 0 for all others.
 
     """
-    root = importance.sqrt()
-    return _least_squares(root * d, root * e).sqrt()
+    roots = [weights.sqrt() for weights in importance]
+    g = torch.stack([_least_squares(root * d, root * e) for root in roots])
+    return g.prod(0) ** (1 / len(roots))
 
 
-def withhold(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the samples of a mask to withhold, and the importance of each sample in the products, both (*space).
+def withhold(mask: np.ndarray) -> np.ndarray:
+    """Return the importance of the samples to withhold from a mask, (2, *space) float32; 0 for all others.
 
+    The two kinds are scattered samples and lines; they are the same for a mask without lines, or with too few of them.
     If too few samples can be withheld, none are.
     """
     scattered = choose_hidden_samples(mask)
     if scattered is None:
-        return np.zeros_like(mask), np.zeros(mask.shape, np.float32)
+        return np.zeros((2, *mask.shape), np.float32)
     lines = choose_hidden_samples(mask, lines=True) if _line_axes(mask) and not mask.all() else None
-    if lines is None:  # also for a mask with too few lines
-        return scattered, (scattered * _importance(mask)).astype(np.float32)
-    return scattered | lines, lines.astype(np.float32)
+    kinds = [scattered * _importance(mask)] * 2 if lines is None else [scattered, lines]
+    return np.stack(kinds).astype(np.float32)
 
 
 def _importance(mask: np.ndarray) -> np.ndarray:

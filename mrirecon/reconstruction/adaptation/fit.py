@@ -209,8 +209,8 @@ def _validation_error(model: Reconstructor, plain: Reconstructor, case: Case, p:
     change = n.problem.encode(image - n.problem.starting_image)
     wrong = full - n.problem.encode(n.problem.starting_image)
     if isinstance(model, Blended):
-        _, importance = withhold(case.problem.mask[0, 0].cpu().numpy() > 0)
-        change = change * per_item(blend_weight(change, wrong, case.mask(importance)), change)
+        importance = [case.mask(kind) for kind in withhold(case.problem.mask[0, 0].cpu().numpy() > 0)]
+        change = change * per_item(blend_weight(change, wrong, importance), change)
     errors = [float(norm(h * (wrong - change))[0] / norm(h * full)[0]) for h in hidden]
     return float(np.exp(np.mean(np.log(np.maximum(errors, 1e-12)))))
 
