@@ -163,7 +163,7 @@ def test_it_stops_early_and_in_time(planted, folder):
     assert set(late.errors) == {0, 1}
 
 
-@pytest.mark.parametrize("method", ["e2evn", "unet", "lpdnet"])
+@pytest.mark.parametrize("method", ["e2evn", *(pytest.param(m, marks=pytest.mark.slow) for m in ("unet", "lpdnet"))])
 def test_any_learned_method_adapts(method, planted, tmp_path):
     from tests.models.test_checkpoints import small
 
