@@ -33,6 +33,21 @@ def real_kspace():
     return folder
 
 
+@pytest.fixture
+def run(capfd, monkeypatch, tmp_path):
+    """Run the command line in a temporary folder; return exit code, stdout, stderr."""
+    from mrirecon.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        return ended.value.code, *capfd.readouterr()
+
+    return call
+
+
 class Bart:
     """Runs BART's commands on arrays in a folder."""
 

@@ -14,27 +14,13 @@ import h5py
 import numpy as np
 import pytest
 
-from mrirecon.cli import as_known, main
+from mrirecon.cli import as_known
 from mrirecon.cli.console import table
 from mrirecon.errors import ResourceError
 from mrirecon.io import read_array, read_image, write_kspace
 
 SAMPLES = Path(__file__).parents[2] / "data_samples"
 FULL, TWIN = SAMPLES / "brain_full.h5", SAMPLES / "brain_4x.h5"
-
-
-@pytest.fixture
-def run(capfd, monkeypatch, tmp_path):
-    """Run the command line in a folder of its own; return exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        out, err = capfd.readouterr()
-        return ended.value.code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

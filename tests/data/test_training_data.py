@@ -477,10 +477,10 @@ def test_masks_that_fit_are_drawn():
 
 def test_masks_of_other_toolkits_fit_or_are_refused():
     draws = [MaskFamily(family="equispaced_fraction", compat="fastmri", acceleration=[4.0, 8.0])]
-    found = {
+    combinations = {
         tuple(draw_mask(draws, (128, 128), np.random.default_rng(seed), True)[1]["calibration"]) for seed in range(8)
     }
-    assert found <= {(128, 10), (10, 128)}, "8-fold has 5 lines in the centre, too few for coil maps"
+    assert combinations <= {(128, 10), (10, 128)}, "8-fold has 5 lines in the centre, too few for coil maps"
     narrow = [MaskFamily(family="gaussian1d", compat="mridc", acceleration=[4.0])]
     with pytest.raises(UsageError, match="no mask of gaussian1d fits"):
         draw_mask(narrow, (128, 128), np.random.default_rng(0), True)

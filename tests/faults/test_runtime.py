@@ -225,16 +225,16 @@ def test_scores_that_are_not_defined(cli, tmp_path, case):
         Path("theirs/b.npz").unlink()
     code, out, err = cli("evaluate", "ours", "theirs", "--json")
     # An error may follow. NaN and Infinity are no JSON, though Python reads them.
-    told = json.JSONDecoder(parse_constant=lambda name: pytest.fail(f"{name} in JSON")).raw_decode(out)[0]
+    report = json.JSONDecoder(parse_constant=lambda name: pytest.fail(f"{name} in JSON")).raw_decode(out)[0]
     # Undefined scores, failed comparisons and unmatched files give exit code 4.
     assert code == (0 if case in ("zero reference", "zero prediction") else 4), err
     if case == "missing pair":
-        assert told["without reference"] == ["ours/b.npz"]
+        assert report["without reference"] == ["ours/b.npz"]
     elif case in ("NaN", "shapes"):
-        assert len(told["failed"]) == 1
-        assert len(told["files"]) == 1
+        assert len(report["failed"]) == 1
+        assert len(report["files"]) == 1
     else:
-        first = told["files"][0]
+        first = report["files"][0]
         psnr = [one["psnr"] for one in first["slices"]]
         undefined = {"zero reference": 1, "zero prediction": 1, "identical": 3}[case]
         assert psnr.count(None) == first["undefined"]["psnr"] == undefined or case == "zero prediction"

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrirecon.cli import main
 from mrirecon.errors import UsageError
 from mrirecon.io import read_image, safe_name, sidecar_path, write_image, write_kspace
 from mrirecon.io.safe.manifest import verify
@@ -30,19 +29,6 @@ def make(path: Path, items: int = 1, **attributes) -> Path:
     kspace = rng.normal(size=(items, 2, 24, 20)) + 1j * rng.normal(size=(items, 2, 24, 20))
     write_kspace(path, kspace.astype(np.complex64), attributes=attributes)
     return path
-
-
-@pytest.fixture
-def call(capfd, monkeypatch, tmp_path):
-    """Run the command line; return exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        return ended.value.code, *capfd.readouterr()
-
-    return call
 
 
 # Two files, one output ------------------------------------------------------------------------------------------------
@@ -98,10 +84,10 @@ def test_headers_tell_contrasts_apart_where_names_do_not(tmp_path, monkeypatch):
         expand([Path("in")], Path("out"), asked)
 
 
-def test_the_command_line_refuses_them_too(call, tmp_path):
+def test_the_command_line_refuses_them_too(run, tmp_path):
     for name in ("a_b.h5", "ab.h5"):
         make(tmp_path / "in" / name)
-    code, out, err = call("reconstruct", "in", "-m", "rss", "--bids", "out", "--contrast", "T1w", "--overwrite")
+    code, out, err = run("reconstruct", "in", "-m", "rss", "--bids", "out", "--contrast", "T1w", "--overwrite")
     assert (code, out) == (2, "")
     assert "in/a_b.h5 and in/ab.h5" in err
     assert not Path("out").exists()
@@ -126,35 +112,35 @@ def test_what_a_system_leaves_beside_files_is_no_scan(tmp_path):
         (["-o", "x.h5"], "x.h5.json"),
     ],
 )
-def test_no_file_of_somebody_else_is_replaced(call, tmp_path, options, there):
+def test_no_file_of_somebody_else_is_replaced(run, tmp_path, options, there):
     make(tmp_path / "a.h5", 2)
     Path(there).write_text("mine")
-    code, _, err = call("reconstruct", "a.h5", "-m", "cs", "--set", "iterations=2", *options)
+    code, _, err = run("reconstruct", "a.h5", "-m", "cs", "--set", "iterations=2", *options)
     assert code == 2
     assert there in err
     assert Path(there).read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 2
-    assert call("reconstruct", "a.h5", "-m", "cs", "--set", "iterations=2", *options, "--overwrite")[0] == 0
+    assert run("reconstruct", "a.h5", "-m", "cs", "--set", "iterations=2", *options, "--overwrite")[0] == 0
     assert Path(there).read_bytes() != b"mine"
 
 
-def test_what_a_killed_run_left_of_several_files_is_made_again(call, tmp_path):
+def test_what_a_killed_run_left_of_several_files_is_made_again(run, tmp_path):
     make(tmp_path / "a.h5", 3)
     again = ["reconstruct", "a.h5", "-m", "cs", "--set", "iterations=2"]
-    assert call(*again, "-o", "x.png")[0] == 0
+    assert run(*again, "-o", "x.png")[0] == 0
     Path("x_001.png").unlink()
-    assert call(*again, "-o", "x.png")[0] == 0
+    assert run(*again, "-o", "x.png")[0] == 0
     assert Path("x_001.png").exists()
-    assert call(*again, "-o", "y.h5", "--save-iterates")[0] == 0
+    assert run(*again, "-o", "y.h5", "--save-iterates")[0] == 0
     Path("y.h5").unlink()
     Path("y.h5.json").unlink()
-    assert call(*again, "-o", "y.h5", "--save-iterates")[0] == 0
-    assert call(*again, "--seed", "1", "-o", "y.h5", "--save-iterates")[0] == 2
+    assert run(*again, "-o", "y.h5", "--save-iterates")[0] == 0
+    assert run(*again, "--seed", "1", "-o", "y.h5", "--save-iterates")[0] == 2
 
 
-def test_iterates_are_no_scans(call, tmp_path):
+def test_iterates_are_no_scans(run, tmp_path):
     make(tmp_path / "in" / "a.h5")
-    assert call("reconstruct", "in", "-m", "cs", "--set", "iterations=2", "--save-iterates", "-o", "in")[0] == 0
+    assert run("reconstruct", "in", "-m", "cs", "--set", "iterations=2", "--save-iterates", "-o", "in")[0] == 0
     assert expand([Path("in")], Path("out")) == [Path("in/a.h5")]
 
 
@@ -209,15 +195,15 @@ def test_what_one_locale_made_another_finds_done(strange):
     assert [r["outputs"][0] for r in json.loads(done.stdout)["results"]] == [f"out/{name}" for name in IMAGES]
 
 
-def test_scores_tables_and_reports_of_such_names(call, strange):
+def test_scores_tables_and_reports_of_such_names(run, strange):
     (strange / "in" / os.fsdecode(b"bad\xff.h5")).unlink()
-    assert call("reconstruct", "in", "-m", "rss", "-o", "out")[0] == 0
-    code, out, err = call("evaluate", "out", "in", "--csv", "s.csv", "--volumes", "v.csv", "--json")
+    assert run("reconstruct", "in", "-m", "rss", "-o", "out")[0] == 0
+    code, out, err = run("evaluate", "out", "in", "--csv", "s.csv", "--volumes", "v.csv", "--json")
     assert code == 0, err
     assert [os.fsencode(f["case"]) for f in json.loads(out)["files"]] == sorted(n.removesuffix(b".h5") for n in LATIN)
     for name in ("s.csv", "v.csv"):
         assert "caf%E9_rss.h5" in Path(name).read_text(encoding="utf-8")
-    code, _, err = call("report", "out", "-r", "in", "-o", "r.html")
+    code, _, err = run("report", "out", "-r", "in", "-o", "r.html")
     assert code == 0, err
     page = Path("r.html").read_text(encoding="utf-8")
     assert "zo\u00eb" in page
@@ -247,13 +233,13 @@ def test_json_is_not_trusted():
             parse_json(text)
 
 
-def test_a_sidecar_that_is_nested_deeply_is_nobodys(call, tmp_path):
+def test_a_sidecar_that_is_nested_deeply_is_nobodys(run, tmp_path):
     make(tmp_path / "a.h5")
     image = tmp_path / "out" / "a_rss.h5"
     write_image(image, np.ones((1, 24, 20), np.float32))
     sidecar_path(image).write_text('{"request":' * 5000 + "1" + "}" * 5000)
-    code, _, err = call("reconstruct", "a.h5", "-m", "rss", "-o", "out")
+    code, _, err = run("reconstruct", "a.h5", "-m", "rss", "-o", "out")
     assert (code, "exists already" in err) == (2, True)
     assert read_image(image).max() == 1
-    assert call("evaluate", "out", "out", "--metrics", "nmse")[0] == 0
-    assert call("report", "out", "-o", "r.html")[0] == 0
+    assert run("evaluate", "out", "out", "--metrics", "nmse")[0] == 0
+    assert run("report", "out", "-o", "r.html")[0] == 0

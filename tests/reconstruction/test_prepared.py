@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from mrirecon.cli import main
 from mrirecon.data.phantom import phantom
 from mrirecon.data.simulate import simulate_kspace
 from mrirecon.errors import UsageError
@@ -28,19 +27,6 @@ def to_kspace(images):
 
 def to_image(kspace):
     return Fourier().adjoint(torch.from_numpy(np.ascontiguousarray(kspace))).numpy()
-
-
-@pytest.fixture
-def run(capfd, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        out, err = capfd.readouterr()
-        return ended.value.code, out, err
-
-    return call
 
 
 def oversampled(factor=2, axis=-1):
