@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mrirecon.physics.conventions import FourierRule, ScaleRule, Unshifted, scale_by_rule
+from mrirecon.physics.conventions import FourierRule, ScaleRule, Unshifted, reads_samples, scale_by_rule
 from mrirecon.physics.operators import per_item
 from mrirecon.physics.precision import RunsNetwork
 from mrirecon.physics.problem import Problem
@@ -303,7 +303,7 @@ class Reconstructor(nn.Module):
     def needs_cartesian(self) -> bool:
         """Return whether a part uses the samples or the mask, as the computation of an initial image does."""
         parts = (module for module in self.modules() if module is not self)
-        samples = self.start is not None or self.fourier != "centred" or self.scale.startswith(("max", "min", "kspace"))
+        samples = self.start is not None or reads_samples(self.scale, self.fourier)
         return samples or any(getattr(module, "needs_cartesian", False) for module in parts)
 
     def forward(self, p: Problem, *, prior: Prior | None = None) -> Tensor:

@@ -31,6 +31,17 @@ ScaleRule = Literal[
     "kspace-max-backward",
 ]
 FourierRule = Literal["centred", "unshifted"]
+_COIL_RULES = ("max", "minmax", "max-parts")  # normalize coil images and maps (`CoilScale`)
+
+
+def is_multiple(scale: ScaleRule, fourier: FourierRule) -> bool:
+    """Return whether the image in the unit of the weights is a multiple of the image of the scan."""
+    return scale not in _COIL_RULES and fourier == "centred"
+
+
+def reads_samples(scale: ScaleRule, fourier: FourierRule) -> bool:
+    """Return whether the change of unit uses the samples of k-space, and so requires Cartesian k-space."""
+    return not is_multiple(scale, fourier) or scale.startswith("kspace")
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ def scale_by_rule(rule: ScaleRule, p: Problem, *, scale_maps: bool, consume: boo
 
     """
     percentile = percentile_scale(p.adjoint)
-    if rule in ("max", "minmax", "max-parts"):
+    if rule in _COIL_RULES:
         return _coil_scale(p, rule, scale_maps)
     name, _, norm = rule.removeprefix("kspace-").partition("-")
     if rule.startswith("kspace"):
