@@ -97,14 +97,14 @@ def main() -> None:
         won = f"{(gap[:, 0] > 0).mean():.0%}/{(gap[:, 1] > 0).mean():.0%}"
         print(f"{name:{width}s} {mean[0]:.4f}/{mean[1]:.2f}   {gap[:, 0].min():+.4f}/{gap[:, 1].min():+.2f}   {won}")
     if adapter is not None:
-        print("\nadapted - not adapted: SSIM/PSNR, mean; worst; weights kept; mean seconds")
+        print("\nadapted - not adapted: SSIM/PSNR, mean; worst; weights unchanged; mean seconds")
         for number, name in enumerate(models):
             gap = values[:, first + number] - values[:, first - len(models) + number]
             mean, worst, fits = gap.mean(0), gap.min(0), adapter.fits[number :: len(models)]
-            kept, seconds = sum(not f.adapted for f in fits), np.mean([f.seconds for f in fits])
+            unchanged, seconds = sum(not f.adapted for f in fits), np.mean([f.seconds for f in fits])
             print(
                 f"{name:{width}s} {mean[0]:+.4f}/{mean[1]:+.2f}   {worst[0]:+.4f}/{worst[1]:+.2f}   "
-                f"{kept} of {len(fits)}   {seconds:.0f}"
+                f"{unchanged} of {len(fits)}   {seconds:.0f}"
             )
 
 

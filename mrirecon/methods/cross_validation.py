@@ -202,7 +202,8 @@ class Blended(Reconstructor):
                 p = replace(p, initial_image=n.undo(n.problem.starting_image))
             weight = self.weight(lambda q: self.parts(q, prior=prior), p, prior)
         n = super().normalize(p, prior=prior, consume=consume)
-        return _BlendedProblem(n.problem, n.scale, n.phase, self._rest(n, weight, prior), weight)
+        rest = n.problem.starting_image if bool((weight >= 1).all()) else self._rest(n, prior)
+        return _BlendedProblem(n.problem, n.scale, n.phase, rest, weight)
 
     def parts(self, p: Problem, *, prior: Prior | None = None) -> tuple[Tensor, Tensor]:
         """Return the image to blend with and the network's output, both (B, M, *space).
@@ -212,13 +213,13 @@ class Blended(Reconstructor):
         warm = p.initial_image is not None
         n = super().normalize(p, prior=prior, warm=warm)
         image = self.engine.image(self.engine.solve(n.problem).state, n.problem)
-        rest = n.problem.starting_image if warm else self._rest(n, torch.zeros_like(p.y[:, 0, 0, 0].real), prior)
+        rest = n.problem.starting_image if warm else self._rest(n, prior)
         return n.undo(rest), n.undo(image)
 
     @torch.no_grad()
-    def _rest(self, n: Normalized, weight: Tensor, prior: Prior | None) -> Tensor:
+    def _rest(self, n: Normalized, prior: Prior | None) -> Tensor:
         """Return the image (B, M, *space), at unit scale, to blend with the network's output."""
-        if self.fallback is None or bool((weight >= 1).all()):
+        if self.fallback is None:
             return n.problem.starting_image
         q = n.problem if n.phase is None else n.phase.inverse().apply(n.problem)
         u = self.fallback(replace(q, initial_image=None), None if self.prepare is not None else prior)

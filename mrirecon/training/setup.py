@@ -128,12 +128,12 @@ def _load_initial_weights(model: Reconstructor, folder: str) -> None:
 def _freeze(model: Reconstructor, names: Sequence[str]) -> None:
     weights = dict(model.named_parameters())
     for name in names:
-        found = [w for key, w in weights.items() if f"{key}.".startswith(f"{name}.")]
-        if not found:
+        matching = [w for key, w in weights.items() if f"{key}.".startswith(f"{name}.")]
+        if not matching:
             parts = sorted({key.rsplit(".", depth)[0] for key in weights for depth in (0, 1, 2)})
             why, fix = f"{name!r} is no name of a weight, and no beginning of one", nearest(name, parts[:50])
             raise UsageError("there is nothing to freeze", where="train.freeze", why=why, fix=fix)
-        for weight in found:
+        for weight in matching:
             weight.requires_grad_(False)
 
 

@@ -134,7 +134,7 @@ def _decompress(file: BinaryIO, path: Path, size: int) -> bytes:
 
 def _read_archive(file: BinaryIO, path: Path, size: int, kind: str) -> Checkpoint:
     """Read weights and settings of an archive of NeMo's form; its members are not extracted."""
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for number, member in enumerate(archive):
@@ -142,21 +142,21 @@ def _read_archive(file: BinaryIO, path: Path, size: int, kind: str) -> Checkpoin
                 name = member.name.removeprefix("./")
                 if name not in (CONFIG_NAME, WEIGHTS_NAME):
                     continue
-                if name in found:
+                if name in contents:
                     raise UnsafeContentError("the archive has a member twice", where=f"{path}:{name}")
                 if name == CONFIG_NAME and member.size > _LARGEST_TEXT:
                     raise UnsafeContentError("the settings are too large", where=f"{path}:{name}")
                 stream = archive.extractfile(member)
                 assert stream is not None, "it is a file"
-                found[name] = stream.read()
+                contents[name] = stream.read()
     except (tarfile.TarError, EOFError, OverflowError) as error:
         raise InputError("the archive cannot be read", where=str(path), why=str(error)) from None
-    if WEIGHTS_NAME not in found:
+    if WEIGHTS_NAME not in contents:
         fix = "give the checkpoint itself"
         raise InputError("the archive has no weights", where=str(path), why=f"there is no {WEIGHTS_NAME}", fix=fix)
-    content = found[WEIGHTS_NAME]
+    content = contents[WEIGHTS_NAME]
     inner = _sections(_load(io.BytesIO(content), path, len(content), content[:512]), path, len(content))
-    settings = parse_settings(found.get(CONFIG_NAME, b""), f"{path}:{CONFIG_NAME}")
+    settings = parse_settings(contents.get(CONFIG_NAME, b""), f"{path}:{CONFIG_NAME}")
     return Checkpoint(path, f"{kind} with settings and {inner.container}", inner.weights, inner.sensitivity, settings)
 
 
@@ -278,9 +278,9 @@ def _sections(content: Any, path: Path, size: int) -> Checkpoint:
     settings: dict[str, Any] = {}
     for key in ("hyper_parameters", "args"):
         if key in content:
-            found = _Plain().convert(content[key])
-            found = found.get("cfg", found) if isinstance(found, dict) else {}
-            settings |= found if isinstance(found, dict) else {}
+            plain = _Plain().convert(content[key])
+            plain = plain.get("cfg", plain) if isinstance(plain, dict) else {}
+            settings |= plain if isinstance(plain, dict) else {}
     if isinstance(content.get("state_dict"), Mapping):
         kind = "a Lightning checkpoint" if "pytorch-lightning_version" in content else "a dictionary with a state_dict"
         return Checkpoint(path, kind, _checked(content["state_dict"], path, size), {}, settings)

@@ -31,7 +31,6 @@ class Conversion:
             matches counts.
         unused: patterns of weights that the toolkit stores but does not use.
         facts: conventions for the card.
-        assumed: facts that neither weights nor settings state.
 
     """
 
@@ -40,7 +39,6 @@ class Conversion:
     rules: list[tuple[str, str]]
     unused: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
-    assumed: dict[str, object] = field(default_factory=dict)
 
 
 class Source:
@@ -76,11 +74,11 @@ class Source:
 
         """
         expression = re.compile(pattern)
-        found = {int(m[1]) for name in self.weights if (m := expression.match(name)) and len(m[1]) < 6}
-        if found != set(range(len(found))) or not found or len(found) > _MOST_PARTS:
-            why = f"the indices of {pattern} are {sorted(found)[:10]}"
+        indices = {int(m[1]) for name in self.weights if (m := expression.match(name)) and len(m[1]) < 6}
+        if indices != set(range(len(indices))) or not indices or len(indices) > _MOST_PARTS:
+            why = f"the indices of {pattern} are {sorted(indices)[:10]}"
             raise ModelMismatchError("the weights are not complete", where=self.where, why=why, fix=_AGAIN)
-        return len(found)
+        return len(indices)
 
     def size(self, name: str, axis: int, dimensions: int = 4) -> int:
         """Return the size of a tensor along an axis.
@@ -160,16 +158,16 @@ class Layout:
 _BAND = "the calibration lines are those that fastMRI's code finds in the mask"
 
 
+def _varnet_options(s: Source, cascades: str, network: str) -> dict[str, Any]:
+    """Return the sizes of an E2EVN: the index of a cascade is the group of a pattern, its U-Net has a prefix."""
+    channels, pools = s.unet(network)
+    return {"cascades": s.count(cascades), "channels": channels, "pools": pools, "sensitivity": False}
+
+
 def _fastmri_varnet(s: Source) -> Conversion:
-    channels, pools = s.unet("cascades.0.model.unet.")
     maps_channels, maps_pools = s.unet("sens_net.norm_unet.unet.")
-    options: dict[str, Any] = {
-        "cascades": s.count(r"cascades\.(\d+)\."),
-        "channels": channels,
-        "pools": pools,
-        "padding": 15,
-    }
-    options |= {"sensitivity": False, "own_maps_channels": maps_channels}
+    options = _varnet_options(s, r"cascades\.(\d+)\.", "cascades.0.model.unet.")
+    options |= {"padding": 15, "own_maps_channels": maps_channels, "own_maps_pools": maps_pools}
     centre = s.setting("mask_center", True, bool)
     options |= {"own_maps": "fastmri" if centre else "fastmri-all"}
     facts = {
@@ -179,9 +177,7 @@ def _fastmri_varnet(s: Source) -> Conversion:
         "padding": "to multiples of 16, with zeros",
         "image": "root sum of squares; fastMRI crops it to the size in the header of the file afterwards",
     }
-    return Conversion(
-        "e2evn", options | {"own_maps_pools": maps_pools}, [*_VARNET, (r"sens_net\.(.*)", r"prepare.\1")], facts=facts
-    )
+    return Conversion("e2evn", options, [*_VARNET, (r"sens_net\.(.*)", r"prepare.\1")], facts=facts)
 
 
 _VARNET = [
@@ -284,13 +280,7 @@ def _atommic_cirim(s: Source) -> Conversion:
 
 
 def _atommic_varnet(s: Source) -> Conversion:
-    channels, pools = s.unet("cascades.0.model.unet.")
-    options: dict[str, Any] = {
-        "cascades": s.count(r"cascades\.(\d+)\."),
-        "channels": channels,
-        "pools": pools,
-        "sensitivity": False,
-    }
+    options = _varnet_options(s, r"cascades\.(\d+)\.", "cascades.0.model.unet.")
     options["padding"] = s.setting("padding_size", 11, int)
     options["normalize"] = s.setting("normalize", True, bool)
     if s.setting("no_dc", False, bool):
@@ -448,13 +438,7 @@ def _lookup(settings: Mapping[str, Any], key: str) -> Any:
 
 
 def _direct_varnet(s: Source) -> Conversion:
-    channels, pools = s.unet("layers_list.0.regularizer_model.")
-    options: dict[str, Any] = {
-        "cascades": s.count(r"layers_list\.(\d+)\."),
-        "channels": channels,
-        "pools": pools,
-        "sensitivity": False,
-    }
+    options = _varnet_options(s, r"layers_list\.(\d+)\.", "layers_list.0.regularizer_model.")
     options |= {"padding": 0, "normalize": False, "sign": 1}
     rules = [
         (r"layers_list\.(\d+)\.learning_rate", r"engine.blocks.\1.part.consistency.weight"),

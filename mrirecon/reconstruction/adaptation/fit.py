@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mrirecon.engine import Normalized, Reconstructor
-from mrirecon.methods.cross_validation import Blended, blend_weight, withhold
+from mrirecon.methods.cross_validation import Blended, blend_weight
 from mrirecon.metrics.losses import Comparison, ssdu
 from mrirecon.physics.operators import norm, per_item
 from mrirecon.physics.problem import Problem
@@ -209,7 +209,7 @@ def _validation_error(model: Reconstructor, plain: Reconstructor, case: Case, p:
     change = n.problem.encode(image - n.problem.starting_image)
     wrong = full - n.problem.encode(n.problem.starting_image)
     if isinstance(model, Blended):
-        importance = [case.mask(kind) for kind in withhold(case.problem.mask[0, 0].cpu().numpy() > 0)]
+        importance = [case.mask(kind) for kind in case.parts.importance]
         change = change * per_item(blend_weight(change, wrong, importance), change)
     errors = [float(norm(h * (wrong - change))[0] / norm(h * full)[0]) for h in hidden]
     return float(np.exp(np.mean(np.log(np.maximum(errors, 1e-12)))))

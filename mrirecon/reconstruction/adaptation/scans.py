@@ -17,6 +17,7 @@ from mrirecon.errors import BusyError, InputError, UsageError
 from mrirecon.io.safe.scratch import scratch_folders
 from mrirecon.io.scan import Scan
 from mrirecon.models.checkpoints import TrainedModel, shipped_models
+from mrirecon.physics.conventions import is_multiple
 from mrirecon.reconstruction.adaptation.fit import Case, Fit, Progress, fit
 from mrirecon.reconstruction.adaptation.settings import Adaptation
 from mrirecon.reconstruction.adaptation.split import split_measured
@@ -175,7 +176,7 @@ def _cases(
             fix="use a model whose coils are combined with maps",
         )
     scale, fourier = trained.model.scale, trained.model.fourier
-    if scale in ("max", "minmax", "max-parts") or fourier != "centred":
+    if not is_multiple(scale, fourier):
         raise UsageError(
             f"{group.entry.name} with scale={scale}, fourier={fourier} cannot be adapted",
             why="its images are not a multiple of the scan's, so that the loss cannot compare samples of k-space",
@@ -241,7 +242,7 @@ def _place(case: Case, scan: Scan) -> str:
 def _summary(result: Fit, settings: Adaptation, plan: Plan) -> dict[str, object]:
     """Return the outcome of an adaptation as plain data."""
     return {
-        "weights": "adapted" if result.adapted else "kept: no step lowered the validation error",
+        "weights": "adapted" if result.adapted else "unchanged: no step lowered the validation error",
         "steps": result.step,
         "steps taken": result.taken,
         "ended": result.reason,

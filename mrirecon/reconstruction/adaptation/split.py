@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mrirecon.errors import InputError
-from mrirecon.methods.cross_validation import choose_hidden_samples
+from mrirecon.methods.cross_validation import choose_hidden_samples, withhold
 from mrirecon.reconstruction.adaptation.settings import Adaptation
 
 FULLY_SAMPLED_SHARE = 0.99  # share of the samples from which on a slice counts as fully sampled
@@ -34,13 +34,19 @@ class SampleParts:
     """Hold the parts of the measured samples of a slice, masks (*space).
 
     Attributes:
-        validation: validation samples by kind: scattered ones, and whole lines if the mask consists of lines.
+        importance: importance of the validation samples, (2, *space); 0 for all others. The kinds are scattered samples
+            and lines; see `mrirecon.methods.cross_validation.withhold`.
         splits: splits of all other samples.
 
     """
 
-    validation: tuple[np.ndarray, ...]
+    importance: np.ndarray
     splits: tuple[Split, ...]
+
+    @property
+    def validation(self) -> np.ndarray:
+        """Return the validation samples of both kinds, (2, *space) booleans."""
+        return np.asarray(self.importance > 0)
 
     @property
     def visible(self) -> np.ndarray:
@@ -73,25 +79,24 @@ def split_measured(mask: np.ndarray, settings: Adaptation, *, location: str, num
             fix="to adapt to this scanner with it, undersample it as your other scans (`mrirecon masks apply`), and "
             "adapt to the result",
         )
-    scattered, lines = choose_hidden_samples(mask), choose_hidden_samples(mask, lines=True)
-    if scattered is None:
+    importance = withhold(mask)
+    scattered, lines = importance > 0
+    if not scattered.any():
         raise _too_few(location)
-    if lines is None or np.array_equal(lines, scattered):
-        lines = None
-    validation = (scattered,) if lines is None else (scattered, lines)
-    visible = mask & ~np.any(validation, axis=0)
+    has_lines = not np.array_equal(scattered, lines)
+    visible = mask & ~(scattered | lines)
     splits = []
     for k in range(settings.splits):
         seed = (settings.seed * 10_007 + number) * 10_007 + k + 1  # not 0, the seed of the validation part
         hidden = None
-        if lines is not None and k % 2 == 1:
+        if has_lines and k % 2 == 1:
             hidden = choose_hidden_samples(mask & ~lines, settings.share, seed, lines=True)
         if hidden is None:
             hidden = choose_hidden_samples(visible, settings.share, seed)
         if hidden is None:
             raise _too_few(location)
         splits.append(Split(visible & ~hidden, visible & hidden))
-    return SampleParts(validation, tuple(splits))
+    return SampleParts(importance, tuple(splits))
 
 
 def _too_few(location: str) -> InputError:
