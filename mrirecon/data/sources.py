@@ -328,7 +328,8 @@ def _scan_slices(path: str, data: Data, files: list[FileInfo], notes: list[str])
     excluded = excluded_items((Path(path).name,), len(scan), data.exclude)
     empty = empty_items(scan, (i for i in range(len(scan)) if i not in excluded))
     if empty:
-        notes.append(f"{path}: {format_items(sorted(empty))} contain only zeros and are excluded")
+        rest = "contains only zeros and is excluded" if len(empty) == 1 else "contain only zeros and are excluded"
+        notes.append(f"{path}: {format_items(sorted(empty))} {rest}")
     included = [i for i in range(len(scan)) if i not in excluded | empty]
     files.append(
         {

@@ -52,6 +52,7 @@ def test_items_are_excluded_by_name(files):
     assert [s.index for s in opened.val] == [2, 4]
     assert opened.files[1]["excluded items"] == [0, 1, 3]
     assert opened.files[0]["empty items, left out"] == [4]
+    assert any(note.endswith("item 4 contains only zeros and is excluded") for note in opened.notes)
 
 
 def test_slices_of_volumes_are_excluded_by_name(tmp_path):
