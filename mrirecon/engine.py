@@ -44,12 +44,14 @@ class Step(nn.Module, Generic[S], ABC):
             ``initial_image`` only.
         takes_initial_image: whether the step starts from the problem's initial image.
         magnitude: whether the image is a magnitude, without phase.
+        once: whether the step is applied once, not repeated.
 
     """
 
     needs_cartesian: bool = False
     takes_initial_image: bool = True
     magnitude: bool = False
+    once: bool = False
 
     @abstractmethod
     def init(self, p: Problem) -> S:
@@ -162,7 +164,7 @@ class Unrolled(nn.Module):
 
     def image(self, state: Any, p: Problem) -> Tensor:
         """Return the image (B, M, *space) of a final state."""
-        return self._steps[-1].image(state, p)
+        return self.steps[-1].image(state, p)
 
     def solve(self, p: Problem) -> Outcome:
         """Run all steps, or stop when every item meets the tolerance; return the outcome."""
@@ -181,25 +183,31 @@ class Unrolled(nn.Module):
         outcome = Outcome(None, none, torch.full_like(p.lipschitz, float("nan")), none.bool())
         memory = self.memory if torch.is_grad_enabled() else "store"
         if memory == "invert":
-            steps = [step for step in self._steps for _ in range(self.repeats)]
+            steps = [step for step in self.steps for _ in range(self.repeats_of(step))]
             yield steps[-1], outcome._replace(state=run_invertible(steps, p), iterations=none + len(steps))
             return
         advance, length = _repeat, 1
         if memory == "checkpoint":
             advance, length = partial(checkpoint, _repeat, use_reentrant=False), self.segment
         has_rule = bool(torch.as_tensor(self.tolerance).amax() > 0) and not self._records_gradients(p)
-        for number, step in enumerate(self._steps):
+        for number, step in enumerate(self.steps):
             outcome = outcome._replace(state=step.enter(outcome.state, p) if number else step.init(p))
-            for start in range(0, self.repeats, length):
-                for new in advance(step, outcome.state, p, min(length, self.repeats - start)):
+            repeats = self.repeats_of(step)
+            for start in range(0, repeats, length):
+                for new in advance(step, outcome.state, p, min(length, repeats - start)):
                     distance = step.change(outcome.state, new, p) if has_rule else None
                     outcome = outcome.after(new, distance, self.tolerance)
                     yield step, outcome
                     if has_rule and bool(outcome.converged.all()):
                         return
 
+    def repeats_of(self, step: Step[Any]) -> int:
+        """Return how often a block is applied."""
+        return 1 if step.once else self.repeats
+
     @property
-    def _steps(self) -> list[Step[Any]]:
+    def steps(self) -> list[Step[Any]]:
+        """Return the blocks."""
         return cast("list[Step[Any]]", list(self.blocks))
 
     def _records_gradients(self, p: Problem) -> bool:

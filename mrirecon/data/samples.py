@@ -31,7 +31,7 @@ from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.io.scan import Scan
 from mrirecon.masks import FAMILIES, MaskResult, make_mask
 from mrirecon.masks.result import calibration_sides
-from mrirecon.physics.operators import Fourier, combine, root_sum_of_squares
+from mrirecon.physics.operators import Fourier, combine, per_item, root_sum_of_squares
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Prior
 
@@ -173,7 +173,11 @@ class SampleFactory:
         # The samples of a batch share the random draws that determine the size.
         shared = [generator(self.seed, epoch, number // self.batch, 0) for epoch, number, _ in keys]
         simulated = all(s.simulated for s in slices)
-        full = self._simulated(slices, own, shared, device) if simulated else self._measured(slices, shared, device)
+        if simulated:
+            conjugate = [generator(self.seed, epoch, number, 2).random() < 0.5 for epoch, number, _ in keys]
+            full = _conjugate(self._simulated(slices, own, shared, device), torch.tensor(conjugate, device=device))
+        else:
+            full = self._measured(slices, shared, device)
         space = (int(full.kspace.shape[-2]), int(full.kspace.shape[-1]))
         prospective = [a is not None and float(a.mean()) < FULLY_SAMPLED_SHARE for a in full.acquired]
         masks: list[np.ndarray] = []
@@ -305,6 +309,23 @@ class SampleFactory:
 
 
 @cache
+def _conjugate(full: _FullKspace, chosen: Tensor) -> _FullKspace:
+    """Replace the chosen items (B,) bool by their complex conjugate images.
+
+    The sign of the phase is a convention of the scanner. A network that was trained with one sign fails on the other.
+    """
+    if not bool(chosen.any()):
+        return full
+    fourier = Fourier(_PLANE)
+    conjugate = fourier(fourier.adjoint(full.kspace).conj())
+    clean, noise = full.clean, full.noise
+    return full._replace(
+        kspace=torch.where(per_item(chosen, conjugate), conjugate, full.kspace),
+        clean=None if clean is None else torch.where(per_item(chosen, clean), clean.conj(), clean),
+        noise=None if noise is None else torch.where(per_item(chosen, noise), noise.conj(), noise),
+    )
+
+
 def simulator_version() -> str:
     """Return a hash of the code that computes samples, so that samples of other versions are not reused."""
     package = Path(mrirecon.__file__).parent

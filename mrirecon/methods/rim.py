@@ -56,10 +56,12 @@ class Rim(RunsNetwork, Step[RimState]):
         x = p.starting_image
         return RimState(x, self.network.start(self._input(x)))
 
-    def enter(self, previous: RimState, p: Problem) -> RimState:
-        """Start at the last image of the previous cascade."""
-        x = previous.x.detach() if self.detach else previous.x
-        hidden = previous.hidden if self.carry else self.network.start(self._input(x))
+    def enter(self, previous: RimState | Tensor, p: Problem) -> RimState:
+        """Start at the last image of the previous cascade, or at an image."""
+        last = previous if isinstance(previous, Tensor) else previous.x
+        x = last.detach() if self.detach else last
+        carried = self.carry and isinstance(previous, RimState)
+        hidden = previous.hidden if carried else self.network.start(self._input(x))
         return RimState(x, tuple(h.detach() for h in hidden) if self.detach else hidden)
 
     def forward(self, s: RimState, p: Problem) -> RimState:

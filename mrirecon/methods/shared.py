@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from mrirecon.methods.conventions import (
 from mrirecon.methods.cross_validation import Blended
 from mrirecon.methods.cs import compressed_sensing_start
 from mrirecon.methods.options import Count
+from mrirecon.methods.steps import Consistent
 from mrirecon.physics.conventions import ScaleRule
 
 Start = Annotated[
@@ -34,6 +36,10 @@ PhaseOption = Annotated[Phase, Field(description="Remove or keep the smooth phas
 Blend = Annotated[
     Literal["none", "cross_validated"],
     Field(description="Blend the image with the initial image by cross-validation on withheld samples."),
+]
+Proximal = Annotated[
+    Literal["none", "last", "cascades"],
+    Field(description="Solve for data consistency by CG after the last block or after every cascade."),
 ]
 ScaleOption = Annotated[
     ScaleRule,
@@ -52,6 +58,7 @@ def complete(
     start_iterations: StartIterations = 0,
     phase: PhaseOption = "kept",
     blend: Blend = "none",
+    proximal: Proximal = "none",
     scale: ScaleOption = "percentile",
     memory: MemoryOption = "store",
     segment: Segment = 1,
@@ -74,13 +81,26 @@ def complete(
             block.zero_init_output()
     if start_iterations:
         initial_image = partial(compressed_sensing_start, iterations=start_iterations)
-    engine = Unrolled(schedule.blocks, schedule.repeats, tolerance=schedule.tolerance, memory=memory, segment=segment)
+    blocks = list(schedule.blocks)
+    if proximal != "none":
+        blocks = consistent_blocks(blocks, every=proximal == "cascades")
+    engine = Unrolled(blocks, schedule.repeats, tolerance=schedule.tolerance, memory=memory, segment=segment)
     prepare = schedule.prepare or maps_estimator(own_maps, own_maps_channels, own_maps_pools, fourier)
     model = Reconstructor(engine, prepare, scale=scale, start=initial_image, phase=phase, fourier=fourier)
     if blend == "none":
         return model
     # An initial image before convergence is not good enough for blending.
     return Blended(model, fallback=compressed_sensing_start if start_iterations else None)
+
+
+def consistent_blocks(blocks: Sequence[Step[Any]], *, every: bool) -> list[Step[Any]]:
+    """Return blocks with data consistency after the last of them, or after every one."""
+    out: list[Step[Any]] = []
+    for number, block in enumerate(blocks, 1):
+        out.append(block)
+        if every or number == len(blocks):
+            out.append(Consistent(block.image))
+    return out
 
 
 def _check(

@@ -167,6 +167,25 @@ class Problem(FullPrecision):
         assert cache is not None
         return cache.lipschitz
 
+    @property
+    def sampled_share(self) -> Tensor:
+        """Return the fraction of k-space that is sampled (B,)."""
+        return self.mask.flatten(1).mean(1).expand(self.y.shape[0])
+
+    def noise_variance(self, unknown: float) -> Tensor:
+        """Return the mean noise variance of a sample (B,), with the energy of the maps as weights of the coils.
+
+        Args:
+            unknown: value if the noise is not known.
+
+        """
+        energy = self.maps.detach().abs().square().flatten(3).mean(3).sum(1)
+        if self.noise is None:
+            return torch.full_like(energy[:, 0], unknown)
+        variances = self.noise.diagonal(dim1=-2, dim2=-1).real
+        floor = torch.finfo(energy.dtype).tiny
+        return ((variances * energy).sum(1) / energy.sum(1)).clamp_min(floor)
+
     def normal(self, x: Tensor) -> Tensor:
         """Return Aᴴ A x for x (B, M, *space)."""
         if self.cache is None:

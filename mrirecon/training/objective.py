@@ -18,26 +18,29 @@ from mrirecon.physics.scale import percentile_scale
 from mrirecon.training.config.settings import LossSettings
 
 
-def step_weights(settings: LossSettings, cascades: int, steps: int) -> list[float]:
+def step_weights(settings: LossSettings, repeats: Sequence[int]) -> list[float]:
     """Return the weight of every iterate, ordered by cascade; the weights sum to 1.
 
     L = (1/K) Σ_k Σ_t w_t ℓ(x_t^k) / Σ_t w_t with w_t = 10^(−(T−t)/(T−1)), the weights of arXiv 2111.15498.
 
     Args:
         settings: selection of the iterates.
-        cascades: number of blocks of the engine, K.
-        steps: number of repetitions of a block, T.
+        repeats: number of repetitions T of each of the K blocks of the engine.
 
     """
-    if settings.steps == "last" or steps == 1:
-        within = [0.0] * (steps - 1) + [1.0]
-    elif settings.steps == "mean":
-        within = [1.0] * steps
-    else:
-        within = [10 ** (-(steps - t) / (steps - 1)) for t in range(1, steps + 1)]
+    cascades = len(repeats)
     across = [0.0] * (cascades - 1) + [1.0] if settings.cascades == "last" else [1.0] * cascades
-    total = sum(across) * sum(within)
-    return [a * w / total for a in across for w in within]
+    weights = [(a, _within(settings, steps)) for a, steps in zip(across, repeats, strict=True)]
+    return [a * w / (sum(across) * sum(within)) for a, within in weights for w in within]
+
+
+def _within(settings: LossSettings, steps: int) -> list[float]:
+    """Return the weight of every iterate of a block, before normalization."""
+    if settings.steps == "last" or steps == 1:
+        return [0.0] * (steps - 1) + [1.0]
+    if settings.steps == "mean":
+        return [1.0] * steps
+    return [10 ** (-(steps - t) / (steps - 1)) for t in range(1, steps + 1)]
 
 
 class Loss(FullPrecision):

@@ -57,7 +57,7 @@ class Objective(nn.Module):
     def __init__(self, model: Reconstructor, settings: LossSettings) -> None:
         super().__init__()
         self.model, self.settings = model, settings
-        self.weights = step_weights(settings, len(model.engine.blocks), model.engine.repeats)
+        self.weights = step_weights(settings, [model.engine.repeats_of(block) for block in model.engine.steps])
         self.batch: Batch | None = None  # set before the call, because Fabric would copy an argument field by field
 
     def forward(self) -> Tensor:

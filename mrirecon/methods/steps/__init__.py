@@ -2,7 +2,8 @@
 
 from mrirecon.methods.steps.admm import Admm
 from mrirecon.methods.steps.cascade import InImage, InKspace
+from mrirecon.methods.steps.consistent import Consistent
 from mrirecon.methods.steps.fista import Fista
 from mrirecon.methods.steps.primal_dual import PrimalDual
 
-__all__ = ["Admm", "Fista", "InImage", "InKspace", "PrimalDual"]
+__all__ = ["Admm", "Consistent", "Fista", "InImage", "InKspace", "PrimalDual"]
