@@ -308,7 +308,6 @@ class SampleFactory:
         return _cropped(estimated), None
 
 
-@cache
 def _conjugate(full: _FullKspace, chosen: Tensor) -> _FullKspace:
     """Replace the chosen items (B,) bool by their complex conjugate images.
 
@@ -326,6 +325,7 @@ def _conjugate(full: _FullKspace, chosen: Tensor) -> _FullKspace:
     )
 
 
+@cache
 def simulator_version() -> str:
     """Return a hash of the code that computes samples, so that samples of other versions are not reused."""
     package = Path(mrirecon.__file__).parent
