@@ -45,6 +45,7 @@ class Step(nn.Module, Generic[S], ABC):
         takes_initial_image: whether the step starts from the problem's initial image.
         magnitude: whether the image is a magnitude, without phase.
         once: whether the step is applied once, not repeated.
+        follows_image: whether ``enter`` also accepts an image, of a block of another kind.
 
     """
 
@@ -52,6 +53,7 @@ class Step(nn.Module, Generic[S], ABC):
     takes_initial_image: bool = True
     magnitude: bool = False
     once: bool = False
+    follows_image: bool = False
 
     @abstractmethod
     def init(self, p: Problem) -> S:

@@ -2,10 +2,12 @@
 
     python scripts/explain_gain.py FULL_SCAN... [--model DIR] [--seed 5]
 
-Four versions of the scan are undersampled: the measured scan; a consistent scan (its SENSE image encoded with its own
-maps, plus white noise of equal strength); the same without noise; and the same with only the smooth part of its phase.
-If only the last version has a gain, the phase varies faster than in training. Prints a row for each mask and version:
-SSIM and PSNR of compressed sensing, and the gains of the model with and without blending.
+Five versions of the scan are undersampled: the measured scan; its complex conjugate; a consistent scan (its SENSE
+image encoded with its own maps, plus white noise of equal strength); the same without noise; and the same with only
+the smooth part of its phase. If only the last version has a gain, the phase varies faster than in training. If the
+conjugate has another gain, the network depends on the sign of the phase, which is a convention of the scanner. Prints
+a row for each mask and version: SSIM and PSNR of compressed sensing, and the gains of the model with and without
+blending.
 """
 
 from __future__ import annotations
@@ -62,6 +64,7 @@ def _versions(scan: Scan, seed: int) -> dict[str, Tensor]:
     noise = deviation * torch.randn(kspace.shape, dtype=torch.complex64, generator=generator)
     return {
         "as measured": torch.from_numpy(kspace),
+        "complex conjugate": fourier(fourier.adjoint(torch.from_numpy(kspace)).conj()),
         "consistent, with white noise": fourier(sensitivities * image) + noise,
         "consistent, without noise": fourier(sensitivities * image),
         "consistent, noise, smooth phase": fourier(sensitivities * smooth) + noise,

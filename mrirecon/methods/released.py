@@ -23,6 +23,7 @@ class ReleasedRim(Rim):
     """
 
     needs_cartesian = True
+    follows_image = False  # its state is k-space
 
     def __init__(self, network: RecurrentNet, *, detach: bool, carry: bool) -> None:
         super().__init__(network, detach=detach, carry=carry)

@@ -38,6 +38,8 @@ class Rim(RunsNetwork, Step[RimState]):
 
     """
 
+    follows_image = True
+
     def __init__(
         self,
         network: RecurrentNet,

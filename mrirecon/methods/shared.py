@@ -39,7 +39,7 @@ Blend = Annotated[
 ]
 Proximal = Annotated[
     Literal["none", "last", "cascades"],
-    Field(description="Solve for data consistency by CG after the last block or after every cascade."),
+    Field(description="Solve for data consistency by CG after the last cascade, or after all; see `Consistent`."),
 ]
 ScaleOption = Annotated[
     ScaleRule,
@@ -73,7 +73,7 @@ def complete(
         UsageError: an option is not possible for the method.
 
     """
-    _check(schedule, start, start_iterations, phase, blend, memory, segment, scale, fourier, own_maps)
+    _check(schedule, start, start_iterations, phase, blend, proximal, memory, segment, scale, fourier, own_maps)
     initial_image: StartImage | None = peer_start(start)
     if start == "cs":
         initial_image = compressed_sensing_start
@@ -83,7 +83,7 @@ def complete(
         initial_image = partial(compressed_sensing_start, iterations=start_iterations)
     blocks = list(schedule.blocks)
     if proximal != "none":
-        blocks = consistent_blocks(blocks, every=proximal == "cascades")
+        blocks = _with_consistency(blocks, every=proximal == "cascades")
     engine = Unrolled(blocks, schedule.repeats, tolerance=schedule.tolerance, memory=memory, segment=segment)
     prepare = schedule.prepare or maps_estimator(own_maps, own_maps_channels, own_maps_pools, fourier)
     model = Reconstructor(engine, prepare, scale=scale, start=initial_image, phase=phase, fourier=fourier)
@@ -93,14 +93,15 @@ def complete(
     return Blended(model, fallback=compressed_sensing_start if start_iterations else None)
 
 
-def consistent_blocks(blocks: Sequence[Step[Any]], *, every: bool) -> list[Step[Any]]:
-    """Return blocks with data consistency after the last of them, or after every one."""
-    out: list[Step[Any]] = []
-    for number, block in enumerate(blocks, 1):
-        out.append(block)
-        if every or number == len(blocks):
-            out.append(Consistent(block.image))
-    return out
+def _with_consistency(blocks: Sequence[Step[Any]], *, every: bool) -> list[Step[Any]]:
+    """Return blocks with data consistency after the last of them, or after every one.
+
+    A block that occurs twice, because cascades share weights or are applied again, gets one data consistency.
+    """
+    consistent = {id(block): Consistent(block.image) for block in blocks}
+    if not every:
+        return [*blocks, consistent[id(blocks[-1])]]
+    return [step for block in blocks for step in (block, consistent[id(block)])]
 
 
 def _check(
@@ -109,6 +110,7 @@ def _check(
     start_iterations: int,
     phase: str,
     blend: str,
+    proximal: str,
     memory: str,
     segment: int,
     scale: str,
@@ -145,6 +147,20 @@ def _check(
             "a magnitude image cannot be blended",
             "it has no phase and cannot predict samples",
             "use combine=sense, or blend=none",
+        ),
+        (
+            proximal != "none" and blocks[-1].magnitude,
+            "proximal",
+            "a magnitude image cannot be made consistent with the data",
+            "it has no phase",
+            "use combine=sense, or proximal=none",
+        ),
+        (
+            proximal == "cascades" and len(blocks) > 1 and not all(block.follows_image for block in blocks),
+            "proximal",
+            "the cascades of this method do not pass on an image",
+            "their state is k-space, or has further parts",
+            "use proximal=last",
         ),
         (
             own_maps != "none" and schedule.prepare is not None,

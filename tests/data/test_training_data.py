@@ -18,7 +18,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from mrirecon.data import loading
+from mrirecon.data import loading, samples
 from mrirecon.data.batch import pack, stack, unpack
 from mrirecon.data.lesions import insert_lesions
 from mrirecon.data.loading import EpochSampler, SampleLoader, workers_for
@@ -279,6 +279,29 @@ def test_items_are_functions_of_their_number():
         torch.set_num_threads(threads)
     assert not equal(factory.sample(0, 0, 0), factory.sample(1, 0, 0))
     assert not equal(factory.sample(0, 0, 0), SampleFactory(factory.slices, factory.data, 8, batch=2).sample(0, 0, 0))
+
+
+def test_both_signs_of_the_phase_are_drawn(monkeypatch):
+    """A network that knows one sign of the phase fails on scanners with the other; half of the items are conjugates."""
+    drawn, original = [], samples._conjugate
+
+    def conjugate(full, chosen):
+        result = original(full, chosen)
+        images, changed = PLANE.adjoint(full.kspace), PLANE.adjoint(result.kspace)
+        wanted = images.conj() if bool(chosen) else images
+        assert torch.allclose(changed, wanted, atol=1e-6 * float(images.abs().max()))
+        clean, noise = (full.clean, full.noise)
+        assert torch.equal(result.clean, clean.conj() if bool(chosen) else clean)
+        assert torch.equal(result.noise, noise.conj() if bool(chosen) else noise)
+        drawn.append(bool(chosen))
+        return result
+
+    factory = recipe()
+    with monkeypatch.context() as patch:
+        patch.setattr(samples, "_conjugate", conjugate)
+        for number in range(12):
+            factory.make([(0, number, 0)])
+    assert 2 < sum(drawn) < 10
 
 
 def test_an_epoch_is_every_slice_once():

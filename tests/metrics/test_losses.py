@@ -83,7 +83,7 @@ def test_kspace_terms(batch):
 def test_logarithmic_weights_are_applied(batch):
     """Check weights per term; the released code multiplies every term by all weights (methods.md 1.1)."""
     p, target = batch
-    weights = step_weights(settings(l1=1.0), 2, 4)
+    weights = step_weights(settings(l1=1.0), [4, 4])
     assert sum(weights) == pytest.approx(1)
     assert weights[:4] == weights[4:]
     assert [w / weights[3] for w in weights[:4]] == pytest.approx([10 ** (-(4 - t) / 3) for t in (1, 2, 3, 4)])
@@ -93,7 +93,7 @@ def test_logarithmic_weights_are_applied(batch):
     assert torch.allclose(loss.weighted_sum(images, weights), sum(w * v for w, v in zip(weights, single, strict=True)))
     # moving the error from the last step to the first makes it a tenth
     worse = [target * 2 if n == 0 else target for n in range(4)], [target * 2 if n == 3 else target for n in range(4)]
-    first, last = (loss.weighted_sum(x, step_weights(settings(l1=1.0), 1, 4)) for x in worse)
+    first, last = (loss.weighted_sum(x, step_weights(settings(l1=1.0), [4])) for x in worse)
     assert torch.allclose(first, 0.1 * last)
 
 
@@ -107,11 +107,11 @@ def test_logarithmic_weights_are_applied(batch):
     ],
 )
 def test_which_iterates_count(steps, cascades, wanted):
-    assert step_weights(settings(l1=1.0, steps=steps, cascades=cascades), 2, 2) == pytest.approx(wanted)
+    assert step_weights(settings(l1=1.0, steps=steps, cascades=cascades), [2, 2]) == pytest.approx(wanted)
 
 
 def test_a_schedule_of_one_step():
-    assert step_weights(settings(l1=1.0), 1, 1) == [1.0]
+    assert step_weights(settings(l1=1.0), [1]) == [1.0]
 
 
 @pytest.mark.parametrize("name", ["cirim", "e2evn", "unet", "invertible-rim"])
@@ -128,7 +128,7 @@ def test_gradients_are_finite_at_zeros(name, terms):
     model = build(name, small[name])
     loss = Loss(settings(**terms), p, target, None, None)
     loss.weighted_sum(
-        model.images(p), step_weights(settings(**terms), len(model.engine.blocks), model.engine.repeats)
+        model.images(p), step_weights(settings(**terms), [model.engine.repeats] * len(model.engine.blocks))
     ).sum().backward()
     for weight in model.parameters():
         assert weight.grad is not None

@@ -94,7 +94,7 @@ def test_published_sizes():
 def test_cascades_of_the_papers_are_trained_on_their_output_only(name):
     settings = load_config(CONFIGS / "papers" / f"{name}.yaml").settings
     count = settings.model["cascades"]
-    assert step_weights(settings.loss, count, 1) == [0.0] * (count - 1) + [1.0]
+    assert step_weights(settings.loss, [1] * count) == [0.0] * (count - 1) + [1.0]
 
 
 @pytest.mark.parametrize("name", ["cirim", "rim", "cascadenet"])

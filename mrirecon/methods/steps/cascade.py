@@ -30,6 +30,8 @@ class _ApplyPart(Step[Tensor]):
 class InImage(_ApplyPart):
     """Apply a part to the image, x⁺ = part(x), from the initial image."""
 
+    follows_image = True
+
     def init(self, p: Problem) -> Tensor:
         """Start at the initial image (B, M, *space); Aᴴ y by default."""
         return p.starting_image
