@@ -10,14 +10,15 @@ import csv
 import hashlib
 import heapq
 import io
+import os
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mrirecon.errors import InputError, UsageError
-from mrirecon.io.safe.atomic import atomic_path
+from mrirecon.io.safe.atomic import atomic_path, resources
 from mrirecon.io.safe.text import utf8
 from mrirecon.metrics import METRICS, score_metrics
 
@@ -103,20 +104,27 @@ def read_list(path: Path) -> list[Path]:
 
 
 class Table:
-    """Write a table with one row per file; the rows are on the disk as soon as they are added."""
+    """Write a table with one row per file; the rows are on the disk as soon as they are added.
+
+    If a further process starts the table anew, this one stops writing to it. This happens if a job is queued again
+    while its first process still runs, on a node that lost its connection.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._write(dict.fromkeys(columns(), "") | {name: name for name in columns()}, "wb")
+        with resources(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            with path.open("xb") as file:
+                file.write(utf8(csv_line(columns())))
+                self._inode = os.fstat(file.fileno()).st_ino
 
     def add(self, outcome: Outcome) -> None:
         """Add the outcome for a file."""
-        self._write(_row(outcome), "ab")
-
-    def _write(self, row: Mapping[str, Any], mode: str) -> None:
-        with self.path.open(mode) as file:
-            file.write(utf8(csv_line([row[name] for name in columns()])))
+        row = _row(outcome)
+        with resources(self.path), self.path.open("ab") as file:
+            if os.fstat(file.fileno()).st_ino == self._inode:
+                file.write(utf8(csv_line([row[name] for name in columns()])))
 
 
 def csv_line(values: Iterable[object]) -> str:
