@@ -170,18 +170,18 @@ def _calls(lines: Sequence[str], folder: str) -> dict[str, int]:
     return found
 
 
-def measure(items: int, processes: int, output: Path) -> None:
+def measure(items: int, processes: int, output: Path, layouts: Sequence[str]) -> None:
     """Measure and print, and write the costs of an item."""
     calls = count_calls(50) if shutil.which("strace") else {}
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(dir=output.resolve().parent) as name:
         folder = Path(name) / "in"
         make_scans(folder, items)
-        for divided, title in ((False, "flat"), (True, "divided")):
+        for title in layouts:
             out = Path(name) / title / "out"
             out.parent.mkdir()
             for again in ("", ", second run"):
-                results[title + again] = run_all(folder, out, processes, divided=divided)
+                results[title + again] = run_all(folder, out, processes, divided=title == "divided")
             images = sorted(out.rglob("*.h5"))
             results[title]["images"] = len(images)
             results[title]["largest folder"] = max(len(list(p.iterdir())) for p in [out, *out.glob("part-*")])
@@ -191,14 +191,14 @@ def measure(items: int, processes: int, output: Path) -> None:
             print(f"  {key:28} {value:10.2f}")
         print(f"  {'items/s':28} {items / times['wall time (s)']:10.1f}")
     print("system calls of an item: " + ", ".join(f"{call} {number:.1f}" for call, number in sorted(calls.items())))
-    divided_times, again_times = results["divided"], results["divided, second run"]
+    first, again = results[layouts[0]], results[f"{layouts[0]}, second run"]
     costs = Costs(
         changes=sum(calls.get(call, 0) for call in (*CHANGES, "create")),
         lookups=calls.get("open", 0) + calls.get("lookup", 0),
         syncs=sum(calls.get(call, 0) for call in SYNCS),
         locks=calls.get("flock", 0),
-        seconds=divided_times["processor (s)"] / items,
-        finished=again_times["processor (s)"] / items,
+        seconds=first["processor (s)"] / items,
+        finished=again["processor (s)"] / items,
     )
     output.write_text(json.dumps({"costs": asdict(costs), "calls": calls, "runs": results}, indent=2) + "\n")
 
@@ -314,6 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     one = commands.add_parser("measure")
     one.add_argument("--items", type=int, default=20_000)
     one.add_argument("--processes", type=int, default=16)
+    one.add_argument("--layouts", nargs="+", choices=("flat", "divided"), default=["divided", "flat"])
     one.add_argument("-o", "--output", type=Path, default=Path("costs.json"))
     part = commands.add_parser("share", help="one process of the measurement")
     part.add_argument("folder", type=Path)
@@ -325,7 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     commands_by_name: dict[str, Callable[[], None]] = {
-        "measure": lambda: measure(options.items, options.processes, options.output),
+        "measure": lambda: measure(options.items, options.processes, options.output, options.layouts),
         "share": lambda: share(options.folder, options.out, 0, 1, divided=True),
         "simulate": lambda: run_simulation(options.costs, options.items, options.tasks),
     }

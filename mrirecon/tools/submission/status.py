@@ -22,9 +22,9 @@ _ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "TIMEOUT"),
 }
-_INTERVAL = 2.0  # seconds between two looks at the tasks; doubled up to a minute while nothing changes
-_LONGEST = 60.0
-_SETTLE = 5.0  # seconds after which a record written on another node is visible here
+_INTERVAL = 1.0  # seconds between two looks at the tasks; longer, up to half a minute, while nothing changes
+_LONGEST = 30.0
+_SETTLE = 3.0  # seconds after which a record written on another node is visible here
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def wait(
             now = states(submission, tasks)
             if not any(s.state in ACTIVE for s in now):
                 return now
-        interval = _INTERVAL if names != last else min(1.5 * interval, _LONGEST)
+        interval = _INTERVAL if names != last else min(1.2 * interval, _LONGEST)
         last = names
         time.sleep(interval)
 
