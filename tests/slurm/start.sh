@@ -14,10 +14,21 @@ stop() {
     rm -f "$folder"/run/*.pid
 }
 if [ "${2:-}" = stop ]; then
-    # steps first: they would outlive their daemon
-    SLURM_CONF="$folder/slurm.conf" timeout 10 scancel --user="$(id -un)" 2> /dev/null || true
-    sleep 1
+    # jobs first: they would outlive the daemons
+    export SLURM_CONF="$folder/slurm.conf"
+    timeout 10 scancel --user="$(id -un)" --signal=KILL --full 2> /dev/null || true
+    timeout 10 scancel --user="$(id -un)" 2> /dev/null || true
+    for ((try = 0; try < 20; try++)); do
+        [ -z "$(timeout 5 squeue --noheader 2> /dev/null)" ] && break
+        sleep 0.5
+    done
     stop
+    for process in /proc/[0-9]*; do
+        if [ "$(cat "$process/comm" 2> /dev/null)" = slurmstepd ] &&
+            tr '\0' '\n' 2> /dev/null < "$process/environ" | grep -qxF "SLURM_CONF=$folder/slurm.conf"; then
+            kill -9 "${process#/proc/}" 2> /dev/null || true
+        fi
+    done
     exit 0
 fi
 nodes="${2:-4}"

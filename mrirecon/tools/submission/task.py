@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,8 +25,8 @@ class Task:
     """Run a command of `mrirecon` in a job of submitit.
 
     SIGUSR1, which Slurm sends before the time limit, stops the command, which saves its state. Then the signal is
-    passed to submitit, which queues the job again. After SIGTERM (preemption, or scancel), Slurm decides whether the
-    job runs again.
+    passed to submitit, which queues the job again. So it is after SIGTERM, if Slurm preempts the job: Slurm itself
+    would only queue it again if it had not ended in the meantime. A cancelled job ends.
 
     Attributes:
         run: function that runs the command line and returns its exit code.
@@ -60,7 +61,7 @@ class Task:
 
         note("running")
         code = self.run(self.arguments)
-        if code == 128 + signal.SIGUSR1:
+        if code == 128 + signal.SIGUSR1 or (code in _STOPPED and job.cluster == "slurm" and _preempted(job.raw_job_id)):
             note("waiting")
             signal.raise_signal(signal.SIGUSR1)  # submitit queues the job again, and ends the first process
         elif code in _STOPPED:
@@ -74,3 +75,9 @@ class Task:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _preempted(job: str) -> bool:
+    """Return whether Slurm preempts a job that received SIGTERM: a cancelled job is not in the state RUNNING."""
+    command = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "RUNNING"
