@@ -21,6 +21,7 @@ from tests.slurm.conftest import NODES
 from tests.training.test_training import TINY, last_state, logged, same
 
 pytestmark = pytest.mark.slurm
+SHORT = ("--worst=2", "--sample=2")
 FAST = ("--method=zero-filled", "--maps=unit", "--no-isolate")
 
 
@@ -84,7 +85,7 @@ def pids(job):
 def kill_two_tasks(cluster, tmp_path, files, tasks):
     """Check that killing two of several tasks loses no file, and repeats none that was finished."""
     scans, out = make_scans(tmp_path / "scans", files), tmp_path / "out"
-    cluster.mrirecon("submit", "reconstruct", scans, "-o", out, f"--tasks={tasks}", *FAST, code=0)
+    cluster.mrirecon("submit", "reconstruct", scans, "-o", out, f"--tasks={tasks}", *FAST, *SHORT)
     submission = json.loads((out / "jobs" / "submission.json").read_text())
     jobs = [task["job"] for task in submission["tasks"]]
     assert len(set(jobs)) == tasks
@@ -114,11 +115,11 @@ def kill_two_tasks(cluster, tmp_path, files, tasks):
     assert sorted(row["file"] for row in table) == sorted(map(str, scans.iterdir()))
     assert {row["status"] for row in table} == {"done"}
     assert not list(out.glob(".mrirecon-*.lock"))
-    assert (out / "report.html").stat().st_size > 10_000
+    assert (out / "report.html").is_file()
 
 
 def test_killed_tasks_are_submitted_again(cluster, tmp_path):
-    kill_two_tasks(cluster, tmp_path, 60, 3)
+    kill_two_tasks(cluster, tmp_path, 50, 2)
 
 
 @pytest.mark.slow
@@ -251,7 +252,7 @@ def test_a_dead_rank_ends_all(cluster, tmp_path, config):
     cluster.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks), 60, "the end of all ranks")
     assert time.monotonic() - begun < 60
     cluster.wait_until(lambda: job not in cluster.jobs("running"), 60, "the end of the job")
-    assert cluster.status(out)["train"]["state"] in ("lost", "failed")
+    assert cluster.status(out)["train"]["state"] == "lost"
 
 
 @pytest.mark.slow
