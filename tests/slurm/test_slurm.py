@@ -157,7 +157,8 @@ def test_a_signal_queues_a_training_again(cluster, tmp_path, config):
 def test_a_time_limit_queues_a_training_again(cluster, tmp_path, config):
     """Check the same with a real time limit of a minute."""
     out = tmp_path / "run"
-    length = ("--set", "train.steps=2000", "--set", "train.validate_every=1000", "--set", "train.log_every=50")
+    count = int(os.environ.get("MRIRECON_SLURM_STEPS", "1500"))  # more than fit into a minute
+    length = ("--set", f"train.steps={count}", "--set", f"train.validate_every={count // 2}")
     limit = ("--time", "1", "--warning", os.environ.get("MRIRECON_SLURM_WARNING", "25"), "--requeues", "50")
     cluster.mrirecon("submit", "train", config, "-o", out, *length, *limit)
     cluster.mrirecon("submit", "status", out, "--wait", timeout=1200)
