@@ -297,7 +297,7 @@ def run_simulation(path: Path, items: int, tasks: int) -> None:
         ("flat, lists", 1, True),
         ("4096 folders, lists", 4096, True),
     )
-    for operations, change, compute in ((5e3, 1e-3, 1), (20e3, 3e-4, 1), (20e3, 3e-4, 20), (100e3, 1e-4, 1)):
+    for operations, change, compute in ((5e3, 1e-3, 1), (20e3, 3e-4, 1), (20e3, 3e-4, 20)):
         site = Site(operations, change, 50e3, compute)
         for title, folders, listed in layouts:
             r = simulate(costs, site, items, tasks, folders, listed=listed, failures=0.001)

@@ -12,6 +12,7 @@ import heapq
 import io
 import os
 import random
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -106,7 +107,7 @@ def read_list(path: Path) -> list[Path]:
 class Table:
     """Write a table with one row per file; the rows are on the disk as soon as they are added.
 
-    If a further process starts the table anew, this one stops writing to it. This happens if a job is queued again
+    If a further process starts the table anew, the rows of this one are lost. This happens if a job is queued again
     while its first process still runs, on a node that lost its connection.
     """
 
@@ -115,16 +116,18 @@ class Table:
         with resources(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
-            with path.open("xb") as file:
-                file.write(utf8(csv_line(columns())))
-                self._inode = os.fstat(file.fileno()).st_ino
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        weakref.finalize(self, os.close, self._file)
+        self._write(columns())
 
     def add(self, outcome: Outcome) -> None:
         """Add the outcome for a file."""
         row = _row(outcome)
-        with resources(self.path), self.path.open("ab") as file:
-            if os.fstat(file.fileno()).st_ino == self._inode:
-                file.write(utf8(csv_line([row[name] for name in columns()])))
+        self._write([row[name] for name in columns()])
+
+    def _write(self, values: Iterable[object]) -> None:
+        with resources(self.path):
+            os.write(self._file, utf8(csv_line(values)))
 
 
 def csv_line(values: Iterable[object]) -> str:
