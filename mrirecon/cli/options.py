@@ -209,6 +209,18 @@ def pairs(options: list[str] | None) -> dict[str, object]:
     return values
 
 
+def subfolders(number: int) -> int:
+    """Check --subfolders.
+
+    Raises:
+        UsageError: no power of 16, or too large.
+
+    """
+    if number not in (1, 16, 256, 4096):
+        raise UsageError(f"--subfolders cannot be {number}", fix="give 1, 16, 256 or 4096")
+    return number
+
+
 def map_sets(text: str) -> Any:
     """Parse --map-sets: "auto" or a number."""
     return text if text == "auto" else int(text)

@@ -20,10 +20,19 @@ if TYPE_CHECKING:
 
 
 def reconstruct(
-    files: Annotated[list[Path], typer.Argument(help="k-space files, folders of them, or quoted patterns.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="k-space files, folders of them, or quoted patterns.", show_default=False),
+    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File, or folder for NAME_METHOD.h5; by default the current folder.")
     ] = Path(),
+    listed: Annotated[
+        Path | None, typer.Option("--list", help="Text file with one k-space file a line, instead of FILES.")
+    ] = None,
+    subfolders: Annotated[
+        int, typer.Option(help="Divide the output by the hash of the name: 1, 16, 256 or 4096 subfolders.")
+    ] = 1,
     method: Annotated[str, typer.Option("--method", "-m", help="auto, or a method of `mrirecon methods`.")] = "auto",
     maps: Annotated[str, typer.Option(help="auto, {calibrations}, or a file with coil maps.")] = "auto",
     map_sets: opt.MapSets = "auto",
@@ -65,7 +74,9 @@ def reconstruct(
         opt.choice("models.hardware:PrecisionChoice", help="Precision of networks; auto: bfloat16 if it is faster."),
     ] = "float32",
     format: opt.Format = None,
-    reference: Annotated[Path | None, typer.Option(help="Reference for scores: images, or the full scan.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Reference for scores: images, or the full scan; or a folder.")
+    ] = None,
     bids: Annotated[Path | None, typer.Option(help="Folder of a BIDS derivative dataset, instead of -o.")] = None,
     contrast: Annotated[
         str | None, typer.Option(help="With --bids: T1w, T2w, ..., if the scan does not state it.")
@@ -85,13 +96,16 @@ def reconstruct(
     """Reconstruct k-space files; by default, choose a method for the data and print the reason."""
     if minutes is not None and not adapt:
         raise UsageError("--minutes limits the adaptation", fix="also give --adapt, or omit --minutes")
+    references = reference if reference is not None and reference.is_dir() else None
+    reference = reference if references is None else None
     request = opt.request({**locals(), "adaptation": Adaptation(minutes=minutes, seed=seed) if adapt else None})
     from mrirecon.reconstruction.batch import reconstruct_files
 
     if bids is not None and output != Path():
         raise UsageError("--bids defines the output names", why=f"--output is {output}", fix="omit one of them")
     settings: dict[str, Any] = {"overwrite": overwrite, "dry_run": dry_run, "command": sys.argv, "progress": progress}
-    work, outcomes = reconstruct_files(files, bids or output, request, shard=shard, **settings)
+    settings |= {"listed": listed, "subfolders": opt.subfolders(subfolders), "references": references}
+    work, outcomes = reconstruct_files(files or [], bids or output, request, shard=shard, **settings)
     if work.part.count > 1:
         print_line(f"part {work.part.number} of {work.part.count}, by {work.part.origin}: {len(work.sources)} files")
     _report(outcomes, work.failures, as_json)

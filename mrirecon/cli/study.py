@@ -20,6 +20,9 @@ def study(
     ] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Override: budget.steps=9. May be repeated.")] = None,
     device: opt.Device = "auto",
+    only_train: Annotated[
+        str | None, typer.Option("--only-train", help="Only train this method, for several jobs.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and the models to train.")] = False,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -31,6 +34,8 @@ def study(
     if dry_run:
         preview = studies.dry_run(plan, folder)
         return print_json(preview) if as_json else typer.echo(_plan_text(preview))
+    if only_train is not None:
+        return typer.echo(studies.train_method(plan, folder, only_train, device=device, on_message=print_line))
     with progress(f"study {config.name}") as callback:
         lines = callback or ProgressLines("cell")
         result = studies.run_study(plan, folder, device=device, progress=lines, on_message=print_line, command=sys.argv)

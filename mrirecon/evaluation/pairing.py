@@ -13,6 +13,7 @@ from mrirecon.io.safe.text import parse_json
 from mrirecon.io.writers.bids import DESCRIPTION
 from mrirecon.io.writers.write import sidecar_path
 from mrirecon.methods.registry import methods
+from mrirecon.reconstruction.cohort import PREFIX
 
 ITERATES = "_iterates"  # suffix of files with the image of every step, see `reconstruct --save-iterates`
 _LIMIT = 4 << 20  # bytes of a sidecar
@@ -112,10 +113,13 @@ def by_name(folder: Path, *, iterates: bool = True) -> dict[str, Path]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return the sorted content of a folder; for a BIDS dataset, the files of its subjects."""
+    """Return the sorted content of a folder; for a BIDS dataset, the files of its subjects.
+
+    The files in the subfolders of `mrirecon reconstruct --subfolders` are included.
+    """
     if (folder / DESCRIPTION).is_file():
         return sorted(p for p in folder.glob("sub-*/**/*") if p.is_file())
-    return sorted(folder.iterdir())
+    return sorted([*folder.iterdir(), *folder.glob(f"{PREFIX}*/*")], key=lambda p: p.name)
 
 
 def case_of(path: Path) -> str:

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from glob import glob, has_magic
+from functools import cache, partial
+from glob import escape, glob, has_magic
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from mrirecon.io.safe.text import parse_json, portable, utf8
 from mrirecon.io.writers.bids import bids_path
 from mrirecon.io.writers.write import named_format, sidecar_path
 from mrirecon.methods.registry import methods
+from mrirecon.reconstruction.cohort import FAILURES, TABLE, Subfolders, Table, read_list, subfolder
 from mrirecon.reconstruction.file import finished, finished_result, output_path, reconstruct_file, stamp
 from mrirecon.reconstruction.plan import Request
 from mrirecon.reconstruction.run import Progress
@@ -104,6 +105,7 @@ class Work:
         several: whether there is more than one file in all; a single file has no list of failures.
         part: the part of all files for this process.
         failures: file for the list of failures; None for a single file.
+        table: file for a table with one row per file, or None.
 
     """
 
@@ -111,15 +113,30 @@ class Work:
     several: bool
     part: Shard
     failures: Path | None
+    table: Path | None = None
 
     @staticmethod
-    def of(files: Sequence[Path], output: Path, shard: str | None, request: Request | None = None) -> Work:
-        """Expand files, folders and patterns, and select the part given by `shard` or the environment.
+    def of(
+        files: Sequence[Path],
+        output: Path,
+        shard: str | None,
+        request: Request | None = None,
+        listed: Path | None = None,
+    ) -> Work:
+        """Expand files, folders and patterns, and select the part given by `shard` or the environment; or read a list.
 
         Raises:
-            UsageError: see `expand` and `Shard.parse`.
+            UsageError: see `expand` and `Shard.parse`; or a list together with files or `shard`.
+            InputError: the list cannot be read.
 
         """
+        if listed is not None:
+            if files or shard is not None:
+                raise UsageError("--list names all files", fix="omit the other files and --shard, or --list")
+            beside = [listed.with_name(listed.name.split(".")[0] + suffix) for suffix in (FAILURES, TABLE)]
+            return Work(read_list(listed), True, Shard(1, 1), *beside)
+        if not files:
+            raise UsageError("no files are given", fix="name files, folders or patterns, or give --list FILE")
         sources = expand(files, output, request)
         if len(sources) == 1 and sources == list(files) and shard is None:
             return Work(sources, False, Shard(1, 1), None)
@@ -151,7 +168,13 @@ def expand(files: Sequence[Path], output: Path, request: Request | None = None) 
     for path in files:
         if path.is_dir():
             entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-            inside = [p for p in entries if p.name.lower().endswith(suffixes("kspace")) and not _is_own_output(p)]
+            names = {p.name for p in entries}
+            inside = [
+                p
+                for p in entries
+                if p.name.lower().endswith(suffixes("kspace"))
+                and not (sidecar_path(p).name in names and _is_own_output(p))
+            ]
             fix, why = "give a folder with k-space files", f"none of {', '.join(suffixes('kspace'))}"
         elif has_magic(str(path)) and not path.exists():
             inside = [Path(p) for p in sorted(glob(str(path), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
@@ -253,6 +276,9 @@ def reconstruct_files(
     request: Request,
     *,
     shard: str | None = None,
+    listed: Path | None = None,
+    subfolders: Subfolders = 1,
+    references: Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     command: Sequence[str] | None = None,
@@ -265,6 +291,10 @@ def reconstruct_files(
         output: folder, or a file if there is one source.
         request: the user's request; with several files, it is checked before the first.
         shard: the part of the files for this process, as "i/N"; None takes it from the environment, see `Shard.parse`.
+        listed: file with one path a line, instead of `files`; its name with `.csv` and `.failed.jsonl` is used for a
+            table with one row per file and for the list of failures.
+        subfolders: number of subfolders of the output, see `mrirecon.reconstruction.cohort`.
+        references: folder with a reference for each file, named like the file.
         overwrite: replace outputs that exist.
         dry_run: write nothing.
         command: the command line, for sidecars.
@@ -278,7 +308,9 @@ def reconstruct_files(
         MriReconError: see `Request.check`.
 
     """
-    work = Work.of(files, output, shard, request)
+    work = Work.of(files, output, shard, request, listed)
+    if subfolders > 1 and (request.bids is not None or named_format(output) is not None):
+        raise UsageError("subfolders need an output folder", where=str(output), fix="omit --subfolders")
     if work.several:
         request = replace(request, isolate=request.isolate is not False)
         request.check()
@@ -289,6 +321,9 @@ def reconstruct_files(
         overwrite=overwrite,
         dry_run=dry_run,
         failures=work.failures,
+        table=work.table,
+        subfolders=subfolders,
+        references=references,
         command=command,
         progress=progress,
     )
@@ -303,6 +338,9 @@ def run(
     overwrite: bool = False,
     dry_run: bool = False,
     failures: Path | None = None,
+    table: Path | None = None,
+    subfolders: Subfolders = 1,
+    references: Path | None = None,
     command: Sequence[str] | None = None,
     waits: Sequence[float] | None = None,
     progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
@@ -320,6 +358,9 @@ def run(
         overwrite: replace outputs that exist.
         dry_run: write nothing.
         failures: file for the list of failures, one JSON object per line; an older file is removed.
+        table: file for a table with one row per file; an older file is replaced.
+        subfolders: number of subfolders of the output.
+        references: folder with a reference for each file, named like the file.
         command: the command line, for sidecars.
         waits: seconds to wait before each new try; None takes `RETRY_DELAYS`.
         progress: function that makes a progress callback for a file name.
@@ -334,10 +375,11 @@ def run(
     if failures is not None and not dry_run:
         with resources(failures), suppress(FileNotFoundError):
             failures.unlink()
+    rows = None if table is None or dry_run else Table(table)
     waits = RETRY_DELAYS if waits is None else waits
-    existing = set() if overwrite or dry_run else _sidecars(output)
-    settings: dict[str, Any] = {"request": request, "overwrite": overwrite, "dry_run": dry_run, "command": command}
-    make = partial(reconstruct_file, out=output, skip_failed=True, **settings)
+    # the sidecars of each output folder, listed once: a look at each file takes longer on a shared file system
+    existing = cache(lambda folder: set() if overwrite or dry_run else _sidecars(folder))
+    settings: dict[str, Any] = {"overwrite": overwrite, "dry_run": dry_run, "command": command, "skip_failed": True}
     queue, before = list(sources), dict[Path, tuple[dict[str, int] | None, MriReconError]]()
     for number, wait in enumerate((0.0, *waits)):
         if not queue:
@@ -352,13 +394,18 @@ def run(
             if error is not None and then == now and not isinstance(error, BusyError):
                 outcome = Outcome(source, error=error)
             else:
-                outcome = _attempt(source, output, request, existing, partial(make, wait=last), progress)
+                folder = subfolder(output, source, subfolders)
+                own = request if references is None else request.with_reference(_reference_of(source, references))
+                make = partial(reconstruct_file, out=folder, request=own, wait=last, **settings)
+                outcome = _attempt(source, folder, own, existing, make, progress)
                 if outcome.error is not None and not last and _unfinished(outcome.error, now):
                     later.append(source)
                     before[source] = now, outcome.error
                     continue
             if failures is not None and not dry_run:
                 _append_failure(failures, outcome)
+            if rows is not None:
+                rows.add(outcome)
             yield outcome
             if isinstance(outcome.error, ResourceError):
                 _probe(output if len(sources) > 1 or not output.suffix else output.parent, outcome.error)
@@ -369,13 +416,13 @@ def _attempt(
     source: Path,
     output: Path,
     request: Request,
-    existing: set[str],
+    existing: Callable[[Path], set[str]],
     make: Callable[..., dict[str, object]],
     progress: Callable[[str], AbstractContextManager[Progress | None]] | None,
 ) -> Outcome:
     """Return the outcome for a source: its finished output if an existing sidecar records it, or a new one."""
     try:
-        for target in _candidates(source, output, request, existing):
+        for target in _candidates(source, output, request, existing(output)):
             record = finished(request, source, sidecar_path(target))
             if record is not None:
                 return Outcome(source, finished_result(record, target))
@@ -400,6 +447,14 @@ def _candidates(source: Path, output: Path, request: Request, existing: set[str]
         names = sorted(methods())
     targets = {output_path(source, output, name, request.format) for name in names} if existing else set()
     return [target for target in targets if sidecar_path(target).name in existing]
+
+
+def _reference_of(source: Path, references: Path) -> Path | None:
+    """Return the reference of a file: the file with the same name, or with the same name up to the first dot."""
+    if (references / source.name).exists():
+        return references / source.name
+    named = references.glob(f"{escape(source.name.split('.')[0])}.*")
+    return next((path for path in sorted(named) if path.suffix != ".json"), None)
 
 
 def _sidecars(output: Path) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -115,6 +115,12 @@ class Request:
         if str(model) not in self._loaded:
             self._loaded[str(model)] = load_model(model)
         return self._loaded[str(model)]
+
+    def with_reference(self, reference: str | Path | None) -> Request:
+        """Return the same request with another reference; loaded models are shared."""
+        request = replace(self, reference=reference)
+        object.__setattr__(request, "_loaded", self._loaded)
+        return request
 
     @cached_property
     def digest(self) -> str:

@@ -22,7 +22,7 @@ from mrirecon.training.config import Config, differences, load_config, render
 from mrirecon.training.log import Log
 from mrirecon.training.setup import learning_rate, make_fabric, rank_of_process, with_precision
 from mrirecon.training.state import State, load_state, save_state, states
-from mrirecon.training.trainer import Trainer
+from mrirecon.training.trainer import STOPPING, Trainer
 from mrirecon.training.validate import selection_score
 
 Progress = Callable[[int, int, str], None]
@@ -96,6 +96,8 @@ def train(
                 on_message(note)
             _restore_threads(state, on_message)
             t.restore(state)
+            for note in _changed_ranks(t, state):
+                on_message(note)
             on_message(f"resuming after step {t.step}{_of_total(t)}")
         if t.is_main:
             with atomic_path(folder / CONFIG) as temporary:
@@ -244,6 +246,24 @@ def _restore_threads(state: State, on_message: Callable[[str], None]) -> None:
     on_message(f"using {before} threads, as at the start of the run; OMP_NUM_THREADS overrides this")
 
 
+def _changed_ranks(t: Trainer, state: State) -> list[str]:
+    """Return notes on what another number of processes changes."""
+    before, now, data = state.get("ranks"), t.fabric.world_size, t.settings.data
+    if before is None or before == now:
+        return []
+    share, buffer = t.settings.train.batch // now, data.buffer
+    notes = [
+        f"the run started with {before} processes and resumes with {now}: each takes {share} of the "
+        f"{t.settings.train.batch} samples of a batch; gradients are summed in another order, so not bit-identical"
+    ]
+    if buffer.draws_per_sample > 1:
+        notes.append(
+            f"the sample buffer holds {buffer.capacity} samples in each process, {buffer.capacity * now} instead of "
+            f"{buffer.capacity * before} in all: samples are drawn again in another order"
+        )
+    return notes
+
+
 def _run(t: Trainer, log: Log, progress: Progress | None, on_message: Callable[[str], None]) -> None:
     train = t.settings.train
     begun = clock = last_save = time.perf_counter()
@@ -289,9 +309,10 @@ def _run(t: Trainer, log: Log, progress: Progress | None, on_message: Callable[[
         if progress:
             progress(t.step, t.expected_steps, f"loss {loss:.4f}")
         late = time.perf_counter() - last_save > train.checkpoint_seconds
-        if t.signal or late or t.step % train.checkpoint_every == 0:
+        if t.stopping or late or t.step % train.checkpoint_every == 0:
             save()
-            t.stop()
+            if t.stopping:
+                t.stop()
     if t.out_of_time:
         what = "the time budget is used up" if train.minutes is not None else "the job's time is almost up"
         on_message(f"{what} after step {t.step}; run the command again to continue")
@@ -335,7 +356,7 @@ def _signals(trainer: Trainer) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
-    before = {n: signal.signal(n, record) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    before = {n: signal.signal(n, record) for n in STOPPING}
     try:
         yield
     finally:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # signals that stop a run; the first one counts
 VALIDATION_SHARE = 0.1  # maximum fraction of the run's time for its last validation
 
 
@@ -98,7 +99,7 @@ class Trainer:
         self.window: list[float] = []  # losses since the last log line
         self.scores: Scores = {}
         self.zero_filled: Scores = {}
-        self.signal = 0
+        self.signal = self._received = 0  # signals that this rank, and that any rank received
         # Progress of the schedule, end of the time, and need of a validation, equal on all ranks.
         self.progress, self.out_of_time, self.validation_due = 0.0, False, True
         self.weights = dict(self.model.named_parameters())
@@ -139,6 +140,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "items": self.best_items,
             "threads": torch.get_num_threads(),
+            "ranks": self.fabric.world_size,
             "precision": self.settings.train.precision,
         }
 
@@ -192,9 +194,17 @@ class Trainer:
             time.monotonic() - begun, waited, chunks_made, self.loader.chunks_before(train.accumulate)
         )
         # All ranks stop after the same step: a signal to one rank, or its time limit, applies to all.
-        mean, stop = self._all_reduce(total, float(self.signal))
-        self.signal = self.signal or (signal.SIGTERM if stop else 0)
+        mean, *received = self._all_reduce(total, *(float(self.signal == number) for number in STOPPING))
+        self._received = next((number for number, share in zip(STOPPING, received, strict=True) if share), 0)
         return mean, norm
+
+    @property
+    def stopping(self) -> int:
+        """Return the signal after which all ranks stop now, or 0.
+
+        With several ranks, a signal that arrived after the last step's synchronization counts from the next step on.
+        """
+        return self.signal if self.fabric.world_size == 1 else self._received
 
     def _all_reduce(self, *values: float) -> list[float]:
         """Return the means over all ranks, and synchronize their clocks."""
@@ -296,10 +306,9 @@ class Trainer:
             Stopped: a signal was received; the message gives the next step.
 
         """
-        if self.signal:
-            raise Stopped(
-                self.signal, f"step {self.step} of {self.expected_steps} is saved; continue with --resume auto"
-            )
+        number = self._received or self.signal
+        if number:
+            raise Stopped(number, f"step {self.step} of {self.expected_steps} is saved; continue with --resume auto")
 
     def export(self, name: str) -> Path:
         """Write the model's folder."""

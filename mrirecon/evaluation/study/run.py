@@ -23,7 +23,7 @@ import yaml
 
 from mrirecon import training
 from mrirecon.data.scan import simulate_scan
-from mrirecon.errors import MriReconError, ResourceError, Stopped
+from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError
 from mrirecon.evaluation import evaluate, reference_images
 from mrirecon.evaluation.study.plan import Cell, Plan, PlannedMethod, PlannedScan, digest
 from mrirecon.evaluation.study.results import write_results
@@ -101,6 +101,26 @@ def run_study(
             return _Run(plan, out, device, on_message, command).run(progress)
         except Stopped as stopped:
             raise Stopped(stopped.number, "finished cells are kept; run the study again to continue") from None
+
+
+def train_method(
+    plan: Plan, out: str | Path, name: str, *, device: str = "auto", on_message: OnMessage = lambda text: None
+) -> str:
+    """Train one method of a study, or resume its training, and return the folder of its model.
+
+    Several processes can train different methods of a study at the same time; `run_study` then finds them trained.
+
+    Raises:
+        UsageError: the study trains no method of this name.
+        MriReconError: see `mrirecon.training.train`.
+        Stopped: a signal stopped the training; its state was saved.
+
+    """
+    method = next((m for m in plan.trained if m.name == name), None)
+    if method is None:
+        names = ", ".join(m.name for m in plan.trained) or "none"
+        raise UsageError(f"the study does not train {name!r}", where=str(plan.path), why=f"it trains: {names}")
+    return str(_train(method, Path(out), device, on_message)["model"])
 
 
 class _Run:

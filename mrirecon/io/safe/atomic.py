@@ -75,6 +75,7 @@ def atomic_paths(
                 with suppress(FileNotFoundError):
                     temporary.chmod(target.stat().st_mode & 0o777)
             move(targets, list(temporaries), temporaries, never_mixed=never_mixed)
+            del temporaries[: len(targets)]  # moved; replaced files remain to be removed
             for folder in {target.parent for target in targets}:
                 _flush(folder)
     finally:
