@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mrirecon"
 # A folder imports only from folders above it, and from itself. Where two names fit a file, the longer one counts.
 ORDER = [
-    *("errors", "renames", "registries", "physics", "engine", "networks", "coils", "masks", "methods"),
+    *("errors", "renames", "registries", "pictures", "physics", "engine", "networks", "coils", "masks", "methods"),
     *("io", "metrics", "models", "data", "reconstruction"),
     *("training.config", "training", "evaluation", "evaluation.report", "evaluation.study", "tools", "cli"),
 ]
