@@ -149,6 +149,7 @@ _PHRASES = {
     "`mrirecon calibrate PRESCAN -o maps.h5`": "mrirecon.espirit(prescan)",
     "or take a smaller kernel there": "or take a smaller kernel in mrirecon.espirit",
     "if this is wrong, pass --axes": "if this is wrong, give axes",
+    "the file holds no coil maps": "no coil maps are given",
     "argument:": "argument ",
     "FILE": "ARRAY",
 }

@@ -137,19 +137,20 @@ def draw_panels(panels: Sequence[Panel], columns: int | None = None, heading: st
     return sheet
 
 
-def slice_panels(images: Numbers, limit: int = 16) -> list[Panel]:
+def slice_panels(images: Numbers, limit: int = 16, name: str = "slice") -> list[Panel]:
     """Return panels for slices of images, with the same window.
 
     Args:
         images: (..., y, x), real or complex; a memory map is read only where it is shown.
         limit: largest number of slices; of more, slices at equal distances are shown.
+        name: what a slice is, for the titles.
 
     """
     count = math.prod(images.shape[:-2])
     numbers = np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(int))
     shown = [np.abs(images[np.unravel_index(number, images.shape[:-2])]) for number in numbers]
     white = float(np.percentile(np.stack(shown), 99.8))
-    titles = ["" if count == 1 else f"slice {number} of {count}" for number in numbers]
+    titles = ["" if count == 1 else f"{name} {number} of {count}" for number in numbers]
     return [Panel(title, image, vmax=white) for title, image in zip(titles, shown, strict=True)]
 
 

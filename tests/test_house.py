@@ -54,7 +54,7 @@ def test_a_file_imports_only_from_above(path):
 
 def test_the_package_has_few_entries():
     entries = [p.name for p in PACKAGE.iterdir() if p.name != "__pycache__"]
-    assert len(entries) <= 20, sorted(entries)
+    assert len(entries) <= 21, sorted(entries)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -128,8 +128,9 @@ class Evaluation(Shown):
         """Return label, mean and unit of a metric, such as "PSNR 32.4 dB"."""
         label, _, unit = METRICS[name].title.partition(" (")
         value = self.mean[name]
-        text = "undefined" if value is None else f"{value:.{METRICS[name].digits}g}"
-        return f"{label} {text} {unit.rstrip(')')}".rstrip()
+        if value is None:
+            return f"{label} undefined"
+        return f"{label} {value:.{METRICS[name].digits}g} {unit.rstrip(')')}".rstrip()
 
     @property
     def mean(self) -> Values:

@@ -37,16 +37,20 @@ class Maps(Shown):
 
     Attributes:
         maps: (*loops, M, coil, *space) complex64, M = 1 or 2 sets; zero outside the object.
+        space: number of spatial axes.
         notes: notes for the user.
 
     """
 
     maps: np.ndarray = field(repr=False)
+    space: int = 2
     notes: tuple[str, ...] = ()
 
     def panels(self) -> list[Panel]:
-        """Return panels with the magnitude of at most 16 maps; of volumes, of their central slices."""
-        return slice_panels(self.maps)
+        """Return panels with the magnitude of at most 16 coils of the first set, of the middle item or slice."""
+        volumes = self.maps.reshape(-1, *self.maps.shape[-self.space - 2 :])
+        maps = volumes[len(volumes) // 2, 0]
+        return slice_panels(maps if self.space == 2 else maps[:, maps.shape[1] // 2], name="coil")
 
     def caption(self) -> list[str]:
         """Return the shape and the notes."""
@@ -98,8 +102,8 @@ def reconstruct(
         kspace: complex k-space, or a scan.
         request: all of the user's settings, instead of the arguments from ``method`` to ``batch``.
         mask: sampling mask, 1 where sampled, in the order of the axes without coil: one value per column (x), or one
-            per sample, for all items or for each. Data outside it are set to zero. None: k-space is zero where not
-            sampled. For an array only.
+            per sample, for all items or for each, or (y, x) for a volume. Data outside it are set to zero. None: k-space
+            is zero where not sampled. For an array only.
         maps: coil maps of an array, (M, coil, *space) with M = 1 or 2 sets, or (coil, *space), with slices in front; or
             their source: ``auto``, ``espirit``, ``walsh``, ``sigpy``, ``unit``, or ``file`` (those of a scan).
         axes: names of the axes of an array, separated by commas.
@@ -212,7 +216,7 @@ def espirit(
     options = EspiritOptions(sets=sets, size=size, kernel=kernel, threshold=threshold, crop=crop)
     maps = calibrate(scan, options=options)
     notes = tuple(in_terms_of_arguments(note) for note in scan.notes)
-    return Maps(maps.reshape(*scan.layout.loop_shape, *maps.shape[1:]), notes)
+    return Maps(maps.reshape(*scan.layout.loop_shape, *maps.shape[1:]), len(scan.space), notes)
 
 
 def to_numpy(values: Array, name: str) -> np.ndarray:

@@ -92,7 +92,7 @@ class Reconstruction(Shown):
     def caption(self) -> list[str]:
         """Return method, reason, coil maps, regularization weight and time, and the notes."""
         weight = f"; λ {float(np.mean(self.lam)):.3g}" if self.lam else ""
-        done = f"coil maps: {self.maps or 'none'}{weight}; {sum(self.seconds):.2g} s"
+        done = f"coil maps: {self.maps or 'none'}{weight}; {sum(self.seconds):.1f} s"
         return [f"{self.method}: {self.why}", done, *self.notes]
 
     def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> np.ndarray:

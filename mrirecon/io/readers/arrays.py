@@ -45,7 +45,7 @@ def scan_of_arrays(
     Args:
         kspace: complex, centred on every axis; (y, x) or (coil, y, x), and with ``axes`` of any number of axes.
         mask: 1 where sampled, else 0, in the order of the axes without coil: one value per column (x), or one per
-            sample; k-space outside it is set to zero. None takes the samples that are not zero.
+            sample, or (y, x) for a volume; k-space outside it is set to zero. None takes the samples that are not zero.
         maps: coil maps, (M, coil, *space) with M = 1 or 2 sets, or (coil, *space); with items in front, one per item.
         axes: names of the axes in order, such as "slice,coil,y,x"; see `mrirecon.io.axes.make_layout`.
         nan: ``zero`` treats samples that are NaN or infinite as not measured; ``refuse`` raises an error.
@@ -65,9 +65,10 @@ def scan_of_arrays(
     layout = make_layout(axes or _AXES[kspace.ndim], kspace.shape, where, from_user=axes is not None)
     source = Source(ARGUMENT, axes=axes)
     if mask is not None:
-        source.mask = (mask, f"{ARGUMENT}:mask")
+        plane = mask.ndim == 2 and len(layout.space) == 3
+        source.mask = (mask[None] if plane else mask, f"{ARGUMENT}:mask")
     if maps is not None:
-        source.maps = (ArrayStore({"maps": maps}), "maps")
+        source.maps = (ArrayStore({"maps": maps if complex_dtype(maps.dtype) else maps.astype(np.complex64)}), "maps")
     scan = assemble(source, ArrayStore({"kspace": kspace}), "array", "kspace", layout)
     scan.nan = nan
     return scan
