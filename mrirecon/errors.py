@@ -86,13 +86,13 @@ class PartialFailure(MriReconError):
 
 
 class ResourceError(MriReconError):
-    """Report that disk or memory is full (exit 5)."""
+    """Report that disk or memory is full, or that a disk is read-only (exit 5)."""
 
     code, exit_code = "MRI-E-RESOURCE", 5
 
 
 class UnsafeContentError(MriReconError):
-    """Report a file that refers to other files: links, external or virtual storage (exit 6)."""
+    """Report a file that refers to other files (links, external or virtual storage) or holds a pickle (exit 6)."""
 
     code, exit_code = "MRI-E-UNSAFE", 6
 
@@ -112,6 +112,10 @@ def as_known(error: Exception) -> MriReconError | None:
         return ResourceError("out of memory", why=str(error).splitlines()[0] if str(error) else None, fix=fix)
     if isinstance(error, OSError):
         name = str(error.filename) if error.filename else None
+        if error.errno == errno.EROFS:
+            return ResourceError(
+                "the disk is read-only", where=name, why=error.strerror, fix="choose a folder on another disk"
+            )
         if error.errno in _FULL:
             return ResourceError(
                 "the disk or the memory is full",
@@ -150,6 +154,7 @@ _PHRASES = {
     "or take a smaller kernel there": "or take a smaller kernel in mrirecon.espirit",
     "if this is wrong, pass --axes": "if this is wrong, give axes",
     "the file holds no coil maps": "no coil maps are given",
+    "--compress none": "preprocess=Preprocess(many_coils='keep')",
     "argument:": "argument ",
     "FILE": "ARRAY",
 }

@@ -154,6 +154,63 @@ def slice_panels(images: Numbers, limit: int = 16, name: str = "slice") -> list[
     return [Panel(title, image, vmax=white) for title, image in zip(titles, shown, strict=True)]
 
 
+@dataclass(frozen=True)
+class Curve:
+    """Hold one curve of a graph.
+
+    Args:
+        title: the line above the graph.
+        points: (x, y), x ascending; points whose y is not finite are left out.
+        level: a horizontal line for comparison; None for none.
+        level_name: what the line shows.
+
+    """
+
+    title: str
+    points: Sequence[tuple[float, float]]
+    level: float | None = None
+    level_name: str = ""
+
+
+def draw_curves(curves: Sequence[Curve], heading: str = "", size: tuple[int, int] = (640, 260)) -> Image.Image:
+    """Draw graphs below each other, each from its smallest to its largest value.
+
+    Args:
+        curves: one curve per graph.
+        heading: one line above all graphs.
+        size: width and height of a graph in pixels.
+
+    """
+    width, height = size
+    sheet = Image.new("RGB", (width + 2 * MARGIN, (height + 80) * len(curves) + 50), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=15)
+    draw.text((MARGIN, 14), _plain(heading), HEADING, font)
+    for number, curve in enumerate(curves):
+        points = [(x, y) for x, y in curve.points if math.isfinite(y)]
+        left, up = MARGIN, 50 + number * (height + 80) + 26
+        draw.text((left, up - 24), _plain(curve.title), TITLE, font)
+        draw.rectangle((left, up, left + width, up + height), outline=NOTE)
+        if not points:
+            continue
+        values = [y for _, y in points] + ([] if curve.level is None else [curve.level])
+        low, high, last = min(values), max(values), max(x for x, _ in points) or 1.0
+        span = (high - low) or 1.0
+        row = [up + height - 8 - (height - 16) * (y - low) / span for _, y in points]
+        line = [(left + width * x / last, y) for (x, _), y in zip(points, row, strict=True)]
+        if len(line) > 1:
+            draw.line(line, fill=(110, 190, 255), width=2)
+        for x, y in line if len(line) <= 50 else ():
+            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=(110, 190, 255))
+        scale = f"{low:.4g} to {high:.4g}; last {points[-1][1]:.4g} at step {points[-1][0]:g}"
+        if curve.level is not None:
+            y = up + height - 8 - (height - 16) * (curve.level - low) / span
+            draw.line((left, y, left + width, y), fill=(255, 170, 80))
+            scale += f"; orange: {curve.level_name} {curve.level:.4g}"
+        draw.text((left, up + height + 6), _plain(scale), NOTE, font)
+    return sheet
+
+
 class Shown(ABC):
     """Show a result as a picture with a caption, in notebooks and in scripts."""
 

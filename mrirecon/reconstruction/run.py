@@ -20,6 +20,7 @@ from mrirecon.coils.trivial import unit
 from mrirecon.engine import Precision
 from mrirecon.errors import BusyError, InputError, MriReconError, NoSignalError
 from mrirecon.io.safe.scratch import Rows
+from mrirecon.io.safe.text import counted
 from mrirecon.io.sampling import format_items
 from mrirecon.io.scan import Scan
 from mrirecon.methods.regularization import weight_by_noise
@@ -208,16 +209,18 @@ def reconstruct(
         lam=[result.lam for result in results if result.lam is not None],
         reasons=[result.reason for result in results],
         seconds=[result.seconds for result in results],
-        notes=[
-            *scan.notes,
-            *plan.notes,
-            *item_notes,
-            *finish_notes,
-            *([plan.precision_note] if plan.precision_note else []),
-            *failed_notes,
-            *([plan.slicing.note] if plan.slicing is not None else []),
-            *plan.outside,
-        ],
+        notes=counted(
+            [
+                *scan.notes,
+                *plan.notes,
+                *item_notes,
+                *finish_notes,
+                *([plan.precision_note] if plan.precision_note else []),
+                *failed_notes,
+                *([plan.slicing.note] if plan.slicing is not None else []),
+                *plan.outside,
+            ]
+        ),
         methods=[g.entry.name for g in groups] if len({g.entry.name for g in plan.groups}) > 1 else [],
         failed=failures.errors,
         precision=plan.precision,
