@@ -171,7 +171,8 @@ def _explain(method: Method) -> str:
 
     lines = [method.name, *(inspect.getdoc(method.build) or "").splitlines(), ""]
     for key, field in method.documented_schema["properties"].items():
-        text = textwrap.fill(field["description"], 116, initial_indent=" " * 4, subsequent_indent=" " * 4)
+        text = textwrap.fill(field["description"], 112, break_on_hyphens=False)
+        text = textwrap.indent(text, " " * 4)
         lines += [f"{key} = {field.get('default')}", text]
     if method.learned:
         shipped = "; the shipped weights have their own values" if method.name in shipped_models() else ""

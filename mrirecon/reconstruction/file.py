@@ -314,7 +314,7 @@ def output_path(source: Path, out: Path, method: str, format: ImageFormat | None
         if out.suffix.lower() == ".dcm":
             image_format(out)  # its error explains the format
         error = f"no format has the suffix {out.suffix}"
-        fix = f"choose {', '.join(EXTENSION.values())}; a folder of this name must exist: mkdir {out}"
+        fix = f"choose {', '.join(suffix for suffix in EXTENSION.values() if suffix.startswith('.'))}; a folder of this name must exist: mkdir {out}"
         raise UsageError(error, where=str(out), fix=fix)
     if named is not None and (not out.is_dir() or named == "dicom"):
         return out

@@ -13,6 +13,17 @@ from mrirecon.training.validate import Scores, selection_score
 PICTURE = "curve.png"
 
 
+def warn_if_useless(best: float | None, zero_filled: Scores, folder: Path) -> str | None:
+    """Return a warning if the best score of a run is below that of the zero-filled images; else None."""
+    level = selection_score(zero_filled)
+    if best is None or best >= level:
+        return None
+    return (
+        f"warning: the best model ({best:.4g}) is worse than zero filling ({level:.4g}): do not use it; "
+        f"see {folder / PICTURE}"
+    )
+
+
 def draw_run(folder: Path, zero_filled: Scores, heading: str) -> None:
     """Write the curves of a run to ``curve.png`` in its folder.
 

@@ -19,7 +19,7 @@ from mrirecon.io.safe.atomic import atomic_path
 from mrirecon.io.safe.lock import output_lock
 from mrirecon.models.costs import peak_allocation
 from mrirecon.training.config import Config, differences, load_config, render
-from mrirecon.training.curve import PICTURE, draw_run
+from mrirecon.training.curve import draw_run, warn_if_useless
 from mrirecon.training.log import Log
 from mrirecon.training.setup import learning_rate, make_fabric, rank_of_process, with_precision
 from mrirecon.training.state import State, load_state, save_state, states
@@ -105,11 +105,9 @@ def train(
         with _signals(t):
             _run(t, log, progress, on_message)
         log.close()
-        if t.best is not None and t.best < selection_score(t.zero_filled):
-            on_message(
-                f"warning: the best model ({t.best:.4g}) is worse than zero filling "
-                f"({selection_score(t.zero_filled):.4g}): do not use it; see {folder / PICTURE}"
-            )
+        warning = warn_if_useless(t.best, t.zero_filled, folder)
+        if warning is not None:
+            on_message(warning)
         return {
             "steps": t.step,
             "scores": t.scores,

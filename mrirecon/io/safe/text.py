@@ -23,7 +23,7 @@ def counted(notes: Iterable[str]) -> list[str]:
     alike: dict[str, list[str]] = {}
     for note in notes:
         alike.setdefault(re.sub(r"\d+(\.\d+)?(e-?\d+)?", "0", note), []).append(note)
-    several = {first: len(set(rest)) for first, *rest in alike.values()}
+    several = {first: len({*rest} - {first}) for first, *rest in alike.values()}
     return [f"{first} (and {more} more such notes)" if more else first for first, more in several.items()]
 
 
