@@ -152,19 +152,19 @@ def reconstruct(
         precision=precision,
         seed=seed,
         batch=batch,
+        preprocess=preprocess or Preprocess(),
     )
     if request is not None and own != Request():
         raise UsageError("settings are given twice", why="request holds them all", fix="omit request, or the others")
     if isinstance(kspace, Scan):
-        scan = kspace if preprocess is None else prepare(kspace, preprocess)
+        scan = kspace if preprocess is None else prepare(kspace, own.steps)
         given = {"mask": mask is not None, "axes": axes is not None, "nan": nan != "refuse", "maps": named != maps}
         if any(given.values()):
             names = ", ".join(name for name, is_given in given.items() if is_given)
             raise UsageError(f"{names}: only valid with an array", fix="give it to mrirecon.read, which takes a file")
     else:
-        scan = prepare(
-            _scan(kspace, mask, None if isinstance(maps, str) else maps, axes, nan), preprocess or Preprocess()
-        )
+        stored = _scan(kspace, mask, None if isinstance(maps, str) else maps, axes, nan)
+        scan = prepare(stored, (request or own).steps)
     result = reconstruct_scan(
         scan,
         request or own,

@@ -7,7 +7,6 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,6 @@ from mrirecon.io.writers.write import (
     sidecar_path,
     write_image,
 )
-from mrirecon.methods.registry import find_method
 from mrirecon.metrics.align import aligned, apart, upright
 from mrirecon.metrics.evaluation import compare
 from mrirecon.models.checkpoints import UNSEALED
@@ -182,10 +180,7 @@ def read_and_prepare(path: Path, request: Request) -> tuple[Scan, dict[str, int]
         strict=request.strict,
         items=request.items,
     )
-    steps = request.preprocess
-    if request.method != "auto" and not find_method(request.method).maps:
-        steps = replace(steps, many_coils="keep")  # without coil maps, many coils take little time
-    return prepare(stored, steps), stored.shape
+    return prepare(stored, request.steps), stored.shape
 
 
 def _describe(
@@ -314,7 +309,8 @@ def output_path(source: Path, out: Path, method: str, format: ImageFormat | None
         if out.suffix.lower() == ".dcm":
             image_format(out)  # its error explains the format
         error = f"no format has the suffix {out.suffix}"
-        fix = f"choose {', '.join(suffix for suffix in EXTENSION.values() if suffix.startswith('.'))}; a folder of this name must exist: mkdir {out}"
+        known = ", ".join(suffix for suffix in EXTENSION.values() if suffix.startswith("."))
+        fix = f"choose {known}; a folder of this name must exist: mkdir {out}"
         raise UsageError(error, where=str(out), fix=fix)
     if named is not None and (not out.is_dir() or named == "dicom"):
         return out

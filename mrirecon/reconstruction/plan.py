@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -127,6 +127,13 @@ class Request:
             self._loaded[str(model)] = load_model(model)
         return self._loaded[str(model)]
 
+    @property
+    def steps(self) -> Preprocess:
+        """Return the steps of preprocessing; without coil maps, many coils take little time and are kept."""
+        if self.method != "auto" and not find_method(self.method).maps:
+            return replace(self.preprocess, many_coils="keep")
+        return self.preprocess
+
     @cached_property
     def digest(self) -> str:
         """Return a SHA-256 of all that defines the images except the input: options, other files, model, version.
@@ -151,7 +158,8 @@ class Request:
             "strict": self.strict,
             "options": dict(self.options or {}),
             "espirit": asdict(self.espirit or EspiritOptions()),
-            "preprocess": asdict(self.preprocess),
+            # Without this default, images that an earlier version finished still count as finished.
+            "preprocess": {k: v for k, v in asdict(self.preprocess).items() if (k, v) != ("many_coils", "compress")},
             "save_iterates": self.save_iterates,
             "bids": None if self.bids is None else [str(self.bids), self.contrast],
             **{name: None if path is None else sha256(path) for name, path in files.items()},
