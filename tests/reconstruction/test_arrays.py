@@ -140,7 +140,7 @@ def test_arrays_are_scored_as_slices(kspace):
         (lambda k: k, {"method": "css"}, UsageError, "did you mean 'cs'"),
         (lambda k: k, {"method": "rss", "lam": 1.0}, UsageError, "omit lam"),
         (lambda k: k, {"method": "lpdnet"}, UsageError, "model=DIR"),
-        (lambda k: k, {"method": "cs", "model": "here"}, UsageError, "omit method and options"),
+        (lambda k: k, {"method": "cs", "model": "here"}, UsageError, "omit method"),
         (lambda k: k, {"request": Request(method="cs"), "method": "rss"}, UsageError, "given twice"),
         (
             lambda k: k * mr.make_mask("equispaced", SIZE, 3, calibration=0).mask,
