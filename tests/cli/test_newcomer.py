@@ -270,7 +270,8 @@ def test_jobs_give_the_same_images_and_failures(scans, run):
     assert out.split() == ["two/a_rss.h5", "two/b_rss.h5"]
     assert "1 of 3 files failed" in err
     assert json.loads(Path("two/failed.jsonl").read_text())["file"] == "c.h5"
-    run("reconstruct", *files, "-m", "rss", "-o", "one")
+    code, _, err = run("reconstruct", *files, "-m", "rss", "-o", "one")
+    assert code == 4, err
     for name in ("a_rss.h5", "b_rss.h5"):
         np.testing.assert_array_equal(read_image(f"two/{name}"), read_image(f"one/{name}"))
 
