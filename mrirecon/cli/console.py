@@ -114,10 +114,13 @@ def _cell(value: object) -> str:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Callable[[int, int, str], None] | None]:
-    """Yield a callback (done, total, what) that draws a progress bar; None without a terminal or with ``--quiet``."""
+def progress(title: str, unit: str = "step") -> Iterator[Callable[[int, int, str], None]]:
+    """Yield a callback (done, total, what) that shows progress and the remaining time.
+
+    On a terminal it draws a bar, elsewhere it prints lines (`ProgressLines`); with ``--quiet``, it does nothing.
+    """
     if ConsoleSettings.quiet or not sys.stderr.isatty():
-        yield None
+        yield ProgressLines(unit)
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -128,21 +131,22 @@ def progress(title: str) -> Iterator[Callable[[int, int, str], None] | None]:
 
 
 class ProgressLines:
-    """Print progress without a terminal: at most one line per minute, with the remaining time."""
+    """Print progress without a terminal: a line after ten seconds, then at most one per minute, with the time left."""
 
     def __init__(self, unit: str = "step") -> None:
         self.unit = unit
         self.begun: tuple[float, int] | None = None
-        self.last = 0.0
+        self.next = 0.0
 
     def __call__(self, step: int, total: int, what: str) -> None:
         """Print the progress."""
         now = time.monotonic()
-        self.begun = self.begun or (now, step)
-        if now - self.last < 60 or step == self.begun[1]:
+        if self.begun is None:
+            self.begun, self.next = (now, step), now + 10
+        if now < self.next or step == self.begun[1]:
             return
-        self.last = now
-        left = (now - self.begun[0]) / (step - self.begun[1]) * (total - step)
+        self.next = now + 60
+        left = (now - self.begun[0]) / (step - self.begun[1]) * max(0, total - step)
         print_line(f"{self.unit} {step} of {total}, {what}, {format_duration(left)} left")
 
 

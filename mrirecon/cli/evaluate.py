@@ -14,8 +14,12 @@ from mrirecon.errors import PartialFailure
 if TYPE_CHECKING:
     from mrirecon.evaluation import Difference, Evaluation, Evaluations, Options
 
-Preset = Annotated[str, typer.Option(help="Definition of the scores: {presets}.")]
-Metrics = Annotated[str | None, typer.Option(help="Any of {metrics}; by default {score}.")]
+Preset = Annotated[
+    str, typer.Option(help="Definition of the scores: {presets}.", autocompletion=opt.complete("presets"))
+]
+Metrics = Annotated[
+    str | None, typer.Option(help="Any of {metrics}; by default {score}.", autocompletion=opt.complete("metrics"))
+]
 
 
 def _options(preset: str, metrics: str | None, *more: Any) -> Options:
@@ -59,7 +63,7 @@ def evaluate(
     named: dict[str, Any] = {"dataset": dataset, "reference_dataset": reference_dataset, "axes": axes, "items": items}
     tables: dict[str, Any] = {"csv": csv, "volumes": volumes, "overwrite": overwrite}
     options = _options(preset, metrics, mask, region, spacing)
-    with progress("evaluate") as callback:
+    with progress("evaluate", "file") as callback:
         scored = evaluate_paths(prediction, reference, options=options, progress=callback, **tables, **named)
     if as_json:
         print_json((scored if scored.folders else scored.done[0]).as_dict())

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mrirecon.cli import options as opt
 from mrirecon.cli.console import print_json, print_line, progress, table
 from mrirecon.errors import InputError
+
+if TYPE_CHECKING:
+    from mrirecon.methods.registry import Method
 
 
 def demo(
@@ -100,7 +105,10 @@ def _describe(one: dict[str, Any]) -> str:
         if one[name]:
             lines.append(f"  {name.replace('_', ' '):12s} {one[name]['name']} {tuple(one[name]['shape'])}")
     lines += _describe_raw(one)
-    lines += [f"  {name:12s} {value}" for name, value in one["attributes"].items()]
+    taken = {line.split()[0] for line in lines[1:]}  # a header value must not look like a measured one
+    for name, value in one["attributes"].items():
+        label = f"{name} (header)" if name in taken else name
+        lines.append(f"  {label:12s} {value}")
     lines += [f"  {c['verdict']:4s} {c['name']:12s} {c['message']}" for c in one.get("checks", ())]
     return "\n".join([*lines, *(f"  note         {note}" for note in one["notes"]), f"  next         {one['would']}"])
 
@@ -132,21 +140,46 @@ def _describe_raw(one: dict[str, Any]) -> list[str]:
     return lines
 
 
-def methods(as_json: opt.AsJson = False) -> None:
-    """List the methods, with their options and defaults."""
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="Explain every option of this method.", autocompletion=opt.complete("methods"))
+    ] = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """List the methods with their options and defaults, or explain one method."""
+    from mrirecon.methods.registry import find_method
     from mrirecon.methods.registry import methods as registered
 
-    entries = registered()
+    entries = registered() if name is None else {name: find_method(name)}
     if as_json:
         return print_json(
             [
-                {"name": m.name, "summary": m.summary, "learned": m.learned, "options": m.schema.model_json_schema()}
+                {"name": m.name, "summary": m.summary, "learned": m.learned, "options": m.documented_schema}
                 for m in entries.values()
             ]
         )
+    if name is not None:
+        return typer.echo(_explain(entries[name]))
     for m in entries.values():
         options = ", ".join(f"{key}={field.default}" for key, field in m.schema.model_fields.items())
         typer.echo(f"{m.name}\n    {m.summary}\n    options: {options or 'none'}")
+
+
+def _explain(method: Method) -> str:
+    """Return a text on a method: its equation, and default, meaning, range and choices of every option."""
+    from mrirecon.models.checkpoints import INFERENCE_OPTIONS, shipped_models
+
+    lines = [method.name, *(inspect.getdoc(method.build) or "").splitlines(), ""]
+    for key, field in method.documented_schema["properties"].items():
+        text = textwrap.fill(field["description"], 112, break_on_hyphens=False)
+        text = textwrap.indent(text, " " * 4)
+        lines += [f"{key} = {field.get('default')}", text]
+    if method.learned:
+        shipped = "; the shipped weights have their own values" if method.name in shipped_models() else ""
+        changeable = [key for key in INFERENCE_OPTIONS if key in method.fields]
+        lines += ["", f"These are the options of a new model{shipped} (`mrirecon models show`)."]
+        lines += [f"In a trained model, --set changes {', '.join(changeable)}; the others need other weights."]
+    return "\n".join(lines)
 
 
 def selftest(device: opt.Device = "auto", as_json: opt.AsJson = False) -> None:
@@ -195,8 +228,8 @@ def benchmark(
     from mrirecon.tools.benchmark import CASES, run
 
     with progress("benchmark") as callback:
-        report_progress = (lambda text: callback(0, 0, text)) if callback else (lambda _: None)
-        timings = run(cases or CASES, size=size, coils=coils, rounds=rounds, threads=threads, progress=report_progress)  # type: ignore[arg-type]  # run checks the names
+        settings: dict[str, Any] = {"size": size, "coils": coils, "rounds": rounds, "threads": threads}
+        timings = run(cases or CASES, **settings, progress=lambda text: callback(0, 0, text))  # type: ignore[arg-type]  # run checks the names
     if as_json:
         return print_json([asdict(t) for t in timings])
     heads = ("case", "ours (s)", "BART (s)", "ratio", "our error", "BART's", "our MiB", "BART's")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +24,9 @@ Calibration = Annotated[
     str | None, typer.Option(help="Fully sampled centre: lines (24) or a box (24, 24x16). 0 for none.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Any integer; by default 0.")]
-Compat = Annotated[str, typer.Option(help="Draw the mask of another toolkit: {compats}.")]
+Compat = Annotated[
+    str, typer.Option(help="Draw the mask of another toolkit: {compats}.", autocompletion=opt.complete("compats"))
+]
 Axis = Annotated[int, typer.Option(help="The undersampled axis of lines: 0 is the first spatial axis, -1 the last.")]
 Readout = Annotated[int, typer.Option(help="The fully sampled axis of a 2D mask in 3D.")]
 Fraction = Annotated[float | None, typer.Option("--center-fraction", help="Calibration as a fraction, as in fastMRI.")]
@@ -32,7 +37,7 @@ Fwhm = Annotated[float | None, typer.Option(help="Width of the Gaussian families
 
 @app.command(cls=opt.Derived)
 def make(
-    family: Annotated[str, typer.Argument(help="{families}")],
+    family: opt.Family,
     output: Annotated[Path, typer.Option("--output", "-o", help="{mask_files}")],
     shape: Annotated[str, typer.Option(help="Spatial size of k-space, such as 320x320.")],
     acceleration: Rate = None,
@@ -52,8 +57,13 @@ def make(
     arguments = {key: value for key, value in locals().items() if key in DRAWN}
     from mrirecon.io.safe.atomic import atomic_path
     from mrirecon.masks import make_mask, mask_bytes
+    from mrirecon.masks.registry import describe_families
 
-    result = make_mask(family, opt.sizes(shape, "--shape"), name=name, slice=slice, **_drawing(arguments))
+    if family == "file":
+        fix = f"families: {describe_families()}; `mrirecon masks apply --mask FILE` uses a mask from a file"
+        raise UsageError("masks make draws a mask, and does not read one", fix=fix)
+    with _errors_name_options():
+        result = make_mask(family, opt.sizes(shape, "--shape"), name=name, slice=slice, **_drawing(arguments))
     content = mask_bytes(result, output.suffix)
     with atomic_path(output) as temporary:
         temporary.write_bytes(content)
@@ -67,15 +77,17 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
 ) -> None:
     """Draw a mask with its point spread function, and print its acceleration."""
-    from mrirecon.evaluation.pictures import save_mask_picture
     from mrirecon.io.safe.atomic import refuse_overwrite
+    from mrirecon.io.writers.pictures import save_panels
     from mrirecon.masks import load_mask
+    from mrirecon.masks.picture import mask_panels
 
     if output.suffix.lower() != ".png":
         raise UsageError("the image must be a .png file", why=f"--output is {output}", fix="add .png to its name")
     refuse_overwrite([output], [mask])
     result = load_mask(mask)
-    highest = save_mask_picture(output, result)
+    panels, highest = mask_panels(result)
+    save_panels(output, panels)
     print_mask(result, as_json, highest_sidelobe=highest)
 
 
@@ -84,7 +96,7 @@ def apply(
     kspace: Annotated[Path, typer.Argument(help="k-space file, fully sampled")],
     output: Annotated[Path, typer.Option("--output", "-o", help="{arrays}")],
     mask: Annotated[Path | None, typer.Option(help="Mask file, instead of a --family.")] = None,
-    family: Annotated[str | None, typer.Option(help="{families}")] = None,
+    family: Annotated[str | None, typer.Option(help="{families}", autocompletion=opt.complete("families"))] = None,
     axes: Annotated[str | None, typer.Option(help='Axes of the file, if it does not state them: "coil,y,x"')] = None,
     acceleration: Rate = None,
     calibration: Calibration = None,
@@ -115,13 +127,14 @@ def apply(
         # fastMRI seeds only by the file name; a seed on the command line replaces it.
         name = "" if compat == "fastmri" and seed is not None else kspace.name
     scan, drawing = read(kspace, axes=axes), _drawing(arguments) | {"name": name, "path": mask}
-    result = undersample(
-        scan,
-        output,
-        lambda index: make_mask(family or "file", scan.space_shape, slice=index, **drawing),
-        per_slice=per_slice,
-        keep_reference=keep_reference,
-    )
+    with _errors_name_options():
+        result = undersample(
+            scan,
+            output,
+            lambda index: make_mask(family or "file", scan.space_shape, slice=index, **drawing),
+            per_slice=per_slice,
+            keep_reference=keep_reference,
+        )
     written = [str(path) for path in result.paths]
     print_mask(result.mask, as_json, notes=result.notes, written=written, kept_acceleration=result.acceleration)
 
@@ -130,6 +143,25 @@ def _drawing(given: dict[str, Any]) -> dict[str, Any]:
     """Convert the options that `make` and `apply` share to arguments of `make_mask`."""
     read = {"calibration": opt.box(given["calibration"]), "seed": given["seed"] or 0}
     return given | read | {"options": opt.pairs(given["options"])}
+
+
+@contextmanager
+def _errors_name_options() -> Iterator[None]:
+    """Make errors of `make_mask` name options instead of its arguments."""
+    try:
+        yield
+    except UsageError as error:
+        for name in ("what", "why", "fix"):
+            text = getattr(error, name)
+            if text is not None:
+                setattr(error, name, re.sub(r"\b(center_fraction|fwhm|compat)\b(?:='?(\w+)'?)?", _option, text))
+        raise
+
+
+def _option(match: re.Match[str]) -> str:
+    """Return an argument as an option: "compat='fastmri'" as "--compat fastmri"."""
+    name, value = match.groups()
+    return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
 
 
 def print_mask(result: MaskResult, as_json: bool, notes: tuple[str, ...] | None = None, **more: object) -> None:

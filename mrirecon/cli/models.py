@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mrirecon.cli import options as opt
-from mrirecon.cli.console import ProgressLines, fail, print_json, print_line, progress, table
+from mrirecon.cli.console import fail, print_json, print_line, progress, table
 from mrirecon.errors import MriReconError, PartialFailure
 from mrirecon.reconstruction.adaptation.settings import Adaptation
 
@@ -117,7 +117,12 @@ def verify(
 
 @app.command()
 def show(
-    model: Annotated[str, typer.Argument(help="A learned method, or the folder of a trained model.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A learned method, or the folder of a trained model.", autocompletion=opt.complete("methods")
+        ),
+    ],
     options: opt.Settings = None,
     size: Annotated[int, typer.Option(min=16, help="Matrix size of the slice.")] = 320,
     coils: Annotated[int, typer.Option(min=1)] = 8,
@@ -148,14 +153,20 @@ def adapt(
     files: Annotated[list[Path], typer.Argument(help="Undersampled k-space files.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the adapted model.")],
     method: Annotated[
-        str | None, typer.Option("--method", "-m", help="A shipped model; by default the one that auto prefers.")
+        str | None,
+        typer.Option(
+            "--method",
+            "-m",
+            help="A shipped model; by default the one that auto prefers.",
+            autocompletion=opt.complete("methods"),
+        ),
     ] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of a trained model, instead of a method.")] = None,
     steps: Annotated[int, typer.Option(help="Largest number of steps.")] = Adaptation.steps,
     minutes: Annotated[float | None, typer.Option(help="Limit of the wall time.")] = None,
     slices: Annotated[int, typer.Option(help="Number of slices of each scan to train on.")] = Adaptation.slices,
     rate: Annotated[float, typer.Option(help="Learning rate.")] = Adaptation.rate,
-    maps: Annotated[str, typer.Option(help="auto, {calibrations}, or a file with coil maps.")] = "auto",
+    maps: opt.Maps = "auto",
     map_sets: opt.MapSets = "auto",
     mask: Annotated[Path | None, typer.Option(help="Mask file; undersamples fully sampled data.")] = None,
     combine: opt.Combine = None,
@@ -183,9 +194,7 @@ def adapt(
 
     settings = Adaptation(steps=steps, minutes=minutes, slices=slices, rate=rate, seed=seed)
     with progress("adapt") as callback:
-        result: dict[str, Any] = adapt_files(
-            files, output, request, settings, overwrite=overwrite, progress=callback or ProgressLines()
-        )
+        result: dict[str, Any] = adapt_files(files, output, request, settings, overwrite=overwrite, progress=callback)
     if as_json:
         return print_json(result)
     for note in result["notes"]:

@@ -79,7 +79,42 @@ def choice(home: str, *flags: str, **more: Any) -> Any:
             raise typer.BadParameter(f"{text!r} is not one of {', '.join(map(repr, choices))}.")
         return text
 
-    return typer.Option(*flags, parser=parse, metavar=f"[{{{home}}}]", **more)
+    def candidates(incomplete: str) -> list[str]:
+        return [value for value in look_up(*home.split(":")) if value.startswith(incomplete)]
+
+    return typer.Option(*flags, parser=parse, metavar=f"[{{{home}}}]", autocompletion=candidates, **more)
+
+
+# What the shell completes: home of the names, as in `look_up`.
+_COMPLETED = {
+    "methods": ("methods.registry", "methods"),
+    "maps": ("coils.registry", "CALIBRATIONS"),
+    "families": ("masks.registry", "FAMILIES"),
+    "metrics": ("metrics", "METRICS"),
+    "presets": ("metrics.presets", "PRESETS"),
+    "compats": ("masks.registry", "compats"),
+}
+
+
+def complete(name: str, *also: str) -> Callable[[str], list[str]]:
+    """Return a function that completes names of a registry, and the words ``also``, in the shell."""
+
+    def candidates(incomplete: str) -> list[str]:
+        return [value for value in (*also, *look_up(*_COMPLETED[name])) if value.startswith(incomplete)]
+
+    return candidates
+
+
+def complete_files(*suffixes: str) -> Callable[[str], list[str]]:
+    """Return a function that completes folders, and files with one of the suffixes."""
+
+    def candidates(incomplete: str) -> list[str]:
+        folder = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        names = [f"{p}/" if p.is_dir() else str(p) for p in found if p.is_dir() or p.name.endswith(suffixes)]
+        return [name for name in names if name.startswith(incomplete)]
+
+    return candidates
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON.")]
@@ -93,6 +128,13 @@ Lambda = Annotated[
 ]
 LesionContrast = Annotated[str, typer.Option(help="Lowest-highest |lesion - tissue| / tissue.")]
 LesionSize = Annotated[str, typer.Option(help="Lowest-highest diameter in mm.")]
+Maps = Annotated[
+    str,
+    typer.Option(
+        help="auto, {calibrations}, or a file with coil maps.",
+        autocompletion=complete("maps", "auto"),
+    ),
+]
 MapSets = Annotated[
     str, choice("reconstruction.calibrate:MapSets", help="Two sets if the object exceeds the field of view.")
 ]
@@ -109,7 +151,11 @@ Combine = Annotated[
     ),
 ]
 Compress = Annotated[
-    str | None, typer.Option(help="Number of virtual coils, or the energy to keep, such as 0.95.", **PREPROCESSING)
+    str | None,
+    typer.Option(
+        help="Number of virtual coils, or the energy to keep, such as 0.95; none: keep all. Default: at most 32.",
+        **PREPROCESSING,
+    ),
 ]
 CompressBy = Annotated[
     str,
@@ -137,6 +183,10 @@ Whiten = Annotated[
 ]
 
 
+Family = Annotated[str, typer.Argument(help="{families}", autocompletion=complete("families"))]
+Yaml: dict[str, Any] = {"autocompletion": complete_files(".yaml", ".yml")}
+
+
 def request(given: Mapping[str, Any]) -> Request:
     """Convert the parameters of `mrirecon reconstruct` to a request.
 
@@ -153,10 +203,11 @@ def request(given: Mapping[str, Any]) -> Request:
     if compress is None and given["compress_by"] != "svd":
         raise UsageError("--compress-by needs a number of coils", fix="also give --compress 8, or --compress 0.95")
     coils = energy = None
+    many = "keep" if compress == "none" else "compress"
     if compress is not None and compress.isdigit():
         coils = int(compress)
-    elif compress is not None:
-        energy = number(compress, "--compress", "give a number of coils, such as 8, or a share, such as 0.95")
+    elif compress not in (None, "none"):
+        energy = number(compress, "--compress", "give a number of coils, such as 8, a share, such as 0.95, or none")
     if lam not in (None, "auto"):
         lam = number(lam, "--lambda", "give a number, such as 0.003, or auto")
     values = {name: given[name] for name in Request.__dataclass_fields__ if given.get(name) is not None}
@@ -168,6 +219,7 @@ def request(given: Mapping[str, Any]) -> Request:
         echoes="echoes" in combine,
         coils=coils,
         energy=energy,
+        many_coils=many,
         compress=given["compress_by"],
         **{name: given[name] for name in ("whiten", "readout", "oversampling", "partial_fourier")},
     )

@@ -33,8 +33,16 @@ def reconstruct(
     subfolders: Annotated[
         int, typer.Option(help="Divide the output by the hash of the name: 1, 16, 256 or 4096 subfolders.")
     ] = 1,
-    method: Annotated[str, typer.Option("--method", "-m", help="auto, or a method of `mrirecon methods`.")] = "auto",
-    maps: Annotated[str, typer.Option(help="auto, {calibrations}, or a file with coil maps.")] = "auto",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            help="auto, or a method of `mrirecon methods`.",
+            autocompletion=opt.complete("methods", "auto"),
+        ),
+    ] = "auto",
+    maps: opt.Maps = "auto",
     map_sets: opt.MapSets = "auto",
     combine: opt.Combine = None,
     whiten: opt.Whiten = "loud",
@@ -89,6 +97,8 @@ def reconstruct(
     shard: Annotated[
         str | None, typer.Option(help="Part i/N of the files; by default from a Slurm array or torchrun.")
     ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of files at a time, each in a process.")] = 1,
+    preview: Annotated[bool, typer.Option("--preview", help="Also draw slices in NAME_preview.png.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")] = False,
     overwrite: opt.Overwrite = False,
     as_json: opt.AsJson = False,
@@ -103,7 +113,8 @@ def reconstruct(
 
     if bids is not None and output != Path():
         raise UsageError("--bids defines the output names", why=f"--output is {output}", fix="omit one of them")
-    settings: dict[str, Any] = {"overwrite": overwrite, "dry_run": dry_run, "command": sys.argv, "progress": progress}
+    settings: dict[str, Any] = {"overwrite": overwrite, "dry_run": dry_run, "preview": preview, "jobs": jobs}
+    settings |= {"command": sys.argv, "progress": progress}
     settings |= {"listed": listed, "subfolders": opt.subfolders(subfolders), "references": references}
     work, outcomes = reconstruct_files(files or [], bids or output, request, shard=shard, **settings)
     if work.part.count > 1:
@@ -132,7 +143,8 @@ def calibrate(
     from mrirecon.reconstruction.calibrate import calibrate as run
 
     options = EspiritOptions(sets=opt.map_sets(map_sets), size=size, kernel=kernel, threshold=threshold, crop=crop)
-    maps = run(read(file, axes=axes, dataset=dataset, items=items), options=options)
+    with progress(f"calibrate {file.name}", "item") as callback:
+        maps = run(read(file, axes=axes, dataset=dataset, items=items), options=options, progress=callback)
     print_line(f"ESPIRiT maps of {len(maps)} items, {maps.shape[1]} set(s), {maps.shape[2]} coils")
     for path in write_maps(output, maps, inputs=[file]):
         typer.echo(path)

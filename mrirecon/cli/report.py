@@ -59,8 +59,7 @@ def report(
     contents = gather(Sources(runs, reference, scans, options, axes, anonymous))
     command = None if anonymous else ["mrirecon", *sys.argv[1:]]
     about = About(title, options, command, versions(), notes=contents.notes)
-    with progress("report") as callback:
-        report_progress = (lambda done, name: callback(done, contents.count, name)) if callback else None
+    with progress("report", "case") as callback:
         done = write_report(
             output,
             contents.cases,
@@ -68,7 +67,7 @@ def report(
             limit=limit * 1e6,
             full_images=full_images,
             inputs=runs,
-            progress=report_progress,
+            progress=lambda done, name: callback(done, contents.count, name),
         )
     print_line(f"{done.cases} cases, {done.shown} of {done.slices} slices with images, {done.bytes / 1e6:.1f} MB")
     if as_json:

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from mrirecon.cli import options as opt
-from mrirecon.cli.console import ProgressLines, fail, print_json, print_line, progress
+from mrirecon.cli.console import fail, print_json, print_line, progress
 from mrirecon.errors import PartialFailure
 
 
 def study(
-    config: Annotated[Path, typer.Argument(help="Configuration of a study, .yaml; see configs/studies.")],
+    config: Annotated[Path, typer.Argument(help="Configuration of a study, .yaml; see configs/studies.", **opt.Yaml)],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; by default studies/NAME of the configuration.")
     ] = None,
@@ -36,9 +36,10 @@ def study(
         return print_json(preview) if as_json else typer.echo(_plan_text(preview))
     if only_train is not None:
         return typer.echo(studies.train_method(plan, folder, only_train, device=device, on_message=print_line))
-    with progress(f"study {config.name}") as callback:
-        lines = callback or ProgressLines("cell")
-        result = studies.run_study(plan, folder, device=device, progress=lines, on_message=print_line, command=sys.argv)
+    with progress(f"study {config.name}", "cell") as callback:
+        result = studies.run_study(
+            plan, folder, device=device, progress=callback, on_message=print_line, command=sys.argv
+        )
     if as_json:
         print_json(result)
     else:

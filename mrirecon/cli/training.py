@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mrirecon.cli import options as opt
-from mrirecon.cli.console import ConsoleSettings, ProgressLines, format_duration, print_json, print_line, progress
+from mrirecon.cli.console import ConsoleSettings, format_duration, print_json, print_line, progress
 from mrirecon.errors import UsageError
 
 app = typer.Typer(name="config", help="Make, check and show training configurations.", no_args_is_help=True)
 
-File = Annotated[Path, typer.Argument(help="Configuration, .yaml")]
+File = Annotated[Path, typer.Argument(help="Configuration, .yaml", **opt.Yaml)]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override: model.cascades=4. May be repeated.")]
 
 
@@ -46,7 +46,8 @@ def train(
     loaded = load_config(config, [*(sets or []), *([] if minutes is None else [f"train.minutes={minutes}"])])
     folder = output or Path("runs") / config.name.split(".")[0]
     if dry_run:
-        plan = training.dry_run(loaded, folder, device)
+        with progress(f"plan {config.name}", "part") as callback:
+            plan = training.dry_run(loaded, folder, device, callback)
         return print_json(plan) if as_json else typer.echo(_plan_text(plan))
     keep_freed_memory()
     with progress(f"train {config.name}") as callback:
@@ -55,7 +56,7 @@ def train(
             folder,
             resume=resume,
             device=device,
-            progress=callback or ProgressLines(),
+            progress=callback,
             on_message=print_line,
             command=sys.argv,
             begun=ConsoleSettings.begun,
@@ -87,7 +88,9 @@ def _plan_text(plan: dict[str, Any]) -> str:
 
 @app.command()
 def init(
-    method: Annotated[str, typer.Argument(help="A registered method, see `mrirecon methods`.")],
+    method: Annotated[
+        str, typer.Argument(help="A registered method, see `mrirecon methods`.", autocompletion=opt.complete("methods"))
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; by default stdout.")] = None,
 ) -> None:
     """Write a template of a configuration, with the default and the meaning of every option."""
@@ -105,7 +108,9 @@ def init(
 
 
 @app.command()
-def validate(files: Annotated[list[Path], typer.Argument(help="Configurations, .yaml")], sets: Sets = None) -> None:
+def validate(
+    files: Annotated[list[Path], typer.Argument(help="Configurations, .yaml", **opt.Yaml)], sets: Sets = None
+) -> None:
     """Check configurations: keys, types, ranges, and the files that they extend."""
     from mrirecon.training.config import load_config
 
@@ -125,7 +130,9 @@ def show(config: File, sets: Sets = None, as_json: opt.AsJson = False) -> None:
 
 @app.command("schema")
 def show_schema(
-    method: Annotated[str | None, typer.Argument(help="Include the options of this method.")] = None,
+    method: Annotated[
+        str | None, typer.Argument(help="Include the options of this method.", autocompletion=opt.complete("methods"))
+    ] = None,
 ) -> None:
     """Print the JSON schema, for completion and checks in editors."""
     from mrirecon.training.config import schema

@@ -27,7 +27,9 @@ Models = Annotated[list[Path] | None, typer.Option("--model", help="A trained mo
 
 def trust(
     scan: Annotated[Path, typer.Argument(help="Undersampled k-space.")],
-    method: Annotated[str, typer.Option("--method", "-m", help="The method to examine.")] = "cs",
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="The method to examine.", autocompletion=opt.complete("methods"))
+    ] = "cs",
     model: Annotated[Path | None, typer.Option(help="A trained model, instead of a method.")] = None,
     item: Annotated[int, typer.Option(min=0, help="Number of the item.")] = 0,
     replicas: Annotated[int, typer.Option(min=2, help="Number of reconstructions with added noise.")] = 64,
@@ -48,7 +50,9 @@ def trust(
 
     named: dict[str, Any] = {"method": method, "model": model, "output": output, "axes": axes, "whiten": whiten}
     draws: dict[str, Any] = {"replicas": replicas, "seed": seed}
-    result, notes = examine_file(scan, item, **named, overwrite=overwrite, held_out_share=held_out_share, **draws)
+    named |= {"overwrite": overwrite, "held_out_share": held_out_share}
+    with progress("trust", "replica") as callback:
+        result, notes = examine_file(scan, item, **named, **draws, progress=callback)
     numbers = {name: getattr(result, name) for name in _MEANING}
     if as_json:
         return print_json(numbers | {"method": method, "item": item, **draws})
@@ -63,14 +67,17 @@ def trust(
 
 def detect(
     volume: Annotated[str, typer.Argument(help="NIfTI, .npz, .npy or .h5 of magnitudes, or phantom:SEED.")],
-    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="May be repeated.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", help="May be repeated.", autocompletion=opt.complete("methods")),
+    ] = None,
     model: Models = None,
     name: Annotated[str | None, typer.Option("--volume", help="Name of the array, if there are several.")] = None,
     pairs: Annotated[int, typer.Option(min=2, help="Number of pairs: one for each lesion, with and without it.")] = 200,
     lesions: Annotated[int, typer.Option(min=1, help="Number of lesions in each slice.")] = 4,
     lesion_size: opt.LesionSize = "3-10",
     lesion_contrast: opt.LesionContrast = "0.15-0.6",
-    family: Annotated[str, typer.Option(help="Of the masks.")] = "gaussian1d",
+    family: Annotated[str, typer.Option(help="Of the masks.", autocompletion=opt.complete("families"))] = "gaussian1d",
     acceleration: Annotated[float, typer.Option(help="Of the masks.")] = 4.0,
     calibration: Annotated[int, typer.Option(help="Number of central lines or samples.")] = 20,
     coils: Annotated[int, typer.Option(min=1, help="Number of receiver coils.")] = 8,
@@ -88,7 +95,7 @@ def detect(
     setting = Setting(pairs, lesions, size, contrast, family, acceleration, calibration, coils, snr, seed)
     methods = method or ([] if model else ["zero-filled", "cs", "cirim"])
     models = [load_model(folder) for folder in model or []]
-    with progress("detect") as callback:
+    with progress("detect", "pair") as callback:
         results = run(volume, methods, models=models, name=name, setting=setting, progress=callback)
     rows = [{"method": method, **vars(one)} for method, one in results.items()]
     if as_json:

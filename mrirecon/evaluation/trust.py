@@ -30,7 +30,7 @@ from mrirecon.errors import InputError, UsageError
 from mrirecon.io.readers.reader import read
 from mrirecon.io.safe.atomic import atomic_path, refuse_existing
 from mrirecon.io.scan import Scan
-from mrirecon.io.writers.pictures import Panel, save_panels
+from mrirecon.io.writers.pictures import save_panels
 from mrirecon.methods.cross_validation import choose_hidden_samples
 from mrirecon.methods.registry import Use, build, find_method
 from mrirecon.methods.regularization import weight_by_noise
@@ -39,6 +39,7 @@ from mrirecon.physics.operators import norm, root_sum_of_squares
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.solvers import conjugate_gradient
 from mrirecon.physics.transforms import Prior
+from mrirecon.pictures import Panel
 from mrirecon.reconstruction.calibrate import ItemMaps, build_problem, item_maps, item_noise
 from mrirecon.reconstruction.preprocess import Preprocess, Whiten, prepare
 
@@ -92,6 +93,7 @@ def examine(
     replicas: int = 64,
     held_out_share: float = 0.05,
     seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Trust:
     """Compute the measures of one item for a method.
 
@@ -103,6 +105,7 @@ def examine(
         replicas: number of replicas with added noise.
         held_out_share: fraction of the samples outside the calibration region to withhold.
         seed: seed of noise and withheld samples.
+        progress: called with (replicas done, replicas, "replica").
 
     Raises:
         UsageError: a share outside 0 to 1.
@@ -122,7 +125,10 @@ def examine(
     with torch.inference_mode():
         solve = _solver(method, model, problem)
         u = solve(problem, prior)
-        noise = pseudo_replicas(lambda p: transform.undo(solve(p, prior)), problem, level.covariance, replicas, seed)[0]
+        draws = {"replicas": replicas, "seed": seed}
+        noise = pseudo_replicas(
+            lambda p: transform.undo(solve(p, prior)), problem, level.covariance, **draws, progress=progress
+        )[0]
         # The null space depends on the maps only, whatever the method.
         plain = build_problem(kspace, mask, maps, "cropped").problem
         image = transform.undo(u)
@@ -218,7 +224,12 @@ def _level(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> Noise
 
 
 def pseudo_replicas(
-    solve: Callable[[Problem], Tensor], problem: Problem, noise: np.ndarray, replicas: int, seed: int = 0
+    solve: Callable[[Problem], Tensor],
+    problem: Problem,
+    noise: np.ndarray,
+    replicas: int,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Tensor:
     """Return the standard deviation (B, M, *space) of images over replicas of the data with added noise.
 
@@ -231,6 +242,7 @@ def pseudo_replicas(
         noise: (C, C) covariance Σ; or (C,) standard deviations for independent coils.
         replicas: number of replicas, at least two.
         seed: seed of the noise.
+        progress: called with (replicas done, replicas, "replica").
 
     """
     if replicas < 2:
@@ -238,7 +250,9 @@ def pseudo_replicas(
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.from_numpy(_square_root(noise)).to(torch.complex64) / 2**0.5
     total, power = torch.zeros((), dtype=torch.complex128), torch.zeros((), dtype=torch.float64)
-    for _ in range(replicas):
+    for number in range(replicas):
+        if progress is not None:
+            progress(number, replicas, "replica")
         real, imaginary = (torch.randn(problem.y.shape, generator=generator) for _ in range(2))
         coloured = torch.einsum("cd,bd...->bc...", mixing, torch.complex(real, imaginary))
         y = problem.y + coloured * problem.mask

@@ -78,7 +78,9 @@ def make_mask(
     check_family(family, compat, fwhm, calibration is not None)
     _check(family, shape, acceleration)
     chosen = FAMILIES[family]
-    _refuse_unused(center_fraction is not None and compat != "fastmri", "center_fraction", "compat='fastmri'", compat)
+    _refuse_unused(
+        center_fraction is not None and compat != "fastmri", "center_fraction", "compat='fastmri'", f"compat={compat!r}"
+    )
     if chosen.over == "file":
         if path is None or acceleration is not None or calibration is not None:
             raise UsageError(

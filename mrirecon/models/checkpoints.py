@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,42 @@ def load_model(folder: str | Path) -> TrainedModel:
     channels_last(model)
     method, options, digest, card = (config[key] for key in ("method", "options", "sha256", "card"))
     return TrainedModel(folder, method, options, model.eval(), digest, card, config.get(SEAL))
+
+
+# Options of a model that change how its weights are used, not which weights it needs.
+INFERENCE_OPTIONS = ("symmetries", "passes", "blend", "memory", "segment")
+
+
+def with_options(trained: TrainedModel, options: Mapping[str, object]) -> TrainedModel:
+    """Return a model with the same weights and other options of inference.
+
+    Args:
+        trained: the model; it is not changed.
+        options: values of `INFERENCE_OPTIONS`, as far as the method has them.
+
+    Raises:
+        UsageError: an option that needs other weights, or that the method does not have; a value that is not possible.
+
+    """
+    if not options:
+        return trained
+    resolved = resolve(trained.method, {**trained.options, **options})
+    possible = [name for name in INFERENCE_OPTIONS if name in resolved]
+    for name in options:
+        if name not in possible:
+            raise UsageError(
+                f"{name} cannot be changed in a trained model",
+                where=name,
+                why=f"its weights were trained with {name}={trained.options.get(name, resolved[name])}",
+                fix=f"change {', '.join(possible)}, or train a model with {name}={options[name]}",
+            )
+    model = build(trained.method, resolved)
+    weights = dict(trained.model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    channels_last(model)
+    return replace(trained, options=resolved, model=model.eval())
 
 
 def verify_model(folder: str | Path) -> TrainedModel:

@@ -6,22 +6,28 @@ The names of all outputs are checked before the first file: two files must not h
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from glob import escape, glob, has_magic
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
 
 from mrirecon.errors import (
     BusyError,
     InputError,
     MriReconError,
     ResourceError,
+    Stopped,
     UnsafeContentError,
     UsageError,
     as_project_error,
@@ -38,6 +44,7 @@ from mrirecon.reconstruction.cohort import FAILURES, TABLE, Subfolders, Table, r
 from mrirecon.reconstruction.file import finished, finished_result, output_path, reconstruct_file, stamp
 from mrirecon.reconstruction.plan import Request
 from mrirecon.reconstruction.run import Progress
+from mrirecon.registries import plugins
 
 RETRY_DELAYS = (1.0, 5.0, 15.0)  # seconds to wait before each new try of a file that is still being written
 _RECENT = 10.0  # seconds after the last change of a file in which it counts as unfinished
@@ -281,6 +288,8 @@ def reconstruct_files(
     references: Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
+    preview: bool = False,
+    jobs: int = 1,
     command: Sequence[str] | None = None,
     progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
 ) -> tuple[Work, Iterator[Outcome]]:
@@ -297,6 +306,8 @@ def reconstruct_files(
         references: folder with a reference for each file, named like the file.
         overwrite: replace outputs that exist.
         dry_run: write nothing.
+        preview: also draw a picture of each image.
+        jobs: number of files that are reconstructed at a time, each in a process of its own.
         command: the command line, for sidecars.
         progress: function that makes a progress callback for a file name.
 
@@ -314,12 +325,16 @@ def reconstruct_files(
     if work.several:
         request = replace(request, isolate=request.isolate is not False)
         request.check()
+    elif jobs > 1:
+        raise UsageError("--jobs has no effect on one file", fix="omit --jobs")
     outcomes = run(
         work.sources,
         output,
         request,
         overwrite=overwrite,
         dry_run=dry_run,
+        preview=preview,
+        jobs=jobs,
         failures=work.failures,
         table=work.table,
         subfolders=subfolders,
@@ -337,6 +352,8 @@ def run(
     *,
     overwrite: bool = False,
     dry_run: bool = False,
+    preview: bool = False,
+    jobs: int = 1,
     failures: Path | None = None,
     table: Path | None = None,
     subfolders: Subfolders = 1,
@@ -357,6 +374,8 @@ def run(
         request: the user's request.
         overwrite: replace outputs that exist.
         dry_run: write nothing.
+        preview: also draw a picture of each image.
+        jobs: number of files at a time, each in a process of its own.
         failures: file for the list of failures, one JSON object per line; an older file is removed.
         table: file for a table with one row per file; an older file is replaced.
         subfolders: number of subfolders of the output.
@@ -377,31 +396,31 @@ def run(
             failures.unlink()
     rows = None if table is None or dry_run else Table(table)
     waits = RETRY_DELAYS if waits is None else waits
-    # the sidecars of each output folder, listed once: a look at each file takes longer on a shared file system
-    existing = cache(lambda folder: set() if overwrite or dry_run else _sidecars(folder))
-    settings: dict[str, Any] = {"overwrite": overwrite, "dry_run": dry_run, "command": command, "skip_failed": True}
-    queue, before = list(sources), dict[Path, tuple[dict[str, int] | None, MriReconError]]()
+    existing = _Sidecars(ignored=overwrite or dry_run)
+    if jobs > 1:
+        existing.add([subfolder(output, source, subfolders) for source in sources])
+    settings: dict[str, Any] = {"overwrite": overwrite, "dry_run": dry_run, "preview": preview, "command": command}
+    places: dict[str, Any] = {"output": output, "subfolders": subfolders, "references": references}
+    titles = _Titles(len(sources))
+    queue, before = list(sources), dict[Path, Try]()
     for number, wait in enumerate((0.0, *waits)):
         if not queue:
             return
         time.sleep(wait)
         last, later = number == len(waits), list[Path]()
-        for source in queue:
-            now = None
-            with suppress(OSError):
-                now = stamp(source)
-            then, error = before.get(source, (None, None))
-            if error is not None and then == now and not isinstance(error, BusyError):
-                outcome = Outcome(source, error=error)
-            else:
-                folder = subfolder(output, source, subfolders)
-                own = request if references is None else request.with_reference(_reference_of(source, references))
-                make = partial(reconstruct_file, out=folder, request=own, wait=last, **settings)
-                outcome = _attempt(source, folder, own, existing, make, progress)
-                if outcome.error is not None and not last and _unfinished(outcome.error, now):
-                    later.append(source)
-                    before[source] = now, outcome.error
-                    continue
+        sent = request if jobs == 1 else replace(request)  # without the models that it has loaded
+        attempt = partial(_attempt, **places, request=sent, existing=existing, settings=settings, wait=last)
+        pairs = [(source, before.get(source)) for source in queue]
+        if jobs > 1:
+            tries = _in_processes(attempt, pairs, jobs)
+        else:
+            tries = (attempt(pair, progress=progress, title=titles(pair[0])) for pair in pairs)
+        for source, (now, outcome, is_new) in zip(queue, tries, strict=True):
+            if is_new and outcome.error is not None and not last and _unfinished(outcome.error, now):
+                later.append(source)
+                before[source] = Try(now, outcome, False)
+                continue
+            titles.done += 1
             if failures is not None and not dry_run:
                 _append_failure(failures, outcome)
             if rows is not None:
@@ -412,28 +431,94 @@ def run(
         queue = later
 
 
+class Try(NamedTuple):
+    """Hold one try of a file: its state before, the outcome, and whether the outcome is new."""
+
+    state: dict[str, int] | None
+    outcome: Outcome
+    is_new: bool = True
+
+
+@dataclass
+class _Titles:
+    """Make titles for progress bars: name and number of the file, and the time left for all."""
+
+    count: int
+    done: int = 0
+    begun: float = field(default_factory=time.monotonic)
+
+    def __call__(self, source: Path) -> str:
+        if self.count == 1:
+            return source.name
+        title = f"{source.name}, {self.done + 1} of {self.count}"
+        if not self.done:
+            return title
+        left = (time.monotonic() - self.begun) / self.done * (self.count - self.done)
+        return f"{title}, {f'{left / 60:.0f} min' if left >= 90 else f'{left:.0f} s'} left for all"
+
+
+def _in_processes(attempt: Callable[..., Try], pairs: Sequence[tuple[Path, Try | None]], jobs: int) -> Iterator[Try]:
+    """Yield tries of files, in their order, from several processes that share the threads of this one."""
+    threads = max(1, torch.get_num_threads() // jobs)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(jobs, len(pairs)), _begin_process, (threads, plugins.files())) as pool:
+        yield from pool.imap(attempt, pairs)
+
+
+def _begin_process(threads: int, plugin_files: Sequence[str]) -> None:
+    """Prepare a process: the parent handles Ctrl-C, and stops it by SIGTERM, which removes incomplete files."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stop)
+    torch.set_num_threads(threads)
+    plugins.load_files(plugin_files)
+
+
 def _attempt(
-    source: Path,
+    pair: tuple[Path, Try | None],
+    *,
     output: Path,
     request: Request,
-    existing: Callable[[Path], set[str]],
-    make: Callable[..., dict[str, object]],
-    progress: Callable[[str], AbstractContextManager[Progress | None]] | None,
-) -> Outcome:
-    """Return the outcome for a source: its finished output if an existing sidecar records it, or a new one."""
+    existing: _Sidecars,
+    settings: Mapping[str, Any],
+    wait: bool,
+    subfolders: Subfolders = 1,
+    references: Path | None = None,
+    progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
+    title: str = "",
+) -> Try:
+    """Return the outcome for a source: its finished output if an existing sidecar records it, or a new one.
+
+    A source that has not changed since its former try, which failed, has failed.
+    """
+    source, former = pair
+    now = None
+    with suppress(OSError):
+        now = stamp(source)
+    if former is not None and former.state == now and not isinstance(former.outcome.error, BusyError):
+        return Try(now, former.outcome, False)
+    output = subfolder(output, source, subfolders)
+    if references is not None:
+        request = request.with_reference(_reference_of(source, references))
     try:
         for target in _candidates(source, output, request, existing(output)):
             record = finished(request, source, sidecar_path(target))
-            if record is not None:
-                return Outcome(source, finished_result(record, target))
-        with progress(source.name) if progress else nullcontext() as callback:
-            return Outcome(source, make(source, progress=callback))
+            if record is not None and not settings["preview"]:
+                return Try(now, Outcome(source, finished_result(record, target)))
+        with progress(title) if progress else nullcontext() as callback:
+            record = reconstruct_file(
+                source, output, request=request, skip_failed=True, wait=wait, progress=callback, **settings
+            )
+            return Try(now, Outcome(source, record))
     except Exception as error:
         known = as_project_error(error)
         known.where = known.where or str(source)
         if known is not error:
             known.__cause__ = error
-        return Outcome(source, error=known)
+        return Try(now, Outcome(source, error=known))
 
 
 def _candidates(source: Path, output: Path, request: Request, existing: set[str]) -> list[Path]:
@@ -455,6 +540,29 @@ def _reference_of(source: Path, references: Path) -> Path | None:
         return references / source.name
     named = references.glob(f"{escape(source.name.split('.')[0])}.*")
     return next((path for path in sorted(named) if path.suffix != ".json"), None)
+
+
+@dataclass
+class _Sidecars:
+    """Hold the names of the sidecars of each output folder.
+
+    A folder is listed once, because a look at each file takes longer on a shared file system.
+    """
+
+    ignored: bool
+    names: dict[Path, set[str]] = field(default_factory=dict)
+
+    def __call__(self, folder: Path) -> set[str]:
+        if self.ignored:
+            return set()
+        self.add([folder])
+        return self.names[folder]
+
+    def add(self, folders: Sequence[Path]) -> None:
+        """List folders that were not listed before."""
+        for folder in folders if not self.ignored else ():
+            if folder not in self.names:
+                self.names[folder] = _sidecars(folder)
 
 
 def _sidecars(output: Path) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -324,18 +325,24 @@ def join_map_sets(image: Tensor) -> np.ndarray:
     return np.asarray((magnitude * phase).cpu().numpy(), dtype=np.complex64)
 
 
-def calibrate(scan: Scan, *, options: EspiritOptions | None = None) -> np.ndarray:
+def calibrate(
+    scan: Scan, *, options: EspiritOptions | None = None, progress: Callable[[int, int, str], None] | None = None
+) -> np.ndarray:
     """Estimate ESPIRiT maps of every item: (item, M, C, *space) complex64; zero for items without signal.
 
-    With ``sets="auto"``, all items have two sets if one item needs them.
+    With ``sets="auto"``, all items have two sets if one item needs them. ``progress`` is called with (items done,
+    items, "coil maps").
     """
 
     def estimate(options: EspiritOptions | None) -> dict[int, np.ndarray]:
-        items = (item for item in range(len(scan)) if not scan.is_empty(item))
-        return {
-            item: item_maps(scan, item, *scan.samples(item), source="espirit", options=options).cropped()[0].numpy()
-            for item in items
-        }
+        maps: dict[int, np.ndarray] = {}
+        for item in range(len(scan)):
+            if progress is not None:
+                progress(item, len(scan), "coil maps")
+            if not scan.is_empty(item):
+                found = item_maps(scan, item, *scan.samples(item), source="espirit", options=options)
+                maps[item] = found.cropped()[0].numpy()
+        return maps
 
     estimates = estimate(options)
     if len({len(maps) for maps in estimates.values()}) > 1:

@@ -27,7 +27,7 @@ from mrirecon.io.sampling import format_items, group_by_sampling
 from mrirecon.io.scan import Scan
 from mrirecon.methods.registry import METHODS, find_method
 from mrirecon.metrics import object_mask
-from mrirecon.models.checkpoints import TrainedModel, describe_model, shipped_models
+from mrirecon.models.checkpoints import TrainedModel, describe_model, shipped_models, with_options
 from mrirecon.models.hardware import pick_device, pick_precision
 from mrirecon.physics.operators import Fourier, root_sum_of_squares
 from mrirecon.reconstruction.calibrate import EspiritOptions, MapsSource, find_source, small_field_of_view
@@ -284,10 +284,12 @@ def _plan_method(name: str, scan: Scan, request: Request, *, main: bool = True) 
     if not main:
         settings = settings if model is None and set(settings) <= set(method.fields) else {}
         lam = lam if model is None and method.has_weight else None
-    if model is not None and settings:
-        raise UsageError(f"{name} is a trained model with fixed options", fix="omit --set, or train a model")
+    if model is not None:
+        model, settings = with_options(model, settings), {}
     if model is not None and lam is not None:
         raise UsageError("a trained model has no regularization weight", fix="omit --lambda")
+    if main and request.strict_model and model is None and request.method != "auto":
+        raise UsageError(f"--strict-model has no effect on {name}, which is not trained", fix="omit --strict-model")
     if model is None and method.learned:
         fix = "give a trained model with --model DIR"
         raise UsageError(f"method {name!r} is learned and needs weights", fix=fix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from mrirecon import __version__
 from mrirecon.errors import UsageError
 from mrirecon.io.geometry import Grid, grid_of, in_seconds, sequence
 from mrirecon.io.identify import cfl_pair
-from mrirecon.io.readers.images import holds_images
+from mrirecon.io.readers.images import holds_images, read_image
 from mrirecon.io.readers.reader import read
 from mrirecon.io.safe.atomic import refuse_overwrite, safe_name, sha256
 from mrirecon.io.safe.lock import output_lock
@@ -27,9 +28,9 @@ from mrirecon.io.safe.text import local, parse_json
 from mrirecon.io.scan import Scan
 from mrirecon.io.writers.bids import bids_fields, bids_path, describe_dataset
 from mrirecon.io.writers.encode_dicom import Series
+from mrirecon.io.writers.pictures import save_panels
 from mrirecon.io.writers.write import (
     EXTENSION,
-    FOREIGN,
     ImageFormat,
     format_losses,
     image_files,
@@ -42,11 +43,14 @@ from mrirecon.io.writers.write import (
 from mrirecon.metrics.align import aligned, apart, upright
 from mrirecon.metrics.evaluation import compare
 from mrirecon.models.checkpoints import UNSEALED
+from mrirecon.pictures import slice_panels
 from mrirecon.reconstruction.choose import choose
 from mrirecon.reconstruction.plan import Plan, Request
 from mrirecon.reconstruction.preprocess.prepare import prepare
 from mrirecon.reconstruction.reference import placed_reference
 from mrirecon.reconstruction.run import Progress, Reconstruction, reconstruct
+
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,5}")  # what looks like the suffix of a file, not like "run.1"
 
 
 def reconstruct_file(
@@ -58,6 +62,7 @@ def reconstruct_file(
     dry_run: bool = False,
     wait: bool = True,
     skip_failed: bool = False,
+    preview: bool = False,
     command: Sequence[str] | None = None,
     progress: Progress | None = None,
     **options: Any,  # the fields of `Request`, which checks their names
@@ -74,6 +79,7 @@ def reconstruct_file(
         dry_run: return what would be done, and write nothing.
         wait: wait for another process that writes the same output.
         skip_failed: skip items that cannot be reconstructed: their images are zero, and ``failed_items`` lists them.
+        preview: also draw at most 16 slices side by side, in NAME_preview.png beside the output.
         command: the command line, for the sidecar.
         progress: function called after each item.
         options: see `Request`.
@@ -100,6 +106,8 @@ def reconstruct_file(
         target = bids_path(request.bids, path, plan.method, contrast=request.contrast, attributes=scan.attributes)
         format = "nii"
     require(format)
+    if preview and format in ("png", "montage"):
+        raise UsageError("--preview has no effect on pictures", fix="omit --preview")
     beside, count, space = sidecar_path(target), len(scan), scan.space_shape
     files = image_files(target, format, count * (space[0] if len(space) == 3 else 1))
     inputs = [p for p in (path, request.mask, request.maps_file, request.reference) if p is not None]
@@ -119,9 +127,12 @@ def reconstruct_file(
         return {**record, "outputs": [str(target)], "dry_run": True, "notes": [*scan.notes, *plan.notes]}
     with output_lock(target, wait=wait):
         existing = None if overwrite else finished(request, path, beside)
+        picture = _preview(target)
         if existing is not None:
+            if preview and not picture.exists():
+                save_panels(picture, slice_panels(read_image(target)))
             return finished_result(existing, target)
-        _refuse_existing(target, [*files, beside], request, overwrite)
+        _refuse_existing(target, [*files, *([picture] if preview else []), beside], request, overwrite)
         source["sha256"] = scan.sha256()
         iterates: list[np.ndarray] = []
         result = reconstruct(
@@ -144,6 +155,9 @@ def reconstruct_file(
         written[:0] = write_image(
             target, images, format=format, sidecar=sidecar, keep_complex=True, inputs=inputs, **position
         )
+        if preview:
+            shown = upright(result.images, grid_of(scan, result.images.shape[1:])[0])[0]
+            save_panels(picture, slice_panels(shown))
     outputs = [str(path) for path in written]
     return {**sidecar, "outputs": outputs, "total_seconds": time.perf_counter() - start}
 
@@ -166,7 +180,7 @@ def read_and_prepare(path: Path, request: Request) -> tuple[Scan, dict[str, int]
         strict=request.strict,
         items=request.items,
     )
-    return prepare(stored, request.preprocess), stored.shape
+    return prepare(stored, request.steps), stored.shape
 
 
 def _describe(
@@ -189,7 +203,7 @@ def _describe(
     stated = sequence(scan.attributes, loops)
     # Viewers rotate NIfTI images by the affine, but not DICOM and PNG images.
     unturned: tuple[np.ndarray, Grid, list[str]] = (result.images, grid, [])
-    images, placed, rotated = upright(result.images, grid) if format in ("dicom", "png") else unturned
+    images, placed, rotated = upright(result.images, grid) if format in ("dicom", "png", "montage") else unturned
     notes += [*(unknown if format in ("nii", "dicom") else []), *rotated]
     notes += format_losses(format, result.images, grid, loops)
     bids = {} if request.bids is None else bids_fields(request.bids, scan.path) | in_seconds(stated)
@@ -287,12 +301,17 @@ def output_path(source: Path, out: Path, method: str, format: ImageFormat | None
     """Return the output path for ``source``: ``out`` itself if it is a file name, else a file in this folder.
 
     Raises:
-        UsageError: ``out`` has the suffix of a format that is never written, and is not a folder.
+        UsageError: ``out`` has an unknown suffix, and is not a folder.
 
     """
     named = named_format(out)
-    if named is None and out.suffix.lower() in FOREIGN and not out.is_dir() and format is None:
-        image_format(out)  # raises the error for an unknown format
+    if named is None and _SUFFIX.fullmatch(out.suffix) and not out.is_dir():
+        if out.suffix.lower() == ".dcm":
+            image_format(out)  # its error explains the format
+        error = f"no format has the suffix {out.suffix}"
+        known = ", ".join(suffix for suffix in EXTENSION.values() if suffix.startswith("."))
+        fix = f"choose {known}; a folder of this name must exist: mkdir {out}"
+        raise UsageError(error, where=str(out), fix=fix)
     if named is not None and (not out.is_dir() or named == "dicom"):
         return out
     ending = f"_{method}{EXTENSION[format or 'h5']}"
@@ -340,6 +359,10 @@ def _left_by_killed_run(sidecar: Path, digest: str | None) -> set[Path]:
 
 def _iterates(target: Path) -> Path:
     return target.with_name(f"{target.name.split('.')[0]}_iterates.h5")
+
+
+def _preview(target: Path) -> Path:
+    return target.with_name(f"{target.name.split('.')[0]}_preview.png")
 
 
 def _filled(iterates: Sequence[np.ndarray]) -> np.ndarray:

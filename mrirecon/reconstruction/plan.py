@@ -20,7 +20,14 @@ from mrirecon.io.safe.atomic import sha256
 from mrirecon.io.scan import Nan
 from mrirecon.io.writers.write import ImageFormat, image_format, require
 from mrirecon.methods.registry import Method, find_method, resolve
-from mrirecon.models.checkpoints import TrainedModel, compute_seal, describe_model, load_model, shipped_models
+from mrirecon.models.checkpoints import (
+    TrainedModel,
+    compute_seal,
+    describe_model,
+    load_model,
+    shipped_models,
+    with_options,
+)
 from mrirecon.models.hardware import PrecisionChoice, pick_device
 from mrirecon.reconstruction.adaptation.settings import Adaptation
 from mrirecon.reconstruction.calibrate import EspiritOptions, MapsSource
@@ -52,11 +59,13 @@ class Request:
         device: device to compute on: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, …
         precision: precision of networks; ``auto`` takes bfloat16 if it is faster, see `mrirecon.models.hardware`.
             Methods without networks compute in float32.
-        format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``nii``, ``dicom`` (a folder), ``png``; by default by
+        format: ``h5`` (magnitude and complex), ``npz``, ``cfl``, ``nii``, ``dicom`` (a folder), ``png``,
+            ``montage`` (all slices in one PNG); by default by
             the suffix of the output.
         seed: seed of random numbers.
         batch: number of items that a model processes at a time; halved if memory is not sufficient.
-        options: further options of the method.
+        options: further options of the method; of a trained model, those in
+            `mrirecon.models.checkpoints.INFERENCE_OPTIONS`.
         model: a trained model or its folder, instead of a method; a learned method without a model uses the model
             shipped with mrirecon.
         adaptation: adapt the model to each scan first (`mrirecon.reconstruction.adaptation`); None does not.
@@ -67,7 +76,7 @@ class Request:
         contrast: contrast in BIDS, such as T1w, if the scan does not state it.
 
     Raises:
-        UsageError: a model together with a method or its options.
+        UsageError: a model together with a method; a contrast without a BIDS dataset.
 
     """
 
@@ -101,8 +110,10 @@ class Request:
     _loaded: dict[str, TrainedModel] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.model is not None and (self.method != "auto" or self.options):
-            raise UsageError("a model defines its own method and options", fix="omit --method and --set")
+        if self.model is not None and self.method != "auto":
+            raise UsageError("a model defines its own method", fix="omit --method")
+        if self.contrast is not None and self.bids is None:
+            raise UsageError("--contrast is only written to a BIDS dataset", fix="also give --bids, or omit --contrast")
         if self.bids is not None and self.format not in (None, "nii"):
             raise UsageError("a BIDS dataset requires NIfTI", fix="omit --format")
         if self.maps_file is not None:
@@ -121,6 +132,13 @@ class Request:
         request = replace(self, reference=reference)
         object.__setattr__(request, "_loaded", self._loaded)
         return request
+
+    @property
+    def steps(self) -> Preprocess:
+        """Return the steps of preprocessing; without coil maps, many coils take little time and are kept."""
+        if self.method != "auto" and not find_method(self.method).maps:
+            return replace(self.preprocess, many_coils="keep")
+        return self.preprocess
 
     @cached_property
     def digest(self) -> str:
@@ -146,7 +164,8 @@ class Request:
             "strict": self.strict,
             "options": dict(self.options or {}),
             "espirit": asdict(self.espirit or EspiritOptions()),
-            "preprocess": asdict(self.preprocess),
+            # Without this default, images that an earlier version finished still count as finished.
+            "preprocess": {k: v for k, v in asdict(self.preprocess).items() if (k, v) != ("many_coils", "compress")},
             "save_iterates": self.save_iterates,
             "bids": None if self.bids is None else [str(self.bids), self.contrast],
             **{name: None if path is None else sha256(path) for name, path in files.items()},
@@ -161,8 +180,9 @@ class Request:
             MriReconError: the error that `mrirecon.reconstruction.run.reconstruct` would raise for every input.
 
         """
-        if self.model is not None:
-            self.load(self.model)
+        model = self.model or shipped_models().get(self.method)
+        if model is not None:
+            with_options(self.load(model), self.options or {})
         elif self.method != "auto":
             has_number = isinstance(self.lam, float) and find_method(self.method).has_weight
             resolve(self.method, {**(self.options or {}), **({"lam": self.lam} if has_number else {})})

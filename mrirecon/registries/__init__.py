@@ -68,6 +68,11 @@ class Entry:
         fields: dict[str, Any] = dict(self.fields)  # the type stub of create_model requires Any
         return create_model(f"{self.name}-options", __config__=config, **fields)
 
+    @cached_property
+    def documented_schema(self) -> dict[str, Any]:
+        """Return the JSON schema of the options; each description ends with the range or the choices."""
+        return documented(self.schema)
+
     def resolve(self, options: Mapping[str, object] | None = None) -> dict[str, Any]:
         """Check the given options, and return all options with defaults for the others.
 
@@ -108,6 +113,30 @@ def option_fields(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
         for key, q in parameters.items()
         if q.kind is q.KEYWORD_ONLY
     }
+
+
+def documented(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the JSON schema of a pydantic model, with the range or the choices at the end of each description."""
+    schema = model.model_json_schema()
+    for section in (schema, *schema.get("$defs", {}).values()):
+        for field in section.get("properties", {}).values():
+            text, values = field.get("description", ""), allowed(field)
+            field["description"] = f"{text.rstrip('.')} ({values})" if values else text
+    return schema
+
+
+def allowed(field: Mapping[str, Any]) -> str:
+    """Return the values that the JSON schema of a field allows: "whole number, at least 1" or "gru, mgu or indrnn"."""
+    if "anyOf" in field:
+        parts = [allowed(one) for one in field["anyOf"]]
+        return " or ".join(parts) if all(parts) else ""
+    if "enum" in field or "const" in field:
+        values = [str(value) for value in field.get("enum", [field.get("const")])]
+        return " or ".join(part for part in (", ".join(values[:-1]), values[-1]) if part)
+    kinds = {"boolean": "true or false", "integer": "whole number", "number": "number", "null": "null"}
+    limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    parts = [f"{word} {field[key]:g}" for key, word in limits.items() if key in field]
+    return ", ".join([*filter(None, [kinds.get(field.get("type", ""))]), *filter(None, [" and ".join(parts)])])
 
 
 T = TypeVar("T", bound=Entry)

@@ -19,6 +19,7 @@ from mrirecon.io.safe.atomic import atomic_path
 from mrirecon.io.safe.lock import output_lock
 from mrirecon.models.costs import peak_allocation
 from mrirecon.training.config import Config, differences, load_config, render
+from mrirecon.training.curve import draw_run, warn_if_useless
 from mrirecon.training.log import Log
 from mrirecon.training.setup import learning_rate, make_fabric, rank_of_process, with_precision
 from mrirecon.training.state import State, load_state, save_state, states
@@ -106,6 +107,9 @@ def train(
         with _signals(t):
             _run(t, log, progress, on_message)
         log.close()
+        warning = warn_if_useless(t.best, t.zero_filled, folder)
+        if warning is not None:
+            on_message(warning)
         return {
             "steps": t.step,
             "scores": t.scores,
@@ -119,8 +123,16 @@ def train(
         }
 
 
-def dry_run(config: Config, folder: str | Path, device: str = "auto") -> dict[str, Any]:
+def dry_run(
+    config: Config, folder: str | Path, device: str = "auto", progress: Progress | None = None
+) -> dict[str, Any]:
     """Run a few steps without writing files, and estimate the resources of the whole run.
+
+    Args:
+        config: from `mrirecon.training.config.load_config`.
+        folder: folder that a run would write to.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
+        progress: called with (parts done, parts, current part).
 
     Returns:
         Plain data: subjects, slices, steps, parameters, seconds per step and in total, fraction of the time spent
@@ -130,6 +142,9 @@ def dry_run(config: Config, folder: str | Path, device: str = "auto") -> dict[st
         MriReconError: the run would fail at its start.
 
     """
+    report = progress or (lambda done, total, what: None)
+    parts = TIMED_STEPS + 3  # the data, the first step and a validation sample
+    report(0, parts, "data and model")
     t = Trainer(config, Path(folder), make_fabric(config.settings.train, device))
     plan: dict[str, Any] = {
         "method": config.settings.method,
@@ -144,16 +159,19 @@ def dry_run(config: Config, folder: str | Path, device: str = "auto") -> dict[st
     if not t.learnable:
         return plan | {"steps": 0}
     batches = t.loader.batches(0)
+    report(1, parts, "first step")
     if t.device.type == "cuda":
         t.advance(batches)
         peak = torch.cuda.max_memory_allocated(t.device)
     else:
         peak = peak_allocation(lambda: t.advance(batches))
     start, waited = time.perf_counter(), t.loader.seconds_waited
-    for _ in range(TIMED_STEPS):
+    for number in range(TIMED_STEPS):
+        report(2 + number, parts, f"timed step {number + 1}")
         t.advance(batches)
     spent = time.perf_counter() - start
     waited = t.loader.seconds_waited - waited
+    report(parts - 1, parts, "a validation sample")
     start = time.perf_counter()
     t.validate_one()
     validation = (time.perf_counter() - start) * len(t.val_samples.slices)
@@ -334,6 +352,7 @@ def _validate(t: Trainer, log: Log, on_message: Callable[[str], None]) -> None:
         t.export("last")
         if better:
             t.export("best")
+        draw_run(t.folder, t.zero_filled, heading)
     shown = ", ".join(f"{k} {v:.4g}" for k, v in t.scores.items() if v is not None)
     zero = ", ".join(f"{v:.4g}" for v in t.zero_filled.values() if v is not None)
     t.clock.record_validation(time.monotonic() - begun)

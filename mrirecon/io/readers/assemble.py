@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mrirecon.errors import InputError
+from mrirecon.errors import InputError, MriReconError
 from mrirecon.io.geometry import GEOMETRY_NAMES, Geometry, restored_geometry
 from mrirecon.io.readers.registry import Source
 from mrirecon.io.safe.hdf5 import ArrayTypes
@@ -45,7 +45,7 @@ def list_arrays(arrays: ArrayTypes) -> str:
     return ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in list(arrays.items())[:12]) or "no arrays"
 
 
-def note_unusable(errors: Mapping[str, InputError], dataset: str | None, notes: list[str]) -> None:
+def note_unusable(errors: Mapping[str, MriReconError], dataset: str | None, notes: list[str]) -> None:
     """Note arrays that cannot be used; raise the error of `dataset`, or of an array in `NEEDED_NAMES`."""
     for name, error in errors.items():
         if name == dataset or name.lower() in NEEDED_NAMES:

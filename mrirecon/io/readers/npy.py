@@ -13,7 +13,7 @@ from typing import IO, Literal
 
 import numpy as np
 
-from mrirecon.errors import InputError
+from mrirecon.errors import InputError, MriReconError, UnsafeContentError
 from mrirecon.io.axes import axes_in_text, guess_axes, make_layout, sidecar_candidates, unknown_axes
 from mrirecon.io.identify import regular_file
 from mrirecon.io.readers.assemble import assemble, note_unusable, select_kspace
@@ -44,7 +44,8 @@ def read_header(file: IO[bytes], where: str) -> Header:
     """Read a .npy header from the start of a stream.
 
     Raises:
-        InputError: not .npy, an unknown version, a broken header, negative lengths, Python objects inside.
+        InputError: not .npy, an unknown version, a broken header, negative lengths.
+        UnsafeContentError: Python objects inside.
 
     """
     with typed_errors(where), warnings.catch_warnings():
@@ -56,7 +57,7 @@ def read_header(file: IO[bytes], where: str) -> Header:
         shape, fortran, dtype = read(file, max_header_size=_HEADER_LIMIT)
         offset = file.tell()
     if dtype.hasobject:
-        raise InputError(
+        raise UnsafeContentError(
             f"{where} holds Python objects, which are never loaded",
             why="loading them could execute code",
             fix="save a plain array: numpy.save(path, numpy.asarray(a, dtype=numpy.complex64))",
@@ -102,7 +103,7 @@ class NpzStore:
         self.path = regular_file(path)
         self.files: tuple[Path, ...] = (self.path,)
         self.arrays: ArrayTypes = {}
-        self.unusable: dict[str, InputError] = {}
+        self.unusable: dict[str, MriReconError] = {}
         self._read: dict[str, np.ndarray] = {}
         with self._archive() as archive:
             members = archive.infolist()
@@ -122,7 +123,7 @@ class NpzStore:
         try:
             with archive.open(member) as file:
                 header = self._header(file, member, f"{self.path}:{name}")
-        except InputError as error:
+        except (InputError, UnsafeContentError) as error:
             # k-space can still be read; the error is raised when this array is requested.
             self.unusable[name] = error
             return

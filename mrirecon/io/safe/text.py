@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mrirecon.errors import UsageError
 
 DEPTH = 64  # largest number of levels in JSON; mrirecon writes fewer than ten
+
+
+def counted(notes: Iterable[str]) -> list[str]:
+    """Return notes without repetitions: of notes that differ only in numbers, the first, with their number."""
+    alike: dict[str, list[str]] = {}
+    for note in notes:
+        alike.setdefault(re.sub(r"\d+(\.\d+)?(e-?\d+)?", "0", note), []).append(note)
+    several = {first: len({*rest} - {first}) for first, *rest in alike.values()}
+    return [f"{first} (and {more} more such notes)" if more else first for first, more in several.items()]
 
 
 def portable(text: str) -> str:

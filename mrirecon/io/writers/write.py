@@ -26,19 +26,18 @@ from mrirecon.io.scan import SPACE
 from mrirecon.io.writers.encode_dicom import INSTALL, Series, encode_dicom, rounding
 from mrirecon.io.writers.encode_nifti import encode_nifti
 
-ImageFormat = Literal["h5", "npz", "cfl", "nii", "dicom", "png"]
+ImageFormat = Literal["h5", "npz", "cfl", "nii", "dicom", "png", "montage"]
 ArrayFormat = Literal["h5", "npz", "cfl"]
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 ARRAY_FORMATS: tuple[ArrayFormat, ...] = get_args(ArrayFormat)
 # Suffix of output names that are built for a folder; a DICOM series is itself a folder.
-EXTENSION: dict[ImageFormat, str] = {f: f".{f}" for f in FORMATS} | {"nii": ".nii.gz"}
-# Suffixes of formats of images that are never written.
-FOREIGN = (".dcm", ".mrd", ".mat", ".jpg", ".jpeg", ".tif", ".tiff", ".mha", ".mgz", ".npy")
+EXTENSION: dict[ImageFormat, str] = {f: f".{f}" for f in FORMATS} | {"nii": ".nii.gz", "montage": "_montage.png"}
 _ENDINGS: dict[str, ImageFormat] = {
     **{".h5": "h5", ".hdf5": "h5", ".npz": "npz", ".cfl": "cfl", ".hdr": "cfl"},
     **{".nii": "nii", ".nii.gz": "nii", ".dicom": "dicom", ".png": "png"},
 }
-_NAMES = {"cfl": "BART's format", "nii": "NIfTI", "dicom": "DICOM", "mrd": "ISMRMRD", "png": "PNG"}
+_NAMES = {"cfl": "BART's format", "nii": "NIfTI", "dicom": "DICOM", "mrd": "ISMRMRD", "png": "PNG", "montage": "PNG"}
+_PICTURES = ("png", "montage")
 _DIMENSION = {name: number for number, name in enumerate(BART) if name} | {"item": BART.index("slice")}
 _HDF5_OVERHEAD = 64 << 10  # bytes of a file in addition to its arrays
 
@@ -94,13 +93,13 @@ def format_losses(
 
     """
     name, placed = _NAMES.get(format), grid is not None and grid.affine is not None
-    magnitude = format in ("nii", "dicom", "png") and np.iscomplexobj(images) and bool(images.imag.any())
-    unnamed = format in ("cfl", "png") and loops is not None and bool(set(loops) - {"slice"})
+    magnitude = format in ("nii", "dicom", *_PICTURES) and np.iscomplexobj(images) and bool(images.imag.any())
+    unnamed = format in ("cfl", *_PICTURES) and loops is not None and bool(set(loops) - {"slice"})
     losses = (
         (magnitude, f"{name} is written with magnitudes only: the phase is lost"),
         (format == "dicom", rounding(float(np.abs(images).max())) if format == "dicom" else ""),
-        (format == "png", "PNG holds grey levels for display, not values"),
-        (placed and format in ("cfl", "png"), f"{name} does not hold the position of the images"),
+        (format in _PICTURES, "PNG holds grey levels for display, not values"),
+        (placed and format in ("cfl", *_PICTURES), f"{name} does not hold the position of the images"),
         (not placed and format == "nii", "NIfTI states no position: sform and qform have code 0"),
         (not placed and format == "dicom", "DICOM states no position: written as secondary captures"),
         (unnamed, f"{name} does not name the loops {', '.join(loops or ())}: items are numbered"),
@@ -154,7 +153,8 @@ def write_image(
     the position of the images, if known (`affine_lps_mm`, see `mrirecon.io.geometry`, or `spacing_mm`). cfl holds
     complex values, with items along BART's slice dimension. NIfTI holds magnitudes in float32. DICOM holds magnitudes
     in 16 bits, in a folder of slices. PNG is for display: one 8-bit grey-scale image per item (and plane, in 3D), black
-    at 0 and white at the largest magnitude of all; several are numbered `name_000.png`. `format_losses` lists the data
+    at 0 and white at the largest magnitude of all; several are numbered `name_000.png`. A montage is one labelled PNG
+    of at most 64 slices. `format_losses` lists the data
     that a format cannot hold.
 
     Args:
@@ -191,6 +191,8 @@ def write_image(
         white = max(float(np.abs(images[i]).max()) for i in planes)
         pages = zip(image_files(path, chosen, len(planes)), planes, strict=True)
         return _commit({file: partial(_png, page=images[i], white=white) for file, i in pages}, path, sidecar, inputs)
+    if chosen == "montage":
+        return _commit({path: partial(_montage, images=images)}, path, sidecar, inputs)
     grid = grid or Grid()
     if chosen == "nii":
         volumes = as_volumes(np.abs(images).astype(np.float32), loops)
@@ -480,11 +482,18 @@ def _npz(path: Path, arrays: Mapping[str, np.ndarray | Converted]) -> None:
                     file.write(np.ascontiguousarray(array[index]).data)
 
 
+def _montage(path: Path, images: np.ndarray) -> None:
+    """Write the slices of images (item, *space) side by side in one picture."""
+    from mrirecon.pictures import draw_panels, slice_panels
+
+    draw_panels(slice_panels(images, limit=64)).save(path, format="PNG", optimize=True)
+
+
 def _png(path: Path, page: np.ndarray, white: float) -> None:
     """Write the magnitude of a page (y, x) as a grey picture."""
     from PIL import Image
 
-    from mrirecon.io.writers.pictures import to_gray
+    from mrirecon.pictures import to_gray
 
     Image.fromarray(to_gray(np.abs(page).astype(np.float32), white)).save(path, format="PNG")
 

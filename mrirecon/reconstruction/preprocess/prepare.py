@@ -35,7 +35,11 @@ from mrirecon.reconstruction.preprocess.stages import (
 Whiten = Literal["loud", "none", "auto", "noise", "background", "rim"]
 Combine = Literal["average", "echoes"]
 Compress = Literal["svd", "geometric"]
+ManyCoils = Literal["compress", "keep"]
 PartialFourier = Literal["pocs", "homodyne", "zero", "refuse"]
+
+# The time of coil maps grows with the cube of the number of coils: 100 coils take a hundred times as long as 16.
+MANY_COILS = 32
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,9 @@ class Preprocess:
             coils whose noise is many times that of the others; ``none`` changes nothing.
         readout: name of the fully sampled readout, for the steps below; None to find it from the file or the mask.
         oversampling: factor of readout oversampling to remove; 1 for none.
-        coils: number of virtual coils; if ``energy`` is also None, None for no compression.
+        coils: number of virtual coils; if ``energy`` is also None, None compresses only more than `MANY_COILS` coils.
         energy: share of the energy to keep, such as 0.95, instead of the number of coils.
+        many_coils: ``compress`` more than `MANY_COILS` coils to this number, or ``keep`` all.
         compress: one matrix (``svd``), or one for each position along the readout (``geometric``).
         partial_fourier: how to complete partial Fourier k-space: ``pocs``, ``homodyne``, ``zero``
             (nothing is filled in by symmetry), or ``refuse``.
@@ -68,12 +73,16 @@ class Preprocess:
     oversampling: float = 1.0
     coils: int | None = None
     energy: float | None = None
+    many_coils: ManyCoils = "compress"
     compress: Compress = "svd"
     partial_fourier: PartialFourier = "zero"
     echoes: bool = False
 
     def __post_init__(self) -> None:
-        for name, kind in (("whiten", Whiten), ("compress", Compress), ("partial_fourier", PartialFourier)):
+        for name, kind in (
+            *(("whiten", Whiten), ("compress", Compress), ("many_coils", ManyCoils)),
+            ("partial_fourier", PartialFourier),
+        ):
             value, choices = getattr(self, name), get_args(kind)
             if value not in choices:
                 raise UsageError(f"{name} cannot be {value!r}", fix=f"choose {', '.join(choices)}")
@@ -98,7 +107,9 @@ class Preprocess:
     @property
     def geometry(self) -> Preprocess:
         """Return the steps that change shape or number of the images, which a reference also needs."""
-        return Preprocess(whiten="none", average=self.average, readout=self.readout, oversampling=self.oversampling)
+        return Preprocess(
+            whiten="none", many_coils="keep", average=self.average, readout=self.readout, oversampling=self.oversampling
+        )
 
     def as_dict(self) -> dict[str, object]:
         """Return the options that differ from the defaults, for a sidecar."""
@@ -156,6 +167,9 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
             f"{cropped.readout} are kept"
         )
         options = replace(options, readout=cropped.readout)  # a fully sampled reference does not show partial Fourier
+    if not options.compressing and options.many_coils == "compress" and prepared.coils > MANY_COILS:
+        options = replace(options, coils=MANY_COILS)
+        notes.append(f"more than {MANY_COILS} coils: they are compressed, to save time (--compress none keeps all)")
     if options.compressing:
         prepared, more = _compressed(prepared, options)
         notes += more

@@ -83,14 +83,16 @@ class Train(Section):
         default_factory=list,
         description="weights that keep their initial values: names, or beginnings of names such as engine.blocks.0",
     )
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "adamw"] = Field("adam", description="optimizer of the weights")
     lr: Positive = Field(1e-3, description="learning rate")
     betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = Field(
         [0.9, 0.999], description="coefficients beta of Adam"
     )
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decay of the weights in each step")
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="steps over which the learning rate rises from zero")
-    schedule: Literal["constant", "cosine", "step", "inverse-sqrt"] = "constant"
+    schedule: Literal["constant", "cosine", "step", "inverse-sqrt"] = Field(
+        "constant", description="how the learning rate changes over the run"
+    )
     lr_decay_every: Count = Field(10_000, description="steps between decays of the schedule step")
     lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor of each decay of the schedule step")
     final_lr_share: Share = Field(0.01, description="fraction of lr at the end of the cosine schedule")
@@ -100,7 +102,7 @@ class Train(Section):
         "auto",
         description="precision of the networks; auto: bfloat16 if AMX or a GPU makes it faster, fixed per run",
     )
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of weights, samples and masks")
     validate_every: Count | None = Field(None, description="steps between validations; by default an epoch")
     patience: Count | None = Field(None, description="validations without a better score before the run stops early")
     checkpoint_every: Count = Field(200, description="steps between resumable states")

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from mrirecon.data.settings import Data
 from mrirecon.methods.registry import find_method
+from mrirecon.registries import documented
 from mrirecon.training.config.load import Config
 from mrirecon.training.config.settings import LossSettings, Settings, Train
 from mrirecon.training.config.strict_yaml import KeyPath, Origin
@@ -24,9 +25,9 @@ def render(config: Config, *, origins: bool = False) -> str:
 
 def schema(method: str | None = None) -> dict[str, Any]:
     """Return the JSON schema of configurations, with the options of a method if its name is given."""
-    definition = Settings.model_json_schema()
+    definition = documented(Settings)
     if method is not None:
-        options = find_method(method).schema.model_json_schema()
+        options = find_method(method).documented_schema
         definition["properties"] |= {"method": {"const": method}, "model": options}
     return definition
 
@@ -34,8 +35,9 @@ def schema(method: str | None = None) -> dict[str, Any]:
 def template(method: str) -> str:
     """Return a template of a configuration: required values, and all others with their defaults as comments."""
     chosen = find_method(method)
+    texts = chosen.documented_schema["properties"]
     options = [
-        _comment(f"#   {name}: {_flow(field.default)}", field.description or "")
+        _comment(f"#   {name}: {_flow(field.default)}", texts[name]["description"])
         for name, field in chosen.schema.model_fields.items()
     ]
     lines = [f"# {chosen.summary}", f"method: {chosen.name}", "", "# model:" if options else "# model: {}", *options]
@@ -47,11 +49,11 @@ def template(method: str) -> str:
     sections: dict[str, type[BaseModel]] = {"data": Data, "loss": LossSettings, "train": Train}
     for section, model in sections.items():
         lines += ["", f"{section}:"]
-        fields, required = model.model_fields, needed[section]
-        lines += [_comment(f"  {name}: {_flow(required[name])}", fields[name].description or "") for name in required]
+        fields, required, texts = model.model_fields, needed[section], documented(model)["properties"]
+        lines += [_comment(f"  {name}: {_flow(required[name])}", texts[name]["description"]) for name in required]
         for name in (name for name in fields if name not in required):
             value = _plain(fields[name].get_default(call_default_factory=True))
-            lines.append(_comment(f"  # {name}: {_flow(value)}", fields[name].description or ""))
+            lines.append(_comment(f"  # {name}: {_flow(value)}", texts[name]["description"]))
     return "\n".join(lines) + "\n"
 
 
