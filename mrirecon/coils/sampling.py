@@ -9,13 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property, singledispatch
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mrirecon.coils.calibration import find_calibration
-from mrirecon.coils.noise import NoiseLevel, measure_noise
+from mrirecon.coils.noise import LOUD_COIL, NoiseLevel, measure_noise, relative_noise
 from mrirecon.physics.nonuniform import Gram, NonUniformFourier, NonUniformProblem, Weighting, pipe_menon
 from mrirecon.physics.operators import Fourier
 from mrirecon.physics.problem import Problem
@@ -30,7 +31,14 @@ _FEWEST_NOISE_SAMPLES = 256
 
 
 class Sampling(ABC):
-    """Describe where the k-space of one item was sampled."""
+    """Describe where the k-space of one item was sampled.
+
+    Attributes:
+        kind: the kind of sampling, for the card of a model.
+
+    """
+
+    kind: ClassVar[str]
 
     @property
     @abstractmethod
@@ -56,8 +64,21 @@ class Sampling(ABC):
         """Measure the noise of the samples of all coils."""
 
     @abstractmethod
+    def relative_noise(self, kspace: np.ndarray) -> np.ndarray:
+        """Return the ratio (C,) of the noise of each coil to that of the others; 1 if it is not loud."""
+
+    @abstractmethod
+    def coil_images(self, kspace: np.ndarray) -> np.ndarray:
+        """Return the zero-filled images of the coils (C, *shape)."""
+
+    @abstractmethod
     def problem(self, kspace: np.ndarray, maps: Tensor, noise: Tensor | None = None) -> Problem:
         """Return the problem of k-space for maps (1, M, C, *space), as a batch of one."""
+
+
+def as_sampling(where: Sampling | np.ndarray) -> Sampling:
+    """Return a sampling: itself, or that of a mask (*space)."""
+    return where if isinstance(where, Sampling) else GridSampling(where)
 
 
 @dataclass(frozen=True)
@@ -69,6 +90,7 @@ class GridSampling(Sampling):
 
     """
 
+    kind = "a Cartesian grid"
     mask: np.ndarray
 
     @property
@@ -94,6 +116,15 @@ class GridSampling(Sampling):
         """Measure the noise; see `mrirecon.coils.noise.measure_noise`."""
         return measure_noise(kspace, self.mask)
 
+    def relative_noise(self, kspace: np.ndarray) -> np.ndarray:
+        """Return the ratios of `mrirecon.coils.noise.relative_noise`."""
+        return relative_noise(kspace, self.mask)
+
+    def coil_images(self, kspace: np.ndarray) -> np.ndarray:
+        """Return the inverse Fourier transform."""
+        images: np.ndarray = Fourier(tuple(range(-self.mask.ndim, 0))).adjoint(torch.from_numpy(kspace)).numpy()
+        return images
+
     def problem(self, kspace: np.ndarray, maps: Tensor, noise: Tensor | None = None) -> Problem:
         """Return the Cartesian problem."""
         sampled = torch.from_numpy(self.mask.astype(np.float32))[None, None]
@@ -111,6 +142,7 @@ class TrajectorySampling(Sampling):
 
     """
 
+    kind = "a trajectory"
     fourier: NonUniformFourier
     used: np.ndarray
     weighting: Weighting = "density"
@@ -161,6 +193,17 @@ class TrajectorySampling(Sampling):
     def noise(self, kspace: np.ndarray) -> NoiseLevel:
         """Measure the noise; see `noise_of_readouts`."""
         return noise_of_readouts(kspace, self.fourier.trajectory[0].cpu().numpy(), self.shape, self.used)
+
+    def relative_noise(self, kspace: np.ndarray) -> np.ndarray:
+        """Return the ratio to the median of all coils, if it is large and if the noise was measured without signal."""
+        level = self.noise(kspace)
+        ratio = level.deviation / max(float(np.median(level.deviation)), 1e-30)
+        return np.where((ratio > LOUD_COIL) & (level.low > 0), ratio, 1.0)
+
+    def coil_images(self, kspace: np.ndarray) -> np.ndarray:
+        """Return the images by gridding."""
+        images: np.ndarray = self.fourier.adjoint(self.density * torch.from_numpy(kspace)[None])[0].numpy()
+        return images
 
     def problem(self, kspace: np.ndarray, maps: Tensor, noise: Tensor | None = None) -> Problem:
         """Return the problem of the samples on the trajectory."""

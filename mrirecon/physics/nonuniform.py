@@ -122,10 +122,14 @@ class _Grid(torch.autograd.Function):
         return _transform(ctx.fourier, gradients[0], adjoint=False), None
 
 
+def _settings(accuracy: float) -> dict[str, Any]:
+    return {"eps": accuracy, "nthreads": torch.get_num_threads(), "showwarn": 0}
+
+
 def _transform(fourier: NonUniformFourier, values: Tensor, *, adjoint: bool) -> Tensor:
     """Apply the transform or its adjoint to all items, on the CPU, because iterations do not need it."""
     coils = values.shape[1]
-    settings: dict[str, Any] = {"eps": _ACCURACY[values.dtype], "nthreads": torch.get_num_threads(), "showwarn": 0}
+    settings = _settings(_ACCURACY[values.dtype])
     call = getattr(finufft(), f"nufft{len(fourier.shape)}d{1 if adjoint else 2}")
     shape = fourier.shape if adjoint else tuple(fourier.trajectory.shape[1:3])
     arrays = values.detach().resolve_conj().cpu().numpy()
@@ -228,7 +232,7 @@ def pipe_menon(fourier: NonUniformFourier, used: Tensor | None = None) -> Tensor
     triangle = triangle / math.prod(shape)
     items = max(len(fourier.trajectory), 1 if used is None else len(used))
     out = np.empty((items, 1, *fourier.trajectory.shape[1:3]), np.float32)
-    settings: dict[str, Any] = {"eps": _DENSITY_ACCURACY, "dtype": "complex64", "nthreads": torch.get_num_threads(), "showwarn": 0}
+    settings = _settings(_DENSITY_ACCURACY) | {"dtype": "complex64"}
     grid = finufft().Plan(1, wide.shape, isign=1, **settings)
     sample = finufft().Plan(2, wide.shape, isign=-1, **settings)
     for item in range(items):

@@ -165,6 +165,7 @@ def read_and_prepare(path: Path, request: Request) -> tuple[Scan, dict[str, int]
         nan=request.nan,
         strict=request.strict,
         items=request.items,
+        trajectory=request.trajectory,
     )
     return prepare(stored, request.preprocess), stored.shape
 

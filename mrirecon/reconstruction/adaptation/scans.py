@@ -95,9 +95,16 @@ def adapt_plan(
     note.
 
     Raises:
-        UsageError: the plan has no model, or a model without phase.
+        UsageError: the plan has no model, or a model without phase; samples on a trajectory.
 
     """
+    if not scan.on_grid:
+        raise UsageError(
+            "a model is adapted to Cartesian k-space only",
+            where=str(scan.path),
+            why="its samples lie on a trajectory",
+            fix="omit the adaptation",
+        )
     begun = time.monotonic()
     groups, notes, described = list(plan.groups), list(plan.notes), dict[str, object]()
     if not any(group.model for group in groups):
