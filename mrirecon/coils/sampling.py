@@ -22,12 +22,13 @@ from mrirecon.physics.operators import Fourier
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.solvers import conjugate_gradient
 
-_COVERED = 0.8  # density of samples, relative to 1/FOV, from which a position of k-space counts as sampled
+_COVERED = 0.7  # density of samples, relative to 1/FOV, from which a position of k-space counts as sampled
 _MARGIN = 8  # samples around the calibration region that the low-resolution images also explain
 _GRID_ITERATIONS, _GRID_RIDGE = 12, 1e-3
 _FAR = 0.1  # fraction of the samples farthest from the centre, for an upper bound of the noise
 _EDGE = 0.45  # highest frequency along a readout that the receiver does not attenuate, in cycles per sample
 _FEWEST_NOISE_SAMPLES = 256
+_DARKEST = 100.0  # largest ratio of the deviation of outer samples to that outside of the field of view
 
 
 class Sampling(ABC):
@@ -266,16 +267,17 @@ def noise_of_readouts(
         used: (readout, sample), true for the samples that are used.
 
     """
+    radius = np.where(used, np.linalg.norm(2 * trajectory / np.array(shape), axis=-1), -1)
+    far = kspace[:, radius >= np.quantile(radius[used], 1 - _FAR)].astype(np.complex128)
+    # The median is robust to some signal: the deviation of each coil comes from it, the correlations from all samples.
+    deviation = np.sqrt(np.median(np.abs(far) ** 2, axis=1) / np.log(2))
     outside = _outside_field_of_view(kspace, trajectory, shape, used)
-    if outside is not None:
+    # Interpolated samples have no noise outside.
+    if outside is not None and np.linalg.norm(deviation) < _DARKEST * np.sqrt((np.abs(outside) ** 2).mean(1).sum()):
         error = float(outside.size) ** -0.5
         covariance = outside.astype(np.complex128) @ outside.conj().T / outside.shape[1]
         return NoiseLevel(covariance, 1 - 2 * error, 1 + 2 * error, "the readouts outside of the field of view")
-    radius = np.where(used, np.linalg.norm(2 * trajectory / np.array(shape), axis=-1), -1)
-    far = kspace[:, radius >= np.quantile(radius[used], 1 - _FAR)].astype(np.complex128)
     products = far @ far.conj().T / far.shape[1]
-    # The median is robust to some signal: the deviation of each coil comes from it, the correlations from all samples.
-    deviation = np.sqrt(np.median(np.abs(far) ** 2, axis=1) / np.log(2))
     scale = deviation / np.sqrt(np.real(np.diagonal(products)).clip(min=1e-30))
     return NoiseLevel(products * np.outer(scale, scale), 0.0, 1.1, "outer samples, which may include signal")
 
