@@ -22,7 +22,7 @@ from mrirecon.physics.operators import Fourier
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.solvers import conjugate_gradient
 
-_COVERED = 0.7  # density of samples, relative to 1/FOV, from which a position of k-space counts as sampled
+_COVERED = 0.4  # density of samples, relative to 1/FOV, from which a position of k-space counts as sampled
 _MARGIN = 8  # samples around the calibration region that the low-resolution images also explain
 _GRID_ITERATIONS, _GRID_RIDGE = 12, 1e-3
 _FAR = 0.1  # fraction of the samples farthest from the centre, for an upper bound of the noise

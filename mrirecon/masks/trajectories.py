@@ -13,6 +13,8 @@ _GOLDEN = math.pi * (math.sqrt(5) - 1) / 2  # 111.25°, Winkelmann et al., IEEE 
 # Golden means of two dimensions, for directions on a sphere: Chan et al., MRM 61:354, 2009.
 _GOLDEN_3D = (0.4656, 0.6823)
 
+_DENSE = 14.0  # radius in 1/FOV up to which a spiral is fully sampled, for coil maps
+
 # A function of (shape, readouts, samples) that returns (readout, sample, ndim) in 1/FOV.
 Maker = Callable[[tuple[int, ...], int, int | None], np.ndarray]
 
@@ -28,19 +30,20 @@ def golden(shape: tuple[int, ...], readouts: int, samples: int | None = None) ->
 
 
 def spiral(shape: tuple[int, ...], readouts: int, samples: int | None = None) -> np.ndarray:
-    """Return interleaved Archimedean spirals from the centre, with steps of at most half of 1/FOV by default.
+    """Return interleaved spirals from the centre; neighbours are 1/FOV apart in the centre, and 2/FOV outside.
 
-    With N / (2 readouts) turns, interleaves are 1/FOV apart and sample k-space fully. Here there are half as many: k-space
-    is 2-fold undersampled between the turns.
+    Samples are evenly spaced along the path, by default half of 1/FOV apart.
     """
-    turns = max(1.0, max(shape) / (4 * readouts))
-    length = math.pi * turns * max(shape) / 2  # about the length of the path, in 1/FOV
-    count = samples or 2 * math.ceil(length)
-    # Uniform angle at the centre, uniform path outside: r grows as the root of time.
-    time = np.sqrt((np.arange(count) + 0.5) / count)
-    angles = 2 * math.pi * turns * time[None] + 2 * math.pi * np.arange(readouts)[:, None] / readouts
-    unit = np.stack([np.sin(angles), np.cos(angles)], -1) * time[None, :, None]
-    return unit * np.array(shape) / 2
+    edge = max(shape) / 2
+    radius = np.linspace(0, edge, 4096)
+    distance = 1 + np.clip((radius - _DENSE) / (edge / 4), 0, 1)
+    step = radius[1]
+    angle = np.concatenate([[0.0], np.cumsum(2 * math.pi * step / (readouts * distance[1:]))])
+    path = np.concatenate([[0.0], np.cumsum(np.hypot(step, radius[1:] * np.diff(angle)))])
+    place = np.linspace(0, path[-1], samples or math.ceil(2 * path[-1]) + 1)
+    along, turned = np.interp(place, path, radius) / (2 * edge), np.interp(place, path, angle)
+    angles = turned[None] + 2 * math.pi * np.arange(readouts)[:, None] / readouts
+    return np.stack([np.sin(angles), np.cos(angles)], -1) * along[None, :, None] * np.array(shape)
 
 
 def stack_of_stars(shape: tuple[int, ...], readouts: int, samples: int | None = None) -> np.ndarray:
