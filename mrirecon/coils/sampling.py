@@ -48,6 +48,15 @@ class Sampling(ABC):
 
     @property
     @abstractmethod
+    def count(self) -> int:
+        """Return the number of samples."""
+
+    @abstractmethod
+    def only(self, kept: np.ndarray) -> Sampling:
+        """Return the sampling of a part of the samples; ``kept`` has the shape of the mask."""
+
+    @property
+    @abstractmethod
     def acceleration(self) -> float:
         """Return the size of k-space over that of its sampled part."""
 
@@ -98,6 +107,15 @@ class GridSampling(Sampling):
     def shape(self) -> tuple[int, ...]:
         """Return the shape of the grid."""
         return self.mask.shape
+
+    @property
+    def count(self) -> int:
+        """Return the number of samples."""
+        return int(self.mask.sum())
+
+    def only(self, kept: np.ndarray) -> GridSampling:
+        """Return the sampling of a part of the samples."""
+        return GridSampling(self.mask & kept)
 
     @property
     def acceleration(self) -> float:
@@ -152,6 +170,15 @@ class TrajectorySampling(Sampling):
     def shape(self) -> tuple[int, ...]:
         """Return the spatial shape of the image."""
         return self.fourier.shape
+
+    @property
+    def count(self) -> int:
+        """Return the number of samples."""
+        return int(self.used.sum())
+
+    def only(self, kept: np.ndarray) -> TrajectorySampling:
+        """Return the sampling of a part of the samples."""
+        return TrajectorySampling(self.fourier, self.used & kept, self.weighting)
 
     @cached_property
     def density(self) -> Tensor:

@@ -28,6 +28,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from mrirecon.coils.calibration import find_calibration
+from mrirecon.coils.sampling import GridSampling, Sampling, TrajectorySampling
 from mrirecon.engine import Normalized, Reconstructor, StartImage
 from mrirecon.physics.nonuniform import NonUniformProblem
 from mrirecon.physics.operators import per_item
@@ -72,6 +73,33 @@ def choose_hidden_samples(
     chosen[np.random.default_rng(seed).choice(candidates, count, replace=False)] = True
     hidden: np.ndarray = chosen.reshape(free.shape) & mask
     return hidden
+
+
+@singledispatch
+def choose_hidden(sampling: Sampling, share: float = HELD_OUT_SHARE, seed: int = 0) -> np.ndarray | None:
+    """Choose samples to withhold, (*samples) bool; return None if there are too few; see `choose_hidden_samples`."""
+    raise NotImplementedError(type(sampling).__name__)
+
+
+@choose_hidden.register
+def _(sampling: GridSampling, share: float = HELD_OUT_SHARE, seed: int = 0) -> np.ndarray | None:
+    return choose_hidden_samples(sampling.mask, share, seed)
+
+
+@choose_hidden.register
+def _(sampling: TrajectorySampling, share: float = HELD_OUT_SHARE, seed: int = 0) -> np.ndarray | None:
+    """Choose whole readouts."""
+    return _choose_readouts(sampling.used, share, seed)
+
+
+def _choose_readouts(used: np.ndarray, share: float, seed: int) -> np.ndarray | None:
+    """Choose whole readouts of a mask (readout, sample) of samples that are used; None if there are too few."""
+    readouts = np.flatnonzero(used.any(1))
+    if len(readouts) < _MIN_CANDIDATES:
+        return None
+    hidden = np.zeros_like(used, dtype=bool)
+    hidden[np.random.default_rng(seed).choice(readouts, max(2, round(share * len(readouts))), replace=False)] = True
+    return hidden & used
 
 
 def _line_axes(mask: np.ndarray) -> list[int]:
@@ -142,11 +170,9 @@ def _(p: NonUniformProblem) -> np.ndarray:
     out = np.zeros((len(p.y), 2, *p.y.shape[2:]), np.float32)
     items = ((v.expand(len(p.y), -1, -1, -1)[:, 0].cpu().numpy()) for v in (p.mask, p.density))
     for item, (mask, density) in enumerate(zip(*items, strict=True)):
-        readouts = np.flatnonzero(mask.any(1))
-        if len(readouts) >= _MIN_CANDIDATES:
-            count = max(2, round(HELD_OUT_SHARE * len(readouts)))
-            chosen = np.random.default_rng(0).choice(readouts, count, replace=False)
-            out[item][:, chosen] = (mask * density)[chosen]
+        hidden = _choose_readouts(mask > 0, HELD_OUT_SHARE, 0)
+        if hidden is not None:
+            out[item] = hidden * density
     return out
 
 

@@ -221,6 +221,11 @@ class Problem(FullPrecision):
         return self.normal(x) - self.adjoint
 
     @property
+    def weights(self) -> Tensor:
+        """Return the weights of the samples in the data term, the mask."""
+        return self.mask
+
+    @property
     def data(self) -> Tensor:
         """Return what A x is compared with: y (B, C, *space)."""
         return self.y
