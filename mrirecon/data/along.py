@@ -54,9 +54,10 @@ def write_along(
         InputError: the scan is undersampled, has a trajectory itself or another number of axes; no reference to copy.
 
     """
-    if not scan.on_grid or len(scan.space) != points.shape[-1]:
+    scan.require_grid("sampling along a trajectory")
+    if len(scan.space) != points.shape[-1]:
         raise InputError(
-            "only a Cartesian scan with the axes of the trajectory can be sampled along it",
+            "the trajectory does not have the axes of the scan",
             where=str(scan.path),
             why=f"its axes are {', '.join(scan.shape)}, and the trajectory has {points.shape[-1]} components",
         )

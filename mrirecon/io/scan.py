@@ -389,6 +389,24 @@ class Scan:
         """Return whether k-space was sampled on a Cartesian grid; see `mrirecon.io.trajectory.TrajectoryScan`."""
         return True
 
+    def require_grid(self, what: str) -> None:
+        """Refuse a scan whose samples lie on a trajectory.
+
+        Args:
+            what: what needs Cartesian k-space.
+
+        Raises:
+            InputError: k-space was not sampled on a grid.
+
+        """
+        if not self.on_grid:
+            raise InputError(
+                f"{what} needs Cartesian k-space",
+                where=str(self.path),
+                why="the samples lie on a trajectory",
+                fix="give a Cartesian scan; `mrirecon reconstruct` takes this one",
+            )
+
     def sampling(self, item: int, mask: np.ndarray) -> Sampling:
         """Return where k-space of an item was sampled.
 

@@ -18,8 +18,9 @@ from mrirecon.io import read
 from mrirecon.io.trajectory import TrajectoryOptions
 from mrirecon.masks.trajectories import TRAJECTORIES, make_trajectory
 from mrirecon.methods.cross_validation import withhold_samples
+from mrirecon.models.checkpoints import describe_model
 from mrirecon.physics.delays import gradient_delays, shifted
-from mrirecon.physics.fourier import to_image
+from mrirecon.physics.fourier import to_image, to_kspace
 from mrirecon.physics.nonuniform import NonUniformFourier
 from mrirecon.reconstruction.preprocess import Preprocess, prepare
 from mrirecon.reconstruction.run import reconstruct
@@ -92,8 +93,6 @@ def test_calibration_is_that_of_the_grid(scene):
     fourier = NonUniformFourier(torch.from_numpy(points)[None], (SIDE, SIDE))
     sampling = TrajectorySampling(fourier, np.ones(points.shape[:2], bool))
     region = sampling.calibration(sample_along(clean, points), 12)
-    from mrirecon.physics.fourier import to_kspace
-
     full = GridSampling(np.ones((SIDE, SIDE), bool)).calibration(to_kspace(clean, (-2, -1)).astype(np.complex64), 12)
     assert np.linalg.norm(region - full) < 0.03 * np.linalg.norm(full)
 
@@ -173,7 +172,7 @@ def test_samples_beyond_a_smaller_matrix_are_left_out(golden):
     scan = read(golden, trajectory=TrajectoryOptions(matrix=(48, 48)))
     kspace, mask = scan.samples(0)
     assert scan.space_shape == (48, 48)
-    assert 0.7 < mask.mean() < 0.8
+    assert 0.75 < mask.mean() < 0.9
     assert not kspace[:, ~mask].any()
     assert any("outside the k-space" in note for note in scan.notes)
 
@@ -210,8 +209,7 @@ def test_volumes(kind, readouts, tmp_path):
 
 
 def test_ismrmrd(scene, tmp_path):
-    import ismrmrd
-
+    ismrmrd = pytest.importorskip("ismrmrd")
     kspace, points = samples_of(scene, "golden", 34)
     acquisitions = []
     for line in range(34):
@@ -256,7 +254,7 @@ def test_training(run, tmp_path):
     )
     code, _, err = run("train", "r.yaml", "-o", "run")
     assert code == 0, err
-    card = json.loads((tmp_path / "run" / "best" / "model.json").read_text())["card"]
+    card = describe_model(tmp_path / "run" / "best")["card"]
     assert card["covers"]["sampling"] == [TrajectorySampling.kind]
     assert card["covers"]["readouts"] == [30, 30]
     code, _, err = run("train", "r.yaml", "-o", "other", "--set", "data.buffer.draws_per_sample=2")

@@ -95,16 +95,11 @@ def adapt_plan(
     note.
 
     Raises:
-        UsageError: the plan has no model, or a model without phase; samples on a trajectory.
+        UsageError: the plan has no model, or a model without phase.
+        InputError: samples on a trajectory.
 
     """
-    if not scan.on_grid:
-        raise UsageError(
-            "a model is adapted to Cartesian k-space only",
-            where=str(scan.path),
-            why="its samples lie on a trajectory",
-            fix="omit the adaptation",
-        )
+    scan.require_grid("adaptation of a model")
     begun = time.monotonic()
     groups, notes, described = list(plan.groups), list(plan.notes), dict[str, object]()
     if not any(group.model for group in groups):
