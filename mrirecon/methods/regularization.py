@@ -58,7 +58,7 @@ def weight_by_noise(method: str, problem: Problem) -> Tensor:
     p = problem.prepared()
     relative = (_noise(p) / percentile_scale(p.zero_filled)).tolist()
     weights = [_weight(method, s, one) for s, one in zip(relative, p.undersampling, strict=True)]
-    return torch.tensor(weights, dtype=p.mask.dtype, device=p.y.device)
+    return torch.tensor(weights, dtype=p.maps.real.dtype, device=p.maps.device)
 
 
 def _weight(method: str, noise: float, sampling: Undersampling) -> float:

@@ -101,11 +101,13 @@ class _Sample(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, fourier: NonUniformFourier) -> Tensor:
+        """Return the samples."""
         ctx.fourier = fourier
         return _transform(fourier, x, adjoint=False)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient for the image."""
         return _transform(ctx.fourier, gradients[0], adjoint=True), None
 
 
@@ -114,11 +116,13 @@ class _Grid(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, fourier: NonUniformFourier) -> Tensor:
+        """Return the image."""
         ctx.fourier = fourier
         return _transform(fourier, y, adjoint=True)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient for the samples."""
         return _transform(ctx.fourier, gradients[0], adjoint=False), None
 
 

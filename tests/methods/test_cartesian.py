@@ -54,7 +54,7 @@ def problem():
 
 
 DECLARED = {"sigpy-cs", "e2evn", "kikinet", "lpdnet"}
-REPLACING = {"cascadenet", "invertible-rim"}  # soft data consistency replaces samples of a grid
+REPLACING = {"cascadenet"}  # soft data consistency replaces samples of a grid
 OPTIONS = [
     ("cs", {"solver": "admm"}, False),
     ("cs", {"solver": "primal-dual"}, True),
