@@ -2,9 +2,9 @@
 
     python scripts/compare_trajectories.py [--size 256] [--readouts 48] [--coils 8]
 
-A phantom is sampled along golden-angle readouts. All solve l2-regularized SENSE without density weights (BART: `pics -l2
--t`, sigpy: `SenseRecon`) to the same error against a long run of BART, and total variation (BART: `pics -R T -t`). Time
-includes the setup: density, Toeplitz kernel, point spread function.
+A phantom is sampled along golden-angle readouts. All solve l2-regularized SENSE without density weights (BART:
+`pics -l2 -t`, sigpy: `SenseRecon`), and total variation (BART: `pics -R T -t`), to the same difference from a long run
+of BART. Time includes the setup: Toeplitz kernel or point spread function.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def spiral(shape: tuple[int, ...], readouts: int, samples: int | None = None) ->
     place = np.linspace(0, path[-1], samples or math.ceil(2 * path[-1]) + 1)
     along, turned = np.interp(place, path, radius) / (2 * edge), np.interp(place, path, angle)
     angles = turned[None] + 2 * math.pi * np.arange(readouts)[:, None] / readouts
-    return np.stack([np.sin(angles), np.cos(angles)], -1) * along[None, :, None] * np.array(shape)
+    return np.asarray(np.stack([np.sin(angles), np.cos(angles)], -1) * along[None, :, None] * np.array(shape))
 
 
 def stack_of_stars(shape: tuple[int, ...], readouts: int, samples: int | None = None) -> np.ndarray:
@@ -62,7 +62,7 @@ def kooshball(shape: tuple[int, ...], readouts: int, samples: int | None = None)
     angle = 2 * math.pi * ((number * _GOLDEN_3D[1]) % 1)
     width = np.sqrt(1 - height**2)
     directions = np.stack([height, width * np.sin(angle), width * np.cos(angle)], -1)
-    return directions[:, None] * _radius(samples or 2 * max(shape))[:, None] * np.array(shape)
+    return np.asarray(directions[:, None] * _radius(samples or 2 * max(shape))[:, None] * np.array(shape))
 
 
 PLANAR: dict[str, Maker] = {"radial": radial, "golden": golden, "spiral": spiral}
@@ -96,7 +96,7 @@ def make_trajectory(kind: str, shape: tuple[int, ...], readouts: int, samples: i
 
 def _spokes(shape: tuple[int, ...], angles: np.ndarray, samples: int | None) -> np.ndarray:
     directions = np.stack([np.sin(angles), np.cos(angles)], -1)
-    return directions[:, None] * _radius(samples or 2 * max(shape))[:, None] * np.array(shape)
+    return np.asarray(directions[:, None] * _radius(samples or 2 * max(shape))[:, None] * np.array(shape))
 
 
 def _radius(samples: int) -> np.ndarray:
