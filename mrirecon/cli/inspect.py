@@ -110,7 +110,8 @@ def _describe(one: dict[str, Any]) -> str:
         rate = f"{group['acceleration']:.2f}-fold, {group['pattern']}"
         lines.append(f"  sampling     {format_items(group['items'])}: {rate}; fully sampled centre {box}")
     if sampling and len(one["sampling_groups"]) < 2:
-        rate = f"{sampling['acceleration']:.2f}-fold, {sampling['pattern']} (mask: {sampling['source']})"
+        origin = "" if "trajectory" in one else f" (mask: {sampling['source']})"
+        rate = f"{sampling['acceleration']:.2f}-fold, {sampling['pattern']}{origin}"
         lines.append(f"  sampling     {rate}")
         box = " x ".join(f"{axis} {part['size']}" for axis, part in region.items())
         lines.append(f"  calibration  fully sampled centre {box}")

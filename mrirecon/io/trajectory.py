@@ -70,13 +70,18 @@ class TrajectoryScan(Scan):
     def unmasked_kspace(self, item: int) -> np.ndarray:
         """Return the samples of an item as stored, (coil, readout, sample) complex64, unchecked."""
         block = self.stored.arrange(self._read(self.roles.kspace, self.stored.index(item)))
-        turned = block if self.stored.space == ("y", "x") else block.swapaxes(1, 2)
-        return np.array(to_complex64(turned, self.where(item)), order="C")
+        return np.array(to_complex64(self._turned(block), self.where(item)), order="C")
+
+    def marked(self, item: int) -> np.ndarray | None:
+        """Return the samples of an item that the given mask marks, (readout, sample), or None without a mask."""
+        mask = super().marked(item)
+        return None if mask is None else self._turned(mask)
 
     def samples(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the samples of an item and a mask (readout, sample) of those that can be used.
 
-        Samples that are zero in every coil, or outside the k-space of the image, are not used.
+        Samples that are zero in every coil, outside the k-space of the image, or not marked by the given mask, are not
+        used.
         """
         kspace, where = self.unmasked_kspace(item), self.where(item)
         lost = without_nan(kspace) if self.nan == "zero" else np.zeros(kspace.shape[1:], bool)
@@ -84,6 +89,11 @@ class TrajectoryScan(Scan):
         check_scale(largest_part(kspace), where)
         inside = (np.abs(self._points(item)) <= np.array(self.space_shape) / 2).all(-1)
         mask = (kspace != 0).any(0) & inside & ~lost
+        marked = self.marked(item)
+        if marked is not None:
+            mask &= marked
+        if not mask.any():
+            raise InputError("no sample can be used", where=where, fix="check the mask and --matrix")
         if not inside.all():
             self._note(f"{1 - inside.mean():.1%} of the samples lie outside the k-space of the image: not used")
         if lost.any():
@@ -101,6 +111,10 @@ class TrajectoryScan(Scan):
         """Return the trajectory of an item, with the samples of a mask."""
         points = torch.from_numpy(np.ascontiguousarray(self._points(item)))[None]
         return TrajectorySampling(NonUniformFourier(points, self.space_shape), mask, self.weighting)
+
+    def _turned(self, values: np.ndarray) -> np.ndarray:
+        """Return values (…, *stored) as (…, readout, sample)."""
+        return values if self.stored.space == ("y", "x") else values.swapaxes(-1, -2)
 
     def _points(self, item: int) -> np.ndarray:
         return self.points[item if len(self.points) > 1 else 0]

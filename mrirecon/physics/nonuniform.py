@@ -204,7 +204,7 @@ class Gram(LinearOperator):
         x = torch.randn(len(kernel), 1, *self.fourier.shape, generator=generator, dtype=torch.complex64).to(
             kernel.device
         )
-        x = x.to(torch.complex(kernel[:0], kernel[:0]).dtype)
+        x = x.to(kernel.dtype.to_complex())
         for _ in range(_POWER_ITERATIONS):
             x = self(x)
             size = norm(x).clamp_min(torch.finfo(kernel.dtype).tiny)
