@@ -23,6 +23,7 @@ TRAJECTORY_NAMES = ("traj", "trajectory", "coord", "coords")
 MATRIX_NAMES = ("matrix", "matrix_size")
 _SMALLEST_MATRIX = 8  # a trajectory that spans less in 1/FOV is probably in other units
 _LARGEST_MATRIX = 2048
+_ROUNDING = 1e-3  # of coordinates, in 1/FOV
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class TrajectoryScan(Scan):
         lost = without_nan(kspace) if self.nan == "zero" else np.zeros(kspace.shape[1:], bool)
         check_finite(kspace, ("coil", "readout", "sample"), where)
         check_scale(largest_part(kspace), where)
-        inside = (np.abs(self._points(item)) <= np.array(self.space_shape) / 2).all(-1)
+        inside = (np.abs(self._points(item)) <= np.array(self.space_shape) / 2 + _ROUNDING).all(-1)
         mask = (kspace != 0).any(0) & inside & ~lost
         marked = self.marked(item)
         if marked is not None:
