@@ -26,6 +26,7 @@ Weighting = Literal["density", "none"]
 
 _ACCURACY = {torch.complex64: 1e-6, torch.complex128: 1e-12}  # relative, of a non-uniform FFT
 _DENSITY_ACCURACY, _DENSITY_ITERATIONS = 1e-2, 12
+_SMALL = 2**16  # coordinates up to which a transform uses one thread
 _POWER_ITERATIONS, _POWER_MARGIN = 20, 1.1
 
 
@@ -126,14 +127,15 @@ class _Grid(torch.autograd.Function):
         return _transform(ctx.fourier, gradients[0], adjoint=False), None
 
 
-def _settings(accuracy: float) -> dict[str, Any]:
-    return {"eps": accuracy, "nthreads": torch.get_num_threads(), "showwarn": 0}
+def _settings(accuracy: float, size: int) -> dict[str, Any]:
+    """Return the options of finufft for a number of samples; threads would wait for each other in small transforms."""
+    return {"eps": accuracy, "nthreads": torch.get_num_threads() if size > _SMALL else 1, "showwarn": 0}
 
 
 def _transform(fourier: NonUniformFourier, values: Tensor, *, adjoint: bool) -> Tensor:
     """Apply the transform or its adjoint to all items, on the CPU, because iterations do not need it."""
     coils = values.shape[1]
-    settings = _settings(_ACCURACY[values.dtype])
+    settings = _settings(_ACCURACY[values.dtype], coils * fourier.trajectory[0].numel())
     call = getattr(finufft(), f"nufft{len(fourier.shape)}d{1 if adjoint else 2}")
     shape = fourier.shape if adjoint else tuple(fourier.trajectory.shape[1:3])
     arrays = values.detach().resolve_conj().cpu().numpy()
@@ -236,7 +238,7 @@ def pipe_menon(fourier: NonUniformFourier, used: Tensor | None = None) -> Tensor
     triangle = triangle / math.prod(shape)
     items = max(len(fourier.trajectory), 1 if used is None else len(used))
     out = np.empty((items, 1, *fourier.trajectory.shape[1:3]), np.float32)
-    settings = _settings(_DENSITY_ACCURACY) | {"dtype": "complex64"}
+    settings = _settings(_DENSITY_ACCURACY, fourier.trajectory[0].numel()) | {"dtype": "complex64"}
     grid = finufft().Plan(1, wide.shape, isign=1, **settings)
     sample = finufft().Plan(2, wide.shape, isign=-1, **settings)
     for item in range(items):
