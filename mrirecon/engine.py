@@ -39,9 +39,9 @@ class Step(nn.Module, Generic[S], ABC):
     """Define one iteration of a method: the first state, the next state, and the image of a state.
 
     Attributes:
-        needs_cartesian: whether the step uses the samples or the mask (``p.y``, ``p.mask``, ``p.A``), which requires
-            Cartesian k-space. Other steps use ``adjoint``, ``normal``, ``gradient``, ``lipschitz``, ``encode`` and
-            ``initial_image`` only.
+        needs_cartesian: the reason why the step requires Cartesian k-space, such as its use of the samples or the mask
+            (``p.y``, ``p.mask``, ``p.A``); empty if it does not. Other steps use ``adjoint``, ``normal``,
+            ``gradient``, ``lipschitz``, ``zero_filled``, ``coil_images`` and ``initial_image`` only.
         takes_initial_image: whether the step starts from the problem's initial image.
         magnitude: whether the image is a magnitude, without phase.
         once: whether the step is applied once, not repeated.
@@ -49,7 +49,7 @@ class Step(nn.Module, Generic[S], ABC):
 
     """
 
-    needs_cartesian: bool = False
+    needs_cartesian: str = ""
     takes_initial_image: bool = True
     magnitude: bool = False
     once: bool = False
@@ -182,7 +182,7 @@ class Unrolled(nn.Module):
         """
         p = p.prepared()
         none = torch.zeros(len(p.maps), dtype=torch.long, device=p.maps.device)
-        outcome = Outcome(None, none, torch.full_like(p.lipschitz, float("nan")), none.bool())
+        outcome = Outcome(None, none, torch.full_like(none, float("nan"), dtype=p.maps.real.dtype), none.bool())
         memory = self.memory if torch.is_grad_enabled() else "store"
         if memory == "invert":
             steps = [step for step in self.steps for _ in range(self.repeats_of(step))]
@@ -310,11 +310,12 @@ class Reconstructor(nn.Module):
                 module.network_dtype = torch.bfloat16 if value == "bfloat16" else None
 
     @property
-    def needs_cartesian(self) -> bool:
-        """Return whether a part uses the samples or the mask, as the computation of an initial image does."""
-        parts = (module for module in self.modules() if module is not self)
-        samples = self.start is not None or reads_samples(self.scale, self.fourier)
-        return samples or any(getattr(module, "needs_cartesian", False) for module in parts)
+    def needs_cartesian(self) -> str:
+        """Return the reason why a part requires Cartesian k-space; empty if none does."""
+        if reads_samples(self.scale, self.fourier):
+            return f"the unit of its weights (scale={self.scale}, fourier={self.fourier}) is that of a Cartesian grid"
+        reasons = (getattr(module, "needs_cartesian", "") for module in self.modules() if module is not self)
+        return next((reason for reason in reasons if reason), "")
 
     def forward(self, p: Problem, *, prior: Prior | None = None) -> Tensor:
         """Return the image (B, M, *space) in the scale of the data."""
@@ -346,8 +347,11 @@ class Reconstructor(nn.Module):
 
         Raises:
             SignalError: the zero-filled image of an item is zero or not a number.
+            UsageError: the method needs Cartesian k-space, and the samples lie on a trajectory.
 
         """
+        if self.needs_cartesian:
+            p.require_cartesian(self.needs_cartesian)
         p = p.prepared()
         signs = Unshifted(tuple(p.y.shape[2:])) if self.fourier == "unshifted" else None
         p = p if signs is None else signs.apply(p).prepared()

@@ -19,7 +19,19 @@ import typer
 from typer.main import get_command
 
 from mrirecon import __version__, errors
-from mrirecon.cli import evaluate, inspect, masks, models, reconstruct, report, study, submit, training, trust
+from mrirecon.cli import (
+    evaluate,
+    inspect,
+    masks,
+    models,
+    reconstruct,
+    report,
+    study,
+    submit,
+    training,
+    trajectory,
+    trust,
+)
 from mrirecon.cli.console import ConsoleSettings, prepare_streams, print_error, print_json
 from mrirecon.cli.options import Derived
 from mrirecon.errors import MriReconError, ResourceError, Stopped, UsageError, as_project_error
@@ -35,7 +47,7 @@ EPILOG = (
 COMMANDS: tuple[Callable[..., Any] | typer.Typer, ...] = (
     *(inspect.demo, inspect.info, reconstruct.reconstruct, reconstruct.calibrate, reconstruct.convert),
     *(evaluate.evaluate, evaluate.compare, report.report, trust.trust, trust.detect, study.study),
-    *(training.train, training.app, training.simulate, masks.app, models.app, submit.app),
+    *(training.train, training.app, training.simulate, masks.app, trajectory.app, models.app, submit.app),
     *(inspect.methods, inspect.selftest, inspect.doctor, inspect.benchmark),
 )
 _ANYWHERE = {"--traceback": "traceback", "--quiet": "quiet", "-q": "quiet"}

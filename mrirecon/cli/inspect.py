@@ -44,6 +44,11 @@ def info(
     axes: opt.Axes = None,
     dataset: Annotated[str | None, typer.Option(help="Name of the k-space array.")] = None,
     items: opt.Items = None,
+    trajectory: opt.Trajectory = None,
+    trajectory_units: opt.TrajectoryUnits = "1/fov",
+    matrix: opt.Matrix = None,
+    delays: opt.Delays = "none",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Picture of the trajectory, .png")] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check all values: ok, look or bad; exit code 3 if one is bad.")
     ] = False,
@@ -58,6 +63,7 @@ def info(
     from mrirecon.io.safe.probe import probe
     from mrirecon.reconstruction.choose import preview
 
+    on_trajectory = opt.trajectory(locals())
     records: list[dict[str, Any]] = []
     for path in files:
         if isolate:
@@ -65,8 +71,10 @@ def info(
         if axes is None and dataset is None and holds_images(path):
             records.append(describe_images(path))
             continue
-        description = describe(path, axes=axes, dataset=dataset, items=items, check=check)
-        description["would"], notes = preview(path, axes=axes, dataset=dataset, items=items)
+        description = describe(path, axes=axes, dataset=dataset, items=items, check=check, trajectory=on_trajectory)
+        if output is not None:
+            _draw_trajectory(output, path, axes, dataset, on_trajectory)
+        description["would"], notes = preview(path, axes=axes, dataset=dataset, items=items, trajectory=on_trajectory)
         description["notes"] = list(dict.fromkeys([*description["notes"], *notes]))  # type: ignore[misc]  # a list of texts
         records.append(description)
     if as_json:
@@ -79,6 +87,19 @@ def info(
         typer.echo("\n\n".join(texts))
     if any(finding["verdict"] == "bad" for description in records for finding in description.get("checks", ())):
         raise typer.Exit(InputError.exit_code)
+
+
+def _draw_trajectory(output: Path, path: Path, axes: str | None, dataset: str | None, options: Any) -> None:
+    from mrirecon.errors import UsageError
+    from mrirecon.evaluation.pictures import save_trajectory_picture
+    from mrirecon.io.readers.reader import read
+    from mrirecon.io.trajectory import TrajectoryScan
+
+    scan = read(path, axes=axes, dataset=dataset, trajectory=options)
+    if not isinstance(scan, TrajectoryScan):
+        fix = "omit --output; `mrirecon masks show` draws a mask"
+        raise UsageError("there is no trajectory to draw", where=str(path), why="k-space is Cartesian", fix=fix)
+    save_trajectory_picture(output, scan.points[0])
 
 
 def _describe(one: dict[str, Any]) -> str:
@@ -94,7 +115,8 @@ def _describe(one: dict[str, Any]) -> str:
         rate = f"{group['acceleration']:.2f}-fold, {group['pattern']}"
         lines.append(f"  sampling     {format_items(group['items'])}: {rate}; fully sampled centre {box}")
     if sampling and len(one["sampling_groups"]) < 2:
-        rate = f"{sampling['acceleration']:.2f}-fold, {sampling['pattern']} (mask: {sampling['source']})"
+        origin = "" if "trajectory" in one else f" (mask: {sampling['source']})"
+        rate = f"{sampling['acceleration']:.2f}-fold, {sampling['pattern']}{origin}"
         lines.append(f"  sampling     {rate}")
         box = " x ".join(f"{axis} {part['size']}" for axis, part in region.items())
         lines.append(f"  calibration  fully sampled centre {box}")

@@ -18,6 +18,7 @@ from typer.core import TyperCommand
 from mrirecon.errors import UsageError
 
 if TYPE_CHECKING:
+    from mrirecon.io.trajectory import TrajectoryOptions
     from mrirecon.reconstruction.plan import Request
 
 # Value of {name} in a help text: module, name in the module, and separator of the entries. The name refers to a
@@ -27,6 +28,8 @@ LISTS = {
     "compats": ("masks.registry", "compats", ", "),
     "mask_files": ("masks.files", "SUFFIXES", " or "),
     "arrays": ("io.writers.write", "ARRAY_FORMATS", ", "),
+    "trajectories": ("masks.trajectories", "TRAJECTORIES", ", "),
+    "planar_trajectories": ("masks.trajectories", "PLANAR", ", "),
     "metrics": ("metrics", "METRICS", ","),
     "score": ("metrics", "score_metrics", ","),
     "presets": ("metrics.presets", "PRESETS", ", "),
@@ -141,6 +144,26 @@ MapSets = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Option of the method: key=value.")]
 
+TRAJECTORY: dict[str, Any] = {"rich_help_panel": "Trajectory"}
+Trajectory = Annotated[
+    Path | None,
+    typer.Option("--trajectory", help="File with the trajectory, if not in that of k-space.", **TRAJECTORY),
+]
+TrajectoryUnits = Annotated[
+    str, choice("io.trajectory:Units", "--trajectory-units", help="Unit of the trajectory.", **TRAJECTORY)
+]
+Matrix = Annotated[
+    str | None,
+    typer.Option("--matrix", help="Size of the image, such as 256x256; by default from the trajectory.", **TRAJECTORY),
+]
+Weighting = Annotated[
+    str,
+    choice("physics.nonuniform:Weighting", "--weighting", help="Weights of samples on a trajectory.", **TRAJECTORY),
+]
+Delays = Annotated[
+    str, choice("io.trajectory:Delays", "--delays", help="ring: correct gradient delays of radial scans.", **TRAJECTORY)
+]
+
 PREPROCESSING: dict[str, Any] = {"rich_help_panel": "Preprocessing"}
 Combine = Annotated[
     list[str] | None,
@@ -187,6 +210,20 @@ Family = Annotated[str, typer.Argument(help="{families}", autocompletion=complet
 Yaml: dict[str, Any] = {"autocompletion": complete_files(".yaml", ".yml")}
 
 
+def trajectory(given: Mapping[str, Any]) -> TrajectoryOptions | None:
+    """Return what the user states about a trajectory; None for nothing."""
+    from mrirecon.io.trajectory import TrajectoryOptions
+
+    options = TrajectoryOptions(
+        file=given["trajectory"],
+        units=given["trajectory_units"],
+        matrix=None if given["matrix"] is None else sizes(given["matrix"], "--matrix"),
+        weighting=given.get("weighting", "density"),
+        delays=given["delays"],
+    )
+    return None if options == TrajectoryOptions() else options
+
+
 def request(given: Mapping[str, Any]) -> Request:
     """Convert the parameters of `mrirecon reconstruct` to a request.
 
@@ -211,6 +248,7 @@ def request(given: Mapping[str, Any]) -> Request:
     if lam not in (None, "auto"):
         lam = number(lam, "--lambda", "give a number, such as 0.003, or auto")
     values = {name: given[name] for name in Request.__dataclass_fields__ if given.get(name) is not None}
+    values["trajectory"] = trajectory(given)
     values |= {"lam": lam, "options": pairs(given["options"]), "espirit": EspiritOptions(map_sets(given["map_sets"]))}
     if maps != "auto" and maps not in CALIBRATIONS:
         values["maps_file"] = Path(values.pop("maps"))

@@ -65,6 +65,11 @@ def reconstruct(
     axes: opt.Axes = None,
     dataset: opt.Dataset = None,
     items: opt.Items = None,
+    trajectory: opt.Trajectory = None,
+    trajectory_units: opt.TrajectoryUnits = "1/fov",
+    matrix: opt.Matrix = None,
+    weighting: opt.Weighting = "density",
+    delays: opt.Delays = "none",
     nan: Annotated[str, opt.choice("io.scan:Nan", help="NaN samples; zero: treat as not measured.")] = "refuse",
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse defects of masks and chunks instead of a note.")
@@ -133,18 +138,24 @@ def calibrate(
     axes: opt.Axes = None,
     dataset: opt.Dataset = None,
     items: opt.Items = None,
+    trajectory: opt.Trajectory = None,
+    trajectory_units: opt.TrajectoryUnits = "1/fov",
+    matrix: opt.Matrix = None,
+    delays: opt.Delays = "none",
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Estimate coil maps by ESPIRiT, for --maps."""
     opt.require_free(output, overwrite)
+    on_trajectory = opt.trajectory(locals())
     from mrirecon.io.readers.reader import read
     from mrirecon.io.writers.write import write_maps
     from mrirecon.reconstruction.calibrate import EspiritOptions
     from mrirecon.reconstruction.calibrate import calibrate as run
 
     options = EspiritOptions(sets=opt.map_sets(map_sets), size=size, kernel=kernel, threshold=threshold, crop=crop)
+    scan = read(file, axes=axes, dataset=dataset, items=items, trajectory=on_trajectory)
     with progress(f"calibrate {file.name}", "item") as callback:
-        maps = run(read(file, axes=axes, dataset=dataset, items=items), options=options, progress=callback)
+        maps = run(scan, options=options, progress=callback)
     print_line(f"ESPIRiT maps of {len(maps)} items, {maps.shape[1]} set(s), {maps.shape[2]} coils")
     for path in write_maps(output, maps, inputs=[file]):
         typer.echo(path)

@@ -156,9 +156,13 @@ def simulate(
     phase: Annotated[bool, typer.Option("--phase/--no-phase", help="Whether the object has a phase.")] = True,
     size: Annotated[str | None, typer.Option(help="Matrix size of the field of view, such as 256x256.")] = None,
     keep_maps: Annotated[bool, typer.Option("--keep-maps", help="Also write the true coil maps.")] = False,
+    trajectory: Annotated[
+        str | None, typer.Option("--trajectory", help="Sample along a trajectory: {planar_trajectories}.")
+    ] = None,
+    readouts: Annotated[int, typer.Option(min=1, help="With --trajectory: readouts or interleaves.")] = 64,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Simulate a fully sampled multi-coil scan of a magnitude volume, with its reference."""
+    """Simulate a multi-coil scan of a magnitude volume, full or along a trajectory, with its reference."""
     from mrirecon.data.scan import simulate_scan
 
     result = simulate_scan(
@@ -177,6 +181,7 @@ def simulate(
         phase=phase,
         size=None if size is None else opt.numbers(size.lower().replace("×", "x"), "x", "--size"),
         keep_maps=keep_maps,
+        trajectory=None if trajectory is None else (trajectory, readouts),
         command=sys.argv,
     )
     if as_json:

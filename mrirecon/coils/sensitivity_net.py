@@ -34,7 +34,7 @@ class SensitivityNet(RunsNetwork, nn.Module):
 
     """
 
-    needs_cartesian = True
+    needs_cartesian = "it estimates coil maps from a Cartesian calibration region"
 
     def __init__(
         self,

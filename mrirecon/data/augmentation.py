@@ -39,7 +39,7 @@ def augment(batch: Batch, keys: Sequence[tuple[int, int, int]], use: int, caviti
         batch = from_tensors(moved, batch.names, batch.info)
     device = batch.problem.y.device
     if cavities[1]:
-        space = (batch.problem.y.shape[-2], batch.problem.y.shape[-1])
+        space = (batch.problem.maps.shape[-2], batch.problem.maps.shape[-1])
         phases = [cavity_phase(space, int(g.integers(cavities[0], cavities[1] + 1)), g) for g in generators]
         phase = torch.from_numpy(np.stack(phases)).float()[:, None].to(device)
         factor = torch.polar(torch.ones_like(phase), phase)

@@ -15,10 +15,11 @@ from torch import Tensor
 from mrirecon.errors import InputError
 from mrirecon.io.safe.atomic import atomic_path
 from mrirecon.io.safe.text import parse_json
+from mrirecon.physics.nonuniform import NonUniformFourier, NonUniformProblem
 from mrirecon.physics.problem import Problem
 
 Packed = dict[str, Tensor]
-_PROBLEM = ("y", "mask", "maps", "initial_image", "noise")
+_PROBLEM = ("y", "mask", "maps", "initial_image", "noise", "trajectory", "density")
 _REFERENCES = ("target", "kspace", "loss_mask", "lesions")
 
 
@@ -51,7 +52,7 @@ class Batch:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of the problem and the references by name, without None."""
-        named = {name: getattr(self.problem, name) for name in _PROBLEM}
+        named = {name: getattr(self.problem, name, None) for name in _PROBLEM}
         named |= {name: getattr(self, name) for name in _REFERENCES}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -69,7 +70,13 @@ def from_tensors(tensors: Mapping[str, Tensor], names: list[str], info: list[dic
 
     """
     y, mask, maps = tensors["y"], tensors["mask"], tensors["maps"]
-    problem = Problem(y, mask, maps, tensors.get("initial_image"), tensors.get("noise"))
+    initial, noise = tensors.get("initial_image"), tensors.get("noise")
+    if "trajectory" in tensors:
+        fourier = NonUniformFourier(tensors["trajectory"], tuple(maps.shape[3:]))
+        density = tensors["density"]
+        problem: Problem = NonUniformProblem(y, mask, maps, initial, noise, fourier=fourier, density=density)
+    else:
+        problem = Problem(y, mask, maps, initial, noise)
     target, kspace, loss_mask, lesions = (tensors.get(name) for name in _REFERENCES)
     return Batch(problem, target, kspace, loss_mask, lesions, names, info)
 
@@ -91,7 +98,7 @@ def stack(samples: Sequence[Batch]) -> Batch:
     """
     if len(samples) == 1:
         return samples[0]
-    require_one_size([tuple(s.problem.y.shape[1:]) for s in samples])
+    require_one_size([tuple(s.problem.maps.shape[2:]) for s in samples])
     parts = [s.tensors() for s in samples]
     tensors = {name: torch.cat([p[name] for p in parts]) for name in parts[0] if all(name in p for p in parts)}
     return from_tensors(tensors, [n for s in samples for n in s.names], [i for s in samples for i in s.info])

@@ -18,11 +18,12 @@ from torch import Tensor
 import mrirecon
 from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import PRIOR_POWER, CoilMaps, crop_weights, espirit
+from mrirecon.coils.sampling import TrajectorySampling, grid_centre
 from mrirecon.data.augmentation import augment
 from mrirecon.data.batch import Batch, pack, read_packed, require_one_size, unpack, write_packed
 from mrirecon.data.fields import generator
 from mrirecon.data.scene import Scene, draw_scene
-from mrirecon.data.settings import Data, MaskFamily
+from mrirecon.data.settings import Data, MaskFamily, Trajectory
 from mrirecon.data.simulate import one_thread, simulate
 from mrirecon.data.sources import FULLY_SAMPLED_SHARE, SliceRef
 from mrirecon.data.volumes import Volume
@@ -31,6 +32,8 @@ from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.io.scan import Scan
 from mrirecon.masks import FAMILIES, MaskResult, make_mask
 from mrirecon.masks.result import calibration_sides
+from mrirecon.masks.trajectories import make_trajectory
+from mrirecon.physics.nonuniform import NonUniformFourier, NonUniformProblem, pipe_menon
 from mrirecon.physics.operators import Fourier, combine, per_item, root_sum_of_squares
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Prior
@@ -132,6 +135,8 @@ class SampleFactory:
         else:
             named = "" if start is None else start.__qualname__
         data = self.data.model_dump(mode="json", include={"axes", "maps", "target", "crop", "simulation", "masks"})
+        if self.data.trajectories:
+            data["trajectories"] = [t.model_dump(mode="json") for t in self.data.trajectories]
         del data["simulation"]["cavities"]  # drawn by `augment`
         numbers = [self.seed, self.batch, self.with_kspace, self.held_out_share, self.maps, self.uncropped_maps]
         return _short_hash(json.dumps([data, *numbers, named, simulator_version()], sort_keys=True))
@@ -178,6 +183,8 @@ class SampleFactory:
             full = _conjugate(self._simulated(slices, own, shared, device), torch.tensor(conjugate, device=device))
         else:
             full = self._measured(slices, shared, device)
+        if self.data.trajectories:
+            return self._along_trajectory(keys, slices, full, own, shared)
         space = (int(full.kspace.shape[-2]), int(full.kspace.shape[-1]))
         prospective = [a is not None and float(a.mean()) < FULLY_SAMPLED_SHARE for a in full.acquired]
         masks: list[np.ndarray] = []
@@ -218,6 +225,58 @@ class SampleFactory:
             [f"{s.name}, epoch {epoch}, item {n}" for s, (epoch, n, _) in zip(slices, keys, strict=True)],
             full.info,
         )
+
+    def _along_trajectory(
+        self,
+        keys: Sequence[SampleKey],
+        slices: Sequence[SliceRef],
+        full: _FullKspace,
+        own: Sequence[np.random.Generator],
+        shared: Sequence[np.random.Generator],
+    ) -> Batch:
+        """Sample the coil images along trajectories, with noise that is independent for each sample.
+
+        Raises:
+            UsageError: the loss compares Cartesian k-space, or maps are taken from the file.
+
+        """
+        if self.held_out_share or self.with_kspace or self.data.maps == "file":
+            raise UsageError(
+                "samples on trajectories have no Cartesian k-space to compare",
+                where="data.trajectories",
+                why="the loss compares k-space, or data.maps is file",
+                fix="use a loss of images, such as l1 or ssim, and data.maps: espirit",
+            )
+        image = Fourier(_PLANE).adjoint(full.kspace) if full.clean is None else full.clean
+        space = (int(image.shape[-2]), int(image.shape[-1]))
+        kind, points = draw_trajectory(self.data.trajectories, space, shared[0])
+        turned = np.stack([turn(points, space, rng.uniform(0, 2 * math.pi)) for rng in own])
+        fourier = NonUniformFourier(torch.from_numpy(turned).to(image.device), space)
+        y = fourier(image)
+        if full.noise is not None and self.data.target == "clean":
+            y = y + _coloured_noise(full.noise, own, tuple(y.shape[2:])).to(y)
+        used = np.ones(points.shape[:2], dtype=bool)
+        density = pipe_menon(fourier)
+        samplings = [TrajectorySampling(NonUniformFourier(k[None].cpu(), space), used) for k in fourier.trajectory]
+        size = min(min(s.stop - s.start for s in samplings[0].box), CALIBRATION)
+        centres = [
+            grid_centre(one.cpu(), sampling.fourier, (size, size), used)
+            for one, sampling in zip(y, samplings, strict=True)
+        ]
+        estimated = espirit(torch.stack(centres).to(y.device), space, kernel=KERNEL, crop=0)
+        maps = estimated.maps if self.uncropped_maps else _cropped(estimated)
+        problem: Problem = NonUniformProblem(
+            y, torch.ones_like(density).to(y.real), maps, noise=full.noise, fourier=fourier, density=density
+        )
+        if self.start is not None:
+            prior = Prior(estimated.values**PRIOR_POWER) if self.uncropped_maps else None
+            with torch.no_grad():
+                problem = replace(problem, initial_image=self.start(problem.prepared(), prior))
+        for info in full.info:
+            info |= {"trajectory": kind, "readouts": len(points)}
+        names = [f"{s.name}, epoch {epoch}, item {n}" for s, (epoch, n, _) in zip(slices, keys, strict=True)]
+        target = self._target(image, full.kspace, maps, noisy=full.clean is None or self.data.target == "measured")
+        return Batch(problem, target, None, None, full.labels, names, full.info)
 
     def _target(self, image: Tensor, kspace: Tensor, maps: Tensor, *, noisy: bool) -> Tensor:
         """Combine coil images (B, C, y, x) to the reference (B, 1, y, x): root sum of squares, phase of the maps.
@@ -379,6 +438,31 @@ def draw_mask(
         "calibration": list(result.calibration),
     }
     return result.mask, info
+
+
+def draw_trajectory(
+    kinds: Sequence[Trajectory], space: tuple[int, int], rng: np.random.Generator
+) -> tuple[str, np.ndarray]:
+    """Draw a kind and a number of readouts; return the kind and its trajectory (readout, sample, 2) in 1/FOV."""
+    weights = np.array([k.weight for k in kinds])
+    choice = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
+    return choice.kind, make_trajectory(choice.kind, space, int(rng.choice(choice.readouts)))
+
+
+def turn(points: np.ndarray, space: tuple[int, int], angle: float) -> np.ndarray:
+    """Return a trajectory (..., 2) turned about the centre, within the same extent along each axis."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    matrix = np.array([[cosine, -sine], [sine, cosine]])
+    return np.asarray((points / space) @ matrix.T * space, np.float32)
+
+
+def _coloured_noise(covariance: Tensor, generators: Sequence[np.random.Generator], shape: tuple[int, ...]) -> Tensor:
+    """Return noise (B, C, *shape) with the covariances (B, C, C)."""
+    coils = covariance.shape[1]
+    white = np.stack([rng.standard_normal((coils, *shape, 2), np.float32) for rng in generators]) / math.sqrt(2)
+    noise = torch.view_as_complex(torch.from_numpy(white.astype(np.float32)))
+    root = torch.linalg.cholesky(covariance.cpu())
+    return torch.einsum("bcd,bd...->bc...", root, noise)
 
 
 def _own_mask(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mrirecon import __version__
+from mrirecon.data.along import sample_along, write_samples
 from mrirecon.data.fields import generator
 from mrirecon.data.scene import draw_scene
 from mrirecon.data.settings import Lesions, Simulation
-from mrirecon.data.simulate import one_thread, simulate, true_maps
+from mrirecon.data.simulate import add_noise, one_thread, simulate, true_maps
 from mrirecon.data.volumes import PHANTOM, Volume, read_volumes
 from mrirecon.errors import UsageError
 from mrirecon.io.safe.atomic import sha256
 from mrirecon.io.writers.write import sidecar_path, write_image, write_json, write_kspace
+from mrirecon.masks.trajectories import make_trajectory
 from mrirecon.physics.operators import root_sum_of_squares
 
 
@@ -57,9 +60,12 @@ def simulate_scan(
     phase: bool = True,
     size: tuple[int, int] | None = None,
     keep_maps: bool = False,
+    trajectory: tuple[str, int] | None = None,
     command: Sequence[str] | None = None,
 ) -> dict[str, object]:
-    """Simulate the fully sampled multi-coil scan of a volume with the simulator of the training data.
+    """Simulate the multi-coil scan of a volume with the simulator of the training data.
+
+    The scan is fully sampled, or sampled along a trajectory.
 
     Args:
         path: NIfTI, .npz, .npy or HDF5 with a magnitude volume, or ``phantom:SEED``.
@@ -78,6 +84,7 @@ def simulate_scan(
         phase: simulate a phase of the object.
         size: (y, x) number of samples; None keeps the size of the volume.
         keep_maps: also write the true sensitivities.
+        trajectory: kind and number of readouts (`mrirecon.masks.trajectories`); None measures a full Cartesian grid.
         command: the command line, for the sidecar.
 
     Returns:
@@ -135,7 +142,12 @@ def simulate_scan(
                 level=level,
             )
             simulated = simulate([scene])
-            kspace.append(simulated.kspace[0].numpy())
+            if trajectory is None:
+                kspace.append(simulated.kspace[0].numpy())
+            else:
+                points = make_trajectory(trajectory[0], tuple(simulated.clean.shape[2:]), trajectory[1])
+                samples = sample_along(simulated.clean[0].numpy(), points)
+                kspace.append(add_noise(samples, simulated.covariance[0].numpy(), seed + number).astype(np.complex64))
             images.append(root_sum_of_squares(simulated.clean, 1)[0].numpy())
             if keep_maps:
                 maps.append(true_maps([scene]).numpy())
@@ -155,7 +167,12 @@ def simulate_scan(
         "command": list(command) if command else None,
     }
     inputs = [] if str(path).split(":")[0] == PHANTOM else [path]
-    written = write_kspace(
+    write = write_kspace
+    if trajectory is not None:
+        matrix = tuple(int(n) for n in images[0].shape)
+        write = partial(write_samples, points=points, matrix=matrix)  # type: ignore[assignment]  # the same arguments
+        record["trajectory"] = {"kind": trajectory[0], "readouts": trajectory[1]}
+    written = write(
         out,
         np.stack(kspace),
         reference=np.stack(images),

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from mrirecon.errors import UsageError
 from mrirecon.masks.make import check_family
 from mrirecon.masks.registry import compats, seeded_families
+from mrirecon.masks.trajectories import PLANAR
 from mrirecon.registries import OneOf
 
 
@@ -170,6 +171,16 @@ class MaskFamily(Section):
         return self
 
 
+class Trajectory(Section):
+    """Set one kind of trajectory, which is turned by a random angle for every sample."""
+
+    kind: Annotated[str, OneOf(lambda: tuple(PLANAR))]
+    readouts: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], BeforeValidator(as_list)] = Field(
+        min_length=1, description="numbers of readouts or interleaves, of which one is drawn"
+    )
+    weight: Positive = Field(1.0, description="relative frequency of the kind")
+
+
 def _default_masks() -> list[MaskFamily]:
     return [MaskFamily(family=name, acceleration=[4.0, 8.0]) for name in ("random", "equispaced", "gaussian2d")]
 
@@ -217,6 +228,15 @@ class Data(Section):
     val_items: Count = Field(24, description="number of samples of a validation")
     simulation: Simulation = Field(default_factory=Simulation)
     masks: list[MaskFamily] = Field(default_factory=_default_masks, min_length=1)
+    trajectories: list[Trajectory] = Field(
+        [], description="kinds of trajectories to sample along, instead of masks; none: Cartesian k-space"
+    )
+
+    @model_validator(mode="after")
+    def _check_trajectories(self) -> Data:
+        if self.trajectories and self.buffer.draws_per_sample > 1:
+            raise ValueError("samples on trajectories cannot be mirrored: set buffer.draws_per_sample to 1")
+        return self
 
     @model_validator(mode="before")
     @classmethod

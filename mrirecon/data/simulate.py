@@ -433,7 +433,7 @@ def add_noise(kspace: Complex, covariance: Complex, seed: int) -> Complex:
     """Add circular complex Gaussian noise with E[n nᴴ] = ``covariance`` to every sample.
 
     Args:
-        kspace: (..., coil, y, x).
+        kspace: (..., coil, *samples) with two axes of samples.
         covariance: (coil, coil), Hermitian; zero adds nothing.
         seed: seed of the draw.
 

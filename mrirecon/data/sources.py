@@ -316,6 +316,7 @@ def _volume_slices(volume: Volume, path: str, data: Data, files: list[FileInfo])
 
 def _scan_slices(path: str, data: Data, files: list[FileInfo], notes: list[str]) -> list[SliceRef]:
     scan = read(path, axes=data.axes)
+    scan.require_grid("training on measured scans")
     if len(scan.space) != 2:
         raise InputError(
             "training needs two-dimensional k-space",

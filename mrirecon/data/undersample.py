@@ -58,6 +58,7 @@ def undersample(
         InputError: the mask has another shape, or there is no reference to copy.
 
     """
+    scan.require_grid("a mask")
     reference = scan.reference if keep_reference else None
     if keep_reference and reference is None:
         raise InputError("no reference to copy", where=str(scan.path), fix="omit --keep-reference")

@@ -38,3 +38,27 @@ def save_comparison(
         above.append(Panel(title, image, vmax=white, note=scores))
         below.append(Panel(f"error × {ERROR_GAIN}", np.abs(image - truth), vmax=white / ERROR_GAIN))
     save_panels(path, [*above, *below], columns=len(above), heading=heading)
+
+
+def save_trajectory_picture(path: str | Path, points: np.ndarray, size: int = 384) -> None:
+    """Draw the samples of a trajectory in the plane of its last two components, and their density.
+
+    Args:
+        path: output file.
+        points: (readout, sample, ndim) in any unit.
+        size: number of pixels of a side.
+
+    """
+    plane = points.reshape(-1, points.shape[-1])[:, -2:]
+    reach = max(float(np.abs(plane).max()), 1e-12)
+    pixels = ((plane / reach * 0.98 + 1) / 2 * (size - 1)).round().astype(int)
+    count = np.zeros((size, size))
+    np.add.at(count, (pixels[:, 0], pixels[:, 1]), 1)
+    title = f"{points.shape[0]} readouts of {points.shape[1]} samples"
+    save_panels(
+        path,
+        [
+            Panel(title, np.minimum(count, 1), vmax=1, note=f"to {reach:.4g} along each axis"),
+            Panel("number of samples, logarithmic", np.log1p(count), colours="heat"),
+        ],
+    )

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,14 @@ import torch
 from torch import Tensor
 
 from mrirecon.coils.noise import NoiseLevel
+from mrirecon.coils.sampling import Sampling
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io.readers.reader import read
 from mrirecon.io.safe.atomic import atomic_path, refuse_existing
 from mrirecon.io.scan import Scan
 from mrirecon.io.writers.pictures import save_panels
-from mrirecon.methods.cross_validation import choose_hidden_samples
+from mrirecon.methods.cross_validation import choose_hidden
 from mrirecon.methods.registry import Use, build, find_method
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.models.checkpoints import load_model, shipped_models
@@ -114,13 +116,13 @@ def examine(
     """
     if not 0 < held_out_share < 1:
         raise UsageError(f"--held-out-share cannot be {held_out_share:g}", fix="give a number between 0 and 1")
-    kspace, mask = scan.kspace(item), scan.mask(item)
-    if mask.all():
+    kspace, sampling = scan.measured(item)
+    if sampling.acceleration == 1:
         raise InputError("fully sampled data need no such check", where=scan.where(item))
-    maps = item_maps(scan, item, kspace, mask)
+    maps = item_maps(scan, item, kspace, sampling)
     use = find_method(method).use
-    level = _level(scan, item, kspace, mask)
-    problem, transform, prior = build_problem(kspace, mask, maps, use, noise=level.covariance)
+    level = _level(scan, item, kspace, sampling)
+    problem, transform, prior = build_problem(kspace, sampling, maps, use, noise=level.covariance)
     deviation = float(np.sqrt((level.deviation**2).mean()))
     with torch.inference_mode():
         solve = _solver(method, model, problem)
@@ -130,19 +132,19 @@ def examine(
             lambda p: transform.undo(solve(p, prior)), problem, level.covariance, **draws, progress=progress
         )[0]
         # The null space depends on the maps only, whatever the method.
-        plain = build_problem(kspace, mask, maps, "cropped").problem
+        plain = build_problem(kspace, sampling, maps, "cropped").problem
         image = transform.undo(u)
         unseen = null_space(plain, image * (plain.maps.abs().sum(2) > 0))
     per_set = [
-        _g_factor(Problem(plain.y, plain.mask, plain.maps[:, m : m + 1]), noise[m], level.covariance, mask)
+        _g_factor(plain.maps[0, m], noise[m], level.covariance, math.prod(sampling.shape) / sampling.count)
         for m in range(len(noise))
     ]
     factor = np.max(per_set, axis=0)
     inside = factor[factor > 0]
     held, zero = hidden_samples(scan, item, solve, use, held_out_share=held_out_share, seed=seed)
     return Trust(
-        float(norm(problem.residual(u))[0] / norm(problem.y)[0]),
-        float(deviation * np.sqrt(len(kspace) * mask.sum()) / np.linalg.norm(kspace)),
+        float(norm(problem.residual(u))[0] / norm(problem.data)[0]),
+        float(deviation * np.sqrt(len(kspace) * float(problem.weights.sum())) / np.linalg.norm(problem.data.numpy())),
         deviation,
         deviation * level.low,
         deviation * level.high,
@@ -215,12 +217,12 @@ def _write_maps(path: Path, result: Trust, heading: str) -> None:
     save_panels(path, panels, columns=len(panels), heading=heading)
 
 
-def _level(scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray) -> NoiseLevel:
+def _level(scan: Scan, item: int, kspace: np.ndarray, sampling: Sampling) -> NoiseLevel:
     """Return the noise of an item: white if a noise scan whitened the scan, else estimated from the data."""
     if scan.prepared is not None and scan.prepared.whitening is not None and scan.noise is not None:
         error = (len(kspace) * scan.noise.shape[1]) ** -0.5
         return NoiseLevel(np.eye(len(kspace), dtype=np.complex128), 1 - error, 1 + error, "the noise scan")
-    return item_noise(scan, item, kspace, mask)
+    return item_noise(scan, item, kspace, sampling)
 
 
 def pseudo_replicas(
@@ -256,7 +258,7 @@ def pseudo_replicas(
         real, imaginary = (torch.randn(problem.y.shape, generator=generator) for _ in range(2))
         coloured = torch.einsum("cd,bd...->bc...", mixing, torch.complex(real, imaginary))
         y = problem.y + coloured * problem.mask
-        x = solve(Problem(y, problem.mask, problem.maps)).to(torch.complex128)
+        x = solve(problem.with_samples(y)).to(torch.complex128)
         total, power = total + x, power + x.abs().square()
     spread = (power - total.abs().square() / replicas) / (replicas - 1)
     return spread.clamp_min(0).sqrt()
@@ -299,19 +301,19 @@ def hidden_samples(
         seed: seed of their selection.
 
     """
-    kspace, mask = scan.kspace(item), scan.mask(item)
-    hidden = choose_hidden_samples(mask, held_out_share, seed)
+    kspace, sampling = scan.measured(item)
+    hidden = choose_hidden(sampling, held_out_share, seed)
     if hidden is None:
         return None, None
-    remaining = mask & ~hidden
-    samples = (kspace * remaining).astype(np.complex64)
+    remaining = sampling.only(~hidden)
+    samples = (kspace * ~hidden).astype(np.complex64)
     maps: ItemMaps = item_maps(scan, item, samples, remaining)
     truth = kspace[:, hidden]
     errors = []
     with torch.inference_mode():
         problem, _, prior = build_problem(samples, remaining, maps, use)
         plain = build_problem(samples, remaining, maps, "cropped").problem
-        for p, x in ((problem, solve(problem, prior)), (plain, plain.adjoint)):
+        for p, x in ((problem, solve(problem, prior)), (plain, plain.zero_filled)):
             predicted = p.encode(x)[0].numpy()[:, hidden]
             errors.append(float(np.linalg.norm(predicted - truth) / np.linalg.norm(truth)))
     return errors[0], errors[1]
@@ -325,13 +327,15 @@ def _solver(method: str, model: Reconstructor | None, problem: Problem) -> Solve
     return lambda p, prior: build(method, options).run(p, prior=prior).image
 
 
-def _g_factor(plain: Problem, noise: Tensor, covariance: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return g (*space): the noise over the noise of the fully sampled least-squares combination, over √R."""
-    maps = plain.maps[0, 0].flatten(1)
+def _g_factor(maps: Tensor, noise: Tensor, covariance: np.ndarray, rate: float) -> np.ndarray:
+    """Return g (*space): the noise over the noise of the fully sampled least-squares combination, over √R.
+
+    R is the number of voxels over that of the samples, which is below 1 if samples are closer than 1/FOV.
+    """
+    maps = maps.flatten(1)
     sigma = torch.from_numpy(covariance).to(maps.dtype)
     total = maps.abs().square().sum(0)
     full = ((maps.conj() * (sigma @ maps)).sum(0).real.clamp_min(0).sqrt() / total).reshape(noise.shape)
-    rate = mask.size / float(mask.sum())
     # cropped maps decrease at their edge: use their full-weight region only
     factor = torch.where(total.reshape(noise.shape) > 0.9, noise / full / rate**0.5, 0.0)
     return np.asarray(factor.nan_to_num().numpy())

@@ -21,7 +21,7 @@ MAX_ITEMS = 1_000_000
 _ALIASES = {
     **{"coils": "coil", "channel": "coil", "channels": "coil", "slices": "slice", "echoes": "echo", "te": "echo"},
     **{"time": "repetition", "rep": "repetition", "repetitions": "repetition", "sets": "set", "phases": "phase"},
-    **{"kz": "z", "ky": "y", "kx": "x"},
+    **{"kz": "z", "ky": "y", "kx": "x", "readout": "y", "spoke": "y", "interleaf": "y", "sample": "x"},
 }
 _KNOWN = (*SPACE, "coil", *LOOPS)
 _EXAMPLES = {2: "y,x", 4: "slice,coil,y,x", 5: "repetition,slice,coil,y,x"}
@@ -63,6 +63,11 @@ def make_layout(axes: Sequence[str] | str, shape: tuple[int, ...], where: str, *
     if layout.count > MAX_ITEMS:
         raise InputError(f"k-space has {layout.count} items", where=where, why=f"the limit is {MAX_ITEMS}")
     return layout
+
+
+def axes_of_readouts(shape: tuple[int, ...]) -> str | None:
+    """Return the axes of samples along a trajectory by their number, or None if there are too many."""
+    return {2: "readout,sample", 3: "coil,readout,sample", 4: "slice,coil,readout,sample"}.get(len(shape))
 
 
 def guess_axes(shape: tuple[int, ...]) -> tuple[str, str] | None:

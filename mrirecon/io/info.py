@@ -14,6 +14,7 @@ from mrirecon.io.readers.images import is_volumes, open_store, read_images
 from mrirecon.io.readers.reader import read
 from mrirecon.io.sampling import group_by_sampling
 from mrirecon.io.scan import Scan, complex_dtype, reconcile, support
+from mrirecon.io.trajectory import TrajectoryOptions
 from mrirecon.masks.extent import partial_axes
 
 _BUDGET = 64 << 20  # bytes of values to read without `check`: enough to detect a damaged file, and fast
@@ -28,6 +29,7 @@ def describe(
     dataset: str | None = None,
     check: bool = False,
     items: str | None = None,
+    trajectory: TrajectoryOptions | None = None,
 ) -> dict[str, object]:
     """Describe a k-space file as plain data for JSON. Bad values are counted, not refused.
 
@@ -38,6 +40,7 @@ def describe(
         dataset: see `read`.
         items: see `read`.
         check: examine the values of all items, not only of a few.
+        trajectory: see `read`.
 
     Returns:
         path, format, unverified (see `Scan`), bytes, dtype, layout (axes as stored), shape (by name), items, coils,
@@ -56,13 +59,15 @@ def describe(
         InputError, UnsafeContentError, UsageError: as `read`.
 
     """
-    scan = read(path, axes=axes, mask=mask, dataset=dataset, items=items)
+    scan = read(path, axes=axes, mask=mask, dataset=dataset, items=items, trajectory=trajectory)
     notes = list(scan.notes)
     # Take the middle item, then as many evenly spread items as the budget allows.
     size = 8 * scan.coils * int(np.prod(scan.space_shape))
     count = len(scan) if check else max(1, min(len(scan), _BUDGET // max(1, size)))
     middle, spread = len(scan) // 2, np.linspace(0, len(scan) - 1, count).round().astype(int).tolist()
     examined = [middle, *(item for item in spread if item != middle)][:count]
+    if not scan.on_grid:
+        return _describe_readouts(scan, path, sorted(examined), check)
     total = measure(scan, sorted(examined))
     if total.not_finite:
         notes.append(f"{total.not_finite} values are NaN or infinite")
@@ -97,6 +102,68 @@ def describe(
     if check:
         description["checks"] = [vars(finding) for finding in check_values(scan, total)]
     return description
+
+
+def _describe_readouts(scan: Scan, path: str | Path, items: list[int], check: bool) -> dict[str, object]:
+    """Describe samples along a trajectory; with the keys of `describe`, and ``trajectory`` in addition."""
+    kspaces = [scan.unmasked_kspace(item) for item in items]
+    not_finite = sum(int(np.count_nonzero(~np.isfinite(k))) for k in kspaces)
+    empty = sum(not k.any() for k in kspaces)
+    item = items[len(items) // 2]
+    kspace, sampling = scan.measured(item)
+    level = sampling.noise(kspace)
+    readouts, samples = kspace.shape[1:]
+    share = float(np.sqrt((level.deviation**2).sum() * readouts * samples) / np.linalg.norm(kspace))
+    findings = [
+        {
+            "name": "values",
+            "verdict": "bad" if not_finite else "look" if empty else "ok",
+            "message": f"{not_finite} NaN or infinite, {empty} of {len(items)} items zero",
+        },
+        {"name": "noise", "verdict": "ok", "message": f"{share:.2%} of the signal, from {level.source}"},
+    ]
+    pattern = f"{readouts} readouts of {samples} samples along a trajectory"
+    return {
+        "path": str(path),
+        "format": scan.format,
+        "unverified": scan.unverified,
+        "bytes": sum(file.stat().st_size for file in scan.store.files),
+        "dtype": str(scan.dtype),
+        "layout": ",".join(scan.layout.axes),
+        "shape": scan.shape,
+        "items": len(scan),
+        "coils": scan.coils,
+        "space": list(scan.space),
+        "sampling": {
+            "item": item,
+            "source": "trajectory",
+            "pattern": pattern,
+            "sampled": readouts * samples,
+            "of": int(np.prod(scan.space_shape)),
+            "acceleration": sampling.acceleration,
+            "partial_fourier": {},
+        },
+        "trajectory": {"readouts": readouts, "samples": samples, "noise": share},
+        "calibration": {
+            axis: {"start": s.start, "size": s.stop - s.start} for axis, s in zip(scan.space, sampling.box, strict=True)
+        },
+        "peak": None,
+        "sampling_groups": [],
+        "values": {
+            "items_checked": len(items),
+            "not_finite": not_finite,
+            "zero_items": empty,
+            "largest": max(float(np.abs(np.nan_to_num(k)).max()) for k in kspaces),
+        },
+        **{name: _describe_array(scan, name) for name in ("reference", "maps")},
+        "calibration_scan": _describe_array(scan, "calibration"),
+        "acquisitions": scan.acquisitions,
+        "noise": None if scan.noise is None else list(scan.noise.shape),
+        "geometry": None if scan.geometry is None else asdict(scan.geometry),
+        "attributes": scan.attributes,
+        "notes": list(scan.notes),
+        **({"checks": findings} if check else {}),
+    }
 
 
 def describe_images(path: str | Path) -> dict[str, object]:

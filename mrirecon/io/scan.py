@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 
+from mrirecon.coils.sampling import GridSampling, Sampling
 from mrirecon.errors import BusyError, InputError, NoSignalError, SignalError
 from mrirecon.io.safe.atomic import sha256
 from mrirecon.io.safe.hdf5 import is_numeric
@@ -51,6 +52,7 @@ class Roles:
     maps: str | None = None
     reference: str | None = None
     calibration: str | None = None
+    trajectory: str | None = None
 
 
 @dataclass(frozen=True)
@@ -384,6 +386,44 @@ class Scan:
         for item in values:
             check_kspace(item, ("coil", *self.space), where)
         return values
+
+    @property
+    def on_grid(self) -> bool:
+        """Return whether k-space was sampled on a Cartesian grid; see `mrirecon.io.trajectory.TrajectoryScan`."""
+        return True
+
+    def require_grid(self, what: str) -> None:
+        """Refuse a scan whose samples lie on a trajectory.
+
+        Args:
+            what: what needs Cartesian k-space.
+
+        Raises:
+            InputError: k-space was not sampled on a grid.
+
+        """
+        if not self.on_grid:
+            raise InputError(
+                f"{what} needs Cartesian k-space",
+                where=str(self.path),
+                why="the samples lie on a trajectory",
+                fix="give a Cartesian scan; `mrirecon reconstruct` takes this one",
+            )
+
+    def sampling(self, item: int, mask: np.ndarray) -> Sampling:
+        """Return where k-space of an item was sampled.
+
+        Args:
+            item: number of the item.
+            mask: the samples to use, such as `mask` returns.
+
+        """
+        return GridSampling(mask)
+
+    def measured(self, item: int) -> tuple[np.ndarray, Sampling]:
+        """Return the samples of an item, and where they were taken."""
+        kspace, mask = self.samples(item)
+        return kspace, self.sampling(item, mask)
 
     def is_blank(self, item: int) -> bool:
         """Return whether an item is known to hold no signal, so that its image is zero; False until it is read."""

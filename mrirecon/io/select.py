@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mrirecon.coils.sampling import Sampling
 from mrirecon.errors import UsageError
 from mrirecon.io.geometry import Geometry, Grid, from_matrix
 from mrirecon.io.scan import Layout, Scan
@@ -93,6 +94,19 @@ class Selected(Scan):
     def where(self, item: int) -> str:
         """Return the names of file, array and item, counted as in the other scan."""
         return self.base.where(self.chosen[item])
+
+    @property
+    def on_grid(self) -> bool:
+        """Return whether k-space was sampled on a Cartesian grid."""
+        return self.base.on_grid
+
+    def samples(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return k-space and mask of an item."""
+        return super().samples(item) if self.on_grid else self.base.samples(self.chosen[item])
+
+    def sampling(self, item: int, mask: np.ndarray) -> Sampling:
+        """Return where k-space of an item was sampled."""
+        return self.base.sampling(self.chosen[item], mask)
 
     def maps(self, item: int) -> np.ndarray | None:
         """Return the coil maps of an item, (M, coil, *space), or None if there are none."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from mrirecon.coils.sensitivity_net import SensitivityNet
 from mrirecon.engine import StartImage
 from mrirecon.physics.conventions import FourierRule
-from mrirecon.physics.operators import Fourier, per_item
+from mrirecon.physics.operators import per_item
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Prior
 
@@ -74,9 +74,9 @@ def _initial_image(kind: str, p: Problem, prior: Prior | None) -> Tensor:
 
     Its root sum of squares is taken of real and imaginary parts separately.
     """
-    image = p.adjoint
+    image = p.zero_filled
     if kind.startswith("rss"):
-        coils = Fourier(p.axes).adjoint(p.y)
+        coils = p.coil_images
         parts = (part.square().sum(1, keepdim=True).sqrt() for part in (coils.real, coils.imag))
         image = torch.complex(*parts).expand_as(image)
     if not kind.endswith("max"):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import singledispatch
 
 import numpy as np
 import torch
@@ -27,7 +28,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from mrirecon.coils.calibration import find_calibration
+from mrirecon.coils.sampling import GridSampling, Sampling, TrajectorySampling
 from mrirecon.engine import Normalized, Reconstructor, StartImage
+from mrirecon.physics.nonuniform import NonUniformProblem
 from mrirecon.physics.operators import per_item
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.transforms import Prior
@@ -72,6 +75,33 @@ def choose_hidden_samples(
     return hidden
 
 
+@singledispatch
+def choose_hidden(sampling: Sampling, share: float = HELD_OUT_SHARE, seed: int = 0) -> np.ndarray | None:
+    """Choose samples to withhold, (*samples) bool; return None if there are too few; see `choose_hidden_samples`."""
+    raise NotImplementedError(type(sampling).__name__)
+
+
+@choose_hidden.register
+def _(sampling: GridSampling, share: float = HELD_OUT_SHARE, seed: int = 0) -> np.ndarray | None:
+    return choose_hidden_samples(sampling.mask, share, seed)
+
+
+@choose_hidden.register
+def _(sampling: TrajectorySampling, share: float = HELD_OUT_SHARE, seed: int = 0) -> np.ndarray | None:
+    """Choose whole readouts."""
+    return _choose_readouts(sampling.used, share, seed)
+
+
+def _choose_readouts(used: np.ndarray, share: float, seed: int) -> np.ndarray | None:
+    """Choose whole readouts of a mask (readout, sample) of samples that are used; None if there are too few."""
+    readouts = np.flatnonzero(used.any(1))
+    if len(readouts) < _MIN_CANDIDATES:
+        return None
+    hidden = np.zeros_like(used, dtype=bool)
+    hidden[np.random.default_rng(seed).choice(readouts, max(2, round(share * len(readouts))), replace=False)] = True
+    return hidden & used
+
+
 def _line_axes(mask: np.ndarray) -> list[int]:
     """Return the axes along which a mask is constant."""
     return [axis for axis in range(mask.ndim) if bool((mask == mask.take([0], axis)).all())]
@@ -89,15 +119,13 @@ def cross_validated_weight(refine: Refine, p: Problem, prior: Prior | None = Non
         prior: prior of a regularized initial image.
 
     """
-    masks = p.mask.expand(p.y.shape[0], *p.mask.shape[1:])[:, 0].cpu().numpy() > 0
-    arrays = np.stack([withhold(mask) for mask in masks])
+    arrays = withhold_samples(p)
     importance = [torch.from_numpy(arrays[:, kind])[:, None].to(p.y.device) for kind in range(arrays.shape[1])]
     hidden = torch.stack(importance).any(0)
     if not bool(hidden.any()):
         return torch.ones(p.y.shape[0], dtype=p.mask.dtype, device=p.y.device)
-    visible = p.mask * ~hidden
     initial = None if p.initial_image is None else _remove_samples(p, p.initial_image, hidden, prior)
-    start, output = refine(Problem(p.y * visible, visible, p.maps, initial, noise=p.noise))
+    start, output = refine(p.only(~hidden, initial_image=initial))
     return blend_weight(p.encode(output - start), p.y - p.encode(start), importance)
 
 
@@ -129,6 +157,25 @@ def withhold(mask: np.ndarray) -> np.ndarray:
     return np.stack(kinds).astype(np.float32)
 
 
+@singledispatch
+def withhold_samples(p: Problem) -> np.ndarray:
+    """Return the importance of the samples to withhold of each item, (B, 2, *samples) float32; 0 for all others."""
+    masks = p.mask.expand(p.y.shape[0], *p.mask.shape[1:])[:, 0].cpu().numpy() > 0
+    return np.stack([withhold(mask) for mask in masks])
+
+
+@withhold_samples.register
+def _(p: NonUniformProblem) -> np.ndarray:
+    """Withhold whole readouts, as whole lines; the importance of a sample is the area of k-space that it represents."""
+    out = np.zeros((len(p.y), 2, *p.y.shape[2:]), np.float32)
+    items = ((v.expand(len(p.y), -1, -1, -1)[:, 0].cpu().numpy()) for v in (p.mask, p.density))
+    for item, (mask, density) in enumerate(zip(*items, strict=True)):
+        hidden = _choose_readouts(mask > 0, HELD_OUT_SHARE, 0)
+        if hidden is not None:
+            out[item] = hidden * density
+    return out
+
+
 def _importance(mask: np.ndarray) -> np.ndarray:
     """Return (1 − ρ) / ρ (*space), with the local density ρ of the samples outside the calibration region."""
     outside = np.ones(mask.shape)
@@ -144,7 +191,7 @@ def _remove_samples(p: Problem, image: Tensor, hidden: Tensor, prior: Prior | No
 
     With a prior, the unknown is u = x / w, and the contribution to u is subtracted.
     """
-    contribution = p.encode.adjoint(hidden * p.encode(image))
+    contribution = p.contribution(hidden, image)
     return image - (contribution if prior is None else contribution * prior.weight.square())
 
 
@@ -177,11 +224,6 @@ class Blended(Reconstructor):
         r = reconstructor
         super().__init__(r.engine, r.prepare, scale=r.scale, start=r.start, phase=r.phase)
         self.precision, self.weight, self.fallback = r.precision, weight, fallback
-
-    @property
-    def needs_cartesian(self) -> bool:
-        """Return True, because samples are withheld."""
-        return True
 
     @property
     def unblended(self) -> Reconstructor:

@@ -84,7 +84,7 @@ def compressed_sensing_start(p: Problem, prior: Prior | None = None, *, iteratio
     transform = Identity() if prior is None else prior
     q = transform.apply(p).prepared()
     weights = weight_by_noise("cs", q)
-    lam = weights * percentile_scale(q.adjoint)  # λ is relative to the scale of the problem
+    lam = weights * percentile_scale(q.zero_filled)  # λ is relative to the scale of the problem
     factors = [_TOLERANCE * tolerance_factor(w) for w in weights.tolist()]
     tolerance: float | Tensor = torch.tensor(factors, device=lam.device)
     count = _ITERATIONS if p.initial_image is None else _WARM_START_ITERATIONS

@@ -11,7 +11,6 @@ from mrirecon.engine import Schedule, Step
 from mrirecon.methods.options import Features, Skip, Steps, copies
 from mrirecon.methods.registry import register
 from mrirecon.networks import ConvGru, apply_network, to_complex, to_real, zero_init_output
-from mrirecon.physics.operators import Fourier
 from mrirecon.physics.precision import RunsNetwork
 from mrirecon.physics.problem import Problem
 
@@ -42,14 +41,13 @@ class DirectRim(RunsNetwork, Step[GruState]):
 
     def __init__(self, network: ConvGru, skip: bool, first_image: str) -> None:
         super().__init__()
-        self.needs_cartesian = first_image == "sum"
         self.network, self.skip, self.first_image = network, skip, first_image
 
     def init(self, p: Problem) -> GruState:
         """Start at the initial image, with hidden states of zeros."""
         x = p.starting_image
         if self.first_image == "sum":
-            x = Fourier(p.axes).adjoint(p.y).sum(1, keepdim=True).expand_as(x)
+            x = p.coil_images.sum(1, keepdim=True).expand_as(x)
         return GruState(x, self.network.start(to_real(x, dtype=self.network_dtype)))
 
     def forward(self, s: GruState, p: Problem) -> GruState:

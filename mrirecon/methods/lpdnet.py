@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mrirecon.engine import Schedule, Step
 from mrirecon.methods.options import Cascades, Channels, Count, Pools, ShareWeights, copies
 from mrirecon.methods.registry import register
+from mrirecon.methods.updates import IN_KSPACE
 from mrirecon.networks import Unet, apply_network, to_complex, to_real, zero_init_output
 from mrirecon.physics.precision import RunsNetwork
 from mrirecon.physics.problem import Problem
@@ -43,7 +44,7 @@ class LearnedPrimalDual(RunsNetwork, Step[Buffers]):
 
     """
 
-    needs_cartesian = True
+    needs_cartesian = IN_KSPACE
 
     def __init__(self, primal: nn.Module, dual: nn.Module, count: int, dual_start: DualStart, residual: bool) -> None:
         super().__init__()

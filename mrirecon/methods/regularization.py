@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrirecon.coils.noise import measure_noise
+from mrirecon.coils.sampling import noise_of_samples
 from mrirecon.methods.registry import find_method
-from mrirecon.physics.problem import Problem
+from mrirecon.physics.problem import Problem, Undersampling, describe_mask
 from mrirecon.physics.scale import percentile_scale
 
 # With s, the noise of the zero-filled image relative to its scale:
@@ -36,8 +36,11 @@ def default_weight(method: str, mask: np.ndarray | Tensor) -> float:
     the undersampling R: as R^(−1/3) for lines. Aliasing of samples scattered over a plane is as incoherent as noise:
     there, λ is 1.6 times larger at 4-fold, and falls as R^(−1/2).
     """
+    return _by_sampling(method, *describe_mask(mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)))
+
+
+def _by_sampling(method: str, rate: float, scattered: bool) -> float:
     default: float = find_method(method).schema.model_fields["lam"].default
-    rate, scattered = _sampling(mask)
     return default * float(1.6 * (4 / rate) ** 0.5 if scattered else (4 / rate) ** (1 / 3))
 
 
@@ -53,39 +56,27 @@ def weight_by_noise(method: str, problem: Problem) -> Tensor:
 
     """
     p = problem.prepared()
-    masks = p.mask.expand(p.y.shape[0], *p.mask.shape[1:])
-    relative = (_noise(p, masks) / percentile_scale(p.adjoint)).tolist()
-    weights = [_weight(method, s, m[0]) for s, m in zip(relative, masks, strict=True)]
-    return torch.tensor(weights, dtype=p.mask.dtype, device=p.y.device)
+    relative = (_noise(p) / percentile_scale(p.zero_filled)).tolist()
+    weights = [_weight(method, s, one) for s, one in zip(relative, p.undersampling, strict=True)]
+    return torch.tensor(weights, dtype=p.maps.real.dtype, device=p.maps.device)
 
 
-def _weight(method: str, noise: float, mask: Tensor) -> float:
-    """Return λ for the noise of a fully sampled image, relative to the scale, and a mask (*space)."""
-    rate, scattered = _sampling(mask)
-    s, by_mask = noise / rate**0.5, default_weight(method, mask)
+def _weight(method: str, noise: float, sampling: Undersampling) -> float:
+    """Return λ for the noise of a fully sampled image, relative to the scale, and the undersampling of an item."""
+    scattered = sampling.scattered
+    s, by_mask = noise / sampling.averaging, _by_sampling(method, sampling.acceleration, scattered)
     knee, slope = _BY_NOISE.get(method, _DEFAULT)[scattered]
     weight: float = by_mask * max(_MIN_FRACTION[scattered], min(1.0, s / LOW_NOISE)) + slope * max(0.0, s - knee)
     return weight
 
 
-def _noise(p: Problem, masks: Tensor) -> Tensor:
+def _noise(p: Problem) -> Tensor:
     """Return the deviation (B,) of the noise in a fully sampled image, with maps of unit length."""
+    covariances = noise_of_samples(p) if p.noise is None else p.noise
     deviations = []
-    for item, (maps, mask) in enumerate(zip(p.maps, masks, strict=True)):
-        if p.noise is None:
-            level = measure_noise(p.y[item].cpu().numpy(), mask[0].cpu().numpy() > 0)
-            covariance = torch.from_numpy(level.covariance).to(maps.dtype).to(maps.device)
-        else:
-            covariance = p.noise[item]
+    for maps, covariance in zip(p.maps, covariances, strict=True):
         s = maps.movedim(1, 0).flatten(1)  # (C, sets and voxels)
         s = s[:, :: max(1, s.shape[1] // _VOXELS)]
         power = (s.conj() * (covariance @ s)).real.sum() / s.abs().square().sum().clamp_min(1e-30)
         deviations.append(power.clamp_min(0).sqrt())
     return torch.stack(deviations)
-
-
-def _sampling(mask: np.ndarray | Tensor) -> tuple[float, bool]:
-    """Return the acceleration of a mask (*space), and whether it varies along more than one axis."""
-    sampled = (mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)).astype(bool)
-    varying = sum(bool((sampled != sampled.take([0], axis)).any()) for axis in range(sampled.ndim))
-    return sampled.size / max(1, int(sampled.sum())), varying > 1

@@ -9,7 +9,7 @@ from mrirecon.engine import Schedule
 from mrirecon.errors import UsageError
 from mrirecon.methods.options import Cell, DataConsistency, copies
 from mrirecon.methods.rim import Rim, RimState
-from mrirecon.methods.updates import data_consistency
+from mrirecon.methods.updates import IN_KSPACE, data_consistency
 from mrirecon.networks import RecurrentNet, apply_network, to_complex, to_real
 from mrirecon.physics.problem import Problem
 
@@ -22,7 +22,7 @@ class ReleasedRim(Rim):
     start of the cascade.
     """
 
-    needs_cartesian = True
+    needs_cartesian = IN_KSPACE
     follows_image = False  # its state is k-space
 
     def __init__(self, network: RecurrentNet, *, detach: bool, carry: bool) -> None:

@@ -7,18 +7,16 @@ from torch import Tensor
 
 from mrirecon.engine import Schedule, Step
 from mrirecon.methods.registry import register
-from mrirecon.physics.operators import Fourier, root_sum_of_squares
+from mrirecon.physics.operators import root_sum_of_squares
 from mrirecon.physics.problem import Problem
 
 
 class CoilImages(Step[Tensor]):
     """Combine the coil images: x = (Σ_c |Fᴴ y_c|²)^½ (Roemer et al., MRM 16:192, 1990)."""
 
-    needs_cartesian = True
-
     def init(self, p: Problem) -> Tensor:
         """Return the coil images Fᴴ y (B, C, *space)."""
-        return Fourier(p.axes).adjoint(p.y)
+        return p.coil_images
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Return the coil images unchanged."""

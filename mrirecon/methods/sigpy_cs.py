@@ -25,7 +25,7 @@ class SigpyState(NamedTuple):
 class SigpyL1Wavelet(Step[SigpyState]):
     """Take one iteration of `sigpy.mri.app.L1WaveletRecon`: FISTA for ½‖A x − y‖² + λ‖W x‖₁ with db4 wavelets."""
 
-    needs_cartesian = True
+    needs_cartesian = "sigpy gets Cartesian samples"
     takes_initial_image = False
 
     def __init__(self, lam: float, iterations: int) -> None:

@@ -15,7 +15,7 @@ from mrirecon.methods.registry import register
 from mrirecon.methods.steps import InImage
 from mrirecon.methods.updates import NetworkPart, Refine, data_consistency, then
 from mrirecon.networks import NormUnet, Unet, apply_network
-from mrirecon.physics.operators import Fourier, per_item, root_sum_of_squares
+from mrirecon.physics.operators import per_item, root_sum_of_squares
 from mrirecon.physics.precision import RunsNetwork
 from mrirecon.physics.problem import Problem
 
@@ -44,7 +44,6 @@ class MagnitudeNet(RunsNetwork, Step[Tensor]):
 
     """
 
-    needs_cartesian = True
     takes_initial_image = False
     magnitude = True
 
@@ -54,7 +53,7 @@ class MagnitudeNet(RunsNetwork, Step[Tensor]):
 
     def init(self, p: Problem) -> Tensor:
         """Return the root sum of squares of the zero-filled coil images (B, 1, y, x), real."""
-        return root_sum_of_squares(Fourier(p.axes).adjoint(p.y), 1, keepdim=True)
+        return root_sum_of_squares(p.coil_images, 1, keepdim=True)
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Return the network's output in the scale of s; outside of the crop, s itself."""

@@ -19,6 +19,7 @@ from mrirecon.physics.problem import Problem
 from mrirecon.physics.solvers import conjugate_gradient
 
 Domain = Literal["image", "kspace"]
+IN_KSPACE = "its networks or its data consistency act on k-space as a grid"
 
 
 class Part(nn.Module, ABC):
@@ -29,7 +30,7 @@ class Part(nn.Module, ABC):
 
     """
 
-    needs_cartesian: bool = False
+    needs_cartesian: str = ""
 
     @abstractmethod
     def forward(self, s: Tensor, p: Problem) -> Tensor:
@@ -114,7 +115,7 @@ class GradientConsistency(Part):
 
     def __init__(self, domain: Domain) -> None:
         super().__init__()
-        self.domain, self.needs_cartesian = domain, domain == "kspace"
+        self.domain, self.needs_cartesian = domain, IN_KSPACE if domain == "kspace" else ""
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
@@ -130,9 +131,11 @@ class SampleConsistency(Part):
     For images, k = F S x, and the result is Sᴴ Fᴴ k: x becomes Sᴴ S x − η Aᴴ(A x − y).
     """
 
+    needs_cartesian = "soft and hard data consistency replace samples of a grid (dc=gradient and proximal do not)"
+
     def __init__(self, domain: Domain, learned: bool) -> None:
         super().__init__()
-        self.domain, self.needs_cartesian = domain, domain == "kspace"
+        self.domain = domain
         self.weight = nn.Parameter(torch.ones(1)) if learned else None
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:

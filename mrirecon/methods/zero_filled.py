@@ -14,7 +14,7 @@ class ZeroFilled(Step[Tensor]):
 
     def init(self, p: Problem) -> Tensor:
         """Return Aᴴ y (B, M, *space)."""
-        return p.adjoint
+        return p.zero_filled
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
         """Return the image unchanged."""

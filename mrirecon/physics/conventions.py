@@ -134,7 +134,7 @@ def scale_by_rule(rule: ScaleRule, p: Problem, *, scale_maps: bool, consume: boo
         SignalError: the zero-filled image of an item is zero or not a number.
 
     """
-    percentile = percentile_scale(p.adjoint)
+    percentile = percentile_scale(p.zero_filled)
     if rule in _COIL_RULES:
         return _coil_scale(p, rule, scale_maps)
     name, _, norm = rule.removeprefix("kspace-").partition("-")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,11 +30,20 @@ class _Prepared:
     lipschitz: Tensor  # (B,) upper bound of the largest eigenvalue of Aᴴ A
 
 
+class Undersampling(NamedTuple):
+    """Describe the undersampling of one item, for the choice of regularization weights."""
+
+    acceleration: float
+    averaging: float  # noise of a sample over the noise of a voxel of Aᴴ y, for one coil of sensitivity 1
+    scattered: bool  # whether aliasing spreads over more than one axis
+
+
 @dataclass(frozen=True)
 class Problem(FullPrecision):
     """Hold one batch of y = M F S x + n.
 
-    A method uses `adjoint`, `normal`, `gradient`, `lipschitz`, `encode` and `initial_image` only, unless one of its
+    A method uses `adjoint`, `normal`, `gradient`, `lipschitz`, `zero_filled`, `coil_images` and `initial_image` only,
+    and so also runs for samples on a trajectory (`mrirecon.physics.nonuniform.NonUniformProblem`), unless one of its
     parts declares ``needs_cartesian``. Changes of variable x = T u are in `mrirecon.physics.transforms`.
 
     Attributes:
@@ -58,6 +69,18 @@ class Problem(FullPrecision):
 
     def __post_init__(self) -> None:
         y, mask, maps = self.y, self.mask, self.maps
+        self._check_shapes()
+        if not (y.is_complex() and maps.is_complex()) or mask.is_complex():
+            raise InputError(
+                "k-space and coil maps must be complex, the mask real",
+                why=f"y {y.dtype}, mask {mask.dtype}, maps {maps.dtype}",
+                fix="convert them",
+            )
+        if self.verified is None or self.verified[0] is not y or self.verified[1] is not mask:
+            self._apply_mask()
+
+    def _check_shapes(self) -> None:
+        y, mask, maps = self.y, self.mask, self.maps
         fits = (
             y.ndim in (4, 5)
             and (maps.ndim, mask.ndim) == (y.ndim + 1, y.ndim)
@@ -71,14 +94,6 @@ class Problem(FullPrecision):
                 why=f"y {tuple(y.shape)}, mask {tuple(mask.shape)}, maps {tuple(maps.shape)}",
                 fix="give y (B, C, *space), mask (B or 1, 1, *space), maps (B, M, C, *space), *space of 2 or 3 axes",
             )
-        if not (y.is_complex() and maps.is_complex()) or mask.is_complex():
-            raise InputError(
-                "k-space and coil maps must be complex, the mask real",
-                why=f"y {y.dtype}, mask {mask.dtype}, maps {maps.dtype}",
-                fix="convert them",
-            )
-        if self.verified is None or self.verified[0] is not y or self.verified[1] is not mask:
-            self._apply_mask()
 
     def _apply_mask(self) -> None:
         """Reject a mask with values other than 0 and 1, and set k-space to zero outside the mask.
@@ -156,9 +171,19 @@ class Problem(FullPrecision):
         return self.A.adjoint(self.y) if self.cache is None else self.cache.adjoint
 
     @property
+    def zero_filled(self) -> Tensor:
+        """Return the image (B, M, *space) with zero for all samples that were not measured: Aᴴ y."""
+        return self.adjoint
+
+    @property
+    def coil_images(self) -> Tensor:
+        """Return the zero-filled images of the coils (B, C, *space), Fᴴ y."""
+        return Fourier(self.axes).adjoint(self.y)
+
+    @property
     def starting_image(self) -> Tensor:
-        """Return the initial image (B, M, *space) of iterations: `initial_image`, or else Aᴴ y."""
-        return self.adjoint if self.initial_image is None else self.initial_image
+        """Return the initial image (B, M, *space) of iterations: `initial_image`, or else the zero-filled image."""
+        return self.zero_filled if self.initial_image is None else self.initial_image
 
     @property
     def lipschitz(self) -> Tensor:
@@ -214,9 +239,56 @@ class Problem(FullPrecision):
         """Return Aᴴ (A x − y), the gradient of ½‖A x − y‖² (B, M, *space)."""
         return self.normal(x) - self.adjoint
 
+    @property
+    def weights(self) -> Tensor:
+        """Return the weights of the samples in the data term, the mask."""
+        return self.mask
+
+    @property
+    def data(self) -> Tensor:
+        """Return what A x is compared with: y (B, C, *space)."""
+        return self.y
+
     def residual(self, x: Tensor) -> Tensor:
         """Return A x − y (B, C, *space)."""
-        return self.A(x) - self.y
+        return self.A(x) - self.data
+
+    @property
+    def undersampling(self) -> list[Undersampling]:
+        """Return the undersampling of each item."""
+        items = []
+        for mask in self.mask.expand(self.y.shape[0], *self.mask.shape[1:])[:, 0].cpu().numpy():
+            rate, scattered = describe_mask(mask)
+            items.append(Undersampling(rate, rate**0.5, scattered))
+        return items
+
+    def only(self, used: Tensor, **fields: Any) -> Problem:
+        """Return the problem of a part of the samples, without the initial image.
+
+        Args:
+            used: (B or 1, 1, *space), 1 for the samples to keep.
+            fields: further fields to replace.
+
+        """
+        visible = self.mask * used
+        return Problem(self.y * visible, visible, self.maps, noise=self.noise, **fields)
+
+    def contribution(self, hidden: Tensor, x: Tensor) -> Tensor:
+        """Return the part of Aᴴ A x that comes from some samples, (B, M, *space).
+
+        Args:
+            hidden: (B or 1, 1, *space), 1 for these samples, which are among those of the mask.
+            x: (B, M, *space).
+
+        """
+        return self.encode.adjoint(hidden * self.encode(x))
+
+    def with_samples(self, y: Tensor) -> Problem:
+        """Return the problem for other samples at the same positions, without initial image and noise."""
+        return Problem(y, self.mask, self.maps)
+
+    def require_cartesian(self, why: str) -> None:
+        """Refuse a method that needs Cartesian k-space, for the reason ``why``, if this is no Cartesian k-space."""
 
     def data_term(self, x: Tensor) -> Tensor:
         """Return ½‖A x − y‖² of each item (B,)."""
@@ -227,3 +299,10 @@ class Problem(FullPrecision):
         initial, noise = (None if v is None else v.to(device) for v in (self.initial_image, self.noise))
         y, mask, maps = self.y.to(device), self.mask.to(device), self.maps.to(device)
         return Problem(y, mask, maps, initial, noise, verified=(y, mask))
+
+
+def describe_mask(mask: np.ndarray) -> tuple[float, bool]:
+    """Return the acceleration of a mask (*space), and whether it varies along more than one axis."""
+    sampled = mask.astype(bool)
+    varying = sum(bool((sampled != sampled.take([0], axis)).any()) for axis in range(sampled.ndim))
+    return sampled.size / max(1, int(sampled.sum())), varying > 1

@@ -14,6 +14,7 @@ from mrirecon.coils.calibration import find_calibration
 from mrirecon.coils.espirit import PRIOR_POWER, SECOND_SET_SHARE, CoilMaps, crop_weights, second_set_share
 from mrirecon.coils.noise import NoiseLevel, measure_noise
 from mrirecon.coils.registry import CALIBRATIONS, Calibration
+from mrirecon.coils.sampling import Sampling, as_sampling
 from mrirecon.errors import CalibrationError, InputError, UsageError
 from mrirecon.io.scan import Scan
 from mrirecon.methods.registry import Use
@@ -104,14 +105,14 @@ def find_source(scan: Scan, source: MapsSource = "auto", options: EspiritOptions
 
 
 def calibration_data(
-    scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray, limit: int
+    scan: Scan, item: int, kspace: np.ndarray, sampling: Sampling, limit: int
 ) -> tuple[np.ndarray, bool]:
     """Return the calibration region (C, *box), and whether it is from a separate scan.
 
     Without separate calibration data, it is the fully sampled centre of k-space.
     """
     if scan.roles.calibration is None or (separate := scan.calibration) is None:
-        return kspace[(slice(None), *find_calibration(mask, limit))], False
+        return sampling.calibration(kspace, limit), False
     region = separate[item if len(separate) > 1 else 0]
     return region[(slice(None), *find_calibration(np.ones(region.shape[1:], dtype=bool), limit))], True
 
@@ -120,7 +121,7 @@ def item_maps(
     scan: Scan,
     item: int,
     kspace: np.ndarray,
-    mask: np.ndarray,
+    sampling: Sampling | np.ndarray,
     *,
     source: MapsSource | Calibration = "auto",
     options: EspiritOptions | None = None,
@@ -130,8 +131,8 @@ def item_maps(
     Args:
         scan: scan of the item.
         item: number of the item.
-        kspace: (C, *space) complex, centred.
-        mask: (*space), true where sampled.
+        kspace: samples of all coils, as `mrirecon.io.scan.Scan.measured` returns them.
+        sampling: where they were taken; or a mask (*space), true where sampled.
         source: source of the maps; a name is resolved by `find_source`.
         options: options of the estimate.
 
@@ -140,24 +141,23 @@ def item_maps(
         InputError, UsageError: see `find_source`.
 
     """
-    o = options or EspiritOptions()
+    o, sampling = options or EspiritOptions(), as_sampling(sampling)
     calibration = source if isinstance(source, Calibration) else find_source(scan, source, o)
     label = calibration.label or calibration.name
     if calibration.reads == "nothing":
-        return ItemMaps(calibration.build(len(kspace), mask.shape), "one coil" if len(kspace) == 1 else label)
+        return ItemMaps(calibration.build(len(kspace), sampling.shape), "one coil" if len(kspace) == 1 else label)
     if calibration.reads == "file":
         maps, gain = calibration.build(torch.from_numpy(np.ascontiguousarray(scan.maps(item)))[None])
         if gain == 0:
             raise InputError("the coil maps are all zero", where=scan.where(item), fix="use --maps espirit")
         return ItemMaps(maps, f"file, divided by {gain:.4g}", gain)
-    region, separate = calibration_data(scan, item, kspace, mask, o.size)
-    whole = None if separate else find_calibration(mask)  # without the limit on the size
-    share, noise = (0.0, None) if o.sets == 2 else _folded_share(region, kspace, mask, whole, o)
+    region, separate = calibration_data(scan, item, kspace, sampling, o.size)
+    share, noise = (0.0, None) if o.sets == 2 else _folded_share(region, kspace, None if separate else sampling, o)
     two = o.sets == 2 or (o.sets == "auto" and "sets" in calibration.options and share > SECOND_SET_SHARE)
     available = {"sets": 2 if two else 1, "kernel": o.kernel, "threshold": o.threshold}
     available = {name: value for name, value in available.items() if name in calibration.options}
     try:
-        built = calibration.build(torch.from_numpy(region)[None], tuple(mask.shape), **available)
+        built = calibration.build(torch.from_numpy(region)[None], tuple(sampling.shape), **available)
     except CalibrationError as error:
         error.where = error.where or scan.where(item)
         raise
@@ -174,7 +174,7 @@ def item_maps(
 
 
 def _folded_share(
-    region: np.ndarray, kspace: np.ndarray, mask: np.ndarray, box: tuple[slice, ...] | None, options: EspiritOptions
+    region: np.ndarray, kspace: np.ndarray, sampling: Sampling | None, options: EspiritOptions
 ) -> tuple[float, NoiseLevel | None]:
     """Return the share of energy that needs a second set of maps (`second_set_share`), and the noise used.
 
@@ -182,15 +182,14 @@ def _folded_share(
 
     Args:
         region: calibration region (C, *box).
-        kspace: k-space (C, *space) of the item.
-        mask: (*space), true where sampled.
-        box: the fully sampled box of the mask; None if the region is from a separate scan, whose noise is then used.
+        kspace: samples of the item.
+        sampling: where they were taken; None if the region is from a separate scan, whose noise is then used.
         options: options of the estimate.
 
     """
     if min(region.shape[1:]) < options.kernel or not np.isfinite(region).all() or not region.any():
         return 0.0, None
-    level = _noise_of_region(region) if box is None else measure_noise(kspace, mask, box)
+    level = _noise_of_region(region) if sampling is None else sampling.noise(kspace)
     noise = torch.from_numpy(level.deviation)[None]
     share = second_set_share(
         torch.from_numpy(region)[None], noise=noise, kernel=options.kernel, threshold=options.threshold
@@ -215,14 +214,14 @@ def small_field_of_view(scan: Scan, item: int = 0) -> str | None:
     """Return a note if the calibration data show that the object exceeds the field of view; else None."""
     if scan.coils == 1:
         return None
-    (kspace, mask), options = scan.samples(item), EspiritOptions()
-    region, separate = calibration_data(scan, item, kspace, mask, options.size)
-    share, _ = _folded_share(region, kspace, mask, None if separate else find_calibration(mask), options)
+    (kspace, sampling), options = scan.measured(item), EspiritOptions()
+    region, separate = calibration_data(scan, item, kspace, sampling, options.size)
+    share, _ = _folded_share(region, kspace, None if separate else sampling, options)
     return _field_of_view_note(scan, item, share, two=True) if share > SECOND_SET_SHARE else None
 
 
 def item_noise(
-    scan: Scan, item: int, kspace: np.ndarray, mask: np.ndarray, own: NoiseLevel | None = None
+    scan: Scan, item: int, kspace: np.ndarray, sampling: Sampling | np.ndarray, own: NoiseLevel | None = None
 ) -> NoiseLevel:
     """Measure the noise of one item from its own k-space, or from a separate calibration scan if that is better.
 
@@ -233,15 +232,16 @@ def item_noise(
     Args:
         scan: scan of the item.
         item: number of the item.
-        kspace: (C, *space) complex, centred.
-        mask: (*space), true where sampled.
+        kspace: samples of all coils.
+        sampling: where they were taken; or a mask (*space), true where sampled.
         own: noise of this k-space, if it was measured before.
 
     """
-    own = own or measure_noise(kspace, mask)
+    sampling = as_sampling(sampling)
+    own = own or sampling.noise(kspace)
     if own.low > 0 or scan.calibration is None:
         return own
-    region, _ = calibration_data(scan, item, kspace, mask, max(scan.calibration.shape))
+    region, _ = calibration_data(scan, item, kspace, sampling, max(scan.calibration.shape))
     separate = _noise_of_region(region)
     total, bound = float((separate.deviation**2).sum()), float((own.deviation**2).sum())
     if separate.low == 0 or total == 0:
@@ -267,7 +267,7 @@ class ItemProblem(NamedTuple):
 
 def build_problem(
     kspace: np.ndarray,
-    mask: np.ndarray,
+    sampling: Sampling | np.ndarray,
     maps: ItemMaps,
     use: Use,
     *,
@@ -282,20 +282,20 @@ def build_problem(
     With cropped maps it could not explain the signal of a scalp at the edge of the crop.
 
     Args:
-        kspace: (C, *space) complex, centred.
-        mask: (*space), true where sampled.
+        kspace: samples of all coils.
+        sampling: where they were taken; or a mask (*space), true where sampled.
         maps: maps of the item.
         use: how the method uses the maps.
         device: device of the problem.
         noise: (C, C) covariance of the samples; if None, it is measured from k-space for an informed method.
 
     """
-    y, sampled = torch.from_numpy(kspace)[None], torch.from_numpy(mask.astype(np.float32))[None, None]
+    sampling = as_sampling(sampling)
     sensitivities = maps.cropped() if use == "cropped" else maps.maps
     if noise is None and use == "informed":  # measured once for all parts of the method that need it
-        noise = measure_noise(kspace, mask).covariance
+        noise = sampling.noise(kspace).covariance
     covariance = None if noise is None else torch.from_numpy(noise).to(sensitivities.dtype)[None]
-    problem = Problem(y, sampled, sensitivities, noise=covariance).to(device)
+    problem = sampling.problem(kspace, sensitivities, covariance).to(device)
     if use == "cropped":
         return ItemProblem(problem, Identity(), None)
     prior = Prior(maps.prior().to(device))
@@ -340,7 +340,7 @@ def calibrate(
             if progress is not None:
                 progress(item, len(scan), "coil maps")
             if not scan.is_empty(item):
-                found = item_maps(scan, item, *scan.samples(item), source="espirit", options=options)
+                found = item_maps(scan, item, *scan.measured(item), source="espirit", options=options)
                 maps[item] = found.cropped()[0].numpy()
         return maps
 

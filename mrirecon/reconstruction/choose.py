@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from mrirecon.coils.calibration import find_calibration
-from mrirecon.coils.noise import measure_noise
+from mrirecon.coils.sampling import GridSampling, Sampling, as_sampling
 from mrirecon.engine import Precision
 from mrirecon.errors import BusyError, InputError, ModelMismatchError, MriReconError, UsageError
 from mrirecon.io.readers.reader import read
 from mrirecon.io.safe.scratch import scratch_folders
 from mrirecon.io.sampling import format_items, group_by_sampling
 from mrirecon.io.scan import Scan
+from mrirecon.io.trajectory import TrajectoryOptions
 from mrirecon.methods.registry import METHODS, find_method
 from mrirecon.metrics import object_mask
 from mrirecon.models.checkpoints import TrainedModel, describe_model, shipped_models, with_options
 from mrirecon.models.hardware import pick_device, pick_precision
-from mrirecon.physics.operators import Fourier, root_sum_of_squares
+from mrirecon.physics.operators import root_sum_of_squares
 from mrirecon.reconstruction.calibrate import EspiritOptions, MapsSource, find_source, small_field_of_view
 from mrirecon.reconstruction.plan import Plan, PlanGroup, Request
 from mrirecon.reconstruction.preprocess.prepare import note_loud_coils
@@ -113,11 +113,16 @@ def choose(scan: Scan, request: Request | None = None, scratch: Sequence[Path] |
 
 
 def preview(
-    path: str | Path, *, axes: str | None = None, dataset: str | None = None, items: str | None = None
+    path: str | Path,
+    *,
+    axes: str | None = None,
+    dataset: str | None = None,
+    items: str | None = None,
+    trajectory: TrajectoryOptions | None = None,
 ) -> tuple[str, list[str]]:
     """Describe how a file would be reconstructed by default, with notes; see `mrirecon.io.read`."""
     try:
-        scan = read(path, axes=axes, dataset=dataset, items=items)
+        scan = read(path, axes=axes, dataset=dataset, items=items, trajectory=trajectory)
         plan = choose(scan)
         # For a volume this would take too long.
         note = small_field_of_view(scan, scan.representative_item()) if len(scan.space) == 2 else None
@@ -129,9 +134,9 @@ def preview(
 
 def choose_method(scan: Scan, item: int = 0, maps: MapsSource = "auto") -> tuple[str, str]:
     """Choose the method for the data of an item; return it with the reason."""
-    kspace, mask = scan.samples(item)
-    rate = mask.size / mask.sum()
-    box = [s.stop - s.start for s in find_calibration(mask)]
+    kspace, sampling = scan.measured(item)
+    rate = sampling.acceleration
+    box = [s.stop - s.start for s in sampling.box]
     separate = scan.calibration is not None
     if rate < 1.01:
         return "zero-filled", "fully sampled: the coil combination is the least-squares solution"
@@ -142,16 +147,16 @@ def choose_method(scan: Scan, item: int = 0, maps: MapsSource = "auto") -> tuple
     kernel = EspiritOptions().kernel
     if min(box) >= kernel or separate:
         size = "a separate calibration scan" if separate else f"a {'×'.join(map(str, box))} calibration region"
-        sampling = f"{rate:.1f}-fold undersampled with {size}"
+        described = f"{rate:.1f}-fold undersampled with {size}"
         folder = shipped_models().get(PREFERRED)
         if folder is None:
-            return "cs", sampling
+            return "cs", described
         card = describe_model(folder)["card"]
         assert isinstance(card, dict), "describe_model checks this"
-        reasons = out_of_domain_reasons(card, scan, kspace, mask)
+        reasons = out_of_domain_reasons(card, scan, kspace, sampling)
         if reasons:
-            return "cs", f"{sampling}; not {PREFERRED}: {reasons[0]}"
-        return PREFERRED, f"{sampling}, for which it was trained"
+            return "cs", f"{described}; not {PREFERRED}: {reasons[0]}"
+        return PREFERRED, f"{described}, for which it was trained"
     return "rss", (
         f"{rate:.1f}-fold undersampled, and its calibration region of {'×'.join(map(str, box))} is too small for coil "
         f"maps ({kernel} samples along each axis): aliasing remains. Give maps with --maps FILE to remove it"
@@ -248,7 +253,7 @@ def _outside(model: TrainedModel, scan: Scan, inspect: Inspector, *, strict: boo
 
     """
     notes = []
-    groups = inspect(lambda part, item: out_of_domain_reasons(model.card, part, *part.samples(item)))
+    groups = inspect(lambda part, item: out_of_domain_reasons(model.card, part, *part.measured(item)))
     for items, location, reasons in groups:
         if reasons and strict:
             raise ModelMismatchError(
@@ -314,28 +319,30 @@ def _plan_method(name: str, scan: Scan, request: Request, *, main: bool = True) 
     return PlanGroup((), "", method, model, settings, calibration, espirit)
 
 
-def domain_measures(kspace: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+def domain_measures(kspace: np.ndarray, sampling: Sampling | np.ndarray) -> dict[str, float]:
     """Measure the quantities of a model's card: acceleration, calibration, smallest and largest side, coils, SNR.
 
     The SNR is the mean of the zero-filled image inside the object, divided by the noise of an average coil.
     """
-    images = Fourier(tuple(range(-mask.ndim, 0))).adjoint(torch.from_numpy(kspace))
+    sampling = as_sampling(sampling)
+    images = torch.from_numpy(sampling.coil_images(kspace))
     magnitude = root_sum_of_squares(images, 0)
     inside = object_mask(magnitude.reshape(-1, *magnitude.shape[-2:])).reshape(magnitude.shape)
-    box = find_calibration(mask)
-    noise = float(np.sqrt((measure_noise(kspace, mask, box).deviation ** 2).mean()))
+    noise = float(np.sqrt((sampling.noise(kspace).deviation ** 2).mean()))
     signal = float(magnitude[inside].mean()) if bool(inside.any()) else 0.0
     return {
-        "acceleration": mask.size / int(mask.sum()),
-        "calibration": float(min(s.stop - s.start for s in box)),
-        "smallest side": float(min(mask.shape)),
-        "largest side": float(max(mask.shape)),
+        "acceleration": sampling.acceleration,
+        "calibration": float(min(s.stop - s.start for s in sampling.box)),
+        "smallest side": float(min(sampling.shape)),
+        "largest side": float(max(sampling.shape)),
         "coils": float(len(kspace)),
         "snr": signal / noise if noise else float("inf"),
     }
 
 
-def out_of_domain_reasons(card: Mapping[str, object], scan: Scan, kspace: np.ndarray, mask: np.ndarray) -> list[str]:
+def out_of_domain_reasons(
+    card: Mapping[str, object], scan: Scan, kspace: np.ndarray, sampling: Sampling | np.ndarray
+) -> list[str]:
     """Return the reasons why a model's card does not cover the data; empty if it covers them.
 
     A card without a training range is also a reason.
@@ -343,14 +350,18 @@ def out_of_domain_reasons(card: Mapping[str, object], scan: Scan, kspace: np.nda
     Args:
         card: card of the model.
         scan: the scan, for its axes and protocol.
-        kspace: k-space of one item, (C, *space) complex.
-        mask: (*space), true where sampled.
+        kspace: samples of one item.
+        sampling: where they were taken; or a mask (*space), true where sampled.
 
     """
     covers = card.get("covers")
     if not isinstance(covers, Mapping):
         return ["its card does not state its training data"]
-    measures, reasons = domain_measures(kspace, mask), []
+    sampling = as_sampling(sampling)
+    measures, reasons = domain_measures(kspace, sampling), list[str]()
+    trained = covers.get("sampling", [GridSampling.kind])
+    if isinstance(trained, list) and sampling.kind not in trained:
+        reasons.append(f"samples on {sampling.kind}, trained for {', '.join(map(str, trained))}")
     for key, measure, unit, low, high in (
         ("acceleration", "acceleration", "-fold", False, True),
         ("calibration", "calibration", " samples", True, False),

@@ -179,6 +179,7 @@ def read_and_prepare(path: Path, request: Request) -> tuple[Scan, dict[str, int]
         nan=request.nan,
         strict=request.strict,
         items=request.items,
+        trajectory=request.trajectory,
     )
     return prepare(stored, request.steps), stored.shape
 

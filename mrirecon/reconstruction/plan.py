@@ -18,6 +18,7 @@ from mrirecon.engine import Precision
 from mrirecon.errors import UsageError
 from mrirecon.io.safe.atomic import sha256
 from mrirecon.io.scan import Nan
+from mrirecon.io.trajectory import TrajectoryOptions
 from mrirecon.io.writers.write import ImageFormat, image_format, require
 from mrirecon.methods.registry import Method, find_method, resolve
 from mrirecon.models.checkpoints import (
@@ -49,6 +50,7 @@ class Request:
         axes: names of the stored axes, if the file does not state them.
         dataset: name of the k-space array, if the file does not define it.
         items: items to reconstruct, such as "3-17"; None for all.
+        trajectory: what the user states about a trajectory; None if the file states all, or is Cartesian.
         nan: ``zero`` treats samples that are NaN or infinite as not measured.
         strict: refuse defects that otherwise only cause a note; see `mrirecon.io.read`.
         manifest: list of checksums that the file must match; see `mrirecon.io.safe.manifest`.
@@ -89,6 +91,7 @@ class Request:
     axes: str | None = None
     dataset: str | None = None
     items: str | None = None
+    trajectory: TrajectoryOptions | None = None
     nan: Nan = "refuse"
     strict: bool = False
     manifest: str | Path | None = None
@@ -159,6 +162,7 @@ class Request:
             **{name: getattr(self, name) for name in ("method", "maps", "axes", "dataset", "lam", "format", "seed")},
             **({} if self.precision == "float32" else {"precision": self.precision}),
             **({} if self.adaptation is None else {"adaptation": asdict(self.adaptation)}),
+            **({} if self.trajectory is None else {"trajectory": self._trajectory_digest()}),
             "nan": self.nan,
             "items": self.items,
             "strict": self.strict,
@@ -172,6 +176,11 @@ class Request:
             "models": [compute_seal(describe_model(folder)) for folder in folders],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _trajectory_digest(self) -> dict[str, object]:
+        assert self.trajectory is not None, "the caller checked"
+        file = self.trajectory.file
+        return asdict(self.trajectory) | {"file": None if file is None else sha256(file)}
 
     def check(self) -> None:
         """Check options, models and other files before the first input is read.

@@ -21,6 +21,9 @@ from mrirecon.reconstruction.preprocess import prepare_like
 # Single-coil files hold both; the challenge uses the first for its scores.
 FASTMRI_TARGETS = ("reconstruction_esc", "reconstruction_rss")
 
+# Scanners leave the outermost lines empty (fastMRI's padding), which is not undersampling.
+_FULL = 1 / 0.9
+
 
 def reference_images(
     path: str | Path, *, dataset: str | None = None, axes: str | None = None, preset: Preset = "mrirecon"
@@ -62,7 +65,7 @@ def placed_reference(
         images, grid = select_images(*placed, items, path)
         return images, FASTMRI if dataset in FASTMRI_TARGETS else "images", grid
     scan = read(path, axes=axes, items=items)
-    if scan.reference is not None and any(scan.mask(item).mean() < 0.9 for item in scan.items_with_signal()):
+    if scan.reference is not None and any(_is_undersampled(scan, item) for item in scan.items_with_signal()):
         images, kind = scan.reference, BESIDE
     else:
         scan = scan if like is None else prepare_like(scan, like)
@@ -92,15 +95,18 @@ def sense_reference(scan: Scan) -> np.ndarray:
         if scan.is_empty(item):
             out.append(np.zeros(scan.space_shape, np.float32))
             continue
-        kspace, mask = scan.samples(item)
-        # Scanners leave the outermost lines empty (fastMRI's padding), which is not undersampling.
-        if mask.mean() < 0.9:
+        kspace, sampling = scan.measured(item)
+        if sampling.acceleration > _FULL:
             raise InputError(
                 "an undersampled scan cannot be the reference",
                 where=scan.where(item),
-                why=f"{mask.mean():.0%} of its k-space is sampled",
+                why=f"{1 / sampling.acceleration:.0%} of its k-space is sampled",
                 fix="give the fully sampled scan, or an image file",
             )
-        problem = build_problem(kspace, mask, item_maps(scan, item, kspace, mask), "cropped").problem
-        out.append(np.abs(join_map_sets(problem.adjoint[0])))
+        problem = build_problem(kspace, sampling, item_maps(scan, item, kspace, sampling), "cropped").problem
+        out.append(np.abs(join_map_sets(problem.zero_filled[0])))
     return np.stack(out)
+
+
+def _is_undersampled(scan: Scan, item: int) -> bool:
+    return scan.sampling(item, scan.mask(item)).acceleration > _FULL

@@ -321,19 +321,19 @@ def _solve_together(scan: Scan, items: Sequence[int], group: PlanGroup, plan: Pl
     weight_follows_noise = method.has_weight and "lam" not in settings
     problems, gains, drafts = [], [], []
     for item in items:
-        kspace, mask = scan.samples(item)
+        kspace, sampling = scan.measured(item)
         if group.calibration is None:
-            maps = ItemMaps(unit(len(kspace), mask.shape), "none needed" if network is None else "a network's")
+            maps = ItemMaps(unit(len(kspace), sampling.shape), "none needed" if network is None else "a network's")
         else:
-            maps = item_maps(scan, item, kspace, mask, source=group.calibration, options=group.espirit)
+            maps = item_maps(scan, item, kspace, sampling, source=group.calibration, options=group.espirit)
         notes = () if maps.note is None else (maps.note,)
         if method.use == "cropped" and maps.is_empty:  # a batch of one, because only networks take several items
             reason = "no object: its coil maps are empty"
             return [replace(_zero_image(scan.space_shape, group, reason), maps=maps.source, notes=notes)]
         noise = None
         if method.use == "informed" or weight_follows_noise:
-            noise = item_noise(scan, item, kspace, mask, maps.noise).covariance
-        problems.append(build_problem(kspace, mask, maps, method.use, device=plan.device, noise=noise))
+            noise = item_noise(scan, item, kspace, sampling, maps.noise).covariance
+        problems.append(build_problem(kspace, sampling, maps, method.use, device=plan.device, noise=noise))
         gains.append(Gain(maps.gain))
         drafts.append(ItemResult(np.empty(0), "", sets=maps.maps.shape[1], maps=maps.source, notes=notes))
         del maps  # the problem holds the weighted maps

@@ -52,12 +52,12 @@ def find_slicing(scan: Scan, options: Mapping[str, object] | None = None) -> tup
     possible.
 
     Args:
-        scan: any scan. It is solved as a whole if its items are already slices, if it is read with ``strict``, or if
-            samples are lost (``nan="zero"``).
+        scan: any scan. It is solved as a whole if its items are already slices, if it is read with ``strict``, if
+            samples are lost (``nan="zero"``), or if they lie on a trajectory.
         options: options of the method; ``ndim=3`` requests whole volumes.
 
     """
-    if len(scan.space) != 3 or (options or {}).get("ndim") == 3 or scan.strict:
+    if len(scan.space) != 3 or (options or {}).get("ndim") == 3 or scan.strict or not scan.on_grid:
         return None, []  # strict must compare whole items with their mask
     if scan.nan == "zero" and _has_missing_samples(scan):
         return None, ["solved as a volume: a lost sample would affect its whole readout"]

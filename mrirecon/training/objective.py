@@ -76,7 +76,7 @@ class Loss(FullPrecision):
             raise UsageError(
                 "no reference k-space for the loss", where="loss", fix="create the samples with with_kspace"
             )
-        self.scale = percentile_scale(problem.adjoint)
+        self.scale = percentile_scale(problem.zero_filled)
         target = None if target is None else target / per_item(self.scale, target)
         self.comparison = Comparison(problem, self.scale, settings.compare, target, None, full, held)
         if target is not None and settings.region == "object":

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mrirecon import __version__
+from mrirecon.coils.sampling import TrajectorySampling
 from mrirecon.data.batch import Batch
 from mrirecon.data.loading import EpochSampler, SampleLoader, free_shared_memory, workers_for
 from mrirecon.data.samples import SampleFactory
@@ -322,10 +323,20 @@ class Trainer:
         rates = [r for m in data.masks for r in m.acceleration]
         calibration = [c for m in data.masks for c in m.calibration]
         sides = sorted({s for f in sources.files for s in f["size"]})  # type: ignore[attr-defined]  # plain data
-        covers: dict[str, object] = {
+        readouts = [n for t in data.trajectories for n in t.readouts]
+        sampling: dict[str, object] = {
             "acceleration": [min(rates), max(rates)],
             "masks": sorted({m.family for m in data.masks}),
             "calibration": [min(calibration), max(calibration)] if calibration else "32 % of the samples",
+        }
+        if readouts:
+            sampling = {
+                "sampling": [TrajectorySampling.kind],
+                "trajectories": sorted({t.kind for t in data.trajectories}),
+                "readouts": [min(readouts), max(readouts)],
+            }
+        covers: dict[str, object] = {
+            **sampling,
             # a window is a part of a slice with the same resolution
             "size": [min(*data.crop, *sides), max(sides)] if data.crop else sides,
             **({"contrasts": list(data.contrasts)} if data.contrasts else {}),

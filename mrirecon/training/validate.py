@@ -98,7 +98,7 @@ def _scores(batch: Batch, image: torch.Tensor) -> Scores:
 def _panels(batch: Batch, image: torch.Tensor, values: Scores) -> list[Panel]:
     """Return the panels of a sample: zero-filled, reconstruction, reference and error."""
     reference = image if batch.target is None else batch.target
-    zero_filled, shown, truth = (root_sum_of_squares(x, 1)[0] for x in (batch.problem.adjoint, image, reference))
+    zero_filled, shown, truth = (root_sum_of_squares(x, 1)[0] for x in (batch.problem.zero_filled, image, reference))
     white = float(torch.quantile(truth.flatten().float(), 0.998))
     info = batch.info[0]
     note = f"{info.get('mask', '')} {info.get('acceleration', '')}x, {info.get('coils', '')} coils"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,14 @@ from mrirecon.io.geometry import GEOMETRY_NAMES, Geometry, restored_geometry
 from mrirecon.io.readers.registry import Source
 from mrirecon.io.safe.hdf5 import ArrayTypes
 from mrirecon.io.scan import Layout, Roles, Scalar, Scan, Store, complex_dtype, real_kspace, to_complex64
+from mrirecon.io.trajectory import (
+    MATRIX_NAMES,
+    TRAJECTORY_NAMES,
+    TrajectoryScan,
+    arrange_points,
+    image_layout,
+    in_cycles_per_fov,
+)
 
 KSPACE_NAMES = ("kspace", "ksp")
 MAPS_NAMES = ("maps", "sens", "sensitivities", "coil_maps")
@@ -71,7 +80,7 @@ def select_kspace(arrays: ArrayTypes, path: Path, dataset: str | None, named: Se
     likely = [dataset] if dataset is not None else list(named) or [n for n in arrays if n.lower() in KSPACE_NAMES]
     if not likely and all("/" in name for name in usable):
         likely = [name for name in usable if leaf(name).lower() in KSPACE_NAMES]
-    beside = (*MAPS_NAMES, *REFERENCE_NAMES, *CALIBRATION_NAMES, "mask", "noise")
+    beside = (*MAPS_NAMES, *REFERENCE_NAMES, *CALIBRATION_NAMES, *TRAJECTORY_NAMES, "mask", "noise")
     likely = likely or [name for name in usable if leaf(name).lower() not in beside]
     if len(likely) > 1:
         raise InputError(
@@ -131,6 +140,16 @@ def assemble(
     def find(names: Sequence[str]) -> str | None:
         return next((others.pop(n) for n in names if n in others), None)
 
+    trajectory, matrix_name = find(TRAJECTORY_NAMES), find(MATRIX_NAMES)
+    points, stored = source.points, layout
+    values = np.zeros(0)
+    if points is None and trajectory is not None:
+        points = store.read(trajectory), f"{path}:{trajectory}"
+    if points is not None:
+        matrix = None if matrix_name is None else tuple(int(n) for n in np.ravel(store.read(matrix_name)))
+        values = arrange_points(*points[:1], stored, points[1])
+        values, size = in_cycles_per_fov(values, source.trajectory, matrix, points[1], remarks)
+        layout = image_layout(stored, size)
     mask_name, maps_name, reference = find(("mask",)), find(MAPS_NAMES), find(REFERENCE_NAMES)
     calibration = find(CALIBRATION_NAMES)
     if reference is not None and layout.reference_shape(arrays[reference][0]) is None:
@@ -152,11 +171,11 @@ def assemble(
         layout.maps_index(maps_store.arrays[maps_name][0], 0, f"{maps_store.path}:{maps_name}")
     given_mask, origin = None, "the mask in the file"
     if source.mask is not None:
-        given_mask, origin = fit_mask(source.mask[0], layout, source.mask[1]), f"the mask of {source.mask[1]}"
+        given_mask, origin = fit_mask(source.mask[0], stored, source.mask[1]), f"the mask of {source.mask[1]}"
         if mask_name is not None:
             remarks.append(f"{origin} replaces the mask in the file")
     elif mask_name is not None:
-        given_mask = fit_mask(store.read(mask_name), layout, f"{path}:{mask_name}")
+        given_mask = fit_mask(store.read(mask_name), stored, f"{path}:{mask_name}")
     if given_mask is not None and given_mask.all():
         remarks.append(f"{origin} samples everything (acceleration 1)")
     noise_name = others.pop("noise", None)
@@ -172,13 +191,16 @@ def assemble(
     for name in others.values():
         if complex_dtype(arrays[name][1]):
             remarks.append(f"also in the file, not used: {name} {arrays[name][0]}")
-    return Scan(
+    kind: Callable[..., Scan] = Scan
+    if points is not None:
+        kind = partial(TrajectoryScan, stored=stored, points=values, weighting=source.trajectory.weighting)
+    scan = kind(
         path=path,
         format=file_format,
         layout=layout,
         dtype=arrays[kspace][1],
         store=store,
-        roles=Roles(kspace, mask_name, maps_name, reference, calibration),
+        roles=Roles(kspace, mask_name, maps_name, reference, calibration, trajectory),
         attributes=public_attributes(attributes or {}, remarks),
         header=header,
         notes=remarks,
@@ -190,6 +212,7 @@ def assemble(
         acquisitions=dict(acquisitions or {}),
         unverified=unverified,
     )
+    return scan
 
 
 def fit_mask(values: np.ndarray, layout: Layout, where: str) -> np.ndarray:

@@ -153,11 +153,16 @@ def read_cfl(source: Source, *, axes: str | None = None) -> Scan:
             fix="give coil maps with --maps, and k-space as the input",
         )
     space = space_dims(store.dims)
-    loops = tuple(d for d in range(_MAPS + 1, len(store.dims)) if store.dims[d] != 1)
     named = dict(zip(space, ("z", "y", "x")[-len(space) :], strict=True))
+    if source.points is not None:
+        space, named = (1, 2), {1: "x", 2: "y"}  # samples and readouts
+    loops = tuple(d for d in range(_MAPS + 1, len(store.dims)) if store.dims[d] != 1)
     dimensions = tuple(sorted((*space, _COIL, *loops)))
     names = [named.get(d) or BART[d] for d in dimensions]
     shape = tuple(store.dims[d] for d in dimensions)
+    if source.points is not None:
+        layout = make_layout(names, shape, str(store.path))
+        return assemble(source, ReshapedStore(store, dimensions), "cfl", "cfl", layout)
     notes = [f"BART dimensions {', '.join(map(str, space))} read as {','.join(named.values())}"]
     layout = make_layout(names, shape, str(store.path))
     return assemble(source, ReshapedStore(store, dimensions), "cfl", "cfl", layout, notes=notes)

@@ -15,6 +15,7 @@ from mrirecon.errors import InputError
 from mrirecon.io.readers.assemble import KSPACE_NAMES
 from mrirecon.io.readers.header import ECHO_TRAIN, read_header, sequence_values, write_header
 from mrirecon.io.readers.mrd_images import raw_groups
+from mrirecon.io.readers.mrd_trajectory import trajectory_scan
 from mrirecon.io.readers.raw import raw_scan
 from mrirecon.io.readers.raw_store import RawStore
 from mrirecon.io.readers.readouts import Encoding, Kind, Plan, Readouts, classify, is_set
@@ -53,18 +54,23 @@ class MrdStore(RawStore):
 
     def flat(self, rows: np.ndarray) -> np.ndarray:
         """Return the samples of readouts one after another, read in the sandbox."""
-        sizes = self.table.samples[rows] * self.table.coils[rows]
-        arrays, _ = sandbox.call(
-            acquisitions,
-            self.path,
-            seconds=_SECONDS + 8 * int(sizes.sum()) / _BYTES_A_SECOND,
-            memory=(2 << 30) + 2 * 8 * _CHUNK * int(sizes.max(initial=0)),
-            group=self.group,
-            out=int(sizes.sum()),
-            rows=rows.tolist(),
-            sizes=sizes.tolist(),
-        )
-        return arrays["out"]
+        return _flat(self.path, self.group, rows, self.table.samples[rows] * self.table.coils[rows])
+
+
+def _flat(path: Path, group: str, rows: np.ndarray, sizes: np.ndarray, name: str = "data") -> np.ndarray:
+    """Return the values of a field of acquisitions one after another, read in the sandbox."""
+    arrays, _ = sandbox.call(
+        acquisitions,
+        path,
+        seconds=_SECONDS + 8 * int(sizes.sum()) / _BYTES_A_SECOND,
+        memory=(2 << 30) + 2 * 8 * _CHUNK * int(sizes.max(initial=0)),
+        group=group,
+        out=int(sizes.sum()),
+        rows=rows.tolist(),
+        sizes=sizes.tolist(),
+        name=name,
+    )
+    return arrays["out"]
 
 
 def raw_group(file: GuardedFile, dataset: str | None = None) -> str | None:
@@ -97,7 +103,7 @@ def _is_raw(source: Source) -> bool:
 
 @register_reader("ismrmrd", rank=10, hdf5=True, lacks=KSPACE_NAMES, recognise=_is_raw, suffixes=(".mrd",))
 def read_mrd(source: Source, *, dataset: str | None = None) -> Scan:
-    """Read ISMRMRD raw data of a Cartesian or echo-planar scan; see `mrirecon.io.read`.
+    """Read ISMRMRD raw data, Cartesian, echo-planar or along a trajectory; see `mrirecon.io.read`.
 
     Acquisitions are sorted by their flags and placed on the grid by their counters and echo. Several at the same
     position are averaged. The notes count those that are not used. The readout is along y, phase encoding along x, the
@@ -109,7 +115,7 @@ def read_mrd(source: Source, *, dataset: str | None = None) -> Scan:
         dataset: name of the group, if it is not "dataset".
 
     Raises:
-        InputError: a header without required values (the message names them), a trajectory that is not Cartesian,
+        InputError: a header without required values (the message names them), a trajectory without coordinates,
             damaged data.
         UnsafeContentError: links out of the file, or a header with a document type.
 
@@ -129,6 +135,24 @@ def read_mrd(source: Source, *, dataset: str | None = None) -> Scan:
     table.conjugate, why = forward_transform(vendor, values.get(SEQUENCE_NAME))
     notes += [why] if why else []
     encodings = _encodings(values, path, notes)
+    if encodings[0].trajectory not in _TRAJECTORIES:
+        dimensions = columns["trajectory_dimensions"]
+
+        def samples(rows: np.ndarray) -> np.ndarray:
+            values = _flat(path, group, rows, table.samples[rows] * table.coils[rows])
+            return np.conjugate(values) if table.conjugate else values
+
+        return trajectory_scan(
+            source,
+            table,
+            encodings[0],
+            samples,
+            lambda rows, ndim: _flat(path, group, rows, table.samples[rows] * ndim, "traj").real,
+            dimensions,
+            notes=notes,
+            attributes=attributes,
+            header=write_header(values),
+        )
     return raw_scan(
         source,
         "ismrmrd",
@@ -184,12 +208,6 @@ def _encodings(values: dict[str, str], path: Path, notes: list[str]) -> list[Enc
                 fix="convert the raw data again, with a complete header",
             )
         trajectory = values[f"{name}/trajectory"].lower()
-        if trajectory not in _TRAJECTORIES:
-            raise InputError(
-                f"{path} has a trajectory that is not Cartesian",
-                why=trajectory,
-                fix="this toolkit reads Cartesian data",
-            )
         if trajectory == "epi":
             _refuse_ramps(
                 {key: float(values.get(f"{name}/trajectoryDescription/{key}", 0)) for key in ECHO_TRAIN}, path
@@ -210,6 +228,7 @@ def _encodings(values: dict[str, str], path: Path, notes: list[str]) -> list[Enc
                 line_centre=line,
                 partition_centre=partition,
                 embedded=mode in ("embedded", "interleaved"),
+                trajectory=trajectory,
             )
         )
     if "experimentalConditions/H1resonanceFrequency_Hz" not in values:
@@ -250,7 +269,9 @@ def survey(path: Path, group: str) -> tuple[Arrays, Facts]:
         ):
             raise InputError(f"{group}/data of {path} does not hold ISMRMRD acquisitions", why=str(names))
         heads = _heads(data)
-    columns: Arrays = {name: heads[name].astype(np.int64) for name in (*_COLUMNS, "encoding_space_ref")}
+    columns: Arrays = {
+        name: heads[name].astype(np.int64) for name in (*_COLUMNS, "encoding_space_ref", "trajectory_dimensions")
+    }
     columns |= {name: heads["idx"][name].astype(np.int64) for name in _COUNTERS.values()}
     columns["flags"] = heads["flags"].astype(np.uint64)
     for name in ("sample_time_us", "position", "read_dir", "phase_dir", "slice_dir"):
@@ -276,8 +297,12 @@ def _heads(data: h5py.Dataset) -> np.ndarray:
     return heads
 
 
-def acquisitions(path: Path, group: str, rows: list[int], sizes: list[int], out: np.ndarray) -> tuple[Arrays, Facts]:
-    """Read the samples of some acquisitions, one after another, into `out`; runs in the sandbox.
+def acquisitions(
+    path: Path, group: str, rows: list[int], sizes: list[int], name: str, out: np.ndarray
+) -> tuple[Arrays, Facts]:
+    """Read the samples (`data`) or coordinates (`traj`) of some acquisitions, one after another, into `out`.
+
+    Runs in the sandbox; coordinates become the real parts of `out`.
 
     Raises:
         InputError: the number of samples differs from that in the header of an acquisition.
@@ -287,12 +312,13 @@ def acquisitions(path: Path, group: str, rows: list[int], sizes: list[int], out:
     ends = np.cumsum([0, *sizes])
     order = np.argsort(wanted, kind="stable")
     with open_recognised(path) as file:
-        data = file[f"{group}/data"].node.fields("data")
+        data = file[f"{group}/data"].node.fields(name)
         for stretch in _stretches(wanted[order]):
             first = int(wanted[order[stretch[0]]])
             block = data[first : int(wanted[order[stretch[-1]]]) + 1]
             for i in order[stretch]:
-                values = block[wanted[i] - first].view(np.complex64)
+                values = block[wanted[i] - first]
+                values = values.view(np.complex64) if name == "data" else values
                 if values.size != sizes[i]:
                     raise InputError(
                         f"acquisition {wanted[i]} of {path} is not as long as its header states",

@@ -14,13 +14,14 @@ from typing import IO, Literal
 import numpy as np
 
 from mrirecon.errors import InputError, MriReconError, UnsafeContentError
-from mrirecon.io.axes import axes_in_text, guess_axes, make_layout, sidecar_candidates, unknown_axes
+from mrirecon.io.axes import axes_in_text, axes_of_readouts, guess_axes, make_layout, sidecar_candidates, unknown_axes
 from mrirecon.io.identify import regular_file
 from mrirecon.io.readers.assemble import assemble, note_unusable, select_kspace
 from mrirecon.io.readers.registry import Source, register_reader
 from mrirecon.io.safe.hdf5 import NAME_LIMIT, READ_LIMIT, TEXT_LIMIT, ArrayTypes, is_numeric, refuse_bomb, typed_errors
 from mrirecon.io.safe.text import parse_json
 from mrirecon.io.scan import Layout, Scalar, Scan, complex_dtype, real_kspace
+from mrirecon.io.trajectory import TRAJECTORY_NAMES
 
 _HEADER_LIMIT = 64 << 10
 
@@ -208,12 +209,15 @@ def read_arrays(source: Source, *, axes: str | None = None, dataset: str | None 
     shape, dtype = store.arrays[name]
     if not complex_dtype(dtype):
         raise real_kspace(dtype, shape, f"{path}:{name}")
-    layout = _layout(store, name, axes, notes)
+    has_trajectory = source.points is not None or any(n.lower() in TRAJECTORY_NAMES for n in store.arrays)
+    layout = _layout(store, name, axes, notes, has_trajectory=has_trajectory)
     file_format = "npz" if isinstance(store, NpzStore) else "npy"
     return assemble(source, store, file_format, name, layout, notes=notes, attributes=attributes)
 
 
-def _layout(store: NpzStore | NpyStore, name: str, axes: str | None, notes: list[str]) -> Layout:
+def _layout(
+    store: NpzStore | NpyStore, name: str, axes: str | None, notes: list[str], *, has_trajectory: bool
+) -> Layout:
     shape, where = store.arrays[name][0], f"{store.path}:{name}"
     if axes is not None:
         return make_layout(axes, shape, where, from_user=True)
@@ -230,6 +234,10 @@ def _layout(store: NpzStore | NpyStore, name: str, axes: str | None, notes: list
         if stated is not None:
             notes.append(f"axes {stated} from the entry 'meta'")
             return make_layout(stated, shape, f"{where}, axes from the entry 'meta'")
+    readouts = axes_of_readouts(shape) if has_trajectory else None
+    if readouts is not None:
+        notes.append(f"{len(shape)} axes {shape} read as {readouts}, because there is a trajectory")
+        return make_layout(readouts, shape, where)
     guessed = guess_axes(shape)
     if guessed is None:
         raise unknown_axes(shape, where)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mrirecon.errors import UsageError
+import numpy as np
+
+from mrirecon.errors import InputError, UsageError
 from mrirecon.io.readers.assemble import MAPS_NAMES
 from mrirecon.io.readers.cfl import maps_store
 from mrirecon.io.readers.images import open_store, pick, read_array
 from mrirecon.io.readers.registry import Source, reader_of, sniff
 from mrirecon.io.scan import Nan, Scan, Store
 from mrirecon.io.select import select
+from mrirecon.io.trajectory import TRAJECTORY_NAMES, TrajectoryOptions, correct_delays
 
 
 def read(
@@ -23,6 +26,7 @@ def read(
     nan: Nan = "refuse",
     strict: bool = False,
     items: str | None = None,
+    trajectory: TrajectoryOptions | None = None,
 ) -> Scan:
     """Read a scan of any format, recognised by its content; see `Scan.format`. The file is never modified.
 
@@ -41,6 +45,7 @@ def read(
         strict: refuse data that otherwise only cause a note: chunks that were never written, a mask that
             contradicts the data.
         items: items to read, such as "3-17" (see `mrirecon.io.select.parse_items`); None for all.
+        trajectory: what the user states about a trajectory, such as its file; by default the file states it.
 
     Raises:
         InputError: missing, damaged, ambiguous or unsuitable files; the message suggests `--axes` if it helps.
@@ -55,6 +60,10 @@ def read(
         if maps is not None:
             store: Store = maps_store(Path(maps)) if sniff(maps) == "cfl" else open_store(maps)
             source.maps = (store, pick(store, MAPS_NAMES))
+        if trajectory is not None:
+            source.trajectory = trajectory
+            if trajectory.file is not None:
+                source.points = (read_points(trajectory.file), str(trajectory.file))
         stated = {name: text for name, text in (("axes", axes), ("dataset", dataset)) if text is not None}
         for name in stated:
             if name not in reader.options:
@@ -62,6 +71,24 @@ def read(
                 raise UsageError(f"{reader.name} files take no --{name}", where=str(path), why=why, fix="leave it out")
         scan: Scan = reader.build(source, **stated)
     scan.nan, scan.strict = nan, strict
+    if source.trajectory.delays != "none":
+        scan = correct_delays(scan)
     if strict and scan.warnings:
         scan.warn_or_refuse(scan.warnings[0], str(path))
     return scan if items is None else select(scan, items)
+
+
+def read_points(path: Path) -> np.ndarray:
+    """Read a trajectory as stored: `traj` in .npz or HDF5, .npy, or a BART array with the components first.
+
+    Raises:
+        InputError, UnsafeContentError: see `read`; complex coordinates.
+
+    """
+    store = open_store(path)
+    values = store.read(pick(store, TRAJECTORY_NAMES))
+    if np.iscomplexobj(values):
+        if np.abs(values.imag).max(initial=0) > 0:
+            raise InputError("coordinates of a trajectory must be real", where=str(path))
+        values = values.real
+    return values

@@ -90,7 +90,7 @@ class Readouts:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Hold a Cartesian encoding of the header, with sizes along readout, lines and partitions in this order.
+    """Hold an encoding of the header, with sizes along readout, lines and partitions in this order.
 
     Args:
         matrix: size of k-space as acquired, readout oversampling included.
@@ -100,6 +100,7 @@ class Encoding:
         line_centre: counter of the line through the centre of k-space; None if the header does not state it.
         partition_centre: the same for partitions.
         embedded: whether calibration lines also belong to the image, and are not a separate scan.
+        trajectory: name of the trajectory in the header.
 
     """
 
@@ -110,6 +111,7 @@ class Encoding:
     line_centre: int | None = None
     partition_centre: int | None = None
     embedded: bool = False
+    trajectory: str = "cartesian"
 
 
 @dataclass(frozen=True)

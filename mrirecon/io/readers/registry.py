@@ -16,6 +16,7 @@ from mrirecon.errors import InputError
 from mrirecon.io.identify import HDF5_SIGNATURE, has_hdf5_signature, read_head, regular_file, unreadable
 from mrirecon.io.safe.hdf5 import GuardedFile, open_recognised
 from mrirecon.io.scan import Store
+from mrirecon.io.trajectory import TrajectoryOptions
 from mrirecon.registries import Entry, Registry
 
 Holds = Literal["kspace", "images"]
@@ -30,6 +31,8 @@ class Source(ExitStack):
         axes: names of the axes, if the user gives them: then nothing is guessed from shapes.
         mask: a sampling mask from another file, with the name of that file.
         maps: store and array of coil maps in another file.
+        trajectory: what the user states about a trajectory.
+        points: a trajectory from another file, with the name of that file.
 
     """
 
@@ -38,6 +41,8 @@ class Source(ExitStack):
         self.path, self.dataset, self.axes = path, dataset, axes
         self.mask: tuple[np.ndarray, str] | None = None
         self.maps: tuple[Store, str] | None = None
+        self.trajectory = TrajectoryOptions()
+        self.points: tuple[np.ndarray, str] | None = None
 
     @cached_property
     def head(self) -> bytes:

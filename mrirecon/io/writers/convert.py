@@ -115,6 +115,7 @@ def convert(
     if kind == "images" or (not raw and kind == "auto" and axes is None and _is_image(source, dataset)):
         return _convert_images(source, target, chosen, dataset, items, inputs, sidecar, digest)
     scan = read_with_siblings(source, axes, dataset)
+    scan.require_grid("a conversion")
     if items is not None:
         scan = select(scan, items)
     if raw:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mrirecon.engine import Step
-from mrirecon.methods.updates import Part, Refine
+from mrirecon.methods.updates import IN_KSPACE, Part, Refine
 from mrirecon.physics.operators import Fourier, root_sum_of_squares
 from mrirecon.physics.problem import Problem
 
@@ -46,7 +46,7 @@ class InKspace(_ApplyPart):
 
     """
 
-    needs_cartesian = True
+    needs_cartesian = IN_KSPACE
 
     def __init__(self, part: Part, combine: str = "sense") -> None:
         super().__init__(part)

@@ -41,7 +41,7 @@ class PrimalDual(Step[PrimalDualState]):
 
     """
 
-    needs_cartesian = True  # the dual variable is in k-space
+    needs_cartesian = "the dual variable of this solver is k-space on a grid (solver=fista or admm has none)"
 
     def __init__(self, regularizer: Regularizer, lam: float, balance: float = 3.0) -> None:
         super().__init__()

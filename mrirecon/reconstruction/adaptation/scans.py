@@ -96,8 +96,10 @@ def adapt_plan(
 
     Raises:
         UsageError: the plan has no model, or a model without phase.
+        InputError: samples on a trajectory.
 
     """
+    scan.require_grid("adaptation of a model")
     begun = time.monotonic()
     groups, notes, described = list(plan.groups), list(plan.notes), dict[str, object]()
     if not any(group.model for group in groups):

@@ -14,7 +14,6 @@ from typing import Literal, get_args
 import numpy as np
 
 from mrirecon.coils.compression import compression
-from mrirecon.coils.noise import measure_noise, relative_noise
 from mrirecon.coils.whitening import Whitening, noise_covariance, whitening
 from mrirecon.errors import BusyError, InputError, MriReconError, UsageError
 from mrirecon.io.safe.scratch import Rows
@@ -151,6 +150,8 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
         raise UsageError(
             "the scan has no echoes to combine", where=str(scan.path), why=f"its axes are {', '.join(scan.shape)}"
         )
+    if not scan.on_grid:
+        _refuse_steps_on_grid(scan, options)
     prepared: Scan = scan
     if options.average:
         prepared = averaged = Averaged(scan)
@@ -177,9 +178,32 @@ def prepare(scan: Scan, options: Preprocess, *, white: Whitening | None = None) 
         notes.append(f"the root sum of squares over {scan.shape['echo']} echos: magnitudes, without phase")
     prepared = prepared.with_notes(notes)
     prepared.prepared = Prepared(options, white)
-    if options.partial_fourier == "refuse":
+    if options.partial_fourier == "refuse" and scan.on_grid:
         _refuse_partial_fourier(prepared)
     return prepared
+
+
+def _refuse_steps_on_grid(scan: Scan, options: Preprocess) -> None:
+    """Refuse steps that need Cartesian k-space.
+
+    Raises:
+        UsageError: such a step is requested.
+
+    """
+    steps = {
+        "--remove-oversampling": options.oversampling > 1,
+        "--compress-by geometric": options.compressing and options.compress == "geometric",
+        f"--partial-fourier {options.partial_fourier}": options.partial_fourier in ("pocs", "homodyne"),
+        f"--whiten {options.whiten}": options.whiten in ("background", "rim"),
+    }
+    for step, requested in steps.items():
+        if requested:
+            raise UsageError(
+                f"{step} needs Cartesian k-space",
+                where=str(scan.path),
+                why="the samples lie on a trajectory",
+                fix="omit it; --matrix sets the field of view, and --whiten auto measures the noise of the readouts",
+            )
 
 
 def prepare_like(scan: Scan, other: Scan) -> Scan:
@@ -216,7 +240,7 @@ def finish(scan: Scan, images: np.ndarray, scratch: Sequence[Path] | None = None
     notes: list[str] = []
     if options.partial_fourier in ("pocs", "homodyne"):
         partial = {item: extents for item in scan.items_with_signal() if (extents := partial_axes(scan.mask(item)))}
-    elif len(scan.space) == 2:  # this would read a volume once more
+    elif len(scan.space) == 2 and scan.on_grid:  # this would read a volume once more
         extents = partial_axes(scan.mask(scan.representative_item()))
         if extents:
             notes.append(f"{_partial(scan, extents)}; not filled in by symmetry (--partial-fourier zero)")
@@ -295,7 +319,8 @@ def _equalize_loud_coils(scan: Scan) -> tuple[Whitening | None, list[str]]:
     if scan.coils < 3 or len(scan.space) > 2 or scan.is_blank(middle):
         return None, []
     try:
-        factor = relative_noise(*scan.samples(middle))
+        kspace, sampling = scan.measured(middle)
+        factor = sampling.relative_noise(kspace)
     except MriReconError:  # the error is raised again when the item is reconstructed
         return None, []
     if factor.max() == 1:
@@ -316,12 +341,12 @@ def note_loud_coils(scan: Scan, item: int) -> list[str]:
     if whitened or searched or scan.coils <= 2 or scan.is_blank(item):
         return []
     try:
-        kspace, mask = scan.samples(item)
+        kspace, sampling = scan.measured(item)
     except BusyError:
         raise
     except InputError:  # the error is raised again when the item is reconstructed
         return []
-    factor = relative_noise(kspace, mask)
+    factor = sampling.relative_noise(kspace)
     if factor.max() == 1:
         return []
     return [f"{_loud_coils(factor)}: this increases the noise of the image; --whiten auto prevents it"]
@@ -346,7 +371,7 @@ def _whitening(scan: Scan, options: Preprocess) -> tuple[Whitening | None, list[
         noise, source = scan.noise, "the noise scan"
         share, notes = _bandwidth(scan)
     else:
-        if options.whiten == "auto" and not _nearly_full(scan):
+        if options.whiten == "auto" and not (scan.on_grid and _nearly_full(scan)):
             by_null_space, notes = _by_null_space(scan)
             if by_null_space is not None:
                 return by_null_space, notes
@@ -367,8 +392,9 @@ def _by_null_space(scan: Scan) -> tuple[Whitening | None, list[str]]:
     middle = len(scan) // 2
     if scan.is_blank(middle):
         return None, []
-    level = measure_noise(*scan.samples(middle))
-    if level.low == 0 or not level.deviation.all():
+    kspace, sampling = scan.measured(middle)
+    level = sampling.noise(kspace)
+    if (level.low == 0 and scan.on_grid) or not level.deviation.all():
         return None, []
     result = whitening(level.covariance)
     note = (

@@ -13,6 +13,7 @@ from typing import Self
 import numpy as np
 
 from mrirecon.coils.compression import Compression, compress, compress_maps, compression
+from mrirecon.coils.sampling import Sampling
 from mrirecon.coils.whitening import Whitening, mix_coils
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io.scan import Layout, Scan
@@ -104,6 +105,15 @@ class DerivedScan(Scan):
         """Return k-space and mask of an item."""
         return self.kspace(item), self.mask(item)
 
+    @property
+    def on_grid(self) -> bool:
+        """Return whether k-space was sampled on a Cartesian grid."""
+        return self.base.on_grid
+
+    def sampling(self, item: int, mask: np.ndarray) -> Sampling:
+        """Return where k-space of an item was sampled."""
+        return self.base.sampling(item, mask)
+
     def quick_mask(self, item: int) -> np.ndarray | None:
         """Return an approximation of `mask`, which is faster; see `Scan.quick_mask`."""
         mask = self.base.quick_mask(item)
@@ -170,6 +180,10 @@ class Averaged(DerivedScan):
         """Return an approximation of `mask`, which is faster; see `Scan.quick_mask`."""
         masks = [mask for i in self.members[item] if (mask := self.base.quick_mask(i)) is not None]
         return np.asarray(np.any(masks, axis=0)) if masks else None
+
+    def sampling(self, item: int, mask: np.ndarray) -> Sampling:
+        """Return where the first repetition was sampled."""
+        return self.base.sampling(self.members[item][0], mask)
 
     def _with_signal(self, item: int) -> list[int]:
         """Return the repetitions of an item with signal; without any, return all, so that reading raises the error.
