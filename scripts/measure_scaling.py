@@ -53,7 +53,6 @@ class Costs:
         syncs: flushes to the disk.
         locks: lock operations.
         seconds: processor seconds of an item, with the reconstruction of 16 × 16 pixels.
-        finished: processor seconds of an item that is finished already.
 
     """
 
@@ -62,7 +61,6 @@ class Costs:
     syncs: float
     locks: float
     seconds: float
-    finished: float
 
 
 def make_scans(folder: Path, items: int) -> None:
@@ -191,14 +189,12 @@ def measure(items: int, processes: int, output: Path, layouts: Sequence[str]) ->
             print(f"  {key:28} {value:10.2f}")
         print(f"  {'items/s':28} {items / times['wall time (s)']:10.1f}")
     print("system calls of an item: " + ", ".join(f"{call} {number:.1f}" for call, number in sorted(calls.items())))
-    first, again = results[layouts[0]], results[f"{layouts[0]}, second run"]
     costs = Costs(
         changes=sum(calls.get(call, 0) for call in (*CHANGES, "create")),
         lookups=calls.get("open", 0) + calls.get("lookup", 0),
         syncs=sum(calls.get(call, 0) for call in SYNCS),
         locks=calls.get("flock", 0),
-        seconds=first["processor (s)"] / items,
-        finished=again["processor (s)"] / items,
+        seconds=results[layouts[0]]["processor (s)"] / items,
     )
     output.write_text(json.dumps({"costs": asdict(costs), "calls": calls, "runs": results}, indent=2) + "\n")
 

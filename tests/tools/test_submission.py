@@ -126,6 +126,7 @@ def test_a_table_has_one_writer(tmp_path):
     assert len(list(cohort.read_rows([tmp_path / "table.csv", tmp_path / "missing.csv"]))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the jobs outlive the command
 def test_jobs_on_this_machine(run, tmp_path):
     """Check a killed task, its state, its second submission, and the gathered table, with the cluster `local`."""

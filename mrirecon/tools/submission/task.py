@@ -55,7 +55,7 @@ class Task:
             if job.global_rank:
                 return
             usage = resource.getrusage(resource.RUSAGE_SELF)
-            content = {"state": state, "code": code, "job": job.job_id, "host": socket.gethostname()}
+            content: dict[str, object] = {"state": state, "code": code, "job": job.job_id, "host": socket.gethostname()}
             content |= {"node": os.environ.get("SLURMD_NODENAME"), "started": started, "written": time.time()}
             write_json(self.record, content | {"memory (MB)": round(usage.ru_maxrss / 1024)})
 
