@@ -31,7 +31,7 @@ def study(
     if dry_run:
         preview = studies.dry_run(plan, folder)
         return print_json(preview) if as_json else typer.echo(_plan_text(preview))
-    with progress(f"study {config.name}", "cell") as callback:
+    with progress(f"study {config.name}", "cell", quiet_seconds=0) as callback:
         result = studies.run_study(
             plan, folder, device=device, progress=callback, on_message=print_line, command=sys.argv
         )
