@@ -114,13 +114,13 @@ def _cell(value: object) -> str:
 
 
 @contextmanager
-def progress(title: str, unit: str = "step") -> Iterator[Callable[[int, int, str], None]]:
+def progress(title: str, unit: str = "step", quiet_seconds: float = 10.0) -> Iterator[Callable[[int, int, str], None]]:
     """Yield a callback (done, total, what) that shows progress and the remaining time.
 
     On a terminal it draws a bar, elsewhere it prints lines (`ProgressLines`); with ``--quiet``, it does nothing.
     """
     if ConsoleSettings.quiet or not sys.stderr.isatty():
-        yield ProgressLines(unit)
+        yield ProgressLines(unit, quiet_seconds)
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -131,10 +131,10 @@ def progress(title: str, unit: str = "step") -> Iterator[Callable[[int, int, str
 
 
 class ProgressLines:
-    """Print progress without a terminal: a line after ten seconds, then at most one per minute, with the time left."""
+    """Print progress without a terminal: a line after ``quiet_seconds``, then one per minute, with the time left."""
 
-    def __init__(self, unit: str = "step") -> None:
-        self.unit = unit
+    def __init__(self, unit: str = "step", quiet_seconds: float = 10.0) -> None:
+        self.unit, self.quiet_seconds = unit, quiet_seconds
         self.begun: tuple[float, int] | None = None
         self.next = 0.0
 
@@ -142,7 +142,7 @@ class ProgressLines:
         """Print the progress."""
         now = time.monotonic()
         if self.begun is None:
-            self.begun, self.next = (now, step), now + 10
+            self.begun, self.next = (now, step), now + self.quiet_seconds
         if now < self.next or step == self.begun[1]:
             return
         self.next = now + 60

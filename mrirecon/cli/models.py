@@ -193,7 +193,7 @@ def adapt(
     from mrirecon.reconstruction.adaptation.scans import sentence
 
     settings = Adaptation(steps=steps, minutes=minutes, slices=slices, rate=rate, seed=seed)
-    with progress("adapt") as callback:
+    with progress("adapt", quiet_seconds=0) as callback:
         result: dict[str, Any] = adapt_files(files, output, request, settings, overwrite=overwrite, progress=callback)
     if as_json:
         return print_json(result)

@@ -36,7 +36,7 @@ def study(
         return print_json(preview) if as_json else typer.echo(_plan_text(preview))
     if only_train is not None:
         return typer.echo(studies.train_method(plan, folder, only_train, device=device, on_message=print_line))
-    with progress(f"study {config.name}", "cell") as callback:
+    with progress(f"study {config.name}", "cell", quiet_seconds=0) as callback:
         result = studies.run_study(
             plan, folder, device=device, progress=callback, on_message=print_line, command=sys.argv
         )

@@ -50,7 +50,7 @@ def train(
             plan = training.dry_run(loaded, folder, device, callback)
         return print_json(plan) if as_json else typer.echo(_plan_text(plan))
     keep_freed_memory()
-    with progress(f"train {config.name}") as callback:
+    with progress(f"train {config.name}", quiet_seconds=0) as callback:
         result = training.train(
             loaded,
             folder,

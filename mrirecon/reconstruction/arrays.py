@@ -159,7 +159,7 @@ def reconstruct(
     if isinstance(kspace, Scan):
         scan = kspace if preprocess is None else prepare(kspace, own.steps)
         given = {"mask": mask is not None, "axes": axes is not None, "nan": nan != "refuse"}
-        given |= {"maps": not isinstance(maps, str)}
+        given["maps"] = not isinstance(maps, str)
         if any(given.values()):
             names = ", ".join(name for name, is_given in given.items() if is_given)
             raise UsageError(f"{names}: only valid with an array", fix="give it to mrirecon.read, which takes a file")

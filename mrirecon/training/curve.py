@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from mrirecon.io.safe.atomic import atomic_path
@@ -41,7 +42,7 @@ def draw_run(folder: Path, zero_filled: Scores, heading: str) -> None:
     picture = draw_curves(
         [
             Curve("training loss", losses),
-            Curve(f"validation: {name}", scores, level, "zero-filled"),
+            Curve(f"validation: {name}", scores, level if math.isfinite(level) else None, "zero-filled"),
         ],
         heading,
     )

@@ -268,9 +268,9 @@ def test_templates_load(name, write):
     path = write(template(name))
     assert load_config(path).settings.method == name
     described = path.read_text().splitlines()
-    for option, field in find_method(name).schema.model_fields.items():
+    for option, field in find_method(name).documented_schema["properties"].items():
         (line,) = [x for x in described if x.startswith(f"#   {option}: ")]
-        assert line.endswith(f"# {field.description}" if field.description else ""), option
+        assert line.endswith(f"# {field['description']}"), option
     # without the comment signs, it gives the same values
     lines = [
         line.replace("# ", "", 1) if line.startswith(("# model:", "#   ", "  # ")) else line
