@@ -7,6 +7,8 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+from mrirecon.registries import Registry
+
 _LITERAL = re.compile(r"(``.+?``|`[^`]+`)")
 # In reStructuredText these begin markup: *space, |x|, x_, [1]_.
 _MARKUP = re.compile(r"([*|\\])|(?<=\w)(_)(?!\w)")
@@ -26,8 +28,9 @@ def process(app: Sphinx, what: str, name: str, subject: Any, options: Any, lines
 
 
 def skip(app: Sphinx, what: str, name: str, subject: Any, skipped: bool, options: Any) -> bool | None:
-    """Skip the fields of named tuples, which have no docstrings of their own."""
-    return True if str(getattr(subject, "__doc__", "")).startswith("Alias for field number") else None
+    """Skip the fields of named tuples, which have no docstrings of their own, and methods of registries in modules."""
+    field = str(getattr(subject, "__doc__", "")).startswith("Alias for field number")
+    return True if field or isinstance(getattr(subject, "__self__", None), Registry) else None
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

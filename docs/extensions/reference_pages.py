@@ -118,8 +118,8 @@ def configuration_page() -> str:
     lines = [
         *("# Keys of a configuration", ""),
         "A configuration is a YAML file with `method` and four sections. `mrirecon config init METHOD` writes one with",
-        "every option, its default and its meaning; `mrirecon config show FILE` prints the resolved values and the file",
-        "and line each comes from. `base: OTHER.yaml` builds on another file.",
+        "every option, its default and its meaning; `mrirecon config show FILE` prints the resolved values and the",
+        "file and line each comes from. `base: OTHER.yaml` builds on another file.",
         "",
         "The keys of `model` are the options of the [method](../methods.md).",
         "",
@@ -181,12 +181,21 @@ def _type(value: Schema, definition: Schema) -> str:
         return f"`{value['const']}`"
     if "anyOf" in value:
         return " or ".join(dict.fromkeys(_type(one, definition) for one in value["anyOf"]))
+    if "properties" in value:
+        return "section"
     kind = value.get("type", "any value")
     if kind == "array":
         least, most = value.get("minItems"), value.get("maxItems")
-        count = f"{least} " if least is not None and least == most else "at least one " if least == 1 else ""
+        count = f"{least} × " if least is not None and least == most else "at least one " if least == 1 else ""
         return f"list of {count}{_type(value.get('items', {}), definition)}"
-    words = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "none"}
+    words = {
+        "integer": "integer",
+        "number": "number",
+        "string": "text",
+        "boolean": "true or false",
+        "null": "none",
+        "object": "section",
+    }
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = [f"{sign} {value[key]:g}" for key, sign in signs.items() if key in value]
     return " ".join([words.get(kind, str(kind)), *limits])
@@ -218,7 +227,7 @@ def registered_page() -> str:
 
 def _escape(text: str) -> str:
     """Escape Markdown outside of backticks."""
-    parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
+    parts = re.split(r"(``.+?``|`[^`]+`)", " ".join(text.split()))
     parts[::2] = [re.sub(r"([*_<>\[\]$|{}])", r"\\\1", part) for part in parts[::2]]
     return "".join(parts)
 
