@@ -63,7 +63,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "plot_gallery": True,
     "capture_repr": ("_repr_html_", "__repr__"),
-    "write_computation_times": True,
+    "write_computation_times": False,
 }
 
 reference_pages.write_all(HERE / "reference" / "generated")

@@ -26,7 +26,7 @@ print(f"{scan.mask(0).mean():.0%} of k-space was measured")
 # --------------
 #
 # Without a method, the scan decides: the shipped CIRIM if its card covers the data, and compressed sensing otherwise.
-# The file has three slices, of which this reconstructs the middle one; without ``items``, it would be all.
+# With ``items``, only the second of its three slices is reconstructed.
 
 result = reconstruct(scan, items="1")
 print(f"{result.method}: {result.why}")
@@ -61,8 +61,8 @@ axes[0, 0].set_title("fully sampled")
 axes[1, 0].imshow(scan.mask(1), cmap="gray")
 axes[1, 0].set_title("measured samples")
 for (name, stack), above, below in zip(images.items(), axes[0, 1:], axes[1, 1:], strict=True):
-    one = score(stack[0], reference)
-    magnitude = np.abs(stack[0]) * one.scale
+    one = score(stack[1], reference)
+    magnitude = np.abs(stack[1]) * one.scale
     above.imshow(magnitude, cmap="gray", vmax=white)
     above.set_title(f"{name}\nSSIM {one.ssim:.3f}, {one.psnr:.1f} dB")
     below.imshow(np.abs(magnitude - reference), cmap="gray", vmax=white / 5)

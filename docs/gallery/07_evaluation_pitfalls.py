@@ -64,11 +64,13 @@ print(f"SSIM of a constant image, ours:    {score(nothing, reference).ssim:.4f}"
 #
 # Air is easy. The more of it is counted, the higher the score:
 
+import torch
+
 from mrirecon.metrics import ssim
 
 peak = float(reference[1].max())
 for margin in (0, 32, 96):
-    wide, truth = (np.pad(v[1] / peak, margin) for v in (image * ours.scale, reference))
+    wide, truth = (torch.from_numpy(np.pad(v[1] / peak, margin)) for v in (image * ours.scale, reference))
     print(f"{margin:3d} pixels of zeros around both images: SSIM {float(ssim(wide, truth, 1.0)):.3f}")
 
 # %%

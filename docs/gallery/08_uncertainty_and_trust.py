@@ -28,14 +28,14 @@ for name, one in measures.items():
     print(f"{name:12s} {one.residual:8.3f}  {one.noise_share:11.3f}  {one.held_out:14.3f}  {one.null_share:10.3f}")
 
 # %%
-# * The **residual** of zero filling is far above the noise: it does not explain its own data.
-# * **Hidden samples** were withheld and predicted. Zero filling predicts zero for them.
+# * The **residual** of zero filling is above the noise: its image does not explain its own data.
+# * **Hidden samples** were withheld and predicted. Zero filling predicts little of them.
 # * The share of the **null space** is the energy that no measured sample supports.
 #
 # Where the image comes from
 # --------------------------
 
-images = {name: np.abs(reconstruct(scan, method=name, items="1").images[0]) for name in methods}
+images = {name: np.abs(reconstruct(scan, method=name, items="1").images[1]) for name in methods}
 white = np.percentile(images["cs"], 99.8)
 noise = max(float(np.percentile(one.noise, 99)) for one in measures.values())
 figure, axes = plt.subplots(3, 3, figsize=(9, 10.5), layout="constrained")
