@@ -11,19 +11,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mrirecon.coils.espirit import espirit
-    from mrirecon.evaluation.files import evaluate
+    from mrirecon.evaluation.arrays import evaluate
     from mrirecon.io.readers.reader import read
     from mrirecon.masks.make import make_mask
     from mrirecon.methods.registry import build
     from mrirecon.methods.registry import methods as list_methods
     from mrirecon.models.checkpoints import load_model
     from mrirecon.physics.problem import Problem
-    from mrirecon.reconstruction.run import reconstruct
+    from mrirecon.reconstruction.arrays import espirit, reconstruct
+    from mrirecon.reconstruction.preprocess.prepare import Preprocess
     from mrirecon.training.loop import train
 
 __version__ = "0.1.0"
 __all__ = [
+    "Preprocess",
     "Problem",
     "__version__",
     "build",
@@ -37,15 +38,16 @@ __all__ = [
     "train",
 ]
 _HOMES = {  # paths below the package
+    "Preprocess": "reconstruction.preprocess.prepare.Preprocess",
     "Problem": "physics.problem.Problem",
     "build": "methods.registry.build",
-    "espirit": "coils.espirit.espirit",
-    "evaluate": "evaluation.files.evaluate",
+    "espirit": "reconstruction.arrays.espirit",
+    "evaluate": "evaluation.arrays.evaluate",
     "list_methods": "methods.registry.methods",
     "load_model": "models.checkpoints.load_model",
     "make_mask": "masks.make.make_mask",
     "read": "io.readers.reader.read",
-    "reconstruct": "reconstruction.run.reconstruct",
+    "reconstruct": "reconstruction.arrays.reconstruct",
     "train": "training.loop.train",
 }
 

@@ -7,6 +7,9 @@ is a bug in mrirecon, with exit code 1.
 from __future__ import annotations
 
 import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EMFILE}
 
@@ -129,6 +132,63 @@ def as_project_error(error: Exception) -> MriReconError:
         why=f"{type(error).__name__}: {error}",
         fix="run the command again with --traceback, and report the output",
     )
+
+
+# Options of the command line whose argument in Python has another name, or is a field of another argument.
+_ARGUMENTS = {
+    "lambda": "lam",
+    "set": "options",
+    "reference": "reference",
+    "compress": "preprocess=Preprocess(coils",
+    "remove-oversampling": "preprocess=Preprocess(oversampling",
+    "combine": "preprocess=Preprocess(average",
+    **{name: f"preprocess=Preprocess({name.replace('-', '_')}" for name in ("whiten", "partial-fourier", "readout")},
+}
+_PHRASES = {
+    "check the data with `mrirecon info FILE`": "check the values of k-space",
+    "`mrirecon calibrate PRESCAN -o maps.h5`": "mrirecon.espirit(prescan)",
+    "or take a smaller kernel there": "or take a smaller kernel in mrirecon.espirit",
+    "if this is wrong, pass --axes": "if this is wrong, give axes",
+    "the file holds no coil maps": "no coil maps are given",
+    "argument:": "argument ",
+    "FILE": "ARRAY",
+}
+_WORD = r"auto|average|background|cpu|cs|echoes|espirit|file|homodyne|mrirecon|none|pocs|rim|rss|walsh|zero-filled|zero"
+_OPTION = re.compile(rf"--([a-z][a-z-]*)(?: ((?:{_WORD}|[A-Z]{{3,}}|\d+(?:\.\d+)?|\w+(?:,\w+)+|\w+=\w+)\b))?")
+
+
+def in_terms_of_arguments(text: str) -> str:
+    """Replace options of the command line in a message by arguments in Python.
+
+    "use --maps espirit, or --lambda" becomes "use maps='espirit', or lam".
+    """
+
+    def argument(match: re.Match[str]) -> str:
+        option, value = match.groups()
+        name = _ARGUMENTS.get(option, option.replace("-", "_"))
+        opened = ")" if "(" in name else ""
+        if value is None:
+            return name + opened
+        if option == "set":
+            key, _, number = value.partition("=")
+            return f"options={{{key!r}: {number}}}"
+        return f"{name}={value if value.isupper() or value[0].isdigit() else repr(value)}{opened}"
+
+    for phrase, replacement in _PHRASES.items():
+        text = text.replace(phrase, replacement)
+    return _OPTION.sub(argument, text)
+
+
+@contextmanager
+def errors_name_arguments() -> Iterator[None]:
+    """Make errors name arguments in Python instead of options of the command line; also a decorator of functions."""
+    try:
+        yield
+    except MriReconError as error:
+        for name in ("what", "where", "why", "fix"):
+            text = getattr(error, name)
+            setattr(error, name, None if text is None else in_terms_of_arguments(text))
+        raise
 
 
 class Stopped(BaseException):

@@ -20,7 +20,7 @@ def test_every_public_name_is_there(name):
 
 
 def test_no_other_name_is_public():
-    assert set(mrirecon.__all__) == {*NAMES, "load_model", "__version__"}
+    assert set(mrirecon.__all__) == {*NAMES, "load_model", "Preprocess", "__version__"}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = mrirecon.nothing
 

@@ -67,15 +67,17 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Describe the mask as JSON.")] = False,
 ) -> None:
     """Draw a mask with its point spread function, and print its acceleration."""
-    from mrirecon.evaluation.pictures import save_mask_picture
     from mrirecon.io.safe.atomic import refuse_overwrite
+    from mrirecon.io.writers.pictures import save_panels
     from mrirecon.masks import load_mask
+    from mrirecon.masks.picture import mask_panels
 
     if output.suffix.lower() != ".png":
         raise UsageError("the image must be a .png file", why=f"--output is {output}", fix="add .png to its name")
     refuse_overwrite([output], [mask])
     result = load_mask(mask)
-    highest = save_mask_picture(output, result)
+    panels, highest = mask_panels(result)
+    save_panels(output, panels)
     print_mask(result, as_json, highest_sidelobe=highest)
 
 

@@ -30,7 +30,7 @@ from mrirecon.errors import InputError, UsageError
 from mrirecon.io.readers.reader import read
 from mrirecon.io.safe.atomic import atomic_path, refuse_existing
 from mrirecon.io.scan import Scan
-from mrirecon.io.writers.pictures import Panel, save_panels
+from mrirecon.io.writers.pictures import save_panels
 from mrirecon.methods.cross_validation import choose_hidden_samples
 from mrirecon.methods.registry import Use, build, find_method
 from mrirecon.methods.regularization import weight_by_noise
@@ -39,6 +39,7 @@ from mrirecon.physics.operators import norm, root_sum_of_squares
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.solvers import conjugate_gradient
 from mrirecon.physics.transforms import Prior
+from mrirecon.pictures import Panel
 from mrirecon.reconstruction.calibrate import ItemMaps, build_problem, item_maps, item_noise
 from mrirecon.reconstruction.preprocess import Preprocess, Whiten, prepare
 

@@ -288,6 +288,9 @@ class Scan:
         """Return k-space of an item as stored, (coil, *space) complex64, unmasked and unchecked."""
         block = self._read(self.roles.kspace, self.layout.index(item))
         values = block if block.dtype == np.complex64 else to_complex64(block, self.where(item))
+        if values is not block and not values.any() and (block != np.zeros((), block.dtype)).any():
+            fix = "scale the data, for example to maximum 1"
+            raise NoSignalError("k-space values are too small for single precision", where=self.where(item), fix=fix)
         return np.array(self.layout.arrange(values), order="C")
 
     def block(self, item: int, coils: slice, part: tuple[slice, ...]) -> np.ndarray:

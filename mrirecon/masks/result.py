@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrirecon.errors import InputError, UsageError
+from mrirecon.pictures import Panel, Shown
 
 Bools = npt.NDArray[np.bool_]
 
@@ -22,8 +23,8 @@ CALIBRATION_SHARE, CALIBRATION_SIDE = 0.32, 24
 
 
 @dataclass(frozen=True, eq=False)
-class MaskResult:
-    """Hold a sampling mask and its description.
+class MaskResult(Shown):
+    """Hold a sampling mask and its description; `numpy.asarray` returns the mask.
 
     Attributes:
         mask: (*space), True where k-space is sampled; the k-space centre is at index n // 2.
@@ -63,6 +64,19 @@ class MaskResult:
             f"{self.family}{style}, {size}: acceleration {self.acceleration:.4g}{requested}, "
             f"{int(self.mask.sum())} of {self.mask.size} samples, calibration region {box}"
         )
+
+    def panels(self) -> list[Panel]:
+        """Return panels with the mask and its point spread function."""
+        from mrirecon.masks.picture import mask_panels  # which imports this module
+
+        return mask_panels(self)[0]
+
+    def caption(self) -> list[str]:
+        """Return the description and the notes."""
+        return [self.describe(), *self.notes]
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.mask, dtype) if copy else np.asarray(self.mask, dtype)
 
     def as_dict(self) -> dict[str, object]:
         """Return everything but the mask itself, as plain data for JSON."""

@@ -17,8 +17,10 @@ from mrirecon.metrics.misalignment import misalignments
 from mrirecon.metrics.presets import PRESETS, SIGNED, Preset, Values, score_volume
 from mrirecon.metrics.region import read_region
 from mrirecon.metrics.shapes import CROPPED, centre_square, check_shapes, common_centre
+from mrirecon.pictures import Panel, Shown
 
 Row = dict[str, object]
+ERROR_GAIN = 5  # factor of error images
 _LEAST_SPAN = 0.5  # of images for ATOMMIC's SSIM, whose data range is at least 1
 
 
@@ -57,14 +59,24 @@ class Options:
             )
         if self.spacing is not None and not all(0 < side < math.inf for side in self.spacing):
             raise UsageError(f"invalid pixel spacing {self.spacing} mm", fix="set --spacing to two positive numbers")
-        if self.mask is not None and self.preset not in ("mrirecon", "mridc"):
+        if self.mask is not None:
+            self.require_mask_support()
+
+    def require_mask_support(self) -> None:
+        """Refuse a mask with a preset that has none.
+
+        Raises:
+            UsageError: the preset has no mask.
+
+        """
+        if self.preset not in ("mrirecon", "mridc"):
             raise UsageError(
                 f"the preset {self.preset} does not support a mask", fix="omit --mask, or use --preset mrirecon"
             )
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Shown):
     """Hold the scores of every slice and every item, and their mean.
 
     Attributes:
@@ -79,6 +91,7 @@ class Evaluation:
         notes: notes to the user, for example on an image that seems to be mirrored.
         lesions: scores of the lesions, keyed by item.
         case: name of the scan, if files of folders were matched.
+        example: the slice with the worst first metric, to be shown: image in the scale of the reference, and reference.
 
     """
 
@@ -93,6 +106,31 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     lesions: list[list[LesionScore]] = field(default_factory=list)
     case: str | None = None
+    example: tuple[np.ndarray, np.ndarray] | None = field(default=None, repr=False)
+
+    def panels(self) -> list[Panel]:
+        """Return panels with the image, the reference and the error of the example; none without an example."""
+        if self.example is None:
+            return []
+        image, truth = self.example
+        white = float(np.percentile(truth, 99.8))
+        error = Panel(f"error × {ERROR_GAIN}", np.abs(image - truth), vmax=white / ERROR_GAIN)
+        return [Panel("image", image, vmax=white), Panel("reference", truth, vmax=white), error]
+
+    def caption(self) -> list[str]:
+        """Return the means, their definition, and the notes."""
+        means = ", ".join(self._describe_mean(name) for name in self.options.metrics)
+        count = len(self.slices)
+        slices = "one slice" if count == 1 else f"mean of {count} slices; the picture shows the worst"
+        return [f"{means} ({slices}; definition: {self.options.preset})", *self.notes]
+
+    def _describe_mean(self, name: str) -> str:
+        """Return label, mean and unit of a metric, such as "PSNR 32.4 dB"."""
+        label, _, unit = METRICS[name].title.partition(" (")
+        value = self.mean[name]
+        if value is None:
+            return f"{label} undefined"
+        return f"{label} {value:.{METRICS[name].digits}g} {unit.rstrip(')')}".rstrip()
 
     @property
     def mean(self) -> Values:
@@ -150,6 +188,7 @@ def compare(
     kind: str,
     options: Options | None = None,
     placed: bool = False,
+    inside: np.ndarray | None = None,
 ) -> Evaluation:
     """Score images (item, *space) against reference images of the same shape.
 
@@ -162,6 +201,7 @@ def compare(
         options: settings of the metrics.
         placed: whether both positions agree by the coordinates of the files; an image that seems mirrored is then
             reported as a contradiction.
+        inside: the evaluated pixels, booleans in the shape of the images, instead of the file in the options.
 
     Raises:
         InputError: the images differ in number or size, or the mask or region does not match.
@@ -189,7 +229,9 @@ def compare(
             f"the values span {span:.3g}, but the preset atommic computes SSIM with a range of at least 1, so it is "
             "near 1 for any image: scale images and reference to a maximum of 1, or use another preset"
         )
-    mask = None if options.mask is None else read_region(options.mask, images.shape, reference) > 0
+    mask = inside
+    if mask is None and options.mask is not None:
+        mask = read_region(options.mask, images.shape, reference) > 0
     labels = None if options.region is None else read_region(options.region, images.shape, reference)
     evaluation = Evaluation(prediction, reference, kind, images.shape, options, [], [], [], notes)
     misaligned: dict[str, list[str]] = {}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from mrirecon.coils.trivial import unit
@@ -23,6 +24,7 @@ from mrirecon.io.sampling import format_items
 from mrirecon.io.scan import Scan
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.physics.transforms import Gain
+from mrirecon.pictures import Panel, Shown, slice_panels
 from mrirecon.reconstruction.adaptation.scans import adapt_plan
 from mrirecon.reconstruction.calibrate import (
     ItemMaps,
@@ -41,8 +43,8 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass
-class Reconstruction:
-    """Hold the images of a scan, and how they were reconstructed.
+class Reconstruction(Shown):
+    """Hold the images of a scan, and how they were reconstructed; `numpy.asarray` returns `image`.
 
     Attributes:
         images: (item, *space) complex64, in the scale of the data; magnitudes if the method has no phase.
@@ -59,10 +61,11 @@ class Reconstruction:
         precision: precision of networks; float32 without networks.
         sets: number of sets of coil maps of each item.
         adaptation: how the model was adapted to the scan, as in the card of an adapted model; None if it was not.
+        loops: lengths of the axes over which items were separate problems (slices, repetitions), in their order.
 
     """
 
-    images: np.ndarray
+    images: np.ndarray = field(repr=False)
     method: str
     why: str
     maps: str
@@ -75,6 +78,25 @@ class Reconstruction:
     precision: Precision = "float32"
     sets: list[int] = field(default_factory=list)
     adaptation: dict[str, object] | None = None
+    loops: tuple[int, ...] = ()
+
+    @property
+    def image(self) -> np.ndarray:
+        """Return the images with the axes of k-space, without coils: (*loops, *space), for one item (*space)."""
+        return self.images.reshape(*self.loops, *self.images.shape[1:])
+
+    def panels(self) -> list[Panel]:
+        """Return panels with the magnitude of at most 16 slices."""
+        return slice_panels(self.images)
+
+    def caption(self) -> list[str]:
+        """Return method, reason, coil maps, regularization weight and time, and the notes."""
+        weight = f"; λ {float(np.mean(self.lam)):.3g}" if self.lam else ""
+        done = f"coil maps: {self.maps or 'none'}{weight}; {sum(self.seconds):.1f} s"
+        return [f"{self.method}: {self.why}", done, *self.notes]
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.image, dtype) if copy else np.asarray(self.image, dtype)
 
 
 @dataclass(frozen=True)
@@ -177,6 +199,7 @@ def reconstruct(
     failed_notes = failures.notes(len(results))
     item_notes = _one_of_each_kind(note for result in results for note in result.notes)
     images, finish_notes = finish(scan, images, scratch)
+    combined = {"echo"} if scan.prepared is not None and scan.prepared.options.echoes else set()
     return Reconstruction(
         images=images,
         method=main,
@@ -200,6 +223,7 @@ def reconstruct(
         precision=plan.precision,
         sets=[result.sets for result in results],
         adaptation=adaptation,
+        loops=tuple(n for a, n in zip(scan.layout.loops, scan.layout.loop_shape, strict=True) if a not in combined),
     )
 
 

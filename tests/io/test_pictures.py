@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mrirecon import pictures
 from mrirecon.errors import InputError, ResourceError, SignalError
-from mrirecon.io.writers import pictures
-from mrirecon.io.writers.pictures import BACKGROUND, Panel, save_panels, to_gray
+from mrirecon.io.writers.pictures import save_panels
+from mrirecon.pictures import BACKGROUND, Panel, to_gray
 
 
 def pixels(path):

@@ -1,97 +1,19 @@
-"""Write grey-scale images and labelled side-by-side panels as PNG with Pillow."""
+"""Write labelled side-by-side panels as PNG."""
 
 from __future__ import annotations
 
-import math
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
-
-from mrirecon.errors import InputError, SignalError
+from mrirecon.errors import MriReconError
 from mrirecon.io.safe.atomic import atomic_path
-
-Numbers = npt.NDArray[Any]  # any real or complex dtype
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-BACKGROUND, TITLE, NOTE, HEADING = (17, 19, 24), (236, 239, 244), (150, 158, 172), (255, 255, 255)
-GAP, MARGIN = 14, 20
-# Smaller panels are enlarged by the smallest whole factor that gives their longer side at least this size.
-SMALLEST_SIDE = 300
-# Substitutes for letters that the font of Pillow does not have.
-GREEK = {"λ": "lambda", "σ": "sigma", "µ": "u", "Δ": "delta"}
-SPELLED = str.maketrans({"×": "x", "−": "-", "–": "-", "≤": "<=", "≥": ">=", "≈": "~", "→": "->", "ℓ": "l"} | GREEK)
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Hold one panel of a figure.
-
-    Args:
-        title: the line above the image.
-        image: (y, x), real; for complex values the magnitude is drawn.
-        vmin: the value drawn as black.
-        vmax: the value drawn as white; None takes the 99.8th percentile of the image.
-        note: the line below the image, for example a score; may be empty.
-        colours: ``gray``, or ``heat`` (black, red, yellow, white) for error maps.
-
-    """
-
-    title: str
-    image: Numbers
-    vmin: float = 0.0
-    vmax: float | None = None
-    note: str = ""
-    colours: Literal["gray", "heat"] = "gray"
-
-
-def to_gray(image: Numbers, vmax: float | None = None, vmin: float = 0.0) -> npt.NDArray[np.uint8]:
-    """Map an image to grey levels, ``vmin`` to 0 and ``vmax`` to 255; values outside are clipped.
-
-    Args:
-        image: (y, x), real or complex (then its magnitude), in any unit.
-        vmax: white, in the unit of the image; None takes the 99.8th percentile, so that a few bright pixels do not
-            darken the image.
-        vmin: black, in the image's unit.
-
-    Returns:
-        (y, x), uint8. An image without contrast (``vmax <= vmin``) is black.
-
-    Raises:
-        InputError: not two-dimensional, or empty.
-        SignalError: NaN or infinite values, which have no grey level.
-
-    """
-    values = np.abs(image) if np.iscomplexobj(image) else np.asarray(image)
-    if values.ndim != 2 or values.size == 0:
-        why = f"the array has the shape {tuple(values.shape)}"
-        raise InputError("an image for PNG must have two axes", why=why, fix="select one slice: image[item]")
-    values = values.astype(np.float64)
-    bad = int(np.count_nonzero(~np.isfinite(values)))
-    if bad:
-        raise SignalError(
-            "the image holds NaN or infinite values, which have no grey level",
-            why=f"{bad} of {values.size} pixels are NaN or infinite",
-            fix="find the cause in the reconstruction, or replace them first: numpy.nan_to_num(image)",
-        )
-    white = float(np.percentile(values, 99.8)) if vmax is None else float(vmax)
-    if white <= vmin:
-        return np.zeros(values.shape, np.uint8)
-    return np.rint(np.clip((values - vmin) / (white - vmin), 0, 1) * 255).astype(np.uint8)
+from mrirecon.pictures import Panel, draw_panels
 
 
 def save_panels(
     path: str | Path, panels: Sequence[Panel], columns: int | None = None, heading: str | None = None
 ) -> None:
-    """Write panels side by side as one labelled PNG on a dark background.
-
-    Small images are enlarged by a whole factor without smoothing, so that pixels keep their values. Panels of different
-    sizes are centred in cells of the largest size. The file appears complete or not at all.
+    """Write panels as one picture (`mrirecon.pictures.draw_panels`); the file appears complete or not at all.
 
     Args:
         path: output path; an existing file is replaced.
@@ -100,73 +22,13 @@ def save_panels(
         heading: one line above all panels.
 
     Raises:
-        InputError: no panels, fewer than 1 column, or an image that ``to_gray`` refuses.
+        InputError: no panels, fewer than 1 column, or an image that cannot be drawn.
 
     """
-    if not panels or (columns is not None and columns < 1):
-        raise InputError(
-            "a figure needs at least one panel and one column",
-            where=str(path),
-            why=f"{len(panels)} panels, columns={columns}",
-            fix="pass at least one Panel and columns=1 or more",
-        )
-    count = len(panels)
-    across = min(count, columns or (count if count <= 5 else math.ceil(math.sqrt(count))))
-    pictures = [_picture(p) for p in panels]
-    width, height = max(p.width for p in pictures), max(p.height for p in pictures)
-    # The font scales with the panels, so that text has the same relative size for panels of 300 and of 900 pixels.
-    big, small = max(15, round(width / 18)), max(13, round(width / 22))
-    above = big + 12 if any(p.title for p in panels) else 0
-    below = small + 12 if any(p.note for p in panels) else 0
-    top = MARGIN + (big + 22 if heading else 0)
-    cell, rows = above + height + below, math.ceil(count / across)
-    size = (2 * MARGIN + across * width + (across - 1) * GAP, top + rows * cell + (rows - 1) * GAP + MARGIN)
-    sheet = Image.new("RGB", size, BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    if heading:
-        text, font = _fit(draw, heading, size[0] - 2 * MARGIN, big + 4)
-        draw.text((MARGIN, MARGIN - 4), text, fill=HEADING, font=font)
-    for number, (panel, picture) in enumerate(zip(panels, pictures, strict=True)):
-        row, column = divmod(number, across)
-        left, up = MARGIN + column * (width + GAP), top + row * (cell + GAP)
-        sheet.paste(picture, (left + (width - picture.width) // 2, up + above + (height - picture.height) // 2))
-        for words, letters, colour, y in (
-            (panel.title, big, TITLE, up + above // 2),
-            (panel.note, small, NOTE, up + above + height + below // 2),
-        ):
-            text, font = _fit(draw, words, width, letters)
-            draw.text((left + width / 2 - draw.textlength(text, font=font) / 2, y), text, colour, font, anchor="lm")
-    _save(sheet, path)
-
-
-def _picture(panel: Panel) -> Image.Image:
-    """Return the panel's image in colour, enlarged by a whole factor."""
-    levels = to_gray(panel.image, panel.vmax, panel.vmin)
-    factor = max(1, math.ceil(SMALLEST_SIDE / max(levels.shape)))
-    ramp = np.repeat(np.arange(256)[:, None], 3, axis=-1)
-    if panel.colours == "heat":
-        ramp = np.clip(3 * ramp - np.array([0, 255, 510]), 0, 255)  # red saturates first, then green, then blue
-    return Image.fromarray(ramp.astype(np.uint8)[levels].repeat(factor, axis=0).repeat(factor, axis=1))
-
-
-def _fit(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> tuple[str, Font]:
-    """Fit text into ``width`` pixels: reduce the font size first, then shorten with an ellipsis."""
-    text = " ".join(_plain(text).split())  # one line: a line break would overlap neighbouring panels
-    for smaller in range(size, max(11, round(size * 0.7)) - 1, -1):
-        font = ImageFont.load_default(size=smaller)
-        if draw.textlength(text, font=font) <= width:
-            return text, font
-    while text and draw.textlength(text + "…", font=font) > width:
-        text = text[:-1].rstrip()
-    return text + "…", font
-
-
-def _plain(text: str) -> str:
-    """Replace letters that the font does not have: drop accents, and use question marks for others."""
-    letters = unicodedata.normalize("NFKD", text.translate(SPELLED))
-    return "".join(c if c.isascii() or c in "…·±°" else "?" for c in letters if not unicodedata.combining(c))
-
-
-def _save(picture: Image.Image, path: str | Path) -> None:
+    try:
+        picture = draw_panels(panels, columns, heading)
+    except MriReconError as error:
+        error.where = error.where or str(path)
+        raise
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG", optimize=True)

@@ -484,7 +484,7 @@ def _png(path: Path, page: np.ndarray, white: float) -> None:
     """Write the magnitude of a page (y, x) as a grey picture."""
     from PIL import Image
 
-    from mrirecon.io.writers.pictures import to_gray
+    from mrirecon.pictures import to_gray
 
     Image.fromarray(to_gray(np.abs(page).astype(np.float32), white)).save(path, format="PNG")
 
