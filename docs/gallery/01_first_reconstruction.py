@@ -2,8 +2,8 @@
 First reconstruction
 ====================
 
-This example reads a scan, reconstructs it with a method that is chosen for the data, and compares the image with the
-fully sampled one.
+This example reads a scan, reconstructs one of its slices with a method that is chosen for the data, and compares the
+image with the fully sampled one.
 """
 
 # %%
@@ -15,33 +15,30 @@ fully sampled one.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mrirecon import read, reconstruct
+import mrirecon as mr
 
-scan = read("../../data_samples/brain_4x.h5")
+scan = mr.read("../../data_samples/brain_4x.h5")
+kspace, mask = scan.kspace(1), scan.mask(1)
 print(f"{scan.format}: {scan.shape}")
-print(f"{scan.mask(0).mean():.0%} of k-space was measured")
+print(f"the second slice: {kspace.shape}, {kspace.dtype}; {mask.mean():.0%} of it was measured")
 
 # %%
 # Reconstruct it
 # --------------
 #
-# Without a method, the scan decides: the shipped CIRIM if its card covers the data, and compressed sensing otherwise.
-# With ``items``, only the second of its three slices is reconstructed.
+# ``reconstruct`` takes the whole scan, or arrays: k-space (coil, y, x) and the mask (y, x), from any source. Without a
+# method, the data decide: the shipped CIRIM if its card covers them, and compressed sensing otherwise. A notebook shows
+# the result by itself.
 
-result = reconstruct(scan, items="1")
-print(f"{result.method}: {result.why}")
-print(f"coil maps: {result.maps}")
-print(f"images: {result.images.shape}, {result.images.dtype}")
+result = mr.reconstruct(kspace, mask=mask)
+result
 
 # %%
 # Other methods are named. ``zero-filled`` sets the missing samples to zero, which shows what the undersampling does;
 # ``cs`` needs no training.
 
-images = {
-    "zero-filled": reconstruct(scan, method="zero-filled", items="1").images,
-    "cs": reconstruct(scan, method="cs", items="1").images,
-    result.method: result.images,
-}
+images = {name: mr.reconstruct(kspace, mask=mask, method=name).image for name in ("zero-filled", "cs")}
+images[result.method] = result.image
 
 # %%
 # Compare it
@@ -50,21 +47,23 @@ images = {
 # The sample scan comes with its fully sampled version. The score has one least-squares scale, and counts the pixels of
 # the object only.
 
-from mrirecon.metrics import score
+reference = mr.read("../../data_samples/brain_full.h5").reference[1]
+mr.evaluate(result.image, reference)
 
-reference = read("../../data_samples/brain_full.h5").reference[1]
+# %%
+# All of them side by side:
+
 white = np.percentile(reference, 99.8)
-
 figure, axes = plt.subplots(2, 4, figsize=(11, 7), layout="constrained")
 axes[0, 0].imshow(reference, cmap="gray", vmax=white)
 axes[0, 0].set_title("fully sampled")
-axes[1, 0].imshow(scan.mask(1), cmap="gray")
+axes[1, 0].imshow(mask, cmap="gray")
 axes[1, 0].set_title("measured samples")
-for (name, stack), above, below in zip(images.items(), axes[0, 1:], axes[1, 1:], strict=True):
-    one = score(stack[1], reference)
-    magnitude = np.abs(stack[1]) * one.scale
+for (name, image), above, below in zip(images.items(), axes[0, 1:], axes[1, 1:], strict=True):
+    (one,) = mr.evaluate(image, reference).slices
+    magnitude = np.abs(image) * one["scale"]
     above.imshow(magnitude, cmap="gray", vmax=white)
-    above.set_title(f"{name}\nSSIM {one.ssim:.3f}, {one.psnr:.1f} dB")
+    above.set_title(f"{name}\nSSIM {one['ssim']:.3f}, {one['psnr']:.1f} dB")
     below.imshow(np.abs(magnitude - reference), cmap="gray", vmax=white / 5)
     below.set_title("error × 5")
 for one in axes.flat:

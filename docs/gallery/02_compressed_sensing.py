@@ -21,15 +21,13 @@ import numpy as np
 import torch
 
 from mrirecon import Problem, espirit, read
-from mrirecon.coils.calibration import find_calibration
 from mrirecon.physics.operators import Coils, Fourier, Mask, inner
 from mrirecon.physics.wavelets import Wavelet
 
 scan = read("../../data_samples/brain_4x.h5")
 y = torch.from_numpy(scan.kspace(1))[None]
 mask = torch.from_numpy(scan.mask(1))[None, None].float()
-box = find_calibration(scan.mask(1), limit=24)
-maps = espirit(y[:, :, box[0], box[1]], scan.space_shape).maps
+maps = torch.from_numpy(espirit(scan.kspace(1)).maps)[None]
 
 A = Mask(mask) @ Fourier((-2, -1)) @ Coils(maps)
 

@@ -58,8 +58,7 @@ def sample(seed: int) -> tuple[Problem, torch.Tensor]:
     """Simulate one slice; return the problem and the reference, the fully sampled image."""
     full = torch.from_numpy(simulate_kspace(phantom(SHAPE, 1, seed)[0], 8, 30.0, seed).kspace)[None]
     mask = torch.from_numpy(make_mask("random", SHAPE, 4, calibration=14, seed=seed).mask)[None, None].float()
-    y, x = (n // 2 for n in SHAPE)
-    maps = espirit(full[:, :, y - 7 : y + 7, x - 7 : x + 7], SHAPE).maps
+    maps = torch.from_numpy(espirit(full[0], size=14).maps)[None]
     return Problem(full * mask, mask, maps).prepared(), combine(maps, Fourier().adjoint(full))
 
 

@@ -25,7 +25,6 @@ import numpy as np
 import torch
 
 from mrirecon import Problem, espirit, load_model, read
-from mrirecon.coils.calibration import find_calibration
 from mrirecon.metrics import score
 from mrirecon.models.checkpoints import shipped_models
 from mrirecon.physics.operators import norm
@@ -40,8 +39,7 @@ scan = read("../../data_samples/brain_4x.h5")
 reference = read("../../data_samples/brain_full.h5").reference[1]
 y = torch.from_numpy(scan.kspace(1))[None]
 mask = torch.from_numpy(scan.mask(1))[None, None].float()
-box = find_calibration(scan.mask(1), limit=24)
-maps = espirit(y[:, :, box[0], box[1]], scan.space_shape).maps
+maps = torch.from_numpy(espirit(scan.kspace(1)).maps)[None]
 problem = Problem(y, mask, maps).prepared()
 
 # %%

@@ -35,7 +35,8 @@ for name, one in measures.items():
 # Where the image comes from
 # --------------------------
 
-images = {name: np.abs(reconstruct(scan, method=name, items="1").images[1]) for name in methods}
+kspace, mask = scan.kspace(1), scan.mask(1)
+images = {name: np.abs(reconstruct(kspace, mask=mask, method=name).image) for name in methods}
 white = np.percentile(images["cs"], 99.8)
 noise = max(float(np.percentile(one.noise, 99)) for one in measures.values())
 figure, axes = plt.subplots(3, 3, figsize=(9, 10.5), layout="constrained")
