@@ -44,6 +44,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 default_role = "code"
+smartquotes = False  # two dashes begin an option
 
 html_theme = "furo"
 html_title = f"mrirecon {release}"

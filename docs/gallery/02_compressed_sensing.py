@@ -27,7 +27,7 @@ from mrirecon.physics.wavelets import Wavelet
 scan = read("../../data_samples/brain_4x.h5")
 y = torch.from_numpy(scan.kspace(1))[None]
 mask = torch.from_numpy(scan.mask(1))[None, None].float()
-maps = torch.from_numpy(espirit(scan.kspace(1)).maps)[None]
+maps = torch.from_numpy(espirit(scan.kspace(1), sets=1).maps)[None]
 
 A = Mask(mask) @ Fourier((-2, -1)) @ Coils(maps)
 
@@ -117,3 +117,5 @@ for (title, image), above, below in zip(shown.items(), *axes, strict=True):
 for one in axes.flat:
     one.axis("off")
 plt.show()
+
+# sphinx_gallery_thumbnail_number = 2

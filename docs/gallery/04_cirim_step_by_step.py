@@ -39,7 +39,7 @@ scan = read("../../data_samples/brain_4x.h5")
 reference = read("../../data_samples/brain_full.h5").reference[1]
 y = torch.from_numpy(scan.kspace(1))[None]
 mask = torch.from_numpy(scan.mask(1))[None, None].float()
-maps = torch.from_numpy(espirit(scan.kspace(1)).maps)[None]
+maps = torch.from_numpy(espirit(scan.kspace(1), sets=1).maps)[None]
 problem = Problem(y, mask, maps).prepared()
 
 # %%
@@ -101,3 +101,5 @@ plt.show()
 
 with torch.inference_mode():
     print(model.run(problem).reasons[0])
+
+# sphinx_gallery_thumbnail_number = 2
