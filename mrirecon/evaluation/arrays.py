@@ -82,8 +82,15 @@ def evaluate(
     if mask is not None:
         chosen.require_mask_support()
         inside = _mask(to_numpy(mask, "mask"), truth.shape)
-    about = {"prediction": Path("image"), "reference": Path("reference")}
-    result = compare(x, truth, kind="array", options=chosen, inside=inside, **about)
+    result = compare(
+        x,
+        truth,
+        prediction="image",
+        reference="reference",
+        kind="array",
+        options=chosen,
+        inside=inside,
+    )
     return replace(result, example=_worst(result, np.abs(x), np.abs(truth)))
 
 

@@ -75,7 +75,7 @@ class MaskResult(Shown):
         """Return the description and the notes."""
         return [self.describe(), *self.notes]
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.mask, dtype) if copy else np.asarray(self.mask, dtype)
 
     def as_dict(self) -> dict[str, object]:

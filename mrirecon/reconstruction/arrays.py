@@ -56,7 +56,7 @@ class Maps(Shown):
         """Return the shape and the notes."""
         return [f"coil maps {'×'.join(map(str, self.maps.shape))}", *self.notes]
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.maps, dtype) if copy else np.asarray(self.maps, dtype)
 
 
@@ -102,8 +102,8 @@ def reconstruct(
         kspace: complex k-space, or a scan.
         request: all of the user's settings, instead of the arguments from ``method`` to ``batch``.
         mask: sampling mask, 1 where sampled, in the order of the axes without coil: one value per column (x), or one
-            per sample, for all items or for each, or (y, x) for a volume. Data outside it are set to zero. None: k-space
-            is zero where not sampled. For an array only.
+            per sample, for all items or for each, or (y, x) for a volume. Data outside it are set to zero. None:
+            k-space is zero where not sampled. For an array only.
         maps: coil maps of an array, (M, coil, *space) with M = 1 or 2 sets, or (coil, *space), with slices in front; or
             their source: ``auto``, ``espirit``, ``walsh``, ``sigpy``, ``unit``, or ``file`` (those of a scan).
         axes: names of the axes of an array, separated by commas.

@@ -95,7 +95,7 @@ class Reconstruction(Shown):
         done = f"coil maps: {self.maps or 'none'}{weight}; {sum(self.seconds):.1f} s"
         return [f"{self.method}: {self.why}", done, *self.notes]
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.image, dtype) if copy else np.asarray(self.image, dtype)
 
 
