@@ -2,15 +2,16 @@
 First reconstruction
 ====================
 
-This example reads a scan, reconstructs one of its slices with a method that is chosen for the data, and compares the
-image with the fully sampled one.
+This example reads a scan, reconstructs one of its slices with a method that is chosen
+for the data, and compares the image with the fully sampled one.
 """
 
 # %%
 # Read the scan
 # -------------
 #
-# ``read`` recognizes the format by the content of the file. Values are read when they are needed.
+# ``read`` recognizes the format by the content of the file. Values are read when they are
+# needed.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,32 +21,36 @@ import mrirecon as mr
 scan = mr.read("../../data_samples/brain_4x.h5")
 kspace, mask = scan.kspace(1), scan.mask(1)
 print(f"{scan.format}: {scan.shape}")
-print(f"the second slice: {kspace.shape}, {kspace.dtype}; {mask.mean():.0%} of it was measured")
+print(f"the second slice: {kspace.shape}, {kspace.dtype}")
+print(f"measured: {mask.mean():.0%}")
 
 # %%
 # Reconstruct it
 # --------------
 #
-# ``reconstruct`` takes the whole scan, or arrays: k-space (coil, y, x) and the mask (y, x), from any source. Without a
-# method, the data decide: the shipped CIRIM if its card covers them, and compressed sensing otherwise. A notebook shows
-# the result by itself.
+# ``reconstruct`` takes the whole scan, or arrays: k-space (coil, y, x) and the mask (y,
+# x), from any source. Without a method, the data decide: the shipped CIRIM if its card
+# covers them, and compressed sensing otherwise. A notebook shows the result by itself.
 
 result = mr.reconstruct(kspace, mask=mask)
 result
 
 # %%
-# Other methods are named. ``zero-filled`` sets the missing samples to zero, which shows what the undersampling does;
-# ``cs`` needs no training.
+# Other methods are named. ``zero-filled`` sets the missing samples to zero, which shows
+# what the undersampling does; ``cs`` needs no training.
 
-images = {name: mr.reconstruct(kspace, mask=mask, method=name).image for name in ("zero-filled", "cs")}
+images = {
+    name: mr.reconstruct(kspace, mask=mask, method=name).image
+    for name in ("zero-filled", "cs")
+}
 images[result.method] = result.image
 
 # %%
 # Compare it
 # ----------
 #
-# The sample scan comes with its fully sampled version. The score has one least-squares scale, and counts the pixels of
-# the object only.
+# The sample scan comes with its fully sampled version. The score has one least-squares
+# scale, and counts the pixels of the object only.
 
 reference = mr.read("../../data_samples/brain_full.h5").reference[1]
 mr.evaluate(result.image, reference)
@@ -59,7 +64,9 @@ axes[0, 0].imshow(reference, cmap="gray", vmax=white)
 axes[0, 0].set_title("fully sampled")
 axes[1, 0].imshow(mask, cmap="gray")
 axes[1, 0].set_title("measured samples")
-for (name, image), above, below in zip(images.items(), axes[0, 1:], axes[1, 1:], strict=True):
+for (name, image), above, below in zip(
+    images.items(), axes[0, 1:], axes[1, 1:], strict=True
+):
     (one,) = mr.evaluate(image, reference).slices
     magnitude = np.abs(image) * one["scale"]
     above.imshow(magnitude, cmap="gray", vmax=white)
@@ -74,7 +81,8 @@ plt.show()
 # From the command line
 # ---------------------
 #
-# The same with files, where each image gets a sidecar with command, versions, maps and weights:
+# The same with files, where each image gets a sidecar with command, versions, maps and
+# weights:
 #
 # .. code-block:: bash
 #

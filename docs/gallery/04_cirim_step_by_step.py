@@ -2,21 +2,23 @@ r"""
 CIRIM step by step
 ==================
 
-A cascade of independently recurrent inference machines (CIRIM) repeats one update with a recurrent network,
+A cascade of independently recurrent inference machines (CIRIM) repeats one update with
+a recurrent network,
 
 .. math::
 
     h_{t+1}, \Delta_t = R([x_t, A^H (A x_t - y)], h_t), \qquad x_{t+1} = x_t + \Delta_t
 
-and starts the next cascade at the last image of the one before. This example looks at every iterate of the shipped
-model.
+and starts the next cascade at the last image of the one before. This example looks at
+every iterate of the shipped model.
 """
 
 # %%
 # The model
 # ---------
 #
-# The shipped CIRIM has three cascades of six steps, and starts at the image of compressed sensing.
+# The shipped CIRIM has three cascades of six steps, and starts at the image of compressed
+# sensing.
 
 from itertools import pairwise
 
@@ -32,7 +34,11 @@ from mrirecon.physics.operators import norm
 trained = load_model(shipped_models()["cirim"])
 model = trained.model
 print(
-    {key: value for key, value in trained.options.items() if key in ("cascades", "steps", "features", "cell", "start")}
+    {
+        key: value
+        for key, value in trained.options.items()
+        if key in ("cascades", "steps", "features", "cell", "start")
+    }
 )
 
 scan = read("../../data_samples/brain_4x.h5")
@@ -46,13 +52,16 @@ problem = Problem(y, mask, maps).prepared()
 # Every iterate
 # -------------
 #
-# ``images`` yields the image after every step, in the scale of the data. ``normalize`` gives the problem that the
-# network sees, at unit scale, with its initial image.
+# ``normalize`` gives the problem that the network sees, at unit scale and with its
+# initial image, and ``undo`` brings an image back into the scale of the data. In between,
+# the engine runs the steps. (``model.images(problem)`` is short for this loop, and
+# ``model(problem)`` for its last image.)
 
 with torch.inference_mode():
-    start = model.normalize(problem)
-    iterates = [start.undo(start.problem.starting_image), *model.images(problem)]
-print(f"{len(iterates) - 1} steps")
+    normalized = model.normalize(problem)
+    iterates = [normalized.undo(normalized.problem.starting_image)]
+    for step, outcome in model.engine.iterates(normalized.problem):
+        iterates.append(normalized.undo(step.image(outcome.state, normalized.problem)))
 
 scores = [score(x[0, 0], reference) for x in iterates]
 misfits = [float(norm(problem.residual(x)) / norm(problem.y)) for x in iterates]
@@ -72,20 +81,26 @@ for one in axes:
 plt.show()
 
 # %%
-# The grey lines separate the cascades, each with weights of its own. Intermediate images of a cascade are not meant to
-# be good: the loss of the training weights the last steps most.
+# The grey lines separate the cascades, each with weights of its own. Intermediate images
+# of a cascade are not meant to be good: the loss of the training weights the last steps
+# most.
 #
 # What each cascade changes
 # -------------------------
 
-ends = [iterates[0], *(iterates[cascade * steps] for cascade in range(1, trained.options["cascades"] + 1))]
+ends = [
+    iterates[0],
+    *(iterates[cascade * steps] for cascade in range(1, trained.options["cascades"] + 1)),
+]
 white = np.percentile(reference, 99.8)
 figure, axes = plt.subplots(2, len(ends), figsize=(11, 6.6), layout="constrained")
 for number, (x, above, below) in enumerate(zip(ends, *axes, strict=True)):
     one = score(x[0, 0], reference)
     magnitude = x[0, 0].abs().numpy() * one.scale
     above.imshow(magnitude, cmap="gray", vmax=white)
-    above.set_title(f"{f'cascade {number}' if number else 'initial image'}\n{one.psnr:.1f} dB")
+    above.set_title(
+        f"{f'cascade {number}' if number else 'initial image'}\n{one.psnr:.1f} dB"
+    )
     below.imshow(np.abs(magnitude - reference), cmap="gray", vmax=white / 10)
     below.set_title("error × 10")
 for one in axes.flat:
@@ -96,10 +111,10 @@ plt.show()
 # How much of it is used
 # ----------------------
 #
-# A network may harm an image of a scanner that it has not seen. Samples hidden from the network decide how much of its
-# change is used (``blend=cross_validated``). ``run`` says how much:
+# A network may harm an image of a scanner that it has not seen. Samples hidden from the
+# network decide how much of its change is used (``blend=cross_validated``). That is part
+# of ``undo``, so it applies to all images above:
 
-with torch.inference_mode():
-    print(model.run(problem).reasons[0])
+print(normalized.explain(outcome.reasons(0.0))[0])
 
 # sphinx_gallery_thumbnail_number = 2

@@ -2,16 +2,17 @@
 Masks and point spread functions
 ================================
 
-A sampling mask decides which errors the undersampling makes. This example draws the families of masks with their point
-spread functions: the image of a single bright point, if missing samples are set to zero.
+A sampling mask decides which errors the undersampling makes. This example draws the
+families of masks with their point spread functions: the image of a single bright point,
+if missing samples are set to zero.
 """
 
 # %%
 # Families
 # --------
 #
-# All masks have the same number of samples, with the calibration region included. A mask is a function of its seed,
-# file name and slice: it is the same on every machine.
+# All masks have the same number of samples, with the calibration region included. A mask
+# is a function of its seed, file name and slice: it is the same on every machine.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,7 +21,10 @@ from mrirecon.masks import make_mask, point_spread
 from mrirecon.masks.registry import drawn_families
 
 shape = (176, 144)
-masks = {family: make_mask(family, shape, 6, calibration=16, seed=1) for family in drawn_families()}
+masks = {
+    family: make_mask(family, shape, 6, calibration=16, seed=1)
+    for family in drawn_families()
+}
 for result in masks.values():
     print(result.describe())
 
@@ -37,9 +41,10 @@ figure.suptitle("masks, and their point spread functions from −60 to 0 dB")
 plt.show()
 
 # %%
-# Equispaced lines fold the object onto itself, in copies that look like the object. Random lines spread the same energy
-# over the undersampled axis, where it looks like noise. Planes, for a volume with two phase-encoding axes, spread it
-# over two axes: it is lower everywhere, which is why a volume can be accelerated more.
+# Equispaced lines fold the object onto itself, in copies that look like the object.
+# Random lines spread the same energy over the undersampled axis, where it looks like
+# noise. Planes, for a volume with two phase-encoding axes, spread it over two axes: it is
+# lower everywhere, which is why a volume can be accelerated more.
 #
 # What the masks do to an image
 # -----------------------------
@@ -62,9 +67,12 @@ plt.show()
 # The masks of other toolkits
 # ---------------------------
 #
-# ``compat`` draws the same mask as fastMRI or mridc, bit for bit, so that results can be compared.
+# ``compat`` draws the same mask as fastMRI or mridc, bit for bit, so that results can be
+# compared.
 
-fastmri = make_mask("random", (320, 320), 4, compat="fastmri", center_fraction=0.08, name="file1000000.h5")
+fastmri = make_mask(
+    "random", (320, 320), 4, compat="fastmri", center_fraction=0.08, name="file1000000.h5"
+)
 mridc = make_mask("gaussian2d", (320, 320), 8, compat="mridc", seed=0)
 for result in (fastmri, mridc):
     print(result.describe())
