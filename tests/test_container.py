@@ -41,7 +41,8 @@ def test_it_runs_as_an_ordinary_user():
 
 
 def test_both_run_one_script_with_the_build():
-    subprocess.run(["sh", "-n", FOLDER / "install.sh"], check=True)
+    wrong = subprocess.run(["sh", FOLDER / "install.sh", "gpu"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stderr) == (2, "the build is cpu or cuda, not gpu\n")
     assert 'sh scripts/container/install.sh "$BUILD"' in DOCKER
     assert "sh scripts/container/install.sh {{ BUILD }}" in APPTAINER
 

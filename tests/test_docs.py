@@ -30,7 +30,7 @@ BLOCK = re.compile(r"^```bash\n(.*?)^```", re.M | re.S)
 # Long, or for another machine; tests of their own run these small.
 NOT_RUN = re.compile(r"mrirecon (benchmark|models adapt|train (?!.*--dry-run)|study (?!.*--dry-run))|--model adapted")
 COMMAND = get_command(app)
-QUICK = ("README.md", "start.md", "masks.md", "train-on-kspace.md")
+QUICK = ("start.md", "masks.md", "train-on-kspace.md")
 
 
 def name(page: Path) -> str:
@@ -154,6 +154,14 @@ def test_python_runs(path, here):
         exec(compile(block, path, "exec"), names)
     assert names["result"].image.shape == (176, 144)
     assert path == "README.md" or read_image(here / "image.h5").shape == (3, 176, 144)
+
+
+def test_python_of_the_notebook_page_runs(here):
+    names: dict[str, object] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page("docs/howto/notebook.md"), re.M | re.S):
+        if ".show()" not in block:  # opens a window
+            exec(compile(block, "notebook.md", "exec"), names)
+    assert names["image"].image.shape == (176, 144)
 
 
 def test_the_method_that_it_adds_works(monkeypatch):
