@@ -69,7 +69,7 @@ def here(tmp_path, monkeypatch):
     shutil.copy(ROOT / "data_samples" / "brain_4x.h5", tmp_path / "scan.h5")
     shutil.copy(ROOT / "data_samples" / "brain_full.h5", tmp_path / "full.h5")
     shutil.copytree(tmp_path / "data_samples", tmp_path / "scans", ignore=shutil.ignore_patterns("[!b]*"))
-    head = phantom((72, 64), 2, 1).transpose(2, 1, 0)
+    head = phantom((112, 96), 2, 1).transpose(2, 1, 0)
     nibabel.save(nibabel.Nifti1Image(head, np.diag([1.0, 1.0, 4.0, 1.0])), tmp_path / "volume.nii.gz")
     for number, text in enumerate(
         re.findall(r"^```yaml\n(.*?)^```", page("docs/howto/train-on-kspace.md"), re.M | re.S)
