@@ -62,7 +62,6 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,
-    "plot_gallery": True,
     "capture_repr": ("_repr_html_", "__repr__"),
     "write_computation_times": False,
 }

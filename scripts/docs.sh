@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build the site into build/docs, without a network but for the packages; a warning is an error.
-#   bash scripts/docs.sh [options of sphinx-build]     -D plot_gallery=0 does not run the examples
+#   bash scripts/docs.sh [options of sphinx-build]     A second build only runs the examples that changed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/install.sh docs
