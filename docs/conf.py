@@ -34,7 +34,6 @@ exclude_patterns = ["gallery/*", "examples/*.ipynb", "examples/*.zip", "examples
 myst_enable_extensions = ["deflist", "dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 nitpicky = False
-suppress_warnings = ["toc.empty_glob"]  # lists of pages name an order, and then all others
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
