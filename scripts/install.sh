@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make .venv and install mrirecon into it, at the versions of constraints.txt. Does nothing when that is done already.
-#   bash scripts/install.sh [EXTRA]      EXTRA: train, test, samples
+#   bash scripts/install.sh [EXTRA]      EXTRA: train, test, docs, samples
 #   MRIRECON_TORCH='torch==2.13.0' bash scripts/install.sh      the build with CUDA instead of the CPU one (Linux)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
