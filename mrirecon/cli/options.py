@@ -240,7 +240,7 @@ def request(given: Mapping[str, Any]) -> Request:
     if compress is None and given["compress_by"] != "svd":
         raise UsageError("--compress-by needs a number of coils", fix="also give --compress 8, or --compress 0.95")
     coils = energy = None
-    many = "keep" if compress == "none" else "compress"
+    many: ManyCoils = "keep" if compress == "none" else "compress"
     if compress is not None and compress.isdigit():
         coils = int(compress)
     elif compress not in (None, "none"):

@@ -13,7 +13,7 @@ from mrirecon.cli import options as opt
 from mrirecon.cli import reconstruct as reconstruction
 from mrirecon.cli import study as studies
 from mrirecon.cli import training
-from mrirecon.cli.console import ProgressLines, fail, print_json, print_line, progress, table
+from mrirecon.cli.console import fail, print_json, print_line, progress, table
 from mrirecon.errors import PartialFailure, UsageError
 from mrirecon.registries import plugins
 
@@ -323,8 +323,8 @@ def _show(submission: Submission, wait: bool, as_json: bool) -> None:
     from mrirecon.tools.submission import wait as wait_for
 
     if wait:
-        with progress("tasks") as callback:
-            found = wait_for(submission, None, callback or ProgressLines("task"))
+        with progress("tasks", "task") as callback:
+            found = wait_for(submission, None, callback)
         if submission.final is not None:
             found += wait_for(submission, [submission.final])
     else:

@@ -276,7 +276,9 @@ def grid_centre(y: Tensor, fourier: NonUniformFourier, size: tuple[int, ...], us
         lambda v: gram(v) + _GRID_RIDGE * v, centre.adjoint(density * samples), None, _GRID_ITERATIONS
     )
     spread = Fourier(tuple(range(-len(size), 0)))(images)[0]
-    return spread[(..., *(slice(m // 2 - n // 2, m // 2 - n // 2 + n) for m, n in zip(wide, size, strict=True)))]
+    for axis, (m, n) in enumerate(zip(wide, size, strict=True), -len(size)):
+        spread = spread.narrow(axis, m // 2 - n // 2, n)
+    return spread
 
 
 def noise_of_readouts(

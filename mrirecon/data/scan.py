@@ -170,7 +170,7 @@ def simulate_scan(
     write = write_kspace
     if trajectory is not None:
         matrix = tuple(int(n) for n in images[0].shape)
-        write = partial(write_samples, points=points, matrix=matrix)  # type: ignore[assignment]  # the same arguments
+        write = partial(write_samples, points=points, matrix=matrix)
         record["trajectory"] = {"kind": trajectory[0], "readouts": trajectory[1]}
     written = write(
         out,

@@ -118,7 +118,7 @@ class TrajectoryScan(Scan):
         return values if self.stored.space == ("y", "x") else values.swapaxes(-1, -2)
 
     def _points(self, item: int) -> np.ndarray:
-        return self.points[item if len(self.points) > 1 else 0]
+        return np.asarray(self.points[item if len(self.points) > 1 else 0])
 
 
 def in_cycles_per_fov(

@@ -99,7 +99,7 @@ def _choose_readouts(used: np.ndarray, share: float, seed: int) -> np.ndarray | 
         return None
     hidden = np.zeros_like(used, dtype=bool)
     hidden[np.random.default_rng(seed).choice(readouts, max(2, round(share * len(readouts))), replace=False)] = True
-    return hidden & used
+    return np.asarray(hidden & used)
 
 
 def _line_axes(mask: np.ndarray) -> list[int]:

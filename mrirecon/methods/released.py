@@ -33,8 +33,9 @@ class ReleasedRim(Rim):
         """Start at the initial image, with k = y."""
         return super().init(p)._replace(k=p.y)
 
-    def enter(self, previous: RimState, p: Problem) -> RimState:
+    def enter(self, previous: RimState | Tensor, p: Problem) -> RimState:
         """Start at the last k-space and image of the previous cascade."""
+        assert isinstance(previous, RimState), "see follows_image"
         k = self._end(previous, p)
         k = k.detach() if self.detach else k
         return super().enter(previous, p)._replace(x=p.encode.adjoint(k), k=k)
@@ -69,7 +70,7 @@ class FrozenRim(Rim):
         """Start at the initial image."""
         return super().init(p)._replace(k=p.starting_image)
 
-    def enter(self, previous: RimState, p: Problem) -> RimState:
+    def enter(self, previous: RimState | Tensor, p: Problem) -> RimState:
         """Start at the last image of the previous cascade."""
         start = super().enter(previous, p)
         return start._replace(k=start.x)

@@ -62,8 +62,8 @@ class Rim(RunsNetwork, Step[RimState]):
         """Start at the last image of the previous cascade, or at an image."""
         last = previous if isinstance(previous, Tensor) else previous.x
         x = last.detach() if self.detach else last
-        carried = self.carry and isinstance(previous, RimState)
-        hidden = previous.hidden if carried else self.network.start(self._input(x))
+        carried = previous.hidden if self.carry and isinstance(previous, RimState) else None
+        hidden = self.network.start(self._input(x)) if carried is None else carried
         return RimState(x, tuple(h.detach() for h in hidden) if self.detach else hidden)
 
     def forward(self, s: RimState, p: Problem) -> RimState:

@@ -452,7 +452,12 @@ class NonUniformProblem(Problem):
         """Return the problem of a part of the samples, with their own density, without the initial image."""
         visible = self.mask * used
         density = pipe_menon(self.fourier, visible).to(self.density)
-        own = {"fourier": self.fourier, "density": density, "weighting": self.weighting, "noise": self.noise}
+        own: dict[str, Any] = {
+            "fourier": self.fourier,
+            "density": density,
+            "weighting": self.weighting,
+            "noise": self.noise,
+        }
         return NonUniformProblem(self.y * visible, visible, self.maps, **own, **fields)
 
     def with_samples(self, y: Tensor) -> NonUniformProblem:

@@ -191,10 +191,10 @@ def assemble(
     for name in others.values():
         if complex_dtype(arrays[name][1]):
             remarks.append(f"also in the file, not used: {name} {arrays[name][0]}")
-    kind: Callable[..., Scan] = Scan
+    make: Callable[..., Scan] = Scan
     if points is not None:
-        kind = partial(TrajectoryScan, stored=stored, points=values, weighting=source.trajectory.weighting)
-    scan = kind(
+        make = partial(TrajectoryScan, stored=stored, points=values, weighting=source.trajectory.weighting)
+    return make(
         path=path,
         format=file_format,
         layout=layout,
@@ -212,7 +212,6 @@ def assemble(
         acquisitions=dict(acquisitions or {}),
         unverified=unverified,
     )
-    return scan
 
 
 def fit_mask(values: np.ndarray, layout: Layout, where: str) -> np.ndarray:

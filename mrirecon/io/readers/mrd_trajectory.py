@@ -44,7 +44,8 @@ class ReadoutStore:
         samples: slice,
         flat: Flat,
     ) -> None:
-        self.path, self.files = path, (path,)
+        self.path = path
+        self.files: tuple[Path, ...] = (path,)
         self._rows, self._loops, self._coils, self._samples, self._flat = rows, loops, coils, samples, flat
         shape = (*loops, coils, rows.shape[1], samples.stop - samples.start)
         self.arrays: ArrayTypes = {"kspace": (shape, np.dtype(np.complex64))}

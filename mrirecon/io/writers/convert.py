@@ -120,7 +120,7 @@ def convert(
         scan = select(scan, items)
     if raw:
         return _convert_raw(scan, target, inputs, sidecar)
-    if chosen == "nii" or chosen == "dicom" or chosen == "png":
+    if chosen == "nii" or chosen == "dicom" or chosen == "png" or chosen == "montage":
         also = f"; or convert its reference: --dataset {scan.roles.reference}" if scan.roles.reference else ""
         what, fix = f"{source} holds k-space, which cannot be written as {chosen}", f"mrirecon reconstruct {source}"
         raise UsageError(what, fix=f"{fix} -o {target}{also}")

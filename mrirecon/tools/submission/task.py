@@ -56,8 +56,9 @@ class Task:
                 return
             usage = resource.getrusage(resource.RUSAGE_SELF)
             content: dict[str, object] = {"state": state, "code": code, "job": job.job_id, "host": socket.gethostname()}
-            content |= {"node": os.environ.get("SLURMD_NODENAME"), "started": started, "written": time.time()}
-            write_json(self.record, content | {"memory (MB)": round(usage.ru_maxrss / 1024)})
+            content["node"] = os.environ.get("SLURMD_NODENAME")
+            content |= {"started": started, "written": time.time(), "memory (MB)": round(usage.ru_maxrss / 1024)}
+            write_json(self.record, content)
 
         note("running")
         code = self.run(self.arguments)
