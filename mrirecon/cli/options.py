@@ -235,6 +235,7 @@ def request(given: Mapping[str, Any]) -> Request:
     from mrirecon.reconstruction.calibrate import EspiritOptions
     from mrirecon.reconstruction.plan import Request
     from mrirecon.reconstruction.preprocess import Preprocess
+    from mrirecon.reconstruction.preprocess.prepare import ManyCoils
 
     lam, maps, compress, combine = given["lam"], given["maps"], given["compress"], given["combine"] or ()
     if compress is None and given["compress_by"] != "svd":

@@ -43,7 +43,8 @@ def finufft() -> ModuleType:
         raise UsageError(
             "k-space sampled along a trajectory needs the package finufft", fix="pip install 'mrirecon[nufft]'"
         ) from None
-    return finufft
+    module: ModuleType = finufft
+    return module
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ class NonUniformFourier(LinearOperator):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return y (B, C, readout, sample) for x (B, C, *shape)."""
-        y: Tensor = _Sample.apply(x, self)
+        y: Tensor = _Sample.apply(x, self)  # type: ignore[no-untyped-call]
         return y
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return x (B, C, *shape) for y (B, C, readout, sample)."""
-        x: Tensor = _Grid.apply(y, self)
+        x: Tensor = _Grid.apply(y, self)  # type: ignore[no-untyped-call]
         return x
 
     @property
@@ -147,7 +148,8 @@ def _transform(fourier: NonUniformFourier, values: Tensor, *, adjoint: bool) -> 
         else:
             result = call(*points, np.ascontiguousarray(array), isign=-1, **settings)
         out[item] = result.reshape(coils, *shape)
-    return torch.from_numpy(out).to(values.device) * math.prod(fourier.shape) ** -0.5
+    gridded: Tensor = torch.from_numpy(out).to(values.device) * math.prod(fourier.shape) ** -0.5
+    return gridded
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,8 @@ class Gram(LinearOperator):
         spread = torch.nn.functional.pad(spread, margins)
         # The kernel is n⁻¹ Σ w exp(2πi k·r/N); the doubled transform has the factor (2ᵈ n)^(−½).
         factor = (2 ** len(axes) / math.prod(self.fourier.shape)) ** 0.5
-        return torch.fft.fftn(torch.fft.ifftshift(spread * factor, axes), dim=axes).real
+        kernel: Tensor = torch.fft.fftn(torch.fft.ifftshift(spread * factor, axes), dim=axes).real
+        return kernel
 
     @cached_property
     def largest_eigenvalue(self) -> Tensor:
@@ -232,7 +235,7 @@ def pipe_menon(fourier: NonUniformFourier, used: Tensor | None = None) -> Tensor
 
     """
     wide, shape = fourier.doubled, fourier.shape
-    triangle = np.ones((), np.float32)
+    triangle: np.ndarray = np.ones((), np.float32)
     for n in shape:
         triangle = triangle[..., None] * (1 - np.abs(np.arange(2 * n, dtype=np.float32) - n) / n)
     triangle = triangle / math.prod(shape)
@@ -452,13 +455,8 @@ class NonUniformProblem(Problem):
         """Return the problem of a part of the samples, with their own density, without the initial image."""
         visible = self.mask * used
         density = pipe_menon(self.fourier, visible).to(self.density)
-        own: dict[str, Any] = {
-            "fourier": self.fourier,
-            "density": density,
-            "weighting": self.weighting,
-            "noise": self.noise,
-        }
-        return NonUniformProblem(self.y * visible, visible, self.maps, **own, **fields)
+        own: dict[str, Any] = {"fourier": self.fourier, "density": density, "weighting": self.weighting}
+        return NonUniformProblem(self.y * visible, visible, self.maps, noise=self.noise, **own, **fields)
 
     def with_samples(self, y: Tensor) -> NonUniformProblem:
         """Return the problem for other samples at the same positions, without initial image and noise."""

@@ -409,9 +409,8 @@ def run(
         time.sleep(wait)
         last, later = number == len(waits), list[Path]()
         sent = request if jobs == 1 else replace(request)  # without the models that it has loaded
-        attempt: Callable[..., Try] = partial(
-            _attempt, **places, request=sent, existing=existing, settings=settings, wait=last
-        )
+        same: dict[str, Any] = {**places, "request": sent, "existing": existing, "settings": settings, "wait": last}
+        attempt: Callable[..., Try] = partial(_attempt, **same)
         pairs = [(source, before.get(source)) for source in queue]
         if jobs > 1:
             tries = _in_processes(attempt, pairs, jobs)

@@ -54,6 +54,6 @@ class Consistent(Step[Tensor]):
     def weight(self, p: Problem) -> Tensor:
         """Return μ (B,)."""
         level, exponent, power = self.exponents * _RATE
-        return (
-            level + exponent * (p.noise_variance(_VARIANCE) / _VARIANCE).log() + power * p.sampled_share.log()
-        ).exp()
+        noise = (p.noise_variance(_VARIANCE) / _VARIANCE).log()
+        mu: Tensor = (level + exponent * noise + power * p.sampled_share.log()).exp()
+        return mu
