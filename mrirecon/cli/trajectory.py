@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from mrirecon.cli import options as opt
@@ -28,6 +27,8 @@ def make(
     samples: Samples = None,
 ) -> None:
     """Make a trajectory in 1/FOV, and write it as `traj` (readout, sample, ndim) with its `matrix`."""
+    import numpy as np
+
     from mrirecon.io.safe.atomic import atomic_path
     from mrirecon.masks.trajectories import make_trajectory
 

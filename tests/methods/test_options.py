@@ -37,6 +37,7 @@ LEARNED_CASES = [case for case in CASES if case[0] in LEARNED]
 TOGETHER = ("start", "phase", "memory")
 # Other options that a value requires.
 WITH = {("e2evn", "blend", "cross_validated"): {"combine": "sense", "sensitivity": False}}
+WITH |= {("e2evn", "proximal", value): {"combine": "sense", "sensitivity": False} for value in ("last", "cascades")}
 WITH |= {("cascadenet", "combine", "rss"): {"dc_order": "parallel"}}
 OWN_MAPS = get_args(OwnMaps)[1:]
 WITH |= {("e2evn", "own_maps", kind): {"sensitivity": False} for kind in OWN_MAPS}
@@ -49,9 +50,10 @@ SIGN_OF_BIAS = {"engine.blocks.0.part.parts.0.part.network.conv.1.weight"}
 # Changes the computation, but not the result.
 SAME = {"memory"}
 # Conventions of other toolkits are the same code for all methods: in half precision, all methods are slow tests.
-CONVENTIONS = ("scale", "fourier", "own_maps", "start")
+CONVENTIONS = ("scale", "fourier", "own_maps", "start", "proximal")
 # Rejected by a rule of `mrirecon.methods.shared`.
 REFUSED = {(name, "memory", "invert") for name in LEARNED} - {("invertible-rim", "memory", "invert")}
+REFUSED |= {(name, "proximal", "cascades") for name in ("e2evn", "invertible-rim", "kikinet", "lpdnet")}
 
 
 def is_slow(precision, name, option, value):
@@ -158,7 +160,7 @@ def test_every_option_is_described_in_one_sentence(name):
 
 
 def test_all_learned_methods_share_their_options():
-    shared = {"start", "start_iterations", "phase", "blend", "scale", "memory", "segment"}
+    shared = {"start", "start_iterations", "phase", "blend", "proximal", "scale", "memory", "segment"}
     shared |= {"fourier", "own_maps", "own_maps_channels", "own_maps_pools"}
     for name in LEARNED:
         assert shared <= set(find_method(name).schema.model_fields), name
