@@ -215,11 +215,11 @@ def trajectory(given: Mapping[str, Any]) -> TrajectoryOptions | None:
     from mrirecon.io.trajectory import TrajectoryOptions
 
     options = TrajectoryOptions(
-        file=given["trajectory"],
-        units=given["trajectory_units"],
-        matrix=None if given["matrix"] is None else sizes(given["matrix"], "--matrix"),
+        file=given.get("trajectory"),
+        units=given.get("trajectory_units", TrajectoryOptions.units),
+        matrix=sizes(given["matrix"], "--matrix") if given.get("matrix") is not None else None,
         weighting=given.get("weighting", "density"),
-        delays=given["delays"],
+        delays=given.get("delays", TrajectoryOptions.delays),
     )
     return None if options == TrajectoryOptions() else options
 
