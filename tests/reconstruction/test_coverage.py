@@ -79,7 +79,7 @@ def test_choice_by_the_card(tmp_path, monkeypatch):
     assert done["method"] == "cirim"
     assert done["model"]["sha256"] == load_model(model).sha256
     assert reconstruct_file(TWIN, tmp_path / "b.h5", method="cs")["method"] == "cs"
-    with pytest.raises(UsageError, match="is a trained model"):
+    with pytest.raises(UsageError, match="in a trained model"):
         reconstruct_file(TWIN, tmp_path / "c.h5", method="cirim", options={"cascades": 2})
     folder(tmp_path, COVERS | {"coils": [16, 32]})
     method, why = choose_method(scan)
