@@ -63,7 +63,7 @@ def mentioned(text: str) -> list[str]:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with the sample scans, also under the names that the pages use for a user's own."""
+    """Change to a folder with the sample scans, also under the names that the pages use for a user's own."""
     shutil.copytree(ROOT / "data_samples", tmp_path / "data_samples")
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     shutil.copy(ROOT / "data_samples" / "brain_4x.h5", tmp_path / "scan.h5")
@@ -137,13 +137,13 @@ RUNNABLE = [name(p) for p in PAGES if commands(p.read_text(encoding="utf-8")) an
 
 
 @pytest.mark.parametrize("path", [p for p in RUNNABLE if p.endswith(QUICK)])
-def test_commands_run_in_their_order(path, here):
+def test_commands_of_a_page_run_in_order(path, here):
     run_page(path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in RUNNABLE if not p.endswith(QUICK)])
-def test_commands_of_other_pages_run_in_their_order(path, here):
+def test_commands_of_other_pages_run_in_order(path, here):
     run_page(path)
 
 
@@ -164,7 +164,7 @@ def test_python_of_the_notebook_page_runs(here):
     assert names["image"].image.shape == (176, 144)
 
 
-def test_the_method_that_it_adds_works(monkeypatch):
+def test_the_method_of_its_page_works(monkeypatch):
     import mrirecon.methods.registry
 
     methods = mrirecon.methods.registry.METHODS
@@ -178,17 +178,17 @@ def test_the_method_that_it_adds_works(monkeypatch):
         mrirecon.methods.registry.build("gradient-net", {"cascade": 3})
 
 
-def test_the_mask_family_that_it_adds_works(monkeypatch):
+def test_the_mask_family_of_its_page_works(monkeypatch):
     from mrirecon.masks import FAMILIES, make_mask
 
     assert "cosine" not in FAMILIES
     monkeypatch.setattr(FAMILIES, "_entries", dict(FAMILIES._entries))
     exec(compile(python_block("docs/contributing/mask.md"), "mask.md", "exec"), {"__name__": "cosine"})
-    made = make_mask("cosine", (64, 60), 4.0, calibration=8, seed=1, options={"power": 3.0})
-    assert made.mask.sum() == 64 * 15
+    result = make_mask("cosine", (64, 60), 4.0, calibration=8, seed=1, options={"power": 3.0})
+    assert result.mask.sum() == 64 * 15
 
 
-def test_the_reader_that_it_adds_works(monkeypatch, tmp_path):
+def test_the_reader_of_its_page_works(monkeypatch, tmp_path):
     from mrirecon import read, reconstruct
     from mrirecon.errors import InputError
     from mrirecon.io.readers.registry import READERS
@@ -205,7 +205,7 @@ def test_the_reader_that_it_adds_works(monkeypatch, tmp_path):
         read(path)
 
 
-def test_the_metric_and_the_loss_that_it_adds_work(monkeypatch):
+def test_the_metric_and_the_loss_of_their_page_work(monkeypatch):
     from mrirecon.metrics import LOSSES, METRICS
 
     for registry in (METRICS, LOSSES):

@@ -48,9 +48,9 @@ def radial_problem(weighting="density", dtype=torch.complex128, **fields):
 def test_the_transform_is_the_sum_of_its_definition(shape):
     f, x = scattered(shape), draw(2, 3, *shape)
     axes = [torch.arange(n, dtype=torch.float64) - n // 2 for n in shape]
-    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))
-    turns = (f.trajectory.flatten(1, 2)[:, :, None] * places / torch.tensor(shape)).sum(-1)
-    direct = torch.exp(-2j * math.pi * turns) @ x.flatten(2).mT / math.prod(shape) ** 0.5
+    positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))
+    cycles = (f.trajectory.flatten(1, 2)[:, :, None] * positions / torch.tensor(shape)).sum(-1)
+    direct = torch.exp(-2j * math.pi * cycles) @ x.flatten(2).mT / math.prod(shape) ** 0.5
     torch.testing.assert_close(f(x).flatten(2), direct.mT, rtol=1e-9, atol=1e-9)
 
 

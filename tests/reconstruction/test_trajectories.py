@@ -31,9 +31,9 @@ SIDE, COILS = 64, 4
 
 @pytest.fixture(scope="module")
 def scene():
-    made = simulate_kspace(phantom((SIDE, SIDE), 1, 3), COILS, 40.0, 3)
+    simulated = simulate_kspace(phantom((SIDE, SIDE), 1, 3), COILS, 40.0, 3)
     clean = to_image(simulate_kspace(phantom((SIDE, SIDE), 1, 3), COILS, np.inf, 3).kspace[0], (-2, -1))
-    return clean, made.noise_covariance
+    return clean, simulated.noise_covariance
 
 
 def samples_of(scene, kind, readouts, seed=0):
@@ -213,13 +213,13 @@ def test_ismrmrd(scene, tmp_path):
     kspace, points = samples_of(scene, "golden", 34)
     acquisitions = []
     for line in range(34):
-        made = ismrmrd.Acquisition.from_array(kspace[:, line], (points[line] / SIDE).astype(np.float32))
-        made.idx.kspace_encode_step_1 = line
-        acquisitions.append(made)
+        acquisition = ismrmrd.Acquisition.from_array(kspace[:, line], (points[line] / SIDE).astype(np.float32))
+        acquisition.idx.kspace_encode_step_1 = line
+        acquisitions.append(acquisition)
     text = mrd_files.header(mrd_files.encoding((SIDE, SIDE, 1), fov=(200, 200, 5), trajectory="radial"))
     scan = read(mrd_files.write(tmp_path / "radial.h5", acquisitions, text))
-    ours, sampling = scan.measured(0)
-    np.testing.assert_allclose(ours, kspace, rtol=1e-6)
+    stored, sampling = scan.measured(0)
+    np.testing.assert_allclose(stored, kspace, rtol=1e-6)
     np.testing.assert_allclose(sampling.fourier.trajectory[0], points, atol=1e-4)
     assert any("cycles per voxel" in note for note in scan.notes)
 
