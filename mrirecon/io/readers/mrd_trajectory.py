@@ -133,7 +133,9 @@ def trajectory_scan(
     if ndim == 2 and partition.max() > 0:
         centre = encoding.partition_centre
         height = partition - (encoding.image[2] // 2 if centre is None else centre)
-        scale = encoding.image[2] if units == "cycles/voxel" else 1
+        depth = encoding.image[2] if source.trajectory.matrix is None else source.trajectory.matrix[0]
+        # The counter is in 1/FOV; it is converted to the unit of the other components.
+        scale = {"1/fov": 1, "cycles/voxel": depth, "radians/voxel": depth / (2 * math.pi)}[units]
         points = np.concatenate([points, np.broadcast_to(height[..., None, None] / scale, (*points.shape[:3], 1))], -1)
         matrix = encoding.image
         notes.append(f"{int(partition.max()) + 1} partitions of a stack: their counter is the third component")
