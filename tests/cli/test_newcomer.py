@@ -288,7 +288,7 @@ def test_names_are_completed(tmp_path, monkeypatch):
     assert complete_files(".yaml")("configs/c") == ["configs/cirim.yaml"]
 
 
-def test_the_shell_is_answered():
+def test_the_shell_completes_names():
     words = {"_MRIRECON_COMPLETE": "complete_bash", "COMP_WORDS": "mrirecon methods ci", "COMP_CWORD": "2"}
     command = [sys.executable, "-c", "from mrirecon.cli import main; main()"]
     done = subprocess.run(command, env={**os.environ, **words}, capture_output=True, text=True, check=False)

@@ -102,7 +102,7 @@ def test_the_density_of_spokes_is_that_of_their_rings():
     assert float(iterated.sum()) / 64**2 == pytest.approx(math.pi / 4, rel=0.05)
 
 
-def test_undersampled_spokes_do_not_stand_for_what_was_not_measured():
+def test_the_density_of_undersampled_spokes_is_limited():
     iterated, analytic = pipe_menon(spokes(8, 64)), radial_density(spokes(8, 64))
     assert float(analytic.max()) == 0.5  # two samples in 1/FOV
     assert float(norm(iterated - analytic) / norm(analytic)) < 0.1
@@ -197,7 +197,7 @@ def test_shapes_that_do_not_match_are_refused():
         NonUniformFourier(p.fourier.trajectory, (24, 24, 3))
 
 
-def test_a_cartesian_problem_has_the_same_questions():
+def test_a_cartesian_problem_has_the_same_properties():
     p, _ = known_problem()
     assert isinstance(p, Problem)
     assert p.zero_filled is not None
