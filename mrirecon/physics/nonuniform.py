@@ -366,11 +366,6 @@ class NonUniformProblem(Problem):
         return self.mask * self.density if self.weighting == "density" else self.mask
 
     @property
-    def trajectory(self) -> Tensor:
-        """Return the trajectory (B or 1, readout, sample, ndim) in 1/FOV."""
-        return self.fourier.trajectory
-
-    @property
     def encode(self) -> LinearOperator:
         """Return F S, which maps images to the samples of every coil."""
         return self.fourier @ Coils(self.maps)
