@@ -128,11 +128,11 @@ def draw_panels(panels: Sequence[Panel], columns: int | None = None, heading: st
         row, column = divmod(number, across)
         left, up = MARGIN + column * (width + GAP), top + row * (cell + GAP)
         sheet.paste(picture, (left + (width - picture.width) // 2, up + above + (height - picture.height) // 2))
-        for words, letters, colour, y in (
+        for label, font_size, colour, y in (
             (panel.title, big, TITLE, up + above // 2),
             (panel.note, small, NOTE, up + above + height + below // 2),
         ):
-            text, font = _fit(draw, words, width, letters)
+            text, font = _fit(draw, label, width, font_size)
             draw.text((left + width / 2 - draw.textlength(text, font=font) / 2, y), text, colour, font, anchor="lm")
     return sheet
 
@@ -228,7 +228,7 @@ class Shown(ABC):
         return draw_panels(self.panels())
 
     def show(self) -> None:
-        """Show the picture and its caption: in a notebook below the cell, otherwise in the viewer of the system."""
+        """Show the picture and its caption below the cell of a notebook, or else the picture in the system's viewer."""
         try:
             from IPython import display, get_ipython  # type: ignore[import-not-found, unused-ignore]
         except ImportError:

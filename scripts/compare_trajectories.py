@@ -59,30 +59,30 @@ def main() -> None:
     parser.add_argument("--readouts", type=int, default=48)
     parser.add_argument("--coils", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    n = given.size
-    scene = simulate_kspace(phantom((n, n), 1, 1), given.coils, 1e6, 1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    n = arguments.size
+    scene = simulate_kspace(phantom((n, n), 1, 1), arguments.coils, 1e6, 1)
     images = to_image(scene.kspace[0], (-2, -1))
-    maps = coil_maps((n, n), given.coils, 1).astype(np.complex64)
+    maps = coil_maps((n, n), arguments.coils, 1).astype(np.complex64)
     maps /= np.sqrt((np.abs(maps) ** 2).sum(0)).max()
     images = images / np.abs(images).max()
-    points = make_trajectory("golden", (n, n), given.readouts)
-    covariance = 1e-4 * np.eye(given.coils)
+    points = make_trajectory("golden", (n, n), arguments.readouts)
+    covariance = 1e-4 * np.eye(arguments.coils)
     kspace = add_noise(sample_along(images, points), covariance.astype(np.complex128), 1).astype(np.complex64)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        three = np.concatenate([points, np.zeros((*points.shape[:2], 1))], -1)
-        write(folder, "t", three.transpose(2, 1, 0))
+        points_3d = np.concatenate([points, np.zeros((*points.shape[:2], 1))], -1)
+        write(folder, "t", points_3d.transpose(2, 1, 0))
         write(folder, "k", kspace.transpose(2, 1, 0)[None])
         write(folder, "s", maps.transpose(1, 2, 0)[:, :, None])
         rows = []
         for label, options, method, lam in (("l2", "-l2", "sense", 0.5), ("TV", "-R T:3:0:0.1", "cs-tv", 0.1)):
             long, short = (200, 60) if label == "l2" else (500, 100)
             options = options + (f" -r {lam}" if label == "l2" else "")
-            truth, _, _ = bart(folder, f"pics -w 1 -i {long} {options} -t t k s out", given.threads)
-            theirs, seconds, memory = bart(folder, f"pics -w 1 -i {short} {options} -t t k s out", given.threads)
+            truth, _, _ = bart(folder, f"pics -w 1 -i {long} {options} -t t k s out", arguments.threads)
+            theirs, seconds, memory = bart(folder, f"pics -w 1 -i {short} {options} -t t k s out", arguments.threads)
             rows.append((label, "BART", seconds, error(theirs, truth), memory))
             for iterations in (10, 20, 30, 60, 100, 200, 400):
                 begun = time.process_time()
@@ -109,11 +109,10 @@ def main() -> None:
         begun = time.process_time()
         app = sigpy.mri.app.SenseRecon(kspace, maps, lamda=0.5, coord=points, max_iter=30, show_pbar=False)
         theirs = app.run()
-        truth, _, _ = bart(folder, "pics -w 1 -i 200 -l2 -r 0.5 -t t k s out", given.threads)
+        truth, _, _ = bart(folder, "pics -w 1 -i 200 -l2 -r 0.5 -t t k s out", arguments.threads)
         rows.append(("l2", "sigpy, 30 iterations", time.process_time() - begun, error(theirs, truth), float("nan")))
-    print(
-        f"{n}x{n}, {given.coils} coils, {given.readouts} readouts of {points.shape[1]} samples, {given.threads} thread"
-    )
+    readouts, samples = points.shape[:2]
+    print(f"{n}x{n}, {arguments.coils} coils, {readouts} readouts of {samples} samples, {arguments.threads} threads")
     for row in rows:
         print("{:4s} {:28s} {:7.2f} s   difference {:.4f}   {:6.0f} MiB".format(*row))
 

@@ -152,7 +152,7 @@ def count_calls(items: int) -> dict[str, float]:
 
 def _calls(lines: Sequence[str], folder: str) -> dict[str, int]:
     """Count the system calls on files in a folder; a client keeps what it has looked up, so names count once."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     looked_up = set[str]()
     for line in lines:
         match = re.match(r"\d+\s+(\w+)\((?:AT_FDCWD, )?(?:\"([^\"]*)\")?", line)
@@ -164,8 +164,8 @@ def _calls(lines: Sequence[str], folder: str) -> dict[str, int]:
         elif call in LOOKUPS or (call in CHANGES and " = -1 " in line):
             call = "repeated lookup" if path in looked_up else "lookup"
             looked_up.add(path)
-        found[call] = found.get(call, 0) + 1
-    return found
+        counts[call] = counts.get(call, 0) + 1
+    return counts
 
 
 def measure(items: int, processes: int, output: Path, layouts: Sequence[str]) -> None:
@@ -238,8 +238,8 @@ def simulate(
 
     """
     rng = random.Random(0)
-    own = items // tasks
-    before = 3 * own / site.entries if listed else (3 * items) / site.entries  # an image, a sidecar, an input
+    per_task = items // tasks
+    before = 3 * per_task / site.entries if listed else (3 * items) / site.entries  # an image, a sidecar, an input
     looks = 0 if listed else items  # of each task
     server_free, server_busy = 0.0, 0.0
     begins = []
@@ -251,19 +251,19 @@ def simulate(
     folder_free, folder_busy = [0.0] * folders, [0.0] * folders
     events = [(begin + rng.expovariate(1 / site.compute), task, 0) for task, begin in enumerate(begins)]
     heapq.heapify(events)
-    extra = [sum(rng.random() < failures for _ in range(own)) for _ in range(tasks)]
+    extra = [sum(rng.random() < failures for _ in range(per_task)) for _ in range(tasks)]
     end = computed = 0.0
     per_item = costs.changes + costs.lookups + costs.locks
     while events:
         now, task, done = heapq.heappop(events)
-        position = (task * own + min(done, own - 1)) * folders // (own * tasks)
+        position = (task * per_task + min(done, per_task - 1)) * folders // (per_task * tasks)
         server_free = max(server_free, now) + per_item / site.operations
         server_busy += per_item / site.operations
         changed = max(server_free, folder_free[position]) + costs.changes * site.change
         folder_free[position] = changed
         folder_busy[position] += costs.changes * site.change
         end = max(end, changed)
-        if done + 1 < own + extra[task]:
+        if done + 1 < per_task + extra[task]:
             seconds = rng.expovariate(1 / site.compute)
             computed += seconds
             heapq.heappush(events, (changed + costs.seconds + seconds, task, done + 1))
@@ -307,18 +307,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("measure")
-    one.add_argument("--items", type=int, default=20_000)
-    one.add_argument("--processes", type=int, default=16)
-    one.add_argument("--layouts", nargs="+", choices=("flat", "divided"), default=["divided", "flat"])
-    one.add_argument("-o", "--output", type=Path, default=Path("costs.json"))
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("--items", type=int, default=20_000)
+    measuring.add_argument("--processes", type=int, default=16)
+    measuring.add_argument("--layouts", nargs="+", choices=("flat", "divided"), default=["divided", "flat"])
+    measuring.add_argument("-o", "--output", type=Path, default=Path("costs.json"))
     part = commands.add_parser("share", help="one process of the measurement")
     part.add_argument("folder", type=Path)
     part.add_argument("out", type=Path)
-    two = commands.add_parser("simulate")
-    two.add_argument("--costs", type=Path, default=Path(__file__).with_name("scaling_costs.json"))
-    two.add_argument("--items", type=int, default=1_000_000)
-    two.add_argument("--tasks", type=int, default=1000)
+    simulation = commands.add_parser("simulate")
+    simulation.add_argument("--costs", type=Path, default=Path(__file__).with_name("scaling_costs.json"))
+    simulation.add_argument("--items", type=int, default=1_000_000)
+    simulation.add_argument("--tasks", type=int, default=1000)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     commands_by_name: dict[str, Callable[[], None]] = {

@@ -49,14 +49,14 @@ images[result.method] = result.image
 # Compare it
 # ----------
 #
-# The sample scan comes with its fully sampled version. The score has one least-squares
-# scale, and counts the pixels of the object only.
+# The sample scan comes with its fully sampled version. The score is that of the pixels
+# inside the object, after the image is scaled to the reference by least squares.
 
 reference = mr.read("../../data_samples/brain_full.h5").reference[1]
 mr.evaluate(result.image, reference)
 
 # %%
-# All of them side by side:
+# All images side by side:
 
 white = np.percentile(reference, 99.8)
 figure, axes = plt.subplots(2, 4, figsize=(11, 7), layout="constrained")

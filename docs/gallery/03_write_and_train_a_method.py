@@ -36,7 +36,7 @@ def gradient_net(
 
 
 # %%
-# It is registered, so it can be built by name, and its options are checked.
+# The method is registered, so it can be built by name, and its options are checked.
 
 import torch
 
@@ -118,10 +118,8 @@ with torch.inference_mode():
         for name, method in methods.items():
             rows[name].append(score(method(problem)[0, 0], reference[0, 0]))
 for name, scores in rows.items():
-    similarity, noise = (
-        np.mean([getattr(s, key) for s in scores]) for key in ("ssim", "psnr")
-    )
-    print(f"{name:13s} SSIM {similarity:.3f}, PSNR {noise:.1f} dB")
+    ssim, psnr = (np.mean([getattr(s, key) for s in scores]) for key in ("ssim", "psnr"))
+    print(f"{name:13s} SSIM {ssim:.3f}, PSNR {psnr:.1f} dB")
 
 problem, reference = held_out[0]
 white = float(reference.abs().quantile(0.998))

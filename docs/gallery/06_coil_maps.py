@@ -42,8 +42,9 @@ for name in ("espirit", "walsh", "sigpy"):
     estimates[name] = getattr(result, "maps", result)
 
 # %%
-# Maps have a free phase, the same for all coils. So they are compared by the length of
-# their projection onto the true ones: 1 where they point the same way.
+# Maps have an arbitrary phase in each pixel, the same for all coils. So they are compared
+# by the length of their projection onto the true maps: 1 where they agree up to that
+# phase.
 
 
 def agreement(maps: torch.Tensor) -> np.ndarray:

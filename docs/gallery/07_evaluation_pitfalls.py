@@ -1,6 +1,6 @@
 """
-One image, five SSIMs
-=====================
+One image, six SSIMs
+====================
 
 "SSIM 0.92" means little without its definition. This example scores the same image with
 the definitions of five toolkits and ours, and shows which choice changes the number by
@@ -20,7 +20,7 @@ scan = read("../../data_samples/brain_4x.h5")
 image = np.abs(reconstruct(scan, method="sense").images)
 
 # %%
-# Six definitions
+# The definitions
 # ---------------
 #
 # ``score`` is ours: inside the object, after one least-squares scale. The others compute
@@ -56,10 +56,10 @@ plt.show()
 # nearly perfect, even one that is constant:
 
 print(f"largest value of the reference: {reference.max():.2g}")
-nothing = np.full_like(reference, reference.mean())
-theirs = score_volume(nothing, reference, "atommic").volume["ssim"]
+constant = np.full_like(reference, reference.mean())
+theirs = score_volume(constant, reference, "atommic").volume["ssim"]
 print(f"SSIM of a constant image, atommic: {theirs:.4f}")
-print(f"SSIM of a constant image, ours:    {score(nothing, reference).ssim:.4f}")
+print(f"SSIM of a constant image, ours:    {score(constant, reference).ssim:.4f}")
 
 # %%
 # Pitfall 2: the background
@@ -87,9 +87,9 @@ for margin in (0, 32, 96):
 # One bright pixel, as from a wrong value in a file, changes a score that divides by the
 # maximum, and hardly ours:
 
-spoilt = image.copy()
-spoilt[1, 20, 20] = 2 * image.max()
-for name, other in (("as it is", image), ("one bright pixel", spoilt)):
+bright = image.copy()
+bright[1, 20, 20] = 2 * image.max()
+for name, other in (("as it is", image), ("one bright pixel", bright)):
     mridc = score_volume(other[1:2], reference[1:2], "mridc").volume["ssim"]
     print(f"{name:17s} mridc {mridc:.3f}, ours {score(other[1], reference[1]).ssim:.3f}")
 

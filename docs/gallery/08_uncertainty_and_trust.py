@@ -61,7 +61,8 @@ plt.show()
 # out what was not measured. SENSE solves for the image that explains the data, and
 # amplifies their noise. Compressed sensing has less noise than SENSE inside the brain,
 # and the largest null space: it fills in what was not measured. That makes its image
-# better, and cannot be seen in it, which is why little noise does not mean little error.
+# better here. But the image does not show which part was filled in, so little noise does
+# not mean little error.
 #
 # Is it right?
 # ------------

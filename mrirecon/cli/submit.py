@@ -41,20 +41,21 @@ Warn = Annotated[int, typer.Option(min=1, help="Seconds before the time limit at
 
 
 def _resources(given: dict[str, Any], processes: int = 1) -> Resources:
+    """Return the resources from the arguments of a command, with the number of processes on each node."""
     from mrirecon.tools.submission import Resources, minutes_of
     from mrirecon.tools.submission.record import sbatch_options
 
-    same = ("cluster", "partition", "gpus", "cpus", "memory", "warning", "requeues")
+    unchanged = ("cluster", "partition", "gpus", "cpus", "memory", "warning", "requeues")
     return Resources(
         minutes=minutes_of(given["time"]),
         nodes=given.get("nodes", 1),
         processes=processes,
         sbatch=sbatch_options(given["sbatch"] or []),
-        **{name: given[name] for name in same},
+        **{name: given[name] for name in unchanged},
     )
 
 
-class _Passed:
+class _PassedOn:
     """Check and hold the options that are passed on to a command.
 
     Args:
@@ -62,7 +63,7 @@ class _Passed:
         arguments: its arguments.
 
     Raises:
-        UsageError: see `take`; typer's errors for wrong options.
+        click.UsageError: an option or argument that the command does not have, or a wrong value.
 
     """
 
@@ -79,16 +80,19 @@ class _Passed:
         """Return the value of an option or argument, and do not pass it on."""
         return self.given.pop(name, default)
 
-    def refuse(self, **reasons: str) -> None:
+    def refuse(self, **fixes: str) -> None:
         """Refuse options that make no sense in a job.
+
+        Args:
+            fixes: for each option, what to do instead.
 
         Raises:
             UsageError: one of them was given.
 
         """
-        for name, reason in reasons.items():
+        for name, fix in fixes.items():
             if name in self.given:
-                raise UsageError(f"{self._options[name].opts[0]} cannot be submitted", fix=reason)
+                raise UsageError(f"{self._options[name].opts[0]} cannot be submitted", fix=fix)
 
     def options(self) -> list[str]:
         """Return the options as arguments."""
@@ -99,7 +103,7 @@ class _Passed:
                 tokens.append(flags.opts[-1] if value else flags.secondary_opts[-1])
             else:
                 flag = max(flags.opts, key=len)
-                tokens += [f"{flag}={one}" for one in (value if isinstance(value, list) else [value])]
+                tokens += [f"{flag}={v}" for v in (value if isinstance(value, list) else [value])]
         return tokens
 
 
@@ -131,9 +135,9 @@ def reconstruct(
     from mrirecon.tools.submission import Submission, TaskEntry
 
     resources = _resources(locals())
-    passed = _Passed(reconstruction.reconstruct, context.args)
-    by_tasks = "omit it: the tasks share the files"
-    passed.refuse(shard=by_tasks, listed=by_tasks, dry_run="run `mrirecon reconstruct --dry-run`", bids="give -o OUT")
+    passed = _PassedOn(reconstruction.reconstruct, context.args)
+    fix = "omit it: the tasks share the files"
+    passed.refuse(shard=fix, listed=fix, dry_run="run `mrirecon reconstruct --dry-run`", bids="give -o OUT")
     output, files = Path(passed.take("output", ".")).absolute(), [Path(f) for f in passed.take("files", ())]
     before = _refuse_running(output)
     request = Request(method=passed.given.get("method", "auto"), format=passed.given.get("format"))
@@ -178,7 +182,7 @@ def train(
     from mrirecon.tools.submission import Submission, TaskEntry
 
     resources = _resources(locals(), processes or gpus or 1)
-    passed = _Passed(training.train, context.args)
+    passed = _PassedOn(training.train, context.args)
     passed.refuse(dry_run="run `mrirecon train --dry-run`")
     config = passed.take("config")
     output = Path(passed.take("output", Path("runs") / Path(config).name.split(".")[0])).absolute()
@@ -207,7 +211,7 @@ def study(
     from mrirecon.tools.submission import Submission, TaskEntry
 
     resources = _resources(locals())
-    passed = _Passed(studies.study, context.args)
+    passed = _PassedOn(studies.study, context.args)
     passed.refuse(dry_run="run `mrirecon study --dry-run`", only_train="omit it: each method has a task")
     config = passed.take("config")
     output = Path(passed.take("output", Path("studies") / Path(config).name.split(".")[0])).absolute()
@@ -215,8 +219,9 @@ def study(
     common = _command("study", config, *passed.options(), f"--output={output}")
     trained = load_study(config, passed.given.get("sets", [])).trained
     entries = [TaskEntry(f"train-{method.name}", [*common, f"--only-train={method.name}"]) for method in trained]
-    whole = TaskEntry("study", common)
-    submission = Submission(output, resources, entries, whole) if entries else Submission(output, resources, [whole])
+    study_task = TaskEntry("study", common)
+    tasks, final = (entries, study_task) if entries else ([study_task], None)
+    submission = Submission(output, resources, tasks, final)
     _submit(submission, wait, as_json)
 
 
@@ -258,20 +263,20 @@ def gather(
     submission = Submission.load(output)
     if wait:
         wait_for(submission)
-    done = run(submission, worst=worst, sample=sample, reference=reference)
-    for note in done.notes:
+    summary = run(submission, worst=worst, sample=sample, reference=reference)
+    for note in summary.notes:
         print_line(note)
     if as_json:
-        print_json(vars(done))
+        print_json(vars(summary))
     else:
-        for path in (done.table, done.failures, done.report):
+        for path in (summary.table, summary.failures, summary.report):
             if path is not None:
                 typer.echo(path)
-    lacking = {state: number for state, number in done.counts.items() if number and state != "done"}
-    if lacking:
-        what = ", ".join(f"{number} {state}" for state, number in lacking.items())
+    unfinished = {status: number for status, number in summary.counts.items() if number and status != "done"}
+    if unfinished:
+        what = f"of {summary.files} files: " + ", ".join(f"{number} {status}" for status, number in unfinished.items())
         fix = "repair the files, and run `mrirecon submit status OUT --resubmit-failed`"
-        fail(PartialFailure(f"of {done.files} files: {what}", where=str(done.failures or done.table), fix=fix), as_json)
+        fail(PartialFailure(what, where=str(summary.failures or summary.table), fix=fix), as_json)
 
 
 def _command(*arguments: str) -> list[str]:
@@ -283,7 +288,7 @@ def _refuse_running(output: Path) -> Submission | None:
     """Return the earlier submission of a folder, or None.
 
     Raises:
-        BusyError: its tasks wait or run.
+        BusyError: its tasks still wait or run.
 
     """
     from mrirecon.tools.submission import Submission, states
@@ -304,6 +309,7 @@ def _subfolders_of(submission: Submission | None) -> int:
 
 
 def _submit(submission: Submission, wait: bool, as_json: bool) -> None:
+    """Submit tasks, and print their states; see `_show`."""
     from mrirecon.cli import run
     from mrirecon.tools.submission import submit
 
@@ -324,39 +330,38 @@ def _show(submission: Submission, wait: bool, as_json: bool) -> None:
 
     if wait:
         with progress("tasks", "task") as callback:
-            found = wait_for(submission, None, callback)
+            shown = wait_for(submission, None, callback)
         if submission.final is not None:
-            found += wait_for(submission, [submission.final])
+            shown += wait_for(submission, [submission.final])
     else:
-        found = states(submission)
-        found += [] if submission.final is None else states(submission, [submission.final])
+        shown = states(submission)
+        shown += [] if submission.final is None else states(submission, [submission.final])
     if as_json:
-        print_json([_plain(submission, one) for one in found])
+        print_json([_plain(submission, task_state) for task_state in shown])
     else:
-        rows = [list(_plain(submission, one).values()) for one in found]
+        rows = [list(_plain(submission, task_state).values()) for task_state in shown]
         typer.echo(table(("task", "state", "job", "reason", "node", "minutes", "MB", "log"), rows))
     # The final task fails with this code if files failed, which their own tasks report too.
     reported = f"exit code {PartialFailure.exit_code}"
-    bad = [
-        one
-        for one in found
-        if one.state in ("failed", "lost") and not (one.task == submission.final and one.reason == reported)
+    unsuccessful = [
+        s for s in shown if s.state in ("failed", "lost") and not (s.task == submission.final and s.reason == reported)
     ]
-    if bad:
-        what = f"{len(bad)} of {len(found)} tasks failed or were lost"
-        why = "; ".join(f"{one.task.name}: {one.reason}" for one in bad[:4])
+    if unsuccessful:
+        what = f"{len(unsuccessful)} of {len(shown)} tasks failed or were lost"
+        why = "; ".join(f"{s.task.name}: {s.reason}" for s in unsuccessful[:4])
         fix = f"read their logs, and run `mrirecon submit status {submission.output} --resubmit-failed`"
         fail(PartialFailure(what, where=str(submission.folder), why=why, fix=fix), as_json)
 
 
-def _plain(submission: Submission, one: TaskState) -> dict[str, Any]:
-    record, task = one.record, one.task
-    minutes = (record["written"] - record["started"]) / 60 if one.state in ("done", "failed") else None
+def _plain(submission: Submission, state: TaskState) -> dict[str, Any]:
+    """Return the state of a task as plain data, in the order of the columns."""
+    record, task = state.record, state.task
+    minutes = (record["written"] - record["started"]) / 60 if state.state in ("done", "failed") else None
     return {
         "task": task.name,
-        "state": one.state,
+        "state": state.state,
         "job": task.job,
-        "reason": one.reason,
+        "reason": state.reason,
         "node": record.get("node") or record.get("host"),
         "minutes": minutes,
         "memory (MB)": record.get("memory (MB)"),

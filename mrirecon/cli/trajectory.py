@@ -75,6 +75,6 @@ def apply(
 
     scan = read(kspace, axes=axes)
     points = make_trajectory(kind, scan.space_shape, readouts, samples)
-    drawn = {"trajectory": {"kind": kind, "readouts": readouts, "samples": points.shape[1]}}
-    for path in write_along(scan, output, points, keep_reference=keep_reference, sidecar=drawn):
+    sidecar = {"trajectory": {"kind": kind, "readouts": readouts, "samples": points.shape[1]}}
+    for path in write_along(scan, output, points, keep_reference=keep_reference, sidecar=sidecar):
         typer.echo(path)

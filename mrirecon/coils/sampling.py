@@ -23,12 +23,12 @@ from mrirecon.physics.problem import Problem
 from mrirecon.physics.solvers import conjugate_gradient
 
 _COVERED = 0.4  # density of samples, relative to 1/FOV, from which a position of k-space counts as sampled
-_MARGIN = 8  # samples around the calibration region that the low-resolution images also explain
+_MARGIN = 8  # further samples of k-space along each axis that the low-resolution images cover
 _GRID_ITERATIONS, _GRID_RIDGE = 12, 1e-3
 _FAR = 0.1  # fraction of the samples farthest from the centre, for an upper bound of the noise
 _EDGE = 0.45  # highest frequency along a readout that the receiver does not attenuate, in cycles per sample
 _FEWEST_NOISE_SAMPLES = 256
-_DARKEST = 100.0  # largest ratio of the deviation of outer samples to that outside of the field of view
+_MAX_RATIO = 100.0  # of the deviation of outer samples to that outside of the field of view
 
 
 class Sampling(ABC):
@@ -52,8 +52,8 @@ class Sampling(ABC):
         """Return the number of samples."""
 
     @abstractmethod
-    def only(self, kept: np.ndarray) -> Sampling:
-        """Return the sampling of a part of the samples; ``kept`` has the shape of the mask."""
+    def only(self, part: np.ndarray) -> Sampling:
+        """Return the sampling of a part of the samples; ``part`` has the shape of the mask."""
 
     @property
     @abstractmethod
@@ -75,7 +75,7 @@ class Sampling(ABC):
 
     @abstractmethod
     def relative_noise(self, kspace: np.ndarray) -> np.ndarray:
-        """Return the ratio (C,) of the noise of each coil to that of the others; 1 if it is not loud."""
+        """Return the ratio (C,) of the noise of each coil to that of the others, and 1 for coils that are not loud."""
 
     @abstractmethod
     def coil_images(self, kspace: np.ndarray) -> np.ndarray:
@@ -86,9 +86,9 @@ class Sampling(ABC):
         """Return the problem of k-space for maps (1, M, C, *space), as a batch of one."""
 
 
-def as_sampling(where: Sampling | np.ndarray) -> Sampling:
-    """Return a sampling: itself, or that of a mask (*space)."""
-    return where if isinstance(where, Sampling) else GridSampling(where)
+def as_sampling(sampling: Sampling | np.ndarray) -> Sampling:
+    """Return a sampling unchanged, and a mask (*space) as a `GridSampling`."""
+    return sampling if isinstance(sampling, Sampling) else GridSampling(sampling)
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ class GridSampling(Sampling):
         """Return the number of samples."""
         return int(self.mask.sum())
 
-    def only(self, kept: np.ndarray) -> GridSampling:
+    def only(self, part: np.ndarray) -> GridSampling:
         """Return the sampling of a part of the samples."""
-        return GridSampling(self.mask & kept)
+        return GridSampling(self.mask & part)
 
     @property
     def acceleration(self) -> float:
@@ -176,9 +176,9 @@ class TrajectorySampling(Sampling):
         """Return the number of samples."""
         return int(self.used.sum())
 
-    def only(self, kept: np.ndarray) -> TrajectorySampling:
+    def only(self, part: np.ndarray) -> TrajectorySampling:
         """Return the sampling of a part of the samples."""
-        return TrajectorySampling(self.fourier, self.used & kept, self.weighting)
+        return TrajectorySampling(self.fourier, self.used & part, self.weighting)
 
     @cached_property
     def density(self) -> Tensor:
@@ -187,7 +187,7 @@ class TrajectorySampling(Sampling):
 
     @cached_property
     def covered(self) -> np.ndarray:
-        """Return the positions of the Cartesian grid (*space) between samples at most about 1/FOV apart."""
+        """Return a mask (*space) of the Cartesian positions that lie between samples at most about 1/FOV apart."""
         wide, axes = self.fourier.doubled, tuple(range(-len(self.shape), 0))
         image = wide.adjoint(torch.complex(self.density, torch.zeros_like(self.density)))
         for axis, n in zip(axes, self.shape, strict=True):
@@ -200,7 +200,10 @@ class TrajectorySampling(Sampling):
 
     @cached_property
     def acceleration(self) -> float:
-        """Return the area of k-space within the largest radius of the samples over the area that they represent."""
+        """Return the area of k-space within the largest radius of the samples, over the area that they represent.
+
+        At least 1. Radii are relative to half the size of k-space along each axis.
+        """
         sides = torch.tensor(self.shape)
         largest = float((2 * self.fourier.trajectory[0][torch.from_numpy(self.used)] / sides).norm(dim=-1).max())
         axes = [2 * (np.arange(n) - n // 2) / n for n in self.shape]
@@ -250,8 +253,8 @@ class TrajectorySampling(Sampling):
 def grid_centre(y: Tensor, fourier: NonUniformFourier, size: tuple[int, ...], used: np.ndarray) -> Tensor:
     """Return Cartesian k-space around the centre, from the samples of one item.
 
-    Images of low resolution are fitted to the samples near the centre. A margin of samples around the box explains
-    those between its positions and the next ones.
+    Images of low resolution are fitted to the samples near the centre. They cover a margin around the box, because
+    samples at its edge also depend on the Cartesian positions just outside it.
 
     Args:
         y: (C, readout, sample) complex.
@@ -301,8 +304,8 @@ def noise_of_readouts(
     # The median is robust to some signal: the deviation of each coil comes from it, the correlations from all samples.
     deviation = np.sqrt(np.median(np.abs(far) ** 2, axis=1) / np.log(2))
     outside = _outside_field_of_view(kspace, trajectory, shape, used)
-    # Interpolated samples have no noise outside.
-    if outside is not None and np.linalg.norm(deviation) < _DARKEST * np.sqrt((np.abs(outside) ** 2).mean(1).sum()):
+    # Interpolated samples have no noise outside of the field of view, so that it cannot be measured there.
+    if outside is not None and np.linalg.norm(deviation) < _MAX_RATIO * np.sqrt((np.abs(outside) ** 2).mean(1).sum()):
         error = float(outside.size) ** -0.5
         covariance = outside.astype(np.complex128) @ outside.conj().T / outside.shape[1]
         return NoiseLevel(covariance, 1 - 2 * error, 1 + 2 * error, "the readouts outside of the field of view")

@@ -1,4 +1,4 @@
-"""Sample fully measured scans along a trajectory, in retrospect."""
+"""Sample fully sampled Cartesian scans along a trajectory, in retrospect."""
 
 from __future__ import annotations
 

@@ -105,11 +105,15 @@ def describe(
 
 
 def _describe_readouts(scan: Scan, path: str | Path, items: list[int], check: bool) -> dict[str, object]:
-    """Describe samples along a trajectory; with the keys of `describe`, and ``trajectory`` in addition."""
+    """Describe samples along a trajectory; with the keys of `describe`, and ``trajectory`` in addition.
+
+    Sampling and noise are those of the middle item among the examined ones with finite values and signal.
+    """
     kspaces = [scan.unmasked_kspace(item) for item in items]
     not_finite = sum(int(np.count_nonzero(~np.isfinite(k))) for k in kspaces)
     empty = sum(not k.any() for k in kspaces)
-    item = items[len(items) // 2]
+    readable = [item for item, k in zip(items, kspaces, strict=True) if np.isfinite(k).all() and k.any()] or items
+    item = readable[len(readable) // 2]
     kspace, sampling = scan.measured(item)
     level = sampling.noise(kspace)
     readouts, samples = kspace.shape[1:]

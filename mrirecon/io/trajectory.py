@@ -23,7 +23,7 @@ TRAJECTORY_NAMES = ("traj", "trajectory", "coord", "coords")
 MATRIX_NAMES = ("matrix", "matrix_size")
 _SMALLEST_MATRIX = 8  # a trajectory that spans less in 1/FOV is probably in other units
 _LARGEST_MATRIX = 2048
-_ROUNDING = 1e-3  # of coordinates, in 1/FOV
+_TOLERANCE = 1e-3  # for rounded coordinates at the edge of k-space, in 1/FOV
 
 
 @dataclass(frozen=True)
@@ -71,25 +71,30 @@ class TrajectoryScan(Scan):
     def unmasked_kspace(self, item: int) -> np.ndarray:
         """Return the samples of an item as stored, (coil, readout, sample) complex64, unchecked."""
         block = self.stored.arrange(self._read(self.roles.kspace, self.stored.index(item)))
-        return np.array(to_complex64(self._turned(block), self.where(item)), order="C")
+        return np.array(to_complex64(self._readouts_first(block), self.where(item)), order="C")
 
     def marked(self, item: int) -> np.ndarray | None:
         """Return the samples of an item that the given mask marks, (readout, sample), or None without a mask."""
         mask = super().marked(item)
-        return None if mask is None else self._turned(mask)
+        return None if mask is None else self._readouts_first(mask)
 
     def samples(self, item: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the samples of an item and a mask (readout, sample) of those that can be used.
 
         Samples that are zero in every coil, outside the k-space of the image, or not marked by the given mask, are not
         used.
+
+        Raises:
+            InputError: no sample can be used.
+            SignalError: NaN or infinite values with ``nan="refuse"``, or values that are too large.
+
         """
         kspace, where = self.unmasked_kspace(item), self.where(item)
-        lost = without_nan(kspace) if self.nan == "zero" else np.zeros(kspace.shape[1:], bool)
+        not_finite = without_nan(kspace) if self.nan == "zero" else np.zeros(kspace.shape[1:], bool)
         check_finite(kspace, ("coil", "readout", "sample"), where)
         check_scale(largest_part(kspace), where)
-        inside = (np.abs(self._points(item)) <= np.array(self.space_shape) / 2 + _ROUNDING).all(-1)
-        mask = (kspace != 0).any(0) & inside & ~lost
+        inside = (np.abs(self._points(item)) <= np.array(self.space_shape) / 2 + _TOLERANCE).all(-1)
+        mask = (kspace != 0).any(0) & inside & ~not_finite
         marked = self.marked(item)
         if marked is not None:
             mask &= marked
@@ -97,27 +102,28 @@ class TrajectoryScan(Scan):
             raise InputError("no sample can be used", where=where, fix="check the mask and --matrix")
         if not inside.all():
             self._note(f"{1 - inside.mean():.1%} of the samples lie outside the k-space of the image: not used")
-        if lost.any():
-            self._note(f"{int(lost.sum())} samples of {where} are NaN or infinite: not used")
+        if not_finite.any():
+            self._note(f"{int(not_finite.sum())} samples of {where} are NaN or infinite: not used")
         kspace *= mask
         self._masks[item] = mask
         return kspace, mask.copy()
 
     def quick_mask(self, item: int) -> np.ndarray | None:
         """Return a mask of all samples; None if the item holds no signal."""
-        some = self.unmasked_kspace(item)
-        return np.ones(some.shape[1:], bool) if some.any() else None
+        kspace = self.unmasked_kspace(item)
+        return np.ones(kspace.shape[1:], bool) if kspace.any() else None
 
     def sampling(self, item: int, mask: np.ndarray) -> Sampling:
         """Return the trajectory of an item, with the samples of a mask."""
         points = torch.from_numpy(np.ascontiguousarray(self._points(item)))[None]
         return TrajectorySampling(NonUniformFourier(points, self.space_shape), mask, self.weighting)
 
-    def _turned(self, values: np.ndarray) -> np.ndarray:
+    def _readouts_first(self, values: np.ndarray) -> np.ndarray:
         """Return values (…, *stored) as (…, readout, sample)."""
         return values if self.stored.space == ("y", "x") else values.swapaxes(-1, -2)
 
     def _points(self, item: int) -> np.ndarray:
+        """Return the trajectory (readout, sample, ndim) of an item."""
         return np.asarray(self.points[item if len(self.points) > 1 else 0])
 
 
@@ -165,7 +171,7 @@ def in_cycles_per_fov(
         raise InputError(
             "the trajectory does not seem to be in 1/FOV",
             where=where,
-            why=f"its components span {', '.join(f'{n:.3g}' for n in reach)}, which would be the size of the image",
+            why=f"the image would have the size {' x '.join(f'{n:.3g}' for n in reach)}, from the extent",
             fix="give its unit: --trajectory-units cycles/voxel or radians/voxel, with --matrix",
         )
     if wanted is None:
@@ -207,7 +213,7 @@ def image_layout(stored: Layout, matrix: Sequence[int]) -> Layout:
 
 
 def correct_delays(scan: Scan) -> Scan:
-    """Return the scan with a trajectory that is corrected for gradient delays, estimated from its first item.
+    """Return the scan with a trajectory that is corrected for gradient delays, estimated from a representative item.
 
     Raises:
         UsageError: the scan has no trajectory.
@@ -216,10 +222,15 @@ def correct_delays(scan: Scan) -> Scan:
     """
     if not isinstance(scan, TrajectoryScan):
         raise UsageError("only radial readouts have delays to correct", where=str(scan.path), fix="omit --delays")
-    delays = gradient_delays(scan.samples(scan.representative_item())[0], scan.points[0][..., :2])
+    item = scan.representative_item()
+    points = scan.points[item if len(scan.points) > 1 else 0]
+    delays = gradient_delays(scan.samples(item)[0], points[..., :2])
     corrected = scan.points.copy()
     for points in corrected:
         points[..., :2] = shifted(points[..., :2], delays)
-    x, y, both = delays[0, 0], delays[1, 1], delays[0, 1]
-    note = f"trajectory corrected for gradient delays (RING): {x:.3f}, {y:.3f} and {both:.3f} of 1/FOV along the axes"
-    return replace(scan, points=corrected, notes=[*scan.notes, f"{note} and between them"])
+    first, second, mixed = delays[0, 0], delays[1, 1], delays[0, 1]
+    note = (
+        "trajectory corrected for gradient delays (RING), in 1/FOV: "
+        f"{first:.3f} and {second:.3f} along the two axes, {mixed:.3f} between them"
+    )
+    return replace(scan, points=corrected, notes=[*scan.notes, note])

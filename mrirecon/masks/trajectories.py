@@ -12,7 +12,6 @@ from mrirecon.errors import UsageError
 _GOLDEN = math.pi * (math.sqrt(5) - 1) / 2  # 111.25°, Winkelmann et al., IEEE TMI 26:68, 2007
 # Golden means of two dimensions, for directions on a sphere: Chan et al., MRM 61:354, 2009.
 _GOLDEN_3D = (0.4656, 0.6823)
-
 _DENSE = 14.0  # radius in 1/FOV up to which a spiral is fully sampled, for coil maps
 
 # A function of (shape, readouts, samples) that returns (readout, sample, ndim) in 1/FOV.
@@ -20,7 +19,7 @@ Maker = Callable[[tuple[int, ...], int, int | None], np.ndarray]
 
 
 def radial(shape: tuple[int, ...], readouts: int, samples: int | None = None) -> np.ndarray:
-    """Return straight readouts through the centre, at even angles over 180°, twofold oversampled by default."""
+    """Return straight readouts through the centre at evenly spaced angles over 180°."""
     return _spokes(shape, np.arange(readouts) * math.pi / readouts, samples)
 
 
@@ -30,7 +29,7 @@ def golden(shape: tuple[int, ...], readouts: int, samples: int | None = None) ->
 
 
 def spiral(shape: tuple[int, ...], readouts: int, samples: int | None = None) -> np.ndarray:
-    """Return interleaved spirals from the centre; neighbours are 1/FOV apart in the centre, and 2/FOV outside.
+    """Return interleaved spirals from the centre; neighbouring turns are 1/FOV apart in the centre and 2/FOV outside.
 
     Samples are evenly spaced along the path, by default half of 1/FOV apart.
     """
@@ -40,10 +39,10 @@ def spiral(shape: tuple[int, ...], readouts: int, samples: int | None = None) ->
     step = radius[1]
     angle = np.concatenate([[0.0], np.cumsum(2 * math.pi * step / (readouts * distance[1:]))])
     path = np.concatenate([[0.0], np.cumsum(np.hypot(step, radius[1:] * np.diff(angle)))])
-    place = np.linspace(0, path[-1], samples or math.ceil(2 * path[-1]) + 1)
-    along, turned = np.interp(place, path, radius) / (2 * edge), np.interp(place, path, angle)
-    angles = turned[None] + 2 * math.pi * np.arange(readouts)[:, None] / readouts
-    return np.asarray(np.stack([np.sin(angles), np.cos(angles)], -1) * along[None, :, None] * np.array(shape))
+    position = np.linspace(0, path[-1], samples or math.ceil(2 * path[-1]) + 1)
+    radii = np.interp(position, path, radius) / (2 * edge)
+    angles = np.interp(position, path, angle) + 2 * math.pi * np.arange(readouts)[:, None] / readouts
+    return np.asarray(np.stack([np.sin(angles), np.cos(angles)], -1) * radii[None, :, None] * np.array(shape))
 
 
 def stack_of_stars(shape: tuple[int, ...], readouts: int, samples: int | None = None) -> np.ndarray:
@@ -87,7 +86,9 @@ def make_trajectory(kind: str, shape: tuple[int, ...], readouts: int, samples: i
     axes = 2 if kind in PLANAR else 3
     if len(shape) != axes or min(shape) < 2:
         raise UsageError(
-            f"a {kind} trajectory has {axes} axes", why=f"the shape is {'x'.join(map(str, shape))}", fix="change it"
+            f"a {kind} trajectory has {axes} axes",
+            why=f"the shape is {'x'.join(map(str, shape))}",
+            fix=f"give {axes} sizes of at least 2",
         )
     if readouts < 1 or (samples is not None and samples < 2):
         raise UsageError("a trajectory needs a readout and two samples", why=f"{readouts} readouts, {samples} samples")
@@ -95,10 +96,11 @@ def make_trajectory(kind: str, shape: tuple[int, ...], readouts: int, samples: i
 
 
 def _spokes(shape: tuple[int, ...], angles: np.ndarray, samples: int | None) -> np.ndarray:
+    """Return straight readouts through the centre at some angles, 2-fold oversampled by default."""
     directions = np.stack([np.sin(angles), np.cos(angles)], -1)
     return np.asarray(directions[:, None] * _radius(samples or 2 * max(shape))[:, None] * np.array(shape))
 
 
 def _radius(samples: int) -> np.ndarray:
-    """Return positions along a readout from −½ on, with the centre at sample n // 2."""
+    """Return positions along a readout, from −½ to just below ½, with the centre at sample n // 2."""
     return (np.arange(samples) - samples // 2) / samples

@@ -24,7 +24,7 @@ from mrirecon.physics.problem import Problem, Undersampling
 
 Weighting = Literal["density", "none"]
 
-_ACCURACY = {torch.complex64: 1e-6, torch.complex128: 1e-12}  # relative, of a non-uniform FFT
+_ACCURACY = {torch.complex64: 1e-6, torch.complex128: 1e-12}  # relative accuracy of a non-uniform FFT
 _DENSITY_ACCURACY, _DENSITY_ITERATIONS = 1e-2, 12
 _SMALL = 2**16  # coordinates up to which a transform uses one thread
 _POWER_ITERATIONS, _POWER_MARGIN = 20, 1.1
@@ -78,12 +78,12 @@ class NonUniformFourier(LinearOperator):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return y (B, C, readout, sample) for x (B, C, *shape)."""
-        y: Tensor = _Sample.apply(x, self)  # type: ignore[no-untyped-call]
+        y: Tensor = _Transform.apply(x, self, False)  # type: ignore[no-untyped-call]
         return y
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Return x (B, C, *shape) for y (B, C, readout, sample)."""
-        x: Tensor = _Grid.apply(y, self)  # type: ignore[no-untyped-call]
+        x: Tensor = _Transform.apply(y, self, True)  # type: ignore[no-untyped-call]
         return x
 
     @property
@@ -98,43 +98,31 @@ class NonUniformFourier(LinearOperator):
         return [np.ascontiguousarray(radians[:, axis], dtype) for axis in range(len(self.shape))]
 
 
-class _Sample(torch.autograd.Function):
-    """Apply the transform, with gradients for the image."""
+class _Transform(torch.autograd.Function):
+    """Apply the transform or its adjoint, with gradients for its input; each is the gradient of the other."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, fourier: NonUniformFourier) -> Tensor:
-        """Return the samples."""
-        ctx.fourier = fourier
-        return _transform(fourier, x, adjoint=False)
+    def forward(ctx: Any, values: Tensor, fourier: NonUniformFourier, adjoint: bool) -> Tensor:
+        """Return the samples of images, or with ``adjoint`` the images of samples."""
+        ctx.fourier, ctx.adjoint = fourier, adjoint
+        return _transform(fourier, values, adjoint=adjoint)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Return the gradient for the image."""
-        return _transform(ctx.fourier, gradients[0], adjoint=True), None
-
-
-class _Grid(torch.autograd.Function):
-    """Apply the adjoint, with gradients for the samples."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, fourier: NonUniformFourier) -> Tensor:
-        """Return the image."""
-        ctx.fourier = fourier
-        return _transform(fourier, y, adjoint=True)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Return the gradient for the samples."""
-        return _transform(ctx.fourier, gradients[0], adjoint=False), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient for the input."""
+        return _transform(ctx.fourier, gradients[0], adjoint=not ctx.adjoint), None, None
 
 
 def _settings(accuracy: float, size: int) -> dict[str, Any]:
-    """Return the options of finufft for a number of samples; threads would wait for each other in small transforms."""
+    """Return the options of finufft; a small transform uses one thread, because several would wait for each other."""
     return {"eps": accuracy, "nthreads": torch.get_num_threads() if size > _SMALL else 1, "showwarn": 0}
 
 
 def _transform(fourier: NonUniformFourier, values: Tensor, *, adjoint: bool) -> Tensor:
-    """Apply the transform or its adjoint to all items, on the CPU, because iterations do not need it."""
+    """Apply the transform or its adjoint to all items, on the CPU.
+
+    This is fast enough on a CPU: iterations use `Gram` instead.
+    """
     coils = values.shape[1]
     settings = _settings(_ACCURACY[values.dtype], coils * fourier.trajectory[0].numel())
     call = getattr(finufft(), f"nufft{len(fourier.shape)}d{1 if adjoint else 2}")
@@ -214,7 +202,7 @@ class Gram(LinearOperator):
             x = self(x)
             size = norm(x).clamp_min(torch.finfo(kernel.dtype).tiny)
             x = x / size.reshape(-1, *[1] * (x.ndim - 1))
-        # It is a part of a circulant matrix, whose largest eigenvalue is the second bound.
+        # The operator is a part of a circulant matrix, whose largest eigenvalue is a second bound.
         return torch.minimum(_POWER_MARGIN * size, kernel.flatten(1).amax(1))
 
 
@@ -378,11 +366,6 @@ class NonUniformProblem(Problem):
         return self.mask * self.density if self.weighting == "density" else self.mask
 
     @property
-    def trajectory(self) -> Tensor:
-        """Return the trajectory (B or 1, readout, sample, ndim) in 1/FOV."""
-        return self.fourier.trajectory
-
-    @property
     def encode(self) -> LinearOperator:
         """Return F S, which maps images to the samples of every coil."""
         return self.fourier @ Coils(self.maps)
@@ -411,10 +394,10 @@ class NonUniformProblem(Problem):
     def undersampling(self) -> list[Undersampling]:
         """Return the undersampling of each item."""
         voxels = math.prod(self.fourier.shape)
-        both = (v.expand(len(self.y), -1, -1, -1).flatten(1).double() for v in (self.density, self.weights))
+        areas, weights = (v.expand(len(self.y), -1, -1, -1).flatten(1).double() for v in (self.density, self.weights))
         return [
-            Undersampling(max(1.0, voxels / float(area.sum())), float(voxels / weights.square().sum()) ** 0.5, True)
-            for area, weights in zip(*both, strict=True)
+            Undersampling(max(1.0, voxels / float(area.sum())), float(voxels / w.square().sum()) ** 0.5, True)
+            for area, w in zip(areas, weights, strict=True)
         ]
 
     @property
@@ -424,7 +407,7 @@ class NonUniformProblem(Problem):
         return (area / math.prod(self.fourier.shape)).clamp_max(1)
 
     def prepared(self) -> NonUniformProblem:
-        """Return the problem with precomputed values for the iterations; itself if they are computed."""
+        """Return the problem with precomputed values for the iterations; unchanged if it has them."""
         if self.cache is not None:
             return self
         cache = _Prepared(self.adjoint, self.gram, self._largest_eigenvalue())
@@ -455,8 +438,16 @@ class NonUniformProblem(Problem):
         """Return the problem of a part of the samples, with their own density, without the initial image."""
         visible = self.mask * used
         density = pipe_menon(self.fourier, visible).to(self.density)
-        own: dict[str, Any] = {"fourier": self.fourier, "density": density, "weighting": self.weighting}
-        return NonUniformProblem(self.y * visible, visible, self.maps, noise=self.noise, **own, **fields)
+        return NonUniformProblem(
+            self.y * visible,
+            visible,
+            self.maps,
+            noise=self.noise,
+            fourier=self.fourier,
+            density=density,
+            weighting=self.weighting,
+            **fields,
+        )
 
     def with_samples(self, y: Tensor) -> NonUniformProblem:
         """Return the problem for other samples at the same positions, without initial image and noise."""

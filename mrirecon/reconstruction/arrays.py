@@ -138,10 +138,10 @@ def reconstruct(
         ResourceError: not enough disk space or memory.
 
     """
-    named = maps if isinstance(maps, str) else "file"
-    own = Request(
+    source = maps if isinstance(maps, str) else "file"
+    settings = Request(
         method=method,
-        maps=named,
+        maps=source,
         espirit=None if map_sets == "auto" else EspiritOptions(sets=map_sets),
         options=options,
         lam=lam,
@@ -154,21 +154,21 @@ def reconstruct(
         batch=batch,
         preprocess=preprocess or Preprocess(),
     )
-    if request is not None and own != Request():
+    if request is not None and settings != Request():
         raise UsageError("settings are given twice", why="request holds them all", fix="omit request, or the others")
     if isinstance(kspace, Scan):
-        scan = kspace if preprocess is None else prepare(kspace, own.steps)
-        given = {"mask": mask is not None, "axes": axes is not None, "nan": nan != "refuse"}
-        given["maps"] = not isinstance(maps, str)
-        if any(given.values()):
-            names = ", ".join(name for name, is_given in given.items() if is_given)
+        scan = kspace if preprocess is None else prepare(kspace, settings.steps)
+        for_arrays = {"mask": mask is not None, "axes": axes is not None, "nan": nan != "refuse"}
+        for_arrays["maps"] = not isinstance(maps, str)
+        if any(for_arrays.values()):
+            names = ", ".join(name for name, is_given in for_arrays.items() if is_given)
             raise UsageError(f"{names}: only valid with an array", fix="give it to mrirecon.read, which takes a file")
     else:
         stored = _scan(kspace, mask, None if isinstance(maps, str) else maps, axes, nan)
-        scan = prepare(stored, (request or own).steps)
+        scan = prepare(stored, (request or settings).steps)
     result = reconstruct_scan(
         scan,
-        request or own,
+        request or settings,
         plan=plan,
         progress=progress,
         on_iterates=on_iterates,
@@ -224,7 +224,8 @@ def to_numpy(values: Array, name: str) -> np.ndarray:
     """Return an array of numbers from anything that NumPy takes, or from a torch tensor on any device.
 
     Raises:
-        InputError: a path, a ragged list, text or objects; the message begins with ``name``.
+        InputError: a ragged list or objects; the message begins with ``name``.
+        UsageError: a path or text.
 
     """
     if isinstance(values, Tensor):

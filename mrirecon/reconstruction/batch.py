@@ -241,8 +241,8 @@ def _place(source: Path, output: Path, request: Request) -> Path | None:
         except UsageError:  # the error is raised again when the file is reconstructed
             return None
     # Reserve room for the longest suffix, so that names that are cut are compared correctly.
-    known = [request.method] if request.method != "auto" else sorted(methods())
-    return output_path(source, output, max(known, key=len), request.format)
+    names = [request.method] if request.method != "auto" else sorted(methods())
+    return output_path(source, output, max(names, key=len), request.format)
 
 
 def _refuse_same_contrast(several: Sequence[Path], place: Path, request: Request) -> None:
@@ -408,9 +408,9 @@ def run(
             return
         time.sleep(wait)
         last, later = number == len(waits), list[Path]()
-        sent = request if jobs == 1 else replace(request)  # without the models that it has loaded
-        same: dict[str, Any] = {**places, "request": sent, "existing": existing, "settings": settings, "wait": last}
-        attempt: Callable[..., Try] = partial(_attempt, **same)
+        # A copy for other processes holds no loaded models.
+        shared: dict[str, Any] = {**places, "request": request if jobs == 1 else replace(request)}
+        attempt: Callable[..., Try] = partial(_attempt, **shared, existing=existing, settings=settings, wait=last)
         pairs = [(source, before.get(source)) for source in queue]
         if jobs > 1:
             tries = _in_processes(attempt, pairs, jobs)
@@ -493,7 +493,18 @@ def _attempt(
 ) -> Try:
     """Return the outcome for a source: its finished output if an existing sidecar records it, or a new one.
 
-    A source that has not changed since its former try, which failed, has failed.
+    Args:
+        pair: the source, and its former try that failed, or None. A source that has not changed since has failed.
+        output: see `run`.
+        request: see `run`.
+        existing: sidecars of the output folders.
+        settings: arguments of `reconstruct_file`.
+        wait: whether to wait for the lock of the output.
+        subfolders: see `run`.
+        references: see `run`.
+        progress: see `run`.
+        title: title of the progress bar.
+
     """
     source, former = pair
     now = None
@@ -515,11 +526,11 @@ def _attempt(
             )
             return Try(now, Outcome(source, record))
     except Exception as error:
-        known = as_project_error(error)
-        known.where = known.where or str(source)
-        if known is not error:
-            known.__cause__ = error
-        return Try(now, Outcome(source, error=known))
+        failure = as_project_error(error)
+        failure.where = failure.where or str(source)
+        if failure is not error:
+            failure.__cause__ = error
+        return Try(now, Outcome(source, error=failure))
 
 
 def _candidates(source: Path, output: Path, request: Request, existing: set[str]) -> list[Path]:
@@ -547,7 +558,7 @@ def _reference_of(source: Path, references: Path) -> Path | None:
 class _Sidecars:
     """Hold the names of the sidecars of each output folder.
 
-    A folder is listed once, because a look at each file takes longer on a shared file system.
+    Each folder is listed once: on a shared file system, this is faster than to look up each name.
     """
 
     ignored: bool

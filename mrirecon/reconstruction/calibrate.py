@@ -221,7 +221,7 @@ def small_field_of_view(scan: Scan, item: int = 0) -> str | None:
 
 
 def item_noise(
-    scan: Scan, item: int, kspace: np.ndarray, sampling: Sampling | np.ndarray, own: NoiseLevel | None = None
+    scan: Scan, item: int, kspace: np.ndarray, sampling: Sampling | np.ndarray, level: NoiseLevel | None = None
 ) -> NoiseLevel:
     """Measure the noise of one item from its own k-space, or from a separate calibration scan if that is better.
 
@@ -234,18 +234,18 @@ def item_noise(
         item: number of the item.
         kspace: samples of all coils.
         sampling: where they were taken; or a mask (*space), true where sampled.
-        own: noise of this k-space, if it was measured before.
+        level: noise of this k-space, if it was measured before.
 
     """
     sampling = as_sampling(sampling)
-    own = own or sampling.noise(kspace)
-    if own.low > 0 or scan.calibration is None:
-        return own
+    level = level or sampling.noise(kspace)
+    if level.low > 0 or scan.calibration is None:
+        return level
     region, _ = calibration_data(scan, item, kspace, sampling, max(scan.calibration.shape))
     separate = _noise_of_region(region)
-    total, bound = float((separate.deviation**2).sum()), float((own.deviation**2).sum())
+    total, bound = float((separate.deviation**2).sum()), float((level.deviation**2).sum())
     if separate.low == 0 or total == 0:
-        return own
+        return level
     covariance = separate.covariance * min(1.0, bound / total)
     return replace(separate, covariance=covariance, source=f"{separate.source}, acquired separately")
 

@@ -1,7 +1,7 @@
 """Divide large batches: lists of files, subfolders of the output, and tables with one row per file.
 
-A folder of a million images is slow on every file system, and a shared one is locked by every process that adds a file.
-With subfolders, every folder stays small, and the files of one process are in few folders.
+A folder of a million images is slow on every file system, and a shared file system locks a folder for each process that
+adds a file. With subfolders, every folder stays small, and the files of one process are in few folders.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from mrirecon.reconstruction.batch import Outcome
 
 Subfolders = Literal[1, 16, 256, 4096]
-PREFIX = "part-"  # of the names of subfolders
+PREFIX = "part-"  # with which the names of subfolders begin
 FILES_PER_FOLDER = 4000  # a larger output is divided into subfolders
-# Files that belong to a list of files have its name with these suffixes.
+# The table and the failures of a list of files have its name with these suffixes.
 TABLE, FAILURES = ".csv", ".failed.jsonl"
 
 
@@ -107,8 +107,12 @@ def read_list(path: Path) -> list[Path]:
 class Table:
     """Write a table with one row per file; the rows are on the disk as soon as they are added.
 
-    If a further process starts the table anew, the rows of this one are lost. This happens if a job is queued again
-    while its first process still runs, on a node that lost its connection.
+    If another process starts the table anew, the rows of this one are lost. This happens if a job is queued again while
+    its first process still runs, on a node that lost its connection.
+
+    Raises:
+        ResourceError: the table cannot be written.
+
     """
 
     def __init__(self, path: Path) -> None:
@@ -185,7 +189,7 @@ def merge_tables(tables: Iterable[Path], path: Path) -> dict[str, int]:
 
 
 def worst_rows(tables: Sequence[Path], count: int) -> tuple[list[dict[str, str]], str]:
-    """Return the rows with the worst images, the worst first, and what makes them the worst.
+    """Return the rows with the worst images, the worst first, and the name of the criterion.
 
     Images are ordered by the first score that any of them has; without scores, by failed items, then by notes, then by
     seconds.
@@ -210,6 +214,6 @@ def random_rows(rows: Iterable[dict[str, str]], count: int, seed: int = 0) -> li
     for number, row in enumerate(row for row in rows if row["image"]):
         if number < count:
             sample.append(row)
-        elif (place := rng.randint(0, number)) < count:  # reservoir sampling
-            sample[place] = row
+        elif (index := rng.randint(0, number)) < count:  # reservoir sampling
+            sample[index] = row
     return sample

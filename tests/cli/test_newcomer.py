@@ -68,8 +68,8 @@ def test_every_key_of_a_configuration_is_explained():
     definition = schema()
     for name in ("Data", "Train", "LossSettings"):
         fields = definition["$defs"][name]["properties"].items()
-        lacking = [key for key, field in fields if not (field["description"] or "$ref" in json.dumps(field))]
-        assert not lacking, f"{name}: {lacking}"
+        unexplained = [key for key, field in fields if not (field["description"] or "$ref" in json.dumps(field))]
+        assert not unexplained, f"{name}: {unexplained}"
 
 
 def test_ranges_are_put_into_words():
@@ -223,15 +223,15 @@ def test_many_coils_are_compressed_with_a_note():
 def test_previews_and_montages(scans, run):
     assert run("reconstruct", "a.h5", "-m", "rss", "-o", "image.h5", "--preview")[0] == 0
     with Image.open("image_preview.png") as picture:
-        both = picture.size
+        size = picture.size
     Path("image_preview.png").unlink()
     assert run("reconstruct", "a.h5", "-m", "rss", "-o", "image.h5", "--preview")[0] == 0  # is done already
     with Image.open("image_preview.png") as picture:
-        assert picture.size == both
-    assert both[0] > 600
+        assert picture.size == size
+    assert size[0] > 600
     assert run("reconstruct", "a.h5", "-m", "rss", "-o", "all.png", "--format", "montage")[0] == 0
     with Image.open("all.png") as picture:
-        assert picture.size == both
+        assert picture.size == size
     assert not list(scans.glob("all_0*.png"))
 
 
@@ -288,7 +288,7 @@ def test_names_are_completed(tmp_path, monkeypatch):
     assert complete_files(".yaml")("configs/c") == ["configs/cirim.yaml"]
 
 
-def test_the_shell_is_answered():
+def test_the_shell_completes_names():
     words = {"_MRIRECON_COMPLETE": "complete_bash", "COMP_WORDS": "mrirecon methods ci", "COMP_CWORD": "2"}
     command = [sys.executable, "-c", "from mrirecon.cli import main; main()"]
     done = subprocess.run(command, env={**os.environ, **words}, capture_output=True, text=True, check=False)

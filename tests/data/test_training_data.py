@@ -282,7 +282,7 @@ def test_items_are_functions_of_their_number():
 
 
 def test_both_signs_of_the_phase_are_drawn(monkeypatch):
-    """A network that knows one sign of the phase fails on scanners with the other; half of the items are conjugates."""
+    """Check that half of the items are conjugates: a network trained with one sign of the phase fails on the other."""
     drawn, original = [], samples._conjugate
 
     def conjugate(full, chosen):

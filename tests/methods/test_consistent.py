@@ -35,8 +35,8 @@ def test_solution_is_that_of_the_normal_equations():
     mu = 0.3
     z = consistent(level=float(torch.tensor(mu).log()))(x, p)
     matrix = dense(p) + mu * torch.eye(x.numel(), dtype=p.y.dtype)
-    wanted = torch.linalg.solve(matrix, (p.adjoint + mu * x).flatten())
-    torch.testing.assert_close(z.flatten(), wanted, rtol=1e-6, atol=1e-8)
+    expected = torch.linalg.solve(matrix, (p.adjoint + mu * x).flatten())
+    torch.testing.assert_close(z.flatten(), expected, rtol=1e-6, atol=1e-8)
 
 
 def test_weight_follows_noise_and_acceleration_for_each_item():
@@ -46,8 +46,8 @@ def test_weight_follows_noise_and_acceleration_for_each_item():
     q = Problem(p.y, p.mask, p.maps, noise=noise)
     mu = consistent(level=0.5, exponent=0.5, power=2.0).weight(q)
     share = p.mask.mean()
-    wanted = torch.exp(torch.tensor(0.5)) * torch.tensor([1.0, 2.0]) * share**2
-    torch.testing.assert_close(mu, wanted.to(mu.dtype), rtol=1e-6, atol=0)
+    expected = torch.exp(torch.tensor(0.5)) * torch.tensor([1.0, 2.0]) * share**2
+    torch.testing.assert_close(mu, expected.to(mu.dtype), rtol=1e-6, atol=0)
     unknown = consistent(level=0.5, exponent=0.5, power=2.0).weight(p)
     torch.testing.assert_close(unknown, mu[:1].expand(2), rtol=1e-6, atol=0)
 

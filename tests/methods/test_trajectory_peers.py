@@ -23,7 +23,7 @@ def error(ours, theirs):
 
 @pytest.fixture
 def radial(bart):
-    """BART's radial trajectory, and the samples, maps and problem of a phantom in BART's order."""
+    """Return BART's radial trajectory, and the samples, maps and problem of a phantom in BART's order."""
     p, full = known_problem((SIDE, SIDE), coils=4)
     traj = bart(f"traj -r -x {2 * SIDE} -y 24 out").real[..., 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] / 2
     points = torch.from_numpy(np.ascontiguousarray(traj[:2].T))[None].float()
@@ -63,7 +63,7 @@ def test_samples_are_those_of_sigpy(radial):
 
 
 def test_images_are_those_of_bart(bart, radial):
-    """Without weights, the objective is that of pics -t."""
+    """Check images without weights, whose objective is that of pics -t."""
     p, arrays = radial["problem"], {name: radial[name] for name in "tks"}
     lam = 0.1
     theirs = from_bart(bart(f"pics -w 1 -i 60 -l2 -r {lam} -t t k s out", **arrays))[None, None]
@@ -89,11 +89,13 @@ def test_files_of_bart(bart, radial, tmp_path):
 
 
 def test_delays_are_those_of_bart(bart):
-    """Samples of a phantom with delayed gradients, and the trajectory without the delays."""
+    """Check delays estimated from a phantom that was sampled with delays, and the corrected trajectory."""
     delays = (0.3, -0.2, 0.1)
     true = bart(f"traj -r -x 128 -y 31 -O -q {':'.join(map(str, delays))} out")
     kspace = bart("phantom -k -s 4 -t true out", true=true).squeeze().transpose(2, 1, 0)
     nominal = np.ascontiguousarray(bart("traj -r -x 128 -y 31 out").real.squeeze()[:2].T)
-    found = gradient_delays(kspace, nominal)
-    np.testing.assert_allclose([found[1, 1], found[0, 0], found[0, 1]], delays, atol=0.05)  # x is the second component
-    np.testing.assert_allclose(shifted(nominal, found), true.real.squeeze()[:2].T, atol=0.1)
+    estimated = gradient_delays(kspace, nominal)
+    np.testing.assert_allclose(
+        [estimated[1, 1], estimated[0, 0], estimated[0, 1]], delays, atol=0.05
+    )  # x is the second component
+    np.testing.assert_allclose(shifted(nominal, estimated), true.real.squeeze()[:2].T, atol=0.1)

@@ -48,9 +48,9 @@ def radial_problem(weighting="density", dtype=torch.complex128, **fields):
 def test_the_transform_is_the_sum_of_its_definition(shape):
     f, x = scattered(shape), draw(2, 3, *shape)
     axes = [torch.arange(n, dtype=torch.float64) - n // 2 for n in shape]
-    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))
-    turns = (f.trajectory.flatten(1, 2)[:, :, None] * places / torch.tensor(shape)).sum(-1)
-    direct = torch.exp(-2j * math.pi * turns) @ x.flatten(2).mT / math.prod(shape) ** 0.5
+    positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))
+    cycles = (f.trajectory.flatten(1, 2)[:, :, None] * positions / torch.tensor(shape)).sum(-1)
+    direct = torch.exp(-2j * math.pi * cycles) @ x.flatten(2).mT / math.prod(shape) ** 0.5
     torch.testing.assert_close(f(x).flatten(2), direct.mT, rtol=1e-9, atol=1e-9)
 
 
@@ -102,7 +102,7 @@ def test_the_density_of_spokes_is_that_of_their_rings():
     assert float(iterated.sum()) / 64**2 == pytest.approx(math.pi / 4, rel=0.05)
 
 
-def test_undersampled_spokes_do_not_stand_for_what_was_not_measured():
+def test_the_density_of_undersampled_spokes_is_limited():
     iterated, analytic = pipe_menon(spokes(8, 64)), radial_density(spokes(8, 64))
     assert float(analytic.max()) == 0.5  # two samples in 1/FOV
     assert float(norm(iterated - analytic) / norm(analytic)) < 0.1
@@ -197,7 +197,7 @@ def test_shapes_that_do_not_match_are_refused():
         NonUniformFourier(p.fourier.trajectory, (24, 24, 3))
 
 
-def test_a_cartesian_problem_has_the_same_questions():
+def test_a_cartesian_problem_has_the_same_properties():
     p, _ = known_problem()
     assert isinstance(p, Problem)
     assert p.zero_filled is not None

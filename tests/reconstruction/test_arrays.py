@@ -52,20 +52,20 @@ def test_an_array_gives_the_image_of_the_same_file(kspace, tmp_path):
     assert of_array.lam == of_file.lam
 
 
-def test_every_kind_of_array_is_taken(kspace):
-    want = sense(kspace, mask=MASK)
-    held = kspace.copy()
-    np.testing.assert_array_equal(sense(torch.from_numpy(kspace), mask=torch.from_numpy(MASK.mask)), want)
-    np.testing.assert_array_equal(sense(torch.from_numpy(kspace.conj()).conj().requires_grad_(), mask=MASK), want)
-    np.testing.assert_array_equal(sense(kspace.astype(np.complex64), mask=MASK.mask[0].astype(int)), want)
-    np.testing.assert_array_equal(sense(kspace * MASK.mask), want)
-    np.testing.assert_array_equal(kspace, held)
+def test_every_kind_of_array_is_accepted(kspace):
+    expected = sense(kspace, mask=MASK)
+    before = kspace.copy()
+    np.testing.assert_array_equal(sense(torch.from_numpy(kspace), mask=torch.from_numpy(MASK.mask)), expected)
+    np.testing.assert_array_equal(sense(torch.from_numpy(kspace.conj()).conj().requires_grad_(), mask=MASK), expected)
+    np.testing.assert_array_equal(sense(kspace.astype(np.complex64), mask=MASK.mask[0].astype(int)), expected)
+    np.testing.assert_array_equal(sense(kspace * MASK.mask), expected)
+    np.testing.assert_array_equal(kspace, before)
 
 
 def test_slices_volumes_and_single_coils(kspace):
-    want, two = sense(kspace, mask=MASK), np.stack([kspace, 2 * kspace])
+    expected, two = sense(kspace, mask=MASK), np.stack([kspace, 2 * kspace])
     slices = sense(two, mask=MASK, axes="slice,coil,y,x")
-    np.testing.assert_allclose(slices, np.stack([want, 2 * want]), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(slices, np.stack([expected, 2 * expected]), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(sense(two.swapaxes(0, 1), mask=MASK, axes="coil,slice,y,x"), slices)
     assert mr.reconstruct(kspace[0], mask=MASK, method="zero-filled").image.shape == SIZE
     assert mr.reconstruct(kspace, axes="slice,y,x", method="zero-filled").image.shape == (COILS, *SIZE)
@@ -74,19 +74,19 @@ def test_slices_volumes_and_single_coils(kspace):
     assert whole.shape == (3, *SIZE)
 
 
-def test_maps_are_estimated_and_taken(kspace):
+def test_maps_are_estimated_and_accepted(kspace):
     maps = mr.espirit(kspace, mask=MASK)
     assert maps.maps.shape == (1, COILS, *SIZE)
     length = np.linalg.norm(maps.maps[0], axis=0)
     assert length.max() == pytest.approx(1, abs=1e-3)
-    want = sense(kspace, mask=MASK, map_sets=1)
+    expected = sense(kspace, mask=MASK, map_sets=1)
     for given in (maps, maps.maps[0], torch.from_numpy(maps.maps)):
-        error = np.linalg.norm(sense(kspace, mask=MASK, maps=given) - want) / np.linalg.norm(want)
+        error = np.linalg.norm(sense(kspace, mask=MASK, maps=given) - expected) / np.linalg.norm(expected)
         assert error < 0.1
     assert mr.espirit(np.stack([kspace] * 2), axes="slice,coil,y,x", sets=2).maps.shape == (2, 2, COILS, *SIZE)
 
 
-def test_results_show_themselves(kspace):
+def test_results_are_shown_in_notebooks(kspace):
     result = mr.reconstruct(kspace, method="zero-filled")
     scores = mr.evaluate(0.5 * np.abs(result.image), result, metrics=("ssim", "nmse"))
     assert scores.mean["nmse"] < 1e-10
@@ -185,7 +185,7 @@ def test_scores_that_are_not_possible_are_refused(image, arguments, message):
 
 
 def test_options_in_messages_become_arguments():
-    for text, want in (
+    for text, expected in (
         ("use --maps espirit, or --lambda", "use maps='espirit', or lam"),
         ("omit --set, or train", "omit options, or train"),
         ("--strict refuses it", "strict refuses it"),
@@ -194,11 +194,11 @@ def test_options_in_messages_become_arguments():
         ("give --set iterations=5", "give options={'iterations': 5}"),
         ("for example --axes slice,coil,y,x", "for example axes='slice,coil,y,x'"),
     ):
-        assert in_terms_of_arguments(text) == want
+        assert in_terms_of_arguments(text) == expected
 
 
-def test_no_message_of_the_library_keeps_an_option():
-    """Every option named in the folders that the functions above use has the form that is replaced."""
+def test_every_option_in_messages_becomes_an_argument():
+    """Check every option that is named in the folders that the functions above use."""
     package = Path(mr.__file__).parent
     for folder in ("physics", "coils", "methods", "io", "metrics", "models", "reconstruction"):
         for path in (package / folder).rglob("*.py"):

@@ -15,6 +15,7 @@ from mrirecon.data.simulate import add_noise, simulate_kspace
 from mrirecon.errors import InputError, UsageError
 from mrirecon.evaluation.trust import examine
 from mrirecon.io import read
+from mrirecon.io.info import describe
 from mrirecon.io.trajectory import TrajectoryOptions
 from mrirecon.masks.trajectories import TRAJECTORIES, make_trajectory
 from mrirecon.methods.cross_validation import withhold_samples
@@ -31,9 +32,9 @@ SIDE, COILS = 64, 4
 
 @pytest.fixture(scope="module")
 def scene():
-    made = simulate_kspace(phantom((SIDE, SIDE), 1, 3), COILS, 40.0, 3)
+    simulated = simulate_kspace(phantom((SIDE, SIDE), 1, 3), COILS, 40.0, 3)
     clean = to_image(simulate_kspace(phantom((SIDE, SIDE), 1, 3), COILS, np.inf, 3).kspace[0], (-2, -1))
-    return clean, made.noise_covariance
+    return clean, simulated.noise_covariance
 
 
 def samples_of(scene, kind, readouts, seed=0):
@@ -213,15 +214,60 @@ def test_ismrmrd(scene, tmp_path):
     kspace, points = samples_of(scene, "golden", 34)
     acquisitions = []
     for line in range(34):
-        made = ismrmrd.Acquisition.from_array(kspace[:, line], (points[line] / SIDE).astype(np.float32))
-        made.idx.kspace_encode_step_1 = line
-        acquisitions.append(made)
+        acquisition = ismrmrd.Acquisition.from_array(kspace[:, line], (points[line] / SIDE).astype(np.float32))
+        acquisition.idx.kspace_encode_step_1 = line
+        acquisitions.append(acquisition)
     text = mrd_files.header(mrd_files.encoding((SIDE, SIDE, 1), fov=(200, 200, 5), trajectory="radial"))
     scan = read(mrd_files.write(tmp_path / "radial.h5", acquisitions, text))
-    ours, sampling = scan.measured(0)
-    np.testing.assert_allclose(ours, kspace, rtol=1e-6)
+    stored, sampling = scan.measured(0)
+    np.testing.assert_allclose(stored, kspace, rtol=1e-6)
     np.testing.assert_allclose(sampling.fourier.trajectory[0], points, atol=1e-4)
     assert any("cycles per voxel" in note for note in scan.notes)
+
+
+@pytest.mark.parametrize(("units", "factor"), [("1/fov", 1), ("cycles/voxel", 16), ("radians/voxel", 16 / 2 / np.pi)])
+def test_partitions_of_ismrmrd_are_converted_to_the_unit(tmp_path, units, factor):
+    ismrmrd = pytest.importorskip("ismrmrd")
+    points = make_trajectory("stack-of-stars", (8, 16, 16), 4)
+    acquisitions = []
+    for z, readout in zip(points[:, 0, 0], points, strict=True):
+        data = np.ones((2, 32), np.complex64)
+        acquisition = ismrmrd.Acquisition.from_array(data, (readout[:, 1:] / factor).astype(np.float32))
+        acquisition.idx.kspace_encode_step_2 = int(z) + 4
+        acquisitions.append(acquisition)
+    text = mrd_files.header(mrd_files.encoding((16, 16, 8), fov=(200, 200, 80), trajectory="radial"))
+    path = mrd_files.write(tmp_path / "stack.h5", acquisitions, text)
+    scan = read(path, trajectory=TrajectoryOptions(units=units))
+    assert scan.space_shape == (8, 16, 16)
+    np.testing.assert_allclose(scan.points[0], points, atol=1e-4)
+
+
+def test_delays_follow_from_the_trajectory_of_the_same_item(scene, tmp_path):
+    clean, _ = scene
+    nominal = make_trajectory("golden", (SIDE, SIDE), 70)
+    delays = np.array([[0.4, 0.1], [0.1, -0.3]])
+    kspace = sample_along(clean, shifted(nominal, delays))
+    path = tmp_path / "two.npz"
+    np.savez(
+        path,
+        kspace=np.stack([0 * kspace[:, :35], kspace[:, 35:]]),
+        traj=nominal.reshape(2, 35, *nominal.shape[1:]),
+        matrix=(SIDE, SIDE),
+        axes="slice,coil,readout,sample",
+    )
+    scan = read(path, trajectory=TrajectoryOptions(delays="ring"))
+    assert scan.representative_item() == 1
+    np.testing.assert_allclose(scan.points[1], shifted(nominal, delays)[35:], atol=0.06)
+
+
+def test_info_of_a_scan_with_items_that_cannot_be_used(scene, tmp_path):
+    kspace, points = samples_of(scene, "golden", 34)
+    items = np.stack([kspace, 0 * kspace, kspace])
+    items[2, 0, 3, 3] = np.nan
+    write_samples(tmp_path / "three.npz", items, points, (SIDE, SIDE))
+    described = describe(tmp_path / "three.npz", check=True)
+    assert described["sampling"]["item"] == 0
+    assert described["values"] | {"largest": 0} == {"items_checked": 3, "not_finite": 1, "zero_items": 1, "largest": 0}
 
 
 def test_commands(run, tmp_path):

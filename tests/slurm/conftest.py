@@ -20,7 +20,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GOMP_SPINCOUNT": 
 
 
 class Cluster:
-    """A running cluster of virtual nodes on this machine."""
+    """Run commands on a cluster of virtual nodes on this machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,7 +67,7 @@ class Cluster:
 
 @pytest.fixture(scope="session")
 def cluster():
-    """A Slurm cluster with `NODES` nodes."""
+    """Start a Slurm cluster with `NODES` nodes."""
     pytest.importorskip("submitit", reason="submitit is not installed: pip install '.[slurm]'")
     missing = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(name, path=PATH) is None]
     if missing:

@@ -36,6 +36,7 @@ def make_scans(folder, count):
 
 
 def images(out):
+    """Return the names of images with the times of their last change."""
     return {p.name: p.stat().st_mtime_ns for p in out.glob("*.h5")}
 
 
@@ -46,13 +47,14 @@ def reconstructed(out):
 
 
 def rows(path):
+    """Return the rows of a table."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.fixture
 def config(tmp_path):
-    """A tiny training, with as many threads in this process as in the jobs."""
+    """Write the configuration of a tiny training; this process uses as many threads as the jobs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     path = tmp_path / "tiny.yaml"
@@ -72,17 +74,17 @@ def pids(job):
     """Return the processes of a job that run mrirecon, by rank."""
     array, _, number = job.partition("_")
     wanted = {f"SLURM_ARRAY_JOB_ID={array}", f"SLURM_ARRAY_TASK_ID={number}"} if number else {f"SLURM_JOB_ID={array}"}
-    found = {}
+    by_rank = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             environment = set((folder / "environ").read_text().split("\0"))
             if wanted <= environment and b"submitit.core._submit" in (folder / "cmdline").read_bytes().split(b"\0"):
                 rank = next(x for x in environment if x.startswith("SLURM_PROCID="))
-                found[int(rank.partition("=")[2])] = int(folder.name)
-    return [found[rank] for rank in sorted(found)]
+                by_rank[int(rank.partition("=")[2])] = int(folder.name)
+    return [by_rank[rank] for rank in sorted(by_rank)]
 
 
-def kill_two_tasks(cluster, tmp_path, files, tasks):
+def check_two_killed_tasks(cluster, tmp_path, files, tasks):
     """Check that killing two of several tasks loses no file, and repeats none that was finished."""
     scans, out = make_scans(tmp_path / "scans", files), tmp_path / "out"
     cluster.mrirecon("submit", "reconstruct", scans, "-o", out, f"--tasks={tasks}", *FAST, *SHORT)
@@ -90,8 +92,8 @@ def kill_two_tasks(cluster, tmp_path, files, tasks):
     jobs = [task["job"] for task in submission["tasks"]]
     assert len(set(jobs)) == tasks
     assert jobs[0].endswith("_0"), "an array"
-    begun = {name: (out / "jobs" / f"{name}.csv") for name in (f"{i}-of-{tasks}" for i in (1, 2))}
-    cluster.wait_until(lambda: all(p.exists() and len(rows(p)) > 1 for p in begun.values()), what="first images")
+    tables = {name: (out / "jobs" / f"{name}.csv") for name in (f"{i}-of-{tasks}" for i in (1, 2))}
+    cluster.wait_until(lambda: all(p.exists() and len(rows(p)) > 1 for p in tables.values()), what="first images")
     os.kill(pids(jobs[0])[0], signal.SIGKILL)  # as if it ran out of memory
     cluster.run("scancel", jobs[1])
     cluster.mrirecon("submit", "status", out, "--wait", code=4)
@@ -103,13 +105,13 @@ def kill_two_tasks(cluster, tmp_path, files, tasks):
     assert len(before) < files
     cluster.mrirecon("submit", "status", out, "--resubmit-failed", "--wait")
     states = cluster.status(out)
-    assert {one["state"] for one in states.values()} == {"done"}
-    assert all(one["memory (MB)"] > 50 for one in states.values())
+    assert {task["state"] for task in states.values()} == {"done"}
+    assert all(task["memory (MB)"] > 50 for task in states.values())
     after = images(out)
     assert len(after) == files, "nothing is lost"
     assert {name: after[name] for name in before} == before, "finished images are not written again"
-    twice = len(reconstructed(out)) - files
-    assert twice <= 2, "at most the file that a killed task was writing is reported twice"
+    repeated = len(reconstructed(out)) - files
+    assert repeated <= 2, "at most the file that a killed task was writing is reported twice"
     assert len(set(reconstructed(out))) >= files - 2  # a killed task may not have reported its last file
     table = rows(out / "cohort.csv")
     assert sorted(row["file"] for row in table) == sorted(map(str, scans.iterdir()))
@@ -119,15 +121,15 @@ def kill_two_tasks(cluster, tmp_path, files, tasks):
 
 
 def test_killed_tasks_are_submitted_again(cluster, tmp_path):
-    kill_two_tasks(cluster, tmp_path, 50, 2)
+    check_two_killed_tasks(cluster, tmp_path, 50, 2)
 
 
 @pytest.mark.slow
 def test_two_of_four_tasks_are_killed(cluster, tmp_path):
-    kill_two_tasks(cluster, tmp_path, int(os.environ.get("MRIRECON_SLURM_FILES", "200")), 4)
+    check_two_killed_tasks(cluster, tmp_path, int(os.environ.get("MRIRECON_SLURM_FILES", "200")), 4)
 
 
-def continued_bit_for_bit(cluster, config, out, length, tmp_path):
+def check_two_jobs_equal_one(cluster, config, out, length, tmp_path):
     """Check that a training ran in two jobs, with the weights, state and log of one without interruption."""
     cluster.mrirecon("submit", "status", out, "--wait", timeout=600)
     starts = [line for line in (out / "log.jsonl").read_text().splitlines() if '"started"' in line]
@@ -139,6 +141,7 @@ def continued_bit_for_bit(cluster, config, out, length, tmp_path):
 
 
 def log_of(out):
+    """Return the logs of all tasks."""
     return "".join(path.read_text() for path in (out / "jobs").glob("*_log.out"))
 
 
@@ -150,7 +153,7 @@ def test_a_signal_queues_a_training_again(cluster, tmp_path, config):
     cluster.wait_until(lambda: steps(out) >= 3, what="first steps")
     (job,) = cluster.jobs("running")
     cluster.run("scancel", "--signal=USR1", job)
-    continued_bit_for_bit(cluster, config, out, length, tmp_path)
+    check_two_jobs_equal_one(cluster, config, out, length, tmp_path)
 
 
 @pytest.mark.slow
@@ -178,7 +181,7 @@ def test_a_preempted_training_continues(cluster, tmp_path, config):
     cluster.mrirecon("submit", "train", config, "-o", out, *length)
     cluster.wait_until(lambda: steps(out) >= 3, what="first steps")
     cluster.run("srun", "--partition=urgent", "--exclusive", f"--nodes={NODES}", "sleep", "2")
-    continued_bit_for_bit(cluster, config, out, length, tmp_path)
+    check_two_jobs_equal_one(cluster, config, out, length, tmp_path)
     assert "is saved; continue with" in log_of(out)
 
 
@@ -195,7 +198,7 @@ def test_a_cancelled_training_is_lost_until_it_is_submitted_again(cluster, tmp_p
     assert cluster.status(out)["train"]["state"] == "lost"
     assert cluster.status(out)["train"]["reason"] == "cancelled"
     cluster.mrirecon("submit", "status", out, "--resubmit-failed")
-    continued_bit_for_bit(cluster, config, out, length, tmp_path)
+    check_two_jobs_equal_one(cluster, config, out, length, tmp_path)
 
 
 @pytest.mark.slow
@@ -221,8 +224,8 @@ def test_a_failed_node_loses_and_repeats_nothing(cluster, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("nodes", "processes"), [(1, 2), (2, 2)])
-def test_ranks_by_srun_are_one_process(cluster, tmp_path, config, nodes, processes):
-    """Check that ranks on several nodes get the weights of one process, also with a sample buffer in each rank."""
+def test_ranks_on_several_nodes_train_as_one_process(cluster, tmp_path, config, nodes, processes):
+    """Check that ranks started by srun get the weights of one process, also with a sample buffer in each rank."""
     out, more = tmp_path / "run", (f"--nodes={nodes}", f"--processes-per-node={processes}")
     length = ("--set", "train.steps=6", "--set", "train.batch=4", "--set", "train.precision=float32")
     cluster.mrirecon("submit", "train", config, "-o", out, *length, *more, "--wait")
@@ -239,8 +242,8 @@ def test_ranks_by_srun_are_one_process(cluster, tmp_path, config, nodes, process
 
 
 @pytest.mark.slow
-def test_a_dead_rank_ends_all(cluster, tmp_path, config):
-    """Check that the job of four ranks ends within 60 s after one was killed, and continues if submitted again."""
+def test_a_killed_rank_ends_the_job(cluster, tmp_path, config):
+    """Check that the job of four ranks ends within 60 s after one was killed, and that its state is lost."""
     out = tmp_path / "run"
     more = ("--set", "train.batch=4", "--set", "train.steps=400", "--set", "train.validate_every=200")
     cluster.mrirecon("submit", "train", config, "-o", out, *more, "--nodes=2", "--processes-per-node=2")
@@ -257,7 +260,7 @@ def test_a_dead_rank_ends_all(cluster, tmp_path, config):
 
 
 @pytest.mark.slow
-def test_another_number_of_ranks_says_what_changes(cluster, tmp_path, config):
+def test_the_log_says_what_another_number_of_ranks_changes(cluster, tmp_path, config):
     out = tmp_path / "run"
     same_run = ("--set", "train.batch=4", "--set", "train.schedule=constant", "--set", "data.buffer.draws_per_sample=2")
     first, then = ("--set", "train.steps=4"), ("--set", "train.steps=8")

@@ -1,4 +1,4 @@
-"""A command that the time limit stops in its first job; a file of its own, so that a job imports little."""
+"""Define a command that the time limit stops in its first job; a file of its own, so that a job imports little."""
 
 from __future__ import annotations
 

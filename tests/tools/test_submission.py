@@ -146,9 +146,9 @@ def test_jobs_on_this_machine(run, tmp_path):
         os.kill(int(child), signal.SIGKILL)
     os.kill(controller, signal.SIGKILL)
     code, out, err = run("submit", "status", "out", "--wait", "--json")
-    found = {task["task"]: task["state"] for task in json.loads(out)}
+    by_name = {task["task"]: task["state"] for task in json.loads(out)}
     assert code == 4
-    assert found == {"1-of-2": "lost", "2-of-2": "done", "gather": "failed"}
+    assert by_name == {"1-of-2": "lost", "2-of-2": "done", "gather": "failed"}
     assert "2 missing" in Path(tasks["gather"]["log"]).read_text()
     code, out, err = run("submit", "status", "out", "--resubmit-failed", "--wait", "--json")
     assert code == 0, err

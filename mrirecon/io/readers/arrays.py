@@ -15,7 +15,7 @@ from mrirecon.io.scan import Nan, Scan, complex_dtype, real_kspace
 
 ARGUMENT = Path("argument")  # takes the place of a file name in messages: "argument:kspace"
 _AXES = {2: "y,x", 3: "coil,y,x"}
-_FOUR = 'give axes="slice,coil,y,x" for slices, or axes="coil,z,y,x" for a volume'
+_FIX_OF_FOUR_AXES = 'give axes="slice,coil,y,x" for slices, or axes="coil,z,y,x" for a volume'
 
 
 class ArrayStore:
@@ -60,7 +60,7 @@ def scan_of_arrays(
         raise real_kspace(kspace.dtype, kspace.shape, where)
     if axes is None and kspace.ndim not in _AXES:
         what = f"the axes of an array of shape {kspace.shape} are not known"
-        fix = _FOUR if kspace.ndim == 4 else 'name them in order, such as axes="repetition,slice,coil,y,x"'
+        fix = _FIX_OF_FOUR_AXES if kspace.ndim == 4 else 'name them in order, such as axes="repetition,slice,coil,y,x"'
         raise InputError(what, where=where, why=f"it has {kspace.ndim} axes", fix=fix)
     layout = make_layout(axes or _AXES[kspace.ndim], kspace.shape, where, from_user=axes is not None)
     source = Source(ARGUMENT, axes=axes)

@@ -17,8 +17,8 @@ from mrirecon.io.readers.registry import Source
 from mrirecon.io.safe.hdf5 import ArrayTypes
 from mrirecon.io.scan import Scalar, Scan
 
-_NORMALIZED = 0.5 * (1 + 1e-3)  # largest coordinate in cycles per voxel
-# Reads the samples, or the coordinates, of acquisitions one after another.
+_LARGEST_NORMALIZED = 0.5 * (1 + 1e-3)  # largest coordinate in cycles per voxel, with a tolerance for rounding
+# A function of acquisition numbers that returns their samples, one acquisition after another.
 Flat = Callable[[np.ndarray], np.ndarray]
 
 
@@ -30,8 +30,8 @@ class ReadoutStore:
         rows: (item, readout), acquisitions of each item.
         loops: lengths of the loop axes.
         coils: number of coils.
-        samples: first and last + 1 of the samples that are not discarded.
-        flat: function that reads samples.
+        samples: the samples of a readout that are not discarded.
+        flat: function that reads the samples of acquisitions.
 
     """
 
@@ -122,18 +122,20 @@ def trajectory_scan(
         )
     grouped = rows[np.argsort(item, kind="stable")].reshape(len(count), -1)
     length = int(table.samples[first])
-    kept = slice(int(table.discard_pre[first]), length - int(table.discard_post[first]))
-    points = coordinates(grouped.ravel(), ndim).reshape(*grouped.shape, length, ndim)[:, :, kept]
+    valid = slice(int(table.discard_pre[first]), length - int(table.discard_post[first]))
+    points = coordinates(grouped.ravel(), ndim).reshape(*grouped.shape, length, ndim)[:, :, valid]
     matrix = encoding.image[:ndim]
     units = source.trajectory.units
-    if units == "1/fov" and np.abs(points).max(initial=0) <= _NORMALIZED:
+    if units == "1/fov" and np.abs(points).max(initial=0) <= _LARGEST_NORMALIZED:
         units = "cycles/voxel"
         notes.append("coordinates of the trajectory are at most 0.5: taken as cycles per voxel")
     partition = table.counters["partition"][grouped]
     if ndim == 2 and partition.max() > 0:
         centre = encoding.partition_centre
         height = partition - (encoding.image[2] // 2 if centre is None else centre)
-        scale = encoding.image[2] if units == "cycles/voxel" else 1
+        depth = encoding.image[2] if source.trajectory.matrix is None else source.trajectory.matrix[0]
+        # The counter is in 1/FOV; it is converted to the unit of the other components.
+        scale = {"1/fov": 1, "cycles/voxel": depth, "radians/voxel": depth / (2 * math.pi)}[units]
         points = np.concatenate([points, np.broadcast_to(height[..., None, None] / scale, (*points.shape[:3], 1))], -1)
         matrix = encoding.image
         notes.append(f"{int(partition.max()) + 1} partitions of a stack: their counter is the third component")
@@ -144,7 +146,7 @@ def trajectory_scan(
     source.trajectory = replace(source.trajectory, units=units, matrix=source.trajectory.matrix or matrix)
     source.points = (points, f"{path}, coordinates of its acquisitions")
     coils = int(table.coils[first])
-    store = ReadoutStore(path, grouped, tuple(sizes[name] for name in loops), coils, kept, samples)
+    store = ReadoutStore(path, grouped, tuple(sizes[name] for name in loops), coils, valid, samples)
     noise_rows = table.rows(NOISE)
     noise_rows = noise_rows[table.coils[noise_rows] == coils]
     noise = None

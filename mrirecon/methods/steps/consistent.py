@@ -14,7 +14,7 @@ from mrirecon.physics.problem import Problem
 from mrirecon.physics.solvers import conjugate_gradient
 
 _VARIANCE = 1e-3  # noise variance at which the weight does not depend on its exponent; also for unknown noise
-_RATE = 10.0  # the three parameters change ten times as fast as the weights of networks
+_RATE = 10.0  # factor by which the three parameters change faster than the weights of networks
 
 
 class Consistent(Step[Tensor]):
@@ -22,8 +22,8 @@ class Consistent(Step[Tensor]):
 
     If x has errors of variance e² in each sample, and y noise of variance σ², then μ = σ² / e² is optimal. The error
     grows with the acceleration, so μ = μ₀ (σ² / σ₀²)^b r^c with the sampled fraction r, and with μ₀, b and c learned.
-    Errors of the coil maps act as noise; hence b < 1. With fixed μ, this is the data consistency of MoDL (Aggarwal,
-    Mani, Jacob, IEEE TMI 38:394, 2019).
+    Errors of the coil maps act as noise that σ² does not include, so b is expected below 1. With fixed μ, this is
+    the data consistency of MoDL (Aggarwal, Mani, Jacob, IEEE TMI 38:394, 2019).
 
     Args:
         image_of: ``image`` of the block before.
@@ -36,7 +36,7 @@ class Consistent(Step[Tensor]):
     def __init__(self, image_of: Callable[[Any, Problem], Tensor], iterations: int = 8) -> None:
         super().__init__()
         self.image_of, self.iterations = image_of, iterations
-        self.exponents = nn.Parameter(torch.tensor([0.0, 0.0, 1.0]) / _RATE)  # ln μ₀, b, c
+        self.exponents = nn.Parameter(torch.tensor([0.0, 0.0, 1.0]) / _RATE)  # (ln μ₀, b, c) / _RATE
 
     def init(self, p: Problem) -> Tensor:
         """Start at the initial image (B, M, *space)."""
@@ -47,13 +47,13 @@ class Consistent(Step[Tensor]):
         return self.image_of(previous, p)
 
     def forward(self, s: Tensor, p: Problem) -> Tensor:
-        """Return the solution."""
+        """Return the solution (B, M, *space)."""
         mu = per_item(self.weight(p), s)
         return s + conjugate_gradient(lambda v: p.normal(v) + mu * v, -p.gradient(s), None, self.iterations)
 
     def weight(self, p: Problem) -> Tensor:
         """Return μ (B,)."""
-        level, exponent, power = self.exponents * _RATE
+        log_mu0, b, c = self.exponents * _RATE
         noise = (p.noise_variance(_VARIANCE) / _VARIANCE).log()
-        mu: Tensor = (level + exponent * noise + power * p.sampled_share.log()).exp()
+        mu: Tensor = (log_mu0 + b * noise + c * p.sampled_share.log()).exp()
         return mu

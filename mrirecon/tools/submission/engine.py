@@ -36,16 +36,16 @@ def submit(submission: Submission, run: Run) -> Submission:
     final = submission.final
     if final is not None:
         arrays = dict.fromkeys(task.job.partition("_")[0] for task in tasks)
-        own = replace(submission.resources, nodes=1, processes=1, gpus=0)
-        own = replace(own, sbatch=own.sbatch | {"dependency": f"afterany:{':'.join(arrays)}"})
-        final = _send(submission, [final], own, run)[0]
+        after_all = submission.resources.sbatch | {"dependency": f"afterany:{':'.join(arrays)}"}
+        resources = replace(submission.resources, nodes=1, processes=1, gpus=0, sbatch=after_all)
+        final = _send(submission, [final], resources, run)[0]
     submitted = replace(submission, tasks=tasks, final=final)
     submitted.save()
     return submitted
 
 
 def _send(submission: Submission, tasks: Sequence[TaskEntry], resources: Resources, run: Run) -> list[TaskEntry]:
-    """Submit tasks together; return them with their jobs."""
+    """Submit tasks as one job array, without their old records; return the tasks with their jobs."""
     for task in tasks:
         submission.record(task).unlink(missing_ok=True)
     executor = _executor(submission.folder, submission.output.name, resources)
@@ -66,7 +66,8 @@ def _send(submission: Submission, tasks: Sequence[TaskEntry], resources: Resourc
 
 
 def _executor(folder: Path, name: str, resources: Resources) -> AutoExecutor:
-    # Read when submitit is imported, here and in the jobs, which inherit it: the signal before the time limit.
+    """Return the executor of submitit for tasks with these resources."""
+    # The signal before the time limit. submitit reads it when imported: here, and in the jobs, which inherit it.
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"
     try:
         from submitit import AutoExecutor

@@ -53,7 +53,8 @@ def gather(submission: Submission, *, worst: int = 12, sample: int = 12, referen
         reference: folder of references.
 
     Raises:
-        UsageError: the submission has no tables, as those of `train` and `study`.
+        UsageError: the submission has no lists of files, as those of `train` and `study`.
+        InputError: a list cannot be read.
 
     """
     lists = [submission.folder / f"{task.name}.txt" for task in submission.tasks]
@@ -66,12 +67,13 @@ def gather(submission: Submission, *, worst: int = 12, sample: int = 12, referen
     counts = {"done": 0, "partial": 0, "failed": 0} | merge_tables(tables, table)
     counts["missing"] = files - sum(counts.values())
     failures = _join([path.with_suffix(FAILURES) for path in lists], submission.output / FAILED)
-    chosen, by = worst_rows(tables, worst)
-    images = [Path(row["image"]) for row in [*chosen, *random_rows(read_rows(tables), sample)]]
+    worst_images, by = worst_rows(tables, worst)
+    random_images = random_rows(read_rows(tables), sample)
+    images = [Path(row["image"]) for row in [*worst_images, *random_images]]
     images = [image for image in dict.fromkeys(images) if image.is_file()]
     notes = [
         f"{files} files: " + ", ".join(f"{number} {state}" for state, number in counts.items() if number),
-        f"shown: the {len(chosen)} worst by {by}, and {sample} random ones; all are in {COHORT}",
+        f"shown: the {len(worst_images)} worst by {by}, and {len(random_images)} random ones; all are in {COHORT}",
     ]
     if images:
         cases = gather_cases(Sources(images, reference))
@@ -85,7 +87,7 @@ def gather(submission: Submission, *, worst: int = 12, sample: int = 12, referen
 
 
 def _join(parts: Sequence[Path], path: Path) -> Path | None:
-    """Write several files into one, or remove it if there are none."""
+    """Write several files into one; without any, remove the older one and return None."""
     existing = [part for part in parts if part.is_file()]
     if not existing:
         path.unlink(missing_ok=True)

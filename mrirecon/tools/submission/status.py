@@ -1,4 +1,4 @@
-"""Find the states of tasks from their records and the cluster, wait for tasks, and submit failed tasks again."""
+"""Determine the states of tasks from their records and the cluster, wait for tasks, and submit failed tasks again."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ _ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "TIMEOUT"),
 }
-_INTERVAL = 1.0  # seconds between two looks at the tasks; longer, up to half a minute, while nothing changes
-_LONGEST = 30.0
-_SETTLE = 3.0  # seconds after which a record written on another node is visible here
+_INTERVAL, _LONGEST_INTERVAL = 1.0, 30.0  # seconds between two looks at the tasks; it grows while nothing changes
+_DELAY = 3.0  # seconds after which a record written on another node is visible here
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,18 @@ def states(submission: Submission, tasks: Sequence[TaskEntry] | None = None) -> 
     tasks = submission.tasks if tasks is None else tasks
     records = [_record(submission, task) for task in tasks]
     open_jobs = [t.job for t, r in zip(tasks, records, strict=True) if r.get("state") not in ("done", "failed")]
-    find = _slurm_jobs if submission.resources.cluster == "slurm" else _processes
-    jobs = find(open_jobs) if open_jobs else {}
-    found = []
+    ask = _slurm_jobs if submission.resources.cluster == "slurm" else _processes
+    jobs = ask(open_jobs) if open_jobs else {}
+    result = []
     for task, record in zip(tasks, records, strict=True):
         state, job = record.get("state"), jobs.get(task.job, "gone")
         if state in ("done", "failed"):
-            found.append(TaskState(task, state, f"exit code {record['code']}", record))
+            result.append(TaskState(task, state, f"exit code {record['code']}", record))
         elif job in _ENDED or job == "gone":
-            found.append(TaskState(task, "lost", job.lower(), record))
+            result.append(TaskState(task, "lost", job.lower(), record))
         else:
-            found.append(TaskState(task, "pending" if job == "PENDING" else "running", job.lower(), record))
-    return found
+            result.append(TaskState(task, "pending" if job == "PENDING" else "running", job.lower(), record))
+    return result
 
 
 def _record(submission: Submission, task: TaskEntry) -> dict[str, Any]:
@@ -82,6 +81,12 @@ def _record(submission: Submission, task: TaskEntry) -> dict[str, Any]:
 
 
 def _slurm_jobs(jobs: Sequence[str]) -> dict[str, str]:
+    """Return the states of the jobs that Slurm's queue lists.
+
+    Raises:
+        ResourceError: Slurm does not answer.
+
+    """
     command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--user={getpass.getuser()}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
@@ -90,11 +95,12 @@ def _slurm_jobs(jobs: Sequence[str]) -> dict[str, str]:
         raise ResourceError(
             "Slurm does not answer", where="squeue", why=why.strip(), fix="ask again later; jobs continue meanwhile"
         ) from None
-    lines = (line.strip().partition("|") for line in done.stdout.splitlines())
-    return {job: state for job, _, state in lines if job in set(jobs)}
+    lines, asked = (line.strip().partition("|") for line in done.stdout.splitlines()), set(jobs)
+    return {job: state for job, _, state in lines if job in asked}
 
 
 def _processes(jobs: Sequence[str]) -> dict[str, str]:
+    """Return the state RUNNING for each process of this machine that runs."""
     running = {}
     for job in jobs:
         with suppress(ChildProcessError):  # not a child of this process
@@ -112,6 +118,11 @@ def wait(
 ) -> list[TaskState]:
     """Wait until no task waits or runs, and return their states.
 
+    Args:
+        submission: tasks with jobs.
+        tasks: some of its tasks; by default all but the final one.
+        progress: function of (tasks done, tasks, their states).
+
     Raises:
         ResourceError: Slurm does not answer.
 
@@ -126,19 +137,26 @@ def wait(
         if not set(ACTIVE) & set(names):
             if "lost" not in names:
                 return now
-            time.sleep(_SETTLE)
+            time.sleep(_DELAY)
             now = states(submission, tasks)
             if not any(s.state in ACTIVE for s in now):
                 return now
-        interval = _INTERVAL if names != last else min(1.2 * interval, _LONGEST)
+        interval = _INTERVAL if names != last else min(1.2 * interval, _LONGEST_INTERVAL)
         last = names
         time.sleep(interval)
 
 
 def resubmit_failed(submission: Submission, run: Run) -> tuple[Submission, list[str]]:
-    """Submit failed and lost tasks again, and the final task after them; return the names of these tasks.
+    """Submit failed and lost tasks again, and the final task after them.
 
-    Finished files are kept, so that only the rest is done.
+    Finished files are kept, so that only the others are computed.
+
+    Args:
+        submission: tasks with jobs.
+        run: see `submit`.
+
+    Returns:
+        The submission with the new jobs, and the names of the tasks that were submitted again.
 
     Raises:
         BusyError: tasks are still waiting or running.

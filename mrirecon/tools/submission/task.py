@@ -15,7 +15,8 @@ from pathlib import Path
 
 from mrirecon.io.writers.write import write_json
 
-# Training would stop before the end of the job and count as done; the signal stops it, and the job is queued again.
+# With this variable, a training would stop by itself before the end of the job, and count as done. Without it, the
+# signal stops the training, and the job is queued again.
 _END_OF_JOB = "SLURM_JOB_END_TIME"
 _STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
 
@@ -24,9 +25,9 @@ _STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
 class Task:
     """Run a command of `mrirecon` in a job of submitit.
 
-    SIGUSR1, which Slurm sends before the time limit, stops the command, which saves its state. Then the signal is
-    passed to submitit, which queues the job again. So it is after SIGTERM, if Slurm preempts the job: Slurm itself
-    would only queue it again if it had not ended in the meantime. A cancelled job ends.
+    Slurm sends SIGUSR1 before the time limit. The command then saves its state and stops, and the signal is passed to
+    submitit, which queues the job again. The same is done after SIGTERM if Slurm preempts the job, because Slurm does
+    not queue a job again that has ended by itself in the meantime. A cancelled job is not queued again.
 
     Attributes:
         run: function that runs the command line and returns its exit code.
@@ -51,7 +52,7 @@ class Task:
         sys.argv = ["mrirecon", *self.arguments]
         started = time.time()
 
-        def note(state: str, code: int | None = None) -> None:
+        def write_record(state: str, code: int | None = None) -> None:
             if job.global_rank:
                 return
             usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -60,25 +61,25 @@ class Task:
             content |= {"started": started, "written": time.time(), "memory (MB)": round(usage.ru_maxrss / 1024)}
             write_json(self.record, content)
 
-        note("running")
+        write_record("running")
         code = self.run(self.arguments)
         if code == 128 + signal.SIGUSR1 or (code in _STOPPED and job.cluster == "slurm" and _preempted(job.raw_job_id)):
-            note("waiting")
+            write_record("waiting")
             signal.raise_signal(signal.SIGUSR1)  # submitit queues the job again, and ends the first process
         elif code in _STOPPED:
-            note("stopped")
+            write_record("stopped")
             sys.exit(code)
         else:
-            note("failed" if code else "done", code)
+            write_record("failed" if code else "done", code)
 
     def checkpoint(self) -> object:
-        """Return the task for the further job: the same command, which continues."""
+        """Return the task for the next job: the same command, which continues from its saved state."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def _preempted(job: str) -> bool:
-    """Return whether Slurm preempts a job that received SIGTERM: a cancelled job is not in the state RUNNING."""
+    """Return whether Slurm preempts a job that received SIGTERM: it is in the state RUNNING, unlike a cancelled job."""
     command = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "RUNNING"
