@@ -232,12 +232,19 @@ class Shown(ABC):
         try:
             from IPython import display, get_ipython  # type: ignore[import-not-found, unused-ignore]
         except ImportError:
-            self.picture.show()
+            self._view()
             return
         if get_ipython() is None:
-            self.picture.show()
+            self._view()
         else:
             display.display(self)
+
+    def _view(self) -> None:
+        """Show the picture in the system's viewer; without a picture, print the caption."""
+        if self.panels():
+            self.picture.show()
+        else:
+            print("\n".join(self.caption()))
 
     def _repr_html_(self) -> str:
         """Return the picture and the caption as HTML without links, which notebooks show."""

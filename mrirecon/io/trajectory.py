@@ -216,12 +216,19 @@ def correct_delays(scan: Scan) -> Scan:
     """Return the scan with a trajectory that is corrected for gradient delays, estimated from a representative item.
 
     Raises:
-        UsageError: the scan has no trajectory.
+        UsageError: the scan has no trajectory, or a trajectory in three dimensions.
         InputError: see `mrirecon.physics.delays.gradient_delays`.
 
     """
     if not isinstance(scan, TrajectoryScan):
         raise UsageError("only radial readouts have delays to correct", where=str(scan.path), fix="omit --delays")
+    if scan.points.shape[-1] == 3:
+        raise UsageError(
+            "gradient delays are only estimated for radial readouts in a plane",
+            where=str(scan.path),
+            why="the trajectory has three components",
+            fix="omit --delays",
+        )
     item = scan.representative_item()
     points = scan.points[item if len(scan.points) > 1 else 0]
     delays = gradient_delays(scan.samples(item)[0], points[..., :2])

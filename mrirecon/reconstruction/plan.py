@@ -180,6 +180,8 @@ class Request:
     def _trajectory_digest(self) -> dict[str, object]:
         assert self.trajectory is not None, "the caller checked"
         file = self.trajectory.file
+        if file is not None and file.suffix in (".hdr", ".cfl"):  # BART's samples are not in the header
+            return asdict(self.trajectory) | {"file": [sha256(file.with_suffix(s)) for s in (".hdr", ".cfl")]}
         return asdict(self.trajectory) | {"file": None if file is None else sha256(file)}
 
     def check(self) -> None:

@@ -20,22 +20,26 @@ Run = Callable[[list[str]], int]
 INSTALL = "pip install 'mrirecon[slurm]'"
 
 
-def submit(submission: Submission, run: Run) -> Submission:
-    """Submit all tasks as a job array and the final task after them, and record their jobs.
+def submit(submission: Submission, run: Run, only: Sequence[TaskEntry] | None = None) -> Submission:
+    """Submit tasks as a job array and the final task after them, and record their jobs.
 
     Args:
-        submission: tasks without jobs.
+        submission: all tasks.
         run: function that runs a command line in the job; it must be importable there.
+        only: tasks to submit; None submits all.
 
     Raises:
         UsageError: submitit is not installed, or there is no Slurm.
         ResourceError: the cluster refuses the jobs; the message has its reason.
 
     """
-    tasks = _send(submission, submission.tasks, submission.resources, run)
+    sent = _send(submission, submission.tasks if only is None else only, submission.resources, run)
+    by_name = {task.name: task for task in sent}
+    tasks = [by_name.get(task.name, task) for task in submission.tasks]
     final = submission.final
+    replace(submission, tasks=tasks).save()  # before the final task, which the cluster may refuse
     if final is not None:
-        arrays = dict.fromkeys(task.job.partition("_")[0] for task in tasks)
+        arrays = dict.fromkeys(task.job.partition("_")[0] for task in sent)
         after_all = submission.resources.sbatch | {"dependency": f"afterany:{':'.join(arrays)}"}
         resources = replace(submission.resources, nodes=1, processes=1, gpus=0, sbatch=after_all)
         final = _send(submission, [final], resources, run)[0]

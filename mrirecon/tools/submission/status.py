@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from mrirecon.errors import BusyError, ResourceError
@@ -105,7 +105,7 @@ def _processes(jobs: Sequence[str]) -> dict[str, str]:
     for job in jobs:
         with suppress(ChildProcessError):  # not a child of this process
             os.waitpid(int(job), os.WNOHANG)  # a child that has ended would count as running
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # ended; its number belongs to another user now
             os.kill(int(job), 0)
             running[job] = "RUNNING"
     return running
@@ -167,11 +167,7 @@ def resubmit_failed(submission: Submission, run: Run) -> tuple[Submission, list[
     again = [s.task for s in now if s.state in ("failed", "lost")]
     if not again:
         return submission, []
-    sent = submit(replace(submission, tasks=again), run)
-    by_name = {task.name: task for task in sent.tasks}
-    merged = replace(sent, tasks=[by_name.get(task.name, task) for task in submission.tasks])
-    merged.save()
-    return merged, list(by_name)
+    return submit(submission, run, again), [task.name for task in again]
 
 
 def refuse_active(submission: Submission, now: Sequence[TaskState]) -> None:
