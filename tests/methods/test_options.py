@@ -49,7 +49,7 @@ IDLE |= {f"engine.blocks.0.network.reset_gates.{n}.{w}" for n in range(3) for w 
 SIGN_OF_BIAS = {"engine.blocks.0.part.parts.0.part.network.conv.1.weight"}
 # Changes the computation, but not the result.
 SAME = {"memory"}
-# Conventions of other toolkits are the same code for all methods: in half precision, all methods are slow tests.
+# Options of these are the same code for all methods.
 CONVENTIONS = ("scale", "fourier", "own_maps", "start", "proximal")
 # Rejected by a rule of `mrirecon.methods.shared`.
 REFUSED = {(name, "memory", "invert") for name in LEARNED} - {("invertible-rim", "memory", "invert")}
@@ -57,9 +57,10 @@ REFUSED |= {(name, "proximal", "cascades") for name in ("e2evn", "invertible-rim
 
 
 def is_slow(precision, name, option, value):
-    """Return whether a case is another toolkit's convention in half precision, for a method other than the RIM."""
+    """Return whether a case is in half precision and for another method than the RIM and CIRIM, or a convention."""
     default = find_method(name).schema.model_fields[option].default
-    return precision != "float32" and name != "rim" and option in CONVENTIONS and value not in (default, "cs")
+    convention = option in CONVENTIONS and value not in (default, "cs")
+    return precision != "float32" and (name not in ("rim", "cirim") or (name != "rim" and convention))
 
 
 def problem(seed=0):

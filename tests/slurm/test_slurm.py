@@ -145,6 +145,7 @@ def log_of(out):
     return "".join(path.read_text() for path in (out / "jobs").glob("*_log.out"))
 
 
+@pytest.mark.slow
 def test_a_signal_queues_a_training_again(cluster, tmp_path, config):
     """Check that SIGUSR1, as before the time limit, ends a job with its state saved, and the next job continues."""
     out = tmp_path / "run"
