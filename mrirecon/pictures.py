@@ -10,16 +10,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
 
 from mrirecon.errors import InputError, SignalError
 
+if TYPE_CHECKING:  # Pillow is imported to draw, not to describe
+    from PIL import Image, ImageDraw, ImageFont
+
+    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 Numbers = npt.NDArray[Any]  # any real or complex dtype
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 BACKGROUND, TITLE, NOTE, HEADING = (17, 19, 24), (236, 239, 244), (150, 158, 172), (255, 255, 255)
 GAP, MARGIN = 14, 20
@@ -102,6 +105,8 @@ def draw_panels(panels: Sequence[Panel], columns: int | None = None, heading: st
         InputError: no panels, fewer than 1 column, or an image that ``to_gray`` refuses.
 
     """
+    from PIL import Image, ImageDraw
+
     if not panels or (columns is not None and columns < 1):
         raise InputError(
             "a figure needs at least one panel and one column",
@@ -181,6 +186,8 @@ def draw_curves(curves: Sequence[Curve], heading: str = "", size: tuple[int, int
         size: width and height of a graph in pixels.
 
     """
+    from PIL import Image, ImageDraw, ImageFont
+
     width, height = size
     sheet = Image.new("RGB", (width + 2 * MARGIN, (height + 80) * len(curves) + 50), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
@@ -259,6 +266,8 @@ class Shown(ABC):
 
 def _picture(panel: Panel) -> Image.Image:
     """Return the panel's image in colour, enlarged by a whole factor."""
+    from PIL import Image
+
     levels = to_gray(panel.image, panel.vmax, panel.vmin)
     factor = max(1, math.ceil(SMALLEST_SIDE / max(levels.shape)))
     ramp = np.repeat(np.arange(256)[:, None], 3, axis=-1)
@@ -269,6 +278,8 @@ def _picture(panel: Panel) -> Image.Image:
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> tuple[str, Font]:
     """Fit text into ``width`` pixels: reduce the font size first, then shorten with an ellipsis."""
+    from PIL import ImageFont
+
     text = " ".join(_plain(text).split())  # one line: a line break would overlap neighbouring panels
     for smaller in range(size, max(11, round(size * 0.7)) - 1, -1):
         font = ImageFont.load_default(size=smaller)

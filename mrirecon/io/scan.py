@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 
-from mrirecon.coils.sampling import GridSampling, Sampling
 from mrirecon.errors import BusyError, InputError, NoSignalError, SignalError
 from mrirecon.io.safe.atomic import sha256
 from mrirecon.io.safe.hdf5 import is_numeric
 
 if TYPE_CHECKING:
+    from mrirecon.coils.sampling import Sampling
     from mrirecon.io.geometry import Geometry
     from mrirecon.reconstruction.preprocess import Prepared
 
@@ -418,6 +418,8 @@ class Scan:
             mask: the samples to use, such as `mask` returns.
 
         """
+        from mrirecon.coils.sampling import GridSampling  # needs torch
+
         return GridSampling(mask)
 
     def measured(self, item: int) -> tuple[np.ndarray, Sampling]:

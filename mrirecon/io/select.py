@@ -6,13 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrirecon.coils.sampling import Sampling
 from mrirecon.errors import UsageError
 from mrirecon.io.geometry import Geometry, Grid, from_matrix
 from mrirecon.io.scan import Layout, Scan
+
+if TYPE_CHECKING:
+    from mrirecon.coils.sampling import Sampling
 
 
 def parse_items(text: str, count: int, where: str | None = None) -> list[int]:

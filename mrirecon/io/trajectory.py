@@ -6,16 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
-from mrirecon.coils.sampling import Sampling, TrajectorySampling
 from mrirecon.errors import InputError, UsageError
 from mrirecon.io.scan import SPACE, Layout, Scan, check_finite, check_scale, largest_part, to_complex64, without_nan
-from mrirecon.physics.delays import gradient_delays, shifted
-from mrirecon.physics.nonuniform import NonUniformFourier, Weighting
+
+if TYPE_CHECKING:
+    from mrirecon.coils.sampling import Sampling
+    from mrirecon.physics.nonuniform import Weighting
 
 Units = Literal["1/fov", "cycles/voxel", "radians/voxel"]
 Delays = Literal["none", "ring"]
@@ -115,6 +115,11 @@ class TrajectoryScan(Scan):
 
     def sampling(self, item: int, mask: np.ndarray) -> Sampling:
         """Return the trajectory of an item, with the samples of a mask."""
+        import torch
+
+        from mrirecon.coils.sampling import TrajectorySampling
+        from mrirecon.physics.nonuniform import NonUniformFourier
+
         points = torch.from_numpy(np.ascontiguousarray(self._points(item)))[None]
         return TrajectorySampling(NonUniformFourier(points, self.space_shape), mask, self.weighting)
 
@@ -191,18 +196,26 @@ def arrange_points(values: np.ndarray, stored: Layout, where: str) -> np.ndarray
         InputError: another shape.
 
     """
+    points = fitting_points(values, stored)
+    if points is not None:
+        return points
+    raise InputError(
+        "the trajectory does not fit k-space",
+        where=where,
+        why=f"trajectory {values.shape}, k-space with {stored.shape['y']} readouts of {stored.shape['x']} samples",
+        fix="store it as (readout, sample, 2 or 3), and k-space as (coil, readout, sample)",
+    )
+
+
+def fitting_points(values: np.ndarray, stored: Layout) -> np.ndarray | None:
+    """Return a trajectory as `arrange_points` does, or None if its shape does not fit k-space."""
     size = (stored.shape["y"], stored.shape["x"])
     values = values if values.ndim > 2 or size[0] > 1 else values[None]
     for candidate in (values, values.squeeze() if size[0] > 1 else values, values.T):
         lead, inner = candidate.shape[:-3], candidate.shape[-3:]
-        if inner[:2] == size and inner[2] in (2, 3) and math.prod(lead) in (1, stored.count):
+        if inner[:2] == size and inner[2:] in ((2,), (3,)) and math.prod(lead) in (1, stored.count):
             return candidate.reshape(-1, *inner)
-    raise InputError(
-        "the trajectory does not fit k-space",
-        where=where,
-        why=f"trajectory {values.shape}, k-space with {size[0]} readouts of {size[1]} samples",
-        fix="store it as (readout, sample, 2 or 3), and k-space as (coil, readout, sample)",
-    )
+    return None
 
 
 def image_layout(stored: Layout, matrix: Sequence[int]) -> Layout:
@@ -229,6 +242,8 @@ def correct_delays(scan: Scan) -> Scan:
             why="the trajectory has three components",
             fix="omit --delays",
         )
+    from mrirecon.physics.delays import gradient_delays, shifted
+
     item = scan.representative_item()
     points = scan.points[item if len(scan.points) > 1 else 0]
     delays = gradient_delays(scan.samples(item)[0], points[..., :2])

@@ -156,6 +156,13 @@ def _check(
             "use combine=sense, or proximal=none",
         ),
         (
+            proximal != "none" and memory == "invert",
+            "proximal",
+            "data consistency by CG is not invertible",
+            "memory=invert recomputes every state from the next",
+            "use memory=checkpoint, or proximal=none",
+        ),
+        (
             proximal == "cascades" and len(blocks) > 1 and not all(block.follows_image for block in blocks),
             "proximal",
             "the cascades of this method do not pass on an image",

@@ -215,7 +215,7 @@ def test_a_folder_stands_for_its_files(run, small):
         (["reconstruct", TWIN, "--device", "cuda:77"], 2, "--device cpu"),
         (["reconstruct", TWIN, "--maps", "nothing.h5"], 3, "nothing.h5"),
         (["reconstruct", TWIN, "--maps", "file"], 3, "no coil maps"),
-        (["reconstruct", TWIN, "--reference", TWIN], 3, "undersampled"),
+        (["reconstruct", TWIN, "--reference", TWIN, "-m", "rss"], 3, "undersampled"),
         (["reconstruct", TWIN, "--axes", "slice,coil"], 2, "axes"),
         (["info", "nothing.h5"], 3, "nothing.h5"),
         (["evaluate", TWIN, FULL], 3, "brain_4x.h5"),

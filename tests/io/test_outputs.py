@@ -779,7 +779,7 @@ def test_reconstruct_writes_them(run, small):
 def test_a_name_of_another_format_is_no_folder(run, small, name):
     code, _, err = run("reconstruct", small, "-m", "rss", "-o", name)
     assert code == 2
-    assert ("a.dicom" if name == "a.dcm" else "choose h5") in err
+    assert ("a.dicom" if name == "a.dcm" else "choose .h5") in err
     assert not Path(name).exists()
 
 

@@ -31,7 +31,7 @@ def test_a_simulated_sample_knows_its_noise(monkeypatch):
         true = p.noise[item].numpy()
         assert np.trace(found).real / np.trace(true).real < 1.3
         assert np.trace(found).real / np.trace(true).real > 0.7
-    monkeypatch.setattr("mrirecon.methods.regularization.measure_noise", lambda *_: 1 / 0)
+    monkeypatch.setattr("mrirecon.methods.regularization.noise_of_samples", lambda *_: 1 / 0)
     known = weight_by_noise("cs", p)
     assert torch.allclose(known, measured, rtol=0.3)
     assert known[0] != known[1]

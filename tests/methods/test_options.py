@@ -54,6 +54,7 @@ CONVENTIONS = ("scale", "fourier", "own_maps", "start", "proximal")
 # Rejected by a rule of `mrirecon.methods.shared`.
 REFUSED = {(name, "memory", "invert") for name in LEARNED} - {("invertible-rim", "memory", "invert")}
 REFUSED |= {(name, "proximal", "cascades") for name in ("e2evn", "invertible-rim", "kikinet", "lpdnet")}
+REFUSED |= {("invertible-rim", "proximal", "last")}  # its default is memory=invert
 
 
 def is_slow(precision, name, option, value):

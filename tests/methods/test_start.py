@@ -43,7 +43,9 @@ def test_before_training_the_image_is_that_of_compressed_sensing(name):
         assert norm(_small(name)(p) - _cs(p)).max() > 1e-2 * norm(_cs(p)).max(), "and without, it is not"
 
 
-@pytest.mark.parametrize("name", STARTING)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "invertible-rim")) for name in STARTING]
+)
 def test_gradients_flow_through_the_networks_and_not_through_the_start(name):
     p, full = known_problem()
     model = _small(name, start="cs").train()

@@ -20,6 +20,7 @@ from mrirecon.io.trajectory import (
     TRAJECTORY_NAMES,
     TrajectoryScan,
     arrange_points,
+    fitting_points,
     image_layout,
     in_cycles_per_fov,
 )
@@ -145,6 +146,9 @@ def assemble(
     values = np.zeros(0)
     if points is None and trajectory is not None:
         points = store.read(trajectory), f"{path}:{trajectory}"
+        if fitting_points(points[0], stored) is None:
+            remarks.append(f"{trajectory} {points[0].shape} does not fit k-space and is not used")
+            points = trajectory = None
     if points is not None:
         matrix = None if matrix_name is None else tuple(int(n) for n in np.ravel(store.read(matrix_name)))
         values = arrange_points(*points[:1], stored, points[1])
