@@ -120,6 +120,16 @@ def check_two_killed_tasks(cluster, tmp_path, files, tasks):
     assert (out / "report.html").is_file()
 
 
+def test_a_submission_runs_to_its_end(cluster, tmp_path):
+    scans, out = make_scans(tmp_path / "scans", 6), tmp_path / "out"
+    cluster.mrirecon("submit", "reconstruct", scans, "-o", out, "--tasks=2", "--wait", *FAST, *SHORT)
+    assert {task["state"] for task in cluster.status(out).values()} == {"done"}
+    assert len(images(out)) == 6
+    assert sorted(row["file"] for row in rows(out / "cohort.csv")) == sorted(map(str, scans.iterdir()))
+    assert (out / "report.html").is_file()
+
+
+@pytest.mark.slow  # on a fast machine, a task may end before it is killed
 def test_killed_tasks_are_submitted_again(cluster, tmp_path):
     check_two_killed_tasks(cluster, tmp_path, 50, 2)
 
