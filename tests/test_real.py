@@ -107,7 +107,7 @@ FULL_CENTRE = ["brain_flash_16ch", "brain_t1_7ch", "phantom_flash_16ch", "brain_
 
 def maps_gap(scan, theirs):
     """Return the median difference from maps (C, y, x) of unit length, up to phase, where there is an object."""
-    region = torch.from_numpy(calibration_data(scan, 0, scan.kspace(0), scan.mask(0), 24)[0])[None]
+    region = torch.from_numpy(calibration_data(scan, 0, *scan.measured(0), 24)[0])[None]
     found = espirit(region, scan.space_shape, threshold=0.02, crop=0)
     inside = found.values[0, 0].numpy() > 0.9
     ours = found.maps[0, 0].numpy()[:, inside].astype(complex)
@@ -128,7 +128,7 @@ def test_maps_agree_with_barts(real_kspace, bart, name):
 @pytest.mark.parametrize("name", FULL_CENTRE)
 def test_maps_agree_with_sigpys(real_kspace, name):
     scan = open_scan(real_kspace, name)
-    region = calibration_data(scan, 0, scan.kspace(0), scan.mask(0), 24)[0]
+    region = calibration_data(scan, 0, *scan.measured(0), 24)[0]
     assert maps_gap(scan, sigpy_maps(torch.from_numpy(region)[None], scan.space_shape, crop=0)[0, 0].numpy()) < 1e-4
 
 
