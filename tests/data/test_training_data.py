@@ -23,7 +23,8 @@ from mrirecon.data.batch import pack, stack, unpack
 from mrirecon.data.lesions import insert_lesions
 from mrirecon.data.loading import EpochSampler, SampleLoader, workers_for
 from mrirecon.data.phantom import phantom
-from mrirecon.data.samples import SampleFactory, draw_mask, split_samples
+from mrirecon.data.samples import SampleFactory
+from mrirecon.data.sampling import draw_mask, split_samples
 from mrirecon.data.scene import draw_scene
 from mrirecon.data.settings import Buffer, Data, Lesions, MaskFamily, Simulation
 from mrirecon.data.simulate import coil_maps, one_thread, resample_kspace, simulate, true_maps

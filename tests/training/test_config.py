@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mrirecon.data.samples import draw_mask
+from mrirecon.data.sampling import draw_mask
 from mrirecon.errors import InputError, MriReconError, UsageError
 from mrirecon.masks import make_mask
 from mrirecon.methods.registry import find_method, methods
