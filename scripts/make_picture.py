@@ -19,12 +19,12 @@ from measured import draw_mask, undersample
 
 from mrirecon.engine import Reconstructor
 from mrirecon.io import Scan, read
+from mrirecon.io.drawing import Panel
 from mrirecon.io.writers.pictures import save_panels
 from mrirecon.methods.registry import Use, build
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.metrics import scores
 from mrirecon.models.checkpoints import load_model, shipped_models
-from mrirecon.pictures import Panel
 from mrirecon.reconstruction.reference import sense_reference
 
 GAIN = 5

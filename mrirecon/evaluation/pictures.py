@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mrirecon.io.drawing import Panel
 from mrirecon.io.writers.pictures import save_panels
 from mrirecon.metrics.evaluation import ERROR_GAIN
-from mrirecon.pictures import Panel
 
 
 def save_comparison(

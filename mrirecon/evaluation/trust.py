@@ -29,6 +29,7 @@ from mrirecon.coils.noise import NoiseLevel
 from mrirecon.coils.sampling import Sampling
 from mrirecon.engine import Reconstructor
 from mrirecon.errors import InputError, UsageError
+from mrirecon.io.drawing import Panel
 from mrirecon.io.readers.reader import read
 from mrirecon.io.safe.atomic import atomic_path, refuse_existing
 from mrirecon.io.scan import Scan
@@ -41,7 +42,6 @@ from mrirecon.physics.operators import norm, root_sum_of_squares
 from mrirecon.physics.problem import Problem
 from mrirecon.physics.solvers import conjugate_gradient
 from mrirecon.physics.transforms import Prior
-from mrirecon.pictures import Panel
 from mrirecon.reconstruction.calibrate import ItemMaps, build_problem, item_maps, item_noise
 from mrirecon.reconstruction.preprocess import Preprocess, Whiten, prepare
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from mrirecon.io.drawing import Panel
 from mrirecon.masks.psf import point_spread
 from mrirecon.masks.result import MaskResult
-from mrirecon.pictures import Panel
 
 FLOOR = -60.0  # dB: black in the picture of a point spread function
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrirecon.errors import InputError, UsageError
-from mrirecon.pictures import Panel, Shown
+from mrirecon.io.drawing import Panel, Shown
 
 Bools = npt.NDArray[np.bool_]
 

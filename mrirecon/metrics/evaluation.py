@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mrirecon.errors import InputError, UsageError
+from mrirecon.io.drawing import Panel, Shown
 from mrirecon.metrics import METRICS, score_metrics, scores
 from mrirecon.metrics.arrays import mean
 from mrirecon.metrics.lesions import LesionScore, by_size, measure_lesions
@@ -17,7 +18,6 @@ from mrirecon.metrics.misalignment import misalignments
 from mrirecon.metrics.presets import PRESETS, SIGNED, Preset, Values, score_volume
 from mrirecon.metrics.region import read_region
 from mrirecon.metrics.shapes import CROPPED, centre_square, check_shapes, common_centre
-from mrirecon.pictures import Panel, Shown
 
 Row = dict[str, object]
 ERROR_GAIN = 5  # factor of error images

@@ -90,9 +90,11 @@ class _Solved(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, residual: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return zero, and keep the solver for the gradient."""
         ctx.solve = solve
         return torch.zeros_like(residual)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Solve for the gradient of the residual."""
         return ctx.solve(gradients[0]), None

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from mrirecon.errors import InputError, UsageError, errors_name_arguments, in_terms_of_arguments
+from mrirecon.io.drawing import Panel, Shown, slice_panels
 from mrirecon.io.readers.arrays import scan_of_arrays
 from mrirecon.io.scan import Nan, Scan
 from mrirecon.models.checkpoints import TrainedModel
 from mrirecon.models.hardware import PrecisionChoice
-from mrirecon.pictures import Panel, Shown, slice_panels
 from mrirecon.reconstruction.adaptation.settings import Adaptation
 from mrirecon.reconstruction.calibrate import EspiritOptions, MapSets, calibrate
 from mrirecon.reconstruction.plan import Plan, Request

@@ -15,6 +15,7 @@ import torch
 
 from mrirecon import __version__
 from mrirecon.errors import UsageError
+from mrirecon.io.drawing import slice_panels
 from mrirecon.io.geometry import Grid, grid_of, in_seconds, sequence
 from mrirecon.io.identify import cfl_pair
 from mrirecon.io.readers.images import holds_images, read_image
@@ -43,7 +44,6 @@ from mrirecon.io.writers.write import (
 from mrirecon.metrics.align import aligned, apart, upright
 from mrirecon.metrics.evaluation import compare
 from mrirecon.models.checkpoints import UNSEALED
-from mrirecon.pictures import slice_panels
 from mrirecon.reconstruction.choose import choose
 from mrirecon.reconstruction.plan import Plan, Request
 from mrirecon.reconstruction.preprocess.prepare import prepare

@@ -19,13 +19,13 @@ import torch
 from mrirecon.coils.trivial import unit
 from mrirecon.engine import Precision
 from mrirecon.errors import BusyError, InputError, MriReconError, NoSignalError
+from mrirecon.io.drawing import Panel, Shown, slice_panels
 from mrirecon.io.safe.scratch import Rows
 from mrirecon.io.safe.text import counted
 from mrirecon.io.sampling import format_items
 from mrirecon.io.scan import Scan
 from mrirecon.methods.regularization import weight_by_noise
 from mrirecon.physics.transforms import Gain
-from mrirecon.pictures import Panel, Shown, slice_panels
 from mrirecon.reconstruction.adaptation.scans import adapt_plan
 from mrirecon.reconstruction.calibrate import (
     ItemMaps,

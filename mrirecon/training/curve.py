@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from mrirecon.io.drawing import Curve, draw_curves
 from mrirecon.io.safe.atomic import atomic_path
 from mrirecon.io.safe.text import parse_json
-from mrirecon.pictures import Curve, draw_curves
 from mrirecon.training.log import NAME
 from mrirecon.training.validate import Scores, selection_score
 

@@ -12,10 +12,10 @@ import torch
 from mrirecon.data.batch import Batch
 from mrirecon.data.samples import SampleFactory
 from mrirecon.engine import Reconstructor
+from mrirecon.io.drawing import Panel
 from mrirecon.io.writers.pictures import save_panels
 from mrirecon.metrics import score_metrics, scores
 from mrirecon.physics.operators import root_sum_of_squares
-from mrirecon.pictures import Panel
 from mrirecon.training.config.settings import LossSettings
 from mrirecon.training.objective import Loss
 

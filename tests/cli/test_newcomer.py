@@ -20,11 +20,11 @@ from mrirecon.cli import console
 from mrirecon.cli.options import complete, complete_files
 from mrirecon.errors import ResourceError, UnsafeContentError
 from mrirecon.io import read, read_image, write_kspace
+from mrirecon.io.drawing import Curve, draw_curves
 from mrirecon.io.readers.arrays import scan_of_arrays
 from mrirecon.io.safe.text import counted
 from mrirecon.methods.registry import METHODS
 from mrirecon.models.checkpoints import load_model, shipped_models, with_options
-from mrirecon.pictures import Curve, draw_curves
 from mrirecon.reconstruction.preprocess.prepare import MANY_COILS, Preprocess, prepare
 from mrirecon.registries import allowed
 from mrirecon.training.config import schema, template

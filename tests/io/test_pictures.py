@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrirecon import pictures
 from mrirecon.errors import InputError, ResourceError, SignalError
+from mrirecon.io import drawing
+from mrirecon.io.drawing import BACKGROUND, Panel, to_gray
 from mrirecon.io.writers.pictures import save_panels
-from mrirecon.pictures import BACKGROUND, Panel, to_gray
 
 
 def pixels(path):
@@ -59,9 +59,9 @@ def test_panels_are_enlarged_by_a_whole_factor_and_stand_side_by_side(tmp_path):
     save_panels(tmp_path / "p.png", [Panel("", image, vmax=1), Panel("", 1 - image, vmax=1)])
     sheet = pixels(tmp_path / "p.png")
     # 30 rows x 10 = 300
-    assert sheet.shape == (300 + 2 * pictures.MARGIN, 2 * 200 + 2 * pictures.MARGIN + pictures.GAP, 3)
-    left = sheet[pictures.MARGIN : -pictures.MARGIN, pictures.MARGIN : pictures.MARGIN + 200]
-    right = sheet[pictures.MARGIN : -pictures.MARGIN, -pictures.MARGIN - 200 : -pictures.MARGIN]
+    assert sheet.shape == (300 + 2 * drawing.MARGIN, 2 * 200 + 2 * drawing.MARGIN + drawing.GAP, 3)
+    left = sheet[drawing.MARGIN : -drawing.MARGIN, drawing.MARGIN : drawing.MARGIN + 200]
+    right = sheet[drawing.MARGIN : -drawing.MARGIN, -drawing.MARGIN - 200 : -drawing.MARGIN]
     expected = image.repeat(10, 0).repeat(10, 1) * 255
     np.testing.assert_array_equal(left, np.repeat(expected[..., None], 3, -1))
     np.testing.assert_array_equal(right, 255 - left)
@@ -88,11 +88,11 @@ def test_long_and_strange_texts_stay_in_their_column(tmp_path):
     long = "ein sehr langer Titel über λ, 重建 und Größe × 5, " * 5
     save_panels(tmp_path / "p.png", [Panel(long, image), Panel("", image, note=long)])
     sheet = pixels(tmp_path / "p.png")
-    gap = sheet[:, pictures.MARGIN + 300 : pictures.MARGIN + 300 + pictures.GAP]
+    gap = sheet[:, drawing.MARGIN + 300 : drawing.MARGIN + 300 + drawing.GAP]
     assert (gap == BACKGROUND).all(), "the text runs into the neighbour"
-    assert (sheet[:, : pictures.MARGIN] == BACKGROUND).all()
-    assert (sheet[:, -pictures.MARGIN :] == BACKGROUND).all()
-    assert pictures._plain("λ ×5 Größe 重") == "lambda x5 Gro?e ?"
+    assert (sheet[:, : drawing.MARGIN] == BACKGROUND).all()
+    assert (sheet[:, -drawing.MARGIN :] == BACKGROUND).all()
+    assert drawing._plain("λ ×5 Größe 重") == "lambda x5 Gro?e ?"
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_long_and_strange_texts_stay_in_their_column(tmp_path):
 def test_the_grid(tmp_path, count, columns, grid):
     save_panels(tmp_path / "p.png", [Panel("", np.ones((300, 300)), vmax=1)] * count, columns)
     height, width, _ = pixels(tmp_path / "p.png").shape
-    step = 300 + pictures.GAP
-    assert ((height - 40 + pictures.GAP) // step, (width - 40 + pictures.GAP) // step) == grid
+    step = 300 + drawing.GAP
+    assert ((height - 40 + drawing.GAP) // step, (width - 40 + drawing.GAP) // step) == grid
 
 
 def test_error_maps_have_colours(tmp_path):

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrirecon.errors import MriReconError
+from mrirecon.io.drawing import Panel, draw_panels
 from mrirecon.io.safe.atomic import atomic_path
-from mrirecon.pictures import Panel, draw_panels
 
 
 def save_panels(
     path: str | Path, panels: Sequence[Panel], columns: int | None = None, heading: str | None = None
 ) -> None:
-    """Write panels as one picture (`mrirecon.pictures.draw_panels`); the file appears complete or not at all.
+    """Write panels as one picture (`mrirecon.io.drawing.draw_panels`); the file appears complete or not at all.
 
     Args:
         path: output path; an existing file is replaced.

@@ -484,7 +484,7 @@ def _npz(path: Path, arrays: Mapping[str, np.ndarray | Converted]) -> None:
 
 def _montage(path: Path, images: np.ndarray) -> None:
     """Write the slices of images (item, *space) side by side in one picture."""
-    from mrirecon.pictures import draw_panels, slice_panels
+    from mrirecon.io.drawing import draw_panels, slice_panels
 
     draw_panels(slice_panels(images, limit=64)).save(path, format="PNG", optimize=True)
 
@@ -493,7 +493,7 @@ def _png(path: Path, page: np.ndarray, white: float) -> None:
     """Write the magnitude of a page (y, x) as a grey picture."""
     from PIL import Image
 
-    from mrirecon.pictures import to_gray
+    from mrirecon.io.drawing import to_gray
 
     Image.fromarray(to_gray(np.abs(page).astype(np.float32), white)).save(path, format="PNG")
 
